@@ -1,0 +1,176 @@
+//! What can go wrong, by the part of the library that says so.
+
+use std::fmt;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+/// A field of an event that breaks a rule of CloudEvents or of the outbox table.
+///
+/// Nothing was written. The value itself is never part of the message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("event field `{field}` {problem}")]
+pub struct InvalidEvent {
+    /// The field as the table or CloudEvents names it.
+    pub field: String,
+    /// What is wrong with it and what the limit is.
+    pub problem: String,
+}
+
+impl InvalidEvent {
+    pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// Publishing an event failed; the caller's transaction holds nothing of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The event itself is not acceptable.
+    #[error(transparent)]
+    Invalid(#[from] InvalidEvent),
+    /// One event of several is not acceptable; none of them was written.
+    #[error("event number {index} of the batch: {error}")]
+    InvalidInBatch {
+        /// Counted from 1.
+        index: usize,
+        /// What is wrong with it.
+        error: InvalidEvent,
+    },
+    /// The database refused or could not be reached.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The outbox is shutting down or was never started.
+    #[error("the outbox system is not running, so event was not stored: start it, or publish on a connection of your own")]
+    Stopped,
+}
+
+impl PublishError {
+    /// The event was refused for what it is: sending it again cannot help.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Invalid(_) | Self::InvalidInBatch { .. })
+    }
+}
+
+/// The database refused, or could not be reached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No connection could be had.
+    #[error("cannot reach the database {target}: {reason}")]
+    Unreachable {
+        /// The database's address without its password.
+        target: String,
+        /// What the driver said.
+        reason: String,
+    },
+    /// The tables are missing or older than this version needs.
+    #[error("the outbox tables in {target} are {state}: run `outbox migrate`")]
+    NotMigrated {
+        /// The database's address without its password.
+        target: String,
+        /// Missing or out of date.
+        state: &'static str,
+    },
+    /// A statement did not answer in time.
+    #[error("the database did not answer `{operation}` within {limit:?}")]
+    Timeout {
+        /// What was asked.
+        operation: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// A statement failed.
+    #[error("the database refused `{operation}`: {reason}")]
+    Query {
+        /// What was asked.
+        operation: &'static str,
+        /// What the driver said.
+        reason: String,
+        /// The connection is gone, or the server cannot serve now; the same statement may pass later.
+        transient: bool,
+    },
+    /// No event has this id.
+    #[error("no event has the id {0}")]
+    NotFound(Uuid),
+}
+
+impl StoreError {
+    /// The same statement may pass later: the database is away, starting or overloaded.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Query { transient, .. } => *transient,
+            _ => false,
+        }
+    }
+}
+
+/// Settings that cannot be used, with the place they came from.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("cannot read the settings file {path}: {reason}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A key that no setting has.
+    #[error("unknown setting `{key}` in {origin}{}", Hint(.nearest))]
+    UnknownKey {
+        /// Its path, with dots.
+        key: String,
+        /// A file or an environment variable.
+        origin: String,
+        /// The key that looks most like it.
+        nearest: Option<String>,
+    },
+    /// A value of the wrong type or out of range.
+    #[error("setting `{key}` in {origin}: {problem}")]
+    Invalid {
+        /// Its path, with dots.
+        key: String,
+        /// A file or an environment variable.
+        origin: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+struct Hint<'a>(&'a Option<String>);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(nearest) => write!(f, ": did you mean `{nearest}`?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Starting or using an outbox system failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SystemError {
+    /// The settings do not describe a system that can run.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The database said no in a way that waiting does not mend.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The runtime could not be made.
+    #[error("cannot start the outbox's threads: {0}")]
+    Runtime(#[source] std::io::Error),
+    /// The system has stopped.
+    #[error("the outbox system is not running")]
+    Stopped,
+    /// Shutting down took longer than `shutdown_timeout`; what was in flight is delivered by another worker or the next start.
+    #[error("the outbox system did not shut down within {0:?}; what was in flight stays in the outbox")]
+    ShutdownTimeout(Duration),
+}

@@ -1,0 +1,204 @@
+//! Events: what an application publishes, and what stands in the outbox.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::error::InvalidEvent;
+
+/// Where an event stands on its way.
+///
+/// ```text
+///             accepted, handled
+///  pending ────────────────────────▶ published
+///     │  ▲                               ▲
+///     │  └── retried by a person         │
+///     │                  retries spent   │
+///     ├─ rejected ─▶ retry ───────────┐  │
+///     │                │  └───────────┼──┘
+///     └─ rejected ─────┼──────────────▼
+///        for good      └──────────▶ failed
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Status {
+    /// Waits for its time and its turn.
+    Pending,
+    /// Taken by django-broadcaster's own worker; this library never writes it.
+    Processing,
+    /// Was rejected, or has handlers still to run; waits for `retry_at`.
+    Retry,
+    /// The backend has it and every handler ran.
+    Published,
+    /// Was rejected for good, or as often as its `max_retries` allow.
+    Failed,
+}
+
+impl Status {
+    /// As the table holds it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Processing => "processing",
+            Self::Retry => "retry",
+            Self::Published => "published",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Status {
+    type Err = InvalidEvent;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Pending, Self::Processing, Self::Retry, Self::Published, Self::Failed]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| InvalidEvent::new("status", "is none of pending, processing, retry, published, failed"))
+    }
+}
+
+/// JSON as the text that the database holds, parsed only when asked.
+///
+/// Its `Debug` shows the length alone: payloads stay out of logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JsonText(String);
+
+impl JsonText {
+    /// Wraps text that is known to be JSON: it came from a JSON column or a serializer.
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Parses the text.
+    ///
+    /// # Errors
+    /// When the JSON does not have the shape of `T`.
+    pub fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_str(&self.0)
+    }
+}
+
+impl fmt::Debug for JsonText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JsonText({} bytes)", self.0.len())
+    }
+}
+
+/// An event as it stands in the outbox; the fields are the table's columns.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboxEvent {
+    /// The event's own id; version 7 when this library made it.
+    pub id: Uuid,
+    /// CloudEvents `specversion`.
+    pub spec_version: String,
+    /// CloudEvents `type`.
+    pub event_type: String,
+    /// CloudEvents `source`.
+    pub source: String,
+    /// CloudEvents `subject`; empty: none.
+    pub subject: String,
+    /// CloudEvents `datacontenttype`; empty: none.
+    pub data_content_type: String,
+    /// CloudEvents `dataschema`; empty: none.
+    pub data_schema: String,
+    /// CloudEvents `data`, where it is JSON.
+    pub data: Option<JsonText>,
+    /// CloudEvents `data_base64`, decoded.
+    pub data_binary: Option<Vec<u8>>,
+    /// Where the event stands.
+    pub status: Status,
+    /// CloudEvents `time`: when it was written, by the database's clock.
+    pub created_at: DateTime<Utc>,
+    /// When the row was last changed.
+    pub updated_at: DateTime<Utc>,
+    /// Not before this time; also the first part of the order within a key.
+    pub scheduled_at: DateTime<Utc>,
+    /// When the backend's acceptance was recorded.
+    pub published_at: Option<DateTime<Utc>>,
+    /// How often a backend or a handler rejected it.
+    pub retry_count: i32,
+    /// It fails when `retry_count` reaches this.
+    pub max_retries: i32,
+    /// Why it was last rejected; empty: never.
+    pub last_error: String,
+    /// The backend's name; empty: the worker's default backend.
+    pub publisher_backend: String,
+    /// A JSON object: extra fields of the stream entry.
+    pub publisher_config: JsonText,
+    /// The second part of the order within a key; a replay draws a new one.
+    pub seq: i64,
+    /// When a `retry` is due.
+    pub retry_at: Option<DateTime<Utc>>,
+    /// Another producer's id that is no UUID; empty: `id` is the CloudEvent's id.
+    pub cloud_event_id: String,
+    /// A JSON object: CloudEvents extension attributes.
+    pub extensions: JsonText,
+    /// CloudEvents `partitionkey`, the scope of order; empty: not ordered.
+    pub partition_key: String,
+    /// The local handlers still to run; `None`: all.
+    pub pending_handlers: Option<Vec<String>>,
+    /// The last ten failures with their times, a JSON array.
+    pub errors: Option<JsonText>,
+}
+
+impl OutboxEvent {
+    /// The JSON data as a value of the application's own.
+    ///
+    /// # Errors
+    /// When there is no JSON data or it does not have the shape of `T`.
+    pub fn data_as<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_str(self.data.as_ref().map_or("null", JsonText::as_str))
+    }
+
+    /// The CloudEvent's id: the producer's own, or the row's.
+    #[must_use]
+    pub fn cloud_event_id(&self) -> String {
+        if self.cloud_event_id.is_empty() { self.id.to_string() } else { self.cloud_event_id.clone() }
+    }
+
+    /// The bytes that the event's variable-size parts take, which `max_event_bytes` and `max_in_flight_bytes` bound.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.data.as_ref().map_or(0, |data| data.as_str().len())
+            + self.data_binary.as_ref().map_or(0, Vec::len)
+            + self.publisher_config.as_str().len()
+            + self.extensions.as_str().len()
+            + self.event_type.len()
+            + self.source.len()
+            + self.subject.len()
+    }
+}
+
+/// Payload and configuration stay out of logs.
+impl fmt::Debug for OutboxEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxEvent")
+            .field("id", &self.id)
+            .field("event_type", &self.event_type)
+            .field("source", &self.source)
+            .field("status", &self.status)
+            .field("publisher_backend", &self.publisher_backend)
+            .field("seq", &self.seq)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,193 @@
+//! Settings and their defaults; a file and the environment are read in [`load`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+mod load;
+mod secret;
+mod units;
+
+pub use secret::Secret;
+
+/// Everything that an outbox needs to know: `[database]`, `[publishers.*]`, `[worker]` and `[retention]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Where the outbox tables are.
+    pub database: DatabaseSettings,
+    /// The backends by name. The default one is that named `default`, or the only one.
+    pub publishers: BTreeMap<String, PublisherSettings>,
+    /// How events are fetched, dispatched and retried.
+    pub worker: WorkerSettings,
+    /// How long events that are done are kept.
+    pub retention: RetentionSettings,
+}
+
+/// `[database]`
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct DatabaseSettings {
+    /// `postgres://…?sslmode=disable|require|verify-full` or `sqlite://path`.
+    pub url: Secret,
+}
+
+/// `[publishers.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct PublisherSettings {
+    /// `redis_stream`, `jsonl`, `local`, or a kind that the application registered.
+    pub backend: String,
+    /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
+    pub url: Option<Secret>,
+    /// Instead of `url`.
+    pub host: Option<String>,
+    /// Instead of `url`; 6379.
+    pub port: Option<u16>,
+    /// Instead of `url`; 0.
+    pub db: Option<i64>,
+    /// Instead of `url`.
+    pub password: Option<Secret>,
+    /// The stream's key.
+    pub stream_name: String,
+    /// The stream's approximate length; 0: never trimmed.
+    pub max_len: u64,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long one answer may take.
+    pub socket_timeout: Duration,
+    /// What a failed event means for the later ones of its key.
+    pub on_failed: OnFailed,
+    /// Events a second that one worker hands over; none: no limit.
+    pub rate_limit: Option<RateLimit>,
+    /// `jsonl`: a file's path, or `-` for standard output.
+    pub path: Option<String>,
+    /// Keys of an application's own backend.
+    pub options: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Default for PublisherSettings {
+    fn default() -> Self {
+        Self {
+            backend: "redis_stream".to_owned(),
+            url: None,
+            host: None,
+            port: None,
+            db: None,
+            password: None,
+            stream_name: "events".to_owned(),
+            max_len: 10_000,
+            connect_timeout: Duration::from_secs(5),
+            socket_timeout: Duration::from_secs(5),
+            on_failed: OnFailed::Continue,
+            rate_limit: None,
+            path: None,
+            options: serde_json::Map::new(),
+        }
+    }
+}
+
+/// What a failed event means for the later ones of its key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnFailed {
+    /// They go on without it.
+    #[default]
+    Continue,
+    /// They wait until a person retries it or lets it go.
+    Hold,
+}
+
+/// `rate_limit = { per_second, burst }`, per worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Events a second in the long run; at least 1.
+    pub per_second: u32,
+    /// How many may go at once after a pause; at least 1.
+    pub burst: u32,
+}
+
+/// `[worker]`
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct WorkerSettings {
+    /// A name for people; the host's name and the process id unless given.
+    pub name: Option<String>,
+    /// Events handed to a backend at once, at most.
+    pub batch_size: usize,
+    /// How often to look for events that nobody announced.
+    pub poll_interval: Duration,
+    /// For new events that do not say.
+    pub max_retries: i32,
+    /// When a rejected event is tried again.
+    pub retry_backoff: RetryBackoff,
+    /// How long a dead worker's share stays untouched.
+    pub lease: Duration,
+    /// Events in memory, at most.
+    pub max_in_flight: usize,
+    /// Their bytes, at most.
+    pub max_in_flight_bytes: usize,
+    /// The largest event accepted.
+    pub max_event_bytes: usize,
+    /// How long a local handler may take.
+    pub handler_timeout: Duration,
+    /// How long finishing what is in flight may take.
+    pub shutdown_timeout: Duration,
+    /// The backends served, by name; none: all that are configured.
+    pub backends: Option<Vec<String>>,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            name: None,
+            batch_size: 500,
+            poll_interval: Duration::from_millis(100),
+            max_retries: 3,
+            retry_backoff: RetryBackoff::default(),
+            lease: Duration::from_secs(5),
+            max_in_flight: 5_000,
+            max_in_flight_bytes: 16 << 20,
+            max_event_bytes: 1 << 20,
+            handler_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(30),
+            backends: None,
+        }
+    }
+}
+
+/// The n-th failure waits `min(base · factor^n, max)`, times a random share between `1 - jitter` and 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct RetryBackoff {
+    /// The unit of waiting.
+    pub base: Duration,
+    /// What each further failure multiplies it by; at least 1.
+    pub factor: f64,
+    /// The longest wait.
+    pub max: Duration,
+    /// The share of the wait that is left to chance, 0 to 1.
+    pub jitter: f64,
+}
+
+impl Default for RetryBackoff {
+    fn default() -> Self {
+        Self { base: Duration::from_secs(60), factor: 2.0, max: Duration::from_secs(3_600), jitter: 0.5 }
+    }
+}
+
+/// `[retention]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetentionSettings {
+    /// Whether published events are deleted at all.
+    pub cleanup_published: bool,
+    /// Days that a published event is kept.
+    pub published_retention_days: u32,
+    /// Days that a failed event is kept, unless it holds its key.
+    pub failed_retention_days: u32,
+}
+
+impl Default for RetentionSettings {
+    fn default() -> Self {
+        Self { cleanup_published: true, published_retention_days: 7, failed_retention_days: 30 }
+    }
+}

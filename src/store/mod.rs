@@ -1,0 +1,264 @@
+//! The outbox in a database: one contract, [`Store`], with one suite of tests for every database.
+//!
+//! All SQL stands below this module. Times are the database's own; a [`Position`] holds them as the database does.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::error::{PublishError, StoreError};
+use crate::event::{OutboxEvent, Status};
+use crate::publish::NewEvent;
+
+pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// A lane: the value of `publisher_backend` that its events carry. `""` and a backend's own name are two lanes.
+pub(crate) type Lane = Arc<str>;
+
+/// One leased share of a lane.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Shard {
+    pub(crate) lane: Lane,
+    pub(crate) number: i16,
+}
+
+/// A place in a lane's order: `scheduled_at` in the database's own microseconds, then `seq`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Position {
+    pub(crate) scheduled_at: i64,
+    pub(crate) seq: i64,
+}
+
+impl Position {
+    pub(crate) const START: Self = Self { scheduled_at: i64::MIN, seq: i64::MIN };
+}
+
+/// What one fetch asks for: `from < position < to` of each shard, and what has come due in `retry`.
+#[derive(Debug, Clone)]
+pub(crate) struct FetchRequest {
+    pub(crate) lane: Lane,
+    pub(crate) ranges: Vec<Range>,
+    /// Due retries of these shards, at most `retry_limit` in all.
+    pub(crate) retry_shards: Vec<i16>,
+    pub(crate) retry_limit: i64,
+    /// Due events of these keys from the start of each key's order, at most `key_limit` for each.
+    pub(crate) keys: Vec<String>,
+    pub(crate) key_limit: i64,
+    /// Reading stops, after at least one event, where the bytes read would pass this.
+    pub(crate) max_bytes: usize,
+    /// Events larger than this come back as [`Unreadable`].
+    pub(crate) max_event_bytes: usize,
+}
+
+/// Pending events of one shard between two positions, both exclusive, at most `limit`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Range {
+    pub(crate) shard: i16,
+    pub(crate) from: Position,
+    pub(crate) to: Option<Position>,
+    pub(crate) limit: i64,
+}
+
+/// A row that was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetched {
+    pub(crate) shard: i16,
+    pub(crate) position: Position,
+    pub(crate) id: Uuid,
+    pub(crate) partition_key: String,
+    /// Read from `retry` rather than `pending`.
+    pub(crate) retry: bool,
+    pub(crate) retry_count: i32,
+    pub(crate) max_retries: i32,
+    /// The event, or why it cannot be one.
+    pub(crate) event: std::result::Result<Arc<OutboxEvent>, String>,
+}
+
+/// What a fetch found.
+#[derive(Debug, Default)]
+pub(crate) struct FetchAnswer {
+    /// Ranges in each shard's order, then retries, then keys; an id may come twice.
+    pub(crate) rows: Vec<Fetched>,
+    /// The byte budget ended the reading: there may be more.
+    pub(crate) cut_short: bool,
+}
+
+/// Asks what stands before an event in its key's order.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyQuestion {
+    pub(crate) key: String,
+    /// Only events before this place count.
+    pub(crate) before: Position,
+    /// Events that do not count: those in flight.
+    pub(crate) except: Vec<Uuid>,
+}
+
+/// The first unsettled event that stands before the one asked about.
+#[derive(Debug, Clone)]
+pub(crate) struct Blocker {
+    pub(crate) id: Uuid,
+    pub(crate) position: Position,
+    /// It is due, so fetching the key from its start makes progress.
+    pub(crate) due: bool,
+}
+
+/// A settle that is not the final one, fenced by the lease it was dispatched under.
+#[derive(Debug, Clone)]
+pub(crate) struct Reschedule {
+    pub(crate) id: Uuid,
+    pub(crate) seq: i64,
+    pub(crate) shard: Shard,
+    pub(crate) epoch: i64,
+    /// As it was fetched; the row must still have it.
+    pub(crate) fetched_retry_count: i32,
+    pub(crate) retry_count: i32,
+    /// `Retry` or `Failed`.
+    pub(crate) status: Status,
+    /// From the database's now until it is due again.
+    pub(crate) delay: Duration,
+    /// `None`: this is no failure, `last_error` and `errors` stay.
+    pub(crate) error: Option<String>,
+    /// The backend has it.
+    pub(crate) published: bool,
+    /// The handlers still to run.
+    pub(crate) pending_handlers: Option<Vec<String>>,
+}
+
+/// What an operator's list asks for; `None` does not filter.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EventFilter {
+    pub(crate) status: Option<Status>,
+    pub(crate) event_type: Option<String>,
+    pub(crate) backend: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) limit: i64,
+}
+
+/// How many pending, retrying and so on; what retention asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expiry {
+    pub(crate) published: Option<Duration>,
+    pub(crate) failed: Option<Duration>,
+    pub(crate) limit: i64,
+}
+
+/// The outbox's tables in one database. Every method is one round trip or one transaction, may be called again after a
+/// lost answer, and is bounded in time.
+#[async_trait]
+pub(crate) trait Store: Send + Sync + 'static {
+    /// Shards per lane: 32 on Postgres, 1 on SQLite.
+    fn shards(&self) -> i16;
+
+    /// The outbox's own id; an error where the tables are missing or out of date.
+    async fn outbox_id(&self) -> Result<Uuid>;
+
+    /// Creates or upgrades the tables. `dry_run`: returns the statements without running them.
+    async fn migrate(&self, dry_run: bool) -> Result<Vec<String>>;
+
+    /// Writes events in one transaction and returns them as stored, in the order given; an id that is
+    /// already there returns what is stored under it.
+    async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError>;
+
+    /// Reads what is due.
+    async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer>;
+
+    /// For each question, the first unsettled event before it (pending, retry, and failed where `failed_blocks`).
+    async fn blockers(&self, lane: &str, failed_blocks: bool, questions: &[KeyQuestion]) -> Result<HashMap<String, Blocker>>;
+
+    /// Those of the sent (id, seq) that are not recorded as published, whatever their status.
+    async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>>;
+
+    /// Records events as published and done, over any other status.
+    async fn settle_published(&self, events: &[(Uuid, i64)]) -> Result<()>;
+
+    /// Records retries and failures, each only while its lease is still `owner`'s; returns the ids that were.
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Uuid>>;
+
+    /// Raises a lease's epoch above `above` while it is still `owner`'s at `epoch`; returns whether it was.
+    async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool>;
+
+    /// Whether anything of these lanes is due and not held; `failed_blocks` are the lanes where a failed event holds its key.
+    async fn has_due(&self, lanes: &[Lane], failed_blocks: &[Lane]) -> Result<bool>;
+
+    /// Gives a `seq` to unsettled rows that another writer left without one; returns how many.
+    async fn repair_missing_seq(&self) -> Result<usize>;
+
+    /// Deletes a small batch of events that are older than retention keeps; returns how many.
+    /// `failed_blocks`: lanes in which a failed event with a key stays.
+    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize>;
+
+    /// Events for people, newest first.
+    async fn list(&self, filter: &EventFilter) -> Result<Vec<OutboxEvent>>;
+
+    /// One event.
+    async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;
+
+    /// A connection of its own for leases.
+    async fn leases(&self) -> Result<Box<dyn LeaseStore>>;
+}
+
+/// What a worker says of itself with each heartbeat.
+#[derive(Debug, Clone)]
+pub(crate) struct Heartbeat {
+    pub(crate) worker: Uuid,
+    pub(crate) name: String,
+    /// A JSON object: lane → `"ok"` or why its backend cannot be reached.
+    pub(crate) backends: String,
+    /// A JSON array of handler names.
+    pub(crate) handlers: String,
+    /// The lanes served; their lease rows are made where missing, and leases held on them are renewed.
+    pub(crate) lanes: Vec<Lane>,
+    /// Lanes whose leases are to be left to run out because their loops do not tick.
+    pub(crate) stuck: Vec<Lane>,
+    pub(crate) lease: Duration,
+}
+
+/// A live worker's row.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) id: Uuid,
+    pub(crate) backends: String,
+    pub(crate) handlers: String,
+    /// Microseconds; larger is later.
+    pub(crate) started_at: i64,
+}
+
+/// A lease row of a served lane.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaseRow {
+    pub(crate) shard: Shard,
+    pub(crate) owner: Option<Uuid>,
+    pub(crate) epoch: i64,
+    /// By the database's clock.
+    pub(crate) expired: bool,
+}
+
+/// What a heartbeat sees after it renewed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LeaseView {
+    /// Workers whose heartbeat is younger than the lease time, this one among them.
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) leases: Vec<LeaseRow>,
+    /// Shards whose lease this heartbeat renewed, with their epochs.
+    pub(crate) renewed: Vec<(Shard, i64)>,
+}
+
+/// Leases. Each write is one simple-protocol statement (a worker stopped in its middle holds no lock), is durable when
+/// answered, and skips rows that another holds locked.
+#[async_trait]
+pub(crate) trait LeaseStore: Send {
+    /// Renews the worker's row and its unexpired-or-untaken leases, then reads peers and leases.
+    async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView>;
+
+    /// Takes up to `want` free or expired leases of a lane; returns them with their new epochs.
+    async fn acquire(&mut self, worker: Uuid, lane: &Lane, want: usize, lease: Duration) -> Result<Vec<(Shard, i64)>>;
+
+    /// Gives leases up at once.
+    async fn release(&mut self, worker: Uuid, shards: &[Shard]) -> Result<()>;
+
+    /// Gives everything up and forgets the worker.
+    async fn leave(&mut self, worker: Uuid) -> Result<()>;
+}
