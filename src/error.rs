@@ -42,7 +42,9 @@ pub enum PublishError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The outbox is shutting down or was never started.
-    #[error("the outbox system is not running, so event was not stored: start it, or publish on a connection of your own")]
+    #[error(
+        "the outbox system is not running, so event was not stored: start it, or publish on a connection of your own"
+    )]
     Stopped,
 }
 
@@ -140,6 +142,14 @@ pub enum SettingsError {
         origin: String,
         /// What is wrong and what would be right.
         problem: String,
+    },
+    /// A setting without a default was not given.
+    #[error("setting `{key}` is missing: {remedy}")]
+    Missing {
+        /// Its path, with dots.
+        key: String,
+        /// Why it is needed and how to give it.
+        remedy: String,
     },
 }
 

@@ -176,6 +176,12 @@ impl OutboxEvent {
         if self.cloud_event_id.is_empty() { self.id.to_string() } else { self.cloud_event_id.clone() }
     }
 
+    /// The event as a CloudEvent 1.0 in the JSON format, as consumers of a stream read it.
+    #[must_use]
+    pub fn to_cloud_event_json(&self) -> String {
+        crate::cloud_event::to_json(self)
+    }
+
     /// The bytes that the event's variable-size parts take, which `max_event_bytes` and `max_in_flight_bytes` bound.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -9,6 +9,7 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::event::OutboxEvent;
 
+pub(crate) mod channel;
 mod jsonl;
 mod local;
 #[cfg(feature = "redis")]

@@ -1,12 +1,20 @@
-//! Settings and their defaults; a file and the environment are read in [`load`].
+//! Settings and their defaults.
+//!
+//! `load` lays the flag, the environment and the file over one another, `read` turns the result into the structs here,
+//! `check` holds what values are in range.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod check;
 mod load;
+mod nearest;
+mod node;
+mod read;
 mod secret;
-mod units;
+pub(crate) mod units;
 
+pub use load::LoadOptions;
 pub use secret::Secret;
 
 /// Everything that an outbox needs to know: `[database]`, `[publishers.*]`, `[worker]` and `[retention]`.

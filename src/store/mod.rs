@@ -9,9 +9,39 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::error::{PublishError, StoreError};
+use crate::error::{PublishError, SettingsError, StoreError, SystemError};
 use crate::event::{OutboxEvent, Status};
 use crate::publish::NewEvent;
+use crate::settings::DatabaseSettings;
+
+#[cfg(test)]
+mod contract;
+mod migrate;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+
+/// Prepares access to the database that the settings name; nothing is connected before the first statement.
+pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dyn Store>, SystemError> {
+    let url = settings.url.expose();
+    let wrong = |problem: String| SettingsError::Invalid {
+        key: "database.url".to_owned(),
+        origin: "the settings".to_owned(),
+        problem,
+    };
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => {
+            Ok(Arc::new(postgres::PostgresStore::new(postgres::Target::from_url(url).map_err(wrong)?)?))
+        }
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => Ok(Arc::new(sqlite::SqliteStore::connect(url)?)),
+        _ => {
+            Err(wrong("is neither a postgres:// nor a sqlite:// URL that this program was built for".to_owned()).into())
+        }
+    }
+}
 
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -41,6 +71,8 @@ impl Position {
 pub(crate) struct FetchRequest {
     pub(crate) lane: Lane,
     pub(crate) ranges: Vec<Range>,
+    /// Events that do not count: those in flight, where the ranges lie behind the cursors.
+    pub(crate) except: Vec<Uuid>,
     /// Due retries of these shards, at most `retry_limit` in all.
     pub(crate) retry_shards: Vec<i16>,
     pub(crate) retry_limit: i64,
@@ -115,7 +147,7 @@ pub(crate) struct Reschedule {
     /// As it was fetched; the row must still have it.
     pub(crate) fetched_retry_count: i32,
     pub(crate) retry_count: i32,
-    /// `Retry` or `Failed`.
+    /// `Retry`, `Failed`, or `Pending` for an event that goes back to its place without having failed.
     pub(crate) status: Status,
     /// From the database's now until it is due again.
     pub(crate) delay: Duration,
@@ -166,7 +198,12 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer>;
 
     /// For each question, the first unsettled event before it (pending, retry, and failed where `failed_blocks`).
-    async fn blockers(&self, lane: &str, failed_blocks: bool, questions: &[KeyQuestion]) -> Result<HashMap<String, Blocker>>;
+    async fn blockers(
+        &self,
+        lane: &str,
+        failed_blocks: bool,
+        questions: &[KeyQuestion],
+    ) -> Result<HashMap<String, Blocker>>;
 
     /// Those of the sent (id, seq) that are not recorded as published, whatever their status.
     async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>>;
@@ -231,7 +268,6 @@ pub(crate) struct Peer {
 pub(crate) struct LeaseRow {
     pub(crate) shard: Shard,
     pub(crate) owner: Option<Uuid>,
-    pub(crate) epoch: i64,
     /// By the database's clock.
     pub(crate) expired: bool,
 }
@@ -252,6 +288,9 @@ pub(crate) struct LeaseView {
 pub(crate) trait LeaseStore: Send {
     /// Renews the worker's row and its unexpired-or-untaken leases, then reads peers and leases.
     async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView>;
+
+    /// Whether a lease of these lanes is free or expired; only reads.
+    async fn has_free(&mut self, lanes: &[Lane]) -> Result<bool>;
 
     /// Takes up to `want` free or expired leases of a lane; returns them with their new epochs.
     async fn acquire(&mut self, worker: Uuid, lane: &Lane, want: usize, lease: Duration) -> Result<Vec<(Shard, i64)>>;

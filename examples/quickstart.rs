@@ -1,0 +1,109 @@
+//! The main job on embedded defaults, no server needed: events written in transactions of a SQLite file reach a backend
+//! (here: lines of JSON on standard output) and two handler actors. Ends by itself.
+//!
+//! Run it with `cargo run --example quickstart`.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_outbox::{EventTypes, HandleEvent, HandlerError, NewEvent, OutboxSystem, PublishError, Settings, Subscribe};
+use diesel::sqlite::SqliteConnection;
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_async::{AsyncConnection, SimpleAsyncConnection};
+
+/// Greets new users; fails the first time it sees one, and gets the event again.
+#[derive(Default)]
+struct Greeter {
+    seen: HashSet<String>,
+}
+
+impl Actor for Greeter {
+    type Context = Context<Self>;
+}
+
+impl Handler<HandleEvent> for Greeter {
+    type Result = Result<(), HandlerError>;
+
+    fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
+        let user: serde_json::Value = message.event.data_as()?;
+        let name = user["name"].as_str().unwrap_or("somebody");
+        if self.seen.insert(name.to_owned()) {
+            eprintln!("greeter: the mail server is away, {name} has to wait");
+            return Err(HandlerError::new("the mail server is away"));
+        }
+        eprintln!("greeter: welcome, {name}");
+        Ok(())
+    }
+}
+
+/// Sees every event.
+struct Auditor;
+
+impl Actor for Auditor {
+    type Context = Context<Self>;
+}
+
+impl Handler<HandleEvent> for Auditor {
+    type Result = Result<(), HandlerError>;
+
+    fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
+        eprintln!("auditor: {} happened", message.event.event_type);
+        Ok(())
+    }
+}
+
+#[actix::main]
+async fn main() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("app.db");
+    let settings = Settings::from_toml(&format!(
+        r#"
+        [database]
+        url = "sqlite://{}"
+        [publishers.default]
+        backend = "jsonl"               # one CloudEvent a line on standard output
+        [worker]
+        retry_backoff = {{ base = "200ms", factor = 1, jitter = 0 }}
+        "#,
+        file.display()
+    ))?;
+
+    // The handlers are there before the first event is read.
+    let outbox = OutboxSystem::builder(settings)
+        .migrate(true)
+        .subscribe(Subscribe::new("greeter", "user.created", Greeter::default().start().recipient()))
+        .subscribe(Subscribe::new("auditor", EventTypes::All, Auditor.start().recipient()))
+        .start()
+        .await?;
+
+    // An event is part of the application's own transaction …
+    let mut conn = SyncConnectionWrapper::<SqliteConnection>::establish(&file.display().to_string()).await?;
+    conn.batch_execute("PRAGMA busy_timeout = 5000").await?;
+    outbox
+        .transaction(&mut conn, async |conn| {
+            let ada = NewEvent::new("user.created", "quickstart").data(serde_json::json!({ "name": "Ada" }));
+            actix_outbox::publish(conn, ada).await
+        })
+        .await?;
+
+    // … and so is never seen when that is rolled back …
+    let rolled_back: Result<(), PublishError> = outbox
+        .transaction(&mut conn, async |conn| {
+            let ghost = NewEvent::new("user.created", "quickstart").data(serde_json::json!({ "name": "Ghost" }));
+            actix_outbox::publish(conn, ghost).await?;
+            Err(diesel::result::Error::RollbackTransaction.into())
+        })
+        .await;
+    assert!(rolled_back.is_err());
+
+    // … or it has one of its own, and a time before which it does not go.
+    let later = NewEvent::new("report.due", "quickstart").scheduled_in(Duration::from_secs(1));
+    outbox.send(later).await?;
+
+    // Until both events are delivered and handled.
+    actix_rt::time::sleep(Duration::from_millis(1_200)).await;
+    outbox.drained().await;
+    outbox.shutdown().await?;
+    Ok(())
+}

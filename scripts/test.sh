@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Runs the whole test suite: the tests, the documentation's examples and the example that needs no server.
+# What is missing on the machine it installs from Debian's packages where it may, and otherwise says how to.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+fail() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+# On the PATH, or where Debian's packages keep it.
+has_postgres() {
+    local bin
+    for bin in /usr/lib/postgresql/*/bin; do
+        if [ -x "$bin/initdb" ] && [ -x "$bin/postgres" ]; then return 0; fi
+    done
+    command -v initdb >/dev/null && command -v postgres >/dev/null
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# Installs packages without starting, now, the servers that come with them: the tests start their own.
+install_packages() {
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    as_root apt-get update &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+}
+
+step "What the tests need"
+command -v cargo >/dev/null || fail "cargo is missing. Install Rust 1.89 or later: https://rustup.rs"
+command -v cc >/dev/null || fail "A C compiler is missing. Run: sudo apt-get install gcc libc6-dev"
+packages=()
+command -v redis-server >/dev/null || packages+=(redis-server)
+has_postgres || packages+=(postgresql)
+if [ "${#packages[@]}" -gt 0 ]; then
+    by_hand="sudo apt-get update && sudo apt-get install --no-install-recommends ${packages[*]}"
+    command -v apt-get >/dev/null || fail "Missing: ${packages[*]}. On Debian: $by_hand"
+    if [ "$(id -u)" -ne 0 ] && ! sudo -n true 2>/dev/null; then fail "Missing: ${packages[*]}. Run: $by_hand"; fi
+    echo "Installing ${packages[*]}"
+    (install_packages "${packages[@]}") || fail "That did not work. Run: $by_hand"
+fi
+echo "cargo, cc, redis-server and postgres are here"
+
+# With more at once the servers and workers of the tests only wait for each other.
+threads=$(nproc 2>/dev/null || echo 2)
+if [ "$threads" -gt 4 ]; then threads=4; fi
+
+step "Tests and the documentation's examples"
+RUST_TEST_THREADS="${RUST_TEST_THREADS:-$threads}" cargo test --workspace
+
+step "Example: quickstart"
+cargo run --quiet --example quickstart
+
+step "All passed"

@@ -1,0 +1,131 @@
+//! How a publisher actor speaks to a backend: shards are opened, then batches are sent under them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{BackendError, PublisherBackend};
+use crate::event::OutboxEvent;
+use crate::store::Shard;
+
+/// What opening found.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    /// Shards under which a newer token stands, with its lease epoch.
+    pub(crate) refused: Vec<(Shard, i64)>,
+    /// What earlier sessions sent: accepted by the backend, perhaps not yet recorded in the database.
+    pub(crate) sent: Vec<(Shard, Uuid, i64)>,
+}
+
+/// One event of a batch.
+#[derive(Debug, Clone)]
+pub(crate) struct Parcel {
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a journal is kept by shard"))]
+    pub(crate) shard: Shard,
+    pub(crate) event: Arc<OutboxEvent>,
+}
+
+/// What became of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Accepted,
+    /// The backend refused this event.
+    Rejected(String),
+    /// No backend can take this event.
+    Invalid(String),
+    /// It was not sent, or its fate is not known: what the next open finds decides.
+    NotSent,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// In the batch's order.
+    pub(crate) answers: Vec<Answer>,
+    /// The backend is away: pause.
+    pub(crate) unavailable: Option<String>,
+    /// Shards that have to be opened again before anything more is sent under them.
+    pub(crate) closed: Vec<Shard>,
+}
+
+/// One backend as a publisher actor uses it.
+#[async_trait]
+pub(crate) trait Channel: Send + Sync {
+    /// Shuts earlier sessions out of these shards (each with its lease epoch) and reads what they sent.
+    async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<Opened, BackendError>;
+
+    /// Sends a batch under shards that are open.
+    async fn send(&mut self, batch: &[Parcel]) -> Sent;
+
+    /// The database has these events: what was kept about them may go, with a later batch or at [`flush`](Self::flush).
+    fn settled(&mut self, events: &[(Uuid, i64)]);
+
+    /// Drops what is kept about settled events now.
+    async fn flush(&mut self) -> Result<(), BackendError>;
+
+    /// Whether the backend can take events.
+    async fn health_check(&mut self) -> Result<(), BackendError>;
+}
+
+/// A backend without a journal: at least once.
+pub(crate) struct Plain(Arc<dyn PublisherBackend>);
+
+impl Plain {
+    pub(crate) fn new(backend: Arc<dyn PublisherBackend>) -> Self {
+        Self(backend)
+    }
+}
+
+#[async_trait]
+impl Channel for Plain {
+    async fn open(&mut self, _shards: &[(Shard, i64)]) -> Result<Opened, BackendError> {
+        self.health_check().await.map(|()| Opened::default())
+    }
+
+    async fn send(&mut self, batch: &[Parcel]) -> Sent {
+        let events: Vec<Arc<OutboxEvent>> = batch.iter().map(|parcel| Arc::clone(&parcel.event)).collect();
+        let rounds = u32::try_from(events.len().div_ceil(self.0.concurrency().max(1))).unwrap_or(u32::MAX);
+        // Default batches bound each event; this bounds a batch form that a backend brings itself.
+        let limit = self.0.timeout().saturating_mul(rounds.saturating_add(1));
+        let mut unavailable = None;
+        let answers = match tokio::time::timeout(limit, self.0.publish_batch(&events)).await {
+            Ok(mut answers) => {
+                answers.resize(events.len(), None);
+                answers.into_iter().map(|answer| read(answer, &mut unavailable)).collect()
+            }
+            Err(_) => {
+                unavailable = Some(format!("no answer within {limit:?}"));
+                vec![Answer::NotSent; events.len()]
+            }
+        };
+        Sent { answers, unavailable, closed: Vec::new() }
+    }
+
+    fn settled(&mut self, _events: &[(Uuid, i64)]) {}
+
+    async fn flush(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    async fn health_check(&mut self) -> Result<(), BackendError> {
+        let limit = self.0.timeout();
+        match tokio::time::timeout(limit, self.0.health_check()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(BackendError::Unavailable(format!("no answer to the health check within {limit:?}"))),
+        }
+    }
+}
+
+fn read(answer: Option<Result<(), BackendError>>, unavailable: &mut Option<String>) -> Answer {
+    match answer {
+        None => Answer::NotSent,
+        Some(Ok(())) => Answer::Accepted,
+        Some(Err(BackendError::Rejected(reason))) => Answer::Rejected(reason),
+        Some(Err(BackendError::Invalid(reason))) => Answer::Invalid(reason),
+        Some(Err(BackendError::Unavailable(reason))) => {
+            unavailable.get_or_insert(reason);
+            Answer::NotSent
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A batch of events as the publish script takes it, and what became of each.
+
+use std::collections::HashSet;
+
+use redis::Cmd;
+use uuid::Uuid;
+
+use super::{entry, errors};
+use crate::backend::channel::{Answer, Parcel, Sent};
+use crate::store::Shard;
+
+pub(super) struct Batch<'a> {
+    parcels: &'a [Parcel],
+    answers: Vec<Answer>,
+    /// Those that could be encoded: the parcel's index, its shard's index, its fields.
+    entries: Vec<Entry<'a>>,
+    shards: Vec<&'a Shard>,
+}
+
+struct Entry<'a> {
+    parcel: usize,
+    shard: usize,
+    fields: Vec<entry::Field<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    /// Encodes what can be; an event that cannot holds back the later ones of its key.
+    pub(super) fn encode(parcels: &'a [Parcel]) -> Self {
+        let mut batch =
+            Self { parcels, answers: vec![Answer::NotSent; parcels.len()], entries: Vec::new(), shards: Vec::new() };
+        let mut blocked: HashSet<&str> = HashSet::new();
+        for (index, parcel) in parcels.iter().enumerate() {
+            let key = parcel.event.partition_key.as_str();
+            if !key.is_empty() && blocked.contains(key) {
+                continue;
+            }
+            match entry::entry_fields(&parcel.event) {
+                Ok(fields) => {
+                    let shard = batch.shard_index(&parcel.shard);
+                    batch.entries.push(Entry { parcel: index, shard, fields });
+                }
+                Err(reason) => {
+                    batch.answers[index] = Answer::Invalid(reason);
+                    blocked.insert(key);
+                }
+            }
+        }
+        batch
+    }
+
+    fn shard_index(&mut self, shard: &'a Shard) -> usize {
+        if let Some(index) = self.shards.iter().position(|known| *known == shard) {
+            return index;
+        }
+        self.shards.push(shard);
+        self.shards.len() - 1
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn shards(&self) -> &[&'a Shard] {
+        &self.shards
+    }
+
+    /// Each event's shard and identity, in order.
+    pub(super) fn events(&self) -> impl Iterator<Item = (usize, Uuid, i64)> {
+        self.entries.iter().map(|entry| {
+            let event = &self.parcels[entry.parcel].event;
+            (entry.shard, event.id, event.seq)
+        })
+    }
+
+    pub(super) fn write_to(&self, request: &mut Cmd) {
+        for entry in &self.entries {
+            request.arg(entry.shard + 1).arg(entry.fields.len() * 2);
+            for (name, value) in &entry.fields {
+                request.arg(name.as_bytes()).arg(value.as_bytes());
+            }
+        }
+    }
+
+    /// How many of the first `count` events each shard has.
+    pub(super) fn first_of_each_shard(&self, count: usize) -> Vec<usize> {
+        let mut counts = vec![0; self.shards.len()];
+        for entry in self.entries.iter().take(count) {
+            counts[entry.shard] += 1;
+        }
+        counts
+    }
+
+    /// The first `count` events stand in the stream.
+    pub(super) fn accept(&mut self, count: usize) {
+        for entry in self.entries.iter().take(count) {
+            self.answers[entry.parcel] = Answer::Accepted;
+        }
+    }
+
+    /// The event after the first `count` met an error; returns it where it is about Redis rather than about the event.
+    pub(super) fn fail(&mut self, count: usize, error: &str) -> Option<String> {
+        if errors::is_about_the_event(error)
+            && let Some(entry) = self.entries.get(count)
+        {
+            self.answers[entry.parcel] = Answer::Rejected(format!("Redis: {error}"));
+            return None;
+        }
+        Some(format!("backend unavailable: Redis: {error}"))
+    }
+
+    pub(super) fn into_sent(self, unavailable: Option<String>, closed: Vec<Shard>) -> Sent {
+        Sent { answers: self.answers, unavailable, closed }
+    }
+}

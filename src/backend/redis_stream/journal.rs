@@ -1,0 +1,206 @@
+//! What stands in the meta key on this session's behalf, and which of it the database has by now.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::store::Shard;
+
+/// Bytes of one event in a journal value: its id, then its seq, big-endian. `publish.lua` cuts by it.
+const ENTRY: usize = 24;
+
+/// A shard in the names of fields.
+pub(super) fn place(shard: &Shard) -> String {
+    format!("{}/{}", shard.lane, shard.number)
+}
+
+/// The journal of the shards that this session has open.
+#[derive(Default)]
+pub(super) struct Journal {
+    sessions: HashMap<Shard, Session>,
+    /// For each field, the events that the database does not have yet.
+    fields: HashMap<Arc<str>, Field>,
+    by_event: HashMap<(Uuid, i64), Vec<Arc<str>>>,
+    /// Fields whose events are all settled.
+    settled: Vec<Arc<str>>,
+}
+
+struct Session {
+    owner: String,
+    token: String,
+    /// The names of this session's fields up to their number.
+    prefix: String,
+    next: u64,
+}
+
+struct Field {
+    shard: Shard,
+    left: HashSet<(Uuid, i64)>,
+}
+
+/// One batch's part in one shard.
+pub(super) struct Entry {
+    pub(super) owner: String,
+    pub(super) token: String,
+    pub(super) field: String,
+    pub(super) value: Vec<u8>,
+    shard: Shard,
+}
+
+impl Journal {
+    /// A session has a shard; what was known of it is replaced by what stands in Redis.
+    pub(super) fn open(&mut self, outbox: Uuid, shard: &Shard, epoch: i64, counter: i64) {
+        self.forget(shard);
+        let place = place(shard);
+        let session = Session {
+            owner: format!("owner/{outbox}/{place}"),
+            token: format!("{epoch}:{counter}"),
+            prefix: format!("sent/{outbox}/{place}/{epoch}.{counter}/"),
+            next: 0,
+        };
+        self.sessions.insert(shard.clone(), session);
+    }
+
+    fn forget(&mut self, shard: &Shard) {
+        let Self { fields, by_event, .. } = self;
+        fields.retain(|name, field| {
+            let keep = field.shard != *shard;
+            if !keep {
+                for event in &field.left {
+                    unlink(by_event, event, name);
+                }
+            }
+            keep
+        });
+    }
+
+    /// A field that an earlier session left; returns what it sent.
+    pub(super) fn inherit(&mut self, field: &str, value: &[u8]) -> Vec<(Shard, Uuid, i64)> {
+        let Some(shard) = self.sessions.keys().find(|shard| belongs_to(field, shard)).cloned() else {
+            return Vec::new();
+        };
+        let events = parse(value);
+        self.remember(field.into(), shard.clone(), events.iter().copied());
+        events.into_iter().map(|(id, seq)| (shard.clone(), id, seq)).collect()
+    }
+
+    pub(super) fn close(&mut self, shards: &[Shard]) {
+        for shard in shards {
+            self.sessions.remove(shard);
+        }
+    }
+
+    pub(super) fn close_all(&mut self) {
+        self.sessions.clear();
+    }
+
+    /// The journal entries of a batch; `None` where one of its shards is not open.
+    pub(super) fn entries(
+        &mut self,
+        shards: &[&Shard],
+        events: impl Iterator<Item = (usize, Uuid, i64)>,
+    ) -> Option<Vec<Entry>> {
+        if !shards.iter().all(|shard| self.sessions.contains_key(*shard)) {
+            return None;
+        }
+        let mut entries: Vec<Entry> = shards
+            .iter()
+            .filter_map(|shard| {
+                let session = self.sessions.get_mut(*shard)?;
+                session.next += 1;
+                Some(Entry {
+                    owner: session.owner.clone(),
+                    token: session.token.clone(),
+                    field: format!("{}{}", session.prefix, session.next),
+                    value: Vec::new(),
+                    shard: (*shard).clone(),
+                })
+            })
+            .collect();
+        for (shard, id, seq) in events {
+            entries[shard].value.extend_from_slice(id.as_bytes());
+            entries[shard].value.extend_from_slice(&seq.to_be_bytes());
+        }
+        Some(entries)
+    }
+
+    /// A batch went through.
+    pub(super) fn record(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            let events = parse(&entry.value);
+            self.remember(entry.field.into(), entry.shard, events.into_iter());
+        }
+    }
+
+    /// Only the first few of each shard went through.
+    pub(super) fn record_first(&mut self, mut entries: Vec<Entry>, counts: &[usize]) {
+        for (entry, count) in entries.iter_mut().zip(counts) {
+            entry.value.truncate(count * ENTRY);
+        }
+        entries.retain(|entry| !entry.value.is_empty());
+        self.record(entries);
+    }
+
+    fn remember(&mut self, field: Arc<str>, shard: Shard, events: impl Iterator<Item = (Uuid, i64)>) {
+        let left: HashSet<(Uuid, i64)> = events.collect();
+        for event in &left {
+            self.by_event.entry(*event).or_default().push(Arc::clone(&field));
+        }
+        if left.is_empty() {
+            self.settled.push(field);
+        } else {
+            self.fields.insert(field, Field { shard, left });
+        }
+    }
+
+    /// The database has these events.
+    pub(super) fn settle(&mut self, events: &[(Uuid, i64)]) {
+        for event in events {
+            for name in self.by_event.remove(event).unwrap_or_default() {
+                let Some(field) = self.fields.get_mut(&name) else { continue };
+                field.left.remove(event);
+                if field.left.is_empty() {
+                    self.fields.remove(&name);
+                    self.settled.push(name);
+                }
+            }
+        }
+    }
+
+    /// The fields to drop from Redis.
+    pub(super) fn take_settled(&mut self) -> Vec<String> {
+        self.settled.drain(..).map(|name| name.to_string()).collect()
+    }
+
+    /// Dropping did not go through, or may not have: dropping again does no harm.
+    pub(super) fn put_back_settled(&mut self, fields: Vec<String>) {
+        self.settled.extend(fields.into_iter().map(Arc::from));
+    }
+}
+
+fn unlink(by_event: &mut HashMap<(Uuid, i64), Vec<Arc<str>>>, event: &(Uuid, i64), name: &Arc<str>) {
+    if let Some(names) = by_event.get_mut(event) {
+        names.retain(|other| other != name);
+        if names.is_empty() {
+            by_event.remove(event);
+        }
+    }
+}
+
+/// `sent/<outbox>/<lane>/<shard>/…`
+fn belongs_to(field: &str, shard: &Shard) -> bool {
+    let mut parts = field.split('/').skip(2);
+    parts.next() == Some(shard.lane.as_ref()) && parts.next().and_then(|n| n.parse().ok()) == Some(shard.number)
+}
+
+fn parse(value: &[u8]) -> Vec<(Uuid, i64)> {
+    value
+        .chunks_exact(ENTRY)
+        .filter_map(|entry| {
+            let id = Uuid::from_slice(entry.get(..16)?).ok()?;
+            let seq = i64::from_be_bytes(entry.get(16..)?.try_into().ok()?);
+            Some((id, seq))
+        })
+        .collect()
+}

@@ -1,0 +1,268 @@
+//! `redis_stream`: XADD under sessions, with a journal beside the stream.
+//!
+//! A session is one connection's life. Every doubt about what Redis did ends it; the next one shuts it out shard by
+//! shard and reads from the journal what was sent. The protocol and why it hands every event over once stand in
+//! ARCHITECTURE.md.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Value};
+use uuid::Uuid;
+
+use super::BackendError;
+use super::channel::{Channel, Opened, Parcel, Sent};
+use crate::settings::PublisherSettings;
+use crate::store::Shard;
+
+mod batch;
+pub(crate) mod entry;
+mod errors;
+mod journal;
+mod script;
+
+use batch::Batch;
+use journal::Journal;
+use script::Script;
+
+static OPEN: Script = Script::new(include_str!("open.lua"));
+static PUBLISH: Script = Script::new(include_str!("publish.lua"));
+
+/// One stream, as one worker writes to it.
+pub(crate) struct RedisStream {
+    client: Client,
+    config: AsyncConnectionConfig,
+    stream: String,
+    meta: String,
+    outbox: Uuid,
+    max_len: u64,
+    connection: Option<MultiplexedConnection>,
+    journal: Journal,
+}
+
+impl RedisStream {
+    /// Reads the address; nothing is connected before the first open.
+    pub(crate) fn new(settings: &PublisherSettings, outbox: Uuid) -> Result<Self, String> {
+        let info = connection_info(settings).map_err(|error| format!("is no Redis address: {error}"))?;
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let client =
+            Client::open(info.set_tcp_settings(tcp)).map_err(|error| format!("is no Redis address: {error}"))?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(settings.connect_timeout))
+            .set_response_timeout(Some(settings.socket_timeout));
+        Ok(Self {
+            client,
+            config,
+            meta: meta_key(&settings.stream_name),
+            stream: settings.stream_name.clone(),
+            outbox,
+            max_len: settings.max_len,
+            connection: None,
+            journal: Journal::default(),
+        })
+    }
+
+    /// The session's connection, made anew where the last one ended.
+    async fn connection(&mut self) -> Result<&mut MultiplexedConnection, RedisError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.client.get_multiplexed_async_connection_with_config(&self.config).await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// Ends the session: its shards have to be opened again on a new connection.
+    fn end(&mut self, error: &RedisError) -> BackendError {
+        self.connection = None;
+        self.journal.close_all();
+        errors::unavailable(error)
+    }
+
+    async fn call(&mut self, script: &'static Script, request: &redis::Cmd) -> Result<Value, RedisError> {
+        script.call(self.connection().await?, request).await
+    }
+}
+
+/// Counts the opens of this process: the second part of every session token.
+fn next_token() -> i64 {
+    static COUNTER: AtomicI64 = AtomicI64::new(1);
+    COUNTER.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The hash beside the stream, in the same cluster slot.
+fn meta_key(stream: &str) -> String {
+    let tagged = stream.find('{').is_some_and(|open| stream[open + 1..].find('}').is_some_and(|length| length > 0));
+    if tagged { format!("{stream}:outbox") } else { format!("{{{stream}}}:outbox") }
+}
+
+fn connection_info(settings: &PublisherSettings) -> redis::RedisResult<redis::ConnectionInfo> {
+    if let Some(url) = &settings.url {
+        return url.expose().into_connection_info();
+    }
+    let host = settings.host.clone().unwrap_or_else(|| "localhost".to_owned());
+    let info = (host, settings.port.unwrap_or(6379)).into_connection_info()?;
+    let mut login = info.redis_settings().clone().set_db(settings.db.unwrap_or(0));
+    if let Some(password) = &settings.password {
+        login = login.set_password(password.expose());
+    }
+    Ok(info.set_redis_settings(login))
+}
+
+#[async_trait]
+impl Channel for RedisStream {
+    async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<Opened, BackendError> {
+        let counter = next_token();
+        let mut request = OPEN.request();
+        request.arg(1).arg(&self.meta).arg(self.outbox.to_string());
+        for (shard, epoch) in shards {
+            request.arg(journal::place(shard)).arg(*epoch).arg(counter);
+        }
+        let answer = match self.call(&OPEN, &request).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.end(&error)),
+        };
+        let (refused, found): (Vec<(String, i64)>, Vec<(String, Vec<u8>)>) = match redis::from_redis_value(answer) {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.end(&error.into())),
+        };
+        let refused: Vec<(Shard, i64)> = refused
+            .into_iter()
+            .filter_map(|(place, epoch)| {
+                let (shard, _) = shards.iter().find(|(shard, _)| journal::place(shard) == place)?;
+                Some((shard.clone(), epoch))
+            })
+            .collect();
+        for (shard, epoch) in shards {
+            if !refused.iter().any(|(other, _)| other == shard) {
+                self.journal.open(self.outbox, shard, *epoch, counter);
+            }
+        }
+        let sent = found.into_iter().flat_map(|(field, value)| self.journal.inherit(&field, &value)).collect();
+        Ok(Opened { refused, sent })
+    }
+
+    async fn send(&mut self, parcels: &[Parcel]) -> Sent {
+        let mut batch = Batch::encode(parcels);
+        if batch.is_empty() {
+            return batch.into_sent(None, Vec::new());
+        }
+        let Some(journal_entries) = self.journal.entries(batch.shards(), batch.events()) else {
+            return batch.into_sent(None, batch_shards(parcels));
+        };
+        let settled = self.journal.take_settled();
+        let mut request = PUBLISH.request();
+        request.arg(2).arg(&self.stream).arg(&self.meta).arg(self.max_len);
+        request.arg(journal_entries.len()).arg(batch.len()).arg(settled.len());
+        for entry in &journal_entries {
+            request.arg(&entry.owner).arg(&entry.token).arg(&entry.field).arg(&entry.value);
+        }
+        request.arg(&settled);
+        batch.write_to(&mut request);
+        let answer = match self.call(&PUBLISH, &request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let unavailable = self.end(&error).to_string();
+                return batch.into_sent(Some(unavailable), batch_shards(parcels));
+            }
+        };
+        match Reply::read(answer) {
+            Some(Reply::Sent) => {
+                self.journal.record(journal_entries);
+                batch.accept(usize::MAX);
+                batch.into_sent(None, Vec::new())
+            }
+            Some(Reply::Stopped { sent, error }) => {
+                self.journal.put_back_settled(settled);
+                self.journal.record_first(journal_entries, &batch.first_of_each_shard(sent));
+                batch.accept(sent);
+                let unavailable = batch.fail(sent, &error);
+                self.journal.close(&batch_shards(parcels));
+                batch.into_sent(unavailable, batch_shards(parcels))
+            }
+            // Another session has one of the shards, or Redis lost what it knew: opening again tells.
+            Some(Reply::Closed) => {
+                self.journal.put_back_settled(settled);
+                self.journal.close(&batch_shards(parcels));
+                batch.into_sent(None, batch_shards(parcels))
+            }
+            None => {
+                self.connection = None;
+                self.journal.close_all();
+                let unknown = "the publish script gave an answer of an unknown shape".to_owned();
+                batch.into_sent(Some(unknown), batch_shards(parcels))
+            }
+        }
+    }
+
+    fn settled(&mut self, events: &[(Uuid, i64)]) {
+        self.journal.settle(events);
+    }
+
+    async fn flush(&mut self) -> Result<(), BackendError> {
+        let settled = self.journal.take_settled();
+        if settled.is_empty() || self.connection.is_none() {
+            self.journal.put_back_settled(settled);
+            return Ok(());
+        }
+        let mut request = redis::cmd("HDEL");
+        request.arg(&self.meta).arg(&settled);
+        let done = match self.connection().await {
+            Ok(connection) => request.query_async::<()>(connection).await,
+            Err(error) => Err(error),
+        };
+        done.map_err(|error| {
+            self.journal.put_back_settled(settled);
+            self.end(&error)
+        })
+    }
+
+    async fn health_check(&mut self) -> Result<(), BackendError> {
+        let pong = match self.connection().await {
+            Ok(connection) => redis::cmd("PING").query_async::<()>(connection).await,
+            Err(error) => Err(error),
+        };
+        pong.map_err(|error| self.end(&error))
+    }
+}
+
+fn batch_shards(parcels: &[Parcel]) -> Vec<Shard> {
+    let mut shards: Vec<Shard> = parcels.iter().map(|parcel| parcel.shard.clone()).collect();
+    shards.sort_unstable();
+    shards.dedup();
+    shards
+}
+
+enum Reply {
+    Sent,
+    Closed,
+    Stopped { sent: usize, error: String },
+}
+
+impl Reply {
+    fn read(answer: Value) -> Option<Self> {
+        let Value::Array(parts) = answer else { return None };
+        let mut parts = parts.into_iter();
+        match redis::from_redis_value::<String>(parts.next()?).ok()?.as_str() {
+            "sent" => Some(Self::Sent),
+            "closed" => Some(Self::Closed),
+            "stopped" => Some(Self::Stopped {
+                sent: redis::from_redis_value(parts.next()?).ok()?,
+                error: redis::from_redis_value(parts.next()?).ok()?,
+            }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::meta_key;
+
+    #[test]
+    fn the_meta_key_shares_the_streams_cluster_slot() {
+        assert_eq!(meta_key("events"), "{events}:outbox");
+        assert_eq!(meta_key("a{tag}b"), "a{tag}b:outbox");
+        assert_eq!(meta_key("empty{}tag"), "{empty{}tag}:outbox");
+    }
+}

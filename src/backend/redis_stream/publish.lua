@@ -1,0 +1,69 @@
+-- Sends one batch under the tokens of its shards.
+-- KEYS  the stream, the meta key
+-- ARGV  max_len, number of shards, number of events, number of settled journal fields;
+--       for each shard: owner field, token, journal field, journal value (24 bytes for each event, in order);
+--       the settled journal fields;
+--       for each event: the shard's number in the list above, how many arguments follow, field and value pairs
+-- Returns { 'sent' }, { 'closed' } (another session has a shard; nothing was done) or { 'stopped', events sent, error }.
+local stream, meta = KEYS[1], KEYS[2]
+local max_len = ARGV[1]
+local shards, events, settled = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local ENTRY = 24
+
+local first = 5
+local function shard(n) return first + (n - 1) * 4 end
+
+for n = 1, shards do
+  local at = shard(n)
+  if redis.call('HGET', meta, ARGV[at]) ~= ARGV[at + 1] then
+    return { 'closed' }
+  end
+end
+
+-- The journal comes first: its HSET is what Redis refuses when memory is out, before anything was sent.
+local journal = {}
+for n = 1, shards do
+  journal[#journal + 1] = ARGV[shard(n) + 2]
+  journal[#journal + 1] = ARGV[shard(n) + 3]
+end
+if shards > 0 then
+  local written = redis.pcall('HSET', meta, unpack(journal))
+  if type(written) == 'table' and written.err then
+    return { 'stopped', 0, written.err }
+  end
+end
+
+-- Inside a function, so that pcall also catches what unpack raises.
+local function add(from, to)
+  if max_len == '0' then
+    return redis.call('XADD', stream, '*', unpack(ARGV, from, to))
+  end
+  return redis.call('XADD', stream, 'MAXLEN', '~', max_len, '*', unpack(ARGV, from, to))
+end
+
+local kept = {}
+local at = shard(shards + 1) + settled
+for event = 1, events do
+  local n, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local ok, reply = pcall(add, at + 2, at + 1 + count)
+  if not ok then
+    for place = 1, shards do
+      local field = ARGV[shard(place) + 2]
+      if kept[place] then
+        redis.call('HSET', meta, field, string.sub(ARGV[shard(place) + 3], 1, kept[place] * ENTRY))
+      else
+        redis.call('HDEL', meta, field)
+      end
+      redis.call('HSET', meta, ARGV[shard(place)], ARGV[shard(place) + 1] .. ':closed')
+    end
+    if type(reply) == 'table' then reply = reply.err end
+    return { 'stopped', event - 1, tostring(reply) }
+  end
+  kept[n] = (kept[n] or 0) + 1
+  at = at + 2 + count
+end
+
+for n = 0, settled - 1 do
+  redis.call('HDEL', meta, ARGV[shard(shards + 1) + n])
+end
+return { 'sent' }

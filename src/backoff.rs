@@ -1,0 +1,43 @@
+//! When a rejected event is tried again. Pure.
+
+use std::time::Duration;
+
+use crate::settings::RetryBackoff;
+
+impl RetryBackoff {
+    /// The wait after the `failures`-th failure, `min(base · factor^failures, max)`, times a share between
+    /// `1 - jitter` and 1 that `chance` (0 to 1) picks.
+    #[must_use]
+    pub fn delay(&self, failures: u32, chance: f64) -> Duration {
+        let exponent = i32::try_from(failures).unwrap_or(i32::MAX);
+        let longest = self.max.as_secs_f64();
+        let full = (self.base.as_secs_f64() * self.factor.powi(exponent)).min(longest);
+        let share = 1.0 - self.jitter.clamp(0.0, 1.0) * (1.0 - chance.clamp(0.0, 1.0));
+        Duration::try_from_secs_f64(full * share).unwrap_or(self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn waits_grow_by_the_factor_up_to_the_longest() {
+        let backoff = RetryBackoff { jitter: 0.0, ..RetryBackoff::default() };
+        let minutes: Vec<u64> = (1..=7).map(|n| backoff.delay(n, 1.0).as_secs() / 60).collect();
+        assert_eq!(minutes, [2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_leaves_its_bounds(failures in 0u32.., chance in 0.0..=1.0f64, jitter in 0.0..=1.0f64, factor in 1.0..100.0f64) {
+            let backoff = RetryBackoff { jitter, factor, ..RetryBackoff::default() };
+            let longest = backoff.delay(failures, 1.0);
+            let wait = backoff.delay(failures, chance);
+            prop_assert!(wait <= longest && longest <= backoff.max);
+            prop_assert!(wait.as_secs_f64() >= longest.as_secs_f64() * (1.0 - jitter) - 1e-6);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Arguments that several commands take, and how they are parsed.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use clap::ValueEnum;
+
+use crate::event::Status;
+use crate::settings::units::{self, TIME};
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// `NAME=VALUE`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+pub(super) fn pair(text: &str) -> Result<Pair, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok(Pair { name: name.to_owned(), value: value.to_owned() }),
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    units::parse_duration(text).ok_or_else(|| format!("write {TIME}"))
+}
+
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration < Duration::from_millis(1) { Err("must be at least 1ms".to_owned()) } else { Ok(duration) }
+}
+
+pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|time| time.to_utc())
+        .map_err(|error| format!("{error}; write an RFC 3339 time such as 2026-01-31T12:00:00Z"))
+}
+
+pub(super) fn id(text: &str) -> Result<uuid::Uuid, String> {
+    text.parse().map_err(|_| "write a UUID such as 0197a3b2-0000-7000-8000-000000000001".to_owned())
+}
+
+pub(super) fn status(text: &str) -> Result<Status, String> {
+    text.parse().map_err(|_| "write pending, processing, retry, published or failed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_has_a_name_and_any_value() {
+        assert_eq!(pair("a=b=c"), Ok(Pair { name: "a".to_owned(), value: "b=c".to_owned() }));
+        assert_eq!(pair("a="), Ok(Pair { name: "a".to_owned(), value: String::new() }));
+        assert!(pair("a").is_err() && pair("=b").is_err());
+    }
+
+    #[test]
+    fn times_are_rfc_3339_and_become_utc() {
+        assert_eq!(time("2026-01-31T12:00:00+01:00").unwrap().to_rfc3339(), "2026-01-31T11:00:00+00:00");
+        assert!(time("tomorrow").unwrap_err().ends_with("write an RFC 3339 time such as 2026-01-31T12:00:00Z"));
+        assert!(time("2026-01-31").is_err());
+    }
+
+    #[test]
+    fn an_interval_is_not_nothing() {
+        assert_eq!(interval("1ms"), Ok(Duration::from_millis(1)));
+        assert!(interval("0").is_err() && interval("soon").is_err());
+    }
+}

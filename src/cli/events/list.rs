@@ -1,0 +1,62 @@
+//! `outbox events list`
+
+use std::sync::Arc;
+
+use crate::cli::arguments::{self, Format};
+use crate::cli::output;
+use crate::cli::row::{Row, time};
+use crate::event::{OutboxEvent, Status};
+use crate::store::{EventFilter, Store};
+
+const HEADER: &[&str] = &["ID", "TYPE", "STATUS", "BACKEND", "KEY", "SCHEDULED AT", "RETRIES", "LAST ERROR"];
+const LONGEST_ERROR: usize = 60;
+
+/// List events, newest first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  outbox events list --status failed
+  outbox events list --type user.created --key user-7 --limit 5
+  outbox events list --format json | jq -r '.[].id'")]
+pub(in crate::cli) struct Args {
+    /// Only those of this status: pending, processing, retry, published or failed.
+    #[arg(long, value_name = "STATUS", value_parser = arguments::status)]
+    status: Option<Status>,
+    /// Only those of this type.
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// Only those whose publisher is named this.
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// Only those with this partition key.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// At most this many.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
+    limit: i64,
+    /// A table for people, or JSON (an array; the keys are the table's columns) for programs.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
+    let Args { status, event_type, backend, key, limit, format } = args;
+    let events = store.list(&EventFilter { status, event_type, backend, key, limit }).await?;
+    match format {
+        Format::Json => output::json(&events.iter().map(Row::from).collect::<Vec<_>>()),
+        Format::Table => Ok(output::table(HEADER, events.iter().map(cells))?),
+    }
+}
+
+fn cells(event: &OutboxEvent) -> Vec<String> {
+    vec![
+        event.id.to_string(),
+        output::printable(&event.event_type),
+        event.status.to_string(),
+        output::printable(&event.publisher_backend),
+        output::printable(&event.partition_key),
+        time(event.scheduled_at),
+        format!("{}/{}", event.retry_count, event.max_retries),
+        output::shortened(&event.last_error, LONGEST_ERROR),
+    ]
+}

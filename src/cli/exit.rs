@@ -1,0 +1,69 @@
+//! Errors to exit codes: 0 done, 1 failed, 2 bad usage or settings.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::error::{InvalidEvent, SettingsError, SystemError};
+
+pub(super) const FAILED: u8 = 1;
+pub(super) const USAGE: u8 = 2;
+
+/// An argument that cannot be used, found after the arguments were parsed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Usage(pub(super) String);
+
+/// Says on stderr what went wrong.
+pub(super) fn code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Err(error) if !reader_left(&error) => {
+            // With stderr gone there is nobody left to tell.
+            drop(writeln!(io::stderr(), "error: {error:#}"));
+            ExitCode::from(if is_usage(&error) { USAGE } else { FAILED })
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Whoever read the results has seen enough, as `head` does.
+fn reader_left(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<Usage>()
+            || cause.is::<SettingsError>()
+            || cause.is::<InvalidEvent>()
+            || matches!(cause.downcast_ref(), Some(SystemError::Settings(_)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+    use crate::error::StoreError;
+
+    fn settings() -> SettingsError {
+        SettingsError::Missing { key: "k".to_owned(), remedy: "r".to_owned() }
+    }
+
+    #[test]
+    fn bad_settings_and_bad_arguments_are_bad_usage() {
+        assert!(is_usage(&settings().into()));
+        assert!(is_usage(&SystemError::Settings(settings()).into()));
+        assert!(is_usage(&Err::<(), _>(settings()).context("outer").unwrap_err()));
+        assert!(is_usage(&InvalidEvent::new("id", "is bad").into()));
+        assert!(is_usage(&Usage("no".to_owned()).into()));
+    }
+
+    #[test]
+    fn what_went_wrong_on_the_way_is_a_failure() {
+        assert!(!is_usage(&StoreError::NotFound(uuid::Uuid::nil()).into()));
+        assert!(!is_usage(&anyhow!("x")));
+        assert!(reader_left(&io::Error::from(io::ErrorKind::BrokenPipe).into()));
+        assert!(!reader_left(&anyhow!("x")));
+    }
+}

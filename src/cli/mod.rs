@@ -1,0 +1,148 @@
+//! The `outbox` command line, for the program of that name and for an application's own.
+//!
+//! An application with handlers or backends of its own gives [`run`] the builder that has them, and its program gets the
+//! same commands:
+//!
+//! ```no_run
+//! use actix_outbox::OutboxSystem;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     actix_outbox::cli::run(OutboxSystem::builder(Default::default()))
+//! }
+//! ```
+
+mod arguments;
+mod events;
+mod exit;
+mod logs;
+mod migrate;
+mod output;
+mod publish;
+mod publish_batch;
+mod row;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::settings::{LoadOptions, Settings};
+use crate::store::Store;
+use crate::system::Builder;
+
+const AFTER_HELP: &str = "\
+Settings, from the strongest: flags, OUTBOX__… variables (OUTBOX__WORKER__BATCH_SIZE=50 sets batch_size under \
+[worker]), DATABASE_URL, the settings file, defaults.
+
+Environment:
+  OUTBOX__…      any setting; `__` separates the names
+  OUTBOX_CONFIG  the settings file, unless --config names one
+  DATABASE_URL   the database, unless OUTBOX__DATABASE__URL or --database-url does
+  OUTBOX_LOG     what is logged to stderr, such as debug or actix_outbox=trace
+                 (else RUST_LOG; else info for `worker`, warn otherwise)
+
+Exit codes:
+  0  done
+  1  failed
+  2  bad usage or settings
+
+Examples:
+  outbox migrate --database-url postgres://localhost/app
+  outbox publish user.created --source user-service --data '{\"id\": 7}' --key user-7
+  outbox worker
+  outbox events list --status failed";
+
+/// A transactional outbox: events written in an application's database transaction reach Redis Streams, once and in
+/// order per key.
+#[derive(Debug, Parser)]
+#[command(name = "outbox", version, after_help = AFTER_HELP, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    sources: Sources,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Sources {
+    /// The settings file [default: the one that OUTBOX_CONFIG names, else ./outbox.toml where there is one].
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Settings")]
+    config: Option<PathBuf>,
+    /// The database, such as postgres://localhost/app or sqlite://outbox.db; wins over every other setting of it.
+    #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
+    database_url: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Migrate(migrate::Args),
+    Worker(worker::Args),
+    Publish(Box<publish::Args>),
+    #[command(subcommand)]
+    Events(events::Command),
+}
+
+/// Runs the command that this process's arguments name and returns its exit code: 0 done, 1 failed, 2 bad usage or
+/// settings. The settings are loaded, over those that the builder has.
+///
+/// Makes the runtimes that it needs: call it from a plain `main`, not from inside of one.
+#[must_use]
+pub fn run(builder: Builder) -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => exit::code(execute(cli, builder)),
+        Err(error) => {
+            // Help on a closed pipe is no failure.
+            drop(error.print());
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
+        }
+    }
+}
+
+fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
+    logs::start(matches!(cli.command, Command::Worker(_)))?;
+    let settings = cli.sources.load()?;
+    settings.database.require_url()?;
+    match cli.command {
+        Command::Worker(args) => worker::run(args, settings, builder),
+        Command::Migrate(args) => with_store(&settings, async |store| migrate::run(&args, &settings, store).await),
+        Command::Publish(args) => with_store(&settings, async |store| publish::run(*args, &settings, store).await),
+        Command::Events(command) => with_store(&settings, async |store| events::run(command, store).await),
+    }
+}
+
+impl Sources {
+    fn load(self) -> anyhow::Result<Settings> {
+        let mut options = LoadOptions::from_process();
+        if let Some(file) = self.config {
+            options = options.file(file);
+        }
+        if let Some(url) = self.database_url {
+            options = options.database_url(url);
+        }
+        Ok(Settings::load(&options)?)
+    }
+}
+
+fn with_store(settings: &Settings, work: impl AsyncFnOnce(Arc<dyn Store>) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the threads that the database's driver needs")?;
+    runtime.block_on(async { work(crate::store::connect(&settings.database)?).await })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,106 @@
+//! `outbox publish --batch`: CloudEvents, one JSON object a line.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::ProgressBar;
+
+use super::output;
+use crate::publish::NewEvent;
+use crate::settings::Settings;
+use crate::store::Store;
+
+const REDRAW: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(path: &Path, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
+    let progress = Progress::start();
+    let reading = |event: NewEvent| event.or_defaults(settings.worker.max_retries, settings.worker.max_event_bytes);
+    let events = read(open(path)?, reading, |count| progress.say(format!("{count} events read")))?;
+    progress.say(format!("writing {} events", events.len()));
+    let stored = store.insert(events).await?;
+    drop(progress);
+    Ok(output::lines(stored.iter().map(|event| event.id))?)
+}
+
+fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(BufReader::new(io::stdin())));
+    }
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+/// Reads all events or names the first line that holds none; blank lines are skipped.
+fn read(
+    input: impl BufRead,
+    finish: impl Fn(NewEvent) -> NewEvent,
+    progress: impl Fn(usize),
+) -> anyhow::Result<Vec<NewEvent>> {
+    let mut events = Vec::new();
+    for (at, bytes) in input.split(b'\n').enumerate() {
+        let line = || format!("line {}", at + 1);
+        let bytes = bytes.with_context(line)?;
+        let text = str::from_utf8(&bytes).map_err(|_| anyhow::anyhow!("{}: is not UTF-8", line()))?.trim();
+        if text.is_empty() {
+            continue;
+        }
+        let event = NewEvent::from_cloud_event_json(text).map(&finish);
+        let checked = event.and_then(|event| event.check().map(|()| event));
+        // As text: a bad line of a file is a failure, not bad usage of the command.
+        events.push(checked.map_err(|error| anyhow::anyhow!("{}: {error}", line()))?);
+        progress(events.len());
+    }
+    Ok(events)
+}
+
+/// A line on stderr that says how far it is; nothing where stderr is no terminal. It goes when it is dropped.
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn start() -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(REDRAW);
+        Self(bar)
+    }
+
+    fn say(&self, text: String) {
+        self.0.set_message(text);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"specversion":"1.0","id":"a","type":"t","source":"s","data":{}}"#;
+
+    fn read_text(text: &[u8]) -> anyhow::Result<Vec<NewEvent>> {
+        read(text, |event| event, |_| ())
+    }
+
+    #[test]
+    fn blank_lines_are_skipped_and_the_last_line_needs_no_end() {
+        let text = format!("{GOOD}\r\n\n  \n{GOOD}");
+        assert_eq!(read_text(text.as_bytes()).unwrap().len(), 2);
+        assert!(read_text(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_line() {
+        for bad in [&b"{oops"[..], b"[]", b"{}", b"\xff\xfe"] {
+            let text = [GOOD.as_bytes(), b"\n\n", bad, b"\n", GOOD.as_bytes()].concat();
+            let error = read_text(&text).unwrap_err().to_string();
+            assert!(error.starts_with("line 3: "), "{error}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `outbox worker`: what production runs.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::arguments;
+use crate::settings::Settings;
+use crate::system::{Builder, Outbox};
+
+/// What a shell reports for a program that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// Deliver events to their backends until told to stop.
+///
+/// Run as many as you like beside each other: they share the work among them and take over from one that dies. A
+/// database or a backend that cannot be reached is waited for. SIGTERM and SIGINT finish what is in flight, hand the
+/// worker's share over and exit with 0; a second signal ends it at once, which loses nothing either.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  outbox worker
+  outbox worker --until-empty
+  outbox worker --backends default,audit --name audit-1
+  OUTBOX__PUBLISHERS__DEFAULT__URL=redis://localhost OUTBOX_LOG=debug outbox worker")]
+pub(super) struct Args {
+    /// Events handed to a backend at once, at most [default: `batch_size` under [worker], 500].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: Option<u32>,
+    /// How often to look for events that nobody announced [default: `poll_interval` under [worker], 100ms].
+    #[arg(long, value_name = "TIME", value_parser = arguments::interval)]
+    poll_interval: Option<Duration>,
+    /// Exit with 0 when nothing that is due is left to deliver.
+    #[arg(long)]
+    until_empty: bool,
+    /// Serve these publishers only, by name [default: `backends` under [worker], all of them].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    backends: Option<Vec<String>>,
+    /// The worker's name for people [default: `name` under [worker], the host's name and the process id].
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    name: Option<String>,
+}
+
+pub(super) fn run(args: Args, mut settings: Settings, builder: Builder) -> anyhow::Result<()> {
+    let until_empty = args.until_empty;
+    args.apply(&mut settings)?;
+    let builder = builder.settings(settings);
+    actix_rt::System::new().block_on(work(builder, until_empty))
+}
+
+impl Args {
+    fn apply(self, settings: &mut Settings) -> anyhow::Result<()> {
+        let worker = &mut settings.worker;
+        if let Some(size) = self.batch_size {
+            worker.batch_size = usize::try_from(size)?;
+        }
+        if let Some(interval) = self.poll_interval {
+            worker.poll_interval = interval;
+        }
+        if self.name.is_some() {
+            worker.name = self.name;
+        }
+        if self.backends.is_some() {
+            worker.backends = self.backends;
+            settings.check_backends("--backends")?;
+        }
+        Ok(())
+    }
+}
+
+async fn work(builder: Builder, until_empty: bool) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let outbox = tokio::select! {
+        outbox = builder.start() => outbox?,
+        // Nothing was begun, so nothing needs to be finished.
+        _ = signals.next() => return Ok(()),
+    };
+    tokio::select! {
+        () = outbox.drained(), if until_empty => tracing::info!("nothing that is due is left to deliver"),
+        name = signals.next() => tracing::info!(signal = name, "finishing what is in flight"),
+    }
+    shut_down(&outbox, &mut signals).await
+}
+
+async fn shut_down(outbox: &Outbox, signals: &mut Signals) -> anyhow::Result<()> {
+    tokio::select! {
+        result = outbox.shutdown() => Ok(result?),
+        name = signals.next() => {
+            tracing::warn!(signal = name, "ending at once; what was in flight stays in the outbox");
+            std::process::exit(INTERRUPTED)
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Events as other systems read them: CloudEvents in the JSON format.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use chrono::{DateTime, Datelike, Timelike, Utc};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::event::{JsonText, OutboxEvent};
+use crate::publish::RESERVED_NAMES;
+
+/// The event as a CloudEvent, compact JSON in django-broadcaster's order; `data` is the database's text as it is.
+pub(crate) fn to_json(event: &OutboxEvent) -> String {
+    let mut out = String::with_capacity(320 + event.size() + event.data_binary.as_ref().map_or(0, Vec::len) / 3);
+    out.push_str("{\"specversion\":");
+    push_string(&mut out, &event.spec_version);
+    push_attribute(&mut out, "type", &event.event_type);
+    push_attribute(&mut out, "source", &event.source);
+    if event.cloud_event_id.is_empty() {
+        push_attribute(&mut out, "id", event.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+    } else {
+        push_attribute(&mut out, "id", &event.cloud_event_id);
+    }
+    out.push_str(",\"time\":\"");
+    push_isoformat(&mut out, event.created_at);
+    out.push('"');
+    push_optional(&mut out, "subject", &event.subject);
+    push_optional(&mut out, "datacontenttype", &event.data_content_type);
+    push_optional(&mut out, "dataschema", &event.data_schema);
+    push_optional(&mut out, "partitionkey", &event.partition_key);
+    push_extensions(&mut out, event);
+    push_data(&mut out, event);
+    out.push('}');
+    out
+}
+
+fn push_data(out: &mut String, event: &OutboxEvent) {
+    match event.data.as_ref().map(JsonText::as_str) {
+        Some(data) if data != "null" => {
+            out.push_str(",\"data\":");
+            out.push_str(data);
+        }
+        _ => {
+            if let Some(bytes) = &event.data_binary {
+                out.push_str(",\"data_base64\":\"");
+                BASE64_STANDARD.encode_string(bytes, out);
+                out.push('"');
+            }
+        }
+    }
+}
+
+fn push_extensions(out: &mut String, event: &OutboxEvent) {
+    for (name, value) in object_pairs(event.extensions.as_str()).unwrap_or_default() {
+        let is_written =
+            RESERVED_NAMES.contains(&name.as_ref()) || (name == "partitionkey" && !event.partition_key.is_empty());
+        if !is_written {
+            out.push(',');
+            push_string(out, &name);
+            out.push(':');
+            out.push_str(value.get());
+        }
+    }
+}
+
+fn push_optional(out: &mut String, name: &str, value: &str) {
+    if !value.is_empty() {
+        push_attribute(out, name, value);
+    }
+}
+
+fn push_attribute(out: &mut String, name: &str, value: &str) {
+    out.push_str(",\"");
+    out.push_str(name);
+    out.push_str("\":");
+    push_string(out, value);
+}
+
+fn push_string(out: &mut String, value: &str) {
+    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(value);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(value).to_string());
+    }
+}
+
+/// A time as Python's `datetime.isoformat()` writes it in UTC: no fraction where it is zero.
+pub(crate) fn push_isoformat(out: &mut String, time: DateTime<Utc>) {
+    use fmt::Write;
+    let (date, clock) = (time.date_naive(), time.time());
+    // Writing to a String cannot fail.
+    let _ = write!(out, "{:04}-", date.year());
+    push_two(out, date.month());
+    out.push('-');
+    push_two(out, date.day());
+    out.push('T');
+    push_two(out, clock.hour());
+    out.push(':');
+    push_two(out, clock.minute());
+    out.push(':');
+    push_two(out, clock.second());
+    // A leap second counts on from the second before.
+    let micros = clock.nanosecond() % 1_000_000_000 / 1_000;
+    if micros != 0 {
+        let _ = write!(out, ".{micros:06}");
+    }
+    out.push_str("+00:00");
+}
+
+fn push_two(out: &mut String, number: u32) {
+    out.extend([number / 10, number % 10].iter().filter_map(|digit| char::from_digit(*digit, 10)));
+}
+
+/// The pairs of a JSON object in the order of its text, the values unparsed.
+pub(crate) fn object_pairs(text: &str) -> serde_json::Result<Vec<(Cow<'_, str>, &RawValue)>> {
+    if text == "{}" {
+        return Ok(Vec::new());
+    }
+    serde_json::from_str::<Pairs<'_>>(text).map(|pairs| pairs.0)
+}
+
+struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Pairs<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    pairs.push((name, value));
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+#[path = "cloud_event_tests.rs"]
+mod tests;

@@ -1,0 +1,225 @@
+//! CloudEvents in their JSON format, as events to publish.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+use uuid::{Uuid, uuid};
+
+use super::new_event::NewEvent;
+use super::ready::shown;
+use crate::cloud_event::object_pairs;
+use crate::error::InvalidEvent;
+
+/// The namespace of the UUIDs (version 5) that stand for CloudEvents whose id is no UUID.
+///
+/// The name within it is the event's `source`, a line feed, and its `id`.
+pub const CLOUD_EVENT_NAMESPACE: Uuid = uuid!("92c7ef9c-8473-4892-9e64-9b5a1af2e369");
+
+/// The row's id for another producer's event. No attribute holds a line feed, so that no two pairs share a name.
+pub(super) fn derived_id(source: &str, id: &str) -> Uuid {
+    Uuid::new_v5(&CLOUD_EVENT_NAMESPACE, format!("{source}\n{id}").as_bytes())
+}
+
+impl NewEvent {
+    /// Reads a CloudEvent 1.0 in the JSON format.
+    ///
+    /// - `data` is kept as the text it is, `data_base64` is decoded.
+    /// - `partitionkey` becomes the partition key, attributes unknown to CloudEvents become extensions.
+    /// - An `id` that is a UUID becomes the event's id. Another one is kept as it is, beside an id of version 5 derived
+    ///   from `source` and it (see [`CLOUD_EVENT_NAMESPACE`]).
+    /// - `time` must be a timestamp and is not kept: an outbox event's time is when it was written.
+    /// - An attribute that is `null` is not there.
+    ///
+    /// Lengths and the like are checked when it is published.
+    ///
+    /// # Errors
+    /// When the text is no CloudEvent; the field named is the attribute as CloudEvents calls it.
+    pub fn from_cloud_event_json(text: &str) -> Result<Self, InvalidEvent> {
+        let pairs = object_pairs(text).map_err(|error| {
+            let problem = if error.is_data() { "is JSON, but no object".to_owned() } else { position(&error) };
+            InvalidEvent::new("cloud_event", problem)
+        })?;
+        let mut event = Self::new("", "");
+        let (mut spec_version, mut id) = (None, None);
+        for (at, (name, value)) in pairs.iter().enumerate() {
+            if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(InvalidEvent::new(shown(name), "is given twice"));
+            }
+            match (name.as_ref(), value.get()) {
+                (_, "null") => {}
+                ("specversion", raw) => spec_version = Some(text_of(name, raw)?),
+                ("id", raw) => id = Some(text_of(name, raw)?),
+                (_, raw) => event = event.with_attribute(name, raw)?,
+            }
+        }
+        if event.data_binary.is_some() {
+            // The producer did not say what it is, so neither do we.
+            event.data_content_type.get_or_insert_default();
+        }
+        version(spec_version)?;
+        present("type", &event.event_type)?;
+        present("source", &event.source)?;
+        Ok(event.with_cloud_event_id(id.ok_or_else(|| InvalidEvent::new("id", "is missing"))?))
+    }
+
+    fn with_attribute(self, name: &str, raw: &str) -> Result<Self, InvalidEvent> {
+        Ok(match name {
+            "type" => Self { event_type: text_of(name, raw)?, ..self },
+            "source" => Self { source: text_of(name, raw)?, ..self },
+            "subject" => self.subject(text_of(name, raw)?),
+            "datacontenttype" => self.content_type(text_of(name, raw)?),
+            "dataschema" => self.data_schema(text_of(name, raw)?),
+            "partitionkey" => self.partition_key(text_of(name, raw)?),
+            "time" => {
+                timestamp(&text_of(name, raw)?)?;
+                self
+            }
+            "data" => self.data_json(raw),
+            "data_base64" => {
+                let bytes = BASE64_STANDARD.decode(text_of(name, raw)?);
+                self.binary(bytes.map_err(|_| InvalidEvent::new(name, "is no base64"))?)
+            }
+            _ => self.extension(name, extension_value(name, raw)?),
+        })
+    }
+
+    /// Only the hyphenated form counts as a UUID; where it is written in capitals, that is kept too.
+    fn with_cloud_event_id(self, id: String) -> Self {
+        match Uuid::try_parse(&id) {
+            Ok(uuid) if id.len() == uuid::fmt::Hyphenated::LENGTH => self.id(uuid).cloud_event_id(id),
+            _ => self.cloud_event_id(id),
+        }
+    }
+}
+
+fn position(error: &serde_json::Error) -> String {
+    format!("is no JSON: wrong at line {}, column {}", error.line(), error.column())
+}
+
+fn version(given: Option<String>) -> Result<(), InvalidEvent> {
+    match given.as_deref() {
+        Some("1.0") => Ok(()),
+        Some(version) if version.starts_with("1.0.") => Ok(()),
+        Some(_) => Err(InvalidEvent::new("specversion", "is a version other than 1.0")),
+        None => Err(InvalidEvent::new("specversion", "is missing")),
+    }
+}
+
+fn present(name: &str, value: &str) -> Result<(), InvalidEvent> {
+    if value.is_empty() { Err(InvalidEvent::new(name, "is missing")) } else { Ok(()) }
+}
+
+fn text_of(name: &str, raw: &str) -> Result<String, InvalidEvent> {
+    let text: String = serde_json::from_str(raw).map_err(|_| InvalidEvent::new(name, "is no string"))?;
+    if text.is_empty() && name != "data_base64" {
+        return Err(InvalidEvent::new(name, "is empty"));
+    }
+    Ok(text)
+}
+
+fn timestamp(text: &str) -> Result<(), InvalidEvent> {
+    match chrono::DateTime::parse_from_rfc3339(text) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(InvalidEvent::new("time", "is no RFC 3339 timestamp")),
+    }
+}
+
+fn extension_value(name: &str, raw: &str) -> Result<Value, InvalidEvent> {
+    serde_json::from_str(raw).map_err(|_| InvalidEvent::new(shown(name), "cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::ReadyEvent;
+
+    fn read(attributes: &str) -> Result<NewEvent, InvalidEvent> {
+        NewEvent::from_cloud_event_json(&format!(
+            r#"{{"specversion":"1.0","type":"t","source":"s","id":"A-1"{attributes}}}"#
+        ))
+    }
+
+    fn ready(attributes: &str) -> ReadyEvent {
+        read(attributes).unwrap().prepare().unwrap()
+    }
+
+    #[test]
+    fn every_attribute_finds_its_column() {
+        let event = ready(
+            r#","subject":"x","time":"2025-06-24T20:27:00.5Z","datacontenttype":"text/json","dataschema":"urn:s",
+               "partitionkey":"k","traceparent":"00","n":3,"sampled":true,"none":null,"data": {"b" : 1.50, "a":[]} "#,
+        );
+        assert_eq!((event.subject.as_str(), event.data_content_type.as_str()), ("x", "text/json"));
+        assert_eq!((event.data_schema.as_str(), event.partition_key.as_str()), ("urn:s", "k"));
+        assert_eq!(event.data.as_deref(), Some(r#"{"b" : 1.50, "a":[]}"#));
+        let extensions: Value = serde_json::from_str(&event.extensions).unwrap();
+        assert_eq!(extensions, serde_json::json!({"traceparent": "00", "n": 3, "sampled": true}));
+        assert_eq!((event.cloud_event_id.as_str(), event.id), ("A-1", derived_id("s", "A-1")));
+    }
+
+    #[test]
+    fn a_uuid_becomes_the_rows_id() {
+        let with_id = |id: &str| {
+            let json = format!(r#"{{"specversion":"1.0","type":"t","source":"s","id":"{id}"}}"#);
+            NewEvent::from_cloud_event_json(&json).unwrap().prepare().unwrap()
+        };
+        let lower = with_id("0197a3b2-aaaa-7000-8000-000000000001");
+        assert_eq!(
+            (lower.id.to_string().as_str(), lower.cloud_event_id.as_str()),
+            ("0197a3b2-aaaa-7000-8000-000000000001", "")
+        );
+        let upper = with_id("0197A3B2-AAAA-7000-8000-000000000001");
+        assert_eq!((upper.id, upper.cloud_event_id.as_str()), (lower.id, "0197A3B2-AAAA-7000-8000-000000000001"));
+        assert_eq!(with_id("0197a3b2aaaa70008000000000000001").id.get_version_num(), 5);
+    }
+
+    #[test]
+    fn bytes_are_decoded_and_no_type_is_made_up_for_them() {
+        let event = ready(r#","data_base64":"AP8=""#);
+        assert_eq!((event.data_binary, event.data_content_type.as_str()), (Some(vec![0, 255]), ""));
+        assert_eq!(ready(r#","data_base64":"","datacontenttype":"image/png""#).data_binary, Some(vec![]));
+        assert_eq!(ready(r#","data":null"#).data, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_not_shown() {
+        for (text, field) in [
+            ("", "cloud_event"),
+            ("[1]", "cloud_event"),
+            ("\"secret\"", "cloud_event"),
+            ("{} {}", "cloud_event"),
+            ("{}", "specversion"),
+            (r#"{"specversion":"0.3"}"#, "specversion"),
+            (r#"{"specversion":1.0}"#, "specversion"),
+            (r#"{"specversion":"1.0","source":"s","id":"1"}"#, "type"),
+            (r#"{"specversion":"1.0","type":"t","id":"1"}"#, "source"),
+            (r#"{"specversion":"1.0","type":"t","source":"s"}"#, "id"),
+            (r#"{"specversion":"1.0","type":"t","source":"s","id":null}"#, "id"),
+            (r#"{"specversion":"1.0","type":"t","source":"s","id":""}"#, "id"),
+            (r#"{"specversion":"1.0","type":["secret"],"source":"s","id":"1"}"#, "type"),
+        ] {
+            let error = NewEvent::from_cloud_event_json(text).unwrap_err();
+            assert_eq!(error.field, field, "{text}: {error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        for (attributes, field) in [
+            (r#","subject":1"#, "subject"),
+            (r#","subject":"""#, "subject"),
+            (r#","id":"2""#, "id"),
+            (r#","time":"yesterday""#, "time"),
+            (r#","data_base64":"secret!""#, "data_base64"),
+            (r#","partitionkey":7"#, "partitionkey"),
+        ] {
+            assert_eq!(read(attributes).unwrap_err().field, field);
+        }
+        for (attributes, field) in [
+            (r#","Trace":"1""#, "extensions.Trace"),
+            (r#","n":1.5"#, "extensions.n"),
+            (r#","o":{"a":1}"#, "extensions.o"),
+            (r#","data":1,"data_base64":"AA==""#, "data"),
+            (r#","data":"\u0000""#, "data"),
+        ] {
+            assert_eq!(read(attributes).unwrap().check().unwrap_err().field, field);
+        }
+    }
+}

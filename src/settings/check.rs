@@ -1,0 +1,222 @@
+//! What values are in range, for settings that were loaded and settings that were made in code.
+
+use std::time::Duration;
+
+use super::units::LONGEST;
+use super::{PublisherSettings, RetentionSettings, RetryBackoff, Secret, Settings, WorkerSettings};
+use crate::error::SettingsError;
+
+/// What would be right, for messages.
+pub(super) mod expected {
+    pub(in crate::settings) const FROM_ZERO: &str = "a whole number, at least 0";
+    pub(in crate::settings) const FROM_ONE: &str = "a whole number, at least 1";
+    pub(in crate::settings) const PORT: &str = "a port, 1 to 65535";
+    pub(in crate::settings) const DAYS: &str = "a whole number of days, 0 to 36500";
+    pub(in crate::settings) const FACTOR: &str = "a number, at least 1";
+    pub(in crate::settings) const JITTER: &str = "a number from 0 to 1";
+}
+
+type Result<T, E = SettingsError> = std::result::Result<T, E>;
+
+const DATABASE_SCHEMES: &[&str] = &["postgres://", "postgresql://", "sqlite://"];
+const REDIS_SCHEMES: &[&str] = &["redis://", "rediss://"];
+const BUILT_IN: &[&str] = &["redis_stream", "jsonl", "local"];
+const MAX_NAME: usize = 100;
+const MAX_DAYS: u32 = 36_500;
+
+impl Settings {
+    /// Checks that every value is in range. What [`load`](Self::load) and [`from_toml`](Self::from_toml) return has
+    /// passed; settings made in code are checked when the system starts.
+    ///
+    /// # Errors
+    /// The first value that is not, by its name.
+    pub fn check(&self) -> Result<()> {
+        self.check_from(&|_| "the settings".to_owned())
+    }
+
+    /// `origin` says where a key's value came from.
+    pub(super) fn check_from(&self, origin: &dyn Fn(&str) -> String) -> Result<()> {
+        let check = Check { origin };
+        if !self.database.url.is_empty() {
+            check.url("database.url", &self.database.url, DATABASE_SCHEMES)?;
+        }
+        for (name, publisher) in &self.publishers {
+            check.publisher(&format!("publishers.{name}"), name, publisher)?;
+        }
+        check.worker(&self.worker)?;
+        check.backoff(&self.worker.retry_backoff)?;
+        check.retention(&self.retention)?;
+        self.check_backends(&(check.origin)("worker.backends"))
+    }
+
+    /// Checks that the backends to serve are among the publishers.
+    pub(crate) fn check_backends(&self, origin: &str) -> Result<()> {
+        let Some(backends) = &self.worker.backends else { return Ok(()) };
+        let invalid =
+            |problem| SettingsError::Invalid { key: "worker.backends".to_owned(), origin: origin.to_owned(), problem };
+        if backends.is_empty() {
+            return Err(invalid("must name a publisher; leave it out to serve all of them".to_owned()));
+        }
+        match backends.iter().find(|name| !self.publishers.contains_key(*name)) {
+            Some(name) => Err(invalid(format!("no publisher is named `{name}`; there {}", self.publisher_names()))),
+            None => Ok(()),
+        }
+    }
+
+    /// The name of the default publisher: the one named `default`, or the only one.
+    ///
+    /// # Errors
+    /// When there is none, or several of which none is named `default`.
+    pub fn default_publisher(&self) -> Result<&str> {
+        let mut names = self.publishers.keys().map(String::as_str);
+        let missing = |remedy| SettingsError::Missing { key: "publishers.default".to_owned(), remedy };
+        match (names.next(), names.next()) {
+            (None, _) => Err(missing("no publisher is configured, add [publishers.default]".to_owned())),
+            (Some(only), None) => Ok(only),
+            _ if self.publishers.contains_key("default") => Ok("default"),
+            _ => Err(missing(format!("there {}, name the default one `default`", self.publisher_names()))),
+        }
+    }
+
+    fn publisher_names(&self) -> String {
+        let names: Vec<_> = self.publishers.keys().map(|name| format!("`{name}`")).collect();
+        match names.len() {
+            0 => "is none".to_owned(),
+            1 => format!("is {}", names[0]),
+            _ => format!("are {}", names.join(", ")),
+        }
+    }
+}
+
+impl super::DatabaseSettings {
+    /// The database's address.
+    ///
+    /// # Errors
+    /// When none was given.
+    pub fn require_url(&self) -> Result<&Secret> {
+        if self.url.is_empty() {
+            return Err(SettingsError::Missing {
+                key: "database.url".to_owned(),
+                remedy: "give --database-url, OUTBOX__DATABASE__URL, DATABASE_URL, or `url` under [database] in a \
+                         settings file, such as postgres://localhost/app or sqlite://outbox.db"
+                    .to_owned(),
+            });
+        }
+        Ok(&self.url)
+    }
+}
+
+struct Check<'a> {
+    origin: &'a dyn Fn(&str) -> String,
+}
+
+impl Check<'_> {
+    fn that(&self, holds: bool, key: &str, problem: impl Into<String>) -> Result<()> {
+        if holds {
+            return Ok(());
+        }
+        Err(SettingsError::Invalid { key: key.to_owned(), origin: (self.origin)(key), problem: problem.into() })
+    }
+
+    fn at_least_one(&self, key: &str, value: u64) -> Result<()> {
+        self.that(value >= 1, key, format!("must be {}, not {value}", expected::FROM_ONE))
+    }
+
+    fn time(&self, key: &str, value: Duration, least: Duration) -> Result<()> {
+        let problem = format!("must be at least {least:?} and at most ten years, not {value:?}");
+        self.that(value >= least && value <= LONGEST, key, problem)
+    }
+
+    /// Nothing of the address is shown: it may hold a password where none is expected.
+    fn url(&self, key: &str, url: &Secret, schemes: &[&str]) -> Result<()> {
+        let fits = schemes.iter().any(|scheme| url.expose().strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
+        self.that(fits, key, format!("must be an address that begins with {}", schemes.join(" or ")))
+    }
+
+    fn publisher(&self, key: &str, name: &str, publisher: &PublisherSettings) -> Result<()> {
+        let of = |name: &str| format!("{key}.{name}");
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-".contains(c);
+        let named = !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(plain);
+        self.that(named, key, "a publisher's name is 1 to 100 of the characters a-z, 0-9, `_`, `.` and `-`")?;
+        self.that(!publisher.backend.is_empty(), &of("backend"), "must name a kind, such as \"redis_stream\"")?;
+        self.time(&of("connect_timeout"), publisher.connect_timeout, Duration::from_millis(1))?;
+        self.time(&of("socket_timeout"), publisher.socket_timeout, Duration::from_millis(1))?;
+        self.that(!publisher.stream_name.is_empty(), &of("stream_name"), "must not be empty")?;
+        self.that(publisher.port != Some(0), &of("port"), format!("must be {}, not 0", expected::PORT))?;
+        let db = publisher.db.unwrap_or(0);
+        self.that(db >= 0, &of("db"), format!("must be {}, not {db}", expected::FROM_ZERO))?;
+        if let Some(limit) = publisher.rate_limit {
+            self.at_least_one(&of("rate_limit.per_second"), limit.per_second.into())?;
+            self.at_least_one(&of("rate_limit.burst"), limit.burst.into())?;
+        }
+        self.built_in(key, publisher)
+    }
+
+    fn built_in(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        if !BUILT_IN.contains(&publisher.backend.as_str()) {
+            return Ok(());
+        }
+        let problem = format!("is for an application's own kinds of backend; {} has none", publisher.backend);
+        self.that(publisher.options.is_empty(), &format!("{key}.options"), problem)?;
+        if publisher.backend == "redis_stream" { self.redis(key, publisher) } else { Ok(()) }
+    }
+
+    fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        let url = format!("{key}.url");
+        let Some(address) = &publisher.url else {
+            let remedy = "redis_stream needs `url`, such as redis://localhost:6379/0, or `host`".to_owned();
+            let host = publisher.host.as_ref().filter(|host| !host.is_empty());
+            return host.map(|_| ()).ok_or(SettingsError::Missing { key: url, remedy });
+        };
+        self.url(&url, address, REDIS_SCHEMES)?;
+        self.that(url::Url::parse(address.expose()).is_ok(), &url, "is not a valid address")?;
+        let parts = [
+            ("host", publisher.host.is_some()),
+            ("port", publisher.port.is_some()),
+            ("db", publisher.db.is_some()),
+            ("password", publisher.password.is_some()),
+        ];
+        match parts.iter().find(|(_, given)| *given) {
+            Some((part, _)) => self.that(false, &format!("{key}.{part}"), format!("stands in `{url}` too: give one")),
+            None => Ok(()),
+        }
+    }
+
+    fn worker(&self, worker: &WorkerSettings) -> Result<()> {
+        let instant = Duration::from_millis(1);
+        let named = worker.name.as_ref().is_none_or(|name| !name.is_empty());
+        self.that(named, "worker.name", "must not be empty; leave it out for the host's name")?;
+        self.at_least_one("worker.batch_size", worker.batch_size as u64)?;
+        self.at_least_one("worker.max_in_flight", worker.max_in_flight as u64)?;
+        self.at_least_one("worker.max_in_flight_bytes", worker.max_in_flight_bytes as u64)?;
+        self.at_least_one("worker.max_event_bytes", worker.max_event_bytes as u64)?;
+        let problem = format!("must be {}, not {}", expected::FROM_ZERO, worker.max_retries);
+        self.that(worker.max_retries >= 0, "worker.max_retries", problem)?;
+        self.time("worker.poll_interval", worker.poll_interval, instant)?;
+        self.time("worker.lease", worker.lease, Duration::from_secs(1))?;
+        self.time("worker.handler_timeout", worker.handler_timeout, instant)?;
+        self.time("worker.shutdown_timeout", worker.shutdown_timeout, Duration::ZERO)
+    }
+
+    fn backoff(&self, backoff: &RetryBackoff) -> Result<()> {
+        let RetryBackoff { base, factor, max, jitter } = *backoff;
+        self.time("worker.retry_backoff.base", base, Duration::ZERO)?;
+        self.time("worker.retry_backoff.max", max, Duration::ZERO)?;
+        let problem = format!("must be at least `worker.retry_backoff.base`, which is {base:?}, not {max:?}");
+        self.that(max >= base, "worker.retry_backoff.max", problem)?;
+        let problem = format!("must be {}, not {factor}", expected::FACTOR);
+        self.that(factor >= 1.0 && factor.is_finite(), "worker.retry_backoff.factor", problem)?;
+        let problem = format!("must be {}, not {jitter}", expected::JITTER);
+        self.that((0.0..=1.0).contains(&jitter), "worker.retry_backoff.jitter", problem)
+    }
+
+    fn retention(&self, retention: &RetentionSettings) -> Result<()> {
+        for (key, days) in [
+            ("retention.published_retention_days", retention.published_retention_days),
+            ("retention.failed_retention_days", retention.failed_retention_days),
+        ] {
+            self.that(days <= MAX_DAYS, key, format!("must be {}, not {days}", expected::DAYS))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! The layers of settings: flag, environment, file, defaults.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Format, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider, Source};
+
+use super::Settings;
+use super::node::{Node, Origins};
+use super::read;
+use crate::error::SettingsError;
+
+type Result<T, E = SettingsError> = std::result::Result<T, E>;
+
+const PREFIX: &str = "OUTBOX__";
+const FILE_VARIABLE: &str = "OUTBOX_CONFIG";
+const DATABASE_VARIABLE: &str = "DATABASE_URL";
+const DEFAULT_FILE: &str = "outbox.toml";
+const TEXT_ORIGIN: &str = "the TOML text";
+
+/// What [`Settings::load`] reads.
+///
+/// ```
+/// use actix_outbox::{LoadOptions, Settings};
+///
+/// let options = LoadOptions::default().variables([("OUTBOX__WORKER__BATCH_SIZE", "50")]);
+/// assert_eq!(Settings::load(&options)?.worker.batch_size, 50);
+/// # Ok::<(), actix_outbox::SettingsError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    file: Option<PathBuf>,
+    directory: Option<PathBuf>,
+    database_url: Option<super::Secret>,
+    variables: BTreeMap<String, Variable>,
+}
+
+/// May hold a password, so that `Debug` shows nothing of it.
+#[derive(Clone)]
+struct Variable(OsString);
+
+impl std::fmt::Debug for Variable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl LoadOptions {
+    /// This process's environment, and `outbox.toml` in its working directory where there is one.
+    #[must_use]
+    pub fn from_process() -> Self {
+        let mut options = Self { directory: Some(PathBuf::from(".")), ..Self::default() };
+        for (name, value) in std::env::vars_os() {
+            options.add(&name, value);
+        }
+        options
+    }
+
+    /// Reads this file, and no other.
+    #[must_use]
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// Reads `outbox.toml` in this directory where there is one and no other file is named.
+    #[must_use]
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.directory = Some(path.into());
+        self
+    }
+
+    /// The database's address, over everything else.
+    #[must_use]
+    pub fn database_url(mut self, url: impl Into<super::Secret>) -> Self {
+        self.database_url = Some(url.into());
+        self
+    }
+
+    /// Adds environment variables; those that are none of ours are left out.
+    #[must_use]
+    pub fn variables<N: AsRef<OsStr>, V: Into<OsString>>(mut self, pairs: impl IntoIterator<Item = (N, V)>) -> Self {
+        for (name, value) in pairs {
+            self.add(name.as_ref(), value.into());
+        }
+        self
+    }
+
+    fn add(&mut self, name: &OsStr, value: OsString) {
+        let ours = |name: &&str| name.starts_with(PREFIX) || [FILE_VARIABLE, DATABASE_VARIABLE].contains(name);
+        if let Some(name) = name.to_str().filter(ours) {
+            self.variables.insert(name.to_owned(), Variable(value));
+        }
+    }
+
+    /// An empty variable counts as none.
+    fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.variables.get(name).map(|value| value.0.as_os_str()).filter(|value| !value.is_empty())
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        let named = self.file.clone().or_else(|| self.variable(FILE_VARIABLE).map(PathBuf::from));
+        let default = || self.directory.as_ref().map(|directory| in_directory(directory)).filter(|path| path.exists());
+        named.or_else(default)
+    }
+
+    fn layers(&self) -> Result<Figment> {
+        let mut figment = Figment::new();
+        if let Some(path) = self.path() {
+            figment = figment.merge(Layer::file(&path)?);
+        }
+        if let Some(url) = self.variable(DATABASE_VARIABLE) {
+            let url = unicode(url, "database.url", DATABASE_VARIABLE)?;
+            figment = figment.merge(Layer::variable(DATABASE_VARIABLE, &["database", "url"], url));
+        }
+        for (name, value) in self.variables.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+            let lower = name[PREFIX.len()..].to_lowercase();
+            let path: Vec<_> = lower.split("__").collect();
+            let value = unicode(&value.0, &path.join("."), name)?;
+            figment = figment.merge(Layer::variable(name, &path, value));
+        }
+        if let Some(url) = &self.database_url {
+            figment = figment.merge(Layer::variable("--database-url", &["database", "url"], url.expose()));
+        }
+        Ok(figment)
+    }
+}
+
+impl Settings {
+    /// Loads the settings: `--database-url` over `OUTBOX__…` over `DATABASE_URL` over the TOML file over the defaults.
+    ///
+    /// `OUTBOX__WORKER__BATCH_SIZE=50` sets `batch_size` under `[worker]`: `__` separates, capitals do not matter.
+    /// The file is the one named in the options, else by `OUTBOX_CONFIG`, else `outbox.toml` where there is one.
+    ///
+    /// # Errors
+    /// When a file cannot be read, a key is unknown, or a value is of the wrong type or out of range.
+    pub fn load(options: &LoadOptions) -> Result<Self> {
+        from_layers(&options.layers()?)
+    }
+
+    /// Reads the settings from TOML alone, without the environment.
+    ///
+    /// # Errors
+    /// When the text is no TOML, a key is unknown, or a value is of the wrong type or out of range.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        from_layers(&Figment::from(Layer::toml(TEXT_ORIGIN.to_owned(), text)?))
+    }
+}
+
+fn from_layers(figment: &Figment) -> Result<Settings> {
+    // Layers hold data that was parsed before: none of them can fail.
+    let merged = figment.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
+    let origins = Origins::new(figment);
+    let settings = read::settings(Node::root(&origins, merged))?;
+    settings.check_from(&|key| origins.of(key))?;
+    Ok(settings)
+}
+
+/// One source of values.
+struct Layer {
+    origin: String,
+    /// The values are texts to be read as whatever their key wants.
+    is_text: bool,
+    dict: Dict,
+}
+
+impl Layer {
+    fn file(path: &Path) -> Result<Self> {
+        let origin = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::toml(origin, &text),
+            Err(error) => Err(SettingsError::Unreadable { path: origin, reason: error.to_string() }),
+        }
+    }
+
+    /// Nothing of the text is shown when it cannot be parsed: the line may hold a password.
+    fn toml(origin: String, text: &str) -> Result<Self> {
+        match Toml::from_str::<Dict>(text) {
+            Ok(mut dict) => {
+                rename_aliases(&mut dict, &origin)?;
+                Ok(Self { origin, is_text: false, dict })
+            }
+            Err(error) => {
+                let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+                let reason = format!("line {line} is no valid TOML: {}", error.message().replace('\n', ", "));
+                Err(SettingsError::Unreadable { path: origin, reason })
+            }
+        }
+    }
+
+    fn variable(name: &str, path: &[&str], text: &str) -> Self {
+        let mut path = path.to_vec();
+        if path == ["worker", ALIAS] {
+            path[1] = ALIASED;
+        }
+        let value = path
+            .iter()
+            .skip(1)
+            .rev()
+            .fold(Value::from(text), |inner, segment| Value::from(Dict::from([((*segment).to_owned(), inner)])));
+        Self { origin: name.to_owned(), is_text: true, dict: Dict::from([(path[0].to_owned(), value)]) }
+    }
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        let metadata = Metadata::named(self.origin.clone());
+        if self.is_text { metadata.source(Source::Custom("text".to_owned())) } else { metadata }
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        Ok(Profile::Default.collect(self.dict.clone()))
+    }
+}
+
+const ALIAS: &str = "sleep_time";
+const ALIASED: &str = "poll_interval";
+
+/// Before the layers are merged, so that the higher one wins by whatever name.
+fn rename_aliases(dict: &mut Dict, origin: &str) -> Result<()> {
+    let Some(Value::Dict(_, worker)) = dict.get_mut("worker") else { return Ok(()) };
+    let Some(value) = worker.remove(ALIAS) else { return Ok(()) };
+    if worker.insert(ALIASED.to_owned(), value).is_some() {
+        let problem = format!("is another name of `worker.{ALIASED}`, which is given too: give one");
+        return Err(SettingsError::Invalid { key: format!("worker.{ALIAS}"), origin: origin.to_owned(), problem });
+    }
+    Ok(())
+}
+
+fn in_directory(directory: &Path) -> PathBuf {
+    if directory == Path::new(".") { PathBuf::from(DEFAULT_FILE) } else { directory.join(DEFAULT_FILE) }
+}
+
+fn unicode<'a>(value: &'a OsStr, key: &str, name: &str) -> Result<&'a str> {
+    value.to_str().ok_or_else(|| SettingsError::Invalid {
+        key: key.to_owned(),
+        origin: name.to_owned(),
+        problem: "must be UTF-8".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

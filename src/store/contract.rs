@@ -1,0 +1,142 @@
+//! What every store promises, as one suite of tests that each database runs through a [`Fixture`] of its own.
+
+mod given;
+mod leases;
+mod operating;
+mod order;
+mod reading;
+mod settling;
+mod writing;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::store::Store;
+
+/// A database of its own for one test, and the ways around the store that a test needs to set a situation up.
+#[async_trait]
+pub(crate) trait Fixture: Send + Sync + Sized {
+    /// An empty database.
+    async fn empty() -> Self;
+
+    /// The store under test, on this database.
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// Runs a statement and commits it.
+    async fn execute(&self, sql: &str);
+
+    /// The one number that a query returns; what is no integer is to be cast to `bigint` by the query.
+    async fn number(&self, sql: &str) -> i64;
+
+    /// Begins a transaction on a connection of its own.
+    async fn begin(&self) -> Box<dyn OpenTransaction>;
+
+    /// Whether others can write while a transaction that has written is open.
+    fn writers_overlap(&self) -> bool;
+
+    /// An id as SQL.
+    fn id(&self, id: Uuid) -> String;
+
+    /// Now plus some milliseconds, as an SQL expression of the type that the table's times have.
+    fn time(&self, offset_ms: i64) -> String;
+
+    /// A column and an SQL expression that the table takes there and no event can be made from.
+    fn nonsense(&self) -> (&'static str, &'static str);
+
+    /// An empty outbox.
+    async fn fresh() -> Self {
+        let fixture = Self::empty().await;
+        fixture.store().migrate(false).await.unwrap();
+        fixture
+    }
+}
+
+/// A transaction that ends when the test says so.
+#[async_trait]
+pub(crate) trait OpenTransaction: Send {
+    async fn execute(&mut self, sql: &str);
+    async fn commit(self: Box<Self>);
+    async fn rollback(self: Box<Self>);
+}
+
+/// Makes a test of each promise, for one database.
+macro_rules! instantiate {
+    ($database:ident, $fixture:ty) => {
+        mod $database {
+            instantiate! { @tests $fixture;
+                writing::a_database_without_tables_is_named_as_such,
+                writing::a_dry_run_of_migrating_lists_the_statements_and_changes_nothing,
+                writing::migrating_twice_changes_nothing,
+                writing::events_come_back_as_stored_in_the_order_given,
+                writing::an_id_that_is_there_returns_what_is_stored_under_it,
+                writing::a_rolled_back_transaction_leaves_no_event,
+                writing::an_event_committed_late_is_found_from_the_start,
+                writing::a_keyed_event_committed_late_blocks_the_later_ones,
+                writing::every_row_draws_its_own_seq,
+                reading::due_events_come_in_the_order_of_their_schedule,
+                reading::an_event_is_read_only_when_its_time_has_come,
+                reading::a_range_excludes_both_its_ends_and_keeps_its_limit,
+                reading::lanes_are_read_apart,
+                reading::a_retry_is_read_only_when_it_is_due,
+                reading::a_key_is_read_from_its_start_up_to_a_limit,
+                reading::reading_stops_at_the_byte_budget_but_not_before_one_event,
+                reading::an_oversize_event_comes_back_with_the_reason,
+                reading::a_row_that_is_no_event_comes_back_with_the_reason_beside_the_others,
+                reading::what_is_settled_is_not_read_again,
+                reading::only_what_is_not_recorded_as_published_is_unrecorded,
+                order::the_first_unsettled_event_of_the_key_blocks,
+                order::events_in_flight_and_later_ones_do_not_block,
+                order::a_retry_blocks_and_says_whether_it_is_due,
+                order::a_failed_event_blocks_only_where_it_holds_its_key,
+                order::a_key_is_ordered_within_its_lane_alone,
+                order::nothing_is_due_in_an_empty_lane_or_before_the_time,
+                order::a_due_retry_is_due,
+                order::what_waits_behind_a_retry_is_not_due,
+                order::what_waits_behind_a_failed_event_is_due_unless_the_lane_holds,
+                settling::publishing_is_recorded_once,
+                settling::publishing_wins_over_any_other_status,
+                settling::a_replayed_event_is_not_settled_by_its_earlier_seq,
+                settling::a_retry_is_recorded_with_its_error_and_keeps_its_schedule,
+                settling::a_failure_is_recorded_with_its_last_ten_errors,
+                settling::a_settle_whose_answer_was_lost_is_answered_again_and_counts_once,
+                settling::waiting_for_handlers_is_no_failure,
+                settling::published_at_is_set_once_and_never_cleared,
+                settling::an_event_with_another_retry_count_is_left_alone,
+                settling::a_published_event_is_not_rescheduled,
+                settling::a_settle_under_a_lost_lease_is_refused,
+                leases::two_workers_never_own_a_shard_at_once,
+                leases::an_expired_lease_is_taken_by_another,
+                leases::each_taking_raises_the_epoch_and_renewing_keeps_it,
+                leases::a_released_lease_is_free_at_once,
+                leases::a_worker_releases_only_what_is_its_own,
+                leases::a_worker_takes_no_more_than_it_wants,
+                leases::an_expired_lease_that_nobody_took_is_renewed,
+                leases::the_leases_of_a_stuck_lane_run_out,
+                leases::a_worker_that_leaves_is_forgotten,
+                leases::workers_see_each_other_while_they_are_alive,
+                leases::a_lease_is_renewed_for_its_owner_alone,
+                leases::an_epoch_is_raised_above_another_for_its_owner_alone,
+                operating::rows_without_seq_get_one_in_the_order_of_writing,
+                operating::expired_events_are_deleted_in_small_batches,
+                operating::a_failed_event_that_holds_its_key_is_kept,
+                operating::events_are_listed_newest_first_and_filtered,
+                operating::an_event_is_found_by_its_id,
+            }
+        }
+    };
+    (@tests $fixture:ty; $($topic:ident::$promise:ident),* $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $promise() {
+                crate::store::contract::$topic::$promise::<$fixture>().await;
+            }
+        )*
+    };
+}
+
+#[cfg(feature = "sqlite")]
+instantiate!(sqlite, crate::store::sqlite::fixture::SqliteFixture);
+#[cfg(feature = "postgres")]
+instantiate!(postgres, crate::store::postgres::fixture::PostgresFixture);

@@ -1,0 +1,205 @@
+//! Situations in few words.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::Fixture;
+use crate::event::{OutboxEvent, Status};
+use crate::store::{
+    FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, LeaseStore, Position, Range, Reschedule, Store,
+};
+
+pub(super) const LEASE: Duration = Duration::from_secs(60);
+
+pub(super) fn lane() -> Lane {
+    Arc::from("orders")
+}
+
+/// A row as another writer makes it: due a minute ago, in the lane of [`lane`], without a key, unless said otherwise.
+pub(super) struct Row {
+    pub(super) id: Uuid,
+    scheduled_ms: i64,
+    columns: Vec<(&'static str, String)>,
+}
+
+impl Row {
+    pub(super) fn new() -> Self {
+        Self { id: Uuid::now_v7(), scheduled_ms: -60_000, columns: vec![("publisher_backend", "'orders'".to_owned())] }
+    }
+
+    pub(super) fn keyed(key: &str) -> Self {
+        Self::new().with("partition_key", format!("'{key}'"))
+    }
+
+    /// Scheduled so many milliseconds from now.
+    pub(super) fn at(self, scheduled_ms: i64) -> Self {
+        Self { scheduled_ms, ..self }
+    }
+
+    pub(super) fn status(self, status: &str) -> Self {
+        self.with("status", format!("'{status}'"))
+    }
+
+    pub(super) fn retry_in(self, fixture: &impl Fixture, offset_ms: i64) -> Self {
+        let retry_at = fixture.time(offset_ms);
+        self.status("retry").with("retry_at", retry_at).with("retry_count", "1")
+    }
+
+    pub(super) fn lane(self, lane: &str) -> Self {
+        self.with("publisher_backend", format!("'{lane}'"))
+    }
+
+    /// An SQL expression for a column.
+    pub(super) fn with(mut self, column: &'static str, expression: impl Into<String>) -> Self {
+        self.columns.retain(|(name, _)| *name != column);
+        self.columns.push((column, expression.into()));
+        self
+    }
+
+    pub(super) fn insert_sql(&self, fixture: &impl Fixture) -> String {
+        let names: Vec<_> = self.columns.iter().map(|(name, _)| *name).collect();
+        let values: Vec<_> = self.columns.iter().map(|(_, value)| value.as_str()).collect();
+        format!(
+            "INSERT INTO outbox_events (id, event_type, source, scheduled_at, {}) VALUES ({}, 't', 's', {}, {})",
+            names.join(", "),
+            fixture.id(self.id),
+            fixture.time(self.scheduled_ms),
+            values.join(", "),
+        )
+    }
+
+    pub(super) async fn insert(self, fixture: &impl Fixture) -> Uuid {
+        fixture.execute(&self.insert_sql(fixture)).await;
+        self.id
+    }
+}
+
+/// All that is due in [`lane`].
+pub(super) fn everything(store: &Arc<dyn Store>) -> FetchRequest {
+    let range = |shard| Range { shard, from: Position::START, to: None, limit: 1000 };
+    FetchRequest {
+        except: Vec::new(),
+        lane: lane(),
+        ranges: (0..store.shards()).map(range).collect(),
+        retry_shards: (0..store.shards()).collect(),
+        retry_limit: 1000,
+        keys: Vec::new(),
+        key_limit: 1000,
+        max_bytes: usize::MAX,
+        max_event_bytes: usize::MAX,
+    }
+}
+
+/// No shard and no retry, only these keys.
+pub(super) fn keys_alone(keys: &[&str], key_limit: i64, store: &Arc<dyn Store>) -> FetchRequest {
+    FetchRequest {
+        ranges: Vec::new(),
+        retry_shards: Vec::new(),
+        keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        key_limit,
+        ..everything(store)
+    }
+}
+
+pub(super) async fn fetch_all(store: &Arc<dyn Store>) -> Vec<Fetched> {
+    store.fetch(&everything(store)).await.unwrap().rows
+}
+
+pub(super) async fn fetch_one(store: &Arc<dyn Store>, id: Uuid) -> Fetched {
+    fetch_all(store).await.into_iter().find(|row| row.id == id).unwrap()
+}
+
+pub(super) fn ids(rows: &[Fetched]) -> Vec<Uuid> {
+    rows.iter().map(|row| row.id).collect()
+}
+
+pub(super) fn sorted_ids(answer: &FetchAnswer) -> Vec<Uuid> {
+    let mut ids = ids(&answer.rows);
+    ids.sort();
+    ids
+}
+
+pub(super) async fn find(store: &Arc<dyn Store>, id: Uuid) -> OutboxEvent {
+    store.find(id).await.unwrap().unwrap()
+}
+
+/// Where an event that is not published stands, in the database's own microseconds.
+pub(super) async fn position_of(store: &Arc<dyn Store>, id: Uuid) -> Position {
+    let event = find(store, id).await;
+    let rows = store.unrecorded(&event.publisher_backend, &[(id, event.seq)]).await.unwrap();
+    rows[0].position
+}
+
+pub(super) async fn ask_before(store: &Arc<dyn Store>, key: &str, id: Uuid) -> KeyQuestion {
+    KeyQuestion { key: key.to_owned(), before: position_of(store, id).await, except: Vec::new() }
+}
+
+pub(super) fn heartbeat(worker: Uuid) -> Heartbeat {
+    Heartbeat {
+        worker,
+        name: "test".to_owned(),
+        backends: r#"{"orders": "ok"}"#.to_owned(),
+        handlers: "[]".to_owned(),
+        lanes: vec![lane()],
+        stuck: Vec::new(),
+        lease: LEASE,
+    }
+}
+
+/// A worker with a connection of its own for leases.
+pub(super) struct Worker {
+    pub(super) id: Uuid,
+    pub(super) leases: Box<dyn LeaseStore>,
+    /// By shard.
+    pub(super) epochs: HashMap<i16, i64>,
+}
+
+impl Worker {
+    pub(super) async fn idle(store: &Arc<dyn Store>) -> Self {
+        let mut worker = Self { id: Uuid::now_v7(), leases: store.leases().await.unwrap(), epochs: HashMap::new() };
+        worker.leases.beat(&heartbeat(worker.id)).await.unwrap();
+        worker
+    }
+
+    /// Owns every shard of [`lane`].
+    pub(super) async fn owner(store: &Arc<dyn Store>) -> Self {
+        let mut worker = Self::idle(store).await;
+        assert_eq!(worker.take_all(store).await, usize::try_from(store.shards()).unwrap());
+        worker
+    }
+
+    /// Takes what can be had and says how much that was.
+    pub(super) async fn take_all(&mut self, store: &Arc<dyn Store>) -> usize {
+        let want = usize::try_from(store.shards()).unwrap();
+        let taken = self.leases.acquire(self.id, &lane(), want, LEASE).await.unwrap();
+        let count = taken.len();
+        self.epochs.extend(taken.into_iter().map(|(shard, epoch)| (shard.number, epoch)));
+        count
+    }
+
+    /// A rejection, to be tried again in an hour.
+    pub(super) fn reject(&self, row: &Fetched) -> Reschedule {
+        Reschedule {
+            id: row.id,
+            seq: row.position.seq,
+            shard: crate::store::Shard { lane: lane(), number: row.shard },
+            epoch: self.epochs[&row.shard],
+            fetched_retry_count: row.retry_count,
+            retry_count: row.retry_count + 1,
+            status: Status::Retry,
+            delay: Duration::from_secs(3600),
+            error: Some("no such stream".to_owned()),
+            published: false,
+            pending_handlers: None,
+        }
+    }
+}
+
+/// Lets every lease and worker row of the table look as if its time were over.
+pub(super) async fn expire_leases(fixture: &impl Fixture) {
+    let past = fixture.time(-1000);
+    fixture.execute(&format!("UPDATE outbox_leases SET expires_at = {past} WHERE owner IS NOT NULL")).await;
+}

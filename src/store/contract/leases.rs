@@ -1,0 +1,173 @@
+use std::sync::Arc;
+
+use super::Fixture;
+use super::given::*;
+use crate::store::{Heartbeat, Shard, Store};
+
+fn all(store: &Arc<dyn Store>) -> usize {
+    usize::try_from(store.shards()).unwrap()
+}
+
+fn shards(store: &Arc<dyn Store>) -> Vec<Shard> {
+    (0..store.shards()).map(|number| Shard { lane: lane(), number }).collect()
+}
+
+pub(super) async fn two_workers_never_own_a_shard_at_once<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let (mut first, mut second) = (Worker::idle(&store).await, Worker::idle(&store).await);
+    for _ in 0..5 {
+        let (one, two) = tokio::join!(first.take_all(&store), second.take_all(&store));
+        // A row that the other holds locked in that moment is passed over and may stay free.
+        let rest = first.take_all(&store).await;
+        assert_eq!(one + two + rest, all(&store));
+        assert!(first.epochs.keys().all(|shard| !second.epochs.contains_key(shard)));
+        for worker in [&mut first, &mut second] {
+            worker.leases.release(worker.id, &shards(&store)).await.unwrap();
+            worker.epochs.clear();
+        }
+    }
+}
+
+pub(super) async fn an_expired_lease_is_taken_by_another<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut first = Worker::owner(&store).await;
+    let mut second = Worker::idle(&store).await;
+    assert_eq!(second.take_all(&store).await, 0);
+    expire_leases(&fixture).await;
+    let view = second.leases.beat(&heartbeat(second.id)).await.unwrap();
+    assert!(view.leases.iter().all(|lease| lease.expired && lease.owner == Some(first.id)));
+    assert_eq!(second.take_all(&store).await, all(&store));
+    let view = first.leases.beat(&heartbeat(first.id)).await.unwrap();
+    assert!(view.renewed.is_empty());
+    assert!(view.leases.iter().all(|lease| !lease.expired && lease.owner == Some(second.id)));
+}
+
+pub(super) async fn each_taking_raises_the_epoch_and_renewing_keeps_it<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut worker = Worker::owner(&store).await;
+    assert!(worker.epochs.values().all(|&epoch| epoch == 1));
+    for epoch in 2..4 {
+        worker.leases.release(worker.id, &shards(&store)).await.unwrap();
+        worker.take_all(&store).await;
+        assert!(worker.epochs.values().all(|&taken| taken == epoch));
+        let view = worker.leases.beat(&heartbeat(worker.id)).await.unwrap();
+        assert_eq!(view.renewed.len(), all(&store));
+        assert!(view.renewed.iter().all(|(_, renewed)| *renewed == epoch));
+    }
+}
+
+pub(super) async fn a_released_lease_is_free_at_once<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut first = Worker::owner(&store).await;
+    first.leases.release(first.id, &shards(&store)).await.unwrap();
+    let view = first.leases.beat(&heartbeat(first.id)).await.unwrap();
+    assert!(view.renewed.is_empty());
+    assert!(view.leases.iter().all(|lease| lease.owner.is_none()));
+    assert_eq!(Worker::idle(&store).await.take_all(&store).await, all(&store));
+}
+
+pub(super) async fn a_worker_releases_only_what_is_its_own<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut first = Worker::owner(&store).await;
+    let mut second = Worker::idle(&store).await;
+    second.leases.release(second.id, &shards(&store)).await.unwrap();
+    second.leases.leave(second.id).await.unwrap();
+    let view = first.leases.beat(&heartbeat(first.id)).await.unwrap();
+    assert_eq!(view.renewed.len(), all(&store));
+}
+
+pub(super) async fn a_worker_takes_no_more_than_it_wants<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut worker = Worker::idle(&store).await;
+    assert!(worker.leases.acquire(worker.id, &lane(), 0, LEASE).await.unwrap().is_empty());
+    assert_eq!(worker.leases.acquire(worker.id, &lane(), 1, LEASE).await.unwrap().len(), 1);
+    assert!(worker.leases.acquire(worker.id, &"other".into(), 1, LEASE).await.unwrap().is_empty());
+}
+
+pub(super) async fn an_expired_lease_that_nobody_took_is_renewed<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut worker = Worker::owner(&store).await;
+    expire_leases(&fixture).await;
+    let view = worker.leases.beat(&heartbeat(worker.id)).await.unwrap();
+    assert_eq!(view.renewed.len(), all(&store));
+    assert!(view.leases.iter().all(|lease| !lease.expired));
+}
+
+pub(super) async fn the_leases_of_a_stuck_lane_run_out<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut worker = Worker::owner(&store).await;
+    expire_leases(&fixture).await;
+    let stuck = Heartbeat { stuck: vec![lane()], ..heartbeat(worker.id) };
+    let view = worker.leases.beat(&stuck).await.unwrap();
+    assert!(view.renewed.is_empty());
+    assert!(view.leases.iter().all(|lease| lease.expired));
+}
+
+pub(super) async fn a_worker_that_leaves_is_forgotten<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut first = Worker::owner(&store).await;
+    let mut second = Worker::idle(&store).await;
+    first.leases.leave(first.id).await.unwrap();
+    let view = second.leases.beat(&heartbeat(second.id)).await.unwrap();
+    assert_eq!(view.peers.iter().map(|peer| peer.id).collect::<Vec<_>>(), [second.id]);
+    assert_eq!(second.take_all(&store).await, all(&store));
+}
+
+pub(super) async fn workers_see_each_other_while_they_are_alive<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let (mut first, second) = (Worker::idle(&store).await, Worker::idle(&store).await);
+    let beat = Heartbeat { handlers: r#"["mail"]"#.to_owned(), ..heartbeat(first.id) };
+    let view = first.leases.beat(&beat).await.unwrap();
+    assert_eq!(view.peers.len(), 2);
+    let own = view.peers.iter().find(|peer| peer.id == first.id).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<String>>(&own.handlers).unwrap(), ["mail"]);
+    age_worker(&fixture, &second, 2 * LEASE.as_millis()).await;
+    let view = first.leases.beat(&beat).await.unwrap();
+    assert_eq!(view.peers.iter().map(|peer| peer.id).collect::<Vec<_>>(), [first.id]);
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_workers").await, 2, "people can still see it");
+    age_worker(&fixture, &second, 1000 * 86_400 * 30).await;
+    first.leases.beat(&beat).await.unwrap();
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_workers").await, 1);
+}
+
+async fn age_worker(fixture: &impl Fixture, worker: &Worker, age_ms: u128) {
+    let seen = fixture.time(-i64::try_from(age_ms).unwrap());
+    let id = fixture.id(worker.id);
+    fixture.execute(&format!("UPDATE outbox_workers SET heartbeat_at = {seen} WHERE id = {id}")).await;
+}
+
+pub(super) async fn a_lease_is_renewed_for_its_owner_alone<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let first = Worker::owner(&store).await;
+    let mut second = Worker::idle(&store).await;
+    expire_leases(&fixture).await;
+    let view = second.leases.beat(&heartbeat(second.id)).await.unwrap();
+    assert!(view.renewed.is_empty());
+    assert_eq!(view.leases.len(), all(&store));
+    assert!(view.leases.iter().all(|lease| lease.owner == Some(first.id) && lease.expired));
+}
+
+pub(super) async fn an_epoch_is_raised_above_another_for_its_owner_alone<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut worker = Worker::owner(&store).await;
+    let shard = Shard { lane: lane(), number: 0 };
+    let epoch = worker.epochs[&0];
+    assert!(!store.raise_epoch(uuid::Uuid::now_v7(), &shard, epoch, 40).await.unwrap());
+    assert!(!store.raise_epoch(worker.id, &shard, epoch + 1, 40).await.unwrap());
+    assert!(store.raise_epoch(worker.id, &shard, epoch, 40).await.unwrap());
+    let view = worker.leases.beat(&heartbeat(worker.id)).await.unwrap();
+    let (_, raised) = view.renewed.iter().find(|(renewed, _)| *renewed == shard).unwrap();
+    assert!(*raised > 40);
+}

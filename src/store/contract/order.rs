@@ -1,0 +1,105 @@
+use super::Fixture;
+use super::given::*;
+
+pub(super) async fn the_first_unsettled_event_of_the_key_blocks<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::keyed("k").at(-50_000).status("published").insert(&fixture).await;
+    let first = Row::keyed("k").at(-40_000).insert(&fixture).await;
+    Row::keyed("k").at(-30_000).insert(&fixture).await;
+    let last = Row::keyed("k").at(-20_000).insert(&fixture).await;
+    let alone = Row::keyed("l").insert(&fixture).await;
+    let questions = [ask_before(&store, "k", last).await, ask_before(&store, "l", alone).await];
+    let blockers = store.blockers(&lane(), false, &questions).await.unwrap();
+    assert_eq!(blockers.len(), 1);
+    assert_eq!(blockers["k"].id, first);
+    assert_eq!(blockers["k"].position, position_of(&store, first).await);
+    assert!(blockers["k"].due);
+}
+
+pub(super) async fn events_in_flight_and_later_ones_do_not_block<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let flying = Row::keyed("k").at(-40_000).insert(&fixture).await;
+    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
+    Row::keyed("k").at(-20_000).insert(&fixture).await;
+    let mut question = ask_before(&store, "k", asked).await;
+    question.except.push(flying);
+    assert!(store.blockers(&lane(), false, &[question]).await.unwrap().is_empty());
+}
+
+pub(super) async fn a_retry_blocks_and_says_whether_it_is_due<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let waiting = Row::keyed("k").at(-40_000).retry_in(&fixture, 60_000).insert(&fixture).await;
+    let due = Row::keyed("l").at(-40_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    let mut questions = Vec::new();
+    for key in ["k", "l"] {
+        let later = Row::keyed(key).at(-30_000).insert(&fixture).await;
+        questions.push(ask_before(&store, key, later).await);
+    }
+    let blockers = store.blockers(&lane(), false, &questions).await.unwrap();
+    assert_eq!((blockers["k"].id, blockers["k"].due), (waiting, false));
+    assert_eq!((blockers["l"].id, blockers["l"].due), (due, true));
+}
+
+pub(super) async fn a_failed_event_blocks_only_where_it_holds_its_key<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let failed = Row::keyed("k").at(-50_000).status("failed").insert(&fixture).await;
+    let pending = Row::keyed("k").at(-40_000).insert(&fixture).await;
+    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
+    let question = [ask_before(&store, "k", asked).await];
+    let blockers = store.blockers(&lane(), true, &question).await.unwrap();
+    assert_eq!((blockers["k"].id, blockers["k"].due), (failed, false));
+    assert_eq!(store.blockers(&lane(), false, &question).await.unwrap()["k"].id, pending);
+}
+
+pub(super) async fn a_key_is_ordered_within_its_lane_alone<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::keyed("k").lane("other").at(-40_000).insert(&fixture).await;
+    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
+    let question = [ask_before(&store, "k", asked).await];
+    assert!(store.blockers(&lane(), true, &question).await.unwrap().is_empty());
+}
+
+pub(super) async fn nothing_is_due_in_an_empty_lane_or_before_the_time<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::new().lane("other").insert(&fixture).await;
+    Row::new().at(60_000).insert(&fixture).await;
+    Row::new().status("published").insert(&fixture).await;
+    Row::new().status("failed").insert(&fixture).await;
+    assert!(!store.has_due(&[lane()], &[]).await.unwrap());
+    assert!(store.has_due(&[lane(), "other".into()], &[]).await.unwrap());
+}
+
+pub(super) async fn a_due_retry_is_due<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::new().retry_in(&fixture, 60_000).insert(&fixture).await;
+    assert!(!store.has_due(&[lane()], &[]).await.unwrap());
+    Row::keyed("k").retry_in(&fixture, -1000).insert(&fixture).await;
+    assert!(store.has_due(&[lane()], &[lane()]).await.unwrap());
+}
+
+pub(super) async fn what_waits_behind_a_retry_is_not_due<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::keyed("k").at(-40_000).retry_in(&fixture, 60_000).insert(&fixture).await;
+    Row::keyed("k").at(-30_000).insert(&fixture).await;
+    Row::keyed("k").at(-20_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    assert!(!store.has_due(&[lane()], &[]).await.unwrap());
+    Row::keyed("k").at(-50_000).insert(&fixture).await;
+    assert!(store.has_due(&[lane()], &[]).await.unwrap());
+}
+
+pub(super) async fn what_waits_behind_a_failed_event_is_due_unless_the_lane_holds<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::keyed("k").at(-40_000).status("failed").insert(&fixture).await;
+    Row::keyed("k").at(-30_000).insert(&fixture).await;
+    assert!(store.has_due(&[lane()], &["other".into()]).await.unwrap());
+    assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
+}

@@ -1,0 +1,188 @@
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Fixture;
+use super::given::*;
+use crate::event::Status;
+use crate::store::Reschedule;
+
+pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let id = Row::new().with("pending_handlers", "'[\"a\"]'").insert(&fixture).await;
+    let other = Row::new().insert(&fixture).await;
+    let settled = [(id, find(&store, id).await.seq)];
+    store.settle_published(&settled).await.unwrap();
+    let event = find(&store, id).await;
+    assert_eq!((event.status, event.pending_handlers.clone()), (Status::Published, None));
+    assert!(event.published_at.is_some());
+    store.settle_published(&settled).await.unwrap();
+    assert_eq!(find(&store, id).await, event);
+    assert_eq!(ids(&fetch_all(&store).await), [other]);
+    store.settle_published(&[]).await.unwrap();
+}
+
+pub(super) async fn publishing_wins_over_any_other_status<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut settled = Vec::new();
+    for status in ["pending", "retry", "failed", "processing"] {
+        let id = Row::new().status(status).insert(&fixture).await;
+        settled.push((id, find(&store, id).await.seq));
+    }
+    store.settle_published(&settled).await.unwrap();
+    for (id, _) in settled {
+        assert_eq!(find(&store, id).await.status, Status::Published);
+    }
+}
+
+pub(super) async fn a_replayed_event_is_not_settled_by_its_earlier_seq<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let id = Row::new().insert(&fixture).await;
+    let before = fetch_one(&store, id).await;
+    fixture.execute("UPDATE outbox_events SET seq = seq + 1000").await;
+    store.settle_published(&[(id, before.position.seq)]).await.unwrap();
+    assert!(store.settle_rescheduled(worker.id, &[worker.reject(&before)]).await.unwrap().is_empty());
+    assert_eq!(find(&store, id).await.status, Status::Pending);
+}
+
+pub(super) async fn a_retry_is_recorded_with_its_error_and_keeps_its_schedule<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let id = Row::keyed("k").insert(&fixture).await;
+    let before = find(&store, id).await;
+    let settle = worker.reject(&fetch_one(&store, id).await);
+    assert_eq!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap(), [id]);
+    let event = find(&store, id).await;
+    assert_eq!((event.status, event.retry_count, &*event.last_error), (Status::Retry, 1, "no such stream"));
+    assert_eq!((event.scheduled_at, event.seq, event.published_at), (before.scheduled_at, before.seq, None));
+    let wait = event.retry_at.unwrap() - event.updated_at;
+    assert!((3595..=3605).contains(&wait.num_seconds()), "{wait}");
+    let errors: Vec<Value> = event.errors.unwrap().parse().unwrap();
+    assert_eq!(errors[0]["error"], "no such stream");
+    assert!(chrono::DateTime::parse_from_rfc3339(errors[0]["at"].as_str().unwrap()).is_ok());
+    assert!(fetch_all(&store).await.is_empty());
+}
+
+pub(super) async fn a_failure_is_recorded_with_its_last_ten_errors<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let id = Row::new().insert(&fixture).await;
+    for attempt in 1..=12 {
+        let last = attempt == 12;
+        let settle = Reschedule {
+            status: if last { Status::Failed } else { Status::Retry },
+            delay: Duration::ZERO,
+            error: Some(format!("no. {attempt} {}", "ü".repeat(3000))),
+            ..worker.reject(&fetch_one(&store, id).await)
+        };
+        assert_eq!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap(), [id]);
+    }
+    let event = find(&store, id).await;
+    assert_eq!((event.status, event.retry_count), (Status::Failed, 12));
+    assert_eq!(event.last_error.chars().count(), 2000);
+    let errors: Vec<Value> = event.errors.unwrap().parse().unwrap();
+    assert_eq!(errors.len(), 10);
+    assert!(errors[0]["error"].as_str().unwrap().starts_with("no. 3 "));
+    assert!(errors[9]["error"].as_str().unwrap().starts_with("no. 12 "));
+}
+
+pub(super) async fn a_settle_whose_answer_was_lost_is_answered_again_and_counts_once<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    for status in [Status::Retry, Status::Failed] {
+        let id = Row::new().insert(&fixture).await;
+        let settle = [Reschedule { status, ..worker.reject(&fetch_one(&store, id).await) }];
+        assert_eq!(store.settle_rescheduled(worker.id, &settle).await.unwrap(), [id]);
+        let event = find(&store, id).await;
+        assert_eq!(store.settle_rescheduled(worker.id, &settle).await.unwrap(), [id]);
+        assert_eq!(find(&store, id).await, event);
+    }
+}
+
+pub(super) async fn waiting_for_handlers_is_no_failure<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let id = Row::new().with("last_error", "'earlier'").insert(&fixture).await;
+    let row = fetch_one(&store, id).await;
+    let settle = [Reschedule {
+        retry_count: row.retry_count,
+        delay: Duration::ZERO,
+        error: None,
+        published: true,
+        pending_handlers: Some(vec!["mail".to_owned(), "audit".to_owned()]),
+        ..worker.reject(&row)
+    }];
+    for _ in 0..2 {
+        assert_eq!(store.settle_rescheduled(worker.id, &settle).await.unwrap(), [id]);
+    }
+    let event = find(&store, id).await;
+    assert_eq!((event.status, event.retry_count, &*event.last_error), (Status::Retry, 0, "earlier"));
+    assert_eq!(event.pending_handlers.as_deref(), Some(&["mail".to_owned(), "audit".to_owned()][..]));
+    assert!(event.published_at.is_some() && event.errors.is_none());
+    assert_eq!(ids(&fetch_all(&store).await), [id]);
+}
+
+pub(super) async fn published_at_is_set_once_and_never_cleared<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let id = Row::new().retry_in(&fixture, -1000).with("published_at", fixture.time(-5000)).insert(&fixture).await;
+    let before = find(&store, id).await.published_at;
+    for published in [false, true] {
+        let row = fetch_one(&store, id).await;
+        let settle = Reschedule { published, delay: Duration::ZERO, ..worker.reject(&row) };
+        assert_eq!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap(), [id]);
+        assert_eq!(find(&store, id).await.published_at, before);
+    }
+    store.settle_published(&[(id, find(&store, id).await.seq)]).await.unwrap();
+    assert_eq!(find(&store, id).await.published_at, before);
+}
+
+pub(super) async fn an_event_with_another_retry_count_is_left_alone<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let id = Row::new().insert(&fixture).await;
+    let settle = worker.reject(&fetch_one(&store, id).await);
+    fixture.execute("UPDATE outbox_events SET retry_count = 2").await;
+    assert!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap().is_empty());
+    assert_eq!(find(&store, id).await.status, Status::Pending);
+}
+
+pub(super) async fn a_published_event_is_not_rescheduled<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let id = Row::new().insert(&fixture).await;
+    let settle = worker.reject(&fetch_one(&store, id).await);
+    store.settle_published(&[(id, settle.seq)]).await.unwrap();
+    assert!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap().is_empty());
+    assert_eq!(find(&store, id).await.status, Status::Published);
+}
+
+pub(super) async fn a_settle_under_a_lost_lease_is_refused<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut first = Worker::owner(&store).await;
+    let id = Row::new().insert(&fixture).await;
+    let settle = [first.reject(&fetch_one(&store, id).await)];
+    expire_leases(&fixture).await;
+    let second = Worker::owner(&store).await;
+    assert!(store.settle_rescheduled(first.id, &settle).await.unwrap().is_empty());
+    assert!(store.settle_rescheduled(second.id, &settle).await.unwrap().is_empty());
+    expire_leases(&fixture).await;
+    first.take_all(&store).await;
+    let stale = store.settle_rescheduled(first.id, &settle).await.unwrap();
+    assert!(stale.is_empty(), "the owner is the same, its epoch is not");
+    assert_eq!(find(&store, id).await.status, Status::Pending);
+    let fresh = Reschedule { epoch: first.epochs[&settle[0].shard.number], ..settle[0].clone() };
+    assert_eq!(store.settle_rescheduled(first.id, &[fresh]).await.unwrap(), [id]);
+}

@@ -1,0 +1,63 @@
+//! Migrations: what is common to every database. Each keeps its own list and runs it in its own way.
+//!
+//! What was applied stands in `outbox_migrations (version, applied_at)`, which the first migration makes: diesel's own
+//! table of migrations is the application's.
+
+/// One step; `sql` is a file in `migrations/`.
+#[derive(Debug)]
+pub(crate) struct Migration {
+    pub(crate) version: i32,
+    pub(crate) sql: &'static str,
+}
+
+impl Migration {
+    /// The statements, which an empty line separates. Comments before a statement belong to it; a comment alone is none.
+    pub(crate) fn statements(&self) -> impl Iterator<Item = &'static str> {
+        self.sql.split("\n\n").map(str::trim).filter(|statement| statement.lines().any(is_code))
+    }
+}
+
+fn is_code(line: &str) -> bool {
+    !line.trim().is_empty() && !line.trim_start().starts_with("--")
+}
+
+/// The migrations that are still to run, in order.
+pub(crate) fn find_pending<'a>(all: &'a [Migration], applied: &[i32]) -> Vec<&'a Migration> {
+    all.iter().filter(|migration| !applied.contains(&migration.version)).collect()
+}
+
+/// Why the tables cannot be used, in the words of [`StoreError::NotMigrated`](crate::error::StoreError::NotMigrated).
+/// Versions that this program does not know yet are no obstacle.
+pub(crate) fn find_obstacle(all: &[Migration], applied: &[i32]) -> Option<&'static str> {
+    match find_pending(all, applied).as_slice() {
+        [] => None,
+        pending if pending.len() == all.len() => Some("missing"),
+        _ => Some("out of date"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Migration; 2] = [
+        Migration {
+            version: 1,
+            sql: "-- A note.\n\nCREATE TABLE a (b);\n\n-- Why.\nCREATE TRIGGER t\nBEGIN\n  x;\nEND;\n",
+        },
+        Migration { version: 2, sql: "" },
+    ];
+
+    #[test]
+    fn statements_are_split_at_empty_lines_and_comments_alone_are_dropped() {
+        let statements: Vec<_> = ALL[0].statements().collect();
+        assert_eq!(statements, ["CREATE TABLE a (b);", "-- Why.\nCREATE TRIGGER t\nBEGIN\n  x;\nEND;"]);
+    }
+
+    #[test]
+    fn tables_are_missing_out_of_date_or_ready() {
+        assert_eq!(find_obstacle(&ALL, &[]), Some("missing"));
+        assert_eq!(find_obstacle(&ALL, &[1]), Some("out of date"));
+        assert_eq!(find_obstacle(&ALL, &[1, 2, 3]), None);
+    }
+}

@@ -1,0 +1,249 @@
+//! Connecting: TLS by `sslmode`, and what the driver's errors mean.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::ConnectionError;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::{ManagerConfig, RecyclingMethod};
+use futures_util::FutureExt;
+use rustls::ClientConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use url::Url;
+
+use crate::error::StoreError;
+
+/// How long connecting may take, and asking a pool for a connection.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A database's address and how to reach it.
+pub(crate) struct Target {
+    config: Config,
+    tls: Option<MakeRustlsConnect>,
+    /// For messages: host and database, no password.
+    shown: String,
+}
+
+impl Target {
+    /// Reads a `postgres://` URL. `sslmode`: `disable` (default), `require` (encrypted, the server not
+    /// verified, as libpq does) or `verify-full` (the system's certificates, the host's name checked).
+    pub(crate) fn from_url(text: &str) -> Result<Self, String> {
+        let mut url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+        let mode = url.query_pairs().find(|(name, _)| name == "sslmode").map(|(_, mode)| mode.into_owned());
+        let rest: Vec<(String, String)> = url
+            .query_pairs()
+            .filter(|(name, _)| name != "sslmode")
+            .map(|(n, v)| (n.into_owned(), v.into_owned()))
+            .collect();
+        url.set_query(None);
+        if !rest.is_empty() {
+            url.query_pairs_mut().extend_pairs(rest);
+        }
+        let mut config: Config =
+            url.as_str().parse().map_err(|error| format!("is no Postgres URL: {}", chain(&error)))?;
+        let tls = match mode.as_deref() {
+            None | Some("disable") => None,
+            Some("require") => Some(encrypted()?),
+            Some("verify-full") => Some(verified()?),
+            Some(_) => return Err("has an sslmode that is none of disable, require, verify-full".to_owned()),
+        };
+        config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
+        config.connect_timeout(CONNECT_LIMIT);
+        if config.get_application_name().is_none() {
+            config.application_name("actix-outbox");
+        }
+        let shown = format!(
+            "postgres://{}{}{}",
+            url.host_str().unwrap_or("localhost"),
+            url.port().map(|port| format!(":{port}")).unwrap_or_default(),
+            url.path()
+        );
+        Ok(Self { config, tls, shown })
+    }
+
+    pub(super) fn manager_config(self: &Arc<Self>) -> ManagerConfig<AsyncPgConnection> {
+        let target = Arc::clone(self);
+        let mut config = ManagerConfig::default();
+        config.recycling_method = RecyclingMethod::Fast;
+        config.custom_setup = Box::new(move |_| {
+            let target = Arc::clone(&target);
+            async move {
+                let client =
+                    target.connect().await.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+                AsyncPgConnection::try_from(client).await
+            }
+            .boxed()
+        });
+        config
+    }
+
+    /// A connection whose driver runs as a task of the current runtime.
+    pub(super) async fn connect(&self) -> Result<Client, StoreError> {
+        let connecting = async {
+            Ok(match &self.tls {
+                None => {
+                    let (client, driver) = self.config.connect(NoTls).await?;
+                    tokio::spawn(driver.map(drop));
+                    client
+                }
+                Some(tls) => {
+                    let (client, driver) = self.config.connect(tls.clone()).await?;
+                    tokio::spawn(driver.map(drop));
+                    client
+                }
+            })
+        };
+        match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
+            Ok(Ok(client)) => Ok(client),
+            Ok(Err(error)) => Err(self.unreachable(chain::<tokio_postgres::Error>(&error))),
+            Err(_) => Err(self.unreachable(format!("no answer within {CONNECT_LIMIT:?}"))),
+        }
+    }
+
+    pub(super) fn unreachable(&self, reason: impl Display) -> StoreError {
+        StoreError::Unreachable { target: self.shown.clone(), reason: reason.to_string() }
+    }
+
+    pub(super) fn not_migrated(&self, state: &'static str) -> StoreError {
+        StoreError::NotMigrated { target: self.shown.clone(), state }
+    }
+
+    /// What a statement's error means. Tables that are missing are told apart from everything else.
+    pub(super) fn query_error(&self, operation: &'static str, error: &DieselError) -> StoreError {
+        let reason = chain(error);
+        if let DieselError::DatabaseError(_, info) = error
+            && info.message().starts_with("relation \"outbox_")
+            && info.message().ends_with("does not exist")
+        {
+            return self.not_migrated("missing");
+        }
+        StoreError::Query { operation, transient: is_transient(error), reason }
+    }
+
+    /// The same for a statement of the plain driver.
+    pub(super) fn driver_error(&self, operation: &'static str, error: &tokio_postgres::Error) -> StoreError {
+        if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) {
+            return self.not_migrated("missing");
+        }
+        StoreError::Query { operation, transient: true, reason: chain(error) }
+    }
+}
+
+/// Diesel does not hand on the SQLSTATE, so what is certain to be permanent is named and all else is tried again.
+fn is_transient(error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(kind, info) => match kind {
+            DatabaseErrorKind::UniqueViolation
+            | DatabaseErrorKind::ForeignKeyViolation
+            | DatabaseErrorKind::NotNullViolation
+            | DatabaseErrorKind::CheckViolation
+            | DatabaseErrorKind::RestrictViolation => false,
+            _ => !info.message().contains("does not exist"),
+        },
+        DieselError::BrokenTransactionManager => true,
+        _ => false,
+    }
+}
+
+/// An error with its causes, which the drivers keep out of their own text.
+fn chain<E: Error>(error: &E) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Why a pool has no connection to give.
+pub(super) fn reason(error: &diesel_async::pooled_connection::deadpool::PoolError) -> String {
+    chain(error)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn verified() -> Result<MakeRustlsConnect, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("cannot be served by TLS: {error}"))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+fn encrypted() -> Result<MakeRustlsConnect, String> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("cannot be served by TLS: {error}"))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// `sslmode=require`: the connection is encrypted, the server's identity is not checked.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,298 @@
+//! Reading what is due, and what stands in its way.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use diesel::data_types::PgTimestamp;
+use diesel::dsl::sql;
+use diesel::result::QueryResult;
+use diesel::sql_types::{Array, BigInt, Bool, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::{FutureExt, TryStreamExt};
+use uuid::Uuid;
+
+use super::row::{self, COLUMNS, Row};
+use super::{Lane, PostgresStore, Result};
+use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Position};
+
+type ShardAndRow = (SmallInt, row::SqlTypes);
+
+/// Reads the ranges, then due retries, then keys, until the budget is spent.
+pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Result<FetchAnswer> {
+    let request = request.clone();
+    store
+        .run("fetch due events", |conn| {
+            async move {
+                let request = &request;
+                let mut reader = Reader { request, bytes: 0, answer: FetchAnswer::default() };
+                if !request.ranges.is_empty() {
+                    ranges(conn, &mut reader).await?;
+                }
+                if !request.retry_shards.is_empty() && !reader.answer.cut_short {
+                    retries(conn, &mut reader).await?;
+                }
+                if !request.keys.is_empty() && !reader.answer.cut_short {
+                    keys(conn, &mut reader).await?;
+                }
+                Ok(reader.answer)
+            }
+            .boxed()
+        })
+        .await
+}
+
+/// Collects rows until the byte budget is spent.
+struct Reader<'a> {
+    request: &'a FetchRequest,
+    bytes: usize,
+    answer: FetchAnswer,
+}
+
+impl Reader<'_> {
+    /// Returns whether there is room for another row.
+    fn take(&mut self, shard: i16, row: Row) -> bool {
+        let fetched = read(shard, row, self.request.max_event_bytes);
+        let size = fetched.event.as_ref().map_or(0, |event| event.size());
+        if !self.answer.rows.is_empty() && self.bytes + size > self.request.max_bytes {
+            self.answer.cut_short = true;
+            return false;
+        }
+        self.bytes += size;
+        self.answer.rows.push(fetched);
+        true
+    }
+}
+
+/// Reads a query's rows. What is left when the budget is spent stays in the socket and is thrown away by the driver.
+macro_rules! read_into {
+    ($reader:expr, $conn:expr, $query:expr) => {{
+        let mut rows = std::pin::pin!($query.load_stream::<(i16, Row)>($conn).await?);
+        while let Some((shard, row)) = rows.try_next().await? {
+            if !$reader.take(shard, row) {
+                break;
+            }
+        }
+        Ok(())
+    }};
+}
+
+async fn ranges(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
+    let ranges = &reader.request.ranges;
+    let end = Position { scheduled_at: i64::MAX, seq: i64::MAX };
+    let shards: Vec<i16> = ranges.iter().map(|range| range.shard).collect();
+    let limits: Vec<i64> = ranges.iter().map(|range| range.limit).collect();
+    let (from_at, from_seq) = split(ranges.iter().map(|range| range.from));
+    let (to_at, to_seq) = split(ranges.iter().map(|range| range.to.unwrap_or(end)));
+    let query = sql::<ShardAndRow>("SELECT s.shard, ")
+        .sql(COLUMNS)
+        .sql(" FROM unnest(")
+        .bind::<Array<SmallInt>, _>(shards)
+        .sql(", ")
+        .bind::<Array<Timestamptz>, _>(from_at)
+        .sql(", ")
+        .bind::<Array<BigInt>, _>(from_seq)
+        .sql(", ")
+        .bind::<Array<Timestamptz>, _>(to_at)
+        .sql(", ")
+        .bind::<Array<BigInt>, _>(to_seq)
+        .sql(", ")
+        .bind::<Array<BigInt>, _>(limits)
+        .sql(
+            ") AS s(shard, from_at, from_seq, to_at, to_seq, lim) CROSS JOIN LATERAL (\
+             SELECT * FROM outbox_events e WHERE e.publisher_backend = ",
+        )
+        .bind::<Text, _>(reader.request.lane.as_ref())
+        .sql(
+            " AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
+             AND (e.scheduled_at, e.seq) > (s.from_at, s.from_seq) AND (e.scheduled_at, e.seq) < (s.to_at, s.to_seq) \
+             AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND e.id <> ALL(",
+        )
+        .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
+        .sql(") ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e");
+    read_into!(reader, conn, query)
+}
+
+async fn retries(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
+    let query = sql::<ShardAndRow>("SELECT s.shard, ")
+        .sql(COLUMNS)
+        .sql(" FROM unnest(")
+        .bind::<Array<SmallInt>, _>(reader.request.retry_shards.clone())
+        .sql(
+            ") AS s(shard) CROSS JOIN LATERAL (\
+             SELECT * FROM outbox_events e WHERE e.publisher_backend = ",
+        )
+        .bind::<Text, _>(reader.request.lane.as_ref())
+        .sql(
+            " AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at <= now() \
+             AND e.seq IS NOT NULL AND e.id <> ALL(",
+        )
+        .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
+        .sql(") ORDER BY e.retry_at LIMIT ")
+        .bind::<BigInt, _>(reader.request.retry_limit)
+        .sql(") e LIMIT ")
+        .bind::<BigInt, _>(reader.request.retry_limit);
+    read_into!(reader, conn, query)
+}
+
+async fn keys(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
+    let query = sql::<ShardAndRow>("SELECT outbox_shard(e.partition_key, e.id), ")
+        .sql(COLUMNS)
+        .sql(" FROM unnest(")
+        .bind::<Array<Text>, _>(reader.request.keys.clone())
+        .sql(
+            ") AS k(key) CROSS JOIN LATERAL (\
+             SELECT * FROM outbox_events e WHERE e.publisher_backend = ",
+        )
+        .bind::<Text, _>(reader.request.lane.as_ref())
+        .sql(
+            " AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
+             AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND (e.status = 'pending' OR e.retry_at <= now()) \
+             AND e.id <> ALL(",
+        )
+        .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
+        .sql(") ORDER BY e.scheduled_at, e.seq LIMIT ")
+        .bind::<BigInt, _>(reader.request.key_limit)
+        .sql(") e");
+    read_into!(reader, conn, query)
+}
+
+/// The first unsettled event before each position, by the `keys` and `held` indexes.
+pub(super) async fn blockers(
+    store: &PostgresStore,
+    lane: &str,
+    failed_blocks: bool,
+    questions: &[KeyQuestion],
+) -> Result<HashMap<String, Blocker>> {
+    let keys: Vec<&str> = questions.iter().map(|question| question.key.as_str()).collect();
+    let (at, seq) = split(questions.iter().map(|question| question.before));
+    let except: Vec<Uuid> = questions.iter().flat_map(|question| question.except.iter().copied()).collect();
+    let rows = store
+        .run("look for what stands before a key's events", |conn| {
+            sql::<(Text, SqlUuid, Timestamptz, BigInt, Bool)>(
+                "SELECT q.key, b.id, b.scheduled_at, b.seq, b.due FROM unnest(",
+            )
+            .bind::<Array<Text>, _>(keys)
+            .sql(", ")
+            .bind::<Array<Timestamptz>, _>(at)
+            .sql(", ")
+            .bind::<Array<BigInt>, _>(seq)
+            .sql(") AS q(key, at, seq) CROSS JOIN LATERAL (")
+            .sql(FIRST_UNSETTLED)
+            .bind::<Text, _>(lane)
+            .sql(BEFORE_AND_NOT_IN)
+            .bind::<Array<SqlUuid>, _>(except.clone())
+            .sql(") ORDER BY e.scheduled_at, e.seq LIMIT 1) UNION ALL (")
+            .sql(FIRST_FAILED)
+            .bind::<Text, _>(lane)
+            .sql(BEFORE_AND_NOT_IN)
+            .bind::<Array<SqlUuid>, _>(except)
+            .sql(") AND ")
+            .bind::<Bool, _>(failed_blocks)
+            .sql(" ORDER BY e.scheduled_at, e.seq LIMIT 1)) b")
+            .load::<(String, Uuid, PgTimestamp, i64, bool)>(conn)
+            .boxed()
+        })
+        .await?;
+    let mut found: HashMap<String, Blocker> = HashMap::with_capacity(rows.len());
+    for (key, id, PgTimestamp(scheduled_at), seq, due) in rows {
+        let blocker = Blocker { id, position: Position { scheduled_at, seq }, due };
+        let first = found.entry(key).or_insert_with(|| blocker.clone());
+        if blocker.position < first.position {
+            *first = blocker;
+        }
+    }
+    Ok(found)
+}
+
+const FIRST_UNSETTLED: &str = "(SELECT e.id, e.scheduled_at, e.seq, \
+    CASE e.status WHEN 'pending' THEN e.scheduled_at <= now() ELSE e.retry_at <= now() END AS due \
+    FROM outbox_events e WHERE e.status IN ('pending', 'retry') AND e.partition_key <> '' \
+    AND e.partition_key = q.key AND e.publisher_backend = ";
+const FIRST_FAILED: &str = "SELECT e.id, e.scheduled_at, e.seq, false AS due \
+    FROM outbox_events e WHERE e.status = 'failed' AND e.partition_key <> '' \
+    AND e.partition_key = q.key AND e.publisher_backend = ";
+const BEFORE_AND_NOT_IN: &str = " AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND e.id <> ALL(";
+
+/// The rows of what was sent that the table does not know as published.
+pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
+    let (ids, seqs): (Vec<Uuid>, Vec<i64>) = sent.iter().copied().unzip();
+    let rows = store
+        .run("look up what was sent", |conn| {
+            sql::<ShardAndRow>("SELECT outbox_shard(e.partition_key, e.id), ")
+                .sql(COLUMNS)
+                .sql(" FROM unnest(")
+                .bind::<Array<SqlUuid>, _>(ids)
+                .sql(", ")
+                .bind::<Array<BigInt>, _>(seqs)
+                .sql(
+                    ") AS s(id, seq) JOIN outbox_events e ON e.id = s.id AND e.seq = s.seq \
+                     WHERE e.published_at IS NULL AND e.publisher_backend = ",
+                )
+                .bind::<Text, _>(lane)
+                .sql(" ORDER BY e.scheduled_at, e.seq")
+                .load::<(i16, Row)>(conn)
+                .boxed()
+        })
+        .await?;
+    Ok(rows.into_iter().map(|(shard, row)| read(shard, row, usize::MAX)).collect())
+}
+
+/// Whether a lane has an event that is due and has none before it that is not.
+pub(super) async fn has_due(store: &PostgresStore, lanes: &[Lane], failed_blocks: &[Lane]) -> Result<bool> {
+    let lanes: Vec<&str> = lanes.iter().map(AsRef::as_ref).collect();
+    let holding: Vec<&str> = failed_blocks.iter().map(AsRef::as_ref).collect();
+    store
+        .run("look whether anything is due", |conn| {
+            diesel::sql_query(HAS_DUE)
+                .bind::<Array<Text>, _>(lanes)
+                .bind::<Array<Text>, _>(holding)
+                .get_result::<Answer>(conn)
+                .boxed()
+        })
+        .await
+        .map(|answer| answer.yes)
+}
+
+#[derive(diesel::QueryableByName)]
+struct Answer {
+    #[diesel(sql_type = Bool)]
+    yes: bool,
+}
+
+const HAS_DUE: &str = "SELECT EXISTS (\
+    SELECT FROM unnest($1) AS l(lane) CROSS JOIN generate_series(0, 31) AS n CROSS JOIN LATERAL (\
+        (SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
+            AND outbox_shard(e.partition_key, e.id) = n::smallint AND e.status = 'retry' AND e.retry_at <= now() \
+            AND NOT EXISTS (SELECT FROM outbox_events w WHERE w.publisher_backend = l.lane AND w.status = 'retry' \
+                AND w.status IN ('pending', 'retry') AND w.partition_key = e.partition_key AND w.partition_key <> '' \
+                AND (w.scheduled_at, w.seq) < (e.scheduled_at, e.seq) AND w.retry_at > now()) \
+            AND NOT (l.lane = ANY ($2) AND EXISTS (SELECT FROM outbox_events f WHERE f.publisher_backend = l.lane \
+                AND f.status = 'failed' AND f.partition_key = e.partition_key AND f.partition_key <> '' \
+                AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1) \
+        UNION ALL \
+        (SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
+            AND outbox_shard(e.partition_key, e.id) = n::smallint AND e.status = 'pending' AND e.scheduled_at <= now() \
+            AND NOT EXISTS (SELECT FROM outbox_events w WHERE w.publisher_backend = l.lane AND w.status = 'retry' \
+                AND w.status IN ('pending', 'retry') AND w.partition_key = e.partition_key AND w.partition_key <> '' \
+                AND (w.scheduled_at, w.seq) < (e.scheduled_at, e.seq) AND w.retry_at > now()) \
+            AND NOT (l.lane = ANY ($2) AND EXISTS (SELECT FROM outbox_events f WHERE f.publisher_backend = l.lane \
+                AND f.status = 'failed' AND f.partition_key = e.partition_key AND f.partition_key <> '' \
+                AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1)) e) AS yes";
+
+/// Takes a row apart; what cannot be an event says why.
+fn read(shard: i16, row: Row, max_event_bytes: usize) -> Fetched {
+    let position = row.position();
+    let (id, retry, retry_count, max_retries) = (row.id, row.status == "retry", row.retry_count, row.max_retries);
+    let partition_key = row.partition_key.clone();
+    let event = row.decode().and_then(|event| match event.size() {
+        size if size > max_event_bytes => {
+            Err(format!("the event has {size} bytes, more than max_event_bytes = {max_event_bytes} allows"))
+        }
+        _ => Ok(Arc::new(event)),
+    });
+    Fetched { shard, position, id, partition_key, retry, retry_count, max_retries, event }
+}
+
+fn split(positions: impl Iterator<Item = Position>) -> (Vec<PgTimestamp>, Vec<i64>) {
+    positions.map(|position| (PgTimestamp(position.scheduled_at), position.seq)).unzip()
+}

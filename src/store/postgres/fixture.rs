@@ -1,0 +1,77 @@
+//! Postgres for the contract suite: a database of its own for every test.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::{PostgresStore, Target};
+use crate::store::Store;
+use crate::store::contract::{Fixture, OpenTransaction};
+use crate::test_support::postgres::{self, Database};
+
+pub(crate) struct PostgresFixture {
+    pub(crate) database: Database,
+    store: Arc<PostgresStore>,
+}
+
+#[async_trait]
+impl Fixture for PostgresFixture {
+    async fn empty() -> Self {
+        let database = postgres::database().await;
+        let store = Arc::new(PostgresStore::new(Target::from_url(&database.url).unwrap()).unwrap());
+        Self { database, store }
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn execute(&self, sql: &str) {
+        self.database.connect().await.batch_execute(sql).await.unwrap();
+    }
+
+    async fn number(&self, query: &str) -> i64 {
+        self.database.connect().await.query_one(query, &[]).await.unwrap().get(0)
+    }
+
+    async fn begin(&self) -> Box<dyn OpenTransaction> {
+        let client = self.database.connect().await;
+        client.batch_execute("BEGIN").await.unwrap();
+        Box::new(PostgresTransaction(client))
+    }
+
+    fn writers_overlap(&self) -> bool {
+        true
+    }
+
+    fn id(&self, id: Uuid) -> String {
+        format!("'{id}'::uuid")
+    }
+
+    fn time(&self, offset_ms: i64) -> String {
+        format!("(clock_timestamp() + interval '{offset_ms} milliseconds')")
+    }
+
+    fn nonsense(&self) -> (&'static str, &'static str) {
+        ("created_at", "'infinity'")
+    }
+}
+
+struct PostgresTransaction(Client);
+
+#[async_trait]
+impl OpenTransaction for PostgresTransaction {
+    async fn execute(&mut self, sql: &str) {
+        self.0.batch_execute(sql).await.unwrap();
+    }
+
+    async fn commit(self: Box<Self>) {
+        self.0.batch_execute("COMMIT").await.unwrap();
+    }
+
+    async fn rollback(self: Box<Self>) {
+        self.0.batch_execute("ROLLBACK").await.unwrap();
+    }
+}

@@ -1,0 +1,161 @@
+//! The outbox in PostgreSQL.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::result::QueryResult;
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::AsyncDieselConnectionManager;
+use diesel_async::pooled_connection::deadpool::{Object, Pool};
+use futures_util::future::BoxFuture;
+use uuid::Uuid;
+
+use super::{
+    Blocker, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Reschedule,
+    Result, Shard, Store,
+};
+use crate::error::{PublishError, StoreError};
+use crate::event::OutboxEvent;
+use crate::publish::NewEvent;
+
+mod connect;
+mod fetch;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub(crate) mod insert;
+mod leases;
+mod migrate;
+mod operate;
+mod row;
+mod settle;
+
+pub(crate) use connect::Target;
+
+/// The shards of a lane; `outbox_shard` masks with one less.
+pub(crate) const SHARDS: i16 = 32;
+
+/// Connections for fetching, settling and publishing; the heartbeat has one of its own.
+const POOL_SIZE: usize = 8;
+
+/// No statement of ours takes this long on a healthy server. One that does is given up together with its connection,
+/// so that what it may still answer is never read.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A pool of connections to one database.
+pub(crate) struct PostgresStore {
+    target: Arc<Target>,
+    pool: Pool<AsyncPgConnection>,
+}
+
+impl PostgresStore {
+    /// Prepares a pool; nothing is connected before the first statement.
+    pub(crate) fn new(target: Target) -> Result<Self> {
+        let target = Arc::new(target);
+        let manager = AsyncDieselConnectionManager::new_with_config(String::new(), target.manager_config());
+        let pool = Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .runtime(deadpool::Runtime::Tokio1)
+            .wait_timeout(Some(STATEMENT_LIMIT))
+            .create_timeout(Some(connect::CONNECT_LIMIT))
+            .build()
+            .map_err(|error| target.unreachable(error))?;
+        Ok(Self { target, pool })
+    }
+
+    /// Runs statements on a pooled connection, bounded in time.
+    async fn run<T: Send>(
+        &self,
+        operation: &'static str,
+        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+    ) -> Result<T> {
+        let mut conn = self.pool.get().await.map_err(|error| self.target.unreachable(connect::reason(&error)))?;
+        match tokio::time::timeout(STATEMENT_LIMIT, statements(&mut conn)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                let error = self.target.query_error(operation, &error);
+                if error.is_transient() {
+                    drop(Object::take(conn));
+                }
+                Err(error)
+            }
+            Err(_) => {
+                drop(Object::take(conn));
+                Err(StoreError::Timeout { operation, limit: STATEMENT_LIMIT })
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn shards(&self) -> i16 {
+        SHARDS
+    }
+
+    async fn outbox_id(&self) -> Result<Uuid> {
+        migrate::outbox_id(self).await
+    }
+
+    async fn migrate(&self, dry_run: bool) -> Result<Vec<String>> {
+        migrate::migrate(&self.target, dry_run).await
+    }
+
+    async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
+        operate::insert(self, events).await
+    }
+
+    async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer> {
+        fetch::fetch(self, request).await
+    }
+
+    async fn blockers(
+        &self,
+        lane: &str,
+        failed_blocks: bool,
+        questions: &[KeyQuestion],
+    ) -> Result<HashMap<String, Blocker>> {
+        fetch::blockers(self, lane, failed_blocks, questions).await
+    }
+
+    async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
+        fetch::unrecorded(self, lane, sent).await
+    }
+
+    async fn settle_published(&self, events: &[(Uuid, i64)]) -> Result<()> {
+        settle::published(self, events).await
+    }
+
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Uuid>> {
+        settle::rescheduled(self, owner, events).await
+    }
+
+    async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {
+        settle::raise_epoch(self, owner, shard, epoch, above).await
+    }
+
+    async fn has_due(&self, lanes: &[Lane], failed_blocks: &[Lane]) -> Result<bool> {
+        fetch::has_due(self, lanes, failed_blocks).await
+    }
+
+    async fn repair_missing_seq(&self) -> Result<usize> {
+        operate::repair_missing_seq(self).await
+    }
+
+    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize> {
+        operate::delete_expired(self, expiry, failed_blocks).await
+    }
+
+    async fn list(&self, filter: &EventFilter) -> Result<Vec<OutboxEvent>> {
+        operate::list(self, filter).await
+    }
+
+    async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>> {
+        operate::find(self, id).await
+    }
+
+    async fn leases(&self) -> Result<Box<dyn LeaseStore>> {
+        Ok(Box::new(leases::PostgresLeases::new(Arc::clone(&self.target))))
+    }
+}

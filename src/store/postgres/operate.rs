@@ -1,0 +1,131 @@
+//! What people and the janitor ask for.
+
+use std::time::Duration;
+
+use diesel::dsl::sql;
+use diesel::sql_types::{Array, BigInt, Nullable, Text, Uuid as SqlUuid};
+use diesel_async::{AsyncConnection, RunQueryDsl};
+use futures_util::FutureExt;
+use uuid::Uuid;
+
+use super::row::{self, COLUMNS, Row};
+use super::{PostgresStore, Result, STATEMENT_LIMIT};
+use crate::error::{PublishError, StoreError};
+use crate::event::OutboxEvent;
+use crate::publish::NewEvent;
+use crate::store::{EventFilter, Expiry, Lane};
+
+/// Writes events in a transaction of their own.
+pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
+    let mut conn = store.pool.get().await.map_err(|error| store.target.unreachable(super::connect::reason(&error)))?;
+    let work = conn.transaction(async |conn| crate::publish::publish_many(conn, events).await);
+    match tokio::time::timeout(STATEMENT_LIMIT, work).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            drop(diesel_async::pooled_connection::deadpool::Object::take(conn));
+            Err(StoreError::Timeout { operation: "write events", limit: STATEMENT_LIMIT }.into())
+        }
+    }
+}
+
+pub(super) async fn list(store: &PostgresStore, filter: &EventFilter) -> Result<Vec<OutboxEvent>> {
+    let rows = store
+        .run("list events", |conn| {
+            sql::<row::SqlTypes>("SELECT ")
+                .sql(COLUMNS)
+                .sql(" FROM outbox_events e WHERE (e.status = ")
+                .bind::<Nullable<Text>, _>(filter.status.map(|status| status.as_str()))
+                .sql(" OR ")
+                .bind::<Nullable<Text>, _>(filter.status.map(|status| status.as_str()))
+                .sql(" IS NULL) AND (e.event_type = ")
+                .bind::<Nullable<Text>, _>(filter.event_type.as_deref())
+                .sql(" OR ")
+                .bind::<Nullable<Text>, _>(filter.event_type.as_deref())
+                .sql(" IS NULL) AND (e.publisher_backend = ")
+                .bind::<Nullable<Text>, _>(filter.backend.as_deref())
+                .sql(" OR ")
+                .bind::<Nullable<Text>, _>(filter.backend.as_deref())
+                .sql(" IS NULL) AND (e.partition_key = ")
+                .bind::<Nullable<Text>, _>(filter.key.as_deref())
+                .sql(" OR ")
+                .bind::<Nullable<Text>, _>(filter.key.as_deref())
+                .sql(" IS NULL) ORDER BY e.created_at DESC, e.seq DESC LIMIT ")
+                .bind::<BigInt, _>(filter.limit)
+                .load::<Row>(conn)
+                .boxed()
+        })
+        .await?;
+    rows.into_iter().map(readable).collect()
+}
+
+pub(super) async fn find(store: &PostgresStore, id: Uuid) -> Result<Option<OutboxEvent>> {
+    let rows = store
+        .run("look up an event", |conn| {
+            sql::<row::SqlTypes>("SELECT ")
+                .sql(COLUMNS)
+                .sql(" FROM outbox_events e WHERE e.id = ")
+                .bind::<SqlUuid, _>(id)
+                .load::<Row>(conn)
+                .boxed()
+        })
+        .await?;
+    rows.into_iter().next().map(readable).transpose()
+}
+
+fn readable(row: Row) -> Result<OutboxEvent> {
+    let id = row.id;
+    row.decode().map_err(|reason| StoreError::Query {
+        operation: "read an event",
+        reason: format!("the row {id} cannot be read: {reason}"),
+        transient: false,
+    })
+}
+
+/// Rows whose writer set `seq` to NULL stand in no order, so no cursor would ever meet them.
+pub(super) async fn repair_missing_seq(store: &PostgresStore) -> Result<usize> {
+    store
+        .run("give events their place", |conn| {
+            diesel::sql_query(
+                "WITH stray AS MATERIALIZED (SELECT id, created_at FROM outbox_events \
+                    WHERE seq IS NULL AND status IN ('pending', 'retry') \
+                    ORDER BY created_at LIMIT 1000 FOR UPDATE SKIP LOCKED), \
+                 placed AS MATERIALIZED (\
+                    SELECT id, nextval('outbox_events_seq') AS seq FROM (SELECT id FROM stray ORDER BY created_at) s) \
+                 UPDATE outbox_events e SET seq = placed.seq FROM placed WHERE e.id = placed.id AND e.seq IS NULL",
+            )
+            .execute(conn)
+            .boxed()
+        })
+        .await
+}
+
+/// Deletes what retention no longer keeps, oldest first.
+pub(super) async fn delete_expired(store: &PostgresStore, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize> {
+    let micros = |age: Option<Duration>| age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+    let holding: Vec<&str> = failed_blocks.iter().map(AsRef::as_ref).collect();
+    store
+        .run("delete old events", |conn| {
+            diesel::sql_query(
+                "WITH published AS MATERIALIZED (\
+                    SELECT id FROM outbox_events WHERE status = 'published' \
+                        AND created_at < now() - $1 * interval '1 microsecond' \
+                        AND published_at < now() - $1 * interval '1 microsecond' \
+                        ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
+                 failed AS MATERIALIZED (\
+                    SELECT id FROM outbox_events WHERE status = 'failed' \
+                        AND created_at < now() - $2 * interval '1 microsecond' \
+                        AND updated_at < now() - $2 * interval '1 microsecond' \
+                        AND NOT (partition_key <> '' AND publisher_backend = ANY ($4)) \
+                        ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
+                 old AS MATERIALIZED (SELECT id FROM published UNION ALL SELECT id FROM failed LIMIT $3) \
+                 DELETE FROM outbox_events e USING old WHERE e.id = old.id",
+            )
+            .bind::<Nullable<BigInt>, _>(micros(expiry.published))
+            .bind::<Nullable<BigInt>, _>(micros(expiry.failed))
+            .bind::<BigInt, _>(expiry.limit)
+            .bind::<Array<Text>, _>(holding)
+            .execute(conn)
+            .boxed()
+        })
+        .await
+}

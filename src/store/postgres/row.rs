@@ -1,0 +1,138 @@
+//! A row of the table as it is read, whatever another writer put into it.
+
+use chrono::{DateTime, Utc};
+use diesel::Queryable;
+use diesel::data_types::PgTimestamp;
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use uuid::Uuid;
+
+use crate::event::{JsonText, OutboxEvent};
+use crate::store::Position;
+
+/// The columns of [`Row`], of a table or a query named `e`. JSON comes as text, so that it passes through as it is.
+pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, e.subject, e.data_content_type, \
+    e.data_schema, e.data::text, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
+    e.max_retries, e.last_error, e.publisher_backend, e.publisher_config::text, e.seq, e.retry_at, e.cloud_event_id, \
+    e.extensions::text, e.partition_key, e.data_binary, e.pending_handlers::text, e.errors::text";
+
+/// The types of [`COLUMNS`].
+pub(crate) type SqlTypes = (
+    SqlUuid,
+    Text,
+    Text,
+    Text,
+    Text,
+    Text,
+    Text,
+    Nullable<Text>,
+    Text,
+    Timestamptz,
+    Timestamptz,
+    Timestamptz,
+    Nullable<Timestamptz>,
+    Integer,
+    Integer,
+    Text,
+    Text,
+    Text,
+    Nullable<BigInt>,
+    Nullable<Timestamptz>,
+    Text,
+    Text,
+    Text,
+    Nullable<Binary>,
+    Nullable<Text>,
+    Nullable<Text>,
+);
+
+/// Loads from anything that the table can hold; [`decode`](Self::decode) says what cannot be an event.
+#[derive(Queryable)]
+pub(crate) struct Row {
+    pub(crate) id: Uuid,
+    spec_version: String,
+    event_type: String,
+    source: String,
+    subject: String,
+    data_content_type: String,
+    data_schema: String,
+    data: Option<String>,
+    pub(crate) status: String,
+    created_at: PgTimestamp,
+    updated_at: PgTimestamp,
+    scheduled_at: PgTimestamp,
+    published_at: Option<PgTimestamp>,
+    pub(crate) retry_count: i32,
+    pub(crate) max_retries: i32,
+    last_error: String,
+    publisher_backend: String,
+    publisher_config: String,
+    seq: Option<i64>,
+    retry_at: Option<PgTimestamp>,
+    cloud_event_id: String,
+    extensions: String,
+    pub(crate) partition_key: String,
+    data_binary: Option<Vec<u8>>,
+    pending_handlers: Option<String>,
+    errors: Option<String>,
+}
+
+impl Row {
+    /// Its place in the order; a row without `seq` stands before those of its time.
+    pub(crate) fn position(&self) -> Position {
+        Position { scheduled_at: self.scheduled_at.0, seq: self.seq.unwrap_or(i64::MIN) }
+    }
+
+    /// The event, or why the row cannot be one.
+    pub(crate) fn decode(self) -> Result<OutboxEvent, String> {
+        Ok(OutboxEvent {
+            id: self.id,
+            status: self.status.parse().map_err(|_| format!("status {:?} is unknown", self.status))?,
+            created_at: time("created_at", self.created_at)?,
+            updated_at: time("updated_at", self.updated_at)?,
+            scheduled_at: time("scheduled_at", self.scheduled_at)?,
+            published_at: self.published_at.map(|at| time("published_at", at)).transpose()?,
+            retry_at: self.retry_at.map(|at| time("retry_at", at)).transpose()?,
+            seq: self.seq.ok_or("seq is missing")?,
+            publisher_config: object("publisher_config", self.publisher_config)?,
+            extensions: object("extensions", self.extensions)?,
+            pending_handlers: self.pending_handlers.map(names).transpose()?.flatten(),
+            spec_version: self.spec_version,
+            event_type: self.event_type,
+            source: self.source,
+            subject: self.subject,
+            data_content_type: self.data_content_type,
+            data_schema: self.data_schema,
+            data: self.data.map(JsonText::new),
+            data_binary: self.data_binary,
+            retry_count: self.retry_count,
+            max_retries: self.max_retries,
+            last_error: self.last_error,
+            publisher_backend: self.publisher_backend,
+            cloud_event_id: self.cloud_event_id,
+            partition_key: self.partition_key,
+            errors: self.errors.map(JsonText::new),
+        })
+    }
+}
+
+/// From 1970 to 2000, where Postgres begins to count.
+pub(super) const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// `infinity` and `-infinity` are the outermost numbers.
+fn time(column: &str, raw: PgTimestamp) -> Result<DateTime<Utc>, String> {
+    let micros = if raw.0 == i64::MIN { None } else { raw.0.checked_add(EPOCH_MICROS) };
+    micros.and_then(DateTime::from_timestamp_micros).ok_or_else(|| format!("{column} is infinite or out of range"))
+}
+
+/// A JSON object, or JSON null, which Django writes for `None` and reads as nothing.
+fn object(column: &str, json: String) -> Result<JsonText, String> {
+    match json.as_str() {
+        "null" => Ok(JsonText::new("{}".to_owned())),
+        _ if json.starts_with('{') => Ok(JsonText::new(json)),
+        _ => Err(format!("{column} is no JSON object")),
+    }
+}
+
+fn names(json: String) -> Result<Option<Vec<String>>, String> {
+    serde_json::from_str(&json).map_err(|_| "pending_handlers is no array of names".to_owned())
+}

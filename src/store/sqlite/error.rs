@@ -1,0 +1,31 @@
+//! What SQLite says, as the store says it.
+
+use diesel::result::Error;
+
+use crate::error::StoreError;
+
+/// SQLite's texts for what passes by itself or with room on the disk; diesel hands on no code for them.
+const TRANSIENT: [&str; 8] = [
+    "database is locked",
+    "database table is locked",
+    "database schema is locked",
+    "disk I/O error",
+    "database or disk is full",
+    "unable to open database file",
+    "attempt to write a readonly database",
+    "database schema has changed",
+];
+
+/// Names the operation that failed and whether it may pass later.
+pub(super) fn describe_failure(target: &str, operation: &'static str, error: Error) -> StoreError {
+    let reason = error.to_string();
+    if reason.starts_with("no such table: outbox_") {
+        return StoreError::NotMigrated { target: target.to_owned(), state: "missing" };
+    }
+    if reason.starts_with("no such column:") {
+        return StoreError::NotMigrated { target: target.to_owned(), state: "out of date" };
+    }
+    let transient = matches!(error, Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. })
+        || TRANSIENT.iter().any(|text| reason.contains(text));
+    StoreError::Query { operation, reason, transient }
+}

@@ -1,0 +1,186 @@
+//! Reading what is due. Every query names its index: SQLite's planner would otherwise go by statistics that may be old.
+
+use std::collections::HashSet;
+
+use diesel::connection::DefaultLoadingMode;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Text};
+use uuid::Uuid;
+
+use super::clock::read_now;
+use super::row::{COLUMNS, Row, SqlTypes};
+use super::{SHARD, to_fetched};
+use crate::store::{FetchAnswer, FetchRequest, Fetched, Position, Range};
+
+/// Answers a request from one snapshot.
+pub(super) fn fetch_due(connection: &mut SqliteConnection, request: &FetchRequest) -> QueryResult<FetchAnswer> {
+    connection.transaction(|connection| {
+        let now = read_now(connection)?;
+        let mut reading = Reading::new(request);
+        for range in request.ranges.iter().filter(|range| range.shard == SHARD) {
+            read_range(connection, &request.lane, range, now, &mut reading)?;
+        }
+        if request.retry_shards.contains(&SHARD) {
+            read_retries(connection, request, now, &mut reading)?;
+        }
+        for key in &request.keys {
+            read_key(connection, request, key, now, &mut reading)?;
+        }
+        Ok(reading.answer)
+    })
+}
+
+/// What was read so far, and how much more may be.
+struct Reading<'a> {
+    except: HashSet<&'a Uuid>,
+    bytes: usize,
+    max_bytes: usize,
+    max_event_bytes: usize,
+    answer: FetchAnswer,
+}
+
+impl<'a> Reading<'a> {
+    fn new(request: &'a FetchRequest) -> Self {
+        let FetchRequest { max_bytes, max_event_bytes, .. } = *request;
+        let except = request.except.iter().collect();
+        Self { except, bytes: 0, max_bytes, max_event_bytes, answer: FetchAnswer::default() }
+    }
+
+    /// A LIMIT that leaves `limit` rows after those are skipped that do not count.
+    fn sql_limit(&self, limit: i64) -> i64 {
+        limit.saturating_add(i64::try_from(self.except.len()).unwrap_or(i64::MAX))
+    }
+
+    /// Takes rows one by one from the statement that yields them, so that no more than the budget is ever in memory.
+    fn take(&mut self, rows: impl Iterator<Item = QueryResult<Row>>) -> QueryResult<()> {
+        for row in rows {
+            let row = row?;
+            if self.except.contains(&row.id()) {
+                continue;
+            }
+            let fetched = refuse_oversize(to_fetched(row), self.max_event_bytes);
+            // A row that is no event is small by now: only its reason is kept.
+            let size = fetched.event.as_ref().map_or(0, |event| event.size());
+            if !self.answer.rows.is_empty() && self.bytes.saturating_add(size) > self.max_bytes {
+                self.answer.cut_short = true;
+                break;
+            }
+            self.bytes = self.bytes.saturating_add(size);
+            self.answer.rows.push(fetched);
+        }
+        Ok(())
+    }
+}
+
+fn refuse_oversize(mut fetched: Fetched, max_event_bytes: usize) -> Fetched {
+    let size = fetched.event.as_ref().map_or(0, |event| event.size());
+    if size > max_event_bytes {
+        fetched.event = Err(format!("the event has {size} bytes, and max_event_bytes allows {max_event_bytes}"));
+    }
+    fetched
+}
+
+fn read_range(
+    connection: &mut SqliteConnection,
+    lane: &str,
+    range: &Range,
+    now: i64,
+    reading: &mut Reading<'_>,
+) -> QueryResult<()> {
+    if reading.answer.cut_short {
+        return Ok(());
+    }
+    // One upper bound for both limits, since only one can bound the walk through the index.
+    let end_of_due = Position { scheduled_at: now.saturating_add(1), seq: i64::MIN };
+    let to = range.to.map_or(end_of_due, |to| to.min(end_of_due));
+    let rows = sql::<SqlTypes>(&format!(
+        "SELECT {COLUMNS} FROM outbox_events AS e INDEXED BY outbox_events_due
+         WHERE status = 'pending' AND seq IS NOT NULL AND publisher_backend = "
+    ))
+    .bind::<Text, _>(lane)
+    .sql(" AND (scheduled_at, seq) > (")
+    .bind::<BigInt, _>(range.from.scheduled_at)
+    .sql(", ")
+    .bind::<BigInt, _>(range.from.seq)
+    .sql(") AND (scheduled_at, seq) < (")
+    .bind::<BigInt, _>(to.scheduled_at)
+    .sql(", ")
+    .bind::<BigInt, _>(to.seq)
+    .sql(") ORDER BY scheduled_at, seq LIMIT ")
+    .bind::<BigInt, _>(reading.sql_limit(range.limit))
+    .load_iter::<Row, DefaultLoadingMode>(connection)?;
+    reading.take(rows)
+}
+
+fn read_retries(
+    connection: &mut SqliteConnection,
+    request: &FetchRequest,
+    now: i64,
+    reading: &mut Reading<'_>,
+) -> QueryResult<()> {
+    if reading.answer.cut_short {
+        return Ok(());
+    }
+    let rows = sql::<SqlTypes>(&format!(
+        "SELECT {COLUMNS} FROM outbox_events AS e INDEXED BY outbox_events_retry
+         WHERE status = 'retry' AND seq IS NOT NULL AND publisher_backend = "
+    ))
+    .bind::<Text, _>(&*request.lane)
+    .sql(" AND coalesce(retry_at, scheduled_at) <= ")
+    .bind::<BigInt, _>(now)
+    .sql(" ORDER BY coalesce(retry_at, scheduled_at) LIMIT ")
+    .bind::<BigInt, _>(reading.sql_limit(request.retry_limit))
+    .load_iter::<Row, DefaultLoadingMode>(connection)?;
+    reading.take(rows)
+}
+
+fn read_key(
+    connection: &mut SqliteConnection,
+    request: &FetchRequest,
+    key: &str,
+    now: i64,
+    reading: &mut Reading<'_>,
+) -> QueryResult<()> {
+    if reading.answer.cut_short {
+        return Ok(());
+    }
+    let rows = sql::<SqlTypes>(&format!(
+        "SELECT {COLUMNS} FROM outbox_events AS e INDEXED BY outbox_events_keys
+         WHERE status IN ('pending', 'retry') AND partition_key <> '' AND seq IS NOT NULL AND publisher_backend = "
+    ))
+    .bind::<Text, _>(&*request.lane)
+    .sql(" AND partition_key = ")
+    .bind::<Text, _>(key)
+    .sql(" AND CASE status WHEN 'retry' THEN coalesce(retry_at, scheduled_at) ELSE scheduled_at END <= ")
+    .bind::<BigInt, _>(now)
+    .sql(" ORDER BY scheduled_at, seq LIMIT ")
+    .bind::<BigInt, _>(reading.sql_limit(request.key_limit))
+    .load_iter::<Row, DefaultLoadingMode>(connection)?;
+    reading.take(rows)
+}
+
+/// Of what a journal names, the rows that the database does not have as published yet.
+pub(super) fn find_unrecorded(
+    connection: &mut SqliteConnection,
+    lane: &str,
+    sent: &[(Uuid, i64)],
+) -> QueryResult<Vec<Fetched>> {
+    connection.transaction(|connection| {
+        let mut unrecorded = Vec::new();
+        for (id, seq) in sent {
+            let row = sql::<SqlTypes>(&format!(
+                "SELECT {COLUMNS} FROM outbox_events AS e WHERE published_at IS NULL AND id = "
+            ))
+            .bind::<Binary, _>(id.as_bytes().as_slice())
+            .sql(" AND seq = ")
+            .bind::<BigInt, _>(*seq)
+            .sql(" AND publisher_backend = ")
+            .bind::<Text, _>(lane)
+            .get_result::<Row>(connection)
+            .optional()?;
+            unrecorded.extend(row.map(to_fetched));
+        }
+        Ok(unrecorded)
+    })
+}

@@ -1,0 +1,89 @@
+//! SQLite for the contract suite: a file in a folder of its own for every test.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use diesel::connection::SimpleConnection;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::SqliteStore;
+use crate::store::Store;
+use crate::store::contract::{Fixture, OpenTransaction};
+
+pub(crate) struct SqliteFixture {
+    folder: TempDir,
+    store: Arc<SqliteStore>,
+}
+
+impl SqliteFixture {
+    pub(crate) fn connection(&self) -> SqliteConnection {
+        let path = self.folder.path().join("outbox.db");
+        let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+        connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+        connection
+    }
+}
+
+#[async_trait]
+impl Fixture for SqliteFixture {
+    async fn empty() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("outbox.db").display());
+        Self { folder, store: Arc::new(SqliteStore::connect(&url).unwrap()) }
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn execute(&self, sql: &str) {
+        self.connection().batch_execute(sql).unwrap();
+    }
+
+    async fn number(&self, query: &str) -> i64 {
+        sql::<BigInt>(query).get_result(&mut self.connection()).unwrap()
+    }
+
+    async fn begin(&self) -> Box<dyn OpenTransaction> {
+        let mut connection = self.connection();
+        connection.batch_execute("BEGIN IMMEDIATE").unwrap();
+        Box::new(SqliteTransaction(connection))
+    }
+
+    fn writers_overlap(&self) -> bool {
+        false
+    }
+
+    fn id(&self, id: Uuid) -> String {
+        format!("x'{}'", id.simple())
+    }
+
+    fn time(&self, offset_ms: i64) -> String {
+        format!("(strftime('%s', 'now') * 1000000 + substr(strftime('%f', 'now'), 4) * 1000 + {})", offset_ms * 1000)
+    }
+
+    fn nonsense(&self) -> (&'static str, &'static str) {
+        ("data", "'no JSON'")
+    }
+}
+
+struct SqliteTransaction(SqliteConnection);
+
+#[async_trait]
+impl OpenTransaction for SqliteTransaction {
+    async fn execute(&mut self, sql: &str) {
+        self.0.batch_execute(sql).unwrap();
+    }
+
+    async fn commit(mut self: Box<Self>) {
+        self.0.batch_execute("COMMIT").unwrap();
+    }
+
+    async fn rollback(mut self: Box<Self>) {
+        self.0.batch_execute("ROLLBACK").unwrap();
+    }
+}

@@ -1,0 +1,219 @@
+//! Writing new events: a statement for some hundreds, and one to read them with the `seq` that a trigger drew.
+
+use diesel::connection::LoadConnection;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::{Error, QueryResult};
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
+use diesel::sqlite::Sqlite;
+use diesel_async::{AsyncConnection, TransactionManager};
+use uuid::Uuid;
+
+use super::row::{COLUMNS, Row, SqlTypes};
+use crate::error::PublishError;
+use crate::event::OutboxEvent;
+use crate::publish::sealed::Insert;
+use crate::publish::{Answers, OutboxDatabase, ReadyEvent};
+
+/// Events of one statement; SQLite takes 32766 parameters, and an event has 16.
+const CHUNK: usize = 500;
+
+impl OutboxDatabase for Sqlite {}
+
+impl Insert for Sqlite {
+    async fn insert<C>(conn: &mut C, events: Vec<ReadyEvent>) -> Result<Vec<OutboxEvent>, PublishError>
+    where
+        C: AsyncConnection<Backend = Self>,
+    {
+        if events.len() <= CHUNK {
+            return insert_chunk(conn, &events).await;
+        }
+        // Not `transaction`, whose closure would keep the future from moving between threads.
+        C::TransactionManager::begin_transaction(conn).await?;
+        match insert_chunks(conn, &events).await {
+            Ok(stored) => {
+                C::TransactionManager::commit_transaction(conn).await?;
+                Ok(stored)
+            }
+            Err(error) => match C::TransactionManager::rollback_transaction(conn).await {
+                // What broke the transaction says more than that it is broken.
+                Ok(()) | Err(Error::BrokenTransactionManager) => Err(error),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    fn insert_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> Result<Vec<OutboxEvent>, PublishError>
+    where
+        C: LoadConnection<Backend = Self>,
+    {
+        if events.len() <= CHUNK {
+            return insert_chunk_blocking(conn, &events);
+        }
+        conn.transaction(|conn| {
+            let mut stored = Vec::with_capacity(events.len());
+            for chunk in events.chunks(CHUNK) {
+                stored.extend(insert_chunk_blocking(conn, chunk)?);
+            }
+            Ok(stored)
+        })
+    }
+}
+
+async fn insert_chunks<C>(conn: &mut C, events: &[ReadyEvent]) -> Result<Vec<OutboxEvent>, PublishError>
+where
+    C: AsyncConnection<Backend = Sqlite>,
+{
+    let mut stored = Vec::with_capacity(events.len());
+    for chunk in events.chunks(CHUNK) {
+        stored.extend(insert_chunk(conn, chunk).await?);
+    }
+    Ok(stored)
+}
+
+async fn insert_chunk<C>(conn: &mut C, events: &[ReadyEvent]) -> Result<Vec<OutboxEvent>, PublishError>
+where
+    C: AsyncConnection<Backend = Sqlite>,
+{
+    use diesel_async::RunQueryDsl;
+
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut answers = Answers::to(events);
+    InsertEvents { events }.execute(conn).await?;
+    let stored: Vec<Row> = FindEvents { ids: answers.missing() }.load(conn).await?;
+    answers.add(stored.into_iter().map(decode))?;
+    answers.finish()
+}
+
+fn insert_chunk_blocking<C>(conn: &mut C, events: &[ReadyEvent]) -> Result<Vec<OutboxEvent>, PublishError>
+where
+    C: LoadConnection<Backend = Sqlite>,
+{
+    use diesel::RunQueryDsl;
+
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut answers = Answers::to(events);
+    InsertEvents { events }.execute(conn)?;
+    let stored: Vec<Row> = FindEvents { ids: answers.missing() }.load(conn)?;
+    answers.add(stored.into_iter().map(decode))?;
+    answers.finish()
+}
+
+fn decode(row: Row) -> (Uuid, Result<OutboxEvent, String>) {
+    (row.id(), row.decode())
+}
+
+/// New events; rows without `seq`, so that the table's trigger draws it for each in turn.
+struct InsertEvents<'a> {
+    events: &'a [ReadyEvent],
+}
+
+/// The statement depends on how many events there are, so its text is its name among prepared statements.
+impl QueryId for InsertEvents<'_> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl QueryFragment<Sqlite> for InsertEvents<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        if self.events.len() > 1 {
+            out.unsafe_to_cache_prepared();
+        }
+        // SQLite reads its clock once for a statement. `WHERE true` ends the SELECT, or ON would begin a join's condition.
+        out.push_sql(
+            "WITH clock(now) AS \
+             (SELECT CAST(strftime('%s', 'now') AS INTEGER) * 1000000 + \
+             CAST(substr(strftime('%f', 'now'), 4) AS INTEGER) * 1000), \
+             n(place, id, event_type, source, subject, content_type, schema, data, bytes, scheduled_at, delay, \
+             max_retries, backend, config, cloud_event_id, extensions, partition_key) AS (VALUES ",
+        );
+        for (place, event) in self.events.iter().enumerate() {
+            out.push_sql(if place == 0 { "(" } else { ", (" });
+            out.push_sql(&place.to_string());
+            push_event(&mut out, event)?;
+            out.push_sql(")");
+        }
+        out.push_sql(
+            ") INSERT INTO outbox_events (id, spec_version, event_type, source, subject, data_content_type, \
+             data_schema, data, data_binary, status, created_at, updated_at, scheduled_at, retry_count, max_retries, \
+             last_error, publisher_backend, publisher_config, cloud_event_id, extensions, partition_key) \
+             SELECT n.id, '1.0', n.event_type, n.source, n.subject, n.content_type, n.schema, n.data, n.bytes, \
+             'pending', clock.now, clock.now, coalesce(n.scheduled_at, clock.now + n.delay), 0, n.max_retries, '', \
+             n.backend, n.config, n.cloud_event_id, n.extensions, n.partition_key \
+             FROM clock CROSS JOIN n WHERE true ORDER BY n.place ON CONFLICT (id) DO NOTHING",
+        );
+        Ok(())
+    }
+}
+
+fn push_event<'b>(out: &mut AstPass<'_, 'b, Sqlite>, event: &'b ReadyEvent) -> QueryResult<()> {
+    fn text<'b>(out: &mut AstPass<'_, 'b, Sqlite>, value: &'b String) -> QueryResult<()> {
+        out.push_sql(", ");
+        out.push_bind_param::<Text, _>(value)
+    }
+    out.push_sql(", ");
+    out.push_bind_param::<Binary, _>(event.id.as_bytes().as_slice())?;
+    for value in [&event.event_type, &event.source, &event.subject, &event.data_content_type, &event.data_schema] {
+        text(out, value)?;
+    }
+    out.push_sql(", ");
+    out.push_bind_param::<Nullable<Text>, _>(&event.data)?;
+    out.push_sql(", ");
+    out.push_bind_param::<Nullable<Binary>, _>(&event.data_binary)?;
+    out.push_sql(", ");
+    out.push_bind_param::<Nullable<BigInt>, _>(&event.scheduled_micros)?;
+    out.push_sql(", ");
+    out.push_bind_param::<BigInt, _>(&event.delay_micros)?;
+    out.push_sql(", ");
+    out.push_bind_param::<Integer, _>(&event.max_retries)?;
+    for value in [
+        &event.publisher_backend,
+        &event.publisher_config,
+        &event.cloud_event_id,
+        &event.extensions,
+        &event.partition_key,
+    ] {
+        text(out, value)?;
+    }
+    Ok(())
+}
+
+impl<C> diesel::RunQueryDsl<C> for InsertEvents<'_> {}
+
+/// Events by their ids.
+struct FindEvents {
+    ids: Vec<Uuid>,
+}
+
+impl QueryId for FindEvents {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl QueryFragment<Sqlite> for FindEvents {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        if self.ids.len() > 1 {
+            out.unsafe_to_cache_prepared();
+        }
+        out.push_sql("SELECT ");
+        out.push_sql(COLUMNS);
+        out.push_sql(" FROM outbox_events e WHERE e.id IN (");
+        for (place, id) in self.ids.iter().enumerate() {
+            if place > 0 {
+                out.push_sql(", ");
+            }
+            out.push_bind_param::<Binary, _>(id.as_bytes().as_slice())?;
+        }
+        out.push_sql(")");
+        Ok(())
+    }
+}
+
+impl Query for FindEvents {
+    type SqlType = SqlTypes;
+}
+
+impl<C> diesel::RunQueryDsl<C> for FindEvents {}

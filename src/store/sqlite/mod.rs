@@ -1,0 +1,207 @@
+//! The outbox in a SQLite file: one shard, times as integer microseconds, ids as blobs.
+//!
+//! Reading, writing and leases have a connection each, so that none waits for another within this process. The file is in
+//! WAL mode, which stays with it: readers and the one writer do not disturb each other.
+
+mod clock;
+mod connection;
+mod error;
+mod fetch;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub(crate) mod insert;
+mod leases;
+mod migrations;
+mod operate;
+mod order;
+pub(crate) mod row;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::QueryResult;
+use uuid::Uuid;
+
+use self::connection::{Connection, Location};
+use self::leases::SqliteLeases;
+use self::row::Row;
+use super::{
+    Blocker, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Reschedule,
+    Result, Shard, Store,
+};
+use crate::blocking;
+use crate::error::{PublishError, StoreError};
+use crate::event::OutboxEvent;
+use crate::publish::NewEvent;
+
+/// The only shard of every lane.
+const SHARD: i16 = 0;
+
+/// How long a statement waits while another connection writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A renewal counts from before it was sent, so one that waited long is worth little: better to ask again.
+const LEASES_BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// [`Store`] in a SQLite file.
+pub(crate) struct SqliteStore {
+    location: Location,
+    reader: Connection,
+    writer: Connection,
+}
+
+impl SqliteStore {
+    /// A store in the file that `sqlite://path` or `sqlite:path` names; it is opened when it is first used.
+    ///
+    /// # Errors
+    /// Not transient: the address is none, or names a database in memory.
+    pub(crate) fn connect(url: &str) -> Result<Self> {
+        let location = Location::parse(url)?;
+        Ok(Self {
+            reader: Connection::new(&location, BUSY_TIMEOUT),
+            writer: Connection::new(&location, BUSY_TIMEOUT),
+            location,
+        })
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn shards(&self) -> i16 {
+        1
+    }
+
+    async fn outbox_id(&self) -> Result<Uuid> {
+        let id = self.reader.run("read the outbox's id", migrations::read_outbox_id).await?;
+        id.map_err(|state| self.location.not_migrated(state))
+    }
+
+    async fn migrate(&self, dry_run: bool) -> Result<Vec<String>> {
+        if dry_run && !self.location.exists() {
+            return Ok(migrations::list_all_statements());
+        }
+        let target = self.location.target.clone();
+        self.writer
+            .run_in_any_file("migrate", move |connection| {
+                migrations::migrate(connection, dry_run)
+                    .map_err(|error| error::describe_failure(&target, "migrate", error))
+            })
+            .await
+    }
+
+    async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
+        self.writer
+            .run_as("write events", |connection| {
+                connection.immediate_transaction(|connection| blocking::publish_many(connection, events))
+            })
+            .await
+    }
+
+    async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer> {
+        let request = request.clone();
+        self.reader.run("fetch", move |connection| fetch::fetch_due(connection, &request)).await
+    }
+
+    async fn blockers(
+        &self,
+        lane: &str,
+        failed_blocks: bool,
+        questions: &[KeyQuestion],
+    ) -> Result<HashMap<String, Blocker>> {
+        let (lane, questions) = (lane.to_owned(), questions.to_vec());
+        self.reader
+            .run("find blockers", move |connection| order::find_blockers(connection, &lane, failed_blocks, &questions))
+            .await
+    }
+
+    async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
+        let (lane, sent) = (lane.to_owned(), sent.to_vec());
+        self.reader.run("find unrecorded", move |connection| fetch::find_unrecorded(connection, &lane, &sent)).await
+    }
+
+    async fn settle_published(&self, events: &[(Uuid, i64)]) -> Result<()> {
+        let events = events.to_vec();
+        self.writer.run("record published", move |connection| settle::record_published(connection, &events)).await
+    }
+
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Uuid>> {
+        let events = events.to_vec();
+        self.writer
+            .run("record rescheduled", move |connection| settle::record_rescheduled(connection, owner, &events))
+            .await
+    }
+
+    async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {
+        let shard = shard.clone();
+        self.writer
+            .run("raise an epoch", move |connection| leases::raise_epoch(connection, owner, &shard, epoch, above))
+            .await
+    }
+
+    async fn has_due(&self, lanes: &[Lane], failed_blocks: &[Lane]) -> Result<bool> {
+        let (lanes, failed_blocks) = (lanes.to_vec(), failed_blocks.to_vec());
+        self.reader
+            .run("look for due events", move |connection| order::has_due(connection, &lanes, &failed_blocks))
+            .await
+    }
+
+    async fn repair_missing_seq(&self) -> Result<usize> {
+        self.writer.run("repair missing seq", operate::repair_missing_seq).await
+    }
+
+    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize> {
+        let failed_blocks = failed_blocks.to_vec();
+        self.writer
+            .run("delete expired", move |connection| operate::delete_expired(connection, expiry, &failed_blocks))
+            .await
+    }
+
+    async fn list(&self, filter: &EventFilter) -> Result<Vec<OutboxEvent>> {
+        let filter = filter.clone();
+        let rows = self.reader.run("list events", move |connection| operate::list_events(connection, &filter)).await?;
+        Ok(rows.into_iter().filter_map(skip_undecodable).collect())
+    }
+
+    async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>> {
+        const OPERATION: &str = "find an event";
+        let row = self.reader.run(OPERATION, move |connection| operate::find_event(connection, id)).await?;
+        row.map(Row::decode).transpose().map_err(|reason| {
+            let reason = format!("the row of event {id} is no event: {reason}");
+            StoreError::Query { operation: OPERATION, reason, transient: false }
+        })
+    }
+
+    async fn leases(&self) -> Result<Box<dyn LeaseStore>> {
+        Ok(Box::new(SqliteLeases(Connection::new(&self.location, LEASES_BUSY_TIMEOUT))))
+    }
+}
+
+fn to_fetched(row: Row) -> Fetched {
+    Fetched {
+        shard: SHARD,
+        position: row.position(),
+        id: row.id(),
+        partition_key: row.partition_key().to_owned(),
+        retry: row.is_retry(),
+        retry_count: row.retry_count(),
+        max_retries: row.max_retries(),
+        event: row.decode().map(Arc::new),
+    }
+}
+
+/// One bad row must not hide the others from whoever looks for it; a worker will say in the row what is wrong with it.
+fn skip_undecodable(row: Row) -> Option<OutboxEvent> {
+    let id = row.id();
+    row.decode()
+        .inspect_err(|reason| tracing::warn!(event.id = %id, reason, "a row is no event and is not listed"))
+        .ok()
+}
+
+fn uuid_of(blob: &[u8]) -> QueryResult<Uuid> {
+    Uuid::from_slice(blob).map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))
+}

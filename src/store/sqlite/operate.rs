@@ -1,0 +1,116 @@
+//! What operators and retention ask for.
+
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+use uuid::Uuid;
+
+use super::clock::{micros, read_now};
+use super::row::{COLUMNS, Row, SqlTypes};
+use crate::store::{EventFilter, Expiry, Lane};
+
+/// Strays are few: the insert trigger draws a `seq` for every row that comes without one.
+const STRAYS_PER_REPAIR: i64 = 1000;
+
+/// Gives strays a `seq`, in the order in which they were written.
+pub(super) fn repair_missing_seq(connection: &mut SqliteConnection) -> QueryResult<usize> {
+    connection.immediate_transaction(|connection| {
+        let repaired = sql_query(
+            "WITH stray AS (
+               SELECT id, row_number() OVER (ORDER BY created_at, rowid) AS number
+               FROM outbox_events INDEXED BY outbox_events_stray
+               WHERE seq IS NULL AND status IN ('pending', 'retry') LIMIT ?
+             )
+             UPDATE outbox_events INDEXED BY sqlite_autoindex_outbox_events_1
+             SET seq = (SELECT value FROM outbox_seq) + stray.number
+             FROM stray WHERE outbox_events.id = stray.id",
+        )
+        .bind::<BigInt, _>(STRAYS_PER_REPAIR)
+        .execute(connection)?;
+        if repaired > 0 {
+            sql_query("UPDATE outbox_seq SET value = value + ?")
+                .bind::<BigInt, _>(i64::try_from(repaired).unwrap_or(i64::MAX))
+                .execute(connection)?;
+        }
+        Ok(repaired)
+    })
+}
+
+/// Deletes events that are older than retention keeps, at most `limit`.
+pub(super) fn delete_expired(
+    connection: &mut SqliteConnection,
+    expiry: Expiry,
+    failed_blocks: &[Lane],
+) -> QueryResult<usize> {
+    connection.immediate_transaction(|connection| {
+        let now = read_now(connection)?;
+        let mut deleted = 0;
+        if let Some(age) = expiry.published {
+            deleted += delete_published(connection, now.saturating_sub(micros(age)), expiry.limit)?;
+        }
+        if let Some(age) = expiry.failed {
+            let rest = expiry.limit - i64::try_from(deleted).unwrap_or(i64::MAX);
+            deleted += delete_failed(connection, now.saturating_sub(micros(age)), rest, failed_blocks)?;
+        }
+        Ok(deleted)
+    })
+}
+
+/// Nothing is published before it is created, so the walk along `created_at` ends at the same time, and publishing has
+/// no index of its own to write.
+fn delete_published(connection: &mut SqliteConnection, until: i64, limit: i64) -> QueryResult<usize> {
+    sql_query(
+        "DELETE FROM outbox_events WHERE rowid IN (
+           SELECT rowid FROM outbox_events INDEXED BY outbox_events_created
+           WHERE created_at < ? AND status = 'published' AND coalesce(published_at, updated_at) < ?
+           ORDER BY created_at LIMIT ?)",
+    )
+    .bind::<BigInt, _>(until)
+    .bind::<BigInt, _>(until)
+    .bind::<BigInt, _>(limit.max(0))
+    .execute(connection)
+}
+
+fn delete_failed(
+    connection: &mut SqliteConnection,
+    until: i64,
+    limit: i64,
+    failed_blocks: &[Lane],
+) -> QueryResult<usize> {
+    let mut query = sql_query(
+        "DELETE FROM outbox_events WHERE rowid IN (
+           SELECT rowid FROM outbox_events INDEXED BY outbox_events_created
+           WHERE created_at < ? AND status = 'failed' AND updated_at < ?",
+    )
+    .into_boxed()
+    .bind::<BigInt, _>(until)
+    .bind::<BigInt, _>(until);
+    for lane in failed_blocks {
+        query = query.sql(" AND (partition_key = '' OR publisher_backend <> ?)").bind::<Text, _>(&**lane);
+    }
+    query.sql(" ORDER BY created_at LIMIT ?)").bind::<BigInt, _>(limit.max(0)).execute(connection)
+}
+
+/// Events for people, newest first.
+pub(super) fn list_events(connection: &mut SqliteConnection, filter: &EventFilter) -> QueryResult<Vec<Row>> {
+    sql::<SqlTypes>(&format!("SELECT {COLUMNS} FROM outbox_events AS e WHERE status = coalesce("))
+        .bind::<Nullable<Text>, _>(filter.status.map(|status| status.as_str()))
+        .sql(", status) AND event_type = coalesce(")
+        .bind::<Nullable<Text>, _>(&filter.event_type)
+        .sql(", event_type) AND publisher_backend = coalesce(")
+        .bind::<Nullable<Text>, _>(&filter.backend)
+        .sql(", publisher_backend) AND partition_key = coalesce(")
+        .bind::<Nullable<Text>, _>(&filter.key)
+        .sql(", partition_key) ORDER BY created_at DESC, rowid DESC LIMIT ")
+        .bind::<BigInt, _>(filter.limit)
+        .load(connection)
+}
+
+/// One event.
+pub(super) fn find_event(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<Option<Row>> {
+    sql::<SqlTypes>(&format!("SELECT {COLUMNS} FROM outbox_events AS e WHERE id = "))
+        .bind::<Binary, _>(id.as_bytes().as_slice())
+        .get_result(connection)
+        .optional()
+}

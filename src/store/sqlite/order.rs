@@ -1,0 +1,129 @@
+//! What stands before an event in its key's order.
+
+use std::collections::{HashMap, HashSet};
+
+use diesel::connection::DefaultLoadingMode;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Bool, Text};
+use uuid::Uuid;
+
+use super::clock::read_now;
+use super::uuid_of;
+use crate::store::{Blocker, KeyQuestion, Lane, Position};
+
+const UNSETTLED: &str = "outbox_events INDEXED BY outbox_events_keys
+     WHERE status IN ('pending', 'retry') AND partition_key <> ''";
+const FAILED: &str = "outbox_events INDEXED BY outbox_events_held WHERE status = 'failed' AND partition_key <> ''";
+
+/// Answers each question that has a blocker, from one snapshot.
+pub(super) fn find_blockers(
+    connection: &mut SqliteConnection,
+    lane: &str,
+    failed_blocks: bool,
+    questions: &[KeyQuestion],
+) -> QueryResult<HashMap<String, Blocker>> {
+    connection.transaction(|connection| {
+        let now = read_now(connection)?;
+        let mut blockers = HashMap::new();
+        for question in questions {
+            let unsettled = find_first(connection, UNSETTLED, lane, question, now)?;
+            let failed = if failed_blocks { find_first(connection, FAILED, lane, question, now)? } else { None };
+            let first = unsettled.into_iter().chain(failed).min_by_key(|blocker| blocker.position);
+            blockers.extend(first.map(|blocker| (question.key.clone(), blocker)));
+        }
+        Ok(blockers)
+    })
+}
+
+fn find_first(
+    connection: &mut SqliteConnection,
+    source: &str,
+    lane: &str,
+    question: &KeyQuestion,
+    now: i64,
+) -> QueryResult<Option<Blocker>> {
+    let except: HashSet<Uuid> = question.except.iter().copied().collect();
+    let rows = sql::<(Binary, BigInt, BigInt, Bool)>(
+        "SELECT id, scheduled_at, seq,
+           CASE status WHEN 'pending' THEN scheduled_at WHEN 'retry' THEN coalesce(retry_at, scheduled_at) END <= ",
+    )
+    .bind::<BigInt, _>(now)
+    .sql(&format!(" IS TRUE FROM {source} AND publisher_backend = "))
+    .bind::<Text, _>(lane)
+    .sql(" AND partition_key = ")
+    .bind::<Text, _>(&question.key)
+    .sql(" AND (scheduled_at, seq) < (")
+    .bind::<BigInt, _>(question.before.scheduled_at)
+    .sql(", ")
+    .bind::<BigInt, _>(question.before.seq)
+    .sql(") ORDER BY scheduled_at, seq")
+    .load_iter::<(Vec<u8>, i64, i64, bool), DefaultLoadingMode>(connection)?;
+    for row in rows {
+        let (id, scheduled_at, seq, due) = row?;
+        let id = uuid_of(&id)?;
+        if !except.contains(&id) {
+            return Ok(Some(Blocker { id, position: Position { scheduled_at, seq }, due }));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether anything is due that nothing holds back.
+pub(super) fn has_due(connection: &mut SqliteConnection, lanes: &[Lane], failed_blocks: &[Lane]) -> QueryResult<bool> {
+    connection.transaction(|connection| {
+        let now = read_now(connection)?;
+        for lane in lanes {
+            let held = failed_blocks.contains(lane);
+            if lane_has_due(connection, "pending", lane, held, now)?
+                || lane_has_due(connection, "retry", lane, held, now)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
+}
+
+/// An earlier event that waits for its retry holds a later one of its key back, and so does a failed one where `held`.
+/// A pending earlier one does not: it is scheduled before one that is due, so it is due itself.
+fn lane_has_due(
+    connection: &mut SqliteConnection,
+    status: &str,
+    lane: &str,
+    held: bool,
+    now: i64,
+) -> QueryResult<bool> {
+    let (index, time) = match status {
+        "retry" => ("outbox_events_retry", "coalesce(e.retry_at, e.scheduled_at)"),
+        _ => ("outbox_events_due", "e.scheduled_at"),
+    };
+    let failed = if held {
+        " AND NOT EXISTS (
+            SELECT 1 FROM outbox_events b INDEXED BY outbox_events_held
+            WHERE b.status = 'failed' AND b.partition_key <> ''
+              AND b.publisher_backend = e.publisher_backend AND b.partition_key = e.partition_key
+              AND (b.scheduled_at, b.seq) < (e.scheduled_at, e.seq))"
+    } else {
+        ""
+    };
+    sql::<Bool>(&format!(
+        "SELECT EXISTS (
+           SELECT 1 FROM outbox_events e INDEXED BY {index}
+           WHERE e.status = '{status}' AND e.publisher_backend = "
+    ))
+    .bind::<Text, _>(lane)
+    .sql(&format!(" AND {time} <= "))
+    .bind::<BigInt, _>(now)
+    .sql(
+        " AND NOT EXISTS (
+            SELECT 1 FROM outbox_events b INDEXED BY outbox_events_keys
+            WHERE b.status IN ('pending', 'retry') AND b.partition_key <> ''
+              AND b.publisher_backend = e.publisher_backend AND b.partition_key = e.partition_key
+              AND (b.scheduled_at, b.seq) < (e.scheduled_at, e.seq)
+              AND b.status = 'retry' AND coalesce(b.retry_at, b.scheduled_at) > ",
+    )
+    .bind::<BigInt, _>(now)
+    .sql(&format!("){failed})"))
+    .get_result(connection)
+}

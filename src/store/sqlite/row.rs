@@ -1,0 +1,247 @@
+//! A row of the table as it is read, whatever another writer put into it: in SQLite any column can hold any type.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use diesel::Queryable;
+use diesel::deserialize::{self, FromSql, FromSqlRow};
+use diesel::sql_types::{Binary, Nullable};
+use diesel::sqlite::{Sqlite, SqliteType, SqliteValue};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::event::{JsonText, OutboxEvent};
+use crate::store::Position;
+
+/// The columns of [`Row`], of a table or a query named `e`.
+pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, e.subject, e.data_content_type, \
+    e.data_schema, e.data, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
+    e.max_retries, e.last_error, e.publisher_backend, e.publisher_config, e.seq, e.retry_at, e.cloud_event_id, \
+    e.extensions, e.partition_key, e.data_binary, e.pending_handlers, e.errors";
+
+type Any = Nullable<Binary>;
+
+/// The types of [`COLUMNS`]: each is read as whatever it is.
+pub(crate) type SqlTypes = (
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+    Any,
+);
+
+/// A value of whatever type it has.
+#[derive(Debug, FromSqlRow)]
+pub(crate) enum Cell {
+    Integer(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+    /// A real number, or text that is not UTF-8: no column of ours holds either.
+    Odd,
+}
+
+impl FromSql<Binary, Sqlite> for Cell {
+    fn from_sql(mut value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
+        Ok(match value.value_type() {
+            Some(SqliteType::Integer | SqliteType::SmallInt | SqliteType::Long) => Self::Integer(value.read_long()),
+            Some(SqliteType::Text) => String::from_utf8(value.read_blob().to_vec()).map_or(Self::Odd, Self::Text),
+            Some(SqliteType::Binary) => Self::Bytes(value.read_blob().to_vec()),
+            _ => Self::Odd,
+        })
+    }
+}
+
+/// Loads from anything that the table can hold; [`decode`](Self::decode) says what cannot be an event.
+#[derive(Debug, Queryable)]
+pub(crate) struct Row {
+    id: Option<Cell>,
+    spec_version: Option<Cell>,
+    event_type: Option<Cell>,
+    source: Option<Cell>,
+    subject: Option<Cell>,
+    data_content_type: Option<Cell>,
+    data_schema: Option<Cell>,
+    data: Option<Cell>,
+    status: Option<Cell>,
+    created_at: Option<Cell>,
+    updated_at: Option<Cell>,
+    scheduled_at: Option<Cell>,
+    published_at: Option<Cell>,
+    retry_count: Option<Cell>,
+    max_retries: Option<Cell>,
+    last_error: Option<Cell>,
+    publisher_backend: Option<Cell>,
+    publisher_config: Option<Cell>,
+    seq: Option<Cell>,
+    retry_at: Option<Cell>,
+    cloud_event_id: Option<Cell>,
+    extensions: Option<Cell>,
+    partition_key: Option<Cell>,
+    data_binary: Option<Cell>,
+    pending_handlers: Option<Cell>,
+    errors: Option<Cell>,
+}
+
+impl Row {
+    /// The row's id; nil where the column holds no UUID.
+    pub(crate) fn id(&self) -> Uuid {
+        match &self.id {
+            Some(Cell::Bytes(bytes)) => Uuid::from_slice(bytes).unwrap_or_default(),
+            _ => Uuid::nil(),
+        }
+    }
+
+    /// Its place in the order; what is no number stands first.
+    pub(crate) fn position(&self) -> Position {
+        let place = |cell: &Option<Cell>| if let Some(Cell::Integer(number)) = cell { *number } else { i64::MIN };
+        Position { scheduled_at: place(&self.scheduled_at), seq: place(&self.seq) }
+    }
+
+    /// The ordering scope; empty where the column holds no text.
+    pub(crate) fn partition_key(&self) -> &str {
+        if let Some(Cell::Text(key)) = &self.partition_key { key } else { "" }
+    }
+
+    /// Whether it waits for another try.
+    pub(crate) fn is_retry(&self) -> bool {
+        matches!(&self.status, Some(Cell::Text(status)) if status == "retry")
+    }
+
+    /// How often it was rejected; 0 where the column holds no such number.
+    pub(crate) fn retry_count(&self) -> i32 {
+        small(&self.retry_count)
+    }
+
+    /// How often it may be; 0 where the column holds no such number.
+    pub(crate) fn max_retries(&self) -> i32 {
+        small(&self.max_retries)
+    }
+
+    /// The event, or why the row cannot be one.
+    pub(crate) fn decode(self) -> Result<OutboxEvent, String> {
+        Ok(OutboxEvent {
+            id: id(self.id)?,
+            spec_version: text("spec_version", self.spec_version)?,
+            event_type: text("event_type", self.event_type)?,
+            source: text("source", self.source)?,
+            subject: text("subject", self.subject)?,
+            data_content_type: text("data_content_type", self.data_content_type)?,
+            data_schema: text("data_schema", self.data_schema)?,
+            data: optional("data", self.data, json)?,
+            data_binary: optional("data_binary", self.data_binary, bytes)?,
+            status: parsed("status", self.status)?,
+            created_at: time("created_at", self.created_at)?,
+            updated_at: time("updated_at", self.updated_at)?,
+            scheduled_at: time("scheduled_at", self.scheduled_at)?,
+            published_at: optional("published_at", self.published_at, time)?,
+            retry_count: count("retry_count", self.retry_count)?,
+            max_retries: count("max_retries", self.max_retries)?,
+            last_error: text("last_error", self.last_error)?,
+            publisher_backend: text("publisher_backend", self.publisher_backend)?,
+            publisher_config: object("publisher_config", self.publisher_config)?,
+            seq: integer("seq", self.seq)?,
+            retry_at: optional("retry_at", self.retry_at, time)?,
+            cloud_event_id: text("cloud_event_id", self.cloud_event_id)?,
+            extensions: object("extensions", self.extensions)?,
+            partition_key: text("partition_key", self.partition_key)?,
+            pending_handlers: optional("pending_handlers", self.pending_handlers, names)?.flatten(),
+            errors: optional("errors", self.errors, json)?,
+        })
+    }
+}
+
+fn small(cell: &Option<Cell>) -> i32 {
+    if let Some(Cell::Integer(number)) = cell { i32::try_from(*number).unwrap_or_default() } else { 0 }
+}
+
+fn optional<T>(
+    column: &str,
+    cell: Option<Cell>,
+    read: impl FnOnce(&str, Option<Cell>) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    if cell.is_none() { Ok(None) } else { read(column, cell).map(Some) }
+}
+
+fn id(cell: Option<Cell>) -> Result<Uuid, String> {
+    Uuid::from_slice(&bytes("id", cell)?).map_err(|_| "id is no blob of 16 bytes".to_owned())
+}
+
+fn text(column: &str, cell: Option<Cell>) -> Result<String, String> {
+    match cell {
+        Some(Cell::Text(text)) => Ok(text),
+        _ => Err(format!("{column} is no text in UTF-8")),
+    }
+}
+
+fn bytes(column: &str, cell: Option<Cell>) -> Result<Vec<u8>, String> {
+    match cell {
+        Some(Cell::Bytes(bytes)) => Ok(bytes),
+        _ => Err(format!("{column} is no blob")),
+    }
+}
+
+fn integer(column: &str, cell: Option<Cell>) -> Result<i64, String> {
+    match cell {
+        Some(Cell::Integer(number)) => Ok(number),
+        None => Err(format!("{column} is missing")),
+        _ => Err(format!("{column} is no integer")),
+    }
+}
+
+fn count(column: &str, cell: Option<Cell>) -> Result<i32, String> {
+    i32::try_from(integer(column, cell)?).map_err(|_| format!("{column} is out of range"))
+}
+
+fn time(column: &str, cell: Option<Cell>) -> Result<DateTime<Utc>, String> {
+    DateTime::from_timestamp_micros(integer(column, cell)?).ok_or_else(|| format!("{column} is out of range"))
+}
+
+fn parsed<T: FromStr<Err: Display>>(column: &str, cell: Option<Cell>) -> Result<T, String> {
+    let text = text(column, cell)?;
+    text.parse().map_err(|_| format!("{column} {text:?} is unknown"))
+}
+
+/// Nothing but its writer saw to it that this is JSON.
+fn json(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
+    let text = text(column, cell)?;
+    match serde_json::from_str::<&RawValue>(&text) {
+        Ok(_) => Ok(JsonText::new(text.trim().to_owned())),
+        Err(_) => Err(format!("{column} is no JSON")),
+    }
+}
+
+/// A JSON object, or JSON null, which Django writes for `None` and reads as nothing.
+fn object(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
+    let json = json(column, cell)?;
+    match json.as_str() {
+        "null" => Ok(JsonText::new("{}".to_owned())),
+        text if text.starts_with('{') => Ok(json),
+        _ => Err(format!("{column} is no JSON object")),
+    }
+}
+
+fn names(column: &str, cell: Option<Cell>) -> Result<Option<Vec<String>>, String> {
+    serde_json::from_str(&text(column, cell)?).map_err(|_| format!("{column} is no array of names"))
+}

@@ -1,0 +1,190 @@
+//! Recording what became of events.
+
+use chrono::{DateTime, SecondsFormat};
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Binary, Bool, Integer, Nullable, SmallInt, Text};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::clock::{micros, read_now};
+use crate::event::Status;
+use crate::store::Reschedule;
+
+/// Two variables for each, of the 999 that a cautious build of SQLite allows.
+const EVENTS_PER_STATEMENT: usize = 400;
+const KEPT_ERRORS: usize = 10;
+const KEPT_ERROR_CHARS: usize = 2000;
+
+/// Records events as published and done. What is recorded already is not written again.
+pub(super) fn record_published(connection: &mut SqliteConnection, events: &[(Uuid, i64)]) -> QueryResult<()> {
+    connection.immediate_transaction(|connection| {
+        let now = read_now(connection)?;
+        for some in events.chunks(EVENTS_PER_STATEMENT) {
+            record_some_published(connection, some, now)?;
+        }
+        Ok(())
+    })
+}
+
+fn record_some_published(connection: &mut SqliteConnection, events: &[(Uuid, i64)], now: i64) -> QueryResult<()> {
+    let mut query = sql_query("WITH done (id, seq) AS (VALUES (?, ?)")
+        .into_boxed()
+        .sql(", (?, ?)".repeat(events.len().saturating_sub(1)))
+        .sql(
+            ") UPDATE outbox_events INDEXED BY sqlite_autoindex_outbox_events_1
+             SET status = 'published', published_at = coalesce(published_at, ?), pending_handlers = NULL, updated_at = ?
+             FROM done
+             WHERE outbox_events.id = done.id AND outbox_events.seq = done.seq
+               AND (status <> 'published' OR published_at IS NULL OR pending_handlers IS NOT NULL)",
+        );
+    for (id, seq) in events {
+        query = query.bind::<Binary, _>(id.as_bytes().as_slice()).bind::<BigInt, _>(*seq);
+    }
+    query.bind::<BigInt, _>(now).bind::<BigInt, _>(now).execute(connection)?;
+    Ok(())
+}
+
+/// Records retries and failures; returns the ids of those that stand as asked now, by this call or by an earlier one
+/// whose answer was lost.
+pub(super) fn record_rescheduled(
+    connection: &mut SqliteConnection,
+    owner: Uuid,
+    events: &[Reschedule],
+) -> QueryResult<Vec<Uuid>> {
+    connection.immediate_transaction(|connection| {
+        let now = read_now(connection)?;
+        let mut recorded = Vec::with_capacity(events.len());
+        for event in events {
+            let Some(stored) = Stored::find(connection, event)? else { continue };
+            if stored.stands_as(event) || stored.reschedule(connection, owner, event, now)? {
+                recorded.push(event.id);
+            }
+        }
+        Ok(recorded)
+    })
+}
+
+/// What a row holds of its failures.
+struct Stored {
+    status: String,
+    retry_count: i32,
+    published: bool,
+    last_error: String,
+    pending_handlers: Option<String>,
+    errors: Option<String>,
+}
+
+impl Stored {
+    fn find(connection: &mut SqliteConnection, event: &Reschedule) -> QueryResult<Option<Self>> {
+        let row = sql::<(Text, Integer, Bool, Text, Nullable<Text>, Nullable<Text>)>(
+            "SELECT status, retry_count, published_at IS NOT NULL, last_error, pending_handlers, errors
+             FROM outbox_events WHERE id = ",
+        )
+        .bind::<Binary, _>(event.id.as_bytes().as_slice())
+        .sql(" AND seq = ")
+        .bind::<BigInt, _>(event.seq)
+        .get_result(connection)
+        .optional()?;
+        Ok(row.map(|(status, retry_count, published, last_error, pending_handlers, errors)| Self {
+            status,
+            retry_count,
+            published,
+            last_error,
+            pending_handlers,
+            errors,
+        }))
+    }
+
+    /// This very settle was recorded before. One that counts nothing can be written again and is not asked here.
+    fn stands_as(&self, event: &Reschedule) -> bool {
+        let counts = event.retry_count != event.fetched_retry_count || event.status == Status::Failed;
+        counts
+            && self.status == event.status.as_str()
+            && self.retry_count == event.retry_count
+            && (self.published || !event.published)
+            && self.pending_handlers == to_json_array(event)
+            && event.error.as_deref().is_none_or(|error| self.last_error == shorten(error))
+    }
+
+    fn reschedule(
+        &self,
+        connection: &mut SqliteConnection,
+        owner: Uuid,
+        event: &Reschedule,
+        now: i64,
+    ) -> QueryResult<bool> {
+        let retry_at = (event.status == Status::Retry).then(|| now.saturating_add(micros(event.delay)));
+        let last_error = event.error.as_deref().map_or(self.last_error.as_str(), shorten);
+        let errors = match &event.error {
+            Some(error) => Some(append_error(self.errors.as_deref(), shorten(error), now)),
+            None => self.errors.clone(),
+        };
+        let changed = sql_query(
+            "UPDATE outbox_events
+             SET status = ?, retry_count = ?, retry_at = ?, last_error = ?, errors = ?, pending_handlers = ?,
+                 published_at = CASE WHEN ? THEN coalesce(published_at, ?) ELSE published_at END, updated_at = ?
+             WHERE id = ? AND seq = ? AND status IN ('pending', 'retry') AND retry_count = ?
+               AND EXISTS (SELECT 1 FROM outbox_leases WHERE backend = ? AND shard = ? AND owner = ? AND epoch = ?)",
+        )
+        .bind::<Text, _>(event.status.as_str())
+        .bind::<Integer, _>(event.retry_count)
+        .bind::<Nullable<BigInt>, _>(retry_at)
+        .bind::<Text, _>(last_error)
+        .bind::<Nullable<Text>, _>(errors)
+        .bind::<Nullable<Text>, _>(to_json_array(event))
+        .bind::<Bool, _>(event.published)
+        .bind::<BigInt, _>(now)
+        .bind::<BigInt, _>(now)
+        .bind::<Binary, _>(event.id.as_bytes().as_slice())
+        .bind::<BigInt, _>(event.seq)
+        .bind::<Integer, _>(event.fetched_retry_count)
+        .bind::<Text, _>(&*event.shard.lane)
+        .bind::<SmallInt, _>(event.shard.number)
+        .bind::<Binary, _>(owner.as_bytes().as_slice())
+        .bind::<BigInt, _>(event.epoch)
+        .execute(connection)?;
+        Ok(changed > 0)
+    }
+}
+
+fn to_json_array(event: &Reschedule) -> Option<String> {
+    event.pending_handlers.as_ref().map(|handlers| json!(handlers).to_string())
+}
+
+fn shorten(error: &str) -> &str {
+    error.char_indices().nth(KEPT_ERROR_CHARS).map_or(error, |(end, _)| &error[..end])
+}
+
+/// Adds a failure to the JSON array and keeps the last ones; what is no array is replaced.
+fn append_error(errors: Option<&str>, error: &str, now: i64) -> String {
+    let mut kept: Vec<Value> = errors.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let at = DateTime::from_timestamp_micros(now).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Micros, true);
+    kept.push(json!({ "at": at, "error": error }));
+    kept.drain(..kept.len().saturating_sub(KEPT_ERRORS));
+    Value::from(kept).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_ten_errors_are_kept() {
+        let mut errors = None;
+        for number in 0..12 {
+            errors = Some(append_error(errors.as_deref(), &format!("no. {number}"), 1_700_000_000_123_000));
+        }
+        let kept: Vec<Value> = serde_json::from_str(&errors.unwrap()).unwrap();
+        assert_eq!(kept.len(), 10);
+        assert_eq!(kept[0], json!({ "at": "2023-11-14T22:13:20.123000Z", "error": "no. 2" }));
+        assert_eq!(kept[9]["error"], "no. 11");
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        assert_eq!(shorten(&"ü".repeat(3000)).chars().count(), KEPT_ERROR_CHARS);
+        assert_eq!(shorten("short"), "short");
+    }
+}

@@ -1,0 +1,103 @@
+//! What is SQLite's own: one file, one writer, and who makes the file.
+
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use uuid::Uuid;
+
+use super::SqliteStore;
+use super::connection::{Connection, Location};
+use super::fixture::SqliteFixture;
+use crate::error::StoreError;
+use crate::store::contract::Fixture;
+use crate::store::{Heartbeat, Store};
+
+fn heartbeat() -> Heartbeat {
+    Heartbeat {
+        worker: Uuid::now_v7(),
+        name: "test".to_owned(),
+        backends: "{}".to_owned(),
+        handlers: "[]".to_owned(),
+        lanes: Vec::new(),
+        stuck: Vec::new(),
+        lease: Duration::from_secs(5),
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_meets_another_writer_says_so_soon_and_passes_later() {
+    let fixture = SqliteFixture::fresh().await;
+    let mut leases = fixture.store().leases().await.unwrap();
+    let writer = fixture.begin().await;
+    let error = leases.beat(&heartbeat()).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    writer.commit().await;
+    leases.beat(&heartbeat()).await.unwrap();
+}
+
+#[tokio::test]
+async fn reading_goes_on_while_another_writes() {
+    let fixture = SqliteFixture::fresh().await;
+    let mut writer = fixture.begin().await;
+    writer.execute("INSERT INTO outbox_events (id, event_type, source) VALUES (randomblob(16), 't', 's')").await;
+    assert!(!fixture.store().has_due(&["".into()], &[]).await.unwrap());
+    writer.commit().await;
+    assert!(fixture.store().has_due(&["".into()], &[]).await.unwrap());
+}
+
+#[tokio::test]
+async fn only_migrating_makes_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("outbox.db");
+    let store = SqliteStore::connect(&format!("sqlite://{}", file.display())).unwrap();
+    let error = store.settle_published(&[]).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotMigrated { state: "missing", .. }), "{error:?}");
+    store.migrate(true).await.unwrap();
+    assert!(!file.exists());
+    store.migrate(false).await.unwrap();
+    assert!(file.exists());
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_is_an_unreachable_database() {
+    let store = SqliteStore::connect("sqlite:///no/such/folder/outbox.db").unwrap();
+    let error = store.migrate(false).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn work_that_nobody_waits_for_is_done_and_one_that_panics_leaves_the_connection_usable() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::parse(&format!("sqlite:{}", folder.path().join("a.db").display())).unwrap();
+    let connection = Connection::new(&location, Duration::from_secs(1));
+    let (started, has_started) = tokio::sync::oneshot::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel();
+    let create = connection.run_in_any_file("create", move |connection| {
+        started.send(()).unwrap();
+        may_go_on.recv().unwrap();
+        connection.batch_execute("CREATE TABLE t (a)").unwrap();
+        Ok::<_, StoreError>(())
+    });
+    tokio::select! {
+        biased;
+        _ = create => panic!("it is still at work"),
+        _ = has_started => {}
+    }
+    go_on.send(()).unwrap();
+    let panicked = connection.run("panic", |connection| -> diesel::QueryResult<()> {
+        connection.batch_execute("BEGIN IMMEDIATE")?;
+        panic!("on purpose")
+    });
+    assert!(!panicked.await.unwrap_err().is_transient());
+    connection.run("insert", |connection| connection.batch_execute("INSERT INTO t VALUES (1)")).await.unwrap();
+}
+
+#[tokio::test]
+async fn ids_and_times_that_no_worker_could_read_are_refused_when_written() {
+    let fixture = SqliteFixture::fresh().await;
+    for columns in ["(id, scheduled_at) VALUES ('text', 1", "(id, scheduled_at) VALUES (randomblob(16), '2025-01-01'"] {
+        let statement = columns.replacen(')', ", event_type, source)", 1) + ", 't', 's')";
+        let refused = fixture.connection().batch_execute(&format!("INSERT INTO outbox_events {statement}"));
+        assert!(refused.unwrap_err().to_string().contains("CHECK"));
+    }
+}

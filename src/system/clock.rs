@@ -1,0 +1,28 @@
+//! The worker's own clock. It measures spans only; what is due and whose lease is over, the database says.
+
+use std::time::Duration;
+
+/// A moment of a clock that also counts while the machine is suspended, so a lease cannot outlive a sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(Duration);
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        #[cfg(target_os = "linux")]
+        let id = rustix::time::ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let id = rustix::time::ClockId::Monotonic;
+        let time = rustix::time::clock_gettime(id);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        Self(Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0)))
+    }
+
+    pub(crate) fn after(self, span: Duration) -> Self {
+        Self(self.0 + span)
+    }
+
+    /// Zero where `earlier` is later.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}

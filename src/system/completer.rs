@@ -1,0 +1,102 @@
+//! `Completer`: records what is done, many events in one UPDATE.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use uuid::Uuid;
+
+use super::messages::{ActorKind, Complete};
+use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::ticket::Ticket;
+use crate::store::Lane;
+
+/// Events in one UPDATE.
+const MOST: usize = 2_000;
+
+/// The longest pause between tries while the database is away.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+pub(crate) struct Completer {
+    shared: Arc<Shared>,
+    /// What came while a settle was under way: the next one takes it all.
+    waiting: Vec<Ticket>,
+    settling: bool,
+    _lifeline: Lifeline,
+}
+
+impl Completer {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let lifeline = shared.lifeline(ActorKind::Completer);
+        Self { shared, waiting: Vec::new(), settling: false, _lifeline: lifeline }
+    }
+
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        if self.settling || self.waiting.is_empty() {
+            return;
+        }
+        self.settling = true;
+        let rest = self.waiting.split_off(self.waiting.len().min(MOST));
+        let tickets = std::mem::replace(&mut self.waiting, rest);
+        let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), tickets));
+        ctx.spawn(work.into_actor(self).map(|result, completer, ctx| {
+            if let Err(error) = result {
+                tracing::error!(%error, "a settle was given up");
+            }
+            completer.settling = false;
+            completer.settle(ctx);
+        }));
+    }
+}
+
+impl Actor for Completer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
+    }
+}
+
+impl Handler<Complete> for Completer {
+    type Result = ();
+
+    fn handle(&mut self, Complete(tickets): Complete, ctx: &mut Self::Context) {
+        self.waiting.extend(tickets);
+        self.settle(ctx);
+    }
+}
+
+panics_on_demand!(Completer);
+
+/// Tries until the database has it: the backend does, so there is no other end. The statement may be repeated.
+async fn record(shared: Arc<Shared>, tickets: Vec<Ticket>) {
+    let events: Vec<(Uuid, i64)> = tickets.iter().map(|ticket| (ticket.id, ticket.position.seq)).collect();
+    let mut failures = 0_u32;
+    while let Err(error) = shared.store.settle_published(&events).await {
+        if failures == 0 {
+            tracing::warn!(%error, events = events.len(), "published events cannot be recorded; trying on");
+        }
+        let pause = Duration::from_millis(50).saturating_mul(1 << failures.min(6)).min(LONGEST_PAUSE);
+        failures = failures.saturating_add(1);
+        tokio::time::sleep(pause).await;
+    }
+    if failures > 0 {
+        tracing::info!(events = events.len(), "published events were recorded");
+    }
+    note_settled(&shared, &tickets);
+    tickets.into_iter().for_each(|ticket| ticket.settled(false));
+}
+
+/// Tells the channels what they need not keep any more.
+pub(super) fn note_settled(shared: &Shared, tickets: &[Ticket]) {
+    let mut last: Option<(Lane, _)> = None;
+    for ticket in tickets {
+        let lane = &ticket.shard.lane;
+        if last.as_ref().is_none_or(|(known, _)| known != lane) {
+            last = shared.line_of(lane).map(|line| (lane.clone(), Arc::clone(&line.settled)));
+        }
+        if let Some((_, queue)) = &last {
+            queue.push((ticket.id, ticket.position.seq));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `Outbox`: the handle that applications keep.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Addr, MailboxError};
+use diesel_async::{AsyncConnection, TransactionManager};
+
+use super::messages::{Health, HealthReport, Shutdown, Subscribe};
+use super::shared::Shared;
+use super::supervisor::OutboxSystem;
+use crate::error::{PublishError, SystemError};
+use crate::event::OutboxEvent;
+use crate::publish::NewEvent;
+
+/// How often [`Outbox::drained`] looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A running outbox. Cheap to clone; the system runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
+#[derive(Clone)]
+pub struct Outbox {
+    shared: Arc<Shared>,
+}
+
+impl Outbox {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The supervisor's address, for applications that speak in messages.
+    ///
+    /// # Errors
+    /// [`SystemError::Stopped`] after a shutdown.
+    pub fn addr(&self) -> Result<Addr<OutboxSystem>, SystemError> {
+        self.shared.addresses().system.clone().ok_or(SystemError::Stopped)
+    }
+
+    /// Writes an event in a transaction of its own and returns it as stored. Calls that arrive together share one INSERT.
+    ///
+    /// # Errors
+    /// [`PublishError::Invalid`] for an event that breaks a rule; [`PublishError::Store`] where the database refused it or
+    /// gave no answer, in which case it may have been stored: publish it again under the same id to be sure.
+    pub async fn send(&self, event: NewEvent) -> Result<OutboxEvent, PublishError> {
+        let system = self.addr().map_err(|_| PublishError::Stopped)?;
+        system.send(event).await.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// Runs `work` in a transaction on the caller's connection and wakes the worker once it has committed.
+    ///
+    /// # Errors
+    /// What `work` returns, after rolling back; or diesel's error when the transaction itself fails.
+    pub async fn transaction<C, T, E>(
+        &self,
+        conn: &mut C,
+        work: impl AsyncFnOnce(&mut C) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        C: AsyncConnection,
+        E: From<diesel::result::Error>,
+    {
+        C::TransactionManager::begin_transaction(conn).await?;
+        match work(conn).await {
+            Ok(done) => {
+                C::TransactionManager::commit_transaction(conn).await?;
+                self.wake();
+                Ok(done)
+            }
+            Err(error) => {
+                C::TransactionManager::rollback_transaction(conn).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Says that something was committed: this process' worker looks at once rather than at its next poll.
+    pub fn wake(&self) {
+        self.shared.announce_news();
+    }
+
+    /// Subscribes a handler actor while the system runs. Handlers that are to see every event belong to the builder.
+    ///
+    /// # Errors
+    /// [`SystemError::Stopped`] after a shutdown.
+    pub async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
+        self.addr()?.send(subscription).await.map_err(stopped)
+    }
+
+    /// How the system is.
+    ///
+    /// # Errors
+    /// [`SystemError::Stopped`] after a shutdown.
+    pub async fn health(&self) -> Result<HealthReport, SystemError> {
+        self.addr()?.send(Health).await.map_err(stopped)
+    }
+
+    /// Waits until nothing that is due for the served backends is left to deliver, by this worker or another. What is
+    /// held, and what waits behind a retry that is not due, does not count; a paused backend's events do.
+    pub async fn drained(&self) {
+        let lanes: Vec<_> = self.shared.lanes().cloned().collect();
+        let holding = self.shared.holding_lanes();
+        loop {
+            if self.shared.is_idle() {
+                let (shared, lanes, holding) = (Arc::clone(&self.shared), lanes.clone(), holding.clone());
+                let asked = self.shared.runtime.spawn(async move { shared.store.has_due(&lanes, &holding).await });
+                if matches!(asked.await, Ok(Ok(false))) && self.shared.is_idle() {
+                    return;
+                }
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Finishes what is in flight, releases the leases and stops the actors.
+    ///
+    /// # Errors
+    /// [`SystemError::ShutdownTimeout`] where that took longer than `shutdown_timeout`: everything is stopped all the
+    /// same, and what was in flight stays in the outbox. [`SystemError::Stopped`] when it had been shut down before.
+    pub async fn shutdown(&self) -> Result<(), SystemError> {
+        self.addr()?.send(Shutdown).await.map_err(stopped)?
+    }
+}
+
+fn stopped(_: MailboxError) -> SystemError {
+    SystemError::Stopped
+}

@@ -1,0 +1,88 @@
+//! `Janitor`: retention, in small batches, and rows that another writer left without a place.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::messages::ActorKind;
+use super::shared::{Lifeline, Shared, panics_on_demand};
+use crate::store::Expiry;
+
+/// How often rows without a `seq` are looked for; an index that is empty in practice answers.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often old events are looked for, and the pause between two batches.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Events deleted at once.
+const BATCH: i64 = 1_000;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(crate) struct Janitor {
+    shared: Arc<Shared>,
+    deleting: bool,
+    _lifeline: Lifeline,
+}
+
+impl Janitor {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let lifeline = shared.lifeline(ActorKind::Janitor);
+        Self { shared, deleting: false, _lifeline: lifeline }
+    }
+
+    fn repair(&mut self, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.shared);
+        let work = self.shared.runtime.spawn(async move {
+            match shared.store.repair_missing_seq().await {
+                Ok(0) => {}
+                Ok(repaired) => {
+                    tracing::warn!(events = repaired, "gave a place to events whose writer set seq to NULL");
+                    shared.announce_news();
+                }
+                Err(error) => tracing::debug!(%error, "rows without a place cannot be looked for"),
+            }
+        });
+        ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
+    }
+
+    fn delete(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.deleting, true) {
+            return;
+        }
+        let work = self.shared.runtime.spawn(delete_expired(Arc::clone(&self.shared)));
+        ctx.spawn(work.into_actor(self).map(|_, janitor, _| janitor.deleting = false));
+    }
+}
+
+impl Actor for Janitor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(REPAIR_INTERVAL, Self::repair);
+        ctx.run_interval(RETENTION_INTERVAL, Self::delete);
+    }
+}
+
+panics_on_demand!(Janitor);
+
+async fn delete_expired(shared: Arc<Shared>) {
+    let retention = shared.settings.retention;
+    let expiry = Expiry {
+        published: retention.cleanup_published.then_some(DAY * retention.published_retention_days),
+        failed: Some(DAY * retention.failed_retention_days),
+        limit: BATCH,
+    };
+    let holding = shared.holding_lanes();
+    while !shared.is_stopping() {
+        match shared.store.delete_expired(expiry, &holding).await {
+            Ok(0) => return,
+            Ok(deleted) => tracing::debug!(events = deleted, "deleted old events"),
+            Err(error) => return tracing::debug!(%error, "old events cannot be deleted now"),
+        }
+        // The drain goes first.
+        tokio::time::sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,162 @@
+//! Which shards are this worker's now, and what its fair share is. Pure but for the clock that is handed in.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::clock::Moment;
+use crate::store::{Lane, LeaseView, Peer, Shard};
+
+/// A lease as this worker knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) epoch: i64,
+    /// Nothing is begun under the lease after this.
+    pub(crate) deadline: Moment,
+    /// It is being given up: nothing new is read, and it is released once nothing is in flight.
+    pub(crate) draining: bool,
+}
+
+/// The leases that this worker holds.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(Mutex<HashMap<Shard, Held>>);
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Shard, Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shards of a lane that may be read now, with their epochs.
+    pub(crate) fn readable(&self, lane: &str, now: Moment) -> Vec<(Shard, i64)> {
+        self.lock()
+            .iter()
+            .filter(|(shard, held)| *shard.lane == *lane && now < held.deadline && !held.draining)
+            .map(|(shard, held)| (shard.clone(), held.epoch))
+            .collect()
+    }
+
+    /// Whether an event read under this epoch may still be handed over.
+    pub(crate) fn covers(&self, shard: &Shard, epoch: i64, now: Moment) -> bool {
+        self.lock().get(shard).is_some_and(|held| held.epoch == epoch && now < held.deadline)
+    }
+
+    pub(crate) fn draining(&self) -> Vec<Shard> {
+        self.lock().iter().filter(|(_, held)| held.draining).map(|(shard, _)| shard.clone()).collect()
+    }
+
+    pub(crate) fn drain(&self, shards: &[Shard]) {
+        let mut held = self.lock();
+        for shard in shards {
+            if let Some(held) = held.get_mut(shard) {
+                held.draining = true;
+            }
+        }
+    }
+
+    /// How many shards of each lane are held.
+    pub(crate) fn counts(&self) -> HashMap<Lane, usize> {
+        let mut counts = HashMap::new();
+        for shard in self.lock().keys() {
+            *counts.entry(shard.lane.clone()).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// What a heartbeat renewed is held until the new deadline; what it did not is no longer ours.
+    pub(crate) fn renew(&self, renewed: &[(Shard, i64)], deadline: Moment) {
+        let mut held = self.lock();
+        held.retain(|shard, held| renewed.iter().any(|(other, epoch)| other == shard && *epoch == held.epoch));
+        for (shard, epoch) in renewed {
+            let draining = held.get(shard).is_some_and(|held| held.draining);
+            held.insert(shard.clone(), Held { epoch: *epoch, deadline, draining });
+        }
+    }
+
+    pub(crate) fn add(&self, taken: &[(Shard, i64)], deadline: Moment) {
+        let mut held = self.lock();
+        for (shard, epoch) in taken {
+            held.insert(shard.clone(), Held { epoch: *epoch, deadline, draining: false });
+        }
+    }
+
+    pub(crate) fn remove(&self, shards: &[Shard]) {
+        let mut held = self.lock();
+        for shard in shards {
+            held.remove(shard);
+        }
+    }
+}
+
+/// How long before the lease's end a worker stops acting on it.
+pub(crate) fn margin(lease: Duration) -> Duration {
+    lease / 10
+}
+
+/// What a worker should hold of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Up to this many shards.
+    Target(usize),
+    /// None, for this reason.
+    StandBy(String),
+}
+
+/// The fair share of a lane: `ceil(shards / workers)` among the live workers that announce the lane, reach its backend and
+/// have every handler that others have.
+pub(crate) fn fair_share(worker: Uuid, lane: &str, view: &LeaseView, given_up: bool) -> Share {
+    let serving: Vec<&Peer> = view.peers.iter().filter(|peer| health(peer, lane).is_some()).collect();
+    let handlers: HashMap<Uuid, Vec<String>> = serving.iter().map(|peer| (peer.id, names(&peer.handlers))).collect();
+    let complete = |peer: &Peer| {
+        let mine = &handlers[&peer.id];
+        handlers.values().flatten().all(|name| mine.contains(name))
+    };
+    let healthy = |peer: &Peer| health(peer, lane).as_deref() == Some("ok");
+    let able = |peer: &&&Peer| complete(peer) && healthy(peer);
+
+    let eligible = serving.iter().filter(able).count();
+    let Some(me) = serving.iter().find(|peer| peer.id == worker) else {
+        return Share::StandBy("its heartbeat has not arrived yet".to_owned());
+    };
+    if !complete(me) {
+        let any_complete = serving.iter().any(|peer| complete(peer));
+        // Where no worker has every handler, the one that started last works: the newest deployment.
+        let newest = serving.iter().max_by_key(|peer| (peer.started_at, peer.id)).is_some_and(|peer| peer.id == worker);
+        if any_complete || !newest {
+            return Share::StandBy(format!(
+                "another live worker has handlers that this one lacks: {}",
+                missing(worker, &handlers)
+            ));
+        }
+        return Share::Target(shards(view, lane));
+    }
+    if given_up && eligible > 0 && !healthy(me) {
+        return Share::StandBy("its backend cannot be reached from here, but from another worker".to_owned());
+    }
+    let workers = eligible + usize::from(!healthy(me));
+    Share::Target(shards(view, lane).div_ceil(workers.max(1)))
+}
+
+fn shards(view: &LeaseView, lane: &str) -> usize {
+    view.leases.iter().filter(|row| *row.shard.lane == *lane).count()
+}
+
+/// What a worker says of a lane's backend; `None` where it does not serve it.
+fn health(peer: &Peer, lane: &str) -> Option<String> {
+    let backends: HashMap<String, String> = serde_json::from_str(&peer.backends).ok()?;
+    backends.get(lane).cloned()
+}
+
+fn names(json: &str) -> Vec<String> {
+    serde_json::from_str(json).unwrap_or_default()
+}
+
+fn missing(worker: Uuid, handlers: &HashMap<Uuid, Vec<String>>) -> String {
+    let mine = &handlers[&worker];
+    let mut missing: Vec<&str> =
+        handlers.values().flatten().filter(|name| !mine.contains(name)).map(String::as_str).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing.join(", ")
+}

@@ -1,0 +1,64 @@
+//! The rate limit of one publisher.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+
+use crate::settings::RateLimit;
+
+/// Pieces are at most what accrues in this time, so that a wait is short and a change of mind is noticed.
+const PIECE: Duration = Duration::from_millis(100);
+
+pub(super) struct Limiter {
+    limiter: DefaultDirectRateLimiter,
+    clock: DefaultClock,
+    piece: u32,
+}
+
+impl Limiter {
+    /// Rates of zero are refused by the settings; here they count as one.
+    pub(super) fn new(limit: RateLimit) -> Self {
+        let per_second = NonZeroU32::new(limit.per_second).unwrap_or(NonZeroU32::MIN);
+        let burst = NonZeroU32::new(limit.burst).unwrap_or(NonZeroU32::MIN);
+        let accrues = (f64::from(per_second.get()) * PIECE.as_secs_f64()) as u32;
+        Self {
+            limiter: RateLimiter::direct(Quota::per_second(per_second).allow_burst(burst)),
+            clock: DefaultClock::default(),
+            piece: accrues.clamp(1, burst.get()),
+        }
+    }
+
+    /// How many of `wanted` events are asked for at once.
+    pub(super) fn piece(&self, wanted: usize) -> usize {
+        wanted.min(self.piece as usize)
+    }
+
+    /// Takes cells for `events`, at most a [`piece`](Self::piece), or says how long to wait before asking again.
+    pub(super) fn take(&self, events: usize) -> Result<(), Duration> {
+        let Some(cells) = u32::try_from(events).ok().and_then(NonZeroU32::new) else { return Ok(()) };
+        match self.limiter.check_n(cells) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(until)) => Err(until.wait_time_from(self.clock.now())),
+            // More cells than the burst holds: a piece never is.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_the_next_piece_has_to_wait() {
+        let limiter = Limiter::new(RateLimit { per_second: 10, burst: 3 });
+        assert_eq!(limiter.piece(500), 1);
+        for _ in 0..3 {
+            assert_eq!(limiter.take(1), Ok(()));
+        }
+        let wait = limiter.take(1).expect_err("the burst is spent");
+        assert!(wait <= Duration::from_millis(100), "{wait:?}");
+    }
+}

@@ -1,0 +1,198 @@
+//! What actors say to each other, in the order in which an event meets them; and what applications say to the system.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use actix::{Message, Recipient};
+
+use super::ticket::Ticket;
+use crate::error::SystemError;
+use crate::event::OutboxEvent;
+use crate::store::Shard;
+
+/// Poller → publisher: shards that are ours and not open.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Open(pub(crate) Vec<(Shard, i64)>);
+
+/// Poller → publisher: events that are due, in order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Deliver(pub(crate) Vec<Ticket>);
+
+/// Publisher → registry: events that the backend has.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Accepted(pub(crate) Vec<Ticket>);
+
+/// Registry → completer: events that are done.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Complete(pub(crate) Vec<Ticket>);
+
+/// Publisher, registry → retry: events that are not.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Failed(pub(crate) Vec<Failure>);
+
+/// An event that could not be brought to its end.
+pub(crate) struct Failure {
+    pub(crate) ticket: Ticket,
+    pub(crate) cause: Cause,
+}
+
+/// Why it could not.
+#[derive(Debug, Clone)]
+pub(crate) enum Cause {
+    /// The backend refused it; another try may pass.
+    Rejected(String),
+    /// No try can pass.
+    Invalid(String),
+    /// The backend has it, these handlers did not answer Ok.
+    Handlers { pending: Vec<String>, error: String },
+    /// The backend has it, these handlers have stopped: it waits, and no retry is spent.
+    Away { pending: Vec<String> },
+    /// The backend has it, but an event before it failed: its handlers' turn has not come. No failure either.
+    Behind { pending: Vec<String> },
+}
+
+/// An event for a local handler. Answer `Ok(())` and the event is done as far as this handler goes; answer an error and
+/// it comes again, after the time that `retry_backoff` gives.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), HandlerError>")]
+#[non_exhaustive]
+pub struct HandleEvent {
+    /// The event, as it stood in the outbox when it was read.
+    pub event: Arc<OutboxEvent>,
+}
+
+/// Why a handler could not handle an event; kept in the event's `last_error`.
+///
+/// Any error turns into it with `?`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandlerError(pub(super) String);
+
+impl HandlerError {
+    /// From a reason for people, without secrets or payload.
+    pub fn new(reason: impl fmt::Display) -> Self {
+        Self(reason.to_string())
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<E: std::error::Error> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Which events a handler wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventTypes {
+    /// Every event.
+    All,
+    /// Those of this CloudEvents type.
+    Only(String),
+}
+
+impl EventTypes {
+    pub(crate) fn contain(&self, event_type: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(wanted) => wanted == event_type,
+        }
+    }
+}
+
+impl From<&str> for EventTypes {
+    fn from(event_type: &str) -> Self {
+        Self::Only(event_type.to_owned())
+    }
+}
+
+/// Subscribes a handler actor under a name that stays the same between starts; a handler of that name is replaced.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Subscribe {
+    /// Names the handler in `pending_handlers` and for other workers.
+    pub name: String,
+    /// What it wants.
+    pub events: EventTypes,
+    /// The actor.
+    pub recipient: Recipient<HandleEvent>,
+}
+
+impl Subscribe {
+    /// A handler for events of one type, or for all ([`EventTypes::All`]).
+    pub fn new(name: impl Into<String>, events: impl Into<EventTypes>, recipient: Recipient<HandleEvent>) -> Self {
+        Self { name: name.into(), events: events.into(), recipient }
+    }
+}
+
+/// Asks how the system is.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "HealthReport")]
+pub struct Health;
+
+/// How the system is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthReport {
+    /// Whether the database answers.
+    pub database: Result<(), String>,
+    /// Each publisher: whether its backend takes events, or why not.
+    pub backends: BTreeMap<String, Result<(), String>>,
+    /// Shards owned, by the value of `publisher_backend` that their events carry.
+    pub shards: BTreeMap<String, usize>,
+    /// Why this worker leaves a lane to others, by lane.
+    pub standing_by: BTreeMap<String, String>,
+    /// Events read and not yet settled.
+    pub in_flight: usize,
+}
+
+impl HealthReport {
+    /// The database answers and every backend takes events.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.database.is_ok() && self.backends.values().all(Result::is_ok)
+    }
+}
+
+/// Finishes what is in flight, releases the leases and stops every actor.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), SystemError>")]
+pub struct Shutdown;
+
+/// The actors, by name, for supervision and its tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ActorKind {
+    /// The supervisor.
+    OutboxSystem,
+    /// Heartbeat and leases.
+    LeaseKeeper,
+    /// Reads what is due.
+    Poller,
+    /// Hands over to one named backend.
+    Publisher(String),
+    /// Runs handlers.
+    Registry,
+    /// Records what is done.
+    Completer,
+    /// Records what is not.
+    Retry,
+    /// Retention.
+    Janitor,
+}
+
+/// Makes an actor panic.
+#[cfg(feature = "fault-injection")]
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Panic(pub ActorKind);

@@ -1,0 +1,32 @@
+//! The actors, one file each, in the order in which an event meets them:
+//! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
+//!
+//! Between them stand [`flight`] (what is in flight, rules R1 to R3), [`lane`] (cursors), [`leases`] (what is ours) and
+//! [`ticket`] (one event's way). Messages flow in that one direction; what flows back is credit and wake-ups.
+
+mod builder;
+mod clock;
+mod completer;
+mod flight;
+mod handle;
+mod janitor;
+mod lane;
+mod lease_keeper;
+mod leases;
+mod limiter;
+mod messages;
+mod poller;
+mod publisher;
+mod registry;
+mod retry;
+mod shared;
+mod supervisor;
+mod suspects;
+mod ticket;
+
+pub use builder::Builder;
+pub use handle::Outbox;
+#[cfg(feature = "fault-injection")]
+pub use messages::Panic;
+pub use messages::{ActorKind, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Shutdown, Subscribe};
+pub use supervisor::OutboxSystem;

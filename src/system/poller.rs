@@ -1,0 +1,312 @@
+//! `Poller`: reads what is due and hands it to the publishers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::clock::Moment;
+use super::flight::{Admitted, Fetch, Flight, Opening};
+use super::lane::{LaneCursor, Plan, Purpose};
+use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
+use super::shared::{Lifeline, Line, Shared, panics_on_demand};
+use super::ticket::Ticket;
+use crate::error::StoreError;
+use crate::store::{Blocker, FetchAnswer, FetchRequest, Shard};
+
+/// A batch is closed when it would hold more than this, so that one script or one write stays small.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+
+/// Keys that are read from the start of their order at once, and events of each.
+const WANTED_KEYS: usize = 64;
+const KEY_LIMIT: i64 = 100;
+
+/// Events that one fetch asks for at most, so that fetching, publishing and settling overlap.
+const MAX_FETCH: usize = 2_000;
+
+/// The longest pause after the database could not be reached.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+pub(crate) struct Poller {
+    shared: Arc<Shared>,
+    tracks: Vec<Track>,
+    failures: u32,
+    pause_until: Moment,
+    _lifeline: Lifeline,
+}
+
+/// One publisher's lanes; one of them is read at a time, so that their credit is not spent twice.
+struct Track {
+    line: Arc<Line>,
+    cursors: Vec<LaneCursor>,
+    fetching: bool,
+    turn: usize,
+}
+
+impl Poller {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let interval = shared.settings.worker.poll_interval;
+        let tracks = shared
+            .lines
+            .values()
+            .map(|line| Track {
+                line: Arc::clone(line),
+                cursors: line.flights.iter().map(|_| LaneCursor::new(interval)).collect(),
+                fetching: false,
+                turn: 0,
+            })
+            .collect();
+        let lifeline = shared.lifeline(ActorKind::Poller);
+        Self { shared, tracks, failures: 0, pause_until: Moment::now(), _lifeline: lifeline }
+    }
+
+    /// Starts whatever can be started now.
+    fn turn(&mut self, ctx: &mut Context<Self>) {
+        self.shared.tick();
+        if self.shared.is_stopping() {
+            return;
+        }
+        let now = Moment::now();
+        if self.shared.take_news() {
+            self.tracks.iter_mut().flat_map(|track| &mut track.cursors).for_each(LaneCursor::look_now);
+        }
+        for index in 0..self.tracks.len() {
+            self.open_shards(index, now);
+            if now >= self.pause_until {
+                self.fetch(index, now, ctx);
+            }
+        }
+    }
+
+    /// Asks the publisher to open the shards that are ours and not open, unless its backend is paused.
+    fn open_shards(&mut self, index: usize, now: Moment) {
+        let line = &self.tracks[index].line;
+        let wanted: Vec<(Shard, i64)> = line
+            .flights
+            .iter()
+            .flat_map(|flight| {
+                let held = self.shared.leases.readable(flight.lane(), now);
+                held.into_iter()
+                    .filter(|(shard, epoch)| flight.opening(shard.number).map(|open| open.epoch) != Some(*epoch))
+            })
+            .collect();
+        let mut state = line.state();
+        let paused = state.down.as_ref().is_some_and(|down| now < down.until);
+        if wanted.is_empty() || state.opening || paused {
+            return;
+        }
+        let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
+        // A full mailbox or a publisher that is being replaced: the next turn asks again.
+        state.opening = publisher.try_send(Open(wanted)).is_ok();
+    }
+
+    /// Plans and starts the next fetch of a publisher's lanes.
+    fn fetch(&mut self, index: usize, now: Moment, ctx: &mut Context<Self>) {
+        if self.tracks[index].fetching {
+            return;
+        }
+        let Some((lane, plan)) = self.plan(index, now) else { return };
+        let track = &mut self.tracks[index];
+        track.fetching = true;
+        track.turn = lane + 1;
+        let flight = Arc::clone(&track.line.flights[lane]);
+        let request = request(&self.shared, &track.line, &flight, &plan);
+        let work = self.shared.runtime.spawn(read(Arc::clone(&self.shared), Arc::clone(&track.line), flight, request));
+        ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
+            poller.tracks[index].fetching = false;
+            match result {
+                Ok(Ok(reading)) => poller.take(index, lane, &plan, reading),
+                Ok(Err(error)) => poller.pause(&error),
+                Err(error) => tracing::error!(%error, "a fetch was given up"),
+            }
+            poller.turn(ctx);
+        }));
+    }
+
+    fn plan(&mut self, index: usize, now: Moment) -> Option<(usize, Plan)> {
+        let track = &mut self.tracks[index];
+        let lanes = track.cursors.len();
+        let bytes = track.line.credit.bytes_left();
+        let batch = self.shared.settings.worker.batch_size;
+        for lane in (0..lanes).map(|step| (track.turn + step) % lanes) {
+            let flight = &track.line.flights[lane];
+            let cursor = &mut track.cursors[lane];
+            cursor.set_open(&open_and_held(&self.shared, flight, now));
+            cursor.rewind(&flight.take_rewinds());
+            if flight.has_wanted() {
+                cursor.look_now();
+            }
+            let room = track.line.credit.events_left().min(cursor.affordable(bytes)).min(MAX_FETCH);
+            // A backlog is read in pieces worth a round trip.
+            if cursor.is_behind() && room < batch.min(MAX_FETCH) / 2 && !flight.is_empty() {
+                continue;
+            }
+            if let Some(plan) = cursor.plan(room, now) {
+                return Some((lane, plan));
+            }
+        }
+        None
+    }
+
+    /// Takes over what a fetch brought and sends it on.
+    fn take(&mut self, index: usize, lane: usize, plan: &Plan, reading: Reading) {
+        if std::mem::take(&mut self.failures) > 0 {
+            tracing::info!("the database is back; reading goes on");
+        }
+        let track = &mut self.tracks[index];
+        track.cursors[lane].advance(plan, &reading.answer, Moment::now());
+        let credit = &track.line.credit;
+        let Reading { answer, blockers, fetch } = reading;
+        let Admitted { tickets, unreadable } =
+            fetch.admit(answer.rows, &blockers, |row| credit.take(row.event.as_ref().map_or(0, |event| event.size())));
+        drop(fetch);
+        self.refuse(unreadable);
+        self.deliver(index, tickets);
+    }
+
+    fn refuse(&self, unreadable: Vec<(Ticket, String)>) {
+        if unreadable.is_empty() {
+            return;
+        }
+        let failures: Vec<Failure> =
+            unreadable.into_iter().map(|(ticket, reason)| Failure { ticket, cause: Cause::Invalid(reason) }).collect();
+        if let Some(retry) = self.shared.addresses().retry.clone() {
+            // A full mailbox gives the rows back, and they are read again.
+            let _ = retry.try_send(Failed(failures));
+        }
+    }
+
+    fn deliver(&self, index: usize, tickets: Vec<Ticket>) {
+        let line = &self.tracks[index].line;
+        let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
+        for batch in batches(tickets, self.shared.settings.worker.batch_size) {
+            // The mailbox holds as many batches as the credit has events. A publisher that is being replaced gives them back.
+            let _ = publisher.try_send(Deliver(batch));
+        }
+    }
+
+    fn pause(&mut self, error: &StoreError) {
+        if self.failures == 0 {
+            tracing::warn!(%error, "nothing can be read; trying on");
+        }
+        let pause = Duration::from_millis(50).saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.pause_until = Moment::now().after(pause);
+    }
+}
+
+impl Actor for Poller {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let interval = self.shared.settings.worker.poll_interval.min(self.shared.settings.worker.lease / 10);
+        ctx.run_interval(interval, |poller, ctx| poller.turn(ctx));
+        listen(&Arc::clone(&self.shared), self, ctx);
+        self.turn(ctx);
+    }
+}
+
+/// Turns the loop whenever something wakes it: freed credit, an opened shard, a new event.
+fn listen(shared: &Arc<Shared>, poller: &Poller, ctx: &mut Context<Poller>) {
+    let wake = Arc::clone(&shared.wake);
+    let woken = async move { wake.notified().await };
+    ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {
+        poller.turn(ctx);
+        listen(&Arc::clone(&poller.shared), poller, ctx);
+    }));
+}
+
+panics_on_demand!(Poller);
+
+/// What one fetch brought.
+struct Reading {
+    answer: FetchAnswer,
+    blockers: HashMap<String, Blocker>,
+    fetch: Fetch,
+}
+
+/// Fetches, and asks about the keys of what came (R3).
+async fn read(
+    shared: Arc<Shared>,
+    line: Arc<Line>,
+    flight: Arc<Flight>,
+    request: FetchRequest,
+) -> Result<Reading, StoreError> {
+    let reading = read_fallibly(&shared, &line, &flight, &request).await;
+    if reading.is_err() {
+        request.keys.iter().for_each(|key| flight.want(key));
+    }
+    reading
+}
+
+async fn read_fallibly(
+    shared: &Shared,
+    line: &Line,
+    flight: &Arc<Flight>,
+    request: &FetchRequest,
+) -> Result<Reading, StoreError> {
+    let fetch = flight.begin_fetch();
+    let answer = shared.store.fetch(request).await?;
+    for key in &request.keys {
+        let count = answer.rows.iter().filter(|row| row.partition_key == *key).count();
+        if answer.cut_short || i64::try_from(count).unwrap_or(i64::MAX) >= request.key_limit {
+            flight.want(key);
+        }
+    }
+    let questions = flight.questions(&answer.rows);
+    let blockers = if questions.is_empty() {
+        HashMap::new()
+    } else {
+        shared.store.blockers(flight.lane(), line.holds_on_failure(), &questions).await?
+    };
+    Ok(Reading { answer, blockers, fetch })
+}
+
+fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchRequest {
+    let sweeping = plan.purpose == Purpose::Sweep;
+    let keys = if sweeping { Vec::new() } else { flight.take_wanted(WANTED_KEYS) };
+    let except = if sweeping || !keys.is_empty() { flight.ids() } else { Vec::new() };
+    FetchRequest {
+        lane: flight.lane().clone(),
+        ranges: plan.ranges.clone(),
+        except,
+        retry_shards: plan.retry_shards.clone(),
+        retry_limit: plan.retry_limit,
+        keys,
+        key_limit: KEY_LIMIT,
+        max_bytes: line.credit.bytes_left(),
+        max_event_bytes: shared.settings.worker.max_event_bytes,
+    }
+}
+
+/// The shards that may be read: leased, and open under that lease.
+fn open_and_held(shared: &Shared, flight: &Flight, now: Moment) -> HashMap<i16, Opening> {
+    let held = shared.leases.readable(flight.lane(), now);
+    held.into_iter()
+        .filter_map(|(shard, epoch)| {
+            let opening = flight.opening(shard.number)?;
+            (opening.epoch == epoch).then_some((shard.number, opening))
+        })
+        .collect()
+}
+
+/// Cuts tickets into batches of at most `most` events and a few megabytes.
+fn batches(tickets: Vec<Ticket>, most: usize) -> Vec<Vec<Ticket>> {
+    let mut batches: Vec<Vec<Ticket>> = Vec::new();
+    let mut bytes = 0;
+    for ticket in tickets {
+        let size = ticket.event().map_or(0, |event| event.size());
+        match batches.last_mut() {
+            Some(batch) if batch.len() < most && bytes + size <= MAX_BATCH_BYTES => {
+                bytes += size;
+                batch.push(ticket);
+            }
+            _ => {
+                bytes = size;
+                batches.push(vec![ticket]);
+            }
+        }
+    }
+    batches
+}

@@ -1,0 +1,193 @@
+//! `Registry`: fans each accepted event out to the local handlers, one key's events one after the other.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, MailboxError, WrapFuture};
+use futures_util::future::join_all;
+
+use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure, HandleEvent, HandlerError, Subscribe};
+use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::ticket::Ticket;
+use crate::event::OutboxEvent;
+use crate::store::Lane;
+
+type Key = (Lane, String);
+
+pub(crate) struct Registry {
+    shared: Arc<Shared>,
+    /// Keys whose handlers are running, with what waits behind.
+    busy: HashMap<Key, VecDeque<Job>>,
+    _lifeline: Lifeline,
+}
+
+/// An event and the handlers that it still has to meet.
+struct Job {
+    ticket: Ticket,
+    handlers: Vec<Arc<Subscribe>>,
+}
+
+impl Registry {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let lifeline = shared.lifeline(ActorKind::Registry);
+        Self { shared, busy: HashMap::new(), _lifeline: lifeline }
+    }
+
+    fn begin(&mut self, job: Job, ctx: &mut Context<Self>) {
+        if job.ticket.key().is_empty() {
+            return self.run(job, None, ctx);
+        }
+        let key = (job.ticket.shard.lane.clone(), job.ticket.key().to_owned());
+        if let Some(waiting) = self.busy.get_mut(&key) {
+            waiting.push_back(job);
+            return;
+        }
+        self.busy.insert(key.clone(), VecDeque::new());
+        self.run(job, Some(key), ctx);
+    }
+
+    fn run(&mut self, job: Job, key: Option<Key>, ctx: &mut Context<Self>) {
+        let limit = self.shared.settings.worker.handler_timeout;
+        let Job { ticket, handlers } = job;
+        let Some(event) = ticket.event().cloned() else { return };
+        let answers = join_all(handlers.into_iter().map(move |handler| ask(handler, Arc::clone(&event), limit)));
+        ctx.spawn(answers.into_actor(self).map(move |answers, registry, ctx| {
+            let handled = registry.conclude(ticket, answers);
+            if let Some(key) = key {
+                registry.go_on(key, handled, ctx);
+            }
+        }));
+    }
+
+    /// Returns whether the event is done.
+    fn conclude(&mut self, mut ticket: Ticket, answers: Vec<(String, Outcome)>) -> bool {
+        let unhandled = answers.iter().filter(|(_, outcome)| !matches!(outcome, Outcome::Handled));
+        let pending: Vec<String> = unhandled.map(|(name, _)| name.clone()).collect();
+        if pending.is_empty() {
+            self.complete(vec![ticket]);
+            return true;
+        }
+        let errors: Vec<String> = answers
+            .into_iter()
+            .filter_map(|(name, outcome)| match outcome {
+                Outcome::Failed(reason) => Some(format!("handler `{name}`: {reason}")),
+                Outcome::Handled | Outcome::Away => None,
+            })
+            .collect();
+        ticket.reject();
+        let cause = if errors.is_empty() {
+            tracing::warn!(handlers = ?pending, "handlers have stopped; their events wait until they are subscribed again");
+            Cause::Away { pending }
+        } else {
+            Cause::Handlers { pending, error: errors.join("; ") }
+        };
+        self.fail(vec![Failure { ticket, cause }]);
+        false
+    }
+
+    /// The next event of the key runs; after a failure all that wait go back into the table, in the state they are in.
+    fn go_on(&mut self, key: Key, handled: bool, ctx: &mut Context<Self>) {
+        let Some(waiting) = self.busy.get_mut(&key) else { return };
+        if !handled {
+            let behind = waiting.drain(..).map(behind).collect();
+            self.busy.remove(&key);
+            return self.fail(behind);
+        }
+        match waiting.pop_front() {
+            Some(job) => self.run(job, Some(key), ctx),
+            None => {
+                self.busy.remove(&key);
+            }
+        }
+    }
+
+    fn complete(&self, tickets: Vec<Ticket>) {
+        let Some(completer) = self.shared.addresses().completer.clone() else { return };
+        // Its mailbox holds as many messages as there can be tickets; where it is being replaced, the dropped tickets
+        // close their shards and the journal tells.
+        let _ = completer.try_send(Complete(tickets));
+    }
+
+    fn fail(&self, failures: Vec<Failure>) {
+        if failures.is_empty() {
+            return;
+        }
+        if let Some(retry) = self.shared.addresses().retry.clone() {
+            let _ = retry.try_send(Failed(failures));
+        }
+    }
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
+    }
+}
+
+impl Handler<Accepted> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, Accepted(tickets): Accepted, ctx: &mut Self::Context) {
+        let subscriptions = self.shared.subscriptions();
+        let mut done = Vec::with_capacity(tickets.len());
+        let mut waiting = Vec::new();
+        for ticket in tickets {
+            let Some(event) = ticket.event() else { continue };
+            let handlers = still_to_run(event, &subscriptions);
+            if handlers.is_empty() {
+                done.push(ticket);
+            } else if ticket.is_blocked() {
+                waiting.push(behind(Job { ticket, handlers }));
+            } else {
+                self.begin(Job { ticket, handlers }, ctx);
+            }
+        }
+        if !done.is_empty() {
+            self.complete(done);
+        }
+        self.fail(waiting);
+    }
+}
+
+panics_on_demand!(Registry);
+
+/// The subscribed handlers that this event still has to meet.
+fn still_to_run(event: &OutboxEvent, subscriptions: &[Arc<Subscribe>]) -> Vec<Arc<Subscribe>> {
+    let wanted = subscriptions.iter().filter(|handler| handler.events.contain(&event.event_type));
+    wanted
+        .filter(|handler| event.pending_handlers.as_ref().is_none_or(|pending| pending.contains(&handler.name)))
+        .cloned()
+        .collect()
+}
+
+/// An event whose turn does not come now: what stands before it in its key's order failed.
+fn behind(mut job: Job) -> Failure {
+    job.ticket.reject();
+    let pending = job.handlers.iter().map(|handler| handler.name.clone()).collect();
+    Failure { ticket: job.ticket, cause: Cause::Behind { pending } }
+}
+
+enum Outcome {
+    Handled,
+    Failed(String),
+    /// The actor was gone before it was asked: nothing was rejected, so no retry is spent.
+    Away,
+}
+
+async fn ask(handler: Arc<Subscribe>, event: Arc<OutboxEvent>, limit: Duration) -> (String, Outcome) {
+    let name = handler.name.clone();
+    if !handler.recipient.connected() {
+        return (name, Outcome::Away);
+    }
+    let answer = tokio::time::timeout(limit, handler.recipient.send(HandleEvent { event })).await;
+    let outcome = match answer {
+        Ok(Ok(Ok(()))) => Outcome::Handled,
+        Ok(Ok(Err(HandlerError(reason)))) => Outcome::Failed(reason),
+        Ok(Err(MailboxError::Closed)) => Outcome::Failed("stopped while it handled the event".to_owned()),
+        Ok(Err(MailboxError::Timeout)) | Err(_) => Outcome::Failed(format!("no answer within {limit:?}")),
+    };
+    (name, outcome)
+}

@@ -1,0 +1,236 @@
+//! What the actors of one system share: the store, the leases, each lane's flight, and where the others are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use actix::Addr;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+use super::clock::Moment;
+use super::completer::Completer;
+use super::flight::Flight;
+use super::leases::Leases;
+use super::messages::{ActorKind, Subscribe};
+use super::publisher::Publisher;
+use super::registry::Registry;
+use super::retry::Retry;
+use super::supervisor::OutboxSystem;
+use super::ticket::{Credit, SettledQueue};
+use crate::backend::channel::Channel;
+use crate::settings::{OnFailed, Settings};
+use crate::store::{Lane, Store};
+
+/// Makes a publisher's channel anew, for its first start and after a panic.
+pub(crate) type ChannelFactory = Box<dyn Fn() -> Box<dyn Channel> + Send + Sync>;
+
+/// One publisher's part of what is shared.
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) flights: Vec<Arc<Flight>>,
+    pub(crate) credit: Arc<Credit>,
+    pub(crate) settled: Arc<SettledQueue>,
+    pub(crate) on_failed: OnFailed,
+    pub(crate) channel: ChannelFactory,
+    pub(crate) state: Mutex<LineState>,
+}
+
+/// The breaker of one publisher, and since when its backend is away.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LineState {
+    /// Why the backend is paused; `None`: it is not.
+    pub(crate) down: Option<Down>,
+    /// An open is under way.
+    pub(crate) opening: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Down {
+    pub(crate) reason: String,
+    pub(crate) since: Moment,
+    /// No try before this.
+    pub(crate) until: Moment,
+    pub(crate) failures: u32,
+    /// It was sending that failed, not only reaching it.
+    pub(crate) sending: bool,
+}
+
+impl Line {
+    pub(crate) fn state(&self) -> std::sync::MutexGuard<'_, LineState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn flight(&self, lane: &str) -> Option<&Arc<Flight>> {
+        self.flights.iter().find(|flight| **flight.lane() == *lane)
+    }
+
+    pub(crate) fn holds_on_failure(&self) -> bool {
+        self.on_failed == OnFailed::Hold
+    }
+
+    pub(crate) fn close_all(&self) {
+        self.flights.iter().for_each(|flight| flight.close_all());
+    }
+}
+
+/// Where the actors are now; each restart puts a new address here.
+#[derive(Default)]
+pub(crate) struct Addresses {
+    pub(crate) system: Option<Addr<OutboxSystem>>,
+    pub(crate) publishers: HashMap<String, Addr<Publisher>>,
+    pub(crate) registry: Option<Addr<Registry>>,
+    pub(crate) completer: Option<Addr<Completer>>,
+    pub(crate) retry: Option<Addr<Retry>>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) worker: Uuid,
+    pub(crate) name: String,
+    pub(crate) settings: Settings,
+    pub(crate) runtime: Handle,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) leases: Leases,
+    pub(crate) lines: BTreeMap<String, Arc<Line>>,
+    pub(crate) subscriptions: Mutex<Vec<Arc<Subscribe>>>,
+    pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
+    /// Wakes the poller.
+    pub(crate) wake: Arc<Notify>,
+    /// Wakes the heartbeat.
+    pub(crate) beat_now: Arc<Notify>,
+    /// Told by each actor that dies.
+    pub(crate) deaths: mpsc::UnboundedSender<ActorKind>,
+    pub(crate) addresses: Mutex<Addresses>,
+    stopping: AtomicBool,
+    news: AtomicBool,
+    /// When the poller's loop last turned.
+    pulse: Mutex<Moment>,
+}
+
+impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the builder")]
+    pub(crate) fn new(
+        name: String,
+        settings: Settings,
+        runtime: Handle,
+        store: Arc<dyn Store>,
+        lines: BTreeMap<String, Arc<Line>>,
+        subscriptions: Vec<Arc<Subscribe>>,
+        wake: Arc<Notify>,
+        deaths: mpsc::UnboundedSender<ActorKind>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            worker: Uuid::new_v4(),
+            name,
+            settings,
+            runtime,
+            store,
+            leases: Leases::default(),
+            lines,
+            subscriptions: Mutex::new(subscriptions),
+            standing_by: Mutex::default(),
+            wake,
+            beat_now: Arc::default(),
+            deaths,
+            addresses: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            news: AtomicBool::new(false),
+            pulse: Mutex::new(Moment::now()),
+        })
+    }
+
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        self.lines.values().flat_map(|line| line.flights.iter().map(|flight| flight.lane()))
+    }
+
+    /// The lanes in which a failed event holds its key.
+    pub(crate) fn holding_lanes(&self) -> Vec<Lane> {
+        let holding = self.lines.values().filter(|line| line.holds_on_failure());
+        holding.flat_map(|line| line.flights.iter().map(|flight| flight.lane().clone())).collect()
+    }
+
+    pub(crate) fn line_of(&self, lane: &str) -> Option<&Arc<Line>> {
+        self.lines.values().find(|line| line.flight(lane).is_some())
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// There may be something new to read.
+    pub(crate) fn announce_news(&self) {
+        self.news.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn take_news(&self) -> bool {
+        self.news.swap(false, Ordering::AcqRel)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lines.values().all(|line| line.flights.iter().all(|flight| flight.is_empty()))
+    }
+
+    pub(crate) fn tick(&self) {
+        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Moment::now();
+    }
+
+    /// How long ago the poller's loop last turned.
+    pub(crate) fn silent_for(&self) -> Duration {
+        Moment::now().since(*self.pulse.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn addresses(&self) -> std::sync::MutexGuard<'_, Addresses> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscribe>> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn subscribe(&self, subscription: Subscribe) {
+        let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|other| other.name != subscription.name);
+        all.push(Arc::new(subscription));
+    }
+
+    /// A guard that reports its actor's death when the actor is dropped.
+    pub(crate) fn lifeline(&self, kind: ActorKind) -> Lifeline {
+        Lifeline { kind, deaths: self.deaths.clone() }
+    }
+}
+
+/// Reports the death of the actor that holds it. A panic in an actix handler drops the actor, so this sees it too.
+pub(crate) struct Lifeline {
+    kind: ActorKind,
+    deaths: mpsc::UnboundedSender<ActorKind>,
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        // The receiver is gone only when the whole system is.
+        let _ = self.deaths.send(self.kind.clone());
+    }
+}
+
+/// Implements the message that makes an actor panic, for tests of supervision.
+macro_rules! panics_on_demand {
+    ($actor:ty) => {
+        #[cfg(feature = "fault-injection")]
+        impl actix::Handler<crate::system::messages::Panic> for $actor {
+            type Result = ();
+
+            fn handle(&mut self, message: crate::system::messages::Panic, _: &mut Self::Context) {
+                panic!("asked to: {:?}", message.0);
+            }
+        }
+    };
+}
+pub(crate) use panics_on_demand;

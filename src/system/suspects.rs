@@ -1,0 +1,93 @@
+//! Events that may be what breaks a session. Pure.
+//!
+//! A backend that is away breaks for every event; an event that breaks alone, again and again, while others pass in
+//! between, is itself the cause and is rejected.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+/// How often an event must break alone, with others passing in between, to be the cause.
+const PROOF: u32 = 3;
+
+/// Suspects remembered at once.
+const MOST: usize = 256;
+
+#[derive(Debug, Default)]
+struct Suspect {
+    /// Another event passed since it last broke.
+    others_passed: bool,
+    proven: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Suspects(HashMap<Uuid, Suspect>);
+
+impl Suspects {
+    /// The session broke while this event was the only one on its way.
+    pub(super) fn broke_alone(&mut self, id: Uuid) {
+        if self.0.len() >= MOST && !self.0.contains_key(&id) {
+            return;
+        }
+        let suspect = self.0.entry(id).or_default();
+        if std::mem::take(&mut suspect.others_passed) {
+            suspect.proven += 1;
+        }
+    }
+
+    /// These events passed.
+    pub(super) fn passed(&mut self, ids: impl Iterator<Item = Uuid>) {
+        if self.0.is_empty() {
+            return;
+        }
+        let mut any = false;
+        for id in ids {
+            any = true;
+            self.0.remove(&id);
+        }
+        if any {
+            self.0.values_mut().for_each(|suspect| suspect.others_passed = true);
+        }
+    }
+
+    pub(super) fn is_suspect(&self, id: Uuid) -> bool {
+        self.0.contains_key(&id)
+    }
+
+    pub(super) fn is_proven(&self, id: Uuid) -> bool {
+        self.0.get(&id).is_some_and(|suspect| suspect.proven >= PROOF)
+    }
+
+    pub(super) fn forget(&mut self, id: Uuid) {
+        self.0.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_the_cause_only_when_others_pass_between_its_failures() {
+        let (bad, good) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut suspects = Suspects::default();
+        for _ in 0..100 {
+            suspects.broke_alone(bad);
+        }
+        assert!(!suspects.is_proven(bad), "an outage proves nothing");
+        for _ in 0..PROOF {
+            suspects.passed([good].into_iter());
+            suspects.broke_alone(bad);
+        }
+        assert!(suspects.is_proven(bad));
+    }
+
+    #[test]
+    fn an_event_that_passes_is_no_suspect() {
+        let id = Uuid::from_u128(1);
+        let mut suspects = Suspects::default();
+        suspects.broke_alone(id);
+        suspects.passed([id].into_iter());
+        assert!(!suspects.is_suspect(id));
+    }
+}

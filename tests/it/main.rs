@@ -1,0 +1,14 @@
+//! The `outbox` program against real servers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cli;
+mod harness;
+mod order;
+mod outage;
+mod scene;
+mod shutdown;
+mod writes;

@@ -1,0 +1,62 @@
+//! The order of a key's events.
+
+use std::sync::Arc;
+
+use tokio::sync::Barrier;
+
+use crate::scene::Scene;
+
+const WRITERS: usize = 8;
+const KEYS: usize = 40;
+const EVENTS_PER_WRITER: usize = 250;
+
+/// One event and its aggregate's next version in a transaction that stays open for a while after the event was written,
+/// so that events of different keys are committed in another order than they were written in.
+const WRITE: &str = "
+    BEGIN;
+    UPDATE aggregates SET version = version + 1 WHERE key = '{key}';
+    INSERT INTO outbox_events (id, event_type, source, data, partition_key)
+        SELECT gen_random_uuid(), 'thing.changed', 'tests', jsonb_build_object('version', version), key
+        FROM aggregates WHERE key = '{key}';
+    SELECT pg_sleep(random() * 0.01);
+    COMMIT";
+
+#[tokio::test]
+async fn events_of_a_key_arrive_in_the_order_in_which_writers_took_turns_on_it() {
+    let scene = Arc::new(Scene::new().await);
+    let create = "CREATE TABLE aggregates AS SELECT 'key-' || n AS key, 0 AS version FROM generate_series(0, $1 - 1) n";
+    scene.sql().await.batch_execute(&create.replace("$1", &KEYS.to_string())).await.unwrap();
+    let settings = scene.settings("lease = \"2s\"\nbatch_size = 50", "");
+    let _workers = ["one", "other"].map(|name| scene.worker(&settings, name));
+    scene.wait_owners(&["one", "other"]).await;
+
+    let barrier = Arc::new(Barrier::new(WRITERS));
+    let writers = (0..WRITERS).map(|writer| {
+        let (scene, barrier) = (Arc::clone(&scene), Arc::clone(&barrier));
+        tokio::spawn(async move {
+            let sql = scene.sql().await;
+            barrier.wait().await;
+            for n in 0..EVENTS_PER_WRITER {
+                let key = format!("key-{}", (writer * 7 + n * 13) % KEYS);
+                sql.batch_execute(&WRITE.replace("{key}", &key)).await.unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    scene.wait_published().await;
+
+    scene.assert_delivered().await;
+    let versions = "SELECT id::text, partition_key, (data->>'version')::int FROM outbox_events";
+    let rows = scene.sql().await.query(versions, &[]).await.unwrap();
+    assert_eq!(rows.len(), WRITERS * EVENTS_PER_WRITER);
+    let versions: std::collections::HashMap<String, (String, i32)> =
+        rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+    let mut latest = std::collections::HashMap::new();
+    for id in scene.event_ids().await {
+        let (key, version) = &versions[&id];
+        let before = latest.insert(key, *version).unwrap_or(0);
+        assert_eq!(*version, before + 1, "the versions of {key} follow one another");
+    }
+}

@@ -1,0 +1,131 @@
+//! Servers that are away, restarted or emptied.
+
+use std::time::Duration;
+
+use crate::scene::Scene;
+use crate::support::postgres::{self, Stop};
+use crate::support::process::Running;
+use crate::support::{PATIENCE, eventually, redis};
+
+/// Were an outage to cost retries, all of them would be spent within a tenth of a second.
+const SHORT_RETRIES: &str =
+    "max_retries = 2\nretry_backoff = { base = \"10ms\", factor = 1, max = \"20ms\", jitter = 0 }";
+const SHORT_TIMEOUTS: &str = "connect_timeout = 1\nsocket_timeout = 1";
+
+/// Waits until a worker has said something that contains `word`, in any case.
+async fn says(worker: &Running, word: &str) {
+    let what = format!("the worker speaks of {word:?}");
+    eventually(&what, PATIENCE, async || worker.stderr().to_lowercase().contains(word)).await;
+}
+
+#[tokio::test]
+async fn a_redis_outage_longer_than_all_retries_costs_none() {
+    let mut server = redis::Server::start(redis::Server::DURABLE);
+    let scene = Scene::on(postgres::database().await, server.url()).await;
+    let worker = scene.worker(&scene.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    scene.insert(1_000, 50).await;
+    scene.wait_published().await;
+
+    server.stop();
+    scene.insert(1_000, 50).await;
+    says(&worker, "unavailable").await;
+    // What must not happen has no moment to wait for: twenty times what all retries would last.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let touched = "SELECT count(*) FROM outbox_events WHERE retry_count > 0 OR status NOT IN ('pending', 'published')";
+    assert_eq!(scene.number(touched).await, 0);
+    assert_eq!(scene.unpublished().await, 1_000);
+
+    server.start_again();
+    scene.wait_published().await;
+    assert_eq!(scene.number(touched).await, 0);
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_redis_killed_in_the_middle_of_the_work_loses_nothing_and_doubles_nothing() {
+    let mut server = redis::Server::start(redis::Server::DURABLE);
+    let scene = Scene::on(postgres::database().await, server.url()).await;
+    let _worker = scene.worker(&scene.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    for _ in 0..3 {
+        let before = scene.length().await;
+        scene.insert(5_000, 200).await;
+        scene.wait_length(before + 200).await;
+        server.kill();
+        server.start_again();
+    }
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    assert_eq!(scene.number("SELECT coalesce(max(retry_count), 0)::bigint FROM outbox_events").await, 0);
+}
+
+#[tokio::test]
+async fn a_postgres_restarted_under_a_worker_loses_nothing_and_doubles_nothing() {
+    let mut server = postgres::Server::start();
+    let scene = Scene::on(server.database().await, redis::url()).await;
+    let mut worker = scene.worker(&scene.settings(SHORT_RETRIES, ""), "worker");
+    for how in [Stop::Fast, Stop::Immediate, Stop::Immediate] {
+        let before = scene.length().await;
+        scene.insert(10_000, 200).await;
+        scene.wait_length(before + 200).await;
+        server.restart(how);
+    }
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    assert_eq!(scene.number("SELECT coalesce(max(retry_count), 0)::bigint FROM outbox_events").await, 0);
+    assert!(worker.is_running(), "{}", worker.stderr());
+}
+
+#[tokio::test]
+async fn events_written_after_redis_was_emptied_arrive_once() {
+    let server = redis::Server::start(&[]);
+    let scene = Scene::on(postgres::database().await, server.url()).await;
+    let _worker = scene.worker(&scene.settings(SHORT_RETRIES, ""), "worker");
+    scene.insert(500, 20).await;
+    scene.wait_published().await;
+
+    let () = ::redis::cmd("FLUSHALL").query_async(&mut scene.redis().await).await.unwrap();
+    scene.sql().await.execute("DELETE FROM outbox_events", &[]).await.unwrap();
+    scene.insert(500, 20).await;
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_worker_started_without_its_database_waits_for_it_and_says_so() {
+    let mut server = postgres::Server::start();
+    let scene = Scene::on(server.database().await, redis::url()).await;
+    scene.insert(100, 10).await;
+    server.stop(Stop::Fast);
+    let mut worker = scene.worker(&scene.settings("", ""), "worker");
+    says(&worker, "database").await;
+    assert!(worker.is_running(), "{}", worker.stderr());
+    server.start_again();
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_worker_started_without_its_redis_waits_for_it_and_says_so() {
+    let mut server = redis::Server::start(&[]);
+    let scene = Scene::on(postgres::database().await, server.url()).await;
+    scene.insert(100, 10).await;
+    server.stop();
+    let mut worker = scene.worker(&scene.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    says(&worker, "unavailable").await;
+    assert!(worker.is_running(), "{}", worker.stderr());
+    server.start_again();
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_migrated_is_answered_with_the_command_to_run() {
+    let scene = Scene::unmigrated(postgres::database().await, redis::url());
+    let settings = scene.settings("", "");
+    for arguments in [&["worker"][..], &["publish", "thing.happened", "--source", "tests"], &["events", "list"]] {
+        let mut program = Running::spawn(&mut scene.outbox(&settings, arguments));
+        assert_eq!(program.wait_exit(PATIENCE).await.code(), Some(1), "{arguments:?}");
+        let said = program.stderr();
+        assert!(said.contains("outbox migrate"), "{arguments:?}: {said}");
+    }
+}

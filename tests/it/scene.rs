@@ -1,0 +1,174 @@
+//! An outbox of one test: a database, a stream, settings files, and the program that works on them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio_postgres::Client;
+
+use crate::support::postgres::{self, Database};
+use crate::support::process::Running;
+use crate::support::{PATIENCE, eventually, redis, unique};
+
+/// How long a backlog of some thousands may take: an unoptimised program on a busy machine.
+pub(crate) const DRAIN: Duration = Duration::from_secs(120);
+
+pub(crate) struct Scene {
+    database: Database,
+    redis_url: String,
+    stream: String,
+    folder: TempDir,
+}
+
+impl Scene {
+    /// On the shared servers, migrated.
+    pub(crate) async fn new() -> Self {
+        Self::on(postgres::database().await, redis::url()).await
+    }
+
+    /// On servers of the test's choice, migrated.
+    pub(crate) async fn on(database: Database, redis_url: String) -> Self {
+        let scene = Self::unmigrated(database, redis_url);
+        let migrated = scene.outbox(&scene.settings("", ""), &["migrate"]).output().unwrap();
+        assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
+        scene
+    }
+
+    pub(crate) fn unmigrated(database: Database, redis_url: String) -> Self {
+        Self { database, redis_url, stream: redis::stream(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A settings file: this outbox, with these lines of TOML in `[worker]` and in `[publishers.default]`.
+    pub(crate) fn settings(&self, worker: &str, publisher: &str) -> PathBuf {
+        let Self { database, redis_url, stream, .. } = self;
+        let text = format!(
+            "[database]\nurl = \"{}\"\n\n[publishers.default]\nbackend = \"redis_stream\"\nurl = \"{redis_url}\"\n\
+             stream_name = \"{stream}\"\nmax_len = 0\n{publisher}\n\n[worker]\n{worker}\n",
+            database.url
+        );
+        let path = self.folder.path().join(unique("settings")).with_extension("toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The program with nothing from the environment of the tests.
+    pub(crate) fn outbox(&self, settings: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
+        for (name, _) in std::env::vars_os() {
+            if name == "DATABASE_URL" || name.to_string_lossy().starts_with("OUTBOX_") {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(self.folder.path()).args(arguments).arg("--config").arg(settings);
+        command
+    }
+
+    /// A running `outbox worker`.
+    pub(crate) fn worker(&self, settings: &Path, name: &str) -> Running {
+        Running::spawn(&mut self.outbox(settings, &["worker", "--name", name]))
+    }
+
+    /// Runs a worker until nothing is due.
+    pub(crate) async fn drain(&self, settings: &Path) {
+        let mut worker = Running::spawn(&mut self.outbox(settings, &["worker", "--until-empty"]));
+        let status = worker.wait_exit(DRAIN).await;
+        assert!(status.success(), "{status}: {}", worker.stderr());
+    }
+
+    pub(crate) async fn sql(&self) -> Client {
+        self.database.connect().await
+    }
+
+    /// The one number that a query answers.
+    pub(crate) async fn number(&self, query: &str) -> i64 {
+        self.sql().await.query_one(query, &[]).await.unwrap().get(0)
+    }
+
+    /// Writes `count` events in one transaction, spread over `keys` keys.
+    pub(crate) async fn insert(&self, count: i32, keys: i32) {
+        let statement = "INSERT INTO outbox_events (id, event_type, source, data, partition_key)
+            SELECT gen_random_uuid(), 'thing.happened', 'tests', jsonb_build_object('n', n), 'key-' || n % $2
+            FROM generate_series(1, $1) n";
+        self.sql().await.execute(statement, &[&count, &keys]).await.unwrap();
+    }
+
+    pub(crate) async fn unpublished(&self) -> i64 {
+        self.number("SELECT count(*) FROM outbox_events WHERE status <> 'published'").await
+    }
+
+    pub(crate) async fn published(&self) -> i64 {
+        self.number("SELECT count(*) FROM outbox_events WHERE status = 'published'").await
+    }
+
+    /// How many entries the stream has.
+    pub(crate) async fn length(&self) -> usize {
+        redis::length(&mut redis::connect(&self.redis_url).await, &self.stream).await
+    }
+
+    pub(crate) async fn event_ids(&self) -> Vec<String> {
+        redis::event_ids(&self.redis_url, &self.stream).await
+    }
+
+    pub(crate) async fn redis(&self) -> ::redis::aio::MultiplexedConnection {
+        redis::connect(&self.redis_url).await
+    }
+
+    /// Waits until the stream has grown to `length` entries.
+    pub(crate) async fn wait_length(&self, length: usize) {
+        let mut redis = self.redis().await;
+        let what = format!("the stream has {length} entries");
+        eventually(&what, DRAIN, async || redis::length(&mut redis, &self.stream).await >= length).await;
+    }
+
+    /// Waits until each of the named workers owns a share.
+    pub(crate) async fn wait_owners(&self, names: &[&str]) {
+        let statement = "SELECT count(DISTINCT w.name) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner
+            WHERE l.expires_at > clock_timestamp() AND w.name = ANY($1)";
+        let sql = self.sql().await;
+        eventually(&format!("{names:?} own shares"), PATIENCE, async || {
+            sql.query_one(statement, &[&names]).await.unwrap().get::<_, i64>(0) == names.len() as i64
+        })
+        .await;
+    }
+
+    /// Waits until every event is recorded as published.
+    pub(crate) async fn wait_published(&self) {
+        eventually("every event is published", DRAIN, async || self.unpublished().await == 0).await;
+    }
+
+    /// Asserts that every event is in the stream, once, and that each key's events are there in their order.
+    pub(crate) async fn assert_delivered(&self) {
+        let stream = self.event_ids().await;
+        let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (place, id) in stream.iter().enumerate() {
+            places.entry(id).or_default().push(place);
+        }
+        let statement = "SELECT id::text, partition_key FROM outbox_events ORDER BY scheduled_at, seq";
+        let rows = self.sql().await.query(statement, &[]).await.unwrap();
+        let (mut lost, mut twice, mut disordered) = (Vec::new(), Vec::new(), Vec::new());
+        let mut latest: HashMap<String, usize> = HashMap::new();
+        for row in &rows {
+            let (id, key): (String, String) = (row.get(0), row.get(1));
+            match places.remove(id.as_str()).as_deref() {
+                None => lost.push(id),
+                Some([place]) => {
+                    if !key.is_empty() && latest.insert(key, *place).is_some_and(|before| before > *place) {
+                        disordered.push(id);
+                    }
+                }
+                Some(_) => twice.push(id),
+            }
+        }
+        assert!(lost.is_empty(), "{} of {} events are lost: {:?} …", lost.len(), rows.len(), lost.first());
+        assert!(twice.is_empty(), "{} of {} events came twice: {:?} …", twice.len(), rows.len(), twice.first());
+        assert!(
+            disordered.is_empty(),
+            "{} events came before earlier ones: {:?} …",
+            disordered.len(),
+            disordered.first()
+        );
+        assert!(places.is_empty(), "{} entries are no event of this outbox", places.len());
+    }
+}

@@ -1,0 +1,76 @@
+//! Workers that are stopped or killed in the middle of their work.
+
+use std::time::Duration;
+
+use crate::scene::Scene;
+use crate::support::process::{Running, Signal};
+use crate::support::{PATIENCE, eventually};
+
+/// Slow enough for a backlog of 20,000 to outlast the test, with little in flight.
+const SLOW: &str = "rate_limit = { per_second = 500, burst = 100 }";
+const LITTLE_IN_FLIGHT: &str = "batch_size = 50\nmax_in_flight = 200\nlease = \"15s\"";
+
+#[tokio::test]
+async fn a_worker_told_to_stop_settles_what_is_in_flight_and_leaves() {
+    let scene = Scene::new().await;
+    scene.insert(20_000, 200).await;
+    let settings = scene.settings(LITTLE_IN_FLIGHT, SLOW);
+    for (number, signal) in [Signal::TERM, Signal::INT].into_iter().enumerate() {
+        let before = scene.length().await;
+        let mut worker = scene.worker(&settings, &format!("worker-{number}"));
+        scene.wait_length(before + 200).await;
+        worker.signal(signal);
+        assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(0), "{}", worker.stderr());
+        assert_eq!(scene.published().await, scene.length().await as i64, "in the stream and settled");
+        assert!(scene.unpublished().await > 0, "it was in the middle of its work");
+        let held = "SELECT count(*) FROM outbox_leases WHERE owner IS NOT NULL AND expires_at > clock_timestamp()";
+        assert_eq!(scene.number(held).await, 0, "leases that it left behind");
+        assert_eq!(scene.number("SELECT count(*) FROM outbox_workers").await, 0, "workers that it left behind");
+    }
+    scene.drain(&scene.settings("", "")).await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_worker_told_to_stop_hands_its_share_over_at_once() {
+    let scene = Scene::new().await;
+    scene.insert(20_000, 200).await;
+    let mut leaving = scene.worker(&scene.settings(LITTLE_IN_FLIGHT, SLOW), "leaving");
+    scene.wait_length(200).await;
+    let _staying = scene.worker(&scene.settings("lease = \"15s\"", ""), "staying");
+    scene.wait_owners(&["leaving", "staying"]).await;
+
+    leaving.signal(Signal::TERM);
+    assert_eq!(leaving.wait_exit(PATIENCE).await.code(), Some(0), "{}", leaving.stderr());
+    // Leases of 15 s are renewed every 5 s, so one that was left to run out would last 10 s more at the least.
+    let mine = "SELECT count(*) FROM outbox_leases l LEFT JOIN outbox_workers w ON w.id = l.owner
+        WHERE w.name IS DISTINCT FROM 'staying' OR l.expires_at < clock_timestamp()";
+    let at_once = Duration::from_secs(8);
+    eventually("the other worker owns every share", at_once, async || scene.number(mine).await == 0).await;
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn ten_kills_in_the_middle_of_the_work_lose_nothing_and_double_nothing() {
+    let scene = Scene::new().await;
+    let settings = scene.settings("lease = \"1s\"\nbatch_size = 100", "");
+    let start = |number: usize| (format!("worker-{number}"), scene.worker(&settings, &format!("worker-{number}")));
+    let mut workers: [(String, Running); 2] = [start(0), start(1)];
+    let (mut started, mut kills) = (2, 0);
+    while kills < 10 {
+        assert!(started < 40, "{kills} kills only hit a worker in the middle of its work");
+        let [(one, _), (other, _)] = &workers;
+        scene.wait_owners(&[one, other]).await;
+        let before = scene.length().await;
+        scene.insert(5_000, 500).await;
+        scene.wait_length(before + 200).await;
+        let slot = started % 2;
+        workers[slot].1.kill();
+        kills += usize::from(scene.unpublished().await > 0);
+        workers[slot] = start(started);
+        started += 1;
+    }
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}

@@ -1,0 +1,33 @@
+//! What an event costs the database.
+
+use crate::scene::Scene;
+use crate::support::{PATIENCE, eventually};
+
+#[tokio::test]
+async fn an_event_costs_one_update_in_its_life() {
+    const EVENTS: i64 = 5_000;
+    let scene = Scene::new().await;
+    let counts = "SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables WHERE relname = 'outbox_events'";
+    let others = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    scene.insert(EVENTS as i32, 100).await;
+    scene.drain(&scene.settings("", "")).await;
+    assert_eq!(scene.published().await, EVENTS);
+
+    // A connection hands its counts in when it ends, if not before.
+    let sql = scene.sql().await;
+    eventually("every other connection has ended", PATIENCE, async || {
+        sql.query_one(others, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+    let read = async || -> (i64, i64, i64) {
+        let row = sql.query_one(counts, &[]).await.unwrap();
+        (row.get(0), row.get(1), row.get(2))
+    };
+    eventually("the counts are in", PATIENCE, async || {
+        let (inserted, updated, _) = read().await;
+        inserted >= EVENTS && updated >= EVENTS
+    })
+    .await;
+    assert_eq!(read().await, (EVENTS, EVENTS, 0), "inserted, updated, deleted");
+}

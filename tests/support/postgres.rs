@@ -1,0 +1,242 @@
+//! PostgreSQL servers for tests.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use rustix::process::geteuid;
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+use url::Url;
+
+use super::process::{Daemon, Signal};
+use super::{PATIENCE, free_port, unique};
+
+const USER: &str = "outbox";
+
+/// Speed before safety: what is lost when the machine itself stops is no loss here. `synchronous_commit` stays on.
+const SETTINGS: &[(&str, &str)] = &[
+    ("listen_addresses", "127.0.0.1"),
+    ("unix_socket_directories", ""),
+    ("fsync", "off"),
+    ("full_page_writes", "off"),
+    ("max_connections", "300"),
+    ("shared_buffers", "64MB"),
+];
+
+/// A new, empty database on the shared server.
+pub(crate) async fn database() -> Database {
+    let Ok(existing) = std::env::var("OUTBOX_TEST_DATABASE_URL") else { return shared().database().await };
+    let mut database = Database::create(&existing).await;
+    database.drop_on = Some(existing);
+    database
+}
+
+fn shared() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    SHARED.get_or_init(Server::start)
+}
+
+/// A connection over which statements can be sent.
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, connection) =
+        tokio_postgres::connect(url, NoTls).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+    tokio::spawn(connection);
+    client
+}
+
+/// A database of one test. On an existing server it is dropped again; a throwaway server goes as a whole.
+pub(crate) struct Database {
+    pub(crate) url: String,
+    pub(crate) name: String,
+    drop_on: Option<String>,
+}
+
+impl Database {
+    async fn create(server: &str) -> Self {
+        let name = unique("outbox_test");
+        connect(server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        let mut url = Url::parse(server).unwrap();
+        url.set_path(&name);
+        Self { url: url.into(), name, drop_on: None }
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        connect(&self.url).await
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Some(server) = self.drop_on.take() else { return };
+        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        // A thread of its own: a runtime cannot be entered from within another.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { connect(&server).await.batch_execute(&statement).await })
+        });
+        if !matches!(dropped.join(), Ok(Ok(()))) {
+            eprintln!("the database {} is left behind", self.name);
+        }
+    }
+}
+
+/// How a server is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Open transactions are rolled back, everything is written out.
+    Fast,
+    /// At once; the next start recovers.
+    Immediate,
+}
+
+/// A server of its own; stopped, and its data removed, when dropped.
+pub(crate) struct Server {
+    folder: TempDir,
+    port: u16,
+    settings: Vec<(String, String)>,
+    running: Option<Daemon>,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With settings of its own over the usual ones: `&[("fsync", "on")]`.
+    pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
+        let folder = new_folder();
+        initdb(folder.path());
+        let settings =
+            SETTINGS.iter().chain(settings).map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut server = Self { folder, port: 0, settings, running: None };
+        let started = (0..5).any(|_| {
+            server.port = free_port();
+            server.launch()
+        });
+        assert!(started, "postgres does not start: {}", server.log());
+        server
+    }
+
+    /// Starts a server that was stopped, on the same port and data.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.running.is_none(), "postgres runs already");
+        assert!(self.launch(), "postgres does not start again: {}", self.log());
+    }
+
+    pub(crate) fn stop(&mut self, how: Stop) {
+        let signal = if how == Stop::Fast { Signal::INT } else { Signal::QUIT };
+        if let Some(daemon) = self.running.take() {
+            daemon.end(signal, PATIENCE);
+        }
+    }
+
+    pub(crate) fn restart(&mut self, how: Stop) {
+        self.stop(how);
+        self.start_again();
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address of one of its databases.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://{USER}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+    }
+
+    pub(crate) async fn database(&self) -> Database {
+        Database::create(&self.url("postgres")).await
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Returns when the server accepts connections, or has ended: whether it runs.
+    fn launch(&mut self) -> bool {
+        let data = self.folder.path().join("data");
+        let mut command = unprivileged("postgres");
+        command.arg("-D").arg(&data).arg("-p").arg(self.port.to_string());
+        for (name, value) in &self.settings {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        let log = self.folder.path().join("log");
+        let mut daemon = Daemon::spawn(&mut command, &log, Signal::QUIT, self.folder.path());
+        let runs = daemon.wait_ready(PATIENCE, |id| is_ready(&data, id));
+        self.running = runs.then_some(daemon);
+        runs
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(Stop::Immediate);
+    }
+}
+
+/// Whether the server says in `postmaster.pid` that it accepts connections: its process id in the first line, its state
+/// in the eighth. Asking the file and not the port cannot mistake another server for this one.
+fn is_ready(data: &Path, id: u32) -> bool {
+    let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };
+    let mut lines = text.lines().map(str::trim);
+    lines.next() == Some(&id.to_string()) && lines.nth(6) == Some("ready")
+}
+
+fn initdb(folder: &Path) {
+    let output = unprivileged("initdb")
+        .arg("-D")
+        .arg(folder.join("data"))
+        .args(["--username", USER, "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C"])
+        .output()
+        .expect("initdb");
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A folder that the server's user may write to.
+fn new_folder() -> TempDir {
+    let Some((user, group)) = user() else { return tempfile::tempdir().unwrap() };
+    // Root's own folder for temporary files may be closed to others.
+    let folder = TempDir::with_prefix_in("outbox-postgres-", "/tmp").unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
+    folder
+}
+
+/// A program of PostgreSQL, run by a user that it accepts: it refuses to be root.
+fn unprivileged(program: &str) -> Command {
+    let mut command = Command::new(bin_dir().join(program));
+    command.current_dir("/");
+    if let Some((user, group)) = user() {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+/// The user and group to become when root: `postgres` where there is one, else `nobody`.
+fn user() -> Option<(u32, u32)> {
+    if !geteuid().is_root() {
+        return None;
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let find = |name| users.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name);
+    let fields = find("postgres").or_else(|| find("nobody")).expect("a user postgres or nobody");
+    Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
+}
+
+/// Where `initdb` and `postgres` are: on the `PATH`, else the newest that Debian's packages installed.
+fn bin_dir() -> PathBuf {
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    let complete = |dir: &PathBuf| dir.join("initdb").is_file() && dir.join("postgres").is_file();
+    std::env::split_paths(&on_path)
+        .find(complete)
+        .or_else(|| {
+            let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+            let number = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
+            let newest =
+                versions.map(|version| version.path()).filter(|path| complete(&path.join("bin"))).max_by_key(number)?;
+            Some(newest.join("bin"))
+        })
+        .expect("PostgreSQL's initdb and postgres: install the package postgresql, or set OUTBOX_TEST_DATABASE_URL")
+}

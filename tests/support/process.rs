@@ -1,0 +1,231 @@
+//! Programs that tests start, and that never outlive them.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub(crate) use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
+/// How often a wait looks again.
+const TICK: Duration = Duration::from_millis(5);
+
+/// A running program whose output is collected; killed when dropped.
+pub(crate) struct Running {
+    name: String,
+    child: Child,
+    stdout: Captured,
+    stderr: Captured,
+    watchdog: Option<Watchdog>,
+}
+
+impl Running {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let watchdog = Some(Watchdog::new(&child, Signal::KILL, None));
+        let stdout = Captured::new(child.stdout.take().unwrap());
+        let stderr = Captured::new(child.stderr.take().unwrap());
+        Self { name, child, stdout, stderr, watchdog }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to standard output so far; all of it once it has ended.
+    pub(crate) fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// What it has written to standard error so far; all of it once it has ended.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends a signal, unless it has ended.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        send(&mut self.child, signal);
+    }
+
+    /// Kills it and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.ended();
+    }
+
+    /// Waits for its end; panics, showing what it said, when it still runs after `timeout`.
+    pub(crate) async fn wait_exit(&mut self, timeout: Duration) -> ExitStatus {
+        let started = Instant::now();
+        while self.is_running() {
+            assert!(started.elapsed() < timeout, "{} still runs after {timeout:?}: {}", self.name, self.stderr());
+            tokio::time::sleep(TICK).await;
+        }
+        self.ended()
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let status = self.child.wait().unwrap();
+        self.watchdog = None;
+        self.stdout.finish();
+        self.stderr.finish();
+        status
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- what {} ({}) said\n{}", self.name, self.id(), self.stderr());
+        }
+    }
+}
+
+/// A server that writes to a log file; killed when dropped.
+pub(super) struct Daemon {
+    name: String,
+    child: Child,
+    watchdog: Option<Watchdog>,
+}
+
+impl Daemon {
+    /// `last` ends it when this process is gone; its folder is then removed.
+    pub(super) fn spawn(command: &mut Command, log: &Path, last: Signal, folder: &Path) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let log = File::create(log).unwrap();
+        command.stdin(Stdio::null()).stderr(log.try_clone().unwrap()).stdout(log);
+        // Its own group: an interrupt from the terminal is for the tests, and the watchdog ends the server after them.
+        let child = command.process_group(0).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let watchdog = Some(Watchdog::new(&child, last, Some(folder)));
+        Self { name, child, watchdog }
+    }
+
+    /// Waits until it is ready; `false` when it has ended instead.
+    pub(super) fn wait_ready(&mut self, timeout: Duration, is_ready: impl Fn(u32) -> bool) -> bool {
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            if is_ready(self.child.id()) {
+                return true;
+            }
+            assert!(started.elapsed() < timeout, "{} does not get ready within {timeout:?}", self.name);
+            std::thread::sleep(TICK);
+        }
+        false
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) {
+        send(&mut self.child, signal);
+    }
+
+    /// Sends a signal and waits for the end that it brings; kills what does not end within `timeout`.
+    pub(super) fn end(mut self, signal: Signal, timeout: Duration) {
+        self.signal(signal);
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() && started.elapsed() < timeout {
+            std::thread::sleep(TICK);
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+        self.watchdog = None;
+    }
+}
+
+/// Sends a signal to a child, unless it has ended; one that was not waited for still owns its id.
+fn send(child: &mut Child, signal: Signal) {
+    if child.try_wait().unwrap().is_none() {
+        kill_process(Pid::from_child(child), signal).unwrap();
+    }
+}
+
+/// Ends a child when this process is gone, however it went, and then removes the child's folder.
+///
+/// It is a shell that reads a pipe whose other end only this process holds: a line tells it that it is no longer
+/// needed, the end of the pipe that this process is gone. It leads a process group of its own, so that an interrupt
+/// from the terminal does not end it first.
+struct Watchdog {
+    shell: Child,
+}
+
+impl Watchdog {
+    const SCRIPT: &str = r#"
+        read -r _ && exit
+        kill -s "$2" "$1" && kill -s CONT "$1"
+        runs() { kill -s 0 "$1" && ! grep -q "^State:.*zombie" "/proc/$1/status"; }
+        tries=0
+        while runs "$1" && [ "$tries" -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
+        [ -z "$3" ] || rm -rf -- "$3"
+    "#;
+
+    fn new(child: &Child, signal: Signal, folder: Option<&Path>) -> Self {
+        let signal = if signal == Signal::QUIT { "QUIT" } else { "KILL" };
+        let shell = Command::new("sh")
+            .args(["-c", Self::SCRIPT, "watchdog", &child.id().to_string(), signal])
+            .arg(folder.unwrap_or(Path::new("")))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("sh");
+        Self { shell }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        let mut pipe = self.shell.stdin.take().unwrap();
+        // Where the shell itself was killed there is nobody left to tell.
+        let _ = pipe.write_all(b"done\n");
+        self.shell.wait().unwrap();
+    }
+}
+
+/// The output of a program, collected by a thread as it comes.
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Captured {
+    fn new(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&bytes);
+        let reader = std::thread::spawn(move || {
+            let mut chunk = [0; 8192];
+            while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+                shared.lock().unwrap().extend_from_slice(&chunk[..length]);
+            }
+        });
+        Self { bytes, reader: Some(reader) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    fn finish(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Redis servers for tests, and what stands in their streams.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client};
+use tempfile::TempDir;
+
+use super::process::{Daemon, Signal};
+use super::{PATIENCE, free_port, unique};
+
+/// How many entries one read of a stream asks for.
+const PAGE: usize = 5_000;
+
+/// The shared server's address. Tests keep apart by the names of their streams: see [`stream`].
+pub(crate) fn url() -> String {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    std::env::var("OUTBOX_TEST_REDIS_URL").unwrap_or_else(|_| SHARED.get_or_init(|| Server::start(&[])).url())
+}
+
+/// The name of a stream that no other test uses.
+pub(crate) fn stream() -> String {
+    unique("events")
+}
+
+pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
+    let config =
+        AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
+    let client = Client::open(url).unwrap();
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+/// How many entries a stream has.
+pub(crate) async fn length(connection: &mut MultiplexedConnection, stream: &str) -> usize {
+    redis::cmd("XLEN").arg(stream).query_async(connection).await.unwrap()
+}
+
+/// The fields of every entry of a stream, in its order.
+pub(crate) async fn entries(url: &str, stream: &str) -> Vec<BTreeMap<String, String>> {
+    collect(url, stream, |fields| fields).await
+}
+
+/// The `event_id` of every entry of a stream, in its order.
+pub(crate) async fn event_ids(url: &str, stream: &str) -> Vec<String> {
+    collect(url, stream, |mut fields| fields.remove("event_id").expect("event_id")).await
+}
+
+async fn collect<T>(url: &str, stream: &str, mut pick: impl FnMut(BTreeMap<String, String>) -> T) -> Vec<T> {
+    let mut connection = connect(url).await;
+    let (mut all, mut from) = (Vec::new(), "-".to_owned());
+    loop {
+        let page: Vec<(String, BTreeMap<String, String>)> = redis::cmd("XRANGE")
+            .arg(&[stream, &from, "+", "COUNT", &PAGE.to_string()])
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        // Redis 5 has no exclusive start: the next page begins at the sequence number after the last one's.
+        let Some((last, _)) = page.last() else { return all };
+        let (time, number) = last.split_once('-').unwrap();
+        from = format!("{time}-{}", number.parse::<u64>().unwrap() + 1);
+        all.extend(page.into_iter().map(|(_, fields)| pick(fields)));
+    }
+}
+
+/// A server of its own; killed, and its data removed, when dropped.
+pub(crate) struct Server {
+    folder: TempDir,
+    port: u16,
+    options: Vec<String>,
+    running: Option<Daemon>,
+}
+
+impl Server {
+    /// Keeps what it acknowledged through a stop and a kill.
+    pub(crate) const DURABLE: &[(&str, &str)] = &[("appendonly", "yes"), ("appendfsync", "always")];
+
+    /// Nothing is kept on disk, unless the options (as in `redis.conf`) say so: `&[("maxmemory", "2mb")]`.
+    pub(crate) fn start(options: &[(&str, &str)]) -> Self {
+        let options = options.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]).collect();
+        let mut server =
+            Self { folder: TempDir::with_prefix("outbox-redis-").unwrap(), port: 0, options, running: None };
+        let started = (0..5).any(|_| {
+            server.port = free_port();
+            server.launch()
+        });
+        assert!(started, "redis-server does not start: {}", server.log());
+        server
+    }
+
+    /// Starts a server that was stopped or killed, on the same port and data.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.running.is_none(), "redis-server runs already");
+        assert!(self.launch(), "redis-server does not start again: {}", self.log());
+    }
+
+    /// Shuts it down in order.
+    pub(crate) fn stop(&mut self) {
+        self.end(Signal::TERM);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.end(Signal::KILL);
+    }
+
+    /// Sends a signal; [`Signal::STOP`] makes it answer nobody until [`Signal::CONT`].
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.running.as_mut().expect("redis-server runs").signal(signal);
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn end(&mut self, signal: Signal) {
+        if let Some(daemon) = self.running.take() {
+            daemon.end(signal, PATIENCE);
+        }
+    }
+
+    /// Returns when the server accepts connections, or has ended: whether it runs. It asks the log and not the port,
+    /// which another server may have taken.
+    fn launch(&mut self) -> bool {
+        let mut command = Command::new("redis-server");
+        command
+            .args([
+                "--port",
+                &self.port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+            ])
+            .arg(self.folder.path())
+            .args(&self.options);
+        let log = self.folder.path().join("log");
+        let mut daemon = Daemon::spawn(&mut command, &log, Signal::KILL, self.folder.path());
+        let runs = daemon.wait_ready(PATIENCE, |_| self.log().contains("Ready to accept connections"));
+        self.running = runs.then_some(daemon);
+        runs
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
