@@ -24,7 +24,7 @@ impl InvalidEvent {
 }
 
 /// Publishing an event failed; the caller's transaction holds nothing of it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// The event itself is not acceptable.
@@ -57,7 +57,7 @@ impl PublishError {
 }
 
 /// The database refused, or could not be reached.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// No connection could be had.

@@ -71,7 +71,7 @@ impl Position {
 pub(crate) struct FetchRequest {
     pub(crate) lane: Lane,
     pub(crate) ranges: Vec<Range>,
-    /// Events that do not count: those in flight, where the ranges lie behind the cursors.
+    /// Events that do not count: those in flight, as far as the request may meet them.
     pub(crate) except: Vec<Uuid>,
     /// Due retries of these shards, at most `retry_limit` in all.
     pub(crate) retry_shards: Vec<i16>,

@@ -246,6 +246,7 @@ impl Lines<'_> {
                     ),
                     settled: Arc::new(SettledQueue::default()),
                     on_failed: settings.on_failed,
+                    rate_limit: settings.rate_limit,
                     channel: self.channel(name, settings, outbox)?,
                     state: std::sync::Mutex::new(LineState::default()),
                 };

@@ -39,6 +39,8 @@ struct Entry {
     key: Option<Arc<str>>,
     shard: i16,
     stage: Stage,
+    /// Read from `retry`.
+    retry: bool,
 }
 
 #[derive(Default)]
@@ -131,6 +133,11 @@ impl Flight {
 
     pub(crate) fn ids(&self) -> Vec<Uuid> {
         self.lock().events.keys().copied().collect()
+    }
+
+    /// Events in flight that were due retries: their rows still say so.
+    pub(crate) fn retrying(&self) -> Vec<Uuid> {
+        self.lock().events.iter().filter(|(_, entry)| entry.retry).map(|(id, _)| *id).collect()
     }
 
     /// Positions to read again from, because events behind the cursor came back unsent.
@@ -311,7 +318,10 @@ impl Fetch {
                 continue;
             }
             let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
-            inner.insert(row.id, Entry { position: row.position, key, shard: row.shard, stage: Stage::Queued });
+            inner.insert(
+                row.id,
+                Entry { position: row.position, key, shard: row.shard, stage: Stage::Queued, retry: row.retry },
+            );
             let ticket = Ticket::new(&self.flight, &row, opening, permit(&row));
             match row.event {
                 Ok(_) => admitted.tickets.push(ticket),
@@ -363,7 +373,10 @@ impl Fetch {
                     return None;
                 }
                 let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
-                inner.insert(row.id, Entry { position: row.position, key, shard: row.shard, stage: Stage::Accepted });
+                inner.insert(
+                    row.id,
+                    Entry { position: row.position, key, shard: row.shard, stage: Stage::Accepted, retry: row.retry },
+                );
                 let mut ticket = Ticket::new(&self.flight, &row, Opening { epoch, number: 0 }, permit(&row));
                 ticket.accepted = true;
                 Some(ticket)

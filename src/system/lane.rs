@@ -185,7 +185,9 @@ impl LaneCursor {
             self.bounds.insert(furthest);
         }
         if !plan.retry_shards.is_empty() {
-            self.next_look = now.after(self.poll_interval);
+            let retries = answer.rows.iter().filter(|row| row.retry).count();
+            let more = i64::try_from(retries).unwrap_or(i64::MAX) >= plan.retry_limit;
+            self.next_look = if more { now } else { now.after(self.poll_interval) };
         }
     }
 

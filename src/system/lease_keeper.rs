@@ -191,18 +191,22 @@ impl Keeper {
 
     fn heartbeat(&self) -> Heartbeat {
         let lanes: Vec<Lane> = self.shared.lanes().cloned().collect();
+        // A loop that does not turn must not keep its shards from workers whose loops do.
+        let stuck = self.shared.silent_for() > self.shared.settings.worker.lease;
         let backends: BTreeMap<&str, String> = self
             .shared
             .lines
             .values()
             .flat_map(|line| {
-                let health = line.state().down.as_ref().map_or_else(|| "ok".to_owned(), |down| down.reason.clone());
+                let health = if stuck {
+                    "its loops do not turn".to_owned()
+                } else {
+                    line.state().down.as_ref().map_or_else(|| "ok".to_owned(), |down| down.reason.clone())
+                };
                 line.flights.iter().map(move |flight| (flight.lane().as_ref(), health.clone()))
             })
             .collect();
         let handlers: Vec<String> = self.shared.subscriptions().iter().map(|handler| handler.name.clone()).collect();
-        // A loop that does not turn must not keep its shards from workers whose loops do.
-        let stuck = self.shared.silent_for() > self.shared.settings.worker.lease;
         Heartbeat {
             worker: self.shared.worker,
             name: self.shared.name.clone(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::clock::Moment;
 use super::flight::{Admitted, Fetch, Flight, Opening};
@@ -64,6 +64,9 @@ impl Poller {
     /// Starts whatever can be started now.
     fn turn(&mut self, ctx: &mut Context<Self>) {
         self.shared.tick();
+        if self.shared.is_finished() {
+            return ctx.stop();
+        }
         if self.shared.is_stopping() {
             return;
         }
@@ -93,12 +96,18 @@ impl Poller {
             .collect();
         let mut state = line.state();
         let paused = state.down.as_ref().is_some_and(|down| now < down.until);
-        if wanted.is_empty() || state.opening || paused {
+        // Without a shard an open only finds out whether the backend is back, for a worker that had to give it up.
+        let idle = wanted.is_empty() && (state.down.is_none() || self.holds_any(line, now));
+        if idle || state.opening || paused {
             return;
         }
         let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
         // A full mailbox or a publisher that is being replaced: the next turn asks again.
         state.opening = publisher.try_send(Open(wanted)).is_ok();
+    }
+
+    fn holds_any(&self, line: &Line, now: Moment) -> bool {
+        line.flights.iter().any(|flight| !self.shared.leases.readable(flight.lane(), now).is_empty())
     }
 
     /// Plans and starts the next fetch of a publisher's lanes.
@@ -138,8 +147,9 @@ impl Poller {
                 cursor.look_now();
             }
             let room = track.line.credit.events_left().min(cursor.affordable(bytes)).min(MAX_FETCH);
+            let room = room.min(track.line.most_ahead().saturating_sub(flight.len()));
             // A backlog is read in pieces worth a round trip.
-            if cursor.is_behind() && room < batch.min(MAX_FETCH) / 2 && !flight.is_empty() {
+            if cursor.is_behind() && room < batch.min(MAX_FETCH).min(track.line.most_ahead()) / 2 && !flight.is_empty() {
                 continue;
             }
             if let Some(plan) = cursor.plan(room, now) {
@@ -266,7 +276,7 @@ async fn read_fallibly(
 fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchRequest {
     let sweeping = plan.purpose == Purpose::Sweep;
     let keys = if sweeping { Vec::new() } else { flight.take_wanted(WANTED_KEYS) };
-    let except = if sweeping || !keys.is_empty() { flight.ids() } else { Vec::new() };
+    let except = if sweeping || !keys.is_empty() { flight.ids() } else { flight.retrying() };
     FetchRequest {
         lane: flight.lane().clone(),
         ranges: plan.ranges.clone(),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -21,6 +21,9 @@ use crate::store::{Fetched, Shard};
 /// The first and the longest pause after a backend was away.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A batch that a rate limit draws out longer than this is given back, so that nothing waits behind it for long.
+const LONGEST_DELIVERY: Duration = Duration::from_secs(1);
 
 /// How often the journal is rid of what is settled when no batch does it.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
@@ -60,6 +63,9 @@ impl Actor for Publisher {
 
 impl Publisher {
     fn flush(&mut self, ctx: &mut Context<Self>) {
+        if self.shared.is_finished() {
+            return ctx.stop();
+        }
         if std::mem::replace(&mut self.flushing, true) {
             return;
         }
@@ -121,6 +127,9 @@ impl Desk {
     // Opening.
 
     async fn open(&mut self, shards: &[(Shard, i64)]) {
+        if shards.is_empty() {
+            return self.probe().await;
+        }
         let opened = self.try_open(shards).await;
         self.line.state().opening = false;
         match opened {
@@ -131,6 +140,17 @@ impl Desk {
             Err(error) => self.say_down(&error.to_string(), false),
         }
         self.shared.wake.notify_one();
+    }
+
+    /// Finds out whether the backend is back, without a shard to try it on.
+    async fn probe(&mut self) {
+        let answer = self.channel.health_check().await;
+        self.line.state().opening = false;
+        match answer {
+            Ok(()) => self.say_up(),
+            Err(error) => self.say_down(&error.to_string(), false),
+        }
+        self.shared.beat_now.notify_one();
     }
 
     /// Shuts earlier sessions out, and only then asks what they sent and the database does not know.
@@ -234,7 +254,8 @@ impl Desk {
         // Suspects last, so that others can pass before them.
         queue.sort_by_key(|ticket| self.suspects.is_suspect(ticket.id));
         self.refuse_proven(&mut queue).await;
-        while !queue.is_empty() {
+        let until = Moment::now().after(LONGEST_DELIVERY);
+        while !queue.is_empty() && Moment::now() < until {
             let piece = self.next_piece(&mut queue).await;
             if piece.is_empty() || !self.send(piece).await {
                 // Given back by their drop: what is left was not sent.

@@ -21,7 +21,7 @@ use super::retry::Retry;
 use super::supervisor::OutboxSystem;
 use super::ticket::{Credit, SettledQueue};
 use crate::backend::channel::Channel;
-use crate::settings::{OnFailed, Settings};
+use crate::settings::{OnFailed, RateLimit, Settings};
 use crate::store::{Lane, Store};
 
 /// Makes a publisher's channel anew, for its first start and after a panic.
@@ -34,6 +34,7 @@ pub(crate) struct Line {
     pub(crate) credit: Arc<Credit>,
     pub(crate) settled: Arc<SettledQueue>,
     pub(crate) on_failed: OnFailed,
+    pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) channel: ChannelFactory,
     pub(crate) state: Mutex<LineState>,
 }
@@ -65,6 +66,11 @@ impl Line {
 
     pub(crate) fn flight(&self, lane: &str) -> Option<&Arc<Flight>> {
         self.flights.iter().find(|flight| **flight.lane() == *lane)
+    }
+
+    /// Events that are worth having in memory: at a limited rate, those of the next seconds.
+    pub(crate) fn most_ahead(&self) -> usize {
+        self.rate_limit.map_or(usize::MAX, |limit| limit.per_second.saturating_mul(2).max(limit.burst) as usize)
     }
 
     pub(crate) fn holds_on_failure(&self) -> bool {
@@ -104,6 +110,7 @@ pub(crate) struct Shared {
     pub(crate) deaths: mpsc::UnboundedSender<ActorKind>,
     pub(crate) addresses: Mutex<Addresses>,
     stopping: AtomicBool,
+    finished: AtomicBool,
     news: AtomicBool,
     /// When the poller's loop last turned.
     pulse: Mutex<Moment>,
@@ -136,6 +143,7 @@ impl Shared {
             deaths,
             addresses: Mutex::default(),
             stopping: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
             news: AtomicBool::new(false),
             pulse: Mutex::new(Moment::now()),
         })
@@ -158,6 +166,16 @@ impl Shared {
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake.notify_one();
+    }
+
+    /// Nothing is left to do: actors that turn by a timer stop at its next beat.
+    pub(crate) fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

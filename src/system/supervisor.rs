@@ -115,6 +115,11 @@ async fn insert(shared: Arc<Shared>, waiting: Vec<(NewEvent, Answer)>) {
                 let _ = answer.send(Ok(event));
             }
         }
+        Err(PublishError::Store(error)) if error.is_transient() => {
+            for answer in answers {
+                let _ = answer.send(Err(error.clone().into()));
+            }
+        }
         Err(_) => {
             for (event, answer) in events.into_iter().zip(answers) {
                 let stored = shared
@@ -265,6 +270,7 @@ impl Handler<Stop> for OutboxSystem {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        self.shared.finish();
         self.children = Children::default();
         *self.shared.addresses() = super::shared::Addresses::default();
         ctx.stop();

@@ -105,10 +105,10 @@ async fn ranges(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryR
         .sql(
             " AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
              AND (e.scheduled_at, e.seq) > (s.from_at, s.from_seq) AND (e.scheduled_at, e.seq) < (s.to_at, s.to_seq) \
-             AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND e.id <> ALL(",
+             AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND e.id NOT IN (SELECT unnest(",
         )
         .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
-        .sql(") ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e");
+        .sql(")) ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e");
     read_into!(reader, conn, query)
 }
 
@@ -124,10 +124,10 @@ async fn retries(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> Query
         .bind::<Text, _>(reader.request.lane.as_ref())
         .sql(
             " AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at <= now() \
-             AND e.seq IS NOT NULL AND e.id <> ALL(",
+             AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(",
         )
         .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
-        .sql(") ORDER BY e.retry_at LIMIT ")
+        .sql(")) ORDER BY e.retry_at LIMIT ")
         .bind::<BigInt, _>(reader.request.retry_limit)
         .sql(") e LIMIT ")
         .bind::<BigInt, _>(reader.request.retry_limit);
@@ -147,10 +147,10 @@ async fn keys(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryRes
         .sql(
             " AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
              AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND (e.status = 'pending' OR e.retry_at <= now()) \
-             AND e.id <> ALL(",
+             AND e.id NOT IN (SELECT unnest(",
         )
         .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
-        .sql(") ORDER BY e.scheduled_at, e.seq LIMIT ")
+        .sql(")) ORDER BY e.scheduled_at, e.seq LIMIT ")
         .bind::<BigInt, _>(reader.request.key_limit)
         .sql(") e");
     read_into!(reader, conn, query)
@@ -181,12 +181,12 @@ pub(super) async fn blockers(
             .bind::<Text, _>(lane)
             .sql(BEFORE_AND_NOT_IN)
             .bind::<Array<SqlUuid>, _>(except.clone())
-            .sql(") ORDER BY e.scheduled_at, e.seq LIMIT 1) UNION ALL (")
+            .sql(")) ORDER BY e.scheduled_at, e.seq LIMIT 1) UNION ALL (")
             .sql(FIRST_FAILED)
             .bind::<Text, _>(lane)
             .sql(BEFORE_AND_NOT_IN)
             .bind::<Array<SqlUuid>, _>(except)
-            .sql(") AND ")
+            .sql(")) AND ")
             .bind::<Bool, _>(failed_blocks)
             .sql(" ORDER BY e.scheduled_at, e.seq LIMIT 1)) b")
             .load::<(String, Uuid, PgTimestamp, i64, bool)>(conn)
@@ -211,7 +211,7 @@ const FIRST_UNSETTLED: &str = "(SELECT e.id, e.scheduled_at, e.seq, \
 const FIRST_FAILED: &str = "SELECT e.id, e.scheduled_at, e.seq, false AS due \
     FROM outbox_events e WHERE e.status = 'failed' AND e.partition_key <> '' \
     AND e.partition_key = q.key AND e.publisher_backend = ";
-const BEFORE_AND_NOT_IN: &str = " AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND e.id <> ALL(";
+const BEFORE_AND_NOT_IN: &str = " AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND e.id NOT IN (SELECT unnest(";
 
 /// The rows of what was sent that the table does not know as published.
 pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {

@@ -55,7 +55,11 @@ pub(super) async fn list(store: &PostgresStore, filter: &EventFilter) -> Result<
                 .boxed()
         })
         .await?;
-    rows.into_iter().map(readable).collect()
+    // One row that cannot be read must not hide the others.
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| readable(row).inspect_err(|error| tracing::warn!(%error, "left out")).ok())
+        .collect())
 }
 
 pub(super) async fn find(store: &PostgresStore, id: Uuid) -> Result<Option<OutboxEvent>> {
