@@ -149,7 +149,8 @@ impl Poller {
             let room = track.line.credit.events_left().min(cursor.affordable(bytes)).min(MAX_FETCH);
             let room = room.min(track.line.most_ahead().saturating_sub(flight.len()));
             // A backlog is read in pieces worth a round trip.
-            if cursor.is_behind() && room < batch.min(MAX_FETCH).min(track.line.most_ahead()) / 2 && !flight.is_empty() {
+            if cursor.is_behind() && room < batch.min(MAX_FETCH).min(track.line.most_ahead()) / 2 && !flight.is_empty()
+            {
                 continue;
             }
             if let Some(plan) = cursor.plan(room, now) {

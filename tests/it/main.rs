@@ -11,4 +11,5 @@ mod order;
 mod outage;
 mod scene;
 mod shutdown;
+mod tls;
 mod writes;

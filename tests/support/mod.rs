@@ -16,6 +16,7 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+pub(crate) mod tls;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -42,7 +43,7 @@ pub(crate) fn unique(prefix: &str) -> String {
 
 /// A loopback port that is free now. Below the range that systems give to outgoing connections, so that a server which
 /// is stopped for a while finds it free again.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 10_000;

@@ -1,6 +1,7 @@
 //! PostgreSQL servers for tests.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -118,6 +119,21 @@ impl Server {
         });
         assert!(started, "postgres does not start: {}", server.log());
         server
+    }
+
+    /// Serves TLS with this identity from now on.
+    pub(crate) fn secure(&mut self, identity: &super::tls::Identity) {
+        let data = self.folder.path().join("data");
+        for (from, name) in [(&identity.certificate, "server.crt"), (&identity.key, "server.key")] {
+            let file = data.join(name);
+            fs::copy(from, &file).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((user, group)) = user() {
+                std::os::unix::fs::chown(&file, Some(user), Some(group)).unwrap();
+            }
+        }
+        self.settings.push(("ssl".to_owned(), "on".to_owned()));
+        self.restart(Stop::Fast);
     }
 
     /// Starts a server that was stopped, on the same port and data.

@@ -1,0 +1,90 @@
+//! TLS to the database and to Redis, as `sslmode` and `rediss://` ask for it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::support::process::Running;
+use crate::support::tls::Identity;
+use crate::support::{free_port, postgres, redis, unique};
+
+/// The program with its authorities from one file, and these settings.
+fn outbox(folder: &Path, authority: Option<&Path>, settings: &str, arguments: &[&str]) -> Command {
+    let file = folder.join(unique("settings")).with_extension("toml");
+    std::fs::write(&file, settings).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
+    command.current_dir(folder).env_remove("DATABASE_URL").args(arguments).arg("--config").arg(file);
+    // Where nothing is given, a file without any authority keeps the system's out of the test.
+    let (none, nowhere) = (folder.join("none.crt"), folder.join("nowhere"));
+    std::fs::create_dir_all(&nowhere).unwrap();
+    std::fs::write(&none, "").unwrap();
+    command.env("SSL_CERT_FILE", authority.unwrap_or(&none)).env("SSL_CERT_DIR", &nowhere);
+    command
+}
+
+fn says(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn postgres_is_encrypted_with_require_and_verified_with_verify_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = Identity::write(folder.path());
+    let mut server = postgres::Server::start();
+    server.secure(&identity);
+    let run = |host: &str, mode: &str, authority| {
+        let url = format!("postgres://outbox:se-cret@{host}:{}/postgres?sslmode={mode}", server.port());
+        outbox(folder.path(), authority, &format!("[database]\nurl = \"{url}\""), &["migrate"]).output().unwrap()
+    };
+
+    let trusted = Some(identity.authority.as_path());
+    let encrypted = run("127.0.0.1", "require", None);
+    assert!(encrypted.status.success(), "{}", says(&encrypted));
+    let verified = run("localhost", "verify-full", trusted);
+    assert!(verified.status.success(), "{}", says(&verified));
+
+    for (host, authority) in [("localhost", None), ("127.0.0.1", trusted)] {
+        let refused = run(host, "verify-full", authority);
+        assert_eq!(refused.status.code(), Some(1), "{host}");
+        let text = says(&refused);
+        assert!(text.contains("certificate") && text.contains(host), "{text}");
+        assert!(!text.contains("se-cret"), "{text}");
+    }
+}
+
+#[test]
+fn a_postgres_without_tls_is_refused_where_tls_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = postgres::Server::start();
+    let url = server.url("postgres").replace("sslmode=disable", "sslmode=require");
+    let refused = outbox(folder.path(), None, &format!("[database]\nurl = \"{url}\""), &["migrate"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(says(&refused).contains("TLS"), "{}", says(&refused));
+}
+
+#[tokio::test]
+async fn rediss_delivers_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = Identity::write(folder.path());
+    let port = free_port().to_string();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let server = redis::Server::start(&[
+        ("tls-port", &port),
+        ("tls-cert-file", &path(&identity.certificate)),
+        ("tls-key-file", &path(&identity.key)),
+        ("tls-ca-cert-file", &path(&identity.authority)),
+        ("tls-auth-clients", "no"),
+    ]);
+    let settings = format!(
+        "[database]\nurl = \"sqlite://{}\"\n[publishers.default]\nurl = \"rediss://localhost:{port}\"\nstream_name = \"s\"",
+        folder.path().join("outbox.db").display(),
+    );
+    let trusted = Some(identity.authority.as_path());
+    for arguments in [&["migrate"][..], &["publish", "t", "--source", "s"]] {
+        let output = outbox(folder.path(), trusted, &settings, arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", says(&output));
+    }
+    let mut worker = Running::spawn(&mut outbox(folder.path(), trusted, &settings, &["worker", "--until-empty"]));
+    assert!(worker.wait_exit(Duration::from_secs(20)).await.success(), "{}", worker.stderr());
+    assert_eq!(redis::event_ids(&server.url(), "s").await.len(), 1);
+}
