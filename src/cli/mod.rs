@@ -34,7 +34,8 @@
 //!
 //! fn main() -> std::process::ExitCode {
 //!     let _system = System::new();
-//!     let mailer = Mailer::start_in_arbiter(&Arbiter::new().handle(), |_| Mailer);
+//!     let arbiter = Arbiter::new();
+//!     let mailer = Mailer::start_in_arbiter(&arbiter.handle(), |_| Mailer);
 //!     let subscription = Subscribe::new("mailer", EventTypes::All, mailer.recipient());
 //!     actix_outbox::cli::run(OutboxSystem::builder(Default::default()).subscribe(subscription))
 //! }
