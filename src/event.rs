@@ -137,7 +137,7 @@ pub struct OutboxEvent {
     pub published_at: Option<DateTime<Utc>>,
     /// How often a backend or a handler rejected it.
     pub retry_count: i32,
-    /// It fails when `retry_count` reaches this.
+    /// It fails when `retry_count` reaches this; 0 means the same as 1.
     pub max_retries: i32,
     /// Why it was last rejected; empty: never.
     pub last_error: String,

@@ -1,4 +1,23 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Layout
+//!
+//! The stages in the order in which an event meets them; folders and files are named after them.
+//!
+//! 1. [`NewEvent`] is what an application says; [`publish()`], [`publish_many`], [`blocking`] and [`Outbox::send`] check
+//!    it and write it into the table (`publish`, `store`).
+//! 2. [`OutboxSystem`] is the supervisor: it takes in messages, and starts and replaces the actors below (`system`).
+//! 3. The lease keeper holds this worker's share of the shards, by a heartbeat on a thread of its own.
+//! 4. The poller reads what is due in those shards, from a cursor, as much as the publishers have room for.
+//! 5. A publisher for each named backend limits the rate, keeps the session and the breaker, and hands batches over.
+//! 6. A backend takes them: Redis Streams, lines of JSON, nothing but the handlers, or a [`PublisherBackend`] of the
+//!    application's own (`backend`).
+//! 7. The registry gives what the backend has to the handler actors that [`Subscribe`] named, as [`HandleEvent`].
+//! 8. The completer records what is done, many events in one UPDATE.
+//! 9. The retry actor records what was refused: another try after [`RetryBackoff`], or the end.
+//! 10. The janitor deletes what is older than [`RetentionSettings`] keep.
+//!
+//! Beside them stand [`Settings`] and, with the feature `cli`, the command line in `cli`.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, reason = "what only the command line asks of the store"))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 

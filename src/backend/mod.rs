@@ -55,18 +55,27 @@ impl BackendError {
 #[async_trait]
 pub trait PublisherBackend: Send + Sync + 'static {
     /// Publishes one event.
+    ///
+    /// # Errors
+    /// The error decides what follows: see [`BackendError`].
     async fn publish(&self, event: &OutboxEvent) -> Result<(), BackendError>;
 
     /// Publishes several events and answers for each, in the order given.
     ///
     /// The default sends one key's events one after the other, stopping at the key's first failure, and different keys
     /// side by side, at most [`concurrency`](Self::concurrency) at once. `None` says that an event was not tried, because
-    /// an earlier one of its key failed or the backend became unavailable.
+    /// an earlier one of its key failed or the backend became unavailable; so does an answer that is missing at the end.
+    ///
+    /// The whole batch may take [`timeout`](Self::timeout) once for every [`concurrency`](Self::concurrency) of its events
+    /// and once more. After that, what became of its events is not known, and they are sent again.
     async fn publish_batch(&self, events: &[Arc<OutboxEvent>]) -> Vec<Option<Result<(), BackendError>>> {
         publish_by_key(self, events).await
     }
 
-    /// Whether the backend can take events now; asked after it was unavailable, and by `outbox health`.
+    /// Whether the backend can take events now; asked before the first event of a share, and after it was unavailable.
+    ///
+    /// # Errors
+    /// Any error says that it cannot, and is shown as the reason.
     async fn health_check(&self) -> Result<(), BackendError>;
 
     /// The longest that one event may take; 5 seconds unless a backend says otherwise.
@@ -74,7 +83,8 @@ pub trait PublisherBackend: Send + Sync + 'static {
         DEFAULT_TIMEOUT
     }
 
-    /// How many keys the default [`publish_batch`](Self::publish_batch) serves side by side.
+    /// How many keys the default [`publish_batch`](Self::publish_batch) serves side by side;
+    /// [`DEFAULT_CONCURRENCY`] unless a backend says otherwise.
     fn concurrency(&self) -> usize {
         DEFAULT_CONCURRENCY
     }

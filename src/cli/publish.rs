@@ -75,7 +75,7 @@ struct EventArgs {
     /// Not before this much time has passed, such as 500ms, 5s, 10m or 7d.
     #[arg(long = "in", id = "delay", value_name = "TIME", value_parser = arguments::duration)]
     delay: Option<Duration>,
-    /// How often it may be rejected before it fails [default: `max_retries` under [worker], 3].
+    /// It fails when it was rejected this often [default: `max_retries` under [worker], 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     max_retries: Option<i32>,
     /// The event's id [default: a new UUID of version 7].

@@ -86,7 +86,7 @@ impl NewEvent {
         }
     }
 
-    /// JSON data. What serializes to `null` is no data.
+    /// JSON data. What serializes to `null` is no data; what cannot be serialized is an error when it is published.
     pub fn data(mut self, data: impl Serialize) -> Self {
         self.data = Some(serde_json::to_string(&data).map_err(|error| error.to_string()));
         self
@@ -155,13 +155,17 @@ impl NewEvent {
         self
     }
 
-    /// How often a backend or a handler may reject it before it fails, 0 or more; 3 unless given.
+    /// It fails with this rejection by a backend or a handler: 3 is the third. 0 or more; 0 is the first, as 1 is.
+    ///
+    /// Unless given it is `max_retries` under `[worker]` for an event that an [`Outbox`](crate::Outbox) or the command
+    /// line writes, and 3 on a connection of the caller's own, which knows no settings.
     pub fn max_retries(mut self, times: i32) -> Self {
         self.max_retries = Some(times);
         self
     }
 
-    /// An extra field of the stream entry, a string or a number; at most 100. Given again, the later value counts.
+    /// An extra field of the stream entry, a string or a number; at most 100. Given again, the later value counts. A name
+    /// that the entry has already, such as `source`, replaces what it holds there.
     pub fn publisher_config(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         put(&mut self.publisher_config, name.into(), value.into());
         self
@@ -182,8 +186,11 @@ impl NewEvent {
         self
     }
 
-    /// How many bytes its variable parts may take together, as [`OutboxEvent::size`] counts them;
-    /// [`DEFAULT_MAX_EVENT_BYTES`] unless given.
+    /// How many bytes its variable parts may take together, as [`OutboxEvent::size`] counts them.
+    ///
+    /// Unless given it is `max_event_bytes` under `[worker]` for an event that an [`Outbox`](crate::Outbox) or the command
+    /// line writes, and [`DEFAULT_MAX_EVENT_BYTES`] on a connection of the caller's own. A worker does not deliver an event
+    /// that is larger than its own `max_event_bytes`: it becomes `failed`.
     pub fn max_bytes(mut self, limit: usize) -> Self {
         self.max_bytes = Some(limit);
         self

@@ -57,7 +57,7 @@ pub struct PublisherSettings {
     pub password: Option<Secret>,
     /// The stream's key.
     pub stream_name: String,
-    /// The stream's approximate length; 0: never trimmed.
+    /// About how many entries the stream keeps; 0: it is never trimmed.
     pub max_len: u64,
     /// How long connecting may take.
     pub connect_timeout: Duration,
@@ -119,23 +119,24 @@ pub struct RateLimit {
 pub struct WorkerSettings {
     /// A name for people; the host's name and the process id unless given.
     pub name: Option<String>,
-    /// Events handed to a backend at once, at most.
+    /// Events handed to a backend at once, at most; 1 or more.
     pub batch_size: usize,
     /// How often to look for events that nobody announced.
     pub poll_interval: Duration,
-    /// For new events that do not say.
+    /// For new events that do not say, written by a system or the command line: the rejection with which they fail.
     pub max_retries: i32,
     /// When a rejected event is tried again.
     pub retry_backoff: RetryBackoff,
-    /// How long a dead worker's share stays untouched.
+    /// How long a dead worker's share stays untouched; at least a second.
     pub lease: Duration,
-    /// Events in memory, at most.
+    /// Events in memory, at most; divided among the publishers that are served.
     pub max_in_flight: usize,
-    /// Their bytes, at most.
+    /// Their bytes as [`OutboxEvent::size`](crate::OutboxEvent::size) counts them, at most, but for one event that alone is
+    /// larger; divided likewise.
     pub max_in_flight_bytes: usize,
-    /// The largest event accepted.
+    /// The largest event accepted, in bytes; a larger one that another writer stored becomes `failed`.
     pub max_event_bytes: usize,
-    /// How long a local handler may take.
+    /// How long a local handler may take for one event.
     pub handler_timeout: Duration,
     /// How long finishing what is in flight may take.
     pub shutdown_timeout: Duration,

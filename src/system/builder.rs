@@ -51,7 +51,7 @@ impl OutboxSystem {
 }
 
 impl Builder {
-    /// Uses these settings.
+    /// Uses these settings, instead of those given before.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = Some(settings);
@@ -65,8 +65,8 @@ impl Builder {
         self
     }
 
-    /// Makes a kind of backend known, for `backend = "KIND"` in `[publishers.*]`; the factory is given those settings, and
-    /// its error says what is wrong with them.
+    /// Makes a kind of backend known, for `backend = "KIND"` in `[publishers.*]`. The factory is given those settings; its
+    /// error says what is wrong with them, and [`start`](Self::start) returns it. It may be called more than once.
     #[must_use]
     pub fn backend<B, F>(mut self, kind: impl Into<String>, factory: F) -> Self
     where
@@ -91,7 +91,12 @@ impl Builder {
     /// Waits for a database that cannot be reached yet, and says so in the log.
     ///
     /// # Errors
-    /// Settings that describe no system that can run, and tables that are not there ([`StoreError::NotMigrated`]).
+    /// [`SystemError::Settings`]: settings that describe no system that can run. [`SystemError::Store`]: tables that are
+    /// missing or out of date ([`StoreError::NotMigrated`]), or a database that refuses in a way that waiting does not mend.
+    /// [`SystemError::Runtime`]: no threads to be had.
+    ///
+    /// # Panics
+    /// Where no actix system runs.
     pub async fn start(self) -> Result<Outbox, SystemError> {
         let settings = self.settings.unwrap_or_default();
         settings.check()?;

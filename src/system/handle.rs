@@ -40,12 +40,13 @@ impl Outbox {
     /// # Errors
     /// [`PublishError::Invalid`] for an event that breaks a rule; [`PublishError::Store`] where the database refused it or
     /// gave no answer, in which case it may have been stored: publish it again under the same id to be sure.
+    /// [`PublishError::Stopped`] after a shutdown.
     pub async fn send(&self, event: NewEvent) -> Result<OutboxEvent, PublishError> {
         let system = self.addr().map_err(|_| PublishError::Stopped)?;
         system.send(event).await.unwrap_or(Err(PublishError::Stopped))
     }
 
-    /// Runs `work` in a transaction on the caller's connection and wakes the worker once it has committed.
+    /// Runs `work` in a transaction on the caller's connection and wakes this process' worker once it has committed.
     ///
     /// # Errors
     /// What `work` returns, after rolling back; or diesel's error when the transaction itself fails.
@@ -94,7 +95,8 @@ impl Outbox {
     }
 
     /// Waits until nothing that is due for the served backends is left to deliver, by this worker or another. What is
-    /// held, and what waits behind a retry that is not due, does not count; a paused backend's events do.
+    /// held, and what waits behind a retry that is not due, does not count; a paused backend's events do. Waits on while
+    /// the database cannot be reached.
     pub async fn drained(&self) {
         let lanes: Vec<_> = self.shared.lanes().cloned().collect();
         let holding = self.shared.holding_lanes();

@@ -152,7 +152,7 @@ pub struct HealthReport {
     pub shards: BTreeMap<String, usize>,
     /// Why this worker leaves a lane to others, by lane.
     pub standing_by: BTreeMap<String, String>,
-    /// Events read and not yet settled.
+    /// Events in memory: read and not yet settled, or settled a moment ago.
     pub in_flight: usize,
 }
 

@@ -6,6 +6,7 @@
 mod support;
 
 mod cli;
+mod examples;
 mod harness;
 mod order;
 mod outage;

@@ -1,0 +1,86 @@
+//! The examples, run as programs of their own.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::process::{Running, Signal};
+use crate::support::{PATIENCE, eventually};
+
+/// `cargo test` builds the examples beside the tests.
+fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let path: PathBuf = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --examples` first, as `cargo test` does unless it is given `--test`",
+        path.display()
+    );
+    Command::new(path)
+}
+
+/// The events on standard output: one JSON object a line, and nothing else.
+fn events(program: &Running) -> Vec<Value> {
+    program.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn the_quickstart_ends_by_itself_and_shows_what_it_promises() {
+    let mut program = Running::spawn(&mut example("quickstart"));
+    let status = program.wait_exit(PATIENCE).await;
+    let said = program.stderr();
+    assert_eq!(status.code(), Some(0), "{said}");
+
+    let events = events(&program);
+    let types: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["user.created", "report.due"], "each once, the scheduled one last");
+    assert_eq!(events[0]["data"], json!({"name": "Ada"}));
+    assert!(!program.stdout().contains("Ghost") && !said.contains("Ghost"), "what was rolled back is never seen");
+
+    let count = |text: &str| said.lines().filter(|line| *line == text).count();
+    assert_eq!(said.lines().filter(|line| line.starts_with("greeter: ")).count(), 2, "{said}");
+    assert_eq!(count("greeter: the mail server is away, Ada has to wait"), 1, "{said}");
+    assert_eq!(count("greeter: welcome, Ada"), 1, "{said}");
+    assert_eq!(count("auditor: user.created happened"), 1, "not run again because of the greeter: {said}");
+    assert_eq!(count("auditor: report.due happened"), 1, "{said}");
+}
+
+/// The status and the body of an answer.
+fn post(address: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n");
+    write!(stream, "{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split_whitespace().nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn the_web_application_stores_a_user_and_its_event_together_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("app.db");
+    let mut program = Running::spawn(example("actix_web_app").arg(&file).arg("127.0.0.1:0"));
+    let listening = || program.stderr().lines().find_map(|line| Some(line.split_once("http://")?.1.to_owned()));
+    eventually("it listens", PATIENCE, async || listening().is_some()).await;
+    let address = listening().unwrap();
+
+    let (status, body) = post(&address, "/users", r#"{"name": "Ada"}"#);
+    assert_eq!(status, 201, "{body}: {}", program.stderr());
+    let id = serde_json::from_str::<Value>(&body).unwrap()["event_id"].clone();
+    assert_eq!(post(&address, "/users", r#"{"name": "Ada"}"#).0, 409, "the name is taken");
+    assert_eq!(post(&address, "/users", r#"{"name": "Grace"}"#).0, 201);
+    assert_eq!(post(&address, "/users", "{oops").0, 400);
+
+    eventually("both events are handled", PATIENCE, async || program.stderr().contains("mailer: welcome, Grace")).await;
+    program.signal(Signal::INT);
+    assert_eq!(program.wait_exit(PATIENCE).await.code(), Some(0), "{}", program.stderr());
+    let mut names: Vec<Value> = events(&program).iter().map(|event| event["data"]["name"].clone()).collect();
+    names.sort_by_key(Value::to_string);
+    assert_eq!(names, ["Ada", "Grace"], "one event for each user that there is");
+    assert!(events(&program).iter().any(|event| event["id"] == id), "under the id that was answered");
+}
