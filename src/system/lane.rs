@@ -101,9 +101,9 @@ impl LaneCursor {
         }
     }
 
-    /// Somebody said that there is something new.
-    pub(crate) fn look_now(&mut self) {
-        self.next_look = Moment::now();
+    /// There is something new, so the next plan looks. The plan's own `now`: a later one would put the look off.
+    pub(crate) fn look_at(&mut self, now: Moment) {
+        self.next_look = now;
     }
 
     /// The events that a byte budget is worth.
