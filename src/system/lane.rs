@@ -184,7 +184,8 @@ impl LaneCursor {
         {
             self.bounds.insert(furthest);
         }
-        if !plan.retry_shards.is_empty() {
+        // News that came while the fetch was under way may be of what it did not see.
+        if !plan.retry_shards.is_empty() && self.next_look <= plan.began {
             self.next_look = now.after(self.poll_interval);
         }
     }
