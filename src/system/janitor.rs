@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
@@ -34,6 +34,9 @@ impl Janitor {
     }
 
     fn repair(&mut self, ctx: &mut Context<Self>) {
+        if !ctx.connected() {
+            return ctx.stop();
+        }
         let shared = Arc::clone(&self.shared);
         let work = self.shared.runtime.spawn(async move {
             match shared.store.repair_missing_seq().await {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::clock::Moment;
 use super::flight::{Admitted, Fetch, Flight, Opening};
@@ -63,6 +63,9 @@ impl Poller {
 
     /// Starts whatever can be started now.
     fn turn(&mut self, ctx: &mut Context<Self>) {
+        if !ctx.connected() {
+            return ctx.stop();
+        }
         self.shared.tick();
         if self.shared.is_stopping() {
             return;

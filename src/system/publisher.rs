@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -60,6 +60,9 @@ impl Actor for Publisher {
 
 impl Publisher {
     fn flush(&mut self, ctx: &mut Context<Self>) {
+        if !ctx.connected() {
+            return ctx.stop();
+        }
         if std::mem::replace(&mut self.flushing, true) {
             return;
         }
