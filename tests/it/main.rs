@@ -5,10 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod actors;
+mod backends;
 mod cli;
+mod handlers;
 mod harness;
 mod order;
 mod outage;
+mod publishing;
 mod scene;
 mod shutdown;
 mod writes;
