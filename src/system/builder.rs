@@ -117,10 +117,16 @@ impl Builder {
         let subscriptions = self.subscriptions.into_iter().map(Arc::new).collect();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
         let shared = Shared::new(name, settings, runtime.handle().clone(), store, lines, subscriptions, wake, deaths);
-        OutboxSystem::new(Arc::clone(&shared)).start();
+        start_supervisor(&shared);
         actix::spawn(replace_the_dead(Arc::clone(&shared), obituaries, runtime));
         Ok(Outbox::new(shared))
     }
+}
+
+/// Its address is known before it runs, so that what is said to it at once waits in its mailbox.
+fn start_supervisor(shared: &Arc<Shared>) {
+    let system = OutboxSystem::new(Arc::clone(shared)).start();
+    shared.addresses().system = Some(system);
 }
 
 /// Waits until the database can be reached, and reads the outbox's id.
@@ -163,7 +169,7 @@ async fn replace_the_dead(
         tokio::time::sleep(RESPAWN_PAUSE).await;
         if kind == ActorKind::OutboxSystem {
             tracing::error!("the supervisor died; a new one takes its place");
-            OutboxSystem::new(Arc::clone(&shared)).start();
+            start_supervisor(&shared);
             continue;
         }
         let system = shared.addresses().system.clone();

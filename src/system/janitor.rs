@@ -34,7 +34,7 @@ impl Janitor {
     }
 
     fn repair(&mut self, ctx: &mut Context<Self>) {
-        if self.shared.is_finished() {
+        if !ctx.connected() {
             return ctx.stop();
         }
         let shared = Arc::clone(&self.shared);

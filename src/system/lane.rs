@@ -101,9 +101,9 @@ impl LaneCursor {
         }
     }
 
-    /// Somebody said that there is something new.
-    pub(crate) fn look_now(&mut self) {
-        self.next_look = Moment::now();
+    /// There is something new, so the next plan looks. The plan's own `now`: a later one would put the look off.
+    pub(crate) fn look_at(&mut self, now: Moment) {
+        self.next_look = now;
     }
 
     /// The events that a byte budget is worth.
@@ -184,7 +184,8 @@ impl LaneCursor {
         {
             self.bounds.insert(furthest);
         }
-        if !plan.retry_shards.is_empty() {
+        // News that came while the fetch was under way may be of what it did not see.
+        if !plan.retry_shards.is_empty() && self.next_look <= plan.began {
             let retries = answer.rows.iter().filter(|row| row.retry).count();
             let more = i64::try_from(retries).unwrap_or(i64::MAX) >= plan.retry_limit;
             self.next_look = if more { now } else { now.after(self.poll_interval) };

@@ -191,7 +191,7 @@ pub enum ActorKind {
     Janitor,
 }
 
-/// Makes an actor panic.
+/// Makes an actor panic; sent to [`OutboxSystem`](crate::OutboxSystem), which passes it on.
 #[cfg(feature = "fault-injection")]
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]

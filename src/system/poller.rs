@@ -63,16 +63,16 @@ impl Poller {
 
     /// Starts whatever can be started now.
     fn turn(&mut self, ctx: &mut Context<Self>) {
-        self.shared.tick();
-        if self.shared.is_finished() {
+        if !ctx.connected() {
             return ctx.stop();
         }
+        self.shared.tick();
         if self.shared.is_stopping() {
             return;
         }
         let now = Moment::now();
         if self.shared.take_news() {
-            self.tracks.iter_mut().flat_map(|track| &mut track.cursors).for_each(LaneCursor::look_now);
+            self.tracks.iter_mut().flat_map(|track| &mut track.cursors).for_each(|cursor| cursor.look_at(now));
         }
         for index in 0..self.tracks.len() {
             self.open_shards(index, now);
@@ -144,7 +144,7 @@ impl Poller {
             cursor.set_open(&open_and_held(&self.shared, flight, now));
             cursor.rewind(&flight.take_rewinds());
             if flight.has_wanted() {
-                cursor.look_now();
+                cursor.look_at(now);
             }
             let room = track.line.credit.events_left().min(cursor.affordable(bytes)).min(MAX_FETCH);
             let room = room.min(track.line.most_ahead().saturating_sub(flight.len()));

@@ -63,7 +63,7 @@ impl Actor for Publisher {
 
 impl Publisher {
     fn flush(&mut self, ctx: &mut Context<Self>) {
-        if self.shared.is_finished() {
+        if !ctx.connected() {
             return ctx.stop();
         }
         if std::mem::replace(&mut self.flushing, true) {

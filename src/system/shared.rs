@@ -110,7 +110,6 @@ pub(crate) struct Shared {
     pub(crate) deaths: mpsc::UnboundedSender<ActorKind>,
     pub(crate) addresses: Mutex<Addresses>,
     stopping: AtomicBool,
-    finished: AtomicBool,
     news: AtomicBool,
     /// When the poller's loop last turned.
     pulse: Mutex<Moment>,
@@ -143,7 +142,6 @@ impl Shared {
             deaths,
             addresses: Mutex::default(),
             stopping: AtomicBool::new(false),
-            finished: AtomicBool::new(false),
             news: AtomicBool::new(false),
             pulse: Mutex::new(Moment::now()),
         })
@@ -166,16 +164,6 @@ impl Shared {
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake.notify_one();
-    }
-
-    /// Nothing is left to do: actors that turn by a timer stop at its next beat.
-    pub(crate) fn finish(&self) {
-        self.finished.store(true, Ordering::Release);
-        self.wake.notify_one();
-    }
-
-    pub(crate) fn is_finished(&self) -> bool {
-        self.finished.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

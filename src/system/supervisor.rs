@@ -13,12 +13,14 @@ use super::clock::Moment;
 use super::completer::Completer;
 use super::janitor::Janitor;
 use super::lease_keeper::{LeaseKeeper, Leave};
+#[cfg(feature = "fault-injection")]
+use super::messages::Panic;
 use super::messages::{ActorKind, Health, HealthReport, Shutdown, Subscribe};
 use super::poller::Poller;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{Lifeline, Shared};
 use crate::error::{PublishError, SystemError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
@@ -76,6 +78,23 @@ impl OutboxSystem {
             ActorKind::LeaseKeeper => self.children.lease_keeper = Some(LeaseKeeper::new(shared).start()),
             ActorKind::Janitor => self.children.janitor = Some(Janitor::new(shared).start()),
             ActorKind::OutboxSystem => {}
+        }
+    }
+
+    fn is_alive(&self, kind: &ActorKind) -> bool {
+        fn connected<A: Actor>(address: Option<&Addr<A>>) -> bool {
+            address.is_some_and(Addr::connected)
+        }
+        let addresses = self.shared.addresses();
+        match kind {
+            ActorKind::Retry => connected(addresses.retry.as_ref()),
+            ActorKind::Completer => connected(addresses.completer.as_ref()),
+            ActorKind::Registry => connected(addresses.registry.as_ref()),
+            ActorKind::Publisher(name) => connected(addresses.publishers.get(name)),
+            ActorKind::Poller => connected(self.children.poller.as_ref()),
+            ActorKind::LeaseKeeper => connected(self.children.lease_keeper.as_ref()),
+            ActorKind::Janitor => connected(self.children.janitor.as_ref()),
+            ActorKind::OutboxSystem => true,
         }
     }
 
@@ -145,16 +164,10 @@ fn single(error: PublishError) -> PublishError {
 impl Actor for OutboxSystem {
     type Context = Context<Self>;
 
-    fn started(&mut self, ctx: &mut Self::Context) {
-        let replaces_another = self.shared.addresses().retry.is_some();
-        self.shared.addresses().system = Some(ctx.address());
-        // A predecessor's children without an address of their own have died with it.
+    fn started(&mut self, _: &mut Self::Context) {
+        // Where this one replaces another, those with an address of their own may live on.
         for kind in self.all_children() {
-            let alive = match &kind {
-                ActorKind::Poller | ActorKind::LeaseKeeper | ActorKind::Janitor => false,
-                _ => replaces_another,
-            };
-            if !alive {
+            if !self.is_alive(&kind) {
                 self.start_child(&kind);
             }
         }
@@ -165,7 +178,8 @@ impl Handler<Died> for OutboxSystem {
     type Result = ();
 
     fn handle(&mut self, Died(kind): Died, _: &mut Self::Context) {
-        if !self.shared.is_stopping() {
+        // News of one that was replaced in the meantime, such as a predecessor's child, is old.
+        if !self.shared.is_stopping() && !self.is_alive(&kind) {
             tracing::error!(actor = ?kind, "an actor died; a new one takes its place");
             self.start_child(&kind);
         }
@@ -270,11 +284,38 @@ impl Handler<Stop> for OutboxSystem {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
-        self.shared.finish();
         self.children = Children::default();
         *self.shared.addresses() = super::shared::Addresses::default();
         ctx.stop();
     }
 }
 
-panics_on_demand!(OutboxSystem);
+/// Passed on to the actor that is meant.
+#[cfg(feature = "fault-injection")]
+impl Handler<Panic> for OutboxSystem {
+    type Result = ();
+
+    fn handle(&mut self, message: Panic, _: &mut Self::Context) {
+        fn pass<A: Handler<Panic>>(address: Option<&Addr<A>>, message: Panic)
+        where
+            A::Context: actix::dev::ToEnvelope<A, Panic>,
+        {
+            // One that is being replaced has panicked already.
+            let _ = address.map(|address| address.try_send(message));
+        }
+        let addresses = self.shared.addresses();
+        match &message.0 {
+            ActorKind::OutboxSystem => {
+                drop(addresses);
+                panic!("asked to: {:?}", message.0);
+            }
+            ActorKind::Retry => pass(addresses.retry.as_ref(), message),
+            ActorKind::Completer => pass(addresses.completer.as_ref(), message),
+            ActorKind::Registry => pass(addresses.registry.as_ref(), message),
+            ActorKind::Publisher(name) => pass(addresses.publishers.get(name), message.clone()),
+            ActorKind::Poller => pass(self.children.poller.as_ref(), message),
+            ActorKind::LeaseKeeper => pass(self.children.lease_keeper.as_ref(), message),
+            ActorKind::Janitor => pass(self.children.janitor.as_ref(), message),
+        }
+    }
+}

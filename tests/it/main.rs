@@ -5,11 +5,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod actors;
+mod backends;
 mod cli;
 mod examples;
+mod handlers;
 mod harness;
 mod order;
 mod outage;
+mod publishing;
 mod scene;
 mod shutdown;
 mod tls;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use actix_outbox::Settings;
 use tempfile::TempDir;
 use tokio_postgres::Client;
 
@@ -51,6 +52,30 @@ impl Scene {
         let path = self.folder.path().join(unique("settings")).with_extension("toml");
         std::fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Settings for a system inside the test: this database, and these tables of TOML.
+    pub(crate) fn library(&self, tables: &str) -> Settings {
+        Settings::from_toml(&format!("[database]\nurl = \"{}\"\n{tables}", self.database.url)).unwrap()
+    }
+
+    /// The lines of a `[publishers.*]` that publishes into this scene's stream.
+    pub(crate) fn stream(&self) -> String {
+        let Self { redis_url, stream, .. } = self;
+        format!("backend = \"redis_stream\"\nurl = \"{redis_url}\"\nstream_name = \"{stream}\"\nmax_len = 0\n")
+    }
+
+    /// The database's address.
+    pub(crate) fn url(&self) -> &str {
+        &self.database.url
+    }
+
+    pub(crate) fn redis_url(&self) -> &str {
+        &self.redis_url
+    }
+
+    pub(crate) fn stream_name(&self) -> &str {
+        &self.stream
     }
 
     /// The program with nothing from the environment of the tests.

@@ -1,0 +1,200 @@
+//! Backends of an application's own: how what they answer decides what becomes of events.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_outbox::{BackendError, Outbox, OutboxEvent, OutboxSystem};
+
+use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, event, row, wait_status};
+use crate::scene::Scene;
+use crate::support::{PATIENCE, eventually};
+
+/// A system whose default publisher is `redis_stream`, beside one named `mine` of the test's own kind.
+async fn start(scene: &Scene, backend: Scripted, mine: &str, worker: &str) -> Outbox {
+    let tables = format!(
+        "[publishers.default]\n{}[publishers.mine]\nbackend = \"scripted\"\n{mine}\n[worker]\n{QUICK_RETRIES}{worker}\n",
+        scene.stream()
+    );
+    let builder = OutboxSystem::builder(scene.library(&tables));
+    builder.backend("scripted", move |_| Ok(backend.clone())).start().await.unwrap()
+}
+
+/// Refuses an event the first `times` it comes, and writes down every try.
+fn refusing(subject: &'static str, times: usize, why: fn(String) -> BackendError, log: &Log) -> Scripted {
+    let log = log.clone();
+    Scripted::new(move |event: &OutboxEvent| {
+        log.add(&event.subject);
+        if event.subject == subject && log.count(subject) <= times {
+            return Reply::Refuse(why("not before lunch".to_owned()));
+        }
+        Reply::Accept
+    })
+}
+
+async fn send(outbox: &Outbox, subjects: &[&str], key: &str) {
+    for subject in subjects {
+        outbox.send(event(subject).backend("mine").partition_key(key)).await.unwrap();
+    }
+}
+
+/// Events of `mine` that are not as they were written.
+const TOUCHED: &str = "SELECT count(*) FROM outbox_events
+    WHERE publisher_backend = 'mine' AND (status <> 'pending' OR retry_count <> 0)";
+
+#[actix::test]
+async fn a_backend_that_never_answers_holds_up_its_own_events_alone() {
+    let (scene, asked) = (Scene::new().await, Log::default());
+    let hanging = {
+        let asked = asked.clone();
+        Scripted::new(move |event: &OutboxEvent| {
+            asked.add(&event.subject);
+            Reply::Hang
+        })
+    };
+    let outbox = start(&scene, hanging, "", "max_in_flight = 40").await;
+    for n in 0..60 {
+        outbox.send(event(&format!("stuck {n}")).backend("mine").max_retries(0)).await.unwrap();
+    }
+    asked.wait(1).await;
+    scene.insert(2_000, 50).await;
+    outbox.wake();
+    scene.wait_length(2_000).await;
+    let unpublished = "SELECT count(*) FROM outbox_events WHERE publisher_backend = '' AND status <> 'published'";
+    eventually("the others' events are settled", PATIENCE, async || scene.number(unpublished).await == 0).await;
+    assert_eq!(scene.number(TOUCHED).await, 0);
+}
+
+#[actix::test]
+async fn a_backend_that_stops_answering_is_paused_says_so_costs_no_retries_and_resumes() {
+    let (scene, asked, hangs) = (Scene::new().await, Log::default(), Arc::new(AtomicBool::new(true)));
+    let backend = {
+        let (asked, hangs) = (asked.clone(), Arc::clone(&hangs));
+        Scripted::new(move |event: &OutboxEvent| {
+            let hang = hangs.load(Ordering::SeqCst);
+            asked.add(format!("{} {}", if hang { "hung" } else { "took" }, event.subject));
+            if hang { Reply::Hang } else { Reply::Accept }
+        })
+    };
+    let outbox = start(&scene, backend.timeout(Duration::from_millis(20)), "", "max_retries = 1").await;
+    send(&outbox, &["1", "2", "3"], "key").await;
+    asked.wait(3).await;
+    eventually("its health says why", PATIENCE, async || {
+        let health = outbox.health().await.unwrap();
+        !health.is_ok() && matches!(&health.backends["mine"], Err(reason) if reason.contains("no answer within 20ms"))
+    })
+    .await;
+    assert_eq!(outbox.health().await.unwrap().backends["default"], Ok(()));
+    assert_eq!(scene.number(TOUCHED).await, 0);
+
+    hangs.store(false, Ordering::SeqCst);
+    scene.wait_published().await;
+    assert_eq!(asked.of("took"), ["took 1", "took 2", "took 3"]);
+    assert_eq!(scene.number("SELECT sum(retry_count) FROM outbox_events").await, 0);
+    assert!(outbox.health().await.unwrap().is_ok());
+}
+
+#[actix::test]
+async fn a_backend_that_is_unavailable_is_paused_and_costs_no_retries() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let outbox = start(&scene, refusing("1", 3, BackendError::Unavailable, &log), "", "max_retries = 1").await;
+    send(&outbox, &["1", "2"], "key").await;
+    log.wait(2).await;
+    eventually("its health says why", PATIENCE, async || {
+        let health = outbox.health().await.unwrap();
+        matches!(&health.backends["mine"], Err(reason) if reason.contains("not before lunch"))
+    })
+    .await;
+    assert_eq!(scene.number(TOUCHED).await, 0);
+    scene.wait_published().await;
+    assert_eq!(log.lines(), ["1", "1", "1", "1", "2"]);
+    let row = row(&scene.sql().await, "1").await;
+    assert_eq!((row.retry_count, row.errors), (0, 0), "{row:?}");
+}
+
+#[actix::test]
+async fn a_rejected_event_is_tried_as_often_as_it_may_and_then_has_failed() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let outbox = start(&scene, refusing("1", usize::MAX, BackendError::Rejected, &log), "", "").await;
+    outbox.send(event("1").backend("mine").max_retries(3)).await.unwrap();
+    let row = wait_status(&scene.sql().await, "1", "failed").await;
+    assert_eq!((row.retry_count, row.errors), (3, 3));
+    assert_eq!(row.last_error, "not before lunch");
+    assert!(!row.is_with_the_backend);
+    assert_eq!(log.lines(), ["1", "1", "1"]);
+    assert!(outbox.health().await.unwrap().is_ok(), "one event's fate is no outage");
+}
+
+#[actix::test]
+async fn an_event_rejected_for_good_has_failed_at_once() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let outbox = start(&scene, refusing("1", usize::MAX, BackendError::Invalid, &log), "", "").await;
+    outbox.send(event("1").backend("mine").max_retries(3)).await.unwrap();
+    let row = wait_status(&scene.sql().await, "1", "failed").await;
+    assert_eq!((row.last_error.as_str(), row.errors), ("not before lunch", 1));
+    assert_eq!(log.lines(), ["1"]);
+}
+
+#[actix::test]
+async fn later_events_of_a_rejected_ones_key_wait_and_come_after_it_while_other_keys_go_on() {
+    let (scene, log, open) = (Scene::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
+    let backend = {
+        let (log, open) = (log.clone(), Arc::clone(&open));
+        Scripted::new(move |event: &OutboxEvent| {
+            if event.subject == "a2" && !open.load(Ordering::SeqCst) {
+                return Reply::Refuse(BackendError::Rejected("not yet".to_owned()));
+            }
+            log.add(&event.subject);
+            Reply::Accept
+        })
+    };
+    let outbox = start(&scene, backend, "", "max_retries = 1000000").await;
+    send(&outbox, &["a1", "a2", "a3", "a4"], "a").await;
+    send(&outbox, &["b1", "b2", "b3"], "b").await;
+    let sql = scene.sql().await;
+    wait_status(&sql, "b3", "published").await;
+    eventually("it was refused again", PATIENCE, async || row(&sql, "a2").await.retry_count > 1).await;
+    for subject in ["a3", "a4"] {
+        let row = row(&sql, subject).await;
+        assert_eq!((row.status.as_str(), row.retry_count), ("pending", 0), "{subject}: {row:?}");
+    }
+    open.store(true, Ordering::SeqCst);
+    scene.wait_published().await;
+    assert_eq!(log.of("a"), ["a1", "a2", "a3", "a4"]);
+    assert_eq!(log.of("b"), ["b1", "b2", "b3"]);
+}
+
+#[actix::test]
+async fn after_a_failed_event_its_key_goes_on_where_the_settings_say_continue() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let backend = refusing("a2", usize::MAX, BackendError::Rejected, &log);
+    let outbox = start(&scene, backend, "on_failed = \"continue\"", "max_retries = 2").await;
+    send(&outbox, &["a1", "a2", "a3", "a4"], "a").await;
+    let sql = scene.sql().await;
+    wait_status(&sql, "a4", "published").await;
+    assert_eq!(row(&sql, "a2").await.status, "failed");
+    assert_eq!(log.lines(), ["a1", "a2", "a2", "a3", "a4"]);
+}
+
+#[actix::test]
+async fn after_a_failed_event_its_key_stays_held_where_the_settings_say_hold_until_a_person_lets_it_go() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let backend = refusing("a2", 2, BackendError::Rejected, &log);
+    let outbox = start(&scene, backend, "on_failed = \"hold\"", "max_retries = 2").await;
+    send(&outbox, &["a1", "a2", "a3"], "a").await;
+    let sql = scene.sql().await;
+    wait_status(&sql, "a2", "failed").await;
+    send(&outbox, &["a4"], "a").await;
+    send(&outbox, &["b1"], "b").await;
+    wait_status(&sql, "b1", "published").await;
+    // What is held does not count.
+    tokio::time::timeout(PATIENCE, outbox.drained()).await.unwrap();
+    assert_eq!(log.of("a"), ["a1", "a2", "a2"]);
+    for subject in ["a3", "a4"] {
+        assert_eq!(row(&sql, subject).await.status, "pending", "{subject}");
+    }
+    let again = "UPDATE outbox_events SET status = 'pending', retry_count = 0 WHERE subject = 'a2'";
+    sql.execute(again, &[]).await.unwrap();
+    scene.wait_published().await;
+    assert_eq!(log.of("a"), ["a1", "a2", "a2", "a2", "a3", "a4"]);
+}

@@ -1,0 +1,214 @@
+//! Local handlers: failing, panicking, hanging and slow ones.
+
+use std::sync::Arc;
+
+use actix_outbox::{EventTypes, Outbox, OutboxSystem, Settings, Subscribe};
+use tokio::sync::Barrier;
+
+use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, row, wait_rewritten, wait_status};
+use crate::scene::Scene;
+use crate::support::{PATIENCE, eventually, unique};
+
+/// A system that publishes into the scene's stream, with lines of `[worker]`.
+async fn start(scene: &Scene, worker: &str, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", scene.stream());
+    let builder = OutboxSystem::builder(scene.library(&tables));
+    handlers.into_iter().fold(builder, |builder, handler| builder.subscribe(handler)).start().await.unwrap()
+}
+
+/// Accepts everything and writes down whom it met.
+fn recorder(name: &'static str, events: impl Into<EventTypes>, log: &Log) -> Subscribe {
+    let log = log.clone();
+    handler(name, events, move |event| {
+        log.add(format!("{name} {}", event.subject));
+        answer(Ok(()))
+    })
+}
+
+/// Refuses the first `times` meetings with an event and writes down every meeting.
+fn shaky(subject: &'static str, times: usize, log: &Log) -> Subscribe {
+    let log = log.clone();
+    handler("shaky", EventTypes::All, move |event| {
+        let line = format!("shaky {}", event.subject);
+        log.add(&line);
+        let refused = event.subject == subject && log.count(&line) <= times;
+        answer(if refused { Err("the mail server is away") } else { Ok(()) })
+    })
+}
+
+#[actix::test]
+async fn a_handler_that_failed_is_run_again_alone_and_the_event_is_not_published_twice() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let outbox = start(&scene, "", [recorder("steady", EventTypes::All, &log), shaky("a", 1, &log)]).await;
+    let stored = outbox.send(event("a")).await.unwrap();
+    let row = wait_status(&scene.sql().await, "a", "published").await;
+    assert_eq!((log.count("steady a"), log.count("shaky a")), (1, 2));
+    assert_eq!(scene.event_ids().await, [stored.id.to_string()]);
+    assert_eq!((row.retry_count, row.errors), (1, 1));
+    assert!(row.last_error.contains("`shaky`: the mail server is away"), "{row:?}");
+}
+
+#[actix::test]
+async fn an_event_whose_handler_keeps_failing_ends_failed_with_every_error_and_that_handler_alone_pending() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let outbox = start(&scene, "", [recorder("steady", EventTypes::All, &log), shaky("a", usize::MAX, &log)]).await;
+    outbox.send(event("a").max_retries(3)).await.unwrap();
+    let row = wait_status(&scene.sql().await, "a", "failed").await;
+    assert_eq!((row.retry_count, row.errors), (3, 3));
+    assert_eq!(row.pending_handlers.as_deref(), Some(r#"["shaky"]"#));
+    assert!(row.is_with_the_backend && row.last_error.contains("the mail server is away"), "{row:?}");
+    assert_eq!((log.count("steady a"), log.count("shaky a")), (1, 3));
+    assert_eq!(scene.length().await, 1);
+}
+
+#[actix::test]
+async fn events_of_a_handler_that_panicked_wait_without_spending_retries_until_it_is_subscribed_again() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let doomed = handler("doomed", "thing.happened", |event| {
+        assert_ne!(event.subject, "bad", "a handler that panics");
+        answer(Ok(()))
+    });
+    let outbox = start(&scene, "", [doomed, recorder("steady", EventTypes::All, &log)]).await;
+    let sql = scene.sql().await;
+
+    outbox.send(event("bad")).await.unwrap();
+    eventually("its panic is a failure", PATIENCE, async || row(&sql, "bad").await.retry_count == 1).await;
+    for subject in ["good", "keyed"] {
+        outbox.send(event(subject).partition_key(subject)).await.unwrap();
+    }
+    outbox.send(actix_outbox::NewEvent::new("other.thing", "tests").subject("other")).await.unwrap();
+    wait_status(&sql, "other", "published").await;
+    for subject in ["bad", "good", "keyed"] {
+        wait_rewritten(&sql, subject, 3).await;
+    }
+    for (subject, retries) in [("bad", 1), ("good", 0), ("keyed", 0)] {
+        let row = row(&sql, subject).await;
+        assert_eq!((row.status.as_str(), row.retry_count), ("retry", retries), "{subject}: {row:?}");
+        assert_eq!(row.pending_handlers.as_deref(), Some(r#"["doomed"]"#), "{subject}");
+        assert_eq!(log.count(&format!("steady {subject}")), 1, "{subject}");
+    }
+    assert!(row(&sql, "bad").await.last_error.contains("`doomed`: stopped while it handled the event"));
+
+    outbox.subscribe(recorder("doomed", "thing.happened", &log)).await.unwrap();
+    scene.wait_published().await;
+    for subject in ["bad", "good", "keyed"] {
+        assert_eq!(log.count(&format!("doomed {subject}")), 1, "{subject}");
+    }
+    scene.assert_delivered().await;
+}
+
+#[actix::test]
+async fn a_handler_that_hangs_has_failed_after_its_time_and_holds_up_nobody_else() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let hanging = handler("hanging", "thing.hangs", |_| Box::pin(std::future::pending()));
+    let handlers = [hanging, recorder("steady", "thing.happened", &log)];
+    let outbox = start(&scene, "handler_timeout = \"200ms\"", handlers).await;
+    let sql = scene.sql().await;
+    outbox.send(actix_outbox::NewEvent::new("thing.hangs", "tests").subject("stuck").max_retries(2)).await.unwrap();
+    outbox.send(event("a")).await.unwrap();
+    wait_status(&sql, "a", "published").await;
+    let row = wait_status(&sql, "stuck", "failed").await;
+    assert_eq!((row.retry_count, row.errors), (2, 2));
+    assert!(row.last_error.contains("`hanging`: no answer within 200ms"), "{row:?}");
+    scene.assert_delivered().await;
+}
+
+#[actix::test]
+async fn slow_handlers_take_one_key_in_order_and_different_keys_side_by_side() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    // Each event of the one key waits inside the handler until its counterpart of the other key is inside too.
+    let both = Arc::new(Barrier::new(2));
+    let slow = {
+        let log = log.clone();
+        handler("slow", EventTypes::All, move |event| {
+            let (log, both) = (log.clone(), Arc::clone(&both));
+            Box::pin(async move {
+                log.add(format!("{} in", event.subject));
+                both.wait().await;
+                log.add(format!("{} out", event.subject));
+                Ok(())
+            })
+        })
+    };
+    let outbox = start(&scene, "", [slow]).await;
+    for n in 1..=5 {
+        for key in ["a", "b"] {
+            outbox.send(event(&format!("{key}{n}")).partition_key(key)).await.unwrap();
+        }
+    }
+    scene.wait_published().await;
+    for key in ["a", "b"] {
+        let expected: Vec<String> = (1..=5).flat_map(|n| [format!("{key}{n} in"), format!("{key}{n} out")]).collect();
+        assert_eq!(log.of(key), expected);
+    }
+    scene.assert_delivered().await;
+}
+
+#[actix::test]
+async fn after_a_handlers_failure_the_keys_later_events_come_after_it_in_order_and_once_each() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let outbox = start(&scene, "", [shaky("2", 2, &log)]).await;
+    for n in 1..=5 {
+        outbox.send(event(&n.to_string()).partition_key("key")).await.unwrap();
+    }
+    scene.wait_published().await;
+    assert_eq!(log.lines(), ["1", "2", "2", "2", "3", "4", "5"].map(|subject| format!("shaky {subject}")));
+    let spent = "SELECT sum(retry_count) FROM outbox_events";
+    assert_eq!(scene.number(spent).await, 2, "the failed event's own");
+    scene.assert_delivered().await;
+}
+
+#[actix::test]
+async fn an_event_that_failed_for_its_handler_lets_the_keys_later_events_go_on() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let outbox = start(&scene, "", [shaky("1", usize::MAX, &log)]).await;
+    for n in 1..=3 {
+        outbox.send(event(&n.to_string()).partition_key("key").max_retries(2)).await.unwrap();
+    }
+    let sql = scene.sql().await;
+    wait_status(&sql, "3", "published").await;
+    assert_eq!(row(&sql, "1").await.status, "failed");
+    assert_eq!(log.lines(), ["1", "1", "2", "3"].map(|subject| format!("shaky {subject}")));
+    scene.assert_delivered().await;
+}
+
+#[actix::test]
+async fn a_handler_meets_the_type_it_asked_for_and_one_for_all_types_meets_everything() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let handlers = [recorder("one", "thing.happened", &log), recorder("all", EventTypes::All, &log)];
+    let outbox = start(&scene, "", handlers).await;
+    outbox.send(event("a")).await.unwrap();
+    outbox.send(actix_outbox::NewEvent::new("thing.happened.else", "tests").subject("b")).await.unwrap();
+    scene.wait_published().await;
+    assert_eq!(log.of("one"), ["one a"]);
+    let mut all = log.of("all");
+    all.sort();
+    assert_eq!(all, ["all a", "all b"]);
+}
+
+#[actix::test]
+async fn sqlite_and_the_local_backend_are_a_durable_event_bus_in_one_process() {
+    let (folder, log) = (tempfile::tempdir().unwrap(), Log::default());
+    let file = folder.path().join(unique("outbox"));
+    let settings = || {
+        let url = file.display();
+        Settings::from_toml(&format!(
+            "[database]\nurl = \"sqlite://{url}\"\n[publishers.default]\nbackend = \"local\"\n[worker]\n{QUICK_RETRIES}"
+        ))
+        .unwrap()
+    };
+    let first = OutboxSystem::builder(settings()).migrate(true).start().await.unwrap();
+    first.send(event("later").scheduled_in(std::time::Duration::from_millis(300))).await.unwrap();
+    first.shutdown().await.unwrap();
+
+    let second = OutboxSystem::builder(settings()).subscribe(shaky("2", 1, &log)).start().await.unwrap();
+    for n in 1..=3 {
+        second.send(event(&n.to_string()).partition_key("key")).await.unwrap();
+    }
+    log.wait(5).await;
+    second.drained().await;
+    assert_eq!(log.count("shaky later"), 1, "what the first process left");
+    let keyed: Vec<String> = log.lines().into_iter().filter(|line| line != "shaky later").collect();
+    assert_eq!(keyed, ["1", "2", "2", "3"].map(|subject| format!("shaky {subject}")));
+    second.shutdown().await.unwrap();
+}

@@ -1,0 +1,280 @@
+//! What an application publishes: on connections of its own, by messages, under an id, at a time.
+
+use std::time::Duration;
+
+use actix_outbox::{BackendError, NewEvent, Outbox, OutboxEvent, OutboxSystem, PublishError, Settings};
+use diesel::{Connection, SqliteConnection};
+use diesel_async::pooled_connection::AsyncDieselConnectionManager;
+use diesel_async::pooled_connection::deadpool::Pool;
+use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use futures_util::future::join_all;
+use uuid::Uuid;
+
+use crate::actors::{QUICK_RETRIES, Reply, Scripted, event, row, wait_status};
+use crate::scene::Scene;
+use crate::support::{PATIENCE, eventually, redis};
+
+async fn start(scene: &Scene, worker: &str) -> Outbox {
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", scene.stream());
+    OutboxSystem::builder(scene.library(&tables)).start().await.unwrap()
+}
+
+async fn diesel(scene: &Scene) -> AsyncPgConnection {
+    AsyncPgConnection::establish(scene.url()).await.unwrap()
+}
+
+#[actix::test]
+async fn messages_sent_together_share_an_insert_and_each_is_answered_with_its_own_event() {
+    const EVENTS: usize = 200;
+    let scene = Scene::new().await;
+    let outbox = start(&scene, "").await;
+    let system = outbox.addr().unwrap();
+    // Never dispatched, so that the rows stay as they were inserted.
+    let later = |n: usize| event(&n.to_string()).scheduled_in(Duration::from_secs(3_600));
+    let sent = (0..EVENTS).map(|n| system.send(if n == 70 { NewEvent::new("", "tests") } else { later(n) }));
+    for (n, answer) in join_all(sent).await.into_iter().enumerate() {
+        match answer.unwrap() {
+            Ok(stored) => assert_eq!((stored.subject, stored.event_type.as_str()), (n.to_string(), "thing.happened")),
+            Err(error) => assert!(n == 70 && error.is_invalid() && error.to_string().contains("type"), "{n}: {error}"),
+        }
+    }
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, EVENTS as i64 - 1);
+    let transactions = scene.number("SELECT count(DISTINCT xmin::text) FROM outbox_events").await;
+    assert!(transactions <= 3, "{transactions} transactions");
+}
+
+#[actix::test]
+async fn an_event_published_on_a_connection_exists_if_and_only_if_its_transaction_commits() {
+    let scene = Scene::new().await;
+    let outbox = start(&scene, "").await;
+    let mut conn = diesel(&scene).await;
+    let rolled_back: Result<(), PublishError> = conn
+        .transaction(async |conn| {
+            actix_outbox::publish(conn, event("ghost")).await?;
+            actix_outbox::publish_many(conn, [event("ghost"), event("ghost")]).await?;
+            Err(diesel::result::Error::RollbackTransaction.into())
+        })
+        .await;
+    assert!(rolled_back.is_err());
+    let invalid = actix_outbox::publish_many(&mut conn, [event("ghost"), NewEvent::new("", "tests")]).await;
+    assert!(matches!(invalid, Err(PublishError::InvalidInBatch { index: 2, .. })));
+
+    let stored: Result<Vec<OutboxEvent>, PublishError> = conn
+        .transaction(async |conn| {
+            conn.batch_execute("CREATE TABLE mine (n int)").await?;
+            actix_outbox::publish_many(conn, (0..10).map(|n| event(&n.to_string()).partition_key("key"))).await
+        })
+        .await;
+    let stored = stored.unwrap();
+    assert!(stored.iter().map(|event| event.subject.clone()).eq((0..10).map(|n| n.to_string())), "in their order");
+    scene.wait_published().await;
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 10);
+    assert!(scene.event_ids().await.into_iter().eq(stored.iter().map(|event| event.id.to_string())));
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn events_are_published_on_pooled_connections() {
+    let scene = Scene::new().await;
+    let _outbox = start(&scene, "").await;
+    let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new(scene.url());
+    let pool = Pool::builder(manager).max_size(2).build().unwrap();
+    actix_outbox::publish(&mut pool.get().await.unwrap(), event("one")).await.unwrap();
+    let mut conn = pool.get().await.unwrap();
+    let many: Result<_, PublishError> =
+        conn.transaction(async |conn| actix_outbox::publish_many(conn, [event("two"), event("three")]).await).await;
+    assert_eq!(many.unwrap().len(), 2);
+    scene.wait_length(3).await;
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+#[actix::test]
+async fn events_are_published_on_a_plain_sqlite_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, lines) = (folder.path().join("app.db"), folder.path().join("lines"));
+    let tables = format!(
+        "[database]\nurl = \"sqlite://{}\"\n[publishers.default]\nbackend = \"jsonl\"\npath = \"{}\"",
+        file.display(),
+        lines.display()
+    );
+    let outbox = OutboxSystem::builder(Settings::from_toml(&tables).unwrap()).migrate(true).start().await.unwrap();
+    let mut conn = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
+    diesel::RunQueryDsl::execute(diesel::sql_query("PRAGMA busy_timeout = 5000"), &mut conn).unwrap();
+    let rolled_back: Result<(), PublishError> = conn.immediate_transaction(|conn| {
+        actix_outbox::blocking::publish(conn, event("ghost"))?;
+        Err(diesel::result::Error::RollbackTransaction.into())
+    });
+    assert!(rolled_back.is_err());
+    conn.immediate_transaction(|conn| {
+        actix_outbox::blocking::publish(conn, event("0").partition_key("key"))?;
+        actix_outbox::blocking::publish_many(conn, [1, 2].map(|n| event(&n.to_string()).partition_key("key")))
+    })
+    .unwrap();
+    let subjects = || -> Vec<String> {
+        let text = std::fs::read_to_string(&lines).unwrap_or_default();
+        let subject = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["subject"].clone();
+        text.lines().map(|line| subject(line).as_str().unwrap().to_owned()).collect()
+    };
+    eventually("three lines are written", PATIENCE, async || subjects().len() >= 3).await;
+    outbox.drained().await;
+    assert_eq!(subjects(), ["0", "1", "2"]);
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn the_worker_is_woken_by_a_transaction_a_message_and_a_word() {
+    // Well before the next poll.
+    const AT_ONCE: Duration = Duration::from_secs(10);
+    let scene = Scene::new().await;
+    let outbox = start(&scene, "poll_interval = \"60s\"").await;
+    let mut conn = diesel(&scene).await;
+    let mut stream = redis::connect(scene.redis_url()).await;
+    let mut arrived = async |count: usize| {
+        let what = format!("{count} events arrived");
+        eventually(&what, AT_ONCE, async || redis::length(&mut stream, scene.stream_name()).await == count).await;
+    };
+    outbox.send(event("message")).await.unwrap();
+    arrived(1).await;
+    let done: Result<OutboxEvent, PublishError> =
+        outbox.transaction(&mut conn, async |conn| actix_outbox::publish(conn, event("transaction")).await).await;
+    done.unwrap();
+    arrived(2).await;
+    actix_outbox::publish(&mut conn, event("word")).await.unwrap();
+    outbox.wake();
+    arrived(3).await;
+    scene.wait_published().await;
+}
+
+#[actix::test]
+async fn a_transaction_that_failed_leaves_nothing_behind() {
+    let scene = Scene::new().await;
+    let outbox = start(&scene, "").await;
+    let mut conn = diesel(&scene).await;
+    let failed: Result<(), PublishError> = outbox
+        .transaction(&mut conn, async |conn| {
+            actix_outbox::publish(conn, event("ghost")).await?;
+            actix_outbox::publish(conn, NewEvent::new("thing.happened", "")).await.map(drop)
+        })
+        .await;
+    assert!(failed.unwrap_err().is_invalid());
+    actix_outbox::publish(&mut conn, event("next")).await.unwrap();
+    scene.wait_length(1).await;
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 1);
+}
+
+#[actix::test]
+async fn the_same_id_twice_is_one_event_and_the_stored_one_is_returned() {
+    let scene = Scene::new().await;
+    let outbox = start(&scene, "").await;
+    let id = Uuid::now_v7();
+    let first = outbox.send(event("first").id(id)).await.unwrap();
+    let mut conn = diesel(&scene).await;
+    let again = [
+        outbox.send(event("second").id(id)).await.unwrap(),
+        actix_outbox::publish(&mut conn, event("third").id(id)).await.unwrap(),
+        actix_outbox::publish_many(&mut conn, [event("fourth").id(id)]).await.unwrap().remove(0),
+    ];
+    for stored in again {
+        assert_eq!((stored.id, stored.subject.as_str(), stored.seq), (id, "first", first.seq));
+    }
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    assert_eq!(scene.length().await, 1);
+}
+
+#[actix::test]
+async fn an_event_is_not_delivered_before_its_time() {
+    let scene = Scene::new().await;
+    let outbox = start(&scene, "").await;
+    let later = outbox.send(event("later").scheduled_in(Duration::from_secs(1))).await.unwrap();
+    assert_eq!(later.scheduled_at - later.created_at, chrono::TimeDelta::seconds(1), "by the database's clock");
+    let at = chrono::Utc::now() + Duration::from_millis(500);
+    outbox.send(event("at").scheduled_at(at)).await.unwrap();
+    outbox.send(event("now")).await.unwrap();
+    scene.wait_length(3).await;
+    scene.wait_published().await;
+    let early = "SELECT count(*) FROM outbox_events WHERE published_at < scheduled_at";
+    assert_eq!(scene.number(early).await, 0);
+    let order = "SELECT string_agg(subject, ' ' ORDER BY published_at) FROM outbox_events";
+    let order: String = scene.sql().await.query_one(order, &[]).await.unwrap().get(0);
+    assert_eq!(order, "now at later");
+    scene.assert_delivered().await;
+}
+
+#[actix::test]
+async fn retries_are_due_when_the_backoff_says() {
+    let scene = Scene::new().await;
+    let refusing = Scripted::new(|_| Reply::Refuse(BackendError::Rejected("no".to_owned())));
+    let settings = scene.library(
+        "[publishers.mine]\nbackend = \"scripted\"\n[worker]\nmax_retries = 5\n\
+         retry_backoff = { base = \"1m\", factor = 3, max = \"10m\", jitter = 0.5 }",
+    );
+    let backend = move |_: &_| Ok(refusing.clone());
+    let outbox = OutboxSystem::builder(settings).backend("scripted", backend).start().await.unwrap();
+    outbox.send(event("1")).await.unwrap();
+    let sql = scene.sql().await;
+    for (retries, longest) in [(1, 180), (2, 540), (3, 600), (4, 600)] {
+        eventually("it was refused", PATIENCE, async || row(&sql, "1").await.retry_count == retries).await;
+        let wait = "SELECT extract(epoch FROM retry_at - updated_at)::float8 FROM outbox_events WHERE status = 'retry'";
+        let wait: f64 = sql.query_one(wait, &[]).await.unwrap().get(0);
+        let longest = f64::from(longest);
+        assert!((longest / 2.0 - 0.001..=longest + 0.001).contains(&wait), "retry {retries} is {wait} s away");
+        sql.execute("UPDATE outbox_events SET retry_at = clock_timestamp()", &[]).await.unwrap();
+    }
+    let row = wait_status(&sql, "1", "failed").await;
+    assert_eq!((row.retry_count, row.errors), (5, 5));
+}
+
+#[actix::test]
+async fn events_that_name_no_backend_and_those_that_name_the_default_reach_the_same_publisher() {
+    let scene = Scene::new().await;
+    let tables = format!("[publishers.main]\n{}", scene.stream());
+    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    for n in 0..10 {
+        let backend = if n % 2 == 0 { "" } else { "main" };
+        outbox.send(event(&n.to_string()).backend(backend).partition_key(backend)).await.unwrap();
+    }
+    outbox.send(event("nobody's").backend("other")).await.unwrap();
+    scene.wait_length(10).await;
+    outbox.drained().await;
+    assert_eq!(scene.event_ids().await.len(), 10);
+    assert_eq!(row(&scene.sql().await, "nobody's").await.status, "pending");
+}
+
+#[actix::test]
+async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_on() {
+    let scene = Scene::new().await;
+    let sql = scene.sql().await;
+    let insert =
+        "INSERT INTO outbox_events (id, event_type, source, subject, partition_key, data, publisher_config, created_at)
+        SELECT gen_random_uuid(), 'thing.happened', 'tests', subject, key, data::jsonb, config::jsonb, at::timestamptz
+        FROM (VALUES
+            ('good 1', '', '{}', '{}', 'now'),
+            ('timeless', '', '{}', '{}', 'infinity'),
+            ('config array', '', '{}', '[1]', 'now'),
+            ('config boolean', '', '{}', '{\"urgent\": true}', 'now'),
+            ('too large', 'key', '\"' || repeat('x', 20000) || '\"', '{}', 'now'),
+            ('good 2', 'key', '{}', '{\"tenant\": \"a\", \"n\": 1}', 'now'),
+            ('good 3', '', '{}', '{}', 'now')) v(subject, key, data, config, at)";
+    sql.execute(insert, &[]).await.unwrap();
+    let outbox = start(&scene, "max_event_bytes = 10000").await;
+    for (subject, reason) in [
+        ("timeless", "created_at"),
+        ("config array", "publisher_config"),
+        ("config boolean", "urgent"),
+        ("too large", "10000"),
+    ] {
+        let row = wait_status(&sql, subject, "failed").await;
+        assert!(row.last_error.contains(reason), "{subject}: {row:?}");
+        assert_eq!(row.errors, 1, "{subject}");
+        assert!(!row.is_with_the_backend, "{subject}");
+    }
+    for subject in ["good 1", "good 2", "good 3"] {
+        wait_status(&sql, subject, "published").await;
+    }
+    outbox.drained().await;
+    assert_eq!(scene.length().await, 3);
+    let refused = outbox.send(event("larger").data("x".repeat(20_000))).await.unwrap_err();
+    assert!(refused.is_invalid() && refused.to_string().contains("10000"), "{refused}");
+}

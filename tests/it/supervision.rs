@@ -1,0 +1,219 @@
+//! Actors that panic in the middle of their work, and the end of a system.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix_outbox::{ActorKind, EventTypes, Outbox, OutboxSystem, Panic, PublishError, SystemError};
+
+use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, answer, event, handler};
+use crate::scene::{DRAIN, Scene};
+use crate::support::{PATIENCE, eventually};
+
+fn every_kind() -> [ActorKind; 8] {
+    [
+        ActorKind::OutboxSystem,
+        ActorKind::LeaseKeeper,
+        ActorKind::Poller,
+        ActorKind::Publisher("default".to_owned()),
+        ActorKind::Registry,
+        ActorKind::Completer,
+        ActorKind::Retry,
+        ActorKind::Janitor,
+    ]
+}
+
+/// Makes an actor panic, once the supervisor is there to pass it on.
+async fn panic_in(outbox: &Outbox, kind: &ActorKind) {
+    eventually(&format!("{kind:?} panics"), PATIENCE, async || {
+        let Ok(system) = outbox.addr() else { return false };
+        let passed_on = system.send(Panic(kind.clone())).await.is_ok();
+        // The supervisor's own panic is the answer that never comes.
+        passed_on || *kind == ActorKind::OutboxSystem
+    })
+    .await;
+}
+
+async fn wait_healthy(outbox: &Outbox) {
+    eventually("the system is well", PATIENCE, async || outbox.health().await.is_ok_and(|health| health.is_ok())).await;
+}
+
+#[actix::test]
+async fn an_actor_of_each_kind_panics_in_the_middle_of_the_work_and_every_event_arrives_once() {
+    const ROUNDS: usize = 3;
+    let (scene, handled) = (Scene::new().await, Arc::new(Mutex::new(HashSet::new())));
+    let tables = format!(
+        "[publishers.default]\n{}[worker]\n{QUICK_RETRIES}batch_size = 20\nmax_in_flight = 200",
+        scene.stream()
+    );
+    let seen = Arc::clone(&handled);
+    let collecting = handler("collecting", EventTypes::All, move |event| {
+        let first = seen.lock().unwrap().insert(event.id.to_string());
+        // Some are refused at first, so that there are retries to record.
+        answer(if first && event.id.as_u128() % 50 == 0 { Err("not yet") } else { Ok(()) })
+    });
+    let outbox = OutboxSystem::builder(scene.library(&tables)).subscribe(collecting).start().await.unwrap();
+    for kind in (0..ROUNDS).flat_map(|_| every_kind()) {
+        let before = scene.length().await;
+        scene.insert(400, 40).await;
+        scene.wait_length(before + 50).await;
+        panic_in(&outbox, &kind).await;
+        scene.wait_length(before + 100).await;
+    }
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    let ids: HashSet<String> = scene.event_ids().await.into_iter().collect();
+    assert_eq!(*handled.lock().unwrap(), ids, "what the handler met");
+
+    tokio::time::timeout(DRAIN, outbox.drained()).await.expect("it is drained");
+    wait_healthy(&outbox).await;
+    outbox.shutdown().await.unwrap();
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_workers").await, 0, "workers that it left behind");
+}
+
+#[actix::test]
+async fn after_each_kinds_panic_a_system_at_rest_takes_events_again() {
+    let scene = Scene::new().await;
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}", scene.stream());
+    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    for (sent, kind) in every_kind().iter().enumerate() {
+        panic_in(&outbox, kind).await;
+        wait_healthy(&outbox).await;
+        outbox.send(event("after").partition_key("key")).await.unwrap();
+        scene.wait_length(sent + 1).await;
+    }
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_supervisor_that_was_replaced_leaves_one_heartbeat() {
+    let scene = Scene::new().await;
+    // Shares are complete at once, so that the next beat is 20 s away.
+    let tables = format!("[publishers.default]\n{}[worker]\nlease = \"60s\"", scene.stream());
+    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    outbox.send(event("1")).await.unwrap();
+    scene.wait_published().await;
+    let beat = "SELECT (extract(epoch FROM heartbeat_at) * 1000000)::bigint FROM outbox_workers";
+    let first = scene.number(beat).await;
+    panic_in(&outbox, &ActorKind::OutboxSystem).await;
+    eventually("the new heartbeat beats", PATIENCE, async || scene.number(beat).await > first).await;
+    wait_healthy(&outbox).await;
+    outbox.send(event("2")).await.unwrap();
+    scene.wait_published().await;
+    // What must not happen has no moment to wait for: as many restarts as there are would each have beaten by then.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let settled = scene.number(beat).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(scene.number(beat).await, settled);
+}
+
+#[actix::test]
+async fn a_system_that_was_shut_down_lets_go_of_its_backends_and_its_handlers() {
+    let (scene, mark) = (Scene::new().await, Arc::new(()));
+    let (kept_by_backend, kept_by_handler) = (Arc::clone(&mark), Arc::clone(&mark));
+    let backend = Scripted::new(move |_| {
+        let _ = &kept_by_backend;
+        Reply::Accept
+    });
+    let handling = handler("handling", EventTypes::All, move |_| {
+        let _ = &kept_by_handler;
+        answer(Ok(()))
+    });
+    let settings = scene.library("[publishers.mine]\nbackend = \"scripted\"");
+    let outbox = OutboxSystem::builder(settings)
+        .backend("scripted", move |_| Ok(backend.clone()))
+        .subscribe(handling)
+        .start()
+        .await
+        .unwrap();
+    outbox.send(event("1")).await.unwrap();
+    scene.wait_published().await;
+    outbox.shutdown().await.unwrap();
+    drop(outbox);
+    eventually("nobody keeps them", PATIENCE, async || Arc::strong_count(&mark) == 1).await;
+}
+
+#[actix::test]
+async fn a_system_that_is_shut_down_settles_what_is_in_flight_and_hands_its_share_over() {
+    let scene = Scene::new().await;
+    let tables = format!(
+        "[publishers.default]\n{}rate_limit = {{ per_second = 500, burst = 100 }}\n[worker]\nbatch_size = 50\nmax_in_flight = 200",
+        scene.stream()
+    );
+    scene.insert(3_000, 100).await;
+    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    scene.wait_length(200).await;
+    outbox.shutdown().await.unwrap();
+    assert_eq!(scene.published().await, scene.length().await as i64, "in the stream and settled");
+    assert!(scene.unpublished().await > 0, "it was in the middle of its work");
+    let held = "SELECT count(*) FROM outbox_leases WHERE owner IS NOT NULL AND expires_at > clock_timestamp()";
+    assert_eq!(scene.number(held).await, 0, "leases that it left behind");
+
+    let tables = format!("[publishers.default]\n{}", scene.stream());
+    let next = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    next.drained().await;
+    scene.assert_delivered().await;
+    next.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_system_that_was_shut_down_answers_with_errors() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let tables = format!("[publishers.default]\n{}", scene.stream());
+    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let address = outbox.addr().unwrap();
+    let same = outbox.clone();
+    outbox.shutdown().await.unwrap();
+
+    assert!(matches!(same.shutdown().await, Err(SystemError::Stopped)));
+    assert!(matches!(outbox.shutdown().await, Err(SystemError::Stopped)));
+    assert!(matches!(outbox.addr(), Err(SystemError::Stopped)));
+    assert!(matches!(outbox.health().await, Err(SystemError::Stopped)));
+    assert!(matches!(outbox.send(event("1")).await, Err(PublishError::Stopped)));
+    let late = handler("late", EventTypes::All, move |event| {
+        log.add(&event.subject);
+        answer(Ok(()))
+    });
+    assert!(matches!(outbox.subscribe(late).await, Err(SystemError::Stopped)));
+    assert!(matches!(address.send(event("2")).await, Err(_) | Ok(Err(PublishError::Stopped))));
+    outbox.wake();
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 0);
+}
+
+#[actix::test]
+async fn a_shutdown_that_takes_too_long_ends_all_the_same_and_says_so() {
+    let (scene, asked) = (Scene::new().await, Log::default());
+    let hanging = {
+        let asked = asked.clone();
+        Scripted::new(move |event| {
+            asked.add(&event.subject);
+            Reply::Hang
+        })
+    };
+    let settings = scene.library("[publishers.mine]\nbackend = \"scripted\"\n[worker]\nshutdown_timeout = \"200ms\"");
+    let outbox =
+        OutboxSystem::builder(settings).backend("scripted", move |_| Ok(hanging.clone())).start().await.unwrap();
+    outbox.send(event("1")).await.unwrap();
+    asked.wait(1).await;
+    assert!(matches!(outbox.shutdown().await, Err(SystemError::ShutdownTimeout(_))));
+    assert!(matches!(outbox.health().await, Err(SystemError::Stopped)));
+    assert_eq!(scene.unpublished().await, 1, "it stays in the outbox");
+}
+
+#[actix::test]
+async fn health_names_what_is_owned_and_what_is_served() {
+    let scene = Scene::new().await;
+    let tables = format!("[publishers.default]\n{}[publishers.other]\nbackend = \"local\"", scene.stream());
+    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    eventually("every share is owned", PATIENCE, async || {
+        let health = outbox.health().await.unwrap();
+        ["", "default", "other"].iter().all(|lane| health.shards.get(*lane) == Some(&32))
+    })
+    .await;
+    let health = outbox.health().await.unwrap();
+    assert!(health.is_ok() && health.standing_by.is_empty(), "{health:?}");
+    assert_eq!(health.backends.keys().collect::<Vec<_>>(), ["default", "other"]);
+    assert_eq!(health.in_flight, 0);
+}
