@@ -43,7 +43,7 @@ pub enum PublishError {
     Store(#[from] StoreError),
     /// The outbox is shutting down or was never started.
     #[error(
-        "the outbox system is not running, so event was not stored: start it, or publish on a connection of your own"
+        "the outbox system is not running, so the event was not stored: start it, or publish on a connection of your own"
     )]
     Stopped,
 }

@@ -82,6 +82,7 @@ impl Builder {
     /// Subscribes a handler before the first event is read.
     #[must_use]
     pub fn subscribe(mut self, subscription: Subscribe) -> Self {
+        self.subscriptions.retain(|other| other.name != subscription.name);
         self.subscriptions.push(subscription);
         self
     }

@@ -67,7 +67,8 @@ impl Outbox {
                 Ok(done)
             }
             Err(error) => {
-                C::TransactionManager::rollback_transaction(conn).await?;
+                // Where the connection broke this fails as well; what `work` says is the cause.
+                let _ = C::TransactionManager::rollback_transaction(conn).await;
                 Err(error)
             }
         }

@@ -21,6 +21,11 @@ pub(crate) struct Open(pub(crate) Vec<(Shard, i64)>);
 #[rtype(result = "()")]
 pub(crate) struct Deliver(pub(crate) Vec<Ticket>);
 
+/// Supervisor → publisher, at the end: rid the journal of what is settled.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Flush;
+
 /// Publisher → registry: events that the backend has.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::clock::Moment;
 use super::limiter::Limiter;
-use super::messages::{Accepted, ActorKind, Cause, Deliver, Failed, Failure, Open};
+use super::messages::{Accepted, ActorKind, Cause, Deliver, Failed, Failure, Flush, Open};
 use super::shared::{Down, Lifeline, Line, Shared, panics_on_demand};
 use super::suspects::Suspects;
 use super::ticket::Ticket;
@@ -100,6 +100,16 @@ impl Handler<Deliver> for Publisher {
                 tracing::error!(backend = %publisher.name, %error, "a batch was given up");
             }
         })))
+    }
+}
+
+impl Handler<Flush> for Publisher {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, _: Flush, _: &mut Self::Context) -> Self::Result {
+        let desk = Arc::clone(&self.desk);
+        let work = self.shared.runtime.spawn(async move { desk.lock().await.flush().await });
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(|_, _, _| ())))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture,
 };
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::clock::Moment;
@@ -15,7 +16,7 @@ use super::janitor::Janitor;
 use super::lease_keeper::{LeaseKeeper, Leave};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
-use super::messages::{ActorKind, Health, HealthReport, Shutdown, Subscribe};
+use super::messages::{ActorKind, Flush, Health, HealthReport, Shutdown, Subscribe};
 use super::poller::Poller;
 use super::publisher::Publisher;
 use super::registry::Registry;
@@ -27,6 +28,9 @@ use crate::publish::NewEvent;
 
 /// Events that share one INSERT, at most.
 const MOST: usize = 1_000;
+
+/// How long the last flush may take.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the shutdown looks whether everything is settled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -265,6 +269,7 @@ impl Handler<Shutdown> for OutboxSystem {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
             let settled = shared.is_idle();
+            flush_journals(&shared).await;
             if let Some(keeper) = keeper {
                 // Leaving is bounded too: the database may be away.
                 let _ = tokio::time::timeout(limit.min(Duration::from_secs(10)), keeper.send(Leave)).await;
@@ -273,6 +278,13 @@ impl Handler<Shutdown> for OutboxSystem {
             if settled { Ok(()) } else { Err(SystemError::ShutdownTimeout(limit)) }
         })
     }
+}
+
+/// What is settled needs no journal any more. Where this fails, whoever opens the shards next does it.
+async fn flush_journals(shared: &Shared) {
+    let publishers: Vec<_> = shared.addresses().publishers.values().cloned().collect();
+    let flushed = join_all(publishers.iter().map(|publisher| publisher.send(Flush)));
+    let _ = tokio::time::timeout(FLUSH_LIMIT, flushed).await;
 }
 
 /// The last message.
