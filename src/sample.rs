@@ -1,9 +1,12 @@
 //! Events for tests that need no database.
 
+use std::sync::Arc;
+
 use chrono::DateTime;
 use uuid::Uuid;
 
 use crate::event::{JsonText, OutboxEvent, Status};
+use crate::store::{Fetched, Position};
 
 pub(crate) fn event(seq: i64, key: &str) -> OutboxEvent {
     let time = DateTime::UNIX_EPOCH;
@@ -34,5 +37,20 @@ pub(crate) fn event(seq: i64, key: &str) -> OutboxEvent {
         partition_key: key.to_owned(),
         pending_handlers: None,
         errors: None,
+    }
+}
+
+/// The row of an event that is scheduled at this microsecond.
+pub(crate) fn fetched(shard: i16, scheduled_at: i64, key: &str) -> Fetched {
+    let event = event(scheduled_at, key);
+    Fetched {
+        shard,
+        position: Position { scheduled_at, seq: event.seq },
+        id: event.id,
+        partition_key: key.to_owned(),
+        retry: false,
+        retry_count: 0,
+        max_retries: 3,
+        event: Ok(Arc::new(event)),
     }
 }
