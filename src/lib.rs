@@ -33,6 +33,8 @@ mod cloud_event;
 mod error;
 mod event;
 mod publish;
+#[cfg(test)]
+mod sample;
 mod settings;
 mod store;
 mod system;

@@ -15,7 +15,7 @@ use crate::publish::NewEvent;
 use crate::settings::DatabaseSettings;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 mod migrate;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;

@@ -389,3 +389,7 @@ impl Fetch {
 pub(crate) fn shard_of(flight: &Flight, number: i16) -> Shard {
     Shard { lane: Arc::clone(&flight.lane), number }
 }
+
+#[cfg(test)]
+#[path = "flight_tests.rs"]
+mod tests;

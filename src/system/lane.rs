@@ -116,7 +116,7 @@ impl LaneCursor {
     }
 
     /// The next fetch of up to `room` events, if one is worth making now.
-    pub(crate) fn plan(&self, room: usize, now: Moment) -> Option<Plan> {
+    pub(crate) fn plan(&mut self, room: usize, now: Moment) -> Option<Plan> {
         if room == 0 || self.shards.is_empty() {
             return None;
         }
@@ -138,7 +138,11 @@ impl LaneCursor {
         Some(Plan { purpose: Purpose::Forward, ranges, retry_shards, retry_limit: share(room, 4), began: now })
     }
 
-    fn plan_sweep(&self, room: usize, now: Moment) -> Option<Plan> {
+    fn plan_sweep(&mut self, room: usize, now: Moment) -> Option<Plan> {
+        // Asked here and not where a step ends: a rewind, or a shard that was lost, can end a sweep as well.
+        if self.is_swept() {
+            self.shards.values_mut().for_each(|state| state.sweep = Position::START);
+        }
         let mut ranges: Vec<Range> = self
             .shards
             .iter()
@@ -151,6 +155,10 @@ impl LaneCursor {
         let limit = share(room, ranges.len());
         ranges.iter_mut().for_each(|range| range.limit = limit);
         Some(Plan { purpose: Purpose::Sweep, ranges, retry_shards: Vec::new(), retry_limit: 0, began: now })
+    }
+
+    fn is_swept(&self) -> bool {
+        self.shards.values().all(|state| state.sweep >= state.cursor)
     }
 
     /// Where a shard's next sweep step ends. Bounds, and not a LIMIT, make it end: a LIMIT does not count dead rows.
@@ -205,10 +213,8 @@ impl LaneCursor {
                 self.bounds.remove(&to);
             }
         }
-        let over = self.shards.values().all(|state| state.sweep >= state.cursor);
         let mut pause = took * SWEEP_SHARE;
-        if over {
-            self.shards.values_mut().for_each(|state| state.sweep = Position::START);
+        if self.is_swept() {
             pause = pause.max(self.poll_interval);
         }
         self.next_sweep = now.after(pause);
@@ -241,3 +247,7 @@ fn start(state: &ShardState) -> Position {
 fn share(room: usize, parts: usize) -> i64 {
     i64::try_from(room.div_ceil(parts.max(1))).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod tests;

@@ -160,3 +160,7 @@ fn missing(worker: Uuid, handlers: &HashMap<Uuid, Vec<String>>) -> String {
     missing.dedup();
     missing.join(", ")
 }
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

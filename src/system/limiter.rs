@@ -61,4 +61,31 @@ mod tests {
         let wait = limiter.take(1).expect_err("the burst is spent");
         assert!(wait <= Duration::from_millis(100), "{wait:?}");
     }
+
+    #[tokio::test]
+    async fn events_under_a_rate_take_at_least_the_time_that_the_rate_gives() {
+        let (events, burst, per_second) = (120, 20, 200);
+        let limiter = Limiter::new(RateLimit { per_second, burst });
+        let began = std::time::Instant::now();
+        let mut left: usize = events;
+        while left > 0 {
+            let piece = limiter.piece(left);
+            match limiter.take(piece) {
+                Ok(()) => left -= piece,
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        }
+        let least = Duration::from_secs_f64((events as f64 - f64::from(burst)) / f64::from(per_second));
+        assert!(began.elapsed() >= least, "{:?} for {events} events, {least:?} at least", began.elapsed());
+    }
+
+    #[test]
+    fn a_piece_is_never_more_than_the_burst_holds() {
+        for (per_second, burst) in [(1, 1), (1_000_000, 3), (50, 1_000), (0, 0)] {
+            let limiter = Limiter::new(RateLimit { per_second, burst });
+            let piece = limiter.piece(usize::MAX);
+            assert!((1..=burst.max(1) as usize).contains(&piece));
+            assert_eq!(limiter.take(piece), Ok(()), "the first piece always passes");
+        }
+    }
 }

@@ -167,7 +167,8 @@ impl Server {
         Database::create(&self.url("postgres")).await
     }
 
-    fn log(&self) -> String {
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 

@@ -256,13 +256,4 @@ impl Reply {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::meta_key;
-
-    #[test]
-    fn the_meta_key_shares_the_streams_cluster_slot() {
-        assert_eq!(meta_key("events"), "{events}:outbox");
-        assert_eq!(meta_key("a{tag}b"), "a{tag}b:outbox");
-        assert_eq!(meta_key("empty{}tag"), "{empty{}tag}:outbox");
-    }
-}
+mod tests;

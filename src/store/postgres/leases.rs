@@ -219,3 +219,7 @@ fn quote(text: &str) -> String {
     let escaped = text.replace('\'', "''").replace('\\', "\\\\").replace('\0', "");
     format!("E'{escaped}'")
 }
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

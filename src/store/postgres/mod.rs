@@ -28,6 +28,8 @@ pub(crate) mod insert;
 mod leases;
 mod migrate;
 mod operate;
+#[cfg(test)]
+mod plans_tests;
 mod row;
 mod settle;
 

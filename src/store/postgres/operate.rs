@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diesel::dsl::sql;
 use diesel::sql_types::{Array, BigInt, Nullable, Text, Uuid as SqlUuid};
-use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use uuid::Uuid;
 
@@ -106,30 +106,39 @@ pub(super) async fn repair_missing_seq(store: &PostgresStore) -> Result<usize> {
 /// Deletes what retention no longer keeps, oldest first.
 pub(super) async fn delete_expired(store: &PostgresStore, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize> {
     let micros = |age: Option<Duration>| age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
-    let holding: Vec<&str> = failed_blocks.iter().map(AsRef::as_ref).collect();
+    let (published, failed) = (micros(expiry.published), micros(expiry.failed));
+    let holding: Vec<String> = failed_blocks.iter().map(ToString::to_string).collect();
     store
         .run("delete old events", |conn| {
-            diesel::sql_query(
-                "WITH published AS MATERIALIZED (\
-                    SELECT id FROM outbox_events WHERE status = 'published' \
-                        AND created_at < now() - $1 * interval '1 microsecond' \
-                        AND published_at < now() - $1 * interval '1 microsecond' \
-                        ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
-                 failed AS MATERIALIZED (\
-                    SELECT id FROM outbox_events WHERE status = 'failed' \
-                        AND created_at < now() - $2 * interval '1 microsecond' \
-                        AND updated_at < now() - $2 * interval '1 microsecond' \
-                        AND NOT (partition_key <> '' AND publisher_backend = ANY ($4)) \
-                        ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
-                 old AS MATERIALIZED (SELECT id FROM published UNION ALL SELECT id FROM failed LIMIT $3) \
-                 DELETE FROM outbox_events e USING old WHERE e.id = old.id",
-            )
-            .bind::<Nullable<BigInt>, _>(micros(expiry.published))
-            .bind::<Nullable<BigInt>, _>(micros(expiry.failed))
-            .bind::<BigInt, _>(expiry.limit)
-            .bind::<Array<Text>, _>(holding)
-            .execute(conn)
-            .boxed()
+            let delete = async move |conn: &mut AsyncPgConnection| {
+                diesel::sql_query(OLDEST_BY_INDEX).execute(conn).await?;
+                diesel::sql_query(DELETE_EXPIRED)
+                    .bind::<Nullable<BigInt>, _>(published)
+                    .bind::<Nullable<BigInt>, _>(failed)
+                    .bind::<BigInt, _>(expiry.limit)
+                    .bind::<Array<Text>, _>(holding)
+                    .execute(conn)
+                    .await
+            };
+            conn.transaction(delete).boxed()
         })
         .await
 }
+
+/// Without statistics the planner takes the old rows for few, and would read and sort all of them for one small batch.
+const OLDEST_BY_INDEX: &str = "SELECT set_config('enable_seqscan', 'off', true), \
+    set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true)";
+
+const DELETE_EXPIRED: &str = "WITH published AS MATERIALIZED (\
+        SELECT id FROM outbox_events WHERE status = 'published' \
+            AND created_at < now() - $1 * interval '1 microsecond' \
+            AND published_at < now() - $1 * interval '1 microsecond' \
+            ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
+     failed AS MATERIALIZED (\
+        SELECT id FROM outbox_events WHERE status = 'failed' \
+            AND created_at < now() - $2 * interval '1 microsecond' \
+            AND updated_at < now() - $2 * interval '1 microsecond' \
+            AND NOT (partition_key <> '' AND publisher_backend = ANY ($4)) \
+            ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
+     old AS MATERIALIZED (SELECT id FROM published UNION ALL SELECT id FROM failed LIMIT $3) \
+     DELETE FROM outbox_events e USING old WHERE e.id = old.id";

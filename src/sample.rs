@@ -1,0 +1,56 @@
+//! Events for tests that need no database.
+
+use std::sync::Arc;
+
+use chrono::DateTime;
+use uuid::Uuid;
+
+use crate::event::{JsonText, OutboxEvent, Status};
+use crate::store::{Fetched, Position};
+
+pub(crate) fn event(seq: i64, key: &str) -> OutboxEvent {
+    let time = DateTime::UNIX_EPOCH;
+    OutboxEvent {
+        id: Uuid::now_v7(),
+        spec_version: "1.0".to_owned(),
+        event_type: "t".to_owned(),
+        source: "s".to_owned(),
+        subject: String::new(),
+        data_content_type: "application/json".to_owned(),
+        data_schema: String::new(),
+        data: Some(JsonText::new(format!("{{\"n\": {seq}}}"))),
+        data_binary: None,
+        status: Status::Pending,
+        created_at: time,
+        updated_at: time,
+        scheduled_at: time,
+        published_at: None,
+        retry_count: 0,
+        max_retries: 3,
+        last_error: String::new(),
+        publisher_backend: "orders".to_owned(),
+        publisher_config: JsonText::new("{}".to_owned()),
+        seq,
+        retry_at: None,
+        cloud_event_id: String::new(),
+        extensions: JsonText::new("{}".to_owned()),
+        partition_key: key.to_owned(),
+        pending_handlers: None,
+        errors: None,
+    }
+}
+
+/// The row of an event that is scheduled at this microsecond.
+pub(crate) fn fetched(shard: i16, scheduled_at: i64, key: &str) -> Fetched {
+    let event = event(scheduled_at, key);
+    Fetched {
+        shard,
+        position: Position { scheduled_at, seq: event.seq },
+        id: event.id,
+        partition_key: key.to_owned(),
+        retry: false,
+        retry_count: 0,
+        max_retries: 3,
+        event: Ok(Arc::new(event)),
+    }
+}

@@ -1,0 +1,196 @@
+//! R4: index scans also on a table that was analysed when it was empty and then filled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{PostgresStore, SHARDS, Target};
+use crate::event::Status;
+use crate::store::{
+    Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, Position, Range, Reschedule, Shard, Store,
+};
+use crate::test_support::postgres::Server;
+
+const ROWS: i32 = 1_000_000;
+
+/// Enough for the server to settle on a generic plan where it finds one no worse.
+const CALLS: usize = 8;
+
+/// What one statement may throw away of the rows that it reads, in one place of its plan.
+const MOST_REMOVED: u64 = 20_000;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A server that writes down every plan; nothing gathers statistics on it.
+fn explaining_server() -> Server {
+    Server::start_with(&[
+        ("session_preload_libraries", "auto_explain"),
+        ("auto_explain.log_min_duration", "0"),
+        ("auto_explain.log_analyze", "on"),
+        ("auto_explain.log_timing", "off"),
+        ("autovacuum", "off"),
+        ("shared_buffers", "256MB"),
+        ("max_wal_size", "4GB"),
+        ("jit", "off"),
+    ])
+}
+
+/// Six in ten are published, three pending, the rest in retry and failed; half have a key, one key is hot.
+fn fill() -> String {
+    format!(
+        "INSERT INTO outbox_events (id, event_type, source, publisher_backend, partition_key, status, \
+            created_at, updated_at, scheduled_at, published_at, retry_at, retry_count) \
+         SELECT gen_random_uuid(), 't', 's', CASE WHEN i % 7 = 0 THEN '' ELSE 'orders' END, \
+            CASE WHEN i % 20 = 3 THEN 'hot' WHEN i % 2 = 1 THEN 'key-' || i % 5003 ELSE '' END, \
+            s.status, at, at, at, CASE WHEN s.status = 'published' THEN at END, \
+            CASE WHEN s.status = 'retry' THEN at + interval '5 days' END, \
+            CASE WHEN s.status = 'retry' THEN 1 ELSE 0 END \
+         FROM generate_series(1, {ROWS}) AS i, \
+            LATERAL (SELECT now() - interval '10 days' + i * interval '500 milliseconds') AS t(at), \
+            LATERAL (SELECT CASE WHEN i / 10 % 10 < 6 THEN 'published' WHEN i / 10 % 10 < 9 THEN 'pending' \
+                WHEN i % 2 = 0 THEN 'retry' ELSE 'failed' END) AS s(status)"
+    )
+}
+
+fn lane() -> Lane {
+    Arc::from("orders")
+}
+
+fn ranges(from: Position, to: Option<Position>) -> FetchRequest {
+    FetchRequest {
+        lane: lane(),
+        ranges: (0..SHARDS).map(|shard| Range { shard, from, to, limit: 32 }).collect(),
+        except: Vec::new(),
+        retry_shards: Vec::new(),
+        retry_limit: 500,
+        keys: Vec::new(),
+        key_limit: 100,
+        max_bytes: usize::MAX,
+        max_event_bytes: usize::MAX,
+    }
+}
+
+fn named(rows: &[Fetched]) -> Vec<(Uuid, i64)> {
+    rows.iter().map(|row| (row.id, row.position.seq)).collect()
+}
+
+fn last(rows: &[Fetched]) -> Position {
+    rows.iter().map(|row| row.position).max().unwrap()
+}
+
+/// Asks everything that a running worker asks, once.
+async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
+    // Reading forward, from a cursor, behind it, and what has come due in retry.
+    let rows = store.fetch(&ranges(Position::START, None)).await.unwrap().rows;
+    assert_eq!(rows.len(), 1_024);
+    let place = last(&rows);
+    let next = FetchRequest { retry_shards: (0..SHARDS).collect(), ..ranges(place, None) };
+    let next = store.fetch(&next).await.unwrap().rows;
+    assert!(next.iter().any(|row| row.retry) && next.iter().any(|row| !row.retry));
+    let except: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let sweep = FetchRequest { except: except.clone(), ..ranges(Position::START, Some(place)) };
+    store.fetch(&sweep).await.unwrap();
+    let keys = vec!["hot".to_owned(), "key-7".to_owned(), "nobody".to_owned()];
+    let by_key = FetchRequest { ranges: Vec::new(), keys, except, ..ranges(place, None) };
+    assert!(!store.fetch(&by_key).await.unwrap().rows.is_empty());
+
+    // What stands before the events of a key.
+    let before = last(&next);
+    let questions: Vec<KeyQuestion> = next
+        .iter()
+        .filter(|row| !row.partition_key.is_empty())
+        .take(300)
+        .map(|row| KeyQuestion { key: row.partition_key.clone(), before, except: vec![row.id] })
+        .collect();
+    for failed_blocks in [false, true] {
+        assert!(!store.blockers("orders", failed_blocks, &questions).await.unwrap().is_empty());
+    }
+    for holding in [&[][..], &[lane()][..]] {
+        assert!(store.has_due(&[lane(), Arc::from("")], holding).await.unwrap());
+    }
+    assert!(!store.has_due(&[Arc::from("nobody's")], &[]).await.unwrap());
+
+    // What becomes of events.
+    let (done, refused) = rows.split_at(900);
+    assert_eq!(store.unrecorded("orders", &named(done)).await.unwrap().len(), 900);
+    store.settle_published(&named(done)).await.unwrap();
+    let refused: Vec<Reschedule> = refused.iter().map(|row| refusal(row, epoch)).collect();
+    assert_eq!(store.settle_rescheduled(worker, &refused).await.unwrap().len(), 124);
+    assert!(!store.raise_epoch(worker, &Shard { lane: lane(), number: 0 }, epoch + 1, 9).await.unwrap());
+
+    // Housekeeping.
+    let expiry = Expiry { published: Some(24 * 9 * HOUR), failed: Some(24 * 9 * HOUR), limit: 500 };
+    assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 500);
+    assert_eq!(store.repair_missing_seq().await.unwrap(), 0);
+    assert!(store.find(refused[0].id).await.unwrap().is_some());
+}
+
+fn refusal(row: &Fetched, epoch: i64) -> Reschedule {
+    Reschedule {
+        id: row.id,
+        seq: row.position.seq,
+        shard: Shard { lane: lane(), number: row.shard },
+        epoch,
+        fetched_retry_count: row.retry_count,
+        retry_count: row.retry_count + 1,
+        status: Status::Retry,
+        delay: HOUR,
+        error: Some("no".to_owned()),
+        published: false,
+        pending_handlers: None,
+    }
+}
+
+/// Each statement's plan as the server wrote it down.
+fn plans(log: &str) -> Vec<&str> {
+    log.split("Query Text: ").skip(1).filter(|plan| plan.contains("outbox_events")).collect()
+}
+
+fn removed_rows(plan: &str) -> u64 {
+    let removed = plan.lines().filter(|line| line.contains("Rows Removed by"));
+    removed.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).max().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn plans_are_index_scans_on_a_table_that_was_analysed_when_empty_and_then_filled() {
+    let server = explaining_server();
+    let database = server.database().await;
+    let open = || PostgresStore::new(Target::from_url(&database.url).unwrap()).unwrap();
+    open().migrate(false).await.unwrap();
+    let client = database.connect().await;
+    client.batch_execute("ANALYZE").await.unwrap();
+    client.batch_execute(&fill()).await.unwrap();
+
+    let worker = Uuid::now_v7();
+    let mut leases = open().leases().await.unwrap();
+    let beat = Heartbeat {
+        worker,
+        name: "test".to_owned(),
+        backends: "{}".to_owned(),
+        handlers: "[]".to_owned(),
+        lanes: vec![lane()],
+        stuck: Vec::new(),
+        lease: HOUR,
+    };
+    leases.beat(&beat).await.unwrap();
+    let taken = leases.acquire(worker, &lane(), 32, HOUR).await.unwrap();
+    assert_eq!(taken.len(), 32);
+
+    let asked_from = server.log().len();
+    for mode in ["auto", "force_generic_plan", "force_custom_plan"] {
+        let set = format!("ALTER DATABASE {} SET plan_cache_mode = {mode}", database.name);
+        client.batch_execute(&set).await.unwrap();
+        let store = open();
+        for _ in 0..if mode == "auto" { CALLS } else { 1 } {
+            ask_everything(&store, worker, taken[0].1).await;
+        }
+    }
+    let log = server.log();
+    let plans = plans(&log[asked_from..]);
+    assert!(plans.len() >= CALLS * 15, "{} plans were written down", plans.len());
+    for plan in plans {
+        assert!(!plan.contains("Seq Scan on outbox_events"), "{plan}");
+        assert!(removed_rows(plan) <= MOST_REMOVED, "{plan}");
+    }
+}

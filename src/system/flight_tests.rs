@@ -1,0 +1,426 @@
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::*;
+use crate::sample;
+use crate::system::ticket::Credit;
+
+const SHARD: i16 = 3;
+
+fn flight() -> Arc<Flight> {
+    let flight = Flight::new(Arc::from("orders"));
+    flight.open(SHARD, 1);
+    flight
+}
+
+fn permit(_: &Fetched) -> Permit {
+    Credit::new(100, 100, Arc::new(Notify::new())).take(0)
+}
+
+fn row(scheduled_at: i64, key: &str) -> Fetched {
+    sample::fetched(SHARD, scheduled_at, key)
+}
+
+fn rows(all: &[&Fetched]) -> Vec<Fetched> {
+    all.iter().map(|&row| row.clone()).collect()
+}
+
+fn no_blockers() -> HashMap<String, Blocker> {
+    HashMap::new()
+}
+
+/// What one whole fetch admits of these rows.
+fn admit(flight: &Arc<Flight>, all: &[&Fetched]) -> Vec<Ticket> {
+    flight.begin_fetch().admit(rows(all), &no_blockers(), permit).tickets
+}
+
+fn admit_one(flight: &Arc<Flight>, row: &Fetched) -> Ticket {
+    let mut tickets = admit(flight, &[row]);
+    assert_eq!(tickets.len(), 1);
+    tickets.remove(0)
+}
+
+fn admit_behind(flight: &Arc<Flight>, blocker: &Fetched, due: bool, row: &Fetched) -> Vec<Ticket> {
+    let blocker = Blocker { id: blocker.id, position: blocker.position, due };
+    let blockers = HashMap::from([(row.partition_key.clone(), blocker)]);
+    flight.begin_fetch().admit(vec![row.clone()], &blockers, permit).tickets
+}
+
+fn ids(tickets: &[Ticket]) -> Vec<Uuid> {
+    tickets.iter().map(|ticket| ticket.id).collect()
+}
+
+// R1.
+
+#[test]
+fn rows_of_a_shard_that_was_opened_again_meanwhile_are_refused_and_read_again() {
+    let flight = flight();
+    let (early, late) = (row(1, ""), row(2, ""));
+    let fetch = flight.begin_fetch();
+    flight.open(SHARD, 1);
+    assert!(fetch.admit(rows(&[&late, &early]), &no_blockers(), permit).tickets.is_empty());
+    assert_eq!(flight.take_rewinds(), HashMap::from([(SHARD, early.position)]), "from the first of them");
+    assert_eq!(admit(&flight, &[&early, &late]).len(), 2);
+}
+
+#[test]
+fn rows_of_a_shard_that_is_closed_or_was_not_open_at_the_beginning_are_refused() {
+    let flight = flight();
+    let row = row(1, "");
+    let fetch = flight.begin_fetch();
+    flight.close(SHARD);
+    assert!(fetch.admit(vec![row.clone()], &no_blockers(), permit).tickets.is_empty());
+    let fetch = flight.begin_fetch();
+    flight.open(SHARD, 1);
+    assert!(fetch.admit(vec![row.clone()], &no_blockers(), permit).tickets.is_empty());
+    assert_eq!(admit(&flight, &[&row]).len(), 1);
+}
+
+#[test]
+fn one_shards_new_opening_does_not_touch_the_rows_of_another() {
+    let flight = flight();
+    flight.open(4, 1);
+    let other = sample::fetched(4, 1, "");
+    let fetch = flight.begin_fetch();
+    flight.open(SHARD, 2);
+    let admitted = fetch.admit(vec![row(1, ""), other.clone()], &no_blockers(), permit).tickets;
+    assert_eq!(ids(&admitted), [other.id]);
+}
+
+#[test]
+fn a_ticket_of_an_earlier_opening_is_not_current() {
+    let flight = flight();
+    let ticket = admit_one(&flight, &row(1, ""));
+    assert!(ticket.is_current());
+    flight.open(SHARD, 1);
+    assert!(!ticket.is_current(), "the epoch is the same, the session is not");
+}
+
+// R2.
+
+#[test]
+fn what_is_in_flight_is_not_admitted_again() {
+    let flight = flight();
+    let row = row(1, "");
+    let mut ticket = admit_one(&flight, &row);
+    assert!(admit(&flight, &[&row, &row]).is_empty());
+    ticket.accept();
+    assert!(admit(&flight, &[&row]).is_empty());
+    ticket.reject();
+    assert!(admit(&flight, &[&row]).is_empty());
+}
+
+#[test]
+fn an_event_that_comes_twice_in_one_fetch_is_admitted_once() {
+    let row = row(1, "");
+    assert_eq!(admit(&flight(), &[&row, &row]).len(), 1);
+}
+
+#[test]
+fn a_settled_event_stays_until_every_fetch_that_began_before_is_over() {
+    let flight = flight();
+    let (event, other) = (row(1, ""), row(2, ""));
+    let older = flight.begin_fetch();
+    let ticket = admit_one(&flight, &event);
+    let old = flight.begin_fetch();
+    ticket.settled(false);
+    assert!(!flight.is_busy(SHARD) && flight.is_empty(), "nothing waits for it");
+    assert_eq!(flight.len(), 1);
+    let newer = flight.begin_fetch();
+    drop(older);
+    let admitted = old.admit(rows(&[&event, &other]), &no_blockers(), permit).tickets;
+    assert_eq!(ids(&admitted), [other.id], "it was read before it was settled");
+    drop(admitted);
+    drop(old);
+    assert_eq!(flight.len(), 0, "a fetch that began later does not keep it");
+    drop(newer);
+}
+
+#[test]
+fn a_fetch_that_is_given_up_keeps_nothing() {
+    let flight = flight();
+    let ticket = admit_one(&flight, &row(1, ""));
+    let stalled = flight.begin_fetch();
+    ticket.settled(false);
+    assert_eq!(flight.len(), 1);
+    drop(stalled);
+    assert_eq!(flight.len(), 0);
+}
+
+// R3.
+
+#[test]
+fn events_queued_ahead_or_accepted_let_the_next_of_their_key_go() {
+    let flight = flight();
+    let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
+    let mut one = admit_one(&flight, &first);
+    let two = admit_one(&flight, &second);
+    one.accept();
+    let three = admit_one(&flight, &third);
+    assert!(!two.is_blocked() && !three.is_blocked());
+}
+
+#[test]
+fn one_fetchs_rows_of_a_key_leave_in_their_order() {
+    let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
+    let flight = flight();
+    let tickets = admit(&flight, &[&third, &first, &second]);
+    assert_eq!(ids(&tickets), [first.id, second.id, third.id]);
+}
+
+#[test]
+fn an_unsettled_event_before_it_holds_an_event_back_and_a_later_one_does_not() {
+    let flight = flight();
+    let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
+    assert!(admit_behind(&flight, &first, false, &second).is_empty());
+    assert!(!flight.has_wanted(), "a blocker that is not due is not read either");
+    assert_eq!(admit_behind(&flight, &third, false, &second).len(), 1);
+}
+
+#[test]
+fn a_due_blocker_makes_its_key_wanted_from_the_start() {
+    let flight = flight();
+    let (first, second) = (row(1, "k"), row(2, "k"));
+    assert!(admit_behind(&flight, &first, true, &second).is_empty());
+    assert_eq!(flight.take_wanted(10), ["k"]);
+    assert!(!flight.has_wanted());
+}
+
+#[test]
+fn a_rejected_event_blocks_what_is_read_and_what_is_on_its_way() {
+    let flight = flight();
+    let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
+    let mut one = admit_one(&flight, &first);
+    let two = admit_one(&flight, &second);
+    let (other, free) = (admit_one(&flight, &row(2, "l")), admit_one(&flight, &row(2, "")));
+    one.reject();
+    assert!(two.is_blocked());
+    assert!(!one.is_blocked(), "not by itself");
+    assert!(!other.is_blocked() && !free.is_blocked());
+    assert!(admit(&flight, &[&third]).is_empty());
+}
+
+#[test]
+fn an_event_settled_as_a_retry_blocks_while_older_fetches_are_under_way() {
+    let flight = flight();
+    let (first, second) = (row(1, "k"), row(2, "k"));
+    let mut one = admit_one(&flight, &first);
+    one.reject();
+    let old = flight.begin_fetch();
+    one.settled(true);
+    // The old fetch asked about the key before the retry was recorded, and so names no blocker.
+    assert!(old.admit(vec![second.clone()], &no_blockers(), permit).tickets.is_empty());
+    drop(old);
+    assert_eq!(flight.len(), 0);
+    assert!(admit_behind(&flight, &first, false, &second).is_empty(), "from now on the database says so");
+    assert_eq!(admit(&flight, &[&second]).len(), 1);
+}
+
+#[test]
+fn events_without_a_key_wait_for_nothing() {
+    let flight = flight();
+    let mut rejected = admit_one(&flight, &row(1, ""));
+    rejected.reject();
+    let next = admit_one(&flight, &row(2, ""));
+    assert!(!next.is_blocked());
+}
+
+#[test]
+fn a_row_that_is_no_event_blocks_its_key_and_is_handed_out_with_the_reason() {
+    let flight = flight();
+    let (mut broken, next) = (row(1, "k"), row(2, "k"));
+    broken.event = Err("nonsense".to_owned());
+    let admitted = flight.begin_fetch().admit(rows(&[&broken, &next]), &no_blockers(), permit);
+    assert!(admitted.tickets.is_empty());
+    assert_eq!((admitted.unreadable[0].0.id, admitted.unreadable[0].1.as_str()), (broken.id, "nonsense"));
+}
+
+#[test]
+fn the_question_about_a_key_leaves_out_what_is_in_flight_and_what_was_read() {
+    let flight = flight();
+    let (first, second, third, free) = (row(1, "k"), row(2, "k"), row(3, "k"), row(1, ""));
+    let _one = admit_one(&flight, &first);
+    let questions = flight.questions(&rows(&[&first, &second, &third, &free]));
+    assert_eq!(questions.len(), 1);
+    assert_eq!((questions[0].key.as_str(), questions[0].before), ("k", third.position));
+    assert_eq!(questions[0].except, [first.id, second.id, third.id]);
+    assert!(flight.questions(&rows(&[&first, &free])).is_empty());
+}
+
+// Keys that wait.
+
+#[test]
+fn a_key_that_waits_is_wanted_when_its_event_in_flight_is_done() {
+    let flight = flight();
+    let (first, second) = (row(1, "k"), row(2, "k"));
+    let mut one = admit_one(&flight, &first);
+    one.reject();
+    assert!(admit(&flight, &[&second]).is_empty());
+    assert!(!flight.has_wanted());
+    one.settled(false);
+    assert_eq!(flight.take_wanted(10), ["k"], "it failed for good and does not hold its key");
+}
+
+#[test]
+fn a_key_behind_a_retry_is_wanted_when_the_retry_is_done() {
+    let flight = flight();
+    let (first, second) = (row(1, "k"), row(2, "k"));
+    admit_one(&flight, &first).settled(true);
+    assert!(!flight.has_wanted());
+    assert!(admit_behind(&flight, &first, false, &second).is_empty());
+    admit_one(&flight, &first).settled(false);
+    assert_eq!(flight.take_wanted(10), ["k"]);
+    admit_one(&flight, &second).settled(false);
+    assert!(!flight.has_wanted(), "nothing waits any more");
+}
+
+#[test]
+fn wanted_keys_are_taken_a_few_at_a_time() {
+    let flight = flight();
+    ["a", "b", "c"].iter().for_each(|key| flight.want(key));
+    assert_eq!(flight.take_wanted(2), ["a", "b"]);
+    assert_eq!(flight.take_wanted(2), ["c"]);
+}
+
+// Tickets that are dropped.
+
+#[test]
+fn a_ticket_dropped_before_it_was_accepted_gives_its_event_back() {
+    let flight = flight();
+    let (first, second) = (row(1, ""), row(2, ""));
+    drop(admit(&flight, &[&first, &second]));
+    assert_eq!(flight.take_rewinds(), HashMap::from([(SHARD, first.position)]));
+    assert!(flight.opening(SHARD).is_some(), "its session is not in doubt");
+    assert_eq!(admit(&flight, &[&first, &second]).len(), 2);
+}
+
+#[test]
+fn a_ticket_dropped_after_it_was_accepted_closes_its_shard() {
+    let flight = flight();
+    flight.open(4, 1);
+    let row = row(1, "");
+    let mut ticket = admit_one(&flight, &row);
+    ticket.accept();
+    drop(ticket);
+    assert!(flight.opening(SHARD).is_none() && flight.opening(4).is_some());
+    assert_eq!(flight.take_rewinds(), HashMap::from([(SHARD, row.position)]));
+}
+
+#[test]
+fn a_rejected_events_ticket_that_is_dropped_frees_its_key() {
+    let flight = flight();
+    let (first, second) = (row(1, "k"), row(2, "k"));
+    let mut one = admit_one(&flight, &first);
+    one.reject();
+    drop(one);
+    assert_eq!(ids(&admit(&flight, &[&first, &second])), [first.id, second.id]);
+}
+
+// What an open found in the journal.
+
+#[test]
+fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
+    let flight = flight();
+    flight.close(SHARD);
+    let (sent, next) = (row(1, "k"), row(2, "k"));
+    let fetch = flight.begin_fetch();
+    let mut tickets = fetch.adopt(vec![sent.clone()], &HashMap::from([(SHARD, 9)]), permit);
+    drop(fetch);
+    assert!(tickets[0].is_accepted());
+    assert_eq!(tickets[0].opening.epoch, 9);
+    flight.open(SHARD, 9);
+    assert_eq!(ids(&admit(&flight, &[&sent, &next])), [next.id], "it is not sent again, and lets its key go on");
+    tickets.remove(0).settled(false);
+}
+
+#[test]
+fn what_is_in_flight_or_of_another_shard_is_not_adopted() {
+    let flight = flight();
+    let (here, elsewhere) = (row(1, ""), sample::fetched(9, 1, ""));
+    let _ticket = admit_one(&flight, &here);
+    let fetch = flight.begin_fetch();
+    let adopted = fetch.adopt(vec![here.clone(), elsewhere], &HashMap::from([(SHARD, 1)]), permit);
+    assert!(adopted.is_empty());
+    assert_eq!(flight.ids(), [here.id]);
+}
+
+/// R2's race by construction, on a real database: a sweep whose snapshot is older than a settle.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_does_not_bring_the_event_back() {
+    use crate::store::contract::Fixture;
+    use crate::store::postgres::fixture::PostgresFixture;
+    use crate::store::{FetchRequest, Range};
+    use crate::test_support::{PATIENCE, eventually};
+
+    let fixture = PostgresFixture::fresh().await;
+    let store = fixture.store();
+    let insert = |n: i32| {
+        format!(
+            "INSERT INTO outbox_events (id, event_type, source, publisher_backend, scheduled_at) \
+             VALUES (gen_random_uuid(), 't', 's', 'orders', now() - interval '{n} seconds')"
+        )
+    };
+    fixture.execute(&insert(2)).await;
+    let lane: Lane = Arc::from("orders");
+    let everything = FetchRequest {
+        except: Vec::new(),
+        lane: Arc::clone(&lane),
+        ranges: (0..store.shards()).map(|shard| Range { shard, from: Position::START, to: None, limit: 100 }).collect(),
+        retry_shards: Vec::new(),
+        retry_limit: 100,
+        keys: Vec::new(),
+        key_limit: 100,
+        max_bytes: usize::MAX,
+        max_event_bytes: usize::MAX,
+    };
+    let flight = Flight::new(lane);
+    (0..store.shards()).for_each(|shard| flight.open(shard, 1));
+    let fetch = flight.begin_fetch();
+    let first = store.fetch(&everything).await.unwrap().rows;
+    let mut tickets = fetch.admit(first, &no_blockers(), permit).tickets;
+    drop(fetch);
+    let mut ticket = tickets.remove(0);
+    let (id, seq) = (ticket.id, ticket.position.seq);
+    ticket.accept();
+    fixture.execute(&insert(1)).await;
+
+    // The sweep's statement has its snapshot and waits at the function, which another transaction is replacing.
+    let sweep = flight.begin_fetch();
+    fixture
+        .execute(
+            "CREATE FUNCTION stop_here() RETURNS boolean LANGUAGE plpgsql VOLATILE AS \
+             $$ BEGIN PERFORM pg_advisory_xact_lock(17); RETURN true; END $$; \
+             ALTER TABLE outbox_events RENAME TO outbox_rows; \
+             CREATE VIEW outbox_events AS SELECT * FROM outbox_rows WHERE stop_here();",
+        )
+        .await;
+    let mut gate = fixture.begin().await;
+    gate.execute("SELECT pg_advisory_xact_lock(17)").await;
+    let asked = tokio::spawn({
+        let (store, everything) = (fixture.store(), everything.clone());
+        async move { store.fetch(&everything).await.unwrap().rows }
+    });
+    eventually("the sweep has its snapshot and waits", PATIENCE, async || {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        fixture.number(waiting).await == 1
+    })
+    .await;
+    fixture
+        .execute(&format!(
+            "UPDATE outbox_rows SET status = 'published', published_at = now() WHERE id = '{id}' AND seq = {seq}"
+        ))
+        .await;
+    ticket.settled(false);
+    gate.commit().await;
+    let rows = tokio::time::timeout(Duration::from_secs(60), asked).await.unwrap().unwrap();
+    assert!(rows.iter().any(|row| row.id == id), "its snapshot is older than the settle");
+    assert_eq!(rows.len(), 2);
+    let admitted = sweep.admit(rows, &no_blockers(), permit).tickets;
+    assert_eq!(admitted.len(), 1);
+    assert!(admitted.iter().all(|ticket| ticket.id != id));
+    drop(sweep);
+    assert!(!flight.ids().contains(&id), "the event leaves with the last fetch that could have seen it");
+}

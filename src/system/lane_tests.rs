@@ -1,0 +1,263 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::sample;
+use crate::store::Fetched;
+
+const SHARDS: i16 = 2;
+
+fn openings(epoch: i64, number: u64) -> HashMap<i16, Opening> {
+    (0..SHARDS).map(|shard| (shard, Opening { epoch, number })).collect()
+}
+
+/// The table as the store reads it.
+#[derive(Default)]
+struct Table {
+    rows: Vec<Fetched>,
+}
+
+impl Table {
+    fn answer(&self, plan: &Plan, cut_after: usize) -> FetchAnswer {
+        let mut answer = FetchAnswer::default();
+        for range in &plan.ranges {
+            let mut inside: Vec<&Fetched> = self
+                .rows
+                .iter()
+                .filter(|row| row.shard == range.shard && range.from < row.position)
+                .filter(|row| range.to.is_none_or(|to| row.position < to))
+                .collect();
+            inside.sort_by_key(|row| row.position);
+            for row in inside.into_iter().take(usize::try_from(range.limit).unwrap()) {
+                if answer.rows.len() == cut_after {
+                    answer.cut_short = true;
+                    return answer;
+                }
+                answer.rows.push(row.clone());
+            }
+        }
+        answer
+    }
+
+    fn remove(&mut self, read: &FetchAnswer) {
+        self.rows.retain(|row| read.rows.iter().all(|other| other.id != row.id));
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A transaction commits a row at this place.
+    Appear {
+        shard: i16,
+        at: i64,
+    },
+    /// A fetch, cut short after so many rows; what it brought is settled.
+    Fetch {
+        room: usize,
+        cut_after: usize,
+    },
+    /// A fetch whose rows come back unsent.
+    GiveBack {
+        room: usize,
+    },
+    Look,
+    /// Time goes by.
+    Wait {
+        ms: u64,
+    },
+    /// The shards are opened again, under the same or a new lease.
+    Reopen {
+        new_lease: bool,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..SHARDS, 0_i64..200_000).prop_map(|(shard, at)| Step::Appear { shard, at }),
+        4 => (1_usize..8, 1_usize..8).prop_map(|(room, cut_after)| Step::Fetch { room, cut_after }),
+        2 => (1_usize..8).prop_map(|room| Step::GiveBack { room }),
+        1 => Just(Step::Look),
+        2 => (0_u64..300).prop_map(|ms| Step::Wait { ms }),
+        1 => any::<bool>().prop_map(|new_lease| Step::Reopen { new_lease }),
+    ]
+}
+
+struct Model {
+    cursor: LaneCursor,
+    table: Table,
+    now: Moment,
+    seq: i64,
+    epoch: i64,
+    opening: u64,
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut cursor = LaneCursor::new(Duration::from_millis(100));
+        cursor.set_open(&openings(1, 1));
+        Self { cursor, table: Table::default(), now: Moment::now(), seq: 0, epoch: 1, opening: 1 }
+    }
+
+    fn fetch(&mut self, room: usize, cut_after: usize) -> FetchAnswer {
+        let Some(plan) = self.cursor.plan(room, self.now) else { return FetchAnswer::default() };
+        let asked: i64 = plan.ranges.iter().map(|range| range.limit).sum();
+        assert!(asked >= 1, "a plan asks for something");
+        let answer = self.table.answer(&plan, cut_after);
+        self.now = self.now.after(Duration::from_millis(1));
+        self.cursor.advance(&plan, &answer, self.now);
+        answer
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Appear { shard, at } => {
+                self.seq += 1;
+                let mut row = sample::fetched(shard, at, "");
+                row.position.seq = self.seq;
+                self.table.rows.push(row);
+            }
+            Step::Fetch { room, cut_after } => {
+                let answer = self.fetch(room, cut_after);
+                self.table.remove(&answer);
+            }
+            Step::GiveBack { room } => {
+                let answer = self.fetch(room, usize::MAX);
+                let mut places: HashMap<i16, Position> = HashMap::new();
+                for row in &answer.rows {
+                    let place = places.entry(row.shard).or_insert(row.position);
+                    *place = (*place).min(row.position);
+                }
+                self.cursor.rewind(&places);
+            }
+            Step::Look => self.cursor.look_now(),
+            Step::Wait { ms } => self.now = self.now.after(Duration::from_millis(ms)),
+            Step::Reopen { new_lease } => {
+                self.epoch += i64::from(new_lease);
+                self.opening += 1;
+                self.cursor.set_open(&openings(self.epoch, self.opening));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_row_is_read_at_last_wherever_and_whenever_it_appears(
+        steps in prop::collection::vec(step(), 0..120), room in 1_usize..6, cut_after in 1_usize..6,
+    ) {
+        let mut model = Model::new();
+        steps.into_iter().for_each(|step| model.take(step));
+        let mut turns = 0;
+        while !model.table.rows.is_empty() {
+            turns += 1;
+            prop_assert!(turns < 2_000, "{} rows are never read: {:?}", model.table.rows.len(), model.cursor);
+            model.take(Step::Fetch { room, cut_after });
+            model.take(Step::Wait { ms: 30 });
+        }
+    }
+
+    #[test]
+    fn sweeping_ends_though_what_it_finds_stays_in_flight(
+        places in prop::collection::vec(0_i64..200_000, 1..40), room in 1_usize..6,
+    ) {
+        // In flight: the table still has the rows, the fetch leaves them out.
+        let mut model = Model::new();
+        places.into_iter().for_each(|at| model.take(Step::Appear { shard: 0, at }));
+        let mut seen: Vec<Uuid> = Vec::new();
+        for _ in 0..400 {
+            let Some(plan) = model.cursor.plan(room, model.now) else {
+                model.take(Step::Wait { ms: 30 });
+                continue;
+            };
+            let mut visible = Table::default();
+            let sweeping = plan.purpose == Purpose::Sweep;
+            visible.rows = model.table.rows.iter().filter(|row| !(sweeping && seen.contains(&row.id))).cloned().collect();
+            let answer = visible.answer(&plan, usize::MAX);
+            seen.extend(answer.rows.iter().map(|row| row.id));
+            model.now = model.now.after(Duration::from_millis(1));
+            model.cursor.advance(&plan, &answer, model.now);
+        }
+        prop_assert!(model.table.rows.iter().all(|row| seen.contains(&row.id)));
+    }
+}
+
+fn one_read(rows: Vec<Fetched>) -> Model {
+    let mut model = Model::new();
+    model.table.rows = rows;
+    let answer = model.fetch(100, usize::MAX);
+    model.table.remove(&answer);
+    model
+}
+
+#[test]
+fn a_shard_under_a_new_lease_is_read_from_its_start_and_one_opened_again_goes_on() {
+    let mut model = one_read(vec![sample::fetched(0, 100_000, "")]);
+    assert_eq!(model.cursor.shards[&0].cursor.scheduled_at, 100_000);
+    model.take(Step::Reopen { new_lease: false });
+    assert_eq!(model.cursor.shards[&0].cursor.scheduled_at, 100_000);
+    model.take(Step::Reopen { new_lease: true });
+    assert_eq!(model.cursor.shards[&0].cursor, Position::START);
+}
+
+#[test]
+fn sweeping_goes_on_when_a_rewind_moved_the_cursor_back_to_where_the_sweep_stood() {
+    let mut model = one_read(vec![sample::fetched(0, 100_000, "")]);
+    model.take(Step::Fetch { room: 10, cut_after: 10 });
+    let swept = Position { scheduled_at: 50_000, seq: 1 };
+    model.cursor.shards.get_mut(&0).unwrap().sweep = swept;
+    model.cursor.rewind(&HashMap::from([(0, swept)]));
+    model.take(Step::Appear { shard: 0, at: 10_000 });
+    for _ in 0..20 {
+        model.take(Step::Wait { ms: 200 });
+        model.take(Step::Fetch { room: 10, cut_after: 10 });
+    }
+    assert!(model.table.rows.is_empty(), "what was committed behind the cursor is found");
+}
+
+#[test]
+fn a_shard_that_was_lost_is_not_read() {
+    let mut model = Model::new();
+    let kept: HashMap<i16, Opening> = HashMap::from([(1, Opening { epoch: 1, number: 1 })]);
+    model.cursor.set_open(&kept);
+    let plan = model.cursor.plan(10, model.now).unwrap();
+    assert_eq!(plan.ranges.iter().map(|range| range.shard).collect::<Vec<_>>(), [1]);
+    model.cursor.set_open(&HashMap::new());
+    assert!(model.cursor.plan(10, model.now).is_none());
+}
+
+#[test]
+fn without_room_nothing_is_asked_for() {
+    let mut model = Model::new();
+    assert!(model.cursor.plan(0, model.now).is_none());
+}
+
+#[test]
+fn an_idle_lane_is_looked_at_once_every_poll_interval_or_when_somebody_calls() {
+    let mut model = one_read(Vec::new());
+    assert!(model.cursor.plan(10, model.now).is_none());
+    assert!(model.cursor.plan(10, model.now.after(Duration::from_millis(101))).is_some());
+    model.cursor.look_now();
+    let now = Moment::now().max(model.now);
+    assert!(model.cursor.plan(10, now).is_some_and(|plan| plan.retry_shards.len() == 2));
+}
+
+#[test]
+fn large_events_make_a_byte_budget_worth_fewer_of_them() {
+    let mut model = Model::new();
+    let before = model.cursor.affordable(1 << 20);
+    for _ in 0..40 {
+        let mut row = sample::fetched(0, 1, "");
+        let mut event = sample::event(1, "");
+        event.data_binary = Some(vec![0; 100_000]);
+        row.event = Ok(Arc::new(event));
+        model.cursor.look_now();
+        model.table.rows = vec![row];
+        model.take(Step::Reopen { new_lease: true });
+        model.fetch(10, usize::MAX);
+    }
+    assert!(model.cursor.affordable(1 << 20) * 20 < before);
+}

@@ -1,0 +1,161 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::LeaseRow;
+
+const LANE: &str = "orders";
+
+fn peer(n: u128, backends: &str, handlers: &str) -> Peer {
+    Peer { id: Uuid::from_u128(n), backends: backends.to_owned(), handlers: handlers.to_owned(), started_at: n as i64 }
+}
+
+fn able(n: u128) -> Peer {
+    peer(n, r#"{"orders": "ok"}"#, "[]")
+}
+
+fn view(shards: i16, peers: Vec<Peer>) -> LeaseView {
+    let row = |number| LeaseRow { shard: Shard { lane: LANE.into(), number }, owner: None, expired: true };
+    LeaseView { peers, leases: (0..shards).map(row).collect(), renewed: Vec::new() }
+}
+
+fn share_of(n: u128, view: &LeaseView, given_up: bool) -> Share {
+    fair_share(Uuid::from_u128(n), LANE, view, given_up)
+}
+
+fn stands_by(share: &Share) -> bool {
+    matches!(share, Share::StandBy(_))
+}
+
+#[test]
+fn one_two_three_and_five_workers_share_32_shards() {
+    for (workers, target) in [(1, 32), (2, 16), (3, 11), (5, 7)] {
+        let view = view(32, (1..=workers).map(able).collect());
+        assert!((1..=workers).all(|n| share_of(n, &view, false) == Share::Target(target)), "{workers}");
+    }
+}
+
+#[test]
+fn workers_that_do_not_serve_the_lane_do_not_count() {
+    let view = view(32, vec![able(1), peer(2, r#"{"other": "ok"}"#, "[]"), peer(3, "nonsense", "[]")]);
+    assert_eq!(share_of(1, &view, false), Share::Target(32));
+    assert!(stands_by(&share_of(2, &view, false)));
+    assert!(stands_by(&share_of(9, &view, false)), "one that has not been seen takes nothing yet");
+}
+
+#[test]
+fn a_worker_that_lacks_a_handler_stands_by_and_names_it() {
+    let view = view(
+        32,
+        vec![peer(1, r#"{"orders": "ok"}"#, r#"["mail", "audit"]"#), peer(2, r#"{"orders": "ok"}"#, r#"["mail"]"#)],
+    );
+    assert_eq!(share_of(1, &view, false), Share::Target(32));
+    let Share::StandBy(reason) = share_of(2, &view, false) else { panic!("it lacks one") };
+    assert!(reason.ends_with("lacks: audit"), "{reason}");
+}
+
+#[test]
+fn where_no_worker_has_every_handler_the_newest_works() {
+    let ok = r#"{"orders": "ok"}"#;
+    let view = view(32, vec![peer(1, ok, r#"["old"]"#), peer(2, ok, r#"["new"]"#)]);
+    assert!(stands_by(&share_of(1, &view, false)));
+    assert_eq!(share_of(2, &view, false), Share::Target(32));
+}
+
+#[test]
+fn a_backend_is_given_up_only_where_another_worker_has_it() {
+    let down = |n| peer(n, r#"{"orders": "connection refused"}"#, "[]");
+    let mixed = view(32, vec![able(1), down(2)]);
+    assert!(stands_by(&share_of(2, &mixed, true)));
+    assert_eq!(share_of(2, &mixed, false), Share::Target(16), "a moment's trouble changes nothing");
+    assert_eq!(share_of(1, &mixed, false), Share::Target(32), "and another may take all of it");
+    let dark = view(32, vec![down(1), down(2)]);
+    assert!((1..=2).all(|n| !stands_by(&share_of(n, &dark, true))), "with nobody to take it, they try on");
+}
+
+#[derive(Debug, Clone)]
+struct Worker {
+    healthy: bool,
+    complete: bool,
+    given_up: bool,
+}
+
+fn worker() -> impl Strategy<Value = Worker> {
+    (prop::bool::weighted(0.7), prop::bool::weighted(0.8), any::<bool>())
+        .prop_map(|(healthy, complete, given_up)| Worker { healthy, complete, given_up: given_up && !healthy })
+}
+
+proptest! {
+    #[test]
+    fn targets_cover_every_shard_and_none_is_above_the_fair_share(
+        workers in prop::collection::vec(worker(), 1..9), shards in prop::sample::select(vec![1_i16, 32]),
+    ) {
+        let peers: Vec<Peer> = workers.iter().enumerate().map(|(n, worker)| peer(
+            n as u128 + 1,
+            if worker.healthy { r#"{"orders": "ok"}"# } else { r#"{"orders": "down"}"# },
+            if worker.complete { r#"["a", "b"]"# } else { r#"["a"]"# },
+        )).collect();
+        let view = view(shards, peers);
+        let all_the_same = workers.iter().all(|worker| !worker.complete);
+        let able: Vec<bool> = workers.iter().map(|worker| worker.healthy && (worker.complete || all_the_same)).collect();
+        let eligible = able.iter().filter(|able| **able).count();
+        let fair = (shards as usize).div_ceil(eligible.max(1));
+        let mut covered = 0;
+        for (n, worker) in workers.iter().enumerate() {
+            match share_of(n as u128 + 1, &view, worker.given_up) {
+                Share::Target(target) => {
+                    prop_assert!(worker.complete || all_the_same, "a handler is missing");
+                    prop_assert!(!(worker.given_up && eligible > 0), "others have the backend");
+                    prop_assert!(target >= 1 && target <= fair);
+                    if able[n] {
+                        prop_assert_eq!(target, fair);
+                    }
+                    covered += target;
+                }
+                Share::StandBy(_) => prop_assert!(!able[n]),
+            }
+        }
+        prop_assert!(covered >= shards as usize, "{} of {} shards are somebody's to take", covered, shards);
+    }
+}
+
+// What is held.
+
+fn shard(number: i16) -> Shard {
+    Shard { lane: LANE.into(), number }
+}
+
+fn later(seconds: u64) -> Moment {
+    Moment::now().after(Duration::from_secs(seconds))
+}
+
+#[test]
+fn a_lease_counts_until_its_deadline_and_at_its_epoch_alone() {
+    let (leases, now, end) = (Leases::default(), later(0), later(10));
+    leases.add(&[(shard(1), 4)], end);
+    assert!(leases.covers(&shard(1), 4, now));
+    assert!(!leases.covers(&shard(1), 3, now) && !leases.covers(&shard(2), 4, now));
+    assert!(!leases.covers(&shard(1), 4, end) && leases.readable(LANE, end).is_empty());
+}
+
+#[test]
+fn what_a_heartbeat_did_not_renew_is_no_longer_held() {
+    let leases = Leases::default();
+    leases.add(&[(shard(1), 1), (shard(2), 1), (shard(3), 1)], later(10));
+    leases.renew(&[(shard(1), 1), (shard(3), 2)], later(20));
+    let mut held = leases.readable(LANE, later(0));
+    held.sort();
+    assert_eq!(held, [(shard(1), 1), (shard(3), 2)]);
+}
+
+#[test]
+fn a_shard_that_is_being_given_up_is_not_read_but_what_is_in_flight_ends() {
+    let leases = Leases::default();
+    leases.add(&[(shard(1), 1)], later(10));
+    leases.drain(&[shard(1), shard(2)]);
+    assert!(leases.readable(LANE, later(0)).is_empty());
+    assert!(leases.covers(&shard(1), 1, later(0)));
+    leases.renew(&[(shard(1), 1)], later(10));
+    assert_eq!(leases.draining(), [shard(1)], "a heartbeat does not take it back");
+    leases.remove(&[shard(1)]);
+    assert!(leases.counts().is_empty());
+}
