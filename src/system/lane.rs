@@ -11,8 +11,11 @@ use crate::store::{FetchAnswer, Position, Range};
 /// they drew their place are found at once rather than by the sweep. In microseconds.
 const OVERLAP: i64 = 20_000;
 
-/// A sweep step that took longer than this keeps its bounds; faster ones grow together.
+/// A sweep step that took this much longer than a round trip keeps its bounds; faster ones grow together.
 const CHEAP_STEP: Duration = Duration::from_millis(5);
+
+/// Events read between two bounds: each leaves a dead row, and a sweep that stops more often falls behind its cursor.
+const ROWS_PER_STEP: i64 = 1_000;
 
 /// The share of the time that sweeping may take is one in this many.
 const SWEEP_SHARE: u32 = 20;
@@ -55,6 +58,10 @@ pub(crate) struct Plan {
 pub(crate) struct LaneCursor {
     shards: HashMap<i16, ShardState>,
     bounds: BTreeSet<Position>,
+    /// Events read since the last bound.
+    unbounded: i64,
+    /// The fastest sweep step so far: what a round trip costs where nothing is found.
+    fastest: Duration,
     average_size: usize,
     next_look: Moment,
     next_sweep: Moment,
@@ -67,6 +74,8 @@ impl LaneCursor {
         Self {
             shards: HashMap::new(),
             bounds: BTreeSet::new(),
+            unbounded: 0,
+            fastest: Duration::MAX,
             average_size: FIRST_GUESS,
             next_look: now,
             next_sweep: now,
@@ -143,7 +152,7 @@ impl LaneCursor {
             .shards
             .iter()
             .filter(|(_, state)| state.sweep < state.cursor)
-            .map(|(shard, state)| Range { shard: *shard, from: state.sweep, to: Some(self.step(state)), limit: 0 })
+            .map(|(shard, state)| Range { shard: *shard, from: state.sweep, to: Some(just_after(self.step(state))), limit: 0 })
             .collect();
         if ranges.is_empty() {
             return None;
@@ -153,7 +162,7 @@ impl LaneCursor {
         Some(Plan { purpose: Purpose::Sweep, ranges, retry_shards: Vec::new(), retry_limit: 0, began: now })
     }
 
-    /// Where a shard's next sweep step ends. Bounds, and not a LIMIT, make it end: a LIMIT does not count dead rows.
+    /// The last place of a shard's next sweep step. Bounds, and not a LIMIT, make it end: a LIMIT does not count dead rows.
     fn step(&self, state: &ShardState) -> Position {
         let after = (std::ops::Bound::Excluded(state.sweep), std::ops::Bound::Unbounded);
         self.bounds.range(after).next().copied().unwrap_or(state.cursor).min(state.cursor)
@@ -179,10 +188,13 @@ impl LaneCursor {
             state.full = answer.cut_short || count >= range.limit;
             state.cursor = state.cursor.max(last);
         }
+        self.unbounded += found.values().map(|(count, _)| *count).sum::<i64>();
         if let Some(furthest) = found.values().map(|(_, last)| *last).max()
+            && self.unbounded >= ROWS_PER_STEP
             && self.bounds.len() < MAX_BOUNDS
         {
             self.bounds.insert(furthest);
+            self.unbounded = 0;
         }
         if !plan.retry_shards.is_empty() {
             self.next_look = now.after(self.poll_interval);
@@ -191,14 +203,16 @@ impl LaneCursor {
 
     fn advance_sweep(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
         let took = now.since(plan.began);
+        self.fastest = self.fastest.min(took);
+        let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;
         let found = in_ranges(plan, answer);
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };
             let (count, last) = found.get(&range.shard).copied().unwrap_or((0, range.from));
-            let to = range.to.unwrap_or(state.cursor);
+            let to = range.to.map_or(state.cursor, just_before);
             let more = answer.cut_short || count >= range.limit;
             state.sweep = if more { last } else { to };
-            if !more && took < CHEAP_STEP {
+            if !more && cheap {
                 self.bounds.remove(&to);
             }
         }
@@ -235,6 +249,98 @@ fn start(state: &ShardState) -> Position {
     Position { scheduled_at: state.cursor.scheduled_at.saturating_sub(OVERLAP), seq: i64::MIN }
 }
 
+/// Bounds are exclusive, and the event at the end of a step belongs to the step.
+fn just_after(place: Position) -> Position {
+    Position { seq: place.seq.saturating_add(1), ..place }
+}
+
+fn just_before(place: Position) -> Position {
+    Position { seq: place.seq.saturating_sub(1), ..place }
+}
+
 fn share(room: usize, parts: usize) -> i64 {
     i64::try_from(room.div_ceil(parts.max(1))).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Fetched;
+    use crate::system::flight::tests::row;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// What a store would answer: pending rows in a plan's ranges.
+    fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchAnswer {
+        let mut rows: Vec<Fetched> = Vec::new();
+        for range in &plan.ranges {
+            let inside = pending.iter().map(|&(at, seq)| row(range.shard, "", at, seq)).filter(|row| {
+                range.from < row.position && range.to.is_none_or(|to| row.position < to)
+            });
+            rows.extend(inside.take(usize::try_from(range.limit).unwrap()));
+        }
+        FetchAnswer { rows, cut_short: false }
+    }
+
+    fn cursor() -> LaneCursor {
+        let mut cursor = LaneCursor::new(MS * 100);
+        let opening = Opening { epoch: 1, number: 1 };
+        cursor.set_open(&HashMap::from([(0, opening)]));
+        cursor
+    }
+
+    /// Events come one by one and are settled at once; returns how long one that is committed late, behind the cursor,
+    /// is left alone.
+    fn time_until_found(took: Duration, late: impl Fn(i64) -> (i64, i64)) -> Option<Duration> {
+        let mut cursor = cursor();
+        let start = Moment::now();
+        let (mut now, mut seen) = (start, 0);
+        let mut committed = None;
+        while now.since(start) < Duration::from_secs(120) {
+            let micros = i64::try_from(now.since(start).as_micros()).unwrap();
+            // 200 events a second, announced each.
+            let newest = micros / 5_000;
+            if newest > seen {
+                cursor.next_look = now;
+            }
+            let mut pending: Vec<(i64, i64)> = (seen + 1..=newest).map(|n| (n * 5_000, n * 10)).collect();
+            if now.since(start) > Duration::from_secs(30) {
+                let (event, _) = *committed.get_or_insert_with(|| (late(newest), now));
+                pending.insert(0, event);
+            }
+            let Some(plan) = cursor.plan(1_000, now) else {
+                now = now.after(MS);
+                continue;
+            };
+            now = now.after(took);
+            let answer = answer(&plan, &pending);
+            cursor.advance(&plan, &answer, now);
+            if let Some(((at, seq), since)) = committed
+                && answer.rows.iter().any(|row| row.position == Position { scheduled_at: at, seq })
+            {
+                return Some(now.since(since));
+            }
+            if plan.purpose == Purpose::Forward {
+                seen = newest;
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn an_event_behind_the_cursor_is_found_soon_while_others_keep_coming() {
+        for took in [MS, MS * 8] {
+            let found = time_until_found(took, |newest| ((newest - 400) * 5_000, (newest - 400) * 10 + 1));
+            assert!(found.is_some_and(|span| span < Duration::from_secs(5)), "{took:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_whose_place_bounds_a_sweep_step_is_found() {
+        for took in [MS, MS * 8] {
+            // The place of an event that was read before, as a person's retry has it.
+            let found = time_until_found(took, |newest| ((newest - 400) * 5_000, (newest - 400) * 10));
+            assert!(found.is_some_and(|span| span < Duration::from_secs(5)), "{took:?}: {found:?}");
+        }
+    }
 }
