@@ -1,6 +1,6 @@
 //! `Poller`: reads what is due and hands it to the publishers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,10 +157,14 @@ impl Poller {
         let track = &mut self.tracks[index];
         track.cursors[lane].advance(plan, &reading.answer, Moment::now());
         let credit = &track.line.credit;
-        let Reading { answer, blockers, fetch } = reading;
+        let Reading { answer, blockers, unfinished, fetch } = reading;
         let Admitted { tickets, unreadable } =
             fetch.admit(answer.rows, &blockers, |row| credit.take(row.event.as_ref().map_or(0, |event| event.size())));
         drop(fetch);
+        // A key of which nothing may go waits for what stands before it: read again at once, it would be for ever.
+        let going: HashSet<&str> = tickets.iter().map(Ticket::key).collect();
+        let flight = &track.line.flights[lane];
+        unfinished.iter().filter(|(key, read)| !*read || going.contains(&**key)).for_each(|(key, _)| flight.want(key));
         self.refuse(unreadable);
         self.deliver(index, tickets);
     }
@@ -223,6 +227,8 @@ panics_on_demand!(Poller);
 struct Reading {
     answer: FetchAnswer,
     blockers: HashMap<String, Blocker>,
+    /// Keys that were asked for and may have more, and whether any of it was read.
+    unfinished: Vec<(String, bool)>,
     fetch: Fetch,
 }
 
@@ -248,10 +254,11 @@ async fn read_fallibly(
 ) -> Result<Reading, StoreError> {
     let fetch = flight.begin_fetch();
     let answer = shared.store.fetch(request).await?;
+    let mut unfinished = Vec::new();
     for key in &request.keys {
         let count = answer.rows.iter().filter(|row| row.partition_key == *key).count();
         if answer.cut_short || i64::try_from(count).unwrap_or(i64::MAX) >= request.key_limit {
-            flight.want(key);
+            unfinished.push((key.clone(), count > 0));
         }
     }
     let questions = flight.questions(&answer.rows);
@@ -260,12 +267,14 @@ async fn read_fallibly(
     } else {
         shared.store.blockers(flight.lane(), line.holds_on_failure(), &questions).await?
     };
-    Ok(Reading { answer, blockers, fetch })
+    Ok(Reading { answer, blockers, unfinished, fetch })
 }
 
 fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchRequest {
     let sweeping = plan.purpose == Purpose::Sweep;
-    let keys = if sweeping { Vec::new() } else { flight.take_wanted(WANTED_KEYS) };
+    let room = line.credit.events_left().max(1);
+    let keys = if sweeping { Vec::new() } else { flight.take_wanted(WANTED_KEYS.min(room)) };
+    let key_limit = i64::try_from(room / keys.len().max(1)).unwrap_or(KEY_LIMIT).clamp(1, KEY_LIMIT);
     let except = if sweeping || !keys.is_empty() { flight.ids() } else { Vec::new() };
     FetchRequest {
         lane: flight.lane().clone(),
@@ -274,7 +283,7 @@ fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchR
         retry_shards: plan.retry_shards.clone(),
         retry_limit: plan.retry_limit,
         keys,
-        key_limit: KEY_LIMIT,
+        key_limit,
         max_bytes: line.credit.bytes_left(),
         max_event_bytes: shared.settings.worker.max_event_bytes,
     }
