@@ -27,6 +27,11 @@ impl Outbox {
         Self { shared }
     }
 
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The supervisor's address, for applications that speak in messages.
     ///
     /// # Errors

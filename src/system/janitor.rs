@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
@@ -24,16 +24,19 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Janitor {
     shared: Arc<Shared>,
     deleting: bool,
-    _lifeline: Lifeline,
+    lifeline: Lifeline,
 }
 
 impl Janitor {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let lifeline = shared.lifeline(ActorKind::Janitor);
-        Self { shared, deleting: false, _lifeline: lifeline }
+        Self { shared, deleting: false, lifeline }
     }
 
     fn repair(&mut self, ctx: &mut Context<Self>) {
+        if !self.lifeline.is_current() {
+            return ctx.stop();
+        }
         let shared = Arc::clone(&self.shared);
         let work = self.shared.runtime.spawn(async move {
             match shared.store.repair_missing_seq().await {

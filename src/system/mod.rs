@@ -21,6 +21,8 @@ mod registry;
 mod retry;
 mod shared;
 mod supervisor;
+#[cfg(all(test, feature = "sqlite", feature = "fault-injection"))]
+mod supervisor_tests;
 mod suspects;
 mod ticket;
 

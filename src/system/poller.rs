@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::clock::Moment;
 use super::flight::{Admitted, Fetch, Flight, Opening};
@@ -33,7 +33,7 @@ pub(crate) struct Poller {
     tracks: Vec<Track>,
     failures: u32,
     pause_until: Moment,
-    _lifeline: Lifeline,
+    lifeline: Lifeline,
 }
 
 /// One publisher's lanes; one of them is read at a time, so that their credit is not spent twice.
@@ -58,11 +58,16 @@ impl Poller {
             })
             .collect();
         let lifeline = shared.lifeline(ActorKind::Poller);
-        Self { shared, tracks, failures: 0, pause_until: Moment::now(), _lifeline: lifeline }
+        Self { shared, tracks, failures: 0, pause_until: Moment::now(), lifeline }
     }
 
     /// Starts whatever can be started now.
     fn turn(&mut self, ctx: &mut Context<Self>) {
+        if !self.lifeline.is_current() {
+            // What it listens to wakes one actor only.
+            self.shared.wake.notify_one();
+            return ctx.stop();
+        }
         self.shared.tick();
         if self.shared.is_stopping() {
             return;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -31,7 +31,7 @@ pub(crate) struct Publisher {
     name: String,
     mailbox: usize,
     flushing: bool,
-    _lifeline: Lifeline,
+    lifeline: Lifeline,
 }
 
 impl Publisher {
@@ -40,10 +40,10 @@ impl Publisher {
         // Sessions of a predecessor that died are shut out by the next open.
         line.close_all();
         line.state().opening = false;
-        let mailbox = line.credit.events_left().max(16) + 16;
+        let mailbox = shared.settings.worker.max_in_flight.max(16) + 16;
         let name = line.name.clone();
         let desk = Arc::new(Mutex::new(Desk::new(Arc::clone(&shared), line)));
-        Self { shared, desk, name, mailbox, flushing: false, _lifeline: lifeline }
+        Self { shared, desk, name, mailbox, flushing: false, lifeline }
     }
 }
 
@@ -60,6 +60,9 @@ impl Actor for Publisher {
 
 impl Publisher {
     fn flush(&mut self, ctx: &mut Context<Self>) {
+        if !self.lifeline.is_current() {
+            return ctx.stop();
+        }
         if std::mem::replace(&mut self.flushing, true) {
             return;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use actix::Addr;
@@ -102,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) beat_now: Arc<Notify>,
     /// Told by each actor that dies.
     pub(crate) deaths: mpsc::UnboundedSender<ActorKind>,
+    places: Places,
     pub(crate) addresses: Mutex<Addresses>,
     stopping: AtomicBool,
     news: AtomicBool,
@@ -134,6 +135,7 @@ impl Shared {
             wake,
             beat_now: Arc::default(),
             deaths,
+            places: Places::default(),
             addresses: Mutex::default(),
             stopping: AtomicBool::new(false),
             news: AtomicBool::new(false),
@@ -201,22 +203,57 @@ impl Shared {
         all.push(Arc::new(subscription));
     }
 
-    /// A guard that reports its actor's death when the actor is dropped.
+    /// A guard that reports its actor's death when the actor is dropped. The actor takes the place of any before it.
     pub(crate) fn lifeline(&self, kind: ActorKind) -> Lifeline {
-        Lifeline { kind, deaths: self.deaths.clone() }
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = Arc::new(());
+        places.insert(kind.clone(), Arc::downgrade(&alive));
+        Lifeline { kind, alive, places: Arc::clone(&self.places), deaths: self.deaths.clone() }
+    }
+
+    /// Whether an actor of this kind lives and has its place.
+    pub(crate) fn is_alive(&self, kind: &ActorKind) -> bool {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(kind).is_some_and(|place| place.strong_count() > 0)
+    }
+
+    #[cfg(test)]
+    pub(super) fn place(&self, kind: &ActorKind) -> Option<*const ()> {
+        self.places.lock().unwrap().get(kind).map(Weak::as_ptr)
+    }
+
+    /// Nobody has a place any more: actors that an interval keeps alive end with their next turn.
+    pub(crate) fn retire_all(&self) {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
+
+/// Who is the actor of each kind now.
+type Places = Arc<Mutex<HashMap<ActorKind, Weak<()>>>>;
 
 /// Reports the death of the actor that holds it. A panic in an actix handler drops the actor, so this sees it too.
 pub(crate) struct Lifeline {
     kind: ActorKind,
+    alive: Arc<()>,
+    places: Places,
     deaths: mpsc::UnboundedSender<ActorKind>,
+}
+
+impl Lifeline {
+    /// Whether the actor still has its place, or another has taken it.
+    pub(crate) fn is_current(&self) -> bool {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(&self.kind).is_some_and(|place| std::ptr::eq(place.as_ptr(), Arc::as_ptr(&self.alive)))
+    }
 }
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        // The receiver is gone only when the whole system is.
-        let _ = self.deaths.send(self.kind.clone());
+        // One that was replaced needs no successor: it would replace the one that is there, and so on without end.
+        if self.is_current() || self.kind == ActorKind::OutboxSystem {
+            // The receiver is gone only when the whole system is.
+            let _ = self.deaths.send(self.kind.clone());
+        }
     }
 }
 

@@ -141,13 +141,12 @@ impl Actor for OutboxSystem {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let replaces_another = self.shared.addresses().retry.is_some();
         self.shared.addresses().system = Some(ctx.address());
-        // A predecessor's children without an address of their own have died with it.
+        // A predecessor's children without an address of their own die with it, or end when they see that they were replaced.
         for kind in self.all_children() {
             let alive = match &kind {
                 ActorKind::Poller | ActorKind::LeaseKeeper | ActorKind::Janitor => false,
-                _ => replaces_another,
+                _ => self.shared.is_alive(&kind),
             };
             if !alive {
                 self.start_child(&kind);
@@ -160,7 +159,8 @@ impl Handler<Died> for OutboxSystem {
     type Result = ();
 
     fn handle(&mut self, Died(kind): Died, _: &mut Self::Context) {
-        if !self.shared.is_stopping() {
+        // A new supervisor may have started one already.
+        if !self.shared.is_stopping() && !self.shared.is_alive(&kind) {
             tracing::error!(actor = ?kind, "an actor died; a new one takes its place");
             self.start_child(&kind);
         }
@@ -265,6 +265,7 @@ impl Handler<Stop> for OutboxSystem {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        self.shared.retire_all();
         self.children = Children::default();
         *self.shared.addresses() = super::shared::Addresses::default();
         ctx.stop();
