@@ -248,6 +248,7 @@ impl Lines<'_> {
                     on_failed: settings.on_failed,
                     channel: self.channel(name, settings, outbox)?,
                     state: std::sync::Mutex::new(LineState::default()),
+                    turn: tokio::sync::Mutex::default(),
                 };
                 Ok((name.clone(), Arc::new(line)))
             })

@@ -97,7 +97,8 @@ impl Poller {
             })
             .collect();
         let mut state = line.state();
-        let paused = state.down.as_ref().is_some_and(|down| now < down.until);
+        let paused = state.down.as_ref().is_some_and(|down| now < down.until)
+            || state.open_after.is_some_and(|moment| now < moment);
         if wanted.is_empty() || state.opening || paused {
             return;
         }

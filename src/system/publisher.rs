@@ -124,6 +124,8 @@ impl Desk {
     // Opening.
 
     async fn open(&mut self, shards: &[(Shard, i64)]) {
+        let line = Arc::clone(&self.line);
+        let _turn = line.turn.lock().await;
         let opened = self.try_open(shards).await;
         self.line.state().opening = false;
         match opened {
@@ -173,6 +175,7 @@ impl Desk {
             }
         }
         if !refused.is_empty() {
+            self.line.state().open_after = Some(Moment::now().after(FIRST_PAUSE));
             self.shared.beat_now.notify_one();
         }
     }
@@ -228,6 +231,8 @@ impl Desk {
     // Delivering.
 
     async fn deliver(&mut self, tickets: Vec<Ticket>) {
+        let line = Arc::clone(&self.line);
+        let _turn = line.turn.lock().await;
         // Already with the backend: only their handlers are left.
         let (mut handled, mut queue): (Vec<Ticket>, Vec<Ticket>) =
             tickets.into_iter().partition(|ticket| ticket.event().is_some_and(|event| event.published_at.is_some()));
@@ -259,6 +264,15 @@ impl Desk {
             while let Err(wait) = limiter.take(most) {
                 if self.shared.is_stopping() {
                     return Vec::new();
+                }
+                // Those whose session or lease ended meanwhile do not wait, nor do others wait behind them.
+                let waiting = queue.len();
+                queue.retain(|ticket| self.may_go(ticket));
+                if queue.is_empty() {
+                    return Vec::new();
+                }
+                if queue.len() < waiting {
+                    return Box::pin(self.next_piece(queue)).await;
                 }
                 tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
             }
@@ -369,10 +383,27 @@ impl Desk {
     }
 
     async fn flush(&mut self) {
+        let line = Arc::clone(&self.line);
+        let _turn = line.turn.lock().await;
         self.note_settled();
         if let Err(error) = self.channel.flush().await {
             self.line.close_all();
             self.say_down(&error.to_string(), false);
+        }
+        self.probe().await;
+    }
+
+    /// A worker that holds nothing of its backend opens nothing either, so only asking tells that the backend is back.
+    async fn probe(&mut self) {
+        let now = Moment::now();
+        let due = self.line.state().down.as_ref().is_some_and(|down| now >= down.until);
+        let holds = self.line.flights.iter().any(|flight| !self.shared.leases.readable(flight.lane(), now).is_empty());
+        if !due || holds {
+            return;
+        }
+        match self.channel.health_check().await {
+            Ok(()) => self.say_up(),
+            Err(error) => self.say_down(&error.to_string(), false),
         }
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Line {
     pub(crate) on_failed: OnFailed,
     pub(crate) channel: ChannelFactory,
     pub(crate) state: Mutex<LineState>,
+    /// Held while a publisher works: what a predecessor that died has begun ends before its successor opens anything.
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 /// The breaker of one publisher, and since when its backend is away.
@@ -45,6 +47,8 @@ pub(crate) struct LineState {
     pub(crate) down: Option<Down>,
     /// An open is under way.
     pub(crate) opening: bool,
+    /// No open before this: the last one was refused, and the next heartbeat tells why.
+    pub(crate) open_after: Option<Moment>,
 }
 
 #[derive(Debug, Clone)]
