@@ -129,6 +129,11 @@ impl Flight {
         Fetch { flight: Arc::clone(self), number, open: inner.open.clone() }
     }
 
+    #[cfg(test)]
+    pub(super) fn fetches_begun(&self) -> u64 {
+        self.lock().next_fetch
+    }
+
     pub(crate) fn ids(&self) -> Vec<Uuid> {
         self.lock().events.keys().copied().collect()
     }

@@ -111,8 +111,8 @@ impl LaneCursor {
     }
 
     /// Somebody said that there is something new.
-    pub(crate) fn look_now(&mut self) {
-        self.next_look = Moment::now();
+    pub(crate) fn look_now(&mut self, now: Moment) {
+        self.next_look = self.next_look.min(now);
     }
 
     /// The events that a byte budget is worth.

@@ -74,7 +74,7 @@ impl Poller {
         }
         let now = Moment::now();
         if self.shared.take_news() {
-            self.tracks.iter_mut().flat_map(|track| &mut track.cursors).for_each(LaneCursor::look_now);
+            self.tracks.iter_mut().flat_map(|track| &mut track.cursors).for_each(|cursor| cursor.look_now(now));
         }
         for index in 0..self.tracks.len() {
             self.open_shards(index, now);
@@ -141,7 +141,7 @@ impl Poller {
             cursor.set_open(&open_and_held(&self.shared, flight, now));
             cursor.rewind(&flight.take_rewinds());
             if flight.has_wanted() {
-                cursor.look_now();
+                cursor.look_now(now);
             }
             let room = track.line.credit.events_left().min(cursor.affordable(bytes)).min(MAX_FETCH);
             // A backlog is read in pieces worth a round trip.
