@@ -85,9 +85,11 @@ impl Channel for Plain {
 
     async fn send(&mut self, batch: &[Parcel]) -> Sent {
         let events: Vec<Arc<OutboxEvent>> = batch.iter().map(|parcel| Arc::clone(&parcel.event)).collect();
-        let rounds = u32::try_from(events.len().div_ceil(self.0.concurrency().max(1))).unwrap_or(u32::MAX);
-        // Default batches bound each event; this bounds a batch form that a backend brings itself.
-        let limit = self.0.timeout().saturating_mul(rounds.saturating_add(1));
+        // Default batches bound each event, and a key's events go one after the other; this bounds a batch form that a
+        // backend brings itself, and must not cut off a default one that is slow but answers.
+        let longest = super::chains(&events).iter().map(Vec::len).max().unwrap_or(0);
+        let rounds = u32::try_from(events.len().div_ceil(self.0.concurrency().max(1)) + longest).unwrap_or(u32::MAX);
+        let limit = self.0.timeout().saturating_mul(rounds);
         let mut unavailable = None;
         let answers = match tokio::time::timeout(limit, self.0.publish_batch(&events)).await {
             Ok(mut answers) => {

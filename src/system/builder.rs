@@ -261,6 +261,7 @@ impl Lines<'_> {
                     rate_limit: settings.rate_limit,
                     channel: self.channel(name, settings, outbox)?,
                     state: std::sync::Mutex::new(LineState::default()),
+                    turn: tokio::sync::Mutex::default(),
                 };
                 Ok((name.clone(), Arc::new(line)))
             })

@@ -218,7 +218,9 @@ impl Flight {
         let mut inner = self.lock();
         let Some(entry) = inner.remove(id) else { return };
         inner.rewind(entry.shard, entry.position);
-        if close {
+        // Later events of its key may be queued, or on their way from a fetch that knew it in flight: they must not
+        // overtake it, so they end with the opening that they were read under.
+        if close || entry.key.is_some() {
             inner.open.remove(&entry.shard);
         }
     }
@@ -393,3 +395,6 @@ pub(crate) fn shard_of(flight: &Flight, number: i16) -> Shard {
 #[cfg(test)]
 #[path = "flight_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "flight_unsent_tests.rs"]
+pub(super) mod unsent_tests;

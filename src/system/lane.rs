@@ -11,8 +11,11 @@ use crate::store::{FetchAnswer, Position, Range};
 /// they drew their place are found at once rather than by the sweep. In microseconds.
 const OVERLAP: i64 = 20_000;
 
-/// A sweep step that took longer than this keeps its bounds; faster ones grow together.
+/// A sweep step that took this much longer than a round trip keeps its bounds; faster ones grow together.
 const CHEAP_STEP: Duration = Duration::from_millis(5);
+
+/// Events read between two bounds: each leaves a dead row, and a sweep that stops more often falls behind its cursor.
+const ROWS_PER_STEP: i64 = 1_000;
 
 /// The share of the time that sweeping may take is one in this many.
 const SWEEP_SHARE: u32 = 20;
@@ -55,6 +58,10 @@ pub(crate) struct Plan {
 pub(crate) struct LaneCursor {
     shards: HashMap<i16, ShardState>,
     bounds: BTreeSet<Position>,
+    /// Events read since the last bound.
+    unbounded: i64,
+    /// The fastest sweep step so far: what a round trip costs where nothing is found.
+    fastest: Duration,
     average_size: usize,
     next_look: Moment,
     next_sweep: Moment,
@@ -67,6 +74,8 @@ impl LaneCursor {
         Self {
             shards: HashMap::new(),
             bounds: BTreeSet::new(),
+            unbounded: 0,
+            fastest: Duration::MAX,
             average_size: FIRST_GUESS,
             next_look: now,
             next_sweep: now,
@@ -103,7 +112,7 @@ impl LaneCursor {
 
     /// There is something new, so the next plan looks. The plan's own `now`: a later one would put the look off.
     pub(crate) fn look_at(&mut self, now: Moment) {
-        self.next_look = now;
+        self.next_look = self.next_look.min(now);
     }
 
     /// The events that a byte budget is worth.
@@ -139,15 +148,18 @@ impl LaneCursor {
     }
 
     fn plan_sweep(&mut self, room: usize, now: Moment) -> Option<Plan> {
-        // Asked here and not where a step ends: a rewind, or a shard that was lost, can end a sweep as well.
-        if self.is_swept() {
-            self.shards.values_mut().for_each(|state| state.sweep = Position::START);
-        }
+        // Asked here too and not only where a step ends: a rewind, or a shard that was lost, can end a sweep as well.
+        self.begin_anew_where_swept();
         let mut ranges: Vec<Range> = self
             .shards
             .iter()
             .filter(|(_, state)| state.sweep < state.cursor)
-            .map(|(shard, state)| Range { shard: *shard, from: state.sweep, to: Some(self.step(state)), limit: 0 })
+            .map(|(shard, state)| Range {
+                shard: *shard,
+                from: state.sweep,
+                to: Some(just_after(self.step(state))),
+                limit: 0,
+            })
             .collect();
         if ranges.is_empty() {
             return None;
@@ -157,11 +169,16 @@ impl LaneCursor {
         Some(Plan { purpose: Purpose::Sweep, ranges, retry_shards: Vec::new(), retry_limit: 0, began: now })
     }
 
-    fn is_swept(&self) -> bool {
-        self.shards.values().all(|state| state.sweep >= state.cursor)
+    /// A sweep that has come to every cursor starts again; returns whether it had.
+    fn begin_anew_where_swept(&mut self) -> bool {
+        let swept = self.shards.values().all(|state| state.sweep >= state.cursor);
+        if swept {
+            self.shards.values_mut().for_each(|state| state.sweep = Position::START);
+        }
+        swept
     }
 
-    /// Where a shard's next sweep step ends. Bounds, and not a LIMIT, make it end: a LIMIT does not count dead rows.
+    /// The last place of a shard's next sweep step. Bounds, and not a LIMIT, make it end: a LIMIT does not count dead rows.
     fn step(&self, state: &ShardState) -> Position {
         let after = (std::ops::Bound::Excluded(state.sweep), std::ops::Bound::Unbounded);
         self.bounds.range(after).next().copied().unwrap_or(state.cursor).min(state.cursor)
@@ -187,10 +204,13 @@ impl LaneCursor {
             state.full = answer.cut_short || count >= range.limit;
             state.cursor = state.cursor.max(last);
         }
+        self.unbounded += found.values().map(|(count, _)| *count).sum::<i64>();
         if let Some(furthest) = found.values().map(|(_, last)| *last).max()
+            && self.unbounded >= ROWS_PER_STEP
             && self.bounds.len() < MAX_BOUNDS
         {
             self.bounds.insert(furthest);
+            self.unbounded = 0;
         }
         // News that came while the fetch was under way may be of what it did not see.
         if !plan.retry_shards.is_empty() && self.next_look <= plan.began {
@@ -202,19 +222,21 @@ impl LaneCursor {
 
     fn advance_sweep(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
         let took = now.since(plan.began);
+        self.fastest = self.fastest.min(took);
+        let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;
         let found = in_ranges(plan, answer);
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };
             let (count, last) = found.get(&range.shard).copied().unwrap_or((0, range.from));
-            let to = range.to.unwrap_or(state.cursor);
+            let to = range.to.map_or(state.cursor, just_before);
             let more = answer.cut_short || count >= range.limit;
             state.sweep = if more { last } else { to };
-            if !more && took < CHEAP_STEP {
+            if !more && cheap {
                 self.bounds.remove(&to);
             }
         }
         let mut pause = took * SWEEP_SHARE;
-        if self.is_swept() {
+        if self.begin_anew_where_swept() {
             pause = pause.max(self.poll_interval);
         }
         self.next_sweep = now.after(pause);
@@ -244,10 +266,22 @@ fn start(state: &ShardState) -> Position {
     Position { scheduled_at: state.cursor.scheduled_at.saturating_sub(OVERLAP), seq: i64::MIN }
 }
 
+/// Bounds are exclusive, and the event at the end of a step belongs to the step.
+fn just_after(place: Position) -> Position {
+    Position { seq: place.seq.saturating_add(1), ..place }
+}
+
+fn just_before(place: Position) -> Position {
+    Position { seq: place.seq.saturating_sub(1), ..place }
+}
+
 fn share(room: usize, parts: usize) -> i64 {
     i64::try_from(room.div_ceil(parts.max(1))).unwrap_or(i64::MAX)
 }
 
+#[cfg(test)]
+#[path = "lane_sweep_tests.rs"]
+mod sweep_tests;
 #[cfg(test)]
 #[path = "lane_tests.rs"]
 mod tests;

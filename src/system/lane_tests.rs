@@ -131,7 +131,7 @@ impl Model {
                 }
                 self.cursor.rewind(&places);
             }
-            Step::Look => self.cursor.look_now(),
+            Step::Look => self.cursor.look_at(Moment::now()),
             Step::Wait { ms } => self.now = self.now.after(Duration::from_millis(ms)),
             Step::Reopen { new_lease } => {
                 self.epoch += i64::from(new_lease);
@@ -240,7 +240,7 @@ fn an_idle_lane_is_looked_at_once_every_poll_interval_or_when_somebody_calls() {
     let mut model = one_read(Vec::new());
     assert!(model.cursor.plan(10, model.now).is_none());
     assert!(model.cursor.plan(10, model.now.after(Duration::from_millis(101))).is_some());
-    model.cursor.look_now();
+    model.cursor.look_at(Moment::now());
     let now = Moment::now().max(model.now);
     assert!(model.cursor.plan(10, now).is_some_and(|plan| plan.retry_shards.len() == 2));
 }
@@ -254,7 +254,7 @@ fn large_events_make_a_byte_budget_worth_fewer_of_them() {
         let mut event = sample::event(1, "");
         event.data_binary = Some(vec![0; 100_000]);
         row.event = Ok(Arc::new(event));
-        model.cursor.look_now();
+        model.cursor.look_at(Moment::now());
         model.table.rows = vec![row];
         model.take(Step::Reopen { new_lease: true });
         model.fetch(10, usize::MAX);

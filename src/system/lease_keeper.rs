@@ -145,10 +145,12 @@ impl Keeper {
     /// Waits for the next beat, releasing meanwhile what has run empty and waking early where something is free.
     async fn wait(&mut self, leases: &mut Option<Box<dyn LeaseStore>>, until: Moment) {
         while Moment::now() < until && !self.control.stop.load(Ordering::Acquire) {
-            // Woken or not, the loop looks.
-            let _ = tokio::time::timeout(LOOK_INTERVAL, self.shared.beat_now.notified()).await;
+            let woken = tokio::time::timeout(LOOK_INTERVAL, self.shared.beat_now.notified()).await.is_ok();
             let Some(store) = leases else { continue };
             if self.release_drained(store.as_mut()).await.is_err() {
+                return;
+            }
+            if woken {
                 return;
             }
             let short: Vec<Lane> = self.lanes_below_target();
@@ -191,18 +193,16 @@ impl Keeper {
 
     fn heartbeat(&self) -> Heartbeat {
         let lanes: Vec<Lane> = self.shared.lanes().cloned().collect();
-        // A loop that does not turn must not keep its shards from workers whose loops do.
+        // A loop that does not turn must not keep its shards from workers whose loops do: neither by renewing them nor by
+        // counting among those who share.
         let stuck = self.shared.silent_for() > self.shared.settings.worker.lease;
         let backends: BTreeMap<&str, String> = self
             .shared
             .lines
             .values()
             .flat_map(|line| {
-                let health = if stuck {
-                    "its loops do not turn".to_owned()
-                } else {
-                    line.state().down.as_ref().map_or_else(|| "ok".to_owned(), |down| down.reason.clone())
-                };
+                let down = line.state().down.as_ref().map(|down| down.reason.clone());
+                let health = down.unwrap_or_else(|| if stuck { "the worker's loop is stuck" } else { "ok" }.to_owned());
                 line.flights.iter().map(move |flight| (flight.lane().as_ref(), health.clone()))
             })
             .collect();

@@ -175,7 +175,7 @@ impl HealthReport {
 pub struct Shutdown;
 
 /// The actors, by name, for supervision and its tests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ActorKind {
     /// The supervisor.

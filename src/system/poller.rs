@@ -1,6 +1,6 @@
 //! `Poller`: reads what is due and hands it to the publishers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ impl Poller {
     /// Starts whatever can be started now.
     fn turn(&mut self, ctx: &mut Context<Self>) {
         if !ctx.connected() {
+            // What it listens to wakes one actor only.
+            self.shared.wake.notify_one();
             return ctx.stop();
         }
         self.shared.tick();
@@ -95,19 +97,14 @@ impl Poller {
             })
             .collect();
         let mut state = line.state();
-        let paused = state.down.as_ref().is_some_and(|down| now < down.until);
-        // Without a shard an open only finds out whether the backend is back, for a worker that had to give it up.
-        let idle = wanted.is_empty() && (state.down.is_none() || self.holds_any(line, now));
-        if idle || state.opening || paused {
+        let paused = state.down.as_ref().is_some_and(|down| now < down.until)
+            || state.open_after.is_some_and(|moment| now < moment);
+        if wanted.is_empty() || state.opening || paused {
             return;
         }
         let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
         // A full mailbox or a publisher that is being replaced: the next turn asks again.
         state.opening = publisher.try_send(Open(wanted)).is_ok();
-    }
-
-    fn holds_any(&self, line: &Line, now: Moment) -> bool {
-        line.flights.iter().any(|flight| !self.shared.leases.readable(flight.lane(), now).is_empty())
     }
 
     /// Plans and starts the next fetch of a publisher's lanes.
@@ -168,10 +165,14 @@ impl Poller {
         let track = &mut self.tracks[index];
         track.cursors[lane].advance(plan, &reading.answer, Moment::now());
         let credit = &track.line.credit;
-        let Reading { answer, blockers, fetch } = reading;
+        let Reading { answer, blockers, unfinished, fetch } = reading;
         let Admitted { tickets, unreadable } =
             fetch.admit(answer.rows, &blockers, |row| credit.take(row.event.as_ref().map_or(0, |event| event.size())));
         drop(fetch);
+        // A key of which nothing may go waits for what stands before it: read again at once, it would be for ever.
+        let going: HashSet<&str> = tickets.iter().map(Ticket::key).collect();
+        let flight = &track.line.flights[lane];
+        unfinished.iter().filter(|(key, read)| !*read || going.contains(&**key)).for_each(|(key, _)| flight.want(key));
         self.refuse(unreadable);
         self.deliver(index, tickets);
     }
@@ -234,6 +235,8 @@ panics_on_demand!(Poller);
 struct Reading {
     answer: FetchAnswer,
     blockers: HashMap<String, Blocker>,
+    /// Keys that were asked for and may have more, and whether any of it was read.
+    unfinished: Vec<(String, bool)>,
     fetch: Fetch,
 }
 
@@ -259,10 +262,11 @@ async fn read_fallibly(
 ) -> Result<Reading, StoreError> {
     let fetch = flight.begin_fetch();
     let answer = shared.store.fetch(request).await?;
+    let mut unfinished = Vec::new();
     for key in &request.keys {
         let count = answer.rows.iter().filter(|row| row.partition_key == *key).count();
         if answer.cut_short || i64::try_from(count).unwrap_or(i64::MAX) >= request.key_limit {
-            flight.want(key);
+            unfinished.push((key.clone(), count > 0));
         }
     }
     let questions = flight.questions(&answer.rows);
@@ -271,12 +275,14 @@ async fn read_fallibly(
     } else {
         shared.store.blockers(flight.lane(), line.holds_on_failure(), &questions).await?
     };
-    Ok(Reading { answer, blockers, fetch })
+    Ok(Reading { answer, blockers, unfinished, fetch })
 }
 
 fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchRequest {
     let sweeping = plan.purpose == Purpose::Sweep;
-    let keys = if sweeping { Vec::new() } else { flight.take_wanted(WANTED_KEYS) };
+    let room = line.credit.events_left().max(1);
+    let keys = if sweeping { Vec::new() } else { flight.take_wanted(WANTED_KEYS.min(room)) };
+    let key_limit = i64::try_from(room / keys.len().max(1)).unwrap_or(KEY_LIMIT).clamp(1, KEY_LIMIT);
     let except = if sweeping || !keys.is_empty() { flight.ids() } else { flight.retrying() };
     FetchRequest {
         lane: flight.lane().clone(),
@@ -285,7 +291,7 @@ fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchR
         retry_shards: plan.retry_shards.clone(),
         retry_limit: plan.retry_limit,
         keys,
-        key_limit: KEY_LIMIT,
+        key_limit,
         max_bytes: line.credit.bytes_left(),
         max_event_bytes: shared.settings.worker.max_event_bytes,
     }

@@ -43,7 +43,7 @@ impl Publisher {
         // Sessions of a predecessor that died are shut out by the next open.
         line.close_all();
         line.state().opening = false;
-        let mailbox = line.credit.events_left().max(16) + 16;
+        let mailbox = shared.settings.worker.max_in_flight.max(16) + 16;
         let name = line.name.clone();
         let desk = Arc::new(Mutex::new(Desk::new(Arc::clone(&shared), line)));
         Self { shared, desk, name, mailbox, flushing: false, _lifeline: lifeline }
@@ -137,9 +137,8 @@ impl Desk {
     // Opening.
 
     async fn open(&mut self, shards: &[(Shard, i64)]) {
-        if shards.is_empty() {
-            return self.probe().await;
-        }
+        let line = Arc::clone(&self.line);
+        let _turn = line.turn.lock().await;
         let opened = self.try_open(shards).await;
         self.line.state().opening = false;
         match opened {
@@ -150,17 +149,6 @@ impl Desk {
             Err(error) => self.say_down(&error.to_string(), false),
         }
         self.shared.wake.notify_one();
-    }
-
-    /// Finds out whether the backend is back, without a shard to try it on.
-    async fn probe(&mut self) {
-        let answer = self.channel.health_check().await;
-        self.line.state().opening = false;
-        match answer {
-            Ok(()) => self.say_up(),
-            Err(error) => self.say_down(&error.to_string(), false),
-        }
-        self.shared.beat_now.notify_one();
     }
 
     /// Shuts earlier sessions out, and only then asks what they sent and the database does not know.
@@ -200,6 +188,7 @@ impl Desk {
             }
         }
         if !refused.is_empty() {
+            self.line.state().open_after = Some(Moment::now().after(FIRST_PAUSE));
             self.shared.beat_now.notify_one();
         }
     }
@@ -255,6 +244,8 @@ impl Desk {
     // Delivering.
 
     async fn deliver(&mut self, tickets: Vec<Ticket>) {
+        let line = Arc::clone(&self.line);
+        let _turn = line.turn.lock().await;
         // Already with the backend: only their handlers are left.
         let (mut handled, mut queue): (Vec<Ticket>, Vec<Ticket>) =
             tickets.into_iter().partition(|ticket| ticket.event().is_some_and(|event| event.published_at.is_some()));
@@ -287,6 +278,15 @@ impl Desk {
             while let Err(wait) = limiter.take(most) {
                 if self.shared.is_stopping() {
                     return Vec::new();
+                }
+                // Those whose session or lease ended meanwhile do not wait, nor do others wait behind them.
+                let waiting = queue.len();
+                queue.retain(|ticket| self.may_go(ticket));
+                if queue.is_empty() {
+                    return Vec::new();
+                }
+                if queue.len() < waiting {
+                    return Box::pin(self.next_piece(queue)).await;
                 }
                 tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
             }
@@ -397,10 +397,30 @@ impl Desk {
     }
 
     async fn flush(&mut self) {
+        let line = Arc::clone(&self.line);
+        let _turn = line.turn.lock().await;
         self.note_settled();
         if let Err(error) = self.channel.flush().await {
             self.line.close_all();
             self.say_down(&error.to_string(), false);
+        }
+        self.probe().await;
+    }
+
+    /// A worker that holds nothing of its backend opens nothing either, so only asking tells that the backend is back.
+    async fn probe(&mut self) {
+        let now = Moment::now();
+        let due = self.line.state().down.as_ref().is_some_and(|down| now >= down.until);
+        let holds = self.line.flights.iter().any(|flight| !self.shared.leases.readable(flight.lane(), now).is_empty());
+        if !due || holds {
+            return;
+        }
+        match self.channel.health_check().await {
+            Ok(()) => {
+                self.say_up();
+                self.shared.beat_now.notify_one();
+            }
+            Err(error) => self.say_down(&error.to_string(), false),
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Line {
     pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) channel: ChannelFactory,
     pub(crate) state: Mutex<LineState>,
+    /// Held while a publisher works: what a predecessor that died has begun ends before its successor opens anything.
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 /// The breaker of one publisher, and since when its backend is away.
@@ -46,6 +48,8 @@ pub(crate) struct LineState {
     pub(crate) down: Option<Down>,
     /// An open is under way.
     pub(crate) opening: bool,
+    /// No open before this: the last one was refused, and the next heartbeat tells why.
+    pub(crate) open_after: Option<Moment>,
 }
 
 #[derive(Debug, Clone)]

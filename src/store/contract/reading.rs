@@ -45,6 +45,18 @@ pub(super) async fn lanes_are_read_apart<F: Fixture>() {
     assert_eq!(ids(&fetch_all(&fixture.store()).await), [ours]);
 }
 
+pub(super) async fn a_retry_without_a_time_is_due_and_stops_nobody<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let timeless = Row::keyed("k").at(-30_000).status("retry").insert(&fixture).await;
+    let later = Row::keyed("k").at(-20_000).insert(&fixture).await;
+    assert!(ids(&fetch_all(&store).await).contains(&timeless));
+    let before = crate::store::Position { scheduled_at: i64::MAX, seq: i64::MAX };
+    let question = crate::store::KeyQuestion { key: "k".to_owned(), before, except: vec![later] };
+    let blockers = store.blockers(&super::given::lane(), false, &[question]).await.unwrap();
+    assert_eq!((blockers["k"].id, blockers["k"].due), (timeless, true));
+}
+
 pub(super) async fn a_retry_is_read_only_when_it_is_due<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();

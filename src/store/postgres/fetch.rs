@@ -113,13 +113,14 @@ async fn ranges(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryR
 }
 
 async fn retries(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
+    // A row that another writer put into `retry` without a time is due like any other of its `scheduled_at`.
     let query = sql::<ShardAndRow>("SELECT s.shard, ")
         .sql(COLUMNS)
         .sql(" FROM unnest(")
         .bind::<Array<SmallInt>, _>(reader.request.retry_shards.clone())
         .sql(
             ") AS s(shard) CROSS JOIN LATERAL (\
-             SELECT * FROM outbox_events e WHERE e.publisher_backend = ",
+             (SELECT * FROM outbox_events e WHERE e.publisher_backend = ",
         )
         .bind::<Text, _>(reader.request.lane.as_ref())
         .sql(
@@ -129,7 +130,16 @@ async fn retries(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> Query
         .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
         .sql(")) ORDER BY e.retry_at LIMIT ")
         .bind::<BigInt, _>(reader.request.retry_limit)
-        .sql(") e LIMIT ")
+        .sql(") UNION ALL (SELECT * FROM outbox_events e WHERE e.publisher_backend = ")
+        .bind::<Text, _>(reader.request.lane.as_ref())
+        .sql(
+            " AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at IS NULL \
+             AND e.scheduled_at <= now() AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(",
+        )
+        .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
+        .sql(")) LIMIT ")
+        .bind::<BigInt, _>(reader.request.retry_limit)
+        .sql(")) e LIMIT ")
         .bind::<BigInt, _>(reader.request.retry_limit);
     read_into!(reader, conn, query)
 }
@@ -146,7 +156,8 @@ async fn keys(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryRes
         .bind::<Text, _>(reader.request.lane.as_ref())
         .sql(
             " AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
-             AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND (e.status = 'pending' OR e.retry_at <= now()) \
+             AND e.seq IS NOT NULL AND e.scheduled_at <= now() \
+             AND (e.status = 'pending' OR coalesce(e.retry_at, e.scheduled_at) <= now()) \
              AND e.id NOT IN (SELECT unnest(",
         )
         .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
@@ -205,13 +216,14 @@ pub(super) async fn blockers(
 }
 
 const FIRST_UNSETTLED: &str = "(SELECT e.id, e.scheduled_at, e.seq, \
-    CASE e.status WHEN 'pending' THEN e.scheduled_at <= now() ELSE e.retry_at <= now() END AS due \
+    CASE e.status WHEN 'pending' THEN e.scheduled_at <= now() ELSE coalesce(e.retry_at, e.scheduled_at) <= now() END AS due \
     FROM outbox_events e WHERE e.status IN ('pending', 'retry') AND e.partition_key <> '' \
     AND e.partition_key = q.key AND e.publisher_backend = ";
 const FIRST_FAILED: &str = "SELECT e.id, e.scheduled_at, e.seq, false AS due \
     FROM outbox_events e WHERE e.status = 'failed' AND e.partition_key <> '' \
     AND e.partition_key = q.key AND e.publisher_backend = ";
-const BEFORE_AND_NOT_IN: &str = " AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND e.id NOT IN (SELECT unnest(";
+const BEFORE_AND_NOT_IN: &str = " AND e.seq IS NOT NULL AND (e.scheduled_at, e.seq) < (q.at, q.seq) \
+    AND e.id NOT IN (SELECT unnest(";
 
 /// The rows of what was sent that the table does not know as published.
 pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {

@@ -19,6 +19,10 @@ use crate::store::{Heartbeat, LeaseRow, LeaseView, Peer};
 /// A worker row this many leases old is removed by whoever sees it.
 const FORGOTTEN_AFTER: u32 = 60;
 
+/// How long to wait for an answer that is only nice to have, or that a later beat can ask for again: a connection that
+/// has gone silent must be noticed while the leases still run.
+const SHORT_LIMIT: Duration = Duration::from_secs(1);
+
 pub(super) struct PostgresLeases {
     target: Arc<Target>,
     client: Option<Client>,
@@ -54,7 +58,7 @@ const DURABLE: &str = "durable AS MATERIALIZED (SELECT set_config('synchronous_c
 #[async_trait]
 impl LeaseStore for PostgresLeases {
     async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView> {
-        let limit = beat.lease.min(STATEMENT_LIMIT);
+        let limit = (beat.lease / 3).max(SHORT_LIMIT).min(STATEMENT_LIMIT);
         self.ask("announce the worker", limit, &announce(beat)).await?;
         let renewed = self.ask("renew leases", limit, &renew(beat)).await?;
         let leases = self.ask("read leases", limit, &read_leases(&beat.lanes)).await?;
@@ -79,7 +83,7 @@ impl LeaseStore for PostgresLeases {
             "SELECT 1 FROM outbox_leases WHERE backend IN ({}) AND (owner IS NULL OR expires_at <= clock_timestamp()) LIMIT 1",
             lanes.join(", ")
         );
-        Ok(!self.ask("look for free leases", STATEMENT_LIMIT, &sql).await?.is_empty())
+        Ok(!self.ask("look for free leases", SHORT_LIMIT, &sql).await?.is_empty())
     }
 
     async fn acquire(&mut self, worker: Uuid, lane: &Lane, want: usize, lease: Duration) -> Result<Vec<(Shard, i64)>> {

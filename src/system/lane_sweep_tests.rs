@@ -1,0 +1,82 @@
+//! How soon the sweep finds what was committed behind the cursor.
+
+use super::*;
+use crate::store::Fetched;
+use crate::system::flight::unsent_tests::row;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What a store would answer: pending rows in a plan's ranges.
+fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchAnswer {
+    let mut rows: Vec<Fetched> = Vec::new();
+    for range in &plan.ranges {
+        let inside = pending
+            .iter()
+            .map(|&(at, seq)| row(range.shard, "", at, seq))
+            .filter(|row| range.from < row.position && range.to.is_none_or(|to| row.position < to));
+        rows.extend(inside.take(usize::try_from(range.limit).unwrap()));
+    }
+    FetchAnswer { rows, cut_short: false }
+}
+
+fn cursor() -> LaneCursor {
+    let mut cursor = LaneCursor::new(MS * 100);
+    let opening = Opening { epoch: 1, number: 1 };
+    cursor.set_open(&HashMap::from([(0, opening)]));
+    cursor
+}
+
+/// Events come one by one and are settled at once; returns how long one that is committed late, behind the cursor,
+/// is left alone.
+fn time_until_found(took: Duration, late: impl Fn(i64) -> (i64, i64)) -> Option<Duration> {
+    let mut cursor = cursor();
+    let start = Moment::now();
+    let (mut now, mut seen) = (start, 0);
+    let mut committed = None;
+    while now.since(start) < Duration::from_secs(120) {
+        let micros = i64::try_from(now.since(start).as_micros()).unwrap();
+        // 200 events a second, announced each.
+        let newest = micros / 5_000;
+        if newest > seen {
+            cursor.next_look = now;
+        }
+        let mut pending: Vec<(i64, i64)> = (seen + 1..=newest).map(|n| (n * 5_000, n * 10)).collect();
+        if now.since(start) > Duration::from_secs(30) {
+            let (event, _) = *committed.get_or_insert_with(|| (late(newest), now));
+            pending.insert(0, event);
+        }
+        let Some(plan) = cursor.plan(1_000, now) else {
+            now = now.after(MS);
+            continue;
+        };
+        now = now.after(took);
+        let answer = answer(&plan, &pending);
+        cursor.advance(&plan, &answer, now);
+        if let Some(((at, seq), since)) = committed
+            && answer.rows.iter().any(|row| row.position == Position { scheduled_at: at, seq })
+        {
+            return Some(now.since(since));
+        }
+        if plan.purpose == Purpose::Forward {
+            seen = newest;
+        }
+    }
+    None
+}
+
+#[test]
+fn an_event_behind_the_cursor_is_found_soon_while_others_keep_coming() {
+    for took in [MS, MS * 8] {
+        let found = time_until_found(took, |newest| ((newest - 400) * 5_000, (newest - 400) * 10 + 1));
+        assert!(found.is_some_and(|span| span < Duration::from_secs(5)), "{took:?}: {found:?}");
+    }
+}
+
+#[test]
+fn an_event_whose_place_bounds_a_sweep_step_is_found() {
+    for took in [MS, MS * 8] {
+        // The place of an event that was read before, as a person's retry has it.
+        let found = time_until_found(took, |newest| ((newest - 400) * 5_000, (newest - 400) * 10));
+        assert!(found.is_some_and(|span| span < Duration::from_secs(5)), "{took:?}: {found:?}");
+    }
+}
