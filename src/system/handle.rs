@@ -123,3 +123,7 @@ impl Outbox {
 fn stopped(_: MailboxError) -> SystemError {
     SystemError::Stopped
 }
+
+#[cfg(test)]
+#[path = "sharing_tests.rs"]
+mod tests;
