@@ -124,6 +124,6 @@ fn stopped(_: MailboxError) -> SystemError {
     SystemError::Stopped
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "postgres"))]
 #[path = "sharing_tests.rs"]
 mod tests;
