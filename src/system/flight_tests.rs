@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use tokio::sync::Notify;
 
 use super::*;
@@ -387,7 +385,7 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
     ticket.accept();
     fixture.execute(&insert(1)).await;
 
-    // The sweep's statement has its snapshot and waits at the function, which another transaction is replacing.
+    // The sweep reads through a view, at whose first row it waits: its statement has its snapshot by then.
     let sweep = flight.begin_fetch();
     fixture
         .execute(
@@ -416,7 +414,7 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
         .await;
     ticket.settled(false);
     gate.commit().await;
-    let rows = tokio::time::timeout(Duration::from_secs(60), asked).await.unwrap().unwrap();
+    let rows = tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap();
     assert!(rows.iter().any(|row| row.id == id), "its snapshot is older than the settle");
     assert_eq!(rows.len(), 2);
     let admitted = sweep.admit(rows, &no_blockers(), permit).tickets;

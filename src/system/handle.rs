@@ -126,3 +126,7 @@ impl Outbox {
 fn stopped(_: MailboxError) -> SystemError {
     SystemError::Stopped
 }
+
+#[cfg(all(test, feature = "postgres"))]
+#[path = "sharing_tests.rs"]
+mod tests;
