@@ -15,4 +15,5 @@ mod outage;
 mod publishing;
 mod scene;
 mod shutdown;
+mod supervision;
 mod writes;
