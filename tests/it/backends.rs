@@ -173,7 +173,7 @@ async fn later_events_of_a_rejected_ones_key_wait_also_where_they_were_on_their_
         let (log, tries) = (log.clone(), Log::default());
         Scripted::new(move |event: &OutboxEvent| {
             tries.add(&event.subject);
-            if event.subject.ends_with("3") && tries.count(&event.subject) == 1 {
+            if event.subject.ends_with("33") && tries.count(&event.subject) == 1 {
                 return Reply::Refuse(BackendError::Rejected("not at first".to_owned()));
             }
             log.add(&event.subject);
