@@ -1,4 +1,4 @@
-//! The `outbox` program against real servers.
+//! The `outbox` program, and systems started inside the tests, against real servers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
 
