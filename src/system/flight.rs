@@ -38,9 +38,25 @@ struct Entry {
     position: Position,
     key: Option<Arc<str>>,
     shard: i16,
+    /// Read under this open; `None`: found in a journal.
+    opening: Option<Opening>,
     stage: Stage,
     /// Read from `retry`.
     retry: bool,
+    /// One before it in its key's order was refused while this one was on its way.
+    barred: bool,
+}
+
+impl Entry {
+    fn new(row: &Fetched, opening: Option<Opening>, stage: Stage) -> Self {
+        let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
+        Self { position: row.position, key, shard: row.shard, opening, stage, retry: row.retry, barred: false }
+    }
+
+    /// Whether later events of its key have to wait.
+    fn blocks(&self) -> bool {
+        self.barred || matches!(self.stage, Stage::Rejected | Stage::Settled { blocks: true })
+    }
 }
 
 #[derive(Default)]
@@ -169,12 +185,16 @@ impl Flight {
     /// For each key of the rows, what has to be asked about it: does anything stand before its last row?
     pub(crate) fn questions(&self, rows: &[Fetched]) -> Vec<KeyQuestion> {
         let inner = self.lock();
+        let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
         let mut questions: HashMap<&str, KeyQuestion> = HashMap::new();
         for row in rows.iter().filter(|row| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id)) {
             let question = questions.entry(&row.partition_key).or_insert_with(|| KeyQuestion {
                 key: row.partition_key.clone(),
                 before: row.position,
-                except: inner.chains.get(row.partition_key.as_str()).cloned().unwrap_or_default(),
+                except: {
+                    let chain = inner.chains.get(row.partition_key.as_str()).into_iter().flatten();
+                    chain.copied().filter(on_its_way).collect()
+                },
             });
             question.before = question.before.max(row.position);
             question.except.push(row.id);
@@ -182,9 +202,10 @@ impl Flight {
         questions.into_values().collect()
     }
 
-    /// Whether a refused event stands before this one in its key's order.
-    pub(crate) fn is_blocked(&self, key: &str, position: Position) -> bool {
-        self.lock().is_blocked(key, position)
+    /// Whether a refused event stands, or stood a moment ago, before this one in its key's order.
+    pub(crate) fn is_blocked(&self, id: Uuid, key: &str, position: Position) -> bool {
+        let inner = self.lock();
+        inner.events.get(&id).is_some_and(|entry| entry.barred) || inner.is_blocked(key, position)
     }
 
     // Stages, by tickets.
@@ -200,10 +221,11 @@ impl Flight {
         let mut inner = self.lock();
         let Some(entry) = inner.events.get_mut(&id) else { return };
         entry.stage = Stage::Settled { blocks };
-        let key = entry.key.clone();
+        let (key, position) = (entry.key.clone(), entry.position);
         if let Some(key) = key {
             if blocks {
                 inner.park(&key);
+                inner.bar_followers(&key, position);
             } else if inner.parked.contains(&*key) {
                 inner.wanted.insert(key.to_string());
             }
@@ -218,9 +240,10 @@ impl Flight {
         let mut inner = self.lock();
         let Some(entry) = inner.remove(id) else { return };
         inner.rewind(entry.shard, entry.position);
-        // Later events of its key may be queued, or on their way from a fetch that knew it in flight: they must not
-        // overtake it, so they end with the opening that they were read under.
-        if close || entry.key.is_some() {
+        // What is queued behind it, or is being read on the strength of its being in flight, must not go before it.
+        let key = entry.key.as_deref().unwrap_or("");
+        let overtaken = !key.is_empty() && !entry.barred && !inner.is_blocked(key, entry.position);
+        if close || entry.stage == Stage::Accepted || overtaken {
             inner.open.remove(&entry.shard);
         }
     }
@@ -270,12 +293,31 @@ impl Inner {
         }
     }
 
+    /// What is on its way behind a refused event stays behind it, also once that one's own entry is gone.
+    fn bar_followers(&mut self, key: &str, position: Position) {
+        let ids = self.chains.get(key).cloned().unwrap_or_default();
+        for id in ids {
+            if let Some(entry) = self.events.get_mut(&id)
+                && entry.position > position
+                && matches!(entry.stage, Stage::Queued | Stage::Accepted)
+            {
+                entry.barred = true;
+            }
+        }
+    }
+
+    /// Whether an earlier event of the key is still queued under an older open, whose session will not send it.
+    fn is_behind_another_session(&self, key: &str, position: Position, opening: Opening) -> bool {
+        self.chain(key)
+            .any(|entry| entry.position < position && entry.stage == Stage::Queued && entry.opening != Some(opening))
+    }
+
+    fn chain(&self, key: &str) -> impl Iterator<Item = &Entry> {
+        self.chains.get(key).into_iter().flatten().filter_map(|id| self.events.get(id))
+    }
+
     fn is_blocked(&self, key: &str, position: Position) -> bool {
-        self.chains.get(key).is_some_and(|chain| {
-            chain.iter().filter_map(|id| self.events.get(id)).any(|entry| {
-                entry.position < position && matches!(entry.stage, Stage::Rejected | Stage::Settled { blocks: true })
-            })
-        })
+        self.chain(key).any(|entry| entry.position < position && entry.blocks())
     }
 }
 
@@ -316,14 +358,10 @@ impl Fetch {
                 inner.rewind(row.shard, row.position);
                 continue;
             };
-            if inner.events.contains_key(&row.id) || self.waits(&mut inner, &row, blockers) {
+            if inner.events.contains_key(&row.id) || self.waits(&mut inner, &row, opening, blockers) {
                 continue;
             }
-            let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
-            inner.insert(
-                row.id,
-                Entry { position: row.position, key, shard: row.shard, stage: Stage::Queued, retry: row.retry },
-            );
+            inner.insert(row.id, Entry::new(&row, Some(opening), Stage::Queued));
             let ticket = Ticket::new(&self.flight, &row, opening, permit(&row));
             match row.event {
                 Ok(_) => admitted.tickets.push(ticket),
@@ -344,13 +382,15 @@ impl Fetch {
         (self.open.get(&shard) == Some(now)).then_some(*now)
     }
 
-    fn waits(&self, inner: &mut Inner, row: &Fetched, blockers: &HashMap<String, Blocker>) -> bool {
+    fn waits(&self, inner: &mut Inner, row: &Fetched, opening: Opening, blockers: &HashMap<String, Blocker>) -> bool {
         let key = row.partition_key.as_str();
         if key.is_empty() {
             return false;
         }
         let blocker = blockers.get(key).filter(|blocker| blocker.position < row.position);
-        if blocker.is_none() && !inner.is_blocked(key, row.position) {
+        let blocked =
+            inner.is_blocked(key, row.position) || inner.is_behind_another_session(key, row.position, opening);
+        if blocker.is_none() && !blocked {
             return false;
         }
         inner.park(key);
@@ -371,14 +411,17 @@ impl Fetch {
         rows.into_iter()
             .filter_map(|row| {
                 let epoch = *epochs.get(&row.shard)?;
-                if row.event.is_err() || inner.events.contains_key(&row.id) {
+                if row.event.is_err() {
                     return None;
                 }
-                let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
-                inner.insert(
-                    row.id,
-                    Entry { position: row.position, key, shard: row.shard, stage: Stage::Accepted, retry: row.retry },
-                );
+                if let Some(entry) = inner.events.get_mut(&row.id) {
+                    // A session that was shut out sent it and may not have heard the answer.
+                    if entry.stage == Stage::Queued {
+                        entry.stage = Stage::Accepted;
+                    }
+                    return None;
+                }
+                inner.insert(row.id, Entry::new(&row, None, Stage::Accepted));
                 let mut ticket = Ticket::new(&self.flight, &row, Opening { epoch, number: 0 }, permit(&row));
                 ticket.accepted = true;
                 Some(ticket)

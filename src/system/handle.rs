@@ -16,6 +16,9 @@ use crate::publish::NewEvent;
 /// How often [`Outbox::drained`] looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How often it is looked for a supervisor that replaces a dead one.
+const REPLACEMENT_LOOKS: usize = 50;
+
 /// A running outbox. Cheap to clone; the system runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
 #[derive(Clone)]
 pub struct Outbox {
@@ -35,6 +38,18 @@ impl Outbox {
         self.shared.addresses().system.clone().ok_or(SystemError::Stopped)
     }
 
+    /// The supervisor; where one has died, the one that takes its place in a moment.
+    async fn living(&self) -> Result<Addr<OutboxSystem>, SystemError> {
+        for _ in 0..REPLACEMENT_LOOKS {
+            let system = self.addr()?;
+            if system.connected() {
+                return Ok(system);
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Err(SystemError::Stopped)
+    }
+
     /// Writes an event in a transaction of its own and returns it as stored. Calls that arrive together share one INSERT.
     ///
     /// # Errors
@@ -42,7 +57,7 @@ impl Outbox {
     /// gave no answer, in which case it may have been stored: publish it again under the same id to be sure.
     /// [`PublishError::Stopped`] after a shutdown.
     pub async fn send(&self, event: NewEvent) -> Result<OutboxEvent, PublishError> {
-        let system = self.addr().map_err(|_| PublishError::Stopped)?;
+        let system = self.living().await.map_err(|_| PublishError::Stopped)?;
         system.send(event).await.unwrap_or(Err(PublishError::Stopped))
     }
 
@@ -84,7 +99,7 @@ impl Outbox {
     /// # Errors
     /// [`SystemError::Stopped`] after a shutdown.
     pub async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
-        self.addr()?.send(subscription).await.map_err(stopped)
+        self.living().await?.send(subscription).await.map_err(stopped)
     }
 
     /// How the system is.
@@ -92,7 +107,7 @@ impl Outbox {
     /// # Errors
     /// [`SystemError::Stopped`] after a shutdown.
     pub async fn health(&self) -> Result<HealthReport, SystemError> {
-        self.addr()?.send(Health).await.map_err(stopped)
+        self.living().await?.send(Health).await.map_err(stopped)
     }
 
     /// Waits until nothing that is due for the served backends is left to deliver, by this worker or another. What is
@@ -119,7 +134,7 @@ impl Outbox {
     /// [`SystemError::ShutdownTimeout`] where that took longer than `shutdown_timeout`: everything is stopped all the
     /// same, and what was in flight stays in the outbox. [`SystemError::Stopped`] when it had been shut down before.
     pub async fn shutdown(&self) -> Result<(), SystemError> {
-        self.addr()?.send(Shutdown).await.map_err(stopped)?
+        self.living().await?.send(Shutdown).await.map_err(stopped)?
     }
 }
 

@@ -126,7 +126,7 @@ impl Ticket {
 
     /// Whether a refused event of its key stands before it.
     pub(crate) fn is_blocked(&self) -> bool {
-        !self.key().is_empty() && self.flight.is_blocked(self.key(), self.position)
+        !self.key().is_empty() && self.flight.is_blocked(self.id, self.key(), self.position)
     }
 
     /// The backend has it.

@@ -165,6 +165,37 @@ async fn later_events_of_a_rejected_ones_key_wait_and_come_after_it_while_other_
 }
 
 #[actix::test]
+async fn later_events_of_a_rejected_ones_key_wait_also_where_they_were_on_their_way_in_a_later_batch() {
+    const KEYS: usize = 5;
+    const EVENTS: usize = 200;
+    let (scene, log) = (Scene::new().await, Log::default());
+    let backend = {
+        let (log, tries) = (log.clone(), Log::default());
+        Scripted::new(move |event: &OutboxEvent| {
+            tries.add(&event.subject);
+            if event.subject.ends_with("33") && tries.count(&event.subject) == 1 {
+                return Reply::Refuse(BackendError::Rejected("not at first".to_owned()));
+            }
+            log.add(&event.subject);
+            Reply::Accept
+        })
+    };
+    let insert = "INSERT INTO outbox_events (id, event_type, source, publisher_backend, partition_key, subject)
+        SELECT gen_random_uuid(), 'thing.happened', 'tests', 'mine', 'key', k || ' ' || n
+        FROM generate_series(1, 200) n, generate_series(1, 5) k ORDER BY n";
+    let insert = insert.replace("'key'", "'key-' || k");
+    scene.sql().await.execute(&insert, &[]).await.unwrap();
+    // Small batches, and a pause between two of them that is longer than recording a rejection takes.
+    let slowly = "rate_limit = { per_second = 1000, burst = 20 }";
+    let _outbox = start(&scene, backend, slowly, "batch_size = 10").await;
+    scene.wait_published().await;
+    for key in 1..=KEYS {
+        let expected: Vec<String> = (1..=EVENTS).map(|n| format!("{key} {n}")).collect();
+        assert_eq!(log.of(&format!("{key} ")), expected);
+    }
+}
+
+#[actix::test]
 async fn after_a_failed_event_its_key_goes_on_where_the_settings_say_continue() {
     let (scene, log) = (Scene::new().await, Log::default());
     let backend = refusing("a2", usize::MAX, BackendError::Rejected, &log);

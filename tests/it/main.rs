@@ -1,4 +1,4 @@
-//! The `outbox` program against real servers.
+//! The `outbox` program, and systems started inside the tests, against real servers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
 
@@ -16,5 +16,6 @@ mod outage;
 mod publishing;
 mod scene;
 mod shutdown;
+mod supervision;
 mod tls;
 mod writes;
