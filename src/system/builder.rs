@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::flight::Flight;
 use super::handle::Outbox;
+use super::line::{ChannelFactory, Line};
 use super::messages::{ActorKind, Subscribe};
-use super::shared::{ChannelFactory, Line, LineState, Shared};
+use super::shared::Shared;
 use super::supervisor::{Died, OutboxSystem};
-use super::ticket::{Credit, SettledQueue};
+use super::ticket::Credit;
 use crate::backend::channel::Plain;
 use crate::backend::{Jsonl, Local, PublisherBackend};
 use crate::error::{SettingsError, StoreError, SystemError};
@@ -248,22 +249,14 @@ impl Lines<'_> {
                 } else {
                     vec![Lane::from(name.as_str())]
                 };
-                let line = Line {
-                    name: name.clone(),
-                    flights: lanes.into_iter().map(Flight::new).collect(),
-                    credit: Credit::new(
-                        (worker.max_in_flight / count).max(1),
-                        (worker.max_in_flight_bytes / count).max(1),
-                        Arc::clone(self.wake),
-                    ),
-                    settled: Arc::new(SettledQueue::default()),
-                    on_failed: settings.on_failed,
-                    rate_limit: settings.rate_limit,
-                    channel: self.channel(name, settings, outbox)?,
-                    state: std::sync::Mutex::new(LineState::default()),
-                    turn: tokio::sync::Mutex::default(),
-                };
-                Ok((name.clone(), Arc::new(line)))
+                let credit = Credit::new(
+                    (worker.max_in_flight / count).max(1),
+                    (worker.max_in_flight_bytes / count).max(1),
+                    Arc::clone(self.wake),
+                );
+                let flights = lanes.into_iter().map(Flight::new).collect();
+                let line = Line::new(name.clone(), flights, credit, settings, self.channel(name, settings, outbox)?);
+                Ok((name.clone(), line))
             })
             .collect()
     }

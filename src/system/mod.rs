@@ -14,6 +14,7 @@ mod lane;
 mod lease_keeper;
 mod leases;
 mod limiter;
+mod line;
 mod messages;
 mod poller;
 mod publisher;

@@ -9,8 +9,9 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use super::clock::Moment;
 use super::flight::{Admitted, Fetch, Flight, Opening};
 use super::lane::{LaneCursor, Plan, Purpose};
+use super::line::Line;
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
-use super::shared::{Lifeline, Line, Shared, panics_on_demand};
+use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchAnswer, FetchRequest, Shard};
@@ -138,7 +139,7 @@ impl Poller {
         for lane in (0..lanes).map(|step| (track.turn + step) % lanes) {
             let flight = &track.line.flights[lane];
             let cursor = &mut track.cursors[lane];
-            cursor.set_open(&open_and_held(&self.shared, flight, now));
+            flight.forget_parked(&cursor.set_open(&open_and_held(&self.shared, flight, now)));
             cursor.rewind(&flight.take_rewinds());
             if flight.has_wanted() {
                 cursor.look_at(now);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::{JsonText, OutboxEvent, Status};
-use crate::system::ticket::Credit;
+use crate::system::ticket::{Credit, Ticket};
 
 pub(in crate::system) fn row(shard: i16, key: &str, at: i64, seq: i64) -> Fetched {
     let time = chrono::DateTime::UNIX_EPOCH;
