@@ -116,7 +116,7 @@ impl Builder {
         };
         let lines = plan.lines(outbox)?;
         let (deaths, obituaries) = mpsc::unbounded_channel();
-        let subscriptions = self.subscriptions.into_iter().map(Arc::new).collect();
+        let subscriptions = self.subscriptions;
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
         let shared = Shared::new(name, settings, runtime.handle().clone(), store, lines, subscriptions, wake, deaths);
         start_supervisor(&shared);

@@ -21,9 +21,11 @@ mod publisher;
 mod registry;
 mod retry;
 mod shared;
+mod subscription;
 mod supervisor;
 mod suspects;
 mod ticket;
+mod turns;
 
 pub use builder::Builder;
 pub use handle::Outbox;

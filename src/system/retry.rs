@@ -128,7 +128,7 @@ fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> (Ticket, Resch
             settle.pending_handlers = Some(pending);
             settle.error = Some(error);
         }
-        Cause::Away { pending } => {
+        Cause::NotBegun { pending } => {
             settle.status = Status::Retry;
             settle.retry_count = ticket.retry_count;
             settle.delay = delay(0);

@@ -18,6 +18,7 @@ use super::messages::{ActorKind, Subscribe};
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
+use super::subscription::Subscription;
 use super::supervisor::OutboxSystem;
 use crate::settings::Settings;
 use crate::store::{Lane, Store};
@@ -40,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) leases: Leases,
     pub(crate) lines: BTreeMap<String, Arc<Line>>,
-    pub(crate) subscriptions: Mutex<Vec<Arc<Subscribe>>>,
+    pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
     pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
     /// Wakes the poller.
     pub(crate) wake: Arc<Notify>,
@@ -63,7 +64,7 @@ impl Shared {
         runtime: Handle,
         store: Arc<dyn Store>,
         lines: BTreeMap<String, Arc<Line>>,
-        subscriptions: Vec<Arc<Subscribe>>,
+        subscriptions: Vec<Subscribe>,
         wake: Arc<Notify>,
         deaths: mpsc::UnboundedSender<ActorKind>,
     ) -> Arc<Self> {
@@ -75,7 +76,7 @@ impl Shared {
             store,
             leases: Leases::default(),
             lines,
-            subscriptions: Mutex::new(subscriptions),
+            subscriptions: Mutex::new(subscriptions.into_iter().map(|handler| Arc::new(handler.into())).collect()),
             standing_by: Mutex::default(),
             wake,
             beat_now: Arc::default(),
@@ -137,14 +138,14 @@ impl Shared {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscribe>> {
+    pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn subscribe(&self, subscription: Subscribe) {
         let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|other| other.name != subscription.name);
-        all.push(Arc::new(subscription));
+        all.retain(|other| other.name() != subscription.name);
+        all.push(Arc::new(subscription.into()));
     }
 
     /// A guard that reports its actor's death when the actor is dropped.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::desk::Desk;
 use crate::backend::BackendError;
 use crate::backend::channel::Opened;
+use crate::error::StoreError;
 use crate::store::{Fetched, Shard};
 use crate::system::clock::Moment;
 use crate::system::line::FIRST_PAUSE;
@@ -85,7 +86,7 @@ impl Desk {
                 continue;
             }
             let fetch = flight.begin_fetch();
-            let rows = self.shared.store.unrecorded(flight.lane(), &sent).await.map_err(|error| {
+            let rows = self.look_up(flight.lane(), &sent).await.map_err(|error| {
                 BackendError::Unavailable(format!("what was sent cannot be compared with the database: {error}"))
             })?;
             let unknown: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
@@ -106,6 +107,11 @@ impl Desk {
             tickets.extend(adopted);
         }
         Ok(tickets)
+    }
+
+    async fn look_up(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>, StoreError> {
+        self.shared.store.record_sent_but_failed(sent).await?;
+        self.shared.store.unrecorded(lane, sent).await
     }
 
     /// The backend has them, though their rows are no events any more.
