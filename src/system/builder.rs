@@ -16,15 +16,12 @@ use super::messages::{ActorKind, Subscribe};
 use super::shared::Shared;
 use super::supervisor::{Died, OutboxSystem};
 use super::ticket::Credit;
+use super::trying::pause_after;
 use crate::backend::channel::Plain;
 use crate::backend::{Jsonl, Local, PublisherBackend};
 use crate::error::{SettingsError, StoreError, SystemError};
 use crate::settings::{PublisherSettings, Settings};
 use crate::store::{Lane, Store};
-
-/// Pauses between tries to reach the database at the start.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pause before an actor that died is replaced, so that one that dies at once does not spin.
 const RESPAWN_PAUSE: Duration = Duration::from_millis(20);
@@ -133,8 +130,7 @@ fn start_supervisor(shared: &Arc<Shared>) {
 
 /// Waits until the database can be reached, and reads the outbox's id.
 async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError> {
-    let mut pause = FIRST_PAUSE;
-    let mut said = false;
+    let mut failures = 0;
     loop {
         let prepared = if migrate { store.migrate(false).await.map(drop) } else { Ok(()) };
         let reached = match prepared {
@@ -143,14 +139,14 @@ async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError>
         };
         match reached {
             Err(error) if error.is_transient() => {
-                if !std::mem::replace(&mut said, true) {
+                if failures == 0 {
                     tracing::warn!(%error, "waiting for the database");
                 }
             }
             answer => return answer,
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(pause_after(failures)).await;
+        failures += 1;
     }
 }
 

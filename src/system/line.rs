@@ -2,19 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::clock::Moment;
 use super::flight::Flight;
 use super::ticket::{Credit, SettledQueue};
+use super::trying::pause_after;
 use crate::backend::channel::Channel;
 use crate::settings::{OnFailed, PublisherSettings, RateLimit};
-
-/// The first and the longest pause after a backend was away.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Makes a publisher's channel anew, for its first start and after a panic.
 pub(crate) type ChannelFactory = Box<dyn Fn() -> Box<dyn Channel> + Send + Sync>;
@@ -127,9 +123,8 @@ impl Line {
         }
         let (since, failures, sent) =
             before.map_or((now, 0, false), |down| (down.since, down.failures.saturating_add(1), down.sending));
-        let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
-        let sending = sending || sent;
-        state.down = Some(Down { reason: reason.to_owned(), since, until: now.after(pause), failures, sending });
+        let (until, sending) = (now.after(pause_after(failures)), sending || sent);
+        state.down = Some(Down { reason: reason.to_owned(), since, until, failures, sending });
     }
 
     /// An open went through. Where it was sending that failed, only sending shows that it is over.

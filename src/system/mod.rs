@@ -25,6 +25,7 @@ mod subscription;
 mod supervisor;
 mod suspects;
 mod ticket;
+mod trying;
 mod turns;
 
 pub use builder::Builder;

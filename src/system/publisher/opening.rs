@@ -11,8 +11,8 @@ use crate::backend::channel::Opened;
 use crate::error::StoreError;
 use crate::store::{Fetched, Shard};
 use crate::system::clock::Moment;
-use crate::system::line::FIRST_PAUSE;
 use crate::system::ticket::Ticket;
+use crate::system::trying::pause_after;
 
 impl Desk {
     pub(super) async fn open(&mut self, shards: &[(Shard, i64)]) {
@@ -67,7 +67,7 @@ impl Desk {
             }
         }
         if !refused.is_empty() {
-            self.line.state().open_after = Some(Moment::now().after(FIRST_PAUSE));
+            self.line.state().open_after = Some(Moment::now().after(pause_after(0)));
             self.shared.beat_now.notify_one();
         }
     }
