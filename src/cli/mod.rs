@@ -11,35 +11,8 @@
 //! }
 //! ```
 //!
-//! Handler actors have to run before [`run`] makes the worker's own actix system: on an arbiter of their own.
-//!
-//! ```no_run
-//! use actix::prelude::*;
-//! use actix_outbox::{EventTypes, HandleEvent, HandlerError, OutboxSystem, Subscribe};
-//!
-//! struct Mailer;
-//!
-//! impl Actor for Mailer {
-//!     type Context = Context<Self>;
-//! }
-//!
-//! impl Handler<HandleEvent> for Mailer {
-//!     type Result = Result<(), HandlerError>;
-//!
-//!     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
-//!         println!("{} happened", message.event.event_type);
-//!         Ok(())
-//!     }
-//! }
-//!
-//! fn main() -> std::process::ExitCode {
-//!     let _system = System::new();
-//!     let arbiter = Arbiter::new();
-//!     let mailer = Mailer::start_in_arbiter(&arbiter.handle(), |_| Mailer);
-//!     let subscription = Subscribe::new("mailer", EventTypes::All, mailer.recipient());
-//!     actix_outbox::cli::run(OutboxSystem::builder(Default::default()).subscribe(subscription))
-//! }
-//! ```
+//! [`Builder::subscribe_with`](crate::Builder::subscribe_with) adds handler actors: they start with the worker.
+//! `examples/own_worker.rs` is such a program.
 
 mod arguments;
 mod cleanup;

@@ -30,7 +30,11 @@ pub struct Builder {
     migrate: bool,
     backends: Backends,
     subscriptions: Vec<Subscribe>,
+    starters: Vec<Starter>,
 }
+
+/// Starts a handler actor once an actix system runs.
+type Starter = Box<dyn FnOnce() -> Subscribe + Send>;
 
 impl OutboxSystem {
     /// Starts putting a system together.
@@ -75,6 +79,14 @@ impl Builder {
         self
     }
 
+    /// Subscribes a handler that [`start`](Self::start) makes, inside its actix system: for a program whose system does
+    /// not run yet, such as one that hands its builder to `actix_outbox::cli::run`.
+    #[must_use]
+    pub fn subscribe_with(mut self, start: impl FnOnce() -> Subscribe + Send + 'static) -> Self {
+        self.starters.push(Box::new(start));
+        self
+    }
+
     /// Starts the system inside the running actix system.
     ///
     /// Waits for a database that cannot be reached yet, and says so in the log.
@@ -86,8 +98,8 @@ impl Builder {
     ///
     /// # Panics
     /// Where no actix system runs.
-    pub async fn start(self) -> Result<Outbox, SystemError> {
-        let settings = self.settings.unwrap_or_default();
+    pub async fn start(mut self) -> Result<Outbox, SystemError> {
+        let settings = self.settings.take().unwrap_or_default();
         settings.check()?;
         let store = crate::store::connect(&settings.database)?;
         let wake = Arc::new(Notify::new());
@@ -102,7 +114,7 @@ impl Builder {
         };
         let lines = make_lines(&settings, &self.backends, outbox, &wake)?;
         let (deaths, obituaries) = mpsc::unbounded_channel();
-        let subscriptions = self.subscriptions;
+        let subscriptions = self.start_handlers();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
         let shared = Shared::new(name, settings, runtime.handle().clone(), store, lines, subscriptions, wake, deaths);
         start_supervisor(&shared);
@@ -112,6 +124,11 @@ impl Builder {
 }
 
 impl Builder {
+    fn start_handlers(mut self) -> Vec<Subscribe> {
+        let starters = std::mem::take(&mut self.starters);
+        starters.into_iter().fold(self, |builder, start| builder.subscribe(start())).subscriptions
+    }
+
     /// The backends that it knows.
     #[cfg(feature = "cli")]
     pub(crate) fn backends(&self) -> &Backends {
