@@ -97,10 +97,13 @@ async fn main() -> anyhow::Result<()> {
     for event in ["order.paid", "order.sent"] {
         outbox.send(NewEvent::new(event, "shop").partition_key("order-1")).await?;
     }
-    while outbox.health().await?.is_ok() {
+    let reason = loop {
+        if let Err(reason) = outbox.health().await?.backends["default"].clone() {
+            break reason;
+        }
         actix_rt::time::sleep(Duration::from_millis(10)).await;
-    }
-    println!("worker: {}", outbox.health().await?.backends["default"].clone().unwrap_err());
+    };
+    println!("worker: {reason}");
 
     // The refused event comes again; the later one of its key waits behind it.
     serve(TcpListener::bind(address).await?).await?;
