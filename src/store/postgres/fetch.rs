@@ -273,29 +273,35 @@ struct Answer {
 
 /// Of a key only the first unsettled event counts: where it is due there is something due, where it waits all wait. Asked
 /// so, the `keys` index answers with one row; asked for any event that waits, every retry of the lane would be read.
-const HAS_DUE: &str = "SELECT EXISTS (\
-    SELECT FROM unnest($1) AS l(lane) CROSS JOIN generate_series(0, 31) AS n CROSS JOIN LATERAL (\
-        (SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
-            AND outbox_shard(e.partition_key, e.id) = n::smallint AND e.status = 'retry' AND e.retry_at <= now() \
-            AND NOT EXISTS (SELECT FROM (SELECT w.status, w.retry_at FROM outbox_events w \
+macro_rules! first_of_a_shard {
+    ($due:literal) => {
+        concat!(
+            "(SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
+                AND outbox_shard(e.partition_key, e.id) = n::smallint AND ",
+            $due,
+            " AND NOT EXISTS (SELECT FROM (SELECT w.status, w.retry_at, w.scheduled_at FROM outbox_events w \
                 WHERE w.publisher_backend = l.lane AND w.status IN ('pending', 'retry') \
                 AND w.partition_key = e.partition_key AND w.partition_key <> '' \
                 AND (w.scheduled_at, w.seq) < (e.scheduled_at, e.seq) ORDER BY w.scheduled_at, w.seq LIMIT 1) first \
-                WHERE first.status = 'retry' AND first.retry_at > now()) \
+                WHERE CASE first.status WHEN 'pending' THEN first.scheduled_at \
+                    ELSE coalesce(first.retry_at, first.scheduled_at) END > now()) \
             AND NOT (l.lane = ANY ($2) AND EXISTS (SELECT FROM outbox_events f WHERE f.publisher_backend = l.lane \
                 AND f.status = 'failed' AND f.partition_key = e.partition_key AND f.partition_key <> '' \
-                AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1) \
-        UNION ALL \
-        (SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
-            AND outbox_shard(e.partition_key, e.id) = n::smallint AND e.status = 'pending' AND e.scheduled_at <= now() \
-            AND NOT EXISTS (SELECT FROM (SELECT w.status, w.retry_at FROM outbox_events w \
-                WHERE w.publisher_backend = l.lane AND w.status IN ('pending', 'retry') \
-                AND w.partition_key = e.partition_key AND w.partition_key <> '' \
-                AND (w.scheduled_at, w.seq) < (e.scheduled_at, e.seq) ORDER BY w.scheduled_at, w.seq LIMIT 1) first \
-                WHERE first.status = 'retry' AND first.retry_at > now()) \
-            AND NOT (l.lane = ANY ($2) AND EXISTS (SELECT FROM outbox_events f WHERE f.publisher_backend = l.lane \
-                AND f.status = 'failed' AND f.partition_key = e.partition_key AND f.partition_key <> '' \
-                AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1)) e) AS yes";
+                AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1)"
+        )
+    };
+}
+
+const HAS_DUE: &str = concat!(
+    "SELECT EXISTS (\
+        SELECT FROM unnest($1) AS l(lane) CROSS JOIN generate_series(0, 31) AS n CROSS JOIN LATERAL (",
+    first_of_a_shard!("e.status = 'retry' AND e.retry_at <= now()"),
+    " UNION ALL ",
+    first_of_a_shard!("e.status = 'retry' AND e.retry_at IS NULL AND e.scheduled_at <= now()"),
+    " UNION ALL ",
+    first_of_a_shard!("e.status = 'pending' AND e.scheduled_at <= now()"),
+    ") e) AS yes"
+);
 
 /// Takes a row apart; what cannot be an event says why.
 fn read(shard: i16, row: Row, max_event_bytes: usize) -> Fetched {
