@@ -42,8 +42,8 @@ pub(crate) trait Fixture: Send + Sync + Sized {
     /// Now plus some milliseconds, as an SQL expression of the type that the table's times have.
     fn time(&self, offset_ms: i64) -> String;
 
-    /// A column and an SQL expression that the table takes there and no event can be made from.
-    fn nonsense(&self) -> (&'static str, &'static str);
+    /// Columns, each with an SQL expression that the table takes there and no event can be made from.
+    fn nonsense(&self) -> &'static [(&'static str, &'static str)];
 
     /// An empty outbox.
     async fn fresh() -> Self {
@@ -108,6 +108,7 @@ macro_rules! instantiate {
                 settling::waiting_for_handlers_is_no_failure,
                 settling::published_at_is_set_once_and_never_cleared,
                 settling::an_event_with_another_retry_count_is_left_alone,
+                settling::a_row_that_is_no_event_is_recorded_as_failed,
                 settling::a_published_event_is_not_rescheduled,
                 settling::a_settle_under_a_lost_lease_is_refused,
                 leases::two_workers_never_own_a_shard_at_once,
