@@ -16,6 +16,7 @@ mod outage;
 mod publishing;
 mod scene;
 mod shutdown;
+mod sqlite;
 mod supervision;
 mod tls;
 mod writes;
