@@ -43,7 +43,7 @@ async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_re
 fn only_an_error_about_the_event_rejects_it() {
     let parcels = parcels(3, &events(3, "k"));
     for (error, rejected) in [
-        ("ERR string exceeds maximum allowed size (proto-max-bulk-len)", true),
+        ("ERR Elements are too large to be stored", true),
         ("OOM command not allowed when used memory > 'maxmemory'.", false),
         ("MISCONF Redis is configured to save RDB snapshots", false),
         ("an error that nobody knows", false),
@@ -58,6 +58,25 @@ fn only_an_error_about_the_event_rejects_it() {
         assert_eq!(sent.unavailable.is_none(), rejected, "{error}");
         assert!(format!("{sent:?}").contains(error), "the text is shown");
     }
+}
+
+#[tokio::test]
+#[ignore = "takes 8 GB of memory; cargo test --lib -- --ignored runs it"]
+async fn an_event_that_redis_refuses_is_rejected_and_the_batch_goes_on_behind_it() {
+    let mut scene = Scene::alone().await;
+    let mut worker = scene.open_worker().await;
+    let mut batch = events(3, "");
+    let value = "x".repeat(400 << 20);
+    let config = format!(r#"{{"a": "{value}", "b": "{value}", "c": "{value}"}}"#);
+    Arc::make_mut(&mut batch[1]).publisher_config = JsonText::new(config);
+    let sent = worker.send(&parcels(3, &batch)).await;
+    assert!(matches!(&sent.answers[1], Answer::Rejected(reason) if reason.contains("too large")), "{sent:?}");
+    assert_eq!((&sent.answers[0], &sent.answers[2]), (&Answer::Accepted, &Answer::NotSent));
+    assert_eq!((sent.closed, sent.unavailable), (vec![shard(3)], None));
+    assert_eq!(scene.journal().await.iter().map(Vec::len).collect::<Vec<_>>(), [24], "the first event alone");
+    assert_eq!(found(&worker.open(&[(shard(3), 1)]).await.unwrap()), named(&batch[..1]));
+    send_all(&mut worker, &parcels(3, &batch[2..])).await;
+    assert_eq!(scene.sent_ids().await, [batch[0].id.to_string(), batch[2].id.to_string()]);
 }
 
 #[tokio::test]
