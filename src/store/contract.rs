@@ -101,6 +101,7 @@ macro_rules! instantiate {
                 order::what_waits_behind_a_failed_event_is_due_unless_the_lane_holds,
                 settling::publishing_is_recorded_once,
                 settling::publishing_wins_over_any_other_status,
+                settling::an_event_that_was_sent_and_then_failed_stays_failed_and_is_known_to_be_sent,
                 settling::a_replayed_event_is_not_settled_by_its_earlier_seq,
                 settling::a_retry_is_recorded_with_its_error_and_keeps_its_schedule,
                 settling::a_failure_is_recorded_with_its_last_ten_errors,

@@ -205,6 +205,10 @@ pub(crate) trait Store: Send + Sync + 'static {
         questions: &[KeyQuestion],
     ) -> Result<HashMap<String, Blocker>>;
 
+    /// Records that the backend has those of the sent (id, seq) which a person failed meanwhile. They stay failed, and
+    /// are not sent a second time should somebody retry them.
+    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<()>;
+
     /// Those of the sent (id, seq) that are not recorded as published, whatever their status.
     async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>>;
 

@@ -11,19 +11,17 @@ use uuid::Uuid;
 
 use super::flight::Flight;
 use super::handle::Outbox;
+use super::line::{ChannelFactory, Line};
 use super::messages::{ActorKind, Subscribe};
-use super::shared::{ChannelFactory, Line, LineState, Shared};
+use super::shared::Shared;
 use super::supervisor::{Died, OutboxSystem};
-use super::ticket::{Credit, SettledQueue};
+use super::ticket::Credit;
+use super::trying::pause_after;
 use crate::backend::channel::Plain;
 use crate::backend::{Jsonl, Local, PublisherBackend};
 use crate::error::{SettingsError, StoreError, SystemError};
 use crate::settings::{PublisherSettings, Settings};
 use crate::store::{Lane, Store};
-
-/// Pauses between tries to reach the database at the start.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pause before an actor that died is replaced, so that one that dies at once does not spin.
 const RESPAWN_PAUSE: Duration = Duration::from_millis(20);
@@ -115,7 +113,7 @@ impl Builder {
         };
         let lines = plan.lines(outbox)?;
         let (deaths, obituaries) = mpsc::unbounded_channel();
-        let subscriptions = self.subscriptions.into_iter().map(Arc::new).collect();
+        let subscriptions = self.subscriptions;
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
         let shared = Shared::new(name, settings, runtime.handle().clone(), store, lines, subscriptions, wake, deaths);
         start_supervisor(&shared);
@@ -132,8 +130,7 @@ fn start_supervisor(shared: &Arc<Shared>) {
 
 /// Waits until the database can be reached, and reads the outbox's id.
 async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError> {
-    let mut pause = FIRST_PAUSE;
-    let mut said = false;
+    let mut failures = 0;
     loop {
         let prepared = if migrate { store.migrate(false).await.map(drop) } else { Ok(()) };
         let reached = match prepared {
@@ -142,14 +139,14 @@ async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError>
         };
         match reached {
             Err(error) if error.is_transient() => {
-                if !std::mem::replace(&mut said, true) {
+                if failures == 0 {
                     tracing::warn!(%error, "waiting for the database");
                 }
             }
             answer => return answer,
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(pause_after(failures)).await;
+        failures += 1;
     }
 }
 
@@ -248,22 +245,14 @@ impl Lines<'_> {
                 } else {
                     vec![Lane::from(name.as_str())]
                 };
-                let line = Line {
-                    name: name.clone(),
-                    flights: lanes.into_iter().map(Flight::new).collect(),
-                    credit: Credit::new(
-                        (worker.max_in_flight / count).max(1),
-                        (worker.max_in_flight_bytes / count).max(1),
-                        Arc::clone(self.wake),
-                    ),
-                    settled: Arc::new(SettledQueue::default()),
-                    on_failed: settings.on_failed,
-                    rate_limit: settings.rate_limit,
-                    channel: self.channel(name, settings, outbox)?,
-                    state: std::sync::Mutex::new(LineState::default()),
-                    turn: tokio::sync::Mutex::default(),
-                };
-                Ok((name.clone(), Arc::new(line)))
+                let credit = Credit::new(
+                    (worker.max_in_flight / count).max(1),
+                    (worker.max_in_flight_bytes / count).max(1),
+                    Arc::clone(self.wake),
+                );
+                let flights = lanes.into_iter().map(Flight::new).collect();
+                let line = Line::new(name.clone(), flights, credit, settings, self.channel(name, settings, outbox)?);
+                Ok((name.clone(), line))
             })
             .collect()
     }

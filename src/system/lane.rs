@@ -84,17 +84,17 @@ impl LaneCursor {
     }
 
     /// Takes over which shards are open. One under a new lease epoch is read from its start: another worker may have
-    /// had it meanwhile.
-    pub(crate) fn set_open(&mut self, open: &HashMap<i16, Opening>) {
-        self.shards.retain(|shard, _| open.contains_key(shard));
+    /// had it meanwhile. Returns the shards whose place in reading is gone.
+    pub(crate) fn set_open(&mut self, open: &HashMap<i16, Opening>) -> Vec<i16> {
+        let same_lease = |shard: &i16, state: &ShardState| {
+            open.get(shard).is_some_and(|opening| opening.epoch == state.opening.epoch)
+        };
+        let gone = self.shards.extract_if(|shard, state| !same_lease(shard, state)).map(|(shard, _)| shard).collect();
         for (shard, opening) in open {
             let fresh = ShardState { opening: *opening, cursor: Position::START, full: true, sweep: Position::START };
-            let state = self.shards.entry(*shard).or_insert(fresh);
-            if state.opening.epoch != opening.epoch {
-                *state = fresh;
-            }
-            state.opening = *opening;
+            self.shards.entry(*shard).or_insert(fresh).opening = *opening;
         }
+        gone
     }
 
     /// Reads again from where events came back unsent.

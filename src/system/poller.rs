@@ -2,16 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::clock::Moment;
 use super::flight::{Admitted, Fetch, Flight, Opening};
 use super::lane::{LaneCursor, Plan, Purpose};
+use super::line::Line;
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
-use super::shared::{Lifeline, Line, Shared, panics_on_demand};
+use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
+use super::trying::pause_after;
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchAnswer, FetchRequest, Shard};
 
@@ -24,9 +25,6 @@ const KEY_LIMIT: i64 = 100;
 
 /// Events that one fetch asks for at most, so that fetching, publishing and settling overlap.
 const MAX_FETCH: usize = 2_000;
-
-/// The longest pause after the database could not be reached.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Poller {
     shared: Arc<Shared>,
@@ -138,7 +136,7 @@ impl Poller {
         for lane in (0..lanes).map(|step| (track.turn + step) % lanes) {
             let flight = &track.line.flights[lane];
             let cursor = &mut track.cursors[lane];
-            cursor.set_open(&open_and_held(&self.shared, flight, now));
+            flight.forget_parked(&cursor.set_open(&open_and_held(&self.shared, flight, now)));
             cursor.rewind(&flight.take_rewinds());
             if flight.has_wanted() {
                 cursor.look_at(now);
@@ -202,9 +200,8 @@ impl Poller {
         if self.failures == 0 {
             tracing::warn!(%error, "nothing can be read; trying on");
         }
-        let pause = Duration::from_millis(50).saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
+        self.pause_until = Moment::now().after(pause_after(self.failures));
         self.failures = self.failures.saturating_add(1);
-        self.pause_until = Moment::now().after(pause);
     }
 }
 

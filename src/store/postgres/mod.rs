@@ -121,6 +121,10 @@ impl Store for PostgresStore {
         fetch::blockers(self, lane, failed_blocks, questions).await
     }
 
+    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<()> {
+        settle::sent_but_failed(self, sent).await
+    }
+
     async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
         fetch::unrecorded(self, lane, sent).await
     }

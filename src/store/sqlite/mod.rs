@@ -119,6 +119,13 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<()> {
+        let sent = sent.to_vec();
+        self.writer
+            .run("record what was sent", move |connection| settle::record_sent_but_failed(connection, &sent))
+            .await
+    }
+
     async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
         let (lane, sent) = (lane.to_owned(), sent.to_vec());
         self.reader.run("find unrecorded", move |connection| fetch::find_unrecorded(connection, &lane, &sent)).await

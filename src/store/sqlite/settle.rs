@@ -47,6 +47,25 @@ fn record_some_published(connection: &mut SqliteConnection, events: &[(Uuid, i64
     Ok(())
 }
 
+/// Records that the backend has events that a person failed meanwhile.
+pub(super) fn record_sent_but_failed(connection: &mut SqliteConnection, sent: &[(Uuid, i64)]) -> QueryResult<()> {
+    connection.immediate_transaction(|connection| {
+        let now = read_now(connection)?;
+        for (id, seq) in sent {
+            sql_query(
+                "UPDATE outbox_events SET published_at = ?, updated_at = ?
+                 WHERE id = ? AND seq = ? AND status = 'failed' AND published_at IS NULL",
+            )
+            .bind::<BigInt, _>(now)
+            .bind::<BigInt, _>(now)
+            .bind::<Binary, _>(id.as_bytes().as_slice())
+            .bind::<BigInt, _>(*seq)
+            .execute(connection)?;
+        }
+        Ok(())
+    })
+}
+
 /// Records retries and failures; returns the ids of those that stand as asked now, by this call or by an earlier one
 /// whose answer was lost.
 pub(super) fn record_rescheduled(

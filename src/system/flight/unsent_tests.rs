@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sample;
-use crate::system::ticket::Credit;
+use crate::system::ticket::{Credit, Ticket};
 
 fn admit(fetch: &Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
     let credit = Credit::new(100, 1 << 20, Arc::default());

@@ -2,7 +2,8 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::sample;
-use crate::system::ticket::Credit;
+use crate::store::Blocker;
+use crate::system::ticket::{Credit, Permit, Ticket};
 
 const SHARD: i16 = 3;
 
