@@ -82,6 +82,7 @@ macro_rules! instantiate {
                 reading::a_retry_is_read_only_when_it_is_due,
                 reading::a_retry_without_a_time_is_due_and_stops_nobody,
                 reading::a_key_is_read_from_its_start_up_to_a_limit,
+                reading::reading_stops_at_the_most_events_of_all_kinds_together,
                 reading::reading_stops_at_the_byte_budget_but_not_before_one_event,
                 reading::an_oversize_event_comes_back_with_the_reason,
                 reading::a_row_that_is_no_event_comes_back_with_the_reason_beside_the_others,

@@ -51,7 +51,7 @@ fn time_until_found(took: Duration, late: impl Fn(i64) -> (i64, i64)) -> Option<
             let (event, _) = *committed.get_or_insert_with(|| (late(newest), now));
             pending.insert(0, event);
         }
-        let Some(plan) = cursor.plan(1_000, now) else {
+        let Some(plan) = cursor.plan(1_000, false, now) else {
             now = now.after(MS);
             continue;
         };

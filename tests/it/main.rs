@@ -7,6 +7,7 @@ mod support;
 
 mod actors;
 mod backends;
+mod bounds;
 mod cli;
 mod examples;
 mod handlers;
