@@ -24,6 +24,13 @@ const BUILT_IN: &[&str] = &["redis_stream", "jsonl", "local"];
 const MAX_NAME: usize = 100;
 const MAX_DAYS: u32 = 36_500;
 
+/// Whether a Redis key's cluster slot is that of a hash tag: what stands between its first `{` and the next `}`, unless
+/// that is nothing. The slot of any other key is that of the whole key.
+pub(crate) fn has_hash_tag(key: &str) -> bool {
+    let inside = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    inside.is_some_and(|(tag, _)| !tag.is_empty())
+}
+
 impl Settings {
     /// Checks that every value is in range. What [`load`](Self::load) and [`from_toml`](Self::from_toml) return has
     /// passed; settings made in code are checked when the system starts.
@@ -138,6 +145,11 @@ impl Check<'_> {
     }
 
     fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        let stream = publisher.stream_name.as_str();
+        // The meta key is made from the name, and a `}` would end its hash tag too early.
+        let problem = "has a `}` and no hash tag, so that its journal could not share its slot in a Redis Cluster; \
+            leave the `}` out, or begin with a tag as in {shop}.events";
+        self.that(!stream.contains('}') || has_hash_tag(stream), &format!("{key}.stream_name"), problem)?;
         let url = format!("{key}.url");
         let Some(address) = &publisher.url else {
             let remedy = "redis_stream needs `url`, such as redis://localhost:6379/0, or `host`".to_owned();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-mod check;
+pub(crate) mod check;
 mod load;
 mod nearest;
 mod node;

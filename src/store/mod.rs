@@ -82,6 +82,8 @@ pub(crate) struct FetchRequest {
     /// Due events of these keys from the start of each key's order, at most `key_limit` for each.
     pub(crate) keys: Vec<String>,
     pub(crate) key_limit: i64,
+    /// Reading stops at this many events.
+    pub(crate) max_events: usize,
     /// Reading stops, after at least one event, where the bytes read would pass this.
     pub(crate) max_bytes: usize,
     /// Events larger than this come back as [`Unreadable`].
@@ -106,6 +108,8 @@ pub(crate) struct Fetched {
     pub(crate) partition_key: String,
     /// Read from `retry` rather than `pending`.
     pub(crate) retry: bool,
+    /// Read as part of a range, so that a cursor may move to it.
+    pub(crate) in_range: bool,
     pub(crate) retry_count: i32,
     pub(crate) max_retries: i32,
     /// The event, or why it cannot be one.
@@ -117,7 +121,7 @@ pub(crate) struct Fetched {
 pub(crate) struct FetchAnswer {
     /// Ranges in each shard's order, then retries, then keys; an id may come twice.
     pub(crate) rows: Vec<Fetched>,
-    /// The byte budget ended the reading: there may be more.
+    /// `max_events` or `max_bytes` ended the reading: there may be more.
     pub(crate) cut_short: bool,
 }
 

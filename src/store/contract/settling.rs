@@ -178,6 +178,21 @@ pub(super) async fn an_event_with_another_retry_count_is_left_alone<F: Fixture>(
     assert_eq!(find(&store, id).await.status, Status::Pending);
 }
 
+pub(super) async fn a_row_that_is_no_event_is_recorded_as_failed<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    for (column, nonsense) in fixture.nonsense() {
+        let id = Row::new().with(column, *nonsense).insert(&fixture).await;
+        let settle = Reschedule { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) };
+        for _ in 0..2 {
+            let recorded = store.settle_rescheduled(worker.id, std::slice::from_ref(&settle)).await;
+            assert_eq!(recorded.unwrap(), [id], "{column} = {nonsense}");
+        }
+        assert!(fetch_all(&store).await.is_empty());
+    }
+}
+
 pub(super) async fn a_published_event_is_not_rescheduled<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();

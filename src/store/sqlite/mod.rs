@@ -222,6 +222,7 @@ fn to_fetched(row: Row) -> Fetched {
         id: row.id(),
         partition_key: row.partition_key().to_owned(),
         retry: row.is_retry(),
+        in_range: false,
         retry_count: row.retry_count(),
         max_retries: row.max_retries(),
         event: row.decode().map(Arc::new),
