@@ -12,7 +12,8 @@ use crate::store::Expiry;
 /// How often rows without a `seq` are looked for; an index that is empty in practice answers.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often old events are looked for, and the pause between two batches.
+/// When and how often old events are looked for, and the pause between two batches.
+const FIRST_RETENTION: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -60,6 +61,7 @@ impl Actor for Janitor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(REPAIR_INTERVAL, Self::repair);
+        ctx.run_later(FIRST_RETENTION, Self::delete);
         ctx.run_interval(RETENTION_INTERVAL, Self::delete);
     }
 }
