@@ -282,6 +282,11 @@ pub(crate) struct LeaseView {
     pub(crate) renewed: Vec<(Shard, i64)>,
 }
 
+/// How long a worker that is gone stays in the table for people to see: an hour, at the default lease.
+pub(crate) fn forgotten_after(lease: Duration) -> Duration {
+    lease.saturating_mul(720)
+}
+
 /// Leases. Each write is one simple-protocol statement (a worker stopped in its middle holds no lock), is durable when
 /// answered, and skips rows that another holds locked.
 #[async_trait]

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::Fixture;
 use super::given::*;
-use crate::store::{Heartbeat, Shard, Store};
+use crate::store::{Heartbeat, Shard, Store, forgotten_after};
 
 fn all(store: &Arc<dyn Store>) -> usize {
     usize::try_from(store.shards()).unwrap()
@@ -134,8 +134,10 @@ pub(super) async fn workers_see_each_other_while_they_are_alive<F: Fixture>() {
     age_worker(&fixture, &second, 2 * LEASE.as_millis()).await;
     let view = first.leases.beat(&beat).await.unwrap();
     assert_eq!(view.peers.iter().map(|peer| peer.id).collect::<Vec<_>>(), [first.id]);
+    age_worker(&fixture, &second, (forgotten_after(LEASE) - LEASE).as_millis()).await;
+    first.leases.beat(&beat).await.unwrap();
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_workers").await, 2, "people can still see it");
-    age_worker(&fixture, &second, 1000 * 86_400 * 30).await;
+    age_worker(&fixture, &second, (forgotten_after(LEASE) + LEASE).as_millis()).await;
     first.leases.beat(&beat).await.unwrap();
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_workers").await, 1);
 }

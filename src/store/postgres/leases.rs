@@ -14,10 +14,7 @@ use uuid::Uuid;
 use super::connect::Target;
 use super::{Lane, LeaseStore, Result, SHARDS, STATEMENT_LIMIT, Shard};
 use crate::error::StoreError;
-use crate::store::{Heartbeat, LeaseRow, LeaseView, Peer};
-
-/// A worker row this many leases old is removed by whoever sees it.
-const FORGOTTEN_AFTER: u32 = 60;
+use crate::store::{Heartbeat, LeaseRow, LeaseView, Peer, forgotten_after};
 
 /// How long to wait for an answer that is only nice to have, or that a later beat can ask for again: a connection that
 /// has gone silent must be noticed while the leases still run.
@@ -163,7 +160,7 @@ fn read_peers(lease: Duration) -> String {
             SELECT id FROM outbox_workers WHERE heartbeat_at < clock_timestamp() - {long} FOR UPDATE SKIP LOCKED)) \
          SELECT id, backends, handlers, (extract(epoch FROM started_at) * 1000000)::bigint FROM outbox_workers \
          WHERE heartbeat_at > clock_timestamp() - {span}",
-        long = interval(lease * FORGOTTEN_AFTER),
+        long = interval(forgotten_after(lease)),
         span = interval(lease),
     )
 }

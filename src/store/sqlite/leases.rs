@@ -13,10 +13,7 @@ use uuid::Uuid;
 use super::clock::{micros, read_now};
 use super::connection::Connection;
 use super::{SHARD, uuid_of};
-use crate::store::{Heartbeat, Lane, LeaseRow, LeaseStore, LeaseView, Peer, Result, Shard};
-
-/// A worker that was not seen for so long is forgotten; until then people can see that it is gone.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+use crate::store::{Heartbeat, Lane, LeaseRow, LeaseStore, LeaseView, Peer, Result, Shard, forgotten_after};
 
 pub(super) struct SqliteLeases(pub(super) Connection);
 
@@ -76,7 +73,7 @@ impl LeaseStore for SqliteLeases {
 fn renew_and_look(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryResult<LeaseView> {
     let now = read_now(connection)?;
     write_worker(connection, beat, now)?;
-    forget_dead_workers(connection, now)?;
+    forget_dead_workers(connection, now - micros(forgotten_after(beat.lease)))?;
     let mut view = LeaseView { peers: find_peers(connection, now - micros(beat.lease))?, ..LeaseView::default() };
     for lane in &beat.lanes {
         make_lease_row(connection, lane)?;
@@ -107,10 +104,8 @@ fn write_worker(connection: &mut SqliteConnection, beat: &Heartbeat, now: i64) -
     .execute(connection)
 }
 
-fn forget_dead_workers(connection: &mut SqliteConnection, now: i64) -> QueryResult<usize> {
-    sql_query("DELETE FROM outbox_workers WHERE heartbeat_at < ?")
-        .bind::<BigInt, _>(now - micros(FORGOTTEN_AFTER))
-        .execute(connection)
+fn forget_dead_workers(connection: &mut SqliteConnection, dead_since: i64) -> QueryResult<usize> {
+    sql_query("DELETE FROM outbox_workers WHERE heartbeat_at < ?").bind::<BigInt, _>(dead_since).execute(connection)
 }
 
 fn find_peers(connection: &mut SqliteConnection, alive_since: i64) -> QueryResult<Vec<Peer>> {
