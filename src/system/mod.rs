@@ -1,8 +1,10 @@
 //! The actors, one file each, in the order in which an event meets them:
 //! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
-//! Between them stand [`flight`] (what is in flight, rules R1 to R3), [`lane`] (cursors), [`room`] (how much of what), [`leases`] (what is ours) and
-//! [`ticket`] (one event's way). Messages flow in that one direction; what flows back is credit and wake-ups.
+//! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`lane`] (cursors), [`room`]
+//! (how much to read), [`flight`] (what is in flight, rules R1 to R3), [`ticket`] (one event's way), [`line`] (what a
+//! publisher's lanes share) and [`subscription`] (handlers, and in [`turns`] whose turn it is). Messages flow in that one
+//! direction; what flows back is credit and wake-ups.
 
 mod backends;
 mod builder;
@@ -10,6 +12,7 @@ mod clock;
 mod completer;
 mod flight;
 mod handle;
+mod heartbeat;
 mod janitor;
 mod lane;
 mod lease_keeper;

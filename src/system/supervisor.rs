@@ -269,14 +269,18 @@ impl Handler<Shutdown> for OutboxSystem {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
             let settled = shared.is_idle();
-            flush_journals(&shared).await;
-            if let Some(keeper) = keeper {
-                // Leaving is bounded too: the database may be away.
-                let _ = tokio::time::timeout(limit.min(Duration::from_secs(10)), keeper.send(Leave)).await;
-            }
+            // Where a server has gone silent, the leases run out in this time by themselves, and others clear the journals.
+            let _ = tokio::time::timeout(shared.settings.worker.lease, say_farewell(&shared, keeper)).await;
             let _ = system.send(Stop).await;
             if settled { Ok(()) } else { Err(SystemError::ShutdownTimeout(limit)) }
         })
+    }
+}
+
+async fn say_farewell(shared: &Shared, keeper: Option<Addr<LeaseKeeper>>) {
+    flush_journals(shared).await;
+    if let Some(keeper) = keeper {
+        let _ = keeper.send(Leave).await;
     }
 }
 

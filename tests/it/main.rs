@@ -19,5 +19,6 @@ mod scene;
 mod shutdown;
 mod sqlite;
 mod supervision;
+mod takeover;
 mod tls;
 mod writes;
