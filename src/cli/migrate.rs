@@ -2,11 +2,17 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output;
 use crate::error::StoreError;
 use crate::settings::Settings;
 use crate::store::Store;
+use crate::store::migrate::{Progress, Step};
+
+const REDRAW: Duration = Duration::from_millis(100);
 
 /// Create the outbox tables, or bring them up to date.
 ///
@@ -26,22 +32,61 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
     if args.dry_run {
-        let statements = store.migrate(true).await?;
-        if statements.is_empty() {
+        let plan = store.plan_migration().await?;
+        if plan.steps.is_empty() {
             drop(writeln!(std::io::stderr(), "already up to date: nothing would run"));
         }
-        return Ok(output::lines(statements.iter().map(|statement| terminated(statement)))?);
+        return Ok(output::lines(plan.steps.iter().map(shown))?);
     }
     let found = store.outbox_id().await;
-    let ran = store.migrate(false).await?;
+    let plan = store.migrate(&Bar::start().watch()).await?;
     let done = match found {
-        _ if ran.is_empty() => "already up to date:",
+        _ if plan.adopts => "took django-broadcaster's table over:",
+        _ if plan.steps.is_empty() => "already up to date:",
         Err(StoreError::NotMigrated { state: "missing", .. }) => "created",
         _ => "upgraded",
     };
-    Ok(output::line(format_args!("{done} the outbox tables in {}", settings.database.url))?)
+    output::line(format_args!("{done} the outbox tables in {}", settings.database.url))?;
+    if plan.adopts {
+        let count = plan.taken_up;
+        output::line(format_args!("{count} events that its worker had left in processing are pending again"))?;
+    }
+    Ok(())
 }
 
-fn terminated(statement: &str) -> String {
-    format!("{};", statement.trim().trim_end_matches(';'))
+/// A statement with what it costs before it.
+fn shown(step: &Step) -> String {
+    let sql = format!("{};", step.sql.trim().trim_end_matches(';'));
+    match &step.cost {
+        Some(cost) => format!("-- {cost}\n{sql}\n"),
+        None => sql,
+    }
+}
+
+/// How far it is, on stderr; nothing where that is no terminal. It goes when it is dropped.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn start() -> Self {
+        let bar = ProgressBar::no_length();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {bar:30} {pos}/{len}, {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(REDRAW);
+        Self(bar)
+    }
+
+    fn watch(self) -> impl Fn(Progress<'_>) + Send + Sync {
+        move |progress| {
+            self.0.set_message(progress.what.to_owned());
+            self.0.set_length(progress.total);
+            self.0.set_position(progress.done);
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }

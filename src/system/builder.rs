@@ -135,7 +135,7 @@ async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError>
     let mut pause = FIRST_PAUSE;
     let mut said = false;
     loop {
-        let prepared = if migrate { store.migrate(false).await.map(drop) } else { Ok(()) };
+        let prepared = if migrate { store.migrate(&|_| ()).await.map(drop) } else { Ok(()) };
         let reached = match prepared {
             Ok(()) => store.outbox_id().await,
             Err(error) => Err(error),
