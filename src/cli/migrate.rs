@@ -48,8 +48,7 @@ pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>)
     };
     output::line(format_args!("{done} the outbox tables in {}", settings.database.url))?;
     if plan.adopts {
-        let count = plan.taken_up;
-        output::line(format_args!("{count} events that its worker had left in processing are pending again"))?;
+        output::line(format_args!("left in processing by its worker and pending again: {}", plan.taken_up))?;
     }
     Ok(())
 }
@@ -57,10 +56,11 @@ pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>)
 /// A statement with what it costs before it.
 fn shown(step: &Step) -> String {
     let sql = format!("{};", step.sql.trim().trim_end_matches(';'));
-    match &step.cost {
-        Some(cost) => format!("-- {cost}\n{sql}\n"),
-        None => sql,
+    if step.cost.is_empty() {
+        return sql;
     }
+    let cost: String = step.cost.lines().map(|line| format!("-- {line}\n")).collect();
+    format!("{cost}{sql}\n")
 }
 
 /// How far it is, on stderr; nothing where that is no terminal. It goes when it is dropped.
@@ -72,12 +72,14 @@ impl Bar {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {bar:30} {pos}/{len}, {elapsed}") {
             bar.set_style(style);
         }
-        bar.enable_steady_tick(REDRAW);
         Self(bar)
     }
 
     fn watch(self) -> impl Fn(Progress<'_>) + Send + Sync {
         move |progress| {
+            if self.0.length().is_none() {
+                self.0.enable_steady_tick(REDRAW);
+            }
             self.0.set_message(progress.what.to_owned());
             self.0.set_length(progress.total);
             self.0.set_position(progress.done);

@@ -17,13 +17,13 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) sql: String,
-    /// What it locks, reads and writes, where there is something to say.
-    pub(crate) cost: Option<String>,
+    /// What it locks, reads and writes, in lines; empty: it makes something new.
+    pub(crate) cost: String,
 }
 
 impl Step {
     pub(crate) fn new(sql: impl Into<String>) -> Self {
-        Self { sql: sql.into(), cost: None }
+        Self { sql: sql.into(), cost: String::new() }
     }
 }
 

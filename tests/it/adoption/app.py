@@ -98,6 +98,10 @@ def migrate():
     call_command("migrate", "django_broadcaster", verbosity=0)
 
 
+def migrate_onto_what_is_there():
+    call_command("migrate", "django_broadcaster", fake_initial=True, verbosity=0)
+
+
 def write(number):
     """One event of many kinds; every choice has a period of its own."""
     event = publisher.publish_event(

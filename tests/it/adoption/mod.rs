@@ -4,6 +4,7 @@ mod django;
 mod interrupted;
 mod refused;
 mod same_entries;
+mod there_and_back;
 mod writer;
 
 use std::process::Output;
@@ -27,11 +28,15 @@ impl Adoption {
     }
 
     async fn on(database: Database) -> Self {
-        let scene = Scene::unmigrated(database, redis::url());
+        let adoption = Self::beside(Scene::unmigrated(database, redis::url()));
+        adoption.django.call("migrate", &[]);
+        adoption
+    }
+
+    /// An application without tables yet.
+    fn beside(scene: Scene) -> Self {
         let (database, stream) = (scene.url().to_owned(), scene.stream_name().to_owned());
-        let django = Django { database, redis: redis::url(), stream };
-        django.call("migrate", &[]);
-        Self { scene, django }
+        Self { scene, django: Django { database, redis: redis::url(), stream } }
     }
 
     fn migrate(&self, arguments: &[&str]) -> Output {

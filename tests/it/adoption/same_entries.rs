@@ -11,7 +11,7 @@ fn names(value: &Value) -> Vec<&str> {
 }
 
 /// Settings of a worker that publishes where the application's own would.
-fn settings(adoption: &Adoption) -> std::path::PathBuf {
+pub(super) fn settings(adoption: &Adoption) -> std::path::PathBuf {
     let stream = adoption.scene.stream_name();
     let audit = format!("[publishers.audit]\n{}", adoption.scene.stream().replace(stream, &format!("{stream}-audit")));
     adoption.scene.settings("", &audit)
@@ -63,6 +63,10 @@ async fn the_application_goes_on_writing_reading_and_retrying() {
     adoption.scene.drain(&settings).await;
     assert_eq!(adoption.scene.length().await, before, "what its own worker had published went out again");
 
+    let list = ["events", "list", "--status", "published", "--format", "json"];
+    let listed = adoption.scene.outbox(&settings, &list).output().unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&listed.stdout).unwrap().as_array().unwrap().len(), 5);
+
     let written = django.call("publish", &["5", "25"]);
     let undelivered = django.call("publish_later_and_never", &[]);
     let never = names(&undelivered)[1];
@@ -113,35 +117,8 @@ async fn events_that_its_worker_left_in_processing_are_taken_up_and_counted() {
     let left = "UPDATE outbox_events SET status = 'processing' WHERE retry_count = 0 AND max_retries < 3";
     let count = sql.execute(left, &[]).await.unwrap();
     let said = adoption.adopt();
-    let expected = format!("{count} events that its worker had left in processing are pending again");
+    let expected = format!("left in processing by its worker and pending again: {count}\n");
     assert!(count > 0 && said.contains(&expected), "{said}");
     adoption.scene.drain(&settings(&adoption)).await;
     assert_eq!(adoption.scene.published().await, 8);
-}
-
-#[tokio::test]
-async fn an_adopted_table_is_not_written_anew_keeps_its_indexes_and_is_left_alone_the_second_time() {
-    const FILE: &str = "SELECT pg_relation_filenode('outbox_events')::bigint";
-    const THEIRS: &str = "SELECT count(*) FROM pg_indexes WHERE tablename = 'outbox_events' \
-        AND indexname ~ '^outbox_even_|_[0-9a-f]{8}(_like)?$'";
-    let adoption = Adoption::new().await;
-    let scene = &adoption.scene;
-    adoption.django.call("publish", &["0", "20"]);
-    let before = (scene.number(FILE).await, scene.number(THEIRS).await);
-    assert_eq!(before.1, 8);
-
-    let planned = String::from_utf8(adoption.migrate(&["--dry-run"]).stdout).unwrap();
-    assert!(planned.contains("ADD COLUMN seq bigint,") && planned.contains("-- Writes 20 rows"), "{planned}");
-    assert!(planned.contains("CREATE INDEX CONCURRENTLY outbox_events_due"), "{planned}");
-    assert_eq!(scene.number("SELECT count(to_regclass('outbox_events_seq'))").await, 0, "a dry run changed something");
-
-    let said = adoption.adopt();
-    assert!(said.starts_with("took django-broadcaster's table over: the outbox tables in postgres://"), "{said}");
-    assert_eq!((scene.number(FILE).await, scene.number(THEIRS).await), before);
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE seq IS NULL").await, 0);
-    let (sql, outbox) = (scene.sql().await, "SELECT id::text FROM outbox_meta");
-    let (first, id): (_, String) = (schema(&sql).await, sql.query_one(outbox, &[]).await.unwrap().get(0));
-    assert!(adoption.adopt().starts_with("already up to date"));
-    assert_eq!(schema(&sql).await, first);
-    assert_eq!(sql.query_one(outbox, &[]).await.unwrap().get::<_, String>(0), id);
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 /// Every column that django-broadcaster knows, and none of the others, as its model sends them.
@@ -30,7 +30,8 @@ pub(super) struct Written {
 impl Writer {
     pub(super) async fn start(client: Client) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let writing = tokio::spawn(write(client, Arc::clone(&stop)));
+        let insert = client.prepare(INSERT).await.unwrap();
+        let writing = tokio::spawn(write(client, insert, Arc::clone(&stop)));
         Self { stop, writing }
     }
 
@@ -40,8 +41,7 @@ impl Writer {
     }
 }
 
-async fn write(client: Client, stop: Arc<AtomicBool>) -> Written {
-    let insert = client.prepare(INSERT).await.unwrap();
+async fn write(client: Client, insert: Statement, stop: Arc<AtomicBool>) -> Written {
     let mut written = Written { ids: Vec::new(), longest: Duration::ZERO };
     while !stop.load(Ordering::SeqCst) {
         let (id, began) = (Uuid::new_v4().to_string(), Instant::now());

@@ -1,6 +1,7 @@
 //! What stands in the database before and during an adoption.
 
-use tokio_postgres::{Client, Error};
+use serde_json::Value;
+use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 use super::check::{Column, find_objections, has_ours};
 
@@ -74,9 +75,19 @@ pub(super) async fn count_pages(client: &Client) -> Result<i64, Error> {
     client.query_one(pages, &[]).await?.try_get(0)
 }
 
-/// As the planner does: the density that it knows, over the pages that there are.
+/// Counting all rows would read the table.
 async fn estimate_rows(client: &Client) -> Result<i64, Error> {
-    client.query_one(ESTIMATE, &[]).await?.try_get(0)
+    let answer = client.simple_query("EXPLAIN (FORMAT JSON) SELECT FROM outbox_events").await?;
+    let plan = answer.iter().find_map(first_column).and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    Ok(plan.and_then(|plan| plan.pointer("/0/Plan/Plan Rows")?.as_i64()).unwrap_or(0))
+}
+
+/// The first column of an answer's row, as text.
+pub(super) fn first_column(message: &SimpleQueryMessage) -> Option<String> {
+    match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    }
 }
 
 pub(super) async fn is_built(client: &Client, index: &str) -> Result<bool, Error> {
@@ -99,11 +110,6 @@ const ID_IS_KEY: &str = "SELECT EXISTS (SELECT FROM pg_index i \
 
 const OTHERS: &str = "SELECT 'table ' || name FROM unnest(ARRAY['outbox_meta', 'outbox_workers', 'outbox_leases']) AS o(name) \
     WHERE to_regclass(name) IS NOT NULL";
-
-/// Twenty rows a page where nothing is known yet.
-const ESTIMATE: &str = "SELECT (CASE WHEN reltuples > 0 AND relpages > 0 THEN reltuples::float8 / relpages ELSE 20 END \
-    * pg_relation_size(oid) / current_setting('block_size')::float8)::bigint \
-    FROM pg_class WHERE oid = to_regclass('outbox_events')";
 
 const HAS_INDEX: &str = "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND indisvalid = $2 \
     AND indrelid = to_regclass('outbox_events'))";

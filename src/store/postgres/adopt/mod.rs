@@ -72,7 +72,8 @@ async fn list_tasks(target: &Target, client: &Client) -> Result<Vec<Task>> {
         let name = index_name(statement);
         if !catalog::is_built(client, name).await.map_err(failed)? {
             let is_unfinished = catalog::is_unfinished(client, name).await.map_err(failed)?;
-            tasks.push(Task::BuildIndex(Index { name, statement, is_unfinished, table_rows: found.rows }));
+            let (table_pages, table_rows) = (found.pages, found.rows);
+            tasks.push(Task::BuildIndex(Index { name, statement, is_unfinished, table_pages, table_rows }));
         }
     }
     tasks.push(Task::Finish { processing: found.processing });

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Error, SimpleQueryMessage};
+use tokio_postgres::{Client, Error};
 
 use super::{Result, catalog};
 use crate::error::StoreError;
@@ -73,7 +73,7 @@ impl<'a> Session<'a> {
         let mut tries = 1;
         loop {
             match self.client.simple_query(&sql).await {
-                Ok(answer) => return Ok(answer.iter().find_map(first_column)),
+                Ok(answer) => return Ok(answer.iter().find_map(catalog::first_column)),
                 Err(error) => {
                     // On a lost connection it fails too, and the next statement says so.
                     let _ = self.client.batch_execute("ROLLBACK").await;
@@ -155,11 +155,4 @@ pub(super) fn drop_index(name: &str) -> String {
 
 fn is_contention(error: &Error) -> bool {
     matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED))
-}
-
-fn first_column(message: &SimpleQueryMessage) -> Option<String> {
-    match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    }
 }

@@ -36,12 +36,28 @@ pub(super) struct Index {
     pub(super) statement: &'static str,
     /// An interrupted run left a part of it.
     pub(super) is_unfinished: bool,
+    pub(super) table_pages: i64,
     pub(super) table_rows: i64,
 }
 
 impl Index {
     fn concurrently(&self) -> String {
         self.statement.replacen("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
+    }
+
+    fn sql(&self) -> String {
+        match self.is_unfinished {
+            true => format!("{}\n\n{}", drop_index(self.name), self.concurrently()),
+            false => self.concurrently(),
+        }
+    }
+
+    fn cost(&self) -> String {
+        let (pages, rows) = (grouped(self.table_pages), grouped(self.table_rows));
+        format!(
+            "The table is read twice: {pages} pages, about {rows} rows by the planner's estimate. Writing goes on.\nWaits \
+             until transactions that are older than it are over."
+        )
     }
 }
 
@@ -68,43 +84,32 @@ impl Task {
 
     /// For people who want to know beforehand.
     pub(super) fn step(&self) -> Step {
-        let (sql, cost) = match self {
-            Self::AddColumns => (
-                transaction(COLUMNS),
-                "Changes the catalog alone: no row is read or written. ACCESS EXCLUSIVE for a moment; where it is not had \
-                 within 1.5 s, writers go first and it is tried again."
-                    .to_owned(),
-            ),
-            Self::FillSeq { rows, pages } => (
-                transaction(&seq_batch(0)),
-                format!(
-                    "Writes {} rows, those that are not published, and reads the table once. Repeated for each \
-                     {BATCH_PAGES} of its {} pages, each in a transaction of its own. Inserting goes on.",
+        match self {
+            Self::AddColumns => Step {
+                sql: transaction(COLUMNS),
+                cost:
+                    "Changes the catalog alone; no row is read or written. ACCESS EXCLUSIVE for a moment: where it is \
+                       not had\nwithin 1.5 s, those who wait behind it go first, and it is tried again."
+                        .to_owned(),
+            },
+            Self::FillSeq { rows, pages } => Step {
+                sql: transaction(&seq_batch(0)),
+                cost: format!(
+                    "Rows written: {}, those that are not published. The table is read once. Inserting goes on.\nRepeated \
+                     for each {BATCH_PAGES} of {} pages, each time in a transaction of its own.",
                     grouped(*rows),
                     grouped(*pages)
                 ),
-            ),
-            Self::BuildIndex(index) => (
-                if index.is_unfinished {
-                    format!("{}\n\n{}", drop_index(index.name), index.concurrently())
-                } else {
-                    index.concurrently()
-                },
-                format!(
-                    "Reads the table twice (about {} rows, the planner's estimate). Writing goes on. Waits until older \
-                     transactions are over.",
-                    grouped(index.table_rows)
-                ),
-            ),
-            Self::Finish { processing } => (
-                transaction(LAST),
-                format!(
-                    "Writes {} rows, those that django-broadcaster's worker left in processing; makes small new tables.",
+            },
+            Self::BuildIndex(index) => Step { sql: index.sql(), cost: index.cost() },
+            Self::Finish { processing } => Step {
+                sql: transaction(LAST),
+                cost: format!(
+                    "Rows written: {}, those that django-broadcaster's worker left in processing. The new tables are small.",
                     grouped(*processing)
                 ),
-            ),
-        };
-        Step { sql, cost: Some(cost) }
+            },
+        }
     }
 }
 
@@ -132,7 +137,7 @@ fn grouped(number: i64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
