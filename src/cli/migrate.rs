@@ -16,6 +16,8 @@ const REDRAW: Duration = Duration::from_millis(100);
 
 /// Create the outbox tables, or bring them up to date.
 ///
+/// A table that django-broadcaster made is taken over in place, while it is written to; stop its worker first.
+///
 /// Running it again changes nothing. It keeps books in a table of its own; the application's own migrations are not
 /// touched.
 #[derive(Debug, clap::Args)]
@@ -25,7 +27,7 @@ Examples:
   outbox migrate --dry-run | less
   outbox migrate --database-url sqlite://outbox.db")]
 pub(super) struct Args {
-    /// Print the statements that would run, and run none.
+    /// Print the statements that would run, with what they cost those who use the table meanwhile, and run none.
     #[arg(long)]
     dry_run: bool,
 }
