@@ -2,17 +2,13 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output;
+use super::progress::Progress;
 use crate::error::StoreError;
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::store::migrate::{Progress, Step};
-
-const REDRAW: Duration = Duration::from_millis(100);
+use crate::store::migrate::Step;
 
 /// Create the outbox tables, or bring them up to date.
 ///
@@ -41,7 +37,8 @@ pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>)
         return Ok(output::lines(plan.steps.iter().map(shown))?);
     }
     let found = store.outbox_id().await;
-    let plan = store.migrate(&Bar::start().watch()).await?;
+    let bar = Progress::steps();
+    let plan = store.migrate(&move |far| bar.show(far.what, far.done, far.total)).await?;
     let done = match found {
         _ if plan.adopts => "took django-broadcaster's table over:",
         _ if plan.steps.is_empty() => "already up to date:",
@@ -63,34 +60,4 @@ fn shown(step: &Step) -> String {
     }
     let cost: String = step.cost.lines().map(|line| format!("-- {line}\n")).collect();
     format!("{cost}{sql}\n")
-}
-
-/// How far it is, on stderr; nothing where that is no terminal. It goes when it is dropped.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn start() -> Self {
-        let bar = ProgressBar::no_length();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {bar:30} {pos}/{len}, {elapsed}") {
-            bar.set_style(style);
-        }
-        Self(bar)
-    }
-
-    fn watch(self) -> impl Fn(Progress<'_>) + Send + Sync {
-        move |progress| {
-            if self.0.length().is_none() {
-                self.0.enable_steady_tick(REDRAW);
-            }
-            self.0.set_message(progress.what.to_owned());
-            self.0.set_length(progress.total);
-            self.0.set_position(progress.done);
-        }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
 }

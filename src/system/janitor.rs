@@ -16,11 +16,6 @@ const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Events deleted at once.
-const BATCH: i64 = 1_000;
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
 pub(crate) struct Janitor {
     shared: Arc<Shared>,
     deleting: bool,
@@ -72,13 +67,8 @@ impl Actor for Janitor {
 panics_on_demand!(Janitor);
 
 async fn delete_expired(shared: Arc<Shared>) {
-    let retention = shared.settings.retention;
-    let expiry = Expiry {
-        published: retention.cleanup_published.then_some(DAY * retention.published_retention_days),
-        failed: Some(DAY * retention.failed_retention_days),
-        limit: BATCH,
-    };
-    let holding = shared.holding_lanes();
+    let expiry = Expiry::from(shared.settings.retention);
+    let holding = shared.settings.holding_lanes();
     while !shared.is_stopping() {
         match shared.store.delete_expired(expiry, &holding).await {
             Ok(0) => return,

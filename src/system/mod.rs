@@ -1,9 +1,10 @@
 //! The actors, one file each, in the order in which an event meets them:
 //! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
-//! Between them stand [`flight`] (what is in flight, rules R1 to R3), [`lane`] (cursors), [`leases`] (what is ours) and
+//! Between them stand [`flight`] (what is in flight, rules R1 to R3), [`lane`] (cursors), [`room`] (how much of what), [`leases`] (what is ours) and
 //! [`ticket`] (one event's way). Messages flow in that one direction; what flows back is credit and wake-ups.
 
+mod backends;
 mod builder;
 mod clock;
 mod completer;
@@ -14,16 +15,23 @@ mod lane;
 mod lease_keeper;
 mod leases;
 mod limiter;
+mod line;
 mod messages;
 mod poller;
 mod publisher;
 mod registry;
 mod retry;
+mod room;
 mod shared;
+mod subscription;
 mod supervisor;
 mod suspects;
 mod ticket;
+mod trying;
+mod turns;
 
+#[cfg(feature = "cli")]
+pub(crate) use backends::Backends;
 pub use builder::Builder;
 pub use handle::Outbox;
 #[cfg(feature = "fault-injection")]
