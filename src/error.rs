@@ -76,6 +76,17 @@ pub enum StoreError {
         /// Missing or out of date.
         state: &'static str,
     },
+    /// There is a table of the outbox's name that is neither the outbox's nor django-broadcaster's; nothing was changed.
+    #[error(
+        "the table outbox_events in {target} was made by neither this program nor django-broadcaster 0.1.1 and stays as \
+         it is: {objections}. Rename it, or use another schema"
+    )]
+    NotAdoptable {
+        /// The database's address without its password.
+        target: String,
+        /// Everything that is different.
+        objections: String,
+    },
     /// A statement did not answer in time.
     #[error("the database did not answer `{operation}` within {limit:?}")]
     Timeout {

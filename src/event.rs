@@ -145,7 +145,7 @@ pub struct OutboxEvent {
     pub publisher_backend: String,
     /// A JSON object: extra fields of the stream entry.
     pub publisher_config: JsonText,
-    /// The second part of the order within a key; a replay draws a new one.
+    /// The second part of the order within a key; a replay draws a new one. 0: none, as django-broadcaster published it.
     pub seq: i64,
     /// When a `retry` is due.
     pub retry_at: Option<DateTime<Utc>>,

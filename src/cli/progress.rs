@@ -24,6 +24,22 @@ impl Progress {
         Self(style.map_or(bar.clone(), |style| bar.with_style(style)))
     }
 
+    /// For work that says itself how far it is.
+    pub(super) fn steps() -> Self {
+        let style = ProgressStyle::with_template("{spinner} {msg} {bar:30} {human_pos}/{human_len}, {elapsed}");
+        let bar = ProgressBar::no_length();
+        Self(style.map_or(bar.clone(), |style| bar.with_style(style)))
+    }
+
+    pub(super) fn show(&self, what: &str, done: u64, total: u64) {
+        if self.0.length().is_none() {
+            self.0.enable_steady_tick(REDRAW);
+        }
+        self.0.set_message(what.to_owned());
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+
     pub(super) fn say(&self, text: String) {
         self.0.set_message(text);
     }

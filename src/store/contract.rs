@@ -48,7 +48,7 @@ pub(crate) trait Fixture: Send + Sync + Sized {
     /// An empty outbox.
     async fn fresh() -> Self {
         let fixture = Self::empty().await;
-        fixture.store().migrate(false).await.unwrap();
+        fixture.store().migrate(&|_| ()).await.unwrap();
         fixture
     }
 }

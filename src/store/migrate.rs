@@ -3,7 +3,42 @@
 //! What was applied stands in `outbox_migrations (version, applied_at)`, which the first migration makes: diesel's own
 //! table of migrations is the application's.
 
-/// One step; `sql` is a file in `migrations/`.
+/// What migrating has run, or would run.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    /// The table was made by django-broadcaster.
+    pub(crate) adopts: bool,
+    /// Events that django-broadcaster's worker left in `processing` and that are pending again.
+    pub(crate) taken_up: u64,
+}
+
+/// What is sent to the database at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) sql: String,
+    /// What it locks, reads and writes, in lines; empty: it makes something new.
+    pub(crate) cost: String,
+}
+
+impl Step {
+    pub(crate) fn new(sql: impl Into<String>) -> Self {
+        Self { sql: sql.into(), cost: String::new() }
+    }
+}
+
+/// How far a migration is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Progress<'a> {
+    pub(crate) what: &'a str,
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+}
+
+/// Is told how far a migration is.
+pub(crate) type Watch = dyn Fn(Progress<'_>) + Send + Sync;
+
+/// One version; `sql` are files in `migrations/`.
 #[derive(Debug)]
 pub(crate) struct Migration {
     pub(crate) version: i32,
@@ -13,8 +48,13 @@ pub(crate) struct Migration {
 impl Migration {
     /// The statements, which an empty line separates. Comments before a statement belong to it; a comment alone is none.
     pub(crate) fn statements(&self) -> impl Iterator<Item = &'static str> {
-        self.sql.split("\n\n").map(str::trim).filter(|statement| statement.lines().any(is_code))
+        statements(self.sql)
     }
+}
+
+/// The statements of a file.
+pub(crate) fn statements(sql: &str) -> impl Iterator<Item = &str> {
+    sql.split("\n\n").map(str::trim).filter(|statement| statement.lines().any(is_code))
 }
 
 fn is_code(line: &str) -> bool {

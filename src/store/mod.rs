@@ -13,12 +13,13 @@ use crate::error::{PublishError, SettingsError, StoreError, SystemError};
 use crate::event::{OutboxEvent, Status};
 use crate::publish::NewEvent;
 use crate::settings::DatabaseSettings;
+use migrate::{Plan, Watch};
 
 pub(crate) use self::operations::{Change, Due, EventFilter, Expiry, Overview, Page, Place, WorkerRow};
 
 #[cfg(test)]
 pub(crate) mod contract;
-mod migrate;
+pub(crate) mod migrate;
 mod operations;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
@@ -176,8 +177,11 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The outbox's own id; an error where the tables are missing or out of date.
     async fn outbox_id(&self) -> Result<Uuid>;
 
-    /// Creates or upgrades the tables. `dry_run`: returns the statements without running them.
-    async fn migrate(&self, dry_run: bool) -> Result<Vec<String>>;
+    /// What [`migrate`](Self::migrate) would run now; nothing is changed.
+    async fn plan_migration(&self) -> Result<Plan>;
+
+    /// Creates, adopts or upgrades the tables, and returns what it ran. May take long where it adopts a large table.
+    async fn migrate(&self, watch: &Watch) -> Result<Plan>;
 
     /// Writes events in one transaction and returns them as stored, in the order given; an id that is
     /// already there returns what is stored under it.

@@ -146,7 +146,7 @@ fn start_supervisor(shared: &Arc<Shared>) {
 async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError> {
     let mut failures = 0;
     loop {
-        let prepared = if migrate { store.migrate(false).await.map(drop) } else { Ok(()) };
+        let prepared = if migrate { store.migrate(&|_| ()).await.map(drop) } else { Ok(()) };
         let reached = match prepared {
             Ok(()) => store.outbox_id().await,
             Err(error) => Err(error),

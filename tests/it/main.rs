@@ -6,6 +6,7 @@
 mod support;
 
 mod actors;
+mod adoption;
 mod backends;
 mod bounds;
 mod cli;

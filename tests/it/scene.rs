@@ -65,6 +65,10 @@ impl Scene {
         format!("backend = \"redis_stream\"\nurl = \"{redis_url}\"\nstream_name = \"{stream}\"\nmax_len = 0\n")
     }
 
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// The database's address.
     pub(crate) fn url(&self) -> &str {
         &self.database.url

@@ -57,11 +57,24 @@ pub(crate) struct Database {
 
 impl Database {
     async fn create(server: &str) -> Self {
+        Self::create_from(server, "template1").await
+    }
+
+    async fn create_from(server: &str, template: &str) -> Self {
         let name = unique("outbox_test");
-        connect(server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        connect(server).await.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
         let mut url = Url::parse(server).unwrap();
         url.set_path(&name);
         Self { url: url.into(), name, drop_on: None }
+    }
+
+    /// Another database with the same tables and rows; nobody may be connected to this one.
+    pub(crate) async fn copy(&self) -> Self {
+        let mut server = Url::parse(&self.url).unwrap();
+        server.set_path("postgres");
+        let mut copy = Self::create_from(server.as_str(), &self.name).await;
+        copy.drop_on.clone_from(&self.drop_on);
+        copy
     }
 
     pub(crate) async fn connect(&self) -> Client {

@@ -13,10 +13,10 @@ pub(super) async fn a_database_without_tables_is_named_as_such<F: Fixture>() {
 pub(super) async fn a_dry_run_of_migrating_lists_the_statements_and_changes_nothing<F: Fixture>() {
     let store = F::empty().await;
     let store = store.store();
-    let planned = store.migrate(true).await.unwrap();
-    assert!(planned.iter().any(|statement| statement.contains("CREATE TABLE outbox_events")));
+    let planned = store.plan_migration().await.unwrap();
+    assert!(planned.steps.iter().any(|step| step.sql.contains("CREATE TABLE outbox_events")));
     assert!(store.outbox_id().await.is_err());
-    assert_eq!(store.migrate(false).await.unwrap(), planned);
+    assert_eq!(store.migrate(&|_| ()).await.unwrap().steps, planned.steps);
 }
 
 pub(super) async fn migrating_twice_changes_nothing<F: Fixture>() {
@@ -24,7 +24,7 @@ pub(super) async fn migrating_twice_changes_nothing<F: Fixture>() {
     let store = fixture.store();
     let outbox = store.outbox_id().await.unwrap();
     let id = Row::new().insert(&fixture).await;
-    assert_eq!(store.migrate(false).await.unwrap(), Vec::<String>::new());
+    assert_eq!(store.migrate(&|_| ()).await.unwrap().steps, []);
     assert_eq!(store.outbox_id().await.unwrap(), outbox);
     assert_eq!(ids(&fetch_all(&store).await), [id]);
 }

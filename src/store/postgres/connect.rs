@@ -117,6 +117,10 @@ impl Target {
         StoreError::NotMigrated { target: self.shown.clone(), state }
     }
 
+    pub(super) fn not_adoptable(&self, objections: String) -> StoreError {
+        StoreError::NotAdoptable { target: self.shown.clone(), objections }
+    }
+
     /// What a statement's error means. Tables that are missing are told apart from everything else.
     pub(super) fn query_error(&self, operation: &'static str, error: &DieselError) -> StoreError {
         let reason = chain(error);
@@ -155,7 +159,7 @@ fn is_transient(error: &DieselError) -> bool {
 }
 
 /// An error with its causes, which the drivers keep out of their own text.
-fn chain<E: Error>(error: &E) -> String {
+pub(super) fn chain<E: Error>(error: &E) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -7,40 +7,64 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::connect::Target;
-use super::{PostgresStore, Result};
-use crate::store::migrate::{Migration, find_obstacle, find_pending};
+use super::{PostgresStore, Result, adopt};
+use crate::store::migrate::{Migration, Plan, Step, Watch, find_obstacle, find_pending};
 
-const MIGRATIONS: [Migration; 1] =
-    [Migration { version: 1, sql: include_str!("../../../migrations/postgres/0001_outbox.sql") }];
+const MIGRATIONS: [Migration; 1] = [Migration {
+    version: 1,
+    sql: concat!(
+        include_str!("../../../migrations/postgres/0001_outbox/events.sql"),
+        "\n",
+        include_str!("../../../migrations/postgres/0001_outbox/queue.sql"),
+        "\n",
+        include_str!("../../../migrations/postgres/0001_outbox/indexes.sql"),
+        "\n",
+        include_str!("../../../migrations/postgres/0001_outbox/books.sql"),
+    ),
+}];
 
 /// `outbox`, as a number: one migration at a time on a database.
-const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
+pub(super) const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
 
-/// Applies what is missing in one transaction, or says what it would apply.
-pub(super) async fn migrate(target: &Target, dry_run: bool) -> Result<Vec<String>> {
+/// What [`migrate`] would run.
+pub(super) async fn plan(target: &Target) -> Result<Plan> {
     let client = target.connect().await?;
-    // An error leaves with the connection, and so with the transaction.
-    apply(&client, dry_run).await.map_err(|error| target.driver_error("migrate", &error))
+    let mut plan = adopt::plan(target, &client).await?;
+    let mut applied = find_applied(&client).await.map_err(|error| target.driver_error("migrate", &error))?;
+    if plan.adopts {
+        applied.push(1);
+    }
+    plan.steps.extend(steps(&applied));
+    Ok(plan)
 }
 
-async fn apply(client: &Client, dry_run: bool) -> std::result::Result<Vec<String>, tokio_postgres::Error> {
+/// Adopts a table of django-broadcaster's, where there is one, and applies what is missing.
+pub(super) async fn migrate(target: &Target, watch: &Watch) -> Result<Plan> {
+    let client = target.connect().await?;
+    let mut plan = adopt::adopt(target, &client, watch).await?;
+    // An error leaves with the connection, and so with the transaction.
+    let applied = apply(&client).await.map_err(|error| target.driver_error("migrate", &error))?;
+    plan.steps.extend(applied);
+    Ok(plan)
+}
+
+/// All of it in one transaction.
+async fn apply(client: &Client) -> std::result::Result<Vec<Step>, tokio_postgres::Error> {
     let begin = format!("BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({ADVISORY_LOCK})");
     client.batch_execute(&begin).await?;
     let applied = find_applied(client).await?;
-    let mut statements = Vec::new();
     for migration in find_pending(&MIGRATIONS, &applied) {
         for statement in migration.statements() {
-            if !dry_run {
-                client.batch_execute(statement).await?;
-            }
-            statements.push(statement.to_owned());
+            client.batch_execute(statement).await?;
         }
-        if !dry_run {
-            client.execute("INSERT INTO outbox_migrations (version) VALUES ($1)", &[&migration.version]).await?;
-        }
+        client.execute("INSERT INTO outbox_migrations (version) VALUES ($1)", &[&migration.version]).await?;
     }
     client.batch_execute("COMMIT").await?;
-    Ok(statements)
+    Ok(steps(&applied))
+}
+
+fn steps(applied: &[i32]) -> Vec<Step> {
+    find_pending(&MIGRATIONS, applied).into_iter().flat_map(Migration::statements).map(Step::new).collect()
 }
 
 async fn find_applied(client: &Client) -> std::result::Result<Vec<i32>, tokio_postgres::Error> {

@@ -12,6 +12,7 @@ use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
+use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
     Page, Place, Reschedule, Result, Shard, Store,
@@ -20,6 +21,7 @@ use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 
+mod adopt;
 mod change;
 mod connect;
 mod fetch;
@@ -114,8 +116,12 @@ impl Store for PostgresStore {
         migrate::outbox_id(self).await
     }
 
-    async fn migrate(&self, dry_run: bool) -> Result<Vec<String>> {
-        migrate::migrate(&self.target, dry_run).await
+    async fn plan_migration(&self) -> Result<Plan> {
+        migrate::plan(&self.target).await
+    }
+
+    async fn migrate(&self, watch: &Watch) -> Result<Plan> {
+        migrate::migrate(&self.target, watch).await
     }
 
     async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {

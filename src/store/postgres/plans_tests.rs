@@ -158,7 +158,7 @@ async fn plans_are_index_scans_on_a_table_that_was_analysed_when_empty_and_then_
     let server = explaining_server();
     let database = server.database().await;
     let open = || PostgresStore::new(Target::from_url(&database.url).unwrap()).unwrap();
-    open().migrate(false).await.unwrap();
+    open().migrate(&|_| ()).await.unwrap();
     let client = database.connect().await;
     client.batch_execute("ANALYZE").await.unwrap();
     client.batch_execute(&fill()).await.unwrap();

@@ -92,7 +92,7 @@ impl Row {
             scheduled_at: time("scheduled_at", self.scheduled_at)?,
             published_at: self.published_at.map(|at| time("published_at", at)).transpose()?,
             retry_at: self.retry_at.map(|at| time("retry_at", at)).transpose()?,
-            seq: self.seq.ok_or("seq is missing")?,
+            seq: self.seq.unwrap_or(0),
             publisher_config: object("publisher_config", self.publisher_config)?,
             extensions: object("extensions", self.extensions)?,
             pending_handlers: self.pending_handlers.map(names).transpose()?.flatten(),

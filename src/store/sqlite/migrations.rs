@@ -8,34 +8,37 @@ use diesel::sql_types::{Binary, Bool, Integer};
 use uuid::Uuid;
 
 use super::uuid_of;
-use crate::store::migrate::{Migration, find_obstacle, find_pending};
+use crate::store::migrate::{Migration, Plan, Step, find_obstacle, find_pending};
 
 const MIGRATIONS: [Migration; 1] =
     [Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") }];
 
-/// The statements that an empty database needs.
-pub(super) fn list_all_statements() -> Vec<String> {
-    MIGRATIONS.iter().flat_map(Migration::statements).map(str::to_owned).collect()
+/// What an empty database needs.
+pub(super) fn plan_all() -> Plan {
+    Plan { steps: steps(&[]), ..Plan::default() }
 }
 
-/// Runs what is still to run, all of it or nothing, and returns it; `dry_run` only returns it.
-pub(super) fn migrate(connection: &mut SqliteConnection, dry_run: bool) -> QueryResult<Vec<String>> {
+/// What is still to run.
+pub(super) fn plan(connection: &mut SqliteConnection) -> QueryResult<Plan> {
+    Ok(Plan { steps: steps(&find_applied(connection)?), ..Plan::default() })
+}
+
+/// Runs what is still to run, all of it or nothing, and returns it.
+pub(super) fn migrate(connection: &mut SqliteConnection) -> QueryResult<Plan> {
     connection.immediate_transaction(|connection| {
         let applied = find_applied(connection)?;
-        let mut statements = Vec::new();
         for migration in find_pending(&MIGRATIONS, &applied) {
             for statement in migration.statements() {
-                if !dry_run {
-                    connection.batch_execute(statement)?;
-                }
-                statements.push(statement.to_owned());
+                connection.batch_execute(statement)?;
             }
-            if !dry_run {
-                record_applied(connection, migration.version)?;
-            }
+            record_applied(connection, migration.version)?;
         }
-        Ok(statements)
+        Ok(Plan { steps: steps(&applied), ..Plan::default() })
     })
+}
+
+fn steps(applied: &[i32]) -> Vec<Step> {
+    find_pending(&MIGRATIONS, applied).into_iter().flat_map(Migration::statements).map(Step::new).collect()
 }
 
 fn record_applied(connection: &mut SqliteConnection, version: i32) -> QueryResult<usize> {

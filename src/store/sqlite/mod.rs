@@ -32,6 +32,7 @@ use uuid::Uuid;
 use self::connection::{Connection, Location};
 use self::leases::SqliteLeases;
 use self::row::Row;
+use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
     Page, Place, Reschedule, Result, Shard, Store,
@@ -83,15 +84,18 @@ impl Store for SqliteStore {
         id.map_err(|state| self.location.not_migrated(state))
     }
 
-    async fn migrate(&self, dry_run: bool) -> Result<Vec<String>> {
-        if dry_run && !self.location.exists() {
-            return Ok(migrations::list_all_statements());
+    async fn plan_migration(&self) -> Result<Plan> {
+        if !self.location.exists() {
+            return Ok(migrations::plan_all());
         }
+        self.reader.run("plan the migration", migrations::plan).await
+    }
+
+    async fn migrate(&self, _watch: &Watch) -> Result<Plan> {
         let target = self.location.target.clone();
         self.writer
             .run_in_any_file("migrate", move |connection| {
-                migrations::migrate(connection, dry_run)
-                    .map_err(|error| error::describe_failure(&target, "migrate", error))
+                migrations::migrate(connection).map_err(|error| error::describe_failure(&target, "migrate", error))
             })
             .await
     }

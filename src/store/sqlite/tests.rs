@@ -52,16 +52,16 @@ async fn only_migrating_makes_the_file() {
     let store = SqliteStore::connect(&format!("sqlite://{}", file.display())).unwrap();
     let error = store.settle_published(&[]).await.unwrap_err();
     assert!(matches!(error, StoreError::NotMigrated { state: "missing", .. }), "{error:?}");
-    store.migrate(true).await.unwrap();
+    store.plan_migration().await.unwrap();
     assert!(!file.exists());
-    store.migrate(false).await.unwrap();
+    store.migrate(&|_| ()).await.unwrap();
     assert!(file.exists());
 }
 
 #[tokio::test]
 async fn a_folder_that_is_not_there_is_an_unreachable_database() {
     let store = SqliteStore::connect("sqlite:///no/such/folder/outbox.db").unwrap();
-    let error = store.migrate(false).await.unwrap_err();
+    let error = store.migrate(&|_| ()).await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
 }
 

@@ -1,0 +1,20 @@
+CREATE INDEX outbox_events_due ON outbox_events
+    (publisher_backend, outbox_shard(partition_key, id), scheduled_at, seq) WHERE status = 'pending';
+
+CREATE INDEX outbox_events_retry ON outbox_events
+    (publisher_backend, outbox_shard(partition_key, id), retry_at) WHERE status = 'retry';
+
+CREATE INDEX outbox_events_keys ON outbox_events
+    (publisher_backend, partition_key, scheduled_at, seq) WHERE status IN ('pending', 'retry') AND partition_key <> '';
+
+CREATE INDEX outbox_events_held ON outbox_events
+    (publisher_backend, partition_key, scheduled_at, seq) WHERE status = 'failed' AND partition_key <> '';
+
+-- Rows whose writer set seq to NULL on purpose; empty in practice.
+CREATE INDEX outbox_events_stray ON outbox_events
+    (id) WHERE seq IS NULL AND status IN ('pending', 'retry');
+
+-- Lists for people, newest first, and retention, oldest first.
+CREATE INDEX outbox_events_created ON outbox_events (created_at);
+
+CREATE INDEX outbox_events_failed ON outbox_events (created_at) WHERE status = 'failed';

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Adopts 2,000,000 rows of a django-broadcaster table while a writer goes on writing, kills the adoption ten times on the
+# way, and says how long a write waited at most and whether a row was lost; see tests/it/adoption/interrupted.rs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec cargo test --test it -- --ignored --exact --nocapture \
+    adoption::interrupted::two_million_rows_are_adopted_under_kills_while_no_write_waits_for_two_seconds

@@ -1,0 +1,115 @@
+//! What stands in the database before and during an adoption.
+
+use serde_json::Value;
+use tokio_postgres::{Client, Error, SimpleQueryMessage};
+
+use super::check::{Column, find_objections, has_ours};
+
+/// What an adoption meets.
+pub(super) struct Found {
+    pub(super) has_columns: bool,
+    /// Rows that are not published and have no `seq`.
+    pub(super) unplaced: i64,
+    pub(super) processing: i64,
+    /// The planner's estimate of all rows.
+    pub(super) rows: i64,
+    pub(super) pages: i64,
+}
+
+/// Whether there is a table that no migration of ours has finished with.
+pub(super) async fn is_foreign(client: &Client) -> Result<bool, Error> {
+    let known = "SELECT to_regclass('outbox_events') IS NOT NULL AND to_regclass('outbox_migrations') IS NULL";
+    client.query_one(known, &[]).await?.try_get(0)
+}
+
+/// Why the table cannot be adopted, or what the adoption has to do with it.
+pub(super) async fn look(client: &Client) -> Result<Result<Found, String>, Error> {
+    let kind: Option<String> = client.query_one(KIND, &[]).await?.try_get(0)?;
+    if kind.as_deref() != Some("r") {
+        return Ok(Err("it is no ordinary table".to_owned()));
+    }
+    let columns = columns(client).await?;
+    let mut objections = find_objections(&columns);
+    let keyed: bool = client.query_one(ID_IS_KEY, &[]).await?.try_get(0)?;
+    if !keyed {
+        objections.push("its primary key is not id".to_owned());
+    }
+    for row in client.query(OTHERS, &[]).await? {
+        objections.push(format!("there is a {} already", row.try_get::<_, String>(0)?));
+    }
+    if !objections.is_empty() {
+        return Ok(Err(objections.join("; ")));
+    }
+    let has_columns = has_ours(&columns);
+    let (unplaced, processing) = count_unpublished(client, has_columns).await?;
+    let rows = estimate_rows(client).await?;
+    Ok(Ok(Found { has_columns, unplaced, processing, rows, pages: count_pages(client).await? }))
+}
+
+async fn columns(client: &Client) -> Result<Vec<Column>, Error> {
+    let rows = client.query(COLUMNS, &[]).await?;
+    let column = |row: &tokio_postgres::Row| {
+        Ok(Column {
+            name: row.try_get(0)?,
+            data_type: row.try_get(1)?,
+            not_null: row.try_get(2)?,
+            filled: row.try_get(3)?,
+        })
+    };
+    rows.iter().map(column).collect()
+}
+
+/// Rows without a `seq`, and those in `processing`; counted by django-broadcaster's index on the status.
+pub(super) async fn count_unpublished(client: &Client, has_columns: bool) -> Result<(i64, i64), Error> {
+    let unplaced = if has_columns { "seq IS NULL" } else { "true" };
+    let query = format!(
+        "SELECT count(*) FILTER (WHERE {unplaced}), count(*) FILTER (WHERE status = 'processing') FROM outbox_events \
+         WHERE status IN ('pending', 'processing', 'retry', 'failed')"
+    );
+    let row = client.query_one(&query, &[]).await?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}
+
+pub(super) async fn count_pages(client: &Client) -> Result<i64, Error> {
+    let pages = "SELECT pg_relation_size('outbox_events') / current_setting('block_size')::bigint";
+    client.query_one(pages, &[]).await?.try_get(0)
+}
+
+/// Counting all rows would read the table.
+async fn estimate_rows(client: &Client) -> Result<i64, Error> {
+    let answer = client.simple_query("EXPLAIN (FORMAT JSON) SELECT FROM outbox_events").await?;
+    let plan = answer.iter().find_map(first_column).and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    Ok(plan.and_then(|plan| plan.pointer("/0/Plan/Plan Rows")?.as_i64()).unwrap_or(0))
+}
+
+/// The first column of an answer's row, as text.
+pub(super) fn first_column(message: &SimpleQueryMessage) -> Option<String> {
+    match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    }
+}
+
+pub(super) async fn is_built(client: &Client, index: &str) -> Result<bool, Error> {
+    client.query_one(HAS_INDEX, &[&index, &true]).await?.try_get(0)
+}
+
+/// An index that an interrupted run left behind.
+pub(super) async fn is_unfinished(client: &Client, index: &str) -> Result<bool, Error> {
+    client.query_one(HAS_INDEX, &[&index, &false]).await?.try_get(0)
+}
+
+const KIND: &str = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass('outbox_events')";
+
+const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull, atthasdef OR attidentity <> '' \
+    FROM pg_attribute WHERE attrelid = to_regclass('outbox_events') AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+
+const ID_IS_KEY: &str = "SELECT EXISTS (SELECT FROM pg_index i \
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'id' AND i.indkey::text = a.attnum::text \
+    WHERE i.indrelid = to_regclass('outbox_events') AND i.indisprimary)";
+
+const OTHERS: &str = "SELECT 'table ' || name FROM unnest(ARRAY['outbox_meta', 'outbox_workers', 'outbox_leases']) AS o(name) \
+    WHERE to_regclass(name) IS NOT NULL";
+
+const HAS_INDEX: &str = "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND indisvalid = $2 \
+    AND indrelid = to_regclass('outbox_events'))";

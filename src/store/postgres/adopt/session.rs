@@ -1,0 +1,158 @@
+//! A connection that changes a table which others write to meanwhile.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error};
+
+use super::{Result, catalog};
+use crate::error::StoreError;
+use crate::store::postgres::connect::{Target, chain};
+use crate::store::postgres::migrate::ADVISORY_LOCK;
+
+/// How often and how long a lock is waited for, and the pause between, in which others get theirs.
+struct Patience {
+    lock_timeout: Duration,
+    tries: u32,
+    pause: Duration,
+}
+
+/// For statements that hold up writers while they wait for their lock. Longer than `deadlock_timeout` (1 s unless set
+/// otherwise), after which autovacuum gives way.
+const BRIEF: Patience =
+    Patience { lock_timeout: Duration::from_millis(1_500), tries: 40, pause: Duration::from_secs(1) };
+
+/// For statements that wait until older transactions are over, and hold up nobody.
+const LONG: Patience = Patience { lock_timeout: Duration::from_secs(600), tries: 3, pause: Duration::from_secs(1) };
+
+/// How long another migration is waited for. After a kill the server takes a second to notice that nobody is there.
+const TURN_LIMIT: Duration = Duration::from_secs(10);
+const TURN_PAUSE: Duration = Duration::from_millis(100);
+
+/// One adoption at a time has one.
+pub(super) struct Session<'a> {
+    target: &'a Target,
+    client: &'a Client,
+}
+
+impl<'a> Session<'a> {
+    /// Waits until no other migration runs.
+    ///
+    /// It asks again rather than letting the server wait: a statement that waits is a transaction that building an index
+    /// concurrently waits for.
+    pub(super) async fn begin(target: &'a Target, client: &'a Client) -> Result<Self> {
+        let session = Self { target, client };
+        session.run("SET statement_timeout = 0").await?;
+        // A statement whose client was killed ends soon. Not every system can tell, so a refusal is none.
+        let _ = client.batch_execute("SET client_connection_check_interval = '500ms'").await;
+        let began = Instant::now();
+        while !session.take_turn().await? {
+            if began.elapsed() > TURN_LIMIT {
+                return Err(
+                    session.failure("another migration is at work on this database: wait for its end".to_owned())
+                );
+            }
+            tokio::time::sleep(TURN_PAUSE).await;
+        }
+        Ok(session)
+    }
+
+    async fn take_turn(&self) -> Result<bool> {
+        let row = self.client.query_one("SELECT pg_try_advisory_lock($1)", &[&ADVISORY_LOCK]).await;
+        row.and_then(|row| row.try_get(0)).map_err(|error| self.error(&error))
+    }
+
+    pub(super) async fn end(self) -> Result<()> {
+        self.run(&format!("SELECT pg_advisory_unlock({ADVISORY_LOCK})")).await
+    }
+
+    /// Runs statements in one transaction and returns the first row's first column. They are sent together: no lock is
+    /// held while this program is stopped or killed.
+    pub(super) async fn transact(&self, sql: &str) -> Result<Option<String>> {
+        let sql = transaction(sql);
+        let mut tries = 1;
+        loop {
+            match self.client.simple_query(&sql).await {
+                Ok(answer) => return Ok(answer.iter().find_map(catalog::first_column)),
+                Err(error) => {
+                    // On a lost connection it fails too, and the next statement says so.
+                    let _ = self.client.batch_execute("ROLLBACK").await;
+                    self.pause_or_fail(&BRIEF, tries, &error).await?;
+                }
+            }
+            tries += 1;
+        }
+    }
+
+    /// Builds an index while others write. What an earlier try left unfinished is dropped first.
+    pub(super) async fn build_index(&self, name: &str, sql: &str) -> Result<()> {
+        self.run(&format!("SET lock_timeout = '{}ms'", LONG.lock_timeout.as_millis())).await?;
+        let mut tries = 1;
+        while let Err(error) = self.try_to_build(name, sql).await {
+            self.pause_or_fail(&LONG, tries, &error).await?;
+            tries += 1;
+        }
+        Ok(())
+    }
+
+    async fn try_to_build(&self, name: &str, sql: &str) -> std::result::Result<(), Error> {
+        if catalog::is_unfinished(self.client, name).await? {
+            self.client.batch_execute(&drop_index(name)).await?;
+        }
+        self.client.batch_execute(sql).await
+    }
+
+    pub(super) async fn count_pages(&self) -> Result<u64> {
+        let pages = catalog::count_pages(self.client).await.map_err(|error| self.error(&error))?;
+        Ok(u64::try_from(pages).unwrap_or(0))
+    }
+
+    /// Rows that are still without a `seq` and not published.
+    pub(super) async fn count_unplaced(&self) -> Result<i64> {
+        let counted = catalog::count_unpublished(self.client, true).await;
+        counted.map(|(unplaced, _)| unplaced).map_err(|error| self.error(&error))
+    }
+
+    /// After a lock that was not had: lets others have theirs, unless this was the last try.
+    async fn pause_or_fail(&self, patience: &Patience, tries: u32, error: &Error) -> Result<()> {
+        if !is_contention(error) {
+            return Err(self.error(error));
+        }
+        if tries >= patience.tries {
+            let said = chain(error);
+            return Err(self.failure(format!(
+                "{said}, {tries} times: see pg_stat_activity for the transaction that is open for so long. What was done \
+                 so far stays; run `outbox migrate` again"
+            )));
+        }
+        tracing::info!(tries, error = chain(error), "waiting for a lock");
+        tokio::time::sleep(patience.pause).await;
+        Ok(())
+    }
+
+    async fn run(&self, sql: &str) -> Result<()> {
+        self.client.batch_execute(sql).await.map_err(|error| self.error(&error))
+    }
+
+    fn error(&self, error: &Error) -> StoreError {
+        self.target.driver_error("migrate", error)
+    }
+
+    fn failure(&self, reason: String) -> StoreError {
+        StoreError::Query { operation: "migrate", reason, transient: true }
+    }
+}
+
+/// Statements as [`Session::transact`] sends them.
+pub(super) fn transaction(sql: &str) -> String {
+    let lock_timeout = BRIEF.lock_timeout.as_millis();
+    format!("BEGIN;\nSET LOCAL lock_timeout = '{lock_timeout}ms';\n\n{}\n\nCOMMIT;", sql.trim())
+}
+
+pub(super) fn drop_index(name: &str) -> String {
+    format!("DROP INDEX CONCURRENTLY {name};")
+}
+
+fn is_contention(error: &Error) -> bool {
+    matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED))
+}

@@ -1,0 +1,162 @@
+//! The steps of an adoption: what each sends, and what it costs those who use the table meanwhile.
+
+use std::borrow::Cow;
+
+use super::Result;
+use super::session::{Session, drop_index, transaction};
+use crate::store::migrate::{Progress, Step, Watch};
+
+const COLUMNS: &str = concat!(
+    include_str!("../../../../migrations/postgres/adopt/columns.sql"),
+    "\n",
+    include_str!("../../../../migrations/postgres/0001_outbox/queue.sql"),
+);
+const SEQ: &str = include_str!("../../../../migrations/postgres/adopt/seq.sql");
+const LAST: &str = concat!(
+    include_str!("../../../../migrations/postgres/adopt/take_up.sql"),
+    "\n",
+    include_str!("../../../../migrations/postgres/0001_outbox/books.sql"),
+    "\nINSERT INTO outbox_migrations (version) VALUES (1);",
+);
+
+/// How many pages one batch spans: about 3,000 rows.
+const BATCH_PAGES: usize = 128;
+
+/// In the order in which they come.
+pub(super) enum Task {
+    AddColumns,
+    FillSeq { rows: i64, pages: i64 },
+    BuildIndex(Index),
+    Finish { processing: i64 },
+}
+
+/// An index that is not there or not whole.
+pub(super) struct Index {
+    pub(super) name: &'static str,
+    pub(super) statement: &'static str,
+    /// An interrupted run left a part of it.
+    pub(super) is_unfinished: bool,
+    pub(super) table_pages: i64,
+    pub(super) table_rows: i64,
+}
+
+impl Index {
+    fn concurrently(&self) -> String {
+        self.statement.replacen("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
+    }
+
+    fn sql(&self) -> String {
+        match self.is_unfinished {
+            true => format!("{}\n\n{}", drop_index(self.name), self.concurrently()),
+            false => self.concurrently(),
+        }
+    }
+
+    fn cost(&self) -> String {
+        let (pages, rows) = (grouped(self.table_pages), grouped(self.table_rows));
+        format!(
+            "The table is read twice: {pages} pages, about {rows} rows by the planner's estimate. Writing goes on.\nWaits \
+             until transactions that are older than it are over."
+        )
+    }
+}
+
+impl Task {
+    pub(super) fn name(&self) -> Cow<'static, str> {
+        match self {
+            Self::AddColumns => "adding columns".into(),
+            Self::FillSeq { .. } => "filling in seq".into(),
+            Self::BuildIndex(index) => format!("building {}", index.name).into(),
+            Self::Finish { .. } => "finishing".into(),
+        }
+    }
+
+    /// Returns how many events it took up from `processing`.
+    pub(super) async fn run(&self, session: &Session<'_>, watch: &Watch) -> Result<u64> {
+        let answer = match self {
+            Self::AddColumns => session.transact(COLUMNS).await?,
+            Self::FillSeq { .. } => fill_seq(session, watch).await.map(|()| None)?,
+            Self::BuildIndex(index) => session.build_index(index.name, &index.concurrently()).await.map(|()| None)?,
+            Self::Finish { .. } => session.transact(LAST).await?,
+        };
+        Ok(answer.and_then(|count| count.parse().ok()).unwrap_or(0))
+    }
+
+    /// For people who want to know beforehand.
+    pub(super) fn step(&self) -> Step {
+        match self {
+            Self::AddColumns => Step {
+                sql: transaction(COLUMNS),
+                cost:
+                    "Changes the catalog alone; no row is read or written. ACCESS EXCLUSIVE for a moment: where it is \
+                       not had\nwithin 1.5 s, those who wait behind it go first, and it is tried again."
+                        .to_owned(),
+            },
+            Self::FillSeq { rows, pages } => Step {
+                sql: transaction(&seq_batch(0)),
+                cost: format!(
+                    "Rows written: {}, those that are not published. The table is read once. Inserting goes on.\nRepeated \
+                     for each {BATCH_PAGES} of {} pages, each time in a transaction of its own.",
+                    grouped(*rows),
+                    grouped(*pages)
+                ),
+            },
+            Self::BuildIndex(index) => Step { sql: index.sql(), cost: index.cost() },
+            Self::Finish { processing } => Step {
+                sql: transaction(LAST),
+                cost: format!(
+                    "Rows written: {}, those that django-broadcaster's worker left in processing. The new tables are small.",
+                    grouped(*processing)
+                ),
+            },
+        }
+    }
+}
+
+/// Until no row is left: one that another writer moves to a page behind is met by the next round.
+async fn fill_seq(session: &Session<'_>, watch: &Watch) -> Result<()> {
+    loop {
+        let pages = session.count_pages().await?;
+        for page in (0..pages).step_by(BATCH_PAGES) {
+            watch(Progress { what: "filling in seq", done: page, total: pages });
+            session.transact(&seq_batch(page)).await?;
+        }
+        if session.count_unplaced().await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn seq_batch(page: u64) -> String {
+    let end = page + BATCH_PAGES as u64;
+    SEQ.trim().replace(":from", &page.to_string()).replace(":to", &end.to_string())
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: i64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        let numbers = [0, 12, 123, 1_234, 123_456, 1_234_567].map(grouped);
+        assert_eq!(numbers, ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
+    }
+
+    #[test]
+    fn a_batch_names_its_pages() {
+        assert!(seq_batch(256).contains("ctid >= '(256,0)' AND ctid < '(384,0)'"));
+    }
+}

@@ -1,0 +1,87 @@
+//! Adopting the table of a Django application with django-broadcaster.
+
+mod django;
+mod interrupted;
+mod refused;
+mod same_entries;
+mod there_and_back;
+mod writer;
+
+use std::process::Output;
+
+use tokio_postgres::Client;
+
+use crate::scene::Scene;
+use crate::support::postgres::{self, Database};
+use crate::support::redis;
+use django::Django;
+
+/// An application whose tables django-broadcaster's own migration made.
+struct Adoption {
+    scene: Scene,
+    django: Django,
+}
+
+impl Adoption {
+    async fn new() -> Self {
+        Self::on(postgres::database().await).await
+    }
+
+    async fn on(database: Database) -> Self {
+        let adoption = Self::beside(Scene::unmigrated(database, redis::url()));
+        adoption.django.call("migrate", &[]);
+        adoption
+    }
+
+    /// An application without tables yet.
+    fn beside(scene: Scene) -> Self {
+        let (database, stream) = (scene.url().to_owned(), scene.stream_name().to_owned());
+        Self { scene, django: Django { database, redis: redis::url(), stream } }
+    }
+
+    fn migrate(&self, arguments: &[&str]) -> Output {
+        let settings = self.scene.settings("", "");
+        self.scene.outbox(&settings, &[&["migrate"], arguments].concat()).output().unwrap()
+    }
+
+    /// Adopts the table and returns what the program said.
+    fn adopt(&self) -> String {
+        let output = self.migrate(&[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// All that the catalog says of the outbox, but for what is django-broadcaster's alone: its indexes, its checks that
+/// counts are not negative, and its books.
+async fn schema(sql: &Client) -> Vec<String> {
+    let mut lines = Vec::new();
+    for query in [
+        "SELECT concat_ws(' ', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                pg_get_expr(d.adbin, d.adrelid), a.attnum)
+            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+                LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+            WHERE c.relname LIKE 'outbox%' AND c.relkind IN ('r', 'S')",
+        "SELECT indexdef || ' ' || i.indisvalid FROM pg_indexes x JOIN pg_index i ON i.indexrelid = indexname::regclass
+            WHERE tablename LIKE 'outbox%' AND indexname !~ '^outbox_even_|_[0-9a-f]{8}(_like)?$'",
+        "SELECT concat_ws(' ', relname, relkind, reloptions) FROM pg_class WHERE relname LIKE 'outbox%' AND relkind IN ('r', 'S')",
+        "SELECT concat_ws(' ', conrelid::regclass, pg_get_constraintdef(oid)) FROM pg_constraint
+            WHERE conrelid::regclass::text LIKE 'outbox%' AND contype <> 'c'",
+        "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname LIKE 'outbox%'",
+        "SELECT concat_ws(' ', sequencename, data_type, cache_size, start_value, pg_get_serial_sequence('outbox_events', 'seq'))
+            FROM pg_sequences WHERE sequencename LIKE 'outbox%'",
+        "SELECT 'version ' || version FROM outbox_migrations",
+    ] {
+        let rows = sql.query(query, &[]).await.unwrap();
+        assert!(!rows.is_empty(), "{query}");
+        let mut part: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        part.sort();
+        lines.extend(part);
+    }
+    lines
+}
+
+/// The schema of a database that was empty.
+async fn fresh_schema() -> Vec<String> {
+    schema(&Scene::new().await.sql().await).await
+}

@@ -1,0 +1,45 @@
+//! Tables that have the outbox's name and are something else.
+
+use tokio_postgres::Client;
+
+use crate::scene::Scene;
+use crate::support::{postgres, redis};
+
+/// Every relation and column, and what a row of the catalog was last changed by.
+async fn everything(sql: &Client) -> Vec<String> {
+    let query = "SELECT concat_ws(' ', c.relname, c.relkind, c.xmin, a.attname, a.xmin) FROM pg_class c
+        LEFT JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1";
+    sql.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// What the program says of a database that these statements made.
+async fn refusal(statements: &str) -> String {
+    let scene = Scene::unmigrated(postgres::database().await, redis::url());
+    let sql = scene.sql().await;
+    sql.batch_execute(statements).await.unwrap();
+    let before = everything(&sql).await;
+    let settings = scene.settings("", "");
+    let [planned, done] = [&["migrate", "--dry-run"][..], &["migrate"]].map(|arguments| {
+        let output = scene.outbox(&settings, arguments).output().unwrap();
+        assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]));
+        String::from_utf8(output.stderr).unwrap()
+    });
+    assert_eq!(planned, done);
+    assert_eq!(everything(&sql).await, before, "something was changed");
+    done
+}
+
+#[tokio::test]
+async fn a_table_of_another_program_is_left_alone_and_what_is_different_is_named() {
+    let said = refusal("CREATE TABLE outbox_events (id bigserial PRIMARY KEY, source varchar(255), data jsonb)").await;
+    assert!(said.contains("stays as it is: column id is bigint, not uuid; column spec_version is missing; "), "{said}");
+    assert!(said.contains("; column source may be NULL; "), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_no_table_or_has_another_key_is_refused() {
+    let said = refusal("CREATE VIEW outbox_events AS SELECT 1 AS id").await;
+    assert!(said.contains("it is no ordinary table"), "{said}");
+    let said = refusal("CREATE TABLE outbox_events (id uuid NOT NULL); CREATE TABLE outbox_leases ()").await;
+    assert!(said.contains("; its primary key is not id; there is a table outbox_leases already"), "{said}");
+}

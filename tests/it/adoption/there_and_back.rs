@@ -1,0 +1,102 @@
+//! What an adoption leaves as it was, and the way back.
+
+use super::same_entries::settings;
+use super::{Adoption, schema};
+use crate::scene::Scene;
+
+const DOCUMENT: &str = include_str!("../../../docs/from-django-broadcaster.md");
+
+#[tokio::test]
+async fn an_adopted_table_is_not_written_anew_keeps_its_indexes_and_is_left_alone_the_second_time() {
+    const FILE: &str = "SELECT pg_relation_filenode('outbox_events')::bigint";
+    const THEIRS: &str = "SELECT count(*) FROM pg_indexes WHERE tablename = 'outbox_events' \
+        AND indexname ~ '^outbox_even_|_[0-9a-f]{8}(_like)?$'";
+    let adoption = Adoption::new().await;
+    let scene = &adoption.scene;
+    adoption.django.call("publish", &["0", "20"]);
+    let before = (scene.number(FILE).await, scene.number(THEIRS).await);
+    assert_eq!(before.1, 8);
+
+    let planned = String::from_utf8(adoption.migrate(&["--dry-run"]).stdout).unwrap();
+    assert!(planned.contains("ADD COLUMN seq bigint,") && planned.contains("-- Rows written: 20,"), "{planned}");
+    assert!(planned.contains("CREATE INDEX CONCURRENTLY outbox_events_due"), "{planned}");
+    assert_eq!(scene.number("SELECT count(to_regclass('outbox_events_seq'))").await, 0, "a dry run changed something");
+
+    let said = adoption.adopt();
+    assert!(said.starts_with("took django-broadcaster's table over: the outbox tables in postgres://"), "{said}");
+    assert_eq!((scene.number(FILE).await, scene.number(THEIRS).await), before);
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE seq IS NULL").await, 0);
+    let (sql, outbox) = (scene.sql().await, "SELECT id::text FROM outbox_meta");
+    let (first, id): (_, String) = (schema(&sql).await, sql.query_one(outbox, &[]).await.unwrap().get(0));
+    assert!(adoption.adopt().starts_with("already up to date"));
+    assert_eq!(schema(&sql).await, first);
+    assert_eq!(sql.query_one(outbox, &[]).await.unwrap().get::<_, String>(0), id);
+}
+
+#[tokio::test]
+async fn the_documented_way_back_leaves_the_table_as_it_was_and_its_worker_at_work() {
+    const TABLE: &str =
+        "SELECT concat_ws(' ', attname, format_type(atttypid, atttypmod), attnotnull, atthasdef, reloptions)
+        FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
+        WHERE relname = 'outbox_events' AND attnum > 0 AND NOT attisdropped
+        UNION ALL SELECT relname FROM pg_class WHERE relname LIKE 'outbox%'
+        UNION ALL SELECT proname FROM pg_proc WHERE proname LIKE 'outbox%'
+        UNION ALL SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'outbox_events'::regclass";
+    let adoption = Adoption::new().await;
+    let sql = adoption.scene.sql().await;
+    let table = async || {
+        let rows = sql.query(TABLE, &[]).await.unwrap();
+        let mut lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        lines.sort();
+        lines
+    };
+    let before = table().await;
+    adoption.adopt();
+    assert_ne!(table().await, before);
+
+    let (_, section) = DOCUMENT.split_once("\n## Going back\n").unwrap();
+    let (statements, _) = section.split_once("```sql\n").unwrap().1.split_once("```").unwrap();
+    // One by one: an index cannot be dropped concurrently together with anything else.
+    for statement in statements.split_inclusive(";").filter(|statement| statement.contains(';')) {
+        sql.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    assert_eq!(table().await, before);
+    adoption.django.call("publish", &["0", "10"]);
+    adoption.django.call("work", &[]);
+    assert_eq!(adoption.scene.published().await, 10);
+}
+
+#[tokio::test]
+async fn an_application_that_comes_to_the_tables_of_an_outbox_writes_into_them() {
+    let adoption = Adoption::beside(Scene::new().await);
+    adoption.django.call("migrate_onto_what_is_there", &[]);
+    adoption.django.call("publish", &["0", "10"]);
+    adoption.scene.drain(&settings(&adoption)).await;
+    assert_eq!(adoption.scene.published().await, 10);
+}
+
+#[tokio::test]
+async fn a_published_event_that_is_set_back_to_pending_is_not_sent_again_unless_it_is_replayed() {
+    let adoption = Adoption::new().await;
+    let scene = &adoption.scene;
+    let settings = settings(&adoption);
+    // One that its own worker published, and one of ours; both of the default backend.
+    adoption.django.call("publish", &["0", "1"]);
+    adoption.django.call("work", &[]);
+    adoption.adopt();
+    adoption.django.call("publish", &["3", "4"]);
+    scene.drain(&settings).await;
+    assert_eq!((scene.length().await, scene.published().await), (2, 2));
+
+    let sql = scene.sql().await;
+    sql.batch_execute("UPDATE outbox_events SET status = 'pending'").await.unwrap();
+    scene.drain(&settings).await;
+    assert_eq!((scene.length().await, scene.published().await), (2, 2));
+
+    for row in sql.query("SELECT id::text FROM outbox_events", &[]).await.unwrap() {
+        let replayed = scene.outbox(&settings, &["events", "replay", row.get(0)]).output().unwrap();
+        assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    }
+    scene.drain(&settings).await;
+    assert_eq!((scene.length().await, scene.published().await), (4, 2));
+}
