@@ -59,7 +59,7 @@ async fn a_worker_told_to_stop_ends_in_time_also_where_the_database_has_gone_sil
     let mut url = url::Url::parse(scene.url()).unwrap();
     let proxy = Proxy::to(url.port().unwrap_or(5432)).await;
     url.set_port(Some(proxy.port())).unwrap();
-    let settings = scene.settings(&format!("{LITTLE_IN_FLIGHT}\nshutdown_timeout = \"5s\"\nlease = \"2s\""), SLOW);
+    let settings = scene.settings(&format!("{LITTLE_IN_FLIGHT}\nshutdown_timeout = \"5s\""), SLOW);
     let mut worker = Running::spawn(&mut scene.outbox(&settings, &["worker", "--database-url", url.as_str()]));
     scene.wait_length(200).await;
     proxy.set(Passage::LoseReplies);
