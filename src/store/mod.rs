@@ -233,8 +233,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// One event.
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;
 
-    /// A connection of its own for leases.
-    async fn leases(&self) -> Result<Box<dyn LeaseStore>>;
+    /// A connection of its own for leases, made when it is first used.
+    fn leases(&self) -> Box<dyn LeaseStore>;
 }
 
 /// What a worker says of itself with each heartbeat.
@@ -246,10 +246,10 @@ pub(crate) struct Heartbeat {
     pub(crate) backends: String,
     /// A JSON array of handler names.
     pub(crate) handlers: String,
-    /// The lanes served; their lease rows are made where missing, and leases held on them are renewed.
+    /// The lanes served; their lease rows are made where missing.
     pub(crate) lanes: Vec<Lane>,
-    /// Lanes whose leases are to be left to run out because their loops do not tick.
-    pub(crate) stuck: Vec<Lane>,
+    /// The leases to renew, with their epochs.
+    pub(crate) held: Vec<(Shard, i64)>,
     pub(crate) lease: Duration,
 }
 
@@ -268,6 +268,7 @@ pub(crate) struct Peer {
 pub(crate) struct LeaseRow {
     pub(crate) shard: Shard,
     pub(crate) owner: Option<Uuid>,
+    pub(crate) epoch: i64,
     /// By the database's clock.
     pub(crate) expired: bool,
 }
@@ -278,7 +279,7 @@ pub(crate) struct LeaseView {
     /// Workers whose heartbeat is younger than the lease time, this one among them.
     pub(crate) peers: Vec<Peer>,
     pub(crate) leases: Vec<LeaseRow>,
-    /// Shards whose lease this heartbeat renewed, with their epochs.
+    /// The leases that this heartbeat renewed, with their epochs.
     pub(crate) renewed: Vec<(Shard, i64)>,
 }
 
@@ -289,9 +290,14 @@ pub(crate) fn forgotten_after(lease: Duration) -> Duration {
 
 /// Leases. Each write is one simple-protocol statement (a worker stopped in its middle holds no lock), is durable when
 /// answered, and skips rows that another holds locked.
+///
+/// A write whose answer was lost may still be executed, at any later time. So renewing and releasing touch a lease only at
+/// the epoch that they name, and taking touches none that runs and raises the epoch: what comes late frees nothing that
+/// its worker acts on. What it does change, the worker sees in its next [`LeaseView`], and gives up.
 #[async_trait]
 pub(crate) trait LeaseStore: Send {
-    /// Renews the worker's row and its unexpired-or-untaken leases, then reads peers and leases.
+    /// Renews the worker's row and those of its leases that are still at the epoch it knows, also one that ran out and that
+    /// nobody took; then reads peers and leases.
     async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView>;
 
     /// Whether a lease of these lanes is free or expired; only reads.
@@ -300,9 +306,9 @@ pub(crate) trait LeaseStore: Send {
     /// Takes up to `want` free or expired leases of a lane; returns them with their new epochs.
     async fn acquire(&mut self, worker: Uuid, lane: &Lane, want: usize, lease: Duration) -> Result<Vec<(Shard, i64)>>;
 
-    /// Gives leases up at once.
-    async fn release(&mut self, worker: Uuid, shards: &[Shard]) -> Result<()>;
+    /// Gives leases up at once, each only at its epoch.
+    async fn release(&mut self, worker: Uuid, leases: &[(Shard, i64)]) -> Result<()>;
 
-    /// Gives everything up and forgets the worker.
+    /// Gives everything up and forgets the worker, which takes nothing any more.
     async fn leave(&mut self, worker: Uuid) -> Result<()>;
 }

@@ -19,13 +19,22 @@ pub(crate) struct Held {
     pub(crate) draining: bool,
 }
 
-/// The leases that this worker holds.
+/// The leases that this worker holds. Everyone reads them; changing them takes the right to, [`Keeping`].
 #[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<HashMap<Shard, Held>>);
+pub(crate) struct Leases {
+    held: Mutex<HashMap<Shard, Held>>,
+    turn: Mutex<()>,
+}
 
 impl Leases {
     fn lock(&self) -> MutexGuard<'_, HashMap<Shard, Held>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the right to change what is held. A heartbeat has it for its life: what one that is being replaced has
+    /// asked the database ends before its successor asks anything, so no answer is about leases given up in the meantime.
+    pub(crate) fn keep(&self) -> Keeping<'_> {
+        Keeping { leases: self, _turn: self.turn.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
     /// The shards of a lane that may be read now, with their epochs.
@@ -42,19 +51,6 @@ impl Leases {
         self.lock().get(shard).is_some_and(|held| held.epoch == epoch && now < held.deadline)
     }
 
-    pub(crate) fn draining(&self) -> Vec<Shard> {
-        self.lock().iter().filter(|(_, held)| held.draining).map(|(shard, _)| shard.clone()).collect()
-    }
-
-    pub(crate) fn drain(&self, shards: &[Shard]) {
-        let mut held = self.lock();
-        for shard in shards {
-            if let Some(held) = held.get_mut(shard) {
-                held.draining = true;
-            }
-        }
-    }
-
     /// How many shards of each lane are held.
     pub(crate) fn counts(&self) -> HashMap<Lane, usize> {
         let mut counts = HashMap::new();
@@ -63,29 +59,65 @@ impl Leases {
         }
         counts
     }
+}
+
+/// The right to change what is held; one has it at a time.
+pub(crate) struct Keeping<'a> {
+    leases: &'a Leases,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Keeping<'_> {
+    /// All that is held, also past its deadline: as long as nobody took it, it can be renewed.
+    pub(crate) fn all(&self) -> Vec<(Shard, i64)> {
+        self.leases.lock().iter().map(|(shard, held)| (shard.clone(), held.epoch)).collect()
+    }
 
     /// What a heartbeat renewed is held until the new deadline; what it did not is no longer ours.
     pub(crate) fn renew(&self, renewed: &[(Shard, i64)], deadline: Moment) {
-        let mut held = self.lock();
+        let mut held = self.leases.lock();
         held.retain(|shard, held| renewed.iter().any(|(other, epoch)| other == shard && *epoch == held.epoch));
-        for (shard, epoch) in renewed {
-            let draining = held.get(shard).is_some_and(|held| held.draining);
-            held.insert(shard.clone(), Held { epoch: *epoch, deadline, draining });
-        }
+        held.values_mut().for_each(|held| held.deadline = deadline);
     }
 
     pub(crate) fn add(&self, taken: &[(Shard, i64)], deadline: Moment) {
-        let mut held = self.lock();
+        let mut held = self.leases.lock();
         for (shard, epoch) in taken {
             held.insert(shard.clone(), Held { epoch: *epoch, deadline, draining: false });
         }
     }
 
-    pub(crate) fn remove(&self, shards: &[Shard]) {
-        let mut held = self.lock();
+    /// Leases that name this worker and that it does not hold: taken, or raised, by a statement whose answer it never
+    /// got, or released by one that the database never got.
+    pub(crate) fn strays(&self, worker: Uuid, view: &LeaseView) -> Vec<(Shard, i64)> {
+        let held = self.leases.lock();
+        let own = view.leases.iter().filter(|row| row.owner == Some(worker) && !held.contains_key(&row.shard));
+        own.map(|row| (row.shard.clone(), row.epoch)).collect()
+    }
+
+    pub(crate) fn draining(&self) -> Vec<(Shard, i64)> {
+        let held = self.leases.lock();
+        held.iter().filter(|(_, held)| held.draining).map(|(shard, held)| (shard.clone(), held.epoch)).collect()
+    }
+
+    pub(crate) fn drain(&self, shards: &[Shard]) {
+        let mut held = self.leases.lock();
         for shard in shards {
+            if let Some(held) = held.get_mut(shard) {
+                held.draining = true;
+            }
+        }
+    }
+
+    pub(crate) fn remove(&self, leases: &[(Shard, i64)]) {
+        let mut held = self.leases.lock();
+        for (shard, _) in leases {
             held.remove(shard);
         }
+    }
+
+    pub(crate) fn remove_all(&self) {
+        self.leases.lock().clear();
     }
 }
 

@@ -14,7 +14,7 @@ fn able(n: u128) -> Peer {
 }
 
 fn view(shards: i16, peers: Vec<Peer>) -> LeaseView {
-    let row = |number| LeaseRow { shard: Shard { lane: LANE.into(), number }, owner: None, expired: true };
+    let row = |number| LeaseRow { shard: shard(number), owner: None, epoch: 0, expired: true };
     LeaseView { peers, leases: (0..shards).map(row).collect(), renewed: Vec::new() }
 }
 
@@ -131,7 +131,7 @@ fn later(seconds: u64) -> Moment {
 #[test]
 fn a_lease_counts_until_its_deadline_and_at_its_epoch_alone() {
     let (leases, now, end) = (Leases::default(), later(0), later(10));
-    leases.add(&[(shard(1), 4)], end);
+    leases.keep().add(&[(shard(1), 4)], end);
     assert!(leases.covers(&shard(1), 4, now));
     assert!(!leases.covers(&shard(1), 3, now) && !leases.covers(&shard(2), 4, now));
     assert!(!leases.covers(&shard(1), 4, end) && leases.readable(LANE, end).is_empty());
@@ -140,22 +140,81 @@ fn a_lease_counts_until_its_deadline_and_at_its_epoch_alone() {
 #[test]
 fn what_a_heartbeat_did_not_renew_is_no_longer_held() {
     let leases = Leases::default();
-    leases.add(&[(shard(1), 1), (shard(2), 1), (shard(3), 1)], later(10));
-    leases.renew(&[(shard(1), 1), (shard(3), 2)], later(20));
-    let mut held = leases.readable(LANE, later(0));
-    held.sort();
-    assert_eq!(held, [(shard(1), 1), (shard(3), 2)]);
+    let keeping = leases.keep();
+    keeping.add(&[(shard(1), 1), (shard(2), 1), (shard(3), 1)], later(10));
+    keeping.renew(&[(shard(1), 1), (shard(3), 2)], later(30));
+    assert_eq!(keeping.all(), [(shard(1), 1)]);
+    assert_eq!(leases.readable(LANE, later(20)), [(shard(1), 1)], "until the new deadline");
+}
+
+#[test]
+fn a_renewal_adds_nothing_to_what_is_held() {
+    let leases = Leases::default();
+    let keeping = leases.keep();
+    keeping.renew(&[(shard(1), 1)], later(10));
+    assert!(keeping.all().is_empty());
+}
+
+#[test]
+fn a_lease_past_its_deadline_is_still_there_to_be_renewed() {
+    let leases = Leases::default();
+    let keeping = leases.keep();
+    keeping.add(&[(shard(1), 1)], later(0));
+    assert!(leases.readable(LANE, later(0)).is_empty());
+    keeping.renew(&keeping.all(), later(10));
+    assert_eq!(leases.readable(LANE, later(0)), [(shard(1), 1)]);
 }
 
 #[test]
 fn a_shard_that_is_being_given_up_is_not_read_but_what_is_in_flight_ends() {
     let leases = Leases::default();
-    leases.add(&[(shard(1), 1)], later(10));
-    leases.drain(&[shard(1), shard(2)]);
+    let keeping = leases.keep();
+    keeping.add(&[(shard(1), 1)], later(10));
+    keeping.drain(&[shard(1), shard(2)]);
     assert!(leases.readable(LANE, later(0)).is_empty());
     assert!(leases.covers(&shard(1), 1, later(0)));
-    leases.renew(&[(shard(1), 1)], later(10));
-    assert_eq!(leases.draining(), [shard(1)], "a heartbeat does not take it back");
-    leases.remove(&[shard(1)]);
+    keeping.renew(&[(shard(1), 1)], later(10));
+    assert_eq!(keeping.draining(), [(shard(1), 1)], "a heartbeat does not take it back");
+    keeping.remove(&[(shard(1), 1)]);
     assert!(leases.counts().is_empty());
+}
+
+#[test]
+fn a_lease_being_given_up_is_not_read_again_after_its_epoch_was_raised() {
+    let leases = Leases::default();
+    let keeping = leases.keep();
+    keeping.add(&[(shard(1), 1)], later(10));
+    keeping.drain(&[shard(1)]);
+    keeping.renew(&[(shard(1), 41)], later(10));
+    assert!(leases.readable(LANE, later(0)).is_empty());
+}
+
+#[test]
+fn a_lease_that_names_this_worker_without_its_knowing_is_a_stray() {
+    let (leases, me) = (Leases::default(), Uuid::from_u128(1));
+    let keeping = leases.keep();
+    keeping.add(&[(shard(0), 1)], later(10));
+    let mut view = view(4, Vec::new());
+    for (number, owner) in [(0, Some(me)), (1, Some(me)), (2, Some(Uuid::from_u128(2))), (3, None)] {
+        view.leases[number].owner = owner;
+        view.leases[number].epoch = 7;
+    }
+    assert_eq!(keeping.strays(me, &view), [(shard(1), 7)]);
+}
+
+#[test]
+fn one_alone_changes_what_is_held_also_after_one_that_panicked() {
+    let leases = Leases::default();
+    let first = leases.keep();
+    assert!(leases.turn.try_lock().is_err());
+    drop(first);
+    std::thread::scope(|scope| {
+        let panicking = scope.spawn(|| {
+            let _keeping = leases.keep();
+            panic!("on purpose");
+        });
+        assert!(panicking.join().is_err());
+    });
+    leases.keep().add(&[(shard(1), 1)], later(10));
+    assert!(leases.covers(&shard(1), 1, later(0)));
 }

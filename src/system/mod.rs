@@ -1,14 +1,15 @@
 //! The actors, one file each, in the order in which an event meets them:
 //! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
-//! Between them stand [`flight`] (what is in flight, rules R1 to R3), [`lane`] (cursors), [`leases`] (what is ours) and
-//! [`ticket`] (one event's way). Messages flow in that one direction; what flows back is credit and wake-ups.
+//! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`flight`] (what is in
+//! flight, rules R1 to R3), [`lane`] (cursors) and [`ticket`] (one event's way). Messages flow in that one direction; what flows back is credit and wake-ups.
 
 mod builder;
 mod clock;
 mod completer;
 mod flight;
 mod handle;
+mod heartbeat;
 mod janitor;
 mod lane;
 mod lease_keeper;

@@ -16,12 +16,16 @@ const LEASE: Duration = Duration::from_secs(3);
 const LANES: [&str; 2] = ["", "default"];
 
 async fn join(database: &Database, name: &str) -> Outbox {
+    join_with_lease(database, name, LEASE).await
+}
+
+async fn join_with_lease(database: &Database, name: &str, lease: Duration) -> Outbox {
     let mut settings = Settings::default();
     settings.database.url = database.url.as_str().into();
     let local = PublisherSettings { backend: "local".to_owned(), ..PublisherSettings::default() };
     settings.publishers.insert("default".to_owned(), local);
     settings.worker.name = Some(name.to_owned());
-    settings.worker.lease = LEASE;
+    settings.worker.lease = lease;
     OutboxSystem::builder(settings).migrate(true).start().await.unwrap()
 }
 
@@ -91,7 +95,52 @@ async fn one_two_three_and_five_workers_share_the_shards_as_they_join_and_leave(
     assert!(left.elapsed() < LEASE, "it gave its shards up; nobody waited for them to run out");
     for worker in workers {
         worker.shutdown().await.unwrap();
+        assert!(worker.shared.leases.counts().is_empty(), "it acts on none that it gave up");
     }
     let owned = client.query_one("SELECT count(owner) FROM outbox_leases", &[]).await.unwrap();
     assert_eq!(owned.get::<_, i64>(0), 0);
+}
+
+/// The epoch under which a worker may read a shard of the unnamed lane.
+fn epoch_of(worker: &Outbox, number: i16) -> Option<i64> {
+    let leases = worker.shared.leases.readable("", Moment::now());
+    leases.into_iter().find(|(shard, _)| shard.number == number).map(|(_, epoch)| epoch)
+}
+
+#[actix::test]
+async fn a_lease_that_names_a_worker_without_its_knowing_is_taken_anew() {
+    let database = postgres::database().await;
+    let workers = [join(&database, "1").await, join(&database, "2").await];
+    settle(&workers, &[16, 16]).await;
+    // As if a taking of the first worker's had been held up on its way until the second lost the shard.
+    let (unknowing, owner) = (workers[0].shared.worker, workers[1].shared.worker);
+    let client = database.connect().await;
+    let statement = format!(
+        "UPDATE outbox_leases SET owner = '{unknowing}', epoch = 41, expires_at = clock_timestamp() + interval '1 hour' \
+         WHERE backend = '' AND shard = (SELECT min(shard) FROM outbox_leases WHERE backend = '' AND owner = '{owner}') \
+         RETURNING shard"
+    );
+    let number: i16 = client.query_one(&statement, &[]).await.unwrap().get(0);
+    eventually("somebody reads it under a newer epoch", PATIENCE, async || {
+        workers.iter().any(|worker| epoch_of(worker, number) > Some(41))
+    })
+    .await;
+    settle(&workers, &[16, 16]).await;
+    for worker in workers {
+        worker.shutdown().await.unwrap();
+    }
+}
+
+#[actix::test]
+async fn a_lease_whose_epoch_was_raised_is_read_again_under_a_newer_one() {
+    let database = postgres::database().await;
+    // Nothing is won by waiting until it runs out.
+    let workers = [join_with_lease(&database, "1", Duration::from_secs(3600)).await];
+    settle(&workers, &[32]).await;
+    let shared = &workers[0].shared;
+    let (shard, epoch) = shared.leases.readable("", Moment::now()).into_iter().next().unwrap();
+    assert!(shared.store.raise_epoch(shared.worker, &shard, epoch, 40).await.unwrap());
+    shared.beat_now.notify_one();
+    eventually("it is read again", PATIENCE, async || epoch_of(&workers[0], shard.number) > Some(40)).await;
+    workers[0].shutdown().await.unwrap();
 }

@@ -110,6 +110,22 @@ async fn a_supervisor_that_was_replaced_leaves_one_heartbeat() {
 }
 
 #[actix::test]
+async fn a_lease_keeper_that_was_replaced_goes_on_with_the_same_leases() {
+    let scene = Scene::new().await;
+    let tables = format!("[publishers.default]\n{}[worker]\nlease = \"2s\"", scene.stream());
+    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let taken = "SELECT count(*) FROM outbox_leases WHERE epoch = 1 AND owner IS NOT NULL";
+    eventually("every share is owned", PATIENCE, async || scene.number(taken).await == 64).await;
+    panic_in(&outbox, &ActorKind::LeaseKeeper).await;
+    let last = scene.number("SELECT (extract(epoch FROM max(expires_at)) * 1000000)::bigint FROM outbox_leases").await;
+    let renewed =
+        format!("SELECT count(*) FROM outbox_leases WHERE extract(epoch FROM expires_at) * 1000000 > {last} + 2000000");
+    eventually("its successor has renewed all of them", PATIENCE, async || scene.number(&renewed).await == 64).await;
+    assert_eq!(scene.number(taken).await, 64, "none of them was taken anew");
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn a_system_that_was_shut_down_lets_go_of_its_backends_and_its_handlers() {
     let (scene, mark) = (Scene::new().await, Arc::new(()));
     let (kept_by_backend, kept_by_handler) = (Arc::clone(&mark), Arc::clone(&mark));

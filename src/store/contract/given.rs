@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::Fixture;
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
-    FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, LeaseStore, Position, Range, Reschedule, Store,
+    FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, LeaseStore, LeaseView, Position, Range,
+    Reschedule, Shard, Store,
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -144,7 +145,7 @@ pub(super) fn heartbeat(worker: Uuid) -> Heartbeat {
         backends: r#"{"orders": "ok"}"#.to_owned(),
         handlers: "[]".to_owned(),
         lanes: vec![lane()],
-        stuck: Vec::new(),
+        held: Vec::new(),
         lease: LEASE,
     }
 }
@@ -159,7 +160,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) async fn idle(store: &Arc<dyn Store>) -> Self {
-        let mut worker = Self { id: Uuid::now_v7(), leases: store.leases().await.unwrap(), epochs: HashMap::new() };
+        let mut worker = Self { id: Uuid::now_v7(), leases: store.leases(), epochs: HashMap::new() };
         worker.leases.beat(&heartbeat(worker.id)).await.unwrap();
         worker
     }
@@ -180,12 +181,28 @@ impl Worker {
         count
     }
 
+    /// The leases that it knows of, with their epochs.
+    pub(super) fn held(&self) -> Vec<(Shard, i64)> {
+        self.epochs.iter().map(|(&number, &epoch)| (Shard { lane: lane(), number }, epoch)).collect()
+    }
+
+    /// Renews what it knows of.
+    pub(super) async fn beat(&mut self) -> LeaseView {
+        let beat = Heartbeat { held: self.held(), ..heartbeat(self.id) };
+        self.leases.beat(&beat).await.unwrap()
+    }
+
+    pub(super) async fn release_all(&mut self) {
+        self.leases.release(self.id, &self.held()).await.unwrap();
+        self.epochs.clear();
+    }
+
     /// A rejection, to be tried again in an hour.
     pub(super) fn reject(&self, row: &Fetched) -> Reschedule {
         Reschedule {
             id: row.id,
             seq: row.position.seq,
-            shard: crate::store::Shard { lane: lane(), number: row.shard },
+            shard: Shard { lane: lane(), number: row.shard },
             epoch: self.epochs[&row.shard],
             fetched_retry_count: row.retry_count,
             retry_count: row.retry_count + 1,

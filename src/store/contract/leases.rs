@@ -8,10 +8,6 @@ fn all(store: &Arc<dyn Store>) -> usize {
     usize::try_from(store.shards()).unwrap()
 }
 
-fn shards(store: &Arc<dyn Store>) -> Vec<Shard> {
-    (0..store.shards()).map(|number| Shard { lane: lane(), number }).collect()
-}
-
 pub(super) async fn two_workers_never_own_a_shard_at_once<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
@@ -23,8 +19,7 @@ pub(super) async fn two_workers_never_own_a_shard_at_once<F: Fixture>() {
         assert_eq!(one + two + rest, all(&store));
         assert!(first.epochs.keys().all(|shard| !second.epochs.contains_key(shard)));
         for worker in [&mut first, &mut second] {
-            worker.leases.release(worker.id, &shards(&store)).await.unwrap();
-            worker.epochs.clear();
+            worker.release_all().await;
         }
     }
 }
@@ -36,10 +31,10 @@ pub(super) async fn an_expired_lease_is_taken_by_another<F: Fixture>() {
     let mut second = Worker::idle(&store).await;
     assert_eq!(second.take_all(&store).await, 0);
     expire_leases(&fixture).await;
-    let view = second.leases.beat(&heartbeat(second.id)).await.unwrap();
+    let view = second.beat().await;
     assert!(view.leases.iter().all(|lease| lease.expired && lease.owner == Some(first.id)));
     assert_eq!(second.take_all(&store).await, all(&store));
-    let view = first.leases.beat(&heartbeat(first.id)).await.unwrap();
+    let view = first.beat().await;
     assert!(view.renewed.is_empty());
     assert!(view.leases.iter().all(|lease| !lease.expired && lease.owner == Some(second.id)));
 }
@@ -50,10 +45,10 @@ pub(super) async fn each_taking_raises_the_epoch_and_renewing_keeps_it<F: Fixtur
     let mut worker = Worker::owner(&store).await;
     assert!(worker.epochs.values().all(|&epoch| epoch == 1));
     for epoch in 2..4 {
-        worker.leases.release(worker.id, &shards(&store)).await.unwrap();
+        worker.release_all().await;
         worker.take_all(&store).await;
         assert!(worker.epochs.values().all(|&taken| taken == epoch));
-        let view = worker.leases.beat(&heartbeat(worker.id)).await.unwrap();
+        let view = worker.beat().await;
         assert_eq!(view.renewed.len(), all(&store));
         assert!(view.renewed.iter().all(|(_, renewed)| *renewed == epoch));
     }
@@ -63,9 +58,8 @@ pub(super) async fn a_released_lease_is_free_at_once<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let mut first = Worker::owner(&store).await;
-    first.leases.release(first.id, &shards(&store)).await.unwrap();
-    let view = first.leases.beat(&heartbeat(first.id)).await.unwrap();
-    assert!(view.renewed.is_empty());
+    first.release_all().await;
+    let view = first.beat().await;
     assert!(view.leases.iter().all(|lease| lease.owner.is_none()));
     assert_eq!(Worker::idle(&store).await.take_all(&store).await, all(&store));
 }
@@ -75,10 +69,51 @@ pub(super) async fn a_worker_releases_only_what_is_its_own<F: Fixture>() {
     let store = fixture.store();
     let mut first = Worker::owner(&store).await;
     let mut second = Worker::idle(&store).await;
-    second.leases.release(second.id, &shards(&store)).await.unwrap();
+    second.leases.release(second.id, &first.held()).await.unwrap();
     second.leases.leave(second.id).await.unwrap();
-    let view = first.leases.beat(&heartbeat(first.id)).await.unwrap();
+    assert_eq!(first.beat().await.renewed.len(), all(&store));
+}
+
+pub(super) async fn a_late_release_does_not_free_a_lease_that_was_taken_again<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut worker = Worker::owner(&store).await;
+    let late = worker.held();
+    worker.release_all().await;
+    worker.take_all(&store).await;
+    worker.leases.release(worker.id, &late).await.unwrap();
+    let view = worker.beat().await;
     assert_eq!(view.renewed.len(), all(&store));
+    assert!(view.leases.iter().all(|lease| !lease.expired && lease.owner == Some(worker.id)));
+    assert_eq!(Worker::idle(&store).await.take_all(&store).await, 0);
+}
+
+pub(super) async fn a_late_renewal_does_not_take_back_what_was_released<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut worker = Worker::owner(&store).await;
+    let late = Heartbeat { held: worker.held(), ..heartbeat(worker.id) };
+    worker.release_all().await;
+    let view = worker.leases.beat(&late).await.unwrap();
+    assert!(view.renewed.is_empty());
+    assert!(view.leases.iter().all(|lease| lease.owner.is_none()));
+    // Taken again, it is renewed under its new epoch alone.
+    worker.take_all(&store).await;
+    assert!(worker.leases.beat(&late).await.unwrap().renewed.is_empty());
+}
+
+pub(super) async fn a_lease_whose_taking_was_not_answered_is_seen_and_given_up<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut worker = Worker::owner(&store).await;
+    worker.epochs.clear();
+    let view = worker.beat().await;
+    assert!(view.renewed.is_empty(), "what a worker does not know of is not renewed");
+    let own = view.leases.into_iter().filter(|lease| lease.owner == Some(worker.id));
+    let seen: Vec<(Shard, i64)> = own.map(|lease| (lease.shard, lease.epoch)).collect();
+    assert_eq!(seen.len(), all(&store));
+    worker.leases.release(worker.id, &seen).await.unwrap();
+    assert_eq!(Worker::idle(&store).await.take_all(&store).await, all(&store));
 }
 
 pub(super) async fn a_worker_takes_no_more_than_it_wants<F: Fixture>() {
@@ -95,20 +130,9 @@ pub(super) async fn an_expired_lease_that_nobody_took_is_renewed<F: Fixture>() {
     let store = fixture.store();
     let mut worker = Worker::owner(&store).await;
     expire_leases(&fixture).await;
-    let view = worker.leases.beat(&heartbeat(worker.id)).await.unwrap();
+    let view = worker.beat().await;
     assert_eq!(view.renewed.len(), all(&store));
     assert!(view.leases.iter().all(|lease| !lease.expired));
-}
-
-pub(super) async fn the_leases_of_a_stuck_lane_run_out<F: Fixture>() {
-    let fixture = F::fresh().await;
-    let store = fixture.store();
-    let mut worker = Worker::owner(&store).await;
-    expire_leases(&fixture).await;
-    let stuck = Heartbeat { stuck: vec![lane()], ..heartbeat(worker.id) };
-    let view = worker.leases.beat(&stuck).await.unwrap();
-    assert!(view.renewed.is_empty());
-    assert!(view.leases.iter().all(|lease| lease.expired));
 }
 
 pub(super) async fn a_worker_that_leaves_is_forgotten<F: Fixture>() {
@@ -117,7 +141,7 @@ pub(super) async fn a_worker_that_leaves_is_forgotten<F: Fixture>() {
     let mut first = Worker::owner(&store).await;
     let mut second = Worker::idle(&store).await;
     first.leases.leave(first.id).await.unwrap();
-    let view = second.leases.beat(&heartbeat(second.id)).await.unwrap();
+    let view = second.beat().await;
     assert_eq!(view.peers.iter().map(|peer| peer.id).collect::<Vec<_>>(), [second.id]);
     assert_eq!(second.take_all(&store).await, all(&store));
 }
@@ -154,7 +178,8 @@ pub(super) async fn a_lease_is_renewed_for_its_owner_alone<F: Fixture>() {
     let first = Worker::owner(&store).await;
     let mut second = Worker::idle(&store).await;
     expire_leases(&fixture).await;
-    let view = second.leases.beat(&heartbeat(second.id)).await.unwrap();
+    let beat = Heartbeat { held: first.held(), ..heartbeat(second.id) };
+    let view = second.leases.beat(&beat).await.unwrap();
     assert!(view.renewed.is_empty());
     assert_eq!(view.leases.len(), all(&store));
     assert!(view.leases.iter().all(|lease| lease.owner == Some(first.id) && lease.expired));
@@ -169,7 +194,8 @@ pub(super) async fn an_epoch_is_raised_above_another_for_its_owner_alone<F: Fixt
     assert!(!store.raise_epoch(uuid::Uuid::now_v7(), &shard, epoch, 40).await.unwrap());
     assert!(!store.raise_epoch(worker.id, &shard, epoch + 1, 40).await.unwrap());
     assert!(store.raise_epoch(worker.id, &shard, epoch, 40).await.unwrap());
-    let view = worker.leases.beat(&heartbeat(worker.id)).await.unwrap();
-    let (_, raised) = view.renewed.iter().find(|(renewed, _)| *renewed == shard).unwrap();
-    assert!(*raised > 40);
+    let view = worker.beat().await;
+    let raised = view.leases.iter().find(|lease| lease.shard == shard).unwrap();
+    assert!(raised.owner == Some(worker.id) && raised.epoch > 40);
+    assert_eq!(view.renewed.len(), all(&store) - 1, "it is taken anew rather than renewed at an epoch not known");
 }

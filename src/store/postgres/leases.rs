@@ -16,9 +16,14 @@ use super::{Lane, LeaseStore, Result, SHARDS, STATEMENT_LIMIT, Shard};
 use crate::error::StoreError;
 use crate::store::{Heartbeat, LeaseRow, LeaseView, Peer, forgotten_after};
 
-/// How long to wait for an answer that is only nice to have, or that a later beat can ask for again: a connection that
-/// has gone silent must be noticed while the leases still run.
+/// How long to wait for an answer that is only nice to have, or that a later beat can ask for again.
 const SHORT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long to wait for an answer that the leases hang on: a connection that has gone silent must be noticed while they
+/// still run.
+fn beat_limit(lease: Duration) -> Duration {
+    (lease / 3).max(SHORT_LIMIT).min(STATEMENT_LIMIT)
+}
 
 pub(super) struct PostgresLeases {
     target: Arc<Target>,
@@ -55,9 +60,12 @@ const DURABLE: &str = "durable AS MATERIALIZED (SELECT set_config('synchronous_c
 #[async_trait]
 impl LeaseStore for PostgresLeases {
     async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView> {
-        let limit = (beat.lease / 3).max(SHORT_LIMIT).min(STATEMENT_LIMIT);
+        let limit = beat_limit(beat.lease);
         self.ask("announce the worker", limit, &announce(beat)).await?;
-        let renewed = self.ask("renew leases", limit, &renew(beat)).await?;
+        let renewed = match beat.held.as_slice() {
+            [] => Vec::new(),
+            held => self.ask("renew leases", limit, &renew(beat.worker, held, beat.lease)).await?,
+        };
         let leases = self.ask("read leases", limit, &read_leases(&beat.lanes)).await?;
         let peers = self.ask("read workers", limit, &read_peers(beat.lease)).await?;
         let mut view = LeaseView {
@@ -95,24 +103,22 @@ impl LeaseStore for PostgresLeases {
             lane = quote(lane),
             span = interval(lease),
         );
-        let rows = self.ask("take leases", lease.min(STATEMENT_LIMIT), &sql).await?;
+        let rows = self.ask("take leases", beat_limit(lease), &sql).await?;
         Ok(rows.iter().filter_map(taken).collect())
     }
 
-    async fn release(&mut self, worker: Uuid, shards: &[Shard]) -> Result<()> {
-        if shards.is_empty() {
+    async fn release(&mut self, worker: Uuid, leases: &[(Shard, i64)]) -> Result<()> {
+        if leases.is_empty() {
             return Ok(());
         }
-        let named: Vec<String> =
-            shards.iter().map(|shard| format!("({}, {})", quote(&shard.lane), shard.number)).collect();
-        let sql = release_where(worker, &format!("AND (backend, shard) IN ({})", named.join(", ")));
-        self.ask("release leases", STATEMENT_LIMIT, &sql).await.map(drop)
+        let sql = release_where(worker, &format!("AND {}", is_one_of(leases)));
+        self.ask("release leases", SHORT_LIMIT, &sql).await.map(drop)
     }
 
     async fn leave(&mut self, worker: Uuid) -> Result<()> {
-        self.ask("release leases", STATEMENT_LIMIT, &release_where(worker, "")).await?;
+        self.ask("release leases", SHORT_LIMIT, &release_where(worker, "")).await?;
         let forget = format!("DELETE FROM outbox_workers WHERE id = '{worker}'");
-        self.ask("forget the worker", STATEMENT_LIMIT, &forget).await.map(drop)
+        self.ask("forget the worker", SHORT_LIMIT, &forget).await.map(drop)
     }
 }
 
@@ -130,26 +136,30 @@ fn announce(beat: &Heartbeat) -> String {
     )
 }
 
-fn renew(beat: &Heartbeat) -> String {
-    let lanes: Vec<String> =
-        beat.lanes.iter().filter(|lane| !beat.stuck.contains(lane)).map(|lane| quote(lane)).collect();
+fn renew(worker: Uuid, held: &[(Shard, i64)], lease: Duration) -> String {
     format!(
         "WITH {DURABLE}, mine AS MATERIALIZED (\
-            SELECT backend, shard FROM outbox_leases, durable \
-            WHERE owner = '{worker}' AND backend IN ({lanes}) FOR UPDATE OF outbox_leases SKIP LOCKED) \
+            SELECT backend, shard FROM outbox_leases, durable WHERE owner = '{worker}' AND {held} \
+            FOR UPDATE OF outbox_leases SKIP LOCKED) \
          UPDATE outbox_leases l SET expires_at = clock_timestamp() + {span} \
          FROM mine WHERE l.backend = mine.backend AND l.shard = mine.shard AND l.owner = '{worker}' \
          RETURNING l.backend, l.shard, l.epoch",
-        worker = beat.worker,
-        lanes = if lanes.is_empty() { "NULL".to_owned() } else { lanes.join(", ") },
-        span = interval(beat.lease),
+        held = is_one_of(held),
+        span = interval(lease),
     )
+}
+
+/// A condition; a list of none is no SQL.
+fn is_one_of(leases: &[(Shard, i64)]) -> String {
+    let named: Vec<String> =
+        leases.iter().map(|(shard, epoch)| format!("({}, {}, {epoch})", quote(&shard.lane), shard.number)).collect();
+    format!("(backend, shard, epoch) IN ({})", named.join(", "))
 }
 
 fn read_leases(lanes: &[Lane]) -> String {
     let lanes: Vec<String> = lanes.iter().map(|lane| quote(lane)).collect();
     format!(
-        "SELECT backend, shard, owner, expires_at <= clock_timestamp() FROM outbox_leases WHERE backend IN ({})",
+        "SELECT backend, shard, epoch, owner, expires_at <= clock_timestamp() FROM outbox_leases WHERE backend IN ({})",
         lanes.join(", ")
     )
 }
@@ -194,8 +204,9 @@ fn taken(row: &SimpleQueryRow) -> Option<(Shard, i64)> {
 }
 
 fn lease_row(row: &SimpleQueryRow) -> Option<LeaseRow> {
-    let owner = row.get(2).and_then(|text| text.parse().ok());
-    Some(LeaseRow { shard: shard(row)?, owner, expired: row.get(3)? == "t" })
+    let (shard, epoch) = taken(row)?;
+    let owner = row.get(3).and_then(|text| text.parse().ok());
+    Some(LeaseRow { shard, owner, epoch, expired: row.get(4)? == "t" })
 }
 
 fn shard(row: &SimpleQueryRow) -> Option<Shard> {

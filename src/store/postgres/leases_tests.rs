@@ -1,4 +1,4 @@
-//! A worker that stops in the middle of a lease write.
+//! Lease writes whose worker stops in the middle, or that arrive late.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::PostgresLeases;
 use crate::store::contract::Fixture;
 use crate::store::postgres::Target;
 use crate::store::postgres::fixture::PostgresFixture;
-use crate::store::{Heartbeat, Lane, LeaseStore, Shard};
+use crate::store::{Heartbeat, Lane, LeaseStore};
 use crate::test_support::proxy::{Passage, Proxy};
 use crate::test_support::{PATIENCE, eventually};
 
@@ -26,7 +26,7 @@ fn heartbeat(worker: Uuid) -> Heartbeat {
         backends: r#"{"orders": "ok"}"#.to_owned(),
         handlers: "[]".to_owned(),
         lanes: vec![lane()],
-        stuck: Vec::new(),
+        held: Vec::new(),
         lease: LEASE,
     }
 }
@@ -42,28 +42,32 @@ enum Write {
     Release,
 }
 
+/// The address of the same database through a proxy.
+async fn through_proxy(fixture: &PostgresFixture) -> (Proxy, String) {
+    let mut url = url::Url::parse(&fixture.database.url).unwrap();
+    let proxy = Proxy::to(url.port().unwrap_or(5432)).await;
+    url.set_port(Some(proxy.port())).unwrap();
+    (proxy, url.into())
+}
+
 /// The server has the whole statement, and the worker never reads its answer: as if it had been stopped right there.
 #[tokio::test]
 async fn a_worker_stopped_in_the_middle_of_a_lease_write_holds_no_lock() {
     for write in [Write::Beat, Write::Acquire, Write::Release] {
         let fixture = PostgresFixture::fresh().await;
-        let url = url::Url::parse(&fixture.database.url).unwrap();
-        let proxy = Proxy::to(url.port().unwrap_or(5432)).await;
-        let mut through = url.clone();
-        through.set_port(Some(proxy.port())).unwrap();
+        let (proxy, through) = through_proxy(&fixture).await;
         let (stopped, other) = (Uuid::now_v7(), Uuid::now_v7());
-        let mut worker = leases(through.as_str());
+        let mut worker = leases(&through);
         worker.beat(&heartbeat(stopped)).await.unwrap();
-        worker.acquire(stopped, &lane(), 8, LEASE).await.unwrap();
+        let held = worker.acquire(stopped, &lane(), 8, LEASE).await.unwrap();
 
         proxy.set(Passage::LoseReplies);
         let before = proxy.replies();
         let stalled = tokio::spawn(async move {
-            let shards: Vec<Shard> = (0..32).map(|number| Shard { lane: lane(), number }).collect();
             match write {
-                Write::Beat => drop(worker.beat(&heartbeat(stopped)).await),
+                Write::Beat => drop(worker.beat(&Heartbeat { held, ..heartbeat(stopped) }).await),
                 Write::Acquire => drop(worker.acquire(stopped, &lane(), 8, LEASE).await),
-                Write::Release => drop(worker.release(stopped, &shards).await),
+                Write::Release => drop(worker.release(stopped, &held).await),
             }
         });
         eventually("the server has answered", PATIENCE, async || proxy.replies() > before).await;
@@ -77,11 +81,41 @@ async fn a_worker_stopped_in_the_middle_of_a_lease_write_holds_no_lock() {
         };
         assert_eq!(healthy.acquire(other, &lane(), 32, LEASE).await.unwrap().len(), left, "{write:?}");
         fixture.execute("UPDATE outbox_leases SET expires_at = clock_timestamp() - interval '1 second'").await;
-        assert_eq!(healthy.acquire(other, &lane(), 32, LEASE).await.unwrap().len(), 32, "{write:?}");
-        assert_eq!(healthy.beat(&heartbeat(other)).await.unwrap().renewed.len(), 32);
+        let held = healthy.acquire(other, &lane(), 32, LEASE).await.unwrap();
+        assert_eq!(held.len(), 32, "{write:?}");
+        let beat = Heartbeat { held, ..heartbeat(other) };
+        assert_eq!(healthy.beat(&beat).await.unwrap().renewed.len(), 32);
         let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
             AND state LIKE 'idle in transaction%'";
         assert_eq!(fixture.number(open).await, 0);
         stalled.abort();
     }
+}
+
+/// A release waits somewhere on its way while its worker gives up waiting, sees that the lease is still its own, releases
+/// it once more and takes it again.
+#[tokio::test]
+async fn a_release_that_arrives_late_leaves_what_was_taken_since() {
+    let fixture = PostgresFixture::fresh().await;
+    let (proxy, through) = through_proxy(&fixture).await;
+    let worker = Uuid::now_v7();
+    let mut slow = leases(&through);
+    slow.beat(&heartbeat(worker)).await.unwrap();
+    let held = slow.acquire(worker, &lane(), 32, LEASE).await.unwrap();
+    proxy.set(Passage::HoldRequests);
+    assert!(slow.release(worker, &held).await.unwrap_err().is_transient());
+
+    let mut quick = leases(&fixture.database.url);
+    let view = quick.beat(&heartbeat(worker)).await.unwrap();
+    let own: Vec<_> = view.leases.into_iter().filter(|row| row.owner == Some(worker)).collect();
+    let seen: Vec<_> = own.into_iter().map(|row| (row.shard, row.epoch)).collect();
+    assert_eq!(seen.len(), 32);
+    quick.release(worker, &seen).await.unwrap();
+    let held = quick.acquire(worker, &lane(), 32, LEASE).await.unwrap();
+
+    let before = proxy.replies();
+    proxy.set(Passage::Open);
+    eventually("the server has answered the release", PATIENCE, async || proxy.replies() > before).await;
+    let beat = Heartbeat { held, ..heartbeat(worker) };
+    assert_eq!(quick.beat(&beat).await.unwrap().renewed.len(), 32);
 }

@@ -157,7 +157,7 @@ impl Store for PostgresStore {
         operate::find(self, id).await
     }
 
-    async fn leases(&self) -> Result<Box<dyn LeaseStore>> {
-        Ok(Box::new(leases::PostgresLeases::new(Arc::clone(&self.target))))
+    fn leases(&self) -> Box<dyn LeaseStore> {
+        Box::new(leases::PostgresLeases::new(Arc::clone(&self.target)))
     }
 }

@@ -163,14 +163,14 @@ async fn plans_are_index_scans_on_a_table_that_was_analysed_when_empty_and_then_
     client.batch_execute(&fill()).await.unwrap();
 
     let worker = Uuid::now_v7();
-    let mut leases = open().leases().await.unwrap();
+    let mut leases = open().leases();
     let beat = Heartbeat {
         worker,
         name: "test".to_owned(),
         backends: "{}".to_owned(),
         handlers: "[]".to_owned(),
         lanes: vec![lane()],
-        stuck: Vec::new(),
+        held: Vec::new(),
         lease: HOUR,
     };
     leases.beat(&beat).await.unwrap();

@@ -54,12 +54,12 @@ impl LeaseStore for SqliteLeases {
         Ok(epochs.into_iter().map(|epoch| (Shard { lane: lane.clone(), number: SHARD }, epoch)).collect())
     }
 
-    async fn release(&mut self, worker: Uuid, shards: &[Shard]) -> Result<()> {
-        let shards = shards.to_vec();
+    async fn release(&mut self, worker: Uuid, leases: &[(Shard, i64)]) -> Result<()> {
+        let leases = leases.to_vec();
         self.0
             .run("release leases", move |connection| {
                 connection.immediate_transaction(|connection| {
-                    shards.iter().try_for_each(|shard| release_lease(connection, worker, shard))
+                    leases.iter().try_for_each(|(shard, epoch)| release_lease(connection, worker, shard, *epoch))
                 })
             })
             .await
@@ -75,12 +75,13 @@ fn renew_and_look(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryR
     write_worker(connection, beat, now)?;
     forget_dead_workers(connection, now - micros(forgotten_after(beat.lease)))?;
     let mut view = LeaseView { peers: find_peers(connection, now - micros(beat.lease))?, ..LeaseView::default() };
+    for (shard, epoch) in &beat.held {
+        if renew_lease(connection, beat.worker, shard, *epoch, now.saturating_add(micros(beat.lease)))? {
+            view.renewed.push((shard.clone(), *epoch));
+        }
+    }
     for lane in &beat.lanes {
         make_lease_row(connection, lane)?;
-        if !beat.stuck.contains(lane) {
-            let epochs = renew_lease(connection, beat, lane, now)?;
-            view.renewed.extend(epochs.into_iter().map(|epoch| (Shard { lane: lane.clone(), number: SHARD }, epoch)));
-        }
         view.leases.extend(find_leases(connection, lane, now)?);
     }
     Ok(view)
@@ -127,28 +128,36 @@ fn make_lease_row(connection: &mut SqliteConnection, lane: &str) -> QueryResult<
         .execute(connection)
 }
 
-/// An own lease that ran out is renewed too: as long as its row names this worker, nobody took it.
-fn renew_lease(connection: &mut SqliteConnection, beat: &Heartbeat, lane: &str, now: i64) -> QueryResult<Vec<i64>> {
-    sql::<BigInt>("UPDATE outbox_leases SET expires_at = ")
-        .bind::<BigInt, _>(now.saturating_add(micros(beat.lease)))
-        .sql(" WHERE backend = ")
-        .bind::<Text, _>(lane)
-        .sql(" AND owner = ")
-        .bind::<Binary, _>(beat.worker.as_bytes().as_slice())
-        .sql(" RETURNING epoch")
-        .load(connection)
+/// One that ran out is renewed too: as long as its row names this worker, nobody took it.
+fn renew_lease(
+    connection: &mut SqliteConnection,
+    worker: Uuid,
+    shard: &Shard,
+    epoch: i64,
+    until: i64,
+) -> QueryResult<bool> {
+    let changed = sql_query(
+        "UPDATE outbox_leases SET expires_at = ? WHERE backend = ? AND shard = ? AND owner = ? AND epoch = ?",
+    )
+    .bind::<BigInt, _>(until)
+    .bind::<Text, _>(&*shard.lane)
+    .bind::<SmallInt, _>(shard.number)
+    .bind::<Binary, _>(worker.as_bytes().as_slice())
+    .bind::<BigInt, _>(epoch)
+    .execute(connection)?;
+    Ok(changed > 0)
 }
 
 fn find_leases(connection: &mut SqliteConnection, lane: &Lane, now: i64) -> QueryResult<Vec<LeaseRow>> {
-    let rows = sql::<(SmallInt, Nullable<Binary>, Bool)>("SELECT shard, owner, expires_at <= ")
+    let rows = sql::<(SmallInt, Nullable<Binary>, BigInt, Bool)>("SELECT shard, owner, epoch, expires_at <= ")
         .bind::<BigInt, _>(now)
         .sql(" FROM outbox_leases WHERE backend = ")
         .bind::<Text, _>(&**lane)
-        .load::<(i16, Option<Vec<u8>>, bool)>(connection)?;
+        .load::<(i16, Option<Vec<u8>>, i64, bool)>(connection)?;
     rows.into_iter()
-        .map(|(number, owner, expired)| {
+        .map(|(number, owner, epoch, expired)| {
             let owner = owner.as_deref().map(uuid_of).transpose()?;
-            Ok(LeaseRow { shard: Shard { lane: lane.clone(), number }, owner, expired })
+            Ok(LeaseRow { shard: Shard { lane: lane.clone(), number }, owner, epoch, expired })
         })
         .collect()
 }
@@ -167,12 +176,16 @@ fn take_lease(connection: &mut SqliteConnection, worker: Uuid, lane: &str, lease
         .load(connection)
 }
 
-fn release_lease(connection: &mut SqliteConnection, worker: Uuid, shard: &Shard) -> QueryResult<()> {
-    sql_query("UPDATE outbox_leases SET owner = NULL, expires_at = 0 WHERE backend = ? AND shard = ? AND owner = ?")
-        .bind::<Text, _>(&*shard.lane)
-        .bind::<SmallInt, _>(shard.number)
-        .bind::<Binary, _>(worker.as_bytes().as_slice())
-        .execute(connection)?;
+fn release_lease(connection: &mut SqliteConnection, worker: Uuid, shard: &Shard, epoch: i64) -> QueryResult<()> {
+    sql_query(
+        "UPDATE outbox_leases SET owner = NULL, expires_at = 0
+         WHERE backend = ? AND shard = ? AND owner = ? AND epoch = ?",
+    )
+    .bind::<Text, _>(&*shard.lane)
+    .bind::<SmallInt, _>(shard.number)
+    .bind::<Binary, _>(worker.as_bytes().as_slice())
+    .bind::<BigInt, _>(epoch)
+    .execute(connection)?;
     Ok(())
 }
 

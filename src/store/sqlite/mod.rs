@@ -176,8 +176,8 @@ impl Store for SqliteStore {
         })
     }
 
-    async fn leases(&self) -> Result<Box<dyn LeaseStore>> {
-        Ok(Box::new(SqliteLeases(Connection::new(&self.location, LEASES_BUSY_TIMEOUT))))
+    fn leases(&self) -> Box<dyn LeaseStore> {
+        Box::new(SqliteLeases(Connection::new(&self.location, LEASES_BUSY_TIMEOUT)))
     }
 }
 

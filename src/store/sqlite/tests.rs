@@ -19,7 +19,7 @@ fn heartbeat() -> Heartbeat {
         backends: "{}".to_owned(),
         handlers: "[]".to_owned(),
         lanes: Vec::new(),
-        stuck: Vec::new(),
+        held: Vec::new(),
         lease: Duration::from_secs(5),
     }
 }
@@ -27,7 +27,7 @@ fn heartbeat() -> Heartbeat {
 #[tokio::test]
 async fn a_heartbeat_that_meets_another_writer_says_so_soon_and_passes_later() {
     let fixture = SqliteFixture::fresh().await;
-    let mut leases = fixture.store().leases().await.unwrap();
+    let mut leases = fixture.store().leases();
     let writer = fixture.begin().await;
     let error = leases.beat(&heartbeat()).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");

@@ -1,0 +1,257 @@
+//! The heartbeat, on a thread and a connection of its own, so that nothing can starve it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::clock::Moment;
+use super::flight::Flight;
+use super::lease_keeper::Control;
+use super::leases::{Keeping, Share, fair_share, margin};
+use super::shared::Shared;
+use crate::error::StoreError;
+use crate::store::{Heartbeat, Lane, LeaseStore, LeaseView, Shard};
+
+/// How often the heartbeat looks whether shards are free or have run empty.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Beats on the calling thread until it is told to stop; a predecessor comes to its end first.
+pub(super) fn run(shared: &Shared, control: &Control) {
+    let heart = Heart::new(shared, control);
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(heart.beat_until_stopped()),
+        Err(error) => tracing::error!(%error, "cannot start the heartbeat's runtime; another try follows"),
+    }
+}
+
+struct Heart<'a> {
+    shared: &'a Shared,
+    control: &'a Control,
+    leases: Keeping<'a>,
+    store: Box<dyn LeaseStore>,
+    reachable: bool,
+}
+
+impl<'a> Heart<'a> {
+    fn new(shared: &'a Shared, control: &'a Control) -> Self {
+        let leases = shared.leases.keep();
+        Self { shared, control, leases, store: shared.store.leases(), reachable: true }
+    }
+
+    async fn beat_until_stopped(mut self) {
+        while !self.control.is_stopped() {
+            let next = Moment::now().after(self.lease() / 3);
+            if let Err(error) = self.beat().await {
+                self.say_unreachable(&error);
+            } else if !self.reachable {
+                self.reachable = true;
+                tracing::info!("the database is back; leases are renewed");
+            }
+            self.wait(next).await;
+        }
+        if let Some(done) = self.control.take_leave() {
+            self.leave().await;
+            // Nobody waits any more where the shutdown was given up.
+            let _ = done.send(());
+        }
+    }
+
+    fn lease(&self) -> Duration {
+        self.shared.settings.worker.lease
+    }
+
+    /// Until when to act on leases that a statement sent now renews or takes.
+    fn deadline(&self) -> Moment {
+        let lease = self.lease();
+        Moment::now().after(lease.saturating_sub(margin(lease)))
+    }
+
+    /// Renews, looks around, takes or gives up.
+    async fn beat(&mut self) -> Result<(), StoreError> {
+        let deadline = self.deadline();
+        // A loop that does not turn must not keep its shards from workers whose loops do: neither by renewing them nor by
+        // counting among those who share.
+        let stuck = self.shared.silent_for() > self.lease();
+        let beat = self.announcement(stuck);
+        let view = self.store.beat(&beat).await?;
+        self.leases.renew(&view.renewed, deadline);
+        if !stuck {
+            self.release_strays(&view).await?;
+            for lane in &beat.lanes {
+                self.settle_share(lane, &view).await?;
+            }
+        }
+        self.release_drained().await?;
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// Waits for the next beat, releasing meanwhile what has run empty and waking early where something is free.
+    async fn wait(&mut self, until: Moment) {
+        while Moment::now() < until && !self.control.is_stopped() {
+            let woken = tokio::time::timeout(LOOK_INTERVAL, self.shared.beat_now.notified()).await.is_ok();
+            if self.release_drained().await.is_err() || woken {
+                return;
+            }
+            let short = self.lanes_below_target();
+            if !short.is_empty() && self.store.has_free(&short).await.unwrap_or(false) {
+                return;
+            }
+        }
+    }
+
+    async fn leave(&mut self) {
+        // Before the rows are free: nothing may begin under them any more.
+        self.leases.remove_all();
+        if let Err(error) = self.store.leave(self.shared.worker).await {
+            tracing::warn!(%error, "leases could not be released; they run out within the lease time");
+        }
+    }
+
+    fn announcement(&self, stuck: bool) -> Heartbeat {
+        let backends: BTreeMap<&str, String> = self
+            .shared
+            .lines
+            .values()
+            .flat_map(|line| {
+                let down = line.state().down.as_ref().map(|down| down.reason.clone());
+                let health = down.unwrap_or_else(|| if stuck { "the worker's loop is stuck" } else { "ok" }.to_owned());
+                line.flights.iter().map(move |flight| (flight.lane().as_ref(), health.clone()))
+            })
+            .collect();
+        let handlers: Vec<String> = self.shared.subscriptions().iter().map(|handler| handler.name.clone()).collect();
+        Heartbeat {
+            worker: self.shared.worker,
+            name: self.shared.name.clone(),
+            backends: serde_json::json!(backends).to_string(),
+            handlers: serde_json::json!(handlers).to_string(),
+            lanes: self.shared.lanes().cloned().collect(),
+            held: if stuck { Vec::new() } else { self.leases.all() },
+            lease: self.lease(),
+        }
+    }
+
+    // The fair share.
+
+    async fn settle_share(&mut self, lane: &Lane, view: &LeaseView) -> Result<(), StoreError> {
+        match fair_share(self.shared.worker, lane, view, self.has_given_up(lane)) {
+            Share::Target(target) => {
+                self.say_working(lane);
+                self.take_up_to(target, lane, view).await?;
+                self.give_up_above(target, lane);
+            }
+            Share::StandBy(reason) => {
+                self.say_standing_by(lane, reason);
+                self.give_up_above(0, lane);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a lane's backend has been away for a whole lease.
+    fn has_given_up(&self, lane: &str) -> bool {
+        let Some(line) = self.shared.line_of(lane) else { return false };
+        let down_for = line.state().down.as_ref().map(|down| Moment::now().since(down.since));
+        down_for.is_some_and(|span| span >= self.lease())
+    }
+
+    async fn take_up_to(&mut self, target: usize, lane: &Lane, view: &LeaseView) -> Result<(), StoreError> {
+        let missing = target.saturating_sub(self.held(lane).len());
+        let free = view.leases.iter().any(|row| row.shard.lane == *lane && (row.owner.is_none() || row.expired));
+        if missing == 0 || !free {
+            return Ok(());
+        }
+        let deadline = self.deadline();
+        let taken = self.store.acquire(self.shared.worker, lane, missing, self.lease()).await?;
+        if !taken.is_empty() {
+            tracing::info!(backend = %lane, shards = taken.len(), "took shards");
+        }
+        self.leases.add(&taken, deadline);
+        Ok(())
+    }
+
+    fn give_up_above(&self, target: usize, lane: &Lane) {
+        let held = self.held(lane);
+        if let Some(surplus) = held.get(target..).filter(|surplus| !surplus.is_empty()) {
+            tracing::info!(backend = %lane, shards = surplus.len(), "giving shards up to another worker");
+            self.leases.drain(surplus);
+        }
+    }
+
+    fn held(&self, lane: &Lane) -> Vec<Shard> {
+        let mut held: Vec<Shard> =
+            self.shared.leases.readable(lane, Moment::now()).into_iter().map(|(shard, _)| shard).collect();
+        held.sort_unstable();
+        held
+    }
+
+    /// Lanes that this worker serves and holds not every shard of; a free one there is worth a beat.
+    fn lanes_below_target(&self) -> Vec<Lane> {
+        let counts = self.shared.leases.counts();
+        let all = self.shared.store.shards().unsigned_abs() as usize;
+        let waiting = self.standing_by();
+        self.shared
+            .lanes()
+            .filter(|lane| counts.get(*lane).copied().unwrap_or(0) < all && !waiting.contains_key(&***lane))
+            .cloned()
+            .collect()
+    }
+
+    // Giving leases back.
+
+    /// Releases what is being given up and has nothing in flight any more.
+    async fn release_drained(&mut self) -> Result<(), StoreError> {
+        self.release_idle(self.leases.draining()).await
+    }
+
+    /// Releases what this worker does not know to be its own, so that it can be taken anew: under an epoch that no
+    /// statement on its way may name.
+    async fn release_strays(&mut self, view: &LeaseView) -> Result<(), StoreError> {
+        self.release_idle(self.leases.strays(self.shared.worker, view)).await
+    }
+
+    async fn release_idle(&mut self, mut leases: Vec<(Shard, i64)>) -> Result<(), StoreError> {
+        leases.retain(|(shard, _)| !self.flight(&shard.lane).is_some_and(|flight| flight.is_busy(shard.number)));
+        if leases.is_empty() {
+            return Ok(());
+        }
+        // Forgotten before it is released: nothing may begin under it any more.
+        self.leases.remove(&leases);
+        for (shard, _) in &leases {
+            if let Some(flight) = self.flight(&shard.lane) {
+                flight.close(shard.number);
+            }
+        }
+        self.store.release(self.shared.worker, &leases).await
+    }
+
+    fn flight(&self, lane: &str) -> Option<&Flight> {
+        self.shared.line_of(lane)?.flight(lane).map(Arc::as_ref)
+    }
+
+    // What people are told.
+
+    fn say_unreachable(&mut self, error: &StoreError) {
+        if std::mem::replace(&mut self.reachable, false) {
+            tracing::warn!(%error, "leases cannot be renewed; this worker stops before they end and tries on");
+        }
+    }
+
+    fn say_standing_by(&self, lane: &Lane, reason: String) {
+        let mut standing_by = self.standing_by();
+        if standing_by.get(&**lane) != Some(&reason) {
+            tracing::warn!(backend = %lane, %reason, "standing by");
+            standing_by.insert(lane.to_string(), reason);
+        }
+    }
+
+    fn say_working(&self, lane: &Lane) {
+        if self.standing_by().remove(&**lane).is_some() {
+            tracing::info!(backend = %lane, "no longer standing by");
+        }
+    }
+
+    fn standing_by(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.shared.standing_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
