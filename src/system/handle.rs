@@ -128,7 +128,8 @@ impl Outbox {
         }
     }
 
-    /// Finishes what is in flight, releases the leases and stops the actors.
+    /// Finishes what is in flight, releases the leases and stops the actors: within `shutdown_timeout` and 2 s, whatever
+    /// does not answer.
     ///
     /// # Errors
     /// [`SystemError::ShutdownTimeout`] where that took longer than `shutdown_timeout`: everything is stopped all the

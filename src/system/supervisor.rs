@@ -29,7 +29,11 @@ use crate::publish::NewEvent;
 /// Events that share one INSERT, at most.
 const MOST: usize = 1_000;
 
-/// How long the last flush may take.
+/// How long a shutdown may go beyond `shutdown_timeout`, for the last flush and for giving the leases up. Where a server
+/// has gone silent, the leases run out, and others clear the journals.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the last flush may take of that.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the shutdown looks whether everything is settled.
@@ -269,14 +273,17 @@ impl Handler<Shutdown> for OutboxSystem {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
             let settled = shared.is_idle();
-            flush_journals(&shared).await;
-            if let Some(keeper) = keeper {
-                // Leaving is bounded too: the database may be away.
-                let _ = tokio::time::timeout(limit.min(Duration::from_secs(10)), keeper.send(Leave)).await;
-            }
+            let _ = tokio::time::timeout(FAREWELL_LIMIT, say_farewell(&shared, keeper)).await;
             let _ = system.send(Stop).await;
             if settled { Ok(()) } else { Err(SystemError::ShutdownTimeout(limit)) }
         })
+    }
+}
+
+async fn say_farewell(shared: &Shared, keeper: Option<Addr<LeaseKeeper>>) {
+    flush_journals(shared).await;
+    if let Some(keeper) = keeper {
+        let _ = keeper.send(Leave).await;
     }
 }
 

@@ -1,9 +1,10 @@
 //! Workers that are stopped or killed in the middle of their work.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::scene::Scene;
 use crate::support::process::{Running, Signal};
+use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually};
 
 /// Slow enough for a backlog of 20,000 to outlast the test, with little in flight.
@@ -48,6 +49,29 @@ async fn a_worker_told_to_stop_hands_its_share_over_at_once() {
     let at_once = Duration::from_secs(8);
     eventually("the other worker owns every share", at_once, async || scene.number(mine).await == 0).await;
     scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_worker_told_to_stop_ends_in_time_also_where_the_database_has_gone_silent() {
+    let scene = Scene::new().await;
+    scene.insert(20_000, 200).await;
+    let mut url = url::Url::parse(scene.url()).unwrap();
+    let proxy = Proxy::to(url.port().unwrap_or(5432)).await;
+    url.set_port(Some(proxy.port())).unwrap();
+    let settings = scene.settings(&format!("{LITTLE_IN_FLIGHT}\nshutdown_timeout = \"5s\""), SLOW);
+    let mut worker = Running::spawn(&mut scene.outbox(&settings, &["worker", "--database-url", url.as_str()]));
+    scene.wait_length(200).await;
+    proxy.set(Passage::LoseReplies);
+    scene.wait_length(scene.length().await + 50).await;
+
+    let told = Instant::now();
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(1), "what is in flight cannot be settled");
+    let took = told.elapsed();
+    // 2 s for the journals and the leases, and one for a busy machine.
+    assert!(took >= Duration::from_secs(5) && took < Duration::from_secs(8), "{took:?}");
+    scene.drain(&scene.settings("", "")).await;
     scene.assert_delivered().await;
 }
 
