@@ -17,5 +17,6 @@ mod publishing;
 mod scene;
 mod shutdown;
 mod supervision;
+mod takeover;
 mod tls;
 mod writes;

@@ -1,0 +1,105 @@
+//! Workers that are gone, or cut off, and those that take their shares over.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use crate::scene::Scene;
+use crate::support::process::Running;
+use crate::support::proxy::{Passage, Proxy};
+use crate::support::{PATIENCE, eventually, postgres, redis};
+
+const LEASE: Duration = Duration::from_secs(2);
+const SHORT_LEASE: &str = "lease = \"2s\"";
+
+/// The lanes of the default publisher: without a name, and its own.
+const LANES: [&str; 2] = ["", "default"];
+const SHARDS: i64 = 32;
+
+/// How many shards of each lane these workers own.
+async fn shares(sql: &Client, workers: &[&str]) -> BTreeMap<(String, String), i64> {
+    let statement = "SELECT l.backend, w.name, count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner
+        WHERE l.expires_at > clock_timestamp() AND w.name = ANY($1) GROUP BY 1, 2";
+    let rows = sql.query(statement, &[&workers]).await.unwrap();
+    rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect()
+}
+
+/// Waits until these workers own so many shards of each lane, the largest share first.
+async fn wait_shares(sql: &Client, workers: &[&str], expected: &[i64]) {
+    eventually(&format!("{workers:?} share as {expected:?}"), PATIENCE, async || {
+        let shares = shares(sql, workers).await;
+        LANES.iter().all(|lane| {
+            let of_lane = shares.iter().filter(|((other, _), _)| other == lane);
+            let mut counts: Vec<i64> = of_lane.map(|(_, count)| *count).collect();
+            counts.sort_unstable_by(|a, b| b.cmp(a));
+            counts == expected
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_killed_workers_share_is_taken_over_within_the_lease_time_and_a_second() {
+    let scene = Scene::new().await;
+    let sql = scene.sql().await;
+    let settings = scene.settings(SHORT_LEASE, "");
+    let _survivor = scene.worker(&settings, "survivor");
+    // At several moments between two heartbeats.
+    for name in ["first", "second", "third"] {
+        let mut killed = scene.worker(&settings, name);
+        wait_shares(&sql, &["survivor", name], &[SHARDS / 2, SHARDS / 2]).await;
+        scene.insert(200, 20).await;
+        let began = Instant::now();
+        killed.kill();
+        wait_shares(&sql, &["survivor"], &[SHARDS]).await;
+        let took = began.elapsed();
+        assert!(took <= LEASE + Duration::from_secs(1), "{name}: {took:?}");
+    }
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn the_share_of_a_killed_worker_is_divided_evenly_among_those_that_are_left() {
+    let scene = Scene::new().await;
+    let sql = scene.sql().await;
+    let settings = scene.settings(SHORT_LEASE, "");
+    let names = ["1", "2", "3", "killed"];
+    let mut workers = names.map(|name| scene.worker(&settings, name));
+    wait_shares(&sql, &names, &[8, 8, 8, 8]).await;
+    workers[3].kill();
+    wait_shares(&sql, &names[..3], &[11, 11, 10]).await;
+}
+
+#[tokio::test]
+async fn a_worker_cut_off_from_redis_leaves_its_share_to_one_that_is_not() {
+    let server = redis::Server::start(&[]);
+    let scene = Scene::on(postgres::database().await, server.url()).await;
+    let sql = scene.sql().await;
+    let proxy = Proxy::to(server.port()).await;
+    let settings = scene.settings(SHORT_LEASE, "connect_timeout = 1\nsocket_timeout = 1");
+    let _reaching = scene.worker(&settings, "reaching");
+    let through = format!("redis://127.0.0.1:{}/0", proxy.port());
+    let mut cut_off = Running::spawn(
+        scene.outbox(&settings, &["worker", "--name", "cut-off"]).env("OUTBOX__PUBLISHERS__DEFAULT__URL", through),
+    );
+    wait_shares(&sql, &["reaching", "cut-off"], &[SHARDS / 2, SHARDS / 2]).await;
+
+    proxy.set(Passage::HoldRequests);
+    scene.insert(2_000, 100).await;
+    wait_shares(&sql, &["reaching"], &[SHARDS]).await;
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    assert!(proxy.held() > 0 && cut_off.is_running(), "{}", cut_off.stderr());
+    let said = "SELECT count(*) FROM outbox_workers WHERE name = 'cut-off' AND backends ->> 'default' = 'ok'";
+    assert_eq!(scene.number(said).await, 0, "it says that it cannot reach it");
+
+    // What it had sent arrives now, long after others sent the same.
+    proxy.set(Passage::Open);
+    wait_shares(&sql, &["reaching", "cut-off"], &[SHARDS / 2, SHARDS / 2]).await;
+    scene.insert(2_000, 100).await;
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    assert_eq!(scene.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
+}
