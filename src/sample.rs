@@ -49,6 +49,7 @@ pub(crate) fn fetched(shard: i16, scheduled_at: i64, key: &str) -> Fetched {
         id: event.id,
         partition_key: key.to_owned(),
         retry: false,
+        in_range: true,
         retry_count: 0,
         max_retries: 3,
         event: Ok(Arc::new(event)),

@@ -24,6 +24,13 @@ const BUILT_IN: &[&str] = &["redis_stream", "jsonl", "local"];
 const MAX_NAME: usize = 100;
 const MAX_DAYS: u32 = 36_500;
 
+/// Whether a Redis key's cluster slot is that of a hash tag: what stands between its first `{` and the next `}`, unless
+/// that is nothing. The slot of any other key is that of the whole key.
+pub(crate) fn has_hash_tag(key: &str) -> bool {
+    let inside = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    inside.is_some_and(|(tag, _)| !tag.is_empty())
+}
+
 impl Settings {
     /// Checks that every value is in range. What [`load`](Self::load) and [`from_toml`](Self::from_toml) return has
     /// passed; settings made in code are checked when the system starts.
@@ -60,30 +67,6 @@ impl Settings {
         match backends.iter().find(|name| !self.publishers.contains_key(*name)) {
             Some(name) => Err(invalid(format!("no publisher is named `{name}`; there {}", self.publisher_names()))),
             None => Ok(()),
-        }
-    }
-
-    /// The name of the default publisher: the one named `default`, or the only one.
-    ///
-    /// # Errors
-    /// When there is none, or several of which none is named `default`.
-    pub fn default_publisher(&self) -> Result<&str> {
-        let mut names = self.publishers.keys().map(String::as_str);
-        let missing = |remedy| SettingsError::Missing { key: "publishers.default".to_owned(), remedy };
-        match (names.next(), names.next()) {
-            (None, _) => Err(missing("no publisher is configured, add [publishers.default]".to_owned())),
-            (Some(only), None) => Ok(only),
-            _ if self.publishers.contains_key("default") => Ok("default"),
-            _ => Err(missing(format!("there {}, name the default one `default`", self.publisher_names()))),
-        }
-    }
-
-    fn publisher_names(&self) -> String {
-        let names: Vec<_> = self.publishers.keys().map(|name| format!("`{name}`")).collect();
-        match names.len() {
-            0 => "is none".to_owned(),
-            1 => format!("is {}", names[0]),
-            _ => format!("are {}", names.join(", ")),
         }
     }
 }
@@ -162,6 +145,11 @@ impl Check<'_> {
     }
 
     fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        let stream = publisher.stream_name.as_str();
+        // The meta key is made from the name, and a `}` would end its hash tag too early.
+        let problem = "has a `}` and no hash tag, so that its journal could not share its slot in a Redis Cluster; \
+            leave the `}` out, or begin with a tag as in {shop}.events";
+        self.that(!stream.contains('}') || has_hash_tag(stream), &format!("{key}.stream_name"), problem)?;
         let url = format!("{key}.url");
         let Some(address) = &publisher.url else {
             let remedy = "redis_stream needs `url`, such as redis://localhost:6379/0, or `host`".to_owned();

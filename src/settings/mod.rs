@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-mod check;
+pub(crate) mod check;
 mod load;
 mod nearest;
 mod node;
+mod publishers;
 mod read;
 mod secret;
 pub(crate) mod units;

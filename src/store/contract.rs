@@ -42,8 +42,8 @@ pub(crate) trait Fixture: Send + Sync + Sized {
     /// Now plus some milliseconds, as an SQL expression of the type that the table's times have.
     fn time(&self, offset_ms: i64) -> String;
 
-    /// A column and an SQL expression that the table takes there and no event can be made from.
-    fn nonsense(&self) -> (&'static str, &'static str);
+    /// Columns, each with an SQL expression that the table takes there and no event can be made from.
+    fn nonsense(&self) -> &'static [(&'static str, &'static str)];
 
     /// An empty outbox.
     async fn fresh() -> Self {
@@ -82,22 +82,27 @@ macro_rules! instantiate {
                 reading::a_retry_is_read_only_when_it_is_due,
                 reading::a_retry_without_a_time_is_due_and_stops_nobody,
                 reading::a_key_is_read_from_its_start_up_to_a_limit,
+                reading::reading_stops_at_the_most_events_of_all_kinds_together,
                 reading::reading_stops_at_the_byte_budget_but_not_before_one_event,
                 reading::an_oversize_event_comes_back_with_the_reason,
                 reading::a_row_that_is_no_event_comes_back_with_the_reason_beside_the_others,
                 reading::what_is_settled_is_not_read_again,
                 reading::only_what_is_not_recorded_as_published_is_unrecorded,
                 order::the_first_unsettled_event_of_the_key_blocks,
+                order::an_event_that_has_no_place_yet_blocks_nobody,
                 order::events_in_flight_and_later_ones_do_not_block,
                 order::a_retry_blocks_and_says_whether_it_is_due,
                 order::a_failed_event_blocks_only_where_it_holds_its_key,
                 order::a_key_is_ordered_within_its_lane_alone,
                 order::nothing_is_due_in_an_empty_lane_or_before_the_time,
                 order::a_due_retry_is_due,
+                order::a_retry_without_a_time_is_due_by_its_schedule,
                 order::what_waits_behind_a_retry_is_not_due,
+                order::what_waits_behind_a_pending_event_of_a_later_time_is_not_due,
                 order::what_waits_behind_a_failed_event_is_due_unless_the_lane_holds,
                 settling::publishing_is_recorded_once,
                 settling::publishing_wins_over_any_other_status,
+                settling::an_event_that_was_sent_and_then_failed_stays_failed_and_is_known_to_be_sent,
                 settling::a_replayed_event_is_not_settled_by_its_earlier_seq,
                 settling::a_retry_is_recorded_with_its_error_and_keeps_its_schedule,
                 settling::a_failure_is_recorded_with_its_last_ten_errors,
@@ -105,6 +110,7 @@ macro_rules! instantiate {
                 settling::waiting_for_handlers_is_no_failure,
                 settling::published_at_is_set_once_and_never_cleared,
                 settling::an_event_with_another_retry_count_is_left_alone,
+                settling::a_row_that_is_no_event_is_recorded_as_failed,
                 settling::a_published_event_is_not_rescheduled,
                 settling::a_settle_under_a_lost_lease_is_refused,
                 leases::two_workers_never_own_a_shard_at_once,
@@ -124,7 +130,13 @@ macro_rules! instantiate {
                 operating::rows_without_seq_get_one_in_the_order_of_writing,
                 operating::expired_events_are_deleted_in_small_batches,
                 operating::a_failed_event_that_holds_its_key_is_kept,
-                operating::events_are_listed_newest_first_and_filtered,
+                operating::events_are_selected_in_the_order_of_creation_and_filtered,
+                operating::pages_follow_each_other_without_a_gap_also_within_one_moment,
+                operating::events_are_loaded_in_the_order_given_without_those_that_cannot_be,
+                operating::a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice,
+                operating::an_event_is_failed_for_a_reason_unless_it_is_published,
+                operating::a_replayed_event_is_new_under_its_old_id_and_replays_keep_their_order,
+                operating::the_overview_counts_what_there_is_and_what_is_due,
                 operating::an_event_is_found_by_its_id,
             }
         }

@@ -14,9 +14,12 @@ use crate::event::{OutboxEvent, Status};
 use crate::publish::NewEvent;
 use crate::settings::DatabaseSettings;
 
+pub(crate) use self::operations::{Change, Due, EventFilter, Expiry, Overview, Page, Place, WorkerRow};
+
 #[cfg(test)]
 pub(crate) mod contract;
 mod migrate;
+mod operations;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
@@ -79,6 +82,8 @@ pub(crate) struct FetchRequest {
     /// Due events of these keys from the start of each key's order, at most `key_limit` for each.
     pub(crate) keys: Vec<String>,
     pub(crate) key_limit: i64,
+    /// Reading stops at this many events.
+    pub(crate) max_events: usize,
     /// Reading stops, after at least one event, where the bytes read would pass this.
     pub(crate) max_bytes: usize,
     /// Events larger than this come back as [`Unreadable`].
@@ -103,6 +108,8 @@ pub(crate) struct Fetched {
     pub(crate) partition_key: String,
     /// Read from `retry` rather than `pending`.
     pub(crate) retry: bool,
+    /// Read as part of a range, so that a cursor may move to it.
+    pub(crate) in_range: bool,
     pub(crate) retry_count: i32,
     pub(crate) max_retries: i32,
     /// The event, or why it cannot be one.
@@ -114,7 +121,7 @@ pub(crate) struct Fetched {
 pub(crate) struct FetchAnswer {
     /// Ranges in each shard's order, then retries, then keys; an id may come twice.
     pub(crate) rows: Vec<Fetched>,
-    /// The byte budget ended the reading: there may be more.
+    /// `max_events` or `max_bytes` ended the reading: there may be more.
     pub(crate) cut_short: bool,
 }
 
@@ -159,24 +166,6 @@ pub(crate) struct Reschedule {
     pub(crate) pending_handlers: Option<Vec<String>>,
 }
 
-/// What an operator's list asks for; `None` does not filter.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct EventFilter {
-    pub(crate) status: Option<Status>,
-    pub(crate) event_type: Option<String>,
-    pub(crate) backend: Option<String>,
-    pub(crate) key: Option<String>,
-    pub(crate) limit: i64,
-}
-
-/// How many pending, retrying and so on; what retention asks for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Expiry {
-    pub(crate) published: Option<Duration>,
-    pub(crate) failed: Option<Duration>,
-    pub(crate) limit: i64,
-}
-
 /// The outbox's tables in one database. Every method is one round trip or one transaction, may be called again after a
 /// lost answer, and is bounded in time.
 #[async_trait]
@@ -205,6 +194,10 @@ pub(crate) trait Store: Send + Sync + 'static {
         questions: &[KeyQuestion],
     ) -> Result<HashMap<String, Blocker>>;
 
+    /// Records that the backend has those of the sent (id, seq) which a person failed meanwhile. They stay failed, and
+    /// are not sent a second time should somebody retry them.
+    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<()>;
+
     /// Those of the sent (id, seq) that are not recorded as published, whatever their status.
     async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>>;
 
@@ -227,11 +220,23 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// `failed_blocks`: lanes in which a failed event with a key stays.
     async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize>;
 
-    /// Events for people, newest first.
-    async fn list(&self, filter: &EventFilter) -> Result<Vec<OutboxEvent>>;
-
     /// One event.
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;
+
+    /// Where the events that are meant stand, in the order of their creation.
+    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>>;
+
+    /// These events, in the order given; those that are gone or cannot be read are left out.
+    async fn load(&self, ids: &[Uuid]) -> Result<Vec<OutboxEvent>>;
+
+    /// How many events are meant.
+    async fn count(&self, filter: &EventFilter) -> Result<i64>;
+
+    /// Changes those of the events that may be, in one transaction; returns which.
+    async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>>;
+
+    /// The outbox at a glance.
+    async fn overview(&self) -> Result<Overview>;
 
     /// A connection of its own for leases, made when it is first used.
     fn leases(&self) -> Box<dyn LeaseStore>;

@@ -1,7 +1,6 @@
 //! `Completer`: records what is done, many events in one UPDATE.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use uuid::Uuid;
@@ -9,13 +8,11 @@ use uuid::Uuid;
 use super::messages::{ActorKind, Complete};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
+use super::trying::persist;
 use crate::store::Lane;
 
 /// Events in one UPDATE.
 const MOST: usize = 2_000;
-
-/// The longest pause between tries while the database is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Completer {
     shared: Arc<Shared>,
@@ -68,21 +65,9 @@ impl Handler<Complete> for Completer {
 
 panics_on_demand!(Completer);
 
-/// Tries until the database has it: the backend does, so there is no other end. The statement may be repeated.
 async fn record(shared: Arc<Shared>, tickets: Vec<Ticket>) {
     let events: Vec<(Uuid, i64)> = tickets.iter().map(|ticket| (ticket.id, ticket.position.seq)).collect();
-    let mut failures = 0_u32;
-    while let Err(error) = shared.store.settle_published(&events).await {
-        if failures == 0 {
-            tracing::warn!(%error, events = events.len(), "published events cannot be recorded; trying on");
-        }
-        let pause = Duration::from_millis(50).saturating_mul(1 << failures.min(6)).min(LONGEST_PAUSE);
-        failures = failures.saturating_add(1);
-        tokio::time::sleep(pause).await;
-    }
-    if failures > 0 {
-        tracing::info!(events = events.len(), "published events were recorded");
-    }
+    persist("published events", events.len(), || shared.store.settle_published(&events)).await;
     note_settled(&shared, &tickets);
     tickets.into_iter().for_each(|ticket| ticket.settled(false));
 }

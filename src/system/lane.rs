@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::clock::Moment;
 use super::flight::Opening;
+use super::room::{Room, each};
 use crate::store::{FetchAnswer, Position, Range};
 
 /// Reading starts this much before the cursor once nothing is left before it: writers that commit a little later than
@@ -33,6 +34,8 @@ struct ShardState {
     cursor: Position,
     /// The last fetch filled its limit: there is more.
     full: bool,
+    /// To be read, whether or not there is more.
+    look: bool,
     sweep: Position,
 }
 
@@ -50,6 +53,10 @@ pub(crate) struct Plan {
     pub(crate) ranges: Vec<Range>,
     pub(crate) retry_shards: Vec<i16>,
     pub(crate) retry_limit: i64,
+    /// Events that keys may bring that are read from their start.
+    pub(crate) key_room: usize,
+    /// Events that all of it may bring.
+    pub(crate) most: usize,
     pub(crate) began: Moment,
 }
 
@@ -63,7 +70,9 @@ pub(crate) struct LaneCursor {
     /// The fastest sweep step so far: what a round trip costs where nothing is found.
     fastest: Duration,
     average_size: usize,
+    room: Room,
     next_look: Moment,
+    next_retries: Moment,
     next_sweep: Moment,
     poll_interval: Duration,
 }
@@ -77,24 +86,32 @@ impl LaneCursor {
             unbounded: 0,
             fastest: Duration::MAX,
             average_size: FIRST_GUESS,
+            room: Room::default(),
             next_look: now,
+            next_retries: now,
             next_sweep: now,
             poll_interval,
         }
     }
 
     /// Takes over which shards are open. One under a new lease epoch is read from its start: another worker may have
-    /// had it meanwhile.
-    pub(crate) fn set_open(&mut self, open: &HashMap<i16, Opening>) {
-        self.shards.retain(|shard, _| open.contains_key(shard));
+    /// had it meanwhile. Returns the shards whose place in reading is gone.
+    pub(crate) fn set_open(&mut self, open: &HashMap<i16, Opening>) -> Vec<i16> {
+        let same_lease = |shard: &i16, state: &ShardState| {
+            open.get(shard).is_some_and(|opening| opening.epoch == state.opening.epoch)
+        };
+        let gone = self.shards.extract_if(|shard, state| !same_lease(shard, state)).map(|(shard, _)| shard).collect();
         for (shard, opening) in open {
-            let fresh = ShardState { opening: *opening, cursor: Position::START, full: true, sweep: Position::START };
-            let state = self.shards.entry(*shard).or_insert(fresh);
-            if state.opening.epoch != opening.epoch {
-                *state = fresh;
-            }
-            state.opening = *opening;
+            let fresh = ShardState {
+                opening: *opening,
+                cursor: Position::START,
+                full: true,
+                look: false,
+                sweep: Position::START,
+            };
+            self.shards.entry(*shard).or_insert(fresh).opening = *opening;
         }
+        gone
     }
 
     /// Reads again from where events came back unsent.
@@ -124,27 +141,61 @@ impl LaneCursor {
         self.shards.values().any(|state| state.full)
     }
 
-    /// The next fetch of up to `room` events, if one is worth making now.
-    pub(crate) fn plan(&mut self, room: usize, now: Moment) -> Option<Plan> {
+    /// The next fetch, if one is worth making now; it never brings more than `room` events. `keys`: there are some to be
+    /// read from their start.
+    pub(crate) fn plan(&mut self, room: usize, keys: bool, now: Moment) -> Option<Plan> {
         if room == 0 || self.shards.is_empty() {
             return None;
         }
-        let look = now >= self.next_look;
+        if now >= self.next_look {
+            self.begin_look(now);
+        }
         if now >= self.next_sweep
             && let Some(plan) = self.plan_sweep(room, now)
         {
             return Some(plan);
         }
-        let reading: Vec<(i16, ShardState)> =
-            self.shards.iter().filter(|(_, state)| look || state.full).map(|(shard, state)| (*shard, *state)).collect();
-        if reading.is_empty() {
+        let reading: Vec<i16> =
+            self.shards.iter().filter(|(_, state)| state.look || state.full).map(|(shard, _)| *shard).collect();
+        let wanted = [!reading.is_empty(), now >= self.next_retries, keys];
+        if !wanted.contains(&true) {
             return None;
         }
-        let limit = share(room, reading.len());
-        let ranges =
-            reading.iter().map(|(shard, state)| Range { shard: *shard, from: start(state), to: None, limit }).collect();
-        let retry_shards = if look { self.shards.keys().copied().collect() } else { Vec::new() };
-        Some(Plan { purpose: Purpose::Forward, ranges, retry_shards, retry_limit: share(room, 4), began: now })
+        let [ranges, retries, key_room] = self.room.divide(room, wanted);
+        let retry_shards = if wanted[1] && retries > 0 { self.shards.keys().copied().collect() } else { Vec::new() };
+        if !retry_shards.is_empty() {
+            self.next_retries = self.next_look;
+        }
+        Some(Plan {
+            purpose: Purpose::Forward,
+            ranges: if ranges > 0 { self.plan_ranges(reading, ranges) } else { Vec::new() },
+            retry_shards,
+            retry_limit: each(retries, 1),
+            key_room,
+            most: room,
+            began: now,
+        })
+    }
+
+    /// Everything is to be read once. What is announced from now on begins the next look: it may be of what this one does
+    /// not see.
+    fn begin_look(&mut self, now: Moment) {
+        self.shards.values_mut().for_each(|state| state.look = true);
+        self.next_look = now.after(self.poll_interval);
+        self.next_retries = now;
+    }
+
+    fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize) -> Vec<Range> {
+        self.room.put_in_turn(&mut shards);
+        let limit = each(room, shards.len());
+        let mut ranges = Vec::with_capacity(shards.len());
+        for shard in shards {
+            if let Some(state) = self.shards.get_mut(&shard) {
+                state.look = false;
+                ranges.push(Range { shard, from: start(state), to: None, limit });
+            }
+        }
+        ranges
     }
 
     fn plan_sweep(&mut self, room: usize, now: Moment) -> Option<Plan> {
@@ -164,9 +215,19 @@ impl LaneCursor {
         if ranges.is_empty() {
             return None;
         }
-        let limit = share(room, ranges.len());
+        // Where there is not room for all, those go first that are furthest behind.
+        ranges.sort_unstable_by_key(|range| (range.from, range.shard));
+        let limit = each(room, ranges.len());
         ranges.iter_mut().for_each(|range| range.limit = limit);
-        Some(Plan { purpose: Purpose::Sweep, ranges, retry_shards: Vec::new(), retry_limit: 0, began: now })
+        Some(Plan {
+            purpose: Purpose::Sweep,
+            ranges,
+            retry_shards: Vec::new(),
+            retry_limit: 0,
+            key_room: 0,
+            most: room,
+            began: now,
+        })
     }
 
     /// A sweep that has come to every cursor starts again; returns whether it had.
@@ -197,7 +258,7 @@ impl LaneCursor {
     }
 
     fn advance_forward(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
-        let found = in_ranges(plan, answer);
+        let found = in_ranges(answer);
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };
             let (count, last) = found.get(&range.shard).copied().unwrap_or((0, state.cursor));
@@ -212,11 +273,12 @@ impl LaneCursor {
             self.bounds.insert(furthest);
             self.unbounded = 0;
         }
-        // News that came while the fetch was under way may be of what it did not see.
-        if !plan.retry_shards.is_empty() && self.next_look <= plan.began {
-            let retries = answer.rows.iter().filter(|row| row.retry).count();
-            let more = i64::try_from(retries).unwrap_or(i64::MAX) >= plan.retry_limit;
-            self.next_look = if more { now } else { now.after(self.poll_interval) };
+        let last = answer.rows.iter().rev().find(|row| row.in_range).map(|row| row.shard);
+        self.room.note(answer.cut_short, last);
+        let retries = answer.rows.iter().filter(|row| row.retry).count();
+        if !plan.retry_shards.is_empty() && (answer.cut_short || each(retries, 1) >= plan.retry_limit) {
+            // Not at once: what was read may all have to wait, and would be read again and again.
+            self.next_retries = now.after(now.since(plan.began));
         }
     }
 
@@ -224,7 +286,7 @@ impl LaneCursor {
         let took = now.since(plan.began);
         self.fastest = self.fastest.min(took);
         let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;
-        let found = in_ranges(plan, answer);
+        let found = in_ranges(answer);
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };
             let (count, last) = found.get(&range.shard).copied().unwrap_or((0, range.from));
@@ -244,17 +306,12 @@ impl LaneCursor {
 }
 
 /// For each shard, how many rows of its range came, and the last one's place.
-fn in_ranges(plan: &Plan, answer: &FetchAnswer) -> HashMap<i16, (i64, Position)> {
+fn in_ranges(answer: &FetchAnswer) -> HashMap<i16, (i64, Position)> {
     let mut found: HashMap<i16, (i64, Position)> = HashMap::new();
-    for row in answer.rows.iter().filter(|row| !row.retry) {
-        let inside = plan.ranges.iter().any(|range| {
-            range.shard == row.shard && range.from < row.position && range.to.is_none_or(|to| row.position < to)
-        });
-        if inside {
-            let (count, last) = found.entry(row.shard).or_insert((0, row.position));
-            *count += 1;
-            *last = (*last).max(row.position);
-        }
+    for row in answer.rows.iter().filter(|row| row.in_range) {
+        let (count, last) = found.entry(row.shard).or_insert((0, row.position));
+        *count += 1;
+        *last = (*last).max(row.position);
     }
     found
 }
@@ -273,10 +330,6 @@ fn just_after(place: Position) -> Position {
 
 fn just_before(place: Position) -> Position {
     Position { seq: place.seq.saturating_sub(1), ..place }
-}
-
-fn share(room: usize, parts: usize) -> i64 {
-    i64::try_from(room.div_ceil(parts.max(1))).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -1,10 +1,16 @@
 //! How soon the sweep finds what was committed behind the cursor.
 
 use super::*;
+use crate::sample;
 use crate::store::Fetched;
-use crate::system::flight::unsent_tests::row;
 
 const MS: Duration = Duration::from_millis(1);
+
+fn row(shard: i16, (scheduled_at, seq): (i64, i64)) -> Fetched {
+    let mut row = sample::fetched(shard, scheduled_at, "");
+    row.position.seq = seq;
+    row
+}
 
 /// What a store would answer: pending rows in a plan's ranges.
 fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchAnswer {
@@ -12,7 +18,7 @@ fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchAnswer {
     for range in &plan.ranges {
         let inside = pending
             .iter()
-            .map(|&(at, seq)| row(range.shard, "", at, seq))
+            .map(|&place| row(range.shard, place))
             .filter(|row| range.from < row.position && range.to.is_none_or(|to| row.position < to));
         rows.extend(inside.take(usize::try_from(range.limit).unwrap()));
     }
@@ -45,7 +51,7 @@ fn time_until_found(took: Duration, late: impl Fn(i64) -> (i64, i64)) -> Option<
             let (event, _) = *committed.get_or_insert_with(|| (late(newest), now));
             pending.insert(0, event);
         }
-        let Some(plan) = cursor.plan(1_000, now) else {
+        let Some(plan) = cursor.plan(1_000, false, now) else {
             now = now.after(MS);
             continue;
         };

@@ -101,10 +101,12 @@ impl Model {
     }
 
     fn fetch(&mut self, room: usize, cut_after: usize) -> FetchAnswer {
-        let Some(plan) = self.cursor.plan(room, self.now) else { return FetchAnswer::default() };
-        let asked: i64 = plan.ranges.iter().map(|range| range.limit).sum();
-        assert!(asked >= 1, "a plan asks for something");
-        let answer = self.table.answer(&plan, cut_after);
+        let Some(plan) = self.cursor.plan(room, false, self.now) else { return FetchAnswer::default() };
+        assert!(
+            plan.most <= room && (!plan.ranges.is_empty() || !plan.retry_shards.is_empty()),
+            "a plan asks for something"
+        );
+        let answer = self.table.answer(&plan, cut_after.min(plan.most));
         self.now = self.now.after(Duration::from_millis(1));
         self.cursor.advance(&plan, &answer, self.now);
         answer
@@ -169,14 +171,14 @@ proptest! {
         places.into_iter().for_each(|at| model.take(Step::Appear { shard: 0, at }));
         let mut seen: Vec<Uuid> = Vec::new();
         for _ in 0..400 {
-            let Some(plan) = model.cursor.plan(room, model.now) else {
+            let Some(plan) = model.cursor.plan(room, false, model.now) else {
                 model.take(Step::Wait { ms: 30 });
                 continue;
             };
             let mut visible = Table::default();
             let sweeping = plan.purpose == Purpose::Sweep;
             visible.rows = model.table.rows.iter().filter(|row| !(sweeping && seen.contains(&row.id))).cloned().collect();
-            let answer = visible.answer(&plan, usize::MAX);
+            let answer = visible.answer(&plan, plan.most);
             seen.extend(answer.rows.iter().map(|row| row.id));
             model.now = model.now.after(Duration::from_millis(1));
             model.cursor.advance(&plan, &answer, model.now);
@@ -223,26 +225,61 @@ fn a_shard_that_was_lost_is_not_read() {
     let mut model = Model::new();
     let kept: HashMap<i16, Opening> = HashMap::from([(1, Opening { epoch: 1, number: 1 })]);
     model.cursor.set_open(&kept);
-    let plan = model.cursor.plan(10, model.now).unwrap();
+    let plan = model.cursor.plan(10, false, model.now).unwrap();
     assert_eq!(plan.ranges.iter().map(|range| range.shard).collect::<Vec<_>>(), [1]);
     model.cursor.set_open(&HashMap::new());
-    assert!(model.cursor.plan(10, model.now).is_none());
+    assert!(model.cursor.plan(10, false, model.now).is_none());
 }
 
 #[test]
 fn without_room_nothing_is_asked_for() {
     let mut model = Model::new();
-    assert!(model.cursor.plan(0, model.now).is_none());
+    assert!(model.cursor.plan(0, false, model.now).is_none());
 }
 
 #[test]
 fn an_idle_lane_is_looked_at_once_every_poll_interval_or_when_somebody_calls() {
     let mut model = one_read(Vec::new());
-    assert!(model.cursor.plan(10, model.now).is_none());
-    assert!(model.cursor.plan(10, model.now.after(Duration::from_millis(101))).is_some());
+    assert!(model.cursor.plan(10, false, model.now).is_none());
+    assert!(model.cursor.plan(10, false, model.now.after(Duration::from_millis(101))).is_some());
     model.cursor.look_at(Moment::now());
     let now = Moment::now().max(model.now);
-    assert!(model.cursor.plan(10, now).is_some_and(|plan| plan.retry_shards.len() == 2));
+    assert!(model.cursor.plan(10, false, now).is_some_and(|plan| plan.retry_shards.len() == 2));
+}
+
+#[test]
+fn what_is_announced_while_a_fetch_is_under_way_is_looked_for_by_the_next() {
+    let mut model = one_read(Vec::new());
+    let began = model.now.after(Duration::from_millis(101));
+    let plan = model.cursor.plan(10, false, began).unwrap();
+    model.cursor.look_at(began.after(Duration::from_millis(1)));
+    let answered = began.after(Duration::from_millis(2));
+    model.cursor.advance(&plan, &FetchAnswer::default(), answered);
+    assert_eq!(model.cursor.plan(10, false, answered).unwrap().ranges.len(), 2);
+}
+
+#[test]
+fn an_event_that_is_read_by_its_key_does_not_move_the_cursor() {
+    let mut model = Model::new();
+    let plan = model.cursor.plan(10, true, model.now).unwrap();
+    let ahead = Fetched { in_range: false, ..sample::fetched(0, 900, "k") };
+    let answer = FetchAnswer { rows: vec![sample::fetched(0, 100, ""), ahead], cut_short: false };
+    model.cursor.advance(&plan, &answer, model.now);
+    assert_eq!(model.cursor.shards[&0].cursor.scheduled_at, 100);
+}
+
+#[test]
+fn retries_that_all_have_to_wait_are_not_read_again_at_once() {
+    let mut model = Model::new();
+    let began = model.now;
+    let plan = model.cursor.plan(10, false, began).unwrap();
+    let waiting = || Fetched { in_range: false, retry: true, ..sample::fetched(0, 100, "k") };
+    let answer = FetchAnswer { rows: vec![waiting(), waiting()], cut_short: false };
+    let answered = began.after(Duration::from_millis(5));
+    model.cursor.advance(&plan, &answer, answered);
+    assert!(model.cursor.plan(10, false, answered).is_none());
+    let later = model.cursor.plan(10, false, answered.after(Duration::from_millis(5))).unwrap();
+    assert!(later.ranges.is_empty() && later.retry_shards.len() == 2, "only the retries had more");
 }
 
 #[test]

@@ -56,8 +56,8 @@ pub(crate) enum Cause {
     Invalid(String),
     /// The backend has it, these handlers did not answer Ok.
     Handlers { pending: Vec<String>, error: String },
-    /// The backend has it, these handlers have stopped: it waits, and no retry is spent.
-    Away { pending: Vec<String> },
+    /// The backend has it, these handlers did not come to it: it waits, and no retry is spent.
+    NotBegun { pending: Vec<String> },
     /// The backend has it, but an event before it failed: its handlers' turn has not come. No failure either.
     Behind { pending: Vec<String> },
 }

@@ -2,8 +2,10 @@
 //! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
 //! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`flight`] (what is in
-//! flight, rules R1 to R3), [`lane`] (cursors) and [`ticket`] (one event's way). Messages flow in that one direction; what flows back is credit and wake-ups.
+//! flight, rules R1 to R3), [`lane`] (cursors), [`room`] (how much of what) and [`ticket`] (one event's way). Messages flow
+//! in that one direction; what flows back is credit and wake-ups.
 
+mod backends;
 mod builder;
 mod clock;
 mod completer;
@@ -15,16 +17,23 @@ mod lane;
 mod lease_keeper;
 mod leases;
 mod limiter;
+mod line;
 mod messages;
 mod poller;
 mod publisher;
 mod registry;
 mod retry;
+mod room;
 mod shared;
+mod subscription;
 mod supervisor;
 mod suspects;
 mod ticket;
+mod trying;
+mod turns;
 
+#[cfg(feature = "cli")]
+pub(crate) use backends::Backends;
 pub use builder::Builder;
 pub use handle::Outbox;
 #[cfg(feature = "fault-injection")]

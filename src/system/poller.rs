@@ -2,16 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::clock::Moment;
 use super::flight::{Admitted, Fetch, Flight, Opening};
 use super::lane::{LaneCursor, Plan, Purpose};
+use super::line::Line;
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
-use super::shared::{Lifeline, Line, Shared, panics_on_demand};
+use super::room::each;
+use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
+use super::trying::pause_after;
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchAnswer, FetchRequest, Shard};
 
@@ -24,9 +26,6 @@ const KEY_LIMIT: i64 = 100;
 
 /// Events that one fetch asks for at most, so that fetching, publishing and settling overlap.
 const MAX_FETCH: usize = 2_000;
-
-/// The longest pause after the database could not be reached.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Poller {
     shared: Arc<Shared>,
@@ -121,6 +120,10 @@ impl Poller {
         let work = self.shared.runtime.spawn(read(Arc::clone(&self.shared), Arc::clone(&track.line), flight, request));
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
             poller.tracks[index].fetching = false;
+            if !matches!(result, Ok(Ok(_))) {
+                // What it should have looked at is looked at by the next one.
+                poller.tracks[index].cursors[lane].look_at(plan.began);
+            }
             match result {
                 Ok(Ok(reading)) => poller.take(index, lane, &plan, reading),
                 Ok(Err(error)) => poller.pause(&error),
@@ -133,24 +136,23 @@ impl Poller {
     fn plan(&mut self, index: usize, now: Moment) -> Option<(usize, Plan)> {
         let track = &mut self.tracks[index];
         let lanes = track.cursors.len();
-        let bytes = track.line.credit.bytes_left();
+        let credit = &track.line.credit;
         let batch = self.shared.settings.worker.batch_size;
         for lane in (0..lanes).map(|step| (track.turn + step) % lanes) {
             let flight = &track.line.flights[lane];
             let cursor = &mut track.cursors[lane];
-            cursor.set_open(&open_and_held(&self.shared, flight, now));
+            flight.forget_parked(&cursor.set_open(&open_and_held(&self.shared, flight, now)));
             cursor.rewind(&flight.take_rewinds());
-            if flight.has_wanted() {
-                cursor.look_at(now);
-            }
-            let room = track.line.credit.events_left().min(cursor.affordable(bytes)).min(MAX_FETCH);
-            let room = room.min(track.line.most_ahead().saturating_sub(flight.len()));
+            let most_ahead = track.line.most_ahead();
+            // One event passes whatever its size, or it would wait for ever.
+            let affordable = cursor.affordable(credit.bytes_left()).max(usize::from(credit.is_whole()));
+            let room = credit.events_left().min(affordable).min(MAX_FETCH).min(most_ahead.saturating_sub(flight.len()));
             // A backlog is read in pieces worth a round trip.
-            if cursor.is_behind() && room < batch.min(MAX_FETCH).min(track.line.most_ahead()) / 2 && !flight.is_empty()
-            {
+            let most = credit.most_events.min(cursor.affordable(credit.most_bytes)).min(MAX_FETCH).min(most_ahead);
+            if cursor.is_behind() && room < batch.min(most) / 2 && !flight.is_empty() {
                 continue;
             }
-            if let Some(plan) = cursor.plan(room, now) {
+            if let Some(plan) = cursor.plan(room, flight.has_wanted(), now) {
                 return Some((lane, plan));
             }
         }
@@ -202,9 +204,8 @@ impl Poller {
         if self.failures == 0 {
             tracing::warn!(%error, "nothing can be read; trying on");
         }
-        let pause = Duration::from_millis(50).saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
+        self.pause_until = Moment::now().after(pause_after(self.failures));
         self.failures = self.failures.saturating_add(1);
-        self.pause_until = Moment::now().after(pause);
     }
 }
 
@@ -280,9 +281,8 @@ async fn read_fallibly(
 
 fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchRequest {
     let sweeping = plan.purpose == Purpose::Sweep;
-    let room = line.credit.events_left().max(1);
-    let keys = if sweeping { Vec::new() } else { flight.take_wanted(WANTED_KEYS.min(room)) };
-    let key_limit = i64::try_from(room / keys.len().max(1)).unwrap_or(KEY_LIMIT).clamp(1, KEY_LIMIT);
+    let keys = flight.take_wanted(WANTED_KEYS.min(plan.key_room));
+    let key_limit = each(plan.key_room, keys.len()).clamp(1, KEY_LIMIT);
     let except = if sweeping || !keys.is_empty() { flight.ids() } else { flight.retrying() };
     FetchRequest {
         lane: flight.lane().clone(),
@@ -292,6 +292,7 @@ fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchR
         retry_limit: plan.retry_limit,
         keys,
         key_limit,
+        max_events: plan.most,
         max_bytes: line.credit.bytes_left(),
         max_event_bytes: shared.settings.worker.max_event_bytes,
     }

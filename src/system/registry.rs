@@ -2,15 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, MailboxError, WrapFuture};
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::future::join_all;
 
-use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure, HandleEvent, HandlerError, Subscribe};
+use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
 use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::subscription::{Outcome, Subscription};
 use super::ticket::Ticket;
-use crate::event::OutboxEvent;
 use crate::store::Lane;
 
 type Key = (Lane, String);
@@ -25,7 +24,7 @@ pub(crate) struct Registry {
 /// An event and the handlers that it still has to meet.
 struct Job {
     ticket: Ticket,
-    handlers: Vec<Arc<Subscribe>>,
+    handlers: Vec<Arc<Subscription>>,
 }
 
 impl Registry {
@@ -51,7 +50,10 @@ impl Registry {
         let limit = self.shared.settings.worker.handler_timeout;
         let Job { ticket, handlers } = job;
         let Some(event) = ticket.event().cloned() else { return };
-        let answers = join_all(handlers.into_iter().map(move |handler| ask(handler, Arc::clone(&event), limit)));
+        let answers = join_all(handlers.into_iter().map(move |handler| {
+            let event = Arc::clone(&event);
+            async move { (handler.name().to_owned(), handler.ask(event, limit).await) }
+        }));
         ctx.spawn(answers.into_actor(self).map(move |answers, registry, ctx| {
             let handled = registry.conclude(ticket, answers);
             if let Some(key) = key {
@@ -72,13 +74,13 @@ impl Registry {
             .into_iter()
             .filter_map(|(name, outcome)| match outcome {
                 Outcome::Failed(reason) => Some(format!("handler `{name}`: {reason}")),
-                Outcome::Handled | Outcome::Away => None,
+                Outcome::Handled | Outcome::NotBegun => None,
             })
             .collect();
         ticket.reject();
         let cause = if errors.is_empty() {
-            tracing::warn!(handlers = ?pending, "handlers have stopped; their events wait until they are subscribed again");
-            Cause::Away { pending }
+            tracing::warn!(handlers = ?pending, "handlers have stopped or hang; the events that wait for them come again and spend no retry");
+            Cause::NotBegun { pending }
         } else {
             Cause::Handlers { pending, error: errors.join("; ") }
         };
@@ -136,7 +138,7 @@ impl Handler<Accepted> for Registry {
         let mut waiting = Vec::new();
         for ticket in tickets {
             let Some(event) = ticket.event() else { continue };
-            let handlers = still_to_run(event, &subscriptions);
+            let handlers: Vec<_> = subscriptions.iter().filter(|handler| handler.wants(event)).cloned().collect();
             if handlers.is_empty() {
                 done.push(ticket);
             } else if ticket.is_blocked() {
@@ -154,40 +156,9 @@ impl Handler<Accepted> for Registry {
 
 panics_on_demand!(Registry);
 
-/// The subscribed handlers that this event still has to meet.
-fn still_to_run(event: &OutboxEvent, subscriptions: &[Arc<Subscribe>]) -> Vec<Arc<Subscribe>> {
-    let wanted = subscriptions.iter().filter(|handler| handler.events.contain(&event.event_type));
-    wanted
-        .filter(|handler| event.pending_handlers.as_ref().is_none_or(|pending| pending.contains(&handler.name)))
-        .cloned()
-        .collect()
-}
-
 /// An event whose turn does not come now: what stands before it in its key's order failed.
 fn behind(mut job: Job) -> Failure {
     job.ticket.reject();
-    let pending = job.handlers.iter().map(|handler| handler.name.clone()).collect();
+    let pending = job.handlers.iter().map(|handler| handler.name().to_owned()).collect();
     Failure { ticket: job.ticket, cause: Cause::Behind { pending } }
-}
-
-enum Outcome {
-    Handled,
-    Failed(String),
-    /// The actor was gone before it was asked: nothing was rejected, so no retry is spent.
-    Away,
-}
-
-async fn ask(handler: Arc<Subscribe>, event: Arc<OutboxEvent>, limit: Duration) -> (String, Outcome) {
-    let name = handler.name.clone();
-    if !handler.recipient.connected() {
-        return (name, Outcome::Away);
-    }
-    let answer = tokio::time::timeout(limit, handler.recipient.send(HandleEvent { event })).await;
-    let outcome = match answer {
-        Ok(Ok(Ok(()))) => Outcome::Handled,
-        Ok(Ok(Err(HandlerError(reason)))) => Outcome::Failed(reason),
-        Ok(Err(MailboxError::Closed)) => Outcome::Failed("stopped while it handled the event".to_owned()),
-        Ok(Err(MailboxError::Timeout)) | Err(_) => Outcome::Failed(format!("no answer within {limit:?}")),
-    };
-    (name, outcome)
 }

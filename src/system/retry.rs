@@ -1,7 +1,6 @@
 //! `Retry`: decides between another try and failure, and writes it. The poller finds the event again in the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
@@ -9,14 +8,12 @@ use super::completer::note_settled;
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
+use super::trying::persist;
 use crate::event::Status;
 use crate::store::Reschedule;
 
 /// Events in one statement.
 const MOST: usize = 500;
-
-/// The longest pause between tries while the database is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Retry {
     shared: Arc<Shared>,
@@ -71,20 +68,8 @@ panics_on_demand!(Retry);
 async fn record(shared: Arc<Shared>, failures: Vec<Failure>) {
     let (tickets, settles): (Vec<Ticket>, Vec<Reschedule>) =
         failures.into_iter().map(|failure| decide(&shared, failure)).unzip();
-    let mut tries = 0_u32;
-    let recorded = loop {
-        match shared.store.settle_rescheduled(shared.worker, &settles).await {
-            Ok(recorded) => break recorded,
-            Err(error) => {
-                if tries == 0 {
-                    tracing::warn!(%error, events = settles.len(), "retries cannot be recorded; trying on");
-                }
-                let pause = Duration::from_millis(50).saturating_mul(1 << tries.min(6)).min(LONGEST_PAUSE);
-                tries = tries.saturating_add(1);
-                tokio::time::sleep(pause).await;
-            }
-        }
-    };
+    let write = || shared.store.settle_rescheduled(shared.worker, &settles);
+    let recorded = persist("retries and failures", settles.len(), write).await;
     for (ticket, settle) in tickets.into_iter().zip(&settles) {
         if !recorded.contains(&settle.id) {
             // The lease is another worker's by now, or a person changed the event: whoever owns it decides.
@@ -128,7 +113,7 @@ fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> (Ticket, Resch
             settle.pending_handlers = Some(pending);
             settle.error = Some(error);
         }
-        Cause::Away { pending } => {
+        Cause::NotBegun { pending } => {
             settle.status = Status::Retry;
             settle.retry_count = ticket.retry_count;
             settle.delay = delay(0);

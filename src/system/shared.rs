@@ -12,79 +12,16 @@ use uuid::Uuid;
 
 use super::clock::Moment;
 use super::completer::Completer;
-use super::flight::Flight;
 use super::leases::Leases;
+use super::line::Line;
 use super::messages::{ActorKind, Subscribe};
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
+use super::subscription::Subscription;
 use super::supervisor::OutboxSystem;
-use super::ticket::{Credit, SettledQueue};
-use crate::backend::channel::Channel;
-use crate::settings::{OnFailed, RateLimit, Settings};
+use crate::settings::Settings;
 use crate::store::{Lane, Store};
-
-/// Makes a publisher's channel anew, for its first start and after a panic.
-pub(crate) type ChannelFactory = Box<dyn Fn() -> Box<dyn Channel> + Send + Sync>;
-
-/// One publisher's part of what is shared.
-pub(crate) struct Line {
-    pub(crate) name: String,
-    pub(crate) flights: Vec<Arc<Flight>>,
-    pub(crate) credit: Arc<Credit>,
-    pub(crate) settled: Arc<SettledQueue>,
-    pub(crate) on_failed: OnFailed,
-    pub(crate) rate_limit: Option<RateLimit>,
-    pub(crate) channel: ChannelFactory,
-    pub(crate) state: Mutex<LineState>,
-    /// Held while a publisher works: what a predecessor that died has begun ends before its successor opens anything.
-    pub(crate) turn: tokio::sync::Mutex<()>,
-}
-
-/// The breaker of one publisher, and since when its backend is away.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LineState {
-    /// Why the backend is paused; `None`: it is not.
-    pub(crate) down: Option<Down>,
-    /// An open is under way.
-    pub(crate) opening: bool,
-    /// No open before this: the last one was refused, and the next heartbeat tells why.
-    pub(crate) open_after: Option<Moment>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Down {
-    pub(crate) reason: String,
-    pub(crate) since: Moment,
-    /// No try before this.
-    pub(crate) until: Moment,
-    pub(crate) failures: u32,
-    /// It was sending that failed, not only reaching it.
-    pub(crate) sending: bool,
-}
-
-impl Line {
-    pub(crate) fn state(&self) -> std::sync::MutexGuard<'_, LineState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn flight(&self, lane: &str) -> Option<&Arc<Flight>> {
-        self.flights.iter().find(|flight| **flight.lane() == *lane)
-    }
-
-    /// Events that are worth having in memory: at a limited rate, those of the next seconds.
-    pub(crate) fn most_ahead(&self) -> usize {
-        self.rate_limit.map_or(usize::MAX, |limit| limit.per_second.saturating_mul(2).max(limit.burst) as usize)
-    }
-
-    pub(crate) fn holds_on_failure(&self) -> bool {
-        self.on_failed == OnFailed::Hold
-    }
-
-    pub(crate) fn close_all(&self) {
-        self.flights.iter().for_each(|flight| flight.close_all());
-    }
-}
 
 /// Where the actors are now; each restart puts a new address here.
 #[derive(Default)]
@@ -104,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) leases: Leases,
     pub(crate) lines: BTreeMap<String, Arc<Line>>,
-    pub(crate) subscriptions: Mutex<Vec<Arc<Subscribe>>>,
+    pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
     pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
     /// Wakes the poller.
     pub(crate) wake: Arc<Notify>,
@@ -127,7 +64,7 @@ impl Shared {
         runtime: Handle,
         store: Arc<dyn Store>,
         lines: BTreeMap<String, Arc<Line>>,
-        subscriptions: Vec<Arc<Subscribe>>,
+        subscriptions: Vec<Subscribe>,
         wake: Arc<Notify>,
         deaths: mpsc::UnboundedSender<ActorKind>,
     ) -> Arc<Self> {
@@ -139,7 +76,7 @@ impl Shared {
             store,
             leases: Leases::default(),
             lines,
-            subscriptions: Mutex::new(subscriptions),
+            subscriptions: Mutex::new(subscriptions.into_iter().map(|handler| Arc::new(handler.into())).collect()),
             standing_by: Mutex::default(),
             wake,
             beat_now: Arc::default(),
@@ -153,12 +90,6 @@ impl Shared {
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.lines.values().flat_map(|line| line.flights.iter().map(|flight| flight.lane()))
-    }
-
-    /// The lanes in which a failed event holds its key.
-    pub(crate) fn holding_lanes(&self) -> Vec<Lane> {
-        let holding = self.lines.values().filter(|line| line.holds_on_failure());
-        holding.flat_map(|line| line.flights.iter().map(|flight| flight.lane().clone())).collect()
     }
 
     pub(crate) fn line_of(&self, lane: &str) -> Option<&Arc<Line>> {
@@ -201,14 +132,14 @@ impl Shared {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscribe>> {
+    pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn subscribe(&self, subscription: Subscribe) {
         let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|other| other.name != subscription.name);
-        all.push(Arc::new(subscription));
+        all.retain(|other| other.name() != subscription.name);
+        all.push(Arc::new(subscription.into()));
     }
 
     /// A guard that reports its actor's death when the actor is dropped.

@@ -13,15 +13,22 @@ use crate::store::{Fetched, Position, Shard};
 /// What a publisher may still take into memory; taken when an event is read, given back when its ticket is gone.
 #[derive(Debug)]
 pub(crate) struct Credit {
+    pub(crate) most_events: usize,
+    pub(crate) most_bytes: usize,
     events: AtomicI64,
     bytes: AtomicI64,
     freed: Arc<Notify>,
 }
 
 impl Credit {
-    pub(crate) fn new(events: usize, bytes: usize, freed: Arc<Notify>) -> Arc<Self> {
+    pub(crate) fn new(most_events: usize, most_bytes: usize, freed: Arc<Notify>) -> Arc<Self> {
         let limit = |count: usize| AtomicI64::new(i64::try_from(count).unwrap_or(i64::MAX));
-        Arc::new(Self { events: limit(events), bytes: limit(bytes), freed })
+        Arc::new(Self { most_events, most_bytes, events: limit(most_events), bytes: limit(most_bytes), freed })
+    }
+
+    /// Nothing is in memory.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.events_left() == self.most_events
     }
 
     pub(crate) fn events_left(&self) -> usize {

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::{Actor, Context, Handler, ResponseFuture};
+use actix::{Actor, AtomicResponse, Context, Handler, ResponseFuture, WrapFuture};
 use actix_outbox::{
     BackendError, EventTypes, HandleEvent, HandlerError, NewEvent, OutboxEvent, PublisherBackend, Subscribe,
 };
@@ -77,6 +77,29 @@ pub(crate) fn handler(
     handle: impl FnMut(Arc<OutboxEvent>) -> Handling + Unpin + 'static,
 ) -> Subscribe {
     Subscribe::new(name, events, Probe(handle).start().recipient())
+}
+
+struct OneByOne<F>(F);
+
+impl<F: Unpin + 'static> Actor for OneByOne<F> {
+    type Context = Context<Self>;
+}
+
+impl<F: FnMut(Arc<OutboxEvent>) -> Handling + Unpin + 'static> Handler<HandleEvent> for OneByOne<F> {
+    type Result = AtomicResponse<Self, Result<(), HandlerError>>;
+
+    fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
+        AtomicResponse::new(Box::pin((self.0)(message.event).into_actor(self)))
+    }
+}
+
+/// Like [`handler`], but the next event waits in the mailbox until the one before it is answered.
+pub(crate) fn handler_of_one_at_a_time(
+    name: &str,
+    events: impl Into<EventTypes>,
+    handle: impl FnMut(Arc<OutboxEvent>) -> Handling + Unpin + 'static,
+) -> Subscribe {
+    Subscribe::new(name, events, OneByOne(handle).start().recipient())
 }
 
 /// What a backend does with an event.

@@ -1,11 +1,15 @@
 //! Local handlers: failing, panicking, hanging and slow ones.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use actix_outbox::{EventTypes, Outbox, OutboxSystem, Settings, Subscribe};
+use actix_outbox::{EventTypes, HandlerError, Outbox, OutboxSystem, Settings, Subscribe};
+use futures_util::future::join_all;
 use tokio::sync::Barrier;
 
-use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, row, wait_rewritten, wait_status};
+use crate::actors::{
+    Log, QUICK_RETRIES, answer, event, handler, handler_of_one_at_a_time, row, wait_rewritten, wait_status,
+};
 use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually, unique};
 
@@ -114,6 +118,113 @@ async fn a_handler_that_hangs_has_failed_after_its_time_and_holds_up_nobody_else
 }
 
 #[actix::test]
+async fn events_that_wait_longer_than_the_handlers_time_in_its_mailbox_spend_no_retries() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let slow = {
+        let log = log.clone();
+        handler_of_one_at_a_time("slow", EventTypes::All, move |event| {
+            log.add(&event.subject);
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Ok(())
+            })
+        })
+    };
+    let events: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    let outbox = start(&scene, "handler_timeout = \"400ms\"", [slow]).await;
+    for sent in join_all(events.iter().map(|subject| outbox.send(event(subject)))).await {
+        sent.unwrap();
+    }
+    scene.wait_published().await;
+    assert_eq!(scene.number("SELECT sum(retry_count) FROM outbox_events").await, 0);
+    assert!(events.iter().all(|subject| log.count(subject) == 1), "each was handled once: {:?}", log.lines());
+    scene.assert_delivered().await;
+}
+
+/// An event `bad` inside the handler, and ten more in its mailbox.
+async fn a_crowd_behind(bad: impl Future<Output = ()> + Unpin + 'static, worker: &str) -> (Scene, Outbox) {
+    let scene = Scene::new().await;
+    let mut bad = Some(bad);
+    let doomed = handler_of_one_at_a_time("doomed", EventTypes::All, move |event| match bad.take() {
+        Some(bad) if event.subject == "bad" => Box::pin(async {
+            bad.await;
+            Ok(())
+        }),
+        _ => answer(Ok(())),
+    });
+    let outbox = start(&scene, worker, [doomed]).await;
+    outbox.send(event("bad")).await.unwrap();
+    eventually("the first is published", PATIENCE, async || scene.length().await == 1).await;
+    for n in 0..10 {
+        outbox.send(event(&n.to_string())).await.unwrap();
+    }
+    (scene, outbox)
+}
+
+/// The first alone spends a retry; all are handled once the handler is there again.
+async fn assert_the_first_alone_is_refused(scene: Scene, outbox: Outbox, reason: &str) {
+    let (sql, log) = (scene.sql().await, Log::default());
+    eventually("the first is refused", PATIENCE, async || row(&sql, "bad").await.retry_count == 1).await;
+    outbox.subscribe(recorder("doomed", EventTypes::All, &log)).await.unwrap();
+    scene.wait_published().await;
+    assert_eq!(scene.number("SELECT sum(retry_count) FROM outbox_events").await, 1);
+    let bad = row(&sql, "bad").await;
+    assert!(bad.retry_count == 1 && bad.last_error.contains(reason), "{bad:?}");
+    assert_eq!(log.lines().len(), 11, "{:?}", log.lines());
+    scene.assert_delivered().await;
+}
+
+#[actix::test]
+async fn behind_an_event_that_hangs_the_others_in_the_mailbox_spend_no_retries() {
+    let (scene, outbox) = a_crowd_behind(std::future::pending(), "handler_timeout = \"2s\"").await;
+    assert_the_first_alone_is_refused(scene, outbox, "no answer within 2s").await;
+}
+
+#[actix::test]
+async fn behind_an_event_that_panics_the_others_in_the_mailbox_spend_no_retries() {
+    let (panic_now, signal) = tokio::sync::oneshot::channel::<()>();
+    let bad = Box::pin(async move {
+        signal.await.unwrap();
+        panic!("a handler that panics");
+    });
+    let (scene, outbox) = a_crowd_behind(bad, "").await;
+    eventually("all are published", PATIENCE, async || scene.length().await == 11).await;
+    panic_now.send(()).unwrap();
+    assert_the_first_alone_is_refused(scene, outbox, "stopped while it handled the event").await;
+}
+
+#[actix::test]
+async fn an_event_that_a_person_failed_while_its_handler_ran_stays_failed_and_is_not_handled_again() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let (let_it_fail, signal) = tokio::sync::oneshot::channel::<()>();
+    let mut signal = Some(signal);
+    let handlers = {
+        let log = log.clone();
+        handler("doomed", EventTypes::All, move |event| {
+            log.add(&event.subject);
+            let Some(signal) = signal.take() else { return answer(Ok(())) };
+            Box::pin(async {
+                signal.await.unwrap();
+                Err(HandlerError::new("too late"))
+            })
+        })
+    };
+    let outbox = start(&scene, "", [handlers]).await;
+    outbox.send(event("failed").partition_key("key")).await.unwrap();
+    log.wait(1).await;
+    let sql = scene.sql().await;
+    sql.execute("UPDATE outbox_events SET status = 'failed', last_error = 'by hand'", &[]).await.unwrap();
+    let_it_fail.send(()).unwrap();
+    eventually("it is known to be sent", PATIENCE, async || row(&sql, "failed").await.is_with_the_backend).await;
+    outbox.send(event("later").partition_key("key")).await.unwrap();
+    wait_status(&sql, "later", "published").await;
+    let row = row(&sql, "failed").await;
+    assert_eq!((row.status.as_str(), row.retry_count, row.last_error.as_str()), ("failed", 0, "by hand"));
+    assert_eq!(log.lines(), ["failed", "later"]);
+    assert_eq!(scene.length().await, 2);
+}
+
+#[actix::test]
 async fn slow_handlers_take_one_key_in_order_and_different_keys_side_by_side() {
     let (scene, log) = (Scene::new().await, Log::default());
     // Each event of the one key waits inside the handler until its counterpart of the other key is inside too.
@@ -198,7 +309,7 @@ async fn sqlite_and_the_local_backend_are_a_durable_event_bus_in_one_process() {
         .unwrap()
     };
     let first = OutboxSystem::builder(settings()).migrate(true).start().await.unwrap();
-    first.send(event("later").scheduled_in(std::time::Duration::from_millis(300))).await.unwrap();
+    first.send(event("later").scheduled_in(Duration::from_millis(300))).await.unwrap();
     first.shutdown().await.unwrap();
 
     let second = OutboxSystem::builder(settings()).subscribe(shaky("2", 1, &log)).start().await.unwrap();

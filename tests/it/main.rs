@@ -7,6 +7,7 @@ mod support;
 
 mod actors;
 mod backends;
+mod bounds;
 mod cli;
 mod examples;
 mod handlers;
@@ -16,6 +17,7 @@ mod outage;
 mod publishing;
 mod scene;
 mod shutdown;
+mod sqlite;
 mod supervision;
 mod takeover;
 mod tls;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::BackendError;
 use super::channel::{Channel, Opened, Parcel, Sent};
 use crate::settings::PublisherSettings;
+use crate::settings::check::has_hash_tag;
 use crate::store::Shard;
 
 mod batch;
@@ -90,10 +91,9 @@ fn next_token() -> i64 {
     COUNTER.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The hash beside the stream, in the same cluster slot.
+/// The hash beside the stream, in the same cluster slot: the settings are checked for a name of which none can be made.
 fn meta_key(stream: &str) -> String {
-    let tagged = stream.find('{').is_some_and(|open| stream[open + 1..].find('}').is_some_and(|length| length > 0));
-    if tagged { format!("{stream}:outbox") } else { format!("{{{stream}}}:outbox") }
+    if has_hash_tag(stream) { format!("{stream}:outbox") } else { format!("{{{stream}}}:outbox") }
 }
 
 fn connection_info(settings: &PublisherSettings) -> redis::RedisResult<redis::ConnectionInfo> {

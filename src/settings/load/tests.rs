@@ -285,6 +285,12 @@ fn a_publisher_that_cannot_be_is_refused() {
         ),
         ("host = 'h'\nstream_name = ''", ".stream_name", "must not be empty"),
         (
+            "host = 'h'\nstream_name = 'a}b'",
+            ".stream_name",
+            "has a `}` and no hash tag, so that its journal could not share its slot in a Redis Cluster; leave the `}` \
+             out, or begin with a tag as in {shop}.events",
+        ),
+        (
             "host = 'h'\noptions = { x = 1 }",
             ".options",
             "is for an application's own kinds of backend; redis_stream has none",

@@ -89,6 +89,7 @@ pub(super) fn everything(store: &Arc<dyn Store>) -> FetchRequest {
         retry_limit: 1000,
         keys: Vec::new(),
         key_limit: 1000,
+        max_events: usize::MAX,
         max_bytes: usize::MAX,
         max_event_bytes: usize::MAX,
     }

@@ -17,6 +17,18 @@ pub(super) async fn the_first_unsettled_event_of_the_key_blocks<F: Fixture>() {
     assert!(blockers["k"].due);
 }
 
+pub(super) async fn an_event_that_has_no_place_yet_blocks_nobody<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    for status in ["pending", "failed"] {
+        Row::keyed("k").at(-40_000).status(status).insert(&fixture).await;
+    }
+    fixture.execute("UPDATE outbox_events SET seq = NULL").await;
+    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
+    let question = [ask_before(&store, "k", asked).await];
+    assert!(store.blockers(&lane(), true, &question).await.unwrap().is_empty());
+}
+
 pub(super) async fn events_in_flight_and_later_ones_do_not_block<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
@@ -82,6 +94,34 @@ pub(super) async fn a_due_retry_is_due<F: Fixture>() {
     assert!(!store.has_due(&[lane()], &[]).await.unwrap());
     Row::keyed("k").retry_in(&fixture, -1000).insert(&fixture).await;
     assert!(store.has_due(&[lane()], &[lane()]).await.unwrap());
+}
+
+pub(super) async fn a_retry_without_a_time_is_due_by_its_schedule<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::new().at(60_000).status("retry").insert(&fixture).await;
+    let behind = Row::keyed("k").at(120_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    assert_eq!(ids(&fetch_all(&store).await), [behind]);
+    assert!(store.has_due(&[lane()], &[]).await.unwrap());
+    let first = Row::keyed("k").at(60_000).status("retry").insert(&fixture).await;
+    let question = [ask_before(&store, "k", behind).await];
+    let blockers = store.blockers(&lane(), false, &question).await.unwrap();
+    assert_eq!((blockers["k"].id, blockers["k"].due), (first, false));
+    assert!(!store.has_due(&[lane()], &[]).await.unwrap(), "what is left waits for the schedule");
+
+    let due = Row::new().status("retry").insert(&fixture).await;
+    assert!(ids(&fetch_all(&store).await).contains(&due));
+    assert!(store.has_due(&[lane()], &[]).await.unwrap());
+}
+
+pub(super) async fn what_waits_behind_a_pending_event_of_a_later_time_is_not_due<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::keyed("k").at(60_000).insert(&fixture).await;
+    let behind = Row::keyed("k").at(120_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    let question = [ask_before(&store, "k", behind).await];
+    assert!(!store.blockers(&lane(), false, &question).await.unwrap()["k"].due);
+    assert!(!store.has_due(&[lane()], &[]).await.unwrap());
 }
 
 pub(super) async fn what_waits_behind_a_retry_is_not_due<F: Fixture>() {

@@ -37,6 +37,27 @@ pub(super) async fn publishing_wins_over_any_other_status<F: Fixture>() {
     }
 }
 
+pub(super) async fn an_event_that_was_sent_and_then_failed_stays_failed_and_is_known_to_be_sent<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let failed = Row::new().status("failed").insert(&fixture).await;
+    let replayed = Row::new().status("failed").insert(&fixture).await;
+    let pending = Row::new().insert(&fixture).await;
+    let sent = [
+        (failed, find(&store, failed).await.seq),
+        (replayed, find(&store, replayed).await.seq + 1),
+        (pending, find(&store, pending).await.seq),
+    ];
+    store.record_sent_but_failed(&sent).await.unwrap();
+    let event = find(&store, failed).await;
+    assert!(event.status == Status::Failed && event.published_at.is_some(), "{event:?}");
+    assert_eq!(find(&store, replayed).await.published_at, None, "it is another event by now");
+    assert_eq!(find(&store, pending).await.published_at, None, "it is taken into flight");
+    store.record_sent_but_failed(&sent).await.unwrap();
+    assert_eq!(find(&store, failed).await, event);
+    assert_eq!(ids(&store.unrecorded(&lane(), &sent).await.unwrap()), [pending]);
+}
+
 pub(super) async fn a_replayed_event_is_not_settled_by_its_earlier_seq<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
@@ -155,6 +176,21 @@ pub(super) async fn an_event_with_another_retry_count_is_left_alone<F: Fixture>(
     fixture.execute("UPDATE outbox_events SET retry_count = 2").await;
     assert!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap().is_empty());
     assert_eq!(find(&store, id).await.status, Status::Pending);
+}
+
+pub(super) async fn a_row_that_is_no_event_is_recorded_as_failed<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    for (column, nonsense) in fixture.nonsense() {
+        let id = Row::new().with(column, *nonsense).insert(&fixture).await;
+        let settle = Reschedule { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) };
+        for _ in 0..2 {
+            let recorded = store.settle_rescheduled(worker.id, std::slice::from_ref(&settle)).await;
+            assert_eq!(recorded.unwrap(), [id], "{column} = {nonsense}");
+        }
+        assert!(fetch_all(&store).await.is_empty());
+    }
 }
 
 pub(super) async fn a_published_event_is_not_rescheduled<F: Fixture>() {

@@ -41,7 +41,7 @@ pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Resu
         .await
 }
 
-/// Collects rows until the byte budget is spent.
+/// Collects rows until the budget of events or of bytes is spent.
 struct Reader<'a> {
     request: &'a FetchRequest,
     bytes: usize,
@@ -50,10 +50,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Returns whether there is room for another row.
-    fn take(&mut self, shard: i16, row: Row) -> bool {
-        let fetched = read(shard, row, self.request.max_event_bytes);
+    fn take(&mut self, shard: i16, row: Row, in_range: bool) -> bool {
+        let fetched = Fetched { in_range, ..read(shard, row, self.request.max_event_bytes) };
         let size = fetched.event.as_ref().map_or(0, |event| event.size());
-        if !self.answer.rows.is_empty() && self.bytes + size > self.request.max_bytes {
+        let rows = self.answer.rows.len();
+        if rows >= self.request.max_events || rows > 0 && self.bytes + size > self.request.max_bytes {
             self.answer.cut_short = true;
             return false;
         }
@@ -65,10 +66,10 @@ impl Reader<'_> {
 
 /// Reads a query's rows. What is left when the budget is spent stays in the socket and is thrown away by the driver.
 macro_rules! read_into {
-    ($reader:expr, $conn:expr, $query:expr) => {{
+    ($reader:expr, $conn:expr, $query:expr, $in_range:expr) => {{
         let mut rows = std::pin::pin!($query.load_stream::<(i16, Row)>($conn).await?);
         while let Some((shard, row)) = rows.try_next().await? {
-            if !$reader.take(shard, row) {
+            if !$reader.take(shard, row, $in_range) {
                 break;
             }
         }
@@ -109,7 +110,7 @@ async fn ranges(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryR
         )
         .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
         .sql(")) ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e");
-    read_into!(reader, conn, query)
+    read_into!(reader, conn, query, true)
 }
 
 async fn retries(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
@@ -141,7 +142,7 @@ async fn retries(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> Query
         .bind::<BigInt, _>(reader.request.retry_limit)
         .sql(")) e LIMIT ")
         .bind::<BigInt, _>(reader.request.retry_limit);
-    read_into!(reader, conn, query)
+    read_into!(reader, conn, query, false)
 }
 
 async fn keys(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
@@ -164,7 +165,7 @@ async fn keys(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryRes
         .sql(")) ORDER BY e.scheduled_at, e.seq LIMIT ")
         .bind::<BigInt, _>(reader.request.key_limit)
         .sql(") e");
-    read_into!(reader, conn, query)
+    read_into!(reader, conn, query, false)
 }
 
 /// The first unsettled event before each position, by the `keys` and `held` indexes.
@@ -273,29 +274,35 @@ struct Answer {
 
 /// Of a key only the first unsettled event counts: where it is due there is something due, where it waits all wait. Asked
 /// so, the `keys` index answers with one row; asked for any event that waits, every retry of the lane would be read.
-const HAS_DUE: &str = "SELECT EXISTS (\
-    SELECT FROM unnest($1) AS l(lane) CROSS JOIN generate_series(0, 31) AS n CROSS JOIN LATERAL (\
-        (SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
-            AND outbox_shard(e.partition_key, e.id) = n::smallint AND e.status = 'retry' AND e.retry_at <= now() \
-            AND NOT EXISTS (SELECT FROM (SELECT w.status, w.retry_at FROM outbox_events w \
+macro_rules! first_of_a_shard {
+    ($due:literal) => {
+        concat!(
+            "(SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
+                AND outbox_shard(e.partition_key, e.id) = n::smallint AND ",
+            $due,
+            " AND NOT EXISTS (SELECT FROM (SELECT w.status, w.retry_at, w.scheduled_at FROM outbox_events w \
                 WHERE w.publisher_backend = l.lane AND w.status IN ('pending', 'retry') \
                 AND w.partition_key = e.partition_key AND w.partition_key <> '' \
                 AND (w.scheduled_at, w.seq) < (e.scheduled_at, e.seq) ORDER BY w.scheduled_at, w.seq LIMIT 1) first \
-                WHERE first.status = 'retry' AND first.retry_at > now()) \
+                WHERE CASE first.status WHEN 'pending' THEN first.scheduled_at \
+                    ELSE coalesce(first.retry_at, first.scheduled_at) END > now()) \
             AND NOT (l.lane = ANY ($2) AND EXISTS (SELECT FROM outbox_events f WHERE f.publisher_backend = l.lane \
                 AND f.status = 'failed' AND f.partition_key = e.partition_key AND f.partition_key <> '' \
-                AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1) \
-        UNION ALL \
-        (SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
-            AND outbox_shard(e.partition_key, e.id) = n::smallint AND e.status = 'pending' AND e.scheduled_at <= now() \
-            AND NOT EXISTS (SELECT FROM (SELECT w.status, w.retry_at FROM outbox_events w \
-                WHERE w.publisher_backend = l.lane AND w.status IN ('pending', 'retry') \
-                AND w.partition_key = e.partition_key AND w.partition_key <> '' \
-                AND (w.scheduled_at, w.seq) < (e.scheduled_at, e.seq) ORDER BY w.scheduled_at, w.seq LIMIT 1) first \
-                WHERE first.status = 'retry' AND first.retry_at > now()) \
-            AND NOT (l.lane = ANY ($2) AND EXISTS (SELECT FROM outbox_events f WHERE f.publisher_backend = l.lane \
-                AND f.status = 'failed' AND f.partition_key = e.partition_key AND f.partition_key <> '' \
-                AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1)) e) AS yes";
+                AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1)"
+        )
+    };
+}
+
+const HAS_DUE: &str = concat!(
+    "SELECT EXISTS (\
+        SELECT FROM unnest($1) AS l(lane) CROSS JOIN generate_series(0, 31) AS n CROSS JOIN LATERAL (",
+    first_of_a_shard!("e.status = 'retry' AND e.retry_at <= now()"),
+    " UNION ALL ",
+    first_of_a_shard!("e.status = 'retry' AND e.retry_at IS NULL AND e.scheduled_at <= now()"),
+    " UNION ALL ",
+    first_of_a_shard!("e.status = 'pending' AND e.scheduled_at <= now()"),
+    ") e) AS yes"
+);
 
 /// Takes a row apart; what cannot be an event says why.
 fn read(shard: i16, row: Row, max_event_bytes: usize) -> Fetched {
@@ -308,7 +315,7 @@ fn read(shard: i16, row: Row, max_event_bytes: usize) -> Fetched {
         }
         _ => Ok(Arc::new(event)),
     });
-    Fetched { shard, position, id, partition_key, retry, retry_count, max_retries, event }
+    Fetched { shard, position, id, partition_key, retry, in_range: false, retry_count, max_retries, event }
 }
 
 fn split(positions: impl Iterator<Item = Position>) -> (Vec<PgTimestamp>, Vec<i64>) {

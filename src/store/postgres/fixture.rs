@@ -54,8 +54,15 @@ impl Fixture for PostgresFixture {
         format!("(clock_timestamp() + interval '{offset_ms} milliseconds')")
     }
 
-    fn nonsense(&self) -> (&'static str, &'static str) {
-        ("created_at", "'infinity'")
+    fn nonsense(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("created_at", "'infinity'"),
+            ("updated_at", "'-infinity'"),
+            ("retry_at", "'infinity'"),
+            ("publisher_config", "'[1]'"),
+            ("extensions", "'\"text\"'"),
+            ("pending_handlers", "'{}'"),
+        ]
     }
 }
 

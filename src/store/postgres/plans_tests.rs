@@ -66,6 +66,7 @@ fn ranges(from: Position, to: Option<Position>) -> FetchRequest {
         retry_limit: 500,
         keys: Vec::new(),
         key_limit: 100,
+        max_events: usize::MAX,
         max_bytes: usize::MAX,
         max_event_bytes: usize::MAX,
     }

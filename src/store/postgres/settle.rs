@@ -10,24 +10,40 @@ use super::{PostgresStore, Result};
 use crate::store::{Reschedule, Shard};
 
 /// One UPDATE for many events, over any other status: the backend has them, whatever a person did meanwhile.
-///
-/// `set_config` makes the commit durable for this statement alone, so a pooler or another setting cannot undo it.
 pub(super) async fn published(store: &PostgresStore, events: &[(Uuid, i64)]) -> Result<()> {
+    let changes = "SET status = 'published', pending_handlers = NULL, updated_at = now(), \
+        published_at = coalesce(e.published_at, now())";
+    update(store, "record published events", changes, "(e.status <> 'published' OR e.published_at IS NULL)", events)
+        .await
+}
+
+pub(super) async fn sent_but_failed(store: &PostgresStore, sent: &[(Uuid, i64)]) -> Result<()> {
+    let changes = "SET published_at = now(), updated_at = now()";
+    update(store, "record what was sent", changes, "e.status = 'failed' AND e.published_at IS NULL", sent).await
+}
+
+/// `set_config` makes the commit durable for this statement alone, so a pooler or another setting cannot undo it.
+async fn update(
+    store: &PostgresStore,
+    operation: &'static str,
+    changes: &str,
+    which: &str,
+    events: &[(Uuid, i64)],
+) -> Result<()> {
     let (ids, seqs): (Vec<Uuid>, Vec<i64>) = events.iter().copied().unzip();
+    let statement = format!(
+        "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)) \
+         UPDATE outbox_events e {changes} FROM unnest($1, $2) AS s(id, seq), durable \
+         WHERE e.id = s.id AND e.seq = s.seq AND {which}"
+    );
     store
-        .run("record published events", |conn| {
-            diesel::sql_query(
-                "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)) \
-                 UPDATE outbox_events e SET status = 'published', pending_handlers = NULL, updated_at = now(), \
-                    published_at = coalesce(e.published_at, now()) \
-                 FROM unnest($1, $2) AS s(id, seq), durable WHERE e.id = s.id AND e.seq = s.seq \
-                    AND (e.status <> 'published' OR e.published_at IS NULL)",
-            )
-            .bind::<Array<SqlUuid>, _>(ids)
-            .bind::<Array<BigInt>, _>(seqs)
-            .execute(conn)
-            .map(|done| done.map(drop))
-            .boxed()
+        .run(operation, |conn| {
+            diesel::sql_query(statement)
+                .bind::<Array<SqlUuid>, _>(ids)
+                .bind::<Array<BigInt>, _>(seqs)
+                .execute(conn)
+                .map(|done| done.map(drop))
+                .boxed()
         })
         .await
 }

@@ -35,6 +35,7 @@ pub(super) fn fetch_due(connection: &mut SqliteConnection, request: &FetchReques
 struct Reading<'a> {
     except: HashSet<&'a Uuid>,
     bytes: usize,
+    max_events: usize,
     max_bytes: usize,
     max_event_bytes: usize,
     answer: FetchAnswer,
@@ -42,9 +43,9 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn new(request: &'a FetchRequest) -> Self {
-        let FetchRequest { max_bytes, max_event_bytes, .. } = *request;
+        let FetchRequest { max_events, max_bytes, max_event_bytes, .. } = *request;
         let except = request.except.iter().collect();
-        Self { except, bytes: 0, max_bytes, max_event_bytes, answer: FetchAnswer::default() }
+        Self { except, bytes: 0, max_events, max_bytes, max_event_bytes, answer: FetchAnswer::default() }
     }
 
     /// A LIMIT that leaves `limit` rows after those are skipped that do not count.
@@ -53,16 +54,17 @@ impl<'a> Reading<'a> {
     }
 
     /// Takes rows one by one from the statement that yields them, so that no more than the budget is ever in memory.
-    fn take(&mut self, rows: impl Iterator<Item = QueryResult<Row>>) -> QueryResult<()> {
+    fn take(&mut self, rows: impl Iterator<Item = QueryResult<Row>>, in_range: bool) -> QueryResult<()> {
         for row in rows {
             let row = row?;
             if self.except.contains(&row.id()) {
                 continue;
             }
-            let fetched = refuse_oversize(to_fetched(row), self.max_event_bytes);
+            let fetched = Fetched { in_range, ..refuse_oversize(to_fetched(row), self.max_event_bytes) };
             // A row that is no event is small by now: only its reason is kept.
             let size = fetched.event.as_ref().map_or(0, |event| event.size());
-            if !self.answer.rows.is_empty() && self.bytes.saturating_add(size) > self.max_bytes {
+            let count = self.answer.rows.len();
+            if count >= self.max_events || count > 0 && self.bytes.saturating_add(size) > self.max_bytes {
                 self.answer.cut_short = true;
                 break;
             }
@@ -110,7 +112,7 @@ fn read_range(
     .sql(") ORDER BY scheduled_at, seq LIMIT ")
     .bind::<BigInt, _>(reading.sql_limit(range.limit))
     .load_iter::<Row, DefaultLoadingMode>(connection)?;
-    reading.take(rows)
+    reading.take(rows, true)
 }
 
 fn read_retries(
@@ -132,7 +134,7 @@ fn read_retries(
     .sql(" ORDER BY coalesce(retry_at, scheduled_at) LIMIT ")
     .bind::<BigInt, _>(reading.sql_limit(request.retry_limit))
     .load_iter::<Row, DefaultLoadingMode>(connection)?;
-    reading.take(rows)
+    reading.take(rows, false)
 }
 
 fn read_key(
@@ -157,7 +159,7 @@ fn read_key(
     .sql(" ORDER BY scheduled_at, seq LIMIT ")
     .bind::<BigInt, _>(reading.sql_limit(request.key_limit))
     .load_iter::<Row, DefaultLoadingMode>(connection)?;
-    reading.take(rows)
+    reading.take(rows, false)
 }
 
 /// Of what a journal names, the rows that the database does not have as published yet.

@@ -66,8 +66,23 @@ impl Fixture for SqliteFixture {
         format!("(strftime('%s', 'now') * 1000000 + substr(strftime('%f', 'now'), 4) * 1000 + {})", offset_ms * 1000)
     }
 
-    fn nonsense(&self) -> (&'static str, &'static str) {
-        ("data", "'no JSON'")
+    fn nonsense(&self) -> &'static [(&'static str, &'static str)] {
+        &[
+            ("data", "'no JSON'"),
+            ("data_binary", "'text'"),
+            ("subject", "x'ff'"),
+            ("created_at", "9223372036854775807"),
+            ("published_at", "'yesterday'"),
+            ("retry_count", "'many'"),
+            ("retry_count", "9223372036854775807"),
+            ("max_retries", "x'ff'"),
+            ("last_error", "x'ff'"),
+            ("publisher_config", "'[1]'"),
+            ("extensions", "'\"text\"'"),
+            ("partition_key", "x'ff'"),
+            ("pending_handlers", "x'ff'"),
+            ("errors", "x'ff'"),
+        ]
     }
 }
 

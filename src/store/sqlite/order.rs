@@ -13,8 +13,9 @@ use super::uuid_of;
 use crate::store::{Blocker, KeyQuestion, Lane, Position};
 
 const UNSETTLED: &str = "outbox_events INDEXED BY outbox_events_keys
-     WHERE status IN ('pending', 'retry') AND partition_key <> ''";
-const FAILED: &str = "outbox_events INDEXED BY outbox_events_held WHERE status = 'failed' AND partition_key <> ''";
+     WHERE status IN ('pending', 'retry') AND partition_key <> '' AND seq IS NOT NULL";
+const FAILED: &str = "outbox_events INDEXED BY outbox_events_held
+     WHERE status = 'failed' AND partition_key <> '' AND seq IS NOT NULL";
 
 /// Answers each question that has a blocker, from one snapshot.
 pub(super) fn find_blockers(
@@ -85,8 +86,8 @@ pub(super) fn has_due(connection: &mut SqliteConnection, lanes: &[Lane], failed_
     })
 }
 
-/// An earlier event that waits for its retry holds a later one of its key back, and so does a failed one where `held`.
-/// A pending earlier one does not: it is scheduled before one that is due, so it is due itself.
+/// An earlier event that waits, for its retry or its schedule, holds a later one of its key back, and so does a failed
+/// one where `held`.
 fn lane_has_due(
     connection: &mut SqliteConnection,
     status: &str,
@@ -121,7 +122,7 @@ fn lane_has_due(
             WHERE b.status IN ('pending', 'retry') AND b.partition_key <> ''
               AND b.publisher_backend = e.publisher_backend AND b.partition_key = e.partition_key
               AND (b.scheduled_at, b.seq) < (e.scheduled_at, e.seq)
-              AND b.status = 'retry' AND coalesce(b.retry_at, b.scheduled_at) > ",
+              AND CASE b.status WHEN 'retry' THEN coalesce(b.retry_at, b.scheduled_at) ELSE b.scheduled_at END > ",
     )
     .bind::<BigInt, _>(now)
     .sql(&format!("){failed})"))

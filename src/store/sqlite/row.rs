@@ -20,9 +20,10 @@ pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, 
     e.max_retries, e.last_error, e.publisher_backend, e.publisher_config, e.seq, e.retry_at, e.cloud_event_id, \
     e.extensions, e.partition_key, e.data_binary, e.pending_handlers, e.errors";
 
-type Any = Nullable<Binary>;
+/// The type of a column that is read as whatever it holds, into a [`Cell`].
+pub(super) type Any = Nullable<Binary>;
 
-/// The types of [`COLUMNS`]: each is read as whatever it is.
+/// The types of [`COLUMNS`].
 pub(crate) type SqlTypes = (
     Any,
     Any,
@@ -172,8 +173,14 @@ impl Row {
     }
 }
 
-fn small(cell: &Option<Cell>) -> i32 {
+/// A number as a count; 0 where the cell holds none.
+pub(super) fn small(cell: &Option<Cell>) -> i32 {
     if let Some(Cell::Integer(number)) = cell { i32::try_from(*number).unwrap_or_default() } else { 0 }
+}
+
+/// A cell's text, where it holds one.
+pub(super) fn text_in(cell: Option<Cell>) -> Option<String> {
+    if let Some(Cell::Text(text)) = cell { Some(text) } else { None }
 }
 
 fn optional<T>(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::clock::{micros, read_now};
+use super::row::{Any, Cell, small, text_in};
 use crate::event::Status;
 use crate::store::Reschedule;
 
@@ -46,6 +47,25 @@ fn record_some_published(connection: &mut SqliteConnection, events: &[(Uuid, i64
     Ok(())
 }
 
+/// Records that the backend has events that a person failed meanwhile.
+pub(super) fn record_sent_but_failed(connection: &mut SqliteConnection, sent: &[(Uuid, i64)]) -> QueryResult<()> {
+    connection.immediate_transaction(|connection| {
+        let now = read_now(connection)?;
+        for (id, seq) in sent {
+            sql_query(
+                "UPDATE outbox_events SET published_at = ?, updated_at = ?
+                 WHERE id = ? AND seq = ? AND status = 'failed' AND published_at IS NULL",
+            )
+            .bind::<BigInt, _>(now)
+            .bind::<BigInt, _>(now)
+            .bind::<Binary, _>(id.as_bytes().as_slice())
+            .bind::<BigInt, _>(*seq)
+            .execute(connection)?;
+        }
+        Ok(())
+    })
+}
+
 /// Records retries and failures; returns the ids of those that stand as asked now, by this call or by an earlier one
 /// whose answer was lost.
 pub(super) fn record_rescheduled(
@@ -58,7 +78,9 @@ pub(super) fn record_rescheduled(
         let mut recorded = Vec::with_capacity(events.len());
         for event in events {
             let Some(stored) = Stored::find(connection, event)? else { continue };
-            if stored.stands_as(event) || stored.reschedule(connection, owner, event, now)? {
+            if stored.stands_as(event)
+                || stored.is_as_fetched(event) && stored.reschedule(connection, owner, event, now)?
+            {
                 recorded.push(event.id);
             }
         }
@@ -66,34 +88,34 @@ pub(super) fn record_rescheduled(
     })
 }
 
-/// What a row holds of its failures.
+/// What a row holds of its failures, read as a fetch reads it: of the wrong type is as good as missing.
 struct Stored {
-    status: String,
+    status: Option<String>,
     retry_count: i32,
     published: bool,
-    last_error: String,
+    last_error: Option<String>,
     pending_handlers: Option<String>,
     errors: Option<String>,
 }
 
 impl Stored {
     fn find(connection: &mut SqliteConnection, event: &Reschedule) -> QueryResult<Option<Self>> {
-        let row = sql::<(Text, Integer, Bool, Text, Nullable<Text>, Nullable<Text>)>(
+        let row = sql::<(Any, Any, Bool, Any, Any, Any)>(
             "SELECT status, retry_count, published_at IS NOT NULL, last_error, pending_handlers, errors
              FROM outbox_events WHERE id = ",
         )
         .bind::<Binary, _>(event.id.as_bytes().as_slice())
         .sql(" AND seq = ")
         .bind::<BigInt, _>(event.seq)
-        .get_result(connection)
+        .get_result::<(Option<Cell>, Option<Cell>, bool, Option<Cell>, Option<Cell>, Option<Cell>)>(connection)
         .optional()?;
         Ok(row.map(|(status, retry_count, published, last_error, pending_handlers, errors)| Self {
-            status,
-            retry_count,
+            status: text_in(status),
+            retry_count: small(&retry_count),
             published,
-            last_error,
-            pending_handlers,
-            errors,
+            last_error: text_in(last_error),
+            pending_handlers: text_in(pending_handlers),
+            errors: text_in(errors),
         }))
     }
 
@@ -101,11 +123,16 @@ impl Stored {
     fn stands_as(&self, event: &Reschedule) -> bool {
         let counts = event.retry_count != event.fetched_retry_count || event.status == Status::Failed;
         counts
-            && self.status == event.status.as_str()
+            && self.status.as_deref() == Some(event.status.as_str())
             && self.retry_count == event.retry_count
             && (self.published || !event.published)
             && self.pending_handlers == to_json_array(event)
-            && event.error.as_deref().is_none_or(|error| self.last_error == shorten(error))
+            && event.error.as_deref().is_none_or(|error| self.last_error.as_deref() == Some(shorten(error)))
+    }
+
+    /// It still stands as it was fetched.
+    fn is_as_fetched(&self, event: &Reschedule) -> bool {
+        matches!(self.status.as_deref(), Some("pending" | "retry")) && self.retry_count == event.fetched_retry_count
     }
 
     fn reschedule(
@@ -116,7 +143,7 @@ impl Stored {
         now: i64,
     ) -> QueryResult<bool> {
         let retry_at = (event.status == Status::Retry).then(|| now.saturating_add(micros(event.delay)));
-        let last_error = event.error.as_deref().map_or(self.last_error.as_str(), shorten);
+        let last_error = event.error.as_deref().map(shorten).or(self.last_error.as_deref()).unwrap_or_default();
         let errors = match &event.error {
             Some(error) => Some(append_error(self.errors.as_deref(), shorten(error), now)),
             None => self.errors.clone(),
@@ -125,7 +152,7 @@ impl Stored {
             "UPDATE outbox_events
              SET status = ?, retry_count = ?, retry_at = ?, last_error = ?, errors = ?, pending_handlers = ?,
                  published_at = CASE WHEN ? THEN coalesce(published_at, ?) ELSE published_at END, updated_at = ?
-             WHERE id = ? AND seq = ? AND status IN ('pending', 'retry') AND retry_count = ?
+             WHERE id = ? AND seq = ?
                AND EXISTS (SELECT 1 FROM outbox_leases WHERE backend = ? AND shard = ? AND owner = ? AND epoch = ?)",
         )
         .bind::<Text, _>(event.status.as_str())
@@ -139,7 +166,6 @@ impl Stored {
         .bind::<BigInt, _>(now)
         .bind::<Binary, _>(event.id.as_bytes().as_slice())
         .bind::<BigInt, _>(event.seq)
-        .bind::<Integer, _>(event.fetched_retry_count)
         .bind::<Text, _>(&*event.shard.lane)
         .bind::<SmallInt, _>(event.shard.number)
         .bind::<Binary, _>(owner.as_bytes().as_slice())

@@ -2,7 +2,8 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::sample;
-use crate::system::ticket::Credit;
+use crate::store::Blocker;
+use crate::system::ticket::{Credit, Permit, Ticket};
 
 const SHARD: i16 = 3;
 
@@ -371,6 +372,7 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
         retry_limit: 100,
         keys: Vec::new(),
         key_limit: 100,
+        max_events: usize::MAX,
         max_bytes: usize::MAX,
         max_event_bytes: usize::MAX,
     };

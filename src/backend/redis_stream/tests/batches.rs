@@ -1,0 +1,121 @@
+//! What becomes of the events of a batch.
+
+use super::*;
+
+#[tokio::test]
+async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_rest() {
+    let mut scene = Scene::new().await;
+    let mut worker = scene.worker();
+    let (keyed, other) = (events(3, "k"), Arc::new(sample::event(9, "l")));
+    worker.open(&[(shard(3), 1), (shard(4), 1)]).await.unwrap();
+    scene.leave_room_for(2).await;
+
+    let batch = [parcel(3, &keyed[0]), parcel(3, &keyed[1]), parcel(4, &other), parcel(3, &keyed[2])];
+    let sent = worker.send(&batch).await;
+    assert_eq!(sent.answers, [Answer::Accepted, Answer::Accepted, Answer::NotSent, Answer::NotSent]);
+    assert_eq!(sent.closed, [shard(3), shard(4)]);
+    assert!(sent.unavailable.unwrap().contains("exhausted the last possible ID"));
+    let journal = scene.journal().await;
+    assert_eq!(journal.iter().map(Vec::len).collect::<Vec<_>>(), [48], "two events of one shard, none of the other");
+
+    // The session has closed itself: what was on the way behind the batch is refused.
+    let stream = scene.stream.clone();
+    let entries: Vec<(String, BTreeMap<String, String>)> = scene.command(&["XRANGE", &stream, "-", "+"]).await;
+    let there: Vec<&str> = entries.iter().map(|(_, fields)| fields["event_id"].as_str()).collect();
+    assert_eq!(there, ids(&keyed[..2]));
+    let () = scene.command(&["DEL", &stream]).await;
+    let tokens: Vec<String> = scene
+        .meta()
+        .await
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("owner/"))
+        .map(|(_, token)| String::from_utf8(token).unwrap())
+        .collect();
+    assert!(tokens.iter().all(|token| token.ends_with(":closed")), "{tokens:?}");
+    let opened = worker.open(&[(shard(3), 1), (shard(4), 1)]).await.unwrap();
+    assert!(opened.refused.is_empty());
+    assert_eq!(found(&opened), named(&keyed[..2]));
+    send_all(&mut worker, &batch[2..]).await;
+    assert_eq!(scene.sent_ids().await, [other.id.to_string(), keyed[2].id.to_string()]);
+}
+
+#[test]
+fn only_an_error_about_the_event_rejects_it() {
+    let parcels = parcels(3, &events(3, "k"));
+    for (error, rejected) in [
+        ("ERR Elements are too large to be stored", true),
+        ("OOM command not allowed when used memory > 'maxmemory'.", false),
+        ("MISCONF Redis is configured to save RDB snapshots", false),
+        ("an error that nobody knows", false),
+    ] {
+        let mut batch = Batch::encode(&parcels);
+        batch.accept(1);
+        let unavailable = batch.fail(1, error);
+        let sent = batch.into_sent(unavailable, Vec::new());
+        assert_eq!(sent.answers[0], Answer::Accepted);
+        assert_eq!(sent.answers[2], Answer::NotSent);
+        assert_eq!(matches!(sent.answers[1], Answer::Rejected(_)), rejected, "{error}");
+        assert_eq!(sent.unavailable.is_none(), rejected, "{error}");
+        assert!(format!("{sent:?}").contains(error), "the text is shown");
+    }
+}
+
+#[tokio::test]
+#[ignore = "takes 8 GB of memory; cargo test --lib -- --ignored runs it"]
+async fn an_event_that_redis_refuses_is_rejected_and_the_batch_goes_on_behind_it() {
+    let mut scene = Scene::alone().await;
+    let mut worker = scene.open_worker().await;
+    let mut batch = events(3, "");
+    let value = "x".repeat(400 << 20);
+    let config = format!(r#"{{"a": "{value}", "b": "{value}", "c": "{value}"}}"#);
+    Arc::make_mut(&mut batch[1]).publisher_config = JsonText::new(config);
+    let sent = worker.send(&parcels(3, &batch)).await;
+    assert!(matches!(&sent.answers[1], Answer::Rejected(reason) if reason.contains("too large")), "{sent:?}");
+    assert_eq!((&sent.answers[0], &sent.answers[2]), (&Answer::Accepted, &Answer::NotSent));
+    assert_eq!((sent.closed, sent.unavailable), (vec![shard(3)], None));
+    assert_eq!(scene.journal().await.iter().map(Vec::len).collect::<Vec<_>>(), [24], "the first event alone");
+    assert_eq!(found(&worker.open(&[(shard(3), 1)]).await.unwrap()), named(&batch[..1]));
+    send_all(&mut worker, &parcels(3, &batch[2..])).await;
+    assert_eq!(scene.sent_ids().await, [batch[0].id.to_string(), batch[2].id.to_string()]);
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_an_entry_is_invalid_and_holds_back_only_its_key() {
+    let scene = Scene::new().await;
+    let mut worker = scene.open_worker().await;
+    let mut batch = events(4, "k");
+    Arc::make_mut(&mut batch[1]).publisher_config = JsonText::new(r#"{"list": [1]}"#.to_owned());
+    Arc::make_mut(&mut batch[3]).partition_key = "l".to_owned();
+    let sent = worker.send(&parcels(3, &batch)).await;
+    assert!(
+        matches!(&sent.answers[..], [Answer::Accepted, Answer::Invalid(_), Answer::NotSent, Answer::Accepted]),
+        "{sent:?}"
+    );
+    assert_eq!(scene.sent_ids().await, [batch[0].id.to_string(), batch[3].id.to_string()]);
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_in_the_streams_place_makes_the_backend_unavailable() {
+    let mut scene = Scene::new().await;
+    let stream = scene.stream.clone();
+    let () = scene.command(&["SET", &stream, "no stream"]).await;
+    let mut worker = scene.open_worker().await;
+    let sent = worker.send(&parcels(3, &events(2, ""))).await;
+    assert_eq!(sent.answers, [Answer::NotSent, Answer::NotSent]);
+    assert!(sent.unavailable.unwrap().contains("WRONGTYPE"));
+    assert!(scene.journal().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_stream_is_trimmed_to_about_its_length_or_not_at_all() {
+    for (max_len, least, most) in [(100, 100, 400), (0, 1_000, 1_000)] {
+        let mut scene = Scene::new().await;
+        let settings = PublisherSettings { max_len, ..settings(&scene.url, &scene.stream) };
+        let mut worker = RedisStream::new(&settings, scene.outbox).unwrap();
+        worker.open(&[(shard(3), 1)]).await.unwrap();
+        send_all(&mut worker, &parcels(3, &events(1_000, ""))).await;
+        let stream = scene.stream.clone();
+        let length = redis::length(&mut scene.connection, &stream).await;
+        assert!((least..=most).contains(&length), "{length}");
+    }
+}

@@ -1,0 +1,68 @@
+//! What the meta key holds, for whom, and until when.
+
+use super::*;
+
+#[tokio::test]
+async fn two_lanes_and_two_databases_on_one_stream_do_not_disturb_each_other() {
+    let mut scene = Scene::new().await;
+    let lane = |name: &str| Shard { lane: Arc::from(name), number: 3 };
+    let (mut here, mut there) = (scene.worker(), scene.worker_of(Uuid::now_v7()));
+    let mut named_lane = scene.worker();
+    let all = events(3, "k");
+    here.open(&[(lane(""), 5)]).await.unwrap();
+    assert!(there.open(&[(lane(""), 1)]).await.unwrap().refused.is_empty());
+    assert!(named_lane.open(&[(lane("orders"), 1)]).await.unwrap().refused.is_empty());
+    for (worker, name, event) in
+        [(&mut here, "", &all[0]), (&mut there, "", &all[1]), (&mut named_lane, "orders", &all[2])]
+    {
+        send_all(worker, &[Parcel { shard: lane(name), event: Arc::clone(event) }]).await;
+    }
+    assert_eq!(scene.journal().await.len(), 3);
+    assert_eq!(found(&scene.worker().open(&[(lane(""), 6)]).await.unwrap()), named(&all[..1]));
+    assert_eq!(found(&scene.worker().open(&[(lane("orders"), 6)]).await.unwrap()), named(&all[2..]));
+    there.settled(&named(&all));
+    there.flush().await.unwrap();
+    assert_eq!(scene.journal().await.len(), 2, "only its own part of the journal was dropped");
+}
+
+#[tokio::test]
+async fn shards_whose_numbers_begin_alike_keep_their_journals_apart() {
+    let scene = Scene::new().await;
+    let mut worker = scene.worker();
+    let events = events(3, "");
+    worker.open(&[(shard(1), 1), (shard(12), 1)]).await.unwrap();
+    send_all(&mut worker, &[parcel(1, &events[0]), parcel(12, &events[1])]).await;
+    let opened = scene.worker().open(&[(shard(1), 2)]).await.unwrap();
+    assert_eq!(opened.sent, [(shard(1), events[0].id, events[0].seq)]);
+}
+
+#[tokio::test]
+async fn what_is_settled_leaves_the_journal_with_the_next_batch_or_a_flush() {
+    let mut scene = Scene::new().await;
+    let mut worker = scene.open_worker().await;
+    let events = events(4, "");
+    send_all(&mut worker, &parcels(3, &events[..2])).await;
+    worker.settled(&named(&events[..1]));
+    send_all(&mut worker, &parcels(3, &events[2..3])).await;
+    assert_eq!(scene.journal().await.len(), 2, "a field stays while one of its events is not settled");
+    worker.settled(&named(&events[1..2]));
+    send_all(&mut worker, &parcels(3, &events[3..])).await;
+    assert_eq!(scene.journal().await.len(), 2, "the batch took the settled field along");
+    worker.settled(&named(&events[2..]));
+    worker.flush().await.unwrap();
+    let left: Vec<String> = scene.meta().await.into_keys().collect();
+    assert_eq!(left, [format!("owner/{}/orders/3", scene.outbox)]);
+}
+
+#[tokio::test]
+async fn what_was_settled_before_a_batch_failed_is_dropped_later() {
+    let mut scene = Scene::new().await;
+    let mut worker = scene.open_worker().await;
+    let events = events(2, "");
+    scene.leave_room_for(1).await;
+    send_all(&mut worker, &parcels(3, &events[..1])).await;
+    worker.settled(&named(&events[..1]));
+    assert!(worker.send(&parcels(3, &events[1..])).await.unavailable.is_some());
+    worker.flush().await.unwrap();
+    assert!(scene.journal().await.is_empty());
+}

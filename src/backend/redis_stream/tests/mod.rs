@@ -1,0 +1,158 @@
+//! The channel against real servers, one at a time.
+
+mod batches;
+mod journal;
+mod outages;
+mod sessions;
+mod slots;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use uuid::Uuid;
+
+use super::batch::Batch;
+use super::{PUBLISH, RedisStream, meta_key};
+use crate::backend::channel::{Answer, Channel, Opened, Parcel};
+use crate::event::{JsonText, OutboxEvent};
+use crate::sample;
+use crate::settings::{PublisherSettings, Secret};
+use crate::store::Shard;
+use crate::test_support::process::Signal;
+use crate::test_support::proxy::{Passage, Proxy};
+use crate::test_support::redis::{self, Server};
+use crate::test_support::{PATIENCE, eventually};
+
+fn settings(url: &str, stream: &str) -> PublisherSettings {
+    PublisherSettings {
+        url: Some(Secret::from(url.to_owned())),
+        stream_name: stream.to_owned(),
+        socket_timeout: PATIENCE,
+        ..PublisherSettings::default()
+    }
+}
+
+fn shard(number: i16) -> Shard {
+    Shard { lane: Arc::from("orders"), number }
+}
+
+fn parcel(number: i16, event: &Arc<OutboxEvent>) -> Parcel {
+    Parcel { shard: shard(number), event: Arc::clone(event) }
+}
+
+fn events(count: i64, key: &str) -> Vec<Arc<OutboxEvent>> {
+    (1..=count).map(|seq| Arc::new(sample::event(seq, key))).collect()
+}
+
+fn parcels(number: i16, events: &[Arc<OutboxEvent>]) -> Vec<Parcel> {
+    events.iter().map(|event| parcel(number, event)).collect()
+}
+
+fn ids(events: &[Arc<OutboxEvent>]) -> Vec<String> {
+    events.iter().map(|event| event.id.to_string()).collect()
+}
+
+fn named(events: &[Arc<OutboxEvent>]) -> Vec<(Uuid, i64)> {
+    events.iter().map(|event| (event.id, event.seq)).collect()
+}
+
+/// What an open found, in the events' own order.
+fn found(opened: &Opened) -> Vec<(Uuid, i64)> {
+    let mut found: Vec<(Uuid, i64)> = opened.sent.iter().map(|(_, id, seq)| (*id, *seq)).collect();
+    found.sort_by_key(|(_, seq)| *seq);
+    found
+}
+
+/// Sends a batch of which every event is accepted.
+async fn send_all(worker: &mut RedisStream, batch: &[Parcel]) {
+    let sent = worker.send(batch).await;
+    assert!(sent.unavailable.is_none() && sent.closed.is_empty(), "{sent:?}");
+    assert!(sent.answers.iter().all(|answer| *answer == Answer::Accepted), "{sent:?}");
+}
+
+/// One stream on one server, for one outbox.
+struct Scene {
+    url: String,
+    stream: String,
+    outbox: Uuid,
+    connection: MultiplexedConnection,
+    /// The server, where no other test has it.
+    server: Option<Server>,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        Self::on(&redis::url(), &redis::stream()).await
+    }
+
+    async fn on(url: &str, stream: &str) -> Self {
+        let connection = redis::connect(url).await;
+        Self { url: url.to_owned(), stream: stream.to_owned(), outbox: Uuid::now_v7(), connection, server: None }
+    }
+
+    /// On a server of its own, whose settings and life are the test's.
+    async fn alone() -> Self {
+        let server = Server::start(&[]);
+        let scene = Self::on(&server.url(), "events").await;
+        Self { server: Some(server), ..scene }
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self.server.as_mut().unwrap()
+    }
+
+    fn worker(&self) -> RedisStream {
+        self.worker_of(self.outbox)
+    }
+
+    /// A worker that has shard 3 open under epoch 1.
+    async fn open_worker(&self) -> RedisStream {
+        let mut worker = self.worker();
+        worker.open(&[(shard(3), 1)]).await.unwrap();
+        worker
+    }
+
+    fn worker_of(&self, outbox: Uuid) -> RedisStream {
+        RedisStream::new(&settings(&self.url, &self.stream), outbox).unwrap()
+    }
+
+    fn worker_through(&self, proxy: &Proxy, timeout: Duration) -> RedisStream {
+        let url = format!("redis://127.0.0.1:{}/0", proxy.port());
+        let settings = PublisherSettings { socket_timeout: timeout, ..settings(&url, &self.stream) };
+        RedisStream::new(&settings, self.outbox).unwrap()
+    }
+
+    /// A proxy to the server.
+    async fn proxy(&self) -> Proxy {
+        Proxy::to(url::Url::parse(&self.url).unwrap().port().unwrap_or(6379)).await
+    }
+
+    async fn sent_ids(&self) -> Vec<String> {
+        redis::event_ids(&self.url, &self.stream).await
+    }
+
+    async fn command<T: ::redis::FromRedisValue>(&mut self, words: &[&str]) -> T {
+        let mut command = ::redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut self.connection).await.unwrap()
+    }
+
+    async fn meta(&mut self) -> BTreeMap<String, Vec<u8>> {
+        let mut command = ::redis::cmd("HGETALL");
+        command.arg(meta_key(&self.stream));
+        command.query_async(&mut self.connection).await.unwrap()
+    }
+
+    async fn journal(&mut self) -> Vec<Vec<u8>> {
+        self.meta().await.into_iter().filter(|(name, _)| name.starts_with("sent/")).map(|(_, value)| value).collect()
+    }
+
+    /// Leaves room for so many more entries in the stream, whatever else there is.
+    async fn leave_room_for(&mut self, entries: u64) {
+        let (stream, last) = (self.stream.clone(), format!("{}-{}", u64::MAX, u64::MAX - entries));
+        let () = self.command(&["XGROUP", "CREATE", &stream, "group", "$", "MKSTREAM"]).await;
+        let () = self.command(&["XSETID", &stream, &last]).await;
+    }
+}

@@ -1,0 +1,123 @@
+//! The bookkeeping itself, under the flight's lock.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{Opening, Stage};
+use crate::store::{Fetched, Position};
+
+/// Keys remembered because events of theirs wait behind the cursor; more are left to the sweep.
+const MAX_PARKED: usize = 10_000;
+
+pub(super) struct Entry {
+    pub(super) position: Position,
+    pub(super) key: Option<Arc<str>>,
+    pub(super) shard: i16,
+    /// Read under this open; `None`: found in a journal.
+    pub(super) opening: Option<Opening>,
+    pub(super) stage: Stage,
+    /// Read from `retry`.
+    pub(super) retry: bool,
+    /// One before it in its key's order was refused while this one was on its way.
+    pub(super) barred: bool,
+}
+
+impl Entry {
+    pub(super) fn new(row: &Fetched, opening: Option<Opening>, stage: Stage) -> Self {
+        let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
+        Self { position: row.position, key, shard: row.shard, opening, stage, retry: row.retry, barred: false }
+    }
+
+    /// Whether later events of its key have to wait.
+    pub(super) fn blocks(&self) -> bool {
+        self.barred || matches!(self.stage, Stage::Rejected | Stage::Settled { blocks: true })
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Inner {
+    pub(super) open: HashMap<i16, Opening>,
+    pub(super) openings: u64,
+    pub(super) events: HashMap<Uuid, Entry>,
+    pub(super) chains: HashMap<Arc<str>, Vec<Uuid>>,
+    pub(super) next_fetch: u64,
+    pub(super) fetches: BTreeSet<u64>,
+    pub(super) lingering: VecDeque<(u64, Uuid)>,
+    pub(super) rewinds: HashMap<i16, Position>,
+    pub(super) parked: HashMap<String, i16>,
+    pub(super) wanted: BTreeSet<String>,
+}
+
+impl Inner {
+    pub(super) fn insert(&mut self, id: Uuid, entry: Entry) {
+        if let Some(key) = &entry.key {
+            self.chains.entry(Arc::clone(key)).or_default().push(id);
+        }
+        self.events.insert(id, entry);
+    }
+
+    pub(super) fn remove(&mut self, id: Uuid) -> Option<Entry> {
+        let entry = self.events.remove(&id)?;
+        if let Some(key) = &entry.key
+            && let Some(chain) = self.chains.get_mut(key)
+        {
+            chain.retain(|other| *other != id);
+            if chain.is_empty() {
+                self.chains.remove(key);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Lets settled events go once every fetch that began before their settle is over (R2).
+    pub(super) fn release(&mut self) {
+        let oldest = self.fetches.first().copied().unwrap_or(u64::MAX);
+        while let Some(&(began_before, id)) = self.lingering.front() {
+            if oldest < began_before {
+                break;
+            }
+            self.lingering.pop_front();
+            self.remove(id);
+        }
+    }
+
+    pub(super) fn rewind(&mut self, shard: i16, to: Position) {
+        let place = self.rewinds.entry(shard).or_insert(to);
+        *place = (*place).min(to);
+    }
+
+    pub(super) fn park(&mut self, key: &str, shard: i16) {
+        if self.parked.len() < MAX_PARKED {
+            self.parked.insert(key.to_owned(), shard);
+        }
+    }
+
+    /// What is on its way behind a refused event stays behind it, also once that one's own entry is gone.
+    pub(super) fn bar_followers(&mut self, key: &str, position: Position) {
+        let ids = self.chains.get(key).cloned().unwrap_or_default();
+        for id in ids {
+            if let Some(entry) = self.events.get_mut(&id)
+                && entry.position > position
+                && matches!(entry.stage, Stage::Queued | Stage::Accepted)
+            {
+                entry.barred = true;
+            }
+        }
+    }
+
+    /// Whether an earlier event of the key is still queued under an older open, whose session will not send it.
+    pub(super) fn is_behind_another_session(&self, key: &str, position: Position, opening: Opening) -> bool {
+        self.chain(key)
+            .any(|entry| entry.position < position && entry.stage == Stage::Queued && entry.opening != Some(opening))
+    }
+
+    pub(super) fn chain(&self, key: &str) -> impl Iterator<Item = &Entry> {
+        self.chains.get(key).into_iter().flatten().filter_map(|id| self.events.get(id))
+    }
+
+    pub(super) fn is_blocked(&self, key: &str, position: Position) -> bool {
+        self.chain(key).any(|entry| entry.position < position && entry.blocks())
+    }
+}

@@ -1,0 +1,126 @@
+//! What one fetch may take into flight: rules R1 to R3.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::entries::{Entry, Inner};
+use super::{Flight, Opening, Stage};
+use crate::store::{Blocker, Fetched};
+use crate::system::ticket::{Permit, Ticket};
+
+/// Events read by one fetch that may go, and those that cannot be read.
+#[derive(Default)]
+pub(crate) struct Admitted {
+    pub(crate) tickets: Vec<Ticket>,
+    /// Rows that are no events, with the reason.
+    pub(crate) unreadable: Vec<(Ticket, String)>,
+}
+
+/// A fetch that is under way; over when dropped.
+pub(crate) struct Fetch {
+    pub(super) flight: Arc<Flight>,
+    pub(super) number: u64,
+    pub(super) open: HashMap<i16, Opening>,
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        let mut inner = self.flight.lock();
+        inner.fetches.remove(&self.number);
+        inner.release();
+    }
+}
+
+impl Fetch {
+    /// Takes those rows into flight that may go, and remembers the keys of those that wait.
+    ///
+    /// R1: only rows of shards that are open as they were when the fetch began. R2: none that is in flight, or was until
+    /// a moment ago. R3: none behind an unsettled event of its key, other than those on their way.
+    pub(crate) fn admit(
+        &self,
+        mut rows: Vec<Fetched>,
+        blockers: &HashMap<String, Blocker>,
+        permit: impl Fn(&Fetched) -> Permit,
+    ) -> Admitted {
+        let mut admitted = Admitted::default();
+        // Stable, so rows without a key stay in the order of reading.
+        rows.sort_by(|a, b| {
+            (!a.partition_key.is_empty()).cmp(&!b.partition_key.is_empty()).then(a.position.cmp(&b.position))
+        });
+        let mut inner = self.flight.lock();
+        for row in rows {
+            let Some(opening) = self.still_open(&inner, row.shard) else {
+                inner.rewind(row.shard, row.position);
+                continue;
+            };
+            if inner.events.contains_key(&row.id) || self.waits(&mut inner, &row, opening, blockers) {
+                continue;
+            }
+            inner.insert(row.id, Entry::new(&row, Some(opening), Stage::Queued));
+            let ticket = Ticket::new(&self.flight, &row, opening, permit(&row));
+            match row.event {
+                Ok(_) => admitted.tickets.push(ticket),
+                Err(reason) => {
+                    // Blocks its key until the failure is recorded, like any other rejection.
+                    if let Some(entry) = inner.events.get_mut(&row.id) {
+                        entry.stage = Stage::Rejected;
+                    }
+                    admitted.unreadable.push((ticket, reason));
+                }
+            }
+        }
+        admitted
+    }
+
+    fn still_open(&self, inner: &Inner, shard: i16) -> Option<Opening> {
+        let now = inner.open.get(&shard)?;
+        (self.open.get(&shard) == Some(now)).then_some(*now)
+    }
+
+    fn waits(&self, inner: &mut Inner, row: &Fetched, opening: Opening, blockers: &HashMap<String, Blocker>) -> bool {
+        let key = row.partition_key.as_str();
+        if key.is_empty() {
+            return false;
+        }
+        let blocker = blockers.get(key).filter(|blocker| blocker.position < row.position);
+        let blocked =
+            inner.is_blocked(key, row.position) || inner.is_behind_another_session(key, row.position, opening);
+        if blocker.is_none() && !blocked {
+            return false;
+        }
+        inner.park(key, row.shard);
+        if blocker.is_some_and(|blocker| blocker.due && !inner.events.contains_key(&blocker.id)) {
+            inner.wanted.insert(key.to_owned());
+        }
+        true
+    }
+
+    /// Takes what an open found in the journal into flight as accepted; what is in flight already stays as it is.
+    pub(crate) fn adopt(
+        &self,
+        rows: Vec<Fetched>,
+        epochs: &HashMap<i16, i64>,
+        permit: impl Fn(&Fetched) -> Permit,
+    ) -> Vec<Ticket> {
+        let mut inner = self.flight.lock();
+        rows.into_iter()
+            .filter_map(|row| {
+                let epoch = *epochs.get(&row.shard)?;
+                if row.event.is_err() {
+                    return None;
+                }
+                if let Some(entry) = inner.events.get_mut(&row.id) {
+                    // A session that was shut out sent it and may not have heard the answer.
+                    if entry.stage == Stage::Queued {
+                        entry.stage = Stage::Accepted;
+                    }
+                    return None;
+                }
+                inner.insert(row.id, Entry::new(&row, None, Stage::Accepted));
+                let mut ticket = Ticket::new(&self.flight, &row, Opening { epoch, number: 0 }, permit(&row));
+                ticket.accepted = true;
+                Some(ticket)
+            })
+            .collect()
+    }
+}

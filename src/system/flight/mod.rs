@@ -1,0 +1,220 @@
+//! What is in flight in one lane, and which of its shards are open: the memory behind rules R1, R2 and R3.
+//!
+//! Pure bookkeeping behind one lock. Actors hold [`Ticket`](super::ticket::Ticket)s; a ticket that is dropped, also by a panic, gives its event
+//! back by itself.
+
+mod entries;
+mod fetch;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(super) mod unsent_tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use self::entries::Inner;
+pub(crate) use self::fetch::{Admitted, Fetch};
+use crate::store::{Fetched, KeyQuestion, Lane, Position, Shard};
+
+/// An open of a shard: what a fetch, a ticket and a session have in common when they belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opening {
+    pub(crate) epoch: i64,
+    /// Counts opens, so that two under one epoch differ.
+    pub(crate) number: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// On its way to the backend.
+    Queued,
+    /// The backend has it.
+    Accepted,
+    /// A backend or a handler refused it; blocks its key until that is recorded.
+    Rejected,
+    /// Recorded, kept only until older fetches are over.
+    Settled { blocks: bool },
+}
+
+/// One lane's flight.
+pub(crate) struct Flight {
+    lane: Lane,
+    inner: Mutex<Inner>,
+}
+
+impl Flight {
+    pub(crate) fn new(lane: Lane) -> Arc<Self> {
+        Arc::new(Self { lane, inner: Mutex::default() })
+    }
+
+    pub(crate) fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    /// A panic elsewhere leaves the bookkeeping as it was: no critical section calls foreign code.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // Shards.
+
+    /// A session has answered for this shard: fetches that begin from now on count.
+    pub(crate) fn open(&self, shard: i16, epoch: i64) {
+        let mut inner = self.lock();
+        inner.openings += 1;
+        let number = inner.openings;
+        inner.open.insert(shard, Opening { epoch, number });
+    }
+
+    pub(crate) fn close(&self, shard: i16) {
+        self.lock().open.remove(&shard);
+    }
+
+    pub(crate) fn close_all(&self) {
+        self.lock().open.clear();
+    }
+
+    pub(crate) fn opening(&self, shard: i16) -> Option<Opening> {
+        self.lock().open.get(&shard).copied()
+    }
+
+    /// Whether anything of a shard is still on its way.
+    pub(crate) fn is_busy(&self, shard: i16) -> bool {
+        self.lock().events.values().any(|entry| entry.shard == shard && !matches!(entry.stage, Stage::Settled { .. }))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().events.values().all(|entry| matches!(entry.stage, Stage::Settled { .. }))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().events.len()
+    }
+
+    // Fetches.
+
+    /// Registers a fetch (R2) and remembers which shards were open at its beginning (R1).
+    pub(crate) fn begin_fetch(self: &Arc<Self>) -> Fetch {
+        let mut inner = self.lock();
+        let number = inner.next_fetch;
+        inner.next_fetch += 1;
+        inner.fetches.insert(number);
+        Fetch { flight: Arc::clone(self), number, open: inner.open.clone() }
+    }
+
+    pub(crate) fn ids(&self) -> Vec<Uuid> {
+        self.lock().events.keys().copied().collect()
+    }
+
+    /// Events in flight that were due retries: their rows still say so.
+    pub(crate) fn retrying(&self) -> Vec<Uuid> {
+        self.lock().events.iter().filter(|(_, entry)| entry.retry).map(|(id, _)| *id).collect()
+    }
+
+    /// Positions to read again from, because events behind the cursor came back unsent.
+    pub(crate) fn take_rewinds(&self) -> HashMap<i16, Position> {
+        std::mem::take(&mut self.lock().rewinds)
+    }
+
+    /// Keys whose events are to be read from the start of their order.
+    pub(crate) fn take_wanted(&self, most: usize) -> Vec<String> {
+        let mut inner = self.lock();
+        let keys: Vec<String> = inner.wanted.iter().take(most).cloned().collect();
+        for key in &keys {
+            inner.wanted.remove(key);
+            inner.parked.remove(key);
+        }
+        keys
+    }
+
+    /// These shards are read from their start, or by another worker: what waits in them needs no memory here.
+    pub(crate) fn forget_parked(&self, shards: &[i16]) {
+        if !shards.is_empty() {
+            self.lock().parked.retain(|_, shard| !shards.contains(shard));
+        }
+    }
+
+    pub(crate) fn has_wanted(&self) -> bool {
+        !self.lock().wanted.is_empty()
+    }
+
+    pub(crate) fn want(&self, key: &str) {
+        self.lock().wanted.insert(key.to_owned());
+    }
+
+    // R3.
+
+    /// For each key of the rows, what has to be asked about it: does anything stand before its last row?
+    pub(crate) fn questions(&self, rows: &[Fetched]) -> Vec<KeyQuestion> {
+        let inner = self.lock();
+        let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
+        let mut questions: HashMap<&str, KeyQuestion> = HashMap::new();
+        for row in rows.iter().filter(|row| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id)) {
+            let question = questions.entry(&row.partition_key).or_insert_with(|| KeyQuestion {
+                key: row.partition_key.clone(),
+                before: row.position,
+                except: {
+                    let chain = inner.chains.get(row.partition_key.as_str()).into_iter().flatten();
+                    chain.copied().filter(on_its_way).collect()
+                },
+            });
+            question.before = question.before.max(row.position);
+            question.except.push(row.id);
+        }
+        questions.into_values().collect()
+    }
+
+    /// Whether a refused event stands, or stood a moment ago, before this one in its key's order.
+    pub(crate) fn is_blocked(&self, id: Uuid, key: &str, position: Position) -> bool {
+        let inner = self.lock();
+        inner.events.get(&id).is_some_and(|entry| entry.barred) || inner.is_blocked(key, position)
+    }
+
+    // Stages, by tickets.
+
+    pub(super) fn set_stage(&self, id: Uuid, stage: Stage) {
+        if let Some(entry) = self.lock().events.get_mut(&id) {
+            entry.stage = stage;
+        }
+    }
+
+    /// The database has it. `blocks`: its key goes on waiting (a retry, or a failed event that holds).
+    pub(super) fn settle(&self, id: Uuid, blocks: bool) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.events.get_mut(&id) else { return };
+        entry.stage = Stage::Settled { blocks };
+        let (key, position, shard) = (entry.key.clone(), entry.position, entry.shard);
+        if let Some(key) = key {
+            if blocks {
+                inner.park(&key, shard);
+                inner.bar_followers(&key, position);
+            } else if inner.parked.contains_key(&*key) {
+                inner.wanted.insert(key.to_string());
+            }
+        }
+        let next = inner.next_fetch;
+        inner.lingering.push_back((next, id));
+        inner.release();
+    }
+
+    /// It was not sent, or its fate is not known and the next open will tell.
+    pub(super) fn give_back(&self, id: Uuid, close: bool) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.remove(id) else { return };
+        inner.rewind(entry.shard, entry.position);
+        // What is queued behind it, or is being read on the strength of its being in flight, must not go before it.
+        let key = entry.key.as_deref().unwrap_or("");
+        let overtaken = !key.is_empty() && !entry.barred && !inner.is_blocked(key, entry.position);
+        if close || entry.stage == Stage::Accepted || overtaken {
+            inner.open.remove(&entry.shard);
+        }
+    }
+}
+
+/// A shard's full name.
+pub(crate) fn shard_of(flight: &Flight, number: i16) -> Shard {
+    Shard { lane: Arc::clone(&flight.lane), number }
+}

@@ -1,0 +1,37 @@
+//! Events that come back unsent are not overtaken by later ones of their key.
+
+use super::*;
+use crate::sample;
+use crate::system::ticket::{Credit, Ticket};
+
+fn admit(fetch: &Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
+    let credit = Credit::new(100, 1 << 20, Arc::default());
+    fetch.admit(rows, &HashMap::new(), |_| credit.take(0)).tickets
+}
+
+fn open_flight() -> Arc<Flight> {
+    let flight = Flight::new(Lane::from(""));
+    flight.open(0, 1);
+    flight
+}
+
+#[test]
+fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_queued() {
+    let flight = open_flight();
+    let mut tickets = admit(&flight.begin_fetch(), vec![sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k")]);
+    drop(tickets.remove(0));
+    assert!(!tickets[0].is_current(), "the later event would be sent first");
+}
+
+#[test]
+fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() {
+    let flight = open_flight();
+    let first = admit(&flight.begin_fetch(), vec![sample::fetched(0, 1, "k")]);
+    let fetch = flight.begin_fetch();
+    let later = vec![sample::fetched(0, 2, "k")];
+    assert!(flight.questions(&later)[0].except.contains(&first[0].id), "the database is not asked about it");
+    drop(first);
+    assert!(admit(&fetch, later).is_empty(), "the later event would be sent first");
+    drop(fetch);
+    assert_eq!(flight.take_rewinds()[&0].seq, 1, "both are read again");
+}

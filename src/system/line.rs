@@ -1,0 +1,166 @@
+//! One publisher's part of what is shared: its lanes' flights, its credit, its breaker.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use uuid::Uuid;
+
+use super::backends::{Backends, ChannelFactory};
+use super::clock::Moment;
+use super::flight::Flight;
+use super::ticket::{Credit, SettledQueue};
+use super::trying::pause_after;
+use crate::error::SettingsError;
+use crate::settings::{OnFailed, PublisherSettings, RateLimit, Settings};
+use crate::store::Lane;
+
+/// One publisher's part of what is shared.
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) flights: Vec<Arc<Flight>>,
+    pub(crate) credit: Arc<Credit>,
+    pub(crate) settled: Arc<SettledQueue>,
+    pub(crate) on_failed: OnFailed,
+    pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) channel: ChannelFactory,
+    state: std::sync::Mutex<LineState>,
+    /// Held while a publisher works: what a predecessor that died has begun ends before its successor opens anything.
+    turn: Mutex<()>,
+    /// Counts publishers; the last one is the line's.
+    publishers: AtomicU64,
+}
+
+/// The breaker of one publisher, and since when its backend is away.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LineState {
+    /// Why the backend is paused; `None`: it is not.
+    pub(crate) down: Option<Down>,
+    /// An open is under way.
+    pub(crate) opening: bool,
+    /// No open before this: the last one was refused, and the next heartbeat tells why.
+    pub(crate) open_after: Option<Moment>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Down {
+    pub(crate) reason: String,
+    pub(crate) since: Moment,
+    /// No try before this.
+    pub(crate) until: Moment,
+    pub(crate) failures: u32,
+    /// It was sending that failed, not only reaching it.
+    pub(crate) sending: bool,
+}
+
+impl Line {
+    pub(crate) fn new(
+        name: String,
+        flights: Vec<Arc<Flight>>,
+        credit: Arc<Credit>,
+        settings: &PublisherSettings,
+        channel: ChannelFactory,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            flights,
+            credit,
+            settled: Arc::default(),
+            on_failed: settings.on_failed,
+            rate_limit: settings.rate_limit,
+            channel,
+            state: std::sync::Mutex::default(),
+            turn: Mutex::default(),
+            publishers: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn state(&self) -> std::sync::MutexGuard<'_, LineState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn flight(&self, lane: &str) -> Option<&Arc<Flight>> {
+        self.flights.iter().find(|flight| **flight.lane() == *lane)
+    }
+
+    /// Events that are worth having in memory: at a limited rate, those of the next seconds.
+    pub(crate) fn most_ahead(&self) -> usize {
+        self.rate_limit.map_or(usize::MAX, |limit| limit.per_second.saturating_mul(2).max(limit.burst) as usize)
+    }
+
+    pub(crate) fn holds_on_failure(&self) -> bool {
+        self.on_failed == OnFailed::Hold
+    }
+
+    pub(crate) fn close_all(&self) {
+        self.flights.iter().for_each(|flight| flight.close_all());
+    }
+
+    // Publishers.
+
+    /// A new publisher serves the line; sessions of a predecessor that died are shut out by the next open.
+    pub(crate) fn begin_publisher(&self) -> u64 {
+        self.close_all();
+        self.state().opening = false;
+        self.publishers.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// This publisher's turn to work; `None` where another has taken its place.
+    pub(crate) async fn turn_of(&self, publisher: u64) -> Option<MutexGuard<'_, ()>> {
+        let turn = self.turn.lock().await;
+        (self.publishers.load(Ordering::Acquire) == publisher).then_some(turn)
+    }
+
+    // The breaker.
+
+    /// The backend is away: nothing is tried for a while. `sending`: it was sending that failed.
+    pub(crate) fn pause(&self, reason: &str, sending: bool) {
+        let now = Moment::now();
+        let mut state = self.state();
+        let before = state.down.take();
+        if before.is_none() {
+            tracing::warn!(backend = %self.name, reason, "backend paused; no retry is spent");
+        }
+        let (since, failures, sent) =
+            before.map_or((now, 0, false), |down| (down.since, down.failures.saturating_add(1), down.sending));
+        let (until, sending) = (now.after(pause_after(failures)), sending || sent);
+        state.down = Some(Down { reason: reason.to_owned(), since, until, failures, sending });
+    }
+
+    /// An open went through. Where it was sending that failed, only sending shows that it is over.
+    pub(crate) fn resume_where_reachable(&self) {
+        let sending = self.state().down.as_ref().is_some_and(|down| down.sending);
+        if !sending {
+            self.resume();
+        }
+    }
+
+    /// The backend works.
+    pub(crate) fn resume(&self) {
+        if let Some(down) = self.state().down.take() {
+            let paused = Moment::now().since(down.since).as_millis();
+            tracing::info!(backend = %self.name, paused.duration_ms = paused, "backend is back");
+        }
+    }
+}
+
+/// The line of each publisher that is served; what may be in memory is divided among them.
+pub(super) fn make_lines(
+    settings: &Settings,
+    backends: &Backends,
+    outbox: Uuid,
+    wake: &Arc<Notify>,
+) -> Result<BTreeMap<String, Arc<Line>>, SettingsError> {
+    let count = settings.served_publishers().count().max(1);
+    let (events, bytes) = (settings.worker.max_in_flight / count, settings.worker.max_in_flight_bytes / count);
+    settings
+        .served_publishers()
+        .map(|(name, publisher)| {
+            let credit = Credit::new(events.max(1), bytes.max(1), Arc::clone(wake));
+            let flights = settings.lanes_of(name).into_iter().map(|lane| Flight::new(Lane::from(lane))).collect();
+            let channel = backends.channel(name, publisher, outbox)?;
+            Ok((name.clone(), Line::new(name.clone(), flights, credit, publisher, channel)))
+        })
+        .collect()
+}

@@ -1,0 +1,148 @@
+//! Delivering batches, in pieces as the rate allows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::desk::Desk;
+use crate::backend::channel::{Answer, Parcel};
+use crate::system::clock::Moment;
+use crate::system::messages::{Cause, Failure};
+use crate::system::ticket::Ticket;
+
+/// A batch that a rate limit draws out longer than this is given back, so that nothing waits behind it for long.
+const LONGEST_DELIVERY: Duration = Duration::from_secs(1);
+
+impl Desk {
+    pub(super) async fn deliver(&mut self, tickets: Vec<Ticket>) {
+        let line = Arc::clone(&self.line);
+        let Some(_turn) = line.turn_of(self.number).await else { return };
+        // Already with the backend: only their handlers are left.
+        let (mut handled, mut queue): (Vec<Ticket>, Vec<Ticket>) =
+            tickets.into_iter().partition(|ticket| ticket.event().is_some_and(|event| event.published_at.is_some()));
+        handled.retain(|ticket| self.may_go(ticket));
+        handled.iter_mut().for_each(Ticket::accept);
+        self.pass_on(handled).await;
+        // Suspects last, so that others can pass before them.
+        queue.sort_by_key(|ticket| self.suspects.is_suspect(ticket.id));
+        self.refuse_proven(&mut queue).await;
+        let until = Moment::now().after(LONGEST_DELIVERY);
+        while !queue.is_empty() && Moment::now() < until {
+            let piece = self.next_piece(&mut queue).await;
+            if piece.is_empty() || !self.send(piece).await {
+                // Given back by their drop: what is left was not sent.
+                return;
+            }
+        }
+    }
+
+    /// Takes the next few that may go, when the rate allows.
+    async fn next_piece(&self, queue: &mut Vec<Ticket>) -> Vec<Ticket> {
+        let mut most = queue.len().min(self.batch);
+        if queue.first().is_some_and(|ticket| self.suspects.is_suspect(ticket.id)) {
+            most = 1;
+        } else if let Some(first) = queue.iter().position(|ticket| self.suspects.is_suspect(ticket.id)) {
+            most = most.min(first);
+        }
+        if let Some(limiter) = &self.limiter {
+            most = limiter.piece(most);
+            while let Err(wait) = limiter.take(most) {
+                if self.shared.is_stopping() {
+                    return Vec::new();
+                }
+                // Those whose session or lease ended meanwhile do not wait, nor do others wait behind them.
+                let waiting = queue.len();
+                queue.retain(|ticket| self.may_go(ticket));
+                if queue.is_empty() {
+                    return Vec::new();
+                }
+                if queue.len() < waiting {
+                    return Box::pin(self.next_piece(queue)).await;
+                }
+                tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
+            }
+        }
+        let mut piece: Vec<Ticket> = queue.drain(..most).collect();
+        piece.retain(|ticket| self.may_go(ticket));
+        if piece.is_empty() && !queue.is_empty() {
+            return Box::pin(self.next_piece(queue)).await;
+        }
+        piece
+    }
+
+    /// R1 and R3 once more, at the last moment: its session and its lease are current, nothing before it was refused.
+    fn may_go(&self, ticket: &Ticket) -> bool {
+        ticket.is_current()
+            && !ticket.is_blocked()
+            && self.shared.leases.covers(&ticket.shard, ticket.opening.epoch, Moment::now())
+    }
+
+    /// Sends one piece; returns whether more may follow.
+    async fn send(&mut self, mut piece: Vec<Ticket>) -> bool {
+        self.note_settled();
+        let parcels: Vec<Parcel> = piece
+            .iter()
+            .filter_map(|ticket| Some(Parcel { shard: ticket.shard.clone(), event: Arc::clone(ticket.event()?) }))
+            .collect();
+        let sent = self.channel.send(&parcels).await;
+        drop(parcels);
+        // Closed before anything is given back, so that nothing is read again under the old session.
+        if sent.unavailable.is_some() {
+            self.line.close_all();
+        }
+        for shard in &sent.closed {
+            if let Some(flight) = self.line.flight(&shard.lane) {
+                flight.close(shard.number);
+            }
+        }
+        if let Some(reason) = &sent.unavailable {
+            self.batch = (self.batch / 2).max(1);
+            if let [only] = piece.as_slice() {
+                self.suspects.broke_alone(only.id);
+            }
+            self.line.pause(reason, true);
+        } else {
+            self.batch = (self.batch * 2).min(self.shared.settings.worker.batch_size);
+        }
+        let (mut accepted, mut failures) = (Vec::new(), Vec::new());
+        for (mut ticket, answer) in piece.drain(..).zip(sent.answers) {
+            match answer {
+                Answer::Accepted => {
+                    ticket.accept();
+                    accepted.push(ticket);
+                }
+                Answer::Rejected(reason) => failures.push(refuse(ticket, Cause::Rejected(reason))),
+                Answer::Invalid(reason) => failures.push(refuse(ticket, Cause::Invalid(reason))),
+                Answer::NotSent => drop(ticket),
+            }
+        }
+        self.suspects.passed(accepted.iter().map(|ticket| ticket.id));
+        if !accepted.is_empty() && sent.unavailable.is_none() {
+            self.line.resume();
+        }
+        let go_on = sent.unavailable.is_none() && sent.closed.is_empty();
+        self.pass_on(accepted).await;
+        self.fail(failures).await;
+        if !go_on {
+            self.shared.wake.notify_one();
+        }
+        go_on
+    }
+
+    async fn refuse_proven(&mut self, queue: &mut Vec<Ticket>) {
+        let mut failures = Vec::new();
+        let (proven, rest): (Vec<Ticket>, Vec<Ticket>) =
+            std::mem::take(queue).into_iter().partition(|ticket| self.suspects.is_proven(ticket.id));
+        *queue = rest;
+        for ticket in proven {
+            self.suspects.forget(ticket.id);
+            let reason = "this event alone broke the connection several times while others passed".to_owned();
+            failures.push(refuse(ticket, Cause::Rejected(reason)));
+        }
+        self.fail(failures).await;
+    }
+}
+
+fn refuse(mut ticket: Ticket, cause: Cause) -> Failure {
+    ticket.reject();
+    Failure { ticket, cause }
+}

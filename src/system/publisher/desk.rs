@@ -1,0 +1,86 @@
+//! What a publisher works with, on the runtime's side.
+
+use std::sync::Arc;
+
+use crate::backend::channel::Channel;
+use crate::system::clock::Moment;
+use crate::system::limiter::Limiter;
+use crate::system::line::Line;
+use crate::system::messages::{Accepted, Failed, Failure};
+use crate::system::shared::Shared;
+use crate::system::suspects::Suspects;
+use crate::system::ticket::Ticket;
+
+pub(super) struct Desk {
+    /// Which of the line's publishers this is.
+    pub(super) number: u64,
+    pub(super) shared: Arc<Shared>,
+    pub(super) line: Arc<Line>,
+    pub(super) channel: Box<dyn Channel>,
+    pub(super) limiter: Option<Limiter>,
+    pub(super) suspects: Suspects,
+    /// Events in one send: halves after a failure, doubles after a success.
+    pub(super) batch: usize,
+}
+
+impl Desk {
+    pub(super) fn new(shared: Arc<Shared>, line: Arc<Line>) -> Self {
+        let number = line.begin_publisher();
+        let limit = shared.settings.publishers.get(&line.name).and_then(|settings| settings.rate_limit);
+        let batch = shared.settings.worker.batch_size;
+        let channel = (line.channel)();
+        let limiter = limit.map(Limiter::new);
+        Self { number, shared, line, channel, limiter, suspects: Suspects::default(), batch }
+    }
+
+    /// On to the registry. Where it is being replaced, dropping the tickets closes their shards, and the next open finds
+    /// the events in the journal.
+    pub(super) async fn pass_on(&self, tickets: Vec<Ticket>) {
+        let registry = self.shared.addresses().registry.clone();
+        if let Some(registry) = registry.filter(|_| !tickets.is_empty()) {
+            let _ = registry.send(Accepted(tickets)).await;
+        }
+    }
+
+    pub(super) async fn fail(&self, failures: Vec<Failure>) {
+        let retry = self.shared.addresses().retry.clone();
+        if let Some(retry) = retry.filter(|_| !failures.is_empty()) {
+            let _ = retry.send(Failed(failures)).await;
+        }
+    }
+
+    pub(super) fn note_settled(&mut self) {
+        let settled = self.line.settled.take();
+        if !settled.is_empty() {
+            self.channel.settled(&settled);
+        }
+    }
+
+    pub(super) async fn flush(&mut self) {
+        let line = Arc::clone(&self.line);
+        let Some(_turn) = line.turn_of(self.number).await else { return };
+        self.note_settled();
+        if let Err(error) = self.channel.flush().await {
+            self.line.close_all();
+            self.line.pause(&error.to_string(), false);
+        }
+        self.probe().await;
+    }
+
+    /// A worker that holds nothing of its backend opens nothing either, so only asking tells that the backend is back.
+    async fn probe(&mut self) {
+        let now = Moment::now();
+        let due = self.line.state().down.as_ref().is_some_and(|down| now >= down.until);
+        let holds = self.line.flights.iter().any(|flight| !self.shared.leases.readable(flight.lane(), now).is_empty());
+        if !due || holds {
+            return;
+        }
+        match self.channel.health_check().await {
+            Ok(()) => {
+                self.line.resume();
+                self.shared.beat_now.notify_one();
+            }
+            Err(error) => self.line.pause(&error.to_string(), false),
+        }
+    }
+}

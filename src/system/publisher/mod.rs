@@ -1,0 +1,103 @@
+//! `Publisher`: one for each named backend; hands batches over, one at a time.
+
+mod delivery;
+mod desk;
+mod opening;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture};
+use tokio::sync::Mutex;
+
+use self::desk::Desk;
+use super::line::Line;
+use super::messages::{ActorKind, Deliver, Flush, Open};
+use super::shared::{Lifeline, Shared, panics_on_demand};
+
+/// How often the journal is rid of what is settled when no batch does it.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+
+pub(crate) struct Publisher {
+    shared: Arc<Shared>,
+    desk: Arc<Mutex<Desk>>,
+    name: String,
+    mailbox: usize,
+    flushing: bool,
+    _lifeline: Lifeline,
+}
+
+impl Publisher {
+    pub(crate) fn new(shared: Arc<Shared>, line: Arc<Line>) -> Self {
+        let lifeline = shared.lifeline(ActorKind::Publisher(line.name.clone()));
+        let mailbox = shared.settings.worker.max_in_flight.max(16) + 16;
+        let name = line.name.clone();
+        let desk = Arc::new(Mutex::new(Desk::new(Arc::clone(&shared), line)));
+        Self { shared, desk, name, mailbox, flushing: false, _lifeline: lifeline }
+    }
+}
+
+impl Actor for Publisher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Every batch holds an event of the credit, so the poller never meets a full mailbox.
+        ctx.set_mailbox_capacity(self.mailbox);
+        ctx.run_interval(FLUSH_INTERVAL, |publisher, ctx| publisher.flush(ctx));
+        tracing::debug!(backend = %self.name, "publisher started");
+    }
+}
+
+impl Publisher {
+    fn flush(&mut self, ctx: &mut Context<Self>) {
+        if !ctx.connected() {
+            return ctx.stop();
+        }
+        if std::mem::replace(&mut self.flushing, true) {
+            return;
+        }
+        let desk = Arc::clone(&self.desk);
+        let work = self.shared.runtime.spawn(async move { desk.lock().await.flush().await });
+        ctx.spawn(work.into_actor(self).map(|_, publisher, _| publisher.flushing = false));
+    }
+}
+
+impl Handler<Open> for Publisher {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, Open(shards): Open, _: &mut Self::Context) -> Self::Result {
+        let desk = Arc::clone(&self.desk);
+        let work = self.shared.runtime.spawn(async move { desk.lock().await.open(&shards).await });
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(|result, publisher, _| {
+            if let Err(error) = result {
+                tracing::error!(backend = %publisher.name, %error, "opening was given up");
+            }
+        })))
+    }
+}
+
+impl Handler<Deliver> for Publisher {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, Deliver(tickets): Deliver, _: &mut Self::Context) -> Self::Result {
+        let desk = Arc::clone(&self.desk);
+        let work = self.shared.runtime.spawn(async move { desk.lock().await.deliver(tickets).await });
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(|result, publisher, _| {
+            if let Err(error) = result {
+                tracing::error!(backend = %publisher.name, %error, "a batch was given up");
+            }
+        })))
+    }
+}
+
+impl Handler<Flush> for Publisher {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, _: Flush, _: &mut Self::Context) -> Self::Result {
+        let desk = Arc::clone(&self.desk);
+        let work = self.shared.runtime.spawn(async move { desk.lock().await.flush().await });
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(|_, _, _| ())))
+    }
+}
+
+panics_on_demand!(Publisher);

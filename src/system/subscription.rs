@@ -1,0 +1,103 @@
+//! A handler as the registry knows it, and how it is asked to take an event.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::clock::Moment;
+use super::messages::{HandleEvent, HandlerError, Subscribe};
+use super::turns::{Turns, Verdict};
+use crate::event::OutboxEvent;
+
+pub(crate) struct Subscription {
+    handler: Subscribe,
+    turns: Mutex<Turns>,
+}
+
+/// What a handler made of an event.
+pub(crate) enum Outcome {
+    Handled,
+    Failed(String),
+    /// It did not come to the event, because it has stopped or hangs: nothing was refused, so no retry is spent.
+    NotBegun,
+}
+
+impl From<Subscribe> for Subscription {
+    fn from(handler: Subscribe) -> Self {
+        Self { handler, turns: Mutex::default() }
+    }
+}
+
+impl Subscription {
+    pub(crate) fn name(&self) -> &str {
+        &self.handler.name
+    }
+
+    /// Whether this event still has to meet this handler.
+    pub(crate) fn wants(&self, event: &OutboxEvent) -> bool {
+        let pending = event.pending_handlers.as_ref().is_none_or(|pending| pending.contains(&self.handler.name));
+        pending && self.handler.events.contain(&event.event_type)
+    }
+
+    /// Asks the handler to take an event; `limit` is the time it may take from its turn on.
+    pub(crate) async fn ask(&self, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
+        if !self.handler.recipient.connected() {
+            return Outcome::NotBegun;
+        }
+        let turn = Turn::begin(&self.turns);
+        let answer = self.handler.recipient.send(HandleEvent { event });
+        tokio::pin!(answer);
+        loop {
+            let wait = match turn.judge(limit) {
+                Verdict::Wait(wait) => wait,
+                Verdict::Refused => return Outcome::Failed(format!("no answer within {limit:?}")),
+                Verdict::Spared => return Outcome::NotBegun,
+            };
+            match tokio::time::timeout(wait, &mut answer).await {
+                Ok(Ok(result)) => {
+                    turn.answered();
+                    return result.map_or_else(|HandlerError(reason)| Outcome::Failed(reason), |()| Outcome::Handled);
+                }
+                Ok(Err(_)) if turn.is_refused_by_a_stop() => {
+                    return Outcome::Failed("stopped while it handled the event".to_owned());
+                }
+                Ok(Err(_)) => return Outcome::NotBegun,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// An event's place in a handler's mailbox; given up when dropped, also by a panic of the registry.
+struct Turn<'a> {
+    turns: &'a Mutex<Turns>,
+    number: u64,
+}
+
+impl<'a> Turn<'a> {
+    fn begin(turns: &'a Mutex<Turns>) -> Self {
+        let number = lock(turns).begin(Moment::now());
+        Self { turns, number }
+    }
+
+    fn judge(&self, limit: Duration) -> Verdict {
+        lock(self.turns).judge(self.number, limit, Moment::now())
+    }
+
+    fn answered(&self) {
+        lock(self.turns).answered();
+    }
+
+    fn is_refused_by_a_stop(&self) -> bool {
+        lock(self.turns).is_refused_by_a_stop(self.number)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(self.turns).end(self.number, Moment::now());
+    }
+}
+
+fn lock(turns: &Mutex<Turns>) -> MutexGuard<'_, Turns> {
+    turns.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,197 @@
+//! Whose turn it is in a handler's mailbox, and so whose time is running. Pure but for the clock that is handed in.
+//!
+//! A mailbox does not tell when an event is begun, and one handler may take them one by one, another all at once. What is
+//! certain: an event has had its turn when every event asked before it was answered. So the time runs for the first that
+//! is unanswered, from its asking or from when it became the first. When that time is over, this one event is refused;
+//! those that waited behind it may never have been begun, and spend no retry unless the handler answers again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::clock::Moment;
+
+/// The events that one handler was asked to take and has not answered.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    next: u64,
+    /// When each was asked.
+    asked: BTreeMap<u64, Moment>,
+    /// When the present first one became that.
+    turned: Option<Moment>,
+    /// When one was refused because its time was over; `None` once another was answered.
+    stuck_since: Option<Moment>,
+    /// The handler stopped, and one event was refused for it.
+    fell: bool,
+}
+
+/// What is to be done about an event without an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Look again after this time.
+    Wait(Duration),
+    /// It had its turn, and its time is over.
+    Refused,
+    /// It waited behind such a one.
+    Spared,
+}
+
+impl Turns {
+    pub(super) fn begin(&mut self, now: Moment) -> u64 {
+        let turn = self.next;
+        self.next += 1;
+        self.asked.insert(turn, now);
+        turn
+    }
+
+    /// The handler answered, so it is not stuck.
+    pub(super) fn answered(&mut self) {
+        self.stuck_since = None;
+    }
+
+    /// Nobody waits for its answer any more.
+    pub(super) fn end(&mut self, turn: u64, now: Moment) {
+        if self.first() == Some(turn) {
+            self.turned = Some(now);
+        }
+        self.asked.remove(&turn);
+    }
+
+    pub(super) fn judge(&mut self, turn: u64, limit: Duration, now: Moment) -> Verdict {
+        let (Some(&asked), Some((&first, &first_asked))) = (self.asked.get(&turn), self.asked.first_key_value()) else {
+            return Verdict::Spared;
+        };
+        let waited_until = asked.after(limit);
+        let first_ends = self.turned.map_or(first_asked, |turned| turned.max(first_asked)).after(limit);
+        if self.stuck_since.is_some_and(|refusal| waited_until <= refusal) {
+            return Verdict::Spared;
+        }
+        let looks_again = first_ends.max(waited_until);
+        if now < looks_again {
+            return Verdict::Wait(looks_again.since(now));
+        }
+        if turn != first || self.stuck_since.is_some_and(|refusal| asked <= refusal) {
+            return Verdict::Spared;
+        }
+        self.stuck_since = Some(now);
+        Verdict::Refused
+    }
+
+    /// The handler stopped before it answered this one; returns whether that is put down to it.
+    pub(super) fn is_refused_by_a_stop(&mut self, turn: u64) -> bool {
+        let refused = self.first() == Some(turn) && !self.fell;
+        self.fell |= refused;
+        refused
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.asked.first_key_value().map(|(turn, _)| *turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    struct Clock(Moment);
+
+    impl Clock {
+        fn at(&self, seconds: u64) -> Moment {
+            self.0.after(Duration::from_secs(seconds))
+        }
+    }
+
+    fn clock() -> Clock {
+        Clock(Moment::now())
+    }
+
+    #[test]
+    fn an_event_alone_is_refused_when_its_time_is_over() {
+        let (clock, mut turns) = (clock(), Turns::default());
+        let only = turns.begin(clock.at(0));
+        assert_eq!(turns.judge(only, LIMIT, clock.at(29)), Verdict::Wait(Duration::from_secs(1)));
+        assert_eq!(turns.judge(only, LIMIT, clock.at(30)), Verdict::Refused);
+    }
+
+    #[test]
+    fn in_a_slow_handlers_mailbox_each_event_has_its_whole_time_from_its_turn() {
+        let (clock, mut turns) = (clock(), Turns::default());
+        let all: Vec<u64> = (0..100).map(|_| turns.begin(clock.at(0))).collect();
+        for (seconds, turn) in (20..).step_by(20).zip(all) {
+            assert!(matches!(turns.judge(turn, LIMIT, clock.at(seconds - 1)), Verdict::Wait(_)), "at {seconds} s");
+            turns.answered();
+            turns.end(turn, clock.at(seconds));
+        }
+    }
+
+    #[test]
+    fn behind_an_event_that_gets_no_answer_the_others_are_spared_whoever_looks_first() {
+        for first_looks_first in [true, false] {
+            let (clock, mut turns) = (clock(), Turns::default());
+            let (hung, second, third) = (turns.begin(clock.at(0)), turns.begin(clock.at(0)), turns.begin(clock.at(0)));
+            let order = if first_looks_first { [hung, second, third] } else { [third, second, hung] };
+            for turn in order {
+                let expected = if turn == hung { Verdict::Refused } else { Verdict::Spared };
+                assert_eq!(turns.judge(turn, LIMIT, clock.at(30)), expected);
+                turns.end(turn, clock.at(30));
+            }
+        }
+    }
+
+    /// One is refused for its time, with another behind it.
+    fn stuck(clock: &Clock) -> (Turns, u64) {
+        let mut turns = Turns::default();
+        let (hung, behind) = (turns.begin(clock.at(0)), turns.begin(clock.at(10)));
+        assert_eq!(turns.judge(hung, LIMIT, clock.at(30)), Verdict::Refused);
+        turns.end(hung, clock.at(30));
+        assert_eq!(turns.judge(behind, LIMIT, clock.at(30)), Verdict::Wait(LIMIT), "it has its whole time");
+        (turns, behind)
+    }
+
+    #[test]
+    fn one_that_waited_behind_a_refused_event_is_spared_while_the_handler_is_stuck() {
+        let clock = clock();
+        let (mut turns, behind) = stuck(&clock);
+        assert_eq!(turns.judge(behind, LIMIT, clock.at(60)), Verdict::Spared);
+    }
+
+    #[test]
+    fn one_that_waited_behind_a_refused_event_is_refused_when_the_handler_answers_others() {
+        let clock = clock();
+        let (mut turns, behind) = stuck(&clock);
+        turns.answered();
+        assert_eq!(turns.judge(behind, LIMIT, clock.at(60)), Verdict::Refused);
+    }
+
+    #[test]
+    fn a_stuck_handler_is_tried_with_one_event_after_the_other() {
+        let clock = clock();
+        let (mut turns, behind) = stuck(&clock);
+        turns.end(behind, clock.at(60));
+        let next = turns.begin(clock.at(61));
+        assert_eq!(turns.judge(next, LIMIT, clock.at(91)), Verdict::Refused);
+    }
+
+    #[test]
+    fn an_event_that_hangs_while_others_are_answered_is_refused_all_the_same() {
+        let (clock, mut turns) = (clock(), Turns::default());
+        let hung = turns.begin(clock.at(0));
+        for seconds in 1..30 {
+            let other = turns.begin(clock.at(seconds));
+            turns.answered();
+            turns.end(other, clock.at(seconds));
+        }
+        assert_eq!(turns.judge(hung, LIMIT, clock.at(30)), Verdict::Refused);
+    }
+
+    #[test]
+    fn a_handler_that_stops_is_put_down_to_the_event_whose_turn_it_was() {
+        let (clock, mut turns) = (clock(), Turns::default());
+        let (first, second, third) = (turns.begin(clock.at(0)), turns.begin(clock.at(0)), turns.begin(clock.at(0)));
+        for (turn, refused) in [(second, false), (first, true), (third, false)] {
+            assert_eq!(turns.is_refused_by_a_stop(turn), refused);
+            turns.end(turn, clock.at(1));
+        }
+    }
+}
