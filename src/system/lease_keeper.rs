@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, ResponseFuture, WeakAddr};
 use tokio::sync::oneshot;
 
 use super::heartbeat;
@@ -33,7 +33,7 @@ impl Actor for LeaseKeeper {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let (shared, control) = (Arc::clone(&self.shared), Arc::clone(&self.control));
-        let (alive, ended) = oneshot::channel::<()>();
+        let alive = Alive(ctx.address().downgrade());
         let started = std::thread::Builder::new().name("outbox-leases".to_owned()).spawn(move || {
             let _alive = alive;
             heartbeat::run(&shared, &control);
@@ -41,8 +41,31 @@ impl Actor for LeaseKeeper {
         if let Err(error) = started {
             tracing::error!(%error, "cannot start the heartbeat's thread; another try follows");
         }
-        // However the thread ended, also by a panic: a keeper without one is to be replaced.
-        ctx.spawn(ended.into_actor(self).map(|_, _, ctx| ctx.stop()));
+    }
+}
+
+/// The thread has it: however that ends, also by a panic, its keeper ends too and is replaced. A weak address, for the
+/// keeper is to end as well when nobody has an address of it any more.
+struct Alive(WeakAddr<LeaseKeeper>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.0.upgrade() {
+            // Where its mailbox is closed, it has ended already.
+            let _ = keeper.try_send(ThreadEnded);
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ThreadEnded;
+
+impl Handler<ThreadEnded> for LeaseKeeper {
+    type Result = ();
+
+    fn handle(&mut self, _: ThreadEnded, ctx: &mut Self::Context) {
+        ctx.stop();
     }
 }
 
