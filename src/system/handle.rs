@@ -128,7 +128,7 @@ impl Outbox {
         }
     }
 
-    /// Finishes what is in flight, releases the leases and stops the actors: within `shutdown_timeout` and a lease time, whatever
+    /// Finishes what is in flight, releases the leases and stops the actors: within `shutdown_timeout` and 5 s, whatever
     /// does not answer.
     ///
     /// # Errors

@@ -29,7 +29,11 @@ use crate::publish::NewEvent;
 /// Events that share one INSERT, at most.
 const MOST: usize = 1_000;
 
-/// How long the last flush may take.
+/// How long a shutdown may go beyond `shutdown_timeout`, for the last flush and for giving the leases up. Where a server
+/// has gone silent, the leases run out, and others clear the journals.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the last flush may take of that.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the shutdown looks whether everything is settled.
@@ -269,8 +273,7 @@ impl Handler<Shutdown> for OutboxSystem {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
             let settled = shared.is_idle();
-            // Where a server has gone silent, the leases run out in this time by themselves, and others clear the journals.
-            let _ = tokio::time::timeout(shared.settings.worker.lease, say_farewell(&shared, keeper)).await;
+            let _ = tokio::time::timeout(FAREWELL_LIMIT, say_farewell(&shared, keeper)).await;
             let _ = system.send(Stop).await;
             if settled { Ok(()) } else { Err(SystemError::ShutdownTimeout(limit)) }
         })
