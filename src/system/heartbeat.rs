@@ -119,7 +119,8 @@ impl<'a> Heart<'a> {
                 line.flights.iter().map(move |flight| (flight.lane().as_ref(), health.clone()))
             })
             .collect();
-        let handlers: Vec<String> = self.shared.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
+        let handlers: Vec<String> =
+            self.shared.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
         Heartbeat {
             worker: self.shared.worker,
             name: self.shared.name.clone(),

@@ -138,8 +138,14 @@ impl Target {
         if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) {
             return self.not_migrated("missing");
         }
-        StoreError::Query { operation, transient: true, reason: chain(error) }
+        let transient = error.code().is_none_or(|state| !is_permanent(state.code()));
+        StoreError::Query { operation, transient, reason: chain(error) }
     }
+}
+
+/// Features, data, constraints, syntax and privileges: waiting mends none of them.
+fn is_permanent(sqlstate: &str) -> bool {
+    ["0A", "22", "23", "42"].iter().any(|class| sqlstate.starts_with(class))
 }
 
 /// Diesel does not hand on the SQLSTATE, so what is certain to be permanent is named and all else is tried again.
@@ -151,7 +157,7 @@ fn is_transient(error: &DieselError) -> bool {
             | DatabaseErrorKind::NotNullViolation
             | DatabaseErrorKind::CheckViolation
             | DatabaseErrorKind::RestrictViolation => false,
-            _ => !info.message().contains("does not exist"),
+            _ => !["does not exist", "permission denied"].iter().any(|cause| info.message().contains(cause)),
         },
         DieselError::BrokenTransactionManager => true,
         _ => false,
@@ -249,5 +255,31 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::Store;
+    use crate::store::contract::Fixture;
+    use crate::store::postgres::fixture::PostgresFixture;
+    use crate::store::postgres::{PostgresStore, Target};
+
+    #[tokio::test]
+    async fn waiting_does_not_mend_a_missing_privilege() {
+        let fixture = PostgresFixture::fresh().await;
+        let role = format!("outbox_nobody_{}", uuid::Uuid::new_v4().simple());
+        fixture.execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'")).await;
+        let mut url = url::Url::parse(&fixture.database.url).unwrap();
+        url.set_username(&role).unwrap();
+        url.set_password(Some("secret")).unwrap();
+        let store = PostgresStore::new(Target::from_url(url.as_str()).unwrap()).unwrap();
+        fixture.execute("DROP TABLE outbox_migrations CASCADE").await;
+        let refused = [store.outbox_id().await.unwrap_err(), store.migrate(&|_| ()).await.unwrap_err()];
+        drop(store);
+        fixture.execute(&format!("DROP ROLE {role}")).await;
+        for error in refused {
+            assert!(!error.is_transient(), "{error}");
+        }
     }
 }
