@@ -1,7 +1,7 @@
 //! The actors, one file each, in the order in which an event meets them:
 //! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
-//! Between them stand [`flight`] (what is in flight, rules R1 to R3), [`lane`] (cursors), [`room`] (how much of what), [`leases`] (what is ours) and
+//! Between them stand [`flight`] (what is in flight, rules R1 to R3), [`lane`] (cursors), [`leases`] (what is ours) and
 //! [`ticket`] (one event's way). Messages flow in that one direction; what flows back is credit and wake-ups.
 
 mod builder;
@@ -20,7 +20,6 @@ mod poller;
 mod publisher;
 mod registry;
 mod retry;
-mod room;
 mod shared;
 mod subscription;
 mod supervisor;
