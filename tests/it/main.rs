@@ -9,6 +9,7 @@ mod actors;
 mod backends;
 mod bounds;
 mod cli;
+mod clocks;
 mod examples;
 mod handlers;
 mod harness;
