@@ -46,6 +46,15 @@ pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
         .map_err(|error| format!("{error}; write an RFC 3339 time such as 2026-01-31T12:00:00Z"))
 }
 
+/// A time, or how long ago it was.
+pub(super) fn past(text: &str) -> Result<DateTime<Utc>, String> {
+    let ago = units::parse_duration(text).and_then(|span| chrono::TimeDelta::from_std(span).ok());
+    match ago.and_then(|span| Utc::now().checked_sub_signed(span)) {
+        Some(then) => Ok(then),
+        None => time(text).map_err(|error| format!("{error}, or how long ago, such as 90m or 2d")),
+    }
+}
+
 pub(super) fn id(text: &str) -> Result<uuid::Uuid, String> {
     text.parse().map_err(|_| "write a UUID such as 0197a3b2-0000-7000-8000-000000000001".to_owned())
 }
@@ -70,6 +79,15 @@ mod tests {
         assert_eq!(time("2026-01-31T12:00:00+01:00").unwrap().to_rfc3339(), "2026-01-31T11:00:00+00:00");
         assert!(time("tomorrow").unwrap_err().ends_with("write an RFC 3339 time such as 2026-01-31T12:00:00Z"));
         assert!(time("2026-01-31").is_err());
+    }
+
+    #[test]
+    fn a_past_time_is_a_time_or_a_span() {
+        assert_eq!(past("2026-01-31T12:00:00Z"), time("2026-01-31T12:00:00Z"));
+        let then = past("1h").unwrap();
+        let ago = (Utc::now() - then).num_seconds();
+        assert!((3600..3660).contains(&ago), "{ago}");
+        assert!(past("yesterday").unwrap_err().ends_with("or how long ago, such as 90m or 2d"));
     }
 
     #[test]

@@ -11,45 +11,24 @@
 //! }
 //! ```
 //!
-//! Handler actors have to run before [`run`] makes the worker's own actix system: on an arbiter of their own.
-//!
-//! ```no_run
-//! use actix::prelude::*;
-//! use actix_outbox::{EventTypes, HandleEvent, HandlerError, OutboxSystem, Subscribe};
-//!
-//! struct Mailer;
-//!
-//! impl Actor for Mailer {
-//!     type Context = Context<Self>;
-//! }
-//!
-//! impl Handler<HandleEvent> for Mailer {
-//!     type Result = Result<(), HandlerError>;
-//!
-//!     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
-//!         println!("{} happened", message.event.event_type);
-//!         Ok(())
-//!     }
-//! }
-//!
-//! fn main() -> std::process::ExitCode {
-//!     let _system = System::new();
-//!     let arbiter = Arbiter::new();
-//!     let mailer = Mailer::start_in_arbiter(&arbiter.handle(), |_| Mailer);
-//!     let subscription = Subscribe::new("mailer", EventTypes::All, mailer.recipient());
-//!     actix_outbox::cli::run(OutboxSystem::builder(Default::default()).subscribe(subscription))
-//! }
-//! ```
+//! [`Builder::subscribe_with`](crate::Builder::subscribe_with) adds handler actors: they start with the worker.
+//! `examples/own_worker.rs` is such a program.
 
 mod arguments;
+mod cleanup;
+mod completions;
 mod events;
 mod exit;
+mod health;
 mod logs;
+mod man;
 mod migrate;
 mod output;
+mod progress;
 mod publish;
 mod publish_batch;
 mod row;
+mod status;
 mod worker;
 
 use std::path::PathBuf;
@@ -113,6 +92,11 @@ enum Command {
     Publish(Box<publish::Args>),
     #[command(subcommand)]
     Events(events::Command),
+    Status(status::Args),
+    Health(health::Args),
+    Cleanup(cleanup::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Runs the command that this process's arguments name and returns its exit code: 0 done, 1 failed, 2 bad usage or
@@ -123,24 +107,47 @@ enum Command {
 pub fn run(builder: Builder) -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => exit::code(execute(cli, builder)),
-        Err(error) => {
-            // Help on a closed pipe is no failure.
-            drop(error.print());
-            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE))
-        }
+        Err(error) => match error.print() {
+            Ok(()) => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE)),
+            Err(unwritten) => exit::code(Err(unwritten.into())),
+        },
     }
 }
 
 fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
     logs::start(matches!(cli.command, Command::Worker(_)))?;
-    let settings = cli.sources.load()?;
-    settings.database.require_url()?;
+    let sources = cli.sources;
+    let load = || {
+        let settings = sources.load()?;
+        settings.database.require_url()?;
+        anyhow::Ok(settings)
+    };
     match cli.command {
-        Command::Worker(args) => worker::run(args, settings, builder),
-        Command::Migrate(args) => with_store(&settings, async |store| migrate::run(&args, &settings, store).await),
-        Command::Publish(args) => with_store(&settings, async |store| publish::run(*args, &settings, store).await),
-        Command::Events(command) => with_store(&settings, async |store| events::run(command, store).await),
+        Command::Worker(args) => worker::run(args, load()?, builder),
+        Command::Migrate(args) => {
+            with_store(&load()?, async |settings, store| migrate::run(&args, settings, store).await)
+        }
+        Command::Publish(args) => {
+            with_store(&load()?, async |settings, store| publish::run(*args, settings, store).await)
+        }
+        Command::Events(command) => with_store(&load()?, async |_, store| events::run(command, store).await),
+        Command::Status(args) => {
+            with_store(&load()?, async |settings, store| status::run(&args, settings, store).await)
+        }
+        Command::Health(args) => {
+            with_store(&load()?, async |settings, store| health::run(&args, settings, builder.backends(), store).await)
+        }
+        Command::Cleanup(_) => with_store(&load()?, async |settings, store| cleanup::run(settings, store).await),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
+}
+
+/// What people call this program: an application's own has another name.
+fn program() -> String {
+    let path = std::env::args_os().next().map(PathBuf::from);
+    let name = path.and_then(|path| Some(path.file_stem()?.to_str()?.to_owned()));
+    name.unwrap_or_else(|| "outbox".to_owned())
 }
 
 impl Sources {
@@ -156,13 +163,16 @@ impl Sources {
     }
 }
 
-fn with_store(settings: &Settings, work: impl AsyncFnOnce(Arc<dyn Store>) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn with_store(
+    settings: &Settings,
+    work: impl AsyncFnOnce(&Settings, Arc<dyn Store>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the threads that the database's driver needs")?;
-    runtime.block_on(async { work(crate::store::connect(&settings.database)?).await })
+    runtime.block_on(async { work(settings, crate::store::connect(&settings.database)?).await })
 }
 
 #[cfg(test)]

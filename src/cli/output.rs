@@ -21,6 +21,12 @@ pub(super) fn lines<T: std::fmt::Display>(texts: impl IntoIterator<Item = T>) ->
     stdout.flush()
 }
 
+pub(super) fn bytes(text: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text)?;
+    stdout.flush()
+}
+
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(line(serde_json::to_string_pretty(value)?)?)
 }

@@ -4,20 +4,17 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::ProgressBar;
 
 use super::output;
+use super::progress::Progress;
 use crate::publish::NewEvent;
 use crate::settings::Settings;
 use crate::store::Store;
 
-const REDRAW: Duration = Duration::from_millis(100);
-
 pub(super) async fn run(path: &Path, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
-    let progress = Progress::start();
+    let progress = Progress::spinner();
     let reading = |event: NewEvent| event.or_defaults(settings.worker.max_retries, settings.worker.max_event_bytes);
     let events = read(open(path)?, reading, |count| progress.say(format!("{count} events read")))?;
     progress.say(format!("writing {} events", events.len()));
@@ -55,27 +52,6 @@ fn read(
         progress(events.len());
     }
     Ok(events)
-}
-
-/// A line on stderr that says how far it is; nothing where stderr is no terminal. It goes when it is dropped.
-struct Progress(ProgressBar);
-
-impl Progress {
-    fn start() -> Self {
-        let bar = ProgressBar::new_spinner();
-        bar.enable_steady_tick(REDRAW);
-        Self(bar)
-    }
-
-    fn say(&self, text: String) {
-        self.0.set_message(text);
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
 }
 
 #[cfg(test)]

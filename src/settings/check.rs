@@ -69,30 +69,6 @@ impl Settings {
             None => Ok(()),
         }
     }
-
-    /// The name of the default publisher: the one named `default`, or the only one.
-    ///
-    /// # Errors
-    /// When there is none, or several of which none is named `default`.
-    pub fn default_publisher(&self) -> Result<&str> {
-        let mut names = self.publishers.keys().map(String::as_str);
-        let missing = |remedy| SettingsError::Missing { key: "publishers.default".to_owned(), remedy };
-        match (names.next(), names.next()) {
-            (None, _) => Err(missing("no publisher is configured, add [publishers.default]".to_owned())),
-            (Some(only), None) => Ok(only),
-            _ if self.publishers.contains_key("default") => Ok("default"),
-            _ => Err(missing(format!("there {}, name the default one `default`", self.publisher_names()))),
-        }
-    }
-
-    fn publisher_names(&self) -> String {
-        let names: Vec<_> = self.publishers.keys().map(|name| format!("`{name}`")).collect();
-        match names.len() {
-            0 => "is none".to_owned(),
-            1 => format!("is {}", names[0]),
-            _ => format!("are {}", names.join(", ")),
-        }
-    }
 }
 
 impl super::DatabaseSettings {

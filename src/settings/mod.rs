@@ -10,6 +10,7 @@ pub(crate) mod check;
 mod load;
 mod nearest;
 mod node;
+mod publishers;
 mod read;
 mod secret;
 pub(crate) mod units;

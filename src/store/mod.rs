@@ -14,9 +14,12 @@ use crate::event::{OutboxEvent, Status};
 use crate::publish::NewEvent;
 use crate::settings::DatabaseSettings;
 
+pub(crate) use self::operations::{Change, Due, EventFilter, Expiry, Overview, Page, Place, WorkerRow};
+
 #[cfg(test)]
 pub(crate) mod contract;
 mod migrate;
+mod operations;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
@@ -163,24 +166,6 @@ pub(crate) struct Reschedule {
     pub(crate) pending_handlers: Option<Vec<String>>,
 }
 
-/// What an operator's list asks for; `None` does not filter.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct EventFilter {
-    pub(crate) status: Option<Status>,
-    pub(crate) event_type: Option<String>,
-    pub(crate) backend: Option<String>,
-    pub(crate) key: Option<String>,
-    pub(crate) limit: i64,
-}
-
-/// How many pending, retrying and so on; what retention asks for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Expiry {
-    pub(crate) published: Option<Duration>,
-    pub(crate) failed: Option<Duration>,
-    pub(crate) limit: i64,
-}
-
 /// The outbox's tables in one database. Every method is one round trip or one transaction, may be called again after a
 /// lost answer, and is bounded in time.
 #[async_trait]
@@ -235,11 +220,23 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// `failed_blocks`: lanes in which a failed event with a key stays.
     async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize>;
 
-    /// Events for people, newest first.
-    async fn list(&self, filter: &EventFilter) -> Result<Vec<OutboxEvent>>;
-
     /// One event.
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;
+
+    /// Where the events that are meant stand, in the order of their creation.
+    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>>;
+
+    /// These events, in the order given; those that are gone or cannot be read are left out.
+    async fn load(&self, ids: &[Uuid]) -> Result<Vec<OutboxEvent>>;
+
+    /// How many events are meant.
+    async fn count(&self, filter: &EventFilter) -> Result<i64>;
+
+    /// Changes those of the events that may be, in one transaction; returns which.
+    async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>>;
+
+    /// The outbox at a glance.
+    async fn overview(&self) -> Result<Overview>;
 
     /// A connection of its own for leases.
     async fn leases(&self) -> Result<Box<dyn LeaseStore>>;

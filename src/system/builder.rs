@@ -1,6 +1,5 @@
 //! Putting a system together.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,36 +8,33 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
-use super::flight::Flight;
+use super::backends::Backends;
 use super::handle::Outbox;
-use super::line::{ChannelFactory, Line};
+use super::line::make_lines;
 use super::messages::{ActorKind, Subscribe};
 use super::shared::Shared;
 use super::supervisor::{Died, OutboxSystem};
-use super::ticket::Credit;
 use super::trying::pause_after;
-use crate::backend::channel::Plain;
-use crate::backend::{Jsonl, Local, PublisherBackend};
-use crate::error::{SettingsError, StoreError, SystemError};
+use crate::backend::PublisherBackend;
+use crate::error::{StoreError, SystemError};
 use crate::settings::{PublisherSettings, Settings};
-use crate::store::{Lane, Store};
+use crate::store::Store;
 
 /// The pause before an actor that died is replaced, so that one that dies at once does not spin.
 const RESPAWN_PAUSE: Duration = Duration::from_millis(20);
-
-/// The kinds of backend that come with the library.
-const BUILT_IN: [&str; 3] = ["redis_stream", "jsonl", "local"];
-
-type BackendFactory = Arc<dyn Fn(&PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> + Send + Sync>;
 
 /// Puts an outbox system together: settings, backends and handlers.
 #[derive(Default)]
 pub struct Builder {
     settings: Option<Settings>,
     migrate: bool,
-    backends: HashMap<String, BackendFactory>,
+    backends: Backends,
     subscriptions: Vec<Subscribe>,
+    starters: Vec<Starter>,
 }
+
+/// Starts a handler actor once an actix system runs.
+type Starter = Box<dyn FnOnce() -> Subscribe + Send>;
 
 impl OutboxSystem {
     /// Starts putting a system together.
@@ -71,9 +67,7 @@ impl Builder {
         B: PublisherBackend,
         F: Fn(&PublisherSettings) -> Result<B, String> + Send + Sync + 'static,
     {
-        let make: BackendFactory =
-            Arc::new(move |settings| factory(settings).map(|backend| Arc::new(backend) as Arc<dyn PublisherBackend>));
-        self.backends.insert(kind.into(), make);
+        self.backends.add(kind.into(), factory);
         self
     }
 
@@ -82,6 +76,14 @@ impl Builder {
     pub fn subscribe(mut self, subscription: Subscribe) -> Self {
         self.subscriptions.retain(|other| other.name != subscription.name);
         self.subscriptions.push(subscription);
+        self
+    }
+
+    /// Subscribes a handler that [`start`](Self::start) makes, inside its actix system: for a program whose system does
+    /// not run yet, such as one that hands its builder to `actix_outbox::cli::run`.
+    #[must_use]
+    pub fn subscribe_with(mut self, start: impl FnOnce() -> Subscribe + Send + 'static) -> Self {
+        self.starters.push(Box::new(start));
         self
     }
 
@@ -96,13 +98,12 @@ impl Builder {
     ///
     /// # Panics
     /// Where no actix system runs.
-    pub async fn start(self) -> Result<Outbox, SystemError> {
-        let settings = self.settings.unwrap_or_default();
+    pub async fn start(mut self) -> Result<Outbox, SystemError> {
+        let settings = self.settings.take().unwrap_or_default();
         settings.check()?;
         let store = crate::store::connect(&settings.database)?;
         let wake = Arc::new(Notify::new());
-        let plan = Lines { settings: &settings, backends: &self.backends, wake: &wake };
-        plan.check()?;
+        self.backends.check(&settings)?;
 
         let runtime = RuntimeGuard::new()?;
         let migrate = self.migrate;
@@ -111,14 +112,27 @@ impl Builder {
             let reached = runtime.handle().spawn(reach(store, migrate));
             reached.await.map_err(|error| SystemError::Runtime(std::io::Error::other(error)))??
         };
-        let lines = plan.lines(outbox)?;
+        let lines = make_lines(&settings, &self.backends, outbox, &wake)?;
         let (deaths, obituaries) = mpsc::unbounded_channel();
-        let subscriptions = self.subscriptions;
+        let subscriptions = self.start_handlers();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
         let shared = Shared::new(name, settings, runtime.handle().clone(), store, lines, subscriptions, wake, deaths);
         start_supervisor(&shared);
         actix::spawn(replace_the_dead(Arc::clone(&shared), obituaries, runtime));
         Ok(Outbox::new(shared))
+    }
+}
+
+impl Builder {
+    fn start_handlers(mut self) -> Vec<Subscribe> {
+        let starters = std::mem::take(&mut self.starters);
+        starters.into_iter().fold(self, |builder, start| builder.subscribe(start())).subscriptions
+    }
+
+    /// The backends that it knows.
+    #[cfg(feature = "cli")]
+    pub(crate) fn backends(&self) -> &Backends {
+        &self.backends
     }
 }
 
@@ -209,92 +223,6 @@ impl Drop for RuntimeGuard {
             runtime.shutdown_background();
         }
     }
-}
-
-/// Makes the publishers' parts of the system.
-struct Lines<'a> {
-    settings: &'a Settings,
-    backends: &'a HashMap<String, BackendFactory>,
-    wake: &'a Arc<Notify>,
-}
-
-impl Lines<'_> {
-    fn served(&self) -> impl Iterator<Item = (&String, &PublisherSettings)> {
-        let chosen = self.settings.worker.backends.as_ref();
-        self.settings.publishers.iter().filter(move |(name, _)| chosen.is_none_or(|chosen| chosen.contains(name)))
-    }
-
-    /// Finds out what is wrong before anything is connected.
-    fn check(&self) -> Result<(), SystemError> {
-        self.settings.default_publisher()?;
-        for (name, settings) in self.served() {
-            drop(self.channel(name, settings, Uuid::nil())?);
-        }
-        Ok(())
-    }
-
-    fn lines(&self, outbox: Uuid) -> Result<BTreeMap<String, Arc<Line>>, SystemError> {
-        let default = self.settings.default_publisher()?;
-        let count = self.served().count().max(1);
-        let worker = &self.settings.worker;
-        self.served()
-            .map(|(name, settings)| {
-                // Events that name no backend are a lane of their own, so that workers with another default agree on it.
-                let lanes: Vec<Lane> = if name == default {
-                    vec![Lane::from(""), Lane::from(name.as_str())]
-                } else {
-                    vec![Lane::from(name.as_str())]
-                };
-                let credit = Credit::new(
-                    (worker.max_in_flight / count).max(1),
-                    (worker.max_in_flight_bytes / count).max(1),
-                    Arc::clone(self.wake),
-                );
-                let flights = lanes.into_iter().map(Flight::new).collect();
-                let line = Line::new(name.clone(), flights, credit, settings, self.channel(name, settings, outbox)?);
-                Ok((name.clone(), line))
-            })
-            .collect()
-    }
-
-    fn channel(&self, name: &str, settings: &PublisherSettings, outbox: Uuid) -> Result<ChannelFactory, SettingsError> {
-        #[cfg(not(feature = "redis"))]
-        let _ = outbox;
-        let wrong = |problem: String| invalid(&format!("publishers.{name}"), problem);
-        match settings.backend.as_str() {
-            #[cfg(feature = "redis")]
-            "redis_stream" => {
-                use crate::backend::channel::Channel;
-                use crate::backend::redis_stream::RedisStream;
-                RedisStream::new(settings, outbox).map_err(wrong)?;
-                let settings = settings.clone();
-                Ok(Box::new(move || match RedisStream::new(&settings, outbox) {
-                    Ok(stream) => Box::new(stream) as Box<dyn Channel>,
-                    Err(_) => unreachable!("the same settings were accepted a moment ago"),
-                }))
-            }
-            "jsonl" => Ok(plain(Arc::new(Jsonl::new(settings.path.as_deref().unwrap_or("-"))))),
-            "local" => Ok(plain(Arc::new(Local))),
-            kind => match self.backends.get(kind) {
-                Some(factory) => Ok(plain(factory(settings).map_err(wrong)?)),
-                None => Err(invalid(&format!("publishers.{name}.backend"), self.unknown(kind))),
-            },
-        }
-    }
-
-    fn unknown(&self, kind: &str) -> String {
-        let mut known: Vec<&str> = BUILT_IN.into_iter().chain(self.backends.keys().map(String::as_str)).collect();
-        known.sort_unstable();
-        format!("`{kind}` is no backend that this program knows; it knows {}", known.join(", "))
-    }
-}
-
-fn plain(backend: Arc<dyn PublisherBackend>) -> ChannelFactory {
-    Box::new(move || Box::new(Plain::new(Arc::clone(&backend))))
-}
-
-fn invalid(key: &str, problem: String) -> SettingsError {
-    SettingsError::Invalid { key: key.to_owned(), origin: "the settings".to_owned(), problem }
 }
 
 /// Host and process: what a person looks for.

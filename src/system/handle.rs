@@ -115,7 +115,7 @@ impl Outbox {
     /// the database cannot be reached.
     pub async fn drained(&self) {
         let lanes: Vec<_> = self.shared.lanes().cloned().collect();
-        let holding = self.shared.holding_lanes();
+        let holding = self.shared.settings.holding_lanes();
         loop {
             if self.shared.is_idle() {
                 let (shared, lanes, holding) = (Arc::clone(&self.shared), lanes.clone(), holding.clone());

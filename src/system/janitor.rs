@@ -12,14 +12,10 @@ use crate::store::Expiry;
 /// How often rows without a `seq` are looked for; an index that is empty in practice answers.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often old events are looked for, and the pause between two batches.
+/// When and how often old events are looked for, and the pause between two batches.
+const FIRST_RETENTION: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// Events deleted at once.
-const BATCH: i64 = 1_000;
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) struct Janitor {
     shared: Arc<Shared>,
@@ -65,6 +61,7 @@ impl Actor for Janitor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(REPAIR_INTERVAL, Self::repair);
+        ctx.run_later(FIRST_RETENTION, Self::delete);
         ctx.run_interval(RETENTION_INTERVAL, Self::delete);
     }
 }
@@ -72,13 +69,8 @@ impl Actor for Janitor {
 panics_on_demand!(Janitor);
 
 async fn delete_expired(shared: Arc<Shared>) {
-    let retention = shared.settings.retention;
-    let expiry = Expiry {
-        published: retention.cleanup_published.then_some(DAY * retention.published_retention_days),
-        failed: Some(DAY * retention.failed_retention_days),
-        limit: BATCH,
-    };
-    let holding = shared.holding_lanes();
+    let expiry = Expiry::from(shared.settings.retention);
+    let holding = shared.settings.holding_lanes();
     while !shared.is_stopping() {
         match shared.store.delete_expired(expiry, &holding).await {
             Ok(0) => return,

@@ -1,19 +1,20 @@
 //! One publisher's part of what is shared: its lanes' flights, its credit, its breaker.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use uuid::Uuid;
 
+use super::backends::{Backends, ChannelFactory};
 use super::clock::Moment;
 use super::flight::Flight;
 use super::ticket::{Credit, SettledQueue};
 use super::trying::pause_after;
-use crate::backend::channel::Channel;
-use crate::settings::{OnFailed, PublisherSettings, RateLimit};
-
-/// Makes a publisher's channel anew, for its first start and after a panic.
-pub(crate) type ChannelFactory = Box<dyn Fn() -> Box<dyn Channel> + Send + Sync>;
+use crate::error::SettingsError;
+use crate::settings::{OnFailed, PublisherSettings, RateLimit, Settings};
+use crate::store::Lane;
 
 /// One publisher's part of what is shared.
 pub(crate) struct Line {
@@ -142,4 +143,24 @@ impl Line {
             tracing::info!(backend = %self.name, paused.duration_ms = paused, "backend is back");
         }
     }
+}
+
+/// The line of each publisher that is served; what may be in memory is divided among them.
+pub(super) fn make_lines(
+    settings: &Settings,
+    backends: &Backends,
+    outbox: Uuid,
+    wake: &Arc<Notify>,
+) -> Result<BTreeMap<String, Arc<Line>>, SettingsError> {
+    let count = settings.served_publishers().count().max(1);
+    let (events, bytes) = (settings.worker.max_in_flight / count, settings.worker.max_in_flight_bytes / count);
+    settings
+        .served_publishers()
+        .map(|(name, publisher)| {
+            let credit = Credit::new(events.max(1), bytes.max(1), Arc::clone(wake));
+            let flights = settings.lanes_of(name).into_iter().map(|lane| Flight::new(Lane::from(lane))).collect();
+            let channel = backends.channel(name, publisher, outbox)?;
+            Ok((name.clone(), Line::new(name.clone(), flights, credit, publisher, channel)))
+        })
+        .collect()
 }

@@ -4,6 +4,7 @@
 //! Between them stand [`flight`] (what is in flight, rules R1 to R3), [`lane`] (cursors), [`leases`] (what is ours) and
 //! [`ticket`] (one event's way). Messages flow in that one direction; what flows back is credit and wake-ups.
 
+mod backends;
 mod builder;
 mod clock;
 mod completer;
@@ -28,6 +29,8 @@ mod ticket;
 mod trying;
 mod turns;
 
+#[cfg(feature = "cli")]
+pub(crate) use backends::Backends;
 pub use builder::Builder;
 pub use handle::Outbox;
 #[cfg(feature = "fault-injection")]

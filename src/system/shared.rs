@@ -92,12 +92,6 @@ impl Shared {
         self.lines.values().flat_map(|line| line.flights.iter().map(|flight| flight.lane()))
     }
 
-    /// The lanes in which a failed event holds its key.
-    pub(crate) fn holding_lanes(&self) -> Vec<Lane> {
-        let holding = self.lines.values().filter(|line| line.holds_on_failure());
-        holding.flat_map(|line| line.flights.iter().map(|flight| flight.lane().clone())).collect()
-    }
-
     pub(crate) fn line_of(&self, lane: &str) -> Option<&Arc<Line>> {
         self.lines.values().find(|line| line.flight(lane).is_some())
     }

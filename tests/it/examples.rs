@@ -84,3 +84,69 @@ async fn the_web_application_stores_a_user_and_its_event_together_or_not_at_all(
     assert_eq!(names, ["Ada", "Grace"], "one event for each user that there is");
     assert!(events(&program).iter().any(|event| event["id"] == id), "under the id that was answered");
 }
+
+/// What a program that ends by itself wrote to standard output.
+async fn output_of(name: &str) -> Vec<String> {
+    let mut program = Running::spawn(&mut example(name));
+    let status = program.wait_exit(PATIENCE).await;
+    assert_eq!(status.code(), Some(0), "{}{}", program.stdout(), program.stderr());
+    program.stdout().lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_custom_backend_waits_for_its_server_and_keeps_the_order_behind_a_refused_event() {
+    let said = output_of("custom_backend").await;
+    assert!(said[0].starts_with("worker: backend unavailable: ") && said[0].contains("refused"), "{said:?}");
+    let answers: Vec<_> = said[1..]
+        .iter()
+        .map(|line| {
+            let (answer, event) = line.strip_prefix("server: ").unwrap().split_once(" to ").unwrap();
+            (answer, serde_json::from_str::<Value>(event).unwrap()["type"].clone())
+        })
+        .collect();
+    assert_eq!(answers, [("no", json!("order.paid")), ("ok", json!("order.paid")), ("ok", json!("order.sent"))]);
+}
+
+#[tokio::test]
+async fn the_transactional_example_delivers_what_was_committed_alone() {
+    let said = output_of("transactional").await;
+    let mut delivered: Vec<&str> = said.iter().filter_map(|line| line.strip_prefix("delivered: ")).collect();
+    delivered.sort_unstable();
+    assert_eq!(delivered, ["order.opened order-1", "order.opened order-2", "order.settled order-1"]);
+    assert_eq!(said.iter().filter(|line| line.starts_with("rolled back, with its event")).count(), 2, "{said:?}");
+}
+
+#[tokio::test]
+async fn the_scheduled_example_waits_tries_again_and_gives_up() {
+    let said = output_of("scheduled").await;
+    let of = |who: &str| -> Vec<&str> {
+        said.iter().filter_map(|line| line.split_once(who)).map(|(_, what)| what).collect()
+    };
+    assert_eq!(of("now@example.com "), ["is reminded"]);
+    assert_eq!(of("busy@example.com "), ["was refused", "was refused", "is reminded"]);
+    assert_eq!(of("nobody@example.com "), ["was refused", "was refused"]);
+    let later = said.iter().find(|line| line.ends_with("later@example.com is reminded")).unwrap();
+    assert!(later.split(' ').next().unwrap().parse::<f32>().unwrap() >= 1.0, "{later}");
+}
+
+#[tokio::test]
+async fn a_worker_of_ones_own_has_every_command_and_its_own_handlers_and_backends() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = async |arguments: &[&str]| {
+        let mut command = example("own_worker");
+        command.args(arguments).current_dir(folder.path()).env("DATABASE_URL", "sqlite://app.db");
+        let mut program = Running::spawn(command.env("OUTBOX__PUBLISHERS__DEFAULT__BACKEND", "stderr"));
+        assert_eq!(program.wait_exit(PATIENCE).await.code(), Some(0), "{arguments:?}: {}", program.stderr());
+        program
+    };
+    run(&["migrate"]).await;
+    let published = run(&["publish", "user.created", "--source", "tests", "--data", r#"{"name": "Ada"}"#]).await;
+    let id = published.stdout().trim().to_owned();
+    let worked = run(&["worker", "--until-empty"]).await.stderr();
+    assert!(worked.contains("mailer: welcome, Ada"), "{worked}");
+    assert!(worked.contains(&format!("backend: {id} user.created")), "{worked}");
+    let status: Value = serde_json::from_str(&run(&["status", "--format", "json"]).await.stdout()).unwrap();
+    assert_eq!(status["counts"], json!({"published": 1}));
+    let health: Value = serde_json::from_str(&run(&["health", "--format", "json"]).await.stdout()).unwrap();
+    assert_eq!(health["backends"], json!({"default": "ok"}));
+}

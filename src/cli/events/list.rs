@@ -6,7 +6,7 @@ use crate::cli::arguments::{self, Format};
 use crate::cli::output;
 use crate::cli::row::{Row, time};
 use crate::event::{OutboxEvent, Status};
-use crate::store::{EventFilter, Store};
+use crate::store::{EventFilter, Page, Store};
 
 const HEADER: &[&str] = &["ID", "TYPE", "STATUS", "BACKEND", "KEY", "SCHEDULED AT", "RETRIES", "LAST ERROR"];
 const LONGEST_ERROR: usize = 60;
@@ -41,7 +41,10 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
     let Args { status, event_type, backend, key, limit, format } = args;
-    let events = store.list(&EventFilter { status, event_type, backend, key, limit }).await?;
+    let filter =
+        EventFilter { statuses: status.into_iter().collect(), event_type, backend, key, ..EventFilter::default() };
+    let places = store.select(&filter, Page { newest_first: true, after: None, limit }).await?;
+    let events = store.load(&places.iter().map(|place| place.id).collect::<Vec<_>>()).await?;
     match format {
         Format::Json => output::json(&events.iter().map(Row::from).collect::<Vec<_>>()),
         Format::Table => Ok(output::table(HEADER, events.iter().map(cells))?),

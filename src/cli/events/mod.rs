@@ -1,6 +1,10 @@
 //! `outbox events`
 
+mod changing;
+mod fail;
 mod list;
+mod replay;
+mod retry;
 mod show;
 
 use std::sync::Arc;
@@ -9,16 +13,22 @@ use clap::Subcommand;
 
 use crate::store::Store;
 
-/// Look at the events in the outbox.
+/// Look at the events in the outbox, and decide about them.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     List(list::Args),
     Show(show::Args),
+    Retry(retry::Args),
+    Fail(fail::Args),
+    Replay(replay::Args),
 }
 
 pub(super) async fn run(command: Command, store: Arc<dyn Store>) -> anyhow::Result<()> {
     match command {
         Command::List(args) => list::run(args, store).await,
         Command::Show(args) => show::run(&args, store).await,
+        Command::Retry(args) => retry::run(args, store).await,
+        Command::Fail(args) => fail::run(args, store).await,
+        Command::Replay(args) => replay::run(args, store).await,
     }
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::given::*;
 use crate::event::Status;
-use crate::store::{EventFilter, Expiry};
+use crate::store::{Change, EventFilter, Expiry, Page, Place};
 
 const DAY_MS: i64 = 86_400_000;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -74,24 +74,153 @@ pub(super) async fn a_failed_event_that_holds_its_key_is_kept<F: Fixture>() {
     assert_eq!(list(&fixture, EventFilter::default()).await, [held]);
 }
 
-async fn list(fixture: &impl Fixture, filter: EventFilter) -> Vec<Uuid> {
-    let filter = EventFilter { limit: if filter.limit == 0 { 100 } else { filter.limit }, ..filter };
-    fixture.store().list(&filter).await.unwrap().into_iter().map(|event| event.id).collect()
+const NEWEST: Page = Page { newest_first: true, after: None, limit: 100 };
+const OLDEST: Page = Page { newest_first: false, ..NEWEST };
+
+async fn select(fixture: &impl Fixture, filter: EventFilter, page: Page) -> Vec<Uuid> {
+    fixture.store().select(&filter, page).await.unwrap().into_iter().map(|place| place.id).collect()
 }
 
-pub(super) async fn events_are_listed_newest_first_and_filtered<F: Fixture>() {
+async fn list(fixture: &impl Fixture, filter: EventFilter) -> Vec<Uuid> {
+    select(fixture, filter, NEWEST).await
+}
+
+pub(super) async fn events_are_selected_in_the_order_of_creation_and_filtered<F: Fixture>() {
     let fixture = F::fresh().await;
     let old = Row::keyed("k").with("created_at", fixture.time(-3000)).insert(&fixture).await;
     let middle = Row::new().status("failed").with("created_at", fixture.time(-2000)).insert(&fixture).await;
-    let new = Row::new().lane("other").with("created_at", fixture.time(-1000)).insert(&fixture).await;
+    let published = Row::new().lane("other").status("published").with("published_at", fixture.time(-500));
+    let new = published.with("created_at", fixture.time(-1000)).insert(&fixture).await;
     let none = EventFilter::default();
     assert_eq!(list(&fixture, none.clone()).await, [new, middle, old]);
-    assert_eq!(list(&fixture, EventFilter { limit: 2, ..none.clone() }).await, [new, middle]);
-    assert_eq!(list(&fixture, EventFilter { status: Some(Status::Failed), ..none.clone() }).await, [middle]);
-    assert_eq!(list(&fixture, EventFilter { backend: Some("other".into()), ..none.clone() }).await, [new]);
-    assert_eq!(list(&fixture, EventFilter { key: Some("k".into()), ..none.clone() }).await, [old]);
-    assert_eq!(list(&fixture, EventFilter { event_type: Some("t".into()), ..none.clone() }).await.len(), 3);
-    assert!(list(&fixture, EventFilter { event_type: Some("x".into()), ..none }).await.is_empty());
+    assert_eq!(select(&fixture, none.clone(), OLDEST).await, [old, middle, new]);
+    assert_eq!(select(&fixture, none.clone(), Page { limit: 2, ..NEWEST }).await, [new, middle]);
+    let time = find(&fixture.store(), new).await.published_at;
+    for (filter, expected) in [
+        (EventFilter { statuses: vec![Status::Failed], ..none.clone() }, vec![middle]),
+        (EventFilter { statuses: vec![Status::Failed, Status::Pending], ..none.clone() }, vec![middle, old]),
+        (EventFilter { backend: Some("other".into()), ..none.clone() }, vec![new]),
+        (EventFilter { key: Some("k".into()), ..none.clone() }, vec![old]),
+        (EventFilter { event_type: Some("t".into()), ..none.clone() }, vec![new, middle, old]),
+        (EventFilter { event_type: Some("x".into()), ..none.clone() }, vec![]),
+        (EventFilter { published_since: time, ..none.clone() }, vec![new]),
+        (EventFilter { published_until: time, ..none.clone() }, vec![]),
+    ] {
+        assert_eq!(list(&fixture, filter.clone()).await, expected, "{filter:?}");
+        let count = fixture.store().count(&filter).await.unwrap();
+        assert_eq!(usize::try_from(count), Ok(expected.len()), "{filter:?}");
+    }
+}
+
+pub(super) async fn pages_follow_each_other_without_a_gap_also_within_one_moment<F: Fixture>() {
+    let fixture = F::fresh().await;
+    for _ in 0..7 {
+        Row::new().insert(&fixture).await;
+    }
+    fixture.execute("UPDATE outbox_events SET created_at = (SELECT min(created_at) FROM outbox_events)").await;
+    for direction in [NEWEST, OLDEST] {
+        let all = select(&fixture, EventFilter::default(), direction).await;
+        let (mut paged, mut after): (Vec<Uuid>, Option<Place>) = (Vec::new(), None);
+        loop {
+            let page = Page { after, limit: 2, ..direction };
+            let places = fixture.store().select(&EventFilter::default(), page).await.unwrap();
+            paged.extend(places.iter().map(|place| place.id));
+            match places.last() {
+                Some(last) => after = Some(*last),
+                None => break,
+            }
+        }
+        assert_eq!(paged, all);
+        assert_eq!(all.len(), 7);
+    }
+}
+
+pub(super) async fn events_are_loaded_in_the_order_given_without_those_that_cannot_be<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let (first, second) = (Row::new().insert(&fixture).await, Row::new().insert(&fixture).await);
+    let (column, nonsense) = fixture.nonsense()[0];
+    let broken = Row::new().with(column, nonsense).insert(&fixture).await;
+    let loaded = fixture.store().load(&[second, Uuid::now_v7(), broken, first]).await.unwrap();
+    assert_eq!(loaded.iter().map(|event| event.id).collect::<Vec<_>>(), [second, first]);
+}
+
+pub(super) async fn a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let failed = |row: Row| row.status("failed").with("retry_count", "3").with("last_error", "'refused'");
+    let refused = failed(Row::keyed("k")).insert(&fixture).await;
+    let sent = failed(Row::new()).with("published_at", fixture.time(-1000)).with("pending_handlers", "'[\"mail\"]'");
+    let sent = sent.insert(&fixture).await;
+    let published = Row::new().status("published").with("published_at", fixture.time(-1000)).insert(&fixture).await;
+    let before = find(&store, refused).await;
+    let mut changed = store.change(&Change::Retry, &[refused, sent, published, Uuid::now_v7()]).await.unwrap();
+    changed.sort();
+    assert_eq!(changed, [refused, sent]);
+    let event = find(&store, refused).await;
+    assert_eq!((event.status, event.retry_count, &*event.last_error), (Status::Pending, 0, ""));
+    assert_eq!((event.scheduled_at, event.seq, event.retry_at), (before.scheduled_at, before.seq, None));
+    let event = find(&store, sent).await;
+    assert!(event.published_at.is_some() && event.pending_handlers == Some(vec!["mail".to_owned()]), "{event:?}");
+    assert_eq!(find(&store, published).await.status, Status::Published);
+    assert_eq!(sorted_ids(&store.fetch(&everything(&store)).await.unwrap()), [refused, sent]);
+}
+
+pub(super) async fn an_event_is_failed_for_a_reason_unless_it_is_published<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let waiting = Row::new().retry_in(&fixture, 1000).insert(&fixture).await;
+    let published = Row::new().status("published").insert(&fixture).await;
+    let fail = Change::Fail { reason: "no longer wanted".to_owned() };
+    assert_eq!(store.change(&fail, &[waiting, published]).await.unwrap(), [waiting]);
+    let event = find(&store, waiting).await;
+    assert_eq!((event.status, &*event.last_error, event.retry_at), (Status::Failed, "no longer wanted", None));
+}
+
+pub(super) async fn a_replayed_event_is_new_under_its_old_id_and_replays_keep_their_order<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut events = Vec::new();
+    for offset in [-3000, -2000, -1000] {
+        let row = Row::keyed("k").at(offset).status("published").with("published_at", fixture.time(offset));
+        events.push(row.with("retry_count", "2").with("pending_handlers", "'[]'").insert(&fixture).await);
+    }
+    let failed = Row::new().status("failed").insert(&fixture).await;
+    let newest = find(&store, failed).await.seq;
+    let given: Vec<Uuid> = events.iter().rev().chain([&failed]).copied().collect();
+    let mut changed = store.change(&Change::Replay, &given).await.unwrap();
+    changed.sort();
+    assert_eq!(changed, events);
+    let mut seqs = Vec::new();
+    for id in &events {
+        let event = find(&store, *id).await;
+        assert_eq!((event.status, event.retry_count, event.published_at), (Status::Pending, 0, None));
+        assert_eq!(event.pending_handlers, None);
+        seqs.push(event.seq);
+    }
+    assert!(seqs[0] > newest && seqs.is_sorted(), "{seqs:?} after {newest}");
+    assert_eq!(ids(&fetch_all(&store).await), events);
+}
+
+pub(super) async fn the_overview_counts_what_there_is_and_what_is_due<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let empty = store.overview().await.unwrap();
+    assert!(empty.counts.is_empty() && empty.due.is_empty() && empty.workers.is_empty(), "{empty:?}");
+    Row::new().at(-60_000).insert(&fixture).await;
+    Row::new().at(60_000).insert(&fixture).await;
+    Row::new().at(-90_000).retry_in(&fixture, -5000).insert(&fixture).await;
+    Row::new().lane("other").at(-90_000).retry_in(&fixture, 60_000).insert(&fixture).await;
+    Row::new().status("published").insert(&fixture).await;
+    let worker = Worker::owner(&store).await;
+    let overview = store.overview().await.unwrap();
+    let counts = [("pending", 2), ("published", 1), ("retry", 2)].map(|(status, count)| (status.to_owned(), count));
+    assert_eq!(overview.counts, counts);
+    let [due] = overview.due.as_slice() else { panic!("{overview:?}") };
+    assert_eq!((&*due.lane, due.events), ("orders", 2));
+    assert!((59..=90).contains(&due.oldest.as_secs()), "{due:?}");
+    let [row] = overview.workers.as_slice() else { panic!("{overview:?}") };
+    assert_eq!(row.shards, [(lane(), i64::try_from(worker.epochs.len()).unwrap())]);
+    assert!(row.silent_for < Duration::from_secs(60), "{row:?}");
 }
 
 pub(super) async fn an_event_is_found_by_its_id<F: Fixture>() {

@@ -13,13 +13,14 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::{
-    Blocker, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Reschedule,
-    Result, Shard, Store,
+    Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
+    Page, Place, Reschedule, Result, Shard, Store,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 
+mod change;
 mod connect;
 mod fetch;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub(crate) mod insert;
 mod leases;
 mod migrate;
 mod operate;
+mod overview;
 #[cfg(test)]
 mod plans_tests;
 mod row;
@@ -44,6 +46,9 @@ const POOL_SIZE: usize = 8;
 /// No statement of ours takes this long on a healthy server. One that does is given up together with its connection,
 /// so that what it may still answer is never read.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What people ask for may read the whole table.
+const LONG_STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 
 /// A pool of connections to one database.
 pub(crate) struct PostgresStore {
@@ -72,8 +77,17 @@ impl PostgresStore {
         operation: &'static str,
         statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
+        self.run_within(STATEMENT_LIMIT, operation, statements).await
+    }
+
+    async fn run_within<T: Send>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+    ) -> Result<T> {
         let mut conn = self.pool.get().await.map_err(|error| self.target.unreachable(connect::reason(&error)))?;
-        match tokio::time::timeout(STATEMENT_LIMIT, statements(&mut conn)).await {
+        match tokio::time::timeout(limit, statements(&mut conn)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 let error = self.target.query_error(operation, &error);
@@ -84,7 +98,7 @@ impl PostgresStore {
             }
             Err(_) => {
                 drop(Object::take(conn));
-                Err(StoreError::Timeout { operation, limit: STATEMENT_LIMIT })
+                Err(StoreError::Timeout { operation, limit })
             }
         }
     }
@@ -153,12 +167,28 @@ impl Store for PostgresStore {
         operate::delete_expired(self, expiry, failed_blocks).await
     }
 
-    async fn list(&self, filter: &EventFilter) -> Result<Vec<OutboxEvent>> {
-        operate::list(self, filter).await
-    }
-
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>> {
         operate::find(self, id).await
+    }
+
+    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
+        operate::select(self, filter, page).await
+    }
+
+    async fn load(&self, ids: &[Uuid]) -> Result<Vec<OutboxEvent>> {
+        operate::load(self, ids).await
+    }
+
+    async fn count(&self, filter: &EventFilter) -> Result<i64> {
+        operate::count(self, filter).await
+    }
+
+    async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+        change::change(self, change, ids).await
+    }
+
+    async fn overview(&self) -> Result<Overview> {
+        overview::overview(self).await
     }
 
     async fn leases(&self) -> Result<Box<dyn LeaseStore>> {

@@ -1,19 +1,24 @@
 //! What people and the janitor ask for.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use diesel::data_types::PgTimestamp;
 use diesel::dsl::sql;
-use diesel::sql_types::{Array, BigInt, Nullable, Text, Uuid as SqlUuid};
+use diesel::pg::Pg;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
+use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::row::{self, COLUMNS, Row};
-use super::{PostgresStore, Result, STATEMENT_LIMIT};
+use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result, STATEMENT_LIMIT};
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
-use crate::store::{EventFilter, Expiry, Lane};
+use crate::store::operations::Comparand;
+use crate::store::{EventFilter, Expiry, Lane, Page, Place};
 
 /// Writes events in a transaction of their own.
 pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
@@ -28,52 +33,82 @@ pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Resu
     }
 }
 
-pub(super) async fn list(store: &PostgresStore, filter: &EventFilter) -> Result<Vec<OutboxEvent>> {
-    let rows = store
-        .run("list events", |conn| {
-            sql::<row::SqlTypes>("SELECT ")
-                .sql(COLUMNS)
-                .sql(" FROM outbox_events e WHERE (e.status = ")
-                .bind::<Nullable<Text>, _>(filter.status.map(|status| status.as_str()))
-                .sql(" OR ")
-                .bind::<Nullable<Text>, _>(filter.status.map(|status| status.as_str()))
-                .sql(" IS NULL) AND (e.event_type = ")
-                .bind::<Nullable<Text>, _>(filter.event_type.as_deref())
-                .sql(" OR ")
-                .bind::<Nullable<Text>, _>(filter.event_type.as_deref())
-                .sql(" IS NULL) AND (e.publisher_backend = ")
-                .bind::<Nullable<Text>, _>(filter.backend.as_deref())
-                .sql(" OR ")
-                .bind::<Nullable<Text>, _>(filter.backend.as_deref())
-                .sql(" IS NULL) AND (e.partition_key = ")
-                .bind::<Nullable<Text>, _>(filter.key.as_deref())
-                .sql(" OR ")
-                .bind::<Nullable<Text>, _>(filter.key.as_deref())
-                .sql(" IS NULL) ORDER BY e.created_at DESC, e.seq DESC LIMIT ")
-                .bind::<BigInt, _>(filter.limit)
-                .load::<Row>(conn)
-                .boxed()
-        })
-        .await?;
-    // One row that cannot be read must not hide the others.
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| readable(row).inspect_err(|error| tracing::warn!(%error, "left out")).ok())
-        .collect())
+pub(super) async fn find(store: &PostgresStore, id: Uuid) -> Result<Option<OutboxEvent>> {
+    let rows = rows(store, vec![id]).await?;
+    rows.into_iter().next().map(readable).transpose()
 }
 
-pub(super) async fn find(store: &PostgresStore, id: Uuid) -> Result<Option<OutboxEvent>> {
-    let rows = store
-        .run("look up an event", |conn| {
+pub(super) async fn load(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<OutboxEvent>> {
+    let mut rows: HashMap<Uuid, Row> = rows(store, ids.to_vec()).await?.into_iter().map(|row| (row.id, row)).collect();
+    // One row that cannot be read must not hide the others.
+    let readable = |row| readable(row).inspect_err(|error| tracing::warn!(%error, "left out")).ok();
+    Ok(ids.iter().filter_map(|id| rows.remove(id)).filter_map(readable).collect())
+}
+
+async fn rows(store: &PostgresStore, ids: Vec<Uuid>) -> Result<Vec<Row>> {
+    store
+        .run("look up events", |conn| {
             sql::<row::SqlTypes>("SELECT ")
                 .sql(COLUMNS)
-                .sql(" FROM outbox_events e WHERE e.id = ")
-                .bind::<SqlUuid, _>(id)
+                .sql(" FROM outbox_events e WHERE e.id = ANY (")
+                .bind::<Array<SqlUuid>, _>(ids)
+                .sql(")")
                 .load::<Row>(conn)
                 .boxed()
         })
-        .await?;
-    rows.into_iter().next().map(readable).transpose()
+        .await
+}
+
+#[derive(diesel::QueryableByName)]
+struct Found {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = Timestamptz)]
+    created_at: PgTimestamp,
+}
+
+pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
+    let (condition, values) = filter.condition(|n| format!("${n}"));
+    let (direction, comparison) = if page.newest_first { ("DESC", "<") } else { ("ASC", ">") };
+    let n = values.len();
+    let after = page
+        .after
+        .map_or_else(String::new, |_| format!(" AND (e.created_at, e.id) {comparison} (${}, ${})", n + 1, n + 2));
+    let query = format!(
+        "SELECT e.id, e.created_at FROM outbox_events e WHERE {condition}{after} \
+         ORDER BY e.created_at {direction}, e.id {direction} LIMIT {}",
+        page.limit
+    );
+    let mut query = bind(query, values);
+    if let Some(Place { created_at, id }) = page.after {
+        query = query.bind::<Timestamptz, _>(PgTimestamp(created_at)).bind::<SqlUuid, _>(id);
+    }
+    let found: Vec<Found> =
+        store.run_within(LONG_STATEMENT_LIMIT, "select events", |conn| query.load(conn).boxed()).await?;
+    Ok(found.into_iter().map(|row| Place { created_at: row.created_at.0, id: row.id }).collect())
+}
+
+#[derive(diesel::QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+pub(super) async fn count(store: &PostgresStore, filter: &EventFilter) -> Result<i64> {
+    let (condition, values) = filter.condition(|n| format!("${n}"));
+    let query = bind(format!("SELECT count(*) AS count FROM outbox_events e WHERE {condition}"), values);
+    let count: Count =
+        store.run_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.get_result(conn).boxed()).await?;
+    Ok(count.count)
+}
+
+type Query = BoxedSqlQuery<'static, Pg, SqlQuery>;
+
+fn bind(query: String, values: Vec<Comparand>) -> Query {
+    values.into_iter().fold(diesel::sql_query(query).into_boxed(), |query, value| match value {
+        Comparand::Text(text) => query.bind::<Text, _>(text),
+        Comparand::Time(time) => query.bind::<Timestamptz, _>(time),
+    })
 }
 
 fn readable(row: Row) -> Result<OutboxEvent> {

@@ -3,6 +3,7 @@
 //! Reading, writing and leases have a connection each, so that none waits for another within this process. The file is in
 //! WAL mode, which stays with it: readers and the one writer do not disturb each other.
 
+mod change;
 mod clock;
 mod connection;
 mod error;
@@ -14,6 +15,7 @@ mod leases;
 mod migrations;
 mod operate;
 mod order;
+mod overview;
 pub(crate) mod row;
 mod settle;
 #[cfg(test)]
@@ -31,8 +33,8 @@ use self::connection::{Connection, Location};
 use self::leases::SqliteLeases;
 use self::row::Row;
 use super::{
-    Blocker, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Reschedule,
-    Result, Shard, Store,
+    Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
+    Page, Place, Reschedule, Result, Shard, Store,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -168,12 +170,6 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn list(&self, filter: &EventFilter) -> Result<Vec<OutboxEvent>> {
-        let filter = filter.clone();
-        let rows = self.reader.run("list events", move |connection| operate::list_events(connection, &filter)).await?;
-        Ok(rows.into_iter().filter_map(skip_undecodable).collect())
-    }
-
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>> {
         const OPERATION: &str = "find an event";
         let row = self.reader.run(OPERATION, move |connection| operate::find_event(connection, id)).await?;
@@ -181,6 +177,37 @@ impl Store for SqliteStore {
             let reason = format!("the row of event {id} is no event: {reason}");
             StoreError::Query { operation: OPERATION, reason, transient: false }
         })
+    }
+
+    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
+        let filter = filter.clone();
+        self.reader.run("select events", move |connection| operate::select_events(connection, &filter, page)).await
+    }
+
+    async fn load(&self, ids: &[Uuid]) -> Result<Vec<OutboxEvent>> {
+        let ids = ids.to_vec();
+        let rows = self
+            .reader
+            .run("load events", move |connection| {
+                let rows: QueryResult<Vec<_>> = ids.iter().map(|id| operate::find_event(connection, *id)).collect();
+                rows
+            })
+            .await?;
+        Ok(rows.into_iter().flatten().filter_map(skip_undecodable).collect())
+    }
+
+    async fn count(&self, filter: &EventFilter) -> Result<i64> {
+        let filter = filter.clone();
+        self.reader.run("count events", move |connection| operate::count_events(connection, &filter)).await
+    }
+
+    async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+        let (change, ids) = (change.clone(), ids.to_vec());
+        self.writer.run("change events", move |connection| change::change(connection, &change, &ids)).await
+    }
+
+    async fn overview(&self) -> Result<Overview> {
+        self.reader.run("read the overview", overview::overview).await
     }
 
     async fn leases(&self) -> Result<Box<dyn LeaseStore>> {

@@ -2,13 +2,17 @@
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+use diesel::sql_types::{BigInt, Binary, Text};
+use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
 use super::clock::{micros, read_now};
 use super::row::{COLUMNS, Row, SqlTypes};
-use crate::store::{EventFilter, Expiry, Lane};
+use super::uuid_of;
+use crate::store::operations::Comparand;
+use crate::store::{EventFilter, Expiry, Lane, Page, Place};
 
 /// Strays are few: the insert trigger draws a `seq` for every row that comes without one.
 const STRAYS_PER_REPAIR: i64 = 1000;
@@ -92,19 +96,53 @@ fn delete_failed(
     query.sql(" ORDER BY created_at LIMIT ?)").bind::<BigInt, _>(limit.max(0)).execute(connection)
 }
 
-/// Events for people, newest first.
-pub(super) fn list_events(connection: &mut SqliteConnection, filter: &EventFilter) -> QueryResult<Vec<Row>> {
-    sql::<SqlTypes>(&format!("SELECT {COLUMNS} FROM outbox_events AS e WHERE status = coalesce("))
-        .bind::<Nullable<Text>, _>(filter.status.map(|status| status.as_str()))
-        .sql(", status) AND event_type = coalesce(")
-        .bind::<Nullable<Text>, _>(&filter.event_type)
-        .sql(", event_type) AND publisher_backend = coalesce(")
-        .bind::<Nullable<Text>, _>(&filter.backend)
-        .sql(", publisher_backend) AND partition_key = coalesce(")
-        .bind::<Nullable<Text>, _>(&filter.key)
-        .sql(", partition_key) ORDER BY created_at DESC, rowid DESC LIMIT ")
-        .bind::<BigInt, _>(filter.limit)
-        .load(connection)
+#[derive(QueryableByName)]
+struct Found {
+    #[diesel(sql_type = Binary)]
+    id: Vec<u8>,
+    #[diesel(sql_type = BigInt)]
+    created_at: i64,
+}
+
+/// Where the events that are meant stand, in the order of their creation.
+pub(super) fn select_events(
+    connection: &mut SqliteConnection,
+    filter: &EventFilter,
+    page: Page,
+) -> QueryResult<Vec<Place>> {
+    let (condition, values) = filter.condition(|_| "?".to_owned());
+    let (direction, comparison) = if page.newest_first { ("DESC", "<") } else { ("ASC", ">") };
+    let mut query = bind(format!("SELECT e.id, e.created_at FROM outbox_events AS e WHERE {condition}"), values);
+    if let Some(Place { created_at, id }) = page.after {
+        query = query
+            .sql(format!(" AND (e.created_at, e.id) {comparison} (?, ?)"))
+            .bind::<BigInt, _>(created_at)
+            .bind::<Binary, _>(id.as_bytes().to_vec());
+    }
+    let found: Vec<Found> = query
+        .sql(format!(" ORDER BY e.created_at {direction}, e.id {direction} LIMIT {}", page.limit))
+        .load(connection)?;
+    found.into_iter().map(|row| Ok(Place { created_at: row.created_at, id: uuid_of(&row.id)? })).collect()
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+/// How many events are meant.
+pub(super) fn count_events(connection: &mut SqliteConnection, filter: &EventFilter) -> QueryResult<i64> {
+    let (condition, values) = filter.condition(|_| "?".to_owned());
+    let query = bind(format!("SELECT count(*) AS count FROM outbox_events AS e WHERE {condition}"), values);
+    query.get_result::<Count>(connection).map(|row| row.count)
+}
+
+fn bind(query: String, values: Vec<Comparand>) -> BoxedSqlQuery<'static, Sqlite, SqlQuery> {
+    values.into_iter().fold(sql_query(query).into_boxed(), |query, value| match value {
+        Comparand::Text(text) => query.bind::<Text, _>(text),
+        Comparand::Time(time) => query.bind::<BigInt, _>(time.timestamp_micros()),
+    })
 }
 
 /// One event.

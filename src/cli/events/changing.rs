@@ -1,0 +1,126 @@
+//! What `retry`, `fail` and `replay` have in common: which events are meant, and changing them in small batches.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::cli::arguments;
+use crate::cli::output;
+use crate::cli::progress::Progress;
+use crate::event::Status;
+use crate::store::{Change, EventFilter, Page, Store};
+
+/// Events changed in one transaction.
+const BATCH: usize = 500;
+
+/// Events by id, or by what they have in common.
+#[derive(Debug, clap::Args)]
+pub(super) struct Selection {
+    /// The events' ids.
+    #[arg(value_name = "ID", value_parser = arguments::id, conflicts_with_all = ["event_type", "backend", "key"])]
+    pub(super) ids: Vec<Uuid>,
+    /// Those of this type.
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// Those whose publisher is named this.
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// Those with this partition key.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Do not ask, also where many are meant.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Selection {
+    pub(super) fn filters(&self) -> bool {
+        self.event_type.is_some() || self.backend.is_some() || self.key.is_some()
+    }
+
+    fn filter(&self, base: EventFilter) -> EventFilter {
+        let Self { event_type, backend, key, .. } = self;
+        EventFilter { event_type: event_type.clone(), backend: backend.clone(), key: key.clone(), ..base }
+    }
+}
+
+/// What a command does, and how it speaks of it.
+pub(super) struct Verb {
+    pub(super) change: Change,
+    pub(super) infinitive: &'static str,
+    pub(super) past: &'static str,
+    /// Why an event in this status is left alone.
+    pub(super) refusal: fn(Uuid, Status) -> String,
+}
+
+/// Changes the events that are named, or those that `base` and the selection's own filters mean.
+pub(super) async fn run(
+    verb: &Verb,
+    selection: &Selection,
+    base: EventFilter,
+    store: Arc<dyn Store>,
+) -> anyhow::Result<()> {
+    if selection.ids.is_empty() {
+        let changed = change_filtered(verb, &selection.filter(base), selection.yes, store.as_ref()).await?;
+        return say(verb, changed);
+    }
+    let (mut changed, mut refused) = (0, Vec::new());
+    for ids in selection.ids.chunks(BATCH) {
+        let done = store.change(&verb.change, ids).await?;
+        changed += done.len();
+        for id in ids.iter().filter(|id| !done.contains(id)) {
+            refused.push(why_not(verb, *id, store.as_ref()).await?);
+        }
+    }
+    if changed > 0 {
+        say(verb, changed)?;
+    }
+    if refused.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(refused.join("\n"))) }
+}
+
+async fn why_not(verb: &Verb, id: Uuid, store: &dyn Store) -> anyhow::Result<String> {
+    Ok(match store.find(id).await? {
+        Some(event) => (verb.refusal)(id, event.status),
+        None => crate::error::StoreError::NotFound(id).to_string(),
+    })
+}
+
+/// Goes through the events in the order of their creation, so that each is met once, whatever happens to it meanwhile.
+async fn change_filtered(verb: &Verb, filter: &EventFilter, yes: bool, store: &dyn Store) -> anyhow::Result<usize> {
+    let count = store.count(filter).await?;
+    if count == 0 || !(yes || confirmed(verb, count)?) {
+        return Ok(0);
+    }
+    let progress = Progress::bar(count);
+    let mut changed = 0;
+    let mut page = Page { newest_first: false, after: None, limit: i64::try_from(BATCH)? };
+    loop {
+        let places = store.select(filter, page).await?;
+        let Some(last) = places.last() else { return Ok(changed) };
+        page.after = Some(*last);
+        let ids: Vec<Uuid> = places.iter().map(|place| place.id).collect();
+        changed += store.change(&verb.change, &ids).await?.len();
+        progress.advance(places.len());
+    }
+}
+
+/// Asks a person; a program that calls this one has decided.
+fn confirmed(verb: &Verb, count: i64) -> io::Result<bool> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Ok(true);
+    }
+    write!(io::stderr(), "{} {}? [y/N] ", verb.infinitive, events(count))?;
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+fn say(verb: &Verb, changed: usize) -> anyhow::Result<()> {
+    Ok(output::line(format_args!("{} {}", verb.past, events(i64::try_from(changed)?)))?)
+}
+
+fn events(count: i64) -> String {
+    if count == 1 { "1 event".to_owned() } else { format!("{count} events") }
+}

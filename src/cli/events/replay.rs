@@ -1,0 +1,51 @@
+//! `outbox events replay`
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::changing::{self, Selection, Verb};
+use crate::cli::arguments;
+use crate::cli::exit::Usage;
+use crate::event::Status;
+use crate::store::{Change, EventFilter, Store};
+
+/// Publish published events once more.
+///
+/// They keep their ids, so consumers can tell that they know them; for the outbox they are new. All their handlers run
+/// again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  outbox events replay 0197a3b2-0000-7000-8000-000000000001
+  outbox events replay --since 2h
+  outbox events replay --since 2026-01-31T12:00:00Z --until 2026-01-31T13:00:00Z --type user.created")]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    selection: Selection,
+    /// Those published at this time or later: RFC 3339, or how long ago, such as 90m or 2d.
+    #[arg(long, value_name = "TIME", value_parser = arguments::past, conflicts_with = "ids")]
+    since: Option<DateTime<Utc>>,
+    /// Those published before this time [default: now].
+    #[arg(long, value_name = "TIME", value_parser = arguments::past, requires = "since")]
+    until: Option<DateTime<Utc>>,
+}
+
+pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
+    if args.selection.ids.is_empty() && args.since.is_none() {
+        return Err(Usage("say which events: by their ids, or by --since TIME".to_owned()).into());
+    }
+    let verb = Verb {
+        change: Change::Replay,
+        infinitive: "Publish once more",
+        past: "published once more:",
+        refusal: |id, status| format!("the event {id} is {status}, not published; there is nothing to replay"),
+    };
+    let base = EventFilter {
+        statuses: vec![Status::Published],
+        published_since: args.since,
+        published_until: args.until,
+        ..EventFilter::default()
+    };
+    changing::run(&verb, &args.selection, base, store).await
+}

@@ -1,0 +1,46 @@
+//! `outbox events retry`
+
+use std::sync::Arc;
+
+use super::changing::{self, Selection, Verb};
+use crate::cli::arguments;
+use crate::cli::exit::Usage;
+use crate::event::Status;
+use crate::store::{Change, EventFilter, Store};
+
+/// Make events pending again, as if they had never been rejected.
+///
+/// They keep their place in their key's order. What the backend has already is not sent again: the handlers that are
+/// missing run. Published events are left alone; `outbox events replay` publishes those again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  outbox events retry 0197a3b2-0000-7000-8000-000000000001
+  outbox events retry --status failed
+  outbox events retry --status failed --type user.created --yes")]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    selection: Selection,
+    /// Those of this status: failed, retry, pending or processing [default: failed, where events are not named].
+    #[arg(long, value_name = "STATUS", value_parser = arguments::status, conflicts_with = "ids")]
+    status: Option<Status>,
+}
+
+pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
+    if args.selection.ids.is_empty() && args.status.is_none() && !args.selection.filters() {
+        return Err(Usage("say which events: by their ids, or by --status failed".to_owned()).into());
+    }
+    if args.status == Some(Status::Published) {
+        return Err(
+            Usage("published events are not retried; `outbox events replay` publishes them again".to_owned()).into()
+        );
+    }
+    let verb = Verb {
+        change: Change::Retry,
+        infinitive: "Retry",
+        past: "retried",
+        refusal: |id, status| format!("the event {id} is {status}; `outbox events replay {id}` publishes it again"),
+    };
+    let base = EventFilter { statuses: vec![args.status.unwrap_or(Status::Failed)], ..EventFilter::default() };
+    changing::run(&verb, &args.selection, base, store).await
+}

@@ -1,0 +1,70 @@
+//! Which publishers there are, and which lanes they have.
+
+use std::sync::Arc;
+
+use super::{OnFailed, PublisherSettings, Settings};
+use crate::error::SettingsError;
+
+impl Settings {
+    /// The name of the default publisher: the one named `default`, or the only one.
+    ///
+    /// # Errors
+    /// When there is none, or several of which none is named `default`.
+    pub fn default_publisher(&self) -> Result<&str, SettingsError> {
+        let mut names = self.publishers.keys().map(String::as_str);
+        let missing = |remedy| SettingsError::Missing { key: "publishers.default".to_owned(), remedy };
+        match (names.next(), names.next()) {
+            (None, _) => Err(missing("no publisher is configured, add [publishers.default]".to_owned())),
+            (Some(only), None) => Ok(only),
+            _ if self.publishers.contains_key("default") => Ok("default"),
+            _ => Err(missing(format!("there {}, name the default one `default`", self.publisher_names()))),
+        }
+    }
+
+    /// The publishers that this worker serves.
+    pub(crate) fn served_publishers(&self) -> impl Iterator<Item = (&String, &PublisherSettings)> {
+        let chosen = self.worker.backends.as_ref();
+        self.publishers.iter().filter(move |(name, _)| chosen.is_none_or(|chosen| chosen.contains(name)))
+    }
+
+    /// The lanes of a publisher: what events that are for it carry as `publisher_backend`. Those that name none are a lane of
+    /// their own, so that workers with another default agree on it.
+    pub(crate) fn lanes_of<'a>(&self, publisher: &'a str) -> Vec<&'a str> {
+        if self.default_publisher().is_ok_and(|default| default == publisher) {
+            vec!["", publisher]
+        } else {
+            vec![publisher]
+        }
+    }
+
+    /// The lanes in which a failed event holds its key.
+    pub(crate) fn holding_lanes(&self) -> Vec<Arc<str>> {
+        let holding = self.publishers.iter().filter(|(_, publisher)| publisher.on_failed == OnFailed::Hold);
+        holding.flat_map(|(name, _)| self.lanes_of(name)).map(Arc::from).collect()
+    }
+
+    pub(super) fn publisher_names(&self) -> String {
+        let names: Vec<_> = self.publishers.keys().map(|name| format!("`{name}`")).collect();
+        match names.len() {
+            0 => "is none".to_owned(),
+            1 => format!("is {}", names[0]),
+            _ => format!("are {}", names.join(", ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_publisher_has_the_lane_of_events_that_name_none_as_well() {
+        let settings = Settings::from_toml(
+            "publishers.default.backend = 'local'\n[publishers.audit]\nbackend = 'local'\non_failed = 'hold'",
+        )
+        .unwrap();
+        assert_eq!(settings.lanes_of("default"), ["", "default"]);
+        assert_eq!(settings.lanes_of("audit"), ["audit"]);
+        assert_eq!(settings.holding_lanes(), [Arc::from("audit")]);
+    }
+}

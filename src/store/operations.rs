@@ -1,0 +1,164 @@
+//! What people and retention ask for.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::Lane;
+use crate::event::Status;
+use crate::settings::RetentionSettings;
+
+/// Which events are meant; what is not given does not filter.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EventFilter {
+    /// None: any.
+    pub(crate) statuses: Vec<Status>,
+    pub(crate) event_type: Option<String>,
+    pub(crate) backend: Option<String>,
+    pub(crate) key: Option<String>,
+    /// Not published before.
+    pub(crate) published_since: Option<DateTime<Utc>>,
+    /// Published before.
+    pub(crate) published_until: Option<DateTime<Utc>>,
+}
+
+/// A value that a filter compares with; each database binds it in its own type.
+#[derive(Debug, Clone)]
+pub(super) enum Comparand {
+    Text(String),
+    Time(DateTime<Utc>),
+}
+
+impl EventFilter {
+    /// The filter as a condition on `outbox_events e`, and its values in their order. `placeholder` names the n-th value,
+    /// from 1.
+    ///
+    /// Only what is given becomes part of the text, and a status as a literal, so that the planner can use partial indexes.
+    pub(super) fn condition(&self, placeholder: impl Fn(usize) -> String) -> (String, Vec<Comparand>) {
+        let mut sql = "true".to_owned();
+        let mut values = Vec::new();
+        if !self.statuses.is_empty() {
+            let named: Vec<String> = self.statuses.iter().map(|status| format!("'{status}'")).collect();
+            let _ = write!(sql, " AND e.status IN ({})", named.join(", "));
+        }
+        let text = |value: &Option<String>| value.clone().map(Comparand::Text);
+        for (comparison, value) in [
+            ("e.event_type =", text(&self.event_type)),
+            ("e.publisher_backend =", text(&self.backend)),
+            ("e.partition_key =", text(&self.key)),
+            ("e.published_at >=", self.published_since.map(Comparand::Time)),
+            ("e.published_at <", self.published_until.map(Comparand::Time)),
+        ] {
+            if let Some(value) = value {
+                values.push(value);
+                let _ = write!(sql, " AND {comparison} {}", placeholder(values.len()));
+            }
+        }
+        (sql, values)
+    }
+}
+
+/// A place in the order of creation, in the database's own microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) created_at: i64,
+    pub(crate) id: Uuid,
+}
+
+/// A page of events in the order of their creation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Page {
+    pub(crate) newest_first: bool,
+    /// Only what comes after this.
+    pub(crate) after: Option<Place>,
+    pub(crate) limit: i64,
+}
+
+/// What a person does to an event.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// Pending again, as if it had never been rejected; in its old place. Not a published one.
+    Retry,
+    /// Failed, for this reason. Not a published one.
+    Fail { reason: String },
+    /// Published again, as a new event of the old id. Only a published one.
+    Replay,
+}
+
+/// What retention deletes: what is older than this; `None` keeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expiry {
+    pub(crate) published: Option<Duration>,
+    pub(crate) failed: Option<Duration>,
+    /// At most so many at once.
+    pub(crate) limit: i64,
+}
+
+/// Deleted in one transaction, so that nobody waits for it.
+const EXPIRED_AT_ONCE: i64 = 1_000;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl From<RetentionSettings> for Expiry {
+    fn from(retention: RetentionSettings) -> Self {
+        Self {
+            published: retention.cleanup_published.then_some(DAY * retention.published_retention_days),
+            failed: Some(DAY * retention.failed_retention_days),
+            limit: EXPIRED_AT_ONCE,
+        }
+    }
+}
+
+/// The outbox at a glance.
+#[derive(Debug, Clone)]
+pub(crate) struct Overview {
+    /// Events of each status that the table holds.
+    pub(crate) counts: Vec<(String, i64)>,
+    pub(crate) due: Vec<Due>,
+    pub(crate) workers: Vec<WorkerRow>,
+}
+
+/// What is due of a lane.
+#[derive(Debug, Clone)]
+pub(crate) struct Due {
+    pub(crate) lane: Lane,
+    pub(crate) events: i64,
+    /// Since when the first one is.
+    pub(crate) oldest: Duration,
+}
+
+/// A worker that has said something of itself lately, alive or not.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerRow {
+    pub(crate) name: String,
+    pub(crate) heartbeat_at: DateTime<Utc>,
+    /// By the database's clock.
+    pub(crate) silent_for: Duration,
+    /// A JSON object: lane → `"ok"` or why its backend cannot be reached.
+    pub(crate) backends: String,
+    /// Shards of each lane whose lease it has.
+    pub(crate) shards: Vec<(Lane, i64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_names_what_is_given_alone() {
+        let numbered = |n: usize| format!("${n}");
+        assert_eq!(EventFilter::default().condition(numbered).0, "true");
+        let filter = EventFilter {
+            statuses: vec![Status::Pending, Status::Retry],
+            backend: Some("orders".to_owned()),
+            published_since: Some(DateTime::UNIX_EPOCH),
+            ..EventFilter::default()
+        };
+        let (sql, values) = filter.condition(numbered);
+        let expected =
+            "true AND e.status IN ('pending', 'retry') AND e.publisher_backend = $1 AND e.published_at >= $2";
+        assert_eq!((sql.as_str(), values.len()), (expected, 2));
+    }
+}

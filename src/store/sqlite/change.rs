@@ -1,0 +1,81 @@
+//! What people do to events.
+
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Binary, Text};
+use uuid::Uuid;
+
+use super::clock::read_now;
+use crate::store::Change;
+
+/// Changes those of the events that may be; returns which.
+pub(super) fn change(connection: &mut SqliteConnection, change: &Change, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
+    connection.immediate_transaction(|connection| {
+        let now = read_now(connection)?;
+        let ids = if matches!(change, Change::Replay) { in_their_order(connection, ids)? } else { ids.to_vec() };
+        let mut changed = Vec::with_capacity(ids.len());
+        for id in ids {
+            let rows = match change {
+                Change::Retry => retry(connection, id, now)?,
+                Change::Fail { reason } => fail(connection, id, reason, now)?,
+                Change::Replay => replay(connection, id, now)?,
+            };
+            if rows > 0 {
+                changed.push(id);
+            }
+        }
+        Ok(changed)
+    })
+}
+
+/// `scheduled_at` and `seq` stay, so it keeps its place; `published_at` too: what the backend has is not sent again.
+fn retry(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<usize> {
+    sql_query(
+        "UPDATE outbox_events SET status = 'pending', retry_count = 0, retry_at = NULL, last_error = '', updated_at = ?
+         WHERE id = ? AND status <> 'published'",
+    )
+    .bind::<BigInt, _>(now)
+    .bind::<Binary, _>(id.as_bytes().as_slice())
+    .execute(connection)
+}
+
+fn fail(connection: &mut SqliteConnection, id: Uuid, reason: &str, now: i64) -> QueryResult<usize> {
+    sql_query(
+        "UPDATE outbox_events SET status = 'failed', retry_at = NULL, last_error = ?, updated_at = ?
+         WHERE id = ? AND status <> 'published'",
+    )
+    .bind::<Text, _>(reason)
+    .bind::<BigInt, _>(now)
+    .bind::<Binary, _>(id.as_bytes().as_slice())
+    .execute(connection)
+}
+
+/// A new `seq` makes it another event for journals and settles.
+fn replay(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<usize> {
+    let rows = sql_query(
+        "UPDATE outbox_events SET status = 'pending', seq = (SELECT value + 1 FROM outbox_seq), published_at = NULL,
+           pending_handlers = NULL, retry_count = 0, retry_at = NULL, last_error = '', updated_at = ?
+         WHERE id = ? AND status = 'published'",
+    )
+    .bind::<BigInt, _>(now)
+    .bind::<Binary, _>(id.as_bytes().as_slice())
+    .execute(connection)?;
+    if rows > 0 {
+        sql_query("UPDATE outbox_seq SET value = value + 1").execute(connection)?;
+    }
+    Ok(rows)
+}
+
+fn in_their_order(connection: &mut SqliteConnection, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
+    let mut placed = Vec::with_capacity(ids.len());
+    for id in ids {
+        let place = sql::<(BigInt, BigInt)>("SELECT scheduled_at, coalesce(seq, 0) FROM outbox_events WHERE id = ")
+            .bind::<Binary, _>(id.as_bytes().as_slice())
+            .get_result::<(i64, i64)>(connection)
+            .optional()?;
+        placed.extend(place.map(|place| (place, *id)));
+    }
+    placed.sort_unstable();
+    Ok(placed.into_iter().map(|(_, id)| id).collect())
+}

@@ -1,0 +1,69 @@
+//! The outbox at a glance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::DateTime;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Text};
+
+use super::clock::read_now;
+use crate::store::{Due, Overview, WorkerRow};
+
+pub(super) fn overview(connection: &mut SqliteConnection) -> QueryResult<Overview> {
+    connection.transaction(|connection| {
+        let now = read_now(connection)?;
+        Ok(Overview { counts: counts(connection)?, due: due(connection, now)?, workers: workers(connection, now)? })
+    })
+}
+
+fn counts(connection: &mut SqliteConnection) -> QueryResult<Vec<(String, i64)>> {
+    sql::<(Text, BigInt)>("SELECT CAST(status AS TEXT), count(*) FROM outbox_events GROUP BY status ORDER BY status")
+        .load(connection)
+}
+
+fn due(connection: &mut SqliteConnection, now: i64) -> QueryResult<Vec<Due>> {
+    let rows: Vec<(String, i64, i64)> = sql::<(Text, BigInt, BigInt)>(
+        "SELECT lane, count(*), min(since) FROM (
+           SELECT CAST(publisher_backend AS TEXT) AS lane, status,
+             CASE status WHEN 'retry' THEN coalesce(retry_at, scheduled_at) ELSE scheduled_at END AS since
+           FROM outbox_events WHERE status IN ('pending', 'retry'))
+         WHERE since <= ",
+    )
+    .bind::<BigInt, _>(now)
+    .sql(" GROUP BY lane ORDER BY lane")
+    .load(connection)?;
+    let due = |(lane, events, since)| Due { lane: Arc::from(String::as_str(&lane)), events, oldest: span(now, since) };
+    Ok(rows.into_iter().map(due).collect())
+}
+
+fn workers(connection: &mut SqliteConnection, now: i64) -> QueryResult<Vec<WorkerRow>> {
+    let workers: Vec<(Vec<u8>, String, i64, String)> = sql::<(Binary, Text, BigInt, Text)>(
+        "SELECT id, name, heartbeat_at, backends FROM outbox_workers ORDER BY name, id",
+    )
+    .load(connection)?;
+    let leases: Vec<(Vec<u8>, String)> =
+        sql::<(Binary, Text)>("SELECT owner, backend FROM outbox_leases WHERE owner IS NOT NULL AND expires_at > ")
+            .bind::<BigInt, _>(now)
+            .sql(" ORDER BY backend")
+            .load(connection)?;
+    Ok(workers
+        .into_iter()
+        .map(|(id, name, heartbeat_at, backends)| WorkerRow {
+            name,
+            heartbeat_at: DateTime::from_timestamp_micros(heartbeat_at).unwrap_or_default(),
+            silent_for: span(now, heartbeat_at),
+            backends,
+            shards: leases
+                .iter()
+                .filter(|(owner, _)| *owner == id)
+                .map(|(_, lane)| (Arc::from(lane.as_str()), 1))
+                .collect(),
+        })
+        .collect())
+}
+
+fn span(now: i64, since: i64) -> Duration {
+    Duration::from_micros(u64::try_from(now.saturating_sub(since)).unwrap_or(0))
+}

@@ -1,0 +1,88 @@
+//! The kinds of backend that a program knows, and how each is made from its settings.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::backend::channel::{Channel, Plain};
+use crate::backend::{Jsonl, Local, PublisherBackend};
+use crate::error::SettingsError;
+use crate::settings::{PublisherSettings, Settings};
+
+/// Those that come with the library.
+const BUILT_IN: [&str; 3] = ["redis_stream", "jsonl", "local"];
+
+/// Makes a publisher's channel anew, for its first start and after a panic.
+pub(crate) type ChannelFactory = Box<dyn Fn() -> Box<dyn Channel> + Send + Sync>;
+
+type BackendFactory = Arc<dyn Fn(&PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> + Send + Sync>;
+
+/// Those that the application brings, by kind.
+#[derive(Default)]
+pub(crate) struct Backends(HashMap<String, BackendFactory>);
+
+impl Backends {
+    pub(super) fn add<B, F>(&mut self, kind: String, factory: F)
+    where
+        B: PublisherBackend,
+        F: Fn(&PublisherSettings) -> Result<B, String> + Send + Sync + 'static,
+    {
+        let make: BackendFactory =
+            Arc::new(move |settings| factory(settings).map(|backend| Arc::new(backend) as Arc<dyn PublisherBackend>));
+        self.0.insert(kind, make);
+    }
+
+    /// Finds out what is wrong with the publishers' settings before anything is connected.
+    pub(super) fn check(&self, settings: &Settings) -> Result<(), SettingsError> {
+        settings.default_publisher()?;
+        for (name, publisher) in settings.served_publishers() {
+            drop(self.channel(name, publisher, Uuid::nil())?);
+        }
+        Ok(())
+    }
+
+    /// How the channel to a publisher is made, for the outbox of this id.
+    pub(crate) fn channel(
+        &self,
+        name: &str,
+        settings: &PublisherSettings,
+        outbox: Uuid,
+    ) -> Result<ChannelFactory, SettingsError> {
+        #[cfg(not(feature = "redis"))]
+        let _ = outbox;
+        let wrong = |problem: String| invalid(&format!("publishers.{name}"), problem);
+        match settings.backend.as_str() {
+            #[cfg(feature = "redis")]
+            "redis_stream" => {
+                use crate::backend::redis_stream::RedisStream;
+                RedisStream::new(settings, outbox).map_err(wrong)?;
+                let settings = settings.clone();
+                Ok(Box::new(move || match RedisStream::new(&settings, outbox) {
+                    Ok(stream) => Box::new(stream) as Box<dyn Channel>,
+                    Err(_) => unreachable!("the same settings were accepted a moment ago"),
+                }))
+            }
+            "jsonl" => Ok(plain(Arc::new(Jsonl::new(settings.path.as_deref().unwrap_or("-"))))),
+            "local" => Ok(plain(Arc::new(Local))),
+            kind => match self.0.get(kind) {
+                Some(factory) => Ok(plain(factory(settings).map_err(wrong)?)),
+                None => Err(invalid(&format!("publishers.{name}.backend"), self.unknown(kind))),
+            },
+        }
+    }
+
+    fn unknown(&self, kind: &str) -> String {
+        let mut known: Vec<&str> = BUILT_IN.into_iter().chain(self.0.keys().map(String::as_str)).collect();
+        known.sort_unstable();
+        format!("`{kind}` is no backend that this program knows; it knows {}", known.join(", "))
+    }
+}
+
+fn plain(backend: Arc<dyn PublisherBackend>) -> ChannelFactory {
+    Box::new(move || Box::new(Plain::new(Arc::clone(&backend))))
+}
+
+fn invalid(key: &str, problem: String) -> SettingsError {
+    SettingsError::Invalid { key: key.to_owned(), origin: "the settings".to_owned(), problem }
+}

@@ -1,0 +1,115 @@
+//! `outbox events`
+
+use serde_json::{Value, json};
+
+use super::{Shell, column, event_with};
+
+#[test]
+fn a_published_event_is_listed_with_all_that_was_given() {
+    let shell = Shell::migrated();
+    let id = "0197a3b2-0000-7000-8000-000000000001";
+    let given = "publish user.created --source user-service --subject s --key k --backend b --extension traceparent=x \
+                 --config-field n=5 --config-field t=x --at 2030-01-31T06:00:00+01:00 --max-retries 7 --id";
+    let arguments = [&given.split_whitespace().collect::<Vec<_>>()[..], &[id, "--data", r#"{"b": 1}"#]].concat();
+    for _ in 0..2 {
+        let published = shell.run(&arguments);
+        assert_eq!(
+            (published.code, published.stdout.as_str()),
+            (0, format!("{id}\n").as_str()),
+            "{}",
+            published.stderr
+        );
+    }
+    let events = shell.events(&["--key", "k", "--type", "user.created", "--backend", "b", "--status", "pending"]);
+    assert_eq!(events.len(), 1);
+    let expected = json!({
+        "id": id, "event_type": "user.created", "source": "user-service", "subject": "s", "partition_key": "k",
+        "publisher_backend": "b", "extensions": {"traceparent": "x"}, "publisher_config": {"n": 5, "t": "x"},
+        "scheduled_at": "2030-01-31T05:00:00.000000Z", "max_retries": 7, "retry_count": 0, "data": {"b": 1},
+        "data_binary": null, "published_at": null, "status": "pending",
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&events[0][name], value, "{name}");
+    }
+    let shown = shell.run(&["events", "show", id, "--format", "json"]);
+    assert_eq!(serde_json::from_str::<Value>(&shown.stdout).unwrap(), events[0]);
+    assert!(shell.run(&["events", "show", id]).stdout.lines().any(|line| line == "partition_key      k"));
+    assert!(shell.run(&["events", "list"]).stdout.contains(id));
+    assert!(shell.events(&["--key", "other"]).is_empty());
+    shell.refuses(&["events", "show", "0197a3b2-0000-7000-8000-000000000002"], 1, "no event has the id 0197a3b2-");
+}
+
+#[test]
+fn failed_events_are_retried_by_their_ids_or_all_together() {
+    let shell = Shell::migrated();
+    let failed = "status = 'failed', retry_count = 3, last_error = 'refused'";
+    let (one, two) = (event_with(&shell, failed), event_with(&shell, failed));
+    let retried = shell.run(&["events", "retry", &one]);
+    assert_eq!((retried.code, retried.stdout.as_str()), (0, "retried 1 event\n"), "{}", retried.stderr);
+    assert_eq!((column(&shell, &one, "status"), column(&shell, &one, "retry_count")), (json!("pending"), json!(0)));
+    assert_eq!(column(&shell, &two, "status"), "failed");
+    assert_eq!(shell.run(&["events", "retry", "--status", "failed", "--type", "other"]).stdout, "retried 0 events\n");
+    assert_eq!(shell.run(&["events", "retry", "--status", "failed"]).stdout, "retried 1 event\n");
+    assert_eq!((column(&shell, &two, "status"), column(&shell, &two, "last_error")), (json!("pending"), json!("")));
+}
+
+#[test]
+fn what_is_done_to_several_events_is_done_to_those_that_allow_it_and_the_others_are_named() {
+    let shell = Shell::migrated();
+    let failed = event_with(&shell, "status = 'failed'");
+    let published = event_with(&shell, "status = 'published', published_at = 0");
+    let nobody = "0197a3b2-0000-7000-8000-000000000002";
+    let retried = shell.run(&["events", "retry", &failed, &published, nobody]);
+    assert_eq!((retried.code, retried.stdout.as_str()), (1, "retried 1 event\n"));
+    assert!(
+        retried.stderr.contains(&format!("`outbox events replay {published}` publishes it again")),
+        "{}",
+        retried.stderr
+    );
+    assert!(retried.stderr.contains(&format!("no event has the id {nobody}")), "{}", retried.stderr);
+    shell.refuses(&["events", "replay", &failed], 1, "is pending, not published");
+    shell.refuses(&["events", "fail", &published], 1, "is published; it cannot be given up any more");
+}
+
+#[test]
+fn events_are_given_up_with_a_reason() {
+    let shell = Shell::migrated();
+    let (one, two) = (event_with(&shell, "retry_count = 1"), event_with(&shell, "publisher_backend = 'old'"));
+    assert_eq!(shell.run(&["events", "fail", &one, "--reason", "not wanted"]).stdout, "gave up 1 event\n");
+    assert_eq!(
+        (column(&shell, &one, "status"), column(&shell, &one, "last_error")),
+        (json!("failed"), json!("not wanted"))
+    );
+    assert_eq!(shell.run(&["events", "fail", "--backend", "old"]).stdout, "gave up 1 event\n");
+    assert_eq!(column(&shell, &two, "last_error"), "given up by `outbox events fail`");
+}
+
+#[test]
+fn published_events_are_replayed_by_their_ids_or_by_when_they_were_published() {
+    let shell = Shell::migrated();
+    let published =
+        |ago: &str| event_with(&shell, &format!("status = 'published', published_at = created_at - {ago} * 60000000"));
+    let (one, recent, old) = (published("1"), published("30"), published("90"));
+    let before = column(&shell, &one, "seq");
+    assert_eq!(shell.run(&["events", "replay", &one]).stdout, "published once more: 1 event\n");
+    assert_eq!((column(&shell, &one, "status"), column(&shell, &one, "published_at")), (json!("pending"), json!(null)));
+    assert!(column(&shell, &one, "seq").as_i64() > before.as_i64());
+    assert_eq!(shell.run(&["events", "replay", "--since", "1h"]).stdout, "published once more: 1 event\n");
+    assert_eq!(column(&shell, &recent, "status"), "pending");
+    assert_eq!(column(&shell, &old, "status"), "published");
+}
+
+#[test]
+fn a_change_says_which_events_it_is_about() {
+    let shell = Shell::migrated();
+    let id = "0197a3b2-0000-7000-8000-000000000001";
+    for change in ["retry", "fail", "replay"] {
+        shell.refuses(&["events", change], 2, "say which events");
+        shell.refuses(&["events", change, "nope"], 2, "write a UUID such as");
+        shell.refuses(&["events", change, id, "--type", "t"], 2, "cannot be used with");
+    }
+    shell.refuses(&["events", "retry", "--status", "published"], 2, "`outbox events replay` publishes them again");
+    shell.refuses(&["events", "fail", "--status", "failed"], 2, "failed events cannot be given up");
+    shell.refuses(&["events", "replay", "--since", "yesterday"], 2, "or how long ago, such as 90m or 2d");
+    shell.refuses(&["events", "replay", "--until", "1h"], 2, "--since");
+}
