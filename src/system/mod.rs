@@ -1,8 +1,8 @@
 //! The actors, one file each, in the order in which an event meets them:
 //! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
-//! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`lane`] (cursors), [`room`]
-//! (how much to read), [`flight`] (what is in flight, rules R1 to R3), [`ticket`] (one event's way), [`line`] (what a
+//! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`lane`] (cursors, the sweep,
+//! how much to read), [`flight`] (what is in flight, rules R1 to R3), [`ticket`] (one event's way), [`line`] (what a
 //! publisher's lanes share) and [`subscription`] (handlers, and in [`turns`] whose turn it is). Messages flow in that one
 //! direction; what flows back is credit and wake-ups.
 
@@ -24,7 +24,6 @@ mod poller;
 mod publisher;
 mod registry;
 mod retry;
-mod room;
 mod shared;
 mod subscription;
 mod supervisor;

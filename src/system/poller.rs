@@ -10,7 +10,6 @@ use super::flight::{Admitted, Fetch, Flight, Opening};
 use super::lane::{LaneCursor, Plan, Purpose};
 use super::line::Line;
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
-use super::room::each;
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
 use super::trying::pause_after;
@@ -20,9 +19,8 @@ use crate::store::{Blocker, FetchAnswer, FetchRequest, Shard};
 /// A batch is closed when it would hold more than this, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// Keys that are read from the start of their order at once, and events of each.
+/// Keys that are read from the start of their order at once.
 const WANTED_KEYS: usize = 64;
-const KEY_LIMIT: i64 = 100;
 
 /// Events that one fetch asks for at most, so that fetching, publishing and settling overlap.
 const MAX_FETCH: usize = 2_000;
@@ -282,7 +280,7 @@ async fn read_fallibly(
 fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchRequest {
     let sweeping = plan.purpose == Purpose::Sweep;
     let keys = flight.take_wanted(WANTED_KEYS.min(plan.key_room));
-    let key_limit = each(plan.key_room, keys.len()).clamp(1, KEY_LIMIT);
+    let key_limit = plan.key_limit(keys.len());
     let except = if sweeping || !keys.is_empty() { flight.ids() } else { flight.retrying() };
     FetchRequest {
         lane: flight.lane().clone(),

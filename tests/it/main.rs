@@ -10,6 +10,7 @@ mod adoption;
 mod backends;
 mod bounds;
 mod cli;
+mod clocks;
 mod examples;
 mod handlers;
 mod harness;

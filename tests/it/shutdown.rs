@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::scene::Scene;
 use crate::support::process::{Running, Signal};
 use crate::support::proxy::{Passage, Proxy};
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, postgres, redis};
 
 /// Slow enough for a backlog of 20,000 to outlast the test, with little in flight.
 const SLOW: &str = "rate_limit = { per_second = 500, burst = 100 }";
@@ -72,6 +72,42 @@ async fn a_worker_told_to_stop_ends_in_time_also_where_the_database_has_gone_sil
     // 5 s for the journals and the leases, and one for a busy machine.
     assert!(took >= Duration::from_secs(5) && took < Duration::from_secs(11), "{took:?}");
     scene.drain(&scene.settings("", "")).await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_worker_that_cannot_finish_at_once_and_loses_nothing() {
+    let server = redis::Server::start(&[]);
+    let proxy = Proxy::to(server.port()).await;
+    let scene = Scene::on(postgres::database().await, format!("redis://127.0.0.1:{}/0", proxy.port())).await;
+    let settings = scene.settings("lease = \"1s\"\nshutdown_timeout = \"10m\"", "socket_timeout = \"10m\"");
+    for (first, second) in [(Signal::TERM, Signal::INT), (Signal::INT, Signal::TERM)] {
+        let mut worker = scene.worker(&settings, "worker");
+        scene.insert(200, 20).await;
+        scene.wait_published().await;
+        let mut redis = scene.redis().await;
+        let meta = format!("{{{}}}:outbox", scene.stream_name());
+        eventually("nothing is left in the journal", PATIENCE, async || {
+            let fields: Vec<String> = ::redis::cmd("HKEYS").arg(&meta).query_async(&mut redis).await.unwrap();
+            !fields.is_empty() && !fields.iter().any(|field| field.starts_with("sent/"))
+        })
+        .await;
+        drop(redis);
+        let held = proxy.held();
+        proxy.set(Passage::HoldRequests);
+        scene.insert(200, 20).await;
+        eventually("a batch is on its way", PATIENCE, async || proxy.held() > held).await;
+        worker.signal(first);
+        eventually("it finishes", PATIENCE, async || worker.stderr().contains("finishing what is in flight")).await;
+        assert!(worker.is_running());
+        worker.signal(second);
+        assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(130), "{}", worker.stderr());
+        assert!(worker.stderr().contains("ending at once"), "{}", worker.stderr());
+        assert_eq!(scene.unpublished().await, 200);
+        proxy.set(Passage::Open);
+    }
+    let _next = scene.worker(&settings, "next");
+    scene.wait_published().await;
     scene.assert_delivered().await;
 }
 

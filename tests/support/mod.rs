@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test crate uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
 
+pub(crate) mod clock;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod process;

@@ -31,6 +31,7 @@ pub(crate) struct Proxy {
 
 struct Shared {
     passage: watch::Sender<Passage>,
+    connections: AtomicUsize,
     replies: AtomicUsize,
     held: AtomicUsize,
 }
@@ -40,7 +41,12 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let own = listener.local_addr().unwrap().port();
         let passage = watch::Sender::new(Passage::Open);
-        let shared = Arc::new(Shared { passage, replies: AtomicUsize::new(0), held: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            passage,
+            connections: AtomicUsize::new(0),
+            replies: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+        });
         let listening = tokio::spawn(listen(listener, port, Arc::clone(&shared)));
         Self { port: own, shared, listening }
     }
@@ -51,6 +57,11 @@ impl Proxy {
 
     pub(crate) fn set(&self, passage: Passage) {
         self.shared.passage.send_replace(passage);
+    }
+
+    /// Connections that were asked for so far, also while the server is away.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Pieces that the server has sent back so far, passed on or not.
@@ -73,6 +84,7 @@ impl Drop for Proxy {
 async fn listen(listener: TcpListener, port: u16, shared: Arc<Shared>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
+        shared.connections.fetch_add(1, Ordering::SeqCst);
         let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { continue };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();

@@ -1,28 +1,28 @@
 //! Where the reading of one lane stands: a cursor per shard, the sweep behind it, and what to ask for next. Pure.
 
+mod room;
+mod sweep;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use self::room::{Room, each};
 use super::clock::Moment;
 use super::flight::Opening;
-use super::room::{Room, each};
 use crate::store::{FetchAnswer, Position, Range};
 
 /// Reading starts this much before the cursor once nothing is left before it: writers that commit a little later than
 /// they drew their place are found at once rather than by the sweep. In microseconds.
 const OVERLAP: i64 = 20_000;
 
-/// A sweep step that took this much longer than a round trip keeps its bounds; faster ones grow together.
-const CHEAP_STEP: Duration = Duration::from_millis(5);
-
 /// Events read between two bounds: each leaves a dead row, and a sweep that stops more often falls behind its cursor.
 const ROWS_PER_STEP: i64 = 1_000;
 
-/// The share of the time that sweeping may take is one in this many.
-const SWEEP_SHARE: u32 = 20;
-
 /// Remembered bounds of sweep steps.
 const MAX_BOUNDS: usize = 4_096;
+
+/// Events that a key is read from its start for, at most.
+const KEY_LIMIT: i64 = 100;
 
 /// The bytes that an event is taken for before any was seen.
 const FIRST_GUESS: usize = 1_024;
@@ -53,11 +53,18 @@ pub(crate) struct Plan {
     pub(crate) ranges: Vec<Range>,
     pub(crate) retry_shards: Vec<i16>,
     pub(crate) retry_limit: i64,
-    /// Events that keys may bring that are read from their start.
+    /// Events that those keys may bring that are read from their start.
     pub(crate) key_room: usize,
     /// Events that all of it may bring.
     pub(crate) most: usize,
     pub(crate) began: Moment,
+}
+
+impl Plan {
+    /// Events of each of so many keys.
+    pub(crate) fn key_limit(&self, keys: usize) -> i64 {
+        each(self.key_room, keys).min(KEY_LIMIT)
+    }
 }
 
 /// One lane's cursors.
@@ -198,53 +205,6 @@ impl LaneCursor {
         ranges
     }
 
-    fn plan_sweep(&mut self, room: usize, now: Moment) -> Option<Plan> {
-        // Asked here too and not only where a step ends: a rewind, or a shard that was lost, can end a sweep as well.
-        self.begin_anew_where_swept();
-        let mut ranges: Vec<Range> = self
-            .shards
-            .iter()
-            .filter(|(_, state)| state.sweep < state.cursor)
-            .map(|(shard, state)| Range {
-                shard: *shard,
-                from: state.sweep,
-                to: Some(just_after(self.step(state))),
-                limit: 0,
-            })
-            .collect();
-        if ranges.is_empty() {
-            return None;
-        }
-        // Where there is not room for all, those go first that are furthest behind.
-        ranges.sort_unstable_by_key(|range| (range.from, range.shard));
-        let limit = each(room, ranges.len());
-        ranges.iter_mut().for_each(|range| range.limit = limit);
-        Some(Plan {
-            purpose: Purpose::Sweep,
-            ranges,
-            retry_shards: Vec::new(),
-            retry_limit: 0,
-            key_room: 0,
-            most: room,
-            began: now,
-        })
-    }
-
-    /// A sweep that has come to every cursor starts again; returns whether it had.
-    fn begin_anew_where_swept(&mut self) -> bool {
-        let swept = self.shards.values().all(|state| state.sweep >= state.cursor);
-        if swept {
-            self.shards.values_mut().for_each(|state| state.sweep = Position::START);
-        }
-        swept
-    }
-
-    /// The last place of a shard's next sweep step. Bounds, and not a LIMIT, make it end: a LIMIT does not count dead rows.
-    fn step(&self, state: &ShardState) -> Position {
-        let after = (std::ops::Bound::Excluded(state.sweep), std::ops::Bound::Unbounded);
-        self.bounds.range(after).next().copied().unwrap_or(state.cursor).min(state.cursor)
-    }
-
     /// Takes over what a fetch brought.
     pub(crate) fn advance(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
         let bytes: usize = answer.rows.iter().filter_map(|row| row.event.as_ref().ok()).map(|event| event.size()).sum();
@@ -275,33 +235,11 @@ impl LaneCursor {
         }
         let last = answer.rows.iter().rev().find(|row| row.in_range).map(|row| row.shard);
         self.room.note(answer.cut_short, last);
-        let retries = answer.rows.iter().filter(|row| row.retry).count();
-        if !plan.retry_shards.is_empty() && (answer.cut_short || each(retries, 1) >= plan.retry_limit) {
+        let retries = i64::try_from(answer.rows.iter().filter(|row| row.retry).count()).unwrap_or(i64::MAX);
+        if !plan.retry_shards.is_empty() && (answer.cut_short || retries >= plan.retry_limit) {
             // Not at once: what was read may all have to wait, and would be read again and again.
             self.next_retries = now.after(now.since(plan.began));
         }
-    }
-
-    fn advance_sweep(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
-        let took = now.since(plan.began);
-        self.fastest = self.fastest.min(took);
-        let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;
-        let found = in_ranges(answer);
-        for range in &plan.ranges {
-            let Some(state) = self.shards.get_mut(&range.shard) else { continue };
-            let (count, last) = found.get(&range.shard).copied().unwrap_or((0, range.from));
-            let to = range.to.map_or(state.cursor, just_before);
-            let more = answer.cut_short || count >= range.limit;
-            state.sweep = if more { last } else { to };
-            if !more && cheap {
-                self.bounds.remove(&to);
-            }
-        }
-        let mut pause = took * SWEEP_SHARE;
-        if self.begin_anew_where_swept() {
-            pause = pause.max(self.poll_interval);
-        }
-        self.next_sweep = now.after(pause);
     }
 }
 
@@ -323,18 +261,7 @@ fn start(state: &ShardState) -> Position {
     Position { scheduled_at: state.cursor.scheduled_at.saturating_sub(OVERLAP), seq: i64::MIN }
 }
 
-/// Bounds are exclusive, and the event at the end of a step belongs to the step.
-fn just_after(place: Position) -> Position {
-    Position { seq: place.seq.saturating_add(1), ..place }
-}
-
-fn just_before(place: Position) -> Position {
-    Position { seq: place.seq.saturating_sub(1), ..place }
-}
-
 #[cfg(test)]
-#[path = "lane_sweep_tests.rs"]
 mod sweep_tests;
 #[cfg(test)]
-#[path = "lane_tests.rs"]
 mod tests;

@@ -1,0 +1,91 @@
+//! The sweep behind the cursors: it finds what was committed late.
+
+use std::ops::Bound;
+
+use super::*;
+
+/// A sweep step that took this much longer than a round trip keeps its bounds; faster ones grow together.
+const CHEAP_STEP: Duration = Duration::from_millis(5);
+
+/// The share of the time that sweeping may take is one in this many.
+const SWEEP_SHARE: u32 = 20;
+
+impl LaneCursor {
+    pub(super) fn plan_sweep(&mut self, room: usize, now: Moment) -> Option<Plan> {
+        // Asked here too and not only where a step ends: a rewind, or a shard that was lost, can end a sweep as well.
+        self.begin_anew_where_swept();
+        let mut ranges: Vec<Range> = self
+            .shards
+            .iter()
+            .filter(|(_, state)| state.sweep < state.cursor)
+            .map(|(shard, state)| Range {
+                shard: *shard,
+                from: state.sweep,
+                to: Some(just_after(self.step(state))),
+                limit: 0,
+            })
+            .collect();
+        if ranges.is_empty() {
+            return None;
+        }
+        // Where there is not room for all, those go first that are furthest behind.
+        ranges.sort_unstable_by_key(|range| (range.from, range.shard));
+        let limit = each(room, ranges.len());
+        ranges.iter_mut().for_each(|range| range.limit = limit);
+        Some(Plan {
+            purpose: Purpose::Sweep,
+            ranges,
+            retry_shards: Vec::new(),
+            retry_limit: 0,
+            key_room: 0,
+            most: room,
+            began: now,
+        })
+    }
+
+    /// A sweep that has come to every cursor starts again; returns whether it had.
+    fn begin_anew_where_swept(&mut self) -> bool {
+        let swept = self.shards.values().all(|state| state.sweep >= state.cursor);
+        if swept {
+            self.shards.values_mut().for_each(|state| state.sweep = Position::START);
+        }
+        swept
+    }
+
+    /// The last place of a shard's next sweep step. Bounds, and not a LIMIT, make it end: a LIMIT does not count dead rows.
+    fn step(&self, state: &ShardState) -> Position {
+        let after = (Bound::Excluded(state.sweep), Bound::Unbounded);
+        self.bounds.range(after).next().copied().unwrap_or(state.cursor).min(state.cursor)
+    }
+
+    pub(super) fn advance_sweep(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
+        let took = now.since(plan.began);
+        self.fastest = self.fastest.min(took);
+        let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;
+        let found = in_ranges(answer);
+        for range in &plan.ranges {
+            let Some(state) = self.shards.get_mut(&range.shard) else { continue };
+            let (count, last) = found.get(&range.shard).copied().unwrap_or((0, range.from));
+            let to = range.to.map_or(state.cursor, just_before);
+            let more = answer.cut_short || count >= range.limit;
+            state.sweep = if more { last } else { to };
+            if !more && cheap {
+                self.bounds.remove(&to);
+            }
+        }
+        let mut pause = took * SWEEP_SHARE;
+        if self.begin_anew_where_swept() {
+            pause = pause.max(self.poll_interval);
+        }
+        self.next_sweep = now.after(pause);
+    }
+}
+
+/// Bounds are exclusive, and the event at the end of a step belongs to the step.
+fn just_after(place: Position) -> Position {
+    Position { seq: place.seq.saturating_add(1), ..place }
+}
+
+fn just_before(place: Position) -> Position {
+    Position { seq: place.seq.saturating_sub(1), ..place }
+}
