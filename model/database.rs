@@ -5,6 +5,8 @@ use crate::rules::Rules;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Status {
+    /// There is no such row.
+    Absent,
     /// Its transaction is still running.
     Uncommitted,
     Pending,
@@ -44,7 +46,7 @@ impl Row {
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self.status, Status::Published | Status::Failed)
+        matches!(self.status, Status::Absent | Status::Published | Status::Failed)
     }
 
     fn fail(&mut self) {
@@ -99,9 +101,14 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    pub(crate) fn new(owners: [Owner; 2]) -> Self {
+    /// All is committed but for the later event of the key.
+    pub(crate) fn new(owners: [Owner; 2], events: &[Event]) -> Self {
         let leases = owners.map(|owner| Lease { owner: Some(owner), epoch: 1, expired: false });
-        let rows = [Status::Pending, Status::Pending, Status::Uncommitted].map(Row::new);
+        let rows = Event::ALL.map(|event| match event {
+            _ if !events.contains(&event) => Row::new(Status::Absent),
+            Event::Later => Row::new(Status::Uncommitted),
+            _ => Row::new(Status::Pending),
+        });
         Self { rows, leases }
     }
 

@@ -96,9 +96,8 @@ impl Flight {
 
     fn waits(&self, event: Event, opening: Token, blocked: bool) -> bool {
         event.before().is_some_and(|before| {
-            let behind_another_session = self
-                .entry(before)
-                .is_some_and(|entry| entry.stage == Stage::Queued && entry.opening != Some(opening));
+            let behind_another_session =
+                self.entry(before).is_some_and(|entry| entry.stage == Stage::Queued && entry.opening != Some(opening));
             blocked || self.is_blocked(event) || behind_another_session
         })
     }
@@ -150,10 +149,10 @@ impl Flight {
     }
 
     /// It was not sent, or its fate is not known and the next open will tell.
-    pub(crate) fn give_back(&mut self, event: Event, accepted: bool) {
+    pub(crate) fn give_back(&mut self, event: Event) {
         let Some(entry) = self.entries[event as usize].take() else { return };
         let overtaken = event.has_key() && !entry.barred && !self.is_blocked(event);
-        if accepted || entry.stage == Stage::Accepted || overtaken {
+        if entry.stage == Stage::Accepted || overtaken {
             self.open[event.shard()] = None;
         }
     }

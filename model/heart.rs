@@ -1,49 +1,52 @@
-//! The heartbeat, one shard at a time: `src/system/{heartbeat,leases}.rs`.
+//! The heartbeat: `src/system/{heartbeat,leases}.rs`.
 //!
 //! A deadline is counted from before the renewal was sent, so an answer that comes late renews nothing: asking, executing
 //! and hearing are one step here, or the answer is lost. How many shards are a fair share is left open: a shard is given up
 //! at any moment (a fault, to be counted), and a free one taken by whoever comes first.
 
-use crate::message::Message;
+use crate::message::{Message, each};
 use crate::rules::Outbox;
 use crate::state::State;
 use crate::steps::{Fate, Step};
-use crate::worker::Held;
+use crate::worker::{Held, Worker};
 
 impl State {
     pub(crate) fn heart_steps(&self, w: usize, steps: &mut Vec<Step>) {
         let worker = &self.workers[w];
+        // A beat that tells nothing new is left out.
+        let news = |(shard, held): (usize, Held)| held.past || worker.refused || !self.is_held_by(w, shard, held.epoch);
+        if each(worker.held).any(news) {
+            steps.push(Step::Renew(w, Fate::Answered));
+        }
         for shard in 0..2 {
             let lease = self.database.leases[shard];
-            let ours = lease.owner == Some(worker.owner);
-            let idle = !worker.flight.is_busy(shard);
+            let (stray, idle) = (lease.owner == Some(worker.owner), !worker.flight.is_busy(shard));
             match worker.held[shard] {
-                Some(held) => {
-                    // A renewal that tells nothing new is left out.
-                    if held.past || worker.refused || !ours || lease.epoch != held.epoch {
-                        steps.push(Step::Renew(w, shard, Fate::Answered));
-                    }
-                    if held.draining && idle {
-                        steps.push(Step::Release(w, shard, Fate::Answered));
-                    }
-                }
-                None if ours && idle => steps.push(Step::Release(w, shard, Fate::Answered)),
-                None if lease.is_free() => steps.push(Step::Acquire(w, shard, Fate::Answered)),
-                None => {}
+                Some(held) if held.draining && idle => steps.push(Step::Release(w, shard, Fate::Answered)),
+                None if stray && idle => steps.push(Step::Release(w, shard, Fate::Answered)),
+                None if !stray && lease.is_free() => steps.push(Step::Acquire(w, shard, Fate::Answered)),
+                _ => {}
             }
         }
     }
 
-    /// Of the beat, what concerns one lease.
-    pub(crate) fn renew(&mut self, w: usize, shard: usize, fate: Fate, outbox: &Outbox) {
-        let owner = self.workers[w].owner;
-        let Some(held) = self.workers[w].held[shard] else { return };
+    fn is_held_by(&self, w: usize, shard: usize, epoch: u8) -> bool {
+        let lease = self.database.leases[shard];
+        lease.owner == Some(self.workers[w].owner) && lease.epoch == epoch
+    }
+
+    /// What a beat renewed is held on; what it did not is no longer this worker's.
+    pub(crate) fn renew(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
+        let worker = &mut self.workers[w];
+        let (owner, epochs) = (worker.owner, worker.held.map(|held| held.map(|held| held.epoch)));
         if fate == Fate::GivenUp {
-            return self.give_up(Message::Renew(owner, shard, held.epoch));
+            return self.give_up(Message::Renew(owner, epochs));
         }
-        let renewed = self.database.renew(owner, shard, held.epoch, outbox.rules);
-        self.workers[w].held[shard] = renewed.then_some(Held { past: false, ..held });
-        self.workers[w].refused = false;
+        for (shard, epoch) in each(epochs) {
+            let renewed = self.database.renew(owner, shard, epoch, outbox.rules);
+            worker.held[shard] = worker.held[shard].filter(|_| renewed).map(|held| Held { past: false, ..held });
+        }
+        worker.refused = false;
     }
 
     pub(crate) fn acquire(&mut self, w: usize, shard: usize, fate: Fate) {
@@ -72,17 +75,16 @@ impl State {
     pub(crate) fn expire(&mut self, shard: usize) {
         let lease = &mut self.database.leases[shard];
         lease.expired = true;
-        let (owner, epoch) = (lease.owner, lease.epoch);
-        for worker in self.workers.iter_mut().filter(|worker| Some(worker.owner) == owner) {
-            if let Some(held) = worker.held[shard].as_mut().filter(|held| held.epoch == epoch) {
-                held.past = true;
-            }
-        }
+        let owner = lease.owner;
+        let holder = self.workers.iter_mut().find(|worker| Some(worker.owner) == owner);
+        holder.and_then(|worker| worker.held[shard].as_mut()).into_iter().for_each(|held| held.past = true);
     }
 
-    /// Whether somebody renews it.
+    /// Whether it runs and somebody acts on it, and so renews it.
     pub(crate) fn is_kept(&self, shard: usize) -> bool {
         let lease = self.database.leases[shard];
-        self.workers.iter().any(|worker| lease.owner == Some(worker.owner) && worker.holds(shard, lease.epoch))
+        let keeper =
+            |worker: &Worker| worker.alive && lease.owner == Some(worker.owner) && worker.held[shard].is_some();
+        !lease.is_free() && self.workers.iter().any(keeper)
     }
 }

@@ -1,4 +1,37 @@
-//! A model of how actix-outbox hands events over.
+//! A model of how events are handed over, every run of which is checked: no sequence of steps within the bounds loses an event,
+//! doubles one, or brings a key out of order.
+//!
+//! # What is modelled
+//!
+//! Two workers, two shards of one lane, two events of one key and one without a key, and a replay. A step is what one function of
+//! the code does between two moments at which others can interfere, and has that function's name:
+//!
+//! | here | the code |
+//! |---|---|
+//! | `database.rs` | the statements of `src/store/postgres` |
+//! | `redis.rs` | `open.lua`, `publish.lua` |
+//! | `heart.rs` | `src/system/{heartbeat,leases}.rs`: renew, acquire, release |
+//! | `poller.rs`, `flight.rs` | `src/system/{poller.rs,flight}`: fetch, admit, adopt, settle, give back; rules R1 to R3 |
+//! | `publisher.rs` | `src/system/publisher`, `src/backend/redis_stream`: try_open, open, raise_epochs, recover, send, publish, flush |
+//! | `settling.rs` | `src/system/{completer,retry}.rs`: settle_published, settle_rescheduled |
+//!
+//! `steps.rs` says which steps are possible: those that happen by themselves, and the misfortunes of `rules.rs`, each at any moment.
+//! `properties.rs` says what must hold.
+//!
+//! # Why what is left out may be left out
+//!
+//! - **Stalls** need no step: a worker that does nothing for a while is one whose next step comes after those of others.
+//! - **A lost answer** is a request that is executed when nobody waits for it any more, and before anything else happens.
+//! - **A request and its answer** are one step where nothing but the worker's own death could come between: it can die after
+//!   the step as well, and what it would have asked next is then on its way late (`Worker::on_its_way`).
+//! - **Clocks**: a lease runs out at any moment, but under its holder only after the holder's own deadline. That order of the two
+//!   is taken for granted; that an answer which comes late renews nothing follows from it.
+//! - **Reading** brings all that is due or is made to leave out retries. A fetch that finds nothing when it begins is counted as a
+//!   misfortune (`Look`), so that no run goes on for ever by polling. With it, where nothing goes wrong any more everything comes to
+//!   rest, and at rest everything must be settled.
+//! - **Not here**: handlers, `on_failed = "hold"`, `failed` by an event that cannot be read, the breaker, the rate limit, suspects,
+//!   batches of more than three events, SQLite's one shard, other lanes. An event that a person retried, or replays, has no place in
+//!   its key's order any more.
 
 mod database;
 mod events;
@@ -13,11 +46,13 @@ mod rules;
 mod settling;
 mod state;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod worker;
 
-use stateright::{Checker, Model, Property};
+use stateright::{Model, Property};
 
-use crate::rules::{Faults, Outbox, Rules};
+use crate::rules::Outbox;
 use crate::state::State;
 use crate::steps::Step;
 
@@ -25,8 +60,9 @@ impl Model for Outbox {
     type State = State;
     type Action = Step;
 
+    /// One worker has both shards, or each has one.
     fn init_states(&self) -> Vec<State> {
-        vec![State::new([0, 0], self.faults), State::new([0, 1], self.faults)]
+        vec![State::new([0, 0], self), State::new([0, 1], self)]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
@@ -43,48 +79,5 @@ impl Model for Outbox {
 
     fn properties(&self) -> Vec<Property<Self>> {
         properties::all()
-    }
-}
-
-fn get(name: &str) -> u8 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(0)
-}
-
-#[test]
-fn explore() {
-    let mut rules = Rules::ALL;
-    for off in std::env::var("OFF").unwrap_or_default().split(',') {
-        match off {
-            "fencing" => rules.fencing = false,
-            "journal" => rules.journal = false,
-            "r1" => rules.r1 = false,
-            "r2" => rules.r2 = false,
-            "r3" => rules.r3 = false,
-            "settle" => rules.fenced_settle = false,
-            "leases" => rules.fenced_leases = false,
-            _ => {}
-        }
-    }
-    let faults = Faults { any: get("ANY").max(1),
-        crashes: get("CRASHES"), lost: get("LOST"), expiries: get("EXPIRIES"), refusals: get("REFUSALS"), stops: get("STOPS"),
-        moves: get("MOVES"), looks: get("LOOKS"), replays: get("REPLAYS"), orders: get("ORDERS"), restores: get("RESTORES"),
-    };
-    let outbox = Outbox { rules, faults, max_retries: get("MAX").max(1) };
-    let start = std::time::Instant::now();
-    let b = outbox.checker().finish_when(stateright::HasDiscoveries::AnyFailures).target_state_count(200_000_000);
-    let mut found = Vec::new();
-    let (unique, depth);
-    if std::env::var("BFS").is_ok() {
-        let c = b.spawn_bfs().join(); (unique, depth) = (c.unique_state_count(), c.max_depth());
-        found.extend(c.discoveries());
-    } else {
-        let c = b.spawn_dfs().join(); (unique, depth) = (c.unique_state_count(), c.max_depth());
-        found.extend(c.discoveries());
-    }
-    println!("{faults:?}: {unique} states, depth {depth}, {:?}", start.elapsed());
-    for (name, path) in found {
-        println!("FOUND {name}");
-        for (_, step) in path.clone().into_vec() { println!("   {step:?}"); }
-        if get("STATE") > 0 { println!("{:#?}", path.last_state()); }
     }
 }

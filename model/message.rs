@@ -14,7 +14,7 @@ pub(crate) enum Message {
     SettlePublished(Publications),
     SettleRescheduled(Reschedule),
     Acquire(Owner, usize),
-    Renew(Owner, usize, u8),
+    Renew(Owner, [Option<u8>; 2]),
     Release(Owner, usize, u8),
 }
 
@@ -30,7 +30,9 @@ impl Message {
             Self::SettlePublished(events) => database.settle_published(events),
             Self::SettleRescheduled(settle) => _ = database.settle_rescheduled(settle, rules),
             Self::Acquire(owner, shard) => _ = database.acquire(owner, shard),
-            Self::Renew(owner, shard, epoch) => _ = database.renew(owner, shard, epoch, rules),
+            Self::Renew(owner, epochs) => {
+                each(epochs).for_each(|(shard, epoch)| _ = database.renew(owner, shard, epoch, rules))
+            }
             Self::Release(owner, shard, epoch) => database.release(owner, shard, epoch, rules),
         }
     }
@@ -63,9 +65,10 @@ impl Message {
                     || rules.fenced_settle && over(settle.owner, shard, settle.epoch)
             }
             Self::Acquire(..) => false,
-            Self::Renew(owner, shard, epoch) | Self::Release(owner, shard, epoch) => {
-                rules.fenced_leases && over(owner, shard, epoch)
+            Self::Renew(owner, epochs) => {
+                rules.fenced_leases && each(epochs).all(|(shard, epoch)| over(owner, shard, epoch))
             }
+            Self::Release(owner, shard, epoch) => rules.fenced_leases && over(owner, shard, epoch),
         }
     }
 }

@@ -106,7 +106,7 @@ impl State {
         let mut going = Vec::new();
         for event in worker.queue.clone() {
             if !worker.may_go(event, outbox.rules) {
-                worker.drop_ticket(event, false);
+                worker.drop_ticket(event);
             } else if worker.flight.entry(event).is_some_and(|entry| entry.row.published_at) {
                 worker.queue.retain(|queued| *queued != event);
                 worker.flight.set_stage(event, Stage::Accepted);
@@ -126,7 +126,7 @@ impl State {
         }
         if going.iter().any(|event| batch.tokens[event.shard()].is_none()) {
             going.iter().for_each(|event| worker.flight.open[event.shard()] = None);
-            return going.into_iter().for_each(|event| worker.drop_ticket(event, false));
+            return going.into_iter().for_each(|event| worker.drop_ticket(event));
         }
         worker.desk = Desk::Sending(batch, std::mem::take(&mut worker.settled));
     }
@@ -140,7 +140,7 @@ impl State {
             let worker = &mut self.workers[w];
             worker.end();
             worker.flight.open = [None; 2];
-            return batch.events.iter().for_each(|publication| worker.drop_ticket(publication.event, false));
+            return batch.events.iter().for_each(|publication| worker.drop_ticket(publication.event));
         }
         self.meet(trouble);
         let reply = self.redis.publish(&batch, settled, trouble, outbox.rules, &self.database);
@@ -165,7 +165,7 @@ impl State {
             match (sent.contains(publication), refused) {
                 (true, _) => worker.flight.set_stage(event, Stage::Accepted),
                 (false, true) => worker.flight.set_stage(event, Stage::Rejected),
-                (false, false) => worker.drop_ticket(event, false),
+                (false, false) => worker.drop_ticket(event),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What protects, each part of which a test can switch off, and what may go wrong, and how often.
 
+use crate::events::Event;
+
 /// The parts of the protocol that can be left out, to see that the checker notices.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
@@ -20,15 +22,8 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    pub(crate) const ALL: Self = Self {
-        fencing: true,
-        journal: true,
-        r1: true,
-        r2: true,
-        r3: true,
-        fenced_settle: true,
-        fenced_leases: true,
-    };
+    pub(crate) const ALL: Self =
+        Self { fencing: true, journal: true, r1: true, r2: true, r3: true, fenced_settle: true, fenced_leases: true };
 }
 
 /// How often each thing may yet happen that nobody can rule out. Every one may come at any moment.
@@ -50,21 +45,24 @@ pub(crate) struct Faults {
     pub(crate) moves: u8,
     /// A fetch that finds nothing new when it begins: the poll's, the sweep's, a cursor's overlap.
     pub(crate) looks: u8,
+    /// A ticket is dropped: an actor that died had it, or its mailbox was full.
+    pub(crate) drops: u8,
     /// A published event is published again, by a person.
     pub(crate) replays: u8,
     /// An event is failed, or tried again, by a person.
     pub(crate) orders: u8,
-    /// The database's leases are an old backup's.
+    /// The database's leases are an old backup's, restored while no worker runs.
     pub(crate) restores: u8,
 }
 
 impl Faults {
-    fn kinds(&mut self) -> [&mut u8; 10] {
-        let Self { crashes, lost, expiries, refusals, stops, moves, looks, replays, orders, restores, .. } = self;
-        [crashes, lost, expiries, refusals, stops, moves, looks, replays, orders, restores]
+    fn kinds(&mut self) -> [&mut u8; 11] {
+        let Self { crashes, lost, expiries, refusals, stops, moves, looks, drops, replays, orders, restores, .. } =
+            self;
+        [crashes, lost, expiries, refusals, stops, moves, looks, drops, replays, orders, restores]
     }
 
-    /// One of a kind has happened.
+    /// One of a kind has happened. No kind is left more often than all are, so that states which can do the same are the same.
     pub(crate) fn spend(&mut self, kind: impl Fn(&mut Self) -> &mut u8) {
         *kind(self) -= 1;
         self.any -= 1;
@@ -78,6 +76,8 @@ impl Faults {
 pub(crate) struct Outbox {
     pub(crate) rules: Rules,
     pub(crate) faults: Faults,
+    /// Those of the events that are there; the fewer, the sooner a small question is answered.
+    pub(crate) events: &'static [Event],
     /// Refusals after which an event is failed.
     pub(crate) max_retries: u8,
 }

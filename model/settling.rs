@@ -43,7 +43,7 @@ impl State {
             worker.noted.insert(settle.publication);
             worker.flight.settle(settle.publication.event, !settle.failed, kept);
         } else {
-            worker.drop_ticket(settle.publication.event, false);
+            worker.drop_ticket(settle.publication.event);
         }
     }
 }

@@ -18,14 +18,14 @@ pub(crate) struct State {
 
 impl State {
     /// Both workers run, and each shard's lease is the worker's that is named.
-    pub(crate) fn new(holders: [usize; 2], faults: Faults) -> Self {
+    pub(crate) fn new(holders: [usize; 2], outbox: &Outbox) -> Self {
         let owners = [0, 1].map(|worker| Owner { worker, life: 0 });
         let mut workers = owners.map(Worker::new);
         for (shard, holder) in holders.into_iter().enumerate() {
             workers[holder].held[shard] = Some(Held { epoch: 1, past: false, draining: false });
         }
-        let database = Database::new(holders.map(|holder| owners[holder]));
-        Self { database, redis: Redis::default(), workers, late: Vec::new(), faults }
+        let database = Database::new(holders.map(|holder| owners[holder]), outbox.events);
+        Self { database, redis: Redis::default(), workers, late: Vec::new(), faults: outbox.faults }
     }
 
     /// Nobody waits any more; it may be executed at any time, or never. An answer that is lost is a request that is

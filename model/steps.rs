@@ -27,7 +27,7 @@ pub(crate) enum Piece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     // What a worker does.
-    Renew(usize, usize, Fate),
+    Renew(usize, Fate),
     Acquire(usize, usize, Fate),
     Release(usize, usize, Fate),
     TryOpen(usize),
@@ -50,6 +50,7 @@ pub(crate) enum Step {
     // What time and misfortune do.
     Expire(usize),
     GiveUpShard(usize, usize),
+    DropTicket(usize, Event),
     Crash(usize),
     Restart(usize),
     Arrive(Message, Option<Trouble>),
@@ -57,6 +58,11 @@ pub(crate) enum Step {
 }
 
 impl State {
+    /// Whether nothing happens any more by itself.
+    pub(crate) fn is_at_rest(&self, outbox: &Outbox) -> bool {
+        !self.workers.iter().any(|worker| worker.alive && worker.is_at_work()) && self.steps(outbox).is_empty()
+    }
+
     /// What happens by itself, in some order, where nothing goes wrong any more.
     pub(crate) fn steps(&self, outbox: &Outbox) -> Vec<Step> {
         let mut steps = Vec::new();
@@ -91,14 +97,17 @@ impl State {
             if faults.looks > 0 {
                 self.looks(w, outbox, steps);
             }
+            if faults.drops > 0 {
+                let tickets = Event::ALL.into_iter().filter(|event| worker.has_ticket(*event));
+                steps.extend(tickets.map(|event| Step::DropTicket(w, event)));
+            }
             if faults.crashes > 0 {
                 steps.push(Step::Crash(w));
             }
             let given = |shard: &usize| faults.moves > 0 && worker.held[*shard].is_some_and(|held| !held.draining);
             steps.extend((0..2).filter(given).map(|shard| Step::GiveUpShard(w, shard)));
         }
-        let runs = |shard: &usize| !self.database.leases[*shard].is_free() && self.is_kept(*shard);
-        steps.extend((0..2).filter(|shard| faults.expiries > 0 && runs(shard)).map(Step::Expire));
+        steps.extend((0..2).filter(|shard| faults.expiries > 0 && self.is_kept(*shard)).map(Step::Expire));
         for message in &self.late {
             steps.push(Step::Arrive(*message, None));
             if let Message::Publish(batch, _) = message
@@ -139,7 +148,7 @@ impl State {
 
     pub(crate) fn take(&mut self, step: Step, outbox: &Outbox) {
         match step {
-            Step::Renew(w, shard, fate) => self.renew(w, shard, fate, outbox),
+            Step::Renew(w, fate) => self.renew(w, fate, outbox),
             Step::Acquire(w, shard, fate) => self.acquire(w, shard, fate),
             Step::Release(w, shard, fate) => self.release(w, shard, fate, outbox),
             Step::TryOpen(w) => self.try_open(w),
@@ -179,7 +188,14 @@ impl State {
                 self.faults.spend(|faults| &mut faults.moves);
                 self.workers[w].held[shard].iter_mut().for_each(|held| held.draining = true);
             }
-            Step::Crash(w) => self.crash(w, outbox),
+            Step::DropTicket(w, event) => {
+                self.faults.spend(|faults| &mut faults.drops);
+                self.workers[w].drop_ticket(event);
+            }
+            Step::Crash(w) => {
+                self.faults.spend(|faults| &mut faults.crashes);
+                self.stop(w, outbox);
+            }
             Step::Restart(w) => {
                 let Owner { worker, life } = self.workers[w].owner;
                 self.workers[w] = Worker::new(Owner { worker, life: life + 1 });
@@ -192,16 +208,18 @@ impl State {
             }
             Step::RestoreLeases => {
                 self.faults.spend(|faults| &mut faults.restores);
+                (0..2).for_each(|w| self.stop(w, outbox));
                 self.database.restore_leases();
             }
         }
         self.tidy(outbox);
     }
 
-    fn crash(&mut self, w: usize, outbox: &Outbox) {
-        self.faults.spend(|faults| &mut faults.crashes);
-        self.late.extend(self.workers[w].on_its_way(outbox.max_retries));
-        self.workers[w] = Worker { alive: false, ..Worker::new(self.workers[w].owner) };
+    fn stop(&mut self, w: usize, outbox: &Outbox) {
+        if self.workers[w].alive {
+            self.late.extend(self.workers[w].on_its_way(outbox.max_retries));
+            self.workers[w] = Worker { alive: false, ..Worker::new(self.workers[w].owner) };
+        }
     }
 }
 
@@ -210,7 +228,7 @@ impl Step {
     fn given_up(self) -> Option<Self> {
         let fate = Fate::GivenUp;
         Some(match self {
-            Self::Renew(w, shard, _) => Self::Renew(w, shard, fate),
+            Self::Renew(w, _) => Self::Renew(w, fate),
             Self::Acquire(w, shard, _) => Self::Acquire(w, shard, fate),
             Self::Release(w, shard, _) => Self::Release(w, shard, fate),
             Self::Open(w, _) => Self::Open(w, fate),

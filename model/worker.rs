@@ -2,7 +2,7 @@
 
 use crate::database::{Owner, Reschedule};
 use crate::events::{Event, Publications};
-use crate::flight::{Fetch, Flight, Stage};
+use crate::flight::{Entry, Fetch, Flight, Stage};
 use crate::message::{Message, each};
 use crate::redis::{Batch, Token};
 use crate::rules::Rules;
@@ -77,10 +77,6 @@ impl Worker {
         }
     }
 
-    pub(crate) fn holds(&self, shard: usize, epoch: u8) -> bool {
-        self.alive && self.held[shard].is_some_and(|held| held.epoch == epoch)
-    }
-
     /// The epoch of a lease under which may be read and sent.
     pub(crate) fn readable(&self, shard: usize) -> Option<u8> {
         self.held[shard].filter(|held| !held.past && !held.draining).map(|held| held.epoch)
@@ -96,9 +92,7 @@ impl Worker {
 
     /// The shards that may be read: leased, and open under that lease.
     pub(crate) fn open_and_held(&self) -> [Option<Token>; 2] {
-        [0, 1].map(|shard| {
-            self.flight.open[shard].filter(|opening| self.readable(shard) == Some(opening.epoch))
-        })
+        [0, 1].map(|shard| self.flight.open[shard].filter(|opening| self.readable(shard) == Some(opening.epoch)))
     }
 
     /// R1 and R3 once more, at the last moment.
@@ -111,10 +105,20 @@ impl Worker {
         })
     }
 
+    /// Whether a ticket waits for the desk, for the completer or for `Retry`.
+    pub(crate) fn has_ticket(&self, event: Event) -> bool {
+        let in_hand = |entry: &Entry| matches!(entry.stage, Stage::Accepted | Stage::Rejected);
+        self.queue.contains(&event) || self.flight.entry(event).is_some_and(in_hand)
+    }
+
     /// A ticket is dropped before its end.
-    pub(crate) fn drop_ticket(&mut self, event: Event, accepted: bool) {
+    pub(crate) fn drop_ticket(&mut self, event: Event) {
         self.queue.retain(|queued| *queued != event);
-        self.flight.give_back(event, accepted);
+        self.flight.give_back(event);
+    }
+
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.desk != Desk::Idle || self.fetch.is_some() || !self.queue.is_empty()
     }
 
     /// What the completer has in hand: accepted, and not still queued for the desk.
