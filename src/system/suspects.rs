@@ -3,7 +3,7 @@
 //! A backend that is away breaks for every event; an event that breaks alone, again and again, while others pass in
 //! between, is itself the cause and is rejected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -54,6 +54,21 @@ impl Suspects {
         self.0.contains_key(&id)
     }
 
+    /// Which of these go last, so that others can pass before them: suspects, and what stands behind one in its key's
+    /// order.
+    pub(super) fn go_last<'a>(&self, queue: impl Iterator<Item = (Uuid, &'a str)>) -> Vec<bool> {
+        let mut waiting: HashSet<&str> = HashSet::new();
+        queue
+            .map(|(id, key)| {
+                let last = self.is_suspect(id) || waiting.contains(key);
+                if last && !key.is_empty() {
+                    waiting.insert(key);
+                }
+                last
+            })
+            .collect()
+    }
+
     pub(super) fn is_proven(&self, id: Uuid) -> bool {
         self.0.get(&id).is_some_and(|suspect| suspect.proven >= PROOF)
     }
@@ -89,5 +104,16 @@ mod tests {
         suspects.broke_alone(id);
         suspects.passed([id].into_iter());
         assert!(!suspects.is_suspect(id));
+    }
+
+    #[test]
+    fn suspects_go_last_and_take_the_later_events_of_their_keys_with_them() {
+        let [earlier, suspect, later, other, keyless_suspect, keyless] = [1, 2, 3, 4, 5, 6].map(Uuid::from_u128);
+        let mut suspects = Suspects::default();
+        suspects.broke_alone(suspect);
+        suspects.broke_alone(keyless_suspect);
+        let queue =
+            [(earlier, "ada"), (suspect, "ada"), (later, "ada"), (other, "bob"), (keyless_suspect, ""), (keyless, "")];
+        assert_eq!(suspects.go_last(queue.into_iter()), [false, true, true, false, true, false]);
     }
 }

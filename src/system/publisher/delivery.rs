@@ -22,8 +22,7 @@ impl Desk {
         handled.retain(|ticket| self.may_go(ticket));
         handled.iter_mut().for_each(Ticket::accept);
         self.pass_on(handled).await;
-        // Suspects last, so that others can pass before them.
-        queue.sort_by_key(|ticket| self.suspects.is_suspect(ticket.id));
+        self.put_suspects_last(&mut queue);
         self.refuse_proven(&mut queue).await;
         let until = Moment::now().after(LONGEST_DELIVERY);
         while !queue.is_empty() && Moment::now() < until {
@@ -33,6 +32,14 @@ impl Desk {
                 return;
             }
         }
+    }
+
+    fn put_suspects_last(&self, queue: &mut Vec<Ticket>) {
+        let mut last = self.suspects.go_last(queue.iter().map(|ticket| (ticket.id, ticket.key()))).into_iter();
+        let (late, early): (Vec<Ticket>, Vec<Ticket>) =
+            std::mem::take(queue).into_iter().partition(|_| last.next().unwrap_or(false));
+        queue.extend(early);
+        queue.extend(late);
     }
 
     /// Takes the next few that may go, when the rate allows.
