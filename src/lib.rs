@@ -35,6 +35,7 @@ mod event;
 mod publish;
 #[cfg(test)]
 mod sample;
+mod seams;
 mod settings;
 mod store;
 mod system;

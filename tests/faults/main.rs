@@ -12,6 +12,7 @@ mod kinds;
 mod ledger;
 mod report;
 mod scene;
+mod seams;
 mod stage;
 mod writers;
 

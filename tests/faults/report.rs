@@ -29,9 +29,10 @@ impl Report {
         println!("{}", self.table());
         let bad: Vec<&str> = self.outcomes.iter().filter(|outcome| !outcome.is_good()).map(|o| &*o.name).collect();
         for outcome in &self.outcomes {
+            outcome.balance.examples.iter().for_each(|example| println!("{}: {example}", outcome.name));
             outcome.deaths.iter().for_each(|death| println!("{}: ended by itself: {death}", outcome.name));
         }
-        assert!(bad.is_empty(), "{}; seed {}; again: {}\n{}", bad.join(", "), self.seed, self.command, self.table());
+        assert!(bad.is_empty(), "{}; seed {}; again: {}", bad.join(", "), self.seed, self.command);
     }
 
     fn table(&self) -> Table {

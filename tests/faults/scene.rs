@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 use crate::support::process::{Running, Signal};
-use crate::support::proxy::{Passage, Proxy};
+use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, clock, postgres, redis, unique};
 
 /// Workers that there always are.
@@ -120,7 +120,7 @@ impl Scene {
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
     }
 
-    fn outbox(&self, seat: &Seat, arguments: &[&str]) -> Command {
+    pub(crate) fn outbox(&self, seat: &Seat, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
         for (name, _) in std::env::vars_os() {
             if name == "DATABASE_URL" || name.to_string_lossy().starts_with("OUTBOX_") {
@@ -229,8 +229,24 @@ impl Scene {
         ids.iter().map(|id| id.parse().unwrap()).collect()
     }
 
+    /// The names of the fields beside the stream.
+    pub(crate) async fn journal(&self) -> Vec<String> {
+        let meta = format!("{{{}}}:outbox", self.stream);
+        ::redis::cmd("HKEYS").arg(meta).query_async(&mut self.redis().await).await.unwrap()
+    }
+
     pub(crate) async fn number(&self, query: &str) -> i64 {
         self.sql().await.query_one(query, &[]).await.unwrap().get(0)
+    }
+
+    /// The table in its order, and the stream in its, for whoever looks for a reason.
+    pub(crate) async fn dump(&self) -> String {
+        let statement = "SELECT concat_ws(' ', scheduled_at::time, seq, id, status, created_at::time, published_at::time, partition_key)
+            FROM outbox_events ORDER BY scheduled_at, seq";
+        let rows = self.sql().await.query(statement, &[]).await.unwrap();
+        let table: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let stream = redis::places(&self.redis_url, &self.stream).await;
+        format!("=== the table\n{}\n=== the stream\n{}\n", table.join("\n"), stream.join("\n"))
     }
 
     /// Waits until every event is published; how many are not when the time is up.

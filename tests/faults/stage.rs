@@ -79,7 +79,7 @@ impl Stage {
         let (takeovers, deaths) = (notes.takeovers, notes.deaths);
         let outcome = Outcome { name: self.name, faults, balance, stuck, retries, takeovers, deaths };
         if !outcome.is_good() {
-            keep(seed, &outcome.name, &notes.logs);
+            keep(seed, &outcome.name, &(scene.dump().await + &notes.logs));
         }
         outcome
     }

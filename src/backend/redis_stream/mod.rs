@@ -28,7 +28,11 @@ use journal::Journal;
 use script::Script;
 
 static OPEN: Script = Script::new(include_str!("open.lua"));
+#[cfg(not(feature = "fault-injection"))]
 static PUBLISH: Script = Script::new(include_str!("publish.lua"));
+#[cfg(feature = "fault-injection")]
+static PUBLISH: std::sync::LazyLock<Script> =
+    std::sync::LazyLock::new(|| Script::new(crate::seams::unfenced(include_str!("publish.lua"))));
 
 /// One stream, as one worker writes to it.
 pub(crate) struct RedisStream {
