@@ -16,6 +16,8 @@ const WRITERS: u64 = 4;
 /// Keys of each writer. No other writes them, so the order of its commits is the order of each key.
 const KEYS: u32 = 8;
 const MOST_EVENTS: usize = 12;
+/// One publisher, two lanes: what names no backend, and what names the default one.
+const LANES: [&str; 2] = ["", "default"];
 
 /// An event that a writer committed.
 #[derive(Debug, Clone)]
@@ -39,8 +41,14 @@ impl Writers {
         let writing = (0..WRITERS)
             .map(|number| {
                 let rng = StdRng::seed_from_u64(seed ^ (number + 1) << 32);
-                let writer =
-                    Writer { number, url: Arc::clone(&url), rng, stop: stop.subscribe(), committed: Vec::new() };
+                let writer = Writer {
+                    number,
+                    lane: LANES[number as usize % LANES.len()],
+                    url: Arc::clone(&url),
+                    rng,
+                    stop: stop.subscribe(),
+                    committed: Vec::new(),
+                };
                 tokio::spawn(writer.write_on())
             })
             .collect();
@@ -60,6 +68,7 @@ impl Writers {
 
 struct Writer {
     number: u64,
+    lane: &'static str,
     url: Arc<str>,
     rng: StdRng,
     stop: watch::Receiver<bool>,
@@ -126,7 +135,7 @@ impl Writer {
         for piece in events.chunks(pieces) {
             let ids: Vec<String> = piece.iter().map(|event| event.id.to_string()).collect();
             let keys: Vec<&str> = piece.iter().map(|event| event.key.as_str()).collect();
-            if transaction.execute(INSERT, &[&ids, &keys]).await.is_err() {
+            if transaction.execute(INSERT, &[&ids, &keys, &self.lane]).await.is_err() {
                 return End::Unknown;
             }
         }
@@ -153,8 +162,8 @@ impl Writer {
     }
 }
 
-const INSERT: &str = "INSERT INTO outbox_events (id, event_type, source, data, partition_key)
-    SELECT id, 'thing.happened', 'faults', '{\"n\": 1}', key
+const INSERT: &str = "INSERT INTO outbox_events (id, event_type, source, data, partition_key, publisher_backend)
+    SELECT id, 'thing.happened', 'faults', '{\"n\": 1}', key, $3
     FROM unnest($1::text[]::uuid[], $2::text[]) WITH ORDINALITY AS e(id, key, n) ORDER BY n";
 
 fn uuid(rng: &mut StdRng) -> Uuid {
