@@ -5,6 +5,7 @@
 
 /// What keeps events from being lost, sent twice or sent in disorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "the features decide which rules are asked about")]
 pub(crate) enum Rule {
     /// Redis refuses a batch where a newer session has one of its shards.
     Fencing,
@@ -24,7 +25,7 @@ pub(crate) const fn is_off(_: Rule) -> bool {
 }
 
 #[cfg(feature = "fault-injection")]
-pub(crate) use injected::{is_off, unfenced};
+pub(crate) use injected::is_off;
 
 #[cfg(feature = "fault-injection")]
 mod injected {
@@ -50,10 +51,5 @@ mod injected {
         };
         tracing::warn!(?rule, "a rule of the protocol is switched off by {VARIABLE}");
         Some(rule)
-    }
-
-    /// The publish script, which lets every session pass where fencing is off.
-    pub(crate) fn unfenced(script: &'static str) -> &'static str {
-        if is_off(Rule::Fencing) { script.replace("return { 'closed' }", "").leak() } else { script }
     }
 }

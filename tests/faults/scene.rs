@@ -146,11 +146,9 @@ impl Scene {
         Worker { name, running: Running::spawn(&mut command) }
     }
 
-    pub(crate) fn start_workers(&self) -> impl Future<Output = ()> {
-        async {
-            for seat in &self.seats[..WORKERS] {
-                *seat.worker.lock().await = Some(self.worker(seat, 0, &[]));
-            }
+    pub(crate) async fn start_workers(&self) {
+        for seat in &self.seats[..WORKERS] {
+            *seat.worker.lock().await = Some(self.worker(seat, 0, &[]));
         }
     }
 
