@@ -135,6 +135,7 @@ macro_rules! instantiate {
                 operating::events_are_loaded_in_the_order_given_without_those_that_cannot_be,
                 operating::a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice,
                 operating::an_event_is_failed_for_a_reason_unless_it_is_published,
+                operating::a_failed_event_that_a_person_gave_up_holds_its_key_no_longer,
                 operating::a_replayed_event_is_new_under_its_old_id_and_replays_keep_their_order,
                 operating::the_overview_counts_what_there_is_and_what_is_due,
                 operating::an_event_is_found_by_its_id,

@@ -224,8 +224,21 @@ async fn after_a_failed_event_its_key_stays_held_where_the_settings_say_hold_unt
     for subject in ["a3", "a4"] {
         assert_eq!(row(&sql, subject).await.status, "pending", "{subject}");
     }
-    let again = "UPDATE outbox_events SET status = 'pending', retry_count = 0 WHERE subject = 'a2'";
-    sql.execute(again, &[]).await.unwrap();
+    scene.run(&["events", "retry", "--status", "failed"]).await;
     scene.wait_published().await;
     assert_eq!(log.of("a"), ["a1", "a2", "a2", "a2", "a3", "a4"]);
+}
+
+#[actix::test]
+async fn a_held_key_goes_on_without_the_failed_event_that_a_person_gives_up() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let backend = refusing("a1", usize::MAX, BackendError::Rejected, &log);
+    let outbox = start(&scene, backend, "on_failed = \"hold\"", "max_retries = 1").await;
+    send(&outbox, &["a1", "a2"], "a").await;
+    wait_status(&scene.sql().await, "a1", "failed").await;
+    tokio::time::timeout(PATIENCE, outbox.drained()).await.unwrap();
+    assert_eq!(log.of("a"), ["a1"]);
+    scene.run(&["events", "fail", "--status", "failed"]).await;
+    wait_status(&scene.sql().await, "a2", "published").await;
+    assert_eq!(log.of("a"), ["a1", "a2"]);
 }

@@ -173,7 +173,7 @@ const DELETE_EXPIRED: &str = "WITH published AS MATERIALIZED (\
         SELECT id FROM outbox_events WHERE status = 'failed' \
             AND created_at < now() - $2 * interval '1 microsecond' \
             AND updated_at < now() - $2 * interval '1 microsecond' \
-            AND NOT (partition_key <> '' AND publisher_backend = ANY ($4)) \
+            AND NOT (partition_key <> '' AND retry_at IS NULL AND publisher_backend = ANY ($4)) \
             ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
      old AS MATERIALIZED (SELECT id FROM published UNION ALL SELECT id FROM failed LIMIT $3) \
      DELETE FROM outbox_events e USING old WHERE e.id = old.id";

@@ -109,7 +109,7 @@ fn a_change_says_which_events_it_is_about() {
         shell.refuses(&["events", change, id, "--type", "t"], 2, "cannot be used with");
     }
     shell.refuses(&["events", "retry", "--status", "published"], 2, "`outbox events replay` publishes them again");
-    shell.refuses(&["events", "fail", "--status", "failed"], 2, "failed events cannot be given up");
+    shell.refuses(&["events", "fail", "--status", "published"], 2, "published events cannot be given up");
     shell.refuses(&["events", "replay", "--since", "yesterday"], 2, "or how long ago, such as 90m or 2d");
     shell.refuses(&["events", "replay", "--until", "1h"], 2, "--since");
 }
