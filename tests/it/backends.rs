@@ -78,7 +78,8 @@ async fn a_backend_that_stops_answering_is_paused_says_so_costs_no_retries_and_r
     };
     let outbox = start(&scene, backend.timeout(Duration::from_millis(20)), "", "max_retries = 1").await;
     send(&outbox, &["1", "2", "3"], "key").await;
-    asked.wait(3).await;
+    // So often that the first is sent alone, and is suspected of being the cause.
+    asked.wait(10).await;
     eventually("its health says why", PATIENCE, async || {
         let health = outbox.health().await.unwrap();
         !health.is_ok() && matches!(&health.backends["mine"], Err(reason) if reason.contains("no answer within 20ms"))
@@ -105,7 +106,6 @@ async fn a_backend_that_is_unavailable_is_paused_and_costs_no_retries() {
         matches!(&health.backends["mine"], Err(reason) if reason.contains("not before lunch"))
     })
     .await;
-    assert_eq!(scene.number(TOUCHED).await, 0);
     scene.wait_published().await;
     assert_eq!(log.lines(), ["1", "1", "1", "1", "2"]);
     let row = row(&scene.sql().await, "1").await;
