@@ -20,6 +20,9 @@ has_postgres() {
     command -v initdb >/dev/null && command -v postgres >/dev/null
 }
 
+# ensurepip puts pip into an environment; Debian keeps it in a package of its own.
+has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
+
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
 }
@@ -42,6 +45,7 @@ command -v cc >/dev/null || fail "A C compiler is missing. Run: sudo apt-get ins
 packages=()
 command -v redis-server >/dev/null || packages+=(redis-server)
 has_postgres || packages+=(postgresql)
+has_venv || packages+=(python3-venv)
 if [ "${#packages[@]}" -gt 0 ]; then
     by_hand="sudo apt-get update && sudo apt-get install --no-install-recommends ${packages[*]}"
     command -v apt-get >/dev/null || fail "Missing: ${packages[*]}. On Debian: $by_hand"
@@ -49,7 +53,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "Installing ${packages[*]}"
     (install_packages "${packages[@]}") || fail "That did not work. Run: $by_hand"
 fi
-echo "cargo, cc, redis-server and postgres are here"
+echo "cargo, cc, redis-server, postgres and python3 with venv are here"
 
 # With more at once the servers and workers of the tests only wait for each other.
 threads=$(nproc 2>/dev/null || echo 2)
