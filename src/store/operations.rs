@@ -76,6 +76,13 @@ pub(crate) struct Page {
     pub(crate) limit: i64,
 }
 
+/// A row that is no event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    pub(crate) id: Uuid,
+    pub(crate) reason: String,
+}
+
 /// What a person does to an event.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {

@@ -135,13 +135,15 @@ pub(super) async fn pages_follow_each_other_without_a_gap_also_within_one_moment
     }
 }
 
-pub(super) async fn events_are_loaded_in_the_order_given_without_those_that_cannot_be<F: Fixture>() {
+pub(super) async fn events_are_loaded_in_the_order_given_and_a_row_that_is_none_says_why<F: Fixture>() {
     let fixture = F::fresh().await;
     let (first, second) = (Row::new().insert(&fixture).await, Row::new().insert(&fixture).await);
     let (column, nonsense) = fixture.nonsense()[0];
     let broken = Row::new().with(column, nonsense).insert(&fixture).await;
     let loaded = fixture.store().load(&[second, Uuid::now_v7(), broken, first]).await.unwrap();
-    assert_eq!(loaded.iter().map(|event| event.id).collect::<Vec<_>>(), [second, first]);
+    let ids = loaded.iter().map(|event| event.as_ref().map(|event| event.id).map_err(|row| row.id));
+    assert_eq!(ids.collect::<Vec<_>>(), [Ok(second), Err(broken), Ok(first)]);
+    assert!(loaded[1].as_ref().is_err_and(|row| row.reason.contains(column)), "{loaded:?}");
 }
 
 pub(super) async fn a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice<F: Fixture>() {
