@@ -19,6 +19,7 @@ mod order;
 mod outage;
 mod publishing;
 mod python;
+mod retention;
 mod scene;
 mod shutdown;
 mod sqlite;
