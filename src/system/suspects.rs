@@ -54,27 +54,27 @@ impl Suspects {
         self.0.contains_key(&id)
     }
 
-    /// Which of these go last, so that others can pass before them: suspects, and what stands behind one in its key's
-    /// order.
-    pub(super) fn go_last<'a>(&self, queue: impl Iterator<Item = (Uuid, &'a str)>) -> Vec<bool> {
-        let mut waiting: HashSet<&str> = HashSet::new();
-        queue
-            .map(|(id, key)| {
-                let last = self.is_suspect(id) || waiting.contains(key);
-                if last && !key.is_empty() {
-                    waiting.insert(key);
-                }
-                last
-            })
-            .collect()
-    }
-
     pub(super) fn is_proven(&self, id: Uuid) -> bool {
         self.0.get(&id).is_some_and(|suspect| suspect.proven >= PROOF)
     }
 
     pub(super) fn forget(&mut self, id: Uuid) {
         self.0.remove(&id);
+    }
+
+    /// Which of these events (id and key, in their order) go last, so that others can pass before them: the suspects, and
+    /// what stands behind one in its key's order.
+    pub(super) fn goes_last<'a>(&self, events: impl Iterator<Item = (Uuid, &'a str)>) -> Vec<bool> {
+        let mut keys = HashSet::new();
+        events
+            .map(|(id, key)| {
+                let last = self.is_suspect(id) || keys.contains(key);
+                if last && !key.is_empty() {
+                    keys.insert(key);
+                }
+                last
+            })
+            .collect()
     }
 }
 
@@ -98,22 +98,21 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_behind_a_suspect_in_its_keys_order_goes_last_with_it() {
+        let mut suspects = Suspects::default();
+        suspects.broke_alone(Uuid::from_u128(2));
+        suspects.broke_alone(Uuid::from_u128(5));
+        let keys = ["a", "a", "b", "a", "", ""];
+        let events = keys.iter().zip(1..).map(|(key, n)| (Uuid::from_u128(n), *key));
+        assert_eq!(suspects.goes_last(events), [false, true, false, true, true, false]);
+    }
+
+    #[test]
     fn an_event_that_passes_is_no_suspect() {
         let id = Uuid::from_u128(1);
         let mut suspects = Suspects::default();
         suspects.broke_alone(id);
         suspects.passed([id].into_iter());
         assert!(!suspects.is_suspect(id));
-    }
-
-    #[test]
-    fn suspects_go_last_and_take_the_later_events_of_their_keys_with_them() {
-        let [earlier, suspect, later, other, keyless_suspect, keyless] = [1, 2, 3, 4, 5, 6].map(Uuid::from_u128);
-        let mut suspects = Suspects::default();
-        suspects.broke_alone(suspect);
-        suspects.broke_alone(keyless_suspect);
-        let queue =
-            [(earlier, "ada"), (suspect, "ada"), (later, "ada"), (other, "bob"), (keyless_suspect, ""), (keyless, "")];
-        assert_eq!(suspects.go_last(queue.into_iter()), [false, true, true, false, true, false]);
     }
 }

@@ -22,8 +22,10 @@ impl Desk {
         handled.retain(|ticket| self.may_go(ticket));
         handled.iter_mut().for_each(Ticket::accept);
         self.pass_on(handled).await;
-        self.put_suspects_last(&mut queue);
         self.refuse_proven(&mut queue).await;
+        let last = self.suspects.goes_last(queue.iter().map(|ticket| (ticket.id, ticket.key())));
+        let (first, last): (Vec<_>, Vec<_>) = queue.into_iter().zip(last).partition(|(_, last)| !last);
+        let mut queue: Vec<Ticket> = first.into_iter().chain(last).map(|(ticket, _)| ticket).collect();
         let until = Moment::now().after(LONGEST_DELIVERY);
         while !queue.is_empty() && Moment::now() < until {
             let piece = self.next_piece(&mut queue).await;
@@ -32,14 +34,6 @@ impl Desk {
                 return;
             }
         }
-    }
-
-    fn put_suspects_last(&self, queue: &mut Vec<Ticket>) {
-        let mut last = self.suspects.go_last(queue.iter().map(|ticket| (ticket.id, ticket.key()))).into_iter();
-        let (late, early): (Vec<Ticket>, Vec<Ticket>) =
-            std::mem::take(queue).into_iter().partition(|_| last.next().unwrap_or(false));
-        queue.extend(early);
-        queue.extend(late);
     }
 
     /// Takes the next few that may go, when the rate allows.
