@@ -306,7 +306,8 @@ fn a_publisher_that_cannot_be_is_refused() {
     );
     assert_eq!(
         refused("[publishers.a]"),
-        "setting `publishers.a.url` is missing: redis_stream needs `url`, such as redis://localhost:6379/0, or `host`"
+        "setting `publishers.a.url` is missing: redis_stream needs `url`, such as redis://localhost:6379/0, or `host`, \
+         `nodes` or `sentinel`"
     );
 }
 
