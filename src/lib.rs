@@ -18,6 +18,7 @@
 //! 10. The janitor deletes what is older than [`RetentionSettings`] keep.
 //!
 //! Beside them stand [`Settings`] and, with the feature `cli`, the command line in `cli`.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "cli"), allow(dead_code, reason = "what only the command line asks of the store"))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 

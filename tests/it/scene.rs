@@ -117,6 +117,12 @@ impl Scene {
         Running::spawn(&mut self.outbox(settings, &["worker", "--name", name]))
     }
 
+    /// Runs the program to its end, which is a good one.
+    pub(crate) async fn run(&self, arguments: &[&str]) {
+        let mut program = Running::spawn(&mut self.outbox(&self.settings("", ""), arguments));
+        assert!(program.wait_exit(PATIENCE).await.success(), "{arguments:?}: {}", program.stderr());
+    }
+
     /// Runs a worker until nothing is due.
     pub(crate) async fn drain(&self, settings: &Path) {
         let mut worker = Running::spawn(&mut self.outbox(settings, &["worker", "--until-empty"]));
