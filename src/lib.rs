@@ -52,7 +52,7 @@ pub use publish::{
 };
 pub use settings::{
     DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Secret,
-    Settings, WorkerSettings,
+    SentinelSettings, Settings, WaitReplicas, WorkerSettings,
 };
 #[cfg(feature = "fault-injection")]
 pub use system::Panic;
