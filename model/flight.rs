@@ -96,9 +96,8 @@ impl Flight {
 
     fn waits(&self, event: Event, opening: Token, blocked: bool) -> bool {
         event.before().is_some_and(|before| {
-            let behind_another_session = self
-                .entry(before)
-                .is_some_and(|entry| entry.stage == Stage::Queued && entry.opening != Some(opening));
+            let behind_another_session =
+                self.entry(before).is_some_and(|entry| entry.stage == Stage::Queued && entry.opening != Some(opening));
             blocked || self.is_blocked(event) || behind_another_session
         })
     }

@@ -65,9 +65,18 @@ fn explore() {
             _ => {}
         }
     }
-    let faults = Faults { any: get("ANY").max(1),
-        crashes: get("CRASHES"), lost: get("LOST"), expiries: get("EXPIRIES"), refusals: get("REFUSALS"), stops: get("STOPS"),
-        moves: get("MOVES"), looks: get("LOOKS"), replays: get("REPLAYS"), orders: get("ORDERS"), restores: get("RESTORES"),
+    let faults = Faults {
+        any: get("ANY").max(1),
+        crashes: get("CRASHES"),
+        lost: get("LOST"),
+        expiries: get("EXPIRIES"),
+        refusals: get("REFUSALS"),
+        stops: get("STOPS"),
+        moves: get("MOVES"),
+        looks: get("LOOKS"),
+        replays: get("REPLAYS"),
+        orders: get("ORDERS"),
+        restores: get("RESTORES"),
     };
     let outbox = Outbox { rules, faults, max_retries: get("MAX").max(1) };
     let start = std::time::Instant::now();
@@ -75,16 +84,22 @@ fn explore() {
     let mut found = Vec::new();
     let (unique, depth);
     if std::env::var("BFS").is_ok() {
-        let c = b.spawn_bfs().join(); (unique, depth) = (c.unique_state_count(), c.max_depth());
+        let c = b.spawn_bfs().join();
+        (unique, depth) = (c.unique_state_count(), c.max_depth());
         found.extend(c.discoveries());
     } else {
-        let c = b.spawn_dfs().join(); (unique, depth) = (c.unique_state_count(), c.max_depth());
+        let c = b.spawn_dfs().join();
+        (unique, depth) = (c.unique_state_count(), c.max_depth());
         found.extend(c.discoveries());
     }
     println!("{faults:?}: {unique} states, depth {depth}, {:?}", start.elapsed());
     for (name, path) in found {
         println!("FOUND {name}");
-        for (_, step) in path.clone().into_vec() { println!("   {step:?}"); }
-        if get("STATE") > 0 { println!("{:#?}", path.last_state()); }
+        for (_, step) in path.clone().into_vec() {
+            println!("   {step:?}");
+        }
+        if get("STATE") > 0 {
+            println!("{:#?}", path.last_state());
+        }
     }
 }

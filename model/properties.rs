@@ -19,7 +19,9 @@ pub(crate) fn all() -> Vec<Property<Outbox>> {
     vec![
         Property::always(ONCE, |_, state: &State| !state.redis.stream.twice),
         Property::always(IN_ORDER, |_, state: &State| !state.redis.stream.overtaken),
-        Property::always(SENT, |_, state: &State| Event::ALL.into_iter().all(|event| is_sent_if_published(state, event))),
+        Property::always(SENT, |_, state: &State| {
+            Event::ALL.into_iter().all(|event| is_sent_if_published(state, event))
+        }),
         Property::always(TRIED, |outbox, state: &State| {
             let row = |event| state.database.row(event);
             let refused = |event| row(event).given_up || row(event).refusals >= outbox.max_retries;

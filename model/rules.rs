@@ -20,15 +20,8 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    pub(crate) const ALL: Self = Self {
-        fencing: true,
-        journal: true,
-        r1: true,
-        r2: true,
-        r3: true,
-        fenced_settle: true,
-        fenced_leases: true,
-    };
+    pub(crate) const ALL: Self =
+        Self { fencing: true, journal: true, r1: true, r2: true, r3: true, fenced_settle: true, fenced_leases: true };
 }
 
 /// How often each thing may yet happen that nobody can rule out. Every one may come at any moment.

@@ -96,9 +96,7 @@ impl Worker {
 
     /// The shards that may be read: leased, and open under that lease.
     pub(crate) fn open_and_held(&self) -> [Option<Token>; 2] {
-        [0, 1].map(|shard| {
-            self.flight.open[shard].filter(|opening| self.readable(shard) == Some(opening.epoch))
-        })
+        [0, 1].map(|shard| self.flight.open[shard].filter(|opening| self.readable(shard) == Some(opening.epoch)))
     }
 
     /// R1 and R3 once more, at the last moment.
