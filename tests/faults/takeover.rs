@@ -27,9 +27,10 @@ impl Scene {
         }
     }
 
-    /// The id under which a worker holds its leases.
+    /// The id under which a worker holds leases; `None` where it has none.
     pub(crate) async fn owner(&self, worker: &Worker) -> Option<String> {
-        let by_name = "SELECT id::text FROM outbox_workers WHERE name = $1";
+        let by_name = "SELECT id::text FROM outbox_workers w WHERE name = $1
+            AND EXISTS (SELECT FROM outbox_leases WHERE owner = w.id)";
         let row = self.try_sql().await?.query_opt(by_name, &[&worker.name]).await.ok()?;
         row.map(|row| row.get(0))
     }
