@@ -362,9 +362,8 @@ fn a_variable_that_is_no_utf_8_is_an_error() {
 
 #[test]
 fn redis_is_found_by_an_address_by_the_nodes_of_a_cluster_or_by_sentinels() {
-    let publisher = |text: &str| {
-        Settings::from_toml(&format!("[publishers.a]\n{text}")).unwrap().publishers.remove("a").unwrap()
-    };
+    let publisher =
+        |text: &str| Settings::from_toml(&format!("[publishers.a]\n{text}")).unwrap().publishers.remove("a").unwrap();
     let cluster = publisher("nodes = ['redis://a:7000', 'rediss://u:pw@b/0']\nwait_replicas = { count = 2 }");
     assert_eq!(cluster.nodes, ["redis://a:7000".into(), "rediss://u:pw@b/0".into()]);
     assert_eq!(cluster.wait_replicas, Some(WaitReplicas { count: 2, timeout: Duration::from_secs(1) }));
