@@ -46,7 +46,7 @@ async fn outbox_id(sql: &Client) -> Uuid {
 /// Writes an event and returns its id, its `seq` and its shard.
 async fn write(sql: &Client, backend: &str, status: &str) -> (Uuid, i64, i16) {
     let statement = "INSERT INTO outbox_events (id, event_type, source, publisher_backend, status, published_at)
-        VALUES (gen_random_uuid(), 'thing.happened', 'tests', $1, $2, CASE $2 WHEN 'published' THEN now() END)
+        VALUES (gen_random_uuid(), 'thing.happened', 'tests', $1, $2::text, CASE $2::text WHEN 'published' THEN now() END)
         RETURNING id::text, seq, outbox_shard(partition_key, id)::smallint";
     let row = sql.query_one(statement, &[&backend, &status]).await.unwrap();
     (row.get::<_, String>(0).parse().unwrap(), row.get(1), row.get(2))
@@ -135,8 +135,8 @@ async fn what_a_vanished_outbox_or_backend_left_behind_is_seen_and_removed() {
     set(&scene, &format!("owner/{gone}//3"), b"9:1").await;
     set(&scene, &format!("sent/{gone}//3/9.1/1"), &entry(Uuid::now_v7(), 5)).await;
     let mut expected = [
-        json!({"outbox": own, "publisher_backend": "old", "fields": 4, "events": 2, "bytes": 258}),
-        json!({"outbox": gone, "publisher_backend": "", "fields": 2, "events": 1, "bytes": 121}),
+        json!({"outbox": own, "publisher_backend": "old", "fields": 4, "events": 2, "bytes": 256}),
+        json!({"outbox": gone, "publisher_backend": "", "fields": 2, "events": 1, "bytes": 122}),
     ];
     expected.sort_by_key(|left| left["outbox"].to_string());
     assert_eq!(left_behind(), json!(expected));
