@@ -36,6 +36,7 @@ mod event;
 mod publish;
 #[cfg(test)]
 mod sample;
+mod seams;
 mod settings;
 mod store;
 mod system;

@@ -43,15 +43,20 @@ pub(crate) async fn length(connection: &mut MultiplexedConnection, stream: &str)
 
 /// The fields of every entry of a stream, in its order.
 pub(crate) async fn entries(url: &str, stream: &str) -> Vec<BTreeMap<String, String>> {
-    collect(url, stream, |fields| fields).await
+    collect(url, stream, |_, fields| fields).await
 }
 
 /// The `event_id` of every entry of a stream, in its order.
 pub(crate) async fn event_ids(url: &str, stream: &str) -> Vec<String> {
-    collect(url, stream, |mut fields| fields.remove("event_id").expect("event_id")).await
+    collect(url, stream, |_, mut fields| fields.remove("event_id").expect("event_id")).await
 }
 
-async fn collect<T>(url: &str, stream: &str, mut pick: impl FnMut(BTreeMap<String, String>) -> T) -> Vec<T> {
+/// The place of every entry of a stream, which tells its time, and its `event_id`.
+pub(crate) async fn places(url: &str, stream: &str) -> Vec<String> {
+    collect(url, stream, |place, fields| format!("{place} {}", fields["event_id"])).await
+}
+
+async fn collect<T>(url: &str, stream: &str, mut pick: impl FnMut(&str, BTreeMap<String, String>) -> T) -> Vec<T> {
     let mut connection = connect(url).await;
     let (mut all, mut from) = (Vec::new(), "-".to_owned());
     loop {
@@ -64,7 +69,7 @@ async fn collect<T>(url: &str, stream: &str, mut pick: impl FnMut(BTreeMap<Strin
         let Some((last, _)) = page.last() else { return all };
         let (time, number) = last.split_once('-').unwrap();
         from = format!("{time}-{}", number.parse::<u64>().unwrap() + 1);
-        all.extend(page.into_iter().map(|(_, fields)| pick(fields)));
+        all.extend(page.into_iter().map(|(place, fields)| pick(&place, fields)));
     }
 }
 

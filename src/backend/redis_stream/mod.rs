@@ -34,7 +34,15 @@ use reply::Reply;
 use script::Script;
 
 static OPEN: Script = Script::new(include_str!("open.lua"));
+#[cfg(not(feature = "fault-injection"))]
 static PUBLISH: Script = Script::new(include_str!("publish.lua"));
+/// Every session passes where a test has switched fencing off.
+#[cfg(feature = "fault-injection")]
+static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
+    let (script, refusal) = (include_str!("publish.lua"), "return { 'closed' }");
+    let fenced = !crate::seams::is_off(crate::seams::Rule::Fencing);
+    Script::new(if fenced { script } else { script.replace(refusal, "").leak() })
+});
 static STRIKE: Script = Script::new(include_str!("strike.lua"));
 
 /// One stream, as one worker writes to it.
