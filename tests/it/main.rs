@@ -16,6 +16,7 @@ mod consumers;
 mod examples;
 mod handlers;
 mod harness;
+mod journal;
 mod order;
 mod outage;
 mod publishing;

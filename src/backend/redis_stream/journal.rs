@@ -195,7 +195,7 @@ fn belongs_to(field: &str, shard: &Shard) -> bool {
     parts.next() == Some(shard.lane.as_ref()) && parts.next().and_then(|n| n.parse().ok()) == Some(shard.number)
 }
 
-fn parse(value: &[u8]) -> Vec<(Uuid, i64)> {
+pub(super) fn parse(value: &[u8]) -> Vec<(Uuid, i64)> {
     value
         .chunks_exact(ENTRY)
         .filter_map(|entry| {

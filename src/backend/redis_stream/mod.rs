@@ -12,7 +12,7 @@ use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::BackendError;
-use super::channel::{Channel, Opened, Parcel, Sent};
+use super::channel::{Channel, Opened, Parcel, Record, Sent};
 use crate::settings::check::has_hash_tag;
 use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;
@@ -22,6 +22,7 @@ mod batch;
 pub(crate) mod entry;
 mod errors;
 mod journal;
+mod records;
 mod replicas;
 mod reply;
 mod script;
@@ -42,6 +43,7 @@ static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
     let fenced = !crate::seams::is_off(crate::seams::Rule::Fencing);
     Script::new(if fenced { script } else { script.replace(refusal, "").leak() })
 });
+static STRIKE: Script = Script::new(include_str!("strike.lua"));
 
 /// One stream, as one worker writes to it.
 pub(crate) struct RedisStream {
@@ -224,6 +226,14 @@ impl Channel for RedisStream {
 
     async fn health_check(&mut self) -> Result<(), BackendError> {
         self.ping().await.inspect_err(|_| self.end())
+    }
+
+    async fn records(&mut self) -> Result<Vec<Record>, BackendError> {
+        self.read_records().await.inspect_err(|_| self.end())
+    }
+
+    async fn strike(&mut self, records: &[Record]) -> Result<usize, BackendError> {
+        self.strike_records(records).await.inspect_err(|_| self.end())
     }
 }
 

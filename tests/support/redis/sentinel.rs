@@ -47,9 +47,13 @@ impl Watched {
         let () = command.arg(&["failover", NAME]).query_async(&mut connection).await.unwrap();
     }
 
-    /// The lines of a `[publishers.*]` that say where this is.
+    /// Where the sentinels are.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.sentinels.iter().map(Server::url).collect()
+    }
+
+    /// The line of a `[publishers.*]` that says where this is.
     pub(crate) fn settings(&self) -> String {
-        let nodes: Vec<String> = self.sentinels.iter().map(|sentinel| format!("{:?}", sentinel.url())).collect();
-        format!("sentinel = {{ master = \"{NAME}\", nodes = [{}] }}", nodes.join(", "))
+        format!("sentinel = {{ master = \"{NAME}\", nodes = {:?} }}", self.addresses())
     }
 }

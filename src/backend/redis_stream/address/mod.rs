@@ -159,3 +159,6 @@ fn without_delay(info: ConnectionInfo) -> ConnectionInfo {
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     info.set_tcp_settings(tcp)
 }
+
+#[cfg(test)]
+mod tests;
