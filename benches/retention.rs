@@ -15,7 +15,7 @@ use drain::{Outbox, Servers};
 
 const EVENTS: i32 = 300_000;
 const OLD: i64 = 1_000_000;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const WANTED: f64 = 0.9;
 
 const KEEPING: &[(&str, &str)] =

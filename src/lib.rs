@@ -18,6 +18,7 @@
 //! 10. The janitor deletes what is older than [`RetentionSettings`] keep.
 //!
 //! Beside them stand [`Settings`] and, with the feature `cli`, the command line in `cli`.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "cli"), allow(dead_code, reason = "what only the command line asks of the store"))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
@@ -35,6 +36,7 @@ mod event;
 mod publish;
 #[cfg(test)]
 mod sample;
+mod seams;
 mod settings;
 mod store;
 mod system;
@@ -50,7 +52,7 @@ pub use publish::{
 };
 pub use settings::{
     DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Secret,
-    Settings, WorkerSettings,
+    SentinelSettings, Settings, WaitReplicas, WorkerSettings,
 };
 #[cfg(feature = "fault-injection")]
 pub use system::Panic;

@@ -62,7 +62,7 @@ CREATE INDEX outbox_events_keys ON outbox_events (publisher_backend, partition_k
   WHERE status IN ('pending', 'retry') AND partition_key <> '';
 
 CREATE INDEX outbox_events_held ON outbox_events (publisher_backend, partition_key, scheduled_at, seq)
-  WHERE status = 'failed' AND partition_key <> '';
+  WHERE status = 'failed' AND partition_key <> '' AND retry_at IS NULL;
 
 CREATE INDEX outbox_events_stray ON outbox_events (id)
   WHERE seq IS NULL AND status IN ('pending', 'retry');

@@ -49,6 +49,17 @@ pub(crate) struct Sent {
     pub(crate) closed: Vec<Shard>,
 }
 
+/// One field of what a backend keeps beside the events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) outbox: Uuid,
+    pub(crate) shard: Shard,
+    /// What was sent by (id, seq); none: it is the token of who may send.
+    pub(crate) sent: Option<Vec<(Uuid, i64)>>,
+    pub(crate) field: String,
+    pub(crate) value: Vec<u8>,
+}
+
 /// One backend as a publisher actor uses it.
 #[async_trait]
 pub(crate) trait Channel: Send + Sync {
@@ -66,6 +77,16 @@ pub(crate) trait Channel: Send + Sync {
 
     /// Whether the backend can take events.
     async fn health_check(&mut self) -> Result<(), BackendError>;
+
+    /// Everything that is kept beside the events, of whatever outbox.
+    async fn records(&mut self) -> Result<Vec<Record>, BackendError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes those of the records that are still as they were read; returns how many.
+    async fn strike(&mut self, _records: &[Record]) -> Result<usize, BackendError> {
+        Ok(0)
+    }
 }
 
 /// A backend without a journal: at least once.

@@ -20,6 +20,7 @@ mod completions;
 mod events;
 mod exit;
 mod health;
+mod journals;
 mod logs;
 mod man;
 mod migrate;
@@ -132,12 +133,14 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         }
         Command::Events(command) => with_store(&load()?, async |_, store| events::run(command, store).await),
         Command::Status(args) => {
-            with_store(&load()?, async |settings, store| status::run(&args, settings, store).await)
+            with_store(&load()?, async |settings, store| status::run(&args, settings, builder.backends(), store).await)
         }
         Command::Health(args) => {
             with_store(&load()?, async |settings, store| health::run(&args, settings, builder.backends(), store).await)
         }
-        Command::Cleanup(_) => with_store(&load()?, async |settings, store| cleanup::run(settings, store).await),
+        Command::Cleanup(args) => {
+            with_store(&load()?, async |settings, store| cleanup::run(&args, settings, builder.backends(), store).await)
+        }
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

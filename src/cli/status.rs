@@ -7,12 +7,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::arguments::Format;
+use super::journals::{self, Journal, Left, Served};
 use super::output;
 use super::row::time;
 use crate::settings::Settings;
 use crate::store::{Overview, Store, WorkerRow};
+use crate::system::Backends;
 
-/// Show how many events there are, what is due, and who works.
+/// Show how many events there are, what is due, who works, and what was left behind beside the streams.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,8 +26,21 @@ pub(super) struct Args {
     format: Format,
 }
 
-pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
-    let status = Status::new(&store.overview().await?, settings);
+pub(super) async fn run(
+    args: &Args,
+    settings: &Settings,
+    backends: &Backends,
+    store: Arc<dyn Store>,
+) -> anyhow::Result<()> {
+    let overview = store.overview().await?;
+    let served = Served::new(store.outbox_id().await?, settings, &overview);
+    let mut status = Status::new(&overview, settings);
+    for (name, publisher) in journals::kept(settings) {
+        match Journal::read(name, publisher, backends, served.outbox()).await {
+            Ok(journal) => status.note_left(name, journal.left(&served)),
+            Err(error) => tracing::warn!("{error:#}"),
+        }
+    }
     match args.format {
         Format::Json => output::json(&status),
         Format::Table => status.print(),
@@ -46,6 +61,8 @@ struct Backend {
     oldest_due_seconds: Option<f64>,
     /// `"ok"`, or why no worker delivers.
     health: String,
+    /// What stands beside its stream and is nobody's; none where that could not be read.
+    left_behind: Option<Vec<Left>>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -92,6 +109,12 @@ impl Status {
         }
     }
 
+    fn note_left(&mut self, backend: &str, left: Vec<Left>) {
+        if let Some(backend) = self.backends.iter_mut().find(|other| other.name == backend) {
+            backend.left_behind = Some(left);
+        }
+    }
+
     fn print(&self) -> anyhow::Result<()> {
         let counts = self.counts.iter().map(|(status, count)| vec![output::printable(status), count.to_string()]);
         output::table(&["STATUS", "EVENTS"], counts)?;
@@ -107,7 +130,28 @@ impl Status {
             let shards: Vec<String> = worker.shards.iter().map(|(lane, count)| format!("{lane}: {count}")).collect();
             vec![output::printable(&worker.name), worker.heartbeat_at.clone(), output::printable(&shards.join(", "))]
         });
-        Ok(output::table(&["WORKER", "HEARTBEAT", "SHARDS"], workers)?)
+        output::table(&["WORKER", "HEARTBEAT", "SHARDS"], workers)?;
+        self.print_left()
+    }
+
+    fn print_left(&self) -> anyhow::Result<()> {
+        let left: Vec<Vec<String>> = self.backends.iter().flat_map(Backend::left_rows).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        output::line("\nLeft behind beside the streams (see `outbox cleanup --help`):")?;
+        Ok(output::table(&["BACKEND", "OUTBOX", "PUBLISHER_BACKEND", "EVENTS", "BYTES"], left)?)
+    }
+}
+
+impl Backend {
+    fn left_rows(&self) -> impl Iterator<Item = Vec<String>> {
+        self.left_behind.iter().flatten().map(|left| {
+            let lane = if left.publisher_backend.is_empty() { "(default)" } else { &left.publisher_backend };
+            let counts = [left.events, left.bytes].map(|count| count.to_string());
+            let names = [&self.name, &left.outbox.to_string(), lane].map(output::printable);
+            names.into_iter().chain(counts).collect()
+        })
     }
 }
 
@@ -126,6 +170,7 @@ impl Seen {
             due: self.due,
             oldest_due_seconds: self.oldest.map(|oldest| oldest.as_secs_f64()),
             health: self.health.unwrap_or_else(|| "no live worker serves it".to_owned()),
+            left_behind: None,
         }
     }
 }
@@ -157,8 +202,13 @@ mod tests {
     #[test]
     fn events_that_name_no_backend_belong_to_the_default_one() {
         let status = status(vec![worker("a", 1, r#"{"": "ok", "orders": "ok"}"#)]);
-        let expected =
-            Backend { name: "orders".to_owned(), due: 5, oldest_due_seconds: Some(9.0), health: "ok".to_owned() };
+        let expected = Backend {
+            name: "orders".to_owned(),
+            due: 5,
+            oldest_due_seconds: Some(9.0),
+            health: "ok".to_owned(),
+            left_behind: None,
+        };
         assert_eq!(status.backends, [expected]);
         assert_eq!(status.workers[0].shards, BTreeMap::from([("orders".to_owned(), 32)]));
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+mod redis;
+
 use super::units::LONGEST;
 use super::{PublisherSettings, RetentionSettings, RetryBackoff, Secret, Settings, WorkerSettings};
 use crate::error::SettingsError;
@@ -19,7 +21,6 @@ pub(super) mod expected {
 type Result<T, E = SettingsError> = std::result::Result<T, E>;
 
 const DATABASE_SCHEMES: &[&str] = &["postgres://", "postgresql://", "sqlite://"];
-const REDIS_SCHEMES: &[&str] = &["redis://", "rediss://"];
 const BUILT_IN: &[&str] = &["redis_stream", "jsonl", "local"];
 const MAX_NAME: usize = 100;
 const MAX_DAYS: u32 = 36_500;
@@ -142,32 +143,6 @@ impl Check<'_> {
         let problem = format!("is for an application's own kinds of backend; {} has none", publisher.backend);
         self.that(publisher.options.is_empty(), &format!("{key}.options"), problem)?;
         if publisher.backend == "redis_stream" { self.redis(key, publisher) } else { Ok(()) }
-    }
-
-    fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
-        let stream = publisher.stream_name.as_str();
-        // The meta key is made from the name, and a `}` would end its hash tag too early.
-        let problem = "has a `}` and no hash tag, so that its journal could not share its slot in a Redis Cluster; \
-            leave the `}` out, or begin with a tag as in {shop}.events";
-        self.that(!stream.contains('}') || has_hash_tag(stream), &format!("{key}.stream_name"), problem)?;
-        let url = format!("{key}.url");
-        let Some(address) = &publisher.url else {
-            let remedy = "redis_stream needs `url`, such as redis://localhost:6379/0, or `host`".to_owned();
-            let host = publisher.host.as_ref().filter(|host| !host.is_empty());
-            return host.map(|_| ()).ok_or(SettingsError::Missing { key: url, remedy });
-        };
-        self.url(&url, address, REDIS_SCHEMES)?;
-        self.that(url::Url::parse(address.expose()).is_ok(), &url, "is not a valid address")?;
-        let parts = [
-            ("host", publisher.host.is_some()),
-            ("port", publisher.port.is_some()),
-            ("db", publisher.db.is_some()),
-            ("password", publisher.password.is_some()),
-        ];
-        match parts.iter().find(|(_, given)| *given) {
-            Some((part, _)) => self.that(false, &format!("{key}.{part}"), format!("stands in `{url}` too: give one")),
-            None => Ok(()),
-        }
     }
 
     fn worker(&self, worker: &WorkerSettings) -> Result<()> {

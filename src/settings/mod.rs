@@ -50,12 +50,20 @@ pub struct PublisherSettings {
     pub url: Option<Secret>,
     /// Instead of `url`.
     pub host: Option<String>,
-    /// Instead of `url`; 6379.
+    /// With `host`; 6379.
     pub port: Option<u16>,
-    /// Instead of `url`; 0.
+    /// With `host` or `sentinel`; 0.
     pub db: Option<i64>,
-    /// Instead of `url`.
+    /// With `host` or `sentinel`.
+    pub username: Option<String>,
+    /// With `host` or `sentinel`.
     pub password: Option<Secret>,
+    /// Instead of `url`: some nodes of a Redis Cluster, each as a `url` is. The others are found through them.
+    pub nodes: Vec<Secret>,
+    /// Instead of `url`: who knows the master's address.
+    pub sentinel: Option<SentinelSettings>,
+    /// Replicas that must have an event before it counts as published; none: the master's word is enough.
+    pub wait_replicas: Option<WaitReplicas>,
     /// The stream's key.
     pub stream_name: String,
     /// About how many entries the stream keeps; 0: it is never trimmed.
@@ -82,7 +90,11 @@ impl Default for PublisherSettings {
             host: None,
             port: None,
             db: None,
+            username: None,
             password: None,
+            nodes: Vec::new(),
+            sentinel: None,
+            wait_replicas: None,
             stream_name: "events".to_owned(),
             max_len: 10_000,
             connect_timeout: Duration::from_secs(5),
@@ -92,6 +104,33 @@ impl Default for PublisherSettings {
             path: None,
             options: serde_json::Map::new(),
         }
+    }
+}
+
+/// `sentinel = { master, nodes }`
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SentinelSettings {
+    /// The name under which the sentinels watch the master.
+    pub master: String,
+    /// The sentinels, each as a `url` is. A `rediss://` one says that the master is reached by TLS too.
+    pub nodes: Vec<Secret>,
+}
+
+/// `wait_replicas = { count, timeout }`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitReplicas {
+    /// How many replicas; at least 1.
+    pub count: u32,
+    /// How long they may take before Redis counts as unavailable; less than `socket_timeout`.
+    pub timeout: Duration,
+}
+
+impl WaitReplicas {
+    /// So many replicas, within a second.
+    #[must_use]
+    pub fn new(count: u32) -> Self {
+        Self { count, timeout: Duration::from_secs(1) }
     }
 }
 

@@ -188,15 +188,23 @@ impl<'a> Node<'a> {
         }
     }
 
+    fn texts(&self) -> Option<Vec<String>> {
+        if let Some(text) = self.env_text().filter(|text| !text.trim_start().starts_with('[')) {
+            return Some(text.split(',').map(|part| part.trim().to_owned()).collect());
+        }
+        let Value::Array(_, items) = self.structured() else { return None };
+        items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+    }
+
     /// A list of texts; from the environment also `a,b`.
     pub(super) fn strings(&self) -> Result<Vec<String>> {
-        const EXPECTED: &str = "a list of texts such as [\"a\", \"b\"]";
-        if let Some(text) = self.env_text().filter(|text| !text.trim_start().starts_with('[')) {
-            return Ok(text.split(',').map(|part| part.trim().to_owned()).collect());
-        }
-        let Value::Array(_, items) = self.structured() else { return Err(self.expected(EXPECTED)) };
-        let texts = items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-        texts.ok_or_else(|| self.expected(EXPECTED))
+        self.texts().ok_or_else(|| self.expected("a list of texts such as [\"a\", \"b\"]"))
+    }
+
+    /// As [`strings`](Self::strings), but nothing of the value is shown.
+    pub(super) fn secrets(&self) -> Result<Vec<super::Secret>> {
+        let texts = self.texts().ok_or_else(|| self.invalid("must be a list of texts such as [\"a\", \"b\"]"))?;
+        Ok(texts.into_iter().map(super::Secret::from).collect())
     }
 
     /// Any value; an environment variable's text that is JSON is read as such.

@@ -3,7 +3,8 @@
 use super::check::expected;
 use super::node::{Node, Result, Table};
 use super::{
-    DatabaseSettings, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Settings, WorkerSettings,
+    DatabaseSettings, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, SentinelSettings,
+    Settings, WaitReplicas, WorkerSettings,
 };
 
 const ROOT: &[&str] = &["database", "publishers", "worker", "retention"];
@@ -14,7 +15,11 @@ const PUBLISHER: &[&str] = &[
     "host",
     "port",
     "db",
+    "username",
     "password",
+    "nodes",
+    "sentinel",
+    "wait_replicas",
     "stream_name",
     "max_len",
     "connect_timeout",
@@ -24,6 +29,8 @@ const PUBLISHER: &[&str] = &[
     "path",
     "options",
 ];
+const SENTINEL: &[&str] = &["master", "nodes"];
+const WAIT_REPLICAS: &[&str] = &["count", "timeout"];
 const RATE_LIMIT: &[&str] = &["per_second", "burst"];
 const WORKER: &[&str] = &[
     "name",
@@ -90,6 +97,9 @@ fn publisher(node: Node<'_>) -> Result<PublisherSettings> {
     table.read("connect_timeout", &mut publisher.connect_timeout, Node::duration)?;
     table.read("socket_timeout", &mut publisher.socket_timeout, Node::duration)?;
     table.read("on_failed", &mut publisher.on_failed, on_failed)?;
+    if let Some(node) = table.get("wait_replicas") {
+        publisher.wait_replicas = Some(wait_replicas(node)?);
+    }
     table.read("path", &mut publisher.path, |node| node.string().map(Some))?;
     if let Some(node) = table.get("rate_limit") {
         publisher.rate_limit = Some(rate_limit(node)?);
@@ -107,7 +117,31 @@ fn address(table: &Table<'_>, publisher: &mut PublisherSettings) -> Result<()> {
     table.read("host", &mut publisher.host, |node| node.string().map(Some))?;
     table.read("port", &mut publisher.port, |node| node.integer(expected::PORT).map(Some))?;
     table.read("db", &mut publisher.db, |node| node.integer(expected::FROM_ZERO).map(Some))?;
-    table.read("password", &mut publisher.password, |node| node.secret().map(Some))
+    table.read("username", &mut publisher.username, |node| node.string().map(Some))?;
+    table.read("password", &mut publisher.password, |node| node.secret().map(Some))?;
+    table.read("nodes", &mut publisher.nodes, Node::secrets)?;
+    if let Some(node) = table.get("sentinel") {
+        publisher.sentinel = Some(sentinel(node)?);
+    }
+    Ok(())
+}
+
+fn sentinel(node: Node<'_>) -> Result<SentinelSettings> {
+    let table = node.table(SENTINEL)?;
+    let mut sentinel = SentinelSettings::default();
+    table.read("master", &mut sentinel.master, Node::string)?;
+    table.read("nodes", &mut sentinel.nodes, Node::secrets)?;
+    Ok(sentinel)
+}
+
+fn wait_replicas(node: Node<'_>) -> Result<WaitReplicas> {
+    let table = node.table(WAIT_REPLICAS)?;
+    let Some(count) = table.get("count") else {
+        return Err(table.node().invalid("needs `count`, as in { count = 1, timeout = \"1s\" }"));
+    };
+    let mut wait = WaitReplicas::new(count.integer(expected::FROM_ONE)?);
+    table.read("timeout", &mut wait.timeout, Node::duration)?;
+    Ok(wait)
 }
 
 fn on_failed(node: &Node<'_>) -> Result<OnFailed> {

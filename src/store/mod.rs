@@ -15,7 +15,7 @@ use crate::publish::NewEvent;
 use crate::settings::DatabaseSettings;
 use migrate::{Plan, Watch};
 
-pub(crate) use self::operations::{Change, Due, EventFilter, Expiry, Overview, Page, Place, WorkerRow};
+pub(crate) use self::operations::{Change, Due, EventFilter, Expiry, Overview, Page, Place, Unreadable, WorkerRow};
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -230,8 +230,9 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Where the events that are meant stand, in the order of their creation.
     async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>>;
 
-    /// These events, in the order given; those that are gone or cannot be read are left out.
-    async fn load(&self, ids: &[Uuid]) -> Result<Vec<OutboxEvent>>;
+    /// These events, in the order given; those that are gone are left out. One row that is no event must not hide the
+    /// others, nor be hidden.
+    async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
 
     /// How many events are meant.
     async fn count(&self, filter: &EventFilter) -> Result<i64>;

@@ -76,12 +76,19 @@ pub(crate) struct Page {
     pub(crate) limit: i64,
 }
 
+/// A row that is no event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    pub(crate) id: Uuid,
+    pub(crate) reason: String,
+}
+
 /// What a person does to an event.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     /// Pending again, as if it had never been rejected; in its old place. Not a published one.
     Retry,
-    /// Failed, for this reason. Not a published one.
+    /// Failed, for this reason, and not holding its key. Not a published one.
     Fail { reason: String },
     /// Published again, as a new event of the old id. Only a published one.
     Replay,

@@ -3,7 +3,7 @@
 //! A backend that is away breaks for every event; an event that breaks alone, again and again, while others pass in
 //! between, is itself the cause and is rejected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -61,6 +61,21 @@ impl Suspects {
     pub(super) fn forget(&mut self, id: Uuid) {
         self.0.remove(&id);
     }
+
+    /// Which of these events (id and key, in their order) go last, so that others can pass before them: the suspects, and
+    /// what stands behind one in its key's order.
+    pub(super) fn goes_last<'a>(&self, events: impl Iterator<Item = (Uuid, &'a str)>) -> Vec<bool> {
+        let mut keys = HashSet::new();
+        events
+            .map(|(id, key)| {
+                let last = self.is_suspect(id) || keys.contains(key);
+                if last && !key.is_empty() {
+                    keys.insert(key);
+                }
+                last
+            })
+            .collect()
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +95,16 @@ mod tests {
             suspects.broke_alone(bad);
         }
         assert!(suspects.is_proven(bad));
+    }
+
+    #[test]
+    fn what_stands_behind_a_suspect_in_its_keys_order_goes_last_with_it() {
+        let mut suspects = Suspects::default();
+        suspects.broke_alone(Uuid::from_u128(2));
+        suspects.broke_alone(Uuid::from_u128(5));
+        let keys = ["a", "a", "b", "a", "", ""];
+        let events = keys.iter().zip(1..).map(|(key, n)| (Uuid::from_u128(n), *key));
+        assert_eq!(suspects.goes_last(events), [false, true, false, true, true, false]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::support::process::{Running, Signal};
 use crate::support::{PATIENCE, eventually};
 
 /// `cargo test` builds the examples beside the tests.
-fn example(name: &str) -> Command {
+pub(crate) fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let path: PathBuf = tests.ancestors().nth(2).unwrap().join("examples").join(name);
     assert!(

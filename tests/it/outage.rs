@@ -93,6 +93,31 @@ async fn events_written_after_redis_was_emptied_arrive_once() {
 }
 
 #[tokio::test]
+async fn a_redis_that_forgets_everything_in_a_restart_is_published_to_again_and_each_event_after_it_arrives_once() {
+    let mut server = redis::Server::start(&[]);
+    let scene = Scene::on(postgres::database().await, server.url()).await;
+    let _worker = scene.worker(&scene.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    for _ in 0..2 {
+        scene.insert(5_000, 200).await;
+        scene.wait_length(300).await;
+        server.kill();
+        server.start_again();
+    }
+    scene.wait_published().await;
+    // What the two restarts took stays away: the database has it as published, which Redis had acknowledged.
+    scene.sql().await.execute("DELETE FROM outbox_events", &[]).await.unwrap();
+    let mut before = scene.event_ids().await;
+    let arrived = before.len();
+    before.sort_unstable();
+    before.dedup();
+    assert_eq!(before.len(), arrived, "nothing came twice into what is there now");
+    scene.insert(500, 20).await;
+    scene.wait_published().await;
+    assert_eq!(scene.length().await, arrived + 500);
+    assert_eq!(scene.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
+}
+
+#[tokio::test]
 async fn a_worker_started_without_its_database_waits_for_it_and_says_so() {
     let mut server = postgres::Server::start();
     let scene = Scene::on(server.database().await, redis::url()).await;

@@ -18,7 +18,10 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(120);
 
 pub(crate) struct Scene {
     database: Database,
+    /// Where the stream is read.
     redis_url: String,
+    /// The line of a `[publishers.*]` that says where the stream is.
+    address: String,
     stream: String,
     folder: TempDir,
 }
@@ -31,21 +34,31 @@ impl Scene {
 
     /// On servers of the test's choice, migrated.
     pub(crate) async fn on(database: Database, redis_url: String) -> Self {
-        let scene = Self::unmigrated(database, redis_url);
-        let migrated = scene.outbox(&scene.settings("", ""), &["migrate"]).output().unwrap();
+        Self::unmigrated(database, redis_url).migrate()
+    }
+
+    /// As [`on`](Self::on), where the settings say in another way where Redis is.
+    pub(crate) async fn found_by(address: String, redis_url: String) -> Self {
+        let scene = Self::unmigrated(postgres::database().await, redis_url);
+        Self { address, ..scene }.migrate()
+    }
+
+    fn migrate(self) -> Self {
+        let migrated = self.outbox(&self.settings("", ""), &["migrate"]).output().unwrap();
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
-        scene
+        self
     }
 
     pub(crate) fn unmigrated(database: Database, redis_url: String) -> Self {
-        Self { database, redis_url, stream: redis::stream(), folder: tempfile::tempdir().unwrap() }
+        let address = format!("url = \"{redis_url}\"");
+        Self { database, redis_url, address, stream: redis::stream(), folder: tempfile::tempdir().unwrap() }
     }
 
     /// A settings file: this outbox, with these lines of TOML in `[worker]` and in `[publishers.default]`.
     pub(crate) fn settings(&self, worker: &str, publisher: &str) -> PathBuf {
-        let Self { database, redis_url, stream, .. } = self;
+        let Self { database, address, stream, .. } = self;
         let text = format!(
-            "[database]\nurl = \"{}\"\n\n[publishers.default]\nbackend = \"redis_stream\"\nurl = \"{redis_url}\"\n\
+            "[database]\nurl = \"{}\"\n\n[publishers.default]\nbackend = \"redis_stream\"\n{address}\n\
              stream_name = \"{stream}\"\nmax_len = 0\n{publisher}\n\n[worker]\n{worker}\n",
             database.url
         );
@@ -61,8 +74,8 @@ impl Scene {
 
     /// The lines of a `[publishers.*]` that publishes into this scene's stream.
     pub(crate) fn stream(&self) -> String {
-        let Self { redis_url, stream, .. } = self;
-        format!("backend = \"redis_stream\"\nurl = \"{redis_url}\"\nstream_name = \"{stream}\"\nmax_len = 0\n")
+        let Self { address, stream, .. } = self;
+        format!("backend = \"redis_stream\"\n{address}\nstream_name = \"{stream}\"\nmax_len = 0\n")
     }
 
     pub(crate) fn database(&self) -> &Database {
@@ -72,6 +85,11 @@ impl Scene {
     /// The database's address.
     pub(crate) fn url(&self) -> &str {
         &self.database.url
+    }
+
+    /// The stream is on another server now.
+    pub(crate) fn read_from(&mut self, redis_url: String) {
+        self.redis_url = redis_url;
     }
 
     pub(crate) fn redis_url(&self) -> &str {
@@ -97,6 +115,12 @@ impl Scene {
     /// A running `outbox worker`.
     pub(crate) fn worker(&self, settings: &Path, name: &str) -> Running {
         Running::spawn(&mut self.outbox(settings, &["worker", "--name", name]))
+    }
+
+    /// Runs the program to its end, which is a good one.
+    pub(crate) async fn run(&self, arguments: &[&str]) {
+        let mut program = Running::spawn(&mut self.outbox(&self.settings("", ""), arguments));
+        assert!(program.wait_exit(PATIENCE).await.success(), "{arguments:?}: {}", program.stderr());
     }
 
     /// Runs a worker until nothing is due.

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use actix_outbox::{Outbox, OutboxSystem, Settings, SystemError};
+
+use crate::actors::{Log, Reply, Scripted, event};
 use crate::scene::Scene;
 use crate::support::process::{Running, Signal};
 use crate::support::proxy::{Passage, Proxy};
@@ -52,27 +55,54 @@ async fn a_worker_told_to_stop_hands_its_share_over_at_once() {
     scene.assert_delivered().await;
 }
 
-#[tokio::test]
-async fn a_worker_told_to_stop_ends_in_time_also_where_the_database_has_gone_silent() {
+/// A publisher of the test's own, and how long the end may take.
+fn hanging(shutdown_timeout: &str) -> String {
+    format!("[publishers.mine]\nbackend = \"scripted\"\n[worker]\nshutdown_timeout = \"{shutdown_timeout}\"")
+}
+
+/// A system whose backend has one event, and never answers.
+async fn start_hanging(settings: Settings) -> Outbox {
+    let asked = Log::default();
+    let backend = {
+        let asked = asked.clone();
+        Scripted::new(move |event| {
+            asked.add(&event.subject);
+            Reply::Hang
+        })
+        .timeout(PATIENCE)
+    };
+    let builder = OutboxSystem::builder(settings).backend("scripted", move |_| Ok(backend.clone()));
+    let outbox = builder.start().await.unwrap();
+    outbox.send(event("1")).await.unwrap();
+    asked.wait(1).await;
+    outbox
+}
+
+#[actix::test]
+async fn a_shutdown_ends_in_time_also_where_backend_and_database_have_gone_silent() {
     let scene = Scene::new().await;
-    scene.insert(20_000, 200).await;
     let mut url = url::Url::parse(scene.url()).unwrap();
     let proxy = Proxy::to(url.port().unwrap_or(5432)).await;
     url.set_port(Some(proxy.port())).unwrap();
-    let settings = scene.settings(&format!("{LITTLE_IN_FLIGHT}\nshutdown_timeout = \"5s\""), SLOW);
-    let mut worker = Running::spawn(&mut scene.outbox(&settings, &["worker", "--database-url", url.as_str()]));
-    scene.wait_length(200).await;
+    let mut settings = scene.library(&hanging("4s"));
+    settings.database.url = url.as_str().into();
+    let outbox = start_hanging(settings).await;
     proxy.set(Passage::LoseReplies);
-    scene.wait_length(scene.length().await + 1).await;
 
     let told = Instant::now();
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(1), "what is in flight cannot be settled");
+    assert!(matches!(outbox.shutdown().await, Err(SystemError::ShutdownTimeout(_))));
     let took = told.elapsed();
     // 5 s for the journals and the leases, and one for a busy machine.
-    assert!(took >= Duration::from_secs(5) && took < Duration::from_secs(11), "{took:?}");
-    scene.drain(&scene.settings("", "")).await;
-    scene.assert_delivered().await;
+    assert!(took < Duration::from_secs(4 + 5 + 1), "{took:?}");
+}
+
+#[actix::test]
+async fn a_shutdown_that_takes_too_long_ends_all_the_same_and_says_so() {
+    let scene = Scene::new().await;
+    let outbox = start_hanging(scene.library(&hanging("200ms"))).await;
+    assert!(matches!(outbox.shutdown().await, Err(SystemError::ShutdownTimeout(_))));
+    assert!(matches!(outbox.health().await, Err(SystemError::Stopped)));
+    assert_eq!(scene.unpublished().await, 1, "it stays in the outbox");
 }
 
 #[tokio::test]

@@ -205,26 +205,6 @@ async fn a_system_that_was_shut_down_answers_with_errors() {
 }
 
 #[actix::test]
-async fn a_shutdown_that_takes_too_long_ends_all_the_same_and_says_so() {
-    let (scene, asked) = (Scene::new().await, Log::default());
-    let hanging = {
-        let asked = asked.clone();
-        Scripted::new(move |event| {
-            asked.add(&event.subject);
-            Reply::Hang
-        })
-    };
-    let settings = scene.library("[publishers.mine]\nbackend = \"scripted\"\n[worker]\nshutdown_timeout = \"200ms\"");
-    let outbox =
-        OutboxSystem::builder(settings).backend("scripted", move |_| Ok(hanging.clone())).start().await.unwrap();
-    outbox.send(event("1")).await.unwrap();
-    asked.wait(1).await;
-    assert!(matches!(outbox.shutdown().await, Err(SystemError::ShutdownTimeout(_))));
-    assert!(matches!(outbox.health().await, Err(SystemError::Stopped)));
-    assert_eq!(scene.unpublished().await, 1, "it stays in the outbox");
-}
-
-#[actix::test]
 async fn health_names_what_is_owned_and_what_is_served() {
     let scene = Scene::new().await;
     let tables = format!("[publishers.default]\n{}[publishers.other]\nbackend = \"local\"", scene.stream());

@@ -1,8 +1,9 @@
-//! A loopback proxy that can lose, hold back and stall what goes through it.
+//! A loopback proxy that can lose, cut off, hold back and delay what goes through it.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -14,12 +15,27 @@ use tokio::task::JoinHandle;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Passage {
     Open,
-    /// Requests are delivered, their replies are not, and the connection stays.
+    /// Requests are delivered, their replies are not, and the connection stays; it never answers again.
     LoseReplies,
     /// Requests are delivered; the first reply cuts the connection instead of being passed on.
     CutAtReply,
+    /// Of a connection's next request so many 256ths are delivered; then it is cut.
+    CutInRequest(u8),
+    /// Of a connection's next reply so many 256ths are passed on; then it is cut.
+    CutInReply(u8),
     /// Requests wait here, also when their sender is gone, until the passage is another.
     HoldRequests,
+    /// Replies wait here until the passage is another.
+    HoldReplies,
+    /// Each reply comes later by a time of its own, up to this.
+    Delay(Duration),
+}
+
+impl Passage {
+    /// How much of a piece passes before the connection is cut.
+    fn cut(share: u8, count: usize) -> usize {
+        count * usize::from(share) / 256
+    }
 }
 
 /// A proxy to one server; it ends, and its connections with it, when dropped.
@@ -101,6 +117,11 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<S
             shared.held.fetch_add(1, Ordering::SeqCst);
         }
         let gone = passage.wait_for(|passage| *passage != Passage::HoldRequests).await.is_err();
+        let current = *passage.borrow();
+        if let Passage::CutInRequest(share) = current {
+            drop(to.write_all(&buffer[..Passage::cut(share, count)]).await);
+            return;
+        }
         if gone || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
@@ -110,15 +131,29 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<S
 }
 
 async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Shared>) {
+    let mut passage = shared.passage.subscribe();
     let mut buffer = vec![0; 1 << 16];
+    // What follows a lost reply would be taken for it.
+    let mut silent = false;
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         shared.replies.fetch_add(1, Ordering::SeqCst);
-        let passage = *shared.passage.borrow();
-        match passage {
-            Passage::LoseReplies => {}
+        if passage.wait_for(|passage| *passage != Passage::HoldReplies).await.is_err() {
+            return;
+        }
+        let current = *passage.borrow();
+        match current {
+            Passage::LoseReplies => silent = true,
             Passage::CutAtReply => return,
-            // A client that is gone does not keep the server's answers from being counted.
-            Passage::Open | Passage::HoldRequests => drop(to.write_all(&buffer[..count]).await),
+            Passage::CutInReply(share) => {
+                drop(to.write_all(&buffer[..Passage::cut(share, count)]).await);
+                return;
+            }
+            Passage::Delay(most) => tokio::time::sleep(most.mul_f64(rand::random())).await,
+            Passage::Open | Passage::CutInRequest(_) | Passage::HoldRequests | Passage::HoldReplies => {}
+        }
+        // A client that is gone does not keep the server's answers from being counted.
+        if !silent {
+            drop(to.write_all(&buffer[..count]).await);
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Redis servers for tests, and what stands in their streams.
 
+pub(crate) mod cluster;
+pub(crate) mod sentinel;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
@@ -10,7 +13,7 @@ use redis::{AsyncConnectionConfig, Client};
 use tempfile::TempDir;
 
 use super::process::{Daemon, Signal};
-use super::{PATIENCE, free_port, unique};
+use super::{PATIENCE, eventually, free_port, unique};
 
 /// How many entries one read of a stream asks for.
 const PAGE: usize = 5_000;
@@ -40,15 +43,20 @@ pub(crate) async fn length(connection: &mut MultiplexedConnection, stream: &str)
 
 /// The fields of every entry of a stream, in its order.
 pub(crate) async fn entries(url: &str, stream: &str) -> Vec<BTreeMap<String, String>> {
-    collect(url, stream, |fields| fields).await
+    collect(url, stream, |_, fields| fields).await
 }
 
 /// The `event_id` of every entry of a stream, in its order.
 pub(crate) async fn event_ids(url: &str, stream: &str) -> Vec<String> {
-    collect(url, stream, |mut fields| fields.remove("event_id").expect("event_id")).await
+    collect(url, stream, |_, mut fields| fields.remove("event_id").expect("event_id")).await
 }
 
-async fn collect<T>(url: &str, stream: &str, mut pick: impl FnMut(BTreeMap<String, String>) -> T) -> Vec<T> {
+/// The place of every entry of a stream, which tells its time, and its `event_id`.
+pub(crate) async fn places(url: &str, stream: &str) -> Vec<String> {
+    collect(url, stream, |place, fields| format!("{place} {}", fields["event_id"])).await
+}
+
+async fn collect<T>(url: &str, stream: &str, mut pick: impl FnMut(&str, BTreeMap<String, String>) -> T) -> Vec<T> {
     let mut connection = connect(url).await;
     let (mut all, mut from) = (Vec::new(), "-".to_owned());
     loop {
@@ -61,7 +69,7 @@ async fn collect<T>(url: &str, stream: &str, mut pick: impl FnMut(BTreeMap<Strin
         let Some((last, _)) = page.last() else { return all };
         let (time, number) = last.split_once('-').unwrap();
         from = format!("{time}-{}", number.parse::<u64>().unwrap() + 1);
-        all.extend(page.into_iter().map(|(_, fields)| pick(fields)));
+        all.extend(page.into_iter().map(|(place, fields)| pick(&place, fields)));
     }
 }
 
@@ -70,6 +78,8 @@ pub(crate) struct Server {
     folder: TempDir,
     port: u16,
     options: Vec<String>,
+    /// The settings of a sentinel, but for its port; nothing for a server that keeps data.
+    sentinel: Option<String>,
     running: Option<Daemon>,
 }
 
@@ -80,8 +90,25 @@ impl Server {
     /// Nothing is kept on disk, unless the options (as in `redis.conf`) say so: `&[("maxmemory", "2mb")]`.
     pub(crate) fn start(options: &[(&str, &str)]) -> Self {
         let options = options.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]).collect();
-        let mut server =
-            Self { folder: TempDir::with_prefix("outbox-redis-").unwrap(), port: 0, options, running: None };
+        Self::with(options, None)
+    }
+
+    /// A replica of a server, which it has copied when this returns.
+    pub(crate) async fn replica_of(master: &Server, options: &[(&str, &str)]) -> Self {
+        let source = format!("127.0.0.1 {}", master.port());
+        let replica = Self::start(&[&[("replicaof", source.as_str())], options].concat());
+        let mut connection = connect(&replica.url()).await;
+        eventually("the replica follows its master", PATIENCE, async || {
+            let info: String = redis::cmd("INFO").arg("replication").query_async(&mut connection).await.unwrap();
+            info.contains("master_link_status:up")
+        })
+        .await;
+        replica
+    }
+
+    fn with(options: Vec<String>, sentinel: Option<String>) -> Self {
+        let folder = TempDir::with_prefix("outbox-redis-").unwrap();
+        let mut server = Self { folder, port: 0, options, sentinel, running: None };
         let started = (0..5).any(|_| {
             server.port = free_port();
             server.launch()
@@ -132,25 +159,27 @@ impl Server {
     /// which another server may have taken.
     fn launch(&mut self) -> bool {
         let mut command = Command::new("redis-server");
-        command
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--dir",
-            ])
-            .arg(self.folder.path())
-            .args(&self.options);
+        command.args(self.arguments());
         let log = self.folder.path().join("log");
         let mut daemon = Daemon::spawn(&mut command, &log, Signal::KILL, self.folder.path());
-        let runs = daemon.wait_ready(PATIENCE, |_| self.log().contains("Ready to accept connections"));
+        let ready = if self.sentinel.is_some() { "Sentinel ID is" } else { "Ready to accept connections" };
+        let runs = daemon.wait_ready(PATIENCE, |_| self.log().contains(ready));
         self.running = runs.then_some(daemon);
         runs
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let (port, folder) = (self.port.to_string(), self.folder.path().to_str().unwrap());
+        if let Some(settings) = &self.sentinel {
+            // A sentinel writes what it learns into its settings file.
+            let file = self.folder.path().join("sentinel.conf");
+            fs::write(&file, format!("port {port}\nbind 127.0.0.1\ndir {folder}\n{settings}")).unwrap();
+            return vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
+        }
+        let fixed = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder];
+        // A replica is sent its copy at once, and not only when others have had time to ask for theirs.
+        let fixed = fixed.into_iter().chain(["--repl-diskless-sync-delay", "0"]).map(str::to_owned);
+        fixed.chain(self.options.iter().cloned()).collect()
     }
 }
 

@@ -8,7 +8,7 @@ CREATE INDEX outbox_events_keys ON outbox_events
     (publisher_backend, partition_key, scheduled_at, seq) WHERE status IN ('pending', 'retry') AND partition_key <> '';
 
 CREATE INDEX outbox_events_held ON outbox_events
-    (publisher_backend, partition_key, scheduled_at, seq) WHERE status = 'failed' AND partition_key <> '';
+    (publisher_backend, partition_key, scheduled_at, seq) WHERE status = 'failed' AND partition_key <> '' AND retry_at IS NULL;
 
 -- Rows whose writer set seq to NULL on purpose; empty in practice.
 CREATE INDEX outbox_events_stray ON outbox_events

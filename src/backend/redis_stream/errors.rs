@@ -11,7 +11,11 @@ pub(super) fn is_about_the_event(error: &str) -> bool {
     error.contains(ABOUT_THE_EVENT)
 }
 
-/// The driver's text, which holds no address and no password.
 pub(super) fn unavailable(error: &RedisError) -> BackendError {
-    BackendError::Unavailable(format!("Redis: {error}"))
+    BackendError::Unavailable(reason(error))
+}
+
+/// The driver's text, which holds no password.
+pub(super) fn reason(error: &RedisError) -> String {
+    format!("Redis: {error}")
 }

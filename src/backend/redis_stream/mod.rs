@@ -8,32 +8,47 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Value};
+use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::BackendError;
-use super::channel::{Channel, Opened, Parcel, Sent};
-use crate::settings::PublisherSettings;
+use super::channel::{Channel, Opened, Parcel, Record, Sent};
 use crate::settings::check::has_hash_tag;
+use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;
 
+mod address;
 mod batch;
 pub(crate) mod entry;
 mod errors;
 mod journal;
+mod records;
+mod replicas;
+mod reply;
 mod script;
 
+use address::Address;
 use batch::Batch;
 use journal::Journal;
+use reply::Reply;
 use script::Script;
 
 static OPEN: Script = Script::new(include_str!("open.lua"));
+#[cfg(not(feature = "fault-injection"))]
 static PUBLISH: Script = Script::new(include_str!("publish.lua"));
+/// Every session passes where a test has switched fencing off.
+#[cfg(feature = "fault-injection")]
+static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
+    let (script, refusal) = (include_str!("publish.lua"), "return { 'closed' }");
+    let fenced = !crate::seams::is_off(crate::seams::Rule::Fencing);
+    Script::new(if fenced { script } else { script.replace(refusal, "").leak() })
+});
+static STRIKE: Script = Script::new(include_str!("strike.lua"));
 
 /// One stream, as one worker writes to it.
 pub(crate) struct RedisStream {
-    client: Client,
-    config: AsyncConnectionConfig,
+    address: Address,
+    wait_replicas: Option<WaitReplicas>,
     stream: String,
     meta: String,
     outbox: Uuid,
@@ -45,16 +60,9 @@ pub(crate) struct RedisStream {
 impl RedisStream {
     /// Reads the address; nothing is connected before the first open.
     pub(crate) fn new(settings: &PublisherSettings, outbox: Uuid) -> Result<Self, String> {
-        let info = connection_info(settings).map_err(|error| format!("is no Redis address: {error}"))?;
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let client =
-            Client::open(info.set_tcp_settings(tcp)).map_err(|error| format!("is no Redis address: {error}"))?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(settings.connect_timeout))
-            .set_response_timeout(Some(settings.socket_timeout));
         Ok(Self {
-            client,
-            config,
+            address: Address::new(settings)?,
+            wait_replicas: settings.wait_replicas,
             meta: meta_key(&settings.stream_name),
             stream: settings.stream_name.clone(),
             outbox,
@@ -65,25 +73,51 @@ impl RedisStream {
     }
 
     /// The session's connection, made anew where the last one ended.
-    async fn connection(&mut self) -> Result<&mut MultiplexedConnection, RedisError> {
+    async fn connection(&mut self) -> Result<&mut MultiplexedConnection, BackendError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.client.get_multiplexed_async_connection_with_config(&self.config).await?,
+            None => self.address.connect().await?,
         };
         Ok(self.connection.insert(connection))
     }
 
     /// Ends the session: its shards have to be opened again on a new connection.
-    fn end(&mut self, error: &RedisError) -> BackendError {
+    fn end(&mut self) {
         self.connection = None;
         self.journal.close_all();
-        errors::unavailable(error)
     }
 
-    async fn call(&mut self, script: &'static Script, request: &redis::Cmd) -> Result<Value, RedisError> {
-        script.call(self.connection().await?, request).await
+    /// What a script wrote, or read of what others wrote, counts once the replicas have it.
+    async fn call(&mut self, script: &'static Script, request: &Cmd) -> Result<Value, BackendError> {
+        let wanted = self.wait_replicas;
+        let connection = self.connection().await?;
+        let answer = script.call(connection, request).await.map_err(|error| errors::unavailable(&error))?;
+        replicas::confirm(connection, wanted).await?;
+        Ok(answer)
+    }
+
+    async fn try_open(&mut self, request: &Cmd) -> Result<OpenAnswer, BackendError> {
+        let answer = self.call(&OPEN, request).await?;
+        redis::from_redis_value(answer).map_err(|error| errors::unavailable(&error.into()))
+    }
+
+    async fn drop_fields(&mut self, fields: &[String]) -> Result<(), BackendError> {
+        let mut request = redis::cmd("HDEL");
+        request.arg(&self.meta).arg(fields);
+        let dropped = request.query_async(self.connection().await?).await;
+        dropped.map_err(|error| errors::unavailable(&error))
+    }
+
+    async fn ping(&mut self) -> Result<(), BackendError> {
+        let wanted = self.wait_replicas;
+        let connection = self.connection().await?;
+        redis::cmd("PING").query_async::<()>(connection).await.map_err(|error| errors::unavailable(&error))?;
+        replicas::confirm(connection, wanted).await
     }
 }
+
+/// The refused shards with the epochs that stand there, and the journal of the others.
+type OpenAnswer = (Vec<(String, i64)>, Vec<(String, Vec<u8>)>);
 
 /// Counts the opens of this process: the second part of every session token.
 fn next_token() -> i64 {
@@ -96,19 +130,6 @@ fn meta_key(stream: &str) -> String {
     if has_hash_tag(stream) { format!("{stream}:outbox") } else { format!("{{{stream}}}:outbox") }
 }
 
-fn connection_info(settings: &PublisherSettings) -> redis::RedisResult<redis::ConnectionInfo> {
-    if let Some(url) = &settings.url {
-        return url.expose().into_connection_info();
-    }
-    let host = settings.host.clone().unwrap_or_else(|| "localhost".to_owned());
-    let info = (host, settings.port.unwrap_or(6379)).into_connection_info()?;
-    let mut login = info.redis_settings().clone().set_db(settings.db.unwrap_or(0));
-    if let Some(password) = &settings.password {
-        login = login.set_password(password.expose());
-    }
-    Ok(info.set_redis_settings(login))
-}
-
 #[async_trait]
 impl Channel for RedisStream {
     async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<Opened, BackendError> {
@@ -118,14 +139,7 @@ impl Channel for RedisStream {
         for (shard, epoch) in shards {
             request.arg(journal::place(shard)).arg(*epoch).arg(counter);
         }
-        let answer = match self.call(&OPEN, &request).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.end(&error)),
-        };
-        let (refused, found): (Vec<(String, i64)>, Vec<(String, Vec<u8>)>) = match redis::from_redis_value(answer) {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.end(&error.into())),
-        };
+        let (refused, found) = self.try_open(&request).await.inspect_err(|_| self.end())?;
         let refused: Vec<(Shard, i64)> = refused
             .into_iter()
             .filter_map(|(place, epoch)| {
@@ -162,8 +176,8 @@ impl Channel for RedisStream {
         let answer = match self.call(&PUBLISH, &request).await {
             Ok(answer) => answer,
             Err(error) => {
-                let unavailable = self.end(&error).to_string();
-                return batch.into_sent(Some(unavailable), batch_shards(parcels));
+                self.end();
+                return batch.into_sent(Some(error.to_string()), batch_shards(parcels));
             }
         };
         match Reply::read(answer) {
@@ -187,8 +201,7 @@ impl Channel for RedisStream {
                 batch.into_sent(None, batch_shards(parcels))
             }
             None => {
-                self.connection = None;
-                self.journal.close_all();
+                self.end();
                 let unknown = "the publish script gave an answer of an unknown shape".to_owned();
                 batch.into_sent(Some(unknown), batch_shards(parcels))
             }
@@ -205,24 +218,22 @@ impl Channel for RedisStream {
             self.journal.put_back_settled(settled);
             return Ok(());
         }
-        let mut request = redis::cmd("HDEL");
-        request.arg(&self.meta).arg(&settled);
-        let done = match self.connection().await {
-            Ok(connection) => request.query_async::<()>(connection).await,
-            Err(error) => Err(error),
-        };
-        done.map_err(|error| {
+        self.drop_fields(&settled).await.inspect_err(|_| {
             self.journal.put_back_settled(settled);
-            self.end(&error)
+            self.end();
         })
     }
 
     async fn health_check(&mut self) -> Result<(), BackendError> {
-        let pong = match self.connection().await {
-            Ok(connection) => redis::cmd("PING").query_async::<()>(connection).await,
-            Err(error) => Err(error),
-        };
-        pong.map_err(|error| self.end(&error))
+        self.ping().await.inspect_err(|_| self.end())
+    }
+
+    async fn records(&mut self) -> Result<Vec<Record>, BackendError> {
+        self.read_records().await.inspect_err(|_| self.end())
+    }
+
+    async fn strike(&mut self, records: &[Record]) -> Result<usize, BackendError> {
+        self.strike_records(records).await.inspect_err(|_| self.end())
     }
 }
 
@@ -231,28 +242,6 @@ fn batch_shards(parcels: &[Parcel]) -> Vec<Shard> {
     shards.sort_unstable();
     shards.dedup();
     shards
-}
-
-enum Reply {
-    Sent,
-    Closed,
-    Stopped { sent: usize, error: String },
-}
-
-impl Reply {
-    fn read(answer: Value) -> Option<Self> {
-        let Value::Array(parts) = answer else { return None };
-        let mut parts = parts.into_iter();
-        match redis::from_redis_value::<String>(parts.next()?).ok()?.as_str() {
-            "sent" => Some(Self::Sent),
-            "closed" => Some(Self::Closed),
-            "stopped" => Some(Self::Stopped {
-                sent: redis::from_redis_value(parts.next()?).ok()?,
-                error: redis::from_redis_value(parts.next()?).ok()?,
-            }),
-            _ => None,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use crate::store::{Change, EventFilter, Store};
 
 /// Give events up: they become failed and are not tried again.
 ///
-/// An event that is on its way to its backend at this moment may still arrive, and is published then. Published events are
-/// left alone.
+/// A failed event that is given up no longer holds back its key's later events, where `on_failed = "hold"` made it. An event
+/// that is on its way to its backend at this moment may still arrive, and is published then. Published events are left
+/// alone.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -20,7 +21,7 @@ Examples:
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// Those of this status: pending, retry or processing [default: all three, where events are not named].
+    /// Those of this status: pending, retry, processing or failed [default: all but failed, where events are not named].
     #[arg(long, value_name = "STATUS", value_parser = arguments::status, conflicts_with = "ids")]
     status: Option<Status>,
     /// Why; kept as the events' last error.
@@ -34,8 +35,8 @@ pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Re
             Usage("say which events: by their ids, or by --status, --type, --backend or --key".to_owned()).into()
         );
     }
-    if let Some(status @ (Status::Published | Status::Failed)) = args.status {
-        return Err(Usage(format!("{status} events cannot be given up")).into());
+    if args.status == Some(Status::Published) {
+        return Err(Usage("published events cannot be given up".to_owned()).into());
     }
     let verb = Verb {
         change: Change::Fail { reason: args.reason },

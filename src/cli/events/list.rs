@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::cli::arguments::{self, Format};
 use crate::cli::output;
 use crate::cli::row::{Row, time};
 use crate::event::{OutboxEvent, Status};
-use crate::store::{EventFilter, Page, Store};
+use crate::store::{EventFilter, Page, Store, Unreadable};
 
 const HEADER: &[&str] = &["ID", "TYPE", "STATUS", "BACKEND", "KEY", "SCHEDULED AT", "RETRIES", "LAST ERROR"];
 const LONGEST_ERROR: usize = 60;
@@ -46,12 +48,38 @@ pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Re
     let places = store.select(&filter, Page { newest_first: true, after: None, limit }).await?;
     let events = store.load(&places.iter().map(|place| place.id).collect::<Vec<_>>()).await?;
     match format {
-        Format::Json => output::json(&events.iter().map(Row::from).collect::<Vec<_>>()),
+        Format::Json => output::json(&events.iter().map(Listed::from).collect::<Vec<_>>()),
         Format::Table => Ok(output::table(HEADER, events.iter().map(cells))?),
     }
 }
 
-fn cells(event: &OutboxEvent) -> Vec<String> {
+/// What programs are told about a row.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listed<'a> {
+    Event(Box<Row<'a>>),
+    Unreadable { id: String, unreadable: &'a str },
+}
+
+impl<'a> From<&'a Result<OutboxEvent, Unreadable>> for Listed<'a> {
+    fn from(event: &'a Result<OutboxEvent, Unreadable>) -> Self {
+        match event {
+            Ok(event) => Self::Event(Box::new(event.into())),
+            Err(Unreadable { id, reason }) => Self::Unreadable { id: id.to_string(), unreadable: reason },
+        }
+    }
+}
+
+fn cells(event: &Result<OutboxEvent, Unreadable>) -> Vec<String> {
+    let event = match event {
+        Ok(event) => event,
+        Err(Unreadable { id, reason }) => {
+            let mut cells = vec![String::new(); HEADER.len()];
+            cells[0] = id.to_string();
+            cells[HEADER.len() - 1] = format!("cannot be read: {}", output::shortened(reason, LONGEST_ERROR));
+            return cells;
+        }
+    };
     vec![
         event.id.to_string(),
         output::printable(&event.event_type),

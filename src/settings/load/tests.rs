@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::settings::{OnFailed, RateLimit, RetryBackoff, WorkerSettings};
+use crate::settings::{OnFailed, RateLimit, RetryBackoff, SentinelSettings, WaitReplicas, WorkerSettings};
 
 fn refused(text: &str) -> String {
     Settings::from_toml(text).unwrap_err().to_string()
@@ -306,7 +306,8 @@ fn a_publisher_that_cannot_be_is_refused() {
     );
     assert_eq!(
         refused("[publishers.a]"),
-        "setting `publishers.a.url` is missing: redis_stream needs `url`, such as redis://localhost:6379/0, or `host`"
+        "setting `publishers.a.url` is missing: redis_stream needs `url`, such as redis://localhost:6379/0, or `host`, \
+         `nodes` or `sentinel`"
     );
 }
 
@@ -357,4 +358,66 @@ fn a_variable_that_is_no_utf_8_is_an_error() {
     let options = LoadOptions::default().variables([("OUTBOX__WORKER__NAME", OsString::from_vec(vec![0xff]))]);
     let error = Settings::load(&options).unwrap_err().to_string();
     assert_eq!(error, "setting `worker.name` in OUTBOX__WORKER__NAME: must be UTF-8");
+}
+
+#[test]
+fn redis_is_found_by_an_address_by_the_nodes_of_a_cluster_or_by_sentinels() {
+    let publisher =
+        |text: &str| Settings::from_toml(&format!("[publishers.a]\n{text}")).unwrap().publishers.remove("a").unwrap();
+    let cluster = publisher("nodes = ['redis://a:7000', 'rediss://u:pw@b/0']\nwait_replicas = { count = 2 }");
+    assert_eq!(cluster.nodes, ["redis://a:7000".into(), "rediss://u:pw@b/0".into()]);
+    assert_eq!(cluster.wait_replicas, Some(WaitReplicas { count: 2, timeout: Duration::from_secs(1) }));
+    let watched = publisher(
+        "sentinel = { master = 'm', nodes = ['redis://a:26379'] }\nusername = 'u'\npassword = 'pw'\ndb = 3\n\
+         wait_replicas = { count = 1, timeout = '250ms' }",
+    );
+    let sentinel = SentinelSettings { master: "m".to_owned(), nodes: vec!["redis://a:26379".into()] };
+    assert_eq!((watched.sentinel, watched.db), (Some(sentinel), Some(3)));
+    assert_eq!((watched.username.as_deref(), watched.password), (Some("u"), Some("pw".into())));
+    assert_eq!(watched.wait_replicas.unwrap().timeout, Duration::from_millis(250));
+    let nodes = env(&[("OUTBOX__PUBLISHERS__A__NODES", "redis://a, redis://b")]).unwrap().publishers["a"].nodes.clone();
+    assert_eq!(nodes, ["redis://a".into(), "redis://b".into()]);
+}
+
+#[test]
+fn an_address_given_in_two_ways_or_by_halves_is_refused() {
+    let sentinel = "sentinel = { master = 'm', nodes = ['redis://a'] }";
+    for (text, key, problem) in [
+        ("url = 'redis://h'\nnodes = ['redis://a']", ".nodes", "stands in `publishers.a.url` too: give one"),
+        ("nodes = ['redis://a']\nhost = 'h'", ".host", "stands in `publishers.a.nodes` too: give one"),
+        ("nodes = ['redis://a']\npassword = 'pw'", ".password", "stands in `publishers.a.nodes` too: give one"),
+        (&format!("{sentinel}\nport = 1"), ".port", "stands in `publishers.a.sentinel` too: give one"),
+        (&format!("{sentinel}\nnodes = ['redis://a']"), ".sentinel", "stands in `publishers.a.nodes` too: give one"),
+        ("nodes = 'redis://:pw@h'", ".nodes", "must be a list of texts such as [\"a\", \"b\"]"),
+        ("nodes = ['http://:pw@h']", ".nodes", "must be an address that begins with redis:// or rediss://"),
+        ("nodes = ['redis://h/1']", ".nodes", "must name no database: a cluster has none but 0"),
+        (
+            "sentinel = { nodes = ['redis://a'] }",
+            ".sentinel",
+            "needs `master`, as in { master = \"mymaster\", nodes = [\"redis://host:26379\"] }",
+        ),
+        (
+            "sentinel = { master = 'm' }",
+            ".sentinel",
+            "needs `nodes`, as in { master = \"mymaster\", nodes = [\"redis://host:26379\"] }",
+        ),
+        ("host = 'h'\nwait_replicas = {}", ".wait_replicas", "needs `count`, as in { count = 1, timeout = \"1s\" }"),
+        (
+            "host = 'h'\nwait_replicas = { count = 0 }",
+            ".wait_replicas.count",
+            "must be a whole number, at least 1, not 0",
+        ),
+        (
+            "host = 'h'\nwait_replicas = { count = 1, timeout = 5 }",
+            ".wait_replicas.timeout",
+            "must be less than `publishers.a.socket_timeout`, which is 5s, not 5s",
+        ),
+    ] {
+        let text = format!("[publishers.a]\n{text}");
+        assert_eq!(refused(&text), format!("setting `publishers.a{key}` in the TOML text: {problem}"));
+    }
+    assert_eq!(
+        refused("publishers.a = { node = ['redis://a'] }"),
+        "unknown setting `publishers.a.node` in the TOML text: did you mean `publishers.a.nodes`?"
+    );
 }

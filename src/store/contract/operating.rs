@@ -135,13 +135,15 @@ pub(super) async fn pages_follow_each_other_without_a_gap_also_within_one_moment
     }
 }
 
-pub(super) async fn events_are_loaded_in_the_order_given_without_those_that_cannot_be<F: Fixture>() {
+pub(super) async fn events_are_loaded_in_the_order_given_and_a_row_that_is_none_says_why<F: Fixture>() {
     let fixture = F::fresh().await;
     let (first, second) = (Row::new().insert(&fixture).await, Row::new().insert(&fixture).await);
     let (column, nonsense) = fixture.nonsense()[0];
     let broken = Row::new().with(column, nonsense).insert(&fixture).await;
     let loaded = fixture.store().load(&[second, Uuid::now_v7(), broken, first]).await.unwrap();
-    assert_eq!(loaded.iter().map(|event| event.id).collect::<Vec<_>>(), [second, first]);
+    let ids = loaded.iter().map(|event| event.as_ref().map(|event| event.id).map_err(|row| row.id));
+    assert_eq!(ids.collect::<Vec<_>>(), [Ok(second), Err(broken), Ok(first)]);
+    assert!(loaded[1].as_ref().is_err_and(|row| row.reason.contains(column)), "{loaded:?}");
 }
 
 pub(super) async fn a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice<F: Fixture>() {
@@ -173,7 +175,25 @@ pub(super) async fn an_event_is_failed_for_a_reason_unless_it_is_published<F: Fi
     let fail = Change::Fail { reason: "no longer wanted".to_owned() };
     assert_eq!(store.change(&fail, &[waiting, published]).await.unwrap(), [waiting]);
     let event = find(&store, waiting).await;
-    assert_eq!((event.status, &*event.last_error, event.retry_at), (Status::Failed, "no longer wanted", None));
+    assert_eq!((event.status, &*event.last_error), (Status::Failed, "no longer wanted"));
+}
+
+pub(super) async fn a_failed_event_that_a_person_gave_up_holds_its_key_no_longer<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let failed = old(&fixture, Row::keyed("k").at(-40_000).status("failed"), 31).await;
+    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
+    let question = [ask_before(&store, "k", asked).await];
+    assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
+    assert_eq!(store.blockers(&lane(), true, &question).await.unwrap()["k"].id, failed);
+    store.change(&Change::Fail { reason: "given up".to_owned() }, &[failed]).await.unwrap();
+    assert!(store.blockers(&lane(), true, &question).await.unwrap().is_empty());
+    assert!(store.has_due(&[lane()], &[lane()]).await.unwrap());
+    fixture
+        .execute(&format!("UPDATE outbox_events SET updated_at = created_at WHERE id = {}", fixture.id(failed)))
+        .await;
+    let expiry = Expiry { published: None, failed: Some(30 * DAY), limit: 10 };
+    assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 1, "nor does it have to stay");
 }
 
 pub(super) async fn a_replayed_event_is_new_under_its_old_id_and_replays_keep_their_order<F: Fixture>() {

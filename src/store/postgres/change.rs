@@ -38,7 +38,8 @@ pub(super) async fn change(store: &PostgresStore, change: &Change, ids: &[Uuid])
 const RETRY: &str = "UPDATE outbox_events e SET status = 'pending', retry_count = 0, retry_at = NULL, last_error = '', \
     updated_at = now() FROM given, durable WHERE e.id = given.id AND e.status <> 'published'";
 
-const FAIL: &str = "UPDATE outbox_events e SET status = 'failed', retry_at = NULL, last_error = given.reason, \
+/// A failed event with a `retry_at` was given up by a person: it holds no key.
+const FAIL: &str = "UPDATE outbox_events e SET status = 'failed', retry_at = now(), last_error = given.reason, \
     updated_at = now() FROM given, durable WHERE e.id = given.id AND e.status <> 'published'";
 
 /// A new `seq` makes it another event for journals and settles. They are drawn in the old order.

@@ -125,10 +125,9 @@ impl Target {
     pub(super) fn query_error(&self, operation: &'static str, error: &DieselError) -> StoreError {
         let reason = chain(error);
         if let DieselError::DatabaseError(_, info) = error
-            && info.message().starts_with("relation \"outbox_")
-            && info.message().ends_with("does not exist")
+            && let Some(state) = missing(info.message())
         {
-            return self.not_migrated("missing");
+            return self.not_migrated(state);
         }
         StoreError::Query { operation, transient: is_transient(error), reason }
     }
@@ -141,6 +140,15 @@ impl Target {
         let transient = error.code().is_none_or(|state| !is_permanent(state.code()));
         StoreError::Query { operation, transient, reason: chain(error) }
     }
+}
+
+/// What an error says about the tables: our statements name nothing else, so whatever does not exist is theirs.
+fn missing(message: &str) -> Option<&'static str> {
+    let what = message.strip_suffix(" does not exist")?;
+    if what == "relation \"outbox_events\"" || what == "relation \"outbox_meta\"" {
+        return Some("missing");
+    }
+    ["relation ", "column ", "function "].iter().any(|kind| what.starts_with(kind)).then_some("out of date")
 }
 
 /// Features, data, constraints, syntax and privileges: waiting mends none of them.

@@ -221,7 +221,7 @@ const FIRST_UNSETTLED: &str = "(SELECT e.id, e.scheduled_at, e.seq, \
     FROM outbox_events e WHERE e.status IN ('pending', 'retry') AND e.partition_key <> '' \
     AND e.partition_key = q.key AND e.publisher_backend = ";
 const FIRST_FAILED: &str = "SELECT e.id, e.scheduled_at, e.seq, false AS due \
-    FROM outbox_events e WHERE e.status = 'failed' AND e.partition_key <> '' \
+    FROM outbox_events e WHERE e.status = 'failed' AND e.retry_at IS NULL AND e.partition_key <> '' \
     AND e.partition_key = q.key AND e.publisher_backend = ";
 const BEFORE_AND_NOT_IN: &str = " AND e.seq IS NOT NULL AND (e.scheduled_at, e.seq) < (q.at, q.seq) \
     AND e.id NOT IN (SELECT unnest(";
@@ -287,7 +287,7 @@ macro_rules! first_of_a_shard {
                 WHERE CASE first.status WHEN 'pending' THEN first.scheduled_at \
                     ELSE coalesce(first.retry_at, first.scheduled_at) END > now()) \
             AND NOT (l.lane = ANY ($2) AND EXISTS (SELECT FROM outbox_events f WHERE f.publisher_backend = l.lane \
-                AND f.status = 'failed' AND f.partition_key = e.partition_key AND f.partition_key <> '' \
+                AND f.status = 'failed' AND f.retry_at IS NULL AND f.partition_key = e.partition_key AND f.partition_key <> '' \
                 AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1)"
         )
     };

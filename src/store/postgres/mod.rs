@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
-    Page, Place, Reschedule, Result, Shard, Store,
+    Page, Place, Reschedule, Result, Shard, Store, Unreadable,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -181,7 +181,7 @@ impl Store for PostgresStore {
         operate::select(self, filter, page).await
     }
 
-    async fn load(&self, ids: &[Uuid]) -> Result<Vec<OutboxEvent>> {
+    async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
         operate::load(self, ids).await
     }
 

@@ -18,7 +18,7 @@ use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 use crate::store::operations::Comparand;
-use crate::store::{EventFilter, Expiry, Lane, Page, Place};
+use crate::store::{EventFilter, Expiry, Lane, Page, Place, Unreadable};
 
 /// Writes events in a transaction of their own.
 pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
@@ -35,14 +35,18 @@ pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Resu
 
 pub(super) async fn find(store: &PostgresStore, id: Uuid) -> Result<Option<OutboxEvent>> {
     let rows = rows(store, vec![id]).await?;
-    rows.into_iter().next().map(readable).transpose()
+    let event = rows.into_iter().next().map(Row::decode).transpose();
+    event.map_err(|reason| StoreError::Query {
+        operation: "read an event",
+        reason: format!("the row {id} cannot be read: {reason}"),
+        transient: false,
+    })
 }
 
-pub(super) async fn load(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<OutboxEvent>> {
+pub(super) async fn load(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
     let mut rows: HashMap<Uuid, Row> = rows(store, ids.to_vec()).await?.into_iter().map(|row| (row.id, row)).collect();
-    // One row that cannot be read must not hide the others.
-    let readable = |row| readable(row).inspect_err(|error| tracing::warn!(%error, "left out")).ok();
-    Ok(ids.iter().filter_map(|id| rows.remove(id)).filter_map(readable).collect())
+    let decode = |id: &Uuid| Some(rows.remove(id)?.decode().map_err(|reason| Unreadable { id: *id, reason }));
+    Ok(ids.iter().filter_map(decode).collect())
 }
 
 async fn rows(store: &PostgresStore, ids: Vec<Uuid>) -> Result<Vec<Row>> {
@@ -111,15 +115,6 @@ fn bind(query: String, values: Vec<Comparand>) -> Query {
     })
 }
 
-fn readable(row: Row) -> Result<OutboxEvent> {
-    let id = row.id;
-    row.decode().map_err(|reason| StoreError::Query {
-        operation: "read an event",
-        reason: format!("the row {id} cannot be read: {reason}"),
-        transient: false,
-    })
-}
-
 /// Rows whose writer set `seq` to NULL stand in no order, so no cursor would ever meet them.
 pub(super) async fn repair_missing_seq(store: &PostgresStore) -> Result<usize> {
     store
@@ -173,7 +168,7 @@ const DELETE_EXPIRED: &str = "WITH published AS MATERIALIZED (\
         SELECT id FROM outbox_events WHERE status = 'failed' \
             AND created_at < now() - $2 * interval '1 microsecond' \
             AND updated_at < now() - $2 * interval '1 microsecond' \
-            AND NOT (partition_key <> '' AND publisher_backend = ANY ($4)) \
+            AND NOT (partition_key <> '' AND retry_at IS NULL AND publisher_backend = ANY ($4)) \
             ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
      old AS MATERIALIZED (SELECT id FROM published UNION ALL SELECT id FROM failed LIMIT $3) \
      DELETE FROM outbox_events e USING old WHERE e.id = old.id";

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::{PostgresStore, Result};
+use crate::seams::{self, Rule};
 use crate::store::{Reschedule, Shard};
 
 /// One UPDATE for many events, over any other status: the backend has them, whatever a person did meanwhile.
@@ -110,8 +111,9 @@ pub(super) async fn rescheduled(store: &PostgresStore, owner: Uuid, events: &[Re
                                 WITH ORDINALITY AS a(entry, n) ORDER BY a.n DESC LIMIT 10) o) END \
                  FROM s, outbox_leases l, durable \
                  WHERE e.id = s.id AND e.seq = s.seq AND e.status IN ('pending', 'retry') AND e.retry_count = s.fetched \
-                    AND l.backend = s.lane AND l.shard = s.shard AND l.epoch = s.epoch AND l.owner = ",
+                    AND l.backend = s.lane AND l.shard = s.shard AND ",
             )
+            .sql(under_its_lease())
             .bind::<SqlUuid, _>(owner)
             .sql(
                 " RETURNING e.id) \
@@ -123,6 +125,14 @@ pub(super) async fn rescheduled(store: &PostgresStore, owner: Uuid, events: &[Re
             .boxed()
         })
         .await
+}
+
+/// What compares an event's lease with the one that stands there; the worker's id follows.
+fn under_its_lease() -> &'static str {
+    if seams::is_off(Rule::FencedSettle) {
+        return "'00000000-0000-0000-0000-000000000000' <> ";
+    }
+    "l.epoch = s.epoch AND l.owner = "
 }
 
 /// Characters of an error that are kept.

@@ -40,11 +40,13 @@ fn retry(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<u
     .execute(connection)
 }
 
+/// A failed event with a `retry_at` was given up by a person: it holds no key.
 fn fail(connection: &mut SqliteConnection, id: Uuid, reason: &str, now: i64) -> QueryResult<usize> {
     sql_query(
-        "UPDATE outbox_events SET status = 'failed', retry_at = NULL, last_error = ?, updated_at = ?
+        "UPDATE outbox_events SET status = 'failed', retry_at = ?, last_error = ?, updated_at = ?
          WHERE id = ? AND status <> 'published'",
     )
+    .bind::<BigInt, _>(now)
     .bind::<Text, _>(reason)
     .bind::<BigInt, _>(now)
     .bind::<Binary, _>(id.as_bytes().as_slice())

@@ -35,7 +35,7 @@ use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
-    Page, Place, Reschedule, Result, Shard, Store,
+    Page, Place, Reschedule, Result, Shard, Store, Unreadable,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -188,7 +188,7 @@ impl Store for SqliteStore {
         self.reader.run("select events", move |connection| operate::select_events(connection, &filter, page)).await
     }
 
-    async fn load(&self, ids: &[Uuid]) -> Result<Vec<OutboxEvent>> {
+    async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
         let ids = ids.to_vec();
         let rows = self
             .reader
@@ -197,7 +197,11 @@ impl Store for SqliteStore {
                 rows
             })
             .await?;
-        Ok(rows.into_iter().flatten().filter_map(skip_undecodable).collect())
+        let decode = |row: Row| {
+            let id = row.id();
+            row.decode().map_err(|reason| Unreadable { id, reason })
+        };
+        Ok(rows.into_iter().flatten().map(decode).collect())
     }
 
     async fn count(&self, filter: &EventFilter) -> Result<i64> {
@@ -231,14 +235,6 @@ fn to_fetched(row: Row) -> Fetched {
         max_retries: row.max_retries(),
         event: row.decode().map(Arc::new),
     }
-}
-
-/// One bad row must not hide the others from whoever looks for it; a worker will say in the row what is wrong with it.
-fn skip_undecodable(row: Row) -> Option<OutboxEvent> {
-    let id = row.id();
-    row.decode()
-        .inspect_err(|reason| tracing::warn!(event.id = %id, reason, "a row is no event and is not listed"))
-        .ok()
 }
 
 fn uuid_of(blob: &[u8]) -> QueryResult<Uuid> {

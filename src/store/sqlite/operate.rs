@@ -91,7 +91,9 @@ fn delete_failed(
     .bind::<BigInt, _>(until)
     .bind::<BigInt, _>(until);
     for lane in failed_blocks {
-        query = query.sql(" AND (partition_key = '' OR publisher_backend <> ?)").bind::<Text, _>(&**lane);
+        query = query
+            .sql(" AND (partition_key = '' OR retry_at IS NOT NULL OR publisher_backend <> ?)")
+            .bind::<Text, _>(&**lane);
     }
     query.sql(" ORDER BY created_at LIMIT ?)").bind::<BigInt, _>(limit.max(0)).execute(connection)
 }

@@ -15,7 +15,7 @@ use crate::store::{Blocker, KeyQuestion, Lane, Position};
 const UNSETTLED: &str = "outbox_events INDEXED BY outbox_events_keys
      WHERE status IN ('pending', 'retry') AND partition_key <> '' AND seq IS NOT NULL";
 const FAILED: &str = "outbox_events INDEXED BY outbox_events_held
-     WHERE status = 'failed' AND partition_key <> '' AND seq IS NOT NULL";
+     WHERE status = 'failed' AND retry_at IS NULL AND partition_key <> '' AND seq IS NOT NULL";
 
 /// Answers each question that has a blocker, from one snapshot.
 pub(super) fn find_blockers(
@@ -102,7 +102,7 @@ fn lane_has_due(
     let failed = if held {
         " AND NOT EXISTS (
             SELECT 1 FROM outbox_events b INDEXED BY outbox_events_held
-            WHERE b.status = 'failed' AND b.partition_key <> ''
+            WHERE b.status = 'failed' AND b.retry_at IS NULL AND b.partition_key <> ''
               AND b.publisher_backend = e.publisher_backend AND b.partition_key = e.partition_key
               AND (b.scheduled_at, b.seq) < (e.scheduled_at, e.seq))"
     } else {

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use self::entries::Inner;
 pub(crate) use self::fetch::{Admitted, Fetch};
+use crate::seams::{self, Rule};
 use crate::store::{Fetched, KeyQuestion, Lane, Position, Shard};
 
 /// An open of a shard: what a fetch, a ticket and a session have in common when they belong together.
@@ -195,7 +196,7 @@ impl Flight {
                 inner.wanted.insert(key.to_string());
             }
         }
-        let next = inner.next_fetch;
+        let next = if seams::is_off(Rule::Lingering) { 0 } else { inner.next_fetch };
         inner.lingering.push_back((next, id));
         inner.release();
     }

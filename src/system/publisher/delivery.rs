@@ -22,9 +22,10 @@ impl Desk {
         handled.retain(|ticket| self.may_go(ticket));
         handled.iter_mut().for_each(Ticket::accept);
         self.pass_on(handled).await;
-        // Suspects last, so that others can pass before them.
-        queue.sort_by_key(|ticket| self.suspects.is_suspect(ticket.id));
         self.refuse_proven(&mut queue).await;
+        let last = self.suspects.goes_last(queue.iter().map(|ticket| (ticket.id, ticket.key())));
+        let (first, last): (Vec<_>, Vec<_>) = queue.into_iter().zip(last).partition(|(_, last)| !last);
+        let mut queue: Vec<Ticket> = first.into_iter().chain(last).map(|(ticket, _)| ticket).collect();
         let until = Moment::now().after(LONGEST_DELIVERY);
         while !queue.is_empty() && Moment::now() < until {
             let piece = self.next_piece(&mut queue).await;

@@ -89,8 +89,9 @@ impl Desk {
             let rows = self.look_up(flight.lane(), &sent).await.map_err(|error| {
                 BackendError::Unavailable(format!("what was sent cannot be compared with the database: {error}"))
             })?;
-            let unknown: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
-            let recorded: Vec<(Uuid, i64)> = sent.into_iter().filter(|(id, _)| !unknown.contains(id)).collect();
+            // By `seq` as well: a replayed event may stand there as it was sent before and as it was sent again.
+            let unknown: HashSet<(Uuid, i64)> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
+            let recorded: Vec<(Uuid, i64)> = sent.into_iter().filter(|event| !unknown.contains(event)).collect();
             self.channel.settled(&recorded);
             self.record_unreadable(&rows).await?;
             let epochs: HashMap<i16, i64> = shards

@@ -100,6 +100,23 @@ fn published_events_are_replayed_by_their_ids_or_by_when_they_were_published() {
 }
 
 #[test]
+fn a_row_that_is_no_event_is_listed_with_the_reason_beside_the_others() {
+    let shell = Shell::migrated();
+    let (good, bad) = (event_with(&shell, "subject = 'good'"), event_with(&shell, "publisher_config = '[1]'"));
+    let events = shell.events(&[]);
+    assert_eq!(events.iter().filter(|event| event["subject"] == "good").count(), 1, "{good}");
+    let unreadable = events.iter().find(|event| event["id"] == bad.as_str()).unwrap();
+    assert!(unreadable["unreadable"].as_str().unwrap().contains("publisher_config"), "{unreadable}");
+    let table = shell.run(&["events", "list"]);
+    assert!(
+        table.stdout.lines().any(|line| line.starts_with(&bad) && line.contains("cannot be read")),
+        "{}",
+        table.stdout
+    );
+    shell.refuses(&["events", "show", &bad], 1, "publisher_config");
+}
+
+#[test]
 fn a_change_says_which_events_it_is_about() {
     let shell = Shell::migrated();
     let id = "0197a3b2-0000-7000-8000-000000000001";
@@ -109,7 +126,7 @@ fn a_change_says_which_events_it_is_about() {
         shell.refuses(&["events", change, id, "--type", "t"], 2, "cannot be used with");
     }
     shell.refuses(&["events", "retry", "--status", "published"], 2, "`outbox events replay` publishes them again");
-    shell.refuses(&["events", "fail", "--status", "failed"], 2, "failed events cannot be given up");
+    shell.refuses(&["events", "fail", "--status", "published"], 2, "published events cannot be given up");
     shell.refuses(&["events", "replay", "--since", "yesterday"], 2, "or how long ago, such as 90m or 2d");
     shell.refuses(&["events", "replay", "--until", "1h"], 2, "--since");
 }

@@ -1,5 +1,7 @@
 //! Arguments, help, and output that cannot be written.
 
+use crate::scene::Scene;
+
 use super::{Shell, answer};
 
 #[test]
@@ -87,6 +89,34 @@ fn a_table_without_its_migration_is_named_by_every_command() {
         assert_eq!(answer.code, 1, "{command:?}");
         assert!(answer.stderr.contains("run `outbox migrate`"), "{command:?}: {}", answer.stderr);
     }
+}
+
+#[tokio::test]
+async fn a_table_of_another_version_is_named_by_every_command_and_left_alone() {
+    let scene = Scene::new().await;
+    scene.insert(1, 1).await;
+    let sql = scene.sql().await;
+    sql.batch_execute("ALTER TABLE outbox_events DROP COLUMN retry_at CASCADE; DELETE FROM outbox_migrations")
+        .await
+        .unwrap();
+    let (settings, id) = (scene.settings("", ""), "0197a3b2-0000-7000-8000-000000000001");
+    for command in [
+        &["events", "list"][..],
+        &["events", "show", id],
+        &["events", "retry", id],
+        &["events", "fail", "--status", "pending"],
+        &["events", "replay", id],
+        &["status"],
+        &["health"],
+        &["cleanup"],
+        &["worker", "--until-empty"],
+    ] {
+        let answer = answer(scene.outbox(&settings, command));
+        let told = answer.stderr + &answer.stdout;
+        assert_eq!(answer.code, 1, "{command:?}: {told}");
+        assert!(told.contains("run `outbox migrate`"), "{command:?}: {told}");
+    }
+    assert_eq!(scene.unpublished().await, 1);
 }
 
 #[test]

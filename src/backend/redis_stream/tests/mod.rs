@@ -3,6 +3,7 @@
 mod batches;
 mod journal;
 mod outages;
+mod replicas;
 mod sessions;
 mod slots;
 

@@ -1,0 +1,38 @@
+//! A consumer in a group, as in the README: `REDIS_URL=redis://localhost consumer events mailer mailer-1`.
+
+use anyhow::Context;
+use redis::TypedCommands;
+use redis::streams::{StreamAutoClaimOptions, StreamId, StreamReadOptions};
+
+/// An entry that nobody has acknowledged for so many milliseconds was left by a consumer that died.
+const LEFT_AFTER: usize = 60_000;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, stream, group, name] = &arguments[..] else { anyhow::bail!("usage: consumer STREAM GROUP NAME") };
+    let mut redis = redis::Client::open(std::env::var("REDIS_URL")?)?.get_connection()?;
+    match redis.xgroup_create_mkstream(stream, group, "0") {
+        Err(error) if error.code() != Some("BUSYGROUP") => return Err(error.into()),
+        _ => {}
+    }
+    let some = || StreamAutoClaimOptions::default().count(100);
+    let new = StreamReadOptions::default().group(group, name).count(100).block(1_000);
+    let mut from = "0-0".to_owned();
+    loop {
+        let left = redis.xautoclaim_options(stream, group, name, LEFT_AFTER, &from, some())?;
+        from = left.next_stream_id;
+        let read = redis.xread_options(&[stream], &[">"], &new)?.unwrap_or_default();
+        for entry in left.claimed.iter().chain(read.keys.iter().flat_map(|key| &key.ids)) {
+            handle(entry)?;
+            redis.xack(stream, group, &[&entry.id])?;
+        }
+    }
+}
+
+/// Sees an event again where a consumer died between handling and acknowledging it: `event_id` tells.
+fn handle(entry: &StreamId) -> anyhow::Result<()> {
+    let field = |name| entry.get::<String>(name).with_context(|| format!("{} has no {name}", entry.id));
+    let event: serde_json::Value = serde_json::from_str(&field("cloud_event")?)?;
+    println!("{} {}", field("event_id")?, event["data"]);
+    Ok(())
+}

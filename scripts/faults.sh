@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The fault suite at length: each kind of fault alone, then all together; see tests/faults and docs/RELIABILITY.md.
+#   scripts/faults.sh [--rounds N] [--seconds S] [--seed X] [--only KIND,KIND]     (--help names the kinds)
+# Exits with 1 where an event was lost, duplicated, out of order or stuck, and says how to draw the same faults again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export OUTBOX_FAULTS="$*"
+cargo test --quiet --test faults -- --ignored --exact --nocapture \
+    each_kind_of_fault_alone_and_then_all_together || exit 1

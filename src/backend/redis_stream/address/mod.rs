@@ -1,0 +1,164 @@
+//! Where the Redis is that has the stream: named by the settings, or asked for anew by each session.
+
+use std::time::Duration;
+
+use futures_util::future::select_ok;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+
+use super::errors;
+use crate::backend::BackendError;
+use crate::settings::{PublisherSettings, Secret};
+
+mod cluster;
+mod sentinel;
+
+/// How long a node has before the next one is asked as well.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+pub(super) struct Address {
+    place: Place,
+    config: AsyncConnectionConfig,
+    /// Which node is asked first: another one each time, since one may have heard less than the others.
+    first: usize,
+}
+
+enum Place {
+    Given(ConnectionInfo),
+    Cluster { nodes: Vec<ConnectionInfo>, stream: String },
+    Sentinel { nodes: Vec<ConnectionInfo>, master: String, login: RedisConnectionInfo },
+}
+
+/// A server as another one names it; without a host it is the one that was asked.
+struct Endpoint {
+    host: Option<String>,
+    port: u16,
+}
+
+impl Address {
+    /// Reads the settings; nothing is connected.
+    pub(super) fn new(settings: &PublisherSettings) -> Result<Self, String> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(settings.connect_timeout))
+            .set_response_timeout(Some(settings.socket_timeout));
+        let place = place(settings).map_err(|error| format!("is no Redis address: {error}"))?;
+        Ok(Self { place, config, first: 0 })
+    }
+
+    /// Connects to the one server that takes what is for the stream.
+    pub(super) async fn connect(&mut self) -> Result<MultiplexedConnection, BackendError> {
+        let connected = match &self.place {
+            Place::Given(server) => self.dial(server).await,
+            Place::Cluster { nodes, stream } => self.connect_in_cluster(nodes, stream).await,
+            Place::Sentinel { nodes, master, login } => self.connect_to_master(nodes, master, login).await,
+        };
+        self.first = self.first.wrapping_add(1);
+        connected.map_err(BackendError::Unavailable)
+    }
+
+    async fn connect_in_cluster(
+        &self,
+        nodes: &[ConnectionInfo],
+        stream: &str,
+    ) -> Result<MultiplexedConnection, String> {
+        let serving = self.ask(nodes, |node| cluster::master_of_slot(node, stream)).await;
+        let (asked, endpoint) =
+            serving.map_err(|reason| format!("no node of the Redis Cluster knows who serves the stream: {reason}"))?;
+        self.dial(&endpoint.seen_from(asked)).await
+    }
+
+    async fn connect_to_master(
+        &self,
+        nodes: &[ConnectionInfo],
+        master: &str,
+        login: &RedisConnectionInfo,
+    ) -> Result<MultiplexedConnection, String> {
+        let known = self.ask(nodes, |node| sentinel::address_of(node, master)).await;
+        let (asked, endpoint) =
+            known.map_err(|reason| format!("no Redis Sentinel knows where the master is: {reason}"))?;
+        let mut connection = self.dial(&endpoint.seen_from(asked).set_redis_settings(login.clone())).await?;
+        sentinel::require_master(&mut connection, master).await?;
+        Ok(connection)
+    }
+
+    /// Asks one node after the other, also while earlier ones are silent, and believes the first that knows.
+    async fn ask<'a, F>(
+        &self,
+        nodes: &'a [ConnectionInfo],
+        question: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<(&'a ConnectionInfo, Endpoint), String>
+    where
+        F: Future<Output = Result<Endpoint, String>>,
+    {
+        let (earlier, later) = nodes.split_at(self.first % nodes.len().max(1));
+        let answers = later.iter().chain(earlier).zip(0..).map(|(node, place)| {
+            let question = &question;
+            Box::pin(async move {
+                tokio::time::sleep(HEAD_START * place).await;
+                question(self.dial(node).await?).await.map(|endpoint| (node, endpoint))
+            })
+        });
+        select_ok(answers).await.map(|(answer, _)| answer)
+    }
+
+    async fn dial(&self, server: &ConnectionInfo) -> Result<MultiplexedConnection, String> {
+        let client = Client::open(server.clone()).map_err(|error| errors::reason(&error))?;
+        let connected = client.get_multiplexed_async_connection_with_config(&self.config).await;
+        connected.map_err(|error| errors::reason(&error))
+    }
+}
+
+impl Endpoint {
+    /// Reached as the server is that named it: by TLS or not, with its login.
+    fn seen_from(self, asked: &ConnectionInfo) -> ConnectionInfo {
+        let Self { host, port } = self;
+        let address = match asked.addr().clone() {
+            ConnectionAddr::Tcp(own, _) => ConnectionAddr::Tcp(host.unwrap_or(own), port),
+            ConnectionAddr::TcpTls { host: own, insecure, tls_params, .. } => {
+                ConnectionAddr::TcpTls { host: host.unwrap_or(own), port, insecure, tls_params }
+            }
+            other => other,
+        };
+        asked.clone().set_addr(address)
+    }
+}
+
+fn place(settings: &PublisherSettings) -> redis::RedisResult<Place> {
+    if let Some(url) = &settings.url {
+        return Ok(Place::Given(server(url)?));
+    }
+    if !settings.nodes.is_empty() {
+        let stream = settings.stream_name.clone();
+        return Ok(Place::Cluster { nodes: servers(&settings.nodes)?, stream });
+    }
+    let mut login = RedisConnectionInfo::default().set_db(settings.db.unwrap_or(0));
+    if let Some(username) = &settings.username {
+        login = login.set_username(username);
+    }
+    if let Some(password) = &settings.password {
+        login = login.set_password(password.expose());
+    }
+    if let Some(sentinel) = &settings.sentinel {
+        let nodes = servers(&sentinel.nodes)?;
+        return Ok(Place::Sentinel { nodes, master: sentinel.master.clone(), login });
+    }
+    let host = settings.host.clone().unwrap_or_else(|| "localhost".to_owned());
+    let info = without_delay((host, settings.port.unwrap_or(6379)).into_connection_info()?);
+    Ok(Place::Given(info.set_redis_settings(login)))
+}
+
+fn servers(urls: &[Secret]) -> redis::RedisResult<Vec<ConnectionInfo>> {
+    urls.iter().map(server).collect()
+}
+
+fn server(url: &Secret) -> redis::RedisResult<ConnectionInfo> {
+    url.expose().into_connection_info().map(without_delay)
+}
+
+fn without_delay(info: ConnectionInfo) -> ConnectionInfo {
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    info.set_tcp_settings(tcp)
+}
+
+#[cfg(test)]
+mod tests;

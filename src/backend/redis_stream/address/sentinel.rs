@@ -1,0 +1,24 @@
+//! Where the master is that Redis Sentinel watches.
+
+use redis::aio::MultiplexedConnection;
+use redis::{Value, cmd, from_redis_value};
+
+use super::Endpoint;
+use crate::backend::redis_stream::errors;
+
+pub(super) async fn address_of(mut node: MultiplexedConnection, master: &str) -> Result<Endpoint, String> {
+    let mut question = cmd("SENTINEL");
+    question.arg("get-master-addr-by-name").arg(master);
+    let known: Option<(String, u16)> = question.query_async(&mut node).await.map_err(|error| errors::reason(&error))?;
+    let (host, port) = known.ok_or_else(|| format!("it watches no master named `{master}`"))?;
+    Ok(Endpoint { host: Some(host), port })
+}
+
+/// In the middle of a failover, a sentinel may name a server that is no master any more, or not yet.
+pub(super) async fn require_master(server: &mut MultiplexedConnection, master: &str) -> Result<(), String> {
+    let role: Vec<Value> = cmd("ROLE").query_async(server).await.map_err(|error| errors::reason(&error))?;
+    match role.into_iter().next().map(from_redis_value::<String>) {
+        Some(Ok(role)) if role == "master" => Ok(()),
+        _ => Err(format!("what the sentinels name as `{master}` is no master now")),
+    }
+}

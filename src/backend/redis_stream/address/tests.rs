@@ -1,0 +1,79 @@
+use std::net::TcpListener;
+use std::time::Instant;
+
+use super::*;
+use crate::settings::SentinelSettings;
+use crate::test_support::PATIENCE;
+use crate::test_support::redis::cluster::Cluster;
+use crate::test_support::redis::sentinel::{NAME, Watched};
+use crate::test_support::redis::{self as servers, Server};
+
+fn in_cluster(nodes: &[&str]) -> Address {
+    let nodes = nodes.iter().map(|node| Secret::from(*node)).collect();
+    let timeouts = PublisherSettings { connect_timeout: PATIENCE, socket_timeout: PATIENCE, ..Default::default() };
+    Address::new(&PublisherSettings { nodes, ..timeouts }).unwrap()
+}
+
+fn watched(nodes: Vec<Secret>, master: &str) -> Address {
+    let sentinel = Some(SentinelSettings { master: master.to_owned(), nodes });
+    Address::new(&PublisherSettings { sentinel, ..PublisherSettings::default() }).unwrap()
+}
+
+async fn refusal(address: &mut Address) -> String {
+    match address.connect().await {
+        Ok(_) => panic!("connected"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_silent_or_away_keeps_nobody_from_the_cluster() {
+    let cluster = Cluster::start(1).await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("redis://{}", listener.local_addr().unwrap());
+    let node = cluster.nodes[0].server.url();
+    let mut address = in_cluster(&[&silent, "redis://127.0.0.1:1", &node]);
+    for _ in 0..3 {
+        let began = Instant::now();
+        let mut connection = address.connect().await.unwrap();
+        assert!(began.elapsed() < PATIENCE / 2);
+        let length: usize = servers::length(&mut connection, "events").await;
+        assert_eq!(length, 0);
+    }
+}
+
+#[tokio::test]
+async fn it_is_said_why_no_node_could_help() {
+    let plain = Server::start(&[]);
+    let error = refusal(&mut in_cluster(&["redis://:hunter2@127.0.0.1:1", &plain.url()])).await;
+    assert!(error.contains("no node of the Redis Cluster knows who serves the stream"), "{error}");
+    let error = refusal(&mut in_cluster(&[&plain.url()])).await;
+    assert!(error.contains("cluster support disabled"), "{error}");
+    let error = refusal(&mut watched(vec!["redis://:hunter2@127.0.0.1:1".into()], NAME)).await;
+    assert!(error.contains("no Redis Sentinel knows where the master is"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn only_the_master_that_is_named_is_taken_and_only_while_it_is_one() {
+    let redis = Watched::start(&[]).await;
+    let nodes: Vec<Secret> = redis.addresses().into_iter().map(Secret::from).collect();
+    let mut connection = watched(nodes.clone(), NAME).connect().await.unwrap();
+    assert!(sentinel::require_master(&mut connection, NAME).await.is_ok());
+    let error = refusal(&mut watched(nodes, "another")).await;
+    assert!(error.contains("it watches no master named `another`"), "{error}");
+
+    let mut replica = servers::connect(&redis.replica.url()).await;
+    let error = sentinel::require_master(&mut replica, NAME).await.unwrap_err();
+    assert_eq!(error, "what the sentinels name as `mymaster` is no master now");
+}
+
+#[test]
+fn a_server_is_reached_as_the_one_was_that_named_it() {
+    let asked = server(&"rediss://ann:pw@a:7000".into()).unwrap();
+    let named = Endpoint { host: Some("b".to_owned()), port: 7001 }.seen_from(&asked);
+    assert!(matches!(named.addr(), ConnectionAddr::TcpTls { host, port: 7001, insecure: false, .. } if host == "b"));
+    assert_eq!((named.redis_settings().username(), named.redis_settings().password()), (Some("ann"), Some("pw")));
+    let itself = Endpoint { host: None, port: 7001 }.seen_from(&server(&"redis://a:7000".into()).unwrap());
+    assert_eq!(itself.addr(), &ConnectionAddr::Tcp("a".to_owned(), 7001));
+}

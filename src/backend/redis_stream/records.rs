@@ -1,0 +1,56 @@
+//! The meta key as a whole, for people: whose fields stand there, and the removal of some.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{RedisStream, STRIKE, errors, journal};
+use crate::backend::BackendError;
+use crate::backend::channel::Record;
+use crate::store::Shard;
+
+/// Fields in one command, so that none holds others up.
+const PAGE: usize = 1_000;
+
+impl RedisStream {
+    pub(super) async fn read_records(&mut self) -> Result<Vec<Record>, BackendError> {
+        let (mut cursor, mut fields) = (0_u64, BTreeMap::new());
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(&self.meta).arg(cursor).arg("COUNT").arg(PAGE);
+            let answer = scan.query_async(self.connection().await?).await;
+            let (next, page): (u64, Vec<(String, Vec<u8>)>) = answer.map_err(|error| errors::unavailable(&error))?;
+            fields.extend(page);
+            if next == 0 {
+                return Ok(fields.into_iter().filter_map(|(field, value)| record(field, value)).collect());
+            }
+            cursor = next;
+        }
+    }
+
+    pub(super) async fn strike_records(&mut self, records: &[Record]) -> Result<usize, BackendError> {
+        let mut removed = 0;
+        for page in records.chunks(PAGE) {
+            let mut request = STRIKE.request();
+            request.arg(1).arg(&self.meta);
+            for record in page {
+                request.arg(&record.field).arg(&record.value);
+            }
+            let answer = self.call(&STRIKE, &request).await?;
+            removed += redis::from_redis_value::<usize>(answer).map_err(|error| errors::unavailable(&error.into()))?;
+        }
+        Ok(removed)
+    }
+}
+
+/// `owner/<outbox>/<lane>/<shard>` or `sent/<outbox>/<lane>/<shard>/…`; nothing of a field that is neither.
+fn record(field: String, value: Vec<u8>) -> Option<Record> {
+    let mut parts = field.split('/');
+    let (kind, outbox, lane) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
+    let shard = Shard { lane: Arc::from(lane), number: parts.next()?.parse().ok()? };
+    let sent = match kind {
+        "owner" => None,
+        "sent" => Some(journal::parse(&value)),
+        _ => return None,
+    };
+    Some(Record { outbox, shard, sent, field, value })
+}

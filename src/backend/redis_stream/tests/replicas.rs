@@ -1,0 +1,66 @@
+//! `wait_replicas`
+
+use super::*;
+use crate::settings::WaitReplicas;
+
+/// A server, a replica of it, and a worker that waits for that replica.
+async fn replicated() -> (Scene, Server, RedisStream) {
+    let mut scene = Scene::alone().await;
+    let replica = Server::replica_of(scene.server(), &[]).await;
+    let worker = waiting(&scene);
+    (scene, replica, worker)
+}
+
+fn waiting(scene: &Scene) -> RedisStream {
+    let wait_replicas = Some(WaitReplicas { count: 1, timeout: Duration::from_millis(100) });
+    let settings = PublisherSettings { wait_replicas, ..settings(&scene.url, &scene.stream) };
+    RedisStream::new(&settings, scene.outbox).unwrap()
+}
+
+#[tokio::test]
+async fn what_no_replica_confirmed_is_not_accepted_and_is_named_once_a_replica_has_it() {
+    let (scene, mut replica, mut worker) = replicated().await;
+    let events = events(3, "k");
+    worker.open(&[(shard(3), 1)]).await.unwrap();
+    send_all(&mut worker, &parcels(3, &events[..1])).await;
+
+    replica.signal(Signal::STOP);
+    let sent = worker.send(&parcels(3, &events[1..])).await;
+    assert_eq!((sent.answers, sent.closed), (vec![Answer::NotSent; 2], vec![shard(3)]));
+    let reason = sent.unavailable.unwrap();
+    assert!(reason.contains("0 of its replicas confirmed within 100ms, and `wait_replicas` wants 1"), "{reason}");
+    for mut anyone in [worker, waiting(&scene)] {
+        assert!(anyone.open(&[(shard(3), 2)]).await.unwrap_err().is_unavailable());
+        assert_eq!(anyone.send(&parcels(3, &events)).await.closed, [shard(3)], "nothing is open");
+    }
+    assert_eq!(scene.sent_ids().await, ids(&events), "the master has them");
+
+    replica.signal(Signal::CONT);
+    let (mut worker, mut opened) = (waiting(&scene), None);
+    eventually("the replica is back", PATIENCE, async || {
+        opened = worker.open(&[(shard(3), 3)]).await.ok();
+        opened.is_some()
+    })
+    .await;
+    assert_eq!(found(&opened.unwrap()), named(&events));
+    assert_eq!(redis::event_ids(&replica.url(), &scene.stream).await, ids(&events));
+}
+
+#[tokio::test]
+async fn a_batch_that_stopped_half_way_waits_for_the_replica_as_well() {
+    let (mut scene, mut replica, mut worker) = replicated().await;
+    let events = events(2, "");
+    scene.leave_room_for(1).await;
+    worker.open(&[(shard(3), 1)]).await.unwrap();
+    replica.signal(Signal::STOP);
+    assert_eq!(worker.send(&parcels(3, &events)).await.answers, vec![Answer::NotSent; 2]);
+    assert_eq!(redis::length(&mut scene.connection, &scene.stream).await, 1);
+    replica.signal(Signal::CONT);
+}
+
+#[tokio::test]
+async fn a_server_without_a_replica_is_not_well_where_one_is_wanted() {
+    let scene = Scene::new().await;
+    let error = waiting(&scene).health_check().await.unwrap_err();
+    assert!(error.is_unavailable() && error.to_string().contains("`wait_replicas` wants 1"), "{error}");
+}

@@ -1,0 +1,167 @@
+//! What stands beside the streams on behalf of outboxes and backends that are gone.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::backend::channel::{Channel, Record};
+use crate::settings::{PublisherSettings, Settings};
+use crate::store::{Overview, Store};
+use crate::system::Backends;
+
+/// No backend is waited for longer.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Events looked up at once.
+const PAGE: usize = 1_000;
+
+/// What one outbox has left for one `publisher_backend`.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Left {
+    pub(super) outbox: Uuid,
+    pub(super) publisher_backend: String,
+    pub(super) fields: usize,
+    pub(super) events: usize,
+    pub(super) bytes: usize,
+}
+
+/// The publishers that keep a journal.
+pub(super) fn kept(settings: &Settings) -> impl Iterator<Item = (&String, &PublisherSettings)> {
+    settings.publishers.iter().filter(|(_, publisher)| publisher.backend == "redis_stream")
+}
+
+/// Whose records are somebody's: this outbox's in the lanes that are served.
+pub(super) struct Served {
+    outbox: Uuid,
+    settings: Settings,
+    /// The lanes that live workers announce.
+    announced: HashSet<String>,
+}
+
+impl Served {
+    pub(super) fn new(outbox: Uuid, settings: &Settings, overview: &Overview) -> Self {
+        let alive = overview.workers.iter().filter(|worker| worker.silent_for < settings.worker.lease);
+        let announced = alive.flat_map(|worker| {
+            serde_json::from_str::<BTreeMap<String, String>>(&worker.backends).unwrap_or_default().into_keys()
+        });
+        Self { outbox, settings: settings.clone(), announced: announced.collect() }
+    }
+
+    pub(super) fn outbox(&self) -> Uuid {
+        self.outbox
+    }
+
+    /// A lane that these settings bring to another stream is done with here. One that they do not know at all may be
+    /// another deployment's, which its workers tell.
+    fn has(&self, stream: &str, record: &Record) -> bool {
+        let lane = &*record.shard.lane;
+        let mut bringing = self
+            .settings
+            .publishers
+            .iter()
+            .filter(|(name, _)| self.settings.lanes_of(name).contains(&lane))
+            .map(|(_, publisher)| publisher.stream_name.as_str())
+            .peekable();
+        let known = bringing.peek().is_some();
+        record.outbox == self.outbox
+            && (bringing.any(|other| other == stream) || (!known && self.announced.contains(lane)))
+    }
+}
+
+/// One publisher's journal.
+pub(super) struct Journal {
+    name: String,
+    stream: String,
+    channel: Box<dyn Channel>,
+    records: Vec<Record>,
+}
+
+impl Journal {
+    pub(super) async fn read(
+        name: &str,
+        publisher: &PublisherSettings,
+        backends: &Backends,
+        outbox: Uuid,
+    ) -> anyhow::Result<Self> {
+        let mut channel = backends.channel(name, publisher, outbox)?();
+        let reading = tokio::time::timeout(LIMIT, channel.records()).await;
+        let records = reading
+            .with_context(|| format!("no answer within {LIMIT:?}"))
+            .and_then(|answer| Ok(answer?))
+            .with_context(|| format!("what was left behind in backend {name} cannot be read"))?;
+        Ok(Self { name: name.to_owned(), stream: publisher.stream_name.clone(), channel, records })
+    }
+
+    pub(super) fn left(&self, served: &Served) -> Vec<Left> {
+        let mut left: BTreeMap<(Uuid, &str), Left> = BTreeMap::new();
+        for record in self.records.iter().filter(|record| !served.has(&self.stream, record)) {
+            let lane = &*record.shard.lane;
+            let left = left.entry((record.outbox, lane)).or_insert_with(|| Left {
+                outbox: record.outbox,
+                publisher_backend: lane.to_owned(),
+                fields: 0,
+                events: 0,
+                bytes: 0,
+            });
+            left.fields += 1;
+            left.events += record.sent.as_ref().map_or(0, Vec::len);
+            left.bytes += record.field.len() + record.value.len();
+        }
+        left.into_values().collect()
+    }
+
+    /// Removes what this outbox left behind and needs no more.
+    pub(super) async fn tidy(&mut self, served: &Served, store: &dyn Store) -> anyhow::Result<Tidied> {
+        let mine = self.records.iter().filter(|record| record.outbox == served.outbox);
+        let left: Vec<&Record> = mine.filter(|record| !served.has(&self.stream, record)).collect();
+        let needed = needed(&left, store).await?;
+        let is_needed = |record: &Record| record.sent.iter().flatten().any(|event| needed.contains(event));
+        // A token goes last, once nothing that was sent under it is needed.
+        let places: BTreeSet<_> = left.iter().filter(|record| is_needed(record)).map(|record| &record.shard).collect();
+        let done: Vec<Record> = left
+            .iter()
+            .filter(|record| if record.sent.is_some() { !is_needed(record) } else { !places.contains(&record.shard) })
+            .map(|record| (*record).clone())
+            .collect();
+        let removed = self.strike(&done).await?;
+        Ok(Tidied { removed, needed: needed.len() })
+    }
+
+    /// Removes everything of one outbox.
+    pub(super) async fn strike_outbox(&mut self, outbox: Uuid) -> anyhow::Result<usize> {
+        let gone: Vec<Record> = self.records.iter().filter(|record| record.outbox == outbox).cloned().collect();
+        self.strike(&gone).await
+    }
+
+    async fn strike(&mut self, records: &[Record]) -> anyhow::Result<usize> {
+        let struck = self.channel.strike(records).await;
+        struck.with_context(|| format!("what was left behind in backend {} cannot be removed", self.name))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tidied {
+    pub(super) removed: usize,
+    /// Events that were sent, and that the database would have sent again without their records.
+    pub(super) needed: usize,
+}
+
+/// What the database does not know to be published; only a worker that serves the lane may bring it to its end.
+async fn needed(records: &[&Record], store: &dyn Store) -> anyhow::Result<HashSet<(Uuid, i64)>> {
+    let mut lanes: BTreeMap<&str, Vec<(Uuid, i64)>> = BTreeMap::new();
+    for record in records {
+        lanes.entry(&record.shard.lane).or_default().extend(record.sent.iter().flatten());
+    }
+    let mut needed = HashSet::new();
+    for (lane, sent) in lanes {
+        for page in sent.chunks(PAGE) {
+            store.record_sent_but_failed(page).await?;
+            let rows = store.unrecorded(lane, page).await?;
+            needed.extend(rows.into_iter().map(|row| (row.id, row.position.seq)));
+        }
+    }
+    Ok(needed)
+}

@@ -1,0 +1,91 @@
+//! What a `redis_stream` publisher needs, and what of it excludes what.
+
+use std::time::Duration;
+
+use super::{Check, Result, expected, has_hash_tag};
+use crate::error::SettingsError;
+use crate::settings::{PublisherSettings, Secret, SentinelSettings, WaitReplicas};
+
+const SCHEMES: &[&str] = &["redis://", "rediss://"];
+
+impl Check<'_> {
+    pub(super) fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        let stream = publisher.stream_name.as_str();
+        // The meta key is made from the name, and a `}` would end its hash tag too early.
+        let problem = "has a `}` and no hash tag, so that its journal could not share its slot in a Redis Cluster; \
+            leave the `}` out, or begin with a tag as in {shop}.events";
+        self.that(!stream.contains('}') || has_hash_tag(stream), &format!("{key}.stream_name"), problem)?;
+        self.redis_address(key, publisher)?;
+        publisher.wait_replicas.map_or(Ok(()), |wait| self.wait_replicas(key, wait, publisher.socket_timeout))
+    }
+
+    fn redis_address(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        let of = |name: &str| format!("{key}.{name}");
+        if let Some(url) = &publisher.url {
+            self.redis_url(&of("url"), url)?;
+            return self.only(key, "url", publisher, &[]);
+        }
+        if !publisher.nodes.is_empty() {
+            self.servers(&of("nodes"), &publisher.nodes, "a cluster")?;
+            return self.only(key, "nodes", publisher, &[]);
+        }
+        if let Some(sentinel) = &publisher.sentinel {
+            self.sentinel(&of("sentinel"), sentinel)?;
+            return self.only(key, "sentinel", publisher, &["db", "username", "password"]);
+        }
+        let host = publisher.host.as_ref().filter(|host| !host.is_empty());
+        let remedy =
+            "redis_stream needs `url`, such as redis://localhost:6379/0, or `host`, `nodes` or `sentinel`".to_owned();
+        host.map(|_| ()).ok_or(SettingsError::Missing { key: of("url"), remedy })
+    }
+
+    /// The address is given by one key, `beside` which only these may stand.
+    fn only(&self, key: &str, given: &str, publisher: &PublisherSettings, beside: &[&str]) -> Result<()> {
+        let parts = [
+            ("host", publisher.host.is_some()),
+            ("port", publisher.port.is_some()),
+            ("db", publisher.db.is_some()),
+            ("username", publisher.username.is_some()),
+            ("password", publisher.password.is_some()),
+            ("nodes", !publisher.nodes.is_empty()),
+            ("sentinel", publisher.sentinel.is_some()),
+        ];
+        match parts.iter().find(|(part, is_given)| *is_given && *part != given && !beside.contains(part)) {
+            Some((part, _)) => {
+                self.that(false, &format!("{key}.{part}"), format!("stands in `{key}.{given}` too: give one"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn redis_url(&self, key: &str, url: &Secret) -> Result<()> {
+        self.url(key, url, SCHEMES)?;
+        self.that(url::Url::parse(url.expose()).is_ok(), key, "is not a valid address")
+    }
+
+    /// Servers that have no databases but the first.
+    fn servers(&self, key: &str, urls: &[Secret], whose: &str) -> Result<()> {
+        for url in urls {
+            self.redis_url(key, url)?;
+            let first = url::Url::parse(url.expose()).is_ok_and(|url| ["", "/", "/0"].contains(&url.path()));
+            self.that(first, key, format!("must name no database: {whose} has none but 0"))?;
+        }
+        Ok(())
+    }
+
+    fn sentinel(&self, key: &str, sentinel: &SentinelSettings) -> Result<()> {
+        let example = "as in { master = \"mymaster\", nodes = [\"redis://host:26379\"] }";
+        self.that(!sentinel.master.is_empty(), key, format!("needs `master`, {example}"))?;
+        self.that(!sentinel.nodes.is_empty(), key, format!("needs `nodes`, {example}"))?;
+        self.servers(&format!("{key}.nodes"), &sentinel.nodes, "a sentinel")
+    }
+
+    fn wait_replicas(&self, key: &str, wait: WaitReplicas, limit: Duration) -> Result<()> {
+        let of = |name: &str| format!("{key}.wait_replicas.{name}");
+        let problem = format!("must be {}, not {}", expected::FROM_ONE, wait.count);
+        self.that(wait.count >= 1, &of("count"), problem)?;
+        self.time(&of("timeout"), wait.timeout, Duration::from_millis(1))?;
+        let problem = format!("must be less than `{key}.socket_timeout`, which is {limit:?}, not {:?}", wait.timeout);
+        self.that(wait.timeout < limit, &of("timeout"), problem)
+    }
+}

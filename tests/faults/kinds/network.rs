@@ -1,0 +1,71 @@
+//! What happens between a worker and a server.
+
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::sync::MutexGuard;
+
+use super::pass;
+use crate::scene::{LEASE, Scene, WORKERS};
+use crate::support::process::Signal;
+use crate::support::proxy::{Passage, Proxy};
+
+/// One worker's way to a server, or every worker's.
+async fn ways<'a>(scene: &'a Scene, rng: &mut StdRng) -> Vec<MutexGuard<'a, Proxy>> {
+    let seats = if rng.random_bool(0.7) {
+        let seat = rng.random_range(0..WORKERS);
+        &scene.seats[seat..=seat]
+    } else {
+        &scene.seats[..]
+    };
+    let to_postgres = rng.random();
+    let mut ways = Vec::new();
+    for seat in seats {
+        ways.push(if to_postgres { seat.to_postgres.lock().await } else { seat.to_redis.lock().await });
+    }
+    ways
+}
+
+async fn for_a_while(ways: &[MutexGuard<'_, Proxy>], passage: Passage, rng: &mut StdRng, most: u64) {
+    ways.iter().for_each(|way| way.set(passage));
+    pass(rng, 50, most).await;
+    ways.iter().for_each(|way| way.set(Passage::Open));
+}
+
+pub(super) async fn cut(scene: &Scene, rng: &mut StdRng) {
+    let ways = ways(scene, rng).await;
+    let share = rng.random();
+    let passage = if rng.random() { Passage::CutInRequest(share) } else { Passage::CutInReply(share) };
+    for_a_while(&ways, passage, rng, 500).await;
+}
+
+pub(super) async fn lose_replies(scene: &Scene, rng: &mut StdRng) {
+    let ways = ways(scene, rng).await;
+    let passage = if rng.random() { Passage::LoseReplies } else { Passage::CutAtReply };
+    for_a_while(&ways, passage, rng, 2_000).await;
+}
+
+pub(super) async fn stall(scene: &Scene, rng: &mut StdRng) {
+    let ways = ways(scene, rng).await;
+    let passage = if rng.random() { Passage::HoldRequests } else { Passage::HoldReplies };
+    for_a_while(&ways, passage, rng, 5_000).await;
+}
+
+pub(super) async fn delay(scene: &Scene, rng: &mut StdRng) {
+    let ways = ways(scene, rng).await;
+    let most = Duration::from_millis(rng.random_range(10..300));
+    for_a_while(&ways, Passage::Delay(most), rng, 4_000).await;
+}
+
+pub(super) async fn deliver_late_what_a_dead_worker_sent(scene: &Scene, rng: &mut StdRng) {
+    let (seat, mut worker) = scene.at(rng.random_range(0..WORKERS)).await;
+    let way = if rng.random_bool(0.7) { seat.to_redis.lock().await } else { seat.to_postgres.lock().await };
+    way.set(Passage::HoldRequests);
+    pass(rng, 50, 800).await;
+    scene.end(&mut worker, Signal::KILL).await;
+    let lease = LEASE.as_millis() as u64;
+    pass(rng, lease / 2, lease + 2_000).await;
+    way.set(Passage::Open);
+    *worker = Some(scene.worker(seat, 0, &[]));
+}

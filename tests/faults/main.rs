@@ -1,0 +1,53 @@
+//! The fault suite: writers and three workers, servers of its own, and all that can happen to them.
+//!
+//! `scripts/faults.sh` runs the long form. What it may find is named in `docs/RELIABILITY.md`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod arguments;
+mod kinds;
+mod ledger;
+mod report;
+mod scene;
+mod seams;
+mod seats;
+mod stage;
+mod takeover;
+mod writers;
+
+use std::time::Duration;
+
+use arguments::Arguments;
+use kinds::Kind;
+use report::Report;
+use stage::Stage;
+
+/// Every kind of fault, some at the same time.
+const SHORT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_minute_of_all_faults_together_loses_nothing_doubles_nothing_and_keeps_the_order() {
+    let seed = rand::random_range(0..1_000_000);
+    let mut report = Report::new(seed, &format!("--rounds 0 --seconds {}", SHORT.as_secs()));
+    report.add(Stage::together(&Kind::ALL, SHORT).run(seed).await);
+    report.judge();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "takes as long as one likes: scripts/faults.sh"]
+async fn each_kind_of_fault_alone_and_then_all_together() {
+    let arguments = Arguments::from_environment();
+    let Arguments { rounds, seconds, seed, .. } = arguments;
+    let mut report = Report::new(seed, &arguments.to_string());
+    let kinds = if arguments.only.is_empty() { Kind::ALL.to_vec() } else { arguments.only };
+    for kind in kinds.iter().filter(|_| rounds > 0) {
+        report.add(Stage::alone(*kind, rounds).run(seed).await);
+    }
+    if seconds > 0 {
+        report.add(Stage::together(&kinds, Duration::from_secs(seconds)).run(seed).await);
+    }
+    report.judge();
+}

@@ -1,0 +1,87 @@
+//! The table at the end.
+
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::stage::Outcome;
+
+pub(crate) struct Report {
+    seed: u64,
+    command: String,
+    outcomes: Vec<Outcome>,
+}
+
+impl Report {
+    pub(crate) fn new(seed: u64, arguments: &str) -> Self {
+        let command = format!("scripts/faults.sh {arguments} --seed {seed}");
+        println!("seed {seed}; again: {command}");
+        Self { seed, command, outcomes: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, outcome: Outcome) {
+        println!("{}: {}", outcome.name, if outcome.is_good() { "good" } else { "BAD" });
+        self.outcomes.push(outcome);
+    }
+
+    /// Prints the table, and fails where anything is in it that must not be.
+    pub(crate) fn judge(&self) {
+        println!("{}", self.table());
+        let bad: Vec<&str> = self.outcomes.iter().filter(|outcome| !outcome.is_good()).map(|o| &*o.name).collect();
+        for outcome in &self.outcomes {
+            outcome.balance.examples.iter().for_each(|example| println!("{}: {example}", outcome.name));
+            outcome.deaths.iter().for_each(|death| println!("{}: ended by itself: {death}", outcome.name));
+        }
+        assert!(bad.is_empty(), "{}; seed {}; again: {}", bad.join(", "), self.seed, self.command);
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(presets::ASCII_MARKDOWN);
+        table.set_header([
+            "faults",
+            "number",
+            "committed",
+            "in the stream",
+            "lost",
+            "duplicated",
+            "out of order",
+            "not committed",
+            "stuck",
+            "retries spent",
+            "workers that died",
+            "longest take-over",
+        ]);
+        table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+        self.outcomes.iter().for_each(|outcome| {
+            table.add_row(row(outcome));
+        });
+        // Of faults that came together, how many of each kind.
+        for outcome in self.outcomes.iter().filter(|outcome| outcome.faults.len() > 1) {
+            for (kind, count) in &outcome.faults {
+                table.add_row([format!("· {kind}"), count.to_string()]);
+            }
+        }
+        table
+    }
+}
+
+fn row(outcome: &Outcome) -> Vec<String> {
+    let balance = &outcome.balance;
+    let faults: u32 = outcome.faults.values().sum();
+    let takeover = outcome.takeovers.iter().max();
+    vec![
+        outcome.name.clone(),
+        faults.to_string(),
+        balance.committed.to_string(),
+        balance.in_stream.to_string(),
+        balance.lost.to_string(),
+        balance.duplicated.to_string(),
+        balance.disordered.to_string(),
+        balance.uncommitted.to_string(),
+        outcome.stuck.to_string(),
+        outcome.retries.to_string(),
+        outcome.deaths.len().to_string(),
+        takeover.map_or_else(String::new, |takeover| format!("{:.2} s", Duration::as_secs_f64(takeover))),
+    ]
+}

@@ -1,0 +1,172 @@
+//! The servers, the workers, and a proxy between each worker and each server.
+
+use std::process::Command;
+use std::sync::Mutex as StdMutex;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+use tokio::task::block_in_place;
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::seats::{Notes, Seat};
+use crate::support::{postgres, redis};
+
+/// Workers that there always are.
+pub(crate) const WORKERS: usize = 3;
+/// Further ones that come and go.
+pub(crate) const GUESTS: usize = 2;
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
+/// The workers' role in PostgreSQL; writers are somebody else and need no password.
+pub(crate) const ROLE: &str = "worker";
+pub(crate) const PASSWORD: &str = "the-first";
+
+pub(crate) struct Scene {
+    /// Whoever does something to a server holds it, so that what is done to it is undone before the next comes.
+    pub(crate) postgres: Mutex<postgres::Server>,
+    pub(crate) redis: Mutex<redis::Server>,
+    pub(crate) seats: Vec<Seat>,
+    /// Faults that are under way, and those that have begun so far.
+    pub(crate) under_way: AtomicUsize,
+    pub(crate) begun: AtomicUsize,
+    url: String,
+    redis_url: String,
+    stream: String,
+    settings: TempDir,
+    seam: Option<&'static str>,
+    pub(crate) notes: StdMutex<Notes>,
+}
+
+impl Scene {
+    /// Servers, tables and nobody at work; with a seam, the workers keep all rules but that one.
+    pub(crate) async fn new(seam: Option<&'static str>) -> Self {
+        let (postgres, redis) = block_in_place(|| {
+            let mut postgres = postgres::Server::start();
+            postgres.ask_for_the_password_of(ROLE);
+            let options = [redis::Server::DURABLE, &[("requirepass", PASSWORD)]].concat();
+            (postgres, redis::Server::start(&options))
+        });
+        let database = postgres.database().await;
+        let role = format!(
+            "CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'; ALTER DATABASE {} OWNER TO {ROLE}; GRANT ALL ON SCHEMA public TO {ROLE}",
+            database.name
+        );
+        database.connect().await.batch_execute(&role).await.unwrap();
+        let mut seats = Vec::new();
+        for number in 0..WORKERS + GUESTS {
+            seats.push(Seat::new(number, postgres.port(), redis.port()).await);
+        }
+        let scene = Self {
+            url: database.url.clone(),
+            redis_url: format!("redis://:{PASSWORD}@127.0.0.1:{}/0", redis.port()),
+            stream: redis::stream(),
+            settings: tempfile::tempdir().unwrap(),
+            postgres: Mutex::new(postgres),
+            redis: Mutex::new(redis),
+            seats,
+            under_way: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            seam,
+            notes: StdMutex::default(),
+        };
+        scene.migrate(&database.name);
+        scene
+    }
+
+    /// Writes each seat's settings and makes the tables.
+    fn migrate(&self, database: &str) {
+        for seat in &self.seats {
+            let text = format!(
+                "[database]\nurl = \"postgres://{ROLE}:{PASSWORD}@127.0.0.1:{}/{database}\"\n\n[publishers.default]\n\
+                 backend = \"redis_stream\"\nurl = \"redis://:{PASSWORD}@127.0.0.1:{}/0\"\nstream_name = \"{}\"\n\
+                 max_len = 0\nconnect_timeout = 1\nsocket_timeout = 1\n\n[worker]\nlease = \"{}s\"\n\
+                 poll_interval = \"20ms\"\nbatch_size = 50\nmax_in_flight = 500\nshutdown_timeout = \"5s\"\n",
+                seat.ports.0,
+                seat.ports.1,
+                self.stream,
+                LEASE.as_secs(),
+            );
+            std::fs::write(self.settings.path().join(format!("{}.toml", seat.number)), text).unwrap();
+        }
+        let migrated = self.outbox(&self.seats[0], &["migrate"]).output().unwrap();
+        assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
+    }
+
+    pub(crate) fn outbox(&self, seat: &Seat, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
+        for (name, _) in std::env::vars_os() {
+            if name == "DATABASE_URL" || name.to_string_lossy().starts_with("OUTBOX_") {
+                command.env_remove(name);
+            }
+        }
+        let settings = self.settings.path().join(format!("{}.toml", seat.number));
+        command.current_dir(self.settings.path()).args(arguments).arg("--config").arg(settings);
+        if let Some(seam) = self.seam {
+            command.env("OUTBOX_FAULT_SEAM", seam);
+        }
+        command
+    }
+
+    /// The writers' address of the database.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// `None` while the server is away.
+    pub(crate) async fn try_sql(&self) -> Option<Client> {
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    }
+
+    /// For whoever holds the server, or knows that it runs.
+    pub(crate) async fn sql(&self) -> Client {
+        postgres::connect(&self.url).await
+    }
+
+    /// For whoever holds the server, or knows that it runs.
+    pub(crate) async fn redis(&self) -> ::redis::aio::MultiplexedConnection {
+        redis::connect(&self.redis_url).await
+    }
+
+    /// The stream's events.
+    pub(crate) async fn stream(&self) -> Vec<Uuid> {
+        let ids = redis::event_ids(&self.redis_url, &self.stream).await;
+        ids.iter().map(|id| id.parse().unwrap()).collect()
+    }
+
+    /// The names of the fields beside the stream.
+    pub(crate) async fn journal(&self) -> Vec<String> {
+        let meta = format!("{{{}}}:outbox", self.stream);
+        ::redis::cmd("HKEYS").arg(meta).query_async(&mut self.redis().await).await.unwrap()
+    }
+
+    pub(crate) async fn number(&self, query: &str) -> i64 {
+        self.sql().await.query_one(query, &[]).await.unwrap().get(0)
+    }
+
+    /// The table in its order, and the stream in its, for whoever looks for a reason.
+    pub(crate) async fn dump(&self) -> String {
+        let statement = "SELECT concat_ws(' ', scheduled_at::time, seq, id, status, created_at::time, published_at::time, partition_key)
+            FROM outbox_events ORDER BY scheduled_at, seq";
+        let rows = self.sql().await.query(statement, &[]).await.unwrap();
+        let table: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let stream = redis::places(&self.redis_url, &self.stream).await;
+        format!("=== the table\n{}\n=== the stream\n{}\n", table.join("\n"), stream.join("\n"))
+    }
+
+    /// Waits until every event is published; how many are not when the time is up.
+    pub(crate) async fn drain(&self, most: Duration) -> i64 {
+        let began = Instant::now();
+        loop {
+            let left = self.number("SELECT count(*) FROM outbox_events WHERE status <> 'published'").await;
+            if left == 0 || began.elapsed() > most {
+                return left;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! One stretch of faults on servers of its own: everything is set up, broken, let heal, and compared.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::kinds::Kind;
+use crate::ledger::Balance;
+use crate::scene::Scene;
+use crate::writers::Writers;
+
+/// Faults at a time where they come together.
+const HANDS: u64 = 3;
+/// How long after the last fault everything may take to be published.
+const HEALING: Duration = Duration::from_secs(60);
+
+pub(crate) struct Stage {
+    name: String,
+    kinds: Vec<Kind>,
+    hands: u64,
+    until: Until,
+}
+
+enum Until {
+    Rounds(u32),
+    Elapsed(Duration),
+}
+
+/// What came of it.
+pub(crate) struct Outcome {
+    pub(crate) name: String,
+    pub(crate) faults: BTreeMap<Kind, u32>,
+    pub(crate) balance: Balance,
+    /// Not published when the wait was over.
+    pub(crate) stuck: i64,
+    /// Retries that events spent: an outage costs none.
+    pub(crate) retries: i64,
+    pub(crate) takeovers: Vec<Duration>,
+    /// Workers that ended by themselves, with the last that they said.
+    pub(crate) deaths: Vec<String>,
+}
+
+impl Outcome {
+    pub(crate) fn is_good(&self) -> bool {
+        self.balance.is_even() && self.stuck == 0 && self.retries == 0 && self.deaths.is_empty()
+    }
+}
+
+impl Stage {
+    pub(crate) fn alone(kind: Kind, rounds: u32) -> Self {
+        Self { name: kind.to_string(), kinds: vec![kind], hands: 1, until: Until::Rounds(rounds) }
+    }
+
+    pub(crate) fn together(kinds: &[Kind], span: Duration) -> Self {
+        Self { name: "all together".to_owned(), kinds: kinds.to_vec(), hands: HANDS, until: Until::Elapsed(span) }
+    }
+
+    pub(crate) async fn run(self, seed: u64) -> Outcome {
+        let scene = Scene::new(None).await;
+        scene.start_workers().await;
+        let writers = Writers::start(scene.url(), seed);
+        let hands = (0..self.hands).map(|hand| self.inflict(&scene, StdRng::seed_from_u64(seed.wrapping_add(hand))));
+        let mut faults = BTreeMap::new();
+        for kind in join_all(hands).await.into_iter().flatten() {
+            *faults.entry(kind).or_default() += 1;
+        }
+        let committed = writers.finish().await;
+        let stuck = scene.drain(HEALING).await;
+        let retries = scene.number("SELECT coalesce(sum(retry_count), 0)::bigint FROM outbox_events").await;
+        let balance = Balance::of(&committed, &scene.stream().await);
+        scene.stop_workers().await;
+        let notes = std::mem::take(&mut *scene.notes());
+        let (takeovers, deaths) = (notes.takeovers, notes.deaths);
+        let outcome = Outcome { name: self.name, faults, balance, stuck, retries, takeovers, deaths };
+        if !outcome.is_good() {
+            keep(seed, &outcome.name, &(scene.dump().await + &notes.logs));
+        }
+        outcome
+    }
+
+    /// Draws one fault after the other from a shuffled deck, so that each kind comes up as often as the others.
+    async fn inflict(&self, scene: &Scene, mut rng: StdRng) -> Vec<Kind> {
+        let began = Instant::now();
+        let (mut done, mut deck) = (Vec::new(), Vec::new());
+        loop {
+            let over = match self.until {
+                Until::Rounds(rounds) => done.len() >= rounds as usize,
+                Until::Elapsed(span) => began.elapsed() >= span,
+            };
+            if over {
+                return done;
+            }
+            if deck.is_empty() {
+                deck.clone_from(&self.kinds);
+                deck.shuffle(&mut rng);
+            }
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
+            let kind = deck.pop().unwrap();
+            scene.under_way.fetch_add(1, Ordering::SeqCst);
+            scene.begun.fetch_add(1, Ordering::SeqCst);
+            kind.inflict(scene, &mut rng).await;
+            scene.under_way.fetch_sub(1, Ordering::SeqCst);
+            done.push(kind);
+        }
+    }
+}
+
+/// What the workers said, for whoever looks for the reason.
+fn keep(seed: u64, stage: &str, logs: &str) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("faults-{seed}-{}.log", stage.replace(' ', "-")));
+    std::fs::write(&file, logs).unwrap();
+    println!("{stage}: what the workers said is in {}", file.display());
+}

@@ -1,0 +1,175 @@
+//! What stands beside the stream: how much of it, what of a replay, and what the gone left behind.
+
+use std::collections::BTreeMap;
+use std::process::Output;
+
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::scene::Scene;
+use crate::support::{PATIENCE, eventually};
+
+fn meta_key(scene: &Scene) -> String {
+    format!("{{{}}}:outbox", scene.stream_name())
+}
+
+async fn command<T: ::redis::FromRedisValue>(scene: &Scene, words: &[&str]) -> T {
+    let mut command = ::redis::Cmd::new();
+    command.arg(words);
+    command.query_async(&mut scene.redis().await).await.unwrap()
+}
+
+/// The journal's fields with what they name.
+async fn sent(scene: &Scene) -> BTreeMap<String, Vec<u8>> {
+    let mut all: BTreeMap<String, Vec<u8>> = command(scene, &["HGETALL", &meta_key(scene)]).await;
+    all.retain(|field, _| field.starts_with("sent/"));
+    all
+}
+
+async fn set(scene: &Scene, field: &str, value: &[u8]) {
+    let mut command = ::redis::cmd("HSET");
+    command.arg(meta_key(scene)).arg(field).arg(value);
+    let () = command.query_async(&mut scene.redis().await).await.unwrap();
+}
+
+/// One event as the journal names it.
+fn entry(id: Uuid, seq: i64) -> Vec<u8> {
+    [&id.as_bytes()[..], &seq.to_be_bytes()].concat()
+}
+
+async fn outbox_id(sql: &Client) -> Uuid {
+    let id: String = sql.query_one("SELECT id::text FROM outbox_meta", &[]).await.unwrap().get(0);
+    id.parse().unwrap()
+}
+
+/// Writes an event and returns its id, its `seq` and its shard.
+async fn write(sql: &Client, backend: &str, status: &str) -> (Uuid, i64, i16) {
+    let statement = "INSERT INTO outbox_events (id, event_type, source, publisher_backend, status, published_at)
+        VALUES (gen_random_uuid(), 'thing.happened', 'tests', $1, $2::text, CASE $2::text WHEN 'published' THEN now() END)
+        RETURNING id::text, seq, outbox_shard(partition_key, id)::smallint";
+    let row = sql.query_one(statement, &[&backend, &status]).await.unwrap();
+    (row.get::<_, String>(0).parse().unwrap(), row.get(1), row.get(2))
+}
+
+fn run(scene: &Scene, arguments: &[&str]) -> Output {
+    scene.outbox(&scene.settings("", ""), arguments).output().unwrap()
+}
+
+/// What a command that succeeds says.
+fn said(scene: &Scene, arguments: &[&str]) -> String {
+    let output = run(scene, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn the_journal_stays_small_over_many_batches_however_slowly_the_database_records_them() {
+    const MOST: usize = 200;
+    let scene = Scene::new().await;
+    scene.insert(6_000, 300).await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END';
+        CREATE TRIGGER slow BEFORE UPDATE ON outbox_events FOR EACH STATEMENT EXECUTE FUNCTION slow()";
+    scene.sql().await.batch_execute(slow).await.unwrap();
+    let worker = format!("max_in_flight = {MOST}\nbatch_size = 50");
+    let _worker = scene.worker(&scene.settings(&worker, ""), "worker");
+    let mut seen = Vec::new();
+    eventually("every event is published", crate::scene::DRAIN, async || {
+        let events: usize = sent(&scene).await.values().map(|value| value.len() / 24).sum();
+        seen.push(events);
+        scene.unpublished().await == 0
+    })
+    .await;
+    // In flight, and as many again that are recorded and go with the next batch.
+    let largest = seen.iter().copied().max().unwrap();
+    assert!((1..=2 * MOST).contains(&largest), "{largest} events in the journal");
+    eventually("the journal is empty", PATIENCE, async || sent(&scene).await.is_empty()).await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_replayed_event_is_published_again_though_a_take_over_finds_it_in_the_journal() {
+    let scene = Scene::new().await;
+    let sql = scene.sql().await;
+    let (id, seq, shard) = write(&sql, "", "pending").await;
+    scene.drain(&scene.settings("", "")).await;
+    assert_eq!(scene.event_ids().await, [id.to_string()]);
+
+    // As a worker leaves it that dies before it drops what is recorded.
+    let field = format!("sent/{}//{shard}/1.999/1", outbox_id(&sql).await);
+    set(&scene, &field, &entry(id, seq)).await;
+    said(&scene, &["events", "replay", &id.to_string()]);
+    scene.drain(&scene.settings("", "")).await;
+    assert_eq!(scene.event_ids().await, [id.to_string(), id.to_string()]);
+    eventually("the journal is empty", PATIENCE, async || sent(&scene).await.is_empty()).await;
+
+    // Killed once more after the second sending: the journal names the first and the second.
+    let again = scene.number("SELECT seq FROM outbox_events").await;
+    assert!(again > seq);
+    sql.execute("UPDATE outbox_events SET status = 'pending', published_at = NULL", &[]).await.unwrap();
+    set(&scene, &field, &[entry(id, seq), entry(id, again)].concat()).await;
+    scene.drain(&scene.settings("", "")).await;
+    assert_eq!(scene.event_ids().await.len(), 2, "what the journal names as it stands in the table is not sent again");
+    assert_eq!(sent(&scene).await.len(), 0, "nothing of it is left");
+}
+
+#[tokio::test]
+async fn what_a_vanished_outbox_or_backend_left_behind_is_seen_and_removed() {
+    let scene = Scene::new().await;
+    let sql = scene.sql().await;
+    let (own, gone) = (outbox_id(&sql).await, Uuid::now_v7());
+    scene.insert(100, 10).await;
+    scene.drain(&scene.settings("", "")).await;
+    let left_behind = || {
+        let status: Value = serde_json::from_str(&said(&scene, &["status", "--format", "json"])).unwrap();
+        status["backends"][0]["left_behind"].clone()
+    };
+    assert_eq!(left_behind(), json!([]), "what is served is nobody's leftover");
+
+    let (published, pending) = (write(&sql, "old", "published").await, write(&sql, "old", "pending").await);
+    for (shard, (id, seq, _)) in [(3, published), (4, pending)] {
+        set(&scene, &format!("owner/{own}/old/{shard}"), b"7:1").await;
+        set(&scene, &format!("sent/{own}/old/{shard}/7.1/1"), &entry(id, seq)).await;
+    }
+    set(&scene, &format!("owner/{gone}//3"), b"9:1").await;
+    set(&scene, &format!("sent/{gone}//3/9.1/1"), &entry(Uuid::now_v7(), 5)).await;
+    let mut expected = [
+        json!({"outbox": own, "publisher_backend": "old", "fields": 4, "events": 2, "bytes": 256}),
+        json!({"outbox": gone, "publisher_backend": "", "fields": 2, "events": 1, "bytes": 122}),
+    ];
+    expected.sort_by_key(|left| left["outbox"].to_string());
+    assert_eq!(left_behind(), json!(expected));
+    let table = said(&scene, &["status"]);
+    assert!(table.contains("Left behind") && table.contains(&gone.to_string()), "{table}");
+
+    let cleaned = said(&scene, &["cleanup"]);
+    assert!(cleaned.contains("removed 2 fields that this outbox left behind in backend default"), "{cleaned}");
+    assert!(cleaned.contains("kept what says that 1 events are in the stream of backend default"), "{cleaned}");
+    let fields: Vec<String> = sent(&scene).await.into_keys().collect();
+    let mut expected = [format!("sent/{own}/old/4/7.1/1"), format!("sent/{gone}//3/9.1/1")];
+    expected.sort();
+    assert_eq!(fields, expected, "the pending event would be sent again without it, and the other outbox may be alive");
+
+    sql.execute("UPDATE outbox_events SET status = 'published', published_at = now()", &[]).await.unwrap();
+    assert_eq!(run(&scene, &["cleanup", "--gone", &own.to_string()]).status.code(), Some(2));
+    let cleaned = said(&scene, &["cleanup", "--gone", &gone.to_string()]);
+    assert!(
+        cleaned.contains(&format!("removed 2 fields that outbox {gone} left behind in backend default")),
+        "{cleaned}"
+    );
+    assert_eq!(left_behind(), json!([]));
+    assert!(sent(&scene).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_was_left_behind_is_not_known_where_redis_is_away_and_the_rest_is_shown_and_done() {
+    let scene = Scene::found_by("url = \"redis://127.0.0.1:1\"".to_owned(), String::new()).await;
+    let status = run(&scene, &["status", "--format", "json"]);
+    assert!(status.status.success());
+    let shown: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(shown["backends"][0]["left_behind"], Value::Null);
+    assert!(String::from_utf8_lossy(&status.stderr).contains("left behind in backend default cannot be read"));
+    let cleaned = run(&scene, &["cleanup"]);
+    assert_eq!((cleaned.status.code(), cleaned.stdout), (Some(1), b"deleted 0 events\n".to_vec()));
+}

@@ -1,0 +1,32 @@
+//! Python programs, in a virtual environment that has the packages which they import.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The interpreter of an environment of this name with these packages. Made once and kept between runs.
+pub(crate) fn interpreter(name: &str, packages: &[&str]) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder).unwrap();
+    // Held until it is there: several tests, and several runs, may want it at once.
+    let lock = File::create(folder.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let (venv, installed) = (folder.join("venv"), folder.join("installed"));
+    let python = venv.join("bin/python");
+    let wanted = packages.join("\n");
+    if fs::read_to_string(&installed).ok().as_ref() != Some(&wanted) || !python.exists() {
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages));
+        fs::write(&installed, wanted).unwrap();
+    }
+    python
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?}: {said}\nDebian: apt-get install python3-venv; pip needs the network"
+    );
+}
