@@ -1,7 +1,7 @@
 //! A worker's memory of what is on its way: `src/system/flight`, rules R1 to R3.
 
 use crate::database::Fetched;
-use crate::events::Event;
+use crate::events::{Event, Publication};
 use crate::redis::Token;
 use crate::rules::Rules;
 
@@ -106,6 +106,16 @@ impl Flight {
     pub(crate) fn is_blocked(&self, event: Event) -> bool {
         self.entry(event).is_some_and(|entry| entry.barred)
             || event.before().and_then(|before| self.entry(before)).is_some_and(Entry::blocks)
+    }
+
+    /// What this row replays, where that is still in flight.
+    pub(crate) fn replayed_by(&self, row: &Fetched) -> Option<Publication> {
+        let entry = self.entry(row.publication.event)?;
+        (entry.row.publication != row.publication).then_some(entry.row.publication)
+    }
+
+    pub(crate) fn has(&self, publication: Publication) -> bool {
+        self.entry(publication.event).is_some_and(|entry| entry.row.publication == publication)
     }
 
     /// Takes what an open found in the journal into flight as accepted; what is in flight already stays as it is.

@@ -3,7 +3,7 @@
 //! A script and its answer are one step: between the two the worker could only do what it can do before the script, or
 //! die, and it can die after the answer too. Before the script, anything may happen.
 
-use crate::events::{Event, Publications};
+use crate::events::Publications;
 use crate::flight::Stage;
 use crate::message::{Message, each};
 use crate::redis::{Batch, Reply, Trouble};
@@ -20,7 +20,7 @@ impl State {
             Desk::Recovering { .. } => steps.push(Step::Recover(w, Fate::Answered)),
             Desk::Sending(..) => steps.push(Step::Publish(w, None, Fate::Answered)),
             Desk::Idle => {
-                if worker.wanted() != [None; 2] && !worker.refused {
+                if worker.may_open() {
                     steps.push(Step::TryOpen(w));
                 }
                 if !worker.queue.is_empty() {
@@ -41,6 +41,7 @@ impl State {
     pub(crate) fn try_open(&mut self, w: usize) {
         let worker = &mut self.workers[w];
         worker.counter += 1;
+        worker.hindered_by = None;
         let counter = worker.counter;
         let tokens = worker.wanted().map(|epoch| epoch.map(|epoch| crate::redis::Token { epoch, counter }));
         worker.close(tokens);
@@ -73,7 +74,7 @@ impl State {
 
     /// `raise_epochs`, and what earlier sessions sent is taken into flight; then the shards are open. What the database
     /// says of it and the taking are one step: it is in the stream, and stays there.
-    pub(crate) fn recover(&mut self, w: usize, fate: Fate) {
+    pub(crate) fn recover(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
         let Desk::Recovering { tokens, sent, refused } = self.workers[w].desk else { return };
         let worker = &mut self.workers[w];
         worker.desk = Desk::Idle;
@@ -88,8 +89,13 @@ impl State {
             return;
         }
         let rows = self.database.unrecorded(sent);
-        let unknown = |event: Event| rows.iter().any(|row| row.publication.event == event);
-        worker.settle_fields(sent.iter().filter(|publication| !unknown(publication.event)).collect());
+        let unknown: Publications = rows.iter().map(|row| row.publication).collect();
+        worker.settle_fields(sent.without(unknown));
+        worker.hindered_by =
+            rows.iter().find_map(|row| worker.flight.replayed_by(row)).filter(|_| outbox.rules.replays_wait);
+        if worker.hindered_by.is_some() {
+            return;
+        }
         for row in rows {
             if let Some(token) = tokens[row.publication.event.shard()] {
                 worker.flight.adopt(row, token.epoch);

@@ -15,6 +15,8 @@ pub(crate) struct Rules {
     pub(crate) r2: bool,
     /// An event with a key waits for what is unsettled before it.
     pub(crate) r3: bool,
+    /// What the journal holds of a replay is taken into flight only after what it replays has left it.
+    pub(crate) replays_wait: bool,
     /// A refusal is recorded only over the count that was read, and under the lease that it was read under.
     pub(crate) fenced_settle: bool,
     /// Leases are renewed and released only at the epoch that is named.
@@ -22,8 +24,16 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    pub(crate) const ALL: Self =
-        Self { fencing: true, journal: true, r1: true, r2: true, r3: true, fenced_settle: true, fenced_leases: true };
+    pub(crate) const ALL: Self = Self {
+        fencing: true,
+        journal: true,
+        r1: true,
+        r2: true,
+        r3: true,
+        replays_wait: true,
+        fenced_settle: true,
+        fenced_leases: true,
+    };
 }
 
 /// How often each thing may yet happen that nobody can rule out. Every one may come at any moment.

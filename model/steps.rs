@@ -153,7 +153,7 @@ impl State {
             Step::Release(w, shard, fate) => self.release(w, shard, fate, outbox),
             Step::TryOpen(w) => self.try_open(w),
             Step::Open(w, fate) => self.open(w, fate, outbox),
-            Step::Recover(w, fate) => self.recover(w, fate),
+            Step::Recover(w, fate) => self.recover(w, fate, outbox),
             Step::Fetch(w, retries) => self.workers[w].fetch = Some(self.begin_fetch(w, retries)),
             Step::Look(w) => {
                 self.faults.spend(|faults| &mut faults.looks);

@@ -78,6 +78,14 @@ fn without_r3_a_key_goes_on_before_its_refused_event() {
     assert_is_needed(Rules { r3: false, ..Rules::ALL }, outbox(Rules::ALL, faults, KEYED), IN_ORDER);
 }
 
+/// A worker accepts an event and loses its shard before it has recorded that; another records it; a person replays it; the other sends
+/// the replay and dies; the shard comes back.
+#[test]
+fn without_waiting_for_what_it_replays_a_replay_is_sent_twice() {
+    let faults = Faults { any: 3, crashes: 1, expiries: 1, replays: 1, ..Faults::default() };
+    assert_is_needed(Rules { replays_wait: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), ONCE);
+}
+
 /// What a dead worker had to say of an event fails it after a person has begun it anew: it is lost without a try.
 #[test]
 fn without_the_fenced_settle_an_event_is_failed_untried() {

@@ -1,7 +1,7 @@
 //! A worker: what it has in memory, and the small things that its actors do with it.
 
 use crate::database::{Owner, Reschedule};
-use crate::events::{Event, Publications};
+use crate::events::{Event, Publication, Publications};
 use crate::flight::{Entry, Fetch, Flight, Stage};
 use crate::message::{Message, each};
 use crate::redis::{Batch, Token};
@@ -54,6 +54,8 @@ pub(crate) struct Worker {
     pub(crate) settled: Publications,
     /// The `SettledQueue` between completer and desk.
     pub(crate) noted: Publications,
+    /// An open found a replay of this, which is still in flight; another try is worth while when it is not.
+    pub(crate) hindered_by: Option<Publication>,
     /// An open was refused; the next heartbeat tells why, and none is tried before.
     pub(crate) refused: bool,
 }
@@ -73,6 +75,7 @@ impl Worker {
             fields: Publications::default(),
             settled: Publications::default(),
             noted: Publications::default(),
+            hindered_by: None,
             refused: false,
         }
     }
@@ -80,6 +83,11 @@ impl Worker {
     /// The epoch of a lease under which may be read and sent.
     pub(crate) fn readable(&self, shard: usize) -> Option<u8> {
         self.held[shard].filter(|held| !held.past && !held.draining).map(|held| held.epoch)
+    }
+
+    pub(crate) fn may_open(&self) -> bool {
+        let hindered = self.hindered_by.is_some_and(|publication| self.flight.has(publication));
+        !self.refused && !hindered && self.wanted() != [None; 2]
     }
 
     /// Shards to open: ours, and not open under their lease.
