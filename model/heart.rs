@@ -1,8 +1,8 @@
 //! The heartbeat: `src/system/{heartbeat,leases}.rs`.
 //!
 //! A deadline is counted from before the renewal was sent, so an answer that comes late renews nothing: asking, executing
-//! and hearing are one step here, or the answer is lost. How many shards are a fair share is left open: a shard is given up
-//! at any moment (a fault, to be counted), and a free one taken by whoever comes first.
+//! and hearing are one step here, or the answer is lost. How many shards are a fair share is left open: one is drained at any
+//! moment (a misfortune, to be counted), and a free one taken by whoever comes first.
 
 use crate::message::{Message, each};
 use crate::rules::Outbox;
@@ -58,8 +58,8 @@ impl State {
         self.workers[w].held[shard] = taken.map(|epoch| Held { epoch, past: false, draining: false });
     }
 
-    /// `release_idle`: of what is being given up, or of what names this worker without its holding it. Forgotten before it
-    /// is released.
+    /// `release_idle`, of what is being given up, or of what names this worker without its holding it. Forgotten before it is
+    /// released.
     pub(crate) fn release(&mut self, w: usize, shard: usize, fate: Fate, outbox: &Outbox) {
         let worker = &mut self.workers[w];
         let epoch = worker.held[shard].take().map_or(self.database.leases[shard].epoch, |held| held.epoch);

@@ -1,7 +1,8 @@
 //! What a worker asks of a server. It is executed as a whole, at once or late: when nobody waits for its answer any more.
 
-use crate::database::{Database, Owner, Reschedule};
+use crate::database::{Database, Reschedule};
 use crate::events::Publications;
+use crate::leases::Owner;
 use crate::redis::{Batch, Redis, Token, Trouble};
 use crate::rules::{Outbox, Rules};
 

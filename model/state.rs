@@ -1,6 +1,7 @@
 //! All there is: two servers, two workers, and what is on its way late.
 
-use crate::database::{Database, Owner};
+use crate::database::Database;
+use crate::leases::Owner;
 use crate::message::Message;
 use crate::redis::Redis;
 use crate::rules::{Faults, Outbox};

@@ -1,7 +1,8 @@
 //! Every step, named as the function of the code that takes it: which may be taken, and what follows.
 
-use crate::database::{Owner, Status};
+use crate::database::Status;
 use crate::events::Event;
+use crate::leases::Owner;
 use crate::message::Message;
 use crate::redis::{Batch, Trouble};
 use crate::rules::{Faults, Outbox};
@@ -49,7 +50,7 @@ pub(crate) enum Step {
     Fail(Event),
     // What time and misfortune do.
     Expire(usize),
-    GiveUpShard(usize, usize),
+    Drain(usize, usize),
     DropTicket(usize, Event),
     Crash(usize),
     Restart(usize),
@@ -105,7 +106,7 @@ impl State {
                 steps.push(Step::Crash(w));
             }
             let given = |shard: &usize| faults.moves > 0 && worker.held[*shard].is_some_and(|held| !held.draining);
-            steps.extend((0..2).filter(given).map(|shard| Step::GiveUpShard(w, shard)));
+            steps.extend((0..2).filter(given).map(|shard| Step::Drain(w, shard)));
         }
         steps.extend((0..2).filter(|shard| faults.expiries > 0 && self.is_kept(*shard)).map(Step::Expire));
         for message in &self.late {
@@ -184,7 +185,7 @@ impl State {
                 }
                 self.expire(shard);
             }
-            Step::GiveUpShard(w, shard) => {
+            Step::Drain(w, shard) => {
                 self.faults.spend(|faults| &mut faults.moves);
                 self.workers[w].held[shard].iter_mut().for_each(|held| held.draining = true);
             }

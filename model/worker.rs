@@ -1,8 +1,9 @@
 //! A worker: what it has in memory, and the small things that its actors do with it.
 
-use crate::database::{Owner, Reschedule};
+use crate::database::Reschedule;
 use crate::events::{Event, Publication, Publications};
 use crate::flight::{Entry, Fetch, Flight, Stage};
+use crate::leases::Owner;
 use crate::message::{Message, each};
 use crate::redis::{Batch, Token};
 use crate::rules::Rules;
