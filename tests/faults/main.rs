@@ -13,7 +13,9 @@ mod ledger;
 mod report;
 mod scene;
 mod seams;
+mod seats;
 mod stage;
+mod takeover;
 mod writers;
 
 use std::time::Duration;

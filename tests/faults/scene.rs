@@ -2,18 +2,17 @@
 
 use std::process::Command;
 use std::sync::Mutex as StdMutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 use tokio::task::block_in_place;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::support::process::{Running, Signal};
-use crate::support::proxy::Proxy;
-use crate::support::{PATIENCE, clock, postgres, redis, unique};
+use crate::seats::{Notes, Seat};
+use crate::support::{postgres, redis};
 
 /// Workers that there always are.
 pub(crate) const WORKERS: usize = 3;
@@ -38,32 +37,7 @@ pub(crate) struct Scene {
     stream: String,
     settings: TempDir,
     seam: Option<&'static str>,
-    notes: StdMutex<Notes>,
-}
-
-/// What was seen on the way.
-#[derive(Default)]
-pub(crate) struct Notes {
-    /// What ended workers had said.
-    pub(crate) logs: String,
-    /// Workers that ended by themselves, with the last that they said.
-    pub(crate) deaths: Vec<String>,
-    pub(crate) takeovers: Vec<Duration>,
-}
-
-/// A worker's place: its ways to the servers stay when the worker changes.
-pub(crate) struct Seat {
-    pub(crate) number: usize,
-    /// Held by whoever does something to it.
-    pub(crate) worker: Mutex<Option<Worker>>,
-    pub(crate) to_postgres: Mutex<Proxy>,
-    pub(crate) to_redis: Mutex<Proxy>,
-    ports: (u16, u16),
-}
-
-pub(crate) struct Worker {
-    pub(crate) name: String,
-    pub(crate) running: Running,
+    pub(crate) notes: StdMutex<Notes>,
 }
 
 impl Scene {
@@ -102,6 +76,7 @@ impl Scene {
         scene
     }
 
+    /// Writes each seat's settings and makes the tables.
     fn migrate(&self, database: &str) {
         for seat in &self.seats {
             let text = format!(
@@ -133,70 +108,6 @@ impl Scene {
             command.env("OUTBOX_FAULT_SEAM", seam);
         }
         command
-    }
-
-    /// A worker that takes it to be so many seconds later than it is, with these settings over the usual ones.
-    pub(crate) fn worker(&self, seat: &Seat, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
-        let name = unique(&format!("worker-{}", seat.number));
-        let mut command = self.outbox(seat, &["worker", "--name", &name]);
-        command.envs(settings.iter().copied());
-        if clock_ahead != 0 {
-            clock::shift(&mut command, clock_ahead);
-        }
-        Worker { name, running: Running::spawn(&mut command) }
-    }
-
-    pub(crate) async fn start_workers(&self) {
-        for seat in &self.seats[..WORKERS] {
-            *seat.worker.lock().await = Some(self.worker(seat, 0, &[]));
-        }
-    }
-
-    /// The worker's place, and the worker, replaced where it had ended by itself.
-    pub(crate) async fn at(&self, seat: usize) -> (&Seat, MutexGuard<'_, Option<Worker>>) {
-        let seat = &self.seats[seat];
-        let mut worker = seat.worker.lock().await;
-        if let Some(ended) = worker.take_if(|worker| !worker.running.is_running()) {
-            self.note_death(ended);
-            *worker = Some(self.worker(seat, 0, &[]));
-        }
-        (seat, worker)
-    }
-
-    /// Ends a worker by a signal and keeps what it said; `None` where there is none.
-    pub(crate) async fn end(&self, worker: &mut Option<Worker>, signal: Signal) {
-        let Some(mut worker) = worker.take() else { return };
-        if !worker.running.is_running() {
-            return self.note_death(worker);
-        }
-        worker.running.signal(signal);
-        worker.running.wait_exit(PATIENCE).await;
-        self.keep_log(&worker);
-    }
-
-    fn note_death(&self, mut worker: Worker) {
-        worker.running.kill();
-        self.keep_log(&worker);
-        let said = worker.running.stderr();
-        let last: Vec<&str> = said.lines().rev().take(3).collect();
-        self.notes().deaths.push(format!("{}: {}", worker.name, last.join(" | ")));
-    }
-
-    fn keep_log(&self, worker: &Worker) {
-        let said = worker.running.stderr();
-        self.notes().logs += &format!("=== {}\n{said}\n", worker.name);
-    }
-
-    pub(crate) fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap()
-    }
-
-    /// Every worker's end, without haste.
-    pub(crate) async fn stop_workers(&self) {
-        for seat in 0..self.seats.len() {
-            let (_, mut worker) = self.at(seat).await;
-            self.end(&mut worker, Signal::TERM).await;
-        }
     }
 
     /// The writers' address of the database.
@@ -256,47 +167,6 @@ impl Scene {
                 return left;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Measures how long a worker's shares stay its own after its death. Counts only where nothing else goes wrong
-    /// meanwhile.
-    pub(crate) async fn watch_takeover(&self, owner: Option<String>) {
-        let began = Instant::now();
-        let faults = self.begun.load(Ordering::SeqCst);
-        let alone = || self.under_way.load(Ordering::SeqCst) == 1 && self.begun.load(Ordering::SeqCst) == faults;
-        let Some(owner) = owner.filter(|_| alone()) else { return };
-        let Some(sql) = self.try_sql().await else { return };
-        let held = "SELECT count(*) FROM outbox_leases WHERE owner = $1::text::uuid";
-        while let Ok(row) = sql.query_one(held, &[&owner]).await {
-            if !alone() || began.elapsed() > 10 * LEASE {
-                return;
-            }
-            if row.get::<_, i64>(0) == 0 {
-                return self.notes().takeovers.push(began.elapsed());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// The id under which a worker holds its leases.
-    pub(crate) async fn owner(&self, worker: &Worker) -> Option<String> {
-        let by_name = "SELECT id::text FROM outbox_workers WHERE name = $1";
-        let row = self.try_sql().await?.query_opt(by_name, &[&worker.name]).await.ok()?;
-        row.map(|row| row.get(0))
-    }
-}
-
-impl Seat {
-    async fn new(number: usize, postgres: u16, redis: u16) -> Self {
-        let (to_postgres, to_redis) = (Proxy::to(postgres).await, Proxy::to(redis).await);
-        let ports = (to_postgres.port(), to_redis.port());
-        Self {
-            number,
-            worker: Mutex::default(),
-            to_postgres: Mutex::new(to_postgres),
-            to_redis: Mutex::new(to_redis),
-            ports,
         }
     }
 }

@@ -7,7 +7,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::ledger::Balance;
-use crate::scene::{LEASE, Scene, Seat};
+use crate::scene::{LEASE, Scene};
+use crate::seats::Seat;
 use crate::support::process::{Running, Signal};
 use crate::support::proxy::Passage;
 use crate::support::{PATIENCE, eventually};

@@ -97,14 +97,22 @@ impl Fetch {
     }
 
     /// Takes what an open found in the journal into flight as accepted; what is in flight already stays as it is.
+    ///
+    /// `None`: one of them is a replay, and what it replays is still in flight. It was recorded by another worker, and will
+    /// be here; until then the shards cannot be opened, for the replay's own place in memory is taken.
     pub(crate) fn adopt(
         &self,
         rows: Vec<Fetched>,
         epochs: &HashMap<i16, i64>,
         permit: impl Fn(&Fetched) -> Permit,
-    ) -> Vec<Ticket> {
+    ) -> Option<Vec<Ticket>> {
         let mut inner = self.flight.lock();
-        rows.into_iter()
+        let replays = |row: &Fetched| inner.events.get(&row.id).is_some_and(|e| e.position.seq != row.position.seq);
+        if rows.iter().any(replays) {
+            return None;
+        }
+        let adopted = rows
+            .into_iter()
             .filter_map(|row| {
                 let epoch = *epochs.get(&row.shard)?;
                 if row.event.is_err() {
@@ -122,6 +130,7 @@ impl Fetch {
                 ticket.accepted = true;
                 Some(ticket)
             })
-            .collect()
+            .collect();
+        Some(adopted)
     }
 }

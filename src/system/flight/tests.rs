@@ -325,7 +325,7 @@ fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
     flight.close(SHARD);
     let (sent, next) = (row(1, "k"), row(2, "k"));
     let fetch = flight.begin_fetch();
-    let mut tickets = fetch.adopt(vec![sent.clone()], &HashMap::from([(SHARD, 9)]), permit);
+    let mut tickets = fetch.adopt(vec![sent.clone()], &HashMap::from([(SHARD, 9)]), permit).unwrap();
     drop(fetch);
     assert!(tickets[0].is_accepted());
     assert_eq!(tickets[0].opening.epoch, 9);
@@ -340,9 +340,29 @@ fn what_is_in_flight_or_of_another_shard_is_not_adopted() {
     let (here, elsewhere) = (row(1, ""), sample::fetched(9, 1, ""));
     let _ticket = admit_one(&flight, &here);
     let fetch = flight.begin_fetch();
-    let adopted = fetch.adopt(vec![here.clone(), elsewhere], &HashMap::from([(SHARD, 1)]), permit);
+    let adopted = fetch.adopt(vec![here.clone(), elsewhere], &HashMap::from([(SHARD, 1)]), permit).unwrap();
     assert!(adopted.is_empty());
     assert_eq!(flight.ids(), [here.id]);
+}
+
+/// This worker has lost the shard before it could record what it sent. Another one recorded it, a person replayed it, the other
+/// sent it again and died, and the shard is back.
+#[test]
+fn a_replay_that_the_journal_holds_is_not_sent_again_once_what_it_replays_is_recorded_here_too() {
+    let flight = flight();
+    let before = row(1, "");
+    let mut ticket = admit_one(&flight, &before);
+    ticket.accept();
+    flight.close(SHARD);
+    let mut replayed = before.clone();
+    replayed.position.seq += 1;
+    let found = || flight.begin_fetch().adopt(vec![replayed.clone()], &HashMap::from([(SHARD, 3)]), permit);
+    assert!(found().is_none(), "the shard stays closed");
+    ticket.settled(false);
+    let adopted = found().unwrap();
+    flight.open(SHARD, 3);
+    assert_eq!(ids(&adopted), [replayed.id]);
+    assert!(admit(&flight, &[&replayed]).is_empty(), "it is in the stream");
 }
 
 /// R2's race by construction, on a real database: a sweep whose snapshot is older than a settle.

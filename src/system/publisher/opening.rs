@@ -100,8 +100,10 @@ impl Desk {
                 .map(|(shard, epoch)| (shard.number, *epoch))
                 .collect();
             let credit = &self.line.credit;
-            let adopted =
-                fetch.adopt(rows, &epochs, |row| credit.take(row.event.as_ref().map_or(0, |event| event.size())));
+            let permit = |row: &Fetched| credit.take(row.event.as_ref().map_or(0, |event| event.size()));
+            let adopted = fetch.adopt(rows, &epochs, permit).ok_or_else(|| {
+                BackendError::Unavailable("an event was replayed that is not yet recorded as sent before".to_owned())
+            })?;
             if !adopted.is_empty() {
                 tracing::info!(backend = %flight.lane(), events = adopted.len(), "found in the journal, not sent again");
             }

@@ -1,0 +1,83 @@
+//! A model of how events are handed over, every run of which is checked: no sequence of steps within the bounds loses an event,
+//! doubles one, or brings a key out of order.
+//!
+//! # What is modelled
+//!
+//! Two workers, two shards of one lane, two events of one key and one without a key, and a replay. A step is what one function of
+//! the code does between two moments at which others can interfere, and has that function's name:
+//!
+//! | here | the code |
+//! |---|---|
+//! | `database.rs` | the statements of `src/store/postgres` |
+//! | `redis.rs` | `open.lua`, `publish.lua` |
+//! | `heart.rs` | `src/system/{heartbeat,leases}.rs`: renew, acquire, release |
+//! | `poller.rs`, `flight.rs` | `src/system/{poller.rs,flight}`: fetch, admit, adopt, settle, give back; rules R1 to R3 |
+//! | `publisher.rs` | `src/system/publisher`, `src/backend/redis_stream`: try_open, open, raise_epochs, recover, send, publish, flush |
+//! | `settling.rs` | `src/system/{completer,retry}.rs`: settle_published, settle_rescheduled |
+//!
+//! `steps.rs` says which steps are possible: those that happen by themselves, and the misfortunes of `rules.rs`, each at any moment.
+//! `properties.rs` says what must hold.
+//!
+//! # Why what is left out may be left out
+//!
+//! - **Stalls** need no step: a worker that does nothing for a while is one whose next step comes after those of others.
+//! - **A lost answer** is a request that is executed when nobody waits for it any more, and before anything else happens.
+//! - **A request and its answer** are one step where nothing but the worker's own death could come between: it can die after
+//!   the step as well, and what it would have asked next is then on its way late (`Worker::on_its_way`).
+//! - **Clocks**: a lease runs out at any moment, but under its holder only after the holder's own deadline. That order of the two
+//!   is taken for granted; that an answer which comes late renews nothing follows from it.
+//! - **Reading** brings all that is due or is made to leave out retries. A fetch that finds nothing when it begins is counted as a
+//!   misfortune (`Look`), so that no run goes on for ever by polling. With it, where nothing goes wrong any more everything comes to
+//!   rest, and at rest everything must be settled.
+//! - **Not here**: handlers, `on_failed = "hold"`, `failed` by an event that cannot be read, the breaker, the rate limit, suspects,
+//!   batches of more than three events, SQLite's one shard, other lanes. An event that a person retried, or replays, has no place in
+//!   its key's order any more.
+
+mod database;
+mod events;
+mod flight;
+mod heart;
+mod message;
+mod poller;
+mod properties;
+mod publisher;
+mod redis;
+mod rules;
+mod settling;
+mod state;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use stateright::{Model, Property};
+
+use crate::rules::Outbox;
+use crate::state::State;
+use crate::steps::Step;
+
+impl Model for Outbox {
+    type State = State;
+    type Action = Step;
+
+    /// One worker has both shards, or each has one.
+    fn init_states(&self) -> Vec<State> {
+        vec![State::new([0, 0], self), State::new([0, 1], self)]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        let happening = state.steps(self);
+        state.misfortunes(self, &happening, steps);
+        steps.extend(happening);
+    }
+
+    fn next_state(&self, state: &State, step: Step) -> Option<State> {
+        let mut next = state.clone();
+        next.take(step, self);
+        (next != *state).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        properties::all()
+    }
+}

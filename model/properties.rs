@@ -1,0 +1,72 @@
+//! What must hold in every state, and what must be met in some, or the model would show nothing.
+
+use stateright::Property;
+
+use crate::database::Status;
+use crate::events::{Event, Publication, Publications};
+use crate::flight::Stage;
+use crate::rules::Outbox;
+use crate::state::State;
+use crate::worker::Worker;
+
+pub(crate) const ONCE: &str = "no event is in the stream twice for one publication";
+pub(crate) const IN_ORDER: &str = "a key's events are in the stream in their order";
+pub(crate) const SENT: &str = "what is recorded as published is in the stream";
+pub(crate) const TRIED: &str = "an event is failed only when it was refused as often as it may be";
+pub(crate) const SETTLED: &str = "everything committed is settled once nothing goes wrong any more";
+pub(crate) const CLEARED: &str = "what stands in the journal once everything is settled is known to be dropped next";
+pub(crate) const LEASED: &str = "a lease that its holder takes for valid is its holder's";
+
+pub(crate) const TAKEN_OVER: &str = "what an earlier session sent is found in the journal";
+pub(crate) const REPLAYED: &str = "everything is published, and something is published again";
+
+pub(crate) fn all() -> Vec<Property<Outbox>> {
+    vec![
+        Property::always(ONCE, |_, state: &State| !state.redis.stream.twice),
+        Property::always(IN_ORDER, |_, state: &State| !state.redis.stream.overtaken),
+        Property::always(SENT, |_, state: &State| {
+            Event::ALL.into_iter().all(|event| is_sent_if_published(state, event))
+        }),
+        Property::always(TRIED, |outbox, state: &State| {
+            let row = |event| state.database.row(event);
+            let refused = |event| row(event).given_up || row(event).refusals >= outbox.max_retries;
+            Event::ALL.into_iter().all(|event| row(event).status != Status::Failed || refused(event))
+        }),
+        Property::always(SETTLED, |outbox, state: &State| is_settled(state) || !state.is_at_rest(outbox)),
+        Property::always(CLEARED, |outbox, state: &State| {
+            let known = |worker: &Worker| worker.settled.and(worker.noted);
+            let known = state.workers.iter().map(known).fold(Publications::default(), Publications::and);
+            let forgotten = state.redis.places.iter().any(|place| !place.sent.without(known).is_empty());
+            !forgotten || !is_settled(state) || !state.is_at_rest(outbox)
+        }),
+        Property::sometimes(TAKEN_OVER, |_, state: &State| {
+            let mut accepted = state.workers.iter().flat_map(|worker| worker.flight.in_stage(Stage::Accepted));
+            accepted.any(|(_, entry)| entry.opening.is_none())
+        }),
+        Property::sometimes(REPLAYED, |_, state: &State| {
+            let published = |event: Event| state.database.row(event).status == Status::Published;
+            Event::ALL.into_iter().all(published)
+                && Event::ALL.into_iter().any(|event| state.database.row(event).replay)
+        }),
+        Property::always(LEASED, |_, state: &State| (0..2).all(|shard| is_valid_if_held(state, shard))),
+    ]
+}
+
+fn is_sent_if_published(state: &State, event: Event) -> bool {
+    let row = state.database.row(event);
+    let publication = Publication { event, replay: row.replay };
+    state.redis.stream.entries.contains(publication) || row.status != Status::Published && !row.published_at
+}
+
+fn is_settled(state: &State) -> bool {
+    Event::ALL.into_iter().all(|event| state.database.row(event).is_done())
+}
+
+fn is_valid_if_held(state: &State, shard: usize) -> bool {
+    let lease = state.database.leases[shard];
+    let deluded = |worker: &Worker| {
+        let valid = worker.held[shard].is_some_and(|held| !held.past);
+        worker.alive && valid && (lease.owner != Some(worker.owner) || lease.expired)
+    };
+    !state.workers.iter().any(deluded)
+}

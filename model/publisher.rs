@@ -1,0 +1,203 @@
+//! Opening and delivering: `src/system/publisher`, with the channel of `src/backend/redis_stream`.
+//!
+//! A script and its answer are one step: between the two the worker could only do what it can do before the script, or
+//! die, and it can die after the answer too. Before the script, anything may happen.
+
+use crate::events::Publications;
+use crate::flight::Stage;
+use crate::message::{Message, each};
+use crate::redis::{Batch, Reply, Trouble};
+use crate::rules::Outbox;
+use crate::state::State;
+use crate::steps::{Fate, Piece, Step};
+use crate::worker::Desk;
+
+impl State {
+    pub(crate) fn publisher_steps(&self, w: usize, steps: &mut Vec<Step>) {
+        let worker = &self.workers[w];
+        match worker.desk {
+            Desk::Opening(_) => steps.push(Step::Open(w, Fate::Answered)),
+            Desk::Recovering { .. } => steps.push(Step::Recover(w, Fate::Answered)),
+            Desk::Sending(..) => steps.push(Step::Publish(w, None, Fate::Answered)),
+            Desk::Idle => {
+                if worker.may_open() {
+                    steps.push(Step::TryOpen(w));
+                }
+                if !worker.queue.is_empty() {
+                    steps.push(Step::Send(w, Piece::All));
+                }
+                if worker.queue.len() > 1 {
+                    steps.push(Step::Send(w, Piece::First));
+                }
+                let settled = worker.settled.and(worker.noted.within(worker.fields));
+                if worker.sessions != [None; 2] && !settled.is_empty() {
+                    steps.push(Step::Flush(w, Fate::Answered));
+                }
+            }
+        }
+    }
+
+    /// Shuts earlier sessions out.
+    pub(crate) fn try_open(&mut self, w: usize) {
+        let worker = &mut self.workers[w];
+        worker.counter += 1;
+        worker.hindered_by = None;
+        let counter = worker.counter;
+        let tokens = worker.wanted().map(|epoch| epoch.map(|epoch| crate::redis::Token { epoch, counter }));
+        worker.close(tokens);
+        worker.note_settled();
+        worker.desk = Desk::Opening(tokens);
+    }
+
+    /// `open.lua`, and what the channel makes of its answer.
+    pub(crate) fn open(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
+        let Desk::Opening(tokens) = self.workers[w].desk else { return };
+        let worker = &mut self.workers[w];
+        if fate == Fate::GivenUp {
+            worker.end();
+            worker.desk = Desk::Idle;
+            return self.give_up(Message::Open(tokens));
+        }
+        let (mut sent, mut refused) = (Publications::default(), [None; 2]);
+        for (shard, token) in each(tokens) {
+            match self.redis.open(shard, token, outbox.rules) {
+                Ok(journal) => {
+                    worker.sessions[shard] = Some(token);
+                    worker.fields = worker.fields.without(worker.fields.of_shard(shard)).and(journal);
+                    sent = sent.and(journal);
+                }
+                Err(standing) => refused[shard] = Some(standing),
+            }
+        }
+        worker.desk = Desk::Recovering { tokens, sent, refused };
+    }
+
+    /// `raise_epochs`, and what earlier sessions sent is taken into flight; then the shards are open. What the database
+    /// says of it and the taking are one step: it is in the stream, and stays there.
+    pub(crate) fn recover(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
+        let Desk::Recovering { tokens, sent, refused } = self.workers[w].desk else { return };
+        let worker = &mut self.workers[w];
+        worker.desk = Desk::Idle;
+        for (shard, above) in each(refused) {
+            let epoch = tokens[shard].map_or(0, |token| token.epoch);
+            self.database.raise_epoch(worker.owner, shard, epoch, above);
+            worker.refused = true;
+        }
+        self.database.record_sent_but_failed(sent);
+        if fate == Fate::GivenUp {
+            self.faults.spend(|faults| &mut faults.lost);
+            return;
+        }
+        let rows = self.database.unrecorded(sent);
+        let unknown: Publications = rows.iter().map(|row| row.publication).collect();
+        worker.settle_fields(sent.without(unknown));
+        worker.hindered_by =
+            rows.iter().find_map(|row| worker.flight.replayed_by(row)).filter(|_| outbox.rules.replays_wait);
+        if worker.hindered_by.is_some() {
+            return;
+        }
+        for row in rows {
+            if let Some(token) = tokens[row.publication.event.shard()] {
+                worker.flight.adopt(row, token.epoch);
+            }
+        }
+        for (shard, token) in each(tokens).filter(|(shard, _)| refused[*shard].is_none()) {
+            worker.flight.open[shard] = Some(token);
+        }
+    }
+
+    /// `deliver` up to the sending of one piece: what may not go is given back, what the backend has already is passed on.
+    pub(crate) fn send(&mut self, w: usize, piece: Piece, outbox: &Outbox) {
+        let worker = &mut self.workers[w];
+        let mut going = Vec::new();
+        for event in worker.queue.clone() {
+            if !worker.may_go(event, outbox.rules) {
+                worker.drop_ticket(event);
+            } else if worker.flight.entry(event).is_some_and(|entry| entry.row.published_at) {
+                worker.queue.retain(|queued| *queued != event);
+                worker.flight.set_stage(event, Stage::Accepted);
+            } else if going.is_empty() || piece == Piece::All {
+                going.push(event);
+            }
+        }
+        if going.is_empty() {
+            return;
+        }
+        worker.queue.retain(|event| !going.contains(event));
+        worker.note_settled();
+        let mut batch = Batch { events: Publications::default(), tokens: [None; 2] };
+        for event in &going {
+            batch.tokens[event.shard()] = worker.sessions[event.shard()];
+            worker.flight.entry(*event).into_iter().for_each(|entry| batch.events.insert(entry.row.publication));
+        }
+        if going.iter().any(|event| batch.tokens[event.shard()].is_none()) {
+            going.iter().for_each(|event| worker.flight.open[event.shard()] = None);
+            return going.into_iter().for_each(|event| worker.drop_ticket(event));
+        }
+        worker.desk = Desk::Sending(batch, std::mem::take(&mut worker.settled));
+    }
+
+    /// `publish.lua`, and what `send` makes of its answer.
+    pub(crate) fn publish(&mut self, w: usize, trouble: Option<Trouble>, fate: Fate, outbox: &Outbox) {
+        let Desk::Sending(batch, settled) = self.workers[w].desk else { return };
+        self.workers[w].desk = Desk::Idle;
+        if fate == Fate::GivenUp {
+            self.give_up(Message::Publish(batch, settled));
+            let worker = &mut self.workers[w];
+            worker.end();
+            worker.flight.open = [None; 2];
+            return batch.events.iter().for_each(|publication| worker.drop_ticket(publication.event));
+        }
+        self.meet(trouble);
+        let reply = self.redis.publish(&batch, settled, trouble, outbox.rules, &self.database);
+        let worker = &mut self.workers[w];
+        let sent = match reply {
+            Reply::Sent => batch.events,
+            Reply::Stopped { sent } => sent,
+            Reply::Closed => Publications::default(),
+        };
+        worker.fields = worker.fields.and(sent);
+        if reply != Reply::Sent {
+            worker.settled = worker.settled.and(settled);
+            each(batch.tokens).for_each(|(shard, _)| worker.sessions[shard] = None);
+            worker.close(batch.tokens);
+            if matches!(trouble, Some(Trouble::Stopped(_))) && reply != Reply::Closed {
+                worker.flight.open = [None; 2];
+            }
+        }
+        for publication in batch.events.iter() {
+            let event = publication.event;
+            let refused = trouble == Some(Trouble::Refused(event)) && reply != Reply::Closed;
+            match (sent.contains(publication), refused) {
+                (true, _) => worker.flight.set_stage(event, Stage::Accepted),
+                (false, true) => worker.flight.set_stage(event, Stage::Rejected),
+                (false, false) => worker.drop_ticket(event),
+            }
+        }
+    }
+
+    /// Counts what Redis meets.
+    pub(crate) fn meet(&mut self, trouble: Option<Trouble>) {
+        match trouble {
+            Some(Trouble::Refused(event)) => {
+                self.faults.spend(|faults| &mut faults.refusals);
+                self.database.row_mut(event).refusals += 1;
+            }
+            Some(Trouble::Stopped(_)) => self.faults.spend(|faults| &mut faults.stops),
+            None => {}
+        }
+    }
+
+    pub(crate) fn flush(&mut self, w: usize, fate: Fate) {
+        let worker = &mut self.workers[w];
+        worker.note_settled();
+        let settled = worker.settled;
+        if fate == Fate::GivenUp {
+            worker.end();
+            worker.flight.open = [None; 2];
+            return self.give_up(Message::Flush(settled));
+        }
+        worker.settled = Publications::default();
+        self.redis.drop_settled(settled);
+    }
+}

@@ -1,0 +1,44 @@
+//! All there is: two servers, two workers, and what is on its way late.
+
+use crate::database::{Database, Owner};
+use crate::message::Message;
+use crate::redis::Redis;
+use crate::rules::{Faults, Outbox};
+use crate::worker::{Held, Worker};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct State {
+    pub(crate) database: Database,
+    pub(crate) redis: Redis,
+    pub(crate) workers: [Worker; 2],
+    /// Requests that nobody waits for any more; sorted, for their order says nothing.
+    pub(crate) late: Vec<Message>,
+    pub(crate) faults: Faults,
+}
+
+impl State {
+    /// Both workers run, and each shard's lease is the worker's that is named.
+    pub(crate) fn new(holders: [usize; 2], outbox: &Outbox) -> Self {
+        let owners = [0, 1].map(|worker| Owner { worker, life: 0 });
+        let mut workers = owners.map(Worker::new);
+        for (shard, holder) in holders.into_iter().enumerate() {
+            workers[holder].held[shard] = Some(Held { epoch: 1, past: false, draining: false });
+        }
+        let database = Database::new(holders.map(|holder| owners[holder]), outbox.events);
+        Self { database, redis: Redis::default(), workers, late: Vec::new(), faults: outbox.faults }
+    }
+
+    /// Nobody waits any more; it may be executed at any time, or never. An answer that is lost is a request that is
+    /// executed late before anything else happens.
+    pub(crate) fn give_up(&mut self, message: Message) {
+        self.faults.spend(|faults| &mut faults.lost);
+        self.late.push(message);
+    }
+
+    /// Makes two states one that nothing can tell apart.
+    pub(crate) fn tidy(&mut self, outbox: &Outbox) {
+        let Self { database, redis, late, .. } = self;
+        late.retain(|message| !message.is_spent(database, redis, outbox));
+        late.sort_unstable();
+    }
+}

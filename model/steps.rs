@@ -1,0 +1,243 @@
+//! Every step, named as the function of the code that takes it: which may be taken, and what follows.
+
+use crate::database::{Owner, Status};
+use crate::events::Event;
+use crate::message::Message;
+use crate::redis::{Batch, Trouble};
+use crate::rules::{Faults, Outbox};
+use crate::state::State;
+use crate::worker::{Desk, Worker};
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Answered,
+    /// Its sender waits no longer. It is executed late, or never.
+    GivenUp,
+}
+
+/// How much of the queue one batch takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Piece {
+    First,
+    All,
+}
+
+/// The numbers are those of a worker and of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    // What a worker does.
+    Renew(usize, Fate),
+    Acquire(usize, usize, Fate),
+    Release(usize, usize, Fate),
+    TryOpen(usize),
+    Open(usize, Fate),
+    Recover(usize, Fate),
+    /// With the retries, where they have come due.
+    Fetch(usize, bool),
+    Look(usize),
+    Admit(usize),
+    Send(usize, Piece),
+    Publish(usize, Option<Trouble>, Fate),
+    Flush(usize, Fate),
+    SettlePublished(usize, Fate),
+    SettleRescheduled(usize, Fate),
+    // What writers and people do.
+    Commit(Event),
+    Replay(Event),
+    Retry(Event),
+    Fail(Event),
+    // What time and misfortune do.
+    Expire(usize),
+    GiveUpShard(usize, usize),
+    DropTicket(usize, Event),
+    Crash(usize),
+    Restart(usize),
+    Arrive(Message, Option<Trouble>),
+    RestoreLeases,
+}
+
+impl State {
+    /// Whether nothing happens any more by itself.
+    pub(crate) fn is_at_rest(&self, outbox: &Outbox) -> bool {
+        !self.workers.iter().any(|worker| worker.alive && worker.is_at_work()) && self.steps(outbox).is_empty()
+    }
+
+    /// What happens by itself, in some order, where nothing goes wrong any more.
+    pub(crate) fn steps(&self, outbox: &Outbox) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (w, worker) in self.workers.iter().enumerate() {
+            if worker.alive {
+                self.heart_steps(w, &mut steps);
+                self.poller_steps(w, outbox, &mut steps);
+                self.publisher_steps(w, &mut steps);
+                self.settling_steps(w, outbox, &mut steps);
+            } else {
+                steps.push(Step::Restart(w));
+            }
+        }
+        let uncommitted = |event: &Event| self.database.row(*event).status == Status::Uncommitted;
+        steps.extend(Event::ALL.into_iter().filter(uncommitted).map(Step::Commit));
+        // What nobody renews runs out.
+        let abandoned = |shard: &usize| !self.database.leases[*shard].is_free() && !self.is_kept(*shard);
+        steps.extend((0..2).filter(abandoned).map(Step::Expire));
+        steps
+    }
+
+    /// What may go wrong besides, as often as is left.
+    pub(crate) fn misfortunes(&self, outbox: &Outbox, happening: &[Step], steps: &mut Vec<Step>) {
+        let faults = self.faults;
+        if faults.lost > 0 {
+            steps.extend(happening.iter().filter_map(|step| step.given_up()));
+        }
+        for (w, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.alive) {
+            if let Desk::Sending(batch, _) = worker.desk {
+                steps.extend(self.troubles(&batch).map(|trouble| Step::Publish(w, Some(trouble), Fate::Answered)));
+            }
+            if faults.looks > 0 {
+                self.looks(w, outbox, steps);
+            }
+            if faults.drops > 0 {
+                let tickets = Event::ALL.into_iter().filter(|event| worker.has_ticket(*event));
+                steps.extend(tickets.map(|event| Step::DropTicket(w, event)));
+            }
+            if faults.crashes > 0 {
+                steps.push(Step::Crash(w));
+            }
+            let given = |shard: &usize| faults.moves > 0 && worker.held[*shard].is_some_and(|held| !held.draining);
+            steps.extend((0..2).filter(given).map(|shard| Step::GiveUpShard(w, shard)));
+        }
+        steps.extend((0..2).filter(|shard| faults.expiries > 0 && self.is_kept(*shard)).map(Step::Expire));
+        for message in &self.late {
+            steps.push(Step::Arrive(*message, None));
+            if let Message::Publish(batch, _) = message
+                && self.redis.knows(batch)
+            {
+                steps.extend(self.troubles(batch).map(|trouble| Step::Arrive(*message, Some(trouble))));
+            }
+        }
+        self.orders(steps);
+    }
+
+    fn troubles(&self, batch: &Batch) -> impl Iterator<Item = Trouble> {
+        let Faults { refusals, stops, .. } = self.faults;
+        batch.events.iter().flat_map(move |publication| {
+            let event = publication.event;
+            let refused = (refusals > 0).then_some(Trouble::Refused(event));
+            refused.into_iter().chain((stops > 0).then_some(Trouble::Stopped(event)))
+        })
+    }
+
+    fn orders(&self, steps: &mut Vec<Step>) {
+        for event in Event::ALL {
+            let row = self.database.row(event);
+            if self.faults.replays > 0 && row.status == Status::Published && !row.replay {
+                steps.push(Step::Replay(event));
+            }
+            if self.faults.orders > 0 && matches!(row.status, Status::Retry | Status::Failed) {
+                steps.push(Step::Retry(event));
+            }
+            if self.faults.orders > 0 && row.is_unsettled() {
+                steps.push(Step::Fail(event));
+            }
+        }
+        if self.faults.restores > 0 {
+            steps.push(Step::RestoreLeases);
+        }
+    }
+
+    pub(crate) fn take(&mut self, step: Step, outbox: &Outbox) {
+        match step {
+            Step::Renew(w, fate) => self.renew(w, fate, outbox),
+            Step::Acquire(w, shard, fate) => self.acquire(w, shard, fate),
+            Step::Release(w, shard, fate) => self.release(w, shard, fate, outbox),
+            Step::TryOpen(w) => self.try_open(w),
+            Step::Open(w, fate) => self.open(w, fate, outbox),
+            Step::Recover(w, fate) => self.recover(w, fate, outbox),
+            Step::Fetch(w, retries) => self.workers[w].fetch = Some(self.begin_fetch(w, retries)),
+            Step::Look(w) => {
+                self.faults.spend(|faults| &mut faults.looks);
+                self.workers[w].fetch = Some(self.begin_fetch(w, true));
+            }
+            Step::Admit(w) => self.admit(w, outbox),
+            Step::Send(w, piece) => self.send(w, piece, outbox),
+            Step::Publish(w, trouble, fate) => self.publish(w, trouble, fate, outbox),
+            Step::Flush(w, fate) => self.flush(w, fate),
+            Step::SettlePublished(w, fate) => self.settle_published(w, fate, outbox),
+            Step::SettleRescheduled(w, fate) => self.settle_rescheduled(w, fate, outbox),
+            Step::Commit(event) => self.database.row_mut(event).status = Status::Pending,
+            Step::Replay(event) => {
+                self.faults.spend(|faults| &mut faults.replays);
+                self.database.replay(event);
+            }
+            Step::Retry(event) => {
+                self.faults.spend(|faults| &mut faults.orders);
+                self.database.retry(event);
+            }
+            Step::Fail(event) => {
+                self.faults.spend(|faults| &mut faults.orders);
+                self.database.fail(event);
+            }
+            Step::Expire(shard) => {
+                if self.is_kept(shard) {
+                    self.faults.spend(|faults| &mut faults.expiries);
+                }
+                self.expire(shard);
+            }
+            Step::GiveUpShard(w, shard) => {
+                self.faults.spend(|faults| &mut faults.moves);
+                self.workers[w].held[shard].iter_mut().for_each(|held| held.draining = true);
+            }
+            Step::DropTicket(w, event) => {
+                self.faults.spend(|faults| &mut faults.drops);
+                self.workers[w].drop_ticket(event);
+            }
+            Step::Crash(w) => {
+                self.faults.spend(|faults| &mut faults.crashes);
+                self.stop(w, outbox);
+            }
+            Step::Restart(w) => {
+                let Owner { worker, life } = self.workers[w].owner;
+                self.workers[w] = Worker::new(Owner { worker, life: life + 1 });
+            }
+            Step::Arrive(message, trouble) => {
+                let place = self.late.iter().position(|late| *late == message);
+                place.into_iter().for_each(|place| _ = self.late.remove(place));
+                self.meet(trouble);
+                message.arrive(&mut self.database, &mut self.redis, trouble, outbox.rules);
+            }
+            Step::RestoreLeases => {
+                self.faults.spend(|faults| &mut faults.restores);
+                (0..2).for_each(|w| self.stop(w, outbox));
+                self.database.restore_leases();
+            }
+        }
+        self.tidy(outbox);
+    }
+
+    fn stop(&mut self, w: usize, outbox: &Outbox) {
+        if self.workers[w].alive {
+            self.late.extend(self.workers[w].on_its_way(outbox.max_retries));
+            self.workers[w] = Worker { alive: false, ..Worker::new(self.workers[w].owner) };
+        }
+    }
+}
+
+impl Step {
+    /// The same step with nobody waiting for its answer, where it asks a server for something.
+    fn given_up(self) -> Option<Self> {
+        let fate = Fate::GivenUp;
+        Some(match self {
+            Self::Renew(w, _) => Self::Renew(w, fate),
+            Self::Acquire(w, shard, _) => Self::Acquire(w, shard, fate),
+            Self::Release(w, shard, _) => Self::Release(w, shard, fate),
+            Self::Open(w, _) => Self::Open(w, fate),
+            Self::Recover(w, _) => Self::Recover(w, fate),
+            Self::Publish(w, trouble, _) => Self::Publish(w, trouble, fate),
+            Self::Flush(w, _) => Self::Flush(w, fate),
+            Self::SettlePublished(w, _) => Self::SettlePublished(w, fate),
+            Self::SettleRescheduled(w, _) => Self::SettleRescheduled(w, fate),
+            _ => return None,
+        })
+    }
+}

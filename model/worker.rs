@@ -1,0 +1,181 @@
+//! A worker: what it has in memory, and the small things that its actors do with it.
+
+use crate::database::{Owner, Reschedule};
+use crate::events::{Event, Publication, Publications};
+use crate::flight::{Entry, Fetch, Flight, Stage};
+use crate::message::{Message, each};
+use crate::redis::{Batch, Token};
+use crate::rules::Rules;
+
+/// A lease as the worker knows it: `src/system/leases.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Held {
+    pub(crate) epoch: u8,
+    /// Its deadline is over: nothing is begun under it.
+    pub(crate) past: bool,
+    pub(crate) draining: bool,
+}
+
+/// What the publisher is at: `src/system/publisher`. One thing at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Desk {
+    Idle,
+    /// An open is on its way to Redis.
+    Opening([Option<Token>; 2]),
+    /// Redis has answered; the database is asked next.
+    Recovering {
+        tokens: [Option<Token>; 2],
+        sent: Publications,
+        /// The epochs that stand above ours.
+        refused: [Option<u8>; 2],
+    },
+    /// A batch is on its way to Redis, with the journal entries to drop.
+    Sending(Batch, Publications),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Worker {
+    pub(crate) owner: Owner,
+    pub(crate) alive: bool,
+    /// Counts the opens of the process.
+    pub(crate) counter: u8,
+    pub(crate) held: [Option<Held>; 2],
+    pub(crate) flight: Flight,
+    /// The poller's fetch under way.
+    pub(crate) fetch: Option<Fetch>,
+    pub(crate) desk: Desk,
+    /// Tickets that wait for the desk, in the order in which they came.
+    pub(crate) queue: Vec<Event>,
+    /// The channel's sessions, by shard.
+    pub(crate) sessions: [Option<Token>; 2],
+    /// In the journal on this worker's account, and not known to be settled.
+    pub(crate) fields: Publications,
+    /// In the journal, and to be dropped.
+    pub(crate) settled: Publications,
+    /// The `SettledQueue` between completer and desk.
+    pub(crate) noted: Publications,
+    /// An open found a replay of this, which is still in flight; another try is worth while when it is not.
+    pub(crate) hindered_by: Option<Publication>,
+    /// An open was refused; the next heartbeat tells why, and none is tried before.
+    pub(crate) refused: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(owner: Owner) -> Self {
+        Self {
+            owner,
+            alive: true,
+            counter: 0,
+            held: [None; 2],
+            flight: Flight::default(),
+            fetch: None,
+            desk: Desk::Idle,
+            queue: Vec::new(),
+            sessions: [None; 2],
+            fields: Publications::default(),
+            settled: Publications::default(),
+            noted: Publications::default(),
+            hindered_by: None,
+            refused: false,
+        }
+    }
+
+    /// The epoch of a lease under which may be read and sent.
+    pub(crate) fn readable(&self, shard: usize) -> Option<u8> {
+        self.held[shard].filter(|held| !held.past && !held.draining).map(|held| held.epoch)
+    }
+
+    pub(crate) fn may_open(&self) -> bool {
+        let hindered = self.hindered_by.is_some_and(|publication| self.flight.has(publication));
+        !self.refused && !hindered && self.wanted() != [None; 2]
+    }
+
+    /// Shards to open: ours, and not open under their lease.
+    pub(crate) fn wanted(&self) -> [Option<u8>; 2] {
+        [0, 1].map(|shard| {
+            let epoch = self.readable(shard)?;
+            (self.flight.open[shard].map(|opening| opening.epoch) != Some(epoch)).then_some(epoch)
+        })
+    }
+
+    /// The shards that may be read: leased, and open under that lease.
+    pub(crate) fn open_and_held(&self) -> [Option<Token>; 2] {
+        [0, 1].map(|shard| self.flight.open[shard].filter(|opening| self.readable(shard) == Some(opening.epoch)))
+    }
+
+    /// R1 and R3 once more, at the last moment.
+    pub(crate) fn may_go(&self, event: Event, rules: Rules) -> bool {
+        self.flight.entry(event).is_some_and(|entry| {
+            let current = entry.opening.is_some() && self.flight.open[event.shard()] == entry.opening;
+            (current || !rules.r1)
+                && !(rules.r3 && self.flight.is_blocked(event))
+                && self.readable(event.shard()) == Some(entry.epoch)
+        })
+    }
+
+    /// Whether a ticket waits for the desk, for the completer or for `Retry`.
+    pub(crate) fn has_ticket(&self, event: Event) -> bool {
+        let in_hand = |entry: &Entry| matches!(entry.stage, Stage::Accepted | Stage::Rejected);
+        self.queue.contains(&event) || self.flight.entry(event).is_some_and(in_hand)
+    }
+
+    /// A ticket is dropped before its end.
+    pub(crate) fn drop_ticket(&mut self, event: Event) {
+        self.queue.retain(|queued| *queued != event);
+        self.flight.give_back(event);
+    }
+
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.desk != Desk::Idle || self.fetch.is_some() || !self.queue.is_empty()
+    }
+
+    /// What the completer has in hand: accepted, and not still queued for the desk.
+    pub(crate) fn completing(&self) -> Publications {
+        let accepted = self.flight.in_stage(Stage::Accepted);
+        accepted.filter(|(event, _)| !self.queue.contains(event)).map(|(_, entry)| entry.row.publication).collect()
+    }
+
+    /// What `Retry` has in hand.
+    pub(crate) fn refusals(&self, max_retries: u8) -> impl Iterator<Item = Reschedule> {
+        self.flight.in_stage(Stage::Rejected).map(move |(_, entry)| Reschedule {
+            publication: entry.row.publication,
+            owner: self.owner,
+            epoch: entry.epoch,
+            fetched_retry_count: entry.row.retry_count,
+            failed: entry.row.retry_count + 1 >= max_retries,
+        })
+    }
+
+    /// What may be on its way to a server when the process ends.
+    pub(crate) fn on_its_way(&self, max_retries: u8) -> Vec<Message> {
+        let asked = match self.desk {
+            Desk::Opening(tokens) => Some(Message::Open(tokens)),
+            Desk::Sending(batch, settled) => Some(Message::Publish(batch, settled)),
+            Desk::Idle | Desk::Recovering { .. } => None,
+        };
+        let published = Some(self.completing()).filter(|events| !events.is_empty()).map(Message::SettlePublished);
+        let refused = self.refusals(max_retries).map(Message::SettleRescheduled);
+        asked.into_iter().chain(published).chain(refused).collect()
+    }
+
+    // The channel's journal: `src/backend/redis_stream/journal.rs`.
+
+    pub(crate) fn note_settled(&mut self) {
+        let noted = std::mem::take(&mut self.noted);
+        self.settle_fields(noted);
+    }
+
+    pub(crate) fn settle_fields(&mut self, recorded: Publications) {
+        self.settled = self.settled.and(self.fields.within(recorded));
+        self.fields = self.fields.without(recorded);
+    }
+
+    /// The connection is gone: its shards have to be opened again.
+    pub(crate) fn end(&mut self) {
+        self.sessions = [None; 2];
+    }
+
+    pub(crate) fn close(&mut self, tokens: [Option<Token>; 2]) {
+        each(tokens).for_each(|(shard, _)| self.flight.open[shard] = None);
+    }
+}

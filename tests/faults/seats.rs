@@ -1,0 +1,117 @@
+//! The workers, each in a seat of its own, and what was seen of them.
+
+use std::sync::MutexGuard as StdMutexGuard;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::scene::{Scene, WORKERS};
+use crate::support::process::{Running, Signal};
+use crate::support::proxy::Proxy;
+use crate::support::{PATIENCE, clock, unique};
+
+/// A worker's place: its ways to the servers stay when the worker changes.
+pub(crate) struct Seat {
+    pub(crate) number: usize,
+    /// Held by whoever does something to it.
+    pub(crate) worker: Mutex<Option<Worker>>,
+    pub(crate) to_postgres: Mutex<Proxy>,
+    pub(crate) to_redis: Mutex<Proxy>,
+    /// Of the proxies, to PostgreSQL and to Redis.
+    pub(crate) ports: (u16, u16),
+}
+
+pub(crate) struct Worker {
+    pub(crate) name: String,
+    pub(crate) running: Running,
+}
+
+/// What was seen on the way.
+#[derive(Default)]
+pub(crate) struct Notes {
+    /// What ended workers had said.
+    pub(crate) logs: String,
+    /// Workers that ended by themselves, with the last that they said.
+    pub(crate) deaths: Vec<String>,
+    pub(crate) takeovers: Vec<Duration>,
+}
+
+impl Seat {
+    pub(crate) async fn new(number: usize, postgres: u16, redis: u16) -> Self {
+        let (to_postgres, to_redis) = (Proxy::to(postgres).await, Proxy::to(redis).await);
+        let ports = (to_postgres.port(), to_redis.port());
+        Self {
+            number,
+            worker: Mutex::default(),
+            to_postgres: Mutex::new(to_postgres),
+            to_redis: Mutex::new(to_redis),
+            ports,
+        }
+    }
+}
+
+impl Scene {
+    /// A worker that takes it to be so many seconds later than it is, with these settings over the usual ones.
+    pub(crate) fn worker(&self, seat: &Seat, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
+        let name = unique(&format!("worker-{}", seat.number));
+        let mut command = self.outbox(seat, &["worker", "--name", &name]);
+        command.envs(settings.iter().copied());
+        if clock_ahead != 0 {
+            clock::shift(&mut command, clock_ahead);
+        }
+        Worker { name, running: Running::spawn(&mut command) }
+    }
+
+    pub(crate) async fn start_workers(&self) {
+        for seat in &self.seats[..WORKERS] {
+            *seat.worker.lock().await = Some(self.worker(seat, 0, &[]));
+        }
+    }
+
+    /// The worker's place, and the worker, replaced where it had ended by itself.
+    pub(crate) async fn at(&self, seat: usize) -> (&Seat, MutexGuard<'_, Option<Worker>>) {
+        let seat = &self.seats[seat];
+        let mut worker = seat.worker.lock().await;
+        if let Some(ended) = worker.take_if(|worker| !worker.running.is_running()) {
+            self.note_death(ended);
+            *worker = Some(self.worker(seat, 0, &[]));
+        }
+        (seat, worker)
+    }
+
+    /// Ends a worker by a signal and keeps what it said; `None` where there is none.
+    pub(crate) async fn end(&self, worker: &mut Option<Worker>, signal: Signal) {
+        let Some(mut worker) = worker.take() else { return };
+        if !worker.running.is_running() {
+            return self.note_death(worker);
+        }
+        worker.running.signal(signal);
+        worker.running.wait_exit(PATIENCE).await;
+        self.keep_log(&worker);
+    }
+
+    fn note_death(&self, mut worker: Worker) {
+        worker.running.kill();
+        self.keep_log(&worker);
+        let said = worker.running.stderr();
+        let last: Vec<&str> = said.lines().rev().take(3).collect();
+        self.notes().deaths.push(format!("{}: {}", worker.name, last.join(" | ")));
+    }
+
+    fn keep_log(&self, worker: &Worker) {
+        let said = worker.running.stderr();
+        self.notes().logs += &format!("=== {}\n{said}\n", worker.name);
+    }
+
+    pub(crate) fn notes(&self) -> StdMutexGuard<'_, Notes> {
+        self.notes.lock().unwrap()
+    }
+
+    /// Every worker's end, without haste.
+    pub(crate) async fn stop_workers(&self) {
+        for seat in 0..self.seats.len() {
+            let (_, mut worker) = self.at(seat).await;
+            self.end(&mut worker, Signal::TERM).await;
+        }
+    }
+}
