@@ -89,14 +89,13 @@ impl Server {
 
     /// Nothing is kept on disk, unless the options (as in `redis.conf`) say so: `&[("maxmemory", "2mb")]`.
     pub(crate) fn start(options: &[(&str, &str)]) -> Self {
-        let options = options.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]).collect();
-        Self::with(options, None)
+        Self::with(arguments(options), None)
     }
 
     /// A replica of a server, which it has copied when this returns.
     pub(crate) async fn replica_of(master: &Server, options: &[(&str, &str)]) -> Self {
-        let source = format!("127.0.0.1 {}", master.port());
-        let replica = Self::start(&[&[("replicaof", source.as_str())], options].concat());
+        let source = ["--replicaof", "127.0.0.1", &master.port().to_string()].map(str::to_owned);
+        let replica = Self::with(source.into_iter().chain(arguments(options)).collect(), None);
         let mut connection = connect(&replica.url()).await;
         eventually("the replica follows its master", PATIENCE, async || {
             let info: String = redis::cmd("INFO").arg("replication").query_async(&mut connection).await.unwrap();
@@ -181,6 +180,10 @@ impl Server {
         let fixed = fixed.into_iter().chain(["--repl-diskless-sync-delay", "0"]).map(str::to_owned);
         fixed.chain(self.options.iter().cloned()).collect()
     }
+}
+
+fn arguments(options: &[(&str, &str)]) -> Vec<String> {
+    options.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]).collect()
 }
 
 impl Drop for Server {

@@ -90,7 +90,8 @@ impl Address {
     where
         F: Future<Output = Result<Endpoint, String>>,
     {
-        let (earlier, later) = nodes.split_at(self.first % nodes.len().max(1));
+        let first = self.first.checked_rem(nodes.len()).ok_or("the settings name none")?;
+        let (earlier, later) = nodes.split_at(first);
         let answers = later.iter().chain(earlier).zip(0..).map(|(node, place)| {
             let question = &question;
             Box::pin(async move {

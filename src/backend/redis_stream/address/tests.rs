@@ -52,6 +52,7 @@ async fn it_is_said_why_no_node_could_help() {
     let error = refusal(&mut watched(vec!["redis://:hunter2@127.0.0.1:1".into()], NAME)).await;
     assert!(error.contains("no Redis Sentinel knows where the master is"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
+    assert!(refusal(&mut watched(Vec::new(), NAME)).await.ends_with("the settings name none"));
 }
 
 #[tokio::test]
