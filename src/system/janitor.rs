@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
+use super::clock::Moment;
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use crate::store::Expiry;
@@ -16,6 +17,9 @@ const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 const FIRST_RETENTION: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// While events are delivered, deleting takes one part of the time in this many.
+const SHARE_BESIDE_A_DRAIN: u32 = 30;
 
 pub(crate) struct Janitor {
     shared: Arc<Shared>,
@@ -72,12 +76,14 @@ async fn delete_expired(shared: Arc<Shared>) {
     let expiry = Expiry::from(shared.settings.retention);
     let holding = shared.settings.holding_lanes();
     while !shared.is_stopping() {
+        let began = Moment::now();
         match shared.store.delete_expired(expiry, &holding).await {
             Ok(0) => return,
             Ok(deleted) => tracing::debug!(events = deleted, "deleted old events"),
             Err(error) => return tracing::debug!(%error, "old events cannot be deleted now"),
         }
         // The drain goes first.
-        tokio::time::sleep(PAUSE).await;
+        let share = if shared.is_idle() { 1 } else { SHARE_BESIDE_A_DRAIN };
+        tokio::time::sleep(PAUSE.max(Moment::now().since(began) * share)).await;
     }
 }
