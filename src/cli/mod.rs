@@ -15,6 +15,8 @@
 //! `examples/own_worker.rs` is such a program.
 
 mod arguments;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod bench;
 mod cleanup;
 mod completions;
 mod events;
@@ -96,6 +98,8 @@ enum Command {
     Status(status::Args),
     Health(health::Args),
     Cleanup(cleanup::Args),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    Bench(bench::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -141,6 +145,8 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         Command::Cleanup(args) => {
             with_store(&load()?, async |settings, store| cleanup::run(&args, settings, builder.backends(), store).await)
         }
+        #[cfg(all(feature = "postgres", feature = "redis"))]
+        Command::Bench(args) => bench::run(&args, &load()?),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -40,13 +40,18 @@ pub(super) struct Args {
     /// The worker's name for people [default: `name` under [worker], the host's name and the process id].
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
+    /// For `outbox bench`, whose events are nobody's: calls no handler, and finishes when its standard input ends, which
+    /// also happens when the program that measures it is killed.
+    #[arg(long, hide = true)]
+    measured: bool,
 }
 
 pub(super) fn run(args: Args, mut settings: Settings, builder: Builder) -> anyhow::Result<()> {
-    let until_empty = args.until_empty;
+    let (until_empty, measured) = (args.until_empty, args.measured);
     args.apply(&mut settings)?;
+    let builder = if measured { builder.without_handlers() } else { builder };
     let builder = builder.settings(settings);
-    actix_rt::System::new().block_on(work(builder, until_empty))
+    actix_rt::System::new().block_on(work(builder, until_empty, measured))
 }
 
 impl Args {
@@ -69,7 +74,7 @@ impl Args {
     }
 }
 
-async fn work(builder: Builder, until_empty: bool) -> anyhow::Result<()> {
+async fn work(builder: Builder, until_empty: bool, measured: bool) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let outbox = tokio::select! {
         outbox = builder.start() => outbox?,
@@ -78,6 +83,7 @@ async fn work(builder: Builder, until_empty: bool) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = outbox.drained(), if until_empty => tracing::info!("nothing that is due is left to deliver"),
+        () = input_ended(), if measured => {}
         name = signals.next() => tracing::info!(signal = name, "finishing what is in flight"),
     }
     shut_down(&outbox, &mut signals).await
@@ -93,18 +99,29 @@ async fn shut_down(outbox: &Outbox, signals: &mut Signals) -> anyhow::Result<()>
     }
 }
 
-struct Signals {
+/// Reads on a thread of its own: a runtime would wait for a read that never ends.
+async fn input_ended() {
+    let (ended, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // An error is an end as well.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
+    let _ = told.await;
+}
+
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    pub(super) fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

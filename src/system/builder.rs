@@ -129,6 +129,14 @@ impl Builder {
         starters.into_iter().fold(self, |builder, start| builder.subscribe(start())).subscriptions
     }
 
+    /// Forgets the handlers.
+    #[cfg(feature = "cli")]
+    pub(crate) fn without_handlers(mut self) -> Self {
+        self.subscriptions.clear();
+        self.starters.clear();
+        self
+    }
+
     /// The backends that it knows.
     #[cfg(feature = "cli")]
     pub(crate) fn backends(&self) -> &Backends {

@@ -39,4 +39,6 @@ pub use handle::Outbox;
 #[cfg(feature = "fault-injection")]
 pub use messages::Panic;
 pub use messages::{ActorKind, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Shutdown, Subscribe};
+#[cfg(all(feature = "cli", feature = "postgres", feature = "redis"))]
+pub(crate) use poller::MAX_FETCH;
 pub use supervisor::OutboxSystem;

@@ -23,7 +23,7 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 const WANTED_KEYS: usize = 64;
 
 /// Events that one fetch asks for at most, so that fetching, publishing and settling overlap.
-const MAX_FETCH: usize = 2_000;
+pub(crate) const MAX_FETCH: usize = 2_000;
 
 pub(crate) struct Poller {
     shared: Arc<Shared>,

@@ -18,6 +18,8 @@ use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;
 
 mod address;
+#[cfg(all(feature = "cli", feature = "postgres"))]
+pub(crate) mod bare;
 mod batch;
 pub(crate) mod entry;
 mod errors;

@@ -48,6 +48,9 @@ impl Target {
         if !rest.is_empty() {
             url.query_pairs_mut().extend_pairs(rest);
         }
+        // The driver takes a plus for itself and not for the space that it is in a form.
+        let query = url.query().map(|query| query.replace('+', "%20"));
+        url.set_query(query.as_deref());
         let mut config: Config =
             url.as_str().parse().map_err(|error| format!("is no Postgres URL: {}", chain(&error)))?;
         let tls = match mode.as_deref() {

@@ -22,6 +22,8 @@ use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 
 mod adopt;
+#[cfg(all(feature = "cli", feature = "redis"))]
+pub(crate) mod bench;
 mod change;
 mod connect;
 mod fetch;

@@ -1,0 +1,62 @@
+//! A stream without sessions, as `outbox bench` uses it: one of its own, filled at full speed, read, and removed.
+
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisError};
+
+use super::address::Address;
+use super::{entry, errors, meta_key};
+use crate::backend::BackendError;
+use crate::event::OutboxEvent;
+use crate::settings::PublisherSettings;
+
+pub(crate) struct BareStream {
+    connection: MultiplexedConnection,
+    stream: String,
+    max_len: u64,
+}
+
+impl BareStream {
+    pub(crate) async fn connect(settings: &PublisherSettings) -> Result<Self, BackendError> {
+        let mut address = Address::new(settings).map_err(BackendError::Unavailable)?;
+        let connection = address.connect().await?;
+        Ok(Self { connection, stream: settings.stream_name.clone(), max_len: settings.max_len })
+    }
+
+    /// Removes the stream and what stands beside it, without holding the server up.
+    pub(crate) async fn remove(&mut self) -> Result<(), BackendError> {
+        let mut request = redis::cmd("UNLINK");
+        request.arg(&self.stream).arg(meta_key(&self.stream));
+        request.query_async(&mut self.connection).await.map_err(unavailable)
+    }
+
+    /// Adds the entries of these events in one pipeline.
+    pub(crate) async fn add(&mut self, events: &[Arc<OutboxEvent>]) -> Result<(), BackendError> {
+        let mut pipeline = Pipeline::with_capacity(events.len());
+        for event in events {
+            let request = pipeline.cmd("XADD").arg(&self.stream);
+            if self.max_len > 0 {
+                request.arg("MAXLEN").arg("~").arg(self.max_len);
+            }
+            request.arg("*");
+            for (name, value) in entry::entry_fields(event).map_err(BackendError::Invalid)? {
+                request.arg(name.as_bytes()).arg(value.as_bytes());
+            }
+            request.ignore();
+        }
+        pipeline.query_async(&mut self.connection).await.map_err(unavailable)
+    }
+
+    /// The server's version, for the report.
+    pub(crate) async fn version(&mut self) -> Result<String, BackendError> {
+        let asked = redis::cmd("INFO").arg("server").query_async::<String>(&mut self.connection).await;
+        let info = asked.map_err(unavailable)?;
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        Ok(version.unwrap_or("unknown").to_owned())
+    }
+}
+
+fn unavailable(error: RedisError) -> BackendError {
+    errors::unavailable(&error)
+}

@@ -1,0 +1,222 @@
+//! How fast a worker empties a backlog, what that costs, and what the database and Redis alone would take.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::limit::fetch_and_update;
+use super::stage::{PUBLISHERS, Stage};
+use super::worker::{Usage, Worker};
+use super::{Bench, in_turns};
+use crate::settings::DatabaseSettings;
+use crate::store::postgres::bench::Content;
+use crate::store::{FetchRequest, Lane, Position, Range};
+
+const SMALL: u32 = 60;
+const LARGE: u32 = 16 << 10;
+const KEYS: u32 = 1_000;
+
+/// So many fewer events where they are large.
+const LARGE_PART: u32 = 20;
+
+/// Entries in one pipeline, and in one batch of a worker by default.
+const PIPELINE: usize = 500;
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What is measured in each round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Run {
+    LimitOne,
+    LimitAll,
+    Xadd,
+    Drain,
+    Keys,
+    Backends,
+    NoJournal,
+    LimitLarge,
+    DrainLarge,
+}
+
+impl Run {
+    fn all() -> Vec<Self> {
+        let runs = [
+            Self::LimitOne,
+            Self::Drain,
+            Self::NoJournal,
+            Self::Keys,
+            Self::Backends,
+            Self::LimitAll,
+            Self::Xadd,
+            Self::LimitLarge,
+            Self::DrainLarge,
+        ];
+        // The worker can leave the journal out only where it was built for that.
+        runs.into_iter().filter(|run| *run != Self::NoJournal || cfg!(feature = "fault-injection")).collect()
+    }
+
+    fn says(self) -> &'static str {
+        match self {
+            Self::LimitOne | Self::LimitAll => "fetching and updating alone",
+            Self::Xadd => "XADD alone",
+            Self::Drain => "draining",
+            Self::Keys => "draining, with keys",
+            Self::Backends => "draining, three backends",
+            Self::NoJournal => "draining, without the journal",
+            Self::LimitLarge => "fetching and updating large events alone",
+            Self::DrainLarge => "draining large events",
+        }
+    }
+
+    fn content(self, events: u32) -> Content {
+        let small = Content { events, data: SMALL, keys: 0, lanes: &[""] };
+        match self {
+            Self::Keys => Content { keys: KEYS, ..small },
+            Self::Backends => Content { lanes: &PUBLISHERS, ..small },
+            Self::LimitLarge | Self::DrainLarge => {
+                Content { events: (events / LARGE_PART).max(1), data: LARGE, ..small }
+            }
+            _ => small,
+        }
+    }
+}
+
+pub(super) fn steps(rounds: u32) -> u64 {
+    u64::from(rounds) * u64::try_from(Run::all().len()).unwrap_or(0) + 1
+}
+
+pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    bench.step("warming up");
+    let connections = connections_of_a_worker(bench).await?;
+    for round in 0..bench.rounds {
+        for run in in_turns(&Run::all(), round) {
+            bench.step(run.says());
+            measure_once(bench, run, connections).await?;
+        }
+        bench.samples.record("limit.connections", connections as f64);
+    }
+    Ok(())
+}
+
+async fn measure_once(bench: &mut Bench, run: Run, connections: usize) -> anyhow::Result<()> {
+    let content = run.content(bench.events);
+    prepare(&mut bench.stage, content).await?;
+    let (stage, samples) = (&mut bench.stage, &mut bench.samples);
+    match run {
+        Run::LimitOne => samples.record("limit.one", fetch_and_update(stage, content.data, 1).await?),
+        Run::LimitAll => samples.record("limit.all", fetch_and_update(stage, content.data, connections).await?),
+        Run::LimitLarge => samples.record("limit.large", fetch_and_update(stage, content.data, 1).await?),
+        Run::Xadd => samples.record("xadd", add_to_stream(stage, content.events).await?),
+        Run::Keys => samples.record("drain.keys", drain(stage, content, &PUBLISHERS[..1], &[]).await?.rate),
+        Run::Backends => samples.record("drain.backends", drain(stage, content, &PUBLISHERS, &[]).await?.rate),
+        Run::NoJournal => {
+            let without = [("OUTBOX_FAULT_SEAM", "journal")];
+            samples.record("drain.no_journal", drain(stage, content, &PUBLISHERS[..1], &without).await?.rate);
+        }
+        Run::DrainLarge => {
+            let drain = drain(stage, content, &PUBLISHERS[..1], &[]).await?;
+            samples.record("drain.large", drain.rate);
+            drain.usage.peak_mebibytes.into_iter().for_each(|peak| samples.record("drain.large.memory", peak));
+        }
+        Run::Drain => {
+            let drain = drain(stage, content, &PUBLISHERS[..1], &[]).await?;
+            samples.record("drain", drain.rate);
+            samples.record("drain.wal", drain.wal);
+            samples.record("drain.commits", drain.commits);
+            samples.record("drain.dead", drain.dead);
+            drain.cpu().into_iter().for_each(|cpu| samples.record("drain.cpu", cpu));
+            drain.usage.peak_mebibytes.into_iter().for_each(|peak| samples.record("drain.memory", peak));
+        }
+    }
+    Ok(())
+}
+
+async fn prepare(stage: &mut Stage, content: Content) -> anyhow::Result<()> {
+    stage.clear_streams().await?;
+    Ok(stage.schema.refill(content).await?)
+}
+
+/// What a worker made of a backlog; but for the rate, for each event.
+struct Drain {
+    rate: f64,
+    wal: f64,
+    commits: f64,
+    dead: f64,
+    events: f64,
+    usage: Usage,
+}
+
+impl Drain {
+    /// Microseconds for each event.
+    fn cpu(&self) -> Option<f64> {
+        Some(self.usage.cpu?.as_secs_f64() * 1e6 / self.events)
+    }
+}
+
+async fn drain(
+    stage: &Stage,
+    content: Content,
+    publishers: &[&str],
+    variables: &[(&str, &str)],
+) -> anyhow::Result<Drain> {
+    let before = stage.schema.marks().await?;
+    let usage = Worker::start(stage, publishers, &["--until-empty"], variables)?.wait().await?;
+    let after = stage.schema.marks().await?;
+    let drained = stage.schema.drained().await?;
+    let expected = i64::from(content.events);
+    anyhow::ensure!(drained.events == expected, "the worker published {} of {expected} events", drained.events);
+    let events = f64::from(content.events);
+    Ok(Drain {
+        rate: events / drained.seconds,
+        wal: (after.wal - before.wal) as f64 / events,
+        commits: (after.commits - before.commits) as f64 / events,
+        dead: (after.dead - before.dead) as f64 / events,
+        events,
+        usage,
+    })
+}
+
+/// Drains a little, so that the first measurement does not find everything cold, and counts the connections that a
+/// worker fetches and updates on; the heartbeat has another one.
+async fn connections_of_a_worker(bench: &mut Bench) -> anyhow::Result<usize> {
+    let content = Run::Drain.content(bench.events.min(50_000));
+    prepare(&mut bench.stage, content).await?;
+    let mut worker = Worker::start(&bench.stage, &PUBLISHERS[..1], &["--until-empty"], &[])?;
+    let mut most = 0;
+    while worker.is_running()? {
+        most = most.max(bench.stage.schema.connections().await?);
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    worker.wait().await?;
+    Ok(usize::try_from(most - 1).unwrap_or(0).max(1))
+}
+
+/// Adds as many entries as there are events, with nothing else to do. Returns entries a second.
+async fn add_to_stream(stage: &mut Stage, events: u32) -> anyhow::Result<f64> {
+    let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone() })?;
+    let limit = i64::try_from(PIPELINE)?;
+    let range = |shard| Range { shard, from: Position::START, to: None, limit };
+    let answer = store
+        .fetch(&FetchRequest {
+            lane: Lane::from(""),
+            ranges: (0..store.shards()).map(range).collect(),
+            except: Vec::new(),
+            retry_shards: Vec::new(),
+            retry_limit: 0,
+            keys: Vec::new(),
+            key_limit: 0,
+            max_events: PIPELINE,
+            max_bytes: usize::MAX,
+            max_event_bytes: usize::MAX,
+        })
+        .await?;
+    let sample: Vec<Arc<_>> = answer.rows.into_iter().filter_map(|row| row.event.ok()).collect();
+    let Some(stream) = stage.streams.get_mut(PUBLISHERS[0]) else { anyhow::bail!("there is no stream") };
+    let mut left = usize::try_from(events)?;
+    let started = Instant::now();
+    while left > 0 && !sample.is_empty() {
+        let count = left.min(sample.len());
+        stream.stream.add(&sample[..count]).await?;
+        left -= count;
+    }
+    Ok(f64::from(events) / started.elapsed().as_secs_f64())
+}

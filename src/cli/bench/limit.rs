@@ -1,0 +1,82 @@
+//! The limit: the worker's own two statements, fetching and updating, and nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+
+use super::stage::Stage;
+use crate::settings::DatabaseSettings;
+use crate::store::{FetchRequest, Lane, Position, Range, Store};
+use crate::system::MAX_FETCH;
+
+/// What an event takes beside its data, for dividing memory into events.
+const BESIDE_DATA: usize = 512;
+
+/// Fetches every event that is due and records it as published, on so many connections side by side, each with shards
+/// of its own. Returns events a second.
+pub(super) async fn fetch_and_update(stage: &Stage, data: u32, connections: usize) -> anyhow::Result<f64> {
+    let mut stores = Vec::new();
+    for _ in 0..connections {
+        let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone() })?;
+        store.outbox_id().await?;
+        stores.push(store);
+    }
+    let started = Instant::now();
+    let mut readers = JoinSet::new();
+    for (number, store) in stores.into_iter().enumerate() {
+        let request = request(stage, data);
+        let mine = (0..store.shards()).filter(|shard| usize::try_from(*shard).unwrap_or(0) % connections == number);
+        let cursors = mine.map(|shard| (shard, Position::START)).collect();
+        readers.spawn(drain(store, cursors, request));
+    }
+    let mut events = 0;
+    while let Some(read) = readers.join_next().await {
+        events += read.context("a measurement was given up")??;
+    }
+    Ok(events as f64 / started.elapsed().as_secs_f64())
+}
+
+/// As large as the worker's own where it has memory for nothing but this.
+fn request(stage: &Stage, data: u32) -> FetchRequest {
+    let worker = &stage.worker;
+    let size = usize::try_from(data).unwrap_or(usize::MAX).saturating_add(BESIDE_DATA);
+    FetchRequest {
+        lane: Lane::from(""),
+        ranges: Vec::new(),
+        except: Vec::new(),
+        retry_shards: Vec::new(),
+        retry_limit: 0,
+        keys: Vec::new(),
+        key_limit: 0,
+        max_events: MAX_FETCH.min(worker.max_in_flight).min(worker.max_in_flight_bytes / size).max(1),
+        max_bytes: worker.max_in_flight_bytes,
+        max_event_bytes: worker.max_event_bytes,
+    }
+}
+
+async fn drain(
+    store: Arc<dyn Store>,
+    mut cursors: BTreeMap<i16, Position>,
+    mut request: FetchRequest,
+) -> anyhow::Result<usize> {
+    let mut events = 0;
+    while !cursors.is_empty() {
+        let limit = i64::try_from((request.max_events / cursors.len()).max(1))?;
+        request.ranges =
+            cursors.iter().map(|(shard, from)| Range { shard: *shard, from: *from, to: None, limit }).collect();
+        let answer = store.fetch(&request).await?;
+        let settled: Vec<_> = answer.rows.iter().map(|row| (row.id, row.position.seq)).collect();
+        store.settle_published(&settled).await?;
+        events += settled.len();
+        let mut counts: BTreeMap<i16, i64> = BTreeMap::new();
+        for row in &answer.rows {
+            *counts.entry(row.shard).or_default() += 1;
+            cursors.insert(row.shard, row.position);
+        }
+        cursors.retain(|shard, _| answer.cut_short || counts.get(shard).is_some_and(|count| *count >= limit));
+    }
+    Ok(events)
+}

@@ -1,0 +1,205 @@
+//! Where is measured: a schema and streams of the run's own, raised before and struck after it.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::backend::redis_stream::bare::BareStream;
+use crate::cli::exit::Usage;
+use crate::settings::{PublisherSettings, Secret, Settings, WorkerSettings};
+use crate::store::postgres::bench::{BenchSchema, remove_abandoned};
+
+/// The publishers of a worker that is measured; a stream belongs to each.
+pub(super) const PUBLISHERS: [&str; 3] = ["default", "second", "third"];
+
+/// How long removing may take.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// The servers, and the name under which this run works there.
+pub(super) struct Plan {
+    database: Secret,
+    publisher: PublisherSettings,
+    worker: WorkerSettings,
+    suffix: String,
+}
+
+impl Plan {
+    pub(super) fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let name = settings.default_publisher()?;
+        let publisher = settings.publishers.get(name).filter(|publisher| publisher.backend == "redis_stream");
+        let usage = |problem: String| anyhow::Error::from(Usage(problem));
+        let publisher = publisher.ok_or_else(|| {
+            usage(format!("a Redis is measured: publishers.{name} must have backend = \"redis_stream\""))
+        })?;
+        if !settings.database.url.expose().starts_with("postgres") {
+            return Err(usage("a PostgreSQL is measured: the database must be a postgres:// URL".to_owned()));
+        }
+        let suffix = Uuid::new_v4().simple().to_string()[..12].to_owned();
+        Ok(Self {
+            database: settings.database.url.clone(),
+            publisher: publisher.clone(),
+            worker: settings.worker.clone(),
+            suffix,
+        })
+    }
+
+    /// Removes what earlier runs left that were killed, and says so.
+    pub(super) async fn remove_abandoned(&self) -> anyhow::Result<()> {
+        for suffix in remove_abandoned(&self.database).await? {
+            self.remove_streams(&suffix).await?;
+            drop(writeln!(std::io::stderr(), "removed what a run that was killed had left: {}", name_of(&suffix)));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn raise(&self) -> anyhow::Result<Stage> {
+        let mut streams = BTreeMap::new();
+        for (name, settings) in self.publishers(&self.suffix) {
+            let stream = BareStream::connect(&settings).await.context("Redis cannot be measured")?;
+            streams.insert(name, Stream { settings, stream });
+        }
+        let schema = BenchSchema::create(&self.database, &self.suffix).await?;
+        Ok(Stage { schema, streams, worker: self.worker.clone() })
+    }
+
+    /// Removes everything that this run has made, by connections of its own.
+    pub(super) async fn remove(&self) -> anyhow::Result<()> {
+        let removed = async {
+            BenchSchema::remove(&self.database, &self.suffix).await?;
+            self.remove_streams(&self.suffix).await
+        };
+        let removed = tokio::time::timeout(REMOVAL_LIMIT, removed).await.context("the servers do not answer");
+        removed.and_then(|removed| removed).with_context(|| self.what_is_left())
+    }
+
+    /// What to do by hand; the next run does it as well.
+    pub(super) fn what_is_left(&self) -> String {
+        let streams: Vec<String> = self.publishers(&self.suffix).map(|(_, publisher)| publisher.stream_name).collect();
+        format!(
+            "something may be left behind; run `outbox bench` again, or {} in {}, and remove the streams {} and their meta keys",
+            BenchSchema::removal(&self.suffix),
+            self.database,
+            streams.join(", ")
+        )
+    }
+
+    async fn remove_streams(&self, suffix: &str) -> anyhow::Result<()> {
+        for (_, settings) in self.publishers(suffix) {
+            BareStream::connect(&settings).await?.remove().await?;
+        }
+        Ok(())
+    }
+
+    fn publishers(&self, suffix: &str) -> impl Iterator<Item = (&'static str, PublisherSettings)> {
+        PUBLISHERS.into_iter().map(move |name| {
+            let stream_name = format!("{}_{name}", name_of(suffix));
+            (name, PublisherSettings { stream_name, rate_limit: None, ..self.publisher.clone() })
+        })
+    }
+}
+
+fn name_of(suffix: &str) -> String {
+    format!("outbox_bench_{suffix}")
+}
+
+/// A stream of the run's own.
+pub(super) struct Stream {
+    settings: PublisherSettings,
+    pub(super) stream: BareStream,
+}
+
+pub(super) struct Stage {
+    pub(super) schema: BenchSchema,
+    pub(super) streams: BTreeMap<&'static str, Stream>,
+    pub(super) worker: WorkerSettings,
+}
+
+impl Stage {
+    /// Empties the streams.
+    pub(super) async fn clear_streams(&mut self) -> anyhow::Result<()> {
+        for stream in self.streams.values_mut() {
+            stream.stream.remove().await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn versions(&mut self) -> anyhow::Result<(String, String)> {
+        let redis = match self.streams.values_mut().next() {
+            Some(stream) => stream.stream.version().await?,
+            None => String::new(),
+        };
+        Ok((self.schema.version().await?, redis))
+    }
+
+    /// The settings of a worker that serves these publishers here, as environment variables: passwords are not for
+    /// the list of processes.
+    pub(super) fn variables(&self, publishers: &[&str]) -> Vec<(&'static str, String)> {
+        let served = self.streams.iter().filter(|(name, _)| publishers.contains(name));
+        let served: serde_json::Map<String, Value> =
+            served.map(|(name, stream)| ((*name).to_owned(), described(&stream.settings))).collect();
+        let worker = &self.worker;
+        let worker = json!({
+            "batch_size": worker.batch_size,
+            "poll_interval": worker.poll_interval.as_secs_f64(),
+            "lease": worker.lease.as_secs_f64(),
+            "max_in_flight": worker.max_in_flight,
+            "max_in_flight_bytes": worker.max_in_flight_bytes,
+            "max_event_bytes": worker.max_event_bytes,
+        });
+        vec![
+            ("OUTBOX__DATABASE__URL", self.schema.url().expose().to_owned()),
+            ("OUTBOX__PUBLISHERS", Value::Object(served).to_string()),
+            ("OUTBOX__WORKER", worker.to_string()),
+        ]
+    }
+}
+
+/// A publisher's settings as they stand in a file.
+fn described(publisher: &PublisherSettings) -> Value {
+    let exposed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
+    let given = [
+        ("url", publisher.url.as_ref().map(|url| json!(url.expose()))),
+        ("host", publisher.host.as_ref().map(|host| json!(host))),
+        ("port", publisher.port.map(|port| json!(port))),
+        ("db", publisher.db.map(|db| json!(db))),
+        ("username", publisher.username.as_ref().map(|name| json!(name))),
+        ("password", publisher.password.as_ref().map(|password| json!(password.expose()))),
+        ("nodes", (!publisher.nodes.is_empty()).then(|| json!(exposed(&publisher.nodes)))),
+        ("sentinel", publisher.sentinel.as_ref().map(|it| json!({ "master": it.master, "nodes": exposed(&it.nodes) }))),
+        (
+            "wait_replicas",
+            publisher.wait_replicas.map(|it| json!({ "count": it.count, "timeout": it.timeout.as_secs_f64() })),
+        ),
+        ("stream_name", Some(json!(publisher.stream_name))),
+        ("max_len", Some(json!(publisher.max_len))),
+        ("connect_timeout", Some(json!(publisher.connect_timeout.as_secs_f64()))),
+        ("socket_timeout", Some(json!(publisher.socket_timeout.as_secs_f64()))),
+    ];
+    given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::LoadOptions;
+
+    #[test]
+    fn a_worker_reads_from_its_environment_what_was_given_to_the_bench() {
+        for address in [
+            "url = 'redis://:p@ss,word@host:1/2'",
+            "host = 'h'\nport = 7\ndb = 3\nusername = 'u'\npassword = '[x'",
+            "nodes = ['redis://a', 'redis://b']",
+            "sentinel = { master = 'm', nodes = ['redis://a:1'] }\nwait_replicas = { count = 2, timeout = '50ms' }",
+        ] {
+            let toml = format!("[publishers.default]\n{address}\nmax_len = 0\nsocket_timeout = '1500ms'");
+            let publisher = Settings::from_toml(&toml).unwrap().publishers.remove("default").unwrap();
+            let text = json!({ "default": described(&publisher) }).to_string();
+            let loaded = Settings::load(&LoadOptions::default().variables([("OUTBOX__PUBLISHERS", text)])).unwrap();
+            assert_eq!(loaded.publishers["default"], publisher, "{address}");
+        }
+    }
+}

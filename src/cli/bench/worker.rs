@@ -1,0 +1,124 @@
+//! A worker in a process of its own, so that its time and its memory are its own, and what it took.
+
+use std::io::Read;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::stage::Stage;
+
+/// How often it is looked at, and so how much of its time may be missed at its end.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A running worker; killed when dropped.
+pub(super) struct Worker {
+    child: Child,
+    /// It ends when this does, also where this process is killed.
+    leash: Option<ChildStdin>,
+    said: Option<JoinHandle<String>>,
+    usage: Usage,
+}
+
+/// What a process has taken, where the system tells: Linux does.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Usage {
+    pub(super) cpu: Option<Duration>,
+    pub(super) peak_mebibytes: Option<f64>,
+}
+
+impl Worker {
+    /// Starts this very program as a worker that serves these publishers.
+    pub(super) fn start(
+        stage: &Stage,
+        publishers: &[&str],
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find this program, which is to be the worker")?;
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name == "DATABASE_URL" || name.to_string_lossy().starts_with("OUTBOX_") {
+                command.env_remove(name);
+            }
+        }
+        // An empty file, so that none in the working directory is read.
+        command.env("OUTBOX_CONFIG", "/dev/null").env("OUTBOX_LOG", "error");
+        command.envs(stage.variables(publishers)).envs(variables.iter().copied());
+        command.args(["worker", "--measured"]).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start a worker")?;
+        let said = child.stderr.take().map(|stderr| std::thread::spawn(move || read_all(stderr)));
+        Ok(Self { leash: child.stdin.take(), child, said, usage: Usage::default() })
+    }
+
+    pub(super) fn is_running(&mut self) -> anyhow::Result<bool> {
+        // A process that has ended shows its memory no more, so the last look before counts.
+        let now = usage(self.child.id());
+        self.usage =
+            Usage { cpu: now.cpu.or(self.usage.cpu), peak_mebibytes: now.peak_mebibytes.or(self.usage.peak_mebibytes) };
+        Ok(self.child.try_wait().context("cannot wait for the worker")?.is_none())
+    }
+
+    /// Waits until it has ended, which must be a good end.
+    pub(super) async fn wait(mut self) -> anyhow::Result<Usage> {
+        while self.is_running()? {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        let status = self.child.wait().context("cannot wait for the worker")?;
+        let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
+        anyhow::ensure!(status.success(), "the worker that was measured ended with {status}: {}", said.trim());
+        Ok(self.usage)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.leash.take());
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_all(mut stream: impl Read) -> String {
+    let mut bytes = Vec::new();
+    // What came before an error is all that there is.
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn usage(process: u32) -> Usage {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{process}/{name}")).ok();
+    Usage {
+        cpu: read("stat").and_then(|stat| cpu_time(&stat, rustix::param::clock_ticks_per_second())),
+        peak_mebibytes: read("status").and_then(|status| peak_mebibytes(&status)),
+    }
+}
+
+/// User and system time: the twelfth and thirteenth field behind the program's name, which may hold anything.
+fn cpu_time(stat: &str, ticks_per_second: u64) -> Option<Duration> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    Some(Duration::from_secs_f64(ticks as f64 / ticks_per_second.max(1) as f64))
+}
+
+fn peak_mebibytes(status: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_read_whatever_its_name_is() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194304 900 0 0 0 150 50 0 0 20 0 9 0 100 1 2";
+        assert_eq!(cpu_time(stat, 100), Some(Duration::from_secs(2)));
+        assert_eq!(cpu_time("7 (a", 100), None);
+        assert_eq!(peak_mebibytes("Name:\ta\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n"), Some(2.0));
+        assert_eq!(peak_mebibytes("Name:\ta\n"), None);
+    }
+}

@@ -1,0 +1,51 @@
+//! What stands in the table before a measurement.
+
+use super::{BenchSchema, Result};
+
+/// Events that are due.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Content {
+    pub(crate) events: u32,
+    /// Characters of each one's data.
+    pub(crate) data: u32,
+    /// How many keys they have; 0: none has one.
+    pub(crate) keys: u32,
+    /// What they take turns to carry as `publisher_backend`.
+    pub(crate) lanes: &'static [&'static str],
+}
+
+impl BenchSchema {
+    /// Empties the table and fills it.
+    pub(crate) async fn refill(&self, content: Content) -> Result<()> {
+        self.run("TRUNCATE outbox_events, outbox_workers, bench_starts").await?;
+        self.fill(content).await
+    }
+
+    /// Adds events, and leaves the table as vacuum does, so that no measurement pays for what was written before it.
+    pub(crate) async fn fill(&self, content: Content) -> Result<()> {
+        let Content { events, data, keys, lanes } = content;
+        let (events, data, keys) = (i64::from(events), i64::from(data), i64::from(keys));
+        let inserted = self.client.execute(INSERT, &[&events, &data, &keys, &lanes]).await;
+        inserted.map_err(|error| self.failed(&error))?;
+        self.settle_down().await
+    }
+
+    pub(crate) async fn settle_down(&self) -> Result<()> {
+        self.run("VACUUM (ANALYZE) outbox_events").await?;
+        // Not everybody may; then the server writes its pages out whenever it does.
+        let _ = self.client.batch_execute("CHECKPOINT").await;
+        Ok(())
+    }
+}
+
+/// Ids in the order of time, as this library makes them, and data that does not compress: `{"n": 7, "note": "…"}`, which
+/// has 19 characters beside the digits and the note.
+const INSERT: &str = "WITH pool AS MATERIALIZED (SELECT p, (SELECT string_agg(translate(encode(sha256((p + i * random())::text::bytea), \
+            'base64'), '=', ''), '') FROM generate_series(0, $2::bigint / 43) i) AS text FROM generate_series(0, 63) p) \
+         INSERT INTO outbox_events (id, event_type, source, data, partition_key, publisher_backend) \
+         SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid()) \
+                placing substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) \
+                FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid, 'order.placed', '/shop/orders', \
+            jsonb_build_object('n', n, 'note', left(pool.text, ($2 - 19 - length(n::text))::int)), \
+            CASE WHEN $3::bigint = 0 THEN '' ELSE 'key-' || n % $3 END, ($4::text[])[1 + n % cardinality($4)] \
+         FROM generate_series(1, $1::bigint) n JOIN pool ON pool.p = n % 64";

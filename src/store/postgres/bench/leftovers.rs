@@ -1,0 +1,57 @@
+//! Removing such schemas: one's own, and those that a killed process left.
+
+use tokio_postgres::Client;
+
+use super::super::connect::Target;
+use super::{BenchSchema, MEASURE, PREFIX, Result, lock_of, refused};
+use crate::settings::Secret;
+
+impl BenchSchema {
+    /// Removes a schema by a connection of its own, for others may be broken or busy; returns what removes it by hand
+    /// beside the error where that failed.
+    pub(crate) async fn remove(database: &Secret, suffix: &str) -> Result<()> {
+        let name = format!("{PREFIX}{suffix}");
+        let target = Target::from_url(database.expose()).map_err(refused)?;
+        let client = target.connect().await?;
+        let removed = remove(&client, &name).await;
+        removed.map_err(|error| target.driver_error(MEASURE, &error))
+    }
+
+    /// The statement that removes it.
+    pub(crate) fn removal(suffix: &str) -> String {
+        format!("DROP SCHEMA IF EXISTS {PREFIX}{suffix} CASCADE")
+    }
+}
+
+/// Removes the schemas of processes that are gone; returns their suffixes.
+pub(crate) async fn remove_abandoned(database: &Secret) -> Result<Vec<String>> {
+    let target = Target::from_url(database.expose()).map_err(refused)?;
+    let client = target.connect().await?;
+    let removed = remove_unlocked(&client).await;
+    removed.map_err(|error| target.driver_error(MEASURE, &error))
+}
+
+async fn remove_unlocked(client: &Client) -> std::result::Result<Vec<String>, tokio_postgres::Error> {
+    let question = "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, $1) \
+        AND nspname ~ '^[a-z_]+[0-9a-f]+$' AND pg_has_role(nspowner, 'USAGE')";
+    let mut removed = Vec::new();
+    for row in client.query(question, &[&PREFIX]).await? {
+        let name: String = row.try_get(0)?;
+        let lock = format!("SELECT {}", lock_of(&name, "pg_try_advisory_lock"));
+        if !client.query_one(&lock, &[]).await?.try_get::<_, bool>(0)? {
+            continue;
+        }
+        remove(client, &name).await?;
+        client.batch_execute(&format!("SELECT {}", lock_of(&name, "pg_advisory_unlock"))).await?;
+        removed.extend(name.strip_prefix(PREFIX).map(str::to_owned));
+    }
+    Ok(removed)
+}
+
+/// Ends what still works in it: a statement that nobody waits for any more would hold its tables.
+async fn remove(client: &Client, name: &str) -> std::result::Result<(), tokio_postgres::Error> {
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+        WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()";
+    client.query(end, &[&name]).await?;
+    client.batch_execute(&format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await
+}

@@ -1,0 +1,113 @@
+//! A schema for `outbox bench`: made, filled, looked at and removed again. Nothing outside of it is touched.
+//!
+//! Its name is also the `application_name` of whatever works in it, and while somebody does, an advisory lock on the name
+//! is held: a schema whose lock is free was left behind by a process that is gone.
+
+mod content;
+mod leftovers;
+mod marks;
+
+use std::fmt::Display;
+
+use tokio_postgres::Client;
+use url::Url;
+
+use super::connect::Target;
+use super::{PostgresStore, Result};
+use crate::error::StoreError;
+use crate::settings::Secret;
+use crate::store::Store;
+
+pub(crate) use content::Content;
+pub(crate) use leftovers::remove_abandoned;
+
+/// What the name of every such schema begins with.
+const PREFIX: &str = "outbox_bench_";
+
+const MEASURE: &str = "measure in a schema of its own";
+
+/// A schema with the outbox's tables in it.
+pub(crate) struct BenchSchema {
+    name: String,
+    url: Secret,
+    target: Target,
+    client: Client,
+}
+
+impl BenchSchema {
+    /// Makes the schema `outbox_bench_<suffix>` in the database at this address.
+    pub(crate) async fn create(database: &Secret, suffix: &str) -> Result<Self> {
+        let name = format!("{PREFIX}{suffix}");
+        let url = address_of(database, &name)?;
+        let target = Target::from_url(url.expose()).map_err(refused)?;
+        let client = target.connect().await?;
+        let schema = Self { name, url, target, client };
+        schema.require_right().await?;
+        schema.run(&format!("SELECT {}", lock_of(&schema.name, "pg_advisory_lock"))).await?;
+        schema.run(&format!("CREATE SCHEMA {}", schema.name)).await?;
+        PostgresStore::new(Target::from_url(schema.url.expose()).map_err(refused)?)?.migrate(&|_| ()).await?;
+        schema.run(marks::NOTE_STARTS).await?;
+        Ok(schema)
+    }
+
+    /// The address by which others work in this schema.
+    pub(crate) fn url(&self) -> &Secret {
+        &self.url
+    }
+
+    /// What the server is, for the report.
+    pub(crate) async fn version(&self) -> Result<String> {
+        let row = self.client.query_one("SELECT current_setting('server_version')", &[]).await;
+        row.and_then(|row| row.try_get(0)).map_err(|error| self.failed(&error))
+    }
+
+    async fn require_right(&self) -> Result<()> {
+        let question = "SELECT has_database_privilege(current_database(), 'CREATE'), \
+            quote_ident(current_user), quote_ident(current_database())";
+        let row = self.client.query_one(question, &[]).await.map_err(|error| self.failed(&error))?;
+        let get = |column| row.try_get::<_, String>(column).map_err(|error| self.failed(&error));
+        let (user, database) = (get(1)?, get(2)?);
+        match row.try_get(0) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(refused(format!(
+                "{user} may not make a schema in this database: GRANT CREATE ON DATABASE {database} TO {user}, or \
+                 name another database by --database-url"
+            ))),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    async fn run(&self, statements: &str) -> Result<()> {
+        self.client.batch_execute(statements).await.map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &tokio_postgres::Error) -> StoreError {
+        self.target.driver_error(MEASURE, error)
+    }
+}
+
+/// The same database, where names are looked up in this schema alone.
+fn address_of(database: &Secret, schema: &str) -> Result<Secret> {
+    let mut url = Url::parse(database.expose()).map_err(|error| refused(format!("the URL is none: {error}")))?;
+    let mut options = format!("-csearch_path={schema}");
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for (name, value) in url.query_pairs() {
+        match &*name {
+            "options" => options = format!("{value} {options}"),
+            "application_name" => {}
+            _ => pairs.push((name.into_owned(), value.into_owned())),
+        }
+    }
+    url.query_pairs_mut().clear().extend_pairs(pairs).append_pair("options", &options);
+    url.query_pairs_mut().append_pair("application_name", schema);
+    Ok(Secret::from(String::from(url)))
+}
+
+/// A call of one of the functions on advisory locks, for the lock of this schema.
+fn lock_of(schema: &str, function: &str) -> String {
+    format!("{function}(hashtextextended('{schema}', 0))")
+}
+
+fn refused(reason: impl Display) -> StoreError {
+    StoreError::Query { operation: MEASURE, reason: reason.to_string(), transient: false }
+}
