@@ -154,8 +154,8 @@ pub(crate) struct Reschedule {
     pub(crate) seq: i64,
     pub(crate) shard: Shard,
     pub(crate) epoch: i64,
-    /// As they were fetched; the row must still have both. A person who retries an event that was never tried again
-    /// leaves the one as it was, a writer that knows nothing of the other leaves that.
+    /// As they were fetched; the row must still have both. Refused once and retried by a person, it has its first count
+    /// again; Django's admin changes the count and leaves the time.
     pub(crate) fetched_retry_count: i32,
     pub(crate) fetched_updated_at: i64,
     pub(crate) retry_count: i32,
