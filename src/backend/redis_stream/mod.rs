@@ -18,7 +18,7 @@ use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;
 
 mod address;
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod entry;
 mod errors;
 mod journal;
