@@ -33,8 +33,11 @@ pub mod cli;
 mod cloud_event;
 mod error;
 mod event;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod publish;
-#[cfg(test)]
+#[cfg(any(test, feature = "internals"))]
 mod sample;
 mod seams;
 mod settings;

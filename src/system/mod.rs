@@ -8,13 +8,13 @@
 
 mod backends;
 mod builder;
-mod clock;
+pub(crate) mod clock;
 mod completer;
-mod flight;
+pub(crate) mod flight;
 mod handle;
 mod heartbeat;
 mod janitor;
-mod lane;
+pub(crate) mod lane;
 mod lease_keeper;
 mod leases;
 mod limiter;
@@ -28,7 +28,7 @@ mod shared;
 mod subscription;
 mod supervisor;
 mod suspects;
-mod ticket;
+pub(crate) mod ticket;
 mod trying;
 mod turns;
 

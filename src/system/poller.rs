@@ -17,13 +17,16 @@ use crate::error::StoreError;
 use crate::store::{Blocker, FetchAnswer, FetchRequest, Shard};
 
 /// A batch is closed when it would hold more than this, so that one script or one write stays small.
-const MAX_BATCH_BYTES: usize = 4 << 20;
+const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// Keys that are read from the start of their order at once.
 const WANTED_KEYS: usize = 64;
 
 /// Events that one fetch asks for at most, so that fetching, publishing and settling overlap.
 pub(crate) const MAX_FETCH: usize = 2_000;
+
+/// Bytes that one fetch asks for at most: the driver holds its answer a second time while it is read.
+const MAX_FETCH_BYTES: usize = 4 << 20;
 
 pub(crate) struct Poller {
     shared: Arc<Shared>,
@@ -143,10 +146,11 @@ impl Poller {
             cursor.rewind(&flight.take_rewinds());
             let most_ahead = track.line.most_ahead();
             // One event passes whatever its size, or it would wait for ever.
-            let affordable = cursor.affordable(credit.bytes_left()).max(usize::from(credit.is_whole()));
+            let affordable = cursor.affordable(in_one_fetch(credit.bytes_left())).max(usize::from(credit.is_whole()));
             let room = credit.events_left().min(affordable).min(MAX_FETCH).min(most_ahead.saturating_sub(flight.len()));
             // A backlog is read in pieces worth a round trip.
-            let most = credit.most_events.min(cursor.affordable(credit.most_bytes)).min(MAX_FETCH).min(most_ahead);
+            let affordable = cursor.affordable(in_one_fetch(credit.most_bytes));
+            let most = credit.most_events.min(affordable).min(MAX_FETCH).min(most_ahead);
             if cursor.is_behind() && room < batch.min(most) / 2 && !flight.is_empty() {
                 continue;
             }
@@ -291,9 +295,13 @@ fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchR
         keys,
         key_limit,
         max_events: plan.most,
-        max_bytes: line.credit.bytes_left(),
+        max_bytes: in_one_fetch(line.credit.bytes_left()),
         max_event_bytes: shared.settings.worker.max_event_bytes,
     }
+}
+
+fn in_one_fetch(bytes: usize) -> usize {
+    bytes.min(MAX_FETCH_BYTES)
 }
 
 /// The shards that may be read: leased, and open under that lease.

@@ -9,7 +9,7 @@ use super::{entry, errors};
 use crate::backend::channel::{Answer, Parcel, Sent};
 use crate::store::Shard;
 
-pub(super) struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     parcels: &'a [Parcel],
     answers: Vec<Answer>,
     /// Those that could be encoded: the parcel's index, its shard's index, its fields.
@@ -25,7 +25,7 @@ struct Entry<'a> {
 
 impl<'a> Batch<'a> {
     /// Encodes what can be; an event that cannot holds back the later ones of its key.
-    pub(super) fn encode(parcels: &'a [Parcel]) -> Self {
+    pub(crate) fn encode(parcels: &'a [Parcel]) -> Self {
         let mut batch =
             Self { parcels, answers: vec![Answer::NotSent; parcels.len()], entries: Vec::new(), shards: Vec::new() };
         let mut blocked: HashSet<&str> = HashSet::new();
@@ -76,7 +76,7 @@ impl<'a> Batch<'a> {
         })
     }
 
-    pub(super) fn write_to(&self, request: &mut Cmd) {
+    pub(crate) fn write_to(&self, request: &mut Cmd) {
         for entry in &self.entries {
             request.arg(entry.shard + 1).arg(entry.fields.len() * 2);
             for (name, value) in &entry.fields {

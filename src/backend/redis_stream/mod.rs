@@ -20,7 +20,7 @@ use crate::store::Shard;
 mod address;
 #[cfg(all(feature = "cli", feature = "postgres"))]
 pub(crate) mod bare;
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod entry;
 mod errors;
 mod journal;

@@ -36,7 +36,7 @@ mod operate;
 mod overview;
 #[cfg(test)]
 mod plans_tests;
-mod row;
+pub(crate) mod row;
 mod settle;
 
 pub(crate) use connect::Target;

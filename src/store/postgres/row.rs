@@ -46,7 +46,7 @@ pub(crate) type SqlTypes = (
 );
 
 /// Loads from anything that the table can hold; [`decode`](Self::decode) says what cannot be an event.
-#[derive(Queryable)]
+#[derive(Clone, Queryable)]
 pub(crate) struct Row {
     pub(crate) id: Uuid,
     spec_version: String,
@@ -58,7 +58,7 @@ pub(crate) struct Row {
     data: Option<String>,
     pub(crate) status: String,
     created_at: PgTimestamp,
-    updated_at: PgTimestamp,
+    pub(crate) updated_at: PgTimestamp,
     scheduled_at: PgTimestamp,
     published_at: Option<PgTimestamp>,
     pub(crate) retry_count: i32,
@@ -112,6 +112,42 @@ impl Row {
             partition_key: self.partition_key,
             errors: self.errors.map(JsonText::new),
         })
+    }
+}
+
+#[cfg(feature = "internals")]
+impl Row {
+    /// As most rows are: pending, with data and a key.
+    pub(crate) fn sample(data: String) -> Self {
+        let at = PgTimestamp(850_000_000_000_000);
+        Self {
+            id: Uuid::now_v7(),
+            spec_version: "1.0".to_owned(),
+            event_type: "order.placed".to_owned(),
+            source: "/shop/orders".to_owned(),
+            subject: "order-4711".to_owned(),
+            data_content_type: "application/json".to_owned(),
+            data_schema: String::new(),
+            data: Some(data),
+            status: "pending".to_owned(),
+            created_at: at,
+            updated_at: at,
+            scheduled_at: at,
+            published_at: None,
+            retry_count: 0,
+            max_retries: 3,
+            last_error: String::new(),
+            publisher_backend: "orders".to_owned(),
+            publisher_config: "{}".to_owned(),
+            seq: Some(1),
+            retry_at: None,
+            cloud_event_id: String::new(),
+            extensions: "{}".to_owned(),
+            partition_key: "customer-7".to_owned(),
+            data_binary: None,
+            pending_handlers: None,
+            errors: None,
+        }
     }
 }
 

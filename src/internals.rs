@@ -1,0 +1,114 @@
+//! What the micro-benchmarks in `benches/micro.rs` reach: the work that each event costs a worker apart from the
+//! servers. No part of the library's interface.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::backend::channel::Parcel;
+use crate::backend::redis_stream::batch::Batch;
+use crate::event::JsonText;
+use crate::sample;
+use crate::store::postgres::row::Row;
+use crate::store::{FetchAnswer, Fetched, Shard};
+use crate::system::clock::Moment;
+use crate::system::flight::Opening;
+use crate::system::lane::LaneCursor;
+use crate::system::ticket::{Credit, Permit};
+
+const SHARDS: i16 = 32;
+
+/// A batch as a publisher hands it over.
+pub struct Events(Vec<Parcel>);
+
+impl Events {
+    /// So many events of so many bytes of data.
+    #[must_use]
+    pub fn new(count: usize, data_bytes: usize) -> Self {
+        let parcel = |n| {
+            let mut event = sample::event(n, "customer-7");
+            event.data = Some(JsonText::new(format!("\"{}\"", "x".repeat(data_bytes.saturating_sub(2)))));
+            Parcel { shard: shard(n), event: Arc::new(event) }
+        };
+        Self((0..).take(count).map(parcel).collect())
+    }
+
+    /// The batch's part of the publish script's arguments, in bytes.
+    #[must_use]
+    pub fn encode(&self) -> usize {
+        let mut request = redis::Cmd::new();
+        Batch::encode(&self.0).write_to(&mut request);
+        request.get_packed_command().len()
+    }
+}
+
+/// A row of the table as the driver hands it over.
+#[derive(Clone)]
+pub struct StoredRow(Row);
+
+impl StoredRow {
+    /// An event of so many bytes of data.
+    #[must_use]
+    pub fn new(data_bytes: usize) -> Self {
+        Self(Row::sample(format!("\"{}\"", "x".repeat(data_bytes.saturating_sub(2)))))
+    }
+
+    /// Takes it apart; returns the event's size.
+    #[must_use]
+    pub fn decode(self) -> usize {
+        self.0.decode().map_or(0, |event| event.size())
+    }
+}
+
+/// A lane that is read from a backlog.
+pub struct Reading {
+    cursor: LaneCursor,
+    answer: FetchAnswer,
+}
+
+impl Reading {
+    /// Each fetch is answered with so many rows.
+    #[must_use]
+    pub fn new(rows: i64) -> Self {
+        let mut cursor = LaneCursor::new(Duration::from_millis(100));
+        let openings: HashMap<i16, Opening> =
+            (0..SHARDS).map(|number| (number, Opening { epoch: 1, number: 1 })).collect();
+        cursor.set_open(&openings);
+        let rows: Vec<Fetched> = (0..rows).map(|n| sample::fetched(shard(n).number, n, "")).collect();
+        Self { cursor, answer: FetchAnswer { rows, cut_short: true } }
+    }
+
+    /// Plans one fetch and takes over what it brought; returns how many ranges it asked for.
+    pub fn turn(&mut self) -> usize {
+        let now = Moment::now();
+        let Some(plan) = self.cursor.plan(self.answer.rows.len(), false, now) else { return 0 };
+        self.cursor.advance(&plan, &self.answer, now);
+        plan.ranges.len()
+    }
+}
+
+/// What a publisher may take into memory.
+pub struct Allowance(Arc<Credit>);
+
+impl Allowance {
+    /// Room for so many events.
+    #[must_use]
+    pub fn new(events: usize) -> Self {
+        Self(Credit::new(events, usize::MAX >> 1, Arc::new(Notify::new())))
+    }
+
+    /// Takes events in and lets them go again; returns what was left meanwhile.
+    #[must_use]
+    pub fn pass(&self, events: usize) -> usize {
+        let held: Vec<Permit> = (0..events).map(|_| self.0.take(100)).collect();
+        let left = self.0.events_left();
+        drop(held);
+        left
+    }
+}
+
+fn shard(n: i64) -> Shard {
+    Shard { lane: Arc::from("orders"), number: i16::try_from(n % i64::from(SHARDS)).unwrap_or(0) }
+}
