@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-use super::figures::FIGURES;
+use super::figures;
 use super::samples::Samples;
 use crate::cli::output;
 
@@ -32,7 +32,7 @@ struct Measured {
 
 impl Report {
     pub(super) fn new(events: u32, rounds: u32, postgres: String, redis: String, samples: &Samples) -> Self {
-        let measured = FIGURES.iter().filter_map(|figure| {
+        let measured = figures::all().filter_map(|figure| {
             let shares = figure.of.iter().filter_map(|of| Some((*of, samples.share(figure.name, of)?)));
             let value = samples.median(figure.name)?;
             Some((figure.name, Measured { value, unit: figure.unit, shares: shares.collect(), says: figure.says }))

@@ -61,6 +61,17 @@ impl Worker {
         Ok(self.child.try_wait().context("cannot wait for the worker")?.is_none())
     }
 
+    /// What it has taken so far.
+    pub(super) fn usage(&self) -> Usage {
+        usage(self.child.id())
+    }
+
+    /// Lets it finish what is in flight and give its share back.
+    pub(super) async fn stop(mut self) -> anyhow::Result<Usage> {
+        drop(self.leash.take());
+        self.wait().await
+    }
+
     /// Waits until it has ended, which must be a good end.
     pub(super) async fn wait(mut self) -> anyhow::Result<Usage> {
         while self.is_running()? {
