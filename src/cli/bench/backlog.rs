@@ -58,7 +58,7 @@ async fn drain_first(stage: &mut Stage, events: u32) -> anyhow::Result<(f64, Usa
     stage.clear_streams().await?;
     stage.schema.wait_quiet().await?;
     let before = stage.schema.updates().await?;
-    let mut worker = Worker::start(stage, &PUBLISHERS[..1], &["--until-empty"], &[])?;
+    let mut worker = Worker::start(stage.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
     while worker.is_running()? && stage.schema.updates().await? - before < i64::from(events) {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
@@ -91,7 +91,7 @@ pub(super) async fn measure_pinned(bench: &mut Bench) -> anyhow::Result<()> {
                 stage.schema.publish_all().await?;
             }
             stage.schema.fill(content(events)).await?;
-            let drained = drain(stage, events, &PUBLISHERS[..1], &[]).await?;
+            let drained = drain(stage, events, &PUBLISHERS[..1], None).await?;
             drop(pin);
             bench.samples.record(if pinned { "pinned" } else { "pinned.without" }, drained.rate);
         }

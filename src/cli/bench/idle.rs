@@ -29,7 +29,7 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 async fn measure_once(stage: &mut Stage, span: Duration) -> anyhow::Result<(f64, Option<f64>)> {
     stage.clear_streams().await?;
     stage.schema.empty().await?;
-    let worker = Worker::start(stage, &PUBLISHERS[..1], &[], &[])?;
+    let worker = Worker::start(stage.variables(&PUBLISHERS[..1]), &[])?;
     wait_ready(stage, &mut stage.reader(PUBLISHERS[0]).await?).await?;
     // What is told of the beginning comes late, and so does what is told of the end.
     tokio::time::sleep(span / LONGER).await;

@@ -82,7 +82,7 @@ async fn measure_once(stage: &mut Stage, wake: Wake, rate: u32, events: u32) -> 
     };
     let worker = match wake {
         Wake::Same => None,
-        Wake::Other | Wake::Nobody => Some(Worker::start(stage, &PUBLISHERS[..1], &[], &[])?),
+        Wake::Other | Wake::Nobody => Some(Worker::start(stage.variables(&PUBLISHERS[..1]), &[])?),
     };
     let mut stream = stage.reader(PUBLISHERS[0]).await?;
     wait_ready(stage, &mut stream).await?;

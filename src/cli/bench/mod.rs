@@ -13,6 +13,8 @@ mod pace;
 mod publishing;
 mod report;
 mod samples;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod stage;
 mod system;
 mod wakes;
@@ -145,7 +147,13 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads that measure")?;
-    let report = runtime.block_on(measure(args, settings))?;
+    let report = runtime.block_on(async {
+        #[cfg(feature = "sqlite")]
+        if settings.database.url.expose().starts_with("sqlite:") {
+            return sqlite::measure(args, settings).await;
+        }
+        measure(args, settings).await
+    })?;
     match args.format {
         Format::Json => super::output::json(&report),
         Format::Table => report.print(),
@@ -154,31 +162,38 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
 
 /// Measures between raising the stage and striking it, whatever happens in between.
 async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
-    let mut signals = Signals::new()?;
     let plan = Plan::new(settings)?;
     plan.remove_abandoned().await?;
-    let measured = tokio::select! {
-        measured = perform(args, &plan) => measured,
-        signal = signals.next() => Err(anyhow::anyhow!("interrupted by {signal}")),
-    };
-    tokio::select! {
-        removed = plan.remove() => removed?,
-        _ = signals.next() => anyhow::bail!("interrupted twice; {}", plan.what_is_left()),
+    let measured = until_interrupted(perform(args, &plan)).await;
+    let removed = until_interrupted(plan.remove()).await.with_context(|| plan.what_is_left());
+    match (measured, removed) {
+        (Err(error), Err(left)) => Err(error.context(format!("{left:#}"))),
+        (measured, removed) => removed.and(measured),
     }
-    measured
+}
+
+/// Lets go of the work when SIGINT or SIGTERM comes.
+async fn until_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        done = work => done,
+        signal = signals.next() => Err(anyhow::anyhow!("interrupted by {signal}")),
+    }
 }
 
 async fn perform(args: &Args, plan: &Plan) -> anyhow::Result<Report> {
-    let mut bench = Bench::new(args, plan).await?;
+    let steps = args.parts().into_iter().map(|part| part.steps(args.rounds));
+    let mut bench = Bench::new(args, plan.raise().await?, steps.sum());
     for part in args.parts() {
         part.measure(&mut bench, plan).await?;
     }
-    bench.into_report().await
+    let (database, redis) = bench.stage.versions().await?;
+    Ok(Report::new(bench.events, bench.rounds, database, Some(redis), &bench.samples))
 }
 
-/// A run under way.
-struct Bench {
-    stage: Stage,
+/// A run under way, in a place of its own.
+struct Bench<S = Stage> {
+    stage: S,
     events: u32,
     rounds: u32,
     samples: Samples,
@@ -187,17 +202,10 @@ struct Bench {
     steps: u64,
 }
 
-impl Bench {
-    async fn new(args: &Args, plan: &Plan) -> anyhow::Result<Self> {
-        Ok(Self {
-            stage: plan.raise().await?,
-            events: args.events,
-            rounds: args.rounds,
-            samples: Samples::default(),
-            progress: Progress::steps(),
-            done: 0,
-            steps: args.parts().into_iter().map(|part| part.steps(args.rounds)).sum(),
-        })
+impl<S> Bench<S> {
+    fn new(args: &Args, stage: S, steps: u64) -> Self {
+        let (samples, progress) = (Samples::default(), Progress::steps());
+        Self { stage, events: args.events, rounds: args.rounds, samples, progress, done: 0, steps }
     }
 
     /// Says what is measured next.
@@ -209,11 +217,6 @@ impl Bench {
     /// How long what is repeated goes on: 2 s by default.
     fn span(&self) -> Duration {
         (Duration::from_micros(10) * self.events).clamp(SHORTEST_SPAN, LONGEST_SPAN)
-    }
-
-    async fn into_report(mut self) -> anyhow::Result<Report> {
-        let (database, redis) = self.stage.versions().await?;
-        Ok(Report::new(self.events, self.rounds, database, redis, &self.samples))
     }
 }
 

@@ -119,7 +119,7 @@ async fn send_from(stage: &Stage, senders: usize, span: Duration) -> anyhow::Res
     sum_of((0..senders).map(|_| send(system.outbox.clone(), span)).collect()).await
 }
 
-async fn send(outbox: Outbox, span: Duration) -> anyhow::Result<f64> {
+pub(super) async fn send(outbox: Outbox, span: Duration) -> anyhow::Result<f64> {
     let mut pace = Pace::over(span);
     while pace.goes_on() {
         outbox.send(event()).await?;

@@ -89,7 +89,7 @@ impl Plan {
             Ok(())
         };
         let removed = tokio::time::timeout(REMOVAL_LIMIT, removed).await.context("the servers do not answer");
-        removed.and_then(|removed| removed).with_context(|| self.what_is_left())
+        removed.and_then(|removed| removed)
     }
 
     /// What to do by hand; the next run does it as well.
@@ -153,7 +153,7 @@ impl Stage {
             Some(stream) => stream.stream.version().await?,
             None => String::new(),
         };
-        Ok((self.schema.version().await?, redis))
+        Ok((format!("PostgreSQL {}", self.schema.version().await?), redis))
     }
 
     /// The settings of a system in this process that serves these publishers here.

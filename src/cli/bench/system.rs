@@ -28,11 +28,7 @@ impl System {
 
     /// One that only publishes: another process works.
     pub(super) async fn publishing(stage: &Stage) -> anyhow::Result<Self> {
-        let mut settings = stage.settings(&["default"]);
-        let nobody = PublisherSettings { backend: "local".to_owned(), ..PublisherSettings::default() };
-        settings.publishers.insert(NOBODY.to_owned(), nobody);
-        settings.worker.backends = Some(vec![NOBODY.to_owned()]);
-        Self::start(settings).await
+        Self::start(only_publishing(stage.settings(&["default"]))).await
     }
 
     pub(super) async fn start(settings: Settings) -> anyhow::Result<Self> {
@@ -44,6 +40,14 @@ impl System {
         let system = outbox.await.context("the thread of an outbox system ended")?;
         Ok(Self { outbox: system?, stop: Some(stop), thread: Some(thread) })
     }
+}
+
+/// The same settings for a system that serves nobody.
+pub(super) fn only_publishing(mut settings: Settings) -> Settings {
+    let nobody = PublisherSettings { backend: "local".to_owned(), ..PublisherSettings::default() };
+    settings.publishers.insert(NOBODY.to_owned(), nobody);
+    settings.worker.backends = Some(vec![NOBODY.to_owned()]);
+    settings
 }
 
 async fn run(

@@ -40,7 +40,7 @@ async fn measure_once(stage: &mut Stage, wakes: bool, span: Duration) -> anyhow:
     stage.clear_streams().await?;
     stage.schema.empty().await?;
     let system = System::publishing(stage).await?;
-    let worker = Worker::start(stage, &PUBLISHERS[..1], &[], &[])?;
+    let worker = Worker::start(stage.variables(&PUBLISHERS[..1]), &[])?;
     wait_ready(stage, &mut stage.reader(PUBLISHERS[0]).await?).await?;
     let mut connections = Vec::new();
     for _ in 0..WRITERS {
