@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError};
+use uuid::Uuid;
 
 use super::address::Address;
 use super::{entry, errors, meta_key};
@@ -11,17 +12,28 @@ use crate::backend::BackendError;
 use crate::event::OutboxEvent;
 use crate::settings::PublisherSettings;
 
+/// Entries that are read at once.
+const PAGE: u32 = 1_000;
+
+/// How long is waited for an entry; less than the connection waits for an answer.
+const BLOCK_MS: u32 = 100;
+
 pub(crate) struct BareStream {
     connection: MultiplexedConnection,
     stream: String,
     max_len: u64,
+    /// The last entry that was read.
+    last: String,
 }
+
+/// What XREAD answers: the entries of each stream, each with its place and its fields; nothing where none came.
+type Read = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
 
 impl BareStream {
     pub(crate) async fn connect(settings: &PublisherSettings) -> Result<Self, BackendError> {
         let mut address = Address::new(settings).map_err(BackendError::Unavailable)?;
         let connection = address.connect().await?;
-        Ok(Self { connection, stream: settings.stream_name.clone(), max_len: settings.max_len })
+        Ok(Self { connection, stream: settings.stream_name.clone(), max_len: settings.max_len, last: "0".to_owned() })
     }
 
     /// Removes the stream and what stands beside it, without holding the server up.
@@ -29,6 +41,21 @@ impl BareStream {
         let mut request = redis::cmd("UNLINK");
         request.arg(&self.stream).arg(meta_key(&self.stream));
         request.query_async(&mut self.connection).await.map_err(unavailable)
+    }
+
+    /// The ids of the events that came since the last call, as soon as there are any; none where none comes in time.
+    pub(crate) async fn next_ids(&mut self) -> Result<Vec<Uuid>, BackendError> {
+        let mut request = redis::cmd("XREAD");
+        request.arg("COUNT").arg(PAGE).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&self.stream).arg(&self.last);
+        let read: Read = request.query_async(&mut self.connection).await.map_err(unavailable)?;
+        let entries = read.into_iter().flatten().flat_map(|(_, entries)| entries);
+        let mut ids = Vec::new();
+        for (place, fields) in entries {
+            self.last = place;
+            let pairs = fields.chunks_exact(2).find(|pair| pair[0] == "event_id");
+            ids.extend(pairs.and_then(|pair| Uuid::parse_str(&pair[1]).ok()));
+        }
+        Ok(ids)
     }
 
     /// Adds the entries of these events in one pipeline.

@@ -11,7 +11,7 @@ use crate::settings::DatabaseSettings;
 use crate::store::postgres::bench::Content;
 use crate::store::{FetchRequest, Lane, Position, Range};
 
-const SMALL: u32 = 60;
+pub(super) const SMALL: u32 = 60;
 const LARGE: u32 = 16 << 10;
 const KEYS: u32 = 1_000;
 
@@ -106,19 +106,21 @@ async fn measure_once(bench: &mut Bench, run: Run, connections: usize) -> anyhow
         Run::LimitAll => samples.record("limit.all", fetch_and_update(stage, content.data, connections).await?),
         Run::LimitLarge => samples.record("limit.large", fetch_and_update(stage, content.data, 1).await?),
         Run::Xadd => samples.record("xadd", add_to_stream(stage, content.events).await?),
-        Run::Keys => samples.record("drain.keys", drain(stage, content, &PUBLISHERS[..1], &[]).await?.rate),
-        Run::Backends => samples.record("drain.backends", drain(stage, content, &PUBLISHERS, &[]).await?.rate),
+        Run::Keys => samples.record("drain.keys", drain(stage, content.events, &PUBLISHERS[..1], None).await?.rate),
+        Run::Backends => samples.record("drain.backends", drain(stage, content.events, &PUBLISHERS, None).await?.rate),
         Run::NoJournal => {
-            let without = [("OUTBOX_FAULT_SEAM", "journal")];
-            samples.record("drain.no_journal", drain(stage, content, &PUBLISHERS[..1], &without).await?.rate);
+            samples.record(
+                "drain.no_journal",
+                drain(stage, content.events, &PUBLISHERS[..1], Some("journal")).await?.rate,
+            );
         }
         Run::DrainLarge => {
-            let drain = drain(stage, content, &PUBLISHERS[..1], &[]).await?;
+            let drain = drain(stage, content.events, &PUBLISHERS[..1], None).await?;
             samples.record("drain.large", drain.rate);
             drain.usage.peak_mebibytes.into_iter().for_each(|peak| samples.record("drain.large.memory", peak));
         }
         Run::Drain => {
-            let drain = drain(stage, content, &PUBLISHERS[..1], &[]).await?;
+            let drain = drain(stage, content.events, &PUBLISHERS[..1], None).await?;
             samples.record("drain", drain.rate);
             samples.record("drain.wal", drain.wal);
             samples.record("drain.commits", drain.commits);
@@ -136,8 +138,8 @@ async fn prepare(stage: &mut Stage, content: Content) -> anyhow::Result<()> {
 }
 
 /// What a worker made of a backlog; but for the rate, for each event.
-struct Drain {
-    rate: f64,
+pub(super) struct Drain {
+    pub(super) rate: f64,
     wal: f64,
     commits: f64,
     dead: f64,
@@ -152,19 +154,16 @@ impl Drain {
     }
 }
 
-async fn drain(
-    stage: &Stage,
-    content: Content,
-    publishers: &[&str],
-    variables: &[(&str, &str)],
-) -> anyhow::Result<Drain> {
+pub(super) async fn drain(stage: &Stage, count: u32, publishers: &[&str], seam: Option<&str>) -> anyhow::Result<Drain> {
     let before = stage.schema.marks().await?;
-    let usage = Worker::start(stage, publishers, &["--until-empty"], variables)?.wait().await?;
+    let mut settings = stage.variables(publishers);
+    settings.extend(seam.map(|seam| ("OUTBOX_FAULT_SEAM", seam.to_owned())));
+    let usage = Worker::start(settings, &["--until-empty"])?.wait().await?;
     let after = stage.schema.marks().await?;
     let drained = stage.schema.drained().await?;
-    let expected = i64::from(content.events);
+    let expected = i64::from(count);
     anyhow::ensure!(drained.events == expected, "the worker published {} of {expected} events", drained.events);
-    let events = f64::from(content.events);
+    let events = f64::from(count);
     Ok(Drain {
         rate: events / drained.seconds,
         wal: (after.wal - before.wal) as f64 / events,
@@ -180,7 +179,7 @@ async fn drain(
 async fn connections_of_a_worker(bench: &mut Bench) -> anyhow::Result<usize> {
     let content = Run::Drain.content(bench.events.min(50_000));
     prepare(&mut bench.stage, content).await?;
-    let mut worker = Worker::start(&bench.stage, &PUBLISHERS[..1], &["--until-empty"], &[])?;
+    let mut worker = Worker::start(bench.stage.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
     let mut most = 0;
     while worker.is_running()? {
         most = most.max(bench.stage.schema.connections().await?);

@@ -15,9 +15,26 @@ const fn figure(name: &'static str, unit: &'static str, says: &'static str, of: 
     Figure { name, unit, says, of }
 }
 
+/// The four of one kind of wake-up, at one rate.
+macro_rules! latencies {
+    ($kind:literal, $says:literal) => {
+        [
+            figure(concat!("latency.", $kind, ".p50"), "ms", concat!("commit to entry, ", $says), &[]),
+            figure(concat!("latency.", $kind, ".p90"), "ms", "", &[]),
+            figure(concat!("latency.", $kind, ".p99"), "ms", "", &[]),
+            figure(concat!("latency.", $kind, ".max"), "ms", "", &[]),
+        ]
+    };
+}
+
 const RATE: &str = "events/s";
 
-pub(super) const FIGURES: &[Figure] = &[
+/// In the order in which they are shown.
+pub(super) fn all() -> impl Iterator<Item = &'static Figure> {
+    THROUGHPUT.iter().chain(LATENCY.as_flattened()).chain(REST)
+}
+
+const THROUGHPUT: &[Figure] = &[
     figure("limit.one", RATE, "fetch and update alone, one connection", &[]),
     figure("limit.all", RATE, "the same on as many connections as the worker has", &["limit.one"]),
     figure("limit.connections", "connections", "how many those are", &[]),
@@ -34,6 +51,38 @@ pub(super) const FIGURES: &[Figure] = &[
     figure("limit.large", RATE, "fetch and update alone, 16 KiB of data each", &[]),
     figure("drain.large", RATE, "a worker empties a backlog of these", &["limit.large"]),
     figure("drain.large.memory", "MiB", "the worker's memory at its peak", &[]),
+    figure("insert.one", RATE, "a raw INSERT for each event, one connection", &[]),
+    figure("publish", RATE, "`publish` instead, in a transaction of its own", &["insert.one"]),
+    figure("insert.many", RATE, "a raw INSERT of 1,000 events", &[]),
+    figure("publish.many", RATE, "`publish_many` of as many", &["insert.many"]),
+    figure("publish.64", RATE, "`publish` on 64 connections", &["publish"]),
+    figure("send.1", RATE, "`PublishEvent` from one sender", &["publish"]),
+    figure("send.8", RATE, "from 8 senders", &["publish"]),
+    figure("send.64", RATE, "from 64 senders", &["publish", "publish.64"]),
+];
+
+const LATENCY: &[[Figure; 4]] = &[
+    latencies!("same_process.200", "woken by the same process, 200 events/s"),
+    latencies!("same_process.2000", "woken by the same process, 2,000 events/s"),
+    latencies!("other_process.200", "woken by another process, 200 events/s"),
+    latencies!("other_process.2000", "woken by another process, 2,000 events/s"),
+    latencies!("polling.200", "polling alone, 200 events/s"),
+    latencies!("polling.2000", "polling alone, 2,000 events/s"),
+];
+
+const REST: &[Figure] = &[
+    figure("wakes.without", "commits/s", "32 writers, a worker that polls", &[]),
+    figure("wakes.with", "commits/s", "32 writers that wake it", &["wakes.without"]),
+    figure("idle.cpu", "% of a core", "an idle worker", &[]),
+    figure("idle.statements", "statements/s", "what it asks the database", &[]),
+    figure("backlog.short", RATE, "the first 100,000 of as many", &[]),
+    figure("backlog.long", RATE, "the first 100,000 of a long backlog", &["backlog.short"]),
+    figure("backlog.memory", "MiB", "the worker's memory at its peak", &[]),
+    figure("pinned.without", RATE, "a worker empties a backlog", &[]),
+    figure("pinned", RATE, "the same, where vacuum is held back", &["pinned.without"]),
+    figure("sqlite.drain", RATE, "a worker drains SQLite into a file of lines", &[]),
+    figure("sqlite.publish", RATE, "64 senders, each event in a transaction of its own", &[]),
+    figure("sqlite.send.64", RATE, "`PublishEvent` from 64 senders", &["sqlite.publish"]),
 ];
 
 #[cfg(test)]
@@ -44,8 +93,8 @@ mod tests {
 
     #[test]
     fn names_are_different_and_shares_are_of_figures() {
-        let names: HashSet<_> = FIGURES.iter().map(|figure| figure.name).collect();
-        assert_eq!(names.len(), FIGURES.len());
-        assert!(FIGURES.iter().flat_map(|figure| figure.of).all(|of| names.contains(of)));
+        let names: HashSet<_> = all().map(|figure| figure.name).collect();
+        assert_eq!(names.len(), all().count());
+        assert!(all().flat_map(|figure| figure.of).all(|of| names.contains(of)));
     }
 }

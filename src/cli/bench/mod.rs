@@ -3,26 +3,38 @@
 //! What is compared is measured in turns and in one run, so that the shares hold where the times do not: a busy machine
 //! slows both. One file for each group of figures.
 
+mod backlog;
 mod drain;
 mod figures;
+mod idle;
+mod latency;
 mod limit;
+mod pace;
+mod publishing;
 mod report;
 mod samples;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod stage;
+mod system;
+mod wakes;
 mod worker;
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
 
 use self::report::Report;
 use self::samples::Samples;
-use self::stage::Stage;
+use self::stage::{Plan, Stage};
 use super::arguments::Format;
 use super::progress::Progress;
 use super::worker::Signals;
 use crate::settings::Settings;
+
+const SHORTEST_SPAN: Duration = Duration::from_millis(20);
+const LONGEST_SPAN: Duration = Duration::from_secs(10);
 
 /// Measure what the database and Redis can do, and how much of it the outbox makes use of.
 ///
@@ -35,7 +47,8 @@ use crate::settings::Settings;
 #[command(after_help = "\
 Examples:
   outbox bench
-  outbox bench --only drain --rounds 5
+  outbox bench --only drain,latency --rounds 5
+  outbox bench --backlog 5 --pinned-horizon
   outbox bench --events 50000 --format json > figures.json")]
 pub(super) struct Args {
     /// Events in each measurement; a tenth of them where they are large.
@@ -44,6 +57,12 @@ pub(super) struct Args {
     /// These groups of figures alone.
     #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_enum)]
     only: Vec<Group>,
+    /// How fast a worker drains before a backlog of so many million events; takes minutes for each million to be written.
+    #[arg(long, value_name = "MILLIONS", value_parser = millions)]
+    backlog: Option<Millions>,
+    /// How fast a worker drains while a transaction is open that holds vacuum back.
+    #[arg(long)]
+    pinned_horizon: bool,
     /// How often each measurement is taken; the figures are medians.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
@@ -53,16 +72,73 @@ pub(super) struct Args {
 }
 
 /// What can be measured by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Group {
     /// How fast a worker empties a backlog, as a share of what the database alone takes.
     Drain,
+    /// What publishing costs beside the INSERT that it comes down to.
+    Publish,
+    /// How long it takes from a commit until the entry stands in the stream.
+    Latency,
+    /// What wake-ups cost those who write.
+    Wakes,
+    /// What a worker takes while there is nothing to do.
+    Idle,
+}
+
+/// One part of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Group(Group),
+    Backlog(u32),
+    Pinned,
 }
 
 impl Args {
-    fn groups(&self) -> BTreeSet<Group> {
-        let all = Group::value_variants().iter().copied();
-        all.filter(|group| self.only.is_empty() || self.only.contains(group)).collect()
+    /// What takes long and was asked for is measured alone, unless groups were named.
+    fn parts(&self) -> Vec<Part> {
+        let backlog = self.backlog.map(|Millions(events)| Part::Backlog(events));
+        let special: Vec<Part> = backlog.into_iter().chain(self.pinned_horizon.then_some(Part::Pinned)).collect();
+        let wanted = |group: &Group| if self.only.is_empty() { special.is_empty() } else { self.only.contains(group) };
+        let groups = Group::value_variants().iter().copied().filter(wanted).map(Part::Group);
+        groups.chain(special.iter().copied()).collect()
+    }
+}
+
+/// So many millions, as a number of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Millions(u32);
+
+fn millions(text: &str) -> Result<Millions, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (1e-6..=1e3).contains(number));
+    number
+        .map(|number| Millions((number * 1e6).round() as u32))
+        .ok_or("write how many millions, such as 5 or 0.5".to_owned())
+}
+
+impl Part {
+    fn steps(self, rounds: u32) -> u64 {
+        match self {
+            Self::Group(Group::Drain) => drain::steps(rounds),
+            Self::Group(Group::Publish) => publishing::steps(rounds),
+            Self::Group(Group::Latency) => latency::steps(rounds),
+            Self::Group(Group::Wakes) => wakes::steps(rounds),
+            Self::Group(Group::Idle) => idle::steps(rounds),
+            Self::Backlog(_) => backlog::backlog_steps(rounds),
+            Self::Pinned => backlog::pinned_steps(rounds),
+        }
+    }
+
+    async fn measure(self, bench: &mut Bench, plan: &Plan) -> anyhow::Result<()> {
+        match self {
+            Self::Group(Group::Drain) => drain::measure(bench).await,
+            Self::Group(Group::Publish) => publishing::measure(bench).await,
+            Self::Group(Group::Latency) => latency::measure(bench).await,
+            Self::Group(Group::Wakes) => wakes::measure(bench).await,
+            Self::Group(Group::Idle) => idle::measure(bench).await,
+            Self::Backlog(events) => backlog::measure_backlog(bench, plan, events).await,
+            Self::Pinned => backlog::measure_pinned(bench).await,
+        }
     }
 }
 
@@ -71,7 +147,13 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads that measure")?;
-    let report = runtime.block_on(measure(args, settings))?;
+    let report = runtime.block_on(async {
+        #[cfg(feature = "sqlite")]
+        if settings.database.url.expose().starts_with("sqlite:") {
+            return sqlite::measure(args, settings).await;
+        }
+        measure(args, settings).await
+    })?;
     match args.format {
         Format::Json => super::output::json(&report),
         Format::Table => report.print(),
@@ -80,33 +162,38 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
 
 /// Measures between raising the stage and striking it, whatever happens in between.
 async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
-    let mut signals = Signals::new()?;
-    let plan = stage::Plan::new(settings)?;
+    let plan = Plan::new(settings)?;
     plan.remove_abandoned().await?;
-    let measured = tokio::select! {
-        measured = perform(args, &plan) => measured,
-        signal = signals.next() => Err(anyhow::anyhow!("interrupted by {signal}")),
-    };
+    let measured = until_interrupted(perform(args, &plan)).await;
+    let removed = until_interrupted(plan.remove()).await.with_context(|| plan.what_is_left());
+    match (measured, removed) {
+        (Err(error), Err(left)) => Err(error.context(format!("{left:#}"))),
+        (measured, removed) => removed.and(measured),
+    }
+}
+
+/// Lets go of the work when SIGINT or SIGTERM comes.
+async fn until_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let mut signals = Signals::new()?;
     tokio::select! {
-        removed = plan.remove() => removed?,
-        _ = signals.next() => anyhow::bail!("interrupted twice; {}", plan.what_is_left()),
+        done = work => done,
+        signal = signals.next() => Err(anyhow::anyhow!("interrupted by {signal}")),
     }
-    measured
 }
 
-async fn perform(args: &Args, plan: &stage::Plan) -> anyhow::Result<Report> {
-    let mut bench = Bench::new(args, plan).await?;
-    for group in args.groups() {
-        match group {
-            Group::Drain => drain::measure(&mut bench).await?,
-        }
+async fn perform(args: &Args, plan: &Plan) -> anyhow::Result<Report> {
+    let steps = args.parts().into_iter().map(|part| part.steps(args.rounds));
+    let mut bench = Bench::new(args, plan.raise().await?, steps.sum());
+    for part in args.parts() {
+        part.measure(&mut bench, plan).await?;
     }
-    bench.into_report().await
+    let (database, redis) = bench.stage.versions().await?;
+    Ok(Report::new(bench.events, bench.rounds, database, Some(redis), &bench.samples))
 }
 
-/// A run under way.
-struct Bench {
-    stage: Stage,
+/// A run under way, in a place of its own.
+struct Bench<S = Stage> {
+    stage: S,
     events: u32,
     rounds: u32,
     samples: Samples,
@@ -115,20 +202,10 @@ struct Bench {
     steps: u64,
 }
 
-impl Bench {
-    async fn new(args: &Args, plan: &stage::Plan) -> anyhow::Result<Self> {
-        let steps = args.groups().into_iter().map(|group| match group {
-            Group::Drain => drain::steps(args.rounds),
-        });
-        Ok(Self {
-            stage: plan.raise().await?,
-            events: args.events,
-            rounds: args.rounds,
-            samples: Samples::default(),
-            progress: Progress::steps(),
-            done: 0,
-            steps: steps.sum(),
-        })
+impl<S> Bench<S> {
+    fn new(args: &Args, stage: S, steps: u64) -> Self {
+        let (samples, progress) = (Samples::default(), Progress::steps());
+        Self { stage, events: args.events, rounds: args.rounds, samples, progress, done: 0, steps }
     }
 
     /// Says what is measured next.
@@ -137,9 +214,9 @@ impl Bench {
         self.done += 1;
     }
 
-    async fn into_report(mut self) -> anyhow::Result<Report> {
-        let (database, redis) = self.stage.versions().await?;
-        Ok(Report::new(self.events, self.rounds, database, redis, &self.samples))
+    /// How long what is repeated goes on: 2 s by default.
+    fn span(&self) -> Duration {
+        (Duration::from_micros(10) * self.events).clamp(SHORTEST_SPAN, LONGEST_SPAN)
     }
 }
 

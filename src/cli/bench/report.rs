@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-use super::figures::FIGURES;
+use super::figures;
 use super::samples::Samples;
 use crate::cli::output;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     version: &'static str,
-    postgres: String,
-    redis: String,
+    database: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis: Option<String>,
     processors: usize,
     events: u32,
     rounds: u32,
@@ -31,15 +32,15 @@ struct Measured {
 }
 
 impl Report {
-    pub(super) fn new(events: u32, rounds: u32, postgres: String, redis: String, samples: &Samples) -> Self {
-        let measured = FIGURES.iter().filter_map(|figure| {
+    pub(super) fn new(events: u32, rounds: u32, database: String, redis: Option<String>, samples: &Samples) -> Self {
+        let measured = figures::all().filter_map(|figure| {
             let shares = figure.of.iter().filter_map(|of| Some((*of, samples.share(figure.name, of)?)));
             let value = samples.median(figure.name)?;
             Some((figure.name, Measured { value, unit: figure.unit, shares: shares.collect(), says: figure.says }))
         });
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            postgres,
+            database,
             redis,
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             events,
@@ -49,10 +50,10 @@ impl Report {
     }
 
     pub(super) fn print(&self) -> anyhow::Result<()> {
-        let Self { version, postgres, redis, processors, events, rounds, .. } = self;
+        let Self { version, database, redis, processors, events, rounds, .. } = self;
+        let redis = redis.as_ref().map(|version| format!(", Redis {version}")).unwrap_or_default();
         output::line(format_args!(
-            "outbox {version}, PostgreSQL {postgres}, Redis {redis}; {processors} processors here; {events} events, \
-             medians of {rounds}\n"
+            "outbox {version}, {database}{redis}; {processors} processors here; {events} events, medians of {rounds}\n"
         ))?;
         let rows = self.figures.iter().map(|(name, measured)| {
             let shares = measured.shares.iter().map(|(of, share)| format!("{:.0} % of {of}", share * 100.0));
@@ -86,7 +87,7 @@ mod tests {
         let mut samples = Samples::default();
         samples.record("limit.one", 1_000.0);
         samples.record("drain", 800.0);
-        let report = Report::new(10, 1, "15.1".to_owned(), "7.0.1".to_owned(), &samples);
+        let report = Report::new(10, 1, "PostgreSQL 15.1".to_owned(), Some("7.0.1".to_owned()), &samples);
         let json = serde_json::to_value(&report).unwrap();
         let drain = serde_json::json!({"value": 800.0, "unit": "events/s", "shares": {"limit.one": 0.8}});
         assert_eq!(json["figures"]["drain"], drain);

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
-pub(super) struct Samples(BTreeMap<&'static str, Vec<f64>>);
+pub(super) struct Samples(BTreeMap<String, Vec<f64>>);
 
 impl Samples {
-    pub(super) fn record(&mut self, name: &'static str, value: f64) {
-        self.0.entry(name).or_default().push(value);
+    pub(super) fn record(&mut self, name: impl Into<String>, value: f64) {
+        self.0.entry(name.into()).or_default().push(value);
     }
 
     pub(super) fn median(&self, name: &str) -> Option<f64> {

@@ -57,33 +57,48 @@ impl Plan {
     }
 
     pub(super) async fn raise(&self) -> anyhow::Result<Stage> {
+        self.raise_as(&self.suffix).await
+    }
+
+    /// Another one beside the first.
+    pub(super) async fn raise_second(&self) -> anyhow::Result<Stage> {
+        self.raise_as(&self.second()).await
+    }
+
+    fn second(&self) -> String {
+        format!("{}b", self.suffix)
+    }
+
+    async fn raise_as(&self, suffix: &str) -> anyhow::Result<Stage> {
         let mut streams = BTreeMap::new();
-        for (name, settings) in self.publishers(&self.suffix) {
+        for (name, settings) in self.publishers(suffix) {
             let stream = BareStream::connect(&settings).await.context("Redis cannot be measured")?;
             streams.insert(name, Stream { settings, stream });
         }
-        let schema = BenchSchema::create(&self.database, &self.suffix).await?;
+        let schema = BenchSchema::create(&self.database, suffix).await?;
         Ok(Stage { schema, streams, worker: self.worker.clone() })
     }
 
     /// Removes everything that this run has made, by connections of its own.
     pub(super) async fn remove(&self) -> anyhow::Result<()> {
         let removed = async {
-            BenchSchema::remove(&self.database, &self.suffix).await?;
-            self.remove_streams(&self.suffix).await
+            for suffix in [&self.suffix, &self.second()] {
+                BenchSchema::remove(&self.database, suffix).await?;
+                self.remove_streams(suffix).await?;
+            }
+            Ok(())
         };
         let removed = tokio::time::timeout(REMOVAL_LIMIT, removed).await.context("the servers do not answer");
-        removed.and_then(|removed| removed).with_context(|| self.what_is_left())
+        removed.and_then(|removed| removed)
     }
 
     /// What to do by hand; the next run does it as well.
     pub(super) fn what_is_left(&self) -> String {
-        let streams: Vec<String> = self.publishers(&self.suffix).map(|(_, publisher)| publisher.stream_name).collect();
         format!(
-            "something may be left behind; run `outbox bench` again, or {} in {}, and remove the streams {} and their meta keys",
-            BenchSchema::removal(&self.suffix),
+            "something may be left behind: run `outbox bench` again, or remove the schemas {name}* in {} and the keys \
+             {name}* in Redis",
             self.database,
-            streams.join(", ")
+            name = name_of(&self.suffix)
         )
     }
 
@@ -127,21 +142,35 @@ impl Stage {
         Ok(())
     }
 
+    /// Another connection to a stream, for reading it from its start.
+    pub(super) async fn reader(&self, publisher: &str) -> anyhow::Result<BareStream> {
+        let stream = self.streams.get(publisher).context("there is no such stream")?;
+        Ok(BareStream::connect(&stream.settings).await?)
+    }
+
     pub(super) async fn versions(&mut self) -> anyhow::Result<(String, String)> {
         let redis = match self.streams.values_mut().next() {
             Some(stream) => stream.stream.version().await?,
             None => String::new(),
         };
-        Ok((self.schema.version().await?, redis))
+        Ok((format!("PostgreSQL {}", self.schema.version().await?), redis))
     }
 
-    /// The settings of a worker that serves these publishers here, as environment variables: passwords are not for
-    /// the list of processes.
-    pub(super) fn variables(&self, publishers: &[&str]) -> Vec<(&'static str, String)> {
+    /// The settings of a system in this process that serves these publishers here.
+    pub(super) fn settings(&self, publishers: &[&str]) -> Settings {
         let served = self.streams.iter().filter(|(name, _)| publishers.contains(name));
-        let served: serde_json::Map<String, Value> =
-            served.map(|(name, stream)| ((*name).to_owned(), described(&stream.settings))).collect();
-        let worker = &self.worker;
+        let mut settings = Settings::default();
+        settings.database.url = self.schema.url().clone();
+        settings.publishers = served.map(|(name, it)| ((*name).to_owned(), it.settings.clone())).collect();
+        settings.worker = WorkerSettings { name: None, backends: None, ..self.worker.clone() };
+        settings
+    }
+
+    /// The same for a worker in another one, as environment variables: passwords are not for the list of processes.
+    pub(super) fn variables(&self, publishers: &[&str]) -> Vec<(&'static str, String)> {
+        let Settings { publishers, worker, .. } = self.settings(publishers);
+        let publishers: serde_json::Map<String, Value> =
+            publishers.into_iter().map(|(name, publisher)| (name, described(&publisher))).collect();
         let worker = json!({
             "batch_size": worker.batch_size,
             "poll_interval": worker.poll_interval.as_secs_f64(),
@@ -152,7 +181,7 @@ impl Stage {
         });
         vec![
             ("OUTBOX__DATABASE__URL", self.schema.url().expose().to_owned()),
-            ("OUTBOX__PUBLISHERS", Value::Object(served).to_string()),
+            ("OUTBOX__PUBLISHERS", Value::Object(publishers).to_string()),
             ("OUTBOX__WORKER", worker.to_string()),
         ]
     }

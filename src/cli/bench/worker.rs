@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::stage::Stage;
-
 /// How often it is looked at, and so how much of its time may be missed at its end.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -29,13 +27,8 @@ pub(super) struct Usage {
 }
 
 impl Worker {
-    /// Starts this very program as a worker that serves these publishers.
-    pub(super) fn start(
-        stage: &Stage,
-        publishers: &[&str],
-        arguments: &[&str],
-        variables: &[(&str, &str)],
-    ) -> anyhow::Result<Self> {
+    /// Starts this very program as a worker with these settings and no others.
+    pub(super) fn start(settings: Vec<(&str, String)>, arguments: &[&str]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program, which is to be the worker")?;
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -45,8 +38,7 @@ impl Worker {
         }
         // An empty file, so that none in the working directory is read.
         command.env("OUTBOX_CONFIG", "/dev/null").env("OUTBOX_LOG", "error");
-        command.envs(stage.variables(publishers)).envs(variables.iter().copied());
-        command.args(["worker", "--measured"]).args(arguments);
+        command.envs(settings).args(["worker", "--measured"]).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start a worker")?;
         let said = child.stderr.take().map(|stderr| std::thread::spawn(move || read_all(stderr)));
@@ -59,6 +51,17 @@ impl Worker {
         self.usage =
             Usage { cpu: now.cpu.or(self.usage.cpu), peak_mebibytes: now.peak_mebibytes.or(self.usage.peak_mebibytes) };
         Ok(self.child.try_wait().context("cannot wait for the worker")?.is_none())
+    }
+
+    /// What it has taken so far.
+    pub(super) fn usage(&self) -> Usage {
+        usage(self.child.id())
+    }
+
+    /// Lets it finish what is in flight and give its share back.
+    pub(super) async fn stop(mut self) -> anyhow::Result<Usage> {
+        drop(self.leash.take());
+        self.wait().await
     }
 
     /// Waits until it has ended, which must be a good end.

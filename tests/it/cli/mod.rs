@@ -1,5 +1,6 @@
 //! The command line on a SQLite file: no server is needed.
 
+mod bench;
 mod events;
 mod operations;
 mod publish;

@@ -17,8 +17,13 @@ pub(crate) struct Content {
 impl BenchSchema {
     /// Empties the table and fills it.
     pub(crate) async fn refill(&self, content: Content) -> Result<()> {
-        self.run("TRUNCATE outbox_events, outbox_workers, bench_starts").await?;
+        self.empty().await?;
         self.fill(content).await
+    }
+
+    /// Removes all events.
+    pub(crate) async fn empty(&self) -> Result<()> {
+        self.run("TRUNCATE outbox_events, outbox_workers, bench_starts").await
     }
 
     /// Adds events, and leaves the table as vacuum does, so that no measurement pays for what was written before it.
@@ -30,7 +35,12 @@ impl BenchSchema {
         self.settle_down().await
     }
 
-    pub(crate) async fn settle_down(&self) -> Result<()> {
+    /// Records all events as published, long ago; each leaves a dead row behind.
+    pub(crate) async fn publish_all(&self) -> Result<()> {
+        self.run("UPDATE outbox_events SET status = 'published', published_at = '2000-01-01', updated_at = now()").await
+    }
+
+    async fn settle_down(&self) -> Result<()> {
         self.run("VACUUM (ANALYZE) outbox_events").await?;
         // Not everybody may; then the server writes its pages out whenever it does.
         let _ = self.client.batch_execute("CHECKPOINT").await;

@@ -7,19 +7,13 @@ use super::{BenchSchema, MEASURE, PREFIX, Result, lock_of, refused};
 use crate::settings::Secret;
 
 impl BenchSchema {
-    /// Removes a schema by a connection of its own, for others may be broken or busy; returns what removes it by hand
-    /// beside the error where that failed.
+    /// Removes a schema by a connection of its own, for others may be broken or busy.
     pub(crate) async fn remove(database: &Secret, suffix: &str) -> Result<()> {
         let name = format!("{PREFIX}{suffix}");
         let target = Target::from_url(database.expose()).map_err(refused)?;
         let client = target.connect().await?;
         let removed = remove(&client, &name).await;
         removed.map_err(|error| target.driver_error(MEASURE, &error))
-    }
-
-    /// The statement that removes it.
-    pub(crate) fn removal(suffix: &str) -> String {
-        format!("DROP SCHEMA IF EXISTS {PREFIX}{suffix} CASCADE")
     }
 }
 
@@ -51,7 +45,7 @@ async fn remove_unlocked(client: &Client) -> std::result::Result<Vec<String>, to
 /// Ends what still works in it: a statement that nobody waits for any more would hold its tables.
 async fn remove(client: &Client, name: &str) -> std::result::Result<(), tokio_postgres::Error> {
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-        WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()";
+        WHERE starts_with(application_name, $1) AND usename = current_user AND pid <> pg_backend_pid()";
     client.query(end, &[&name]).await?;
     client.batch_execute(&format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await
 }

@@ -55,7 +55,25 @@ impl BenchSchema {
         row.and_then(|row| row.try_get(0)).map_err(|error| self.failed(&error))
     }
 
-    async fn wait_quiet(&self) -> Result<()> {
+    /// Commits so far in the whole database; a connection tells of them within a second.
+    pub(crate) async fn commits(&self) -> Result<i64> {
+        self.number("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()").await
+    }
+
+    /// Updates of events so far, likewise.
+    pub(crate) async fn updates(&self) -> Result<i64> {
+        let question = "SELECT n_tup_upd FROM pg_stat_user_tables \
+            WHERE relname = 'outbox_events' AND schemaname = current_schema()";
+        self.number(question).await
+    }
+
+    async fn number(&self, question: &str) -> Result<i64> {
+        let row = self.client.query_one(question, &[]).await;
+        row.and_then(|row| row.try_get(0)).map_err(|error| self.failed(&error))
+    }
+
+    /// Waits until nobody else works here.
+    pub(crate) async fn wait_quiet(&self) -> Result<()> {
         let deadline = tokio::time::Instant::now() + LEAVING;
         while self.connections().await? > 0 {
             if tokio::time::Instant::now() > deadline {
@@ -68,10 +86,20 @@ impl BenchSchema {
 
     /// What the last worker has done.
     pub(crate) async fn drained(&self) -> Result<Drained> {
-        let question = "SELECT count(*), coalesce(extract(epoch FROM max(published_at) - \
-            (SELECT max(at) FROM bench_starts)), 0)::float8 FROM outbox_events WHERE status = 'published'";
+        let question = "SELECT count(*), coalesce(extract(epoch FROM max(published_at) - max(s.at)), 0)::float8 \
+            FROM outbox_events e, (SELECT max(at) AS at FROM bench_starts) s \
+            WHERE e.status = 'published' AND e.published_at >= s.at";
         let row = self.client.query_one(question, &[]).await.map_err(|error| self.failed(&error))?;
         let read = || Ok(Drained { events: row.try_get(0)?, seconds: row.try_get(1)? });
         read().map_err(|error| self.failed(&error))
+    }
+
+    /// How many seconds the last worker took for so many events.
+    pub(crate) async fn seconds_for(&self, events: u32) -> Result<Option<f64>> {
+        let question = "SELECT extract(epoch FROM e.published_at - s.at)::float8 \
+            FROM outbox_events e, (SELECT max(at) AS at FROM bench_starts) s \
+            WHERE e.status = 'published' AND e.published_at >= s.at ORDER BY e.published_at OFFSET $1 LIMIT 1";
+        let row = self.client.query_opt(question, &[&(i64::from(events) - 1)]).await;
+        row.and_then(|row| row.map(|row| row.try_get(0)).transpose()).map_err(|error| self.failed(&error))
     }
 }

@@ -6,6 +6,7 @@
 mod content;
 mod leftovers;
 mod marks;
+mod raw;
 
 use std::fmt::Display;
 
@@ -20,6 +21,7 @@ use crate::store::Store;
 
 pub(crate) use content::Content;
 pub(crate) use leftovers::remove_abandoned;
+pub(crate) use raw::RawConnection;
 
 /// What the name of every such schema begins with.
 const PREFIX: &str = "outbox_bench_";

@@ -1,0 +1,100 @@
+//! Whether a worker is as fast before a long backlog, and where vacuum is held back.
+
+use std::time::Duration;
+
+use super::drain::{SMALL, drain};
+use super::stage::{PUBLISHERS, Plan, Stage};
+use super::worker::{Usage, Worker};
+use super::{Bench, in_turns};
+use crate::store::postgres::bench::Content;
+
+/// Events of the short backlog, and so many are drained of the long one.
+const SHORT: u32 = 100_000;
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+fn content(events: u32) -> Content {
+    Content { events, data: SMALL, keys: 0, lanes: &[""] }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Run {
+    Short,
+    Long,
+}
+
+pub(super) fn backlog_steps(rounds: u32) -> u64 {
+    u64::from(rounds) * 2 + 1
+}
+
+/// The first events of a backlog of so many, against those of a short one.
+pub(super) async fn measure_backlog(bench: &mut Bench, plan: &Plan, events: u32) -> anyhow::Result<()> {
+    bench.step("writing a long backlog");
+    let mut long = plan.raise_second().await?;
+    long.schema.refill(content(events)).await?;
+    let first = bench.events.min(SHORT).min(events);
+    for round in 0..bench.rounds {
+        for run in in_turns(&[Run::Short, Run::Long], round) {
+            bench.step("draining before a backlog");
+            match run {
+                Run::Short => {
+                    bench.stage.schema.refill(content(first)).await?;
+                    let (rate, _) = drain_first(&mut bench.stage, first).await?;
+                    bench.samples.record("backlog.short", rate);
+                }
+                Run::Long => {
+                    let (rate, usage) = drain_first(&mut long, first).await?;
+                    bench.samples.record("backlog.long", rate);
+                    usage.peak_mebibytes.into_iter().for_each(|peak| bench.samples.record("backlog.memory", peak));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lets a worker run until it has published so many. Returns events a second.
+async fn drain_first(stage: &mut Stage, events: u32) -> anyhow::Result<(f64, Usage)> {
+    stage.clear_streams().await?;
+    stage.schema.wait_quiet().await?;
+    let before = stage.schema.updates().await?;
+    let mut worker = Worker::start(stage.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
+    while worker.is_running()? && stage.schema.updates().await? - before < i64::from(events) {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    let usage = worker.stop().await?;
+    match stage.schema.seconds_for(events).await? {
+        Some(seconds) => Ok((f64::from(events) / seconds, usage)),
+        None => {
+            anyhow::bail!("the worker published fewer than {events} events: the backlog is too short for the rounds")
+        }
+    }
+}
+
+pub(super) fn pinned_steps(rounds: u32) -> u64 {
+    u64::from(rounds) * 2
+}
+
+/// With a transaction open that keeps 500,000 dead rows, for 200,000 events, against without.
+pub(super) async fn measure_pinned(bench: &mut Bench) -> anyhow::Result<()> {
+    let events = bench.events;
+    let dead = events.saturating_mul(5) / 2;
+    for round in 0..bench.rounds {
+        for pinned in in_turns(&[false, true], round) {
+            bench.step("draining while vacuum is held back");
+            let stage = &mut bench.stage;
+            stage.clear_streams().await?;
+            stage.schema.empty().await?;
+            let pin = if pinned { Some(stage.schema.pin().await?) } else { None };
+            if pinned {
+                stage.schema.fill(content(dead)).await?;
+                stage.schema.publish_all().await?;
+            }
+            stage.schema.fill(content(events)).await?;
+            let drained = drain(stage, events, &PUBLISHERS[..1], None).await?;
+            drop(pin);
+            bench.samples.record(if pinned { "pinned" } else { "pinned.without" }, drained.rate);
+        }
+    }
+    Ok(())
+}

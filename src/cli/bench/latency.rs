@@ -1,0 +1,188 @@
+//! How long it takes from the answer to a commit until the entry stands in the stream.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::publishing::event;
+use super::stage::{PUBLISHERS, Stage};
+use super::system::System;
+use super::worker::Worker;
+use super::{Bench, in_turns};
+use crate::backend::redis_stream::bare::BareStream;
+use crate::publish::publish;
+use crate::store::postgres::bench::RawConnection;
+use crate::system::Outbox;
+
+/// Who wakes the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// The process that it is a part of.
+    Same,
+    /// Another process.
+    Other,
+    /// Nobody: it looks every `poll_interval`.
+    Nobody,
+}
+
+/// Events a second.
+const RATES: [u32; 2] = [200, 2_000];
+
+/// Connections that the events are written on.
+const WRITERS: u32 = 8;
+
+/// How long events are written.
+const SPAN: u32 = 4;
+
+/// How long an entry may be on its way before it counts as lost.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn runs() -> Vec<(Wake, u32)> {
+    let wakes = [Wake::Same, Wake::Other, Wake::Nobody];
+    wakes.into_iter().flat_map(|wake| RATES.map(|rate| (wake, rate))).collect()
+}
+
+pub(super) fn steps(rounds: u32) -> u64 {
+    u64::from(rounds) * runs().len() as u64
+}
+
+pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    for round in 0..bench.rounds {
+        for (wake, rate) in in_turns(&runs(), round) {
+            bench.step("latency");
+            let latencies = measure_once(&mut bench.stage, wake, rate, bench.events).await?;
+            for (name, value) in quantiles(latencies) {
+                bench.samples.record(format!("latency.{}.{rate}.{name}", wake.name()), value);
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Wake {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Same => "same_process",
+            Self::Other => "other_process",
+            Self::Nobody => "polling",
+        }
+    }
+}
+
+async fn measure_once(stage: &mut Stage, wake: Wake, rate: u32, events: u32) -> anyhow::Result<Vec<Duration>> {
+    stage.clear_streams().await?;
+    stage.schema.empty().await?;
+    let system = match wake {
+        Wake::Same => Some(System::working(stage).await?),
+        Wake::Other => Some(System::publishing(stage).await?),
+        Wake::Nobody => None,
+    };
+    let worker = match wake {
+        Wake::Same => None,
+        Wake::Other | Wake::Nobody => Some(Worker::start(stage.variables(&PUBLISHERS[..1]), &[])?),
+    };
+    let mut stream = stage.reader(PUBLISHERS[0]).await?;
+    wait_ready(stage, &mut stream).await?;
+    let outbox = system.as_ref().map(|system| system.outbox.clone());
+    let latencies = write_and_read(stage, stream, outbox, rate, events.min(rate * SPAN)).await?;
+    if let Some(worker) = worker {
+        worker.stop().await?;
+    }
+    Ok(latencies)
+}
+
+/// Publishes one event and waits until the worker has brought it.
+pub(super) async fn wait_ready(stage: &Stage, stream: &mut BareStream) -> anyhow::Result<()> {
+    let mut raw = stage.schema.connection().await?;
+    let first = publish(&mut raw.conn, event()).await?;
+    let came = async {
+        while !stream.next_ids().await?.contains(&first.id) {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, came)
+        .await
+        .with_context(|| format!("the worker brought no event in {PATIENCE:?}"))?
+}
+
+async fn write_and_read(
+    stage: &Stage,
+    stream: BareStream,
+    outbox: Option<Outbox>,
+    rate: u32,
+    events: u32,
+) -> anyhow::Result<Vec<Duration>> {
+    let each = events.div_ceil(WRITERS);
+    let period = Duration::from_secs(1) * WRITERS / rate;
+    let mut connections = Vec::new();
+    for _ in 0..WRITERS {
+        connections.push(stage.schema.connection().await?);
+    }
+    let reading = tokio::spawn(read(stream, usize::try_from(each * WRITERS)?));
+    let mut writing = JoinSet::new();
+    for (number, raw) in (0..).zip(connections) {
+        let first = tokio::time::Instant::now() + period * number / WRITERS;
+        writing.spawn(write(raw, outbox.clone(), tokio::time::interval_at(first, period), each));
+    }
+    let mut committed = Vec::new();
+    while let Some(written) = writing.join_next().await {
+        committed.extend(written.context("a measurement was given up")??);
+    }
+    let seen = tokio::time::timeout(PATIENCE, reading).await.context("entries are missing in the stream")???;
+    // Where the entry was seen before the commit was answered, it took no time.
+    let latency = |(id, at): &(Uuid, Instant)| seen.get(id).map(|seen| seen.saturating_duration_since(*at));
+    committed.iter().map(latency).collect::<Option<_>>().context("entries are missing in the stream")
+}
+
+/// Publishes so many events, one in each interval, and says when each was committed.
+async fn write(
+    mut raw: RawConnection,
+    outbox: Option<Outbox>,
+    mut interval: tokio::time::Interval,
+    events: u32,
+) -> anyhow::Result<Vec<(Uuid, Instant)>> {
+    let mut committed = Vec::new();
+    for _ in 0..events {
+        interval.tick().await;
+        let stored = publish(&mut raw.conn, event()).await?;
+        committed.push((stored.id, Instant::now()));
+        if let Some(outbox) = &outbox {
+            outbox.wake();
+        }
+    }
+    Ok(committed)
+}
+
+/// Reads so many entries, and says when each was there.
+async fn read(mut stream: BareStream, entries: usize) -> anyhow::Result<HashMap<Uuid, Instant>> {
+    let mut seen = HashMap::new();
+    while seen.len() < entries {
+        let ids = stream.next_ids().await?;
+        let now = Instant::now();
+        seen.extend(ids.into_iter().map(|id| (id, now)));
+    }
+    Ok(seen)
+}
+
+/// In milliseconds.
+fn quantiles(mut latencies: Vec<Duration>) -> Vec<(&'static str, f64)> {
+    latencies.sort_unstable();
+    let last = latencies.len().saturating_sub(1);
+    let at = |share: f64| latencies.get((last as f64 * share).round() as usize).map(|it| it.as_secs_f64() * 1e3);
+    let wanted = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];
+    wanted.into_iter().filter_map(|(name, share)| Some((name, at(share)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_taken_from_what_was_measured() {
+        let latencies = (0..=100).rev().map(Duration::from_millis).collect();
+        assert_eq!(quantiles(latencies), [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("max", 100.0)]);
+        assert_eq!(quantiles(Vec::new()), []);
+    }
+}

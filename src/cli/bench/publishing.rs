@@ -1,0 +1,157 @@
+//! What publishing costs beside the INSERT that it comes down to.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+
+use super::pace::Pace;
+use super::stage::Stage;
+use super::system::System;
+use super::{Bench, in_turns};
+use crate::publish::{NewEvent, publish, publish_many};
+use crate::store::postgres::bench::RawConnection;
+use crate::system::Outbox;
+
+pub(super) const EVENT_TYPE: &str = "order.placed";
+pub(super) const SOURCE: &str = "/shop/orders";
+
+/// Events in one statement.
+const MANY: usize = 1_000;
+
+#[derive(Debug, Clone, Copy)]
+enum Run {
+    InsertOne,
+    Publish,
+    InsertMany,
+    PublishMany,
+    /// So many senders, each with a connection and its own transactions.
+    PublishFrom(usize),
+    /// So many senders of one system.
+    SendFrom(usize),
+}
+
+const RUNS: [Run; 8] = [
+    Run::InsertOne,
+    Run::Publish,
+    Run::InsertMany,
+    Run::PublishMany,
+    Run::SendFrom(1),
+    Run::SendFrom(8),
+    Run::PublishFrom(64),
+    Run::SendFrom(64),
+];
+
+pub(super) fn steps(rounds: u32) -> u64 {
+    u64::from(rounds) * RUNS.len() as u64
+}
+
+pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    let span = bench.span();
+    for round in 0..bench.rounds {
+        for run in in_turns(&RUNS, round) {
+            bench.step("publishing");
+            bench.stage.schema.empty().await?;
+            let (name, rate) = measure_once(&bench.stage, run, span).await?;
+            bench.samples.record(name, rate);
+        }
+    }
+    Ok(())
+}
+
+async fn measure_once(stage: &Stage, run: Run, span: Duration) -> anyhow::Result<(String, f64)> {
+    Ok(match run {
+        Run::InsertOne => ("insert.one".to_owned(), insert_one(stage, span).await?),
+        Run::Publish => ("publish".to_owned(), publish_one(stage.schema.connection().await?, span).await?),
+        Run::InsertMany => ("insert.many".to_owned(), MANY as f64 * insert_many(stage, span).await?),
+        Run::PublishMany => ("publish.many".to_owned(), MANY as f64 * publish_together(stage, span).await?),
+        Run::PublishFrom(senders) => (format!("publish.{senders}"), publish_from(stage, senders, span).await?),
+        Run::SendFrom(senders) => (format!("send.{senders}"), send_from(stage, senders, span).await?),
+    })
+}
+
+async fn insert_one(stage: &Stage, span: Duration) -> anyhow::Result<f64> {
+    let mut raw = stage.schema.connection().await?;
+    let mut pace = Pace::over(span);
+    while pace.goes_on() {
+        raw.insert_one(EVENT_TYPE, SOURCE, &data()).await?;
+    }
+    Ok(pace.rate())
+}
+
+async fn insert_many(stage: &Stage, span: Duration) -> anyhow::Result<f64> {
+    let mut raw = stage.schema.connection().await?;
+    let mut pace = Pace::over(span);
+    while pace.goes_on() {
+        let data: Vec<String> = (0..MANY).map(|_| data()).collect();
+        raw.insert_many(EVENT_TYPE, SOURCE, &data).await?;
+    }
+    Ok(pace.rate())
+}
+
+async fn publish_one(mut raw: RawConnection, span: Duration) -> anyhow::Result<f64> {
+    let mut pace = Pace::over(span);
+    while pace.goes_on() {
+        publish(&mut raw.conn, event()).await?;
+    }
+    Ok(pace.rate())
+}
+
+async fn publish_together(stage: &Stage, span: Duration) -> anyhow::Result<f64> {
+    let mut raw = stage.schema.connection().await?;
+    let mut pace = Pace::over(span);
+    while pace.goes_on() {
+        publish_many(&mut raw.conn, (0..MANY).map(|_| event())).await?;
+    }
+    Ok(pace.rate())
+}
+
+async fn publish_from(stage: &Stage, senders: usize, span: Duration) -> anyhow::Result<f64> {
+    let mut connections = Vec::new();
+    for _ in 0..senders {
+        connections.push(stage.schema.connection().await?);
+    }
+    sum_of(connections.into_iter().map(|raw| publish_one(raw, span)).collect()).await
+}
+
+async fn send_from(stage: &Stage, senders: usize, span: Duration) -> anyhow::Result<f64> {
+    let system = System::publishing(stage).await?;
+    sum_of((0..senders).map(|_| send(system.outbox.clone(), span)).collect()).await
+}
+
+pub(super) async fn send(outbox: Outbox, span: Duration) -> anyhow::Result<f64> {
+    let mut pace = Pace::over(span);
+    while pace.goes_on() {
+        outbox.send(event()).await?;
+    }
+    Ok(pace.rate())
+}
+
+/// What all of them did together.
+pub(super) async fn sum_of(mut running: JoinSet<anyhow::Result<f64>>) -> anyhow::Result<f64> {
+    let mut sum = 0.0;
+    while let Some(rate) = running.join_next().await {
+        sum += rate.context("a measurement was given up")??;
+    }
+    Ok(sum)
+}
+
+pub(super) fn event() -> NewEvent {
+    NewEvent::new(EVENT_TYPE, SOURCE).data_json(data())
+}
+
+/// 60 characters.
+fn data() -> String {
+    format!("{{\"n\": 1234567, \"note\": \"{}\"}}", "x".repeat(34))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_sixty_characters_of_data() {
+        assert_eq!(data().len(), 60);
+        assert!(serde_json::from_str::<serde_json::Value>(&data()).is_ok());
+    }
+}

@@ -1,0 +1,188 @@
+//! The same questions to SQLite: how fast a worker drains into a file of lines, and what publishing costs.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::json;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::pace::Pace;
+use super::publishing::{event, send, sum_of};
+use super::report::Report;
+use super::system::{System, only_publishing};
+use super::worker::Worker;
+use super::{Args, Bench, in_turns, until_interrupted};
+use crate::cli::exit::Usage;
+use crate::settings::{DatabaseSettings, PublisherSettings, Settings};
+use crate::store::Store;
+
+/// What the folder's name ends with, before a number that no other has.
+const MARK: &str = ".bench-";
+
+/// Events that are written in one transaction while a backlog is made.
+const PAGE: u32 = 1_000;
+
+const SENDERS: usize = 64;
+
+#[derive(Debug, Clone, Copy)]
+enum Run {
+    Drain,
+    Publish,
+    Send,
+}
+
+const RUNS: [Run; 3] = [Run::Drain, Run::Publish, Run::Send];
+
+pub(super) async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
+    if !args.only.is_empty() || args.backlog.is_some() || args.pinned_horizon {
+        let problem = "--only, --backlog and --pinned-horizon are for PostgreSQL, and the database is a sqlite:// file";
+        return Err(Usage(problem.to_owned()).into());
+    }
+    let url = settings.database.url.expose();
+    let path = url.strip_prefix("sqlite:").map_or(url, |rest| rest.strip_prefix("//").unwrap_or(rest));
+    remove_abandoned(path)?;
+    let folder = Folder::create(path)?;
+    let mut bench = Bench::new(args, folder, u64::from(args.rounds) * RUNS.len() as u64);
+    until_interrupted(perform(&mut bench)).await?;
+    Ok(Report::new(bench.events, bench.rounds, "SQLite".to_owned(), None, &bench.samples))
+}
+
+async fn perform(bench: &mut Bench<Folder>) -> anyhow::Result<()> {
+    let (events, span) = (bench.events, bench.span());
+    for round in 0..bench.rounds {
+        for run in in_turns(&RUNS, round) {
+            bench.step("SQLite");
+            let place = bench.stage.new_place().await?;
+            let (name, rate) = match run {
+                Run::Drain => ("sqlite.drain", drain(&place, events).await?),
+                Run::Publish => ("sqlite.publish", publish_one_by_one(&place, span).await?),
+                Run::Send => ("sqlite.send.64", send_together(&place, span).await?),
+            };
+            bench.samples.record(name, rate);
+        }
+    }
+    Ok(())
+}
+
+/// A folder of the run's own beside the database, and so on its disk; removed when dropped.
+struct Folder {
+    path: PathBuf,
+    /// Locked while the run is alive.
+    _lock: File,
+    places: u32,
+}
+
+impl Folder {
+    fn create(database: &str) -> anyhow::Result<Self> {
+        let path = PathBuf::from(format!("{database}{MARK}{}", &Uuid::new_v4().simple().to_string()[..12]));
+        let made = || {
+            std::fs::create_dir(&path)?;
+            let lock = File::create(path.join("lock"))?;
+            lock.lock()?;
+            std::io::Result::Ok(lock)
+        };
+        let lock = made().with_context(|| format!("cannot make the folder {} to measure in", path.display()))?;
+        Ok(Self { path, _lock: lock, places: 0 })
+    }
+
+    /// An empty database, without what stood in the one before.
+    async fn new_place(&mut self) -> anyhow::Result<Place> {
+        self.places += 1;
+        // What is not removed now is when the folder is.
+        let _ = std::fs::remove_dir_all(self.path.join((self.places - 1).to_string()));
+        let path = self.path.join(self.places.to_string());
+        std::fs::create_dir(&path).with_context(|| format!("cannot make the folder {}", path.display()))?;
+        let mut settings = Settings::default();
+        settings.database.url = format!("sqlite://{}", path.join("outbox.db").display()).as_str().into();
+        let store = crate::store::connect(&settings.database)?;
+        store.migrate(&|_| ()).await?;
+        let lines = path.join("lines.jsonl").display().to_string();
+        let publisher =
+            PublisherSettings { backend: "jsonl".to_owned(), path: Some(lines), ..PublisherSettings::default() };
+        settings.publishers.insert("default".to_owned(), publisher);
+        Ok(Place { settings, store })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            drop(writeln!(std::io::stderr(), "cannot remove {}: {error}; please do it by hand", self.path.display()));
+        }
+    }
+}
+
+/// Removes the folders of runs that were killed, and says so.
+fn remove_abandoned(database: &str) -> anyhow::Result<()> {
+    let database = Path::new(database);
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = database.file_name().context("the database's address names no file")?.to_string_lossy();
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let ours = path.file_name().is_some_and(|other| other.to_string_lossy().starts_with(&format!("{name}{MARK}")));
+        let lock = if ours { File::open(path.join("lock")).ok() } else { None };
+        if lock.is_some_and(|lock| lock.try_lock().is_ok()) && std::fs::remove_dir_all(&path).is_ok() {
+            drop(writeln!(std::io::stderr(), "removed what a run that was killed had left: {}", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// One measurement's database.
+struct Place {
+    settings: Settings,
+    store: Arc<dyn Store>,
+}
+
+/// Events a second, from the worker's start to its end.
+async fn drain(place: &Place, events: u32) -> anyhow::Result<f64> {
+    let mut left = events;
+    while left > 0 {
+        let count = left.min(PAGE);
+        place.store.insert((0..count).map(|_| event()).collect()).await?;
+        left -= count;
+    }
+    let publishers: serde_json::Map<_, _> = place
+        .settings
+        .publishers
+        .iter()
+        .map(|(name, publisher)| (name.clone(), json!({ "backend": publisher.backend, "path": publisher.path })))
+        .collect();
+    let variables = vec![
+        ("OUTBOX__DATABASE__URL", place.settings.database.url.expose().to_owned()),
+        ("OUTBOX__PUBLISHERS", serde_json::Value::Object(publishers).to_string()),
+    ];
+    let started = Instant::now();
+    Worker::start(variables, &["--until-empty"])?.wait().await?;
+    let rate = f64::from(events) / started.elapsed().as_secs_f64();
+    let published = place.store.overview().await?.counts.into_iter().find(|(status, _)| status == "published");
+    let published = published.map_or(0, |(_, count)| count);
+    anyhow::ensure!(published == i64::from(events), "the worker published {published} of {events} events");
+    Ok(rate)
+}
+
+/// Events a second from 64 senders that take turns, each event in a transaction of its own.
+async fn publish_one_by_one(place: &Place, span: Duration) -> anyhow::Result<f64> {
+    let store = crate::store::connect(&DatabaseSettings { url: place.settings.database.url.clone() })?;
+    let senders: JoinSet<_> = (0..SENDERS).map(|_| publish_each(Arc::clone(&store), span)).collect();
+    sum_of(senders).await
+}
+
+async fn publish_each(store: Arc<dyn Store>, span: Duration) -> anyhow::Result<f64> {
+    let mut pace = Pace::over(span);
+    while pace.goes_on() {
+        store.insert(vec![event()]).await?;
+    }
+    Ok(pace.rate())
+}
+
+/// Events a second from 64 senders of one system.
+async fn send_together(place: &Place, span: Duration) -> anyhow::Result<f64> {
+    let system = System::start(only_publishing(place.settings.clone())).await?;
+    sum_of((0..SENDERS).map(|_| send(system.outbox.clone(), span)).collect()).await
+}

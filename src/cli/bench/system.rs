@@ -1,0 +1,74 @@
+//! An outbox system inside of this process, as an application has one.
+
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use tokio::sync::oneshot;
+
+use super::stage::Stage;
+use crate::error::SystemError;
+use crate::settings::{PublisherSettings, Settings};
+use crate::system::{Outbox, OutboxSystem};
+
+/// A publisher of which no event is.
+const NOBODY: &str = "nobody";
+
+/// A running system, on a thread of its own; shut down when dropped.
+pub(super) struct System {
+    pub(super) outbox: Outbox,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl System {
+    /// One that works here.
+    pub(super) async fn working(stage: &Stage) -> anyhow::Result<Self> {
+        Self::start(stage.settings(&["default"])).await
+    }
+
+    /// One that only publishes: another process works.
+    pub(super) async fn publishing(stage: &Stage) -> anyhow::Result<Self> {
+        Self::start(only_publishing(stage.settings(&["default"]))).await
+    }
+
+    pub(super) async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let (started, outbox) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            actix_rt::System::new().block_on(run(settings, started, stopped));
+        });
+        let system = outbox.await.context("the thread of an outbox system ended")?;
+        Ok(Self { outbox: system?, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+/// The same settings for a system that serves nobody.
+pub(super) fn only_publishing(mut settings: Settings) -> Settings {
+    let nobody = PublisherSettings { backend: "local".to_owned(), ..PublisherSettings::default() };
+    settings.publishers.insert(NOBODY.to_owned(), nobody);
+    settings.worker.backends = Some(vec![NOBODY.to_owned()]);
+    settings
+}
+
+async fn run(
+    settings: Settings,
+    started: oneshot::Sender<Result<Outbox, SystemError>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let system = OutboxSystem::builder(settings).start().await;
+    let running = system.as_ref().ok().cloned();
+    // Whoever started it may have been interrupted; then nobody stops it, and `stopped` says so at once.
+    drop(started.send(system));
+    if let Some(outbox) = running {
+        drop(stopped.await);
+        drop(outbox.shutdown().await);
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // What it holds in the schema must be gone before the schema is.
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}

@@ -1,0 +1,65 @@
+//! What wake-ups cost those who write.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::latency::wait_ready;
+use super::pace::Pace;
+use super::publishing::{event, sum_of};
+use super::stage::{PUBLISHERS, Stage};
+use super::system::System;
+use super::worker::Worker;
+use super::{Bench, in_turns};
+use crate::publish::publish;
+use crate::store::postgres::bench::RawConnection;
+use crate::system::Outbox;
+
+const WRITERS: usize = 32;
+
+const RUNS: [(&str, bool); 2] = [("wakes.without", false), ("wakes.with", true)];
+
+pub(super) fn steps(rounds: u32) -> u64 {
+    u64::from(rounds) * RUNS.len() as u64
+}
+
+pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    let span = bench.span();
+    for round in 0..bench.rounds {
+        for (name, wakes) in in_turns(&RUNS, round) {
+            bench.step("what wake-ups cost");
+            let rate = measure_once(&mut bench.stage, wakes, span).await?;
+            bench.samples.record(name, rate);
+        }
+    }
+    Ok(())
+}
+
+/// Commits a second, with a worker in another process that takes what is written.
+async fn measure_once(stage: &mut Stage, wakes: bool, span: Duration) -> anyhow::Result<f64> {
+    stage.clear_streams().await?;
+    stage.schema.empty().await?;
+    let system = System::publishing(stage).await?;
+    let worker = Worker::start(stage.variables(&PUBLISHERS[..1]), &[])?;
+    wait_ready(stage, &mut stage.reader(PUBLISHERS[0]).await?).await?;
+    let mut connections = Vec::new();
+    for _ in 0..WRITERS {
+        connections.push(stage.schema.connection().await?);
+    }
+    let writers: JoinSet<_> =
+        connections.into_iter().map(|raw| write(raw, wakes.then(|| system.outbox.clone()), span)).collect();
+    let rate = sum_of(writers).await?;
+    worker.stop().await?;
+    Ok(rate)
+}
+
+async fn write(mut raw: RawConnection, outbox: Option<Outbox>, span: Duration) -> anyhow::Result<f64> {
+    let mut pace = Pace::over(span);
+    while pace.goes_on() {
+        publish(&mut raw.conn, event()).await?;
+        if let Some(outbox) = &outbox {
+            outbox.wake();
+        }
+    }
+    Ok(pace.rate())
+}
