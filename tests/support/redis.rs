@@ -36,6 +36,13 @@ pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
     client.get_multiplexed_async_connection_with_config(&config).await.unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
+/// The server's version, of which the first number counts here: `5.0.6`. A Valkey tells the Redis that it stands for.
+pub(crate) async fn version(connection: &mut MultiplexedConnection) -> String {
+    let info: String = redis::cmd("INFO").arg("server").query_async(connection).await.unwrap();
+    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+    version.expect("a version").trim().to_owned()
+}
+
 /// How many entries a stream has.
 pub(crate) async fn length(connection: &mut MultiplexedConnection, stream: &str) -> usize {
     redis::cmd("XLEN").arg(stream).query_async(connection).await.unwrap()
@@ -92,7 +99,7 @@ impl Server {
         Self::with(arguments(options), None)
     }
 
-    /// A replica of a server, which it has copied when this returns.
+    /// A replica of a server, which it has copied when this returns, and follows.
     pub(crate) async fn replica_of(master: &Server, options: &[(&str, &str)]) -> Self {
         let source = ["--replicaof", "127.0.0.1", &master.port().to_string()].map(str::to_owned);
         let replica = Self::with(source.into_iter().chain(arguments(options)).collect(), None);
@@ -102,6 +109,11 @@ impl Server {
             info.contains("master_link_status:up")
         })
         .await;
+        // Only then does the master hear from it how far it is.
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(1).arg(PATIENCE.as_millis() as u64);
+        let confirmed: usize = wait.query_async(&mut connect(&master.url()).await).await.unwrap();
+        assert!(confirmed > 0, "no replica confirms");
         replica
     }
 

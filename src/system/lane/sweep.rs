@@ -10,6 +10,10 @@ const CHEAP_STEP: Duration = Duration::from_millis(5);
 /// The share of the time that sweeping may take is one in this many.
 const SWEEP_SHARE: u32 = 20;
 
+/// A step that would have to be paid for with more than this was not long at work: the process was stopped meanwhile, or
+/// the table locked.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
 impl LaneCursor {
     pub(super) fn plan_sweep(&mut self, room: usize, now: Moment) -> Option<Plan> {
         // Asked here too and not only where a step ends: a rewind, or a shard that was lost, can end a sweep as well.
@@ -73,7 +77,7 @@ impl LaneCursor {
                 self.bounds.remove(&to);
             }
         }
-        let mut pause = took * SWEEP_SHARE;
+        let mut pause = took.saturating_mul(SWEEP_SHARE).min(LONGEST_PAUSE);
         if self.begin_anew_where_swept() {
             pause = pause.max(self.poll_interval);
         }

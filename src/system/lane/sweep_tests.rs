@@ -86,3 +86,19 @@ fn an_event_whose_place_bounds_a_sweep_step_is_found() {
         assert!(found.is_some_and(|span| span < Duration::from_secs(5)), "{took:?}: {found:?}");
     }
 }
+
+#[test]
+fn a_process_that_was_stopped_in_the_middle_of_a_sweep_sweeps_again_within_seconds() {
+    let mut cursor = cursor();
+    let began = Moment::now();
+    let forward = cursor.plan(1_000, false, began).unwrap();
+    cursor.advance(&forward, &answer(&forward, &[(5_000, 10)]), began.after(MS));
+    let sweep = cursor.plan(1_000, false, began.after(MS)).unwrap();
+    let woken = began.after(Duration::from_secs(3_600));
+    cursor.advance(&sweep, &answer(&sweep, &[]), woken);
+    let next = (0..60).find(|second| {
+        let plan = cursor.plan(1_000, false, woken.after(Duration::from_secs(*second)));
+        plan.is_some_and(|plan| plan.purpose == Purpose::Sweep)
+    });
+    assert!(next.is_some_and(|second| second <= 10), "{next:?}");
+}
