@@ -11,6 +11,8 @@ pub(crate) enum Rule {
     Fencing,
     /// What was sent stands in Redis until the database has it.
     Journal,
+    /// R1: what a fetch read counts for a shard only while that is open as it was when the fetch began.
+    Openings,
     /// R2: an event that is settled stays excluded until every fetch that began before is over.
     Lingering,
     /// R3: an event waits for the unsettled ones of its key that stand before it.
@@ -44,6 +46,7 @@ mod injected {
         let rule = match std::env::var(VARIABLE).ok()?.as_str() {
             "fencing" => Rule::Fencing,
             "journal" => Rule::Journal,
+            "openings" => Rule::Openings,
             "lingering" => Rule::Lingering,
             "key-order" => Rule::KeyOrder,
             "fenced-settle" => Rule::FencedSettle,

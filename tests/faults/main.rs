@@ -15,6 +15,7 @@ mod scene;
 mod seams;
 mod seats;
 mod stage;
+mod steps;
 mod takeover;
 mod writers;
 

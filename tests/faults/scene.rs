@@ -1,5 +1,6 @@
 //! The servers, the workers, and a proxy between each worker and each server.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::AtomicUsize;
@@ -138,10 +139,10 @@ impl Scene {
         ids.iter().map(|id| id.parse().unwrap()).collect()
     }
 
-    /// The names of the fields beside the stream.
-    pub(crate) async fn journal(&self) -> Vec<String> {
+    /// The fields beside the stream.
+    pub(crate) async fn journal(&self) -> BTreeMap<String, Vec<u8>> {
         let meta = format!("{{{}}}:outbox", self.stream);
-        ::redis::cmd("HKEYS").arg(meta).query_async(&mut self.redis().await).await.unwrap()
+        ::redis::cmd("HGETALL").arg(meta).query_async(&mut self.redis().await).await.unwrap()
     }
 
     pub(crate) async fn number(&self, query: &str) -> i64 {

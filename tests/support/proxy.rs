@@ -27,6 +27,8 @@ pub(crate) enum Passage {
     HoldRequests,
     /// Replies wait here until the passage is another.
     HoldReplies,
+    /// Those on the first so many connections alone.
+    HoldRepliesOfFirst(usize),
     /// Each reply comes later by a time of its own, up to this.
     Delay(Duration),
 }
@@ -35,6 +37,14 @@ impl Passage {
     /// How much of a piece passes before the connection is cut.
     fn cut(share: u8, count: usize) -> usize {
         count * usize::from(share) / 256
+    }
+
+    fn holds_replies_of(self, connection: usize) -> bool {
+        match self {
+            Self::HoldReplies => true,
+            Self::HoldRepliesOfFirst(count) => connection < count,
+            _ => false,
+        }
     }
 }
 
@@ -100,12 +110,12 @@ impl Drop for Proxy {
 async fn listen(listener: TcpListener, port: u16, shared: Arc<Shared>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        shared.connections.fetch_add(1, Ordering::SeqCst);
+        let number = shared.connections.fetch_add(1, Ordering::SeqCst);
         let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { continue };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         connections.spawn(requests(from_client, to_server, Arc::clone(&shared)));
-        connections.spawn(replies(from_server, to_client, Arc::clone(&shared)));
+        connections.spawn(replies(number, from_server, to_client, Arc::clone(&shared)));
     }
 }
 
@@ -130,14 +140,14 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<S
     let _ = to.shutdown().await;
 }
 
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Shared>) {
+async fn replies(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Shared>) {
     let mut passage = shared.passage.subscribe();
     let mut buffer = vec![0; 1 << 16];
     // What follows a lost reply would be taken for it.
     let mut silent = false;
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         shared.replies.fetch_add(1, Ordering::SeqCst);
-        if passage.wait_for(|passage| *passage != Passage::HoldReplies).await.is_err() {
+        if passage.wait_for(|passage| !passage.holds_replies_of(number)).await.is_err() {
             return;
         }
         let current = *passage.borrow();
@@ -149,7 +159,11 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Sh
                 return;
             }
             Passage::Delay(most) => tokio::time::sleep(most.mul_f64(rand::random())).await,
-            Passage::Open | Passage::CutInRequest(_) | Passage::HoldRequests | Passage::HoldReplies => {}
+            Passage::Open
+            | Passage::CutInRequest(_)
+            | Passage::HoldRequests
+            | Passage::HoldReplies
+            | Passage::HoldRepliesOfFirst(_) => {}
         }
         // A client that is gone does not keep the server's answers from being counted.
         if !silent {

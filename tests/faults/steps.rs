@@ -1,0 +1,120 @@
+//! What the tests of single rules are put together from.
+
+use serde_json::json;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::scene::{LEASE, Scene};
+use crate::seats::Seat;
+use crate::support::process::Running;
+use crate::support::{PATIENCE, eventually};
+use crate::writers::Committed;
+
+pub(crate) async fn start(scene: &Scene, seat: &Seat, settings: &[(&str, &str)]) {
+    *seat.worker.lock().await = Some(scene.worker(seat, 0, settings));
+}
+
+/// Everything is published, and the journal is rid of it.
+pub(crate) async fn settle_all(scene: &Scene) {
+    assert_eq!(scene.drain(PATIENCE).await, 0);
+    eventually("nothing is left in the journal", PATIENCE, async || {
+        let fields = scene.journal().await;
+        !fields.is_empty() && !fields.keys().any(|field| field.starts_with("sent/"))
+    })
+    .await;
+}
+
+/// Those that are cut off need not be waited for.
+pub(crate) async fn forget_the_workers(scene: &Scene) {
+    let forget = "DELETE FROM outbox_workers; UPDATE outbox_leases SET owner = NULL, expires_at = clock_timestamp()";
+    scene.sql().await.batch_execute(forget).await.unwrap();
+}
+
+/// The first seat's worker has had time for what is on its way to it: its heart has beaten so often.
+pub(crate) async fn hear_the_heart_of_the_first(scene: &Scene, times: u32) {
+    let beats = "SELECT count(*) FROM outbox_workers WHERE name LIKE 'worker-0%' AND heartbeat_at > clock_timestamp()";
+    for _ in 0..times {
+        let now: String = scene.sql().await.query_one("SELECT clock_timestamp()::text", &[]).await.unwrap().get(0);
+        let beaten = beats.replace("clock_timestamp()", &format!("'{now}'"));
+        eventually("the first one's heart beats", 5 * LEASE, async || scene.number(&beaten).await == 1).await;
+    }
+}
+
+const LOCK: &str = "BEGIN; LOCK TABLE outbox_events IN ACCESS EXCLUSIVE MODE";
+
+/// Commits events of both lanes and returns when a worker's fetch, which will read them, waits for the table; it goes on
+/// when the transaction that is returned ends.
+pub(crate) async fn insert_under_a_fetch(scene: &Scene, count: i32) -> (Vec<Vec<Committed>>, Client) {
+    let (writing, locking) = (scene.sql().await, scene.sql().await);
+    writing.batch_execute(LOCK).await.unwrap();
+    // It may be the fetch of retries, which comes second.
+    while !who_waits_for_the_table(scene).await.contains("from_at") {
+        writing.batch_execute("ROLLBACK").await.unwrap();
+        writing.batch_execute(LOCK).await.unwrap();
+    }
+    let mut committed = Vec::new();
+    for lane in ["", "default"] {
+        committed.push(insert_into(lane, &writing, count).await);
+    }
+    // The fetch is being prepared. Whoever queues for the table now has it before the fetch is executed.
+    let queueing = tokio::spawn(async move { locking.batch_execute(LOCK).await.map(|()| locking).unwrap() });
+    eventually("the next lock is asked for", PATIENCE, async || {
+        who_waits_for_the_table(scene).await.contains("BEGIN; LOCK")
+    })
+    .await;
+    writing.batch_execute("COMMIT").await.unwrap();
+    let locking = queueing.await.unwrap();
+    eventually("the fetch is to be executed", PATIENCE, async || {
+        who_waits_for_the_table(scene).await.contains("from_at")
+    })
+    .await;
+    (committed, locking)
+}
+
+/// The statements that wait for a lock, once there are any.
+async fn who_waits_for_the_table(scene: &Scene) -> String {
+    let waiting = "SELECT coalesce(string_agg(query, '; '), '') FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let (watching, mut queries) = (scene.sql().await, String::new());
+    eventually("somebody waits for the table", PATIENCE, async || {
+        queries = watching.query_one(waiting, &[]).await.unwrap().get(0);
+        !queries.is_empty()
+    })
+    .await;
+    queries
+}
+
+/// Events of one transaction, some of them with keys.
+pub(crate) async fn insert(scene: &Scene, count: i32) -> Vec<Committed> {
+    insert_into("", &scene.sql().await, count).await
+}
+
+/// The same into one lane. They are due from the transaction's beginning on, so also to a fetch that waits for its end.
+async fn insert_into(lane: &str, client: &Client, count: i32) -> Vec<Committed> {
+    let statement = "INSERT INTO outbox_events (id, event_type, source, scheduled_at, partition_key, publisher_backend)
+        SELECT gen_random_uuid(), 'thing.happened', 'faults', now(), CASE n % 3 WHEN 0 THEN '' ELSE $2 || ' key ' || n % 20 END, $2
+        FROM generate_series(1, $1) n RETURNING id::text, partition_key";
+    let rows = client.query(statement, &[&count, &lane]).await.unwrap();
+    rows.iter().map(|row| Committed { id: row.get::<_, &str>(0).parse().unwrap(), key: row.get(1) }).collect()
+}
+
+/// Two events of one transaction; the second has a field that no stream entry can have.
+pub(crate) async fn insert_with_one_that_cannot_be_sent(scene: &Scene) -> Vec<Committed> {
+    let events = [json!({}), json!({ "field": { "nested": true } })].map(|config| {
+        let committed = Committed { id: Uuid::new_v4(), key: String::new() };
+        (committed, config)
+    });
+    let values =
+        events.each_ref().map(|(event, config)| format!("('{}', 'thing.happened', 'faults', '{config}')", event.id));
+    let statement =
+        format!("INSERT INTO outbox_events (id, event_type, source, publisher_config) VALUES {}", values.join(", "));
+    scene.sql().await.batch_execute(&statement).await.unwrap();
+    events.map(|(event, _)| event).into()
+}
+
+/// What a person does about an event that failed.
+pub(crate) async fn mend(scene: &Scene, seat: &Seat, id: Uuid) {
+    let mend = format!("UPDATE outbox_events SET publisher_config = '{{}}' WHERE id = '{id}'");
+    scene.sql().await.batch_execute(&mend).await.unwrap();
+    let mut retry = Running::spawn(&mut scene.outbox(seat, &["events", "retry", &id.to_string()]));
+    assert!(retry.wait_exit(PATIENCE).await.success(), "{}", retry.stderr());
+}
