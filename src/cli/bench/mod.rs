@@ -163,6 +163,7 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
 /// Measures between raising the stage and striking it, whatever happens in between.
 async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
     let plan = Plan::new(settings)?;
+    plan.require_redis().await?;
     plan.remove_abandoned().await?;
     let measured = until_interrupted(perform(args, &plan)).await;
     let removed = until_interrupted(plan.remove()).await.with_context(|| plan.what_is_left());
