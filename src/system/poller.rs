@@ -128,6 +128,8 @@ impl Poller {
             match result {
                 Ok(Ok(reading)) => poller.take(index, lane, &plan, reading),
                 Ok(Err(error)) => poller.pause(&error),
+                // The system has stopped, and its runtime with it.
+                Err(error) if error.is_cancelled() => {}
                 Err(error) => tracing::error!(%error, "a fetch was given up"),
             }
             poller.turn(ctx);

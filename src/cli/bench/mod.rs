@@ -51,7 +51,7 @@ Examples:
   outbox bench --backlog 5 --pinned-horizon
   outbox bench --events 50000 --format json > figures.json")]
 pub(super) struct Args {
-    /// Events in each measurement; a tenth of them where they are large.
+    /// Events in each measurement; a twentieth of them where they are large.
     #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=50_000_000))]
     events: u32,
     /// These groups of figures alone.
@@ -163,6 +163,7 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
 /// Measures between raising the stage and striking it, whatever happens in between.
 async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
     let plan = Plan::new(settings)?;
+    plan.require_redis().await?;
     plan.remove_abandoned().await?;
     let measured = until_interrupted(perform(args, &plan)).await;
     let removed = until_interrupted(plan.remove()).await.with_context(|| plan.what_is_left());

@@ -59,9 +59,9 @@ impl Report {
             let shares = measured.shares.iter().map(|(of, share)| format!("{:.0} % of {of}", share * 100.0));
             let shares: Vec<String> = shares.collect();
             let value = format!("{:>10}", readable(measured.value));
-            vec![(*name).to_owned(), value, measured.unit.to_owned(), shares.join(", "), measured.says.to_owned()]
+            vec![(*name).to_owned(), value, measured.unit.to_owned(), measured.says.to_owned(), shares.join(", ")]
         });
-        Ok(output::table(&["FIGURE", "     VALUE", "UNIT", "SHARE", ""], rows)?)
+        Ok(output::table(&["FIGURE", "     VALUE", "UNIT", "", "SHARE"], rows)?)
     }
 }
 

@@ -47,6 +47,14 @@ impl Plan {
         })
     }
 
+    /// Finds out before anything is made whether Redis can be reached.
+    pub(super) async fn require_redis(&self) -> anyhow::Result<()> {
+        for (_, settings) in self.publishers(&self.suffix) {
+            BareStream::connect(&settings).await.context("Redis cannot be measured")?;
+        }
+        Ok(())
+    }
+
     /// Removes what earlier runs left that were killed, and says so.
     pub(super) async fn remove_abandoned(&self) -> anyhow::Result<()> {
         for suffix in remove_abandoned(&self.database).await? {
@@ -72,7 +80,7 @@ impl Plan {
     async fn raise_as(&self, suffix: &str) -> anyhow::Result<Stage> {
         let mut streams = BTreeMap::new();
         for (name, settings) in self.publishers(suffix) {
-            let stream = BareStream::connect(&settings).await.context("Redis cannot be measured")?;
+            let stream = BareStream::connect(&settings).await?;
             streams.insert(name, Stream { settings, stream });
         }
         let schema = BenchSchema::create(&self.database, suffix).await?;

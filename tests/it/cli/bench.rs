@@ -190,7 +190,9 @@ fn what_cannot_be_measured_is_refused() {
     shell.write("outbox.toml", "publishers.default.backend = 'local'");
     shell.refuses(&elsewhere, 2, "publishers.default must have backend = \"redis_stream\"");
     shell.write("outbox.toml", "publishers.default.url = 'redis://127.0.0.1:1'");
-    shell.refuses(&elsewhere, 1, "cannot reach");
+    shell.refuses(&elsewhere, 1, "Redis cannot be measured");
+    shell.write("outbox.toml", format!("publishers.default.url = '{}'", redis::url()));
+    shell.refuses(&elsewhere, 1, "cannot reach the database postgres://127.0.0.1:1/app");
 }
 
 #[test]

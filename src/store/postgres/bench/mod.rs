@@ -45,6 +45,8 @@ impl BenchSchema {
         let client = target.connect().await?;
         let schema = Self { name, url, target, client };
         schema.require_right().await?;
+        // Not every server can; then a statement of a process that is killed goes on to its end, and the lock with it.
+        let _ = schema.client.batch_execute("SET client_connection_check_interval = '1s'").await;
         schema.run(&format!("SELECT {}", lock_of(&schema.name, "pg_advisory_lock"))).await?;
         schema.run(&format!("CREATE SCHEMA {}", schema.name)).await?;
         PostgresStore::new(Target::from_url(schema.url.expose()).map_err(refused)?)?.migrate(&|_| ()).await?;
