@@ -17,13 +17,22 @@ pub(crate) struct Credit {
     pub(crate) most_bytes: usize,
     events: AtomicI64,
     bytes: AtomicI64,
+    /// Given back since the poller was last told.
+    events_freed: AtomicI64,
+    bytes_freed: AtomicI64,
     freed: Arc<Notify>,
 }
+
+/// The poller is told of credit that came back in parts of this size, and when all of it is back: one event's worth is
+/// no reason to read.
+const TOLD_IN_PARTS: i64 = 16;
 
 impl Credit {
     pub(crate) fn new(most_events: usize, most_bytes: usize, freed: Arc<Notify>) -> Arc<Self> {
         let limit = |count: usize| AtomicI64::new(i64::try_from(count).unwrap_or(i64::MAX));
-        Arc::new(Self { most_events, most_bytes, events: limit(most_events), bytes: limit(most_bytes), freed })
+        let (events, bytes) = (limit(most_events), limit(most_bytes));
+        let (events_freed, bytes_freed) = (AtomicI64::new(0), AtomicI64::new(0));
+        Arc::new(Self { most_events, most_bytes, events, bytes, events_freed, bytes_freed, freed })
     }
 
     /// Nothing is in memory.
@@ -45,6 +54,19 @@ impl Credit {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         Permit { credit: Arc::clone(self), bytes }
     }
+
+    fn give_back(&self, bytes: i64) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let events_freed = self.events_freed.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes_freed = self.bytes_freed.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let is_part = |freed: i64, most: usize| freed >= i64::try_from(most).unwrap_or(i64::MAX) / TOLD_IN_PARTS;
+        if is_part(events_freed, self.most_events) || is_part(bytes_freed, self.most_bytes) || self.is_whole() {
+            self.events_freed.store(0, Ordering::Relaxed);
+            self.bytes_freed.store(0, Ordering::Relaxed);
+            self.freed.notify_one();
+        }
+    }
 }
 
 /// One event's share of the credit.
@@ -56,9 +78,7 @@ pub(crate) struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.credit.events.fetch_add(1, Ordering::Relaxed);
-        self.credit.bytes.fetch_add(self.bytes, Ordering::Relaxed);
-        self.credit.freed.notify_one();
+        self.credit.give_back(self.bytes);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A batch of events as the publish script takes it, and what became of each.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use redis::Cmd;
 use uuid::Uuid;
@@ -29,6 +29,7 @@ impl<'a> Batch<'a> {
         let mut batch =
             Self { parcels, answers: vec![Answer::NotSent; parcels.len()], entries: Vec::new(), shards: Vec::new() };
         let mut blocked: HashSet<&str> = HashSet::new();
+        let mut indices: HashMap<(&str, i16), usize> = HashMap::new();
         for (index, parcel) in parcels.iter().enumerate() {
             let key = parcel.event.partition_key.as_str();
             if !key.is_empty() && blocked.contains(key) {
@@ -36,7 +37,11 @@ impl<'a> Batch<'a> {
             }
             match entry::entry_fields(&parcel.event) {
                 Ok(fields) => {
-                    let shard = batch.shard_index(&parcel.shard);
+                    let place = (&*parcel.shard.lane, parcel.shard.number);
+                    let shard = *indices.entry(place).or_insert_with(|| {
+                        batch.shards.push(&parcel.shard);
+                        batch.shards.len() - 1
+                    });
                     batch.entries.push(Entry { parcel: index, shard, fields });
                 }
                 Err(reason) => {
@@ -46,14 +51,6 @@ impl<'a> Batch<'a> {
             }
         }
         batch
-    }
-
-    fn shard_index(&mut self, shard: &'a Shard) -> usize {
-        if let Some(index) = self.shards.iter().position(|known| *known == shard) {
-            return index;
-        }
-        self.shards.push(shard);
-        self.shards.len() - 1
     }
 
     pub(super) fn is_empty(&self) -> bool {

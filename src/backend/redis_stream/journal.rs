@@ -1,7 +1,7 @@
 //! What stands in the meta key on this session's behalf, and which of it the database has by now.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 
 use uuid::Uuid;
 
@@ -20,12 +20,19 @@ pub(super) fn place(shard: &Shard) -> String {
 #[derive(Default)]
 pub(super) struct Journal {
     sessions: HashMap<Shard, Session>,
-    /// For each field, the events that the database does not have yet.
-    fields: HashMap<Arc<str>, Field>,
-    by_event: HashMap<(Uuid, i64), Vec<Arc<str>>>,
+    /// Fields with events that the database does not have yet, by a number that costs less to look up than their names.
+    fields: HashMap<u64, Field>,
+    numbered: u64,
+    /// Those events, each with the field that names it.
+    unsettled: HashMap<Sent, u64>,
+    /// Where two fields name an event, as what earlier sessions left may: the second one, and any further.
+    named_twice: Vec<(Sent, u64)>,
     /// Fields whose events are all settled.
-    settled: Vec<Arc<str>>,
+    settled: Vec<String>,
 }
+
+/// An event as it was sent.
+type Sent = (Uuid, i64);
 
 struct Session {
     owner: String,
@@ -36,8 +43,10 @@ struct Session {
 }
 
 struct Field {
+    name: String,
     shard: Shard,
-    left: HashSet<(Uuid, i64)>,
+    /// How many of its events the database does not have yet.
+    left: usize,
 }
 
 /// One batch's part in one shard.
@@ -64,16 +73,13 @@ impl Journal {
     }
 
     fn forget(&mut self, shard: &Shard) {
-        let Self { fields, by_event, .. } = self;
-        fields.retain(|name, field| {
-            let keep = field.shard != *shard;
-            if !keep {
-                for event in &field.left {
-                    unlink(by_event, event, name);
-                }
-            }
-            keep
-        });
+        let Self { fields, unsettled, named_twice, .. } = self;
+        let before = fields.len();
+        fields.retain(|_, field| field.shard != *shard);
+        if fields.len() < before {
+            named_twice.retain(|(_, field)| fields.contains_key(field));
+            unsettled.retain(|_, field| fields.contains_key(field));
+        }
     }
 
     /// A field that an earlier session left; returns what it sent.
@@ -82,7 +88,7 @@ impl Journal {
             return Vec::new();
         };
         let events = parse(value);
-        self.remember(field.into(), shard.clone(), events.iter().copied());
+        self.remember(field.to_owned(), shard.clone(), &events);
         events.into_iter().map(|(id, seq)| (shard.clone(), id, seq)).collect()
     }
 
@@ -130,7 +136,7 @@ impl Journal {
     pub(super) fn record(&mut self, entries: Vec<Entry>) {
         for entry in entries {
             let events = parse(&entry.value);
-            self.remember(entry.field.into(), entry.shard, events.into_iter());
+            self.remember(entry.field, entry.shard, &events);
         }
     }
 
@@ -143,49 +149,53 @@ impl Journal {
         self.record(entries);
     }
 
-    fn remember(&mut self, field: Arc<str>, shard: Shard, events: impl Iterator<Item = (Uuid, i64)>) {
-        let left: HashSet<(Uuid, i64)> = events.collect();
-        for event in &left {
-            self.by_event.entry(*event).or_default().push(Arc::clone(&field));
+    fn remember(&mut self, name: String, shard: Shard, events: &[Sent]) {
+        if events.is_empty() {
+            return self.settled.push(name);
         }
-        if left.is_empty() {
-            self.settled.push(field);
-        } else {
-            self.fields.insert(field, Field { shard, left });
+        self.numbered += 1;
+        let number = self.numbered;
+        for event in events {
+            match self.unsettled.entry(*event) {
+                Vacant(place) => {
+                    place.insert(number);
+                }
+                Occupied(_) => self.named_twice.push((*event, number)),
+            }
         }
+        self.fields.insert(number, Field { name, shard, left: events.len() });
     }
 
     /// The database has these events.
-    pub(super) fn settle(&mut self, events: &[(Uuid, i64)]) {
+    pub(super) fn settle(&mut self, events: &[Sent]) {
         for event in events {
-            for name in self.by_event.remove(event).unwrap_or_default() {
-                let Some(field) = self.fields.get_mut(&name) else { continue };
-                field.left.remove(event);
-                if field.left.is_empty() {
-                    self.fields.remove(&name);
-                    self.settled.push(name);
-                }
+            if let Some(number) = self.unsettled.remove(event) {
+                self.settle_one_of(number);
             }
+            let again = self.named_twice.extract_if(.., |(other, _)| other == event).map(|(_, number)| number);
+            let again: Vec<u64> = again.collect();
+            again.into_iter().for_each(|number| self.settle_one_of(number));
+        }
+    }
+
+    fn settle_one_of(&mut self, number: u64) {
+        let Some(field) = self.fields.get_mut(&number) else { return };
+        field.left = field.left.saturating_sub(1);
+        if field.left == 0
+            && let Some(field) = self.fields.remove(&number)
+        {
+            self.settled.push(field.name);
         }
     }
 
     /// The fields to drop from Redis.
     pub(super) fn take_settled(&mut self) -> Vec<String> {
-        self.settled.drain(..).map(|name| name.to_string()).collect()
+        std::mem::take(&mut self.settled)
     }
 
     /// Dropping did not go through, or may not have: dropping again does no harm.
     pub(super) fn put_back_settled(&mut self, fields: Vec<String>) {
-        self.settled.extend(fields.into_iter().map(Arc::from));
-    }
-}
-
-fn unlink(by_event: &mut HashMap<(Uuid, i64), Vec<Arc<str>>>, event: &(Uuid, i64), name: &Arc<str>) {
-    if let Some(names) = by_event.get_mut(event) {
-        names.retain(|other| other != name);
-        if names.is_empty() {
-            by_event.remove(event);
-        }
+        self.settled.extend(fields);
     }
 }
 
