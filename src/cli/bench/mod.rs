@@ -33,6 +33,9 @@ use super::progress::Progress;
 use super::worker::Signals;
 use crate::settings::Settings;
 
+/// What is repeated for some time goes on for short times in turns: the machine changes its pace meanwhile.
+const SLICES: u32 = 4;
+
 const SHORTEST_SPAN: Duration = Duration::from_millis(20);
 const LONGEST_SPAN: Duration = Duration::from_secs(10);
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::pace::Pace;
 use super::stage::Stage;
 use super::system::System;
-use super::{Bench, in_turns};
+use super::{Bench, SLICES, in_turns};
 use crate::publish::{NewEvent, publish, publish_many};
 use crate::store::postgres::bench::RawConnection;
 use crate::system::Outbox;
@@ -43,12 +43,12 @@ const RUNS: [Run; 8] = [
 ];
 
 pub(super) fn steps(rounds: u32) -> u64 {
-    u64::from(rounds) * RUNS.len() as u64
+    u64::from(rounds * SLICES) * RUNS.len() as u64
 }
 
 pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
-    let span = bench.span();
-    for round in 0..bench.rounds {
+    let span = bench.span() / SLICES;
+    for round in 0..bench.rounds * SLICES {
         for run in in_turns(&RUNS, round) {
             bench.step("publishing");
             bench.stage.schema.empty().await?;

@@ -10,7 +10,7 @@ use super::publishing::{event, sum_of};
 use super::stage::{PUBLISHERS, Stage};
 use super::system::System;
 use super::worker::Worker;
-use super::{Bench, in_turns};
+use super::{Bench, SLICES, in_turns};
 use crate::publish::publish;
 use crate::store::postgres::bench::RawConnection;
 use crate::system::Outbox;
@@ -20,12 +20,12 @@ const WRITERS: usize = 32;
 const RUNS: [(&str, bool); 2] = [("wakes.without", false), ("wakes.with", true)];
 
 pub(super) fn steps(rounds: u32) -> u64 {
-    u64::from(rounds) * RUNS.len() as u64
+    u64::from(rounds * SLICES) * RUNS.len() as u64
 }
 
 pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
-    let span = bench.span();
-    for round in 0..bench.rounds {
+    let span = bench.span() / SLICES;
+    for round in 0..bench.rounds * SLICES {
         for (name, wakes) in in_turns(&RUNS, round) {
             bench.step("what wake-ups cost");
             let rate = measure_once(&mut bench.stage, wakes, span).await?;

@@ -277,6 +277,17 @@ mod tests {
     use crate::store::postgres::{PostgresStore, Target};
 
     #[tokio::test]
+    async fn options_with_a_space_reach_the_server() {
+        let fixture = PostgresFixture::fresh().await;
+        let mut url = url::Url::parse(&fixture.database.url).unwrap();
+        url.query_pairs_mut().append_pair("options", "-c work_mem=3MB -c search_path=a+b");
+        let client = Target::from_url(url.as_str()).unwrap().connect().await.unwrap();
+        let row = client.query_one("SELECT current_setting('work_mem'), current_setting('search_path')", &[]).await;
+        let row = row.unwrap();
+        assert_eq!((row.get(0), row.get(1)), ("3MB", "a+b"));
+    }
+
+    #[tokio::test]
     async fn waiting_does_not_mend_a_missing_privilege() {
         let fixture = PostgresFixture::fresh().await;
         let role = format!("outbox_nobody_{}", uuid::Uuid::new_v4().simple());

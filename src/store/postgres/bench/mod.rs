@@ -115,3 +115,19 @@ fn lock_of(schema: &str, function: &str) -> String {
 fn refused(reason: impl Display) -> StoreError {
     StoreError::Query { operation: MEASURE, reason: reason.to_string(), transient: false }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_joins_the_options_that_the_address_has() {
+        let given = "postgres://ann:p%40w@db/app?options=-c%20geqo%3Doff&application_name=mine&sslmode=require";
+        let address = address_of(&Secret::from(given), "outbox_bench_1").unwrap();
+        let url = Url::parse(address.expose()).unwrap();
+        let pairs: Vec<_> = url.query_pairs().map(|(name, value)| format!("{name}={value}")).collect();
+        let options = "options=-c geqo=off -csearch_path=outbox_bench_1";
+        assert_eq!(pairs, ["sslmode=require", options, "application_name=outbox_bench_1"]);
+        assert!(address.expose().starts_with("postgres://ann:p%40w@db/app?"), "{}", address.expose());
+    }
+}
