@@ -14,7 +14,7 @@ use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{Blocker, FetchAnswer, FetchRequest, Shard};
+use crate::store::{Blocker, FetchAnswer, FetchRequest, News, Shard};
 
 /// A batch is closed when it would hold more than this, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 4 << 20;
@@ -70,14 +70,19 @@ impl Poller {
             return;
         }
         let now = Moment::now();
-        if self.shared.take_news() {
-            self.tracks.iter_mut().flat_map(|track| &mut track.cursors).for_each(|cursor| cursor.look_at(now));
-        }
+        self.look_at(&self.shared.take_news(), now);
         for index in 0..self.tracks.len() {
             self.open_shards(index, now);
             if now >= self.pause_until {
                 self.fetch(index, now, ctx);
             }
+        }
+    }
+
+    fn look_at(&mut self, news: &News, now: Moment) {
+        for track in &mut self.tracks {
+            let lanes = track.line.flights.iter().zip(&mut track.cursors);
+            lanes.filter(|(flight, _)| news.is_of(flight.lane())).for_each(|(_, cursor)| cursor.look_at(now));
         }
     }
 
