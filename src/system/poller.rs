@@ -128,12 +128,23 @@ impl Poller {
                 poller.tracks[index].cursors[lane].look_at(plan.began);
             }
             match result {
-                Ok(Ok(reading)) => poller.take(index, lane, &plan, reading),
+                Ok(Ok(reading)) => {
+                    poller.take(index, lane, &plan, reading);
+                    poller.turn_after_the_pause(index, lane, ctx);
+                }
                 Ok(Err(error)) => poller.pause(&error),
                 Err(error) => tracing::error!(%error, "a fetch was given up"),
             }
             poller.turn(ctx);
         }));
+    }
+
+    /// What is announced in the pause is looked for at its end.
+    fn turn_after_the_pause(&self, index: usize, lane: usize, ctx: &mut Context<Self>) {
+        let pause = self.tracks[index].cursors[lane].pause(Moment::now());
+        if !pause.is_zero() {
+            ctx.run_later(pause, |poller, ctx| poller.turn(ctx));
+        }
     }
 
     fn plan(&mut self, index: usize, now: Moment) -> Option<(usize, Plan)> {
@@ -146,6 +157,9 @@ impl Poller {
             let cursor = &mut track.cursors[lane];
             flight.forget_parked(&cursor.set_open(&open_and_held(&self.shared, flight, now)));
             cursor.rewind(&flight.take_rewinds());
+            if let Some(at) = flight.take_next_retry() {
+                cursor.retries_at(at);
+            }
             let most_ahead = track.line.most_ahead();
             // One event passes whatever its size, or it would wait for ever.
             let affordable = cursor.affordable(credit.bytes_left()).max(usize::from(credit.is_whole()));
