@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+#[cfg(feature = "postgres")]
 use uuid::Uuid;
 
 use super::Lane;
@@ -65,6 +66,7 @@ impl News {
     }
 
     /// The payloads of a notification: `SENDER/LANE` for each lane, `SENDER` for every lane. A trigger's is empty.
+    #[cfg(feature = "postgres")]
     pub(crate) fn payloads(&self, sender: Uuid) -> Vec<String> {
         match self {
             Self::OfEveryLane => vec![sender.to_string()],
@@ -73,6 +75,7 @@ impl News {
     }
 
     /// What a payload says to `reader`, who has no use for what it said itself.
+    #[cfg(feature = "postgres")]
     pub(crate) fn from_payload(payload: &str, reader: Uuid) -> Self {
         let (sender, lane) = payload.split_once('/').map_or((payload, None), |(sender, lane)| (sender, Some(lane)));
         match lane {
@@ -102,6 +105,7 @@ mod tests {
         assert_eq!(News::OfEveryLane.without(|_| true), News::OfEveryLane, "of lanes that nobody here knows");
     }
 
+    #[cfg(feature = "postgres")]
     #[test]
     fn a_payload_says_to_others_what_was_new_and_nothing_to_its_sender() {
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
@@ -115,6 +119,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "postgres")]
     #[test]
     fn a_payload_that_another_program_made_is_news_of_every_lane() {
         for payload in ["", "something"] {
