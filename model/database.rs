@@ -23,6 +23,8 @@ pub(crate) struct Row {
     pub(crate) replay: bool,
     pub(crate) retry_count: u8,
     pub(crate) published_at: bool,
+    /// How often a person changed it: what `updated_at` tells apart and the count does not.
+    pub(crate) changes: u8,
     /// Not a column: how often a backend refused it since it was begun, by its writer or a person.
     pub(crate) refusals: u8,
     /// Not a column: it was failed once, so its key has gone on without it.
@@ -34,7 +36,7 @@ pub(crate) struct Row {
 impl Row {
     fn new(status: Status) -> Self {
         let (refusals, was_failed, given_up) = (0, false, false);
-        Self { status, replay: false, retry_count: 0, published_at: false, refusals, was_failed, given_up }
+        Self { status, replay: false, retry_count: 0, published_at: false, changes: 0, refusals, was_failed, given_up }
     }
 
     pub(crate) fn is_unsettled(&self) -> bool {
@@ -60,6 +62,7 @@ impl Row {
 pub(crate) struct Fetched {
     pub(crate) publication: Publication,
     pub(crate) retry_count: u8,
+    pub(crate) changes: u8,
     pub(crate) published_at: bool,
 }
 
@@ -70,6 +73,7 @@ pub(crate) struct Reschedule {
     pub(crate) owner: Owner,
     pub(crate) epoch: u8,
     pub(crate) fetched_retry_count: u8,
+    pub(crate) fetched_changes: u8,
     /// `false`: another try follows.
     pub(crate) failed: bool,
 }
@@ -116,7 +120,7 @@ impl Database {
     fn read(&self, event: Event) -> Fetched {
         let row = self.row(event);
         let publication = Publication { event, replay: row.replay };
-        Fetched { publication, retry_count: row.retry_count, published_at: row.published_at }
+        Fetched { publication, retry_count: row.retry_count, changes: row.changes, published_at: row.published_at }
     }
 
     /// Whether something unsettled stands before an event, other than these.
@@ -156,7 +160,9 @@ impl Database {
         let row = self.row_mut(settle.publication.event);
         let (status, count) =
             (if settle.failed { Status::Failed } else { Status::Retry }, settle.fetched_retry_count + 1);
-        let fenced = !rules.fenced_settle || ours && row.retry_count == settle.fetched_retry_count;
+        let as_read = row.retry_count == settle.fetched_retry_count
+            && (row.changes == settle.fetched_changes || !rules.settled_as_read);
+        let fenced = !rules.fenced_settle || ours && as_read;
         if same_seq && row.is_unsettled() && fenced {
             (row.status, row.retry_count) = (status, count);
             if settle.failed {
@@ -171,19 +177,21 @@ impl Database {
 
     /// Published again, as a new event of the old id.
     pub(crate) fn replay(&mut self, event: Event) {
-        let was_failed = self.row(event).was_failed;
-        *self.row_mut(event) = Row { replay: true, was_failed, ..Row::new(Status::Pending) };
+        let Row { was_failed, changes, .. } = *self.row(event);
+        *self.row_mut(event) = Row { replay: true, was_failed, changes: changes + 1, ..Row::new(Status::Pending) };
     }
 
     /// Pending again, as if it had never been refused; in its old place.
     pub(crate) fn retry(&mut self, event: Event) {
         let row = self.row_mut(event);
         (row.status, row.retry_count, row.refusals, row.given_up) = (Status::Pending, 0, 0, false);
+        row.changes += 1;
     }
 
     pub(crate) fn fail(&mut self, event: Event) {
         let row = self.row_mut(event);
         row.fail();
         row.given_up = true;
+        row.changes += 1;
     }
 }

@@ -17,8 +17,10 @@ pub(crate) struct Rules {
     pub(crate) r3: bool,
     /// What the journal holds of a replay is taken into flight only after what it replays has left it.
     pub(crate) replays_wait: bool,
-    /// A refusal is recorded only over the count that was read, and under the lease that it was read under.
+    /// A refusal is recorded only over the row as it was read, and under the lease that it was read under.
     pub(crate) fenced_settle: bool,
+    /// Part of that: the time of the row's last change is as it was read.
+    pub(crate) settled_as_read: bool,
     /// Leases are renewed and released only at the epoch that is named.
     pub(crate) fenced_leases: bool,
 }
@@ -32,6 +34,7 @@ impl Rules {
         r3: true,
         replays_wait: true,
         fenced_settle: true,
+        settled_as_read: true,
         fenced_leases: true,
     };
 }

@@ -143,6 +143,7 @@ impl Worker {
             owner: self.owner,
             epoch: entry.epoch,
             fetched_retry_count: entry.row.retry_count,
+            fetched_changes: entry.row.changes,
             failed: entry.row.retry_count + 1 >= max_retries,
         })
     }

@@ -52,6 +52,7 @@ pub(crate) fn fetched(shard: i16, scheduled_at: i64, key: &str) -> Fetched {
         in_range: true,
         retry_count: 0,
         max_retries: 3,
+        updated_at: 0,
         event: Ok(Arc::new(event)),
     }
 }

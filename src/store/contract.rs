@@ -110,6 +110,7 @@ macro_rules! instantiate {
                 settling::waiting_for_handlers_is_no_failure,
                 settling::published_at_is_set_once_and_never_cleared,
                 settling::an_event_with_another_retry_count_is_left_alone,
+                settling::a_refusal_that_comes_again_after_a_person_retried_the_event_is_left_out,
                 settling::a_row_that_is_no_event_is_recorded_as_failed,
                 settling::a_published_event_is_not_rescheduled,
                 settling::a_settle_under_a_lost_lease_is_refused,

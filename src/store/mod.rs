@@ -115,6 +115,8 @@ pub(crate) struct Fetched {
     pub(crate) in_range: bool,
     pub(crate) retry_count: i32,
     pub(crate) max_retries: i32,
+    /// In the database's own microseconds.
+    pub(crate) updated_at: i64,
     /// The event, or why it cannot be one.
     pub(crate) event: std::result::Result<Arc<OutboxEvent>, String>,
 }
@@ -154,8 +156,10 @@ pub(crate) struct Reschedule {
     pub(crate) seq: i64,
     pub(crate) shard: Shard,
     pub(crate) epoch: i64,
-    /// As it was fetched; the row must still have it.
+    /// As they were fetched; the row must still have both. Refused once and retried by a person, it has its first count
+    /// again; Django's admin changes the count and leaves the time.
     pub(crate) fetched_retry_count: i32,
+    pub(crate) fetched_updated_at: i64,
     pub(crate) retry_count: i32,
     /// `Retry`, `Failed`, or `Pending` for an event that goes back to its place without having failed.
     pub(crate) status: Status,

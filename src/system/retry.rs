@@ -107,6 +107,7 @@ fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> (Ticket, Resch
         shard: ticket.shard.clone(),
         epoch: ticket.opening.epoch,
         fetched_retry_count: ticket.retry_count,
+        fetched_updated_at: ticket.updated_at,
         retry_count: counted,
         status: if counted >= ticket.max_retries { Status::Failed } else { Status::Retry },
         delay: delay(counted),

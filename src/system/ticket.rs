@@ -88,6 +88,7 @@ pub(crate) struct Ticket {
     pub(crate) position: Position,
     pub(crate) retry_count: i32,
     pub(crate) max_retries: i32,
+    pub(crate) updated_at: i64,
     /// `None` for a row that is no event.
     event: Option<Arc<OutboxEvent>>,
     pub(super) accepted: bool,
@@ -105,6 +106,7 @@ impl Ticket {
             position: row.position,
             retry_count: row.retry_count,
             max_retries: row.max_retries,
+            updated_at: row.updated_at,
             event: row.event.as_ref().ok().cloned(),
             accepted: false,
             done: false,

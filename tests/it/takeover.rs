@@ -1,8 +1,12 @@
 //! Workers that are gone, or cut off, and those that take their shares over.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use actix_outbox::{OutboxSystem, Settings};
+use tokio::sync::oneshot;
 use tokio_postgres::Client;
 
 use crate::scene::Scene;
@@ -102,4 +106,49 @@ async fn a_worker_cut_off_from_redis_leaves_its_share_to_one_that_is_not() {
     scene.wait_published().await;
     scene.assert_delivered().await;
     assert_eq!(scene.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
+}
+
+/// A system of this process whose thread can be blocked, as by a handler that computes for minutes.
+struct Blockable {
+    block: oneshot::Sender<()>,
+    unblock: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Blockable {
+    fn start(settings: Settings) -> Self {
+        let (block, blocked) = oneshot::channel();
+        let (unblock, unblocked) = mpsc::channel();
+        let work = async move {
+            let outbox = OutboxSystem::builder(settings).start().await.unwrap();
+            blocked.await.unwrap();
+            unblocked.recv().unwrap();
+            outbox.shutdown().await.unwrap();
+        };
+        let thread = std::thread::spawn(move || actix::System::new().block_on(work));
+        Self { block, unblock, thread }
+    }
+}
+
+#[tokio::test]
+async fn a_worker_whose_loop_is_blocked_leaves_its_share_to_one_that_works_and_does_no_harm_when_it_goes_on() {
+    let scene = Scene::new().await;
+    let sql = scene.sql().await;
+    let tables = format!("[publishers.default]\n{}[worker]\n{SHORT_LEASE}\nname = \"blocked\"", scene.stream());
+    let blockable = Blockable::start(scene.library(&tables));
+    let _working = scene.worker(&scene.settings(SHORT_LEASE, ""), "working");
+    wait_shares(&sql, &["blocked", "working"], &[SHARDS / 2, SHARDS / 2]).await;
+
+    scene.insert(2_000, 100).await;
+    blockable.block.send(()).unwrap();
+    wait_shares(&sql, &["working"], &[SHARDS]).await;
+    scene.wait_published().await;
+    let said = "SELECT count(*) FROM outbox_workers WHERE name = 'blocked' AND backends ->> 'default' LIKE '%stuck%'";
+    assert_eq!(scene.number(said).await, 1, "its heart goes on and says what it has");
+
+    scene.insert(2_000, 100).await;
+    blockable.unblock.send(()).unwrap();
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    tokio::task::spawn_blocking(|| blockable.thread.join().unwrap()).await.unwrap();
 }

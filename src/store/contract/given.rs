@@ -206,6 +206,7 @@ impl Worker {
             shard: Shard { lane: lane(), number: row.shard },
             epoch: self.epochs[&row.shard],
             fetched_retry_count: row.retry_count,
+            fetched_updated_at: row.updated_at,
             retry_count: row.retry_count + 1,
             status: Status::Retry,
             delay: Duration::from_secs(3600),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Fixture;
 use super::given::*;
 use crate::event::Status;
-use crate::store::Reschedule;
+use crate::store::{Change, Reschedule};
 
 pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -176,6 +176,20 @@ pub(super) async fn an_event_with_another_retry_count_is_left_alone<F: Fixture>(
     fixture.execute("UPDATE outbox_events SET retry_count = 2").await;
     assert!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap().is_empty());
     assert_eq!(find(&store, id).await.status, Status::Pending);
+}
+
+pub(super) async fn a_refusal_that_comes_again_after_a_person_retried_the_event_is_left_out<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let id = Row::new().insert(&fixture).await;
+    let settle = [Reschedule { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) }];
+    assert_eq!(store.settle_rescheduled(worker.id, &settle).await.unwrap(), [id]);
+    assert_eq!(store.change(&Change::Retry, &[id]).await.unwrap(), [id]);
+    // Its answer was lost, so the worker says it once more.
+    assert!(store.settle_rescheduled(worker.id, &settle).await.unwrap().is_empty());
+    let event = find(&store, id).await;
+    assert_eq!((event.status, event.retry_count), (Status::Pending, 0));
 }
 
 pub(super) async fn a_row_that_is_no_event_is_recorded_as_failed<F: Fixture>() {

@@ -306,16 +306,23 @@ const HAS_DUE: &str = concat!(
 
 /// Takes a row apart; what cannot be an event says why.
 fn read(shard: i16, row: Row, max_event_bytes: usize) -> Fetched {
-    let position = row.position();
-    let (id, retry, retry_count, max_retries) = (row.id, row.status == "retry", row.retry_count, row.max_retries);
-    let partition_key = row.partition_key.clone();
-    let event = row.decode().and_then(|event| match event.size() {
-        size if size > max_event_bytes => {
-            Err(format!("the event has {size} bytes, more than max_event_bytes = {max_event_bytes} allows"))
-        }
-        _ => Ok(Arc::new(event)),
-    });
-    Fetched { shard, position, id, partition_key, retry, in_range: false, retry_count, max_retries, event }
+    Fetched {
+        shard,
+        position: row.position(),
+        id: row.id,
+        partition_key: row.partition_key.clone(),
+        retry: row.status == "retry",
+        in_range: false,
+        retry_count: row.retry_count,
+        max_retries: row.max_retries,
+        updated_at: row.updated_at.0,
+        event: row.decode().and_then(|event| match event.size() {
+            size if size > max_event_bytes => {
+                Err(format!("the event has {size} bytes, more than max_event_bytes = {max_event_bytes} allows"))
+            }
+            _ => Ok(Arc::new(event)),
+        }),
+    }
 }
 
 fn split(positions: impl Iterator<Item = Position>) -> (Vec<PgTimestamp>, Vec<i64>) {

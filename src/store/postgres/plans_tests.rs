@@ -134,6 +134,7 @@ fn refusal(row: &Fetched, epoch: i64) -> Reschedule {
         shard: Shard { lane: lane(), number: row.shard },
         epoch,
         fetched_retry_count: row.retry_count,
+        fetched_updated_at: row.updated_at,
         retry_count: row.retry_count + 1,
         status: Status::Retry,
         delay: HOUR,

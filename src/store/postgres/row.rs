@@ -58,7 +58,7 @@ pub(crate) struct Row {
     data: Option<String>,
     pub(crate) status: String,
     created_at: PgTimestamp,
-    updated_at: PgTimestamp,
+    pub(crate) updated_at: PgTimestamp,
     scheduled_at: PgTimestamp,
     published_at: Option<PgTimestamp>,
     pub(crate) retry_count: i32,

@@ -1,7 +1,8 @@
 //! Writing what became of events.
 
+use diesel::data_types::PgTimestamp;
 use diesel::dsl::sql;
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Jsonb, Nullable, SmallInt, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Jsonb, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
 use uuid::Uuid;
@@ -65,6 +66,7 @@ pub(super) async fn rescheduled(store: &PostgresStore, owner: Uuid, events: &[Re
     let handlers: Vec<Option<serde_json::Value>> =
         events.iter().map(|event| event.pending_handlers.as_ref().map(|names| serde_json::json!(names))).collect();
     let (seqs, epochs) = (column(|event| event.seq), column(|event| event.epoch));
+    let versions: Vec<PgTimestamp> = events.iter().map(|event| PgTimestamp(event.fetched_updated_at)).collect();
     let (fetched, counts) = (numbers(|event| event.fetched_retry_count), numbers(|event| event.retry_count));
     store
         .run("record retries and failures", |conn| {
@@ -84,6 +86,8 @@ pub(super) async fn rescheduled(store: &PostgresStore, owner: Uuid, events: &[Re
             .sql(", ")
             .bind::<Array<Integer>, _>(fetched)
             .sql(", ")
+            .bind::<Array<Timestamptz>, _>(versions)
+            .sql(", ")
             .bind::<Array<Integer>, _>(counts)
             .sql(", ")
             .bind::<Array<Text>, _>(statuses)
@@ -98,7 +102,7 @@ pub(super) async fn rescheduled(store: &PostgresStore, owner: Uuid, events: &[Re
             .sql(", ")
             .bind::<Array<Nullable<Jsonb>>, _>(handlers)
             .sql(
-                ") AS s(id, seq, lane, shard, epoch, fetched, retries, status, delay, error, entry, published, handlers)), \
+                ") AS s(id, seq, lane, shard, epoch, fetched, version, retries, status, delay, error, entry, published, handlers)), \
                  written AS (UPDATE outbox_events e SET status = s.status, retry_count = s.retries, updated_at = now(), \
                     retry_at = CASE s.status WHEN 'retry' THEN now() + s.delay * interval '1 microsecond' END, \
                     published_at = CASE WHEN s.published THEN coalesce(e.published_at, now()) ELSE e.published_at END, \
@@ -113,13 +117,14 @@ pub(super) async fn rescheduled(store: &PostgresStore, owner: Uuid, events: &[Re
                  WHERE e.id = s.id AND e.seq = s.seq AND e.status IN ('pending', 'retry') AND e.retry_count = s.fetched \
                     AND l.backend = s.lane AND l.shard = s.shard AND ",
             )
-            .sql(under_its_lease())
+            .sql(fence())
             .bind::<SqlUuid, _>(owner)
             .sql(
                 " RETURNING e.id) \
                  SELECT id FROM written UNION \
                  SELECT s.id FROM s JOIN outbox_events e ON e.id = s.id AND e.seq = s.seq \
-                    AND e.status = s.status AND e.retry_count = s.retries AND s.retries <> s.fetched",
+                    AND e.status = s.status AND e.retry_count = s.retries \
+                    AND e.pending_handlers IS NOT DISTINCT FROM s.handlers AND e.updated_at <> s.version",
             )
             .load::<Uuid>(conn)
             .boxed()
@@ -127,12 +132,12 @@ pub(super) async fn rescheduled(store: &PostgresStore, owner: Uuid, events: &[Re
         .await
 }
 
-/// What compares an event's lease with the one that stands there; the worker's id follows.
-fn under_its_lease() -> &'static str {
+/// The row is as it was fetched, and its shard's lease as well; the worker's id follows.
+fn fence() -> &'static str {
     if seams::is_off(Rule::FencedSettle) {
         return "'00000000-0000-0000-0000-000000000000' <> ";
     }
-    "l.epoch = s.epoch AND l.owner = "
+    "e.updated_at = s.version AND l.epoch = s.epoch AND l.owner = "
 }
 
 /// Characters of an error that are kept.

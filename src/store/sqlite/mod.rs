@@ -237,6 +237,7 @@ fn to_fetched(row: Row) -> Fetched {
         in_range: false,
         retry_count: row.retry_count(),
         max_retries: row.max_retries(),
+        updated_at: row.updated_at(),
         event: row.decode().map(Arc::new),
     }
 }

@@ -116,8 +116,7 @@ impl Row {
 
     /// Its place in the order; what is no number stands first.
     pub(crate) fn position(&self) -> Position {
-        let place = |cell: &Option<Cell>| if let Some(Cell::Integer(number)) = cell { *number } else { i64::MIN };
-        Position { scheduled_at: place(&self.scheduled_at), seq: place(&self.seq) }
+        Position { scheduled_at: number(&self.scheduled_at), seq: number(&self.seq) }
     }
 
     /// The ordering scope; empty where the column holds no text.
@@ -133,6 +132,11 @@ impl Row {
     /// How often it was rejected; 0 where the column holds no such number.
     pub(crate) fn retry_count(&self) -> i32 {
         small(&self.retry_count)
+    }
+
+    /// When it was changed last; what is no number stands first.
+    pub(crate) fn updated_at(&self) -> i64 {
+        number(&self.updated_at)
     }
 
     /// How often it may be; 0 where the column holds no such number.
@@ -176,6 +180,11 @@ impl Row {
 /// A number as a count; 0 where the cell holds none.
 pub(super) fn small(cell: &Option<Cell>) -> i32 {
     if let Some(Cell::Integer(number)) = cell { i32::try_from(*number).unwrap_or_default() } else { 0 }
+}
+
+/// A cell's number; what is none is the least.
+pub(super) fn number(cell: &Option<Cell>) -> i64 {
+    if let Some(Cell::Integer(number)) = cell { *number } else { i64::MIN }
 }
 
 /// A cell's text, where it holds one.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::clock::{micros, read_now};
-use super::row::{Any, Cell, small, text_in};
+use super::row::{Any, Cell, number, small, text_in};
 use crate::event::Status;
 use crate::store::Reschedule;
 
@@ -93,6 +93,7 @@ struct Stored {
     status: Option<String>,
     retry_count: i32,
     published: bool,
+    updated_at: i64,
     last_error: Option<String>,
     pending_handlers: Option<String>,
     errors: Option<String>,
@@ -100,29 +101,32 @@ struct Stored {
 
 impl Stored {
     fn find(connection: &mut SqliteConnection, event: &Reschedule) -> QueryResult<Option<Self>> {
-        let row = sql::<(Any, Any, Bool, Any, Any, Any)>(
-            "SELECT status, retry_count, published_at IS NOT NULL, last_error, pending_handlers, errors
+        let row = sql::<(Any, Any, Bool, Any, Any, Any, Any)>(
+            "SELECT status, retry_count, published_at IS NOT NULL, updated_at, last_error, pending_handlers, errors
              FROM outbox_events WHERE id = ",
         )
         .bind::<Binary, _>(event.id.as_bytes().as_slice())
         .sql(" AND seq = ")
         .bind::<BigInt, _>(event.seq)
-        .get_result::<(Option<Cell>, Option<Cell>, bool, Option<Cell>, Option<Cell>, Option<Cell>)>(connection)
+        .get_result::<(Option<Cell>, Option<Cell>, bool, Option<Cell>, Option<Cell>, Option<Cell>, Option<Cell>)>(
+            connection,
+        )
         .optional()?;
-        Ok(row.map(|(status, retry_count, published, last_error, pending_handlers, errors)| Self {
+        Ok(row.map(|(status, retry_count, published, updated_at, last_error, pending_handlers, errors)| Self {
             status: text_in(status),
             retry_count: small(&retry_count),
             published,
+            updated_at: number(&updated_at),
             last_error: text_in(last_error),
             pending_handlers: text_in(pending_handlers),
             errors: text_in(errors),
         }))
     }
 
-    /// This very settle was recorded before. One that counts nothing can be written again and is not asked here.
+    /// This very settle was recorded before. One that counts nothing is told by the time alone.
     fn stands_as(&self, event: &Reschedule) -> bool {
         let counts = event.retry_count != event.fetched_retry_count || event.status == Status::Failed;
-        counts
+        (counts || self.updated_at != event.fetched_updated_at)
             && self.status.as_deref() == Some(event.status.as_str())
             && self.retry_count == event.retry_count
             && (self.published || !event.published)
@@ -132,7 +136,8 @@ impl Stored {
 
     /// It still stands as it was fetched.
     fn is_as_fetched(&self, event: &Reschedule) -> bool {
-        matches!(self.status.as_deref(), Some("pending" | "retry")) && self.retry_count == event.fetched_retry_count
+        matches!(self.status.as_deref(), Some("pending" | "retry"))
+            && (self.retry_count, self.updated_at) == (event.fetched_retry_count, event.fetched_updated_at)
     }
 
     fn reschedule(
