@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::exit::Usage;
 use super::output;
 use super::progress::Progress;
 use crate::error::StoreError;
 use crate::settings::Settings;
-use crate::store::Store;
 use crate::store::migrate::Step;
+use crate::store::{Signals, Store};
 
 /// Create the outbox tables, or bring them up to date.
 ///
@@ -21,16 +22,36 @@ use crate::store::migrate::Step;
 Examples:
   outbox migrate
   outbox migrate --dry-run | less
+  outbox migrate --notify-trigger
   outbox migrate --database-url sqlite://outbox.db")]
 pub(super) struct Args {
     /// Print the statements that would run, with what they cost those who use the table meanwhile, and run none.
     #[arg(long)]
     dry_run: bool,
+    /// Put a trigger on the table that wakes workers when a writer inserts who does not, such as Django or plain SQL.
+    /// Costs every writer: transactions that insert events then commit one after the other. PostgreSQL only; stays until
+    /// it is taken away.
+    #[arg(long)]
+    notify_trigger: bool,
+    /// Take that trigger away.
+    #[arg(long, conflicts_with = "notify_trigger")]
+    no_notify_trigger: bool,
+}
+
+impl Args {
+    /// Whether the trigger is to be there; `None`: it stays as it is.
+    fn trigger(&self) -> Option<bool> {
+        (self.notify_trigger || self.no_notify_trigger).then_some(self.notify_trigger)
+    }
 }
 
 pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
+    let trigger = args.trigger().map(|wanted| Ok::<_, Usage>((find_signals(store.as_ref())?, wanted))).transpose()?;
     if args.dry_run {
-        let plan = store.plan_migration().await?;
+        let mut plan = store.plan_migration().await?;
+        if let Some((signals, wanted)) = trigger {
+            plan.steps.extend(signals.plan_trigger(wanted).await?.steps);
+        }
         if plan.steps.is_empty() {
             drop(writeln!(std::io::stderr(), "already up to date: nothing would run"));
         }
@@ -49,7 +70,20 @@ pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>)
     if plan.adopts {
         output::line(format_args!("left in processing by its worker and pending again: {}", plan.taken_up))?;
     }
+    if let Some((signals, wanted)) = trigger {
+        let done = match (signals.set_trigger(wanted).await?.steps.is_empty(), wanted) {
+            (true, _) => "already so:",
+            (false, true) => "created:",
+            (false, false) => "taken away:",
+        };
+        output::line(format_args!("{done} the trigger that wakes workers when events are inserted"))?;
+    }
     Ok(())
+}
+
+fn find_signals(store: &dyn Store) -> Result<&dyn Signals, Usage> {
+    let nothing = || Usage("--notify-trigger: this database wakes nobody; a worker finds events by polling".to_owned());
+    store.signals().ok_or_else(nothing)
 }
 
 /// A statement with what it costs before it.

@@ -13,9 +13,14 @@ use uuid::Uuid;
 use super::arguments::{self, Pair};
 use super::exit::Usage;
 use super::{output, publish_batch};
+use crate::error::StoreError;
+use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 use crate::settings::Settings;
-use crate::store::Store;
+use crate::store::{News, Store};
+
+/// How long waking workers may hold up a command whose work is done.
+const WAKE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Write an event, or many, into the outbox and print the id.
 ///
@@ -89,8 +94,27 @@ pub(super) async fn run(args: Args, settings: &Settings, store: Arc<dyn Store>) 
     }
     let event = args.event.event()?.or_defaults(settings.worker.max_retries, settings.worker.max_event_bytes);
     event.check()?;
-    let stored = store.insert(vec![event]).await?;
+    let stored = write(store.as_ref(), vec![event]).await?;
     Ok(output::lines(stored.iter().map(|event| event.id))?)
+}
+
+/// Writes the events and wakes the workers, who would find them by polling too.
+pub(super) async fn write(store: &dyn Store, events: Vec<NewEvent>) -> anyhow::Result<Vec<OutboxEvent>> {
+    let stored = store.insert(events).await?;
+    let news = stored.iter().map(|event| event.publisher_backend.as_str()).collect();
+    match tokio::time::timeout(WAKE_LIMIT, wake(store, &news)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "workers were not woken"),
+        Err(_) => tracing::debug!("workers were not woken in time"),
+    }
+    Ok(stored)
+}
+
+async fn wake(store: &dyn Store, news: &News) -> Result<(), StoreError> {
+    match store.signals() {
+        Some(signals) => signals.announce(store.outbox_id().await?, Uuid::nil(), news).await,
+        None => Ok(()),
+    }
 }
 
 impl EventArgs {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::output;
 use super::progress::Progress;
+use super::{output, publish};
 use crate::publish::NewEvent;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -18,7 +18,7 @@ pub(super) async fn run(path: &Path, settings: &Settings, store: Arc<dyn Store>)
     let reading = |event: NewEvent| event.or_defaults(settings.worker.max_retries, settings.worker.max_event_bytes);
     let events = read(open(path)?, reading, |count| progress.say(format!("{count} events read")))?;
     progress.say(format!("writing {} events", events.len()));
-    let stored = store.insert(events).await?;
+    let stored = publish::write(store.as_ref(), events).await?;
     drop(progress);
     Ok(output::lines(stored.iter().map(|event| event.id))?)
 }

@@ -15,11 +15,13 @@ use crate::publish::NewEvent;
 use crate::settings::DatabaseSettings;
 use migrate::{Plan, Watch};
 
+pub(crate) use self::news::News;
 pub(crate) use self::operations::{Change, Due, EventFilter, Expiry, Overview, Page, Place, Unreadable, WorkerRow};
 
 #[cfg(test)]
 pub(crate) mod contract;
 pub(crate) mod migrate;
+mod news;
 mod operations;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
@@ -249,6 +251,33 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// A connection of its own for leases, made when it is first used.
     fn leases(&self) -> Box<dyn LeaseStore>;
+
+    /// Wake-ups between processes; `None` where each finds by polling alone what another wrote.
+    fn signals(&self) -> Option<&dyn Signals>;
+}
+
+/// Wake-ups between the processes that share an outbox. They may get lost, and then polling finds what was written.
+#[async_trait]
+pub(crate) trait Signals: Send + Sync {
+    /// Tells other processes what was committed, in a transaction of its own.
+    async fn announce(&self, outbox: Uuid, sender: Uuid, news: &News) -> Result<()>;
+
+    /// Listens, on a connection of its own, to what others than `reader` announce from now on. An error that is not
+    /// transient: nothing is heard over this address.
+    async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Subscription + '_>>;
+
+    /// What [`set_trigger`](Self::set_trigger) would run now; nothing is changed.
+    async fn plan_trigger(&self, wanted: bool) -> Result<Plan>;
+
+    /// Puts the trigger in place that announces what writers insert who announce nothing, or takes it away.
+    async fn set_trigger(&self, wanted: bool) -> Result<Plan>;
+}
+
+/// A connection that hears what others announce.
+#[async_trait]
+pub(crate) trait Subscription: Send {
+    /// The next that is heard. After an error the subscription is over.
+    async fn next(&mut self) -> Result<News>;
 }
 
 /// What a worker says of itself with each heartbeat.

@@ -1,5 +1,6 @@
 //! Putting a system together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ const RESPAWN_PAUSE: Duration = Duration::from_millis(20);
 pub struct Builder {
     settings: Option<Settings>,
     migrate: bool,
+    publish_only: bool,
     backends: Backends,
     subscriptions: Vec<Subscribe>,
     starters: Vec<Starter>,
@@ -56,6 +58,15 @@ impl Builder {
     #[must_use]
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
+        self
+    }
+
+    /// Takes events in and delivers none, for a program beside which workers run elsewhere: `send`, `transaction` and `wake`
+    /// wake them on Postgres. The publishers in the settings are left alone, so both can read one file, and a subscribed
+    /// handler meets no event.
+    #[must_use]
+    pub fn publish_only(mut self, publish_only: bool) -> Self {
+        self.publish_only = publish_only;
         self
     }
 
@@ -103,7 +114,9 @@ impl Builder {
         settings.check()?;
         let store = crate::store::connect(&settings.database)?;
         let wake = Arc::new(Notify::new());
-        self.backends.check(&settings)?;
+        if !self.publish_only {
+            self.backends.check(&settings)?;
+        }
 
         let runtime = RuntimeGuard::new()?;
         let migrate = self.migrate;
@@ -112,11 +125,15 @@ impl Builder {
             let reached = runtime.handle().spawn(reach(store, migrate));
             reached.await.map_err(|error| SystemError::Runtime(std::io::Error::other(error)))??
         };
-        let lines = make_lines(&settings, &self.backends, outbox, &wake)?;
+        let lines = match self.publish_only {
+            true => BTreeMap::new(),
+            false => make_lines(&settings, &self.backends, outbox, &wake)?,
+        };
         let (deaths, obituaries) = mpsc::unbounded_channel();
         let subscriptions = self.start_handlers();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
-        let shared = Shared::new(name, settings, runtime.handle().clone(), store, lines, subscriptions, wake, deaths);
+        let shared =
+            Shared::new(outbox, name, settings, runtime.handle().clone(), store, lines, subscriptions, wake, deaths);
         start_supervisor(&shared);
         actix::spawn(replace_the_dead(Arc::clone(&shared), obituaries, runtime));
         Ok(Outbox::new(shared))

@@ -12,6 +12,7 @@ use super::supervisor::OutboxSystem;
 use crate::error::{PublishError, SystemError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
+use crate::store::News;
 
 /// How often [`Outbox::drained`] looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -61,7 +62,7 @@ impl Outbox {
         system.send(event).await.unwrap_or(Err(PublishError::Stopped))
     }
 
-    /// Runs `work` in a transaction on the caller's connection and wakes this process' worker once it has committed.
+    /// Runs `work` in a transaction on the caller's connection and wakes the workers once it has committed.
     ///
     /// # Errors
     /// What `work` returns, after rolling back; or diesel's error when the transaction itself fails.
@@ -89,9 +90,10 @@ impl Outbox {
         }
     }
 
-    /// Says that something was committed: this process' worker looks at once rather than at its next poll.
+    /// Says that something was committed: the worker of this process and, on Postgres, those of others look at once rather
+    /// than at their next poll. Returns at once, and cannot fail: what nobody hears is found by polling.
     pub fn wake(&self) {
-        self.shared.announce_news();
+        self.shared.announce_news(News::OfEveryLane);
     }
 
     /// Subscribes a handler actor while the system runs. Handlers that are to see every event belong to the builder.

@@ -8,7 +8,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use super::clock::Moment;
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use crate::store::Expiry;
+use crate::store::{Expiry, News};
 
 /// How often rows without a `seq` are looked for; an index that is empty in practice answers.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ impl Janitor {
                 Ok(0) => {}
                 Ok(repaired) => {
                     tracing::warn!(events = repaired, "gave a place to events whose writer set seq to NULL");
-                    shared.announce_news();
+                    shared.announce_news(News::OfEveryLane);
                 }
                 Err(error) => tracing::debug!(%error, "rows without a place cannot be looked for"),
             }

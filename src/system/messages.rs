@@ -194,6 +194,8 @@ pub enum ActorKind {
     Retry,
     /// Retention.
     Janitor,
+    /// Wakes workers of other processes, and is woken by them.
+    Herald,
 }
 
 /// Makes an actor panic; sent to [`OutboxSystem`](crate::OutboxSystem), which passes it on.

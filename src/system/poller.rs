@@ -14,7 +14,7 @@ use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{Blocker, FetchAnswer, FetchRequest, Shard};
+use crate::store::{Blocker, FetchAnswer, FetchRequest, News, Shard};
 
 /// A batch is closed when it would hold more than this, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 1 << 20;
@@ -73,14 +73,19 @@ impl Poller {
             return;
         }
         let now = Moment::now();
-        if self.shared.take_news() {
-            self.tracks.iter_mut().flat_map(|track| &mut track.cursors).for_each(|cursor| cursor.look_at(now));
-        }
+        self.look_at(&self.shared.take_news(), now);
         for index in 0..self.tracks.len() {
             self.open_shards(index, now);
             if now >= self.pause_until {
                 self.fetch(index, now, ctx);
             }
+        }
+    }
+
+    fn look_at(&mut self, news: &News, now: Moment) {
+        for track in &mut self.tracks {
+            let lanes = track.line.flights.iter().zip(&mut track.cursors);
+            lanes.filter(|(flight, _)| news.is_of(flight.lane())).for_each(|(_, cursor)| cursor.look_at(now));
         }
     }
 
@@ -126,7 +131,10 @@ impl Poller {
                 poller.tracks[index].cursors[lane].look_at(plan.began);
             }
             match result {
-                Ok(Ok(reading)) => poller.take(index, lane, &plan, reading),
+                Ok(Ok(reading)) => {
+                    poller.take(index, lane, &plan, reading);
+                    poller.turn_after_the_pause(index, lane, ctx);
+                }
                 Ok(Err(error)) => poller.pause(&error),
                 // The system has stopped, and its runtime with it.
                 Err(error) if error.is_cancelled() => {}
@@ -134,6 +142,14 @@ impl Poller {
             }
             poller.turn(ctx);
         }));
+    }
+
+    /// What is announced in the pause is looked for at its end.
+    fn turn_after_the_pause(&self, index: usize, lane: usize, ctx: &mut Context<Self>) {
+        let pause = self.tracks[index].cursors[lane].pause(Moment::now());
+        if !pause.is_zero() {
+            ctx.run_later(pause, |poller, ctx| poller.turn(ctx));
+        }
     }
 
     fn plan(&mut self, index: usize, now: Moment) -> Option<(usize, Plan)> {
@@ -146,6 +162,9 @@ impl Poller {
             let cursor = &mut track.cursors[lane];
             flight.forget_parked(&cursor.set_open(&open_and_held(&self.shared, flight, now)));
             cursor.rewind(&flight.take_rewinds());
+            if let Some(at) = flight.take_next_retry() {
+                cursor.retries_at(at);
+            }
             let most_ahead = track.line.most_ahead();
             // One event passes whatever its size, or it would wait for ever.
             let affordable = cursor.affordable(in_one_fetch(credit.bytes_left())).max(usize::from(credit.is_whole()));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
+use super::clock::Moment;
 use super::completer::note_settled;
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::shared::{Lifeline, Shared, panics_on_demand};
@@ -79,8 +80,18 @@ async fn record(shared: Arc<Shared>, failures: Vec<Failure>) {
             tracing::error!(event.id = %settle.id, backend = %settle.shard.lane, retries = settle.retry_count, "event failed");
         }
         note_settled(&shared, std::slice::from_ref(&ticket));
+        if settle.status == Status::Retry {
+            note_retry(&shared, settle);
+        }
         let holds = shared.line_of(&settle.shard.lane).is_some_and(|line| line.holds_on_failure());
         ticket.settled(settle.status != Status::Failed || holds);
+    }
+}
+
+fn note_retry(shared: &Shared, settle: &Reschedule) {
+    let lane = &settle.shard.lane;
+    if let Some(flight) = shared.line_of(lane).and_then(|line| line.flight(lane)) {
+        flight.note_retry(Moment::now().after(settle.delay));
     }
 }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::clock::Moment;
 use super::completer::Completer;
 use super::leases::Leases;
+use super::letterbox::Letterbox;
 use super::line::Line;
 use super::messages::{ActorKind, Subscribe};
 use super::publisher::Publisher;
@@ -21,7 +22,7 @@ use super::retry::Retry;
 use super::subscription::Subscription;
 use super::supervisor::OutboxSystem;
 use crate::settings::Settings;
-use crate::store::{Lane, Store};
+use crate::store::{Lane, News, Store};
 
 /// Where the actors are now; each restart puts a new address here.
 #[derive(Default)]
@@ -35,6 +36,7 @@ pub(crate) struct Addresses {
 
 pub(crate) struct Shared {
     pub(crate) worker: Uuid,
+    pub(crate) outbox: Uuid,
     pub(crate) name: String,
     pub(crate) settings: Settings,
     pub(crate) runtime: Handle,
@@ -50,8 +52,12 @@ pub(crate) struct Shared {
     /// Told by each actor that dies.
     pub(crate) deaths: mpsc::UnboundedSender<ActorKind>,
     pub(crate) addresses: Mutex<Addresses>,
+    /// What other processes are to be told.
+    pub(crate) outgoing: Letterbox,
+    /// Something that was taken from there is on its way.
+    pub(crate) announcing: AtomicBool,
+    incoming: Letterbox,
     stopping: AtomicBool,
-    news: AtomicBool,
     /// When the poller's loop last turned.
     pulse: Mutex<Moment>,
 }
@@ -59,6 +65,7 @@ pub(crate) struct Shared {
 impl Shared {
     #[expect(clippy::too_many_arguments, reason = "called once, by the builder")]
     pub(crate) fn new(
+        outbox: Uuid,
         name: String,
         settings: Settings,
         runtime: Handle,
@@ -70,6 +77,7 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new(Self {
             worker: Uuid::new_v4(),
+            outbox,
             name,
             settings,
             runtime,
@@ -78,12 +86,14 @@ impl Shared {
             lines,
             subscriptions: Mutex::new(subscriptions.into_iter().map(|handler| Arc::new(handler.into())).collect()),
             standing_by: Mutex::default(),
+            outgoing: Letterbox::new(Arc::default()),
+            announcing: AtomicBool::new(false),
+            incoming: Letterbox::new(Arc::clone(&wake)),
             wake,
             beat_now: Arc::default(),
             deaths,
             addresses: Mutex::default(),
             stopping: AtomicBool::new(false),
-            news: AtomicBool::new(false),
             pulse: Mutex::new(Moment::now()),
         })
     }
@@ -105,14 +115,30 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// There may be something new to read.
-    pub(crate) fn announce_news(&self) {
-        self.news.store(true, Ordering::Release);
-        self.wake.notify_one();
+    /// There may be something new for this worker to read.
+    pub(crate) fn note_news(&self, news: News) {
+        self.incoming.put(news);
     }
 
-    pub(crate) fn take_news(&self) -> bool {
-        self.news.swap(false, Ordering::AcqRel)
+    /// Something was committed: this worker is to look, and so are those of other processes.
+    pub(crate) fn announce_news(&self, news: News) {
+        self.note_news(news.clone());
+        if self.store.signals().is_some() {
+            self.outgoing.put(news.without(|lane| self.owns_all_of(lane)));
+        }
+    }
+
+    pub(crate) fn has_announced_all(&self) -> bool {
+        self.outgoing.is_empty() && !self.announcing.load(Ordering::Acquire)
+    }
+
+    /// Nobody else has anything to do for the lane: whoever takes one of its shards later reads it from its start.
+    fn owns_all_of(&self, lane: &str) -> bool {
+        self.leases.readable(lane, Moment::now()).len() == self.store.shards().unsigned_abs() as usize
+    }
+
+    pub(crate) fn take_news(&self) -> News {
+        self.incoming.take().0
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::clock::Moment;
 use super::completer::Completer;
+use super::herald::Herald;
 use super::janitor::Janitor;
 use super::lease_keeper::{LeaseKeeper, Leave};
 #[cfg(feature = "fault-injection")]
@@ -25,6 +26,7 @@ use super::shared::{Lifeline, Shared};
 use crate::error::{PublishError, SystemError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
+use crate::store::News;
 
 /// Events that share one INSERT, at most.
 const MOST: usize = 1_000;
@@ -57,6 +59,7 @@ struct Children {
     lease_keeper: Option<Addr<LeaseKeeper>>,
     poller: Option<Addr<Poller>>,
     janitor: Option<Addr<Janitor>>,
+    herald: Option<Addr<Herald>>,
 }
 
 /// An actor has died.
@@ -85,6 +88,7 @@ impl OutboxSystem {
             ActorKind::Poller => self.children.poller = Some(Poller::new(shared).start()),
             ActorKind::LeaseKeeper => self.children.lease_keeper = Some(LeaseKeeper::new(shared).start()),
             ActorKind::Janitor => self.children.janitor = Some(Janitor::new(shared).start()),
+            ActorKind::Herald => self.children.herald = Some(Herald::new(shared).start()),
             ActorKind::OutboxSystem => {}
         }
     }
@@ -102,16 +106,20 @@ impl OutboxSystem {
             ActorKind::Poller => connected(self.children.poller.as_ref()),
             ActorKind::LeaseKeeper => connected(self.children.lease_keeper.as_ref()),
             ActorKind::Janitor => connected(self.children.janitor.as_ref()),
+            ActorKind::Herald => connected(self.children.herald.as_ref()),
             ActorKind::OutboxSystem => true,
         }
     }
 
     fn all_children(&self) -> Vec<ActorKind> {
+        if self.shared.lines.is_empty() {
+            return vec![ActorKind::Herald];
+        }
         let publishers = self.shared.lines.keys().cloned().map(ActorKind::Publisher);
         [ActorKind::Retry, ActorKind::Completer, ActorKind::Registry]
             .into_iter()
             .chain(publishers)
-            .chain([ActorKind::Poller, ActorKind::LeaseKeeper, ActorKind::Janitor])
+            .chain([ActorKind::Poller, ActorKind::LeaseKeeper, ActorKind::Janitor, ActorKind::Herald])
             .collect()
     }
 
@@ -136,7 +144,7 @@ async fn insert(shared: Arc<Shared>, waiting: Vec<(NewEvent, Answer)>) {
     let (events, answers): (Vec<NewEvent>, Vec<Answer>) = waiting.into_iter().unzip();
     match shared.store.insert(events.clone()).await {
         Ok(stored) => {
-            shared.announce_news();
+            shared.announce_news(stored.iter().map(|event| event.publisher_backend.as_str()).collect());
             for (answer, event) in answers.into_iter().zip(stored) {
                 // A sender that went away has its event in the outbox all the same.
                 let _ = answer.send(Ok(event));
@@ -154,7 +162,9 @@ async fn insert(shared: Arc<Shared>, waiting: Vec<(NewEvent, Answer)>) {
                     .insert(vec![event])
                     .await
                     .and_then(|stored| stored.into_iter().next().ok_or(PublishError::Stopped));
-                shared.announce_news();
+                if let Ok(event) = &stored {
+                    shared.announce_news(News::from_iter([event.publisher_backend.as_str()]));
+                }
                 let _ = answer.send(stored.map_err(single));
             }
         }
@@ -281,9 +291,17 @@ impl Handler<Shutdown> for OutboxSystem {
 }
 
 async fn say_farewell(shared: &Shared, keeper: Option<Addr<LeaseKeeper>>) {
+    let _ = tokio::time::timeout(FLUSH_LIMIT, announce_the_rest(shared)).await;
     flush_journals(shared).await;
     if let Some(keeper) = keeper {
         let _ = keeper.send(Leave).await;
+    }
+}
+
+/// Who only publishes may end right after: nobody else would wake the workers.
+async fn announce_the_rest(shared: &Shared) {
+    while !shared.has_announced_all() {
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 
@@ -335,6 +353,7 @@ impl Handler<Panic> for OutboxSystem {
             ActorKind::Poller => pass(self.children.poller.as_ref(), message),
             ActorKind::LeaseKeeper => pass(self.children.lease_keeper.as_ref(), message),
             ActorKind::Janitor => pass(self.children.janitor.as_ref(), message),
+            ActorKind::Herald => pass(self.children.herald.as_ref(), message),
         }
     }
 }

@@ -30,4 +30,5 @@ mod sqlite;
 mod supervision;
 mod takeover;
 mod tls;
+mod waking;
 mod writes;

@@ -43,6 +43,12 @@ impl Scene {
         Self { address, ..scene }.migrate()
     }
 
+    /// Its database is reached over another port from now on.
+    pub(crate) fn through(mut self, port: u16) -> Self {
+        self.database = self.database.at(port);
+        self
+    }
+
     fn migrate(self) -> Self {
         let migrated = self.outbox(&self.settings("", ""), &["migrate"]).output().unwrap();
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));

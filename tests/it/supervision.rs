@@ -9,7 +9,7 @@ use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, answer, event, handler}
 use crate::scene::{DRAIN, Scene};
 use crate::support::{PATIENCE, eventually};
 
-fn every_kind() -> [ActorKind; 8] {
+fn every_kind() -> [ActorKind; 9] {
     [
         ActorKind::OutboxSystem,
         ActorKind::LeaseKeeper,
@@ -19,6 +19,7 @@ fn every_kind() -> [ActorKind; 8] {
         ActorKind::Completer,
         ActorKind::Retry,
         ActorKind::Janitor,
+        ActorKind::Herald,
     ]
 }
 

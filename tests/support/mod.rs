@@ -13,6 +13,8 @@
 
 pub(crate) mod clock;
 #[cfg(feature = "postgres")]
+pub(crate) mod pooler;
+#[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;

@@ -77,6 +77,14 @@ impl Database {
         copy
     }
 
+    /// The same database as it is reached over another port.
+    pub(crate) fn at(mut self, port: u16) -> Self {
+        let mut url = Url::parse(&self.url).unwrap();
+        url.set_port(Some(port)).unwrap();
+        self.url = url.into();
+        self
+    }
+
     pub(crate) async fn connect(&self) -> Client {
         connect(&self.url).await
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,15 @@ use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::{ManagerConfig, RecyclingMethod};
-use futures_util::FutureExt;
+use futures_util::stream::{BoxStream, poll_fn};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
@@ -24,6 +26,9 @@ use crate::error::StoreError;
 
 /// How long connecting may take, and asking a pool for a connection.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a server says on a connection unasked.
+pub(super) type Messages = BoxStream<'static, Result<AsyncMessage, tokio_postgres::Error>>;
 
 /// A database's address and how to reach it.
 pub(crate) struct Target {
@@ -91,22 +96,27 @@ impl Target {
 
     /// A connection whose driver runs as a task of the current runtime.
     pub(super) async fn connect(&self) -> Result<Client, StoreError> {
+        let (client, messages) = self.open().await?;
+        tokio::spawn(messages.try_for_each(|_| ready(Ok(()))));
+        Ok(client)
+    }
+
+    /// A connection, and what the server says on it unasked. It works only while that is being read.
+    pub(super) async fn open(&self) -> Result<(Client, Messages), StoreError> {
         let connecting = async {
             Ok(match &self.tls {
                 None => {
-                    let (client, driver) = self.config.connect(NoTls).await?;
-                    tokio::spawn(driver.map(drop));
-                    client
+                    let (client, mut driver) = self.config.connect(NoTls).await?;
+                    (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
                 }
                 Some(tls) => {
-                    let (client, driver) = self.config.connect(tls.clone()).await?;
-                    tokio::spawn(driver.map(drop));
-                    client
+                    let (client, mut driver) = self.config.connect(tls.clone()).await?;
+                    (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
                 }
             })
         };
         match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
-            Ok(Ok(client)) => Ok(client),
+            Ok(Ok(opened)) => Ok(opened),
             Ok(Err(error)) => Err(self.unreachable(chain::<tokio_postgres::Error>(&error))),
             Err(_) => Err(self.unreachable(format!("no answer within {CONNECT_LIMIT:?}"))),
         }

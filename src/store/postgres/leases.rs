@@ -227,7 +227,7 @@ fn interval(span: Duration) -> String {
 }
 
 /// A string literal that means the same whatever `standard_conforming_strings` says.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let escaped = text.replace('\'', "''").replace('\\', "\\\\").replace('\0', "");
     format!("E'{escaped}'")
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
-    Page, Place, Reschedule, Result, Shard, Store, Unreadable,
+    Page, Place, Reschedule, Result, Shard, Signals, Store, Unreadable,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -38,6 +38,8 @@ mod overview;
 mod plans_tests;
 pub(crate) mod row;
 mod settle;
+mod signals;
+mod trigger;
 
 pub(crate) use connect::Target;
 
@@ -201,5 +203,9 @@ impl Store for PostgresStore {
 
     fn leases(&self) -> Box<dyn LeaseStore> {
         Box::new(leases::PostgresLeases::new(Arc::clone(&self.target)))
+    }
+
+    fn signals(&self) -> Option<&dyn Signals> {
+        Some(self)
     }
 }

@@ -35,7 +35,7 @@ use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
-    Page, Place, Reschedule, Result, Shard, Store, Unreadable,
+    Page, Place, Reschedule, Result, Shard, Signals, Store, Unreadable,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -220,6 +220,10 @@ impl Store for SqliteStore {
 
     fn leases(&self) -> Box<dyn LeaseStore> {
         Box::new(SqliteLeases(Connection::new(&self.location, LEASES_BUSY_TIMEOUT)))
+    }
+
+    fn signals(&self) -> Option<&dyn Signals> {
+        None
     }
 }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Opening, Stage};
 use crate::store::{Fetched, Position};
+use crate::system::clock::Moment;
 
 /// Keys remembered because events of theirs wait behind the cursor; more are left to the sweep.
 const MAX_PARKED: usize = 10_000;
@@ -46,6 +47,7 @@ pub(super) struct Inner {
     pub(super) fetches: BTreeSet<u64>,
     pub(super) lingering: VecDeque<(u64, Uuid)>,
     pub(super) rewinds: HashMap<i16, Position>,
+    pub(super) next_retry: Option<Moment>,
     pub(super) parked: HashMap<String, i16>,
     pub(super) wanted: BTreeSet<String>,
 }

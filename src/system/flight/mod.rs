@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use self::entries::Inner;
 pub(crate) use self::fetch::{Admitted, Fetch};
+use super::clock::Moment;
 use crate::seams::{self, Rule};
 use crate::store::{Fetched, KeyQuestion, Lane, Position, Shard};
 
@@ -113,6 +114,17 @@ impl Flight {
     /// Events in flight that were due retries: their rows still say so.
     pub(crate) fn retrying(&self) -> Vec<Uuid> {
         self.lock().events.iter().filter(|(_, entry)| entry.retry).map(|(id, _)| *id).collect()
+    }
+
+    /// A retry comes due then.
+    pub(crate) fn note_retry(&self, at: Moment) {
+        let mut inner = self.lock();
+        inner.next_retry = Some(inner.next_retry.map_or(at, |next| next.min(at)));
+    }
+
+    /// When the first of the noted retries comes due.
+    pub(crate) fn take_next_retry(&self) -> Option<Moment> {
+        self.lock().next_retry.take()
     }
 
     /// Positions to read again from, because events behind the cursor came back unsent.

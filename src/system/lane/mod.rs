@@ -9,6 +9,7 @@ use std::time::Duration;
 use self::room::{Room, each};
 use super::clock::Moment;
 use super::flight::Opening;
+use super::pace::pace;
 use crate::store::{FetchAnswer, Position, Range};
 
 /// Reading starts this much before the cursor once nothing is left before it: writers that commit a little later than
@@ -23,6 +24,9 @@ const MAX_BOUNDS: usize = 4_096;
 
 /// Events that a key is read from its start for, at most.
 const KEY_LIMIT: i64 = 100;
+
+/// How often retries are looked for that came due unexpectedly, at most: those of this worker's own making say when.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The bytes that an event is taken for before any was seen.
 const FIRST_GUESS: usize = 1_024;
@@ -78,9 +82,17 @@ pub(crate) struct LaneCursor {
     fastest: Duration,
     average_size: usize,
     room: Room,
-    next_look: Moment,
+    next_poll: Moment,
+    /// Since when something may be new.
+    announced: Option<Moment>,
+    /// What is announced waits until then.
+    not_before: Moment,
     next_retries: Moment,
     next_sweep: Moment,
+    /// A look went before a sweep that is due; the next one does not.
+    sweep_is_next: bool,
+    /// Something was read since the last sweep began.
+    has_read: bool,
     poll_interval: Duration,
 }
 
@@ -94,9 +106,13 @@ impl LaneCursor {
             fastest: Duration::MAX,
             average_size: FIRST_GUESS,
             room: Room::default(),
-            next_look: now,
+            next_poll: now,
+            announced: None,
+            not_before: now,
             next_retries: now,
             next_sweep: now,
+            sweep_is_next: false,
+            has_read: false,
             poll_interval,
         }
     }
@@ -134,9 +150,19 @@ impl LaneCursor {
         }
     }
 
-    /// There is something new, so the next plan looks. The plan's own `now`: a later one would put the look off.
-    pub(crate) fn look_at(&mut self, now: Moment) {
-        self.next_look = self.next_look.min(now);
+    /// There is something new since `at`, so the next plan looks: where much was found a moment ago, the next after a pause.
+    pub(crate) fn look_at(&mut self, at: Moment) {
+        self.announced = Some(self.announced.map_or(at, |announced| announced.min(at)));
+    }
+
+    /// How long what is announced waits, from now on.
+    pub(crate) fn pause(&self, now: Moment) -> Duration {
+        self.not_before.since(now)
+    }
+
+    /// A retry comes due then.
+    pub(crate) fn retries_at(&mut self, at: Moment) {
+        self.next_retries = self.next_retries.min(at);
     }
 
     /// The events that a byte budget is worth.
@@ -154,10 +180,14 @@ impl LaneCursor {
         if room == 0 || self.shards.is_empty() {
             return None;
         }
-        if now >= self.next_look {
+        if self.is_look_due(now) {
             self.begin_look(now);
         }
+        // What was just announced does not wait for a sweep, and no sweep waits for more than one look.
+        let look_first = self.shards.values().any(|state| state.look) && !self.sweep_is_next;
+        self.sweep_is_next = now >= self.next_sweep && look_first;
         if now >= self.next_sweep
+            && !look_first
             && let Some(plan) = self.plan_sweep(room, now)
         {
             return Some(plan);
@@ -171,7 +201,7 @@ impl LaneCursor {
         let [ranges, retries, key_room] = self.room.divide(room, wanted);
         let retry_shards = if wanted[1] && retries > 0 { self.shards.keys().copied().collect() } else { Vec::new() };
         if !retry_shards.is_empty() {
-            self.next_retries = self.next_look;
+            self.next_retries = now.after(self.poll_interval.max(RETRY_INTERVAL));
         }
         Some(Plan {
             purpose: Purpose::Forward,
@@ -184,12 +214,19 @@ impl LaneCursor {
         })
     }
 
+    fn is_look_due(&self, now: Moment) -> bool {
+        now >= self.next_poll || self.announced.is_some_and(|at| now >= at.max(self.not_before))
+    }
+
     /// Everything is to be read once. What is announced from now on begins the next look: it may be of what this one does
-    /// not see.
+    /// not see. What was announced does not put polling off, or something else would be found late.
     fn begin_look(&mut self, now: Moment) {
         self.shards.values_mut().for_each(|state| state.look = true);
-        self.next_look = now.after(self.poll_interval);
-        self.next_retries = now;
+        self.announced = None;
+        if now >= self.next_poll {
+            // A tick that comes a little early is a tick.
+            self.next_poll = now.after(self.poll_interval - self.poll_interval / 8);
+        }
     }
 
     fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize) -> Vec<Range> {
@@ -225,7 +262,10 @@ impl LaneCursor {
             state.full = answer.cut_short || count >= range.limit;
             state.cursor = state.cursor.max(last);
         }
-        self.unbounded += found.values().map(|(count, _)| *count).sum::<i64>();
+        let count = found.values().map(|(count, _)| *count).sum::<i64>();
+        self.not_before = plan.began.after(pace(usize::try_from(count).unwrap_or(0)));
+        self.has_read |= count > 0;
+        self.unbounded += count;
         if let Some(furthest) = found.values().map(|(_, last)| *last).max()
             && self.unbounded >= ROWS_PER_STEP
             && self.bounds.len() < MAX_BOUNDS

@@ -7,6 +7,9 @@ use super::*;
 /// A sweep step that took this much longer than a round trip keeps its bounds; faster ones grow together.
 const CHEAP_STEP: Duration = Duration::from_millis(5);
 
+/// From one sweep to the next where nothing was read in between.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
 /// The share of the time that sweeping may take is one in this many.
 const SWEEP_SHARE: u32 = 20;
 
@@ -79,7 +82,8 @@ impl LaneCursor {
         }
         let mut pause = took.saturating_mul(SWEEP_SHARE).min(LONGEST_PAUSE);
         if self.begin_anew_where_swept() {
-            pause = pause.max(self.poll_interval);
+            let idle = if std::mem::take(&mut self.has_read) { Duration::ZERO } else { IDLE_PAUSE };
+            pause = pause.max(self.poll_interval).max(idle);
         }
         self.next_sweep = now.after(pause);
     }

@@ -44,7 +44,7 @@ fn time_until_found(took: Duration, late: impl Fn(i64) -> (i64, i64)) -> Option<
         // 200 events a second, announced each.
         let newest = micros / 5_000;
         if newest > seen {
-            cursor.next_look = now;
+            cursor.look_at(now);
         }
         let mut pending: Vec<(i64, i64)> = (seen + 1..=newest).map(|n| (n * 5_000, n * 10)).collect();
         if now.since(start) > Duration::from_secs(30) {

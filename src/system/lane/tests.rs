@@ -241,10 +241,43 @@ fn without_room_nothing_is_asked_for() {
 fn an_idle_lane_is_looked_at_once_every_poll_interval_or_when_somebody_calls() {
     let mut model = one_read(Vec::new());
     assert!(model.cursor.plan(10, false, model.now).is_none());
-    assert!(model.cursor.plan(10, false, model.now.after(Duration::from_millis(101))).is_some());
-    model.cursor.look_at(Moment::now());
-    let now = Moment::now().max(model.now);
-    assert!(model.cursor.plan(10, false, now).is_some_and(|plan| plan.retry_shards.len() == 2));
+    model.now = model.now.after(Duration::from_millis(101));
+    assert!(model.cursor.plan(10, false, model.now).is_some());
+    assert!(model.cursor.plan(10, false, model.now).is_none());
+    model.cursor.look_at(model.now);
+    let called = model.cursor.plan(10, false, model.now).unwrap();
+    assert!(called.ranges.len() == 2 && called.retry_shards.is_empty(), "who calls has written no retry");
+    model.now = model.now.after(Duration::from_millis(99));
+    assert!(model.cursor.plan(10, false, model.now).is_some(), "a call does not put polling off");
+}
+
+#[test]
+fn retries_are_looked_for_when_they_come_due_and_now_and_then() {
+    let mut model = one_read(Vec::new());
+    let retries = |model: &mut Model| model.cursor.plan(10, false, model.now).map_or(0, |plan| plan.retry_shards.len());
+    model.now = model.now.after(Duration::from_millis(500));
+    assert_eq!(retries(&mut model), 0);
+    model.cursor.retries_at(model.now.after(Duration::from_millis(10)));
+    model.now = model.now.after(Duration::from_millis(10));
+    assert_eq!(retries(&mut model), 2);
+    model.now = model.now.after(Duration::from_millis(1_001));
+    assert_eq!(retries(&mut model), 2);
+}
+
+#[test]
+fn after_a_look_that_found_much_what_is_announced_waits_a_little() {
+    for (found, pause) in [(1, 0), (8, 2), (24, 6)] {
+        let mut model = one_read((1..=found).map(|n| sample::fetched(0, n * 1_000_000, "")).collect());
+        let began = model.now;
+        model.cursor.next_sweep = began.after(Duration::from_secs(60));
+        model.cursor.look_at(began);
+        let mut looks = |at: u64| {
+            let plan = model.cursor.plan(10, false, began.after(Duration::from_millis(at)));
+            plan.is_some_and(|plan| plan.purpose == Purpose::Forward)
+        };
+        assert_eq!(looks(0), pause == 0, "{found}");
+        assert_eq!(looks(pause), pause > 0, "{found}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod check;
 mod session;
 mod task;
 
-use session::Session;
+pub(super) use session::{Session, transaction};
 use task::{Index, Task};
 
 const INDEXES: &str = include_str!("../../../../migrations/postgres/0001_outbox/indexes.sql");

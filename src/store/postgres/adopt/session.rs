@@ -30,7 +30,7 @@ const TURN_LIMIT: Duration = Duration::from_secs(10);
 const TURN_PAUSE: Duration = Duration::from_millis(100);
 
 /// One adoption at a time has one.
-pub(super) struct Session<'a> {
+pub(in crate::store::postgres) struct Session<'a> {
     target: &'a Target,
     client: &'a Client,
 }
@@ -40,7 +40,7 @@ impl<'a> Session<'a> {
     ///
     /// It asks again rather than letting the server wait: a statement that waits is a transaction that building an index
     /// concurrently waits for.
-    pub(super) async fn begin(target: &'a Target, client: &'a Client) -> Result<Self> {
+    pub(in crate::store::postgres) async fn begin(target: &'a Target, client: &'a Client) -> Result<Self> {
         let session = Self { target, client };
         session.run("SET statement_timeout = 0").await?;
         // A statement whose client was killed ends soon. Not every system can tell, so a refusal is none.
@@ -62,13 +62,13 @@ impl<'a> Session<'a> {
         row.and_then(|row| row.try_get(0)).map_err(|error| self.error(&error))
     }
 
-    pub(super) async fn end(self) -> Result<()> {
+    pub(in crate::store::postgres) async fn end(self) -> Result<()> {
         self.run(&format!("SELECT pg_advisory_unlock({ADVISORY_LOCK})")).await
     }
 
     /// Runs statements in one transaction and returns the first row's first column. They are sent together: no lock is
     /// held while this program is stopped or killed.
-    pub(super) async fn transact(&self, sql: &str) -> Result<Option<String>> {
+    pub(in crate::store::postgres) async fn transact(&self, sql: &str) -> Result<Option<String>> {
         let sql = transaction(sql);
         let mut tries = 1;
         loop {
@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
 }
 
 /// Statements as [`Session::transact`] sends them.
-pub(super) fn transaction(sql: &str) -> String {
+pub(in crate::store::postgres) fn transaction(sql: &str) -> String {
     let lock_timeout = BRIEF.lock_timeout.as_millis();
     format!("BEGIN;\nSET LOCAL lock_timeout = '{lock_timeout}ms';\n\n{}\n\nCOMMIT;", sql.trim())
 }

@@ -1,0 +1,146 @@
+//! Wake-ups between processes: NOTIFY after the commit, LISTEN on a connection of its own.
+//!
+//! The channel bears the outbox's id, so that several outboxes in one database do not wake each other.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel_async::SimpleAsyncConnection;
+use futures_util::{FutureExt, TryStreamExt};
+use tokio_postgres::{AsyncMessage, Client};
+use uuid::Uuid;
+
+use super::connect::Messages;
+use super::leases::quote;
+use super::{PostgresStore, Result, STATEMENT_LIMIT, trigger};
+use crate::error::StoreError;
+use crate::store::migrate::Plan;
+use crate::store::{News, Signals, Subscription};
+
+/// A subscription that has heard nothing for so long sends itself something.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long that may take to arrive.
+const ECHO_LIMIT: Duration = Duration::from_secs(5);
+
+const LISTEN: &str = "listen";
+
+#[async_trait]
+impl Signals for PostgresStore {
+    async fn announce(&self, outbox: Uuid, sender: Uuid, news: &News) -> Result<()> {
+        notify(self, &channel(outbox), &news.payloads(sender)).await
+    }
+
+    async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Subscription + '_>> {
+        let mut ear = Ear::open(self, outbox, reader).await?;
+        match ear.prove().await {
+            Err(StoreError::Timeout { operation: LISTEN, .. }) => Err(deaf()),
+            Err(error) => Err(error),
+            Ok(_) => Ok(Box::new(ear)),
+        }
+    }
+
+    async fn plan_trigger(&self, wanted: bool) -> Result<Plan> {
+        trigger::plan(&self.target, wanted).await
+    }
+
+    async fn set_trigger(&self, wanted: bool) -> Result<Plan> {
+        trigger::set(&self.target, wanted).await
+    }
+}
+
+fn channel(outbox: Uuid) -> String {
+    format!("outbox_{}", outbox.simple())
+}
+
+/// One simple query, over the pool: whoever listens must not hear its own connection alone.
+async fn notify(store: &PostgresStore, channel: &str, payloads: &[String]) -> Result<()> {
+    let payloads: Vec<String> = payloads.iter().map(|payload| quote(payload)).collect();
+    let sql = format!("SELECT pg_notify('{channel}', p) FROM unnest(ARRAY[{}]) AS p", payloads.join(", "));
+    store.run("wake workers of other processes", |conn| async move { conn.batch_execute(&sql).await }.boxed()).await
+}
+
+/// Through a pooler in transaction mode LISTEN is answered, and nothing ever comes.
+fn deaf() -> StoreError {
+    let reason = "notifications do not arrive over this connection (is it a pooler in transaction mode?)".to_owned();
+    StoreError::Query { operation: LISTEN, reason, transient: false }
+}
+
+/// A connection that listens. What arrives waits in its socket, so nothing of it piles up here.
+struct Ear<'a> {
+    store: &'a PostgresStore,
+    /// Dropped, it would end the connection.
+    _client: Client,
+    messages: Messages,
+    /// A channel of its own.
+    echo: String,
+    reader: Uuid,
+}
+
+impl<'a> Ear<'a> {
+    async fn open(store: &'a PostgresStore, outbox: Uuid, reader: Uuid) -> Result<Self> {
+        let (client, mut messages) = store.target.open().await?;
+        let echo = format!("outbox_echo_{}", Uuid::new_v4().simple());
+        let statement = format!("LISTEN {}; LISTEN {echo}", channel(outbox));
+        let answered = tokio::time::timeout(STATEMENT_LIMIT, async {
+            tokio::select! {
+                answered = client.batch_execute(&statement) => answered,
+                Err(error) = read_to_the_end(&mut messages) => Err(error),
+            }
+        });
+        match answered.await {
+            Ok(Ok(())) => Ok(Self { store, _client: client, messages, echo, reader }),
+            Ok(Err(error)) => Err(store.target.driver_error(LISTEN, &error)),
+            Err(_) => Err(StoreError::Timeout { operation: LISTEN, limit: STATEMENT_LIMIT }),
+        }
+    }
+
+    /// The next notification; `None`: its own.
+    async fn hear(&mut self) -> Result<Option<News>> {
+        loop {
+            let message =
+                self.messages.try_next().await.map_err(|error| self.store.target.driver_error(LISTEN, &error))?;
+            match message {
+                Some(AsyncMessage::Notification(said)) if said.channel() == self.echo => return Ok(None),
+                Some(AsyncMessage::Notification(said)) => {
+                    return Ok(Some(News::from_payload(said.payload(), self.reader)));
+                }
+                Some(_) => {}
+                None => return Err(self.store.target.unreachable("the connection that listens was closed")),
+            }
+        }
+    }
+
+    /// Sends itself something over another connection and waits for it, or for whatever comes before: a peer that is gone
+    /// and a pooler say nothing of it. Over its own connection it would hear itself through a pooler too.
+    async fn prove(&mut self) -> Result<Option<News>> {
+        notify(self.store, &self.echo, &[String::new()]).await?;
+        let heard = tokio::time::timeout(ECHO_LIMIT, self.hear()).await;
+        heard.unwrap_or(Err(StoreError::Timeout { operation: LISTEN, limit: ECHO_LIMIT }))
+    }
+}
+
+#[async_trait]
+impl Subscription for Ear<'_> {
+    async fn next(&mut self) -> Result<News> {
+        loop {
+            let heard = match tokio::time::timeout(SILENCE, self.hear()).await {
+                Ok(heard) => heard?,
+                Err(_) => self.prove().await?,
+            };
+            if let Some(news) = heard {
+                return Ok(news);
+            }
+        }
+    }
+}
+
+/// Ends with the connection alone.
+async fn read_to_the_end(messages: &mut Messages) -> std::result::Result<(), tokio_postgres::Error> {
+    while messages.try_next().await?.is_some() {}
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "signals_tests.rs"]
+mod tests;

@@ -1,0 +1,68 @@
+use super::*;
+use crate::store::Store;
+use crate::store::contract::Fixture;
+use crate::store::postgres::Target;
+use crate::store::postgres::fixture::PostgresFixture;
+use crate::test_support::pooler::Pooler;
+use crate::test_support::proxy::{Passage, Proxy};
+use crate::test_support::{PATIENCE, eventually};
+
+const READER: Uuid = Uuid::from_u128(1);
+const OTHER: Uuid = Uuid::from_u128(2);
+
+fn port(fixture: &PostgresFixture) -> u16 {
+    url::Url::parse(&fixture.database.url).unwrap().port().unwrap()
+}
+
+/// The same database as it is reached over another port.
+fn store_at(fixture: &PostgresFixture, port: u16) -> PostgresStore {
+    let mut url = url::Url::parse(&fixture.database.url).unwrap();
+    url.set_port(Some(port)).unwrap();
+    PostgresStore::new(Target::from_url(url.as_str()).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn what_others_announce_of_this_outbox_is_heard_and_nothing_else() {
+    let fixture = PostgresFixture::fresh().await;
+    let store = store_at(&fixture, port(&fixture));
+    let outbox = store.outbox_id().await.unwrap();
+    let mut subscription = store.subscribe(outbox, READER).await.unwrap();
+    store.announce(Uuid::from_u128(3), OTHER, &News::OfEveryLane).await.unwrap();
+    store.announce(outbox, READER, &News::from_iter(["own"])).await.unwrap();
+    store.announce(outbox, OTHER, &News::from_iter(["", "it's"])).await.unwrap();
+    let mut heard = News::default();
+    while !(heard.is_of("") && heard.is_of("it's")) {
+        heard.add(subscription.next().await.unwrap());
+    }
+    assert_eq!(heard, News::from_iter(["", "it's"]));
+}
+
+#[tokio::test]
+async fn a_subscription_that_hears_nothing_through_a_pooler_is_refused_for_good() {
+    let fixture = PostgresFixture::fresh().await;
+    let pooler = Pooler::to(port(&fixture)).await;
+    let store = store_at(&fixture, pooler.port());
+    let error = store.subscribe(Uuid::from_u128(3), READER).await.err().unwrap();
+    assert!(!error.is_transient() && error.to_string().contains("pooler"), "{error}");
+}
+
+#[tokio::test]
+async fn a_subscription_whose_connection_has_gone_silent_ends() {
+    let fixture = PostgresFixture::fresh().await;
+    let proxy = Proxy::to(port(&fixture)).await;
+    let store = store_at(&fixture, proxy.port());
+    let outbox = Uuid::from_u128(3);
+    let mut subscription = store.subscribe(outbox, READER).await.unwrap();
+    // The only connection on which anything comes now is the one that listens: from then on it says nothing.
+    let before = proxy.replies();
+    proxy.set(Passage::LoseReplies);
+    store_at(&fixture, port(&fixture)).announce(outbox, OTHER, &News::OfEveryLane).await.unwrap();
+    eventually("the wake-up is lost", PATIENCE, async || proxy.replies() > before).await;
+    proxy.set(Passage::Open);
+    let error = loop {
+        if let Err(error) = subscription.next().await {
+            break error;
+        }
+    };
+    assert!(error.is_transient(), "another try may pass: {error}");
+}

@@ -1,0 +1,71 @@
+//! The trigger that announces what is inserted by writers who announce nothing.
+
+use tokio_postgres::Client;
+
+use super::Result;
+use super::adopt::{Session, transaction};
+use super::connect::Target;
+use crate::store::migrate::{Plan, Step};
+
+const CREATE: &str = include_str!("../../../migrations/postgres/notify/create.sql");
+const DROP: &str = include_str!("../../../migrations/postgres/notify/drop.sql");
+
+/// Whether there is one, and whether it is as it should be: a database that was copied may have been given another id.
+const FIND: &str = "SELECT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass('outbox_events') \
+        AND t.tgname = 'outbox_events_notify'), \
+    EXISTS (SELECT FROM pg_trigger t, outbox_meta m WHERE t.tgrelid = to_regclass('outbox_events') \
+        AND t.tgname = 'outbox_events_notify' AND t.tgenabled = 'O' \
+        AND encode(t.tgargs, 'escape') = 'outbox_' || replace(m.id::text, '-', '') || '\\000')";
+
+/// What [`set`] would run. Where the tables are still to be made there is no trigger.
+pub(super) async fn plan(target: &Target, wanted: bool) -> Result<Plan> {
+    let client = target.connect().await?;
+    plan_with(target, &client, wanted).await
+}
+
+/// Creates the trigger or drops it; where it is as wanted, nothing is run.
+pub(super) async fn set(target: &Target, wanted: bool) -> Result<Plan> {
+    let client = target.connect().await?;
+    let session = Session::begin(target, &client).await?;
+    let plan = plan_with(target, &client, wanted).await?;
+    if !plan.steps.is_empty() {
+        session.transact(statements(wanted)).await?;
+    }
+    session.end().await?;
+    Ok(plan)
+}
+
+async fn plan_with(target: &Target, client: &Client, wanted: bool) -> Result<Plan> {
+    let is_done = is_as(client, wanted).await.map_err(|error| target.driver_error("look for the trigger", &error))?;
+    let steps = if is_done { Vec::new() } else { vec![step(wanted)] };
+    Ok(Plan { steps, ..Plan::default() })
+}
+
+async fn is_as(client: &Client, wanted: bool) -> std::result::Result<bool, tokio_postgres::Error> {
+    let known: bool = client.query_one("SELECT to_regclass('outbox_meta') IS NOT NULL", &[]).await?.try_get(0)?;
+    if !known {
+        return Ok(!wanted);
+    }
+    let found = client.query_one(FIND, &[]).await?;
+    let (is_there, is_right): (bool, bool) = (found.try_get(0)?, found.try_get(1)?);
+    Ok(if wanted { is_right } else { !is_there })
+}
+
+fn statements(wanted: bool) -> &'static str {
+    if wanted { CREATE } else { DROP }
+}
+
+fn step(wanted: bool) -> Step {
+    let cost = match wanted {
+        true => {
+            "From then on transactions that insert events commit one after the other: see docs/operations.md.\nNobody \
+             writes for a moment: where the lock is not had within 1.5 s, those who wait behind it go first, and it is \
+             tried again."
+        }
+        false => {
+            "ACCESS EXCLUSIVE for a moment: where it is not had within 1.5 s, those who wait behind it go first, and it \
+             is tried\nagain."
+        }
+    };
+    Step { sql: transaction(statements(wanted)), cost: cost.to_owned() }
+}

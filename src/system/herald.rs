@@ -1,0 +1,148 @@
+//! `Herald`: tells other processes what was committed here, and the poller what was committed there.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakAddr};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::messages::ActorKind;
+use super::pace::pace;
+use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::trying::pause_after;
+use crate::error::StoreError;
+use crate::store::{News, Signals, Subscription};
+
+/// From one wake-up to the next, at least.
+const LEAST: Duration = Duration::from_millis(1);
+
+/// Until it is tried again to listen where nothing can be heard.
+const DEAF_PAUSE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Herald {
+    shared: Arc<Shared>,
+    tasks: Vec<AbortHandle>,
+    _lifeline: Lifeline,
+}
+
+impl Herald {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let lifeline = shared.lifeline(ActorKind::Herald);
+        Self { shared, tasks: Vec::new(), _lifeline: lifeline }
+    }
+}
+
+impl Actor for Herald {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let guard = || Ended(ctx.address().downgrade());
+        let announcing = announce(Arc::clone(&self.shared), guard());
+        self.tasks.push(self.shared.runtime.spawn(announcing).abort_handle());
+        // Who delivers nothing has no use for news.
+        if !self.shared.lines.is_empty() {
+            let listening = listen(Arc::clone(&self.shared), guard());
+            self.tasks.push(self.shared.runtime.spawn(listening).abort_handle());
+        }
+    }
+}
+
+impl Drop for Herald {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// A task has it. None ends before its actor does but by a panic, and then the actor ends too and is replaced.
+struct Ended(WeakAddr<Herald>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(herald) = self.0.upgrade() {
+            // Where its mailbox is closed, it has ended already.
+            let _ = herald.try_send(TaskEnded);
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct TaskEnded;
+
+impl Handler<TaskEnded> for Herald {
+    type Result = ();
+
+    fn handle(&mut self, _: TaskEnded, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+panics_on_demand!(Herald);
+
+/// Tells other processes: the first news at once. What cannot be told is found by their polling.
+async fn announce(shared: Arc<Shared>, _guard: Ended) {
+    let Some(signals) = shared.store.signals() else { return std::future::pending().await };
+    let mut failures = 0;
+    loop {
+        shared.outgoing.arrival().await;
+        let began = Instant::now();
+        shared.announcing.store(true, Ordering::Release);
+        let (news, count) = shared.outgoing.take();
+        let announced = signals.announce(shared.outbox, shared.worker, &news).await;
+        shared.announcing.store(false, Ordering::Release);
+        match announced {
+            Ok(()) => {
+                if std::mem::take(&mut failures) > 0 {
+                    tracing::info!("workers of other processes are woken again");
+                }
+                tokio::time::sleep_until(began + pace(count).max(LEAST)).await;
+            }
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(%error, "workers of other processes are not woken; they find new events by polling");
+                }
+                tokio::time::sleep(pause_after(failures)).await;
+                failures = failures.saturating_add(1);
+            }
+        }
+    }
+}
+
+/// Listens to other processes, and again after each loss.
+async fn listen(shared: Arc<Shared>, _guard: Ended) {
+    let Some(signals) = shared.store.signals() else { return std::future::pending().await };
+    let mut failures = 0;
+    loop {
+        let error = listen_once(&shared, signals, &mut failures).await;
+        if failures == 0 {
+            let interval = shared.settings.worker.poll_interval;
+            tracing::warn!(%error, "no wake-ups from other processes; polling every {interval:?}");
+        }
+        tokio::time::sleep(if error.is_transient() { pause_after(failures) } else { DEAF_PAUSE }).await;
+        failures = failures.saturating_add(1);
+    }
+}
+
+async fn listen_once(shared: &Shared, signals: &dyn Signals, failures: &mut u32) -> StoreError {
+    let mut subscription = match signals.subscribe(shared.outbox, shared.worker).await {
+        Ok(subscription) => subscription,
+        Err(error) => return error,
+    };
+    if std::mem::take(failures) > 0 {
+        tracing::info!("wake-ups from other processes arrive again");
+    }
+    // What was announced before was not heard.
+    shared.note_news(News::OfEveryLane);
+    follow(shared, subscription.as_mut()).await
+}
+
+async fn follow(shared: &Shared, subscription: &mut dyn Subscription) -> StoreError {
+    loop {
+        match subscription.next().await {
+            Ok(news) => shared.note_news(news),
+            Err(error) => return error,
+        }
+    }
+}
