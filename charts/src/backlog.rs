@@ -17,7 +17,7 @@ pub(crate) fn draw(runs: &[Run], path: &Path) -> anyhow::Result<bool> {
     let mut points: Vec<(f64, f64)> = runs
         .iter()
         .flat_map(|run| {
-            let length = run.backlog.map(|events| events / 1e6);
+            let length = run.figure("backlog.events").map(|events| events / 1e6);
             let long = length.zip(run.figure("backlog.long").map(micros));
             [run.figure("backlog.short").map(|rate| (SHORT, micros(rate))), long]
         })

@@ -8,9 +8,6 @@ use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Run {
-    /// Events of the long backlog, where one was measured.
-    #[serde(default)]
-    pub(crate) backlog: Option<f64>,
     figures: BTreeMap<String, Figure>,
 }
 

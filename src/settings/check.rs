@@ -48,6 +48,9 @@ impl Settings {
         if !self.database.url.is_empty() {
             check.url("database.url", &self.database.url, DATABASE_SCHEMES)?;
         }
+        if let Some(connections) = self.database.connections {
+            check.at_least_one("database.connections", connections as u64)?;
+        }
         for (name, publisher) in &self.publishers {
             check.publisher(&format!("publishers.{name}"), name, publisher)?;
         }

@@ -8,7 +8,7 @@ use super::{
 };
 
 const ROOT: &[&str] = &["database", "publishers", "worker", "retention"];
-const DATABASE: &[&str] = &["url"];
+const DATABASE: &[&str] = &["url", "connections"];
 const PUBLISHER: &[&str] = &[
     "backend",
     "url",
@@ -84,6 +84,7 @@ pub(super) fn settings(root: Node<'_>) -> Result<Settings> {
 fn database(table: &Table<'_>) -> Result<DatabaseSettings> {
     let mut database = DatabaseSettings::default();
     table.read("url", &mut database.url, Node::secret)?;
+    table.read("connections", &mut database.connections, |node| node.integer(expected::FROM_ONE).map(Some))?;
     Ok(database)
 }
 

@@ -45,6 +45,7 @@ pub(super) async fn measure_backlog(bench: &mut Bench, plan: &Plan, events: u32)
                 Run::Long => {
                     let (rate, usage) = drain_first(&mut long, first).await?;
                     bench.samples.record("backlog.long", rate);
+                    bench.samples.record("backlog.events", f64::from(events));
                     usage.peak_mebibytes.into_iter().for_each(|peak| bench.samples.record("backlog.memory", peak));
                 }
             }

@@ -191,7 +191,7 @@ async fn connections_of_a_worker(bench: &mut Bench) -> anyhow::Result<usize> {
 
 /// Adds as many entries as there are events, with nothing else to do. Returns entries a second.
 async fn add_to_stream(stage: &mut Stage, events: u32) -> anyhow::Result<f64> {
-    let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone() })?;
+    let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone(), connections: None })?;
     let limit = i64::try_from(PIPELINE)?;
     let range = |shard| Range { shard, from: Position::START, to: None, limit };
     let answer = store

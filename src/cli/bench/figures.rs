@@ -77,6 +77,7 @@ const REST: &[Figure] = &[
     figure("idle.statements", "statements/s", "what it asks the database", &[]),
     figure("backlog.short", RATE, "the first 100,000 of as many", &[]),
     figure("backlog.long", RATE, "the first 100,000 of a long backlog", &["backlog.short"]),
+    figure("backlog.events", "events", "how long that is", &[]),
     figure("backlog.memory", "MiB", "the worker's memory at its peak", &[]),
     figure("pinned.without", RATE, "a worker empties a backlog", &[]),
     figure("pinned", RATE, "the same, where vacuum is held back", &["pinned.without"]),

@@ -20,7 +20,7 @@ const BESIDE_DATA: usize = 512;
 pub(super) async fn fetch_and_update(stage: &Stage, data: u32, connections: usize) -> anyhow::Result<f64> {
     let mut stores = Vec::new();
     for _ in 0..connections {
-        let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone() })?;
+        let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone(), connections: None })?;
         store.outbox_id().await?;
         stores.push(store);
     }

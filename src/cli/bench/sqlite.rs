@@ -168,7 +168,8 @@ async fn drain(place: &Place, events: u32) -> anyhow::Result<f64> {
 
 /// Events a second from 64 senders that take turns, each event in a transaction of its own.
 async fn publish_one_by_one(place: &Place, span: Duration) -> anyhow::Result<f64> {
-    let store = crate::store::connect(&DatabaseSettings { url: place.settings.database.url.clone() })?;
+    let store =
+        crate::store::connect(&DatabaseSettings { url: place.settings.database.url.clone(), connections: None })?;
     let senders: JoinSet<_> = (0..SENDERS).map(|_| publish_each(Arc::clone(&store), span)).collect();
     sum_of(senders).await
 }

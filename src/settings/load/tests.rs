@@ -212,6 +212,7 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
             "worker.poll_interval",
             "must be a time such as \"100ms\", \"5s\", \"1m\", \"1h\" or \"7d\", or a number of seconds, not \"soon\"",
         ),
+        ("database.connections = 0", "database.connections", "must be a whole number, at least 1, not 0"),
         (
             "worker.max_event_bytes = '1 barrel'",
             "worker.max_event_bytes",

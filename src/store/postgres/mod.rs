@@ -46,8 +46,14 @@ pub(crate) use connect::Target;
 /// The shards of a lane; `outbox_shard` masks with one less.
 pub(crate) const SHARDS: i16 = 32;
 
-/// Connections for fetching, settling and publishing; the heartbeat has one of its own.
-const POOL_SIZE: usize = 8;
+/// Connections for fetching, settling and publishing, unless the settings say how many.
+pub(crate) fn connections_for_this_machine() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors * 4).clamp(8, 32)
+}
+
+/// Beyond this the log of writes is the limit, and not the connections.
+const MOST_SETTLES: usize = 8;
 
 /// No statement of ours takes this long on a healthy server. One that does is given up together with its connection,
 /// so that what it may still answer is never read.
@@ -63,12 +69,17 @@ pub(crate) struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Prepares a pool; nothing is connected before the first statement.
+    #[cfg(any(test, feature = "cli"))]
     pub(crate) fn new(target: Target) -> Result<Self> {
+        Self::with_connections(target, connections_for_this_machine())
+    }
+
+    /// Prepares a pool; nothing is connected before the first statement.
+    pub(crate) fn with_connections(target: Target, connections: usize) -> Result<Self> {
         let target = Arc::new(target);
         let manager = AsyncDieselConnectionManager::new_with_config(String::new(), target.manager_config());
         let pool = Pool::builder(manager)
-            .max_size(POOL_SIZE)
+            .max_size(connections)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(STATEMENT_LIMIT))
             .create_timeout(Some(connect::CONNECT_LIMIT))
@@ -112,6 +123,10 @@ impl PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
+    fn settles_at_once(&self) -> usize {
+        (self.pool.status().max_size / 4).clamp(1, MOST_SETTLES)
+    }
+
     fn shards(&self) -> i16 {
         SHARDS
     }
