@@ -40,8 +40,7 @@ pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dy
         #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => {
             let target = postgres::Target::from_url(url).map_err(wrong)?;
-            let connections = settings.connections.unwrap_or_else(postgres::connections_for_this_machine);
-            Ok(Arc::new(postgres::PostgresStore::with_connections(target, connections)?))
+            Ok(Arc::new(postgres::PostgresStore::new(target, settings.connections)?))
         }
         #[cfg(feature = "sqlite")]
         Some("sqlite") => Ok(Arc::new(sqlite::SqliteStore::connect(url)?)),
