@@ -55,6 +55,9 @@ fn channel(outbox: Uuid) -> String {
 
 /// One simple query, over the pool: whoever listens must not hear its own connection alone.
 async fn notify(store: &PostgresStore, channel: &str, payloads: &[String]) -> Result<()> {
+    if payloads.is_empty() {
+        return Ok(());
+    }
     let payloads: Vec<String> = payloads.iter().map(|payload| quote(payload)).collect();
     let sql = format!("SELECT pg_notify('{channel}', p) FROM unnest(ARRAY[{}]) AS p", payloads.join(", "));
     store.run("wake workers of other processes", |conn| async move { conn.batch_execute(&sql).await }.boxed()).await

@@ -29,6 +29,7 @@ async fn what_others_announce_of_this_outbox_is_heard_and_nothing_else() {
     let mut subscription = store.subscribe(outbox, READER).await.unwrap();
     store.announce(Uuid::from_u128(3), OTHER, &News::OfEveryLane).await.unwrap();
     store.announce(outbox, READER, &News::from_iter(["own"])).await.unwrap();
+    store.announce(outbox, OTHER, &News::from_iter([] as [&str; 0])).await.unwrap();
     store.announce(outbox, OTHER, &News::from_iter(["", "it's"])).await.unwrap();
     let mut heard = News::default();
     while !(heard.is_of("") && heard.is_of("it's")) {
