@@ -90,6 +90,11 @@ async fn announce(shared: Arc<Shared>, _guard: Ended) {
         let began = Instant::now();
         shared.announcing.store(true, Ordering::Release);
         let (news, count) = shared.outgoing.take();
+        if news.is_empty() {
+            // What arrived was taken together with what came before it.
+            shared.announcing.store(false, Ordering::Release);
+            continue;
+        }
         let announced = signals.announce(shared.outbox, shared.worker, &news).await;
         shared.announcing.store(false, Ordering::Release);
         match announced {
