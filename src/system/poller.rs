@@ -284,7 +284,7 @@ async fn read_fallibly(
     flight: &Arc<Flight>,
     request: &FetchRequest,
 ) -> Result<Reading, StoreError> {
-    let fetch = flight.begin_fetch();
+    let mut fetch = flight.begin_fetch();
     let answer = shared.store.fetch(request).await?;
     let mut unfinished = Vec::new();
     for key in &request.keys {
@@ -293,7 +293,7 @@ async fn read_fallibly(
             unfinished.push((key.clone(), count > 0));
         }
     }
-    let questions = flight.questions(&answer.rows);
+    let questions = fetch.questions(&answer.rows);
     let blockers = if questions.is_empty() {
         HashMap::new()
     } else {

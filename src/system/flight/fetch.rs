@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::entries::{Entry, Inner};
 use super::{Flight, Opening, Stage};
 use crate::seams::{self, Rule};
-use crate::store::{Blocker, Fetched};
+use crate::store::{Blocker, Fetched, KeyQuestion, Position};
 use crate::system::ticket::{Permit, Ticket};
 
 /// Events read by one fetch that may go, and those that cannot be read.
@@ -22,6 +24,8 @@ pub(crate) struct Fetch {
     pub(super) flight: Arc<Flight>,
     pub(super) number: u64,
     pub(super) open: HashMap<i16, Opening>,
+    /// How far the database was asked about each key.
+    pub(super) asked: HashMap<String, Position>,
 }
 
 impl Drop for Fetch {
@@ -33,6 +37,27 @@ impl Drop for Fetch {
 }
 
 impl Fetch {
+    /// For each key of the rows, what has to be asked about it: does anything stand before its last row?
+    pub(crate) fn questions(&mut self, rows: &[Fetched]) -> Vec<KeyQuestion> {
+        let inner = self.flight.lock();
+        let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
+        let mut questions: HashMap<&str, KeyQuestion> = HashMap::new();
+        for row in rows.iter().filter(|row| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id)) {
+            let question = questions.entry(&row.partition_key).or_insert_with(|| KeyQuestion {
+                key: row.partition_key.clone(),
+                before: row.position,
+                except: {
+                    let chain = inner.chains.get(row.partition_key.as_str()).into_iter().flatten();
+                    chain.copied().filter(on_its_way).collect()
+                },
+            });
+            question.before = question.before.max(row.position);
+            question.except.push(row.id);
+        }
+        self.asked = questions.values().map(|question| (question.key.clone(), question.before)).collect();
+        questions.into_values().collect()
+    }
+
     /// Takes those rows into flight that may go, and remembers the keys of those that wait.
     ///
     /// R1: only rows of shards that are open as they were when the fetch began. R2: none that is in flight, or was until
@@ -82,6 +107,10 @@ impl Fetch {
         let key = row.partition_key.as_str();
         if key.is_empty() || seams::is_off(Rule::KeyOrder) {
             return false;
+        }
+        // In flight when the questions were put, and given back since, which has it read again.
+        if self.asked.get(key).is_none_or(|before| *before < row.position) {
+            return true;
         }
         let blocker = blockers.get(key).filter(|blocker| blocker.position < row.position);
         let blocked =

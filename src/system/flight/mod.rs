@@ -19,7 +19,7 @@ use self::entries::Inner;
 pub(crate) use self::fetch::{Admitted, Fetch};
 use super::clock::Moment;
 use crate::seams::{self, Rule};
-use crate::store::{Fetched, KeyQuestion, Lane, Position, Shard};
+use crate::store::{Lane, Position, Shard};
 
 /// An open of a shard: what a fetch, a ticket and a session have in common when they belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Flight {
         let number = inner.next_fetch;
         inner.next_fetch += 1;
         inner.fetches.insert(number);
-        Fetch { flight: Arc::clone(self), number, open: inner.open.clone() }
+        Fetch { flight: Arc::clone(self), number, open: inner.open.clone(), asked: HashMap::new() }
     }
 
     pub(crate) fn ids(&self) -> Vec<Uuid> {
@@ -159,26 +159,6 @@ impl Flight {
     }
 
     // R3.
-
-    /// For each key of the rows, what has to be asked about it: does anything stand before its last row?
-    pub(crate) fn questions(&self, rows: &[Fetched]) -> Vec<KeyQuestion> {
-        let inner = self.lock();
-        let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
-        let mut questions: HashMap<&str, KeyQuestion> = HashMap::new();
-        for row in rows.iter().filter(|row| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id)) {
-            let question = questions.entry(&row.partition_key).or_insert_with(|| KeyQuestion {
-                key: row.partition_key.clone(),
-                before: row.position,
-                except: {
-                    let chain = inner.chains.get(row.partition_key.as_str()).into_iter().flatten();
-                    chain.copied().filter(on_its_way).collect()
-                },
-            });
-            question.before = question.before.max(row.position);
-            question.except.push(row.id);
-        }
-        questions.into_values().collect()
-    }
 
     /// Whether a refused event stands, or stood a moment ago, before this one in its key's order.
     pub(crate) fn is_blocked(&self, id: Uuid, key: &str, position: Position) -> bool {

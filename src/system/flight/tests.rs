@@ -2,7 +2,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::sample;
-use crate::store::Blocker;
+use crate::store::{Blocker, Fetched};
 use crate::system::ticket::{Credit, Permit, Ticket};
 
 const SHARD: i16 = 3;
@@ -25,13 +25,15 @@ fn rows(all: &[&Fetched]) -> Vec<Fetched> {
     all.iter().map(|&row| row.clone()).collect()
 }
 
-fn no_blockers() -> HashMap<String, Blocker> {
-    HashMap::new()
-}
-
 /// What one whole fetch admits of these rows.
 fn admit(flight: &Arc<Flight>, all: &[&Fetched]) -> Vec<Ticket> {
-    flight.begin_fetch().admit(rows(all), &no_blockers(), permit).tickets
+    admit_by(&mut flight.begin_fetch(), rows(all))
+}
+
+/// What a fetch admits that finds nothing in its rows' way.
+fn admit_by(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
+    fetch.questions(&rows);
+    fetch.admit(rows, &HashMap::new(), permit).tickets
 }
 
 fn admit_one(flight: &Arc<Flight>, row: &Fetched) -> Ticket {
@@ -42,8 +44,10 @@ fn admit_one(flight: &Arc<Flight>, row: &Fetched) -> Ticket {
 
 fn admit_behind(flight: &Arc<Flight>, blocker: &Fetched, due: bool, row: &Fetched) -> Vec<Ticket> {
     let blocker = Blocker { id: blocker.id, position: blocker.position, due };
-    let blockers = HashMap::from([(row.partition_key.clone(), blocker)]);
-    flight.begin_fetch().admit(vec![row.clone()], &blockers, permit).tickets
+    let (blockers, rows) = (HashMap::from([(row.partition_key.clone(), blocker)]), vec![row.clone()]);
+    let mut fetch = flight.begin_fetch();
+    fetch.questions(&rows);
+    fetch.admit(rows, &blockers, permit).tickets
 }
 
 fn ids(tickets: &[Ticket]) -> Vec<Uuid> {
@@ -56,9 +60,9 @@ fn ids(tickets: &[Ticket]) -> Vec<Uuid> {
 fn rows_of_a_shard_that_was_opened_again_meanwhile_are_refused_and_read_again() {
     let flight = flight();
     let (early, late) = (row(1, ""), row(2, ""));
-    let fetch = flight.begin_fetch();
+    let mut fetch = flight.begin_fetch();
     flight.open(SHARD, 1);
-    assert!(fetch.admit(rows(&[&late, &early]), &no_blockers(), permit).tickets.is_empty());
+    assert!(admit_by(&mut fetch, rows(&[&late, &early])).is_empty());
     assert_eq!(flight.take_rewinds(), HashMap::from([(SHARD, early.position)]), "from the first of them");
     assert_eq!(admit(&flight, &[&early, &late]).len(), 2);
 }
@@ -67,12 +71,12 @@ fn rows_of_a_shard_that_was_opened_again_meanwhile_are_refused_and_read_again() 
 fn rows_of_a_shard_that_is_closed_or_was_not_open_at_the_beginning_are_refused() {
     let flight = flight();
     let row = row(1, "");
-    let fetch = flight.begin_fetch();
+    let mut fetch = flight.begin_fetch();
     flight.close(SHARD);
-    assert!(fetch.admit(vec![row.clone()], &no_blockers(), permit).tickets.is_empty());
-    let fetch = flight.begin_fetch();
+    assert!(admit_by(&mut fetch, vec![row.clone()]).is_empty());
+    let mut fetch = flight.begin_fetch();
     flight.open(SHARD, 1);
-    assert!(fetch.admit(vec![row.clone()], &no_blockers(), permit).tickets.is_empty());
+    assert!(admit_by(&mut fetch, vec![row.clone()]).is_empty());
     assert_eq!(admit(&flight, &[&row]).len(), 1);
 }
 
@@ -81,9 +85,9 @@ fn one_shards_new_opening_does_not_touch_the_rows_of_another() {
     let flight = flight();
     flight.open(4, 1);
     let other = sample::fetched(4, 1, "");
-    let fetch = flight.begin_fetch();
+    let mut fetch = flight.begin_fetch();
     flight.open(SHARD, 2);
-    let admitted = fetch.admit(vec![row(1, ""), other.clone()], &no_blockers(), permit).tickets;
+    let admitted = admit_by(&mut fetch, vec![row(1, ""), other.clone()]);
     assert_eq!(ids(&admitted), [other.id]);
 }
 
@@ -122,13 +126,13 @@ fn a_settled_event_stays_until_every_fetch_that_began_before_is_over() {
     let (event, other) = (row(1, ""), row(2, ""));
     let older = flight.begin_fetch();
     let ticket = admit_one(&flight, &event);
-    let old = flight.begin_fetch();
+    let mut old = flight.begin_fetch();
     ticket.settled(false);
     assert!(!flight.is_busy(SHARD) && flight.is_empty(), "nothing waits for it");
     assert_eq!(flight.len(), 1);
     let newer = flight.begin_fetch();
     drop(older);
-    let admitted = old.admit(rows(&[&event, &other]), &no_blockers(), permit).tickets;
+    let admitted = admit_by(&mut old, rows(&[&event, &other]));
     assert_eq!(ids(&admitted), [other.id], "it was read before it was settled");
     drop(admitted);
     drop(old);
@@ -206,10 +210,10 @@ fn an_event_settled_as_a_retry_blocks_while_older_fetches_are_under_way() {
     let (first, second) = (row(1, "k"), row(2, "k"));
     let mut one = admit_one(&flight, &first);
     one.reject();
-    let old = flight.begin_fetch();
+    let mut old = flight.begin_fetch();
     one.settled(true);
     // The old fetch asked about the key before the retry was recorded, and so names no blocker.
-    assert!(old.admit(vec![second.clone()], &no_blockers(), permit).tickets.is_empty());
+    assert!(admit_by(&mut old, vec![second.clone()]).is_empty());
     drop(old);
     assert_eq!(flight.len(), 0);
     assert!(admit_behind(&flight, &first, false, &second).is_empty(), "from now on the database says so");
@@ -230,7 +234,9 @@ fn a_row_that_is_no_event_blocks_its_key_and_is_handed_out_with_the_reason() {
     let flight = flight();
     let (mut broken, next) = (row(1, "k"), row(2, "k"));
     broken.event = Err("nonsense".to_owned());
-    let admitted = flight.begin_fetch().admit(rows(&[&broken, &next]), &no_blockers(), permit);
+    let mut fetch = flight.begin_fetch();
+    fetch.questions(&rows(&[&broken, &next]));
+    let admitted = fetch.admit(rows(&[&broken, &next]), &HashMap::new(), permit);
     assert!(admitted.tickets.is_empty());
     assert_eq!((admitted.unreadable[0].0.id, admitted.unreadable[0].1.as_str()), (broken.id, "nonsense"));
 }
@@ -240,11 +246,12 @@ fn the_question_about_a_key_leaves_out_what_is_in_flight_and_what_was_read() {
     let flight = flight();
     let (first, second, third, free) = (row(1, "k"), row(2, "k"), row(3, "k"), row(1, ""));
     let _one = admit_one(&flight, &first);
-    let questions = flight.questions(&rows(&[&first, &second, &third, &free]));
+    let mut fetch = flight.begin_fetch();
+    let questions = fetch.questions(&rows(&[&first, &second, &third, &free]));
     assert_eq!(questions.len(), 1);
     assert_eq!((questions[0].key.as_str(), questions[0].before), ("k", third.position));
     assert_eq!(questions[0].except, [first.id, second.id, third.id]);
-    assert!(flight.questions(&rows(&[&first, &free])).is_empty());
+    assert!(fetch.questions(&rows(&[&first, &free])).is_empty());
 }
 
 // Keys that wait.
@@ -398,9 +405,9 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
     };
     let flight = Flight::new(lane);
     (0..store.shards()).for_each(|shard| flight.open(shard, 1));
-    let fetch = flight.begin_fetch();
+    let mut fetch = flight.begin_fetch();
     let first = store.fetch(&everything).await.unwrap().rows;
-    let mut tickets = fetch.admit(first, &no_blockers(), permit).tickets;
+    let mut tickets = admit_by(&mut fetch, first);
     drop(fetch);
     let mut ticket = tickets.remove(0);
     let (id, seq) = (ticket.id, ticket.position.seq);
@@ -408,7 +415,7 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
     fixture.execute(&insert(1)).await;
 
     // The sweep reads through a view, at whose first row it waits: its statement has its snapshot by then.
-    let sweep = flight.begin_fetch();
+    let mut sweep = flight.begin_fetch();
     fixture
         .execute(
             "CREATE FUNCTION stop_here() RETURNS boolean LANGUAGE plpgsql VOLATILE AS \
@@ -439,7 +446,7 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
     let rows = tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap();
     assert!(rows.iter().any(|row| row.id == id), "its snapshot is older than the settle");
     assert_eq!(rows.len(), 2);
-    let admitted = sweep.admit(rows, &no_blockers(), permit).tickets;
+    let admitted = admit_by(&mut sweep, rows);
     assert_eq!(admitted.len(), 1);
     assert!(admitted.iter().all(|ticket| ticket.id != id));
     drop(sweep);

@@ -2,9 +2,15 @@
 
 use super::*;
 use crate::sample;
+use crate::store::Fetched;
 use crate::system::ticket::{Credit, Ticket};
 
-fn admit(fetch: &Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
+fn admit(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
+    fetch.questions(&rows);
+    admit_as_asked(fetch, rows)
+}
+
+fn admit_as_asked(fetch: &Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
     let credit = Credit::new(100, 1 << 20, Arc::default());
     fetch.admit(rows, &HashMap::new(), |_| credit.take(0)).tickets
 }
@@ -18,7 +24,7 @@ fn open_flight() -> Arc<Flight> {
 #[test]
 fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_queued() {
     let flight = open_flight();
-    let mut tickets = admit(&flight.begin_fetch(), vec![sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k")]);
+    let mut tickets = admit(&mut flight.begin_fetch(), vec![sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k")]);
     drop(tickets.remove(0));
     assert!(!tickets[0].is_current(), "the later event would be sent first");
 }
@@ -26,12 +32,31 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_queued() {
 #[test]
 fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() {
     let flight = open_flight();
-    let first = admit(&flight.begin_fetch(), vec![sample::fetched(0, 1, "k")]);
-    let fetch = flight.begin_fetch();
+    let first = admit(&mut flight.begin_fetch(), vec![sample::fetched(0, 1, "k")]);
+    let mut fetch = flight.begin_fetch();
     let later = vec![sample::fetched(0, 2, "k")];
-    assert!(flight.questions(&later)[0].except.contains(&first[0].id), "the database is not asked about it");
+    assert!(fetch.questions(&later)[0].except.contains(&first[0].id), "the database is not asked about it");
     drop(first);
-    assert!(admit(&fetch, later).is_empty(), "the later event would be sent first");
+    assert!(admit_as_asked(&fetch, later).is_empty(), "the later event would be sent first");
     drop(fetch);
     assert_eq!(flight.take_rewinds()[&0].seq, 1, "both are read again");
+}
+
+#[test]
+fn an_event_that_comes_back_after_the_database_was_asked_waits_for_the_next_reading() {
+    let flight = open_flight();
+    let (first, later) = (sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k"));
+    let mut tickets = admit(&mut flight.begin_fetch(), vec![first, later.clone()]);
+    let mut refused = tickets.remove(0);
+    // Its handler refuses it, and only the database still knows: the later event waits behind it.
+    refused.accept();
+    refused.reject();
+    refused.settled(true);
+    let mut fetch = flight.begin_fetch();
+    assert!(fetch.questions(std::slice::from_ref(&later)).is_empty(), "it is in flight");
+    drop(tickets);
+    assert!(admit_as_asked(&fetch, vec![later.clone()]).is_empty(), "nobody asked what stands before it");
+    assert_eq!(flight.take_rewinds()[&0], later.position, "it is read again");
+    drop(fetch);
+    assert_eq!(admit(&mut flight.begin_fetch(), vec![later]).len(), 1);
 }
