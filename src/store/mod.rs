@@ -40,8 +40,7 @@ pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dy
         #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => {
             let target = postgres::Target::from_url(url).map_err(wrong)?;
-            let connections = settings.connections.unwrap_or_else(postgres::connections_for_this_machine);
-            Ok(Arc::new(postgres::PostgresStore::with_connections(target, connections)?))
+            Ok(Arc::new(postgres::PostgresStore::new(target, settings.connections)?))
         }
         #[cfg(feature = "sqlite")]
         Some("sqlite") => Ok(Arc::new(sqlite::SqliteStore::connect(url)?)),
@@ -181,6 +180,11 @@ pub(crate) struct Reschedule {
 pub(crate) trait Store: Send + Sync + 'static {
     /// Shards per lane: 32 on Postgres, 1 on SQLite.
     fn shards(&self) -> i16;
+
+    /// How many batches may be recorded as published side by side; more take turns at something that they share.
+    fn settles_at_once(&self) -> usize {
+        1
+    }
 
     /// The outbox's own id; an error where the tables are missing or out of date.
     async fn outbox_id(&self) -> Result<Uuid>;

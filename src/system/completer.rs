@@ -14,25 +14,32 @@ use crate::store::Lane;
 /// Events in one UPDATE.
 const MOST: usize = 2_000;
 
+/// So many waiting events begin another settle beside one that is under way; fewer are better recorded together.
+const WORTH_ANOTHER: usize = 1_000;
+
 pub(crate) struct Completer {
     shared: Arc<Shared>,
-    /// What came while a settle was under way: the next one takes it all.
+    /// What came while settles were under way: the next one takes it all.
     waiting: Vec<Ticket>,
-    settling: bool,
+    /// Settles under way.
+    settling: usize,
+    at_once: usize,
     _lifeline: Lifeline,
 }
 
 impl Completer {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let lifeline = shared.lifeline(ActorKind::Completer);
-        Self { shared, waiting: Vec::new(), settling: false, _lifeline: lifeline }
+        let at_once = shared.store.settles_at_once();
+        Self { shared, waiting: Vec::new(), settling: 0, at_once, _lifeline: lifeline }
     }
 
     fn settle(&mut self, ctx: &mut Context<Self>) {
-        if self.settling || self.waiting.is_empty() {
+        let worth_another = self.settling == 0 || self.settling < self.at_once && self.waiting.len() >= WORTH_ANOTHER;
+        if self.waiting.is_empty() || !worth_another {
             return;
         }
-        self.settling = true;
+        self.settling += 1;
         let rest = self.waiting.split_off(self.waiting.len().min(MOST));
         let tickets = std::mem::replace(&mut self.waiting, rest);
         let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), tickets));
@@ -40,7 +47,7 @@ impl Completer {
             if let Err(error) = result {
                 tracing::error!(%error, "a settle was given up");
             }
-            completer.settling = false;
+            completer.settling -= 1;
             completer.settle(ctx);
         }));
     }

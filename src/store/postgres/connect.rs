@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt::Display;
 use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use diesel::ConnectionError;
@@ -28,11 +29,15 @@ use crate::error::StoreError;
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a server says on a connection unasked.
-pub(super) type Messages = BoxStream<'static, Result<AsyncMessage, tokio_postgres::Error>>;
+pub(super) type Messages = BoxStream<'static, Result<AsyncMessage, DriverError>>;
+
+type DriverError = tokio_postgres::Error;
 
 /// A database's address and how to reach it.
 pub(crate) struct Target {
-    config: Config,
+    pub(super) config: Config,
+    /// Whether connections can be told how to plan; see `steering`.
+    pub(super) steered: AtomicBool,
     tls: Option<MakeRustlsConnect>,
     /// For messages: host and database, no password.
     shown: String,
@@ -75,18 +80,19 @@ impl Target {
             url.port().map(|port| format!(":{port}")).unwrap_or_default(),
             url.path()
         );
-        Ok(Self { config, tls, shown })
+        Ok(Self { config, steered: AtomicBool::new(true), tls, shown })
     }
 
-    pub(super) fn manager_config(self: &Arc<Self>) -> ManagerConfig<AsyncPgConnection> {
+    /// How a pool connects; `reading`: for statements that are kept.
+    pub(super) fn manager_config(self: &Arc<Self>, reading: bool) -> ManagerConfig<AsyncPgConnection> {
         let target = Arc::clone(self);
         let mut config = ManagerConfig::default();
         config.recycling_method = RecyclingMethod::Fast;
         config.custom_setup = Box::new(move |_| {
             let target = Arc::clone(&target);
             async move {
-                let client =
-                    target.connect().await.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+                let client = if reading { target.connect_steered().await } else { target.connect().await };
+                let client = client.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
                 AsyncPgConnection::try_from(client).await
             }
             .boxed()
@@ -96,30 +102,42 @@ impl Target {
 
     /// A connection whose driver runs as a task of the current runtime.
     pub(super) async fn connect(&self) -> Result<Client, StoreError> {
-        let (client, messages) = self.open().await?;
-        tokio::spawn(messages.try_for_each(|_| ready(Ok(()))));
-        Ok(client)
+        self.connect_with(&self.config).await?.map_err(|error| self.connect_error(&error))
+    }
+
+    /// The same with other parameters; the inner error is the driver's.
+    pub(super) async fn connect_with(&self, config: &Config) -> Result<Result<Client, DriverError>, StoreError> {
+        Ok(self.open_with(config).await?.map(|(client, messages)| {
+            tokio::spawn(messages.try_for_each(|_| ready(Ok(()))));
+            client
+        }))
     }
 
     /// A connection, and what the server says on it unasked. It works only while that is being read.
     pub(super) async fn open(&self) -> Result<(Client, Messages), StoreError> {
+        self.open_with(&self.config).await?.map_err(|error| self.connect_error(&error))
+    }
+
+    async fn open_with(&self, config: &Config) -> Result<Result<(Client, Messages), DriverError>, StoreError> {
         let connecting = async {
             Ok(match &self.tls {
                 None => {
-                    let (client, mut driver) = self.config.connect(NoTls).await?;
+                    let (client, mut driver) = config.connect(NoTls).await?;
                     (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
                 }
                 Some(tls) => {
-                    let (client, mut driver) = self.config.connect(tls.clone()).await?;
+                    let (client, mut driver) = config.connect(tls.clone()).await?;
                     (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
                 }
             })
         };
-        match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
-            Ok(Ok(opened)) => Ok(opened),
-            Ok(Err(error)) => Err(self.unreachable(chain::<tokio_postgres::Error>(&error))),
-            Err(_) => Err(self.unreachable(format!("no answer within {CONNECT_LIMIT:?}"))),
-        }
+        tokio::time::timeout(CONNECT_LIMIT, connecting)
+            .await
+            .map_err(|_| self.unreachable(format!("no answer within {CONNECT_LIMIT:?}")))
+    }
+
+    pub(super) fn connect_error(&self, error: &DriverError) -> StoreError {
+        self.unreachable(chain(error))
     }
 
     pub(super) fn unreachable(&self, reason: impl Display) -> StoreError {
@@ -305,7 +323,7 @@ mod tests {
         let mut url = url::Url::parse(&fixture.database.url).unwrap();
         url.set_username(&role).unwrap();
         url.set_password(Some("secret")).unwrap();
-        let store = PostgresStore::new(Target::from_url(url.as_str()).unwrap()).unwrap();
+        let store = PostgresStore::new(Target::from_url(url.as_str()).unwrap(), None).unwrap();
         fixture.execute("DROP TABLE outbox_migrations CASCADE").await;
         let refused = [store.outbox_id().await.unwrap_err(), store.migrate(&|_| ()).await.unwrap_err()];
         drop(store);

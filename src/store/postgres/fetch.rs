@@ -1,7 +1,7 @@
 //! Reading what is due, and what stands in its way.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use diesel::data_types::PgTimestamp;
 use diesel::dsl::sql;
@@ -12,6 +12,7 @@ use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
 use super::row::{self, COLUMNS, Row};
+use super::statement::{Statement, Value};
 use super::{Lane, PostgresStore, Result};
 use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Position};
 
@@ -19,12 +20,12 @@ type ShardAndRow = (SmallInt, row::SqlTypes);
 
 /// Reads the ranges, then due retries, then keys, until the budget is spent.
 pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Result<FetchAnswer> {
-    let request = request.clone();
+    let (request, kept) = (request.clone(), store.target.is_steered());
     store
-        .run("fetch due events", |conn| {
+        .read("fetch due events", |conn| {
             async move {
                 let request = &request;
-                let mut reader = Reader { request, bytes: 0, answer: FetchAnswer::default() };
+                let mut reader = Reader { request, kept, bytes: 0, answer: FetchAnswer::default() };
                 if !request.ranges.is_empty() {
                     ranges(conn, &mut reader).await?;
                 }
@@ -44,6 +45,7 @@ pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Resu
 /// Collects rows until the budget of events or of bytes is spent.
 struct Reader<'a> {
     request: &'a FetchRequest,
+    kept: bool,
     bytes: usize,
     answer: FetchAnswer,
 }
@@ -78,95 +80,81 @@ macro_rules! read_into {
 }
 
 async fn ranges(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
-    let ranges = &reader.request.ranges;
+    let FetchRequest { lane, ranges, except, .. } = reader.request;
     let end = Position { scheduled_at: i64::MAX, seq: i64::MAX };
-    let shards: Vec<i16> = ranges.iter().map(|range| range.shard).collect();
-    let limits: Vec<i64> = ranges.iter().map(|range| range.limit).collect();
     let (from_at, from_seq) = split(ranges.iter().map(|range| range.from));
     let (to_at, to_seq) = split(ranges.iter().map(|range| range.to.unwrap_or(end)));
-    let query = sql::<ShardAndRow>("SELECT s.shard, ")
-        .sql(COLUMNS)
-        .sql(" FROM unnest(")
-        .bind::<Array<SmallInt>, _>(shards)
-        .sql(", ")
-        .bind::<Array<Timestamptz>, _>(from_at)
-        .sql(", ")
-        .bind::<Array<BigInt>, _>(from_seq)
-        .sql(", ")
-        .bind::<Array<Timestamptz>, _>(to_at)
-        .sql(", ")
-        .bind::<Array<BigInt>, _>(to_seq)
-        .sql(", ")
-        .bind::<Array<BigInt>, _>(limits)
-        .sql(
-            ") AS s(shard, from_at, from_seq, to_at, to_seq, lim) CROSS JOIN LATERAL (\
-             SELECT * FROM outbox_events e WHERE e.publisher_backend = ",
-        )
-        .bind::<Text, _>(reader.request.lane.as_ref())
-        .sql(
-            " AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
-             AND (e.scheduled_at, e.seq) > (s.from_at, s.from_seq) AND (e.scheduled_at, e.seq) < (s.to_at, s.to_seq) \
-             AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND e.id NOT IN (SELECT unnest(",
-        )
-        .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
-        .sql(")) ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e");
+    let query = Statement::<ShardAndRow>::new(
+        reader.kept,
+        &RANGES,
+        [
+            Value::SmallNumbers(ranges.iter().map(|range| range.shard).collect()),
+            Value::Times(from_at),
+            Value::Numbers(from_seq),
+            Value::Times(to_at),
+            Value::Numbers(to_seq),
+            Value::Numbers(ranges.iter().map(|range| range.limit).collect()),
+            Value::Text(lane.to_string()),
+            Value::Ids(except.clone()),
+        ],
+    );
     read_into!(reader, conn, query, true)
 }
 
+static RANGES: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT s.shard, {COLUMNS} FROM unnest(?, ?, ?, ?, ?, ?) AS s(shard, from_at, from_seq, to_at, to_seq, lim) \
+         CROSS JOIN LATERAL (SELECT * FROM outbox_events e WHERE e.publisher_backend = ? \
+            AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
+            AND (e.scheduled_at, e.seq) > (s.from_at, s.from_seq) AND (e.scheduled_at, e.seq) < (s.to_at, s.to_seq) \
+            AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND e.id NOT IN (SELECT unnest(?)) \
+            ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e"
+    )
+});
+
 async fn retries(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
-    // A row that another writer put into `retry` without a time is due like any other of its `scheduled_at`.
-    let query = sql::<ShardAndRow>("SELECT s.shard, ")
-        .sql(COLUMNS)
-        .sql(" FROM unnest(")
-        .bind::<Array<SmallInt>, _>(reader.request.retry_shards.clone())
-        .sql(
-            ") AS s(shard) CROSS JOIN LATERAL (\
-             (SELECT * FROM outbox_events e WHERE e.publisher_backend = ",
-        )
-        .bind::<Text, _>(reader.request.lane.as_ref())
-        .sql(
-            " AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at <= now() \
-             AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(",
-        )
-        .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
-        .sql(")) ORDER BY e.retry_at LIMIT ")
-        .bind::<BigInt, _>(reader.request.retry_limit)
-        .sql(") UNION ALL (SELECT * FROM outbox_events e WHERE e.publisher_backend = ")
-        .bind::<Text, _>(reader.request.lane.as_ref())
-        .sql(
-            " AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at IS NULL \
-             AND e.scheduled_at <= now() AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(",
-        )
-        .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
-        .sql(")) LIMIT ")
-        .bind::<BigInt, _>(reader.request.retry_limit)
-        .sql(")) e LIMIT ")
-        .bind::<BigInt, _>(reader.request.retry_limit);
-    read_into!(reader, conn, query, false)
+    let FetchRequest { lane, retry_shards, retry_limit, except, .. } = reader.request;
+    let (lane, except, limit) =
+        (|| Value::Text(lane.to_string()), || Value::Ids(except.clone()), || Value::Number(*retry_limit));
+    let shards = Value::SmallNumbers(retry_shards.clone());
+    let values = [shards, lane(), except(), limit(), lane(), except(), limit(), limit()];
+    read_into!(reader, conn, Statement::<ShardAndRow>::new(reader.kept, &RETRIES, values), false)
 }
 
+// A row that another writer put into `retry` without a time is due like any other of its `scheduled_at`.
+static RETRIES: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT s.shard, {COLUMNS} FROM unnest(?) AS s(shard) CROSS JOIN LATERAL (\
+            (SELECT * FROM outbox_events e WHERE e.publisher_backend = ? \
+                AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at <= now() \
+                AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.retry_at LIMIT ?) \
+            UNION ALL (SELECT * FROM outbox_events e WHERE e.publisher_backend = ? \
+                AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at IS NULL \
+                AND e.scheduled_at <= now() AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(?)) LIMIT ?)) e LIMIT ?"
+    )
+});
+
 async fn keys(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
-    let query = sql::<ShardAndRow>("SELECT outbox_shard(e.partition_key, e.id), ")
-        .sql(COLUMNS)
-        .sql(" FROM unnest(")
-        .bind::<Array<Text>, _>(reader.request.keys.clone())
-        .sql(
-            ") AS k(key) CROSS JOIN LATERAL (\
-             SELECT * FROM outbox_events e WHERE e.publisher_backend = ",
-        )
-        .bind::<Text, _>(reader.request.lane.as_ref())
-        .sql(
-            " AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
-             AND e.seq IS NOT NULL AND e.scheduled_at <= now() \
-             AND (e.status = 'pending' OR coalesce(e.retry_at, e.scheduled_at) <= now()) \
-             AND e.id NOT IN (SELECT unnest(",
-        )
-        .bind::<Array<SqlUuid>, _>(reader.request.except.clone())
-        .sql(")) ORDER BY e.scheduled_at, e.seq LIMIT ")
-        .bind::<BigInt, _>(reader.request.key_limit)
-        .sql(") e");
-    read_into!(reader, conn, query, false)
+    let FetchRequest { lane, keys, key_limit, except, .. } = reader.request;
+    let values = [
+        Value::Texts(keys.clone()),
+        Value::Text(lane.to_string()),
+        Value::Ids(except.clone()),
+        Value::Number(*key_limit),
+    ];
+    read_into!(reader, conn, Statement::<ShardAndRow>::new(reader.kept, &KEYS, values), false)
 }
+
+static KEYS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT outbox_shard(e.partition_key, e.id), {COLUMNS} FROM unnest(?) AS k(key) CROSS JOIN LATERAL (\
+            SELECT * FROM outbox_events e WHERE e.publisher_backend = ? \
+            AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
+            AND e.seq IS NOT NULL AND e.scheduled_at <= now() \
+            AND (e.status = 'pending' OR coalesce(e.retry_at, e.scheduled_at) <= now()) \
+            AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.scheduled_at, e.seq LIMIT ?) e"
+    )
+});
 
 /// The first unsettled event before each position, by the `keys` and `held` indexes.
 pub(super) async fn blockers(
@@ -175,34 +163,25 @@ pub(super) async fn blockers(
     failed_blocks: bool,
     questions: &[KeyQuestion],
 ) -> Result<HashMap<String, Blocker>> {
-    let keys: Vec<&str> = questions.iter().map(|question| question.key.as_str()).collect();
     let (at, seq) = split(questions.iter().map(|question| question.before));
     let except: Vec<Uuid> = questions.iter().flat_map(|question| question.except.iter().copied()).collect();
+    let query = Statement::<(Text, SqlUuid, Timestamptz, BigInt, Bool)>::new(
+        store.target.is_steered(),
+        BLOCKERS,
+        [
+            Value::Texts(questions.iter().map(|question| question.key.clone()).collect()),
+            Value::Times(at),
+            Value::Numbers(seq),
+            Value::Text(lane.to_owned()),
+            Value::Ids(except.clone()),
+            Value::Text(lane.to_owned()),
+            Value::Ids(except),
+            Value::Bool(failed_blocks),
+        ],
+    );
     let rows = store
-        .run("look for what stands before a key's events", |conn| {
-            sql::<(Text, SqlUuid, Timestamptz, BigInt, Bool)>(
-                "SELECT q.key, b.id, b.scheduled_at, b.seq, b.due FROM unnest(",
-            )
-            .bind::<Array<Text>, _>(keys)
-            .sql(", ")
-            .bind::<Array<Timestamptz>, _>(at)
-            .sql(", ")
-            .bind::<Array<BigInt>, _>(seq)
-            .sql(") AS q(key, at, seq) CROSS JOIN LATERAL (")
-            .sql(FIRST_UNSETTLED)
-            .bind::<Text, _>(lane)
-            .sql(BEFORE_AND_NOT_IN)
-            .bind::<Array<SqlUuid>, _>(except.clone())
-            .sql(")) ORDER BY e.scheduled_at, e.seq LIMIT 1) UNION ALL (")
-            .sql(FIRST_FAILED)
-            .bind::<Text, _>(lane)
-            .sql(BEFORE_AND_NOT_IN)
-            .bind::<Array<SqlUuid>, _>(except)
-            .sql(")) AND ")
-            .bind::<Bool, _>(failed_blocks)
-            .sql(" ORDER BY e.scheduled_at, e.seq LIMIT 1)) b")
-            .load::<(String, Uuid, PgTimestamp, i64, bool)>(conn)
-            .boxed()
+        .read("look for what stands before a key's events", |conn| {
+            query.load::<(String, Uuid, PgTimestamp, i64, bool)>(conn).boxed()
         })
         .await?;
     let mut found: HashMap<String, Blocker> = HashMap::with_capacity(rows.len());
@@ -216,15 +195,29 @@ pub(super) async fn blockers(
     Ok(found)
 }
 
-const FIRST_UNSETTLED: &str = "(SELECT e.id, e.scheduled_at, e.seq, \
-    CASE e.status WHEN 'pending' THEN e.scheduled_at <= now() ELSE coalesce(e.retry_at, e.scheduled_at) <= now() END AS due \
-    FROM outbox_events e WHERE e.status IN ('pending', 'retry') AND e.partition_key <> '' \
-    AND e.partition_key = q.key AND e.publisher_backend = ";
-const FIRST_FAILED: &str = "SELECT e.id, e.scheduled_at, e.seq, false AS due \
-    FROM outbox_events e WHERE e.status = 'failed' AND e.retry_at IS NULL AND e.partition_key <> '' \
-    AND e.partition_key = q.key AND e.publisher_backend = ";
-const BEFORE_AND_NOT_IN: &str = " AND e.seq IS NOT NULL AND (e.scheduled_at, e.seq) < (q.at, q.seq) \
-    AND e.id NOT IN (SELECT unnest(";
+macro_rules! first_before {
+    ($what:literal, $due:literal) => {
+        concat!(
+            "(SELECT e.id, e.scheduled_at, e.seq, ",
+            $due,
+            " AS due FROM outbox_events e WHERE ",
+            $what,
+            " AND e.partition_key <> '' AND e.partition_key = q.key AND e.publisher_backend = ? \
+             AND e.seq IS NOT NULL AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND e.id NOT IN (SELECT unnest(?))"
+        )
+    };
+}
+
+const BLOCKERS: &str = concat!(
+    "SELECT q.key, b.id, b.scheduled_at, b.seq, b.due FROM unnest(?, ?, ?) AS q(key, at, seq) CROSS JOIN LATERAL (",
+    first_before!(
+        "e.status IN ('pending', 'retry')",
+        "CASE e.status WHEN 'pending' THEN e.scheduled_at <= now() ELSE coalesce(e.retry_at, e.scheduled_at) <= now() END"
+    ),
+    " ORDER BY e.scheduled_at, e.seq LIMIT 1) UNION ALL ",
+    first_before!("e.status = 'failed' AND e.retry_at IS NULL", "false"),
+    " AND ? ORDER BY e.scheduled_at, e.seq LIMIT 1)) b"
+);
 
 /// The rows of what was sent that the table does not know as published.
 pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {

@@ -20,7 +20,7 @@ pub(crate) struct PostgresFixture {
 impl Fixture for PostgresFixture {
     async fn empty() -> Self {
         let database = postgres::database().await;
-        let store = Arc::new(PostgresStore::new(Target::from_url(&database.url).unwrap()).unwrap());
+        let store = Arc::new(PostgresStore::new(Target::from_url(&database.url).unwrap(), None).unwrap());
         Self { database, store }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use diesel::result::QueryResult;
 use diesel_async::AsyncPgConnection;
-use diesel_async::pooled_connection::AsyncDieselConnectionManager;
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
@@ -39,6 +39,8 @@ mod plans_tests;
 pub(crate) mod row;
 mod settle;
 mod signals;
+mod statement;
+mod steering;
 mod trigger;
 
 pub(crate) use connect::Target;
@@ -47,10 +49,13 @@ pub(crate) use connect::Target;
 pub(crate) const SHARDS: i16 = 32;
 
 /// Connections for fetching, settling and publishing, unless the settings say how many.
-pub(crate) fn connections_for_this_machine() -> usize {
+fn connections_for_this_machine() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (processors * 4).clamp(8, 32)
 }
+
+/// Beyond this the log of writes is the limit, and not the connections.
+const MOST_SETTLES: usize = 8;
 
 /// No statement of ours takes this long on a healthy server. One that does is given up together with its connection,
 /// so that what it may still answer is never read.
@@ -59,30 +64,22 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 /// What people ask for may read the whole table.
 const LONG_STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 
-/// A pool of connections to one database.
+/// Connections to one database.
 pub(crate) struct PostgresStore {
     target: Arc<Target>,
     pool: Pool<AsyncPgConnection>,
+    /// For the statements that a worker asks all the time; see `steering`.
+    reading: Pool<AsyncPgConnection>,
 }
 
 impl PostgresStore {
-    #[cfg(any(test, feature = "cli"))]
-    pub(crate) fn new(target: Target) -> Result<Self> {
-        Self::with_connections(target, connections_for_this_machine())
-    }
-
-    /// Prepares a pool; nothing is connected before the first statement.
-    pub(crate) fn with_connections(target: Target, connections: usize) -> Result<Self> {
+    /// Prepares pools; nothing is connected before the first statement.
+    pub(crate) fn new(target: Target, connections: Option<usize>) -> Result<Self> {
         let target = Arc::new(target);
-        let manager = AsyncDieselConnectionManager::new_with_config(String::new(), target.manager_config());
-        let pool = Pool::builder(manager)
-            .max_size(connections)
-            .runtime(deadpool::Runtime::Tokio1)
-            .wait_timeout(Some(STATEMENT_LIMIT))
-            .create_timeout(Some(connect::CONNECT_LIMIT))
-            .build()
-            .map_err(|error| target.unreachable(error))?;
-        Ok(Self { target, pool })
+        let connections = connections.unwrap_or_else(connections_for_this_machine);
+        let pool = new_pool(&target, target.manager_config(false), connections)?;
+        let reading = new_pool(&target, target.manager_config(true), connections)?;
+        Ok(Self { target, pool, reading })
     }
 
     /// Runs statements on a pooled connection, bounded in time.
@@ -94,13 +91,32 @@ impl PostgresStore {
         self.run_within(STATEMENT_LIMIT, operation, statements).await
     }
 
+    /// The same on one of those that are for reading.
+    async fn read<T: Send>(
+        &self,
+        operation: &'static str,
+        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+    ) -> Result<T> {
+        self.run_on(&self.reading, STATEMENT_LIMIT, operation, statements).await
+    }
+
     async fn run_within<T: Send>(
         &self,
         limit: Duration,
         operation: &'static str,
         statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
-        let mut conn = self.pool.get().await.map_err(|error| self.target.unreachable(connect::reason(&error)))?;
+        self.run_on(&self.pool, limit, operation, statements).await
+    }
+
+    async fn run_on<T: Send>(
+        &self,
+        pool: &Pool<AsyncPgConnection>,
+        limit: Duration,
+        operation: &'static str,
+        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+    ) -> Result<T> {
+        let mut conn = pool.get().await.map_err(|error| self.target.unreachable(connect::reason(&error)))?;
         match tokio::time::timeout(limit, statements(&mut conn)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
@@ -118,8 +134,26 @@ impl PostgresStore {
     }
 }
 
+fn new_pool(
+    target: &Target,
+    manager: ManagerConfig<AsyncPgConnection>,
+    connections: usize,
+) -> Result<Pool<AsyncPgConnection>> {
+    Pool::builder(AsyncDieselConnectionManager::new_with_config(String::new(), manager))
+        .max_size(connections)
+        .runtime(deadpool::Runtime::Tokio1)
+        .wait_timeout(Some(STATEMENT_LIMIT))
+        .create_timeout(Some(connect::CONNECT_LIMIT))
+        .build()
+        .map_err(|error| target.unreachable(error))
+}
+
 #[async_trait]
 impl Store for PostgresStore {
+    fn settles_at_once(&self) -> usize {
+        (self.pool.status().max_size / 4).clamp(1, MOST_SETTLES)
+    }
+
     fn shards(&self) -> i16 {
         SHARDS
     }

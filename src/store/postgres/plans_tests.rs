@@ -72,6 +72,26 @@ fn ranges(from: Position, to: Option<Position>) -> FetchRequest {
     }
 }
 
+/// Asks what a worker without events asks, until the server plans no more.
+async fn ask_of_nothing(store: &PostgresStore) {
+    let nobody = Uuid::now_v7();
+    for _ in 0..CALLS {
+        let everything = FetchRequest {
+            retry_shards: (0..SHARDS).collect(),
+            keys: vec!["nobody".to_owned()],
+            ..ranges(Position::START, None)
+        };
+        assert!(store.fetch(&everything).await.unwrap().rows.is_empty());
+        let question = KeyQuestion { key: "nobody".to_owned(), before: Position::START, except: vec![nobody] };
+        for failed_blocks in [false, true] {
+            assert!(store.blockers("orders", failed_blocks, std::slice::from_ref(&question)).await.unwrap().is_empty());
+        }
+        assert!(store.unrecorded("orders", &[(nobody, 1)]).await.unwrap().is_empty());
+        store.settle_published(&[(nobody, 1)]).await.unwrap();
+        store.record_sent_but_failed(&[(nobody, 1)]).await.unwrap();
+    }
+}
+
 fn named(rows: &[Fetched]) -> Vec<(Uuid, i64)> {
     rows.iter().map(|row| (row.id, row.position.seq)).collect()
 }
@@ -158,10 +178,12 @@ fn removed_rows(plan: &str) -> u64 {
 async fn plans_are_index_scans_on_a_table_that_was_analysed_when_empty_and_then_filled() {
     let server = explaining_server();
     let database = server.database().await;
-    let open = || PostgresStore::new(Target::from_url(&database.url).unwrap()).unwrap();
+    let open = || PostgresStore::new(Target::from_url(&database.url).unwrap(), None).unwrap();
     open().migrate(&|_| ()).await.unwrap();
     let client = database.connect().await;
     client.batch_execute("ANALYZE").await.unwrap();
+    let early = open();
+    ask_of_nothing(&early).await;
     client.batch_execute(&fill()).await.unwrap();
 
     let worker = Uuid::now_v7();
@@ -180,6 +202,7 @@ async fn plans_are_index_scans_on_a_table_that_was_analysed_when_empty_and_then_
     assert_eq!(taken.len(), 32);
 
     let asked_from = server.log().len();
+    ask_everything(&early, worker, taken[0].1).await;
     for mode in ["auto", "force_generic_plan", "force_custom_plan"] {
         let set = format!("ALTER DATABASE {} SET plan_cache_mode = {mode}", database.name);
         client.batch_execute(&set).await.unwrap();

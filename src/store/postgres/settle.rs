@@ -7,48 +7,51 @@ use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
 use uuid::Uuid;
 
+use super::statement::{Statement, Value};
 use super::{PostgresStore, Result};
 use crate::seams::{self, Rule};
 use crate::store::{Reschedule, Shard};
 
 /// One UPDATE for many events, over any other status: the backend has them, whatever a person did meanwhile.
 pub(super) async fn published(store: &PostgresStore, events: &[(Uuid, i64)]) -> Result<()> {
-    let changes = "SET status = 'published', pending_handlers = NULL, updated_at = now(), \
-        published_at = coalesce(e.published_at, now())";
-    update(store, "record published events", changes, "(e.status <> 'published' OR e.published_at IS NULL)", events)
-        .await
+    update(store, "record published events", PUBLISHED, events).await
 }
 
 pub(super) async fn sent_but_failed(store: &PostgresStore, sent: &[(Uuid, i64)]) -> Result<()> {
-    let changes = "SET published_at = now(), updated_at = now()";
-    update(store, "record what was sent", changes, "e.status = 'failed' AND e.published_at IS NULL", sent).await
+    update(store, "record what was sent", SENT_BUT_FAILED, sent).await
 }
 
-/// `set_config` makes the commit durable for this statement alone, so a pooler or another setting cannot undo it.
 async fn update(
     store: &PostgresStore,
     operation: &'static str,
-    changes: &str,
-    which: &str,
+    statement: &'static str,
     events: &[(Uuid, i64)],
 ) -> Result<()> {
-    let (ids, seqs): (Vec<Uuid>, Vec<i64>) = events.iter().copied().unzip();
-    let statement = format!(
-        "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)) \
-         UPDATE outbox_events e {changes} FROM unnest($1, $2) AS s(id, seq), durable \
-         WHERE e.id = s.id AND e.seq = s.seq AND {which}"
-    );
-    store
-        .run(operation, |conn| {
-            diesel::sql_query(statement)
-                .bind::<Array<SqlUuid>, _>(ids)
-                .bind::<Array<BigInt>, _>(seqs)
-                .execute(conn)
-                .map(|done| done.map(drop))
-                .boxed()
-        })
-        .await
+    let (ids, seqs) = events.iter().copied().unzip();
+    // Not kept: which side of the join comes first is a matter of how many rows there are.
+    let update = Statement::<()>::new(false, statement, [Value::Ids(ids), Value::Numbers(seqs)]);
+    store.run(operation, |conn| update.execute(conn).map(|done| done.map(drop)).boxed()).await
 }
+
+/// `set_config` makes the commit durable for this statement alone, so a pooler or another setting cannot undo it.
+macro_rules! durable_update {
+    ($changes:literal, $which:literal) => {
+        concat!(
+            "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)) \
+             UPDATE outbox_events e SET ",
+            $changes,
+            " FROM unnest(?, ?) AS s(id, seq), durable WHERE e.id = s.id AND e.seq = s.seq AND ",
+            $which
+        )
+    };
+}
+
+const PUBLISHED: &str = durable_update!(
+    "status = 'published', pending_handlers = NULL, updated_at = now(), published_at = coalesce(e.published_at, now())",
+    "(e.status <> 'published' OR e.published_at IS NULL)"
+);
+const SENT_BUT_FAILED: &str =
+    durable_update!("published_at = now(), updated_at = now()", "e.status = 'failed' AND e.published_at IS NULL");
 
 /// Retries and failures, each under the lease it was dispatched with. The same statement again finds its own work done
 /// and says so, so a lost answer is followed by the same call.

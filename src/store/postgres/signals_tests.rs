@@ -18,7 +18,7 @@ fn port(fixture: &PostgresFixture) -> u16 {
 fn store_at(fixture: &PostgresFixture, port: u16) -> PostgresStore {
     let mut url = url::Url::parse(&fixture.database.url).unwrap();
     url.set_port(Some(port)).unwrap();
-    PostgresStore::new(Target::from_url(url.as_str()).unwrap()).unwrap()
+    PostgresStore::new(Target::from_url(url.as_str()).unwrap(), None).unwrap()
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ impl BenchSchema {
         let _ = schema.client.batch_execute("SET client_connection_check_interval = '1s'").await;
         schema.run(&format!("SELECT {}", lock_of(&schema.name, "pg_advisory_lock"))).await?;
         schema.run(&format!("CREATE SCHEMA {}", schema.name)).await?;
-        PostgresStore::new(Target::from_url(schema.url.expose()).map_err(refused)?)?.migrate(&|_| ()).await?;
+        PostgresStore::new(Target::from_url(schema.url.expose()).map_err(refused)?, None)?.migrate(&|_| ()).await?;
         schema.run(marks::NOTE_STARTS).await?;
         Ok(schema)
     }

@@ -1,0 +1,88 @@
+//! Statements whose text never changes, so that the server parses each once for a connection.
+//!
+//! What diesel is given as raw SQL it prepares anew each time, which is one more round trip, one more parse and one more
+//! plan.
+
+use std::marker::PhantomData;
+
+use diesel::data_types::PgTimestamp;
+use diesel::pg::Pg;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::QueryResult;
+use diesel::sql_types::{Array, BigInt, Bool, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
+use uuid::Uuid;
+
+/// SQL with a `?` for each value, and the types of its rows.
+pub(super) struct Statement<Rows> {
+    sql: &'static str,
+    values: Vec<Value>,
+    kept: bool,
+    rows: PhantomData<Rows>,
+}
+
+/// A value, by the type that the server is told.
+pub(super) enum Value {
+    Bool(bool),
+    Number(i64),
+    Numbers(Vec<i64>),
+    SmallNumbers(Vec<i16>),
+    Text(String),
+    Texts(Vec<String>),
+    Times(Vec<PgTimestamp>),
+    Ids(Vec<Uuid>),
+}
+
+impl<Rows> Statement<Rows> {
+    /// `kept`: the server may remember it, and how it is planned.
+    pub(super) fn new(kept: bool, sql: &'static str, values: impl Into<Vec<Value>>) -> Self {
+        let values = values.into();
+        debug_assert_eq!(sql.matches('?').count(), values.len(), "{sql}");
+        Self { sql, values, kept, rows: PhantomData }
+    }
+}
+
+impl<Rows> QueryFragment<Pg> for Statement<Rows> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        if !self.kept {
+            out.unsafe_to_cache_prepared();
+        }
+        let mut values = self.values.iter();
+        for part in self.sql.split_inclusive('?') {
+            match part.strip_suffix('?') {
+                None => out.push_sql(part),
+                Some(before) => {
+                    out.push_sql(before);
+                    values.next().map_or(Ok(()), |value| value.push(out.reborrow()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Value {
+    fn push<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        match self {
+            Self::Bool(value) => out.push_bind_param::<Bool, _>(value),
+            Self::Number(value) => out.push_bind_param::<BigInt, _>(value),
+            Self::Numbers(values) => out.push_bind_param::<Array<BigInt>, _>(values),
+            Self::SmallNumbers(values) => out.push_bind_param::<Array<SmallInt>, _>(values),
+            Self::Text(value) => out.push_bind_param::<Text, _>(value),
+            Self::Texts(values) => out.push_bind_param::<Array<Text>, _>(values),
+            Self::Times(values) => out.push_bind_param::<Array<Timestamptz>, _>(values),
+            Self::Ids(values) => out.push_bind_param::<Array<SqlUuid>, _>(values),
+        }
+    }
+}
+
+/// The text tells statements apart.
+impl<Rows> QueryId for Statement<Rows> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<Rows> Query for Statement<Rows> {
+    type SqlType = Rows;
+}
+
+impl<C, Rows> diesel::RunQueryDsl<C> for Statement<Rows> {}
