@@ -13,6 +13,8 @@ use diesel::connection::LoadConnection;
 use diesel_async::AsyncConnection;
 
 pub(crate) use answers::Answers;
+#[cfg(feature = "postgres")]
+pub(crate) use answers::Written;
 pub use from_cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, PublishEvent};
 pub(crate) use ready::{RESERVED_NAMES, ReadyEvent};
@@ -46,7 +48,8 @@ pub(crate) mod sealed {
 /// Writes an event on the caller's connection and returns it as stored.
 ///
 /// The event exists if and only if the caller's transaction commits. An id that is already in the outbox is the same
-/// event: what is stored under it is returned and nothing is written. The connection may be an `AsyncPgConnection`, a
+/// event: what is stored under it is returned and nothing is written. The JSON of a new one comes back as it was given;
+/// PostgreSQL keeps it in a form of its own. The connection may be an `AsyncPgConnection`, a
 /// `SyncConnectionWrapper<SqliteConnection>` or a pool's guard of either.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::pace::Pace;
 use super::publishing::{event, send, sum_of};
 use super::report::Report;
-use super::system::{System, only_publishing};
+use super::system::System;
 use super::worker::Worker;
 use super::{Args, Bench, in_turns, until_interrupted};
 use crate::cli::exit::Usage;
@@ -184,6 +184,6 @@ async fn publish_each(store: Arc<dyn Store>, span: Duration) -> anyhow::Result<f
 
 /// Events a second from 64 senders of one system.
 async fn send_together(place: &Place, span: Duration) -> anyhow::Result<f64> {
-    let system = System::start(only_publishing(place.settings.clone())).await?;
+    let system = System::start(place.settings.clone(), true).await?;
     sum_of((0..SENDERS).map(|_| send(system.outbox.clone(), span)).collect()).await
 }

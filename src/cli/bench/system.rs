@@ -7,11 +7,8 @@ use tokio::sync::oneshot;
 
 use super::stage::Stage;
 use crate::error::SystemError;
-use crate::settings::{PublisherSettings, Settings};
-use crate::system::{Outbox, OutboxSystem};
-
-/// A publisher of which no event is.
-const NOBODY: &str = "nobody";
+use crate::settings::Settings;
+use crate::system::{Builder, Outbox, OutboxSystem};
 
 /// A running system, on a thread of its own; shut down when dropped.
 pub(super) struct System {
@@ -23,39 +20,29 @@ pub(super) struct System {
 impl System {
     /// One that works here.
     pub(super) async fn working(stage: &Stage) -> anyhow::Result<Self> {
-        Self::start(stage.settings(&["default"])).await
+        Self::start(stage.settings(&["default"]), false).await
     }
 
     /// One that only publishes: another process works.
     pub(super) async fn publishing(stage: &Stage) -> anyhow::Result<Self> {
-        Self::start(only_publishing(stage.settings(&["default"]))).await
+        Self::start(stage.settings(&["default"]), true).await
     }
 
-    pub(super) async fn start(settings: Settings) -> anyhow::Result<Self> {
+    /// `publish_only`: as an application has it beside a worker of its own.
+    pub(super) async fn start(settings: Settings, publish_only: bool) -> anyhow::Result<Self> {
         let (started, outbox) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
-            actix_rt::System::new().block_on(run(settings, started, stopped));
+            let builder = OutboxSystem::builder(settings).publish_only(publish_only);
+            actix_rt::System::new().block_on(run(builder, started, stopped));
         });
         let system = outbox.await.context("the thread of an outbox system ended")?;
         Ok(Self { outbox: system?, stop: Some(stop), thread: Some(thread) })
     }
 }
 
-/// The same settings for a system that serves nobody.
-pub(super) fn only_publishing(mut settings: Settings) -> Settings {
-    let nobody = PublisherSettings { backend: "local".to_owned(), ..PublisherSettings::default() };
-    settings.publishers.insert(NOBODY.to_owned(), nobody);
-    settings.worker.backends = Some(vec![NOBODY.to_owned()]);
-    settings
-}
-
-async fn run(
-    settings: Settings,
-    started: oneshot::Sender<Result<Outbox, SystemError>>,
-    stopped: oneshot::Receiver<()>,
-) {
-    let system = OutboxSystem::builder(settings).start().await;
+async fn run(builder: Builder, started: oneshot::Sender<Result<Outbox, SystemError>>, stopped: oneshot::Receiver<()>) {
+    let system = builder.start().await;
     let running = system.as_ref().ok().cloned();
     // Whoever started it may have been interrupted; then nobody stops it, and `stopped` says so at once.
     drop(started.send(system));

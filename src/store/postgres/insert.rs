@@ -1,5 +1,8 @@
 //! Writing new events: one statement for many.
 
+use std::collections::HashMap;
+
+use diesel::Queryable;
 use diesel::connection::LoadConnection;
 use diesel::data_types::PgTimestamp;
 use diesel::pg::Pg;
@@ -9,11 +12,11 @@ use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text, Timestam
 use diesel_async::AsyncConnection;
 use uuid::Uuid;
 
-use super::row::{COLUMNS, EPOCH_MICROS, Row, SqlTypes};
-use crate::error::PublishError;
+use super::row::{COLUMNS, EPOCH_MICROS, Row, SqlTypes, time};
+use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
-use crate::publish::{Answers, OutboxDatabase, ReadyEvent};
+use crate::publish::{Answers, OutboxDatabase, ReadyEvent, Written};
 
 impl OutboxDatabase for Pg {}
 
@@ -28,8 +31,8 @@ impl Insert for Pg {
             return Ok(Vec::new());
         }
         let mut answers = Answers::to(&events);
-        let inserted: Vec<Row> = InsertEvents::new(&events).load(conn).await?;
-        answers.add(inserted.into_iter().map(decode))?;
+        let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn).await?;
+        answers.add_written(events, given(written)?);
         let there_before = answers.missing();
         if !there_before.is_empty() {
             let stored: Vec<Row> = FindEvents { ids: there_before }.load(conn).await?;
@@ -48,8 +51,8 @@ impl Insert for Pg {
             return Ok(Vec::new());
         }
         let mut answers = Answers::to(&events);
-        let inserted: Vec<Row> = InsertEvents::new(&events).load(conn)?;
-        answers.add(inserted.into_iter().map(decode))?;
+        let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn)?;
+        answers.add_written(events, given(written)?);
         let there_before = answers.missing();
         if !there_before.is_empty() {
             let stored: Vec<Row> = FindEvents { ids: there_before }.load(conn)?;
@@ -57,6 +60,29 @@ impl Insert for Pg {
         }
         answers.finish()
     }
+}
+
+/// What is not known before: the answer to many events is not much larger than to one.
+#[derive(Queryable)]
+struct WrittenRow {
+    id: Uuid,
+    created_at: PgTimestamp,
+    scheduled_at: PgTimestamp,
+    seq: Option<i64>,
+}
+
+const WRITTEN: &str = "e.id, e.created_at, e.scheduled_at, e.seq";
+
+fn given(rows: Vec<WrittenRow>) -> Result<HashMap<Uuid, Written>, PublishError> {
+    let decode = |row: WrittenRow| {
+        let created_at = time("created_at", row.created_at)?;
+        let scheduled_at = time("scheduled_at", row.scheduled_at)?;
+        Ok((row.id, Written { created_at, scheduled_at, seq: row.seq.unwrap_or(0) }))
+    };
+    rows.into_iter()
+        .map(decode)
+        .collect::<Result<_, String>>()
+        .map_err(|reason| StoreError::Query { operation: "read what is stored", reason, transient: false }.into())
 }
 
 fn decode(row: Row) -> (Uuid, Result<OutboxEvent, String>) {
@@ -156,7 +182,7 @@ impl QueryFragment<Pg> for InsertEvents<'_> {
              delay, max_retries, backend, config, cloud_event_id, extensions, partition_key, place) \
              ORDER BY n.place ON CONFLICT (id) DO NOTHING RETURNING ",
         );
-        out.push_sql(COLUMNS);
+        out.push_sql(WRITTEN);
         Ok(())
     }
 }
@@ -167,7 +193,7 @@ impl QueryId for InsertEvents<'_> {
 }
 
 impl Query for InsertEvents<'_> {
-    type SqlType = SqlTypes;
+    type SqlType = (SqlUuid, Timestamptz, Timestamptz, Nullable<BigInt>);
 }
 
 impl<C> diesel::RunQueryDsl<C> for InsertEvents<'_> {}

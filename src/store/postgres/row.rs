@@ -155,7 +155,7 @@ impl Row {
 pub(super) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// `infinity` and `-infinity` are the outermost numbers.
-fn time(column: &str, raw: PgTimestamp) -> Result<DateTime<Utc>, String> {
+pub(super) fn time(column: &str, raw: PgTimestamp) -> Result<DateTime<Utc>, String> {
     let micros = if raw.0 == i64::MIN { None } else { raw.0.checked_add(EPOCH_MICROS) };
     micros.and_then(DateTime::from_timestamp_micros).ok_or_else(|| format!("{column} is infinite or out of range"))
 }

@@ -58,8 +58,7 @@ async fn notify(store: &PostgresStore, channel: &str, payloads: &[String]) -> Re
     if payloads.is_empty() {
         return Ok(());
     }
-    let payloads: Vec<String> = payloads.iter().map(|payload| quote(payload)).collect();
-    let sql = format!("SELECT pg_notify('{channel}', p) FROM unnest(ARRAY[{}]) AS p", payloads.join(", "));
+    let sql: String = payloads.iter().map(|payload| format!("NOTIFY {channel}, {};", quote(payload))).collect();
     store.run("wake workers of other processes", |conn| async move { conn.batch_execute(&sql).await }.boxed()).await
 }
 
