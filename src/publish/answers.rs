@@ -2,22 +2,40 @@
 
 use std::collections::HashMap;
 
+#[cfg(feature = "postgres")]
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::ReadyEvent;
 use crate::error::{PublishError, StoreError};
-use crate::event::{JsonText, OutboxEvent, Status};
+use crate::event::OutboxEvent;
+#[cfg(feature = "postgres")]
+use crate::event::{JsonText, Status};
 
 /// Collects the stored events of one call; an id may have been given twice.
-pub(crate) struct Answers {
-    ids: Vec<Uuid>,
-    found: HashMap<Uuid, OutboxEvent>,
-}
+pub(crate) struct Answers(Vec<(Uuid, Option<OutboxEvent>)>);
 
 impl Answers {
+    #[cfg(feature = "sqlite")]
     pub(crate) fn to(events: &[ReadyEvent]) -> Self {
-        Self { ids: events.iter().map(|event| event.id).collect(), found: HashMap::with_capacity(events.len()) }
+        Self(events.iter().map(|event| (event.id, None)).collect())
+    }
+
+    /// To events of which some were written, in their order; one that was written out of it is missing, like those that
+    /// were there before.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn written(events: Vec<ReadyEvent>, written: Vec<Written>) -> Self {
+        let mut written = written.into_iter().peekable();
+        let answer = |event: ReadyEvent| {
+            let id = event.id;
+            (id, written.next_if(|written| written.id == id).map(|written| event.stored(written)))
+        };
+        Self(events.into_iter().map(answer).collect())
+    }
+
+    /// The ids that no answer is known to.
+    pub(crate) fn missing(&self) -> Vec<Uuid> {
+        self.0.iter().filter(|(_, event)| event.is_none()).map(|(id, _)| *id).collect()
     }
 
     /// Takes rows as the database gave them.
@@ -25,47 +43,34 @@ impl Answers {
         &mut self,
         rows: impl IntoIterator<Item = (Uuid, Result<OutboxEvent, String>)>,
     ) -> Result<(), PublishError> {
+        let mut found = HashMap::new();
         for (id, event) in rows {
             let event = event.map_err(|reason| StoreError::Query {
                 operation: "read what is stored",
                 reason: format!("the event {id} cannot be read: {reason}"),
                 transient: false,
             })?;
-            self.found.insert(id, event);
+            found.insert(id, event);
+        }
+        let missing: Vec<_> = self.0.iter_mut().filter(|(_, event)| event.is_none()).collect();
+        let no_id_twice = found.len() == missing.len();
+        for (id, event) in missing {
+            *event = if no_id_twice { found.remove(id) } else { found.get(id).cloned() };
         }
         Ok(())
     }
 
-    /// Takes those of the events that are stored since now, with what the database gave each.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn add_written(&mut self, events: Vec<ReadyEvent>, mut written: HashMap<Uuid, Written>) {
-        // An id that was given twice was written once, and first.
-        let stored = events.into_iter().filter_map(|event| {
-            let written = written.remove(&event.id)?;
-            Some((event.id, event.stored(written)))
-        });
-        self.found.extend(stored);
-    }
-
-    /// The ids that no row was seen of: they were in the outbox before.
-    pub(crate) fn missing(&self) -> Vec<Uuid> {
-        self.ids.iter().copied().filter(|id| !self.found.contains_key(id)).collect()
-    }
-
-    pub(crate) fn finish(mut self) -> Result<Vec<OutboxEvent>, PublishError> {
-        let no_id_twice = self.found.len() == self.ids.len();
-        let mut answer = |id: &Uuid| {
-            let event = if no_id_twice { self.found.remove(id) } else { self.found.get(id).cloned() };
-            // Deleted between the two statements, which needs a caller without a transaction.
-            event.ok_or_else(|| StoreError::NotFound(*id).into())
-        };
-        self.ids.iter().map(&mut answer).collect()
+    pub(crate) fn finish(self) -> Result<Vec<OutboxEvent>, PublishError> {
+        // Deleted between the two statements, which needs a caller without a transaction.
+        let found = |(id, event): (Uuid, Option<OutboxEvent>)| event.ok_or_else(|| StoreError::NotFound(id).into());
+        self.0.into_iter().map(found).collect()
     }
 }
 
 /// What the database gave an event when it was written.
 #[cfg(feature = "postgres")]
 pub(crate) struct Written {
+    pub(crate) id: Uuid,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) scheduled_at: DateTime<Utc>,
     pub(crate) seq: i64,

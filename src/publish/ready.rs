@@ -29,6 +29,8 @@ const YEARS: std::ops::RangeInclusive<i32> = 1..=9999;
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReadyEvent {
     pub(crate) id: Uuid,
+    /// The id was made for it just now, so no other event can have it.
+    pub(crate) is_new: bool,
     pub(crate) event_type: String,
     pub(crate) source: String,
     pub(crate) subject: String,
@@ -103,6 +105,7 @@ impl NewEvent {
     /// Checks every rule and gives the event what its row needs.
     pub(crate) fn prepare(self) -> Result<ReadyEvent, InvalidEvent> {
         self.check()?;
+        let is_new = self.id.is_none() && self.cloud_event_id.is_none();
         let id = self.row_id();
         let default_type = if self.data_binary.is_some() { "application/octet-stream" } else { "application/json" };
         let (scheduled_micros, delay) = match self.schedule {
@@ -113,6 +116,7 @@ impl NewEvent {
         let cloud_event_id = self.cloud_event_id.filter(|text| *text != id.to_string());
         Ok(ReadyEvent {
             id,
+            is_new,
             event_type: self.event_type,
             source: self.source,
             subject: self.subject,

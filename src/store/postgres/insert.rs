@@ -1,7 +1,5 @@
 //! Writing new events: one statement for many.
 
-use std::collections::HashMap;
-
 use diesel::Queryable;
 use diesel::connection::LoadConnection;
 use diesel::data_types::PgTimestamp;
@@ -30,9 +28,8 @@ impl Insert for Pg {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let mut answers = Answers::to(&events);
         let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn).await?;
-        answers.add_written(events, given(written)?);
+        let mut answers = Answers::written(events, given(written)?);
         let there_before = answers.missing();
         if !there_before.is_empty() {
             let stored: Vec<Row> = FindEvents { ids: there_before }.load(conn).await?;
@@ -50,9 +47,8 @@ impl Insert for Pg {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let mut answers = Answers::to(&events);
         let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn)?;
-        answers.add_written(events, given(written)?);
+        let mut answers = Answers::written(events, given(written)?);
         let there_before = answers.missing();
         if !there_before.is_empty() {
             let stored: Vec<Row> = FindEvents { ids: there_before }.load(conn)?;
@@ -73,11 +69,11 @@ struct WrittenRow {
 
 const WRITTEN: &str = "e.id, e.created_at, e.scheduled_at, e.seq";
 
-fn given(rows: Vec<WrittenRow>) -> Result<HashMap<Uuid, Written>, PublishError> {
+fn given(rows: Vec<WrittenRow>) -> Result<Vec<Written>, PublishError> {
     let decode = |row: WrittenRow| {
         let created_at = time("created_at", row.created_at)?;
         let scheduled_at = time("scheduled_at", row.scheduled_at)?;
-        Ok((row.id, Written { created_at, scheduled_at, seq: row.seq.unwrap_or(0) }))
+        Ok(Written { id: row.id, created_at, scheduled_at, seq: row.seq.unwrap_or(0) })
     };
     rows.into_iter()
         .map(decode)
@@ -89,7 +85,7 @@ fn decode(row: Row) -> (Uuid, Result<OutboxEvent, String>) {
     (row.id, row.decode())
 }
 
-/// New events, an array per column.
+/// New events, an array for each column in which they differ.
 ///
 /// Every column without a default in a table that Django made is named. `seq` is drawn after the rows are in order, and
 /// the clock is read once.
@@ -98,98 +94,214 @@ struct InsertEvents<'a> {
     event_types: Vec<&'a String>,
     sources: Vec<&'a String>,
     subjects: Vec<&'a String>,
-    content_types: Vec<&'a String>,
-    schemas: Vec<&'a String>,
     data: Vec<Option<&'a str>>,
-    binaries: Vec<Option<&'a [u8]>>,
-    scheduled_at: Vec<Option<PgTimestamp>>,
-    delays: Vec<i64>,
-    max_retries: Vec<i32>,
-    backends: Vec<&'a String>,
-    configs: Vec<&'a String>,
-    cloud_event_ids: Vec<&'a String>,
-    extensions: Vec<&'a String>,
     partition_keys: Vec<&'a String>,
+    rest: Rest<'a>,
+    are_new: bool,
+}
+
+/// The columns that most events of a batch have in common.
+enum Rest<'a> {
+    /// All of them as this event's are, so that the server takes them apart once.
+    Same(&'a ReadyEvent, Option<PgTimestamp>),
+    Each {
+        content_types: Vec<&'a String>,
+        schemas: Vec<&'a String>,
+        binaries: Vec<Option<&'a [u8]>>,
+        scheduled_at: Vec<Option<PgTimestamp>>,
+        delays: Vec<i64>,
+        max_retries: Vec<i32>,
+        backends: Vec<&'a String>,
+        configs: Vec<&'a String>,
+        cloud_event_ids: Vec<&'a String>,
+        extensions: Vec<&'a String>,
+    },
+}
+
+fn column<'a, T>(events: &'a [ReadyEvent], value: impl Fn(&'a ReadyEvent) -> T) -> Vec<T> {
+    events.iter().map(value).collect()
+}
+
+fn scheduled_at(event: &ReadyEvent) -> Option<PgTimestamp> {
+    event.scheduled_micros.map(|micros| PgTimestamp(micros - EPOCH_MICROS))
+}
+
+/// Binds parameters, one after the other.
+macro_rules! push {
+    ($out:ident, $($sql_type:ty: $value:expr),* $(,)?) => {{
+        let mut comma = "";
+        $(
+            $out.push_sql(std::mem::replace(&mut comma, ", "));
+            $out.push_bind_param::<$sql_type, _>($value)?;
+        )*
+        let _ = comma;
+        Ok(())
+    }};
 }
 
 impl<'a> InsertEvents<'a> {
     fn new(events: &'a [ReadyEvent]) -> Self {
-        fn column<'a, T>(events: &'a [ReadyEvent], value: impl Fn(&'a ReadyEvent) -> T) -> Vec<T> {
-            events.iter().map(value).collect()
-        }
         Self {
             ids: column(events, |event| event.id),
             event_types: column(events, |event| &event.event_type),
             sources: column(events, |event| &event.source),
             subjects: column(events, |event| &event.subject),
-            content_types: column(events, |event| &event.data_content_type),
-            schemas: column(events, |event| &event.data_schema),
             data: column(events, |event| event.data.as_deref()),
-            binaries: column(events, |event| event.data_binary.as_deref()),
-            scheduled_at: column(events, |event| {
-                event.scheduled_micros.map(|micros| PgTimestamp(micros - EPOCH_MICROS))
-            }),
-            delays: column(events, |event| event.delay_micros),
-            max_retries: column(events, |event| event.max_retries),
-            backends: column(events, |event| &event.publisher_backend),
-            configs: column(events, |event| &event.publisher_config),
-            cloud_event_ids: column(events, |event| &event.cloud_event_id),
-            extensions: column(events, |event| &event.extensions),
             partition_keys: column(events, |event| &event.partition_key),
+            rest: Rest::of(events),
+            are_new: events.iter().all(|event| event.is_new),
         }
     }
 
-    fn push_arrays<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_bind_param::<Array<SqlUuid>, _>(&self.ids)?;
-        for texts in [&self.event_types, &self.sources, &self.subjects, &self.content_types, &self.schemas] {
-            out.push_sql(", ");
-            out.push_bind_param::<Array<Text>, _>(texts)?;
-        }
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Text>>, _>(&self.data)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Binary>>, _>(&self.binaries)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Nullable<Timestamptz>>, _>(&self.scheduled_at)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<BigInt>, _>(&self.delays)?;
-        out.push_sql(", ");
-        out.push_bind_param::<Array<Integer>, _>(&self.max_retries)?;
-        for texts in [&self.backends, &self.configs, &self.cloud_event_ids, &self.extensions, &self.partition_keys] {
-            out.push_sql(", ");
-            out.push_bind_param::<Array<Text>, _>(texts)?;
-        }
-        Ok(())
+    /// Parameters in the order of [`EACH`].
+    fn push_each<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        push!(
+            out,
+            Array<SqlUuid>: &self.ids,
+            Array<Text>: &self.event_types,
+            Array<Text>: &self.sources,
+            Array<Text>: &self.subjects,
+            Array<Nullable<Text>>: &self.data,
+            Array<Text>: &self.partition_keys,
+        )
     }
 }
 
+impl<'a> Rest<'a> {
+    fn of(events: &'a [ReadyEvent]) -> Self {
+        match events {
+            [first, others @ ..] if others.iter().all(|other| Self::is_same(first, other)) => {
+                Self::Same(first, scheduled_at(first))
+            }
+            _ => Self::Each {
+                content_types: column(events, |event| &event.data_content_type),
+                schemas: column(events, |event| &event.data_schema),
+                binaries: column(events, |event| event.data_binary.as_deref()),
+                scheduled_at: column(events, scheduled_at),
+                delays: column(events, |event| event.delay_micros),
+                max_retries: column(events, |event| event.max_retries),
+                backends: column(events, |event| &event.publisher_backend),
+                configs: column(events, |event| &event.publisher_config),
+                cloud_event_ids: column(events, |event| &event.cloud_event_id),
+                extensions: column(events, |event| &event.extensions),
+            },
+        }
+    }
+
+    fn is_same(a: &ReadyEvent, b: &ReadyEvent) -> bool {
+        a.data_content_type == b.data_content_type
+            && a.data_schema == b.data_schema
+            && a.data_binary == b.data_binary
+            && a.scheduled_micros == b.scheduled_micros
+            && a.delay_micros == b.delay_micros
+            && a.max_retries == b.max_retries
+            && a.publisher_backend == b.publisher_backend
+            && a.publisher_config == b.publisher_config
+            && a.cloud_event_id == b.cloud_event_id
+            && a.extensions == b.extensions
+    }
+
+    /// Parameters in the order of [`REST`].
+    fn push<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        match self {
+            Self::Same(event, scheduled_at) => push!(out,
+                Text: &event.data_content_type,
+                Text: &event.data_schema,
+                Nullable<Binary>: &event.data_binary,
+                Nullable<Timestamptz>: scheduled_at,
+                BigInt: &event.delay_micros,
+                Integer: &event.max_retries,
+                Text: &event.publisher_backend,
+                Text: &event.publisher_config,
+                Text: &event.cloud_event_id,
+                Text: &event.extensions,
+            ),
+            Self::Each {
+                content_types,
+                schemas,
+                binaries,
+                scheduled_at,
+                delays,
+                max_retries,
+                backends,
+                configs,
+                cloud_event_ids,
+                extensions,
+            } => push!(out,
+                Array<Text>: content_types,
+                Array<Text>: schemas,
+                Array<Nullable<Binary>>: binaries,
+                Array<Nullable<Timestamptz>>: scheduled_at,
+                Array<BigInt>: delays,
+                Array<Integer>: max_retries,
+                Array<Text>: backends,
+                Array<Text>: configs,
+                Array<Text>: cloud_event_ids,
+                Array<Text>: extensions,
+            ),
+        }
+    }
+}
+
+/// The columns that each event has a value of its own in, by their names in the statement.
+const EACH: &str = "id, event_type, source, subject, data, partition_key";
+
+/// Those of [`Rest`].
+const REST: &str =
+    "content_type, schema, bytes, scheduled_at, delay, max_retries, backend, config, cloud_event_id, extensions";
+
+const INSERT: &str = "INSERT INTO outbox_events AS e (id, spec_version, event_type, source, subject, data_content_type, \
+    data_schema, data, data_binary, status, created_at, updated_at, scheduled_at, retry_count, max_retries, last_error, \
+    publisher_backend, publisher_config, cloud_event_id, extensions, partition_key) \
+    SELECT id, '1.0', event_type, source, subject, content_type, schema, data::jsonb, bytes, 'pending', now, now, \
+    coalesce(scheduled_at, now + delay * interval '1 microsecond'), 0, max_retries, '', backend, config::jsonb, \
+    cloud_event_id, extensions::jsonb, partition_key FROM common CROSS JOIN unnest(";
+
 impl QueryFragment<Pg> for InsertEvents<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(
-            "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now) \
-             INSERT INTO outbox_events AS e (id, spec_version, event_type, source, subject, data_content_type, \
-             data_schema, data, data_binary, status, created_at, updated_at, scheduled_at, retry_count, max_retries, \
-             last_error, publisher_backend, publisher_config, cloud_event_id, extensions, partition_key) \
-             SELECT n.id, '1.0', n.event_type, n.source, n.subject, n.content_type, n.schema, n.data::jsonb, n.bytes, \
-             'pending', clock.now, clock.now, \
-             coalesce(n.scheduled_at, clock.now + n.delay * interval '1 microsecond'), 0, n.max_retries, '', \
-             n.backend, n.config::jsonb, n.cloud_event_id, n.extensions::jsonb, n.partition_key \
-             FROM clock CROSS JOIN unnest(",
-        );
-        self.push_arrays(out.reborrow())?;
-        out.push_sql(
-            ") WITH ORDINALITY AS n(id, event_type, source, subject, content_type, schema, data, bytes, scheduled_at, \
-             delay, max_retries, backend, config, cloud_event_id, extensions, partition_key, place) \
-             ORDER BY n.place ON CONFLICT (id) DO NOTHING RETURNING ",
-        );
+        out.push_sql("WITH common AS MATERIALIZED (SELECT clock_timestamp() AS now");
+        let is_same = matches!(self.rest, Rest::Same(..));
+        if is_same {
+            // Here JSON is parsed once.
+            for name in REST.split(", ") {
+                out.push_sql(", ");
+                out.push_sql(name);
+                out.push_sql(if matches!(name, "config" | "extensions") { "::jsonb" } else { "" });
+            }
+            out.push_sql(" FROM (VALUES (");
+            self.rest.push(out.reborrow())?;
+            out.push_sql(")) AS v(");
+            out.push_sql(REST);
+            out.push_sql(")");
+        }
+        out.push_sql(") ");
+        out.push_sql(INSERT);
+        self.push_each(out.reborrow())?;
+        if !is_same {
+            out.push_sql(", ");
+            self.rest.push(out.reborrow())?;
+        }
+        out.push_sql(") WITH ORDINALITY AS n(");
+        out.push_sql(EACH);
+        if !is_same {
+            out.push_sql(", ");
+            out.push_sql(REST);
+        }
+        out.push_sql(", place) ORDER BY place ");
+        if !self.are_new {
+            // A fifth of what the statement costs.
+            out.push_sql("ON CONFLICT (id) DO NOTHING ");
+        }
+        out.push_sql("RETURNING ");
         out.push_sql(WRITTEN);
         Ok(())
     }
 }
 
+/// Its text depends on what the events have in common.
 impl QueryId for InsertEvents<'_> {
-    type QueryId = InsertEvents<'static>;
-    const HAS_STATIC_QUERY_ID: bool = true;
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
 }
 
 impl Query for InsertEvents<'_> {

@@ -20,11 +20,10 @@ use crate::publish::NewEvent;
 use crate::store::operations::Comparand;
 use crate::store::{EventFilter, Expiry, Lane, Page, Place, Unreadable};
 
-/// Writes events in a transaction of their own.
+/// Writes events in a transaction of their own, which is that of the statement.
 pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
     let mut conn = store.pool.get().await.map_err(|error| store.target.unreachable(super::connect::reason(&error)))?;
-    let work = conn.transaction(async |conn| crate::publish::publish_many(conn, events).await);
-    match tokio::time::timeout(STATEMENT_LIMIT, work).await {
+    match tokio::time::timeout(STATEMENT_LIMIT, crate::publish::publish_many(&mut conn, events)).await {
         Ok(answer) => answer,
         Err(_) => {
             drop(diesel_async::pooled_connection::deadpool::Object::take(conn));
