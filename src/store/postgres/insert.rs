@@ -101,6 +101,7 @@ struct InsertEvents<'a> {
 }
 
 /// The columns that most events of a batch have in common.
+#[expect(clippy::large_enum_variant, reason = "there is one for each statement, and it is never moved around")]
 enum Rest<'a> {
     /// All of them as this event's are, so that the server takes them apart once.
     Same(&'a ReadyEvent, Option<PgTimestamp>),
