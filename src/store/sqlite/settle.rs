@@ -3,8 +3,10 @@
 use chrono::{DateTime, SecondsFormat};
 use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Binary, Bool, Integer, Nullable, SmallInt, Text};
+use diesel::sqlite::Sqlite;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -13,8 +15,6 @@ use super::row::{Any, Cell, number, small, text_in};
 use crate::event::Status;
 use crate::store::Reschedule;
 
-/// Two variables for each, of the 999 that a cautious build of SQLite allows.
-const EVENTS_PER_STATEMENT: usize = 400;
 const KEPT_ERRORS: usize = 10;
 const KEPT_ERROR_CHARS: usize = 2000;
 
@@ -22,30 +22,38 @@ const KEPT_ERROR_CHARS: usize = 2000;
 pub(super) fn record_published(connection: &mut SqliteConnection, events: &[(Uuid, i64)]) -> QueryResult<()> {
     connection.immediate_transaction(|connection| {
         let now = read_now(connection)?;
-        for some in events.chunks(EVENTS_PER_STATEMENT) {
-            record_some_published(connection, some, now)?;
+        for (id, seq) in events {
+            Published { id: *id, seq: *seq, now }.execute(connection)?;
         }
         Ok(())
     })
 }
 
-fn record_some_published(connection: &mut SqliteConnection, events: &[(Uuid, i64)], now: i64) -> QueryResult<()> {
-    let mut query = sql_query("WITH done (id, seq) AS (VALUES (?, ?)")
-        .into_boxed()
-        .sql(", (?, ?)".repeat(events.len().saturating_sub(1)))
-        .sql(
-            ") UPDATE outbox_events INDEXED BY sqlite_autoindex_outbox_events_1
-             SET status = 'published', published_at = coalesce(published_at, ?), pending_handlers = NULL, updated_at = ?
-             FROM done
-             WHERE outbox_events.id = done.id AND outbox_events.seq = done.seq
-               AND (status <> 'published' OR published_at IS NULL OR pending_handlers IS NOT NULL)",
-        );
-    for (id, seq) in events {
-        query = query.bind::<Binary, _>(id.as_bytes().as_slice()).bind::<BigInt, _>(*seq);
-    }
-    query.bind::<BigInt, _>(now).bind::<BigInt, _>(now).execute(connection)?;
-    Ok(())
+/// One event, in a statement that stays prepared. A join with many of them is at the mercy of the planner, which may read
+/// the whole table for it.
+#[derive(QueryId)]
+struct Published {
+    id: Uuid,
+    seq: i64,
+    now: i64,
 }
+
+impl QueryFragment<Sqlite> for Published {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql("UPDATE outbox_events SET status = 'published', published_at = coalesce(published_at, ");
+        out.push_bind_param::<BigInt, _>(&self.now)?;
+        out.push_sql("), pending_handlers = NULL, updated_at = ");
+        out.push_bind_param::<BigInt, _>(&self.now)?;
+        out.push_sql(" WHERE id = ");
+        out.push_bind_param::<Binary, _>(self.id.as_bytes().as_slice())?;
+        out.push_sql(" AND seq = ");
+        out.push_bind_param::<BigInt, _>(&self.seq)?;
+        out.push_sql(" AND (status <> 'published' OR published_at IS NULL OR pending_handlers IS NOT NULL)");
+        Ok(())
+    }
+}
+
+impl RunQueryDsl<SqliteConnection> for Published {}
 
 /// Records that the backend has events that a person failed meanwhile.
 pub(super) fn record_sent_but_failed(connection: &mut SqliteConnection, sent: &[(Uuid, i64)]) -> QueryResult<()> {
