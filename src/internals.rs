@@ -77,7 +77,7 @@ impl Reading {
             (0..SHARDS).map(|number| (number, Opening { epoch: 1, number: 1 })).collect();
         cursor.set_open(&openings);
         let rows: Vec<Fetched> = (0..rows).map(|n| sample::fetched(shard(n).number, n, "")).collect();
-        Self { cursor, answer: FetchAnswer { rows, cut_short: true } }
+        Self { cursor, answer: FetchAnswer { rows, cut_short: true, clock: None } }
     }
 
     /// Plans one fetch and takes over what it brought; returns how many ranges it asked for.

@@ -129,6 +129,8 @@ pub(crate) struct FetchAnswer {
     pub(crate) rows: Vec<Fetched>,
     /// `max_events` or `max_bytes` ended the reading: there may be more.
     pub(crate) cut_short: bool,
+    /// Where a range began at the start and walking there again may be dear: the database's clock before it was read.
+    pub(crate) clock: Option<i64>,
 }
 
 /// Asks what stands before an event in its key's order.

@@ -26,6 +26,10 @@ pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Resu
             async move {
                 let request = &request;
                 let mut reader = Reader { request, kept, bytes: 0, answer: FetchAnswer::default() };
+                // Dead rows stand at the start for as long as a transaction holds vacuum back.
+                if request.ranges.iter().any(|range| range.from == Position::START) {
+                    reader.answer.clock = Some(clock(conn, reader.kept).await?);
+                }
                 if !request.ranges.is_empty() {
                     ranges(conn, &mut reader).await?;
                 }
@@ -77,6 +81,11 @@ macro_rules! read_into {
         }
         Ok(())
     }};
+}
+
+async fn clock(conn: &mut AsyncPgConnection, kept: bool) -> QueryResult<i64> {
+    let PgTimestamp(now) = Statement::<Timestamptz>::new(kept, "SELECT now()", []).get_result(conn).await?;
+    Ok(now)
 }
 
 async fn ranges(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {

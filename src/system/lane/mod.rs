@@ -22,6 +22,9 @@ const ROWS_PER_STEP: i64 = 1_000;
 /// Remembered bounds of sweep steps.
 const MAX_BOUNDS: usize = 4_096;
 
+/// Shards that are read from their start at once: where many dead rows stand there, the others need not wait for all.
+const FRESH_AT_ONCE: usize = 4;
+
 /// Events that a key is read from its start for, at most.
 const KEY_LIMIT: i64 = 100;
 
@@ -41,6 +44,13 @@ struct ShardState {
     /// To be read, whether or not there is more.
     look: bool,
     sweep: Position,
+}
+
+impl ShardState {
+    /// Not read yet.
+    fn is_fresh(&self) -> bool {
+        self.full && self.cursor == Position::START
+    }
 }
 
 /// What a fetch is for.
@@ -231,6 +241,11 @@ impl LaneCursor {
 
     fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize) -> Vec<Range> {
         self.room.put_in_turn(&mut shards);
+        let mut fresh = 0;
+        shards.retain(|shard| {
+            fresh += usize::from(self.shards.get(shard).is_some_and(ShardState::is_fresh));
+            fresh <= FRESH_AT_ONCE || !self.shards.get(shard).is_some_and(ShardState::is_fresh)
+        });
         let limit = each(room, shards.len());
         let mut ranges = Vec::with_capacity(shards.len());
         for shard in shards {
@@ -258,9 +273,15 @@ impl LaneCursor {
         let found = in_ranges(answer);
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };
-            let (count, last) = found.get(&range.shard).copied().unwrap_or((0, state.cursor));
+            // Nothing stood before the clock: what comes there later is for the sweep.
+            let nothing =
+                answer.clock.filter(|_| !answer.cut_short).map(|at| Position { scheduled_at: at, seq: i64::MIN });
+            let (count, last) = found.get(&range.shard).copied().unwrap_or((0, nothing.unwrap_or(state.cursor)));
             state.full = answer.cut_short || count >= range.limit;
             state.cursor = state.cursor.max(last);
+        }
+        if plan.ranges.iter().any(|range| range.from == Position::START) {
+            self.count_as_swept(plan, now);
         }
         let count = found.values().map(|(count, _)| *count).sum::<i64>();
         self.not_before = plan.began.after(pace(usize::try_from(count).unwrap_or(0)));

@@ -50,6 +50,12 @@ impl LaneCursor {
         })
     }
 
+    /// What was read from the start need not be swept soon.
+    pub(super) fn count_as_swept(&mut self, plan: &Plan, now: Moment) {
+        let pause = now.since(plan.began).saturating_mul(SWEEP_SHARE);
+        self.next_sweep = self.next_sweep.max(now).after(pause).min(now.after(LONGEST_PAUSE));
+    }
+
     /// A sweep that has come to every cursor starts again; returns whether it had.
     fn begin_anew_where_swept(&mut self) -> bool {
         let swept = self.shards.values().all(|state| state.sweep >= state.cursor);

@@ -22,7 +22,7 @@ fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchAnswer {
             .filter(|row| range.from < row.position && range.to.is_none_or(|to| row.position < to));
         rows.extend(inside.take(usize::try_from(range.limit).unwrap()));
     }
-    FetchAnswer { rows, cut_short: false }
+    FetchAnswer { rows, cut_short: false, clock: None }
 }
 
 fn cursor() -> LaneCursor {
@@ -93,7 +93,8 @@ fn a_process_that_was_stopped_in_the_middle_of_a_sweep_sweeps_again_within_secon
     let began = Moment::now();
     let forward = cursor.plan(1_000, false, began).unwrap();
     cursor.advance(&forward, &answer(&forward, &[(5_000, 10)]), began.after(MS));
-    let sweep = cursor.plan(1_000, false, began.after(MS)).unwrap();
+    let sweep = cursor.plan(1_000, false, began.after(MS * 30)).unwrap();
+    assert_eq!(sweep.purpose, Purpose::Sweep);
     let woken = began.after(Duration::from_secs(3_600));
     cursor.advance(&sweep, &answer(&sweep, &[]), woken);
     let next = (0..60).find(|second| {

@@ -296,7 +296,7 @@ fn an_event_that_is_read_by_its_key_does_not_move_the_cursor() {
     let mut model = Model::new();
     let plan = model.cursor.plan(10, true, model.now).unwrap();
     let ahead = Fetched { in_range: false, ..sample::fetched(0, 900, "k") };
-    let answer = FetchAnswer { rows: vec![sample::fetched(0, 100, ""), ahead], cut_short: false };
+    let answer = FetchAnswer { rows: vec![sample::fetched(0, 100, ""), ahead], cut_short: false, clock: None };
     model.cursor.advance(&plan, &answer, model.now);
     assert_eq!(model.cursor.shards[&0].cursor.scheduled_at, 100);
 }
@@ -307,7 +307,7 @@ fn retries_that_all_have_to_wait_are_not_read_again_at_once() {
     let began = model.now;
     let plan = model.cursor.plan(10, false, began).unwrap();
     let waiting = || Fetched { in_range: false, retry: true, ..sample::fetched(0, 100, "k") };
-    let answer = FetchAnswer { rows: vec![waiting(), waiting()], cut_short: false };
+    let answer = FetchAnswer { rows: vec![waiting(), waiting()], cut_short: false, clock: None };
     let answered = began.after(Duration::from_millis(5));
     model.cursor.advance(&plan, &answer, answered);
     assert!(model.cursor.plan(10, false, answered).is_none());
@@ -330,4 +330,60 @@ fn large_events_make_a_byte_budget_worth_fewer_of_them() {
         model.fetch(10, usize::MAX);
     }
     assert!(model.cursor.affordable(1 << 20) * 20 < before);
+}
+
+// The start.
+
+#[test]
+fn where_nothing_stood_reading_goes_on_from_the_databases_clock_and_the_sweep_from_the_start() {
+    let mut model = Model::new();
+    let clock = 50_000_000;
+    let plan = model.cursor.plan(10, false, model.now).unwrap();
+    let answered = model.now.after(Duration::from_millis(5));
+    model.cursor.advance(&plan, &FetchAnswer { clock: Some(clock), ..FetchAnswer::default() }, answered);
+    model.cursor.look_at(answered);
+    let look = model.cursor.plan(10, false, answered).unwrap();
+    assert_eq!(look.purpose, Purpose::Forward, "what was read from the start need not be swept at once");
+    assert_eq!(look.ranges.len(), 2);
+    for range in &look.ranges {
+        assert_eq!(range.from.scheduled_at, clock - OVERLAP, "dead rows before it are not walked again");
+    }
+    model.cursor.advance(&look, &FetchAnswer::default(), answered);
+    let later = answered.after(Duration::from_millis(5) * 20);
+    // It is time to look again as well, and that goes first.
+    let look = model.cursor.plan(10, false, later).unwrap();
+    model.cursor.advance(&look, &FetchAnswer::default(), later);
+    let sweep = model.cursor.plan(10, false, later).unwrap();
+    assert_eq!((look.purpose, sweep.purpose), (Purpose::Forward, Purpose::Sweep));
+    assert_eq!(sweep.ranges[0].from, Position::START, "what is committed late, before it, is found");
+}
+
+#[test]
+fn a_fetch_that_was_cut_short_does_not_go_by_the_clock() {
+    let mut model = Model::new();
+    let plan = model.cursor.plan(10, false, model.now).unwrap();
+    let answer = FetchAnswer { rows: vec![sample::fetched(0, 100, "")], cut_short: true, clock: Some(50_000_000) };
+    model.cursor.advance(&plan, &answer, model.now);
+    assert_eq!(model.cursor.shards[&1].cursor, Position::START, "it was not read");
+}
+
+#[test]
+fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_were() {
+    let mut cursor = LaneCursor::new(Duration::from_millis(100));
+    cursor.set_open(&(0..32).map(|shard| (shard, Opening { epoch: 1, number: 1 })).collect());
+    let mut now = Moment::now();
+    let mut read = Vec::new();
+    for _ in 0..32_usize.div_ceil(FRESH_AT_ONCE) {
+        let plan = cursor.plan(1_000, false, now).unwrap();
+        let fresh: Vec<i16> = plan.ranges.iter().filter(|r| r.from == Position::START).map(|r| r.shard).collect();
+        assert_eq!(fresh.len(), FRESH_AT_ONCE);
+        let (limit, beside) = (plan.ranges[0].limit, plan.ranges.len() - FRESH_AT_ONCE);
+        assert_eq!(beside, usize::from(!read.is_empty()), "of those read before, one has more");
+        let rows = (1..=limit).map(|n| sample::fetched(fresh[0], n, "")).collect();
+        now = now.after(Duration::from_millis(1));
+        cursor.advance(&plan, &FetchAnswer { rows, clock: Some(1_000_000), ..FetchAnswer::default() }, now);
+        read.extend(fresh);
+    }
+    read.sort_unstable();
+    assert_eq!(read, (0..32).collect::<Vec<i16>>());
 }
