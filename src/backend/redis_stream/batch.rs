@@ -73,6 +73,13 @@ impl<'a> Batch<'a> {
         })
     }
 
+    /// How many arguments it writes, and about how many bytes.
+    pub(super) fn extent(&self) -> (usize, usize) {
+        let fields = || self.entries.iter().flat_map(|entry| &entry.fields);
+        let bytes = fields().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        (2 * (self.entries.len() + fields().count()), bytes + 8 * self.entries.len())
+    }
+
     pub(crate) fn write_to(&self, request: &mut Cmd) {
         for entry in &self.entries {
             request.arg(entry.shard + 1).arg(entry.fields.len() * 2);
