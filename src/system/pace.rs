@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-/// At 4,000 events a second and more, looks move apart until they reach the longest pause.
-const FOR_EACH: Duration = Duration::from_micros(250);
+/// At 6,700 events a second and more, looks move apart until they reach the longest pause; below, they draw together again
+/// after a moment in which more came.
+const FOR_EACH: Duration = Duration::from_micros(150);
 
-const LONGEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(50);
 
 /// The time from the beginning of one that met so many to the beginning of the next.
 pub(super) fn pace(met: usize) -> Duration {
