@@ -12,7 +12,8 @@ use crate::publish::{NewEvent, OutboxDatabase, prepare_all, the_only};
 /// Writes an event on the caller's connection and returns it as stored.
 ///
 /// The event exists if and only if the caller's transaction commits. An id that is already in the outbox is the same
-/// event: what is stored under it is returned and nothing is written.
+/// event: what is stored under it is returned and nothing is written. The JSON of a new one comes back as it was given;
+/// PostgreSQL keeps it in a form of its own.
 ///
 /// # Errors
 /// [`PublishError::Invalid`] for an event that breaks a rule, before anything is sent to the database;

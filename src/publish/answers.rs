@@ -61,7 +61,7 @@ impl Answers {
     }
 
     pub(crate) fn finish(self) -> Result<Vec<OutboxEvent>, PublishError> {
-        // Deleted between the two statements, which needs a caller without a transaction.
+        // Deleted between the two statements, after this call had found it there.
         let found = |(id, event): (Uuid, Option<OutboxEvent>)| event.ok_or_else(|| StoreError::NotFound(id).into());
         self.0.into_iter().map(found).collect()
     }

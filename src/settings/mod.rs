@@ -38,8 +38,8 @@ pub struct Settings {
 pub struct DatabaseSettings {
     /// `postgres://…?sslmode=disable|require|verify-full` or `sqlite://path`.
     pub url: Secret,
-    /// PostgreSQL: connections that fetching, recording and publishing share; a quarter of them record side by side. None:
-    /// four for each processor of this machine, 8 to 32. The heartbeat and the listener have one each beside them.
+    /// PostgreSQL: connections, at most. Half of them read, the others record, publish and do the rest; at least one of each.
+    /// None: four for each processor of this machine, 8 to 32. The heartbeat and the listener have one each beside them.
     pub connections: Option<usize>,
 }
 

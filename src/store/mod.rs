@@ -129,7 +129,7 @@ pub(crate) struct FetchAnswer {
     pub(crate) rows: Vec<Fetched>,
     /// `max_events` or `max_bytes` ended the reading: there may be more.
     pub(crate) cut_short: bool,
-    /// Where a range began at the start and walking there again may be dear: the database's clock before it was read.
+    /// Where a range began at the start and walking there again may be dear: the database's clock from before.
     pub(crate) clock: Option<i64>,
 }
 
@@ -197,8 +197,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Creates, adopts or upgrades the tables, and returns what it ran. May take long where it adopts a large table.
     async fn migrate(&self, watch: &Watch) -> Result<Plan>;
 
-    /// Writes events in one transaction and returns them as stored, in the order given; an id that is
-    /// already there returns what is stored under it.
+    /// Writes events, all or none, and returns them as stored, in the order given; an id that is already there returns what is
+    /// stored under it.
     async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError>;
 
     /// Reads what is due.

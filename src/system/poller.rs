@@ -127,8 +127,7 @@ impl Poller {
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
             poller.tracks[index].fetching = false;
             if !matches!(result, Ok(Ok(_))) {
-                // What it should have looked at is looked at by the next one.
-                poller.tracks[index].cursors[lane].look_at(plan.began);
+                poller.tracks[index].cursors[lane].give_up(&plan, Moment::now());
             }
             match result {
                 Ok(Ok(reading)) => {

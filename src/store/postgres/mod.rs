@@ -77,8 +77,9 @@ impl PostgresStore {
     pub(crate) fn new(target: Target, connections: Option<usize>) -> Result<Self> {
         let target = Arc::new(target);
         let connections = connections.unwrap_or_else(connections_for_this_machine);
-        let pool = new_pool(&target, target.manager_config(false), connections)?;
-        let reading = new_pool(&target, target.manager_config(true), connections)?;
+        let reading = (connections / 2).max(1);
+        let pool = new_pool(&target, target.manager_config(false), connections.saturating_sub(reading).max(1))?;
+        let reading = new_pool(&target, target.manager_config(true), reading)?;
         Ok(Self { target, pool, reading })
     }
 

@@ -8,14 +8,13 @@
 use std::sync::atomic::Ordering;
 
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
 use super::connect::Target;
 use crate::error::StoreError;
 
 /// A plan that cannot do without one of them counts as dear, so that it would be compiled, too.
-const STEERED: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off -c enable_hashjoin=off \
-    -c enable_mergejoin=off -c jit=off";
+const STEERED: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off \
+    -c enable_incremental_sort=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
 
 impl Target {
     /// Whether a statement may be kept from call to call.
@@ -30,13 +29,27 @@ impl Target {
             let options = [self.config.get_options().unwrap_or_default(), STEERED].join(" ");
             config.options(options.trim_start());
             match self.connect_with(&config).await? {
-                Ok(client) if heeds(&client).await => return Ok(client),
+                Ok(client) if self.heeds(&client).await? => return Ok(client),
                 Ok(_) => self.give_up_steering("they are not heeded"),
-                Err(error) if refuses_options(&error) => self.give_up_steering("they are refused"),
-                Err(error) => return Err(self.connect_error(&error)),
+                Err(error) if is_about_the_server(&error) => return Err(self.connect_error(&error)),
+                // Poolers name various reasons, or none.
+                Err(_) => {
+                    let client = self.connect().await?;
+                    self.give_up_steering("they are refused");
+                    return Ok(client);
+                }
             }
         }
         self.connect().await
+    }
+
+    async fn heeds(&self, client: &Client) -> Result<bool, StoreError> {
+        let answer = client.simple_query("SELECT current_setting('enable_sort')").await;
+        let answer = answer.map_err(|error| self.connect_error(&error))?;
+        Ok(answer.iter().any(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0) == Some("off"),
+            _ => false,
+        }))
     }
 
     fn give_up_steering(&self, why: &str) {
@@ -48,16 +61,8 @@ impl Target {
     }
 }
 
-async fn heeds(client: &Client) -> bool {
-    let answer = client.simple_query("SELECT current_setting('enable_sort')").await.unwrap_or_default();
-    answer.iter().any(|message| match message {
-        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0) == Some("off"),
-        _ => false,
-    })
-}
-
-/// PgBouncer names a protocol violation, others a feature that they do not have, or a setting that is not theirs.
-fn refuses_options(error: &tokio_postgres::Error) -> bool {
-    let codes = [SqlState::PROTOCOL_VIOLATION, SqlState::FEATURE_NOT_SUPPORTED, SqlState::UNDEFINED_OBJECT];
-    error.code().is_some_and(|code| codes.contains(code))
+/// It would refuse a connection without options as well: authorization, no such database, no resources, shutting down.
+fn is_about_the_server(error: &tokio_postgres::Error) -> bool {
+    let classes = ["28", "3D", "53", "57"];
+    error.code().is_some_and(|code| classes.iter().any(|class| code.code().starts_with(class)))
 }

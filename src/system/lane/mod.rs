@@ -88,6 +88,10 @@ pub(crate) struct LaneCursor {
     bounds: BTreeSet<Position>,
     /// Events read since the last bound.
     unbounded: i64,
+    /// Of the shards that are read from their start a few at once, the last one that was.
+    last_fresh: i16,
+    /// Shards whose sweep begins at once: more while that is cheap.
+    begin_at_once: usize,
     /// The fastest sweep step so far: what a round trip costs where nothing is found.
     fastest: Duration,
     average_size: usize,
@@ -113,6 +117,8 @@ impl LaneCursor {
             shards: HashMap::new(),
             bounds: BTreeSet::new(),
             unbounded: 0,
+            last_fresh: i16::MAX,
+            begin_at_once: FRESH_AT_ONCE,
             fastest: Duration::MAX,
             average_size: FIRST_GUESS,
             room: Room::default(),
@@ -240,12 +246,13 @@ impl LaneCursor {
     }
 
     fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize) -> Vec<Range> {
+        let is_fresh = |shard: &i16| self.shards.get(shard).is_some_and(ShardState::is_fresh);
+        let mut fresh: Vec<i16> = shards.extract_if(.., |shard| is_fresh(shard)).collect();
+        fresh.sort_unstable_by_key(|shard| (*shard <= self.last_fresh, *shard));
+        fresh.truncate(FRESH_AT_ONCE);
+        self.last_fresh = fresh.last().copied().unwrap_or(self.last_fresh);
+        shards.extend(fresh);
         self.room.put_in_turn(&mut shards);
-        let mut fresh = 0;
-        shards.retain(|shard| {
-            fresh += usize::from(self.shards.get(shard).is_some_and(ShardState::is_fresh));
-            fresh <= FRESH_AT_ONCE || !self.shards.get(shard).is_some_and(ShardState::is_fresh)
-        });
         let limit = each(room, shards.len());
         let mut ranges = Vec::with_capacity(shards.len());
         for shard in shards {
@@ -279,9 +286,6 @@ impl LaneCursor {
             let (count, last) = found.get(&range.shard).copied().unwrap_or((0, nothing.unwrap_or(state.cursor)));
             state.full = answer.cut_short || count >= range.limit;
             state.cursor = state.cursor.max(last);
-        }
-        if plan.ranges.iter().any(|range| range.from == Position::START) {
-            self.count_as_swept(plan, now);
         }
         let count = found.values().map(|(count, _)| *count).sum::<i64>();
         self.not_before = plan.began.after(pace(usize::try_from(count).unwrap_or(0)));

@@ -7,6 +7,12 @@ use super::*;
 /// A sweep step that took this much longer than a round trip keeps its bounds; faster ones grow together.
 const CHEAP_STEP: Duration = Duration::from_millis(5);
 
+/// A step that took no longer begins with more shards the next time.
+const CHEAP_BEGINNING: Duration = Duration::from_millis(20);
+
+/// Shards whose sweep begins at once, at most: all of a lane.
+const MOST_AT_ONCE: usize = 32;
+
 /// From one sweep to the next where nothing was read in between.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -37,6 +43,9 @@ impl LaneCursor {
         }
         // Where there is not room for all, those go first that are furthest behind.
         ranges.sort_unstable_by_key(|range| (range.from, range.shard));
+        // Dead rows may stand at the start, which no bound divides.
+        let beginning = ranges.iter().take_while(|range| range.from == Position::START).count();
+        ranges.drain(..beginning.saturating_sub(self.begin_at_once));
         let limit = each(room, ranges.len());
         ranges.iter_mut().for_each(|range| range.limit = limit);
         Some(Plan {
@@ -50,10 +59,14 @@ impl LaneCursor {
         })
     }
 
-    /// What was read from the start need not be swept soon.
-    pub(super) fn count_as_swept(&mut self, plan: &Plan, now: Moment) {
-        let pause = now.since(plan.began).saturating_mul(SWEEP_SHARE);
-        self.next_sweep = self.next_sweep.max(now).after(pause).min(now.after(LONGEST_PAUSE));
+    /// Not answered: what was asked was too much.
+    pub(crate) fn give_up(&mut self, plan: &Plan, now: Moment) {
+        // What it should have looked at is looked at by the next one.
+        self.look_at(plan.began);
+        if plan.purpose == Purpose::Sweep {
+            self.begin_at_once = 1;
+            self.next_sweep = now.after(LONGEST_PAUSE);
+        }
     }
 
     /// A sweep that has come to every cursor starts again; returns whether it had.
@@ -75,6 +88,8 @@ impl LaneCursor {
         let took = now.since(plan.began);
         self.fastest = self.fastest.min(took);
         let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;
+        self.begin_at_once =
+            if took < CHEAP_BEGINNING { (self.begin_at_once * 2).min(MOST_AT_ONCE) } else { FRESH_AT_ONCE };
         let found = in_ranges(answer);
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };

@@ -103,3 +103,73 @@ fn a_process_that_was_stopped_in_the_middle_of_a_sweep_sweeps_again_within_secon
     });
     assert!(next.is_some_and(|second| second <= 15), "{next:?}");
 }
+
+fn many(shards: i16) -> LaneCursor {
+    let mut cursor = LaneCursor::new(MS * 100);
+    cursor.set_open(&(0..shards).map(|shard| (shard, Opening { epoch: 1, number: 1 })).collect());
+    cursor
+}
+
+/// Drives a lane of 32 shards in which nothing is due until it has swept for so long; returns the sweep's steps, by how
+/// many shards each began with.
+fn steps(span: Duration, took: impl Fn(&Plan) -> Duration) -> Vec<usize> {
+    let mut cursor = many(32);
+    let start = Moment::now();
+    let (mut now, mut steps) = (start, Vec::new());
+    while now.since(start) < span {
+        let Some(plan) = cursor.plan(1_000, false, now) else {
+            now = now.after(MS);
+            continue;
+        };
+        let begun = plan.ranges.iter().filter(|range| range.from == Position::START).count();
+        now = now.after(took(&plan));
+        if plan.purpose == Purpose::Sweep {
+            steps.push(begun);
+        }
+        cursor.advance(&plan, &FetchAnswer { clock: Some(1_000_000), ..FetchAnswer::default() }, now);
+    }
+    steps
+}
+
+#[test]
+fn where_the_start_is_dear_a_sweep_begins_with_a_few_shards_and_comes_to_all_of_them() {
+    // Dead rows at the start: 20 ms for each shard.
+    let dear = |plan: &Plan| {
+        MS * u32::try_from(plan.ranges.iter().filter(|r| r.from == Position::START).count()).unwrap() * 20
+    };
+    let begun = steps(Duration::from_secs(30), |plan| dear(plan).max(MS));
+    assert!(begun.iter().all(|count| *count <= FRESH_AT_ONCE), "{begun:?}");
+    assert!(begun.iter().sum::<usize>() >= 32, "{begun:?}");
+}
+
+#[test]
+fn where_it_is_cheap_an_idle_lane_is_swept_by_one_statement_a_second() {
+    let begun = steps(Duration::from_secs(30), |_| MS);
+    assert!(begun.len() <= 40, "{} steps", begun.len());
+    assert_eq!(begun.last(), Some(&32));
+}
+
+#[test]
+fn a_sweep_that_is_given_up_begins_with_one_shard_after_a_rest() {
+    let mut cursor = many(32);
+    let now = Moment::now();
+    while let Some(plan) = cursor.plan(1_000, false, now) {
+        if plan.purpose == Purpose::Sweep {
+            cursor.give_up(&plan, now);
+            break;
+        }
+        cursor.advance(&plan, &FetchAnswer { clock: Some(1_000_000), ..FetchAnswer::default() }, now);
+    }
+    let next = (0..60_000).step_by(50).find_map(|ms| {
+        let at = now.after(Duration::from_millis(ms));
+        let plan = cursor.plan(1_000, false, at)?;
+        if plan.purpose == Purpose::Sweep {
+            return Some((ms, plan.ranges.len()));
+        }
+        cursor.advance(&plan, &FetchAnswer::default(), at);
+        None
+    });
+    let (ms, shards) = next.unwrap();
+    assert!(ms >= 10_000, "{ms}");
+    assert_eq!(shards, 1);
+}

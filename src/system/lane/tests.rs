@@ -339,23 +339,17 @@ fn where_nothing_stood_reading_goes_on_from_the_databases_clock_and_the_sweep_fr
     let mut model = Model::new();
     let clock = 50_000_000;
     let plan = model.cursor.plan(10, false, model.now).unwrap();
-    let answered = model.now.after(Duration::from_millis(5));
-    model.cursor.advance(&plan, &FetchAnswer { clock: Some(clock), ..FetchAnswer::default() }, answered);
-    model.cursor.look_at(answered);
-    let look = model.cursor.plan(10, false, answered).unwrap();
-    assert_eq!(look.purpose, Purpose::Forward, "what was read from the start need not be swept at once");
-    assert_eq!(look.ranges.len(), 2);
+    model.cursor.advance(&plan, &FetchAnswer { clock: Some(clock), ..FetchAnswer::default() }, model.now);
+    let sweep = model.cursor.plan(10, false, model.now).unwrap();
+    assert_eq!(sweep.purpose, Purpose::Sweep);
+    assert!(sweep.ranges.iter().all(|range| range.from == Position::START), "what is committed late is found");
+    model.cursor.advance(&sweep, &FetchAnswer::default(), model.now);
+    model.cursor.look_at(model.now);
+    let look = model.cursor.plan(10, false, model.now).unwrap();
+    assert_eq!((look.purpose, look.ranges.len()), (Purpose::Forward, 2));
     for range in &look.ranges {
         assert_eq!(range.from.scheduled_at, clock - OVERLAP, "dead rows before it are not walked again");
     }
-    model.cursor.advance(&look, &FetchAnswer::default(), answered);
-    let later = answered.after(Duration::from_millis(5) * 20);
-    // It is time to look again as well, and that goes first.
-    let look = model.cursor.plan(10, false, later).unwrap();
-    model.cursor.advance(&look, &FetchAnswer::default(), later);
-    let sweep = model.cursor.plan(10, false, later).unwrap();
-    assert_eq!((look.purpose, sweep.purpose), (Purpose::Forward, Purpose::Sweep));
-    assert_eq!(sweep.ranges[0].from, Position::START, "what is committed late, before it, is found");
 }
 
 #[test]
@@ -368,10 +362,33 @@ fn a_fetch_that_was_cut_short_does_not_go_by_the_clock() {
 }
 
 #[test]
+fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_read() {
+    let mut cursor = LaneCursor::new(Duration::from_millis(100));
+    let mut epochs: HashMap<i16, i64> = (0..32).map(|shard| (shard, 1)).collect();
+    let mut now = Moment::now();
+    let mut read = std::collections::HashSet::new();
+    for _ in 0..64 {
+        let open = |epochs: &HashMap<i16, i64>| {
+            epochs.iter().map(|(shard, epoch)| (*shard, Opening { epoch: *epoch, number: 1 })).collect()
+        };
+        cursor.set_open(&open(&epochs));
+        let Some(plan) = cursor.plan(1_000, false, now) else { continue };
+        read.extend(plan.ranges.iter().map(|range| range.shard));
+        now = now.after(Duration::from_millis(1));
+        cursor.advance(&plan, &FetchAnswer { clock: Some(1_000_000), ..FetchAnswer::default() }, now);
+        for shard in 0..8 {
+            *epochs.entry(shard).or_default() += 1;
+        }
+    }
+    assert_eq!(read.len(), 32);
+}
+
+#[test]
 fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_were() {
     let mut cursor = LaneCursor::new(Duration::from_millis(100));
     cursor.set_open(&(0..32).map(|shard| (shard, Opening { epoch: 1, number: 1 })).collect());
     let mut now = Moment::now();
+    cursor.next_sweep = now.after(Duration::from_secs(60));
     let mut read = Vec::new();
     for _ in 0..32_usize.div_ceil(FRESH_AT_ONCE) {
         let plan = cursor.plan(1_000, false, now).unwrap();

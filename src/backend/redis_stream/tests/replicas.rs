@@ -51,7 +51,7 @@ async fn a_batch_that_stopped_half_way_waits_for_the_replica_as_well() {
     let (mut scene, mut replica, mut worker) = replicated().await;
     let events = events(2, "");
     scene.leave_room_for(1).await;
-    worker.open(&[(shard(3), 1)]).await.unwrap();
+    eventually("the replica confirms in time", PATIENCE, async || worker.open(&[(shard(3), 1)]).await.is_ok()).await;
     replica.signal(Signal::STOP);
     assert_eq!(worker.send(&parcels(3, &events)).await.answers, vec![Answer::NotSent; 2]);
     assert_eq!(redis::length(&mut scene.connection, &scene.stream).await, 1);
