@@ -152,7 +152,7 @@ fn new_pool(
 #[async_trait]
 impl Store for PostgresStore {
     fn settles_at_once(&self) -> usize {
-        (self.pool.status().max_size / 4).clamp(1, MOST_SETTLES)
+        (self.pool.status().max_size / 2).clamp(1, MOST_SETTLES)
     }
 
     fn shards(&self) -> i16 {
