@@ -58,7 +58,9 @@ async fn notify(store: &PostgresStore, channel: &str, payloads: &[String]) -> Re
     if payloads.is_empty() {
         return Ok(());
     }
-    let sql: String = payloads.iter().map(|payload| format!("NOTIFY {channel}, {};", quote(payload))).collect();
+    let payloads: Vec<String> = payloads.iter().map(|payload| quote(payload)).collect();
+    // Not NOTIFY itself, the right to which cannot be taken away.
+    let sql = format!("SELECT pg_notify('{channel}', p) FROM unnest(ARRAY[{}]) AS p", payloads.join(", "));
     store.run("wake workers of other processes", |conn| async move { conn.batch_execute(&sql).await }.boxed()).await
 }
 
