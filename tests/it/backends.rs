@@ -16,7 +16,7 @@ async fn start(scene: &Scene, backend: Scripted, mine: &str, worker: &str) -> Ou
         "[publishers.default]\n{}[publishers.mine]\nbackend = \"scripted\"\n{mine}\n[worker]\n{QUICK_RETRIES}{worker}\n",
         scene.stream()
     );
-    let builder = OutboxSystem::builder(scene.library(&tables));
+    let builder = OutboxSystem::builder(scene.system_settings(&tables));
     builder.backend("scripted", move |_| Ok(backend.clone())).start().await.unwrap()
 }
 

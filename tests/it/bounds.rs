@@ -51,7 +51,7 @@ async fn start(scene: &Scene, backend: &Holding, worker: &str) -> Outbox {
         "[publishers.mine]\nbackend = \"holding\"\n[worker]\nlease = \"1s\"\npoll_interval = \"5ms\"\n{worker}"
     );
     let backend = backend.clone();
-    OutboxSystem::builder(scene.library(&tables))
+    OutboxSystem::builder(scene.system_settings(&tables))
         .backend("holding", move |_| Ok(backend.clone()))
         .start()
         .await

@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, eventually, unique};
 /// A system that publishes into the scene's stream, with lines of `[worker]`.
 async fn start(scene: &Scene, worker: &str, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
     let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", scene.stream());
-    let builder = OutboxSystem::builder(scene.library(&tables));
+    let builder = OutboxSystem::builder(scene.system_settings(&tables));
     handlers.into_iter().fold(builder, |builder, handler| builder.subscribe(handler)).start().await.unwrap()
 }
 

@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, eventually, redis};
 
 async fn start(scene: &Scene, worker: &str) -> Outbox {
     let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", scene.stream());
-    OutboxSystem::builder(scene.library(&tables)).start().await.unwrap()
+    OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap()
 }
 
 async fn diesel(scene: &Scene) -> AsyncPgConnection {
@@ -206,7 +206,7 @@ async fn an_event_is_not_delivered_before_its_time() {
 async fn retries_are_due_when_the_backoff_says() {
     let scene = Scene::new().await;
     let refusing = Scripted::new(|_| Reply::Refuse(BackendError::Rejected("no".to_owned())));
-    let settings = scene.library(
+    let settings = scene.system_settings(
         "[publishers.mine]\nbackend = \"scripted\"\n[worker]\nmax_retries = 5\n\
          retry_backoff = { base = \"1m\", factor = 3, max = \"10m\", jitter = 0.5 }",
     );
@@ -230,7 +230,7 @@ async fn retries_are_due_when_the_backoff_says() {
 async fn events_that_name_no_backend_and_those_that_name_the_default_reach_the_same_publisher() {
     let scene = Scene::new().await;
     let tables = format!("[publishers.main]\n{}", scene.stream());
-    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
     for n in 0..10 {
         let backend = if n % 2 == 0 { "" } else { "main" };
         outbox.send(event(&n.to_string()).backend(backend).partition_key(backend)).await.unwrap();

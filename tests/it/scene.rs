@@ -74,7 +74,7 @@ impl Scene {
     }
 
     /// Settings for a system inside the test: this database, and these tables of TOML.
-    pub(crate) fn library(&self, tables: &str) -> Settings {
+    pub(crate) fn system_settings(&self, tables: &str) -> Settings {
         Settings::from_toml(&format!("[database]\nurl = \"{}\"\n{tables}", self.database.url)).unwrap()
     }
 

@@ -84,7 +84,7 @@ async fn a_shutdown_ends_in_time_also_where_backend_and_database_have_gone_silen
     let mut url = url::Url::parse(scene.url()).unwrap();
     let proxy = Proxy::to(url.port().unwrap_or(5432)).await;
     url.set_port(Some(proxy.port())).unwrap();
-    let mut settings = scene.library(&hanging("4s"));
+    let mut settings = scene.system_settings(&hanging("4s"));
     settings.database.url = url.as_str().into();
     let outbox = start_hanging(settings).await;
     proxy.set(Passage::LoseReplies);
@@ -99,7 +99,7 @@ async fn a_shutdown_ends_in_time_also_where_backend_and_database_have_gone_silen
 #[actix::test]
 async fn a_shutdown_that_takes_too_long_ends_all_the_same_and_says_so() {
     let scene = Scene::new().await;
-    let outbox = start_hanging(scene.library(&hanging("200ms"))).await;
+    let outbox = start_hanging(scene.system_settings(&hanging("200ms"))).await;
     assert!(matches!(outbox.shutdown().await, Err(SystemError::ShutdownTimeout(_))));
     assert!(matches!(outbox.health().await, Err(SystemError::Stopped)));
     assert_eq!(scene.unpublished().await, 1, "it stays in the outbox");

@@ -52,7 +52,7 @@ async fn an_actor_of_each_kind_panics_in_the_middle_of_the_work_and_every_event_
         // Some are refused at first, so that there are retries to record.
         answer(if first && event.id.as_u128() % 50 == 0 { Err("not yet") } else { Ok(()) })
     });
-    let outbox = OutboxSystem::builder(scene.library(&tables)).subscribe(collecting).start().await.unwrap();
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).subscribe(collecting).start().await.unwrap();
     for kind in (0..ROUNDS).flat_map(|_| every_kind()) {
         let before = scene.length().await;
         scene.insert(400, 40).await;
@@ -75,7 +75,7 @@ async fn an_actor_of_each_kind_panics_in_the_middle_of_the_work_and_every_event_
 async fn after_each_kinds_panic_a_system_at_rest_takes_events_again() {
     let scene = Scene::new().await;
     let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}", scene.stream());
-    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
     for (sent, kind) in every_kind().iter().enumerate() {
         panic_in(&outbox, kind).await;
         // At once: what is said to a supervisor that is being replaced is for its successor.
@@ -99,7 +99,7 @@ async fn a_supervisor_that_was_replaced_leaves_one_heartbeat() {
     let scene = Scene::new().await;
     scene.sql().await.batch_execute(NOTE_BEATS).await.unwrap();
     let tables = format!("[publishers.default]\n{}[worker]\nlease = \"1s\"", scene.stream());
-    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
     outbox.send(event("1")).await.unwrap();
     scene.wait_published().await;
     let first = scene.number("SELECT min(connection)::bigint FROM beats").await;
@@ -120,7 +120,7 @@ async fn a_supervisor_that_was_replaced_leaves_one_heartbeat() {
 async fn a_lease_keeper_that_was_replaced_goes_on_with_the_same_leases() {
     let scene = Scene::new().await;
     let tables = format!("[publishers.default]\n{}[worker]\nlease = \"2s\"", scene.stream());
-    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
     let taken = "SELECT count(*) FROM outbox_leases WHERE epoch = 1 AND owner IS NOT NULL";
     eventually("every share is owned", PATIENCE, async || scene.number(taken).await == 64).await;
     panic_in(&outbox, &ActorKind::LeaseKeeper).await;
@@ -144,7 +144,7 @@ async fn a_system_that_was_shut_down_lets_go_of_its_backends_and_its_handlers() 
         let _ = &kept_by_handler;
         answer(Ok(()))
     });
-    let settings = scene.library("[publishers.mine]\nbackend = \"scripted\"");
+    let settings = scene.system_settings("[publishers.mine]\nbackend = \"scripted\"");
     let outbox = OutboxSystem::builder(settings)
         .backend("scripted", move |_| Ok(backend.clone()))
         .subscribe(handling)
@@ -166,7 +166,7 @@ async fn a_system_that_is_shut_down_settles_what_is_in_flight_and_hands_its_shar
         scene.stream()
     );
     scene.insert(3_000, 100).await;
-    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
     scene.wait_length(200).await;
     outbox.shutdown().await.unwrap();
     assert_eq!(scene.published().await, scene.length().await as i64, "in the stream and settled");
@@ -175,7 +175,7 @@ async fn a_system_that_is_shut_down_settles_what_is_in_flight_and_hands_its_shar
     assert_eq!(scene.number(held).await, 0, "leases that it left behind");
 
     let tables = format!("[publishers.default]\n{}", scene.stream());
-    let next = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let next = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
     next.drained().await;
     scene.assert_delivered().await;
     next.shutdown().await.unwrap();
@@ -185,7 +185,7 @@ async fn a_system_that_is_shut_down_settles_what_is_in_flight_and_hands_its_shar
 async fn a_system_that_was_shut_down_answers_with_errors() {
     let (scene, log) = (Scene::new().await, Log::default());
     let tables = format!("[publishers.default]\n{}", scene.stream());
-    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
     let address = outbox.addr().unwrap();
     let same = outbox.clone();
     outbox.shutdown().await.unwrap();
@@ -209,7 +209,7 @@ async fn a_system_that_was_shut_down_answers_with_errors() {
 async fn health_names_what_is_owned_and_what_is_served() {
     let scene = Scene::new().await;
     let tables = format!("[publishers.default]\n{}[publishers.other]\nbackend = \"local\"", scene.stream());
-    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
     eventually("every share is owned", PATIENCE, async || {
         let health = outbox.health().await.unwrap();
         ["", "default", "other"].iter().all(|lane| health.shards.get(*lane) == Some(&32))

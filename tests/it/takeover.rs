@@ -135,7 +135,7 @@ async fn a_worker_whose_loop_is_blocked_leaves_its_share_to_one_that_works_and_d
     let scene = Scene::new().await;
     let sql = scene.sql().await;
     let tables = format!("[publishers.default]\n{}[worker]\n{SHORT_LEASE}\nname = \"blocked\"", scene.stream());
-    let blockable = Blockable::start(scene.library(&tables));
+    let blockable = Blockable::start(scene.system_settings(&tables));
     let _working = scene.worker(&scene.settings(SHORT_LEASE, ""), "working");
     wait_shares(&sql, &["blocked", "working"], &[SHARDS / 2, SHARDS / 2]).await;
 

@@ -38,7 +38,7 @@ async fn wait_listening(scene: &Scene, but: &str) {
 }
 
 async fn publisher(scene: &Scene) -> Outbox {
-    OutboxSystem::builder(scene.library("")).publish_only(true).start().await.unwrap()
+    OutboxSystem::builder(scene.system_settings("")).publish_only(true).start().await.unwrap()
 }
 
 /// Sends some events, each when the one before has arrived: the first may be found when the worker starts to listen.
@@ -219,8 +219,8 @@ async fn ten_thousand_wake_ups_become_a_few_notifications() {
             std::hint::spin_loop();
         }
     }
-    // One in 20 ms, once it is seen that there are many.
-    let most = usize::try_from(began.elapsed().as_millis()).unwrap() / 20 + 10;
+    // One in 50 ms, once it is seen that there are many.
+    let most = usize::try_from(began.elapsed().as_millis()).unwrap() / 50 + 10;
     outbox.shutdown().await.unwrap();
     let heard = count_to_the_end(&scene, &heard).await;
     assert!((1..=most).contains(&heard), "{heard} rather than {most}");
@@ -233,7 +233,7 @@ async fn a_worker_that_owns_every_shard_of_a_lane_wakes_nobody_for_it() {
         "[publishers.default]\n{}[publishers.other]\nbackend = \"local\"\n[worker]\nbackends = [\"default\"]",
         scene.stream()
     );
-    let outbox = OutboxSystem::builder(scene.library(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
     let owned = async || outbox.health().await.unwrap().shards.get("") == Some(&32);
     eventually("it owns every shard", PATIENCE, owned).await;
     let heard = announcements(&scene).await;
