@@ -73,11 +73,10 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// How many arguments it writes, and about how many bytes.
-    pub(super) fn extent(&self) -> (usize, usize) {
-        let fields = || self.entries.iter().flat_map(|entry| &entry.fields);
-        let bytes = fields().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        (2 * (self.entries.len() + fields().count()), bytes + 8 * self.entries.len())
+    /// About how many bytes it writes.
+    pub(super) fn bytes(&self) -> usize {
+        let fields = self.entries.iter().flat_map(|entry| &entry.fields);
+        fields.map(|(name, value)| name.len() + value.len()).sum::<usize>() + 8 * self.entries.len()
     }
 
     pub(crate) fn write_to(&self, request: &mut Cmd) {

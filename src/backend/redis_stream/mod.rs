@@ -167,11 +167,8 @@ impl Channel for RedisStream {
             return batch.into_sent(None, batch_shards(parcels));
         };
         let settled = self.journal.take_settled();
-        let (arguments, bytes) = batch.extent();
-        // The names of fields are of some dozens of bytes.
-        let journal = journal_entries.iter().map(|entry| 200 + entry.value.len()).sum::<usize>() + 200 * settled.len();
-        let mut request =
-            PUBLISH.large_request(arguments + 6 + 4 * journal_entries.len() + settled.len(), bytes + journal);
+        let journal: usize = journal_entries.iter().map(|entry| entry.value.len()).sum();
+        let mut request = PUBLISH.large_request(batch.bytes() + journal);
         request.arg(2).arg(&self.stream).arg(&self.meta).arg(self.max_len);
         request.arg(journal_entries.len()).arg(batch.len()).arg(settled.len());
         for entry in &journal_entries {

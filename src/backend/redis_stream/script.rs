@@ -17,13 +17,13 @@ impl Script {
 
     /// A call whose keys and arguments are still to be added: the number of keys first.
     pub(super) fn request(&self) -> Cmd {
-        self.large_request(0, 0)
+        self.large_request(0)
     }
 
-    /// The same with room for so many arguments of so many bytes, which are then not moved as they become more.
-    pub(super) fn large_request(&self, arguments: usize, bytes: usize) -> Cmd {
+    /// The same with room for so many bytes, which are then not moved as they become more.
+    pub(super) fn large_request(&self, bytes: usize) -> Cmd {
         let hash = self.hash.get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());
-        let mut request = Cmd::with_capacity(arguments + 2, bytes + 64);
+        let mut request = Cmd::with_capacity(0, bytes);
         request.arg("EVALSHA").arg(hash);
         request
     }

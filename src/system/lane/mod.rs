@@ -90,7 +90,7 @@ pub(crate) struct LaneCursor {
     unbounded: i64,
     /// Of the shards that are read from their start a few at once, the last one that was.
     last_fresh: i16,
-    /// Shards whose sweep begins at once: more while that is cheap.
+    /// Shards whose sweep begins at once: more while that is cheap, and one where nothing was answered.
     begin_at_once: usize,
     /// The fastest sweep step so far: what a round trip costs where nothing is found.
     fastest: Duration,
@@ -249,7 +249,7 @@ impl LaneCursor {
         let is_fresh = |shard: &i16| self.shards.get(shard).is_some_and(ShardState::is_fresh);
         let mut fresh: Vec<i16> = shards.extract_if(.., |shard| is_fresh(shard)).collect();
         fresh.sort_unstable_by_key(|shard| (*shard <= self.last_fresh, *shard));
-        fresh.truncate(FRESH_AT_ONCE);
+        fresh.truncate(self.begin_at_once.min(FRESH_AT_ONCE));
         self.last_fresh = fresh.last().copied().unwrap_or(self.last_fresh);
         shards.extend(fresh);
         self.room.put_in_turn(&mut shards);

@@ -10,9 +10,6 @@ const CHEAP_STEP: Duration = Duration::from_millis(5);
 /// A step that took no longer begins with more shards the next time.
 const CHEAP_BEGINNING: Duration = Duration::from_millis(20);
 
-/// Shards whose sweep begins at once, at most: all of a lane.
-const MOST_AT_ONCE: usize = 32;
-
 /// From one sweep to the next where nothing was read in between.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -59,13 +56,15 @@ impl LaneCursor {
         })
     }
 
-    /// Not answered: what was asked was too much.
+    /// It was not answered. Where dead rows stand at the start that may be why, so the next begins with one shard.
     pub(crate) fn give_up(&mut self, plan: &Plan, now: Moment) {
         // What it should have looked at is looked at by the next one.
         self.look_at(plan.began);
-        if plan.purpose == Purpose::Sweep {
+        if plan.ranges.iter().any(|range| range.from == Position::START) {
             self.begin_at_once = 1;
-            self.next_sweep = now.after(LONGEST_PAUSE);
+        }
+        if plan.purpose == Purpose::Sweep {
+            self.next_sweep = now.after(rest_after(now.since(plan.began)));
         }
     }
 
@@ -88,8 +87,10 @@ impl LaneCursor {
         let took = now.since(plan.began);
         self.fastest = self.fastest.min(took);
         let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;
-        self.begin_at_once =
-            if took < CHEAP_BEGINNING { (self.begin_at_once * 2).min(MOST_AT_ONCE) } else { FRESH_AT_ONCE };
+        self.begin_at_once = match took < CHEAP_BEGINNING {
+            true => self.begin_at_once.saturating_mul(2),
+            false => self.begin_at_once.min(FRESH_AT_ONCE),
+        };
         let found = in_ranges(answer);
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };
@@ -101,13 +102,18 @@ impl LaneCursor {
                 self.bounds.remove(&to);
             }
         }
-        let mut pause = took.saturating_mul(SWEEP_SHARE).min(LONGEST_PAUSE);
+        let mut pause = rest_after(took);
         if self.begin_anew_where_swept() {
             let idle = if std::mem::take(&mut self.has_read) { Duration::ZERO } else { IDLE_PAUSE };
             pause = pause.max(self.poll_interval).max(idle);
         }
         self.next_sweep = now.after(pause);
     }
+}
+
+/// How long the sweep rests after a step.
+fn rest_after(took: Duration) -> Duration {
+    took.saturating_mul(SWEEP_SHARE).min(LONGEST_PAUSE)
 }
 
 /// Bounds are exclusive, and the event at the end of a step belongs to the step.

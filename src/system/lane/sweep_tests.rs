@@ -152,9 +152,10 @@ fn where_it_is_cheap_an_idle_lane_is_swept_by_one_statement_a_second() {
 #[test]
 fn a_sweep_that_is_given_up_begins_with_one_shard_after_a_rest() {
     let mut cursor = many(32);
-    let now = Moment::now();
+    let mut now = Moment::now();
     while let Some(plan) = cursor.plan(1_000, false, now) {
         if plan.purpose == Purpose::Sweep {
+            now = now.after(Duration::from_secs(10));
             cursor.give_up(&plan, now);
             break;
         }
@@ -172,4 +173,14 @@ fn a_sweep_that_is_given_up_begins_with_one_shard_after_a_rest() {
     let (ms, shards) = next.unwrap();
     assert!(ms >= 10_000, "{ms}");
     assert_eq!(shards, 1);
+}
+
+#[test]
+fn a_first_reading_that_is_given_up_is_tried_with_one_shard() {
+    let mut cursor = many(32);
+    let now = Moment::now();
+    let plan = cursor.plan(1_000, false, now).unwrap();
+    assert_eq!(plan.ranges.len(), FRESH_AT_ONCE);
+    cursor.give_up(&plan, now);
+    assert_eq!(cursor.plan(1_000, false, now).unwrap().ranges.len(), 1);
 }
