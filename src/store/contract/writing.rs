@@ -1,9 +1,16 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::DateTime;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Fixture;
 use super::given::*;
 use crate::error::StoreError;
+use crate::event::{JsonText, OutboxEvent};
 use crate::publish::NewEvent;
+use crate::store::Store;
 
 pub(super) async fn a_database_without_tables_is_named_as_such<F: Fixture>() {
     let error = F::empty().await.store().outbox_id().await.unwrap_err();
@@ -38,6 +45,78 @@ pub(super) async fn events_come_back_as_stored_in_the_order_given<F: Fixture>() 
     let fetched = fetch_all(&store).await;
     assert_eq!(ids(&fetched), stored.iter().map(|event| event.id).collect::<Vec<_>>());
     assert_eq!(**fetched[1].event.as_ref().unwrap(), stored[1]);
+}
+
+/// Says something in every column that it can, and nothing that another one says.
+fn detailed(n: i32) -> NewEvent {
+    let event = NewEvent::new(format!("type.{n}"), format!("source/{n}"))
+        .subject(format!("subject {n}"))
+        .content_type(format!("application/vnd.{n}+json"))
+        .data_schema(format!("https://example.com/{n}"))
+        .extension("number", n)
+        .partition_key(format!("key {n}"))
+        .backend(format!("orders-{n}"))
+        .max_retries(n)
+        .publisher_config("tenant", format!("tenant {n}"));
+    match n % 2 {
+        0 => event.data(json!({ "n": n })).scheduled_in(Duration::from_secs(60) * n.unsigned_abs()),
+        _ => event
+            .binary(n.to_be_bytes())
+            .scheduled_at(DateTime::from_timestamp(4_000_000_000 + i64::from(n), 0).unwrap())
+            .cloud_event_id(format!("No. {n}")),
+    }
+}
+
+/// JSON apart from how it is written.
+fn normal(mut event: OutboxEvent) -> OutboxEvent {
+    let rewrite = |text: &JsonText| JsonText::new(text.parse::<Value>().unwrap().to_string());
+    event.data = event.data.as_ref().map(rewrite);
+    event.extensions = rewrite(&event.extensions);
+    event.publisher_config = rewrite(&event.publisher_config);
+    event
+}
+
+async fn assert_returned_as_stored(store: &Arc<dyn Store>, events: Vec<NewEvent>) -> Vec<OutboxEvent> {
+    let returned = store.insert(events).await.unwrap();
+    for event in &returned {
+        assert_eq!(normal(event.clone()), normal(find(store, event.id).await));
+    }
+    returned
+}
+
+pub(super) async fn events_that_differ_in_everything_are_stored_as_each_says<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let events = vec![detailed(1), NewEvent::new("plain", "s"), detailed(2), detailed(3)];
+    let returned = assert_returned_as_stored(&store, events).await;
+    assert_eq!((returned[0].max_retries, &*returned[0].publisher_backend), (1, "orders-1"));
+    assert_eq!((returned[2].max_retries, &*returned[2].publisher_backend), (2, "orders-2"));
+    assert_eq!(returned[3].scheduled_at.timestamp(), 4_000_000_003);
+    assert_eq!((returned[2].scheduled_at - returned[2].created_at).num_seconds(), 120);
+    assert_eq!(returned[1].scheduled_at, returned[1].created_at);
+}
+
+pub(super) async fn events_that_have_all_but_themselves_in_common_are_stored_as_they_say<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let returned = assert_returned_as_stored(&store, vec![detailed(2).subject("a"), detailed(2).subject("b")]).await;
+    assert_eq!([&*returned[0].subject, &*returned[1].subject], ["a", "b"]);
+    assert_eq!(returned[1].extensions.parse::<Value>().unwrap(), json!({ "number": 2 }));
+}
+
+pub(super) async fn an_id_that_is_given_twice_or_was_there_is_one_event<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let (there, twice) = (Uuid::now_v7(), Uuid::now_v7());
+    let first = store.insert(vec![NewEvent::new("there", "s").id(there)]).await.unwrap();
+    let given =
+        [("new", None), ("twice", Some(twice)), ("ignored", Some(there)), ("ignored", Some(twice)), ("last", None)];
+    let events = given.map(|(name, id)| id.into_iter().fold(NewEvent::new(name, "s"), NewEvent::id));
+    let returned = store.insert(events.to_vec()).await.unwrap();
+    let types: Vec<&str> = returned.iter().map(|event| &*event.event_type).collect();
+    assert_eq!(types, ["new", "twice", "there", "twice", "last"]);
+    assert_eq!((&returned[2], &returned[1]), (&first[0], &returned[3]));
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 4);
 }
 
 pub(super) async fn an_id_that_is_there_returns_what_is_stored_under_it<F: Fixture>() {
