@@ -99,6 +99,7 @@ pub(crate) struct FetchRequest {
 pub(crate) struct Range {
     pub(crate) shard: i16,
     pub(crate) from: Position,
+    /// Open where it is `None`.
     pub(crate) to: Option<Position>,
     pub(crate) limit: i64,
 }
@@ -129,7 +130,7 @@ pub(crate) struct FetchAnswer {
     pub(crate) rows: Vec<Fetched>,
     /// `max_events` or `max_bytes` ended the reading: there may be more.
     pub(crate) cut_short: bool,
-    /// Where a range began at the start and walking there again may be dear: the database's clock from before.
+    /// Where an open range began at the start and walking there again may be dear: the database's clock from before.
     pub(crate) clock: Option<i64>,
 }
 

@@ -27,7 +27,7 @@ pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Resu
                 let request = &request;
                 let mut reader = Reader { request, kept, bytes: 0, answer: FetchAnswer::default() };
                 // Dead rows stand at the start for as long as a transaction holds vacuum back.
-                if request.ranges.iter().any(|range| range.from == Position::START) {
+                if request.ranges.iter().any(|range| range.from == Position::START && range.to.is_none()) {
                     reader.answer.clock = Some(clock(conn, reader.kept).await?);
                 }
                 if !request.ranges.is_empty() {

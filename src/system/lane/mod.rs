@@ -231,7 +231,7 @@ impl LaneCursor {
     }
 
     fn is_look_due(&self, now: Moment) -> bool {
-        now >= self.next_poll || self.announced.is_some_and(|at| now >= at.max(self.not_before))
+        self.is_poll_due(now) || self.announced.is_some_and(|at| now >= at.max(self.not_before))
     }
 
     /// Everything is to be read once. What is announced from now on begins the next look: it may be of what this one does
@@ -239,10 +239,14 @@ impl LaneCursor {
     fn begin_look(&mut self, now: Moment) {
         self.shards.values_mut().for_each(|state| state.look = true);
         self.announced = None;
-        if now >= self.next_poll {
-            // A tick that comes a little early is a tick.
-            self.next_poll = now.after(self.poll_interval - self.poll_interval / 8);
+        if self.is_poll_due(now) {
+            self.next_poll = self.next_poll.after(self.poll_interval).max(now.after(self.poll_interval / 2));
         }
+    }
+
+    /// A tick that comes a little early is a tick, and puts the next one no earlier.
+    fn is_poll_due(&self, now: Moment) -> bool {
+        now.after(self.poll_interval / 8) >= self.next_poll
     }
 
     fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize) -> Vec<Range> {

@@ -252,6 +252,28 @@ fn an_idle_lane_is_looked_at_once_every_poll_interval_or_when_somebody_calls() {
 }
 
 #[test]
+fn turns_at_odd_times_poll_no_more_often_and_ticks_that_waver_no_less() {
+    let poll = |every: Duration, waver: Duration| {
+        let mut model = one_read(Vec::new());
+        let began = model.now;
+        let ticks = (0..).map(|tick| began.after(every * tick).after(waver * (tick % 3)));
+        let polled = ticks.take_while(|at| at.since(began) < Duration::from_secs(10));
+        polled
+            .filter(|at| {
+                model
+                    .cursor
+                    .plan(10, false, *at)
+                    .is_some_and(|plan| plan.purpose == Purpose::Forward && !plan.ranges.is_empty())
+            })
+            .count()
+    };
+    let often = poll(Duration::from_millis(7), Duration::ZERO);
+    assert!((99..=102).contains(&often), "{often}");
+    let wavering = poll(Duration::from_millis(100), Duration::from_millis(6));
+    assert!((98..=101).contains(&wavering), "{wavering}");
+}
+
+#[test]
 fn retries_are_looked_for_when_they_come_due_and_now_and_then() {
     let mut model = one_read(Vec::new());
     let retries = |model: &mut Model| model.cursor.plan(10, false, model.now).map_or(0, |plan| plan.retry_shards.len());
