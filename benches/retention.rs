@@ -25,7 +25,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         println!("{EVENTS} events beside {OLD} old rows, {ROUNDS} rounds");
-        let servers = Servers::start();
+        let servers = Servers::start(&[]);
         let mut ratios = Vec::new();
         for round in 1..=ROUNDS {
             // By turns, so that neither always runs on the warmer machine.

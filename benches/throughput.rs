@@ -20,7 +20,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         println!("{EVENTS} events, {} processors", std::thread::available_parallelism().unwrap());
-        let servers = Servers::start();
+        let servers = Servers::start(&[]);
         for (name, keys) in [("without keys", 0), ("with 1,000 keys", 1_000)] {
             let outbox = servers.outbox().await;
             outbox.insert(EVENTS, keys).await;

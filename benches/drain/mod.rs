@@ -21,8 +21,12 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    pub(crate) fn start() -> Self {
-        Self { postgres: postgres::Server::start_with(POSTGRES), redis: redis::Server::start(&[]) }
+    /// With further settings of PostgreSQL's.
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        Self {
+            postgres: postgres::Server::start_with(&[POSTGRES, settings].concat()),
+            redis: redis::Server::start(&[]),
+        }
     }
 
     /// A database with the outbox's tables, and a stream.
@@ -60,17 +64,25 @@ impl Outbox {
         command
     }
 
-    /// Writes events with so many keys, or without.
+    /// Writes events with so many keys, or without; the table is as tidy afterwards as it can be.
     pub(crate) async fn insert(&self, events: i32, keys: i32) {
+        self.write(events, keys).await;
+        self.execute("VACUUM ANALYZE outbox_events").await;
+        self.execute("CHECKPOINT").await;
+    }
+
+    /// Writes events with so many keys, or without.
+    pub(crate) async fn write(&self, events: i32, keys: i32) {
         let statement = "INSERT INTO outbox_events (id, event_type, source, subject, data, partition_key)
             SELECT gen_random_uuid(), 'order.placed', '/shop/orders', 'order-' || n,
                 jsonb_build_object('order', n, 'customer', n % 5000, 'total', n * 1.17, 'currency', 'EUR', 'note', repeat('x', 100)),
                 CASE WHEN $2 = 0 THEN '' ELSE 'customer-' || n % $2 END
             FROM generate_series(1, $1) n";
-        let sql = self.database.connect().await;
-        sql.execute(statement, &[&events, &keys]).await.unwrap();
-        sql.batch_execute("VACUUM ANALYZE outbox_events").await.unwrap();
-        sql.batch_execute("CHECKPOINT").await.unwrap();
+        self.database.connect().await.execute(statement, &[&events, &keys]).await.unwrap();
+    }
+
+    pub(crate) async fn execute(&self, statement: &str) {
+        self.database.connect().await.batch_execute(statement).await.unwrap();
     }
 
     /// Runs a worker with these further settings until nothing is left.
