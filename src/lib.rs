@@ -17,7 +17,7 @@
 //! 9. The retry actor records what was refused: another try after [`RetryBackoff`], or the end.
 //! 10. The janitor deletes what is older than [`RetentionSettings`] keep.
 //!
-//! Beside them stand [`Settings`] and, with the feature `cli`, the command line in `cli`.
+//! Beside them stand [`Outbox::explain`], which says why an event has not been sent (`explain`), [`Settings`] and, with the feature `cli`, the command line in `cli`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "cli"), allow(dead_code, reason = "what only the command line asks of the store"))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
@@ -33,6 +33,7 @@ pub mod cli;
 mod cloud_event;
 mod error;
 mod event;
+mod explain;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
@@ -50,6 +51,7 @@ mod test_support;
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
 pub use error::{InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{JsonText, OutboxEvent, Status};
+pub use explain::{Explanation, Reason};
 pub use publish::{
     CLOUD_EVENT_NAMESPACE, DEFAULT_MAX_EVENT_BYTES, NewEvent, OutboxDatabase, PublishEvent, publish, publish_many,
 };

@@ -135,7 +135,9 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         Command::Publish(args) => {
             with_store(&load()?, async |settings, store| publish::run(*args, settings, store).await)
         }
-        Command::Events(command) => with_store(&load()?, async |_, store| events::run(command, store).await),
+        Command::Events(command) => {
+            with_store(&load()?, async |settings, store| events::run(command, settings, store).await)
+        }
         Command::Status(args) => {
             with_store(&load()?, async |settings, store| status::run(&args, settings, builder.backends(), store).await)
         }

@@ -11,6 +11,7 @@ use super::journals::{self, Journal, Left, Served};
 use super::output;
 use super::row::time;
 use crate::settings::Settings;
+use crate::store::report::by_lane;
 use crate::store::{Overview, Store, WorkerRow};
 use crate::system::Backends;
 
@@ -87,11 +88,10 @@ impl Status {
             backend.oldest = backend.oldest.max(Some(due.oldest));
         }
         for worker in overview.workers.iter().filter(alive) {
-            let announced: BTreeMap<String, String> = serde_json::from_str(&worker.backends).unwrap_or_default();
-            for (lane, health) in announced {
+            for (lane, report) in by_lane(&worker.backends) {
                 let backend = seen.entry(publisher(&lane)).or_default();
                 if backend.health.as_deref() != Some("ok") {
-                    backend.health = Some(health);
+                    backend.health = Some(report.health);
                 }
             }
         }
@@ -178,12 +178,14 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
+    use uuid::Uuid;
 
     use super::*;
     use crate::store::Due;
 
     fn worker(name: &str, silent: u64, backends: &str) -> WorkerRow {
         WorkerRow {
+            id: Uuid::nil(),
             name: name.to_owned(),
             heartbeat_at: DateTime::UNIX_EPOCH,
             silent_for: Duration::from_secs(silent),

@@ -6,6 +6,7 @@ mod operating;
 mod order;
 mod reading;
 mod settling;
+mod standing;
 mod writing;
 
 use std::sync::Arc;
@@ -143,6 +144,10 @@ macro_rules! instantiate {
                 operating::a_replayed_event_is_new_under_its_old_id_and_replays_keep_their_order,
                 operating::the_overview_counts_what_there_is_and_what_is_due,
                 operating::an_event_is_found_by_its_id,
+                standing::an_event_stands_behind_the_pending_ones_of_its_lane_that_come_first,
+                standing::those_before_an_event_are_counted_up_to_a_bound,
+                standing::an_events_owner_is_who_has_a_lease_that_runs,
+                standing::an_event_stands_somewhere_whatever_its_row_holds,
             }
         }
     };

@@ -16,7 +16,10 @@ use crate::settings::DatabaseSettings;
 use migrate::{Plan, Watch};
 
 pub(crate) use self::news::News;
-pub(crate) use self::operations::{Change, Due, EventFilter, Expiry, Overview, Page, Place, Unreadable, WorkerRow};
+pub(crate) use self::operations::{
+    Change, Due, EventFilter, Expiry, MOST_AHEAD, Overview, Page, Place, Standing, Unreadable, WorkerRow,
+};
+pub(crate) use self::report::LaneReport;
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -25,6 +28,7 @@ mod news;
 mod operations;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+pub(crate) mod report;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
@@ -258,6 +262,12 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The outbox at a glance.
     async fn overview(&self) -> Result<Overview>;
 
+    /// The workers that have said something of themselves lately, alive or not.
+    async fn workers(&self) -> Result<Vec<WorkerRow>>;
+
+    /// Where one event stands among the others.
+    async fn standing(&self, id: Uuid) -> Result<Option<Standing>>;
+
     /// A connection of its own for leases, made when it is first used.
     fn leases(&self) -> Box<dyn LeaseStore>;
 
@@ -294,7 +304,7 @@ pub(crate) trait Subscription: Send {
 pub(crate) struct Heartbeat {
     pub(crate) worker: Uuid,
     pub(crate) name: String,
-    /// A JSON object: lane → `"ok"` or why its backend cannot be reached.
+    /// A JSON object: lane → [`LaneReport`].
     pub(crate) backends: String,
     /// A JSON array of handler names.
     pub(crate) handlers: String,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::Lane;
+use super::{Lane, Position};
 use crate::event::Status;
 use crate::settings::RetentionSettings;
 
@@ -136,14 +136,33 @@ pub(crate) struct Due {
     pub(crate) oldest: Duration,
 }
 
+/// How many events before one are counted, at most; a few less may be where they are spread unevenly.
+pub(crate) const MOST_AHEAD: i64 = 10_000;
+
+/// Where an event stands among the others.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    /// By the database's clock.
+    pub(crate) now: DateTime<Utc>,
+    pub(crate) position: Position,
+    pub(crate) shard: i16,
+    /// The worker that has the lease of its shard.
+    pub(crate) owner: Option<Uuid>,
+    /// Pending events of its lane that come before it.
+    pub(crate) ahead: i64,
+    /// There may be more of them: counting ended at [`MOST_AHEAD`].
+    pub(crate) more_ahead: bool,
+}
+
 /// A worker that has said something of itself lately, alive or not.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerRow {
+    pub(crate) id: Uuid,
     pub(crate) name: String,
     pub(crate) heartbeat_at: DateTime<Utc>,
     /// By the database's clock.
     pub(crate) silent_for: Duration,
-    /// A JSON object: lane → `"ok"` or why its backend cannot be reached.
+    /// A JSON object: lane → [`LaneReport`](super::LaneReport).
     pub(crate) backends: String,
     /// Shards of each lane whose lease it has.
     pub(crate) shards: Vec<(Lane, i64)>,

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use actix::{Addr, MailboxError};
 use diesel_async::{AsyncConnection, TransactionManager};
+use uuid::Uuid;
 
 use super::messages::{Health, HealthReport, Shutdown, Subscribe};
 use super::shared::Shared;
 use super::supervisor::OutboxSystem;
 use crate::error::{PublishError, SystemError};
 use crate::event::OutboxEvent;
+use crate::explain::{Explanation, explain};
 use crate::publish::NewEvent;
 use crate::store::News;
 
@@ -110,6 +112,17 @@ impl Outbox {
     /// [`SystemError::Stopped`] after a shutdown.
     pub async fn health(&self) -> Result<HealthReport, SystemError> {
         self.living().await?.send(Health).await.map_err(stopped)
+    }
+
+    /// Why an event has not been sent, or where it went.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`](crate::StoreError::NotFound) for an id that no event has, and what else the database says;
+    /// [`SystemError::Stopped`] after a shutdown.
+    pub async fn explain(&self, id: Uuid) -> Result<Explanation, SystemError> {
+        let shared = Arc::clone(&self.shared);
+        let asked = self.shared.runtime.spawn(async move { explain(&*shared.store, &shared.settings, id).await });
+        Ok(asked.await.map_err(|_| SystemError::Stopped)??)
     }
 
     /// Waits until nothing that is due for the served backends is left to deliver, by this worker or another. What is

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::Utc;
+
 use super::clock::Moment;
 use super::flight::Flight;
 use super::lease_keeper::Control;
 use super::leases::{Keeping, Share, fair_share, margin};
+use super::line::Line;
 use super::shared::Shared;
 use crate::error::StoreError;
-use crate::store::{Heartbeat, Lane, LeaseStore, LeaseView, Shard};
+use crate::store::{Heartbeat, Lane, LaneReport, LeaseStore, LeaseView, Shard};
 
 /// How often the heartbeat looks whether shards are free or have run empty.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -109,14 +112,12 @@ impl<'a> Heart<'a> {
     }
 
     fn announcement(&self, stuck: bool) -> Heartbeat {
-        let backends: BTreeMap<&str, String> = self
+        let backends: BTreeMap<&str, LaneReport> = self
             .shared
             .lines
             .values()
             .flat_map(|line| {
-                let down = line.state().down.as_ref().map(|down| down.reason.clone());
-                let health = down.unwrap_or_else(|| if stuck { "the worker's loop is stuck" } else { "ok" }.to_owned());
-                line.flights.iter().map(move |flight| (flight.lane().as_ref(), health.clone()))
+                line.flights.iter().map(|flight| (flight.lane().as_ref(), self.report(line, flight, stuck)))
             })
             .collect();
         let handlers: Vec<String> =
@@ -130,6 +131,21 @@ impl<'a> Heart<'a> {
             held: if stuck { Vec::new() } else { self.leases.all() },
             lease: self.lease(),
         }
+    }
+
+    fn report(&self, line: &Line, flight: &Flight, stuck: bool) -> LaneReport {
+        let mut report = LaneReport {
+            standing_by: self.standing_by().get(&**flight.lane()).cloned(),
+            per_second: line.rate_limit.map(|limit| limit.per_second),
+            ..LaneReport::well()
+        };
+        if let Some(down) = &line.state().down {
+            report.health.clone_from(&down.reason);
+            report.since = Some(Utc::now() - Moment::now().since(down.since));
+        } else if stuck {
+            "the worker's loop is stuck".clone_into(&mut report.health);
+        }
+        report
     }
 
     // The fair share.
@@ -243,12 +259,15 @@ impl<'a> Heart<'a> {
         if standing_by.get(&**lane) != Some(&reason) {
             tracing::warn!(backend = %lane, %reason, "standing by");
             standing_by.insert(lane.to_string(), reason);
+            // The others are told with the next beat.
+            self.shared.beat_now.notify_one();
         }
     }
 
     fn say_working(&self, lane: &Lane) {
         if self.standing_by().remove(&**lane).is_some() {
             tracing::info!(backend = %lane, "no longer standing by");
+            self.shared.beat_now.notify_one();
         }
     }
 

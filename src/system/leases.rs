@@ -7,7 +7,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::clock::Moment;
-use crate::store::{Lane, LeaseView, Peer, Shard};
+use crate::store::report::by_lane;
+use crate::store::{Lane, LaneReport, LeaseView, Peer, Shard};
 
 /// A lease as this worker knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,13 +140,13 @@ pub(crate) enum Share {
 /// The fair share of a lane: `ceil(shards / workers)` among the live workers that announce the lane, reach its backend and
 /// have every handler that others have.
 pub(crate) fn fair_share(worker: Uuid, lane: &str, view: &LeaseView, given_up: bool) -> Share {
-    let serving: Vec<&Peer> = view.peers.iter().filter(|peer| health(peer, lane).is_some()).collect();
+    let serving: Vec<&Peer> = view.peers.iter().filter(|peer| report(peer, lane).is_some()).collect();
     let handlers: HashMap<Uuid, Vec<String>> = serving.iter().map(|peer| (peer.id, names(&peer.handlers))).collect();
     let complete = |peer: &Peer| {
         let mine = &handlers[&peer.id];
         handlers.values().flatten().all(|name| mine.contains(name))
     };
-    let healthy = |peer: &Peer| health(peer, lane).as_deref() == Some("ok");
+    let healthy = |peer: &Peer| report(peer, lane).is_some_and(|report| report.is_well());
     let able = |peer: &&&Peer| complete(peer) && healthy(peer);
 
     let eligible = serving.iter().filter(able).count();
@@ -176,9 +177,8 @@ fn shards(view: &LeaseView, lane: &str) -> usize {
 }
 
 /// What a worker says of a lane's backend; `None` where it does not serve it.
-fn health(peer: &Peer, lane: &str) -> Option<String> {
-    let backends: HashMap<String, String> = serde_json::from_str(&peer.backends).ok()?;
-    backends.get(lane).cloned()
+fn report(peer: &Peer, lane: &str) -> Option<LaneReport> {
+    by_lane(&peer.backends).remove(lane)
 }
 
 fn names(json: &str) -> Vec<String> {

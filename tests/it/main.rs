@@ -14,6 +14,7 @@ mod clocks;
 mod cluster;
 mod consumers;
 mod examples;
+mod explain;
 mod handlers;
 mod harness;
 mod journal;

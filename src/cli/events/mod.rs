@@ -1,6 +1,7 @@
 //! `outbox events`
 
 mod changing;
+mod explain;
 mod fail;
 mod list;
 mod replay;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use clap::Subcommand;
 
+use crate::settings::Settings;
 use crate::store::Store;
 
 /// Look at the events in the outbox, and decide about them.
@@ -18,15 +20,17 @@ use crate::store::Store;
 pub(super) enum Command {
     List(list::Args),
     Show(show::Args),
+    Explain(explain::Args),
     Retry(retry::Args),
     Fail(fail::Args),
     Replay(replay::Args),
 }
 
-pub(super) async fn run(command: Command, store: Arc<dyn Store>) -> anyhow::Result<()> {
+pub(super) async fn run(command: Command, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
     match command {
         Command::List(args) => list::run(args, store).await,
         Command::Show(args) => show::run(&args, store).await,
+        Command::Explain(args) => explain::run(&args, settings, store).await,
         Command::Retry(args) => retry::run(args, store).await,
         Command::Fail(args) => fail::run(args, store).await,
         Command::Replay(args) => replay::run(args, store).await,

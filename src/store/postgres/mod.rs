@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
-    Page, Place, Reschedule, Result, Shard, Signals, Store, Unreadable,
+    Page, Place, Reschedule, Result, Shard, Signals, Standing, Store, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -39,6 +39,7 @@ mod plans_tests;
 pub(crate) mod row;
 mod settle;
 mod signals;
+mod standing;
 mod statement;
 mod steering;
 mod trigger;
@@ -242,6 +243,14 @@ impl Store for PostgresStore {
 
     async fn overview(&self) -> Result<Overview> {
         overview::overview(self).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>> {
+        overview::workers(self).await
+    }
+
+    async fn standing(&self, id: Uuid) -> Result<Option<Standing>> {
+        standing::standing(self, id).await
     }
 
     fn leases(&self) -> Box<dyn LeaseStore> {

@@ -40,7 +40,7 @@ async fn due(store: &PostgresStore) -> Result<Vec<Due>> {
         .collect())
 }
 
-async fn workers(store: &PostgresStore) -> Result<Vec<WorkerRow>> {
+pub(super) async fn workers(store: &PostgresStore) -> Result<Vec<WorkerRow>> {
     let query = sql::<(SqlUuid, Text, Timestamptz, BigInt, Text)>(
         "SELECT id, name, heartbeat_at, greatest((extract(epoch FROM now() - heartbeat_at) * 1000000)::bigint, 0), \
             backends::text FROM outbox_workers ORDER BY name, id",
@@ -55,6 +55,7 @@ async fn workers(store: &PostgresStore) -> Result<Vec<WorkerRow>> {
     Ok(workers
         .into_iter()
         .map(|(id, name, heartbeat_at, silent, backends)| WorkerRow {
+            id,
             name,
             heartbeat_at,
             silent_for: span(silent),

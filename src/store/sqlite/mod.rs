@@ -18,6 +18,7 @@ mod order;
 mod overview;
 pub(crate) mod row;
 mod settle;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +36,7 @@ use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
-    Page, Place, Reschedule, Result, Shard, Signals, Store, Unreadable,
+    Page, Place, Reschedule, Result, Shard, Signals, Standing, Store, Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -216,6 +217,14 @@ impl Store for SqliteStore {
 
     async fn overview(&self) -> Result<Overview> {
         self.reader.run("read the overview", overview::overview).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>> {
+        self.reader.run("read workers", overview::workers).await
+    }
+
+    async fn standing(&self, id: Uuid) -> Result<Option<Standing>> {
+        self.reader.run("look where an event stands", move |connection| standing::standing(connection, id)).await
     }
 
     fn leases(&self) -> Box<dyn LeaseStore> {

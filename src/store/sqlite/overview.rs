@@ -9,12 +9,13 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Text};
 
 use super::clock::read_now;
+use super::uuid_of;
 use crate::store::{Due, Overview, WorkerRow};
 
 pub(super) fn overview(connection: &mut SqliteConnection) -> QueryResult<Overview> {
     connection.transaction(|connection| {
         let now = read_now(connection)?;
-        Ok(Overview { counts: counts(connection)?, due: due(connection, now)?, workers: workers(connection, now)? })
+        Ok(Overview { counts: counts(connection)?, due: due(connection, now)?, workers: workers(connection)? })
     })
 }
 
@@ -38,7 +39,8 @@ fn due(connection: &mut SqliteConnection, now: i64) -> QueryResult<Vec<Due>> {
     Ok(rows.into_iter().map(due).collect())
 }
 
-fn workers(connection: &mut SqliteConnection, now: i64) -> QueryResult<Vec<WorkerRow>> {
+pub(super) fn workers(connection: &mut SqliteConnection) -> QueryResult<Vec<WorkerRow>> {
+    let now = read_now(connection)?;
     let workers: Vec<(Vec<u8>, String, i64, String)> = sql::<(Binary, Text, BigInt, Text)>(
         "SELECT id, name, heartbeat_at, backends FROM outbox_workers ORDER BY name, id",
     )
@@ -48,20 +50,18 @@ fn workers(connection: &mut SqliteConnection, now: i64) -> QueryResult<Vec<Worke
             .bind::<BigInt, _>(now)
             .sql(" ORDER BY backend")
             .load(connection)?;
-    Ok(workers
-        .into_iter()
-        .map(|(id, name, heartbeat_at, backends)| WorkerRow {
+    let row = |(id, name, heartbeat_at, backends): (Vec<u8>, String, i64, String)| {
+        let shards = leases.iter().filter(|(owner, _)| *owner == id).map(|(_, lane)| (Arc::from(lane.as_str()), 1));
+        Ok(WorkerRow {
+            id: uuid_of(&id)?,
             name,
             heartbeat_at: DateTime::from_timestamp_micros(heartbeat_at).unwrap_or_default(),
             silent_for: span(now, heartbeat_at),
             backends,
-            shards: leases
-                .iter()
-                .filter(|(owner, _)| *owner == id)
-                .map(|(_, lane)| (Arc::from(lane.as_str()), 1))
-                .collect(),
+            shards: shards.collect(),
         })
-        .collect())
+    };
+    workers.into_iter().map(row).collect()
 }
 
 fn span(now: i64, since: i64) -> Duration {

@@ -77,6 +77,7 @@ fn a_table_without_its_migration_is_named_by_every_command() {
     for command in [
         &["events", "list"][..],
         &["events", "show", id],
+        &["events", "explain", id],
         &["events", "retry", id],
         &["events", "fail", "--type", "t"],
         &["events", "replay", "--since", "1h"],
@@ -142,6 +143,7 @@ fn every_command_explains_itself() {
         &["publish", "--help"],
         &["events", "list", "--help"],
         &["events", "show", "--help"],
+        &["events", "explain", "--help"],
         &["events", "retry", "--help"],
         &["events", "fail", "--help"],
         &["events", "replay", "--help"],

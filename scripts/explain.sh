@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Measures how long `explain` takes with two million events in the table; see benches/explain.rs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec cargo bench --bench explain

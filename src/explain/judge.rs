@@ -1,0 +1,127 @@
+//! Which of the reasons holds: the first that would keep the event even if all the later ones were gone.
+
+use std::collections::BTreeMap;
+
+use super::{Circumstances, Reason};
+use crate::event::{OutboxEvent, Status};
+use crate::store::report::by_lane;
+use crate::store::{LaneReport, WorkerRow};
+
+pub(super) fn judge(circumstances: &Circumstances) -> Reason {
+    at_its_end(&circumstances.event)
+        .or_else(|| before_its_time(circumstances))
+        .unwrap_or_else(|| waiting_for_others(circumstances))
+}
+
+/// It is not on its way any more, or not this library's to send.
+fn at_its_end(event: &OutboxEvent) -> Option<Reason> {
+    match event.status {
+        Status::Published => Some(Reason::Published { at: event.published_at }),
+        Status::Failed => Some(Reason::Failed {
+            at: event.updated_at,
+            attempts: event.retry_count,
+            error: event.last_error.clone(),
+            published_at: event.published_at,
+        }),
+        Status::Processing => Some(Reason::Processing { since: event.updated_at }),
+        Status::Pending | Status::Retry => None,
+    }
+}
+
+fn before_its_time(Circumstances { event, standing, .. }: &Circumstances) -> Option<Reason> {
+    let due = match event.status {
+        Status::Retry => event.retry_at.unwrap_or(event.scheduled_at),
+        _ => event.scheduled_at,
+    };
+    if due > standing.now {
+        return Some(match event.published_at {
+            Some(published_at) => Reason::Handlers {
+                published_at,
+                handlers: event.pending_handlers.clone(),
+                at: Some(due),
+                error: event.last_error.clone(),
+            },
+            None if event.status == Status::Retry => Reason::Retrying {
+                at: due,
+                attempts: event.retry_count,
+                max_retries: event.max_retries.max(1),
+                error: event.last_error.clone(),
+            },
+            None => Reason::Scheduled { at: due },
+        });
+    }
+    (event.seq == 0).then_some(Reason::WithoutPlace)
+}
+
+fn waiting_for_others(circumstances: &Circumstances) -> Reason {
+    let Circumstances { event, standing, before, workers, lease } = circumstances;
+    let alive: Vec<&WorkerRow> = workers.iter().filter(|worker| worker.silent_for < *lease).collect();
+    if alive.is_empty() {
+        return Reason::NoWorker { last_heartbeat: workers.iter().map(|worker| worker.heartbeat_at).max() };
+    }
+    let backend = event.publisher_backend.clone();
+    let report = |worker: &WorkerRow| by_lane(&worker.backends).remove(&backend);
+    let serving: Vec<(&WorkerRow, LaneReport)> =
+        alive.iter().filter_map(|worker| Some((*worker, report(worker)?))).collect();
+    if serving.is_empty() {
+        return Reason::UnknownBackend { backend, workers: names(&alive) };
+    }
+    if let Some((id, status)) = before {
+        return Reason::BehindKey { partition_key: event.partition_key.clone(), event: *id, status: *status };
+    }
+    let Some((worker, report)) = serving.iter().find(|(worker, _)| standing.owner == Some(worker.id)) else {
+        return without_owner(backend, standing.shard, &serving);
+    };
+    if !report.is_well() {
+        return paused(backend, worker, report);
+    }
+    with_owner(circumstances, worker, report)
+}
+
+fn without_owner(backend: String, shard: i16, serving: &[(&WorkerRow, LaneReport)]) -> Reason {
+    let standing_by: BTreeMap<String, String> = serving
+        .iter()
+        .filter_map(|(worker, report)| Some((worker.name.clone(), report.standing_by.clone()?)))
+        .collect();
+    if serving.iter().all(|(_, report)| report.standing_by.is_some()) {
+        return Reason::StandingBy { backend, workers: standing_by };
+    }
+    let able: Vec<&WorkerRow> =
+        serving.iter().filter(|(_, report)| report.standing_by.is_none()).map(|(worker, _)| *worker).collect();
+    match serving.iter().find(|(_, report)| !report.is_well()) {
+        Some((worker, report)) if serving.iter().all(|(_, report)| !report.is_well()) => {
+            paused(backend, worker, report)
+        }
+        _ => Reason::NoOwner { backend, shard, workers: names(&able) },
+    }
+}
+
+fn with_owner(circumstances: &Circumstances, worker: &WorkerRow, report: &LaneReport) -> Reason {
+    let Circumstances { event, standing, .. } = circumstances;
+    let (worker, ahead, more_ahead) = (worker.name.clone(), standing.ahead, standing.more_ahead);
+    if let Some(published_at) = event.published_at {
+        let (handlers, error) = (event.pending_handlers.clone(), event.last_error.clone());
+        return Reason::Handlers { published_at, handlers, at: None, error };
+    }
+    match report.per_second {
+        Some(per_second) if ahead > 0 => {
+            let backend = event.publisher_backend.clone();
+            Reason::RateLimited { backend, worker, per_second, ahead, more_ahead }
+        }
+        _ => {
+            let since = event.retry_at.filter(|_| event.status == Status::Retry).unwrap_or(event.scheduled_at);
+            Reason::Due { since, worker, shard: standing.shard, ahead, more_ahead }
+        }
+    }
+}
+
+fn paused(backend: String, worker: &WorkerRow, report: &LaneReport) -> Reason {
+    Reason::Paused { backend, worker: worker.name.clone(), since: report.since, error: report.health.clone() }
+}
+
+fn names(workers: &[&WorkerRow]) -> Vec<String> {
+    workers.iter().map(|worker| worker.name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests;

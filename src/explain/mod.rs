@@ -1,0 +1,226 @@
+//! Why an event has not been sent: in a sentence for people, in an object for programs.
+
+mod judge;
+mod sentence;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::error::StoreError;
+use crate::event::{OutboxEvent, Status};
+use crate::settings::Settings;
+use crate::store::{Blocker, KeyQuestion, Standing, Store, WorkerRow};
+
+/// Where one event stands, and why it is not further.
+///
+/// Its `Display` is the sentence. As JSON it is one object: `id`, `sentence`, `reason` in snake case, and the reason's fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The event's id.
+    pub id: Uuid,
+    /// The reason, for people.
+    pub sentence: String,
+    /// The reason, for programs.
+    #[serde(flatten)]
+    pub reason: Reason,
+}
+
+/// Why an event is where it is. `backend` is the event's `publisher_backend`: empty means the worker's default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// Its backend has it and every handler ran.
+    Published {
+        /// When that was recorded.
+        at: Option<DateTime<Utc>>,
+    },
+    /// It was rejected for good, or as often as it may be, or a person gave it up.
+    Failed {
+        /// When.
+        at: DateTime<Utc>,
+        /// How often it was rejected.
+        attempts: i32,
+        /// The last rejection.
+        error: String,
+        /// The backend has it since then: handlers failed.
+        published_at: Option<DateTime<Utc>>,
+    },
+    /// django-broadcaster's own worker has taken it.
+    Processing {
+        /// When.
+        since: DateTime<Utc>,
+    },
+    /// Its row is no event that could be sent.
+    Unreadable {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Its time has not come.
+    Scheduled {
+        /// When it does.
+        at: DateTime<Utc>,
+    },
+    /// It was rejected and waits for its next try.
+    Retrying {
+        /// When that is.
+        at: DateTime<Utc>,
+        /// How often it was rejected.
+        attempts: i32,
+        /// How often it may be.
+        max_retries: i32,
+        /// The last rejection.
+        error: String,
+    },
+    /// Its backend has it, and handlers are still to run.
+    Handlers {
+        /// Since when the backend has it.
+        published_at: DateTime<Utc>,
+        /// Which; `None`: all.
+        handlers: Option<Vec<String>>,
+        /// When they are asked again; `None`: as soon as a worker comes to it.
+        at: Option<DateTime<Utc>>,
+        /// Why they did not all run the last time; empty: they were not asked yet.
+        error: String,
+    },
+    /// Its writer set `seq` to NULL; a worker gives it a place within seconds.
+    WithoutPlace,
+    /// No worker is alive.
+    NoWorker {
+        /// When the last one was heard of, where that is known.
+        last_heartbeat: Option<DateTime<Utc>>,
+    },
+    /// No live worker is configured with its backend.
+    UnknownBackend {
+        /// The backend.
+        backend: String,
+        /// The workers that are alive.
+        workers: Vec<String>,
+    },
+    /// Another event of its key comes first.
+    BehindKey {
+        /// The key.
+        partition_key: String,
+        /// The first one that is not done; what holds that one up holds up all of its key.
+        event: Uuid,
+        /// That one's status. `failed`: it holds its key, as `on_failed = "hold"` says.
+        status: Status,
+    },
+    /// Every live worker that serves its backend stands by.
+    StandingBy {
+        /// The backend.
+        backend: String,
+        /// Why, by worker.
+        workers: BTreeMap<String, String>,
+    },
+    /// Its backend cannot be reached: sending pauses, and goes on by itself.
+    Paused {
+        /// The backend.
+        backend: String,
+        /// The worker that says so.
+        worker: String,
+        /// Since when, by the worker's clock.
+        since: Option<DateTime<Utc>>,
+        /// Why.
+        error: String,
+    },
+    /// No worker owns its shard at the moment; one takes it within the lease time and a second.
+    NoOwner {
+        /// The backend.
+        backend: String,
+        /// The shard.
+        shard: i16,
+        /// The workers that could.
+        workers: Vec<String>,
+    },
+    /// Its backend's rate is limited, and others come first.
+    RateLimited {
+        /// The backend.
+        backend: String,
+        /// The worker that sends it.
+        worker: String,
+        /// The events a second that this worker may send.
+        per_second: u32,
+        /// Pending events of the backend that come first.
+        ahead: i64,
+        /// Counting ended there.
+        more_ahead: bool,
+    },
+    /// It is due, and its worker comes to it.
+    Due {
+        /// Since when.
+        since: DateTime<Utc>,
+        /// The worker that owns its shard.
+        worker: String,
+        /// The shard.
+        shard: i16,
+        /// Pending events of the backend that come first.
+        ahead: i64,
+        /// Counting ended there.
+        more_ahead: bool,
+    },
+}
+
+/// What is known when it is judged.
+#[derive(Debug, Clone)]
+struct Circumstances {
+    event: OutboxEvent,
+    standing: Standing,
+    /// The first event of its key that must go before it.
+    before: Option<(Uuid, Status)>,
+    workers: Vec<WorkerRow>,
+    /// A worker that is silent for longer is dead.
+    lease: Duration,
+}
+
+/// Why an event has not been sent.
+///
+/// # Errors
+/// [`StoreError::NotFound`], and what the database says.
+pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) -> Result<Explanation, StoreError> {
+    let (loaded, standing) = tokio::try_join!(async { store.load(&[id]).await }, store.standing(id))?;
+    let (event, standing) = loaded.into_iter().next().zip(standing).ok_or(StoreError::NotFound(id))?;
+    let reason = match event {
+        Ok(event) => {
+            let workers = store.workers().await?;
+            let before = before(store, settings, &event, &standing).await?;
+            judge::judge(&Circumstances { event, standing, before, workers, lease: settings.worker.lease })
+        }
+        Err(unreadable) => Reason::Unreadable { problem: unreadable.reason },
+    };
+    Ok(Explanation { id, sentence: reason.to_string(), reason })
+}
+
+async fn before(
+    store: &dyn Store,
+    settings: &Settings,
+    event: &OutboxEvent,
+    standing: &Standing,
+) -> Result<Option<(Uuid, Status)>, StoreError> {
+    if event.partition_key.is_empty() || !matches!(event.status, Status::Pending | Status::Retry) {
+        return Ok(None);
+    }
+    let lane = &event.publisher_backend;
+    let holds = settings.holding_lanes().iter().any(|holding| **holding == **lane);
+    let question = KeyQuestion { key: event.partition_key.clone(), before: standing.position, except: Vec::new() };
+    let blockers = store.blockers(lane, holds, &[question]).await?;
+    let Some(Blocker { id, .. }) = blockers.get(&event.partition_key) else { return Ok(None) };
+    let status = match store.load(&[*id]).await?.into_iter().next() {
+        Some(Ok(event)) => event.status,
+        Some(Err(_)) => Status::Pending,
+        // Done and deleted since.
+        None => return Ok(None),
+    };
+    Ok(Some((*id, status)))
+}
+
+impl std::fmt::Display for Explanation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.sentence)
+    }
+}

@@ -1,0 +1,147 @@
+//! The reasons in words.
+
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use super::Reason;
+use crate::event::Status;
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Published { at: Some(at) } => write!(f, "It was published at {}.", time(*at)),
+            Self::Published { at: None } => f.write_str("It was published."),
+            Self::Failed { at, attempts, error, published_at } => {
+                write!(f, "It failed at {}", time(*at))?;
+                match attempts {
+                    0 => f.write_str(" without a try")?,
+                    1 => f.write_str(" after one try")?,
+                    _ => write!(f, " after {attempts} tries")?,
+                }
+                if let Some(published_at) = published_at {
+                    write!(f, ", though its backend has it since {}", time(*published_at))?;
+                }
+                write!(f, ": {} Once that is mended, `outbox events retry` sends it again.", sentence(error))
+            }
+            Self::Processing { since } => write!(
+                f,
+                "django-broadcaster's worker has taken it at {} and no other sends it; where that worker is gone, \
+                 `outbox events retry` gives it back.",
+                time(*since)
+            ),
+            Self::Unreadable { problem } => {
+                write!(f, "Its row is no event that could be sent, and fails when it is due: {}", sentence(problem))
+            }
+            Self::Scheduled { at } => write!(f, "It is scheduled for {}.", time(*at)),
+            Self::Retrying { at, attempts, max_retries, error } => write!(
+                f,
+                "It was rejected {attempts} of {max_retries} times and is tried again at {}: {}",
+                time(*at),
+                sentence(error)
+            ),
+            Self::Handlers { published_at, handlers, at, error } => {
+                write!(f, "Its backend has it since {}, and ", time(*published_at))?;
+                match handlers {
+                    Some(names) => write!(f, "these handlers are still to run: {}", names.join(", "))?,
+                    None => f.write_str("its handlers are still to run")?,
+                }
+                match at {
+                    Some(at) => write!(f, "; they are asked again at {}", time(*at))?,
+                    None => f.write_str("; its worker comes to them")?,
+                }
+                if error.is_empty() { f.write_str(".") } else { write!(f, ": {}", sentence(error)) }
+            }
+            Self::WithoutPlace => {
+                f.write_str("Its writer gave it no place in the order (`seq` is NULL); a worker does so within 5 s.")
+            }
+            Self::NoWorker { last_heartbeat: Some(at) } => {
+                write!(f, "No worker is alive; the last one was heard of at {}. Start one: `outbox worker`.", time(*at))
+            }
+            Self::NoWorker { last_heartbeat: None } => f.write_str("No worker is alive. Start one: `outbox worker`."),
+            Self::UnknownBackend { backend, workers } => write!(
+                f,
+                "No live worker serves {}; those alive are {}. Configure it for one of them, or give the event up with \
+                 `outbox events fail`.",
+                named(backend),
+                workers.join(", ")
+            ),
+            Self::BehindKey { partition_key, event, status: Status::Failed } => write!(
+                f,
+                "Event {event} of the same key, {partition_key:?}, failed and holds the key: decide about that one with \
+                 `outbox events retry` or `outbox events fail`."
+            ),
+            Self::BehindKey { partition_key, event, status } => write!(
+                f,
+                "It comes after event {event} of the same key, {partition_key:?}, which is {status}: `outbox events explain \
+                 {event}` says why."
+            ),
+            Self::StandingBy { backend, workers } => {
+                write!(f, "Every live worker that serves {} stands by:", named(backend))?;
+                let mut between = " ";
+                for (worker, reason) in workers {
+                    write!(f, "{between}{worker}, because {reason}")?;
+                    between = "; ";
+                }
+                f.write_str(".")
+            }
+            Self::Paused { backend, worker, since, error } => {
+                write!(f, "{} cannot be reached", capital(&named(backend)))?;
+                if let Some(since) = since {
+                    write!(f, " since {}", time(*since))?;
+                }
+                write!(f, ", says worker {worker}, so nothing is sent and no retry is spent: {}", sentence(error))
+            }
+            Self::NoOwner { backend, shard, workers } => write!(
+                f,
+                "Nobody owns its shard, {shard} of {}; one of these takes it within the lease time and a second: {}.",
+                named(backend),
+                workers.join(", ")
+            ),
+            Self::RateLimited { backend, worker, per_second, ahead, more_ahead } => write!(
+                f,
+                "Worker {worker} may send {per_second} events a second to {}, and {} before it.",
+                named(backend),
+                are(*ahead, *more_ahead)
+            ),
+            Self::Due { since, worker, shard, ahead, more_ahead } => write!(
+                f,
+                "It is due since {} and worker {worker}, which owns its shard, {shard}, comes to it: {} before it.",
+                time(*since),
+                are(*ahead, *more_ahead)
+            ),
+        }
+    }
+}
+
+fn named(backend: &str) -> String {
+    if backend.is_empty() { "the default backend".to_owned() } else { format!("backend {backend:?}") }
+}
+
+fn are(count: i64, more: bool) -> String {
+    match (count, more) {
+        (0, false) => "no event is".to_owned(),
+        (1, false) => "one event is".to_owned(),
+        (_, false) => format!("{count} events are"),
+        (_, true) => format!("{count} events or more are"),
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// What somebody else said, as a sentence.
+fn sentence(error: &str) -> String {
+    let error = error.trim();
+    match error.chars().last() {
+        None => "no reason was given.".to_owned(),
+        Some('.' | '!' | '?') => error.to_owned(),
+        Some(_) => format!("{error}."),
+    }
+}
+
+fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}

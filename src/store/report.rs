@@ -1,0 +1,78 @@
+//! What a worker says of a lane's backend with each heartbeat; `outbox_workers.backends` holds it as JSON.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+const WELL: &str = "ok";
+
+/// What a worker says of one lane's backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Said")]
+pub(crate) struct LaneReport {
+    /// `"ok"`, or why it cannot be reached.
+    pub(crate) health: String,
+    /// Since when it cannot, by the worker's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<DateTime<Utc>>,
+    /// Why this worker leaves the lane to others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) standing_by: Option<String>,
+    /// The events a second that this worker may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) per_second: Option<u32>,
+}
+
+/// Its health alone says as much as a report with nothing else in it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Health(String),
+    Report { health: String, since: Option<DateTime<Utc>>, standing_by: Option<String>, per_second: Option<u32> },
+}
+
+impl From<Said> for LaneReport {
+    fn from(said: Said) -> Self {
+        match said {
+            Said::Health(health) => Self { health, ..Self::well() },
+            Said::Report { health, since, standing_by, per_second } => Self { health, since, standing_by, per_second },
+        }
+    }
+}
+
+impl LaneReport {
+    pub(crate) fn well() -> Self {
+        Self { health: WELL.to_owned(), since: None, standing_by: None, per_second: None }
+    }
+
+    pub(crate) fn is_well(&self) -> bool {
+        self.health == WELL
+    }
+}
+
+/// By lane. A worker whose report cannot be read serves none.
+pub(crate) fn by_lane(json: &str) -> BTreeMap<String, LaneReport> {
+    serde_json::from_str(json).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_as_it_was_written_and_health_alone_is_one() {
+        let report = LaneReport {
+            health: "connection refused".to_owned(),
+            since: Some(DateTime::UNIX_EPOCH),
+            standing_by: Some("it lacks a handler".to_owned()),
+            per_second: Some(5),
+        };
+        let written = serde_json::json!({"": report, "orders": LaneReport::well(), "plain": "ok"}).to_string();
+        let read = by_lane(&written);
+        assert_eq!(read[""], report);
+        assert_eq!([&read["orders"], &read["plain"]], [&LaneReport::well(), &LaneReport::well()]);
+        assert!(read["plain"].is_well() && !read[""].is_well());
+        assert!(by_lane("[1]").is_empty());
+    }
+}

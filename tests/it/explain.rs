@@ -1,0 +1,244 @@
+//! Why an event has not been sent: each answer with the situation that it is about.
+
+use std::path::Path;
+
+use actix_outbox::{BackendError, OutboxSystem, Reason, StoreError, SystemError};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::actors::{Reply, Scripted, answer, event, handler, wait_status};
+use crate::scene::Scene;
+use crate::support::process::Running;
+use crate::support::{PATIENCE, eventually, free_port};
+
+/// Leases so long that nothing changes while the test looks.
+const LONG_LEASE: &str = "lease = \"60s\"";
+
+/// What another process says of an event.
+fn explain(scene: &Scene, settings: &Path, id: &str) -> Value {
+    let arguments = ["events", "explain", id, "--format", "json"];
+    let output = scene.outbox(settings, &arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let explanation: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(explanation["id"], id);
+    explanation
+}
+
+/// Explains until the reason is this one.
+async fn wait_reason(scene: &Scene, settings: &Path, id: &str, reason: &str) -> Value {
+    let mut last = Value::Null;
+    eventually(&format!("the reason is {reason}"), PATIENCE, async || {
+        last = explain(scene, settings, id);
+        last["reason"] == reason
+    })
+    .await;
+    last
+}
+
+#[track_caller]
+fn assert_says(explanation: &Value, words: &[&str]) {
+    let sentence = explanation["sentence"].as_str().unwrap();
+    assert!(words.iter().all(|word| sentence.contains(word)), "{words:?} in: {sentence}");
+}
+
+/// Writes an event with these columns by SQL.
+async fn insert(scene: &Scene, columns: &[(&str, &str)]) -> String {
+    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    let values: Vec<&str> = columns.iter().map(|(_, value)| *value).collect();
+    let statement = format!(
+        "INSERT INTO outbox_events (id, event_type, source, {}) VALUES (gen_random_uuid(), 't', 's', {}) RETURNING id::text",
+        names.join(", "),
+        values.join(", ")
+    );
+    scene.sql().await.query_one(&statement, &[]).await.unwrap().get(0)
+}
+
+/// A worker that has its shards and does nothing any more, though its leases run on.
+async fn stopped_worker(scene: &Scene, settings: &Path) -> Running {
+    let mut worker = scene.worker(settings, "stopped");
+    scene.wait_owners(&["stopped"]).await;
+    worker.signal(rustix::process::Signal::STOP);
+    worker
+}
+
+#[actix::test]
+async fn an_event_says_what_its_row_alone_decides() {
+    let scene = Scene::new().await;
+    let settings = scene.settings("", "");
+    for (columns, reason, words) in [
+        (&[("scheduled_at", "now() + interval '1 hour'")][..], "scheduled", &["It is scheduled for 2"][..]),
+        (&[("seq", "NULL")], "without_place", &["no place in the order"]),
+        (&[("status", "'processing'")], "processing", &["django-broadcaster"]),
+        (&[("extensions", "'[1]'")], "unreadable", &["no event that could be sent", "extensions"]),
+        (&[("status", "'published'"), ("published_at", "now()")], "published", &["It was published at 2"]),
+        (
+            &[("status", "'failed'"), ("retry_count", "3"), ("last_error", "'the stream is gone'")],
+            "failed",
+            &["after 3 tries: the stream is gone. Once that is mended, `outbox events retry`"],
+        ),
+        (
+            &[("status", "'retry'"), ("retry_at", "now() + interval '1 hour'"), ("last_error", "'no'")],
+            "retrying",
+            &["is tried again at 2", ": no."],
+        ),
+        (&[("status", "'pending'")], "no_worker", &["No worker is alive. Start one: `outbox worker`."]),
+    ] {
+        let id = insert(&scene, columns).await;
+        let explanation = explain(&scene, &settings, &id);
+        assert_eq!(explanation["reason"], reason);
+        assert_says(&explanation, words);
+    }
+}
+
+#[actix::test]
+async fn people_read_a_sentence_and_an_unknown_id_is_named() {
+    let scene = Scene::new().await;
+    let settings = scene.settings("", "");
+    let id = insert(&scene, &[("subject", "'1'")]).await;
+    let run = |id: &str| scene.outbox(&settings, &["events", "explain", id]).output().unwrap();
+    assert_eq!(run(&id).stdout, b"No worker is alive. Start one: `outbox worker`.\n");
+    let unknown = Uuid::now_v7().to_string();
+    let refused = run(&unknown);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(&format!("no event has the id {unknown}")));
+}
+
+#[actix::test]
+async fn an_event_behind_others_of_its_key_names_the_first_of_them() {
+    let scene = Scene::new().await;
+    let tables = |on_failed: &str| {
+        format!(
+            "[publishers.default]\nbackend = \"scripted\"\non_failed = \"{on_failed}\"\n[worker]\n\
+             retry_backoff = {{ base = \"1h\", factor = 1, max = \"1h\", jitter = 0 }}"
+        )
+    };
+    let refusing = || {
+        Scripted::new(|event| match event.subject.as_str() {
+            "1" => Reply::Refuse(BackendError::Rejected("not before lunch".to_owned())),
+            "2" => Reply::Refuse(BackendError::Invalid("not at all".to_owned())),
+            _ => Reply::Accept,
+        })
+    };
+    let builder = OutboxSystem::builder(scene.system_settings(&tables("hold")));
+    let outbox = builder.backend("scripted", move |_| Ok(refusing())).start().await.unwrap();
+    let mut ids = Vec::new();
+    for (subject, key) in [("1", "a"), ("behind 1", "a"), ("2", "b"), ("behind 2", "b")] {
+        ids.push(outbox.send(event(subject).partition_key(key)).await.unwrap().id);
+    }
+    let sql = scene.sql().await;
+    wait_status(&sql, "1", "retry").await;
+    wait_status(&sql, "2", "failed").await;
+    let reason = async |id: Uuid| outbox.explain(id).await.unwrap().reason;
+    assert!(matches!(reason(ids[0]).await, Reason::Retrying { attempts: 1, max_retries: 3, .. }));
+    assert!(matches!(reason(ids[1]).await, Reason::BehindKey { event, .. } if event == ids[0]));
+    assert!(matches!(reason(ids[2]).await, Reason::Failed { error, .. } if error == "not at all"));
+    let held = outbox.explain(ids[3]).await.unwrap();
+    assert!(matches!(held.reason, Reason::BehindKey { event, .. } if event == ids[2]));
+    assert!(held.to_string().contains("failed and holds the key"), "{held}");
+    let nobody = outbox.explain(Uuid::nil()).await.unwrap_err();
+    assert!(matches!(nobody, SystemError::Store(StoreError::NotFound(id)) if id.is_nil()), "{nobody}");
+}
+
+#[actix::test]
+async fn an_event_whose_handlers_failed_names_those_that_are_still_to_run() {
+    let scene = Scene::new().await;
+    let tables = format!(
+        "[publishers.default]\n{}[worker]\nretry_backoff = {{ base = \"1h\", factor = 1, max = \"1h\", jitter = 0 }}",
+        scene.stream()
+    );
+    let outbox = OutboxSystem::builder(scene.system_settings(&tables))
+        .subscribe(handler("mailer", "thing.happened", |_| answer(Err("the mailbox is full"))))
+        .subscribe(handler("search", "thing.happened", |_| answer(Ok(()))))
+        .start()
+        .await
+        .unwrap();
+    let id = outbox.send(event("1")).await.unwrap().id;
+    wait_status(&scene.sql().await, "1", "retry").await;
+    let explanation = explain(&scene, &scene.settings("", ""), &id.to_string());
+    assert_eq!(explanation["reason"], "handlers");
+    assert_eq!(explanation["handlers"], serde_json::json!(["mailer"]));
+    assert_says(&explanation, &["Its backend has it since 2", "still to run: mailer", "the mailbox is full"]);
+}
+
+#[actix::test]
+async fn an_event_of_a_backend_that_no_worker_has_says_so() {
+    let scene = Scene::new().await;
+    let settings = scene.settings(LONG_LEASE, "");
+    let id = insert(&scene, &[("publisher_backend", "'billing'")]).await;
+    let _worker = stopped_worker(&scene, &settings).await;
+    let explanation = explain(&scene, &settings, &id);
+    assert_eq!(explanation["reason"], "unknown_backend");
+    assert_says(&explanation, &["No live worker serves backend \"billing\"; those alive are stopped."]);
+}
+
+#[actix::test]
+async fn an_event_of_a_backend_that_is_away_says_since_when_and_why() {
+    let scene = Scene::found_by(format!("url = \"redis://:hunter2@127.0.0.1:{}\"", free_port()), String::new()).await;
+    let settings = scene.settings("", "");
+    let id = insert(&scene, &[("subject", "'1'")]).await;
+    let _worker = scene.worker(&settings, "cut off");
+    let explanation = wait_reason(&scene, &settings, &id, "paused").await;
+    assert!(explanation["since"].as_str().unwrap().starts_with('2'), "{explanation}");
+    assert_says(&explanation, &["The default backend cannot be reached since 2", "cut off", "no retry is spent"]);
+    assert!(!explanation.to_string().contains("hunter2"), "{explanation}");
+}
+
+#[actix::test]
+async fn an_event_at_a_limited_rate_says_which_and_how_many_come_first() {
+    let scene = Scene::new().await;
+    let settings = scene.settings("", "rate_limit = { per_second = 1, burst = 1 }");
+    scene.insert(50, 50).await;
+    let id = insert(&scene, &[("subject", "'last'")]).await;
+    let _worker = scene.worker(&settings, "slow");
+    let explanation = wait_reason(&scene, &settings, &id, "rate_limited").await;
+    assert_eq!(explanation["per_second"], 1);
+    assert!((1..=50).contains(&explanation["ahead"].as_i64().unwrap()), "{explanation}");
+    assert_says(&explanation, &["Worker slow may send 1 events a second to the default backend"]);
+}
+
+#[actix::test]
+async fn an_event_that_is_due_names_its_worker_and_one_without_names_those_that_could() {
+    let scene = Scene::new().await;
+    let settings = scene.settings(LONG_LEASE, "");
+    let _worker = stopped_worker(&scene, &settings).await;
+    let first = insert(&scene, &[("subject", "'1'")]).await;
+    let second = insert(&scene, &[("subject", "'2'")]).await;
+    let explanation = explain(&scene, &settings, &first);
+    assert_eq!(
+        (&explanation["reason"], &explanation["worker"], &explanation["ahead"]),
+        (&"due".into(), &"stopped".into(), &0.into())
+    );
+    assert_eq!(explain(&scene, &settings, &second)["ahead"], 1);
+    scene.sql().await.batch_execute("UPDATE outbox_leases SET owner = NULL").await.unwrap();
+    let explanation = explain(&scene, &settings, &first);
+    assert_eq!(explanation["reason"], "no_owner");
+    assert_says(&explanation, &["Nobody owns its shard", ": stopped."]);
+}
+
+#[actix::test]
+async fn an_event_whose_workers_all_stand_by_says_why_they_do() {
+    let scene = Scene::new().await;
+    let settings = scene.settings(LONG_LEASE, "");
+    let tables = format!("[publishers.default]\n{}[worker]\n{LONG_LEASE}", scene.stream());
+    let _complete = OutboxSystem::builder(scene.system_settings(&tables))
+        .subscribe(handler("mailer", "thing.happened", |_| answer(Ok(()))))
+        .start()
+        .await
+        .unwrap();
+    let _lacking = scene.worker(&settings, "lacking");
+    let sql = scene.sql().await;
+    eventually("the only one alive stands by", PATIENCE, async || {
+        // The other one's death, as the table shows it until the next heartbeat.
+        sql.batch_execute("DELETE FROM outbox_workers WHERE name <> 'lacking'; UPDATE outbox_leases SET owner = NULL")
+            .await
+            .unwrap();
+        let id = insert(&scene, &[("subject", "'1'")]).await;
+        let explanation = explain(&scene, &settings, &id);
+        let told = explanation["reason"] == "standing_by";
+        if told {
+            assert_says(&explanation, &["stands by: lacking, because", "handlers that this one lacks: mailer"]);
+        }
+        told
+    })
+    .await;
+}
