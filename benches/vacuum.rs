@@ -26,13 +26,15 @@ const VARIANTS: &[(&str, &str)] = &[
     ("the migration's", ""),
     (
         "PostgreSQL's own",
-        "RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold, autovacuum_analyze_scale_factor, \
-         autovacuum_vacuum_cost_delay)",
+        "RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold, autovacuum_analyze_scale_factor)",
     ),
-    ("vacuum pauses", "SET (autovacuum_vacuum_cost_delay = 2)"),
-    ("vacuum after a thousand", "SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)"),
-    ("vacuum at a tenth", "SET (autovacuum_vacuum_scale_factor = 0.1)"),
-    ("pages filled to 70 %", "SET (fillfactor = 70)"),
+    ("without pauses", "SET (autovacuum_vacuum_cost_delay = 0)"),
+    (
+        "after a thousand rows, without pauses",
+        "SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0)",
+    ),
+    ("after a tenth, without pauses", "SET (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0)"),
+    ("pages filled to 70 %, without pauses", "SET (fillfactor = 70, autovacuum_vacuum_cost_delay = 0)"),
 ];
 
 /// Of one variant, in the order of the columns.

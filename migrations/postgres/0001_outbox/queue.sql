@@ -3,10 +3,9 @@ CREATE FUNCTION outbox_shard(partition_key varchar, id uuid) RETURNS smallint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT ((CASE WHEN partition_key = '' THEN uuid_hash_extended(id, 0) ELSE hashtextextended(partition_key, 0) END) & 31)::smallint $$;
 
--- Every event leaves one dead row behind, so vacuum comes early and does not pause.
+-- Every event leaves one dead row behind, so vacuum comes early.
 ALTER TABLE outbox_events SET (
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 5000,
-    autovacuum_analyze_scale_factor = 0.05,
-    autovacuum_vacuum_cost_delay = 0
+    autovacuum_analyze_scale_factor = 0.05
 );
