@@ -44,6 +44,7 @@ command -v cargo >/dev/null || fail "cargo is missing. Install Rust 1.89 or late
 command -v cc >/dev/null || fail "A C compiler is missing. Run: sudo apt-get install gcc libc6-dev"
 packages=()
 command -v redis-server >/dev/null || packages+=(redis-server)
+command -v promtool >/dev/null || packages+=(prometheus)
 has_postgres || packages+=(postgresql)
 has_venv || packages+=(python3-venv)
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -53,7 +54,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "Installing ${packages[*]}"
     (install_packages "${packages[@]}") || fail "That did not work. Run: $by_hand"
 fi
-echo "cargo, cc, redis-server, postgres and python3 with venv are here"
+echo "cargo, cc, redis-server, postgres, promtool and python3 with venv are here"
 
 # With more at once the servers and workers of the tests only wait for each other.
 threads=$(nproc 2>/dev/null || echo 2)

@@ -34,9 +34,12 @@ mod cloud_event;
 mod error;
 mod event;
 mod explain;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
+mod meters;
 mod publish;
 #[cfg(any(test, feature = "internals"))]
 mod sample;

@@ -93,3 +93,14 @@ CREATE TABLE outbox_leases (
   expires_at INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (backend, shard)
 );
+
+-- What became of events, by minute (span 1) and by hour (span 60).
+CREATE TABLE outbox_history (
+  span      INTEGER NOT NULL,
+  began_at  INTEGER NOT NULL,
+  backend   TEXT    NOT NULL,
+  published INTEGER NOT NULL,
+  rejected  INTEGER NOT NULL,
+  failed    INTEGER NOT NULL,
+  PRIMARY KEY (span, began_at, backend)
+) WITHOUT ROWID;

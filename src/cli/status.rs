@@ -1,11 +1,14 @@
 //! `outbox status`
 
+mod history;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use self::history::History;
 use super::arguments::Format;
 use super::journals::{self, Journal, Left, Served};
 use super::output;
@@ -20,11 +23,15 @@ use crate::system::Backends;
 #[command(after_help = "\
 Examples:
   outbox status
+  outbox status --history
   outbox status --format json | jq '.backends[] | select(.due > 1000)'")]
 pub(super) struct Args {
     /// Tables for people, or JSON (one object) for programs.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Show what became of events, too: by minute and by hour.
+    #[arg(long)]
+    history: bool,
 }
 
 pub(super) async fn run(
@@ -42,6 +49,9 @@ pub(super) async fn run(
             Err(error) => tracing::warn!("{error:#}"),
         }
     }
+    if args.history {
+        status.history = Some(History::read(&*store).await?);
+    }
     match args.format {
         Format::Json => output::json(&status),
         Format::Table => status.print(),
@@ -53,6 +63,8 @@ struct Status {
     counts: BTreeMap<String, i64>,
     backends: Vec<Backend>,
     workers: Vec<Worker>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<History>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -106,6 +118,7 @@ impl Status {
             counts: overview.counts.iter().cloned().collect(),
             backends: seen.into_iter().map(|(name, seen)| seen.named(name)).collect(),
             workers: workers.collect(),
+            history: None,
         }
     }
 
@@ -131,6 +144,9 @@ impl Status {
             vec![output::printable(&worker.name), worker.heartbeat_at.clone(), output::printable(&shards.join(", "))]
         });
         output::table(&["WORKER", "HEARTBEAT", "SHARDS"], workers)?;
+        if let Some(history) = &self.history {
+            history.print()?;
+        }
         self.print_left()
     }
 

@@ -23,6 +23,7 @@ Examples:
   outbox worker
   outbox worker --until-empty
   outbox worker --backends default,audit --name audit-1
+  outbox worker --http 127.0.0.1:9750
   OUTBOX__PUBLISHERS__DEFAULT__URL=redis://localhost OUTBOX_LOG=debug outbox worker")]
 pub(super) struct Args {
     /// Events handed to a backend at once, at most [default: `batch_size` under [worker], 500].
@@ -40,18 +41,64 @@ pub(super) struct Args {
     /// The worker's name for people [default: `name` under [worker], the host's name and the process id].
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
+    /// Serve /healthz, /readyz and /metrics (Prometheus) over HTTP on this address.
+    #[cfg(feature = "http")]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<std::net::SocketAddr>,
     /// For `outbox bench`, whose events are nobody's: calls no handler, and finishes when its standard input ends, which
     /// also happens when the program that measures it is killed.
     #[arg(long, hide = true)]
     measured: bool,
 }
 
+/// What is served over HTTP, where that is asked for.
+#[cfg(feature = "http")]
+struct Site(Option<(std::net::SocketAddr, crate::http::Metrics)>);
+
+#[cfg(not(feature = "http"))]
+struct Site;
+
+/// Tells the site that the system has started.
+type Tell = Box<dyn FnOnce(&Outbox)>;
+
+impl Site {
+    /// Before the system is started: it asks for its metrics then.
+    #[cfg(feature = "http")]
+    fn prepare(args: &Args) -> anyhow::Result<Self> {
+        let Some(address) = args.http else { return Ok(Self(None)) };
+        let metrics = crate::http::Metrics::install().context("cannot count what is to be shown at /metrics")?;
+        Ok(Self(Some((address, metrics))))
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn prepare(_: &Args) -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    /// From before the system has started until the process ends: an orchestrator wants to hear of both.
+    #[cfg(feature = "http")]
+    fn open(self) -> anyhow::Result<Tell> {
+        let Some((address, metrics)) = self.0 else { return Ok(Box::new(|_| ())) };
+        let started = crate::http::Started::default();
+        metrics.keep_up();
+        crate::http::serve(address, std::sync::Arc::clone(&started), metrics)
+            .with_context(|| format!("cannot serve HTTP on {address}"))?;
+        Ok(Box::new(move |outbox| drop(started.set(outbox.clone()))))
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn open(self) -> anyhow::Result<Tell> {
+        Ok(Box::new(|_| ()))
+    }
+}
+
 pub(super) fn run(args: Args, mut settings: Settings, builder: Builder) -> anyhow::Result<()> {
     let (until_empty, measured) = (args.until_empty, args.measured);
+    let site = Site::prepare(&args)?;
     args.apply(&mut settings)?;
     let builder = if measured { builder.without_handlers() } else { builder };
     let builder = builder.settings(settings);
-    actix_rt::System::new().block_on(work(builder, until_empty, measured))
+    actix_rt::System::new().block_on(work(builder, until_empty, measured, site))
 }
 
 impl Args {
@@ -74,13 +121,15 @@ impl Args {
     }
 }
 
-async fn work(builder: Builder, until_empty: bool, measured: bool) -> anyhow::Result<()> {
+async fn work(builder: Builder, until_empty: bool, measured: bool, site: Site) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    let started = site.open()?;
     let outbox = tokio::select! {
         outbox = builder.start() => outbox?,
         // Nothing was begun, so nothing needs to be finished.
         _ = signals.next() => return Ok(()),
     };
+    started(&outbox);
     tokio::select! {
         () = outbox.drained(), if until_empty => tracing::info!("nothing that is due is left to deliver"),
         () = input_ended(), if measured => {}

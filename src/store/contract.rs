@@ -1,6 +1,7 @@
 //! What every store promises, as one suite of tests that each database runs through a [`Fixture`] of its own.
 
 mod given;
+mod history;
 mod leases;
 mod operating;
 mod order;
@@ -144,6 +145,8 @@ macro_rules! instantiate {
                 operating::a_replayed_event_is_new_under_its_old_id_and_replays_keep_their_order,
                 operating::the_overview_counts_what_there_is_and_what_is_due,
                 operating::an_event_is_found_by_its_id,
+                history::what_became_of_events_is_added_up_by_minute_and_by_hour,
+                history::history_ends_after_a_day_by_minute_and_thirty_by_hour,
                 standing::an_event_stands_behind_the_pending_ones_of_its_lane_that_come_first,
                 standing::those_before_an_event_are_counted_up_to_a_bound,
                 standing::an_events_owner_is_who_has_a_lease_that_runs,

@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::error::{PublishError, SettingsError, StoreError, SystemError};
 use crate::event::{OutboxEvent, Status};
+use crate::meters::Outcomes;
 use crate::publish::NewEvent;
 use crate::settings::DatabaseSettings;
 use migrate::{Plan, Watch};
 
+pub(crate) use self::history::{Chapter, Span};
 pub(crate) use self::news::News;
 pub(crate) use self::operations::{
     Change, Due, EventFilter, Expiry, MOST_AHEAD, Overview, Page, Place, Standing, Unreadable, WorkerRow,
@@ -23,6 +26,7 @@ pub(crate) use self::report::LaneReport;
 
 #[cfg(test)]
 pub(crate) mod contract;
+mod history;
 pub(crate) mod migrate;
 mod news;
 mod operations;
@@ -243,6 +247,13 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// `failed_blocks`: lanes in which a failed event with a key stays.
     async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize>;
 
+    /// Adds what became of events, by publisher, to this minute and this hour by the database's clock, and forgets what is
+    /// older than is kept.
+    async fn add_to_history(&self, outcomes: &[(String, Outcomes)]) -> Result<()>;
+
+    /// What became of events since so long ago, in the order of time.
+    async fn history(&self, span: Span, since: Duration) -> Result<Vec<Chapter>>;
+
     /// One event.
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;
 
@@ -261,6 +272,9 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// The outbox at a glance.
     async fn overview(&self) -> Result<Overview>;
+
+    /// What is due, by lane.
+    async fn due(&self) -> Result<Vec<Due>>;
 
     /// The workers that have said something of themselves lately, alive or not.
     async fn workers(&self) -> Result<Vec<WorkerRow>>;
@@ -343,6 +357,8 @@ pub(crate) struct LeaseView {
     pub(crate) leases: Vec<LeaseRow>,
     /// The leases that this heartbeat renewed, with their epochs.
     pub(crate) renewed: Vec<(Shard, i64)>,
+    /// The database's clock, while it was asked.
+    pub(crate) clock: Option<DateTime<Utc>>,
 }
 
 /// How long a worker that is gone stays in the table for people to see: an hour, at the default lease.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use uuid::Uuid;
 
+use super::clock::Moment;
 use super::messages::{ActorKind, Complete};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
@@ -74,7 +75,13 @@ panics_on_demand!(Completer);
 
 async fn record(shared: Arc<Shared>, tickets: Vec<Ticket>) {
     let events: Vec<(Uuid, i64)> = tickets.iter().map(|ticket| (ticket.id, ticket.position.seq)).collect();
+    let began = Moment::now();
     persist("published events", events.len(), || shared.store.settle_published(&events)).await;
+    shared.meters.settle.record(Moment::now().since(began));
+    for line in shared.lines.values() {
+        let published = tickets.iter().filter(|ticket| line.flight(&ticket.shard.lane).is_some()).count();
+        line.meters.published.add(published);
+    }
     note_settled(&shared, &tickets);
     tickets.into_iter().for_each(|ticket| ticket.settled(false));
 }

@@ -7,6 +7,7 @@ use actix::{Addr, MailboxError};
 use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
 
+use super::gauges;
 use super::messages::{Health, HealthReport, Shutdown, Subscribe};
 use super::shared::Shared;
 use super::supervisor::OutboxSystem;
@@ -123,6 +124,33 @@ impl Outbox {
         let shared = Arc::clone(&self.shared);
         let asked = self.shared.runtime.spawn(async move { explain(&*shared.store, &shared.settings, id).await });
         Ok(asked.await.map_err(|_| SystemError::Stopped)??)
+    }
+
+    /// Whether this process does its work: the loop that reads has turned within the lease time, whatever the database and
+    /// the backends say. Asks nobody.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn alive(&self) -> Result<(), String> {
+        let silent = self.shared.silent_for();
+        let lease = self.shared.settings.worker.lease;
+        if self.shared.lines.is_empty() || silent < lease || self.shared.is_stopping() {
+            return Ok(());
+        }
+        Err(format!("the loop that reads has not turned for {silent:.1?}, longer than the lease time of {lease:?}"))
+    }
+
+    /// Brings those metrics up to date that say what is, not what happened: `outbox_events_due` and
+    /// `outbox_oldest_due_age_seconds`, for which the database is asked, and what is in flight, owned and paused. Before each
+    /// scrape, say; the others need no call.
+    ///
+    /// # Errors
+    /// What the database says; the gauges that need none of it are up to date all the same. [`SystemError::Stopped`] after a
+    /// shutdown.
+    pub async fn update_gauges(&self) -> Result<(), SystemError> {
+        let shared = Arc::clone(&self.shared);
+        let updated = self.shared.runtime.spawn(async move { gauges::update(&shared).await });
+        Ok(updated.await.map_err(|_| SystemError::Stopped)??)
     }
 
     /// Waits until nothing that is due for the served backends is left to deliver, by this worker or another. What is

@@ -76,7 +76,12 @@ impl<'a> Heart<'a> {
         // counting among those who share.
         let stuck = self.shared.silent_for() > self.lease();
         let beat = self.announcement(stuck);
+        let before = Utc::now();
         let view = self.store.beat(&beat).await?;
+        self.shared.note_beat();
+        if let Some(clock) = view.clock {
+            self.shared.note_clock(clock, (before, Utc::now()));
+        }
         self.leases.renew(&view.renewed, deadline);
         if !stuck {
             self.release_strays(&view).await?;
@@ -182,9 +187,23 @@ impl<'a> Heart<'a> {
         let taken = self.store.acquire(self.shared.worker, lane, missing, self.lease()).await?;
         if !taken.is_empty() {
             tracing::info!(backend = %lane, shards = taken.len(), "took shards");
+            self.count_take_overs(lane, &taken, view);
         }
         self.leases.add(&taken, deadline);
         Ok(())
+    }
+
+    /// Those whose last owner let them run out.
+    fn count_take_overs(&self, lane: &Lane, taken: &[(Shard, i64)], view: &LeaseView) {
+        let left = |shard: &Shard| {
+            view.leases
+                .iter()
+                .any(|row| row.shard == *shard && row.owner.is_some_and(|owner| owner != self.shared.worker))
+        };
+        let count = taken.iter().filter(|(shard, _)| left(shard)).count();
+        if let Some(line) = self.shared.line_of(lane) {
+            line.meters.take_overs.increment(u64::try_from(count).unwrap_or(0));
+        }
     }
 
     fn give_up_above(&self, target: usize, lane: &Lane) {

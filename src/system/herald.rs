@@ -146,7 +146,10 @@ async fn listen_once(shared: &Shared, signals: &dyn Signals, failures: &mut u32)
 async fn follow(shared: &Shared, subscription: &mut dyn Subscription) -> StoreError {
     loop {
         match subscription.next().await {
-            Ok(news) => shared.note_news(news),
+            Ok(news) => {
+                shared.meters.woken_by_others.increment(1);
+                shared.note_news(news);
+            }
             Err(error) => return error,
         }
     }

@@ -8,6 +8,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use super::clock::Moment;
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
+use crate::meters::Outcomes;
 use crate::store::{Expiry, News};
 
 /// How often rows without a `seq` are looked for; an index that is empty in practice answers.
@@ -17,6 +18,9 @@ const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 const FIRST_RETENTION: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How often what became of events is written down.
+const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// While events are delivered, deleting takes one part of the time in this many.
 const SHARE_BESIDE_A_DRAIN: u32 = 30;
@@ -51,6 +55,12 @@ impl Janitor {
         ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
     }
 
+    fn write_history(&mut self, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.shared);
+        let work = self.shared.runtime.spawn(async move { write_history(&shared).await });
+        ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
+    }
+
     fn delete(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.deleting, true) {
             return;
@@ -67,10 +77,26 @@ impl Actor for Janitor {
         ctx.run_interval(REPAIR_INTERVAL, Self::repair);
         ctx.run_later(FIRST_RETENTION, Self::delete);
         ctx.run_interval(RETENTION_INTERVAL, Self::delete);
+        ctx.run_interval(HISTORY_INTERVAL, Self::write_history);
     }
 }
 
 panics_on_demand!(Janitor);
+
+/// What cannot be written is kept for the next time. Where the answer alone was lost it counts twice, which is a chart's matter
+/// and no event's.
+pub(super) async fn write_history(shared: &Shared) {
+    let lines = || shared.lines.values();
+    let taken: Vec<(String, Outcomes)> = lines().map(|line| (line.name.clone(), line.meters.take_outcomes())).collect();
+    let told: Vec<(String, Outcomes)> = taken.iter().filter(|(_, outcomes)| !outcomes.is_nothing()).cloned().collect();
+    if told.is_empty() {
+        return;
+    }
+    if let Err(error) = shared.store.add_to_history(&told).await {
+        tracing::debug!(%error, "what became of events cannot be written down now");
+        lines().zip(taken).for_each(|(line, (_, outcomes))| line.meters.give_back(outcomes));
+    }
+}
 
 async fn delete_expired(shared: Arc<Shared>) {
     let expiry = Expiry::from(shared.settings.retention);

@@ -15,7 +15,7 @@ fn able(n: u128) -> Peer {
 
 fn view(shards: i16, peers: Vec<Peer>) -> LeaseView {
     let row = |number| LeaseRow { shard: shard(number), owner: None, epoch: 0, expired: true };
-    LeaseView { peers, leases: (0..shards).map(row).collect(), renewed: Vec::new() }
+    LeaseView { peers, leases: (0..shards).map(row).collect(), ..LeaseView::default() }
 }
 
 fn share_of(n: u128, view: &LeaseView, given_up: bool) -> Share {

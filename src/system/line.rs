@@ -13,6 +13,7 @@ use super::flight::Flight;
 use super::ticket::{Credit, SettledQueue};
 use super::trying::pause_after;
 use crate::error::SettingsError;
+use crate::meters::LineMeters;
 use crate::settings::{OnFailed, PublisherSettings, RateLimit, Settings};
 use crate::store::Lane;
 
@@ -25,6 +26,7 @@ pub(crate) struct Line {
     pub(crate) on_failed: OnFailed,
     pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) channel: ChannelFactory,
+    pub(crate) meters: LineMeters,
     state: std::sync::Mutex<LineState>,
     /// Held while a publisher works: what a predecessor that died has begun ends before its successor opens anything.
     turn: Mutex<()>,
@@ -62,6 +64,7 @@ impl Line {
         settings: &PublisherSettings,
         channel: ChannelFactory,
     ) -> Arc<Self> {
+        let meters = LineMeters::new(&name);
         Arc::new(Self {
             name,
             flights,
@@ -70,6 +73,7 @@ impl Line {
             on_failed: settings.on_failed,
             rate_limit: settings.rate_limit,
             channel,
+            meters,
             state: std::sync::Mutex::default(),
             turn: Mutex::default(),
             publishers: AtomicU64::new(0),

@@ -159,6 +159,8 @@ pub struct HealthReport {
     pub standing_by: BTreeMap<String, String>,
     /// Events in memory: read and not yet settled, or settled a moment ago.
     pub in_flight: usize,
+    /// Whether the database answered a heartbeat within the lease time; where nothing is delivered there are none.
+    pub leases: Result<(), String>,
 }
 
 impl HealthReport {
@@ -166,6 +168,12 @@ impl HealthReport {
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.database.is_ok() && self.backends.values().all(Result::is_ok)
+    }
+
+    /// The leases are kept besides.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.is_ok() && self.leases.is_ok()
     }
 }
 

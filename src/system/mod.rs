@@ -11,6 +11,7 @@ mod builder;
 pub(crate) mod clock;
 mod completer;
 pub(crate) mod flight;
+mod gauges;
 mod handle;
 mod heartbeat;
 mod herald;

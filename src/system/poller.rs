@@ -122,6 +122,9 @@ impl Poller {
         track.fetching = true;
         track.turn = lane + 1;
         let flight = Arc::clone(&track.line.flights[lane]);
+        if plan.polls {
+            self.shared.meters.polled.increment(1);
+        }
         let request = request(&self.shared, &track.line, &flight, &plan);
         let work = self.shared.runtime.spawn(read(Arc::clone(&self.shared), Arc::clone(&track.line), flight, request));
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
@@ -131,6 +134,7 @@ impl Poller {
             }
             match result {
                 Ok(Ok(reading)) => {
+                    poller.time(index, &plan);
                     poller.take(index, lane, &plan, reading);
                     poller.turn_after_the_pause(index, lane, ctx);
                 }
@@ -141,6 +145,15 @@ impl Poller {
             }
             poller.turn(ctx);
         }));
+    }
+
+    fn time(&self, index: usize, plan: &Plan) {
+        let meters = &self.tracks[index].line.meters;
+        let histogram = match plan.purpose {
+            Purpose::Forward => &meters.fetch,
+            Purpose::Sweep => &meters.sweep,
+        };
+        histogram.record(Moment::now().since(plan.began));
     }
 
     /// What is announced in the pause is looked for at its end.

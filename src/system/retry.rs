@@ -76,6 +76,7 @@ async fn record(shared: Arc<Shared>, failures: Vec<Failure>) {
             // The lease is another worker's by now, or a person changed the event: whoever owns it decides.
             continue;
         }
+        count(&shared, settle);
         if settle.status == Status::Failed {
             tracing::error!(event.id = %settle.id, backend = %settle.shard.lane, retries = settle.retry_count, "event failed");
         }
@@ -85,6 +86,17 @@ async fn record(shared: Arc<Shared>, failures: Vec<Failure>) {
         }
         let holds = shared.line_of(&settle.shard.lane).is_some_and(|line| line.holds_on_failure());
         ticket.settled(settle.status != Status::Failed || holds);
+    }
+}
+
+fn count(shared: &Shared, settle: &Reschedule) {
+    let Some(line) = shared.line_of(&settle.shard.lane) else { return };
+    if settle.error.is_some() {
+        line.meters.rejected.add(1);
+        match settle.status {
+            Status::Failed => line.meters.failed.add(1),
+            _ => line.meters.retried.increment(1),
+        }
     }
 }
 

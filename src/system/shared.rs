@@ -1,11 +1,12 @@
 //! What the actors of one system share: the store, the leases, each lane's flight, and where the others are.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::Addr;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
@@ -21,6 +22,7 @@ use super::registry::Registry;
 use super::retry::Retry;
 use super::subscription::Subscription;
 use super::supervisor::OutboxSystem;
+use crate::meters::SystemMeters;
 use crate::settings::Settings;
 use crate::store::{Lane, News, Store};
 
@@ -52,6 +54,11 @@ pub(crate) struct Shared {
     /// Told by each actor that dies.
     pub(crate) deaths: mpsc::UnboundedSender<ActorKind>,
     pub(crate) addresses: Mutex<Addresses>,
+    pub(crate) meters: SystemMeters,
+    /// How much the database's clock is ahead of this process', in microseconds; it decides nothing.
+    clock_ahead: AtomicI64,
+    /// When the database last answered a heartbeat.
+    last_beat: Mutex<Option<Moment>>,
     /// What other processes are to be told.
     pub(crate) outgoing: Letterbox,
     /// Something that was taken from there is on its way.
@@ -86,6 +93,9 @@ impl Shared {
             lines,
             subscriptions: Mutex::new(subscriptions.into_iter().map(|handler| Arc::new(handler.into())).collect()),
             standing_by: Mutex::default(),
+            meters: SystemMeters::new(),
+            clock_ahead: AtomicI64::new(0),
+            last_beat: Mutex::new(None),
             outgoing: Letterbox::new(Arc::default()),
             announcing: AtomicBool::new(false),
             incoming: Letterbox::new(Arc::clone(&wake)),
@@ -115,6 +125,35 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
+    /// The database's clock, as a heartbeat last saw it.
+    pub(crate) fn database_now(&self) -> DateTime<Utc> {
+        Utc::now() + TimeDelta::microseconds(self.clock_ahead.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn note_beat(&self) {
+        *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(Moment::now());
+    }
+
+    /// Whether the database answered a heartbeat within the lease time.
+    pub(crate) fn lease_health(&self) -> Result<(), String> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let last = *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.map(|last| Moment::now().since(last)) {
+            Some(span) if span < self.settings.worker.lease => Ok(()),
+            Some(span) => Err(format!("no heartbeat was answered for {span:.1?}, so its leases run out")),
+            None => Err("no heartbeat was answered yet".to_owned()),
+        }
+    }
+
+    /// The database's clock said `clock` between two moments of this process'.
+    pub(crate) fn note_clock(&self, clock: DateTime<Utc>, between: (DateTime<Utc>, DateTime<Utc>)) {
+        let middle = between.0 + (between.1 - between.0) / 2;
+        let ahead = (clock - middle).num_microseconds().unwrap_or(0);
+        self.clock_ahead.store(ahead, Ordering::Relaxed);
+    }
+
     /// There may be something new for this worker to read.
     pub(crate) fn note_news(&self, news: News) {
         self.incoming.put(news);
@@ -122,6 +161,7 @@ impl Shared {
 
     /// Something was committed: this worker is to look, and so are those of other processes.
     pub(crate) fn announce_news(&self, news: News) {
+        self.meters.woken_by_self.increment(1);
         self.note_news(news.clone());
         if self.store.signals().is_some() {
             self.outgoing.put(news.without(|lane| self.owns_all_of(lane)));

@@ -7,10 +7,12 @@ use super::clock::Moment;
 use super::messages::{HandleEvent, HandlerError, Subscribe};
 use super::turns::{Turns, Verdict};
 use crate::event::OutboxEvent;
+use crate::meters::HandlerMeters;
 
 pub(crate) struct Subscription {
     handler: Subscribe,
     turns: Mutex<Turns>,
+    meters: HandlerMeters,
 }
 
 /// What a handler made of an event.
@@ -23,7 +25,8 @@ pub(crate) enum Outcome {
 
 impl From<Subscribe> for Subscription {
     fn from(handler: Subscribe) -> Self {
-        Self { handler, turns: Mutex::default() }
+        let meters = HandlerMeters::new(&handler.name);
+        Self { handler, turns: Mutex::default(), meters }
     }
 }
 
@@ -40,6 +43,16 @@ impl Subscription {
 
     /// Asks the handler to take an event; `limit` is the time it may take from its turn on.
     pub(crate) async fn ask(&self, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
+        let outcome = self.ask_uncounted(event, limit).await;
+        match outcome {
+            Outcome::Handled => self.meters.handled.increment(1),
+            Outcome::Failed(_) => self.meters.failures.increment(1),
+            Outcome::NotBegun => {}
+        }
+        outcome
+    }
+
+    async fn ask_uncounted(&self, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
         if !self.handler.recipient.connected() {
             return Outcome::NotBegun;
         }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::clock::Moment;
 use super::completer::Completer;
 use super::herald::Herald;
-use super::janitor::Janitor;
+use super::janitor::{Janitor, write_history};
 use super::lease_keeper::{LeaseKeeper, Leave};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
@@ -264,6 +264,7 @@ fn report(shared: &Shared, database: Result<(), String>) -> HealthReport {
         backends,
         shards: shared.leases.counts().into_iter().map(|(lane, count)| (lane.to_string(), count)).collect(),
         standing_by: shared.standing_by.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        leases: shared.lease_health(),
         in_flight: shared.lines.values().flat_map(|line| &line.flights).map(|flight| flight.len()).sum(),
     }
 }
@@ -290,12 +291,17 @@ impl Handler<Shutdown> for OutboxSystem {
     }
 }
 
-async fn say_farewell(shared: &Shared, keeper: Option<Addr<LeaseKeeper>>) {
+async fn say_farewell(shared: &Arc<Shared>, keeper: Option<Addr<LeaseKeeper>>) {
     let _ = tokio::time::timeout(FLUSH_LIMIT, announce_the_rest(shared)).await;
     flush_journals(shared).await;
     if let Some(keeper) = keeper {
         let _ = keeper.send(Leave).await;
     }
+    let history = shared.runtime.spawn({
+        let shared = Arc::clone(shared);
+        async move { write_history(&shared).await }
+    });
+    let _ = tokio::time::timeout(FLUSH_LIMIT, history).await;
 }
 
 /// Who only publishes may end right after: nobody else would wake the workers.

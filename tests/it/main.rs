@@ -17,6 +17,7 @@ mod examples;
 mod explain;
 mod handlers;
 mod harness;
+mod http;
 mod journal;
 mod order;
 mod outage;

@@ -28,3 +28,14 @@ CREATE TABLE outbox_leases (
     expires_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (backend, shard)
 );
+
+-- What became of events, by minute (span 1) and by hour (span 60).
+CREATE TABLE outbox_history (
+    span smallint NOT NULL,
+    began_at timestamptz NOT NULL,
+    backend varchar(100) NOT NULL,
+    published bigint NOT NULL,
+    rejected bigint NOT NULL,
+    failed bigint NOT NULL,
+    PRIMARY KEY (span, began_at, backend)
+);

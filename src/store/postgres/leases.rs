@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use uuid::Uuid;
 
@@ -72,6 +73,7 @@ impl LeaseStore for PostgresLeases {
             renewed: renewed.iter().filter_map(taken).collect(),
             leases: leases.iter().filter_map(lease_row).collect(),
             peers: peers.iter().filter_map(peer).collect(),
+            clock: peers.first().and_then(clock),
         };
         let expected = beat.lanes.len() * SHARDS.unsigned_abs() as usize;
         if view.leases.len() < expected {
@@ -168,7 +170,8 @@ fn read_peers(lease: Duration) -> String {
     format!(
         "WITH forgotten AS (DELETE FROM outbox_workers WHERE id IN (\
             SELECT id FROM outbox_workers WHERE heartbeat_at < clock_timestamp() - {long} FOR UPDATE SKIP LOCKED)) \
-         SELECT id, backends, handlers, (extract(epoch FROM started_at) * 1000000)::bigint FROM outbox_workers \
+         SELECT id, backends, handlers, (extract(epoch FROM started_at) * 1000000)::bigint, \
+            (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM outbox_workers \
          WHERE heartbeat_at > clock_timestamp() - {span}",
         long = interval(forgotten_after(lease)),
         span = interval(lease),
@@ -220,6 +223,11 @@ fn peer(row: &SimpleQueryRow) -> Option<Peer> {
         handlers: row.get(2)?.to_owned(),
         started_at: row.get(3)?.parse().ok()?,
     })
+}
+
+/// The database's, as the statement that reads the workers says with each.
+fn clock(row: &SimpleQueryRow) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(row.get(4)?.parse().ok()?)
 }
 
 fn interval(span: Duration) -> String {

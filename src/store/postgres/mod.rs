@@ -14,11 +14,13 @@ use uuid::Uuid;
 
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
-    Page, Place, Reschedule, Result, Shard, Signals, Standing, Store, Unreadable, WorkerRow,
+    Blocker, Change, Chapter, Due, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane,
+    LeaseStore, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store, Unreadable,
+    WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
+use crate::meters::Outcomes;
 use crate::publish::NewEvent;
 
 mod adopt;
@@ -29,6 +31,7 @@ mod connect;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod history;
 pub(crate) mod insert;
 mod leases;
 mod migrate;
@@ -221,6 +224,14 @@ impl Store for PostgresStore {
         operate::delete_expired(self, expiry, failed_blocks).await
     }
 
+    async fn add_to_history(&self, outcomes: &[(String, Outcomes)]) -> Result<()> {
+        history::add(self, outcomes).await
+    }
+
+    async fn history(&self, span: Span, since: Duration) -> Result<Vec<Chapter>> {
+        history::read(self, span, since).await
+    }
+
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>> {
         operate::find(self, id).await
     }
@@ -243,6 +254,10 @@ impl Store for PostgresStore {
 
     async fn overview(&self) -> Result<Overview> {
         overview::overview(self).await
+    }
+
+    async fn due(&self) -> Result<Vec<Due>> {
+        overview::due(self).await
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>> {

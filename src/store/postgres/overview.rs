@@ -22,7 +22,7 @@ async fn counts(store: &PostgresStore) -> Result<Vec<(String, i64)>> {
     store.run_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.load(conn).boxed()).await
 }
 
-async fn due(store: &PostgresStore) -> Result<Vec<Due>> {
+pub(super) async fn due(store: &PostgresStore) -> Result<Vec<Due>> {
     let query = sql::<(Text, BigInt, BigInt)>(
         "SELECT lane, count(*), greatest((extract(epoch FROM now() - min(since)) * 1000000)::bigint, 0) FROM (\
             SELECT publisher_backend AS lane, scheduled_at AS since FROM outbox_events \

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::DateTime;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -74,7 +75,11 @@ fn renew_and_look(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryR
     let now = read_now(connection)?;
     write_worker(connection, beat, now)?;
     forget_dead_workers(connection, now - micros(forgotten_after(beat.lease)))?;
-    let mut view = LeaseView { peers: find_peers(connection, now - micros(beat.lease))?, ..LeaseView::default() };
+    let mut view = LeaseView {
+        peers: find_peers(connection, now - micros(beat.lease))?,
+        clock: DateTime::from_timestamp_micros(now),
+        ..LeaseView::default()
+    };
     for (shard, epoch) in &beat.held {
         if renew_lease(connection, beat.worker, shard, *epoch, now.saturating_add(micros(beat.lease)))? {
             view.renewed.push((shard.clone(), *epoch));

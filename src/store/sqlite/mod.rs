@@ -10,6 +10,7 @@ mod error;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod history;
 pub(crate) mod insert;
 mod leases;
 mod migrations;
@@ -35,12 +36,14 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Change, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane, LeaseStore, Overview,
-    Page, Place, Reschedule, Result, Shard, Signals, Standing, Store, Unreadable, WorkerRow,
+    Blocker, Change, Chapter, Due, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane,
+    LeaseStore, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store, Unreadable,
+    WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
+use crate::meters::Outcomes;
 use crate::publish::NewEvent;
 
 /// The only shard of every lane.
@@ -175,6 +178,15 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn add_to_history(&self, outcomes: &[(String, Outcomes)]) -> Result<()> {
+        let outcomes = outcomes.to_vec();
+        self.writer.run("write the history", move |connection| history::add(connection, &outcomes)).await
+    }
+
+    async fn history(&self, span: Span, since: Duration) -> Result<Vec<Chapter>> {
+        self.reader.run("read the history", move |connection| history::read(connection, span, since)).await
+    }
+
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>> {
         const OPERATION: &str = "find an event";
         let row = self.reader.run(OPERATION, move |connection| operate::find_event(connection, id)).await?;
@@ -217,6 +229,10 @@ impl Store for SqliteStore {
 
     async fn overview(&self) -> Result<Overview> {
         self.reader.run("read the overview", overview::overview).await
+    }
+
+    async fn due(&self) -> Result<Vec<Due>> {
+        self.reader.run("count due events", overview::due).await
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>> {

@@ -14,8 +14,7 @@ use crate::store::{Due, Overview, WorkerRow};
 
 pub(super) fn overview(connection: &mut SqliteConnection) -> QueryResult<Overview> {
     connection.transaction(|connection| {
-        let now = read_now(connection)?;
-        Ok(Overview { counts: counts(connection)?, due: due(connection, now)?, workers: workers(connection)? })
+        Ok(Overview { counts: counts(connection)?, due: due(connection)?, workers: workers(connection)? })
     })
 }
 
@@ -24,7 +23,8 @@ fn counts(connection: &mut SqliteConnection) -> QueryResult<Vec<(String, i64)>> 
         .load(connection)
 }
 
-fn due(connection: &mut SqliteConnection, now: i64) -> QueryResult<Vec<Due>> {
+pub(super) fn due(connection: &mut SqliteConnection) -> QueryResult<Vec<Due>> {
+    let now = read_now(connection)?;
     let rows: Vec<(String, i64, i64)> = sql::<(Text, BigInt, BigInt)>(
         "SELECT lane, count(*), min(since) FROM (
            SELECT CAST(publisher_backend AS TEXT) AS lane, status,

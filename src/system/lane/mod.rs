@@ -72,6 +72,8 @@ pub(crate) struct Plan {
     /// Events that all of it may bring.
     pub(crate) most: usize,
     pub(crate) began: Moment,
+    /// It is time to poll.
+    pub(crate) polls: bool,
 }
 
 impl Plan {
@@ -99,6 +101,8 @@ pub(crate) struct LaneCursor {
     next_poll: Moment,
     /// Since when something may be new.
     announced: Option<Moment>,
+    /// The next plan is the look that polling asks for.
+    polls: bool,
     /// What is announced waits until then.
     not_before: Moment,
     next_retries: Moment,
@@ -124,6 +128,7 @@ impl LaneCursor {
             room: Room::default(),
             next_poll: now,
             announced: None,
+            polls: false,
             not_before: now,
             next_retries: now,
             next_sweep: now,
@@ -227,6 +232,7 @@ impl LaneCursor {
             key_room,
             most: room,
             began: now,
+            polls: std::mem::take(&mut self.polls),
         })
     }
 
@@ -240,6 +246,7 @@ impl LaneCursor {
         self.shards.values_mut().for_each(|state| state.look = true);
         self.announced = None;
         if self.is_poll_due(now) {
+            self.polls = true;
             self.next_poll = self.next_poll.after(self.poll_interval).max(now.after(self.poll_interval / 2));
         }
     }

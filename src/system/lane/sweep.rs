@@ -53,6 +53,7 @@ impl LaneCursor {
             key_room: 0,
             most: room,
             began: now,
+            polls: false,
         })
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::desk::Desk;
 use crate::backend::channel::{Answer, Parcel};
 use crate::system::clock::Moment;
@@ -46,10 +48,13 @@ impl Desk {
         }
         if let Some(limiter) = &self.limiter {
             most = limiter.piece(most);
+            let began = Moment::now();
+            let mut waited = false;
             while let Err(wait) = limiter.take(most) {
                 if self.shared.is_stopping() {
                     return Vec::new();
                 }
+                waited = true;
                 // Those whose session or lease ended meanwhile do not wait, nor do others wait behind them.
                 let waiting = queue.len();
                 queue.retain(|ticket| self.may_go(ticket));
@@ -60,6 +65,9 @@ impl Desk {
                     return Box::pin(self.next_piece(queue)).await;
                 }
                 tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
+            }
+            if waited {
+                self.line.meters.rate_limit_wait.record(Moment::now().since(began));
             }
         }
         let mut piece: Vec<Ticket> = queue.drain(..most).collect();
@@ -84,7 +92,9 @@ impl Desk {
             .iter()
             .filter_map(|ticket| Some(Parcel { shard: ticket.shard.clone(), event: Arc::clone(ticket.event()?) }))
             .collect();
+        let began = Moment::now();
         let sent = self.channel.send(&parcels).await;
+        self.line.meters.publish.record(Moment::now().since(began));
         drop(parcels);
         // Closed before anything is given back, so that nothing is read again under the old session.
         if sent.unavailable.is_some() {
@@ -104,11 +114,13 @@ impl Desk {
         } else {
             self.batch = (self.batch * 2).min(self.shared.settings.worker.batch_size);
         }
+        let now = self.shared.database_now();
         let (mut accepted, mut failures) = (Vec::new(), Vec::new());
         for (mut ticket, answer) in piece.drain(..).zip(sent.answers) {
             match answer {
                 Answer::Accepted => {
                     ticket.accept();
+                    self.time(&ticket, now);
                     accepted.push(ticket);
                 }
                 Answer::Rejected(reason) => failures.push(refuse(ticket, Cause::Rejected(reason))),
@@ -127,6 +139,13 @@ impl Desk {
             self.shared.wake.notify_one();
         }
         go_on
+    }
+
+    /// How long an event took to its backend. What was refused before says more about the refusal.
+    fn time(&self, ticket: &Ticket, now: DateTime<Utc>) {
+        if let Some(event) = ticket.event().filter(|_| ticket.retry_count == 0) {
+            self.line.meters.delivered(event.created_at, event.scheduled_at, now);
+        }
     }
 
     async fn refuse_proven(&mut self, queue: &mut Vec<Ticket>) {

@@ -39,6 +39,7 @@ impl Desk {
         );
         self.note_settled();
         let opened = self.channel.open(shards).await?;
+        self.line.meters.sessions.increment(1);
         self.raise_epochs(shards, &opened.refused).await;
         let tickets = self.recover(shards, &opened).await?;
         for (shard, epoch) in shards {

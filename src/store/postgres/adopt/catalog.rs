@@ -108,7 +108,7 @@ const ID_IS_KEY: &str = "SELECT EXISTS (SELECT FROM pg_index i \
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'id' AND i.indkey::text = a.attnum::text \
     WHERE i.indrelid = to_regclass('outbox_events') AND i.indisprimary)";
 
-const OTHERS: &str = "SELECT 'table ' || name FROM unnest(ARRAY['outbox_meta', 'outbox_workers', 'outbox_leases']) AS o(name) \
+const OTHERS: &str = "SELECT 'table ' || name FROM unnest(ARRAY['outbox_meta', 'outbox_workers', 'outbox_leases', 'outbox_history']) AS o(name) \
     WHERE to_regclass(name) IS NOT NULL";
 
 const HAS_INDEX: &str = "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND indisvalid = $2 \

@@ -1,0 +1,70 @@
+//! `outbox status --history`
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cli::output;
+use crate::cli::row::time;
+use crate::error::StoreError;
+use crate::store::{Chapter, Span, Store};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// All that is kept.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct History {
+    by_minute: Vec<Line>,
+    by_hour: Vec<Line>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Line {
+    began_at: String,
+    backend: String,
+    published: u64,
+    rejected: u64,
+    failed: u64,
+    #[serde(skip)]
+    age: Duration,
+}
+
+impl History {
+    pub(super) async fn read(store: &dyn Store) -> Result<Self, StoreError> {
+        let (minutes, hours) = tokio::try_join!(
+            store.history(Span::Minute, Span::Minute.kept_for()),
+            store.history(Span::Hour, Span::Hour.kept_for())
+        )?;
+        Ok(Self { by_minute: lines(minutes), by_hour: lines(hours) })
+    }
+
+    /// The last hour by minute, and the last day by hour.
+    pub(super) fn print(&self) -> std::io::Result<()> {
+        for (title, lines, span) in [("MINUTE", &self.by_minute, HOUR), ("HOUR", &self.by_hour, 24 * HOUR)] {
+            output::line("")?;
+            let shown = lines.iter().filter(|line| line.age <= span);
+            output::table(&[title, "BACKEND", "PUBLISHED", "REJECTED", "FAILED"], shown.map(Line::row))?;
+        }
+        Ok(())
+    }
+}
+
+fn lines(chapters: Vec<Chapter>) -> Vec<Line> {
+    let now = chrono::Utc::now();
+    let line = |Chapter { began_at, backend, outcomes }| Line {
+        began_at: time(began_at),
+        backend,
+        published: outcomes.published,
+        rejected: outcomes.rejected,
+        failed: outcomes.failed,
+        age: (now - began_at).to_std().unwrap_or_default(),
+    };
+    chapters.into_iter().map(line).collect()
+}
+
+impl Line {
+    fn row(&self) -> Vec<String> {
+        let counts = [self.published, self.rejected, self.failed].map(|count| count.to_string());
+        [self.began_at.clone(), output::printable(&self.backend)].into_iter().chain(counts).collect()
+    }
+}

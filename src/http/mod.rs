@@ -1,0 +1,119 @@
+//! What an orchestrator and Prometheus ask a worker over HTTP.
+//!
+//! `/healthz`: whether the process does its work at all, without asking anybody else; `/readyz`: whether the database answers,
+//! every backend takes events and the leases are kept; `/metrics`: the metrics in Prometheus' text format.
+
+mod prometheus;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::{App, HttpResponse, HttpResponseBuilder, HttpServer, web};
+use serde::Serialize;
+
+pub(crate) use self::prometheus::Metrics;
+use crate::system::{HealthReport, Outbox};
+
+/// How long a probe may take; orchestrators give up sooner.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const OK: &str = "ok";
+
+/// The system, once it has started: an orchestrator asks sooner.
+pub(crate) type Started = Arc<OnceLock<Outbox>>;
+
+/// Serves inside the running actix system until the process ends.
+///
+/// # Errors
+/// Where the address cannot be bound.
+pub(crate) fn serve(address: SocketAddr, outbox: Started, metrics: Metrics) -> std::io::Result<()> {
+    let app = move || {
+        App::new()
+            .app_data(web::Data::from(Arc::clone(&outbox)))
+            .app_data(web::Data::new(metrics.clone()))
+            .route("/healthz", web::get().to(healthz))
+            .route("/readyz", web::get().to(readyz))
+            .route("/metrics", web::get().to(scrape))
+    };
+    let server = HttpServer::new(app).workers(1).disable_signals().client_request_timeout(PATIENCE).bind(address)?;
+    let addresses = server.addrs();
+
+    actix_rt::spawn(server.run());
+    tracing::info!(?addresses, "health and metrics are served over HTTP");
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Health {
+    /// `"ok"`, or what is wrong.
+    process: String,
+}
+
+async fn healthz(outbox: web::Data<OnceLock<Outbox>>) -> HttpResponse {
+    let process = outbox.get().and_then(|outbox| outbox.alive().err()).unwrap_or_else(|| OK.to_owned());
+    answer(process == OK).json(Health { process })
+}
+
+/// Each `"ok"`, or what is wrong.
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    database: String,
+    backends: BTreeMap<String, String>,
+    leases: String,
+    /// Shards owned, by `publisher_backend`.
+    shards: BTreeMap<String, usize>,
+    /// Why this worker leaves a backend to others: no reason not to be ready.
+    standing_by: BTreeMap<String, String>,
+    in_flight: usize,
+}
+
+impl From<HealthReport> for Readiness {
+    fn from(report: HealthReport) -> Self {
+        let said = |health: Result<(), String>| health.err().unwrap_or_else(|| OK.to_owned());
+        Self {
+            ready: report.is_ready(),
+            database: said(report.database),
+            backends: report.backends.into_iter().map(|(name, health)| (name, said(health))).collect(),
+            leases: said(report.leases),
+            shards: report.shards,
+            standing_by: report.standing_by,
+            in_flight: report.in_flight,
+        }
+    }
+}
+
+async fn readyz(outbox: web::Data<OnceLock<Outbox>>) -> HttpResponse {
+    let Some(outbox) = outbox.get() else {
+        return answer(false)
+            .json(NotRunning { ready: false, process: "starting: it waits for the database".to_owned() });
+    };
+    match actix_rt::time::timeout(PATIENCE, outbox.health()).await {
+        Ok(Ok(report)) => answer(report.is_ready()).json(Readiness::from(report)),
+        Ok(Err(error)) => answer(false).json(NotRunning { ready: false, process: error.to_string() }),
+        Err(_) => answer(false).json(NotRunning { ready: false, process: format!("no answer within {PATIENCE:?}") }),
+    }
+}
+
+#[derive(Serialize)]
+struct NotRunning {
+    ready: bool,
+    process: String,
+}
+
+async fn scrape(outbox: web::Data<OnceLock<Outbox>>, metrics: web::Data<Metrics>) -> HttpResponse {
+    if let Some(outbox) = outbox.get() {
+        metrics.update(outbox).await;
+    }
+    answer(true).insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body(metrics.render())
+}
+
+fn answer(well: bool) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE });
+    response.insert_header((CACHE_CONTROL, "no-store"));
+    response
+}

@@ -1,0 +1,257 @@
+//! What is counted and timed, by the `metrics` facade: for whichever recorder the program has installed before it starts
+//! the system, and for none.
+//!
+//! Names and units follow Prometheus; labels are the names of publishers and handlers, never ids, keys or event types.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chrono::{DateTime, Utc};
+use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A metric as it is exported.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Metric {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) unit: Unit,
+    pub(crate) help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:ident, $unit:ident, $help:literal;)*) => {
+        $(const $constant: &str = $name;)*
+
+        /// Every metric, in the order in which an event meets them.
+        pub(crate) const ALL: &[Metric] = &[
+            $(Metric { name: $name, kind: Kind::$kind, unit: Unit::$unit, help: $help }),*
+        ];
+    };
+}
+
+metrics! {
+    WAKEUPS = "outbox_wakeups_total", Counter, Count,
+        "Times that a worker was told to look: by its own process, by another one, or by poll_interval.";
+    FETCH = "outbox_fetch_duration_seconds", Histogram, Seconds,
+        "How long reading due events took, with the question what stands before them.";
+    SWEEP = "outbox_sweep_duration_seconds", Histogram, Seconds,
+        "How long a step of the sweep took, which finds what was committed late.";
+    RATE_LIMIT_WAIT = "outbox_rate_limit_wait_seconds", Histogram, Seconds,
+        "How long a batch waited for rate_limit, where it did.";
+    PUBLISH = "outbox_publish_duration_seconds", Histogram, Seconds,
+        "How long a backend took to answer for a batch.";
+    DELIVERY = "outbox_delivery_latency_seconds", Histogram, Seconds,
+        "From when an event was written, or due if that is later, until its backend had it; first tries alone.";
+    SETTLE = "outbox_settle_duration_seconds", Histogram, Seconds,
+        "How long recording published events took, with the waiting for a database that is away.";
+    PUBLISHED = "outbox_events_published_total", Counter, Count,
+        "Events recorded as published: their backend has them and every handler ran.";
+    REJECTED = "outbox_events_rejected_total", Counter, Count,
+        "Times that a backend or a handler refused an event, each recorded.";
+    RETRIED = "outbox_events_retried_total", Counter, Count,
+        "Refused events that are tried again.";
+    FAILED = "outbox_events_failed_total", Counter, Count,
+        "Refused events that are not tried again.";
+    HANDLED = "outbox_events_handled_total", Counter, Count,
+        "Events that a handler has handled.";
+    HANDLER_FAILURES = "outbox_handler_failures_total", Counter, Count,
+        "Events that a handler refused, or did not answer for in time.";
+    SESSIONS = "outbox_sessions_opened_total", Counter, Count,
+        "Times that shards were opened with a backend: after a start, a take-over and each doubt about what was sent.";
+    TAKE_OVERS = "outbox_takeovers_total", Counter, Count,
+        "Shards taken whose owner let its lease run out.";
+    LEASES = "outbox_leases", Gauge, Count,
+        "Shards that this worker owns; a backend has 32 for each value of publisher_backend that leads to it.";
+    EPOCH = "outbox_lease_epoch", Gauge, Count,
+        "The highest epoch of this worker's leases: it grows with each taking of a shard.";
+    IN_FLIGHT_EVENTS = "outbox_in_flight_events", Gauge, Count,
+        "Events in memory.";
+    IN_FLIGHT_BYTES = "outbox_in_flight_bytes", Gauge, Bytes,
+        "The bytes of their variable-size parts, which max_in_flight_bytes bounds.";
+    BREAKER_OPEN = "outbox_breaker_open", Gauge, Count,
+        "1 while the backend cannot be reached and sending pauses, else 0.";
+    DUE = "outbox_events_due", Gauge, Count,
+        "Events of the whole outbox that are due and not published.";
+    OLDEST_DUE = "outbox_oldest_due_age_seconds", Gauge, Seconds,
+        "Since when the first of them is; 0 where nothing is due.";
+}
+
+/// Tells the recorder what the metrics mean.
+pub(crate) fn describe() {
+    for Metric { name, kind, unit, help, .. } in ALL.iter().copied() {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(name, unit, help),
+            Kind::Gauge => metrics::describe_gauge!(name, unit, help),
+            Kind::Histogram => metrics::describe_histogram!(name, unit, help),
+        }
+    }
+}
+
+/// A counter that also says how much came since it was last asked.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    counter: Counter,
+    since: AtomicU64,
+}
+
+impl Tally {
+    fn new(counter: Counter) -> Self {
+        Self { counter, since: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn add(&self, events: usize) {
+        let events = u64::try_from(events).unwrap_or(u64::MAX);
+        self.counter.increment(events);
+        self.since.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// What came since it was last taken.
+    fn take(&self) -> u64 {
+        self.since.swap(0, Ordering::Relaxed)
+    }
+
+    /// What was taken could not be written down.
+    fn give_back(&self, events: u64) {
+        self.since.fetch_add(events, Ordering::Relaxed);
+    }
+}
+
+/// What became of events in some span of time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Outcomes {
+    pub(crate) published: u64,
+    /// Times that one was refused.
+    pub(crate) rejected: u64,
+    pub(crate) failed: u64,
+}
+
+impl Outcomes {
+    pub(crate) fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// One publisher's.
+pub(crate) struct LineMeters {
+    pub(crate) fetch: Histogram,
+    pub(crate) sweep: Histogram,
+    pub(crate) rate_limit_wait: Histogram,
+    pub(crate) publish: Histogram,
+    delivery: Histogram,
+    pub(crate) published: Tally,
+    pub(crate) rejected: Tally,
+    pub(crate) retried: Counter,
+    pub(crate) failed: Tally,
+    pub(crate) sessions: Counter,
+    pub(crate) take_overs: Counter,
+    pub(crate) leases: Gauge,
+    pub(crate) epoch: Gauge,
+    pub(crate) in_flight_events: Gauge,
+    pub(crate) in_flight_bytes: Gauge,
+    pub(crate) breaker_open: Gauge,
+    pub(crate) due: Gauge,
+    pub(crate) oldest_due: Gauge,
+}
+
+impl LineMeters {
+    pub(crate) fn new(backend: &str) -> Self {
+        let counter = |name: &'static str| counter!(name, "backend" => backend.to_owned());
+        let gauge = |name: &'static str| gauge!(name, "backend" => backend.to_owned());
+        let histogram = |name: &'static str| histogram!(name, "backend" => backend.to_owned());
+        Self {
+            fetch: histogram(FETCH),
+            sweep: histogram(SWEEP),
+            rate_limit_wait: histogram(RATE_LIMIT_WAIT),
+            publish: histogram(PUBLISH),
+            delivery: histogram(DELIVERY),
+            published: Tally::new(counter(PUBLISHED)),
+            rejected: Tally::new(counter(REJECTED)),
+            retried: counter(RETRIED),
+            failed: Tally::new(counter(FAILED)),
+            sessions: counter(SESSIONS),
+            take_overs: counter(TAKE_OVERS),
+            leases: gauge(LEASES),
+            epoch: gauge(EPOCH),
+            in_flight_events: gauge(IN_FLIGHT_EVENTS),
+            in_flight_bytes: gauge(IN_FLIGHT_BYTES),
+            breaker_open: gauge(BREAKER_OPEN),
+            due: gauge(DUE),
+            oldest_due: gauge(OLDEST_DUE),
+        }
+    }
+
+    /// What became of events since this was last taken.
+    pub(crate) fn take_outcomes(&self) -> Outcomes {
+        Outcomes { published: self.published.take(), rejected: self.rejected.take(), failed: self.failed.take() }
+    }
+
+    /// What was taken could not be written down.
+    pub(crate) fn give_back(&self, outcomes: Outcomes) {
+        self.published.give_back(outcomes.published);
+        self.rejected.give_back(outcomes.rejected);
+        self.failed.give_back(outcomes.failed);
+    }
+
+    /// The backend has an event since `now`, by the database's clock.
+    pub(crate) fn delivered(&self, created_at: DateTime<Utc>, scheduled_at: DateTime<Utc>, now: DateTime<Utc>) {
+        let span = now - created_at.max(scheduled_at);
+        self.delivery.record(span.to_std().unwrap_or_default());
+    }
+}
+
+/// One handler's.
+pub(crate) struct HandlerMeters {
+    pub(crate) handled: Counter,
+    pub(crate) failures: Counter,
+}
+
+impl HandlerMeters {
+    pub(crate) fn new(handler: &str) -> Self {
+        let counter = |name: &'static str| counter!(name, "handler" => handler.to_owned());
+        Self { handled: counter(HANDLED), failures: counter(HANDLER_FAILURES) }
+    }
+}
+
+/// Those that are of no publisher.
+pub(crate) struct SystemMeters {
+    pub(crate) settle: Histogram,
+    pub(crate) woken_by_self: Counter,
+    pub(crate) woken_by_others: Counter,
+    pub(crate) polled: Counter,
+}
+
+impl SystemMeters {
+    pub(crate) fn new() -> Self {
+        describe();
+        let wakeups = |kind: &'static str| counter!(WAKEUPS, "kind" => kind);
+        Self {
+            settle: histogram!(SETTLE),
+            woken_by_self: wakeups("same_process"),
+            woken_by_others: wakeups("other_process"),
+            polled: wakeups("poll"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_end_in_their_unit_and_counters_in_total() {
+        for metric in ALL {
+            let Metric { name, kind, unit, .. } = *metric;
+            assert!(name.starts_with("outbox_"), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
+            assert_eq!(name.ends_with("_seconds"), unit == Unit::Seconds, "{name}");
+            assert_eq!(name.ends_with("_bytes"), unit == Unit::Bytes, "{name}");
+        }
+    }
+}

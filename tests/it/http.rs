@@ -1,0 +1,202 @@
+//! What a worker says of itself over HTTP, and whether its metrics are true.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::scene::Scene;
+use crate::support::process::Running;
+use crate::support::{PATIENCE, eventually, free_port};
+
+/// A running `outbox worker --http`.
+struct Site {
+    worker: Running,
+    port: u16,
+}
+
+impl Site {
+    fn open(scene: &Scene, settings: &Path) -> Self {
+        let port = free_port();
+        let address = format!("127.0.0.1:{port}");
+        let worker = Running::spawn(&mut scene.outbox(settings, &["worker", "--name", "served", "--http", &address]));
+        Self { worker, port }
+    }
+
+    /// The status, and the body; `None` where nobody listens yet.
+    fn get(&self, path: &str) -> Option<(u16, String)> {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut answer = agent.get(format!("http://127.0.0.1:{}{path}", self.port)).call().ok()?;
+        Some((answer.status().as_u16(), answer.body_mut().read_to_string().unwrap()))
+    }
+
+    /// Asks until this status is the answer; returns its body.
+    async fn wait(&self, path: &str, status: u16) -> Value {
+        let mut last = None;
+        eventually(&format!("{path} answers {status}"), PATIENCE, async || {
+            last = self.get(path);
+            last.as_ref().is_some_and(|(answered, _)| *answered == status)
+        })
+        .await;
+        serde_json::from_str(&last.unwrap().1).unwrap()
+    }
+
+    fn metrics(&self) -> String {
+        let (status, text) = self.get("/metrics").unwrap();
+        assert_eq!(status, 200);
+        text
+    }
+}
+
+/// The samples of each metric, added up over its labels.
+fn sums(text: &str) -> BTreeMap<&str, f64> {
+    let mut sums = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        *sums.entry(name.split('{').next().unwrap()).or_insert(0.0) += value.parse::<f64>().unwrap();
+    }
+    sums
+}
+
+/// What Prometheus' own tool says of it.
+fn check_by_promtool(text: &str) {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool: apt-get install prometheus");
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let answer = promtool.wait_with_output().unwrap();
+    let said = [answer.stdout, answer.stderr].concat();
+    assert!(answer.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[tokio::test]
+async fn a_worker_tells_an_orchestrator_that_it_lives_and_whether_it_is_ready() {
+    let scene = Scene::new().await;
+    let site = Site::open(&scene, &scene.settings("", ""));
+    let ready = site.wait("/readyz", 200).await;
+    assert_eq!(ready["ready"], true);
+    assert_eq!(ready["database"], "ok");
+    assert_eq!(ready["backends"], serde_json::json!({"default": "ok"}));
+    assert_eq!(ready["leases"], "ok");
+    assert_eq!(site.wait("/healthz", 200).await, serde_json::json!({"process": "ok"}));
+    assert_eq!(site.get("/nothing").unwrap().0, 404);
+}
+
+#[tokio::test]
+async fn a_worker_whose_backend_is_away_lives_and_is_not_ready() {
+    let scene = Scene::found_by(format!("url = \"redis://:hunter2@127.0.0.1:{}\"", free_port()), String::new()).await;
+    let site = Site::open(&scene, &scene.settings("", ""));
+    let mut body = Value::Null;
+    eventually("the backend's error is told", PATIENCE, async || {
+        body = site.wait("/readyz", 503).await;
+        body["backends"]["default"].as_str().is_some_and(|health| health != "ok")
+    })
+    .await;
+    assert_eq!((&body["ready"], &body["database"]), (&false.into(), &"ok".into()));
+    assert!(!body.to_string().contains("hunter2"), "{body}");
+    site.wait("/healthz", 200).await;
+    let breaker = sums(&site.metrics())["outbox_breaker_open"];
+    assert!((breaker - 1.0).abs() < f64::EPSILON, "{breaker}");
+}
+
+#[tokio::test]
+async fn a_worker_that_waits_for_its_database_lives_and_is_not_ready() {
+    let scene = Scene::new().await;
+    let settings = scene.settings("", "");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let port = scene.url().rsplit(':').next().unwrap().split('/').next().unwrap();
+    std::fs::write(&settings, text.replace(&format!(":{port}/"), &format!(":{}/", free_port()))).unwrap();
+    let mut site = Site::open(&scene, &settings);
+    site.wait("/healthz", 200).await;
+    assert_eq!(site.wait("/readyz", 503).await["process"], "starting: it waits for the database");
+    assert!(site.worker.is_running());
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_named() {
+    let scene = Scene::new().await;
+    let site = Site::open(&scene, &scene.settings("", ""));
+    site.wait("/healthz", 200).await;
+    let mut second = scene.outbox(&scene.settings("", ""), &["worker", "--http", &format!("127.0.0.1:{}", site.port)]);
+    let answer = second.output().unwrap();
+    assert_eq!(answer.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&answer.stderr);
+    assert!(said.contains(&format!("cannot serve HTTP on 127.0.0.1:{}", site.port)), "{said}");
+}
+
+#[tokio::test]
+async fn after_a_run_with_faults_the_counters_agree_with_the_table() {
+    const EVENTS: i32 = 20_000;
+    let scene = Scene::new().await;
+    // One at a time, so that there is time for the faults.
+    let site =
+        Site::open(&scene, &scene.settings("batch_size = 50", "rate_limit = { per_second = 2000, burst = 200 }"));
+    site.wait("/readyz", 200).await;
+    let sql = scene.sql().await;
+    scene.insert(EVENTS, 100).await;
+    let unreadable = "INSERT INTO outbox_events (id, event_type, source, extensions)
+        SELECT gen_random_uuid(), 't', 's', '[1]' FROM generate_series(1, 7)";
+    sql.execute(unreadable, &[]).await.unwrap();
+    let mut redis = scene.redis().await;
+    let left = async || scene.number("SELECT count(*) FROM outbox_events WHERE status IN ('pending', 'retry')").await;
+    for _ in 0..6 {
+        let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        sql.execute(terminate, &[]).await.unwrap();
+        let kill = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).to_owned();
+        let _: i64 = kill.query_async(&mut redis).await.unwrap();
+        let before = left().await;
+        eventually("it goes on", PATIENCE, async || left().await < before || before == 0).await;
+    }
+    eventually("nothing is on its way", PATIENCE, async || left().await == 0).await;
+    assert_eq!(scene.length().await, EVENTS as usize);
+    let counted = async |status: &str| {
+        scene.number(&format!("SELECT count(*) FROM outbox_events WHERE status = '{status}'")).await as f64
+    };
+    let expected = [counted("published").await, counted("failed").await, counted("failed").await];
+    assert_eq!(expected[..2], [f64::from(EVENTS), 7.0]);
+    let mut text = String::new();
+    eventually(&format!("the counters are {expected:?}"), PATIENCE, async || {
+        text = site.metrics();
+        let sums = sums(&text);
+        ["outbox_events_published_total", "outbox_events_failed_total", "outbox_events_rejected_total"]
+            .map(|name| sums.get(name).copied().unwrap_or(0.0))
+            == expected
+    })
+    .await;
+    check_by_promtool(&text);
+    let sums = sums(&text);
+    assert!(sums["outbox_sessions_opened_total"] > 1.0, "{text}");
+    assert!(sums["outbox_rate_limit_wait_seconds_count"] > 0.0, "{text}");
+    // What was found in the journal was not seen to arrive.
+    let delivered = sums["outbox_delivery_latency_seconds_count"];
+    assert!((1.0..=f64::from(EVENTS)).contains(&delivered), "{text}");
+    assert!((sums["outbox_leases"] - 64.0).abs() < 0.5, "{text}");
+}
+
+#[tokio::test]
+async fn what_became_of_events_is_kept_when_a_worker_has_gone() {
+    let scene = Scene::new().await;
+    scene.insert(300, 3).await;
+    scene.drain(&scene.settings("", "")).await;
+    let run = |arguments: &[&str]| {
+        let output = scene.outbox(&scene.settings("", ""), arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let status: Value = serde_json::from_str(&run(&["status", "--history", "--format", "json"])).unwrap();
+    for span in ["by_minute", "by_hour"] {
+        let line = &status["history"][span][0];
+        assert_eq!((&line["backend"], &line["published"]), (&"default".into(), &300.into()), "{status}");
+        assert_eq!((&line["rejected"], &line["failed"]), (&0.into(), &0.into()), "{status}");
+    }
+    let table = run(&["status", "--history"]);
+    assert!(table.contains("MINUTE") && table.contains("HOUR") && table.contains("300"), "{table}");
+    assert!(!run(&["status"]).contains("MINUTE"));
+}
