@@ -242,7 +242,38 @@ impl SystemMeters {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// The metrics' names in queries and documents, without what a histogram's series have behind them.
+    fn named_in(text: &str) -> BTreeSet<&str> {
+        let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let words = text.split(|letter| !is_word(letter)).filter(|word| word.starts_with("outbox_"));
+        let histogram = |name: &str| ALL.iter().any(|metric| metric.name == name && metric.kind == Kind::Histogram);
+        words
+            .map(|word| {
+                let stem = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| word.strip_suffix(suffix));
+                stem.filter(|stem| histogram(stem)).unwrap_or(word)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_dashboard_shows_every_metric_and_no_other_and_the_alerts_ask_for_none_that_is_not() {
+        let all: BTreeSet<&str> = ALL.iter().map(|metric| metric.name).collect();
+        assert_eq!(named_in(include_str!("../docs/grafana.json")), all);
+        let alerts = named_in(include_str!("../docs/alerts.yaml"));
+        assert!(alerts.is_subset(&all), "{:?}", alerts.difference(&all));
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let documented = named_in(include_str!("../docs/observability.md"));
+        let missing: Vec<&str> =
+            ALL.iter().map(|metric| metric.name).filter(|name| !documented.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 
     #[test]
     fn names_end_in_their_unit_and_counters_in_total() {

@@ -6,14 +6,27 @@ use tracing_subscriber::EnvFilter;
 
 use super::exit::Usage;
 
+/// How logs are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line: timestamp, level, target, message, and the fields of what happened.
+    Json,
+}
+
 /// An application that has set up its own logs keeps them.
-pub(super) fn start(is_worker: bool) -> Result<(), Usage> {
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter(is_worker)?)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .finish();
-    drop(tracing::subscriber::set_global_default(subscriber));
+pub(super) fn start(format: LogFormat, is_worker: bool) -> Result<(), Usage> {
+    let logs = tracing_subscriber::fmt().with_env_filter(filter(is_worker)?).with_writer(io::stderr);
+    let installed = match format {
+        LogFormat::Text => {
+            let subscriber = logs.with_ansi(io::stderr().is_terminal()).finish();
+            tracing::subscriber::set_global_default(subscriber)
+        }
+        LogFormat::Json => tracing::subscriber::set_global_default(logs.json().flatten_event(true).finish()),
+    };
+    drop(installed);
     Ok(())
 }
 
@@ -25,5 +38,5 @@ fn filter(is_worker: bool) -> Result<EnvFilter, Usage> {
             return EnvFilter::try_new(directives).map_err(usage);
         }
     }
-    Ok(EnvFilter::new(if is_worker { "info" } else { "warn" }))
+    Ok(EnvFilter::new(if is_worker { "info,actix_server=warn" } else { "warn" }))
 }

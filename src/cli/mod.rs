@@ -41,6 +41,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use self::logs::LogFormat;
 use crate::settings::{LoadOptions, Settings};
 use crate::store::Store;
 use crate::system::Builder;
@@ -55,6 +56,7 @@ Environment:
   DATABASE_URL   the database, unless OUTBOX__DATABASE__URL or --database-url does
   OUTBOX_LOG     what is logged to stderr, such as debug or actix_outbox=trace
                  (else RUST_LOG; else info for `worker`, warn otherwise)
+  OUTBOX_LOG_FORMAT  text or json, unless --log-format says
 
 Exit codes:
   0  done
@@ -74,6 +76,9 @@ Examples:
 struct Cli {
     #[command(flatten)]
     sources: Sources,
+    /// How logs are written to stderr.
+    #[arg(long, global = true, value_enum, default_value_t, env = "OUTBOX_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -120,7 +125,7 @@ pub fn run(builder: Builder) -> ExitCode {
 }
 
 fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
-    logs::start(matches!(cli.command, Command::Worker(_)))?;
+    logs::start(cli.log_format, matches!(cli.command, Command::Worker(_)))?;
     let sources = cli.sources;
     let load = || {
         let settings = sources.load()?;

@@ -75,6 +75,39 @@ fn check_by_promtool(text: &str) {
     assert!(answer.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
 
+/// What Prometheus' own tool says of a file of rules.
+fn check_rules(file: &Path) {
+    let answer = Command::new("promtool").args(["check", "rules"]).arg(file).output().unwrap();
+    let said = [answer.stdout, answer.stderr].concat();
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// Every query of a dashboard.
+fn queries(dashboard: &Value) -> Vec<String> {
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn prometheus_reads_every_alert_rule_and_every_query_of_the_dashboard() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    check_rules(&docs.join("alerts.yaml"));
+    let dashboard = serde_json::from_slice(&std::fs::read(docs.join("grafana.json")).unwrap()).unwrap();
+    let queries = queries(&dashboard);
+    assert!(queries.len() > 20, "{queries:?}");
+    // What Grafana fills in.
+    let filled = queries.iter().map(|query| query.replace("$__rate_interval", "5m").replace("$job", ".*"));
+    let rules: Vec<Value> =
+        filled.zip(0..).map(|(expr, n)| serde_json::json!({"record": format!("query:{n}"), "expr": expr})).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("queries.yaml");
+    // JSON is YAML.
+    let groups = serde_json::json!({"groups": [{"name": "dashboard", "rules": rules}]});
+    std::fs::write(&file, groups.to_string()).unwrap();
+    check_rules(&file);
+}
+
 #[tokio::test]
 async fn a_worker_tells_an_orchestrator_that_it_lives_and_whether_it_is_ready() {
     let scene = Scene::new().await;

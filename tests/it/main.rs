@@ -26,6 +26,7 @@ mod python;
 mod replicas;
 mod retention;
 mod scene;
+mod secrets;
 mod sentinel;
 mod shutdown;
 mod sqlite;
