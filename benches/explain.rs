@@ -25,7 +25,10 @@ const WANTED: Duration = Duration::from_millis(50);
 /// Which event is asked about.
 const ASKED: &[(&str, &str)] = &[
     ("the first that is due", "status = 'pending' ORDER BY scheduled_at, seq"),
-    ("the last that is due, behind all of its key", "status = 'pending' ORDER BY scheduled_at DESC, seq DESC"),
+    (
+        "the last of a key that is due, behind the others",
+        "status = 'pending' AND partition_key <> '' ORDER BY scheduled_at DESC, seq DESC",
+    ),
     (
         "the last that is due, without a key",
         "status = 'pending' AND partition_key = '' ORDER BY scheduled_at DESC, seq DESC",
