@@ -50,6 +50,7 @@ mod system;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod test_support;
+mod trace;
 
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
 pub use error::{InvalidEvent, PublishError, SettingsError, StoreError, SystemError};

@@ -2,7 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use super::exit::Usage;
 
@@ -16,18 +17,39 @@ pub(super) enum LogFormat {
     Json,
 }
 
+/// Ends what was started: spans that were not exported yet are.
+#[must_use]
+pub(super) struct Logs {
+    #[cfg(feature = "otel")]
+    traces: Option<super::traces::Export>,
+}
+
 /// An application that has set up its own logs keeps them.
-pub(super) fn start(format: LogFormat, is_worker: bool) -> Result<(), Usage> {
-    let logs = tracing_subscriber::fmt().with_env_filter(filter(is_worker)?).with_writer(io::stderr);
-    let installed = match format {
-        LogFormat::Text => {
-            let subscriber = logs.with_ansi(io::stderr().is_terminal()).finish();
-            tracing::subscriber::set_global_default(subscriber)
-        }
-        LogFormat::Json => tracing::subscriber::set_global_default(logs.json().flatten_event(true).finish()),
+pub(super) fn start(format: LogFormat, is_worker: bool) -> anyhow::Result<Logs> {
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = match format {
+        LogFormat::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
-    drop(installed);
-    Ok(())
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter(is_worker)?));
+    #[cfg(feature = "otel")]
+    let traces = super::traces::Export::start()?;
+    #[cfg(feature = "otel")]
+    let subscriber = subscriber.with(traces.as_ref().map(super::traces::Export::layer));
+    drop(tracing::subscriber::set_global_default(subscriber));
+    Ok(Logs {
+        #[cfg(feature = "otel")]
+        traces,
+    })
+}
+
+#[cfg(feature = "otel")]
+impl Drop for Logs {
+    fn drop(&mut self) {
+        if let Some(traces) = self.traces.take() {
+            traces.end();
+        }
+    }
 }
 
 fn filter(is_worker: bool) -> Result<EnvFilter, Usage> {

@@ -32,6 +32,8 @@ mod publish;
 mod publish_batch;
 mod row;
 mod status;
+#[cfg(feature = "otel")]
+mod traces;
 mod worker;
 
 use std::path::PathBuf;
@@ -57,6 +59,7 @@ Environment:
   OUTBOX_LOG     what is logged to stderr, such as debug or actix_outbox=trace
                  (else RUST_LOG; else info for `worker`, warn otherwise)
   OUTBOX_LOG_FORMAT  text or json, unless --log-format says
+  OTEL_EXPORTER_OTLP_ENDPOINT  where traces go, in a build with the feature `otel`
 
 Exit codes:
   0  done
@@ -125,7 +128,7 @@ pub fn run(builder: Builder) -> ExitCode {
 }
 
 fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
-    logs::start(cli.log_format, matches!(cli.command, Command::Worker(_)))?;
+    let _logs = logs::start(cli.log_format, matches!(cli.command, Command::Worker(_)))?;
     let sources = cli.sources;
     let load = || {
         let settings = sources.load()?;

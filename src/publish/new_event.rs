@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::error::PublishError;
 use crate::event::OutboxEvent;
+use crate::trace::{self, TraceContext};
 
 /// The largest event accepted unless [`NewEvent::max_bytes`] says otherwise: 1 MiB.
 pub const DEFAULT_MAX_EVENT_BYTES: usize = 1 << 20;
@@ -46,6 +47,8 @@ pub struct NewEvent {
     pub(super) extensions: Vec<(String, Value)>,
     pub(super) partition_key: String,
     pub(super) max_bytes: Option<usize>,
+    /// Of the span in which it was made; that in which it is published goes before it.
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// The message that publishes an event in a transaction of its own; it is answered with the event as stored.
@@ -83,7 +86,14 @@ impl NewEvent {
             extensions: Vec::new(),
             partition_key: String::new(),
             max_bytes: None,
+            trace: trace::current(),
         }
+    }
+
+    /// Belongs to the trace of the span that the caller is in, where there is one.
+    pub(crate) fn in_current_trace(mut self) -> Self {
+        self.trace = trace::current().or(self.trace);
+        self
     }
 
     /// JSON data. What serializes to `null` is no data; what cannot be serialized is an error when it is published.

@@ -104,6 +104,14 @@ impl NewEvent {
 
     /// Checks every rule and gives the event what its row needs.
     pub(crate) fn prepare(self) -> Result<ReadyEvent, InvalidEvent> {
+        let mut this = self.in_current_trace();
+        if let Some(trace) = this.trace.take() {
+            trace.add_to(&mut this.extensions);
+        }
+        this.into_ready()
+    }
+
+    fn into_ready(self) -> Result<ReadyEvent, InvalidEvent> {
         self.check()?;
         let is_new = self.id.is_none() && self.cloud_event_id.is_none();
         let id = self.row_id();

@@ -62,7 +62,7 @@ impl Outbox {
     /// [`PublishError::Stopped`] after a shutdown.
     pub async fn send(&self, event: NewEvent) -> Result<OutboxEvent, PublishError> {
         let system = self.living().await.map_err(|_| PublishError::Stopped)?;
-        system.send(event).await.unwrap_or(Err(PublishError::Stopped))
+        system.send(event.in_current_trace()).await.unwrap_or(Err(PublishError::Stopped))
     }
 
     /// Runs `work` in a transaction on the caller's connection and wakes the workers once it has committed.

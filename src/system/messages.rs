@@ -70,6 +70,9 @@ pub(crate) enum Cause {
 pub struct HandleEvent {
     /// The event, as it stood in the outbox when it was read.
     pub event: Arc<OutboxEvent>,
+    /// The handler's span, for what it does to be part of the event's trace: `message.span.in_scope(…)`, or
+    /// `future.instrument(message.span)`. None where the event is not traced.
+    pub span: tracing::Span,
 }
 
 /// Why a handler could not handle an event; kept in the event's `last_error`.

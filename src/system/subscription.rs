@@ -3,11 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tracing::Span;
+
 use super::clock::Moment;
 use super::messages::{HandleEvent, HandlerError, Subscribe};
 use super::turns::{Turns, Verdict};
 use crate::event::OutboxEvent;
 use crate::meters::HandlerMeters;
+use crate::trace;
 
 pub(crate) struct Subscription {
     handler: Subscribe,
@@ -43,21 +46,26 @@ impl Subscription {
 
     /// Asks the handler to take an event; `limit` is the time it may take from its turn on.
     pub(crate) async fn ask(&self, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
-        let outcome = self.ask_uncounted(event, limit).await;
-        match outcome {
+        let span = trace::handling(self.name(), &event);
+        let outcome = self.ask_in(span.clone(), event, limit).await;
+        match &outcome {
             Outcome::Handled => self.meters.handled.increment(1),
-            Outcome::Failed(_) => self.meters.failures.increment(1),
+            Outcome::Failed(reason) => {
+                self.meters.failures.increment(1);
+                span.record("otel.status_code", "ERROR");
+                span.record("otel.status_description", reason);
+            }
             Outcome::NotBegun => {}
         }
         outcome
     }
 
-    async fn ask_uncounted(&self, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
+    async fn ask_in(&self, span: Span, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
         if !self.handler.recipient.connected() {
             return Outcome::NotBegun;
         }
         let turn = Turn::begin(&self.turns);
-        let answer = self.handler.recipient.send(HandleEvent { event });
+        let answer = self.handler.recipient.send(HandleEvent { event, span });
         tokio::pin!(answer);
         loop {
             let wait = match turn.judge(limit) {

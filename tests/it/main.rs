@@ -33,5 +33,6 @@ mod sqlite;
 mod supervision;
 mod takeover;
 mod tls;
+mod traces;
 mod waking;
 mod writes;

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tracing::Instrument;
 
 use super::desk::Desk;
 use crate::backend::channel::{Answer, Parcel};
 use crate::system::clock::Moment;
 use crate::system::messages::{Cause, Failure};
 use crate::system::ticket::Ticket;
+use crate::trace::Sending;
 
 /// A batch that a rate limit draws out longer than this is given back, so that nothing waits behind it for long.
 const LONGEST_DELIVERY: Duration = Duration::from_secs(1);
@@ -92,8 +94,9 @@ impl Desk {
             .iter()
             .filter_map(|ticket| Some(Parcel { shard: ticket.shard.clone(), event: Arc::clone(ticket.event()?) }))
             .collect();
+        let sending = Sending::begin(&self.line.name, parcels.iter().map(|parcel| &*parcel.event));
         let began = Moment::now();
-        let sent = self.channel.send(&parcels).await;
+        let sent = self.channel.send(&parcels).instrument(sending.span()).await;
         self.line.meters.publish.record(Moment::now().since(began));
         drop(parcels);
         // Closed before anything is given back, so that nothing is read again under the old session.
@@ -123,11 +126,18 @@ impl Desk {
                     self.time(&ticket, now);
                     accepted.push(ticket);
                 }
-                Answer::Rejected(reason) => failures.push(refuse(ticket, Cause::Rejected(reason))),
-                Answer::Invalid(reason) => failures.push(refuse(ticket, Cause::Invalid(reason))),
+                Answer::Rejected(reason) => {
+                    sending.refused(ticket.id, &reason);
+                    failures.push(refuse(ticket, Cause::Rejected(reason)));
+                }
+                Answer::Invalid(reason) => {
+                    sending.refused(ticket.id, &reason);
+                    failures.push(refuse(ticket, Cause::Invalid(reason)));
+                }
                 Answer::NotSent => drop(ticket),
             }
         }
+        sending.end();
         self.suspects.passed(accepted.iter().map(|ticket| ticket.id));
         if !accepted.is_empty() && sent.unavailable.is_none() {
             self.line.resume();
