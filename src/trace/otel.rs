@@ -1,13 +1,14 @@
 //! Spans for OpenTelemetry, which its layer for `tracing` takes over. Attributes follow its semantic conventions for
 //! messaging and for CloudEvents.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use opentelemetry::Context;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use serde_json::Value;
+use serde::Deserialize;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
@@ -27,20 +28,33 @@ pub(crate) fn current() -> Option<TraceContext> {
     Some(TraceContext { traceparent, tracestate: headers.remove(TRACESTATE).unwrap_or_default() })
 }
 
-/// The trace that an event belongs to, where it is sampled.
+/// The attributes that are a trace context, as they stand among an event's extensions.
+#[derive(Deserialize)]
+struct Attributes<'a> {
+    #[serde(borrow)]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    tracestate: Option<Cow<'a, str>>,
+}
+
+/// The trace that an event belongs to, where it is sampled. Most events have none, or one that is not, so these cost little.
 fn origin(event: &OutboxEvent) -> Option<Context> {
-    // Most events have no trace, and parsing costs.
-    if !event.extensions.as_str().contains(TRACEPARENT) {
+    let extensions = event.extensions.as_str();
+    if !extensions.contains(TRACEPARENT) {
         return None;
     }
-    let mut extensions: HashMap<String, Value> = event.extensions.parse().ok()?;
-    let mut header = |name: &str| match extensions.remove(name) {
-        Some(Value::String(text)) => Some((name.to_owned(), text)),
-        _ => None,
-    };
-    let headers: HashMap<String, String> = [header(TRACEPARENT), header(TRACESTATE)].into_iter().flatten().collect();
+    let Attributes { traceparent, tracestate } = serde_json::from_str(extensions).ok()?;
+    let traceparent = traceparent.filter(|text| may_be_sampled(text))?;
+    let given = [(TRACEPARENT, Some(traceparent)), (TRACESTATE, tracestate)];
+    let headers: HashMap<String, String> =
+        given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into_owned()))).collect();
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &headers);
     context.span().span_context().is_sampled().then_some(context)
+}
+
+/// The flags come last, and sampling is the lowest of them.
+fn may_be_sampled(traceparent: &str) -> bool {
+    traceparent.chars().last().and_then(|flags| flags.to_digit(16)).is_none_or(|flags| flags & 1 == 1)
 }
 
 /// The spans of a batch on its way: one for the batch, with a link to the origin of each event that is sampled, and one for
@@ -139,4 +153,37 @@ pub(crate) fn handling(handler: &str, event: &OutboxEvent) -> Span {
     );
     let _ = span.set_parent(origin);
     span
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::JsonText;
+    use crate::sample;
+
+    #[test]
+    fn an_event_belongs_to_a_trace_where_that_is_sampled_and_readable() {
+        let origin_of = |extensions: &str| {
+            origin(&OutboxEvent { extensions: JsonText::new(extensions.to_owned()), ..sample::event(1, "") })
+        };
+        let with = |flags: &str| {
+            format!(r#"{{"a": 1, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"}}"#)
+        };
+        let found = origin_of(&with("01")).unwrap();
+        let found = found.span().span_context().clone();
+        assert_eq!(found.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!((found.span_id().to_string().as_str(), found.is_remote()), ("b7ad6b7169203331", true));
+        assert!(origin_of(&with("03")).is_some(), "another flag");
+        for extensions in [
+            &with("00"),
+            &with("02"),
+            &with("zz"),
+            "{}",
+            r#"{"traceparent": 7}"#,
+            r#"{"traceparent": ""}"#,
+            "no JSON: traceparent",
+        ] {
+            assert!(origin_of(extensions).is_none(), "{extensions}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ const SHORT: u32 = 100_000;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 fn content(events: u32) -> Content {
-    Content { events, data: SMALL, keys: 0, lanes: &[""] }
+    Content { events, data: SMALL, keys: 0, lanes: &[""], sampled: 0 }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::collector::Collector;
 use super::limit::fetch_and_update;
 use super::stage::{PUBLISHERS, Stage};
 use super::worker::{Usage, Worker};
@@ -14,6 +15,9 @@ use crate::store::{FetchRequest, Lane, Position, Range};
 pub(super) const SMALL: u32 = 60;
 const LARGE: u32 = 16 << 10;
 const KEYS: u32 = 1_000;
+
+/// One trace in so many is sampled.
+const SAMPLED: u32 = 100;
 
 /// So many fewer events where they are large.
 const LARGE_PART: u32 = 20;
@@ -33,6 +37,8 @@ enum Run {
     Keys,
     Backends,
     NoJournal,
+    Observed,
+    Unobserved,
     LimitLarge,
     DrainLarge,
 }
@@ -43,6 +49,8 @@ impl Run {
             Self::LimitOne,
             Self::Drain,
             Self::NoJournal,
+            Self::Observed,
+            Self::Unobserved,
             Self::Keys,
             Self::Backends,
             Self::LimitAll,
@@ -50,8 +58,13 @@ impl Run {
             Self::LimitLarge,
             Self::DrainLarge,
         ];
-        // The worker can leave the journal out only where it was built for that.
-        runs.into_iter().filter(|run| *run != Self::NoJournal || cfg!(feature = "fault-injection")).collect()
+        // The worker can leave the journal out, and show what it counts, only where it was built for that.
+        let possible = |run: &Self| match run {
+            Self::NoJournal => cfg!(feature = "fault-injection"),
+            Self::Observed | Self::Unobserved => cfg!(feature = "http"),
+            _ => true,
+        };
+        runs.into_iter().filter(possible).collect()
     }
 
     fn says(self) -> &'static str {
@@ -62,15 +75,18 @@ impl Run {
             Self::Keys => "draining, with keys",
             Self::Backends => "draining, three backends",
             Self::NoJournal => "draining, without the journal",
+            Self::Observed => "draining, observed",
+            Self::Unobserved => "draining the same, not observed",
             Self::LimitLarge => "fetching and updating large events alone",
             Self::DrainLarge => "draining large events",
         }
     }
 
     fn content(self, events: u32) -> Content {
-        let small = Content { events, data: SMALL, keys: 0, lanes: &[""] };
+        let small = Content { events, data: SMALL, keys: 0, lanes: &[""], sampled: 0 };
         match self {
             Self::Keys => Content { keys: KEYS, ..small },
+            Self::Observed | Self::Unobserved => Content { sampled: SAMPLED, ..small },
             Self::Backends => Content { lanes: &PUBLISHERS, ..small },
             Self::LimitLarge | Self::DrainLarge => {
                 Content { events: (events / LARGE_PART).max(1), data: LARGE, ..small }
@@ -114,6 +130,11 @@ async fn measure_once(bench: &mut Bench, run: Run, connections: usize) -> anyhow
                 drain(stage, content.events, &PUBLISHERS[..1], Some("journal")).await?.rate,
             );
         }
+        Run::Unobserved => {
+            let drain = drain(stage, content.events, &PUBLISHERS[..1], None).await?;
+            samples.record("drain.unobserved", drain.rate);
+        }
+        Run::Observed => samples.record("drain.observed", drain_observed(stage, content.events).await?.rate),
         Run::DrainLarge => {
             let drain = drain(stage, content.events, &PUBLISHERS[..1], None).await?;
             samples.record("drain.large", drain.rate);
@@ -155,10 +176,28 @@ impl Drain {
 }
 
 pub(super) async fn drain(stage: &Stage, count: u32, publishers: &[&str], seam: Option<&str>) -> anyhow::Result<Drain> {
-    let before = stage.schema.marks().await?;
     let mut settings = stage.variables(publishers);
     settings.extend(seam.map(|seam| ("OUTBOX_FAULT_SEAM", seam.to_owned())));
-    let usage = Worker::start(settings, &["--until-empty"])?.wait().await?;
+    drain_by(stage, count, settings, &[]).await
+}
+
+/// By a worker that counts, logs as JSON and, where it was built for that, exports the traces.
+async fn drain_observed(stage: &Stage, count: u32) -> anyhow::Result<Drain> {
+    let collector = Collector::start().await?;
+    let mut settings = stage.variables(&PUBLISHERS[..1]);
+    settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.clone()));
+    settings.push(("OUTBOX_LOG", "info".to_owned()));
+    drain_by(stage, count, settings, &["--http", "127.0.0.1:0", "--log-format", "json"]).await
+}
+
+async fn drain_by(
+    stage: &Stage,
+    count: u32,
+    settings: Vec<(&str, String)>,
+    arguments: &[&str],
+) -> anyhow::Result<Drain> {
+    let before = stage.schema.marks().await?;
+    let usage = Worker::start(settings, &[&["--until-empty"], arguments].concat())?.wait().await?;
     let after = stage.schema.marks().await?;
     let drained = stage.schema.drained().await?;
     let expected = i64::from(count);

@@ -48,6 +48,8 @@ const THROUGHPUT: &[Figure] = &[
     figure("drain.keys", RATE, "with 1,000 keys", &["drain"]),
     figure("drain.backends", RATE, "with three backends mixed", &["drain"]),
     figure("drain.no_journal", RATE, "without the journal", &[]),
+    figure("drain.unobserved", RATE, "events with traces", &[]),
+    figure("drain.observed", RATE, "the same with metrics, traces and JSON logs", &["drain.unobserved"]),
     figure("limit.large", RATE, "fetch and update alone, 16 KiB of data each", &[]),
     figure("drain.large", RATE, "a worker empties a backlog of these", &["limit.large"]),
     figure("drain.large.memory", "MiB", "the worker's memory at its peak", &[]),

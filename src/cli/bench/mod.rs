@@ -4,6 +4,7 @@
 //! slows both. One file for each group of figures.
 
 mod backlog;
+mod collector;
 mod drain;
 mod figures;
 mod idle;

@@ -32,7 +32,9 @@ impl Worker {
         let program = std::env::current_exe().context("cannot find this program, which is to be the worker")?;
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
-            if name == "DATABASE_URL" || name.to_string_lossy().starts_with("OUTBOX_") {
+            if name == "DATABASE_URL"
+                || ["OUTBOX_", "OTEL_"].iter().any(|start| name.to_string_lossy().starts_with(start))
+            {
                 command.env_remove(name);
             }
         }

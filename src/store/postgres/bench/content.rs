@@ -12,6 +12,8 @@ pub(crate) struct Content {
     pub(crate) keys: u32,
     /// What they take turns to carry as `publisher_backend`.
     pub(crate) lanes: &'static [&'static str],
+    /// Each belongs to a trace, of which one in so many is sampled; 0: none does.
+    pub(crate) sampled: u32,
 }
 
 impl BenchSchema {
@@ -28,9 +30,9 @@ impl BenchSchema {
 
     /// Adds events, and leaves the table as vacuum does, so that no measurement pays for what was written before it.
     pub(crate) async fn fill(&self, content: Content) -> Result<()> {
-        let Content { events, data, keys, lanes } = content;
-        let (events, data, keys) = (i64::from(events), i64::from(data), i64::from(keys));
-        let inserted = self.client.execute(INSERT, &[&events, &data, &keys, &lanes]).await;
+        let Content { events, data, keys, lanes, sampled } = content;
+        let [events, data, keys, sampled] = [events, data, keys, sampled].map(i64::from);
+        let inserted = self.client.execute(INSERT, &[&events, &data, &keys, &lanes, &sampled]).await;
         inserted.map_err(|error| self.failed(&error))?;
         self.settle_down().await
     }
@@ -52,10 +54,12 @@ impl BenchSchema {
 /// has 19 characters beside the digits and the note.
 const INSERT: &str = "WITH pool AS MATERIALIZED (SELECT p, (SELECT string_agg(translate(encode(sha256((p + i * random())::text::bytea), \
             'base64'), '=', ''), '') FROM generate_series(0, $2::bigint / 43) i) AS text FROM generate_series(0, 63) p) \
-         INSERT INTO outbox_events (id, event_type, source, data, partition_key, publisher_backend) \
+         INSERT INTO outbox_events (id, event_type, source, data, partition_key, publisher_backend, extensions) \
          SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid()) \
                 placing substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) \
                 FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid, 'order.placed', '/shop/orders', \
             jsonb_build_object('n', n, 'note', left(pool.text, ($2 - 19 - length(n::text))::int)), \
-            CASE WHEN $3::bigint = 0 THEN '' ELSE 'key-' || n % $3 END, ($4::text[])[1 + n % cardinality($4)] \
+            CASE WHEN $3::bigint = 0 THEN '' ELSE 'key-' || n % $3 END, ($4::text[])[1 + n % cardinality($4)], \
+            CASE WHEN $5::bigint = 0 THEN '{}' ELSE jsonb_build_object('traceparent', \
+                '00-' || md5(n::text) || '-' || left(md5('span ' || n), 16) || CASE WHEN n % $5 = 0 THEN '-01' ELSE '-00' END) END \
          FROM generate_series(1, $1::bigint) n JOIN pool ON pool.p = n % 64";
