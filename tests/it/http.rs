@@ -5,8 +5,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use actix_outbox::OutboxSystem;
 use serde_json::Value;
 
+use crate::actors::{QUICK_RETRIES, answer, event, handler};
 use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, free_port};
@@ -211,6 +213,77 @@ async fn after_a_run_with_faults_the_counters_agree_with_the_table() {
     let delivered = sums["outbox_delivery_latency_seconds_count"];
     assert!((1.0..=f64::from(EVENTS)).contains(&delivered), "{text}");
     assert!((sums["outbox_leases"] - 64.0).abs() < 0.5, "{text}");
+}
+
+/// One sample.
+fn sample(text: &str, name_and_labels: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name_and_labels)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_worker_counts_the_shards_that_it_takes_over_and_who_woke_it() {
+    let scene = Scene::new().await;
+    let settings = scene.settings("lease = \"1s\"", "");
+    let mut first = scene.worker(&settings, "first");
+    scene.wait_owners(&["first"]).await;
+    let site = Site::open(&scene, &settings);
+    site.wait("/readyz", 200).await;
+    scene.wait_owners(&["first", "served"]).await;
+    scene.run(&["publish", "t", "--source", "s"]).await;
+    eventually("another process woke it", PATIENCE, async || {
+        scene.run(&["publish", "t", "--source", "s"]).await;
+        sample(&site.metrics(), "outbox_wakeups_total{kind=\"other_process\"}") > 0.0
+    })
+    .await;
+    assert!(sample(&site.metrics(), "outbox_wakeups_total{kind=\"poll\"}") > 0.0);
+    let taken = |site: &Site| sample(&site.metrics(), "outbox_takeovers_total{backend=\"default\"}");
+    assert!(taken(&site) < 0.5, "what a worker gives back is no take-over");
+    first.kill();
+    // Half of the 32 shards of each of two lanes.
+    eventually("what the dead one had is counted", PATIENCE, async || (taken(&site) - 32.0).abs() < 0.5).await;
+}
+
+#[actix::test]
+async fn an_application_counts_by_a_recorder_of_its_own() {
+    let scene = Scene::new().await;
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let outbox = {
+        let _installed = metrics::set_default_local_recorder(&recorder);
+        let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}", scene.stream());
+        let mut asked = 0;
+        OutboxSystem::builder(scene.system_settings(&tables))
+            .subscribe(handler("mailer", "thing.happened", move |_| {
+                asked += 1;
+                answer(if asked == 1 { Err("the mailbox is full") } else { Ok(()) })
+            }))
+            .start()
+            .await
+            .unwrap()
+    };
+    for n in 0..3 {
+        outbox.send(event(&n.to_string())).await.unwrap();
+    }
+    scene.wait_published().await;
+    eventually("what was recorded is counted", PATIENCE, async || {
+        sample(&recorder.handle().render(), "outbox_events_published_total{backend=\"default\"}") >= 3.0
+    })
+    .await;
+    outbox.update_gauges().await.unwrap();
+    let text = recorder.handle().render();
+    for (sample_of, expected) in [
+        ("outbox_events_handled_total{handler=\"mailer\"}", 3.0),
+        ("outbox_handler_failures_total{handler=\"mailer\"}", 1.0),
+        ("outbox_events_rejected_total{backend=\"default\"}", 1.0),
+        ("outbox_events_retried_total{backend=\"default\"}", 1.0),
+        ("outbox_events_failed_total{backend=\"default\"}", 0.0),
+        ("outbox_events_due{backend=\"default\"}", 0.0),
+        ("outbox_leases{backend=\"default\"}", 64.0),
+    ] {
+        let value = sample(&text, sample_of);
+        assert!((value - expected).abs() < 0.5, "{sample_of} is {value}: {text}");
+    }
+    assert!(sample(&text, "outbox_wakeups_total{kind=\"same_process\"}") > 0.0, "{text}");
 }
 
 #[tokio::test]
