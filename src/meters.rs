@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use chrono::{DateTime, Utc};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
+use crate::store::Outcomes;
+
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -120,21 +122,6 @@ impl Tally {
     /// What was taken could not be written down.
     fn give_back(&self, events: u64) {
         self.since.fetch_add(events, Ordering::Relaxed);
-    }
-}
-
-/// What became of events in some span of time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Outcomes {
-    pub(crate) published: u64,
-    /// Times that one was refused.
-    pub(crate) rejected: u64,
-    pub(crate) failed: u64,
-}
-
-impl Outcomes {
-    pub(crate) fn is_nothing(self) -> bool {
-        self == Self::default()
     }
 }
 

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::meters::Outcomes;
-
 /// How finely it is kept, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Span {
@@ -30,6 +28,21 @@ impl Span {
             Self::Minute => DAY,
             Self::Hour => 30 * DAY,
         }
+    }
+}
+
+/// What became of events in some span of time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Outcomes {
+    pub(crate) published: u64,
+    /// Times that one was refused.
+    pub(crate) rejected: u64,
+    pub(crate) failed: u64,
+}
+
+impl Outcomes {
+    pub(crate) fn is_nothing(self) -> bool {
+        self == Self::default()
     }
 }
 

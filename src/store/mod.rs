@@ -12,12 +12,11 @@ use uuid::Uuid;
 
 use crate::error::{PublishError, SettingsError, StoreError, SystemError};
 use crate::event::{OutboxEvent, Status};
-use crate::meters::Outcomes;
 use crate::publish::NewEvent;
 use crate::settings::DatabaseSettings;
 use migrate::{Plan, Watch};
 
-pub(crate) use self::history::{Chapter, Span};
+pub(crate) use self::history::{Chapter, Outcomes, Span};
 pub(crate) use self::news::News;
 pub(crate) use self::operations::{
     Change, Due, EventFilter, Expiry, MOST_AHEAD, Overview, Page, Place, Standing, Unreadable, WorkerRow,

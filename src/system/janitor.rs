@@ -8,8 +8,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use super::clock::Moment;
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use crate::meters::Outcomes;
-use crate::store::{Expiry, News};
+use crate::store::{Expiry, News, Outcomes};
 
 /// How often rows without a `seq` are looked for; an index that is empty in practice answers.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);

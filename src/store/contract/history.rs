@@ -1,8 +1,7 @@
 use std::time::Duration;
 
 use super::Fixture;
-use crate::meters::Outcomes;
-use crate::store::{Chapter, Span};
+use crate::store::{Chapter, Outcomes, Span};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 

@@ -9,8 +9,7 @@ use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
 
 use super::{PostgresStore, Result};
-use crate::meters::Outcomes;
-use crate::store::{Chapter, Span};
+use crate::store::{Chapter, Outcomes, Span};
 
 /// `$1` to `$4`: one array for each column; `$5`, `$6`: the spans in minutes and the seconds for which each is kept.
 const ADD: &str = "WITH spans AS MATERIALIZED (\

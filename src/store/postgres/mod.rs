@@ -15,12 +15,11 @@ use uuid::Uuid;
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Change, Chapter, Due, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane,
-    LeaseStore, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store, Unreadable,
+    LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store, Unreadable,
     WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
-use crate::meters::Outcomes;
 use crate::publish::NewEvent;
 
 mod adopt;

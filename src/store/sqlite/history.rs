@@ -9,8 +9,7 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, SmallInt, Text};
 
 use super::clock::{micros, read_now};
-use crate::meters::Outcomes;
-use crate::store::{Chapter, Span};
+use crate::store::{Chapter, Outcomes, Span};
 
 const MINUTE: i64 = 60_000_000;
 
