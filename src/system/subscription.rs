@@ -52,8 +52,7 @@ impl Subscription {
             Outcome::Handled => self.meters.handled.increment(1),
             Outcome::Failed(reason) => {
                 self.meters.failures.increment(1);
-                span.record("otel.status_code", "ERROR");
-                span.record("otel.status_description", reason);
+                trace::fail(&span, reason);
             }
             Outcome::NotBegun => {}
         }

@@ -10,7 +10,7 @@ mod spans;
 
 use serde_json::Value;
 
-pub(crate) use self::spans::{Sending, current, handling};
+pub(crate) use self::spans::{Sending, current, fail, handling};
 
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";

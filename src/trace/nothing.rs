@@ -14,7 +14,7 @@ pub(crate) fn current() -> Option<TraceContext> {
 pub(crate) struct Sending;
 
 impl Sending {
-    pub(crate) fn begin<'a>(_backend: &str, _events: impl Iterator<Item = &'a OutboxEvent>) -> Self {
+    pub(crate) fn begin<'a>(_system: &str, _backend: &str, _events: impl Iterator<Item = &'a OutboxEvent>) -> Self {
         Self
     }
 
@@ -26,6 +26,8 @@ impl Sending {
 
     pub(crate) fn end(self) {}
 }
+
+pub(crate) fn fail(_span: &Span, _reason: &str) {}
 
 pub(crate) fn handling(_handler: &str, _event: &OutboxEvent) -> Span {
     Span::none()

@@ -65,7 +65,7 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    pub(crate) fn begin<'a>(backend: &str, events: impl Iterator<Item = &'a OutboxEvent>) -> Self {
+    pub(crate) fn begin<'a>(system: &str, backend: &str, events: impl Iterator<Item = &'a OutboxEvent>) -> Self {
         let mut count = 0_i64;
         let mut sampled = Vec::new();
         for event in events {
@@ -80,6 +80,7 @@ impl Sending {
             "send",
             otel.name = format!("send {backend}"),
             otel.kind = "client",
+            messaging.system = system,
             messaging.operation.name = "send",
             messaging.operation.type = "send",
             messaging.destination.name = backend,
@@ -88,7 +89,7 @@ impl Sending {
         let mut spans = HashMap::new();
         for (event, origin) in sampled {
             batch.add_link(origin.span().span_context().clone());
-            spans.insert(event.id, deliver(backend, event, origin));
+            spans.insert(event.id, deliver(system, backend, event, origin));
         }
         Self { batch, events: spans }
     }
@@ -100,8 +101,7 @@ impl Sending {
 
     pub(crate) fn refused(&self, id: Uuid, reason: &str) {
         if let Some(span) = self.events.get(&id) {
-            span.record("otel.status_code", "ERROR");
-            span.record("otel.status_description", reason);
+            fail(span, reason);
         }
     }
 
@@ -111,7 +111,14 @@ impl Sending {
     }
 }
 
-fn deliver(backend: &str, event: &OutboxEvent, origin: Context) -> Span {
+/// The span ends with an error.
+pub(crate) fn fail(span: &Span, reason: &str) {
+    span.record("otel.status_code", "ERROR");
+    span.record("otel.status_description", reason);
+    span.record("error.type", "rejected");
+}
+
+fn deliver(system: &str, backend: &str, event: &OutboxEvent, origin: Context) -> Span {
     let span = tracing::info_span!(
         parent: None,
         "deliver",
@@ -119,6 +126,8 @@ fn deliver(backend: &str, event: &OutboxEvent, origin: Context) -> Span {
         otel.kind = "producer",
         otel.status_code = tracing::field::Empty,
         otel.status_description = tracing::field::Empty,
+        error.type = tracing::field::Empty,
+        messaging.system = system,
         messaging.operation.name = "deliver",
         messaging.operation.type = "send",
         messaging.destination.name = backend,
@@ -142,6 +151,8 @@ pub(crate) fn handling(handler: &str, event: &OutboxEvent) -> Span {
         otel.kind = "consumer",
         otel.status_code = tracing::field::Empty,
         otel.status_description = tracing::field::Empty,
+        error.type = tracing::field::Empty,
+        messaging.system = "actix-outbox",
         messaging.operation.name = "process",
         messaging.operation.type = "process",
         messaging.destination.name = event.publisher_backend,

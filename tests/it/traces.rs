@@ -204,7 +204,9 @@ async fn the_program_exports_the_spans_of_sampled_events_by_otlp() {
     let mut worker = Running::spawn(&mut worker);
     assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
     let spans = received.lines().concat();
-    for part in ["deliver default", "send default", "cloudevents.event_source", "sampled"] {
+    for part in
+        ["deliver default", "send default", "messaging.system", "redis_stream", "cloudevents.event_source", "sampled"]
+    {
         assert!(spans.contains(part), "{part} in {spans:?}");
     }
     assert!(!spans.contains("not-sampled"), "{spans:?}");

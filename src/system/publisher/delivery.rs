@@ -94,7 +94,8 @@ impl Desk {
             .iter()
             .filter_map(|ticket| Some(Parcel { shard: ticket.shard.clone(), event: Arc::clone(ticket.event()?) }))
             .collect();
-        let sending = Sending::begin(&self.line.name, parcels.iter().map(|parcel| &*parcel.event));
+        let kind = self.shared.settings.publishers.get(&self.line.name).map_or("", |publisher| &publisher.backend);
+        let sending = Sending::begin(kind, &self.line.name, parcels.iter().map(|parcel| &*parcel.event));
         let began = Moment::now();
         let sent = self.channel.send(&parcels).instrument(sending.span()).await;
         self.line.meters.publish.record(Moment::now().since(began));
