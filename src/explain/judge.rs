@@ -55,7 +55,9 @@ fn before_its_time(Circumstances { event, standing, .. }: &Circumstances) -> Opt
 
 fn waiting_for_others(circumstances: &Circumstances) -> Reason {
     let Circumstances { event, standing, before, workers, lease } = circumstances;
-    let alive: Vec<&WorkerRow> = workers.iter().filter(|worker| worker.silent_for < *lease).collect();
+    // Who holds a lease that runs is alive too, whatever lease time it has in its settings.
+    let is_alive = |worker: &&WorkerRow| worker.silent_for < *lease || !worker.shards.is_empty();
+    let alive: Vec<&WorkerRow> = workers.iter().filter(is_alive).collect();
     if alive.is_empty() {
         return Reason::NoWorker { last_heartbeat: workers.iter().map(|worker| worker.heartbeat_at).max() };
     }
@@ -116,6 +118,9 @@ fn with_owner(circumstances: &Circumstances, worker: &WorkerRow, report: &LaneRe
 }
 
 fn paused(backend: String, worker: &WorkerRow, report: &LaneReport) -> Reason {
+    if report.is_stuck() {
+        return Reason::Stuck { backend, worker: worker.name.clone() };
+    }
     Reason::Paused { backend, worker: worker.name.clone(), since: report.since, error: report.health.clone() }
 }
 

@@ -129,6 +129,13 @@ pub enum Reason {
         /// Why.
         error: String,
     },
+    /// The worker that should send it does not do its work.
+    Stuck {
+        /// The backend.
+        backend: String,
+        /// The worker.
+        worker: String,
+    },
     /// No worker owns its shard at the moment; one takes it within the lease time and a second.
     NoOwner {
         /// The backend.

@@ -22,7 +22,11 @@ impl fmt::Display for Reason {
                 if let Some(published_at) = published_at {
                     write!(f, ", though its backend has it since {}", time(*published_at))?;
                 }
-                write!(f, ": {} Once that is mended, `outbox events retry` sends it again.", sentence(error))
+                let again = match published_at {
+                    Some(_) => "asks its handlers again; it is not sent a second time",
+                    None => "sends it again",
+                };
+                write!(f, ": {} Once that is mended, `outbox events retry` {again}.", sentence(error))
             }
             Self::Processing { since } => write!(
                 f,
@@ -31,7 +35,11 @@ impl fmt::Display for Reason {
                 time(*since)
             ),
             Self::Unreadable { problem } => {
-                write!(f, "Its row is no event that could be sent, and fails when it is due: {}", sentence(problem))
+                write!(
+                    f,
+                    "Its row is no event that could be sent, so a worker records it as failed once it is due: {}",
+                    sentence(problem)
+                )
             }
             Self::Scheduled { at } => write!(f, "It is scheduled for {}.", time(*at)),
             Self::Retrying { at, attempts, max_retries, error } => write!(
@@ -92,6 +100,12 @@ impl fmt::Display for Reason {
                 }
                 write!(f, ", says worker {worker}, so nothing is sent and no retry is spent: {}", sentence(error))
             }
+            Self::Stuck { backend, worker } => write!(
+                f,
+                "Worker {worker}, which serves {}, does not do its work: its loop does not turn. Restart it; its shards are \
+                 another's once their leases have run out.",
+                named(backend)
+            ),
             Self::NoOwner { backend, shard, workers } => write!(
                 f,
                 "Nobody owns its shard, {shard} of {}; one of these takes it within the lease time and a second: {}.",

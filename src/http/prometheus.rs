@@ -21,7 +21,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 const SHORTEST_AGE: Duration = Duration::from_secs(5);
 const REST: u32 = 20;
 
-/// A scrape does not wait longer for the database; the last figures stand.
+/// A scrape does not wait longer for the database: the last figures stand.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The program's recorder, and when the gauges were last brought up to date.
@@ -59,19 +59,23 @@ impl Metrics {
         });
     }
 
-    /// Brings the gauges up to date, unless they just were.
+    /// Brings the gauges up to date; those for which the database is asked unless they just were, and never twice at a time.
     pub(super) async fn update(&self, outbox: &Outbox) {
-        let mut next_update = self.next_update.lock().await;
-        let began = Instant::now();
-        if began < *next_update {
+        outbox.update_own_gauges();
+        let Ok(mut next_update) = Arc::clone(&self.next_update).try_lock_owned() else { return };
+        if Instant::now() < *next_update {
             return;
         }
-        match timeout(PATIENCE, outbox.update_gauges()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "what is due is not known"),
-            Err(_) => tracing::debug!("what is due is not known: no answer within {PATIENCE:?}"),
-        }
-        *next_update = Instant::now() + SHORTEST_AGE.max(began.elapsed() * REST);
+        let outbox = outbox.clone();
+        let counting = actix_rt::spawn(async move {
+            let began = Instant::now();
+            if let Err(error) = outbox.update_gauges().await {
+                tracing::debug!(%error, "what is due is not known");
+            }
+            *next_update = Instant::now() + SHORTEST_AGE.max(began.elapsed() * REST);
+        });
+        // What takes longer goes on, and shows in a later scrape.
+        let _ = timeout(PATIENCE, counting).await;
     }
 
     pub(super) fn render(&self) -> String {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 const WELL: &str = "ok";
+const STUCK: &str = "the worker's loop is stuck";
 
 /// What a worker says of one lane's backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,15 @@ impl From<Said> for LaneReport {
 impl LaneReport {
     pub(crate) fn well() -> Self {
         Self { health: WELL.to_owned(), since: None, standing_by: None, per_second: None }
+    }
+
+    /// The worker itself does not do its work, and says nothing of the backend.
+    pub(crate) fn stuck() -> Self {
+        Self { health: STUCK.to_owned(), ..Self::well() }
+    }
+
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.health == STUCK
     }
 
     pub(crate) fn is_well(&self) -> bool {

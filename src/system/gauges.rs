@@ -7,10 +7,13 @@ use super::line::Line;
 use super::shared::Shared;
 use crate::error::StoreError;
 
-pub(super) async fn update(shared: &Shared) -> Result<(), StoreError> {
-    for line in shared.lines.values() {
-        update_own(shared, line);
-    }
+/// What this worker knows itself.
+pub(super) fn update_own(shared: &Shared) {
+    shared.lines.values().for_each(|line| update_line(shared, line));
+}
+
+/// What the database is asked for.
+pub(super) async fn update_due(shared: &Shared) -> Result<(), StoreError> {
     // Who delivers nothing says nothing of backends.
     if shared.lines.is_empty() {
         return Ok(());
@@ -24,8 +27,7 @@ pub(super) async fn update(shared: &Shared) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What this worker knows itself.
-fn update_own(shared: &Shared, line: &Line) {
+fn update_line(shared: &Shared, line: &Line) {
     let now = Moment::now();
     let leases: Vec<i64> = line
         .flights

@@ -148,9 +148,15 @@ impl Outbox {
     /// What the database says; the gauges that need none of it are up to date all the same. [`SystemError::Stopped`] after a
     /// shutdown.
     pub async fn update_gauges(&self) -> Result<(), SystemError> {
+        self.update_own_gauges();
         let shared = Arc::clone(&self.shared);
-        let updated = self.shared.runtime.spawn(async move { gauges::update(&shared).await });
+        let updated = self.shared.runtime.spawn(async move { gauges::update_due(&shared).await });
         Ok(updated.await.map_err(|_| SystemError::Stopped)??)
+    }
+
+    /// Those of them that the database is not asked for.
+    pub(crate) fn update_own_gauges(&self) {
+        gauges::update_own(&self.shared);
     }
 
     /// Waits until nothing that is due for the served backends is left to deliver, by this worker or another. What is

@@ -76,11 +76,10 @@ impl<'a> Heart<'a> {
         // counting among those who share.
         let stuck = self.shared.silent_for() > self.lease();
         let beat = self.announcement(stuck);
-        let before = Utc::now();
         let view = self.store.beat(&beat).await?;
         self.shared.note_beat();
         if let Some(clock) = view.clock {
-            self.shared.note_clock(clock, (before, Utc::now()));
+            self.shared.note_clock(clock, Utc::now());
         }
         self.leases.renew(&view.renewed, deadline);
         if !stuck {
@@ -148,7 +147,7 @@ impl<'a> Heart<'a> {
             report.health.clone_from(&down.reason);
             report.since = Some(Utc::now() - Moment::now().since(down.since));
         } else if stuck {
-            "the worker's loop is stuck".clone_into(&mut report.health);
+            report.health = LaneReport::stuck().health;
         }
         report
     }
@@ -195,10 +194,10 @@ impl<'a> Heart<'a> {
 
     /// Those whose last owner let them run out.
     fn count_take_overs(&self, lane: &Lane, taken: &[(Shard, i64)], view: &LeaseView) {
+        let anothers = |owner| owner != self.shared.worker;
         let left = |shard: &Shard| {
-            view.leases
-                .iter()
-                .any(|row| row.shard == *shard && row.owner.is_some_and(|owner| owner != self.shared.worker))
+            let mut rows = view.leases.iter().filter(|row| row.shard == *shard && row.expired);
+            rows.any(|row| row.owner.is_some_and(anothers))
         };
         let count = taken.iter().filter(|(shard, _)| left(shard)).count();
         if let Some(line) = self.shared.line_of(lane) {

@@ -147,10 +147,9 @@ impl Shared {
         }
     }
 
-    /// The database's clock said `clock` between two moments of this process'.
-    pub(crate) fn note_clock(&self, clock: DateTime<Utc>, between: (DateTime<Utc>, DateTime<Utc>)) {
-        let middle = between.0 + (between.1 - between.0) / 2;
-        let ahead = (clock - middle).num_microseconds().unwrap_or(0);
+    /// The database's clock said `clock` just before this moment of this process': a heartbeat reads it last.
+    pub(crate) fn note_clock(&self, clock: DateTime<Utc>, now: DateTime<Utc>) {
+        let ahead = (clock - now).num_microseconds().unwrap_or(0);
         self.clock_ahead.store(ahead, Ordering::Relaxed);
     }
 

@@ -83,6 +83,8 @@ fn the_first_thing_that_keeps_an_event_is_named() {
     assert_eq!(kind(&it), "standing_by");
     it.workers = vec![down("a")];
     assert_eq!(kind(&it), "paused");
+    it.workers = vec![worker("a", serde_json::json!({"orders": LaneReport::stuck()}))];
+    assert_eq!(kind(&it), "stuck");
     it.workers = vec![well("a"), down("b")];
     assert_eq!(kind(&it), "no_owner");
     it.standing.owner = Some(it.workers[1].id);
@@ -140,4 +142,21 @@ fn the_sentence_names_who_holds_it_up() {
         "It is due since 1970-01-01T00:00:00.000Z and worker a, which owns its shard, 3, comes to it: 9984 events or more are \
          before it."
     );
+}
+
+#[test]
+fn a_worker_with_a_lease_that_runs_is_alive_however_long_ago_it_said_something() {
+    let mut it = due(vec![WorkerRow { silent_for: 4 * LEASE, ..well("slow") }]);
+    assert_eq!(kind(&it), "no_worker");
+    it.workers[0].shards = vec![(std::sync::Arc::from("orders"), 32)];
+    assert_eq!(kind(&it), "due");
+}
+
+#[test]
+fn a_failed_event_that_its_backend_has_is_not_said_to_be_sent_again() {
+    let mut it = due(Vec::new());
+    it.event.status = Status::Failed;
+    assert!(judge(&it).to_string().ends_with("`outbox events retry` sends it again."));
+    it.event.published_at = Some(now());
+    assert!(judge(&it).to_string().ends_with("asks its handlers again; it is not sent a second time."));
 }

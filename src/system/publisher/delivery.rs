@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tracing::Instrument;
 
 use super::desk::Desk;
 use crate::backend::channel::{Answer, Parcel};
+use crate::event::OutboxEvent;
 use crate::system::clock::Moment;
 use crate::system::messages::{Cause, Failure};
 use crate::system::ticket::Ticket;
@@ -152,9 +153,13 @@ impl Desk {
         go_on
     }
 
-    /// How long an event took to its backend. What was refused before says more about the refusal.
+    /// How long an event took to its backend. What was changed since it was written, by a refusal or by a person, says more
+    /// about that.
     fn time(&self, ticket: &Ticket, now: DateTime<Utc>) {
-        if let Some(event) = ticket.event().filter(|_| ticket.retry_count == 0) {
+        let is_as_written = |event: &&Arc<OutboxEvent>| {
+            ticket.retry_count == 0 && event.updated_at - event.created_at < TimeDelta::seconds(1)
+        };
+        if let Some(event) = ticket.event().filter(is_as_written) {
             self.line.meters.delivered(event.created_at, event.scheduled_at, now);
         }
     }
