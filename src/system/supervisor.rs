@@ -35,7 +35,10 @@ const MOST: usize = 1_000;
 /// has gone silent, the leases run out, and others clear the journals.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the last flush may take of that.
+/// How long the last journal entries may take of that to be dropped.
+const JOURNAL_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long telling other processes may take of that, and writing the history.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the shutdown looks whether everything is settled.
@@ -315,7 +318,7 @@ async fn announce_the_rest(shared: &Shared) {
 async fn flush_journals(shared: &Shared) {
     let publishers: Vec<_> = shared.addresses().publishers.values().cloned().collect();
     let flushed = join_all(publishers.iter().map(|publisher| publisher.send(Flush)));
-    let _ = tokio::time::timeout(FLUSH_LIMIT, flushed).await;
+    let _ = tokio::time::timeout(JOURNAL_LIMIT, flushed).await;
 }
 
 /// The last message.
