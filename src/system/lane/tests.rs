@@ -288,7 +288,7 @@ fn retries_are_looked_for_when_they_come_due_and_now_and_then() {
 
 #[test]
 fn after_a_look_that_found_much_what_is_announced_waits_a_little() {
-    for (found, pause) in [(1, 0), (8, 4), (24, 8)] {
+    for (found, pause) in [(1, 0), (8, 2), (24, 6)] {
         let mut model = one_read((1..=found).map(|n| sample::fetched(0, n * 1_000_000, "")).collect());
         let began = model.now;
         model.cursor.next_sweep = began.after(Duration::from_secs(60));
