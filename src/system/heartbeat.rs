@@ -15,7 +15,7 @@ use super::shared::Shared;
 use crate::error::StoreError;
 use crate::store::{Heartbeat, Lane, LaneReport, LeaseStore, LeaseView, Shard};
 
-/// How often the heartbeat looks whether shards are free or have run empty.
+/// How often the heartbeat looks whether shards are free or have run empty, while it waits for that.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Beats on the calling thread until it is told to stop; a predecessor comes to its end first.
@@ -96,11 +96,14 @@ impl<'a> Heart<'a> {
     /// Waits for the next beat, releasing meanwhile what has run empty and waking early where something is free.
     async fn wait(&mut self, until: Moment) {
         while Moment::now() < until && !self.control.is_stopped() {
-            let woken = tokio::time::timeout(LOOK_INTERVAL, self.shared.beat_now.notified()).await.is_ok();
+            // What is held changes here alone, so what is not waited for now will not be before the next beat.
+            let short = self.lanes_below_target();
+            let looks = !short.is_empty() || !self.leases.draining().is_empty();
+            let pause = if looks { LOOK_INTERVAL } else { until.since(Moment::now()) };
+            let woken = tokio::time::timeout(pause, self.shared.beat_now.notified()).await.is_ok();
             if self.release_drained().await.is_err() || woken {
                 return;
             }
-            let short = self.lanes_below_target();
             if !short.is_empty() && self.store.has_free(&short).await.unwrap_or(false) {
                 return;
             }
