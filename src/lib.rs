@@ -17,7 +17,8 @@
 //! 9. The retry actor records what was refused: another try after [`RetryBackoff`], or the end.
 //! 10. The janitor deletes what is older than [`RetentionSettings`] keep.
 //!
-//! Beside them stand [`Outbox::explain`], which says why an event has not been sent (`explain`), [`Settings`] and, with the feature `cli`, the command line in `cli`.
+//! Beside them stand [`Outbox::explain`], which says why an event has not been sent (`explain`), [`Settings`] and, with the
+//! feature `cli`, the command line in `cli`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "cli"), allow(dead_code, reason = "what only the command line asks of the store"))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]

@@ -4,11 +4,15 @@
 //! Names and units follow Prometheus; labels are the names of publishers and handlers, never ids, keys or event types.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
-use crate::store::Outcomes;
+use crate::store::{Due, Outcomes};
+
+/// In the place of a backend: events whose `publisher_backend` no live worker serves. No publisher has such a name.
+const UNSERVED: &str = "(unserved)";
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,8 +147,7 @@ pub(crate) struct LineMeters {
     pub(crate) in_flight_events: Gauge,
     pub(crate) in_flight_bytes: Gauge,
     pub(crate) breaker_open: Gauge,
-    pub(crate) due: Gauge,
-    pub(crate) oldest_due: Gauge,
+    pub(crate) due: DueMeters,
 }
 
 impl LineMeters {
@@ -169,8 +172,7 @@ impl LineMeters {
             in_flight_events: gauge(IN_FLIGHT_EVENTS),
             in_flight_bytes: gauge(IN_FLIGHT_BYTES),
             breaker_open: gauge(BREAKER_OPEN),
-            due: gauge(DUE),
-            oldest_due: gauge(OLDEST_DUE),
+            due: DueMeters::new(backend),
         }
     }
 
@@ -193,6 +195,26 @@ impl LineMeters {
     }
 }
 
+/// What is due of one publisher, or of nobody's.
+pub(crate) struct DueMeters {
+    events: Gauge,
+    oldest: Gauge,
+}
+
+impl DueMeters {
+    fn new(backend: &str) -> Self {
+        let gauge = |name: &'static str| gauge!(name, "backend" => backend.to_owned());
+        Self { events: gauge(DUE), oldest: gauge(OLDEST_DUE) }
+    }
+
+    pub(crate) fn set<'a>(&self, due: impl Iterator<Item = &'a Due>) {
+        let (events, oldest) =
+            due.fold((0, Duration::ZERO), |(events, oldest), due| (events + due.events, oldest.max(due.oldest)));
+        self.events.set(events as f64);
+        self.oldest.set(oldest);
+    }
+}
+
 /// One handler's.
 pub(crate) struct HandlerMeters {
     pub(crate) handled: Counter,
@@ -212,6 +234,7 @@ pub(crate) struct SystemMeters {
     pub(crate) woken_by_self: Counter,
     pub(crate) woken_by_others: Counter,
     pub(crate) polled: Counter,
+    pub(crate) unserved: DueMeters,
 }
 
 impl SystemMeters {
@@ -223,6 +246,7 @@ impl SystemMeters {
             woken_by_self: wakeups("same_process"),
             woken_by_others: wakeups("other_process"),
             polled: wakeups("poll"),
+            unserved: DueMeters::new(UNSERVED),
         }
     }
 }

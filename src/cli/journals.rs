@@ -43,10 +43,8 @@ pub(super) struct Served {
 
 impl Served {
     pub(super) fn new(outbox: Uuid, settings: &Settings, overview: &Overview) -> Self {
-        let alive = overview.workers.iter().filter(|worker| worker.silent_for < settings.worker.lease);
-        let announced = alive.flat_map(|worker| {
-            serde_json::from_str::<BTreeMap<String, String>>(&worker.backends).unwrap_or_default().into_keys()
-        });
+        let alive = overview.workers.iter().filter(|worker| worker.is_alive(settings.worker.lease));
+        let announced = alive.flat_map(|worker| worker.reports().into_keys());
         Self { outbox, settings: settings.clone(), announced: announced.collect() }
     }
 
@@ -164,4 +162,41 @@ async fn needed(records: &[&Record], store: &dyn Store) -> anyhow::Result<HashSe
         }
     }
     Ok(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::store::{LaneReport, Shard, WorkerRow};
+
+    #[test]
+    fn what_these_settings_do_not_know_is_somebodys_where_a_live_worker_serves_it() {
+        let settings = Settings::from_toml("[publishers.orders]\nbackend = 'redis_stream'\nhost = 'h'").unwrap();
+        let stream = settings.publishers["orders"].stream_name.clone();
+        let record = Record {
+            outbox: Uuid::nil(),
+            shard: Shard { lane: Arc::from("elsewhere"), number: 0 },
+            sent: None,
+            field: String::new(),
+            value: Vec::new(),
+        };
+        let is_served = |silent_for| {
+            let worker = WorkerRow {
+                id: Uuid::nil(),
+                name: "w".to_owned(),
+                heartbeat_at: DateTime::UNIX_EPOCH,
+                silent_for,
+                backends: serde_json::json!({"elsewhere": LaneReport::well()}).to_string(),
+                shards: Vec::new(),
+            };
+            let overview = Overview { counts: Vec::new(), due: Vec::new(), workers: vec![worker] };
+            Served::new(Uuid::nil(), &settings, &overview).has(&stream, &record)
+        };
+        assert!(is_served(Duration::ZERO));
+        assert!(!is_served(settings.worker.lease));
+    }
 }

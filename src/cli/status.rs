@@ -14,8 +14,7 @@ use super::journals::{self, Journal, Left, Served};
 use super::output;
 use super::row::time;
 use crate::settings::Settings;
-use crate::store::report::by_lane;
-use crate::store::{Overview, Store, WorkerRow};
+use crate::store::{Overview, Store};
 use crate::system::Backends;
 
 /// Show how many events there are, what is due, who works, and what was left behind beside the streams.
@@ -91,7 +90,6 @@ impl Status {
             Ok(default) if lane.is_empty() => default.to_owned(),
             _ => lane.to_owned(),
         };
-        let alive = |worker: &&WorkerRow| worker.silent_for < settings.worker.lease;
         let mut seen: BTreeMap<String, Seen> =
             settings.publishers.keys().map(|name| (name.clone(), Seen::default())).collect();
         for due in &overview.due {
@@ -99,8 +97,8 @@ impl Status {
             backend.due += due.events;
             backend.oldest = backend.oldest.max(Some(due.oldest));
         }
-        for worker in overview.workers.iter().filter(alive) {
-            for (lane, report) in by_lane(&worker.backends) {
+        for worker in overview.workers.iter().filter(|worker| worker.is_alive(settings.worker.lease)) {
+            for (lane, report) in worker.reports() {
                 let backend = seen.entry(publisher(&lane)).or_default();
                 if backend.health.as_deref() != Some("ok") {
                     backend.health = Some(report.health);
@@ -197,7 +195,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::store::Due;
+    use crate::store::{Due, WorkerRow};
 
     fn worker(name: &str, silent: u64, backends: &str) -> WorkerRow {
         WorkerRow {
@@ -206,7 +204,7 @@ mod tests {
             heartbeat_at: DateTime::UNIX_EPOCH,
             silent_for: Duration::from_secs(silent),
             backends: backends.to_owned(),
-            shards: vec![(Arc::from(""), 16), (Arc::from("orders"), 16)],
+            shards: if silent < 60 { vec![(Arc::from(""), 16), (Arc::from("orders"), 16)] } else { Vec::new() },
         }
     }
 

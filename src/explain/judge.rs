@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::{Circumstances, Reason};
 use crate::event::{OutboxEvent, Status};
-use crate::store::report::by_lane;
 use crate::store::{LaneReport, WorkerRow};
 
 pub(super) fn judge(circumstances: &Circumstances) -> Reason {
@@ -55,14 +54,12 @@ fn before_its_time(Circumstances { event, standing, .. }: &Circumstances) -> Opt
 
 fn waiting_for_others(circumstances: &Circumstances) -> Reason {
     let Circumstances { event, standing, before, workers, lease } = circumstances;
-    // Who holds a lease that runs is alive too, whatever lease time it has in its settings.
-    let is_alive = |worker: &&WorkerRow| worker.silent_for < *lease || !worker.shards.is_empty();
-    let alive: Vec<&WorkerRow> = workers.iter().filter(is_alive).collect();
+    let alive: Vec<&WorkerRow> = workers.iter().filter(|worker| worker.is_alive(*lease)).collect();
     if alive.is_empty() {
         return Reason::NoWorker { last_heartbeat: workers.iter().map(|worker| worker.heartbeat_at).max() };
     }
     let backend = event.publisher_backend.clone();
-    let report = |worker: &WorkerRow| by_lane(&worker.backends).remove(&backend);
+    let report = |worker: &WorkerRow| worker.reports().remove(&backend);
     let serving: Vec<(&WorkerRow, LaneReport)> =
         alive.iter().filter_map(|worker| Some((*worker, report(worker)?))).collect();
     if serving.is_empty() {

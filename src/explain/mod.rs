@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};
 use crate::settings::Settings;
-use crate::store::{Blocker, KeyQuestion, Standing, Store, WorkerRow};
+use crate::store::{Blocker, KeyQuestion, Standing, Store, Unreadable, WorkerRow};
 
 /// Where one event stands, and why it is not further.
 ///
@@ -198,7 +198,9 @@ pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) ->
             let before = before(store, settings, &event, &standing).await?;
             judge::judge(&Circumstances { event, standing, before, workers, lease: settings.worker.lease })
         }
-        Err(unreadable) => Reason::Unreadable { problem: unreadable.reason },
+        // What became of it is known all the same.
+        Err(Unreadable { status: Some(Status::Published), .. }) => Reason::Published { at: None },
+        Err(Unreadable { reason, .. }) => Reason::Unreadable { problem: reason },
     };
     Ok(Explanation { id, sentence: reason.to_string(), reason })
 }
@@ -219,7 +221,7 @@ async fn before(
     let Some(Blocker { id, .. }) = blockers.get(&event.partition_key) else { return Ok(None) };
     let status = match store.load(&[*id]).await?.into_iter().next() {
         Some(Ok(event)) => event.status,
-        Some(Err(_)) => Status::Pending,
+        Some(Err(unreadable)) => unreadable.status.unwrap_or(Status::Pending),
         // Done and deleted since.
         None => return Ok(None),
     };

@@ -1,12 +1,14 @@
 //! What people and retention ask for.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Lane, Position};
+use super::report::by_lane;
+use super::{Lane, LaneReport, Position};
 use crate::event::Status;
 use crate::settings::RetentionSettings;
 
@@ -80,6 +82,8 @@ pub(crate) struct Page {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unreadable {
     pub(crate) id: Uuid,
+    /// Where that at least is one.
+    pub(crate) status: Option<Status>,
     pub(crate) reason: String,
 }
 
@@ -166,6 +170,18 @@ pub(crate) struct WorkerRow {
     pub(crate) backends: String,
     /// Shards of each lane whose lease it has.
     pub(crate) shards: Vec<(Lane, i64)>,
+}
+
+impl WorkerRow {
+    /// Who holds a lease that runs is alive, too, whatever lease time it has in its settings.
+    pub(crate) fn is_alive(&self, lease: Duration) -> bool {
+        self.silent_for < lease || !self.shards.is_empty()
+    }
+
+    /// What it says of each lane that it serves.
+    pub(crate) fn reports(&self) -> BTreeMap<String, LaneReport> {
+        by_lane(&self.backends)
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,11 @@ impl LaneReport {
         Self { health: WELL.to_owned(), since: None, standing_by: None, per_second: None }
     }
 
+    /// It cannot be reached since then.
+    pub(crate) fn down(reason: &str, since: DateTime<Utc>) -> Self {
+        Self { health: reason.to_owned(), since: Some(since), ..Self::well() }
+    }
+
     /// The worker itself does not do its work, and says nothing of the backend.
     pub(crate) fn stuck() -> Self {
         Self { health: STUCK.to_owned(), ..Self::well() }

@@ -1,11 +1,12 @@
 //! Metrics that say what is, not what happened.
 
-use std::time::Duration;
+use std::collections::HashSet;
 
 use super::clock::Moment;
 use super::line::Line;
 use super::shared::Shared;
 use crate::error::StoreError;
+use crate::store::{Due, WorkerRow};
 
 /// What this worker knows itself.
 pub(super) fn update_own(shared: &Shared) {
@@ -18,12 +19,15 @@ pub(super) async fn update_due(shared: &Shared) -> Result<(), StoreError> {
     if shared.lines.is_empty() {
         return Ok(());
     }
-    let due = shared.store.due().await?;
+    let (due, workers) = tokio::try_join!(shared.store.due(), shared.store.workers())?;
     for line in shared.lines.values() {
-        let of_it = || due.iter().filter(|due| line.flight(&due.lane).is_some());
-        line.meters.due.set(of_it().map(|due| due.events).sum::<i64>() as f64);
-        line.meters.oldest_due.set(of_it().map(|due| due.oldest).max().unwrap_or(Duration::ZERO));
+        line.meters.due.set(due.iter().filter(|due| line.flight(&due.lane).is_some()));
     }
+    let is_alive = |worker: &&WorkerRow| worker.is_alive(shared.settings.worker.lease);
+    let served: HashSet<String> =
+        workers.iter().filter(is_alive).flat_map(|worker| worker.reports().into_keys()).collect();
+    let is_served = |due: &&Due| shared.line_of(&due.lane).is_some() || served.contains(&*due.lane);
+    shared.meters.unserved.set(due.iter().filter(|due| !is_served(due)));
     Ok(())
 }
 

@@ -141,18 +141,16 @@ impl<'a> Heart<'a> {
     }
 
     fn report(&self, line: &Line, flight: &Flight, stuck: bool) -> LaneReport {
-        let mut report = LaneReport {
+        let health = match &line.state().down {
+            Some(down) => LaneReport::down(&down.reason, Utc::now() - Moment::now().since(down.since)),
+            None if stuck => LaneReport::stuck(),
+            None => LaneReport::well(),
+        };
+        LaneReport {
             standing_by: self.standing_by().get(&**flight.lane()).cloned(),
             per_second: line.rate_limit.map(|limit| limit.per_second),
-            ..LaneReport::well()
-        };
-        if let Some(down) = &line.state().down {
-            report.health.clone_from(&down.reason);
-            report.since = Some(Utc::now() - Moment::now().since(down.since));
-        } else if stuck {
-            report.health = LaneReport::stuck().health;
+            ..health
         }
-        report
     }
 
     // The fair share.

@@ -127,7 +127,9 @@ impl Shared {
 
     /// The database's clock, as a heartbeat last saw it.
     pub(crate) fn database_now(&self) -> DateTime<Utc> {
-        Utc::now() + TimeDelta::microseconds(self.clock_ahead.load(Ordering::Relaxed))
+        let (now, ahead) = (Utc::now(), TimeDelta::microseconds(self.clock_ahead.load(Ordering::Relaxed)));
+        // A clock beyond the calendar is none to go by.
+        now.checked_add_signed(ahead).unwrap_or(now)
     }
 
     pub(crate) fn note_beat(&self) {

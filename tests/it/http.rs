@@ -244,6 +244,25 @@ async fn a_worker_counts_the_shards_that_it_takes_over_and_who_woke_it() {
     eventually("what the dead one had is counted", PATIENCE, async || (taken(&site) - 32.0).abs() < 0.5).await;
 }
 
+#[tokio::test]
+async fn what_is_due_of_a_backend_that_no_live_worker_serves_is_counted_as_such() {
+    let scene = Scene::new().await;
+    let site = Site::open(&scene, &scene.settings("", ""));
+    site.wait("/readyz", 200).await;
+    scene.wait_owners(&["served"]).await;
+    let misnamed = "INSERT INTO outbox_events (id, event_type, source, publisher_backend, created_at, scheduled_at)
+        SELECT gen_random_uuid(), 't', 's', 'elsewhere', now(), now() - interval '1 hour' FROM generate_series(1, 3)";
+    scene.sql().await.execute(misnamed, &[]).await.unwrap();
+    let of = |name: &str, backend: &str| sample(&site.metrics(), &format!("{name}{{backend=\"{backend}\"}}"));
+    eventually("it is counted", PATIENCE, async || of("outbox_events_due", "(unserved)") > 2.5).await;
+    assert!(of("outbox_oldest_due_age_seconds", "(unserved)") > 3_599.0);
+    assert!(of("outbox_events_due", "default") < 0.5);
+    // A worker that serves it, and whose backend is away.
+    let table = "[publishers.elsewhere]\nbackend = \"redis_stream\"\nurl = \"redis://127.0.0.1:1\"";
+    let _other = scene.worker(&scene.settings("", table), "other");
+    eventually("it is its own", PATIENCE, async || of("outbox_events_due", "(unserved)") < 0.5).await;
+}
+
 #[actix::test]
 async fn an_application_counts_by_a_recorder_of_its_own() {
     let scene = Scene::new().await;

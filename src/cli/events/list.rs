@@ -65,7 +65,7 @@ impl<'a> From<&'a Result<OutboxEvent, Unreadable>> for Listed<'a> {
     fn from(event: &'a Result<OutboxEvent, Unreadable>) -> Self {
         match event {
             Ok(event) => Self::Event(Box::new(event.into())),
-            Err(Unreadable { id, reason }) => Self::Unreadable { id: id.to_string(), unreadable: reason },
+            Err(Unreadable { id, reason, .. }) => Self::Unreadable { id: id.to_string(), unreadable: reason },
         }
     }
 }
@@ -73,7 +73,7 @@ impl<'a> From<&'a Result<OutboxEvent, Unreadable>> for Listed<'a> {
 fn cells(event: &Result<OutboxEvent, Unreadable>) -> Vec<String> {
     let event = match event {
         Ok(event) => event,
-        Err(Unreadable { id, reason }) => {
+        Err(Unreadable { id, reason, .. }) => {
             let mut cells = vec![String::new(); HEADER.len()];
             cells[0] = id.to_string();
             cells[HEADER.len() - 1] = format!("cannot be read: {}", output::shortened(reason, LONGEST_ERROR));

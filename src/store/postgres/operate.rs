@@ -44,7 +44,11 @@ pub(super) async fn find(store: &PostgresStore, id: Uuid) -> Result<Option<Outbo
 
 pub(super) async fn load(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
     let mut rows: HashMap<Uuid, Row> = rows(store, ids.to_vec()).await?.into_iter().map(|row| (row.id, row)).collect();
-    let decode = |id: &Uuid| Some(rows.remove(id)?.decode().map_err(|reason| Unreadable { id: *id, reason }));
+    let decode = |id: &Uuid| {
+        let row = rows.remove(id)?;
+        let status = row.status.parse().ok();
+        Some(row.decode().map_err(|reason| Unreadable { id: *id, status, reason }))
+    };
     Ok(ids.iter().filter_map(decode).collect())
 }
 

@@ -210,8 +210,8 @@ impl Store for SqliteStore {
             })
             .await?;
         let decode = |row: Row| {
-            let id = row.id();
-            row.decode().map_err(|reason| Unreadable { id, reason })
+            let (id, status) = (row.id(), row.status());
+            row.decode().map_err(|reason| Unreadable { id, status, reason })
         };
         Ok(rows.into_iter().flatten().map(decode).collect())
     }

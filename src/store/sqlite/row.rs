@@ -11,7 +11,7 @@ use diesel::sqlite::{Sqlite, SqliteType, SqliteValue};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::event::{JsonText, OutboxEvent};
+use crate::event::{JsonText, OutboxEvent, Status};
 use crate::store::Position;
 
 /// The columns of [`Row`], of a table or a query named `e`.
@@ -124,9 +124,14 @@ impl Row {
         if let Some(Cell::Text(key)) = &self.partition_key { key } else { "" }
     }
 
+    /// None where the column holds no such thing.
+    pub(crate) fn status(&self) -> Option<Status> {
+        if let Some(Cell::Text(status)) = &self.status { status.parse().ok() } else { None }
+    }
+
     /// Whether it waits for another try.
     pub(crate) fn is_retry(&self) -> bool {
-        matches!(&self.status, Some(Cell::Text(status)) if status == "retry")
+        self.status() == Some(Status::Retry)
     }
 
     /// How often it was rejected; 0 where the column holds no such number.
