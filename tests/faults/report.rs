@@ -31,6 +31,7 @@ impl Report {
         for outcome in &self.outcomes {
             outcome.balance.examples.iter().for_each(|example| println!("{}: {example}", outcome.name));
             outcome.deaths.iter().for_each(|death| println!("{}: ended by itself: {death}", outcome.name));
+            outcome.told.iter().for_each(|line| println!("{}: told a secret: {line}", outcome.name));
         }
         assert!(bad.is_empty(), "{}; seed {}; again: {}", bad.join(", "), self.seed, self.command);
     }
@@ -50,6 +51,7 @@ impl Report {
             "stuck",
             "retries spent",
             "workers that died",
+            "secrets told",
             "longest take-over",
         ]);
         table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
@@ -82,6 +84,7 @@ fn row(outcome: &Outcome) -> Vec<String> {
         outcome.stuck.to_string(),
         outcome.retries.to_string(),
         outcome.deaths.len().to_string(),
+        outcome.told.len().to_string(),
         takeover.map_or_else(String::new, |takeover| format!("{:.2} s", Duration::as_secs_f64(takeover))),
     ]
 }

@@ -23,7 +23,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// The workers' role in PostgreSQL; writers are somebody else and need no password.
 pub(crate) const ROLE: &str = "worker";
-pub(crate) const PASSWORD: &str = "the-first";
+pub(crate) const PASSWORD: &str = "hunter2-the-first";
 
 pub(crate) struct Scene {
     /// Whoever does something to a server holds it, so that what is done to it is undone before the next comes.

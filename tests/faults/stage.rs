@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::kinds::Kind;
 use crate::ledger::Balance;
-use crate::scene::Scene;
+use crate::scene::{PASSWORD, Scene};
 use crate::writers::Writers;
 
 /// Faults at a time where they come together.
@@ -44,11 +44,13 @@ pub(crate) struct Outcome {
     pub(crate) takeovers: Vec<Duration>,
     /// Workers that ended by themselves, with the last that they said.
     pub(crate) deaths: Vec<String>,
+    /// Lines in which workers said the password that stands in every address.
+    pub(crate) told: Vec<String>,
 }
 
 impl Outcome {
     pub(crate) fn is_good(&self) -> bool {
-        self.balance.is_even() && self.stuck == 0 && self.retries == 0 && self.deaths.is_empty()
+        self.balance.is_even() && self.stuck == 0 && self.retries == 0 && self.deaths.is_empty() && self.told.is_empty()
     }
 }
 
@@ -76,8 +78,9 @@ impl Stage {
         let balance = Balance::of(&committed, &scene.stream().await);
         scene.stop_workers().await;
         let notes = std::mem::take(&mut *scene.notes());
+        let told = notes.logs.lines().filter(|line| line.contains(PASSWORD)).map(str::to_owned).collect();
         let (takeovers, deaths) = (notes.takeovers, notes.deaths);
-        let outcome = Outcome { name: self.name, faults, balance, stuck, retries, takeovers, deaths };
+        let outcome = Outcome { name: self.name, faults, balance, stuck, retries, takeovers, deaths, told };
         if !outcome.is_good() {
             keep(seed, &outcome.name, &(scene.dump().await + &notes.logs));
         }
