@@ -35,6 +35,8 @@ mod cloud_event;
 mod error;
 mod event;
 mod explain;
+#[cfg(any(feature = "cli", feature = "web"))]
+mod glance;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "internals")]
@@ -42,6 +44,8 @@ mod http;
 pub mod internals;
 mod meters;
 mod publish;
+#[cfg(any(feature = "cli", feature = "web"))]
+mod row;
 #[cfg(any(test, feature = "internals"))]
 mod sample;
 mod seams;
@@ -52,6 +56,8 @@ mod system;
 #[path = "../tests/support/mod.rs"]
 mod test_support;
 mod trace;
+#[cfg(feature = "web")]
+pub mod web;
 
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
 pub use error::{InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
@@ -62,7 +68,7 @@ pub use publish::{
 };
 pub use settings::{
     DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Secret,
-    SentinelSettings, Settings, WaitReplicas, WorkerSettings,
+    SentinelSettings, Settings, WaitReplicas, WebSettings, WorkerSettings,
 };
 #[cfg(feature = "fault-injection")]
 pub use system::Panic;

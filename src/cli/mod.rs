@@ -30,10 +30,11 @@ mod output;
 mod progress;
 mod publish;
 mod publish_batch;
-mod row;
 mod status;
 #[cfg(feature = "otel")]
 mod traces;
+#[cfg(feature = "http")]
+mod web;
 mod worker;
 
 use std::path::PathBuf;
@@ -57,7 +58,7 @@ Environment:
   OUTBOX_CONFIG  the settings file, unless --config names one
   DATABASE_URL   the database, unless OUTBOX__DATABASE__URL or --database-url does
   OUTBOX_LOG     what is logged to stderr, such as debug or actix_outbox=trace
-                 (else RUST_LOG; else info for `worker`, warn otherwise)
+                 (else RUST_LOG; else info for `worker` and `web`, warn otherwise)
   OUTBOX_LOG_FORMAT  text or json, unless --log-format says
   OTEL_EXPORTER_OTLP_ENDPOINT  where traces go, in a build with the feature `otel`
 
@@ -106,10 +107,24 @@ enum Command {
     Status(status::Args),
     Health(health::Args),
     Cleanup(cleanup::Args),
+    #[cfg(feature = "http")]
+    Web(web::Args),
     #[cfg(all(feature = "postgres", feature = "redis"))]
     Bench(bench::Args),
     Completions(completions::Args),
     Man(man::Args),
+}
+
+impl Command {
+    /// It goes on until it is told to stop, and its log is what people have of it.
+    fn is_long(&self) -> bool {
+        match self {
+            Self::Worker(_) => true,
+            #[cfg(feature = "http")]
+            Self::Web(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Runs the command that this process's arguments name and returns its exit code: 0 done, 1 failed, 2 bad usage or
@@ -128,7 +143,7 @@ pub fn run(builder: Builder) -> ExitCode {
 }
 
 fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
-    let _logs = logs::start(cli.log_format, matches!(cli.command, Command::Worker(_)))?;
+    let _logs = logs::start(cli.log_format, cli.command.is_long())?;
     let sources = cli.sources;
     let load = || {
         let settings = sources.load()?;
@@ -155,6 +170,8 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         Command::Cleanup(args) => {
             with_store(&load()?, async |settings, store| cleanup::run(&args, settings, builder.backends(), store).await)
         }
+        #[cfg(feature = "http")]
+        Command::Web(args) => web::run(&args, &load()?),
         #[cfg(all(feature = "postgres", feature = "redis"))]
         Command::Bench(args) => bench::run(&args, &load()?),
         Command::Completions(args) => completions::run(&args),

@@ -41,10 +41,15 @@ pub(super) struct Args {
     /// The worker's name for people [default: `name` under [worker], the host's name and the process id].
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
-    /// Serve /healthz, /readyz and /metrics (Prometheus) over HTTP on this address.
+    /// Serve the console, /healthz, /readyz and /metrics (Prometheus) over HTTP on this address. Any but a loopback
+    /// address needs a secret for the console: `operator_secret_file` under [web].
     #[cfg(feature = "http")]
     #[arg(long, value_name = "ADDR")]
     http: Option<std::net::SocketAddr>,
+    /// With --http: no console.
+    #[cfg(feature = "http")]
+    #[arg(long, requires = "http")]
+    no_web: bool,
     /// For `outbox bench`, whose events are nobody's: calls no handler, and finishes when its standard input ends, which
     /// also happens when the program that measures it is killed.
     #[arg(long, hide = true)]
@@ -53,7 +58,14 @@ pub(super) struct Args {
 
 /// What is served over HTTP, where that is asked for.
 #[cfg(feature = "http")]
-struct Site(Option<(std::net::SocketAddr, crate::http::Metrics)>);
+struct Site(Option<Open>);
+
+#[cfg(feature = "http")]
+struct Open {
+    address: std::net::SocketAddr,
+    metrics: crate::http::Metrics,
+    console: Option<crate::web::Console>,
+}
 
 #[cfg(not(feature = "http"))]
 struct Site;
@@ -64,25 +76,32 @@ type Tell = Box<dyn FnOnce(&Outbox)>;
 impl Site {
     /// Before the system is started: it asks for its metrics then.
     #[cfg(feature = "http")]
-    fn prepare(args: &Args) -> anyhow::Result<Self> {
+    fn prepare(args: &Args, settings: &Settings) -> anyhow::Result<Self> {
         let Some(address) = args.http else { return Ok(Self(None)) };
+        let console = if args.no_web { None } else { Some(crate::http::console(settings, address)?) };
         let metrics = crate::http::Metrics::install().context("cannot count what is to be shown at /metrics")?;
-        Ok(Self(Some((address, metrics))))
+        Ok(Self(Some(Open { address, metrics, console })))
     }
 
     #[cfg(not(feature = "http"))]
-    fn prepare(_: &Args) -> anyhow::Result<Self> {
+    fn prepare(_: &Args, _: &Settings) -> anyhow::Result<Self> {
         Ok(Self)
     }
 
     /// From before the system has started until the process ends: an orchestrator wants to hear of both.
     #[cfg(feature = "http")]
     fn open(self) -> anyhow::Result<Tell> {
-        let Some((address, metrics)) = self.0 else { return Ok(Box::new(|_| ())) };
+        let Some(Open { address, metrics, console }) = self.0 else { return Ok(Box::new(|_| ())) };
         let started = crate::http::Started::default();
         metrics.keep_up();
-        crate::http::serve(address, std::sync::Arc::clone(&started), metrics)
-            .with_context(|| format!("cannot serve HTTP on {address}"))?;
+        let probes = crate::http::probes(std::sync::Arc::clone(&started), metrics);
+        let routes = move |config: &mut actix_web::web::ServiceConfig| {
+            probes(config);
+            if let Some(console) = &console {
+                config.service(crate::web::scope("", console));
+            }
+        };
+        crate::http::serve(address, routes).with_context(|| format!("cannot serve HTTP on {address}"))?;
         Ok(Box::new(move |outbox| drop(started.set(outbox.clone()))))
     }
 
@@ -94,7 +113,7 @@ impl Site {
 
 pub(super) fn run(args: Args, mut settings: Settings, builder: Builder) -> anyhow::Result<()> {
     let (until_empty, measured) = (args.until_empty, args.measured);
-    let site = Site::prepare(&args)?;
+    let site = Site::prepare(&args, &settings)?;
     args.apply(&mut settings)?;
     let builder = if measured { builder.without_handlers() } else { builder };
     let builder = builder.settings(settings);

@@ -19,6 +19,7 @@ use crate::store::{Blocker, KeyQuestion, Standing, Store, Unreadable, WorkerRow}
 ///
 /// Its `Display` is the sentence. As JSON it is one object: `id`, `sentence`, `reason` in snake case, and the reason's fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "web", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Explanation {
     /// The event's id.
@@ -32,6 +33,7 @@ pub struct Explanation {
 
 /// Why an event is where it is. `backend` is the event's `publisher_backend`: empty means the worker's default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "web", derive(utoipa::ToSchema))]
 #[serde(tag = "reason", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {

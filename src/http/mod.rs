@@ -1,4 +1,4 @@
-//! What an orchestrator and Prometheus ask a worker over HTTP.
+//! What is served over HTTP: the console, and what an orchestrator and Prometheus ask a worker.
 //!
 //! `/healthz`: whether the process does its work at all, without asking anybody else; `/readyz`: whether the database answers,
 //! every backend takes events and the leases are kept; `/metrics`: the metrics in Prometheus' text format.
@@ -16,7 +16,9 @@ use actix_web::{App, HttpResponse, HttpResponseBuilder, HttpServer, web};
 use serde::Serialize;
 
 pub(crate) use self::prometheus::Metrics;
+use crate::settings::Settings;
 use crate::system::{HealthReport, Outbox};
+use crate::web::{Access, Console};
 
 /// How long a probe may take; orchestrators give up sooner.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,21 +32,42 @@ pub(crate) type Started = Arc<OnceLock<Outbox>>;
 ///
 /// # Errors
 /// Where the address cannot be bound.
-pub(crate) fn serve(address: SocketAddr, outbox: Started, metrics: Metrics) -> std::io::Result<()> {
-    let app = move || {
-        App::new()
+pub(crate) fn serve(
+    address: SocketAddr,
+    routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+) -> std::io::Result<()> {
+    let app = move || App::new().configure(routes.clone());
+    let server = HttpServer::new(app).workers(1).disable_signals().client_request_timeout(PATIENCE).bind(address)?;
+    let addresses = server.addrs();
+    actix_rt::spawn(server.run());
+    tracing::info!(?addresses, "served over HTTP");
+    Ok(())
+}
+
+/// A worker's health and metrics.
+pub(crate) fn probes(outbox: Started, metrics: Metrics) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
+    move |config| {
+        config
             .app_data(web::Data::from(Arc::clone(&outbox)))
             .app_data(web::Data::new(metrics.clone()))
             .route("/healthz", web::get().to(healthz))
             .route("/readyz", web::get().to(readyz))
-            .route("/metrics", web::get().to(scrape))
-    };
-    let server = HttpServer::new(app).workers(1).disable_signals().client_request_timeout(PATIENCE).bind(address)?;
-    let addresses = server.addrs();
+            .route("/metrics", web::get().to(scrape));
+    }
+}
 
-    actix_rt::spawn(server.run());
-    tracing::info!(?addresses, "health and metrics are served over HTTP");
-    Ok(())
+/// The console, for whatever nothing else is asked for; on an address that others reach, only where a secret is asked for.
+///
+/// # Errors
+/// Says what is missing.
+pub(crate) fn console(settings: &Settings, address: SocketAddr) -> anyhow::Result<Console> {
+    let access = Access::from_settings(&settings.web)?;
+    anyhow::ensure!(
+        address.ip().to_canonical().is_loopback() || !access.is_loopback(),
+        "the console is not served on {address} without a secret: set operator_secret_file under [web], or \
+         OUTBOX__WEB__OPERATOR_SECRET (at least 16 bytes)"
+    );
+    Ok(Console::new(settings, access)?)
 }
 
 #[derive(Serialize)]

@@ -18,7 +18,7 @@ pub(crate) mod units;
 pub use load::LoadOptions;
 pub use secret::Secret;
 
-/// Everything that an outbox needs to know: `[database]`, `[publishers.*]`, `[worker]` and `[retention]`.
+/// Everything that an outbox needs to know: `[database]`, `[publishers.*]`, `[worker]`, `[retention]` and `[web]`.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -30,6 +30,8 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// How long events that are done are kept.
     pub retention: RetentionSettings,
+    /// Who may use the console.
+    pub web: WebSettings,
 }
 
 /// `[database]`
@@ -242,4 +244,21 @@ impl Default for RetentionSettings {
     fn default() -> Self {
         Self { cleanup_published: true, published_retention_days: 7, failed_retention_days: 30 }
     }
+}
+
+/// `[web]`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WebSettings {
+    /// Whoever knows it may do everything in the console; 16 bytes or more. None, here and in a file: the console is for
+    /// this machine alone.
+    pub operator_secret: Option<Secret>,
+    /// A file that holds it instead.
+    pub operator_secret_file: Option<String>,
+    /// Whoever knows it may look, and change nothing.
+    pub reader_secret: Option<Secret>,
+    /// A file that holds it instead.
+    pub reader_secret_file: Option<String>,
+    /// The names by which browsers may call the console, without ports; none: any, where a secret is asked for.
+    pub hosts: Vec<String>,
 }

@@ -4,10 +4,10 @@ use super::check::expected;
 use super::node::{Node, Result, Table};
 use super::{
     DatabaseSettings, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, SentinelSettings,
-    Settings, WaitReplicas, WorkerSettings,
+    Settings, WaitReplicas, WebSettings, WorkerSettings,
 };
 
-const ROOT: &[&str] = &["database", "publishers", "worker", "retention"];
+const ROOT: &[&str] = &["database", "publishers", "worker", "retention", "web"];
 const DATABASE: &[&str] = &["url", "connections"];
 const PUBLISHER: &[&str] = &[
     "backend",
@@ -47,6 +47,7 @@ const WORKER: &[&str] = &[
     "backends",
 ];
 const RETRY_BACKOFF: &[&str] = &["base", "factor", "max", "jitter"];
+const WEB: &[&str] = &["operator_secret", "operator_secret_file", "reader_secret", "reader_secret_file", "hosts"];
 const RETENTION: &[&str] = &["cleanup_published", "published_retention_days", "failed_retention_days"];
 
 /// Where a key that stands in the wrong table belongs.
@@ -56,6 +57,7 @@ pub(super) fn known_elsewhere(name: &str) -> Option<String> {
         ("worker", WORKER),
         ("worker.retry_backoff", RETRY_BACKOFF),
         ("retention", RETENTION),
+        ("web", WEB),
         ("publishers.default", PUBLISHER),
     ];
     tables.iter().find(|(_, keys)| keys.contains(&name)).map(|(table, _)| format!("{table}.{name}"))
@@ -77,6 +79,9 @@ pub(super) fn settings(root: Node<'_>) -> Result<Settings> {
     }
     if let Some(node) = table.get("retention") {
         settings.retention = retention(&node.table(RETENTION)?)?;
+    }
+    if let Some(node) = table.get("web") {
+        settings.web = web(&node.table(WEB)?)?;
     }
     Ok(settings)
 }
@@ -199,6 +204,16 @@ fn retry_backoff(node: Node<'_>) -> Result<RetryBackoff> {
     table.read("max", &mut backoff.max, Node::duration)?;
     table.read("jitter", &mut backoff.jitter, |node| node.float(expected::JITTER))?;
     Ok(backoff)
+}
+
+fn web(table: &Table<'_>) -> Result<WebSettings> {
+    let mut web = WebSettings::default();
+    table.read("operator_secret", &mut web.operator_secret, |node| node.secret().map(Some))?;
+    table.read("operator_secret_file", &mut web.operator_secret_file, |node| node.string().map(Some))?;
+    table.read("reader_secret", &mut web.reader_secret, |node| node.secret().map(Some))?;
+    table.read("reader_secret_file", &mut web.reader_secret_file, |node| node.string().map(Some))?;
+    table.read("hosts", &mut web.hosts, Node::strings)?;
+    Ok(web)
 }
 
 fn retention(table: &Table<'_>) -> Result<RetentionSettings> {

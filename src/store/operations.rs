@@ -20,6 +20,12 @@ pub(crate) struct EventFilter {
     pub(crate) event_type: Option<String>,
     pub(crate) backend: Option<String>,
     pub(crate) key: Option<String>,
+    pub(crate) source: Option<String>,
+    pub(crate) subject: Option<String>,
+    /// Not created before.
+    pub(crate) created_since: Option<DateTime<Utc>>,
+    /// Created before.
+    pub(crate) created_until: Option<DateTime<Utc>>,
     /// Not published before.
     pub(crate) published_since: Option<DateTime<Utc>>,
     /// Published before.
@@ -50,6 +56,10 @@ impl EventFilter {
             ("e.event_type =", text(&self.event_type)),
             ("e.publisher_backend =", text(&self.backend)),
             ("e.partition_key =", text(&self.key)),
+            ("e.source =", text(&self.source)),
+            ("e.subject =", text(&self.subject)),
+            ("e.created_at >=", self.created_since.map(Comparand::Time)),
+            ("e.created_at <", self.created_until.map(Comparand::Time)),
             ("e.published_at >=", self.published_since.map(Comparand::Time)),
             ("e.published_at <", self.published_until.map(Comparand::Time)),
         ] {

@@ -35,4 +35,5 @@ mod takeover;
 mod tls;
 mod traces;
 mod waking;
+mod web;
 mod writes;

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::cli::arguments::{self, Format};
 use crate::cli::output;
-use crate::cli::row::{Row, time};
 use crate::event::{OutboxEvent, Status};
+use crate::row::{Row, time};
 use crate::store::{EventFilter, Page, Store, Unreadable};
 
 const HEADER: &[&str] = &["ID", "TYPE", "STATUS", "BACKEND", "KEY", "SCHEDULED AT", "RETRIES", "LAST ERROR"];

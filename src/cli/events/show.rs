@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use crate::cli::arguments::{self, Format};
 use crate::cli::output;
-use crate::cli::row::{Row, time};
 use crate::error::StoreError;
 use crate::event::{JsonText, OutboxEvent};
+use crate::row::{Row, time};
 use crate::store::Store;
 
 /// Show all of one event.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cli::output;
-use crate::cli::row::time;
 use crate::error::StoreError;
+use crate::row::time;
 use crate::store::{Chapter, Span, Store};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);

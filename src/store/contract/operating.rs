@@ -88,7 +88,8 @@ async fn list(fixture: &impl Fixture, filter: EventFilter) -> Vec<Uuid> {
 pub(super) async fn events_are_selected_in_the_order_of_creation_and_filtered<F: Fixture>() {
     let fixture = F::fresh().await;
     let old = Row::keyed("k").with("created_at", fixture.time(-3000)).insert(&fixture).await;
-    let middle = Row::new().status("failed").with("created_at", fixture.time(-2000)).insert(&fixture).await;
+    let middle = Row::new().status("failed").with("subject", "'about this'".to_owned());
+    let middle = middle.with("created_at", fixture.time(-2000)).insert(&fixture).await;
     let published = Row::new().lane("other").status("published").with("published_at", fixture.time(-500));
     let new = published.with("created_at", fixture.time(-1000)).insert(&fixture).await;
     let none = EventFilter::default();
@@ -96,7 +97,13 @@ pub(super) async fn events_are_selected_in_the_order_of_creation_and_filtered<F:
     assert_eq!(select(&fixture, none.clone(), OLDEST).await, [old, middle, new]);
     assert_eq!(select(&fixture, none.clone(), Page { limit: 2, ..NEWEST }).await, [new, middle]);
     let time = find(&fixture.store(), new).await.published_at;
+    let created_at = Some(find(&fixture.store(), middle).await.created_at);
     for (filter, expected) in [
+        (EventFilter { subject: Some("about this".into()), ..none.clone() }, vec![middle]),
+        (EventFilter { source: Some("s".into()), ..none.clone() }, vec![new, middle, old]),
+        (EventFilter { source: Some("x".into()), ..none.clone() }, vec![]),
+        (EventFilter { created_since: created_at, ..none.clone() }, vec![new, middle]),
+        (EventFilter { created_until: created_at, ..none.clone() }, vec![old]),
         (EventFilter { statuses: vec![Status::Failed], ..none.clone() }, vec![middle]),
         (EventFilter { statuses: vec![Status::Failed, Status::Pending], ..none.clone() }, vec![middle, old]),
         (EventFilter { backend: Some("other".into()), ..none.clone() }, vec![new]),

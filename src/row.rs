@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::event::{JsonText, OutboxEvent, Status};
 
 #[derive(Debug, Serialize)]
-pub(super) struct Row<'a> {
+pub(crate) struct Row<'a> {
     id: String,
     spec_version: &'a str,
     event_type: &'a str,
@@ -86,6 +86,6 @@ impl<'a> From<&'a OutboxEvent> for Row<'a> {
 }
 
 /// RFC 3339 in UTC with microseconds.
-pub(super) fn time(time: DateTime<Utc>) -> String {
+pub(crate) fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }

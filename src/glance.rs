@@ -1,0 +1,195 @@
+//! The outbox at a glance: what people are shown of backends and workers, by the command line and in a browser.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::settings::Settings;
+use crate::store::Overview;
+
+const OK: &str = "ok";
+
+/// One publisher, or a `publisher_backend` that the settings do not know.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "web", derive(utoipa::ToSchema), schema(as = Backend))]
+pub(crate) struct BackendGlance {
+    /// The publisher's name.
+    pub(crate) name: String,
+    /// Events that are due and not published.
+    pub(crate) due: i64,
+    /// Since when the first of them is.
+    pub(crate) oldest_due_seconds: Option<f64>,
+    /// `"ok"`, or why no worker delivers.
+    pub(crate) health: String,
+    /// Since when it cannot be reached, by the worker's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<DateTime<Utc>>,
+    /// The events a second that all live workers together may send, where each is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) per_second: Option<u32>,
+}
+
+impl BackendGlance {
+    #[cfg(feature = "web")]
+    pub(crate) fn is_well(&self) -> bool {
+        self.health == OK
+    }
+}
+
+/// One worker that has said something lately.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "web", derive(utoipa::ToSchema), schema(as = Worker))]
+pub(crate) struct WorkerGlance {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it was heard of within the lease time.
+    pub(crate) alive: bool,
+    /// When it was heard of.
+    pub(crate) heartbeat_at: DateTime<Utc>,
+    /// Shards that it owns, by publisher.
+    pub(crate) shards: BTreeMap<String, i64>,
+}
+
+/// What is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Glance {
+    /// Events by status.
+    pub(crate) counts: BTreeMap<String, i64>,
+    pub(crate) backends: Vec<BackendGlance>,
+    pub(crate) workers: Vec<WorkerGlance>,
+}
+
+impl Glance {
+    pub(crate) fn new(overview: &Overview, settings: &Settings) -> Self {
+        // Events that name no backend belong to the default one.
+        let publisher = |lane: &str| match settings.default_publisher() {
+            Ok(default) if lane.is_empty() => default.to_owned(),
+            _ => lane.to_owned(),
+        };
+        let lease = settings.worker.lease;
+        let mut seen: BTreeMap<String, Seen> =
+            settings.publishers.keys().map(|name| (name.clone(), Seen::default())).collect();
+        for due in &overview.due {
+            let backend = seen.entry(publisher(&due.lane)).or_default();
+            backend.due += due.events;
+            backend.oldest = backend.oldest.max(Some(due.oldest));
+        }
+        for worker in overview.workers.iter().filter(|worker| worker.is_alive(lease)) {
+            let mut limits = BTreeMap::new();
+            for (lane, report) in worker.reports() {
+                let name = publisher(&lane);
+                limits.insert(name.clone(), report.per_second);
+                let backend = seen.entry(name).or_default();
+                if backend.health.as_deref() != Some(OK) {
+                    (backend.health, backend.since) = (Some(report.health), report.since);
+                }
+            }
+            // Both lanes of a publisher share its limit.
+            for (name, limit) in limits {
+                seen.entry(name).or_default().limits.push(limit);
+            }
+        }
+        let workers = overview.workers.iter().map(|worker| {
+            let mut shards = BTreeMap::new();
+            for (lane, count) in &worker.shards {
+                *shards.entry(publisher(lane)).or_insert(0) += count;
+            }
+            let (name, alive) = (worker.name.clone(), worker.is_alive(lease));
+            WorkerGlance { name, alive, heartbeat_at: worker.heartbeat_at, shards }
+        });
+        Self {
+            counts: overview.counts.iter().cloned().collect(),
+            backends: seen.into_iter().map(|(name, seen)| seen.named(name)).collect(),
+            workers: workers.collect(),
+        }
+    }
+}
+
+/// What the rows say of one backend.
+#[derive(Debug, Default)]
+struct Seen {
+    due: i64,
+    oldest: Option<Duration>,
+    health: Option<String>,
+    since: Option<DateTime<Utc>>,
+    /// Each live worker's.
+    limits: Vec<Option<u32>>,
+}
+
+impl Seen {
+    fn named(self, name: String) -> BackendGlance {
+        let limits: Option<Vec<u32>> = self.limits.into_iter().collect();
+        BackendGlance {
+            name,
+            due: self.due,
+            oldest_due_seconds: self.oldest.map(|oldest| oldest.as_secs_f64()),
+            health: self.health.unwrap_or_else(|| "no live worker serves it".to_owned()),
+            since: self.since,
+            per_second: limits.filter(|limits| !limits.is_empty()).map(|limits| limits.iter().sum()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::{Due, WorkerRow};
+
+    fn worker(name: &str, silent: u64, backends: &str) -> WorkerRow {
+        WorkerRow {
+            id: Uuid::nil(),
+            name: name.to_owned(),
+            heartbeat_at: DateTime::UNIX_EPOCH,
+            silent_for: Duration::from_secs(silent),
+            backends: backends.to_owned(),
+            shards: if silent < 60 { vec![(Arc::from(""), 16), (Arc::from("orders"), 16)] } else { Vec::new() },
+        }
+    }
+
+    fn glance(workers: Vec<WorkerRow>) -> Glance {
+        let due =
+            |lane: &str, events, seconds| Due { lane: Arc::from(lane), events, oldest: Duration::from_secs(seconds) };
+        let overview = Overview { counts: Vec::new(), due: vec![due("", 2, 9), due("orders", 3, 5)], workers };
+        Glance::new(&overview, &Settings::from_toml("publishers.orders.backend = 'local'").unwrap())
+    }
+
+    #[test]
+    fn events_that_name_no_backend_belong_to_the_default_one() {
+        let glance = glance(vec![worker("a", 1, r#"{"": "ok", "orders": "ok"}"#)]);
+        let expected = BackendGlance {
+            name: "orders".to_owned(),
+            due: 5,
+            oldest_due_seconds: Some(9.0),
+            health: "ok".to_owned(),
+            since: None,
+            per_second: None,
+        };
+        assert_eq!(glance.backends, [expected]);
+        assert_eq!(glance.workers[0].shards, BTreeMap::from([("orders".to_owned(), 32)]));
+    }
+
+    #[test]
+    fn a_backend_is_well_where_one_live_worker_reaches_it() {
+        let health = |workers| glance(workers).backends[0].health.clone();
+        let (down, up) = (r#"{"orders": "connection refused"}"#, r#"{"orders": "ok"}"#);
+        assert_eq!(health(vec![worker("a", 1, down), worker("b", 1, up)]), "ok");
+        assert_eq!(health(vec![worker("a", 1, up), worker("b", 1, down)]), "ok");
+        assert_eq!(health(vec![worker("a", 1, down), worker("b", 60, up)]), "connection refused");
+        assert_eq!(health(vec![worker("b", 60, up)]), "no live worker serves it");
+    }
+
+    #[test]
+    fn the_rate_is_that_of_all_live_workers_where_each_is_limited() {
+        let limited = r#"{"": {"health": "ok", "per_second": 5}, "orders": {"health": "ok", "per_second": 5}}"#;
+        let rate = |workers| glance(workers).backends[0].per_second;
+        assert_eq!(rate(vec![worker("a", 1, limited), worker("b", 1, limited), worker("c", 60, limited)]), Some(10));
+        assert_eq!(rate(vec![worker("a", 1, limited), worker("b", 1, r#"{"orders": "ok"}"#)]), None);
+        assert_eq!(rate(Vec::new()), None);
+    }
+}

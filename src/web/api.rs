@@ -1,0 +1,309 @@
+//! The JSON API: all that the pages show and do. `openapi.json` describes it, made from what stands here.
+
+use actix_web::error::{JsonPayloadError, QueryPayloadError};
+use actix_web::http::StatusCode;
+use actix_web::http::header::WWW_AUTHENTICATE;
+use actix_web::{HttpResponse, ResponseError, web};
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
+use uuid::Uuid;
+
+use super::access::Session;
+use super::desk::{Action, Changed, Cursor, Desk, Events, Filter, LARGEST_PAGE, Listed, MOST_CHANGED, Overview, PAGE};
+use super::guard::Refusal;
+use crate::error::StoreError;
+use crate::explain::Explanation;
+use crate::row::Row;
+
+/// Ids in one request, at most.
+const MOST_IDS: usize = 1_000;
+
+const GIVEN_UP: &str = "given up over the API";
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config.service(
+        web::scope("/api/v1")
+            .route("/openapi.json", web::get().to(description))
+            .route("/overview", web::get().to(overview))
+            .route("/events", web::get().to(events))
+            .route("/events/count", web::get().to(count))
+            .route("/events/changes", web::post().to(change))
+            .route("/events/{id}", web::get().to(event))
+            .route("/events/{id}/explanation", web::get().to(explanation))
+            .default_service(web::to(nothing)),
+    );
+}
+
+/// The API of actix-outbox' console.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "actix-outbox console", description = "What is due, who works, every event and why it is where it is."),
+    paths(overview, events, count, change, event, explanation),
+    modifiers(&Bearer),
+    security(("secret" = []))
+)]
+struct Description;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("secret", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// What happened, to what, and what to do.
+    error: String,
+    #[serde(skip)]
+    status: StatusCode,
+}
+
+impl Problem {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { error: error.into(), status }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.error)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.insert_header((WWW_AUTHENTICATE, "Bearer"));
+        }
+        response.json(self)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let status = match error {
+            StoreError::NotFound(_) => StatusCode::NOT_FOUND,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+pub(super) fn refused(refusal: Refusal) -> HttpResponse {
+    Problem::new(refusal.status(), refusal.says()).error_response()
+}
+
+pub(super) fn json_config(limit: usize) -> web::JsonConfig {
+    let problem = |error: JsonPayloadError, _: &_| Problem::new(error.status_code(), error.to_string()).into();
+    web::JsonConfig::default().limit(limit).error_handler(problem)
+}
+
+pub(super) fn query_config() -> web::QueryConfig {
+    let problem = |error: QueryPayloadError, _: &_| Problem::new(StatusCode::BAD_REQUEST, error.to_string()).into();
+    web::QueryConfig::default().error_handler(problem)
+}
+
+async fn nothing() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing here; openapi.json lists what is")
+}
+
+impl actix_web::Responder for Problem {
+    type Body = actix_web::body::BoxBody;
+
+    fn respond_to(self, _: &actix_web::HttpRequest) -> HttpResponse {
+        self.error_response()
+    }
+}
+
+async fn description() -> web::Json<utoipa::openapi::OpenApi> {
+    web::Json(Description::openapi())
+}
+
+type Answer<T> = Result<web::Json<T>, Problem>;
+
+/// The outbox at a glance.
+#[utoipa::path(get, path = "/overview", responses(
+    (status = 200, body = Overview),
+    (status = 503, body = Problem, description = "the database does not answer"),
+))]
+async fn overview(desk: web::Data<Desk>) -> Answer<Overview> {
+    Ok(web::Json(desk.overview().await?))
+}
+
+/// The order of a list: by `created_at`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Order {
+    #[default]
+    Newest,
+    Oldest,
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(super) struct Part {
+    /// Newest first, or oldest first.
+    #[param(inline)]
+    pub(super) order: Order,
+    /// `next` of the page before.
+    pub(super) after: Option<String>,
+    /// Events on a page.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    pub(super) limit: Option<u16>,
+}
+
+impl Part {
+    pub(super) fn cursor(&self) -> Result<Option<Cursor>, String> {
+        let after = self.after.as_deref().filter(|after| !after.is_empty());
+        after.map(|after| after.parse().map_err(|reason| format!("after {reason}"))).transpose()
+    }
+
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn limit(&self) -> Result<u16, String> {
+        match self.limit {
+            None => Ok(PAGE),
+            Some(limit @ 1..=LARGEST_PAGE) => Ok(limit),
+            Some(_) => Err(format!("limit must be between 1 and {LARGEST_PAGE}")),
+        }
+    }
+}
+
+fn bad(reason: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, reason)
+}
+
+/// Events without their data, a page at a time.
+#[utoipa::path(get, path = "/events", params(Filter, Part), responses(
+    (status = 200, body = Events),
+    (status = 400, body = Problem, description = "a parameter is wrong"),
+    (status = 503, body = Problem, description = "the database does not answer"),
+))]
+async fn events(desk: web::Data<Desk>, filter: web::Query<Filter>, part: web::Query<Part>) -> Answer<Events> {
+    let (after, limit) = (part.cursor().map_err(bad)?, part.limit().map_err(bad)?);
+    Ok(web::Json(desk.events(&filter, part.order == Order::Newest, after, limit).await?))
+}
+
+/// What is to be done.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Doing {
+    #[param(inline)]
+    pub(super) action: Action,
+}
+
+/// A number of events.
+#[derive(Debug, Serialize, ToSchema)]
+struct Count {
+    count: i64,
+}
+
+/// How many events an action would change: of those that the filter means, those whose status allows it.
+#[utoipa::path(get, path = "/events/count", params(Doing, Filter), responses(
+    (status = 200, body = Count),
+    (status = 400, body = Problem, description = "a parameter is wrong"),
+    (status = 503, body = Problem, description = "the database does not answer"),
+))]
+async fn count(desk: web::Data<Desk>, doing: web::Query<Doing>, filter: web::Query<Filter>) -> Answer<Count> {
+    Ok(web::Json(Count { count: desk.count(doing.action, &filter).await? }))
+}
+
+/// A change of many events: either `ids` or `filter`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    action: Action,
+    /// These events.
+    #[serde(default)]
+    #[schema(max_items = 1000)]
+    ids: Option<Vec<Uuid>>,
+    /// All that it means. `{}` means every event.
+    #[serde(default)]
+    filter: Option<Filter>,
+    /// `fail`: why; kept as the events' last error.
+    #[serde(default)]
+    reason: Option<String>,
+    /// With `filter`: `next` of the answer before.
+    #[serde(default)]
+    after: Option<String>,
+}
+
+/// Retries, fails or replays events.
+///
+/// A filter's events are changed at most 10,000 at a time: while the answer has a `next`, the same request with
+/// `after` goes on. Events whose status does not allow the action are left alone. Needs the operators' secret.
+#[utoipa::path(post, path = "/events/changes", request_body = Request, responses(
+    (status = 200, body = Changed),
+    (status = 400, body = Problem, description = "the request is no such thing"),
+    (status = 403, body = Problem, description = "the secret may only look"),
+    (status = 503, body = Problem, description = "the database does not answer"),
+))]
+async fn change(desk: web::Data<Desk>, session: web::ReqData<Session>, request: web::Json<Request>) -> Answer<Changed> {
+    let Request { action, ids, filter, reason, after } = request.into_inner();
+    let reason = reason.unwrap_or_else(|| GIVEN_UP.to_owned());
+    let part = Part { after, ..Part::default() };
+    let changed = match (ids, filter) {
+        (Some(ids), None) if ids.len() <= MOST_IDS => desk.change(action, &reason, &ids).await?,
+        (Some(_), None) => return Err(bad(format!("at most {MOST_IDS} ids at once"))),
+        (None, Some(filter)) => desk.change_all(action, &reason, &filter, part.cursor().map_err(bad)?).await?,
+        _ => return Err(bad("either ids or filter says which events are meant")),
+    };
+    note(action, &session, changed.changed);
+    Ok(web::Json(changed))
+}
+
+/// Every change that a person makes is logged.
+pub(super) fn note(action: Action, session: &Session, events: usize) {
+    tracing::info!(?action, role = ?session.role, events, "events were changed over HTTP");
+}
+
+/// One event.
+#[derive(Serialize, ToSchema)]
+struct Whole<'a> {
+    /// None where the row is no event; `explanation` says why.
+    #[schema(value_type = Option<Object>)]
+    event: Option<Row<'a>>,
+    explanation: Explanation,
+    /// Others with its key, newest first.
+    neighbours: Vec<Listed>,
+}
+
+/// One event with its data, why it is where it is, and others with its key.
+#[utoipa::path(get, path = "/events/{id}", params(("id" = Uuid, Path)), responses(
+    (status = 200, body = Whole),
+    (status = 404, body = Problem, description = "no event has this id"),
+    (status = 503, body = Problem, description = "the database does not answer"),
+))]
+async fn event(desk: web::Data<Desk>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let detail = desk.event(known(&id)?).await?;
+    let event = detail.event.as_ref().ok().map(Row::from);
+    Ok(HttpResponse::Ok().json(Whole { event, explanation: detail.explanation, neighbours: detail.neighbours }))
+}
+
+/// Why an event has not been sent.
+#[utoipa::path(get, path = "/events/{id}/explanation", params(("id" = Uuid, Path)), responses(
+    (status = 200, body = Explanation),
+    (status = 404, body = Problem, description = "no event has this id"),
+    (status = 503, body = Problem, description = "the database does not answer"),
+))]
+async fn explanation(desk: web::Data<Desk>, id: web::Path<String>) -> Answer<Explanation> {
+    Ok(web::Json(desk.explain(known(&id)?).await?))
+}
+
+fn known(id: &str) -> Result<Uuid, Problem> {
+    id.parse().map_err(|_| Problem::new(StatusCode::NOT_FOUND, "no event has this id: it is no UUID"))
+}
+
+const _: () = assert!(MOST_CHANGED == 10_000, "the documentation of `change` names it");

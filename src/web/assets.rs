@@ -1,0 +1,31 @@
+//! The files that pages need, in the program itself.
+
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::{HttpResponse, web};
+
+/// Named by their content, so that a browser keeps them for good and a new version brings new ones.
+const FILES: &[(&str, &str, &str)] = &[
+    ("console.css", "text/css; charset=utf-8", include_str!("assets/console.css")),
+    ("console.js", "text/javascript; charset=utf-8", include_str!("assets/console.js")),
+    ("htmx.js", "text/javascript; charset=utf-8", include_str!("assets/htmx.min.js")),
+];
+
+/// The address of a file, below where the console stands.
+pub(super) fn address(name: &str) -> String {
+    format!("/assets/{}/{name}", env!("CARGO_PKG_VERSION"))
+}
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config.route("/assets/{version}/{name}", web::get().to(serve));
+}
+
+async fn serve(path: web::Path<(String, String)>) -> HttpResponse {
+    let (version, name) = path.into_inner();
+    match FILES.iter().find(|(known, ..)| *known == name) {
+        Some((_, kind, text)) if version == env!("CARGO_PKG_VERSION") => HttpResponse::Ok()
+            .insert_header((CONTENT_TYPE, *kind))
+            .insert_header((CACHE_CONTROL, "public, max-age=86400"))
+            .body(*text),
+        _ => HttpResponse::NotFound().finish(),
+    }
+}

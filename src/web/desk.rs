@@ -1,0 +1,434 @@
+//! What the console asks the outbox, for pages and programs alike.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::cached::Cached;
+use crate::error::StoreError;
+use crate::event::{OutboxEvent, Status};
+use crate::explain::{Explanation, explain};
+use crate::glance::{BackendGlance, Glance, WorkerGlance};
+use crate::settings::Settings;
+use crate::store::{Change, Chapter, EventFilter, Page, Place, Span, Store, Unreadable};
+
+/// Events on a page, unless said otherwise, and at most.
+pub(crate) const PAGE: u16 = 50;
+pub(crate) const LARGEST_PAGE: u16 = 200;
+
+/// Other events of the same key that are shown beside one.
+const NEIGHBOURS: i64 = 10;
+
+/// Events changed in one transaction.
+const BATCH: usize = 500;
+
+/// Events changed by one request; another goes on from there.
+pub(crate) const MOST_CHANGED: usize = 10_000;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// The outbox at a glance.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Overview {
+    /// When it was counted: a few seconds ago, or longer where counting takes long.
+    pub(crate) counted_at: DateTime<Utc>,
+    /// Events by status.
+    pub(crate) counts: BTreeMap<String, i64>,
+    pub(crate) backends: Vec<BackendGlance>,
+    pub(crate) workers: Vec<WorkerGlance>,
+    /// What became of events in each minute of the last hour in which anything did.
+    pub(crate) minutes: Vec<Outcome>,
+    /// What became of events in each hour of the last day in which anything did.
+    pub(crate) hours: Vec<Outcome>,
+}
+
+/// What became of events of all backends in a minute or an hour.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Outcome {
+    pub(crate) began_at: DateTime<Utc>,
+    pub(crate) published: u64,
+    pub(crate) rejected: u64,
+    pub(crate) failed: u64,
+}
+
+/// Which events are meant. What is empty or left out does not filter.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct Filter {
+    /// pending, processing, retry, published or failed
+    #[serde(deserialize_with = "some_status", skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<Status>,
+    #[serde(rename = "type", deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub(crate) event_type: Option<String>,
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<String>,
+    /// The event's `publisher_backend`.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub(crate) backend: Option<String>,
+    /// The partition key.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    /// Created at this time or later: RFC 3339, in UTC where no offset is given.
+    #[serde(deserialize_with = "some_time", skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<DateTime<Utc>>,
+    /// Created before this time.
+    #[serde(deserialize_with = "some_time", skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<DateTime<Utc>>,
+}
+
+/// An event without its data.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Summary {
+    pub(crate) id: Uuid,
+    pub(crate) status: Status,
+    #[serde(rename = "type")]
+    pub(crate) event_type: String,
+    pub(crate) source: String,
+    pub(crate) subject: String,
+    pub(crate) backend: String,
+    pub(crate) key: String,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) scheduled_at: DateTime<Utc>,
+    pub(crate) published_at: Option<DateTime<Utc>>,
+    pub(crate) retry_count: i32,
+    pub(crate) last_error: String,
+}
+
+/// A row of the list: an event, or why it is none.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Listed {
+    Event(Box<Summary>),
+    Unreadable { id: Uuid, unreadable: String },
+}
+
+impl Listed {
+    pub(crate) fn id(&self) -> Uuid {
+        match self {
+            Self::Event(event) => event.id,
+            Self::Unreadable { id, .. } => *id,
+        }
+    }
+}
+
+/// A page of events.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Events {
+    pub(crate) events: Vec<Listed>,
+    /// `after` of the next page; none where this is the last.
+    pub(crate) next: Option<String>,
+}
+
+/// One event, whole.
+pub(crate) struct Detail {
+    pub(crate) event: std::result::Result<OutboxEvent, Unreadable>,
+    pub(crate) explanation: Explanation,
+    /// Others with its key, newest first.
+    pub(crate) neighbours: Vec<Listed>,
+}
+
+/// What is to be done to events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Action {
+    /// Pending again, as if never rejected; not a published one.
+    Retry,
+    /// Given up; not a published one.
+    Fail,
+    /// Published once more; only a published one.
+    Replay,
+}
+
+impl Action {
+    fn change(self, reason: &str) -> Change {
+        match self {
+            Self::Retry => Change::Retry,
+            Self::Fail => Change::Fail { reason: reason.to_owned() },
+            Self::Replay => Change::Replay,
+        }
+    }
+
+    /// The statuses in which it does anything.
+    fn statuses(self) -> &'static [Status] {
+        match self {
+            Self::Retry => &[Status::Failed, Status::Retry, Status::Processing],
+            Self::Fail => &[Status::Pending, Status::Retry, Status::Processing, Status::Failed],
+            Self::Replay => &[Status::Published],
+        }
+    }
+
+    /// Which of the events that are meant it does anything to; none: to none.
+    fn filter(self, filter: &Filter) -> Option<EventFilter> {
+        let statuses = self.statuses().iter().copied();
+        let statuses: Vec<Status> = statuses.filter(|status| filter.status.is_none_or(|one| one == *status)).collect();
+        (!statuses.is_empty()).then(|| EventFilter { statuses, ..filter.into() })
+    }
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Changed {
+    /// Events that were changed.
+    pub(crate) changed: usize,
+    /// Where the next request goes on, if there may be more that are meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<String>,
+}
+
+pub(crate) struct Desk {
+    store: Arc<dyn Store>,
+    settings: Settings,
+    overview: Cached<Overview>,
+}
+
+impl Desk {
+    pub(crate) fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
+        Self { store, settings, overview: Cached::default() }
+    }
+
+    pub(crate) async fn overview(&self) -> Result<Overview> {
+        let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
+        self.overview.get(|| async move { look(&*store, &settings).await }).await
+    }
+
+    pub(crate) async fn events(
+        &self,
+        filter: &Filter,
+        newest_first: bool,
+        after: Option<Cursor>,
+        limit: u16,
+    ) -> Result<Events> {
+        let limit = limit.clamp(1, LARGEST_PAGE);
+        let page = Page { newest_first, after: after.map(|cursor| cursor.0), limit: i64::from(limit) + 1 };
+        let mut places = self.store.select(&filter.into(), page).await?;
+        let more = places.len() > usize::from(limit);
+        places.truncate(usize::from(limit));
+        let next = places.last().filter(|_| more).map(|place| Cursor(*place).to_string());
+        Ok(Events { events: self.load(&places).await?, next })
+    }
+
+    async fn load(&self, places: &[Place]) -> Result<Vec<Listed>> {
+        let ids: Vec<Uuid> = places.iter().map(|place| place.id).collect();
+        Ok(self.store.load(&ids).await?.into_iter().map(listed).collect())
+    }
+
+    pub(crate) async fn event(&self, id: Uuid) -> Result<Detail> {
+        let loading = async { self.store.load(&[id]).await?.into_iter().next().ok_or(StoreError::NotFound(id)) };
+        let (event, explanation) = tokio::try_join!(loading, explain(&*self.store, &self.settings, id))?;
+        let neighbours = match &event {
+            Ok(event) if !event.partition_key.is_empty() => self.neighbours(event).await?,
+            _ => Vec::new(),
+        };
+        Ok(Detail { event, explanation, neighbours })
+    }
+
+    async fn neighbours(&self, event: &OutboxEvent) -> Result<Vec<Listed>> {
+        let filter = EventFilter { key: Some(event.partition_key.clone()), ..EventFilter::default() };
+        let page = Page { newest_first: true, after: None, limit: NEIGHBOURS + 1 };
+        let mut places = self.store.select(&filter, page).await?;
+        places.retain(|place| place.id != event.id);
+        places.truncate(usize::try_from(NEIGHBOURS).unwrap_or(usize::MAX));
+        self.load(&places).await
+    }
+
+    pub(crate) async fn explain(&self, id: Uuid) -> Result<Explanation> {
+        explain(&*self.store, &self.settings, id).await
+    }
+
+    /// How many events an action would change.
+    pub(crate) async fn count(&self, action: Action, filter: &Filter) -> Result<i64> {
+        match action.filter(filter) {
+            Some(filter) => self.store.count(&filter).await,
+            None => Ok(0),
+        }
+    }
+
+    /// Changes those of these events whose status allows it.
+    pub(crate) async fn change(&self, action: Action, reason: &str, ids: &[Uuid]) -> Result<Changed> {
+        let change = action.change(reason);
+        let mut changed = 0;
+        for ids in ids.chunks(BATCH) {
+            changed += self.store.change(&change, ids).await?.len();
+        }
+        Ok(Changed { changed, next: None })
+    }
+
+    /// Changes the events that are meant in the order of their creation, so that each is met once, whatever becomes of it
+    /// meanwhile: so many, from `after` on.
+    pub(crate) async fn change_all(
+        &self,
+        action: Action,
+        reason: &str,
+        filter: &Filter,
+        after: Option<Cursor>,
+    ) -> Result<Changed> {
+        let mut done = Changed::default();
+        let Some(filter) = action.filter(filter) else { return Ok(done) };
+        let change = action.change(reason);
+        let mut page = Page { newest_first: false, after: after.map(|cursor| cursor.0), limit: BATCH as i64 };
+        for _ in 0..MOST_CHANGED / BATCH {
+            let places = self.store.select(&filter, page).await?;
+            let Some(last) = places.last() else { return Ok(Changed { next: None, ..done }) };
+            page.after = Some(*last);
+            done.next = Some(Cursor(*last).to_string());
+            let ids: Vec<Uuid> = places.iter().map(|place| place.id).collect();
+            done.changed += self.store.change(&change, &ids).await?.len();
+        }
+        Ok(done)
+    }
+}
+
+async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
+    const HOUR: std::time::Duration = std::time::Duration::from_secs(60 * 60);
+    let counted_at = Utc::now();
+    let (overview, minutes, hours) =
+        tokio::try_join!(store.overview(), store.history(Span::Minute, HOUR), store.history(Span::Hour, 24 * HOUR))?;
+    let Glance { counts, backends, workers } = Glance::new(&overview, settings);
+    Ok(Overview { counted_at, counts, backends, workers, minutes: outcomes(minutes), hours: outcomes(hours) })
+}
+
+/// Those of all backends together, in the order of time.
+fn outcomes(chapters: Vec<Chapter>) -> Vec<Outcome> {
+    let mut all: BTreeMap<DateTime<Utc>, Outcome> = BTreeMap::new();
+    for Chapter { began_at, outcomes, .. } in chapters {
+        let one = all.entry(began_at).or_insert(Outcome { began_at, published: 0, rejected: 0, failed: 0 });
+        one.published += outcomes.published;
+        one.rejected += outcomes.rejected;
+        one.failed += outcomes.failed;
+    }
+    all.into_values().collect()
+}
+
+fn listed(row: std::result::Result<OutboxEvent, Unreadable>) -> Listed {
+    match row {
+        Ok(event) => Listed::Event(Box::new(Summary {
+            id: event.id,
+            status: event.status,
+            event_type: event.event_type,
+            source: event.source,
+            subject: event.subject,
+            backend: event.publisher_backend,
+            key: event.partition_key,
+            created_at: event.created_at,
+            scheduled_at: event.scheduled_at,
+            published_at: event.published_at,
+            retry_count: event.retry_count,
+            last_error: event.last_error,
+        })),
+        Err(Unreadable { id, reason, .. }) => Listed::Unreadable { id, unreadable: reason },
+    }
+}
+
+impl From<&Filter> for EventFilter {
+    fn from(filter: &Filter) -> Self {
+        let Filter { status, event_type, source, subject, backend, key, since, until } = filter.clone();
+        Self {
+            statuses: status.into_iter().collect(),
+            event_type,
+            source,
+            subject,
+            backend,
+            key,
+            created_since: since,
+            created_until: until,
+            ..Self::default()
+        }
+    }
+}
+
+/// A place in the list, as a link holds it: microseconds since 1970 and the id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cursor(Place);
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_{}", self.0.created_at, self.0.id)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        let parsed = || {
+            let (created_at, id) = text.split_once('_')?;
+            Some(Place { created_at: created_at.parse().ok()?, id: id.parse().ok()? })
+        };
+        parsed().map(Self).ok_or("is no place in the list: take it from `next` of the page before")
+    }
+}
+
+// A form sends what was left empty as an empty text.
+
+fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
+}
+
+fn some_status<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Status>, D::Error> {
+    let text = some(deserializer)?;
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
+fn some_time<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<DateTime<Utc>>, D::Error> {
+    let text = some(deserializer)?;
+    text.map(|text| time(&text).ok_or_else(|| serde::de::Error::custom("is no time, such as 2026-01-31T12:00:00Z")))
+        .transpose()
+}
+
+/// RFC 3339, or what a browser's field for a time and date gives.
+fn time(text: &str) -> Option<DateTime<Utc>> {
+    let exact = DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc());
+    let naive = || {
+        let formats = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%.f"];
+        formats.iter().find_map(|format| chrono::NaiveDateTime::parse_from_str(text, format).ok())
+    };
+    exact.or_else(|| Some(naive()?.and_utc()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_form_leaves_empty_does_not_filter() {
+        let filter: Filter = serde_json::from_value(serde_json::json!({
+            "status": "", "type": "", "key": "k", "since": "2026-01-31T12:00", "until": "2026-01-31T13:00:00+01:00"
+        }))
+        .unwrap();
+        assert!(filter.status.is_none() && filter.event_type.is_none() && filter.source.is_none());
+        assert_eq!(filter.key.as_deref(), Some("k"));
+        assert_eq!(filter.since, filter.until);
+        assert!(serde_json::from_value::<Filter>(serde_json::json!({"status": "lost"})).is_err());
+        assert!(serde_json::from_value::<Filter>(serde_json::json!({"since": "yesterday"})).is_err());
+    }
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written() {
+        let cursor = Cursor(Place { created_at: -5, id: Uuid::from_u128(7) });
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        for wrong in ["", "_", "5", "5_", "x_00000000-0000-0000-0000-000000000007", "99999999999999999999_0"] {
+            assert!(wrong.parse::<Cursor>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_action_means_only_what_it_can_change() {
+        let of = |action: Action, status| {
+            action.filter(&Filter { status, ..Filter::default() }).map(|filter| filter.statuses)
+        };
+        assert_eq!(of(Action::Replay, None), Some(vec![Status::Published]));
+        assert_eq!(of(Action::Replay, Some(Status::Failed)), None);
+        assert_eq!(of(Action::Retry, Some(Status::Published)), None);
+        assert_eq!(of(Action::Retry, Some(Status::Failed)), Some(vec![Status::Failed]));
+    }
+}

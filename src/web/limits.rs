@@ -1,0 +1,69 @@
+//! How much one address may ask for.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+/// Requests a second from one address, and at once after a pause.
+const REQUESTS: NonZeroU32 = NonZeroU32::new(100).unwrap();
+const BURST: NonZeroU32 = NonZeroU32::new(500).unwrap();
+
+/// Wrong or right, a secret may be tried so often, and then once in so long.
+const TRIES: NonZeroU32 = NonZeroU32::new(5).unwrap();
+const TRY_PAUSE: Duration = Duration::from_secs(10);
+
+/// Addresses that were heard of lately alone are remembered: it is looked through them every so many requests.
+const CLEANING: u32 = 1_000;
+
+pub(crate) struct Limits {
+    requests: DefaultKeyedRateLimiter<IpAddr>,
+    tries: DefaultKeyedRateLimiter<IpAddr>,
+    asked: AtomicU32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let tries = Quota::with_period(TRY_PAUSE).unwrap_or(Quota::per_minute(TRIES)).allow_burst(TRIES);
+        Self {
+            requests: RateLimiter::keyed(Quota::per_second(REQUESTS).allow_burst(BURST)),
+            tries: RateLimiter::keyed(tries),
+            asked: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Limits {
+    /// Whether another request is answered.
+    pub(super) fn allow_request(&self, from: IpAddr) -> bool {
+        if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(CLEANING) {
+            self.requests.retain_recent();
+            self.tries.retain_recent();
+        }
+        self.requests.check_key(&from).is_ok()
+    }
+
+    /// Whether another secret is tried.
+    pub(super) fn allow_try(&self, from: IpAddr) -> bool {
+        self.tries.check_key(&from).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_may_try_a_few_secrets_and_another_is_not_held_up_by_that() {
+        let limits = Limits::default();
+        let [one, another] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
+        let allowed = (0..20).filter(|_| limits.allow_try(one)).count();
+        assert_eq!(allowed, 5);
+        assert!(limits.allow_try(another));
+        assert!(limits.allow_request(one));
+        let allowed = (0..2_000).filter(|_| limits.allow_request(another)).count();
+        assert!((500..1_000).contains(&allowed), "{allowed}");
+    }
+}

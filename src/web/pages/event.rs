@@ -1,0 +1,130 @@
+//! One event.
+
+use actix_web::http::StatusCode;
+use actix_web::web;
+use maud::{Markup, html};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::frame::Frame;
+use super::{Answer, Trouble, events, status, time};
+use crate::event::{JsonText, OutboxEvent};
+use crate::web::desk::{Desk, Detail};
+
+/// Of larger data the beginning is shown.
+const MOST_SHOWN: usize = 64 * 1024;
+
+pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, id: web::Path<String>) -> Answer {
+    let Ok(id) = id.parse::<Uuid>() else {
+        return Ok(frame.trouble(StatusCode::NOT_FOUND, "No event has this id: it is no UUID."));
+    };
+    let Detail { event, explanation, neighbours } = desk.event(id).await.map_err(Trouble::of(&frame))?;
+    let content = html! {
+        h1 { "Event " code { (id) } }
+        p class="notice" { (explanation.sentence) }
+        @if frame.may_change() { (actions(&frame, id)) }
+        @match &event {
+            Ok(event) => { (attributes(event)) (data(event)) (history(event)) }
+            Err(unreadable) => p class="notice bad" { "Its row is no event: " (unreadable.reason) }
+        }
+        @if !neighbours.is_empty() {
+            h2 { "Others with its key" }
+            (events::table(&frame, &neighbours, false))
+        }
+    };
+    Ok(frame.page(&format!("Event {id}"), "/events", &content))
+}
+
+fn actions(frame: &Frame, id: Uuid) -> Markup {
+    html! {
+        form method="get" action=(frame.link("/confirm")) class="actions" {
+            input type="hidden" name="id" value=(id);
+            button name="action" value="retry" { "Retry…" }
+            button name="action" value="fail" { "Fail…" }
+            button name="action" value="replay" { "Replay…" }
+        }
+    }
+}
+
+fn attributes(event: &OutboxEvent) -> Markup {
+    let cloud_event_id = event.cloud_event_id();
+    let texts: [(&str, &str); 8] = [
+        ("Id in the CloudEvent", &cloud_event_id),
+        ("Type", &event.event_type),
+        ("Source", &event.source),
+        ("Subject", &event.subject),
+        ("Content type", &event.data_content_type),
+        ("Schema", &event.data_schema),
+        ("Backend", &event.publisher_backend),
+        ("Partition key", &event.partition_key),
+    ];
+    html! {
+        h2 { "The CloudEvent" }
+        dl {
+            dt { "Status" } dd { (status(event.status)) }
+            @for (name, text) in texts {
+                @if !text.is_empty() { dt { (name) } dd { (text) } }
+            }
+            @if event.extensions.as_str() != "{}" { dt { "Extensions" } dd { code { (event.extensions.as_str()) } } }
+            @if let Some(handlers) = &event.pending_handlers {
+                dt { "Handlers still to run" } dd { (handlers.join(", ")) }
+            }
+        }
+    }
+}
+
+fn data(event: &OutboxEvent) -> Markup {
+    html! {
+        h2 { "Data" }
+        @if let Some(bytes) = &event.data_binary {
+            p { (bytes.len()) " bytes that are no text" }
+        } @else if let Some(json) = &event.data {
+            (beginning(json))
+        } @else {
+            p class="soft" { "none" }
+        }
+    }
+}
+
+fn beginning(json: &JsonText) -> Markup {
+    let text = json.as_str();
+    let end = (0..=MOST_SHOWN.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    html! {
+        pre tabindex="0" { (text[..end]) }
+        @if end < text.len() { p class="soft" { "The first " (end) " of " (text.len()) " bytes." } }
+    }
+}
+
+/// One of the last failures, as the table keeps them.
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(default)]
+    at: String,
+    #[serde(default)]
+    error: String,
+}
+
+fn history(event: &OutboxEvent) -> Markup {
+    let failures: Vec<Failure> =
+        event.errors.as_ref().and_then(|errors| serde_json::from_str(errors.as_str()).ok()).unwrap_or_default();
+    html! {
+        h2 { "History" }
+        div class="wide" {
+            table {
+                thead { tr { th scope="col" { "When" } th scope="col" { "What" } } }
+                tbody {
+                    tr { td { (time(event.created_at)) } td { "created" } }
+                    tr { td { (time(event.scheduled_at)) } td { "scheduled for this time" } }
+                    @for failure in &failures {
+                        tr { td { (failure.at) } td { span class="bad" { "rejected: " } (failure.error) } }
+                    }
+                    @if let Some(at) = event.retry_at { tr { td { (time(at)) } td { "next try" } } }
+                    @if let Some(at) = event.published_at { tr { td { (time(at)) } td { "published" } } }
+                }
+            }
+        }
+        p class="soft" {
+            "Rejected " (event.retry_count) " of " (event.max_retries) " times since it was written or last retried; the last ten failures are kept."
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The list of events.
+
+use actix_web::web;
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::frame::Frame;
+use super::{Answer, Trouble, see_other, status, time};
+use crate::event::Status;
+use crate::web::api::{Order, Part};
+use crate::web::desk::{Desk, Filter, Listed, PAGE};
+
+const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldest first")];
+
+const STATUSES: [Status; 5] = [Status::Pending, Status::Retry, Status::Failed, Status::Published, Status::Processing];
+
+/// What the search box and the list's order say, beside the filter.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Search {
+    /// An id, or a subject.
+    search: String,
+}
+
+pub(super) async fn show(
+    frame: Frame,
+    desk: web::Data<Desk>,
+    filter: Result<web::Query<Filter>, actix_web::Error>,
+    part: web::Query<Part>,
+    search: web::Query<Search>,
+) -> Answer {
+    let mut filter = filter.map_err(|error| Trouble::bad_request(&frame, error.to_string()))?.into_inner();
+    let search = search.into_inner().search.trim().to_owned();
+    if let Ok(id) = search.parse::<Uuid>() {
+        return Ok(see_other(&frame.link(&format!("/events/{id}"))));
+    }
+    if !search.is_empty() {
+        filter.subject = Some(search);
+    }
+    let after = part.cursor().map_err(|reason| Trouble::bad_request(&frame, reason))?;
+    let is_first = after.is_none();
+    let found = desk.events(&filter, part.order == Order::Newest, after, PAGE).await.map_err(Trouble::of(&frame))?;
+    let content = html! {
+        h1 { "Events" }
+        (filters(&frame, &filter, part.order))
+        @if found.events.is_empty() {
+            p class="notice" role="status" { (if is_first { "No event is like that." } else { "There are no more." }) }
+        } @else {
+            @if frame.may_change() {
+                form method="get" action=(frame.link("/confirm")) {
+                    (table(&frame, &found.events, true))
+                    (selected())
+                }
+            } @else {
+                (table(&frame, &found.events, false))
+            }
+            nav class="actions" aria-label="Pages of the list" {
+                @if !is_first { a href=(address(&frame, &filter, part.order, None)) { "To the first page" } }
+                @if let Some(next) = &found.next {
+                    a rel="next" href=(address(&frame, &filter, part.order, Some(next))) { "Next page" }
+                }
+            }
+            @if frame.may_change() { (all_that_match(&frame, &filter)) }
+        }
+    };
+    Ok(frame.page("Events", "/events", &content))
+}
+
+fn filters(frame: &Frame, filter: &Filter, order: Order) -> Markup {
+    let text = |name: &'static str, label: &'static str, value: &Option<String>| {
+        html! { label { (label) input name=(name) value=(value.as_deref().unwrap_or_default()); } }
+    };
+    let moment = |name: &'static str, label: &'static str, value: Option<DateTime<Utc>>| {
+        let value = value.map(|time| time.format("%Y-%m-%dT%H:%M:%S").to_string()).unwrap_or_default();
+        html! { label { (label) input type="datetime-local" step="1" name=(name) value=(value); } }
+    };
+    html! {
+        form class="filters" method="get" action=(frame.link("/events")) role="search" {
+            label { "Id or subject" input type="search" name="search" value=(filter.subject.as_deref().unwrap_or_default()); }
+            label { "Status"
+                select name="status" {
+                    option value="" { "any" }
+                    @for status in STATUSES {
+                        option value=(status) selected[filter.status == Some(status)] { (status) }
+                    }
+                }
+            }
+            (text("type", "Type", &filter.event_type))
+            (text("source", "Source", &filter.source))
+            (text("backend", "Backend", &filter.backend))
+            (text("key", "Partition key", &filter.key))
+            (moment("since", "Created since (UTC)", filter.since))
+            (moment("until", "Created before (UTC)", filter.until))
+            label { "Order"
+                select name="order" {
+                    @for (value, label) in ORDERS {
+                        option value=(value) selected[(order == Order::Oldest) == (value == "oldest")] { (label) }
+                    }
+                }
+            }
+            div { button class="main" { "Show" } }
+        }
+    }
+}
+
+pub(super) fn table(frame: &Frame, events: &[Listed], selectable: bool) -> Markup {
+    html! {
+        div class="wide" {
+            table {
+                thead { tr {
+                    @if selectable { th scope="col" { input type="checkbox" data-all aria-label="Select all on this page"; } }
+                    th scope="col" { "Event" }
+                    th scope="col" { "Status" }
+                    th scope="col" { "Type" }
+                    th scope="col" { "Subject" }
+                    th scope="col" { "Backend" }
+                    th scope="col" { "Key" }
+                    th scope="col" { "Created" }
+                    th scope="col" { "Last error" }
+                } }
+                tbody { @for event in events { (row(frame, event, selectable)) } }
+            }
+        }
+    }
+}
+
+fn row(frame: &Frame, event: &Listed, selectable: bool) -> Markup {
+    let id = event.id();
+    html! {
+        tr {
+            @if selectable { td { input type="checkbox" name="id" value=(id) aria-label={ "Select " (id) }; } }
+            td { a href=(frame.link(&format!("/events/{id}"))) { code { (id) } } }
+            @match event {
+                Listed::Event(event) => {
+                    td { (status(event.status)) @if event.retry_count > 0 { " " span class="soft" { "×" (event.retry_count) } } }
+                    td { (event.event_type) }
+                    td { (event.subject) }
+                    td { (event.backend) }
+                    td { (event.key) }
+                    td { (time(event.created_at)) }
+                    td { (event.last_error) }
+                }
+                Listed::Unreadable { unreadable, .. } => {
+                    td colspan="7" { span class="bad" { "no event: " (unreadable) } }
+                }
+            }
+        }
+    }
+}
+
+fn selected() -> Markup {
+    html! {
+        div class="actions" {
+            span { "With the selected:" }
+            button name="action" value="retry" { "Retry…" }
+            button name="action" value="fail" { "Fail…" }
+            button name="action" value="replay" { "Replay…" }
+        }
+    }
+}
+
+fn all_that_match(frame: &Frame, filter: &Filter) -> Markup {
+    html! {
+        form method="get" action=(frame.link("/confirm")) class="actions" {
+            (hidden(filter))
+            input type="hidden" name="all" value="1";
+            span { "With all that match:" }
+            button name="action" value="retry" { "Retry…" }
+            button name="action" value="fail" { "Fail…" }
+            button name="action" value="replay" { "Replay…" }
+        }
+    }
+}
+
+/// A filter as the names and values of a form: texts and times alone.
+pub(super) fn fields(filter: &Filter) -> Vec<(String, String)> {
+    let json = serde_json::json!(filter);
+    let pairs = json.as_object().into_iter().flatten();
+    pairs.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+}
+
+/// A filter as the hidden fields of a form.
+pub(super) fn hidden(filter: &Filter) -> Markup {
+    html! { @for (name, value) in fields(filter) { input type="hidden" name=(name) value=(value); } }
+}
+
+fn address(frame: &Frame, filter: &Filter, order: Order, after: Option<&str>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(fields(filter));
+    if order == Order::Oldest {
+        query.append_pair("order", "oldest");
+    }
+    if let Some(after) = after {
+        query.append_pair("after", after);
+    }
+    frame.link(&format!("/events?{}", query.finish()))
+}

@@ -1,0 +1,125 @@
+//! What is around every page.
+
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse};
+use maud::{DOCTYPE, Markup, html};
+
+use super::SIGN_OUT;
+use crate::web::access::{Role, Session};
+use crate::web::assets;
+use crate::web::guard::{Base, CSRF_FIELD};
+
+/// No styles of its own, no code in attributes, no requests to elsewhere.
+const HTMX: &str =
+    r#"{"includeIndicatorStyles":false,"allowEval":false,"selfRequestsOnly":true,"historyEnabled":false}"#;
+
+const PAGES: [(&str, &str); 2] = [("/", "Overview"), ("/events", "Events")];
+
+/// Where the console stands, and who looks.
+#[derive(Debug, Clone)]
+pub(super) struct Frame {
+    base: Base,
+    session: Option<Session>,
+}
+
+impl FromRequest for Frame {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let extensions = request.extensions();
+        let base = extensions.get::<Base>().cloned().unwrap_or(Base { path: String::new(), signs_in: false });
+        ready(Ok(Self { base, session: extensions.get::<Session>().cloned() }))
+    }
+}
+
+impl Frame {
+    pub(super) fn of_nobody(base: Base) -> Self {
+        Self { base, session: None }
+    }
+
+    pub(super) fn base(&self) -> &Base {
+        &self.base
+    }
+
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// The address of a page of the console.
+    pub(super) fn link(&self, path: &str) -> String {
+        format!("{}{path}", self.base.path)
+    }
+
+    pub(super) fn may_change(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.role == Role::Operator)
+    }
+
+    /// What each form that changes something holds.
+    pub(super) fn token(&self) -> Markup {
+        html! {
+            @if let Some(session) = &self.session {
+                input type="hidden" name=(CSRF_FIELD) value=(session.csrf.simple());
+            }
+        }
+    }
+
+    /// `at`: the page's place in the navigation.
+    pub(super) fn page(&self, title: &str, at: &str, content: &Markup) -> HttpResponse {
+        super::page(StatusCode::OK, self.around(title, at, content))
+    }
+
+    pub(super) fn trouble(&self, status: StatusCode, says: &str) -> HttpResponse {
+        let content = html! {
+            h1 { (status.canonical_reason().unwrap_or("Trouble")) }
+            p class="notice bad" role="alert" { (says) }
+            p { a href=(self.link("/")) { "To the overview" } }
+        };
+        super::page(status, self.around("Trouble", "", &content))
+    }
+
+    fn around(&self, title: &str, at: &str, content: &Markup) -> Markup {
+        html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    meta name="htmx-config" content=(HTMX);
+                    title { (title) " · outbox" }
+                    link rel="stylesheet" href=(self.link(&assets::address("console.css")));
+                    script src=(self.link(&assets::address("htmx.js"))) defer {}
+                    script src=(self.link(&assets::address("console.js"))) defer {}
+                }
+                body {
+                    a class="skip" href="#content" { "To the content" }
+                    header class="top" {
+                        strong { "outbox" }
+                        @if self.session.is_some() { (self.navigation(at)) }
+                    }
+                    main id="content" { (content) }
+                }
+            }
+        }
+    }
+
+    fn navigation(&self, at: &str) -> Markup {
+        html! {
+            nav aria-label="Pages" {
+                @for (path, name) in PAGES {
+                    a href=(self.link(path)) aria-current=[(path == at).then_some("page")] { (name) }
+                }
+            }
+            @if self.base.signs_in {
+                form method="post" action=(self.link(SIGN_OUT)) {
+                    (self.token())
+                    button { "Sign out" }
+                }
+            }
+        }
+    }
+}

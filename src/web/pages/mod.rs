@@ -1,0 +1,144 @@
+//! The pages, rendered here. Everything works without JavaScript; with it, figures stay fresh by themselves.
+
+mod changing;
+mod chart;
+mod event;
+mod events;
+mod frame;
+mod overview;
+mod sign_in;
+
+use actix_web::http::header::LOCATION;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponse, ResponseError, web};
+use maud::html;
+
+use self::frame::Frame;
+use super::guard::{Base, Refusal, SIGN_IN};
+use crate::error::StoreError;
+
+pub(super) const SIGN_OUT: &str = "/sign-out";
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("", web::get().to(home))
+        .route("/", web::get().to(overview::show))
+        .route("/events", web::get().to(events::show))
+        .route("/events/{id}", web::get().to(event::show))
+        .route("/confirm", web::get().to(changing::confirm))
+        .route("/change", web::post().to(changing::change))
+        .route(SIGN_IN, web::get().to(sign_in::show))
+        .route(SIGN_IN, web::post().to(sign_in::sign_in))
+        .route(SIGN_OUT, web::post().to(sign_in::sign_out))
+        .default_service(web::to(nothing));
+}
+
+async fn home(frame: Frame) -> HttpResponse {
+    see_other(&frame.link("/"))
+}
+
+async fn nothing(frame: Frame) -> HttpResponse {
+    frame.trouble(StatusCode::NOT_FOUND, "There is nothing here.")
+}
+
+fn see_other(address: &str) -> HttpResponse {
+    HttpResponse::SeeOther().insert_header((LOCATION, address)).finish()
+}
+
+/// A page that could not be made.
+#[derive(Debug)]
+struct Trouble {
+    frame: Frame,
+    status: StatusCode,
+    says: String,
+}
+
+impl Trouble {
+    fn bad_request(frame: &Frame, says: impl Into<String>) -> Self {
+        Self { frame: frame.clone(), status: StatusCode::BAD_REQUEST, says: says.into() }
+    }
+
+    fn of(frame: &Frame) -> impl FnOnce(StoreError) -> Self {
+        let frame = frame.clone();
+        move |error| {
+            let status = match error {
+                StoreError::NotFound(_) => StatusCode::NOT_FOUND,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            Self { frame, status, says: error.to_string() }
+        }
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.says)
+    }
+}
+
+impl ResponseError for Trouble {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        self.frame.trouble(self.status, &self.says)
+    }
+}
+
+type Answer = Result<HttpResponse, Trouble>;
+
+/// What stands in place of a page that somebody may not see: the way to sign in, where that helps.
+pub(super) fn refused(refusal: Refusal, path: &str, base: &Base) -> HttpResponse {
+    if refusal == Refusal::Unknown {
+        let then = url::form_urlencoded::byte_serialize(path.as_bytes()).collect::<String>();
+        return see_other(&format!("{}{SIGN_IN}?then={then}", base.path));
+    }
+    Frame::of_nobody(base.clone()).trouble(refusal.status(), refusal.says())
+}
+
+/// A whole page.
+fn page(status: StatusCode, markup: maud::Markup) -> HttpResponse {
+    HttpResponse::build(status)
+        .insert_header((header::CONTENT_TYPE, "text/html; charset=utf-8"))
+        .body(markup.into_string())
+}
+
+/// A time as people read it and as a browser knows it.
+fn time(time: chrono::DateTime<chrono::Utc>) -> maud::Markup {
+    html! { time datetime=(crate::row::time(time)) { (time.format("%Y-%m-%d %H:%M:%S")) " UTC" } }
+}
+
+fn status(status: crate::event::Status) -> maud::Markup {
+    html! { span class={ "status " (status) } { (status) } }
+}
+
+fn events_count(count: i64) -> String {
+    if count == 1 { "1 event".to_owned() } else { format!("{} events", grouped(count)) }
+}
+
+/// With a comma between thousands.
+fn grouped(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if number < 0 { format!("-{text}") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_told_apart() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (-12_345, "-12,345"), (1_234_567, "1,234,567")]
+        {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

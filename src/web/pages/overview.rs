@@ -1,0 +1,141 @@
+//! The outbox at a glance.
+
+use actix_web::web;
+use chrono::{DurationRound, TimeDelta};
+use maud::{Markup, html};
+
+use super::chart::{self, Bars};
+use super::frame::Frame;
+use super::{Answer, Trouble, grouped, time};
+use crate::event::Status;
+use crate::glance::{BackendGlance, WorkerGlance};
+use crate::web::desk::{Desk, Overview};
+
+const STATUSES: [Status; 5] = [Status::Pending, Status::Retry, Status::Failed, Status::Published, Status::Processing];
+
+pub(super) async fn show(frame: Frame, desk: web::Data<Desk>) -> Answer {
+    let overview = desk.overview().await.map_err(Trouble::of(&frame))?;
+    let content = html! {
+        h1 { "Overview" }
+        // Replaced by itself, from the same page.
+        div id="live" hx-get=(frame.link("/")) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
+            (counts(&frame, &overview))
+            (backends(&overview.backends))
+            (workers(&overview.workers))
+            (history(&overview))
+            p class="soft" { "Counted at " (time(overview.counted_at)) }
+        }
+    };
+    Ok(frame.page("Overview", "/", &content))
+}
+
+fn counts(frame: &Frame, overview: &Overview) -> Markup {
+    html! {
+        section aria-label="Events by status" {
+            ul class="cards" {
+                @for status in STATUSES {
+                    @let count = overview.counts.get(status.as_str()).copied().unwrap_or(0);
+                    @if count > 0 || status != Status::Processing {
+                        li {
+                            b { (grouped(count)) }
+                            a href=(frame.link(&format!("/events?status={status}"))) { (status) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn backends(backends: &[BackendGlance]) -> Markup {
+    html! {
+        h2 { "Backends" }
+        div class="wide" {
+            table {
+                thead { tr {
+                    th scope="col" { "Name" }
+                    th scope="col" class="number" { "Due" }
+                    th scope="col" class="number" { "Oldest due" }
+                    th scope="col" { "Health" }
+                    th scope="col" class="number" { "Rate limit" }
+                } }
+                tbody {
+                    @for backend in backends {
+                        tr {
+                            td { (if backend.name.is_empty() { "(default)" } else { &backend.name }) }
+                            td class="number" { (grouped(backend.due)) }
+                            td class="number" { (backend.oldest_due_seconds.map(span).unwrap_or_default()) }
+                            td {
+                                span class=(if backend.is_well() { "ok" } else { "bad" }) { (backend.health) }
+                                @if let Some(since) = backend.since { " since " (time(since)) }
+                            }
+                            td class="number" {
+                                @if let Some(rate) = backend.per_second { (grouped(i64::from(rate))) " /s" } @else { "none" }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn workers(workers: &[WorkerGlance]) -> Markup {
+    html! {
+        h2 { "Workers" }
+        @if workers.is_empty() {
+            p class="notice bad" { "No worker has been heard of. Start one: " code { "outbox worker" } }
+        } @else {
+            div class="wide" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Name" }
+                        th scope="col" { "State" }
+                        th scope="col" { "Last heartbeat" }
+                        th scope="col" { "Shards owned" }
+                    } }
+                    tbody {
+                        @for worker in workers {
+                            tr {
+                                td { (worker.name) }
+                                td {
+                                    span class=(if worker.alive { "ok" } else { "bad" }) {
+                                        (if worker.alive { "alive" } else { "silent" })
+                                    }
+                                }
+                                td { (time(worker.heartbeat_at)) }
+                                td {
+                                    @if worker.shards.is_empty() { "none" }
+                                    @for (n, (name, count)) in worker.shards.iter().enumerate() {
+                                        @if n > 0 { ", " }
+                                        (if name.is_empty() { "(default)" } else { name }) ": " (count)
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn history(overview: &Overview) -> Markup {
+    let (minute, hour) = (TimeDelta::minutes(1), TimeDelta::hours(1));
+    let until = |step| overview.counted_at.duration_trunc(step).unwrap_or(overview.counted_at);
+    html! {
+        h2 { "The last hour, by minute" }
+        (chart::draw(&Bars { outcomes: &overview.minutes, until: until(minute), step: minute, count: 60 }))
+        h2 { "The last day, by hour" }
+        (chart::draw(&Bars { outcomes: &overview.hours, until: until(hour), step: hour, count: 24 }))
+    }
+}
+
+fn span(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 60.0 => format!("{seconds:.1} s"),
+        seconds if seconds < 3_600.0 => format!("{:.1} min", seconds / 60.0),
+        seconds if seconds < 86_400.0 => format!("{:.1} h", seconds / 3_600.0),
+        seconds => format!("{:.1} days", seconds / 86_400.0),
+    }
+}

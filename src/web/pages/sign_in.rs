@@ -1,0 +1,99 @@
+//! Signing in with a secret, and out.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use maud::html;
+use serde::Deserialize;
+
+use super::frame::Frame;
+use super::see_other;
+use crate::web::access::{Access, Session, no_cookie};
+use crate::web::guard::SIGN_IN;
+
+#[derive(Deserialize)]
+pub(super) struct Then {
+    /// The page that was asked for, below where the console stands.
+    #[serde(default)]
+    then: String,
+}
+
+impl Then {
+    /// Only a page of our own: what follows one slash.
+    fn page(&self) -> &str {
+        let is_ours =
+            self.then.starts_with('/') && !self.then.starts_with("//") && !self.then.contains(['\\', '\n', '\r']);
+        if is_ours { &self.then } else { "/" }
+    }
+}
+
+pub(super) async fn show(frame: Frame, then: web::Query<Then>) -> HttpResponse {
+    form(&frame, &then, StatusCode::OK)
+}
+
+fn form(frame: &Frame, then: &Then, status: StatusCode) -> HttpResponse {
+    let content = html! {
+        div class="narrow" {
+            h1 { "Sign in" }
+            @if status != StatusCode::OK {
+                p class="notice bad" role="alert" { "That is not the secret." }
+            }
+            form method="post" action=(frame.link(SIGN_IN)) {
+                input type="hidden" name="then" value=(then.page());
+                label { "Secret" input type="password" name="secret" required autocomplete="current-password" autofocus; }
+                p { button class="main" { "Sign in" } }
+            }
+        }
+    };
+    let mut response = frame.page("Sign in", "", &content);
+    *response.status_mut() = status;
+    response
+}
+
+#[derive(Deserialize)]
+pub(super) struct Given {
+    secret: String,
+    #[serde(default)]
+    then: String,
+}
+
+pub(super) async fn sign_in(
+    frame: Frame,
+    access: web::Data<Access>,
+    given: web::Form<Given>,
+    request: HttpRequest,
+) -> HttpResponse {
+    let Given { secret, then } = given.into_inner();
+    let then = Then { then };
+    let Some(role) = access.role_of(&secret) else {
+        tracing::warn!("somebody gave a wrong secret to the console");
+        return form(&frame, &then, StatusCode::FORBIDDEN);
+    };
+    tracing::info!(?role, "somebody has signed in to the console");
+    let is_secure = request.connection_info().scheme() == "https";
+    let cookie = access.cookie(&Session::new(role), frame.base().cookie_path(), is_secure);
+    let mut response = see_other(&frame.link(then.page()));
+    // A cookie of ours holds nothing that a header could not.
+    let _ = response.add_cookie(&cookie);
+    response
+}
+
+pub(super) async fn sign_out(frame: Frame, request: HttpRequest) -> HttpResponse {
+    let is_secure = request.connection_info().scheme() == "https";
+    let mut response = see_other(&frame.link(SIGN_IN));
+    let _ = response.add_cookie(&no_cookie(frame.base().cookie_path(), is_secure));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_signing_in_one_stays_on_the_site() {
+        let page = |then: &str| Then { then: then.to_owned() }.page().to_owned();
+        assert_eq!(page("/events?status=failed"), "/events?status=failed");
+        for elsewhere in ["", "//evil.example", "https://evil.example", "/\\evil.example", "/\r\nx: y"] {
+            assert_eq!(page(elsewhere), "/", "{elsewhere:?}");
+        }
+    }
+}

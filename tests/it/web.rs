@@ -1,0 +1,458 @@
+//! The console: what it shows and does, and who it lets in.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use ureq::http::{Method, Request};
+
+use crate::scene::Scene;
+use crate::support::process::Running;
+use crate::support::{PATIENCE, eventually, free_port};
+
+const OPERATOR: &str = "the operators' secret";
+const READER: &str = "the readers' secret";
+
+/// A running `outbox web`.
+struct Console {
+    _program: Running,
+    port: u16,
+}
+
+/// What a browser or a program sends.
+#[derive(Default, Clone)]
+struct Ask<'a> {
+    headers: Vec<(&'a str, String)>,
+    form: Option<String>,
+    json: Option<Value>,
+}
+
+struct Said {
+    status: u16,
+    location: String,
+    cookie: Option<String>,
+    policy: String,
+    body: String,
+}
+
+impl Said {
+    /// The token of the forms on a page.
+    fn token(&self) -> String {
+        let (_, rest) = self.body.split_once("name=\"csrf\" value=\"").expect("a form");
+        rest.split('"').next().unwrap().to_owned()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+impl Console {
+    async fn open(scene: &Scene, settings: &str) -> Self {
+        let port = free_port();
+        let mut program =
+            Running::spawn(&mut scene.outbox(&with(scene, settings), &["web", "--http", &format!("127.0.0.1:{port}")]));
+        eventually("the console is served", PATIENCE, async || {
+            assert!(program.is_running(), "{}", program.stderr());
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        })
+        .await;
+        Self { _program: program, port }
+    }
+
+    fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn ask(&self, method: &str, path: &str, ask: Ask) -> Said {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into();
+        let mut request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).unwrap())
+            .uri(format!("http://{}{path}", self.host()));
+        for (name, value) in &ask.headers {
+            request = request.header(*name, value);
+        }
+        let body = match (ask.form, ask.json) {
+            (Some(form), _) => {
+                request = request.header("content-type", "application/x-www-form-urlencoded");
+                form
+            }
+            (None, Some(json)) => {
+                request = request.header("content-type", "application/json");
+                json.to_string()
+            }
+            (None, None) => String::new(),
+        };
+        let mut answer = agent.run(request.body(body).unwrap()).unwrap();
+        let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let cookie = header("set-cookie").map(|cookie| cookie.split(';').next().unwrap().to_owned());
+        let (location, policy) =
+            (header("location").unwrap_or_default(), header("content-security-policy").unwrap_or_default());
+        let status = answer.status().as_u16();
+        Said { status, location, cookie, policy, body: answer.body_mut().read_to_string().unwrap() }
+    }
+
+    fn get(&self, path: &str, cookie: &str) -> Said {
+        self.ask("GET", path, Ask { headers: vec![("cookie", cookie.to_owned())], ..Ask::default() })
+    }
+
+    /// As a browser sends a form from a page of the console.
+    fn submit(&self, path: &str, cookie: &str, form: &str) -> Said {
+        let headers = vec![("cookie", cookie.to_owned()), ("origin", format!("http://{}", self.host()))];
+        self.ask("POST", path, Ask { headers, form: Some(form.to_owned()), ..Ask::default() })
+    }
+
+    fn api(&self, method: &str, path: &str, secret: &str, json: Option<Value>) -> Said {
+        let headers = vec![("authorization", format!("Bearer {secret}"))];
+        self.ask(method, &format!("/api/v1{path}"), Ask { headers, json, ..Ask::default() })
+    }
+
+    fn sign_in(&self, secret: &str) -> String {
+        let said = self.submit("/sign-in", "", &form(&[("secret", secret), ("then", "/events")]));
+        assert_eq!((said.status, said.location.as_str()), (303, "/events"), "{}", said.body);
+        said.cookie.unwrap()
+    }
+}
+
+fn form(pairs: &[(&str, &str)]) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
+}
+
+fn with(scene: &Scene, table: &str) -> PathBuf {
+    let path = scene.settings("", "");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}\n{table}\n")).unwrap();
+    path
+}
+
+fn secrets() -> String {
+    format!("[web]\noperator_secret = \"{OPERATOR}\"\nreader_secret = \"{READER}\"")
+}
+
+async fn insert(scene: &Scene, columns: &[(&str, &str)]) -> String {
+    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    let values: Vec<&str> = columns.iter().map(|(_, value)| *value).collect();
+    let statement = format!(
+        "INSERT INTO outbox_events (id, {}) VALUES (gen_random_uuid(), {}) RETURNING id::text",
+        names.join(", "),
+        values.join(", ")
+    );
+    scene.sql().await.query_one(&statement, &[]).await.unwrap().get(0)
+}
+
+const FAILED: &[(&str, &str)] = &[
+    ("event_type", "'t'"),
+    ("source", "'s'"),
+    ("status", "'failed'"),
+    ("retry_count", "3"),
+    ("last_error", "'no room'"),
+];
+
+#[tokio::test]
+async fn without_a_secret_the_console_is_for_this_machine_alone() {
+    let scene = Scene::new().await;
+    for command in [&["web", "--http", "0.0.0.0:0"][..], &["worker", "--http", "0.0.0.0:0"]] {
+        let refused = scene.outbox(&scene.settings("", ""), command).output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains("without a secret: set operator_secret_file under [web]"), "{said}");
+    }
+    let short = with(&scene, "[web]\noperator_secret = \"short\"");
+    let refused = scene.outbox(&short, &["web", "--http", "0.0.0.0:0"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("at least 16 bytes"));
+    let mut probes = Running::spawn(
+        &mut scene.outbox(&scene.settings("", ""), &["worker", "--http", "0.0.0.0:0", "--no-web", "--until-empty"]),
+    );
+    assert!(probes.wait_exit(PATIENCE).await.success(), "{}", probes.stderr());
+}
+
+/// Every route, with what a program would send there.
+fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
+    let form = |text: &str| Ask { form: Some(text.to_owned()), ..Ask::default() };
+    let change = Ask { json: Some(json!({"action": "retry", "ids": [id]})), ..Ask::default() };
+    vec![
+        ("GET", "/".to_owned(), Ask::default()),
+        ("GET", "/events".to_owned(), Ask::default()),
+        ("GET", format!("/events/{id}"), Ask::default()),
+        ("GET", format!("/confirm?action=retry&id={id}"), Ask::default()),
+        ("POST", "/change".to_owned(), form(&format!("action=retry&id={id}"))),
+        ("POST", "/sign-out".to_owned(), form("")),
+        ("GET", "/nowhere".to_owned(), Ask::default()),
+        ("DELETE", format!("/events/{id}"), Ask::default()),
+        ("GET", "/api/v1/openapi.json".to_owned(), Ask::default()),
+        ("GET", "/api/v1/overview".to_owned(), Ask::default()),
+        ("GET", "/api/v1/events".to_owned(), Ask::default()),
+        ("GET", "/api/v1/events/count?action=retry".to_owned(), Ask::default()),
+        ("POST", "/api/v1/events/changes".to_owned(), change),
+        ("GET", format!("/api/v1/events/{id}"), Ask::default()),
+        ("GET", format!("/api/v1/events/{id}/explanation"), Ask::default()),
+        ("PUT", "/api/v1/nowhere".to_owned(), Ask::default()),
+    ]
+}
+
+#[tokio::test]
+async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &format!("{}\nhosts = [\"outbox.example\"]", secrets())).await;
+    let id = insert(&scene, FAILED).await;
+    let cookie = console.sign_in(OPERATOR);
+    let token = console.get("/", &cookie).token();
+    let reader = console.sign_in(READER);
+    let readers_token = console.get("/", &reader).token();
+    assert_ne!(token, readers_token);
+    let ours = ("origin", format!("http://{}", console.host()));
+
+    for (method, path, ask) in routes(&id) {
+        let what = format!("{method} {path}");
+        let is_api = path.starts_with("/api");
+        let changes = method != "GET";
+        let status = |extra: Vec<(&'static str, String)>, csrf: Option<&str>| {
+            let mut ask = ask.clone();
+            ask.headers.extend(extra);
+            if let Some(csrf) = csrf {
+                match &mut ask.form {
+                    Some(form) => *form += &format!("&csrf={csrf}"),
+                    None => ask.headers.push(("x-csrf-token", csrf.to_owned())),
+                }
+            }
+            console.ask(method, &path, ask).status
+        };
+        let unknown = if is_api { 401 } else { 303 };
+        assert_eq!(status(vec![], None), unknown, "{what} without a session");
+        let forged = format!("{}x", cookie);
+        assert_eq!(
+            status(vec![("cookie", forged), ours.clone()], Some(&token)),
+            unknown,
+            "{what} with a forged cookie"
+        );
+        assert_eq!(status(vec![("host", "evil.example".to_owned())], None), 421, "{what} by a foreign name");
+        let elsewhere = vec![("cookie", cookie.clone()), ("origin", "http://evil.example".to_owned())];
+        if !changes {
+            continue;
+        }
+        assert_eq!(status(elsewhere, Some(&token)), 403, "{what} from another site");
+        assert_eq!(status(vec![("cookie", cookie.clone())], Some(&token)), 403, "{what} from no site");
+        let from_ours = |cookie: &str| vec![("cookie", cookie.to_owned()), ours.clone()];
+        assert_eq!(status(from_ours(&cookie), None), 403, "{what} without a token");
+        assert_eq!(status(from_ours(&cookie), Some("")), 403, "{what} with an empty token");
+        assert_eq!(status(from_ours(&cookie), Some(&readers_token)), 403, "{what} with another session's token");
+        if path != "/sign-out" {
+            assert_eq!(status(from_ours(&reader), Some(&readers_token)), 403, "{what} by a reader");
+            let bearer = vec![("authorization", format!("Bearer {READER}"))];
+            assert_eq!(status(bearer, None), 403, "{what} by a reader's token");
+        }
+    }
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
+
+    // A secret is not tried often, neither in the form nor as a token.
+    let tries: Vec<u16> =
+        (0..8).map(|n| console.api("GET", "/overview", &format!("a wrong secret {n}"), None).status).collect();
+    assert!(tries.contains(&401) && tries.last() == Some(&429), "{tries:?}");
+    assert_eq!(console.submit("/sign-in", "", &form(&[("secret", "a wrong one")])).status, 429);
+    // Who is in stays in.
+    assert_eq!(console.get("/", &cookie).status, 200);
+    assert_eq!(console.api("GET", "/overview", READER, None).status, 200);
+}
+
+#[tokio::test]
+async fn on_loopback_other_sites_and_other_names_are_refused_too() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, "").await;
+    let id = insert(&scene, FAILED).await;
+    let page = console.get(&format!("/confirm?action=retry&id={id}"), "");
+    let (cookie, token) = (page.cookie.clone().unwrap(), page.token());
+    // The token of a page that was asked for without the cookie belongs to the cookie that came with it.
+    let change = |cookie: &str, origin: &str, token: &str| {
+        let headers = vec![("cookie", cookie.to_owned()), ("origin", origin.to_owned())];
+        let form = Some(format!("action=retry&id={id}&csrf={token}"));
+        console.ask("POST", "/change", Ask { headers, form, ..Ask::default() }).status
+    };
+    let ours = format!("http://{}", console.host());
+    assert_eq!(change("", &ours, &token), 403);
+    assert_eq!(change(&cookie, "http://evil.example", &token), 403);
+    assert_eq!(change(&cookie, "null", &token), 403);
+    assert_eq!(change(&cookie, &ours, "0"), 403);
+    let rebound = Ask { headers: vec![("host", "evil.example".to_owned())], ..Ask::default() };
+    assert_eq!(console.ask("GET", "/events", rebound).status, 421);
+    let programs = Ask { json: Some(json!({"action": "retry", "ids": [id]})), ..Ask::default() };
+    assert_eq!(console.ask("POST", "/api/v1/events/changes", programs).status, 403);
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
+    assert_eq!(change(&cookie, &ours, &token), 200);
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'pending'").await, 1);
+}
+
+#[tokio::test]
+async fn a_failed_event_is_found_retried_after_a_confirmation_and_published() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    let id = insert(&scene, FAILED).await;
+    scene.insert(3, 1).await;
+    let cookie = console.sign_in(OPERATOR);
+    let list = console.get("/events?status=failed", &cookie);
+    assert!(list.body.contains(&id) && list.body.contains("no room"), "{}", list.body);
+    let event = console.get(&format!("/events/{id}"), &cookie);
+    assert!(event.body.contains("after 3 tries: no room"), "{}", event.body);
+    let confirm = console.get(&format!("/confirm?action=retry&id={id}"), &cookie);
+    assert!(confirm.body.contains("Retry 1 event?"), "{}", confirm.body);
+    let done =
+        console.submit("/change", &cookie, &form(&[("csrf", &confirm.token()), ("action", "retry"), ("id", &id)]));
+    assert!(done.body.contains("1 event retried"), "{}", done.body);
+    scene.drain(&scene.settings("", "")).await;
+    assert!(console.get(&format!("/events/{id}"), &cookie).body.contains("It was published at"));
+    // All that match, of which there are four by now.
+    let confirm = console.get("/confirm?action=replay&all=1", &cookie);
+    assert!(confirm.body.contains("Publish once more 4 events?"), "{}", confirm.body);
+    let all = form(&[("csrf", &confirm.token()), ("action", "replay"), ("all", "1")]);
+    assert!(console.submit("/change", &cookie, &all).body.contains("4 events published once more"));
+    assert_eq!(scene.unpublished().await, 4);
+    let signed_out = console.submit("/sign-out", &cookie, &form(&[("csrf", &confirm.token())]));
+    assert_eq!((signed_out.status, signed_out.cookie.unwrap().as_str()), (303, "outbox_session="));
+}
+
+#[tokio::test]
+async fn a_reader_is_shown_no_button() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    let id = insert(&scene, FAILED).await;
+    let reader = console.sign_in(READER);
+    for path in ["/events".to_owned(), format!("/events/{id}")] {
+        let page = console.get(&path, &reader);
+        assert!(page.body.contains(&id) && !page.body.contains("/confirm"), "{}", page.body);
+    }
+}
+
+#[tokio::test]
+async fn whatever_stands_in_an_event_is_text() {
+    const HARM: &str = "<script>alert(1)</script>\"' onmouseover=alert(2) <img src=x onerror=alert(3)>";
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    let text = format!("'{}'", HARM.replace('\'', "''"));
+    let json = format!("to_jsonb({text}::text)");
+    let errors = format!("jsonb_build_array(jsonb_build_object('at', {text}::text, 'error', {text}::text))");
+    let columns = [
+        ("event_type", text.as_str()),
+        ("source", &text),
+        ("subject", &text),
+        ("data_content_type", &text),
+        ("data_schema", &text),
+        ("data", &json),
+        ("status", "'failed'"),
+        ("last_error", &text),
+        ("publisher_backend", &text),
+        ("partition_key", &text),
+        ("cloud_event_id", &text),
+        ("errors", &errors),
+    ];
+    let id = insert(&scene, &columns).await;
+    insert(&scene, &columns).await;
+    let cookie = console.sign_in(OPERATOR);
+    let filtered = format!("/events?{}", form(&[("key", HARM), ("search", HARM)]));
+    let confirmed = format!("/confirm?{}", form(&[("action", "fail"), ("all", "1"), ("key", HARM), ("subject", HARM)]));
+    for path in ["/", "/events", &format!("/events/{id}"), &filtered, &confirmed, &form(&[("/sign-in?then", HARM)])] {
+        let path =
+            if path.starts_with('/') { path.to_owned() } else { format!("/sign-in?{}", form(&[("then", HARM)])) };
+        let page = console.get(&path, &cookie);
+        assert_eq!(page.status, 200, "{path}: {}", page.body);
+        for harm in ["<script>", "<img", "\"' onmouseover"] {
+            assert!(!page.body.contains(harm), "{path}: {}", page.body);
+        }
+        assert!(page.policy.contains("script-src 'self'") && !page.policy.contains("unsafe"), "{}", page.policy);
+    }
+    assert!(console.get(&format!("/events/{id}"), &cookie).body.matches("&lt;script&gt;").count() > 8);
+}
+
+#[tokio::test]
+async fn programs_page_through_the_list_and_change_events() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    scene.insert(7, 2).await;
+    let newest = |path: &str| console.api("GET", path, READER, None).json();
+    let ids = |page: &Value| {
+        page["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mut seen = Vec::new();
+    let mut path = "/events?limit=3".to_owned();
+    loop {
+        let page = newest(&path);
+        seen.extend(ids(&page));
+        match page["next"].as_str() {
+            Some(next) => path = format!("/events?limit=3&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen.len(), 7);
+    let mut oldest = ids(&newest("/events?order=oldest"));
+    oldest.reverse();
+    assert_eq!(seen, oldest);
+    assert_eq!(ids(&newest("/events?key=key-0")).len() + ids(&newest("/events?key=key-1")).len(), 7);
+    assert!(ids(&newest("/events?until=2000-01-01T00:00:00Z")).is_empty());
+
+    let change = |json: Value| console.api("POST", "/events/changes", OPERATOR, Some(json));
+    assert_eq!(change(json!({"action": "fail", "ids": [seen[0]], "reason": "broken"})).json(), json!({"changed": 1}));
+    let event = newest(&format!("/events/{}", seen[0]));
+    assert_eq!([&event["event"]["last_error"], &event["explanation"]["reason"]], ["broken", "failed"]);
+    assert_eq!(
+        event["neighbours"].as_array().unwrap().len(),
+        ids(&newest(&format!("/events?key={}", event["event"]["partition_key"].as_str().unwrap()))).len() - 1
+    );
+    assert_eq!(newest("/events/count?action=retry"), json!({"count": 1}));
+    assert_eq!(change(json!({"action": "retry", "filter": {"status": "failed"}})).json()["changed"], 1);
+    let overview = newest("/overview");
+    assert_eq!(overview["backends"][0]["name"], "default");
+
+    for (status, path) in [
+        (400, "/events?limit=0"),
+        (400, "/events?after=x"),
+        (400, "/events?status=lost"),
+        (404, "/events/7"),
+        (404, "/events/00000000-0000-0000-0000-000000000007"),
+        (404, "/nowhere"),
+    ] {
+        let said = console.api("GET", path, READER, None);
+        assert_eq!(said.status, status, "{path}");
+        assert!(said.json()["error"].is_string(), "{path}: {}", said.body);
+    }
+    for wrong in [json!({}), json!({"action": "retry"}), json!({"action": "retry", "ids": [], "filter": {}}), json!([])]
+    {
+        assert_eq!(change(wrong.clone()).status, 400, "{wrong}");
+    }
+    let described = newest("/openapi.json");
+    let paths: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
+    assert_eq!(paths.len(), 6, "{paths:?}");
+}
+
+#[tokio::test]
+async fn a_worker_serves_the_console_beside_its_probes_and_an_outage_is_a_page() {
+    let mut scene = Scene::new().await;
+    let port = free_port();
+    let settings = scene.settings("", "");
+    let _worker = Running::spawn(
+        &mut scene.outbox(&settings, &["worker", "--http", &format!("127.0.0.1:{port}"), "--name", "seen"]),
+    );
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let get = |port: u16, path: &str| {
+        let mut answer = agent.get(format!("http://127.0.0.1:{port}{path}")).call().ok()?;
+        Some((answer.status().as_u16(), answer.body_mut().read_to_string().unwrap()))
+    };
+    eventually("it is ready", PATIENCE, async || get(port, "/readyz").is_some_and(|(status, _)| status == 200)).await;
+    eventually("it is shown", PATIENCE, async || get(port, "/").unwrap().1.contains("seen")).await;
+    assert_eq!(get(port, "/healthz").unwrap().0, 200);
+
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let away = text.replace(scene.url(), "postgres://nobody@127.0.0.1:1/nothing");
+    std::fs::write(&settings, away).unwrap();
+    let port = free_port();
+    let _console = Running::spawn(&mut scene.outbox(&settings, &["web", "--http", &format!("127.0.0.1:{port}")]));
+    eventually("it says that the database is away", PATIENCE, async || {
+        get(port, "/").is_some_and(|(status, body)| status == 503 && body.contains("cannot reach the database"))
+    })
+    .await;
+    let (status, body) = get(port, "/api/v1/overview").unwrap();
+    assert!(status == 503 && body.contains("\"error\""), "{body}");
+    scene.read_from(String::new());
+}
