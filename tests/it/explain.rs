@@ -10,6 +10,7 @@ use crate::actors::{Reply, Scripted, answer, event, handler, wait_status};
 use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, free_port};
+use crate::takeover::Blockable;
 
 /// Leases so long that nothing changes while the test looks.
 const LONG_LEASE: &str = "lease = \"60s\"";
@@ -238,4 +239,20 @@ async fn an_event_whose_workers_all_stand_by_says_why_they_do() {
     let explanation = explain(&scene, &settings, &id);
     assert_eq!(explanation["reason"], "standing_by");
     assert_says(&explanation, &["stands by: lacking, because", "handlers that this one lacks: mailer"]);
+}
+
+#[actix::test]
+async fn an_event_whose_only_worker_hangs_says_so() {
+    let scene = Scene::new().await;
+    let worker = "lease = \"1s\"\nname = \"hanging\"";
+    let tables = format!("[publishers.default]\n{}[worker]\n{worker}", scene.stream());
+    let Blockable { block, unblock, thread } = Blockable::start(scene.system_settings(&tables));
+    scene.wait_owners(&["hanging"]).await;
+    block.send(()).unwrap();
+    let id = insert(&scene, &[("subject", "'1'")]).await;
+    let explanation = wait_reason(&scene, &scene.settings("lease = \"1s\"", ""), &id, "stuck").await;
+    assert_eq!(explanation["worker"], "hanging");
+    assert_says(&explanation, &["hanging"]);
+    unblock.send(()).unwrap();
+    tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
 }

@@ -109,14 +109,14 @@ async fn a_worker_cut_off_from_redis_leaves_its_share_to_one_that_is_not() {
 }
 
 /// A system of this process whose thread can be blocked, as by a handler that computes for minutes.
-struct Blockable {
-    block: oneshot::Sender<()>,
-    unblock: mpsc::Sender<()>,
-    thread: JoinHandle<()>,
+pub(crate) struct Blockable {
+    pub(crate) block: oneshot::Sender<()>,
+    pub(crate) unblock: mpsc::Sender<()>,
+    pub(crate) thread: JoinHandle<()>,
 }
 
 impl Blockable {
-    fn start(settings: Settings) -> Self {
+    pub(crate) fn start(settings: Settings) -> Self {
         let (block, blocked) = oneshot::channel();
         let (unblock, unblocked) = mpsc::channel();
         let work = async move {
