@@ -47,6 +47,8 @@ command -v redis-server >/dev/null || packages+=(redis-server)
 command -v promtool >/dev/null || packages+=(prometheus)
 has_postgres || packages+=(postgresql)
 has_venv || packages+=(python3-venv)
+command -v chromium >/dev/null || packages+=(chromium)
+command -v chromedriver >/dev/null || packages+=(chromium-driver)
 if [ "${#packages[@]}" -gt 0 ]; then
     by_hand="sudo apt-get update && sudo apt-get install --no-install-recommends ${packages[*]}"
     command -v apt-get >/dev/null || fail "Missing: ${packages[*]}. On Debian: $by_hand"
@@ -54,7 +56,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "Installing ${packages[*]}"
     (install_packages "${packages[@]}") || fail "That did not work. Run: $by_hand"
 fi
-echo "cargo, cc, redis-server, postgres, promtool and python3 with venv are here"
+echo "cargo, cc, redis-server, postgres, promtool, chromium and python3 with venv are here"
 
 # With more at once the servers and workers of the tests only wait for each other.
 threads=$(nproc 2>/dev/null || echo 2)

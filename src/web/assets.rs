@@ -7,6 +7,7 @@ use actix_web::{HttpResponse, web};
 const FILES: &[(&str, &str, &str)] = &[
     ("console.css", "text/css; charset=utf-8", include_str!("assets/console.css")),
     ("console.js", "text/javascript; charset=utf-8", include_str!("assets/console.js")),
+    ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
     ("htmx.js", "text/javascript; charset=utf-8", include_str!("assets/htmx.min.js")),
 ];
 

@@ -9,6 +9,7 @@ mod actors;
 mod adoption;
 mod backends;
 mod bounds;
+mod browser;
 mod cli;
 mod clocks;
 mod cluster;

@@ -9,7 +9,7 @@ use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, free_port};
 
-const OPERATOR: &str = "the operators' secret";
+pub(crate) const OPERATOR: &str = "the operators' secret";
 const READER: &str = "the readers' secret";
 
 /// A running `outbox web`.
@@ -118,18 +118,18 @@ fn form(pairs: &[(&str, &str)]) -> String {
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
-fn with(scene: &Scene, table: &str) -> PathBuf {
+pub(crate) fn with(scene: &Scene, table: &str) -> PathBuf {
     let path = scene.settings("", "");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{text}\n{table}\n")).unwrap();
     path
 }
 
-fn secrets() -> String {
+pub(crate) fn secrets() -> String {
     format!("[web]\noperator_secret = \"{OPERATOR}\"\nreader_secret = \"{READER}\"")
 }
 
-async fn insert(scene: &Scene, columns: &[(&str, &str)]) -> String {
+pub(crate) async fn insert(scene: &Scene, columns: &[(&str, &str)]) -> String {
     let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     let values: Vec<&str> = columns.iter().map(|(_, value)| *value).collect();
     let statement = format!(

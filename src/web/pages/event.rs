@@ -21,12 +21,16 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, id: web::Path<Stri
     let Detail { event, explanation, neighbours } = desk.event(id).await.map_err(Trouble::of(&frame))?;
     let content = html! {
         h1 { "Event " code { (id) } }
-        p class="notice" { (explanation.sentence) }
         @if frame.may_change() { (actions(&frame, id)) }
-        @match &event {
-            Ok(event) => { (attributes(event)) (data(event)) (history(event)) }
-            Err(unreadable) => p class="notice bad" { "Its row is no event: " (unreadable.reason) }
+        // Replaced by itself, from the same page.
+        div id="live" hx-get=(frame.link(&format!("/events/{id}"))) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
+            p class="notice" { (explanation.sentence) }
+            @match &event {
+                Ok(event) => { (attributes(event)) (history(event)) }
+                Err(unreadable) => p class="notice bad" { "Its row is no event: " (unreadable.reason) }
+            }
         }
+        @if let Ok(event) = &event { (data(event)) }
         @if !neighbours.is_empty() {
             h2 { "Others with its key" }
             (events::table(&frame, &neighbours, false))

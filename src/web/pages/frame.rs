@@ -91,6 +91,7 @@ impl Frame {
                     meta name="color-scheme" content="light dark";
                     meta name="htmx-config" content=(HTMX);
                     title { (title) " · outbox" }
+                    link rel="icon" href=(self.link(&assets::address("icon.svg")));
                     link rel="stylesheet" href=(self.link(&assets::address("console.css")));
                     script src=(self.link(&assets::address("htmx.js"))) defer {}
                     script src=(self.link(&assets::address("console.js"))) defer {}
