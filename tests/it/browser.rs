@@ -1,6 +1,6 @@
 //! The console in a browser: Chromium without a screen, driven by WebDriver.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ impl Browser {
 }
 
 /// A worker that serves the console, and where.
-fn serve(scene: &Scene, settings: &PathBuf) -> (Running, String) {
+fn serve(scene: &Scene, settings: &Path) -> (Running, String) {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     (
