@@ -4,7 +4,7 @@
 //! answers. Everything shares the machine.
 
 #[path = "../../tests/support/mod.rs"]
-mod support;
+pub(crate) mod support;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ pub(crate) struct Drain {
 }
 
 impl Outbox {
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
         command
             .env("OUTBOX__DATABASE__URL", &self.database.url)

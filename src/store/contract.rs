@@ -137,6 +137,7 @@ macro_rules! instantiate {
                 operating::expired_events_are_deleted_in_small_batches,
                 operating::a_failed_event_that_holds_its_key_is_kept,
                 operating::events_are_selected_in_the_order_of_creation_and_filtered,
+                operating::looking_through_events_finds_what_is_meant_and_says_where_it_stopped,
                 operating::pages_follow_each_other_without_a_gap_also_within_one_moment,
                 operating::events_are_loaded_in_the_order_given_and_a_row_that_is_none_says_why,
                 operating::a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice,

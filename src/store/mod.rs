@@ -19,7 +19,7 @@ use migrate::{Plan, Watch};
 pub(crate) use self::history::{Chapter, Outcomes, Span};
 pub(crate) use self::news::News;
 pub(crate) use self::operations::{
-    Change, Due, EventFilter, Expiry, MOST_AHEAD, Overview, Page, Place, Standing, Unreadable, WorkerRow,
+    Change, Due, EventFilter, Examined, Expiry, MOST_AHEAD, Overview, Page, Place, Standing, Unreadable, WorkerRow,
 };
 pub(crate) use self::report::LaneReport;
 
@@ -256,11 +256,16 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// One event.
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;
 
+    /// When its own microseconds, as a [`Place`] holds them, begin.
+    fn epoch(&self) -> DateTime<Utc>;
+
     /// Where the events that are meant stand, in the order of their creation.
     async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>>;
 
-    /// These events, in the order given; those that are gone are left out. One row that is no event must not hide the
-    /// others, nor be hidden.
+    /// The same, looking at so many events at most: what they cost is bounded, whatever is looked for.
+    async fn examine(&self, filter: &EventFilter, page: Page, most: i64) -> Result<Examined>;
+
+    /// The events with these ids, in the order of the ids; those that are gone are left out. A row that is no event says why.
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
 
     /// How many events are meant.

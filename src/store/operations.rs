@@ -72,8 +72,75 @@ impl EventFilter {
     }
 }
 
+impl EventFilter {
+    /// Whether it names what no index leads to, so that looking for it may take long.
+    pub(crate) fn is_narrow(&self) -> bool {
+        [&self.event_type, &self.source, &self.subject, &self.backend, &self.key].into_iter().any(Option::is_some)
+    }
+
+    /// The query that looks at `most` events from a page's beginning on, its values without those of `page.after`, and
+    /// what it answers: what is meant among them, as rows with `meant` set, and, where looking stopped before the end of
+    /// the table, the last one that was looked at, without.
+    pub(super) fn examination(
+        &self,
+        page: Page,
+        most: i64,
+        placeholder: impl Fn(usize) -> String,
+    ) -> (String, Vec<Comparand>) {
+        let Self { statuses, created_since, created_until, .. } = self.clone();
+        let range = Self { statuses, created_since, created_until, ..Self::default() };
+        let rest = Self { statuses: Vec::new(), created_since: None, created_until: None, ..self.clone() };
+        let (meant, mut values) = rest.condition(&placeholder);
+        let before = values.len();
+        let (within, more) = range.condition(|n| placeholder(before + n));
+        values.extend(more);
+        let (direction, comparison) = page.direction();
+        let after = page.after.map_or_else(String::new, |_| {
+            let [time, id] = [1, 2].map(|n| placeholder(values.len() + n));
+            format!(" AND (e.created_at, e.id) {comparison} ({time}, {id})")
+        });
+        let order = |table: &str| format!("ORDER BY {table}created_at {direction}, {table}id {direction}");
+        let sql = format!(
+            "WITH seen AS MATERIALIZED (SELECT e.id, e.created_at, ({meant}) AS meant FROM outbox_events AS e \
+                WHERE {within}{after} {} LIMIT {most}) \
+             SELECT id, created_at, meant FROM (\
+                SELECT id, created_at, true AS meant FROM seen WHERE meant {order} LIMIT {}) AS found \
+             UNION ALL SELECT id, created_at, meant FROM (\
+                SELECT id, created_at, false AS meant FROM seen {order} LIMIT 1 OFFSET {}) AS stopped",
+            order("e."),
+            page.limit,
+            most - 1,
+            order = order("")
+        );
+        (sql, values)
+    }
+}
+
+/// What was found among the events that were looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Examined {
+    pub(crate) places: Vec<Place>,
+    /// Where looking stopped, if that was before the end of the table.
+    pub(crate) stopped_at: Option<Place>,
+}
+
+impl Examined {
+    /// From the rows of an examination, with whether they are meant.
+    pub(super) fn of(page: Page, rows: impl IntoIterator<Item = (Place, bool)>) -> Self {
+        let (mut places, mut stopped_at) = (Vec::new(), None);
+        for (place, meant) in rows {
+            if meant { places.push(place) } else { stopped_at = Some(place) }
+        }
+        places.sort_unstable();
+        if page.newest_first {
+            places.reverse();
+        }
+        Self { places, stopped_at }
+    }
+}
+
 /// A place in the order of creation, in the database's own microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) created_at: i64,
     pub(crate) id: Uuid,
@@ -86,6 +153,13 @@ pub(crate) struct Page {
     /// Only what comes after this.
     pub(crate) after: Option<Place>,
     pub(crate) limit: i64,
+}
+
+impl Page {
+    /// Of the order, and of what comes after.
+    pub(super) fn direction(self) -> (&'static str, &'static str) {
+        if self.newest_first { ("DESC", "<") } else { ("ASC", ">") }
+    }
 }
 
 /// A row that is no event.

@@ -1,5 +1,7 @@
 //! The JSON API: all that the pages show and do. `openapi.json` describes it, made from what stands here.
 
+use std::time::Duration;
+
 use actix_web::error::{JsonPayloadError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::WWW_AUTHENTICATE;
@@ -18,6 +20,9 @@ use crate::row::Row;
 
 /// Ids in one request, at most.
 const MOST_IDS: usize = 1_000;
+
+/// How long the first counting is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const GIVEN_UP: &str = "given up over the API";
 
@@ -137,7 +142,10 @@ type Answer<T> = Result<web::Json<T>, Problem>;
     (status = 503, body = Problem, description = "the database does not answer"),
 ))]
 async fn overview(desk: web::Data<Desk>) -> Answer<Overview> {
-    Ok(web::Json(desk.overview().await?))
+    let counted = desk.overview(PATIENCE).await?;
+    counted
+        .map(web::Json)
+        .ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "counting takes longer; ask again"))
 }
 
 /// The order of a list: by `created_at`.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -15,14 +16,17 @@ use crate::event::{OutboxEvent, Status};
 use crate::explain::{Explanation, explain};
 use crate::glance::{BackendGlance, Glance, WorkerGlance};
 use crate::settings::Settings;
-use crate::store::{Change, Chapter, EventFilter, Page, Place, Span, Store, Unreadable};
+use crate::store::{Change, Chapter, EventFilter, Examined, Page, Place, Span, Store, Unreadable};
 
 /// Events on a page, unless said otherwise, and at most.
 pub(crate) const PAGE: u16 = 50;
 pub(crate) const LARGEST_PAGE: u16 = 200;
 
-/// Other events of the same key that are shown beside one.
-const NEIGHBOURS: i64 = 10;
+/// Events that are looked at for a page of those that no index leads to.
+const MOST_LOOKED_AT: i64 = 20_000;
+
+/// Other events of the same key that are shown beside one: so many of the newer, and of the older.
+const NEIGHBOURS: i64 = 5;
 
 /// Events changed in one transaction.
 const BATCH: usize = 500;
@@ -125,6 +129,9 @@ pub(crate) struct Events {
     pub(crate) events: Vec<Listed>,
     /// `after` of the next page; none where this is the last.
     pub(crate) next: Option<String>,
+    /// Looking for them stopped at what was created then, after 20,000 events: `next` goes on from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stopped_at: Option<DateTime<Utc>>,
 }
 
 /// One event, whole.
@@ -194,9 +201,10 @@ impl Desk {
         Self { store, settings, overview: Cached::default() }
     }
 
-    pub(crate) async fn overview(&self) -> Result<Overview> {
+    /// None: it is being counted, and that takes longer than this.
+    pub(crate) async fn overview(&self, patience: Duration) -> Result<Option<Overview>> {
         let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
-        self.overview.get(|| async move { look(&*store, &settings).await }).await
+        self.overview.get(|| async move { look(&*store, &settings).await }, patience).await
     }
 
     pub(crate) async fn events(
@@ -206,13 +214,28 @@ impl Desk {
         after: Option<Cursor>,
         limit: u16,
     ) -> Result<Events> {
-        let limit = limit.clamp(1, LARGEST_PAGE);
-        let page = Page { newest_first, after: after.map(|cursor| cursor.0), limit: i64::from(limit) + 1 };
-        let mut places = self.store.select(&filter.into(), page).await?;
-        let more = places.len() > usize::from(limit);
-        places.truncate(usize::from(limit));
-        let next = places.last().filter(|_| more).map(|place| Cursor(*place).to_string());
-        Ok(Events { events: self.load(&places).await?, next })
+        let limit = usize::from(limit.clamp(1, LARGEST_PAGE));
+        let page = Page { newest_first, after: after.map(|cursor| cursor.0), limit: limit as i64 + 1 };
+        let filter = EventFilter::from(filter);
+        let Examined { mut places, stopped_at } = if filter.is_narrow() {
+            self.store.examine(&filter, page, MOST_LOOKED_AT).await?
+        } else {
+            Examined { places: self.store.select(&filter, page).await?, stopped_at: None }
+        };
+        let more = places.len() > limit;
+        places.truncate(limit);
+        let stopped_at = stopped_at.filter(|_| !more);
+        let next = if more { places.last().copied() } else { stopped_at };
+        Ok(Events {
+            events: self.load(&places).await?,
+            next: next.map(|place| Cursor(place).to_string()),
+            stopped_at: stopped_at.and_then(|place| self.time_of(place)),
+        })
+    }
+
+    /// None for a time beyond the calendar.
+    fn time_of(&self, place: Place) -> Option<DateTime<Utc>> {
+        self.store.epoch().checked_add_signed(TimeDelta::microseconds(place.created_at))
     }
 
     async fn load(&self, places: &[Place]) -> Result<Vec<Listed>> {
@@ -230,12 +253,17 @@ impl Desk {
         Ok(Detail { event, explanation, neighbours })
     }
 
+    /// Those that were created next to it, newest first.
     async fn neighbours(&self, event: &OutboxEvent) -> Result<Vec<Listed>> {
         let filter = EventFilter { key: Some(event.partition_key.clone()), ..EventFilter::default() };
-        let page = Page { newest_first: true, after: None, limit: NEIGHBOURS + 1 };
-        let mut places = self.store.select(&filter, page).await?;
-        places.retain(|place| place.id != event.id);
-        places.truncate(usize::try_from(NEIGHBOURS).unwrap_or(usize::MAX));
+        let since_epoch = (event.created_at - self.store.epoch()).num_microseconds().unwrap_or(i64::MAX);
+        let after = Some(Place { created_at: since_epoch, id: event.id });
+        let page = |newest_first| Page { newest_first, after, limit: NEIGHBOURS };
+        let (newer, older) = tokio::try_join!(
+            self.store.examine(&filter, page(false), MOST_LOOKED_AT / 2),
+            self.store.examine(&filter, page(true), MOST_LOOKED_AT / 2)
+        )?;
+        let places: Vec<Place> = newer.places.into_iter().rev().chain(older.places).collect();
         self.load(&places).await
     }
 
@@ -287,7 +315,7 @@ impl Desk {
 }
 
 async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
-    const HOUR: std::time::Duration = std::time::Duration::from_secs(60 * 60);
+    const HOUR: Duration = Duration::from_secs(60 * 60);
     let counted_at = Utc::now();
     let (overview, minutes, hours) =
         tokio::try_join!(store.overview(), store.history(Span::Minute, HOUR), store.history(Span::Hour, 24 * HOUR))?;

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::given::*;
 use crate::event::Status;
-use crate::store::{Change, EventFilter, Expiry, Page, Place};
+use crate::store::{Change, EventFilter, Examined, Expiry, Page, Place};
 
 const DAY_MS: i64 = 86_400_000;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -117,6 +117,33 @@ pub(super) async fn events_are_selected_in_the_order_of_creation_and_filtered<F:
         let count = fixture.store().count(&filter).await.unwrap();
         assert_eq!(usize::try_from(count), Ok(expected.len()), "{filter:?}");
     }
+}
+
+pub(super) async fn looking_through_events_finds_what_is_meant_and_says_where_it_stopped<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let mut all = Vec::new();
+    for n in 0..10 {
+        let row = Row::new().with("subject", if n % 4 == 0 { "'it'".to_owned() } else { "''".to_owned() });
+        all.push(row.with("created_at", fixture.time(n * 1_000 - 20_000)).insert(&fixture).await);
+    }
+    all.reverse();
+    // Newest first: the second, the sixth and the last.
+    let filter = EventFilter { subject: Some("it".into()), ..EventFilter::default() };
+    let look = async |page: Page, most| {
+        let Examined { places, stopped_at } = fixture.store().examine(&filter, page, most).await.unwrap();
+        (places.iter().map(|place| place.id).collect::<Vec<_>>(), stopped_at)
+    };
+    let newest = fixture.store().select(&EventFilter::default(), NEWEST).await.unwrap()[0];
+    let created_at = find(&fixture.store(), newest.id).await.created_at;
+    assert_eq!(fixture.store().epoch() + chrono::TimeDelta::microseconds(newest.created_at), created_at);
+    assert_eq!(look(NEWEST, 100).await, (vec![all[1], all[5], all[9]], None));
+    assert_eq!(look(OLDEST, 100).await, (vec![all[9], all[5], all[1]], None));
+    assert_eq!(look(Page { limit: 2, ..NEWEST }, 100).await.0, [all[1], all[5]]);
+    let (found, stopped_at) = look(NEWEST, 4).await;
+    assert_eq!((found, stopped_at.unwrap().id), (vec![all[1]], all[3]));
+    let (found, stopped_at) = look(Page { after: stopped_at, ..NEWEST }, 4).await;
+    assert_eq!((found, stopped_at.unwrap().id), (vec![all[5]], all[7]));
+    assert_eq!(look(Page { after: stopped_at, ..NEWEST }, 4).await, (vec![all[9]], None));
 }
 
 pub(super) async fn pages_follow_each_other_without_a_gap_also_within_one_moment<F: Fixture>() {

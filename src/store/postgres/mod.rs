@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use diesel::result::QueryResult;
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
@@ -14,9 +15,9 @@ use uuid::Uuid;
 
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Change, Chapter, Due, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane,
-    LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store, Unreadable,
-    WorkerRow,
+    Blocker, Change, Chapter, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion,
+    Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store,
+    Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -235,8 +236,17 @@ impl Store for PostgresStore {
         operate::find(self, id).await
     }
 
+    fn epoch(&self) -> DateTime<Utc> {
+        const YEAR_2000: i64 = 946_684_800;
+        DateTime::from_timestamp_secs(YEAR_2000).unwrap_or(DateTime::UNIX_EPOCH)
+    }
+
     async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
         operate::select(self, filter, page).await
+    }
+
+    async fn examine(&self, filter: &EventFilter, page: Page, most: i64) -> Result<Examined> {
+        operate::examine(self, filter, page, most).await
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use diesel::QueryableByName;
 use diesel::data_types::PgTimestamp;
 use diesel::dsl::sql;
 use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use uuid::Uuid;
@@ -18,7 +19,7 @@ use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 use crate::store::operations::Comparand;
-use crate::store::{EventFilter, Expiry, Lane, Page, Place, Unreadable};
+use crate::store::{EventFilter, Examined, Expiry, Lane, Page, Place, Unreadable};
 
 /// Writes events in a transaction of their own, which is that of the statement.
 pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
@@ -66,7 +67,7 @@ async fn rows(store: &PostgresStore, ids: Vec<Uuid>) -> Result<Vec<Row>> {
         .await
 }
 
-#[derive(diesel::QueryableByName)]
+#[derive(QueryableByName)]
 struct Found {
     #[diesel(sql_type = SqlUuid)]
     id: Uuid,
@@ -76,7 +77,7 @@ struct Found {
 
 pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
     let (condition, values) = filter.condition(|n| format!("${n}"));
-    let (direction, comparison) = if page.newest_first { ("DESC", "<") } else { ("ASC", ">") };
+    let (direction, comparison) = page.direction();
     let n = values.len();
     let after = page
         .after
@@ -86,16 +87,36 @@ pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Pa
          ORDER BY e.created_at {direction}, e.id {direction} LIMIT {}",
         page.limit
     );
-    let mut query = bind(query, values);
-    if let Some(Place { created_at, id }) = page.after {
-        query = query.bind::<Timestamptz, _>(PgTimestamp(created_at)).bind::<SqlUuid, _>(id);
-    }
+    let query = bind_after(bind(query, values), page);
     let found: Vec<Found> =
         store.run_within(LONG_STATEMENT_LIMIT, "select events", |conn| query.load(conn).boxed()).await?;
     Ok(found.into_iter().map(|row| Place { created_at: row.created_at.0, id: row.id }).collect())
 }
 
-#[derive(diesel::QueryableByName)]
+#[derive(QueryableByName)]
+struct Seen {
+    #[diesel(embed)]
+    found: Found,
+    #[diesel(sql_type = Bool)]
+    meant: bool,
+}
+
+pub(super) async fn examine(store: &PostgresStore, filter: &EventFilter, page: Page, most: i64) -> Result<Examined> {
+    let (query, values) = filter.examination(page, most, |n| format!("${n}"));
+    let query = bind_after(bind(query, values), page);
+    let seen: Vec<Seen> = store.run("look through events", |conn| query.load(conn).boxed()).await?;
+    let place = |found: Found| Place { created_at: found.created_at.0, id: found.id };
+    Ok(Examined::of(page, seen.into_iter().map(|row| (place(row.found), row.meant))))
+}
+
+fn bind_after(query: Query, page: Page) -> Query {
+    match page.after {
+        Some(Place { created_at, id }) => query.bind::<Timestamptz, _>(PgTimestamp(created_at)).bind::<SqlUuid, _>(id),
+        None => query,
+    }
+}
+
+#[derive(QueryableByName)]
 struct Count {
     #[diesel(sql_type = BigInt)]
     count: i64,

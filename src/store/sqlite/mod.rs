@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use uuid::Uuid;
 
@@ -36,9 +37,9 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Change, Chapter, Due, EventFilter, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Lane,
-    LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store, Unreadable,
-    WorkerRow,
+    Blocker, Change, Chapter, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion,
+    Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store,
+    Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -195,9 +196,20 @@ impl Store for SqliteStore {
         })
     }
 
+    fn epoch(&self) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH
+    }
+
     async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
         let filter = filter.clone();
         self.reader.run("select events", move |connection| operate::select_events(connection, &filter, page)).await
+    }
+
+    async fn examine(&self, filter: &EventFilter, page: Page, most: i64) -> Result<Examined> {
+        let filter = filter.clone();
+        self.reader
+            .run("look through events", move |connection| operate::examine_events(connection, &filter, page, most))
+            .await
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {

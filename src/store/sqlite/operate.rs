@@ -4,7 +4,7 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Binary, Text};
+use diesel::sql_types::{BigInt, Binary, Bool, Text};
 use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
@@ -12,7 +12,7 @@ use super::clock::{micros, read_now};
 use super::row::{COLUMNS, Row, SqlTypes};
 use super::uuid_of;
 use crate::store::operations::Comparand;
-use crate::store::{EventFilter, Expiry, Lane, Page, Place};
+use crate::store::{EventFilter, Examined, Expiry, Lane, Page, Place};
 
 /// Strays are few: the insert trigger draws a `seq` for every row that comes without one.
 const STRAYS_PER_REPAIR: i64 = 1000;
@@ -113,7 +113,7 @@ pub(super) fn select_events(
     page: Page,
 ) -> QueryResult<Vec<Place>> {
     let (condition, values) = filter.condition(|_| "?".to_owned());
-    let (direction, comparison) = if page.newest_first { ("DESC", "<") } else { ("ASC", ">") };
+    let (direction, comparison) = page.direction();
     let mut query = bind(format!("SELECT e.id, e.created_at FROM outbox_events AS e WHERE {condition}"), values);
     if let Some(Place { created_at, id }) = page.after {
         query = query
@@ -125,6 +125,34 @@ pub(super) fn select_events(
         .sql(format!(" ORDER BY e.created_at {direction}, e.id {direction} LIMIT {}", page.limit))
         .load(connection)?;
     found.into_iter().map(|row| Ok(Place { created_at: row.created_at, id: uuid_of(&row.id)? })).collect()
+}
+
+#[derive(QueryableByName)]
+struct Seen {
+    #[diesel(embed)]
+    found: Found,
+    #[diesel(sql_type = Bool)]
+    meant: bool,
+}
+
+/// The same, looking at so many events at most.
+pub(super) fn examine_events(
+    connection: &mut SqliteConnection,
+    filter: &EventFilter,
+    page: Page,
+    most: i64,
+) -> QueryResult<Examined> {
+    let (query, values) = filter.examination(page, most, |_| "?".to_owned());
+    let mut query = bind(query, values);
+    if let Some(Place { created_at, id }) = page.after {
+        query = query.bind::<BigInt, _>(created_at).bind::<Binary, _>(id.as_bytes().to_vec());
+    }
+    let rows: QueryResult<Vec<(Place, bool)>> = query
+        .load::<Seen>(connection)?
+        .into_iter()
+        .map(|row| Ok((Place { created_at: row.found.created_at, id: uuid_of(&row.found.id)? }, row.meant)))
+        .collect();
+    Ok(Examined::of(page, rows?))
 }
 
 #[derive(QueryableByName)]

@@ -46,7 +46,9 @@ pub(super) async fn show(
         h1 { "Events" }
         (filters(&frame, &filter, part.order))
         @if found.events.is_empty() {
-            p class="notice" role="status" { (if is_first { "No event is like that." } else { "There are no more." }) }
+            @if found.stopped_at.is_none() {
+                p class="notice" role="status" { (if is_first { "No event is like that." } else { "There are no more." }) }
+            }
         } @else {
             @if frame.may_change() {
                 form method="get" action=(frame.link("/confirm")) {
@@ -56,14 +58,19 @@ pub(super) async fn show(
             } @else {
                 (table(&frame, &found.events, false))
             }
-            nav class="actions" aria-label="Pages of the list" {
-                @if !is_first { a href=(address(&frame, &filter, part.order, None)) { "To the first page" } }
-                @if let Some(next) = &found.next {
-                    a rel="next" href=(address(&frame, &filter, part.order, Some(next))) { "Next page" }
+        }
+        @if let Some(at) = found.stopped_at {
+            p class="notice" role="status" { "Looked through 20,000 events, as far as " (time(at)) "." }
+        }
+        nav class="actions" aria-label="Pages of the list" {
+            @if !is_first { a href=(address(&frame, &filter, part.order, None)) { "To the first page" } }
+            @if let Some(next) = &found.next {
+                a rel="next" href=(address(&frame, &filter, part.order, Some(next))) {
+                    (if found.stopped_at.is_some() { "Look further" } else { "Next page" })
                 }
             }
-            @if frame.may_change() { (all_that_match(&frame, &filter)) }
         }
+        @if frame.may_change() && !found.events.is_empty() { (all_that_match(&frame, &filter)) }
     };
     Ok(frame.page("Events", "/events", &content))
 }

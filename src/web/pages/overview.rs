@@ -1,5 +1,7 @@
 //! The outbox at a glance.
 
+use std::time::Duration;
+
 use actix_web::web;
 use chrono::{DurationRound, TimeDelta};
 use maud::{Markup, html};
@@ -11,19 +13,27 @@ use crate::event::Status;
 use crate::glance::{BackendGlance, WorkerGlance};
 use crate::web::desk::{Desk, Overview};
 
+/// A page is shown without what is still being counted then.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 const STATUSES: [Status; 5] = [Status::Pending, Status::Retry, Status::Failed, Status::Published, Status::Processing];
 
 pub(super) async fn show(frame: Frame, desk: web::Data<Desk>) -> Answer {
-    let overview = desk.overview().await.map_err(Trouble::of(&frame))?;
+    let overview = desk.overview(PATIENCE).await.map_err(Trouble::of(&frame))?;
     let content = html! {
         h1 { "Overview" }
         // Replaced by itself, from the same page.
         div id="live" hx-get=(frame.link("/")) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
-            (counts(&frame, &overview))
-            (backends(&overview.backends))
-            (workers(&overview.workers))
-            (history(&overview))
-            p class="soft" { "Counted at " (time(overview.counted_at)) }
+            @if let Some(overview) = &overview {
+                (counts(&frame, overview))
+                (backends(&overview.backends))
+                (workers(&overview.workers))
+                (history(overview))
+                p class="soft" { "Counted at " (time(overview.counted_at)) }
+            } @else {
+                p class="notice" role="status" { "The events are being counted." }
+                noscript { p { a href=(frame.link("/")) { "Look again" } } }
+            }
         }
     };
     Ok(frame.page("Overview", "/", &content))

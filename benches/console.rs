@@ -1,0 +1,173 @@
+//! How long the console's pages take with two million events in the table, and what a page that is open costs a worker.
+//!
+//! `scripts/console.sh` runs it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measurement has no better answer to an error than to fail"
+)]
+
+#[allow(dead_code, reason = "memory is not measured, and what arrived is not looked at")]
+mod drain;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use drain::support::free_port;
+use drain::support::postgres::Database;
+use drain::support::process::Running;
+use drain::{Outbox, Servers};
+
+const ROUNDS: usize = 20;
+const WANTED: Duration = Duration::from_millis(100);
+const DRAINS: usize = 5;
+const DRAINED: i32 = 200_000;
+const WANTED_SHARE: f64 = 0.95;
+
+/// The page that is asked for after a thousand others.
+const FAR: usize = 1_000;
+
+const PAGES: &[&str] = &[
+    "/events",
+    "/events?order=oldest",
+    "/events?status=failed",
+    "/events?status=pending",
+    "/events?status=published",
+    "/events?type=type-3",
+    "/events?type=nothing",
+    "/events?source=/nowhere",
+    "/events?search=order-77",
+    "/events?key=customer-77",
+    "/events?backend=nowhere&order=oldest",
+];
+
+/// All but a few are published; a few have failed, and a few are for tomorrow.
+const EVENTS: &str = "
+    INSERT INTO outbox_events (id, event_type, source, subject, status, partition_key, data, created_at, scheduled_at, published_at)
+        SELECT gen_random_uuid(), 'type-' || n % 20, '/shop/' || n % 5, 'order-' || n, 'published', 'customer-' || n % 5000,
+            jsonb_build_object('n', n, 'x', repeat('x', 60)), t, t, t
+        FROM generate_series(1, 2000000) n, LATERAL (SELECT now() - (2000000 - n) * interval '100 ms') AS s(t);
+    UPDATE outbox_events SET status = 'failed', last_error = 'no' WHERE subject LIKE '%777';
+    UPDATE outbox_events SET status = 'pending', scheduled_at = now() + interval '1 day' WHERE subject LIKE '%00555'";
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        println!("two million events; {ROUNDS} rounds");
+        let servers = Servers::start(&[]);
+        let outbox = servers.outbox().await;
+        outbox.execute(EVENTS).await;
+        outbox.execute("VACUUM ANALYZE outbox_events").await;
+        let console = Console::open(&outbox);
+        print("/, for the first time", &[console.time("/")]);
+        thread::sleep(Duration::from_secs(2));
+        for path in [&["/"], PAGES].concat() {
+            let took: Vec<Duration> = (0..ROUNDS).map(|_| console.time(path)).collect();
+            print(path, &took);
+        }
+        let far = console.far();
+        let took: Vec<Duration> = (0..ROUNDS).map(|_| console.time(&far)).collect();
+        print(&format!("/events, page {FAR}"), &took);
+        let some = outbox.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await;
+        assert!(some > 0);
+        let id = one_failed(&outbox.database).await;
+        let took: Vec<Duration> = (0..ROUNDS).map(|_| console.time(&format!("/events/{id}"))).collect();
+        print("/events/ID", &took);
+        drop(console);
+        share(&outbox).await;
+    });
+}
+
+/// A worker's pace with a page open that stays fresh, and without, by turns.
+async fn share(outbox: &Outbox) {
+    println!("draining {DRAINED} events beside them, with the overview open and without; {DRAINS} rounds");
+    let mut shares = Vec::new();
+    for round in 1..=DRAINS {
+        let (open, closed) = if round % 2 == 0 {
+            let open = rate(outbox, true).await;
+            (open, rate(outbox, false).await)
+        } else {
+            let closed = rate(outbox, false).await;
+            (rate(outbox, true).await, closed)
+        };
+        println!("round {round}: {closed:.0} events/s without, {open:.0} with: {:.3}", open / closed);
+        shares.push(open / closed);
+    }
+    shares.sort_by(f64::total_cmp);
+    let median = shares[DRAINS / 2];
+    let verdict = if median >= WANTED_SHARE { "met" } else { "missed" };
+    println!("median {median:.3} (wanted: {WANTED_SHARE} or more: {verdict})");
+}
+
+async fn rate(outbox: &Outbox, open: bool) -> f64 {
+    outbox.insert(DRAINED, 0).await;
+    let closed = Arc::new(AtomicBool::new(!open));
+    let console = Console::open(outbox);
+    let (asked, port) = (Arc::clone(&closed), console.port);
+    // As the page does by itself.
+    let page = thread::spawn(move || {
+        while !asked.load(Ordering::Relaxed) {
+            get(port, "/");
+            thread::sleep(Duration::from_secs(2));
+        }
+    });
+    let drain = outbox.drain(&[]).await;
+    closed.store(true, Ordering::Relaxed);
+    page.join().unwrap();
+    f64::from(DRAINED) / drain.whole.as_secs_f64()
+}
+
+/// A running `outbox web`.
+struct Console {
+    _program: Running,
+    port: u16,
+}
+
+impl Console {
+    fn open(outbox: &Outbox) -> Self {
+        let port = free_port();
+        let program = Running::spawn(outbox.command().args(["web", "--http", &format!("127.0.0.1:{port}")]));
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        Self { _program: program, port }
+    }
+
+    fn time(&self, path: &str) -> Duration {
+        let began = Instant::now();
+        get(self.port, path);
+        began.elapsed()
+    }
+
+    /// The address of a page far down the list.
+    fn far(&self) -> String {
+        let mut after = String::new();
+        for _ in 1..FAR {
+            let page: serde_json::Value =
+                serde_json::from_str(&get(self.port, &format!("/api/v1/events{after}"))).unwrap();
+            after = format!("?after={}", page["next"].as_str().unwrap());
+        }
+        format!("/events{after}")
+    }
+}
+
+fn get(port: u16, path: &str) -> String {
+    let mut answer = ureq::get(format!("http://127.0.0.1:{port}{path}")).call().unwrap();
+    answer.body_mut().read_to_string().unwrap()
+}
+
+async fn one_failed(database: &Database) -> String {
+    let query = "SELECT id::text FROM outbox_events WHERE status = 'failed' LIMIT 1";
+    database.connect().await.query_one(query, &[]).await.unwrap().get(0)
+}
+
+fn print(name: &str, took: &[Duration]) {
+    let mut took = took.to_vec();
+    took.sort_unstable();
+    let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
+    let verdict = if longest < WANTED { "met" } else { "missed" };
+    println!("{name}: median {median:.1?}, longest {longest:.1?} (wanted: {WANTED:?} or less: {verdict})");
+}
