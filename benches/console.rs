@@ -27,8 +27,10 @@ const DRAINS: usize = 5;
 const DRAINED: i32 = 200_000;
 const WANTED_SHARE: f64 = 0.95;
 
-/// The page that is asked for after a thousand others.
+/// The page that is asked for after a thousand others, of so many events each.
 const FAR: usize = 1_000;
+const PAGE: usize = 50;
+const LARGEST_PAGE: usize = 200;
 
 const PAGES: &[&str] = &[
     "/events",
@@ -145,12 +147,14 @@ impl Console {
     /// The address of a page far down the list.
     fn far(&self) -> String {
         let mut after = String::new();
-        for _ in 1..FAR {
-            let page: serde_json::Value =
-                serde_json::from_str(&get(self.port, &format!("/api/v1/events{after}"))).unwrap();
-            after = format!("?after={}", page["next"].as_str().unwrap());
+        for _ in 0..FAR * PAGE / LARGEST_PAGE {
+            let answer = get(self.port, &format!("/api/v1/events?limit={LARGEST_PAGE}{after}"));
+            let page: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            after = format!("&after={}", page["next"].as_str().unwrap());
+            // No faster than one address may.
+            thread::sleep(Duration::from_millis(10));
         }
-        format!("/events{after}")
+        format!("/events?{after}")
     }
 }
 

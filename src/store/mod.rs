@@ -265,7 +265,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The same, looking at so many events at most: what they cost is bounded, whatever is looked for.
     async fn examine(&self, filter: &EventFilter, page: Page, most: i64) -> Result<Examined>;
 
-    /// The events with these ids, in the order of the ids; those that are gone are left out. A row that is no event says why.
+    /// These events, in the order given; those that are gone are left out. One row that is no event must not hide the
+    /// others, nor be hidden.
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
 
     /// How many events are meant.

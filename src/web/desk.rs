@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,12 @@ const NEIGHBOURS: i64 = 5;
 
 /// Events changed in one transaction.
 const BATCH: usize = 500;
+
+/// Why events are failed, in characters: it is kept with each of them.
+const LONGEST_REASON: usize = 500;
+
+/// A request that changes many ends after this, or where the database fails, with what it has done.
+const CHANGING: Duration = Duration::from_secs(20);
 
 /// Events changed by one request; another goes on from there.
 pub(crate) const MOST_CHANGED: usize = 10_000;
@@ -158,7 +164,7 @@ impl Action {
     fn change(self, reason: &str) -> Change {
         match self {
             Self::Retry => Change::Retry,
-            Self::Fail => Change::Fail { reason: reason.to_owned() },
+            Self::Fail => Change::Fail { reason: reason.chars().filter(|c| *c != '\0').take(LONGEST_REASON).collect() },
             Self::Replay => Change::Replay,
         }
     }
@@ -302,15 +308,35 @@ impl Desk {
         let Some(filter) = action.filter(filter) else { return Ok(done) };
         let change = action.change(reason);
         let mut page = Page { newest_first: false, after: after.map(|cursor| cursor.0), limit: BATCH as i64 };
+        let began = Instant::now();
         for _ in 0..MOST_CHANGED / BATCH {
-            let places = self.store.select(&filter, page).await?;
-            let Some(last) = places.last() else { return Ok(Changed { next: None, ..done }) };
-            page.after = Some(*last);
-            done.next = Some(Cursor(*last).to_string());
-            let ids: Vec<Uuid> = places.iter().map(|place| place.id).collect();
-            done.changed += self.store.change(&change, &ids).await?.len();
+            match self.change_page(&change, &filter, page).await {
+                Ok(None) => return Ok(Changed { next: None, ..done }),
+                Ok(Some((last, changed))) => {
+                    page.after = Some(last);
+                    done.changed += changed;
+                    done.next = Some(Cursor(last).to_string());
+                }
+                // What was done is told; the next request goes on, and meets the error.
+                Err(error) if done.changed > 0 => {
+                    tracing::warn!(%error, "not all the events that were meant were changed");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+            if began.elapsed() > CHANGING {
+                break;
+            }
         }
         Ok(done)
+    }
+
+    /// The last one that was met, and how many were changed.
+    async fn change_page(&self, change: &Change, filter: &EventFilter, page: Page) -> Result<Option<(Place, usize)>> {
+        let places = self.store.select(filter, page).await?;
+        let Some(last) = places.last().copied() else { return Ok(None) };
+        let ids: Vec<Uuid> = places.iter().map(|place| place.id).collect();
+        Ok(Some((last, self.store.change(change, &ids).await?.len())))
     }
 }
 
@@ -397,7 +423,11 @@ impl FromStr for Cursor {
 // A form sends what was left empty as an empty text.
 
 fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<String>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
+    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    match text {
+        Some(text) if text.contains('\0') => Err(serde::de::Error::custom("no event holds the character NUL")),
+        text => Ok(text),
+    }
 }
 
 fn some_status<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Status>, D::Error> {

@@ -26,6 +26,10 @@ pub(super) const SIGN_IN: &str = "/sign-in";
 pub(super) const ASSETS: &str = "/assets/";
 pub(super) const API: &str = "/api/";
 
+/// What proxies add.
+const FORWARDED: [&str; 6] =
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];
+
 /// Nothing from elsewhere, no script or style but our own files, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -123,6 +127,15 @@ impl Base {
     }
 }
 
+/// What is asked for, as far as a refusal has to know.
+pub(super) struct Asked {
+    /// Below where the console stands, with its query.
+    pub(super) path: String,
+    pub(super) base: Base,
+    /// A page keeps itself fresh.
+    pub(super) is_refresh: bool,
+}
+
 pub(super) async fn guard<B: MessageBody + 'static>(
     console: Console,
     mut request: ServiceRequest,
@@ -132,7 +145,11 @@ pub(super) async fn guard<B: MessageBody + 'static>(
     let before = request.path().strip_suffix(path.as_str()).unwrap_or_default().trim_end_matches('/').to_owned();
     let base = Base { path: before, signs_in: !console.access.is_loopback() };
     request.extensions_mut().insert(base.clone());
-    let admitted = admit(&console, &mut request, &path).await;
+    let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+    let is_refresh = request.headers().contains_key("hx-request");
+    let asked = Asked { path: format!("{path}{query}"), base: base.clone(), is_refresh };
+    let admitting = actix_rt::time::timeout(PATIENCE, admit(&console, &mut request, &path));
+    let admitted = admitting.await.unwrap_or(Err(Refusal::Late));
     let mut response = match admitted {
         Ok(shown) => {
             let fresh = matches!(shown, Some(Shown::Nearness(_)));
@@ -143,7 +160,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
             let secure = is_secure(&request);
             let Ok(answered) = actix_rt::time::timeout(PATIENCE, next.call(request)).await else {
                 // The request is gone with what was asked of it.
-                let mut late = refuse(Refusal::Late, &path, &base);
+                let mut late = refuse(Refusal::Late, &asked);
                 protect(late.headers_mut(), false);
                 return Err(InternalError::from_response("too late", late).into());
             };
@@ -156,7 +173,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
         }
         Err(refusal) => {
             tracing::debug!(?refusal, method = %request.method(), "a request to the console was refused");
-            request.into_response(refuse(refusal, &path, &base))
+            request.into_response(refuse(refusal, &asked))
         }
     };
     protect(response.headers_mut(), path.starts_with(ASSETS));
@@ -173,7 +190,7 @@ async fn admit(console: &Console, request: &mut ServiceRequest, path: &str) -> R
     if !access.knows_host(&host(request)) {
         return Err(Refusal::Host);
     }
-    if access.is_loopback() && !peer.to_canonical().is_loopback() {
+    if access.is_loopback() && (!peer.to_canonical().is_loopback() || is_forwarded(request)) {
         return Err(Refusal::Peer);
     }
     let changes = ![Method::GET, Method::HEAD].contains(request.method());
@@ -212,9 +229,8 @@ async fn admit(console: &Console, request: &mut ServiceRequest, path: &str) -> R
 }
 
 fn identify(console: &Console, request: &ServiceRequest, peer: IpAddr) -> Result<Shown, Refusal> {
-    if let Some(given) = request.headers().get(header::AUTHORIZATION) {
-        let token = given.to_str().ok().and_then(|given| given.strip_prefix("Bearer "));
-        if let Some(role) = token.and_then(|token| console.access.role_of(token)) {
+    if let Some(token) = bearer(request) {
+        if let Some(role) = console.access.role_of(token) {
             return Ok(Shown::Token(role));
         }
         return Err(if console.limits.allow_try(peer) { Refusal::Unknown } else { Refusal::TooMany });
@@ -225,6 +241,18 @@ fn identify(console: &Console, request: &ServiceRequest, peer: IpAddr) -> Result
         None if console.access.is_loopback() => Ok(Shown::Nearness(Session::new(Role::Operator))),
         None => Err(Refusal::Unknown),
     }
+}
+
+/// A proxy's own scheme is none of ours.
+fn bearer(request: &ServiceRequest) -> Option<&str> {
+    let given = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = given.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+}
+
+/// Whether a proxy has said that the request came to it, from wherever.
+fn is_forwarded(request: &ServiceRequest) -> bool {
+    FORWARDED.iter().any(|name| request.headers().contains_key(*name))
 }
 
 /// The name that the browser was sent to; not what a proxy says of it.
@@ -268,8 +296,8 @@ async fn csrf_field(request: &mut ServiceRequest) -> Result<String, Refusal> {
     token
 }
 
-fn refuse(refusal: Refusal, path: &str, base: &Base) -> HttpResponse {
-    if path.starts_with(API) { api::refused(refusal) } else { pages::refused(refusal, path, base) }
+fn refuse(refusal: Refusal, asked: &Asked) -> HttpResponse {
+    if asked.path.starts_with(API) { api::refused(refusal) } else { pages::refused(refusal, asked) }
 }
 
 fn protect(headers: &mut HeaderMap, is_asset: bool) {

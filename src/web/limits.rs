@@ -38,6 +38,7 @@ impl Default for Limits {
 impl Limits {
     /// Whether another request is answered.
     pub(super) fn allow_request(&self, from: IpAddr) -> bool {
+        let from = neighbourhood(from);
         if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(CLEANING) {
             self.requests.retain_recent();
             self.tries.retain_recent();
@@ -47,7 +48,15 @@ impl Limits {
 
     /// Whether another secret is tried.
     pub(super) fn allow_try(&self, from: IpAddr) -> bool {
-        self.tries.check_key(&from).is_ok()
+        self.tries.check_key(&neighbourhood(from)).is_ok()
+    }
+}
+
+/// Who has one address of version 6 has as many as the last half of it gives.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::from(std::net::Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -62,6 +71,9 @@ mod tests {
         let allowed = (0..20).filter(|_| limits.allow_try(one)).count();
         assert_eq!(allowed, 5);
         assert!(limits.allow_try(another));
+        let of_version_6 = |n: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, n, n, n, n]);
+        let allowed = (0..20).filter(|n| limits.allow_try(of_version_6(*n))).count();
+        assert_eq!(allowed, 5, "however many addresses somebody has");
         assert!(limits.allow_request(one));
         let allowed = (0..2_000).filter(|_| limits.allow_request(another)).count();
         assert!((500..1_000).contains(&allowed), "{allowed}");

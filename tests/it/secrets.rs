@@ -92,6 +92,7 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
         &["health"],
         &["cleanup", "--yes"],
         &["bench", "--events", "100", "--only", "drain"],
+        &["web", "--http", "0.0.0.0:0"],
         &["completions", "bash"],
         &["man"],
     ] {
@@ -117,11 +118,12 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
         ("redis://", "radis://"),
         ("stream_name", "stream_nam"),
         ("max_len = 0", "max_len = \"many\""),
+        ("[worker]", &format!("[web]\noperator_secret = \"{SECRET}\"\n[worker]") as &str),
         (&format!("{SECRET}-redis") as &str, &format!("{SECRET}-wrong") as &str),
     ] {
         let wrong = scene.settings("", "");
         std::fs::write(&wrong, text.replace(from, to)).unwrap();
-        for command in [&["health"][..], &["status"], &["cleanup", "--yes"]] {
+        for command in [&["health"][..], &["status"], &["cleanup", "--yes"], &["web", "--http", "0.0.0.0:0"]] {
             said.run(&scene, &wrong, command);
         }
     }

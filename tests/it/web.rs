@@ -249,8 +249,10 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
         (0..8).map(|n| console.api("GET", "/overview", &format!("a wrong secret {n}"), None).status).collect();
     assert!(tries.contains(&401) && tries.last() == Some(&429), "{tries:?}");
     assert_eq!(console.submit("/sign-in", "", &form(&[("secret", "a wrong one")])).status, 429);
-    // Who is in stays in.
+    // Who is in stays in, also behind a proxy with a login of its own.
     assert_eq!(console.get("/", &cookie).status, 200);
+    let basic = vec![("cookie", cookie.clone()), ("authorization", "Basic YTpi".to_owned())];
+    assert_eq!(console.ask("GET", "/", Ask { headers: basic, ..Ask::default() }).status, 200);
     assert_eq!(console.api("GET", "/overview", READER, None).status, 200);
 }
 
@@ -274,6 +276,8 @@ async fn on_loopback_other_sites_and_other_names_are_refused_too() {
     assert_eq!(change(&cookie, &ours, "0"), 403);
     let rebound = Ask { headers: vec![("host", "evil.example".to_owned())], ..Ask::default() };
     assert_eq!(console.ask("GET", "/events", rebound).status, 421);
+    let passed_on = Ask { headers: vec![("x-forwarded-for", "192.0.2.1".to_owned())], ..Ask::default() };
+    assert_eq!(console.ask("GET", "/events", passed_on).status, 403, "a proxy lets in whoever it likes");
     let programs = Ask { json: Some(json!({"action": "retry", "ids": [id]})), ..Ask::default() };
     assert_eq!(console.ask("POST", "/api/v1/events/changes", programs).status, 403);
     assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
@@ -409,6 +413,7 @@ async fn programs_page_through_the_list_and_change_events() {
         (400, "/events?limit=0"),
         (400, "/events?after=x"),
         (400, "/events?status=lost"),
+        (400, "/events?key=%00"),
         (404, "/events/7"),
         (404, "/events/00000000-0000-0000-0000-000000000007"),
         (404, "/nowhere"),

@@ -102,7 +102,10 @@ impl Frame {
                         strong { "outbox" }
                         @if self.session.is_some() { (self.navigation(at)) }
                     }
-                    main id="content" { (content) }
+                    main id="content" {
+                        p id="stale" role="status" hidden { "What is shown is old: the outbox does not answer." }
+                        (content)
+                    }
                 }
             }
         }

@@ -14,7 +14,7 @@ use actix_web::{HttpResponse, ResponseError, web};
 use maud::html;
 
 use self::frame::Frame;
-use super::guard::{Base, Refusal, SIGN_IN};
+use super::guard::{Asked, Refusal, SIGN_IN};
 use crate::error::StoreError;
 
 pub(super) const SIGN_OUT: &str = "/sign-out";
@@ -89,12 +89,16 @@ impl ResponseError for Trouble {
 type Answer = Result<HttpResponse, Trouble>;
 
 /// What stands in place of a page that somebody may not see: the way to sign in, where that helps.
-pub(super) fn refused(refusal: Refusal, path: &str, base: &Base) -> HttpResponse {
-    if refusal == Refusal::Unknown {
-        let then = url::form_urlencoded::byte_serialize(path.as_bytes()).collect::<String>();
-        return see_other(&format!("{}{SIGN_IN}?then={then}", base.path));
+pub(super) fn refused(refusal: Refusal, asked: &Asked) -> HttpResponse {
+    if refusal == Refusal::Unknown && asked.is_refresh {
+        // The page asks as a whole, and comes to where one signs in.
+        return HttpResponse::build(refusal.status()).insert_header(("hx-refresh", "true")).finish();
     }
-    Frame::of_nobody(base.clone()).trouble(refusal.status(), refusal.says())
+    if refusal == Refusal::Unknown {
+        let then = url::form_urlencoded::byte_serialize(asked.path.as_bytes()).collect::<String>();
+        return see_other(&format!("{}{SIGN_IN}?then={then}", asked.base.path));
+    }
+    Frame::of_nobody(asked.base.clone()).trouble(refusal.status(), refusal.says())
 }
 
 /// A whole page.

@@ -20,8 +20,9 @@ pub(super) struct Then {
 impl Then {
     /// Only a page of our own: what follows one slash.
     fn page(&self) -> &str {
-        let is_ours =
-            self.then.starts_with('/') && !self.then.starts_with("//") && !self.then.contains(['\\', '\n', '\r']);
+        // Browsers leave out tabs and line ends, and take a backslash for a slash.
+        let is_odd = |c: char| c.is_control() || c == '\\';
+        let is_ours = self.then.starts_with('/') && !self.then.starts_with("//") && !self.then.contains(is_odd);
         if is_ours { &self.then } else { "/" }
     }
 }
@@ -92,7 +93,9 @@ mod tests {
     fn after_signing_in_one_stays_on_the_site() {
         let page = |then: &str| Then { then: then.to_owned() }.page().to_owned();
         assert_eq!(page("/events?status=failed"), "/events?status=failed");
-        for elsewhere in ["", "//evil.example", "https://evil.example", "/\\evil.example", "/\r\nx: y"] {
+        for elsewhere in
+            ["", "//evil.example", "https://evil.example", "/\\evil.example", "/\t/evil.example", "/\r\nx: y"]
+        {
             assert_eq!(page(elsewhere), "/", "{elsewhere:?}");
         }
     }
