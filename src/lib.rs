@@ -20,7 +20,10 @@
 //! Beside them stand [`Outbox::explain`], which says why an event has not been sent (`explain`), [`Settings`] and, with the
 //! feature `cli`, the command line in `cli`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![cfg_attr(not(feature = "cli"), allow(dead_code, reason = "what only the command line asks of the store"))]
+#![cfg_attr(
+    not(all(feature = "cli", feature = "web")),
+    allow(dead_code, reason = "what only the command line and the console ask of the store")
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
 #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
