@@ -96,11 +96,7 @@ impl ResponseError for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        let status = match error {
-            StoreError::NotFound(_) => StatusCode::NOT_FOUND,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Self::new(status, error.to_string())
+        Self::new(super::status_of(&error), error.to_string())
     }
 }
 

@@ -9,7 +9,7 @@ use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use subtle::ConstantTimeEq;
 
 use super::Console;
@@ -157,7 +157,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
             if let Some(session) = session.clone() {
                 request.extensions_mut().insert(session);
             }
-            let secure = is_secure(&request);
+            let secure = is_secure(request.request());
             let Ok(answered) = actix_rt::time::timeout(PATIENCE, next.call(request)).await else {
                 // The request is gone with what was asked of it.
                 let mut late = refuse(Refusal::Late, &asked);
@@ -269,7 +269,7 @@ fn is_foreign(request: &ServiceRequest) -> bool {
 }
 
 /// Over TLS, here or at the proxy before it.
-pub(super) fn is_secure(request: &ServiceRequest) -> bool {
+pub(super) fn is_secure(request: &HttpRequest) -> bool {
     request.connection_info().scheme() == "https"
 }
 

@@ -27,12 +27,13 @@ mod pages;
 use std::sync::Arc;
 
 use actix_web::dev::HttpServiceFactory;
+use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 
 pub use self::access::Access;
 use self::desk::Desk;
 use self::limits::Limits;
-use crate::error::SystemError;
+use crate::error::{StoreError, SystemError};
 use crate::settings::Settings;
 
 /// Connections of the console's own, at most: pages do not wait for a worker's, nor the worker for theirs.
@@ -88,6 +89,14 @@ impl Console {
         let store = crate::store::connect(&database)?;
         let desk = Arc::new(Desk::new(store, settings.clone()));
         Ok(Self { desk, access: Arc::new(access), limits: Arc::default() })
+    }
+}
+
+/// How HTTP calls what the store says.
+fn status_of(error: &StoreError) -> StatusCode {
+    match error {
+        StoreError::NotFound(_) => StatusCode::NOT_FOUND,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

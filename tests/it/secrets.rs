@@ -154,7 +154,7 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
         get("/readyz").is_some_and(|body| body.contains("authentication failed"))
     })
     .await;
-    for path in ["/healthz", "/readyz", "/metrics"] {
+    for path in ["/healthz", "/readyz", "/metrics", "/", "/events", "/api/v1/overview", "/api/v1/openapi.json"] {
         said.note(path, get(path).unwrap());
     }
     said.run(&scene, &settings, &["status"]);

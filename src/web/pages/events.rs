@@ -7,14 +7,11 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::frame::Frame;
-use super::{Answer, Trouble, see_other, status, time};
-use crate::event::Status;
+use super::{Answer, STATUSES, Trouble, see_other, status, time};
 use crate::web::api::{Order, Part};
 use crate::web::desk::{Desk, Filter, Listed, PAGE};
 
 const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldest first")];
-
-const STATUSES: [Status; 5] = [Status::Pending, Status::Retry, Status::Failed, Status::Published, Status::Processing];
 
 /// What the search box and the list's order say, beside the filter.
 #[derive(Debug, Default, Deserialize)]

@@ -16,6 +16,10 @@ use maud::html;
 use self::frame::Frame;
 use super::guard::{Asked, Refusal, SIGN_IN};
 use crate::error::StoreError;
+use crate::event::Status;
+
+/// As people look for them.
+const STATUSES: [Status; 5] = [Status::Pending, Status::Retry, Status::Failed, Status::Published, Status::Processing];
 
 pub(super) const SIGN_OUT: &str = "/sign-out";
 
@@ -60,13 +64,7 @@ impl Trouble {
 
     fn of(frame: &Frame) -> impl FnOnce(StoreError) -> Self {
         let frame = frame.clone();
-        move |error| {
-            let status = match error {
-                StoreError::NotFound(_) => StatusCode::NOT_FOUND,
-                _ => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            Self { frame, status, says: error.to_string() }
-        }
+        move |error| Self { frame, status: super::status_of(&error), says: error.to_string() }
     }
 }
 
@@ -113,7 +111,7 @@ fn time(time: chrono::DateTime<chrono::Utc>) -> maud::Markup {
     html! { time datetime=(crate::row::time(time)) { (time.format("%Y-%m-%d %H:%M:%S")) " UTC" } }
 }
 
-fn status(status: crate::event::Status) -> maud::Markup {
+fn status(status: Status) -> maud::Markup {
     html! { span class={ "status " (status) } { (status) } }
 }
 

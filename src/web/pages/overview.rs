@@ -8,15 +8,13 @@ use maud::{Markup, html};
 
 use super::chart::{self, Bars};
 use super::frame::Frame;
-use super::{Answer, Trouble, grouped, time};
+use super::{Answer, STATUSES, Trouble, grouped, time};
 use crate::event::Status;
 use crate::glance::{BackendGlance, WorkerGlance};
 use crate::web::desk::{Desk, Overview};
 
 /// A page is shown without what is still being counted then.
 const PATIENCE: Duration = Duration::from_millis(50);
-
-const STATUSES: [Status; 5] = [Status::Pending, Status::Retry, Status::Failed, Status::Published, Status::Processing];
 
 pub(super) async fn show(frame: Frame, desk: web::Data<Desk>) -> Answer {
     let overview = desk.overview(PATIENCE).await.map_err(Trouble::of(&frame))?;

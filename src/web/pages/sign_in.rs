@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::frame::Frame;
 use super::see_other;
 use crate::web::access::{Access, Session, no_cookie};
-use crate::web::guard::SIGN_IN;
+use crate::web::guard::{SIGN_IN, is_secure};
 
 #[derive(Deserialize)]
 pub(super) struct Then {
@@ -70,8 +70,7 @@ pub(super) async fn sign_in(
         return form(&frame, &then, StatusCode::FORBIDDEN);
     };
     tracing::info!(?role, "somebody has signed in to the console");
-    let is_secure = request.connection_info().scheme() == "https";
-    let cookie = access.cookie(&Session::new(role), frame.base().cookie_path(), is_secure);
+    let cookie = access.cookie(&Session::new(role), frame.base().cookie_path(), is_secure(&request));
     let mut response = see_other(&frame.link(then.page()));
     // A cookie of ours holds nothing that a header could not.
     let _ = response.add_cookie(&cookie);
@@ -79,9 +78,8 @@ pub(super) async fn sign_in(
 }
 
 pub(super) async fn sign_out(frame: Frame, request: HttpRequest) -> HttpResponse {
-    let is_secure = request.connection_info().scheme() == "https";
     let mut response = see_other(&frame.link(SIGN_IN));
-    let _ = response.add_cookie(&no_cookie(frame.base().cookie_path(), is_secure));
+    let _ = response.add_cookie(&no_cookie(frame.base().cookie_path(), is_secure(&request)));
     response
 }
 
