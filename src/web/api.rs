@@ -12,7 +12,8 @@ use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use super::access::Session;
-use super::desk::{Action, Changed, Cursor, Desk, Events, Filter, LARGEST_PAGE, Listed, MOST_CHANGED, Overview, PAGE};
+use super::asked::{Action, Cursor, Filter};
+use super::desk::{Changed, Desk, Events, LARGEST_PAGE, Listed, MOST_CHANGED, Overview, PAGE};
 use super::guard::Refusal;
 use crate::error::StoreError;
 use crate::explain::Explanation;

@@ -17,6 +17,7 @@
 
 mod access;
 mod api;
+mod asked;
 mod assets;
 mod cached;
 mod desk;

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::frame::Frame;
 use super::{Answer, Trouble, events, events_count};
 use crate::web::api;
-use crate::web::desk::{Action, Cursor, Desk, Filter};
+use crate::web::asked::{Action, Cursor, Filter};
+use crate::web::desk::Desk;
 
 /// Events by id on one page, at most.
 const MOST_IDS: usize = 200;

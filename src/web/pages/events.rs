@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::frame::Frame;
 use super::{Answer, STATUSES, Trouble, see_other, status, time};
 use crate::web::api::{Order, Part};
-use crate::web::desk::{Desk, Filter, Listed, PAGE};
+use crate::web::asked::Filter;
+use crate::web::desk::{Desk, Listed, PAGE};
 
 const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldest first")];
 
