@@ -155,7 +155,12 @@ mod tests {
     fn glance(workers: Vec<WorkerRow>) -> Glance {
         let due =
             |lane: &str, events, seconds| Due { lane: Arc::from(lane), events, oldest: Duration::from_secs(seconds) };
-        let overview = Overview { counts: Vec::new(), due: vec![due("", 2, 9), due("orders", 3, 5)], workers };
+        let overview = Overview {
+            counts: Vec::new(),
+            published_is_estimate: false,
+            due: vec![due("", 2, 9), due("orders", 3, 5)],
+            workers,
+        };
         Glance::new(&overview, &Settings::from_toml("publishers.orders.backend = 'local'").unwrap())
     }
 

@@ -69,6 +69,9 @@ CREATE INDEX outbox_events_stray ON outbox_events (id)
 
 CREATE INDEX outbox_events_created ON outbox_events (created_at);
 
+CREATE INDEX outbox_events_unpublished ON outbox_events (status, created_at)
+  WHERE status <> 'published';
+
 CREATE TABLE outbox_meta (
   id BLOB NOT NULL
 );

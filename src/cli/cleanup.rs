@@ -9,7 +9,7 @@ use super::journals::{self, Journal, Served};
 use super::progress::Progress;
 use super::{arguments, output};
 use crate::settings::Settings;
-use crate::store::{Expiry, Store};
+use crate::store::{Counting, Expiry, Store};
 use crate::system::Backends;
 
 /// Delete old events now, as the settings under [retention] say, and what was left behind beside the streams.
@@ -43,7 +43,7 @@ pub(super) async fn run(
         return Err(Usage(format!("--gone {outbox} is the outbox of this very database")).into());
     }
     delete_expired(settings, &*store).await?;
-    let served = Served::new(outbox, settings, &store.overview().await?);
+    let served = Served::new(outbox, settings, &store.overview(Counting::Exactly).await?);
     let mut failed = None;
     for (name, publisher) in journals::kept(settings) {
         match Journal::read(name, publisher, backends, outbox).await {

@@ -193,7 +193,8 @@ mod tests {
                 backends: serde_json::json!({"elsewhere": LaneReport::well()}).to_string(),
                 shards: Vec::new(),
             };
-            let overview = Overview { counts: Vec::new(), due: Vec::new(), workers: vec![worker] };
+            let overview =
+                Overview { counts: Vec::new(), published_is_estimate: false, due: Vec::new(), workers: vec![worker] };
             Served::new(Uuid::nil(), &settings, &overview).has(&stream, &record)
         };
         assert!(is_served(Duration::ZERO));

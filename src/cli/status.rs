@@ -14,7 +14,7 @@ use super::output;
 use crate::glance::{BackendGlance, Glance, WorkerGlance};
 use crate::row::time;
 use crate::settings::Settings;
-use crate::store::Store;
+use crate::store::{Counting, Store};
 use crate::system::Backends;
 
 /// Show how many events there are, what is due, who works, and what was left behind beside the streams.
@@ -39,7 +39,7 @@ pub(super) async fn run(
     backends: &Backends,
     store: Arc<dyn Store>,
 ) -> anyhow::Result<()> {
-    let overview = store.overview().await?;
+    let overview = store.overview(Counting::Exactly).await?;
     let served = Served::new(store.outbox_id().await?, settings, &overview);
     let mut status = Status::new(Glance::new(&overview, settings));
     for (name, publisher) in journals::kept(settings) {

@@ -261,4 +261,7 @@ pub struct WebSettings {
     pub reader_secret_file: Option<String>,
     /// The names by which browsers may call the console, without ports; none: any, where a secret is asked for.
     pub hosts: Vec<String>,
+    /// Addresses of proxies before the console, or networks of them, whose `X-Forwarded-For` is believed: how much one
+    /// address may ask for is counted for those before them.
+    pub proxies: Vec<String>,
 }

@@ -47,7 +47,8 @@ const WORKER: &[&str] = &[
     "backends",
 ];
 const RETRY_BACKOFF: &[&str] = &["base", "factor", "max", "jitter"];
-const WEB: &[&str] = &["operator_secret", "operator_secret_file", "reader_secret", "reader_secret_file", "hosts"];
+const WEB: &[&str] =
+    &["operator_secret", "operator_secret_file", "reader_secret", "reader_secret_file", "hosts", "proxies"];
 const RETENTION: &[&str] = &["cleanup_published", "published_retention_days", "failed_retention_days"];
 
 /// Where a key that stands in the wrong table belongs.
@@ -213,6 +214,7 @@ fn web(table: &Table<'_>) -> Result<WebSettings> {
     table.read("reader_secret", &mut web.reader_secret, |node| node.secret().map(Some))?;
     table.read("reader_secret_file", &mut web.reader_secret_file, |node| node.string().map(Some))?;
     table.read("hosts", &mut web.hosts, Node::strings)?;
+    table.read("proxies", &mut web.proxies, Node::strings)?;
     Ok(web)
 }
 

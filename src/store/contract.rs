@@ -140,6 +140,7 @@ macro_rules! instantiate {
                 operating::looking_through_events_finds_what_is_meant_and_says_where_it_stopped,
                 operating::pages_follow_each_other_without_a_gap_also_within_one_moment,
                 operating::events_are_loaded_in_the_order_given_and_a_row_that_is_none_says_why,
+                operating::an_event_is_loaded_without_its_data,
                 operating::a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice,
                 operating::an_event_is_failed_for_a_reason_unless_it_is_published,
                 operating::a_failed_event_that_a_person_gave_up_holds_its_key_no_longer,

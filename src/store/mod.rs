@@ -19,9 +19,10 @@ use migrate::{Plan, Watch};
 pub(crate) use self::history::{Chapter, Outcomes, Span};
 pub(crate) use self::news::News;
 pub(crate) use self::operations::{
-    Change, Due, EventFilter, Examined, Expiry, MOST_AHEAD, Overview, Page, Place, Standing, Unreadable, WorkerRow,
+    Change, Counting, Due, Expiry, MOST_AHEAD, Overview, Standing, Unreadable, WorkerRow,
 };
 pub(crate) use self::report::LaneReport;
+pub(crate) use self::selection::{EventFilter, Examined, Page, Place};
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -32,6 +33,7 @@ mod operations;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod report;
+mod selection;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
@@ -269,6 +271,9 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// others, nor be hidden.
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
 
+    /// The same without what they carry: `data` and `data_binary` are not read.
+    async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
+
     /// How many events are meant.
     async fn count(&self, filter: &EventFilter) -> Result<i64>;
 
@@ -276,7 +281,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>>;
 
     /// The outbox at a glance.
-    async fn overview(&self) -> Result<Overview>;
+    async fn overview(&self, counting: Counting) -> Result<Overview>;
 
     /// What is due, by lane.
     async fn due(&self) -> Result<Vec<Due>>;

@@ -1,10 +1,13 @@
 //! Who may use the console, and how that is shown: by a secret once, by a signed cookie or a bearer token with each request.
 
+use std::net::IpAddr;
+
 use actix_web::cookie::time::Duration as CookieSpan;
 use actix_web::cookie::{Cookie, CookieJar, Key, SameSite};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
@@ -16,6 +19,7 @@ use crate::settings::{Secret, WebSettings};
 /// A secret that can be guessed is none.
 const SHORTEST_SECRET: usize = 16;
 
+/// The name under which a session is signed; in a browser it stands under one of its own for each port.
 const COOKIE: &str = "outbox_session";
 
 /// How long a session lasts.
@@ -24,16 +28,36 @@ const SESSION: TimeDelta = TimeDelta::hours(12);
 /// Who may use the console.
 #[derive(Clone)]
 pub struct Access {
-    secrets: Option<Secrets>,
+    keyrings: Keyrings,
     hosts: Vec<String>,
+    proxies: Vec<IpNet>,
+}
+
+#[derive(Clone)]
+enum Keyrings {
+    /// Nothing is asked for, on this machine alone.
+    None(Key),
+    Secrets {
+        operator: Keyring,
+        reader: Option<Keyring>,
+    },
+}
+
+/// What is left of a secret: enough to know it, too little to tell it.
+#[derive(Clone)]
+struct Keyring {
+    digest: [u8; 32],
+    /// Signs the sessions of those who know it. Each role has its own, so that a reader's cookie says nothing of the
+    /// operators' secret.
     key: Key,
 }
 
-/// What is left of the secrets: enough to know one, too little to tell it.
-#[derive(Clone)]
-struct Secrets {
-    operator: [u8; 32],
-    reader: Option<[u8; 32]>,
+impl Keyring {
+    fn new(secret: &Secret) -> Self {
+        let digest = digest(secret.expose());
+        let key = Sha512::new().chain_update(b"outbox session").chain_update(digest).finalize();
+        Self { digest, key: Key::from(&key) }
+    }
 }
 
 /// What somebody may do.
@@ -69,11 +93,11 @@ impl Access {
     /// Everybody on this machine may do everything, and nobody else anything: requests from other addresses are refused.
     #[must_use]
     pub fn loopback() -> Self {
-        Self { secrets: None, hosts: Vec::new(), key: Key::generate() }
+        Self { keyrings: Keyrings::None(Key::generate()), hosts: Vec::new(), proxies: Vec::new() }
     }
 
-    /// Whoever knows `operator` may do everything, whoever knows `reader` may look. Sessions last as long as the secrets
-    /// stay the same, and with every server that has the same ones.
+    /// Whoever knows `operator` may do everything, whoever knows `reader` may look. Sessions last as long as their secret
+    /// stays the same, and with every server that has the same one.
     ///
     /// # Errors
     /// [`WebError::ShortSecret`] for one of less than 16 bytes.
@@ -83,20 +107,14 @@ impl Access {
                 return Err(WebError::ShortSecret { shortest: SHORTEST_SECRET });
             }
         }
-        let secrets =
-            Secrets { operator: digest(operator.expose()), reader: reader.map(|reader| digest(reader.expose())) };
-        let key = Sha512::new()
-            .chain_update(b"outbox session")
-            .chain_update(secrets.operator)
-            .chain_update(secrets.reader.unwrap_or_default())
-            .finalize();
-        Ok(Self { secrets: Some(secrets), hosts: Vec::new(), key: Key::from(&key) })
+        let keyrings = Keyrings::Secrets { operator: Keyring::new(operator), reader: reader.map(Keyring::new) };
+        Ok(Self { keyrings, hosts: Vec::new(), proxies: Vec::new() })
     }
 
     /// What `[web]` says; [`loopback`](Self::loopback) where it names no secret.
     ///
     /// # Errors
-    /// [`WebError::SecretFile`], [`WebError::ShortSecret`], and [`WebError::ReadersAlone`].
+    /// [`WebError::SecretFile`], [`WebError::ShortSecret`], [`WebError::ReadersAlone`], and [`WebError::Proxy`].
     pub fn from_settings(settings: &WebSettings) -> Result<Self, WebError> {
         let operator = given(settings.operator_secret.as_ref(), settings.operator_secret_file.as_deref())?;
         let reader = given(settings.reader_secret.as_ref(), settings.reader_secret_file.as_deref())?;
@@ -105,7 +123,7 @@ impl Access {
             (None, Some(_)) => return Err(WebError::ReadersAlone),
             (None, None) => Self::loopback(),
         };
-        Ok(access.hosts(settings.hosts.iter().cloned()))
+        access.hosts(settings.hosts.iter().cloned()).proxies(&settings.proxies)
     }
 
     /// The names by which browsers may call the server, such as `outbox.example.com`; `localhost` and loopback addresses
@@ -116,9 +134,39 @@ impl Access {
         self
     }
 
+    /// The addresses of proxies, such as `10.0.0.7`, or networks of them, such as `10.0.0.0/24`, whose `X-Forwarded-For` is
+    /// believed: how much one address may ask for is then counted for those before them.
+    ///
+    /// # Errors
+    /// [`WebError::Proxy`] for what is neither.
+    pub fn proxies<T: AsRef<str>>(mut self, addresses: impl IntoIterator<Item = T>) -> Result<Self, WebError> {
+        let network = |address: T| {
+            let address = address.as_ref();
+            let network = address.parse().or_else(|_| address.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| WebError::Proxy { address: address.to_owned() })
+        };
+        self.proxies = addresses.into_iter().map(network).collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
     /// Only who is on this machine may use it.
     pub(crate) fn is_loopback(&self) -> bool {
-        self.secrets.is_none()
+        matches!(self.keyrings, Keyrings::None(_))
+    }
+
+    /// Where a request comes from that `peer` sent: the last of the addresses that it was forwarded for, nearest last, which
+    /// is no proxy of ours. What stands before that anybody may have written.
+    pub(crate) fn origin<'a>(&self, peer: IpAddr, forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
+        let is_ours = |address: IpAddr| self.proxies.iter().any(|network| network.contains(&address.to_canonical()));
+        let mut origin = peer;
+        for address in forwarded_for.rev() {
+            if !is_ours(origin) {
+                break;
+            }
+            let Ok(address) = address.trim().parse() else { break };
+            origin = address;
+        }
+        origin
     }
 
     /// Whether a browser that was sent to `host` (with a port or without) may be answered: a name that somebody else lets
@@ -133,10 +181,10 @@ impl Access {
 
     /// The role of whoever knows this secret. Takes as long for a wrong one as for a right one.
     pub(crate) fn role_of(&self, secret: &str) -> Option<Role> {
-        let secrets = self.secrets.as_ref()?;
+        let Keyrings::Secrets { operator, reader } = &self.keyrings else { return None };
         let given = digest(secret);
-        let is_operator = bool::from(given.ct_eq(&secrets.operator));
-        let is_reader = bool::from(given.ct_eq(&secrets.reader.unwrap_or_default())) && secrets.reader.is_some();
+        let is_operator = bool::from(given.ct_eq(&operator.digest));
+        let is_reader = reader.as_ref().is_some_and(|reader| bool::from(given.ct_eq(&reader.digest)));
         match (is_operator, is_reader) {
             (true, _) => Some(Role::Operator),
             (false, true) => Some(Role::Reader),
@@ -144,47 +192,72 @@ impl Access {
         }
     }
 
-    /// The session that a request's cookie holds, where we signed it and it is not over.
-    pub(crate) fn session(&self, cookie: Cookie<'static>) -> Option<Session> {
-        let signed = {
-            let mut jar = CookieJar::new();
-            jar.add_original(cookie);
-            jar.signed(&self.key).get(COOKIE)?
-        };
-        let session: Session = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(signed.value()).ok()?).ok()?;
-        (!session.is_over()).then_some(session)
+    /// The session that the cookie of this value holds, where we signed it and it is not over.
+    pub(crate) fn session(&self, value: &str) -> Option<Session> {
+        let mut jar = CookieJar::new();
+        jar.add_original(Cookie::new(COOKIE, value.to_owned()));
+        let signed = |role| jar.signed(self.key(role)?).get(COOKIE).map(|cookie| (role, cookie));
+        let (role, cookie) = signed(Role::Operator).or_else(|| signed(Role::Reader))?;
+        let session: Session = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(cookie.value()).ok()?).ok()?;
+        (session.role == role && !session.is_over()).then_some(session)
     }
 
-    /// The cookie that holds a session. `path`: where the console stands.
-    pub(crate) fn cookie(&self, session: &Session, path: &str, is_secure: bool) -> Cookie<'static> {
+    /// The cookie that holds a session.
+    pub(crate) fn cookie(&self, session: &Session, place: &CookiePlace) -> Cookie<'static> {
         let value = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!(session).to_string());
         let mut jar = CookieJar::new();
-        jar.signed_mut(&self.key).add(Cookie::new(COOKIE, value));
-        let mut cookie = jar.get(COOKIE).cloned().unwrap_or_else(|| Cookie::new(COOKIE, ""));
+        if let Some(key) = self.key(session.role) {
+            jar.signed_mut(key).add(Cookie::new(COOKIE, value));
+        }
+        let signed = jar.get(COOKIE).map(|cookie| cookie.value().to_owned()).unwrap_or_default();
+        let mut cookie = place.cookie(signed);
         cookie.set_max_age(CookieSpan::seconds(SESSION.num_seconds()));
-        limit(&mut cookie, path, is_secure);
         cookie
+    }
+
+    fn key(&self, role: Role) -> Option<&Key> {
+        match (&self.keyrings, role) {
+            (Keyrings::None(key), _) => Some(key),
+            (Keyrings::Secrets { operator, .. }, Role::Operator) => Some(&operator.key),
+            (Keyrings::Secrets { reader, .. }, Role::Reader) => reader.as_ref().map(|reader| &reader.key),
+        }
     }
 }
 
-/// The name of the cookie that holds a session.
-pub(crate) fn cookie_name() -> &'static str {
-    COOKIE
+/// Where a browser keeps its session.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CookiePlace {
+    pub(crate) name: String,
+    /// Where the console stands.
+    path: String,
+    is_secure: bool,
 }
 
-/// A cookie that ends the session in the browser that gets it.
-pub(crate) fn no_cookie(path: &str, is_secure: bool) -> Cookie<'static> {
-    let mut cookie = Cookie::new(COOKIE, "");
-    limit(&mut cookie, path, is_secure);
-    cookie.make_removal();
-    cookie
-}
+impl CookiePlace {
+    /// `host`: the name to which the request was sent. Browsers share cookies among the ports of a host, and two consoles
+    /// may stand there.
+    pub(crate) fn new(host: &str, path: &str, is_secure: bool) -> Self {
+        let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| port.parse::<u16>().is_ok());
+        let name = port.map_or_else(|| COOKIE.to_owned(), |port| format!("{COOKIE}_{port}"));
+        let path = if path.is_empty() { "/" } else { path };
+        Self { name, path: path.to_owned(), is_secure }
+    }
 
-fn limit(cookie: &mut Cookie<'static>, path: &str, is_secure: bool) {
-    cookie.set_path(path.to_owned());
-    cookie.set_http_only(true);
-    cookie.set_same_site(SameSite::Strict);
-    cookie.set_secure(is_secure);
+    fn cookie(&self, value: String) -> Cookie<'static> {
+        let mut cookie = Cookie::new(self.name.clone(), value);
+        cookie.set_path(self.path.clone());
+        cookie.set_http_only(true);
+        cookie.set_same_site(SameSite::Strict);
+        cookie.set_secure(self.is_secure);
+        cookie
+    }
+
+    /// A cookie that ends the session in the browser that gets it.
+    pub(crate) fn removal(&self) -> Cookie<'static> {
+        let mut cookie = self.cookie(String::new());
+        cookie.make_removal();
+        cookie
+    }
 }
 
 /// A secret from the settings, or from a file, in which a line's end does not count.
@@ -208,7 +281,7 @@ fn without_port(host: &str) -> &str {
 }
 
 fn is_loopback_name(name: &str) -> bool {
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -256,33 +329,55 @@ mod tests {
     fn a_session_is_ours_while_its_signature_and_its_age_hold() {
         let access = access();
         let session = Session::new(Role::Reader);
-        let cookie = access.cookie(&session, "/", true);
-        let back = access.session(cookie.clone()).unwrap();
+        let place = CookiePlace::new("localhost", "", true);
+        let cookie = access.cookie(&session, &place);
+        let back = access.session(cookie.value()).unwrap();
         assert_eq!((back.role, back.csrf), (Role::Reader, session.csrf));
 
         let same_secrets = Access::secrets(&OPERATOR.into(), Some(&READER.into())).unwrap();
-        assert!(same_secrets.session(cookie.clone()).is_some());
-        let others = Access::secrets(&OPERATOR.into(), None).unwrap();
-        assert!(others.session(cookie.clone()).is_none());
+        assert!(same_secrets.session(cookie.value()).is_some());
+        let others = Access::secrets(&READER.into(), Some(&OPERATOR.into())).unwrap();
+        assert!(others.session(cookie.value()).is_none(), "what readers can sign makes no operator");
+        assert!(Access::secrets(&OPERATOR.into(), None).unwrap().session(cookie.value()).is_none());
         let unsigned = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!(session).to_string());
         let (signature, _) = cookie.value().split_at(cookie.value().len() - unsigned.len());
         let operator = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!(Session::new(Role::Operator)).to_string());
         for forged in [unsigned, format!("{signature}{operator}"), signature.to_owned(), String::new()] {
-            assert!(access.session(Cookie::new(COOKIE, forged)).is_none());
+            assert!(access.session(&forged).is_none());
         }
         for begun_at in [Utc::now() - SESSION, Utc::now() + TimeDelta::hours(1)] {
             let strange = Session { begun_at, ..session.clone() };
-            assert!(access.session(access.cookie(&strange, "/", true)).is_none());
+            assert!(access.session(access.cookie(&strange, &place).value()).is_none());
         }
     }
 
     #[test]
-    fn a_cookie_is_for_this_site_and_no_script() {
-        let cookie = access().cookie(&Session::new(Role::Operator), "/outbox", true);
-        let text = cookie.to_string();
-        for word in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/outbox", "Max-Age=43200"] {
+    fn a_cookie_is_for_this_console_and_no_script() {
+        let place = CookiePlace::new("outbox.example.com:8443", "/outbox", true);
+        let text = access().cookie(&Session::new(Role::Operator), &place).to_string();
+        for word in ["outbox_session_8443=", "HttpOnly", "SameSite=Strict", "Secure", "Path=/outbox", "Max-Age=43200"] {
             assert!(text.contains(word), "{word} in {text}");
         }
+        for host in ["outbox.example.com", "[::1]", "localhost:", "localhost:http", ""] {
+            assert_eq!(CookiePlace::new(host, "", false).name, COOKIE, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_of_ours_is_believed_where_a_request_comes_from() {
+        let origin = |proxies: &[&str], peer: &str, forwarded_for: &[&str]| {
+            let access = access().proxies(proxies).unwrap();
+            access.origin(peer.parse().unwrap(), forwarded_for.iter().copied()).to_string()
+        };
+        let ours = ["10.0.0.0/24", "::1"];
+        assert_eq!(origin(&[], "10.0.0.7", &["192.0.2.1"]), "10.0.0.7");
+        assert_eq!(origin(&ours, "10.0.0.7", &[]), "10.0.0.7");
+        assert_eq!(origin(&ours, "10.0.0.7", &["192.0.2.1"]), "192.0.2.1");
+        assert_eq!(origin(&ours, "::ffff:10.0.0.7", &["192.0.2.1"]), "192.0.2.1");
+        assert_eq!(origin(&ours, "::1", &["192.0.2.9", " 192.0.2.1", " 10.0.0.8"]), "192.0.2.1");
+        assert_eq!(origin(&ours, "10.0.1.7", &["192.0.2.1"]), "10.0.1.7");
+        assert_eq!(origin(&ours, "10.0.0.7", &["192.0.2.1", "unknown"]), "10.0.0.7");
+        assert!(matches!(access().proxies(["proxy.example"]), Err(WebError::Proxy { .. })));
     }
 
     #[test]

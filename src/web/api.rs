@@ -8,13 +8,15 @@ use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::{HttpResponse, ResponseError, web};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
+use utoipa::openapi::server::Server;
+use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use super::access::Session;
-use super::asked::{Action, Cursor, Filter};
-use super::desk::{Changed, Desk, Events, LARGEST_PAGE, Listed, MOST_CHANGED, Overview, PAGE};
-use super::guard::Refusal;
+use super::asked::{Action, Cursor, Filter, FilterAlone};
+use super::desk::{Changed, Count, Desk, Events, LARGEST_PAGE, Listed, MOST_CHANGED, Overview, PAGE, Wanted};
+use super::guard::{Base, Refusal};
+use super::methods::{get, post};
 use crate::error::StoreError;
 use crate::explain::Explanation;
 use crate::row::Row;
@@ -30,13 +32,13 @@ const GIVEN_UP: &str = "given up over the API";
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(
         web::scope("/api/v1")
-            .route("/openapi.json", web::get().to(description))
-            .route("/overview", web::get().to(overview))
-            .route("/events", web::get().to(events))
-            .route("/events/count", web::get().to(count))
-            .route("/events/changes", web::post().to(change))
-            .route("/events/{id}", web::get().to(event))
-            .route("/events/{id}/explanation", web::get().to(explanation))
+            .service(get("/openapi.json", description))
+            .service(get("/overview", overview))
+            .service(get("/events", events))
+            .service(get("/events/count", count))
+            .service(post("/events/changes", change))
+            .service(get("/events/{id}", event))
+            .service(get("/events/{id}/explanation", explanation))
             .default_service(web::to(nothing)),
     );
 }
@@ -127,8 +129,34 @@ impl actix_web::Responder for Problem {
     }
 }
 
-async fn description() -> web::Json<utoipa::openapi::OpenApi> {
-    web::Json(Description::openapi())
+async fn description(base: web::ReqData<Base>) -> web::Json<utoipa::openapi::OpenApi> {
+    let mut description = Description::openapi();
+    description.servers = Some(vec![Server::new(format!("{}/api/v1", base.path))]);
+    web::Json(description)
+}
+
+/// What may be answered to anything.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it is there to be described")]
+enum Refused {
+    /// The request shows no secret, or a wrong one.
+    #[response(status = 401)]
+    Unknown(#[to_schema] Problem),
+    /// Without a secret the console is for its own machine alone; and for the page alone where something is changed.
+    #[response(status = 403)]
+    Peer(#[to_schema] Problem),
+    /// The server is not called by the name to which the request was sent.
+    #[response(status = 421)]
+    Host(#[to_schema] Problem),
+    /// Too many requests, or wrong secrets, from one address.
+    #[response(status = 429)]
+    TooMany(#[to_schema] Problem),
+    /// The database refuses what it is asked.
+    #[response(status = 500)]
+    Broken(#[to_schema] Problem),
+    /// The database does not answer, or not in time.
+    #[response(status = 503)]
+    Away(#[to_schema] Problem),
 }
 
 type Answer<T> = Result<web::Json<T>, Problem>;
@@ -136,7 +164,7 @@ type Answer<T> = Result<web::Json<T>, Problem>;
 /// The outbox at a glance.
 #[utoipa::path(get, path = "/overview", responses(
     (status = 200, body = Overview),
-    (status = 503, body = Problem, description = "the database does not answer"),
+    Refused,
 ))]
 async fn overview(desk: web::Data<Desk>) -> Answer<Overview> {
     let counted = desk.overview(PATIENCE).await?;
@@ -163,18 +191,17 @@ pub(super) struct Part {
     #[param(inline)]
     pub(super) order: Order,
     /// `next` of the page before.
-    pub(super) after: Option<String>,
+    #[param(inline)]
+    pub(super) after: Option<Cursor>,
     /// Events on a page.
     #[param(minimum = 1, maximum = 200, default = 50)]
     pub(super) limit: Option<u16>,
+    /// Events that no index leads to are looked for up to ten seconds, and not for a twentieth of one.
+    #[param(inline)]
+    pub(super) patient: bool,
 }
 
 impl Part {
-    pub(super) fn cursor(&self) -> Result<Option<Cursor>, String> {
-        let after = self.after.as_deref().filter(|after| !after.is_empty());
-        after.map(|after| after.parse().map_err(|reason| format!("after {reason}"))).transpose()
-    }
-
     /// # Errors
     /// What is wrong with it.
     pub(super) fn limit(&self) -> Result<u16, String> {
@@ -183,6 +210,13 @@ impl Part {
             Some(limit @ 1..=LARGEST_PAGE) => Ok(limit),
             Some(_) => Err(format!("limit must be between 1 and {LARGEST_PAGE}")),
         }
+    }
+
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn wanted(&self) -> Result<Wanted, String> {
+        let newest_first = self.order == Order::Newest;
+        Ok(Wanted { newest_first, after: self.after, limit: self.limit()?, is_patient: self.patient })
     }
 }
 
@@ -194,11 +228,10 @@ fn bad(reason: impl Into<String>) -> Problem {
 #[utoipa::path(get, path = "/events", params(Filter, Part), responses(
     (status = 200, body = Events),
     (status = 400, body = Problem, description = "a parameter is wrong"),
-    (status = 503, body = Problem, description = "the database does not answer"),
+    Refused,
 ))]
 async fn events(desk: web::Data<Desk>, filter: web::Query<Filter>, part: web::Query<Part>) -> Answer<Events> {
-    let (after, limit) = (part.cursor().map_err(bad)?, part.limit().map_err(bad)?);
-    Ok(web::Json(desk.events(&filter, part.order == Order::Newest, after, limit).await?))
+    Ok(web::Json(desk.events(&filter, part.wanted().map_err(bad)?).await?))
 }
 
 /// What is to be done.
@@ -209,40 +242,64 @@ pub(super) struct Doing {
     pub(super) action: Action,
 }
 
-/// A number of events.
-#[derive(Debug, Serialize, ToSchema)]
-struct Count {
-    count: i64,
-}
-
 /// How many events an action would change: of those that the filter means, those whose status allows it.
 #[utoipa::path(get, path = "/events/count", params(Doing, Filter), responses(
     (status = 200, body = Count),
     (status = 400, body = Problem, description = "a parameter is wrong"),
-    (status = 503, body = Problem, description = "the database does not answer"),
+    Refused,
 ))]
 async fn count(desk: web::Data<Desk>, doing: web::Query<Doing>, filter: web::Query<Filter>) -> Answer<Count> {
-    Ok(web::Json(Count { count: desk.count(doing.action, &filter).await? }))
+    Ok(web::Json(desk.count(doing.action, &filter).await?))
 }
 
-/// A change of many events: either `ids` or `filter`.
+/// A change of many events.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+enum Request {
+    These(OfThese),
+    AllThatMatch(OfAllThatMatch),
+}
+
+/// A change of these events.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Request {
+struct OfThese {
     action: Action,
-    /// These events.
-    #[serde(default)]
     #[schema(max_items = 1000)]
-    ids: Option<Vec<Uuid>>,
-    /// All that it means. `{}` means every event.
-    #[serde(default)]
-    filter: Option<Filter>,
+    ids: Vec<Uuid>,
     /// `fail`: why; kept as the events' last error.
     #[serde(default)]
     reason: Option<String>,
-    /// With `filter`: `next` of the answer before.
+}
+
+/// A change of all events that a filter means.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct OfAllThatMatch {
+    action: Action,
+    /// `{}` means every event.
+    filter: FilterAlone,
+    /// `fail`: why; kept as the events' last error.
     #[serde(default)]
-    after: Option<String>,
+    reason: Option<String>,
+    /// `next` of the answer before.
+    #[serde(default)]
+    after: Option<Cursor>,
+}
+
+/// By hand, so that an error says what is wrong, and not that it is neither.
+impl<'de> Deserialize<'de> for Request {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let request = serde_json::Map::deserialize(deserializer)?;
+        let is_of_these = request.contains_key("ids");
+        let request = serde_json::Value::Object(request);
+        let parsed = if is_of_these {
+            serde_json::from_value(request).map(Self::These)
+        } else {
+            serde_json::from_value(request).map(Self::AllThatMatch)
+        };
+        parsed.map_err(serde::de::Error::custom)
+    }
 }
 
 /// Retries, fails or replays events.
@@ -252,18 +309,21 @@ struct Request {
 #[utoipa::path(post, path = "/events/changes", request_body = Request, responses(
     (status = 200, body = Changed),
     (status = 400, body = Problem, description = "the request is no such thing"),
-    (status = 403, body = Problem, description = "the secret may only look"),
-    (status = 503, body = Problem, description = "the database does not answer"),
+    (status = 413, body = Problem, description = "the request is larger than 64 KiB"),
+    (status = 415, body = Problem, description = "the request is no JSON"),
+    Refused,
 ))]
 async fn change(desk: web::Data<Desk>, session: web::ReqData<Session>, request: web::Json<Request>) -> Answer<Changed> {
-    let Request { action, ids, filter, reason, after } = request.into_inner();
-    let reason = reason.unwrap_or_else(|| GIVEN_UP.to_owned());
-    let part = Part { after, ..Part::default() };
-    let changed = match (ids, filter) {
-        (Some(ids), None) if ids.len() <= MOST_IDS => desk.change(action, &reason, &ids).await?,
-        (Some(_), None) => return Err(bad(format!("at most {MOST_IDS} ids at once"))),
-        (None, Some(filter)) => desk.change_all(action, &reason, &filter, part.cursor().map_err(bad)?).await?,
-        _ => return Err(bad("either ids or filter says which events are meant")),
+    let (action, changed) = match request.into_inner() {
+        Request::These(OfThese { action, ids, reason }) => {
+            if ids.len() > MOST_IDS {
+                return Err(bad(format!("at most {MOST_IDS} ids at once")));
+            }
+            (action, desk.change(action, reason.as_deref().unwrap_or(GIVEN_UP), &ids).await?)
+        }
+        Request::AllThatMatch(OfAllThatMatch { action, filter, reason, after }) => {
+            (action, desk.change_all(action, reason.as_deref().unwrap_or(GIVEN_UP), &filter.0, after).await?)
+        }
     };
     note(action, &session, changed.changed);
     Ok(web::Json(changed))
@@ -289,7 +349,7 @@ struct Whole<'a> {
 #[utoipa::path(get, path = "/events/{id}", params(("id" = Uuid, Path)), responses(
     (status = 200, body = Whole),
     (status = 404, body = Problem, description = "no event has this id"),
-    (status = 503, body = Problem, description = "the database does not answer"),
+    Refused,
 ))]
 async fn event(desk: web::Data<Desk>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let detail = desk.event(known(&id)?).await?;
@@ -301,7 +361,7 @@ async fn event(desk: web::Data<Desk>, id: web::Path<String>) -> Result<HttpRespo
 #[utoipa::path(get, path = "/events/{id}/explanation", params(("id" = Uuid, Path)), responses(
     (status = 200, body = Explanation),
     (status = 404, body = Problem, description = "no event has this id"),
-    (status = 503, body = Problem, description = "the database does not answer"),
+    Refused,
 ))]
 async fn explanation(desk: web::Data<Desk>, id: web::Path<String>) -> Answer<Explanation> {
     Ok(web::Json(desk.explain(known(&id)?).await?))

@@ -1,10 +1,13 @@
 //! What a form or a request says is meant: which events, from where in the list on, and what is to be done to them.
 
-use std::str::FromStr;
+use std::borrow::Cow;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::schema::AdditionalProperties;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
+use uuid::Uuid;
 
 use crate::event::Status;
 use crate::store::{Change, EventFilter, Place};
@@ -12,32 +15,82 @@ use crate::store::{Change, EventFilter, Place};
 /// Why events are failed, in characters: it is kept with each of them.
 const LONGEST_REASON: usize = 500;
 
-/// Which events are meant. What is empty or left out does not filter.
+/// Which events are meant. What is left out does not filter.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct Filter {
     /// pending, processing, retry, published or failed
-    #[serde(deserialize_with = "some_status", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "known_status", skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<Status>,
-    #[serde(rename = "type", deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "type", deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[^\\x00]*$")]
+    #[param(pattern = "^[^\\x00]*$")]
     pub(crate) event_type: Option<String>,
-    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[^\\x00]*$")]
+    #[param(pattern = "^[^\\x00]*$")]
     pub(crate) source: Option<String>,
-    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[^\\x00]*$")]
+    #[param(pattern = "^[^\\x00]*$")]
     pub(crate) subject: Option<String>,
     /// The event's `publisher_backend`.
-    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[^\\x00]*$")]
+    #[param(pattern = "^[^\\x00]*$")]
     pub(crate) backend: Option<String>,
     /// The partition key.
-    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[^\\x00]*$")]
+    #[param(pattern = "^[^\\x00]*$")]
     pub(crate) key: Option<String>,
     /// Created at this time or later: RFC 3339, in UTC where no offset is given.
-    #[serde(deserialize_with = "some_time", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "moment", skip_serializing_if = "Option::is_none")]
     pub(crate) since: Option<DateTime<Utc>>,
     /// Created before this time.
-    #[serde(deserialize_with = "some_time", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "moment", skip_serializing_if = "Option::is_none")]
     pub(crate) until: Option<DateTime<Utc>>,
+}
+
+impl Filter {
+    const NAMES: [&str; 8] = ["status", "type", "source", "subject", "backend", "key", "since", "until"];
+}
+
+/// A filter with nothing beside it: what is misspelt would mean more events than somebody means.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "serde_json::Map<String, serde_json::Value>")]
+pub(crate) struct FilterAlone(pub(super) Filter);
+
+impl TryFrom<serde_json::Map<String, serde_json::Value>> for FilterAlone {
+    type Error = serde_json::Error;
+
+    fn try_from(given: serde_json::Map<String, serde_json::Value>) -> Result<Self, Self::Error> {
+        match given.keys().find(|name| !Filter::NAMES.contains(&name.as_str())) {
+            Some(unknown) => Err(serde::de::Error::unknown_field(unknown, &Filter::NAMES)),
+            None => serde_json::from_value(serde_json::Value::Object(given)).map(Self),
+        }
+    }
+}
+
+impl PartialSchema for FilterAlone {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = Filter::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+        schema
+    }
+}
+
+impl ToSchema for FilterAlone {
+    fn name() -> Cow<'static, str> {
+        Filter::name()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Filter::schemas(schemas);
+    }
 }
 
 /// What is to be done to events.
@@ -95,8 +148,13 @@ impl From<&Filter> for EventFilter {
     }
 }
 
-/// A place in the list, as a link holds it: microseconds since 1970 and the id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Digits of the largest number of microseconds.
+const LONGEST_NUMBER: usize = 19;
+
+/// A place in the list, as a link holds it: the database's microseconds and the id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, pattern = "^-?[0-9]{1,19}_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 pub(crate) struct Cursor(pub(super) Place);
 
 impl std::fmt::Display for Cursor {
@@ -105,37 +163,58 @@ impl std::fmt::Display for Cursor {
     }
 }
 
-impl FromStr for Cursor {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = || {
-            let (created_at, id) = text.split_once('_')?;
-            Some(Place { created_at: created_at.parse().ok()?, id: id.parse().ok()? })
-        };
-        parsed().map(Self).ok_or("is no place in the list: take it from `next` of the page before")
+impl From<Cursor> for String {
+    fn from(cursor: Cursor) -> Self {
+        cursor.to_string()
     }
 }
 
-// A form sends what was left empty as an empty text.
+impl TryFrom<String> for Cursor {
+    type Error = &'static str;
 
-fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
-    match text {
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let parsed = || {
+            let (created_at, id) = text.split_once('_')?;
+            let is_long = created_at.trim_start_matches('-').len() > LONGEST_NUMBER;
+            let created_at = created_at.parse().ok().filter(|_| !is_long).map(moment_within)?;
+            let parsed: Uuid = id.parse().ok()?;
+            (parsed.to_string() == id).then_some(Place { created_at, id: parsed })
+        };
+        parsed().map(Self).ok_or("that is no place in the list: take it from `next` of the page before")
+    }
+}
+
+/// The next time that a database can compare with: those that Postgres knows, its infinities among them.
+fn moment_within(micros: i128) -> i64 {
+    const BEGINNING: i64 = -211_813_488_000_000_000;
+    const END: i64 = 9_223_371_331_200_000_000;
+    match i64::try_from(micros) {
+        Ok(infinity @ (i64::MIN | i64::MAX)) => infinity,
+        Ok(micros) => micros.clamp(BEGINNING, END - 1),
+        Err(_) if micros < 0 => i64::MIN,
+        Err(_) => i64::MAX,
+    }
+}
+
+fn known_status<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Status>, D::Error> {
+    let given = Option::<String>::deserialize(deserializer)?;
+    given.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
+fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match Option::<String>::deserialize(deserializer)? {
         Some(text) if text.contains('\0') => Err(serde::de::Error::custom("no event holds the character NUL")),
         text => Ok(text),
     }
 }
 
-fn some_status<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Status>, D::Error> {
-    let text = some(deserializer)?;
-    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
-}
-
-fn some_time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-    let text = some(deserializer)?;
-    text.map(|text| time(&text).ok_or_else(|| serde::de::Error::custom("is no time, such as 2026-01-31T12:00:00Z")))
-        .transpose()
+fn moment<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let given = Option::<String>::deserialize(deserializer)?;
+    let moment = |text: String| {
+        time(&text)
+            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no time, such as 2026-01-31T12:00:00Z")))
+    };
+    given.map(moment).transpose()
 }
 
 /// RFC 3339, or what a browser's field for a time and date gives.
@@ -145,35 +224,73 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
         let formats = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%.f"];
         formats.iter().find_map(|format| chrono::NaiveDateTime::parse_from_str(text, format).ok())
     };
-    exact.or_else(|| Some(naive()?.and_utc()))
+    // What people write dates with; not every database knows more.
+    let years = 1..=9_999;
+    exact.or_else(|| Some(naive()?.and_utc())).filter(|time| years.contains(&time.year()))
 }
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
+    fn filter(json: serde_json::Value) -> Result<Filter, serde_json::Error> {
+        serde_json::from_value(json)
+    }
+
     #[test]
-    fn what_a_form_leaves_empty_does_not_filter() {
-        let filter: Filter = serde_json::from_value(serde_json::json!({
-            "status": "", "type": "", "key": "k", "since": "2026-01-31T12:00", "until": "2026-01-31T13:00:00+01:00"
-        }))
-        .unwrap();
-        assert!(filter.status.is_none() && filter.event_type.is_none() && filter.source.is_none());
-        assert_eq!(filter.key.as_deref(), Some("k"));
-        assert_eq!(filter.since, filter.until);
-        assert!(serde_json::from_value::<Filter>(serde_json::json!({"status": "lost"})).is_err());
-        assert!(serde_json::from_value::<Filter>(serde_json::json!({"since": "yesterday"})).is_err());
+    fn what_is_left_out_does_not_filter_and_what_is_empty_means_nothing_there() {
+        let given = serde_json::json!({
+            "status": null, "key": "k", "subject": "", "since": "2026-01-31T12:00", "until": "2026-01-31T13:00:00+01:00"
+        });
+        let given = filter(given).unwrap();
+        assert!(given.status.is_none() && given.event_type.is_none() && given.source.is_none());
+        assert_eq!((given.key.as_deref(), given.subject.as_deref()), (Some("k"), Some("")));
+        assert_eq!(given.since, given.until);
+    }
+
+    #[test]
+    fn a_misspelt_filter_means_nothing_rather_than_everything() {
+        let alone = |json| serde_json::from_value::<FilterAlone>(json);
+        assert!(alone(serde_json::json!({"status": "failed", "key": null})).is_ok());
+        let error = alone(serde_json::json!({"stauts": "failed"})).unwrap_err();
+        assert!(error.to_string().contains("stauts"), "{error}");
+        for name in serde_json::to_value(Filter::schema()).unwrap()["properties"].as_object().unwrap().keys() {
+            assert!(Filter::NAMES.contains(&name.as_str()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_no_event_can_be_like_is_refused() {
+        assert!(filter(serde_json::json!({"status": "lost"})).is_err());
+        assert!(filter(serde_json::json!({"key": "a\0b"})).is_err());
+        for since in ["", "yesterday", "+100000-01-01T00:00", "-0044-03-15T12:00:00Z"] {
+            assert!(filter(serde_json::json!({"since": since})).is_err(), "{since}");
+        }
     }
 
     #[test]
     fn a_cursor_is_read_as_it_was_written() {
+        let read = |text: &str| Cursor::try_from(text.to_owned());
         let cursor = Cursor(Place { created_at: -5, id: Uuid::from_u128(7) });
-        assert_eq!(cursor.to_string().parse(), Ok(cursor));
-        for wrong in ["", "_", "5", "5_", "x_00000000-0000-0000-0000-000000000007", "99999999999999999999_0"] {
-            assert!(wrong.parse::<Cursor>().is_err(), "{wrong}");
+        assert_eq!(read(&String::from(cursor)), Ok(cursor));
+        let nil = Uuid::nil();
+        let too_long = format!("99999999999999999999_{nil}");
+        for wrong in [
+            "",
+            "_",
+            "5",
+            "5_",
+            "x_00000000-0000-0000-0000-000000000007",
+            &too_long,
+            "0_0",
+            &format!("0_{}", nil.simple()),
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
+        let moment = |text: &str| read(&format!("{text}_{nil}")).map(|cursor| cursor.0.created_at);
+        assert_eq!(moment("9223372036854775807"), Ok(i64::MAX));
+        assert_eq!(moment("-9999999999999999999"), Ok(i64::MIN));
+        assert_eq!(moment("-900000000000000000"), moment("-211813488000000000"));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::{HttpResponse, web};
 
+use super::methods::get;
+
 /// Named by their content, so that a browser keeps them for good and a new version brings new ones.
 const FILES: &[(&str, &str, &str)] = &[
     ("console.css", "text/css; charset=utf-8", include_str!("assets/console.css")),
@@ -17,7 +19,7 @@ pub(super) fn address(name: &str) -> String {
 }
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    config.route("/assets/{version}/{name}", web::get().to(serve));
+    config.service(get("/assets/{version}/{name}", serve));
 }
 
 async fn serve(path: web::Path<(String, String)>) -> HttpResponse {

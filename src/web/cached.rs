@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 
 /// An answer is asked for again after this, and after so many times as long as it took.
 const SHORTEST_AGE: Duration = Duration::from_secs(2);
-const REST: u32 = 20;
+const REST: u32 = 40;
 
 /// The last answer. Only one question is under way at a time; who asks meanwhile gets the last answer, or waits for the first.
 pub(super) struct Cached<T> {

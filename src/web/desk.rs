@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
@@ -11,22 +11,27 @@ use uuid::Uuid;
 
 use super::asked::{Action, Cursor, Filter};
 use super::cached::Cached;
+use super::walk::{LONGEST_STRETCH, Walk};
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};
 use crate::explain::{Explanation, explain};
 use crate::glance::{BackendGlance, Glance, WorkerGlance};
 use crate::settings::Settings;
-use crate::store::{Change, Chapter, EventFilter, Examined, Page, Place, Span, Store, Unreadable};
+use crate::store::{Change, Chapter, Counting, EventFilter, Place, Span, Store, Unreadable};
 
 /// Events on a page, unless said otherwise, and at most.
 pub(crate) const PAGE: u16 = 50;
 pub(crate) const LARGEST_PAGE: u16 = 200;
 
-/// Events that are looked at for a page of those that no index leads to.
-const MOST_LOOKED_AT: i64 = 20_000;
+/// How long events are looked for that no index leads to: for a page, and where somebody is patient.
+const LOOKING: Duration = Duration::from_millis(50);
+const LOOKING_LONG: Duration = Duration::from_secs(10);
+
+/// How long events are counted.
+const COUNTING: Duration = Duration::from_secs(2);
 
 /// Other events of the same key that are shown beside one: so many of the newer, and of the older.
-const NEIGHBOURS: i64 = 5;
+const NEIGHBOURS: usize = 5;
 
 /// Events changed in one transaction.
 const BATCH: usize = 500;
@@ -46,6 +51,8 @@ pub(crate) struct Overview {
     pub(crate) counted_at: DateTime<Utc>,
     /// Events by status.
     pub(crate) counts: BTreeMap<String, i64>,
+    /// So many are published about: where they are many, the database is asked how large it takes its table for.
+    pub(crate) published_is_estimate: bool,
     pub(crate) backends: Vec<BackendGlance>,
     pub(crate) workers: Vec<WorkerGlance>,
     /// What became of events in each minute of the last hour in which anything did.
@@ -103,10 +110,28 @@ impl Listed {
 pub(crate) struct Events {
     pub(crate) events: Vec<Listed>,
     /// `after` of the next page; none where this is the last.
-    pub(crate) next: Option<String>,
-    /// Looking for them stopped at what was created then, after 20,000 events: `next` goes on from there.
+    pub(crate) next: Option<Cursor>,
+    /// Looking for them took long, and stopped at what was created then: `next` goes on from there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stopped_at: Option<DateTime<Utc>>,
+}
+
+/// A number of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Count {
+    pub(crate) count: usize,
+    /// There may be more: counting took long, and stopped.
+    pub(crate) more: bool,
+}
+
+/// Which part of a list is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) newest_first: bool,
+    pub(crate) after: Option<Cursor>,
+    pub(crate) limit: u16,
+    /// Whoever asks can wait.
+    pub(crate) is_patient: bool,
 }
 
 /// One event, whole.
@@ -124,7 +149,7 @@ pub(crate) struct Changed {
     pub(crate) changed: usize,
     /// Where the next request goes on, if there may be more that are meant.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) next: Option<String>,
+    pub(crate) next: Option<Cursor>,
 }
 
 pub(crate) struct Desk {
@@ -144,28 +169,26 @@ impl Desk {
         self.overview.get(|| async move { look(&*store, &settings).await }, patience).await
     }
 
-    pub(crate) async fn events(
-        &self,
-        filter: &Filter,
-        newest_first: bool,
-        after: Option<Cursor>,
-        limit: u16,
-    ) -> Result<Events> {
+    pub(crate) async fn events(&self, filter: &Filter, wanted: Wanted) -> Result<Events> {
+        let Wanted { newest_first, after, limit, is_patient } = wanted;
         let limit = usize::from(limit.clamp(1, LARGEST_PAGE));
-        let page = Page { newest_first, after: after.map(|cursor| cursor.0), limit: limit as i64 + 1 };
         let filter = EventFilter::from(filter);
-        let Examined { mut places, stopped_at } = if filter.is_narrow() {
-            self.store.examine(&filter, page, MOST_LOOKED_AT).await?
-        } else {
-            Examined { places: self.store.select(&filter, page).await?, stopped_at: None }
-        };
-        let more = places.len() > limit;
+        let mut walk = Walk::new(&*self.store, &filter, newest_first, after.map(|cursor| cursor.0))
+            .lasting(if is_patient { LOOKING_LONG } else { LOOKING });
+        let mut places = Vec::new();
+        // One more than is shown tells whether there is a next page.
+        while places.len() <= limit
+            && let Some(found) = walk.next(limit + 1 - places.len()).await?
+        {
+            places.extend(found);
+        }
+        let is_full = places.len() > limit;
         places.truncate(limit);
-        let stopped_at = stopped_at.filter(|_| !more);
-        let next = if more { places.last().copied() } else { stopped_at };
+        let stopped_at = walk.goes_on_after().filter(|_| !is_full);
+        let next = if is_full { places.last().copied() } else { stopped_at };
         Ok(Events {
-            events: self.load(&places).await?,
-            next: next.map(|place| Cursor(place).to_string()),
+            events: self.list(&places).await?,
+            next: next.map(Cursor),
             stopped_at: stopped_at.and_then(|place| self.time_of(place)),
         })
     }
@@ -175,9 +198,8 @@ impl Desk {
         self.store.epoch().checked_add_signed(TimeDelta::microseconds(place.created_at))
     }
 
-    async fn load(&self, places: &[Place]) -> Result<Vec<Listed>> {
-        let ids: Vec<Uuid> = places.iter().map(|place| place.id).collect();
-        Ok(self.store.load(&ids).await?.into_iter().map(listed).collect())
+    async fn list(&self, places: &[Place]) -> Result<Vec<Listed>> {
+        Ok(self.store.load_without_data(&ids(places)).await?.into_iter().map(listed).collect())
     }
 
     pub(crate) async fn event(&self, id: Uuid) -> Result<Detail> {
@@ -195,13 +217,19 @@ impl Desk {
         let filter = EventFilter { key: Some(event.partition_key.clone()), ..EventFilter::default() };
         let since_epoch = (event.created_at - self.store.epoch()).num_microseconds().unwrap_or(i64::MAX);
         let after = Some(Place { created_at: since_epoch, id: event.id });
-        let page = |newest_first| Page { newest_first, after, limit: NEIGHBOURS };
-        let (newer, older) = tokio::try_join!(
-            self.store.examine(&filter, page(false), MOST_LOOKED_AT / 2),
-            self.store.examine(&filter, page(true), MOST_LOOKED_AT / 2)
-        )?;
-        let places: Vec<Place> = newer.places.into_iter().rev().chain(older.places).collect();
-        self.load(&places).await
+        let look = async |newest_first| {
+            let mut walk = Walk::new(&*self.store, &filter, newest_first, after).lasting(LOOKING / 2);
+            let mut places = Vec::new();
+            while places.len() < NEIGHBOURS
+                && let Some(found) = walk.next(NEIGHBOURS - places.len()).await?
+            {
+                places.extend(found);
+            }
+            Ok::<_, StoreError>(places)
+        };
+        let (newer, older) = tokio::try_join!(look(false), look(true))?;
+        let places: Vec<Place> = newer.into_iter().rev().chain(older).collect();
+        self.list(&places).await
     }
 
     pub(crate) async fn explain(&self, id: Uuid) -> Result<Explanation> {
@@ -209,11 +237,14 @@ impl Desk {
     }
 
     /// How many events an action would change.
-    pub(crate) async fn count(&self, action: Action, filter: &Filter) -> Result<i64> {
-        match action.filter(filter) {
-            Some(filter) => self.store.count(&filter).await,
-            None => Ok(0),
+    pub(crate) async fn count(&self, action: Action, filter: &Filter) -> Result<Count> {
+        let Some(filter) = action.filter(filter) else { return Ok(Count { count: 0, more: false }) };
+        let mut walk = Walk::new(&*self.store, &filter, false, None).lasting(COUNTING);
+        let mut count = 0;
+        while let Some(found) = walk.next(LONGEST_STRETCH).await? {
+            count += found.len();
         }
+        Ok(Count { count, more: walk.goes_on_after().is_some() })
     }
 
     /// Changes those of these events whose status allows it.
@@ -237,47 +268,59 @@ impl Desk {
     ) -> Result<Changed> {
         let mut done = Changed::default();
         let Some(filter) = action.filter(filter) else { return Ok(done) };
-        let change = action.change(reason);
-        let mut page = Page { newest_first: false, after: after.map(|cursor| cursor.0), limit: BATCH as i64 };
-        let began = Instant::now();
-        for _ in 0..MOST_CHANGED / BATCH {
-            match self.change_page(&change, &filter, page).await {
-                Ok(None) => return Ok(Changed { next: None, ..done }),
-                Ok(Some((last, changed))) => {
-                    page.after = Some(last);
-                    done.changed += changed;
-                    done.next = Some(Cursor(last).to_string());
-                }
-                // What was done is told; the next request goes on, and meets the error.
-                Err(error) if done.changed > 0 => {
-                    tracing::warn!(%error, "not all the events that were meant were changed");
-                    break;
-                }
-                Err(error) => return Err(error),
+        let mut walk = Walk::new(&*self.store, &filter, false, after.map(|cursor| cursor.0)).lasting(CHANGING);
+        match self.change_walked(&action.change(reason), &mut walk, &mut done).await {
+            // What was done is told; the next request goes on, and meets the error.
+            Err(error) if done.changed > 0 => {
+                tracing::warn!(%error, "not all the events that were meant were changed");
+                Ok(done)
             }
-            if began.elapsed() > CHANGING {
-                break;
-            }
+            outcome => outcome.map(|()| done),
         }
-        Ok(done)
     }
 
-    /// The last one that was met, and how many were changed.
-    async fn change_page(&self, change: &Change, filter: &EventFilter, page: Page) -> Result<Option<(Place, usize)>> {
-        let places = self.store.select(filter, page).await?;
-        let Some(last) = places.last().copied() else { return Ok(None) };
-        let ids: Vec<Uuid> = places.iter().map(|place| place.id).collect();
-        Ok(Some((last, self.store.change(change, &ids).await?.len())))
+    async fn change_walked(&self, change: &Change, walk: &mut Walk<'_>, done: &mut Changed) -> Result<()> {
+        let mut met = 0;
+        while met < MOST_CHANGED
+            && let Some(places) = walk.next(MOST_CHANGED - met).await?
+        {
+            met += places.len();
+            for batch in places.chunks(BATCH) {
+                done.changed += self.store.change(change, &ids(batch)).await?.len();
+                done.next = batch.last().map(|last| Cursor(*last));
+                if walk.is_over() {
+                    return Ok(());
+                }
+            }
+        }
+        done.next = walk.goes_on_after().map(Cursor);
+        Ok(())
     }
+}
+
+fn ids(places: &[Place]) -> Vec<Uuid> {
+    places.iter().map(|place| place.id).collect()
 }
 
 async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
     const HOUR: Duration = Duration::from_secs(60 * 60);
     let counted_at = Utc::now();
-    let (overview, minutes, hours) =
-        tokio::try_join!(store.overview(), store.history(Span::Minute, HOUR), store.history(Span::Hour, 24 * HOUR))?;
+    let (overview, minutes, hours) = tokio::try_join!(
+        store.overview(Counting::Roughly),
+        store.history(Span::Minute, HOUR),
+        store.history(Span::Hour, 24 * HOUR)
+    )?;
     let Glance { counts, backends, workers } = Glance::new(&overview, settings);
-    Ok(Overview { counted_at, counts, backends, workers, minutes: outcomes(minutes), hours: outcomes(hours) })
+    let published_is_estimate = overview.published_is_estimate;
+    Ok(Overview {
+        counted_at,
+        counts,
+        published_is_estimate,
+        backends,
+        workers,
+        minutes: outcomes(minutes),
+        hours: outcomes(hours),
+    })
 }
 
 /// Those of all backends together, in the order of time.

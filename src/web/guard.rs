@@ -13,7 +13,7 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use subtle::ConstantTimeEq;
 
 use super::Console;
-use super::access::{Role, Session, cookie_name};
+use super::access::{CookiePlace, Role, Session};
 use super::{api, pages};
 
 /// A request that takes longer is given up.
@@ -113,18 +113,12 @@ impl Shown {
 }
 
 /// Where the console stands: what its links begin with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Base {
     pub(super) path: String,
     /// A secret is asked for.
     pub(super) signs_in: bool,
-}
-
-impl Base {
-    /// The path for which a cookie is meant.
-    pub(super) fn cookie_path(&self) -> &str {
-        if self.path.is_empty() { "/" } else { &self.path }
-    }
+    pub(super) cookie: CookiePlace,
 }
 
 /// What is asked for, as far as a refusal has to know.
@@ -143,12 +137,13 @@ pub(super) async fn guard<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let path = request.match_info().unprocessed().to_owned();
     let before = request.path().strip_suffix(path.as_str()).unwrap_or_default().trim_end_matches('/').to_owned();
-    let base = Base { path: before, signs_in: !console.access.is_loopback() };
+    let cookie = CookiePlace::new(&host(&request), &before, is_secure(request.request()));
+    let base = Base { path: before, signs_in: !console.access.is_loopback(), cookie };
     request.extensions_mut().insert(base.clone());
     let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
     let is_refresh = request.headers().contains_key("hx-request");
     let asked = Asked { path: format!("{path}{query}"), base: base.clone(), is_refresh };
-    let admitting = actix_rt::time::timeout(PATIENCE, admit(&console, &mut request, &path));
+    let admitting = actix_rt::time::timeout(PATIENCE, admit(&console, &mut request, &path, &base.cookie.name));
     let admitted = admitting.await.unwrap_or(Err(Refusal::Late));
     let mut response = match admitted {
         Ok(shown) => {
@@ -157,7 +152,6 @@ pub(super) async fn guard<B: MessageBody + 'static>(
             if let Some(session) = session.clone() {
                 request.extensions_mut().insert(session);
             }
-            let secure = is_secure(request.request());
             let Ok(answered) = actix_rt::time::timeout(PATIENCE, next.call(request)).await else {
                 // The request is gone with what was asked of it.
                 let mut late = refuse(Refusal::Late, &asked);
@@ -166,7 +160,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
             };
             let mut response = answered?.map_into_boxed_body();
             if let Some(session) = session.filter(|_| fresh) {
-                let cookie = console.access.cookie(&session, base.cookie_path(), secure);
+                let cookie = console.access.cookie(&session, &base.cookie);
                 response.response_mut().add_cookie(&cookie)?;
             }
             response
@@ -181,10 +175,16 @@ pub(super) async fn guard<B: MessageBody + 'static>(
 }
 
 /// Who asks, where what is asked for is not open to everybody.
-async fn admit(console: &Console, request: &mut ServiceRequest, path: &str) -> Result<Option<Shown>, Refusal> {
+async fn admit(
+    console: &Console,
+    request: &mut ServiceRequest,
+    path: &str,
+    cookie: &str,
+) -> Result<Option<Shown>, Refusal> {
     let access = &console.access;
     let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-    if !console.limits.allow_request(peer) {
+    let from = access.origin(peer, forwarded_for(request));
+    if !console.limits.allow_request(from) {
         return Err(Refusal::TooMany);
     }
     if !access.knows_host(&host(request)) {
@@ -201,12 +201,12 @@ async fn admit(console: &Console, request: &mut ServiceRequest, path: &str) -> R
         return Ok(None);
     }
     if path == SIGN_IN {
-        if changes && !console.limits.allow_try(peer) {
+        if changes && !console.limits.allow_try(from) {
             return Err(Refusal::TooMany);
         }
         return Ok(None);
     }
-    let shown = identify(console, request, peer)?;
+    let shown = identify(console, request, cookie)?;
     if !changes {
         return Ok(Some(shown));
     }
@@ -228,14 +228,11 @@ async fn admit(console: &Console, request: &mut ServiceRequest, path: &str) -> R
     Ok(Some(shown))
 }
 
-fn identify(console: &Console, request: &ServiceRequest, peer: IpAddr) -> Result<Shown, Refusal> {
+fn identify(console: &Console, request: &ServiceRequest, cookie: &str) -> Result<Shown, Refusal> {
     if let Some(token) = bearer(request) {
-        if let Some(role) = console.access.role_of(token) {
-            return Ok(Shown::Token(role));
-        }
-        return Err(if console.limits.allow_try(peer) { Refusal::Unknown } else { Refusal::TooMany });
+        return console.access.role_of(token).map(Shown::Token).ok_or(Refusal::Unknown);
     }
-    let session = request.cookie(cookie_name()).and_then(|cookie| console.access.session(cookie));
+    let session = request.cookie(cookie).and_then(|cookie| console.access.session(cookie.value()));
     match session {
         Some(session) => Ok(Shown::Cookie(session)),
         None if console.access.is_loopback() => Ok(Shown::Nearness(Session::new(Role::Operator))),
@@ -255,6 +252,12 @@ fn is_forwarded(request: &ServiceRequest) -> bool {
     FORWARDED.iter().any(|name| request.headers().contains_key(*name))
 }
 
+/// Whom proxies say a request comes from, the nearest last.
+fn forwarded_for(request: &ServiceRequest) -> impl DoubleEndedIterator<Item = &str> {
+    let lines: Vec<&str> = request.headers().get_all("x-forwarded-for").filter_map(|line| line.to_str().ok()).collect();
+    lines.into_iter().flat_map(|line| line.split(','))
+}
+
 /// The name that the browser was sent to; not what a proxy says of it.
 fn host(request: &ServiceRequest) -> String {
     let named = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
@@ -269,7 +272,7 @@ fn is_foreign(request: &ServiceRequest) -> bool {
 }
 
 /// Over TLS, here or at the proxy before it.
-pub(super) fn is_secure(request: &HttpRequest) -> bool {
+fn is_secure(request: &HttpRequest) -> bool {
     request.connection_info().scheme() == "https"
 }
 

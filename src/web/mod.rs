@@ -23,7 +23,9 @@ mod cached;
 mod desk;
 mod guard;
 mod limits;
+mod methods;
 mod pages;
+mod walk;
 
 use std::sync::Arc;
 
@@ -64,6 +66,12 @@ pub enum WebError {
     /// Nobody could change anything, which is not what a reader's secret is for.
     #[error("web.reader_secret needs web.operator_secret beside it")]
     ReadersAlone,
+    /// Nothing comes from there.
+    #[error("web.proxies: {address:?} is neither an address nor a network, such as 10.0.0.7 or 10.0.0.0/24")]
+    Proxy {
+        /// As it was given.
+        address: String,
+    },
     /// The settings name no database that could be used.
     #[error(transparent)]
     System(#[from] SystemError),
@@ -97,7 +105,8 @@ impl Console {
 fn status_of(error: &StoreError) -> StatusCode {
     match error {
         StoreError::NotFound(_) => StatusCode::NOT_FOUND,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
+        error if error.is_transient() => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -7,6 +7,7 @@ mod support;
 
 mod actors;
 mod adoption;
+mod api;
 mod backends;
 mod bounds;
 mod browser;

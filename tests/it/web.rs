@@ -13,7 +13,7 @@ pub(crate) const OPERATOR: &str = "the operators' secret";
 const READER: &str = "the readers' secret";
 
 /// A running `outbox web`.
-struct Console {
+pub(crate) struct Console {
     _program: Running,
     port: u16,
 }
@@ -31,6 +31,7 @@ struct Said {
     location: String,
     cookie: Option<String>,
     policy: String,
+    allow: String,
     body: String,
 }
 
@@ -47,7 +48,7 @@ impl Said {
 }
 
 impl Console {
-    async fn open(scene: &Scene, settings: &str) -> Self {
+    pub(crate) async fn open(scene: &Scene, settings: &str) -> Self {
         let port = free_port();
         let mut program =
             Running::spawn(&mut scene.outbox(&with(scene, settings), &["web", "--http", &format!("127.0.0.1:{port}")]));
@@ -59,7 +60,7 @@ impl Console {
         Self { _program: program, port }
     }
 
-    fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
@@ -86,10 +87,10 @@ impl Console {
         let mut answer = agent.run(request.body(body).unwrap()).unwrap();
         let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         let cookie = header("set-cookie").map(|cookie| cookie.split(';').next().unwrap().to_owned());
-        let (location, policy) =
-            (header("location").unwrap_or_default(), header("content-security-policy").unwrap_or_default());
+        let [location, policy, allow] =
+            ["location", "content-security-policy", "allow"].map(|name| header(name).unwrap_or_default());
         let status = answer.status().as_u16();
-        Said { status, location, cookie, policy, body: answer.body_mut().read_to_string().unwrap() }
+        Said { status, location, cookie, policy, allow, body: answer.body_mut().read_to_string().unwrap() }
     }
 
     fn get(&self, path: &str, cookie: &str) -> Said {
@@ -244,11 +245,11 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
     }
     assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
 
-    // A secret is not tried often, neither in the form nor as a token.
-    let tries: Vec<u16> =
-        (0..8).map(|n| console.api("GET", "/overview", &format!("a wrong secret {n}"), None).status).collect();
-    assert!(tries.contains(&401) && tries.last() == Some(&429), "{tries:?}");
-    assert_eq!(console.submit("/sign-in", "", &form(&[("secret", "a wrong one")])).status, 429);
+    assert_eq!(console.api("GET", "/overview", "a wrong secret", None).status, 401);
+    // A secret is not tried often.
+    let wrong = |n: u8| console.submit("/sign-in", "", &form(&[("secret", &format!("a wrong one {n}"))])).status;
+    let tries: Vec<u16> = (0..8).map(wrong).collect();
+    assert!(tries.contains(&403) && tries.last() == Some(&429), "{tries:?}");
     // Who is in stays in, also behind a proxy with a login of its own.
     assert_eq!(console.get("/", &cookie).status, 200);
     let basic = vec![("cookie", cookie.clone()), ("authorization", "Basic YTpi".to_owned())];
@@ -310,7 +311,10 @@ async fn a_failed_event_is_found_retried_after_a_confirmation_and_published() {
     assert!(console.submit("/change", &cookie, &all).body.contains("4 events published once more"));
     assert_eq!(scene.unpublished().await, 4);
     let signed_out = console.submit("/sign-out", &cookie, &form(&[("csrf", &confirm.token())]));
-    assert_eq!((signed_out.status, signed_out.cookie.unwrap().as_str()), (303, "outbox_session="));
+    assert_eq!(
+        (signed_out.status, signed_out.cookie.unwrap().as_str()),
+        (303, format!("outbox_session_{}=", console.port).as_str())
+    );
 }
 
 #[tokio::test]
@@ -404,7 +408,7 @@ async fn programs_page_through_the_list_and_change_events() {
         event["neighbours"].as_array().unwrap().len(),
         ids(&newest(&format!("/events?key={}", event["event"]["partition_key"].as_str().unwrap()))).len() - 1
     );
-    assert_eq!(newest("/events/count?action=retry"), json!({"count": 1}));
+    assert_eq!(newest("/events/count?action=retry"), json!({"count": 1, "more": false}));
     assert_eq!(change(json!({"action": "retry", "filter": {"status": "failed"}})).json()["changed"], 1);
     let overview = newest("/overview");
     assert_eq!(overview["backends"][0]["name"], "default");
@@ -414,6 +418,8 @@ async fn programs_page_through_the_list_and_change_events() {
         (400, "/events?after=x"),
         (400, "/events?status=lost"),
         (400, "/events?key=%00"),
+        (400, "/events?since=-271821-01-01T00:00:00Z"),
+        (400, "/events?after="),
         (404, "/events/7"),
         (404, "/events/00000000-0000-0000-0000-000000000007"),
         (404, "/nowhere"),
@@ -422,13 +428,66 @@ async fn programs_page_through_the_list_and_change_events() {
         assert_eq!(said.status, status, "{path}");
         assert!(said.json()["error"].is_string(), "{path}: {}", said.body);
     }
-    for wrong in [json!({}), json!({"action": "retry"}), json!({"action": "retry", "ids": [], "filter": {}}), json!([])]
-    {
+    for wrong in [
+        json!({}),
+        json!({"action": "retry"}),
+        json!({"action": "retry", "ids": [], "filter": {}}),
+        json!({"action": "fail", "filter": {"stauts": "failed"}}),
+        json!([]),
+    ] {
         assert_eq!(change(wrong.clone()).status, 400, "{wrong}");
     }
+    for (method, path, allowed) in
+        [("DELETE", "/overview", "GET, HEAD"), ("GET", "/events/changes", "POST"), ("PATCH", "/events/7", "GET, HEAD")]
+    {
+        let said = console.api(method, path, OPERATOR, None);
+        assert_eq!((said.status, said.allow.as_str()), (405, allowed), "{method} {path}");
+        assert!(said.json()["error"].is_string(), "{path}: {}", said.body);
+    }
+    let head = console.api("HEAD", "/overview", READER, None);
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
     let described = newest("/openapi.json");
+    assert_eq!(described["servers"][0]["url"], "/api/v1");
     let paths: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
     assert_eq!(paths.len(), 6, "{paths:?}");
+}
+
+#[tokio::test]
+async fn what_no_index_leads_to_is_looked_for_until_it_is_found() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    let insert = "INSERT INTO outbox_events (id, event_type, source, subject, status, created_at) \
+        SELECT gen_random_uuid(), 't', 's', CASE WHEN n % 20000 = 7 THEN 'rare' ELSE '' END, 'published', \
+            now() - n * interval '1 second' FROM generate_series(1, 90000) n";
+    scene.sql().await.batch_execute(insert).await.unwrap();
+    let get = |path: &str| console.api("GET", path, READER, None).json();
+    let mut found = 0;
+    let mut after = String::new();
+    loop {
+        let page = get(&format!("/events?subject=rare&limit=2{after}"));
+        found += page["events"].as_array().unwrap().len();
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(found, 5);
+    let patient = get("/events?subject=rare&patient=true&order=oldest");
+    assert_eq!(patient["events"].as_array().unwrap().len(), 5);
+    assert!(patient["next"].is_null() && patient["stopped_at"].is_null(), "{patient}");
+    assert_eq!(get("/events/count?action=replay&subject=rare")["count"], 5);
+    assert_eq!(get("/events/count?action=replay"), json!({"count": 90000, "more": false}));
+
+    let replay = json!({"action": "replay", "filter": {"type": "t"}});
+    let replay = |after: &Value| {
+        let mut replay = replay.clone();
+        replay["after"] = after.clone();
+        console.api("POST", "/events/changes", OPERATOR, Some(replay)).json()
+    };
+    let first = replay(&Value::Null);
+    assert_eq!(first["changed"], 10_000);
+    assert_eq!(replay(&first["next"])["changed"], 10_000);
+    assert_eq!(get("/events/count?action=fail"), json!({"count": 20000, "more": false}));
 }
 
 #[tokio::test]

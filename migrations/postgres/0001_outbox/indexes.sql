@@ -17,4 +17,4 @@ CREATE INDEX outbox_events_stray ON outbox_events
 -- Lists for people, newest first, and retention, oldest first.
 CREATE INDEX outbox_events_created ON outbox_events (created_at);
 
-CREATE INDEX outbox_events_failed ON outbox_events (created_at) WHERE status = 'failed';
+CREATE INDEX outbox_events_unpublished ON outbox_events (status, created_at) WHERE status <> 'published';

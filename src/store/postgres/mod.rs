@@ -15,9 +15,9 @@ use uuid::Uuid;
 
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Change, Chapter, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion,
-    Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store,
-    Unreadable, WorkerRow,
+    Blocker, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
+    KeyQuestion, Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing,
+    Store, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -102,7 +102,16 @@ impl PostgresStore {
         operation: &'static str,
         statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
-        self.run_on(&self.reading, STATEMENT_LIMIT, operation, statements).await
+        self.read_within(STATEMENT_LIMIT, operation, statements).await
+    }
+
+    async fn read_within<T: Send>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+    ) -> Result<T> {
+        self.run_on(&self.reading, limit, operation, statements).await
     }
 
     async fn run_within<T: Send>(
@@ -250,7 +259,11 @@ impl Store for PostgresStore {
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-        operate::load(self, ids).await
+        operate::load(self, row::COLUMNS, ids).await
+    }
+
+    async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+        operate::load(self, &row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
     async fn count(&self, filter: &EventFilter) -> Result<i64> {
@@ -261,8 +274,8 @@ impl Store for PostgresStore {
         change::change(self, change, ids).await
     }
 
-    async fn overview(&self) -> Result<Overview> {
-        overview::overview(self).await
+    async fn overview(&self, counting: Counting) -> Result<Overview> {
+        overview::overview(self, counting).await
     }
 
     async fn due(&self) -> Result<Vec<Due>> {

@@ -18,7 +18,7 @@ use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result, STATEMENT_LIMIT};
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
-use crate::store::operations::Comparand;
+use crate::store::selection::{Comparand, Query};
 use crate::store::{EventFilter, Examined, Expiry, Lane, Page, Place, Unreadable};
 
 /// Writes events in a transaction of their own, which is that of the statement.
@@ -34,7 +34,7 @@ pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Resu
 }
 
 pub(super) async fn find(store: &PostgresStore, id: Uuid) -> Result<Option<OutboxEvent>> {
-    let rows = rows(store, vec![id]).await?;
+    let rows = rows(store, COLUMNS, vec![id]).await?;
     let event = rows.into_iter().next().map(Row::decode).transpose();
     event.map_err(|reason| StoreError::Query {
         operation: "read an event",
@@ -43,8 +43,13 @@ pub(super) async fn find(store: &PostgresStore, id: Uuid) -> Result<Option<Outbo
     })
 }
 
-pub(super) async fn load(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-    let mut rows: HashMap<Uuid, Row> = rows(store, ids.to_vec()).await?.into_iter().map(|row| (row.id, row)).collect();
+pub(super) async fn load(
+    store: &PostgresStore,
+    columns: &str,
+    ids: &[Uuid],
+) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+    let mut rows: HashMap<Uuid, Row> =
+        rows(store, columns, ids.to_vec()).await?.into_iter().map(|row| (row.id, row)).collect();
     let decode = |id: &Uuid| {
         let row = rows.remove(id)?;
         let status = row.status.parse().ok();
@@ -53,11 +58,11 @@ pub(super) async fn load(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<Resu
     Ok(ids.iter().filter_map(decode).collect())
 }
 
-async fn rows(store: &PostgresStore, ids: Vec<Uuid>) -> Result<Vec<Row>> {
+async fn rows(store: &PostgresStore, columns: &str, ids: Vec<Uuid>) -> Result<Vec<Row>> {
     store
         .run("look up events", |conn| {
             sql::<row::SqlTypes>("SELECT ")
-                .sql(COLUMNS)
+                .sql(columns)
                 .sql(" FROM outbox_events e WHERE e.id = ANY (")
                 .bind::<Array<SqlUuid>, _>(ids)
                 .sql(")")
@@ -75,22 +80,22 @@ struct Found {
     created_at: PgTimestamp,
 }
 
+impl From<Found> for Place {
+    fn from(found: Found) -> Self {
+        Self { created_at: found.created_at.0, id: found.id }
+    }
+}
+
+fn placeholder(n: usize) -> String {
+    format!("${n}")
+}
+
+/// On a connection for reading, which goes by the indexes also where the statistics say that the table is empty.
 pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
-    let (condition, values) = filter.condition(|n| format!("${n}"));
-    let (direction, comparison) = page.direction();
-    let n = values.len();
-    let after = page
-        .after
-        .map_or_else(String::new, |_| format!(" AND (e.created_at, e.id) {comparison} (${}, ${})", n + 1, n + 2));
-    let query = format!(
-        "SELECT e.id, e.created_at FROM outbox_events e WHERE {condition}{after} \
-         ORDER BY e.created_at {direction}, e.id {direction} LIMIT {}",
-        page.limit
-    );
-    let query = bind_after(bind(query, values), page);
+    let query = bind(filter.selection(page, placeholder));
     let found: Vec<Found> =
-        store.run_within(LONG_STATEMENT_LIMIT, "select events", |conn| query.load(conn).boxed()).await?;
-    Ok(found.into_iter().map(|row| Place { created_at: row.created_at.0, id: row.id }).collect())
+        store.read_within(LONG_STATEMENT_LIMIT, "select events", |conn| query.load(conn).boxed()).await?;
+    Ok(found.into_iter().map(Place::from).collect())
 }
 
 #[derive(QueryableByName)]
@@ -102,18 +107,9 @@ struct Seen {
 }
 
 pub(super) async fn examine(store: &PostgresStore, filter: &EventFilter, page: Page, most: i64) -> Result<Examined> {
-    let (query, values) = filter.examination(page, most, |n| format!("${n}"));
-    let query = bind_after(bind(query, values), page);
-    let seen: Vec<Seen> = store.run("look through events", |conn| query.load(conn).boxed()).await?;
-    let place = |found: Found| Place { created_at: found.created_at.0, id: found.id };
-    Ok(Examined::of(page, seen.into_iter().map(|row| (place(row.found), row.meant))))
-}
-
-fn bind_after(query: Query, page: Page) -> Query {
-    match page.after {
-        Some(Place { created_at, id }) => query.bind::<Timestamptz, _>(PgTimestamp(created_at)).bind::<SqlUuid, _>(id),
-        None => query,
-    }
+    let query = bind(filter.examination(page, most, placeholder));
+    let seen: Vec<Seen> = store.read("look through events", |conn| query.load(conn).boxed()).await?;
+    Ok(Examined::of(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
 }
 
 #[derive(QueryableByName)]
@@ -123,19 +119,19 @@ struct Count {
 }
 
 pub(super) async fn count(store: &PostgresStore, filter: &EventFilter) -> Result<i64> {
-    let (condition, values) = filter.condition(|n| format!("${n}"));
-    let query = bind(format!("SELECT count(*) AS count FROM outbox_events e WHERE {condition}"), values);
+    let query = bind(filter.counting(placeholder));
     let count: Count =
         store.run_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.get_result(conn).boxed()).await?;
     Ok(count.count)
 }
 
-type Query = BoxedSqlQuery<'static, Pg, SqlQuery>;
-
-fn bind(query: String, values: Vec<Comparand>) -> Query {
-    values.into_iter().fold(diesel::sql_query(query).into_boxed(), |query, value| match value {
+fn bind(query: Query) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
+    let Query { sql, values, .. } = query;
+    values.into_iter().fold(diesel::sql_query(sql).into_boxed(), |query, value| match value {
         Comparand::Text(text) => query.bind::<Text, _>(text),
         Comparand::Time(time) => query.bind::<Timestamptz, _>(time),
+        Comparand::Moment(moment) => query.bind::<Timestamptz, _>(PgTimestamp(moment)),
+        Comparand::Id(id) => query.bind::<SqlUuid, _>(id),
     })
 }
 

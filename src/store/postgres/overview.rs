@@ -5,21 +5,55 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use diesel::dsl::sql;
-use diesel::sql_types::{BigInt, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result};
-use crate::store::{Due, Overview, WorkerRow};
+use crate::store::{Counting, Due, Overview, WorkerRow};
 
-pub(super) async fn overview(store: &PostgresStore) -> Result<Overview> {
-    Ok(Overview { counts: counts(store).await?, due: due(store).await?, workers: workers(store).await? })
+/// Fewer published events than this are counted one by one.
+const MANY: i64 = 100_000;
+
+pub(super) async fn overview(store: &PostgresStore, counting: Counting) -> Result<Overview> {
+    let estimate = match counting {
+        Counting::Exactly => None,
+        Counting::Roughly => estimate(store).await?.filter(|events| *events > MANY),
+    };
+    let counts = match estimate {
+        None => counts(store).await?,
+        Some(events) => {
+            let others = counts_unpublished(store).await?;
+            let published = events - others.iter().map(|(_, count)| count).sum::<i64>();
+            others.into_iter().chain([("published".to_owned(), published.max(0))]).collect()
+        }
+    };
+    let (due, workers) = (due(store).await?, workers(store).await?);
+    Ok(Overview { counts, published_is_estimate: estimate.is_some(), due, workers })
 }
 
 async fn counts(store: &PostgresStore) -> Result<Vec<(String, i64)>> {
     let query = sql::<(Text, BigInt)>("SELECT status, count(*) FROM outbox_events GROUP BY status ORDER BY status");
     store.run_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.load(conn).boxed()).await
+}
+
+/// From an index that holds them alone.
+async fn counts_unpublished(store: &PostgresStore) -> Result<Vec<(String, i64)>> {
+    let query = sql::<(Text, BigInt)>(
+        "SELECT status, count(*) FROM outbox_events WHERE status <> 'published' GROUP BY status ORDER BY status",
+    );
+    store.read_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.load(conn).boxed()).await
+}
+
+/// As the planner has it: as many events to a page as there were when last somebody looked. None where nobody has.
+async fn estimate(store: &PostgresStore) -> Result<Option<i64>> {
+    let query = sql::<Nullable<BigInt>>(
+        "SELECT CASE WHEN reltuples > 0 AND relpages > 0 THEN \
+            (reltuples / relpages * (pg_relation_size(oid) / current_setting('block_size')::bigint))::bigint END \
+         FROM pg_class WHERE oid = 'outbox_events'::regclass",
+    );
+    store.run("estimate the number of events", |conn| query.get_result(conn).boxed()).await
 }
 
 pub(super) async fn due(store: &PostgresStore) -> Result<Vec<Due>> {
@@ -71,4 +105,44 @@ pub(super) async fn workers(store: &PostgresStore) -> Result<Vec<WorkerRow>> {
 
 fn span(micros: i64) -> Duration {
     Duration::from_micros(micros.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::MANY;
+    use crate::store::contract::Fixture;
+    use crate::store::postgres::fixture::PostgresFixture;
+    use crate::store::{Counting, Overview};
+
+    #[tokio::test]
+    async fn many_published_events_are_estimated_and_all_others_counted() {
+        let fixture = PostgresFixture::fresh().await;
+        let insert = |events: i64, status: &str| {
+            format!(
+                "INSERT INTO outbox_events (id, event_type, source, status) \
+                 SELECT gen_random_uuid(), 't', 's', '{status}' FROM generate_series(1, {events})"
+            )
+        };
+        let look = async || {
+            let Overview { counts, published_is_estimate, .. } =
+                fixture.store().overview(Counting::Roughly).await.unwrap();
+            (counts.into_iter().collect::<BTreeMap<_, _>>(), published_is_estimate)
+        };
+        fixture.execute(&[insert(7, "failed"), insert(30, "published")].join(";")).await;
+        for _ in 0..2 {
+            let (counts, is_estimate) = look().await;
+            assert_eq!((counts["failed"], counts["published"], is_estimate), (7, 30, false));
+            fixture.execute("ANALYZE outbox_events").await;
+        }
+        fixture.execute(&insert(2 * MANY, "published")).await;
+        fixture.execute("ANALYZE outbox_events").await;
+        fixture.execute(&[insert(2 * MANY, "published"), insert(5, "oops")].join(";")).await;
+        let (counts, is_estimate) = look().await;
+        assert_eq!((counts["failed"], counts["oops"], is_estimate), (7, 5, true));
+        assert!((4 * MANY - MANY / 10..4 * MANY + MANY / 10).contains(&counts["published"]), "{counts:?}");
+        let exact = fixture.store().overview(Counting::Exactly).await.unwrap();
+        assert!(exact.counts.contains(&("published".to_owned(), 4 * MANY + 30)) && !exact.published_is_estimate);
+    }
 }

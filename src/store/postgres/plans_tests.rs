@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::{PostgresStore, SHARDS, Target};
 use crate::event::Status;
 use crate::store::{
-    Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, Position, Range, Reschedule, Shard, Store,
+    EventFilter, Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, Page, Position, Range, Reschedule, Shard,
+    Store,
 };
 use crate::test_support::postgres::Server;
 
@@ -145,6 +146,20 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 500);
     assert_eq!(store.repair_missing_seq().await.unwrap(), 0);
     assert!(store.find(refused[0].id).await.unwrap().is_some());
+
+    // What people look for.
+    let published = [Status::Published].as_slice();
+    for statuses in [&[], published, &[Status::Failed], &[Status::Pending, Status::Retry, Status::Processing]] {
+        let filter = EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
+        for newest_first in [false, true] {
+            let mut page = Page { newest_first, after: None, limit: 50 };
+            page.after = store.examine(&filter, page, 1_000).await.unwrap().places.last().copied();
+            assert!(page.after.is_some(), "{filter:?}");
+            assert_eq!(store.examine(&filter, page, 1_000).await.unwrap().places.len(), 50, "{filter:?}");
+            let subject = EventFilter { subject: Some("nothing".to_owned()), ..filter.clone() };
+            assert!(store.examine(&subject, page, 20_000).await.unwrap().places.is_empty());
+        }
+    }
 }
 
 fn refusal(row: &Fetched, epoch: i64) -> Reschedule {

@@ -1,5 +1,7 @@
 //! A row of the table as it is read, whatever another writer put into it.
 
+use std::sync::LazyLock;
+
 use chrono::{DateTime, Utc};
 use diesel::Queryable;
 use diesel::data_types::PgTimestamp;
@@ -14,6 +16,10 @@ pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, 
     e.data_schema, e.data::text, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
     e.max_retries, e.last_error, e.publisher_backend, e.publisher_config::text, e.seq, e.retry_at, e.cloud_event_id, \
     e.extensions::text, e.partition_key, e.data_binary, e.pending_handlers::text, e.errors::text";
+
+/// The same without what an event carries.
+pub(super) static COLUMNS_WITHOUT_DATA: LazyLock<String> =
+    LazyLock::new(|| COLUMNS.replace("e.data::text", "NULL::text").replace("e.data_binary", "NULL::bytea"));
 
 /// The types of [`COLUMNS`].
 pub(crate) type SqlTypes = (

@@ -14,7 +14,8 @@ use crate::error::StoreError;
 
 /// A plan that cannot do without one of them counts as dear, so that it would be compiled, too.
 const STEERED: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off \
-    -c enable_incremental_sort=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
+    -c enable_incremental_sort=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
+    -c max_parallel_workers_per_gather=0";
 
 impl Target {
     /// Whether a statement may be kept from call to call.

@@ -37,9 +37,9 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Change, Chapter, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched, KeyQuestion,
-    Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing, Store,
-    Unreadable, WorkerRow,
+    Blocker, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
+    KeyQuestion, Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing,
+    Store, Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -189,7 +189,8 @@ impl Store for SqliteStore {
 
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>> {
         const OPERATION: &str = "find an event";
-        let row = self.reader.run(OPERATION, move |connection| operate::find_event(connection, id)).await?;
+        let row =
+            self.reader.run(OPERATION, move |connection| operate::find_event(connection, row::COLUMNS, id)).await?;
         row.map(Row::decode).transpose().map_err(|reason| {
             let reason = format!("the row of event {id} is no event: {reason}");
             StoreError::Query { operation: OPERATION, reason, transient: false }
@@ -213,19 +214,11 @@ impl Store for SqliteStore {
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-        let ids = ids.to_vec();
-        let rows = self
-            .reader
-            .run("load events", move |connection| {
-                let rows: QueryResult<Vec<_>> = ids.iter().map(|id| operate::find_event(connection, *id)).collect();
-                rows
-            })
-            .await?;
-        let decode = |row: Row| {
-            let (id, status) = (row.id(), row.status());
-            row.decode().map_err(|reason| Unreadable { id, status, reason })
-        };
-        Ok(rows.into_iter().flatten().map(decode).collect())
+        self.load_columns(row::COLUMNS, ids).await
+    }
+
+    async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+        self.load_columns(&row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
     async fn count(&self, filter: &EventFilter) -> Result<i64> {
@@ -238,7 +231,8 @@ impl Store for SqliteStore {
         self.writer.run("change events", move |connection| change::change(connection, &change, &ids)).await
     }
 
-    async fn overview(&self) -> Result<Overview> {
+    /// SQLite knows nothing of its table without counting, so it counts.
+    async fn overview(&self, _: Counting) -> Result<Overview> {
         self.reader.run("read the overview", overview::overview).await
     }
 
@@ -260,6 +254,25 @@ impl Store for SqliteStore {
 
     fn signals(&self) -> Option<&dyn Signals> {
         None
+    }
+}
+
+impl SqliteStore {
+    async fn load_columns(&self, columns: &'static str, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+        let ids = ids.to_vec();
+        let rows = self
+            .reader
+            .run("load events", move |connection| {
+                let rows: QueryResult<Vec<_>> =
+                    ids.iter().map(|id| operate::find_event(connection, columns, *id)).collect();
+                rows
+            })
+            .await?;
+        let decode = |row: Row| {
+            let (id, status) = (row.id(), row.status());
+            row.decode().map_err(|reason| Unreadable { id, status, reason })
+        };
+        Ok(rows.into_iter().flatten().map(decode).collect())
     }
 }
 

@@ -9,9 +9,9 @@ use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
 use super::clock::{micros, read_now};
-use super::row::{COLUMNS, Row, SqlTypes};
+use super::row::{Row, SqlTypes};
 use super::uuid_of;
-use crate::store::operations::Comparand;
+use crate::store::selection::{Comparand, Query};
 use crate::store::{EventFilter, Examined, Expiry, Lane, Page, Place};
 
 /// Strays are few: the insert trigger draws a `seq` for every row that comes without one.
@@ -106,25 +106,25 @@ struct Found {
     created_at: i64,
 }
 
+impl Found {
+    fn place(self) -> QueryResult<Place> {
+        Ok(Place { created_at: self.created_at, id: uuid_of(&self.id)? })
+    }
+}
+
+/// With its number, as one value may stand in several places.
+fn placeholder(n: usize) -> String {
+    format!("?{n}")
+}
+
 /// Where the events that are meant stand, in the order of their creation.
 pub(super) fn select_events(
     connection: &mut SqliteConnection,
     filter: &EventFilter,
     page: Page,
 ) -> QueryResult<Vec<Place>> {
-    let (condition, values) = filter.condition(|_| "?".to_owned());
-    let (direction, comparison) = page.direction();
-    let mut query = bind(format!("SELECT e.id, e.created_at FROM outbox_events AS e WHERE {condition}"), values);
-    if let Some(Place { created_at, id }) = page.after {
-        query = query
-            .sql(format!(" AND (e.created_at, e.id) {comparison} (?, ?)"))
-            .bind::<BigInt, _>(created_at)
-            .bind::<Binary, _>(id.as_bytes().to_vec());
-    }
-    let found: Vec<Found> = query
-        .sql(format!(" ORDER BY e.created_at {direction}, e.id {direction} LIMIT {}", page.limit))
-        .load(connection)?;
-    found.into_iter().map(|row| Ok(Place { created_at: row.created_at, id: uuid_of(&row.id)? })).collect()
+    let found: Vec<Found> = bind(filter.selection(page, placeholder)).load(connection)?;
+    found.into_iter().map(Found::place).collect()
 }
 
 #[derive(QueryableByName)]
@@ -142,16 +142,9 @@ pub(super) fn examine_events(
     page: Page,
     most: i64,
 ) -> QueryResult<Examined> {
-    let (query, values) = filter.examination(page, most, |_| "?".to_owned());
-    let mut query = bind(query, values);
-    if let Some(Place { created_at, id }) = page.after {
-        query = query.bind::<BigInt, _>(created_at).bind::<Binary, _>(id.as_bytes().to_vec());
-    }
-    let rows: QueryResult<Vec<(Place, bool)>> = query
-        .load::<Seen>(connection)?
-        .into_iter()
-        .map(|row| Ok((Place { created_at: row.found.created_at, id: uuid_of(&row.found.id)? }, row.meant)))
-        .collect();
+    let seen: Vec<Seen> = bind(filter.examination(page, most, placeholder)).load(connection)?;
+    let rows: QueryResult<Vec<(Place, bool)>> =
+        seen.into_iter().map(|row| Ok((row.found.place()?, row.meant))).collect();
     Ok(Examined::of(page, rows?))
 }
 
@@ -163,21 +156,22 @@ struct Count {
 
 /// How many events are meant.
 pub(super) fn count_events(connection: &mut SqliteConnection, filter: &EventFilter) -> QueryResult<i64> {
-    let (condition, values) = filter.condition(|_| "?".to_owned());
-    let query = bind(format!("SELECT count(*) AS count FROM outbox_events AS e WHERE {condition}"), values);
-    query.get_result::<Count>(connection).map(|row| row.count)
+    bind(filter.counting(placeholder)).get_result::<Count>(connection).map(|row| row.count)
 }
 
-fn bind(query: String, values: Vec<Comparand>) -> BoxedSqlQuery<'static, Sqlite, SqlQuery> {
-    values.into_iter().fold(sql_query(query).into_boxed(), |query, value| match value {
+fn bind(query: Query) -> BoxedSqlQuery<'static, Sqlite, SqlQuery> {
+    let Query { sql, values, .. } = query;
+    values.into_iter().fold(sql_query(sql).into_boxed(), |query, value| match value {
         Comparand::Text(text) => query.bind::<Text, _>(text),
         Comparand::Time(time) => query.bind::<BigInt, _>(time.timestamp_micros()),
+        Comparand::Moment(moment) => query.bind::<BigInt, _>(moment),
+        Comparand::Id(id) => query.bind::<Binary, _>(id.as_bytes().to_vec()),
     })
 }
 
 /// One event.
-pub(super) fn find_event(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<Option<Row>> {
-    sql::<SqlTypes>(&format!("SELECT {COLUMNS} FROM outbox_events AS e WHERE id = "))
+pub(super) fn find_event(connection: &mut SqliteConnection, columns: &str, id: Uuid) -> QueryResult<Option<Row>> {
+    sql::<SqlTypes>(&format!("SELECT {columns} FROM outbox_events AS e WHERE id = "))
         .bind::<Binary, _>(id.as_bytes().as_slice())
         .get_result(connection)
         .optional()

@@ -14,7 +14,8 @@ use crate::store::{Due, Overview, WorkerRow};
 
 pub(super) fn overview(connection: &mut SqliteConnection) -> QueryResult<Overview> {
     connection.transaction(|connection| {
-        Ok(Overview { counts: counts(connection)?, due: due(connection)?, workers: workers(connection)? })
+        let (counts, due, workers) = (counts(connection)?, due(connection)?, workers(connection)?);
+        Ok(Overview { counts, published_is_estimate: false, due, workers })
     })
 }
 

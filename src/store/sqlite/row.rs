@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
 use diesel::Queryable;
@@ -19,6 +20,10 @@ pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, 
     e.data_schema, e.data, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
     e.max_retries, e.last_error, e.publisher_backend, e.publisher_config, e.seq, e.retry_at, e.cloud_event_id, \
     e.extensions, e.partition_key, e.data_binary, e.pending_handlers, e.errors";
+
+/// The same without what an event carries.
+pub(super) static COLUMNS_WITHOUT_DATA: LazyLock<String> =
+    LazyLock::new(|| COLUMNS.replace("e.data, ", "NULL, ").replace("e.data_binary", "NULL"));
 
 /// The type of a column that is read as whatever it holds, into a [`Cell`].
 pub(super) type Any = Nullable<Binary>;

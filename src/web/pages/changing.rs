@@ -5,10 +5,10 @@ use maud::{Markup, html};
 use uuid::Uuid;
 
 use super::frame::Frame;
-use super::{Answer, Trouble, events, events_count};
+use super::{Answer, Trouble, events, events_count, read, without_empty};
 use crate::web::api;
 use crate::web::asked::{Action, Cursor, Filter};
-use crate::web::desk::Desk;
+use crate::web::desk::{Count, Desk};
 
 /// Events by id on one page, at most.
 const MOST_IDS: usize = 200;
@@ -30,6 +30,7 @@ enum Meant {
 
 impl Order {
     fn parse(form: &str) -> Result<Self, String> {
+        let form = without_empty(form);
         let pairs: Vec<(String, String)> = url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
         let last = |name: &str| pairs.iter().rev().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
         let action = match last("action") {
@@ -39,13 +40,12 @@ impl Order {
             _ => return Err("Say what is to be done: retry, fail or replay.".to_owned()),
         };
         let meant = if last("all").is_some() {
-            let filter = web::Query::<Filter>::from_query(form).map_err(|error| error.to_string())?;
-            Meant::AllThatMatch(Box::new(filter.into_inner()))
+            Meant::AllThatMatch(Box::new(read::<Filter>(&form)?))
         } else {
             Meant::These(ids(&pairs)?)
         };
-        let reason = last("reason").filter(|reason| !reason.is_empty()).unwrap_or(GIVEN_UP).to_owned();
-        let after = last("after").map(|after| after.parse().map_err(|reason| format!("after {reason}"))).transpose()?;
+        let reason = last("reason").unwrap_or(GIVEN_UP).to_owned();
+        let after = last("after").map(|after| Cursor::try_from(after.to_owned())).transpose()?;
         Ok(Self { action, meant, reason, after })
     }
 
@@ -114,10 +114,12 @@ fn means(action: Action) -> &'static str {
 pub(super) async fn confirm(frame: Frame, desk: web::Data<Desk>, request: HttpRequest) -> Answer {
     let order = Order::parse(request.query_string()).map_err(|reason| Trouble::bad_request(&frame, reason))?;
     let count = match &order.meant {
-        Meant::These(ids) => i64::try_from(ids.len()).unwrap_or(i64::MAX),
+        Meant::These(ids) => Count { count: ids.len(), more: false },
         Meant::AllThatMatch(filter) => desk.count(order.action, filter).await.map_err(Trouble::of(&frame))?,
     };
-    let title = format!("{} {}?", heading(order.action), events_count(count));
+    let how_many = events_count(count.count) + if count.more { " or more" } else { "" };
+    let is_none = count.count == 0 && !count.more;
+    let title = format!("{} {how_many}?", heading(order.action));
     let content = html! {
         h1 { (title) }
         p { (means(order.action)) }
@@ -131,7 +133,7 @@ pub(super) async fn confirm(frame: Frame, desk: web::Data<Desk>, request: HttpRe
                 label { "Why (kept as their last error)" input name="reason" maxlength="500" value=(GIVEN_UP); }
             }
             div class="actions" {
-                button class="main" disabled[count == 0] { (heading(order.action)) " " (events_count(count)) }
+                button class="main" disabled[is_none] { (heading(order.action)) " " (how_many) }
                 a href=(frame.link("/events")) { "Do nothing" }
             }
         }
@@ -149,8 +151,7 @@ pub(super) async fn change(frame: Frame, desk: web::Data<Desk>, form: String) ->
     if let Some(session) = frame.session() {
         api::note(order.action, session, changed.changed);
     }
-    let count = i64::try_from(changed.changed).unwrap_or(i64::MAX);
-    let title = format!("{} {}", events_count(count), past(order.action));
+    let title = format!("{} {}", events_count(changed.changed), past(order.action));
     let content = html! {
         h1 { (title) }
         @if let Some(next) = &changed.next {

@@ -1,16 +1,16 @@
 //! The list of events.
 
-use actix_web::web;
+use actix_web::{HttpRequest, web};
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::frame::Frame;
-use super::{Answer, STATUSES, Trouble, see_other, status, time};
+use super::{Answer, STATUSES, Trouble, read, see_other, status, time, without_empty};
 use crate::web::api::{Order, Part};
 use crate::web::asked::Filter;
-use crate::web::desk::{Desk, Listed, PAGE};
+use crate::web::desk::{Desk, Listed};
 
 const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldest first")];
 
@@ -22,24 +22,23 @@ pub(super) struct Search {
     search: String,
 }
 
-pub(super) async fn show(
-    frame: Frame,
-    desk: web::Data<Desk>,
-    filter: Result<web::Query<Filter>, actix_web::Error>,
-    part: web::Query<Part>,
-    search: web::Query<Search>,
-) -> Answer {
-    let mut filter = filter.map_err(|error| Trouble::bad_request(&frame, error.to_string()))?.into_inner();
-    let search = search.into_inner().search.trim().to_owned();
+pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpRequest) -> Answer {
+    let query = without_empty(request.query_string());
+    let bad = |reason: String| Trouble::bad_request(&frame, reason);
+    let mut filter: Filter = read(&query).map_err(bad)?;
+    let part: Part = read(&query).map_err(bad)?;
+    let Search { search } = read(&query).map_err(bad)?;
+    let search = search.trim().to_owned();
     if let Ok(id) = search.parse::<Uuid>() {
         return Ok(see_other(&frame.link(&format!("/events/{id}"))));
     }
     if !search.is_empty() {
         filter.subject = Some(search);
     }
-    let after = part.cursor().map_err(|reason| Trouble::bad_request(&frame, reason))?;
-    let is_first = after.is_none();
-    let found = desk.events(&filter, part.order == Order::Newest, after, PAGE).await.map_err(Trouble::of(&frame))?;
+    let wanted = part.wanted().map_err(bad)?;
+    let is_first = wanted.after.is_none();
+    let order = ("order", if wanted.newest_first { "newest" } else { "oldest" });
+    let found = desk.events(&filter, wanted).await.map_err(Trouble::of(&frame))?;
     let content = html! {
         h1 { "Events" }
         (filters(&frame, &filter, part.order))
@@ -58,13 +57,19 @@ pub(super) async fn show(
             }
         }
         @if let Some(at) = found.stopped_at {
-            p class="notice" role="status" { "Looked through 20,000 events, as far as " (time(at)) "." }
+            p class="notice" role="status" {
+                "No index leads to such events. They were looked for among all, as far as " (time(at)) "."
+            }
         }
         nav class="actions" aria-label="Pages of the list" {
-            @if !is_first { a href=(address(&frame, &filter, part.order, None)) { "To the first page" } }
+            @if !is_first { a href=(address(&frame, &filter, &[order])) { "To the first page" } }
             @if let Some(next) = &found.next {
-                a rel="next" href=(address(&frame, &filter, part.order, Some(next))) {
-                    (if found.stopped_at.is_some() { "Look further" } else { "Next page" })
+                @let next = address(&frame, &filter, &[order, ("after", &next.to_string())]);
+                @if found.stopped_at.is_some() {
+                    a rel="next" href=(next) { "Look further" }
+                    a href={ (next) "&patient=true" } { "Look for ten seconds" }
+                } @else {
+                    a rel="next" href=(next) { "Next page" }
                 }
             }
         }
@@ -191,14 +196,9 @@ pub(super) fn hidden(filter: &Filter) -> Markup {
     html! { @for (name, value) in fields(filter) { input type="hidden" name=(name) value=(value); } }
 }
 
-fn address(frame: &Frame, filter: &Filter, order: Order, after: Option<&str>) -> String {
+/// The address of this list's other parts.
+fn address(frame: &Frame, filter: &Filter, part: &[(&str, &str)]) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(fields(filter));
-    if order == Order::Oldest {
-        query.append_pair("order", "oldest");
-    }
-    if let Some(after) = after {
-        query.append_pair("after", after);
-    }
+    query.extend_pairs(fields(filter)).extend_pairs(part);
     frame.link(&format!("/events?{}", query.finish()))
 }

@@ -31,7 +31,7 @@ impl FromRequest for Frame {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let extensions = request.extensions();
-        let base = extensions.get::<Base>().cloned().unwrap_or(Base { path: String::new(), signs_in: false });
+        let base = extensions.get::<Base>().cloned().unwrap_or_default();
         ready(Ok(Self { base, session: extensions.get::<Session>().cloned() }))
     }
 }

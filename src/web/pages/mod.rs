@@ -15,6 +15,7 @@ use maud::html;
 
 use self::frame::Frame;
 use super::guard::{Asked, Refusal, SIGN_IN};
+use super::methods::{get, post, refuse_but};
 use crate::error::StoreError;
 use crate::event::Status;
 
@@ -25,15 +26,18 @@ pub(super) const SIGN_OUT: &str = "/sign-out";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
-        .route("", web::get().to(home))
-        .route("/", web::get().to(overview::show))
-        .route("/events", web::get().to(events::show))
-        .route("/events/{id}", web::get().to(event::show))
-        .route("/confirm", web::get().to(changing::confirm))
-        .route("/change", web::post().to(changing::change))
-        .route(SIGN_IN, web::get().to(sign_in::show))
-        .route(SIGN_IN, web::post().to(sign_in::sign_in))
-        .route(SIGN_OUT, web::post().to(sign_in::sign_out))
+        .service(get("", home))
+        .service(get("/", overview::show))
+        .service(get("/events", events::show))
+        .service(get("/events/{id}", event::show))
+        .service(get("/confirm", changing::confirm))
+        .service(post("/change", changing::change))
+        .service(
+            get(SIGN_IN, sign_in::show)
+                .route(web::post().to(sign_in::sign_in))
+                .default_service(refuse_but("GET, HEAD, POST")),
+        )
+        .service(post(SIGN_OUT, sign_in::sign_out))
         .default_service(web::to(nothing));
 }
 
@@ -99,6 +103,17 @@ pub(super) fn refused(refusal: Refusal, asked: &Asked) -> HttpResponse {
     Frame::of_nobody(asked.base.clone()).trouble(refusal.status(), refusal.says())
 }
 
+/// What a form sends, without what was left empty in it.
+fn without_empty(form: &str) -> String {
+    let filled = url::form_urlencoded::parse(form.as_bytes()).filter(|(_, value)| !value.is_empty());
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(filled).finish()
+}
+
+/// What a form means.
+fn read<T: serde::de::DeserializeOwned>(form: &str) -> Result<T, String> {
+    web::Query::from_query(form).map(web::Query::into_inner).map_err(|error| error.to_string())
+}
+
 /// A whole page.
 fn page(status: StatusCode, markup: maud::Markup) -> HttpResponse {
     HttpResponse::build(status)
@@ -115,8 +130,12 @@ fn status(status: Status) -> maud::Markup {
     html! { span class={ "status " (status) } { (status) } }
 }
 
-fn events_count(count: i64) -> String {
-    if count == 1 { "1 event".to_owned() } else { format!("{} events", grouped(count)) }
+fn events_count(count: usize) -> String {
+    if count == 1 {
+        "1 event".to_owned()
+    } else {
+        format!("{} events", grouped(i64::try_from(count).unwrap_or(i64::MAX)))
+    }
 }
 
 /// With a comma between thousands.

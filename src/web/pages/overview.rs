@@ -45,7 +45,10 @@ fn counts(frame: &Frame, overview: &Overview) -> Markup {
                     @let count = overview.counts.get(status.as_str()).copied().unwrap_or(0);
                     @if count > 0 || status != Status::Processing {
                         li {
-                            b { (grouped(count)) }
+                            b {
+                                @if status == Status::Published && overview.published_is_estimate { "about " }
+                                (grouped(count))
+                            }
                             a href=(frame.link(&format!("/events?status={status}"))) { (status) }
                         }
                     }

@@ -1,14 +1,14 @@
 //! Signing in with a secret, and out.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use maud::html;
 use serde::Deserialize;
 
 use super::frame::Frame;
 use super::see_other;
-use crate::web::access::{Access, Session, no_cookie};
-use crate::web::guard::{SIGN_IN, is_secure};
+use crate::web::access::{Access, Session};
+use crate::web::guard::SIGN_IN;
 
 #[derive(Deserialize)]
 pub(super) struct Then {
@@ -57,12 +57,7 @@ pub(super) struct Given {
     then: String,
 }
 
-pub(super) async fn sign_in(
-    frame: Frame,
-    access: web::Data<Access>,
-    given: web::Form<Given>,
-    request: HttpRequest,
-) -> HttpResponse {
+pub(super) async fn sign_in(frame: Frame, access: web::Data<Access>, given: web::Form<Given>) -> HttpResponse {
     let Given { secret, then } = given.into_inner();
     let then = Then { then };
     let Some(role) = access.role_of(&secret) else {
@@ -70,16 +65,16 @@ pub(super) async fn sign_in(
         return form(&frame, &then, StatusCode::FORBIDDEN);
     };
     tracing::info!(?role, "somebody has signed in to the console");
-    let cookie = access.cookie(&Session::new(role), frame.base().cookie_path(), is_secure(&request));
+    let cookie = access.cookie(&Session::new(role), &frame.base().cookie);
     let mut response = see_other(&frame.link(then.page()));
     // A cookie of ours holds nothing that a header could not.
     let _ = response.add_cookie(&cookie);
     response
 }
 
-pub(super) async fn sign_out(frame: Frame, request: HttpRequest) -> HttpResponse {
+pub(super) async fn sign_out(frame: Frame) -> HttpResponse {
     let mut response = see_other(&frame.link(SIGN_IN));
-    let _ = response.add_cookie(&no_cookie(frame.base().cookie_path(), is_secure(&request)));
+    let _ = response.add_cookie(&frame.base().cookie.removal());
     response
 }
 

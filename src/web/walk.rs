@@ -1,0 +1,61 @@
+//! Going through events in the order of their creation, a stretch at a time: what one statement costs is bounded, whatever
+//! is looked for.
+
+use std::time::{Duration, Instant};
+
+use crate::error::StoreError;
+use crate::store::{EventFilter, Examined, Page, Place, Store};
+
+/// Events that are looked at by the first statement, which is enough for most pages, and by each one after it.
+const FIRST_STRETCH: usize = 1_000;
+pub(super) const LONGEST_STRETCH: usize = 20_000;
+
+/// A walk that stands where it stopped.
+pub(super) struct Walk<'a> {
+    store: &'a dyn Store,
+    filter: &'a EventFilter,
+    newest_first: bool,
+    after: Option<Place>,
+    stretch: usize,
+    at_end: bool,
+    ends_at: Instant,
+}
+
+impl<'a> Walk<'a> {
+    /// Begins after a place, or with the first event, and lasts for one stretch.
+    pub(super) fn new(store: &'a dyn Store, filter: &'a EventFilter, newest_first: bool, after: Option<Place>) -> Self {
+        let (stretch, ends_at) = (FIRST_STRETCH, Instant::now());
+        Self { store, filter, newest_first, after, stretch, at_end: false, ends_at }
+    }
+
+    /// Lasts so long.
+    pub(super) fn lasting(self, time: Duration) -> Self {
+        Self { ends_at: Instant::now() + time, ..self }
+    }
+
+    /// Whether the time is over.
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() >= self.ends_at
+    }
+
+    /// Where it goes on, unless it has come to the end.
+    pub(super) fn goes_on_after(&self) -> Option<Place> {
+        self.after.filter(|_| !self.at_end)
+    }
+
+    /// The next of those that are meant, `limit` at most and perhaps none; `None` at the end and when the time is over.
+    pub(super) async fn next(&mut self, limit: usize) -> Result<Option<Vec<Place>>, StoreError> {
+        let has_begun = self.stretch != FIRST_STRETCH;
+        if self.at_end || (has_begun && self.is_over()) {
+            return Ok(None);
+        }
+        let page = Page { newest_first: self.newest_first, after: self.after, limit: limit as i64 };
+        let Examined { places, stopped_at } = self.store.examine(self.filter, page, self.stretch as i64).await?;
+        self.stretch = LONGEST_STRETCH;
+        // Cut off by the limit, the rest of the stretch has not been seen.
+        let last = if places.len() == limit { places.last().copied() } else { stopped_at };
+        self.at_end = last.is_none();
+        self.after = last.or(self.after);
+        Ok(Some(places))
+    }
+}

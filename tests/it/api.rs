@@ -1,0 +1,39 @@
+//! The console's JSON API against the document that describes it, by a program that knows nothing else of it.
+
+use std::process::Command;
+
+use crate::python;
+use crate::scene::Scene;
+use crate::web::{Console, OPERATOR, secrets};
+
+/// Requests from one address are limited; more would be answered by nothing but that.
+const RATE: &str = "80/s";
+
+/// It sends what the document allows, what it does not and what is next to either, with the secret, a wrong one and none,
+/// and compares what comes back.
+#[tokio::test]
+async fn what_the_api_answers_is_what_its_description_says() {
+    let scene = Scene::new().await;
+    let insert = "INSERT INTO outbox_events (id, event_type, source, subject, status, partition_key, data) \
+        SELECT gen_random_uuid(), 't', 's', 'order-' || n, (ARRAY['pending', 'failed', 'published', 'retry'])[n % 4 + 1], \
+            'k-' || n % 3, '{}' FROM generate_series(1, 300) n";
+    scene.sql().await.batch_execute(insert).await.unwrap();
+    let id: String =
+        scene.sql().await.query_one("SELECT id::text FROM outbox_events LIMIT 1", &[]).await.unwrap().get(0);
+    let console = Console::open(&scene, &secrets()).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("schemathesis.toml"), format!("[parameters]\n\"path.id\" = \"{id}\"\n")).unwrap();
+    let schemathesis = python::interpreter("schemathesis", &["schemathesis==4.32.5"]).with_file_name("schemathesis");
+    let output = Command::new(schemathesis)
+        .current_dir(&folder)
+        .arg("run")
+        .arg(format!("http://{}/api/v1/openapi.json", console.host()))
+        .args(["--header", &format!("Authorization: Bearer {OPERATOR}"), "--rate-limit", RATE])
+        .args(["--checks", "all", "--max-examples", "100", "--seed", "7", "--no-color"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("Tested: 6"), "{said}");
+}
