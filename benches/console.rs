@@ -1,4 +1,5 @@
-//! How long the console's pages take with two million events in the table, and what a page that is open costs a worker.
+//! How long the console's pages take with two million events in the table, what a page that is open costs a worker, and
+//! what the index costs that lists by status need.
 //!
 //! `scripts/console.sh` runs it.
 
@@ -38,6 +39,10 @@ const PAGES: &[&str] = &[
     "/events?status=failed",
     "/events?status=pending",
     "/events?status=published",
+    "/events?status=published&order=oldest",
+    "/events?status=pending&order=oldest",
+    "/events?status=retry",
+    "/events?status=processing",
     "/events?type=type-3",
     "/events?type=nothing",
     "/events?source=/nowhere",
@@ -80,7 +85,57 @@ fn main() {
         print("/events/ID", &took);
         drop(console);
         share(&outbox).await;
+        index(&servers.outbox().await).await;
     });
+}
+
+/// What a worker and writers pay for the index by status, and would pay for indexes by subject and by key, by turns.
+async fn index(outbox: &Outbox) {
+    println!(
+        "writing {DRAINED} events in one statement, and draining them, with and without an index; {DRAINS} rounds"
+    );
+    let without = pace(outbox, INDEXES[0].1).await;
+    println!("(the first, of a cold server: {:.0} and {:.0} events/s)", without.0, without.1);
+    let mut paces = vec![Vec::new(); INDEXES.len()];
+    for _ in 0..DRAINS {
+        for (paces, (_, statement)) in paces.iter_mut().zip(INDEXES) {
+            paces.push(pace(outbox, statement).await);
+        }
+    }
+    for ((name, _), with) in INDEXES.iter().zip(&paces) {
+        let share = |of: fn(&(f64, f64)) -> f64| {
+            let mut shares: Vec<f64> =
+                with.iter().zip(&paces[0]).map(|(with, without)| of(with) / of(without)).collect();
+            shares.sort_by(f64::total_cmp);
+            shares[DRAINS / 2]
+        };
+        println!("{name}: written at {:.3} of the pace, drained at {:.3}", share(|pace| pace.0), share(|pace| pace.1));
+    }
+}
+
+/// Indexes beside those that a worker needs.
+const INDEXES: &[(&str, &str)] = &[
+    ("none", ""),
+    (
+        "unpublished events by status and time (there by default)",
+        "CREATE INDEX outbox_events_unpublished ON outbox_events (status, created_at) WHERE status <> 'published'",
+    ),
+    ("by subject", "CREATE INDEX by_subject ON outbox_events (subject) WHERE subject <> ''"),
+    ("by key", "CREATE INDEX by_key ON outbox_events (partition_key, created_at) WHERE partition_key <> ''"),
+];
+
+/// Events a second that are written, and drained.
+async fn pace(outbox: &Outbox, index: &str) -> (f64, f64) {
+    outbox.execute("DROP INDEX IF EXISTS outbox_events_unpublished, by_subject, by_key").await;
+    outbox.execute("TRUNCATE outbox_events").await;
+    outbox.execute(index).await;
+    let began = Instant::now();
+    outbox.write(DRAINED, 5_000).await;
+    let written = began.elapsed();
+    outbox.execute("VACUUM ANALYZE outbox_events").await;
+    outbox.execute("CHECKPOINT").await;
+    let drained = outbox.drain(&[]).await.whole;
+    (f64::from(DRAINED) / written.as_secs_f64(), f64::from(DRAINED) / drained.as_secs_f64())
 }
 
 /// A worker's pace with a page open that stays fresh, and without, by turns.
@@ -116,6 +171,8 @@ async fn rate(outbox: &Outbox, open: bool) -> f64 {
             thread::sleep(Duration::from_secs(2));
         }
     });
+    // It is open before the worker comes, and counts for the first time.
+    thread::sleep(Duration::from_secs(2));
     let drain = outbox.drain(&[]).await;
     closed.store(true, Ordering::Relaxed);
     page.join().unwrap();

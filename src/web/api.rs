@@ -196,7 +196,7 @@ pub(super) struct Part {
     /// Events on a page.
     #[param(minimum = 1, maximum = 200, default = 50)]
     pub(super) limit: Option<u16>,
-    /// Events that no index leads to are looked for up to ten seconds, and not for a twentieth of one.
+    /// Events that no index leads to are looked for up to ten seconds, and not for a twenty-fifth of one.
     #[param(inline)]
     pub(super) patient: bool,
 }

@@ -24,7 +24,7 @@ pub(crate) const PAGE: u16 = 50;
 pub(crate) const LARGEST_PAGE: u16 = 200;
 
 /// How long events are looked for that no index leads to: for a page, and where somebody is patient.
-const LOOKING: Duration = Duration::from_millis(50);
+const LOOKING: Duration = Duration::from_millis(40);
 const LOOKING_LONG: Duration = Duration::from_secs(10);
 
 /// How long events are counted.

@@ -8,6 +8,7 @@ use diesel::data_types::PgTimestamp;
 use diesel::dsl::sql;
 use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
+use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use futures_util::FutureExt;
@@ -90,11 +91,10 @@ fn placeholder(n: usize) -> String {
     format!("${n}")
 }
 
-/// On a connection for reading, which goes by the indexes also where the statistics say that the table is empty.
 pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
     let query = bind(filter.selection(page, placeholder));
     let found: Vec<Found> =
-        store.read_within(LONG_STATEMENT_LIMIT, "select events", |conn| query.load(conn).boxed()).await?;
+        store.run_within(LONG_STATEMENT_LIMIT, "select events", |conn| by_index(conn, query).boxed()).await?;
     Ok(found.into_iter().map(Place::from).collect())
 }
 
@@ -108,8 +108,19 @@ struct Seen {
 
 pub(super) async fn examine(store: &PostgresStore, filter: &EventFilter, page: Page, most: i64) -> Result<Examined> {
     let query = bind(filter.examination(page, most, placeholder));
-    let seen: Vec<Seen> = store.read("look through events", |conn| query.load(conn).boxed()).await?;
+    let seen: Vec<Seen> = store.run("look through events", |conn| by_index(conn, query).boxed()).await?;
     Ok(Examined::of(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
+}
+
+async fn by_index<T>(conn: &mut AsyncPgConnection, query: BoxedSqlQuery<'static, Pg, SqlQuery>) -> QueryResult<Vec<T>>
+where
+    T: QueryableByName<Pg> + Send + 'static,
+{
+    let query = async move |conn: &mut AsyncPgConnection| {
+        diesel::sql_query(BY_INDEX).execute(conn).await?;
+        query.load(conn).await
+    };
+    conn.transaction(query).await
 }
 
 #[derive(QueryableByName)]
@@ -161,7 +172,7 @@ pub(super) async fn delete_expired(store: &PostgresStore, expiry: Expiry, failed
     store
         .run("delete old events", |conn| {
             let delete = async move |conn: &mut AsyncPgConnection| {
-                diesel::sql_query(OLDEST_BY_INDEX).execute(conn).await?;
+                diesel::sql_query(BY_INDEX).execute(conn).await?;
                 diesel::sql_query(DELETE_EXPIRED)
                     .bind::<Nullable<BigInt>, _>(published)
                     .bind::<Nullable<BigInt>, _>(failed)
@@ -175,9 +186,11 @@ pub(super) async fn delete_expired(store: &PostgresStore, expiry: Expiry, failed
         .await
 }
 
-/// Without statistics the planner takes the old rows for few, and would read and sort all of them for one small batch.
-const OLDEST_BY_INDEX: &str = "SELECT set_config('enable_seqscan', 'off', true), \
-    set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true)";
+/// For what is read in the order of an index, a batch at a time. Without statistics the planner takes the rows for few, and
+/// would read and sort all of them for each batch. What it cannot do without counts as dear, so that it would be compiled, too.
+const BY_INDEX: &str = "SELECT set_config('enable_seqscan', 'off', true), \
+    set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true), \
+    set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)";
 
 const DELETE_EXPIRED: &str = "WITH published AS MATERIALIZED (\
         SELECT id FROM outbox_events WHERE status = 'published' \
