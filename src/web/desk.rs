@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -55,6 +55,8 @@ pub(crate) struct Overview {
     pub(crate) published_is_estimate: bool,
     pub(crate) backends: Vec<BackendGlance>,
     pub(crate) workers: Vec<WorkerGlance>,
+    /// Events that each backend published in the last whole minute, where any.
+    pub(crate) published_a_minute: BTreeMap<String, u64>,
     /// What became of events in each minute of the last hour in which anything did.
     pub(crate) minutes: Vec<Outcome>,
     /// What became of events in each hour of the last day in which anything did.
@@ -318,9 +320,18 @@ async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
         published_is_estimate,
         backends,
         workers,
+        published_a_minute: published_a_minute(&minutes, counted_at),
         minutes: outcomes(minutes),
         hours: outcomes(hours),
     })
+}
+
+/// What each backend published in the last minute that is over.
+fn published_a_minute(minutes: &[Chapter], now: DateTime<Utc>) -> BTreeMap<String, u64> {
+    let minute = TimeDelta::minutes(1);
+    let last = now.duration_trunc(minute).unwrap_or(now) - minute;
+    let of_last = minutes.iter().filter(|chapter| chapter.began_at == last);
+    of_last.map(|chapter| (chapter.backend.clone(), chapter.outcomes.published)).collect()
 }
 
 /// Those of all backends together, in the order of time.

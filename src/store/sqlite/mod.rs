@@ -231,7 +231,6 @@ impl Store for SqliteStore {
         self.writer.run("change events", move |connection| change::change(connection, &change, &ids)).await
     }
 
-    /// SQLite knows nothing of its table without counting, so it counts.
     async fn overview(&self, _: Counting) -> Result<Overview> {
         self.reader.run("read the overview", overview::overview).await
     }

@@ -10,7 +10,7 @@ use super::chart::{self, Bars};
 use super::frame::Frame;
 use super::{Answer, STATUSES, Trouble, grouped, time};
 use crate::event::Status;
-use crate::glance::{BackendGlance, WorkerGlance};
+use crate::glance::WorkerGlance;
 use crate::web::desk::{Desk, Overview};
 
 /// A page is shown without what is still being counted then.
@@ -24,7 +24,7 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>) -> Answer {
         div id="live" hx-get=(frame.link("/")) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
             @if let Some(overview) = &overview {
                 (counts(&frame, overview))
-                (backends(&overview.backends))
+                (backends(overview))
                 (workers(&overview.workers))
                 (history(overview))
                 p class="soft" { "Counted at " (time(overview.counted_at)) }
@@ -58,7 +58,7 @@ fn counts(frame: &Frame, overview: &Overview) -> Markup {
     }
 }
 
-fn backends(backends: &[BackendGlance]) -> Markup {
+fn backends(overview: &Overview) -> Markup {
     html! {
         h2 { "Backends" }
         div class="wide" {
@@ -68,18 +68,20 @@ fn backends(backends: &[BackendGlance]) -> Markup {
                     th scope="col" class="number" { "Due" }
                     th scope="col" class="number" { "Oldest due" }
                     th scope="col" { "Health" }
+                    th scope="col" class="number" { "Published a minute" }
                     th scope="col" class="number" { "Rate limit" }
                 } }
                 tbody {
-                    @for backend in backends {
+                    @for backend in &overview.backends {
                         tr {
                             td { (if backend.name.is_empty() { "(default)" } else { &backend.name }) }
                             td class="number" { (grouped(backend.due)) }
                             td class="number" { (backend.oldest_due_seconds.map(span).unwrap_or_default()) }
                             td {
                                 span class=(if backend.is_well() { "ok" } else { "bad" }) { (backend.health) }
-                                @if let Some(since) = backend.since { " since " (time(since)) }
+                                @if let Some(since) = backend.since { " (breaker open since " (time(since)) ")" }
                             }
+                            td class="number" { (overview.published_a_minute.get(&backend.name).copied().unwrap_or(0)) }
                             td class="number" {
                                 @if let Some(rate) = backend.per_second { (grouped(i64::from(rate))) " /s" } @else { "none" }
                             }
