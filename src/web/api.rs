@@ -13,7 +13,8 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use super::access::Session;
-use super::asked::{Action, Cursor, Filter, FilterAlone};
+use super::asked::{Action, Cursor, Filter, FilterAlone, Instruction, Meant};
+use super::cached::Known;
 use super::desk::{Changed, Count, Desk, Events, LARGEST_PAGE, Listed, MOST_CHANGED, Overview, PAGE, Wanted};
 use super::guard::{Base, Refusal};
 use super::methods::{get, post};
@@ -97,9 +98,15 @@ impl ResponseError for Problem {
     }
 }
 
+impl From<&StoreError> for Problem {
+    fn from(error: &StoreError) -> Self {
+        Self::new(super::status_of(error), error.to_string())
+    }
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        Self::new(super::status_of(&error), error.to_string())
+        (&error).into()
     }
 }
 
@@ -167,10 +174,11 @@ type Answer<T> = Result<web::Json<T>, Problem>;
     Refused,
 ))]
 async fn overview(desk: web::Data<Desk>) -> Answer<Overview> {
-    let counted = desk.overview(PATIENCE).await?;
-    counted
-        .map(web::Json)
-        .ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "counting takes longer; ask again"))
+    match desk.overview(PATIENCE).await {
+        Known { failure: Some(error), .. } => Err(Problem::from(&*error)),
+        Known { answer: Some(overview), .. } => Ok(web::Json(overview)),
+        _ => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "counting takes longer; ask again")),
+    }
 }
 
 /// The order of a list: by `created_at`.
@@ -314,24 +322,17 @@ impl<'de> Deserialize<'de> for Request {
     Refused,
 ))]
 async fn change(desk: web::Data<Desk>, session: web::ReqData<Session>, request: web::Json<Request>) -> Answer<Changed> {
-    let (action, changed) = match request.into_inner() {
-        Request::These(OfThese { action, ids, reason }) => {
-            if ids.len() > MOST_IDS {
-                return Err(bad(format!("at most {MOST_IDS} ids at once")));
-            }
-            (action, desk.change(action, reason.as_deref().unwrap_or(GIVEN_UP), &ids).await?)
+    let (action, reason, meant) = match request.into_inner() {
+        Request::These(OfThese { ids, .. }) if ids.len() > MOST_IDS => {
+            return Err(bad(format!("at most {MOST_IDS} ids at once")));
         }
+        Request::These(OfThese { action, ids, reason }) => (action, reason, Meant::These(ids)),
         Request::AllThatMatch(OfAllThatMatch { action, filter, reason, after }) => {
-            (action, desk.change_all(action, reason.as_deref().unwrap_or(GIVEN_UP), &filter.0, after).await?)
+            (action, reason, Meant::AllThatMatch { filter: Box::new(filter.0), after })
         }
     };
-    note(action, &session, changed.changed);
-    Ok(web::Json(changed))
-}
-
-/// Every change that a person makes is logged.
-pub(super) fn note(action: Action, session: &Session, events: usize) {
-    tracing::info!(?action, role = ?session.role, events, "events were changed over HTTP");
+    let instruction = Instruction { action, reason: reason.unwrap_or_else(|| GIVEN_UP.to_owned()), meant };
+    Ok(web::Json(desk.into_inner().change(instruction, session.role).await?))
 }
 
 /// One event.

@@ -105,6 +105,26 @@ pub(crate) enum Action {
     Replay,
 }
 
+/// What somebody wants done.
+#[derive(Debug)]
+pub(crate) struct Instruction {
+    pub(crate) action: Action,
+    /// Why events are failed.
+    pub(crate) reason: String,
+    pub(crate) meant: Meant,
+}
+
+/// The events to which it is to be done.
+#[derive(Debug)]
+pub(crate) enum Meant {
+    These(Vec<Uuid>),
+    AllThatMatch {
+        filter: Box<Filter>,
+        /// Where the request before this one stopped.
+        after: Option<Cursor>,
+    },
+}
+
 impl Action {
     pub(super) fn change(self, reason: &str) -> Change {
         match self {

@@ -1,98 +1,121 @@
 //! What costs the database much and may be a little old.
 
+use std::fmt::Display;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_rt::time::timeout;
 use tokio::sync::OwnedMutexGuard;
 
-/// An answer is asked for again after this, and after so many times as long as it took.
-const SHORTEST_AGE: Duration = Duration::from_secs(2);
+/// An answer is asked for again after this, and after so many times as long as it took; after a failure earlier, so that an
+/// outage is not outlasted by much.
+const SHORTEST_REST: Duration = Duration::from_secs(2);
 const REST: u32 = 40;
+const REST_AFTER_FAILURE: u32 = 4;
 
 /// The last answer. Only one question is under way at a time; who asks meanwhile gets the last answer, or waits for the first.
-pub(super) struct Cached<T> {
-    last: Arc<Mutex<Option<Answer<T>>>>,
+pub(super) struct Cached<T, E> {
+    state: Arc<Mutex<State<T, E>>>,
     asking: Arc<tokio::sync::Mutex<()>>,
 }
 
-#[derive(Clone)]
-struct Answer<T> {
-    value: T,
-    stale_at: Instant,
+struct State<T, E> {
+    known: Known<T, E>,
+    /// None: nobody has asked yet.
+    rests_until: Option<Instant>,
 }
 
-impl<T> Default for Cached<T> {
+/// What is known of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Known<T, E> {
+    /// The last answer.
+    pub(super) answer: Option<T>,
+    /// Why there is no newer one.
+    pub(super) failure: Option<Arc<E>>,
+}
+
+impl<T, E> Default for Cached<T, E> {
     fn default() -> Self {
-        Self { last: Arc::default(), asking: Arc::default() }
+        let known = Known { answer: None, failure: None };
+        Self { state: Arc::new(Mutex::new(State { known, rests_until: None })), asking: Arc::default() }
     }
 }
 
-impl<T: Clone + 'static> Cached<T> {
-    /// The last answer; where there is none yet, the first one, if it comes in time.
-    ///
-    /// # Errors
-    /// What `ask` says, where there is no answer yet; later failures leave the last answer as it is.
-    pub(super) async fn get<E, F>(&self, ask: impl FnOnce() -> F, patience: Duration) -> Result<Option<T>, E>
+impl<T: Clone + 'static, E: Display + 'static> Cached<T, E> {
+    /// What is known. Where it is time to ask again, that is begun; where there is no answer yet, it is waited for.
+    pub(super) async fn get<F>(&self, ask: impl FnOnce() -> F, patience: Duration) -> Known<T, E>
     where
         F: Future<Output = Result<T, E>> + 'static,
-        E: std::fmt::Display + 'static,
     {
-        if let Some(Answer { value, stale_at }) = self.last() {
-            if Instant::now() >= stale_at
-                && let Ok(turn) = Arc::clone(&self.asking).try_lock_owned()
-            {
-                let asking = self.refresh(turn, ask());
-                actix_rt::spawn(async move {
-                    if let Err(error) = asking.await {
-                        tracing::debug!(%error, "what was counted last stands");
-                    }
-                });
+        let turn = Arc::clone(&self.asking).try_lock_owned();
+        let is_first = lock(&self.state).known.answer.is_none();
+        match turn {
+            Ok(turn) if self.is_rested() => {
+                // Who is out of patience leaves the question under way to whoever comes next.
+                let asking = actix_rt::spawn(self.refresh(turn, ask()));
+                if is_first {
+                    let _ = timeout(patience, asking).await;
+                }
             }
-            return Ok(Some(value));
+            Ok(_) => {}
+            Err(_) if is_first => {
+                let _ = timeout(patience, self.asking.lock()).await;
+            }
+            Err(_) => {}
         }
-        // Who is out of patience leaves the question under way to whoever comes next.
-        let Ok(turn) = timeout(patience, Arc::clone(&self.asking).lock_owned()).await else { return Ok(None) };
-        if let Some(Answer { value, .. }) = self.last() {
-            return Ok(Some(value));
-        }
-        match timeout(patience, actix_rt::spawn(self.refresh(turn, ask()))).await {
-            Ok(Ok(answer)) => answer.map(Some),
-            // Too late, or the thread ends.
-            Ok(Err(_)) | Err(_) => Ok(None),
-        }
+        let State { known: Known { answer, failure }, .. } = &*lock(&self.state);
+        Known { answer: answer.clone(), failure: failure.clone() }
     }
 
-    fn refresh<E, F: Future<Output = Result<T, E>>>(
+    fn is_rested(&self) -> bool {
+        lock(&self.state).rests_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    fn refresh<F: Future<Output = Result<T, E>>>(
         &self,
         turn: OwnedMutexGuard<()>,
         asking: F,
-    ) -> impl Future<Output = Result<T, E>> + use<T, E, F> {
-        let last = Arc::clone(&self.last);
+    ) -> impl Future<Output = ()> + use<T, E, F> {
+        let state = Arc::clone(&self.state);
         async move {
             let began = Instant::now();
-            let value = asking.await?;
-            let stale_at = Instant::now() + SHORTEST_AGE.max(began.elapsed() * REST);
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Answer { value: value.clone(), stale_at });
+            let answered = asking.await;
+            let mut state = lock(&state);
+            let rest = match answered {
+                Ok(answer) => {
+                    state.known = Known { answer: Some(answer), failure: None };
+                    REST
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the console could not ask what it shows");
+                    state.known.failure = Some(Arc::new(error));
+                    REST_AFTER_FAILURE
+                }
+            };
+            state.rests_until = Some(Instant::now() + SHORTEST_REST.max(began.elapsed() * rest));
             drop(turn);
-            Ok(value)
         }
     }
+}
 
-    fn last(&self) -> Option<Answer<T>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::future::ready;
     use std::rc::Rc;
 
     use super::*;
 
     const LONG: Duration = Duration::from_secs(10);
+
+    fn known(answer: Option<i32>, failure: Option<&'static str>) -> Known<i32, &'static str> {
+        Known { answer, failure: failure.map(Arc::new) }
+    }
 
     #[actix::test]
     async fn who_is_out_of_patience_leaves_the_question_to_the_next() {
@@ -105,18 +128,33 @@ mod tests {
             told.await.map_err(|_| "nobody answers")?;
             Ok::<_, &str>(7)
         };
-        assert_eq!(cached.get(slow, Duration::from_millis(1)).await, Ok(None));
-        let never = || std::future::ready(Err::<i32, &str>("asked twice"));
-        assert_eq!(cached.get(never, Duration::from_millis(1)).await, Ok(None));
+        assert_eq!(cached.get(slow, Duration::from_millis(1)).await, known(None, None));
+        let never = || ready(Err::<i32, &str>("asked twice"));
+        assert_eq!(cached.get(never, Duration::from_millis(1)).await, known(None, None));
         tell.send(()).unwrap();
-        assert_eq!(cached.get(never, LONG).await, Ok(Some(7)));
+        assert_eq!(cached.get(never, LONG).await, known(Some(7), None));
         assert_eq!(asked.get(), 1);
     }
 
     #[actix::test]
-    async fn the_first_failure_is_told_and_asked_again() {
+    async fn a_failure_is_told_and_the_question_rests() {
         let cached = Cached::default();
-        assert_eq!(cached.get(|| std::future::ready(Err::<i32, _>("away")), LONG).await, Err("away"));
-        assert_eq!(cached.get(|| std::future::ready(Ok::<_, &str>(7)), LONG).await, Ok(Some(7)));
+        let rested = |cached: &Cached<i32, &'static str>| lock(&cached.state).rests_until = Some(Instant::now());
+        assert_eq!(cached.get(|| ready(Err("away")), LONG).await, known(None, Some("away")));
+        assert_eq!(
+            cached.get(|| ready(Ok(7)), LONG).await,
+            known(None, Some("away")),
+            "it is asked no more for a while"
+        );
+        rested(&cached);
+        assert_eq!(cached.get(|| ready(Ok(7)), LONG).await, known(Some(7), None));
+        rested(&cached);
+        assert_eq!(cached.get(|| ready(Err("gone")), LONG).await, known(Some(7), None), "nobody waits for a newer one");
+        drop(cached.asking.lock().await);
+        assert_eq!(cached.get(|| ready(Ok(8)), LONG).await, known(Some(7), Some("gone")));
+        rested(&cached);
+        cached.get(|| ready(Ok(8)), LONG).await;
+        drop(cached.asking.lock().await);
+        assert_eq!(cached.get(|| ready(Ok(9)), LONG).await, known(Some(8), None));
     }
 }

@@ -9,15 +9,16 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::asked::{Action, Cursor, Filter};
-use super::cached::Cached;
+use super::access::Role;
+use super::asked::{Action, Cursor, Filter, Instruction, Meant};
+use super::cached::{Cached, Known};
 use super::walk::{LONGEST_STRETCH, Walk};
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};
 use crate::explain::{Explanation, explain};
 use crate::glance::{BackendGlance, Glance, WorkerGlance};
 use crate::settings::Settings;
-use crate::store::{Change, Chapter, Counting, EventFilter, Place, Span, Store, Unreadable};
+use crate::store::{Chapter, Counting, EventFilter, Place, Span, Store, Unreadable};
 
 /// Events on a page, unless said otherwise, and at most.
 pub(crate) const PAGE: u16 = 50;
@@ -36,8 +37,9 @@ const NEIGHBOURS: usize = 5;
 /// Events changed in one transaction.
 const BATCH: usize = 500;
 
-/// A request that changes many ends after this, or where the database fails, with what it has done.
-const CHANGING: Duration = Duration::from_secs(20);
+/// A request that changes many ends after this, or where the database fails, with what it has done. A batch that is begun
+/// just before may take as long again twice: waiting for a connection, and for its statement.
+const CHANGING: Duration = Duration::from_secs(8);
 
 /// Events changed by one request; another goes on from there.
 pub(crate) const MOST_CHANGED: usize = 10_000;
@@ -149,6 +151,9 @@ pub(crate) struct Detail {
 pub(crate) struct Changed {
     /// Events that were changed.
     pub(crate) changed: usize,
+    /// Why not all were that should have been.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
     /// Where the next request goes on, if there may be more that are meant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<Cursor>,
@@ -157,7 +162,7 @@ pub(crate) struct Changed {
 pub(crate) struct Desk {
     store: Arc<dyn Store>,
     settings: Settings,
-    overview: Cached<Overview>,
+    overview: Cached<Overview, StoreError>,
 }
 
 impl Desk {
@@ -165,8 +170,8 @@ impl Desk {
         Self { store, settings, overview: Cached::default() }
     }
 
-    /// None: it is being counted, and that takes longer than this.
-    pub(crate) async fn overview(&self, patience: Duration) -> Result<Option<Overview>> {
+    /// Where there is neither an answer nor a failure, counting takes longer than this.
+    pub(crate) async fn overview(&self, patience: Duration) -> Known<Overview, StoreError> {
         let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
         self.overview.get(|| async move { look(&*store, &settings).await }, patience).await
     }
@@ -249,47 +254,42 @@ impl Desk {
         Ok(Count { count, more: walk.goes_on_after().is_some() })
     }
 
-    /// Changes those of these events whose status allows it.
-    pub(crate) async fn change(&self, action: Action, reason: &str, ids: &[Uuid]) -> Result<Changed> {
-        let change = action.change(reason);
-        let mut changed = 0;
-        for ids in ids.chunks(BATCH) {
-            changed += self.store.change(&change, ids).await?.len();
-        }
-        Ok(Changed { changed, next: None })
-    }
-
-    /// Changes the events that are meant in the order of their creation, so that each is met once, whatever becomes of it
-    /// meanwhile: so many, from `after` on.
-    pub(crate) async fn change_all(
-        &self,
-        action: Action,
-        reason: &str,
-        filter: &Filter,
-        after: Option<Cursor>,
-    ) -> Result<Changed> {
-        let mut done = Changed::default();
-        let Some(filter) = action.filter(filter) else { return Ok(done) };
-        let mut walk = Walk::new(&*self.store, &filter, false, after.map(|cursor| cursor.0)).lasting(CHANGING);
-        match self.change_walked(&action.change(reason), &mut walk, &mut done).await {
-            // What was done is told; the next request goes on, and meets the error.
-            Err(error) if done.changed > 0 => {
-                tracing::warn!(%error, "not all the events that were meant were changed");
-                Ok(done)
+    /// Changes those of the events that are meant whose status allows it, and writes into the log what was changed; also
+    /// where nobody waits for it any more.
+    pub(crate) async fn change(self: Arc<Self>, instruction: Instruction, by: Role) -> Result<Changed> {
+        let changing = actix_rt::spawn(async move {
+            let mut done = Changed::default();
+            match self.change_all(&instruction, by, &mut done).await {
+                Err(error) if done.changed == 0 => Err(error),
+                outcome => Ok(Changed { error: outcome.err().map(|error| error.to_string()), ..done }),
             }
-            outcome => outcome.map(|()| done),
-        }
+        });
+        // It ends early with its thread alone.
+        changing.await.unwrap_or(Err(StoreError::Timeout { operation: "change events", limit: CHANGING }))
     }
 
-    async fn change_walked(&self, change: &Change, walk: &mut Walk<'_>, done: &mut Changed) -> Result<()> {
+    /// By a filter, events are changed in the order of their creation, so that each is met once, whatever becomes of it
+    /// meanwhile: so many, for so long.
+    async fn change_all(&self, instruction: &Instruction, by: Role, done: &mut Changed) -> Result<()> {
+        let (filter, after) = match &instruction.meant {
+            Meant::These(ids) => {
+                for batch in ids.chunks(BATCH) {
+                    done.changed += self.change_batch(instruction, by, batch).await?;
+                }
+                return Ok(());
+            }
+            Meant::AllThatMatch { filter, after } => (instruction.action.filter(filter), after.map(|cursor| cursor.0)),
+        };
+        let Some(filter) = filter else { return Ok(()) };
+        let mut walk = Walk::new(&*self.store, &filter, false, after).lasting(CHANGING);
         let mut met = 0;
         while met < MOST_CHANGED
             && let Some(places) = walk.next(MOST_CHANGED - met).await?
         {
             met += places.len();
             for batch in places.chunks(BATCH) {
-                done.changed += self.store.change(change, &ids(batch)).await?.len();
-                done.next = batch.last().map(|last| Cursor(*last));
+                done.changed += self.change_batch(instruction, by, &ids(batch)).await?;
+                done.next = batch.last().copied().map(Cursor);
                 if walk.is_over() {
                     return Ok(());
                 }
@@ -297,6 +297,15 @@ impl Desk {
         }
         done.next = walk.goes_on_after().map(Cursor);
         Ok(())
+    }
+
+    async fn change_batch(&self, instruction: &Instruction, by: Role, ids: &[Uuid]) -> Result<usize> {
+        let changed = self.store.change(&instruction.action.change(&instruction.reason), ids).await?;
+        if let [first, ..] = changed.as_slice() {
+            let (action, events) = (instruction.action, changed.len());
+            tracing::info!(?action, role = ?by, events, %first, "events were changed over HTTP");
+        }
+        Ok(changed.len())
     }
 }
 

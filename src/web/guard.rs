@@ -11,6 +11,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use subtle::ConstantTimeEq;
+use tokio::time::{Instant, timeout_at};
 
 use super::Console;
 use super::access::{CookiePlace, Role, Session};
@@ -143,7 +144,8 @@ pub(super) async fn guard<B: MessageBody + 'static>(
     let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
     let is_refresh = request.headers().contains_key("hx-request");
     let asked = Asked { path: format!("{path}{query}"), base: base.clone(), is_refresh };
-    let admitting = actix_rt::time::timeout(PATIENCE, admit(&console, &mut request, &path, &base.cookie.name));
+    let deadline = Instant::now() + PATIENCE;
+    let admitting = timeout_at(deadline, admit(&console, &mut request, &path, &base.cookie.name));
     let admitted = admitting.await.unwrap_or(Err(Refusal::Late));
     let mut response = match admitted {
         Ok(shown) => {
@@ -152,7 +154,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
             if let Some(session) = session.clone() {
                 request.extensions_mut().insert(session);
             }
-            let Ok(answered) = actix_rt::time::timeout(PATIENCE, next.call(request)).await else {
+            let Ok(answered) = timeout_at(deadline, next.call(request)).await else {
                 // The request is gone with what was asked of it.
                 let mut late = refuse(Refusal::Late, &asked);
                 protect(late.headers_mut(), false);

@@ -1,5 +1,7 @@
 //! The console: what it shows and does, and who it lets in.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -7,6 +9,7 @@ use ureq::http::{Method, Request};
 
 use crate::scene::Scene;
 use crate::support::process::Running;
+use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, free_port};
 
 pub(crate) const OPERATOR: &str = "the operators' secret";
@@ -14,7 +17,7 @@ const READER: &str = "the readers' secret";
 
 /// A running `outbox web`.
 pub(crate) struct Console {
-    _program: Running,
+    program: Running,
     port: u16,
 }
 
@@ -57,7 +60,7 @@ impl Console {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         })
         .await;
-        Self { _program: program, port }
+        Self { program, port }
     }
 
     pub(crate) fn host(&self) -> String {
@@ -353,17 +356,19 @@ async fn whatever_stands_in_an_event_is_text() {
     ];
     let id = insert(&scene, &columns).await;
     insert(&scene, &columns).await;
+    // The overview names the backend of what is due.
+    insert(&scene, &columns.map(|(name, value)| (name, if name == "status" { "'pending'" } else { value }))).await;
     let cookie = console.sign_in(OPERATOR);
     let filtered = format!("/events?{}", form(&[("key", HARM), ("search", HARM)]));
     let confirmed = format!("/confirm?{}", form(&[("action", "fail"), ("all", "1"), ("key", HARM), ("subject", HARM)]));
-    for path in ["/", "/events", &format!("/events/{id}"), &filtered, &confirmed, &form(&[("/sign-in?then", HARM)])] {
-        let path =
-            if path.starts_with('/') { path.to_owned() } else { format!("/sign-in?{}", form(&[("then", HARM)])) };
-        let page = console.get(&path, &cookie);
+    let signing_in = format!("/sign-in?{}", form(&[("then", &format!("/{HARM}"))]));
+    for path in ["/", "/events", &format!("/events/{id}"), &filtered, &confirmed, &signing_in] {
+        let page = console.get(path, &cookie);
         assert_eq!(page.status, 200, "{path}: {}", page.body);
         for harm in ["<script>", "<img", "\"' onmouseover"] {
             assert!(!page.body.contains(harm), "{path}: {}", page.body);
         }
+        assert!(page.body.contains("&lt;script&gt;alert(1)"), "{path} does not show it: {}", page.body);
         assert!(page.policy.contains("script-src 'self'") && !page.policy.contains("unsafe"), "{}", page.policy);
     }
     assert!(console.get(&format!("/events/{id}"), &cookie).body.matches("&lt;script&gt;").count() > 8);
@@ -452,6 +457,33 @@ async fn programs_page_through_the_list_and_change_events() {
     assert_eq!(paths.len(), 6, "{paths:?}");
 }
 
+/// What the server says to a request that stops in its middle, until it hangs up.
+fn stall(port: u16, beginning: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+    stream.write_all(beginning.as_bytes()).unwrap();
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_request_that_is_large_or_does_not_end_is_given_up() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    let (port, host) = (console.port, console.host());
+    let beginning = |rest: &str| format!("POST /api/v1/events/changes HTTP/1.1\r\nHost: {host}\r\n{rest}");
+    let body = "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{";
+    let tokened = format!("Authorization: Bearer {OPERATOR}\r\n{body}");
+    let beginnings = [beginning(""), beginning(&tokened), beginning(body)];
+    let stalled: Vec<_> = beginnings.into_iter().map(|text| std::thread::spawn(move || stall(port, &text))).collect();
+    let large = json!({"action": "fail", "reason": "x".repeat(65 * 1024), "filter": {}});
+    assert_eq!(console.api("POST", "/events/changes", OPERATOR, Some(large)).status, 413);
+    let said: Vec<String> = stalled.into_iter().map(|stalled| stalled.join().unwrap()).collect();
+    let of = |n: usize, statuses: &[&str]| statuses.iter().any(|status| said[n].contains(status));
+    assert!(of(0, &["408"]) && of(1, &["408", "503"]) && of(2, &["401"]), "{said:?}");
+}
+
 #[tokio::test]
 async fn what_no_index_leads_to_is_looked_for_until_it_is_found() {
     let scene = Scene::new().await;
@@ -488,6 +520,60 @@ async fn what_no_index_leads_to_is_looked_for_until_it_is_found() {
     assert_eq!(first["changed"], 10_000);
     assert_eq!(replay(&first["next"])["changed"], 10_000);
     assert_eq!(get("/events/count?action=fail"), json!({"count": 20000, "more": false}));
+}
+
+#[tokio::test]
+async fn who_has_changed_what_is_in_the_log() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    let id = insert(&scene, FAILED).await;
+    let cookie = console.sign_in(READER);
+    console.get("/", &cookie);
+    console.submit("/sign-in", "", &form(&[("secret", "a wrong one")]));
+    console.api("POST", "/events/changes", OPERATOR, Some(json!({"action": "retry", "ids": [id]})));
+    let logged = [
+        "somebody has signed in to the console role=Reader".to_owned(),
+        "somebody gave a wrong secret to the console".to_owned(),
+        format!("events were changed over HTTP action=Retry role=Operator events=1 first={id}"),
+    ];
+    eventually("it is logged", PATIENCE, async || {
+        let said = console.program.stderr();
+        logged.iter().all(|line| said.contains(line))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_overview_that_is_no_longer_so_says_so() {
+    let scene = Scene::new().await;
+    let proxy = Proxy::to(url::Url::parse(scene.url()).unwrap().port().unwrap()).await;
+    let scene = scene.through(proxy.port());
+    let console = Console::open(&scene, &secrets()).await;
+    let cookie = console.sign_in(OPERATOR);
+    let shows = |text: &str| console.get("/", &cookie).body.contains(text);
+    eventually("it is counted", PATIENCE, async || shows("Counted at")).await;
+    assert!(!shows("What follows may be no longer so"));
+    proxy.set(Passage::CutAtReply);
+    eventually("it says so", PATIENCE, async || shows("What follows may be no longer so") && shows("Counted at")).await;
+    assert_eq!(console.api("GET", "/overview", READER, None).status, 503);
+    proxy.set(Passage::Open);
+    eventually("it is counted again", PATIENCE, async || !shows("What follows may be no longer so")).await;
+    assert_eq!(console.api("GET", "/overview", READER, None).status, 200);
+}
+
+#[tokio::test]
+async fn what_cannot_be_counted_in_the_first_place_says_why() {
+    let scene = Scene::new().await;
+    let proxy = Proxy::to(url::Url::parse(scene.url()).unwrap().port().unwrap()).await;
+    let scene = scene.through(proxy.port());
+    proxy.set(Passage::LoseReplies);
+    let console = Console::open(&scene, &secrets()).await;
+    let cookie = console.sign_in(OPERATOR);
+    eventually("it says why", PATIENCE, async || {
+        let said = console.get("/", &cookie);
+        said.status == 503 && said.body.contains("no answer within")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
@@ -134,6 +134,22 @@ impl Target {
         tokio::time::timeout(CONNECT_LIMIT, connecting)
             .await
             .map_err(|_| self.unreachable(format!("no answer within {CONNECT_LIMIT:?}")))
+    }
+
+    /// Ends the statement that the server may still be at on a connection which nobody listens to any more: it must neither
+    /// go on for nothing nor be done after all when somebody has been told otherwise.
+    pub(super) fn cancel(self: &Arc<Self>, token: CancelToken) {
+        let target = Arc::clone(self);
+        tokio::spawn(async move {
+            let cancelling = async {
+                match &target.tls {
+                    None => token.cancel_query(NoTls).await,
+                    Some(tls) => token.cancel_query(tls.clone()).await,
+                }
+            };
+            // Its answer may get lost like any other.
+            let _ = tokio::time::timeout(CONNECT_LIMIT, cancelling).await;
+        });
     }
 
     pub(super) fn connect_error(&self, error: &DriverError) -> StoreError {
@@ -299,10 +315,13 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
-    use crate::store::Store;
+    use crate::error::StoreError;
+    use crate::event::Status;
     use crate::store::contract::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
+    use crate::store::{Change, Store};
+    use crate::test_support::{PATIENCE, eventually};
 
     #[tokio::test]
     async fn options_with_a_space_reach_the_server() {
@@ -313,6 +332,25 @@ mod tests {
         let row = client.query_one("SELECT current_setting('work_mem'), current_setting('search_path')", &[]).await;
         let row = row.unwrap();
         assert_eq!((row.get(0), row.get(1)), ("3MB", "a+b"));
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_is_given_up_ends_in_the_server_and_changes_nothing() {
+        let fixture = PostgresFixture::fresh().await;
+        let store = fixture.store();
+        let id = uuid::Uuid::now_v7();
+        fixture.execute(&format!("INSERT INTO outbox_events (id, event_type, source) VALUES ('{id}', 't', 's')")).await;
+        let mut other = fixture.begin().await;
+        other.execute("SELECT FROM outbox_events FOR UPDATE").await;
+        let fail = Change::Fail { reason: "given up".to_owned() };
+        let late = store.change(&fail, &[id]).await.unwrap_err();
+        assert!(matches!(late, StoreError::Timeout { .. }), "{late}");
+        // It waits for the lock no longer.
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        eventually("it is cancelled", PATIENCE, async || fixture.number(waiting).await == 0).await;
+        other.commit().await;
+        assert_eq!(store.find(id).await.unwrap().unwrap().status, Status::Pending);
     }
 
     #[tokio::test]

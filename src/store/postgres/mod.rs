@@ -141,6 +141,7 @@ impl PostgresStore {
                 Err(error)
             }
             Err(_) => {
+                self.target.cancel(conn.cancel_token());
                 drop(Object::take(conn));
                 Err(StoreError::Timeout { operation, limit })
             }

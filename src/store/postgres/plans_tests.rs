@@ -234,3 +234,31 @@ async fn plans_are_index_scans_on_a_table_that_was_analysed_when_empty_and_then_
         assert!(removed_rows(plan) <= MOST_REMOVED, "{plan}");
     }
 }
+
+#[tokio::test]
+async fn a_list_of_the_newest_events_does_not_read_all_before_them_also_with_statistics() {
+    let server = explaining_server();
+    let database = server.database().await;
+    let store = PostgresStore::new(Target::from_url(&database.url).unwrap(), None).unwrap();
+    store.migrate(&|_| ()).await.unwrap();
+    let fill = "INSERT INTO outbox_events (id, event_type, source, status, created_at) \
+        SELECT gen_random_uuid(), 't', 's', CASE WHEN n > 270000 THEN 'pending' ELSE 'published' END, \
+            now() - (300000 - n) * interval '1 second' FROM generate_series(1, 300000) n; \
+        ANALYZE outbox_events";
+    database.connect().await.batch_execute(fill).await.unwrap();
+    let asked_from = server.log().len();
+    for statuses in [&[Status::Pending][..], &[Status::Retry, Status::Pending]] {
+        let filter = EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
+        for newest_first in [false, true] {
+            let page = Page { newest_first, after: None, limit: 500 };
+            assert_eq!(store.select(&filter, page).await.unwrap().len(), 500);
+            assert_eq!(store.examine(&filter, page, 20_000).await.unwrap().places.len(), 500);
+        }
+    }
+    let log = server.log();
+    let plans = plans(&log[asked_from..]);
+    assert!(plans.len() >= 8, "{} plans were written down", plans.len());
+    for plan in plans {
+        assert!(removed_rows(plan) <= MOST_REMOVED && !plan.contains("Seq Scan on outbox_events"), "{plan}");
+    }
+}

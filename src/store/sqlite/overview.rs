@@ -34,15 +34,23 @@ fn counts(connection: &mut SqliteConnection) -> QueryResult<Vec<(String, i64)>> 
 
 pub(super) fn due(connection: &mut SqliteConnection) -> QueryResult<Vec<Due>> {
     let now = read_now(connection)?;
+    // From indexes alone: in the rows, these columns stand behind what the events carry.
     let rows: Vec<(String, i64, i64)> = sql::<(Text, BigInt, BigInt)>(
-        "SELECT lane, count(*), min(since) FROM (
-           SELECT CAST(publisher_backend AS TEXT) AS lane, status,
-             CASE status WHEN 'retry' THEN coalesce(retry_at, scheduled_at) ELSE scheduled_at END AS since
-           FROM outbox_events WHERE status IN ('pending', 'retry') AND status <> 'published')
-         WHERE since <= ",
+        "SELECT CAST(lane AS TEXT), sum(events), min(since) FROM (
+           SELECT publisher_backend AS lane, count(*) AS events, min(scheduled_at) AS since
+           FROM outbox_events INDEXED BY outbox_events_due
+           WHERE status = 'pending' AND scheduled_at <= ",
     )
     .bind::<BigInt, _>(now)
-    .sql(" GROUP BY lane ORDER BY lane")
+    .sql(
+        " GROUP BY publisher_backend
+           UNION ALL
+           SELECT publisher_backend, count(*), min(coalesce(retry_at, scheduled_at))
+           FROM outbox_events INDEXED BY outbox_events_retry
+           WHERE status = 'retry' AND coalesce(retry_at, scheduled_at) <= ",
+    )
+    .bind::<BigInt, _>(now)
+    .sql(" GROUP BY publisher_backend) GROUP BY lane ORDER BY lane")
     .load(connection)?;
     let due = |(lane, events, since)| Due { lane: Arc::from(String::as_str(&lane)), events, oldest: span(now, since) };
     Ok(rows.into_iter().map(due).collect())

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::frame::Frame;
 use super::{Answer, Trouble, events, events_count, read, without_empty};
-use crate::web::api;
-use crate::web::asked::{Action, Cursor, Filter};
+use crate::web::access::Role;
+use crate::web::asked::{Action, Cursor, Instruction, Meant};
 use crate::web::desk::{Count, Desk};
 
 /// Events by id on one page, at most.
@@ -16,49 +16,34 @@ const MOST_IDS: usize = 200;
 const GIVEN_UP: &str = "given up in the console";
 
 /// What a form says is to be done, and to what.
-struct Order {
-    action: Action,
-    meant: Meant,
-    reason: String,
-    after: Option<Cursor>,
-}
-
-enum Meant {
-    These(Vec<Uuid>),
-    AllThatMatch(Box<Filter>),
-}
-
-impl Order {
-    fn parse(form: &str) -> Result<Self, String> {
-        let form = without_empty(form);
-        let pairs: Vec<(String, String)> = url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
-        let last = |name: &str| pairs.iter().rev().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
-        let action = match last("action") {
-            Some("retry") => Action::Retry,
-            Some("fail") => Action::Fail,
-            Some("replay") => Action::Replay,
-            _ => return Err("Say what is to be done: retry, fail or replay.".to_owned()),
-        };
-        let meant = if last("all").is_some() {
-            Meant::AllThatMatch(Box::new(read::<Filter>(&form)?))
-        } else {
-            Meant::These(ids(&pairs)?)
-        };
-        let reason = last("reason").unwrap_or(GIVEN_UP).to_owned();
+fn parse(form: &str) -> Result<Instruction, String> {
+    let form = without_empty(form);
+    let pairs: Vec<(String, String)> = url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
+    let last = |name: &str| pairs.iter().rev().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
+    let action = match last("action") {
+        Some("retry") => Action::Retry,
+        Some("fail") => Action::Fail,
+        Some("replay") => Action::Replay,
+        _ => return Err("Say what is to be done: retry, fail or replay.".to_owned()),
+    };
+    let meant = if last("all").is_some() {
         let after = last("after").map(|after| Cursor::try_from(after.to_owned())).transpose()?;
-        Ok(Self { action, meant, reason, after })
-    }
+        Meant::AllThatMatch { filter: Box::new(read(&form)?), after }
+    } else {
+        Meant::These(ids(&pairs)?)
+    };
+    Ok(Instruction { action, reason: last("reason").unwrap_or(GIVEN_UP).to_owned(), meant })
+}
 
-    /// As the hidden fields of a form.
-    fn hidden(&self) -> Markup {
-        html! {
-            input type="hidden" name="action" value=(word(self.action));
-            @match &self.meant {
-                Meant::These(ids) => { @for id in ids { input type="hidden" name="id" value=(id); } }
-                Meant::AllThatMatch(filter) => {
-                    input type="hidden" name="all" value="1";
-                    (events::hidden(filter))
-                }
+/// As the hidden fields of a form.
+fn hidden(action: Action, meant: &Meant) -> Markup {
+    html! {
+        input type="hidden" name="action" value=(word(action));
+        @match meant {
+            Meant::These(ids) => { @for id in ids { input type="hidden" name="id" value=(id); } }
+            Meant::AllThatMatch { filter, .. } => {
+                input type="hidden" name="all" value="1";
+                (events::hidden(filter))
             }
         }
     }
@@ -112,28 +97,30 @@ fn means(action: Action) -> &'static str {
 }
 
 pub(super) async fn confirm(frame: Frame, desk: web::Data<Desk>, request: HttpRequest) -> Answer {
-    let order = Order::parse(request.query_string()).map_err(|reason| Trouble::bad_request(&frame, reason))?;
-    let count = match &order.meant {
+    let instruction = parse(request.query_string()).map_err(|reason| Trouble::bad_request(&frame, reason))?;
+    let count = match &instruction.meant {
         Meant::These(ids) => Count { count: ids.len(), more: false },
-        Meant::AllThatMatch(filter) => desk.count(order.action, filter).await.map_err(Trouble::of(&frame))?,
+        Meant::AllThatMatch { filter, .. } => {
+            desk.count(instruction.action, filter).await.map_err(Trouble::of(&frame))?
+        }
     };
     let how_many = events_count(count.count) + if count.more { " or more" } else { "" };
     let is_none = count.count == 0 && !count.more;
-    let title = format!("{} {how_many}?", heading(order.action));
+    let title = format!("{} {how_many}?", heading(instruction.action));
     let content = html! {
         h1 { (title) }
-        p { (means(order.action)) }
-        @if let Meant::AllThatMatch(filter) = &order.meant {
+        p { (means(instruction.action)) }
+        @if let Meant::AllThatMatch { filter, .. } = &instruction.meant {
             dl { @for (name, value) in events::fields(filter) { dt { (name) } dd { (value) } } }
         }
         form method="post" action=(frame.link("/change")) {
             (frame.token())
-            (order.hidden())
-            @if order.action == Action::Fail {
+            (hidden(instruction.action, &instruction.meant))
+            @if instruction.action == Action::Fail {
                 label { "Why (kept as their last error)" input name="reason" maxlength="500" value=(GIVEN_UP); }
             }
             div class="actions" {
-                button class="main" disabled[is_none] { (heading(order.action)) " " (how_many) }
+                button class="main" disabled[is_none] { (heading(instruction.action)) " " (how_many) }
                 a href=(frame.link("/events")) { "Do nothing" }
             }
         }
@@ -142,34 +129,33 @@ pub(super) async fn confirm(frame: Frame, desk: web::Data<Desk>, request: HttpRe
 }
 
 pub(super) async fn change(frame: Frame, desk: web::Data<Desk>, form: String) -> Answer {
-    let order = Order::parse(&form).map_err(|reason| Trouble::bad_request(&frame, reason))?;
-    let changed = match &order.meant {
-        Meant::These(ids) => desk.change(order.action, &order.reason, ids).await,
-        Meant::AllThatMatch(filter) => desk.change_all(order.action, &order.reason, filter, order.after).await,
-    };
-    let changed = changed.map_err(Trouble::of(&frame))?;
-    if let Some(session) = frame.session() {
-        api::note(order.action, session, changed.changed);
-    }
-    let title = format!("{} {}", events_count(changed.changed), past(order.action));
+    let instruction = parse(&form).map_err(|reason| Trouble::bad_request(&frame, reason))?;
+    // A form of nobody does not get here.
+    let by = frame.session().map_or(Role::Reader, |session| session.role);
+    let (action, reason, form) =
+        (instruction.action, instruction.reason.clone(), hidden(instruction.action, &instruction.meant));
+    let these = if let Meant::These(ids) = &instruction.meant { ids.clone() } else { Vec::new() };
+    let changed = desk.into_inner().change(instruction, by).await.map_err(Trouble::of(&frame))?;
+    let title = format!("{} {}", events_count(changed.changed), past(action));
     let content = html! {
         h1 { (title) }
+        @if let Some(error) = &changed.error {
+            p class="notice bad" role="alert" { "Not all were: " (error) }
+        }
         @if let Some(next) = &changed.next {
             p { "There may be more that match." }
             form method="post" action=(frame.link("/change")) class="actions" {
                 (frame.token())
-                (order.hidden())
-                input type="hidden" name="reason" value=(order.reason);
+                (form)
+                input type="hidden" name="reason" value=(reason);
                 input type="hidden" name="after" value=(next);
                 button class="main" { "Go on" }
             }
         }
-        @if let Meant::These(ids) = &order.meant {
-            @if changed.changed < ids.len() {
-                p class="notice" { "The others are in a status that does not allow it." }
-            }
-            ul { @for id in ids { li { a href=(frame.link(&format!("/events/{id}"))) { code { (id) } } } } }
+        @if changed.changed < these.len() && changed.error.is_none() {
+            p class="notice" { "The others are in a status that does not allow it." }
         }
+        ul { @for id in these { li { a href=(frame.link(&format!("/events/{id}"))) { code { (id) } } } } }
         p { a href=(frame.link("/events")) { "To the events" } }
     };
     Ok(frame.page(&title, "/events", &content))

@@ -8,6 +8,8 @@ mod frame;
 mod overview;
 mod sign_in;
 
+use std::borrow::Borrow;
+
 use actix_web::http::header::LOCATION;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError, web};
@@ -66,9 +68,12 @@ impl Trouble {
         Self { frame: frame.clone(), status: StatusCode::BAD_REQUEST, says: says.into() }
     }
 
-    fn of(frame: &Frame) -> impl FnOnce(StoreError) -> Self {
+    fn of<E: Borrow<StoreError>>(frame: &Frame) -> impl FnOnce(E) -> Self {
         let frame = frame.clone();
-        move |error| Self { frame, status: super::status_of(&error), says: error.to_string() }
+        move |error| {
+            let error = error.borrow();
+            Self { frame, status: super::status_of(error), says: error.to_string() }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The outbox at a glance.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web;
@@ -11,17 +12,24 @@ use super::frame::Frame;
 use super::{Answer, STATUSES, Trouble, grouped, time};
 use crate::event::Status;
 use crate::glance::WorkerGlance;
+use crate::web::cached::Known;
 use crate::web::desk::{Desk, Overview};
 
 /// A page is shown without what is still being counted then.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(super) async fn show(frame: Frame, desk: web::Data<Desk>) -> Answer {
-    let overview = desk.overview(PATIENCE).await.map_err(Trouble::of(&frame))?;
+    let Known { answer: overview, failure } = desk.overview(PATIENCE).await;
+    if let (None, Some(error)) = (&overview, &failure) {
+        return Err(Trouble::of(&frame)(Arc::clone(error)));
+    }
     let content = html! {
         h1 { "Overview" }
         // Replaced by itself, from the same page.
         div id="live" hx-get=(frame.link("/")) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
+            @if let Some(error) = &failure {
+                p class="notice bad" role="alert" { "What follows may be no longer so: " (error) }
+            }
             @if let Some(overview) = &overview {
                 (counts(&frame, overview))
                 (backends(overview))
