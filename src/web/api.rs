@@ -13,9 +13,10 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use super::access::Session;
-use super::asked::{Action, Cursor, Filter, FilterAlone, Instruction, Meant};
+use super::answers::{Changed, Count, Events, Listed, Overview};
+use super::asked::{Action, Cursor, Filter, FilterAlone, Instruction, Meant, Wanted};
 use super::cached::Known;
-use super::desk::{Changed, Count, Desk, Events, LARGEST_PAGE, Listed, MOST_CHANGED, Overview, PAGE, Wanted};
+use super::desk::{Desk, LARGEST_PAGE, MOST_CHANGED, PAGE};
 use super::guard::{Base, Refusal};
 use super::methods::{get, post};
 use crate::error::StoreError;

@@ -93,6 +93,16 @@ impl ToSchema for FilterAlone {
     }
 }
 
+/// Which part of a list is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) newest_first: bool,
+    pub(crate) after: Option<Cursor>,
+    pub(crate) limit: u16,
+    /// Whoever asks can wait.
+    pub(crate) is_patient: bool,
+}
+
 /// What is to be done to events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -5,20 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
-use serde::Serialize;
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::access::Role;
-use super::asked::{Action, Cursor, Filter, Instruction, Meant};
+use super::answers::{Changed, Count, Detail, Events, Listed, Outcome, Overview};
+use super::asked::{Action, Cursor, Filter, Instruction, Meant, Wanted};
 use super::cached::{Cached, Known};
 use super::walk::{LONGEST_STRETCH, Walk};
 use crate::error::StoreError;
-use crate::event::{OutboxEvent, Status};
+use crate::event::OutboxEvent;
 use crate::explain::{Explanation, explain};
-use crate::glance::{BackendGlance, Glance, WorkerGlance};
+use crate::glance::Glance;
 use crate::settings::Settings;
-use crate::store::{Chapter, Counting, EventFilter, Place, Span, Store, Unreadable};
+use crate::store::{Chapter, Counting, EventFilter, Place, Span, Store};
 
 /// Events on a page, unless said otherwise, and at most.
 pub(crate) const PAGE: u16 = 50;
@@ -46,119 +45,6 @@ pub(crate) const MOST_CHANGED: usize = 10_000;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// The outbox at a glance.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Overview {
-    /// When it was counted: a few seconds ago, or longer where counting takes long.
-    pub(crate) counted_at: DateTime<Utc>,
-    /// Events by status.
-    pub(crate) counts: BTreeMap<String, i64>,
-    /// So many are published about: where they are many, the database is asked how large it takes its table for.
-    pub(crate) published_is_estimate: bool,
-    pub(crate) backends: Vec<BackendGlance>,
-    pub(crate) workers: Vec<WorkerGlance>,
-    /// Events that each backend published in the last whole minute, where any.
-    pub(crate) published_a_minute: BTreeMap<String, u64>,
-    /// What became of events in each minute of the last hour in which anything did.
-    pub(crate) minutes: Vec<Outcome>,
-    /// What became of events in each hour of the last day in which anything did.
-    pub(crate) hours: Vec<Outcome>,
-}
-
-/// What became of events of all backends in a minute or an hour.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Outcome {
-    pub(crate) began_at: DateTime<Utc>,
-    pub(crate) published: u64,
-    pub(crate) rejected: u64,
-    pub(crate) failed: u64,
-}
-
-/// An event without its data.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Summary {
-    pub(crate) id: Uuid,
-    pub(crate) status: Status,
-    #[serde(rename = "type")]
-    pub(crate) event_type: String,
-    pub(crate) source: String,
-    pub(crate) subject: String,
-    pub(crate) backend: String,
-    pub(crate) key: String,
-    pub(crate) created_at: DateTime<Utc>,
-    pub(crate) scheduled_at: DateTime<Utc>,
-    pub(crate) published_at: Option<DateTime<Utc>>,
-    pub(crate) retry_count: i32,
-    pub(crate) last_error: String,
-}
-
-/// A row of the list: an event, or why it is none.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-#[serde(untagged)]
-pub(crate) enum Listed {
-    Event(Box<Summary>),
-    Unreadable { id: Uuid, unreadable: String },
-}
-
-impl Listed {
-    pub(crate) fn id(&self) -> Uuid {
-        match self {
-            Self::Event(event) => event.id,
-            Self::Unreadable { id, .. } => *id,
-        }
-    }
-}
-
-/// A page of events.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Events {
-    pub(crate) events: Vec<Listed>,
-    /// `after` of the next page; none where this is the last.
-    pub(crate) next: Option<Cursor>,
-    /// Looking for them took long, and stopped at what was created then: `next` goes on from there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) stopped_at: Option<DateTime<Utc>>,
-}
-
-/// A number of events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Count {
-    pub(crate) count: usize,
-    /// There may be more: counting took long, and stopped.
-    pub(crate) more: bool,
-}
-
-/// Which part of a list is asked for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
-    pub(crate) newest_first: bool,
-    pub(crate) after: Option<Cursor>,
-    pub(crate) limit: u16,
-    /// Whoever asks can wait.
-    pub(crate) is_patient: bool,
-}
-
-/// One event, whole.
-pub(crate) struct Detail {
-    pub(crate) event: std::result::Result<OutboxEvent, Unreadable>,
-    pub(crate) explanation: Explanation,
-    /// Others with its key, newest first.
-    pub(crate) neighbours: Vec<Listed>,
-}
-
-/// What was done.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Changed {
-    /// Events that were changed.
-    pub(crate) changed: usize,
-    /// Why not all were that should have been.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<String>,
-    /// Where the next request goes on, if there may be more that are meant.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) next: Option<Cursor>,
-}
-
 pub(crate) struct Desk {
     store: Arc<dyn Store>,
     settings: Settings,
@@ -182,13 +68,8 @@ impl Desk {
         let filter = EventFilter::from(filter);
         let mut walk = Walk::new(&*self.store, &filter, newest_first, after.map(|cursor| cursor.0))
             .lasting(if is_patient { LOOKING_LONG } else { LOOKING });
-        let mut places = Vec::new();
         // One more than is shown tells whether there is a next page.
-        while places.len() <= limit
-            && let Some(found) = walk.next(limit + 1 - places.len()).await?
-        {
-            places.extend(found);
-        }
+        let mut places = walk.first(limit + 1).await?;
         let is_full = places.len() > limit;
         places.truncate(limit);
         let stopped_at = walk.goes_on_after().filter(|_| !is_full);
@@ -206,7 +87,7 @@ impl Desk {
     }
 
     async fn list(&self, places: &[Place]) -> Result<Vec<Listed>> {
-        Ok(self.store.load_without_data(&ids(places)).await?.into_iter().map(listed).collect())
+        Ok(self.store.load_without_data(&ids(places)).await?.into_iter().map(Listed::from).collect())
     }
 
     pub(crate) async fn event(&self, id: Uuid) -> Result<Detail> {
@@ -225,14 +106,7 @@ impl Desk {
         let since_epoch = (event.created_at - self.store.epoch()).num_microseconds().unwrap_or(i64::MAX);
         let after = Some(Place { created_at: since_epoch, id: event.id });
         let look = async |newest_first| {
-            let mut walk = Walk::new(&*self.store, &filter, newest_first, after).lasting(LOOKING / 2);
-            let mut places = Vec::new();
-            while places.len() < NEIGHBOURS
-                && let Some(found) = walk.next(NEIGHBOURS - places.len()).await?
-            {
-                places.extend(found);
-            }
-            Ok::<_, StoreError>(places)
+            Walk::new(&*self.store, &filter, newest_first, after).lasting(LOOKING / 2).first(NEIGHBOURS).await
         };
         let (newer, older) = tokio::try_join!(look(false), look(true))?;
         let places: Vec<Place> = newer.into_iter().rev().chain(older).collect();
@@ -330,8 +204,8 @@ async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
         backends,
         workers,
         published_a_minute: published_a_minute(&minutes, counted_at),
-        minutes: outcomes(minutes),
-        hours: outcomes(hours),
+        minutes: Outcome::of_all(minutes),
+        hours: Outcome::of_all(hours),
     })
 }
 
@@ -341,36 +215,4 @@ fn published_a_minute(minutes: &[Chapter], now: DateTime<Utc>) -> BTreeMap<Strin
     let last = now.duration_trunc(minute).unwrap_or(now) - minute;
     let of_last = minutes.iter().filter(|chapter| chapter.began_at == last);
     of_last.map(|chapter| (chapter.backend.clone(), chapter.outcomes.published)).collect()
-}
-
-/// Those of all backends together, in the order of time.
-fn outcomes(chapters: Vec<Chapter>) -> Vec<Outcome> {
-    let mut all: BTreeMap<DateTime<Utc>, Outcome> = BTreeMap::new();
-    for Chapter { began_at, outcomes, .. } in chapters {
-        let one = all.entry(began_at).or_insert(Outcome { began_at, published: 0, rejected: 0, failed: 0 });
-        one.published += outcomes.published;
-        one.rejected += outcomes.rejected;
-        one.failed += outcomes.failed;
-    }
-    all.into_values().collect()
-}
-
-fn listed(row: std::result::Result<OutboxEvent, Unreadable>) -> Listed {
-    match row {
-        Ok(event) => Listed::Event(Box::new(Summary {
-            id: event.id,
-            status: event.status,
-            event_type: event.event_type,
-            source: event.source,
-            subject: event.subject,
-            backend: event.publisher_backend,
-            key: event.partition_key,
-            created_at: event.created_at,
-            scheduled_at: event.scheduled_at,
-            published_at: event.published_at,
-            retry_count: event.retry_count,
-            last_error: event.last_error,
-        })),
-        Err(Unreadable { id, reason, .. }) => Listed::Unreadable { id, unreadable: reason },
-    }
 }

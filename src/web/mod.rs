@@ -16,6 +16,7 @@
 //! ```
 
 mod access;
+mod answers;
 mod api;
 mod asked;
 mod assets;

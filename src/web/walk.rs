@@ -58,4 +58,15 @@ impl<'a> Walk<'a> {
         self.after = last.or(self.after);
         Ok(Some(places))
     }
+
+    /// The next of those that are meant, so many or as many as there is time to find.
+    pub(super) async fn first(&mut self, count: usize) -> Result<Vec<Place>, StoreError> {
+        let mut places = Vec::new();
+        while places.len() < count
+            && let Some(found) = self.next(count - places.len()).await?
+        {
+            places.extend(found);
+        }
+        Ok(places)
+    }
 }

@@ -7,8 +7,9 @@ use uuid::Uuid;
 use super::frame::Frame;
 use super::{Answer, Trouble, events, events_count, read, without_empty};
 use crate::web::access::Role;
+use crate::web::answers::Count;
 use crate::web::asked::{Action, Cursor, Instruction, Meant};
-use crate::web::desk::{Count, Desk};
+use crate::web::desk::Desk;
 
 /// Events by id on one page, at most.
 const MOST_IDS: usize = 200;

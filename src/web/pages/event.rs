@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::frame::Frame;
 use super::{Answer, Trouble, events, status, time};
 use crate::event::{JsonText, OutboxEvent};
-use crate::web::desk::{Desk, Detail};
+use crate::web::answers::Detail;
+use crate::web::desk::Desk;
 
 /// Of larger data the beginning is shown.
 const MOST_SHOWN: usize = 64 * 1024;

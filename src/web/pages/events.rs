@@ -8,9 +8,10 @@ use uuid::Uuid;
 
 use super::frame::Frame;
 use super::{Answer, STATUSES, Trouble, read, see_other, status, time, without_empty};
+use crate::web::answers::Listed;
 use crate::web::api::{Order, Part};
 use crate::web::asked::Filter;
-use crate::web::desk::{Desk, Listed};
+use crate::web::desk::Desk;
 
 const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldest first")];
 

@@ -12,8 +12,9 @@ use super::frame::Frame;
 use super::{Answer, STATUSES, Trouble, grouped, time};
 use crate::event::Status;
 use crate::glance::WorkerGlance;
+use crate::web::answers::Overview;
 use crate::web::cached::Known;
-use crate::web::desk::{Desk, Overview};
+use crate::web::desk::Desk;
 
 /// A page is shown without what is still being counted then.
 const PATIENCE: Duration = Duration::from_millis(50);

@@ -1,0 +1,153 @@
+//! What the console answers, on pages and in JSON alike.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::asked::Cursor;
+use crate::event::{OutboxEvent, Status};
+use crate::explain::Explanation;
+use crate::glance::{BackendGlance, WorkerGlance};
+use crate::store::{Chapter, Unreadable};
+
+/// The outbox at a glance.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Overview {
+    /// When it was counted: a few seconds ago, or longer where counting takes long.
+    pub(crate) counted_at: DateTime<Utc>,
+    /// Events by status.
+    pub(crate) counts: BTreeMap<String, i64>,
+    /// So many are published about: where they are many, the database is asked how large it takes its table for.
+    pub(crate) published_is_estimate: bool,
+    pub(crate) backends: Vec<BackendGlance>,
+    pub(crate) workers: Vec<WorkerGlance>,
+    /// Events that each backend published in the last whole minute, where any.
+    pub(crate) published_a_minute: BTreeMap<String, u64>,
+    /// What became of events in each minute of the last hour in which anything did.
+    pub(crate) minutes: Vec<Outcome>,
+    /// What became of events in each hour of the last day in which anything did.
+    pub(crate) hours: Vec<Outcome>,
+}
+
+/// What became of events of all backends in a minute or an hour.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Outcome {
+    pub(crate) began_at: DateTime<Utc>,
+    pub(crate) published: u64,
+    pub(crate) rejected: u64,
+    pub(crate) failed: u64,
+}
+
+impl Outcome {
+    /// Those of all backends together, in the order of time.
+    pub(super) fn of_all(chapters: Vec<Chapter>) -> Vec<Self> {
+        let mut all: BTreeMap<DateTime<Utc>, Self> = BTreeMap::new();
+        for Chapter { began_at, outcomes, .. } in chapters {
+            let one = all.entry(began_at).or_insert(Self { began_at, published: 0, rejected: 0, failed: 0 });
+            one.published += outcomes.published;
+            one.rejected += outcomes.rejected;
+            one.failed += outcomes.failed;
+        }
+        all.into_values().collect()
+    }
+}
+
+/// An event without its data.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Summary {
+    pub(crate) id: Uuid,
+    pub(crate) status: Status,
+    #[serde(rename = "type")]
+    pub(crate) event_type: String,
+    pub(crate) source: String,
+    pub(crate) subject: String,
+    pub(crate) backend: String,
+    pub(crate) key: String,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) scheduled_at: DateTime<Utc>,
+    pub(crate) published_at: Option<DateTime<Utc>>,
+    pub(crate) retry_count: i32,
+    pub(crate) last_error: String,
+}
+
+/// A row of the list: an event, or why it is none.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Listed {
+    Event(Box<Summary>),
+    Unreadable { id: Uuid, unreadable: String },
+}
+
+impl From<Result<OutboxEvent, Unreadable>> for Listed {
+    fn from(row: Result<OutboxEvent, Unreadable>) -> Self {
+        match row {
+            Ok(event) => Self::Event(Box::new(Summary {
+                id: event.id,
+                status: event.status,
+                event_type: event.event_type,
+                source: event.source,
+                subject: event.subject,
+                backend: event.publisher_backend,
+                key: event.partition_key,
+                created_at: event.created_at,
+                scheduled_at: event.scheduled_at,
+                published_at: event.published_at,
+                retry_count: event.retry_count,
+                last_error: event.last_error,
+            })),
+            Err(Unreadable { id, reason, .. }) => Self::Unreadable { id, unreadable: reason },
+        }
+    }
+}
+
+impl Listed {
+    pub(crate) fn id(&self) -> Uuid {
+        match self {
+            Self::Event(event) => event.id,
+            Self::Unreadable { id, .. } => *id,
+        }
+    }
+}
+
+/// A page of events.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Events {
+    pub(crate) events: Vec<Listed>,
+    /// `after` of the next page; none where this is the last.
+    pub(crate) next: Option<Cursor>,
+    /// Looking for them took long, and stopped at what was created then: `next` goes on from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stopped_at: Option<DateTime<Utc>>,
+}
+
+/// A number of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Count {
+    pub(crate) count: usize,
+    /// There may be more: counting took long, and stopped.
+    pub(crate) more: bool,
+}
+
+/// One event, whole.
+pub(crate) struct Detail {
+    pub(crate) event: Result<OutboxEvent, Unreadable>,
+    pub(crate) explanation: Explanation,
+    /// Others with its key, newest first.
+    pub(crate) neighbours: Vec<Listed>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Changed {
+    /// Events that were changed.
+    pub(crate) changed: usize,
+    /// Why not all were that should have been.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+    /// Where the next request goes on, if there may be more that are meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<Cursor>,
+}
