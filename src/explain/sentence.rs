@@ -37,7 +37,7 @@ impl fmt::Display for Reason {
             Self::Unreadable { problem } => {
                 write!(
                     f,
-                    "Its row is no event that could be sent, so a worker records it as failed once it is due: {}",
+                    "Its row is no event that could be sent; where it is pending or in retry, a worker records it as failed once it is due: {}",
                     sentence(problem)
                 )
             }

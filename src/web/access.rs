@@ -114,7 +114,7 @@ impl Access {
     /// What `[web]` says; [`loopback`](Self::loopback) where it names no secret.
     ///
     /// # Errors
-    /// [`WebError::SecretFile`], [`WebError::ShortSecret`], [`WebError::ReadersAlone`], and [`WebError::Proxy`].
+    /// [`WebError::SecretFile`], [`WebError::ShortSecret`], [`WebError::ReadersAlone`], [`WebError::HostName`], and [`WebError::Proxy`].
     pub fn from_settings(settings: &WebSettings) -> Result<Self, WebError> {
         let operator = given(settings.operator_secret.as_ref(), settings.operator_secret_file.as_deref())?;
         let reader = given(settings.reader_secret.as_ref(), settings.reader_secret_file.as_deref())?;
@@ -123,15 +123,24 @@ impl Access {
             (None, Some(_)) => return Err(WebError::ReadersAlone),
             (None, None) => Self::loopback(),
         };
-        access.hosts(settings.hosts.iter().cloned()).proxies(&settings.proxies)
+        access.hosts(&settings.hosts)?.proxies(&settings.proxies)
     }
 
     /// The names by which browsers may call the server, such as `outbox.example.com`; `localhost` and loopback addresses
     /// always may. Without any, every name may where a secret is asked for, and none where not.
-    #[must_use]
-    pub fn hosts(mut self, names: impl IntoIterator<Item = String>) -> Self {
-        self.hosts = names.into_iter().map(|name| name.to_ascii_lowercase()).collect();
-        self
+    ///
+    /// # Errors
+    /// [`WebError::HostName`] for what is no name without a port.
+    pub fn hosts<T: AsRef<str>>(mut self, names: impl IntoIterator<Item = T>) -> Result<Self, WebError> {
+        let name = |name: T| {
+            let name = name.as_ref().to_ascii_lowercase();
+            let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&name).to_owned();
+            let is_address = bare.parse::<IpAddr>().is_ok();
+            let is_name = !bare.is_empty() && !bare.contains([':', '/', '@', ' ', '[', ']']);
+            if is_address || is_name { Ok(bare) } else { Err(WebError::HostName { name }) }
+        };
+        self.hosts = names.into_iter().map(name).collect::<Result<_, _>>()?;
+        Ok(self)
     }
 
     /// The addresses of proxies, such as `10.0.0.7`, or networks of them, such as `10.0.0.0/24`, whose `X-Forwarded-For` is
@@ -172,7 +181,7 @@ impl Access {
     /// Whether a browser that was sent to `host` (with a port or without) may be answered: a name that somebody else lets
     /// point here is none of ours.
     pub(crate) fn knows_host(&self, host: &str) -> bool {
-        let name = without_port(host).to_ascii_lowercase();
+        let Some(name) = without_port(host).map(str::to_ascii_lowercase) else { return false };
         if is_loopback_name(&name) || self.hosts.contains(&name) {
             return true;
         }
@@ -273,11 +282,14 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-fn without_port(host: &str) -> &str {
-    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.split_once(':').map_or(host, |(name, _)| name),
-    }
+/// None for what is no name with a port or without.
+fn without_port(host: &str) -> Option<&str> {
+    let (name, rest) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some(bracketed) => bracketed,
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let is_port = |port: &str| port.chars().all(|digit| digit.is_ascii_digit());
+    (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port)).then_some(name)
 }
 
 fn is_loopback_name(name: &str) -> bool {
@@ -386,11 +398,18 @@ mod tests {
         for host in ["localhost", "LOCALHOST:9750", "127.0.0.1:9750", "127.8.0.1", "[::1]:9750", "[::1]"] {
             assert!(loopback.knows_host(host), "{host}");
         }
+        for host in ["[::1].evil.example", "localhost:80@evil.example", "127.0.0.1:9750:evil", "[::1"] {
+            assert!(!loopback.knows_host(host), "{host}");
+        }
         for host in ["", "evil.example", "localhost.evil.example:80", "10.0.0.1", "[::2]:1", "127.0.0.1.evil.example"] {
             assert!(!loopback.knows_host(host), "{host}");
         }
         assert!(access().knows_host("anything.example"));
-        let named = access().hosts(["Outbox.example.com".to_owned()]);
+        let named = access().hosts(["Outbox.example.com", "[2001:db8::1]"]).unwrap();
+        assert!(named.knows_host("[2001:db8::1]:443"));
+        for wrong in ["outbox.example.com:443", "https://outbox.example.com", ""] {
+            assert!(matches!(access().hosts([wrong]), Err(WebError::HostName { .. })), "{wrong}");
+        }
         assert!(named.knows_host("outbox.example.com:443") && named.knows_host("localhost"));
         assert!(!named.knows_host("evil.example"));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::error::{JsonPayloadError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::WWW_AUTHENTICATE;
-use actix_web::{HttpResponse, ResponseError, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::server::Server;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::access::Session;
 use super::answers::{Changed, Count, Events, Listed, Overview};
-use super::asked::{Action, Cursor, Filter, FilterAlone, Instruction, Meant, Wanted};
+use super::asked::{Action, Cursor, Filter, FilterAlone, Instruction, Meant, Wanted, known_names};
 use super::cached::Known;
 use super::desk::{Desk, LARGEST_PAGE, MOST_CHANGED, PAGE};
 use super::guard::{Base, Refusal};
@@ -116,7 +116,16 @@ pub(super) fn refused(refusal: Refusal) -> HttpResponse {
 }
 
 pub(super) fn json_config(limit: usize) -> web::JsonConfig {
-    let problem = |error: JsonPayloadError, _: &_| Problem::new(error.status_code(), error.to_string()).into();
+    let problem = |error: JsonPayloadError, _: &_| {
+        let problem = match error {
+            JsonPayloadError::ContentType => Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "send JSON, and say so: Content-Type: application/json",
+            ),
+            error => Problem::new(error.status_code(), error.to_string()),
+        };
+        problem.into()
+    };
     web::JsonConfig::default().limit(limit).error_handler(problem)
 }
 
@@ -239,7 +248,13 @@ fn bad(reason: impl Into<String>) -> Problem {
     (status = 400, body = Problem, description = "a parameter is wrong"),
     Refused,
 ))]
-async fn events(desk: web::Data<Desk>, filter: web::Query<Filter>, part: web::Query<Part>) -> Answer<Events> {
+async fn events(
+    desk: web::Data<Desk>,
+    filter: web::Query<Filter>,
+    part: web::Query<Part>,
+    request: HttpRequest,
+) -> Answer<Events> {
+    known_names(request.query_string(), &["order", "after", "limit", "patient"]).map_err(bad)?;
     Ok(web::Json(desk.events(&filter, part.wanted().map_err(bad)?).await?))
 }
 
@@ -257,7 +272,13 @@ pub(super) struct Doing {
     (status = 400, body = Problem, description = "a parameter is wrong"),
     Refused,
 ))]
-async fn count(desk: web::Data<Desk>, doing: web::Query<Doing>, filter: web::Query<Filter>) -> Answer<Count> {
+async fn count(
+    desk: web::Data<Desk>,
+    doing: web::Query<Doing>,
+    filter: web::Query<Filter>,
+    request: HttpRequest,
+) -> Answer<Count> {
+    known_names(request.query_string(), &["action"]).map_err(bad)?;
     Ok(web::Json(desk.count(doing.action, &filter).await?))
 }
 

@@ -53,6 +53,13 @@ pub(crate) struct Filter {
     pub(crate) until: Option<DateTime<Utc>>,
 }
 
+/// Nothing beside a filter but these: what is misspelt would mean more events than somebody means.
+pub(super) fn known_names(query: &str, others: &[&str]) -> Result<(), String> {
+    let mut names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    let unknown = names.find(|name| !Filter::NAMES.contains(&&**name) && !others.contains(&&**name));
+    unknown.map_or(Ok(()), |name| Err(format!("{name:?} is none of {}", [&Filter::NAMES, others].concat().join(", "))))
+}
+
 impl Filter {
     const NAMES: [&str; 8] = ["status", "type", "source", "subject", "backend", "key", "since", "until"];
 }
@@ -109,7 +116,7 @@ pub(crate) struct Wanted {
 pub(crate) enum Action {
     /// Pending again, as if never rejected; not a published one.
     Retry,
-    /// Given up; not a published one.
+    /// Given up; not a published one. Of a filter without a status, not one that has failed: that loses its error.
     Fail,
     /// Published once more; only a published one.
     Replay,
@@ -144,20 +151,28 @@ impl Action {
         }
     }
 
-    /// The statuses in which it does anything.
+    /// Whether it can be done to an event of this status that somebody names.
+    pub(super) fn may_change(self, status: Status) -> bool {
+        (self == Self::Replay) == (status == Status::Published)
+    }
+
+    /// The statuses of the events that are meant where nobody says which.
     fn statuses(self) -> &'static [Status] {
         match self {
             Self::Retry => &[Status::Failed, Status::Retry, Status::Processing],
-            Self::Fail => &[Status::Pending, Status::Retry, Status::Processing, Status::Failed],
+            Self::Fail => &[Status::Pending, Status::Retry, Status::Processing],
             Self::Replay => &[Status::Published],
         }
     }
 
     /// Which of the events that are meant it does anything to; none: to none.
     pub(super) fn filter(self, filter: &Filter) -> Option<EventFilter> {
-        let statuses = self.statuses().iter().copied();
-        let statuses: Vec<Status> = statuses.filter(|status| filter.status.is_none_or(|one| one == *status)).collect();
-        (!statuses.is_empty()).then(|| EventFilter { statuses, ..filter.into() })
+        let statuses = match filter.status {
+            Some(status) if self.may_change(status) => vec![status],
+            Some(_) => return None,
+            None => self.statuses().to_vec(),
+        };
+        Some(EventFilter { statuses, ..filter.into() })
     }
 }
 
@@ -332,5 +347,7 @@ mod tests {
         assert_eq!(of(Action::Replay, Some(Status::Failed)), None);
         assert_eq!(of(Action::Retry, Some(Status::Published)), None);
         assert_eq!(of(Action::Retry, Some(Status::Failed)), Some(vec![Status::Failed]));
+        assert_eq!(of(Action::Fail, Some(Status::Failed)), Some(vec![Status::Failed]));
+        assert!(!of(Action::Fail, None).unwrap().contains(&Status::Failed), "it would lose its error");
     }
 }

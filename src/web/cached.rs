@@ -14,6 +14,9 @@ const SHORTEST_REST: Duration = Duration::from_secs(2);
 const REST: u32 = 40;
 const REST_AFTER_FAILURE: u32 = 4;
 
+/// An answer is old when nobody has asked again for twice its rest and this.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// The last answer. Only one question is under way at a time; who asks meanwhile gets the last answer, or waits for the first.
 pub(super) struct Cached<T, E> {
     state: Arc<Mutex<State<T, E>>>,
@@ -24,6 +27,16 @@ struct State<T, E> {
     known: Known<T, E>,
     /// None: nobody has asked yet.
     rests_until: Option<Instant>,
+    /// From when on the answer is too old to be shown without a word.
+    stale_at: Option<Instant>,
+}
+
+impl<T, E> State<T, E> {
+    /// Whoever asks has to wait for an answer.
+    fn knows_nothing(&self) -> bool {
+        let is_stale = || self.stale_at.is_some_and(|at| Instant::now() >= at);
+        self.known.answer.is_none() || (self.known.failure.is_none() && is_stale())
+    }
 }
 
 /// What is known of it.
@@ -38,34 +51,36 @@ pub(super) struct Known<T, E> {
 impl<T, E> Default for Cached<T, E> {
     fn default() -> Self {
         let known = Known { answer: None, failure: None };
-        Self { state: Arc::new(Mutex::new(State { known, rests_until: None })), asking: Arc::default() }
+        Self { state: Arc::new(Mutex::new(State { known, rests_until: None, stale_at: None })), asking: Arc::default() }
     }
 }
 
 impl<T: Clone + 'static, E: Display + 'static> Cached<T, E> {
-    /// What is known. Where it is time to ask again, that is begun; where there is no answer yet, it is waited for.
+    /// What is known. Where it is time to ask again, that is begun; where there is no answer yet, or an old one alone, it is
+    /// waited for.
     pub(super) async fn get<F>(&self, ask: impl FnOnce() -> F, patience: Duration) -> Known<T, E>
     where
         F: Future<Output = Result<T, E>> + 'static,
     {
         let turn = Arc::clone(&self.asking).try_lock_owned();
-        let is_first = lock(&self.state).known.answer.is_none();
+        let is_waited_for = lock(&self.state).knows_nothing();
         match turn {
             Ok(turn) if self.is_rested() => {
                 // Who is out of patience leaves the question under way to whoever comes next.
                 let asking = actix_rt::spawn(self.refresh(turn, ask()));
-                if is_first {
+                if is_waited_for {
                     let _ = timeout(patience, asking).await;
                 }
             }
             Ok(_) => {}
-            Err(_) if is_first => {
+            Err(_) if is_waited_for => {
                 let _ = timeout(patience, self.asking.lock()).await;
             }
             Err(_) => {}
         }
-        let State { known: Known { answer, failure }, .. } = &*lock(&self.state);
-        Known { answer: answer.clone(), failure: failure.clone() }
+        let state = lock(&self.state);
+        let answer = state.known.answer.clone().filter(|_| !state.knows_nothing());
+        Known { answer, failure: state.known.failure.clone() }
     }
 
     fn is_rested(&self) -> bool {
@@ -93,7 +108,9 @@ impl<T: Clone + 'static, E: Display + 'static> Cached<T, E> {
                     REST_AFTER_FAILURE
                 }
             };
-            state.rests_until = Some(Instant::now() + SHORTEST_REST.max(began.elapsed() * rest));
+            let rest = SHORTEST_REST.max(began.elapsed() * rest);
+            state.rests_until = Some(Instant::now() + rest);
+            state.stale_at = Some(Instant::now() + 2 * rest + GRACE);
             drop(turn);
         }
     }
@@ -134,6 +151,22 @@ mod tests {
         tell.send(()).unwrap();
         assert_eq!(cached.get(never, LONG).await, known(Some(7), None));
         assert_eq!(asked.get(), 1);
+    }
+
+    #[actix::test]
+    async fn an_old_answer_is_not_taken_for_a_new_one() {
+        let cached: Cached<i32, &str> = Cached::default();
+        assert_eq!(cached.get(|| ready(Ok(7)), LONG).await, known(Some(7), None));
+        let age = |cached: &Cached<i32, &str>| {
+            let mut state = lock(&cached.state);
+            (state.rests_until, state.stale_at) = (Some(Instant::now()), Some(Instant::now()));
+        };
+        age(&cached);
+        assert_eq!(cached.get(|| ready(Ok(8)), LONG).await, known(Some(8), None));
+        age(&cached);
+        let (_tell, told) = tokio::sync::oneshot::channel::<i32>();
+        let slow = || async move { told.await.map_err(|_| "nobody answers") };
+        assert_eq!(cached.get(slow, Duration::from_millis(1)).await, known(None, None));
     }
 
     #[actix::test]

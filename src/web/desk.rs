@@ -128,6 +128,15 @@ impl Desk {
         Ok(Count { count, more: walk.goes_on_after().is_some() })
     }
 
+    /// How many of these it would change.
+    pub(crate) async fn count_these(&self, action: Action, ids: &[Uuid]) -> Result<Count> {
+        let events = self.store.load_without_data(ids).await?;
+        let statuses =
+            events.iter().map(|event| event.as_ref().map_or_else(|row| row.status, |event| Some(event.status)));
+        let count = statuses.filter(|status| status.is_none_or(|status| action.may_change(status))).count();
+        Ok(Count { count, more: false })
+    }
+
     /// Changes those of the events that are meant whose status allows it, and writes into the log what was changed; also
     /// where nobody waits for it any more.
     pub(crate) async fn change(self: Arc<Self>, instruction: Instruction, by: Role) -> Result<Changed> {

@@ -27,9 +27,9 @@ pub(super) const SIGN_IN: &str = "/sign-in";
 pub(super) const ASSETS: &str = "/assets/";
 pub(super) const API: &str = "/api/";
 
-/// What proxies add.
-const FORWARDED: [&str; 6] =
-    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];
+/// What proxies add, beside `X-Forwarded-` of anything.
+const FORWARDED: [&str; 7] =
+    ["forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"];
 
 /// Nothing from elsewhere, no script or style but our own files, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -87,7 +87,9 @@ impl Refusal {
             Self::Peer => "Without a secret the console is for this machine alone.",
             Self::Unknown => "Sign in, or send the secret as a bearer token.",
             Self::Reader => "This secret may only look.",
-            Self::Origin => "The request comes from another site.",
+            Self::Origin => {
+                "The request comes from another site, or does not say from which; or a proxy does not pass Host on."
+            }
             Self::Csrf => "The form is from another session; load the page again.",
             Self::TooMany => "Too many requests; wait a moment.",
             Self::Body => "The request is too large, or broken.",
@@ -129,6 +131,7 @@ pub(super) struct Asked {
     pub(super) base: Base,
     /// A page keeps itself fresh.
     pub(super) is_refresh: bool,
+    pub(super) is_change: bool,
 }
 
 pub(super) async fn guard<B: MessageBody + 'static>(
@@ -143,7 +146,8 @@ pub(super) async fn guard<B: MessageBody + 'static>(
     request.extensions_mut().insert(base.clone());
     let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
     let is_refresh = request.headers().contains_key("hx-request");
-    let asked = Asked { path: format!("{path}{query}"), base: base.clone(), is_refresh };
+    let is_change = changes(&request);
+    let asked = Asked { path: format!("{path}{query}"), base: base.clone(), is_refresh, is_change };
     let deadline = Instant::now() + PATIENCE;
     let admitting = timeout_at(deadline, admit(&console, &mut request, &path, &base.cookie.name));
     let admitted = admitting.await.unwrap_or(Err(Refusal::Late));
@@ -195,7 +199,7 @@ async fn admit(
     if access.is_loopback() && (!peer.to_canonical().is_loopback() || is_forwarded(request)) {
         return Err(Refusal::Peer);
     }
-    let changes = ![Method::GET, Method::HEAD].contains(request.method());
+    let changes = changes(request);
     if changes && is_foreign(request) {
         return Err(Refusal::Origin);
     }
@@ -230,6 +234,10 @@ async fn admit(
     Ok(Some(shown))
 }
 
+fn changes(request: &ServiceRequest) -> bool {
+    ![Method::GET, Method::HEAD].contains(request.method())
+}
+
 fn identify(console: &Console, request: &ServiceRequest, cookie: &str) -> Result<Shown, Refusal> {
     if let Some(token) = bearer(request) {
         return console.access.role_of(token).map(Shown::Token).ok_or(Refusal::Unknown);
@@ -251,7 +259,8 @@ fn bearer(request: &ServiceRequest) -> Option<&str> {
 
 /// Whether a proxy has said that the request came to it, from wherever.
 fn is_forwarded(request: &ServiceRequest) -> bool {
-    FORWARDED.iter().any(|name| request.headers().contains_key(*name))
+    let is_theirs = |name: &str| name.starts_with("x-forwarded") || FORWARDED.contains(&name);
+    request.headers().keys().any(|name| is_theirs(name.as_str()))
 }
 
 /// Whom proxies say a request comes from, the nearest last.

@@ -67,6 +67,12 @@ pub enum WebError {
     /// Nobody could change anything, which is not what a reader's secret is for.
     #[error("web.reader_secret needs web.operator_secret beside it")]
     ReadersAlone,
+    /// No browser calls a server so.
+    #[error("web.hosts: {name:?} is no name without a port, such as outbox.example.com")]
+    HostName {
+        /// As it was given.
+        name: String,
+    },
     /// Nothing comes from there.
     #[error("web.proxies: {address:?} is neither an address nor a network, such as 10.0.0.7 or 10.0.0.0/24")]
     Proxy {

@@ -433,6 +433,13 @@ async fn programs_page_through_the_list_and_change_events() {
         assert_eq!(said.status, status, "{path}");
         assert!(said.json()["error"].is_string(), "{path}: {}", said.body);
     }
+    let as_text = Ask {
+        headers: vec![("authorization", format!("Bearer {OPERATOR}"))],
+        form: Some("{}".to_owned()),
+        ..Ask::default()
+    };
+    assert_eq!(console.ask("POST", "/api/v1/events/changes", as_text).status, 415);
+    assert_eq!(console.api("GET", "/events/count?action=retry&stauts=failed", READER, None).status, 400);
     for wrong in [
         json!({}),
         json!({"action": "retry"}),
@@ -520,6 +527,68 @@ async fn what_no_index_leads_to_is_looked_for_until_it_is_found() {
     assert_eq!(first["changed"], 10_000);
     assert_eq!(replay(&first["next"])["changed"], 10_000);
     assert_eq!(get("/events/count?action=fail"), json!({"count": 20000, "more": false}));
+}
+
+#[tokio::test]
+async fn a_confirmation_counts_what_will_be_changed() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    let cookie = console.sign_in(OPERATOR);
+    let failed = insert(&scene, FAILED).await;
+    let published = insert(&scene, &[("event_type", "'t'"), ("source", "'s'"), ("status", "'published'")]).await;
+    insert(&scene, &[("event_type", "'t'"), ("source", "'s'")]).await;
+    let nobody = "00000000-0000-0000-0000-00000000dead";
+    let asks = |query: &str| {
+        let said = console.get(&format!("/confirm?{query}"), &cookie);
+        let (_, title) = said.body.split_once("<h1>").unwrap();
+        (said.status, title.split("</h1>").next().unwrap().to_owned())
+    };
+    let named = format!("id={failed}&id={failed}&id={published}&id={nobody}");
+    assert_eq!(asks(&format!("action=retry&{named}")), (200, "Retry 1 event?".to_owned()));
+    assert_eq!(asks(&format!("action=replay&{named}")), (200, "Publish once more 1 event?".to_owned()));
+    // What has failed keeps its error, unless it is meant.
+    assert_eq!(asks("action=fail&all=1"), (200, "Give up 1 event?".to_owned()));
+    assert_eq!(asks("action=fail&all=1&status=failed"), (200, "Give up 1 event?".to_owned()));
+    assert_eq!(asks("action=fail&all=1&status=published"), (200, "Give up 0 events?".to_owned()));
+    assert_eq!(asks("action=retry&all=1&stauts=failed").0, 400, "a misspelt filter would mean all");
+    assert_eq!(console.get("/events?search=%00", &cookie).status, 400);
+    let reader = console.sign_in(READER);
+    assert_eq!(console.get("/confirm?action=retry&all=1", &reader).status, 403);
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_before_a_change_leads_to_a_page() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    let said = console.submit("/change", "", &form(&[("action", "retry"), ("all", "1")]));
+    assert_eq!((said.status, said.location.as_str()), (303, "/sign-in?then=%2F"));
+}
+
+#[tokio::test]
+async fn what_is_long_in_an_event_is_shortened_and_its_history_told_as_far_as_it_can_be_read() {
+    let scene = Scene::new().await;
+    let console = Console::open(&scene, &secrets()).await;
+    let cookie = console.sign_in(OPERATOR);
+    let errors =
+        "'[{\"at\": 5, \"error\": \"odd\"}, {\"at\": \"2026-01-31T12:00:00Z\", \"error\": \"the cause\"}]'::jsonb";
+    let columns = [
+        ("event_type", "'t'"),
+        ("source", "'s'"),
+        ("status", "'failed'"),
+        ("last_error", "repeat('<é', 400000)"),
+        ("errors", errors),
+        ("retry_at", "now()"),
+    ];
+    let id = insert(&scene, &columns).await;
+    for path in ["/events", &format!("/events/{id}")] {
+        let said = console.get(path, &cookie).body;
+        assert!(said.len() < 50_000 && said.contains(" bytes)"), "{path}: {} bytes", said.len());
+    }
+    let said = console.get(&format!("/events/{id}"), &cookie).body;
+    for text in ["rejected: </span>the cause", "1 more that cannot be read", "given up by a person"] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    assert!(!said.contains("next try"), "{said}");
 }
 
 #[tokio::test]

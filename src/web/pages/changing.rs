@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::frame::Frame;
 use super::{Answer, Trouble, events, events_count, read, without_empty};
 use crate::web::access::Role;
-use crate::web::answers::Count;
-use crate::web::asked::{Action, Cursor, Instruction, Meant};
+use crate::web::asked::{Action, Cursor, Instruction, Meant, known_names};
 use crate::web::desk::Desk;
+use crate::web::guard::{CSRF_FIELD, Refusal};
 
 /// Events by id on one page, at most.
 const MOST_IDS: usize = 200;
@@ -19,6 +19,7 @@ const GIVEN_UP: &str = "given up in the console";
 /// What a form says is to be done, and to what.
 fn parse(form: &str) -> Result<Instruction, String> {
     let form = without_empty(form);
+    known_names(&form, &["action", "all", "id", "reason", "after", CSRF_FIELD])?;
     let pairs: Vec<(String, String)> = url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
     let last = |name: &str| pairs.iter().rev().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
     let action = match last("action") {
@@ -53,6 +54,11 @@ fn hidden(action: Action, meant: &Meant) -> Markup {
 fn ids(pairs: &[(String, String)]) -> Result<Vec<Uuid>, String> {
     let ids: Result<Vec<Uuid>, _> =
         pairs.iter().filter(|(name, _)| name == "id").map(|(_, value)| value.parse()).collect();
+    let ids = ids.map(|mut ids| {
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    });
     match ids {
         Ok(ids) if ids.is_empty() => Err("No event is selected.".to_owned()),
         Ok(ids) if ids.len() > MOST_IDS => Err(format!("At most {MOST_IDS} events can be selected at once.")),
@@ -88,9 +94,11 @@ fn past(action: Action) -> &'static str {
 fn means(action: Action) -> &'static str {
     match action {
         Action::Retry => {
-            "They become pending again, as if they had never been rejected, in their old places. Published ones are left alone."
+            "They become pending again, as if they had never been rejected, in their old places. Published ones are left alone, and pending ones stay as they are."
         }
-        Action::Fail => "They become failed, are not sent, and do not hold their keys. Published ones are left alone.",
+        Action::Fail => {
+            "They become failed, are not sent, and do not hold their keys. Published ones are left alone. One that has failed and is named loses its last error."
+        }
         Action::Replay => {
             "They are sent again as new events of their old ids: consumers see them twice. Only published ones are."
         }
@@ -98,9 +106,12 @@ fn means(action: Action) -> &'static str {
 }
 
 pub(super) async fn confirm(frame: Frame, desk: web::Data<Desk>, request: HttpRequest) -> Answer {
+    if !frame.may_change() {
+        return Ok(frame.trouble(Refusal::Reader.status(), Refusal::Reader.says()));
+    }
     let instruction = parse(request.query_string()).map_err(|reason| Trouble::bad_request(&frame, reason))?;
     let count = match &instruction.meant {
-        Meant::These(ids) => Count { count: ids.len(), more: false },
+        Meant::These(ids) => desk.count_these(instruction.action, ids).await.map_err(Trouble::of(&frame))?,
         Meant::AllThatMatch { filter, .. } => {
             desk.count(instruction.action, filter).await.map_err(Trouble::of(&frame))?
         }
@@ -154,7 +165,7 @@ pub(super) async fn change(frame: Frame, desk: web::Data<Desk>, form: String) ->
             }
         }
         @if changed.changed < these.len() && changed.error.is_none() {
-            p class="notice" { "The others are in a status that does not allow it." }
+            p class="notice" { "The others are gone, or in a status that does not allow it." }
         }
         ul { @for id in these { li { a href=(frame.link(&format!("/events/{id}"))) { code { (id) } } } } }
         p { a href=(frame.link("/events")) { "To the events" } }

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::frame::Frame;
-use super::{Answer, Trouble, events, status, time};
-use crate::event::{JsonText, OutboxEvent};
+use super::{Answer, Trouble, events, shortened, status, time};
+use crate::event::{JsonText, OutboxEvent, Status};
 use crate::web::answers::Detail;
 use crate::web::desk::Desk;
 
@@ -25,10 +25,10 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, id: web::Path<Stri
         @if frame.may_change() { (actions(&frame, id)) }
         // Replaced by itself, from the same page.
         div id="live" hx-get=(frame.link(&format!("/events/{id}"))) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
-            p class="notice" { (explanation.sentence) }
+            p class="notice" { (shortened(&explanation.sentence)) }
             @match &event {
                 Ok(event) => { (attributes(event)) (history(event)) }
-                Err(unreadable) => p class="notice bad" { "Its row is no event: " (unreadable.reason) }
+                Err(unreadable) => p class="notice bad" { "Its row is no event: " (shortened(&unreadable.reason)) }
             }
         }
         @if let Ok(event) = &event { (data(event)) }
@@ -110,8 +110,10 @@ struct Failure {
 }
 
 fn history(event: &OutboxEvent) -> Markup {
-    let failures: Vec<Failure> =
+    let kept: Vec<serde_json::Value> =
         event.errors.as_ref().and_then(|errors| serde_json::from_str(errors.as_str()).ok()).unwrap_or_default();
+    let failures: Vec<Failure> = kept.iter().filter_map(|kept| Failure::deserialize(kept).ok()).collect();
+    let unreadable = kept.len() - failures.len();
     html! {
         h2 { "History" }
         div class="wide" {
@@ -121,9 +123,15 @@ fn history(event: &OutboxEvent) -> Markup {
                     tr { td { (time(event.created_at)) } td { "created" } }
                     tr { td { (time(event.scheduled_at)) } td { "scheduled for this time" } }
                     @for failure in &failures {
-                        tr { td { (failure.at) } td { span class="bad" { "rejected: " } (failure.error) } }
+                        tr { td { (failure.at) } td { span class="bad" { "rejected: " } (shortened(&failure.error)) } }
                     }
-                    @if let Some(at) = event.retry_at { tr { td { (time(at)) } td { "next try" } } }
+                    @if unreadable > 0 { tr { td {} td { (unreadable) " more that cannot be read" } } }
+                    @match (event.status, event.retry_at) {
+                        (Status::Retry, Some(at)) => tr { td { (time(at)) } td { "next try" } },
+                        (Status::Failed, Some(at)) => tr { td { (time(at)) } td { "given up by a person" } },
+                        (Status::Failed, None) => tr { td { (time(event.updated_at)) } td { "failed" } },
+                        _ => {}
+                    }
                     @if let Some(at) = event.published_at { tr { td { (time(at)) } td { "published" } } }
                 }
             }

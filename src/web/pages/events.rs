@@ -7,7 +7,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::frame::Frame;
-use super::{Answer, STATUSES, Trouble, read, see_other, status, time, without_empty};
+use super::{Answer, STATUSES, Trouble, read, see_other, shortened, status, time, without_empty};
 use crate::web::answers::Listed;
 use crate::web::api::{Order, Part};
 use crate::web::asked::Filter;
@@ -33,12 +33,16 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpReque
     if let Ok(id) = search.parse::<Uuid>() {
         return Ok(see_other(&frame.link(&format!("/events/{id}"))));
     }
+    if search.contains('\0') {
+        return Err(bad("no event holds the character NUL".to_owned()));
+    }
     if !search.is_empty() {
         filter.subject = Some(search);
     }
     let wanted = part.wanted().map_err(bad)?;
     let is_first = wanted.after.is_none();
-    let order = ("order", if wanted.newest_first { "newest" } else { "oldest" });
+    let limit = wanted.limit.to_string();
+    let shown = [("order", if wanted.newest_first { "newest" } else { "oldest" }), ("limit", &limit)];
     let found = desk.events(&filter, wanted).await.map_err(Trouble::of(&frame))?;
     let content = html! {
         h1 { "Events" }
@@ -63,9 +67,9 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpReque
             }
         }
         nav class="actions" aria-label="Pages of the list" {
-            @if !is_first { a href=(address(&frame, &filter, &[order])) { "To the first page" } }
+            @if !is_first { a href=(address(&frame, &filter, &shown)) { "To the first page" } }
             @if let Some(next) = &found.next {
-                @let next = address(&frame, &filter, &[order, ("after", &next.to_string())]);
+                @let next = address(&frame, &filter, &[shown[0], shown[1], ("after", &next.to_string())]);
                 @if found.stopped_at.is_some() {
                     a rel="next" href=(next) { "Look further" }
                     a href={ (next) "&patient=true" } { "Look for ten seconds" }
@@ -151,10 +155,10 @@ fn row(frame: &Frame, event: &Listed, selectable: bool) -> Markup {
                     td { (event.backend) }
                     td { (event.key) }
                     td { (time(event.created_at)) }
-                    td { (event.last_error) }
+                    td { (shortened(&event.last_error)) }
                 }
                 Listed::Unreadable { unreadable, .. } => {
-                    td colspan="7" { span class="bad" { "no event: " (unreadable) } }
+                    td colspan="7" { span class="bad" { "no event: " (shortened(unreadable)) } }
                 }
             }
         }

@@ -102,7 +102,9 @@ pub(super) fn refused(refusal: Refusal, asked: &Asked) -> HttpResponse {
         return HttpResponse::build(refusal.status()).insert_header(("hx-refresh", "true")).finish();
     }
     if refusal == Refusal::Unknown {
-        let then = url::form_urlencoded::byte_serialize(asked.path.as_bytes()).collect::<String>();
+        // What was to be changed is asked for anew.
+        let page = if asked.is_change { "/" } else { &asked.path };
+        let then = url::form_urlencoded::byte_serialize(page.as_bytes()).collect::<String>();
         return see_other(&format!("{}{SIGN_IN}?then={then}", asked.base.path));
     }
     Frame::of_nobody(asked.base.clone()).trouble(refusal.status(), refusal.says())
@@ -140,6 +142,15 @@ fn events_count(count: usize) -> String {
         "1 event".to_owned()
     } else {
         format!("{} events", grouped(i64::try_from(count).unwrap_or(i64::MAX)))
+    }
+}
+
+/// A text that may be long, such as an error, as far as people read.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 2_000;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
+        None => text.to_owned(),
     }
 }
 

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use super::chart::{self, Bars};
 use super::frame::Frame;
-use super::{Answer, STATUSES, Trouble, grouped, time};
+use super::{Answer, STATUSES, Trouble, grouped, shortened, time};
 use crate::event::Status;
 use crate::glance::WorkerGlance;
 use crate::web::answers::Overview;
@@ -50,6 +50,9 @@ fn counts(frame: &Frame, overview: &Overview) -> Markup {
     html! {
         section aria-label="Events by status" {
             ul class="cards" {
+                @for (other, count) in overview.counts.iter().filter(|(name, _)| name.parse::<Status>().is_err()) {
+                    li { b { (grouped(*count)) } span class="bad" { (shortened(other)) " (unknown)" } }
+                }
                 @for status in STATUSES {
                     @let count = overview.counts.get(status.as_str()).copied().unwrap_or(0);
                     @if count > 0 || status != Status::Processing {
