@@ -8,7 +8,6 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
@@ -48,21 +47,24 @@ enum Keyrings {
 struct Keyring {
     digest: [u8; 32],
     /// Signs the sessions of those who know it. Each role has its own, so that a reader's cookie says nothing of the
-    /// operators' secret.
+    /// operators' secret, and stays a reader's should that secret become the operators'.
     key: Key,
 }
 
 impl Keyring {
-    fn new(secret: &Secret) -> Self {
+    fn new(secret: &Secret, role: Role) -> Self {
         let digest = digest(secret.expose());
-        let key = Sha512::new().chain_update(b"outbox session").chain_update(digest).finalize();
+        let use_of_it: &[u8] = match role {
+            Role::Operator => b"sessions of outbox operators",
+            Role::Reader => b"sessions of outbox readers",
+        };
+        let key = Sha512::new().chain_update(use_of_it).chain_update(digest).finalize();
         Self { digest, key: Key::from(&key) }
     }
 }
 
 /// What somebody may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Look.
     Reader,
@@ -70,8 +72,8 @@ pub(crate) enum Role {
     Operator,
 }
 
-/// Somebody who has shown who they are.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Somebody who has shown who they are. Their role is that of the key which signs their cookie.
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) role: Role,
     /// What each form and each request that changes something has to repeat.
@@ -107,7 +109,8 @@ impl Access {
                 return Err(WebError::ShortSecret { shortest: SHORTEST_SECRET });
             }
         }
-        let keyrings = Keyrings::Secrets { operator: Keyring::new(operator), reader: reader.map(Keyring::new) };
+        let reader = reader.map(|reader| Keyring::new(reader, Role::Reader));
+        let keyrings = Keyrings::Secrets { operator: Keyring::new(operator, Role::Operator), reader };
         Ok(Self { keyrings, hosts: Vec::new(), proxies: Vec::new() })
     }
 
@@ -207,13 +210,14 @@ impl Access {
         jar.add_original(Cookie::new(COOKIE, value.to_owned()));
         let signed = |role| jar.signed(self.key(role)?).get(COOKIE).map(|cookie| (role, cookie));
         let (role, cookie) = signed(Role::Operator).or_else(|| signed(Role::Reader))?;
-        let session: Session = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(cookie.value()).ok()?).ok()?;
-        (session.role == role && !session.is_over()).then_some(session)
+        let (csrf, begun_at) = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(cookie.value()).ok()?).ok()?;
+        let session = Session { role, csrf, begun_at };
+        (!session.is_over()).then_some(session)
     }
 
     /// The cookie that holds a session.
     pub(crate) fn cookie(&self, session: &Session, place: &CookiePlace) -> Cookie<'static> {
-        let value = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!(session).to_string());
+        let value = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!((session.csrf, session.begun_at)).to_string());
         let mut jar = CookieJar::new();
         if let Some(key) = self.key(session.role) {
             jar.signed_mut(key).add(Cookie::new(COOKIE, value));
@@ -351,10 +355,14 @@ mod tests {
         let others = Access::secrets(&READER.into(), Some(&OPERATOR.into())).unwrap();
         assert!(others.session(cookie.value()).is_none(), "what readers can sign makes no operator");
         assert!(Access::secrets(&OPERATOR.into(), None).unwrap().session(cookie.value()).is_none());
-        let unsigned = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!(session).to_string());
-        let (signature, _) = cookie.value().split_at(cookie.value().len() - unsigned.len());
-        let operator = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!(Session::new(Role::Operator)).to_string());
-        for forged in [unsigned, format!("{signature}{operator}"), signature.to_owned(), String::new()] {
+        let encode = |session: &Session| {
+            BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!((session.csrf, session.begun_at)).to_string())
+        };
+        let unsigned = encode(&session);
+        let (signature, rest) = cookie.value().split_at(cookie.value().len() - unsigned.len());
+        assert_eq!(rest, unsigned);
+        let another = encode(&Session::new(Role::Reader));
+        for forged in [unsigned, format!("{signature}{another}"), signature.to_owned(), String::new()] {
             assert!(access.session(&forged).is_none());
         }
         for begun_at in [Utc::now() - SESSION, Utc::now() + TimeDelta::hours(1)] {

@@ -266,7 +266,8 @@ pub(super) struct Doing {
     pub(super) action: Action,
 }
 
-/// How many events an action would change: of those that the filter means, those whose status allows it.
+/// How many events an action would change: of those that the filter means, those whose status allows it. Without a status
+/// in the filter, `retry` does not mean pending events, and `fail` none that have failed.
 #[utoipa::path(get, path = "/events/count", params(Doing, Filter), responses(
     (status = 200, body = Count),
     (status = 400, body = Problem, description = "a parameter is wrong"),
@@ -335,7 +336,8 @@ impl<'de> Deserialize<'de> for Request {
 /// Retries, fails or replays events.
 ///
 /// A filter's events are changed at most 10,000 at a time: while the answer has a `next`, the same request with
-/// `after` goes on. Events whose status does not allow the action are left alone. Needs the operators' secret.
+/// `after` goes on. Events whose status does not allow the action are left alone; without a status in the filter, `retry`
+/// does not mean pending events, and `fail` none that have failed. Needs the operators' secret.
 #[utoipa::path(post, path = "/events/changes", request_body = Request, responses(
     (status = 200, body = Changed),
     (status = 400, body = Problem, description = "the request is no such thing"),

@@ -56,7 +56,7 @@ pub(crate) struct Filter {
 /// Nothing beside a filter but these: what is misspelt would mean more events than somebody means.
 pub(super) fn known_names(query: &str, others: &[&str]) -> Result<(), String> {
     let mut names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
-    let unknown = names.find(|name| !Filter::NAMES.contains(&&**name) && !others.contains(&&**name));
+    let unknown = names.find(|name| ![&Filter::NAMES, others].iter().any(|known| known.contains(&&**name)));
     unknown.map_or(Ok(()), |name| Err(format!("{name:?} is none of {}", [&Filter::NAMES, others].concat().join(", "))))
 }
 
@@ -246,7 +246,7 @@ fn known_status<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opt
     given.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
-fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(super) fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     match Option::<String>::deserialize(deserializer)? {
         Some(text) if text.contains('\0') => Err(serde::de::Error::custom("no event holds the character NUL")),
         text => Ok(text),

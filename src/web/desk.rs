@@ -66,8 +66,8 @@ impl Desk {
         let Wanted { newest_first, after, limit, is_patient } = wanted;
         let limit = usize::from(limit.clamp(1, LARGEST_PAGE));
         let filter = EventFilter::from(filter);
-        let mut walk = Walk::new(&*self.store, &filter, newest_first, after.map(|cursor| cursor.0))
-            .lasting(if is_patient { LOOKING_LONG } else { LOOKING });
+        let time = if is_patient { LOOKING_LONG } else { LOOKING };
+        let mut walk = Walk::new(&*self.store, &filter, newest_first, after.map(|cursor| cursor.0), time);
         // One more than is shown tells whether there is a next page.
         let mut places = walk.first(limit + 1).await?;
         let is_full = places.len() > limit;
@@ -106,7 +106,7 @@ impl Desk {
         let since_epoch = (event.created_at - self.store.epoch()).num_microseconds().unwrap_or(i64::MAX);
         let after = Some(Place { created_at: since_epoch, id: event.id });
         let look = async |newest_first| {
-            Walk::new(&*self.store, &filter, newest_first, after).lasting(LOOKING / 2).first(NEIGHBOURS).await
+            Walk::new(&*self.store, &filter, newest_first, after, LOOKING / 2).first(NEIGHBOURS).await
         };
         let (newer, older) = tokio::try_join!(look(false), look(true))?;
         let places: Vec<Place> = newer.into_iter().rev().chain(older).collect();
@@ -120,7 +120,7 @@ impl Desk {
     /// How many events an action would change.
     pub(crate) async fn count(&self, action: Action, filter: &Filter) -> Result<Count> {
         let Some(filter) = action.filter(filter) else { return Ok(Count { count: 0, more: false }) };
-        let mut walk = Walk::new(&*self.store, &filter, false, None).lasting(COUNTING);
+        let mut walk = Walk::new(&*self.store, &filter, false, None, COUNTING);
         let mut count = 0;
         while let Some(found) = walk.next(LONGEST_STRETCH).await? {
             count += found.len();
@@ -164,7 +164,7 @@ impl Desk {
             Meant::AllThatMatch { filter, after } => (instruction.action.filter(filter), after.map(|cursor| cursor.0)),
         };
         let Some(filter) = filter else { return Ok(()) };
-        let mut walk = Walk::new(&*self.store, &filter, false, after).lasting(CHANGING);
+        let mut walk = Walk::new(&*self.store, &filter, false, after, CHANGING);
         let mut met = 0;
         while met < MOST_CHANGED
             && let Some(places) = walk.next(MOST_CHANGED - met).await?

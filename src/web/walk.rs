@@ -22,15 +22,16 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Begins after a place, or with the first event, and lasts for one stretch.
-    pub(super) fn new(store: &'a dyn Store, filter: &'a EventFilter, newest_first: bool, after: Option<Place>) -> Self {
-        let (stretch, ends_at) = (FIRST_STRETCH, Instant::now());
+    /// Begins after a place, or with the first event, and lasts so long, and for one stretch at least.
+    pub(super) fn new(
+        store: &'a dyn Store,
+        filter: &'a EventFilter,
+        newest_first: bool,
+        after: Option<Place>,
+        time: Duration,
+    ) -> Self {
+        let (stretch, ends_at) = (FIRST_STRETCH, Instant::now() + time);
         Self { store, filter, newest_first, after, stretch, at_end: false, ends_at }
-    }
-
-    /// Lasts so long.
-    pub(super) fn lasting(self, time: Duration) -> Self {
-        Self { ends_at: Instant::now() + time, ..self }
     }
 
     /// Whether the time is over.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
@@ -325,7 +324,7 @@ async fn what_stands_in_an_event_does_nothing_in_a_browser() {
         "/confirm?action=fail&all=1&subject=%3Cscript%3Ealert(1)%3C/script%3E",
     ] {
         browser.client.goto(&format!("{address}{path}")).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // It is there with its pictures, and with what their loss sets off.
         assert!(browser.client.get_alert_text().await.is_err(), "{path}");
         assert_eq!(browser.count("main script, main img, main [onmouseover]").await, 0, "{path}");
         assert!(browser.text("main").await.contains("alert(1)"), "{path} does not show it");

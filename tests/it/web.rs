@@ -229,6 +229,8 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
             unknown,
             "{what} with a forged cookie"
         );
+        let wrong = vec![("authorization", format!("Bearer {OPERATOR}x"))];
+        assert_eq!(status(wrong, None), unknown, "{what} with a wrong token");
         assert_eq!(status(vec![("host", "evil.example".to_owned())], None), 421, "{what} by a foreign name");
         let elsewhere = vec![("cookie", cookie.clone()), ("origin", "http://evil.example".to_owned())];
         if !changes {
@@ -249,6 +251,10 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
     assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
 
     assert_eq!(console.api("GET", "/overview", "a wrong secret", None).status, 401);
+    let headers = vec![("origin", "http://evil.example".to_owned())];
+    let secret = form(&[("secret", OPERATOR)]);
+    let elsewhere = console.ask("POST", "/sign-in", Ask { headers, form: Some(secret), ..Ask::default() });
+    assert!(elsewhere.status == 403 && elsewhere.cookie.is_none(), "another site signs nobody in");
     // A secret is not tried often.
     let wrong = |n: u8| console.submit("/sign-in", "", &form(&[("secret", &format!("a wrong one {n}"))])).status;
     let tries: Vec<u16> = (0..8).map(wrong).collect();

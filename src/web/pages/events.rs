@@ -10,7 +10,7 @@ use super::frame::Frame;
 use super::{Answer, STATUSES, Trouble, read, see_other, shortened, status, time, without_empty};
 use crate::web::answers::Listed;
 use crate::web::api::{Order, Part};
-use crate::web::asked::Filter;
+use crate::web::asked::{Filter, text};
 use crate::web::desk::Desk;
 
 const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldest first")];
@@ -20,7 +20,8 @@ const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldes
 #[serde(default)]
 pub(super) struct Search {
     /// An id, or a subject.
-    search: String,
+    #[serde(deserialize_with = "text")]
+    search: Option<String>,
 }
 
 pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpRequest) -> Answer {
@@ -29,12 +30,9 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpReque
     let mut filter: Filter = read(&query).map_err(bad)?;
     let part: Part = read(&query).map_err(bad)?;
     let Search { search } = read(&query).map_err(bad)?;
-    let search = search.trim().to_owned();
+    let search = search.unwrap_or_default().trim().to_owned();
     if let Ok(id) = search.parse::<Uuid>() {
         return Ok(see_other(&frame.link(&format!("/events/{id}"))));
-    }
-    if search.contains('\0') {
-        return Err(bad("no event holds the character NUL".to_owned()));
     }
     if !search.is_empty() {
         filter.subject = Some(search);
