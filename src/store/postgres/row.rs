@@ -17,6 +17,34 @@ pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, 
     e.max_retries, e.last_error, e.publisher_backend, e.publisher_config::text, e.seq, e.retry_at, e.cloud_event_id, \
     e.extensions::text, e.partition_key, e.data_binary, e.pending_handlers::text, e.errors::text";
 
+/// What a delivery needs, from a query named `e` that selects [`TEXTS`], beside [`MEASURED`]: no earlier errors, and of an
+/// event that is too large only what names it.
+pub(super) static DELIVERED: LazyLock<String> = LazyLock::new(|| {
+    let fitting = |column: &str, or: &str| format!("CASE WHEN b.fits THEN e.{column} ELSE {or} END");
+    COLUMNS
+        .replace("e.data::text", &fitting("data_text", "NULL"))
+        .replace("e.data_binary", &fitting("data_binary", "NULL"))
+        .replace("e.publisher_config::text", &fitting("config_text", "'{}'"))
+        .replace("e.extensions::text", &fitting("extensions_text", "'{}'"))
+        .replace("e.pending_handlers::text", &fitting("handlers_text", "NULL"))
+        .replace("e.last_error", "''::text")
+        .replace("e.errors::text", "NULL::text")
+});
+
+/// All of a row, with its JSON as text: a few bytes of JSON can be a long text (`1e131071`), so its length is known only
+/// once it is made. In a query with a LIMIT or an OFFSET it is made once for each row.
+pub(super) const TEXTS: &str = "e.*, e.data::text AS data_text, e.publisher_config::text AS config_text, \
+    e.extensions::text AS extensions_text, e.pending_handlers::text AS handlers_text";
+
+/// Joined to such a query: how many bytes an event has, and whether these are no more than the parameter.
+pub(super) const MEASURED: &str = "CROSS JOIN LATERAL (SELECT (coalesce(octet_length(e.data_text), 0) \
+        + coalesce(octet_length(e.data_binary), 0) + octet_length(e.config_text) + octet_length(e.extensions_text) \
+        + coalesce(octet_length(e.handlers_text), 0))::bigint AS size) m \
+    CROSS JOIN LATERAL (SELECT m.size <= ? AS fits) b";
+
+/// The size of an event that is too large.
+pub(super) const OVERSIZE: &str = "CASE WHEN NOT b.fits THEN m.size END";
+
 /// The same without what an event carries.
 pub(super) static COLUMNS_WITHOUT_DATA: LazyLock<String> =
     LazyLock::new(|| COLUMNS.replace("e.data::text", "NULL::text").replace("e.data_binary", "NULL::bytea"));

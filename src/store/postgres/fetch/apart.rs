@@ -1,0 +1,197 @@
+//! Reading rows apart, where one of them makes it impossible to read them together: its text is longer than the server can
+//! make or than a statement may take, or is not valid in the connection's encoding.
+//!
+//! First the rows are read without what they carry. Then what they carry is read in small parts, and where a part cannot be
+//! read, row by row. A row that cannot be read alone is not a valid event, for the reason that was given.
+
+use std::sync::{Arc, LazyLock};
+
+use diesel::data_types::PgTimestamp;
+use diesel::result::QueryResult;
+use diesel::sql_types::{BigInt, Binary, Bool, Integer, SmallInt, Timestamptz, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::{FutureExt, TryStreamExt};
+use uuid::Uuid;
+
+use super::{
+    Delivered, DeliveredRow, FETCH, Reader, clock, delivered, is_about_a_row, key_values, keys_sql, range_values,
+    ranges_sql, read, retries_sql, retry_values,
+};
+use crate::error::StoreError;
+use crate::store::postgres::row::{MEASURED, TEXTS};
+use crate::store::postgres::statement::{Statement, Value};
+use crate::store::postgres::{PostgresStore, Result};
+use crate::store::{FetchAnswer, FetchRequest, Fetched, Position};
+
+/// Statements for one fetch at most. What they did not reach is read by the next one.
+const MAX_STATEMENTS: usize = 128;
+
+/// Rows of a part.
+const PART: usize = 64;
+
+/// A row that takes longer than a statement may is tried as often before it is to blame.
+const TRIES: usize = 2;
+
+/// `None`: nothing is due, so no row is to blame.
+pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Result<Option<FetchAnswer>> {
+    let (clock, bare) = read_bare(store, request).await?;
+    if bare.is_empty() {
+        return Ok(None);
+    }
+    let mut apart = Apart { store, statements: 0, reader: Reader::new(request, false) };
+    apart.reader.answer.clock = clock;
+    apart.read(&bare).await?;
+    Ok(Some(apart.reader.answer))
+}
+
+/// A row without what it carries; its key in whatever encoding it has.
+type BareRow = (i16, Uuid, PgTimestamp, i64, PgTimestamp, i32, i32, bool, Vec<u8>);
+type Bare = (SmallInt, SqlUuid, Timestamptz, BigInt, Timestamptz, Integer, Integer, Bool, Binary);
+
+const BARE: &str = "e.id, e.scheduled_at, e.seq, e.updated_at, e.retry_count, e.max_retries, e.status = 'retry', \
+    convert_to(e.partition_key, getdatabaseencoding())";
+
+static BARE_RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(BARE, "e.*", ""));
+static BARE_RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(BARE, "e.*", ""));
+static BARE_KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(BARE, "e.*", ""));
+
+static BY_ID: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT outbox_shard(e.partition_key, e.id), {} FROM unnest(?, ?, ?) WITH ORDINALITY AS s(id, seq, updated_at, n) \
+         CROSS JOIN LATERAL (SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq \
+            AND e.updated_at = s.updated_at AND e.status IN ('pending', 'retry') OFFSET 0) e {MEASURED} ORDER BY s.n",
+        delivered()
+    )
+});
+
+async fn read_bare(store: &PostgresStore, request: &FetchRequest) -> Result<(Option<i64>, Vec<Fetched>)> {
+    let request = request.clone();
+    store
+        .read(FETCH, |conn| {
+            async move {
+                let now = clock(conn, false).await?;
+                let mut rows = Vec::new();
+                for (sql, values, in_range) in [
+                    (&*BARE_RANGES, range_values(&request), true),
+                    (&*BARE_RETRIES, retry_values(&request), false),
+                    (&*BARE_KEYS, key_values(&request), false),
+                ] {
+                    let found = Statement::<Bare>::new(false, sql, values).load::<BareRow>(conn).await?;
+                    rows.extend(found.into_iter().map(|row| without_event(row, in_range)));
+                }
+                rows.truncate(request.max_events);
+                Ok((Some(now), rows))
+            }
+            .boxed()
+        })
+        .await
+}
+
+fn without_event(row: BareRow, in_range: bool) -> Fetched {
+    let (shard, id, PgTimestamp(scheduled_at), seq, PgTimestamp(updated_at), retry_count, max_retries, retry, key) =
+        row;
+    let partition_key = String::from_utf8_lossy(&key).into_owned();
+    let (position, event) = (Position { scheduled_at, seq }, Err(String::new()));
+    Fetched { shard, position, id, partition_key, retry, in_range, retry_count, max_retries, updated_at, event }
+}
+
+struct Apart<'a> {
+    store: &'a PostgresStore,
+    statements: usize,
+    reader: Reader<'a>,
+}
+
+impl Apart<'_> {
+    /// Reads the rows' events from left to right, so that what is left out is what would have come last.
+    async fn read(&mut self, rows: &[Fetched]) -> Result<()> {
+        let mut parts: Vec<&[Fetched]> = rows.chunks(PART).rev().collect();
+        while let Some(part) = parts.pop() {
+            if self.statements >= MAX_STATEMENTS || self.reader.answer.cut_short {
+                self.reader.answer.cut_short = true;
+                return Ok(());
+            }
+            let Err(reason) = self.read_part(part).await? else { continue };
+            match part {
+                [row] => self.blame(row, &reason),
+                _ => parts.extend(part.chunks(1).rev()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The inner error is about a row of the part.
+    async fn read_part(&mut self, part: &[Fetched]) -> Result<Result<()>> {
+        let tries = if part.len() == 1 { TRIES } else { 1 };
+        let mut late = None;
+        for _ in 0..tries {
+            self.statements += 1;
+            match load(self.store, part, self.reader.request).await {
+                Ok(Ok(rows)) => {
+                    self.take(part, rows);
+                    return Ok(Ok(()));
+                }
+                Ok(Err(refused)) => return Ok(Err(refused)),
+                Err(error @ StoreError::Timeout { .. }) => late = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(late.map_or(Ok(()), Err))
+    }
+
+    fn take(&mut self, part: &[Fetched], rows: Vec<Fetched>) {
+        for row in rows {
+            let in_range = part.iter().any(|bare| bare.id == row.id && bare.in_range);
+            if !self.reader.push(Fetched { in_range, ..row }) {
+                return;
+            }
+        }
+    }
+
+    fn blame(&mut self, row: &Fetched, reason: &StoreError) {
+        tracing::warn!(event.id = %row.id, %reason, "the row of an event cannot be read; it is recorded as failed");
+        self.reader.push(Fetched { event: Err(format!("its row cannot be read: {reason}")), ..row.clone() });
+    }
+}
+
+/// The rows of a part as far as the budget of bytes goes; a row that changed since is left out.
+async fn load(store: &PostgresStore, part: &[Fetched], request: &FetchRequest) -> Result<Result<Vec<Fetched>>> {
+    let (target, max_bytes, max_event_bytes) = (Arc::clone(&store.target), request.max_bytes, request.max_event_bytes);
+    let values = [
+        Value::Ids(part.iter().map(|row| row.id).collect()),
+        Value::Numbers(part.iter().map(|row| row.position.seq).collect()),
+        Value::Times(part.iter().map(|row| PgTimestamp(row.updated_at)).collect()),
+        Value::Number(i64::try_from(max_event_bytes).unwrap_or(i64::MAX)),
+    ];
+    store
+        .read(FETCH, |conn| {
+            async move {
+                match stream(conn, values, max_bytes, max_event_bytes).await {
+                    Ok(rows) => Ok(Ok(rows)),
+                    Err(error) if is_about_a_row(&error) => Ok(Err(target.query_error(FETCH, &error))),
+                    Err(error) => Err(error),
+                }
+            }
+            .boxed()
+        })
+        .await
+}
+
+async fn stream(
+    conn: &mut AsyncPgConnection,
+    values: [Value; 4],
+    max_bytes: usize,
+    max_event_bytes: usize,
+) -> QueryResult<Vec<Fetched>> {
+    let query = Statement::<Delivered>::new(false, &BY_ID, values);
+    let mut found = std::pin::pin!(query.load_stream::<DeliveredRow>(conn).await?);
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = found.try_next().await? {
+        let row = read(row, max_event_bytes);
+        bytes += row.event.as_ref().map_or(0, |event| event.size());
+        rows.push(row);
+        if bytes > max_bytes {
+            break;
+        }
+    }
+    Ok(rows)
+}

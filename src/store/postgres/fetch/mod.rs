@@ -1,0 +1,384 @@
+//! Reading what is due, and what comes before it.
+
+mod apart;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use diesel::data_types::PgTimestamp;
+use diesel::result::{DatabaseErrorKind, Error as DieselError, QueryResult};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::{FutureExt, TryStreamExt};
+use uuid::Uuid;
+
+use super::row::{self, DELIVERED, MEASURED, OVERSIZE, Row, TEXTS};
+use super::statement::{Statement, Value};
+use super::{Lane, PostgresStore, Result};
+use crate::error::StoreError;
+use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Position};
+
+/// A row's shard, its size where that is too large, and the row.
+type Delivered = (SmallInt, Nullable<BigInt>, row::SqlTypes);
+type DeliveredRow = (i16, Option<i64>, Row);
+
+/// Reads the ranges, then due retries, then keys, until the budget is spent. Where one row makes that impossible, the rows
+/// are read apart.
+pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Result<FetchAnswer> {
+    match fetch_together(store, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(refused)) => apart::fetch(store, request).await?.ok_or(refused),
+        Err(late @ StoreError::Timeout { .. }) => apart::fetch(store, request).await?.ok_or(late),
+        Err(error) => Err(error),
+    }
+}
+
+/// The inner error is what the server, or the driver, says of a row.
+async fn fetch_together(store: &PostgresStore, request: &FetchRequest) -> Result<Result<FetchAnswer>> {
+    let (target, request, kept) = (Arc::clone(&store.target), request.clone(), store.target.is_steered());
+    store
+        .read(FETCH, |conn| {
+            async move {
+                let mut reader = Reader::new(&request, kept);
+                match read_due(conn, &mut reader).await {
+                    Ok(()) => Ok(Ok(reader.answer)),
+                    Err(error) if is_about_a_row(&error) => Ok(Err(target.query_error(FETCH, &error))),
+                    Err(error) => Err(error),
+                }
+            }
+            .boxed()
+        })
+        .await
+}
+
+const FETCH: &str = "fetch due events";
+
+async fn read_due(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
+    let request = reader.request;
+    // Dead rows stay at the start for as long as a transaction holds vacuum back.
+    if request.ranges.iter().any(|range| range.from == Position::START && range.to.is_none()) {
+        reader.answer.clock = Some(clock(conn, reader.kept).await?);
+    }
+    if !request.ranges.is_empty() {
+        reader.read(conn, &RANGES, range_values(request), true).await?;
+    }
+    if !request.retry_shards.is_empty() && !reader.answer.cut_short {
+        reader.read(conn, &RETRIES, retry_values(request), false).await?;
+    }
+    if !request.keys.is_empty() && !reader.answer.cut_short {
+        reader.read(conn, &KEYS, key_values(request), false).await?;
+    }
+    Ok(())
+}
+
+/// It may be: the connection and the transaction are what they should be.
+fn is_about_a_row(error: &DieselError) -> bool {
+    use DatabaseErrorKind::{ClosedConnection, ReadOnlyTransaction, SerializationFailure, UnableToSendCommand};
+    match error {
+        DieselError::DatabaseError(kind, _) => {
+            !matches!(kind, ClosedConnection | ReadOnlyTransaction | SerializationFailure | UnableToSendCommand)
+        }
+        DieselError::DeserializationError(_) => true,
+        _ => false,
+    }
+}
+
+/// Collects rows until the budget of events or of bytes is spent.
+struct Reader<'a> {
+    request: &'a FetchRequest,
+    kept: bool,
+    bytes: usize,
+    answer: FetchAnswer,
+}
+
+impl<'a> Reader<'a> {
+    fn new(request: &'a FetchRequest, kept: bool) -> Self {
+        Self { request, kept, bytes: 0, answer: FetchAnswer::default() }
+    }
+
+    fn most_bytes(&self) -> Value {
+        Value::Number(i64::try_from(self.request.max_event_bytes).unwrap_or(i64::MAX))
+    }
+
+    /// Returns whether there is room for another row.
+    fn push(&mut self, row: Fetched) -> bool {
+        let size = row.event.as_ref().map_or(0, |event| event.size());
+        let rows = self.answer.rows.len();
+        if rows >= self.request.max_events || rows > 0 && self.bytes + size > self.request.max_bytes {
+            self.answer.cut_short = true;
+            return false;
+        }
+        self.bytes += size;
+        self.answer.rows.push(row);
+        true
+    }
+
+    /// Reads a query's rows. What is left when the budget is spent stays in the socket and is thrown away by the driver.
+    async fn read(
+        &mut self,
+        conn: &mut AsyncPgConnection,
+        sql: &'static str,
+        mut values: Vec<Value>,
+        in_range: bool,
+    ) -> QueryResult<()> {
+        values.push(self.most_bytes());
+        let query = Statement::<Delivered>::new(self.kept, sql, values);
+        let mut rows = std::pin::pin!(query.load_stream::<DeliveredRow>(conn).await?);
+        while let Some(row) = rows.try_next().await? {
+            if !self.push(Fetched { in_range, ..read(row, self.request.max_event_bytes) }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn clock(conn: &mut AsyncPgConnection, kept: bool) -> QueryResult<i64> {
+    let PgTimestamp(now) = Statement::<Timestamptz>::new(kept, "SELECT now()", []).get_result(conn).await?;
+    Ok(now)
+}
+
+/// What is selected of a row of a query `e` that selects [`TEXTS`], beside [`MEASURED`].
+fn delivered() -> String {
+    format!("{OVERSIZE}, {}", *DELIVERED)
+}
+
+static RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&delivered(), TEXTS, MEASURED));
+static RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&delivered(), TEXTS, MEASURED));
+static KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&delivered(), TEXTS, MEASURED));
+
+fn ranges_sql(selected: &str, inner: &str, measured: &str) -> String {
+    format!(
+        "SELECT s.shard, {selected} FROM unnest(?, ?, ?, ?, ?, ?) AS s(shard, from_at, from_seq, to_at, to_seq, lim) \
+         CROSS JOIN LATERAL (SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
+            AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
+            AND (e.scheduled_at, e.seq) > (s.from_at, s.from_seq) AND (e.scheduled_at, e.seq) < (s.to_at, s.to_seq) \
+            AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND e.id NOT IN (SELECT unnest(?)) \
+            ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e {measured}"
+    )
+}
+
+fn range_values(request: &FetchRequest) -> Vec<Value> {
+    let FetchRequest { lane, ranges, except, .. } = request;
+    let end = Position { scheduled_at: i64::MAX, seq: i64::MAX };
+    let (from_at, from_seq) = split(ranges.iter().map(|range| range.from));
+    let (to_at, to_seq) = split(ranges.iter().map(|range| range.to.unwrap_or(end)));
+    vec![
+        Value::SmallNumbers(ranges.iter().map(|range| range.shard).collect()),
+        Value::Times(from_at),
+        Value::Numbers(from_seq),
+        Value::Times(to_at),
+        Value::Numbers(to_seq),
+        Value::Numbers(ranges.iter().map(|range| range.limit).collect()),
+        Value::Text(lane.to_string()),
+        Value::Ids(except.clone()),
+    ]
+}
+
+/// A row that another writer put into `retry` without a time is due like any other of its `scheduled_at`.
+fn retries_sql(selected: &str, inner: &str, measured: &str) -> String {
+    format!(
+        "SELECT e.shard, {selected} FROM (SELECT s.shard, e.* FROM unnest(?) AS s(shard) CROSS JOIN LATERAL (\
+            (SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
+                AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at <= now() \
+                AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.retry_at LIMIT ?) \
+            UNION ALL (SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
+                AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at IS NULL \
+                AND e.scheduled_at <= now() AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(?)) LIMIT ?)) e \
+            LIMIT ?) e {measured}"
+    )
+}
+
+fn retry_values(request: &FetchRequest) -> Vec<Value> {
+    let FetchRequest { lane, retry_shards, retry_limit, except, .. } = request;
+    let (lane, except, limit) =
+        (|| Value::Text(lane.to_string()), || Value::Ids(except.clone()), || Value::Number(*retry_limit));
+    let shards = Value::SmallNumbers(retry_shards.clone());
+    vec![shards, lane(), except(), limit(), lane(), except(), limit(), limit()]
+}
+
+fn keys_sql(selected: &str, inner: &str, measured: &str) -> String {
+    format!(
+        "SELECT outbox_shard(e.partition_key, e.id), {selected} FROM unnest(?) AS k(key) CROSS JOIN LATERAL (\
+            SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
+            AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
+            AND e.seq IS NOT NULL AND e.scheduled_at <= now() \
+            AND (e.status = 'pending' OR coalesce(e.retry_at, e.scheduled_at) <= now()) \
+            AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.scheduled_at, e.seq LIMIT ?) e {measured}"
+    )
+}
+
+fn key_values(request: &FetchRequest) -> Vec<Value> {
+    let FetchRequest { lane, keys, key_limit, except, .. } = request;
+    vec![
+        Value::Texts(keys.clone()),
+        Value::Text(lane.to_string()),
+        Value::Ids(except.clone()),
+        Value::Number(*key_limit),
+    ]
+}
+
+/// The first unsettled event before each position, by the `keys` and `held` indexes.
+pub(super) async fn blockers(
+    store: &PostgresStore,
+    lane: &str,
+    failed_blocks: bool,
+    questions: &[KeyQuestion],
+) -> Result<HashMap<String, Blocker>> {
+    let (at, seq) = split(questions.iter().map(|question| question.before));
+    let except: Vec<Uuid> = questions.iter().flat_map(|question| question.except.iter().copied()).collect();
+    let query = Statement::<(Text, SqlUuid, Timestamptz, BigInt, Bool)>::new(
+        store.target.is_steered(),
+        BLOCKERS,
+        [
+            Value::Texts(questions.iter().map(|question| question.key.clone()).collect()),
+            Value::Times(at),
+            Value::Numbers(seq),
+            Value::Text(lane.to_owned()),
+            Value::Ids(except.clone()),
+            Value::Text(lane.to_owned()),
+            Value::Ids(except),
+            Value::Bool(failed_blocks),
+        ],
+    );
+    let rows = store
+        .read("look for what stands before a key's events", |conn| {
+            query.load::<(String, Uuid, PgTimestamp, i64, bool)>(conn).boxed()
+        })
+        .await?;
+    let mut found: HashMap<String, Blocker> = HashMap::with_capacity(rows.len());
+    for (key, id, PgTimestamp(scheduled_at), seq, due) in rows {
+        let blocker = Blocker { id, position: Position { scheduled_at, seq }, due };
+        let first = found.entry(key).or_insert_with(|| blocker.clone());
+        if blocker.position < first.position {
+            *first = blocker;
+        }
+    }
+    Ok(found)
+}
+
+macro_rules! first_before {
+    ($what:literal, $due:literal) => {
+        concat!(
+            "(SELECT e.id, e.scheduled_at, e.seq, ",
+            $due,
+            " AS due FROM outbox_events e WHERE ",
+            $what,
+            " AND e.partition_key <> '' AND e.partition_key = q.key AND e.publisher_backend = ? \
+             AND e.seq IS NOT NULL AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND e.id NOT IN (SELECT unnest(?))"
+        )
+    };
+}
+
+const BLOCKERS: &str = concat!(
+    "SELECT q.key, b.id, b.scheduled_at, b.seq, b.due FROM unnest(?, ?, ?) AS q(key, at, seq) CROSS JOIN LATERAL (",
+    first_before!(
+        "e.status IN ('pending', 'retry')",
+        "CASE e.status WHEN 'pending' THEN e.scheduled_at <= now() ELSE coalesce(e.retry_at, e.scheduled_at) <= now() END"
+    ),
+    " ORDER BY e.scheduled_at, e.seq LIMIT 1) UNION ALL ",
+    first_before!("e.status = 'failed' AND e.retry_at IS NULL", "false"),
+    " AND ? ORDER BY e.scheduled_at, e.seq LIMIT 1)) b"
+);
+
+/// The rows of what was sent that the table does not know as published.
+pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
+    let (ids, seqs): (Vec<Uuid>, Vec<i64>) = sent.iter().copied().unzip();
+    let values = [Value::Ids(ids), Value::Numbers(seqs), Value::Text(lane.to_owned()), Value::Number(i64::MAX)];
+    let query = Statement::<Delivered>::new(false, &UNRECORDED, values);
+    let rows = store.run("look up what was sent", |conn| query.load::<DeliveredRow>(conn).boxed()).await?;
+    Ok(rows.into_iter().map(|row| read(row, usize::MAX)).collect())
+}
+
+static UNRECORDED: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT outbox_shard(e.partition_key, e.id), {OVERSIZE}, {} FROM unnest(?, ?) AS s(id, seq) \
+         CROSS JOIN LATERAL (SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq \
+            AND e.published_at IS NULL AND e.publisher_backend = ? OFFSET 0) e {MEASURED} ORDER BY e.scheduled_at, e.seq",
+        *DELIVERED
+    )
+});
+
+/// Whether a lane has an event that is due and has none before it that is not.
+pub(super) async fn has_due(store: &PostgresStore, lanes: &[Lane], failed_blocks: &[Lane]) -> Result<bool> {
+    let lanes: Vec<&str> = lanes.iter().map(AsRef::as_ref).collect();
+    let holding: Vec<&str> = failed_blocks.iter().map(AsRef::as_ref).collect();
+    store
+        .run("look whether anything is due", |conn| {
+            diesel::sql_query(HAS_DUE)
+                .bind::<Array<Text>, _>(lanes)
+                .bind::<Array<Text>, _>(holding)
+                .get_result::<Answer>(conn)
+                .boxed()
+        })
+        .await
+        .map(|answer| answer.yes)
+}
+
+#[derive(diesel::QueryableByName)]
+struct Answer {
+    #[diesel(sql_type = Bool)]
+    yes: bool,
+}
+
+/// Of a key only the first unsettled event counts: where it is due there is something due, where it waits all wait. Asked
+/// so, the `keys` index answers with one row; asked for any event that waits, every retry of the lane would be read.
+macro_rules! first_of_a_shard {
+    ($due:literal) => {
+        concat!(
+            "(SELECT e.id FROM outbox_events e WHERE e.publisher_backend = l.lane \
+                AND outbox_shard(e.partition_key, e.id) = n::smallint AND ",
+            $due,
+            " AND NOT EXISTS (SELECT FROM (SELECT w.status, w.retry_at, w.scheduled_at FROM outbox_events w \
+                WHERE w.publisher_backend = l.lane AND w.status IN ('pending', 'retry') \
+                AND w.partition_key = e.partition_key AND w.partition_key <> '' \
+                AND (w.scheduled_at, w.seq) < (e.scheduled_at, e.seq) ORDER BY w.scheduled_at, w.seq LIMIT 1) first \
+                WHERE CASE first.status WHEN 'pending' THEN first.scheduled_at \
+                    ELSE coalesce(first.retry_at, first.scheduled_at) END > now()) \
+            AND NOT (l.lane = ANY ($2) AND EXISTS (SELECT FROM outbox_events f WHERE f.publisher_backend = l.lane \
+                AND f.status = 'failed' AND f.retry_at IS NULL AND f.partition_key = e.partition_key AND f.partition_key <> '' \
+                AND (f.scheduled_at, f.seq) < (e.scheduled_at, e.seq))) LIMIT 1)"
+        )
+    };
+}
+
+const HAS_DUE: &str = concat!(
+    "SELECT EXISTS (\
+        SELECT FROM unnest($1) AS l(lane) CROSS JOIN generate_series(0, 31) AS n CROSS JOIN LATERAL (",
+    first_of_a_shard!("e.status = 'retry' AND e.retry_at <= now()"),
+    " UNION ALL ",
+    first_of_a_shard!("e.status = 'retry' AND e.retry_at IS NULL AND e.scheduled_at <= now()"),
+    " UNION ALL ",
+    first_of_a_shard!("e.status = 'pending' AND e.scheduled_at <= now()"),
+    ") e) AS yes"
+);
+
+/// Takes a row apart; what cannot be an event says why.
+fn read((shard, oversize, row): DeliveredRow, max_event_bytes: usize) -> Fetched {
+    let too_large =
+        |size: i64| Err(format!("the event has {size} bytes, more than max_event_bytes = {max_event_bytes} allows"));
+    Fetched {
+        shard,
+        position: row.position(),
+        id: row.id,
+        partition_key: row.partition_key.clone(),
+        retry: row.status == "retry",
+        in_range: false,
+        retry_count: row.retry_count,
+        max_retries: row.max_retries,
+        updated_at: row.updated_at.0,
+        event: match oversize {
+            Some(size) => too_large(size),
+            None => row.decode().and_then(|event| match event.size() {
+                size if size > max_event_bytes => too_large(i64::try_from(size).unwrap_or(i64::MAX)),
+                _ => Ok(Arc::new(event)),
+            }),
+        },
+    }
+}
+
+fn split(positions: impl Iterator<Item = Position>) -> (Vec<PgTimestamp>, Vec<i64>) {
+    positions.map(|position| (PgTimestamp(position.scheduled_at), position.seq)).unzip()
+}

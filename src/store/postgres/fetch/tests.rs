@@ -1,0 +1,102 @@
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::store::contract::Fixture;
+use crate::store::postgres::fixture::PostgresFixture;
+use crate::store::postgres::{PostgresStore, SHARDS, Target};
+use crate::store::{FetchRequest, Fetched, Position, Range, Store};
+
+const MAX_EVENT_BYTES: usize = 1 << 20;
+
+fn everything() -> FetchRequest {
+    let range = |shard| Range { shard, from: Position::START, to: None, limit: 1000 };
+    FetchRequest {
+        lane: Arc::from(""),
+        ranges: (0..SHARDS).map(range).collect(),
+        except: Vec::new(),
+        retry_shards: (0..SHARDS).collect(),
+        retry_limit: 1000,
+        keys: vec!["k".to_owned()],
+        key_limit: 10,
+        max_events: 2000,
+        max_bytes: 4 << 20,
+        max_event_bytes: MAX_EVENT_BYTES,
+    }
+}
+
+/// An event as another writer makes it, with these columns.
+fn insert(columns: &str, values: &str) -> (Uuid, String) {
+    let id = Uuid::now_v7();
+    let statement =
+        format!("INSERT INTO outbox_events (id, event_type, source, {columns}) VALUES ('{id}', 't', 's', {values})");
+    (id, statement)
+}
+
+fn reason(rows: &[Fetched], id: Uuid) -> Option<String> {
+    rows.iter().find(|row| row.id == id).unwrap().event.as_ref().err().cloned()
+}
+
+#[tokio::test]
+async fn a_few_bytes_of_json_that_are_a_long_text_are_measured_by_the_server() {
+    let fixture = PostgresFixture::fresh().await;
+    let numbers = "(SELECT jsonb_agg(1e131071::numeric) FROM generate_series(1, 40))";
+    let (long, statement) = insert("data", numbers);
+    fixture.execute(&statement).await;
+    let (short, statement) = insert("data", "'{}'");
+    fixture.execute(&statement).await;
+    let rows = fixture.store().fetch(&everything()).await.unwrap().rows;
+    let reason_of_the_long = reason(&rows, long).unwrap();
+    assert!(reason_of_the_long.contains("52429"), "{reason_of_the_long}");
+    assert_eq!(reason(&rows, short), None);
+}
+
+#[tokio::test]
+async fn earlier_errors_of_an_event_are_not_read_however_long_they_are() {
+    let fixture = PostgresFixture::fresh().await;
+    let (id, statement) = insert("last_error, errors", "repeat('x', 60000000), to_jsonb(repeat('x', 60000000))");
+    fixture.execute(&statement).await;
+    let rows = fixture.store().fetch(&everything()).await.unwrap().rows;
+    let event = rows.iter().find(|row| row.id == id).unwrap().event.as_ref().unwrap();
+    assert_eq!((&*event.last_error, event.errors.as_ref()), ("", None));
+}
+
+/// A database in which any byte is a character.
+async fn without_encoding() -> (PostgresFixture, PostgresStore) {
+    let fixture = PostgresFixture::empty().await;
+    let name = format!("{}_ascii", fixture.database.name);
+    let create = format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+    fixture.execute(&create).await;
+    let url = fixture.database.url.replace(&fixture.database.name, &name);
+    let store = PostgresStore::new(Target::from_url(&url).unwrap(), None).unwrap();
+    store.migrate(&|_| ()).await.unwrap();
+    (fixture, store)
+}
+
+#[tokio::test]
+async fn a_byte_that_is_not_valid_fails_its_own_row_and_the_others_are_read() {
+    let (_fixture, store) = without_encoding().await;
+    let client = store.target.connect().await.unwrap();
+    let mut good = Vec::new();
+    let mut bad = Vec::new();
+    for n in 0..200 {
+        let (id, statement) = match n {
+            70 => insert("subject", r"E'\xff'"),
+            71 => insert("partition_key", r"E'k\xff'"),
+            _ => insert("partition_key", "'k'"),
+        };
+        client.batch_execute(&statement).await.unwrap();
+        if [70, 71].contains(&n) { bad.push(id) } else { good.push(id) }
+    }
+    let answer = store.fetch(&everything()).await.unwrap();
+    assert!(!answer.cut_short);
+    for id in bad {
+        let reason = reason(&answer.rows, id).unwrap();
+        assert!(reason.contains("cannot be read") && reason.contains("0xff"), "{reason}");
+    }
+    for id in good {
+        assert_eq!(reason(&answer.rows, id), None);
+    }
+    // A keyed event is read as part of its range and of its key, and the range comes first.
+    assert!(answer.rows[..200].iter().all(|row| row.in_range));
+}
