@@ -105,6 +105,24 @@ pub enum StoreError {
         /// The connection is gone, or the server cannot serve now; the same statement may pass later.
         transient: bool,
     },
+    /// The database refused the statement because of what it would write.
+    #[error("the database refused to {operation} (SQLSTATE {sqlstate}): {reason}")]
+    #[non_exhaustive]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// The server's code for the reason; PostgreSQL's appendix A lists them.
+        sqlstate: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// Another transaction holds a lock for longer than the statement may wait.
+    #[error("cannot {operation}: another transaction holds a lock on the table or its rows")]
+    #[non_exhaustive]
+    Locked {
+        /// What was asked.
+        operation: &'static str,
+    },
     /// No event has this id.
     #[error("no event has the id {0}")]
     NotFound(Uuid),
@@ -115,10 +133,15 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Locked { .. } => true,
             Self::Query { transient, .. } => *transient,
             _ => false,
         }
+    }
+
+    /// The server decided against the statement because of what it would write, and nothing of it was done.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
     }
 }
 

@@ -83,6 +83,8 @@ metrics! {
         "The bytes of their variable-size parts, which max_in_flight_bytes bounds.";
     BREAKER_OPEN = "outbox_breaker_open", Gauge, Count,
         "1 while the backend cannot be reached and sending pauses, else 0.";
+    UNRECORDED = "outbox_events_unrecorded", Gauge, Count,
+        "Events whose outcome the database refuses to record, or whose row another transaction holds; the others go on.";
     DUE = "outbox_events_due", Gauge, Count,
         "Events of the whole outbox that are due and not published.";
     OLDEST_DUE = "outbox_oldest_due_age_seconds", Gauge, Seconds,
@@ -147,6 +149,7 @@ pub(crate) struct LineMeters {
     pub(crate) in_flight_events: Gauge,
     pub(crate) in_flight_bytes: Gauge,
     pub(crate) breaker_open: Gauge,
+    pub(crate) unrecorded: Gauge,
     pub(crate) due: DueMeters,
 }
 
@@ -172,6 +175,7 @@ impl LineMeters {
             in_flight_events: gauge(IN_FLIGHT_EVENTS),
             in_flight_bytes: gauge(IN_FLIGHT_BYTES),
             breaker_open: gauge(BREAKER_OPEN),
+            unrecorded: gauge(UNRECORDED),
             due: DueMeters::new(backend),
         }
     }

@@ -52,9 +52,22 @@ fn before_its_time(Circumstances { event, standing, .. }: &Circumstances) -> Opt
     (event.seq == 0).then_some(Reason::WithoutPlace)
 }
 
+/// A worker says that it has an outcome for the event which the database does not take.
+fn unrecorded(event: &OutboxEvent, alive: &[&WorkerRow]) -> Option<Reason> {
+    alive.iter().find_map(|worker| {
+        let report = worker.reports().remove(&event.publisher_backend)?;
+        let row = report.unrecorded.into_iter().find(|row| row.id == event.id)?;
+        let (backend, worker) = (event.publisher_backend.clone(), worker.name.clone());
+        Some(Reason::Unrecorded { backend, worker, since: row.since, error: row.reason })
+    })
+}
+
 fn waiting_for_others(circumstances: &Circumstances) -> Reason {
     let Circumstances { event, standing, before, workers, lease } = circumstances;
     let alive: Vec<&WorkerRow> = workers.iter().filter(|worker| worker.is_alive(*lease)).collect();
+    if let Some(reason) = unrecorded(event, &alive) {
+        return reason;
+    }
     if alive.is_empty() {
         return Reason::NoWorker { last_heartbeat: workers.iter().map(|worker| worker.heartbeat_at).max() };
     }

@@ -131,6 +131,17 @@ pub enum Reason {
         /// Why.
         error: String,
     },
+    /// It was sent or rejected, and the database refuses to record that; the worker tries again by itself.
+    Unrecorded {
+        /// The backend.
+        backend: String,
+        /// The worker that tries.
+        worker: String,
+        /// Since when it cannot, by the worker's clock.
+        since: DateTime<Utc>,
+        /// Why.
+        error: String,
+    },
     /// The worker that should send it does not do its work.
     Stuck {
         /// The backend.

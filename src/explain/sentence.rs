@@ -100,6 +100,14 @@ impl fmt::Display for Reason {
                 }
                 write!(f, ", says worker {worker}, so nothing is sent and no retry is spent: {}", sentence(error))
             }
+            Self::Unrecorded { backend, worker, since, error } => write!(
+                f,
+                "Worker {worker} has an outcome for it from {}, which the database has not recorded since {}; the worker \
+                 keeps trying and does not send it again: {}",
+                named(backend),
+                time(*since),
+                sentence(error)
+            ),
             Self::Stuck { backend, worker } => write!(
                 f,
                 "Worker {worker}, which serves {}, does not do its work: its loop does not turn. Restart it; its shards are \

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 const WELL: &str = "ok";
 const STUCK: &str = "the worker's loop is stuck";
@@ -23,6 +24,18 @@ pub(crate) struct LaneReport {
     /// The events a second that this worker may send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) per_second: Option<u32>,
+    /// Some of the events whose outcome cannot be recorded, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unrecorded: Vec<Unrecorded>,
+}
+
+/// An event whose outcome the database refuses to record, or whose row another transaction holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unrecorded {
+    pub(crate) id: Uuid,
+    pub(crate) reason: String,
+    /// By the worker's clock.
+    pub(crate) since: DateTime<Utc>,
 }
 
 /// Its health alone says as much as a report with nothing else in it.
@@ -30,21 +43,30 @@ pub(crate) struct LaneReport {
 #[serde(untagged)]
 enum Said {
     Health(String),
-    Report { health: String, since: Option<DateTime<Utc>>, standing_by: Option<String>, per_second: Option<u32> },
+    Report {
+        health: String,
+        since: Option<DateTime<Utc>>,
+        standing_by: Option<String>,
+        per_second: Option<u32>,
+        #[serde(default)]
+        unrecorded: Vec<Unrecorded>,
+    },
 }
 
 impl From<Said> for LaneReport {
     fn from(said: Said) -> Self {
         match said {
             Said::Health(health) => Self { health, ..Self::well() },
-            Said::Report { health, since, standing_by, per_second } => Self { health, since, standing_by, per_second },
+            Said::Report { health, since, standing_by, per_second, unrecorded } => {
+                Self { health, since, standing_by, per_second, unrecorded }
+            }
         }
     }
 }
 
 impl LaneReport {
     pub(crate) fn well() -> Self {
-        Self { health: WELL.to_owned(), since: None, standing_by: None, per_second: None }
+        Self { health: WELL.to_owned(), since: None, standing_by: None, per_second: None, unrecorded: Vec::new() }
     }
 
     /// It cannot be reached since then.
@@ -82,6 +104,7 @@ mod tests {
             since: Some(DateTime::UNIX_EPOCH),
             standing_by: Some("it lacks a handler".to_owned()),
             per_second: Some(5),
+            unrecorded: vec![Unrecorded { id: Uuid::nil(), reason: "refused".to_owned(), since: DateTime::UNIX_EPOCH }],
         };
         let written = serde_json::json!({"": report, "orders": LaneReport::well(), "plain": "ok"}).to_string();
         let read = by_lane(&written);

@@ -1,16 +1,21 @@
 //! `Completer`: records what is done, many events in one UPDATE.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::clock::Moment;
 use super::messages::{ActorKind, Complete};
+use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
 use super::trying::persist;
-use crate::store::Lane;
+use crate::error::StoreError;
+use crate::store::{Care, Lane, Settled};
 
 /// Events in one UPDATE.
 const MOST: usize = 2_000;
@@ -18,39 +23,66 @@ const MOST: usize = 2_000;
 /// So many waiting events begin another settle beside one that is under way; fewer are better recorded together.
 const WORTH_ANOTHER: usize = 1_000;
 
+/// How often a queue is asked for what was set aside.
+pub(super) const AGAIN_INTERVAL: Duration = Duration::from_millis(500);
+
 pub(crate) struct Completer {
     shared: Arc<Shared>,
-    /// What came while settles were under way: the next one takes it all.
-    waiting: Vec<Ticket>,
-    /// Settles under way.
-    settling: usize,
+    /// By publisher, so that one backend's rows never hold up another's.
+    queues: BTreeMap<String, SettleQueue<Ticket>>,
+    /// Settles of one backend that may be under way side by side.
     at_once: usize,
     _lifeline: Lifeline,
+}
+
+impl Job for Ticket {
+    fn ticket(&self) -> &Ticket {
+        self
+    }
+
+    fn ticket_mut(&mut self) -> &mut Ticket {
+        self
+    }
 }
 
 impl Completer {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let lifeline = shared.lifeline(ActorKind::Completer);
-        let at_once = shared.store.settles_at_once();
-        Self { shared, waiting: Vec::new(), settling: 0, at_once, _lifeline: lifeline }
+        let queues: BTreeMap<_, _> = shared.lines.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
+        let at_once = (shared.store.settles_at_once() / queues.len().max(1)).max(1);
+        Self { shared, queues, at_once, _lifeline: lifeline }
     }
 
-    fn settle(&mut self, ctx: &mut Context<Self>) {
-        let worth_another = self.settling == 0 || self.settling < self.at_once && self.waiting.len() >= WORTH_ANOTHER;
-        if self.waiting.is_empty() || !worth_another {
-            return;
+    fn settle(&mut self, name: &str, ctx: &mut Context<Self>) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let fresh = queue.next(MOST, self.at_once, WORTH_ANOTHER);
+        let again = queue.next_again(MOST, Moment::now());
+        for batch in [fresh, again].into_iter().flatten() {
+            self.record(name.to_owned(), batch, ctx);
         }
-        self.settling += 1;
-        let rest = self.waiting.split_off(self.waiting.len().min(MOST));
-        let tickets = std::mem::replace(&mut self.waiting, rest);
-        let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), tickets));
-        ctx.spawn(work.into_actor(self).map(|result, completer, ctx| {
-            if let Err(error) = result {
-                tracing::error!(%error, "a settle was given up");
+    }
+
+    fn record(&self, name: String, batch: Batch<Ticket>, ctx: &mut Context<Self>) {
+        let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), batch));
+        ctx.spawn(work.into_actor(self).map(move |result, completer, ctx| match result {
+            Ok((batch, outcomes)) => {
+                completer.finish(&name, batch, &outcomes);
+                completer.settle(&name, ctx);
             }
-            completer.settling -= 1;
-            completer.settle(ctx);
+            // The dropped tickets close their shards, and the journal tells.
+            Err(error) => tracing::error!(%error, "a settle was aborted"),
         }));
+    }
+
+    fn finish(&mut self, name: &str, batch: Batch<Ticket>, outcomes: &[Settled]) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let ended: Vec<Ticket> =
+            queue.finish(batch, outcomes, Moment::now()).into_iter().map(|(ticket, _)| ticket).collect();
+        if let Some(line) = self.shared.lines.get(name) {
+            line.meters.published.add(ended.len());
+        }
+        note_settled(&self.shared, &ended);
+        ended.into_iter().for_each(|ticket| ticket.settled(false));
     }
 }
 
@@ -59,6 +91,14 @@ impl Actor for Completer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
+        ctx.run_interval(AGAIN_INTERVAL, |completer, ctx| {
+            // No address of it is left; the interval alone would keep it.
+            if !ctx.connected() {
+                return ctx.stop();
+            }
+            let names: Vec<String> = completer.queues.keys().cloned().collect();
+            names.iter().for_each(|name| completer.settle(name, ctx));
+        });
     }
 }
 
@@ -66,24 +106,50 @@ impl Handler<Complete> for Completer {
     type Result = ();
 
     fn handle(&mut self, Complete(tickets): Complete, ctx: &mut Self::Context) {
-        self.waiting.extend(tickets);
-        self.settle(ctx);
+        for (name, tickets) in by_publisher(&self.shared, tickets, Ticket::ticket) {
+            if let Some(queue) = self.queues.get_mut(&name) {
+                queue.push(tickets);
+            }
+            self.settle(&name, ctx);
+        }
     }
 }
 
 panics_on_demand!(Completer);
 
-async fn record(shared: Arc<Shared>, tickets: Vec<Ticket>) {
-    let events: Vec<(Uuid, i64)> = tickets.iter().map(|ticket| (ticket.id, ticket.position.seq)).collect();
-    let began = Moment::now();
-    persist("published events", events.len(), || shared.store.settle_published(&events)).await;
-    shared.meters.settle.record(Moment::now().since(began));
-    for line in shared.lines.values() {
-        let published = tickets.iter().filter(|ticket| line.flight(&ticket.shard.lane).is_some()).count();
-        line.meters.published.add(published);
+/// Jobs by the publisher of their lane.
+pub(super) fn by_publisher<J>(shared: &Shared, jobs: Vec<J>, ticket: fn(&J) -> &Ticket) -> BTreeMap<String, Vec<J>> {
+    let mut parts: BTreeMap<String, Vec<J>> = BTreeMap::new();
+    for job in jobs {
+        if let Some(line) = shared.line_of(&ticket(&job).shard.lane) {
+            match parts.get_mut(&line.name) {
+                Some(part) => part.push(job),
+                None => drop(parts.insert(line.name.clone(), vec![job])),
+            }
+        }
     }
-    note_settled(&shared, &tickets);
-    tickets.into_iter().for_each(|ticket| ticket.settled(false));
+    parts
+}
+
+async fn record(shared: Arc<Shared>, batch: Batch<Ticket>) -> (Batch<Ticket>, Vec<Settled>) {
+    let events: Vec<(Uuid, i64)> = batch.jobs.iter().map(|ticket| (ticket.id, ticket.position.seq)).collect();
+    let began = Moment::now();
+    let settle = |care| shared.store.settle_published(&events, care).map(|settled| refused_or(events.len(), settled));
+    let outcomes = if batch.again {
+        settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; events.len()])
+    } else {
+        persist("published events", events.len(), settle).await
+    };
+    shared.meters.settle.record(Moment::now().since(began));
+    (batch, outcomes)
+}
+
+/// Where all of a batch is refused, each event of it is.
+pub(super) fn refused_or(events: usize, settled: Result<Vec<Settled>, StoreError>) -> Result<Vec<Settled>, StoreError> {
+    settled.or_else(|error| match error.is_refusal() {
+        true => Ok(vec![Settled::Refused(error.to_string()); events]),
+        false => Err(error),
+    })
 }
 
 /// Tells the channels what they need not keep any more.

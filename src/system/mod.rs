@@ -28,6 +28,7 @@ mod poller;
 mod publisher;
 mod registry;
 mod retry;
+mod settle_queue;
 mod shared;
 mod subscription;
 mod supervisor;

@@ -171,6 +171,10 @@ impl Poller {
         let batch = self.shared.settings.worker.batch_size;
         for lane in (0..lanes).map(|step| (track.turn + step) % lanes) {
             let flight = &track.line.flights[lane];
+            // Each is kept in memory and in the journal, so there is an end to them.
+            if flight.unwritable_count() >= self.shared.settings.worker.max_in_flight {
+                continue;
+            }
             let cursor = &mut track.cursors[lane];
             flight.forget_parked(&cursor.set_open(&open_and_held(&self.shared, flight, now)));
             cursor.rewind(&flight.take_rewinds());

@@ -137,7 +137,11 @@ impl Handler<Accepted> for Registry {
         let mut done = Vec::with_capacity(tickets.len());
         let mut waiting = Vec::new();
         for ticket in tickets {
-            let Some(event) = ticket.event() else { continue };
+            // Found in the journal, and not a valid event any more: no handler can be given it.
+            let Some(event) = ticket.event() else {
+                done.push(ticket);
+                continue;
+            };
             let handlers: Vec<_> = subscriptions.iter().filter(|handler| handler.wants(event)).cloned().collect();
             if handlers.is_empty() {
                 done.push(ticket);

@@ -1,49 +1,96 @@
 //! `Retry`: decides between another try and failure, and writes it. The poller finds the event again in the store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use futures_util::FutureExt;
 
 use super::clock::Moment;
-use super::completer::note_settled;
+use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, refused_or};
 use super::messages::{ActorKind, Cause, Failed, Failure};
+use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
 use super::trying::persist;
 use crate::event::Status;
-use crate::store::Reschedule;
+use crate::store::{Care, Reschedule, Settled};
 
 /// Events in one statement.
 const MOST: usize = 500;
 
 pub(crate) struct Retry {
     shared: Arc<Shared>,
-    waiting: Vec<Failure>,
-    writing: bool,
+    /// By publisher, so that one backend's rows never hold up another's.
+    queues: BTreeMap<String, SettleQueue<Rejection>>,
     _lifeline: Lifeline,
+}
+
+/// A failure, and what is to be recorded about it.
+struct Rejection {
+    ticket: Ticket,
+    settle: Reschedule,
+}
+
+impl Job for Rejection {
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    fn ticket_mut(&mut self) -> &mut Ticket {
+        &mut self.ticket
+    }
 }
 
 impl Retry {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let lifeline = shared.lifeline(ActorKind::Retry);
-        Self { shared, waiting: Vec::new(), writing: false, _lifeline: lifeline }
+        let queues = shared.lines.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
+        Self { shared, queues, _lifeline: lifeline }
     }
 
-    fn write(&mut self, ctx: &mut Context<Self>) {
-        if self.writing || self.waiting.is_empty() {
-            return;
+    fn write(&mut self, name: &str, ctx: &mut Context<Self>) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let fresh = queue.next(MOST, 1, MOST);
+        let again = queue.next_again(MOST, Moment::now());
+        for batch in [fresh, again].into_iter().flatten() {
+            self.record(name.to_owned(), batch, ctx);
         }
-        self.writing = true;
-        let rest = self.waiting.split_off(self.waiting.len().min(MOST));
-        let failures = std::mem::replace(&mut self.waiting, rest);
-        let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), failures));
-        ctx.spawn(work.into_actor(self).map(|result, retry, ctx| {
-            if let Err(error) = result {
-                tracing::error!(%error, "recording failures was given up");
+    }
+
+    fn record(&self, name: String, batch: Batch<Rejection>, ctx: &mut Context<Self>) {
+        let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), batch));
+        ctx.spawn(work.into_actor(self).map(move |result, retry, ctx| match result {
+            Ok((batch, outcomes)) => {
+                retry.finish(&name, batch, &outcomes);
+                retry.write(&name, ctx);
             }
-            retry.writing = false;
-            retry.write(ctx);
+            Err(error) => tracing::error!(%error, "recording failures was aborted"),
         }));
+    }
+
+    fn finish(&mut self, name: &str, batch: Batch<Rejection>, outcomes: &[Settled]) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        for (rejection, outcome) in queue.finish(batch, outcomes, Moment::now()) {
+            // Superseded: the lease is another worker's by now, or an operator changed the event. Whoever owns it decides.
+            if outcome == Settled::Recorded {
+                self.note_recorded(rejection);
+            }
+        }
+    }
+
+    fn note_recorded(&self, Rejection { ticket, settle }: Rejection) {
+        let shared = &self.shared;
+        count(shared, &settle);
+        if settle.status == Status::Failed {
+            tracing::error!(event.id = %settle.id, backend = %settle.shard.lane, retries = settle.retry_count, "event failed");
+        }
+        note_settled(shared, std::slice::from_ref(&ticket));
+        if settle.status == Status::Retry {
+            note_retry(shared, &settle);
+        }
+        let holds = shared.line_of(&settle.shard.lane).is_some_and(|line| line.holds_on_failure());
+        ticket.settled(settle.status != Status::Failed || holds);
     }
 }
 
@@ -52,6 +99,14 @@ impl Actor for Retry {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
+        ctx.run_interval(AGAIN_INTERVAL, |retry, ctx| {
+            // No address of it is left; the interval alone would keep it.
+            if !ctx.connected() {
+                return ctx.stop();
+            }
+            let names: Vec<String> = retry.queues.keys().cloned().collect();
+            names.iter().for_each(|name| retry.write(name, ctx));
+        });
     }
 }
 
@@ -59,34 +114,30 @@ impl Handler<Failed> for Retry {
     type Result = ();
 
     fn handle(&mut self, Failed(failures): Failed, ctx: &mut Self::Context) {
-        self.waiting.extend(failures);
-        self.write(ctx);
+        let rejections = failures.into_iter().map(|failure| decide(&self.shared, failure)).collect();
+        for (name, rejections) in by_publisher(&self.shared, rejections, Rejection::ticket) {
+            if let Some(queue) = self.queues.get_mut(&name) {
+                queue.push(rejections);
+            }
+            self.write(&name, ctx);
+        }
     }
 }
 
 panics_on_demand!(Retry);
 
-async fn record(shared: Arc<Shared>, failures: Vec<Failure>) {
-    let (tickets, settles): (Vec<Ticket>, Vec<Reschedule>) =
-        failures.into_iter().map(|failure| decide(&shared, failure)).unzip();
-    let write = || shared.store.settle_rescheduled(shared.worker, &settles);
-    let recorded = persist("retries and failures", settles.len(), write).await;
-    for (ticket, settle) in tickets.into_iter().zip(&settles) {
-        if !recorded.contains(&settle.id) {
-            // The lease is another worker's by now, or a person changed the event: whoever owns it decides.
-            continue;
-        }
-        count(&shared, settle);
-        if settle.status == Status::Failed {
-            tracing::error!(event.id = %settle.id, backend = %settle.shard.lane, retries = settle.retry_count, "event failed");
-        }
-        note_settled(&shared, std::slice::from_ref(&ticket));
-        if settle.status == Status::Retry {
-            note_retry(&shared, settle);
-        }
-        let holds = shared.line_of(&settle.shard.lane).is_some_and(|line| line.holds_on_failure());
-        ticket.settled(settle.status != Status::Failed || holds);
-    }
+async fn record(shared: Arc<Shared>, batch: Batch<Rejection>) -> (Batch<Rejection>, Vec<Settled>) {
+    let settles: Vec<Reschedule> = batch.jobs.iter().map(|rejection| rejection.settle.clone()).collect();
+    let write = |_| {
+        let settled = shared.store.settle_rescheduled(shared.worker, &settles);
+        settled.map(|settled| refused_or(settles.len(), settled))
+    };
+    let outcomes = if batch.again {
+        write(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; settles.len()])
+    } else {
+        persist("retries and failures", settles.len(), write).await
+    };
+    (batch, outcomes)
 }
 
 fn count(shared: &Shared, settle: &Reschedule) {
@@ -108,7 +159,7 @@ fn note_retry(shared: &Shared, settle: &Reschedule) {
 }
 
 /// What is written about a failure.
-fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> (Ticket, Reschedule) {
+fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> Rejection {
     let backoff = shared.settings.worker.retry_backoff;
     let delay = |failures: i32| backoff.delay(u32::try_from(failures).unwrap_or(0), rand::random());
     let before = ticket.event().and_then(|event| event.pending_handlers.clone());
@@ -150,5 +201,5 @@ fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> (Ticket, Resch
             settle.pending_handlers = Some(pending);
         }
     }
-    (ticket, settle)
+    Rejection { ticket, settle }
 }

@@ -109,11 +109,11 @@ pub(crate) struct Ticket {
     pub(crate) retry_count: i32,
     pub(crate) max_retries: i32,
     pub(crate) updated_at: i64,
-    /// `None` for a row that is no event.
+    /// `None` for a row that is not a valid event, and once it is set aside.
     event: Option<Arc<OutboxEvent>>,
     pub(super) accepted: bool,
     done: bool,
-    _permit: Permit,
+    permit: Option<Permit>,
 }
 
 impl Ticket {
@@ -130,7 +130,7 @@ impl Ticket {
             event: row.event.as_ref().ok().cloned(),
             accepted: false,
             done: false,
-            _permit: permit,
+            permit: Some(permit),
         }
     }
 
@@ -167,6 +167,18 @@ impl Ticket {
     /// A backend or a handler refused it: its key waits until that is recorded.
     pub(crate) fn reject(&mut self) {
         self.flight.set_stage(self.id, Stage::Rejected);
+    }
+
+    /// Its outcome cannot be recorded for now: it is remembered, without its event and without a share of the credit.
+    pub(crate) fn set_aside(&mut self, reason: &str) {
+        self.flight.set_aside(self.id, reason);
+        self.event = None;
+        self.permit = None;
+    }
+
+    /// Whether it is still remembered; what is set aside is forgotten with its shard.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.flight.contains(self.id)
     }
 
     /// The database has what became of it. `blocks`: its key goes on waiting.

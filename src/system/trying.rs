@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::error::StoreError;
+use crate::store::Care;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -13,15 +14,16 @@ pub(super) fn pause_after(failures: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << failures.min(6)).min(LONGEST_PAUSE)
 }
 
-/// Writes until the database has it. What it is about has happened, so there is no other end; the statement may be
-/// repeated.
-pub(super) async fn persist<T, F>(what: &'static str, events: usize, write: impl Fn() -> F) -> T
+/// Writes until the database has it. What it is about has happened, so there is no other end. After an error the statement
+/// may have been executed without being durable, so its repetition says so.
+pub(super) async fn persist<T, F>(what: &'static str, events: usize, write: impl Fn(Care) -> F) -> T
 where
     F: Future<Output = Result<T, StoreError>>,
 {
     let mut failures = 0;
     loop {
-        match write().await {
+        let care = if failures == 0 { Care::Usual } else { Care::AfterDoubt };
+        match write(care).await {
             Ok(written) => {
                 if failures > 0 {
                     tracing::info!(events, "{what} were recorded");

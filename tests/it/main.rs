@@ -36,6 +36,7 @@ mod supervision;
 mod takeover;
 mod tls;
 mod traces;
+mod unrecorded;
 mod waking;
 mod web;
 mod writes;

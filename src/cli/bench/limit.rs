@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::stage::Stage;
 use crate::settings::DatabaseSettings;
-use crate::store::{FetchRequest, Lane, Position, Range, Store};
+use crate::store::{Care, FetchRequest, Lane, Position, Range, Store};
 use crate::system::MAX_FETCH;
 
 /// What an event takes beside its data, for dividing memory into events.
@@ -69,7 +69,7 @@ async fn drain(
             cursors.iter().map(|(shard, from)| Range { shard: *shard, from: *from, to: None, limit }).collect();
         let answer = store.fetch(&request).await?;
         let settled: Vec<_> = answer.rows.iter().map(|row| (row.id, row.position.seq)).collect();
-        store.settle_published(&settled).await?;
+        store.settle_published(&settled, Care::Usual).await?;
         events += settled.len();
         let mut counts: BTreeMap<i16, i64> = BTreeMap::new();
         for row in &answer.rows {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Fixture;
 use super::given::*;
 use crate::event::Status;
-use crate::store::{Change, Reschedule};
+use crate::store::{Care, Change, Reschedule, Settled};
 
 pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -13,14 +13,96 @@ pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
     let id = Row::new().with("pending_handlers", "'[\"a\"]'").insert(&fixture).await;
     let other = Row::new().insert(&fixture).await;
     let settled = [(id, find(&store, id).await.seq)];
-    store.settle_published(&settled).await.unwrap();
+    record(&store, &settled).await;
     let event = find(&store, id).await;
     assert_eq!((event.status, event.pending_handlers.clone()), (Status::Published, None));
     assert!(event.published_at.is_some());
-    store.settle_published(&settled).await.unwrap();
+    record(&store, &settled).await;
     assert_eq!(find(&store, id).await, event);
     assert_eq!(ids(&fetch_all(&store).await), [other]);
-    store.settle_published(&[]).await.unwrap();
+    record(&store, &[]).await;
+}
+
+pub(super) async fn each_event_of_a_settle_has_an_outcome_of_its_own<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let (pending, published, replayed) =
+        (Row::new().insert(&fixture).await, Row::new().insert(&fixture).await, Row::new().insert(&fixture).await);
+    let seq = async |id| find(&store, id).await.seq;
+    let settled =
+        [(pending, seq(pending).await), (published, seq(published).await), (replayed, seq(replayed).await + 1)];
+    record(&store, &settled[1..2]).await;
+    let expected = [Settled::Recorded, Settled::Recorded, Settled::Superseded];
+    for care in [Care::Usual, Care::AfterDoubt] {
+        assert_eq!(store.settle_published(&settled, care).await.unwrap(), expected, "{care:?}");
+    }
+    assert_eq!(find(&store, replayed).await.status, Status::Pending);
+}
+
+pub(super) async fn a_row_that_may_not_be_updated_is_named_and_holds_no_other<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        ids.push(Row::new().insert(&fixture).await);
+    }
+    fixture.refuse_updates(ids[7]).await;
+    let rows = fetch_all(&store).await;
+    let settles: Vec<Reschedule> = rows.iter().map(|row| worker.reject(row)).collect();
+    let refused = |outcome: &Settled| matches!(outcome, Settled::Refused(reason) if reason.contains("not this one"));
+    let outcomes = store.settle_rescheduled(worker.id, &settles).await.unwrap();
+    for (row, outcome) in rows.iter().zip(&outcomes) {
+        assert_eq!(refused(outcome), row.id == ids[7], "{outcome:?}");
+    }
+    let sent: Vec<_> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
+    for care in [Care::Usual, Care::AfterDoubt] {
+        let outcomes = store.settle_published(&sent, care).await.unwrap();
+        for ((id, _), outcome) in sent.iter().zip(&outcomes) {
+            assert_eq!(refused(outcome), *id == ids[7], "{outcome:?}");
+            assert_eq!(*outcome == Settled::Recorded, *id != ids[7]);
+        }
+    }
+    let statuses = "SELECT CAST(count(*) AS bigint) FROM outbox_events WHERE status = 'published'";
+    assert_eq!(fixture.number(statuses).await, 49);
+}
+
+pub(super) async fn where_every_row_is_refused_no_row_is_to_blame<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        let id = Row::new().insert(&fixture).await;
+        fixture.refuse_updates(id).await;
+        sent.push((id, find(&store, id).await.seq));
+    }
+    store.settle_published(&sent, Care::Usual).await.unwrap_err();
+}
+
+pub(super) async fn a_row_that_another_transaction_holds_is_skipped_and_recorded_later<F: Fixture>() {
+    let fixture = F::fresh().await;
+    if !fixture.writers_overlap() {
+        return;
+    }
+    let store = fixture.store();
+    let worker = Worker::owner(&store).await;
+    let ids = [Row::new().insert(&fixture).await, Row::new().insert(&fixture).await];
+    let rows = fetch_all(&store).await;
+    let position = |id| rows.iter().position(|row| row.id == id).unwrap();
+    let settles: Vec<Reschedule> = rows.iter().map(|row| worker.reject(row)).collect();
+    let mut other = fixture.begin().await;
+    let locked = fixture.id(ids[0]);
+    other.execute(&format!("UPDATE outbox_events SET subject = 'locked' WHERE id = {locked}")).await;
+    let outcomes = store.settle_rescheduled(worker.id, &settles).await.unwrap();
+    assert_eq!([&outcomes[position(ids[0])], &outcomes[position(ids[1])]], [&Settled::Locked, &Settled::Recorded]);
+    let sent: Vec<_> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
+    for care in [Care::Usual, Care::AfterDoubt] {
+        let outcomes = store.settle_published(&sent, care).await.unwrap();
+        assert_eq!([&outcomes[position(ids[0])], &outcomes[position(ids[1])]], [&Settled::Locked, &Settled::Recorded]);
+    }
+    other.commit().await;
+    record(&store, &sent).await;
+    assert_eq!(find(&store, ids[0]).await.status, Status::Published);
 }
 
 pub(super) async fn publishing_wins_over_any_other_status<F: Fixture>() {
@@ -31,7 +113,7 @@ pub(super) async fn publishing_wins_over_any_other_status<F: Fixture>() {
         let id = Row::new().status(status).insert(&fixture).await;
         settled.push((id, find(&store, id).await.seq));
     }
-    store.settle_published(&settled).await.unwrap();
+    record(&store, &settled).await;
     for (id, _) in settled {
         assert_eq!(find(&store, id).await.status, Status::Published);
     }
@@ -65,8 +147,8 @@ pub(super) async fn a_replayed_event_is_not_settled_by_its_earlier_seq<F: Fixtur
     let id = Row::new().insert(&fixture).await;
     let before = fetch_one(&store, id).await;
     fixture.execute("UPDATE outbox_events SET seq = seq + 1000").await;
-    store.settle_published(&[(id, before.position.seq)]).await.unwrap();
-    assert!(store.settle_rescheduled(worker.id, &[worker.reject(&before)]).await.unwrap().is_empty());
+    record(&store, &[(id, before.position.seq)]).await;
+    assert!(reschedule(&store, worker.id, &[worker.reject(&before)]).await.is_empty());
     assert_eq!(find(&store, id).await.status, Status::Pending);
 }
 
@@ -77,7 +159,7 @@ pub(super) async fn a_retry_is_recorded_with_its_error_and_keeps_its_schedule<F:
     let id = Row::keyed("k").insert(&fixture).await;
     let before = find(&store, id).await;
     let settle = worker.reject(&fetch_one(&store, id).await);
-    assert_eq!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap(), [id]);
+    assert_eq!(reschedule(&store, worker.id, &[settle]).await, [id]);
     let event = find(&store, id).await;
     assert_eq!((event.status, event.retry_count, &*event.last_error), (Status::Retry, 1, "no such stream"));
     assert_eq!((event.scheduled_at, event.seq, event.published_at), (before.scheduled_at, before.seq, None));
@@ -102,7 +184,7 @@ pub(super) async fn a_failure_is_recorded_with_its_last_ten_errors<F: Fixture>()
             error: Some(format!("no. {attempt} {}", "ü".repeat(3000))),
             ..worker.reject(&fetch_one(&store, id).await)
         };
-        assert_eq!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap(), [id]);
+        assert_eq!(reschedule(&store, worker.id, &[settle]).await, [id]);
     }
     let event = find(&store, id).await;
     assert_eq!((event.status, event.retry_count), (Status::Failed, 12));
@@ -120,9 +202,9 @@ pub(super) async fn a_settle_whose_answer_was_lost_is_answered_again_and_counts_
     for status in [Status::Retry, Status::Failed] {
         let id = Row::new().insert(&fixture).await;
         let settle = [Reschedule { status, ..worker.reject(&fetch_one(&store, id).await) }];
-        assert_eq!(store.settle_rescheduled(worker.id, &settle).await.unwrap(), [id]);
+        assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
         let event = find(&store, id).await;
-        assert_eq!(store.settle_rescheduled(worker.id, &settle).await.unwrap(), [id]);
+        assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
         assert_eq!(find(&store, id).await, event);
     }
 }
@@ -142,7 +224,7 @@ pub(super) async fn waiting_for_handlers_is_no_failure<F: Fixture>() {
         ..worker.reject(&row)
     }];
     for _ in 0..2 {
-        assert_eq!(store.settle_rescheduled(worker.id, &settle).await.unwrap(), [id]);
+        assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
     }
     let event = find(&store, id).await;
     assert_eq!((event.status, event.retry_count, &*event.last_error), (Status::Retry, 0, "earlier"));
@@ -160,10 +242,10 @@ pub(super) async fn published_at_is_set_once_and_never_cleared<F: Fixture>() {
     for published in [false, true] {
         let row = fetch_one(&store, id).await;
         let settle = Reschedule { published, delay: Duration::ZERO, ..worker.reject(&row) };
-        assert_eq!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap(), [id]);
+        assert_eq!(reschedule(&store, worker.id, &[settle]).await, [id]);
         assert_eq!(find(&store, id).await.published_at, before);
     }
-    store.settle_published(&[(id, find(&store, id).await.seq)]).await.unwrap();
+    record(&store, &[(id, find(&store, id).await.seq)]).await;
     assert_eq!(find(&store, id).await.published_at, before);
 }
 
@@ -174,7 +256,7 @@ pub(super) async fn an_event_with_another_retry_count_is_left_alone<F: Fixture>(
     let id = Row::new().insert(&fixture).await;
     let settle = worker.reject(&fetch_one(&store, id).await);
     fixture.execute("UPDATE outbox_events SET retry_count = 2").await;
-    assert!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap().is_empty());
+    assert!(reschedule(&store, worker.id, &[settle]).await.is_empty());
     assert_eq!(find(&store, id).await.status, Status::Pending);
 }
 
@@ -184,10 +266,10 @@ pub(super) async fn a_refusal_that_comes_again_after_a_person_retried_the_event_
     let worker = Worker::owner(&store).await;
     let id = Row::new().insert(&fixture).await;
     let settle = [Reschedule { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) }];
-    assert_eq!(store.settle_rescheduled(worker.id, &settle).await.unwrap(), [id]);
+    assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
     assert_eq!(store.change(&Change::Retry, &[id]).await.unwrap(), [id]);
     // Its answer was lost, so the worker says it once more.
-    assert!(store.settle_rescheduled(worker.id, &settle).await.unwrap().is_empty());
+    assert!(reschedule(&store, worker.id, &settle).await.is_empty());
     let event = find(&store, id).await;
     assert_eq!((event.status, event.retry_count), (Status::Pending, 0));
 }
@@ -200,8 +282,8 @@ pub(super) async fn a_row_that_is_no_event_is_recorded_as_failed<F: Fixture>() {
         let id = Row::new().with(column, *nonsense).insert(&fixture).await;
         let settle = Reschedule { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) };
         for _ in 0..2 {
-            let recorded = store.settle_rescheduled(worker.id, std::slice::from_ref(&settle)).await;
-            assert_eq!(recorded.unwrap(), [id], "{column} = {nonsense}");
+            let recorded = reschedule(&store, worker.id, std::slice::from_ref(&settle)).await;
+            assert_eq!(recorded, [id], "{column} = {nonsense}");
         }
         assert!(fetch_all(&store).await.is_empty());
     }
@@ -213,8 +295,8 @@ pub(super) async fn a_published_event_is_not_rescheduled<F: Fixture>() {
     let worker = Worker::owner(&store).await;
     let id = Row::new().insert(&fixture).await;
     let settle = worker.reject(&fetch_one(&store, id).await);
-    store.settle_published(&[(id, settle.seq)]).await.unwrap();
-    assert!(store.settle_rescheduled(worker.id, &[settle]).await.unwrap().is_empty());
+    record(&store, &[(id, settle.seq)]).await;
+    assert!(reschedule(&store, worker.id, &[settle]).await.is_empty());
     assert_eq!(find(&store, id).await.status, Status::Published);
 }
 
@@ -226,13 +308,13 @@ pub(super) async fn a_settle_under_a_lost_lease_is_refused<F: Fixture>() {
     let settle = [first.reject(&fetch_one(&store, id).await)];
     expire_leases(&fixture).await;
     let second = Worker::owner(&store).await;
-    assert!(store.settle_rescheduled(first.id, &settle).await.unwrap().is_empty());
-    assert!(store.settle_rescheduled(second.id, &settle).await.unwrap().is_empty());
+    assert!(reschedule(&store, first.id, &settle).await.is_empty());
+    assert!(reschedule(&store, second.id, &settle).await.is_empty());
     expire_leases(&fixture).await;
     first.take_all(&store).await;
-    let stale = store.settle_rescheduled(first.id, &settle).await.unwrap();
+    let stale = reschedule(&store, first.id, &settle).await;
     assert!(stale.is_empty(), "the owner is the same, its epoch is not");
     assert_eq!(find(&store, id).await.status, Status::Pending);
     let fresh = Reschedule { epoch: first.epochs[&settle[0].shard.number], ..settle[0].clone() };
-    assert_eq!(store.settle_rescheduled(first.id, &[fresh]).await.unwrap(), [id]);
+    assert_eq!(reschedule(&store, first.id, &[fresh]).await, [id]);
 }

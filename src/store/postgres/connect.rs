@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt::Display;
 use std::future::ready;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use diesel::ConnectionError;
@@ -19,6 +19,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
@@ -38,6 +39,8 @@ pub(crate) struct Target {
     pub(super) config: Config,
     /// Whether connections can be told how to plan; see `steering`.
     pub(super) steered: AtomicBool,
+    /// When the server started that was connected to last, in microseconds; it tells servers apart.
+    server: AtomicI64,
     tls: Option<MakeRustlsConnect>,
     /// For messages: host and database, no password.
     shown: String,
@@ -80,7 +83,7 @@ impl Target {
             url.port().map(|port| format!(":{port}")).unwrap_or_default(),
             url.path()
         );
-        Ok(Self { config, steered: AtomicBool::new(true), tls, shown })
+        Ok(Self { config, steered: AtomicBool::new(true), server: AtomicI64::new(0), tls, shown })
     }
 
     /// How a pool connects; `reading`: for statements that are kept.
@@ -136,6 +139,20 @@ impl Target {
             .map_err(|_| self.unreachable(format!("no answer within {CONNECT_LIMIT:?}")))
     }
 
+    /// Which server this connection leads to; remembered as the one that the address leads to now.
+    pub(super) async fn identify(&self, client: &Client) -> Result<i64, StoreError> {
+        const STARTED_AT: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
+        let row = client.query_typed_one(STARTED_AT, &[]).await.map_err(|error| self.connect_error(&error))?;
+        let server = row.try_get(0).map_err(|error| self.connect_error(&error))?;
+        self.server.store(server, Ordering::Release);
+        Ok(server)
+    }
+
+    /// Whether the address has led to another server since.
+    pub(super) fn has_moved_from(&self, server: i64) -> bool {
+        self.server.load(Ordering::Acquire) != server
+    }
+
     /// Ends the statement that the server may still be at on a connection which nobody listens to any more: it must neither
     /// go on for nothing nor be done after all when somebody has been told otherwise.
     pub(super) fn cancel(self: &Arc<Self>, token: CancelToken) {
@@ -181,11 +198,16 @@ impl Target {
 
     /// The same for a statement of the plain driver.
     pub(super) fn driver_error(&self, operation: &'static str, error: &tokio_postgres::Error) -> StoreError {
-        if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) {
+        if error.code() == Some(&SqlState::UNDEFINED_TABLE) {
             return self.not_migrated("missing");
         }
-        let transient = error.code().is_none_or(|state| !is_permanent(state.code()));
-        StoreError::Query { operation, transient, reason: chain(error) }
+        match error.code() {
+            Some(&SqlState::LOCK_NOT_AVAILABLE) => StoreError::Locked { operation },
+            Some(state) if is_refusal(state.code()) => {
+                StoreError::Refused { operation, sqlstate: state.code().to_owned(), reason: chain(error) }
+            }
+            _ => StoreError::Query { operation, transient: true, reason: chain(error) },
+        }
     }
 }
 
@@ -198,9 +220,12 @@ fn missing(message: &str) -> Option<&'static str> {
     ["relation ", "column ", "function "].iter().any(|kind| what.starts_with(kind)).then_some("out of date")
 }
 
-/// Features, data, constraints, syntax and privileges: waiting mends none of them.
-fn is_permanent(sqlstate: &str) -> bool {
-    ["0A", "22", "23", "42"].iter().any(|class| sqlstate.starts_with(class))
+/// Classes that tell of the server's state or the connection's, not of what a statement would write: warnings, connection,
+/// transaction state, authorization, no such database, rollback, resources, object state, intervention, system errors.
+const STATE_CLASSES: [&str; 10] = ["01", "08", "25", "28", "3D", "40", "53", "55", "57", "58"];
+
+fn is_refusal(sqlstate: &str) -> bool {
+    !STATE_CLASSES.iter().any(|class| sqlstate.starts_with(class))
 }
 
 /// Diesel does not hand on the SQLSTATE, so what is certain to be permanent is named and all else is tried again.

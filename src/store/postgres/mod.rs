@@ -15,9 +15,9 @@ use uuid::Uuid;
 
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
-    KeyQuestion, Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing,
-    Store, Unreadable, WorkerRow,
+    Blocker, Care, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
+    KeyQuestion, Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Settled, Shard, Signals, Span,
+    Standing, Store, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -48,6 +48,7 @@ mod steering;
 mod trigger;
 
 pub(crate) use connect::Target;
+use settle::{SettlePool, Settling};
 
 /// The shards of a lane; `outbox_shard` masks with one less.
 pub(crate) const SHARDS: i16 = 32;
@@ -74,6 +75,7 @@ pub(crate) struct PostgresStore {
     pool: Pool<AsyncPgConnection>,
     /// For the statements that a worker asks all the time; see `steering`.
     reading: Pool<AsyncPgConnection>,
+    settling: Settling,
 }
 
 impl PostgresStore {
@@ -82,9 +84,12 @@ impl PostgresStore {
         let target = Arc::new(target);
         let connections = connections.unwrap_or_else(connections_for_this_machine);
         let reading = (connections / 2).max(1);
-        let pool = new_pool(&target, target.manager_config(false), connections.saturating_sub(reading).max(1))?;
+        let rest = connections.saturating_sub(reading);
+        let settles = (rest / 2).clamp(1, MOST_SETTLES);
+        let pool = new_pool(&target, target.manager_config(false), rest.saturating_sub(settles).max(1))?;
         let reading = new_pool(&target, target.manager_config(true), reading)?;
-        Ok(Self { target, pool, reading })
+        let settling = Settling::new(SettlePool::new(Arc::clone(&target), settles)?);
+        Ok(Self { target, pool, reading, settling })
     }
 
     /// Runs statements on a pooled connection, bounded in time.
@@ -166,7 +171,7 @@ fn new_pool(
 #[async_trait]
 impl Store for PostgresStore {
     fn settles_at_once(&self) -> usize {
-        (self.pool.status().max_size / 2).clamp(1, MOST_SETTLES)
+        self.settling.pool.size()
     }
 
     fn shards(&self) -> i16 {
@@ -202,7 +207,7 @@ impl Store for PostgresStore {
         fetch::blockers(self, lane, failed_blocks, questions).await
     }
 
-    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<()> {
+    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
         settle::sent_but_failed(self, sent).await
     }
 
@@ -210,12 +215,16 @@ impl Store for PostgresStore {
         fetch::unrecorded(self, lane, sent).await
     }
 
-    async fn settle_published(&self, events: &[(Uuid, i64)]) -> Result<()> {
-        settle::published(self, events).await
+    async fn settle_published(&self, events: &[(Uuid, i64)], care: Care) -> Result<Vec<Settled>> {
+        settle::published(self, events, care).await
     }
 
-    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Uuid>> {
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Settled>> {
         settle::rescheduled(self, owner, events).await
+    }
+
+    async fn confirm_durable(&self) -> Result<()> {
+        settle::confirm_durable(self).await
     }
 
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {

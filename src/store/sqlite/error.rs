@@ -25,7 +25,11 @@ pub(super) fn describe_failure(target: &str, operation: &'static str, error: Err
     if reason.starts_with("no such column:") {
         return StoreError::NotMigrated { target: target.to_owned(), state: "out of date" };
     }
-    let transient = matches!(error, Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. })
-        || TRANSIENT.iter().any(|text| reason.contains(text));
-    StoreError::Query { operation, reason, transient }
+    StoreError::Query { operation, transient: is_transient(&error), reason }
+}
+
+/// The file's state, not what the statement would write.
+pub(super) fn is_transient(error: &Error) -> bool {
+    matches!(error, Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. })
+        || TRANSIENT.iter().any(|text| error.to_string().contains(text))
 }

@@ -37,9 +37,9 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
-    KeyQuestion, Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Shard, Signals, Span, Standing,
-    Store, Unreadable, WorkerRow,
+    Blocker, Care, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
+    KeyQuestion, Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Settled, Shard, Signals, Span,
+    Standing, Store, Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -129,7 +129,7 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<()> {
+    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
         let sent = sent.to_vec();
         self.writer
             .run("record what was sent", move |connection| settle::record_sent_but_failed(connection, &sent))
@@ -141,16 +141,21 @@ impl Store for SqliteStore {
         self.reader.run("find unrecorded", move |connection| fetch::find_unrecorded(connection, &lane, &sent)).await
     }
 
-    async fn settle_published(&self, events: &[(Uuid, i64)]) -> Result<()> {
+    async fn settle_published(&self, events: &[(Uuid, i64)], _: Care) -> Result<Vec<Settled>> {
         let events = events.to_vec();
         self.writer.run("record published", move |connection| settle::record_published(connection, &events)).await
     }
 
-    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Uuid>> {
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Settled>> {
         let events = events.to_vec();
         self.writer
             .run("record rescheduled", move |connection| settle::record_rescheduled(connection, owner, &events))
             .await
+    }
+
+    /// What is committed is on the disk.
+    async fn confirm_durable(&self) -> Result<()> {
+        Ok(())
     }
 
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {

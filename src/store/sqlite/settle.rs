@@ -11,22 +11,58 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::clock::{micros, read_now};
+use super::error::is_transient;
 use super::row::{Any, Cell, number, small, text_in};
 use crate::event::Status;
-use crate::store::Reschedule;
+use crate::store::{Reschedule, Settled};
 
 const KEPT_ERRORS: usize = 10;
 const KEPT_ERROR_CHARS: usize = 2000;
 
 /// Records events as published and done. What is recorded already is not written again.
-pub(super) fn record_published(connection: &mut SqliteConnection, events: &[(Uuid, i64)]) -> QueryResult<()> {
+pub(super) fn record_published(connection: &mut SqliteConnection, events: &[(Uuid, i64)]) -> QueryResult<Vec<Settled>> {
+    record_each(connection, events, |connection, &(id, seq), now| {
+        let written = Published { id, seq, now }.execute(connection)? > 0;
+        Ok(if written || is_there(connection, id, seq)? { Settled::Recorded } else { Settled::Superseded })
+    })
+}
+
+/// Writes row by row in one transaction, so that a row which is refused holds no other. Where all of several are refused,
+/// no row is to blame.
+fn record_each<E>(
+    connection: &mut SqliteConnection,
+    events: &[E],
+    write: impl Fn(&mut SqliteConnection, &E, i64) -> QueryResult<Settled>,
+) -> QueryResult<Vec<Settled>> {
     connection.immediate_transaction(|connection| {
         let now = read_now(connection)?;
-        for (id, seq) in events {
-            Published { id: *id, seq: *seq, now }.execute(connection)?;
+        let mut refusal = None;
+        let mut outcomes = Vec::with_capacity(events.len());
+        for event in events {
+            outcomes.push(match write(connection, event, now) {
+                Err(error) if !is_transient(&error) => {
+                    let reason = error.to_string();
+                    refusal = Some(error);
+                    Settled::Refused(reason)
+                }
+                outcome => outcome?,
+            });
         }
-        Ok(())
+        let all_refused = outcomes.iter().all(|outcome| matches!(outcome, Settled::Refused(_)));
+        match refusal {
+            Some(error) if all_refused && events.len() > 1 => Err(error),
+            _ => Ok(outcomes),
+        }
     })
+}
+
+fn is_there(connection: &mut SqliteConnection, id: Uuid, seq: i64) -> QueryResult<bool> {
+    sql::<Bool>("SELECT EXISTS (SELECT 1 FROM outbox_events WHERE id = ")
+        .bind::<Binary, _>(id.as_bytes().as_slice())
+        .sql(" AND seq = ")
+        .bind::<BigInt, _>(seq)
+        .sql(")")
+        .get_result(connection)
 }
 
 /// One event, in a statement that stays prepared. A join with many of them is at the mercy of the planner, which may read
@@ -55,44 +91,37 @@ impl QueryFragment<Sqlite> for Published {
 
 impl RunQueryDsl<SqliteConnection> for Published {}
 
-/// Records that the backend has events that a person failed meanwhile.
-pub(super) fn record_sent_but_failed(connection: &mut SqliteConnection, sent: &[(Uuid, i64)]) -> QueryResult<()> {
-    connection.immediate_transaction(|connection| {
-        let now = read_now(connection)?;
-        for (id, seq) in sent {
-            sql_query(
-                "UPDATE outbox_events SET published_at = ?, updated_at = ?
-                 WHERE id = ? AND seq = ? AND status = 'failed' AND published_at IS NULL",
-            )
-            .bind::<BigInt, _>(now)
-            .bind::<BigInt, _>(now)
-            .bind::<Binary, _>(id.as_bytes().as_slice())
-            .bind::<BigInt, _>(*seq)
-            .execute(connection)?;
-        }
-        Ok(())
+/// Records that the backend has events that an operator failed meanwhile.
+pub(super) fn record_sent_but_failed(
+    connection: &mut SqliteConnection,
+    sent: &[(Uuid, i64)],
+) -> QueryResult<Vec<Settled>> {
+    record_each(connection, sent, |connection, (id, seq), now| {
+        sql_query(
+            "UPDATE outbox_events SET published_at = ?, updated_at = ?
+             WHERE id = ? AND seq = ? AND status = 'failed' AND published_at IS NULL",
+        )
+        .bind::<BigInt, _>(now)
+        .bind::<BigInt, _>(now)
+        .bind::<Binary, _>(id.as_bytes().as_slice())
+        .bind::<BigInt, _>(*seq)
+        .execute(connection)
+        .map(|_| Settled::Recorded)
     })
 }
 
-/// Records retries and failures; returns the ids of those that stand as asked now, by this call or by an earlier one
-/// whose answer was lost.
+/// Records retries and failures; recorded are those that stand as asked now, by this call or by an earlier one whose
+/// answer was lost.
 pub(super) fn record_rescheduled(
     connection: &mut SqliteConnection,
     owner: Uuid,
     events: &[Reschedule],
-) -> QueryResult<Vec<Uuid>> {
-    connection.immediate_transaction(|connection| {
-        let now = read_now(connection)?;
-        let mut recorded = Vec::with_capacity(events.len());
-        for event in events {
-            let Some(stored) = Stored::find(connection, event)? else { continue };
-            if stored.stands_as(event)
-                || stored.is_as_fetched(event) && stored.reschedule(connection, owner, event, now)?
-            {
-                recorded.push(event.id);
-            }
-        }
-        Ok(recorded)
+) -> QueryResult<Vec<Settled>> {
+    record_each(connection, events, |connection, event, now| {
+        let Some(stored) = Stored::find(connection, event)? else { return Ok(Settled::Superseded) };
+        let recorded = stored.stands_as(event)
+            || stored.is_as_fetched(event) && stored.reschedule(connection, owner, event, now)?;
+        Ok(if recorded { Settled::Recorded } else { Settled::Superseded })
     })
 }
 

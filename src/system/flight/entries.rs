@@ -23,12 +23,35 @@ pub(super) struct Entry {
     pub(super) retry: bool,
     /// One before it in its key's order was refused while this one was on its way.
     pub(super) barred: bool,
+    /// Why its outcome cannot be recorded.
+    pub(super) unwritable: Option<Unwritable>,
+}
+
+/// A row whose outcome the database refuses to record, or that another transaction holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unwritable {
+    pub(crate) reason: String,
+    pub(crate) since: Moment,
 }
 
 impl Entry {
     pub(super) fn new(row: &Fetched, opening: Option<Opening>, stage: Stage) -> Self {
         let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
-        Self { position: row.position, key, shard: row.shard, opening, stage, retry: row.retry, barred: false }
+        Self {
+            position: row.position,
+            key,
+            shard: row.shard,
+            opening,
+            stage,
+            retry: row.retry,
+            barred: false,
+            unwritable: None,
+        }
+    }
+
+    /// Whether there is something left to wait for.
+    pub(super) fn is_on_its_way(&self) -> bool {
+        self.unwritable.is_none() && !matches!(self.stage, Stage::Settled { .. })
     }
 
     /// Whether later events of its key have to wait.
@@ -50,6 +73,8 @@ pub(super) struct Inner {
     pub(super) next_retry: Option<Moment>,
     pub(super) parked: HashMap<String, i16>,
     pub(super) wanted: BTreeSet<String>,
+    /// How many of the events are unwritable.
+    pub(super) unwritable: usize,
 }
 
 impl Inner {
@@ -62,6 +87,7 @@ impl Inner {
 
     pub(super) fn remove(&mut self, id: Uuid) -> Option<Entry> {
         let entry = self.events.remove(&id)?;
+        self.unwritable -= usize::from(entry.unwritable.is_some());
         if let Some(key) = &entry.key
             && let Some(chain) = self.chains.get_mut(key)
         {

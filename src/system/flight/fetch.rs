@@ -144,9 +144,6 @@ impl Fetch {
             .into_iter()
             .filter_map(|row| {
                 let epoch = *epochs.get(&row.shard)?;
-                if row.event.is_err() {
-                    return None;
-                }
                 if let Some(entry) = inner.events.get_mut(&row.id) {
                     // A session that was shut out sent it and may not have heard the answer.
                     if entry.stage == Stage::Queued {

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use self::entries::Inner;
+pub(crate) use self::entries::Unwritable;
+use self::entries::{Entry, Inner};
 pub(crate) use self::fetch::{Admitted, Fetch};
 use super::clock::Moment;
 use crate::seams::{self, Rule};
@@ -83,13 +84,14 @@ impl Flight {
         self.lock().open.get(&shard).copied()
     }
 
-    /// Whether anything of a shard is still on its way.
+    /// Whether anything of a shard is still on its way. What cannot be recorded is not waited for: the shard's next owner
+    /// finds it in the journal.
     pub(crate) fn is_busy(&self, shard: i16) -> bool {
-        self.lock().events.values().any(|entry| entry.shard == shard && !matches!(entry.stage, Stage::Settled { .. }))
+        self.lock().events.values().any(|entry| entry.shard == shard && entry.is_on_its_way())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lock().events.values().all(|entry| matches!(entry.stage, Stage::Settled { .. }))
+        !self.lock().events.values().any(Entry::is_on_its_way)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -166,6 +168,50 @@ impl Flight {
         inner.events.get(&id).is_some_and(|entry| entry.barred) || inner.is_blocked(key, position)
     }
 
+    // Events whose outcome cannot be recorded.
+
+    pub(super) fn set_aside(&self, id: Uuid, reason: &str) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.events.get_mut(&id) else { return };
+        let since = entry.unwritable.as_ref().map_or_else(Moment::now, |unwritable| unwritable.since);
+        let before = entry.unwritable.replace(Unwritable { reason: reason.to_owned(), since });
+        if before.is_none() {
+            inner.unwritable += 1;
+            tracing::warn!(
+                backend = %self.lane, event.id = %id, reason,
+                "the outcome of an event cannot be recorded; it is tried again, and the others go on"
+            );
+        }
+    }
+
+    pub(crate) fn unwritable_count(&self) -> usize {
+        self.lock().unwritable
+    }
+
+    /// Some of them, the oldest first.
+    pub(crate) fn unwritable(&self, most: usize) -> Vec<(Uuid, Unwritable)> {
+        let inner = self.lock();
+        let mut found: Vec<(Uuid, Unwritable)> =
+            inner.events.iter().filter_map(|(id, entry)| Some((*id, entry.unwritable.clone()?))).collect();
+        found.sort_by_key(|(_, unwritable)| unwritable.since);
+        found.truncate(most);
+        found
+    }
+
+    /// The shard is another worker's: what could not be recorded is found by it.
+    pub(crate) fn forget_unwritable(&self, shard: i16) {
+        let mut inner = self.lock();
+        let of_shard = |entry: &Entry| entry.shard == shard && entry.unwritable.is_some();
+        let ids: Vec<Uuid> = inner.events.iter().filter(|(_, entry)| of_shard(entry)).map(|(id, _)| *id).collect();
+        for id in ids {
+            inner.remove(id);
+        }
+    }
+
+    pub(super) fn contains(&self, id: Uuid) -> bool {
+        self.lock().events.contains_key(&id)
+    }
+
     // Stages, by tickets.
 
     pub(super) fn set_stage(&self, id: Uuid, stage: Stage) {
@@ -179,7 +225,9 @@ impl Flight {
         let mut inner = self.lock();
         let Some(entry) = inner.events.get_mut(&id) else { return };
         entry.stage = Stage::Settled { blocks };
+        let was_unwritable = entry.unwritable.take().is_some();
         let (key, position, shard) = (entry.key.clone(), entry.position, entry.shard);
+        inner.unwritable -= usize::from(was_unwritable);
         if let Some(key) = key {
             if blocks {
                 inner.park(&key, shard);

@@ -76,7 +76,7 @@ impl Desk {
     /// Takes what earlier sessions sent into flight as accepted; what the database has already may leave the journal.
     async fn recover(&mut self, shards: &[(Shard, i64)], opened: &Opened) -> Result<Vec<Ticket>, BackendError> {
         let mut tickets = Vec::new();
-        for flight in &self.line.flights {
+        for flight in &Arc::clone(&self.line).flights {
             let sent: Vec<(Uuid, i64)> = opened
                 .sent
                 .iter()
@@ -93,8 +93,9 @@ impl Desk {
             // By `seq` as well: a replayed event may stand there as it was sent before and as it was sent again.
             let unknown: HashSet<(Uuid, i64)> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
             let recorded: Vec<(Uuid, i64)> = sent.into_iter().filter(|event| !unknown.contains(event)).collect();
-            self.channel.settled(&recorded);
-            self.record_unreadable(&rows).await?;
+            self.let_go(&recorded).await.map_err(|error| {
+                BackendError::Unavailable(format!("the database does not confirm what is recorded: {error}"))
+            })?;
             let epochs: HashMap<i16, i64> = shards
                 .iter()
                 .filter(|(shard, _)| shard.lane == *flight.lane())
@@ -113,19 +114,18 @@ impl Desk {
         Ok(tickets)
     }
 
+    /// What the database shows as recorded may leave the journal once no failover can take it back.
+    async fn let_go(&mut self, recorded: &[(Uuid, i64)]) -> Result<(), StoreError> {
+        if !recorded.is_empty() {
+            self.shared.store.confirm_durable().await?;
+            self.channel.settled(recorded);
+        }
+        Ok(())
+    }
+
+    /// A row that is locked or refused there is looked up as unrecorded and settled like any other.
     async fn look_up(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>, StoreError> {
         self.shared.store.record_sent_but_failed(sent).await?;
         self.shared.store.unrecorded(lane, sent).await
-    }
-
-    /// The backend has them, though their rows are no events any more.
-    async fn record_unreadable(&self, rows: &[Fetched]) -> Result<(), BackendError> {
-        let unreadable: Vec<(Uuid, i64)> =
-            rows.iter().filter(|row| row.event.is_err()).map(|row| (row.id, row.position.seq)).collect();
-        if unreadable.is_empty() {
-            return Ok(());
-        }
-        let recorded = self.shared.store.settle_published(&unreadable).await;
-        recorded.map_err(|error| BackendError::Unavailable(format!("what was sent cannot be recorded: {error}")))
     }
 }

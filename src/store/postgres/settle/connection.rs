@@ -1,0 +1,142 @@
+//! Connections for settling.
+//!
+//! The commit of a settle may wait for a synchronous standby. Such a settle is neither cancelled nor repeated beside
+//! itself: a cancelled wait makes the commit visible without being durable, and a repetition finds the rows locked. So
+//! its answer is waited for as long as its connection lives and the address leads to the same server.
+
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult};
+use futures_util::TryStreamExt;
+use futures_util::future::BoxFuture;
+use tokio_postgres::error::Severity;
+use tokio_postgres::{AsyncMessage, Client};
+
+use crate::error::StoreError;
+use crate::store::Result;
+use crate::store::postgres::STATEMENT_LIMIT;
+use crate::store::postgres::connect::{self, Target};
+
+type DriverError = tokio_postgres::Error;
+
+/// How often a settle that waits looks whether its server is still the one.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(in crate::store::postgres) struct SettlePool {
+    target: Arc<Target>,
+    pool: Pool<Manager>,
+}
+
+struct Manager {
+    target: Arc<Target>,
+}
+
+struct SettleConnection {
+    client: Client,
+    /// The server has warned of something since this was reset: a commit whose wait for a standby is cancelled is a success
+    /// with a warning.
+    warned: Arc<AtomicBool>,
+    server: i64,
+}
+
+impl managed::Manager for Manager {
+    type Type = SettleConnection;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<SettleConnection> {
+        let (client, messages) = self.target.open().await?;
+        let warned = Arc::new(AtomicBool::new(false));
+        let warn = Arc::clone(&warned);
+        // Read before the answer that follows it, so a warning is known when its statement is answered.
+        tokio::spawn(messages.try_for_each(move |message| {
+            warn.fetch_or(is_warning(&message), Ordering::AcqRel);
+            ready(Ok(()))
+        }));
+        let server = self.target.identify(&client).await?;
+        Ok(SettleConnection { client, warned, server })
+    }
+
+    async fn recycle(&self, connection: &mut SettleConnection, _: &Metrics) -> RecycleResult<StoreError> {
+        match connection.client.is_closed() {
+            true => Err(RecycleError::message("closed")),
+            false => Ok(()),
+        }
+    }
+}
+
+fn is_warning(message: &AsyncMessage) -> bool {
+    matches!(message, AsyncMessage::Notice(notice) if notice.parsed_severity() == Some(Severity::Warning))
+}
+
+impl SettlePool {
+    pub(in crate::store::postgres) fn new(target: Arc<Target>, connections: usize) -> Result<Self> {
+        let pool = Pool::builder(Manager { target: Arc::clone(&target) })
+            .max_size(connections)
+            .runtime(deadpool::Runtime::Tokio1)
+            .wait_timeout(Some(STATEMENT_LIMIT))
+            .create_timeout(Some(connect::CONNECT_LIMIT))
+            .build()
+            .map_err(|error| target.unreachable(error))?;
+        Ok(Self { target, pool })
+    }
+
+    pub(in crate::store::postgres) fn size(&self) -> usize {
+        self.pool.status().max_size
+    }
+
+    /// Sends a statement and waits for its answer. An error that is not a refusal leaves it in doubt.
+    pub(super) async fn run<T>(
+        &self,
+        operation: &'static str,
+        statement: impl for<'c> FnOnce(&'c Client) -> BoxFuture<'c, Result<T, DriverError>> + Send,
+    ) -> Result<T> {
+        let connection = self.pool.get().await.map_err(|error| self.target.unreachable(connect::chain(&error)))?;
+        connection.warned.store(false, Ordering::Release);
+        let answer = self.answer(operation, &connection, statement(&connection.client)).await;
+        if answer.as_ref().is_err_and(|error| !error.is_refusal()) {
+            drop(Object::take(connection));
+        }
+        answer
+    }
+
+    async fn answer<T>(
+        &self,
+        operation: &'static str,
+        connection: &SettleConnection,
+        answer: BoxFuture<'_, Result<T, DriverError>>,
+    ) -> Result<T> {
+        match self.while_there(operation, connection, answer).await? {
+            Ok(_) if connection.warned.load(Ordering::Acquire) => Err(StoreError::Query {
+                operation,
+                transient: true,
+                reason: "committed, but the server did not wait for its synchronous standby".to_owned(),
+            }),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.target.driver_error(operation, &error)),
+        }
+    }
+
+    async fn while_there<T>(
+        &self,
+        operation: &'static str,
+        connection: &SettleConnection,
+        mut answer: BoxFuture<'_, T>,
+    ) -> Result<T> {
+        let mut waited = Duration::ZERO;
+        loop {
+            if let Ok(answer) = tokio::time::timeout(LOOK_INTERVAL, &mut answer).await {
+                return Ok(answer);
+            }
+            waited += LOOK_INTERVAL;
+            if self.target.has_moved_from(connection.server) {
+                return Err(self.target.unreachable("the address leads to another server now"));
+            }
+            if waited == STATEMENT_LIMIT {
+                tracing::warn!(operation, "the database has not answered for {waited:?}; still waiting");
+            }
+        }
+    }
+}

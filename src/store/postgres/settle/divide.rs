@@ -1,0 +1,156 @@
+//! Dividing a batch that the server refuses, until the rows are found that it refuses.
+
+use std::collections::BTreeMap;
+
+use rand::seq::SliceRandom;
+
+use crate::error::StoreError;
+use crate::store::{Result, Settled};
+
+/// Statements for one batch at most. Two refused rows among 2,000 need 44.
+const MAX_STATEMENTS: usize = 64;
+
+/// Writes a batch; on a refusal, in parts. An error means that nothing is known: a doubt is never divided, and where every
+/// part is refused, no row is to blame.
+pub(super) async fn divide<E, F>(events: &[E], write: impl Fn(Vec<E>) -> F) -> Result<Vec<Settled>>
+where
+    E: Clone,
+    F: Future<Output = Result<Vec<Settled>>>,
+{
+    let refusal = match write(events.to_vec()).await {
+        Err(error) if error.is_refusal() => error,
+        answer => return answer,
+    };
+    if events.len() == 1 {
+        return Ok(vec![Settled::Refused(refusal.to_string())]);
+    }
+    let mut search = Search::new(events.len());
+    while let Some(part) = search.next() {
+        let batch = part.iter().map(|&index| events[index].clone()).collect();
+        search.note(part, write(batch).await)?;
+    }
+    search.outcomes().ok_or(refusal)
+}
+
+/// A depth-first search over halves of a shuffled batch: rows that are refused for one reason often lie side by side, and
+/// the search must meet others, too.
+struct Search {
+    parts: Vec<Vec<usize>>,
+    statements: usize,
+    passed: bool,
+    found: BTreeMap<usize, Settled>,
+    events: usize,
+}
+
+impl Search {
+    fn new(events: usize) -> Self {
+        let mut all: Vec<usize> = (0..events).collect();
+        all.shuffle(&mut rand::rng());
+        Self { parts: halves(all), statements: 1, passed: false, found: BTreeMap::new(), events }
+    }
+
+    fn next(&mut self) -> Option<Vec<usize>> {
+        if self.statements == MAX_STATEMENTS {
+            return None;
+        }
+        self.statements += 1;
+        self.parts.pop()
+    }
+
+    fn note(&mut self, part: Vec<usize>, answer: Result<Vec<Settled>>) -> Result<(), StoreError> {
+        match answer {
+            Ok(settled) => {
+                self.passed = true;
+                self.found.extend(part.into_iter().zip(settled));
+            }
+            Err(error) if !error.is_refusal() => return Err(error),
+            Err(error) => match part.as_slice() {
+                [row] => drop(self.found.insert(*row, Settled::Refused(error.to_string()))),
+                _ => self.parts.extend(halves(part)),
+            },
+        }
+        Ok(())
+    }
+
+    /// `None`: every part was refused.
+    fn outcomes(mut self) -> Option<Vec<Settled>> {
+        let outcome = |index| self.found.remove(&index).unwrap_or(Settled::Untried);
+        self.passed.then(|| (0..self.events).map(outcome).collect())
+    }
+}
+
+fn halves(mut part: Vec<usize>) -> Vec<Vec<usize>> {
+    let second = part.split_off(part.len() / 2);
+    vec![second, part]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn error(sqlstate: &str) -> StoreError {
+        let (operation, sqlstate, reason) = ("test", sqlstate.to_owned(), "no".to_owned());
+        StoreError::Refused { operation, sqlstate, reason }
+    }
+
+    /// Writes numbers; those for which `refused` holds are refused with the SQLSTATE.
+    async fn write(
+        count: usize,
+        statements: &Cell<usize>,
+        sqlstate: &str,
+        refused: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Settled>> {
+        let events: Vec<usize> = (0..count).collect();
+        divide(&events, |batch| {
+            statements.set(statements.get() + 1);
+            let answer = if batch.iter().any(|&event| refused(event)) {
+                Err(error(sqlstate))
+            } else {
+                Ok(vec![Settled::Recorded; batch.len()])
+            };
+            std::future::ready(answer)
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn two_refused_rows_among_two_thousand_are_found_and_the_others_are_recorded() {
+        let statements = Cell::new(0);
+        let outcomes = write(2_000, &statements, "P0001", |event| [3, 1_500].contains(&event)).await.unwrap();
+        for (event, outcome) in outcomes.iter().enumerate() {
+            let expected_refusal = [3, 1_500].contains(&event);
+            assert_eq!(matches!(outcome, Settled::Refused(_)), expected_refusal, "{event}: {outcome:?}");
+            assert!(expected_refusal || *outcome == Settled::Recorded, "{event}: {outcome:?}");
+        }
+        assert!(statements.get() <= MAX_STATEMENTS);
+    }
+
+    #[tokio::test]
+    async fn where_everything_is_refused_no_row_is_to_blame() {
+        let statements = Cell::new(0);
+        let error = write(2_000, &statements, "42501", |_| true).await.unwrap_err();
+        assert!(error.is_refusal());
+        assert!(statements.get() <= MAX_STATEMENTS);
+    }
+
+    #[tokio::test]
+    async fn a_tenth_that_is_refused_side_by_side_does_not_keep_the_rest_from_being_recorded() {
+        let outcomes = write(1_000, &Cell::new(0), "23514", |event| event < 100).await.unwrap();
+        assert!(outcomes.contains(&Settled::Recorded), "some are recorded, the others come again");
+        assert!(!outcomes[100..].iter().any(|outcome| matches!(outcome, Settled::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn a_doubt_is_not_divided() {
+        let (statements, events) = (Cell::new(0), [1, 2, 3]);
+        let lost = || StoreError::Timeout { operation: "test", limit: std::time::Duration::ZERO };
+        let answer = divide(&events, |_| {
+            statements.set(statements.get() + 1);
+            std::future::ready(Err(lost()))
+        });
+        answer.await.unwrap_err();
+        assert_eq!(statements.get(), 1);
+    }
+}

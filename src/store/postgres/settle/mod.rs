@@ -1,0 +1,241 @@
+//! Recording the outcome of events.
+//!
+//! The usual way is one UPDATE that waits for row locks for a moment. Where that is refused, where rows stay locked and
+//! after a doubt, the careful way locks the rows first, skips those that others hold, and always writes something, so that
+//! its commit waits for whatever an earlier execution's durability waits for.
+
+mod connection;
+mod divide;
+mod rescheduled;
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+pub(super) use self::connection::SettlePool;
+use self::divide::divide;
+pub(super) use self::rescheduled::rescheduled;
+use super::{PostgresStore, Result};
+use crate::error::StoreError;
+use crate::store::{Care, Settled, Shard};
+
+/// How a worker settles: its connections and what it has learnt about the server.
+pub(super) struct Settling {
+    pub(super) pool: SettlePool,
+    /// The server lets this role emit logical messages, the cheapest thing that a commit waits for.
+    emits: AtomicBool,
+    /// Rows were locked a moment ago: do not wait for locks again before this.
+    careful_until: Mutex<Option<Instant>>,
+}
+
+/// How long the usual way waits for a row lock. Others' transactions are mostly shorter.
+const LOCK_WAIT: &str = "500ms";
+
+/// How long the careful way follows after a lock was met.
+const CAREFUL_FOR: Duration = Duration::from_secs(10);
+
+impl Settling {
+    pub(super) fn new(pool: SettlePool) -> Self {
+        Self { pool, emits: AtomicBool::new(true), careful_until: Mutex::default() }
+    }
+
+    fn is_careful(&self) -> bool {
+        let until = *self.careful_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn note_lock(&self) {
+        *self.careful_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + CAREFUL_FOR);
+    }
+
+    /// Runs a statement that writes something in any case. Where the role may not emit messages, a row lock does.
+    async fn write_and_wait<T, F>(&self, statement: impl Fn(&'static str) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        if self.emits.load(Ordering::Relaxed) {
+            match statement(EMIT).await {
+                Err(StoreError::Refused { sqlstate, reason, .. }) if NOT_ALLOWED.contains(&&*sqlstate) => {
+                    self.emits.store(false, Ordering::Relaxed);
+                    tracing::debug!(sqlstate, reason, "logical messages are refused; a row lock takes their place");
+                }
+                answer => return answer,
+            }
+        }
+        statement(LOCK).await
+    }
+}
+
+const EMIT: &str = "pg_logical_emit_message(true, 'actix-outbox', '')";
+const LOCK: &str = "(SELECT count(*) FROM (SELECT 1 FROM outbox_meta FOR SHARE) held)";
+
+/// Privilege, no such function, not supported.
+const NOT_ALLOWED: [&str; 3] = ["42501", "42883", "0A000"];
+
+/// `set_config` makes the commit durable for this statement alone, so a pooler or another setting cannot undo it.
+fn durable(also: &str) -> String {
+    format!(
+        "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true), \
+            set_config('lock_timeout', '{LOCK_WAIT}', true){also})"
+    )
+}
+
+/// Changes that are made to rows by (id, seq).
+struct Changes {
+    operation: &'static str,
+    set: &'static str,
+    /// The rows `e` that lack them.
+    lacking: &'static str,
+}
+
+/// Over any other status: the backend has them, whatever an operator did meanwhile.
+const PUBLISHED: Changes = Changes {
+    operation: "record published events",
+    set: "status = 'published', pending_handlers = NULL, updated_at = now(), \
+          published_at = coalesce(e.published_at, now())",
+    lacking: "(e.status <> 'published' OR e.published_at IS NULL)",
+};
+
+const SENT: Changes = Changes {
+    operation: "record what was sent",
+    set: "published_at = now(), updated_at = now()",
+    lacking: "e.status = 'failed' AND e.published_at IS NULL",
+};
+
+pub(super) async fn published(store: &PostgresStore, events: &[(Uuid, i64)], care: Care) -> Result<Vec<Settled>> {
+    let settling = &store.settling;
+    divide(events, |events| async move {
+        if care == Care::Usual && !settling.is_careful() && settling.is_all_written(&PUBLISHED, &events).await? {
+            return Ok(vec![Settled::Recorded; events.len()]);
+        }
+        settling.write_carefully(&PUBLISHED, &events).await
+    })
+    .await
+}
+
+/// Records that the backend has those of the sent events that an operator failed meanwhile.
+pub(super) async fn sent_but_failed(store: &PostgresStore, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
+    divide(sent, |sent| async move { store.settling.write_carefully(&SENT, &sent).await }).await
+}
+
+/// Waits until everything that is visible now is as durable as the server promises.
+pub(super) async fn confirm_durable(store: &PostgresStore) -> Result<()> {
+    let settling = &store.settling;
+    settling
+        .write_and_wait(|barrier| async move {
+            let sql = format!("WITH {} SELECT FROM durable", durable(&format!(", {barrier}")));
+            settling.query("confirm what is recorded", sql, vec![]).await.map(drop)
+        })
+        .await
+}
+
+impl Settling {
+    /// Writes without looking; returns whether each row was changed. Rows that stay locked count as not changed.
+    async fn is_all_written(&self, changes: &'static Changes, events: &[(Uuid, i64)]) -> Result<bool> {
+        let sql = format!(
+            "WITH {} UPDATE outbox_events e SET {} FROM unnest($1, $2) AS s(id, seq), durable \
+             WHERE e.id = s.id AND e.seq = s.seq AND {}",
+            durable(""),
+            changes.set,
+            changes.lacking
+        );
+        let count = events.len() as u64;
+        let parameters = ids_and_seqs(events);
+        let written = self.pool.run(changes.operation, |client| execute(client, sql, parameters).boxed()).await;
+        match written {
+            Err(StoreError::Locked { .. }) => {
+                self.note_lock();
+                Ok(false)
+            }
+            written => Ok(written? == count),
+        }
+    }
+
+    /// Locks the rows, skips those that others hold, and says of each row what it found.
+    async fn write_carefully(&self, changes: &'static Changes, events: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
+        self.write_and_wait(|barrier| async move {
+            let rows = self.query(changes.operation, careful(changes, barrier), ids_and_seqs(events)).await?;
+            Ok(rows.iter().map(found).collect())
+        })
+        .await
+    }
+
+    async fn query(&self, operation: &'static str, sql: String, parameters: Vec<Parameter>) -> Result<Vec<Row>> {
+        self.pool.run(operation, |client| query(client, sql, parameters).boxed()).await
+    }
+}
+
+/// A row lock writes, so its commit waits also where nothing is left to change. What the lock skipped and the snapshot
+/// still shows counts as locked: it is looked at again.
+fn careful(changes: &Changes, barrier: &str) -> String {
+    format!(
+        "WITH {}, s AS MATERIALIZED (SELECT * FROM unnest($1, $2) WITH ORDINALITY AS s(id, seq, n)), \
+         mine AS MATERIALIZED (SELECT e.id, e.seq FROM s, durable, outbox_events e WHERE e.id = s.id AND e.seq = s.seq \
+            FOR NO KEY UPDATE OF e SKIP LOCKED), \
+         written AS (UPDATE outbox_events e SET {} FROM mine WHERE e.id = mine.id AND e.seq = mine.seq AND {}) \
+         SELECT mine.id IS NOT NULL AS held, e.id IS NOT NULL AS there FROM durable, s \
+            LEFT JOIN mine ON mine.id = s.id AND mine.seq = s.seq \
+            LEFT JOIN outbox_events e ON e.id = s.id AND e.seq = s.seq ORDER BY s.n",
+        durable(&format!(", {barrier}")),
+        changes.set,
+        changes.lacking,
+    )
+}
+
+fn found(row: &Row) -> Settled {
+    match (row.get("held"), row.get("there")) {
+        (true, _) => Settled::Recorded,
+        (false, true) => Settled::Locked,
+        (false, false) => Settled::Superseded,
+    }
+}
+
+type Parameter = (Box<dyn ToSql + Send + Sync>, Type);
+
+fn ids_and_seqs(events: &[(Uuid, i64)]) -> Vec<Parameter> {
+    let (ids, seqs): (Vec<Uuid>, Vec<i64>) = events.iter().copied().unzip();
+    vec![(Box::new(ids), Type::UUID_ARRAY), (Box::new(seqs), Type::INT8_ARRAY)]
+}
+
+fn references(parameters: &[Parameter]) -> Vec<(&(dyn ToSql + Sync), Type)> {
+    parameters.iter().map(|(value, of)| (&**value as &(dyn ToSql + Sync), of.clone())).collect()
+}
+
+/// Planned anew for each batch: which side of the join comes first is a matter of how many rows there are.
+async fn execute(client: &Client, sql: String, parameters: Vec<Parameter>) -> Result<u64, tokio_postgres::Error> {
+    client.execute_typed(&sql, &references(&parameters)).await
+}
+
+async fn query(client: &Client, sql: String, parameters: Vec<Parameter>) -> Result<Vec<Row>, tokio_postgres::Error> {
+    client.query_typed(&sql, &references(&parameters)).await
+}
+
+/// Where a restored database lags behind what stands in Redis.
+pub(super) async fn raise_epoch(
+    store: &PostgresStore,
+    owner: Uuid,
+    shard: &Shard,
+    epoch: i64,
+    above: i64,
+) -> Result<bool> {
+    let sql = format!(
+        "WITH {} UPDATE outbox_leases l SET epoch = greatest(l.epoch, $1) + 1 FROM durable \
+         WHERE l.backend = $2 AND l.shard = $3 AND l.owner = $4 AND l.epoch = $5 AND l.expires_at > clock_timestamp()",
+        durable("")
+    );
+    let parameters: Vec<Parameter> = vec![
+        (Box::new(above), Type::INT8),
+        (Box::new(shard.lane.to_string()), Type::TEXT),
+        (Box::new(shard.number), Type::INT2),
+        (Box::new(owner), Type::UUID),
+        (Box::new(epoch), Type::INT8),
+    ];
+    let raised = store.settling.pool.run("raise a lease's epoch", |client| execute(client, sql, parameters).boxed());
+    Ok(raised.await? == 1)
+}

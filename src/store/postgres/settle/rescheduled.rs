@@ -1,0 +1,139 @@
+//! Recording rejections: retries and failures.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::private::BytesMut;
+use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
+use uuid::Uuid;
+
+use super::divide::divide;
+use super::{Parameter, Settling, durable};
+use crate::seams::{self, Rule};
+use crate::store::postgres::{PostgresStore, Result};
+use crate::store::{Reschedule, Settled};
+
+/// Retries and failures, each under the lease it was dispatched with. The same statement again finds its own work done
+/// and says so, so a lost answer is followed by the same call.
+pub(in crate::store::postgres) async fn rescheduled(
+    store: &PostgresStore,
+    owner: Uuid,
+    events: &[Reschedule],
+) -> Result<Vec<Settled>> {
+    divide(events, |events| async move { store.settling.reschedule(owner, &events).await }).await
+}
+
+impl Settling {
+    async fn reschedule(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Settled>> {
+        self.write_and_wait(|barrier| async move {
+            let rows = self.query("record retries and failures", sql(barrier), parameters(owner, events)).await?;
+            Ok(rows.iter().map(found).collect())
+        })
+        .await
+    }
+}
+
+fn found(row: &Row) -> Settled {
+    match (row.get("recorded"), row.get("held"), row.get("there")) {
+        (true, ..) => Settled::Recorded,
+        (false, false, true) => Settled::Locked,
+        _ => Settled::Superseded,
+    }
+}
+
+/// The rows are locked whatever they say: the lock shows their newest version, and its commit waits also where an earlier
+/// execution has done the work.
+fn sql(barrier: &str) -> String {
+    format!(
+        "WITH {durable}, s AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+            WITH ORDINALITY AS s(id, seq, lane, shard, epoch, fetched, version, retries, status, delay, error, entry, \
+            published, handlers, n)), \
+         mine AS MATERIALIZED (SELECT e.id, e.seq, e.status, e.retry_count, e.pending_handlers, e.updated_at \
+            FROM s, durable, outbox_events e WHERE e.id = s.id AND e.seq = s.seq FOR NO KEY UPDATE OF e SKIP LOCKED), \
+         written AS (UPDATE outbox_events e SET status = s.status, retry_count = s.retries, updated_at = now(), \
+            retry_at = CASE s.status WHEN 'retry' THEN now() + s.delay * interval '1 microsecond' END, \
+            published_at = CASE WHEN s.published THEN coalesce(e.published_at, now()) ELSE e.published_at END, \
+            pending_handlers = s.handlers, last_error = coalesce(s.error, e.last_error), \
+            errors = CASE WHEN s.entry IS NULL THEN e.errors ELSE (\
+                SELECT jsonb_agg(o.entry ORDER BY o.n) FROM (\
+                    SELECT a.entry, a.n FROM jsonb_array_elements(CASE WHEN jsonb_typeof(e.errors) = 'array' \
+                        THEN e.errors ELSE '[]' END || jsonb_build_array(s.entry::jsonb || \
+                        jsonb_build_object('at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')))) \
+                        WITH ORDINALITY AS a(entry, n) ORDER BY a.n DESC LIMIT 10) o) END \
+            FROM s, mine, outbox_leases l \
+            WHERE mine.id = s.id AND mine.seq = s.seq AND e.id = mine.id AND e.seq = mine.seq \
+                AND mine.status IN ('pending', 'retry') AND mine.retry_count = s.fetched \
+                AND l.backend = s.lane AND l.shard = s.shard AND {fence} RETURNING e.id) \
+         SELECT written.id IS NOT NULL OR coalesce(mine.status = s.status AND mine.retry_count = s.retries \
+                AND mine.pending_handlers IS NOT DISTINCT FROM s.handlers AND mine.updated_at <> s.version, false) AS recorded, \
+            mine.id IS NOT NULL AS held, e.id IS NOT NULL AS there \
+         FROM durable, s LEFT JOIN written ON written.id = s.id LEFT JOIN mine ON mine.id = s.id AND mine.seq = s.seq \
+            LEFT JOIN outbox_events e ON e.id = s.id AND e.seq = s.seq ORDER BY s.n",
+        durable = durable(&format!(", {barrier}")),
+        fence = fence(),
+    )
+}
+
+/// The row is as it was fetched, and its shard's lease is still the worker's.
+fn fence() -> &'static str {
+    if seams::is_off(Rule::FencedSettle) {
+        return "$15 <> '00000000-0000-0000-0000-000000000000'";
+    }
+    "mine.updated_at = s.version AND l.epoch = s.epoch AND l.owner = $15"
+}
+
+fn parameters(owner: Uuid, events: &[Reschedule]) -> Vec<Parameter> {
+    fn column<T>(events: &[Reschedule], of: impl Fn(&Reschedule) -> T, kind: Type) -> Parameter
+    where
+        T: ToSql + Send + Sync + 'static,
+    {
+        (Box::new(events.iter().map(of).collect::<Vec<T>>()), kind)
+    }
+    let error = |event: &Reschedule| event.error.as_deref().map(kept_error);
+    vec![
+        column(events, |event| event.id, Type::UUID_ARRAY),
+        column(events, |event| event.seq, Type::INT8_ARRAY),
+        column(events, |event| event.shard.lane.to_string(), Type::TEXT_ARRAY),
+        column(events, |event| event.shard.number, Type::INT2_ARRAY),
+        column(events, |event| event.epoch, Type::INT8_ARRAY),
+        column(events, |event| event.fetched_retry_count, Type::INT4_ARRAY),
+        column(events, |event| Time(event.fetched_updated_at), Type::TIMESTAMPTZ_ARRAY),
+        column(events, |event| event.retry_count, Type::INT4_ARRAY),
+        column(events, |event| event.status.as_str(), Type::TEXT_ARRAY),
+        column(events, |event| i64::try_from(event.delay.as_micros()).unwrap_or(i64::MAX), Type::INT8_ARRAY),
+        column(events, error, Type::TEXT_ARRAY),
+        column(events, |event| error(event).as_deref().map(error_entry), Type::TEXT_ARRAY),
+        column(events, |event| event.published, Type::BOOL_ARRAY),
+        column(
+            events,
+            |event| event.pending_handlers.as_ref().map(|names| serde_json::json!(names)),
+            Type::JSONB_ARRAY,
+        ),
+        (Box::new(owner), Type::UUID),
+    ]
+}
+
+/// A time as PostgreSQL keeps it: microseconds since 2000, the outermost numbers being its infinities.
+#[derive(Debug)]
+struct Time(i64);
+
+impl ToSql for Time {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(&self.0.to_be_bytes());
+        Ok(IsNull::No)
+    }
+
+    accepts!(TIMESTAMPTZ);
+    to_sql_checked!();
+}
+
+/// Characters of an error that are kept.
+const KEPT_ERROR_CHARS: usize = 2_000;
+
+/// An error as the table keeps it: bounded, and without the one character that PostgreSQL's text cannot hold.
+fn kept_error(error: &str) -> String {
+    error.chars().filter(|c| *c != '\0').take(KEPT_ERROR_CHARS).collect()
+}
+
+/// One entry of the `errors` column; the database adds `at`, its own time.
+fn error_entry(error: &str) -> String {
+    serde_json::json!({ "error": error }).to_string()
+}

@@ -1,0 +1,26 @@
+//! The outcome of a settle, event by event.
+
+/// What a settle did to one event's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// The row holds the outcome, durably.
+    Recorded,
+    /// The row was deleted or replayed. For a rejection also: the row changed since it was fetched, or the lease is
+    /// another worker's.
+    Superseded,
+    /// Another transaction holds the row; it may be an earlier execution of the same settle.
+    Locked,
+    /// The database refuses to write this row.
+    Refused(String),
+    /// Division stopped before this event.
+    Untried,
+}
+
+/// How a settle treats rows that it does not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// Nothing is in doubt.
+    Usual,
+    /// An earlier execution may have committed without being durable, so this one writes and waits in any case.
+    AfterDoubt,
+}

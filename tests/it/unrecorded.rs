@@ -1,0 +1,150 @@
+//! Events whose outcome cannot be recorded: rows that are refused or locked, and a standby that does not confirm.
+
+use rustix::process::Signal;
+
+use crate::scene::Scene;
+use crate::support::{PATIENCE, eventually, postgres, redis};
+
+const COUNT: i32 = 2_000;
+
+/// Refuses updates of the events that have a subject.
+const TRIGGER: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN RAISE EXCEPTION 'this row is evidence'; END $$;
+    CREATE TRIGGER refuse BEFORE UPDATE ON outbox_events FOR EACH ROW WHEN (OLD.subject <> '')
+        EXECUTE FUNCTION refuse()";
+
+async fn marked(scene: &Scene) -> Vec<String> {
+    let statement = "SELECT id::text FROM outbox_events WHERE subject <> ''";
+    let rows = scene.sql().await.query(statement, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// An outbox with [`COUNT`] events, `few` of which have a subject.
+async fn with_marked(few: i64) -> Scene {
+    let scene = Scene::new().await;
+    scene.insert(COUNT, 50).await;
+    let mark = "UPDATE outbox_events SET subject = 'marked' WHERE id IN (SELECT id FROM outbox_events LIMIT $1)";
+    scene.sql().await.execute(mark, &[&few]).await.unwrap();
+    scene
+}
+
+async fn wait_all_but(scene: &Scene, few: i64) {
+    eventually("the others are recorded", PATIENCE, async || scene.unpublished().await <= few).await;
+}
+
+#[tokio::test]
+async fn rows_that_may_not_be_updated_hold_no_other_and_are_named() {
+    let scene = with_marked(2).await;
+    scene.sql().await.batch_execute(TRIGGER).await.unwrap();
+    let settings = scene.settings("lease = \"1s\"", "");
+    let worker = scene.worker(&settings, "worker");
+    wait_all_but(&scene, 2).await;
+    let ids = marked(&scene).await;
+    eventually("the log names the rows", PATIENCE, async || ids.iter().all(|id| worker.stderr().contains(id))).await;
+    assert!(worker.stderr().contains("this row is evidence"));
+    eventually("explain names the reason", PATIENCE, async || {
+        let explained = scene.outbox(&settings, &["events", "explain", &ids[0]]).output().unwrap();
+        String::from_utf8_lossy(&explained.stdout).contains("this row is evidence")
+    })
+    .await;
+    // Later events go on meanwhile, those of the rows' keys, too.
+    scene.insert(COUNT, 50).await;
+    wait_all_but(&scene, 2).await;
+    assert_eq!(scene.length().await, usize::try_from(2 * COUNT).unwrap());
+    scene.sql().await.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_record_two_rows_shuts_down_in_time_and_the_next_one_does_not_send_them_again() {
+    let scene = with_marked(2).await;
+    scene.sql().await.batch_execute(TRIGGER).await.unwrap();
+    let settings = scene.settings("shutdown_timeout = \"20s\"", "");
+    let mut worker = scene.worker(&settings, "first");
+    wait_all_but(&scene, 2).await;
+    eventually("the rows are set aside", PATIENCE, async || worker.stderr().contains("this row is evidence")).await;
+    worker.signal(Signal::TERM);
+    assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
+    let next = scene.worker(&settings, "second");
+    eventually("the next worker finds them", PATIENCE, async || next.stderr().contains("this row is evidence")).await;
+    scene.insert(10, 5).await;
+    wait_all_but(&scene, 2).await;
+    scene.sql().await.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn rows_that_an_open_transaction_holds_hold_no_other_and_their_shards_are_handed_over() {
+    let scene = with_marked(500).await;
+    let holder = scene.sql().await;
+    holder.batch_execute("BEGIN; SELECT FROM outbox_events WHERE subject <> '' FOR UPDATE").await.unwrap();
+    let settings = scene.settings("lease = \"2s\"", "");
+    let _first = scene.worker(&settings, "first");
+    wait_all_but(&scene, 500).await;
+    // All shards have such rows, and half of them go to a second worker.
+    let _second = scene.worker(&settings, "second");
+    scene.wait_owners(&["first", "second"]).await;
+    scene.insert(COUNT, 50).await;
+    wait_all_but(&scene, 500).await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+/// A settle that waits for a standby: its process and when it began.
+type Waiting = (i32, String);
+
+async fn settle_that_waits(scene: &Scene, after: Option<&Waiting>) -> Waiting {
+    let statement = "SELECT pid, query_start::text FROM pg_stat_activity
+        WHERE wait_event = 'SyncRep' AND query LIKE '%UPDATE outbox_events%'";
+    let sql = scene.sql().await;
+    let mut found = None;
+    eventually("a settle waits for the standby", PATIENCE, async || {
+        let rows = sql.query(statement, &[]).await.unwrap();
+        found = rows.iter().map(|row| (row.get(0), row.get(1))).find(|waiting| Some(waiting) != after);
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+async fn sent_entries(scene: &Scene) -> usize {
+    let mut command = ::redis::cmd("HKEYS");
+    command.arg(format!("{{{}}}:outbox", scene.stream_name()));
+    let fields: Vec<String> = command.query_async(&mut scene.redis().await).await.unwrap();
+    fields.iter().filter(|field| field.starts_with("sent/")).count()
+}
+
+#[tokio::test]
+async fn a_settle_whose_wait_for_a_standby_is_cancelled_is_repeated_and_waits_again() {
+    let server = postgres::Server::start();
+    let scene = Scene::on(server.database().await, redis::url()).await;
+    let _worker = scene.worker(&scene.settings("", ""), "worker");
+    scene.wait_owners(&["worker"]).await;
+    let sql = scene.sql().await;
+    let wait_for = async |standbys: &str| {
+        let setting = format!("ALTER SYSTEM SET synchronous_standby_names = '{standbys}'");
+        for statement in ["SET synchronous_commit = local", &setting, "SELECT pg_reload_conf()"] {
+            sql.batch_execute(statement).await.unwrap();
+        }
+    };
+    wait_for("nobody").await;
+    let insert = "INSERT INTO outbox_events (id, event_type, source)
+        SELECT gen_random_uuid(), 't', 's' FROM generate_series(1, 100)";
+    sql.batch_execute(insert).await.unwrap();
+    let mut waiting = settle_that_waits(&scene, None).await;
+    for _ in 0..3 {
+        assert_ne!(sent_entries(&scene).await, 0, "what no standby has is in the journal");
+        // It is visible from now on, and not durable.
+        let cancelled = sql.query_one("SELECT pg_cancel_backend($1)", &[&waiting.0]).await.unwrap();
+        assert!(cancelled.get::<_, bool>(0));
+        waiting = settle_that_waits(&scene, Some(&waiting)).await;
+    }
+    assert_ne!(sent_entries(&scene).await, 0);
+    wait_for("").await;
+    scene.wait_published().await;
+    eventually("the journal is empty", PATIENCE, async || sent_entries(&scene).await == 0).await;
+    scene.assert_delivered().await;
+}
