@@ -75,5 +75,7 @@ fn main() {
 const WORKER: &str = "
     INSERT INTO outbox_workers (id, name, version, backends, handlers, started_at, heartbeat_at)
         VALUES ('00000000-0000-0000-0000-000000000001', 'busy', '', '{\"\": \"ok\"}', '[]', now(), now() + interval '1 day');
+    INSERT INTO outbox_heartbeats (worker, beat, heartbeat_at, ends_at)
+        VALUES ('00000000-0000-0000-0000-000000000001', 1, now() + interval '1 day', now() + interval '1 day');
     INSERT INTO outbox_leases (backend, shard, owner, epoch, expires_at)
         SELECT '', n, '00000000-0000-0000-0000-000000000001', 1, now() + interval '1 day' FROM generate_series(0, 31) n";

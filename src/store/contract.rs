@@ -35,6 +35,9 @@ pub(crate) trait Fixture: Send + Sync + Sized {
     /// Begins a transaction on a connection of its own.
     async fn begin(&self) -> Box<dyn OpenTransaction>;
 
+    /// From now on the database refuses to update this event's row, and says "not this one".
+    async fn refuse_updates(&self, id: Uuid);
+
     /// Whether others can write while a transaction that has written is open.
     fn writers_overlap(&self) -> bool;
 
@@ -106,6 +109,10 @@ macro_rules! instantiate {
                 order::what_waits_behind_a_pending_event_of_a_later_time_is_not_due,
                 order::what_waits_behind_a_failed_event_is_due_unless_the_lane_holds,
                 settling::publishing_is_recorded_once,
+                settling::each_event_of_a_settle_has_an_outcome_of_its_own,
+                settling::a_row_that_may_not_be_updated_is_named_and_holds_no_other,
+                settling::where_every_row_is_refused_no_row_is_to_blame,
+                settling::a_row_that_another_transaction_holds_is_skipped_and_recorded_later,
                 settling::publishing_wins_over_any_other_status,
                 settling::an_event_that_was_sent_and_then_failed_stays_failed_and_is_known_to_be_sent,
                 settling::a_replayed_event_is_not_settled_by_its_earlier_seq,
@@ -130,6 +137,10 @@ macro_rules! instantiate {
                 leases::a_worker_takes_no_more_than_it_wants,
                 leases::an_expired_lease_that_nobody_took_is_renewed,
                 leases::a_worker_that_leaves_is_forgotten,
+                leases::a_worker_that_is_stuck_is_alive_and_lets_its_leases_end,
+                leases::a_worker_whose_row_was_deleted_comes_back_without_a_lease,
+                leases::the_end_of_another_workers_leases_is_known_in_advance,
+                leases::newer_rules_begin_once_no_older_worker_is_alive_or_holds_a_lease,
                 leases::workers_see_each_other_while_they_are_alive,
                 leases::a_lease_is_renewed_for_its_owner_alone,
                 leases::an_epoch_is_raised_above_another_for_its_owner_alone,

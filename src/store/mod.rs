@@ -21,8 +21,9 @@ pub(crate) use self::news::News;
 pub(crate) use self::operations::{
     Change, Counting, Due, Expiry, MOST_AHEAD, Overview, Standing, Unreadable, WorkerRow,
 };
-pub(crate) use self::report::LaneReport;
+pub(crate) use self::report::{LaneReport, Unrecorded};
 pub(crate) use self::selection::{EventFilter, Examined, Page, Place};
+pub(crate) use self::settled::{Care, Settled};
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -34,6 +35,7 @@ mod operations;
 pub(crate) mod postgres;
 pub(crate) mod report;
 mod selection;
+mod settled;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
@@ -222,18 +224,22 @@ pub(crate) trait Store: Send + Sync + 'static {
         questions: &[KeyQuestion],
     ) -> Result<HashMap<String, Blocker>>;
 
-    /// Records that the backend has those of the sent (id, seq) which a person failed meanwhile. They stay failed, and
-    /// are not sent a second time should somebody retry them.
-    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<()>;
+    /// Records that the backend has those of the sent (id, seq) which an operator failed meanwhile. They stay failed, and
+    /// are not sent a second time when they are retried.
+    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>>;
 
     /// Those of the sent (id, seq) that are not recorded as published, whatever their status.
     async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>>;
 
-    /// Records events as published and done, over any other status.
-    async fn settle_published(&self, events: &[(Uuid, i64)]) -> Result<()>;
+    /// Records events as published and done, over any other status; the outcomes are in the order given. What is recorded
+    /// is durable. After an error nothing is known, and the next call for these events goes with [`Care::AfterDoubt`].
+    async fn settle_published(&self, events: &[(Uuid, i64)], care: Care) -> Result<Vec<Settled>>;
 
-    /// Records retries and failures, each only while its lease is still `owner`'s; returns the ids that were.
-    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Uuid>>;
+    /// Records retries and failures, each only while its lease is still `owner`'s; the outcomes are in the order given.
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Settled>>;
+
+    /// Writes something and waits for it, so that everything that was visible before is durable afterwards.
+    async fn confirm_durable(&self) -> Result<()>;
 
     /// Raises a lease's epoch above `above` while it is still `owner`'s at `epoch`; returns whether it was.
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool>;
@@ -334,8 +340,10 @@ pub(crate) struct Heartbeat {
     pub(crate) handlers: String,
     /// The lanes served; their lease rows are made where missing.
     pub(crate) lanes: Vec<Lane>,
-    /// The leases to renew, with their epochs.
+    /// The leases that the worker knows to be its own, with their epochs.
     pub(crate) held: Vec<(Shard, i64)>,
+    /// Whether they go on; a worker that is stuck is alive and lets them end.
+    pub(crate) extends: bool,
     pub(crate) lease: Duration,
 }
 
@@ -353,23 +361,35 @@ pub(crate) struct Peer {
 #[derive(Debug, Clone)]
 pub(crate) struct LeaseRow {
     pub(crate) shard: Shard,
+    /// `None`: free.
     pub(crate) owner: Option<Uuid>,
     pub(crate) epoch: i64,
     /// By the database's clock.
     pub(crate) expired: bool,
 }
 
-/// What a heartbeat sees after it renewed.
+/// What a heartbeat sees after it was recorded.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LeaseView {
     /// Workers whose heartbeat is younger than the lease time, this one among them.
     pub(crate) peers: Vec<Peer>,
     pub(crate) leases: Vec<LeaseRow>,
-    /// The leases that this heartbeat renewed, with their epochs.
+    /// The leases that go on, with their epochs.
     pub(crate) renewed: Vec<(Shard, i64)>,
     /// The database's clock, while it was asked.
     pub(crate) clock: Option<DateTime<Utc>>,
+    /// When the first lease of another worker can end that it does not extend before.
+    pub(crate) next_end: Option<Duration>,
 }
+
+/// The rules that this program keeps, at most; `outbox_meta.protocol` says which all workers keep.
+///
+/// Under protocol 1 each lease has an end of its own. Under 2 the end belongs to its owner's heartbeat. Protocol 2 begins in
+/// one transaction, once no live worker and no running lease is of a program that does not know it.
+pub(crate) const PROTOCOL: i16 = 2;
+
+/// The owner of a free lease under protocol 2: a program of protocol 1 looks for leases without an owner.
+pub(crate) const NO_OWNER: Uuid = Uuid::nil();
 
 /// How long a worker that is gone stays in the table for people to see: an hour, at the default lease.
 pub(crate) fn forgotten_after(lease: Duration) -> Duration {
@@ -379,16 +399,17 @@ pub(crate) fn forgotten_after(lease: Duration) -> Duration {
 /// Leases. Each write is one simple-protocol statement (a worker stopped in its middle holds no lock), is durable when
 /// answered, and skips rows that another holds locked.
 ///
-/// A write whose answer was lost may still be executed, at any later time. So renewing and releasing touch a lease only at
-/// the epoch that they name, and taking touches none that runs and raises the epoch: what comes late frees nothing that
-/// its worker acts on. What it does change, the worker sees in its next [`LeaseView`], and gives up.
+/// A write whose answer was lost may still be executed, at any later time. So a beat names the beat that it follows,
+/// renewing and releasing touch a lease only at the epoch that they name, and taking touches none that runs and raises the
+/// epoch: what comes late frees nothing that its worker acts on, and revives nothing. What it does change, the worker sees
+/// in its next [`LeaseView`], and releases.
 #[async_trait]
 pub(crate) trait LeaseStore: Send {
-    /// Renews the worker's row and those of its leases that are still at the epoch it knows, also one that ran out and that
-    /// nobody took; then reads peers and leases.
+    /// Extends the worker's own end and so its leases that are still at the epoch it knows, also one that ran out and that
+    /// nobody took; then reads peers and leases. A worker whose row was deleted comes back with no lease.
     async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView>;
 
-    /// Whether a lease of these lanes is free or expired; only reads.
+    /// Whether a lease of these lanes is free; only reads. One that can have ended is known from the last view.
     async fn has_free(&mut self, lanes: &[Lane]) -> Result<bool>;
 
     /// Takes up to `want` free or expired leases of a lane; returns them with their new epochs.

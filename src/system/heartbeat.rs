@@ -13,7 +13,7 @@ use super::leases::{Keeping, Share, fair_share, margin};
 use super::line::Line;
 use super::shared::Shared;
 use crate::error::StoreError;
-use crate::store::{Heartbeat, Lane, LaneReport, LeaseStore, LeaseView, Shard};
+use crate::store::{Heartbeat, Lane, LaneReport, LeaseStore, LeaseView, Shard, Unrecorded};
 
 /// How often the heartbeat looks whether shards are free or have run empty, while it waits for that.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -27,18 +27,33 @@ pub(super) fn run(shared: &Shared, control: &Control) {
     }
 }
 
+/// Events named in a report whose outcome cannot be recorded; the metric counts them all.
+const MOST_NAMED: usize = 20;
+
+fn unrecorded(flight: &Flight) -> Vec<Unrecorded> {
+    let now = (Utc::now(), Moment::now());
+    let since = |moment: Moment| now.0 - now.1.since(moment);
+    let named = flight.unwritable(MOST_NAMED).into_iter();
+    named.map(|(id, row)| Unrecorded { id, since: since(row.since), reason: row.reason }).collect()
+}
+
 struct Heart<'a> {
     shared: &'a Shared,
     control: &'a Control,
     leases: Keeping<'a>,
     store: Box<dyn LeaseStore>,
     reachable: bool,
+    /// Until when to act on leases, as the last beat that was answered extended them.
+    deadline: Moment,
+    /// When the first lease of another worker can have ended, as far as is known.
+    next_end: Option<Moment>,
 }
 
 impl<'a> Heart<'a> {
     fn new(shared: &'a Shared, control: &'a Control) -> Self {
         let leases = shared.leases.keep();
-        Self { shared, control, leases, store: shared.store.leases(), reachable: true }
+        let (store, deadline) = (shared.store.leases(), Moment::now());
+        Self { shared, control, leases, store, reachable: true, deadline, next_end: None }
     }
 
     async fn beat_until_stopped(mut self) {
@@ -63,15 +78,15 @@ impl<'a> Heart<'a> {
         self.shared.settings.worker.lease
     }
 
-    /// Until when to act on leases that a statement sent now renews or takes.
-    fn deadline(&self) -> Moment {
+    /// Until when to act on leases that a beat sent now extends.
+    fn deadline_from_now(&self) -> Moment {
         let lease = self.lease();
         Moment::now().after(lease.saturating_sub(margin(lease)))
     }
 
     /// Renews, looks around, takes or gives up.
     async fn beat(&mut self) -> Result<(), StoreError> {
-        let deadline = self.deadline();
+        let deadline = self.deadline_from_now();
         // A loop that does not turn must not keep its shards from workers whose loops do: neither by renewing them nor by
         // counting among those who share.
         let stuck = self.shared.silent_for() > self.lease();
@@ -81,6 +96,8 @@ impl<'a> Heart<'a> {
         if let Some(clock) = view.clock {
             self.shared.note_clock(clock, Utc::now());
         }
+        self.deadline = deadline;
+        self.next_end = view.next_end.map(|left| Moment::now().after(left));
         self.leases.renew(&view.renewed, deadline);
         if !stuck {
             self.release_strays(&view).await?;
@@ -100,6 +117,9 @@ impl<'a> Heart<'a> {
             let short = self.lanes_below_target();
             let looks = !short.is_empty() || !self.leases.draining().is_empty();
             let pause = if looks { LOOK_INTERVAL } else { until.since(Moment::now()) };
+            if !short.is_empty() && self.next_end.is_some_and(|end| Moment::now() >= end) {
+                return;
+            }
             let woken = tokio::time::timeout(pause, self.shared.beat_now.notified()).await.is_ok();
             if self.release_drained().await.is_err() || woken {
                 return;
@@ -135,7 +155,8 @@ impl<'a> Heart<'a> {
             backends: serde_json::json!(backends).to_string(),
             handlers: serde_json::json!(handlers).to_string(),
             lanes: self.shared.lanes().cloned().collect(),
-            held: if stuck { Vec::new() } else { self.leases.all() },
+            held: self.leases.all(),
+            extends: !stuck,
             lease: self.lease(),
         }
     }
@@ -149,6 +170,7 @@ impl<'a> Heart<'a> {
         LaneReport {
             standing_by: self.standing_by().get(&**flight.lane()).cloned(),
             per_second: line.rate_limit.map(|limit| limit.per_second),
+            unrecorded: unrecorded(flight),
             ..health
         }
     }
@@ -183,13 +205,13 @@ impl<'a> Heart<'a> {
         if missing == 0 || !free {
             return Ok(());
         }
-        let deadline = self.deadline();
         let taken = self.store.acquire(self.shared.worker, lane, missing, self.lease()).await?;
         if !taken.is_empty() {
             tracing::info!(backend = %lane, shards = taken.len(), "took shards");
             self.count_take_overs(lane, &taken, view);
         }
-        self.leases.add(&taken, deadline);
+        // They end with this worker's others.
+        self.leases.add(&taken, self.deadline);
         Ok(())
     }
 
@@ -256,6 +278,7 @@ impl<'a> Heart<'a> {
         for (shard, _) in &leases {
             if let Some(flight) = self.flight(&shard.lane) {
                 flight.close(shard.number);
+                flight.forget_unwritable(shard.number);
             }
         }
         self.store.release(self.shared.worker, &leases).await

@@ -82,7 +82,7 @@ async fn one_two_three_and_five_workers_share_the_shards_as_they_join_and_leave(
     settle(&workers, &[]).await;
 
     let client = database.connect().await;
-    let query = "SELECT backend, owner, count(*) FROM outbox_leases GROUP BY backend, owner";
+    let query = "SELECT backend, owner, count(*) FROM outbox_running_leases GROUP BY backend, owner";
     let rows = client.query(query, &[]).await.unwrap();
     let mut owners: HashMap<String, usize> = HashMap::new();
     rows.iter().for_each(|row| *owners.entry(row.get(0)).or_default() += 1);
@@ -97,7 +97,7 @@ async fn one_two_three_and_five_workers_share_the_shards_as_they_join_and_leave(
         worker.shutdown().await.unwrap();
         assert!(worker.shared.leases.counts().is_empty(), "it acts on none that it gave up");
     }
-    let owned = client.query_one("SELECT count(owner) FROM outbox_leases", &[]).await.unwrap();
+    let owned = client.query_one("SELECT count(*) FROM outbox_running_leases", &[]).await.unwrap();
     assert_eq!(owned.get::<_, i64>(0), 0);
 }
 
@@ -116,7 +116,7 @@ async fn a_lease_that_names_a_worker_without_its_knowing_is_taken_anew() {
     let (unknowing, owner) = (workers[0].shared.worker, workers[1].shared.worker);
     let client = database.connect().await;
     let statement = format!(
-        "UPDATE outbox_leases SET owner = '{unknowing}', epoch = 41, expires_at = clock_timestamp() + interval '1 hour' \
+        "UPDATE outbox_leases SET owner = '{unknowing}', epoch = 41 \
          WHERE backend = '' AND shard = (SELECT min(shard) FROM outbox_leases WHERE backend = '' AND owner = '{owner}') \
          RETURNING shard"
     );

@@ -169,8 +169,9 @@ async fn a_failure_is_recorded_after_a_person_retried_the_event(off: Option<&'st
 
     // It holds its leases while it is stopped, so that nobody else touches the event.
     start(&scene, second, &[("OUTBOX__WORKER__LEASE", "60s")]).await;
-    let all = "SELECT count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner
-        WHERE w.name LIKE 'worker-1%' AND l.expires_at > clock_timestamp() + interval '30 s'";
+    let all = "SELECT count(*) FROM outbox_running_leases l JOIN outbox_workers w ON w.id = l.owner
+        JOIN outbox_heartbeats h ON h.worker = w.id
+        WHERE w.name LIKE 'worker-1%' AND h.ends_at > clock_timestamp() + interval '30 s'";
     eventually("the second one has every share", PATIENCE, async || scene.number(all).await == 64).await;
     let failed = format!("SELECT count(*) FROM outbox_events WHERE id = '{broken}' AND status = 'failed'");
     eventually("it has refused the event", PATIENCE, async || scene.number(&failed).await == 1).await;

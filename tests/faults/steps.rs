@@ -26,13 +26,14 @@ pub(crate) async fn settle_all(scene: &Scene) {
 
 /// Those that are cut off need not be waited for.
 pub(crate) async fn forget_the_workers(scene: &Scene) {
-    let forget = "DELETE FROM outbox_workers; UPDATE outbox_leases SET owner = NULL, expires_at = clock_timestamp()";
+    let forget = "DELETE FROM outbox_workers; UPDATE outbox_leases SET owner = NULL, epoch = epoch + 1";
     scene.sql().await.batch_execute(forget).await.unwrap();
 }
 
 /// The first seat's worker has had time for what is on its way to it: its heart has beaten so often.
 pub(crate) async fn hear_the_heart_of_the_first(scene: &Scene, times: u32) {
-    let beats = "SELECT count(*) FROM outbox_workers WHERE name LIKE 'worker-0%' AND heartbeat_at > clock_timestamp()";
+    let beats = "SELECT count(*) FROM outbox_workers w JOIN outbox_heartbeats h ON h.worker = w.id
+        WHERE w.name LIKE 'worker-0%' AND h.heartbeat_at > clock_timestamp()";
     for _ in 0..times {
         let now: String = scene.sql().await.query_one("SELECT clock_timestamp()::text", &[]).await.unwrap().get(0);
         let beaten = beats.replace("clock_timestamp()", &format!("'{now}'"));

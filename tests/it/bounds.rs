@@ -60,7 +60,7 @@ async fn start(scene: &Scene, backend: &Holding, worker: &str) -> Outbox {
 
 /// How many events are in memory once the worker has had time to read more: two heartbeats, and many polls between them.
 async fn in_flight(scene: &Scene, outbox: &Outbox) -> usize {
-    let beat = "SELECT coalesce((extract(epoch FROM max(heartbeat_at)) * 1000000)::bigint, 0) FROM outbox_workers";
+    let beat = "SELECT coalesce((extract(epoch FROM max(heartbeat_at)) * 1000000)::bigint, 0) FROM outbox_heartbeats";
     eventually("it reads", PATIENCE, async || outbox.health().await.unwrap().in_flight > 0).await;
     for _ in 0..2 {
         let last = scene.number(beat).await;

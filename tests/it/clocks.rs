@@ -77,7 +77,7 @@ async fn workers_whose_clocks_are_two_hours_apart_share_the_shards_and_steal_non
     let now: String = sql.query_one("SELECT clock_timestamp()::text", &[]).await.unwrap().get(0);
     // Longer than any lease lasts that is not renewed.
     let beaten =
-        format!("SELECT count(*) FROM outbox_workers WHERE heartbeat_at > '{now}'::timestamptz + interval '2 s'");
+        format!("SELECT count(*) FROM outbox_heartbeats WHERE heartbeat_at > '{now}'::timestamptz + interval '2 s'");
     eventually("both hearts went on beating", PATIENCE, async || scene.number(&beaten).await == 2).await;
     scene.insert(500, 50).await;
     scene.wait_published().await;

@@ -231,7 +231,7 @@ async fn an_event_whose_workers_all_stand_by_says_why_they_do() {
     let sql = scene.sql().await;
     let told = "SELECT count(*) FROM outbox_workers WHERE name = 'lacking' AND backends->'default' ? 'standing_by'";
     eventually("it has told that it stands by", PATIENCE, async || scene.number(told).await == 1).await;
-    let beats = "SELECT count(*) FROM outbox_workers WHERE heartbeat_at > clock_timestamp() - interval '500 ms'";
+    let beats = "SELECT count(*) FROM outbox_heartbeats WHERE heartbeat_at > clock_timestamp() - interval '500 ms'";
     eventually("no heartbeat is under way", PATIENCE, async || scene.number(beats).await == 0).await;
     // The other one's death, as the table shows it until the next heartbeat, which is a third of the lease away.
     sql.batch_execute("DELETE FROM outbox_workers WHERE name <> 'lacking'; UPDATE outbox_leases SET owner = NULL")

@@ -183,8 +183,9 @@ impl Scene {
 
     /// Waits until each of the named workers owns a share.
     pub(crate) async fn wait_owners(&self, names: &[&str]) {
-        let statement = "SELECT count(DISTINCT w.name) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner
-            WHERE l.expires_at > clock_timestamp() AND w.name = ANY($1)";
+        let statement =
+            "SELECT count(DISTINCT w.name) FROM outbox_running_leases l JOIN outbox_workers w ON w.id = l.owner
+            WHERE w.name = ANY($1)";
         let sql = self.sql().await;
         eventually(&format!("{names:?} own shares"), PATIENCE, async || {
             sql.query_one(statement, &[&names]).await.unwrap().get::<_, i64>(0) == names.len() as i64

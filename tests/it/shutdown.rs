@@ -27,7 +27,7 @@ async fn a_worker_told_to_stop_settles_what_is_in_flight_and_leaves() {
         assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(0), "{}", worker.stderr());
         assert_eq!(scene.published().await, scene.length().await as i64, "in the stream and settled");
         assert!(scene.unpublished().await > 0, "it was in the middle of its work");
-        let held = "SELECT count(*) FROM outbox_leases WHERE owner IS NOT NULL AND expires_at > clock_timestamp()";
+        let held = "SELECT count(*) FROM outbox_running_leases";
         assert_eq!(scene.number(held).await, 0, "leases that it left behind");
         assert_eq!(scene.number("SELECT count(*) FROM outbox_workers").await, 0, "workers that it left behind");
     }
@@ -47,8 +47,8 @@ async fn a_worker_told_to_stop_hands_its_share_over_at_once() {
     leaving.signal(Signal::TERM);
     assert_eq!(leaving.wait_exit(PATIENCE).await.code(), Some(0), "{}", leaving.stderr());
     // Leases of 15 s are renewed every 5 s, so one that was left to run out would last 10 s more at the least.
-    let mine = "SELECT count(*) FROM outbox_leases l LEFT JOIN outbox_workers w ON w.id = l.owner
-        WHERE w.name IS DISTINCT FROM 'staying' OR l.expires_at < clock_timestamp()";
+    let mine = "SELECT count(*) FROM outbox_leases l LEFT JOIN outbox_running_leases r USING (backend, shard)
+        LEFT JOIN outbox_workers w ON w.id = r.owner WHERE w.name IS DISTINCT FROM 'staying'";
     let at_once = Duration::from_secs(8);
     eventually("the other worker owns every share", at_once, async || scene.number(mine).await == 0).await;
     scene.wait_published().await;

@@ -92,7 +92,7 @@ const NOTE_BEATS: &str = "
     CREATE TABLE beats (number bigserial, connection int DEFAULT pg_backend_pid());
     CREATE FUNCTION note_beat() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN INSERT INTO beats DEFAULT VALUES; RETURN NULL; END $$;
-    CREATE TRIGGER beats AFTER INSERT OR UPDATE ON outbox_workers FOR EACH ROW EXECUTE FUNCTION note_beat()";
+    CREATE TRIGGER beats AFTER INSERT OR UPDATE ON outbox_heartbeats FOR EACH ROW EXECUTE FUNCTION note_beat()";
 
 #[actix::test]
 async fn a_supervisor_that_was_replaced_leaves_one_heartbeat() {
@@ -121,13 +121,14 @@ async fn a_lease_keeper_that_was_replaced_goes_on_with_the_same_leases() {
     let scene = Scene::new().await;
     let tables = format!("[publishers.default]\n{}[worker]\nlease = \"2s\"", scene.stream());
     let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
-    let taken = "SELECT count(*) FROM outbox_leases WHERE epoch = 1 AND owner IS NOT NULL";
+    let taken = "SELECT count(*) FROM outbox_running_leases WHERE epoch = 1";
     eventually("every share is owned", PATIENCE, async || scene.number(taken).await == 64).await;
     panic_in(&outbox, &ActorKind::LeaseKeeper).await;
-    let last = scene.number("SELECT (extract(epoch FROM max(expires_at)) * 1000000)::bigint FROM outbox_leases").await;
-    let renewed =
-        format!("SELECT count(*) FROM outbox_leases WHERE extract(epoch FROM expires_at) * 1000000 > {last} + 2000000");
-    eventually("its successor has renewed all of them", PATIENCE, async || scene.number(&renewed).await == 64).await;
+    let last = scene.number("SELECT (extract(epoch FROM max(ends_at)) * 1000000)::bigint FROM outbox_heartbeats").await;
+    let extended = format!(
+        "SELECT count(*) FROM outbox_heartbeats WHERE extract(epoch FROM ends_at) * 1000000 > {last} + 2000000"
+    );
+    eventually("its successor has extended them", PATIENCE, async || scene.number(&extended).await == 1).await;
     assert_eq!(scene.number(taken).await, 64, "none of them was taken anew");
     outbox.shutdown().await.unwrap();
 }
@@ -171,7 +172,7 @@ async fn a_system_that_is_shut_down_settles_what_is_in_flight_and_hands_its_shar
     outbox.shutdown().await.unwrap();
     assert_eq!(scene.published().await, scene.length().await as i64, "in the stream and settled");
     assert!(scene.unpublished().await > 0, "it was in the middle of its work");
-    let held = "SELECT count(*) FROM outbox_leases WHERE owner IS NOT NULL AND expires_at > clock_timestamp()";
+    let held = "SELECT count(*) FROM outbox_running_leases";
     assert_eq!(scene.number(held).await, 0, "leases that it left behind");
 
     let tables = format!("[publishers.default]\n{}", scene.stream());

@@ -23,8 +23,9 @@ const SHARDS: i64 = 32;
 
 /// How many shards of each lane these workers own.
 async fn shares(sql: &Client, workers: &[&str]) -> BTreeMap<(String, String), i64> {
-    let statement = "SELECT l.backend, w.name, count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner
-        WHERE l.expires_at > clock_timestamp() AND w.name = ANY($1) GROUP BY 1, 2";
+    let statement =
+        "SELECT l.backend, w.name, count(*) FROM outbox_running_leases l JOIN outbox_workers w ON w.id = l.owner
+        WHERE w.name = ANY($1) GROUP BY 1, 2";
     let rows = sql.query(statement, &[&workers]).await.unwrap();
     rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect()
 }

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::Fixture;
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
-    FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, LeaseStore, LeaseView, Position, Range,
-    Reschedule, Shard, Store,
+    Care, FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, LeaseStore, LeaseView, Position, Range,
+    Reschedule, Settled, Shard, Store,
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -128,6 +128,20 @@ pub(super) async fn find(store: &Arc<dyn Store>, id: Uuid) -> OutboxEvent {
     store.find(id).await.unwrap().unwrap()
 }
 
+/// Settles events as published; none may be refused or locked.
+pub(super) async fn record(store: &Arc<dyn Store>, sent: &[(Uuid, i64)]) {
+    for outcome in store.settle_published(sent, Care::Usual).await.unwrap() {
+        assert!(matches!(outcome, Settled::Recorded | Settled::Superseded), "{outcome:?}");
+    }
+}
+
+/// Settles rejections, and returns those that were recorded.
+pub(super) async fn reschedule(store: &Arc<dyn Store>, owner: Uuid, settles: &[Reschedule]) -> Vec<Uuid> {
+    let outcomes = store.settle_rescheduled(owner, settles).await.unwrap();
+    let recorded = settles.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Settled::Recorded);
+    recorded.map(|(settle, _)| settle.id).collect()
+}
+
 /// Where an event that is not published stands, in the database's own microseconds.
 pub(super) async fn position_of(store: &Arc<dyn Store>, id: Uuid) -> Position {
     let event = find(store, id).await;
@@ -147,6 +161,7 @@ pub(super) fn heartbeat(worker: Uuid) -> Heartbeat {
         handlers: "[]".to_owned(),
         lanes: vec![lane()],
         held: Vec::new(),
+        extends: true,
         lease: LEASE,
     }
 }
@@ -176,6 +191,7 @@ impl Worker {
     /// Takes what can be had and says how much that was.
     pub(super) async fn take_all(&mut self, store: &Arc<dyn Store>) -> usize {
         let want = usize::try_from(store.shards()).unwrap();
+        self.beat().await;
         let taken = self.leases.acquire(self.id, &lane(), want, LEASE).await.unwrap();
         let count = taken.len();
         self.epochs.extend(taken.into_iter().map(|(shard, epoch)| (shard.number, epoch)));
@@ -217,8 +233,8 @@ impl Worker {
     }
 }
 
-/// Lets every lease and worker row of the table look as if its time were over.
+/// Lets every worker's leases look as if their time were over.
 pub(super) async fn expire_leases(fixture: &impl Fixture) {
     let past = fixture.time(-1000);
-    fixture.execute(&format!("UPDATE outbox_leases SET expires_at = {past} WHERE owner IS NOT NULL")).await;
+    fixture.execute(&format!("UPDATE outbox_heartbeats SET ends_at = {past}")).await;
 }

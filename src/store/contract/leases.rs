@@ -170,6 +170,98 @@ async fn age_worker(fixture: &impl Fixture, worker: &Worker, age_ms: u128) {
     let seen = fixture.time(-i64::try_from(age_ms).unwrap());
     let id = fixture.id(worker.id);
     fixture.execute(&format!("UPDATE outbox_workers SET heartbeat_at = {seen} WHERE id = {id}")).await;
+    fixture.execute(&format!("UPDATE outbox_heartbeats SET heartbeat_at = {seen} WHERE worker = {id}")).await;
+}
+
+pub(super) async fn a_worker_that_is_stuck_is_alive_and_lets_its_leases_end<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut first = Worker::owner(&store).await;
+    let mut second = Worker::idle(&store).await;
+    expire_leases(&fixture).await;
+    let stuck = Heartbeat { held: first.held(), extends: false, ..heartbeat(first.id) };
+    assert!(first.leases.beat(&stuck).await.unwrap().renewed.is_empty());
+    let view = second.beat().await;
+    assert!(view.peers.iter().any(|peer| peer.id == first.id));
+    assert!(view.leases.iter().all(|lease| lease.expired));
+    assert_eq!(second.take_all(&store).await, all(&store));
+}
+
+pub(super) async fn a_worker_whose_row_was_deleted_comes_back_without_a_lease<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut first = Worker::owner(&store).await;
+    let mut second = Worker::idle(&store).await;
+    fixture.execute(&format!("DELETE FROM outbox_workers WHERE id = {}", fixture.id(first.id))).await;
+    let view = second.beat().await;
+    assert!(view.leases.iter().all(|lease| lease.expired), "a lease whose owner has no row is free");
+    assert!(first.beat().await.renewed.is_empty());
+    first.epochs.clear();
+    let view = first.beat().await;
+    let seen: Vec<(Shard, i64)> = view.leases.into_iter().map(|lease| (lease.shard, lease.epoch)).collect();
+    first.leases.release(first.id, &seen).await.unwrap();
+    assert_eq!(first.take_all(&store).await, all(&store));
+}
+
+pub(super) async fn the_end_of_another_workers_leases_is_known_in_advance<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let _first = Worker::owner(&store).await;
+    let mut second = Worker::idle(&store).await;
+    let next_end = second.beat().await.next_end.unwrap();
+    assert!(next_end <= LEASE && next_end > LEASE / 2, "{next_end:?}");
+}
+
+/// As version 0.1 wrote its row and takes a lease.
+async fn register_older(fixture: &impl Fixture, seen_ms: i64) -> uuid::Uuid {
+    let (worker, seen) = (uuid::Uuid::now_v7(), fixture.time(seen_ms));
+    let id = fixture.id(worker);
+    let row = format!(
+        "INSERT INTO outbox_workers (id, name, version, backends, handlers, started_at, heartbeat_at) \
+         VALUES ({id}, 'older', '0.1.0', '{{}}', '[]', {seen}, {seen})"
+    );
+    fixture.execute(&row).await;
+    worker
+}
+
+async fn taken_by_older(fixture: &impl Fixture, worker: uuid::Uuid, ends_ms: i64) -> i64 {
+    let (id, ends, now) = (fixture.id(worker), fixture.time(ends_ms), fixture.time(0));
+    let take = format!(
+        "UPDATE outbox_leases SET owner = {id}, epoch = epoch + 1, expires_at = {ends} \
+         WHERE backend = 'orders' AND (owner IS NULL OR expires_at <= {now})"
+    );
+    fixture.execute(&take).await;
+    fixture.number(&format!("SELECT CAST(count(*) AS bigint) FROM outbox_leases WHERE owner = {id}")).await
+}
+
+pub(super) async fn newer_rules_begin_once_no_older_worker_is_alive_or_holds_a_lease<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let protocol = "SELECT CAST(protocol AS bigint) FROM outbox_meta";
+    let older = register_older(&fixture, 0).await;
+    let mut newer = Worker::idle(&store).await;
+    assert_eq!(fixture.number(protocol).await, 1);
+    // Both keep the older rules, and share.
+    assert_eq!(newer.leases.acquire(newer.id, &lane(), 1, LEASE).await.unwrap().len(), 1);
+    let rest = i64::from(store.shards()) - 1;
+    assert_eq!(taken_by_older(&fixture, older, 60_000).await, rest);
+    // Silent, but its leases run.
+    let (seen, id) = (fixture.time(-600_000), fixture.id(older));
+    fixture.execute(&format!("UPDATE outbox_workers SET heartbeat_at = {seen} WHERE id = {id}")).await;
+    newer.beat().await;
+    assert_eq!(fixture.number(protocol).await, if rest > 0 { 1 } else { 2 });
+    let past = fixture.time(-1000);
+    fixture.execute(&format!("UPDATE outbox_leases SET expires_at = {past} WHERE owner = {id}")).await;
+    newer.beat().await;
+    assert_eq!(fixture.number(protocol).await, 2);
+    assert_eq!(taken_by_older(&fixture, older, 60_000).await, 0, "an older worker can take nothing any more");
+    // Nor what it makes a row for.
+    fixture.execute("INSERT INTO outbox_leases (backend, shard) VALUES ('orders', 99)").await;
+    assert_eq!(taken_by_older(&fixture, older, 60_000).await, 0);
+    fixture.execute("DELETE FROM outbox_leases WHERE shard = 99").await;
+    newer.take_all(&store).await;
+    newer.release_all().await;
+    assert_eq!(taken_by_older(&fixture, older, 60_000).await, 0, "nor what a newer one releases");
 }
 
 pub(super) async fn a_lease_is_renewed_for_its_owner_alone<F: Fixture>() {

@@ -42,6 +42,14 @@ impl Fixture for PostgresFixture {
         Box::new(PostgresTransaction(client))
     }
 
+    async fn refuse_updates(&self, id: Uuid) {
+        let name = id.simple();
+        self.execute(&format!(
+            "CREATE FUNCTION refuse_{name}() RETURNS trigger LANGUAGE plpgsql                 AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;              CREATE TRIGGER refuse_{name} BEFORE UPDATE ON outbox_events FOR EACH ROW                 WHEN (OLD.id = '{id}') EXECUTE FUNCTION refuse_{name}()"
+        ))
+        .await;
+    }
+
     fn writers_overlap(&self) -> bool {
         true
     }

@@ -10,18 +10,21 @@ use super::connect::Target;
 use super::{PostgresStore, Result, adopt};
 use crate::store::migrate::{Migration, Plan, Step, Watch, find_obstacle, find_pending};
 
-const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    sql: concat!(
-        include_str!("../../../migrations/postgres/0001_outbox/events.sql"),
-        "\n",
-        include_str!("../../../migrations/postgres/0001_outbox/queue.sql"),
-        "\n",
-        include_str!("../../../migrations/postgres/0001_outbox/indexes.sql"),
-        "\n",
-        include_str!("../../../migrations/postgres/0001_outbox/books.sql"),
-    ),
-}];
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 1,
+        sql: concat!(
+            include_str!("../../../migrations/postgres/0001_outbox/events.sql"),
+            "\n",
+            include_str!("../../../migrations/postgres/0001_outbox/queue.sql"),
+            "\n",
+            include_str!("../../../migrations/postgres/0001_outbox/indexes.sql"),
+            "\n",
+            include_str!("../../../migrations/postgres/0001_outbox/books.sql"),
+        ),
+    },
+    Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_leases.sql") },
+];
 
 /// `outbox`, as a number: one migration at a time on a database.
 pub(super) const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;

@@ -79,14 +79,14 @@ pub(super) async fn due(store: &PostgresStore) -> Result<Vec<Due>> {
 
 pub(super) async fn workers(store: &PostgresStore) -> Result<Vec<WorkerRow>> {
     let query = sql::<(SqlUuid, Text, Timestamptz, BigInt, Text)>(
-        "SELECT id, name, heartbeat_at, greatest((extract(epoch FROM now() - heartbeat_at) * 1000000)::bigint, 0), \
-            backends::text FROM outbox_workers ORDER BY name, id",
+        "SELECT id, name, at, greatest((extract(epoch FROM now() - at) * 1000000)::bigint, 0), backends::text \
+         FROM (SELECT w.*, greatest(w.heartbeat_at, h.heartbeat_at) AS at \
+            FROM outbox_workers w LEFT JOIN outbox_heartbeats h ON h.worker = w.id) w ORDER BY name, id",
     );
     let workers: Vec<(Uuid, String, DateTime<Utc>, i64, String)> =
         store.run("read workers", |conn| query.load(conn).boxed()).await?;
     let query = sql::<(SqlUuid, Text, BigInt)>(
-        "SELECT owner, backend, count(*) FROM outbox_leases WHERE owner IS NOT NULL AND expires_at > clock_timestamp() \
-         GROUP BY owner, backend ORDER BY backend",
+        "SELECT owner, backend, count(*) FROM outbox_running_leases GROUP BY owner, backend ORDER BY backend",
     );
     let leases: Vec<(Uuid, String, i64)> = store.run("read leases", |conn| query.load(conn).boxed()).await?;
     Ok(workers

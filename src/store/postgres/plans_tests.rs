@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{PostgresStore, SHARDS, Target};
 use crate::event::Status;
 use crate::store::{
-    EventFilter, Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, Page, Position, Range, Reschedule, Shard,
-    Store,
+    Care, EventFilter, Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, Page, Position, Range, Reschedule,
+    Shard, Store,
 };
 use crate::test_support::postgres::Server;
 
@@ -88,7 +88,7 @@ async fn ask_of_nothing(store: &PostgresStore) {
             assert!(store.blockers("orders", failed_blocks, std::slice::from_ref(&question)).await.unwrap().is_empty());
         }
         assert!(store.unrecorded("orders", &[(nobody, 1)]).await.unwrap().is_empty());
-        store.settle_published(&[(nobody, 1)]).await.unwrap();
+        store.settle_published(&[(nobody, 1)], Care::Usual).await.unwrap();
         store.record_sent_but_failed(&[(nobody, 1)]).await.unwrap();
     }
 }
@@ -136,7 +136,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     // What becomes of events.
     let (done, refused) = rows.split_at(900);
     assert_eq!(store.unrecorded("orders", &named(done)).await.unwrap().len(), 900);
-    store.settle_published(&named(done)).await.unwrap();
+    store.settle_published(&named(done), Care::Usual).await.unwrap();
     let refused: Vec<Reschedule> = refused.iter().map(|row| refusal(row, epoch)).collect();
     assert_eq!(store.settle_rescheduled(worker, &refused).await.unwrap().len(), 124);
     assert!(!store.raise_epoch(worker, &Shard { lane: lane(), number: 0 }, epoch + 1, 9).await.unwrap());
@@ -210,6 +210,7 @@ async fn plans_are_index_scans_on_a_table_that_was_analysed_when_empty_and_then_
         handlers: "[]".to_owned(),
         lanes: vec![lane()],
         held: Vec::new(),
+        extends: true,
         lease: HOUR,
     };
     leases.beat(&beat).await.unwrap();

@@ -37,8 +37,7 @@ static STANDING: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT clock_timestamp() AS now, e.scheduled_at, coalesce(e.seq, 0) AS seq, e.shard, l.owner, a.ahead, a.more_ahead \
          FROM (SELECT *, outbox_shard(partition_key, id) AS shard FROM outbox_events WHERE id = $1) e \
-         LEFT JOIN outbox_leases l ON l.backend = e.publisher_backend AND l.shard = e.shard \
-            AND l.expires_at > clock_timestamp() \
+         LEFT JOIN outbox_running_leases l ON l.backend = e.publisher_backend AND l.shard = e.shard \
          CROSS JOIN LATERAL (SELECT sum(n)::bigint AS ahead, bool_or(n >= {most}) AS more_ahead \
             FROM generate_series(0, {SHARDS} - 1) s CROSS JOIN LATERAL (SELECT count(*) AS n FROM (\
                 SELECT FROM outbox_events o WHERE o.publisher_backend = e.publisher_backend \

@@ -54,6 +54,14 @@ impl Fixture for SqliteFixture {
         Box::new(SqliteTransaction(connection))
     }
 
+    async fn refuse_updates(&self, id: Uuid) {
+        let (name, row) = (id.simple(), self.id(id));
+        self.execute(&format!(
+            "CREATE TRIGGER refuse_{name} BEFORE UPDATE ON outbox_events WHEN OLD.id = {row}              BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        ))
+        .await;
+    }
+
     fn writers_overlap(&self) -> bool {
         false
     }

@@ -10,8 +10,10 @@ use uuid::Uuid;
 use super::uuid_of;
 use crate::store::migrate::{Migration, Plan, Step, find_obstacle, find_pending};
 
-const MIGRATIONS: [Migration; 1] =
-    [Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") }];
+const MIGRATIONS: [Migration; 2] = [
+    Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") },
+    Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_leases.sql") },
+];
 
 /// What an empty database needs.
 pub(super) fn plan_all() -> Plan {

@@ -63,10 +63,7 @@ pub(super) fn workers(connection: &mut SqliteConnection) -> QueryResult<Vec<Work
     )
     .load(connection)?;
     let leases: Vec<(Vec<u8>, String)> =
-        sql::<(Binary, Text)>("SELECT owner, backend FROM outbox_leases WHERE owner IS NOT NULL AND expires_at > ")
-            .bind::<BigInt, _>(now)
-            .sql(" ORDER BY backend")
-            .load(connection)?;
+        sql::<(Binary, Text)>("SELECT owner, backend FROM outbox_running_leases ORDER BY backend").load(connection)?;
     let row = |(id, name, heartbeat_at, backends): (Vec<u8>, String, i64, String)| {
         let shards = leases.iter().filter(|(owner, _)| *owner == id).map(|(_, lane)| (Arc::from(lane.as_str()), 1));
         Ok(WorkerRow {

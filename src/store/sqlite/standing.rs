@@ -22,13 +22,10 @@ pub(super) fn standing(connection: &mut SqliteConnection, id: Uuid) -> QueryResu
         .get_result(connection)
         .optional()?;
         let Some((lane, scheduled_at, seq)) = event else { return Ok(None) };
-        let owner: Option<Vec<u8>> =
-            sql::<Binary>("SELECT owner FROM outbox_leases WHERE owner IS NOT NULL AND backend = ")
-                .bind::<Text, _>(&lane)
-                .sql(" AND expires_at > ")
-                .bind::<BigInt, _>(now)
-                .get_result(connection)
-                .optional()?;
+        let owner: Option<Vec<u8>> = sql::<Binary>("SELECT owner FROM outbox_running_leases WHERE backend = ")
+            .bind::<Text, _>(&lane)
+            .get_result(connection)
+            .optional()?;
         let ahead: i64 = sql::<BigInt>(
             "SELECT count(*) FROM (SELECT 1 FROM outbox_events INDEXED BY outbox_events_due
              WHERE status = 'pending' AND publisher_backend = ",

@@ -10,7 +10,7 @@ use super::connection::{Connection, Location};
 use super::fixture::SqliteFixture;
 use crate::error::StoreError;
 use crate::store::contract::Fixture;
-use crate::store::{Heartbeat, Store};
+use crate::store::{Care, Heartbeat, Store};
 
 fn heartbeat() -> Heartbeat {
     Heartbeat {
@@ -20,6 +20,7 @@ fn heartbeat() -> Heartbeat {
         handlers: "[]".to_owned(),
         lanes: Vec::new(),
         held: Vec::new(),
+        extends: true,
         lease: Duration::from_secs(5),
     }
 }
@@ -50,7 +51,7 @@ async fn only_migrating_makes_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("outbox.db");
     let store = SqliteStore::connect(&format!("sqlite://{}", file.display())).unwrap();
-    let error = store.settle_published(&[]).await.unwrap_err();
+    let error = store.settle_published(&[], Care::Usual).await.unwrap_err();
     assert!(matches!(error, StoreError::NotMigrated { state: "missing", .. }), "{error:?}");
     store.plan_migration().await.unwrap();
     assert!(!file.exists());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::PostgresLeases;
+use super::{PostgresLeases, sql};
 use crate::store::contract::Fixture;
 use crate::store::postgres::Target;
 use crate::store::postgres::fixture::PostgresFixture;
@@ -27,6 +27,7 @@ fn heartbeat(worker: Uuid) -> Heartbeat {
         handlers: "[]".to_owned(),
         lanes: vec![lane()],
         held: Vec::new(),
+        extends: true,
         lease: LEASE,
     }
 }
@@ -79,9 +80,12 @@ async fn a_worker_stopped_in_the_middle_of_a_lease_write_holds_no_lock() {
             Write::Acquire => 16,
             Write::Release => 32,
         };
-        assert_eq!(healthy.acquire(other, &lane(), 32, LEASE).await.unwrap().len(), left, "{write:?}");
-        fixture.execute("UPDATE outbox_leases SET expires_at = clock_timestamp() - interval '1 second'").await;
-        let held = healthy.acquire(other, &lane(), 32, LEASE).await.unwrap();
+        let mut held = healthy.acquire(other, &lane(), 32, LEASE).await.unwrap();
+        assert_eq!(held.len(), left, "{write:?}");
+        let end = "UPDATE outbox_heartbeats SET ends_at = clock_timestamp() - interval '1 second' WHERE worker <> ";
+        fixture.execute(&format!("{end}'{other}'")).await;
+        healthy.beat(&heartbeat(other)).await.unwrap();
+        held.extend(healthy.acquire(other, &lane(), 32, LEASE).await.unwrap());
         assert_eq!(held.len(), 32, "{write:?}");
         let beat = Heartbeat { held, ..heartbeat(other) };
         assert_eq!(healthy.beat(&beat).await.unwrap().renewed.len(), 32);
@@ -118,4 +122,47 @@ async fn a_release_that_arrives_late_leaves_what_was_taken_since() {
     eventually("the server has answered the release", PATIENCE, async || proxy.replies() > before).await;
     let beat = Heartbeat { held, ..heartbeat(worker) };
     assert_eq!(quick.beat(&beat).await.unwrap().renewed.len(), 32);
+}
+
+/// Pages that a statement looked at.
+async fn pages(fixture: &PostgresFixture, sql: &str) -> i64 {
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}");
+    let row = fixture.database.connect().await.query_one(&explain, &[]).await.unwrap();
+    let plan: serde_json::Value = row.get(0);
+    let of = |name: &str| plan[0]["Plan"][name].as_i64().unwrap();
+    of("Shared Hit Blocks") + of("Shared Read Blocks")
+}
+
+/// Where the worker's heartbeat is, and its number.
+async fn newest(fixture: &PostgresFixture, worker: Uuid) -> (i64, String) {
+    let query = format!("SELECT beat, ctid::text FROM outbox_heartbeats WHERE worker = '{worker}'");
+    let row = fixture.database.connect().await.query_one(&query, &[]).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+#[tokio::test]
+async fn a_beat_and_a_look_read_no_more_pages_however_many_versions_a_snapshot_keeps() {
+    let fixture = PostgresFixture::fresh().await;
+    let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
+    for worker in [one, other] {
+        leases(&fixture.database.url).beat(&heartbeat(worker)).await.unwrap();
+    }
+    let measure = async || {
+        let (number, place) = newest(&fixture, one).await;
+        let places = [(one, place.clone()), (other, newest(&fixture, other).await.1)].into_iter().collect();
+        let beaten = pages(&fixture, &sql::beat(&heartbeat(one), number, Some(&place))).await;
+        (beaten, pages(&fixture, &sql::read_ends(&[one, other], &places)).await)
+    };
+    measure().await;
+    let first = measure().await;
+    let mut holder = fixture.begin().await;
+    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT FROM outbox_heartbeats").await;
+    let beats = "DO $$ BEGIN FOR n IN 1..5000 LOOP \
+        UPDATE outbox_heartbeats SET beat = beat + 1, heartbeat_at = clock_timestamp(); COMMIT; END LOOP; END $$";
+    fixture.execute(beats).await;
+    let by_key = pages(&fixture, &sql::read_ends(&[one], &std::collections::BTreeMap::new())).await;
+    let last = measure().await;
+    assert!(by_key > 40, "the snapshot keeps old versions: {by_key} pages");
+    assert!(last.0 <= first.0 * 3 / 2 && last.1 <= first.1 * 3 / 2, "{first:?} pages at first, {last:?} at last");
+    holder.rollback().await;
 }

@@ -1,0 +1,349 @@
+//! Leases on a connection of their own.
+//!
+//! Each write is one simple-protocol statement: the server has all of it at once, so a worker that stops in its
+//! middle leaves no lock behind. Rows that another holds are skipped, never waited for.
+
+mod sql;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use chrono::DateTime;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use uuid::Uuid;
+
+use super::connect::Target;
+use super::{Lane, LeaseStore, Result, SHARDS, STATEMENT_LIMIT, Shard};
+use crate::error::StoreError;
+use crate::store::{Heartbeat, LeaseRow, LeaseView, NO_OWNER, PROTOCOL, Peer, forgotten_after};
+
+/// How long to wait for an answer that is only nice to have, or that a later beat can ask for again.
+const SHORT_LIMIT: Duration = Duration::from_secs(1);
+
+/// What a worker reports is written when it changed, and as often for programs that know only that row.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Another transaction holds the worker's row for a moment, mostly one that takes its leases.
+const SKIPPED_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long to wait for an answer that the leases hang on: a connection that has gone silent must be noticed while they
+/// still run.
+fn beat_limit(lease: Duration) -> Duration {
+    (lease / 3).max(SHORT_LIMIT).min(STATEMENT_LIMIT)
+}
+
+pub(super) struct PostgresLeases {
+    target: Arc<Target>,
+    client: Option<Client>,
+    /// The last beat that is known to be recorded.
+    last: Option<Beat>,
+    reported: Option<(Report, Instant)>,
+    /// Where each worker's heartbeat was seen last. Newer versions are on the same page or behind it, so a read from there
+    /// does not depend on how many old ones vacuum has left.
+    places: BTreeMap<Uuid, String>,
+    /// As the last view showed them: owners whose time was over, and owners without a row.
+    ended: BTreeSet<Uuid>,
+    absent: BTreeSet<Uuid>,
+    protocol: i16,
+    /// A program that knows no newer protocol was alive.
+    has_older: bool,
+    /// A worker was silent for so long that its rows may go.
+    has_gone: bool,
+}
+
+/// A recorded beat: its number, and the place of its row.
+#[derive(Debug, Clone)]
+struct Beat {
+    number: i64,
+    place: String,
+}
+
+/// Backends and handlers, as JSON.
+type Report = (String, String);
+
+impl PostgresLeases {
+    pub(super) fn new(target: Arc<Target>) -> Self {
+        Self {
+            target,
+            client: None,
+            last: None,
+            reported: None,
+            places: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            absent: BTreeSet::new(),
+            protocol: 1,
+            has_older: false,
+            has_gone: false,
+        }
+    }
+
+    /// Sends one simple query. After an error the connection is made anew: its state is not known.
+    async fn ask(&mut self, operation: &'static str, limit: Duration, sql: &str) -> Result<Vec<SimpleQueryRow>> {
+        let client = match self.client.take() {
+            Some(client) if !client.is_closed() => client,
+            _ => self.connect().await?,
+        };
+        let answer = match tokio::time::timeout(limit, client.simple_query(sql)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(self.target.driver_error(operation, &error)),
+            Err(_) => return Err(StoreError::Timeout { operation, limit }),
+        };
+        self.client = Some(client);
+        Ok(answer
+            .into_iter()
+            .filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
+            .collect())
+    }
+
+    async fn connect(&self) -> Result<Client> {
+        let client = self.target.connect().await?;
+        self.target.identify(&client).await?;
+        Ok(client)
+    }
+
+    /// Records the beat. Returns whether the worker's row was there; where it had been deleted, it is back.
+    async fn record(&mut self, beat: &Heartbeat) -> Result<bool> {
+        let limit = beat_limit(beat.lease);
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            let Some(last) = self.last.clone() else {
+                let known = self.register(beat).await?;
+                return Ok(known);
+            };
+            let mut rows =
+                self.ask("record a heartbeat", limit, &sql::beat(beat, last.number, Some(&last.place))).await?;
+            if rows.is_empty() {
+                rows = self.ask("record a heartbeat", limit, &sql::beat(beat, last.number, None)).await?;
+            }
+            if let Some(place) = rows.first().and_then(|row| row.get(0)) {
+                self.last = Some(Beat { number: last.number.wrapping_add(1), place: place.to_owned() });
+                return Ok(true);
+            }
+            // Locked, recorded by an earlier execution, or deleted.
+            let found = self.ask("read the worker's row", limit, &sql::read_beat(beat.worker)).await?;
+            self.last = found.first().and_then(recorded_beat);
+            tokio::time::sleep(SKIPPED_PAUSE).await;
+        }
+        Err(StoreError::Locked { operation: "record a heartbeat" })
+    }
+
+    /// Makes the worker's rows, unless they are there: a keeper that is replaced leaves them to the next.
+    async fn register(&mut self, beat: &Heartbeat) -> Result<bool> {
+        let limit = beat_limit(beat.lease);
+        let made = self.ask("register the worker", limit, &sql::register(beat, rand::random::<i64>() >> 1)).await?;
+        let found = self.ask("read the worker's row", limit, &sql::read_beat(beat.worker)).await?;
+        self.last = found.first().and_then(recorded_beat);
+        self.reported = Some(((beat.backends.clone(), beat.handlers.clone()), Instant::now()));
+        match self.last {
+            Some(_) => Ok(made.is_empty()),
+            None => Err(StoreError::Locked { operation: "register the worker" }),
+        }
+    }
+
+    /// What changes rarely has a row of its own.
+    async fn report(&mut self, beat: &Heartbeat) -> Result<()> {
+        let report = (beat.backends.clone(), beat.handlers.clone());
+        let fresh = self.protocol >= 2
+            && self.reported.as_ref().is_some_and(|(known, at)| *known == report && at.elapsed() < REPORT_INTERVAL);
+        if !fresh {
+            self.ask("report the worker's state", beat_limit(beat.lease), &sql::report(beat)).await?;
+            self.reported = Some((report, Instant::now()));
+        }
+        Ok(())
+    }
+
+    async fn look(&mut self, beat: &Heartbeat) -> Result<LeaseView> {
+        let limit = beat_limit(beat.lease);
+        let leases = self.ask("read leases", limit, &sql::read_leases(beat.worker, &beat.lanes)).await?;
+        let workers = self.ask("read workers", limit, &sql::read_workers()).await?;
+        let ids: Vec<Uuid> = workers.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
+        self.places.retain(|id, _| ids.contains(id));
+        let mut ends = self.ask("read heartbeats", limit, &sql::read_ends(&ids, &self.places)).await?;
+        let seen: Vec<Uuid> = ends.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
+        let missed: Vec<Uuid> = ids.iter().filter(|id| !seen.contains(id)).copied().collect();
+        if !missed.is_empty() {
+            // New, gone, or moved to a page before: vacuum had made room there.
+            ends.extend(self.ask("read heartbeats", limit, &sql::read_ends(&missed, &BTreeMap::new())).await?);
+        }
+        let clock = leases.first().and_then(|row| row.get(5)?.parse().ok());
+        let workers: Vec<Worker> = workers.iter().filter_map(|row| worker(row, &ends, beat.lease)).collect();
+        self.remember(beat, &workers, &leases);
+        Ok(self.view(beat, &workers, &leases, clock))
+    }
+}
+
+impl PostgresLeases {
+    /// What to take from, and by which rules, until the next view.
+    fn remember(&mut self, beat: &Heartbeat, workers: &[Worker], leases: &[SimpleQueryRow]) {
+        self.places = workers.iter().filter_map(|worker| Some((worker.id, worker.place.clone()?))).collect();
+        self.ended = workers.iter().filter(|worker| worker.has_ended()).map(|worker| worker.id).collect();
+        self.ended.remove(&beat.worker);
+        self.has_older = workers.iter().any(|worker| worker.protocol < PROTOCOL && worker.silent_for < 2 * beat.lease);
+        self.has_gone = workers.iter().any(|worker| worker.silent_for > forgotten_after(beat.lease));
+        self.absent = leases.iter().filter_map(owner).filter(|owner| !self.places.contains_key(owner)).collect();
+        if let Some(protocol) = leases.first().and_then(|row| row.get(6)?.parse().ok()) {
+            self.protocol = protocol;
+        }
+    }
+
+    fn view(&self, beat: &Heartbeat, workers: &[Worker], leases: &[SimpleQueryRow], clock: Option<i64>) -> LeaseView {
+        let rows: Vec<LeaseRow> = leases.iter().filter_map(|row| self.lease_row(row)).collect();
+        let is_renewed = |row: &&LeaseRow| {
+            row.owner == Some(beat.worker)
+                && beat.held.iter().any(|(shard, epoch)| (shard, *epoch) == (&row.shard, row.epoch))
+        };
+        let renewed = rows.iter().filter(is_renewed).map(|row| (row.shard.clone(), row.epoch)).collect();
+        let others: BTreeSet<Uuid> = rows.iter().filter_map(|row| row.owner).filter(|id| *id != beat.worker).collect();
+        let ends = workers.iter().filter(|worker| others.contains(&worker.id)).filter_map(|worker| worker.left);
+        LeaseView {
+            peers: workers.iter().filter(|worker| worker.alive).map(|worker| worker.peer.clone()).collect(),
+            leases: rows,
+            renewed: if beat.extends { renewed } else { Vec::new() },
+            clock: clock.and_then(DateTime::from_timestamp_micros),
+            next_end: ends.filter(|left| !left.is_zero()).min(),
+        }
+    }
+
+    fn lease_row(&self, row: &SimpleQueryRow) -> Option<LeaseRow> {
+        let (shard, epoch) = taken(row)?;
+        let owner = owner(row);
+        let ended = owner.is_some_and(|owner| self.ended.contains(&owner) || self.absent.contains(&owner));
+        let expired = if self.protocol >= 2 { ended } else { row.get(4)? == "t" };
+        Some(LeaseRow { shard, owner, epoch, expired })
+    }
+
+    /// Begins the newest rules where every worker knows them.
+    async fn raise_protocol(&mut self, beat: &Heartbeat) -> Result<()> {
+        self.ask("raise the protocol", beat_limit(beat.lease), &sql::raise_protocol(beat.lease)).await.map(drop)
+    }
+
+    async fn forget(&mut self, lease: Duration) -> Result<()> {
+        self.ask("forget workers that are gone", SHORT_LIMIT, &sql::forget(forgotten_after(lease))).await.map(drop)
+    }
+
+    /// Under protocol 1 each lease has an end of its own.
+    async fn renew_each(&mut self, beat: &Heartbeat) -> Result<Vec<(Shard, i64)>> {
+        if beat.held.is_empty() || !beat.extends {
+            return Ok(Vec::new());
+        }
+        let renewed = self.ask("renew leases", beat_limit(beat.lease), &sql::renew(beat)).await?;
+        Ok(renewed.iter().filter_map(taken).collect())
+    }
+}
+
+#[async_trait]
+impl LeaseStore for PostgresLeases {
+    async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView> {
+        let known = self.record(beat).await?;
+        self.report(beat).await?;
+        let each = if self.protocol < 2 { Some(self.renew_each(beat).await?) } else { None };
+        let mut view = self.look(beat).await?;
+        let missing = beat.lanes.iter().any(|lane| {
+            view.leases.iter().filter(|row| row.shard.lane == *lane).count() < SHARDS.unsigned_abs() as usize
+        });
+        if missing {
+            self.ask("make lease rows", beat_limit(beat.lease), &sql::make_rows(&beat.lanes)).await?;
+            view = self.look(beat).await?;
+        }
+        if self.protocol < PROTOCOL && !self.has_older {
+            self.raise_protocol(beat).await?;
+            view = self.look(beat).await?;
+        }
+        if self.has_gone {
+            self.forget(beat.lease).await?;
+        }
+        if let Some(each) = each {
+            view.renewed.retain(|lease| each.contains(lease));
+        }
+        if !known {
+            view.renewed.clear();
+        }
+        Ok(view)
+    }
+
+    async fn has_free(&mut self, lanes: &[Lane]) -> Result<bool> {
+        Ok(!self.ask("look for free leases", SHORT_LIMIT, &sql::free(lanes)).await?.is_empty())
+    }
+
+    async fn acquire(&mut self, worker: Uuid, lane: &Lane, want: usize, lease: Duration) -> Result<Vec<(Shard, i64)>> {
+        let sql = sql::acquire(worker, lane, want, lease, &self.ended, &self.absent);
+        let rows = self.ask("take leases", beat_limit(lease), &sql).await?;
+        Ok(rows.iter().filter_map(taken).collect())
+    }
+
+    async fn release(&mut self, worker: Uuid, leases: &[(Shard, i64)]) -> Result<()> {
+        if leases.is_empty() {
+            return Ok(());
+        }
+        self.ask("release leases", SHORT_LIMIT, &sql::release(worker, leases)).await.map(drop)
+    }
+
+    async fn leave(&mut self, worker: Uuid) -> Result<()> {
+        self.last = None;
+        self.ask("release leases", SHORT_LIMIT, &sql::leave(worker)).await.map(drop)
+    }
+}
+
+/// A worker's rows.
+struct Worker {
+    id: Uuid,
+    peer: Peer,
+    /// Where its heartbeat was seen; `None`: it has none, as under protocol 1.
+    place: Option<String>,
+    alive: bool,
+    /// How long its leases go on; zero: they have ended.
+    left: Option<Duration>,
+    silent_for: Duration,
+    /// The highest that it knows.
+    protocol: i16,
+}
+
+impl Worker {
+    fn has_ended(&self) -> bool {
+        self.left.is_some_and(|left| left.is_zero())
+    }
+}
+
+fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Option<Worker> {
+    let id: Uuid = row.get(0)?.parse().ok()?;
+    let end = ends.iter().find(|end| end.get(0) == row.get(0));
+    let silent_for = span(end.map_or(row.get(4), |end| end.get(2)));
+    let peer = Peer {
+        id,
+        backends: row.get(1)?.to_owned(),
+        handlers: row.get(2)?.to_owned(),
+        started_at: row.get(3)?.parse().ok()?,
+    };
+    Some(Worker {
+        id,
+        peer,
+        place: end.and_then(|end| end.get(1)).map(str::to_owned),
+        alive: silent_for < lease,
+        left: end.map(|end| span(end.get(3))),
+        silent_for,
+        protocol: row.get(5)?.parse().ok()?,
+    })
+}
+
+/// Microseconds; none where it is over.
+fn span(micros: Option<&str>) -> Duration {
+    Duration::from_micros(micros.and_then(|micros| micros.parse().ok()).unwrap_or(0))
+}
+
+fn recorded_beat(row: &SimpleQueryRow) -> Option<Beat> {
+    Some(Beat { number: row.get(0)?.parse().ok()?, place: row.get(1)?.to_owned() })
+}
+
+fn taken(row: &SimpleQueryRow) -> Option<(Shard, i64)> {
+    Some((Shard { lane: row.get(0)?.into(), number: row.get(1)?.parse().ok()? }, row.get(2)?.parse().ok()?))
+}
+
+fn owner(row: &SimpleQueryRow) -> Option<Uuid> {
+    row.get(3).and_then(|text| text.parse().ok()).filter(|owner| *owner != NO_OWNER)
+}
+
+pub(super) use sql::quote;
