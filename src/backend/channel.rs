@@ -1,8 +1,12 @@
 //! How a publisher actor speaks to a backend: shards are opened, then batches are sent under them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{BackendError, PublisherBackend};
@@ -89,12 +93,56 @@ pub(crate) trait Channel: Send + Sync {
     }
 }
 
+/// How long a call that was dropped has to return before its thread counts as blocked.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// A backend without a journal: at least once.
-pub(crate) struct Plain(Arc<dyn PublisherBackend>);
+pub(crate) struct Plain {
+    backend: Arc<dyn PublisherBackend>,
+    /// A call that did not return in time and was told to end.
+    overdue: Option<JoinHandle<()>>,
+}
 
 impl Plain {
     pub(crate) fn new(backend: Arc<dyn PublisherBackend>) -> Self {
-        Self(backend)
+        Self { backend, overdue: None }
+    }
+
+    /// Calls the backend in a task of its own, so that one which blocks its thread holds up nothing else.
+    async fn call<T, F>(
+        &mut self,
+        limit: Duration,
+        call: impl FnOnce(Arc<dyn PublisherBackend>) -> F,
+    ) -> Result<T, BackendError>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.wait_for_overdue().await?;
+        let (answer, answered) = oneshot::channel();
+        let work = call(Arc::clone(&self.backend));
+        let mut task = tokio::spawn(async move { drop(answer.send(work.await)) }.in_current_span());
+        match tokio::time::timeout(limit, &mut task).await {
+            Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Ok(_) => answered.await.map_err(|_| BackendError::Unavailable("the runtime has stopped".to_owned())),
+            Err(_) => {
+                task.abort();
+                self.overdue = Some(task);
+                Err(BackendError::Unavailable(format!("no answer within {limit:?}")))
+            }
+        }
+    }
+
+    /// No call begins before the one that was given up is over: at most one thread is blocked, and a key's events cannot
+    /// overtake each other.
+    async fn wait_for_overdue(&mut self) -> Result<(), BackendError> {
+        let Some(mut overdue) = self.overdue.take() else { return Ok(()) };
+        if tokio::time::timeout(GRACE, &mut overdue).await.is_ok() {
+            return Ok(());
+        }
+        self.overdue = Some(overdue);
+        let reason = "a call took too long and has still not returned: it blocks its thread";
+        Err(BackendError::Unavailable(reason.to_owned()))
     }
 }
 
@@ -109,17 +157,20 @@ impl Channel for Plain {
         // Default batches bound each event, and a key's events go one after the other; this bounds a batch form that a
         // backend brings itself, and must not cut off a default one that is slow but answers.
         let longest = super::chains(&events).iter().map(Vec::len).max().unwrap_or(0);
-        let rounds = u32::try_from(events.len().div_ceil(self.0.concurrency().max(1)) + longest).unwrap_or(u32::MAX);
-        let limit = self.0.timeout().saturating_mul(rounds);
+        let rounds =
+            u32::try_from(events.len().div_ceil(self.backend.concurrency().max(1)) + longest).unwrap_or(u32::MAX);
+        let limit = self.backend.timeout().saturating_mul(rounds);
+        let count = events.len();
+        let sent = self.call(limit, |backend| async move { backend.publish_batch(&events).await }).await;
         let mut unavailable = None;
-        let answers = match tokio::time::timeout(limit, self.0.publish_batch(&events)).await {
+        let answers = match sent {
             Ok(mut answers) => {
-                answers.resize(events.len(), None);
+                answers.resize(count, None);
                 answers.into_iter().map(|answer| read(answer, &mut unavailable)).collect()
             }
-            Err(_) => {
-                unavailable = Some(format!("no answer within {limit:?}"));
-                vec![Answer::NotSent; events.len()]
+            Err(error) => {
+                unavailable = Some(error.to_string());
+                vec![Answer::NotSent; count]
             }
         };
         Sent { answers, unavailable, closed: Vec::new() }
@@ -132,11 +183,8 @@ impl Channel for Plain {
     }
 
     async fn health_check(&mut self) -> Result<(), BackendError> {
-        let limit = self.0.timeout();
-        match tokio::time::timeout(limit, self.0.health_check()).await {
-            Ok(answer) => answer,
-            Err(_) => Err(BackendError::Unavailable(format!("no answer to the health check within {limit:?}"))),
-        }
+        let limit = self.backend.timeout();
+        self.call(limit, |backend| async move { backend.health_check().await }).await?
     }
 }
 

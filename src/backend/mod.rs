@@ -10,6 +10,7 @@ use futures_util::stream::{self, StreamExt};
 use crate::event::OutboxEvent;
 
 pub(crate) mod channel;
+pub(crate) mod guarded;
 mod jsonl;
 mod local;
 #[cfg(feature = "redis")]
@@ -51,7 +52,12 @@ impl BackendError {
 ///
 /// Each event arrives at least once, with an id that stays the same, and events of one partition key
 /// arrive in their order. Calls run on the outbox's own tokio runtime. One that takes longer than
-/// [`timeout`](Self::timeout) is dropped and counts as [`BackendError::Unavailable`].
+/// [`timeout`](Self::timeout) is dropped and counts as [`BackendError::Unavailable`]; until a call that blocks its thread has
+/// returned, no other is made.
+///
+/// A panic of [`publish`](Self::publish) counts as [`BackendError::Rejected`]; one of a
+/// [`publish_batch`](Self::publish_batch) of your own, of [`health_check`](Self::health_check) or of anything else counts as
+/// [`BackendError::Unavailable`]. Its message is kept as the reason.
 #[async_trait]
 pub trait PublisherBackend: Send + Sync + 'static {
     /// Publishes one event.
@@ -98,10 +104,7 @@ async fn publish_by_key<B: PublisherBackend + ?Sized>(
         .map(|chain| async move {
             let mut answers = Vec::with_capacity(chain.len());
             for index in chain {
-                let answer = match tokio::time::timeout(backend.timeout(), backend.publish(&events[index])).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(BackendError::Unavailable(format!("no answer within {:?}", backend.timeout()))),
-                };
+                let answer = publish_one(backend, &events[index]).await;
                 let failed = answer.is_err();
                 answers.push((index, answer));
                 if failed {
@@ -118,6 +121,16 @@ async fn publish_by_key<B: PublisherBackend + ?Sized>(
         out[index] = Some(answer);
     }
     out
+}
+
+/// A panic over one event says nothing of the others: it is that event's rejection.
+async fn publish_one<B: PublisherBackend + ?Sized>(backend: &B, event: &OutboxEvent) -> Result<(), BackendError> {
+    let limit = backend.timeout();
+    match tokio::time::timeout(limit, guarded::catch(async { backend.publish(event).await })).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panic)) => Err(BackendError::Rejected(panic)),
+        Err(_) => Err(BackendError::Unavailable(format!("no answer within {limit:?}"))),
+    }
 }
 
 /// The positions of each key's events, in order; an event without a key is a chain of its own.

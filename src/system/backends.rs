@@ -1,20 +1,20 @@
 //! The kinds of backend that a program knows, and how each is made from its settings.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::backend::channel::{Channel, Plain};
+pub(crate) use crate::backend::guarded::ChannelFactory;
+use crate::backend::guarded::{self, Guarded};
 use crate::backend::{Jsonl, Local, PublisherBackend};
 use crate::error::SettingsError;
 use crate::settings::{PublisherSettings, Settings};
 
 /// Those that come with the library.
 const BUILT_IN: [&str; 3] = ["redis_stream", "jsonl", "local"];
-
-/// Makes a publisher's channel anew, for its first start and after a panic.
-pub(crate) type ChannelFactory = Box<dyn Fn() -> Box<dyn Channel> + Send + Sync>;
 
 type BackendFactory = Arc<dyn Fn(&PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> + Send + Sync>;
 
@@ -49,6 +49,16 @@ impl Backends {
         settings: &PublisherSettings,
         outbox: Uuid,
     ) -> Result<ChannelFactory, SettingsError> {
+        let make = Arc::new(self.unguarded_channel(name, settings, outbox)?);
+        Ok(Box::new(move || Box::new(Guarded::new(Arc::clone(&make)))))
+    }
+
+    fn unguarded_channel(
+        &self,
+        name: &str,
+        settings: &PublisherSettings,
+        outbox: Uuid,
+    ) -> Result<ChannelFactory, SettingsError> {
         #[cfg(not(feature = "redis"))]
         let _ = outbox;
         let wrong = |problem: String| invalid(&format!("publishers.{name}"), problem);
@@ -66,7 +76,7 @@ impl Backends {
             "jsonl" => Ok(plain(Arc::new(Jsonl::new(settings.path.as_deref().unwrap_or("-"))))),
             "local" => Ok(plain(Arc::new(Local))),
             kind => match self.0.get(kind) {
-                Some(factory) => Ok(plain(factory(settings).map_err(wrong)?)),
+                Some(factory) => Ok(plain(make(factory, settings).map_err(wrong)?)),
                 None => Err(invalid(&format!("publishers.{name}.backend"), self.unknown(kind))),
             },
         }
@@ -77,6 +87,12 @@ impl Backends {
         known.sort_unstable();
         format!("`{kind}` is no backend that this program knows; it knows {}", known.join(", "))
     }
+}
+
+/// A factory that panics is one more that cannot make a backend of the settings.
+fn make(factory: &BackendFactory, settings: &PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> {
+    let made = std::panic::catch_unwind(AssertUnwindSafe(|| factory(settings)));
+    made.unwrap_or_else(|panic| Err(guarded::describe(&*panic)))
 }
 
 fn plain(backend: Arc<dyn PublisherBackend>) -> ChannelFactory {

@@ -32,6 +32,23 @@ pub(crate) struct Line {
     turn: Mutex<()>,
     /// Counts publishers; the last one is the line's.
     publishers: AtomicU64,
+    /// Counts opens.
+    opens: AtomicU64,
+}
+
+/// An open is under way. It is over when this is dropped, also by a panic or with a message that nobody takes.
+pub(crate) struct OpenUnderWay {
+    line: Arc<Line>,
+    number: u64,
+}
+
+impl Drop for OpenUnderWay {
+    fn drop(&mut self) {
+        let mut state = self.line.state();
+        if state.opening == Some(self.number) {
+            state.opening = None;
+        }
+    }
 }
 
 /// The breaker of one publisher, and since when its backend is away.
@@ -39,8 +56,8 @@ pub(crate) struct Line {
 pub(crate) struct LineState {
     /// Why the backend is paused; `None`: it is not.
     pub(crate) down: Option<Down>,
-    /// An open is under way.
-    pub(crate) opening: bool,
+    /// The open that is under way.
+    pub(crate) opening: Option<u64>,
     /// No open before this: the last one was refused, and the next heartbeat tells why.
     pub(crate) open_after: Option<Moment>,
 }
@@ -77,6 +94,7 @@ impl Line {
             state: std::sync::Mutex::default(),
             turn: Mutex::default(),
             publishers: AtomicU64::new(0),
+            opens: AtomicU64::new(0),
         })
     }
 
@@ -106,7 +124,7 @@ impl Line {
     /// A new publisher serves the line; sessions of a predecessor that died are shut out by the next open.
     pub(crate) fn begin_publisher(&self) -> u64 {
         self.close_all();
-        self.state().opening = false;
+        self.state().opening = None;
         self.publishers.fetch_add(1, Ordering::AcqRel) + 1
     }
 
@@ -114,6 +132,19 @@ impl Line {
     pub(crate) async fn turn_of(&self, publisher: u64) -> Option<MutexGuard<'_, ()>> {
         let turn = self.turn.lock().await;
         (self.publishers.load(Ordering::Acquire) == publisher).then_some(turn)
+    }
+
+    /// Begins an open, unless one is under way or the backend is paused.
+    pub(crate) fn begin_open(self: &Arc<Self>, now: Moment) -> Option<OpenUnderWay> {
+        let mut state = self.state();
+        let paused = state.down.as_ref().is_some_and(|down| now < down.until)
+            || state.open_after.is_some_and(|moment| now < moment);
+        if paused || state.opening.is_some() {
+            return None;
+        }
+        let number = self.opens.fetch_add(1, Ordering::Relaxed);
+        state.opening = Some(number);
+        Some(OpenUnderWay { line: Arc::clone(self), number })
     }
 
     // The breaker.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use actix::{Message, Recipient};
 
+use super::line::OpenUnderWay;
 use super::ticket::Ticket;
 use crate::error::SystemError;
 use crate::event::OutboxEvent;
@@ -14,7 +15,7 @@ use crate::store::Shard;
 /// Poller → publisher: shards that are ours and not open.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Open(pub(crate) Vec<(Shard, i64)>);
+pub(crate) struct Open(pub(crate) Vec<(Shard, i64)>, pub(crate) OpenUnderWay);
 
 /// Poller → publisher: events that are due, in order.
 #[derive(Message)]

@@ -101,15 +101,13 @@ impl Poller {
                     .filter(|(shard, epoch)| flight.opening(shard.number).map(|open| open.epoch) != Some(*epoch))
             })
             .collect();
-        let mut state = line.state();
-        let paused = state.down.as_ref().is_some_and(|down| now < down.until)
-            || state.open_after.is_some_and(|moment| now < moment);
-        if wanted.is_empty() || state.opening || paused {
+        if wanted.is_empty() {
             return;
         }
         let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
+        let Some(under_way) = line.begin_open(now) else { return };
         // A full mailbox or a publisher that is being replaced: the next turn asks again.
-        state.opening = publisher.try_send(Open(wanted)).is_ok();
+        let _ = publisher.try_send(Open(wanted, under_way));
     }
 
     /// Plans and starts the next fetch of a publisher's lanes.

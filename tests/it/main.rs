@@ -23,6 +23,7 @@ mod http;
 mod journal;
 mod order;
 mod outage;
+mod panics;
 mod publishing;
 mod python;
 mod replicas;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, WrapFuture};
 use tokio::sync::Mutex;
+use tokio::task::JoinError;
 
 use self::desk::Desk;
 use super::line::Line;
@@ -20,6 +21,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) struct Publisher {
     shared: Arc<Shared>,
+    line: Arc<Line>,
     desk: Arc<Mutex<Desk>>,
     name: String,
     mailbox: usize,
@@ -32,8 +34,8 @@ impl Publisher {
         let lifeline = shared.lifeline(ActorKind::Publisher(line.name.clone()));
         let mailbox = shared.settings.worker.max_in_flight.max(16) + 16;
         let name = line.name.clone();
-        let desk = Arc::new(Mutex::new(Desk::new(Arc::clone(&shared), line)));
-        Self { shared, desk, name, mailbox, flushing: false, _lifeline: lifeline }
+        let desk = Arc::new(Mutex::new(Desk::new(Arc::clone(&shared), Arc::clone(&line))));
+        Self { shared, line, desk, name, mailbox, flushing: false, _lifeline: lifeline }
     }
 }
 
@@ -58,21 +60,31 @@ impl Publisher {
         }
         let desk = Arc::clone(&self.desk);
         let work = self.shared.runtime.spawn(async move { desk.lock().await.flush().await });
-        ctx.spawn(work.into_actor(self).map(|_, publisher, _| publisher.flushing = false));
+        ctx.spawn(work.into_actor(self).map(|result, publisher, _| {
+            publisher.flushing = false;
+            publisher.conclude(result, false);
+        }));
+    }
+
+    /// Work that panicked is followed by a pause: what it was about is still to be done, and would panic again immediately.
+    fn conclude(&self, result: Result<(), JoinError>, sending: bool) {
+        // The system has stopped, and its runtime with it.
+        let Some(error) = result.err().filter(JoinError::is_panic) else { return };
+        tracing::error!(backend = %self.name, %error, "the publisher's work panicked; its shards are opened again");
+        self.line.close_all();
+        self.line.pause("the publisher's work panicked; the log says where", sending);
     }
 }
 
 impl Handler<Open> for Publisher {
     type Result = AtomicResponse<Self, ()>;
 
-    fn handle(&mut self, Open(shards): Open, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Open(shards, under_way): Open, _: &mut Self::Context) -> Self::Result {
         let desk = Arc::clone(&self.desk);
-        let work = self.shared.runtime.spawn(async move { desk.lock().await.open(&shards).await });
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(|result, publisher, _| {
-            if let Err(error) = result {
-                tracing::error!(backend = %publisher.name, %error, "opening was given up");
-            }
-        })))
+        let work = self.shared.runtime.spawn(async move { desk.lock().await.open(&shards, under_way).await });
+        AtomicResponse::new(Box::pin(
+            work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, false)),
+        ))
     }
 }
 
@@ -82,11 +94,9 @@ impl Handler<Deliver> for Publisher {
     fn handle(&mut self, Deliver(tickets): Deliver, _: &mut Self::Context) -> Self::Result {
         let desk = Arc::clone(&self.desk);
         let work = self.shared.runtime.spawn(async move { desk.lock().await.deliver(tickets).await });
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(|result, publisher, _| {
-            if let Err(error) = result {
-                tracing::error!(backend = %publisher.name, %error, "a batch was given up");
-            }
-        })))
+        AtomicResponse::new(Box::pin(
+            work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, true)),
+        ))
     }
 }
 
@@ -96,7 +106,9 @@ impl Handler<Flush> for Publisher {
     fn handle(&mut self, _: Flush, _: &mut Self::Context) -> Self::Result {
         let desk = Arc::clone(&self.desk);
         let work = self.shared.runtime.spawn(async move { desk.lock().await.flush().await });
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(|_, _, _| ())))
+        AtomicResponse::new(Box::pin(
+            work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, false)),
+        ))
     }
 }
 

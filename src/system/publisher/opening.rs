@@ -11,15 +11,16 @@ use crate::backend::channel::Opened;
 use crate::error::StoreError;
 use crate::store::{Fetched, Shard};
 use crate::system::clock::Moment;
+use crate::system::line::OpenUnderWay;
 use crate::system::ticket::Ticket;
 use crate::system::trying::pause_after;
 
 impl Desk {
-    pub(super) async fn open(&mut self, shards: &[(Shard, i64)]) {
+    pub(super) async fn open(&mut self, shards: &[(Shard, i64)], under_way: OpenUnderWay) {
         let line = Arc::clone(&self.line);
         let Some(_turn) = line.turn_of(self.number).await else { return };
         let opened = self.try_open(shards).await;
-        self.line.state().opening = false;
+        drop(under_way);
         match opened {
             Ok(tickets) => {
                 self.line.resume_where_reachable();

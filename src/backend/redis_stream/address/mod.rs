@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::select_ok;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use rustls::crypto::CryptoProvider;
 
 use super::errors;
 use crate::backend::BackendError;
@@ -103,6 +104,9 @@ impl Address {
     }
 
     async fn dial(&self, server: &ConnectionInfo) -> Result<MultiplexedConnection, String> {
+        if matches!(server.addr(), ConnectionAddr::TcpTls { .. }) {
+            provide_cryptography();
+        }
         let client = Client::open(server.clone()).map_err(|error| errors::reason(&error))?;
         let connected = client.get_multiplexed_async_connection_with_config(&self.config).await;
         connected.map_err(|error| errors::reason(&error))
@@ -121,6 +125,14 @@ impl Endpoint {
             other => other,
         };
         asked.clone().set_addr(address)
+    }
+}
+
+/// The driver takes the process' provider, and rustls panics where two are linked and the application has chosen none.
+fn provide_cryptography() {
+    if CryptoProvider::get_default().is_none() {
+        // Another thread may choose at the same moment, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }
 

@@ -1,0 +1,95 @@
+//! A channel that survives a panic of the backend behind it.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use uuid::Uuid;
+
+use super::BackendError;
+use super::channel::{Answer, Channel, Opened, Parcel, Record, Sent};
+use crate::store::Shard;
+
+/// A panic's message is kept up to this length.
+const MAX_MESSAGE: usize = 500;
+
+/// Makes a publisher's channel anew, for its first start and after a panic.
+pub(crate) type ChannelFactory = Box<dyn Fn() -> Box<dyn Channel> + Send + Sync>;
+
+/// A panic of the backend counts as unavailability. What the channel knew may be half-way then, so a new one takes its
+/// place; its shards are opened again, which shuts the old one's sessions out.
+pub(crate) struct Guarded {
+    make: Arc<ChannelFactory>,
+    channel: Box<dyn Channel>,
+}
+
+impl Guarded {
+    pub(crate) fn new(make: Arc<ChannelFactory>) -> Self {
+        let channel = make();
+        Self { make, channel }
+    }
+
+    fn replace_after<T>(&mut self, caught: Result<T, String>) -> Result<T, BackendError> {
+        caught.map_err(|reason| {
+            self.channel = (self.make)();
+            BackendError::Unavailable(reason)
+        })
+    }
+}
+
+#[async_trait]
+impl Channel for Guarded {
+    async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<Opened, BackendError> {
+        let opened = catch(self.channel.open(shards)).await;
+        self.replace_after(opened)?
+    }
+
+    async fn send(&mut self, batch: &[Parcel]) -> Sent {
+        let sent = catch(self.channel.send(batch)).await;
+        self.replace_after(sent).unwrap_or_else(|error| Sent {
+            answers: vec![Answer::NotSent; batch.len()],
+            unavailable: Some(error.to_string()),
+            closed: Vec::new(),
+        })
+    }
+
+    fn settled(&mut self, events: &[(Uuid, i64)]) {
+        self.channel.settled(events);
+    }
+
+    async fn flush(&mut self) -> Result<(), BackendError> {
+        let flushed = catch(self.channel.flush()).await;
+        self.replace_after(flushed)?
+    }
+
+    async fn health_check(&mut self) -> Result<(), BackendError> {
+        let checked = catch(self.channel.health_check()).await;
+        self.replace_after(checked)?
+    }
+
+    async fn records(&mut self) -> Result<Vec<Record>, BackendError> {
+        let records = catch(self.channel.records()).await;
+        self.replace_after(records)?
+    }
+
+    async fn strike(&mut self, records: &[Record]) -> Result<usize, BackendError> {
+        let removed = catch(self.channel.strike(records)).await;
+        self.replace_after(removed)?
+    }
+}
+
+/// Runs foreign code to its end; where it panics, returns the reason.
+pub(super) async fn catch<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| describe(&*panic))
+}
+
+/// What a panic says, for people.
+pub(crate) fn describe(panic: &(dyn Any + Send)) -> String {
+    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    match message {
+        Some(message) => format!("the backend panicked: {}", message.chars().take(MAX_MESSAGE).collect::<String>()),
+        None => "the backend panicked".to_owned(),
+    }
+}
