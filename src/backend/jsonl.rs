@@ -1,11 +1,12 @@
 //! `jsonl`: one CloudEvent as JSON a line, into a file or to standard output.
 
-use std::path::PathBuf;
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::fs::{File, OpenOptions};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 
 use super::{BackendError, PublisherBackend};
@@ -25,7 +26,7 @@ impl Jsonl {
         Self { path: (path != "-").then(|| PathBuf::from(path)), file: Mutex::new(None) }
     }
 
-    async fn append(&self, lines: &[u8]) -> std::io::Result<()> {
+    async fn append(&self, lines: &[u8]) -> io::Result<()> {
         let Some(path) = &self.path else {
             let mut out = tokio::io::stdout();
             out.write_all(lines).await?;
@@ -35,7 +36,7 @@ impl Jsonl {
         // Taken out, so that a write that fails half-way is followed by a fresh open.
         let mut file = match slot.take() {
             Some(file) => file,
-            None => OpenOptions::new().create(true).append(true).open(path).await?,
+            None => open(path).await?,
         };
         file.write_all(lines).await?;
         file.flush().await?;
@@ -44,10 +45,50 @@ impl Jsonl {
         Ok(())
     }
 
-    fn unavailable(&self, error: &std::io::Error) -> BackendError {
+    fn unavailable(&self, error: &io::Error) -> BackendError {
         let place = self.path.as_ref().map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
         BackendError::Unavailable(format!("cannot write to {place}: {error}"))
     }
+}
+
+/// Opens the file for lines of our own: behind the end of one that a crash or a full disk has torn, and in a folder that
+/// has its name on disk.
+async fn open(path: &Path) -> io::Result<File> {
+    let mut file = OpenOptions::new().create(true).append(true).open(path).await?;
+    // Pipes and devices have neither.
+    if file.metadata().await?.is_file() {
+        sync_folder(path).await?;
+        if is_torn(path).await? {
+            file.write_all(b"\n").await?;
+        }
+    }
+    Ok(file)
+}
+
+async fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match File::open(folder).await {
+        Ok(folder) => folder.sync_all().await,
+        Err(error) => where_permitted(error),
+    }
+}
+
+/// Whether the last line has no end.
+async fn is_torn(path: &Path) -> io::Result<bool> {
+    let mut file = match File::open(path).await {
+        Ok(file) => file,
+        Err(error) => return where_permitted(error).map(|()| false),
+    };
+    if file.seek(SeekFrom::End(0)).await? == 0 {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::End(-1)).await?;
+    Ok(file.read_u8().await? != b'\n')
+}
+
+/// A file may be writable for us and not readable, and its folder neither.
+fn where_permitted(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) }
 }
 
 #[async_trait]
@@ -72,5 +113,32 @@ impl PublisherBackend for Jsonl {
 
     async fn health_check(&self) -> Result<(), BackendError> {
         self.append(b"").await.map_err(|error| self.unavailable(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    #[tokio::test]
+    async fn an_event_begins_on_a_new_line_also_behind_one_that_was_torn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let backend = || Jsonl::new(path.to_str().unwrap());
+        let read = || std::fs::read_to_string(&path).unwrap();
+        let (first, second) = (sample::event(1, ""), sample::event(2, ""));
+
+        backend().publish(&first).await.unwrap();
+        backend().publish(&second).await.unwrap();
+        let whole = read();
+        assert_eq!(whole.lines().count(), 2, "no empty line between lines that are whole");
+
+        // As a crash leaves it in the middle of the second line.
+        let torn = whole[..whole.len() - 10].to_owned();
+        std::fs::write(&path, &torn).unwrap();
+        backend().health_check().await.unwrap();
+        backend().publish(&second).await.unwrap();
+        assert_eq!(read(), format!("{torn}\n{}\n", cloud_event::to_json(&second)));
     }
 }
