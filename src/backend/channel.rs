@@ -82,6 +82,17 @@ pub(crate) trait Channel: Send + Sync {
     /// Whether the backend can take events.
     async fn health_check(&mut self) -> Result<(), BackendError>;
 
+    /// Whether a health check that passes shows that events would be taken, and not only that the backend answers.
+    fn proves_writing(&self) -> bool {
+        false
+    }
+
+    /// Whether the backend is still there, asked every few seconds while nothing is sent. After an error the session is
+    /// over.
+    async fn is_alive(&mut self) -> Result<(), BackendError> {
+        self.health_check().await
+    }
+
     /// Everything that is kept beside the events, of whatever outbox.
     async fn records(&mut self) -> Result<Vec<Record>, BackendError> {
         Ok(Vec::new())

@@ -69,6 +69,15 @@ impl Channel for Guarded {
         self.replace_after(checked)?
     }
 
+    fn proves_writing(&self) -> bool {
+        self.channel.proves_writing()
+    }
+
+    async fn is_alive(&mut self) -> Result<(), BackendError> {
+        let checked = catch(self.channel.is_alive()).await;
+        self.replace_after(checked)?
+    }
+
     async fn records(&mut self) -> Result<Vec<Record>, BackendError> {
         let records = catch(self.channel.records()).await;
         self.replace_after(records)?

@@ -5,6 +5,7 @@
 //! ARCHITECTURE.md.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::aio::MultiplexedConnection;
@@ -35,7 +36,8 @@ use journal::Journal;
 use reply::Reply;
 use script::Script;
 
-static OPEN: Script = Script::new(include_str!("open.lua"));
+static OPEN: Script = Script::new(concat!(include_str!("refusal.lua"), include_str!("open.lua")));
+static PROBE: Script = Script::new(concat!(include_str!("refusal.lua"), include_str!("probe.lua")));
 #[cfg(not(feature = "fault-injection"))]
 static PUBLISH: Script = Script::new(include_str!("publish.lua"));
 /// Every session passes where a test has switched fencing off.
@@ -46,6 +48,9 @@ static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
     Script::new(if fenced { script } else { script.replace(refusal, "").leak() })
 });
 static STRIKE: Script = Script::new(include_str!("strike.lua"));
+
+/// How long a session that is idle may take to say that it is there.
+const PING_LIMIT: Duration = Duration::from_secs(2);
 
 /// One stream, as one worker writes to it.
 pub(crate) struct RedisStream {
@@ -78,7 +83,15 @@ impl RedisStream {
     async fn connection(&mut self) -> Result<&mut MultiplexedConnection, BackendError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.address.connect().await?,
+            None => {
+                let mut connection = self.address.connect().await?;
+                // A server that wants a password it was not given calls a long request a protocol error.
+                redis::cmd("PING")
+                    .query_async::<()>(&mut connection)
+                    .await
+                    .map_err(|error| errors::unavailable(&error))?;
+                connection
+            }
         };
         Ok(self.connection.insert(connection))
     }
@@ -111,10 +124,19 @@ impl RedisStream {
     }
 
     async fn ping(&mut self) -> Result<(), BackendError> {
-        let wanted = self.wait_replicas;
         let connection = self.connection().await?;
-        redis::cmd("PING").query_async::<()>(connection).await.map_err(|error| errors::unavailable(&error))?;
-        replicas::confirm(connection, wanted).await
+        let answered = tokio::time::timeout(PING_LIMIT, redis::cmd("PING").query_async::<()>(connection)).await;
+        match answered {
+            Ok(answer) => answer.map_err(|error| errors::unavailable(&error)),
+            Err(_) => Err(BackendError::Unavailable(format!("Redis: no answer to PING within {PING_LIMIT:?}"))),
+        }
+    }
+
+    /// Under the conditions of a batch, since a server may answer and refuse every write.
+    async fn probe(&mut self) -> Result<(), BackendError> {
+        let mut request = PROBE.request();
+        request.arg(2).arg(&self.meta).arg(&self.stream);
+        self.call(&PROBE, &request).await.map(drop)
     }
 }
 
@@ -137,7 +159,7 @@ impl Channel for RedisStream {
     async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<Opened, BackendError> {
         let counter = next_token();
         let mut request = OPEN.request();
-        request.arg(1).arg(&self.meta).arg(self.outbox.to_string());
+        request.arg(2).arg(&self.meta).arg(&self.stream).arg(self.outbox.to_string());
         for (shard, epoch) in shards {
             request.arg(journal::place(shard)).arg(*epoch).arg(counter);
         }
@@ -228,6 +250,14 @@ impl Channel for RedisStream {
     }
 
     async fn health_check(&mut self) -> Result<(), BackendError> {
+        self.probe().await.inspect_err(|_| self.end())
+    }
+
+    fn proves_writing(&self) -> bool {
+        true
+    }
+
+    async fn is_alive(&mut self) -> Result<(), BackendError> {
         self.ping().await.inspect_err(|_| self.end())
     }
 

@@ -48,12 +48,11 @@ for event = 1, events do
   local ok, reply = pcall(add, at + 2, at + 1 + count)
   if not ok then
     for place = 1, shards do
-      local field = ARGV[shard(place) + 2]
-      if kept[place] then
-        redis.call('HSET', meta, field, string.sub(ARGV[shard(place) + 3], 1, kept[place] * ENTRY))
-      else
-        redis.call('HDEL', meta, field)
-      end
+      local field, left = ARGV[shard(place) + 2], kept[place] or 0
+      -- By the command that wrote it, which nothing can forbid in the middle of a script. An empty field names no event;
+      -- whether it can be deleted does not matter.
+      redis.call('HSET', meta, field, string.sub(ARGV[shard(place) + 3], 1, left * ENTRY))
+      if left == 0 then redis.pcall('HDEL', meta, field) end
       redis.call('HSET', meta, ARGV[shard(place)], ARGV[shard(place) + 1] .. ':closed')
     end
     if type(reply) == 'table' then reply = reply.err end

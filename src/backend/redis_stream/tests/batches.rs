@@ -39,6 +39,58 @@ async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_re
     assert_eq!(scene.sent_ids().await, [other.id.to_string(), keyed[2].id.to_string()]);
 }
 
+/// A worker as a user that may do everything, but for what these rules say.
+async fn worker_as(scene: &mut Scene, user: &str, rules: &[&str]) -> RedisStream {
+    let all = [&["ACL", "SETUSER", user, "on", ">secret", "~*", "+@all"], rules].concat();
+    let () = scene.command(&all).await;
+    let url = scene.url.replace("redis://", &format!("redis://{user}:secret@"));
+    RedisStream::new(&settings(&url, &scene.stream), scene.outbox).unwrap()
+}
+
+#[tokio::test]
+async fn a_user_that_lacks_a_right_opens_nothing_and_its_health_check_names_the_right() {
+    let mut scene = Scene::alone().await;
+    if scene.is_version_5().await {
+        return;
+    }
+    for right in ["hset", "hdel", "xadd"] {
+        let mut worker = worker_as(&mut scene, right, &[&format!("-{right}")]).await;
+        for error in [worker.open(&[(shard(3), 1)]).await.unwrap_err(), worker.health_check().await.unwrap_err()] {
+            let text = error.to_string();
+            assert!(error.is_unavailable() && text.contains(&right.to_uppercase()), "{text}");
+        }
+        assert!(scene.meta().await.keys().all(|field| field == "probe"), "no token stands there");
+        assert!(worker.is_alive().await.is_ok(), "it answers all the same");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_under_a_user_that_may_not_delete_leaves_no_event_in_the_journal() {
+    let mut scene = Scene::alone().await;
+    if scene.is_version_5().await {
+        return;
+    }
+    let mut worker = worker_as(&mut scene, "worker", &[]).await;
+    worker.open(&[(shard(3), 1)]).await.unwrap();
+    // Taken away behind the open, which asks for it.
+    let () = scene.command(&["ACL", "SETUSER", "worker", "-hdel"]).await;
+    scene.leave_room_for(0).await;
+    let events = events(3, "k");
+    let sent = worker.send(&parcels(3, &events)).await;
+    assert_eq!(sent.answers, vec![Answer::NotSent; 3], "{sent:?}");
+    assert!(scene.journal().await.iter().all(Vec::is_empty), "an event that was not sent stands there");
+
+    let stream = scene.stream.clone();
+    let () = scene.command(&["DEL", &stream]).await;
+    let () = scene.command(&["ACL", "SETUSER", "worker", "+hdel"]).await;
+    assert!(found(&worker.open(&[(shard(3), 1)]).await.unwrap()).is_empty());
+    send_all(&mut worker, &parcels(3, &events)).await;
+    assert_eq!(scene.sent_ids().await, ids(&events));
+    worker.settled(&named(&events));
+    worker.flush().await.unwrap();
+    assert!(scene.journal().await.is_empty(), "the empty field is gone, too");
+}
+
 #[test]
 fn only_an_error_about_the_event_rejects_it() {
     let parcels = parcels(3, &events(3, "k"));

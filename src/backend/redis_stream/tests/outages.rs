@@ -42,6 +42,9 @@ async fn a_redis_out_of_memory_takes_nothing_and_leaves_nothing_in_the_journal()
     assert!(sent.unavailable.unwrap().contains("OOM"));
     let refused = worker.open(&[(shard(3), 1)]).await.unwrap_err();
     assert!(refused.is_unavailable() && refused.to_string().contains("OOM"), "{refused}");
+    let unwell = worker.health_check().await.unwrap_err();
+    assert!(unwell.is_unavailable() && unwell.to_string().contains("OOM"), "{unwell}");
+    worker.is_alive().await.unwrap();
     assert!(scene.journal().await.is_empty());
 
     let () = scene.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -89,6 +92,8 @@ async fn a_redis_that_may_not_be_written_to_is_unavailable() {
         let reason = sent.unavailable.unwrap();
         assert!(reason.contains(error), "{error}: {reason}");
         assert!(worker.open(&[(shard(3), 1)]).await.unwrap_err().is_unavailable());
+        let unwell = worker.health_check().await.unwrap_err().to_string();
+        assert!(unwell.to_uppercase().contains(error), "{error}: {unwell}");
         let () = scene.command(allow).await;
         let opened = worker.open(&[(shard(3), 1)]).await.unwrap();
         assert_eq!(found(&opened), named(&events[..1]), "{error}: nothing else was written down");

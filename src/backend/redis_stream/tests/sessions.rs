@@ -132,8 +132,9 @@ async fn an_equal_token_is_refused() {
     let (meta, outbox) = (meta_key(&scene.stream), scene.outbox.to_string());
     let standing = String::from_utf8(scene.meta().await.into_values().next().unwrap()).unwrap();
     let counter = standing.split_once(':').unwrap().1.to_owned();
-    let script = include_str!("../open.lua");
-    let open: Vec<&str> = vec!["EVAL", script, "1", &meta, &outbox, "orders/3", "7", &counter];
+    let stream = scene.stream.clone();
+    let script = concat!(include_str!("../refusal.lua"), include_str!("../open.lua"));
+    let open: Vec<&str> = vec!["EVAL", script, "2", &meta, &stream, &outbox, "orders/3", "7", &counter];
     let [refused, journal]: [Vec<String>; 2] = scene.command(&open).await;
     assert_eq!(refused, ["orders/3", "7"]);
     assert!(journal.is_empty());
