@@ -78,7 +78,10 @@ pub trait PublisherBackend: Send + Sync + 'static {
         publish_by_key(self, events).await
     }
 
-    /// Whether the backend can take events now; asked before the first event of a share, and after it was unavailable.
+    /// Whether the backend can take events now; asked before the first event of a share, after it was unavailable, and
+    /// every two seconds while nothing is sent.
+    ///
+    /// After publishing had failed, it only says that an event may be tried: the outage is over when one is accepted.
     ///
     /// # Errors
     /// Any error says that it cannot, and is shown as the reason.

@@ -18,6 +18,9 @@ pub(crate) struct LaneReport {
     /// Since when it cannot, by the worker's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) since: Option<DateTime<Utc>>,
+    /// The backend refused events, says that it is well, and the next event is to show it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) trying: bool,
     /// Why this worker leaves the lane to others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) standing_by: Option<String>,
@@ -46,6 +49,8 @@ enum Said {
     Report {
         health: String,
         since: Option<DateTime<Utc>>,
+        #[serde(default)]
+        trying: bool,
         standing_by: Option<String>,
         per_second: Option<u32>,
         #[serde(default)]
@@ -57,8 +62,8 @@ impl From<Said> for LaneReport {
     fn from(said: Said) -> Self {
         match said {
             Said::Health(health) => Self { health, ..Self::well() },
-            Said::Report { health, since, standing_by, per_second, unrecorded } => {
-                Self { health, since, standing_by, per_second, unrecorded }
+            Said::Report { health, since, trying, standing_by, per_second, unrecorded } => {
+                Self { health, since, trying, standing_by, per_second, unrecorded }
             }
         }
     }
@@ -66,7 +71,8 @@ impl From<Said> for LaneReport {
 
 impl LaneReport {
     pub(crate) fn well() -> Self {
-        Self { health: WELL.to_owned(), since: None, standing_by: None, per_second: None, unrecorded: Vec::new() }
+        let health = WELL.to_owned();
+        Self { health, since: None, trying: false, standing_by: None, per_second: None, unrecorded: Vec::new() }
     }
 
     /// It cannot be reached since then.
@@ -102,6 +108,7 @@ mod tests {
         let report = LaneReport {
             health: "connection refused".to_owned(),
             since: Some(DateTime::UNIX_EPOCH),
+            trying: true,
             standing_by: Some("it lacks a handler".to_owned()),
             per_second: Some(5),
             unrecorded: vec![Unrecorded { id: Uuid::nil(), reason: "refused".to_owned(), since: DateTime::UNIX_EPOCH }],

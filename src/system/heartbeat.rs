@@ -163,7 +163,10 @@ impl<'a> Heart<'a> {
 
     fn report(&self, line: &Line, flight: &Flight, stuck: bool) -> LaneReport {
         let health = match &line.state().down {
-            Some(down) => LaneReport::down(&down.reason, Utc::now() - Moment::now().since(down.since)),
+            Some(down) => LaneReport {
+                trying: down.trying,
+                ..LaneReport::down(&down.reason, Utc::now() - Moment::now().since(down.since))
+            },
             None if stuck => LaneReport::stuck(),
             None => LaneReport::well(),
         };
@@ -192,9 +195,12 @@ impl<'a> Heart<'a> {
         Ok(())
     }
 
-    /// Whether a lane's backend has been away for a whole lease.
+    /// Whether a lane's backend has been away for a whole lease, or has refused an event after it had said that it is well.
     fn has_given_up(&self, lane: &str) -> bool {
         let Some(line) = self.shared.line_of(lane) else { return false };
+        if line.is_disproved() {
+            return true;
+        }
         let down_for = line.state().down.as_ref().map(|down| Moment::now().since(down.since));
         down_for.is_some_and(|span| span >= self.lease())
     }

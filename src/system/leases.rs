@@ -137,8 +137,11 @@ pub(crate) enum Share {
     StandBy(String),
 }
 
-/// The fair share of a lane: `ceil(shards / workers)` among the live workers that announce the lane, reach its backend and
-/// have every handler that others have.
+/// The fair share of a lane: `ceil(shards / workers)` among the live workers that announce the lane, deliver to its backend
+/// and have every handler that others have.
+///
+/// A worker whose backend has refused events and now says that it is well gets one shard to try it with, which the others
+/// leave to it; all of them where no worker delivers.
 pub(crate) fn fair_share(worker: Uuid, lane: &str, view: &LeaseView, given_up: bool) -> Share {
     let serving: Vec<&Peer> = view.peers.iter().filter(|peer| report(peer, lane).is_some()).collect();
     let handlers: HashMap<Uuid, Vec<String>> = serving.iter().map(|peer| (peer.id, names(&peer.handlers))).collect();
@@ -147,9 +150,12 @@ pub(crate) fn fair_share(worker: Uuid, lane: &str, view: &LeaseView, given_up: b
         handlers.values().flatten().all(|name| mine.contains(name))
     };
     let healthy = |peer: &Peer| report(peer, lane).is_some_and(|report| report.is_well());
+    let trying = |peer: &Peer| complete(peer) && report(peer, lane).is_some_and(|report| report.trying);
     let able = |peer: &&&Peer| complete(peer) && healthy(peer);
 
-    let eligible = serving.iter().filter(able).count();
+    let delivering = serving.iter().filter(able).count();
+    let tried = serving.iter().filter(|peer| trying(peer)).count();
+    let eligible = if delivering > 0 { delivering } else { tried };
     let Some(me) = serving.iter().find(|peer| peer.id == worker) else {
         return Share::StandBy("its heartbeat has not arrived yet".to_owned());
     };
@@ -165,11 +171,16 @@ pub(crate) fn fair_share(worker: Uuid, lane: &str, view: &LeaseView, given_up: b
         }
         return Share::Target(shards(view, lane));
     }
-    if given_up && eligible > 0 && !healthy(me) {
-        return Share::StandBy("its backend cannot be reached from here, but from another worker".to_owned());
+    let shards = shards(view, lane);
+    if trying(me) {
+        return Share::Target(if delivering > 0 { 1 } else { shards.div_ceil(tried) });
     }
+    if given_up && eligible > 0 && !healthy(me) {
+        return Share::StandBy("its backend takes no events from here, but from another worker".to_owned());
+    }
+    let left_to_tries = if delivering > 0 { tried.min(shards.saturating_sub(1)) } else { 0 };
     let workers = eligible + usize::from(!healthy(me));
-    Share::Target(shards(view, lane).div_ceil(workers.max(1)))
+    Share::Target((shards - left_to_tries).div_ceil(workers.max(1)))
 }
 
 fn shards(view: &LeaseView, lane: &str) -> usize {

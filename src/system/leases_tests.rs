@@ -72,16 +72,38 @@ fn a_backend_is_given_up_only_where_another_worker_has_it() {
     assert!((1..=2).all(|n| !stands_by(&share_of(n, &dark, true))), "with nobody to take it, they try on");
 }
 
+#[test]
+fn a_backend_that_only_says_that_it_is_well_gets_one_shard_while_another_worker_delivers() {
+    let trying = |n| peer(n, r#"{"orders": {"health": "refuses", "trying": true}}"#, "[]");
+    let down = |n| peer(n, r#"{"orders": "refuses"}"#, "[]");
+    let mixed = view(32, vec![able(1), trying(2), down(3)]);
+    assert_eq!(share_of(1, &mixed, false), Share::Target(31));
+    assert_eq!(share_of(2, &mixed, true), Share::Target(1));
+    assert!(stands_by(&share_of(3, &mixed, true)));
+    let nobody_delivers = view(32, vec![trying(1), trying(2), down(3)]);
+    assert_eq!([1, 2].map(|n| share_of(n, &nobody_delivers, true)), [Share::Target(16), Share::Target(16)]);
+    assert!(stands_by(&share_of(3, &nobody_delivers, true)), "it has been tried, the others may be able");
+    let one_shard = view(1, vec![able(1), trying(2)]);
+    assert_eq!(share_of(1, &one_shard, false), Share::Target(1), "the only shard is not left to a try");
+}
+
 #[derive(Debug, Clone)]
 struct Worker {
     healthy: bool,
+    trying: bool,
     complete: bool,
     given_up: bool,
 }
 
 fn worker() -> impl Strategy<Value = Worker> {
-    (prop::bool::weighted(0.7), prop::bool::weighted(0.8), any::<bool>())
-        .prop_map(|(healthy, complete, given_up)| Worker { healthy, complete, given_up: given_up && !healthy })
+    (prop::bool::weighted(0.6), any::<bool>(), prop::bool::weighted(0.8), any::<bool>()).prop_map(
+        |(healthy, trying, complete, given_up)| Worker {
+            healthy,
+            trying: trying && !healthy,
+            complete,
+            given_up: given_up && !healthy,
+        },
+    )
 }
 
 proptest! {
@@ -91,22 +113,31 @@ proptest! {
     ) {
         let peers: Vec<Peer> = workers.iter().enumerate().map(|(n, worker)| peer(
             n as u128 + 1,
-            if worker.healthy { r#"{"orders": "ok"}"# } else { r#"{"orders": "down"}"# },
+            match (worker.healthy, worker.trying) {
+                (true, _) => r#"{"orders": "ok"}"#,
+                (false, true) => r#"{"orders": {"health": "down", "trying": true}}"#,
+                (false, false) => r#"{"orders": "down"}"#,
+            },
             if worker.complete { r#"["a", "b"]"# } else { r#"["a"]"# },
         )).collect();
         let view = view(shards, peers);
         let all_the_same = workers.iter().all(|worker| !worker.complete);
         let able: Vec<bool> = workers.iter().map(|worker| worker.healthy && (worker.complete || all_the_same)).collect();
-        let eligible = able.iter().filter(|able| **able).count();
+        let delivering = able.iter().filter(|able| **able).count();
+        let tried = workers.iter().filter(|worker| worker.trying && (worker.complete || all_the_same)).count();
+        let eligible = if delivering > 0 { delivering } else { tried };
         let fair = (shards as usize).div_ceil(eligible.max(1));
+        let left_to_tries = tried.min(shards as usize - 1);
         let mut covered = 0;
         for (n, worker) in workers.iter().enumerate() {
             match share_of(n as u128 + 1, &view, worker.given_up) {
                 Share::Target(target) => {
                     prop_assert!(worker.complete || all_the_same, "a handler is missing");
-                    prop_assert!(!(worker.given_up && eligible > 0), "others have the backend");
+                    prop_assert!(!(worker.given_up && !worker.trying && eligible > 0), "others have the backend");
+                    prop_assert!(!worker.trying || delivering == 0 || target == 1, "it takes no more to try with");
                     prop_assert!(target >= 1 && target <= fair);
                     if able[n] {
+                        let fair = (shards as usize - left_to_tries).div_ceil(eligible);
                         prop_assert_eq!(target, fair);
                     }
                     covered += target;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use uuid::Uuid;
@@ -16,6 +17,9 @@ use crate::error::SettingsError;
 use crate::meters::LineMeters;
 use crate::settings::{OnFailed, PublisherSettings, RateLimit, Settings};
 use crate::store::Lane;
+
+/// Each time that a health check is believed without proof, one event waits for it in vain.
+const LONGEST_DISBELIEF: Duration = Duration::from_secs(60);
 
 /// One publisher's part of what is shared.
 pub(crate) struct Line {
@@ -60,6 +64,10 @@ pub(crate) struct LineState {
     pub(crate) opening: Option<u64>,
     /// No open before this: the last one was refused, and the next heartbeat tells why.
     pub(crate) open_after: Option<Moment>,
+    /// Since the last accepted event, how often a health check was believed after sending had failed.
+    doubts: u32,
+    /// It is not believed again before this.
+    believed_after: Option<Moment>,
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +79,8 @@ pub(crate) struct Down {
     pub(crate) failures: u32,
     /// It was sending that failed, not only reaching it.
     pub(crate) sending: bool,
+    /// The backend has said since that it is well, and the next event is to show it.
+    pub(crate) trying: bool,
 }
 
 impl Line {
@@ -157,10 +167,13 @@ impl Line {
         if before.is_none() {
             tracing::warn!(backend = %self.name, reason, "backend paused; no retry is spent");
         }
+        if sending {
+            state.believed_after = Some(now.after(disbelief_after(state.doubts)));
+        }
         let (since, failures, sent) =
             before.map_or((now, 0, false), |down| (down.since, down.failures.saturating_add(1), down.sending));
         let (until, sending) = (now.after(pause_after(failures)), sending || sent);
-        state.down = Some(Down { reason: reason.to_owned(), since, until, failures, sending });
+        state.down = Some(Down { reason: reason.to_owned(), since, until, failures, sending, trying: false });
     }
 
     /// An open went through. Where it was sending that failed, only sending shows that it is over.
@@ -171,13 +184,57 @@ impl Line {
         }
     }
 
-    /// The backend works.
-    pub(crate) fn resume(&self) {
-        if let Some(down) = self.state().down.take() {
-            let paused = Moment::now().since(down.since).as_millis();
-            tracing::info!(backend = %self.name, paused.duration_ms = paused, "backend is back");
+    /// The backend says that it is well. Where sending had failed and its word `proves` nothing, an event is tried first,
+    /// with a share that is small as long as other workers deliver.
+    pub(crate) fn believe(&self, proves: bool) {
+        {
+            let mut state = self.state();
+            if state.down.as_ref().is_some_and(|down| down.sending) {
+                state.doubts = state.doubts.saturating_add(1);
+            }
+            if let Some(down) = state.down.as_mut().filter(|down| down.sending && !proves) {
+                down.trying = true;
+                down.reason = format!("{}; it says that it is well, and the next event is to show it", down.reason);
+                return;
+            }
         }
+        self.resume();
     }
+
+    /// Whether a health check would be believed.
+    pub(crate) fn may_believe(&self, now: Moment) -> bool {
+        let state = self.state();
+        let sending = state.down.as_ref().is_some_and(|down| down.sending);
+        !sending || state.believed_after.is_none_or(|moment| now >= moment)
+    }
+
+    /// Sending has failed although the health check had said that the backend is well.
+    pub(crate) fn is_disproved(&self) -> bool {
+        let state = self.state();
+        state.doubts > 0 && state.down.as_ref().is_some_and(|down| down.sending && !down.trying)
+    }
+
+    /// An event was accepted, which is the proof. Returns whether that ends a pause.
+    pub(crate) fn accepted(&self) -> bool {
+        {
+            let mut state = self.state();
+            (state.doubts, state.believed_after) = (0, None);
+        }
+        self.resume()
+    }
+
+    /// The backend works. Returns whether it was paused.
+    pub(crate) fn resume(&self) -> bool {
+        let Some(down) = self.state().down.take() else { return false };
+        let paused = Moment::now().since(down.since).as_millis();
+        tracing::info!(backend = %self.name, paused.duration_ms = paused, "backend is back");
+        true
+    }
+}
+
+/// How long a health check is not believed, after so many that were and that sending has disproved.
+fn disbelief_after(doubts: u32) -> Duration {
+    Duration::from_secs(2).saturating_mul(1 << doubts.min(5)).min(LONGEST_DISBELIEF)
 }
 
 /// The line of each publisher that is served; what may be in memory is divided among them.

@@ -17,6 +17,7 @@ mod cluster;
 mod consumers;
 mod examples;
 mod explain;
+mod half_broken;
 mod handlers;
 mod harness;
 mod http;

@@ -68,6 +68,11 @@ impl Scene {
              stream_name = \"{stream}\"\nmax_len = 0\n{publisher}\n\n[worker]\n{worker}\n",
             database.url
         );
+        self.file(&text)
+    }
+
+    /// A settings file with this text.
+    pub(crate) fn file(&self, text: &str) -> PathBuf {
         let path = self.folder.path().join(unique("settings")).with_extension("toml");
         std::fs::write(&path, text).unwrap();
         path

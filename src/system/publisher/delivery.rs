@@ -99,6 +99,7 @@ impl Desk {
         let sending = Sending::begin(kind, &self.line.name, parcels.iter().map(|parcel| &*parcel.event));
         let began = Moment::now();
         let sent = self.channel.send(&parcels).instrument(sending.span()).await;
+        (self.asked, self.idle_checks) = (Moment::now(), 0);
         self.line.meters.publish.record(Moment::now().since(began));
         drop(parcels);
         // Closed before anything is given back, so that nothing is read again under the old session.
@@ -116,6 +117,10 @@ impl Desk {
                 self.suspects.broke_alone(only.id);
             }
             self.line.pause(reason, true);
+            if self.line.is_disproved() {
+                // Its share goes to a worker that can deliver, without waiting for a lease time.
+                self.shared.beat_now.notify_one();
+            }
         } else {
             self.batch = (self.batch * 2).min(self.shared.settings.worker.batch_size);
         }
@@ -142,7 +147,7 @@ impl Desk {
         sending.end();
         self.suspects.passed(accepted.iter().map(|ticket| ticket.id));
         if !accepted.is_empty() && sent.unavailable.is_none() {
-            self.line.resume();
+            self.note_proof();
         }
         let go_on = sent.unavailable.is_none() && sent.closed.is_empty();
         self.pass_on(accepted).await;
@@ -151,6 +156,13 @@ impl Desk {
             self.shared.wake.notify_one();
         }
         go_on
+    }
+
+    fn note_proof(&self) {
+        if self.line.accepted() {
+            // The others are to know that this worker shares again.
+            self.shared.beat_now.notify_one();
+        }
     }
 
     /// How long an event took to its backend. What was changed since it was written, by a refusal or by a person, says more

@@ -21,6 +21,10 @@ pub(super) struct Desk {
     pub(super) suspects: Suspects,
     /// Events in one send: halves after a failure, doubles after a success.
     pub(super) batch: usize,
+    /// When the backend was last asked anything.
+    pub(super) asked: Moment,
+    /// How often it was asked since it was last sent anything.
+    pub(super) idle_checks: u32,
 }
 
 impl Desk {
@@ -30,7 +34,17 @@ impl Desk {
         let batch = shared.settings.worker.batch_size;
         let channel = (line.channel)();
         let limiter = limit.map(Limiter::new);
-        Self { number, shared, line, channel, limiter, suspects: Suspects::default(), batch }
+        Self {
+            number,
+            shared,
+            line,
+            channel,
+            limiter,
+            suspects: Suspects::default(),
+            batch,
+            asked: Moment::now(),
+            idle_checks: 0,
+        }
     }
 
     /// On to the registry. Where it is being replaced, dropping the tickets closes their shards, and the next open finds
@@ -64,23 +78,6 @@ impl Desk {
             self.line.close_all();
             self.line.pause(&error.to_string(), false);
         }
-        self.probe().await;
-    }
-
-    /// A worker that holds nothing of its backend opens nothing either, so only asking tells that the backend is back.
-    async fn probe(&mut self) {
-        let now = Moment::now();
-        let due = self.line.state().down.as_ref().is_some_and(|down| now >= down.until);
-        let holds = self.line.flights.iter().any(|flight| !self.shared.leases.readable(flight.lane(), now).is_empty());
-        if !due || holds {
-            return;
-        }
-        match self.channel.health_check().await {
-            Ok(()) => {
-                self.line.resume();
-                self.shared.beat_now.notify_one();
-            }
-            Err(error) => self.line.pause(&error.to_string(), false),
-        }
+        self.look_after().await;
     }
 }

@@ -1,5 +1,6 @@
 //! `Publisher`: one for each named backend; hands batches over, one at a time.
 
+mod checking;
 mod delivery;
 mod desk;
 mod opening;

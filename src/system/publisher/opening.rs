@@ -39,6 +39,7 @@ impl Desk {
             },
         );
         self.note_settled();
+        self.asked = Moment::now();
         let opened = self.channel.open(shards).await?;
         self.line.meters.sessions.increment(1);
         self.raise_epochs(shards, &opened.refused).await;

@@ -1,0 +1,78 @@
+//! Asking a backend of which nothing is heard otherwise: an idle one may be gone, one that was away may be back.
+
+use std::time::Duration;
+
+use super::desk::Desk;
+use crate::backend::BackendError;
+use crate::system::clock::Moment;
+
+/// A backend that is sent nothing is asked this often whether it is there.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Every so many of these times it is asked whether it would take events, which costs it more.
+const THOROUGH: u32 = 15;
+
+/// A worker that holds shards and has nothing to send tries no event either; after this time a health check decides.
+const SILENCE: Duration = Duration::from_secs(5);
+
+impl Desk {
+    pub(super) async fn look_after(&mut self) {
+        let now = Moment::now();
+        let silent = now.since(self.asked);
+        let (down, trying, due) = {
+            let state = self.line.state();
+            let down = state.down.as_ref();
+            (down.is_some(), down.is_some_and(|down| down.trying), down.is_some_and(|down| now >= down.until))
+        };
+        if !down || trying {
+            if silent >= IDLE {
+                self.check_idle(trying).await;
+            }
+        } else if due && self.line.may_believe(now) && (!self.holds_any(now) || silent >= SILENCE) {
+            self.probe().await;
+        }
+    }
+
+    /// A worker that holds nothing of its backend opens nothing either, so only asking tells that the backend is back.
+    async fn probe(&mut self) {
+        self.asked = Moment::now();
+        match self.channel.health_check().await {
+            Ok(()) => {
+                self.batch = 1;
+                self.line.believe(self.channel.proves_writing());
+                self.shared.beat_now.notify_one();
+                self.shared.wake.notify_one();
+            }
+            Err(error) => self.line.pause(&error.to_string(), false),
+        }
+    }
+
+    /// A session that ended while nothing was sent costs nobody anything where the next one can be had.
+    async fn check_idle(&mut self, trying: bool) {
+        self.asked = Moment::now();
+        self.idle_checks = self.idle_checks.wrapping_add(1);
+        let Err(error) = self.ask().await else { return };
+        tracing::debug!(backend = %self.line.name, %error, "an idle session has ended");
+        self.line.close_all();
+        match self.channel.health_check().await {
+            Ok(()) => self.shared.wake.notify_one(),
+            Err(error) => {
+                self.line.pause(&error.to_string(), false);
+                if trying {
+                    self.shared.beat_now.notify_one();
+                }
+            }
+        }
+    }
+
+    async fn ask(&mut self) -> Result<(), BackendError> {
+        if self.idle_checks.is_multiple_of(THOROUGH) {
+            return self.channel.health_check().await;
+        }
+        self.channel.is_alive().await
+    }
+
+    fn holds_any(&self, now: Moment) -> bool {
+        self.line.flights.iter().any(|flight| !self.shared.leases.readable(flight.lane(), now).is_empty())
+    }
+}
