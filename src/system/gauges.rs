@@ -43,8 +43,8 @@ fn update_line(shared: &Shared, line: &Line) {
     meters.leases.set(leases.len() as f64);
     meters.epoch.set(leases.into_iter().max().unwrap_or(0) as f64);
     let credit = &line.credit;
-    meters.in_flight_events.set(credit.most_events.saturating_sub(credit.events_left()) as f64);
-    meters.in_flight_bytes.set(credit.most_bytes.saturating_sub(credit.bytes_left()) as f64);
+    meters.in_flight_events.set(credit.most_events.saturating_sub(credit.free().events) as f64);
+    meters.in_flight_bytes.set(credit.most_bytes.saturating_sub(credit.free().bytes) as f64);
     meters.unrecorded.set(line.flights.iter().map(|flight| flight.unwritable_count()).sum::<usize>() as f64);
     meters.breaker_open.set(f64::from(u8::from(line.state().down.is_some())));
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::backends::{Backends, ChannelFactory};
 use super::clock::Moment;
 use super::flight::Flight;
-use super::ticket::{Credit, SettledQueue};
+use super::ticket::{Credit, Room, SettledQueue};
 use super::trying::pause_after;
 use crate::error::SettingsError;
 use crate::meters::LineMeters;
@@ -38,6 +38,8 @@ pub(crate) struct Line {
     publishers: AtomicU64,
     /// Counts opens.
     opens: AtomicU64,
+    /// How long shards wait for room at most: what is in memory is over by then, unless something holds it for ever.
+    longest_wait: Duration,
 }
 
 /// An open is under way. It is over when this is dropped, also by a panic or with a message that nobody takes.
@@ -64,6 +66,10 @@ pub(crate) struct LineState {
     pub(crate) opening: Option<u64>,
     /// No open before this: the last one was refused, and the next heartbeat tells why.
     pub(crate) open_after: Option<Moment>,
+    /// Since when shards that are ours are not open.
+    closed_since: Option<Moment>,
+    /// Shards wait for so much room since then.
+    waiting: Option<(Room, Moment)>,
     /// Since the last accepted event, how often a health check was believed after sending had failed.
     doubts: u32,
     /// It is not believed again before this.
@@ -89,6 +95,7 @@ impl Line {
         flights: Vec<Arc<Flight>>,
         credit: Arc<Credit>,
         settings: &PublisherSettings,
+        longest_wait: Duration,
         channel: ChannelFactory,
     ) -> Arc<Self> {
         let meters = LineMeters::new(&name);
@@ -105,6 +112,7 @@ impl Line {
             turn: Mutex::default(),
             publishers: AtomicU64::new(0),
             opens: AtomicU64::new(0),
+            longest_wait,
         })
     }
 
@@ -144,17 +152,63 @@ impl Line {
         (self.publishers.load(Ordering::Acquire) == publisher).then_some(turn)
     }
 
-    /// Begins an open, unless one is under way or the backend is paused.
+    /// Begins an open, unless one is under way, the backend is paused, or the shards wait for room.
     pub(crate) fn begin_open(self: &Arc<Self>, now: Moment) -> Option<OpenUnderWay> {
         let mut state = self.state();
         let paused = state.down.as_ref().is_some_and(|down| now < down.until)
             || state.open_after.is_some_and(|moment| now < moment);
-        if paused || state.opening.is_some() {
+        let waits =
+            state.waiting.is_some_and(|(room, since)| !self.credit.has(room) && now.since(since) < self.longest_wait);
+        if paused || waits || state.opening.is_some() {
             return None;
         }
         let number = self.opens.fetch_add(1, Ordering::Relaxed);
         state.opening = Some(number);
         Some(OpenUnderWay { line: Arc::clone(self), number })
+    }
+
+    /// Whether shards that are ours wait to be opened.
+    pub(crate) fn note_closed(&self, any: bool, now: Moment) {
+        let mut state = self.state();
+        state.closed_since = any.then(|| state.closed_since.unwrap_or(now));
+    }
+
+    /// Whether the backend takes events, as far as this worker knows; shards that are not open for longer than `limit` are
+    /// stuck.
+    pub(crate) fn health(&self, now: Moment, limit: Duration) -> Result<(), String> {
+        let state = self.state();
+        if let Some(down) = &state.down {
+            return Err(down.reason.clone());
+        }
+        let Some(span) = state.closed_since.map(|since| now.since(since)).filter(|span| *span > limit) else {
+            return Ok(());
+        };
+        let cause = if state.waiting.is_some() {
+            "there is no room in memory for what was sent before"
+        } else {
+            "the log says why"
+        };
+        Err(format!("shards of this worker have not been opened for {span:.1?}; {cause}"))
+    }
+
+    /// Whether the shards have waited so long for room that one of them is opened without.
+    pub(crate) fn has_waited_too_long(&self, now: Moment) -> bool {
+        let waiting = self.state().waiting;
+        waiting.is_some_and(|(room, since)| !self.credit.has(room) && now.since(since) >= self.longest_wait)
+    }
+
+    /// No shard waits for room any more.
+    pub(crate) fn end_wait_for_room(&self) {
+        if self.state().waiting.take().is_some() {
+            self.credit.reserve(Room::default());
+        }
+    }
+
+    /// No more shards are opened until there is so much room, which is kept from what is read.
+    pub(crate) fn wait_for_room(&self, room: Room) {
+        let (events, bytes) = (room.events.min(self.credit.most_events), room.bytes.min(self.credit.most_bytes));
+        self.credit.reserve(Room { events, bytes });
+        self.state().waiting = Some((room, Moment::now()));
     }
 
     // The breaker.
@@ -245,6 +299,7 @@ pub(super) fn make_lines(
     wake: &Arc<Notify>,
 ) -> Result<BTreeMap<String, Arc<Line>>, SettingsError> {
     let count = settings.served_publishers().count().max(1);
+    let longest_wait = settings.worker.handler_timeout + settings.worker.lease;
     let (events, bytes) = (settings.worker.max_in_flight / count, settings.worker.max_in_flight_bytes / count);
     settings
         .served_publishers()
@@ -252,7 +307,7 @@ pub(super) fn make_lines(
             let credit = Credit::new(events.max(1), bytes.max(1), Arc::clone(wake));
             let flights = settings.lanes_of(name).into_iter().map(|lane| Flight::new(Lane::from(lane))).collect();
             let channel = backends.channel(name, publisher, outbox)?;
-            Ok((name.clone(), Line::new(name.clone(), flights, credit, publisher, channel)))
+            Ok((name.clone(), Line::new(name.clone(), flights, credit, publisher, longest_wait, channel)))
         })
         .collect()
 }

@@ -101,8 +101,9 @@ impl Poller {
                     .filter(|(shard, epoch)| flight.opening(shard.number).map(|open| open.epoch) != Some(*epoch))
             })
             .collect();
+        line.note_closed(!wanted.is_empty(), now);
         if wanted.is_empty() {
-            return;
+            return line.end_wait_for_room();
         }
         let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
         let Some(under_way) = line.begin_open(now) else { return };

@@ -257,11 +257,9 @@ impl Handler<Health> for OutboxSystem {
 }
 
 fn report(shared: &Shared, database: Result<(), String>) -> HealthReport {
-    let backends: BTreeMap<String, Result<(), String>> = shared
-        .lines
-        .iter()
-        .map(|(name, line)| (name.clone(), line.state().down.as_ref().map_or(Ok(()), |down| Err(down.reason.clone()))))
-        .collect();
+    let (now, lease) = (Moment::now(), shared.settings.worker.lease);
+    let backends: BTreeMap<String, Result<(), String>> =
+        shared.lines.iter().map(|(name, line)| (name.clone(), line.health(now, lease))).collect();
     HealthReport {
         database,
         backends,

@@ -1,7 +1,7 @@
 //! One event's way through the system.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -21,6 +21,15 @@ pub(crate) struct Credit {
     events_freed: AtomicI64,
     bytes_freed: AtomicI64,
     freed: Arc<Notify>,
+    /// Kept free for what is to be found in the journals of shards that wait for it.
+    reserved: Mutex<Room>,
+}
+
+/// What events need in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) events: usize,
+    pub(crate) bytes: usize,
 }
 
 /// The poller is told of credit that came back in parts of this size, and when all of it is back: one event's worth is
@@ -32,20 +41,42 @@ impl Credit {
         let limit = |count: usize| AtomicI64::new(i64::try_from(count).unwrap_or(i64::MAX));
         let (events, bytes) = (limit(most_events), limit(most_bytes));
         let (events_freed, bytes_freed) = (AtomicI64::new(0), AtomicI64::new(0));
-        Arc::new(Self { most_events, most_bytes, events, bytes, events_freed, bytes_freed, freed })
+        let reserved = Mutex::default();
+        Arc::new(Self { most_events, most_bytes, events, bytes, events_freed, bytes_freed, freed, reserved })
     }
 
     /// Nothing is in memory.
     pub(crate) fn is_whole(&self) -> bool {
-        self.events_left() == self.most_events
+        self.free().events == self.most_events
     }
 
+    /// What may be read.
     pub(crate) fn events_left(&self) -> usize {
-        usize::try_from(self.events.load(Ordering::Relaxed)).unwrap_or(0)
+        self.free().events.saturating_sub(self.reserved().events)
     }
 
     pub(crate) fn bytes_left(&self) -> usize {
-        usize::try_from(self.bytes.load(Ordering::Relaxed)).unwrap_or(0)
+        self.free().bytes.saturating_sub(self.reserved().bytes)
+    }
+
+    /// What nothing in memory has.
+    pub(crate) fn free(&self) -> Room {
+        let load = |left: &AtomicI64| usize::try_from(left.load(Ordering::Relaxed)).unwrap_or(0);
+        Room { events: load(&self.events), bytes: load(&self.bytes) }
+    }
+
+    pub(crate) fn has(&self, room: Room) -> bool {
+        let free = self.free();
+        self.is_whole() || (free.events >= room.events && free.bytes >= room.bytes)
+    }
+
+    /// Keeps so much from what may be read, until it is there.
+    pub(crate) fn reserve(&self, room: Room) {
+        *self.reserved() = room;
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, Room> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Permit {

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::process::Output;
+use std::sync::Arc;
 
+use actix_outbox::{EventTypes, OutboxSystem};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use crate::actors::{Log, handler};
 use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually};
 
@@ -172,4 +176,75 @@ async fn what_was_left_behind_is_not_known_where_redis_is_away_and_the_rest_is_s
     assert!(String::from_utf8_lossy(&status.stderr).contains("left behind in backend default cannot be read"));
     let cleaned = run(&scene, &["cleanup"]);
     assert_eq!((cleaned.status.code(), cleaned.stdout), (Some(1), b"deleted 0 events\n".to_vec()));
+}
+
+/// Has the journal name every event, as workers leave it that die after they sent and before they recorded.
+async fn journal_all(scene: &Scene) {
+    let sql = scene.sql().await;
+    let statement = "SELECT outbox_shard(partition_key, id)::smallint, array_agg(id::text), array_agg(seq)
+        FROM outbox_events GROUP BY 1";
+    let outbox = outbox_id(&sql).await;
+    for row in sql.query(statement, &[]).await.unwrap() {
+        let (shard, ids, seqs): (i16, Vec<String>, Vec<i64>) = (row.get(0), row.get(1), row.get(2));
+        let entries = ids.iter().zip(seqs).flat_map(|(id, seq)| entry(id.parse().unwrap(), seq));
+        set(scene, &format!("sent/{outbox}//{shard}/1.999/1"), &entries.collect::<Vec<u8>>()).await;
+    }
+}
+
+#[actix::test]
+async fn what_many_dead_workers_sent_is_taken_into_memory_only_as_far_as_there_is_room() {
+    const EVENTS: usize = 900;
+    const MOST: usize = 100;
+    let (scene, log, gate) = (Scene::new().await, Log::default(), Arc::new(Semaphore::new(0)));
+    scene.insert(EVENTS as i32, 300).await;
+    journal_all(&scene).await;
+    let handling = {
+        let (log, gate) = (log.clone(), Arc::clone(&gate));
+        handler("handling", EventTypes::All, move |event| {
+            log.add(event.id.to_string());
+            let gate = Arc::clone(&gate);
+            Box::pin(async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(())
+            })
+        })
+    };
+    let tables = format!("[publishers.default]\n{}[worker]\nmax_in_flight = {MOST}\nlease = \"1s\"", scene.stream());
+    let builder = OutboxSystem::builder(scene.system_settings(&tables)).subscribe(handling);
+    let outbox = builder.start().await.unwrap();
+    eventually("its health says what waits", PATIENCE, async || {
+        let health = outbox.health().await.unwrap();
+        matches!(&health.backends["default"], Err(reason) if reason.contains("no room in memory"))
+    })
+    .await;
+    let mut largest = 0;
+    eventually("every event is published", crate::scene::DRAIN, async || {
+        let health = outbox.health().await.unwrap();
+        largest = largest.max(health.in_flight);
+        gate.add_permits(5);
+        scene.unpublished().await == 0
+    })
+    .await;
+    // Those that are settled stay for as long as an older fetch is under way.
+    assert!((MOST / 4..=2 * MOST).contains(&largest), "{largest} events in memory");
+    assert!(outbox.health().await.unwrap().is_ok());
+    let mut handled = log.lines();
+    handled.sort_unstable();
+    handled.dedup();
+    assert_eq!((handled.len(), log.lines().len()), (EVENTS, EVENTS), "each was handled once");
+    assert_eq!(scene.length().await, 0, "nothing was sent again");
+}
+
+#[tokio::test]
+async fn a_shard_whose_journal_alone_exceeds_the_room_is_taken_alone_and_that_is_said() {
+    let scene = Scene::new().await;
+    scene.insert(300, 1).await;
+    journal_all(&scene).await;
+    let settings = scene.settings("max_in_flight = 50", "");
+    let worker = scene.worker(&settings, "worker");
+    scene.wait_published().await;
+    assert!(worker.stderr().contains("exceeds the room in memory"), "{}", worker.stderr());
+    assert_eq!(scene.length().await, 0, "nothing was sent again");
+    scene.insert(100, 10).await;
+    scene.wait_length(100).await;
 }

@@ -11,8 +11,9 @@ use crate::backend::channel::Opened;
 use crate::error::StoreError;
 use crate::store::{Fetched, Shard};
 use crate::system::clock::Moment;
+use crate::system::flight::{Fetch, Flight};
 use crate::system::line::OpenUnderWay;
-use crate::system::ticket::Ticket;
+use crate::system::ticket::{Room, Ticket};
 use crate::system::trying::pause_after;
 
 impl Desk {
@@ -22,17 +23,14 @@ impl Desk {
         let opened = self.try_open(shards).await;
         drop(under_way);
         match opened {
-            Ok(tickets) => {
-                self.line.resume_where_reachable();
-                self.pass_on(tickets).await;
-            }
+            Ok(()) => self.line.resume_where_reachable(),
             Err(error) => self.line.pause(&error.to_string(), false),
         }
         self.shared.wake.notify_one();
     }
 
     /// Shuts earlier sessions out, and only then asks what they sent and the database does not know.
-    async fn try_open(&mut self, shards: &[(Shard, i64)]) -> Result<Vec<Ticket>, BackendError> {
+    async fn try_open(&mut self, shards: &[(Shard, i64)]) -> Result<(), BackendError> {
         shards.iter().filter_map(|(shard, _)| Some((self.line.flight(&shard.lane)?, shard))).for_each(
             |(flight, shard)| {
                 flight.close(shard.number);
@@ -43,14 +41,7 @@ impl Desk {
         let opened = self.channel.open(shards).await?;
         self.line.meters.sessions.increment(1);
         self.raise_epochs(shards, &opened.refused).await;
-        let tickets = self.recover(shards, &opened).await?;
-        for (shard, epoch) in shards {
-            let refused = opened.refused.iter().any(|(other, _)| other == shard);
-            if let Some(flight) = self.line.flight(&shard.lane).filter(|_| !refused) {
-                flight.open(shard.number, *epoch);
-            }
-        }
-        Ok(tickets)
+        self.recover(journals(shards, opened)).await
     }
 
     /// A newer token than our lease: either the lease is another's by now, or the database was restored. The update
@@ -75,49 +66,127 @@ impl Desk {
         }
     }
 
-    /// Takes what earlier sessions sent into flight as accepted; what the database has already may leave the journal.
-    async fn recover(&mut self, shards: &[(Shard, i64)], opened: &Opened) -> Result<Vec<Ticket>, BackendError> {
-        let mut tickets = Vec::new();
-        for flight in &Arc::clone(&self.line).flights {
-            let sent: Vec<(Uuid, i64)> = opened
-                .sent
-                .iter()
-                .filter(|(shard, ..)| shard.lane == *flight.lane())
-                .map(|(_, id, seq)| (*id, *seq))
-                .collect();
-            if sent.is_empty() {
-                continue;
+    /// Takes what earlier sessions sent into flight as accepted, of as many shards as there is room for, and opens those.
+    /// The others are opened when credit has come back.
+    async fn recover(&mut self, journals: Vec<Journal>) -> Result<(), BackendError> {
+        let mut beyond = self.line.has_waited_too_long(Moment::now());
+        for flight in self.line.flights.clone() {
+            let in_memory: HashSet<Uuid> = flight.ids().into_iter().collect();
+            let of_lane = journals.iter().filter(|journal| journal.shard.lane == *flight.lane());
+            let mut waiting: Vec<Waiting<'_>> = of_lane.map(|journal| Waiting::new(journal, &in_memory)).collect();
+            waiting.sort_by_key(|waiting| waiting.events);
+            while !waiting.is_empty() {
+                let group = self.split_fitting(&mut waiting, beyond);
+                let Some(short) = self.adopt(&flight, &group, beyond).await? else {
+                    beyond &= group.iter().all(|waiting| waiting.events == 0);
+                    continue;
+                };
+                tracing::info!(backend = %self.line.name, short.events, short.bytes, "what earlier sessions sent waits for room in memory");
+                self.line.wait_for_room(short);
+                return Ok(());
             }
-            let fetch = flight.begin_fetch();
-            let rows = self.look_up(flight.lane(), &sent).await.map_err(|error| {
-                BackendError::Unavailable(format!("what was sent cannot be compared with the database: {error}"))
-            })?;
-            // By `seq` as well: a replayed event may stand there as it was sent before and as it was sent again.
-            let unknown: HashSet<(Uuid, i64)> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
-            let recorded: Vec<(Uuid, i64)> = sent.into_iter().filter(|event| !unknown.contains(event)).collect();
-            self.let_go(&recorded).await.map_err(|error| {
-                BackendError::Unavailable(format!("the database does not confirm what is recorded: {error}"))
-            })?;
-            let epochs: HashMap<i16, i64> = shards
-                .iter()
-                .filter(|(shard, _)| shard.lane == *flight.lane())
-                .map(|(shard, epoch)| (shard.number, *epoch))
-                .collect();
-            let credit = &self.line.credit;
-            let permit = |row: &Fetched| credit.take(row.event.as_ref().map_or(0, |event| event.size()));
-            let adopted = fetch.adopt(rows, &epochs, permit).ok_or_else(|| {
-                BackendError::Unavailable("an event was replayed that is not yet recorded as sent before".to_owned())
-            })?;
-            if !adopted.is_empty() {
-                tracing::info!(backend = %flight.lane(), events = adopted.len(), "found in the journal, not sent again");
-            }
-            tickets.extend(adopted);
         }
-        Ok(tickets)
+        self.line.end_wait_for_room();
+        Ok(())
+    }
+
+    /// The shards whose events there is room for; at least one, which finds out how much it needs.
+    fn split_fitting<'a>(&self, waiting: &mut Vec<Waiting<'a>>, beyond: bool) -> Vec<Waiting<'a>> {
+        let mut left = if beyond { 0 } else { self.line.credit.free().events };
+        let fitting = waiting.iter().take_while(|waiting| {
+            let fits = waiting.events <= left;
+            left = left.saturating_sub(waiting.events);
+            fits
+        });
+        let count = fitting.count().max(1);
+        waiting.drain(..count).collect()
+    }
+
+    /// Adopts and opens the shards of a group, one after the other; returns what the first needs that there is no room for.
+    async fn adopt(
+        &mut self,
+        flight: &Arc<Flight>,
+        group: &[Waiting<'_>],
+        beyond: bool,
+    ) -> Result<Option<Room>, BackendError> {
+        let credit = Arc::clone(&self.line.credit);
+        if let [only] = group
+            && !beyond
+            && only.events > credit.free().events
+            && !credit.is_whole()
+        {
+            return Ok(Some(Room { events: only.events, bytes: 0 }));
+        }
+        let fetch = flight.begin_fetch();
+        let sent: Vec<(Uuid, i64)> = group.iter().flat_map(|waiting| waiting.journal.sent.iter().copied()).collect();
+        let mut rows = self.unrecorded(flight, &sent).await?;
+        let in_memory: HashSet<Uuid> = flight.ids().into_iter().collect();
+        let mut adopted = Vec::new();
+        let mut ended = Ok(None);
+        for Waiting { journal, .. } in group {
+            let (own, others) = rows.into_iter().partition(|row| row.shard == journal.shard.number);
+            rows = others;
+            let needed = room_for(&own, &in_memory);
+            if !credit.has(needed) && !beyond {
+                ended = Ok(Some(needed));
+                break;
+            }
+            self.say_beyond(journal, needed);
+            match self.adopt_one(&fetch, journal, own) {
+                Ok(tickets) => adopted.extend(tickets),
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            }
+            flight.open(journal.shard.number, journal.epoch);
+        }
+        drop(fetch);
+        if !adopted.is_empty() {
+            tracing::info!(backend = %flight.lane(), events = adopted.len(), "found in the journal, not sent again");
+        }
+        self.pass_on(adopted).await;
+        ended
+    }
+
+    fn adopt_one(&self, fetch: &Fetch, journal: &Journal, rows: Vec<Fetched>) -> Result<Vec<Ticket>, BackendError> {
+        let epochs = HashMap::from([(journal.shard.number, journal.epoch)]);
+        let credit = &self.line.credit;
+        let permit = |row: &Fetched| credit.take(row.event.as_ref().map_or(0, |event| event.size()));
+        fetch.adopt(rows, &epochs, permit).ok_or_else(|| {
+            BackendError::Unavailable("an event was replayed that is not yet recorded as sent before".to_owned())
+        })
+    }
+
+    fn say_beyond(&self, journal: &Journal, needed: Room) {
+        let free = self.line.credit.free();
+        if needed.events > free.events || needed.bytes > free.bytes {
+            tracing::warn!(
+                backend = %self.line.name, shard = journal.shard.number, needed.events, needed.bytes,
+                "what earlier sessions sent for one shard exceeds the room in memory; it is taken all the same"
+            );
+        }
+    }
+
+    /// Those of the events that the database does not know to be published; what it knows may leave the journal.
+    async fn unrecorded(&mut self, flight: &Flight, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>, BackendError> {
+        if sent.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.look_up(flight.lane(), sent).await.map_err(|error| {
+            BackendError::Unavailable(format!("what was sent cannot be compared with the database: {error}"))
+        })?;
+        // By `seq` as well: a replayed event may stand there as it was sent before and as it was sent again.
+        let unknown: HashSet<(Uuid, i64)> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
+        let recorded: Vec<(Uuid, i64)> = sent.iter().filter(|event| !unknown.contains(event)).copied().collect();
+        self.drop_from_journal(&recorded).await.map_err(|error| {
+            BackendError::Unavailable(format!("the database does not confirm what is recorded: {error}"))
+        })?;
+        Ok(rows)
     }
 
     /// What the database shows as recorded may leave the journal once no failover can take it back.
-    async fn let_go(&mut self, recorded: &[(Uuid, i64)]) -> Result<(), StoreError> {
+    async fn drop_from_journal(&mut self, recorded: &[(Uuid, i64)]) -> Result<(), StoreError> {
         if !recorded.is_empty() {
             self.shared.store.confirm_durable().await?;
             self.channel.settled(recorded);
@@ -130,4 +199,43 @@ impl Desk {
         self.shared.store.record_sent_but_failed(sent).await?;
         self.shared.store.unrecorded(lane, sent).await
     }
+}
+
+/// What earlier sessions sent for one shard.
+struct Journal {
+    shard: Shard,
+    epoch: i64,
+    sent: Vec<(Uuid, i64)>,
+}
+
+/// A shard that is to be opened, and how many events its journal may bring into memory.
+struct Waiting<'a> {
+    journal: &'a Journal,
+    events: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(journal: &'a Journal, in_memory: &HashSet<Uuid>) -> Self {
+        Self { journal, events: journal.sent.iter().filter(|(id, _)| !in_memory.contains(id)).count() }
+    }
+}
+
+/// The journals of the shards that were not refused.
+fn journals(shards: &[(Shard, i64)], opened: Opened) -> Vec<Journal> {
+    let granted = shards.iter().filter(|(shard, _)| !opened.refused.iter().any(|(other, _)| other == shard));
+    let mut journals: HashMap<&Shard, Journal> = granted
+        .map(|(shard, epoch)| (shard, Journal { shard: shard.clone(), epoch: *epoch, sent: Vec::new() }))
+        .collect();
+    for (shard, id, seq) in &opened.sent {
+        if let Some(journal) = journals.get_mut(shard) {
+            journal.sent.push((*id, *seq));
+        }
+    }
+    journals.into_values().collect()
+}
+
+fn room_for(rows: &[Fetched], in_memory: &HashSet<Uuid>) -> Room {
+    let new = rows.iter().filter(|row| !in_memory.contains(&row.id));
+    let size = |row: &Fetched| row.event.as_ref().map_or(0, |event| event.size());
+    new.fold(Room::default(), |room, row| Room { events: room.events + 1, bytes: room.bytes + size(row) })
 }
