@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::backends::{Backends, ChannelFactory};
 use super::clock::Moment;
 use super::flight::Flight;
+use super::refusals::Refusals;
 use super::ticket::{Credit, Room, SettledQueue};
 use super::trying::pause_after;
 use crate::error::SettingsError;
@@ -40,6 +41,7 @@ pub(crate) struct Line {
     opens: AtomicU64,
     /// How long shards wait for room at most: what is in memory is over by then, unless something holds it for ever.
     longest_wait: Duration,
+    pub(crate) refusals: Refusals,
 }
 
 /// An open is under way. It is over when this is dropped, also by a panic or with a message that nobody takes.
@@ -113,6 +115,7 @@ impl Line {
             publishers: AtomicU64::new(0),
             opens: AtomicU64::new(0),
             longest_wait,
+            refusals: Refusals::default(),
         })
     }
 

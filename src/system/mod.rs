@@ -26,6 +26,7 @@ mod messages;
 mod pace;
 mod poller;
 mod publisher;
+mod refusals;
 mod registry;
 mod retry;
 mod settle_queue;

@@ -19,6 +19,9 @@ use crate::store::{Care, Reschedule, Settled};
 /// Events in one statement.
 const MOST: usize = 500;
 
+/// A reason is written into the log up to this length.
+const MAX_REASON: usize = 500;
+
 pub(crate) struct Retry {
     shared: Arc<Shared>,
     /// By publisher, so that one backend's rows never hold up another's.
@@ -82,9 +85,7 @@ impl Retry {
     fn note_recorded(&self, Rejection { ticket, settle }: Rejection) {
         let shared = &self.shared;
         count(shared, &settle);
-        if settle.status == Status::Failed {
-            tracing::error!(event.id = %settle.id, backend = %settle.shard.lane, retries = settle.retry_count, "event failed");
-        }
+        say_refused(shared, &ticket, &settle);
         note_settled(shared, std::slice::from_ref(&ticket));
         if settle.status == Status::Retry {
             note_retry(shared, &settle);
@@ -148,6 +149,22 @@ fn count(shared: &Shared, settle: &Reschedule) {
             Status::Failed => line.meters.failed.add(1),
             _ => line.meters.retried.increment(1),
         }
+    }
+}
+
+/// A refusal is written with what it was about and why, as long as there are not too many.
+fn say_refused(shared: &Shared, ticket: &Ticket, settle: &Reschedule) {
+    let Some(reason) = settle.error.as_deref() else { return };
+    let reason: String = reason.chars().take(MAX_REASON).collect();
+    let event_type = ticket.event().map_or("", |event| event.event_type.as_str());
+    let retries = settle.retry_count;
+    let Some(line) = shared.line_of(&settle.shard.lane).filter(|line| line.refusals.is_written(Moment::now())) else {
+        return;
+    };
+    if settle.status == Status::Failed {
+        tracing::error!(event.id = %settle.id, event.r#type = event_type, backend = %line.name, retries, reason, "event failed");
+    } else {
+        tracing::warn!(event.id = %settle.id, event.r#type = event_type, backend = %line.name, retries, reason, "event refused; it is tried again");
     }
 }
 

@@ -224,3 +224,20 @@ async fn an_idle_worker_replaces_a_connection_that_is_silent_before_an_event_nee
     scene.wait_published().await;
     assert_eq!(scene.length().await, 2);
 }
+
+#[tokio::test]
+async fn each_refused_event_is_named_with_its_reason_as_long_as_there_are_not_too_many() {
+    let scene = Scene::new().await;
+    let statement = r#"INSERT INTO outbox_events (id, event_type, source, publisher_config)
+        SELECT gen_random_uuid(), 'thing.happened', 'tests', '{"list": [1]}' FROM generate_series(1, 50)"#;
+    let sql = scene.sql().await;
+    sql.execute(statement, &[]).await.unwrap();
+    let worker = scene.worker(&scene.settings("", ""), "worker");
+    let said = || worker.stderr().lines().filter(|line| line.contains("event failed")).map(str::to_owned).collect();
+    eventually("it says how many it does not name", PATIENCE, async || worker.stderr().contains("events=30")).await;
+    let lines: Vec<String> = said();
+    assert_eq!(lines.len(), 20, "{lines:?}");
+    for word in ["thing.happened", "publisher_config", "backend=default", "event.id="] {
+        assert!(lines.iter().all(|line| line.contains(word)), "{word}: {:?}", lines[0]);
+    }
+}

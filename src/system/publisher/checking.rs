@@ -16,6 +16,14 @@ const THOROUGH: u32 = 15;
 const SILENCE: Duration = Duration::from_secs(5);
 
 impl Desk {
+    /// How many refusals the log does not name.
+    pub(super) fn say_left_out(&self) {
+        let left_out = self.line.refusals.take_left_out(Moment::now());
+        if left_out > 0 {
+            tracing::warn!(backend = %self.line.name, events = left_out, "further events were refused; `last_error` says why");
+        }
+    }
+
     pub(super) async fn look_after(&mut self) {
         let now = Moment::now();
         let silent = now.since(self.asked);

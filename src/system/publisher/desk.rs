@@ -78,6 +78,7 @@ impl Desk {
             self.line.close_all();
             self.line.pause(&error.to_string(), false);
         }
+        self.say_left_out();
         self.look_after().await;
     }
 }
