@@ -1,5 +1,6 @@
 //! A model of how events are handed over, every run of which is checked: no sequence of steps within the bounds loses an
-//! event, doubles one, or brings a key out of order.
+//! event, doubles one, or brings a key out of order. Models of other parts of the protocol are in folders of their own:
+//! `ownership`.
 //!
 //! # What is modelled
 //!
@@ -34,12 +35,15 @@
 //!   `wait_replicas`, SQLite's one shard, other lanes, leaving. An event that was failed once, or is replayed, has no place
 //!   in its key's order any more.
 
+#[cfg(test)]
+mod check;
 mod database;
 mod events;
 mod flight;
 mod heart;
 mod leases;
 mod message;
+mod ownership;
 mod poller;
 mod properties;
 mod publisher;
