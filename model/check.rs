@@ -16,6 +16,7 @@ where
     println!("{} states; the longest run has {} steps", checker.unique_state_count(), checker.max_depth());
     let found = |name: &'static str| checker.discovery(name).is_some();
     let properties = checker.model().properties();
+    // What fails comes before what was not met: a check that found a failure has stopped.
     let failed = properties.iter().find(|property| match property.expectation {
         Expectation::Always => found(property.name),
         Expectation::Sometimes => !found(property.name),

@@ -25,6 +25,8 @@ pub(crate) struct Row {
     pub(crate) published_at: bool,
     /// How often a person changed it: what `updated_at` tells apart and the count does not.
     pub(crate) changes: u8,
+    /// Not a column: whatever changes it is refused.
+    pub(crate) refuses: bool,
     /// Not a column: how often a backend refused it since it was begun, by its writer or a person.
     pub(crate) refusals: u8,
     /// Not a column: it was failed once, so its key has gone on without it.
@@ -35,8 +37,17 @@ pub(crate) struct Row {
 
 impl Row {
     fn new(status: Status) -> Self {
-        let (refusals, was_failed, given_up) = (0, false, false);
-        Self { status, replay: false, retry_count: 0, published_at: false, changes: 0, refusals, was_failed, given_up }
+        Self {
+            status,
+            replay: false,
+            retry_count: 0,
+            published_at: false,
+            changes: 0,
+            refuses: false,
+            refusals: 0,
+            was_failed: false,
+            given_up: false,
+        }
     }
 
     pub(crate) fn is_unsettled(&self) -> bool {
@@ -50,6 +61,11 @@ impl Row {
 
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.status, Status::Absent | Status::Published | Status::Failed)
+    }
+
+    /// Without what is not a column.
+    fn columns(&self) -> Self {
+        Self { refuses: false, refusals: 0, was_failed: false, given_up: false, ..*self }
     }
 
     fn fail(&mut self) {
@@ -108,6 +124,20 @@ impl Database {
         self.row(publication.event).replay == publication.replay
     }
 
+    /// Whether no statement could tell the two apart.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        self.leases == other.leases && self.rows.iter().zip(&other.rows).all(|(a, b)| a.columns() == b.columns())
+    }
+
+    /// The columns are those of an earlier state; what happened has happened.
+    pub(crate) fn fall_back_to(&mut self, earlier: &Self) {
+        self.leases = earlier.leases;
+        for (row, earlier) in self.rows.iter_mut().zip(&earlier.rows) {
+            let Row { refuses, refusals, was_failed, .. } = *row;
+            *row = Row { refuses, refusals, was_failed, ..*earlier };
+        }
+    }
+
     /// What is due of these shards. A retry may have come due or not.
     pub(crate) fn fetch(&self, shards: [bool; 2], retries: bool) -> [Option<Fetched>; 3] {
         Event::ALL.map(|event| {
@@ -130,7 +160,7 @@ impl Database {
 
     pub(crate) fn record_sent_but_failed(&mut self, sent: Publications) {
         for publication in sent.iter() {
-            if self.has(publication) {
+            if self.has(publication) && !self.row(publication.event).refuses {
                 let row = self.row_mut(publication.event);
                 row.published_at |= row.status == Status::Failed;
             }
@@ -138,12 +168,23 @@ impl Database {
     }
 
     /// What was sent and is not recorded as published, whatever its status.
-    pub(crate) fn unrecorded(&self, sent: Publications) -> Vec<Fetched> {
-        let unknown = |publication: &Publication| self.has(*publication) && !self.row(publication.event).published_at;
-        sent.iter().filter(unknown).map(|publication| self.read(publication.event)).collect()
+    pub(crate) fn unrecorded(&self, sent: Publications) -> [Option<Fetched>; 3] {
+        Event::ALL.map(|event| {
+            let row = self.read(event);
+            (sent.contains(row.publication) && !row.published_at).then_some(row)
+        })
     }
 
+    /// Those that are refused for their rows' sake.
+    pub(crate) fn refused(&self, events: Publications) -> Publications {
+        events.iter().filter(|publication| self.has(*publication) && self.row(publication.event).refuses).collect()
+    }
+
+    /// All of them, or none where one is refused.
     pub(crate) fn settle_published(&mut self, events: Publications) {
+        if !self.refused(events).is_empty() {
+            return;
+        }
         for publication in events.iter() {
             if self.has(publication) {
                 let row = self.row_mut(publication.event);
@@ -163,7 +204,7 @@ impl Database {
         let as_read = row.retry_count == settle.fetched_retry_count
             && (row.changes == settle.fetched_changes || !rules.settled_as_read);
         let fenced = !rules.fenced_settle || ours && as_read;
-        if same_seq && row.is_unsettled() && fenced {
+        if same_seq && row.is_unsettled() && fenced && !row.refuses {
             (row.status, row.retry_count) = (status, count);
             if settle.failed {
                 row.fail();

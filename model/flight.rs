@@ -10,10 +10,21 @@ pub(crate) enum Stage {
     Queued,
     Accepted,
     Rejected,
-    /// Recorded, kept only until the fetch under way is over.
+    /// Accepted, and the database refuses to record it.
+    Unrecorded,
+    /// Recorded, kept only until what was being read meanwhile has come.
     Settled {
         blocks: bool,
+        until: Reading,
     },
+}
+
+/// Readings under way (R2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Reading {
+    pub(crate) fetch: bool,
+    /// Of what an open found in the journal.
+    pub(crate) look_up: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,7 +41,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Whether later events of its key have to wait.
     fn blocks(&self) -> bool {
-        self.barred || matches!(self.stage, Stage::Rejected | Stage::Settled { blocks: true })
+        self.barred || matches!(self.stage, Stage::Rejected | Stage::Settled { blocks: true, .. })
     }
 }
 
@@ -40,7 +51,16 @@ pub(crate) struct Fetch {
     /// The shards as they were open when it began (R1).
     pub(crate) open: [Option<Token>; 2],
     pub(crate) rows: [Option<Fetched>; 3],
-    /// Something unsettled stands before the later event of the key (R3).
+    /// `None`: the rows are read, and the question about their key is still to be asked.
+    pub(crate) asked: Option<Asked>,
+}
+
+/// What the database said of the rows' key, in a later snapshot than theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Asked {
+    /// The last event that was asked about.
+    pub(crate) up_to: Option<Event>,
+    /// Something unsettled stands before it (R3).
     pub(crate) blocked: bool,
 }
 
@@ -65,9 +85,13 @@ impl Flight {
     }
 
     /// Whether anything of a shard is still on its way.
-    pub(crate) fn is_busy(&self, shard: usize) -> bool {
+    pub(crate) fn is_busy(&self, shard: usize, rules: Rules) -> bool {
         let of_shard = Event::ALL.into_iter().filter(|event| event.shard() == shard);
-        of_shard.filter_map(|event| self.entry(event)).any(|entry| !matches!(entry.stage, Stage::Settled { .. }))
+        of_shard.filter_map(|event| self.entry(event)).any(|entry| match entry.stage {
+            Stage::Settled { .. } => false,
+            Stage::Unrecorded => !rules.unrecorded_is_idle,
+            _ => true,
+        })
     }
 
     /// For R3: events that are on their way do not count as standing before others.
@@ -78,12 +102,13 @@ impl Flight {
     /// Takes those rows into flight that may go; returns them in their order.
     pub(crate) fn admit(&mut self, fetch: &Fetch, rules: Rules) -> Vec<Event> {
         let mut admitted = Vec::new();
+        let Some(asked) = fetch.asked else { return admitted };
         for row in fetch.rows.iter().flatten() {
             let event = row.publication.event;
             let opening = self.open[event.shard()];
             let same = opening.is_some() && fetch.open[event.shard()] == opening;
             let Some(opening) = opening.filter(|_| same || !rules.r1) else { continue };
-            if self.entry(event).is_some() || rules.r3 && self.waits(event, opening, fetch.blocked) {
+            if self.entry(event).is_some() || rules.r3 && self.waits(event, opening, asked) {
                 continue;
             }
             let entry =
@@ -94,7 +119,11 @@ impl Flight {
         admitted
     }
 
-    fn waits(&self, event: Event, opening: Token, blocked: bool) -> bool {
+    fn waits(&self, event: Event, opening: Token, Asked { up_to, blocked }: Asked) -> bool {
+        // In flight when the question was asked, and given back since.
+        if event.has_key() && up_to.is_none_or(|last| last < event) {
+            return true;
+        }
         event.before().is_some_and(|before| {
             let behind_another_session =
                 self.entry(before).is_some_and(|entry| entry.stage == Stage::Queued && entry.opening != Some(opening));
@@ -108,10 +137,12 @@ impl Flight {
             || event.before().and_then(|before| self.entry(before)).is_some_and(Entry::blocks)
     }
 
-    /// What this row replays, where that is still in flight.
-    pub(crate) fn replayed_by(&self, row: &Fetched) -> Option<Publication> {
+    /// What is in the way of this row of a journal: what it replays, or its own settle, which another worker has overtaken.
+    pub(crate) fn in_the_way_of(&self, row: &Fetched, rules: Rules) -> Option<Publication> {
         let entry = self.entry(row.publication.event)?;
-        (entry.row.publication != row.publication).then_some(entry.row.publication)
+        let replayed = entry.row.publication != row.publication && rules.replays_wait;
+        let settled = matches!(entry.stage, Stage::Settled { .. }) && rules.settled_waits;
+        (replayed || settled).then_some(entry.row.publication)
     }
 
     pub(crate) fn has(&self, publication: Publication) -> bool {
@@ -137,32 +168,37 @@ impl Flight {
         }
     }
 
-    /// The database has it. `kept`: a fetch is under way, until whose end it stays (R2).
-    pub(crate) fn settle(&mut self, event: Event, blocks: bool, kept: bool) {
-        self.set_stage(event, Stage::Settled { blocks });
+    /// The database has it. It stays until these readings are over (R2).
+    pub(crate) fn settle(&mut self, event: Event, blocks: bool, until: Reading) {
+        self.set_stage(event, Stage::Settled { blocks, until });
         if blocks
             && let Some(later) = event.after().and_then(|later| self.entry_mut(later))
             && matches!(later.stage, Stage::Queued | Stage::Accepted)
         {
             later.barred = true;
         }
-        if !kept {
-            self.entries[event as usize] = None;
-        }
+        self.release(Reading { fetch: false, look_up: false });
     }
 
-    /// The fetch is over.
-    pub(crate) fn release(&mut self) {
+    /// These readings are over.
+    pub(crate) fn release(&mut self, over: Reading) {
         for entry in &mut self.entries {
-            *entry = entry.filter(|entry| !matches!(entry.stage, Stage::Settled { .. }));
+            if let Some(Entry { stage: Stage::Settled { until, .. }, .. }) = entry {
+                until.fetch &= !over.fetch;
+                until.look_up &= !over.look_up;
+                if *until == Reading::default() {
+                    *entry = None;
+                }
+            }
         }
     }
 
     /// It was not sent, or its fate is not known and the next open will tell.
-    pub(crate) fn give_back(&mut self, event: Event) {
+    pub(crate) fn give_back(&mut self, event: Event, rules: Rules) {
         let Some(entry) = self.entries[event as usize].take() else { return };
         let overtaken = event.has_key() && !entry.barred && !self.is_blocked(event);
-        if entry.stage == Stage::Accepted || overtaken {
+        let refused = entry.stage == Stage::Rejected && rules.refused_closes;
+        if entry.stage == Stage::Accepted || refused || overtaken {
             self.open[event.shard()] = None;
         }
     }

@@ -5,13 +5,13 @@
 //! moment (a misfortune, to be counted), and a free one taken by whoever comes first.
 
 use crate::message::{Message, each};
-use crate::rules::Outbox;
+use crate::rules::{Outbox, Rules};
 use crate::state::State;
 use crate::steps::{Fate, Step};
 use crate::worker::{Held, Worker};
 
 impl State {
-    pub(crate) fn heart_steps(&self, w: usize, steps: &mut Vec<Step>) {
+    pub(crate) fn heart_steps(&self, w: usize, rules: Rules, steps: &mut Vec<Step>) {
         let worker = &self.workers[w];
         // A beat that tells nothing new is left out.
         let news = |(shard, held): (usize, Held)| held.past || worker.refused || !self.is_held_by(w, shard, held.epoch);
@@ -20,7 +20,7 @@ impl State {
         }
         for shard in 0..2 {
             let lease = self.database.leases[shard];
-            let (stray, idle) = (lease.owner == Some(worker.owner), !worker.flight.is_busy(shard));
+            let (stray, idle) = (lease.owner == Some(worker.owner), !worker.flight.is_busy(shard, rules));
             match worker.held[shard] {
                 Some(held) if held.draining && idle => steps.push(Step::Release(w, shard, Fate::Answered)),
                 None if stray && idle => steps.push(Step::Release(w, shard, Fate::Answered)),
@@ -67,15 +67,15 @@ impl State {
         let owner = worker.owner;
         match fate {
             Fate::Answered => self.database.release(owner, shard, epoch, outbox.rules),
-            Fate::GivenUp => self.give_up(Message::Release(owner, shard, epoch)),
+            Fate::GivenUp | Fate::Doubted => self.give_up(Message::Release(owner, shard, epoch)),
         }
     }
 
     /// By the database's clock; the holder's own deadline was before.
     pub(crate) fn expire(&mut self, shard: usize) {
-        let lease = &mut self.database.leases[shard];
-        lease.expired = true;
-        let owner = lease.owner;
+        let databases = [Some(&mut self.database), self.durable.as_deref_mut()];
+        databases.into_iter().flatten().for_each(|database| database.leases[shard].expired = true);
+        let owner = self.database.leases[shard].owner;
         let holder = self.workers.iter_mut().find(|worker| Some(worker.owner) == owner);
         holder.and_then(|worker| worker.held[shard].as_mut()).into_iter().for_each(|held| held.past = true);
     }

@@ -12,9 +12,9 @@
 //! | `database.rs`, `leases.rs` | the statements of `src/store/postgres` |
 //! | `redis.rs` | `open.lua`, `publish.lua` |
 //! | `heart.rs` | `src/system/{heartbeat,leases}.rs`: renew, acquire, drain, release |
-//! | `poller.rs` | `src/system/poller.rs`: fetch |
+//! | `poller.rs` | `src/system/poller.rs`: fetch, in its steps read, ask and admit |
 //! | `flight.rs` | `src/system/flight`: admit, adopt, settle, give back; rules R1 to R3 |
-//! | `publisher.rs` | `src/system/publisher`, `src/backend/redis_stream`: try_open, open, recover, send, publish, flush |
+//! | `publisher.rs` | `src/system/publisher`, `src/backend/redis_stream`: try_open, open, look_up, adopt, send, publish, flush |
 //! | `settling.rs` | `src/system/{completer,retry}.rs`: settle_published, settle_rescheduled |
 //!
 //! `steps.rs` says which steps are possible: those that happen by themselves, and the misfortunes of `rules.rs`, each at any
@@ -26,6 +26,11 @@
 //! - **A lost answer** is a request that is executed when nobody waits for it any more, and before anything else happens.
 //! - **A request and its answer** are one step where nothing but the worker's own death could come between: it can die after
 //!   the step as well, and what it would have asked next is then on its way late (`Worker::on_its_way`).
+//! - **A failover** leaves what was waited for, and everything that was committed before that; where a commit was not waited for,
+//!   nothing of it and of what came after. Statements that were on their way are lost with their server. Only settles can be in
+//!   doubt: any other write that is waited for would make them durable, so a run in which such a write fails too is no worse.
+//! - **A settle tells for each event** whether it is recorded, skipped because of a lock, or refused for good. The parts of a
+//!   divided batch are one step: each is a settle like any other.
 //! - **Clocks**: a lease runs out at any moment, but under its holder only after the holder's own deadline. That order of
 //!   the two is taken for granted; that an answer which comes late renews nothing follows from it.
 //! - **Reading** brings all that is due, with the retries or without. A fetch that finds nothing when it begins is counted

@@ -1,20 +1,20 @@
 //! Reading: `src/system/poller.rs`.
 //!
-//! A fetch begins, reads, and asks what stands before the keys, all in one step: what is read later than the fetch began
-//! is only newer, while R1 and R2 count from its beginning. Its answer comes in another step, at any time or, with the
-//! worker, never. Cursors and limits only leave rows out, for a later fetch to find; what a limit would cut in two is cut here
+//! A fetch begins and reads its rows in one step, for R1 and R2 count from its beginning, and what is read later is only newer.
+//! In a second step it asks what stands before the rows of the key: what is to be asked follows from what is in flight by then, and
+//! the database answers from a later snapshot. The answer comes in a third step, at any time or, with the worker, never. Cursors and limits only leave rows out, for a later fetch to find; what a limit would cut in two is cut here
 //! by the later event's commit.
 
 use crate::events::Event;
-use crate::flight::Fetch;
+use crate::flight::{Asked, Fetch, Reading};
 use crate::rules::Outbox;
 use crate::state::State;
 use crate::steps::Step;
 
 impl State {
     pub(crate) fn poller_steps(&self, w: usize, outbox: &Outbox, steps: &mut Vec<Step>) {
-        if self.workers[w].fetch.is_some() {
-            return steps.push(Step::Admit(w));
+        if let Some(fetch) = &self.workers[w].fetch {
+            return steps.push(if fetch.asked.is_some() { Step::Admit(w) } else { Step::Ask(w) });
         }
         for retries in [false, true] {
             let needed = !retries || self.has_retries();
@@ -40,18 +40,34 @@ impl State {
 
     fn finds_something(&self, w: usize, retries: bool, outbox: &Outbox) -> bool {
         let mut flight = self.workers[w].flight;
-        !flight.admit(&self.begin_fetch(w, retries), outbox.rules).is_empty()
+        let mut fetch = self.begin_fetch(w, retries);
+        fetch.asked = fetch.asked.or(Some(self.question(w, &fetch)));
+        !flight.admit(&fetch, outbox.rules).is_empty()
     }
 
-    /// `read`: the rows, and the answers to the questions about their keys.
+    /// `read`: the rows. Where none has a key there is nothing to ask.
     pub(crate) fn begin_fetch(&self, w: usize, retries: bool) -> Fetch {
         let worker = &self.workers[w];
         let open = worker.open_and_held();
         let rows = self.database.fetch(open.map(|opening| opening.is_some()), retries);
-        let read = |event: Event| rows[event as usize].is_some() && worker.flight.entry(event).is_none();
-        let except = |event: Event| read(event) || worker.flight.on_its_way(event);
-        let blocked = self.database.blockers(Event::Later, except);
-        Fetch { open, rows, blocked }
+        let has_key = rows.iter().flatten().any(|row| row.publication.event.has_key());
+        Fetch { open, rows, asked: (!has_key).then(Asked::default) }
+    }
+
+    /// `questions` and `blockers`: about the rows that are not in flight, except what is on its way.
+    pub(crate) fn question(&self, w: usize, fetch: &Fetch) -> Asked {
+        let flight = &self.workers[w].flight;
+        let read = |event: Event| fetch.rows[event as usize].is_some() && flight.entry(event).is_none();
+        let except = |event: Event| read(event) || flight.on_its_way(event);
+        let up_to = Event::ALL.into_iter().filter(|event| event.has_key() && read(*event)).max();
+        let blocked = up_to.is_some_and(|last| self.database.blockers(last, except));
+        Asked { up_to, blocked }
+    }
+
+    pub(crate) fn ask(&mut self, w: usize) {
+        let Some(fetch) = self.workers[w].fetch else { return };
+        let asked = Some(self.question(w, &fetch));
+        self.workers[w].fetch = Some(Fetch { asked, ..fetch });
     }
 
     /// `take`: what may go is queued for the publisher.
@@ -60,6 +76,6 @@ impl State {
         let Some(fetch) = worker.fetch.take() else { return };
         let admitted = worker.flight.admit(&fetch, outbox.rules);
         worker.queue.extend(admitted);
-        worker.flight.release();
+        worker.flight.release(Reading { fetch: true, look_up: false });
     }
 }

@@ -36,6 +36,7 @@ pub(crate) fn all() -> Vec<Property<Outbox>> {
         Property::always(CLEARED, |outbox, state: &State| {
             let known = |worker: &Worker| worker.settled.and(worker.noted);
             let known = state.workers.iter().map(known).fold(Publications::default(), Publications::and);
+            let known = known.and(unrecordable(state));
             let forgotten = state.redis.places.iter().any(|place| !place.sent.without(known).is_empty());
             !forgotten || !is_settled(state) || !state.is_at_rest(outbox)
         }),
@@ -54,12 +55,26 @@ pub(crate) fn all() -> Vec<Property<Outbox>> {
 
 fn is_sent_if_published(state: &State, event: Event) -> bool {
     let row = state.database.row(event);
-    let publication = Publication { event, replay: row.replay };
-    state.redis.stream.entries.contains(publication) || row.status != Status::Published && !row.published_at
+    is_sent(state, event) || row.status != Status::Published && !row.published_at
 }
 
 fn is_settled(state: &State) -> bool {
-    Event::ALL.into_iter().all(|event| state.database.row(event).is_done())
+    let refuses = |event: Event| state.database.row(event).refuses;
+    // A refused event blocks its key until its refusal is recorded.
+    let blocked = |event: Event| event.before().is_some_and(|before| refuses(before) && !is_sent(state, before));
+    let settled = |event: Event| state.database.row(event).is_done() || refuses(event) || blocked(event);
+    Event::ALL.into_iter().all(settled)
+}
+
+fn is_sent(state: &State, event: Event) -> bool {
+    let publication = Publication { event, replay: state.database.row(event).replay };
+    state.redis.stream.entries.contains(publication)
+}
+
+fn unrecordable(state: &State) -> Publications {
+    let refuses = |event: &Event| state.database.row(*event).refuses;
+    let publication = |event: Event| Publication { event, replay: state.database.row(event).replay };
+    Event::ALL.into_iter().filter(refuses).map(publication).collect()
 }
 
 fn is_valid_if_held(state: &State, shard: usize) -> bool {

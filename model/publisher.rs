@@ -3,11 +3,12 @@
 //! A script and its answer are one step: between the two the worker could only do what it can do before the script, or
 //! die, and it can die after the answer too. Before the script, anything may happen.
 
+use crate::database::Fetched;
 use crate::events::Publications;
-use crate::flight::Stage;
+use crate::flight::{Reading, Stage};
 use crate::message::{Message, each};
 use crate::redis::{Batch, Reply, Trouble};
-use crate::rules::Outbox;
+use crate::rules::{Outbox, Rules};
 use crate::state::State;
 use crate::steps::{Fate, Piece, Step};
 use crate::worker::Desk;
@@ -17,7 +18,8 @@ impl State {
         let worker = &self.workers[w];
         match worker.desk {
             Desk::Opening(_) => steps.push(Step::Open(w, Fate::Answered)),
-            Desk::Recovering { .. } => steps.push(Step::Recover(w, Fate::Answered)),
+            Desk::Recovering { .. } => steps.push(Step::LookUp(w, Fate::Answered)),
+            Desk::Adopting { .. } => steps.push(Step::Adopt(w)),
             Desk::Sending(..) => steps.push(Step::Publish(w, None, Fate::Answered)),
             Desk::Idle => {
                 if worker.may_open() {
@@ -72,9 +74,8 @@ impl State {
         worker.desk = Desk::Recovering { tokens, sent, refused };
     }
 
-    /// `raise_epochs`, and what earlier sessions sent is taken into flight; then the shards are open. What the database
-    /// says of it and the taking are one step: it is in the stream, and stays there.
-    pub(crate) fn recover(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
+    /// `raise_epochs` and `look_up`: what the database says of what earlier sessions sent.
+    pub(crate) fn look_up(&mut self, w: usize, fate: Fate, rules: Rules) {
         let Desk::Recovering { tokens, sent, refused } = self.workers[w].desk else { return };
         let worker = &mut self.workers[w];
         worker.desk = Desk::Idle;
@@ -84,26 +85,44 @@ impl State {
             worker.refused = true;
         }
         self.database.record_sent_but_failed(sent);
-        if fate == Fate::GivenUp {
-            self.faults.spend(|faults| &mut faults.lost);
-            return;
+        if fate == Fate::Answered {
+            let rows = self.database.unrecorded(sent);
+            worker.desk = Desk::Adopting { tokens, sent, refused, rows };
+            self.wait_for_what_was_found(sent, rows, rules.recovery_waits && rules.waits_where_it_read);
         }
-        let rows = self.database.unrecorded(sent);
-        let unknown: Publications = rows.iter().map(|row| row.publication).collect();
+    }
+
+    /// Before anything leaves the journal because its row is found published, something is written, and the standby has it.
+    fn wait_for_what_was_found(&mut self, sent: Publications, rows: [Option<Fetched>; 3], waits: bool) {
+        let unknown: Publications = rows.iter().flatten().map(|row| row.publication).collect();
+        if waits && sent != unknown {
+            self.durable = None;
+        }
+    }
+
+    /// `adopt`: what earlier sessions sent is taken into flight, and what the database has may leave the journal; then the
+    /// shards are open.
+    pub(crate) fn adopt(&mut self, w: usize, outbox: &Outbox) {
+        let Desk::Adopting { tokens, sent, refused, rows } = self.workers[w].desk else { return };
+        let rules = outbox.rules;
+        self.wait_for_what_was_found(sent, rows, rules.recovery_waits && !rules.waits_where_it_read);
+        let worker = &mut self.workers[w];
+        worker.desk = Desk::Idle;
+        let rows = || rows.iter().flatten();
+        let unknown: Publications = rows().map(|row: &Fetched| row.publication).collect();
         worker.settle_fields(sent.without(unknown));
-        worker.hindered_by =
-            rows.iter().find_map(|row| worker.flight.replayed_by(row)).filter(|_| outbox.rules.replays_wait);
-        if worker.hindered_by.is_some() {
-            return;
-        }
-        for row in rows {
-            if let Some(token) = tokens[row.publication.event.shard()] {
-                worker.flight.adopt(row, token.epoch);
+        worker.hindered_by = rows().find_map(|row| worker.flight.in_the_way_of(row, rules));
+        if worker.hindered_by.is_none() {
+            for row in rows() {
+                if let Some(token) = tokens[row.publication.event.shard()] {
+                    worker.flight.adopt(*row, token.epoch);
+                }
+            }
+            for (shard, token) in each(tokens).filter(|(shard, _)| refused[*shard].is_none()) {
+                worker.flight.open[shard] = Some(token);
             }
         }
-        for (shard, token) in each(tokens).filter(|(shard, _)| refused[*shard].is_none()) {
-            worker.flight.open[shard] = Some(token);
-        }
+        worker.flight.release(Reading { fetch: false, look_up: true });
     }
 
     /// `deliver` up to the sending of one piece: what may not go is given back, what the backend has already is passed on.
@@ -112,7 +131,7 @@ impl State {
         let mut going = Vec::new();
         for event in worker.queue.clone() {
             if !worker.may_go(event, outbox.rules) {
-                worker.drop_ticket(event);
+                worker.drop_ticket(event, outbox.rules);
             } else if worker.flight.entry(event).is_some_and(|entry| entry.row.published_at) {
                 worker.queue.retain(|queued| *queued != event);
                 worker.flight.set_stage(event, Stage::Accepted);
@@ -132,7 +151,7 @@ impl State {
         }
         if going.iter().any(|event| batch.tokens[event.shard()].is_none()) {
             going.iter().for_each(|event| worker.flight.open[event.shard()] = None);
-            return going.into_iter().for_each(|event| worker.drop_ticket(event));
+            return going.into_iter().for_each(|event| worker.drop_ticket(event, outbox.rules));
         }
         worker.desk = Desk::Sending(batch, std::mem::take(&mut worker.settled));
     }
@@ -146,7 +165,7 @@ impl State {
             let worker = &mut self.workers[w];
             worker.end();
             worker.flight.open = [None; 2];
-            return batch.events.iter().for_each(|publication| worker.drop_ticket(publication.event));
+            return batch.events.iter().for_each(|publication| worker.drop_ticket(publication.event, outbox.rules));
         }
         self.meet(trouble);
         let reply = self.redis.publish(&batch, settled, trouble, outbox.rules, &self.database);
@@ -171,7 +190,7 @@ impl State {
             match (sent.contains(publication), refused) {
                 (true, _) => worker.flight.set_stage(event, Stage::Accepted),
                 (false, true) => worker.flight.set_stage(event, Stage::Rejected),
-                (false, false) => worker.drop_ticket(event),
+                (false, false) => worker.drop_ticket(event, outbox.rules),
             }
         }
     }

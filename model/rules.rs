@@ -17,12 +17,30 @@ pub(crate) struct Rules {
     pub(crate) r3: bool,
     /// What the journal holds of a replay is taken into flight only after what it replays has left it.
     pub(crate) replays_wait: bool,
+    /// So is what the journal holds of an event whose settle is kept in memory, until the older fetches are over.
+    pub(crate) settled_waits: bool,
     /// A refusal is recorded only over the row as it was read, and under the lease that it was read under.
     pub(crate) fenced_settle: bool,
     /// Part of that: the time of the row's last change is as it was read.
     pub(crate) settled_as_read: bool,
+    /// A refused event whose refusal is not recorded closes its shard: another worker may have sent it since.
+    pub(crate) refused_closes: bool,
     /// Leases are renewed and released only at the epoch that is named.
     pub(crate) fenced_leases: bool,
+    /// A settle that is repeated after a doubt writes and waits, although it changes nothing.
+    pub(crate) repetition_waits: bool,
+    /// Before a journal entry is dropped because its row is found published, something is written and waited for.
+    pub(crate) recovery_waits: bool,
+    /// That is done on the connection that found the row, and so on the same server.
+    pub(crate) waits_where_it_read: bool,
+    /// A row that a settle skips, because it is locked, is settled again.
+    pub(crate) skipped_is_repeated: bool,
+    /// A batch that is refused because of one row is divided, and the other rows are recorded.
+    pub(crate) divides: bool,
+    /// What was accepted and cannot be recorded stays in memory and in the journal.
+    pub(crate) keeps_unrecorded: bool,
+    /// It does not keep its shard from being handed over.
+    pub(crate) unrecorded_is_idle: bool,
 }
 
 impl Rules {
@@ -33,9 +51,18 @@ impl Rules {
         r2: true,
         r3: true,
         replays_wait: true,
+        settled_waits: true,
         fenced_settle: true,
         settled_as_read: true,
+        refused_closes: true,
         fenced_leases: true,
+        repetition_waits: true,
+        recovery_waits: true,
+        waits_where_it_read: true,
+        skipped_is_repeated: true,
+        divides: true,
+        keeps_unrecorded: true,
+        unrecorded_is_idle: true,
     };
 }
 
@@ -64,15 +91,24 @@ pub(crate) struct Faults {
     pub(crate) replays: u8,
     /// An event is failed, or tried again, by a person.
     pub(crate) orders: u8,
+    /// A settle is visible, and its wait for the standby was cancelled: it can still be lost.
+    pub(crate) doubts: u8,
+    /// The standby takes over. Everything that was not yet waited for is gone.
+    pub(crate) failovers: u8,
+    /// A row can be changed no longer: a trigger refuses it, say.
+    pub(crate) defects: u8,
     /// The database's leases are an old backup's, restored while no worker runs.
     pub(crate) restores: u8,
 }
 
 impl Faults {
-    fn kinds(&mut self) -> [&mut u8; 11] {
-        let Self { crashes, lost, expiries, refusals, stops, moves, looks, drops, replays, orders, restores, .. } =
-            self;
-        [crashes, lost, expiries, refusals, stops, moves, looks, drops, replays, orders, restores]
+    fn kinds(&mut self) -> [&mut u8; 14] {
+        let Self { crashes, lost, expiries, refusals, stops, moves, looks, drops, replays, orders, .. } = self;
+        let Self { doubts, failovers, defects, restores, .. } = self;
+        [
+            crashes, lost, expiries, refusals, stops, moves, looks, drops, replays, orders, doubts, failovers, defects,
+            restores,
+        ]
     }
 
     /// One of a kind has happened. No kind is left more often than all are, so that states which can do the same are the same.

@@ -1,34 +1,62 @@
 //! Recording what became of events: `src/system/{completer,retry}.rs`. No handler is subscribed, so what is accepted is done.
 //!
 //! Both write until they are answered, so an answer that is lost is followed by the same statement. It and its answer are one
-//! step, like a script and its.
+//! step, like a script and its. A late execution of `settle_published` has two, for its repetition may meet its locks.
+//!
+//! With a synchronous standby a commit waits for the standby. If the wait is cancelled, what was committed is visible and can be
+//! lost (`Fate::Doubted`); the repetition then changes no row, and so has nothing to wait for, unless it writes something.
 
+use crate::database::Reschedule;
+use crate::events::Publications;
+use crate::flight::Stage;
 use crate::message::Message;
-use crate::rules::Outbox;
+use crate::rules::{Outbox, Rules};
 use crate::state::State;
 use crate::steps::{Fate, Step};
 
 impl State {
     pub(crate) fn settling_steps(&self, w: usize, outbox: &Outbox, steps: &mut Vec<Step>) {
         let worker = &self.workers[w];
-        if !worker.completing().is_empty() {
+        if !self.answered(worker.completing(), outbox.rules).is_empty() {
             steps.push(Step::SettlePublished(w, Fate::Answered));
         }
-        if worker.refusals(outbox.max_retries).next().is_some() {
+        let recordable = |settle: &Reschedule| {
+            let event = settle.publication.event;
+            !self.is_locked(event) && !self.database.row(event).refuses
+        };
+        if worker.refusals(outbox.max_retries).next().as_ref().is_some_and(recordable) {
             steps.push(Step::SettleRescheduled(w, Fate::Answered));
         }
     }
 
+    /// Those of which a settle tells something new: all that it does not skip. Undivided, a refused one fails all.
+    fn answered(&self, events: Publications, rules: Rules) -> Publications {
+        let skipped = if rules.skipped_is_repeated { self.settling } else { Publications::default() };
+        let events = events.without(skipped);
+        if rules.divides || self.database.refused(events).is_empty() { events } else { Publications::default() }
+    }
+
     pub(crate) fn settle_published(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
+        let rules = outbox.rules;
         let events = self.workers[w].completing();
         if fate == Fate::GivenUp {
             return self.give_up(Message::SettlePublished(events));
         }
-        self.database.settle_published(events);
-        let worker = &mut self.workers[w];
-        worker.noted = worker.noted.and(events);
-        let kept = worker.fetch.is_some() && outbox.rules.r2;
-        events.iter().for_each(|publication| worker.flight.settle(publication.event, false, kept));
+        let events = self.answered(events, rules);
+        let refused = self.database.refused(events);
+        self.database.settle_published(events.without(refused).without(self.settling));
+        if fate == Fate::Doubted {
+            return;
+        }
+        if rules.repetition_waits {
+            self.durable = None;
+        }
+        let unrecorded = if rules.keeps_unrecorded { refused } else { Publications::default() };
+        let (recorded, worker) = (events.without(unrecorded), &mut self.workers[w]);
+        worker.noted = worker.noted.and(recorded);
+        let until = worker.reading(rules);
+        recorded.iter().for_each(|publication| worker.flight.settle(publication.event, false, until));
+        unrecorded.iter().for_each(|publication| worker.flight.set_stage(publication.event, Stage::Unrecorded));
     }
 
     pub(crate) fn settle_rescheduled(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
@@ -37,13 +65,19 @@ impl State {
             return self.give_up(Message::SettleRescheduled(settle));
         }
         let recorded = self.database.settle_rescheduled(settle, outbox.rules);
+        if fate == Fate::Doubted {
+            return;
+        }
+        if outbox.rules.repetition_waits {
+            self.durable = None;
+        }
         let worker = &mut self.workers[w];
-        let kept = worker.fetch.is_some() && outbox.rules.r2;
+        let until = worker.reading(outbox.rules);
         if recorded {
             worker.noted.insert(settle.publication);
-            worker.flight.settle(settle.publication.event, !settle.failed, kept);
+            worker.flight.settle(settle.publication.event, !settle.failed, until);
         } else {
-            worker.drop_ticket(settle.publication.event);
+            worker.drop_ticket(settle.publication.event, outbox.rules);
         }
     }
 }

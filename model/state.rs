@@ -1,6 +1,7 @@
 //! All there is: two servers, two workers, and what is on its way late.
 
 use crate::database::Database;
+use crate::events::{Event, Publications};
 use crate::leases::Owner;
 use crate::message::Message;
 use crate::redis::Redis;
@@ -9,7 +10,12 @@ use crate::worker::{Held, Worker};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct State {
+    /// What every statement sees.
     pub(crate) database: Database,
+    /// What the standby has, where that is less.
+    pub(crate) durable: Option<Box<Database>>,
+    /// A late settle that has locked its rows and not yet committed.
+    pub(crate) settling: Publications,
     pub(crate) redis: Redis,
     pub(crate) workers: [Worker; 2],
     /// Requests that nobody waits for any more; sorted, for their order says nothing.
@@ -26,7 +32,15 @@ impl State {
             workers[holder].held[shard] = Some(Held { epoch: 1, past: false, draining: false });
         }
         let database = Database::new(holders.map(|holder| owners[holder]), outbox.events);
-        Self { database, redis: Redis::default(), workers, late: Vec::new(), faults: outbox.faults }
+        Self {
+            database,
+            durable: None,
+            settling: Publications::default(),
+            redis: Redis::default(),
+            workers,
+            late: Vec::new(),
+            faults: outbox.faults,
+        }
     }
 
     /// Nobody waits any more; it may be executed at any time, or never. An answer that is lost is a request that is
@@ -34,6 +48,29 @@ impl State {
     pub(crate) fn give_up(&mut self, message: Message) {
         self.faults.spend(|faults| &mut faults.lost);
         self.late.push(message);
+    }
+
+    pub(crate) fn is_locked(&self, event: Event) -> bool {
+        self.settling.iter().any(|publication| publication.event == event)
+    }
+
+    /// What a failover would leave: a commit that was waited for, and everything that was committed before it.
+    pub(crate) fn note_commit(&mut self, before: Database, waited: bool) {
+        if waited && !self.database.is_as(&before) {
+            self.durable = None;
+        } else if !waited {
+            self.durable.get_or_insert_with(|| Box::new(before));
+        }
+        self.durable = self.durable.take().filter(|durable| !durable.is_as(&self.database));
+    }
+
+    /// What was not yet waited for is gone, and so are the statements that were on their way.
+    pub(crate) fn fail_over(&mut self) {
+        if let Some(durable) = self.durable.take() {
+            self.database.fall_back_to(&durable);
+        }
+        self.settling = Publications::default();
+        self.late.retain(|message| matches!(message, Message::Open(_) | Message::Publish(..) | Message::Flush(_)));
     }
 
     /// Makes two states one that nothing can tell apart.

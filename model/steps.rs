@@ -1,7 +1,7 @@
 //! Every step, named as the function of the code that takes it: which may be taken, and what follows.
 
 use crate::database::Status;
-use crate::events::Event;
+use crate::events::{Event, Publications};
 use crate::leases::Owner;
 use crate::message::Message;
 use crate::redis::{Batch, Trouble};
@@ -15,6 +15,8 @@ pub(crate) enum Fate {
     Answered,
     /// Its sender waits no longer. It is executed late, or never.
     GivenUp,
+    /// Executed and visible; its wait for the standby was cancelled, and its sender knows nothing.
+    Doubted,
 }
 
 /// How much of the queue one batch takes.
@@ -33,10 +35,12 @@ pub(crate) enum Step {
     Release(usize, usize, Fate),
     TryOpen(usize),
     Open(usize, Fate),
-    Recover(usize, Fate),
+    LookUp(usize, Fate),
+    Adopt(usize),
     /// With the retries, where they have come due.
     Fetch(usize, bool),
     Look(usize),
+    Ask(usize),
     Admit(usize),
     Send(usize, Piece),
     Publish(usize, Option<Trouble>, Fate),
@@ -55,6 +59,12 @@ pub(crate) enum Step {
     Crash(usize),
     Restart(usize),
     Arrive(Message, Option<Trouble>),
+    /// A late settle locks its rows; then it commits, or is rolled back.
+    Lock(Publications),
+    CommitSettle,
+    RollBack,
+    FailOver,
+    Refuse(Event),
     RestoreLeases,
 }
 
@@ -69,7 +79,7 @@ impl State {
         let mut steps = Vec::new();
         for (w, worker) in self.workers.iter().enumerate() {
             if worker.alive {
-                self.heart_steps(w, &mut steps);
+                self.heart_steps(w, outbox.rules, &mut steps);
                 self.poller_steps(w, outbox, &mut steps);
                 self.publisher_steps(w, &mut steps);
                 self.settling_steps(w, outbox, &mut steps);
@@ -79,6 +89,9 @@ impl State {
         }
         let uncommitted = |event: &Event| self.database.row(*event).status == Status::Uncommitted;
         steps.extend(Event::ALL.into_iter().filter(uncommitted).map(Step::Commit));
+        if !self.settling.is_empty() {
+            steps.push(Step::CommitSettle);
+        }
         // What nobody renews runs out.
         let abandoned = |shard: &usize| !self.database.leases[*shard].is_free() && !self.is_kept(*shard);
         steps.extend((0..2).filter(abandoned).map(Step::Expire));
@@ -89,7 +102,16 @@ impl State {
     pub(crate) fn misfortunes(&self, outbox: &Outbox, happening: &[Step], steps: &mut Vec<Step>) {
         let faults = self.faults;
         if faults.lost > 0 {
-            steps.extend(happening.iter().filter_map(|step| step.given_up()));
+            steps.extend(happening.iter().filter_map(|step| step.with(Fate::GivenUp)));
+        }
+        if faults.doubts > 0 {
+            steps.extend(happening.iter().filter_map(|step| step.doubted()));
+        }
+        if faults.failovers > 0 && self.durable.is_some() {
+            steps.push(Step::FailOver);
+        }
+        if !self.settling.is_empty() {
+            steps.push(Step::RollBack);
         }
         for (w, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.alive) {
             if let Desk::Sending(batch, _) = worker.desk {
@@ -110,7 +132,14 @@ impl State {
         }
         steps.extend((0..2).filter(|shard| faults.expiries > 0 && self.is_kept(*shard)).map(Step::Expire));
         for message in &self.late {
-            steps.push(Step::Arrive(*message, None));
+            if !self.is_hindered(message) {
+                steps.push(Step::Arrive(*message, None));
+            }
+            if let Message::SettlePublished(events) = message
+                && self.is_repeated(*events)
+            {
+                steps.push(Step::Lock(*events));
+            }
             if let Message::Publish(batch, _) = message
                 && self.redis.knows(batch)
             {
@@ -118,6 +147,21 @@ impl State {
             }
         }
         self.orders(steps);
+    }
+
+    /// A row that it would change is locked.
+    fn is_hindered(&self, message: &Message) -> bool {
+        match message {
+            Message::SettlePublished(events) => events.iter().any(|publication| self.is_locked(publication.event)),
+            Message::SettleRescheduled(settle) => self.is_locked(settle.publication.event),
+            _ => false,
+        }
+    }
+
+    /// Whether a repetition could meet the locks; one late settle has them at a time.
+    fn is_repeated(&self, events: Publications) -> bool {
+        let completing = |worker: &Worker| !worker.completing().within(events).is_empty();
+        self.settling.is_empty() && self.workers.iter().any(completing)
     }
 
     fn troubles(&self, batch: &Batch) -> impl Iterator<Item = Trouble> {
@@ -132,6 +176,12 @@ impl State {
     fn orders(&self, steps: &mut Vec<Step>) {
         for event in Event::ALL {
             let row = self.database.row(event);
+            if self.is_locked(event) || row.refuses {
+                continue;
+            }
+            if self.faults.defects > 0 && row.is_unsettled() {
+                steps.push(Step::Refuse(event));
+            }
             if self.faults.replays > 0 && row.status == Status::Published && !row.replay {
                 steps.push(Step::Replay(event));
             }
@@ -148,24 +198,47 @@ impl State {
     }
 
     pub(crate) fn take(&mut self, step: Step, outbox: &Outbox) {
+        let before = self.database;
+        self.change(step, outbox);
+        if !matches!(step, Step::FailOver | Step::Expire(_)) {
+            self.note_commit(before, step.doubted() != Some(step));
+        }
+        self.tidy(outbox);
+    }
+
+    fn change(&mut self, step: Step, outbox: &Outbox) {
         match step {
             Step::Renew(w, fate) => self.renew(w, fate, outbox),
             Step::Acquire(w, shard, fate) => self.acquire(w, shard, fate),
             Step::Release(w, shard, fate) => self.release(w, shard, fate, outbox),
             Step::TryOpen(w) => self.try_open(w),
             Step::Open(w, fate) => self.open(w, fate, outbox),
-            Step::Recover(w, fate) => self.recover(w, fate, outbox),
+            Step::LookUp(w, fate) => {
+                self.doubt(fate);
+                if fate == Fate::GivenUp {
+                    self.faults.spend(|faults| &mut faults.lost);
+                }
+                self.look_up(w, fate, outbox.rules);
+            }
+            Step::Adopt(w) => self.adopt(w, outbox),
             Step::Fetch(w, retries) => self.workers[w].fetch = Some(self.begin_fetch(w, retries)),
             Step::Look(w) => {
                 self.faults.spend(|faults| &mut faults.looks);
                 self.workers[w].fetch = Some(self.begin_fetch(w, true));
             }
+            Step::Ask(w) => self.ask(w),
             Step::Admit(w) => self.admit(w, outbox),
             Step::Send(w, piece) => self.send(w, piece, outbox),
             Step::Publish(w, trouble, fate) => self.publish(w, trouble, fate, outbox),
             Step::Flush(w, fate) => self.flush(w, fate),
-            Step::SettlePublished(w, fate) => self.settle_published(w, fate, outbox),
-            Step::SettleRescheduled(w, fate) => self.settle_rescheduled(w, fate, outbox),
+            Step::SettlePublished(w, fate) => {
+                self.doubt(fate);
+                self.settle_published(w, fate, outbox);
+            }
+            Step::SettleRescheduled(w, fate) => {
+                self.doubt(fate);
+                self.settle_rescheduled(w, fate, outbox);
+            }
             Step::Commit(event) => self.database.row_mut(event).status = Status::Pending,
             Step::Replay(event) => {
                 self.faults.spend(|faults| &mut faults.replays);
@@ -191,7 +264,7 @@ impl State {
             }
             Step::DropTicket(w, event) => {
                 self.faults.spend(|faults| &mut faults.drops);
-                self.workers[w].drop_ticket(event);
+                self.workers[w].drop_ticket(event, outbox.rules);
             }
             Step::Crash(w) => {
                 self.faults.spend(|faults| &mut faults.crashes);
@@ -207,13 +280,37 @@ impl State {
                 self.meet(trouble);
                 message.arrive(&mut self.database, &mut self.redis, trouble, outbox.rules);
             }
+            Step::Lock(events) => {
+                let message = Message::SettlePublished(events);
+                let place = self.late.iter().position(|late| *late == message);
+                place.into_iter().for_each(|place| _ = self.late.remove(place));
+                self.settling = events;
+            }
+            Step::CommitSettle => {
+                let events = std::mem::take(&mut self.settling);
+                self.database.settle_published(events);
+            }
+            Step::RollBack => self.settling = Publications::default(),
+            Step::FailOver => {
+                self.faults.spend(|faults| &mut faults.failovers);
+                self.fail_over();
+            }
+            Step::Refuse(event) => {
+                self.faults.spend(|faults| &mut faults.defects);
+                self.database.row_mut(event).refuses = true;
+            }
             Step::RestoreLeases => {
                 self.faults.spend(|faults| &mut faults.restores);
                 (0..2).for_each(|w| self.stop(w, outbox));
                 self.database.restore_leases();
             }
         }
-        self.tidy(outbox);
+    }
+
+    fn doubt(&mut self, fate: Fate) {
+        if fate == Fate::Doubted {
+            self.faults.spend(|faults| &mut faults.doubts);
+        }
     }
 
     fn stop(&mut self, w: usize, outbox: &Outbox) {
@@ -225,20 +322,25 @@ impl State {
 }
 
 impl Step {
-    /// The same step with nobody waiting for its answer, where it asks a server for something.
-    fn given_up(self) -> Option<Self> {
-        let fate = Fate::GivenUp;
+    /// The same step with another fate, where it asks a server for something.
+    fn with(self, fate: Fate) -> Option<Self> {
         Some(match self {
             Self::Renew(w, _) => Self::Renew(w, fate),
             Self::Acquire(w, shard, _) => Self::Acquire(w, shard, fate),
             Self::Release(w, shard, _) => Self::Release(w, shard, fate),
             Self::Open(w, _) => Self::Open(w, fate),
-            Self::Recover(w, _) => Self::Recover(w, fate),
+            Self::LookUp(w, _) => Self::LookUp(w, fate),
             Self::Publish(w, trouble, _) => Self::Publish(w, trouble, fate),
             Self::Flush(w, _) => Self::Flush(w, fate),
             Self::SettlePublished(w, _) => Self::SettlePublished(w, fate),
             Self::SettleRescheduled(w, _) => Self::SettleRescheduled(w, fate),
             _ => return None,
         })
+    }
+
+    /// The same step in doubt, where what it writes decides about the journal.
+    fn doubted(self) -> Option<Self> {
+        let settles = matches!(self, Self::LookUp(..) | Self::SettlePublished(..) | Self::SettleRescheduled(..));
+        self.with(Fate::Doubted).filter(|_| settles)
     }
 }

@@ -1,8 +1,8 @@
 //! A worker: what it has in memory, and the small things that its actors do with it.
 
-use crate::database::Reschedule;
+use crate::database::{Fetched, Reschedule};
 use crate::events::{Event, Publication, Publications};
-use crate::flight::{Entry, Fetch, Flight, Stage};
+use crate::flight::{Entry, Fetch, Flight, Reading, Stage};
 use crate::leases::Owner;
 use crate::message::{Message, each};
 use crate::redis::{Batch, Token};
@@ -30,6 +30,13 @@ pub(crate) enum Desk {
         /// The epochs that stand above ours.
         refused: [Option<u8>; 2],
     },
+    /// The database has answered; what was sent is taken into flight next.
+    Adopting {
+        tokens: [Option<Token>; 2],
+        sent: Publications,
+        refused: [Option<u8>; 2],
+        rows: [Option<Fetched>; 3],
+    },
     /// A batch is on its way to Redis, with the journal entries to drop.
     Sending(Batch, Publications),
 }
@@ -55,7 +62,7 @@ pub(crate) struct Worker {
     pub(crate) settled: Publications,
     /// The `SettledQueue` between completer and desk.
     pub(crate) noted: Publications,
-    /// An open found a replay of this, which is still in flight; another try is worth while when it is not.
+    /// An open found something in the journal that waits until this is not in flight; no other try is worth while before.
     pub(crate) hindered_by: Option<Publication>,
     /// An open was refused; the next heartbeat tells why, and none is tried before.
     pub(crate) refused: bool,
@@ -121,9 +128,15 @@ impl Worker {
     }
 
     /// A ticket is dropped before its end.
-    pub(crate) fn drop_ticket(&mut self, event: Event) {
+    pub(crate) fn drop_ticket(&mut self, event: Event, rules: Rules) {
         self.queue.retain(|queued| *queued != event);
-        self.flight.give_back(event);
+        self.flight.give_back(event, rules);
+    }
+
+    /// What is being read, and may be older than what is settled from now on (R2).
+    pub(crate) fn reading(&self, rules: Rules) -> Reading {
+        let look_up = matches!(self.desk, Desk::Adopting { .. });
+        if rules.r2 { Reading { fetch: self.fetch.is_some(), look_up } } else { Reading::default() }
     }
 
     pub(crate) fn is_at_work(&self) -> bool {
@@ -153,7 +166,7 @@ impl Worker {
         let asked = match self.desk {
             Desk::Opening(tokens) => Some(Message::Open(tokens)),
             Desk::Sending(batch, settled) => Some(Message::Publish(batch, settled)),
-            Desk::Idle | Desk::Recovering { .. } => None,
+            Desk::Idle | Desk::Recovering { .. } | Desk::Adopting { .. } => None,
         };
         let published = Some(self.completing()).filter(|events| !events.is_empty()).map(Message::SettlePublished);
         let refused = self.refusals(max_retries).map(Message::SettleRescheduled);
