@@ -1,6 +1,6 @@
 //! A model of how events are handed over, every run of which is checked: no sequence of steps within the bounds loses an
 //! event, doubles one, or brings a key out of order. Models of other parts of the protocol are in folders of their own:
-//! `ownership`.
+//! `ownership`, `reading`.
 //!
 //! # What is modelled
 //!
@@ -52,6 +52,7 @@ mod ownership;
 mod poller;
 mod properties;
 mod publisher;
+mod reading;
 mod redis;
 mod rules;
 mod settling;
