@@ -3,35 +3,37 @@
 //! Any diesel connection to Postgres or SQLite will do, a pool's guard too; this crate itself brings no libpq.
 
 use diesel::connection::LoadConnection;
+use diesel::result::QueryResult;
 
 use crate::error::PublishError;
 use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
-use crate::publish::{NewEvent, OutboxDatabase, prepare_all, the_only};
+use crate::publish::{NewEvent, OutboxDatabase, ReadyEvent, Stored, all_stored, prepare_parts, the_only};
 
 /// Writes an event on the caller's connection and returns it as stored.
 ///
-/// The event exists if and only if the caller's transaction commits. An id that is already in the outbox is the same
-/// event: what is stored under it is returned and nothing is written. The JSON of a new one comes back as it was given;
-/// PostgreSQL keeps it in a form of its own.
+/// The event exists if and only if the caller's transaction commits. The same id again is treated as by
+/// [`publish`](crate::publish()).
 ///
 /// # Errors
 /// [`PublishError::Invalid`] for an event that breaks a rule, before anything is sent to the database;
-/// [`PublishError::Store`] when the database refuses or cannot be reached.
+/// [`PublishError::IdConflict`] where the id is that of an event with other content; [`PublishError::Store`] when the
+/// database refuses or cannot be reached.
 pub fn publish<C>(conn: &mut C, event: NewEvent) -> Result<OutboxEvent, PublishError>
 where
     C: LoadConnection,
     C::Backend: OutboxDatabase,
 {
-    the_only(C::Backend::insert_blocking(conn, vec![event.prepare()?])?)
+    the_only(C::Backend::insert_each_blocking(conn, vec![event.prepare()?])?)
 }
 
 /// Writes events on the caller's connection, all or none, and returns them as stored, in the order given.
 ///
-/// That is also their order within a key, where `scheduled_at` does not say otherwise. See [`publish`].
+/// See [`publish_many`](crate::publish_many) for their order and their transaction.
 ///
 /// # Errors
-/// [`PublishError::InvalidInBatch`] names the first event that breaks a rule; [`PublishError::Store`] as for [`publish`].
+/// [`PublishError::InvalidInBatch`] names the first event that breaks a rule, [`PublishError::IdConflictInBatch`] the first
+/// whose id has other content; [`PublishError::Store`] as for [`publish`].
 pub fn publish_many<C>(
     conn: &mut C,
     events: impl IntoIterator<Item = NewEvent>,
@@ -40,5 +42,34 @@ where
     C: LoadConnection,
     C::Backend: OutboxDatabase,
 {
-    C::Backend::insert_blocking(conn, prepare_all(events)?)
+    let parts = prepare_parts::<C::Backend>(events)?;
+    if parts.can_stand_alone {
+        return all_stored(insert_parts(conn, parts.events)?);
+    }
+    conn.transaction(|conn| all_stored(insert_parts(conn, parts.events)?))
+}
+
+/// Writes events that have nothing to do with each other.
+#[cfg(feature = "sqlite")]
+pub(crate) fn publish_each<C>(
+    conn: &mut C,
+    events: impl IntoIterator<Item = NewEvent>,
+) -> Result<Vec<Stored>, PublishError>
+where
+    C: LoadConnection,
+    C::Backend: OutboxDatabase,
+{
+    Ok(insert_parts(conn, prepare_parts::<C::Backend>(events)?.events)?)
+}
+
+fn insert_parts<C>(conn: &mut C, parts: Vec<Vec<ReadyEvent>>) -> QueryResult<Vec<Stored>>
+where
+    C: LoadConnection,
+    C::Backend: OutboxDatabase,
+{
+    let mut stored = Vec::new();
+    for part in parts {
+        stored.extend(C::Backend::insert_each_blocking(conn, part)?);
+    }
+    Ok(stored)
 }

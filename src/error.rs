@@ -23,6 +23,22 @@ impl InvalidEvent {
     }
 }
 
+/// An event was published under the id of another one, which stays as it is.
+///
+/// The contents themselves are never part of the message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "another event with a different `{field}` is stored under the id {id}, so this one was not stored: give it an id of \
+     its own, or publish the same content again"
+)]
+#[non_exhaustive]
+pub struct IdConflict {
+    /// The id of both.
+    pub id: Uuid,
+    /// The first column in which they differ.
+    pub field: &'static str,
+}
+
 /// Publishing an event failed; the caller's transaction holds nothing of it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -38,6 +54,18 @@ pub enum PublishError {
         /// What is wrong with it.
         error: InvalidEvent,
     },
+    /// The id is that of an event with other content; this one was not stored.
+    #[error(transparent)]
+    IdConflict(#[from] IdConflict),
+    /// One event of several has the id of an event with other content, stored before or of the same batch; none of them
+    /// was written.
+    #[error("event number {index} of the batch: {error}")]
+    IdConflictInBatch {
+        /// Counted from 1.
+        index: usize,
+        /// The event in the way.
+        error: IdConflict,
+    },
     /// The database refused or could not be reached.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -49,10 +77,26 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// The same of one event that was no batch to its caller.
+    #[cfg(feature = "cli")]
+    pub(crate) fn alone(self) -> Self {
+        match self {
+            Self::InvalidInBatch { error, .. } => Self::Invalid(error),
+            Self::IdConflictInBatch { error, .. } => Self::IdConflict(error),
+            other => other,
+        }
+    }
+
     /// The event was refused for what it is: sending it again cannot help.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
         matches!(self, Self::Invalid(_) | Self::InvalidInBatch { .. })
+    }
+
+    /// An event with other content is stored under its id: sending it again cannot help.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::IdConflict(_) | Self::IdConflictInBatch { .. })
     }
 }
 

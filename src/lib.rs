@@ -63,7 +63,7 @@ mod trace;
 pub mod web;
 
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
-pub use error::{InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
+pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{JsonText, OutboxEvent, Status};
 pub use explain::{Explanation, Reason};
 pub use publish::{

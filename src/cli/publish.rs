@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::arguments::{self, Pair};
 use super::exit::Usage;
 use super::{output, publish_batch};
-use crate::error::StoreError;
+use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 use crate::settings::Settings;
@@ -24,7 +24,8 @@ const WAKE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Write an event, or many, into the outbox and print the id.
 ///
-/// A worker delivers it when it is due. The same --id again is the same event: nothing is written twice.
+/// A worker delivers it when it is due. The same --id with the same content again is the same event: nothing is written
+/// twice. With other content it is an error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -94,12 +95,12 @@ pub(super) async fn run(args: Args, settings: &Settings, store: Arc<dyn Store>) 
     }
     let event = args.event.event()?.or_defaults(settings.worker.max_retries, settings.worker.max_event_bytes);
     event.check()?;
-    let stored = write(store.as_ref(), vec![event]).await?;
+    let stored = write(store.as_ref(), vec![event]).await.map_err(PublishError::alone)?;
     Ok(output::lines(stored.iter().map(|event| event.id))?)
 }
 
 /// Writes the events and wakes the workers, who would find them by polling too.
-pub(super) async fn write(store: &dyn Store, events: Vec<NewEvent>) -> anyhow::Result<Vec<OutboxEvent>> {
+pub(super) async fn write(store: &dyn Store, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
     let stored = store.insert(events).await?;
     let news = stored.iter().map(|event| event.publisher_backend.as_str()).collect();
     match tokio::time::timeout(WAKE_LIMIT, wake(store, &news)).await {

@@ -1,5 +1,6 @@
 //! `outbox publish --batch`: CloudEvents, one JSON object a line.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -9,6 +10,7 @@ use anyhow::Context;
 
 use super::progress::Progress;
 use super::{output, publish};
+use crate::error::PublishError;
 use crate::publish::NewEvent;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -18,9 +20,24 @@ pub(super) async fn run(path: &Path, settings: &Settings, store: Arc<dyn Store>)
     let reading = |event: NewEvent| event.or_defaults(settings.worker.max_retries, settings.worker.max_event_bytes);
     let events = read(open(path)?, reading, |count| progress.say(format!("{count} events read")))?;
     progress.say(format!("writing {} events", events.len()));
-    let stored = publish::write(store.as_ref(), events).await?;
+    let (lines, events): (Vec<usize>, Vec<NewEvent>) = events.into_iter().unzip();
+    let stored = publish::write(store.as_ref(), events).await.map_err(|error| by_line(error, &lines))?;
     drop(progress);
     Ok(output::lines(stored.iter().map(|event| event.id))?)
+}
+
+/// The lines of a file are what its author knows, not the numbers of its events.
+fn by_line(error: PublishError, lines: &[usize]) -> anyhow::Error {
+    match error {
+        PublishError::InvalidInBatch { index, error } => at_line(lines, index, &error),
+        PublishError::IdConflictInBatch { index, error } => at_line(lines, index, &error),
+        other => other.into(),
+    }
+}
+
+/// As text: a bad line of a file is a failure, not bad usage of the command.
+fn at_line(lines: &[usize], index: usize, error: &impl Display) -> anyhow::Error {
+    anyhow::anyhow!("line {}: {error}", lines.get(index - 1).unwrap_or(&index))
 }
 
 fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
@@ -31,12 +48,12 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::new(file)))
 }
 
-/// Reads all events or names the first line that holds none; blank lines are skipped.
+/// Reads all events with the numbers of their lines, or names the first line that holds none; blank lines are skipped.
 fn read(
     input: impl BufRead,
     finish: impl Fn(NewEvent) -> NewEvent,
     progress: impl Fn(usize),
-) -> anyhow::Result<Vec<NewEvent>> {
+) -> anyhow::Result<Vec<(usize, NewEvent)>> {
     let mut events = Vec::new();
     for (at, bytes) in input.split(b'\n').enumerate() {
         let line = || format!("line {}", at + 1);
@@ -48,7 +65,7 @@ fn read(
         let event = NewEvent::from_cloud_event_json(text).map(&finish);
         let checked = event.and_then(|event| event.check().map(|()| event));
         // As text: a bad line of a file is a failure, not bad usage of the command.
-        events.push(checked.map_err(|error| anyhow::anyhow!("{}: {error}", line()))?);
+        events.push((at + 1, checked.map_err(|error| anyhow::anyhow!("{}: {error}", line()))?));
         progress(events.len());
     }
     Ok(events)
@@ -60,14 +77,15 @@ mod tests {
 
     const GOOD: &str = r#"{"specversion":"1.0","id":"a","type":"t","source":"s","data":{}}"#;
 
-    fn read_text(text: &[u8]) -> anyhow::Result<Vec<NewEvent>> {
+    fn read_text(text: &[u8]) -> anyhow::Result<Vec<(usize, NewEvent)>> {
         read(text, |event| event, |_| ())
     }
 
     #[test]
     fn blank_lines_are_skipped_and_the_last_line_needs_no_end() {
         let text = format!("{GOOD}\r\n\n  \n{GOOD}");
-        assert_eq!(read_text(text.as_bytes()).unwrap().len(), 2);
+        let lines: Vec<usize> = read_text(text.as_bytes()).unwrap().into_iter().map(|(line, _)| line).collect();
+        assert_eq!(lines, [1, 4]);
         assert!(read_text(b"").unwrap().is_empty());
     }
 

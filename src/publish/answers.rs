@@ -1,74 +1,108 @@
 //! What was stored, in the order in which it was asked for.
 
-use std::collections::HashMap;
-
-#[cfg(feature = "postgres")]
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::ReadyEvent;
-use crate::error::{PublishError, StoreError};
-use crate::event::OutboxEvent;
-#[cfg(feature = "postgres")]
-use crate::event::{JsonText, Status};
+use super::content::first_difference;
+use crate::error::{IdConflict, PublishError, StoreError};
+use crate::event::{JsonText, OutboxEvent, Status};
 
-/// Collects the stored events of one call; an id may have been given twice.
-pub(crate) struct Answers(Vec<(Uuid, Option<OutboxEvent>)>);
+/// An event as stored, or why that one alone was not.
+pub(crate) type Stored = Result<OutboxEvent, PublishError>;
+
+/// Collects what was stored for each event of one call; an id may have been given twice.
+pub(crate) struct Answers(Vec<Answer>);
+
+enum Answer {
+    Known(Stored),
+    /// To be compared with the row of its id.
+    Unknown(ReadyEvent),
+}
+
+/// The row that stands under an event's id.
+pub(crate) struct FoundRow {
+    /// The event, or why the row cannot be one.
+    pub(crate) event: Result<OutboxEvent, String>,
+    pub(crate) data: SameData,
+}
+
+/// Whether a row carries what is published again under its id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SameData {
+    pub(crate) json: bool,
+    pub(crate) binary: bool,
+}
 
 impl Answers {
     #[cfg(feature = "sqlite")]
-    pub(crate) fn to(events: &[ReadyEvent]) -> Self {
-        Self(events.iter().map(|event| (event.id, None)).collect())
+    pub(crate) fn unknown(events: Vec<ReadyEvent>) -> Self {
+        Self(events.into_iter().map(Answer::Unknown).collect())
     }
 
-    /// To events of which some were written, in their order; one that was written out of it is missing, like those that
+    /// To events of which some were written, in their order; one that was written out of it is unknown, like those that
     /// were there before.
     #[cfg(feature = "postgres")]
     pub(crate) fn written(events: Vec<ReadyEvent>, written: Vec<Written>) -> Self {
         let mut written = written.into_iter().peekable();
-        let answer = |event: ReadyEvent| {
-            let id = event.id;
-            (id, written.next_if(|written| written.id == id).map(|written| event.stored(written)))
+        let answer = |event: ReadyEvent| match written.next_if(|written| written.id == event.id) {
+            Some(written) => Answer::Known(Ok(event.stored(written))),
+            None => Answer::Unknown(event),
         };
         Self(events.into_iter().map(answer).collect())
     }
 
-    /// The ids that no answer is known to.
-    pub(crate) fn missing(&self) -> Vec<Uuid> {
-        self.0.iter().filter(|(_, event)| event.is_none()).map(|(id, _)| *id).collect()
+    /// The events that no answer is known to.
+    pub(crate) fn missing(&self) -> Vec<&ReadyEvent> {
+        let unknown = self.0.iter().filter_map(|answer| match answer {
+            Answer::Known(_) => None,
+            Answer::Unknown(event) => Some(event),
+        });
+        unknown.collect()
     }
 
-    /// Takes rows as the database gave them.
-    pub(crate) fn add(
-        &mut self,
-        rows: impl IntoIterator<Item = (Uuid, Result<OutboxEvent, String>)>,
-    ) -> Result<(), PublishError> {
-        let mut found = HashMap::new();
-        for (id, event) in rows {
-            let event = event.map_err(|reason| StoreError::Query {
-                operation: "read what is stored",
-                reason: format!("the event {id} cannot be read: {reason}"),
-                transient: false,
-            })?;
-            found.insert(id, event);
+    /// Answers what is [`missing`](Self::missing): `find` is given the number of each there and returns the row that stands
+    /// under its id, if one does.
+    pub(crate) fn finish(self, mut find: impl FnMut(usize, &ReadyEvent) -> Option<FoundRow>) -> Vec<Stored> {
+        let mut number = 0..;
+        let answer = |answer| match answer {
+            Answer::Known(stored) => stored,
+            Answer::Unknown(event) => {
+                let found = number.next().and_then(|number| find(number, &event));
+                event.compared_with(found)
+            }
+        };
+        self.0.into_iter().map(answer).collect()
+    }
+}
+
+impl ReadyEvent {
+    /// The answer to an event whose insert met the row of its id.
+    fn compared_with(self, found: Option<FoundRow>) -> Stored {
+        let id = self.id;
+        // The insert met it and the read did not: it was stored before, has been delivered and was deleted in between.
+        let Some(FoundRow { event, data }) = found else { return Ok(self.deleted()) };
+        let stored = event.map_err(|reason| StoreError::Query {
+            operation: "read what is stored",
+            reason: format!("the event {id} cannot be read: {reason}"),
+            transient: false,
+        })?;
+        match first_difference(&self, &stored, data) {
+            Some(field) => Err(IdConflict { id, field }.into()),
+            None => Ok(OutboxEvent { data: self.data.map(JsonText::new), data_binary: self.data_binary, ..stored }),
         }
-        let missing: Vec<_> = self.0.iter_mut().filter(|(_, event)| event.is_none()).collect();
-        let no_id_twice = found.len() == missing.len();
-        for (id, event) in missing {
-            *event = if no_id_twice { found.remove(id) } else { found.get(id).cloned() };
-        }
-        Ok(())
     }
 
-    pub(crate) fn finish(self) -> Result<Vec<OutboxEvent>, PublishError> {
-        // Deleted between the two statements, after this call had found it there.
-        let found = |(id, event): (Uuid, Option<OutboxEvent>)| event.ok_or_else(|| StoreError::NotFound(id).into());
-        self.0.into_iter().map(found).collect()
+    /// As it was given: nothing else is known of it any more.
+    fn deleted(self) -> OutboxEvent {
+        let now = Utc::now();
+        let scheduled_at = self.scheduled_micros.and_then(DateTime::from_timestamp_micros).unwrap_or(now);
+        let written = Written { id: self.id, created_at: now, scheduled_at, seq: 0 };
+        OutboxEvent { status: Status::Published, ..self.stored(written) }
     }
 }
 
 /// What the database gave an event when it was written.
-#[cfg(feature = "postgres")]
 pub(crate) struct Written {
     pub(crate) id: Uuid,
     pub(crate) created_at: DateTime<Utc>,
@@ -76,7 +110,6 @@ pub(crate) struct Written {
     pub(crate) seq: i64,
 }
 
-#[cfg(feature = "postgres")]
 impl ReadyEvent {
     fn stored(self, written: Written) -> OutboxEvent {
         OutboxEvent {

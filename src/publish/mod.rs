@@ -1,8 +1,10 @@
 //! Publishing on the caller's own connection: the event is part of the caller's transaction.
 
 mod answers;
+mod content;
 mod database_error;
 mod from_cloud_event;
+mod json_equality;
 mod json_rules;
 mod new_event;
 mod ready;
@@ -10,11 +12,12 @@ mod ready;
 use std::future::Future;
 
 use diesel::connection::LoadConnection;
-use diesel_async::AsyncConnection;
+use diesel::result::{Error, QueryResult};
+use diesel_async::{AsyncConnection, TransactionManager};
 
-pub(crate) use answers::Answers;
 #[cfg(feature = "postgres")]
 pub(crate) use answers::Written;
+pub(crate) use answers::{Answers, FoundRow, SameData, Stored};
 pub use from_cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, PublishEvent};
 pub(crate) use ready::{RESERVED_NAMES, ReadyEvent};
@@ -32,14 +35,19 @@ pub(crate) mod sealed {
 
     /// How a database inserts events, whatever drives the connection.
     pub trait Insert: diesel::backend::Backend + Sized {
-        fn insert<C>(
+        /// Events of one statement, at most.
+        const MOST: usize;
+
+        /// Writes events with one statement, so all of them or none, except for those whose id is taken: each has an
+        /// answer of its own.
+        fn insert_each<C>(
             conn: &mut C,
             events: Vec<ReadyEvent>,
-        ) -> impl Future<Output = Result<Vec<OutboxEvent>, PublishError>> + Send
+        ) -> impl Future<Output = QueryResult<Vec<Stored>>> + Send
         where
             C: AsyncConnection<Backend = Self>;
 
-        fn insert_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> Result<Vec<OutboxEvent>, PublishError>
+        fn insert_each_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
         where
             C: LoadConnection<Backend = Self>;
     }
@@ -47,29 +55,38 @@ pub(crate) mod sealed {
 
 /// Writes an event on the caller's connection and returns it as stored.
 ///
-/// The event exists if and only if the caller's transaction commits. An id that is already in the outbox is the same
-/// event: what is stored under it is returned and nothing is written. The JSON of a new one comes back as it was given;
+/// The event exists if and only if the caller's transaction commits. The JSON of its data comes back as it was given;
 /// PostgreSQL keeps it in a form of its own. The connection may be an `AsyncPgConnection`, a
 /// `SyncConnectionWrapper<SqliteConnection>` or a pool's guard of either.
 ///
+/// # The same id again
+/// An event whose id and content are already in the outbox is the same event: what is stored is returned, and no second
+/// event is written. Content is everything that [`NewEvent`] says, except for a time, a delay or `max_retries` that are not
+/// given, and the trace context. On PostgreSQL such a repetition writes a message to the log, so that its commit waits for
+/// a synchronous standby as the first one had to. An event that was delivered and deleted in between comes back as
+/// published, as it was given, with `seq` 0; once it is deleted, its id is free.
+///
 /// # Errors
 /// [`PublishError::Invalid`] for an event that breaks a rule, before anything is sent to the database;
-/// [`PublishError::Store`] when the database refuses or cannot be reached.
+/// [`PublishError::IdConflict`] where the id is that of an event with other content; [`PublishError::Store`] when the
+/// database refuses or cannot be reached.
 pub async fn publish<C>(conn: &mut C, event: NewEvent) -> Result<OutboxEvent, PublishError>
 where
     C: AsyncConnection,
     C::Backend: OutboxDatabase,
 {
-    let events = <C::Backend as sealed::Insert>::insert(conn, vec![event.prepare()?]).await?;
-    the_only(events)
+    the_only(<C::Backend as sealed::Insert>::insert_each(conn, vec![event.prepare()?]).await?)
 }
 
 /// Writes events on the caller's connection, all or none, and returns them as stored, in the order given.
 ///
-/// That is also their order within a key, where `scheduled_at` does not say otherwise. See [`publish`].
+/// That is also their order within a key, where `scheduled_at` does not say otherwise. See [`publish`]. Several events of
+/// which one has an id of the caller's are written in a transaction of their own, which is a savepoint within a
+/// transaction that was begun by diesel.
 ///
 /// # Errors
-/// [`PublishError::InvalidInBatch`] names the first event that breaks a rule; [`PublishError::Store`] as for [`publish`].
+/// [`PublishError::InvalidInBatch`] names the first event that breaks a rule, [`PublishError::IdConflictInBatch`] the first
+/// whose id has other content; [`PublishError::Store`] as for [`publish`].
 pub async fn publish_many<C>(
     conn: &mut C,
     events: impl IntoIterator<Item = NewEvent>,
@@ -78,8 +95,56 @@ where
     C: AsyncConnection,
     C::Backend: OutboxDatabase,
 {
-    let events = prepare_all(events)?;
-    <C::Backend as sealed::Insert>::insert(conn, events).await
+    let parts = prepare_parts::<C::Backend>(events)?;
+    if parts.can_stand_alone {
+        return all_stored(insert_parts(conn, parts.events).await?);
+    }
+    // Not `transaction`, whose closure would keep the future from moving between threads.
+    C::TransactionManager::begin_transaction(conn).await?;
+    match insert_parts(conn, parts.events).await.map_err(PublishError::from).and_then(all_stored) {
+        Ok(stored) => {
+            C::TransactionManager::commit_transaction(conn).await?;
+            Ok(stored)
+        }
+        Err(error) => match C::TransactionManager::rollback_transaction(conn).await {
+            // What broke the transaction says more than that it is broken.
+            Ok(()) | Err(Error::BrokenTransactionManager) => Err(error),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+async fn insert_parts<C>(conn: &mut C, parts: Vec<Vec<ReadyEvent>>) -> QueryResult<Vec<Stored>>
+where
+    C: AsyncConnection,
+    C::Backend: OutboxDatabase,
+{
+    let mut stored = Vec::new();
+    for part in parts {
+        stored.extend(<C::Backend as sealed::Insert>::insert_each(conn, part).await?);
+    }
+    Ok(stored)
+}
+
+/// Events by the statements that write them.
+pub(crate) struct Parts {
+    pub(crate) events: Vec<Vec<ReadyEvent>>,
+    /// One statement writes all or none by itself: no id can be taken, or there is but one event.
+    pub(crate) can_stand_alone: bool,
+}
+
+pub(crate) fn prepare_parts<DB: OutboxDatabase>(
+    events: impl IntoIterator<Item = NewEvent>,
+) -> Result<Parts, PublishError> {
+    let mut rest = prepare_all(events)?;
+    let is_one_statement = rest.len() <= DB::MOST;
+    let can_stand_alone = is_one_statement && (rest.len() <= 1 || rest.iter().all(|event| event.is_new));
+    let mut events = Vec::new();
+    while !rest.is_empty() {
+        let later = rest.split_off(rest.len().min(DB::MOST));
+        events.push(std::mem::replace(&mut rest, later));
+    }
+    Ok(Parts { events, can_stand_alone })
 }
 
 pub(crate) fn prepare_all(events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<ReadyEvent>, PublishError> {
@@ -89,10 +154,21 @@ pub(crate) fn prepare_all(events: impl IntoIterator<Item = NewEvent>) -> Result<
     events.into_iter().enumerate().map(prepare).collect()
 }
 
-pub(crate) fn the_only(events: Vec<OutboxEvent>) -> Result<OutboxEvent, PublishError> {
-    events.into_iter().next().ok_or_else(|| {
+/// All events, or why the first that was not stored was not.
+pub(crate) fn all_stored(answers: Vec<Stored>) -> Result<Vec<OutboxEvent>, PublishError> {
+    let in_batch = |(at, stored): (usize, Stored)| {
+        stored.map_err(|error| match error {
+            PublishError::IdConflict(error) => PublishError::IdConflictInBatch { index: at + 1, error },
+            other => other,
+        })
+    };
+    answers.into_iter().enumerate().map(in_batch).collect()
+}
+
+pub(crate) fn the_only(answers: Vec<Stored>) -> Stored {
+    answers.into_iter().next().unwrap_or_else(|| {
         let reason = "the event that was written did not come back".to_owned();
-        StoreError::Query { operation: "publish", reason, transient: false }.into()
+        Err(StoreError::Query { operation: "publish", reason, transient: false }.into())
     })
 }
 

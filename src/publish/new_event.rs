@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::error::PublishError;
 use crate::event::OutboxEvent;
+use crate::settings::WorkerSettings;
 use crate::trace::{self, TraceContext};
 
 /// The largest event accepted unless [`NewEvent::max_bytes`] says otherwise: 1 MiB.
@@ -41,6 +42,8 @@ pub struct NewEvent {
     pub(super) data_binary: Option<Vec<u8>>,
     pub(super) schedule: Schedule,
     pub(super) max_retries: Option<i32>,
+    /// Unless it says itself.
+    pub(super) default_max_retries: i32,
     pub(super) publisher_backend: String,
     pub(super) publisher_config: Vec<(String, Value)>,
     pub(super) cloud_event_id: Option<String>,
@@ -80,6 +83,7 @@ impl NewEvent {
             data_binary: None,
             schedule: Schedule::In(Duration::ZERO),
             max_retries: None,
+            default_max_retries: WorkerSettings::default().max_retries,
             publisher_backend: String::new(),
             publisher_config: Vec::new(),
             cloud_event_id: None,
@@ -181,7 +185,10 @@ impl NewEvent {
         self
     }
 
-    /// Its id. The same id again is the same event; a new UUID (version 7) unless given.
+    /// Its id; a new UUID (version 7) unless given.
+    ///
+    /// The same id again is the same event if the content is the same too: the stored event is returned. With other content
+    /// it is refused: [`PublishError::IdConflict`].
     pub fn id(mut self, id: Uuid) -> Self {
         self.id = Some(id);
         self
@@ -208,14 +215,8 @@ impl NewEvent {
 
     /// Fills in what the event does not say itself.
     pub(crate) fn or_defaults(mut self, max_retries: i32, max_bytes: usize) -> Self {
-        self.max_retries.get_or_insert(max_retries);
+        self.default_max_retries = max_retries;
         self.max_bytes.get_or_insert(max_bytes);
-        self
-    }
-
-    /// Gives the event its id now, so that writing it again after a lost answer writes the same event.
-    pub(crate) fn with_fixed_id(mut self) -> Self {
-        self.id = Some(self.row_id());
         self
     }
 }

@@ -10,7 +10,6 @@ use super::from_cloud_event::derived_id;
 use super::json_rules;
 use super::new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, Schedule};
 use crate::error::InvalidEvent;
-use crate::settings::WorkerSettings;
 
 /// Attributes that CloudEvents names itself, so that no extension may.
 pub(crate) const RESERVED_NAMES: [&str; 10] =
@@ -42,6 +41,8 @@ pub struct ReadyEvent {
     pub(crate) scheduled_micros: Option<i64>,
     pub(crate) delay_micros: i64,
     pub(crate) max_retries: i32,
+    /// The caller said how many.
+    pub(crate) chose_max_retries: bool,
     pub(crate) publisher_backend: String,
     /// A JSON object.
     pub(crate) publisher_config: String,
@@ -134,7 +135,8 @@ impl NewEvent {
             data_binary: self.data_binary,
             scheduled_micros,
             delay_micros: i64::try_from(delay.as_micros()).unwrap_or(i64::MAX),
-            max_retries: self.max_retries.unwrap_or_else(|| WorkerSettings::default().max_retries),
+            max_retries: self.max_retries.unwrap_or(self.default_max_retries),
+            chose_max_retries: self.max_retries.is_some(),
             publisher_backend: self.publisher_backend,
             publisher_config: object(self.publisher_config),
             cloud_event_id: cloud_event_id.unwrap_or_default(),

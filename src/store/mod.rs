@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{PublishError, SettingsError, StoreError, SystemError};
 use crate::event::{OutboxEvent, Status};
-use crate::publish::NewEvent;
+use crate::publish::{NewEvent, Stored};
 use crate::settings::DatabaseSettings;
 use migrate::{Plan, Watch};
 
@@ -209,9 +209,12 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Creates, adopts or upgrades the tables, and returns what it ran. May take long where it adopts a large table.
     async fn migrate(&self, watch: &Watch) -> Result<Plan>;
 
-    /// Writes events, all or none, and returns them as stored, in the order given; an id that is already there returns what is
-    /// stored under it.
+    /// Writes events, all or none, and returns them as stored, in the order given. An id that is already there returns what is
+    /// stored under it, if the content is the same.
     async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError>;
+
+    /// Writes events that have nothing to do with each other: one whose id is that of another event leaves the others alone.
+    async fn insert_each(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError>;
 
     /// Reads what is due.
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer>;

@@ -25,8 +25,7 @@ use super::retry::Retry;
 use super::shared::{Lifeline, Shared};
 use crate::error::{PublishError, SystemError};
 use crate::event::OutboxEvent;
-use crate::publish::NewEvent;
-use crate::store::News;
+use crate::publish::{NewEvent, Stored, the_only};
 
 /// Events that share one INSERT, at most.
 const MOST: usize = 1_000;
@@ -145,14 +144,8 @@ impl OutboxSystem {
 /// Writes events together, and one by one where that fails for a reason of one of them.
 async fn insert(shared: Arc<Shared>, waiting: Vec<(NewEvent, Answer)>) {
     let (events, answers): (Vec<NewEvent>, Vec<Answer>) = waiting.into_iter().unzip();
-    match shared.store.insert(events.clone()).await {
-        Ok(stored) => {
-            shared.announce_news(stored.iter().map(|event| event.publisher_backend.as_str()).collect());
-            for (answer, event) in answers.into_iter().zip(stored) {
-                // A sender that went away has its event in the outbox all the same.
-                let _ = answer.send(Ok(event));
-            }
-        }
+    match shared.store.insert_each(events.clone()).await {
+        Ok(stored) => answer_each(&shared, answers.into_iter().zip(stored)),
         Err(PublishError::Store(error)) if error.is_transient() => {
             for answer in answers {
                 let _ = answer.send(Err(error.clone().into()));
@@ -160,25 +153,20 @@ async fn insert(shared: Arc<Shared>, waiting: Vec<(NewEvent, Answer)>) {
         }
         Err(_) => {
             for (event, answer) in events.into_iter().zip(answers) {
-                let stored = shared
-                    .store
-                    .insert(vec![event])
-                    .await
-                    .and_then(|stored| stored.into_iter().next().ok_or(PublishError::Stopped));
-                if let Ok(event) = &stored {
-                    shared.announce_news(News::from_iter([event.publisher_backend.as_str()]));
-                }
-                let _ = answer.send(stored.map_err(single));
+                let stored = shared.store.insert_each(vec![event]).await.and_then(the_only);
+                answer_each(&shared, [(answer, stored)]);
             }
         }
     }
 }
 
-/// An error about a batch of one is one about the event.
-fn single(error: PublishError) -> PublishError {
-    match error {
-        PublishError::InvalidInBatch { error, .. } => PublishError::Invalid(error),
-        other => other,
+fn answer_each(shared: &Shared, stored: impl IntoIterator<Item = (Answer, Stored)>) {
+    let stored: Vec<_> = stored.into_iter().collect();
+    let written = stored.iter().filter_map(|(_, stored)| stored.as_ref().ok());
+    shared.announce_news(written.map(|event| event.publisher_backend.as_str()).collect());
+    for (answer, stored) in stored {
+        // A sender that went away has its event in the outbox all the same.
+        let _ = answer.send(stored);
     }
 }
 
@@ -212,8 +200,7 @@ impl Handler<NewEvent> for OutboxSystem {
 
     fn handle(&mut self, event: NewEvent, ctx: &mut Self::Context) -> Self::Result {
         let worker = &self.shared.settings.worker;
-        // An id of its own from here on, so that an INSERT after a lost answer finds the event rather than writes it twice.
-        let event = event.or_defaults(worker.max_retries, worker.max_event_bytes).with_fixed_id();
+        let event = event.or_defaults(worker.max_retries, worker.max_event_bytes);
         if let Err(error) = event.check() {
             return Box::pin(async move { Err(error.into()) });
         }

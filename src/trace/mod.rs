@@ -12,8 +12,8 @@ use serde_json::Value;
 
 pub(crate) use self::spans::{Sending, current, fail, handling};
 
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
+pub(crate) const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACESTATE: &str = "tracestate";
 
 /// A W3C trace context.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use actix_outbox::{BackendError, NewEvent, Outbox, OutboxEvent, OutboxSystem, PublishError, Settings};
+use actix_outbox::{BackendError, NewEvent, Outbox, OutboxEvent, OutboxSystem, PublishError, Settings, Status};
 use diesel::{Connection, SqliteConnection};
 use diesel_async::pooled_connection::AsyncDieselConnectionManager;
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::future::join_all;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::actors::{QUICK_RETRIES, Reply, Scripted, event, row, wait_status};
 use crate::scene::Scene;
-use crate::support::{PATIENCE, eventually, redis};
+use crate::support::{PATIENCE, eventually, postgres, redis};
 
 async fn start(scene: &Scene, worker: &str) -> Outbox {
     let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", scene.stream());
@@ -164,23 +165,58 @@ async fn a_transaction_that_failed_leaves_nothing_behind() {
 }
 
 #[actix::test]
-async fn the_same_id_twice_is_one_event_and_the_stored_one_is_returned() {
+async fn the_same_id_and_content_twice_is_one_event_and_the_stored_one_is_returned() {
     let scene = Scene::new().await;
     let outbox = start(&scene, "").await;
-    let id = Uuid::now_v7();
-    let first = outbox.send(event("first").id(id)).await.unwrap();
+    let same = event("first").id(Uuid::now_v7()).data_json("{\"n\": 1.0}");
+    let first = outbox.send(same.clone()).await.unwrap();
     let mut conn = diesel(&scene).await;
     let again = [
-        outbox.send(event("second").id(id)).await.unwrap(),
-        actix_outbox::publish(&mut conn, event("third").id(id)).await.unwrap(),
-        actix_outbox::publish_many(&mut conn, [event("fourth").id(id)]).await.unwrap().remove(0),
+        outbox.send(same.clone().data_json("{\"n\":1}")).await.unwrap(),
+        outbox.addr().unwrap().send(same.clone()).await.unwrap().unwrap(),
+        actix_outbox::publish(&mut conn, same.clone()).await.unwrap(),
+        actix_outbox::publish_many(&mut conn, [event("new"), same.clone()]).await.unwrap().remove(1),
     ];
     for stored in again {
-        assert_eq!((stored.id, stored.subject.as_str(), stored.seq), (id, "first", first.seq));
+        assert_eq!((stored.id, stored.subject.as_str(), stored.seq), (first.id, "first", first.seq));
     }
     scene.wait_published().await;
     scene.assert_delivered().await;
-    assert_eq!(scene.length().await, 1);
+    assert_eq!(scene.length().await, 2);
+}
+
+#[actix::test]
+async fn the_same_id_with_other_content_is_an_error_at_every_door_and_nobody_else_pays_for_it() {
+    let scene = Scene::new().await;
+    let outbox = start(&scene, "").await;
+    let id = Uuid::now_v7();
+    outbox.send(event("first").id(id)).await.unwrap();
+    let other = || event("secret").id(id);
+    let (refused, neighbour) = tokio::join!(outbox.send(other()), outbox.send(event("neighbour")));
+    assert_eq!(neighbour.unwrap().subject, "neighbour");
+    let mut conn = diesel(&scene).await;
+    let many: Result<Vec<OutboxEvent>, PublishError> =
+        conn.transaction(async |conn| actix_outbox::publish_many(conn, [event("ghost"), other()]).await).await;
+    let alone = actix_outbox::publish_many(&mut conn, [event("ghost"), other()]).await;
+    let published = actix_outbox::publish(&mut conn, other()).await;
+    for error in [refused.unwrap_err(), many.unwrap_err(), alone.unwrap_err(), published.unwrap_err()] {
+        assert!(error.is_conflict() && !error.is_invalid(), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("`subject`") && text.contains(&id.to_string()) && !text.contains("secret"), "{text}");
+    }
+    // An error that its caller swallows leaves the rest of the transaction as it was.
+    let swallowed: Result<(), PublishError> = conn
+        .transaction(async |conn| {
+            actix_outbox::publish(conn, event("before")).await?;
+            assert!(actix_outbox::publish_many(conn, [event("ghost"), other()]).await.unwrap_err().is_conflict());
+            Ok(())
+        })
+        .await;
+    swallowed.unwrap();
+    scene.wait_published().await;
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE subject IN ('ghost', 'secret')").await, 0);
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 3);
+    scene.assert_delivered().await;
 }
 
 #[actix::test]
@@ -277,4 +313,112 @@ async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_o
     assert_eq!(scene.length().await, 3);
     let refused = outbox.send(event("larger").data("x".repeat(20_000))).await.unwrap_err();
     assert!(refused.is_invalid() && refused.to_string().contains("10000"), "{refused}");
+}
+
+/// A server whose commits wait for a standby that is not there, once it is told so.
+struct Stalling {
+    scene: Scene,
+    _server: postgres::Server,
+}
+
+impl Stalling {
+    async fn new() -> Self {
+        let server = postgres::Server::start();
+        let scene = Scene::on(server.database().await, redis::url()).await;
+        Self { scene, _server: server }
+    }
+
+    async fn stall(&self) {
+        self.set("ALTER SYSTEM SET synchronous_standby_names = '*'", "*").await;
+    }
+
+    async fn recover(&self) {
+        self.set("ALTER SYSTEM RESET synchronous_standby_names", "").await;
+    }
+
+    async fn set(&self, statement: &str, value: &str) {
+        let sql = self.scene.sql().await;
+        sql.batch_execute(statement).await.unwrap();
+        sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        eventually("the setting is in force", PATIENCE, async || {
+            let row = sql.query_one("SHOW synchronous_standby_names", &[]).await.unwrap();
+            row.get::<_, String>(0) == value
+        })
+        .await;
+    }
+
+    async fn wait_until_a_commit_waits(&self, repeating: &JoinHandle<Result<OutboxEvent, PublishError>>) {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
+        eventually("a commit waits for the standby", PATIENCE, async || {
+            assert!(!repeating.is_finished(), "acknowledged without the standby");
+            self.scene.number(waiting).await > 0
+        })
+        .await;
+    }
+}
+
+#[actix::test]
+async fn a_repetition_is_acknowledged_only_once_the_synchronous_standby_has_the_event() {
+    let stalling = Stalling::new().await;
+    let settings = stalling.scene.system_settings("");
+    let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
+    let same = event("same").id(Uuid::now_v7());
+    let first = outbox.send(same.clone()).await.unwrap();
+    let mut conn = diesel(&stalling.scene).await;
+    stalling.stall().await;
+
+    let sending = {
+        let (outbox, same) = (outbox.clone(), same.clone());
+        actix::spawn(async move { outbox.send(same).await })
+    };
+    stalling.wait_until_a_commit_waits(&sending).await;
+    stalling.recover().await;
+    assert_eq!(sending.await.unwrap().unwrap().seq, first.seq);
+
+    stalling.stall().await;
+    let publishing =
+        actix::spawn(async move { conn.transaction(async |conn| actix_outbox::publish(conn, same).await).await });
+    stalling.wait_until_a_commit_waits(&publishing).await;
+    stalling.recover().await;
+    assert_eq!(publishing.await.unwrap().unwrap().seq, first.seq);
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_repetition_waits_for_the_standby_also_where_it_may_not_write_to_the_log() {
+    let stalling = Stalling::new().await;
+    let sql = stalling.scene.sql().await;
+    let prepare = "CREATE ROLE writer LOGIN; GRANT SELECT, INSERT, UPDATE ON outbox_events TO writer;
+        GRANT USAGE ON SEQUENCE outbox_events_seq TO writer;
+        REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC";
+    sql.batch_execute(prepare).await.unwrap();
+    let mut url = url::Url::parse(stalling.scene.url()).unwrap();
+    url.set_username("writer").unwrap();
+    let mut conn = AsyncPgConnection::establish(url.as_str()).await.unwrap();
+    let same = event("same").id(Uuid::now_v7());
+    let first = actix_outbox::publish(&mut conn, same.clone()).await.unwrap();
+    stalling.stall().await;
+    let publishing = actix::spawn(async move { actix_outbox::publish(&mut conn, same).await });
+    stalling.wait_until_a_commit_waits(&publishing).await;
+    stalling.recover().await;
+    assert_eq!(publishing.await.unwrap().unwrap().seq, first.seq);
+}
+
+#[actix::test]
+async fn an_event_that_is_deleted_while_it_is_published_again_was_stored_before_and_is_not_written_twice() {
+    let stalling = Stalling::new().await;
+    let mut conn = diesel(&stalling.scene).await;
+    let same = event("same").id(Uuid::now_v7());
+    actix_outbox::publish(&mut conn, same.clone()).await.unwrap();
+    stalling.stall().await;
+    let publishing = actix::spawn(async move { actix_outbox::publish(&mut conn, same).await });
+    // Its insert has met the row by now, and it has not read it yet.
+    stalling.wait_until_a_commit_waits(&publishing).await;
+    let sql = stalling.scene.sql().await;
+    sql.batch_execute("SET synchronous_commit = off; DELETE FROM outbox_events").await.unwrap();
+    stalling.recover().await;
+    let stored = publishing.await.unwrap().unwrap();
+    assert_eq!((stored.subject.as_str(), stored.status, stored.seq), ("same", Status::Published, 0));
+    assert_eq!(stalling.scene.number("SELECT count(*) FROM outbox_events").await, 0);
 }

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::Fixture;
 use super::given::*;
-use crate::error::StoreError;
+use crate::error::{PublishError, StoreError};
 use crate::event::{JsonText, OutboxEvent};
-use crate::publish::NewEvent;
+use crate::publish::{NewEvent, Stored};
 use crate::store::Store;
 
 pub(super) async fn a_database_without_tables_is_named_as_such<F: Fixture>() {
@@ -109,8 +109,7 @@ pub(super) async fn an_id_that_is_given_twice_or_was_there_is_one_event<F: Fixtu
     let store = fixture.store();
     let (there, twice) = (Uuid::now_v7(), Uuid::now_v7());
     let first = store.insert(vec![NewEvent::new("there", "s").id(there)]).await.unwrap();
-    let given =
-        [("new", None), ("twice", Some(twice)), ("ignored", Some(there)), ("ignored", Some(twice)), ("last", None)];
+    let given = [("new", None), ("twice", Some(twice)), ("there", Some(there)), ("twice", Some(twice)), ("last", None)];
     let events = given.map(|(name, id)| id.into_iter().fold(NewEvent::new(name, "s"), NewEvent::id));
     let returned = store.insert(events.to_vec()).await.unwrap();
     let types: Vec<&str> = returned.iter().map(|event| &*event.event_type).collect();
@@ -119,12 +118,107 @@ pub(super) async fn an_id_that_is_given_twice_or_was_there_is_one_event<F: Fixtu
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 4);
 }
 
+fn repeatable(id: Uuid) -> NewEvent {
+    NewEvent::new("t", "s")
+        .id(id)
+        .data_json(r#"{"n": 1.0, "list": [100, "\u00e9"]}"#)
+        .extension("number", 1)
+        .publisher_config("rate", 1.5)
+}
+
+pub(super) async fn the_same_content_again_is_the_stored_event_however_it_is_written<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let id = Uuid::now_v7();
+    let first = store.insert(vec![repeatable(id).scheduled_in(Duration::from_secs(60))]).await.unwrap().remove(0);
+    let rewritten = repeatable(id).data_json(r#"{"list":[1e2,"é"],"n":1}"#).publisher_config("rate", json!(1.50));
+    let again = [
+        repeatable(id).scheduled_in(Duration::from_secs(60)),
+        repeatable(id).scheduled_at(first.scheduled_at),
+        repeatable(id).max_retries(first.max_retries),
+        repeatable(id).extension("traceparent", "00-1-2-01").extension("tracestate", "a=1"),
+        // What it does not say is not compared.
+        rewritten.or_defaults(17, 10_000),
+    ];
+    for (n, event) in again.into_iter().enumerate() {
+        let stored = store.insert(vec![event]).await.unwrap_or_else(|error| panic!("{n}: {error}")).remove(0);
+        // Its data comes back as it was given.
+        assert_eq!(normal(OutboxEvent { data: first.data.clone(), ..stored }), normal(first.clone()), "{n}");
+    }
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 1);
+}
+
+pub(super) async fn other_content_under_the_same_id_is_refused_and_the_first_difference_is_named<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let id = Uuid::now_v7();
+    store.insert(vec![repeatable(id)]).await.unwrap();
+    let at = DateTime::from_timestamp(4_000_000_000, 0).unwrap();
+    let binary = |bytes: &[u8]| NewEvent::new("t", "s").id(id).binary(bytes);
+    let others = [
+        ("event_type", NewEvent::new("secret", "secret").id(id)),
+        ("source", NewEvent::new("t", "secret").id(id)),
+        ("cloud_event_id", repeatable(id).cloud_event_id("secret")),
+        ("subject", repeatable(id).subject("secret")),
+        ("data", repeatable(id).data_json(r#"{"n": 1, "list": [100, "secret"]}"#)),
+        ("data", NewEvent::new("t", "s").id(id)),
+        ("data", binary(b"secret")),
+        ("data_schema", repeatable(id).data_schema("urn:secret")),
+        ("data_content_type", repeatable(id).content_type("text/secret")),
+        ("extensions", repeatable(id).extension("number", 2)),
+        ("extensions", repeatable(id).extension("other", "secret")),
+        ("partition_key", repeatable(id).partition_key("secret")),
+        ("publisher_backend", repeatable(id).backend("secret")),
+        ("publisher_config", repeatable(id).publisher_config("rate", "secret")),
+        ("scheduled_at", repeatable(id).scheduled_at(at)),
+        ("scheduled_at", repeatable(id).scheduled_in(Duration::from_secs(60))),
+        ("max_retries", repeatable(id).max_retries(17)),
+    ];
+    for (field, other) in others {
+        let error = store.insert(vec![other]).await.unwrap_err();
+        assert!(
+            matches!(&error, PublishError::IdConflictInBatch { index: 1, error } | PublishError::IdConflict(error)
+            if error.id == id && error.field == field),
+            "{field}: {error}"
+        );
+        assert!(error.is_conflict() && !error.to_string().contains("secret"), "{error}");
+    }
+    let id = Uuid::now_v7();
+    let bytes = |bytes: &[u8]| NewEvent::new("t", "s").id(id).binary(bytes);
+    store.insert(vec![bytes(b"one")]).await.unwrap();
+    store.insert(vec![bytes(b"one")]).await.unwrap();
+    let error = store.insert(vec![bytes(b"two")]).await.unwrap_err();
+    assert!(error.to_string().contains("`data_binary`"), "{error}");
+}
+
+pub(super) async fn a_batch_with_a_taken_id_is_not_written_and_one_of_independent_events_is<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let (there, twice) = (Uuid::now_v7(), Uuid::now_v7());
+    let event = |id, subject: &str| NewEvent::new("t", "s").id(id).subject(subject);
+    store.insert(vec![event(there, "there")]).await.unwrap();
+    for (at, others) in [(2, vec![event(there, "other")]), (3, vec![event(twice, "one"), event(twice, "two")])] {
+        let batch: Vec<_> = [NewEvent::new("good", "s")].into_iter().chain(others).collect();
+        let error = store.insert(batch.clone()).await.unwrap_err();
+        assert!(matches!(error, PublishError::IdConflictInBatch { index, .. } if index == at), "{error}");
+        assert_eq!(fixture.number("SELECT count(*) FROM outbox_events WHERE event_type = 'good'").await, 0);
+        let each = store.insert_each(batch).await.unwrap();
+        let refused = |stored: &Stored| stored.as_ref().is_err_and(PublishError::is_conflict);
+        assert!(each.iter().enumerate().all(|(n, stored)| refused(stored) == (n + 1 == at)), "{at}");
+        fixture.execute("DELETE FROM outbox_events WHERE event_type = 'good'").await;
+    }
+    let long = (0..1_200).map(|n| NewEvent::new("good", "s").subject(n.to_string()));
+    let error = store.insert(long.chain([event(there, "other")]).collect()).await.unwrap_err();
+    assert!(matches!(error, PublishError::IdConflictInBatch { index: 1_201, .. }), "{error}");
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_events WHERE event_type = 'good'").await, 0);
+}
+
 pub(super) async fn an_id_that_is_there_returns_what_is_stored_under_it<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let id = Uuid::now_v7();
     let first = store.insert(vec![NewEvent::new("first", "s").id(id)]).await.unwrap();
-    let again = store.insert(vec![NewEvent::new("second", "s").id(id), NewEvent::new("third", "s")]).await.unwrap();
+    let again = store.insert(vec![NewEvent::new("first", "s").id(id), NewEvent::new("third", "s")]).await.unwrap();
     assert_eq!(again[0], first[0]);
     assert_eq!(again[1].event_type, "third");
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 2);

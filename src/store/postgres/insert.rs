@@ -1,25 +1,29 @@
 //! Writing new events: one statement for many.
 
-use diesel::Queryable;
+use std::collections::HashMap;
+
 use diesel::connection::LoadConnection;
 use diesel::data_types::PgTimestamp;
+use diesel::dsl::sql;
+use diesel::expression::SqlLiteral;
 use diesel::pg::Pg;
-use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::result::QueryResult;
-use diesel::sql_types::{Array, BigInt, Binary, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId, SqlQuery};
+use diesel::result::{Error, QueryResult};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::{Queryable, sql_query};
 use diesel_async::AsyncConnection;
 use uuid::Uuid;
 
-use super::row::{COLUMNS, EPOCH_MICROS, Row, SqlTypes, time};
-use crate::error::{PublishError, StoreError};
-use crate::event::OutboxEvent;
+use super::row::{COLUMNS_WITHOUT_DATA, EPOCH_MICROS, Row, SqlTypes, time};
 use crate::publish::sealed::Insert;
-use crate::publish::{Answers, OutboxDatabase, ReadyEvent, Written};
+use crate::publish::{Answers, FoundRow, OutboxDatabase, ReadyEvent, SameData, Stored, Written};
 
 impl OutboxDatabase for Pg {}
 
 impl Insert for Pg {
-    async fn insert<C>(conn: &mut C, events: Vec<ReadyEvent>) -> Result<Vec<OutboxEvent>, PublishError>
+    const MOST: usize = usize::MAX;
+
+    async fn insert_each<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
     where
         C: AsyncConnection<Backend = Self>,
     {
@@ -29,16 +33,21 @@ impl Insert for Pg {
             return Ok(Vec::new());
         }
         let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn).await?;
-        let mut answers = Answers::written(events, given(written)?);
-        let there_before = answers.missing();
-        if !there_before.is_empty() {
-            let stored: Vec<Row> = FindEvents { ids: there_before }.load(conn).await?;
-            answers.add(stored.into_iter().map(decode))?;
+        let answers = Answers::written(events, given(written)?);
+        let repeated = Repeated::of(&answers);
+        if repeated.ids.is_empty() {
+            return Ok(answers.finish(|_, _| None));
         }
-        answers.finish()
+        repeated.check()?;
+        match may_write_to_log().get_result(conn).await? {
+            true => write_to_log().execute(conn).await?,
+            false => LockEvents { ids: &repeated.ids }.execute(conn).await?,
+        };
+        let stored: Vec<StoredRow> = FindEvents(&repeated).load(conn).await?;
+        Ok(finish(answers, stored))
     }
 
-    fn insert_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> Result<Vec<OutboxEvent>, PublishError>
+    fn insert_each_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
     where
         C: LoadConnection<Backend = Self>,
     {
@@ -48,14 +57,29 @@ impl Insert for Pg {
             return Ok(Vec::new());
         }
         let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn)?;
-        let mut answers = Answers::written(events, given(written)?);
-        let there_before = answers.missing();
-        if !there_before.is_empty() {
-            let stored: Vec<Row> = FindEvents { ids: there_before }.load(conn)?;
-            answers.add(stored.into_iter().map(decode))?;
+        let answers = Answers::written(events, given(written)?);
+        let repeated = Repeated::of(&answers);
+        if repeated.ids.is_empty() {
+            return Ok(answers.finish(|_, _| None));
         }
-        answers.finish()
+        repeated.check()?;
+        match may_write_to_log().get_result(conn)? {
+            true => write_to_log().execute(conn)?,
+            false => LockEvents { ids: &repeated.ids }.execute(conn)?,
+        };
+        let stored: Vec<StoredRow> = FindEvents(&repeated).load(conn)?;
+        Ok(finish(answers, stored))
     }
+}
+
+fn finish(answers: Answers, stored: Vec<StoredRow>) -> Vec<Stored> {
+    let mut found: HashMap<usize, StoredRow> =
+        stored.into_iter().map(|row| (usize::try_from(row.place).unwrap_or_default(), row)).collect();
+    answers.finish(|number, _| {
+        let row = found.remove(&(number + 1))?;
+        let data = SameData { json: row.has_same_json, binary: row.has_same_binary };
+        Some(FoundRow { event: row.row.decode(), data })
+    })
 }
 
 /// What is not known before: the answer to many events is not much larger than to one.
@@ -69,20 +93,14 @@ struct WrittenRow {
 
 const WRITTEN: &str = "e.id, e.created_at, e.scheduled_at, e.seq";
 
-fn given(rows: Vec<WrittenRow>) -> Result<Vec<Written>, PublishError> {
-    let decode = |row: WrittenRow| {
+fn given(rows: Vec<WrittenRow>) -> QueryResult<Vec<Written>> {
+    let decode = |row: WrittenRow| -> Result<Written, String> {
         let created_at = time("created_at", row.created_at)?;
         let scheduled_at = time("scheduled_at", row.scheduled_at)?;
         Ok(Written { id: row.id, created_at, scheduled_at, seq: row.seq.unwrap_or(0) })
     };
-    rows.into_iter()
-        .map(decode)
-        .collect::<Result<_, String>>()
-        .map_err(|reason| StoreError::Query { operation: "read what is stored", reason, transient: false }.into())
-}
-
-fn decode(row: Row) -> (Uuid, Result<OutboxEvent, String>) {
-    (row.id, row.decode())
+    let written: Result<_, String> = rows.into_iter().map(decode).collect();
+    written.map_err(|reason| Error::DeserializationError(reason.into()))
 }
 
 /// New events, an array for each column in which they differ.
@@ -311,25 +329,103 @@ impl Query for InsertEvents<'_> {
 
 impl<C> diesel::RunQueryDsl<C> for InsertEvents<'_> {}
 
-/// Events by their ids.
-#[derive(QueryId)]
-struct FindEvents {
+/// Events whose insert met a row of their id.
+struct Repeated<'a> {
     ids: Vec<Uuid>,
+    data: Vec<Option<&'a str>>,
+    binaries: Vec<Option<&'a [u8]>>,
+    lost: Option<Uuid>,
 }
 
-impl QueryFragment<Pg> for FindEvents {
+impl<'a> Repeated<'a> {
+    fn of(answers: &'a Answers) -> Self {
+        let events = answers.missing();
+        Self {
+            ids: events.iter().map(|event| event.id).collect(),
+            data: events.iter().map(|event| event.data.as_deref()).collect(),
+            binaries: events.iter().map(|event| event.data_binary.as_deref()).collect(),
+            lost: events.iter().find(|event| event.is_new).map(|event| event.id),
+        }
+    }
+
+    /// An id that was made a moment ago meets no row: something in the database, such as a trigger, kept the event out.
+    fn check(&self) -> QueryResult<()> {
+        let Some(id) = self.lost else { return Ok(()) };
+        Err(Error::DeserializationError(format!("the event {id} was inserted and is not in the table").into()))
+    }
+}
+
+/// A repetition changes nothing, and a transaction that writes nothing is committed without waiting for a synchronous
+/// standby: it would acknowledge an event that the primary alone has. So it writes something. Rights decide what: a
+/// function that may not be called fails the statement even where it is not reached.
+fn may_write_to_log() -> SqlLiteral<Bool> {
+    sql("SELECT coalesce(bool_and(has_function_privilege(oid, 'EXECUTE')), false) FROM pg_proc \
+         WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace")
+}
+
+fn write_to_log() -> SqlQuery {
+    sql_query("SELECT pg_logical_emit_message(true, 'actix-outbox', '')")
+}
+
+/// Locks rows as a foreign key does: that writes to the row, and a settle does not wait for it.
+struct LockEvents<'a> {
+    ids: &'a [Uuid],
+}
+
+impl QueryId for LockEvents<'_> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl QueryFragment<Pg> for LockEvents<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql("SELECT ");
-        out.push_sql(COLUMNS);
-        out.push_sql(" FROM outbox_events e WHERE e.id = ANY (");
-        out.push_bind_param::<Array<SqlUuid>, _>(&self.ids)?;
-        out.push_sql(")");
+        out.push_sql("SELECT FROM outbox_events e WHERE e.id = ANY (");
+        out.push_bind_param::<Array<SqlUuid>, _>(self.ids)?;
+        out.push_sql(") ORDER BY e.id FOR KEY SHARE");
         Ok(())
     }
 }
 
-impl Query for FindEvents {
-    type SqlType = SqlTypes;
+impl<C> diesel::RunQueryDsl<C> for LockEvents<'_> {}
+
+/// The rows of events, without their data: it is compared where it is.
+struct FindEvents<'a>(&'a Repeated<'a>);
+
+#[derive(Queryable)]
+struct StoredRow {
+    place: i64,
+    has_same_json: bool,
+    has_same_binary: bool,
+    row: Row,
 }
 
-impl<C> diesel::RunQueryDsl<C> for FindEvents {}
+impl QueryFragment<Pg> for FindEvents<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(
+            "SELECT n.place, nullif(e.data, 'null') IS NOT DISTINCT FROM n.data::jsonb, \
+             e.data_binary IS NOT DISTINCT FROM n.bytes, ",
+        );
+        out.push_sql(&COLUMNS_WITHOUT_DATA);
+        out.push_sql(" FROM unnest(");
+        let pushed: QueryResult<()> = push!(
+            out,
+            Array<SqlUuid>: &self.0.ids,
+            Array<Nullable<Text>>: &self.0.data,
+            Array<Nullable<Binary>>: &self.0.binaries,
+        );
+        pushed?;
+        out.push_sql(") WITH ORDINALITY AS n(id, data, bytes, place) JOIN outbox_events e ON e.id = n.id");
+        Ok(())
+    }
+}
+
+impl QueryId for FindEvents<'_> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for FindEvents<'_> {
+    type SqlType = (BigInt, Bool, Bool, SqlTypes);
+}
+
+impl<C> diesel::RunQueryDsl<C> for FindEvents<'_> {}

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
-use crate::publish::NewEvent;
+use crate::publish::{NewEvent, Stored};
 
 mod adopt;
 #[cfg(all(feature = "cli", feature = "redis"))]
@@ -192,6 +192,10 @@ impl Store for PostgresStore {
 
     async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
         operate::insert(self, events).await
+    }
+
+    async fn insert_each(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
+        operate::insert_each(self, events).await
     }
 
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer> {

@@ -10,26 +10,42 @@ use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::QueryResult;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::pooled_connection::deadpool::Object;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
-use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, TryFutureExt};
 use uuid::Uuid;
 
 use super::row::{self, COLUMNS, Row};
 use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result, STATEMENT_LIMIT};
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
-use crate::publish::NewEvent;
+use crate::publish::sealed::Insert;
+use crate::publish::{NewEvent, Stored, prepare_all, publish_many};
 use crate::store::selection::{Comparand, Query};
 use crate::store::{EventFilter, Examined, Expiry, Lane, Page, Place, Unreadable};
 
-/// Writes events in a transaction of their own, which is that of the statement.
+/// Writes events in a transaction of their own.
 pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
+    write(store, |conn| publish_many(conn, events).boxed()).await
+}
+
+/// Writes events with one statement, whose transaction is their own.
+pub(super) async fn insert_each(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
+    let events = prepare_all(events)?;
+    write(store, |conn| Pg::insert_each(conn, events).map_err(PublishError::from).boxed()).await
+}
+
+async fn write<T: Send>(
+    store: &PostgresStore,
+    statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, PublishError>> + Send,
+) -> Result<T, PublishError> {
     let mut conn = store.pool.get().await.map_err(|error| store.target.unreachable(super::connect::reason(&error)))?;
-    match tokio::time::timeout(STATEMENT_LIMIT, crate::publish::publish_many(&mut conn, events)).await {
+    match tokio::time::timeout(STATEMENT_LIMIT, statements(&mut conn)).await {
         Ok(answer) => answer,
         Err(_) => {
             store.target.cancel(conn.cancel_token());
-            drop(diesel_async::pooled_connection::deadpool::Object::take(conn));
+            drop(Object::take(conn));
             Err(StoreError::Timeout { operation: "write events", limit: STATEMENT_LIMIT }.into())
         }
     }

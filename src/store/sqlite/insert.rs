@@ -1,109 +1,65 @@
 //! Writing new events: a statement for some hundreds, and one to read them with the `seq` that a trigger drew.
 
+use std::collections::HashMap;
+
 use diesel::connection::LoadConnection;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::result::{Error, QueryResult};
+use diesel::result::QueryResult;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use diesel::sqlite::Sqlite;
-use diesel_async::{AsyncConnection, TransactionManager};
+use diesel_async::AsyncConnection;
 use uuid::Uuid;
 
 use super::row::{COLUMNS, Row, SqlTypes};
-use crate::error::PublishError;
 use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
-use crate::publish::{Answers, OutboxDatabase, ReadyEvent};
-
-/// Events of one statement; SQLite takes 32766 parameters, and an event has 16.
-const CHUNK: usize = 500;
+use crate::publish::{Answers, FoundRow, OutboxDatabase, ReadyEvent, SameData, Stored};
 
 impl OutboxDatabase for Sqlite {}
 
 impl Insert for Sqlite {
-    async fn insert<C>(conn: &mut C, events: Vec<ReadyEvent>) -> Result<Vec<OutboxEvent>, PublishError>
+    /// SQLite takes 32766 parameters, and an event has 16.
+    const MOST: usize = 500;
+
+    async fn insert_each<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
     where
         C: AsyncConnection<Backend = Self>,
     {
-        if events.len() <= CHUNK {
-            return insert_chunk(conn, &events).await;
+        use diesel_async::RunQueryDsl;
+
+        if events.is_empty() {
+            return Ok(Vec::new());
         }
-        // Not `transaction`, whose closure would keep the future from moving between threads.
-        C::TransactionManager::begin_transaction(conn).await?;
-        match insert_chunks(conn, &events).await {
-            Ok(stored) => {
-                C::TransactionManager::commit_transaction(conn).await?;
-                Ok(stored)
-            }
-            Err(error) => match C::TransactionManager::rollback_transaction(conn).await {
-                // What broke the transaction says more than that it is broken.
-                Ok(()) | Err(Error::BrokenTransactionManager) => Err(error),
-                Err(error) => Err(error.into()),
-            },
-        }
+        InsertEvents { events: &events }.execute(conn).await?;
+        let stored: Vec<Row> = FindEvents::of(&events).load(conn).await?;
+        Ok(finish(events, stored))
     }
 
-    fn insert_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> Result<Vec<OutboxEvent>, PublishError>
+    fn insert_each_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
     where
         C: LoadConnection<Backend = Self>,
     {
-        if events.len() <= CHUNK {
-            return insert_chunk_blocking(conn, &events);
+        use diesel::RunQueryDsl;
+
+        if events.is_empty() {
+            return Ok(Vec::new());
         }
-        conn.transaction(|conn| {
-            let mut stored = Vec::with_capacity(events.len());
-            for chunk in events.chunks(CHUNK) {
-                stored.extend(insert_chunk_blocking(conn, chunk)?);
-            }
-            Ok(stored)
-        })
+        InsertEvents { events: &events }.execute(conn)?;
+        let stored: Vec<Row> = FindEvents::of(&events).load(conn)?;
+        Ok(finish(events, stored))
     }
 }
 
-async fn insert_chunks<C>(conn: &mut C, events: &[ReadyEvent]) -> Result<Vec<OutboxEvent>, PublishError>
-where
-    C: AsyncConnection<Backend = Sqlite>,
-{
-    let mut stored = Vec::with_capacity(events.len());
-    for chunk in events.chunks(CHUNK) {
-        stored.extend(insert_chunk(conn, chunk).await?);
-    }
-    Ok(stored)
-}
-
-async fn insert_chunk<C>(conn: &mut C, events: &[ReadyEvent]) -> Result<Vec<OutboxEvent>, PublishError>
-where
-    C: AsyncConnection<Backend = Sqlite>,
-{
-    use diesel_async::RunQueryDsl;
-
-    if events.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut answers = Answers::to(events);
-    InsertEvents { events }.execute(conn).await?;
-    let stored: Vec<Row> = FindEvents { ids: answers.missing() }.load(conn).await?;
-    answers.add(stored.into_iter().map(decode))?;
-    answers.finish()
-}
-
-fn insert_chunk_blocking<C>(conn: &mut C, events: &[ReadyEvent]) -> Result<Vec<OutboxEvent>, PublishError>
-where
-    C: LoadConnection<Backend = Sqlite>,
-{
-    use diesel::RunQueryDsl;
-
-    if events.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut answers = Answers::to(events);
-    InsertEvents { events }.execute(conn)?;
-    let stored: Vec<Row> = FindEvents { ids: answers.missing() }.load(conn)?;
-    answers.add(stored.into_iter().map(decode))?;
-    answers.finish()
-}
-
-fn decode(row: Row) -> (Uuid, Result<OutboxEvent, String>) {
-    (row.id(), row.decode())
+/// Which of the rows were there before is not known, so each is compared; a new one is its own text.
+fn finish(events: Vec<ReadyEvent>, stored: Vec<Row>) -> Vec<Stored> {
+    let mut found: HashMap<Uuid, Result<OutboxEvent, String>> =
+        stored.into_iter().map(|row| (row.id(), row.decode())).collect();
+    let no_id_twice = found.len() == events.len();
+    Answers::unknown(events).finish(|_, event| {
+        let row = if no_id_twice { found.remove(&event.id) } else { found.get(&event.id).cloned() }?;
+        let data = row.as_ref().map_or(SameData { json: false, binary: false }, |stored| SameData::of(event, stored));
+        Some(FoundRow { event: row, data })
+    })
 }
 
 /// New events; rows without `seq`, so that the table's trigger draws it for each in turn.
@@ -186,6 +142,12 @@ impl<C> diesel::RunQueryDsl<C> for InsertEvents<'_> {}
 /// Events by their ids.
 struct FindEvents {
     ids: Vec<Uuid>,
+}
+
+impl FindEvents {
+    fn of(events: &[ReadyEvent]) -> Self {
+        Self { ids: events.iter().map(|event| event.id).collect() }
+    }
 }
 
 impl QueryId for FindEvents {

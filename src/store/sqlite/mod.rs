@@ -44,7 +44,7 @@ use super::{
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
-use crate::publish::NewEvent;
+use crate::publish::{NewEvent, Stored};
 
 /// The only shard of every lane.
 const SHARD: i16 = 0;
@@ -108,6 +108,14 @@ impl Store for SqliteStore {
         self.writer
             .run_as("write events", |connection| {
                 connection.immediate_transaction(|connection| blocking::publish_many(connection, events))
+            })
+            .await
+    }
+
+    async fn insert_each(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
+        self.writer
+            .run_as("write events", |connection| {
+                connection.immediate_transaction(|connection| blocking::publish_each(connection, events))
             })
             .await
     }

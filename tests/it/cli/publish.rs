@@ -60,3 +60,19 @@ fn what_is_wrong_in_a_batch_is_named_by_its_line_and_nothing_is_written() {
     shell.refuses(&["publish", "--batch", "nowhere.jsonl"], 1, "cannot read nowhere.jsonl");
     assert!(shell.events(&[]).is_empty());
 }
+
+#[test]
+fn a_taken_id_is_named_with_the_field_that_differs_and_nothing_is_written() {
+    let shell = Shell::migrated();
+    let line =
+        |id: &str, source: &str| format!(r#"{{"specversion":"1.0","id":"{id}","type":"t","source":"{source}"}}"#);
+    let (id, new) = ("0197a3b2-0000-7000-8000-000000000001", "0197a3b2-0000-7000-8000-000000000002");
+    shell.write("first.jsonl", line(id, "a"));
+    assert_eq!(shell.run(&["publish", "--batch", "first.jsonl"]).code, 0);
+    shell.write("batch.jsonl", format!("{}\n\n{}\n", line(new, "b"), line(id, "b")));
+    shell.refuses(&["publish", "--batch", "batch.jsonl"], 1, "error: line 3: another event with a different `source`");
+    shell.write("twice.jsonl", format!("{}\n\n{}\n", line(new, "a"), line(new, "b")));
+    shell.refuses(&["publish", "--batch", "twice.jsonl"], 1, "error: line 3: another event with a different `source`");
+    shell.refuses(&["publish", "t", "--source", "b", "--id", id], 1, "error: another event with a different `source`");
+    assert_eq!(shell.events(&[]).len(), 1);
+}
