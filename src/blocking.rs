@@ -7,6 +7,8 @@ use diesel::result::QueryResult;
 
 use crate::error::PublishError;
 use crate::event::OutboxEvent;
+#[cfg(feature = "sqlite")]
+use crate::publish::into_parts;
 use crate::publish::sealed::Insert;
 use crate::publish::{NewEvent, OutboxDatabase, ReadyEvent, Stored, all_stored, prepare_parts, the_only};
 
@@ -49,17 +51,14 @@ where
     conn.transaction(|conn| all_stored(insert_parts(conn, parts.events)?))
 }
 
-/// Writes events that have nothing to do with each other.
+/// Writes events that have nothing to do with each other, in as many statements as they need.
 #[cfg(feature = "sqlite")]
-pub(crate) fn publish_each<C>(
-    conn: &mut C,
-    events: impl IntoIterator<Item = NewEvent>,
-) -> Result<Vec<Stored>, PublishError>
+pub(crate) fn insert_ready<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
 where
     C: LoadConnection,
     C::Backend: OutboxDatabase,
 {
-    Ok(insert_parts(conn, prepare_parts::<C::Backend>(events)?.events)?)
+    insert_parts(conn, into_parts::<C::Backend>(events))
 }
 
 fn insert_parts<C>(conn: &mut C, parts: Vec<Vec<ReadyEvent>>) -> QueryResult<Vec<Stored>>

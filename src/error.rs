@@ -93,6 +93,13 @@ impl PublishError {
         matches!(self, Self::Invalid(_) | Self::InvalidInBatch { .. })
     }
 
+    /// The same event may be stored later: the database is away, starting or overloaded, or did not answer, in which case
+    /// the event may have been stored. All else is permanent, but for [`Stopped`](Self::Stopped).
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_transient())
+    }
+
     /// An event with other content is stored under its id: sending it again cannot help.
     #[must_use]
     pub fn is_conflict(&self) -> bool {

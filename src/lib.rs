@@ -6,7 +6,7 @@
 //!
 //! 1. [`NewEvent`] is what an application says; [`publish()`], [`publish_many`], [`blocking`] and [`Outbox::send`] check
 //!    it and write it into the table (`publish`, `store`).
-//! 2. [`OutboxSystem`] is the supervisor: it takes in messages, and starts and replaces the actors below (`system`).
+//! 2. [`OutboxSystem`] takes in messages; a supervisor starts and replaces the actors below (`system`).
 //! 3. The lease keeper holds this worker's share of the shards, by a heartbeat on a thread of its own.
 //! 4. The poller reads what is due in those shards, from a cursor, as much as the publishers have room for.
 //! 5. A publisher for each named backend limits the rate, keeps the session and the breaker, and hands batches over.

@@ -136,15 +136,19 @@ pub(crate) struct Parts {
 pub(crate) fn prepare_parts<DB: OutboxDatabase>(
     events: impl IntoIterator<Item = NewEvent>,
 ) -> Result<Parts, PublishError> {
-    let mut rest = prepare_all(events)?;
-    let is_one_statement = rest.len() <= DB::MOST;
-    let can_stand_alone = is_one_statement && (rest.len() <= 1 || rest.iter().all(|event| event.is_new));
-    let mut events = Vec::new();
+    let events = prepare_all(events)?;
+    let is_one_statement = events.len() <= DB::MOST;
+    let can_stand_alone = is_one_statement && (events.len() <= 1 || events.iter().all(|event| event.is_new));
+    Ok(Parts { events: into_parts::<DB>(events), can_stand_alone })
+}
+
+pub(crate) fn into_parts<DB: OutboxDatabase>(mut rest: Vec<ReadyEvent>) -> Vec<Vec<ReadyEvent>> {
+    let mut parts = Vec::new();
     while !rest.is_empty() {
         let later = rest.split_off(rest.len().min(DB::MOST));
-        events.push(std::mem::replace(&mut rest, later));
+        parts.push(std::mem::replace(&mut rest, later));
     }
-    Ok(Parts { events, can_stand_alone })
+    parts
 }
 
 pub(crate) fn prepare_all(events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<ReadyEvent>, PublishError> {

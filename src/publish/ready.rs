@@ -93,10 +93,20 @@ impl NewEvent {
         }
     }
 
+    /// About how many bytes it takes in memory.
+    pub(crate) fn size(&self) -> usize {
+        let json = self.data.as_ref().and_then(|data| data.as_ref().ok()).map_or(0, String::len);
+        json + self.data_binary.as_ref().map_or(0, Vec::len) + self.attributes_size()
+    }
+
+    fn attributes_size(&self) -> usize {
+        let attributes = self.event_type.len() + self.source.len() + self.subject.len();
+        attributes + pairs_size(&self.publisher_config) + pairs_size(&self.extensions)
+    }
+
     fn fits(&self, data: usize) -> Result<(), InvalidEvent> {
         let limit = self.max_bytes.unwrap_or(DEFAULT_MAX_EVENT_BYTES);
-        let attributes = self.event_type.len() + self.source.len() + self.subject.len();
-        let size = data + pairs_size(&self.publisher_config) + pairs_size(&self.extensions) + attributes;
+        let size = data + self.attributes_size();
         if size > limit {
             return Err(InvalidEvent::new("data", format!("makes the event {size} bytes large; the limit is {limit}")));
         }

@@ -188,6 +188,26 @@ pub(crate) struct Reschedule {
     pub(crate) pending_handlers: Option<Vec<String>>,
 }
 
+/// Gives the events to write, once there is a connection to write them on.
+pub(crate) type TakeEvents = Box<dyn FnOnce() -> Vec<NewEvent> + Send>;
+
+/// Why events were not inserted.
+#[derive(Debug)]
+pub(crate) enum NotInserted {
+    /// The database says so: none of them was.
+    Answered(PublishError),
+    /// It did not answer, so they may have been.
+    InDoubt(PublishError),
+}
+
+impl From<NotInserted> for PublishError {
+    fn from(failure: NotInserted) -> Self {
+        match failure {
+            NotInserted::Answered(error) | NotInserted::InDoubt(error) => error,
+        }
+    }
+}
+
 /// The outbox's tables in one database. Every method is one round trip or one transaction, may be called again after a
 /// lost answer, and is bounded in time.
 #[async_trait]
@@ -214,7 +234,11 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError>;
 
     /// Writes events that have nothing to do with each other: one whose id is that of another event leaves the others alone.
-    async fn insert_each(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError>;
+    async fn insert_each(&self, events: TakeEvents) -> Result<Vec<Stored>, NotInserted>;
+
+    /// Why the database refuses these events for what they are. `None` where it takes them, or fails for a reason of its own,
+    /// or does not answer. Nothing is written.
+    async fn refusal(&self, events: Vec<NewEvent>) -> Option<StoreError>;
 
     /// Reads what is due.
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer>;

@@ -13,8 +13,9 @@ use super::backends::Backends;
 use super::handle::Outbox;
 use super::line::make_lines;
 use super::messages::{ActorKind, Subscribe};
+use super::outbox_system::OutboxSystem;
 use super::shared::Shared;
-use super::supervisor::{Died, OutboxSystem};
+use super::supervisor::{Died, Supervisor};
 use super::trying::pause_after;
 use crate::backend::PublisherBackend;
 use crate::error::{StoreError, SystemError};
@@ -134,7 +135,7 @@ impl Builder {
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
         let shared =
             Shared::new(outbox, name, settings, runtime.handle().clone(), store, lines, subscriptions, wake, deaths);
-        start_supervisor(&shared);
+        start_system(&shared);
         actix::spawn(replace_the_dead(Arc::clone(&shared), obituaries, runtime));
         Ok(Outbox::new(shared))
     }
@@ -161,10 +162,16 @@ impl Builder {
     }
 }
 
-/// Its address is known before it runs, so that what is said to it at once waits in its mailbox.
-fn start_supervisor(shared: &Arc<Shared>) {
+/// Their addresses are known before they run, so that what is said to them at once waits in their mailboxes.
+fn start_system(shared: &Arc<Shared>) {
     let system = OutboxSystem::new(Arc::clone(shared)).start();
     shared.addresses().system = Some(system);
+    start_supervisor(shared);
+}
+
+fn start_supervisor(shared: &Arc<Shared>) {
+    let supervisor = Supervisor::new(Arc::clone(shared)).start();
+    shared.addresses().supervisor = Some(supervisor);
 }
 
 /// Waits until the database can be reached, and reads the outbox's id.
@@ -198,21 +205,21 @@ async fn replace_the_dead(
 ) {
     while let Some(kind) = obituaries.recv().await {
         if shared.is_stopping() {
-            if kind == ActorKind::OutboxSystem {
+            if kind == ActorKind::Supervisor {
                 break;
             }
             continue;
         }
         tokio::time::sleep(RESPAWN_PAUSE).await;
-        if kind == ActorKind::OutboxSystem {
+        if kind == ActorKind::Supervisor {
             tracing::error!("the supervisor died; a new one takes its place");
             start_supervisor(&shared);
             continue;
         }
-        let system = shared.addresses().system.clone();
-        if let Some(system) = system {
+        let supervisor = shared.addresses().supervisor.clone();
+        if let Some(supervisor) = supervisor {
             // A supervisor that has died as well starts its own children.
-            let _ = system.send(Died(kind)).await;
+            let _ = supervisor.send(Died(kind)).await;
         }
     }
     drop(runtime);

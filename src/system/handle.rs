@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Addr, MailboxError};
+use actix::{Actor, Addr, MailboxError};
 use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
 
 use super::gauges;
-use super::messages::{Health, HealthReport, Shutdown, Subscribe};
+use super::messages::{HealthReport, Shutdown, Subscribe};
+use super::outbox_system::OutboxSystem;
 use super::shared::Shared;
-use super::supervisor::OutboxSystem;
+use super::supervisor::{Supervisor, report};
 use crate::error::{PublishError, SystemError};
 use crate::event::OutboxEvent;
 use crate::explain::{Explanation, explain};
@@ -20,7 +21,7 @@ use crate::store::News;
 /// How often [`Outbox::drained`] looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How often it is looked for a supervisor that replaces a dead one.
+/// How often it is looked for an actor that replaces a dead one.
 const REPLACEMENT_LOOKS: usize = 50;
 
 /// A running outbox. Cheap to clone; the system runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
@@ -34,7 +35,7 @@ impl Outbox {
         Self { shared }
     }
 
-    /// The supervisor's address, for applications that speak in messages.
+    /// Its address, for applications that speak in messages.
     ///
     /// # Errors
     /// [`SystemError::Stopped`] after a shutdown.
@@ -42,26 +43,20 @@ impl Outbox {
         self.shared.addresses().system.clone().ok_or(SystemError::Stopped)
     }
 
-    /// The supervisor; where one has died, the one that takes its place in a moment.
-    async fn living(&self) -> Result<Addr<OutboxSystem>, SystemError> {
-        for _ in 0..REPLACEMENT_LOOKS {
-            let system = self.addr()?;
-            if system.connected() {
-                return Ok(system);
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-        Err(SystemError::Stopped)
+    fn supervisor(&self) -> Result<Addr<Supervisor>, SystemError> {
+        self.shared.addresses().supervisor.clone().ok_or(SystemError::Stopped)
     }
 
     /// Writes an event in a transaction of its own and returns it as stored. Calls that arrive together share one INSERT.
+    /// Waits where too many events wait already; one whose caller gives up before it is written is dropped.
     ///
     /// # Errors
-    /// [`PublishError::Invalid`] for an event that breaks a rule; [`PublishError::Store`] where the database refused it or
-    /// gave no answer, in which case it may have been stored: publish it again under the same id to be sure.
+    /// [`PublishError::Invalid`] for an event that breaks a rule; [`PublishError::IdConflict`] where its id is that of an
+    /// event with other content; [`PublishError::Store`] where the database refused it or gave no answer. If that error is
+    /// transient, the event may have been stored: publish it again under the same id to be sure.
     /// [`PublishError::Stopped`] after a shutdown.
     pub async fn send(&self, event: NewEvent) -> Result<OutboxEvent, PublishError> {
-        let system = self.living().await.map_err(|_| PublishError::Stopped)?;
+        let system = living(|| self.addr()).await.map_err(|_| PublishError::Stopped)?;
         system.send(event.in_current_trace()).await.unwrap_or(Err(PublishError::Stopped))
     }
 
@@ -104,7 +99,9 @@ impl Outbox {
     /// # Errors
     /// [`SystemError::Stopped`] after a shutdown.
     pub async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
-        self.living().await?.send(subscription).await.map_err(stopped)
+        self.supervisor()?;
+        self.shared.subscribe(subscription);
+        Ok(())
     }
 
     /// How the system is.
@@ -112,7 +109,8 @@ impl Outbox {
     /// # Errors
     /// [`SystemError::Stopped`] after a shutdown.
     pub async fn health(&self) -> Result<HealthReport, SystemError> {
-        self.living().await?.send(Health).await.map_err(stopped)
+        self.supervisor()?;
+        Ok(report(Arc::clone(&self.shared)).await)
     }
 
     /// Why an event has not been sent, or where it went.
@@ -184,8 +182,20 @@ impl Outbox {
     /// [`SystemError::ShutdownTimeout`] where that took longer than `shutdown_timeout`: everything is stopped all the
     /// same, and what was in flight stays in the outbox. [`SystemError::Stopped`] when it had been shut down before.
     pub async fn shutdown(&self) -> Result<(), SystemError> {
-        self.living().await?.send(Shutdown).await.map_err(stopped)?
+        living(|| self.supervisor()).await?.send(Shutdown).await.map_err(stopped)?
     }
+}
+
+/// An actor; where it has died, the one that takes its place in a moment.
+async fn living<A: Actor>(address: impl Fn() -> Result<Addr<A>, SystemError>) -> Result<Addr<A>, SystemError> {
+    for _ in 0..REPLACEMENT_LOOKS {
+        let actor = address()?;
+        if actor.connected() {
+            return Ok(actor);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    Err(SystemError::Stopped)
 }
 
 fn stopped(_: MailboxError) -> SystemError {

@@ -190,8 +190,10 @@ pub struct Shutdown;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ActorKind {
-    /// The supervisor.
+    /// Takes in what applications say.
     OutboxSystem,
+    /// Starts the others, and again when they die.
+    Supervisor,
     /// Heartbeat and leases.
     LeaseKeeper,
     /// Reads what is due.

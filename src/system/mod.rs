@@ -1,5 +1,5 @@
 //! The actors, one file each, in the order in which an event meets them:
-//! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
+//! [`outbox_system`] and its queue ([`intake`]), [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
 //! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`lane`] (cursors, the sweep,
 //! how much to read), [`flight`] (what is in flight, rules R1 to R3), [`ticket`] (one event's way), [`line`] (what a
@@ -15,6 +15,7 @@ mod gauges;
 mod handle;
 mod heartbeat;
 mod herald;
+mod intake;
 mod janitor;
 pub(crate) mod lane;
 mod lease_keeper;
@@ -23,6 +24,7 @@ mod letterbox;
 mod limiter;
 mod line;
 mod messages;
+mod outbox_system;
 mod pace;
 mod poller;
 mod publisher;
@@ -45,6 +47,6 @@ pub use handle::Outbox;
 #[cfg(feature = "fault-injection")]
 pub use messages::Panic;
 pub use messages::{ActorKind, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Shutdown, Subscribe};
+pub use outbox_system::OutboxSystem;
 #[cfg(all(feature = "cli", feature = "postgres", feature = "redis"))]
 pub(crate) use poller::MAX_FETCH;
-pub use supervisor::OutboxSystem;

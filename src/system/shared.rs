@@ -13,15 +13,17 @@ use uuid::Uuid;
 
 use super::clock::Moment;
 use super::completer::Completer;
+use super::intake::Intake;
 use super::leases::Leases;
 use super::letterbox::Letterbox;
 use super::line::Line;
 use super::messages::{ActorKind, Subscribe};
+use super::outbox_system::OutboxSystem;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
 use super::subscription::Subscription;
-use super::supervisor::OutboxSystem;
+use super::supervisor::Supervisor;
 use crate::meters::SystemMeters;
 use crate::settings::Settings;
 use crate::store::{Lane, News, Store};
@@ -30,6 +32,7 @@ use crate::store::{Lane, News, Store};
 #[derive(Default)]
 pub(crate) struct Addresses {
     pub(crate) system: Option<Addr<OutboxSystem>>,
+    pub(crate) supervisor: Option<Addr<Supervisor>>,
     pub(crate) publishers: HashMap<String, Addr<Publisher>>,
     pub(crate) registry: Option<Addr<Registry>>,
     pub(crate) completer: Option<Addr<Completer>>,
@@ -47,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) lines: BTreeMap<String, Arc<Line>>,
     pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
     pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
+    /// What applications send.
+    pub(crate) intake: Intake,
     /// Wakes the poller.
     pub(crate) wake: Arc<Notify>,
     /// Wakes the heartbeat.
@@ -84,6 +89,7 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new(Self {
             worker: Uuid::new_v4(),
+            intake: Intake::new(settings.worker.max_in_flight_bytes),
             outbox,
             name,
             settings,
@@ -207,6 +213,7 @@ impl Shared {
         let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|other| other.name() != subscription.name);
         all.push(Arc::new(subscription.into()));
+        self.beat_now.notify_one();
     }
 
     /// A guard that reports its actor's death when the actor is dropped.

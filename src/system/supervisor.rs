@@ -1,14 +1,11 @@
-//! `OutboxSystem`: owns the other actors, starts them anew when they die, and takes in what applications say.
+//! `Supervisor`: owns the other actors, starts them again when they die, and shuts them down.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture,
-};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use futures_util::future::join_all;
-use tokio::sync::oneshot;
 
 use super::clock::Moment;
 use super::completer::Completer;
@@ -17,18 +14,14 @@ use super::janitor::{Janitor, write_history};
 use super::lease_keeper::{LeaseKeeper, Leave};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
-use super::messages::{ActorKind, Flush, Health, HealthReport, Shutdown, Subscribe};
+use super::messages::{ActorKind, Flush, HealthReport, Shutdown};
+use super::outbox_system::OutboxSystem;
 use super::poller::Poller;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
 use super::shared::{Lifeline, Shared};
-use crate::error::{PublishError, SystemError};
-use crate::event::OutboxEvent;
-use crate::publish::{NewEvent, Stored, the_only};
-
-/// Events that share one INSERT, at most.
-const MOST: usize = 1_000;
+use crate::error::SystemError;
 
 /// How long a shutdown may go beyond `shutdown_timeout`, for the last flush and for giving the leases up. Where a server
 /// has gone silent, the leases run out, and others clear the journals.
@@ -43,17 +36,12 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// How often the shutdown looks whether everything is settled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The supervisor of an outbox, and its address for messages. Made by [`OutboxSystem::builder`](crate::OutboxSystem::builder).
-pub struct OutboxSystem {
+/// Nothing that waits for the database is said to it, so it answers whatever hangs.
+pub(crate) struct Supervisor {
     shared: Arc<Shared>,
     children: Children,
-    /// Events to be written, with who waits for each.
-    waiting: Vec<(NewEvent, Answer)>,
-    writing: bool,
     _lifeline: Lifeline,
 }
-
-type Answer = oneshot::Sender<Result<OutboxEvent, PublishError>>;
 
 /// Those that nobody else addresses.
 #[derive(Default)]
@@ -69,10 +57,10 @@ struct Children {
 #[rtype(result = "()")]
 pub(crate) struct Died(pub(crate) ActorKind);
 
-impl OutboxSystem {
+impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::OutboxSystem);
-        Self { shared, children: Children::default(), waiting: Vec::new(), writing: false, _lifeline: lifeline }
+        let lifeline = shared.lifeline(ActorKind::Supervisor);
+        Self { shared, children: Children::default(), _lifeline: lifeline }
     }
 
     /// Starts one actor. Downstream actors come first, so that nobody meets a missing address.
@@ -91,7 +79,8 @@ impl OutboxSystem {
             ActorKind::LeaseKeeper => self.children.lease_keeper = Some(LeaseKeeper::new(shared).start()),
             ActorKind::Janitor => self.children.janitor = Some(Janitor::new(shared).start()),
             ActorKind::Herald => self.children.herald = Some(Herald::new(shared).start()),
-            ActorKind::OutboxSystem => {}
+            ActorKind::OutboxSystem => self.shared.addresses().system = Some(OutboxSystem::new(shared).start()),
+            ActorKind::Supervisor => {}
         }
     }
 
@@ -109,68 +98,26 @@ impl OutboxSystem {
             ActorKind::LeaseKeeper => connected(self.children.lease_keeper.as_ref()),
             ActorKind::Janitor => connected(self.children.janitor.as_ref()),
             ActorKind::Herald => connected(self.children.herald.as_ref()),
-            ActorKind::OutboxSystem => true,
+            ActorKind::OutboxSystem => connected(addresses.system.as_ref()),
+            ActorKind::Supervisor => true,
         }
     }
 
     fn all_children(&self) -> Vec<ActorKind> {
         if self.shared.lines.is_empty() {
-            return vec![ActorKind::Herald];
+            return vec![ActorKind::OutboxSystem, ActorKind::Herald];
         }
         let publishers = self.shared.lines.keys().cloned().map(ActorKind::Publisher);
         [ActorKind::Retry, ActorKind::Completer, ActorKind::Registry]
             .into_iter()
             .chain(publishers)
-            .chain([ActorKind::Poller, ActorKind::LeaseKeeper, ActorKind::Janitor, ActorKind::Herald])
+            .chain([ActorKind::OutboxSystem, ActorKind::Poller, ActorKind::LeaseKeeper])
+            .chain([ActorKind::Janitor, ActorKind::Herald])
             .collect()
     }
-
-    /// Writes what waits. What comes meanwhile waits for the next time, and so shares its INSERT.
-    fn write(&mut self, ctx: &mut Context<Self>) {
-        if self.writing || self.waiting.is_empty() {
-            return;
-        }
-        self.writing = true;
-        let rest = self.waiting.split_off(self.waiting.len().min(MOST));
-        let events = std::mem::replace(&mut self.waiting, rest);
-        let work = self.shared.runtime.spawn(insert(Arc::clone(&self.shared), events));
-        ctx.spawn(work.into_actor(self).map(|_, system, ctx| {
-            system.writing = false;
-            system.write(ctx);
-        }));
-    }
 }
 
-/// Writes events together, and one by one where that fails for a reason of one of them.
-async fn insert(shared: Arc<Shared>, waiting: Vec<(NewEvent, Answer)>) {
-    let (events, answers): (Vec<NewEvent>, Vec<Answer>) = waiting.into_iter().unzip();
-    match shared.store.insert_each(events.clone()).await {
-        Ok(stored) => answer_each(&shared, answers.into_iter().zip(stored)),
-        Err(PublishError::Store(error)) if error.is_transient() => {
-            for answer in answers {
-                let _ = answer.send(Err(error.clone().into()));
-            }
-        }
-        Err(_) => {
-            for (event, answer) in events.into_iter().zip(answers) {
-                let stored = shared.store.insert_each(vec![event]).await.and_then(the_only);
-                answer_each(&shared, [(answer, stored)]);
-            }
-        }
-    }
-}
-
-fn answer_each(shared: &Shared, stored: impl IntoIterator<Item = (Answer, Stored)>) {
-    let stored: Vec<_> = stored.into_iter().collect();
-    let written = stored.iter().filter_map(|(_, stored)| stored.as_ref().ok());
-    shared.announce_news(written.map(|event| event.publisher_backend.as_str()).collect());
-    for (answer, stored) in stored {
-        // A sender that went away has its event in the outbox all the same.
-        let _ = answer.send(stored);
-    }
-}
-
-impl Actor for OutboxSystem {
+impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Self::Context) {
@@ -183,7 +130,7 @@ impl Actor for OutboxSystem {
     }
 }
 
-impl Handler<Died> for OutboxSystem {
+impl Handler<Died> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Died(kind): Died, _: &mut Self::Context) {
@@ -195,55 +142,15 @@ impl Handler<Died> for OutboxSystem {
     }
 }
 
-impl Handler<NewEvent> for OutboxSystem {
-    type Result = ResponseFuture<Result<OutboxEvent, PublishError>>;
-
-    fn handle(&mut self, event: NewEvent, ctx: &mut Self::Context) -> Self::Result {
-        let worker = &self.shared.settings.worker;
-        let event = event.or_defaults(worker.max_retries, worker.max_event_bytes);
-        if let Err(error) = event.check() {
-            return Box::pin(async move { Err(error.into()) });
-        }
-        if self.shared.is_stopping() {
-            return Box::pin(async { Err(PublishError::Stopped) });
-        }
-        let (answer, stored) = oneshot::channel();
-        self.waiting.push((event, answer));
-        self.write(ctx);
-        Box::pin(async move { stored.await.unwrap_or(Err(PublishError::Stopped)) })
-    }
-}
-
-impl Handler<Subscribe> for OutboxSystem {
-    type Result = ();
-
-    fn handle(&mut self, subscription: Subscribe, _: &mut Self::Context) {
-        self.shared.subscribe(subscription);
-        self.shared.beat_now.notify_one();
-    }
-}
-
-impl Handler<Health> for OutboxSystem {
-    type Result = ResponseFuture<HealthReport>;
-
-    fn handle(&mut self, _: Health, _: &mut Self::Context) -> Self::Result {
-        let shared = Arc::clone(&self.shared);
-        let asked = self.shared.runtime.spawn({
-            let shared = Arc::clone(&shared);
-            async move { shared.store.outbox_id().await }
-        });
-        Box::pin(async move {
-            let database = match asked.await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            report(&shared, database)
-        })
-    }
-}
-
-fn report(shared: &Shared, database: Result<(), String>) -> HealthReport {
+/// How the system is; the database is asked.
+pub(crate) async fn report(shared: Arc<Shared>) -> HealthReport {
+    let store = Arc::clone(&shared.store);
+    let asked = shared.runtime.spawn(async move { store.outbox_id().await });
+    let database = match asked.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
     let (now, lease) = (Moment::now(), shared.settings.worker.lease);
     let backends: BTreeMap<String, Result<(), String>> =
         shared.lines.iter().map(|(name, line)| (name.clone(), line.health(now, lease))).collect();
@@ -257,7 +164,7 @@ fn report(shared: &Shared, database: Result<(), String>) -> HealthReport {
     }
 }
 
-impl Handler<Shutdown> for OutboxSystem {
+impl Handler<Shutdown> for Supervisor {
     type Result = ResponseFuture<Result<(), SystemError>>;
 
     fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) -> Self::Result {
@@ -311,11 +218,12 @@ async fn flush_journals(shared: &Shared) {
 #[rtype(result = "()")]
 struct Stop;
 
-impl Handler<Stop> for OutboxSystem {
+impl Handler<Stop> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
         self.children = Children::default();
+        self.shared.intake.close();
         *self.shared.addresses() = super::shared::Addresses::default();
         ctx.stop();
     }
@@ -323,7 +231,7 @@ impl Handler<Stop> for OutboxSystem {
 
 /// Passed on to the actor that is meant.
 #[cfg(feature = "fault-injection")]
-impl Handler<Panic> for OutboxSystem {
+impl Handler<Panic> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, message: Panic, _: &mut Self::Context) {
@@ -336,10 +244,11 @@ impl Handler<Panic> for OutboxSystem {
         }
         let addresses = self.shared.addresses();
         match &message.0 {
-            ActorKind::OutboxSystem => {
+            ActorKind::Supervisor => {
                 drop(addresses);
                 panic!("asked to: {:?}", message.0);
             }
+            ActorKind::OutboxSystem => pass(addresses.system.as_ref(), message),
             ActorKind::Retry => pass(addresses.retry.as_ref(), message),
             ActorKind::Completer => pass(addresses.completer.as_ref(), message),
             ActorKind::Registry => pass(addresses.registry.as_ref(), message),

@@ -21,6 +21,7 @@ mod half_broken;
 mod handlers;
 mod harness;
 mod http;
+mod intake;
 mod journal;
 mod order;
 mod outage;

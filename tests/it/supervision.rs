@@ -9,9 +9,10 @@ use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, answer, event, handler}
 use crate::scene::{DRAIN, Scene};
 use crate::support::{PATIENCE, eventually};
 
-fn every_kind() -> [ActorKind; 9] {
+fn every_kind() -> [ActorKind; 10] {
     [
         ActorKind::OutboxSystem,
+        ActorKind::Supervisor,
         ActorKind::LeaseKeeper,
         ActorKind::Poller,
         ActorKind::Publisher("default".to_owned()),
@@ -23,12 +24,12 @@ fn every_kind() -> [ActorKind; 9] {
     ]
 }
 
-/// Makes an actor panic, once the supervisor is there to pass it on.
+/// Makes an actor panic, once the one that passes it on is there.
 async fn panic_in(outbox: &Outbox, kind: &ActorKind) {
     eventually(&format!("{kind:?} panics"), PATIENCE, async || {
         let Ok(system) = outbox.addr() else { return false };
         let passed_on = system.send(Panic(kind.clone())).await.is_ok();
-        // The supervisor's own panic is the answer that never comes.
+        // Its own panic is the answer that never comes.
         passed_on || *kind == ActorKind::OutboxSystem
     })
     .await;
@@ -103,7 +104,7 @@ async fn a_supervisor_that_was_replaced_leaves_one_heartbeat() {
     outbox.send(event("1")).await.unwrap();
     scene.wait_published().await;
     let first = scene.number("SELECT min(connection)::bigint FROM beats").await;
-    panic_in(&outbox, &ActorKind::OutboxSystem).await;
+    panic_in(&outbox, &ActorKind::Supervisor).await;
     // All beat at the same pace, so another one would be among the last of these.
     let second = format!("SELECT count(*) FROM beats WHERE connection <> {first}");
     eventually("the new heart beats", PATIENCE, async || scene.number(&second).await >= 5).await;

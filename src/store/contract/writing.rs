@@ -202,7 +202,7 @@ pub(super) async fn a_batch_with_a_taken_id_is_not_written_and_one_of_independen
         let error = store.insert(batch.clone()).await.unwrap_err();
         assert!(matches!(error, PublishError::IdConflictInBatch { index, .. } if index == at), "{error}");
         assert_eq!(fixture.number("SELECT count(*) FROM outbox_events WHERE event_type = 'good'").await, 0);
-        let each = store.insert_each(batch).await.unwrap();
+        let each = store.insert_each(Box::new(move || batch)).await.unwrap();
         let refused = |stored: &Stored| stored.as_ref().is_err_and(PublishError::is_conflict);
         assert!(each.iter().enumerate().all(|(n, stored)| refused(stored) == (n + 1 == at)), "{at}");
         fixture.execute("DELETE FROM outbox_events WHERE event_type = 'good'").await;

@@ -276,6 +276,19 @@ const INSERT: &str = "INSERT INTO outbox_events AS e (id, spec_version, event_ty
     coalesce(scheduled_at, now + delay * interval '1 microsecond'), 0, max_retries, '', backend, config::jsonb, \
     cloud_event_id, extensions::jsonb, partition_key FROM common CROSS JOIN unnest(";
 
+/// The insert with an array of text for each id and time, and one of its type for each other column, in the order of
+/// [`EACH`] and [`REST`].
+pub(super) fn insert_all_columns() -> String {
+    let types = "text[]::uuid[] text[] text[] text[] text[] text[] text[] text[] bytea[] text[]::timestamptz[] bigint[] int[] \
+                 text[] text[] text[] text[]";
+    let arrays: Vec<String> = types.split_whitespace().zip(1..).map(|(kind, n)| format!("${n}::{kind}")).collect();
+    let arrays = arrays.join(", ");
+    format!(
+        "WITH common AS MATERIALIZED (SELECT clock_timestamp() AS now) {INSERT}{arrays}) \
+         WITH ORDINALITY AS n({EACH}, {REST}, place) ORDER BY place ON CONFLICT (id) DO NOTHING"
+    )
+}
+
 impl QueryFragment<Pg> for InsertEvents<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("WITH common AS MATERIALIZED (SELECT clock_timestamp() AS now");

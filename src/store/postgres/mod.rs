@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Care, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
-    KeyQuestion, Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Settled, Shard, Signals, Span,
-    Standing, Store, Unreadable, WorkerRow,
+    KeyQuestion, Lane, LeaseStore, NotInserted, Outcomes, Overview, Page, Place, Reschedule, Result, Settled, Shard,
+    Signals, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -39,6 +39,7 @@ mod operate;
 mod overview;
 #[cfg(test)]
 mod plans_tests;
+mod refusal;
 pub(crate) mod row;
 mod settle;
 mod signals;
@@ -194,8 +195,12 @@ impl Store for PostgresStore {
         operate::insert(self, events).await
     }
 
-    async fn insert_each(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
+    async fn insert_each(&self, events: TakeEvents) -> Result<Vec<Stored>, NotInserted> {
         operate::insert_each(self, events).await
+    }
+
+    async fn refusal(&self, events: Vec<NewEvent>) -> Option<StoreError> {
+        refusal::refusal(self, events).await
     }
 
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer> {

@@ -8,12 +8,12 @@ use diesel::data_types::PgTimestamp;
 use diesel::dsl::sql;
 use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::result::QueryResult;
+use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::pooled_connection::deadpool::Object;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, TryFutureExt};
 use uuid::Uuid;
 
 use super::row::{self, COLUMNS, Row};
@@ -23,7 +23,7 @@ use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
 use crate::publish::{NewEvent, Stored, prepare_all, publish_many};
 use crate::store::selection::{Comparand, Query};
-use crate::store::{EventFilter, Examined, Expiry, Lane, Page, Place, Unreadable};
+use crate::store::{EventFilter, Examined, Expiry, Lane, NotInserted, Page, Place, TakeEvents, Unreadable};
 
 /// Writes events in a transaction of their own.
 pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
@@ -31,9 +31,26 @@ pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Resu
 }
 
 /// Writes events with one statement, whose transaction is their own.
-pub(super) async fn insert_each(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
-    let events = prepare_all(events)?;
-    write(store, |conn| Pg::insert_each(conn, events).map_err(PublishError::from).boxed()).await
+pub(super) async fn insert_each(store: &PostgresStore, events: TakeEvents) -> Result<Vec<Stored>, NotInserted> {
+    let inserted = write(store, |conn| {
+        async move {
+            let events = prepare_all(events())?;
+            Ok(Pg::insert_each(conn, events).await)
+        }
+        .boxed()
+    });
+    match inserted.await {
+        Ok(Ok(stored)) => Ok(stored),
+        Ok(Err(error)) if is_answer(&error) => Err(NotInserted::Answered(error.into())),
+        Ok(Err(error)) => Err(NotInserted::InDoubt(error.into())),
+        Err(error) => Err(NotInserted::InDoubt(error)),
+    }
+}
+
+/// The server said so, and the connection did not end before it could.
+fn is_answer(error: &Error) -> bool {
+    use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
+    matches!(error, Error::DatabaseError(kind, _) if !matches!(kind, ClosedConnection | UnableToSendCommand))
 }
 
 async fn write<T: Send>(

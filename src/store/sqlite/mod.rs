@@ -29,22 +29,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::result::Error;
+use diesel::{QueryResult, SqliteConnection};
 use uuid::Uuid;
 
 use self::connection::{Connection, Location};
+use self::error::describe_failure;
 use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Care, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
-    KeyQuestion, Lane, LeaseStore, Outcomes, Overview, Page, Place, Reschedule, Result, Settled, Shard, Signals, Span,
-    Standing, Store, Unreadable, WorkerRow,
+    KeyQuestion, Lane, LeaseStore, NotInserted, Outcomes, Overview, Page, Place, Reschedule, Result, Settled, Shard,
+    Signals, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
-use crate::publish::{NewEvent, Stored};
+use crate::publish::{NewEvent, Stored, prepare_all};
 
 /// The only shard of every lane.
 const SHARD: i16 = 0;
@@ -112,12 +114,30 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn insert_each(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
-        self.writer
-            .run_as("write events", |connection| {
-                connection.immediate_transaction(|connection| blocking::publish_each(connection, events))
-            })
-            .await
+    async fn insert_each(&self, events: TakeEvents) -> Result<Vec<Stored>, NotInserted> {
+        let write = |connection: &mut SqliteConnection| {
+            connection
+                .immediate_transaction(|connection| Ok(blocking::insert_ready(connection, prepare_all(events())?)?))
+        };
+        self.writer.run_as("write events", write).await.map_err(|error| match error {
+            PublishError::Store(StoreError::Timeout { .. } | StoreError::Unreachable { .. }) => {
+                NotInserted::InDoubt(error)
+            }
+            _ => NotInserted::Answered(error),
+        })
+    }
+
+    async fn refusal(&self, events: Vec<NewEvent>) -> Option<StoreError> {
+        let insert_and_roll_back = |connection: &mut SqliteConnection| {
+            let said = connection.immediate_transaction(|connection| {
+                blocking::insert_ready(connection, prepare_all(events).unwrap_or_default())?;
+                Err::<(), _>(Error::RollbackTransaction)
+            });
+            Ok(said.err().filter(|error| !matches!(error, Error::RollbackTransaction)))
+        };
+        let said = self.writer.run("write events", insert_and_roll_back).await.ok()??;
+        let failure = describe_failure(&self.location.target, "write events", said);
+        matches!(failure, StoreError::Query { transient: false, .. }).then_some(failure)
     }
 
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer> {

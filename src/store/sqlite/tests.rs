@@ -102,3 +102,20 @@ async fn ids_and_times_that_no_worker_could_read_are_refused_when_written() {
         assert!(refused.unwrap_err().to_string().contains("CHECK"));
     }
 }
+
+#[tokio::test]
+async fn an_event_that_a_trigger_refuses_is_to_blame_and_nothing_is_written_by_asking() {
+    let fixture = SqliteFixture::fresh().await;
+    fixture
+        .execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON outbox_events WHEN NEW.subject = 'bad' \
+             BEGIN SELECT RAISE(ABORT, 'not on a Sunday'); END",
+        )
+        .await;
+    let event = |subject: &str| crate::publish::NewEvent::new("t", "s").subject(subject);
+    let store = fixture.store();
+    let refusal = store.refusal(vec![event("good"), event("bad")]).await.unwrap();
+    assert!(!refusal.is_transient() && refusal.to_string().contains("not on a Sunday"), "{refusal}");
+    assert!(store.refusal(vec![event("good")]).await.is_none());
+    assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 0);
+}

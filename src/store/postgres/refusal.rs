@@ -1,0 +1,70 @@
+//! Why the server refuses events. Diesel keeps the SQLSTATE to itself, and only that tells an event that is to blame from a
+//! server that cannot serve now; so the plain driver asks once more, in a transaction that is rolled back.
+
+use chrono::DateTime;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::connect::chain;
+use super::insert::insert_all_columns;
+use super::{PostgresStore, STATEMENT_LIMIT};
+use crate::error::StoreError;
+use crate::publish::{NewEvent, ReadyEvent, prepare_all};
+
+/// Classes that say nothing about the events: connection, transaction state, rollback, resources, object state,
+/// operator, system, snapshot, configuration, internal.
+const OF_THE_SERVER: [&str; 10] = ["08", "25", "40", "53", "55", "57", "58", "72", "F0", "XX"];
+
+pub(super) async fn refusal(store: &PostgresStore, events: Vec<NewEvent>) -> Option<StoreError> {
+    let events = prepare_all(events).ok()?;
+    let client = store.target.connect().await.ok()?;
+    let token = client.cancel_token();
+    let Ok(error) = tokio::time::timeout(STATEMENT_LIMIT, insert_and_roll_back(&client, &events)).await else {
+        store.target.cancel(token);
+        return None;
+    };
+    let error = error?;
+    let is_refusal = error.code().is_some_and(is_about_events);
+    is_refusal.then(|| StoreError::Query { operation: "write events", reason: chain(&error), transient: false })
+}
+
+fn is_about_events(state: &SqlState) -> bool {
+    !OF_THE_SERVER.iter().any(|class| state.code().starts_with(class))
+}
+
+/// Returns what the server says against it. The connection ends with its caller, and the transaction with the connection.
+async fn insert_and_roll_back(client: &Client, events: &[ReadyEvent]) -> Option<tokio_postgres::Error> {
+    let inserted = async {
+        client.batch_execute("BEGIN").await?;
+        insert(client, events).await?;
+        // A deferred constraint would speak at the commit.
+        client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK").await
+    };
+    inserted.await.err()
+}
+
+async fn insert(client: &Client, events: &[ReadyEvent]) -> Result<u64, tokio_postgres::Error> {
+    fn column<'a, T>(events: &'a [ReadyEvent], value: impl Fn(&'a ReadyEvent) -> T) -> Vec<T> {
+        events.iter().map(value).collect()
+    }
+    let time = |micros| DateTime::from_timestamp_micros(micros).map(|time| time.to_rfc3339());
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 16] = [
+        &column(events, |event| event.id.to_string()),
+        &column(events, |event| &event.event_type),
+        &column(events, |event| &event.source),
+        &column(events, |event| &event.subject),
+        &column(events, |event| event.data.as_deref()),
+        &column(events, |event| &event.partition_key),
+        &column(events, |event| &event.data_content_type),
+        &column(events, |event| &event.data_schema),
+        &column(events, |event| event.data_binary.as_deref()),
+        &column(events, |event| event.scheduled_micros.and_then(time)),
+        &column(events, |event| event.delay_micros),
+        &column(events, |event| event.max_retries),
+        &column(events, |event| &event.publisher_backend),
+        &column(events, |event| &event.publisher_config),
+        &column(events, |event| &event.cloud_event_id),
+        &column(events, |event| &event.extensions),
+    ];
+    client.execute(&insert_all_columns(), &parameters).await
+}

@@ -1,0 +1,229 @@
+//! Events that applications send, on their way into the table: a bounded queue, and one INSERT for what waits in it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{oneshot, watch};
+
+use super::shared::Shared;
+use crate::error::{PublishError, StoreError};
+use crate::publish::{NewEvent, Stored};
+use crate::store::NotInserted;
+
+/// Events that share one INSERT, at most. As many may wait for the next one.
+const MOST: usize = 1_000;
+
+/// Where every event is refused alone and none passes, it is not the events that are to blame.
+const MOST_REFUSED_WITHOUT_A_PASS: usize = 3;
+
+/// An event to be written, with who waits for it.
+pub(crate) struct Waiting {
+    pub(crate) event: NewEvent,
+    pub(crate) answer: oneshot::Sender<Stored>,
+}
+
+impl Waiting {
+    /// Its caller may have given up.
+    fn is_wanted(&self) -> bool {
+        !self.answer.is_closed()
+    }
+}
+
+/// The events that wait, bounded in number and in bytes. A full queue stops the actor that fills it, so its mailbox fills,
+/// which slows senders down.
+pub(crate) struct Intake {
+    queue: Mutex<Queue>,
+    max_bytes: usize,
+    state: watch::Sender<State>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Waiting>,
+    bytes: usize,
+    is_writing: bool,
+}
+
+#[derive(Default)]
+struct State {
+    is_full: bool,
+    is_closed: bool,
+}
+
+impl Intake {
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Self { queue: Mutex::default(), max_bytes, state: watch::Sender::default() }
+    }
+
+    /// Returns whether writing is to begin.
+    fn put(&self, waiting: Waiting) -> bool {
+        let mut queue = self.queue();
+        queue.bytes += waiting.event.size();
+        queue.waiting.push(waiting);
+        self.note_room(&queue);
+        !std::mem::replace(&mut queue.is_writing, true)
+    }
+
+    /// What is written next; `None` ends the writing.
+    fn take(&self) -> Option<Vec<Waiting>> {
+        let mut queue = self.queue();
+        queue.waiting.retain(Waiting::is_wanted);
+        let batch = std::mem::take(&mut queue.waiting);
+        queue.bytes = 0;
+        self.note_room(&queue);
+        queue.is_writing = !batch.is_empty();
+        queue.is_writing.then_some(batch)
+    }
+
+    fn note_room(&self, queue: &Queue) {
+        let is_full = queue.waiting.len() >= MOST || queue.bytes >= self.max_bytes;
+        self.state.send_if_modified(|state| std::mem::replace(&mut state.is_full, is_full) != is_full);
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.state.borrow().is_full
+    }
+
+    /// Resolves when another event may be put here, or when none is taken any more.
+    pub(crate) fn room(&self) -> impl Future<Output = ()> + use<> {
+        self.until(|state| !state.is_full || state.is_closed)
+    }
+
+    /// Resolves when the system has ended.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> + use<> {
+        self.until(|state| state.is_closed)
+    }
+
+    pub(crate) fn close(&self) {
+        self.state.send_modify(|state| state.is_closed = true);
+    }
+
+    fn until<F: Fn(&State) -> bool>(&self, is_reached: F) -> impl Future<Output = ()> + use<F> {
+        let mut state = self.state.subscribe();
+        async move {
+            // The sender is gone only with the system.
+            let _ = state.wait_for(|state| is_reached(state)).await;
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the writing also where it panics.
+struct Writing(Arc<Shared>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.intake.queue().is_writing = false;
+        }
+    }
+}
+
+/// Takes an event in. What comes while a statement is under way shares the next one.
+pub(crate) fn take_in(shared: &Arc<Shared>, waiting: Waiting) {
+    if shared.intake.put(waiting) {
+        shared.runtime.spawn(write_all(Writing(Arc::clone(shared))));
+    }
+}
+
+async fn write_all(writing: Writing) {
+    let shared = &writing.0;
+    while let Some(batch) = shared.intake.take() {
+        write(shared, batch).await;
+    }
+}
+
+/// Writes events together. A batch that the database refuses is halved until the events to blame are alone, so that the
+/// others are stored; a doubt, or a state of the server, is not divided.
+async fn write(shared: &Shared, batch: Vec<Waiting>) {
+    let mut statements_left = 16 * (batch.len().ilog2() as usize + 1);
+    let (mut passed, mut refused) = (false, 0);
+    // The first part stands last, so that the events of a key are written in their order.
+    let mut parts = vec![batch];
+    while let Some(part) = parts.pop() {
+        statements_left = statements_left.saturating_sub(1);
+        let (part, failure) = match insert(shared, part).await {
+            Ok(()) => {
+                passed = true;
+                continue;
+            }
+            Err(failed) => failed,
+        };
+        let refusal = match failure {
+            NotInserted::Answered(_) => shared.store.refusal(events_of(&part)).await,
+            NotInserted::InDoubt(_) => None,
+        };
+        match refusal {
+            None => fail(part, &failure.into()),
+            Some(refusal) if part.len() == 1 => {
+                refused += 1;
+                fail(part, &refusal.into());
+            }
+            Some(refusal) if statements_left == 0 || (!passed && refused >= MOST_REFUSED_WITHOUT_A_PASS) => {
+                fail(part, &refused_with_others(refusal).into());
+            }
+            Some(_) => parts.extend(halves(part)),
+        }
+    }
+}
+
+/// Writes events with one statement and answers their callers; gives back what was not written.
+async fn insert(shared: &Shared, part: Vec<Waiting>) -> Result<(), (Vec<Waiting>, NotInserted)> {
+    let part = Arc::new(Mutex::new(part));
+    // Looked at once there is a connection: who gave up while none was to be had is not kept waiting for.
+    let take = {
+        let part = Arc::clone(&part);
+        move || {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            part.retain(Waiting::is_wanted);
+            events_of(&part)
+        }
+    };
+    let inserted = shared.store.insert_each(Box::new(take)).await;
+    let part = std::mem::take(&mut *part.lock().unwrap_or_else(PoisonError::into_inner));
+    match inserted {
+        Ok(stored) => {
+            answer(shared, part, stored);
+            Ok(())
+        }
+        Err(failure) => Err((part, failure)),
+    }
+}
+
+fn answer(shared: &Shared, part: Vec<Waiting>, stored: Vec<Stored>) {
+    let written = stored.iter().filter_map(|stored| stored.as_ref().ok());
+    shared.announce_news(written.map(|event| event.publisher_backend.as_str()).collect());
+    for (waiting, stored) in part.into_iter().zip(stored) {
+        // A caller that went away meanwhile has its event in the outbox all the same.
+        let _ = waiting.answer.send(stored);
+    }
+}
+
+fn fail(part: Vec<Waiting>, error: &PublishError) {
+    for waiting in part {
+        let _ = waiting.answer.send(Err(error.clone()));
+    }
+}
+
+/// Nothing says that this event is to blame.
+fn refused_with_others(refusal: StoreError) -> StoreError {
+    match refusal {
+        StoreError::Query { operation, reason, .. } => StoreError::Query {
+            operation,
+            reason: format!("refused together with other events, too many to tell them apart: {reason}"),
+            transient: true,
+        },
+        other => other,
+    }
+}
+
+fn halves(mut part: Vec<Waiting>) -> [Vec<Waiting>; 2] {
+    let second = part.split_off(part.len() / 2);
+    [second, part]
+}
+
+fn events_of(part: &[Waiting]) -> Vec<NewEvent> {
+    part.iter().map(|waiting| waiting.event.clone()).collect()
+}

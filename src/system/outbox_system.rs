@@ -1,0 +1,139 @@
+//! `OutboxSystem`: takes in what applications say.
+
+use std::sync::Arc;
+
+use actix::dev::{MessageResponse, OneshotSender};
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture};
+use tokio::sync::oneshot;
+
+use super::intake::{Waiting, take_in};
+#[cfg(feature = "fault-injection")]
+use super::messages::Panic;
+use super::messages::{ActorKind, Health, HealthReport, Shutdown, Subscribe};
+use super::shared::{Lifeline, Shared};
+use super::supervisor::Supervisor;
+use crate::error::{PublishError, SystemError};
+use crate::publish::{NewEvent, Stored};
+
+/// The address of an outbox for messages. Made by [`OutboxSystem::builder`](crate::OutboxSystem::builder).
+///
+/// Where the database is slower than those who send events, its mailbox fills: `send` waits for room, `try_send` is
+/// refused. So is what else is sent to it; the methods of [`Outbox`](crate::Outbox) do not pass through it, except for
+/// [`send`](crate::Outbox::send).
+pub struct OutboxSystem {
+    shared: Arc<Shared>,
+    _lifeline: Lifeline,
+}
+
+impl OutboxSystem {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let lifeline = shared.lifeline(ActorKind::OutboxSystem);
+        Self { shared, _lifeline: lifeline }
+    }
+
+    fn supervisor(&self) -> Option<Addr<Supervisor>> {
+        self.shared.addresses().supervisor.clone()
+    }
+
+    fn take_in(&self, event: NewEvent) -> Result<oneshot::Receiver<Stored>, PublishError> {
+        let worker = &self.shared.settings.worker;
+        let event = event.or_defaults(worker.max_retries, worker.max_event_bytes);
+        event.check()?;
+        if self.shared.is_stopping() {
+            return Err(PublishError::Stopped);
+        }
+        let (answer, stored) = oneshot::channel();
+        take_in(&self.shared, Waiting { event, answer });
+        Ok(stored)
+    }
+}
+
+impl Actor for OutboxSystem {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.spawn(self.shared.intake.closed().into_actor(self).map(|(), _, ctx| ctx.stop()));
+    }
+}
+
+impl Handler<NewEvent> for OutboxSystem {
+    type Result = PendingAnswer;
+
+    fn handle(&mut self, event: NewEvent, ctx: &mut Self::Context) -> Self::Result {
+        let answer = self.take_in(event);
+        if self.shared.intake.is_full() {
+            // Nothing is read from the mailbox meanwhile.
+            ctx.wait(self.shared.intake.room().into_actor(self));
+        }
+        PendingAnswer(answer)
+    }
+}
+
+/// The answer to an event, which is given up with its caller.
+#[doc(hidden)]
+pub struct PendingAnswer(Result<oneshot::Receiver<Stored>, PublishError>);
+
+impl PendingAnswer {
+    async fn arrive(self) -> Stored {
+        self.0?.await.unwrap_or(Err(PublishError::Stopped))
+    }
+}
+
+impl MessageResponse<OutboxSystem, NewEvent> for PendingAnswer {
+    fn handle(self, _: &mut Context<OutboxSystem>, caller: Option<OneshotSender<Stored>>) {
+        actix::spawn(async move {
+            let Some(mut caller) = caller else {
+                // A message without a caller is written like any other.
+                let _ = self.arrive().await;
+                return;
+            };
+            tokio::select! {
+                stored = self.arrive() => {
+                    let _ = caller.send(stored);
+                }
+                () = caller.closed() => {}
+            }
+        });
+    }
+}
+
+impl Handler<Subscribe> for OutboxSystem {
+    type Result = ();
+
+    fn handle(&mut self, subscription: Subscribe, _: &mut Self::Context) {
+        self.shared.subscribe(subscription);
+    }
+}
+
+impl Handler<Health> for OutboxSystem {
+    type Result = ResponseFuture<HealthReport>;
+
+    fn handle(&mut self, _: Health, _: &mut Self::Context) -> Self::Result {
+        Box::pin(super::supervisor::report(Arc::clone(&self.shared)))
+    }
+}
+
+impl Handler<Shutdown> for OutboxSystem {
+    type Result = ResponseFuture<Result<(), SystemError>>;
+
+    fn handle(&mut self, _: Shutdown, _: &mut Self::Context) -> Self::Result {
+        let supervisor = self.supervisor();
+        Box::pin(async move {
+            let Some(supervisor) = supervisor else { return Err(SystemError::Stopped) };
+            supervisor.send(Shutdown).await.unwrap_or(Err(SystemError::Stopped))
+        })
+    }
+}
+
+/// Passed on to the actor that is meant.
+#[cfg(feature = "fault-injection")]
+impl Handler<Panic> for OutboxSystem {
+    type Result = ();
+
+    fn handle(&mut self, message: Panic, _: &mut Self::Context) {
+        if message.0 == ActorKind::OutboxSystem {
+            panic!("asked to: {:?}", message.0);
+        }
+        let _ = self.supervisor().map(|supervisor| supervisor.try_send(message));
+    }
+}
