@@ -52,6 +52,6 @@ fn main() -> ExitCode {
     // The command line loads the settings; what is given here is only where it begins.
     let builder = OutboxSystem::builder(Settings::default())
         .backend("stderr", |_settings| Ok(Stderr))
-        .subscribe_with(|| Subscribe::new("mailer", "user.created", Mailer.start().recipient()));
+        .subscribe_with(|_| Subscribe::new("mailer", "user.created", Mailer.start().recipient()));
     actix_outbox::cli::run(builder)
 }

@@ -262,6 +262,15 @@ pub enum SystemError {
     /// The runtime could not be made.
     #[error("cannot start the outbox's threads: {0}")]
     Runtime(#[source] std::io::Error),
+    /// Two handlers would share a name.
+    #[error(
+        "a handler named `{name}` is subscribed already, so this one was not: give it a name of its own, or subscribe one \
+         handler for all of their event types"
+    )]
+    HandlerNameTaken {
+        /// The handlers' name.
+        name: String,
+    },
     /// The system has stopped.
     #[error("the outbox system is not running")]
     Stopped,

@@ -36,8 +36,8 @@ pub struct Builder {
     starters: Vec<Starter>,
 }
 
-/// Starts a handler actor once an actix system runs.
-type Starter = Box<dyn FnOnce() -> Subscribe + Send>;
+/// Starts a handler actor once an actix system runs and there is an outbox.
+type Starter = Box<dyn FnOnce(Outbox) -> Subscribe + Send>;
 
 impl OutboxSystem {
     /// Starts putting a system together.
@@ -83,18 +83,32 @@ impl Builder {
         self
     }
 
-    /// Subscribes a handler before the first event is read.
+    /// Subscribes a handler before the first event is read. Two of one name are an error of [`start`](Self::start).
     #[must_use]
     pub fn subscribe(mut self, subscription: Subscribe) -> Self {
-        self.subscriptions.retain(|other| other.name != subscription.name);
         self.subscriptions.push(subscription);
         self
     }
 
-    /// Subscribes a handler that [`start`](Self::start) makes, inside its actix system: for a program whose system does
-    /// not run yet, such as one that hands its builder to `actix_outbox::cli::run`.
+    /// Subscribes a handler that [`start`](Self::start) makes, inside its actix system and before the first event is read: one
+    /// that needs the outbox itself, or for a program whose system does not run yet, such as one that hands its builder to
+    /// `actix_outbox::cli::run`.
+    ///
+    /// ```
+    /// # use actix::prelude::*;
+    /// # use actix_outbox::{Builder, HandleEvent, HandlerError, Outbox, Subscribe};
+    /// # struct Shipping(Outbox);
+    /// # impl Actor for Shipping { type Context = Context<Self>; }
+    /// # impl Handler<HandleEvent> for Shipping {
+    /// #     type Result = Result<(), HandlerError>;
+    /// #     fn handle(&mut self, _: HandleEvent, _: &mut Self::Context) -> Self::Result { Ok(()) }
+    /// # }
+    /// # fn with_shipping(builder: Builder) -> Builder {
+    /// builder.subscribe_with(|outbox| Subscribe::new("shipping", "order.*", Shipping(outbox).start().recipient()))
+    /// # }
+    /// ```
     #[must_use]
-    pub fn subscribe_with(mut self, start: impl FnOnce() -> Subscribe + Send + 'static) -> Self {
+    pub fn subscribe_with(mut self, start: impl FnOnce(Outbox) -> Subscribe + Send + 'static) -> Self {
         self.starters.push(Box::new(start));
         self
     }
@@ -106,7 +120,7 @@ impl Builder {
     /// # Errors
     /// [`SystemError::Settings`]: settings that describe no system that can run. [`SystemError::Store`]: tables that are
     /// missing or out of date ([`StoreError::NotMigrated`]), or a database that refuses in a way that waiting does not mend.
-    /// [`SystemError::Runtime`]: no threads to be had.
+    /// [`SystemError::HandlerNameTaken`]: two handlers of one name. [`SystemError::Runtime`]: no threads to be had.
     ///
     /// # Panics
     /// Where no actix system runs.
@@ -131,20 +145,31 @@ impl Builder {
             false => make_lines(&settings, &self.backends, outbox, &wake)?,
         };
         let (deaths, obituaries) = mpsc::unbounded_channel();
-        let subscriptions = self.start_handlers();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
-        let shared =
-            Shared::new(outbox, name, settings, runtime.handle().clone(), store, lines, subscriptions, wake, deaths);
-        start_system(&shared);
-        actix::spawn(replace_the_dead(Arc::clone(&shared), obituaries, runtime));
-        Ok(Outbox::new(shared))
+        let shared = Shared::new(outbox, name, settings, runtime.handle().clone(), store, lines, wake, deaths);
+        start_intake(&shared);
+        let outbox = Outbox::new(Arc::clone(&shared));
+        if let Err(error) = self.start_handlers(&outbox, &shared) {
+            shared.end();
+            return Err(error);
+        }
+        // The first that reads events.
+        start_supervisor(&shared);
+        actix::spawn(replace_the_dead(shared, obituaries, runtime));
+        Ok(outbox)
     }
 }
 
 impl Builder {
-    fn start_handlers(mut self) -> Vec<Subscribe> {
-        let starters = std::mem::take(&mut self.starters);
-        starters.into_iter().fold(self, |builder, start| builder.subscribe(start())).subscriptions
+    fn start_handlers(self, outbox: &Outbox, shared: &Shared) -> Result<(), SystemError> {
+        let started = self.starters.into_iter().map(|start| start(outbox.clone()));
+        for subscription in self.subscriptions.into_iter().chain(started) {
+            if shared.subscriptions().iter().any(|other| other.name() == subscription.name) {
+                return Err(SystemError::HandlerNameTaken { name: subscription.name });
+            }
+            shared.subscribe(subscription)?;
+        }
+        Ok(())
     }
 
     /// Forgets the handlers.
@@ -162,11 +187,10 @@ impl Builder {
     }
 }
 
-/// Their addresses are known before they run, so that what is said to them at once waits in their mailboxes.
-fn start_system(shared: &Arc<Shared>) {
+/// Addresses are known before their actors run, so that what is said to them at once waits in their mailboxes.
+fn start_intake(shared: &Arc<Shared>) {
     let system = OutboxSystem::new(Arc::clone(shared)).start();
     shared.addresses().system = Some(system);
-    start_supervisor(shared);
 }
 
 fn start_supervisor(shared: &Arc<Shared>) {

@@ -97,11 +97,11 @@ impl Outbox {
     /// Subscribes a handler actor while the system runs. Handlers that are to see every event belong to the builder.
     ///
     /// # Errors
-    /// [`SystemError::Stopped`] after a shutdown.
+    /// [`SystemError::HandlerNameTaken`] where a running handler for other events has its name; [`SystemError::Stopped`] after a
+    /// shutdown.
     pub async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
         self.supervisor()?;
-        self.shared.subscribe(subscription);
-        Ok(())
+        self.shared.subscribe(subscription)
     }
 
     /// How the system is.

@@ -102,32 +102,66 @@ impl<E: std::error::Error> From<E> for HandlerError {
 }
 
 /// Which events a handler wants.
+///
+/// Made of one type, or of several: `"user.created"`, `["user.created", "order.*"]`. A `*` at the end stands for whatever
+/// follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventTypes {
     /// Every event.
     All,
-    /// Those of this CloudEvents type.
-    Only(String),
+    /// Those whose CloudEvents type is one of these, or begins with one that ends in `*`.
+    OneOf(Vec<String>),
 }
 
 impl EventTypes {
     pub(crate) fn contain(&self, event_type: &str) -> bool {
+        let matches = |wanted: &String| match wanted.strip_suffix('*') {
+            Some(prefix) => event_type.starts_with(prefix),
+            None => wanted == event_type,
+        };
         match self {
             Self::All => true,
-            Self::Only(wanted) => wanted == event_type,
+            Self::OneOf(wanted) => wanted.iter().any(matches),
         }
     }
 }
 
 impl From<&str> for EventTypes {
     fn from(event_type: &str) -> Self {
-        Self::Only(event_type.to_owned())
+        Self::OneOf(vec![event_type.to_owned()])
     }
 }
 
-/// Subscribes a handler actor under a name that stays the same between starts; a handler of that name is replaced.
+impl From<String> for EventTypes {
+    fn from(event_type: String) -> Self {
+        Self::OneOf(vec![event_type])
+    }
+}
+
+impl<T: Into<String>, const N: usize> From<[T; N]> for EventTypes {
+    fn from(event_types: [T; N]) -> Self {
+        event_types.into_iter().collect()
+    }
+}
+
+impl<T: Into<String>> From<Vec<T>> for EventTypes {
+    fn from(event_types: Vec<T>) -> Self {
+        event_types.into_iter().collect()
+    }
+}
+
+impl<T: Into<String>> FromIterator<T> for EventTypes {
+    fn from_iter<I: IntoIterator<Item = T>>(event_types: I) -> Self {
+        Self::OneOf(event_types.into_iter().map(Into::into).collect())
+    }
+}
+
+/// Subscribes a handler actor under a name that stays the same between starts, and is one handler's alone.
+///
+/// Subscribing again under the name replaces a handler that has stopped, or one for the same events. A running handler for
+/// other events stays, and this is an error: [`SystemError::HandlerNameTaken`].
 #[derive(Debug, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Result<(), SystemError>")]
 pub struct Subscribe {
     /// Names the handler in `pending_handlers` and for other workers.
     pub name: String,
@@ -138,7 +172,7 @@ pub struct Subscribe {
 }
 
 impl Subscribe {
-    /// A handler for events of one type, or for all ([`EventTypes::All`]).
+    /// A handler for events of one type, of several, or for all ([`EventTypes::All`]).
     pub fn new(name: impl Into<String>, events: impl Into<EventTypes>, recipient: Recipient<HandleEvent>) -> Self {
         Self { name: name.into(), events: events.into(), recipient }
     }
@@ -217,3 +251,21 @@ pub enum ActorKind {
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct Panic(pub ActorKind);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_types_and_prefixes_are_wanted() {
+        let wanted = EventTypes::from(["user.created", "order.*"]);
+        for event_type in ["user.created", "order.paid", "order."] {
+            assert!(wanted.contain(event_type), "{event_type}");
+        }
+        for event_type in ["user.deleted", "user.created.twice", "order", "orders.paid", "*"] {
+            assert!(!wanted.contain(event_type), "{event_type}");
+        }
+        assert!(EventTypes::from("*").contain("anything") && EventTypes::All.contain("anything"));
+        assert!(!EventTypes::from(Vec::<String>::new()).contain("anything"));
+    }
+}

@@ -98,10 +98,10 @@ impl MessageResponse<OutboxSystem, NewEvent> for PendingAnswer {
 }
 
 impl Handler<Subscribe> for OutboxSystem {
-    type Result = ();
+    type Result = Result<(), SystemError>;
 
-    fn handle(&mut self, subscription: Subscribe, _: &mut Self::Context) {
-        self.shared.subscribe(subscription);
+    fn handle(&mut self, subscription: Subscribe, _: &mut Self::Context) -> Self::Result {
+        self.shared.subscribe(subscription)
     }
 }
 

@@ -24,6 +24,7 @@ use super::registry::Registry;
 use super::retry::Retry;
 use super::subscription::Subscription;
 use super::supervisor::Supervisor;
+use crate::error::SystemError;
 use crate::meters::SystemMeters;
 use crate::settings::Settings;
 use crate::store::{Lane, News, Store};
@@ -83,7 +84,6 @@ impl Shared {
         runtime: Handle,
         store: Arc<dyn Store>,
         lines: BTreeMap<String, Arc<Line>>,
-        subscriptions: Vec<Subscribe>,
         wake: Arc<Notify>,
         deaths: mpsc::UnboundedSender<ActorKind>,
     ) -> Arc<Self> {
@@ -97,7 +97,7 @@ impl Shared {
             store,
             leases: Leases::default(),
             lines,
-            subscriptions: Mutex::new(subscriptions.into_iter().map(|handler| Arc::new(handler.into())).collect()),
+            subscriptions: Mutex::default(),
             standing_by: Mutex::default(),
             meters: SystemMeters::new(),
             clock_ahead: AtomicI64::new(0),
@@ -209,11 +209,23 @@ impl Shared {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn subscribe(&self, subscription: Subscribe) {
+    pub(crate) fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
         let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|other| other.name() != subscription.name);
+        let is_same = |other: &Arc<Subscription>| other.name() == subscription.name;
+        if all.iter().any(|other| is_same(other) && other.is_in_the_way_of(&subscription)) {
+            return Err(SystemError::HandlerNameTaken { name: subscription.name });
+        }
+        all.retain(|other| !is_same(other));
         all.push(Arc::new(subscription.into()));
         self.beat_now.notify_one();
+        Ok(())
+    }
+
+    /// Lets go of actors and handlers, which may hold this in their turn.
+    pub(crate) fn end(&self) {
+        self.intake.close();
+        *self.addresses() = Addresses::default();
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// A guard that reports its actor's death when the actor is dropped.

@@ -38,6 +38,11 @@ impl Subscription {
         &self.handler.name
     }
 
+    /// Whether it works for events that the other, of the same name, does not say.
+    pub(crate) fn is_in_the_way_of(&self, other: &Subscribe) -> bool {
+        self.handler.recipient.connected() && self.handler.events != other.events
+    }
+
     /// Whether this event still has to meet this handler.
     pub(crate) fn wants(&self, event: &OutboxEvent) -> bool {
         let pending = event.pending_handlers.as_ref().is_none_or(|pending| pending.contains(&self.handler.name));

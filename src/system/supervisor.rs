@@ -223,8 +223,7 @@ impl Handler<Stop> for Supervisor {
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
         self.children = Children::default();
-        self.shared.intake.close();
-        *self.shared.addresses() = super::shared::Addresses::default();
+        self.shared.end();
         ctx.stop();
     }
 }

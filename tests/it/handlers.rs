@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_outbox::{EventTypes, HandlerError, Outbox, OutboxSystem, Settings, Subscribe};
+use actix_outbox::{EventTypes, HandlerError, NewEvent, Outbox, OutboxSystem, Settings, Subscribe, SystemError};
 use futures_util::future::join_all;
 use tokio::sync::Barrier;
 
@@ -295,6 +295,81 @@ async fn a_handler_meets_the_type_it_asked_for_and_one_for_all_types_meets_every
     let mut all = log.of("all");
     all.sort();
     assert_eq!(all, ["all a", "all b"]);
+}
+
+#[actix::test]
+async fn a_handler_of_several_types_and_prefixes_meets_those_and_no_others() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let outbox = start(&scene, "", [recorder("some", ["user.created", "order.*"], &log)]).await;
+    for event_type in ["user.created", "user.deleted", "order.paid", "order.sent", "orders"] {
+        outbox.send(NewEvent::new(event_type, "tests").subject(event_type)).await.unwrap();
+    }
+    scene.wait_published().await;
+    let mut met = log.lines();
+    met.sort();
+    assert_eq!(met, ["some order.paid", "some order.sent", "some user.created"]);
+}
+
+#[actix::test]
+async fn a_second_handler_of_one_name_is_an_error_and_drops_nobody() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let settings = || scene.system_settings("[publishers.default]\nbackend = \"local\"");
+    let builder = || OutboxSystem::builder(settings()).subscribe(recorder("mailer", "thing.happened", &log));
+    let other = log.clone();
+    for twice in [
+        builder().subscribe(recorder("mailer", "other", &log)),
+        builder().subscribe_with(move |_| recorder("mailer", "other", &other)),
+    ] {
+        let refused = twice.start().await.err().unwrap();
+        assert!(matches!(&refused, SystemError::HandlerNameTaken { name } if name == "mailer"), "{refused}");
+    }
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_workers").await, 0, "nothing was started");
+
+    let outbox = builder().start().await.unwrap();
+    let refused = outbox.subscribe(recorder("mailer", "other", &log)).await;
+    assert!(matches!(refused, Err(SystemError::HandlerNameTaken { .. })), "{refused:?}");
+    let refused = outbox.addr().unwrap().send(recorder("mailer", "other", &log)).await.unwrap();
+    assert!(matches!(refused, Err(SystemError::HandlerNameTaken { .. })), "{refused:?}");
+    outbox.send(event("1")).await.unwrap();
+    log.wait(1).await;
+    // One for the same events takes its place.
+    let next = log.clone();
+    let successor = handler("mailer", "thing.happened", move |event| {
+        next.add(format!("successor {}", event.subject));
+        answer(Ok(()))
+    });
+    outbox.subscribe(successor).await.unwrap();
+    outbox.send(event("2")).await.unwrap();
+    log.wait(2).await;
+    assert_eq!(log.lines(), ["mailer 1", "successor 2"]);
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_handler_that_is_given_the_outbox_misses_nothing_from_the_start_and_ends_with_it() {
+    const EVENTS: usize = 100;
+    let (scene, log, mark) = (Scene::new().await, Log::default(), Arc::new(()));
+    scene.insert(EVENTS as i32, 10).await;
+    let (seen, kept) = (log.clone(), Arc::clone(&mark));
+    let answering = move |outbox: Outbox| {
+        handler("answering", "thing.happened", move |event| {
+            let _ = &kept;
+            seen.add(event.id.to_string());
+            let (outbox, reply) =
+                (outbox.clone(), NewEvent::new("thing.answered", "tests").subject(event.id.to_string()));
+            Box::pin(async move { Ok(outbox.send(reply).await.map(drop)?) })
+        })
+    };
+    let settings = scene.system_settings(&format!("[publishers.default]\n{}", scene.stream()));
+    let outbox = OutboxSystem::builder(settings).subscribe_with(answering).start().await.unwrap();
+    log.wait(EVENTS).await;
+    scene.wait_published().await;
+    outbox.drained().await;
+    let answered = "SELECT count(DISTINCT subject) FROM outbox_events WHERE event_type = 'thing.answered'";
+    assert_eq!((log.lines().len(), scene.number(answered).await), (EVENTS, EVENTS as i64));
+    outbox.shutdown().await.unwrap();
+    drop(outbox);
+    eventually("the handler has ended", PATIENCE, async || Arc::strong_count(&mark) == 1).await;
 }
 
 #[actix::test]
