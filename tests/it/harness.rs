@@ -4,8 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::postgres::replication::{Pair, Replication};
 use crate::support::postgres::{self, Stop};
 use crate::support::process::{Running, Signal};
+use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, redis};
 
 /// Whether something listens on a loopback port.
@@ -50,6 +52,65 @@ async fn a_postgres_comes_back_on_its_port_with_its_rows() {
     assert!(!listens(server.port()));
     server.start_again();
     assert!(listens(server.port()));
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_a_frozen_synchronous_standby_and_is_there_after_a_failover() {
+    let mut pair = Pair::start(Replication::Synchronous).await;
+    let proxy = Proxy::to(pair.primary.port()).await;
+    let database = pair.database().await.at(proxy.port());
+    let client = database.connect().await;
+    client.batch_execute("CREATE TABLE kept (n int)").await.unwrap();
+
+    pair.standby.freeze();
+    let waiting = tokio::spawn(async move { client.batch_execute("INSERT INTO kept VALUES (1)").await });
+    let sql = database.connect().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually("the commit waits", PATIENCE, async || sql.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1)
+        .await;
+    assert!(!waiting.is_finished());
+    pair.standby.thaw();
+    waiting.await.unwrap().unwrap();
+
+    proxy.switch_to(pair.standby.port());
+    pair.fail_over().await;
+    let client = database.connect().await;
+    assert_eq!(client.query_one("SELECT count(*) FROM kept", &[]).await.unwrap().get::<_, i64>(0), 1);
+    client.batch_execute("INSERT INTO kept VALUES (2)").await.unwrap();
+    assert!(sql.batch_execute("SELECT 1").await.is_err(), "the old primary's connections are cut");
+}
+
+#[tokio::test]
+async fn a_standby_shows_what_it_has_replayed_and_refuses_writes() {
+    let mut pair = Pair::start(Replication::Asynchronous).await;
+    let database = pair.database().await;
+    let primary = database.connect().await;
+    primary.batch_execute("CREATE TABLE kept AS SELECT 1 AS n").await.unwrap();
+    pair.wait_replayed().await;
+    let standby = postgres::connect(&pair.standby.url(&database.name)).await;
+    let count = async || standby.query_one("SELECT count(*) FROM kept", &[]).await.unwrap().get::<_, i64>(0);
+
+    pair.standby.pause_replay().await;
+    primary.batch_execute("INSERT INTO kept VALUES (2)").await.unwrap();
+    assert_eq!(count().await, 1);
+    pair.standby.resume_replay().await;
+    pair.wait_replayed().await;
+    assert_eq!(count().await, 2);
+
+    pair.standby.lag(PATIENCE * 10).await;
+    primary.batch_execute("INSERT INTO kept VALUES (3)").await.unwrap();
+    let received = "SELECT (pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn())";
+    eventually("it has received more than it shows", PATIENCE, async || {
+        standby.query_one(received, &[]).await.unwrap().get(0)
+    })
+    .await;
+    assert_eq!(count().await, 2);
+
+    pair.primary.demote();
+    for url in [pair.primary.url(&database.name), pair.standby.url(&database.name)] {
+        let refused = postgres::connect(&url).await.batch_execute("INSERT INTO kept VALUES (4)").await.unwrap_err();
+        assert_eq!(refused.code(), Some(&tokio_postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION));
+    }
 }
 
 #[tokio::test]

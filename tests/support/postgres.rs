@@ -15,6 +15,8 @@ use url::Url;
 use super::process::{Daemon, Signal};
 use super::{PATIENCE, free_port, unique};
 
+pub(crate) mod replication;
+
 const USER: &str = "outbox";
 
 /// Speed before safety: what is lost when the machine itself stops is no loss here. `synchronous_commit` stays on.
@@ -172,7 +174,10 @@ impl Server {
 
     pub(crate) fn stop(&mut self, how: Stop) {
         let signal = if how == Stop::Fast { Signal::INT } else { Signal::QUIT };
-        if let Some(daemon) = self.running.take() {
+        if let Some(mut daemon) = self.running.take() {
+            // What is frozen would not hear it.
+            daemon.signal_children(Signal::CONT);
+            daemon.signal(Signal::CONT);
             daemon.end(signal, PATIENCE);
         }
     }
@@ -276,6 +281,8 @@ fn bin_dir() -> PathBuf {
     let complete = |dir: &PathBuf| dir.join("initdb").is_file() && dir.join("postgres").is_file();
     std::env::split_paths(&on_path)
         .find(complete)
+        // It may have links to these two alone.
+        .and_then(|dir| Some(fs::canonicalize(dir.join("postgres")).ok()?.parent()?.to_owned()))
         .or_else(|| {
             let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
             let number = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();

@@ -132,6 +132,15 @@ impl Daemon {
         send(&mut self.child, signal);
     }
 
+    /// The same to each process that it has started itself.
+    pub(super) fn signal_children(&mut self, signal: Signal) {
+        let parent = self.child.id();
+        for child in processes().filter(|id| parent_of(*id) == Some(parent)).filter_map(|id| Pid::from_raw(id as i32)) {
+            // One that has ended since needs none.
+            let _ = kill_process(child, signal);
+        }
+    }
+
     /// Sends a signal and waits for the end that it brings; kills what does not end within `timeout`.
     pub(super) fn end(mut self, signal: Signal, timeout: Duration) {
         self.signal(signal);
@@ -148,6 +157,16 @@ impl Drop for Daemon {
         self.child.wait().unwrap();
         self.watchdog = None;
     }
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn parent_of(id: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// Sends a signal to a child, unless it has ended; one that was not waited for still owns its id.

@@ -56,6 +56,7 @@ pub(crate) struct Proxy {
 }
 
 struct Shared {
+    server: watch::Sender<u16>,
     passage: watch::Sender<Passage>,
     connections: AtomicUsize,
     replies: AtomicUsize,
@@ -66,14 +67,14 @@ impl Proxy {
     pub(crate) async fn to(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let own = listener.local_addr().unwrap().port();
-        let passage = watch::Sender::new(Passage::Open);
         let shared = Arc::new(Shared {
-            passage,
+            server: watch::Sender::new(port),
+            passage: watch::Sender::new(Passage::Open),
             connections: AtomicUsize::new(0),
             replies: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
         });
-        let listening = tokio::spawn(listen(listener, port, Arc::clone(&shared)));
+        let listening = tokio::spawn(listen(listener, Arc::clone(&shared)));
         Self { port: own, shared, listening }
     }
 
@@ -83,6 +84,11 @@ impl Proxy {
 
     pub(crate) fn set(&self, passage: Passage) {
         self.shared.passage.send_replace(passage);
+    }
+
+    /// Leads to another server from now on; connections to the one before are cut.
+    pub(crate) fn switch_to(&self, port: u16) {
+        self.shared.server.send_replace(port);
     }
 
     /// Connections that were asked for so far, also while the server is away.
@@ -107,15 +113,28 @@ impl Drop for Proxy {
     }
 }
 
-async fn listen(listener: TcpListener, port: u16, shared: Arc<Shared>) {
+async fn listen(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let number = shared.connections.fetch_add(1, Ordering::SeqCst);
+        let switched = shared.server.subscribe();
+        let port = *switched.borrow();
         let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { continue };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        connections.spawn(requests(from_client, to_server, Arc::clone(&shared)));
-        connections.spawn(replies(number, from_server, to_client, Arc::clone(&shared)));
+        connections.spawn(until_switched(
+            switched.clone(),
+            port,
+            requests(from_client, to_server, Arc::clone(&shared)),
+        ));
+        connections.spawn(until_switched(switched, port, replies(number, from_server, to_client, Arc::clone(&shared))));
+    }
+}
+
+async fn until_switched(mut server: watch::Receiver<u16>, port: u16, passing: impl Future<Output = ()>) {
+    tokio::select! {
+        () = passing => {}
+        _ = server.wait_for(|server| *server != port) => {}
     }
 }
 

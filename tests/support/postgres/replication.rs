@@ -1,0 +1,147 @@
+//! A PostgreSQL primary, and a standby that streams from it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::process::Signal;
+use super::super::{PATIENCE, eventually, free_port};
+use super::{Database, SETTINGS, Server, Stop, USER, connect, new_folder, unprivileged};
+
+const SLOT: &str = "standby";
+
+/// Whether a commit on the primary waits until the standby has it on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replication {
+    Synchronous,
+    Asynchronous,
+}
+
+/// A primary and its one standby.
+pub(crate) struct Pair {
+    pub(crate) primary: Server,
+    pub(crate) standby: Server,
+}
+
+impl Pair {
+    /// The standby streams, over a replication slot.
+    pub(crate) async fn start(replication: Replication) -> Self {
+        let primary = Server::start();
+        let standby = Server::standby_of(&primary);
+        let pair = Self { primary, standby };
+        eventually("the standby streams", PATIENCE, async || pair.streams().await).await;
+        if replication == Replication::Synchronous {
+            // Set only now, and so not in the standby's copy: nothing waits for a standby that is not there yet, and the
+            // standby waits for nobody once it is promoted.
+            pair.primary.set("synchronous_standby_names", "'*'").await;
+            eventually("commits wait for the standby", PATIENCE, async || pair.is_synchronous().await).await;
+        }
+        pair
+    }
+
+    /// A new, empty database that the standby has, too.
+    pub(crate) async fn database(&self) -> Database {
+        let database = self.primary.database().await;
+        self.wait_replayed().await;
+        database
+    }
+
+    /// Waits until the standby shows all that the primary has committed.
+    pub(crate) async fn wait_replayed(&self) {
+        let end: String = self.primary.ask("SELECT pg_current_wal_lsn()::text").await;
+        let reached = format!("SELECT (pg_last_wal_replay_lsn() >= '{end}')::text");
+        eventually("the standby has replayed", PATIENCE, async || self.standby.ask(&reached).await == "true").await;
+    }
+
+    /// The primary stops as in a crash, and the standby takes its place.
+    pub(crate) async fn fail_over(&mut self) {
+        self.primary.stop(Stop::Immediate);
+        self.standby.promote().await;
+    }
+
+    async fn streams(&self) -> bool {
+        self.primary.ask("SELECT count(*)::text FROM pg_stat_replication WHERE state = 'streaming'").await == "1"
+    }
+
+    async fn is_synchronous(&self) -> bool {
+        self.primary.ask("SELECT count(*)::text FROM pg_stat_replication WHERE sync_state = 'sync'").await == "1"
+    }
+}
+
+impl Server {
+    /// A copy that streams from `primary`, asynchronously where the primary does not say otherwise.
+    fn standby_of(primary: &Self) -> Self {
+        let folder = new_folder();
+        base_backup(primary.port, folder.path());
+        let settings = SETTINGS.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut standby = Self { folder, port: free_port(), settings, running: None };
+        assert!(standby.launch(), "the standby does not start: {}", standby.log());
+        standby
+    }
+
+    /// Restarts as a standby, which answers reads and refuses writes; it follows nobody.
+    pub(crate) fn demote(&mut self) {
+        self.stop(Stop::Fast);
+        fs::write(self.folder.path().join("data/standby.signal"), "").unwrap();
+        self.start_again();
+    }
+
+    /// Ends recovery: it accepts writes when this returns.
+    pub(crate) async fn promote(&self) {
+        assert_eq!(self.ask("SELECT pg_promote()::text").await, "true", "it is promoted");
+    }
+
+    /// A standby shows nothing new until [`resume_replay`](Self::resume_replay); it still receives, and confirms that.
+    pub(crate) async fn pause_replay(&self) {
+        self.execute("SELECT pg_wal_replay_pause()").await;
+        let paused = "SELECT pg_get_wal_replay_pause_state()";
+        eventually("replay is paused", PATIENCE, async || self.ask(paused).await == "paused").await;
+    }
+
+    pub(crate) async fn resume_replay(&self) {
+        self.execute("SELECT pg_wal_replay_resume()").await;
+    }
+
+    /// A standby shows each commit so much later from now on.
+    pub(crate) async fn lag(&self, behind: Duration) {
+        self.set("recovery_min_apply_delay", &format!("'{}ms'", behind.as_millis())).await;
+    }
+
+    /// Changes a setting of the running server, also for its later starts.
+    pub(crate) async fn set(&self, name: &str, value: &str) {
+        self.execute(&format!("ALTER SYSTEM SET {name} = {value}")).await;
+        self.execute("SELECT pg_reload_conf()").await;
+    }
+
+    /// Stops all of its processes where they are: whoever is connected waits, until [`thaw`](Self::thaw).
+    pub(crate) fn freeze(&mut self) {
+        let daemon = self.running.as_mut().expect("postgres runs");
+        // It first, so that it starts no others meanwhile.
+        daemon.signal(Signal::STOP);
+        daemon.signal_children(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&mut self) {
+        let daemon = self.running.as_mut().expect("postgres runs");
+        daemon.signal_children(Signal::CONT);
+        daemon.signal(Signal::CONT);
+    }
+
+    async fn execute(&self, statement: &str) {
+        connect(&self.url("postgres")).await.batch_execute(statement).await.unwrap();
+    }
+
+    /// The one text that a query answers.
+    async fn ask(&self, query: &str) -> String {
+        connect(&self.url("postgres")).await.query_one(query, &[]).await.unwrap().get(0)
+    }
+}
+
+fn base_backup(port: u16, folder: &Path) {
+    let mut command = unprivileged("pg_basebackup");
+    command.arg("-D").arg(folder.join("data"));
+    command.args(["-d", &format!("host=127.0.0.1 port={port} user={USER}")]);
+    command.args(["--write-recovery-conf", "--create-slot", "--slot", SLOT, "--checkpoint=fast", "--no-sync"]);
+    let output = command.output().expect("pg_basebackup");
+    assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+}
