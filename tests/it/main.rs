@@ -14,6 +14,7 @@ mod browser;
 mod cli;
 mod clocks;
 mod cluster;
+mod connections;
 mod consumers;
 mod examples;
 mod explain;

@@ -61,6 +61,23 @@ struct Shared {
     connections: AtomicUsize,
     replies: AtomicUsize,
     held: AtomicUsize,
+    open: AtomicUsize,
+}
+
+/// A connection that the server has not closed.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.open.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Proxy {
@@ -73,6 +90,7 @@ impl Proxy {
             connections: AtomicUsize::new(0),
             replies: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
         });
         let listening = tokio::spawn(listen(listener, Arc::clone(&shared)));
         Self { port: own, shared, listening }
@@ -94,6 +112,11 @@ impl Proxy {
     /// Connections that were asked for so far, also while the server is away.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Connections that the server has not closed, also where the client has: those that wait to be accepted, too.
+    pub(crate) fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
     }
 
     /// Pieces that the server has sent back so far, passed on or not.
@@ -160,6 +183,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<S
 }
 
 async fn replies(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Shared>) {
+    let _open = Open::new(&shared);
     let mut passage = shared.passage.subscribe();
     let mut buffer = vec![0; 1 << 16];
     // What follows a lost reply would be taken for it.

@@ -4,15 +4,12 @@ use std::error::Error;
 use std::fmt::Display;
 use std::future::ready;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use diesel::ConnectionError;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use diesel_async::AsyncPgConnection;
-use diesel_async::pooled_connection::{ManagerConfig, RecyclingMethod};
 use futures_util::stream::{BoxStream, poll_fn};
-use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt};
 use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -24,21 +21,28 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
+use super::connections::Pulse;
+use super::steering::Steering;
 use crate::error::StoreError;
 
 /// How long connecting may take, and asking a pool for a connection.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// A connection that has been silent for so long asks whether its peer is still there; what was sent and is not
+/// acknowledged for so long ends it.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// What a server says on a connection unasked.
 pub(super) type Messages = BoxStream<'static, Result<AsyncMessage, DriverError>>;
 
-type DriverError = tokio_postgres::Error;
+pub(super) type DriverError = tokio_postgres::Error;
 
 /// A database's address and how to reach it.
 pub(crate) struct Target {
     pub(super) config: Config,
-    /// Whether connections can be told how to plan; see `steering`.
-    pub(super) steered: AtomicBool,
+    pub(super) steering: Steering,
+    pub(super) pulse: Pulse,
     /// When the server started that was connected to last, in microseconds; it tells servers apart.
     server: AtomicI64,
     tls: Option<MakeRustlsConnect>,
@@ -74,6 +78,7 @@ impl Target {
         };
         config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         config.connect_timeout(CONNECT_LIMIT);
+        notice_silence(&mut config);
         if config.get_application_name().is_none() {
             config.application_name("actix-outbox");
         }
@@ -83,60 +88,47 @@ impl Target {
             url.port().map(|port| format!(":{port}")).unwrap_or_default(),
             url.path()
         );
-        Ok(Self { config, steered: AtomicBool::new(true), server: AtomicI64::new(0), tls, shown })
+        let server = AtomicI64::new(0);
+        Ok(Self { config, steering: Steering::default(), pulse: Pulse::default(), server, tls, shown })
     }
 
-    /// How a pool connects; `reading`: for statements that are kept.
-    pub(super) fn manager_config(self: &Arc<Self>, reading: bool) -> ManagerConfig<AsyncPgConnection> {
-        let target = Arc::clone(self);
-        let mut config = ManagerConfig::default();
-        config.recycling_method = RecyclingMethod::Fast;
-        config.custom_setup = Box::new(move |_| {
-            let target = Arc::clone(&target);
-            async move {
-                let client = if reading { target.connect_steered().await } else { target.connect().await };
-                let client = client.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
-                AsyncPgConnection::try_from(client).await
-            }
-            .boxed()
-        });
-        config
-    }
-
-    /// A connection whose driver runs as a task of the current runtime.
+    /// A connection whose driver runs as a task of the current runtime, for a while and not counted; see `connections`.
     pub(super) async fn connect(&self) -> Result<Client, StoreError> {
-        self.connect_with(&self.config).await?.map_err(|error| self.connect_error(&error))
-    }
-
-    /// The same with other parameters; the inner error is the driver's.
-    pub(super) async fn connect_with(&self, config: &Config) -> Result<Result<Client, DriverError>, StoreError> {
-        Ok(self.open_with(config).await?.map(|(client, messages)| {
-            tokio::spawn(messages.try_for_each(|_| ready(Ok(()))));
-            client
-        }))
+        let opened = tokio::time::timeout(CONNECT_LIMIT, self.open()).await;
+        let (client, messages) =
+            opened.unwrap_or_else(|_| Err(self.unreachable(format!("no answer within {CONNECT_LIMIT:?}"))))?;
+        tokio::spawn(messages.try_for_each(|_| ready(Ok(()))));
+        Ok(client)
     }
 
     /// A connection, and what the server says on it unasked. It works only while that is being read.
     pub(super) async fn open(&self) -> Result<(Client, Messages), StoreError> {
-        self.open_with(&self.config).await?.map_err(|error| self.connect_error(&error))
+        self.open_with(&self.config).await.map_err(|error| self.connect_error(&error))
     }
 
-    async fn open_with(&self, config: &Config) -> Result<Result<(Client, Messages), DriverError>, StoreError> {
-        let connecting = async {
-            Ok(match &self.tls {
-                None => {
-                    let (client, mut driver) = config.connect(NoTls).await?;
-                    (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
-                }
-                Some(tls) => {
-                    let (client, mut driver) = config.connect(tls.clone()).await?;
-                    (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
-                }
-            })
+    /// The same with other parameters. A server that does not answer is waited for.
+    pub(super) async fn open_with(&self, config: &Config) -> Result<(Client, Messages), DriverError> {
+        Ok(match &self.tls {
+            None => {
+                let (client, mut driver) = config.connect(NoTls).await?;
+                (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
+            }
+            Some(tls) => {
+                let (client, mut driver) = config.connect(tls.clone()).await?;
+                (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
+            }
+        })
+    }
+
+    /// Asks the server to end the statement that it is at on another connection. The request may get lost like any other.
+    pub(super) async fn cancel(&self, token: &CancelToken) {
+        let cancelling = async {
+            match &self.tls {
+                None => token.cancel_query(NoTls).await,
+                Some(tls) => token.cancel_query(tls.clone()).await,
+            }
         };
-        tokio::time::timeout(CONNECT_LIMIT, connecting)
-            .await
-            .map_err(|_| self.unreachable(format!("no answer within {CONNECT_LIMIT:?}")))
+        let _ = tokio::time::timeout(CONNECT_LIMIT, cancelling).await;
     }
 
     /// Which server this connection leads to; remembered as the one that the address leads to now.
@@ -151,22 +143,6 @@ impl Target {
     /// Whether the address has led to another server since.
     pub(super) fn has_moved_from(&self, server: i64) -> bool {
         self.server.load(Ordering::Acquire) != server
-    }
-
-    /// Ends the statement that the server may still be at on a connection which nobody listens to any more: it must neither
-    /// go on for nothing nor be done after all when somebody has been told otherwise.
-    pub(super) fn cancel(self: &Arc<Self>, token: CancelToken) {
-        let target = Arc::clone(self);
-        tokio::spawn(async move {
-            let cancelling = async {
-                match &target.tls {
-                    None => token.cancel_query(NoTls).await,
-                    Some(tls) => token.cancel_query(tls.clone()).await,
-                }
-            };
-            // Its answer may get lost like any other.
-            let _ = tokio::time::timeout(CONNECT_LIMIT, cancelling).await;
-        });
     }
 
     pub(super) fn connect_error(&self, error: &DriverError) -> StoreError {
@@ -208,6 +184,36 @@ impl Target {
             }
             _ => StoreError::Query { operation, transient: true, reason: chain(error) },
         }
+    }
+}
+
+/// Awaits an answer on a connection of which nobody else reads what comes.
+pub(super) async fn while_reading<T>(
+    messages: &mut Messages,
+    answer: impl Future<Output = Result<T, DriverError>>,
+) -> Result<T, DriverError> {
+    tokio::select! {
+        answer = answer => answer,
+        Err(error) = read_to_the_end(messages) => Err(error),
+    }
+}
+
+/// Ends with the connection alone.
+async fn read_to_the_end(messages: &mut Messages) -> Result<(), DriverError> {
+    while messages.try_next().await?.is_some() {}
+    Ok(())
+}
+
+/// A peer that is gone without a word is noticed within a minute, where the address does not say when.
+fn notice_silence(config: &mut Config) {
+    if config.get_keepalives_idle() == Config::new().get_keepalives_idle() {
+        config.keepalives_idle(KEEPALIVE_IDLE);
+    }
+    if config.get_keepalives_interval().is_none() {
+        config.keepalives_interval(KEEPALIVE_INTERVAL);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(KEEPALIVE_IDLE);
     }
 }
 
@@ -257,11 +263,6 @@ pub(super) fn chain<E: Error>(error: &E) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Why a pool has no connection to give.
-pub(super) fn reason(error: &diesel_async::pooled_connection::deadpool::PoolError) -> String {
-    chain(error)
 }
 
 fn provider() -> Arc<CryptoProvider> {

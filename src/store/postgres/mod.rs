@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use deadpool::managed::Object;
 use diesel::result::QueryResult;
 use diesel_async::AsyncPgConnection;
-use diesel_async::pooled_connection::deadpool::{Object, Pool};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
+use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{Plan, Watch};
 use super::{
     Blocker, Care, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
@@ -28,6 +28,7 @@ mod adopt;
 pub(crate) mod bench;
 mod change;
 mod connect;
+mod connections;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -73,10 +74,11 @@ const LONG_STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 /// Connections to one database.
 pub(crate) struct PostgresStore {
     target: Arc<Target>,
-    pool: Pool<AsyncPgConnection>,
+    pool: Pool,
     /// For the statements that a worker asks all the time; see `steering`.
-    reading: Pool<AsyncPgConnection>,
+    reading: Pool,
     settling: Settling,
+    listening: Connections,
 }
 
 impl PostgresStore {
@@ -87,10 +89,12 @@ impl PostgresStore {
         let reading = (connections / 2).max(1);
         let rest = connections.saturating_sub(reading);
         let settles = (rest / 2).clamp(1, MOST_SETTLES);
-        let pool = new_pool(&target, target.manager_config(false), rest.saturating_sub(settles).max(1))?;
-        let reading = new_pool(&target, target.manager_config(true), reading)?;
-        let settling = Settling::new(SettlePool::new(Arc::clone(&target), settles)?);
-        Ok(Self { target, pool, reading, settling })
+        let writing = rest.saturating_sub(settles).max(1);
+        let pool = new_pool(&target, Connections::new(&target, writing), writing)?;
+        let reading = new_pool(&target, Connections::steered(&target, reading), reading)?;
+        let settling = Settling::new(SettlePool::new(&target, settles)?);
+        let listening = Connections::new(&target, 1);
+        Ok(Self { target, pool, reading, settling, listening })
     }
 
     /// Runs statements on a pooled connection, bounded in time.
@@ -131,40 +135,32 @@ impl PostgresStore {
 
     async fn run_on<T: Send>(
         &self,
-        pool: &Pool<AsyncPgConnection>,
+        pool: &Pool,
         limit: Duration,
         operation: &'static str,
         statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
-        let mut conn = pool.get().await.map_err(|error| self.target.unreachable(connect::reason(&error)))?;
-        match tokio::time::timeout(limit, statements(&mut conn)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                let error = self.target.query_error(operation, &error);
-                if error.is_transient() {
-                    drop(Object::take(conn));
-                }
-                Err(error)
-            }
-            Err(_) => {
-                self.target.cancel(conn.cancel_token());
-                drop(Object::take(conn));
-                Err(StoreError::Timeout { operation, limit })
-            }
+        let _given_up = Sweep(pool);
+        let mut conn = pool.get().await.map_err(|error| no_connection(&self.target, error))?;
+        conn.set_busy(true);
+        let Ok(answer) = tokio::time::timeout(limit, statements(&mut conn)).await else {
+            return Err(StoreError::Timeout { operation, limit });
+        };
+        conn.set_busy(false);
+        let answer = answer.map_err(|error| self.target.query_error(operation, &error));
+        if answer.as_ref().is_err_and(StoreError::is_transient) {
+            drop(Object::take(conn));
         }
+        answer
     }
 }
 
-fn new_pool(
-    target: &Target,
-    manager: ManagerConfig<AsyncPgConnection>,
-    connections: usize,
-) -> Result<Pool<AsyncPgConnection>> {
-    Pool::builder(AsyncDieselConnectionManager::new_with_config(String::new(), manager))
+fn new_pool(target: &Target, manager: Connections, connections: usize) -> Result<Pool> {
+    Pool::builder(manager)
         .max_size(connections)
         .runtime(deadpool::Runtime::Tokio1)
         .wait_timeout(Some(STATEMENT_LIMIT))
-        .create_timeout(Some(connect::CONNECT_LIMIT))
+        .create_timeout(Some(connect::CONNECT_LIMIT * 2))
         .build()
         .map_err(|error| target.unreachable(error))
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use deadpool::managed::Object;
 use diesel::QueryableByName;
 use diesel::data_types::PgTimestamp;
 use diesel::dsl::sql;
@@ -10,12 +11,12 @@ use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
-use diesel_async::pooled_connection::deadpool::Object;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
+use super::connections::{Sweep, no_connection};
 use super::row::{self, COLUMNS, Row};
 use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result, STATEMENT_LIMIT};
 use crate::error::{PublishError, StoreError};
@@ -57,15 +58,17 @@ async fn write<T: Send>(
     store: &PostgresStore,
     statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, PublishError>> + Send,
 ) -> Result<T, PublishError> {
-    let mut conn = store.pool.get().await.map_err(|error| store.target.unreachable(super::connect::reason(&error)))?;
-    match tokio::time::timeout(STATEMENT_LIMIT, statements(&mut conn)).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            store.target.cancel(conn.cancel_token());
-            drop(Object::take(conn));
-            Err(StoreError::Timeout { operation: "write events", limit: STATEMENT_LIMIT }.into())
-        }
+    let _given_up = Sweep(&store.pool);
+    let mut conn = store.pool.get().await.map_err(|error| no_connection(&store.target, error))?;
+    conn.set_busy(true);
+    let Ok(answer) = tokio::time::timeout(STATEMENT_LIMIT, statements(&mut conn)).await else {
+        return Err(StoreError::Timeout { operation: "write events", limit: STATEMENT_LIMIT }.into());
+    };
+    conn.set_busy(false);
+    if matches!(&answer, Err(PublishError::Store(error)) if error.is_transient()) {
+        drop(Object::take(conn));
     }
+    answer
 }
 
 pub(super) async fn find(store: &PostgresStore, id: Uuid) -> Result<Option<OutboxEvent>> {

@@ -10,7 +10,8 @@ use futures_util::{FutureExt, TryStreamExt};
 use tokio_postgres::{AsyncMessage, Client};
 use uuid::Uuid;
 
-use super::connect::Messages;
+use super::connect::{Messages, while_reading};
+use super::connections::{Opened, Permit};
 use super::leases::quote;
 use super::{PostgresStore, Result, STATEMENT_LIMIT, trigger};
 use crate::error::StoreError;
@@ -76,6 +77,7 @@ struct Ear<'a> {
     /// Dropped, it would end the connection.
     _client: Client,
     messages: Messages,
+    _permit: Permit,
     /// A channel of its own.
     echo: String,
     reader: Uuid,
@@ -83,17 +85,14 @@ struct Ear<'a> {
 
 impl<'a> Ear<'a> {
     async fn open(store: &'a PostgresStore, outbox: Uuid, reader: Uuid) -> Result<Self> {
-        let (client, mut messages) = store.target.open().await?;
+        let Opened { client, mut messages, permit, .. } = store.listening.open().await?;
         let echo = format!("outbox_echo_{}", Uuid::new_v4().simple());
         let statement = format!("LISTEN {}; LISTEN {echo}", channel(outbox));
         let answered = tokio::time::timeout(STATEMENT_LIMIT, async {
-            tokio::select! {
-                answered = client.batch_execute(&statement) => answered,
-                Err(error) = read_to_the_end(&mut messages) => Err(error),
-            }
+            while_reading(&mut messages, client.batch_execute(&statement)).await
         });
         match answered.await {
-            Ok(Ok(())) => Ok(Self { store, _client: client, messages, echo, reader }),
+            Ok(Ok(())) => Ok(Self { store, _client: client, messages, _permit: permit, echo, reader }),
             Ok(Err(error)) => Err(store.target.driver_error(LISTEN, &error)),
             Err(_) => Err(StoreError::Timeout { operation: LISTEN, limit: STATEMENT_LIMIT }),
         }
@@ -137,12 +136,6 @@ impl Subscription for Ear<'_> {
             }
         }
     }
-}
-
-/// Ends with the connection alone.
-async fn read_to_the_end(messages: &mut Messages) -> std::result::Result<(), tokio_postgres::Error> {
-    while messages.try_next().await?.is_some() {}
-    Ok(())
 }
 
 #[cfg(test)]

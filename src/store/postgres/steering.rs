@@ -3,13 +3,15 @@
 //! What a worker reads with is kept by the server, and with it the plan. One that is made while the table is empty may read
 //! all of it, which costs nothing then, and would do so with a million rows (R4). So the connections for reading rule out
 //! every way but that by an index, in its order. They say so as they connect: a pooler that hands connections around would
-//! give a later SET to whoever comes next. Where that is refused or not heeded, statements are planned anew each time.
+//! give a later SET to whoever comes next. Where that is refused or not heeded, statements are planned anew each time, and
+//! it is tried again after a while: the address may lead elsewhere by then.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::connect::Target;
+use super::connect::{DriverError, Messages, Target, while_reading};
 use crate::error::StoreError;
 
 /// A plan that cannot do without one of them counts as dear, so that it would be compiled, too.
@@ -17,53 +19,116 @@ const STEERED: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_
     -c enable_incremental_sort=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
     -c max_parallel_workers_per_gather=0";
 
-impl Target {
-    /// Whether a statement may be kept from call to call.
-    pub(super) fn is_steered(&self) -> bool {
-        self.steered.load(Ordering::Relaxed)
+/// Until it is tried again.
+const PAUSE: Duration = Duration::from_secs(300);
+
+/// Connections in a row that ended without a word while others were made: a pooler's way to refuse. One alone is the
+/// network's.
+const SILENT_REFUSALS: u32 = 3;
+
+/// Whether connections can be told how to plan.
+#[derive(Default)]
+pub(super) struct Steering(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// It was refused, or not heeded: not tried before this.
+    given_up_until: Option<Instant>,
+    ended_silently: u32,
+}
+
+impl Steering {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection for reading.
-    pub(super) async fn connect_steered(&self) -> Result<Client, StoreError> {
-        if self.is_steered() {
-            let mut config = self.config.clone();
-            let options = [self.config.get_options().unwrap_or_default(), STEERED].join(" ");
-            config.options(options.trim_start());
-            match self.connect_with(&config).await? {
-                Ok(client) if self.heeds(&client).await? => return Ok(client),
-                Ok(_) => self.give_up_steering("they are not heeded"),
-                Err(error) if is_about_the_server(&error) => return Err(self.connect_error(&error)),
-                // Poolers name various reasons, or none.
-                Err(_) => {
-                    let client = self.connect().await?;
-                    self.give_up_steering("they are refused");
-                    return Ok(client);
-                }
-            }
-        }
-        self.connect().await
+    fn works(&self) {
+        *self.state() = State::default();
     }
 
-    async fn heeds(&self, client: &Client) -> Result<bool, StoreError> {
-        let answer = client.simple_query("SELECT current_setting('enable_sort')").await;
-        let answer = answer.map_err(|error| self.connect_error(&error))?;
-        Ok(answer.iter().any(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0) == Some("off"),
-            _ => false,
-        }))
-    }
-
-    fn give_up_steering(&self, why: &str) {
-        self.steered.store(false, Ordering::Relaxed);
+    fn give_up(&self, why: &str) {
+        *self.state() = State { given_up_until: Some(Instant::now() + PAUSE), ended_silently: 0 };
         tracing::debug!(
             why,
-            "options of a connection do not reach the server, as through a pooler; each statement is planned anew"
+            "options of a connection do not reach the server, as through a pooler; each statement is planned anew, and it is \
+             tried again in {PAUSE:?}"
         );
+    }
+
+    /// Whether a connection that ended without a word was one of too many.
+    fn is_refused_silently(&self) -> bool {
+        let mut state = self.state();
+        state.ended_silently += 1;
+        state.ended_silently >= SILENT_REFUSALS
     }
 }
 
+impl Target {
+    /// Whether a statement may be kept from call to call.
+    pub(super) fn is_steered(&self) -> bool {
+        self.steering.state().given_up_until.is_none()
+    }
+
+    /// Whether the next connection for reading is to be a steered one.
+    pub(super) fn tries_steering(&self) -> bool {
+        self.steering.state().given_up_until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// A connection for reading, and whether it is steered.
+    pub(super) async fn open_steered(&self) -> Result<(Client, Messages, bool), StoreError> {
+        if !self.tries_steering() {
+            return self.open_plain().await;
+        }
+        let mut config = self.config.clone();
+        let options = [self.config.get_options().unwrap_or_default(), STEERED].join(" ");
+        config.options(options.trim_start());
+        match self.open_with(&config).await {
+            Ok((client, messages)) => self.check_steered(client, messages).await,
+            Err(error) if self.may_refuse_options(&error) => {
+                let plain = self.open_plain().await?;
+                self.steering.give_up("they are refused");
+                Ok(plain)
+            }
+            Err(error) => Err(self.connect_error(&error)),
+        }
+    }
+
+    async fn open_plain(&self) -> Result<(Client, Messages, bool), StoreError> {
+        self.open().await.map(|(client, messages)| (client, messages, false))
+    }
+
+    async fn check_steered(
+        &self,
+        client: Client,
+        mut messages: Messages,
+    ) -> Result<(Client, Messages, bool), StoreError> {
+        let heeded = heeds(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
+        if heeded {
+            self.steering.works()
+        } else {
+            self.steering.give_up("they are not heeded")
+        }
+        Ok((client, messages, heeded))
+    }
+
+    /// Poolers name various reasons, or none. A network that fails says nothing about options.
+    fn may_refuse_options(&self, error: &DriverError) -> bool {
+        match error.code() {
+            Some(state) => !is_about_the_server(state.code()),
+            None => error.is_closed() && self.steering.is_refused_silently(),
+        }
+    }
+}
+
+async fn heeds(client: &Client, messages: &mut Messages) -> Result<bool, DriverError> {
+    let answer = while_reading(messages, client.simple_query("SELECT current_setting('enable_sort')")).await?;
+    Ok(answer.iter().any(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0) == Some("off"),
+        _ => false,
+    }))
+}
+
 /// It would refuse a connection without options as well: authorization, no such database, no resources, shutting down.
-fn is_about_the_server(error: &tokio_postgres::Error) -> bool {
-    let classes = ["28", "3D", "53", "57"];
-    error.code().is_some_and(|code| classes.iter().any(|class| code.code().starts_with(class)))
+fn is_about_the_server(sqlstate: &str) -> bool {
+    ["28", "3D", "53", "57"].iter().any(|class| sqlstate.starts_with(class))
 }

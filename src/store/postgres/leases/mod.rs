@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::DateTime;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 use uuid::Uuid;
 
 use super::connect::Target;
+use super::connections::{Connection, Connections};
 use super::{Lane, LeaseStore, Result, SHARDS, STATEMENT_LIMIT, Shard};
 use crate::error::StoreError;
 use crate::store::{Heartbeat, LeaseRow, LeaseView, NO_OWNER, PROTOCOL, Peer, forgotten_after};
@@ -38,7 +39,8 @@ fn beat_limit(lease: Duration) -> Duration {
 
 pub(super) struct PostgresLeases {
     target: Arc<Target>,
-    client: Option<Client>,
+    connections: Connections,
+    connection: Option<Connection>,
     /// The last beat that is known to be recorded.
     last: Option<Beat>,
     reported: Option<(Report, Instant)>,
@@ -68,8 +70,9 @@ type Report = (String, String);
 impl PostgresLeases {
     pub(super) fn new(target: Arc<Target>) -> Self {
         Self {
+            connections: Connections::new(&target, 1),
+            connection: None,
             target,
-            client: None,
             last: None,
             reported: None,
             places: BTreeMap::new(),
@@ -81,28 +84,30 @@ impl PostgresLeases {
         }
     }
 
-    /// Sends one simple query. After an error the connection is made anew: its state is not known.
+    /// Sends one simple query. After an error the connection is made anew: its state is not known. What is not answered is
+    /// cancelled with the connection, and there is no other before that has ended.
     async fn ask(&mut self, operation: &'static str, limit: Duration, sql: &str) -> Result<Vec<SimpleQueryRow>> {
-        let client = match self.client.take() {
-            Some(client) if !client.is_closed() => client,
+        let mut connection = match self.connection.take() {
+            Some(connection) if !connection.client.is_closed() => connection,
             _ => self.connect().await?,
         };
-        let answer = match tokio::time::timeout(limit, client.simple_query(sql)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(self.target.driver_error(operation, &error)),
-            Err(_) => return Err(StoreError::Timeout { operation, limit }),
+        connection.set_busy(true);
+        let Ok(answer) = tokio::time::timeout(limit, connection.client.simple_query(sql)).await else {
+            return Err(StoreError::Timeout { operation, limit });
         };
-        self.client = Some(client);
+        connection.set_busy(false);
+        let answer = answer.map_err(|error| self.target.driver_error(operation, &error))?;
+        self.connection = Some(connection);
         Ok(answer
             .into_iter()
             .filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
             .collect())
     }
 
-    async fn connect(&self) -> Result<Client> {
-        let client = self.target.connect().await?;
-        self.target.identify(&client).await?;
-        Ok(client)
+    async fn connect(&self) -> Result<Connection> {
+        let connection = self.connections.connect().await?;
+        self.target.identify(&connection.client).await?;
+        Ok(connection)
     }
 
     /// Records the beat. Returns whether the worker's row was there; where it had been deleted, it is back.

@@ -12,13 +12,15 @@ use std::time::Duration;
 use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult};
 use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
 use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, Client};
 
 use crate::error::StoreError;
 use crate::store::Result;
 use crate::store::postgres::STATEMENT_LIMIT;
-use crate::store::postgres::connect::{self, Target};
+use crate::store::postgres::connect::{CONNECT_LIMIT, Target};
+use crate::store::postgres::connections::{Connections, Opened, no_connection};
 
 type DriverError = tokio_postgres::Error;
 
@@ -30,16 +32,31 @@ pub(in crate::store::postgres) struct SettlePool {
     pool: Pool<Manager>,
 }
 
-struct Manager {
-    target: Arc<Target>,
-}
+struct Manager(Connections);
 
 struct SettleConnection {
     client: Client,
+    driver: Driver,
+    server: i64,
+}
+
+/// Reads what the server says.
+struct Driver {
+    task: JoinHandle<()>,
     /// The server has warned of something since this was reset: a commit whose wait for a standby is cancelled is a success
     /// with a warning.
     warned: Arc<AtomicBool>,
-    server: i64,
+    /// An answer is still to come.
+    busy: bool,
+}
+
+/// Given up without a request to cancel: its commit may be waiting.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if self.busy {
+            self.task.abort();
+        }
+    }
 }
 
 impl managed::Manager for Manager {
@@ -47,21 +64,27 @@ impl managed::Manager for Manager {
     type Error = StoreError;
 
     async fn create(&self) -> Result<SettleConnection> {
-        let (client, messages) = self.target.open().await?;
+        let Opened { client, messages, permit, .. } = self.0.open().await?;
         let warned = Arc::new(AtomicBool::new(false));
         let warn = Arc::clone(&warned);
-        // Read before the answer that follows it, so a warning is known when its statement is answered.
-        tokio::spawn(messages.try_for_each(move |message| {
-            warn.fetch_or(is_warning(&message), Ordering::AcqRel);
-            ready(Ok(()))
-        }));
-        let server = self.target.identify(&client).await?;
-        Ok(SettleConnection { client, warned, server })
+        let task = tokio::spawn(async move {
+            // Read before the answer that follows it, so a warning is known when its statement is answered.
+            let read = messages.try_for_each(|message| {
+                warn.fetch_or(is_warning(&message), Ordering::AcqRel);
+                ready(Ok(()))
+            });
+            let _ = read.await;
+            permit.release();
+        });
+        let mut driver = Driver { task, warned, busy: true };
+        let server = self.0.target.identify(&client).await?;
+        driver.busy = false;
+        Ok(SettleConnection { client, driver, server })
     }
 
     async fn recycle(&self, connection: &mut SettleConnection, _: &Metrics) -> RecycleResult<StoreError> {
-        match connection.client.is_closed() {
-            true => Err(RecycleError::message("closed")),
+        match connection.driver.busy || connection.client.is_closed() {
+            true => Err(RecycleError::message("it is of no use any more")),
             false => Ok(()),
         }
     }
@@ -72,15 +95,15 @@ fn is_warning(message: &AsyncMessage) -> bool {
 }
 
 impl SettlePool {
-    pub(in crate::store::postgres) fn new(target: Arc<Target>, connections: usize) -> Result<Self> {
-        let pool = Pool::builder(Manager { target: Arc::clone(&target) })
+    pub(in crate::store::postgres) fn new(target: &Arc<Target>, connections: usize) -> Result<Self> {
+        let pool = Pool::builder(Manager(Connections::new(target, connections)))
             .max_size(connections)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(STATEMENT_LIMIT))
-            .create_timeout(Some(connect::CONNECT_LIMIT))
+            .create_timeout(Some(CONNECT_LIMIT * 2))
             .build()
             .map_err(|error| target.unreachable(error))?;
-        Ok(Self { target, pool })
+        Ok(Self { target: Arc::clone(target), pool })
     }
 
     pub(in crate::store::postgres) fn size(&self) -> usize {
@@ -93,9 +116,11 @@ impl SettlePool {
         operation: &'static str,
         statement: impl for<'c> FnOnce(&'c Client) -> BoxFuture<'c, Result<T, DriverError>> + Send,
     ) -> Result<T> {
-        let connection = self.pool.get().await.map_err(|error| self.target.unreachable(connect::chain(&error)))?;
-        connection.warned.store(false, Ordering::Release);
+        let mut connection = self.pool.get().await.map_err(|error| no_connection(&self.target, error))?;
+        connection.driver.warned.store(false, Ordering::Release);
+        connection.driver.busy = true;
         let answer = self.answer(operation, &connection, statement(&connection.client)).await;
+        connection.driver.busy = !connection.client.is_closed() && matches!(answer, Err(StoreError::Unreachable { .. }));
         if answer.as_ref().is_err_and(|error| !error.is_refusal()) {
             drop(Object::take(connection));
         }
@@ -109,7 +134,7 @@ impl SettlePool {
         answer: BoxFuture<'_, Result<T, DriverError>>,
     ) -> Result<T> {
         match self.while_there(operation, connection, answer).await? {
-            Ok(_) if connection.warned.load(Ordering::Acquire) => Err(StoreError::Query {
+            Ok(_) if connection.driver.warned.load(Ordering::Acquire) => Err(StoreError::Query {
                 operation,
                 transient: true,
                 reason: "committed, but the server did not wait for its synchronous standby".to_owned(),
