@@ -119,6 +119,15 @@ pub enum StoreError {
         /// What the driver said.
         reason: String,
     },
+    /// The server can be read and not written: a standby, or one that was set read-only. What it shows may be old.
+    #[error(
+        "the database {target} is read-only: it is a standby, or default_transaction_read_only is on. The outbox reads and \
+         writes on the primary alone; point database.url at it"
+    )]
+    ReadOnly {
+        /// The database's address without its password.
+        target: String,
+    },
     /// The tables are missing or older than this version needs.
     #[error("the outbox tables in {target} are {state}: run `outbox migrate`")]
     NotMigrated {
@@ -184,7 +193,7 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Locked { .. } => true,
+            Self::Unreachable { .. } | Self::ReadOnly { .. } | Self::Timeout { .. } | Self::Locked { .. } => true,
             Self::Query { transient, .. } => *transient,
             _ => false,
         }

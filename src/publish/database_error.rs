@@ -7,6 +7,9 @@ use crate::error::{PublishError, StoreError};
 /// So that `?` works in a transaction whose error is [`PublishError`].
 impl From<Error> for PublishError {
     fn from(error: Error) -> Self {
+        if let Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) = error {
+            return StoreError::ReadOnly { target: "of this connection".to_owned() }.into();
+        }
         let reason = error.to_string();
         let store_error = match missing(&reason) {
             Some(state) => StoreError::NotMigrated { target: "this database".to_owned(), state },
@@ -38,8 +41,7 @@ fn is_transient(error: &Error, reason: &str) -> bool {
             | DatabaseErrorKind::NotNullViolation
             | DatabaseErrorKind::CheckViolation
             | DatabaseErrorKind::RestrictViolation
-            | DatabaseErrorKind::ExclusionViolation
-            | DatabaseErrorKind::ReadOnlyTransaction,
+            | DatabaseErrorKind::ExclusionViolation,
             _,
         ) => false,
         Error::DatabaseError(..) => {

@@ -36,6 +36,7 @@ mod secrets;
 mod sentinel;
 mod shutdown;
 mod sqlite;
+mod standby;
 mod supervision;
 mod takeover;
 mod tls;

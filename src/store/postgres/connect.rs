@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt::Display;
 use std::future::ready;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -78,6 +79,8 @@ impl Target {
         };
         config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         config.connect_timeout(CONNECT_LIMIT);
+        // Of several hosts, and of a name's several addresses, the one that can be written.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         notice_silence(&mut config);
         if config.get_application_name().is_none() {
             config.application_name("actix-outbox");
@@ -146,7 +149,11 @@ impl Target {
     }
 
     pub(super) fn connect_error(&self, error: &DriverError) -> StoreError {
-        self.unreachable(chain(error))
+        if was_found_read_only(error) { self.read_only() } else { self.unreachable(chain(error)) }
+    }
+
+    fn read_only(&self) -> StoreError {
+        StoreError::ReadOnly { target: self.shown.clone() }
     }
 
     pub(super) fn unreachable(&self, reason: impl Display) -> StoreError {
@@ -164,6 +171,9 @@ impl Target {
     /// What a statement's error means. Tables that are missing are told apart from everything else.
     pub(super) fn query_error(&self, operation: &'static str, error: &DieselError) -> StoreError {
         let reason = chain(error);
+        if let DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) = error {
+            return self.read_only();
+        }
         if let DieselError::DatabaseError(_, info) = error
             && let Some(state) = missing(info.message())
         {
@@ -174,10 +184,9 @@ impl Target {
 
     /// The same for a statement of the plain driver.
     pub(super) fn driver_error(&self, operation: &'static str, error: &tokio_postgres::Error) -> StoreError {
-        if error.code() == Some(&SqlState::UNDEFINED_TABLE) {
-            return self.not_migrated("missing");
-        }
         match error.code() {
+            Some(&SqlState::UNDEFINED_TABLE) => self.not_migrated("missing"),
+            Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => self.read_only(),
             Some(&SqlState::LOCK_NOT_AVAILABLE) => StoreError::Locked { operation },
             Some(state) if is_refusal(state.code()) => {
                 StoreError::Refused { operation, sqlstate: state.code().to_owned(), reason: chain(error) }
@@ -215,6 +224,13 @@ fn notice_silence(config: &mut Config) {
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(KEEPALIVE_IDLE);
     }
+}
+
+/// Whether the driver, connecting, refused the server because it cannot be written. The operating system's refusals have a
+/// number.
+fn was_found_read_only(error: &DriverError) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied && cause.raw_os_error().is_none())
 }
 
 /// What an error says about the tables: our statements name nothing else, so whatever does not exist is theirs.

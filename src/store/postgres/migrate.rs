@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::connect::Target;
+use super::statement::on_a_primary;
 use super::{PostgresStore, Result, adopt};
 use crate::store::migrate::{Migration, Plan, Step, Watch, find_obstacle, find_pending};
 
@@ -83,9 +84,10 @@ async fn find_applied(client: &Client) -> std::result::Result<Vec<i32>, tokio_po
 pub(super) async fn outbox_id(store: &PostgresStore) -> Result<Uuid> {
     let rows = store
         .run("read the outbox's id", |conn| {
-            diesel::dsl::sql::<(SqlUuid, Nullable<Integer>)>(
-                "SELECT m.id, a.version FROM outbox_meta m LEFT JOIN outbox_migrations a ON true",
-            )
+            diesel::dsl::sql::<(SqlUuid, Nullable<Integer>)>(concat!(
+                "SELECT m.id, a.version FROM outbox_meta m LEFT JOIN outbox_migrations a ON true WHERE ",
+                on_a_primary!()
+            ))
             .load::<(Uuid, Option<i32>)>(conn)
             .boxed()
         })

@@ -40,6 +40,8 @@ mod operate;
 mod overview;
 #[cfg(test)]
 mod plans_tests;
+#[cfg(test)]
+mod primary_tests;
 mod refusal;
 pub(crate) mod row;
 mod settle;

@@ -75,6 +75,16 @@ impl Value {
     }
 }
 
+/// A condition that holds where the server can be written, and fails the statement elsewhere. Behind a pooler or a floating
+/// address a connection that was checked when it was made may have come to a standby, which shows as pending what was
+/// published since. `nextval`, which is never reached on a primary, says so with an error of its own code.
+macro_rules! on_a_primary {
+    () => {
+        "(SELECT CASE WHEN current_setting('transaction_read_only') = 'on' THEN nextval('outbox_events_seq') END) IS NULL"
+    };
+}
+pub(super) use on_a_primary;
+
 /// The text tells statements apart.
 impl<Rows> QueryId for Statement<Rows> {
     type QueryId = ();

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::error::StoreError;
 use crate::store::postgres::row::{MEASURED, TEXTS};
-use crate::store::postgres::statement::{Statement, Value};
+use crate::store::postgres::statement::{Statement, Value, on_a_primary};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{FetchAnswer, FetchRequest, Fetched, Position};
 
@@ -59,8 +59,9 @@ static BY_ID: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT outbox_shard(e.partition_key, e.id), {} FROM unnest(?, ?, ?) WITH ORDINALITY AS s(id, seq, updated_at, n) \
          CROSS JOIN LATERAL (SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq \
-            AND e.updated_at = s.updated_at AND e.status IN ('pending', 'retry') OFFSET 0) e {MEASURED} ORDER BY s.n",
-        delivered()
+            AND e.updated_at = s.updated_at AND e.status IN ('pending', 'retry') OFFSET 0) e {MEASURED} WHERE {} ORDER BY s.n",
+        delivered(),
+        on_a_primary!()
     )
 });
 

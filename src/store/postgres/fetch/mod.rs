@@ -15,7 +15,7 @@ use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
 use super::row::{self, DELIVERED, MEASURED, OVERSIZE, Row, TEXTS};
-use super::statement::{Statement, Value};
+use super::statement::{Statement, Value, on_a_primary};
 use super::{Lane, PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Position};
@@ -136,7 +136,9 @@ impl<'a> Reader<'a> {
 }
 
 async fn clock(conn: &mut AsyncPgConnection, kept: bool) -> QueryResult<i64> {
-    let PgTimestamp(now) = Statement::<Timestamptz>::new(kept, "SELECT now()", []).get_result(conn).await?;
+    let PgTimestamp(now) = Statement::<Timestamptz>::new(kept, concat!("SELECT now() WHERE ", on_a_primary!()), [])
+        .get_result(conn)
+        .await?;
     Ok(now)
 }
 
@@ -156,7 +158,8 @@ fn ranges_sql(selected: &str, inner: &str, measured: &str) -> String {
             AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
             AND (e.scheduled_at, e.seq) > (s.from_at, s.from_seq) AND (e.scheduled_at, e.seq) < (s.to_at, s.to_seq) \
             AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND e.id NOT IN (SELECT unnest(?)) \
-            ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e {measured}"
+            ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e {measured} WHERE {}",
+        on_a_primary!()
     )
 }
 
@@ -187,7 +190,8 @@ fn retries_sql(selected: &str, inner: &str, measured: &str) -> String {
             UNION ALL (SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
                 AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at IS NULL \
                 AND e.scheduled_at <= now() AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(?)) LIMIT ?)) e \
-            LIMIT ?) e {measured}"
+            LIMIT ?) e {measured} WHERE {}",
+        on_a_primary!()
     )
 }
 
@@ -206,7 +210,8 @@ fn keys_sql(selected: &str, inner: &str, measured: &str) -> String {
             AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
             AND e.seq IS NOT NULL AND e.scheduled_at <= now() \
             AND (e.status = 'pending' OR coalesce(e.retry_at, e.scheduled_at) <= now()) \
-            AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.scheduled_at, e.seq LIMIT ?) e {measured}"
+            AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.scheduled_at, e.seq LIMIT ?) e {measured} WHERE {}",
+        on_a_primary!()
     )
 }
 
@@ -280,7 +285,8 @@ const BLOCKERS: &str = concat!(
     ),
     " ORDER BY e.scheduled_at, e.seq LIMIT 1) UNION ALL ",
     first_before!("e.status = 'failed' AND e.retry_at IS NULL", "false"),
-    " AND ? ORDER BY e.scheduled_at, e.seq LIMIT 1)) b"
+    " AND ? ORDER BY e.scheduled_at, e.seq LIMIT 1)) b WHERE ",
+    on_a_primary!()
 );
 
 /// The rows of what was sent that the table does not know as published.
@@ -296,8 +302,9 @@ static UNRECORDED: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT outbox_shard(e.partition_key, e.id), {OVERSIZE}, {} FROM unnest(?, ?) AS s(id, seq) \
          CROSS JOIN LATERAL (SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq \
-            AND e.published_at IS NULL AND e.publisher_backend = ? OFFSET 0) e {MEASURED} ORDER BY e.scheduled_at, e.seq",
-        *DELIVERED
+            AND e.published_at IS NULL AND e.publisher_backend = ? OFFSET 0) e {MEASURED} WHERE {} ORDER BY e.scheduled_at, e.seq",
+        *DELIVERED,
+        on_a_primary!()
     )
 });
 
@@ -352,7 +359,8 @@ const HAS_DUE: &str = concat!(
     first_of_a_shard!("e.status = 'retry' AND e.retry_at IS NULL AND e.scheduled_at <= now()"),
     " UNION ALL ",
     first_of_a_shard!("e.status = 'pending' AND e.scheduled_at <= now()"),
-    ") e) AS yes"
+    ") e) AS yes WHERE ",
+    on_a_primary!()
 );
 
 /// Takes a row apart; what cannot be an event says why.

@@ -1,0 +1,97 @@
+//! A server that can be written no longer, beneath connections that were made before.
+
+use uuid::Uuid;
+
+use super::{PostgresStore, Target};
+use crate::error::{PublishError, StoreError};
+use crate::publish::NewEvent;
+use crate::store::{FetchRequest, KeyQuestion, Lane, Position, Range, Store};
+use crate::test_support::postgres::Server;
+use crate::test_support::postgres::replication::{Pair, Replication};
+use crate::test_support::{PATIENCE, eventually};
+
+fn store(url: &str) -> PostgresStore {
+    PostgresStore::new(Target::from_url(url).unwrap(), None).unwrap()
+}
+
+fn nothing() -> FetchRequest {
+    FetchRequest {
+        lane: Lane::from(""),
+        ranges: Vec::new(),
+        except: Vec::new(),
+        retry_shards: Vec::new(),
+        retry_limit: 10,
+        keys: Vec::new(),
+        key_limit: 10,
+        max_events: 10,
+        max_bytes: usize::MAX,
+        max_event_bytes: usize::MAX,
+    }
+}
+
+/// Statements from which a worker concludes what to send, or that nothing is to be sent.
+const STATEMENTS: usize = 8;
+
+async fn ask(store: &PostgresStore, statement: usize) -> Result<(), StoreError> {
+    let whole = |from| Range { shard: 0, from, to: None, limit: 10 };
+    let behind = Position { scheduled_at: 1, seq: 1 };
+    let questions = [KeyQuestion { key: "k".to_owned(), before: behind, except: Vec::new() }];
+    match statement {
+        0 => store.fetch(&FetchRequest { ranges: vec![whole(Position::START)], ..nothing() }).await.map(drop),
+        1 => store.fetch(&FetchRequest { ranges: vec![whole(behind)], ..nothing() }).await.map(drop),
+        2 => store.fetch(&FetchRequest { retry_shards: vec![0], ..nothing() }).await.map(drop),
+        3 => store.fetch(&FetchRequest { keys: vec!["k".to_owned()], ..nothing() }).await.map(drop),
+        4 => store.blockers("", true, &questions).await.map(drop),
+        5 => store.unrecorded("", &[(Uuid::nil(), 1)]).await.map(drop),
+        6 => store.has_due(&[Lane::from("")], &[]).await.map(drop),
+        _ => store.outbox_id().await.map(drop),
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_can_be_written_no_longer_is_not_read_either() {
+    let server = Server::start();
+    let url = server.database().await.url.clone();
+    store(&url).migrate(&|_| ()).await.unwrap();
+    // Each has a connection that was made while the server could be written.
+    let stores: Vec<PostgresStore> = (0..STATEMENTS).map(|_| store(&url)).collect();
+    for (statement, store) in stores.iter().enumerate() {
+        ask(store, statement).await.unwrap();
+    }
+    let writer = store(&url);
+    writer.insert(vec![NewEvent::new("t", "s")]).await.unwrap();
+
+    server.set("default_transaction_read_only", "on").await;
+    eventually("writing is refused, by name", PATIENCE, async || {
+        let written = writer.insert(vec![NewEvent::new("t", "s")]).await;
+        matches!(written, Err(PublishError::Store(StoreError::ReadOnly { .. })))
+    })
+    .await;
+    for (statement, store) in stores.iter().enumerate() {
+        let answer = ask(store, statement).await;
+        assert!(matches!(answer, Err(StoreError::ReadOnly { .. })), "{statement}: {answer:?}");
+    }
+
+    server.set("default_transaction_read_only", "off").await;
+    for (statement, store) in stores.iter().enumerate() {
+        eventually("it is read again", PATIENCE, async || ask(store, statement).await.is_ok()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_standby_is_refused_by_name() {
+    let pair = Pair::start(Replication::Asynchronous).await;
+    let database = pair.database().await;
+    store(&database.url).migrate(&|_| ()).await.unwrap();
+    pair.wait_replayed().await;
+    let standby = store(&pair.standby.url(&database.name));
+    for statement in 0..STATEMENTS {
+        let answer = ask(&standby, statement).await;
+        assert!(
+            matches!(&answer, Err(StoreError::ReadOnly { target }) if target.contains(&database.name)),
+            "{answer:?}"
+        );
+    }
+    let migrated = standby.migrate(&|_| ()).await;
+    assert!(matches!(migrated, Err(StoreError::ReadOnly { .. })), "{migrated:?}");
+}

@@ -1,0 +1,74 @@
+//! Databases that are found to be a standby: nothing is read there.
+
+use actix_outbox::{NewEvent, OutboxSystem, Settings};
+
+use crate::scene::Scene;
+use crate::support::postgres::replication::{Pair, Replication};
+use crate::support::process::Running;
+use crate::support::proxy::Proxy;
+use crate::support::{PATIENCE, eventually, redis};
+
+#[tokio::test]
+async fn a_worker_whose_address_moves_to_a_lagging_standby_says_so_and_sends_nothing_twice() {
+    let pair = Pair::start(Replication::Asynchronous).await;
+    let proxy = Proxy::to(pair.primary.port()).await;
+    let scene = Scene::on(pair.database().await, redis::url()).await;
+    // What the standby shows as pending from now on is published on the primary.
+    scene.insert(500, 20).await;
+    pair.wait_replayed().await;
+    pair.standby.pause_replay().await;
+    let mut through = url::Url::parse(scene.url()).unwrap();
+    through.set_port(Some(proxy.port())).unwrap();
+    let mut command = scene.outbox(&scene.settings("", ""), &["worker", "--name", "worker"]);
+    let worker = Running::spawn(command.env("DATABASE_URL", through.as_str()));
+    scene.wait_published().await;
+
+    proxy.switch_to(pair.standby.port());
+    eventually("the worker says where it is", PATIENCE, async || {
+        worker.stderr().contains("is read-only: it is a standby")
+    })
+    .await;
+    // It might read and send for as long as its leases run.
+    let running = "SELECT count(*) FROM outbox_leases WHERE expires_at > clock_timestamp()";
+    eventually("its leases have run out", PATIENCE, async || scene.number(running).await == 0).await;
+    assert_eq!(scene.length().await, 500);
+
+    proxy.switch_to(pair.primary.port());
+    scene.insert(100, 20).await;
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+}
+
+/// An address that names both servers of a pair.
+fn both(pair: &Pair, database: &str) -> String {
+    let (primary, standby) = (pair.primary.port(), pair.standby.port());
+    format!("postgres:///{database}?user=outbox&host=127.0.0.1&host=127.0.0.1&port={primary},{standby}")
+}
+
+#[actix::test]
+async fn an_application_that_publishes_gets_away_from_a_demoted_primary() {
+    let mut pair = Pair::start(Replication::Asynchronous).await;
+    let scene = Scene::on(pair.database().await, redis::url()).await;
+    let url = both(&pair, &scene.database().name);
+    let settings = Settings::from_toml(&format!("[database]\nurl = \"{url}\"")).unwrap();
+    let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
+    outbox.send(NewEvent::new("thing.happened", "tests")).await.unwrap();
+    pair.wait_replayed().await;
+
+    pair.primary.demote();
+    eventually("no write is possible, and it says so", PATIENCE, async || {
+        let sent = outbox.send(NewEvent::new("thing.happened", "tests")).await;
+        sent.is_err_and(|error| error.to_string().contains("is read-only: it is a standby"))
+    })
+    .await;
+    let health = outbox.health().await.unwrap().database;
+    assert!(health.as_ref().is_err_and(|error| error.contains("is read-only")), "{health:?}");
+
+    pair.standby.promote().await;
+    eventually("it writes to the new primary", PATIENCE, async || {
+        outbox.send(NewEvent::new("thing.happened", "tests")).await.is_ok()
+    })
+    .await;
+    assert!(outbox.health().await.unwrap().database.is_ok());
+    outbox.shutdown().await.unwrap();
+}
