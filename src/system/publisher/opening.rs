@@ -66,28 +66,34 @@ impl Desk {
         }
     }
 
-    /// Takes what earlier sessions sent into flight as accepted, of as many shards as there is room for, and opens those.
-    /// The others are opened when credit has come back.
+    /// Takes what earlier sessions sent into flight as accepted, of as many shards as there is room for, and opens those;
+    /// first, in every lane, the shards that need none. The others are opened when credit has come back.
     async fn recover(&mut self, journals: Vec<Journal>) -> Result<(), BackendError> {
         let mut beyond = self.line.has_waited_too_long(Moment::now());
-        for flight in self.line.flights.clone() {
-            let in_memory: HashSet<Uuid> = flight.ids().into_iter().collect();
-            let of_lane = journals.iter().filter(|journal| journal.shard.lane == *flight.lane());
-            let mut waiting: Vec<Waiting<'_>> = of_lane.map(|journal| Waiting::new(journal, &in_memory)).collect();
-            waiting.sort_by_key(|waiting| waiting.events);
-            while !waiting.is_empty() {
-                let group = self.split_fitting(&mut waiting, beyond);
-                let Some(short) = self.adopt(&flight, &group, beyond).await? else {
-                    beyond &= group.iter().all(|waiting| waiting.events == 0);
-                    continue;
-                };
-                tracing::info!(backend = %self.line.name, short.events, short.bytes, "what earlier sessions sent waits for room in memory");
-                self.line.wait_for_room(short);
-                return Ok(());
+        for needs_room in [false, true] {
+            for flight in self.line.flights.clone() {
+                let mut waiting = waiting_in(&flight, &journals);
+                waiting.retain(|waiting| (waiting.events > 0) == needs_room);
+                while !waiting.is_empty() {
+                    let group = self.split_fitting(&mut waiting, beyond);
+                    if let Some(short) = self.adopt(&flight, &group, beyond).await? {
+                        self.wait_for_room(short);
+                        return Ok(());
+                    }
+                    beyond &= !needs_room;
+                }
             }
         }
         self.line.end_wait_for_room();
         Ok(())
+    }
+
+    fn wait_for_room(&self, short: Room) {
+        tracing::info!(
+            backend = %self.line.name, short.events, short.bytes,
+            "what earlier sessions sent waits for room in memory"
+        );
+        self.line.wait_for_room(short);
     }
 
     /// The shards whose events there is room for; at least one, which finds out how much it needs.
@@ -218,6 +224,15 @@ impl<'a> Waiting<'a> {
     fn new(journal: &'a Journal, in_memory: &HashSet<Uuid>) -> Self {
         Self { journal, events: journal.sent.iter().filter(|(id, _)| !in_memory.contains(id)).count() }
     }
+}
+
+/// The shards of a lane that are to be opened, those that need the least room first.
+fn waiting_in<'a>(flight: &Flight, journals: &'a [Journal]) -> Vec<Waiting<'a>> {
+    let in_memory: HashSet<Uuid> = flight.ids().into_iter().collect();
+    let of_lane = journals.iter().filter(|journal| journal.shard.lane == *flight.lane());
+    let mut waiting: Vec<Waiting<'_>> = of_lane.map(|journal| Waiting::new(journal, &in_memory)).collect();
+    waiting.sort_by_key(|waiting| waiting.events);
+    waiting
 }
 
 /// The journals of the shards that were not refused.
