@@ -1,6 +1,6 @@
 //! A model of how events are handed over, every run of which is checked: no sequence of steps within the bounds loses an
 //! event, doubles one, or brings a key out of order. Models of other parts of the protocol are in folders of their own:
-//! `ownership`, `reading`.
+//! `ownership`, `reading`, `handlers`.
 //!
 //! # What is modelled
 //!
@@ -45,6 +45,7 @@ mod check;
 mod database;
 mod events;
 mod flight;
+mod handlers;
 mod heart;
 mod leases;
 mod message;
