@@ -17,7 +17,7 @@ use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 use crate::settings::Settings;
-use crate::store::{News, Store};
+use crate::store::{News, Store, unserved};
 
 /// How long waking workers may hold up a command whose work is done.
 const WAKE_LIMIT: Duration = Duration::from_secs(1);
@@ -96,6 +96,7 @@ pub(super) async fn run(args: Args, settings: &Settings, store: Arc<dyn Store>) 
     let event = args.event.event()?.or_defaults(settings.worker.max_retries, settings.worker.max_event_bytes);
     event.check()?;
     let stored = write(store.as_ref(), vec![event]).await.map_err(PublishError::alone)?;
+    warn_of_unserved(store.as_ref(), settings, &stored).await;
     Ok(output::lines(stored.iter().map(|event| event.id))?)
 }
 
@@ -109,6 +110,17 @@ pub(super) async fn write(store: &dyn Store, events: Vec<NewEvent>) -> Result<Ve
         Err(_) => tracing::debug!("workers were not woken in time"),
     }
     Ok(stored)
+}
+
+/// A name that neither the settings nor a live worker knows is likely to be a slip. Without a name there may be no worker
+/// yet, which is nothing to say each time.
+pub(super) async fn warn_of_unserved(store: &dyn Store, settings: &Settings, stored: &[OutboxEvent]) {
+    let names = stored.iter().map(|event| &event.publisher_backend);
+    let unknown = names.filter(|name| !name.is_empty() && !settings.publishers.contains_key(*name)).cloned().collect();
+    match tokio::time::timeout(WAKE_LIMIT, unserved::unserved(store, unknown, settings.worker.lease)).await {
+        Ok(Ok(lanes)) => unserved::warn(&lanes),
+        _ => tracing::debug!("it was not learned who serves these events"),
+    }
 }
 
 async fn wake(store: &dyn Store, news: &News) -> Result<(), StoreError> {

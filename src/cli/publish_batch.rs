@@ -23,6 +23,7 @@ pub(super) async fn run(path: &Path, settings: &Settings, store: Arc<dyn Store>)
     let (lines, events): (Vec<usize>, Vec<NewEvent>) = events.into_iter().unzip();
     let stored = publish::write(store.as_ref(), events).await.map_err(|error| by_line(error, &lines))?;
     drop(progress);
+    publish::warn_of_unserved(store.as_ref(), settings, &stored).await;
     Ok(output::lines(stored.iter().map(|event| event.id))?)
 }
 

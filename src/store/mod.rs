@@ -38,6 +38,7 @@ mod selection;
 mod settled;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+pub(crate) mod unserved;
 
 /// Prepares access to the database that the settings name; nothing is connected before the first statement.
 pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dyn Store>, SystemError> {

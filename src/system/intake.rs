@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{oneshot, watch};
 
 use super::shared::Shared;
+use super::unserved;
 use crate::error::{PublishError, StoreError};
 use crate::publish::{NewEvent, Stored};
 use crate::store::NotInserted;
@@ -137,7 +138,7 @@ async fn write_all(writing: Writing) {
 
 /// Writes events together. A batch that the database refuses is halved until the events to blame are alone, so that the
 /// others are stored; a doubt, or a state of the server, is not divided.
-async fn write(shared: &Shared, batch: Vec<Waiting>) {
+async fn write(shared: &Arc<Shared>, batch: Vec<Waiting>) {
     let mut statements_left = 16 * (batch.len().ilog2() as usize + 1);
     let (mut passed, mut refused) = (false, 0);
     // The first part stands last, so that the events of a key are written in their order.
@@ -170,7 +171,7 @@ async fn write(shared: &Shared, batch: Vec<Waiting>) {
 }
 
 /// Writes events with one statement and answers their callers; gives back what was not written.
-async fn insert(shared: &Shared, part: Vec<Waiting>) -> Result<(), (Vec<Waiting>, NotInserted)> {
+async fn insert(shared: &Arc<Shared>, part: Vec<Waiting>) -> Result<(), (Vec<Waiting>, NotInserted)> {
     let part = Arc::new(Mutex::new(part));
     // Looked at once there is a connection: who gave up while none was to be had is not kept waiting for.
     let take = {
@@ -192,9 +193,11 @@ async fn insert(shared: &Shared, part: Vec<Waiting>) -> Result<(), (Vec<Waiting>
     }
 }
 
-fn answer(shared: &Shared, part: Vec<Waiting>, stored: Vec<Stored>) {
-    let written = stored.iter().filter_map(|stored| stored.as_ref().ok());
-    shared.announce_news(written.map(|event| event.publisher_backend.as_str()).collect());
+fn answer(shared: &Arc<Shared>, part: Vec<Waiting>, stored: Vec<Stored>) {
+    let lanes =
+        || stored.iter().filter_map(|stored| stored.as_ref().ok()).map(|event| event.publisher_backend.as_str());
+    shared.announce_news(lanes().collect());
+    unserved::look(shared, lanes());
     for (waiting, stored) in part.into_iter().zip(stored) {
         // A caller that went away meanwhile has its event in the outbox all the same.
         let _ = waiting.answer.send(stored);

@@ -39,6 +39,7 @@ mod suspects;
 pub(crate) mod ticket;
 mod trying;
 mod turns;
+mod unserved;
 
 #[cfg(feature = "cli")]
 pub(crate) use backends::Backends;

@@ -24,6 +24,7 @@ use super::registry::Registry;
 use super::retry::Retry;
 use super::subscription::Subscription;
 use super::supervisor::Supervisor;
+use super::unserved::Asked;
 use crate::error::SystemError;
 use crate::meters::SystemMeters;
 use crate::settings::Settings;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
     /// What applications send.
     pub(crate) intake: Intake,
+    /// Whether somebody serves what they send.
+    pub(crate) asked: Asked,
     /// Wakes the poller.
     pub(crate) wake: Arc<Notify>,
     /// Wakes the heartbeat.
@@ -89,6 +92,7 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new(Self {
             worker: Uuid::new_v4(),
+            asked: Asked::default(),
             intake: Intake::new(settings.worker.max_in_flight_bytes),
             outbox,
             name,

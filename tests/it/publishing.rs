@@ -1,5 +1,6 @@
 //! What an application publishes: on connections of its own, by messages, under an id, at a time.
 
+use std::process::Command;
 use std::time::Duration;
 
 use actix_outbox::{BackendError, NewEvent, Outbox, OutboxEvent, OutboxSystem, PublishError, Settings, Status};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::actors::{QUICK_RETRIES, Reply, Scripted, event, row, wait_status};
 use crate::scene::Scene;
+use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, postgres, redis};
 
 async fn start(scene: &Scene, worker: &str) -> Outbox {
@@ -330,6 +332,27 @@ impl Stalling {
 
     async fn stall(&self) {
         self.set("ALTER SYSTEM SET synchronous_standby_names = '*'", "*").await;
+        // In force for commits only when another process of the server has read it.
+        let mut probe = self.commit().await;
+        eventually("commits wait", PATIENCE, async || {
+            if probe.is_finished() {
+                probe = self.commit().await;
+            }
+            self.waiting("query LIKE '%probe%'").await > 0
+        })
+        .await;
+    }
+
+    async fn commit(&self) -> JoinHandle<()> {
+        let sql = self.scene.sql().await;
+        let write = "SELECT pg_logical_emit_message(true, 'probe', '')";
+        actix::spawn(async move { sql.batch_execute(write).await.unwrap() })
+    }
+
+    async fn waiting(&self, condition: &str) -> i64 {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
+        self.scene.number(&format!("{waiting} AND {condition}")).await
     }
 
     async fn recover(&self) {
@@ -348,11 +371,9 @@ impl Stalling {
     }
 
     async fn wait_until_a_commit_waits(&self, repeating: &JoinHandle<Result<OutboxEvent, PublishError>>) {
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
         eventually("a commit waits for the standby", PATIENCE, async || {
             assert!(!repeating.is_finished(), "acknowledged without the standby");
-            self.scene.number(waiting).await > 0
+            self.waiting("query NOT LIKE '%probe%'").await > 0
         })
         .await;
     }
@@ -421,4 +442,34 @@ async fn an_event_that_is_deleted_while_it_is_published_again_was_stored_before_
     let stored = publishing.await.unwrap().unwrap();
     assert_eq!((stored.subject.as_str(), stored.status, stored.seq), ("same", Status::Published, 0));
     assert_eq!(stalling.scene.number("SELECT count(*) FROM outbox_events").await, 0);
+}
+
+/// Run by the next test in a process of its own, for a log of its own.
+#[actix::test]
+#[ignore = "waits to be killed"]
+async fn events_are_sent_to_backends_that_nobody_serves() {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let scene = Scene::new().await;
+    let outbox = start(&scene, "").await;
+    for n in 0..20 {
+        outbox.send(event(&n.to_string()).backend("nobody")).await.unwrap();
+        outbox.send(event(&n.to_string())).await.unwrap();
+    }
+    outbox.send(event("last").backend("last")).await.unwrap();
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 41, "all of them are stored");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn sending_to_a_backend_that_nobody_serves_is_said_once_and_not_for_each_event() {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = "publishing::events_are_sent_to_backends_that_nobody_serves";
+    let sender = Running::spawn(command.args(["--ignored", "--nocapture", "--exact", name]));
+    let warnings = |backend: &str| {
+        let says = |line: &&str| line.contains("no live worker serves") && line.contains(&format!("backend={backend}"));
+        sender.stderr().lines().filter(says).count()
+    };
+    eventually("the last is warned of", PATIENCE, async || warnings("last") == 1).await;
+    assert_eq!(warnings("nobody"), 1, "{}", sender.stderr());
+    assert_eq!(sender.stderr().matches("no live worker serves").count(), 2, "{}", sender.stderr());
 }

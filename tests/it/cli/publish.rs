@@ -76,3 +76,16 @@ fn a_taken_id_is_named_with_the_field_that_differs_and_nothing_is_written() {
     shell.refuses(&["publish", "t", "--source", "b", "--id", id], 1, "error: another event with a different `source`");
     assert_eq!(shell.events(&[]).len(), 1);
 }
+
+#[test]
+fn a_backend_that_nobody_serves_is_said() {
+    let shell = Shell::migrated();
+    let published = shell.run(&["publish", "t", "--source", "s", "--backend", "nobody"]);
+    assert_eq!(published.code, 0, "it is stored all the same: {}", published.stderr);
+    assert!(
+        published.stderr.contains("no live worker serves") && published.stderr.contains("nobody"),
+        "{}",
+        published.stderr
+    );
+    assert_eq!(shell.run(&["publish", "t", "--source", "s"]).stderr, "");
+}

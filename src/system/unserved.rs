@@ -1,0 +1,69 @@
+//! Says that nobody delivers what applications send, and not for each event.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::clock::Moment;
+use super::shared::Shared;
+use crate::store::unserved;
+
+/// A backend is asked about once in this time.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Names come from applications, so there may be any number of them.
+const MOST_REMEMBERED: usize = 100;
+
+/// When it was last asked who serves a lane.
+#[derive(Default)]
+pub(crate) struct Asked(Mutex<HashMap<String, Moment>>);
+
+impl Asked {
+    /// Whether to ask now; notes that it is asked.
+    fn begin(&self, lane: &str, now: Moment) -> bool {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = |at: &Moment| now.since(*at) < INTERVAL;
+        if asked.get(lane).is_some_and(is_recent) {
+            return false;
+        }
+        if asked.len() >= MOST_REMEMBERED {
+            asked.retain(|_, at| is_recent(at));
+        }
+        asked.len() < MOST_REMEMBERED && {
+            asked.insert(lane.to_owned(), now);
+            true
+        }
+    }
+}
+
+/// Looks, beside the senders, whether a worker serves the lanes of events that were stored.
+pub(crate) fn look<'a>(shared: &Arc<Shared>, lanes: impl Iterator<Item = &'a str>) {
+    let now = Moment::now();
+    let to_ask = lanes.filter(|lane| shared.line_of(lane).is_none() && shared.asked.begin(lane, now));
+    let to_ask: BTreeSet<String> = to_ask.map(str::to_owned).collect();
+    if to_ask.is_empty() {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    shared.runtime.clone().spawn(async move {
+        let lease = shared.settings.worker.lease;
+        // What cannot be asked is shown by `outbox status` all the same.
+        if let Ok(lanes) = unserved::unserved(&*shared.store, to_ask, lease).await {
+            unserved::warn(&lanes);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_is_asked_about_once_a_minute_and_not_too_many_at_a_time() {
+        let (asked, now) = (Asked::default(), Moment::now());
+        assert!(asked.begin("a", now) && !asked.begin("a", now) && asked.begin("b", now));
+        assert!((0..1_000).filter(|n| asked.begin(&n.to_string(), now)).count() == MOST_REMEMBERED - 2);
+        let later = now.after(INTERVAL);
+        assert!(asked.begin("a", later) && asked.begin("new", later) && !asked.begin("a", later));
+    }
+}
