@@ -161,8 +161,6 @@ async fn needed(records: &[&Record], store: &dyn Store) -> anyhow::Result<HashSe
             needed.extend(rows.into_iter().map(|row| (row.id, row.position.seq)));
         }
     }
-    // What was seen as published may be lost by a failover until then.
-    store.confirm_durable().await?;
     Ok(needed)
 }
 

@@ -256,7 +256,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// are not sent a second time when they are retried.
     async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>>;
 
-    /// Those of the sent (id, seq) that are not recorded as published, whatever their status.
+    /// Those of the sent (id, seq) that are not recorded as published, whatever their status. What is recorded is durable
+    /// when this returns: no failover takes it back.
     async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>>;
 
     /// Records events as published and done, over any other status; the outcomes are in the order given. What is recorded
@@ -265,9 +266,6 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// Records retries and failures, each only while its lease is still `owner`'s; the outcomes are in the order given.
     async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Settled>>;
-
-    /// Writes something and waits for it, so that everything that was visible before is durable afterwards.
-    async fn confirm_durable(&self) -> Result<()>;
 
     /// Raises a lease's epoch above `above` while it is still `owner`'s at `epoch`; returns whether it was.
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool>;

@@ -61,6 +61,7 @@ impl<'a> Heart<'a> {
             let next = Moment::now().after(self.lease() / 3);
             if let Err(error) = self.beat().await {
                 self.say_unreachable(&error);
+                self.release_where_skipped(&error).await;
             } else if !self.reachable {
                 self.reachable = true;
                 tracing::info!("the database is back; leases are renewed");
@@ -108,6 +109,17 @@ impl<'a> Heart<'a> {
         self.release_drained().await?;
         self.shared.wake.notify_one();
         Ok(())
+    }
+
+    /// While another transaction holds its row, a worker can neither extend its leases nor can others take them: they look
+    /// at that row, too. So what it may not act on any more it releases itself, as often as it takes.
+    async fn release_where_skipped(&mut self, error: &StoreError) {
+        if matches!(error, StoreError::Locked { .. }) && Moment::now() >= self.deadline {
+            let released = self.release_idle(self.leases.all()).await;
+            if let Err(error) = released {
+                tracing::debug!(%error, "leases could not be released");
+            }
+        }
     }
 
     /// Waits for the next beat, releasing meanwhile what has run empty and waking early where something is free.

@@ -246,7 +246,8 @@ fn missing(message: &str) -> Option<&'static str> {
 /// transaction state, authorization, no such database, rollback, resources, object state, intervention, system errors.
 const STATE_CLASSES: [&str; 10] = ["01", "08", "25", "28", "3D", "40", "53", "55", "57", "58"];
 
-fn is_refusal(sqlstate: &str) -> bool {
+/// Whether it is about what was to be written.
+pub(super) fn is_refusal(sqlstate: &str) -> bool {
     !STATE_CLASSES.iter().any(|class| sqlstate.starts_with(class))
 }
 

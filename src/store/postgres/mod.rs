@@ -230,10 +230,6 @@ impl Store for PostgresStore {
         settle::rescheduled(self, owner, events).await
     }
 
-    async fn confirm_durable(&self) -> Result<()> {
-        settle::confirm_durable(self).await
-    }
-
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {
         settle::raise_epoch(self, owner, shard, epoch, above).await
     }

@@ -3,33 +3,24 @@
 
 use chrono::DateTime;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
-use super::connect::chain;
+use super::connect::{chain, is_refusal};
 use super::insert::insert_all_columns;
 use super::{PostgresStore, STATEMENT_LIMIT};
 use crate::error::StoreError;
 use crate::publish::{NewEvent, ReadyEvent, prepare_all};
-
-/// Classes that say nothing about the events: connection, transaction state, rollback, resources, object state,
-/// operator, system, snapshot, configuration, internal.
-const OF_THE_SERVER: [&str; 10] = ["08", "25", "40", "53", "55", "57", "58", "72", "F0", "XX"];
 
 pub(super) async fn refusal(store: &PostgresStore, events: Vec<NewEvent>) -> Option<StoreError> {
     let events = prepare_all(events).ok()?;
     let client = store.target.connect().await.ok()?;
     let token = client.cancel_token();
     let Ok(error) = tokio::time::timeout(STATEMENT_LIMIT, insert_and_roll_back(&client, &events)).await else {
-        store.target.cancel(token);
+        store.target.cancel(&token).await;
         return None;
     };
     let error = error?;
-    let is_refusal = error.code().is_some_and(is_about_events);
+    let is_refusal = error.code().is_some_and(|state| is_refusal(state.code()));
     is_refusal.then(|| StoreError::Query { operation: "write events", reason: chain(&error), transient: false })
-}
-
-fn is_about_events(state: &SqlState) -> bool {
-    !OF_THE_SERVER.iter().any(|class| state.code().starts_with(class))
 }
 
 /// Returns what the server says against it. The connection ends with its caller, and the transaction with the connection.

@@ -181,11 +181,6 @@ impl Store for SqliteStore {
             .await
     }
 
-    /// What is committed is on the disk.
-    async fn confirm_durable(&self) -> Result<()> {
-        Ok(())
-    }
-
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {
         let shard = shard.clone();
         self.writer

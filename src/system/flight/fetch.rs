@@ -128,7 +128,8 @@ impl Fetch {
     /// Takes what an open found in the journal into flight as accepted; what is in flight already stays as it is.
     ///
     /// `None`: one of them is a replay, and what it replays is still in flight. It was recorded by another worker, and will
-    /// be here; until then the shards cannot be opened, for the replay's own place in memory is taken.
+    /// be here; until then the shards cannot be opened, for the replay's own place in memory is taken. Or its rejection was
+    /// recorded, and it is remembered only until older fetches are over.
     pub(crate) fn adopt(
         &self,
         rows: Vec<Fetched>,
@@ -136,8 +137,13 @@ impl Fetch {
         permit: impl Fn(&Fetched) -> Permit,
     ) -> Option<Vec<Ticket>> {
         let mut inner = self.flight.lock();
-        let replays = |row: &Fetched| inner.events.get(&row.id).is_some_and(|e| e.position.seq != row.position.seq);
-        if rows.iter().any(replays) {
+        let is_taken = |row: &Fetched| {
+            let is_another = |entry: &Entry| {
+                entry.position.seq != row.position.seq || matches!(entry.stage, Stage::Settled { .. })
+            };
+            inner.events.get(&row.id).is_some_and(is_another)
+        };
+        if rows.iter().any(is_taken) {
             return None;
         }
         let adopted = rows

@@ -249,7 +249,8 @@ impl Flight {
         // What is queued behind it, or is being read on the strength of its being in flight, must not go before it.
         let key = entry.key.as_deref().unwrap_or("");
         let overtaken = !key.is_empty() && !entry.barred && !inner.is_blocked(key, entry.position);
-        if close || entry.stage == Stage::Accepted || overtaken {
+        // A rejection that was not recorded: another owner may have sent it since, and only the journal tells.
+        if close || matches!(entry.stage, Stage::Accepted | Stage::Rejected) || overtaken {
             inner.open.remove(&entry.shard);
         }
     }

@@ -185,19 +185,8 @@ impl Desk {
         // By `seq` as well: a replayed event may stand there as it was sent before and as it was sent again.
         let unknown: HashSet<(Uuid, i64)> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
         let recorded: Vec<(Uuid, i64)> = sent.iter().filter(|event| !unknown.contains(event)).copied().collect();
-        self.drop_from_journal(&recorded).await.map_err(|error| {
-            BackendError::Unavailable(format!("the database does not confirm what is recorded: {error}"))
-        })?;
+        self.channel.settled(&recorded);
         Ok(rows)
-    }
-
-    /// What the database shows as recorded may leave the journal once no failover can take it back.
-    async fn drop_from_journal(&mut self, recorded: &[(Uuid, i64)]) -> Result<(), StoreError> {
-        if !recorded.is_empty() {
-            self.shared.store.confirm_durable().await?;
-            self.channel.settled(recorded);
-        }
-        Ok(())
     }
 
     /// A row that is locked or refused there is looked up as unrecorded and settled like any other.

@@ -294,7 +294,23 @@ pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid,
     let (ids, seqs): (Vec<Uuid>, Vec<i64>) = sent.iter().copied().unzip();
     let values = [Value::Ids(ids), Value::Numbers(seqs), Value::Text(lane.to_owned()), Value::Number(i64::MAX)];
     let query = Statement::<Delivered>::new(false, &UNRECORDED, values);
-    let rows = store.run("look up what was sent", |conn| query.load::<DeliveredRow>(conn).boxed()).await?;
+    let confirmation = store.settling.confirmation();
+    let looked_up = store.run("look up what was sent", |conn| {
+        async move {
+            let rows = query.load::<DeliveredRow>(conn).await?;
+            // On the connection that has shown what is recorded: after a failover in between there is none to ask.
+            diesel::sql_query(confirmation).execute(conn).await?;
+            Ok(rows)
+        }
+        .boxed()
+    });
+    let rows = match looked_up.await {
+        Err(error) => {
+            store.settling.learn().await?;
+            return Err(error);
+        }
+        Ok(rows) => rows,
+    };
     Ok(rows.into_iter().map(|row| read(row, usize::MAX)).collect())
 }
 

@@ -54,6 +54,21 @@ impl Settling {
         *self.careful_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + CAREFUL_FOR);
     }
 
+    /// A statement that writes something, whose commit waits for all that its connection showed before.
+    pub(super) fn confirmation(&self) -> String {
+        let barrier = if self.emits.load(Ordering::Relaxed) { EMIT } else { LOCK };
+        format!("WITH {} SELECT FROM durable", durable(&format!(", {barrier}")))
+    }
+
+    /// Learns what this role may write; see [`confirmation`](Self::confirmation).
+    pub(super) async fn learn(&self) -> Result<()> {
+        self.write_and_wait(|barrier| async move {
+            let sql = format!("WITH {} SELECT FROM durable", durable(&format!(", {barrier}")));
+            self.query("confirm what is recorded", sql, vec![]).await.map(drop)
+        })
+        .await
+    }
+
     /// Runs a statement that writes something in any case. Where the role may not emit messages, a row lock does.
     async fn write_and_wait<T, F>(&self, statement: impl Fn(&'static str) -> F) -> Result<T>
     where
@@ -122,17 +137,6 @@ pub(super) async fn published(store: &PostgresStore, events: &[(Uuid, i64)], car
 /// Records that the backend has those of the sent events that an operator failed meanwhile.
 pub(super) async fn sent_but_failed(store: &PostgresStore, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
     divide(sent, |sent| async move { store.settling.write_carefully(&SENT, &sent).await }).await
-}
-
-/// Waits until everything that is visible now is as durable as the server promises.
-pub(super) async fn confirm_durable(store: &PostgresStore) -> Result<()> {
-    let settling = &store.settling;
-    settling
-        .write_and_wait(|barrier| async move {
-            let sql = format!("WITH {} SELECT FROM durable", durable(&format!(", {barrier}")));
-            settling.query("confirm what is recorded", sql, vec![]).await.map(drop)
-        })
-        .await
 }
 
 impl Settling {
