@@ -132,3 +132,70 @@ async fn heeds(client: &Client, messages: &mut Messages) -> Result<bool, DriverE
 fn is_about_the_server(sqlstate: &str) -> bool {
     ["28", "3D", "53", "57"].iter().any(|class| sqlstate.starts_with(class))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::store::contract::Fixture;
+    use crate::store::postgres::fixture::PostgresFixture;
+
+    /// The fixture's database through something that ends connections: those that come with options, up to so many.
+    async fn target_behind(fixture: &PostgresFixture, ended: usize) -> Arc<Target> {
+        let mut url = url::Url::parse(&fixture.database.url).unwrap();
+        let server = url.port().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+        let left = Arc::new(AtomicUsize::new(ended));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(pass(client, server, Arc::clone(&left)));
+            }
+        });
+        Arc::new(Target::from_url(url.as_str()).unwrap())
+    }
+
+    async fn pass(mut client: TcpStream, server: u16, left: Arc<AtomicUsize>) {
+        let mut start = vec![0; 4096];
+        let count = client.read(&mut start).await.unwrap();
+        let steered = start[..count].windows(14).any(|part| part == b"enable_seqscan");
+        if steered && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return;
+        }
+        let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await.unwrap();
+        server.write_all(&start[..count]).await.unwrap();
+        drop(tokio::io::copy_bidirectional(&mut client, &mut server).await);
+    }
+
+    #[tokio::test]
+    async fn one_error_of_the_network_gives_nothing_up() {
+        let fixture = PostgresFixture::empty().await;
+        let target = target_behind(&fixture, 1).await;
+        assert!(target.open_steered().await.is_err());
+        assert!(target.is_steered());
+        assert!(target.open_steered().await.is_ok_and(|(_, _, steered)| steered));
+    }
+
+    #[tokio::test]
+    async fn a_pooler_that_ends_whatever_comes_with_options_is_understood_and_tried_again_later() {
+        let fixture = PostgresFixture::empty().await;
+        let target = target_behind(&fixture, 3).await;
+        for _ in 1..SILENT_REFUSALS {
+            assert!(target.open_steered().await.is_err());
+        }
+        assert!(target.open_steered().await.is_ok_and(|(_, _, steered)| !steered));
+        assert!(!target.is_steered() && !target.tries_steering());
+        assert!(target.open_steered().await.is_ok_and(|(_, _, steered)| !steered));
+
+        target.steering.state().given_up_until = Some(Instant::now());
+        assert!(target.tries_steering() && !target.is_steered());
+        assert!(target.open_steered().await.is_ok_and(|(_, _, steered)| steered));
+        assert!(target.is_steered());
+    }
+}
