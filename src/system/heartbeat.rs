@@ -174,13 +174,12 @@ impl<'a> Heart<'a> {
     }
 
     fn report(&self, line: &Line, flight: &Flight, stuck: bool) -> LaneReport {
-        let health = match &line.state().down {
-            Some(down) => LaneReport {
-                trying: down.trying,
-                ..LaneReport::down(&down.reason, Utc::now() - Moment::now().since(down.since))
-            },
-            None if stuck => LaneReport::stuck(),
-            None => LaneReport::well(),
+        let since = |moment| Utc::now() - Moment::now().since(moment);
+        let health = match (&line.state().down, self.shared.unreadable()) {
+            (Some(down), _) => LaneReport { trying: down.trying, ..LaneReport::down(&down.reason, since(down.since)) },
+            (None, _) if stuck => LaneReport::stuck(),
+            (None, Some(unreadable)) => LaneReport::down(&unreadable.reason, since(unreadable.since)),
+            (None, None) => LaneReport::well(),
         };
         LaneReport {
             standing_by: self.standing_by().get(&**flight.lane()).cloned(),
@@ -207,8 +206,12 @@ impl<'a> Heart<'a> {
         Ok(())
     }
 
-    /// Whether a lane's backend has been away for a whole lease, or has refused an event after it had said that it is well.
+    /// Whether a lane's backend has been away, or its events unreadable, for a whole lease, or has refused an event after it
+    /// had said that it is well.
     fn has_given_up(&self, lane: &str) -> bool {
+        if self.shared.unreadable().is_some() {
+            return true;
+        }
         let Some(line) = self.shared.line_of(lane) else { return false };
         if line.is_disproved() {
             return true;

@@ -176,7 +176,9 @@ pub(crate) fn fair_share(worker: Uuid, lane: &str, view: &LeaseView, given_up: b
         return Share::Target(if delivering > 0 { 1 } else { shards.div_ceil(tried) });
     }
     if given_up && eligible > 0 && !healthy(me) {
-        return Share::StandBy("its backend takes no events from here, but from another worker".to_owned());
+        return Share::StandBy(
+            "its backend takes no events from here, or none can be read, but another worker delivers".to_owned(),
+        );
     }
     let left_to_tries = if delivering > 0 { tried.min(shards.saturating_sub(1)) } else { 0 };
     let workers = eligible + usize::from(!healthy(me));

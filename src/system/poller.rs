@@ -14,7 +14,7 @@ use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{Blocker, FetchAnswer, FetchRequest, News, Shard};
+use crate::store::{Blocker, FetchAnswer, FetchRequest, News, Position, Range, Shard};
 
 /// A batch is closed when it would hold more than this, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 1 << 20;
@@ -28,11 +28,16 @@ pub(crate) const MAX_FETCH: usize = 2_000;
 /// Bytes that one fetch asks for at most: the driver holds its answer a second time while it is read.
 const MAX_FETCH_BYTES: usize = 4 << 20;
 
+/// What a worker reads that only looks whether it can: about as much as with its first fetch.
+const PROBE_SHARDS: i16 = 4;
+const PROBE_EVENTS: i64 = 100;
+
 pub(crate) struct Poller {
     shared: Arc<Shared>,
     tracks: Vec<Track>,
     failures: u32,
     pause_until: Moment,
+    probing: bool,
     _lifeline: Lifeline,
 }
 
@@ -58,7 +63,7 @@ impl Poller {
             })
             .collect();
         let lifeline = shared.lifeline(ActorKind::Poller);
-        Self { shared, tracks, failures: 0, pause_until: Moment::now(), _lifeline: lifeline }
+        Self { shared, tracks, failures: 0, pause_until: Moment::now(), probing: false, _lifeline: lifeline }
     }
 
     /// Starts whatever can be started now.
@@ -80,6 +85,27 @@ impl Poller {
                 self.fetch(index, now, ctx);
             }
         }
+        self.probe(now, ctx);
+    }
+
+    /// A worker that could not read has left its shards to others, so no fetch shows when it can again.
+    fn probe(&mut self, now: Moment, ctx: &mut Context<Self>) {
+        let mut lanes = self.shared.lanes();
+        let idle = lanes.all(|lane| self.shared.leases.readable(lane, now).is_empty());
+        if self.failures == 0 || self.probing || now < self.pause_until || !idle {
+            return;
+        }
+        self.probing = true;
+        let shared = Arc::clone(&self.shared);
+        let work = self.shared.runtime.spawn(async move { read_in_vain(&shared).await });
+        ctx.spawn(work.into_actor(self).map(|result, poller, _| {
+            poller.probing = false;
+            match result {
+                Ok(Err(error)) => poller.pause(&error),
+                Ok(Ok(())) => poller.resume(),
+                Err(_) => {}
+            }
+        }));
     }
 
     fn look_at(&mut self, news: &News, now: Moment) {
@@ -199,9 +225,7 @@ impl Poller {
 
     /// Takes over what a fetch brought and sends it on.
     fn take(&mut self, index: usize, lane: usize, plan: &Plan, reading: Reading) {
-        if std::mem::take(&mut self.failures) > 0 {
-            tracing::info!("the database is back; reading goes on");
-        }
+        self.resume();
         let track = &mut self.tracks[index];
         track.cursors[lane].advance(plan, &reading.answer, Moment::now());
         let credit = &track.line.credit;
@@ -238,7 +262,15 @@ impl Poller {
         }
     }
 
+    fn resume(&mut self) {
+        self.shared.note_read(None);
+        if std::mem::take(&mut self.failures) > 0 {
+            tracing::info!("the database is back; reading goes on");
+        }
+    }
+
     fn pause(&mut self, error: &StoreError) {
+        self.shared.note_read(Some(error));
         if self.failures == 0 {
             tracing::warn!(%error, "nothing can be read; trying on");
         }
@@ -269,6 +301,25 @@ fn listen(shared: &Arc<Shared>, poller: &Poller, ctx: &mut Context<Poller>) {
 }
 
 panics_on_demand!(Poller);
+
+/// Reads as the owner of some shards would, and forgets what came.
+async fn read_in_vain(shared: &Shared) -> Result<(), StoreError> {
+    let Some(lane) = shared.lanes().next() else { return Ok(()) };
+    let all = |shard| Range { shard, from: Position::START, to: None, limit: PROBE_EVENTS };
+    let request = FetchRequest {
+        lane: lane.clone(),
+        ranges: (0..shared.store.shards().min(PROBE_SHARDS)).map(all).collect(),
+        except: Vec::new(),
+        retry_shards: Vec::new(),
+        retry_limit: 0,
+        keys: Vec::new(),
+        key_limit: 0,
+        max_events: MAX_FETCH,
+        max_bytes: MAX_FETCH_BYTES,
+        max_event_bytes: shared.settings.worker.max_event_bytes,
+    };
+    shared.store.fetch(&request).await.map(drop)
+}
 
 /// What one fetch brought.
 struct Reading {

@@ -25,7 +25,7 @@ use super::retry::Retry;
 use super::subscription::Subscription;
 use super::supervisor::Supervisor;
 use super::unserved::Asked;
-use crate::error::SystemError;
+use crate::error::{StoreError, SystemError};
 use crate::meters::SystemMeters;
 use crate::settings::Settings;
 use crate::store::{Lane, News, Store};
@@ -76,6 +76,15 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     /// When the poller's loop last turned.
     pulse: Mutex<Moment>,
+    /// Every fetch has failed since then.
+    unreadable: Mutex<Option<Unreadable>>,
+}
+
+/// Since when no event can be read, and why.
+#[derive(Debug, Clone)]
+pub(crate) struct Unreadable {
+    pub(crate) since: Moment,
+    pub(crate) reason: String,
 }
 
 impl Shared {
@@ -115,6 +124,7 @@ impl Shared {
             addresses: Mutex::default(),
             stopping: AtomicBool::new(false),
             pulse: Mutex::new(Moment::now()),
+            unreadable: Mutex::default(),
         })
     }
 
@@ -203,6 +213,19 @@ impl Shared {
     /// How long ago the poller's loop last turned.
     pub(crate) fn silent_for(&self) -> Duration {
         Moment::now().since(*self.pulse.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A fetch was answered, or was not.
+    pub(crate) fn note_read(&self, error: Option<&StoreError>) {
+        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = unreadable.as_ref().map_or_else(Moment::now, |before| before.since);
+        *unreadable = error.map(|error| Unreadable { since, reason: format!("events cannot be read: {error}") });
+    }
+
+    /// Where no fetch was answered for the lease time: others may be able to read what this worker cannot.
+    pub(crate) fn unreadable(&self) -> Option<Unreadable> {
+        let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        unreadable.filter(|unreadable| Moment::now().since(unreadable.since) >= self.settings.worker.lease)
     }
 
     pub(crate) fn addresses(&self) -> std::sync::MutexGuard<'_, Addresses> {

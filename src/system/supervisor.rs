@@ -147,7 +147,7 @@ pub(crate) async fn report(shared: Arc<Shared>) -> HealthReport {
     let store = Arc::clone(&shared.store);
     let asked = shared.runtime.spawn(async move { store.outbox_id().await });
     let database = match asked.await {
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(_)) => shared.unreadable().map_or(Ok(()), |unreadable| Err(unreadable.reason)),
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     };

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::proxy::{Passage, Proxy};
-use crate::support::{PATIENCE, eventually, postgres, redis};
+use crate::support::{PATIENCE, eventually, postgres, redis, unique};
 
 const LEASE: Duration = Duration::from_secs(2);
 const SHORT_LEASE: &str = "lease = \"2s\"";
@@ -152,4 +152,43 @@ async fn a_worker_whose_loop_is_blocked_leaves_its_share_to_one_that_works_and_d
     scene.wait_published().await;
     scene.assert_delivered().await;
     tokio::task::spawn_blocking(|| blockable.thread.join().unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_beats_and_cannot_read_says_so_and_leaves_its_shards_to_one_that_can() {
+    let scene = Scene::new().await;
+    let role = unique("reader");
+    let sql = scene.sql().await;
+    let grant = format!(
+        "CREATE ROLE {role} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; \
+         GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"
+    );
+    sql.batch_execute(&grant).await.unwrap();
+    let mut url = url::Url::parse(scene.url()).unwrap();
+    url.set_username(&role).unwrap();
+    let mut command = scene.outbox(&scene.settings(SHORT_LEASE, ""), &["worker", "--name", "blind"]);
+    let blind = Running::spawn(command.env("DATABASE_URL", url.as_str()));
+    scene.wait_owners(&["blind"]).await;
+    let _seeing = scene.worker(&scene.settings(SHORT_LEASE, ""), "seeing");
+    scene.wait_owners(&["blind", "seeing"]).await;
+    scene.insert(100, 50).await;
+    scene.wait_published().await;
+
+    sql.batch_execute(&format!("REVOKE SELECT ON outbox_events FROM {role}")).await.unwrap();
+    scene.insert(100, 50).await;
+    scene.wait_published().await;
+    let of_the_blind =
+        "SELECT count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner WHERE w.name = 'blind'";
+    eventually("it has left its shards", PATIENCE, async || scene.number(of_the_blind).await == 0).await;
+    let said =
+        "SELECT count(*) FROM outbox_workers WHERE name = 'blind' AND backends::text LIKE '%events cannot be read%'";
+    assert_eq!(scene.number(said).await, 1, "{}", blind.stderr());
+
+    sql.batch_execute(&format!("GRANT SELECT ON outbox_events TO {role}")).await.unwrap();
+    scene.wait_owners(&["blind", "seeing"]).await;
+    scene.insert(100, 50).await;
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    drop(blind);
+    sql.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }

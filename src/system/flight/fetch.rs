@@ -138,9 +138,8 @@ impl Fetch {
     ) -> Option<Vec<Ticket>> {
         let mut inner = self.flight.lock();
         let is_taken = |row: &Fetched| {
-            let is_another = |entry: &Entry| {
-                entry.position.seq != row.position.seq || matches!(entry.stage, Stage::Settled { .. })
-            };
+            let is_another =
+                |entry: &Entry| entry.position.seq != row.position.seq || matches!(entry.stage, Stage::Settled { .. });
             inner.events.get(&row.id).is_some_and(is_another)
         };
         if rows.iter().any(is_taken) {

@@ -120,7 +120,8 @@ impl SettlePool {
         connection.driver.warned.store(false, Ordering::Release);
         connection.driver.busy = true;
         let answer = self.answer(operation, &connection, statement(&connection.client)).await;
-        connection.driver.busy = !connection.client.is_closed() && matches!(answer, Err(StoreError::Unreachable { .. }));
+        connection.driver.busy =
+            !connection.client.is_closed() && matches!(answer, Err(StoreError::Unreachable { .. }));
         if answer.as_ref().is_err_and(|error| !error.is_refusal()) {
             drop(Object::take(connection));
         }
