@@ -25,7 +25,7 @@ impl BenchSchema {
 
     /// Removes all events.
     pub(crate) async fn empty(&self) -> Result<()> {
-        self.run("TRUNCATE outbox_events, outbox_workers, bench_starts").await
+        self.run("TRUNCATE outbox_events, outbox_workers, outbox_heartbeats, bench_starts").await
     }
 
     /// Adds events, and leaves the table as vacuum does, so that no measurement pays for what was written before it.
