@@ -85,7 +85,7 @@ async fn a_standby_shows_what_it_has_replayed_and_refuses_writes() {
     let mut pair = Pair::start(Replication::Asynchronous).await;
     let database = pair.database().await;
     let primary = database.connect().await;
-    primary.batch_execute("CREATE TABLE kept AS SELECT 1 AS n").await.unwrap();
+    primary.batch_execute("CREATE TABLE kept AS SELECT 1 AS n; CREATE TABLE ticks (n serial)").await.unwrap();
     pair.wait_replayed().await;
     let standby = postgres::connect(&pair.standby.url(&database.name)).await;
     let count = async || standby.query_one("SELECT count(*) FROM kept", &[]).await.unwrap().get::<_, i64>(0);
@@ -98,12 +98,14 @@ async fn a_standby_shows_what_it_has_replayed_and_refuses_writes() {
     assert_eq!(count().await, 2);
 
     pair.standby.lag(PATIENCE * 10).await;
-    primary.batch_execute("INSERT INTO kept VALUES (3)").await.unwrap();
     let received = "SELECT (pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn())";
     eventually("it has received more than it shows", PATIENCE, async || {
+        // The server heeds a new setting some time after it was told.
+        primary.batch_execute("INSERT INTO ticks DEFAULT VALUES").await.unwrap();
         standby.query_one(received, &[]).await.unwrap().get(0)
     })
     .await;
+    primary.batch_execute("INSERT INTO kept VALUES (3)").await.unwrap();
     assert_eq!(count().await, 2);
 
     pair.primary.demote();
