@@ -18,6 +18,7 @@ mod connections;
 mod consumers;
 mod examples;
 mod explain;
+mod failover;
 mod half_broken;
 mod handlers;
 mod harness;

@@ -94,9 +94,9 @@ async fn rows_that_an_open_transaction_holds_hold_no_other_and_their_shards_are_
 }
 
 /// A settle that waits for a standby: its process and when it began.
-type Waiting = (i32, String);
+pub(crate) type Waiting = (i32, String);
 
-async fn settle_that_waits(scene: &Scene, after: Option<&Waiting>) -> Waiting {
+pub(crate) async fn settle_that_waits(scene: &Scene, after: Option<&Waiting>) -> Waiting {
     let statement = "SELECT pid, query_start::text FROM pg_stat_activity
         WHERE wait_event = 'SyncRep' AND query LIKE '%UPDATE outbox_events%'";
     let sql = scene.sql().await;
@@ -110,7 +110,7 @@ async fn settle_that_waits(scene: &Scene, after: Option<&Waiting>) -> Waiting {
     found.unwrap()
 }
 
-async fn sent_entries(scene: &Scene) -> usize {
+pub(crate) async fn sent_entries(scene: &Scene) -> usize {
     let mut command = ::redis::cmd("HKEYS");
     command.arg(format!("{{{}}}:outbox", scene.stream_name()));
     let fields: Vec<String> = command.query_async(&mut scene.redis().await).await.unwrap();

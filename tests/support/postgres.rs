@@ -182,6 +182,13 @@ impl Server {
         }
     }
 
+    /// Ends all processes of a frozen server where they are: what they have not read from their connections is lost.
+    pub(crate) fn kill_frozen(&mut self) {
+        let mut daemon = self.running.take().expect("postgres runs");
+        daemon.signal_children(Signal::KILL);
+        daemon.end(Signal::KILL, PATIENCE);
+    }
+
     pub(crate) fn restart(&mut self, how: Stop) {
         self.stop(how);
         self.start_again();

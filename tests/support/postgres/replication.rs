@@ -59,6 +59,14 @@ impl Pair {
         self.standby.promote().await;
     }
 
+    /// The same with a frozen standby, which never gets what it has missed since.
+    pub(crate) async fn fail_over_to_frozen(&mut self) {
+        self.standby.kill_frozen();
+        self.primary.stop(Stop::Immediate);
+        self.standby.start_again();
+        self.standby.promote().await;
+    }
+
     async fn streams(&self) -> bool {
         self.primary.ask("SELECT count(*)::text FROM pg_stat_replication WHERE state = 'streaming'").await == "1"
     }

@@ -1,0 +1,240 @@
+//! Standbys that take the primary's place, with and without what the primary has acknowledged.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use crate::scene::Scene;
+use crate::support::postgres::connect;
+use crate::support::postgres::replication::{Pair, Replication};
+use crate::support::process::{Running, Signal};
+use crate::support::proxy::Proxy;
+use crate::support::{PATIENCE, eventually, redis};
+use crate::unrecorded::{sent_entries, settle_that_waits};
+
+const BACKLOG: i32 = 3_000;
+const KEYS: i32 = 40;
+
+/// A lease that outlasts the time in which no heartbeat is acknowledged, and a rate that the backlog outlasts it with.
+const LONG_LEASE: &str = "lease = \"15s\"";
+const SLOW: &str = "rate_limit = { per_second = 500, burst = 100 }";
+
+/// A primary and its standby, and an outbox whose address leads to one of them.
+struct Replicated {
+    pair: Pair,
+    proxy: Proxy,
+    scene: Scene,
+}
+
+impl Replicated {
+    async fn start(replication: Replication, redis_url: String) -> Self {
+        let pair = Pair::start(replication).await;
+        let proxy = Proxy::to(pair.primary.port()).await;
+        let scene = Scene::on(pair.database().await, redis_url).await.through(proxy.port());
+        Self { pair, proxy, scene }
+    }
+
+    /// A connection to the standby, wherever the address leads.
+    async fn standby(&self) -> Client {
+        connect(&self.pair.standby.url(&self.scene.database().name)).await
+    }
+
+    fn switch(&self) {
+        self.proxy.switch_to(self.pair.standby.port());
+    }
+}
+
+/// Writes events one after the other, also through a failover.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Vec<String>>,
+}
+
+impl Writer {
+    fn start(url: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(write_until(Arc::clone(&stop), url.to_owned()));
+        Self { stop, task }
+    }
+
+    /// The events whose commit was acknowledged.
+    async fn stop(self) -> Vec<String> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.task.await.unwrap()
+    }
+}
+
+async fn write_until(stop: Arc<AtomicBool>, url: String) -> Vec<String> {
+    let statement = "INSERT INTO outbox_events (id, event_type, source, partition_key)
+        VALUES (gen_random_uuid(), 'thing.happened', 'tests', 'key-' || $1::int % 7) RETURNING id::text";
+    let mut acknowledged = Vec::new();
+    let mut number = 0;
+    while !stop.load(Ordering::SeqCst) {
+        let Ok((client, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await else { continue };
+        tokio::spawn(connection);
+        while let Ok(row) = client.query_one(statement, &[&number]).await {
+            acknowledged.push(row.get(0));
+            number += 1;
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+    }
+    acknowledged
+}
+
+/// How often each event is in the stream.
+async fn counts(scene: &Scene) -> HashMap<String, usize> {
+    let mut counts = HashMap::new();
+    for id in scene.event_ids().await {
+        *counts.entry(id).or_default() += 1;
+    }
+    counts
+}
+
+const PUBLISHED: &str = "SELECT id::text FROM outbox_events WHERE status = 'published'";
+
+async fn ids(sql: &Client, query: &str) -> HashSet<String> {
+    sql.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// Several settles wait for a frozen standby, one after the other, and their waits are cancelled: what they wrote is
+/// visible and no standby has it.
+async fn cancel_settles(scene: &Scene) {
+    let sql = scene.sql().await;
+    let mut cancelled = None;
+    for _ in 0..3 {
+        let waiting = settle_that_waits(scene, cancelled.as_ref()).await;
+        sql.query_one("SELECT pg_cancel_backend($1)", &[&waiting.0]).await.unwrap();
+        cancelled = Some(waiting);
+    }
+    settle_that_waits(scene, cancelled.as_ref()).await;
+    assert_ne!(sent_entries(scene).await, 0, "what no standby has is in the journal");
+}
+
+/// The worker's connections to Redis end, and what it had sent by then is compared with what the primary shows.
+async fn end_sessions(scene: &Scene) {
+    let mut command = ::redis::cmd("CLIENT");
+    let () = command.arg(&["KILL", "TYPE", "normal"]).query_async(&mut scene.redis().await).await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event = 'SyncRep' AND query LIKE '%e.status = ''failed'' AND e.published_at IS NULL%'";
+    eventually("the comparison waits for the standby", PATIENCE, async || scene.number(waiting).await > 0).await;
+}
+
+/// What happens while the standby is frozen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meanwhile {
+    Nothing,
+    StandbyGoesOn,
+    SessionsEnd,
+    WorkerIsKilled,
+}
+
+async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
+    let redis = redis::Server::start(&[]);
+    let mut replicated = Replicated::start(Replication::Synchronous, redis.url()).await;
+    let scene = &replicated.scene;
+    scene.insert(BACKLOG, KEYS).await;
+    let mut worker = scene.worker(&scene.settings(LONG_LEASE, SLOW), "worker");
+    let writer = Writer::start(scene.url());
+    scene.wait_length(300).await;
+
+    replicated.pair.standby.freeze();
+    cancel_settles(scene).await;
+    let visible = ids(&scene.sql().await, PUBLISHED).await;
+    match meanwhile {
+        Meanwhile::SessionsEnd => end_sessions(scene).await,
+        Meanwhile::WorkerIsKilled => worker.kill(),
+        Meanwhile::Nothing | Meanwhile::StandbyGoesOn => {}
+    }
+    if meanwhile == Meanwhile::StandbyGoesOn {
+        replicated.pair.standby.thaw();
+        replicated.pair.fail_over().await;
+    } else {
+        replicated.pair.fail_over_to_frozen().await;
+        let kept = ids(&replicated.standby().await, PUBLISHED).await;
+        assert!(kept.len() < visible.len(), "the new primary lacks settles that the old one showed");
+    }
+    replicated.switch();
+    let scene = &replicated.scene;
+    let _another = (!worker.is_running()).then(|| scene.worker(&scene.settings("", ""), "another"));
+
+    scene.insert(200, KEYS).await;
+    scene.wait_length(usize::try_from(BACKLOG).unwrap() + 200).await;
+    let acknowledged = writer.stop().await;
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    let kept = ids(&scene.sql().await, PUBLISHED).await;
+    assert!(acknowledged.iter().all(|id| kept.contains(id)), "what was acknowledged is there");
+    assert!(acknowledged.len() > 200, "the writer wrote before and after");
+}
+
+#[tokio::test]
+async fn settles_that_no_standby_has_are_neither_lost_nor_sent_again_after_a_failover() {
+    fail_over_after_cancelled_settles(Meanwhile::Nothing).await;
+}
+
+#[tokio::test]
+async fn a_session_that_begins_before_a_failover_believes_no_settle_that_no_standby_has() {
+    fail_over_after_cancelled_settles(Meanwhile::SessionsEnd).await;
+}
+
+#[tokio::test]
+async fn another_worker_finds_settles_that_no_standby_had_after_a_failover() {
+    fail_over_after_cancelled_settles(Meanwhile::WorkerIsKilled).await;
+}
+
+#[tokio::test]
+async fn settles_that_the_standby_gets_late_are_neither_lost_nor_sent_again_after_a_failover() {
+    fail_over_after_cancelled_settles(Meanwhile::StandbyGoesOn).await;
+}
+
+/// Runs a worker until everything is recorded on the primary, and shuts it down.
+async fn deliver(scene: &Scene) {
+    let mut worker: Running = scene.worker(&scene.settings("", ""), "worker");
+    scene.wait_published().await;
+    worker.signal(Signal::TERM);
+    assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
+}
+
+/// An asynchronous standby takes back what it has not received: events, which are in the stream all the same, and settles,
+/// whose events are sent again. Nothing else is lost or sent twice.
+#[tokio::test]
+async fn a_failover_to_a_standby_that_lags_takes_back_what_it_has_not_received_and_nothing_else() {
+    let mut replicated = Replicated::start(Replication::Asynchronous, redis::url()).await;
+    let scene = &replicated.scene;
+    scene.insert(1_000, KEYS).await;
+    deliver(scene).await;
+    let settled = ids(&scene.sql().await, PUBLISHED).await;
+    scene.insert(1_000, KEYS).await;
+    replicated.pair.wait_replayed().await;
+
+    replicated.pair.standby.freeze();
+    deliver(scene).await;
+    let received = ids(&scene.sql().await, PUBLISHED).await;
+    scene.insert(500, KEYS).await;
+    deliver(scene).await;
+    let all = ids(&scene.sql().await, PUBLISHED).await;
+
+    replicated.pair.fail_over_to_frozen().await;
+    assert_eq!(ids(&replicated.standby().await, PUBLISHED).await, settled);
+    replicated.switch();
+    let scene = &replicated.scene;
+    let _worker = scene.worker(&scene.settings("", ""), "after");
+    scene.insert(500, KEYS).await;
+    scene.wait_published().await;
+
+    let (kept, counts) = (ids(&scene.sql().await, PUBLISHED).await, counts(scene).await);
+    assert_eq!(kept.len(), 2_500);
+    assert!(received.is_subset(&kept));
+    assert_eq!(all.difference(&kept).count(), 500, "what was written last is gone from the table");
+    for (id, count) in &counts {
+        let most = if received.contains(id) && !settled.contains(id) { 2 } else { 1 };
+        assert!(*count <= most, "{id} came {count} times");
+    }
+    assert!(all.union(&kept).all(|id| counts.contains_key(id)), "everything is in the stream");
+    eventually("nothing is left in the journal", PATIENCE, async || sent_entries(scene).await == 0).await;
+}
