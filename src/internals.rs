@@ -1,18 +1,20 @@
-//! What the micro-benchmarks in `benches/micro.rs` reach: the work that each event costs a worker apart from the
-//! servers. No part of the library's interface.
+//! What `benches/micro.rs` and `benches/leases.rs` reach: the work that each event costs a worker apart from the servers,
+//! and a heartbeat without its worker. No part of the library's interface.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::backend::channel::Parcel;
 use crate::backend::redis_stream::batch::Batch;
 use crate::event::JsonText;
 use crate::sample;
 use crate::store::postgres::row::Row;
-use crate::store::{FetchAnswer, Fetched, Shard};
+use crate::store::postgres::{PostgresStore, Target};
+use crate::store::{FetchAnswer, Fetched, Heartbeat, LeaseStore, Shard, Store};
 use crate::system::clock::Moment;
 use crate::system::flight::Opening;
 use crate::system::lane::LaneCursor;
@@ -106,6 +108,43 @@ impl Allowance {
         let left = self.0.events_left();
         drop(held);
         left
+    }
+}
+
+/// A worker's heartbeats, without the worker.
+pub struct Beats {
+    store: Box<dyn LeaseStore>,
+    beat: Heartbeat,
+}
+
+impl Beats {
+    /// Of a worker of the default backend. `None` where the address is not PostgreSQL's.
+    #[must_use]
+    pub fn new(url: &str) -> Option<Self> {
+        let store = PostgresStore::new(Target::from_url(url).ok()?, None).ok()?.leases();
+        let lanes: Vec<Arc<str>> = ["", "default"].map(Arc::from).into();
+        let beat = Heartbeat {
+            worker: Uuid::new_v4(),
+            name: "bench".to_owned(),
+            backends: r#"{"":"ok","default":"ok"}"#.to_owned(),
+            handlers: "[]".to_owned(),
+            lanes,
+            held: Vec::new(),
+            extends: true,
+            lease: Duration::from_secs(5),
+        };
+        Some(Self { store, beat })
+    }
+
+    /// The worker's id.
+    #[must_use]
+    pub fn worker(&self) -> Uuid {
+        self.beat.worker
+    }
+
+    /// One whole heartbeat; `false` where it failed or found no other worker.
+    pub async fn beat(&mut self) -> bool {
+        self.store.beat(&self.beat).await.is_ok_and(|view| view.peers.len() > 1)
     }
 }
 

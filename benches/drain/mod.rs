@@ -3,6 +3,8 @@
 //! Both servers are started here and work as they do out of the box: PostgreSQL writes through to the disk before it
 //! answers. Everything shares the machine.
 
+#![allow(dead_code, reason = "each bench uses its own part")]
+
 #[path = "../../tests/support/mod.rs"]
 pub(crate) mod support;
 
@@ -27,6 +29,11 @@ impl Servers {
             postgres: postgres::Server::start_with(&[POSTGRES, settings].concat()),
             redis: redis::Server::start(&[]),
         }
+    }
+
+    /// What PostgreSQL has logged so far.
+    pub(crate) fn postgres_log(&self) -> String {
+        self.postgres.log()
     }
 
     /// A database with the outbox's tables, and a stream.

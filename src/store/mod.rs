@@ -17,7 +17,7 @@ use crate::settings::DatabaseSettings;
 use migrate::{Plan, Watch};
 
 pub(crate) use self::history::{Chapter, Outcomes, Span};
-pub(crate) use self::news::News;
+pub(crate) use self::news::{Heard, News};
 pub(crate) use self::operations::{
     Change, Counting, Due, Expiry, MOST_AHEAD, Overview, Standing, Unreadable, WorkerRow,
 };
@@ -352,7 +352,7 @@ pub(crate) trait Signals: Send + Sync {
 #[async_trait]
 pub(crate) trait Subscription: Send {
     /// The next that is heard. After an error the subscription is over.
-    async fn next(&mut self) -> Result<News>;
+    async fn next(&mut self) -> Result<Heard>;
 }
 
 /// What a worker says of itself with each heartbeat.
@@ -441,7 +441,7 @@ pub(crate) trait LeaseStore: Send {
     /// Takes up to `want` free or expired leases of a lane; returns them with their new epochs.
     async fn acquire(&mut self, worker: Uuid, lane: &Lane, want: usize, lease: Duration) -> Result<Vec<(Shard, i64)>>;
 
-    /// Gives leases up at once, each only at its epoch.
+    /// Gives leases up at once, each only at its epoch, and tells other workers where it can.
     async fn release(&mut self, worker: Uuid, leases: &[(Shard, i64)]) -> Result<()>;
 
     /// Gives everything up and forgets the worker, which takes nothing any more.

@@ -10,6 +10,35 @@ use super::Lane;
 /// More lanes than this are every lane: however much there is to tell, it stays small.
 const MOST_LANES: usize = 16;
 
+/// What one process hears of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Heard {
+    News(News),
+    /// Another worker has released leases.
+    LeasesReleased,
+}
+
+/// What stands behind the sender where leases were released. An older program takes it for news of every lane, and looks.
+#[cfg(feature = "postgres")]
+const RELEASED: &str = ":leases";
+
+#[cfg(feature = "postgres")]
+impl Heard {
+    /// What a payload says to `reader`, who has no use for what it said itself.
+    pub(crate) fn from_payload(payload: &str, reader: Uuid) -> Self {
+        match payload.strip_suffix(RELEASED).map(str::parse::<Uuid>) {
+            Some(Ok(sender)) if sender != reader => Self::LeasesReleased,
+            Some(Ok(_)) => Self::News(News::default()),
+            _ => Self::News(News::from_payload(payload, reader)),
+        }
+    }
+
+    /// The payload that says it of the sender's leases.
+    pub(crate) fn leases_released(sender: Uuid) -> String {
+        format!("{sender}{RELEASED}")
+    }
+}
+
 /// Lanes of which there may be something new.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum News {
@@ -74,9 +103,8 @@ impl News {
         }
     }
 
-    /// What a payload says to `reader`, who has no use for what it said itself.
     #[cfg(feature = "postgres")]
-    pub(crate) fn from_payload(payload: &str, reader: Uuid) -> Self {
+    fn from_payload(payload: &str, reader: Uuid) -> Self {
         let (sender, lane) = payload.split_once('/').map_or((payload, None), |(sender, lane)| (sender, Some(lane)));
         match lane {
             _ if sender.parse() == Ok(reader) => Self::default(),
@@ -117,6 +145,17 @@ mod tests {
             }
             assert_eq!(heard, news);
         }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn released_leases_are_no_news_and_of_no_use_to_their_sender() {
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let payload = Heard::leases_released(one);
+        assert_eq!(Heard::from_payload(&payload, other), Heard::LeasesReleased);
+        assert_eq!(Heard::from_payload(&payload, one), Heard::News(News::default()));
+        let lane = News::from_iter([RELEASED]);
+        assert_eq!(Heard::from_payload(&lane.payloads(one)[0], other), Heard::News(lane), "a lane of such a name");
     }
 
     #[cfg(feature = "postgres")]

@@ -15,8 +15,12 @@ use super::shared::Shared;
 use crate::error::StoreError;
 use crate::store::{Heartbeat, Lane, LaneReport, LeaseStore, LeaseView, Shard, Unrecorded};
 
-/// How often the heartbeat looks whether shards are free or have run empty, while it waits for that.
+/// How often the heartbeat looks whether shards that it gives up have run empty, and whether others are free where no
+/// worker says that it has released some.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often it looks whether shards are free where workers say so: one may not be heard.
+const UNHEARD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Beats on the calling thread until it is told to stop; a predecessor comes to its end first.
 pub(super) fn run(shared: &Shared, control: &Control) {
@@ -35,6 +39,13 @@ fn unrecorded(flight: &Flight) -> Vec<Unrecorded> {
     let since = |moment: Moment| now.0 - now.1.since(moment);
     let named = flight.unwritable(MOST_NAMED).into_iter();
     named.map(|(id, row)| Unrecorded { id, since: since(row.since), reason: row.reason }).collect()
+}
+
+/// What ends the heartbeat's wait early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Beat,
+    LeasesReleased,
 }
 
 struct Heart<'a> {
@@ -124,22 +135,46 @@ impl<'a> Heart<'a> {
 
     /// Waits for the next beat, releasing meanwhile what has run empty and waking early where something is free.
     async fn wait(&mut self, until: Moment) {
+        let mut next_look = self.next_look();
         while Moment::now() < until && !self.control.is_stopped() {
             // What is held changes here alone, so what is not waited for now will not be before the next beat.
             let short = self.lanes_below_target();
-            let looks = !short.is_empty() || !self.leases.draining().is_empty();
-            let pause = if looks { LOOK_INTERVAL } else { until.since(Moment::now()) };
-            if !short.is_empty() && self.next_end.is_some_and(|end| Moment::now() >= end) {
+            let next_end = self.next_end.filter(|_| !short.is_empty());
+            if next_end.is_some_and(|end| Moment::now() >= end) {
                 return;
             }
-            let woken = tokio::time::timeout(pause, self.shared.beat_now.notified()).await.is_ok();
-            if self.release_drained().await.is_err() || woken {
+            let first = until.min(next_look).min(next_end.unwrap_or(until));
+            let woken = self.woken_before(first).await;
+            if self.release_drained().await.is_err() || woken == Some(Woken::Beat) {
                 return;
             }
+            if woken.is_none() && Moment::now() < next_look {
+                continue;
+            }
+            next_look = self.next_look();
             if !short.is_empty() && self.store.has_free(&short).await.unwrap_or(false) {
                 return;
             }
         }
+    }
+
+    fn next_look(&self) -> Moment {
+        let is_told = self.shared.store.signals().is_some();
+        Moment::now().after(if is_told { UNHEARD_INTERVAL } else { LOOK_INTERVAL })
+    }
+
+    /// What wakes the heartbeat before then. While shards run empty, it does not wait for long.
+    async fn woken_before(&self, until: Moment) -> Option<Woken> {
+        let draining = !self.leases.draining().is_empty();
+        let pause = until.since(Moment::now()).min(if draining { LOOK_INTERVAL } else { Duration::MAX });
+        let woken = async {
+            tokio::select! {
+                biased;
+                () = self.shared.beat_now.notified() => Woken::Beat,
+                () = self.shared.leases_released.notified() => Woken::LeasesReleased,
+            }
+        };
+        tokio::time::timeout(pause, woken).await.ok()
     }
 
     async fn leave(&mut self) {

@@ -13,7 +13,7 @@ use super::pace::pace;
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{News, Signals, Subscription};
+use crate::store::{Heard, News, Signals, Subscription};
 
 /// From one wake-up to the next, at least.
 const LEAST: Duration = Duration::from_millis(1);
@@ -146,7 +146,8 @@ async fn listen_once(shared: &Shared, signals: &dyn Signals, failures: &mut u32)
 async fn follow(shared: &Shared, subscription: &mut dyn Subscription) -> StoreError {
     loop {
         match subscription.next().await {
-            Ok(news) => {
+            Ok(Heard::LeasesReleased) => shared.leases_released.notify_one(),
+            Ok(Heard::News(news)) => {
                 shared.meters.woken_by_others.increment(1);
                 shared.note_news(news);
             }

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Arc<Notify>,
     /// Wakes the heartbeat.
     pub(crate) beat_now: Arc<Notify>,
+    /// Tells the heartbeat that another worker has released leases.
+    pub(crate) leases_released: Notify,
     /// Told by each actor that dies.
     pub(crate) deaths: mpsc::UnboundedSender<ActorKind>,
     pub(crate) addresses: Mutex<Addresses>,
@@ -120,6 +122,7 @@ impl Shared {
             incoming: Letterbox::new(Arc::clone(&wake)),
             wake,
             beat_now: Arc::default(),
+            leases_released: Notify::new(),
             deaths,
             addresses: Mutex::default(),
             stopping: AtomicBool::new(false),

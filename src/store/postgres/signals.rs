@@ -16,7 +16,7 @@ use super::leases::quote;
 use super::{PostgresStore, Result, STATEMENT_LIMIT, trigger};
 use crate::error::StoreError;
 use crate::store::migrate::Plan;
-use crate::store::{News, Signals, Subscription};
+use crate::store::{Heard, News, Signals, Subscription};
 
 /// A subscription that has heard nothing for so long sends itself something.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -99,14 +99,14 @@ impl<'a> Ear<'a> {
     }
 
     /// The next notification; `None`: its own.
-    async fn hear(&mut self) -> Result<Option<News>> {
+    async fn hear(&mut self) -> Result<Option<Heard>> {
         loop {
             let message =
                 self.messages.try_next().await.map_err(|error| self.store.target.driver_error(LISTEN, &error))?;
             match message {
                 Some(AsyncMessage::Notification(said)) if said.channel() == self.echo => return Ok(None),
                 Some(AsyncMessage::Notification(said)) => {
-                    return Ok(Some(News::from_payload(said.payload(), self.reader)));
+                    return Ok(Some(Heard::from_payload(said.payload(), self.reader)));
                 }
                 Some(_) => {}
                 None => return Err(self.store.target.unreachable("the connection that listens was closed")),
@@ -116,7 +116,7 @@ impl<'a> Ear<'a> {
 
     /// Sends itself something over another connection and waits for it, or for whatever comes before: a peer that is gone
     /// and a pooler say nothing of it. Over its own connection it would hear itself through a pooler too.
-    async fn prove(&mut self) -> Result<Option<News>> {
+    async fn prove(&mut self) -> Result<Option<Heard>> {
         notify(self.store, &self.echo, &[String::new()]).await?;
         let heard = tokio::time::timeout(ECHO_LIMIT, self.hear()).await;
         heard.unwrap_or(Err(StoreError::Timeout { operation: LISTEN, limit: ECHO_LIMIT }))
@@ -125,14 +125,14 @@ impl<'a> Ear<'a> {
 
 #[async_trait]
 impl Subscription for Ear<'_> {
-    async fn next(&mut self) -> Result<News> {
+    async fn next(&mut self) -> Result<Heard> {
         loop {
             let heard = match tokio::time::timeout(SILENCE, self.hear()).await {
                 Ok(heard) => heard?,
                 Err(_) => self.prove().await?,
             };
-            if let Some(news) = heard {
-                return Ok(news);
+            if let Some(heard) = heard {
+                return Ok(heard);
             }
         }
     }

@@ -1,8 +1,8 @@
 use super::*;
-use crate::store::Store;
 use crate::store::contract::Fixture;
 use crate::store::postgres::Target;
 use crate::store::postgres::fixture::PostgresFixture;
+use crate::store::{Heartbeat, Store};
 use crate::test_support::pooler::Pooler;
 use crate::test_support::proxy::{Passage, Proxy};
 use crate::test_support::{PATIENCE, eventually};
@@ -33,9 +33,37 @@ async fn what_others_announce_of_this_outbox_is_heard_and_nothing_else() {
     store.announce(outbox, OTHER, &News::from_iter(["", "it's"])).await.unwrap();
     let mut heard = News::default();
     while !(heard.is_of("") && heard.is_of("it's")) {
-        heard.add(subscription.next().await.unwrap());
+        match subscription.next().await.unwrap() {
+            Heard::News(news) => heard.add(news),
+            Heard::LeasesReleased => panic!("nobody released any"),
+        }
     }
     assert_eq!(heard, News::from_iter(["", "it's"]));
+}
+
+#[tokio::test]
+async fn a_worker_that_releases_leases_or_leaves_tells_the_others() {
+    let fixture = PostgresFixture::fresh().await;
+    let store = store_at(&fixture, port(&fixture));
+    let outbox = store.outbox_id().await.unwrap();
+    let mut subscription = store.subscribe(outbox, READER).await.unwrap();
+    let mut leases = store.leases();
+    let beat = Heartbeat {
+        worker: OTHER,
+        name: "other".to_owned(),
+        backends: r#"{"orders": "ok"}"#.to_owned(),
+        handlers: "[]".to_owned(),
+        lanes: vec!["orders".into()],
+        held: Vec::new(),
+        extends: true,
+        lease: PATIENCE,
+    };
+    leases.beat(&beat).await.unwrap();
+    let held = leases.acquire(OTHER, &beat.lanes[0], 2, beat.lease).await.unwrap();
+    leases.release(OTHER, &held).await.unwrap();
+    assert_eq!(subscription.next().await.unwrap(), Heard::LeasesReleased);
+    leases.leave(OTHER).await.unwrap();
+    assert_eq!(subscription.next().await.unwrap(), Heard::LeasesReleased);
 }
 
 #[tokio::test]

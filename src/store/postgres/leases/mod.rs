@@ -25,8 +25,13 @@ use crate::store::{Heartbeat, LeaseRow, LeaseView, NO_OWNER, PROTOCOL, Peer, for
 /// How long to wait for an answer that is only nice to have, or that a later beat can ask for again.
 const SHORT_LIMIT: Duration = Duration::from_secs(1);
 
-/// What a worker reports is written when it changed, and as often for programs that know only that row.
-const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+/// What a worker reports is written when it changed. For programs that know only that row and forget workers that are
+/// silent for long, it is written once more after this: rarely, since each time leaves an old version.
+const LONGEST_REPORT_INTERVAL: Duration = Duration::from_secs(600);
+
+fn report_interval(lease: Duration) -> Duration {
+    (forgotten_after(lease) / 6).min(LONGEST_REPORT_INTERVAL)
+}
 
 /// Another transaction holds the worker's row for a moment, mostly one that takes its leases.
 const SKIPPED_PAUSE: Duration = Duration::from_millis(50);
@@ -152,8 +157,9 @@ impl PostgresLeases {
     /// What changes rarely has a row of its own.
     async fn report(&mut self, beat: &Heartbeat) -> Result<()> {
         let report = (beat.backends.clone(), beat.handlers.clone());
+        let interval = report_interval(beat.lease);
         let fresh = self.protocol >= 2
-            && self.reported.as_ref().is_some_and(|(known, at)| *known == report && at.elapsed() < REPORT_INTERVAL);
+            && self.reported.as_ref().is_some_and(|(known, at)| *known == report && at.elapsed() < interval);
         if !fresh {
             self.ask("report the worker's state", beat_limit(beat.lease), &sql::report(beat)).await?;
             self.reported = Some((report, Instant::now()));
@@ -202,14 +208,13 @@ impl PostgresLeases {
                 && beat.held.iter().any(|(shard, epoch)| (shard, *epoch) == (&row.shard, row.epoch))
         };
         let renewed = rows.iter().filter(is_renewed).map(|row| (row.shard.clone(), row.epoch)).collect();
-        let others: BTreeSet<Uuid> = rows.iter().filter_map(|row| row.owner).filter(|id| *id != beat.worker).collect();
-        let ends = workers.iter().filter(|worker| others.contains(&worker.id)).filter_map(|worker| worker.left);
+        let next_end = if self.protocol >= 2 { next_end(beat, workers, &rows) } else { next_end_of_each(beat, leases) };
         LeaseView {
             peers: workers.iter().filter(|worker| worker.alive).map(|worker| worker.peer.clone()).collect(),
             leases: rows,
             renewed: if beat.extends { renewed } else { Vec::new() },
             clock: clock.and_then(DateTime::from_timestamp_micros),
-            next_end: ends.filter(|left| !left.is_zero()).min(),
+            next_end,
         }
     }
 
@@ -217,13 +222,21 @@ impl PostgresLeases {
         let (shard, epoch) = taken(row)?;
         let owner = owner(row);
         let ended = owner.is_some_and(|owner| self.ended.contains(&owner) || self.absent.contains(&owner));
-        let expired = if self.protocol >= 2 { ended } else { row.get(4)? == "t" };
+        let expired = if self.protocol >= 2 { ended } else { lease_left(row).is_zero() };
         Some(LeaseRow { shard, owner, epoch, expired })
     }
 
     /// Begins the newest rules where every worker knows them.
     async fn raise_protocol(&mut self, beat: &Heartbeat) -> Result<()> {
         self.ask("raise the protocol", beat_limit(beat.lease), &sql::raise_protocol(beat.lease)).await.map(drop)
+    }
+
+    /// Workers that are not told find free leases a little later.
+    async fn tell_of_release(&mut self, worker: Uuid) {
+        let told = self.ask("tell workers of free leases", SHORT_LIMIT, &sql::tell_of_release(worker)).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, "other workers were not told of leases that were released");
+        }
     }
 
     async fn forget(&mut self, lease: Duration) -> Result<()> {
@@ -284,12 +297,16 @@ impl LeaseStore for PostgresLeases {
         if leases.is_empty() {
             return Ok(());
         }
-        self.ask("release leases", SHORT_LIMIT, &sql::release(worker, leases)).await.map(drop)
+        self.ask("release leases", SHORT_LIMIT, &sql::release(worker, leases)).await?;
+        self.tell_of_release(worker).await;
+        Ok(())
     }
 
     async fn leave(&mut self, worker: Uuid) -> Result<()> {
         self.last = None;
-        self.ask("release leases", SHORT_LIMIT, &sql::leave(worker)).await.map(drop)
+        self.ask("release leases", SHORT_LIMIT, &sql::leave(worker)).await?;
+        self.tell_of_release(worker).await;
+        Ok(())
     }
 }
 
@@ -332,6 +349,23 @@ fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Opt
         silent_for,
         protocol: row.get(5)?.parse().ok()?,
     })
+}
+
+/// When the first lease of another worker can end. They end with their owners' heartbeats.
+fn next_end(beat: &Heartbeat, workers: &[Worker], leases: &[LeaseRow]) -> Option<Duration> {
+    let others: BTreeSet<Uuid> = leases.iter().filter_map(|row| row.owner).filter(|id| *id != beat.worker).collect();
+    let ends = workers.iter().filter(|worker| others.contains(&worker.id)).filter_map(|worker| worker.left);
+    ends.filter(|left| !left.is_zero()).min()
+}
+
+/// The same under protocol 1, where each has an end of its own.
+fn next_end_of_each(beat: &Heartbeat, leases: &[SimpleQueryRow]) -> Option<Duration> {
+    let others = leases.iter().filter(|row| owner(row).is_some_and(|owner| owner != beat.worker));
+    others.map(lease_left).filter(|left| !left.is_zero()).min()
+}
+
+fn lease_left(row: &SimpleQueryRow) -> Duration {
+    span(row.get(4))
 }
 
 /// Microseconds; none where it is over.

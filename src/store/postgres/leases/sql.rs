@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::store::postgres::SHARDS;
-use crate::store::{Heartbeat, Lane, NO_OWNER, PROTOCOL, Shard};
+use crate::store::{Heard, Heartbeat, Lane, NO_OWNER, PROTOCOL, Shard};
 
 /// Turns on durability for the one statement, also where the database's default is off.
 const DURABLE: &str = "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))";
@@ -94,7 +94,8 @@ pub(super) fn renew(beat: &Heartbeat) -> String {
 /// earlier snapshot cannot tell.
 pub(super) fn read_leases(worker: Uuid, lanes: &[Lane]) -> String {
     format!(
-        "SELECT backend, shard, epoch, owner, expires_at <= clock_timestamp(), \
+        "SELECT backend, shard, epoch, owner, greatest((extract(epoch FROM \
+                least(expires_at, clock_timestamp() + interval '1 day') - clock_timestamp()) * 1000000)::bigint, 0), \
             (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (SELECT protocol FROM outbox_meta) \
          FROM outbox_leases WHERE {} OR owner = '{worker}'",
         is_of(lanes)
@@ -108,14 +109,18 @@ pub(super) fn read_workers() -> String {
         .to_owned()
 }
 
-/// Each worker's heartbeat, from its last known place on.
+/// Each worker's heartbeat, from its last known place on. There the worker is compared as text, for which there is no index:
+/// a plan by the index would walk through every old version.
 pub(super) fn read_ends(workers: &[Uuid], places: &BTreeMap<Uuid, String>) -> String {
     let one = |worker: &Uuid| {
-        let from = places.get(worker).map(|place| format!(" AND ctid >= '{place}'")).unwrap_or_default();
+        let which = match places.get(worker) {
+            Some(place) => format!("worker::text = '{worker}' AND ctid >= '{place}'"),
+            None => format!("worker = '{worker}'"),
+        };
         format!(
             "SELECT worker, ctid, greatest((extract(epoch FROM clock_timestamp() - heartbeat_at) * 1000000)::bigint, 0), \
                 greatest((extract(epoch FROM ends_at - clock_timestamp()) * 1000000)::bigint, 0) \
-             FROM outbox_heartbeats WHERE worker = '{worker}'{from}"
+             FROM outbox_heartbeats WHERE {which}"
         )
     };
     let all: Vec<String> = workers.iter().map(one).collect();
@@ -167,6 +172,12 @@ pub(super) fn release(worker: Uuid, leases: &[(Shard, i64)]) -> String {
         is_one_of(leases),
         free_values(),
     )
+}
+
+/// Tells other workers. In a transaction of its own: a commit with a notification holds a lock of the whole server.
+pub(super) fn tell_of_release(worker: Uuid) -> String {
+    let payload = quote(&Heard::leases_released(worker));
+    format!("SELECT pg_notify('outbox_' || replace(id::text, '-', ''), {payload}) FROM outbox_meta")
 }
 
 /// The worker's row goes with its leases. The epoch grows, so that nothing of what it held is its own should it come back.
