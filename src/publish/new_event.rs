@@ -188,7 +188,8 @@ impl NewEvent {
     /// Its id; a new UUID (version 7) unless given.
     ///
     /// The same id again is the same event if the content is the same too: the stored event is returned. With other content
-    /// it is refused: [`PublishError::IdConflict`].
+    /// it is refused: [`PublishError::IdConflict`]. That holds for as long as retention keeps the event; afterwards its id is
+    /// free, and the same id is a new event.
     pub fn id(mut self, id: Uuid) -> Self {
         self.id = Some(id);
         self
