@@ -1,6 +1,6 @@
 //! What was committed, compared with what the stream holds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -19,8 +19,34 @@ pub(crate) struct Balance {
     pub(crate) disordered: usize,
     /// Entries of events that nobody committed.
     pub(crate) uncommitted: usize,
+    /// Lost, duplicated or not committed, as a server's own losses explain it.
+    pub(crate) explained: usize,
     /// Some of those that are not as they should be.
     pub(crate) examples: Vec<String>,
+}
+
+/// What a server lost that had acknowledged it, and what may come of that.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Losses {
+    /// Events that the server does not have any more: they may be missing.
+    gone: HashSet<Uuid>,
+    /// Events that it does not know as published any more: each may come once more for every such loss.
+    unrecorded: Vec<Uuid>,
+}
+
+impl Losses {
+    /// What a new server lacks of an old one's events; each with whether it is recorded as published.
+    pub(crate) fn between(old: &HashMap<Uuid, bool>, new: &HashMap<Uuid, bool>) -> Self {
+        let gone = old.keys().filter(|id| !new.contains_key(id)).copied().collect();
+        let is_unrecorded = |(id, published): &(&Uuid, &bool)| **published && new.get(id) == Some(&false);
+        let unrecorded = old.iter().filter(is_unrecorded).map(|(id, _)| *id).collect();
+        Self { gone, unrecorded }
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.gone.extend(other.gone);
+        self.unrecorded.extend(other.unrecorded);
+    }
 }
 
 const EXAMPLES: usize = 10;
@@ -28,10 +54,22 @@ const EXAMPLES: usize = 10;
 impl Balance {
     /// `committed`: what each writer committed, in its order. `stream`: the entries' events, in theirs.
     pub(crate) fn of(committed: &[Vec<Committed>], stream: &[Uuid]) -> Self {
+        Self::after(&Losses::default(), committed, stream)
+    }
+
+    /// The same, where a server lost what it had acknowledged.
+    pub(crate) fn after(losses: &Losses, committed: &[Vec<Committed>], stream: &[Uuid]) -> Self {
+        let mut again: HashMap<Uuid, usize> = HashMap::new();
+        losses.unrecorded.iter().for_each(|id| *again.entry(*id).or_default() += 1);
         let mut places: HashMap<Uuid, usize> = HashMap::with_capacity(stream.len());
         let mut balance = Self { in_stream: stream.len(), ..Self::default() };
         for (place, id) in stream.iter().enumerate() {
             if let Some(first) = places.get(id) {
+                if let Some(times @ 1..) = again.get_mut(id) {
+                    *times -= 1;
+                    balance.explained += 1;
+                    continue;
+                }
                 balance.duplicated += 1;
                 balance.note(|| format!("{id} came twice, in places {first} and {place}"));
             } else {
@@ -43,6 +81,10 @@ impl Balance {
         for event in committed.iter().flatten() {
             balance.committed += 1;
             let Some(place) = places.remove(&event.id) else {
+                if losses.gone.contains(&event.id) {
+                    balance.explained += 1;
+                    continue;
+                }
                 balance.lost += 1;
                 balance.note(|| format!("{} is lost", event.id));
                 continue;
@@ -59,6 +101,10 @@ impl Balance {
             }
             *last = place.max(*last);
         }
+        let known = places.len();
+        // Their writer was not answered, and asked the server that has lost them.
+        places.retain(|id, _| !losses.gone.contains(id));
+        balance.explained += known - places.len();
         balance.uncommitted = places.len();
         places.keys().for_each(|id| balance.note(|| format!("{id} was not committed")));
         balance
@@ -95,4 +141,24 @@ fn a_ledger_tells_what_is_lost_duplicated_disordered_and_of_no_commit() {
     assert_eq!(balance, expected);
     assert_eq!((balance.is_even(), balance.examples.len()), (false, 4));
     assert!(Balance::of(&committed, &[1, 3, 6, 2, 5, 4].map(Uuid::from_u128)).is_even());
+}
+
+#[test]
+fn a_ledger_explains_what_a_server_lost_and_nothing_else() {
+    let ids: Vec<Uuid> = (1..=6).map(Uuid::from_u128).collect();
+    let table = |rows: &[(usize, bool)]| rows.iter().map(|(n, published)| (ids[*n], *published)).collect();
+    let losses = Losses::between(
+        &table(&[(0, true), (1, false), (2, true), (3, true), (4, false)]),
+        &table(&[(0, false), (1, false), (2, true)]),
+    );
+    let committed = [[0, 1, 2, 3].map(|n| Committed { id: ids[n], key: String::new() }).to_vec()];
+    let of = |stream: &[usize]| {
+        let stream: Vec<Uuid> = stream.iter().map(|n| ids[*n]).collect();
+        let balance = Balance::after(&losses, &committed, &stream);
+        (balance.explained, balance.lost, balance.duplicated, balance.uncommitted)
+    };
+    assert_eq!(of(&[0, 1, 2, 3]), (0, 0, 0, 0));
+    assert_eq!(of(&[0, 0, 1, 2, 4]), (3, 0, 0, 0), "once more, gone, and gone unheard");
+    assert_eq!(of(&[0, 0, 0, 1, 1, 2, 2, 3]), (1, 0, 3, 0));
+    assert_eq!(of(&[0, 3, 5]), (0, 2, 0, 1));
 }

@@ -31,6 +31,8 @@ impl Report {
         for outcome in &self.outcomes {
             outcome.balance.examples.iter().for_each(|example| println!("{}: {example}", outcome.name));
             outcome.deaths.iter().for_each(|death| println!("{}: ended by itself: {death}", outcome.name));
+            outcome.findings.iter().for_each(|finding| println!("{}: {finding}", outcome.name));
+            outcome.excesses.iter().for_each(|excess| println!("{}: above its limit: {excess}", outcome.name));
             outcome.told.iter().for_each(|line| println!("{}: told a secret: {line}", outcome.name));
         }
         assert!(bad.is_empty(), "{}; seed {}; again: {}", bad.join(", "), self.seed, self.command);
@@ -48,11 +50,17 @@ impl Report {
             "duplicated",
             "out of order",
             "not committed",
+            "explained",
             "stuck",
             "retries spent",
             "workers that died",
             "secrets told",
             "longest take-over",
+            "connections",
+            "memory",
+            "ownership rows/min",
+            "rows/event",
+            "oldest due",
         ]);
         table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
         self.outcomes.iter().for_each(|outcome| {
@@ -72,6 +80,7 @@ fn row(outcome: &Outcome) -> Vec<String> {
     let balance = &outcome.balance;
     let faults: u32 = outcome.faults.values().sum();
     let takeover = outcome.takeovers.iter().max();
+    let figures = &outcome.figures;
     vec![
         outcome.name.clone(),
         faults.to_string(),
@@ -81,10 +90,16 @@ fn row(outcome: &Outcome) -> Vec<String> {
         balance.duplicated.to_string(),
         balance.disordered.to_string(),
         balance.uncommitted.to_string(),
+        balance.explained.to_string(),
         outcome.stuck.to_string(),
         outcome.retries.to_string(),
         outcome.deaths.len().to_string(),
         outcome.told.len().to_string(),
         takeover.map_or_else(String::new, |takeover| format!("{:.2} s", Duration::as_secs_f64(takeover))),
+        figures.connections.to_string(),
+        format!("{} MiB", figures.memory >> 20),
+        format!("{:.0}", figures.ownership_per_minute()),
+        format!("{:.2}", figures.versions_per_event(balance.committed)),
+        format!("{:.1} s", figures.oldest_due.as_secs_f64()),
     ]
 }

@@ -1,6 +1,7 @@
 //! The servers, the workers, and a proxy between each worker and each server.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::AtomicUsize;
@@ -12,20 +13,45 @@ use tokio::task::block_in_place;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
+use crate::figures::Processes;
 use crate::seats::{Notes, Seat};
+use crate::support::proxy::Proxy;
 use crate::support::{postgres, redis};
+
+/// This version's.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_outbox");
 
 /// Workers that there always are.
 pub(crate) const WORKERS: usize = 3;
 /// Further ones that come and go.
 pub(crate) const GUESTS: usize = 2;
+/// The shards of both lanes.
+pub(crate) const LEASES: usize = 64;
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 /// The workers' role in PostgreSQL; writers are somebody else and need no password.
 pub(crate) const ROLE: &str = "worker";
 pub(crate) const PASSWORD: &str = "hunter2-the-first";
 
+/// How long the faults last that are longer than every limit in the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Longer than most of them: a test that everybody runs has a minute.
+    Short,
+    Long,
+}
+
+impl Pace {
+    pub(crate) fn long(self) -> (Duration, Duration) {
+        let (least, most) = if self == Self::Short { (5, 12) } else { (15, 60) };
+        (Duration::from_secs(least), Duration::from_secs(most))
+    }
+}
+
 pub(crate) struct Scene {
+    pub(crate) pace: Pace,
+    /// The writers' way to PostgreSQL; it leads to another server after a failover.
+    front: Proxy,
     /// Whoever does something to a server holds it, so that what is done to it is undone before the next comes.
     pub(crate) postgres: Mutex<postgres::Server>,
     pub(crate) redis: Mutex<redis::Server>,
@@ -34,16 +60,26 @@ pub(crate) struct Scene {
     pub(crate) under_way: AtomicUsize,
     pub(crate) begun: AtomicUsize,
     url: String,
+    database: String,
     redis_url: String,
     stream: String,
     settings: TempDir,
     seam: Option<&'static str>,
     pub(crate) notes: StdMutex<Notes>,
+    pub(crate) processes: Processes,
 }
 
 impl Scene {
     /// Servers, tables and nobody at work; with a seam, the workers keep all rules but that one.
     pub(crate) async fn new(seam: Option<&'static str>) -> Self {
+        Self::with(seam, Pace::Short).await
+    }
+
+    pub(crate) async fn paced(pace: Pace) -> Self {
+        Self::with(None, pace).await
+    }
+
+    async fn with(seam: Option<&'static str>, pace: Pace) -> Self {
         let (postgres, redis) = block_in_place(|| {
             let mut postgres = postgres::Server::start();
             postgres.ask_for_the_password_of(ROLE);
@@ -56,11 +92,15 @@ impl Scene {
             database.name
         );
         database.connect().await.batch_execute(&role).await.unwrap();
+        let front = Proxy::to(postgres.port()).await;
+        let database = database.at(front.port());
         let mut seats = Vec::new();
         for number in 0..WORKERS + GUESTS {
             seats.push(Seat::new(number, postgres.port(), redis.port()).await);
         }
         let scene = Self {
+            pace,
+            front,
             url: database.url.clone(),
             redis_url: format!("redis://:{PASSWORD}@127.0.0.1:{}/0", redis.port()),
             stream: redis::stream(),
@@ -72,20 +112,22 @@ impl Scene {
             begun: AtomicUsize::new(0),
             seam,
             notes: StdMutex::default(),
+            processes: Processes::default(),
+            database: database.name.clone(),
         };
-        scene.migrate(&database.name);
+        scene.migrate();
         scene
     }
 
     /// Writes each seat's settings and makes the tables.
-    fn migrate(&self, database: &str) {
+    fn migrate(&self) {
         for seat in &self.seats {
             let text = format!(
-                "[database]\nurl = \"postgres://{ROLE}:{PASSWORD}@127.0.0.1:{}/{database}\"\n\n[publishers.default]\n\
+                "[database]\nurl = \"{}\"\n\n[publishers.default]\n\
                  backend = \"redis_stream\"\nurl = \"redis://:{PASSWORD}@127.0.0.1:{}/0\"\nstream_name = \"{}\"\n\
                  max_len = 0\nconnect_timeout = 1\nsocket_timeout = 1\n\n[worker]\nlease = \"{}s\"\n\
                  poll_interval = \"20ms\"\nbatch_size = 50\nmax_in_flight = 500\nshutdown_timeout = \"5s\"\n",
-                seat.ports.0,
+                self.address(seat),
                 seat.ports.1,
                 self.stream,
                 LEASE.as_secs(),
@@ -97,7 +139,11 @@ impl Scene {
     }
 
     pub(crate) fn outbox(&self, seat: &Seat, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
+        self.program(Path::new(PROGRAM), seat, arguments)
+    }
+
+    pub(crate) fn program(&self, program: &Path, seat: &Seat, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name == "DATABASE_URL" || name.to_string_lossy().starts_with("OUTBOX_") {
                 command.env_remove(name);
@@ -109,6 +155,23 @@ impl Scene {
             command.env("OUTBOX_FAULT_SEAM", seam);
         }
         command
+    }
+
+    /// The database as the workers in this seat reach it.
+    pub(crate) fn address(&self, seat: &Seat) -> String {
+        format!("postgres://{ROLE}:{PASSWORD}@127.0.0.1:{}/{}", seat.ports.0, self.database)
+    }
+
+    pub(crate) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Everybody's way to PostgreSQL leads to this server from now on.
+    pub(crate) async fn lead_to(&self, server: &postgres::Server) {
+        self.front.switch_to(server.port());
+        for seat in &self.seats {
+            seat.to_postgres.lock().await.switch_to(server.port());
+        }
     }
 
     /// The writers' address of the database.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::ledger::Balance;
-use crate::scene::Scene;
+use crate::scene::{LEASES, Scene};
 use crate::steps::*;
 use crate::support::process::Signal;
 use crate::support::proxy::Passage;
@@ -12,8 +12,6 @@ use crate::support::{PATIENCE, eventually};
 use crate::writers::Writers;
 
 const EVENTS: i32 = 200;
-/// The shards of both lanes.
-const SHARES: usize = 64;
 /// How often random writing is tried before a rule that is off must have shown.
 const TRIES: u64 = 30;
 const TRY: Duration = Duration::from_secs(1);
@@ -123,7 +121,7 @@ async fn an_answer_comes_when_the_shards_were_lost_and_are_back(off: Option<&'st
     let scene = Scene::new(off).await;
     let [first, second, ..] = &scene.seats[..] else { unreachable!() };
     start(&scene, first, &[]).await;
-    eventually("the first one has every share open", PATIENCE, async || scene.journal().await.len() == SHARES).await;
+    eventually("the first one has every share open", PATIENCE, async || scene.journal().await.len() == LEASES).await;
     let (mut committed, locking) = insert_under_a_fetch(&scene, EVENTS).await;
     let way = first.to_postgres.lock().await;
     let (known, replies) = (way.connections(), way.replies());

@@ -1,11 +1,13 @@
 //! The workers, each in a seat of its own, and what was seen of them.
 
+use std::path::Path;
 use std::sync::MutexGuard as StdMutexGuard;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::scene::{Scene, WORKERS};
+use crate::ledger::Losses;
+use crate::scene::{PROGRAM, Scene, WORKERS};
 use crate::support::process::{Running, Signal};
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, clock, unique};
@@ -31,9 +33,21 @@ pub(crate) struct Worker {
 pub(crate) struct Notes {
     /// What ended workers had said.
     pub(crate) logs: String,
+    /// When each fault began and ended.
+    pub(crate) course: String,
     /// Workers that ended by themselves, with the last that they said.
     pub(crate) deaths: Vec<String>,
     pub(crate) takeovers: Vec<Duration>,
+    /// What a fault's own checks found.
+    pub(crate) findings: Vec<String>,
+    /// What a server lost that it had acknowledged.
+    pub(crate) losses: Losses,
+}
+
+impl Notes {
+    pub(crate) fn course(&mut self, what: &str) {
+        self.course += &format!("{} {what}\n", chrono::Utc::now().format("%T%.3f"));
+    }
 }
 
 impl Seat {
@@ -51,15 +65,23 @@ impl Seat {
 }
 
 impl Scene {
-    /// A worker that takes it to be so many seconds later than it is, with these settings over the usual ones.
     pub(crate) fn worker(&self, seat: &Seat, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
+        self.worker_of(Path::new(PROGRAM), seat, clock_ahead, settings)
+    }
+
+    /// A worker of this program that takes it to be so many seconds later than it is, with these settings over the usual ones.
+    pub(crate) fn worker_of(&self, program: &Path, seat: &Seat, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
         let name = unique(&format!("worker-{}", seat.number));
-        let mut command = self.outbox(seat, &["worker", "--name", &name]);
+        let mut command = self.program(program, seat, &["worker", "--name", &name]);
+        // The name is how the server tells whose a connection is.
+        command.env("DATABASE_URL", format!("{}?application_name={name}", self.address(seat)));
         command.envs(settings.iter().copied());
         if clock_ahead != 0 {
             clock::shift(&mut command, clock_ahead);
         }
-        Worker { name, running: Running::spawn(&mut command) }
+        let running = Running::spawn(&mut command);
+        self.processes.lock().unwrap().push(running.id());
+        Worker { name, running }
     }
 
     pub(crate) async fn start_workers(&self) {

@@ -10,9 +10,11 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::figures::{Figures, Meter};
 use crate::kinds::Kind;
 use crate::ledger::Balance;
-use crate::scene::{PASSWORD, Scene};
+use crate::limits::Limits;
+use crate::scene::{PASSWORD, Pace, Scene};
 use crate::writers::Writers;
 
 /// Faults at a time where they come together.
@@ -25,6 +27,7 @@ pub(crate) struct Stage {
     kinds: Vec<Kind>,
     hands: u64,
     until: Until,
+    pace: Pace,
 }
 
 enum Until {
@@ -46,49 +49,73 @@ pub(crate) struct Outcome {
     pub(crate) deaths: Vec<String>,
     /// Lines in which workers said the password that stands in every address.
     pub(crate) told: Vec<String>,
+    /// What faults' own checks found.
+    pub(crate) findings: Vec<String>,
+    pub(crate) figures: Figures,
+    /// Figures above their limits.
+    pub(crate) excesses: Vec<String>,
 }
 
 impl Outcome {
     pub(crate) fn is_good(&self) -> bool {
-        self.balance.is_even() && self.stuck == 0 && self.retries == 0 && self.deaths.is_empty() && self.told.is_empty()
+        let zeros = self.balance.is_even() && self.stuck == 0 && self.retries == 0;
+        zeros && self.deaths.is_empty() && self.told.is_empty() && self.findings.is_empty() && self.excesses.is_empty()
     }
 }
 
 impl Stage {
+    /// Long faults are a quarter as many.
     pub(crate) fn alone(kind: Kind, rounds: u32) -> Self {
-        Self { name: kind.to_string(), kinds: vec![kind], hands: 1, until: Until::Rounds(rounds) }
+        let rounds = if kind.is_long() { rounds.div_ceil(4) } else { rounds };
+        Self { name: kind.to_string(), kinds: vec![kind], hands: 1, until: Until::Rounds(rounds), pace: Pace::Long }
     }
 
-    pub(crate) fn together(kinds: &[Kind], span: Duration) -> Self {
-        Self { name: "all together".to_owned(), kinds: kinds.to_vec(), hands: HANDS, until: Until::Elapsed(span) }
+    /// Those that need the servers or the workers to themselves are left out.
+    pub(crate) fn together(kinds: &[Kind], span: Duration, pace: Pace) -> Self {
+        let kinds = kinds.iter().filter(|kind| !kind.is_for_itself()).copied().collect();
+        Self { name: "all together".to_owned(), kinds, hands: HANDS, until: Until::Elapsed(span), pace }
     }
 
     pub(crate) async fn run(self, seed: u64) -> Outcome {
-        let scene = Scene::new(None).await;
+        let scene = Scene::paced(self.pace).await;
         scene.start_workers().await;
+        let meter = Meter::start(scene.url(), scene.processes.clone());
         let writers = Writers::start(scene.url(), seed);
-        let hands = (0..self.hands).map(|hand| self.inflict(&scene, StdRng::seed_from_u64(seed.wrapping_add(hand))));
+        let hands = (0..self.hands).map(|hand| self.inflict(&scene, hand, seed));
         let mut faults = BTreeMap::new();
         for kind in join_all(hands).await.into_iter().flatten() {
             *faults.entry(kind).or_default() += 1;
         }
         let committed = writers.finish().await;
         let stuck = scene.drain(HEALING).await;
+        let figures = meter.finish().await;
+        let limits = Limits::of(self.longest(), self.hands > 1, faults.values().sum(), figures.span);
         let retries = scene.number("SELECT coalesce(sum(retry_count), 0)::bigint FROM outbox_events").await;
-        let balance = Balance::of(&committed, &scene.stream().await);
+        let losses = scene.notes().losses.clone();
+        let balance = Balance::after(&losses, &committed, &scene.stream().await);
         scene.stop_workers().await;
         let notes = std::mem::take(&mut *scene.notes());
         let told = notes.logs.lines().filter(|line| line.contains(PASSWORD)).map(str::to_owned).collect();
-        let (takeovers, deaths) = (notes.takeovers, notes.deaths);
-        let outcome = Outcome { name: self.name, faults, balance, stuck, retries, takeovers, deaths, told };
+        let (takeovers, deaths, findings) = (notes.takeovers, notes.deaths, notes.findings);
+        let excesses = limits.excesses(&figures, balance.committed);
+        let name = self.name;
+        let outcome =
+            Outcome { name, faults, balance, stuck, retries, takeovers, deaths, told, findings, figures, excesses };
         if !outcome.is_good() {
-            keep(seed, &outcome.name, &(scene.dump().await + &notes.logs));
+            keep(seed, &outcome.name, &(notes.course + &scene.dump().await + &notes.logs));
         }
         outcome
     }
 
-    /// Draws one fault after the other from a shuffled deck, so that each kind comes up as often as the others.
-    async fn inflict(&self, scene: &Scene, mut rng: StdRng) -> Vec<Kind> {
+    fn longest(&self) -> Duration {
+        self.kinds.iter().map(|kind| kind.longest(self.pace)).max().unwrap_or_default()
+    }
+
+    /// Draws one fault after the other from a shuffled deck, so that each kind comes up as often as the others. Long ones
+    /// come one at a time.
+    async fn inflict(&self, scene: &Scene, hand: u64, seed: u64) -> Vec<Kind> {
+        let mut rng = StdRng::seed_from_u64(seed.wrapping_add(hand));
+        let whole: Vec<Kind> = self.kinds.iter().filter(|kind| hand == 0 || !kind.is_long()).copied().collect();
         let began = Instant::now();
         let (mut done, mut deck) = (Vec::new(), Vec::new());
         loop {
@@ -96,18 +123,20 @@ impl Stage {
                 Until::Rounds(rounds) => done.len() >= rounds as usize,
                 Until::Elapsed(span) => began.elapsed() >= span,
             };
-            if over {
+            if over || whole.is_empty() {
                 return done;
             }
             if deck.is_empty() {
-                deck.clone_from(&self.kinds);
+                deck.clone_from(&whole);
                 deck.shuffle(&mut rng);
             }
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
             let kind = deck.pop().unwrap();
             scene.under_way.fetch_add(1, Ordering::SeqCst);
             scene.begun.fetch_add(1, Ordering::SeqCst);
+            scene.notes().course(&format!("{kind} begins"));
             kind.inflict(scene, &mut rng).await;
+            scene.notes().course(&format!("{kind} ends"));
             scene.under_way.fetch_sub(1, Ordering::SeqCst);
             done.push(kind);
         }

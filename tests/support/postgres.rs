@@ -161,7 +161,10 @@ impl Server {
 
     /// Lets this role in by its password alone from now on; everybody else needs none.
     pub(crate) fn ask_for_the_password_of(&mut self, role: &str) {
-        let rules = format!("host all {role} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n");
+        let rules = format!(
+            "host all {role} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n\
+             host replication all 127.0.0.1/32 trust\n"
+        );
         fs::write(self.folder.path().join("data/pg_hba.conf"), rules).unwrap();
         self.restart(Stop::Fast);
     }

@@ -1,8 +1,11 @@
 //! The kinds of fault. Each does its harm and undoes it, so that everything works again when it returns.
 
+mod failover;
+mod long;
 mod network;
 mod postgres;
 mod redis;
+mod upgrade;
 mod workers;
 
 use std::fmt;
@@ -12,7 +15,10 @@ use clap::ValueEnum;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::scene::Scene;
+use crate::scene::{Pace, Scene};
+
+/// How long the others last at most.
+const SHORT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Kind {
@@ -58,10 +64,26 @@ pub(crate) enum Kind {
     Delay,
     /// What a worker sent arrives when it is dead and its share is another's
     Late,
+    /// PostgreSQL frozen for longer than every limit
+    PostgresFrozen,
+    /// Redis frozen for longer than every limit
+    RedisFrozen,
+    /// Events, leases or heartbeats locked for longer than every limit
+    LongLock,
+    /// Rows of each locked for longer than every limit
+    RowLock,
+    /// A snapshot held for longer than every limit
+    LongHorizon,
+    /// A synchronous standby that stalls, and then takes the primary's place
+    SyncFailover,
+    /// A failover to an asynchronous standby that lags
+    LaggingFailover,
+    /// Workers of an older version beside these, and back; OUTBOX_FAULTS_OLDER names its program
+    Upgrade,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::Kill,
         Self::Terminate,
         Self::Stop,
@@ -83,7 +105,39 @@ impl Kind {
         Self::Stall,
         Self::Delay,
         Self::Late,
+        Self::PostgresFrozen,
+        Self::RedisFrozen,
+        Self::LongLock,
+        Self::RowLock,
+        Self::LongHorizon,
+        Self::SyncFailover,
+        Self::LaggingFailover,
+        Self::Upgrade,
     ];
+
+    /// Lasts longer than every limit in the code.
+    pub(crate) fn is_long(self) -> bool {
+        matches!(self, Self::PostgresFrozen | Self::RedisFrozen | Self::LongLock | Self::RowLock | Self::LongHorizon)
+            || self.is_for_itself()
+    }
+
+    /// Replaces the server, or all workers.
+    pub(crate) fn is_for_itself(self) -> bool {
+        matches!(self, Self::SyncFailover | Self::LaggingFailover | Self::Upgrade)
+    }
+
+    /// Why it cannot be had here.
+    pub(crate) fn is_missing(self) -> Option<&'static str> {
+        let missing = self == Self::Upgrade && upgrade::older_program().is_none();
+        missing.then_some("OUTBOX_FAULTS_OLDER does not name the program of an older version")
+    }
+
+    /// How long it may last.
+    pub(crate) fn longest(self, pace: Pace) -> Duration {
+        // A standby is made and promoted.
+        let replacing = Duration::from_secs(if self.is_for_itself() { 15 } else { 0 });
+        if self.is_long() { pace.long().1 + replacing } else { SHORT }
+    }
 
     pub(crate) async fn inflict(self, scene: &Scene, rng: &mut StdRng) {
         match self {
@@ -108,6 +162,14 @@ impl Kind {
             Self::Stall => network::stall(scene, rng).await,
             Self::Delay => network::delay(scene, rng).await,
             Self::Late => network::deliver_late_what_a_dead_worker_sent(scene, rng).await,
+            Self::PostgresFrozen => long::freeze_postgres(scene, rng).await,
+            Self::RedisFrozen => long::freeze_redis(scene, rng).await,
+            Self::LongLock => long::lock_a_table(scene, rng).await,
+            Self::RowLock => long::lock_rows(scene, rng).await,
+            Self::LongHorizon => long::hold_a_snapshot(scene, rng).await,
+            Self::SyncFailover => failover::to_a_stalled_synchronous_standby(scene, rng).await,
+            Self::LaggingFailover => failover::to_a_lagging_standby(scene, rng).await,
+            Self::Upgrade => upgrade::roll(scene, rng).await,
         }
     }
 }

@@ -27,16 +27,8 @@ impl Pair {
     /// The standby streams, over a replication slot.
     pub(crate) async fn start(replication: Replication) -> Self {
         let primary = Server::start();
-        let standby = Server::standby_of(&primary);
-        let pair = Self { primary, standby };
-        eventually("the standby streams", PATIENCE, async || pair.streams().await).await;
-        if replication == Replication::Synchronous {
-            // Set only now, and so not in the standby's copy: nothing waits for a standby that is not there yet, and the
-            // standby waits for nobody once it is promoted.
-            pair.primary.set("synchronous_standby_names", "'*'").await;
-            eventually("commits wait for the standby", PATIENCE, async || pair.is_synchronous().await).await;
-        }
-        pair
+        let standby = primary.standby(replication).await;
+        Self { primary, standby }
     }
 
     /// A new, empty database that the standby has, too.
@@ -66,17 +58,30 @@ impl Pair {
         self.standby.start_again();
         self.standby.promote().await;
     }
-
-    async fn streams(&self) -> bool {
-        self.primary.ask("SELECT count(*)::text FROM pg_stat_replication WHERE state = 'streaming'").await == "1"
-    }
-
-    async fn is_synchronous(&self) -> bool {
-        self.primary.ask("SELECT count(*)::text FROM pg_stat_replication WHERE sync_state = 'sync'").await == "1"
-    }
 }
 
 impl Server {
+    /// A standby that streams from it over a replication slot. A server has one at a time.
+    pub(crate) async fn standby(&self, replication: Replication) -> Self {
+        let standby = Self::standby_of(self);
+        eventually("the standby streams", PATIENCE, async || self.streams().await).await;
+        if replication == Replication::Synchronous {
+            // Set only now, and so not in the standby's copy: nothing waits for a standby that is not there yet, and the
+            // standby waits for nobody once it is promoted.
+            self.set("synchronous_standby_names", "'*'").await;
+            eventually("commits wait for the standby", PATIENCE, async || self.is_synchronous().await).await;
+        }
+        standby
+    }
+
+    async fn streams(&self) -> bool {
+        self.ask("SELECT count(*)::text FROM pg_stat_replication WHERE state = 'streaming'").await == "1"
+    }
+
+    async fn is_synchronous(&self) -> bool {
+        self.ask("SELECT count(*)::text FROM pg_stat_replication WHERE sync_state = 'sync'").await == "1"
+    }
+
     /// A copy that streams from `primary`, asynchronously where the primary does not say otherwise.
     fn standby_of(primary: &Self) -> Self {
         let folder = new_folder();
