@@ -210,12 +210,17 @@ impl PostgresLeases {
         let renewed = rows.iter().filter(is_renewed).map(|row| (row.shard.clone(), row.epoch)).collect();
         let next_end = if self.protocol >= 2 { next_end(beat, workers, &rows) } else { next_end_of_each(beat, leases) };
         LeaseView {
-            peers: workers.iter().filter(|worker| worker.alive).map(|worker| worker.peer.clone()).collect(),
+            peers: workers.iter().filter(|worker| self.can_work(worker)).map(|worker| worker.peer.clone()).collect(),
             leases: rows,
             renewed: if beat.extends { renewed } else { Vec::new() },
             clock: clock.and_then(DateTime::from_timestamp_micros),
             next_end,
         }
+    }
+
+    /// One that does not know the rules in force can take nothing; a share left to it would be nobody's.
+    fn can_work(&self, worker: &Worker) -> bool {
+        worker.alive && worker.protocol >= self.protocol
     }
 
     fn lease_row(&self, row: &SimpleQueryRow) -> Option<LeaseRow> {

@@ -124,6 +124,23 @@ async fn a_release_that_arrives_late_leaves_what_was_taken_since() {
     assert_eq!(quick.beat(&beat).await.unwrap().renewed.len(), 32);
 }
 
+/// One that knows the first protocol alone and starts after the second has begun.
+#[tokio::test]
+async fn a_worker_that_does_not_know_the_rules_in_force_gets_no_share() {
+    let fixture = PostgresFixture::fresh().await;
+    let mut store = leases(&fixture.database.url);
+    store.beat(&heartbeat(Uuid::now_v7())).await.unwrap();
+    store.beat(&heartbeat(Uuid::now_v7())).await.unwrap();
+    let older = "INSERT INTO outbox_workers (id, name, version, backends, handlers)
+        SELECT gen_random_uuid(), 'older', '0.1.0', '{\"orders\": \"ok\"}', '[]' FROM outbox_meta WHERE protocol = 2";
+    let mut client = fixture.begin().await;
+    client.execute(older).await;
+    client.commit().await;
+    let known = Uuid::now_v7();
+    let view = leases(&fixture.database.url).beat(&heartbeat(known)).await.unwrap();
+    assert_eq!(view.peers.len(), 3, "those that know the rules: {:?}", view.peers);
+}
+
 /// Pages that a statement looked at.
 async fn pages(fixture: &PostgresFixture, sql: &str) -> i64 {
     let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}");
