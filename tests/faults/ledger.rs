@@ -43,6 +43,11 @@ impl Losses {
         Self { gone, unrecorded }
     }
 
+    /// It was asked to be sent once more.
+    pub(crate) fn expect_again(&mut self, id: Uuid) {
+        self.unrecorded.push(id);
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
         self.gone.extend(other.gone);
         self.unrecorded.extend(other.unrecorded);
@@ -108,6 +113,18 @@ impl Balance {
         balance.uncommitted = places.len();
         places.keys().for_each(|id| balance.note(|| format!("{id} was not committed")));
         balance
+    }
+
+    /// The sum with that of other events.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.committed += other.committed;
+        self.in_stream += other.in_stream;
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.disordered += other.disordered;
+        self.uncommitted += other.uncommitted;
+        self.explained += other.explained;
+        self.examples.extend(other.examples);
     }
 
     fn note(&mut self, what: impl FnOnce() -> String) {

@@ -3,18 +3,25 @@
 use std::time::Duration;
 
 use crate::figures::Figures;
-use crate::scene::{GUESTS, LEASE, LEASES, WORKERS};
+use crate::kinds::Kind;
+use crate::scene::{GUESTS, LEASE, LEASES, Pace, WORKERS};
 
 /// Connections of one worker: the ten that docs/operations.md promises, and the one that asks whether a silent server
 /// answers again.
 const CONNECTIONS: i64 = 11;
 
-/// Memory of one worker: its bound for events is 16 MiB, a batch on its way to Redis is a copy, and an unoptimised program
-/// with its threads has 40 MiB before the first event.
-const MEMORY: u64 = 160 << 20;
+/// Memory of one worker with small events: an unoptimised program with its threads has 40 MiB.
+const MEMORY: u64 = 96 << 20;
+
+/// What it has beside that with large events. Its bound for them is 16 MiB; a row as it is read, the event, its JSON and the
+/// command to Redis are copies of each other, and the allocator of each thread keeps what it had. 145 MiB were seen.
+const MEMORY_FOR_LARGE: u64 = 192 << 20;
 
 /// Beats that a worker records within a lease, each one row version; one more leaves room for those that are repeated.
 const BEATS_PER_LEASE: f64 = 4.0;
+
+/// By the rules of an older version every lease is renewed with each beat.
+const RENEWALS: f64 = LEASES as f64 * 3.0 * 60.0 / LEASE.as_secs() as f64;
 
 /// What a fault may move: every lease is taken from one worker and given back to it, each time released and acquired, and
 /// as often again where the fault ends only after the others have noticed it.
@@ -42,17 +49,24 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// For so many faults, also together, and the longest of them.
-    pub(crate) fn of(longest: Duration, together: bool, faults: u32, span: Duration) -> Self {
+    /// For so many faults of these kinds, alone or together.
+    pub(crate) fn of(kinds: &[Kind], pace: Pace, together: bool, faults: u32, span: Duration) -> Self {
         let minutes = span.as_secs_f64() / 60.0;
         let beats = (WORKERS + GUESTS) as f64 * BEATS_PER_LEASE * 60.0 / LEASE.as_secs_f64();
+        let renewals = if kinds.contains(&Kind::Upgrade) { RENEWALS } else { 0.0 };
+        let longest = kinds.iter().map(|kind| kind.longest(pace)).max().unwrap_or_default();
         Self {
             connections: CONNECTIONS,
             memory: MEMORY,
-            ownership_per_minute: beats + f64::from(faults) * VERSIONS_PER_FAULT / minutes,
+            ownership_per_minute: beats + renewals + f64::from(faults) * VERSIONS_PER_FAULT / minutes,
             versions_per_event: VERSIONS_PER_EVENT,
             oldest_due: longest + AFTER_A_FAULT + if together { TOGETHER } else { Duration::ZERO },
         }
+    }
+
+    /// The same for events of up to 300 KiB.
+    pub(crate) fn of_large_events(self) -> Self {
+        Self { memory: self.memory + MEMORY_FOR_LARGE, ..self }
     }
 
     /// What is above its limit, in words.
@@ -79,7 +93,7 @@ fn each_figure_above_its_limit_is_named() {
         oldest_due: Duration::from_secs(3_600),
         span: Duration::from_secs(60),
     };
-    let limits = Limits::of(Duration::from_secs(60), true, 10, figures.span);
+    let limits = Limits::of(&Kind::ALL, Pace::Long, true, 10, figures.span);
     assert_eq!(limits.excesses(&figures, 100).len(), 5);
     assert_eq!(limits.excesses(&Figures { span: figures.span, ..Figures::default() }, 100).len(), 0);
 }

@@ -12,6 +12,7 @@ mod figures;
 mod kinds;
 mod ledger;
 mod limits;
+mod mixed;
 mod report;
 mod scene;
 mod seams;
@@ -29,14 +30,16 @@ use report::Report;
 use scene::Pace;
 use stage::Stage;
 
-/// Every kind of fault, some at the same time.
-const SHORT: Duration = Duration::from_secs(60);
+/// Every kind of fault, some at the same time: with plain events and with events of many sorts.
+const SHORT: [Duration; 2] = [Duration::from_secs(24), Duration::from_secs(12)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_minute_of_all_faults_together_loses_nothing_doubles_nothing_and_keeps_the_order() {
     let seed = rand::random_range(0..1_000_000);
-    let mut report = Report::new(seed, &format!("--rounds 0 --seconds {}", SHORT.as_secs()));
-    report.add(Stage::together(&Kind::ALL, SHORT, Pace::Short).run(seed).await);
+    let mut report = Report::new(seed, "--rounds 0 --seconds 60");
+    let [plain, mixed] = SHORT;
+    report.add(Stage::together(&Kind::ALL, plain, Pace::Short).run(seed).await);
+    report.add(Stage::mixed(&Kind::ALL, mixed, Pace::Short).run_mixed(seed).await);
     report.judge();
 }
 
@@ -55,7 +58,9 @@ async fn each_kind_of_fault_alone_and_then_all_together() {
         report.add(Stage::alone(*kind, rounds).run(seed).await);
     }
     if seconds > 0 {
-        report.add(Stage::together(&kinds, Duration::from_secs(seconds), Pace::Long).run(seed).await);
+        let span = Duration::from_secs(seconds);
+        report.add(Stage::together(&kinds, span, Pace::Long).run(seed).await);
+        report.add(Stage::mixed(&kinds, span, Pace::Long).run_mixed(seed).await);
     }
     report.judge();
 }

@@ -1,7 +1,8 @@
 //! The servers, the workers, and a proxy between each worker and each server.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::AtomicUsize;
@@ -14,6 +15,7 @@ use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 use crate::figures::Processes;
+use crate::mixed;
 use crate::seats::{Notes, Seat};
 use crate::support::proxy::Proxy;
 use crate::support::{postgres, redis};
@@ -36,14 +38,14 @@ pub(crate) const PASSWORD: &str = "hunter2-the-first";
 /// How long the faults last that are longer than every limit in the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// Longer than most of them: a test that everybody runs has a minute.
+    /// Longer than a lease and most limits: the short form has a minute for everything.
     Short,
     Long,
 }
 
 impl Pace {
     pub(crate) fn long(self) -> (Duration, Duration) {
-        let (least, most) = if self == Self::Short { (5, 12) } else { (15, 60) };
+        let (least, most) = if self == Self::Short { (4, 8) } else { (15, 60) };
         (Duration::from_secs(least), Duration::from_secs(most))
     }
 }
@@ -65,6 +67,8 @@ pub(crate) struct Scene {
     stream: String,
     settings: TempDir,
     seam: Option<&'static str>,
+    /// Its workers are the suite's own program, with publishers and a handler of many sorts.
+    is_mixed: bool,
     pub(crate) notes: StdMutex<Notes>,
     pub(crate) processes: Processes,
 }
@@ -72,14 +76,19 @@ pub(crate) struct Scene {
 impl Scene {
     /// Servers, tables and nobody at work; with a seam, the workers keep all rules but that one.
     pub(crate) async fn new(seam: Option<&'static str>) -> Self {
-        Self::with(seam, Pace::Short).await
+        Self::with(seam, Pace::Short, false).await
     }
 
     pub(crate) async fn paced(pace: Pace) -> Self {
-        Self::with(None, pace).await
+        Self::with(None, pace, false).await
     }
 
-    async fn with(seam: Option<&'static str>, pace: Pace) -> Self {
+    /// For events of many sorts.
+    pub(crate) async fn mixed(pace: Pace) -> Self {
+        Self::with(None, pace, true).await
+    }
+
+    async fn with(seam: Option<&'static str>, pace: Pace, is_mixed: bool) -> Self {
         let (postgres, redis) = block_in_place(|| {
             let mut postgres = postgres::Server::start();
             postgres.ask_for_the_password_of(ROLE);
@@ -111,6 +120,7 @@ impl Scene {
             under_way: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             seam,
+            is_mixed,
             notes: StdMutex::default(),
             processes: Processes::default(),
             database: database.name.clone(),
@@ -122,20 +132,44 @@ impl Scene {
     /// Writes each seat's settings and makes the tables.
     fn migrate(&self) {
         for seat in &self.seats {
-            let text = format!(
-                "[database]\nurl = \"{}\"\n\n[publishers.default]\n\
-                 backend = \"redis_stream\"\nurl = \"redis://:{PASSWORD}@127.0.0.1:{}/0\"\nstream_name = \"{}\"\n\
-                 max_len = 0\nconnect_timeout = 1\nsocket_timeout = 1\n\n[worker]\nlease = \"{}s\"\n\
-                 poll_interval = \"20ms\"\nbatch_size = 50\nmax_in_flight = 500\nshutdown_timeout = \"5s\"\n",
-                self.address(seat),
-                seat.ports.1,
-                self.stream,
-                LEASE.as_secs(),
-            );
-            std::fs::write(self.settings.path().join(format!("{}.toml", seat.number)), text).unwrap();
+            std::fs::write(self.settings_of(seat), self.settings(seat)).unwrap();
         }
-        let migrated = self.outbox(&self.seats[0], &["migrate"]).output().unwrap();
+        std::fs::write(self.folder().join("people.toml"), self.shared_settings(&self.seats[0])).unwrap();
+        let arguments: &[&str] = if self.is_mixed { &["migrate", "--notify-trigger"] } else { &["migrate"] };
+        let migrated = self.operate(arguments).output().unwrap();
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
+    }
+
+    /// What the program `outbox` knows, too: all but the worker's.
+    fn shared_settings(&self, seat: &Seat) -> String {
+        format!(
+            "[database]\nurl = \"{}\"\n\n[publishers.default]\nbackend = \"redis_stream\"\nurl = \"{}\"\n\
+             stream_name = \"{}\"\nmax_len = 0\nconnect_timeout = 1\nsocket_timeout = 1\n\n",
+            self.address(seat),
+            self.redis_address(seat),
+            self.stream,
+        )
+    }
+
+    fn settings(&self, seat: &Seat) -> String {
+        let worker = if self.is_mixed {
+            mixed::settings(seat.number, &self.redis_address(seat), &self.stream, self.folder())
+        } else {
+            "[worker]\npoll_interval = \"20ms\"\nbatch_size = 50\nmax_in_flight = 500\n".to_owned()
+        };
+        let lease = LEASE.as_secs();
+        format!("{}{worker}lease = \"{lease}s\"\nshutdown_timeout = \"5s\"\n", self.shared_settings(seat))
+    }
+
+    pub(crate) fn settings_of(&self, seat: &Seat) -> PathBuf {
+        self.folder().join(format!("{}.toml", seat.number))
+    }
+
+    /// A person's command.
+    pub(crate) fn operate(&self, arguments: &[&str]) -> Command {
+        let mut command = self.without_environment(Command::new(PROGRAM));
+        command.args(arguments).arg("--config").arg(self.folder().join("people.toml"));
+        command
     }
 
     pub(crate) fn outbox(&self, seat: &Seat, arguments: &[&str]) -> Command {
@@ -143,18 +177,34 @@ impl Scene {
     }
 
     pub(crate) fn program(&self, program: &Path, seat: &Seat, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
+        let mut command = self.without_environment(Command::new(program));
+        command.args(arguments).arg("--config").arg(self.settings_of(seat));
+        command
+    }
+
+    /// The suite's own worker.
+    pub(crate) fn own_worker(&self, seat: &Seat, name: &str) -> Option<Command> {
+        let command = || self.without_environment(mixed::program::command(&self.settings_of(seat), name));
+        self.is_mixed.then(command)
+    }
+
+    /// Nothing of what the tests were told.
+    fn without_environment(&self, mut command: Command) -> Command {
+        let own: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+        for (name, _) in std::env::vars_os().filter(|(name, _)| !own.contains(name)) {
             if name == "DATABASE_URL" || name.to_string_lossy().starts_with("OUTBOX_") {
                 command.env_remove(name);
             }
         }
-        let settings = self.settings.path().join(format!("{}.toml", seat.number));
-        command.current_dir(self.settings.path()).args(arguments).arg("--config").arg(settings);
+        command.current_dir(self.folder());
         if let Some(seam) = self.seam {
             command.env("OUTBOX_FAULT_SEAM", seam);
         }
         command
+    }
+
+    fn redis_address(&self, seat: &Seat) -> String {
+        format!("redis://:{PASSWORD}@127.0.0.1:{}/0", seat.ports.1)
     }
 
     /// The database as the workers in this seat reach it.
@@ -172,6 +222,22 @@ impl Scene {
         for seat in &self.seats {
             seat.to_postgres.lock().await.switch_to(server.port());
         }
+    }
+
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.is_mixed
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.settings.path()
+    }
+
+    pub(crate) fn redis_url(&self) -> &str {
+        &self.redis_url
+    }
+
+    pub(crate) fn stream_name(&self) -> &str {
+        &self.stream
     }
 
     /// The writers' address of the database.
@@ -219,14 +285,20 @@ impl Scene {
         let rows = self.sql().await.query(statement, &[]).await.unwrap();
         let table: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         let stream = redis::places(&self.redis_url, &self.stream).await;
-        format!("=== the table\n{}\n=== the stream\n{}\n", table.join("\n"), stream.join("\n"))
+        let others = if self.is_mixed { mixed::dump(self) } else { String::new() };
+        format!("=== the table\n{}\n=== the stream\n{}\n{others}", table.join("\n"), stream.join("\n"))
     }
 
     /// Waits until every event is published; how many are not when the time is up.
     pub(crate) async fn drain(&self, most: Duration) -> i64 {
-        let began = Instant::now();
+        let unfinished = if self.is_mixed {
+            "status IN ('pending', 'retry') AND scheduled_at < clock_timestamp() + interval '1 hour'"
+        } else {
+            "status <> 'published'"
+        };
+        let (began, left) = (Instant::now(), format!("SELECT count(*) FROM outbox_events WHERE {unfinished}"));
         loop {
-            let left = self.number("SELECT count(*) FROM outbox_events WHERE status <> 'published'").await;
+            let left = self.number(&left).await;
             if left == 0 || began.elapsed() > most {
                 return left;
             }

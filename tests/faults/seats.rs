@@ -1,6 +1,7 @@
 //! The workers, each in a seat of its own, and what was seen of them.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::MutexGuard as StdMutexGuard;
 use std::time::Duration;
 
@@ -66,13 +67,28 @@ impl Seat {
 
 impl Scene {
     pub(crate) fn worker(&self, seat: &Seat, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
-        self.worker_of(Path::new(PROGRAM), seat, clock_ahead, settings)
+        let name = unique(&format!("worker-{}", seat.number));
+        match self.own_worker(seat, &name) {
+            Some(command) => self.launch(command, name, seat, clock_ahead, settings),
+            None => self.worker_of(Path::new(PROGRAM), seat, clock_ahead, settings),
+        }
     }
 
     /// A worker of this program that takes it to be so many seconds later than it is, with these settings over the usual ones.
     pub(crate) fn worker_of(&self, program: &Path, seat: &Seat, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
         let name = unique(&format!("worker-{}", seat.number));
-        let mut command = self.program(program, seat, &["worker", "--name", &name]);
+        let command = self.program(program, seat, &["worker", "--name", &name]);
+        self.launch(command, name, seat, clock_ahead, settings)
+    }
+
+    fn launch(
+        &self,
+        mut command: Command,
+        name: String,
+        seat: &Seat,
+        clock_ahead: i64,
+        settings: &[(&str, &str)],
+    ) -> Worker {
         // The name is how the server tells whose a connection is.
         command.env("DATABASE_URL", format!("{}?application_name={name}", self.address(seat)));
         command.envs(settings.iter().copied());

@@ -20,7 +20,7 @@ use crate::writers::Writers;
 /// Faults at a time where they come together.
 const HANDS: u64 = 3;
 /// How long after the last fault everything may take to be published.
-const HEALING: Duration = Duration::from_secs(60);
+pub(crate) const HEALING: Duration = Duration::from_secs(60);
 
 pub(crate) struct Stage {
     name: String,
@@ -35,10 +35,21 @@ enum Until {
     Elapsed(Duration),
 }
 
+/// How many of each kind there were.
+pub(crate) type Faults = BTreeMap<Kind, u32>;
+
+/// What was found when everything was whole again.
+pub(crate) struct Found {
+    pub(crate) balance: Balance,
+    pub(crate) stuck: i64,
+    pub(crate) retries: i64,
+    pub(crate) figures: Figures,
+}
+
 /// What came of it.
 pub(crate) struct Outcome {
     pub(crate) name: String,
-    pub(crate) faults: BTreeMap<Kind, u32>,
+    pub(crate) faults: Faults,
     pub(crate) balance: Balance,
     /// Not published when the wait was over.
     pub(crate) stuck: i64,
@@ -63,6 +74,19 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// What the workers said, for whoever looks for the reason.
+    pub(crate) fn keep_unless_good(&self, seed: u64, logs: impl FnOnce() -> String) {
+        if self.is_good() {
+            return;
+        }
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let file = folder.join(format!("faults-{seed}-{}.log", self.name.replace(' ', "-")));
+        std::fs::write(&file, logs()).unwrap();
+        println!("{}: what the workers said is in {}", self.name, file.display());
+    }
+}
+
 impl Stage {
     /// Long faults are a quarter as many.
     pub(crate) fn alone(kind: Kind, rounds: u32) -> Self {
@@ -76,23 +100,48 @@ impl Stage {
         Self { name: "all together".to_owned(), kinds, hands: HANDS, until: Until::Elapsed(span), pace }
     }
 
+    /// All together, under events of many sorts.
+    pub(crate) fn mixed(kinds: &[Kind], span: Duration, pace: Pace) -> Self {
+        Self { name: "mixed load".to_owned(), ..Self::together(kinds, span, pace) }
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) async fn run(self, seed: u64) -> Outcome {
         let scene = Scene::paced(self.pace).await;
         scene.start_workers().await;
         let meter = Meter::start(scene.url(), scene.processes.clone());
         let writers = Writers::start(scene.url(), seed);
-        let hands = (0..self.hands).map(|hand| self.inflict(&scene, hand, seed));
-        let mut faults = BTreeMap::new();
-        for kind in join_all(hands).await.into_iter().flatten() {
-            *faults.entry(kind).or_default() += 1;
-        }
+        let faults = self.inflict_all(&scene, seed).await;
         let committed = writers.finish().await;
         let stuck = scene.drain(HEALING).await;
         let figures = meter.finish().await;
-        let limits = Limits::of(self.longest(), self.hands > 1, faults.values().sum(), figures.span);
         let retries = scene.number("SELECT coalesce(sum(retry_count), 0)::bigint FROM outbox_events").await;
         let losses = scene.notes().losses.clone();
         let balance = Balance::after(&losses, &committed, &scene.stream().await);
+        self.conclude(&scene, seed, faults, Found { balance, stuck, retries, figures }).await
+    }
+
+    pub(crate) async fn inflict_all(&self, scene: &Scene, seed: u64) -> Faults {
+        let hands = (0..self.hands).map(|hand| self.inflict(scene, hand, seed));
+        let mut faults = Faults::new();
+        for kind in join_all(hands).await.into_iter().flatten() {
+            *faults.entry(kind).or_default() += 1;
+        }
+        faults
+    }
+
+    /// Ends the workers, and keeps what they said where something is wrong.
+    pub(crate) async fn conclude(self, scene: &Scene, seed: u64, faults: Faults, found: Found) -> Outcome {
+        let Found { balance, stuck, retries, figures } = found;
+        let limits = Limits::of(&self.kinds, self.pace, self.hands > 1, faults.values().sum(), figures.span);
+        let limits = if scene.is_mixed() { limits.of_large_events() } else { limits };
         scene.stop_workers().await;
         let notes = std::mem::take(&mut *scene.notes());
         let told = notes.logs.lines().filter(|line| line.contains(PASSWORD)).map(str::to_owned).collect();
@@ -101,14 +150,9 @@ impl Stage {
         let name = self.name;
         let outcome =
             Outcome { name, faults, balance, stuck, retries, takeovers, deaths, told, findings, figures, excesses };
-        if !outcome.is_good() {
-            keep(seed, &outcome.name, &(notes.course + &scene.dump().await + &notes.logs));
-        }
+        let dump = if outcome.is_good() { String::new() } else { scene.dump().await };
+        outcome.keep_unless_good(seed, || notes.course + &dump + &notes.logs);
         outcome
-    }
-
-    fn longest(&self) -> Duration {
-        self.kinds.iter().map(|kind| kind.longest(self.pace)).max().unwrap_or_default()
     }
 
     /// Draws one fault after the other from a shuffled deck, so that each kind comes up as often as the others. Long ones
@@ -141,12 +185,4 @@ impl Stage {
             done.push(kind);
         }
     }
-}
-
-/// What the workers said, for whoever looks for the reason.
-fn keep(seed: u64, stage: &str, logs: &str) {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let file = folder.join(format!("faults-{seed}-{}.log", stage.replace(' ', "-")));
-    std::fs::write(&file, logs).unwrap();
-    println!("{stage}: what the workers said is in {}", file.display());
 }

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::pass;
-use crate::scene::{Scene, WORKERS};
+use crate::scene::{LEASES, Scene, WORKERS};
 use crate::seats::Seat;
 use crate::support::process::Signal;
 use crate::support::{PATIENCE, eventually};
@@ -28,6 +28,8 @@ pub(super) async fn roll(scene: &Scene, rng: &mut StdRng) {
     for seat in &scene.seats[..OLDER] {
         seat_older(scene, seat).await;
     }
+    // A newer one that found nobody would begin the newer rules.
+    wait_for_shards(scene, &scene.seats[..OLDER]).await;
     seat_newer(scene, &scene.seats[OLDER]).await;
     side_by_side(scene, rng).await;
 
@@ -80,10 +82,7 @@ async fn end(scene: &Scene, seat: &Seat, rng: &mut StdRng) {
 
 /// Both share the work by the older rules, also when one of them dies.
 async fn side_by_side(scene: &Scene, rng: &mut StdRng) {
-    for seat in &scene.seats[..=OLDER] {
-        let name = name(seat).await;
-        eventually("each of them has shards", PATIENCE, async || running_leases(scene, &name).await > 0).await;
-    }
+    wait_for_shards(scene, &scene.seats[..=OLDER]).await;
     pass(rng, 500, 3_000).await;
     let victim = &scene.seats[rng.random_range(0..WORKERS)];
     scene.end(&mut *victim.worker.lock().await, Signal::KILL).await;
@@ -92,12 +91,19 @@ async fn side_by_side(scene: &Scene, rng: &mut StdRng) {
     if victim.number < OLDER { seat_older(scene, victim).await } else { seat_newer(scene, victim).await }
 }
 
+async fn wait_for_shards(scene: &Scene, seats: &[Seat]) {
+    for seat in seats {
+        let name = name(seat).await;
+        eventually("each of them has shards", PATIENCE, async || running_leases(scene, &name).await > 0).await;
+    }
+}
+
 async fn watch_that_older_ones_take_nothing(scene: &Scene, rng: &mut StdRng) {
     let names = [name(&scene.seats[0]).await, name(&scene.seats[1]).await];
     let known =
         format!("SELECT count(*) FROM outbox_workers WHERE name IN ('{}') AND protocol IS NULL", names.join("', '"));
     eventually("the older ones have come", PATIENCE, async || scene.number(&known).await == OLDER as i64).await;
-    let watches = rng.random_range(20..60);
+    let watches = rng.random_range(100..150);
     for _ in 0..watches {
         for name in &names {
             let taken = owned_leases(scene, name).await;
@@ -105,6 +111,12 @@ async fn watch_that_older_ones_take_nothing(scene: &Scene, rng: &mut StdRng) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    let running = scene.number("SELECT count(*) FROM outbox_running_leases").await;
+    note_unless(
+        scene,
+        &format!("the newer one has every shard, and {running} are somebody's"),
+        running == LEASES as i64,
+    );
     note_unless(scene, "the newer rules stay", protocol(scene).await == 2);
 }
 

@@ -1,0 +1,104 @@
+//! A mixed load: events with ends of many sorts, by many doors, under the same faults.
+
+mod account;
+mod operator;
+mod plan;
+pub(crate) mod program;
+mod writers;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use account::{Account, Rows};
+use operator::Operator;
+use plan::{ACCEPTED, HANDLED, LINES, MAX_EVENT_BYTES, Target};
+use writers::Writers;
+
+use crate::figures::Meter;
+use crate::scene::Scene;
+use crate::stage::{Found, Outcome, Stage};
+use crate::support::redis;
+
+/// Further publishers and settings; `[worker]` stands last.
+pub(crate) fn settings(seat: usize, redis_url: &str, stream: &str, folder: &Path) -> String {
+    let held = format!(
+        "[publishers.held]\nbackend = \"redis_stream\"\nurl = \"{redis_url}\"\nstream_name = \"{stream}_held\"\nmax_len = 0\n\
+         connect_timeout = 1\nsocket_timeout = 1\non_failed = \"hold\"\n"
+    );
+    let lines = folder.join(LINES);
+    // Workers that differ, as in a deployment that goes on.
+    let (batch, in_flight, poll) = [(50, 500, "20ms"), (7, 40, "100ms"), (500, 5_000, "5ms")][seat % 3];
+    format!(
+        "{held}[publishers.lines]\nbackend = \"jsonl\"\npath = \"{}\"\n[publishers.mine]\nbackend = \"moody\"\n\
+         [retention]\npublished_retention_days = 7\n[worker]\npoll_interval = \"{poll}\"\nbatch_size = {batch}\n\
+         max_in_flight = {in_flight}\nmax_event_bytes = {MAX_EVENT_BYTES}\nhandler_timeout = \"1s\"\n\
+         retry_backoff = {{ base = \"50ms\", factor = 1, max = \"100ms\", jitter = 0.5 }}\n",
+        lines.display()
+    )
+}
+
+impl Stage {
+    /// The faults of this stage under a mixed load.
+    pub(crate) async fn run_mixed(self, seed: u64) -> Outcome {
+        let scene = Scene::mixed(self.pace()).await;
+        scene.start_workers().await;
+        let meter = Meter::start(scene.url(), scene.processes.clone());
+        let writers = Writers::start(scene.url(), seed).await;
+        let (stop, mut operator) = (watch::Sender::new(false), Operator::new(&scene, seed));
+        let breaking = async {
+            let faults = self.inflict_all(&scene, seed).await;
+            stop.send_replace(true);
+            (faults, writers.finish().await)
+        };
+        let ((faults, written), ()) = tokio::join!(breaking, operator.work_until(stop.subscribe()));
+        let stuck = operator.drain().await;
+        let figures = meter.finish().await;
+        let (deeds, rows, found) = (operator.deeds, rows(&scene).await, found(&scene).await);
+        let handled = ids(&scene, HANDLED);
+        let account = Account { written: &written, deeds: &deeds, rows: &rows, found: &found, handled: &handled };
+        println!("{}: {}", self.name(), account.summary());
+        scene.notes().findings.extend(account.findings());
+        let balance = account.balance();
+        self.conclude(&scene, seed, faults, Found { balance, stuck, retries: 0, figures }).await
+    }
+}
+
+async fn rows(scene: &Scene) -> Rows {
+    let rows = scene.sql().await.query("SELECT id, status, retry_count FROM outbox_events", &[]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()
+}
+
+async fn found(scene: &Scene) -> HashMap<Target, Vec<Uuid>> {
+    let held = redis::event_ids(scene.redis_url(), &format!("{}_held", scene.stream_name())).await;
+    HashMap::from([
+        (Target::Stream, scene.stream().await),
+        (Target::Held, held.iter().map(|id| id.parse().unwrap()).collect()),
+        (Target::Accepted, ids(scene, ACCEPTED)),
+        (Target::Lines, lines(scene)),
+    ])
+}
+
+/// A line that a kill tore is none.
+fn ids(scene: &Scene, file: &str) -> Vec<Uuid> {
+    let text = std::fs::read_to_string(scene.folder().join(file)).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn lines(scene: &Scene) -> Vec<Uuid> {
+    let text = std::fs::read_to_string(scene.folder().join(LINES)).unwrap_or_default();
+    let id = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("id")?.as_str()?.parse().ok();
+    text.lines().filter_map(id).collect()
+}
+
+/// What was looked for, for whoever looks for a reason.
+pub(crate) fn dump(scene: &Scene) -> String {
+    let mut text = String::new();
+    for (name, ids) in [(ACCEPTED, ids(scene, ACCEPTED)), (HANDLED, ids(scene, HANDLED)), (LINES, lines(scene))] {
+        text += &format!("=== {name}\n");
+        text.extend(ids.iter().map(|id| format!("{id}\n")));
+    }
+    text
+}

@@ -1,0 +1,222 @@
+//! What is written in a mixed load, and what each event is to come to.
+
+use std::fmt;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use uuid::Uuid;
+
+/// Files in which workers note the ids that the backend accepted, and that the handler handled.
+pub(crate) const ACCEPTED: &str = "accepted";
+pub(crate) const HANDLED: &str = "handled";
+/// The file of the publisher `lines`.
+pub(crate) const LINES: &str = "lines.jsonl";
+
+pub(crate) const PLAIN_TYPE: &str = "thing.happened";
+pub(crate) const HANDLED_TYPE: &str = "thing.handled";
+
+/// Above this, another writer's event fails.
+pub(crate) const MAX_EVENT_BYTES: usize = 350 << 10;
+const MOST_DATA: f64 = (300 << 10) as f64;
+const TOO_MUCH_DATA: usize = 400 << 10;
+
+/// Refusals that end an event which would be refused for ever.
+const FEW_RETRIES: i32 = 2;
+/// So many that a handler's neighbours do not use them up when its actor dies.
+const MANY_RETRIES: i32 = 1_000;
+
+/// What a backend or a handler does with an event instead of accepting it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Misbehaviour {
+    Refuse,
+    Panic,
+    Hang,
+}
+
+impl Misbehaviour {
+    const ALL: [(Self, &str); 3] = [(Self::Refuse, "refuse"), (Self::Panic, "panic"), (Self::Hang, "hang")];
+
+    /// From an event's subject: what, and how often.
+    pub(crate) fn parse(subject: &str) -> Option<(Self, i32)> {
+        let (word, times) = subject.split_once(' ')?;
+        let (what, _) = Self::ALL.into_iter().find(|(_, name)| *name == word)?;
+        Some((what, times.parse().ok()?))
+    }
+}
+
+impl fmt::Display for Misbehaviour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, name) = Self::ALL.into_iter().find(|(what, _)| what == self).unwrap();
+        f.write_str(name)
+    }
+}
+
+/// Where events are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Target {
+    /// The default publisher's stream, in both of its lanes: once.
+    Stream,
+    /// The stream of the publisher that holds a key behind a failed event: once.
+    Held,
+    /// A file of JSON lines: at least once.
+    Lines,
+    /// What the suite's own backend has accepted: at least once.
+    Accepted,
+}
+
+impl Target {
+    pub(crate) const ALL: [Self; 4] = [Self::Stream, Self::Held, Self::Lines, Self::Accepted];
+
+    pub(crate) fn is_exact(self) -> bool {
+        matches!(self, Self::Stream | Self::Held)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Published,
+    /// Refused for good, or as often as it may be.
+    Failed,
+}
+
+/// How often an event is refused on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retries {
+    Exactly(i32),
+    /// What else an actor had in hand when it died may be refused with it.
+    AtLeast(i32),
+}
+
+impl Retries {
+    pub(crate) fn least(self) -> i32 {
+        let (Self::Exactly(times) | Self::AtLeast(times)) = self;
+        times
+    }
+
+    pub(crate) fn allow(self, found: i32) -> bool {
+        match self {
+            Self::Exactly(times) => found == times,
+            Self::AtLeast(times) => found >= times,
+        }
+    }
+}
+
+/// An event to write, and its expected end.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) id: Uuid,
+    pub(crate) kind: &'static str,
+    pub(crate) lane: &'static str,
+    pub(crate) key: String,
+    pub(crate) event_type: &'static str,
+    pub(crate) subject: String,
+    /// As JSON.
+    pub(crate) data: String,
+    pub(crate) extensions: &'static str,
+    pub(crate) publisher_config: &'static str,
+    pub(crate) max_retries: i32,
+    /// Due so much later.
+    pub(crate) delay_millis: i32,
+    pub(crate) target: Target,
+    pub(crate) end: End,
+    pub(crate) retries: Retries,
+}
+
+impl Plan {
+    pub(crate) fn is_handled(&self) -> bool {
+        self.event_type == HANDLED_TYPE
+    }
+
+    /// Whether a library would write it, or another writer alone.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.end == End::Published && self.target != Target::Held || self.target == Target::Accepted
+    }
+
+    fn plain(rng: &mut StdRng, key: String) -> Self {
+        let lane = if rng.random() { "" } else { "default" };
+        Self {
+            id: uuid::Builder::from_random_bytes(rng.random()).into_uuid(),
+            kind: "plain",
+            lane,
+            // A writer's order within a key holds within a lane.
+            key: if key.is_empty() { key } else { format!("{key} {lane}") },
+            event_type: PLAIN_TYPE,
+            subject: String::new(),
+            data: data(rng),
+            extensions: "{}",
+            publisher_config: "{}",
+            max_retries: 3,
+            delay_millis: 0,
+            target: Target::Stream,
+            end: End::Published,
+            retries: Retries::Exactly(0),
+        }
+    }
+
+    /// Draws an event of a writer's key, or of none.
+    pub(crate) fn draw(rng: &mut StdRng, key: String) -> Self {
+        let plain = Self::plain(rng, key.clone());
+        match rng.random_range(0..100) {
+            0..40 => plain,
+            40..48 => Self { kind: "scheduled", key: String::new(), delay_millis: rng.random_range(0..3_000), ..plain },
+            48..60 => Self { kind: "lines", lane: "lines", key, target: Target::Lines, ..plain },
+            60..72 => Self { lane: "mine", key, target: Target::Accepted, ..plain }.refused_by_the_backend(rng),
+            72..86 => plain.handled(rng),
+            86..94 => Self { lane: "held", key, target: Target::Held, ..plain }.held(rng),
+            94..97 => Self { kind: "too large", data: string(TOO_MUCH_DATA), ..plain }.refused_for_good(),
+            _ => Self { kind: "no event", extensions: "[1]", ..plain }.refused_for_good(),
+        }
+    }
+
+    fn refused_for_good(self) -> Self {
+        Self { end: End::Failed, retries: Retries::Exactly(1), ..self }
+    }
+
+    fn refused_by_the_backend(self, rng: &mut StdRng) -> Self {
+        let what = if rng.random_bool(0.8) { Misbehaviour::Refuse } else { Misbehaviour::Panic };
+        let times = rng.random_range(0..4);
+        let failed = times >= FEW_RETRIES;
+        Self {
+            kind: "refused",
+            subject: format!("{what} {times}"),
+            max_retries: FEW_RETRIES,
+            end: if failed { End::Failed } else { End::Published },
+            retries: Retries::Exactly(times.min(FEW_RETRIES)),
+            ..self
+        }
+    }
+
+    fn handled(self, rng: &mut StdRng) -> Self {
+        let what = match rng.random_range(0..20) {
+            0 => Misbehaviour::Panic,
+            1 => Misbehaviour::Hang,
+            _ => Misbehaviour::Refuse,
+        };
+        let times = rng.random_range(0..2);
+        Self {
+            kind: "handled",
+            event_type: HANDLED_TYPE,
+            subject: format!("{what} {times}"),
+            max_retries: MANY_RETRIES,
+            retries: Retries::AtLeast(times),
+            ..self
+        }
+    }
+
+    /// Some cannot be sent until an operator has mended them; their key waits.
+    fn held(self, rng: &mut StdRng) -> Self {
+        let broken = rng.random_bool(0.1);
+        let publisher_config = if broken { r#"{"field": {"nested": true}}"# } else { "{}" };
+        Self { kind: "held", publisher_config, ..self }
+    }
+}
+
+/// Mostly small, at times large.
+fn data(rng: &mut StdRng) -> String {
+    let bytes = MOST_DATA.powf(rng.random::<f64>().powi(2)) as usize;
+    if bytes < 3 { "1".to_owned() } else { string(bytes - 2) }
+}
+
+fn string(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes))
+}
