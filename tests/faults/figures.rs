@@ -61,6 +61,15 @@ impl Meter {
         Self { began: Instant::now(), figures, measuring, stop }
     }
 
+    /// Memory alone.
+    pub(crate) fn of_processes(processes: Processes) -> Self {
+        let stop = watch::Sender::new(false);
+        let figures = Arc::<Mutex<Figures>>::default();
+        let probe = Probe { url: String::new(), client: None, figures: Arc::clone(&figures), stop: stop.subscribe() };
+        let measuring = vec![tokio::spawn(probe.measure_memory(processes))];
+        Self { began: Instant::now(), figures, measuring, stop }
+    }
+
     pub(crate) async fn finish(self) -> Figures {
         self.stop.send_replace(true);
         for measuring in self.measuring {

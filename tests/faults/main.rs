@@ -17,6 +17,7 @@ mod report;
 mod scene;
 mod seams;
 mod seats;
+mod sqlite;
 mod stage;
 mod steps;
 mod takeover;
@@ -30,16 +31,17 @@ use report::Report;
 use scene::Pace;
 use stage::Stage;
 
-/// Every kind of fault, some at the same time: with plain events and with events of many sorts.
-const SHORT: [Duration; 2] = [Duration::from_secs(24), Duration::from_secs(12)];
+/// Every kind of fault, some at the same time: with plain events, with events of many sorts, and on a file.
+const SHORT: [Duration; 3] = [Duration::from_secs(24), Duration::from_secs(12), Duration::from_secs(6)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_minute_of_all_faults_together_loses_nothing_doubles_nothing_and_keeps_the_order() {
     let seed = rand::random_range(0..1_000_000);
     let mut report = Report::new(seed, "--rounds 0 --seconds 60");
-    let [plain, mixed] = SHORT;
+    let [plain, mixed, file] = SHORT;
     report.add(Stage::together(&Kind::ALL, plain, Pace::Short).run(seed).await);
     report.add(Stage::mixed(&Kind::ALL, mixed, Pace::Short).run_mixed(seed).await);
+    report.add(sqlite::run(seed, file, Pace::Short).await);
     report.judge();
 }
 
@@ -61,6 +63,7 @@ async fn each_kind_of_fault_alone_and_then_all_together() {
         let span = Duration::from_secs(seconds);
         report.add(Stage::together(&kinds, span, Pace::Long).run(seed).await);
         report.add(Stage::mixed(&kinds, span, Pace::Long).run_mixed(seed).await);
+        report.add(sqlite::run(seed, span, Pace::Long).await);
     }
     report.judge();
 }
