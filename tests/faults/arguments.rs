@@ -13,10 +13,10 @@ const VARIABLE: &str = "OUTBOX_FAULTS";
 #[derive(Debug, Parser)]
 #[command(name = "scripts/faults.sh")]
 pub(crate) struct Arguments {
-    /// Faults of each kind, kind after kind
+    /// Faults of each kind, kind after kind; of long ones a quarter
     #[arg(long, default_value_t = 20)]
     pub(crate) rounds: u32,
-    /// How long all kinds then go on together, several at a time; 0: not at all
+    /// How long all kinds then go on together, several at a time, and once more under a mixed load, and on SQLite; 0: not at all
     #[arg(long, default_value_t = 600)]
     pub(crate) seconds: u64,
     /// Draws the same faults, pauses and writes again; the order in which they meet is the machine's
