@@ -289,6 +289,16 @@ impl Scene {
         format!("=== the table\n{}\n=== the stream\n{}\n{others}", table.join("\n"), stream.join("\n"))
     }
 
+    /// Waits until nothing has been due for long, though events are still written.
+    pub(crate) async fn recover(&self, most: Duration) {
+        let late = "SELECT count(*) FROM outbox_events
+            WHERE status = 'pending' AND scheduled_at < clock_timestamp() - interval '2 s'";
+        let began = Instant::now();
+        while self.number(late).await > 0 && began.elapsed() < most {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Waits until every event is published; how many are not when the time is up.
     pub(crate) async fn drain(&self, most: Duration) -> i64 {
         let unfinished = if self.is_mixed {

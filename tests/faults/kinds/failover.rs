@@ -45,7 +45,8 @@ pub(super) async fn to_a_lagging_standby(scene: &Scene, rng: &mut StdRng) {
     let mut old = standby;
     // Nobody can reach it any more.
     block_in_place(|| old.start_again());
-    scene.notes().losses.add(Losses::between(&events(scene, &old).await, &new));
+    let losses = Losses::between(&events(scene, &old).await, &new);
+    scene.notes().losses.add(losses);
 }
 
 /// Each event, and whether it is recorded as published.
