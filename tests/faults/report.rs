@@ -21,6 +21,11 @@ impl Report {
 
     pub(crate) fn add(&mut self, outcome: Outcome) {
         println!("{}: {}", outcome.name, if outcome.is_good() { "good" } else { "BAD" });
+        outcome.balance.examples.iter().for_each(|example| println!("{}: {example}", outcome.name));
+        outcome.deaths.iter().for_each(|death| println!("{}: ended by itself: {death}", outcome.name));
+        outcome.findings.iter().for_each(|finding| println!("{}: {finding}", outcome.name));
+        outcome.excesses.iter().for_each(|excess| println!("{}: above its limit: {excess}", outcome.name));
+        outcome.told.iter().for_each(|line| println!("{}: told a secret: {line}", outcome.name));
         self.outcomes.push(outcome);
     }
 
@@ -28,13 +33,6 @@ impl Report {
     pub(crate) fn judge(&self) {
         println!("{}", self.table());
         let bad: Vec<&str> = self.outcomes.iter().filter(|outcome| !outcome.is_good()).map(|o| &*o.name).collect();
-        for outcome in &self.outcomes {
-            outcome.balance.examples.iter().for_each(|example| println!("{}: {example}", outcome.name));
-            outcome.deaths.iter().for_each(|death| println!("{}: ended by itself: {death}", outcome.name));
-            outcome.findings.iter().for_each(|finding| println!("{}: {finding}", outcome.name));
-            outcome.excesses.iter().for_each(|excess| println!("{}: above its limit: {excess}", outcome.name));
-            outcome.told.iter().for_each(|line| println!("{}: told a secret: {line}", outcome.name));
-        }
         assert!(bad.is_empty(), "{}; seed {}; again: {}", bad.join(", "), self.seed, self.command);
     }
 

@@ -112,7 +112,8 @@ impl<'a> Operator<'a> {
         loop {
             self.mend().await;
             let left = self.scene.drain(Duration::from_secs(1)).await + self.scene.number(HELD).await;
-            if left == 0 || began.elapsed() > HEALING {
+            // Refused events hold up their keys, one after the other.
+            if left == 0 || began.elapsed() > 2 * HEALING {
                 return left;
             }
         }

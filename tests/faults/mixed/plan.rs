@@ -192,7 +192,7 @@ impl Plan {
             1 => Misbehaviour::Hang,
             _ => Misbehaviour::Refuse,
         };
-        let times = rng.random_range(0..2);
+        let times = i32::from(rng.random_bool(0.25));
         Self {
             kind: "handled",
             event_type: HANDLED_TYPE,

@@ -14,7 +14,8 @@ use super::plan::Plan;
 use crate::support::PATIENCE;
 
 const WRITERS: u64 = 6;
-const KEYS: u32 = 4;
+/// So many that a key is not busier than the retries of its events allow, which are looked for once a second.
+const KEYS: u32 = 16;
 const MOST_EVENTS: usize = 6;
 
 #[derive(Debug, Clone, Copy)]
