@@ -95,6 +95,8 @@ pub(crate) struct FetchRequest {
     /// Due retries of these shards, at most `retry_limit` in all.
     pub(crate) retry_shards: Vec<i16>,
     pub(crate) retry_limit: i64,
+    /// Due retries that had to wait a moment ago: those behind them are read.
+    pub(crate) passed_retries: Vec<Uuid>,
     /// Due events of these keys from the start of each key's order, at most `key_limit` for each.
     pub(crate) keys: Vec<String>,
     pub(crate) key_limit: i64,

@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use uuid::Uuid;
 
 use super::clock::Moment;
 use super::flight::{Admitted, Fetch, Flight, Opening};
-use super::lane::{LaneCursor, Plan, Purpose};
+use super::lane::{LaneCursor, Plan, Purpose, has_more_retries};
 use super::line::Line;
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
 use super::shared::{Lifeline, Shared, panics_on_demand};
@@ -227,12 +228,21 @@ impl Poller {
     fn take(&mut self, index: usize, lane: usize, plan: &Plan, reading: Reading) {
         self.resume();
         let track = &mut self.tracks[index];
-        track.cursors[lane].advance(plan, &reading.answer, Moment::now());
+        let cursor = &mut track.cursors[lane];
+        cursor.advance(plan, &reading.answer, Moment::now());
+        let retries: Vec<Uuid> = reading.answer.rows.iter().filter(|row| row.retry).map(|row| row.id).collect();
+        let has_more_retries = has_more_retries(plan, &reading.answer);
         let credit = &track.line.credit;
         let Reading { answer, blockers, unfinished, fetch } = reading;
         let Admitted { tickets, unreadable } =
             fetch.admit(answer.rows, &blockers, |row| credit.take(row.event.as_ref().map_or(0, |event| event.size())));
         drop(fetch);
+        if !plan.retry_shards.is_empty() {
+            let taken: HashSet<Uuid> =
+                tickets.iter().chain(unreadable.iter().map(|(ticket, _)| ticket)).map(|ticket| ticket.id).collect();
+            let waiting = retries.into_iter().filter(|id| !taken.contains(id));
+            cursor.pass_retries(waiting, has_more_retries, Moment::now());
+        }
         // A key of which nothing may go waits for what stands before it: read again at once, it would be for ever.
         let going: HashSet<&str> = tickets.iter().map(Ticket::key).collect();
         let flight = &track.line.flights[lane];
@@ -312,6 +322,7 @@ async fn read_in_vain(shared: &Shared) -> Result<(), StoreError> {
         except: Vec::new(),
         retry_shards: Vec::new(),
         retry_limit: 0,
+        passed_retries: Vec::new(),
         keys: Vec::new(),
         key_limit: 0,
         max_events: MAX_FETCH,
@@ -379,6 +390,7 @@ fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchR
         except,
         retry_shards: plan.retry_shards.clone(),
         retry_limit: plan.retry_limit,
+        passed_retries: plan.passed_retries.clone(),
         keys,
         key_limit,
         max_events: plan.most,

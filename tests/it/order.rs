@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Barrier;
 
 use crate::scene::Scene;
+use crate::support::{PATIENCE, eventually};
 
 const WRITERS: usize = 8;
 const KEYS: usize = 40;
@@ -59,4 +60,24 @@ async fn events_of_a_key_arrive_in_the_order_in_which_writers_took_turns_on_it()
         let before = latest.insert(key, *version).unwrap_or(0);
         assert_eq!(*version, before + 1, "the versions of {key} follow one another");
     }
+}
+
+/// Retries that are due and held by a failed event of their key, more of them than one look for retries brings.
+#[tokio::test]
+async fn retries_that_a_failed_event_holds_do_not_keep_others_from_being_read() {
+    let scene = Scene::new().await;
+    let write =
+        "INSERT INTO outbox_events (id, event_type, source, partition_key, status, retry_count, scheduled_at, retry_at)
+        SELECT gen_random_uuid(), 'thing.happened', 'tests', $1, $2::text, 1, now() - interval '1 hour',
+            CASE WHEN $2::text = 'retry' THEN now() - interval '1 second' * (1 + $4::int) END
+        FROM generate_series(1, $3::int)";
+    let sql = scene.sql().await;
+    for (key, status, count, age) in [("held", "failed", 1, 0), ("held", "retry", 300, 600), ("", "retry", 20, 1)] {
+        sql.execute(write, &[&key, &status, &count, &age]).await.unwrap();
+    }
+    let settings = scene.settings("max_in_flight = 40\nbatch_size = 20", "on_failed = \"hold\"");
+    let _worker = scene.worker(&settings, "worker");
+    scene.wait_length(20).await;
+    eventually("those without a key are published", PATIENCE, async || scene.published().await == 20).await;
+    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'retry'").await, 300);
 }

@@ -237,6 +237,7 @@ async fn add_to_stream(stage: &mut Stage, events: u32) -> anyhow::Result<f64> {
             except: Vec::new(),
             retry_shards: Vec::new(),
             retry_limit: 0,
+            passed_retries: Vec::new(),
             keys: Vec::new(),
             key_limit: 0,
             max_events: PIPELINE,

@@ -49,6 +49,7 @@ fn request(stage: &Stage, data: u32) -> FetchRequest {
         except: Vec::new(),
         retry_shards: Vec::new(),
         retry_limit: 0,
+        passed_retries: Vec::new(),
         keys: Vec::new(),
         key_limit: 0,
         max_events: MAX_FETCH.min(worker.max_in_flight).min(worker.max_in_flight_bytes / size).max(1),

@@ -87,6 +87,7 @@ pub(super) fn everything(store: &Arc<dyn Store>) -> FetchRequest {
         ranges: (0..store.shards()).map(range).collect(),
         retry_shards: (0..store.shards()).collect(),
         retry_limit: 1000,
+        passed_retries: Vec::new(),
         keys: Vec::new(),
         key_limit: 1000,
         max_events: usize::MAX,

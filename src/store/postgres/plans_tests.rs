@@ -65,6 +65,7 @@ fn ranges(from: Position, to: Option<Position>) -> FetchRequest {
         except: Vec::new(),
         retry_shards: Vec::new(),
         retry_limit: 500,
+        passed_retries: Vec::new(),
         keys: Vec::new(),
         key_limit: 100,
         max_events: usize::MAX,

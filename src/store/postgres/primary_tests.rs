@@ -21,6 +21,7 @@ fn nothing() -> FetchRequest {
         except: Vec::new(),
         retry_shards: Vec::new(),
         retry_limit: 10,
+        passed_retries: Vec::new(),
         keys: Vec::new(),
         key_limit: 10,
         max_events: 10,

@@ -124,6 +124,9 @@ fn read_retries(
     if reading.answer.cut_short {
         return Ok(());
     }
+    let passed: HashSet<&Uuid> = request.passed_retries.iter().collect();
+    let limit = reading.sql_limit(request.retry_limit);
+    let passing = limit.saturating_add(i64::try_from(passed.len()).unwrap_or(i64::MAX));
     let rows = sql::<SqlTypes>(&format!(
         "SELECT {COLUMNS} FROM outbox_events AS e INDEXED BY outbox_events_retry
          WHERE status = 'retry' AND seq IS NOT NULL AND publisher_backend = "
@@ -132,9 +135,10 @@ fn read_retries(
     .sql(" AND coalesce(retry_at, scheduled_at) <= ")
     .bind::<BigInt, _>(now)
     .sql(" ORDER BY coalesce(retry_at, scheduled_at) LIMIT ")
-    .bind::<BigInt, _>(reading.sql_limit(request.retry_limit))
+    .bind::<BigInt, _>(passing)
     .load_iter::<Row, DefaultLoadingMode>(connection)?;
-    reading.take(rows, false)
+    let is_left = |row: &QueryResult<Row>| !row.as_ref().is_ok_and(|row| passed.contains(&row.id()));
+    reading.take(rows.filter(is_left).take(usize::try_from(limit).unwrap_or(usize::MAX)), false)
 }
 
 fn read_key(

@@ -397,6 +397,7 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
         ranges: (0..store.shards()).map(|shard| Range { shard, from: Position::START, to: None, limit: 100 }).collect(),
         retry_shards: Vec::new(),
         retry_limit: 100,
+        passed_retries: Vec::new(),
         keys: Vec::new(),
         key_limit: 100,
         max_events: usize::MAX,

@@ -1,11 +1,15 @@
 //! Where the reading of one lane stands: a cursor per shard, the sweep behind it, and what to ask for next. Pure.
 
+mod passed;
 mod room;
 mod sweep;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use uuid::Uuid;
+
+use self::passed::PassedRetries;
 use self::room::{Room, each};
 use super::clock::Moment;
 use super::flight::Opening;
@@ -67,6 +71,7 @@ pub(crate) struct Plan {
     pub(crate) ranges: Vec<Range>,
     pub(crate) retry_shards: Vec<i16>,
     pub(crate) retry_limit: i64,
+    pub(crate) passed_retries: Vec<Uuid>,
     /// Events that those keys may bring that are read from their start.
     pub(crate) key_room: usize,
     /// Events that all of it may bring.
@@ -106,6 +111,7 @@ pub(crate) struct LaneCursor {
     /// What is announced waits until then.
     not_before: Moment,
     next_retries: Moment,
+    passed_retries: PassedRetries,
     next_sweep: Moment,
     /// A look went before a sweep that is due; the next one does not.
     sweep_is_next: bool,
@@ -131,6 +137,7 @@ impl LaneCursor {
             polls: false,
             not_before: now,
             next_retries: now,
+            passed_retries: PassedRetries::default(),
             next_sweep: now,
             sweep_is_next: false,
             has_read: false,
@@ -186,6 +193,11 @@ impl LaneCursor {
         self.next_retries = self.next_retries.min(at);
     }
 
+    /// These retries were read and have to wait. Where there may be more, the next look passes them.
+    pub(crate) fn pass_retries(&mut self, waiting: impl Iterator<Item = Uuid>, more: bool, now: Moment) {
+        self.passed_retries.note(waiting, more, now);
+    }
+
     /// The events that a byte budget is worth.
     pub(crate) fn affordable(&self, bytes: usize) -> usize {
         bytes / self.average_size.max(1)
@@ -229,6 +241,7 @@ impl LaneCursor {
             ranges: if ranges > 0 { self.plan_ranges(reading, ranges) } else { Vec::new() },
             retry_shards,
             retry_limit: each(retries, 1),
+            passed_retries: self.passed_retries.ids(),
             key_room,
             most: room,
             began: now,
@@ -311,12 +324,17 @@ impl LaneCursor {
         }
         let last = answer.rows.iter().rev().find(|row| row.in_range).map(|row| row.shard);
         self.room.note(answer.cut_short, last);
-        let retries = i64::try_from(answer.rows.iter().filter(|row| row.retry).count()).unwrap_or(i64::MAX);
-        if !plan.retry_shards.is_empty() && (answer.cut_short || retries >= plan.retry_limit) {
+        if has_more_retries(plan, answer) {
             // Not at once: what was read may all have to wait, and would be read again and again.
             self.next_retries = now.after(now.since(plan.began));
         }
     }
+}
+
+/// Whether there may be more due retries than came.
+pub(crate) fn has_more_retries(plan: &Plan, answer: &FetchAnswer) -> bool {
+    let retries = i64::try_from(answer.rows.iter().filter(|row| row.retry).count()).unwrap_or(i64::MAX);
+    !plan.retry_shards.is_empty() && (answer.cut_short || retries >= plan.retry_limit)
 }
 
 /// For each shard, how many rows of its range came, and the last one's place.

@@ -50,6 +50,7 @@ impl LaneCursor {
             ranges,
             retry_shards: Vec::new(),
             retry_limit: 0,
+            passed_retries: Vec::new(),
             key_room: 0,
             most: room,
             began: now,

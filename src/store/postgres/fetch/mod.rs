@@ -196,9 +196,12 @@ fn retries_sql(selected: &str, inner: &str, measured: &str) -> String {
 }
 
 fn retry_values(request: &FetchRequest) -> Vec<Value> {
-    let FetchRequest { lane, retry_shards, retry_limit, except, .. } = request;
-    let (lane, except, limit) =
-        (|| Value::Text(lane.to_string()), || Value::Ids(except.clone()), || Value::Number(*retry_limit));
+    let FetchRequest { lane, retry_shards, retry_limit, passed_retries, except, .. } = request;
+    let (lane, except, limit) = (
+        || Value::Text(lane.to_string()),
+        || Value::Ids([except.as_slice(), passed_retries].concat()),
+        || Value::Number(*retry_limit),
+    );
     let shards = Value::SmallNumbers(retry_shards.clone());
     vec![shards, lane(), except(), limit(), lane(), except(), limit(), limit()]
 }

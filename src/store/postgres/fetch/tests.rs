@@ -17,6 +17,7 @@ fn everything() -> FetchRequest {
         except: Vec::new(),
         retry_shards: (0..SHARDS).collect(),
         retry_limit: 1000,
+        passed_retries: Vec::new(),
         keys: vec!["k".to_owned()],
         key_limit: 10,
         max_events: 2000,
