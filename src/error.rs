@@ -268,6 +268,15 @@ pub enum SystemError {
     /// The database said no in a way that waiting does not mend.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A handler's name is empty or too long.
+    #[error("the handler name {name:?} is not valid: it has 1 to {max} characters")]
+    #[non_exhaustive]
+    HandlerName {
+        /// The name.
+        name: String,
+        /// The most characters that a name may have.
+        max: usize,
+    },
     /// The runtime could not be made.
     #[error("cannot start the outbox's threads: {0}")]
     Runtime(#[source] std::io::Error),

@@ -1,13 +1,13 @@
 //! The outbox at a glance: what people are shown of backends and workers, by the command line and in a browser.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::settings::Settings;
-use crate::store::Overview;
+use crate::store::{Overview, OwedHandler, WorkerRow, handler_lane, handler_of};
 
 const OK: &str = "ok";
 
@@ -52,6 +52,37 @@ pub(crate) struct WorkerGlance {
     pub(crate) shards: BTreeMap<String, i64>,
 }
 
+/// One handler that is announced or owed events.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct HandlerGlance {
+    /// Its name.
+    pub(crate) name: String,
+    /// Events that it has still to handle, up to 100,000, apart from those that the delivering process gives it directly.
+    pub(crate) owed: i64,
+    /// How long the oldest of them has been owed.
+    pub(crate) oldest_owed_seconds: Option<f64>,
+    /// Whether a live process has it.
+    pub(crate) alive: bool,
+}
+
+impl HandlerGlance {
+    /// Each handler, and whether one of these workers has it.
+    pub(crate) fn list(owed: Vec<OwedHandler>, workers: &[WorkerRow], lease: Duration) -> Vec<Self> {
+        let living: BTreeSet<String> = workers
+            .iter()
+            .filter(|worker| worker.is_alive(lease))
+            .flat_map(|worker| worker.reports().into_keys())
+            .collect();
+        let one = |handler: OwedHandler| Self {
+            alive: living.contains(&*handler_lane(&handler.name)),
+            name: handler.name,
+            owed: handler.owed,
+            oldest_owed_seconds: handler.oldest.map(|oldest| oldest.as_secs_f64()),
+        };
+        owed.into_iter().map(one).collect()
+    }
+}
+
 /// What is shown.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Glance {
@@ -78,7 +109,7 @@ impl Glance {
         }
         for worker in overview.workers.iter().filter(|worker| worker.is_alive(lease)) {
             let mut limits = BTreeMap::new();
-            for (lane, report) in worker.reports() {
+            for (lane, report) in worker.reports().into_iter().filter(|(lane, _)| handler_of(lane).is_none()) {
                 let name = publisher(&lane);
                 limits.insert(name.clone(), report.per_second);
                 let backend = seen.entry(name).or_default();
@@ -93,7 +124,7 @@ impl Glance {
         }
         let workers = overview.workers.iter().map(|worker| {
             let mut shards = BTreeMap::new();
-            for (lane, count) in &worker.shards {
+            for (lane, count) in worker.shards.iter().filter(|(lane, _)| handler_of(lane).is_none()) {
                 *shards.entry(publisher(lane)).or_insert(0) += count;
             }
             let (name, alive) = (worker.name.clone(), worker.is_alive(lease));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
-use crate::store::{Due, Outcomes};
+use crate::store::{Due, Outcomes, OwedHandler};
 
 /// In the place of a backend: events whose `publisher_backend` no live worker serves. No publisher has such a name.
 const UNSERVED: &str = "(unserved)";
@@ -83,6 +83,10 @@ metrics! {
         "The bytes of their variable-size parts, which max_in_flight_bytes bounds.";
     BREAKER_OPEN = "outbox_breaker_open", Gauge, Count,
         "1 while the backend cannot be reached and sending pauses, else 0.";
+    OWED = "outbox_handler_owed_events", Gauge, Count,
+        "Events that are owed to a handler, up to 100,000: their backends have them, and the process that delivered them lacks it.";
+    OLDEST_OWED = "outbox_handler_oldest_owed_age_seconds", Gauge, Seconds,
+        "How long the oldest of them has been owed; 0 if there is none.";
     UNRECORDED = "outbox_events_unrecorded", Gauge, Count,
         "Events whose outcome the database refuses to record, or whose row another transaction holds; the others go on.";
     DUE = "outbox_events_due", Gauge, Count,
@@ -216,6 +220,15 @@ impl DueMeters {
             due.fold((0, Duration::ZERO), |(events, oldest), due| (events + due.events, oldest.max(due.oldest)));
         self.events.set(events as f64);
         self.oldest.set(oldest);
+    }
+}
+
+/// What handlers are owed; any process can say it of all.
+pub(crate) fn set_owed(owed: &[OwedHandler]) {
+    for handler in owed {
+        let labelled = |name: &'static str| gauge!(name, "handler" => handler.name.clone());
+        labelled(OWED).set(handler.owed as f64);
+        labelled(OLDEST_OWED).set(handler.oldest.unwrap_or_default());
     }
 }
 

@@ -21,6 +21,7 @@ mod cleanup;
 mod completions;
 mod events;
 mod exit;
+mod handlers;
 mod health;
 mod journals;
 mod logs;
@@ -104,6 +105,8 @@ enum Command {
     Publish(Box<publish::Args>),
     #[command(subcommand)]
     Events(events::Command),
+    #[command(subcommand)]
+    Handlers(handlers::Command),
     Status(status::Args),
     Health(health::Args),
     Cleanup(cleanup::Args),
@@ -160,6 +163,9 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         }
         Command::Events(command) => {
             with_store(&load()?, async |settings, store| events::run(command, settings, store).await)
+        }
+        Command::Handlers(command) => {
+            with_store(&load()?, async |settings, store| handlers::run(command, settings, store).await)
         }
         Command::Status(args) => {
             with_store(&load()?, async |settings, store| status::run(&args, settings, builder.backends(), store).await)

@@ -11,7 +11,7 @@ use self::history::History;
 use super::arguments::Format;
 use super::journals::{self, Journal, Left, Served};
 use super::output;
-use crate::glance::{BackendGlance, Glance, WorkerGlance};
+use crate::glance::{BackendGlance, Glance, HandlerGlance, WorkerGlance};
 use crate::row::time;
 use crate::settings::Settings;
 use crate::store::{Counting, Store};
@@ -41,7 +41,8 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let overview = store.overview(Counting::Exactly).await?;
     let served = Served::new(store.outbox_id().await?, settings, &overview);
-    let mut status = Status::new(Glance::new(&overview, settings));
+    let handlers = HandlerGlance::list(store.owed().await?, &overview.workers, settings.worker.lease);
+    let mut status = Status::new(Glance::new(&overview, settings), handlers);
     for (name, publisher) in journals::kept(settings) {
         match Journal::read(name, publisher, backends, served.outbox()).await {
             Ok(journal) => status.note_left(name, journal.left(&served)),
@@ -62,6 +63,7 @@ struct Status {
     counts: BTreeMap<String, i64>,
     backends: Vec<Backend>,
     workers: Vec<WorkerGlance>,
+    handlers: Vec<HandlerGlance>,
     #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<History>,
 }
@@ -75,10 +77,10 @@ struct Backend {
 }
 
 impl Status {
-    fn new(glance: Glance) -> Self {
+    fn new(glance: Glance, handlers: Vec<HandlerGlance>) -> Self {
         let Glance { counts, backends, workers } = glance;
         let backends = backends.into_iter().map(|glance| Backend { glance, left_behind: None });
-        Self { counts, backends: backends.collect(), workers, history: None }
+        Self { counts, backends: backends.collect(), workers, handlers, history: None }
     }
 
     fn note_left(&mut self, backend: &str, left: Vec<Left>) {
@@ -103,6 +105,10 @@ impl Status {
             vec![output::printable(&worker.name), time(worker.heartbeat_at), output::printable(&shards.join(", "))]
         });
         output::table(&["WORKER", "HEARTBEAT", "SHARDS"], workers)?;
+        if !self.handlers.is_empty() {
+            output::line("")?;
+            print_handlers(&self.handlers)?;
+        }
         if let Some(history) = &self.history {
             history.print()?;
         }
@@ -117,6 +123,15 @@ impl Status {
         output::line("\nLeft behind beside the streams (see `outbox cleanup --help`):")?;
         Ok(output::table(&["BACKEND", "OUTBOX", "PUBLISHER_BACKEND", "EVENTS", "BYTES"], left)?)
     }
+}
+
+pub(super) fn print_handlers(handlers: &[HandlerGlance]) -> anyhow::Result<()> {
+    let rows = handlers.iter().map(|handler| {
+        let oldest = handler.oldest_owed_seconds.map_or_else(String::new, |seconds| format!("{seconds:.1} s"));
+        let alive = if handler.alive { "yes" } else { "no" };
+        vec![output::printable(&handler.name), handler.owed.to_string(), oldest, alive.to_owned()]
+    });
+    Ok(output::table(&["HANDLER", "OWED", "OLDEST OWED", "ALIVE"], rows)?)
 }
 
 impl Backend {

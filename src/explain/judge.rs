@@ -22,7 +22,14 @@ fn at_its_end(event: &OutboxEvent) -> Option<Reason> {
             error: event.last_error.clone(),
             published_at: event.published_at,
         }),
-        Status::Processing => Some(Reason::Processing { since: event.updated_at }),
+        Status::Processing => Some(match event.published_at {
+            Some(published_at) => Reason::Owed {
+                published_at,
+                handlers: event.pending_handlers.clone().unwrap_or_default(),
+                error: event.last_error.clone(),
+            },
+            None => Reason::Processing { since: event.updated_at },
+        }),
         Status::Pending | Status::Retry => None,
     }
 }

@@ -90,6 +90,15 @@ pub enum Reason {
         /// Why they did not all run the last time; empty: they were not asked yet.
         error: String,
     },
+    /// Its backend has it, and handlers of other processes have still to handle it: it is owed to them.
+    Owed {
+        /// Since when the backend has it.
+        published_at: DateTime<Utc>,
+        /// Which; a service that is down gets it when it comes back.
+        handlers: Vec<String>,
+        /// The last rejection, where there was one.
+        error: String,
+    },
     /// Its writer set `seq` to NULL; a worker gives it a place within seconds.
     WithoutPlace,
     /// No worker is alive.

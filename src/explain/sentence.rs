@@ -60,6 +60,16 @@ impl fmt::Display for Reason {
                 }
                 if error.is_empty() { f.write_str(".") } else { write!(f, ": {}", sentence(error)) }
             }
+            Self::Owed { published_at, handlers, error } => {
+                write!(
+                    f,
+                    "Its backend has it since {}, and it is owed to these handlers: {}; `outbox status` shows which of them are \
+                     alive",
+                    time(*published_at),
+                    handlers.join(", ")
+                )?;
+                if error.is_empty() { f.write_str(".") } else { write!(f, ": {}", sentence(error)) }
+            }
             Self::WithoutPlace => {
                 f.write_str("Its writer gave it no place in the order (`seq` is NULL); a worker does so within 5 s.")
             }

@@ -161,6 +161,7 @@ impl Check<'_> {
         self.time("worker.poll_interval", worker.poll_interval, instant)?;
         self.time("worker.lease", worker.lease, Duration::from_secs(1))?;
         self.time("worker.handler_timeout", worker.handler_timeout, instant)?;
+        self.time("worker.handlers_owed", worker.handlers_owed, instant)?;
         self.time("worker.shutdown_timeout", worker.shutdown_timeout, Duration::ZERO)
     }
 

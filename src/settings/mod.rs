@@ -183,6 +183,8 @@ pub struct WorkerSettings {
     pub max_event_bytes: usize,
     /// How long a local handler may take for one event.
     pub handler_timeout: Duration,
+    /// How long events are kept for a handler after its last process has gone: later ones are owed to it no more.
+    pub handlers_owed: Duration,
     /// How long finishing what is in flight may take.
     pub shutdown_timeout: Duration,
     /// The backends served, by name; none: all that are configured.
@@ -202,6 +204,7 @@ impl Default for WorkerSettings {
             max_in_flight_bytes: 16 << 20,
             max_event_bytes: 1 << 20,
             handler_timeout: Duration::from_secs(30),
+            handlers_owed: Duration::from_secs(7 * 24 * 3600),
             shutdown_timeout: Duration::from_secs(30),
             backends: None,
         }

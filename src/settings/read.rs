@@ -43,6 +43,7 @@ const WORKER: &[&str] = &[
     "max_in_flight_bytes",
     "max_event_bytes",
     "handler_timeout",
+    "handlers_owed",
     "shutdown_timeout",
     "backends",
 ];
@@ -185,6 +186,7 @@ fn worker(table: &Table<'_>) -> Result<WorkerSettings> {
     table.read("max_in_flight_bytes", &mut worker.max_in_flight_bytes, Node::size)?;
     table.read("max_event_bytes", &mut worker.max_event_bytes, Node::size)?;
     table.read("handler_timeout", &mut worker.handler_timeout, Node::duration)?;
+    table.read("handlers_owed", &mut worker.handlers_owed, Node::duration)?;
     table.read("shutdown_timeout", &mut worker.shutdown_timeout, Node::duration)?;
     table.read("backends", &mut worker.backends, |node| node.strings().map(Some))?;
     Ok(worker)

@@ -1,6 +1,7 @@
 //! What every store promises, as one suite of tests that each database runs through a [`Fixture`] of its own.
 
 mod given;
+mod handlers;
 mod history;
 mod leases;
 mod operating;
@@ -129,6 +130,35 @@ macro_rules! instantiate {
                 settling::a_row_that_is_no_event_is_recorded_as_failed,
                 settling::a_published_event_is_not_rescheduled,
                 settling::a_settle_under_a_lost_lease_is_refused,
+                handlers::beside_an_older_worker_no_handler_elsewhere_is_owed_anything,
+                handlers::an_event_of_which_no_handler_elsewhere_is_owed_anything_is_published,
+                handlers::what_is_announced_is_owed_until_it_is_answered,
+                handlers::what_only_handlers_elsewhere_are_owed_is_in_nobodys_way,
+                handlers::what_an_event_owes_is_fixed_by_the_first_record_of_its_acceptance,
+                handlers::a_late_settle_adds_no_name_that_has_answered,
+                handlers::what_a_process_leaves_to_others_is_owed_announced_or_not,
+                handlers::an_announcement_that_ran_out_owes_nothing_new_and_keeps_what_was_owed,
+                handlers::of_handlers_that_answer_together_the_last_one_publishes,
+                handlers::an_answer_is_a_fact_and_may_come_twice,
+                handlers::an_answer_whose_row_is_held_or_refused_is_named_and_holds_no_other,
+                handlers::a_rejected_delivery_is_tried_again_and_counts_once,
+                handlers::a_rejection_under_a_lost_lease_or_of_another_attempt_is_refused,
+                handlers::a_handler_that_gives_up_fails_the_event_and_ends_no_other_delivery,
+                handlers::an_event_failed_by_a_handler_does_not_hold_its_key,
+                handlers::giving_up_does_not_end_the_retries_of_handlers_of_the_delivering_process,
+                handlers::a_local_handlers_failure_does_not_end_what_others_are_owed,
+                handlers::deliveries_of_a_key_come_in_its_order,
+                handlers::an_unsettled_event_holds_back_later_deliveries_of_its_key,
+                handlers::deliveries_that_wait_for_one_of_their_key_hide_no_other,
+                handlers::reading_deliveries_stops_at_its_budgets,
+                handlers::a_dropped_handler_is_owed_nothing_and_inherits_nothing,
+                handlers::announcing_again_keeps_what_is_owed,
+                handlers::a_delivery_whose_event_is_gone_is_dropped_when_it_is_met,
+                handlers::the_janitor_publishes_what_owes_nothing_any_more,
+                handlers::retention_keeps_what_is_owed,
+                handlers::an_operator_who_fails_or_replays_an_event_ends_its_deliveries,
+                handlers::a_sent_event_that_an_operator_failed_is_owed_to_all_once_it_is_retried,
+                handlers::who_is_owed_a_key_and_how_much_is_known,
                 leases::two_workers_never_own_a_shard_at_once,
                 leases::an_expired_lease_is_taken_by_another,
                 leases::each_taking_raises_the_epoch_and_renewing_keeps_it,

@@ -16,6 +16,10 @@ use crate::publish::{NewEvent, Stored};
 use crate::settings::DatabaseSettings;
 use migrate::{Plan, Watch};
 
+pub(crate) use self::handlers::{
+    Acceptance, Announcement, DeliveryRequest, FetchedDelivery, MOST_COUNTED, OwedHandler, RejectedDelivery,
+    SettledEvent, handler_lane, handler_of,
+};
 pub(crate) use self::history::{Chapter, Outcomes, Span};
 pub(crate) use self::news::{Heard, News};
 pub(crate) use self::operations::{
@@ -27,6 +31,7 @@ pub(crate) use self::settled::{Care, Settled};
 
 #[cfg(test)]
 pub(crate) mod contract;
+mod handlers;
 mod history;
 pub(crate) mod migrate;
 mod news;
@@ -189,6 +194,10 @@ pub(crate) struct Reschedule {
     pub(crate) published: bool,
     /// The handlers still to run.
     pub(crate) pending_handlers: Option<Vec<String>>,
+    /// As in [`Acceptance`]: with `published` and a backend that had not recorded it, what the event owes is fixed now.
+    pub(crate) asked: Arc<[String]>,
+    /// As in [`Acceptance`].
+    pub(crate) left: Vec<String>,
 }
 
 /// Gives the events to write, once there is a connection to write them on.
@@ -262,12 +271,48 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// when this returns: no failover takes it back.
     async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>>;
 
-    /// Records events as published and done, over any other status; the outcomes are in the order given. What is recorded
-    /// is durable. After an error nothing is known, and the next call for these events goes with [`Care::AfterDoubt`].
-    async fn settle_published(&self, events: &[(Uuid, i64)], care: Care) -> Result<Vec<Settled>>;
+    /// Records that the backends have events, over any other status; the outcomes are in the order given. The first
+    /// statement that records it fixes which handlers elsewhere an event is owed to; one that is owed to none is published.
+    /// What is recorded is durable. After an error nothing is known, and the next call for these events goes with
+    /// [`Care::AfterDoubt`].
+    async fn settle_published(&self, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>>;
 
     /// Records retries and failures, each only while its lease is still `owner`'s; the outcomes are in the order given.
-    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Settled>>;
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<SettledEvent>>;
+
+    /// Announces handlers, durably: events that commit after the answer are owed to them.
+    async fn announce(&self, handlers: &[Announcement]) -> Result<()>;
+
+    /// Notes that a live process has these handlers.
+    async fn see_handlers(&self, names: &[String]) -> Result<()>;
+
+    /// Ends a handler's announcement and whatever it is owed, in batches; returns how many deliveries ended. Announced
+    /// again, the handler inherits nothing.
+    async fn drop_handler(&self, name: &str) -> Result<usize>;
+
+    /// Reads a handler's due deliveries in the order of their events. One with a key comes only if, in one snapshot, no
+    /// earlier event of the key is unsettled or owed to the handler, except those before it in the same answer.
+    async fn fetch_deliveries(&self, request: &DeliveryRequest) -> Result<Vec<FetchedDelivery>>;
+
+    /// Records answers by (handler, id, seq), whoever gives them; the last one publishes the event. As durable and as
+    /// repeatable as [`settle_published`](Self::settle_published).
+    async fn settle_handled(&self, handled: &[(String, Uuid, i64)], care: Care) -> Result<Vec<Settled>>;
+
+    /// Records rejections by handlers, each only while the lease of its handler's lane is still `owner`'s.
+    async fn settle_rejected_deliveries(&self, owner: Uuid, rejected: &[RejectedDelivery]) -> Result<Vec<Settled>>;
+
+    /// Whether a delivery of these handlers is due, whether or not an earlier one holds it back.
+    async fn has_due_deliveries(&self, handlers: &[String]) -> Result<bool>;
+
+    /// For each of these keys the handlers that are owed an event of it.
+    async fn owed_before(&self, lane: &str, keys: &[String]) -> Result<HashMap<String, Vec<String>>>;
+
+    /// The handlers that are announced or owed something, by name.
+    async fn owed(&self) -> Result<Vec<OwedHandler>>;
+
+    /// Publishes a small batch of events that are owed to no handler any more, and ends deliveries whose handler was
+    /// dropped; returns how many.
+    async fn finish_settled(&self) -> Result<usize>;
 
     /// Raises a lease's epoch above `above` while it is still `owner`'s at `epoch`; returns whether it was.
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool>;
@@ -408,6 +453,8 @@ pub(crate) struct LeaseView {
     pub(crate) clock: Option<DateTime<Utc>>,
     /// When the first lease of another worker can end that it does not extend before.
     pub(crate) next_end: Option<Duration>,
+    /// The rules that hold; see [`PROTOCOL`].
+    pub(crate) protocol: i16,
 }
 
 /// The rules that this program keeps, at most; `outbox_meta.protocol` says which all workers keep.

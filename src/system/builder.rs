@@ -149,7 +149,7 @@ impl Builder {
         let shared = Shared::new(outbox, name, settings, runtime.handle().clone(), store, lines, wake, deaths);
         start_intake(&shared);
         let outbox = Outbox::new(Arc::clone(&shared));
-        if let Err(error) = self.start_handlers(&outbox, &shared) {
+        if let Err(error) = self.start_handlers(&outbox, &shared).await {
             shared.end();
             return Err(error);
         }
@@ -161,13 +161,13 @@ impl Builder {
 }
 
 impl Builder {
-    fn start_handlers(self, outbox: &Outbox, shared: &Shared) -> Result<(), SystemError> {
+    async fn start_handlers(self, outbox: &Outbox, shared: &Arc<Shared>) -> Result<(), SystemError> {
         let started = self.starters.into_iter().map(|start| start(outbox.clone()));
         for subscription in self.subscriptions.into_iter().chain(started) {
             if shared.subscriptions().iter().any(|other| other.name() == subscription.name) {
                 return Err(SystemError::HandlerNameTaken { name: subscription.name });
             }
-            shared.subscribe(subscription)?;
+            Shared::subscribe(shared, subscription).await?;
         }
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! `Completer`: records what is done, many events in one UPDATE.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::FutureExt;
-use uuid::Uuid;
 
 use super::clock::Moment;
 use super::messages::{ActorKind, Complete};
@@ -15,7 +14,7 @@ use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
 use super::trying::persist;
 use crate::error::StoreError;
-use crate::store::{Care, Lane, Settled};
+use crate::store::{Acceptance, Care, Lane, Settled, SettledEvent, handler_lane};
 
 /// Events in one UPDATE.
 const MOST: usize = 2_000;
@@ -36,12 +35,12 @@ pub(crate) struct Completer {
 }
 
 impl Job for Ticket {
-    fn ticket(&self) -> &Ticket {
-        self
+    fn is_in_flight(&self) -> bool {
+        Ticket::is_in_flight(self)
     }
 
-    fn ticket_mut(&mut self) -> &mut Ticket {
-        self
+    fn set_aside(&mut self, reason: &str) {
+        Ticket::set_aside(self, reason);
     }
 }
 
@@ -106,7 +105,7 @@ impl Handler<Complete> for Completer {
     type Result = ();
 
     fn handle(&mut self, Complete(tickets): Complete, ctx: &mut Self::Context) {
-        for (name, tickets) in by_publisher(&self.shared, tickets, Ticket::ticket) {
+        for (name, tickets) in by_publisher(&self.shared, tickets, |ticket| ticket) {
             if let Some(queue) = self.queues.get_mut(&name) {
                 queue.push(tickets);
             }
@@ -132,9 +131,10 @@ pub(super) fn by_publisher<J>(shared: &Shared, jobs: Vec<J>, ticket: fn(&J) -> &
 }
 
 async fn record(shared: Arc<Shared>, batch: Batch<Ticket>) -> (Batch<Ticket>, Vec<Settled>) {
-    let events: Vec<(Uuid, i64)> = batch.jobs.iter().map(|ticket| (ticket.id, ticket.position.seq)).collect();
+    let events: Vec<Acceptance> = batch.jobs.iter().map(acceptance).collect();
     let began = Moment::now();
-    let settle = |care| shared.store.settle_published(&events, care).map(|settled| refused_or(events.len(), settled));
+    let settle =
+        |care| shared.store.settle_published(&events, care).map(|settled| outcomes_of(&shared, events.len(), settled));
     let outcomes = if batch.again {
         settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; events.len()])
     } else {
@@ -144,12 +144,33 @@ async fn record(shared: Arc<Shared>, batch: Batch<Ticket>) -> (Batch<Ticket>, Ve
     (batch, outcomes)
 }
 
+fn acceptance(ticket: &Ticket) -> Acceptance {
+    let (asked, left) = (Arc::clone(&ticket.asked), ticket.left.clone());
+    Acceptance { id: ticket.id, seq: ticket.position.seq, asked, left }
+}
+
 /// Where all of a batch is refused, each event of it is.
 pub(super) fn refused_or(events: usize, settled: Result<Vec<Settled>, StoreError>) -> Result<Vec<Settled>, StoreError> {
     settled.or_else(|error| match error.is_refusal() {
         true => Ok(vec![Settled::Refused(error.to_string()); events]),
         false => Err(error),
     })
+}
+
+/// The outcomes alone. Handlers that are owed events since are told.
+pub(super) fn outcomes_of(
+    shared: &Shared,
+    events: usize,
+    settled: Result<Vec<SettledEvent>, StoreError>,
+) -> Result<Vec<Settled>, StoreError> {
+    let settled = settled.map(|settled| {
+        let owed: BTreeSet<&String> = settled.iter().flat_map(|event| &event.owed).collect();
+        if !owed.is_empty() {
+            shared.announce_news(owed.into_iter().map(|handler| handler_lane(handler)).collect());
+        }
+        settled.into_iter().map(|event| event.outcome).collect()
+    });
+    refused_or(events, settled)
 }
 
 /// Tells the channels what they need not keep any more.

@@ -6,6 +6,7 @@ use super::clock::Moment;
 use super::line::Line;
 use super::shared::Shared;
 use crate::error::StoreError;
+use crate::meters;
 use crate::store::{Due, WorkerRow};
 
 /// What this worker knows itself.
@@ -15,6 +16,9 @@ pub(super) fn update_own(shared: &Shared) {
 
 /// What the database is asked for.
 pub(super) async fn update_due(shared: &Shared) -> Result<(), StoreError> {
+    if shared.owes_handlers() {
+        meters::set_owed(&shared.store.owed().await?);
+    }
     // Who delivers nothing says nothing of backends.
     if shared.lines.is_empty() {
         return Ok(());

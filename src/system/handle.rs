@@ -12,7 +12,7 @@ use super::messages::{HealthReport, Shutdown, Subscribe};
 use super::outbox_system::OutboxSystem;
 use super::shared::Shared;
 use super::supervisor::{Supervisor, report};
-use crate::error::{PublishError, SystemError};
+use crate::error::{PublishError, StoreError, SystemError};
 use crate::event::OutboxEvent;
 use crate::explain::{Explanation, explain};
 use crate::publish::NewEvent;
@@ -101,7 +101,7 @@ impl Outbox {
     /// shutdown.
     pub async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
         self.supervisor()?;
-        self.shared.subscribe(subscription)
+        Shared::subscribe(&self.shared, subscription).await
     }
 
     /// How the system is.
@@ -158,15 +158,22 @@ impl Outbox {
     }
 
     /// Waits until nothing that is due for the served backends is left to deliver, by this worker or another. What is
-    /// held, and what waits behind a retry that is not due, does not count; a paused backend's events do. Waits on while
-    /// the database cannot be reached.
+    /// held, and what waits behind a retry that is not due, does not count; a paused backend's events do, and so does what
+    /// handlers of this process are owed. Waits on while the database cannot be reached.
     pub async fn drained(&self) {
         let lanes: Vec<_> = self.shared.lanes().cloned().collect();
         let holding = self.shared.settings.holding_lanes();
         loop {
             if self.shared.is_idle() {
                 let (shared, lanes, holding) = (Arc::clone(&self.shared), lanes.clone(), holding.clone());
-                let asked = self.shared.runtime.spawn(async move { shared.store.has_due(&lanes, &holding).await });
+                let handlers: Vec<String> =
+                    shared.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
+                let asked = self.shared.runtime.spawn(async move {
+                    Ok::<_, StoreError>(
+                        shared.store.has_due(&lanes, &holding).await?
+                            || shared.store.has_due_deliveries(&handlers).await?,
+                    )
+                });
                 if matches!(asked.await, Ok(Ok(false))) && self.shared.is_idle() {
                     return;
                 }

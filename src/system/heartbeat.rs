@@ -12,8 +12,9 @@ use super::lease_keeper::Control;
 use super::leases::{Keeping, Share, fair_share, margin};
 use super::line::Line;
 use super::shared::Shared;
+use super::subscription::Subscription;
 use crate::error::StoreError;
-use crate::store::{Heartbeat, Lane, LaneReport, LeaseStore, LeaseView, Shard, Unrecorded};
+use crate::store::{Heartbeat, Lane, LaneReport, LeaseStore, LeaseView, Shard, Unrecorded, handler_lane, handler_of};
 
 /// How often the heartbeat looks whether shards that it gives up have run empty, and whether others are free where no
 /// worker says that it has released some.
@@ -105,6 +106,7 @@ impl<'a> Heart<'a> {
         let beat = self.announcement(stuck);
         let view = self.store.beat(&beat).await?;
         self.shared.note_beat();
+        self.shared.note_protocol(view.protocol);
         if let Some(clock) = view.clock {
             self.shared.note_clock(clock, Utc::now());
         }
@@ -186,22 +188,23 @@ impl<'a> Heart<'a> {
     }
 
     fn announcement(&self, stuck: bool) -> Heartbeat {
-        let backends: BTreeMap<&str, LaneReport> = self
-            .shared
-            .lines
-            .values()
-            .flat_map(|line| {
-                line.flights.iter().map(|flight| (flight.lane().as_ref(), self.report(line, flight, stuck)))
-            })
-            .collect();
-        let handlers: Vec<String> =
-            self.shared.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
+        let lines = self.shared.lines.values();
+        let of_publishers = lines.flat_map(|line| {
+            line.flights.iter().map(|flight| (flight.lane().to_string(), self.report(line, flight, stuck)))
+        });
+        // One whose actor is gone is owed its events and takes no leases.
+        let subscriptions = self.shared.subscriptions();
+        let living = subscriptions.iter().filter(|handler| handler.is_alive() && !stuck);
+        let of_handlers = living.map(|handler| (handler_lane(handler.name()).to_string(), LaneReport::well()));
+        let backends: BTreeMap<String, LaneReport> = of_publishers.chain(of_handlers).collect();
+        let alive = |handler: &&Arc<Subscription>| self.shared.owes_handlers() || handler.is_alive();
+        let handlers: Vec<&str> = subscriptions.iter().filter(alive).map(|handler| handler.name()).collect();
         Heartbeat {
             worker: self.shared.worker,
             name: self.shared.name.clone(),
             backends: serde_json::json!(backends).to_string(),
             handlers: serde_json::json!(handlers).to_string(),
-            lanes: self.shared.lanes().cloned().collect(),
+            lanes: self.shared.lanes().cloned().chain(self.shared.handler_lanes()).collect(),
             held: self.leases.all(),
             extends: !stuck,
             lease: self.lease(),
@@ -234,7 +237,9 @@ impl<'a> Heart<'a> {
                 self.give_up_above(target, lane);
             }
             Share::StandBy(reason) => {
-                self.say_standing_by(lane, reason);
+                if handler_of(lane).is_none() {
+                    self.say_standing_by(lane, reason);
+                }
                 self.give_up_above(0, lane);
             }
         }
@@ -304,11 +309,8 @@ impl<'a> Heart<'a> {
         let counts = self.shared.leases.counts();
         let all = self.shared.store.shards().unsigned_abs() as usize;
         let waiting = self.standing_by();
-        self.shared
-            .lanes()
-            .filter(|lane| counts.get(*lane).copied().unwrap_or(0) < all && !waiting.contains_key(&***lane))
-            .cloned()
-            .collect()
+        let lanes = self.shared.lanes().cloned().chain(self.shared.handler_lanes());
+        lanes.filter(|lane| counts.get(lane).copied().unwrap_or(0) < all && !waiting.contains_key(&**lane)).collect()
     }
 
     // Giving leases back.
@@ -325,7 +327,7 @@ impl<'a> Heart<'a> {
     }
 
     async fn release_idle(&mut self, mut leases: Vec<(Shard, i64)>) -> Result<(), StoreError> {
-        leases.retain(|(shard, _)| !self.flight(&shard.lane).is_some_and(|flight| flight.is_busy(shard.number)));
+        leases.retain(|(shard, _)| !self.is_busy(shard));
         if leases.is_empty() {
             return Ok(());
         }
@@ -338,6 +340,13 @@ impl<'a> Heart<'a> {
             }
         }
         self.store.release(self.shared.worker, &leases).await
+    }
+
+    fn is_busy(&self, shard: &Shard) -> bool {
+        match handler_of(&shard.lane) {
+            Some(handler) => self.shared.owed.is_busy(handler, shard.number),
+            None => self.flight(&shard.lane).is_some_and(|flight| flight.is_busy(shard.number)),
+        }
     }
 
     fn flight(&self, lane: &str) -> Option<&Flight> {

@@ -41,8 +41,8 @@ impl Actor for Herald {
         let guard = || Ended(ctx.address().downgrade());
         let announcing = announce(Arc::clone(&self.shared), guard());
         self.tasks.push(self.shared.runtime.spawn(announcing).abort_handle());
-        // Who delivers nothing has no use for news.
-        if !self.shared.lines.is_empty() {
+        // Who delivers nothing and has no handler has no use for news.
+        if !self.shared.lines.is_empty() || !self.shared.subscriptions().is_empty() {
             let listening = listen(Arc::clone(&self.shared), guard());
             self.tasks.push(self.shared.runtime.spawn(listening).abort_handle());
         }

@@ -54,6 +54,17 @@ impl Janitor {
         ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
     }
 
+    /// What is owed to no handler any more, though no answer finished it: two last answers may have met.
+    fn finish_settled(&mut self, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.shared);
+        let work = self.shared.runtime.spawn(async move {
+            if let Err(error) = shared.store.finish_settled().await {
+                tracing::debug!(%error, "events that are owed to no handler cannot be looked for");
+            }
+        });
+        ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
+    }
+
     fn write_history(&mut self, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.shared);
         let work = self.shared.runtime.spawn(async move { write_history(&shared).await });
@@ -77,6 +88,7 @@ impl Actor for Janitor {
         ctx.run_later(FIRST_RETENTION, Self::delete);
         ctx.run_interval(RETENTION_INTERVAL, Self::delete);
         ctx.run_interval(HISTORY_INTERVAL, Self::write_history);
+        ctx.run_interval(REPAIR_INTERVAL, Self::finish_settled);
     }
 }
 

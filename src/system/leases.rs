@@ -137,17 +137,18 @@ pub(crate) enum Share {
     StandBy(String),
 }
 
-/// The fair share of a lane: `ceil(shards / workers)` among the live workers that announce the lane, deliver to its backend
-/// and have every handler that others have.
+/// The fair share of a lane: `ceil(shards / workers)` among the live workers that announce the lane and deliver to its
+/// backend; under protocol 1, that have every handler that others have.
 ///
 /// A worker whose backend has refused events and now says that it is well gets one shard to try it with, which the others
 /// leave to it; all of them where no worker delivers.
 pub(crate) fn fair_share(worker: Uuid, lane: &str, view: &LeaseView, given_up: bool) -> Share {
     let serving: Vec<&Peer> = view.peers.iter().filter(|peer| report(peer, lane).is_some()).collect();
     let handlers: HashMap<Uuid, Vec<String>> = serving.iter().map(|peer| (peer.id, names(&peer.handlers))).collect();
+    // Later rules leave to other processes what this one has no handler for.
     let complete = |peer: &Peer| {
         let mine = &handlers[&peer.id];
-        handlers.values().flatten().all(|name| mine.contains(name))
+        view.protocol >= 2 || handlers.values().flatten().all(|name| mine.contains(name))
     };
     let healthy = |peer: &Peer| report(peer, lane).is_some_and(|report| report.is_well());
     let trying = |peer: &Peer| complete(peer) && report(peer, lane).is_some_and(|report| report.trying);

@@ -114,6 +114,14 @@ pub enum EventTypes {
 }
 
 impl EventTypes {
+    /// As a handler is announced: `*` for all, a trailing `*` for a prefix.
+    pub(crate) fn patterns(&self) -> Vec<String> {
+        match self {
+            Self::All => vec!["*".to_owned()],
+            Self::OneOf(wanted) => wanted.clone(),
+        }
+    }
+
     pub(crate) fn contain(&self, event_type: &str) -> bool {
         let matches = |wanted: &String| match wanted.strip_suffix('*') {
             Some(prefix) => event_type.starts_with(prefix),
@@ -195,6 +203,8 @@ pub struct HealthReport {
     pub shards: BTreeMap<String, usize>,
     /// Why this worker leaves a lane to others, by lane.
     pub standing_by: BTreeMap<String, String>,
+    /// Each handler of this process: whether its actor runs, or why its events wait.
+    pub handlers: BTreeMap<String, Result<(), String>>,
     /// Events in memory: read and not yet settled, or settled a moment ago.
     pub in_flight: usize,
     /// Whether the database answered a heartbeat within the lease time; where nothing is delivered there are none.
@@ -202,10 +212,10 @@ pub struct HealthReport {
 }
 
 impl HealthReport {
-    /// The database answers and every backend takes events.
+    /// The database answers, every backend takes events and every handler runs.
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        self.database.is_ok() && self.backends.values().all(Result::is_ok)
+        self.database.is_ok() && self.backends.values().chain(self.handlers.values()).all(Result::is_ok)
     }
 
     /// The leases are kept besides.
@@ -240,6 +250,8 @@ pub enum ActorKind {
     Completer,
     /// Records what is not.
     Retry,
+    /// Gives handlers of this process what they are owed.
+    HandlerPoller,
     /// Retention.
     Janitor,
     /// Wakes workers of other processes, and is woken by them.

@@ -98,10 +98,11 @@ impl MessageResponse<OutboxSystem, NewEvent> for PendingAnswer {
 }
 
 impl Handler<Subscribe> for OutboxSystem {
-    type Result = Result<(), SystemError>;
+    type Result = ResponseFuture<Result<(), SystemError>>;
 
     fn handle(&mut self, subscription: Subscribe, _: &mut Self::Context) -> Self::Result {
-        self.shared.subscribe(subscription)
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { Shared::subscribe(&shared, subscription).await })
     }
 }
 

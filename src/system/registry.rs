@@ -6,18 +6,18 @@ use std::sync::Arc;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::future::join_all;
 
+use super::clock::Moment;
+use super::left::{Key, Left};
 use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
 use super::ticket::Ticket;
-use crate::store::Lane;
-
-type Key = (Lane, String);
 
 pub(crate) struct Registry {
     shared: Arc<Shared>,
     /// Keys whose handlers are running, with what waits behind.
     busy: HashMap<Key, VecDeque<Job>>,
+    left: Left,
     _lifeline: Lifeline,
 }
 
@@ -30,14 +30,14 @@ struct Job {
 impl Registry {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let lifeline = shared.lifeline(ActorKind::Registry);
-        Self { shared, busy: HashMap::new(), _lifeline: lifeline }
+        Self { shared, busy: HashMap::new(), left: Left::default(), _lifeline: lifeline }
     }
 
     fn begin(&mut self, job: Job, ctx: &mut Context<Self>) {
         if job.ticket.key().is_empty() {
             return self.run(job, None, ctx);
         }
-        let key = (job.ticket.shard.lane.clone(), job.ticket.key().to_owned());
+        let key = key_of(&job.ticket);
         if let Some(waiting) = self.busy.get_mut(&key) {
             waiting.push_back(job);
             return;
@@ -62,21 +62,28 @@ impl Registry {
         }));
     }
 
-    /// Returns whether the event is done.
+    /// Returns whether the event is done, as far as the handlers here go.
     fn conclude(&mut self, mut ticket: Ticket, answers: Vec<(String, Outcome)>) -> bool {
-        let unhandled = answers.iter().filter(|(_, outcome)| !matches!(outcome, Outcome::Handled));
-        let pending: Vec<String> = unhandled.map(|(name, _)| name.clone()).collect();
+        let (mut handled, mut failed, mut not_run, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (name, outcome) in answers {
+            match outcome {
+                Outcome::Handled => handled.push(name),
+                Outcome::NotBegun => not_run.push(name),
+                Outcome::Failed(reason) => {
+                    errors.push(format!("handler `{name}`: {reason}"));
+                    failed.push(name);
+                }
+            }
+        }
+        if self.shared.owes_handlers() {
+            self.leave(&mut ticket, std::mem::take(&mut not_run));
+        }
+        ticket.asked = handled.iter().chain(&failed).chain(&not_run).cloned().collect();
+        let pending: Vec<String> = failed.into_iter().chain(not_run).collect();
         if pending.is_empty() {
             self.complete(vec![ticket]);
             return true;
         }
-        let errors: Vec<String> = answers
-            .into_iter()
-            .filter_map(|(name, outcome)| match outcome {
-                Outcome::Failed(reason) => Some(format!("handler `{name}`: {reason}")),
-                Outcome::Handled | Outcome::NotBegun => None,
-            })
-            .collect();
         ticket.reject();
         let cause = if errors.is_empty() {
             tracing::warn!(handlers = ?pending, "handlers have stopped or hang; the events that wait for them come again and spend no retry");
@@ -88,6 +95,60 @@ impl Registry {
         false
     }
 
+    /// The event becomes a delivery of these handlers' own, and what follows in its key's order comes after it there, too.
+    fn leave(&mut self, ticket: &mut Ticket, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        if !ticket.key().is_empty() {
+            self.left.note(&key_of(ticket), &names, Moment::now());
+        }
+        ticket.left.extend(names);
+    }
+
+    /// Which handlers an event is given here; the others that it still has to meet are left it.
+    fn split(&mut self, ticket: &mut Ticket, subscriptions: &[Arc<Subscription>]) -> Vec<Arc<Subscription>> {
+        let Some(event) = ticket.event().cloned() else { return Vec::new() };
+        let wanting: Vec<Arc<Subscription>> =
+            subscriptions.iter().filter(|handler| handler.wants(&event)).cloned().collect();
+        if !self.shared.owes_handlers() {
+            return wanting;
+        }
+        let (here, later): (Vec<_>, Vec<_>) = wanting.into_iter().partition(|handler| self.may_run(handler, ticket));
+        let lacking = event.pending_handlers.iter().flatten();
+        let mut left: Vec<String> =
+            lacking.filter(|name| !here.iter().any(|handler| handler.name() == *name)).cloned().collect();
+        left.extend(
+            later
+                .iter()
+                .map(|handler| handler.name().to_owned())
+                .filter(|name| !left.contains(name))
+                .collect::<Vec<_>>(),
+        );
+        self.leave(ticket, left);
+        ticket.asked = here.iter().map(|handler| handler.name().to_owned()).collect();
+        here
+    }
+
+    /// Whether a handler is there, and owed no earlier event of the key.
+    fn may_run(&self, handler: &Subscription, ticket: &Ticket) -> bool {
+        let is_keyed = !ticket.key().is_empty();
+        let is_behind = ticket.behind.iter().any(|name| name == handler.name())
+            || is_keyed && self.left.has(&key_of(ticket), handler.name(), Moment::now());
+        handler.is_alive() && !is_behind
+    }
+
+    /// What was left to a handler since an event came comes before it there, too.
+    fn leave_what_must_wait(&mut self, job: &mut Job) {
+        if !self.shared.owes_handlers() {
+            return;
+        }
+        let (here, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut job.handlers).into_iter().partition(|handler| self.may_run(handler, &job.ticket));
+        self.leave(&mut job.ticket, later.iter().map(|handler| handler.name().to_owned()).collect());
+        job.handlers = here;
+    }
+
     /// The next event of the key runs; after a failure all that wait go back into the table, in the state they are in.
     fn go_on(&mut self, key: Key, handled: bool, ctx: &mut Context<Self>) {
         let Some(waiting) = self.busy.get_mut(&key) else { return };
@@ -97,7 +158,10 @@ impl Registry {
             return self.fail(behind);
         }
         match waiting.pop_front() {
-            Some(job) => self.run(job, Some(key), ctx),
+            Some(mut job) => {
+                self.leave_what_must_wait(&mut job);
+                self.run(job, Some(key), ctx);
+            }
             None => {
                 self.busy.remove(&key);
             }
@@ -136,13 +200,9 @@ impl Handler<Accepted> for Registry {
         let subscriptions = self.shared.subscriptions();
         let mut done = Vec::with_capacity(tickets.len());
         let mut waiting = Vec::new();
-        for ticket in tickets {
-            // Found in the journal, and not a valid event any more: no handler can be given it.
-            let Some(event) = ticket.event() else {
-                done.push(ticket);
-                continue;
-            };
-            let handlers: Vec<_> = subscriptions.iter().filter(|handler| handler.wants(event)).cloned().collect();
+        for mut ticket in tickets {
+            // One that is not a valid event any more, found in the journal, can be given to no handler.
+            let handlers = self.split(&mut ticket, &subscriptions);
             if handlers.is_empty() {
                 done.push(ticket);
             } else if ticket.is_blocked() {
@@ -159,6 +219,10 @@ impl Handler<Accepted> for Registry {
 }
 
 panics_on_demand!(Registry);
+
+fn key_of(ticket: &Ticket) -> Key {
+    (ticket.shard.lane.clone(), ticket.key().to_owned())
+}
 
 /// An event whose turn does not come now: what stands before it in its key's order failed.
 fn behind(mut job: Job) -> Failure {

@@ -7,7 +7,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use futures_util::FutureExt;
 
 use super::clock::Moment;
-use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, refused_or};
+use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of};
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
@@ -36,12 +36,12 @@ struct Rejection {
 }
 
 impl Job for Rejection {
-    fn ticket(&self) -> &Ticket {
-        &self.ticket
+    fn is_in_flight(&self) -> bool {
+        self.ticket.is_in_flight()
     }
 
-    fn ticket_mut(&mut self) -> &mut Ticket {
-        &mut self.ticket
+    fn set_aside(&mut self, reason: &str) {
+        self.ticket.set_aside(reason);
     }
 }
 
@@ -116,7 +116,7 @@ impl Handler<Failed> for Retry {
 
     fn handle(&mut self, Failed(failures): Failed, ctx: &mut Self::Context) {
         let rejections = failures.into_iter().map(|failure| decide(&self.shared, failure)).collect();
-        for (name, rejections) in by_publisher(&self.shared, rejections, Rejection::ticket) {
+        for (name, rejections) in by_publisher(&self.shared, rejections, |rejection| &rejection.ticket) {
             if let Some(queue) = self.queues.get_mut(&name) {
                 queue.push(rejections);
             }
@@ -131,7 +131,7 @@ async fn record(shared: Arc<Shared>, batch: Batch<Rejection>) -> (Batch<Rejectio
     let settles: Vec<Reschedule> = batch.jobs.iter().map(|rejection| rejection.settle.clone()).collect();
     let write = |_| {
         let settled = shared.store.settle_rescheduled(shared.worker, &settles);
-        settled.map(|settled| refused_or(settles.len(), settled))
+        settled.map(|settled| outcomes_of(&shared, settles.len(), settled))
     };
     let outcomes = if batch.again {
         write(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; settles.len()])
@@ -194,6 +194,8 @@ fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> Rejection {
         error: None,
         published: ticket.is_accepted(),
         pending_handlers: before,
+        asked: Arc::clone(&ticket.asked),
+        left: ticket.left.clone(),
     };
     match cause {
         Cause::Rejected(reason) => settle.error = Some(reason),

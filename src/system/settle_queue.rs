@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use super::clock::Moment;
-use super::ticket::Ticket;
 use super::trying::pause_after;
 use crate::store::Settled;
 
@@ -16,8 +15,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Something that is to be recorded about an event.
 pub(super) trait Job {
-    fn ticket(&self) -> &Ticket;
-    fn ticket_mut(&mut self) -> &mut Ticket;
+    /// Whether it is still this process' to record.
+    fn is_in_flight(&self) -> bool;
+
+    /// It cannot be recorded for now.
+    fn set_aside(&mut self, reason: &str);
 }
 
 pub(super) struct SettleQueue<J> {
@@ -72,7 +74,7 @@ impl<J: Job> SettleQueue<J> {
     /// Those set aside whose next try has come.
     pub(super) fn next_again(&mut self, most: usize, now: Moment) -> Option<Batch<J>> {
         // What was given up with its shard is the next owner's.
-        self.aside.retain(|aside| aside.job.ticket().is_in_flight());
+        self.aside.retain(|aside| aside.job.is_in_flight());
         let is_due = |aside: &mut Aside<J>| aside.next_try <= now;
         if self.retrying || !self.aside.iter_mut().any(|aside| is_due(aside)) {
             return None;
@@ -97,11 +99,11 @@ impl<J: Job> SettleQueue<J> {
             match outcome {
                 Settled::Recorded | Settled::Superseded => ended.push((job, outcome.clone())),
                 Settled::Locked => {
-                    job.ticket_mut().set_aside("another transaction holds its row");
+                    job.set_aside("another transaction holds its row");
                     self.put_aside(job, tries, before, now.after(pause_after(tries)));
                 }
                 Settled::Refused(reason) if self.recorded > before => {
-                    job.ticket_mut().set_aside(reason);
+                    job.set_aside(reason);
                     self.put_aside(job, tries, before, now.after(pause(tries)));
                 }
                 Settled::Refused(reason) => {
@@ -125,4 +127,105 @@ impl<J: Job> SettleQueue<J> {
 
 fn pause(tries: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << tries.min(6)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Event {
+        name: &'static str,
+        aside: Option<String>,
+        is_gone: bool,
+    }
+
+    impl Job for Event {
+        fn is_in_flight(&self) -> bool {
+            !self.is_gone
+        }
+
+        fn set_aside(&mut self, reason: &str) {
+            self.aside = Some(reason.to_owned());
+        }
+    }
+
+    fn event(name: &'static str) -> Event {
+        Event { name, ..Event::default() }
+    }
+
+    fn refused() -> Settled {
+        Settled::Refused("evidence".to_owned())
+    }
+
+    const MOST: usize = 10;
+
+    /// Settles what waits, with these outcomes.
+    fn settle(queue: &mut SettleQueue<Event>, outcomes: &[Settled], now: Moment) -> Vec<&'static str> {
+        let batch = queue.next(MOST, 1, 1).unwrap();
+        queue.finish(batch, outcomes, now).into_iter().map(|(event, _)| event.name).collect()
+    }
+
+    #[test]
+    fn a_row_that_is_refused_while_others_are_recorded_is_set_aside_and_comes_again_by_itself() {
+        let (mut queue, now) = (SettleQueue::new(), Moment::now());
+        queue.push([event("good"), event("bad")]);
+        assert_eq!(settle(&mut queue, &[Settled::Recorded, refused()], now), ["good"]);
+        assert!(queue.next(MOST, 1, 1).is_none(), "it holds up no other");
+        assert!(queue.next_again(MOST, now).is_none(), "not immediately");
+        let again = queue.next_again(MOST, now.after(FIRST_PAUSE)).unwrap();
+        assert!(again.again && again.jobs[0].aside.as_deref() == Some("evidence"));
+        assert!(queue.next_again(MOST, now.after(LONGEST_PAUSE)).is_none(), "one try at a time");
+        let ended = queue.finish(again, &[Settled::Recorded], now);
+        assert_eq!(ended[0].0.name, "bad");
+    }
+
+    #[test]
+    fn where_all_are_refused_none_is_to_blame_until_another_is_recorded() {
+        let (mut queue, now) = (SettleQueue::new(), Moment::now());
+        queue.push([event("a"), event("b")]);
+        assert!(settle(&mut queue, &[refused(), refused()], now).is_empty());
+        queue.push([event("c")]);
+        settle(&mut queue, &[Settled::Recorded], now);
+        let later = now.after(LONGEST_PAUSE);
+        let again = queue.next_again(MOST, later).unwrap();
+        assert!(again.jobs.iter().all(|event| event.aside.is_none()));
+        queue.finish(again, &[refused(), Settled::Recorded], later);
+        let again = queue.next_again(MOST, later.after(LONGEST_PAUSE)).unwrap();
+        assert_eq!(
+            again.jobs.iter().map(|event| (event.name, event.aside.is_some())).collect::<Vec<_>>(),
+            [("a", true)]
+        );
+    }
+
+    #[test]
+    fn what_was_given_up_with_its_shard_does_not_come_again() {
+        let (mut queue, now) = (SettleQueue::new(), Moment::now());
+        queue.push([event("good"), Event { is_gone: true, ..event("gone") }]);
+        settle(&mut queue, &[Settled::Recorded, Settled::Locked], now);
+        assert!(queue.next_again(MOST, now.after(LONGEST_PAUSE)).is_none());
+    }
+
+    #[test]
+    fn what_division_did_not_reach_is_first_in_the_next_batch() {
+        let (mut queue, now) = (SettleQueue::new(), Moment::now());
+        queue.push([event("a"), event("b")]);
+        assert_eq!(settle(&mut queue, &[Settled::Recorded, Settled::Untried], now), ["a"]);
+        assert_eq!(settle(&mut queue, &[Settled::Recorded], now), ["b"]);
+    }
+
+    #[test]
+    fn a_second_batch_goes_beside_the_first_only_where_it_is_worth_it() {
+        let mut queue = SettleQueue::new();
+        queue.push([event("a")]);
+        let first = queue.next(MOST, 2, 2).unwrap();
+        queue.push([event("b")]);
+        assert!(queue.next(MOST, 2, 2).is_none());
+        queue.push([event("c")]);
+        assert_eq!(queue.next(MOST, 2, 2).unwrap().jobs.len(), 2);
+        queue.push([event("d"), event("e")]);
+        assert!(queue.next(MOST, 2, 2).is_none(), "two at most");
+        queue.finish(first, &[Settled::Recorded], Moment::now());
+        assert!(queue.next(MOST, 2, 2).is_some());
+    }
 }

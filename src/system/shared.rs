@@ -1,7 +1,7 @@
 //! What the actors of one system share: the store, the leases, each lane's flight, and where the others are.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI16, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,16 +19,18 @@ use super::letterbox::Letterbox;
 use super::line::Line;
 use super::messages::{ActorKind, Subscribe};
 use super::outbox_system::OutboxSystem;
+use super::owed::OwedInFlight;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
 use super::subscription::Subscription;
-use super::supervisor::Supervisor;
+use super::supervisor::{Subscribed, Supervisor};
+use super::trying::persist;
 use super::unserved::Asked;
 use crate::error::{StoreError, SystemError};
 use crate::meters::SystemMeters;
 use crate::settings::Settings;
-use crate::store::{Lane, News, Store};
+use crate::store::{Announcement, Lane, News, Store, handler_lane};
 
 /// Where the actors are now; each restart puts a new address here.
 #[derive(Default)]
@@ -41,6 +43,9 @@ pub(crate) struct Addresses {
     pub(crate) retry: Option<Addr<Retry>>,
 }
 
+/// Characters of a handler's name: with its prefix it names a lane.
+const MAX_HANDLER_NAME: usize = 92;
+
 pub(crate) struct Shared {
     pub(crate) worker: Uuid,
     pub(crate) outbox: Uuid,
@@ -52,6 +57,12 @@ pub(crate) struct Shared {
     pub(crate) lines: BTreeMap<String, Arc<Line>>,
     pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
     pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
+    /// What handlers of this process are owed and have in memory.
+    pub(crate) owed: Arc<OwedInFlight>,
+    /// Wakes the handlers' poller.
+    pub(crate) handlers_wake: Notify,
+    /// The rules that hold, as a heartbeat last saw them.
+    protocol: AtomicI16,
     /// What applications send.
     pub(crate) intake: Intake,
     /// Whether somebody serves what they send.
@@ -114,6 +125,9 @@ impl Shared {
             lines,
             subscriptions: Mutex::default(),
             standing_by: Mutex::default(),
+            owed: Arc::default(),
+            handlers_wake: Notify::new(),
+            protocol: AtomicI16::new(1),
             meters: SystemMeters::new(),
             clock_ahead: AtomicI64::new(0),
             last_beat: Mutex::new(None),
@@ -133,6 +147,20 @@ impl Shared {
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.lines.values().flat_map(|line| line.flights.iter().map(|flight| flight.lane()))
+    }
+
+    /// The lanes of the handlers that this process has.
+    pub(crate) fn handler_lanes(&self) -> Vec<Lane> {
+        self.subscriptions().iter().map(|handler| handler_lane(handler.name())).collect()
+    }
+
+    pub(crate) fn note_protocol(&self, protocol: i16) {
+        self.protocol.store(protocol, Ordering::Relaxed);
+    }
+
+    /// Whether every worker knows that handlers of other processes are owed what is delivered here.
+    pub(crate) fn owes_handlers(&self) -> bool {
+        self.protocol.load(Ordering::Relaxed) >= 2
     }
 
     pub(crate) fn line_of(&self, lane: &str) -> Option<&Arc<Line>> {
@@ -161,7 +189,7 @@ impl Shared {
 
     /// Whether the database answered a heartbeat within the lease time.
     pub(crate) fn lease_health(&self) -> Result<(), String> {
-        if self.lines.is_empty() {
+        if self.lines.is_empty() && self.subscriptions().is_empty() {
             return Ok(());
         }
         let last = *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,6 +208,9 @@ impl Shared {
 
     /// There may be something new for this worker to read.
     pub(crate) fn note_news(&self, news: News) {
+        if self.handler_lanes().iter().any(|lane| news.is_of(lane)) {
+            self.handlers_wake.notify_one();
+        }
         self.incoming.put(news);
     }
 
@@ -206,7 +237,7 @@ impl Shared {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.lines.values().all(|line| line.flights.iter().all(|flight| flight.is_empty()))
+        self.owed.is_empty() && self.lines.values().all(|line| line.flights.iter().all(|flight| flight.is_empty()))
     }
 
     pub(crate) fn tick(&self) {
@@ -239,7 +270,50 @@ impl Shared {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
+    /// Announces a handler, durably, and has it here from then on: what commits after this is met by it, whoever delivers.
+    pub(crate) async fn subscribe(self: &Arc<Self>, subscription: Subscribe) -> Result<(), SystemError> {
+        self.check_handler(&subscription)?;
+        let announcement = Announcement {
+            name: subscription.name.clone(),
+            types: subscription.events.patterns(),
+            owed_for: self.settings.worker.handlers_owed,
+        };
+        let store = Arc::clone(&self.store);
+        let announced = self.runtime.spawn(async move {
+            persist("a handler's announcement", 1, |_| {
+                let (store, announcement) = (Arc::clone(&store), announcement.clone());
+                async move {
+                    match store.announce(&[announcement]).await {
+                        Err(error) if error.is_transient() => Err(error),
+                        answer => Ok(answer),
+                    }
+                }
+            })
+            .await
+        });
+        announced.await.map_err(|_| SystemError::Stopped)??;
+        self.add_handler(subscription)?;
+        if let Some(supervisor) = self.addresses().supervisor.clone() {
+            // One that is being replaced starts what is needed.
+            let _ = supervisor.try_send(Subscribed);
+        }
+        self.handlers_wake.notify_one();
+        Ok(())
+    }
+
+    fn check_handler(&self, subscription: &Subscribe) -> Result<(), SystemError> {
+        let name = &subscription.name;
+        let subscriptions = self.subscriptions();
+        if subscriptions.iter().any(|other| other.name() == name && other.is_in_the_way_of(subscription)) {
+            return Err(SystemError::HandlerNameTaken { name: name.clone() });
+        }
+        match name.chars().count() {
+            1..=MAX_HANDLER_NAME => Ok(()),
+            _ => Err(SystemError::HandlerName { name: name.clone(), max: MAX_HANDLER_NAME }),
+        }
+    }
+
+    fn add_handler(&self, subscription: Subscribe) -> Result<(), SystemError> {
         let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = |other: &Arc<Subscription>| other.name() == subscription.name;
         if all.iter().any(|other| is_same(other) && other.is_in_the_way_of(&subscription)) {

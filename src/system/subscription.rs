@@ -38,15 +38,25 @@ impl Subscription {
         &self.handler.name
     }
 
+    /// Whether there is an actor to ask.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.handler.recipient.connected()
+    }
+
     /// Whether it works for events that the other, of the same name, does not say.
     pub(crate) fn is_in_the_way_of(&self, other: &Subscribe) -> bool {
         self.handler.recipient.connected() && self.handler.events != other.events
     }
 
+    /// Whether the handler is for events of this type.
+    pub(crate) fn covers(&self, event_type: &str) -> bool {
+        self.handler.events.contain(event_type)
+    }
+
     /// Whether this event still has to meet this handler.
     pub(crate) fn wants(&self, event: &OutboxEvent) -> bool {
         let pending = event.pending_handlers.as_ref().is_none_or(|pending| pending.contains(&self.handler.name));
-        pending && self.handler.events.contain(&event.event_type)
+        pending && self.covers(&event.event_type)
     }
 
     /// Asks the handler to take an event; `limit` is the time it may take from its turn on.

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 
 use super::clock::Moment;
 use super::completer::Completer;
+use super::handler_poller::HandlerPoller;
 use super::herald::Herald;
 use super::janitor::{Janitor, write_history};
 use super::lease_keeper::{LeaseKeeper, Leave};
@@ -21,7 +22,9 @@ use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
 use super::shared::{Lifeline, Shared};
+use super::subscription::Subscription;
 use crate::error::SystemError;
+use crate::store::handler_of;
 
 /// How long a shutdown may go beyond `shutdown_timeout`, for the last flush and for giving the leases up. Where a server
 /// has gone silent, the leases run out, and others clear the journals.
@@ -48,6 +51,7 @@ pub(crate) struct Supervisor {
 struct Children {
     lease_keeper: Option<Addr<LeaseKeeper>>,
     poller: Option<Addr<Poller>>,
+    handler_poller: Option<Addr<HandlerPoller>>,
     janitor: Option<Addr<Janitor>>,
     herald: Option<Addr<Herald>>,
 }
@@ -77,6 +81,7 @@ impl Supervisor {
             }
             ActorKind::Poller => self.children.poller = Some(Poller::new(shared).start()),
             ActorKind::LeaseKeeper => self.children.lease_keeper = Some(LeaseKeeper::new(shared).start()),
+            ActorKind::HandlerPoller => self.children.handler_poller = Some(HandlerPoller::new(shared).start()),
             ActorKind::Janitor => self.children.janitor = Some(Janitor::new(shared).start()),
             ActorKind::Herald => self.children.herald = Some(Herald::new(shared).start()),
             ActorKind::OutboxSystem => self.shared.addresses().system = Some(OutboxSystem::new(shared).start()),
@@ -96,6 +101,7 @@ impl Supervisor {
             ActorKind::Publisher(name) => connected(addresses.publishers.get(name)),
             ActorKind::Poller => connected(self.children.poller.as_ref()),
             ActorKind::LeaseKeeper => connected(self.children.lease_keeper.as_ref()),
+            ActorKind::HandlerPoller => connected(self.children.handler_poller.as_ref()),
             ActorKind::Janitor => connected(self.children.janitor.as_ref()),
             ActorKind::Herald => connected(self.children.herald.as_ref()),
             ActorKind::OutboxSystem => connected(addresses.system.as_ref()),
@@ -105,13 +111,16 @@ impl Supervisor {
 
     fn all_children(&self) -> Vec<ActorKind> {
         if self.shared.lines.is_empty() {
-            return vec![ActorKind::OutboxSystem, ActorKind::Herald];
+            let always = [ActorKind::OutboxSystem, ActorKind::Herald];
+            let for_handlers = [ActorKind::HandlerPoller, ActorKind::LeaseKeeper];
+            let has_handlers = !self.shared.subscriptions().is_empty();
+            return always.into_iter().chain(for_handlers.into_iter().filter(|_| has_handlers)).collect();
         }
         let publishers = self.shared.lines.keys().cloned().map(ActorKind::Publisher);
         [ActorKind::Retry, ActorKind::Completer, ActorKind::Registry]
             .into_iter()
             .chain(publishers)
-            .chain([ActorKind::OutboxSystem, ActorKind::Poller, ActorKind::LeaseKeeper])
+            .chain([ActorKind::OutboxSystem, ActorKind::HandlerPoller, ActorKind::Poller, ActorKind::LeaseKeeper])
             .chain([ActorKind::Janitor, ActorKind::Herald])
             .collect()
     }
@@ -157,10 +166,41 @@ pub(crate) async fn report(shared: Arc<Shared>) -> HealthReport {
     HealthReport {
         database,
         backends,
-        shards: shared.leases.counts().into_iter().map(|(lane, count)| (lane.to_string(), count)).collect(),
+        shards: shards(&shared),
         standing_by: shared.standing_by.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         leases: shared.lease_health(),
+        handlers: handlers(&shared),
         in_flight: shared.lines.values().flat_map(|line| &line.flights).map(|flight| flight.len()).sum(),
+    }
+}
+
+/// By lane of events; handlers have leases, too.
+fn shards(shared: &Shared) -> BTreeMap<String, usize> {
+    let counts = shared.leases.counts().into_iter().filter(|(lane, _)| handler_of(lane).is_none());
+    counts.map(|(lane, count)| (lane.to_string(), count)).collect()
+}
+
+fn handlers(shared: &Shared) -> BTreeMap<String, Result<(), String>> {
+    let stopped = || "its actor has stopped; its events wait until it subscribes again".to_owned();
+    let subscriptions = shared.subscriptions();
+    let health = |handler: &Arc<Subscription>| if handler.is_alive() { Ok(()) } else { Err(stopped()) };
+    subscriptions.iter().map(|handler| (handler.name().to_owned(), health(handler))).collect()
+}
+
+/// A handler was subscribed: a process that only published needs leases now.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Subscribed;
+
+impl Handler<Subscribed> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Subscribed, _: &mut Self::Context) {
+        for kind in self.all_children() {
+            if !self.is_alive(&kind) {
+                self.start_child(&kind);
+            }
+        }
     }
 }
 
@@ -254,6 +294,7 @@ impl Handler<Panic> for Supervisor {
             ActorKind::Publisher(name) => pass(addresses.publishers.get(name), message.clone()),
             ActorKind::Poller => pass(self.children.poller.as_ref(), message),
             ActorKind::LeaseKeeper => pass(self.children.lease_keeper.as_ref(), message),
+            ActorKind::HandlerPoller => pass(self.children.handler_poller.as_ref(), message),
             ActorKind::Janitor => pass(self.children.janitor.as_ref(), message),
             ActorKind::Herald => pass(self.children.herald.as_ref(), message),
         }

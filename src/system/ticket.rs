@@ -140,6 +140,12 @@ pub(crate) struct Ticket {
     pub(crate) retry_count: i32,
     pub(crate) max_retries: i32,
     pub(crate) updated_at: i64,
+    /// Handlers that were asked about the event here.
+    pub(crate) asked: Arc<[String]>,
+    /// Handlers of this or of an earlier process that have still to be asked, elsewhere or later.
+    pub(crate) left: Vec<String>,
+    /// Handlers that are owed an earlier event of its key.
+    pub(crate) behind: Vec<String>,
     /// `None` for a row that is not a valid event, and once it is set aside.
     event: Option<Arc<OutboxEvent>>,
     pub(super) accepted: bool,
@@ -158,6 +164,9 @@ impl Ticket {
             retry_count: row.retry_count,
             max_retries: row.max_retries,
             updated_at: row.updated_at,
+            asked: Arc::default(),
+            left: Vec::new(),
+            behind: Vec::new(),
             event: row.event.as_ref().ok().cloned(),
             accepted: false,
             done: false,

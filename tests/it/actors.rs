@@ -180,17 +180,3 @@ pub(crate) async fn wait_status(sql: &Client, subject: &str, status: &str) -> Ro
     eventually(&what, PATIENCE, async || row(sql, subject).await.status == status).await;
     row(sql, subject).await
 }
-
-/// Waits until the row of an event has been written this many times more.
-pub(crate) async fn wait_rewritten(sql: &Client, subject: &str, times: usize) {
-    let query = "SELECT xmin::text FROM outbox_events WHERE subject = $1";
-    let mut last: String = sql.query_one(query, &[&subject]).await.unwrap().get(0);
-    let mut seen = 0;
-    eventually(&format!("{subject} was written {times} times"), PATIENCE, async || {
-        let now: String = sql.query_one(query, &[&subject]).await.unwrap().get(0);
-        seen += usize::from(now != last);
-        last = now;
-        seen >= times
-    })
-    .await;
-}

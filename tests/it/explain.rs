@@ -218,8 +218,12 @@ async fn an_event_that_is_due_names_its_worker_and_one_without_names_those_that_
 }
 
 #[actix::test]
-async fn an_event_whose_workers_all_stand_by_says_why_they_do() {
+async fn beside_an_older_worker_an_event_whose_workers_all_stand_by_says_why_they_do() {
     let scene = Scene::new().await;
+    // Workers that know newer rules keep the older ones while it is alive.
+    let older = "INSERT INTO outbox_workers (id, name, version, backends, handlers, heartbeat_at)
+        VALUES (gen_random_uuid(), 'older', '0.1.0', '{}', '[]', clock_timestamp() + interval '1 day')";
+    scene.sql().await.batch_execute(older).await.unwrap();
     let settings = scene.settings(LONG_LEASE, "");
     let tables = format!("[publishers.default]\n{}[worker]\n{LONG_LEASE}", scene.stream());
     let _complete = OutboxSystem::builder(scene.system_settings(&tables))
@@ -241,6 +245,24 @@ async fn an_event_whose_workers_all_stand_by_says_why_they_do() {
     let explanation = explain(&scene, &settings, &id);
     assert_eq!(explanation["reason"], "standing_by");
     assert_says(&explanation, &["stands by: lacking, because", "handlers that this one lacks: mailer"]);
+}
+
+#[actix::test]
+async fn an_event_that_a_service_which_is_away_is_owed_says_so() {
+    let scene = Scene::new().await;
+    let tables = format!("[publishers.default]\n{}[worker]\nlease = \"1s\"", scene.stream());
+    let service = OutboxSystem::builder(scene.system_settings(&tables))
+        .subscribe(handler("mailer", "thing.happened", |_| answer(Ok(()))))
+        .start()
+        .await
+        .unwrap();
+    service.shutdown().await.unwrap();
+    let settings = scene.settings("lease = \"1s\"", "");
+    let _worker = scene.worker(&settings, "worker");
+    let id = insert(&scene, &[("subject", "'1'")]).await;
+    let explanation = wait_reason(&scene, &settings, &id, "owed").await;
+    assert_eq!(explanation["handlers"], serde_json::json!(["mailer"]));
+    assert_says(&explanation, &["is owed to these handlers: mailer"]);
 }
 
 #[actix::test]

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod across;
 mod actors;
 mod adoption;
 mod api;

@@ -368,6 +368,10 @@ async fn whatever_stands_in_an_event_is_text() {
     let filtered = format!("/events?{}", form(&[("key", HARM), ("search", HARM)]));
     let confirmed = format!("/confirm?{}", form(&[("action", "fail"), ("all", "1"), ("key", HARM), ("subject", HARM)]));
     let signing_in = format!("/sign-in?{}", form(&[("then", &format!("/{HARM}"))]));
+    eventually("the events are counted", PATIENCE, async || {
+        !console.get("/", &cookie).body.contains("The events are being counted")
+    })
+    .await;
     for path in ["/", "/events", &format!("/events/{id}"), &filtered, &confirmed, &signing_in] {
         let page = console.get(path, &cookie);
         assert_eq!(page.status, 200, "{path}: {}", page.body);

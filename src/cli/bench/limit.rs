@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::stage::Stage;
 use crate::settings::DatabaseSettings;
-use crate::store::{Care, FetchRequest, Lane, Position, Range, Store};
+use crate::store::{Acceptance, Care, FetchRequest, Fetched, Lane, Position, Range, Store};
 use crate::system::MAX_FETCH;
 
 /// What an event takes beside its data, for dividing memory into events.
@@ -58,6 +58,10 @@ fn request(stage: &Stage, data: u32) -> FetchRequest {
     }
 }
 
+fn acceptance(row: &Fetched) -> Acceptance {
+    Acceptance { id: row.id, seq: row.position.seq, asked: Arc::default(), left: Vec::new() }
+}
+
 async fn drain(
     store: Arc<dyn Store>,
     mut cursors: BTreeMap<i16, Position>,
@@ -69,7 +73,7 @@ async fn drain(
         request.ranges =
             cursors.iter().map(|(shard, from)| Range { shard: *shard, from: *from, to: None, limit }).collect();
         let answer = store.fetch(&request).await?;
-        let settled: Vec<_> = answer.rows.iter().map(|row| (row.id, row.position.seq)).collect();
+        let settled: Vec<_> = answer.rows.iter().map(acceptance).collect();
         store.settle_published(&settled, Care::Usual).await?;
         events += settled.len();
         let mut counts: BTreeMap<i16, i64> = BTreeMap::new();

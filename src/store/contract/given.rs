@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::Fixture;
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
-    Care, FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, LeaseStore, LeaseView, Position, Range,
-    Reschedule, Settled, Shard, Store,
+    Acceptance, Care, FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, LeaseStore, LeaseView,
+    Position, Range, Reschedule, Settled, SettledEvent, Shard, Store,
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -22,17 +22,27 @@ pub(super) fn lane() -> Lane {
 /// A row as another writer makes it: due a minute ago, in the lane of [`lane`], without a key, unless said otherwise.
 pub(super) struct Row {
     pub(super) id: Uuid,
+    event_type: &'static str,
     scheduled_ms: i64,
     columns: Vec<(&'static str, String)>,
 }
 
 impl Row {
     pub(super) fn new() -> Self {
-        Self { id: Uuid::now_v7(), scheduled_ms: -60_000, columns: vec![("publisher_backend", "'orders'".to_owned())] }
+        Self {
+            id: Uuid::now_v7(),
+            event_type: "t",
+            scheduled_ms: -60_000,
+            columns: vec![("publisher_backend", "'orders'".to_owned())],
+        }
     }
 
     pub(super) fn keyed(key: &str) -> Self {
         Self::new().with("partition_key", format!("'{key}'"))
+    }
+
+    pub(super) fn of_type(self, event_type: &'static str) -> Self {
+        Self { event_type, ..self }
     }
 
     /// Scheduled so many milliseconds from now.
@@ -64,9 +74,10 @@ impl Row {
         let names: Vec<_> = self.columns.iter().map(|(name, _)| *name).collect();
         let values: Vec<_> = self.columns.iter().map(|(_, value)| value.as_str()).collect();
         format!(
-            "INSERT INTO outbox_events (id, event_type, source, scheduled_at, {}) VALUES ({}, 't', 's', {}, {})",
+            "INSERT INTO outbox_events (id, event_type, source, scheduled_at, {}) VALUES ({}, '{}', 's', {}, {})",
             names.join(", "),
             fixture.id(self.id),
+            self.event_type,
             fixture.time(self.scheduled_ms),
             values.join(", "),
         )
@@ -131,14 +142,28 @@ pub(super) async fn find(store: &Arc<dyn Store>, id: Uuid) -> OutboxEvent {
 
 /// Settles events as published; none may be refused or locked.
 pub(super) async fn record(store: &Arc<dyn Store>, sent: &[(Uuid, i64)]) {
-    for outcome in store.settle_published(sent, Care::Usual).await.unwrap() {
+    for outcome in settle(store, sent, Care::Usual).await {
         assert!(matches!(outcome, Settled::Recorded | Settled::Superseded), "{outcome:?}");
     }
 }
 
+/// Settles events as published that no handler elsewhere is owed.
+pub(super) async fn settle(store: &Arc<dyn Store>, sent: &[(Uuid, i64)], care: Care) -> Vec<Settled> {
+    outcomes(store.settle_published(&accepted(sent), care).await.unwrap())
+}
+
+/// Events that no handler was asked about.
+pub(super) fn accepted(sent: &[(Uuid, i64)]) -> Vec<Acceptance> {
+    sent.iter().map(|&(id, seq)| Acceptance { id, seq, asked: Arc::default(), left: Vec::new() }).collect()
+}
+
+pub(super) fn outcomes(settled: Vec<SettledEvent>) -> Vec<Settled> {
+    settled.into_iter().map(|event| event.outcome).collect()
+}
+
 /// Settles rejections, and returns those that were recorded.
 pub(super) async fn reschedule(store: &Arc<dyn Store>, owner: Uuid, settles: &[Reschedule]) -> Vec<Uuid> {
-    let outcomes = store.settle_rescheduled(owner, settles).await.unwrap();
+    let outcomes = outcomes(store.settle_rescheduled(owner, settles).await.unwrap());
     let recorded = settles.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Settled::Recorded);
     recorded.map(|(settle, _)| settle.id).collect()
 }
@@ -230,6 +255,8 @@ impl Worker {
             error: Some("no such stream".to_owned()),
             published: false,
             pending_handlers: None,
+            asked: Arc::default(),
+            left: Vec::new(),
         }
     }
 }

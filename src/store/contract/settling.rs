@@ -34,7 +34,7 @@ pub(super) async fn each_event_of_a_settle_has_an_outcome_of_its_own<F: Fixture>
     record(&store, &settled[1..2]).await;
     let expected = [Settled::Recorded, Settled::Recorded, Settled::Superseded];
     for care in [Care::Usual, Care::AfterDoubt] {
-        assert_eq!(store.settle_published(&settled, care).await.unwrap(), expected, "{care:?}");
+        assert_eq!(settle(&store, &settled, care).await, expected, "{care:?}");
     }
     assert_eq!(find(&store, replayed).await.status, Status::Pending);
 }
@@ -51,13 +51,13 @@ pub(super) async fn a_row_that_may_not_be_updated_is_named_and_holds_no_other<F:
     let rows = fetch_all(&store).await;
     let settles: Vec<Reschedule> = rows.iter().map(|row| worker.reject(row)).collect();
     let refused = |outcome: &Settled| matches!(outcome, Settled::Refused(reason) if reason.contains("not this one"));
-    let outcomes = store.settle_rescheduled(worker.id, &settles).await.unwrap();
+    let outcomes = outcomes(store.settle_rescheduled(worker.id, &settles).await.unwrap());
     for (row, outcome) in rows.iter().zip(&outcomes) {
         assert_eq!(refused(outcome), row.id == ids[7], "{outcome:?}");
     }
     let sent: Vec<_> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
     for care in [Care::Usual, Care::AfterDoubt] {
-        let outcomes = store.settle_published(&sent, care).await.unwrap();
+        let outcomes = settle(&store, &sent, care).await;
         for ((id, _), outcome) in sent.iter().zip(&outcomes) {
             assert_eq!(refused(outcome), *id == ids[7], "{outcome:?}");
             assert_eq!(*outcome == Settled::Recorded, *id != ids[7]);
@@ -76,7 +76,7 @@ pub(super) async fn where_every_row_is_refused_no_row_is_to_blame<F: Fixture>() 
         fixture.refuse_updates(id).await;
         sent.push((id, find(&store, id).await.seq));
     }
-    store.settle_published(&sent, Care::Usual).await.unwrap_err();
+    store.settle_published(&accepted(&sent), Care::Usual).await.unwrap_err();
 }
 
 pub(super) async fn a_row_that_another_transaction_holds_is_skipped_and_recorded_later<F: Fixture>() {
@@ -93,11 +93,11 @@ pub(super) async fn a_row_that_another_transaction_holds_is_skipped_and_recorded
     let mut other = fixture.begin().await;
     let locked = fixture.id(ids[0]);
     other.execute(&format!("UPDATE outbox_events SET subject = 'locked' WHERE id = {locked}")).await;
-    let outcomes = store.settle_rescheduled(worker.id, &settles).await.unwrap();
+    let outcomes = outcomes(store.settle_rescheduled(worker.id, &settles).await.unwrap());
     assert_eq!([&outcomes[position(ids[0])], &outcomes[position(ids[1])]], [&Settled::Locked, &Settled::Recorded]);
     let sent: Vec<_> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
     for care in [Care::Usual, Care::AfterDoubt] {
-        let outcomes = store.settle_published(&sent, care).await.unwrap();
+        let outcomes = settle(&store, &sent, care).await;
         assert_eq!([&outcomes[position(ids[0])], &outcomes[position(ids[1])]], [&Settled::Locked, &Settled::Recorded]);
     }
     other.commit().await;

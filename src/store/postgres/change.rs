@@ -27,25 +27,31 @@ pub(super) async fn change(store: &PostgresStore, change: &Change, ids: &[Uuid])
             .bind::<Text, _>(reason)
             .sql(" AS reason) ")
             .sql(statement)
-            .sql(" RETURNING e.id")
             .load(conn)
             .boxed()
         })
         .await
 }
 
-/// `scheduled_at` and `seq` stay, so it keeps its place; `published_at` too: what the backend has is not sent again.
-const RETRY: &str = "UPDATE outbox_events e SET status = 'pending', retry_count = 0, retry_at = NULL, last_error = '', \
-    updated_at = now() FROM given, durable WHERE e.id = given.id AND e.status <> 'published'";
+/// `scheduled_at` and `seq` stay, so it keeps its place; `published_at` too: what the backend has is not sent again. An event
+/// that only handlers elsewhere are owed stays as it is, and its deliveries are tried again now.
+const RETRY: &str = ", due AS (UPDATE outbox_handler_deliveries d SET attempts = 0, next_at = now(), last_error = '' \
+        FROM given JOIN outbox_events o ON o.id = given.id WHERE o.status || '' = 'processing' AND o.published_at IS NOT NULL \
+            AND d.event_id = o.id AND d.seq = o.seq) \
+    UPDATE outbox_events e SET retry_count = 0, retry_at = NULL, last_error = '', updated_at = now(), \
+        status = CASE WHEN e.status = 'processing' AND e.published_at IS NOT NULL THEN e.status ELSE 'pending' END \
+    FROM given, durable WHERE e.id = given.id AND e.status <> 'published' RETURNING e.id";
 
-/// A failed event with a `retry_at` was given up by a person: it holds no key.
-const FAIL: &str = "UPDATE outbox_events e SET status = 'failed', retry_at = now(), last_error = given.reason, \
-    updated_at = now() FROM given, durable WHERE e.id = given.id AND e.status <> 'published'";
+/// The function drops what the events owe.
+const FAIL: &str = "SELECT e.id FROM (SELECT array_agg(id) AS ids, min(reason) AS reason FROM given, durable) g \
+    CROSS JOIN LATERAL outbox_fail(g.ids, g.reason) AS e(id)";
 
-/// A new `seq` makes it another event for journals and settles. They are drawn in the old order.
+/// A new `seq` makes it another event for journals and settles, and ends what was owed of the old one. They are drawn in the
+/// old order.
 const REPLAY: &str = ", placed AS MATERIALIZED (\
         SELECT id, nextval('outbox_events_seq') AS seq FROM (SELECT o.id FROM outbox_events o JOIN given ON o.id = given.id \
-            WHERE o.status = 'published' ORDER BY o.scheduled_at, o.seq FOR UPDATE OF o) old) \
+            WHERE o.status = 'published' ORDER BY o.scheduled_at, o.seq FOR UPDATE OF o) old), \
+    ended AS (DELETE FROM outbox_handler_deliveries d USING placed WHERE d.event_id = placed.id) \
     UPDATE outbox_events e SET status = 'pending', seq = placed.seq, published_at = NULL, pending_handlers = NULL, \
         retry_count = 0, retry_at = NULL, last_error = '', updated_at = now() \
-    FROM placed, durable WHERE e.id = placed.id AND e.status = 'published'";
+    FROM placed, durable WHERE e.id = placed.id AND e.status = 'published' RETURNING e.id";

@@ -11,7 +11,7 @@ use super::statement::on_a_primary;
 use super::{PostgresStore, Result, adopt};
 use crate::store::migrate::{Migration, Plan, Step, Watch, find_obstacle, find_pending};
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         sql: concat!(
@@ -25,6 +25,7 @@ const MIGRATIONS: [Migration; 2] = [
         ),
     },
     Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_leases.sql") },
+    Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_handlers.sql") },
 ];
 
 /// `outbox`, as a number: one migration at a time on a database.

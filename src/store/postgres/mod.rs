@@ -15,9 +15,10 @@ use uuid::Uuid;
 use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Care, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
-    KeyQuestion, Lane, LeaseStore, NotInserted, Outcomes, Overview, Page, Place, Reschedule, Result, Settled, Shard,
-    Signals, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
+    Expiry, FetchAnswer, FetchRequest, Fetched, FetchedDelivery, KeyQuestion, Lane, LeaseStore, NotInserted, Outcomes,
+    Overview, OwedHandler, Page, Place, RejectedDelivery, Reschedule, Result, Settled, SettledEvent, Shard, Signals,
+    Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -32,6 +33,7 @@ mod connections;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod handlers;
 mod history;
 pub(crate) mod insert;
 mod leases;
@@ -81,6 +83,8 @@ pub(crate) struct PostgresStore {
     reading: Pool,
     settling: Settling,
     listening: Connections,
+    /// How far the janitor's rounds are.
+    rounds: handlers::Rounds,
 }
 
 impl PostgresStore {
@@ -96,7 +100,7 @@ impl PostgresStore {
         let reading = new_pool(&target, Connections::steered(&target, reading), reading)?;
         let settling = Settling::new(SettlePool::new(&target, settles)?);
         let listening = Connections::new(&target, 1);
-        Ok(Self { target, pool, reading, settling, listening })
+        Ok(Self { target, pool, reading, settling, listening, rounds: handlers::Rounds::default() })
     }
 
     /// Runs statements on a pooled connection, bounded in time.
@@ -222,12 +226,52 @@ impl Store for PostgresStore {
         fetch::unrecorded(self, lane, sent).await
     }
 
-    async fn settle_published(&self, events: &[(Uuid, i64)], care: Care) -> Result<Vec<Settled>> {
+    async fn settle_published(&self, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
         settle::published(self, events, care).await
     }
 
-    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Settled>> {
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<SettledEvent>> {
         settle::rescheduled(self, owner, events).await
+    }
+
+    async fn announce(&self, handlers: &[Announcement]) -> Result<()> {
+        handlers::announce(self, handlers).await
+    }
+
+    async fn see_handlers(&self, names: &[String]) -> Result<()> {
+        handlers::see(self, names).await
+    }
+
+    async fn drop_handler(&self, name: &str) -> Result<usize> {
+        handlers::drop_handler(self, name).await
+    }
+
+    async fn fetch_deliveries(&self, request: &DeliveryRequest) -> Result<Vec<FetchedDelivery>> {
+        handlers::fetch(self, request).await
+    }
+
+    async fn settle_handled(&self, handled: &[(String, Uuid, i64)], care: Care) -> Result<Vec<Settled>> {
+        handlers::handled(self, handled, care).await
+    }
+
+    async fn settle_rejected_deliveries(&self, owner: Uuid, rejected: &[RejectedDelivery]) -> Result<Vec<Settled>> {
+        handlers::rejected(self, owner, rejected).await
+    }
+
+    async fn has_due_deliveries(&self, handlers: &[String]) -> Result<bool> {
+        handlers::has_due(self, handlers).await
+    }
+
+    async fn owed_before(&self, lane: &str, keys: &[String]) -> Result<HashMap<String, Vec<String>>> {
+        handlers::owed_before(self, lane, keys).await
+    }
+
+    async fn owed(&self) -> Result<Vec<OwedHandler>> {
+        handlers::owed(self).await
+    }
+
+    async fn finish_settled(&self) -> Result<usize> {
+        handlers::finish_settled(self).await
     }
 
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {

@@ -201,7 +201,7 @@ pub(super) async fn repair_missing_seq(store: &PostgresStore) -> Result<usize> {
         .await
 }
 
-/// Deletes what retention no longer keeps, oldest first.
+/// Deletes what retention no longer keeps, oldest first. What is owed to a handler is kept.
 pub(super) async fn delete_expired(store: &PostgresStore, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize> {
     let micros = |age: Option<Duration>| age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
     let (published, failed) = (micros(expiry.published), micros(expiry.failed));
@@ -227,7 +227,7 @@ pub(super) async fn delete_expired(store: &PostgresStore, expiry: Expiry, failed
 /// would read and sort all of them for each batch. What it cannot do without counts as dear, so that it would be compiled, too.
 /// And where reading pages is taken to cost anything, an index of many events in the order of the table looks better than one
 /// of few that are meant.
-const BY_INDEX: &str = "SELECT set_config('enable_seqscan', 'off', true), \
+pub(super) const BY_INDEX: &str = "SELECT set_config('enable_seqscan', 'off', true), \
     set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true), \
     set_config('enable_incremental_sort', 'on', true), set_config('seq_page_cost', '0', true), \
     set_config('random_page_cost', '0', true), set_config('max_parallel_workers_per_gather', '0', true), \
@@ -237,12 +237,14 @@ const DELETE_EXPIRED: &str = "WITH published AS MATERIALIZED (\
         SELECT id FROM outbox_events WHERE status = 'published' \
             AND created_at < now() - $1 * interval '1 microsecond' \
             AND published_at < now() - $1 * interval '1 microsecond' \
+            AND NOT EXISTS (SELECT FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id) \
             ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
      failed AS MATERIALIZED (\
         SELECT id FROM outbox_events WHERE status = 'failed' \
             AND created_at < now() - $2 * interval '1 microsecond' \
             AND updated_at < now() - $2 * interval '1 microsecond' \
             AND NOT (partition_key <> '' AND retry_at IS NULL AND publisher_backend = ANY ($4)) \
+            AND NOT EXISTS (SELECT FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id) \
             ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
      old AS MATERIALIZED (SELECT id FROM published UNION ALL SELECT id FROM failed LIMIT $3) \
      DELETE FROM outbox_events e USING old WHERE e.id = old.id";

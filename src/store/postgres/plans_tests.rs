@@ -8,28 +8,30 @@ use uuid::Uuid;
 use super::{PostgresStore, SHARDS, Target};
 use crate::event::Status;
 use crate::store::{
-    Care, EventFilter, Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, Page, Position, Range, Reschedule,
-    Shard, Store,
+    Acceptance, Care, EventFilter, Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, Page, Position, Range,
+    Reschedule, Shard, Store,
 };
 use crate::test_support::postgres::Server;
 
 const ROWS: i32 = 1_000_000;
 
 /// Enough for the server to settle on a generic plan where it finds one no worse.
-const CALLS: usize = 8;
+pub(super) const CALLS: usize = 8;
 
 /// What one statement may throw away of the rows that it reads, in one place of its plan.
-const MOST_REMOVED: u64 = 20_000;
+pub(super) const MOST_REMOVED: u64 = 20_000;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A server that writes down every plan; nothing gathers statistics on it.
-fn explaining_server() -> Server {
+pub(super) fn explaining_server() -> Server {
     Server::start_with(&[
         ("session_preload_libraries", "auto_explain"),
         ("auto_explain.log_min_duration", "0"),
         ("auto_explain.log_analyze", "on"),
         ("auto_explain.log_timing", "off"),
+        ("auto_explain.log_buffers", "on"),
+        ("auto_explain.log_nested_statements", "on"),
         ("autovacuum", "off"),
         ("shared_buffers", "256MB"),
         ("max_wal_size", "4GB"),
@@ -58,7 +60,7 @@ fn lane() -> Lane {
     Arc::from("orders")
 }
 
-fn ranges(from: Position, to: Option<Position>) -> FetchRequest {
+pub(super) fn ranges(from: Position, to: Option<Position>) -> FetchRequest {
     FetchRequest {
         lane: lane(),
         ranges: (0..SHARDS).map(|shard| Range { shard, from, to, limit: 32 }).collect(),
@@ -89,13 +91,17 @@ async fn ask_of_nothing(store: &PostgresStore) {
             assert!(store.blockers("orders", failed_blocks, std::slice::from_ref(&question)).await.unwrap().is_empty());
         }
         assert!(store.unrecorded("orders", &[(nobody, 1)]).await.unwrap().is_empty());
-        store.settle_published(&[(nobody, 1)], Care::Usual).await.unwrap();
+        store.settle_published(&accepted(&[(nobody, 1)]), Care::Usual).await.unwrap();
         store.record_sent_but_failed(&[(nobody, 1)]).await.unwrap();
     }
 }
 
 fn named(rows: &[Fetched]) -> Vec<(Uuid, i64)> {
     rows.iter().map(|row| (row.id, row.position.seq)).collect()
+}
+
+pub(super) fn accepted(events: &[(Uuid, i64)]) -> Vec<Acceptance> {
+    events.iter().map(|&(id, seq)| Acceptance { id, seq, asked: Arc::default(), left: Vec::new() }).collect()
 }
 
 fn last(rows: &[Fetched]) -> Position {
@@ -137,7 +143,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     // What becomes of events.
     let (done, refused) = rows.split_at(900);
     assert_eq!(store.unrecorded("orders", &named(done)).await.unwrap().len(), 900);
-    store.settle_published(&named(done), Care::Usual).await.unwrap();
+    store.settle_published(&accepted(&named(done)), Care::Usual).await.unwrap();
     let refused: Vec<Reschedule> = refused.iter().map(|row| refusal(row, epoch)).collect();
     assert_eq!(store.settle_rescheduled(worker, &refused).await.unwrap().len(), 124);
     assert!(!store.raise_epoch(worker, &Shard { lane: lane(), number: 0 }, epoch + 1, 9).await.unwrap());
@@ -177,15 +183,20 @@ fn refusal(row: &Fetched, epoch: i64) -> Reschedule {
         error: Some("no".to_owned()),
         published: false,
         pending_handlers: None,
+        asked: Arc::default(),
+        left: Vec::new(),
     }
 }
 
 /// Each statement's plan as the server wrote it down.
-fn plans(log: &str) -> Vec<&str> {
-    log.split("Query Text: ").skip(1).filter(|plan| plan.contains("outbox_events")).collect()
+pub(super) fn plans(log: &str) -> Vec<&str> {
+    log.split("Query Text: ")
+        .skip(1)
+        .filter(|plan| plan.contains("outbox_events") || plan.contains("outbox_handler"))
+        .collect()
 }
 
-fn removed_rows(plan: &str) -> u64 {
+pub(super) fn removed_rows(plan: &str) -> u64 {
     let removed = plan.lines().filter(|line| line.contains("Rows Removed by"));
     removed.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).max().unwrap_or(0)
 }

@@ -29,10 +29,20 @@ pub(super) fn change(connection: &mut SqliteConnection, change: &Change, ids: &[
     })
 }
 
-/// `scheduled_at` and `seq` stay, so it keeps its place; `published_at` too: what the backend has is not sent again.
+/// `scheduled_at` and `seq` stay, so it keeps its place; `published_at` too: what the backend has is not sent again. An event
+/// that only handlers elsewhere are owed stays as it is, and its deliveries are tried again now.
 fn retry(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<usize> {
     sql_query(
-        "UPDATE outbox_events SET status = 'pending', retry_count = 0, retry_at = NULL, last_error = '', updated_at = ?
+        "UPDATE outbox_handler_deliveries SET attempts = 0, next_at = ?, last_error = ''
+         WHERE (event_id, seq) IN (SELECT id, seq FROM outbox_events
+           WHERE id = ? AND status = 'processing' AND published_at IS NOT NULL)",
+    )
+    .bind::<BigInt, _>(now)
+    .bind::<Binary, _>(id.as_bytes().as_slice())
+    .execute(connection)?;
+    sql_query(
+        "UPDATE outbox_events SET retry_count = 0, retry_at = NULL, last_error = '', updated_at = ?,
+           status = CASE WHEN status = 'processing' AND published_at IS NOT NULL THEN status ELSE 'pending' END
          WHERE id = ? AND status <> 'published'",
     )
     .bind::<BigInt, _>(now)
@@ -40,9 +50,15 @@ fn retry(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<u
     .execute(connection)
 }
 
-/// A failed event with a `retry_at` was given up by a person: it holds no key.
+fn end_deliveries(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<usize> {
+    sql_query("DELETE FROM outbox_handler_deliveries WHERE event_id = ?")
+        .bind::<Binary, _>(id.as_bytes().as_slice())
+        .execute(connection)
+}
+
+/// A failed event with a `retry_at` was given up by a person: it holds no key. What it owes is dropped.
 fn fail(connection: &mut SqliteConnection, id: Uuid, reason: &str, now: i64) -> QueryResult<usize> {
-    sql_query(
+    let failed = sql_query(
         "UPDATE outbox_events SET status = 'failed', retry_at = ?, last_error = ?, updated_at = ?
          WHERE id = ? AND status <> 'published'",
     )
@@ -50,7 +66,11 @@ fn fail(connection: &mut SqliteConnection, id: Uuid, reason: &str, now: i64) -> 
     .bind::<Text, _>(reason)
     .bind::<BigInt, _>(now)
     .bind::<Binary, _>(id.as_bytes().as_slice())
-    .execute(connection)
+    .execute(connection)?;
+    if failed > 0 {
+        end_deliveries(connection, id)?;
+    }
+    Ok(failed)
 }
 
 /// A new `seq` makes it another event for journals and settles.
@@ -64,6 +84,7 @@ fn replay(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<
     .bind::<Binary, _>(id.as_bytes().as_slice())
     .execute(connection)?;
     if rows > 0 {
+        end_deliveries(connection, id)?;
         sql_query("UPDATE outbox_seq SET value = value + 1").execute(connection)?;
     }
     Ok(rows)

@@ -75,7 +75,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-fn refuse_oversize(mut fetched: Fetched, max_event_bytes: usize) -> Fetched {
+pub(super) fn refuse_oversize(mut fetched: Fetched, max_event_bytes: usize) -> Fetched {
     let size = fetched.event.as_ref().map_or(0, |event| event.size());
     if size > max_event_bytes {
         fetched.event = Err(format!("the event has {size} bytes, and max_event_bytes allows {max_event_bytes}"));

@@ -85,6 +85,7 @@ fn renew_and_look(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryR
         peers: find_peers(connection, now - micros(beat.lease))?,
         clock: DateTime::from_timestamp_micros(now),
         next_end: find_next_end(connection, beat.worker, now)?,
+        protocol,
         ..LeaseView::default()
     };
     for (shard, epoch) in beat.held.iter().filter(|_| known && beat.extends) {

@@ -10,9 +10,10 @@ use uuid::Uuid;
 use super::uuid_of;
 use crate::store::migrate::{Migration, Plan, Step, find_obstacle, find_pending};
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_leases.sql") },
+    Migration { version: 3, sql: include_str!("../../../migrations/sqlite/0003_handlers.sql") },
 ];
 
 /// What an empty database needs.

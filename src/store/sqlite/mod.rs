@@ -10,6 +10,7 @@ mod error;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod handlers;
 mod history;
 pub(crate) mod insert;
 mod leases;
@@ -39,9 +40,10 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
-    Blocker, Care, Change, Chapter, Counting, Due, EventFilter, Examined, Expiry, FetchAnswer, FetchRequest, Fetched,
-    KeyQuestion, Lane, LeaseStore, NotInserted, Outcomes, Overview, Page, Place, Reschedule, Result, Settled, Shard,
-    Signals, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
+    Expiry, FetchAnswer, FetchRequest, Fetched, FetchedDelivery, KeyQuestion, Lane, LeaseStore, NotInserted, Outcomes,
+    Overview, OwedHandler, Page, Place, RejectedDelivery, Reschedule, Result, Settled, SettledEvent, Shard, Signals,
+    Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -62,6 +64,8 @@ pub(crate) struct SqliteStore {
     location: Location,
     reader: Connection,
     writer: Connection,
+    /// How far the janitor's rounds are.
+    rounds: handlers::Rounds,
 }
 
 impl SqliteStore {
@@ -75,6 +79,7 @@ impl SqliteStore {
             reader: Connection::new(&location, BUSY_TIMEOUT),
             writer: Connection::new(&location, BUSY_TIMEOUT),
             location,
+            rounds: handlers::Rounds::default(),
         })
     }
 }
@@ -169,15 +174,93 @@ impl Store for SqliteStore {
         self.reader.run("find unrecorded", move |connection| fetch::find_unrecorded(connection, &lane, &sent)).await
     }
 
-    async fn settle_published(&self, events: &[(Uuid, i64)], _: Care) -> Result<Vec<Settled>> {
+    async fn settle_published(&self, events: &[Acceptance], _: Care) -> Result<Vec<SettledEvent>> {
         let events = events.to_vec();
-        self.writer.run("record published", move |connection| settle::record_published(connection, &events)).await
+        self.writer.run("record published", move |connection| settle::record_accepted(connection, &events)).await
     }
 
-    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Settled>> {
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<SettledEvent>> {
         let events = events.to_vec();
         self.writer
             .run("record rescheduled", move |connection| settle::record_rescheduled(connection, owner, &events))
+            .await
+    }
+
+    async fn announce(&self, handlers: &[Announcement]) -> Result<()> {
+        let handlers = handlers.to_vec();
+        self.writer.run("announce handlers", move |connection| handlers::announce(connection, &handlers)).await
+    }
+
+    async fn see_handlers(&self, names: &[String]) -> Result<()> {
+        let names = names.to_vec();
+        self.writer.run("see handlers", move |connection| handlers::see(connection, &names)).await
+    }
+
+    async fn drop_handler(&self, name: &str) -> Result<usize> {
+        const BATCH: i64 = 1_000;
+        let handler = name.to_owned();
+        let dropping = move |connection: &mut SqliteConnection| handlers::drop_announcement(connection, &handler);
+        let up_to = self.writer.run("drop a handler", dropping).await?;
+        let mut ended = 0;
+        loop {
+            let handler = name.to_owned();
+            let end = move |connection: &mut SqliteConnection| handlers::end(connection, &handler, (0, up_to), BATCH);
+            match self.writer.run("end deliveries", end).await? {
+                0 => return Ok(ended),
+                batch => ended += batch,
+            }
+        }
+    }
+
+    async fn fetch_deliveries(&self, request: &DeliveryRequest) -> Result<Vec<FetchedDelivery>> {
+        let request = request.clone();
+        let handler = request.handler.clone();
+        let handlers::Found { deliveries, gone, waiting } =
+            self.reader.run("fetch deliveries", move |connection| handlers::fetch(connection, &request)).await?;
+        if !gone.is_empty() || !waiting.is_empty() {
+            let tidy = move |connection: &mut SqliteConnection| {
+                handlers::record_handled(connection, &gone)?;
+                handlers::put_behind(connection, &handler, &waiting)
+            };
+            self.writer.run("put deliveries behind others", tidy).await?;
+        }
+        Ok(deliveries)
+    }
+
+    async fn settle_handled(&self, handled: &[(String, Uuid, i64)], _: Care) -> Result<Vec<Settled>> {
+        let handled = handled.to_vec();
+        self.writer.run("record handled", move |connection| handlers::record_handled(connection, &handled)).await
+    }
+
+    async fn settle_rejected_deliveries(&self, owner: Uuid, rejected: &[RejectedDelivery]) -> Result<Vec<Settled>> {
+        let rejected = rejected.to_vec();
+        self.writer
+            .run("record rejections by handlers", move |connection| {
+                handlers::record_rejected(connection, owner, &rejected)
+            })
+            .await
+    }
+
+    async fn has_due_deliveries(&self, handlers: &[String]) -> Result<bool> {
+        let handlers = handlers.to_vec();
+        self.reader.run("look for due deliveries", move |connection| handlers::has_due(connection, &handlers)).await
+    }
+
+    async fn owed_before(&self, lane: &str, keys: &[String]) -> Result<HashMap<String, Vec<String>>> {
+        let (lane, keys) = (lane.to_owned(), keys.to_vec());
+        self.reader
+            .run("look who is owed a key's events", move |connection| handlers::owed_before(connection, &lane, &keys))
+            .await
+    }
+
+    async fn owed(&self) -> Result<Vec<OwedHandler>> {
+        self.reader.run("count what handlers are owed", handlers::owed).await
+    }
+
+    async fn finish_settled(&self) -> Result<usize> {
+        let rounds = self.rounds.clone();
+        self.writer
+            .run("end what is owed no more", move |connection| handlers::finish_settled(connection, &rounds))
             .await
     }
 

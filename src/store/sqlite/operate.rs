@@ -41,7 +41,7 @@ pub(super) fn repair_missing_seq(connection: &mut SqliteConnection) -> QueryResu
     })
 }
 
-/// Deletes events that are older than retention keeps, at most `limit`.
+/// Deletes events that are older than retention keeps, at most `limit`. What is owed to a handler is kept.
 pub(super) fn delete_expired(
     connection: &mut SqliteConnection,
     expiry: Expiry,
@@ -68,6 +68,7 @@ fn delete_published(connection: &mut SqliteConnection, until: i64, limit: i64) -
         "DELETE FROM outbox_events WHERE rowid IN (
            SELECT rowid FROM outbox_events INDEXED BY outbox_events_created
            WHERE created_at < ? AND status = 'published' AND coalesce(published_at, updated_at) < ?
+             AND NOT EXISTS (SELECT 1 FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id)
            ORDER BY created_at LIMIT ?)",
     )
     .bind::<BigInt, _>(until)
@@ -85,7 +86,8 @@ fn delete_failed(
     let mut query = sql_query(
         "DELETE FROM outbox_events WHERE rowid IN (
            SELECT rowid FROM outbox_events INDEXED BY outbox_events_created
-           WHERE created_at < ? AND status = 'failed' AND updated_at < ?",
+           WHERE created_at < ? AND status = 'failed' AND updated_at < ?
+             AND NOT EXISTS (SELECT 1 FROM outbox_handler_deliveries d WHERE d.event_id = outbox_events.id)",
     )
     .into_boxed()
     .bind::<BigInt, _>(until)

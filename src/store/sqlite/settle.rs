@@ -12,57 +12,85 @@ use uuid::Uuid;
 
 use super::clock::{micros, read_now};
 use super::error::is_transient;
+use super::handlers::{Announced, Owing, decide};
 use super::row::{Any, Cell, number, small, text_in};
 use crate::event::Status;
-use crate::store::{Reschedule, Settled};
+use crate::store::{Acceptance, Reschedule, Settled, SettledEvent};
 
 const KEPT_ERRORS: usize = 10;
 const KEPT_ERROR_CHARS: usize = 2000;
 
-/// Records events as published and done. What is recorded already is not written again.
-pub(super) fn record_published(connection: &mut SqliteConnection, events: &[(Uuid, i64)]) -> QueryResult<Vec<Settled>> {
-    record_each(connection, events, |connection, &(id, seq), now| {
-        let written = Published { id, seq, now }.execute(connection)? > 0;
-        Ok(if written || is_there(connection, id, seq)? { Settled::Recorded } else { Settled::Superseded })
+/// Records that the backends have events. What is recorded already is not written again.
+pub(super) fn record_accepted(
+    connection: &mut SqliteConnection,
+    events: &[Acceptance],
+) -> QueryResult<Vec<SettledEvent>> {
+    connection.immediate_transaction(|connection| {
+        let now = read_now(connection)?;
+        let announced = Announced::read(connection, now)?;
+        each(connection, events, |connection, event| record_one(connection, event, &announced, now))
+    })
+}
+
+/// An event that is owed to no handler is one statement.
+fn record_one(
+    connection: &mut SqliteConnection,
+    event: &Acceptance,
+    announced: &Announced,
+    now: i64,
+) -> QueryResult<SettledEvent> {
+    let Acceptance { id, seq, asked, left } = event;
+    let (id, seq) = (*id, *seq);
+    if left.is_empty() && !announced.has_unasked(asked) && (Published { id, seq, now }).execute(connection)? > 0 {
+        return Ok(Settled::Recorded.into());
+    }
+    let Some(owing) = Owing::find(connection, id, seq)? else { return Ok(Settled::Superseded.into()) };
+    // Failed since its backend got it: it stays so.
+    if owing.published && owing.status == "failed" {
+        return Ok(Settled::Recorded.into());
+    }
+    connection.transaction(|connection| {
+        let owed = owing.owe(connection, (id, seq), asked, left, announced, now)?;
+        decide(connection, id, seq, now)?;
+        Ok(SettledEvent { outcome: Settled::Recorded, owed })
     })
 }
 
 /// Writes row by row in one transaction, so that a row which is refused holds no other. Where all of several are refused,
 /// no row is to blame.
-fn record_each<E>(
+pub(super) fn record_each<E, S: From<Settled>>(
     connection: &mut SqliteConnection,
     events: &[E],
-    write: impl Fn(&mut SqliteConnection, &E, i64) -> QueryResult<Settled>,
-) -> QueryResult<Vec<Settled>> {
+    write: impl Fn(&mut SqliteConnection, &E, i64) -> QueryResult<S>,
+) -> QueryResult<Vec<S>> {
     connection.immediate_transaction(|connection| {
         let now = read_now(connection)?;
-        let mut refusal = None;
-        let mut outcomes = Vec::with_capacity(events.len());
-        for event in events {
-            outcomes.push(match write(connection, event, now) {
-                Err(error) if !is_transient(&error) => {
-                    let reason = error.to_string();
-                    refusal = Some(error);
-                    Settled::Refused(reason)
-                }
-                outcome => outcome?,
-            });
-        }
-        let all_refused = outcomes.iter().all(|outcome| matches!(outcome, Settled::Refused(_)));
-        match refusal {
-            Some(error) if all_refused && events.len() > 1 => Err(error),
-            _ => Ok(outcomes),
-        }
+        each(connection, events, |connection, event| write(connection, event, now))
     })
 }
 
-fn is_there(connection: &mut SqliteConnection, id: Uuid, seq: i64) -> QueryResult<bool> {
-    sql::<Bool>("SELECT EXISTS (SELECT 1 FROM outbox_events WHERE id = ")
-        .bind::<Binary, _>(id.as_bytes().as_slice())
-        .sql(" AND seq = ")
-        .bind::<BigInt, _>(seq)
-        .sql(")")
-        .get_result(connection)
+fn each<E, S: From<Settled>>(
+    connection: &mut SqliteConnection,
+    events: &[E],
+    write: impl Fn(&mut SqliteConnection, &E) -> QueryResult<S>,
+) -> QueryResult<Vec<S>> {
+    let (mut refused, mut refusal) = (0, None);
+    let mut outcomes = Vec::with_capacity(events.len());
+    for event in events {
+        outcomes.push(match write(connection, event) {
+            Err(error) if !is_transient(&error) => {
+                let reason = error.to_string();
+                refused += 1;
+                refusal = Some(error);
+                Settled::Refused(reason).into()
+            }
+            outcome => outcome?,
+        });
+    }
+    match refusal {
+        Some(error) if refused == events.len() && events.len() > 1 => Err(error),
+        _ => Ok(outcomes),
+    }
 }
 
 /// One event, in a statement that stays prepared. A join with many of them is at the mercy of the planner, which may read
@@ -76,33 +104,36 @@ struct Published {
 
 impl QueryFragment<Sqlite> for Published {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
-        out.push_sql("UPDATE outbox_events SET status = 'published', published_at = coalesce(published_at, ");
+        out.push_sql("UPDATE outbox_events SET status = 'published', published_at = ");
         out.push_bind_param::<BigInt, _>(&self.now)?;
-        out.push_sql("), pending_handlers = NULL, updated_at = ");
+        out.push_sql(", pending_handlers = NULL, updated_at = ");
         out.push_bind_param::<BigInt, _>(&self.now)?;
         out.push_sql(" WHERE id = ");
         out.push_bind_param::<Binary, _>(self.id.as_bytes().as_slice())?;
         out.push_sql(" AND seq = ");
         out.push_bind_param::<BigInt, _>(&self.seq)?;
-        out.push_sql(" AND (status <> 'published' OR published_at IS NULL OR pending_handlers IS NOT NULL)");
+        out.push_sql(" AND published_at IS NULL");
         Ok(())
     }
 }
 
 impl RunQueryDsl<SqliteConnection> for Published {}
 
-/// Records that the backend has events that an operator failed meanwhile.
+/// Records that the backend has events that an operator failed meanwhile. No handler was asked, so a retry is to ask all
+/// that are announced.
 pub(super) fn record_sent_but_failed(
     connection: &mut SqliteConnection,
     sent: &[(Uuid, i64)],
 ) -> QueryResult<Vec<Settled>> {
     record_each(connection, sent, |connection, (id, seq), now| {
+        let Some(owing) = Owing::find(connection, *id, *seq)? else { return Ok(Settled::Recorded) };
+        let names = Announced::read(connection, now)?.names_for(&owing.event_type);
         sql_query(
-            "UPDATE outbox_events SET published_at = ?, updated_at = ?
-             WHERE id = ? AND seq = ? AND status = 'failed' AND published_at IS NULL",
+            "UPDATE outbox_events SET published_at = ?1, updated_at = ?1, pending_handlers = coalesce(pending_handlers, ?2)
+             WHERE id = ?3 AND seq = ?4 AND status = 'failed' AND published_at IS NULL",
         )
         .bind::<BigInt, _>(now)
-        .bind::<BigInt, _>(now)
+        .bind::<Nullable<Text>, _>(names)
         .bind::<Binary, _>(id.as_bytes().as_slice())
         .bind::<BigInt, _>(*seq)
         .execute(connection)
@@ -116,12 +147,25 @@ pub(super) fn record_rescheduled(
     connection: &mut SqliteConnection,
     owner: Uuid,
     events: &[Reschedule],
-) -> QueryResult<Vec<Settled>> {
+) -> QueryResult<Vec<SettledEvent>> {
     record_each(connection, events, |connection, event, now| {
-        let Some(stored) = Stored::find(connection, event)? else { return Ok(Settled::Superseded) };
-        let recorded = stored.stands_as(event)
-            || stored.is_as_fetched(event) && stored.reschedule(connection, owner, event, now)?;
-        Ok(if recorded { Settled::Recorded } else { Settled::Superseded })
+        let (Some(stored), Some(owing)) =
+            (Stored::find(connection, event)?, Owing::find(connection, event.id, event.seq)?)
+        else {
+            return Ok(Settled::Superseded.into());
+        };
+        if stored.stands_as(event) {
+            return Ok(Settled::Recorded.into());
+        }
+        if !stored.is_as_fetched(event) || !stored.reschedule(connection, owner, event, now)? {
+            return Ok(Settled::Superseded.into());
+        }
+        if !event.published && !owing.published {
+            return Ok(Settled::Recorded.into());
+        }
+        let announced = Announced::read(connection, now)?;
+        let owed = owing.owe(connection, (event.id, event.seq), &event.asked, &event.left, &announced, now)?;
+        Ok(SettledEvent { outcome: Settled::Recorded, owed })
     })
 }
 
@@ -221,12 +265,12 @@ fn to_json_array(event: &Reschedule) -> Option<String> {
     event.pending_handlers.as_ref().map(|handlers| json!(handlers).to_string())
 }
 
-fn shorten(error: &str) -> &str {
+pub(super) fn shorten(error: &str) -> &str {
     error.char_indices().nth(KEPT_ERROR_CHARS).map_or(error, |(end, _)| &error[..end])
 }
 
 /// Adds a failure to the JSON array and keeps the last ones; what is no array is replaced.
-fn append_error(errors: Option<&str>, error: &str, now: i64) -> String {
+pub(super) fn append_error(errors: Option<&str>, error: &str, now: i64) -> String {
     let mut kept: Vec<Value> = errors.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let at = DateTime::from_timestamp_micros(now).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Micros, true);
     kept.push(json!({ "at": at, "error": error }));

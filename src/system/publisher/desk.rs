@@ -1,5 +1,6 @@
 //! What a publisher works with, on the runtime's side.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::backend::channel::Channel;
@@ -49,10 +50,37 @@ impl Desk {
 
     /// On to the registry. Where it is being replaced, dropping the tickets closes their shards, and the next open finds
     /// the events in the journal.
-    pub(super) async fn pass_on(&self, tickets: Vec<Ticket>) {
+    pub(super) async fn pass_on(&self, mut tickets: Vec<Ticket>) {
+        self.note_behind(&mut tickets).await;
         let registry = self.shared.addresses().registry.clone();
         if let Some(registry) = registry.filter(|_| !tickets.is_empty()) {
             let _ = registry.send(Accepted(tickets)).await;
+        }
+    }
+
+    /// Notes which handlers of this process are owed an earlier event of a key, so that they are not given a later one first.
+    async fn note_behind(&self, tickets: &mut [Ticket]) {
+        let subscriptions = self.shared.subscriptions();
+        if !self.shared.owes_handlers() || subscriptions.is_empty() {
+            return;
+        }
+        for flight in &self.line.flights {
+            let lane = flight.lane();
+            let of_lane = |ticket: &&mut Ticket| ticket.shard.lane == *lane && !ticket.key().is_empty();
+            let keys: BTreeSet<String> =
+                tickets.iter_mut().filter(of_lane).map(|ticket| ticket.key().to_owned()).collect();
+            if keys.is_empty() {
+                continue;
+            }
+            let keys: Vec<String> = keys.into_iter().collect();
+            let owed = self.shared.store.owed_before(lane, &keys).await;
+            for ticket in tickets.iter_mut().filter(of_lane) {
+                ticket.behind = match &owed {
+                    Ok(owed) => owed.get(ticket.key()).cloned().unwrap_or_default(),
+                    // Not known, so any of them may be.
+                    Err(_) => subscriptions.iter().map(|handler| handler.name().to_owned()).collect(),
+                };
+            }
         }
     }
 

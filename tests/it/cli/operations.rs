@@ -22,7 +22,7 @@ fn migrating_says_what_it_did_and_does_it_once() {
 fn the_status_counts_events_and_names_backends_without_a_worker() {
     let shell = Shell::migrated();
     let empty: Value = serde_json::from_str(&shell.run(&["status", "--format", "json"]).stdout).unwrap();
-    assert_eq!(empty, json!({"counts": {}, "backends": [], "workers": []}));
+    assert_eq!(empty, json!({"counts": {}, "backends": [], "workers": [], "handlers": []}));
     event_with(&shell, "publisher_backend = ''");
     event_with(&shell, "status = 'published'");
     shell.write("outbox.toml", "publishers.orders.backend = 'local'");

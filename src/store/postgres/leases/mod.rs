@@ -215,6 +215,7 @@ impl PostgresLeases {
             renewed: if beat.extends { renewed } else { Vec::new() },
             clock: clock.and_then(DateTime::from_timestamp_micros),
             next_end,
+            protocol: self.protocol,
         }
     }
 

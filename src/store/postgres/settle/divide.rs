@@ -12,17 +12,18 @@ const MAX_STATEMENTS: usize = 64;
 
 /// Writes a batch; on a refusal, in parts. An error means that nothing is known: a doubt is never divided, and where every
 /// part is refused, no row is to blame.
-pub(super) async fn divide<E, F>(events: &[E], write: impl Fn(Vec<E>) -> F) -> Result<Vec<Settled>>
+pub(in crate::store::postgres) async fn divide<E, S, F>(events: &[E], write: impl Fn(Vec<E>) -> F) -> Result<Vec<S>>
 where
     E: Clone,
-    F: Future<Output = Result<Vec<Settled>>>,
+    S: From<Settled>,
+    F: Future<Output = Result<Vec<S>>>,
 {
     let refusal = match write(events.to_vec()).await {
         Err(error) if error.is_refusal() => error,
         answer => return answer,
     };
     if events.len() == 1 {
-        return Ok(vec![Settled::Refused(refusal.to_string())]);
+        return Ok(vec![Settled::Refused(refusal.to_string()).into()]);
     }
     let mut search = Search::new(events.len());
     while let Some(part) = search.next() {
@@ -34,15 +35,15 @@ where
 
 /// A depth-first search over halves of a shuffled batch: rows that are refused for one reason often lie side by side, and
 /// the search must meet others, too.
-struct Search {
+struct Search<S> {
     parts: Vec<Vec<usize>>,
     statements: usize,
     passed: bool,
-    found: BTreeMap<usize, Settled>,
+    found: BTreeMap<usize, S>,
     events: usize,
 }
 
-impl Search {
+impl<S: From<Settled>> Search<S> {
     fn new(events: usize) -> Self {
         let mut all: Vec<usize> = (0..events).collect();
         all.shuffle(&mut rand::rng());
@@ -57,7 +58,7 @@ impl Search {
         self.parts.pop()
     }
 
-    fn note(&mut self, part: Vec<usize>, answer: Result<Vec<Settled>>) -> Result<(), StoreError> {
+    fn note(&mut self, part: Vec<usize>, answer: Result<Vec<S>>) -> Result<(), StoreError> {
         match answer {
             Ok(settled) => {
                 self.passed = true;
@@ -65,7 +66,7 @@ impl Search {
             }
             Err(error) if !error.is_refusal() => return Err(error),
             Err(error) => match part.as_slice() {
-                [row] => drop(self.found.insert(*row, Settled::Refused(error.to_string()))),
+                [row] => drop(self.found.insert(*row, Settled::Refused(error.to_string()).into())),
                 _ => self.parts.extend(halves(part)),
             },
         }
@@ -73,8 +74,8 @@ impl Search {
     }
 
     /// `None`: every part was refused.
-    fn outcomes(mut self) -> Option<Vec<Settled>> {
-        let outcome = |index| self.found.remove(&index).unwrap_or(Settled::Untried);
+    fn outcomes(mut self) -> Option<Vec<S>> {
+        let outcome = |index| self.found.remove(&index).unwrap_or_else(|| Settled::Untried.into());
         self.passed.then(|| (0..self.events).map(outcome).collect())
     }
 }
@@ -148,7 +149,7 @@ mod tests {
         let lost = || StoreError::Timeout { operation: "test", limit: std::time::Duration::ZERO };
         let answer = divide(&events, |_| {
             statements.set(statements.get() + 1);
-            std::future::ready(Err(lost()))
+            std::future::ready(Err::<Vec<Settled>, _>(lost()))
         });
         answer.await.unwrap_err();
         assert_eq!(statements.get(), 1);

@@ -4,6 +4,7 @@
 //! after a doubt, the careful way locks the rows first, skips those that others hold, and always writes something, so that
 //! its commit waits for whatever an earlier execution's durability waits for.
 
+mod accepted;
 mod connection;
 mod divide;
 mod rescheduled;
@@ -19,11 +20,11 @@ use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 pub(super) use self::connection::SettlePool;
-use self::divide::divide;
-pub(super) use self::rescheduled::rescheduled;
+pub(super) use self::divide::divide;
+pub(super) use self::rescheduled::{found as rejection, kept_error, rescheduled};
 use super::{PostgresStore, Result};
 use crate::error::StoreError;
-use crate::store::{Care, Settled, Shard};
+use crate::store::{Acceptance, Care, Settled, SettledEvent, Shard};
 
 /// How a worker settles: its connections and what it has learnt about the server.
 pub(super) struct Settling {
@@ -33,6 +34,8 @@ pub(super) struct Settling {
     /// Rows were locked a moment ago: do not wait for locks again before this.
     careful_until: Mutex<Option<Instant>>,
 }
+
+const PUBLISHED: &str = "record published events";
 
 /// How long the usual way waits for a row lock. Others' transactions are mostly shorter.
 const LOCK_WAIT: &str = "500ms";
@@ -45,12 +48,12 @@ impl Settling {
         Self { pool, emits: AtomicBool::new(true), careful_until: Mutex::default() }
     }
 
-    fn is_careful(&self) -> bool {
+    pub(super) fn is_careful(&self) -> bool {
         let until = *self.careful_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    fn note_lock(&self) {
+    pub(super) fn note_lock(&self) {
         *self.careful_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + CAREFUL_FOR);
     }
 
@@ -70,7 +73,7 @@ impl Settling {
     }
 
     /// Runs a statement that writes something in any case. Where the role may not emit messages, a row lock does.
-    async fn write_and_wait<T, F>(&self, statement: impl Fn(&'static str) -> F) -> Result<T>
+    pub(super) async fn write_and_wait<T, F>(&self, statement: impl Fn(&'static str) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -94,105 +97,90 @@ const LOCK: &str = "(SELECT count(*) FROM (SELECT 1 FROM outbox_meta FOR SHARE) 
 const NOT_ALLOWED: [&str; 3] = ["42501", "42883", "0A000"];
 
 /// `set_config` makes the commit durable for this statement alone, so a pooler or another setting cannot undo it.
-fn durable(also: &str) -> String {
+pub(super) fn durable(also: &str) -> String {
     format!(
         "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true), \
             set_config('lock_timeout', '{LOCK_WAIT}', true){also})"
     )
 }
 
-/// Changes that are made to rows by (id, seq).
-struct Changes {
-    operation: &'static str,
-    set: &'static str,
-    /// The rows `e` that lack them.
-    lacking: &'static str,
-}
-
-/// Over any other status: the backend has them, whatever an operator did meanwhile.
-const PUBLISHED: Changes = Changes {
-    operation: "record published events",
-    set: "status = 'published', pending_handlers = NULL, updated_at = now(), \
-          published_at = coalesce(e.published_at, now())",
-    lacking: "(e.status <> 'published' OR e.published_at IS NULL)",
-};
-
-const SENT: Changes = Changes {
-    operation: "record what was sent",
-    set: "published_at = now(), updated_at = now()",
-    lacking: "e.status = 'failed' AND e.published_at IS NULL",
-};
-
-pub(super) async fn published(store: &PostgresStore, events: &[(Uuid, i64)], care: Care) -> Result<Vec<Settled>> {
+/// Records that the backends have events.
+pub(super) async fn published(store: &PostgresStore, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
     let settling = &store.settling;
     divide(events, |events| async move {
-        if care == Care::Usual && !settling.is_careful() && settling.is_all_written(&PUBLISHED, &events).await? {
-            return Ok(vec![Settled::Recorded; events.len()]);
+        if care == Care::Usual && !settling.is_careful() && settling.is_all_published(&events).await? {
+            return Ok(vec![Settled::Recorded.into(); events.len()]);
         }
-        settling.write_carefully(&PUBLISHED, &events).await
+        accepted::record(settling, &events).await
     })
     .await
 }
 
 /// Records that the backend has those of the sent events that an operator failed meanwhile.
 pub(super) async fn sent_but_failed(store: &PostgresStore, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
-    divide(sent, |sent| async move { store.settling.write_carefully(&SENT, &sent).await }).await
+    divide(sent, |sent| async move { store.settling.record_sent(&sent).await }).await
 }
 
 impl Settling {
-    /// Writes without looking; returns whether each row was changed. Rows that stay locked count as not changed.
-    async fn is_all_written(&self, changes: &'static Changes, events: &[(Uuid, i64)]) -> Result<bool> {
-        let sql = format!(
-            "WITH {} UPDATE outbox_events e SET {} FROM unnest($1, $2) AS s(id, seq), durable \
-             WHERE e.id = s.id AND e.seq = s.seq AND {}",
-            durable(""),
-            changes.set,
-            changes.lacking
-        );
-        let count = events.len() as u64;
-        let parameters = ids_and_seqs(events);
-        let written = self.pool.run(changes.operation, |client| execute(client, sql, parameters).boxed()).await;
-        match written {
+    /// Publishes events without locking them first; returns whether each was changed. Not changed are rows that stay locked,
+    /// events that handlers elsewhere are owed, and those whose acceptance was recorded before.
+    async fn is_all_published(&self, events: &[Acceptance]) -> Result<bool> {
+        if events.iter().any(|event| !event.left.is_empty()) {
+            return Ok(false);
+        }
+        let (sql, parameters) = accepted::usual(events);
+        match self.write(PUBLISHED, sql, parameters).await {
             Err(StoreError::Locked { .. }) => {
                 self.note_lock();
                 Ok(false)
             }
-            written => Ok(written? == count),
+            written => Ok(written? == events.len() as u64),
         }
     }
 
     /// Locks the rows, skips those that others hold, and says of each row what it found.
-    async fn write_carefully(&self, changes: &'static Changes, events: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
+    async fn record_sent(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
         self.write_and_wait(|barrier| async move {
-            let rows = self.query(changes.operation, careful(changes, barrier), ids_and_seqs(events)).await?;
+            let rows = self.query("record what was sent", sent_sql(barrier), ids_and_seqs(sent)).await?;
             Ok(rows.iter().map(found).collect())
         })
         .await
     }
 
-    async fn query(&self, operation: &'static str, sql: String, parameters: Vec<Parameter>) -> Result<Vec<Row>> {
+    /// As [`query`](Self::query), and returns how many rows were changed.
+    pub(super) async fn write(&self, operation: &'static str, sql: String, parameters: Vec<Parameter>) -> Result<u64> {
+        self.pool.run(operation, |client| execute(client, sql, parameters).boxed()).await
+    }
+
+    pub(super) async fn query(
+        &self,
+        operation: &'static str,
+        sql: String,
+        parameters: Vec<Parameter>,
+    ) -> Result<Vec<Row>> {
         self.pool.run(operation, |client| query(client, sql, parameters).boxed()).await
     }
 }
 
 /// A row lock writes, so its commit waits also where nothing is left to change. What the lock skipped and the snapshot
-/// still shows counts as locked: it is looked at again.
-fn careful(changes: &Changes, barrier: &str) -> String {
+/// still shows counts as locked: it is looked at again. No handler was asked, so a retry is to ask all that are announced.
+fn sent_sql(barrier: &str) -> String {
     format!(
         "WITH {}, s AS MATERIALIZED (SELECT * FROM unnest($1, $2) WITH ORDINALITY AS s(id, seq, n)), \
          mine AS MATERIALIZED (SELECT e.id, e.seq FROM s, durable, outbox_events e WHERE e.id = s.id AND e.seq = s.seq \
             FOR NO KEY UPDATE OF e SKIP LOCKED), \
-         written AS (UPDATE outbox_events e SET {} FROM mine WHERE e.id = mine.id AND e.seq = mine.seq AND {}) \
+         written AS (UPDATE outbox_events e SET published_at = now(), updated_at = now(), \
+            pending_handlers = coalesce(e.pending_handlers, outbox_announced_for(e.event_type)) \
+            FROM mine WHERE e.id = mine.id AND e.seq = mine.seq AND e.status = 'failed' AND e.published_at IS NULL) \
          SELECT mine.id IS NOT NULL AS held, e.id IS NOT NULL AS there FROM durable, s \
             LEFT JOIN mine ON mine.id = s.id AND mine.seq = s.seq \
             LEFT JOIN outbox_events e ON e.id = s.id AND e.seq = s.seq ORDER BY s.n",
         durable(&format!(", {barrier}")),
-        changes.set,
-        changes.lacking,
     )
 }
 
-fn found(row: &Row) -> Settled {
+/// What the row of an answer, with `held` and `there`, says of an event.
+pub(super) fn found(row: &Row) -> Settled {
     match (row.get("held"), row.get("there")) {
         (true, _) => Settled::Recorded,
         (false, true) => Settled::Locked,
@@ -200,7 +188,7 @@ fn found(row: &Row) -> Settled {
     }
 }
 
-type Parameter = (Box<dyn ToSql + Send + Sync>, Type);
+pub(super) type Parameter = (Box<dyn ToSql + Send + Sync>, Type);
 
 fn ids_and_seqs(events: &[(Uuid, i64)]) -> Vec<Parameter> {
     let (ids, seqs): (Vec<Uuid>, Vec<i64>) = events.iter().copied().unzip();
@@ -240,6 +228,5 @@ pub(super) async fn raise_epoch(
         (Box::new(owner), Type::UUID),
         (Box::new(epoch), Type::INT8),
     ];
-    let raised = store.settling.pool.run("raise a lease's epoch", |client| execute(client, sql, parameters).boxed());
-    Ok(raised.await? == 1)
+    Ok(store.settling.write("raise a lease's epoch", sql, parameters).await? == 1)
 }

@@ -1,15 +1,17 @@
 //! Recording rejections: retries and failures.
 
+use serde_json::json;
 use tokio_postgres::Row;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 use uuid::Uuid;
 
+use super::accepted::Sets;
 use super::divide::divide;
 use super::{Parameter, Settling, durable};
 use crate::seams::{self, Rule};
 use crate::store::postgres::{PostgresStore, Result};
-use crate::store::{Reschedule, Settled};
+use crate::store::{Reschedule, Settled, SettledEvent};
 
 /// Retries and failures, each under the lease it was dispatched with. The same statement again finds its own work done
 /// and says so, so a lost answer is followed by the same call.
@@ -17,21 +19,27 @@ pub(in crate::store::postgres) async fn rescheduled(
     store: &PostgresStore,
     owner: Uuid,
     events: &[Reschedule],
-) -> Result<Vec<Settled>> {
+) -> Result<Vec<SettledEvent>> {
     divide(events, |events| async move { store.settling.reschedule(owner, &events).await }).await
 }
 
 impl Settling {
-    async fn reschedule(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<Settled>> {
+    async fn reschedule(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<SettledEvent>> {
         self.write_and_wait(|barrier| async move {
             let rows = self.query("record retries and failures", sql(barrier), parameters(owner, events)).await?;
-            Ok(rows.iter().map(found).collect())
+            Ok(rows.iter().map(settled).collect())
         })
         .await
     }
 }
 
-fn found(row: &Row) -> Settled {
+fn settled(row: &Row) -> SettledEvent {
+    let owed: Option<Vec<String>> = row.get("owed");
+    SettledEvent { outcome: found(row), owed: owed.unwrap_or_default() }
+}
+
+/// What the row of an answer, with `recorded`, `held` and `there`, says of a rejection.
+pub(in crate::store::postgres) fn found(row: &Row) -> Settled {
     match (row.get("recorded"), row.get("held"), row.get("there")) {
         (true, ..) => Settled::Recorded,
         (false, false, true) => Settled::Locked,
@@ -43,10 +51,11 @@ fn found(row: &Row) -> Settled {
 /// execution has done the work.
 fn sql(barrier: &str) -> String {
     format!(
-        "WITH {durable}, s AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+        "WITH {durable}, s AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $16, $17) \
             WITH ORDINALITY AS s(id, seq, lane, shard, epoch, fetched, version, retries, status, delay, error, entry, \
-            published, handlers, n)), \
-         mine AS MATERIALIZED (SELECT e.id, e.seq, e.status, e.retry_count, e.pending_handlers, e.updated_at \
+            published, handlers, asked_set, rest, n)), \
+         mine AS MATERIALIZED (SELECT e.id, e.seq, e.status, e.retry_count, e.pending_handlers, e.updated_at, \
+                e.published_at, e.event_type, e.publisher_backend, e.partition_key, e.scheduled_at, e.max_retries \
             FROM s, durable, outbox_events e WHERE e.id = s.id AND e.seq = s.seq FOR NO KEY UPDATE OF e SKIP LOCKED), \
          written AS (UPDATE outbox_events e SET status = s.status, retry_count = s.retries, updated_at = now(), \
             retry_at = CASE s.status WHEN 'retry' THEN now() + s.delay * interval '1 microsecond' END, \
@@ -61,16 +70,36 @@ fn sql(barrier: &str) -> String {
             FROM s, mine, outbox_leases l \
             WHERE mine.id = s.id AND mine.seq = s.seq AND e.id = mine.id AND e.seq = mine.seq \
                 AND mine.status IN ('pending', 'retry') AND mine.retry_count = s.fetched \
-                AND l.backend = s.lane AND l.shard = s.shard AND {fence} RETURNING e.id) \
+                AND l.backend = s.lane AND l.shard = s.shard AND {fence} RETURNING e.id), \
+         {owing}\
          SELECT written.id IS NOT NULL OR coalesce(mine.status = s.status AND mine.retry_count = s.retries \
                 AND mine.pending_handlers IS NOT DISTINCT FROM s.handlers AND mine.updated_at <> s.version, false) AS recorded, \
-            mine.id IS NOT NULL AS held, e.id IS NOT NULL AS there \
+            mine.id IS NOT NULL AS held, e.id IS NOT NULL AS there, \
+            (SELECT array_agg(o.handler::text ORDER BY o.handler) FROM owed o WHERE o.event_id = s.id) AS owed \
          FROM durable, s LEFT JOIN written ON written.id = s.id LEFT JOIN mine ON mine.id = s.id AND mine.seq = s.seq \
             LEFT JOIN outbox_events e ON e.id = s.id AND e.seq = s.seq ORDER BY s.n",
         durable = durable(&format!(", {barrier}")),
         fence = fence(),
+        owing = OWING,
     )
 }
+
+/// What the first record of an acceptance fixes, and what handlers that are not here are left with; see `Acceptance`.
+const OWING: &str = "accepted AS MATERIALIZED (SELECT m.*, s.asked_set, s.rest, m.published_at IS NULL AS is_first \
+            FROM written w JOIN mine m ON m.id = w.id JOIN s ON s.id = m.id AND s.seq = m.seq \
+            WHERE s.published OR m.published_at IS NOT NULL), \
+         owing AS (\
+            SELECT a.id, h.name, h.generation FROM accepted a JOIN outbox_handlers h ON a.is_first \
+                AND h.seen_at + h.owed_for > now() AND NOT ($18 -> a.asked_set) ? h.name::text \
+                AND outbox_type_matches(h.types, a.event_type) \
+            UNION SELECT a.id, l.name, coalesce(h.generation, 0) FROM accepted a \
+                CROSS JOIN LATERAL jsonb_array_elements_text(a.rest) AS l(name) \
+                LEFT JOIN outbox_handlers h ON h.name = l.name), \
+         owed AS (INSERT INTO outbox_handler_deliveries \
+                (event_id, seq, handler, generation, lane, shard, partition_key, scheduled_at, max_attempts) \
+            SELECT a.id, a.seq, o.name, o.generation, a.publisher_backend, outbox_shard(a.partition_key, a.id), \
+                a.partition_key, a.scheduled_at, a.max_retries FROM owing o JOIN accepted a ON a.id = o.id \
+                ORDER BY a.scheduled_at, a.seq ON CONFLICT DO NOTHING RETURNING event_id, handler) ";
 
 /// The row is as it was fetched, and its shard's lease is still the worker's.
 fn fence() -> &'static str {
@@ -88,6 +117,8 @@ fn parameters(owner: Uuid, events: &[Reschedule]) -> Vec<Parameter> {
         (Box::new(events.iter().map(of).collect::<Vec<T>>()), kind)
     }
     let error = |event: &Reschedule| event.error.as_deref().map(kept_error);
+    let mut sets = Sets::default();
+    let numbers: Vec<i32> = events.iter().map(|event| sets.number(&event.asked)).collect();
     vec![
         column(events, |event| event.id, Type::UUID_ARRAY),
         column(events, |event| event.seq, Type::INT8_ARRAY),
@@ -102,12 +133,11 @@ fn parameters(owner: Uuid, events: &[Reschedule]) -> Vec<Parameter> {
         column(events, error, Type::TEXT_ARRAY),
         column(events, |event| error(event).as_deref().map(error_entry), Type::TEXT_ARRAY),
         column(events, |event| event.published, Type::BOOL_ARRAY),
-        column(
-            events,
-            |event| event.pending_handlers.as_ref().map(|names| serde_json::json!(names)),
-            Type::JSONB_ARRAY,
-        ),
+        column(events, |event| event.pending_handlers.as_ref().map(|names| json!(names)), Type::JSONB_ARRAY),
         (Box::new(owner), Type::UUID),
+        (Box::new(numbers), Type::INT4_ARRAY),
+        column(events, |event| json!(event.left), Type::JSONB_ARRAY),
+        (Box::new(json!(sets.0)), Type::JSONB),
     ]
 }
 
@@ -129,11 +159,11 @@ impl ToSql for Time {
 const KEPT_ERROR_CHARS: usize = 2_000;
 
 /// An error as the table keeps it: bounded, and without the one character that PostgreSQL's text cannot hold.
-fn kept_error(error: &str) -> String {
+pub(in crate::store::postgres) fn kept_error(error: &str) -> String {
     error.chars().filter(|c| *c != '\0').take(KEPT_ERROR_CHARS).collect()
 }
 
 /// One entry of the `errors` column; the database adds `at`, its own time.
 fn error_entry(error: &str) -> String {
-    serde_json::json!({ "error": error }).to_string()
+    json!({ "error": error }).to_string()
 }

@@ -1,0 +1,72 @@
+//! `outbox handlers`
+
+use std::sync::Arc;
+
+use anyhow::bail;
+
+use super::arguments::Format;
+use super::output;
+use super::status::print_handlers;
+use crate::glance::HandlerGlance;
+use crate::settings::Settings;
+use crate::store::Store;
+
+/// Handlers: what they are owed, and what is to become of those whose service is gone.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    List(ListArgs),
+    Drop(DropArgs),
+}
+
+/// List the handlers that services have announced, with what each is owed.
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    /// A table for people, or JSON (one array) for programs.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Drop a handler whose service will not come back: it is owed nothing any more, and events that wait for it alone are done.
+///
+/// A service that starts with a handler of that name later begins anew: it meets what is committed after that.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  outbox handlers list
+  outbox handlers drop old-mailer")]
+pub(super) struct DropArgs {
+    /// The handler's name.
+    name: String,
+}
+
+pub(super) async fn run(command: Command, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
+    match command {
+        Command::List(args) => list(&args, settings, &*store).await,
+        Command::Drop(args) => drop_handler(&args.name, settings, &*store).await,
+    }
+}
+
+async fn all(settings: &Settings, store: &dyn Store) -> anyhow::Result<Vec<HandlerGlance>> {
+    let (owed, workers) = tokio::try_join!(store.owed(), store.workers())?;
+    Ok(HandlerGlance::list(owed, &workers, settings.worker.lease))
+}
+
+async fn list(args: &ListArgs, settings: &Settings, store: &dyn Store) -> anyhow::Result<()> {
+    let handlers = all(settings, store).await?;
+    match args.format {
+        Format::Json => output::json(&handlers),
+        Format::Table => print_handlers(&handlers),
+    }
+}
+
+async fn drop_handler(name: &str, settings: &Settings, store: &dyn Store) -> anyhow::Result<()> {
+    let handlers = all(settings, store).await?;
+    let Some(handler) = handlers.iter().find(|handler| handler.name == name) else {
+        bail!("no handler is named {name:?}; `outbox handlers list` shows them");
+    };
+    if handler.alive {
+        bail!("the handler {name:?} is alive, and would announce itself again: stop its service first");
+    }
+    let ended = store.drop_handler(name).await?;
+    Ok(output::line(&format!("dropped {name}: {ended} events are not owed to it any more"))?)
+}

@@ -1,0 +1,85 @@
+//! Recording that backends have events, and what these owe.
+
+use serde_json::{Map, Value, json};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::{PUBLISHED, Parameter, Settling, durable, found};
+use crate::store::postgres::Result;
+use crate::store::{Acceptance, SettledEvent};
+
+/// One UPDATE of events that are owed to no handler that was not asked. On the newest version of a row: its acceptance was
+/// not recorded before.
+pub(super) fn usual(events: &[Acceptance]) -> (String, Vec<Parameter>) {
+    let sql = format!(
+        "WITH {}, unasked AS MATERIALIZED (SELECT a.n - 1 AS asked_set, h.types FROM outbox_handlers h \
+            CROSS JOIN jsonb_array_elements($4) WITH ORDINALITY AS a(names, n) \
+            WHERE h.seen_at + h.owed_for > now() AND (SELECT protocol FROM outbox_meta) >= 2 AND NOT a.names ? h.name::text) \
+         UPDATE outbox_events e SET status = 'published', pending_handlers = NULL, updated_at = now(), published_at = now() \
+         FROM unnest($1, $2, $3) AS s(id, seq, asked_set), durable \
+         WHERE e.id = s.id AND e.seq = s.seq AND e.published_at IS NULL AND NOT EXISTS (SELECT FROM unasked u \
+            WHERE u.asked_set = s.asked_set AND outbox_type_matches(u.types, e.event_type))",
+        durable("")
+    );
+    (sql, parameters(events))
+}
+
+/// Locks the rows, skips those that others hold, and makes deliveries of what is owed.
+pub(super) async fn record(settling: &Settling, events: &[Acceptance]) -> Result<Vec<SettledEvent>> {
+    settling
+        .write_and_wait(|barrier| async move {
+            let mut parameters = parameters(events);
+            parameters.push((Box::new(left(events)), Type::JSONB));
+            let rows = settling.query(PUBLISHED, careful(barrier), parameters).await?;
+            rows.iter().map(settled).collect()
+        })
+        .await
+}
+
+/// The function is called only once the commit is certain to wait.
+fn careful(barrier: &str) -> String {
+    format!(
+        "WITH {} SELECT f.held, f.there, f.owed FROM (SELECT count(*) AS n FROM durable) d CROSS JOIN LATERAL \
+            outbox_record_accepted(CASE WHEN d.n > 0 THEN $1 END, $2, $3, $4, $5) f",
+        durable(&format!(", {barrier}"))
+    )
+}
+
+fn settled(row: &Row) -> Result<SettledEvent> {
+    let owed: Option<Value> = row.get("owed");
+    let owed = owed.and_then(|names| serde_json::from_value(names).ok()).unwrap_or_default();
+    Ok(SettledEvent { outcome: found(row), owed })
+}
+
+/// Ids, seqs, the number of each event's set of handlers that were asked, and these sets.
+fn parameters(events: &[Acceptance]) -> Vec<Parameter> {
+    let mut sets = Sets::default();
+    let numbers: Vec<i32> = events.iter().map(|event| sets.number(&event.asked)).collect();
+    let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+    let seqs: Vec<_> = events.iter().map(|event| event.seq).collect();
+    vec![
+        (Box::new(ids), Type::UUID_ARRAY),
+        (Box::new(seqs), Type::INT8_ARRAY),
+        (Box::new(numbers), Type::INT4_ARRAY),
+        (Box::new(json!(sets.0)), Type::JSONB),
+    ]
+}
+
+/// The different sets of names of a batch: mostly one, and hardly more than there are types.
+#[derive(Default)]
+pub(super) struct Sets<'a>(pub(super) Vec<&'a [String]>);
+
+impl<'a> Sets<'a> {
+    pub(super) fn number(&mut self, names: &'a [String]) -> i32 {
+        let number = self.0.iter().position(|known| *known == names).unwrap_or_else(|| {
+            self.0.push(names);
+            self.0.len() - 1
+        });
+        i32::try_from(number).unwrap_or(i32::MAX)
+    }
+}
+
+fn left(events: &[Acceptance]) -> Value {
+    let some = events.iter().filter(|event| !event.left.is_empty());
+    Value::Object(some.map(|event| (event.id.to_string(), json!(event.left))).collect::<Map<_, _>>())
+}

@@ -1,0 +1,187 @@
+//! What an event owes, and whether it still owes anything.
+
+use std::collections::BTreeMap;
+
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
+use serde_json::json;
+use uuid::Uuid;
+
+/// The handlers to which new events are owed.
+pub(in crate::store::sqlite) struct Announced(Vec<Handler>);
+
+struct Handler {
+    name: String,
+    types: Vec<String>,
+    generation: i64,
+}
+
+impl Handler {
+    fn covers(&self, event_type: &str) -> bool {
+        self.types.iter().any(|pattern| matches(pattern, event_type))
+    }
+}
+
+/// An exact type, or a prefix that ends in `*`.
+fn matches(pattern: &str, event_type: &str) -> bool {
+    let prefix = pattern.strip_suffix('*');
+    pattern == event_type || prefix.is_some_and(|prefix| event_type.starts_with(prefix))
+}
+
+impl Announced {
+    pub(in crate::store::sqlite) fn read(connection: &mut SqliteConnection, now: i64) -> QueryResult<Self> {
+        let rows: Vec<(String, String, i64)> = sql::<(Text, Text, BigInt)>(
+            "SELECT name, types, generation FROM outbox_handlers
+             WHERE (SELECT protocol FROM outbox_meta) >= 2 AND seen_at + owed_for > ",
+        )
+        .bind::<BigInt, _>(now)
+        .load(connection)?;
+        let handler = |(name, types, generation): (String, String, i64)| Handler {
+            name,
+            types: serde_json::from_str(&types).unwrap_or_default(),
+            generation,
+        };
+        Ok(Self(rows.into_iter().map(handler).collect()))
+    }
+
+    /// Whether an event of some type can be owed to a handler that was not asked.
+    pub(in crate::store::sqlite) fn has_unasked(&self, asked: &[String]) -> bool {
+        self.0.iter().any(|handler| !asked.contains(&handler.name))
+    }
+
+    /// Names for events of a type as `pending_handlers` holds them.
+    pub(in crate::store::sqlite) fn names_for(&self, event_type: &str) -> Option<String> {
+        let names: Vec<&str> =
+            self.0.iter().filter(|handler| handler.covers(event_type)).map(|handler| handler.name.as_str()).collect();
+        (!names.is_empty()).then(|| json!(names).to_string())
+    }
+}
+
+/// What decides about an event's handlers, as its row has it.
+pub(in crate::store::sqlite) struct Owing {
+    pub(in crate::store::sqlite) status: String,
+    pub(in crate::store::sqlite) published: bool,
+    pub(in crate::store::sqlite) event_type: String,
+}
+
+impl Owing {
+    pub(in crate::store::sqlite) fn find(
+        connection: &mut SqliteConnection,
+        id: Uuid,
+        seq: i64,
+    ) -> QueryResult<Option<Self>> {
+        let row = sql::<(Text, Bool, Text)>(
+            "SELECT CAST(status AS TEXT), published_at IS NOT NULL, CAST(event_type AS TEXT) FROM outbox_events WHERE id = ",
+        )
+        .bind::<Binary, _>(id.as_bytes().as_slice())
+        .sql(" AND seq = ")
+        .bind::<BigInt, _>(seq)
+        .get_result::<(String, bool, String)>(connection)
+        .optional()?;
+        Ok(row.map(|(status, published, event_type)| Self { status, published, event_type }))
+    }
+
+    /// Makes deliveries, and returns the handlers of those that are new. The first acceptance fixes who is owed the event;
+    /// later only a process that meets it again, pending or in retry, leaves it to others.
+    pub(in crate::store::sqlite) fn owe(
+        &self,
+        connection: &mut SqliteConnection,
+        (id, seq): (Uuid, i64),
+        asked: &[String],
+        left: &[String],
+        announced: &Announced,
+        now: i64,
+    ) -> QueryResult<Vec<String>> {
+        let mut owed: BTreeMap<&str, i64> = BTreeMap::new();
+        if !self.published || matches!(self.status.as_str(), "pending" | "retry") {
+            owed.extend(left.iter().map(|name| (name.as_str(), 0)));
+        }
+        let covering = announced.0.iter().filter(|handler| {
+            owed.contains_key(handler.name.as_str())
+                || !self.published && handler.covers(&self.event_type) && !asked.contains(&handler.name)
+        });
+        let covering: Vec<_> = covering.map(|handler| (handler.name.as_str(), handler.generation)).collect();
+        owed.extend(covering);
+        let mut new = Vec::new();
+        for (handler, generation) in owed {
+            if insert(connection, id, seq, handler, generation, now)? {
+                new.push(handler.to_owned());
+            }
+        }
+        Ok(new)
+    }
+}
+
+fn insert(
+    connection: &mut SqliteConnection,
+    id: Uuid,
+    seq: i64,
+    handler: &str,
+    generation: i64,
+    now: i64,
+) -> QueryResult<bool> {
+    let inserted = sql_query(
+        "INSERT OR IGNORE INTO outbox_handler_deliveries
+           (event_id, seq, handler, generation, lane, partition_key, scheduled_at, max_attempts, next_at, created_at)
+         SELECT id, seq, ?1, ?2, CAST(publisher_backend AS TEXT), CAST(partition_key AS TEXT), scheduled_at,
+           CAST(max_retries AS INTEGER), ?3, ?3 FROM outbox_events WHERE id = ?4 AND seq = ?5",
+    )
+    .bind::<Text, _>(handler)
+    .bind::<BigInt, _>(generation)
+    .bind::<BigInt, _>(now)
+    .bind::<Binary, _>(id.as_bytes().as_slice())
+    .bind::<BigInt, _>(seq)
+    .execute(connection)?;
+    Ok(inserted > 0)
+}
+
+/// The event is published where it owes nothing any more, and shows who is owed it otherwise.
+pub(in crate::store::sqlite) fn decide(
+    connection: &mut SqliteConnection,
+    id: Uuid,
+    seq: i64,
+    now: i64,
+) -> QueryResult<()> {
+    let names: Vec<String> = sql::<Text>("SELECT handler FROM outbox_handler_deliveries WHERE event_id = ")
+        .bind::<Binary, _>(id.as_bytes().as_slice())
+        .sql(" AND seq = ")
+        .bind::<BigInt, _>(seq)
+        .sql(" ORDER BY handler")
+        .load(connection)?;
+    let pending = (!names.is_empty()).then(|| json!(names).to_string());
+    sql_query(
+        "UPDATE outbox_events SET status = CASE WHEN ?1 IS NULL THEN 'published' ELSE 'processing' END,
+           pending_handlers = ?1, published_at = coalesce(published_at, ?2), updated_at = ?2
+         WHERE id = ?3 AND seq = ?4 AND (published_at IS NULL OR pending_handlers IS NOT ?1
+           OR status <> CASE WHEN ?1 IS NULL THEN 'published' ELSE 'processing' END)",
+    )
+    .bind::<Nullable<Text>, _>(pending)
+    .bind::<BigInt, _>(now)
+    .bind::<Binary, _>(id.as_bytes().as_slice())
+    .bind::<BigInt, _>(seq)
+    .execute(connection)
+    .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_all_types_one_type_or_a_prefix() {
+        for (pattern, event_type, expected) in [
+            ("*", "user.made", true),
+            ("user.made", "user.made", true),
+            ("user.*", "user.made", true),
+            ("user.*", "user.name.changed", true),
+            ("user.*", "user", false),
+            ("user.*", "users.made", false),
+            ("user*", "users", true),
+            ("user", "user.made", false),
+        ] {
+            assert_eq!(matches(pattern, event_type), expected, "{pattern} {event_type}");
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! `HandlerPoller`: gives handlers of this process the events that other processes delivered, one key's events one after
+//! the other.
+//!
+//! A handler's lane is leased like a lane of events, so one process at a time asks it. What a handler is owed is a row of
+//! its own, which the answer deletes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture};
+use futures_util::FutureExt;
+use uuid::Uuid;
+
+use super::clock::Moment;
+use super::completer::{AGAIN_INTERVAL, refused_or};
+use super::messages::ActorKind;
+use super::owed::InFlight;
+use super::settle_queue::{Batch, Job, SettleQueue};
+use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::subscription::{Outcome, Subscription};
+use super::ticket::{Credit, Permit};
+use super::trying::{pause_after, persist};
+use crate::error::StoreError;
+use crate::store::{Care, DeliveryRequest, FetchedDelivery, Lane, RejectedDelivery, Settled, Shard, handler_lane};
+
+/// The part of what a worker may have in memory that is for deliveries to handlers.
+const SHARE_OF_MEMORY: usize = 4;
+
+/// Deliveries of one fetch and of one settle at most.
+const MOST: usize = 500;
+
+/// How often a handler is polled where its process is told of what it is owed.
+const TOLD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is noted that a live process has its handlers.
+const SEEN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Being told is no reason to fetch more often than this.
+const LEAST_INTERVAL: Duration = Duration::from_millis(20);
+
+pub(crate) struct HandlerPoller {
+    shared: Arc<Shared>,
+    credit: Arc<Credit>,
+    polls: HashMap<String, Polls>,
+    handled: SettleQueue<Answered>,
+    rejected: SettleQueue<Answered>,
+    _lifeline: Lifeline,
+}
+
+/// When a handler's deliveries are fetched.
+#[derive(Clone, Copy)]
+struct Polls {
+    last: Moment,
+    next: Moment,
+    failures: u32,
+}
+
+/// What a handler said to a delivery.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Answered {
+    delivery: Delivery,
+    /// `None`: handled.
+    rejection: Option<RejectedDelivery>,
+}
+
+/// A delivery in memory.
+struct Delivery {
+    fetched: FetchedDelivery,
+    shard: Shard,
+    epoch: i64,
+    _in_flight: InFlight,
+    _permit: Permit,
+}
+
+impl Job for Answered {
+    fn is_in_flight(&self) -> bool {
+        true
+    }
+
+    fn set_aside(&mut self, reason: &str) {
+        let FetchedDelivery { id, handler, .. } = &self.delivery.fetched;
+        tracing::warn!(event.id = %id, handler, reason, "a handler's answer cannot be recorded; it is tried again");
+    }
+}
+
+impl HandlerPoller {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let lifeline = shared.lifeline(ActorKind::HandlerPoller);
+        let worker = &shared.settings.worker;
+        let (events, bytes) = (worker.max_in_flight / SHARE_OF_MEMORY, worker.max_in_flight_bytes / SHARE_OF_MEMORY);
+        let credit = Credit::new(events.max(1), bytes.max(1), Arc::default());
+        let (handled, rejected) = (SettleQueue::new(), SettleQueue::new());
+        Self { shared, credit, polls: HashMap::new(), handled, rejected, _lifeline: lifeline }
+    }
+
+    /// Starts whatever can be started now. `told`: something may be new.
+    fn turn(&mut self, told: bool, ctx: &mut Context<Self>) {
+        if !ctx.connected() {
+            self.shared.handlers_wake.notify_one();
+            return ctx.stop();
+        }
+        // Where nothing is published, there is no other loop to show that the process is at work.
+        if self.shared.lines.is_empty() {
+            self.shared.tick();
+        }
+        self.settle(ctx);
+        if self.shared.is_stopping() {
+            return;
+        }
+        for handler in self.shared.subscriptions() {
+            if handler.is_alive() && self.is_due(handler.name(), told) {
+                self.fetch(handler, ctx);
+            }
+        }
+    }
+
+    fn is_due(&mut self, handler: &str, told: bool) -> bool {
+        let now = Moment::now();
+        let polls = self.polls.entry(handler.to_owned()).or_insert(Polls { last: now, next: now, failures: 0 });
+        let earliest = if told && polls.failures == 0 { polls.last.after(LEAST_INTERVAL) } else { polls.next };
+        if told && polls.failures == 0 {
+            polls.next = polls.next.min(earliest);
+        }
+        now >= earliest && self.credit.events_left() > 0 && self.credit.bytes_left() > 0
+    }
+
+    fn fetch(&mut self, handler: Arc<Subscription>, ctx: &mut Context<Self>) {
+        let lane = handler_lane(handler.name());
+        let held: BTreeMap<i16, i64> = self
+            .shared
+            .leases
+            .readable(&lane, Moment::now())
+            .into_iter()
+            .map(|(shard, epoch)| (shard.number, epoch))
+            .collect();
+        if held.is_empty() {
+            return;
+        }
+        let Some(except) = self.shared.owed.begin_fetch(handler.name()) else { return };
+        let request = DeliveryRequest {
+            handler: handler.name().to_owned(),
+            shards: held.keys().copied().collect(),
+            except,
+            max_events: MOST.min(self.credit.events_left()),
+            max_bytes: self.credit.bytes_left(),
+            max_event_bytes: self.shared.settings.worker.max_event_bytes,
+        };
+        let shared = Arc::clone(&self.shared);
+        let asked = self.shared.runtime.spawn(async move {
+            let most = request.max_events;
+            (shared.store.fetch_deliveries(&request).await, most)
+        });
+        ctx.spawn(asked.into_actor(self).map(move |result, poller, ctx| {
+            let name = handler.name().to_owned();
+            match result {
+                Ok((Ok(deliveries), most)) => poller.take(&handler, &lane, &held, deliveries, most, ctx),
+                Ok((Err(error), _)) => poller.pause(&name, &error),
+                Err(error) => tracing::error!(%error, "fetching a handler's deliveries was aborted"),
+            }
+            poller.shared.owed.end_fetch(&name);
+        }));
+    }
+
+    fn pause(&mut self, handler: &str, error: &StoreError) {
+        let Some(polls) = self.polls.get_mut(handler) else { return };
+        if polls.failures == 0 {
+            tracing::warn!(%error, handler, "what a handler is owed cannot be fetched; retrying");
+        }
+        polls.next = Moment::now().after(pause_after(polls.failures));
+        polls.failures = polls.failures.saturating_add(1);
+    }
+
+    /// Takes a fetch's deliveries into memory and begins with them: each key's in their order, keys side by side.
+    fn take(
+        &mut self,
+        handler: &Arc<Subscription>,
+        lane: &Lane,
+        held: &BTreeMap<i16, i64>,
+        deliveries: Vec<FetchedDelivery>,
+        most: usize,
+        ctx: &mut Context<Self>,
+    ) {
+        let (now, full) = (Moment::now(), deliveries.len() >= most);
+        let pause = match (full, self.shared.store.signals()) {
+            (true, _) => Duration::ZERO,
+            (false, Some(_)) => TOLD_INTERVAL,
+            (false, None) => self.shared.settings.worker.poll_interval,
+        };
+        self.polls.insert(handler.name().to_owned(), Polls { last: now, next: now.after(pause), failures: 0 });
+        let mut chains: BTreeMap<(Lane, String), Vec<Delivery>> = BTreeMap::new();
+        let mut alone = Vec::new();
+        for fetched in deliveries {
+            let Some(delivery) = self.admit(lane, held, fetched) else { continue };
+            match delivery.fetched.event.as_ref().map_or("", |event| event.partition_key.as_str()) {
+                "" => alone.push(vec![delivery]),
+                key => chains.entry((delivery.fetched.lane.clone(), key.to_owned())).or_default().push(delivery),
+            }
+        }
+        for mut chain in alone.into_iter().chain(chains.into_values()) {
+            chain.sort_by_key(|delivery| delivery.fetched.position);
+            let asking = ask(Arc::clone(&self.shared), Arc::clone(handler), chain, ctx.address());
+            ctx.spawn(asking.into_actor(self));
+        }
+    }
+
+    /// Counts only while the lease is the one that the fetch began with.
+    fn admit(&self, lane: &Lane, held: &BTreeMap<i16, i64>, fetched: FetchedDelivery) -> Option<Delivery> {
+        let epoch = *held.get(&fetched.shard)?;
+        let shard = Shard { lane: lane.clone(), number: fetched.shard };
+        if !self.shared.leases.covers(&shard, epoch, Moment::now()) {
+            return None;
+        }
+        let in_flight = self.shared.owed.take(&fetched.handler, (fetched.id, fetched.seq), fetched.shard)?;
+        let permit = self.credit.take(fetched.event.as_ref().map_or(0, |event| event.size()));
+        Some(Delivery { fetched, shard, epoch, _in_flight: in_flight, _permit: permit })
+    }
+
+    /// How long events are owed to a handler counts from when a live process last had it.
+    fn note_seen(&self, ctx: &mut Context<Self>) {
+        let names: Vec<String> = self.shared.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
+        if names.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let work = self.shared.runtime.spawn(async move {
+            if let Err(error) = shared.store.see_handlers(&names).await {
+                tracing::debug!(%error, "that handlers are here cannot be noted now");
+            }
+        });
+        ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
+    }
+
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        let now = Moment::now();
+        for batch in [self.handled.next(MOST, 1, MOST), self.handled.next_again(MOST, now)].into_iter().flatten() {
+            let work = self.shared.runtime.spawn(record_handled(Arc::clone(&self.shared), batch));
+            ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
+                if let Ok((batch, outcomes)) = result {
+                    poller.handled.finish(batch, &outcomes, Moment::now());
+                    poller.turn(false, ctx);
+                }
+            }));
+        }
+        for batch in [self.rejected.next(MOST, 1, MOST), self.rejected.next_again(MOST, now)].into_iter().flatten() {
+            let work = self.shared.runtime.spawn(record_rejected(Arc::clone(&self.shared), batch));
+            ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
+                if let Ok((batch, outcomes)) = result {
+                    poller.rejected.finish(batch, &outcomes, Moment::now());
+                    poller.turn(false, ctx);
+                }
+            }));
+        }
+    }
+}
+
+impl Actor for HandlerPoller {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
+        let interval = self.shared.settings.worker.poll_interval.min(AGAIN_INTERVAL);
+        ctx.run_interval(interval, |poller, ctx| poller.turn(false, ctx));
+        ctx.run_interval(SEEN_INTERVAL, |poller, ctx| poller.note_seen(ctx));
+        listen(Arc::clone(&self.shared), self, ctx);
+        self.turn(true, ctx);
+    }
+}
+
+/// Turns the loop when handlers may be owed something new.
+fn listen(shared: Arc<Shared>, poller: &HandlerPoller, ctx: &mut Context<HandlerPoller>) {
+    let woken = async move { shared.handlers_wake.notified().await };
+    ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {
+        poller.turn(true, ctx);
+        listen(Arc::clone(&poller.shared), poller, ctx);
+    }));
+}
+
+impl Handler<Answered> for HandlerPoller {
+    type Result = ();
+
+    fn handle(&mut self, answered: Answered, ctx: &mut Self::Context) {
+        match answered.rejection {
+            None => self.handled.push([answered]),
+            Some(_) => self.rejected.push([answered]),
+        }
+        self.settle(ctx);
+    }
+}
+
+panics_on_demand!(HandlerPoller);
+
+/// Asks a handler about deliveries one after the other, until one is not handled: those behind it come again after it.
+async fn ask(shared: Arc<Shared>, handler: Arc<Subscription>, chain: Vec<Delivery>, poller: Addr<HandlerPoller>) {
+    let limit = shared.settings.worker.handler_timeout;
+    for delivery in chain {
+        if !shared.leases.covers(&delivery.shard, delivery.epoch, Moment::now()) {
+            return;
+        }
+        let outcome = match &delivery.fetched.event {
+            Err(reason) => Outcome::Failed(reason.clone()),
+            Ok(event) if !handler.covers(&event.event_type) => Outcome::NotBegun,
+            Ok(event) => handler.ask(Arc::clone(event), limit).await,
+        };
+        let rejection = match outcome {
+            Outcome::Handled => None,
+            Outcome::Failed(reason) => Some(rejection(&shared, &delivery, reason)),
+            Outcome::NotBegun => return,
+        };
+        let goes_on = rejection.is_none();
+        // A poller that is being replaced gives the delivery back, and it comes again.
+        if poller.send(Answered { delivery, rejection }).await.is_err() || !goes_on {
+            return;
+        }
+    }
+}
+
+fn rejection(shared: &Shared, delivery: &Delivery, error: String) -> RejectedDelivery {
+    let FetchedDelivery { handler, id, seq, attempts, max_attempts, event, .. } = &delivery.fetched;
+    let counted = attempts.saturating_add(1);
+    let retries = u32::try_from(counted).unwrap_or(0);
+    RejectedDelivery {
+        handler: handler.clone(),
+        id: *id,
+        seq: *seq,
+        shard: delivery.shard.clone(),
+        epoch: delivery.epoch,
+        fetched_attempts: *attempts,
+        attempts: counted,
+        delay: shared.settings.worker.retry_backoff.delay(retries, rand::random()),
+        error,
+        gives_up: event.is_err() || counted >= *max_attempts,
+    }
+}
+
+async fn record_handled(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<Answered>, Vec<Settled>) {
+    let handled: Vec<(String, Uuid, i64)> = batch
+        .jobs
+        .iter()
+        .map(|answered| &answered.delivery.fetched)
+        .map(|fetched| (fetched.handler.clone(), fetched.id, fetched.seq))
+        .collect();
+    let settle = |care| shared.store.settle_handled(&handled, care).map(|settled| refused_or(handled.len(), settled));
+    let outcomes = if batch.again {
+        settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; handled.len()])
+    } else {
+        persist("answers of handlers", handled.len(), settle).await
+    };
+    (batch, outcomes)
+}
+
+async fn record_rejected(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<Answered>, Vec<Settled>) {
+    let rejected: Vec<RejectedDelivery> = batch.jobs.iter().filter_map(|answered| answered.rejection.clone()).collect();
+    for rejection in rejected.iter().filter(|_| !batch.again) {
+        tracing::warn!(
+            event.id = %rejection.id, handler = rejection.handler, attempts = rejection.attempts,
+            gives_up = rejection.gives_up, reason = rejection.error, "a handler rejected an event"
+        );
+    }
+    let settle = |_| {
+        let settled = shared.store.settle_rejected_deliveries(shared.worker, &rejected);
+        settled.map(|settled| refused_or(rejected.len(), settled))
+    };
+    let outcomes = if batch.again {
+        settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; rejected.len()])
+    } else {
+        persist("rejections by handlers", rejected.len(), settle).await
+    };
+    (batch, outcomes)
+}

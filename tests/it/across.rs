@@ -1,0 +1,198 @@
+//! Handlers in other processes than the one that delivers.
+
+use std::time::Duration;
+
+use actix_outbox::{Builder, EventTypes, NewEvent, Outbox, OutboxSystem, Subscribe};
+use serde_json::Value;
+
+use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, row, wait_status};
+use crate::scene::Scene;
+use crate::support::{PATIENCE, eventually};
+
+const SHORT_LEASE: &str = "lease = \"1s\"\n";
+
+/// A service that delivers, with these handlers.
+async fn service(scene: &Scene, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", scene.stream());
+    let builder = OutboxSystem::builder(scene.system_settings(&tables));
+    handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
+}
+
+/// An application that publishes and handles, and delivers nothing.
+async fn application(scene: &Scene, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", scene.stream());
+    let builder = OutboxSystem::builder(scene.system_settings(&tables)).publish_only(true);
+    handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
+}
+
+/// Accepts everything and writes down what it met.
+fn recorder(name: &'static str, events: impl Into<EventTypes>, log: &Log) -> Subscribe {
+    let log = log.clone();
+    handler(name, events, move |event| {
+        log.add(format!("{name} {}", event.subject));
+        answer(Ok(()))
+    })
+}
+
+async fn send(outbox: &Outbox, range: std::ops::Range<usize>) {
+    for n in range {
+        let event = event(&n.to_string()).partition_key(format!("key-{}", n % 5));
+        outbox.send(event).await.unwrap();
+    }
+}
+
+/// Each event once, and each key's in their order.
+fn assert_met(log: &Log, name: &str, range: std::ops::Range<usize>) {
+    let met: Vec<usize> =
+        log.of(&format!("{name} ")).iter().map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+    let mut sorted = met.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, range.collect::<Vec<_>>(), "{name}");
+    for key in 0..5 {
+        let of_key: Vec<usize> = met.iter().copied().filter(|n| n % 5 == key).collect();
+        assert!(of_key.is_sorted(), "{name}: {of_key:?}");
+    }
+}
+
+#[actix::test]
+async fn a_worker_without_handlers_delivers_and_the_application_beside_it_handles() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let worker = scene.worker(&scene.settings(SHORT_LEASE, ""), "worker");
+    scene.wait_owners(&["worker"]).await;
+    let application = application(&scene, [recorder("mail", EventTypes::All, &log)]).await;
+    send(&application, 0..40).await;
+    log.wait(40).await;
+    scene.wait_published().await;
+    assert_met(&log, "mail", 0..40);
+    scene.assert_delivered().await;
+    assert!(!worker.stderr().contains("standing by"), "{}", worker.stderr());
+    application.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn of_two_services_with_different_handlers_each_handler_meets_every_event_of_its_type() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let mail =
+        service(&scene, [recorder("mail", "thing.happened", &log), recorder("both", EventTypes::All, &log)]).await;
+    let audit = service(&scene, [recorder("audit", "thing.*", &log)]).await;
+    eventually("they share the shards", PATIENCE, async || {
+        let shards = async |service: &Outbox| service.health().await.unwrap().shards.get("default").copied();
+        shards(&mail).await == Some(16) && shards(&audit).await == Some(16)
+    })
+    .await;
+    send(&mail, 0..20).await;
+    send(&audit, 20..40).await;
+    log.wait(120).await;
+    scene.wait_published().await;
+    for name in ["mail", "both", "audit"] {
+        assert_met(&log, name, 0..40);
+    }
+    scene.assert_delivered().await;
+    for service in [mail, audit] {
+        assert!(service.health().await.unwrap().is_ready());
+        service.shutdown().await.unwrap();
+    }
+}
+
+#[actix::test]
+async fn a_service_that_is_away_is_owed_its_events_and_meets_them_in_their_order_when_it_is_back() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let mail = service(&scene, [recorder("mail", EventTypes::All, &log)]).await;
+    let audit = service(&scene, [recorder("audit", EventTypes::All, &log)]).await;
+    send(&mail, 0..10).await;
+    log.wait(20).await;
+    audit.shutdown().await.unwrap();
+    send(&mail, 10..30).await;
+    let sql = scene.sql().await;
+    for n in 10..30 {
+        let row = wait_status(&sql, &n.to_string(), "processing").await;
+        assert_eq!(row.pending_handlers.as_deref(), Some(r#"["audit"]"#));
+        assert!(row.is_with_the_backend);
+    }
+    assert_met(&log, "mail", 0..30);
+    assert_eq!(scene.length().await, 30, "publishing waits for no handler elsewhere");
+    let status = scene.outbox(&scene.settings("", ""), &["status", "--format", "json"]).output().unwrap();
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let owed: Vec<_> = status["handlers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|handler| (&handler["name"], &handler["owed"], &handler["alive"]))
+        .collect();
+    assert_eq!(owed, [(&"audit".into(), &20.into(), &false.into()), (&"mail".into(), &0.into(), &true.into())]);
+
+    let audit = service(&scene, [recorder("audit", EventTypes::All, &log)]).await;
+    send(&audit, 30..40).await;
+    log.wait(80).await;
+    scene.wait_published().await;
+    assert_met(&log, "audit", 0..40);
+    for service in [mail, audit] {
+        service.shutdown().await.unwrap();
+    }
+}
+
+#[actix::test]
+async fn what_commits_after_a_subscription_is_owed_though_the_worker_has_not_heard_of_it() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    // Its next heartbeat is far away.
+    let _worker = scene.worker(&scene.settings("lease = \"1h\"", ""), "worker");
+    scene.wait_owners(&["worker"]).await;
+    let protocol = "SELECT protocol::bigint FROM outbox_meta";
+    assert_eq!(scene.number(protocol).await, 2);
+    let application = application(&scene, []).await;
+    application.subscribe(recorder("late", EventTypes::All, &log)).await.unwrap();
+    scene.insert(20, 5).await;
+    log.wait(20).await;
+    scene.wait_published().await;
+    application.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_handler_elsewhere_that_keeps_rejecting_fails_the_event_and_the_others_still_meet_it() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let _worker = scene.worker(&scene.settings(SHORT_LEASE, ""), "worker");
+    scene.wait_owners(&["worker"]).await;
+    let met = log.clone();
+    let shaky = handler("shaky", EventTypes::All, move |event| {
+        met.add(format!("shaky {}", event.subject));
+        answer(if event.subject == "bad" { Err("the mail server is away") } else { Ok(()) })
+    });
+    let application = application(&scene, [shaky, recorder("steady", EventTypes::All, &log)]).await;
+    application.send(event("bad").max_retries(3).partition_key("k")).await.unwrap();
+    application.send(event("good").partition_key("k")).await.unwrap();
+    let sql = scene.sql().await;
+    let failed = wait_status(&sql, "bad", "failed").await;
+    assert!(failed.last_error.contains("`shaky`: the mail server is away"), "{failed:?}");
+    assert_eq!(failed.pending_handlers.as_deref(), Some(r#"["shaky"]"#));
+    wait_status(&sql, "good", "published").await;
+    assert_eq!((log.count("shaky bad"), log.count("steady bad"), log.count("shaky good")), (3, 1, 1));
+    assert_eq!(scene.length().await, 2);
+
+    // An operator retries: that handler alone is asked, and nothing is sent again.
+    scene.run(&["events", "retry", "--status", "failed"]).await;
+    eventually("it is asked again", PATIENCE, async || log.count("shaky bad") > 3).await;
+    assert_eq!(log.count("steady bad"), 1);
+    assert_eq!(scene.length().await, 2);
+    application.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_handler_whose_actor_has_stopped_is_owed_its_events_and_meets_them_soon_after_it_subscribes_again() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let doomed = handler("doomed", EventTypes::All, |event| {
+        assert_ne!(event.subject, "bad", "a handler that panics");
+        answer(Ok(()))
+    });
+    let outbox = service(&scene, [doomed, recorder("steady", EventTypes::All, &log)]).await;
+    outbox.send(event("bad")).await.unwrap();
+    eventually("health says so", PATIENCE, async || !outbox.health().await.unwrap().is_ok()).await;
+    outbox.send(NewEvent::new("thing.happened", "tests").subject("good")).await.unwrap();
+    wait_status(&scene.sql().await, "good", "processing").await;
+    assert_eq!(row(&scene.sql().await, "good").await.retry_count, 0);
+    outbox.subscribe(recorder("doomed", EventTypes::All, &log)).await.unwrap();
+    let soon = Duration::from_secs(5);
+    eventually("it meets what it is owed", soon, async || log.count("doomed good") == 1).await;
+    scene.wait_published().await;
+    assert!(outbox.health().await.unwrap().is_ok());
+    outbox.shutdown().await.unwrap();
+}
