@@ -68,5 +68,5 @@ async fn drop_handler(name: &str, settings: &Settings, store: &dyn Store) -> any
         bail!("the handler {name:?} is alive, and would announce itself again: stop its service first");
     }
     let ended = store.drop_handler(name).await?;
-    Ok(output::line(&format!("dropped {name}: {ended} events are not owed to it any more"))?)
+    Ok(output::line(format!("dropped {name}: {ended} events are not owed to it any more"))?)
 }

@@ -75,12 +75,11 @@ impl<J: Job> SettleQueue<J> {
     pub(super) fn next_again(&mut self, most: usize, now: Moment) -> Option<Batch<J>> {
         // What was given up with its shard is the next owner's.
         self.aside.retain(|aside| aside.job.is_in_flight());
-        let is_due = |aside: &mut Aside<J>| aside.next_try <= now;
-        if self.retrying || !self.aside.iter_mut().any(|aside| is_due(aside)) {
+        if self.retrying || !self.aside.iter().any(|aside| aside.next_try <= now) {
             return None;
         }
         self.retrying = true;
-        let due: Vec<Aside<J>> = self.aside.extract_if(.., is_due).take(most).collect();
+        let due: Vec<Aside<J>> = self.aside.extract_if(.., |aside| aside.next_try <= now).take(most).collect();
         let tries = due.iter().map(|aside| (aside.tries, aside.recorded_before)).collect();
         Some(Batch { jobs: due.into_iter().map(|aside| aside.job).collect(), again: true, tries })
     }

@@ -174,7 +174,7 @@ fn new_pool(target: &Target, manager: Connections, connections: usize) -> Result
 #[async_trait]
 impl Store for PostgresStore {
     fn settles_at_once(&self) -> usize {
-        self.settling.pool.size()
+        self.settling.pool.max_size()
     }
 
     fn shards(&self) -> i16 {

@@ -186,7 +186,7 @@ fn find_next_end(connection: &mut SqliteConnection, worker: Uuid, now: i64) -> Q
 }
 
 fn forget_dead_workers(connection: &mut SqliteConnection, dead_since: i64) -> QueryResult<usize> {
-    sql_query(&format!(
+    sql_query(format!(
         "UPDATE outbox_leases SET epoch = epoch + 1, {FREE}
          WHERE owner IN (SELECT id FROM outbox_workers WHERE heartbeat_at < ?)"
     ))
@@ -280,7 +280,7 @@ fn take_lease(connection: &mut SqliteConnection, worker: Uuid, lane: &str, lease
 }
 
 fn release_lease(connection: &mut SqliteConnection, worker: Uuid, shard: &Shard, epoch: i64) -> QueryResult<()> {
-    sql_query(&format!("UPDATE outbox_leases SET {FREE} WHERE backend = ? AND shard = ? AND owner = ? AND epoch = ?"))
+    sql_query(format!("UPDATE outbox_leases SET {FREE} WHERE backend = ? AND shard = ? AND owner = ? AND epoch = ?"))
         .bind::<Text, _>(&*shard.lane)
         .bind::<SmallInt, _>(shard.number)
         .bind::<Binary, _>(worker.as_bytes().as_slice())

@@ -106,7 +106,7 @@ impl SettlePool {
         Ok(Self { target: Arc::clone(target), pool })
     }
 
-    pub(in crate::store::postgres) fn size(&self) -> usize {
+    pub(in crate::store::postgres) fn max_size(&self) -> usize {
         self.pool.status().max_size
     }
 

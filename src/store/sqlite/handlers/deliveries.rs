@@ -1,5 +1,6 @@
 //! Fetching what is owed to a handler.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -105,6 +106,9 @@ impl Found {
     }
 }
 
+/// The event, its `scheduled_at`, `seq`, lane and key; the attempts, the most attempts, and when the next is due.
+type DueRow = (Vec<u8>, i64, i64, String, String, i32, i32, i64);
+
 /// In the order of their events.
 fn read_due(
     connection: &mut SqliteConnection,
@@ -116,19 +120,18 @@ fn read_due(
     let limit = i64::try_from(most + except.len()).unwrap_or(i64::MAX);
     let mut due = Vec::new();
     for generation in generations(connection, &request.handler)? {
-        let rows: Vec<(Vec<u8>, i64, i64, String, String, i32, i32, i64)> =
-            sql::<(Binary, BigInt, BigInt, Text, Text, Integer, Integer, BigInt)>(
-                "SELECT event_id, scheduled_at, seq, lane, partition_key, attempts, max_attempts, next_at
+        let rows: Vec<DueRow> = sql::<(Binary, BigInt, BigInt, Text, Text, Integer, Integer, BigInt)>(
+            "SELECT event_id, scheduled_at, seq, lane, partition_key, attempts, max_attempts, next_at
                  FROM outbox_handler_deliveries INDEXED BY outbox_handler_deliveries_due WHERE handler = ",
-            )
-            .bind::<Text, _>(&request.handler)
-            .sql(" AND generation = ")
-            .bind::<BigInt, _>(generation)
-            .sql(" AND shard = 0 AND next_at <= ")
-            .bind::<BigInt, _>(now)
-            .sql(" ORDER BY next_at, scheduled_at, seq LIMIT ")
-            .bind::<BigInt, _>(limit)
-            .load(connection)?;
+        )
+        .bind::<Text, _>(&request.handler)
+        .sql(" AND generation = ")
+        .bind::<BigInt, _>(generation)
+        .sql(" AND shard = 0 AND next_at <= ")
+        .bind::<BigInt, _>(now)
+        .sql(" ORDER BY next_at, scheduled_at, seq LIMIT ")
+        .bind::<BigInt, _>(limit)
+        .load(connection)?;
         for (id, scheduled_at, seq, lane, key, attempts, max_attempts, next_at) in rows {
             let (id, position) = (uuid_of(&id)?, Position { scheduled_at, seq });
             if !except.contains(&(id, seq)) {
@@ -163,10 +166,10 @@ impl Ends {
         let mut ends = HashMap::new();
         for due in due.iter().filter(|due| !due.key.is_empty()) {
             let key = (due.lane.clone(), due.key.clone());
-            if !ends.contains_key(&key) {
-                let owed = first_owed(connection, handler, &key, &read)?;
-                let open = first_open(connection, &key)?;
-                ends.insert(key, End { owed, open });
+            if let Entry::Vacant(entry) = ends.entry(key) {
+                let owed = first_owed(connection, handler, entry.key(), &read)?;
+                let open = first_open(connection, entry.key())?;
+                entry.insert(End { owed, open });
             }
         }
         Ok(Self(ends))
