@@ -9,6 +9,7 @@
     reason = "a measurement has no better answer to an error than to fail"
 )]
 
+#[allow(dead_code, reason = "each bench uses its own part")]
 mod drain;
 
 use drain::{Outbox, Servers};

@@ -131,7 +131,7 @@ impl Beats {
             lanes,
             held: Vec::new(),
             extends: true,
-            lease: Duration::from_secs(5),
+            lease: Duration::from_secs(60),
         };
         Some(Self { store, beat })
     }

@@ -3,8 +3,6 @@
 //! Both servers are started here and work as they do out of the box: PostgreSQL writes through to the disk before it
 //! answers. Everything shares the machine.
 
-#![allow(dead_code, reason = "each bench uses its own part")]
-
 #[path = "../../tests/support/mod.rs"]
 pub(crate) mod support;
 
