@@ -8,6 +8,7 @@
     reason = "a measurement has no better answer to an error than to fail"
 )]
 
+#[allow(dead_code, reason = "nothing is drained")]
 mod drain;
 
 use std::time::{Duration, Instant};
