@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::backend::channel::{Channel, Plain};
+use crate::backend::channel::Plain;
 pub(crate) use crate::backend::guarded::ChannelFactory;
 use crate::backend::guarded::{self, Guarded};
 use crate::backend::{Jsonl, Local, PublisherBackend};
@@ -65,6 +65,7 @@ impl Backends {
         match settings.backend.as_str() {
             #[cfg(feature = "redis")]
             "redis_stream" => {
+                use crate::backend::channel::Channel;
                 use crate::backend::redis_stream::RedisStream;
                 RedisStream::new(settings, outbox).map_err(wrong)?;
                 let settings = settings.clone();

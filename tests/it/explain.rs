@@ -252,7 +252,7 @@ async fn an_event_that_a_service_which_is_away_is_owed_says_so() {
     let scene = Scene::new().await;
     let tables = format!("[publishers.default]\n{}[worker]\nlease = \"1s\"", scene.stream());
     let service = OutboxSystem::builder(scene.system_settings(&tables))
-        .subscribe(handler("mailer", "thing.happened", |_| answer(Ok(()))))
+        .subscribe(handler("mailer", "t", |_| answer(Ok(()))))
         .start()
         .await
         .unwrap();
