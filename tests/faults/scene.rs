@@ -302,7 +302,7 @@ impl Scene {
     /// Waits until every event is published; how many are not when the time is up.
     pub(crate) async fn drain(&self, most: Duration) -> i64 {
         let unfinished = if self.is_mixed {
-            "status IN ('pending', 'retry') AND scheduled_at < clock_timestamp() + interval '1 hour'"
+            "status IN ('pending', 'retry', 'processing') AND scheduled_at < clock_timestamp() + interval '1 hour'"
         } else {
             "status <> 'published'"
         };
