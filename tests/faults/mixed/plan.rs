@@ -198,7 +198,8 @@ impl Plan {
             event_type: HANDLED_TYPE,
             subject: format!("{what} {times}"),
             max_retries: MANY_RETRIES,
-            retries: Retries::AtLeast(times),
+            // Tries of what a handler of another process is owed are not the event's.
+            retries: Retries::AtLeast(0),
             ..self
         }
     }

@@ -1,11 +1,12 @@
 //! The suite's own worker program: this test binary, started once more, with a handler and a backend that refuse, panic
 //! and hang as each event says.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Recipient, ResponseFuture};
@@ -15,6 +16,7 @@ use actix_outbox::{
 };
 use async_trait::async_trait;
 use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
 
 use super::plan::{ACCEPTED, HANDLED, HANDLED_TYPE, Misbehaviour};
 
@@ -94,6 +96,17 @@ fn misbehaviour(event: &OutboxEvent) -> Option<Misbehaviour> {
     (event.retry_count < times).then_some(what)
 }
 
+/// Whether this process has met the event as often as it is to misbehave. What a handler of another process is owed counts its
+/// tries apart from the event's own.
+fn has_misbehaved(event: &OutboxEvent) -> bool {
+    static MET: LazyLock<Mutex<HashMap<Uuid, i32>>> = LazyLock::new(Mutex::default);
+    let times = Misbehaviour::parse(&event.subject).map_or(0, |(_, times)| times);
+    let mut met = MET.lock().unwrap();
+    let met = met.entry(event.id).or_default();
+    *met += 1;
+    *met > times
+}
+
 struct Moody(Arc<Notes>);
 
 #[async_trait]
@@ -125,7 +138,7 @@ impl Handler<HandleEvent> for Mailer {
 
     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
         let notes = Arc::clone(&self.0);
-        match misbehaviour(&message.event) {
+        match misbehaviour(&message.event).filter(|_| !has_misbehaved(&message.event)) {
             Some(Misbehaviour::Panic) => panic!("as the event says"),
             Some(Misbehaviour::Hang) => Box::pin(std::future::pending()),
             Some(Misbehaviour::Refuse) => Box::pin(async { Err(HandlerError::new("as the event says")) }),
