@@ -42,13 +42,43 @@ pub(crate) enum Answer {
     NotSent,
 }
 
+/// Why a backend takes nothing now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("backend unavailable: {reason}")]
+pub(crate) struct Unavailable {
+    pub(crate) reason: String,
+    /// The backend answered and named a state of its own, such as having no memory left: no event is the cause.
+    pub(crate) is_its_state: bool,
+}
+
+impl Unavailable {
+    /// An event that was on its way may be the cause.
+    pub(crate) fn perhaps_by_an_event(reason: String) -> Self {
+        Self { reason, is_its_state: false }
+    }
+}
+
+impl From<BackendError> for Unavailable {
+    fn from(error: BackendError) -> Self {
+        let (BackendError::Unavailable(reason) | BackendError::Rejected(reason) | BackendError::Invalid(reason)) =
+            error;
+        Self::perhaps_by_an_event(reason)
+    }
+}
+
+impl From<Unavailable> for BackendError {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Unavailable(unavailable.reason)
+    }
+}
+
 /// What became of a batch.
 #[derive(Debug)]
 pub(crate) struct Sent {
     /// In the batch's order.
     pub(crate) answers: Vec<Answer>,
     /// The backend is away: pause.
-    pub(crate) unavailable: Option<String>,
+    pub(crate) unavailable: Option<Unavailable>,
     /// Shards that have to be opened again before anything more is sent under them.
     pub(crate) closed: Vec<Shard>,
 }
@@ -180,7 +210,7 @@ impl Channel for Plain {
                 answers.into_iter().map(|answer| read(answer, &mut unavailable)).collect()
             }
             Err(error) => {
-                unavailable = Some(error.to_string());
+                unavailable = Some(error.into());
                 vec![Answer::NotSent; count]
             }
         };
@@ -199,14 +229,14 @@ impl Channel for Plain {
     }
 }
 
-fn read(answer: Option<Result<(), BackendError>>, unavailable: &mut Option<String>) -> Answer {
+fn read(answer: Option<Result<(), BackendError>>, unavailable: &mut Option<Unavailable>) -> Answer {
     match answer {
         None => Answer::NotSent,
         Some(Ok(())) => Answer::Accepted,
         Some(Err(BackendError::Rejected(reason))) => Answer::Rejected(reason),
         Some(Err(BackendError::Invalid(reason))) => Answer::Invalid(reason),
         Some(Err(BackendError::Unavailable(reason))) => {
-            unavailable.get_or_insert(reason);
+            unavailable.get_or_insert_with(|| Unavailable::perhaps_by_an_event(reason));
             Answer::NotSent
         }
     }

@@ -50,7 +50,7 @@ impl Channel for Guarded {
         let sent = catch(self.channel.send(batch)).await;
         self.replace_after(sent).unwrap_or_else(|error| Sent {
             answers: vec![Answer::NotSent; batch.len()],
-            unavailable: Some(error.to_string()),
+            unavailable: Some(error.into()),
             closed: Vec::new(),
         })
     }

@@ -24,13 +24,14 @@ struct Suspect {
 pub(super) struct Suspects(HashMap<Uuid, Suspect>);
 
 impl Suspects {
-    /// The session broke while this event was the only one on its way.
-    pub(super) fn broke_alone(&mut self, id: Uuid) {
+    /// The session broke while this event was the only one on its way. Without evidence that the event may be
+    /// the cause (the backend named a state of its own), others are let pass before it, and nothing more.
+    pub(super) fn broke_alone(&mut self, id: Uuid, is_evidence: bool) {
         if self.0.len() >= MOST && !self.0.contains_key(&id) {
             return;
         }
         let suspect = self.0.entry(id).or_default();
-        if std::mem::take(&mut suspect.others_passed) {
+        if is_evidence && std::mem::take(&mut suspect.others_passed) {
             suspect.proven += 1;
         }
     }
@@ -87,21 +88,32 @@ mod tests {
         let (bad, good) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let mut suspects = Suspects::default();
         for _ in 0..100 {
-            suspects.broke_alone(bad);
+            suspects.broke_alone(bad, true);
         }
         assert!(!suspects.is_proven(bad), "an outage proves nothing");
         for _ in 0..PROOF {
             suspects.passed([good].into_iter());
-            suspects.broke_alone(bad);
+            suspects.broke_alone(bad, true);
         }
         assert!(suspects.is_proven(bad));
     }
 
     #[test]
+    fn a_state_that_the_backend_names_is_no_evidence() {
+        let (large, small) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut suspects = Suspects::default();
+        for _ in 0..100 {
+            suspects.broke_alone(large, false);
+            suspects.passed([small].into_iter());
+        }
+        assert!(suspects.is_suspect(large) && !suspects.is_proven(large));
+    }
+
+    #[test]
     fn what_stands_behind_a_suspect_in_its_keys_order_goes_last_with_it() {
         let mut suspects = Suspects::default();
-        suspects.broke_alone(Uuid::from_u128(2));
-        suspects.broke_alone(Uuid::from_u128(5));
+        suspects.broke_alone(Uuid::from_u128(2), true);
+        suspects.broke_alone(Uuid::from_u128(5), true);
         let keys = ["a", "a", "b", "a", "", ""];
         let events = keys.iter().zip(1..).map(|(key, n)| (Uuid::from_u128(n), *key));
         assert_eq!(suspects.goes_last(events), [false, true, false, true, true, false]);
@@ -111,7 +123,7 @@ mod tests {
     fn an_event_that_passes_is_no_suspect() {
         let id = Uuid::from_u128(1);
         let mut suspects = Suspects::default();
-        suspects.broke_alone(id);
+        suspects.broke_alone(id, true);
         suspects.passed([id].into_iter());
         assert!(!suspects.is_suspect(id));
     }

@@ -1,6 +1,6 @@
 //! Servers that are away, restarted or emptied.
 
-use crate::scene::Scene;
+use crate::scene::{DRAIN, Scene};
 use crate::support::postgres::{self, Stop};
 use crate::support::process::Running;
 use crate::support::proxy::Proxy;
@@ -38,6 +38,42 @@ async fn a_redis_outage_longer_than_all_retries_costs_none() {
     assert_eq!(scene.unpublished().await, 1_000);
 
     server.start_again();
+    scene.wait_published().await;
+    assert_eq!(scene.number(touched).await, 0);
+    scene.assert_delivered().await;
+}
+
+#[tokio::test]
+async fn a_redis_with_room_for_small_events_only_keeps_a_large_one_waiting_and_costs_it_no_retry() {
+    // More than would convict an event of breaking the connection.
+    const PAUSES: usize = 6;
+    let server = redis::Server::start(&[]);
+    let scene = Scene::on(postgres::database().await, server.url()).await;
+    let worker = scene.worker(&scene.settings(SHORT_RETRIES, ""), "worker");
+    scene.insert(1, 1).await;
+    scene.wait_published().await;
+
+    let mut redis = scene.redis().await;
+    let () = ::redis::cmd("SETRANGE").arg("another's").arg(5 << 20).arg("x").query_async(&mut redis).await.unwrap();
+    let memory: String = ::redis::cmd("INFO").arg("memory").query_async(&mut redis).await.unwrap();
+    let in_use = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+    let edge = in_use.trim().parse::<u64>().unwrap() + 700_000;
+    let () =
+        ::redis::cmd("CONFIG").arg(&["SET", "maxmemory", &edge.to_string()]).query_async(&mut redis).await.unwrap();
+    let large = "INSERT INTO outbox_events (id, event_type, source, data, partition_key)
+        VALUES (gen_random_uuid(), 'thing.happened', 'tests', to_jsonb(repeat('x', 900000)), 'large')";
+    scene.sql().await.execute(large, &[]).await.unwrap();
+    eventually("the large one stops what the small ones start again", DRAIN, async || {
+        if scene.unpublished().await == 1 {
+            scene.insert(1, 1).await;
+        }
+        worker.stderr().matches("backend paused").count() >= PAUSES
+    })
+    .await;
+    let touched = "SELECT count(*) FROM outbox_events WHERE retry_count > 0 OR status NOT IN ('pending', 'published')";
+    assert_eq!(scene.number(touched).await, 0);
+
+    let () = ::redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).query_async(&mut redis).await.unwrap();
     scene.wait_published().await;
     assert_eq!(scene.number(touched).await, 0);
     scene.assert_delivered().await;

@@ -6,7 +6,7 @@ use redis::Cmd;
 use uuid::Uuid;
 
 use super::{entry, errors};
-use crate::backend::channel::{Answer, Parcel, Sent};
+use crate::backend::channel::{Answer, Parcel, Sent, Unavailable};
 use crate::store::Shard;
 
 pub(crate) struct Batch<'a> {
@@ -105,17 +105,17 @@ impl<'a> Batch<'a> {
     }
 
     /// The event after the first `count` met an error; returns it where it is about Redis rather than about the event.
-    pub(super) fn fail(&mut self, count: usize, error: &str) -> Option<String> {
+    pub(super) fn fail(&mut self, count: usize, error: &str) -> Option<Unavailable> {
         if errors::is_about_the_event(error)
             && let Some(entry) = self.entries.get(count)
         {
             self.answers[entry.parcel] = Answer::Rejected(format!("Redis: {error}"));
             return None;
         }
-        Some(format!("backend unavailable: Redis: {error}"))
+        Some(errors::of_a_script(error))
     }
 
-    pub(super) fn into_sent(self, unavailable: Option<String>, closed: Vec<Shard>) -> Sent {
+    pub(super) fn into_sent(self, unavailable: Option<Unavailable>, closed: Vec<Shard>) -> Sent {
         Sent { answers: self.answers, unavailable, closed }
     }
 }

@@ -3,12 +3,45 @@
 use redis::RedisError;
 
 use crate::backend::BackendError;
+use crate::backend::channel::Unavailable;
+
+/// The code of every error that has none of its own.
+const NO_CODE: &str = "ERR";
+
+/// The code of a command that needs memory where none is left.
+const NO_MEMORY: &str = "OOM";
 
 /// XADD's answer to an entry of more than 1 GiB: all that it refuses of an entry that is made of fields and values.
 const ABOUT_THE_EVENT: &str = "Elements are too large to be stored";
 
 pub(super) fn is_about_the_event(error: &str) -> bool {
     error.contains(ABOUT_THE_EVENT)
+}
+
+/// An error in a script's answer, which begins with its code.
+pub(super) fn of_a_script(error: &str) -> Unavailable {
+    Unavailable { reason: format!("Redis: {error}"), is_its_state: names_a_state(code(error)) }
+}
+
+pub(super) fn is_out_of_memory(error: &str) -> bool {
+    code(error) == NO_MEMORY
+}
+
+fn code(error: &str) -> &str {
+    let code = error.trim_start_matches('-').split(' ').next().unwrap_or_default();
+    let is_a_code = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_uppercase());
+    if is_a_code { code } else { NO_CODE }
+}
+
+/// Redis gives a state of its own, in which it refuses everybody, a code: `OOM`, `READONLY`, `LOADING`, `MISCONF` ….
+fn names_a_state(code: &str) -> bool {
+    code != NO_CODE
+}
+
+/// As [`unavailable`], where an event was on its way.
+pub(super) fn unavailable_for_events(error: &RedisError) -> Unavailable {
+    let is_its_state = error.code().is_some_and(names_a_state);
+    Unavailable { reason: reason(error), is_its_state }
 }
 
 pub(super) fn unavailable(error: &RedisError) -> BackendError {

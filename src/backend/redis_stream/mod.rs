@@ -13,7 +13,7 @@ use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::BackendError;
-use super::channel::{Channel, Opened, Parcel, Record, Sent};
+use super::channel::{Channel, Opened, Parcel, Record, Sent, Unavailable};
 use crate::settings::check::has_hash_tag;
 use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;
@@ -103,10 +103,10 @@ impl RedisStream {
     }
 
     /// What a script wrote, or read of what others wrote, counts once the replicas have it.
-    async fn call(&mut self, script: &'static Script, request: &Cmd) -> Result<Value, BackendError> {
+    async fn call(&mut self, script: &'static Script, request: &Cmd) -> Result<Value, Unavailable> {
         let wanted = self.wait_replicas;
         let connection = self.connection().await?;
-        let answer = script.call(connection, request).await.map_err(|error| errors::unavailable(&error))?;
+        let answer = script.call(connection, request).await.map_err(|error| errors::unavailable_for_events(&error))?;
         replicas::confirm(connection, wanted).await?;
         Ok(answer)
     }
@@ -136,7 +136,22 @@ impl RedisStream {
     async fn probe(&mut self) -> Result<(), BackendError> {
         let mut request = PROBE.request();
         request.arg(2).arg(&self.meta).arg(&self.stream);
-        self.call(&PROBE, &request).await.map(drop)
+        self.call(&PROBE, &request).await?;
+        Ok(())
+    }
+
+    /// Whether a request of this size is more than the server may hold if nothing else were there. What it does not tell
+    /// is no.
+    async fn is_too_small_for(&mut self, bytes: usize) -> bool {
+        let Ok(connection) = self.connection().await else { return false };
+        let info: Result<String, _> = redis::cmd("INFO").arg("memory").query_async(connection).await;
+        let info = info.unwrap_or_default();
+        let figure = |name: &str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.and_then(|value| value.trim().parse::<usize>().ok())
+        };
+        let limit = figure("maxmemory").filter(|limit| *limit > 0);
+        limit.is_some_and(|limit| bytes + figure("used_memory_startup").unwrap_or(0) > limit)
     }
 }
 
@@ -200,9 +215,9 @@ impl Channel for RedisStream {
         batch.write_to(&mut request);
         let answer = match self.call(&PUBLISH, &request).await {
             Ok(answer) => answer,
-            Err(error) => {
+            Err(unavailable) => {
                 self.end();
-                return batch.into_sent(Some(error.to_string()), batch_shards(parcels));
+                return batch.into_sent(Some(unavailable), batch_shards(parcels));
             }
         };
         match Reply::read(answer) {
@@ -215,7 +230,10 @@ impl Channel for RedisStream {
                 self.journal.put_back_settled(settled);
                 self.journal.record_first(journal_entries, &batch.first_of_each_shard(sent));
                 batch.accept(sent);
-                let unavailable = batch.fail(sent, &error);
+                let mut unavailable = batch.fail(sent, &error);
+                if let Some(unavailable) = unavailable.as_mut().filter(|_| errors::is_out_of_memory(&error)) {
+                    unavailable.is_its_state = !self.is_too_small_for(batch.bytes()).await;
+                }
                 self.journal.close(&batch_shards(parcels));
                 batch.into_sent(unavailable, batch_shards(parcels))
             }
@@ -227,8 +245,8 @@ impl Channel for RedisStream {
             }
             None => {
                 self.end();
-                let unknown = "the publish script gave an answer of an unknown shape".to_owned();
-                batch.into_sent(Some(unknown), batch_shards(parcels))
+                let reason = "the publish script gave an answer of an unknown shape".to_owned();
+                batch.into_sent(Some(Unavailable { reason, is_its_state: true }), batch_shards(parcels))
             }
         }
     }

@@ -3,7 +3,7 @@
 use redis::aio::MultiplexedConnection;
 
 use super::errors;
-use crate::backend::BackendError;
+use crate::backend::channel::Unavailable;
 use crate::settings::WaitReplicas;
 
 /// Waits until as many replicas as are wanted have everything that the server took up to this connection's last command,
@@ -11,15 +11,15 @@ use crate::settings::WaitReplicas;
 pub(super) async fn confirm(
     connection: &mut MultiplexedConnection,
     wanted: Option<WaitReplicas>,
-) -> Result<(), BackendError> {
+) -> Result<(), Unavailable> {
     let Some(WaitReplicas { count, timeout }) = wanted else { return Ok(()) };
     let mut wait = redis::cmd("WAIT");
     wait.arg(count).arg(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-    let confirmed: u32 = wait.query_async(connection).await.map_err(|error| errors::unavailable(&error))?;
+    let confirmed: u32 = wait.query_async(connection).await.map_err(|error| errors::unavailable_for_events(&error))?;
     if confirmed >= count {
         return Ok(());
     }
     let reason =
         format!("Redis: {confirmed} of its replicas confirmed within {timeout:?}, and `wait_replicas` wants {count}");
-    Err(BackendError::Unavailable(reason))
+    Err(Unavailable { reason, is_its_state: true })
 }

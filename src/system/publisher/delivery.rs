@@ -111,12 +111,12 @@ impl Desk {
                 flight.close(shard.number);
             }
         }
-        if let Some(reason) = &sent.unavailable {
+        if let Some(unavailable) = &sent.unavailable {
             self.batch = (self.batch / 2).max(1);
             if let [only] = piece.as_slice() {
-                self.suspects.broke_alone(only.id);
+                self.suspects.broke_alone(only.id, !unavailable.is_its_state);
             }
-            self.line.pause(reason, true);
+            self.line.pause(&unavailable.to_string(), true);
             if self.line.is_disproved() {
                 // Its share goes to a worker that can deliver, without waiting for a lease time.
                 self.shared.beat_now.notify_one();

@@ -14,7 +14,7 @@ async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_re
     let sent = worker.send(&batch).await;
     assert_eq!(sent.answers, [Answer::Accepted, Answer::Accepted, Answer::NotSent, Answer::NotSent]);
     assert_eq!(sent.closed, [shard(3), shard(4)]);
-    assert!(sent.unavailable.unwrap().contains(error));
+    assert!(sent.unavailable.unwrap().reason.contains(error));
     let journal = scene.journal().await;
     assert_eq!(journal.iter().map(Vec::len).collect::<Vec<_>>(), [48], "two events of one shard, none of the other");
 
@@ -154,7 +154,7 @@ async fn a_key_of_another_type_in_the_streams_place_makes_the_backend_unavailabl
     let mut worker = scene.open_worker().await;
     let sent = worker.send(&parcels(3, &events(2, ""))).await;
     assert_eq!(sent.answers, [Answer::NotSent, Answer::NotSent]);
-    assert!(sent.unavailable.unwrap().contains("WRONGTYPE"));
+    assert!(sent.unavailable.unwrap().reason.contains("WRONGTYPE"));
     assert!(scene.journal().await.is_empty());
 }
 

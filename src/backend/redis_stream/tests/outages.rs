@@ -39,7 +39,7 @@ async fn a_redis_out_of_memory_takes_nothing_and_leaves_nothing_in_the_journal()
     let () = scene.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let sent = worker.send(&parcels(3, &events)).await;
     assert_eq!(sent.answers, vec![Answer::NotSent; 3]);
-    assert!(sent.unavailable.unwrap().contains("OOM"));
+    assert!(sent.unavailable.unwrap().reason.contains("OOM"));
     let refused = worker.open(&[(shard(3), 1)]).await.unwrap_err();
     assert!(refused.is_unavailable() && refused.to_string().contains("OOM"), "{refused}");
     let unwell = worker.health_check().await.unwrap_err();
@@ -51,6 +51,26 @@ async fn a_redis_out_of_memory_takes_nothing_and_leaves_nothing_in_the_journal()
     assert!(worker.open(&[(shard(3), 1)]).await.unwrap().sent.is_empty());
     send_all(&mut worker, &parcels(3, &events)).await;
     assert_eq!(scene.sent_ids().await, ids(&events));
+}
+
+#[tokio::test]
+async fn only_an_event_that_the_memory_limit_can_never_hold_may_be_what_memory_is_out_for() {
+    let mut scene = Scene::alone().await;
+    let text = |bytes: usize| Some(JsonText::new(format!("\"{}\"", "x".repeat(bytes))));
+    let mut events = events(3, "k");
+    Arc::make_mut(&mut events[0]).data = text(12 << 20);
+    Arc::make_mut(&mut events[1]).data = text(6 << 20);
+    let () = scene.command(&["SET", "another's", &"x".repeat(6 << 20)]).await;
+    for (event, limit, is_its_state) in [(0, "10mb", false), (1, "10mb", true), (2, "1", false)] {
+        let mut worker = scene.open_worker().await;
+        let () = scene.command(&["CONFIG", "SET", "maxmemory", limit]).await;
+        let sent = worker.send(&parcels(3, &events[event..=event])).await;
+        assert_eq!(sent.answers, [Answer::NotSent]);
+        let unavailable = sent.unavailable.unwrap();
+        assert!(unavailable.reason.contains("OOM"), "{unavailable:?}");
+        assert_eq!(unavailable.is_its_state, is_its_state, "event {event} at {limit}");
+        let () = scene.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    }
 }
 
 #[tokio::test]
@@ -89,8 +109,8 @@ async fn a_redis_that_may_not_be_written_to_is_unavailable() {
         let () = scene.command(forbid).await;
         let sent = worker.send(&parcels(3, &events[1..])).await;
         assert_eq!(sent.answers, [Answer::NotSent]);
-        let reason = sent.unavailable.unwrap();
-        assert!(reason.contains(error), "{error}: {reason}");
+        let unavailable = sent.unavailable.unwrap();
+        assert!(unavailable.reason.contains(error) && unavailable.is_its_state, "{error}: {unavailable:?}");
         assert!(worker.open(&[(shard(3), 1)]).await.unwrap_err().is_unavailable());
         let unwell = worker.health_check().await.unwrap_err().to_string();
         assert!(unwell.to_uppercase().contains(error), "{error}: {unwell}");
