@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex as StdMutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -184,8 +184,11 @@ impl Scene {
 
     /// The suite's own worker.
     pub(crate) fn own_worker(&self, seat: &Seat, name: &str) -> Option<Command> {
-        let command = || self.without_environment(mixed::program::command(&self.settings_of(seat), name));
-        self.is_mixed.then(command)
+        self.is_mixed.then(|| {
+            let deployment = seat.deployments.fetch_add(1, Ordering::Relaxed);
+            let settings = self.settings_of(seat);
+            self.without_environment(mixed::program::command(&settings, name, seat.number, deployment))
+        })
     }
 
     /// Nothing of what the tests were told.

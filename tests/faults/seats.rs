@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::MutexGuard as StdMutexGuard;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -22,6 +23,8 @@ pub(crate) struct Seat {
     pub(crate) to_redis: Mutex<Proxy>,
     /// Of the proxies, to PostgreSQL and to Redis.
     pub(crate) ports: (u16, u16),
+    /// Counts the workers that were in it.
+    pub(crate) deployments: AtomicUsize,
 }
 
 pub(crate) struct Worker {
@@ -61,6 +64,7 @@ impl Seat {
             to_postgres: Mutex::new(to_postgres),
             to_redis: Mutex::new(to_redis),
             ports,
+            deployments: AtomicUsize::new(0),
         }
     }
 }

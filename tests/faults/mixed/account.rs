@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use uuid::Uuid;
 
+use super::handlers::{self, Handled};
 use super::operator::Deeds;
 use super::plan::{End, Plan, Target};
 use crate::ledger::{Balance, Losses};
@@ -18,8 +19,7 @@ pub(super) struct Account<'a> {
     pub(super) rows: &'a Rows,
     /// What each target has, in its order.
     pub(super) found: &'a HashMap<Target, Vec<Uuid>>,
-    /// The first time that the handler handled each event.
-    pub(super) handled: &'a [Uuid],
+    pub(super) handled: &'a Handled,
 }
 
 impl Account<'_> {
@@ -32,7 +32,9 @@ impl Account<'_> {
             let expected = |plan: &Plan| plan.target == target && plan.end == End::Published;
             sum.add(Balance::after(&self.replays(target), &self.committed(expected), &entries));
         }
-        sum.add(Balance::of(&self.committed(Plan::is_handled), &first_of_each(self.handled)));
+        for kind in &handlers::ALL {
+            sum.add(Balance::of(&self.committed(|plan| kind.wants(plan)), &first_of_each(&self.handled[kind.name])));
+        }
         sum
     }
 
@@ -129,20 +131,24 @@ fn an_account_names_every_end_that_was_not_expected() {
     let Some(refused) = plans.iter().find(|plan| plan.kind == "refused" && plan.end == End::Published) else {
         panic!()
     };
-    let handled = plans.iter().find(|plan| plan.is_handled()).unwrap();
+    let handled = plans.iter().find(|plan| handlers::ALL[0].wants(plan)).unwrap();
     let written = [vec![refused.clone(), handled.clone()]];
     let end = |plan: &Plan, more: i32| (plan.id, ("published".to_owned(), plan.retries.least() + more));
     let deeds = Deeds { replayed: HashMap::from([(handled.id, 1)]), ..Deeds::default() };
-    let check = |rows: &Rows, stream: &[Uuid], accepted: &[Uuid]| {
+    let check_with = |mailer: &[Uuid], rows: &Rows, stream: &[Uuid], accepted: &[Uuid]| {
         let none = (Target::Held, Vec::new());
         let found = HashMap::from([(Target::Stream, stream.to_vec()), (Target::Accepted, accepted.to_vec())]);
         let found = found.into_iter().chain([none, (Target::Lines, Vec::new())]).collect();
-        let handled = [handled.id];
+        let handled =
+            Handled::from([("mailer", mailer.to_vec()), ("biller", Vec::new()), ("auditor", vec![handled.id])]);
         let account = Account { written: &written, deeds: &deeds, rows, found: &found, handled: &handled };
         (account.findings().len(), account.balance().is_even())
     };
+    let check = |rows: &Rows, stream: &[Uuid], accepted: &[Uuid]| check_with(&[handled.id], rows, stream, accepted);
     let rows = Rows::from([end(refused, 0), end(handled, 2)]);
     assert_eq!(check(&rows, &[handled.id, handled.id], &[refused.id, refused.id]), (0, true));
+    let unhandled = check_with(&[], &rows, &[handled.id; 2], &[refused.id]);
+    assert_eq!(unhandled, (0, false), "one of its two handlers did not meet it");
     assert_eq!(check(&rows, &[handled.id], &[refused.id]), (1, true), "the replay is missing");
     assert_eq!(check(&rows, &[handled.id; 3], &[refused.id]), (1, false), "one too many");
     assert_eq!(check(&rows, &[handled.id; 2], &[]), (0, false), "lost");

@@ -1,6 +1,7 @@
 //! A mixed load: events with ends of many sorts, by many doors, under the same faults.
 
 mod account;
+mod handlers;
 mod operator;
 mod plan;
 pub(crate) mod program;
@@ -13,8 +14,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use account::{Account, Rows};
+use handlers::Handled;
 use operator::Operator;
-use plan::{ACCEPTED, HANDLED, LINES, MAX_EVENT_BYTES, Target};
+use plan::{ACCEPTED, LINES, MAX_EVENT_BYTES, Target};
 use writers::Writers;
 
 use crate::figures::Meter;
@@ -45,6 +47,7 @@ impl Stage {
     pub(crate) async fn run_mixed(self, seed: u64) -> Outcome {
         let scene = Scene::mixed(self.pace()).await;
         scene.start_workers().await;
+        handlers::wait_until_announced(&scene.sql().await).await;
         let meter = Meter::start(scene.url(), scene.processes.clone());
         let writers = Writers::start(scene.url(), seed).await;
         let (stop, mut operator) = (watch::Sender::new(false), Operator::new(&scene, seed));
@@ -57,7 +60,7 @@ impl Stage {
         let stuck = operator.drain().await;
         let figures = meter.finish().await;
         let (deeds, rows, found) = (operator.deeds, rows(&scene).await, found(&scene).await);
-        let handled = ids(&scene, HANDLED);
+        let handled: Handled = handlers::ALL.iter().map(|kind| (kind.name, ids(&scene, &kind.notes()))).collect();
         let account = Account { written: &written, deeds: &deeds, rows: &rows, found: &found, handled: &handled };
         println!("{}: {}", self.name(), account.summary());
         scene.notes().findings.extend(account.findings());
@@ -95,8 +98,10 @@ fn lines(scene: &Scene) -> Vec<Uuid> {
 
 /// What was looked for, for whoever looks for a reason.
 pub(crate) fn dump(scene: &Scene) -> String {
+    let handled = handlers::ALL.iter().map(|kind| (kind.notes(), ids(scene, &kind.notes())));
+    let others = [(ACCEPTED.to_owned(), ids(scene, ACCEPTED)), (LINES.to_owned(), lines(scene))];
     let mut text = String::new();
-    for (name, ids) in [(ACCEPTED, ids(scene, ACCEPTED)), (HANDLED, ids(scene, HANDLED)), (LINES, lines(scene))] {
+    for (name, ids) in others.into_iter().chain(handled) {
         text += &format!("=== {name}\n");
         text.extend(ids.iter().map(|id| format!("{id}\n")));
     }

@@ -6,14 +6,14 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use uuid::Uuid;
 
-/// Files in which workers note the ids that the backend accepted, and that the handler handled.
+use super::handlers::{BILLED_TYPE, HANDLED_TYPE};
+
+/// The file in which workers note the ids that the backend accepted.
 pub(crate) const ACCEPTED: &str = "accepted";
-pub(crate) const HANDLED: &str = "handled";
 /// The file of the publisher `lines`.
 pub(crate) const LINES: &str = "lines.jsonl";
 
 pub(crate) const PLAIN_TYPE: &str = "thing.happened";
-pub(crate) const HANDLED_TYPE: &str = "thing.handled";
 
 /// Above this, another writer's event fails.
 pub(crate) const MAX_EVENT_BYTES: usize = 350 << 10;
@@ -123,10 +123,6 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn is_handled(&self) -> bool {
-        self.event_type == HANDLED_TYPE
-    }
-
     /// Whether a library would write it, or another writer alone.
     pub(crate) fn is_valid(&self) -> bool {
         self.end == End::Published && self.target != Target::Held || self.target == Target::Accepted
@@ -195,7 +191,7 @@ impl Plan {
         let times = i32::from(rng.random_bool(0.25));
         Self {
             kind: "handled",
-            event_type: HANDLED_TYPE,
+            event_type: if rng.random() { HANDLED_TYPE } else { BILLED_TYPE },
             subject: format!("{what} {times}"),
             max_retries: MANY_RETRIES,
             // Tries of what a handler of another process is owed are not the event's.

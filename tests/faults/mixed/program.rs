@@ -18,16 +18,19 @@ use async_trait::async_trait;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
-use super::plan::{ACCEPTED, HANDLED, HANDLED_TYPE, Misbehaviour};
+use super::handlers::{self, Kind};
+use super::plan::{ACCEPTED, Misbehaviour};
 
 const FILE: &str = "OUTBOX_FAULTS_SETTINGS";
 const NAME: &str = "OUTBOX_FAULTS_NAME";
+const HANDLERS: &str = "OUTBOX_FAULTS_HANDLERS";
 const TEST: &str = "mixed::program::a_worker_works_until_it_is_told_to_end";
 
-/// A worker with these settings. What it accepts and handles it notes in files beside them.
-pub(crate) fn command(settings: &Path, name: &str) -> Command {
+/// A worker with these settings, as the service in this seat. What it accepts and handles it notes in files beside them.
+pub(crate) fn command(settings: &Path, name: &str, seat: usize, deployment: usize) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "--nocapture", TEST]).env(FILE, settings).env(NAME, name);
+    command.env(HANDLERS, handlers::of_service(seat, deployment).join(","));
     command
 }
 
@@ -42,39 +45,61 @@ async fn a_worker_works_until_it_is_told_to_end() {
     let mut settings = Settings::load(&LoadOptions::from_process().file(&file)).unwrap();
     settings.worker.name = Some(name);
     let accepted = Arc::new(Notes::open(&folder.join(ACCEPTED)));
-    let handled = Arc::new(Notes::open(&folder.join(HANDLED)));
-    let first = subscription(&handled);
-    let recipient = first.1.clone();
-    let starting = OutboxSystem::builder(settings)
-        .backend("moody", move |_| Ok(Moody(Arc::clone(&accepted))))
-        .subscribe(first.0)
-        .start();
+    let names = std::env::var(HANDLERS).unwrap_or_default();
+    let own = handlers::ALL.into_iter().filter(|kind| names.split(',').any(|name| name == kind.name));
+    let mut subscribed: Vec<Subscribed> = own.map(|kind| Subscribed::new(kind, &folder)).collect();
+    let builder = OutboxSystem::builder(settings).backend("moody", move |_| Ok(Moody(Arc::clone(&accepted))));
+    let subscriptions = subscribed.iter().map(|handler| handler.kind.subscription(&handler.recipient));
+    let starting = subscriptions.fold(builder, |builder, subscription| builder.subscribe(subscription)).start();
     let outbox = tokio::select! {
         outbox = starting => outbox.unwrap(),
         _ = told.recv() => return,
     };
-    let replacing = actix::spawn(replace_dead_handlers(outbox.clone(), recipient, handled));
+    let replacing = {
+        let outbox = outbox.clone();
+        actix::spawn(async move { replace_dead_handlers(&outbox, &mut subscribed).await })
+    };
     told.recv().await;
     replacing.abort();
     outbox.shutdown().await.unwrap();
 }
 
 /// A handler whose actor a panic has closed gets another one.
-async fn replace_dead_handlers(outbox: Outbox, mut current: Recipient<HandleEvent>, handled: Arc<Notes>) {
+async fn replace_dead_handlers(outbox: &Outbox, subscribed: &mut [Subscribed]) {
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        if !current.connected() {
-            let (next, recipient) = subscription(&handled);
-            if outbox.subscribe(next).await.is_ok() {
-                current = recipient;
+        for handler in subscribed.iter_mut().filter(|handler| !handler.recipient.connected()) {
+            let next = handler.kind.start(&handler.notes);
+            if outbox.subscribe(handler.kind.subscription(&next)).await.is_ok() {
+                handler.recipient = next;
             }
         }
     }
 }
 
-fn subscription(handled: &Arc<Notes>) -> (Subscribe, Recipient<HandleEvent>) {
-    let recipient = Mailer(Arc::clone(handled)).start().recipient();
-    (Subscribe::new("mailer", HANDLED_TYPE, recipient.clone()), recipient)
+/// A handler of this service, and its actor.
+struct Subscribed {
+    kind: Kind,
+    notes: Arc<Notes>,
+    recipient: Recipient<HandleEvent>,
+}
+
+impl Subscribed {
+    fn new(kind: Kind, folder: &Path) -> Self {
+        let notes = Arc::new(Notes::open(&folder.join(kind.notes())));
+        let recipient = kind.start(&notes);
+        Self { kind, notes, recipient }
+    }
+}
+
+impl Kind {
+    fn start(&self, notes: &Arc<Notes>) -> Recipient<HandleEvent> {
+        Noting { name: self.name, notes: Arc::clone(notes) }.start().recipient()
+    }
+
+    fn subscription(&self, recipient: &Recipient<HandleEvent>) -> Subscribe {
+        Subscribe::new(self.name, self.types.to_vec(), recipient.clone())
+    }
 }
 
 /// A file that all workers append ids to; a line is written whole or, by a kill, not.
@@ -96,13 +121,13 @@ fn misbehaviour(event: &OutboxEvent) -> Option<Misbehaviour> {
     (event.retry_count < times).then_some(what)
 }
 
-/// Whether this process has met the event as often as it is to misbehave. What a handler of another process is owed counts its
-/// tries apart from the event's own.
-fn has_misbehaved(event: &OutboxEvent) -> bool {
-    static MET: LazyLock<Mutex<HashMap<Uuid, i32>>> = LazyLock::new(Mutex::default);
+/// Whether this process' handler has met the event as often as it is to misbehave. What a handler of another process is owed
+/// counts its tries apart from the event's own.
+fn has_misbehaved(handler: &'static str, event: &OutboxEvent) -> bool {
+    static MET: LazyLock<Mutex<HashMap<(&str, Uuid), i32>>> = LazyLock::new(Mutex::default);
     let times = Misbehaviour::parse(&event.subject).map_or(0, |(_, times)| times);
     let mut met = MET.lock().unwrap();
-    let met = met.entry(event.id).or_default();
+    let met = met.entry((handler, event.id)).or_default();
     *met += 1;
     *met > times
 }
@@ -127,18 +152,21 @@ impl PublisherBackend for Moody {
     }
 }
 
-struct Mailer(Arc<Notes>);
+struct Noting {
+    name: &'static str,
+    notes: Arc<Notes>,
+}
 
-impl Actor for Mailer {
+impl Actor for Noting {
     type Context = Context<Self>;
 }
 
-impl Handler<HandleEvent> for Mailer {
+impl Handler<HandleEvent> for Noting {
     type Result = ResponseFuture<Result<(), HandlerError>>;
 
     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
-        let notes = Arc::clone(&self.0);
-        match misbehaviour(&message.event).filter(|_| !has_misbehaved(&message.event)) {
+        let notes = Arc::clone(&self.notes);
+        match misbehaviour(&message.event).filter(|_| !has_misbehaved(self.name, &message.event)) {
             Some(Misbehaviour::Panic) => panic!("as the event says"),
             Some(Misbehaviour::Hang) => Box::pin(std::future::pending()),
             Some(Misbehaviour::Refuse) => Box::pin(async { Err(HandlerError::new("as the event says")) }),
