@@ -19,6 +19,8 @@ pub(crate) enum Rule {
     KeyOrder,
     /// Retries and failures are written only under the lease they were read with.
     FencedSettle,
+    /// An event is done only when every handler that is announced for it has been asked, whichever process has it.
+    EveryHandler,
 }
 
 #[cfg(not(feature = "fault-injection"))]
@@ -50,6 +52,7 @@ mod injected {
             "lingering" => Rule::Lingering,
             "key-order" => Rule::KeyOrder,
             "fenced-settle" => Rule::FencedSettle,
+            "every-handler" => Rule::EveryHandler,
             _ => return None,
         };
         tracing::warn!(?rule, "a rule of the protocol is switched off by {VARIABLE}");

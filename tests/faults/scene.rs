@@ -83,6 +83,11 @@ impl Scene {
         Self::with(None, pace, false).await
     }
 
+    /// Three services with different handlers, which keep all rules but that one.
+    pub(crate) async fn of_services(seam: Option<&'static str>) -> Self {
+        Self::with(seam, Pace::Short, true).await
+    }
+
     /// For events of many sorts.
     pub(crate) async fn mixed(pace: Pace) -> Self {
         Self::with(None, pace, true).await

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use crate::ledger::Balance;
+use crate::mixed::{self, handlers};
 use crate::scene::{LEASES, Scene};
 use crate::steps::*;
 use crate::support::process::Signal;
 use crate::support::proxy::Passage;
 use crate::support::{PATIENCE, eventually};
-use crate::writers::Writers;
+use crate::writers::{Committed, Writers};
 
 const EVENTS: i32 = 200;
 /// How often random writing is tried before a rule that is off must have shown.
@@ -55,6 +56,27 @@ async fn with_r3_switched_off_an_event_overtakes_one_that_was_committed_late() {
 async fn with_the_fenced_settle_switched_off_a_late_one_fails_an_event_that_a_person_retried() {
     assert!(a_failure_is_recorded_after_a_person_retried_the_event(None).await.is_even());
     assert_eq!(a_failure_is_recorded_after_a_person_retried_the_event(Some("fenced-settle")).await.lost, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn with_the_handlers_rule_switched_off_a_handler_of_another_service_misses_events() {
+    assert!(each_handler_is_in_a_service_of_its_own(None).await.is_even());
+    assert!(each_handler_is_in_a_service_of_its_own(Some("every-handler")).await.lost > 0);
+}
+
+/// What the handler in one of three services met.
+async fn each_handler_is_in_a_service_of_its_own(off: Option<&'static str>) -> Balance {
+    let scene = Scene::of_services(off).await;
+    scene.start_workers().await;
+    let sql = scene.sql().await;
+    handlers::wait_until_announced(&sql).await;
+    let insert = "INSERT INTO outbox_events (id, event_type, source, data, partition_key)
+        SELECT gen_random_uuid(), $2, 'faults', '{}', 'key ' || n % 50 FROM generate_series(1, $1) n
+        RETURNING id, partition_key";
+    let rows = sql.query(insert, &[&EVENTS, &handlers::HANDLED_TYPE]).await.unwrap();
+    let committed = rows.iter().map(|row| Committed { id: row.get(0), key: row.get(1) }).collect();
+    assert_eq!(scene.drain(PATIENCE).await, 0);
+    Balance::of(&[committed], &mixed::handled(&scene)["auditor"])
 }
 
 async fn what_was_sent_arrives_late(off: Option<&'static str>) -> Balance {

@@ -1,7 +1,7 @@
 //! A mixed load: events with ends of many sorts, by many doors, under the same faults.
 
 mod account;
-mod handlers;
+pub(crate) mod handlers;
 mod operator;
 mod plan;
 pub(crate) mod program;
@@ -60,7 +60,7 @@ impl Stage {
         let stuck = operator.drain().await;
         let figures = meter.finish().await;
         let (deeds, rows, found) = (operator.deeds, rows(&scene).await, found(&scene).await);
-        let handled: Handled = handlers::ALL.iter().map(|kind| (kind.name, ids(&scene, &kind.notes()))).collect();
+        let handled = handled(&scene);
         let account = Account { written: &written, deeds: &deeds, rows: &rows, found: &found, handled: &handled };
         println!("{}: {}", self.name(), account.summary());
         scene.notes().findings.extend(account.findings());
@@ -82,6 +82,10 @@ async fn found(scene: &Scene) -> HashMap<Target, Vec<Uuid>> {
         (Target::Accepted, ids(scene, ACCEPTED)),
         (Target::Lines, lines(scene)),
     ])
+}
+
+pub(crate) fn handled(scene: &Scene) -> Handled {
+    handlers::ALL.iter().map(|kind| (kind.name, ids(scene, &kind.notes()))).collect()
 }
 
 /// A line that a kill tore is none.
