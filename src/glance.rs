@@ -59,6 +59,8 @@ pub(crate) struct HandlerGlance {
     pub(crate) name: String,
     /// Events that it has still to handle, up to 100,000, apart from those that the delivering process gives it directly.
     pub(crate) owed: i64,
+    /// Those of them whose types the handler does not take any more, in any process that has it.
+    pub(crate) types_no_longer_handled: i64,
     /// How long the oldest of them has been owed.
     pub(crate) oldest_owed_seconds: Option<f64>,
     /// Whether a live process has it.
@@ -77,6 +79,7 @@ impl HandlerGlance {
             alive: living.contains(&*handler_lane(&handler.name)),
             name: handler.name,
             owed: handler.owed,
+            types_no_longer_handled: handler.not_covered,
             oldest_owed_seconds: handler.oldest.map(|oldest| oldest.as_secs_f64()),
         };
         owed.into_iter().map(one).collect()

@@ -129,9 +129,10 @@ pub(super) fn print_handlers(handlers: &[HandlerGlance]) -> anyhow::Result<()> {
     let rows = handlers.iter().map(|handler| {
         let oldest = handler.oldest_owed_seconds.map_or_else(String::new, |seconds| format!("{seconds:.1} s"));
         let alive = if handler.alive { "yes" } else { "no" };
-        vec![output::printable(&handler.name), handler.owed.to_string(), oldest, alive.to_owned()]
+        let counts = [handler.owed, handler.types_no_longer_handled].map(|count| count.to_string());
+        [output::printable(&handler.name)].into_iter().chain(counts).chain([oldest, alive.to_owned()]).collect()
     });
-    Ok(output::table(&["HANDLER", "OWED", "OLDEST OWED", "ALIVE"], rows)?)
+    Ok(output::table(&["HANDLER", "OWED", "TYPE NO LONGER HANDLED", "OLDEST OWED", "ALIVE"], rows)?)
 }
 
 impl Backend {

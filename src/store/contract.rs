@@ -142,6 +142,7 @@ macro_rules! instantiate {
                 handlers::an_answer_is_a_fact_and_may_come_twice,
                 handlers::an_answer_whose_row_is_held_or_refused_is_named_and_holds_no_other,
                 handlers::a_rejected_delivery_is_tried_again_and_counts_once,
+                handlers::a_delivery_of_a_type_that_is_not_covered_is_put_off_spends_no_attempt_and_is_counted,
                 handlers::a_rejection_under_a_lost_lease_or_of_another_attempt_is_refused,
                 handlers::a_handler_that_gives_up_fails_the_event_and_ends_no_other_delivery,
                 handlers::an_event_failed_by_a_handler_does_not_hold_its_key,

@@ -104,6 +104,8 @@ pub(crate) struct OwedHandler {
     pub(crate) owed: i64,
     /// There may be more: counting ended at [`MOST_COUNTED`].
     pub(crate) more_owed: bool,
+    /// Those of the counted ones whose types no process with the handler has taken so far.
+    pub(crate) not_covered: i64,
     /// How long the oldest of those that were counted has been owed.
     pub(crate) oldest: Option<Duration>,
     /// Since the handler was last seen in a live process; `None`: it is not announced.
@@ -112,6 +114,9 @@ pub(crate) struct OwedHandler {
     /// New events are owed no more.
     pub(crate) expired: bool,
 }
+
+/// The error of a delivery that is put off because the process that has the handler does not take the event's type.
+pub(crate) const NOT_COVERED: &str = "the handler does not take events of this type any more";
 
 /// How many events owed to one handler are counted, at most.
 pub(crate) const MOST_COUNTED: i64 = 100_000;

@@ -17,8 +17,8 @@ use crate::settings::DatabaseSettings;
 use migrate::{Plan, Watch};
 
 pub(crate) use self::handlers::{
-    Acceptance, Announcement, DeliveryRequest, FetchedDelivery, MOST_COUNTED, OwedHandler, RejectedDelivery,
-    SettledEvent, handler_lane, handler_of,
+    Acceptance, Announcement, DeliveryRequest, FetchedDelivery, MOST_COUNTED, NOT_COVERED, OwedHandler,
+    RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
 pub(crate) use self::history::{Chapter, Outcomes, Span};
 pub(crate) use self::news::{Heard, News};

@@ -22,7 +22,10 @@ use super::subscription::{Outcome, Subscription};
 use super::ticket::{Credit, Permit};
 use super::trying::{pause_after, persist};
 use crate::error::StoreError;
-use crate::store::{Care, DeliveryRequest, FetchedDelivery, Lane, RejectedDelivery, Settled, Shard, handler_lane};
+use crate::event::OutboxEvent;
+use crate::store::{
+    Care, DeliveryRequest, FetchedDelivery, Lane, NOT_COVERED, RejectedDelivery, Settled, Shard, handler_lane,
+};
 
 /// The part of what a worker may have in memory that is for deliveries to handlers.
 const SHARE_OF_MEMORY: usize = 4;
@@ -38,6 +41,10 @@ const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Being told is no reason to fetch more often than this.
 const LEAST_INTERVAL: Duration = Duration::from_millis(20);
+
+/// For how long a delivery is put off whose type the handler does not take here.
+const LEAST_PUT_OFF: Duration = Duration::from_secs(2);
+const LONGEST_PUT_OFF: Duration = Duration::from_secs(120);
 
 pub(crate) struct HandlerPoller {
     shared: Arc<Shared>,
@@ -298,15 +305,15 @@ async fn ask(shared: Arc<Shared>, handler: Arc<Subscription>, chain: Vec<Deliver
         if !shared.leases.covers(&delivery.shard, delivery.epoch, Moment::now()) {
             return;
         }
-        let outcome = match &delivery.fetched.event {
-            Err(reason) => Outcome::Failed(reason.clone()),
-            Ok(event) if !handler.covers(&event.event_type) => Outcome::NotBegun,
-            Ok(event) => handler.ask(Arc::clone(event), limit).await,
-        };
-        let rejection = match outcome {
-            Outcome::Handled => None,
-            Outcome::Failed(reason) => Some(rejection(&shared, &delivery, reason)),
-            Outcome::NotBegun => return,
+        let rejection = match &delivery.fetched.event {
+            Err(reason) => Some(rejection(&shared, &delivery, reason.clone())),
+            // Announced for more types once. A process that has them may still come, or an operator decides.
+            Ok(event) if !handler.covers(&event.event_type) => Some(put_off(&shared, &delivery, event)),
+            Ok(event) => match handler.ask(Arc::clone(event), limit).await {
+                Outcome::Handled => None,
+                Outcome::Failed(reason) => Some(rejection(&shared, &delivery, reason)),
+                Outcome::NotBegun => return,
+            },
         };
         let goes_on = rejection.is_none();
         // A poller that is being replaced gives the delivery back, and it comes again.
@@ -334,6 +341,17 @@ fn rejection(shared: &Shared, delivery: &Delivery, error: String) -> RejectedDel
     }
 }
 
+/// No attempt is spent. It waits as long again as it has waited so far, so that many of them cost little.
+fn put_off(shared: &Shared, delivery: &Delivery, event: &OutboxEvent) -> RejectedDelivery {
+    let waited = shared.database_now() - event.scheduled_at;
+    RejectedDelivery {
+        attempts: delivery.fetched.attempts,
+        delay: waited.to_std().unwrap_or_default().clamp(LEAST_PUT_OFF, LONGEST_PUT_OFF),
+        gives_up: false,
+        ..rejection(shared, delivery, NOT_COVERED.to_owned())
+    }
+}
+
 async fn record_handled(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<Answered>, Vec<Settled>) {
     let handled: Vec<(String, Uuid, i64)> = batch
         .jobs
@@ -352,7 +370,8 @@ async fn record_handled(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<A
 
 async fn record_rejected(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<Answered>, Vec<Settled>) {
     let rejected: Vec<RejectedDelivery> = batch.jobs.iter().filter_map(|answered| answered.rejection.clone()).collect();
-    for rejection in rejected.iter().filter(|_| !batch.again) {
+    let is_attempt = |rejection: &&RejectedDelivery| rejection.attempts > rejection.fetched_attempts;
+    for rejection in rejected.iter().filter(is_attempt).filter(|_| !batch.again) {
         tracing::warn!(
             event.id = %rejection.id, handler = rejection.handler, attempts = rejection.attempts,
             gives_up = rejection.gives_up, reason = rejection.error, "a handler rejected an event"

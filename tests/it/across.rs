@@ -177,6 +177,43 @@ async fn a_handler_elsewhere_that_keeps_rejecting_fails_the_event_and_the_others
 }
 
 #[actix::test]
+async fn what_a_handler_does_not_take_any_more_is_shown_and_kept_for_a_version_that_does() {
+    let (scene, log) = (Scene::new().await, Log::default());
+    let _worker = scene.worker(&scene.settings(SHORT_LEASE, ""), "worker");
+    scene.wait_owners(&["worker"]).await;
+    let mail = |types: &[&str]| recorder("mail", types.to_vec(), &log);
+    application(&scene, [mail(&["user.created", "user.deleted"])]).await.shutdown().await.unwrap();
+    let publisher = application(&scene, []).await;
+    for (subject, event_type) in [("1", "user.deleted"), ("2", "user.created"), ("3", "user.created")] {
+        let key = if subject == "3" { "other" } else { "k" };
+        publisher.send(NewEvent::new(event_type, "tests").subject(subject).partition_key(key)).await.unwrap();
+    }
+    let sql = scene.sql().await;
+    for subject in ["1", "2", "3"] {
+        wait_status(&sql, subject, "processing").await;
+    }
+    let narrower = application(&scene, [mail(&["user.created"])]).await;
+    eventually("it is put off and shown", PATIENCE, async || {
+        let status = scene.outbox(&scene.settings("", ""), &["status", "--format", "json"]).output().unwrap();
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        let handler = &status["handlers"][0];
+        (&handler["owed"], &handler["types_no_longer_handled"]) == (&2.into(), &1.into())
+    })
+    .await;
+    log.wait(1).await;
+    assert_eq!(log.lines(), ["mail 3"], "the other event of its key comes after it");
+    assert_eq!(row(&sql, "1").await.retry_count, 0);
+    narrower.shutdown().await.unwrap();
+
+    let wider = application(&scene, [mail(&["user.*"])]).await;
+    scene.wait_published().await;
+    assert_eq!(log.lines(), ["mail 3", "mail 1", "mail 2"]);
+    for service in [publisher, wider] {
+        service.shutdown().await.unwrap();
+    }
+}
+
+#[actix::test]
 async fn a_handler_whose_actor_has_stopped_is_owed_its_events_and_meets_them_soon_after_it_subscribes_again() {
     let (scene, log) = (Scene::new().await, Log::default());
     let doomed = handler("doomed", EventTypes::All, |event| {

@@ -8,7 +8,7 @@ use super::given::*;
 use crate::event::Status;
 use crate::store::{
     Acceptance, Announcement, Care, Change, DeliveryRequest, Expiry, FetchedDelivery, Heartbeat, LeaseStore,
-    RejectedDelivery, Reschedule, Settled, SettledEvent, Shard, Store, handler_lane,
+    NOT_COVERED, RejectedDelivery, Reschedule, Settled, SettledEvent, Shard, Store, handler_lane,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -323,6 +323,25 @@ pub(super) async fn a_rejected_delivery_is_tried_again_and_counts_once<F: Fixtur
     assert_eq!(store.change(&Change::Retry, &[id]).await.unwrap(), [id]);
     assert_eq!(deliveries(&store, "audit").await[0].attempts, 0, "an operator has it tried again now");
     assert_eq!(find(&store, id).await.status, Status::Processing);
+}
+
+pub(super) async fn a_delivery_of_a_type_that_is_not_covered_is_put_off_spends_no_attempt_and_is_counted<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    announce(&store, &[("audit", "*")]).await;
+    let id = owed_event(&fixture, Row::new(), &["audit"]).await;
+    owed_event(&fixture, Row::new(), &["audit"]).await;
+    let taker = Taker::new(&store, "audit").await;
+    let delivery = deliveries(&store, "audit").await.into_iter().find(|delivery| delivery.id == id).unwrap();
+    let put_off = RejectedDelivery { attempts: 0, error: NOT_COVERED.to_owned(), ..taker.reject(&delivery) };
+    for _ in 0..2 {
+        assert_eq!(taker.settle(&store, put_off.clone()).await, Settled::Recorded);
+    }
+    assert_eq!(deliveries(&store, "audit").await.len(), 1, "the other one");
+    let shown = store.owed().await.unwrap();
+    assert_eq!((shown[0].owed, shown[0].not_covered), (2, 1));
+    assert_eq!(store.change(&Change::Retry, &[id]).await.unwrap(), [id]);
+    assert_eq!(deliveries(&store, "audit").await.iter().map(|delivery| delivery.attempts).collect::<Vec<_>>(), [0, 0]);
 }
 
 pub(super) async fn a_rejection_under_a_lost_lease_or_of_another_attempt_is_refused<F: Fixture>() {

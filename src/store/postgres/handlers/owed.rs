@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 
 use crate::store::postgres::statement::{Statement, Value};
 use crate::store::postgres::{LONG_STATEMENT_LIMIT, PostgresStore, Result};
-use crate::store::{MOST_COUNTED, OwedHandler};
+use crate::store::{MOST_COUNTED, NOT_COVERED, OwedHandler};
 
 pub(in crate::store::postgres) async fn owed_before(
     store: &PostgresStore,
@@ -51,10 +51,11 @@ const OWED_BEFORE: &str = concat!(
     ") n) SELECT key, handler::text FROM owed ORDER BY key, handler"
 );
 
-type Row = (String, Option<String>, i64, Option<i64>, Option<i64>, i64, bool);
+type Row = (String, Option<String>, i64, i64, Option<i64>, Option<i64>, i64, bool);
 
 pub(in crate::store::postgres) async fn owed(store: &PostgresStore) -> Result<Vec<OwedHandler>> {
-    let query = sql::<(Text, Nullable<Text>, BigInt, Nullable<BigInt>, Nullable<BigInt>, BigInt, Bool)>(&owed_sql());
+    let query =
+        sql::<(Text, Nullable<Text>, BigInt, BigInt, Nullable<BigInt>, Nullable<BigInt>, BigInt, Bool)>(&owed_sql());
     let rows: Vec<Row> =
         store.run_within(LONG_STATEMENT_LIMIT, "count what handlers are owed", |conn| query.load(conn).boxed()).await?;
     Ok(rows.into_iter().map(handler).collect())
@@ -66,13 +67,14 @@ fn owed_sql() -> String {
             (SELECT handler FROM outbox_handler_deliveries ORDER BY handler LIMIT 1) \
             UNION ALL SELECT n.handler FROM owing o CROSS JOIN LATERAL (SELECT d.handler FROM outbox_handler_deliveries d \
                 WHERE d.handler > o.handler ORDER BY d.handler LIMIT 1) n) \
-         SELECT n.name::text, h.types::text, c.owed, {oldest}, {seen_for}, \
+         SELECT n.name::text, h.types::text, c.owed, c.not_covered, {oldest}, {seen_for}, \
             coalesce((extract(epoch FROM h.owed_for) * 1000000)::bigint, 0), \
             coalesce(h.seen_at + h.owed_for <= clock_timestamp(), false) \
          FROM (SELECT handler AS name FROM owing UNION SELECT name FROM outbox_handlers) n \
             LEFT JOIN outbox_handlers h ON h.name = n.name \
-            CROSS JOIN LATERAL (SELECT count(*) AS owed, min(d.created_at) AS since FROM (\
-                SELECT d.created_at FROM outbox_handler_deliveries d WHERE d.handler = n.name \
+            CROSS JOIN LATERAL (SELECT count(*) AS owed, min(d.created_at) AS since, \
+                    count(*) FILTER (WHERE d.last_error = '{NOT_COVERED}') AS not_covered FROM (\
+                SELECT d.created_at, d.last_error FROM outbox_handler_deliveries d WHERE d.handler = n.name \
                     AND (d.generation = 0 OR d.generation = h.generation) LIMIT {limit}) d) c \
          WHERE c.owed > 0 OR h.name IS NOT NULL ORDER BY n.name",
         oldest = "(extract(epoch FROM clock_timestamp() - c.since) * 1000000)::bigint",
@@ -81,13 +83,14 @@ fn owed_sql() -> String {
     )
 }
 
-fn handler((name, types, owed, oldest, seen_for, owed_for, expired): Row) -> OwedHandler {
+fn handler((name, types, owed, not_covered, oldest, seen_for, owed_for, expired): Row) -> OwedHandler {
     let span = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
     OwedHandler {
         name,
         types: types.and_then(|types| serde_json::from_str(&types).ok()).unwrap_or_default(),
         owed: owed.min(MOST_COUNTED),
         more_owed: owed > MOST_COUNTED,
+        not_covered,
         oldest: oldest.map(span),
         seen_for: seen_for.map(span),
         owed_for: span(owed_for),

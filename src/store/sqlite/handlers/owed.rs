@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use crate::store::sqlite::clock::read_now;
-use crate::store::{MOST_COUNTED, OwedHandler};
+use crate::store::{MOST_COUNTED, NOT_COVERED, OwedHandler};
 
 /// Of a dropped handler nothing counts.
 const CURRENT: &str = "(d.generation = 0 OR EXISTS (SELECT 1 FROM outbox_handlers h WHERE h.name = d.handler
@@ -69,14 +69,18 @@ fn owed_to(connection: &mut SqliteConnection, name: String, now: i64) -> QueryRe
         .bind::<Text, _>(&name)
         .get_result::<(String, i64, i64)>(connection)
         .optional()?;
-    let (owed, since) = sql::<(BigInt, Nullable<BigInt>)>(
-        "SELECT count(*), min(created_at) FROM (
-           SELECT d.created_at FROM outbox_handler_deliveries d INDEXED BY outbox_handler_deliveries_due
+    let (owed, since, not_covered) = sql::<(BigInt, Nullable<BigInt>, BigInt)>(
+        "SELECT count(*), min(created_at), count(*) FILTER (WHERE last_error = ",
+    )
+    .bind::<Text, _>(NOT_COVERED)
+    .sql(
+        ") FROM (
+           SELECT d.created_at, d.last_error FROM outbox_handler_deliveries d INDEXED BY outbox_handler_deliveries_due
            WHERE d.handler = ",
     )
     .bind::<Text, _>(&name)
     .sql(&format!(" AND {CURRENT} LIMIT {})", MOST_COUNTED + 1))
-    .get_result::<(i64, Option<i64>)>(connection)?;
+    .get_result::<(i64, Option<i64>, i64)>(connection)?;
     let span = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
     let (types, owed_for, seen_at) = announced.map_or((None, 0, None), |(types, owed_for, seen_at)| {
         (serde_json::from_str(&types).ok(), owed_for, Some(seen_at))
@@ -86,6 +90,7 @@ fn owed_to(connection: &mut SqliteConnection, name: String, now: i64) -> QueryRe
         types: types.unwrap_or_default(),
         owed: owed.min(MOST_COUNTED),
         more_owed: owed > MOST_COUNTED,
+        not_covered,
         oldest: since.map(|since| span(now - since)),
         seen_for: seen_at.map(|seen_at| span(now - seen_at)),
         owed_for: span(owed_for),
