@@ -59,7 +59,12 @@ pub(crate) struct Drain {
 
 impl Outbox {
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
+        self.command_of(env!("CARGO_BIN_EXE_outbox"))
+    }
+
+    /// Another program that takes the same settings.
+    pub(crate) fn command_of(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         command
             .env("OUTBOX__DATABASE__URL", &self.database.url)
             .env("OUTBOX__PUBLISHERS__DEFAULT__BACKEND", "redis_stream")

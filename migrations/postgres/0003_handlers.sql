@@ -26,6 +26,7 @@ CREATE TABLE outbox_handler_deliveries (
     scheduled_at timestamptz NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
     max_attempts integer NOT NULL,
+    -- 'infinity': the handler has failed the event for good, and later ones of its key wait until an operator decides.
     next_at timestamptz NOT NULL DEFAULT now(),
     last_error text NOT NULL DEFAULT '',
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -79,6 +80,9 @@ BEGIN
     SELECT array_agg(l.id), array_agg(l.asked_set), coalesce(jsonb_object_agg(l.id, l.seq), '{}') INTO mine, mine_sets, locked
         FROM (SELECT e.id, e.seq, s.asked_set FROM unnest(ids, seqs, asked_sets) AS s(id, seq, asked_set)
             JOIN outbox_events e ON e.id = s.id AND e.seq = s.seq FOR NO KEY UPDATE OF e SKIP LOCKED) l;
+    -- Tried again: what was held by its failure is decided anew.
+    DELETE FROM outbox_handler_deliveries d USING unnest(mine) AS m(id) JOIN outbox_events e ON e.id = m.id
+        WHERE d.event_id = e.id AND d.seq = e.seq AND d.next_at = 'infinity' AND e.status IN ('pending', 'retry');
     WITH accepted AS MATERIALIZED (
         SELECT e.id, e.seq, e.event_type, e.publisher_backend, e.partition_key, e.scheduled_at, e.max_retries,
                 e.published_at IS NULL AS is_first, m.asked_set
@@ -168,9 +172,10 @@ BEGIN
         FROM (SELECT e.id, e.seq FROM jsonb_to_recordset(rejections) AS r(id uuid, seq bigint)
             JOIN outbox_events e ON e.id = r.id AND e.seq = r.seq FOR NO KEY UPDATE OF e SKIP LOCKED) l;
     SELECT coalesce(jsonb_agg(a.*), '[]'), coalesce(jsonb_object_agg(a.n, true), '{}') INTO accepted, numbers FROM (
-        SELECT r.n, r.id, r.seq, r.handler, r.attempts, r.delay, r.error, r.gives_up AND e.status IN ('processing', 'failed') AS ends
+        SELECT r.n, r.id, r.seq, r.handler, r.attempts, r.delay, r.error, r.holds,
+                r.gives_up AND e.status IN ('processing', 'failed') AS ends
             FROM jsonb_to_recordset(rejections) AS r(n bigint, id uuid, seq bigint, handler varchar, lane varchar, shard smallint,
-                    epoch bigint, fetched integer, attempts integer, delay bigint, error text, gives_up boolean)
+                    epoch bigint, fetched integer, attempts integer, delay bigint, error text, gives_up boolean, holds boolean)
                 JOIN outbox_events e ON e.id = r.id AND e.seq = r.seq
                 JOIN outbox_handler_deliveries d ON d.event_id = r.id AND d.seq = r.seq AND d.handler = r.handler
                 JOIN outbox_leases l ON l.backend = r.lane AND l.shard = r.shard
@@ -187,13 +192,13 @@ BEGIN
             LEFT JOIN outbox_handler_deliveries d ON d.event_id = r.id AND d.seq = r.seq AND d.handler = r.handler
         ORDER BY r.n;
     UPDATE outbox_handler_deliveries d SET attempts = a.attempts, last_error = a.error,
-            next_at = now() + a.delay * interval '1 microsecond'
+            next_at = CASE WHEN a.ends THEN 'infinity' ELSE now() + a.delay * interval '1 microsecond' END
         FROM jsonb_to_recordset(accepted) AS a(id uuid, seq bigint, handler varchar, attempts integer, delay bigint, error text,
-            ends boolean)
-        WHERE d.event_id = a.id AND d.seq = a.seq AND d.handler = a.handler AND NOT a.ends;
+            ends boolean, holds boolean)
+        WHERE d.event_id = a.id AND d.seq = a.seq AND d.handler = a.handler AND (a.holds OR NOT a.ends);
     DELETE FROM outbox_handler_deliveries d
-        USING jsonb_to_recordset(accepted) AS a(id uuid, seq bigint, handler varchar, ends boolean)
-        WHERE d.event_id = a.id AND d.seq = a.seq AND d.handler = a.handler AND a.ends;
+        USING jsonb_to_recordset(accepted) AS a(id uuid, seq bigint, handler varchar, ends boolean, holds boolean)
+        WHERE d.event_id = a.id AND d.seq = a.seq AND d.handler = a.handler AND a.ends AND NOT a.holds;
     -- With a retry_at a failed event does not hold its key: its backend has it.
     UPDATE outbox_events e SET status = 'failed', retry_at = now(), updated_at = now(), last_error = f.last_error,
             pending_handlers = CASE WHEN e.status = 'failed' AND jsonb_typeof(e.pending_handlers) = 'array'

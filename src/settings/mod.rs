@@ -145,7 +145,8 @@ pub enum OnFailed {
     /// They go on without it.
     #[default]
     Continue,
-    /// They wait until a person retries it or lets it go.
+    /// They wait until a person retries it or lets it go. If it was a handler that failed it, only what that handler is given
+    /// of the key waits; a process that has handlers and delivers nothing needs this setting, too.
     Hold,
 }
 

@@ -21,6 +21,12 @@ impl Settings {
         }
     }
 
+    /// Whether a failed event of a lane holds its key.
+    pub(crate) fn holds_on_failure(&self, lane: &str) -> bool {
+        let name = if lane.is_empty() { self.default_publisher().unwrap_or_default() } else { lane };
+        self.publishers.get(name).is_some_and(|publisher| publisher.on_failed == OnFailed::Hold)
+    }
+
     /// The publishers that this worker serves.
     pub(crate) fn served_publishers(&self) -> impl Iterator<Item = (&String, &PublisherSettings)> {
         let chosen = self.worker.backends.as_ref();
@@ -39,8 +45,8 @@ impl Settings {
 
     /// The lanes in which a failed event holds its key.
     pub(crate) fn holding_lanes(&self) -> Vec<Arc<str>> {
-        let holding = self.publishers.iter().filter(|(_, publisher)| publisher.on_failed == OnFailed::Hold);
-        holding.flat_map(|(name, _)| self.lanes_of(name)).map(Arc::from).collect()
+        let lanes = self.publishers.keys().flat_map(|name| self.lanes_of(name));
+        lanes.filter(|lane| self.holds_on_failure(lane)).map(Arc::from).collect()
     }
 
     pub(super) fn publisher_names(&self) -> String {

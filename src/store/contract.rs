@@ -16,6 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use self::handlers::holding;
 use crate::store::Store;
 
 /// A database of its own for one test, and the ways around the store that a test needs to set a situation up.
@@ -145,6 +146,11 @@ macro_rules! instantiate {
                 handlers::a_delivery_of_a_type_that_is_not_covered_is_put_off_spends_no_attempt_and_is_counted,
                 handlers::a_rejection_under_a_lost_lease_or_of_another_attempt_is_refused,
                 handlers::a_handler_that_gives_up_fails_the_event_and_ends_no_other_delivery,
+                holding::a_handler_that_gives_up_holds_its_own_deliveries_of_the_key_alone,
+                holding::what_a_failure_holds_goes_on_once_the_event_was_tried_again,
+                holding::an_operator_who_gives_a_failed_event_up_frees_what_it_holds,
+                holding::a_failure_of_a_handler_of_the_delivering_process_holds_likewise,
+                holding::what_waits_behind_a_failure_hides_no_other_delivery,
                 handlers::an_event_failed_by_a_handler_does_not_hold_its_key,
                 handlers::giving_up_does_not_end_the_retries_of_handlers_of_the_delivering_process,
                 handlers::a_local_handlers_failure_does_not_end_what_others_are_owed,

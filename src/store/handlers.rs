@@ -92,6 +92,8 @@ pub(crate) struct RejectedDelivery {
     /// The delivery ends, and the event fails. While handlers of the delivering process still have to answer, it is tried
     /// again instead.
     pub(crate) gives_up: bool,
+    /// Where it gives up, later deliveries of the key to the handler wait until an operator decides about the event.
+    pub(crate) holds: bool,
 }
 
 /// A handler that is announced or owed something.

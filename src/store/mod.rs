@@ -198,6 +198,9 @@ pub(crate) struct Reschedule {
     pub(crate) asked: Arc<[String]>,
     /// As in [`Acceptance`].
     pub(crate) left: Vec<String>,
+    /// Failed by its handlers alone: it does not hold its key, and later deliveries of the key to these handlers wait until an
+    /// operator decides about the event.
+    pub(crate) holds_for_handlers: bool,
 }
 
 /// Gives the events to write, once there is a connection to write them on.

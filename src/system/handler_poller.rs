@@ -324,7 +324,7 @@ async fn ask(shared: Arc<Shared>, handler: Arc<Subscription>, chain: Vec<Deliver
 }
 
 fn rejection(shared: &Shared, delivery: &Delivery, error: String) -> RejectedDelivery {
-    let FetchedDelivery { handler, id, seq, attempts, max_attempts, event, .. } = &delivery.fetched;
+    let FetchedDelivery { handler, id, seq, attempts, max_attempts, event, lane, .. } = &delivery.fetched;
     let counted = attempts.saturating_add(1);
     let retries = u32::try_from(counted).unwrap_or(0);
     RejectedDelivery {
@@ -338,6 +338,8 @@ fn rejection(shared: &Shared, delivery: &Delivery, error: String) -> RejectedDel
         delay: shared.settings.worker.retry_backoff.delay(retries, rand::random()),
         error,
         gives_up: event.is_err() || counted >= *max_attempts,
+        holds: event.as_ref().is_ok_and(|event| !event.partition_key.is_empty())
+            && shared.settings.holds_on_failure(lane),
     }
 }
 

@@ -16,7 +16,7 @@ use super::ticket::{Credit, Room, SettledQueue};
 use super::trying::pause_after;
 use crate::error::SettingsError;
 use crate::meters::LineMeters;
-use crate::settings::{OnFailed, PublisherSettings, RateLimit, Settings};
+use crate::settings::{PublisherSettings, RateLimit, Settings};
 use crate::store::Lane;
 
 /// Each time that a health check is believed without proof, one event waits for it in vain.
@@ -28,7 +28,6 @@ pub(crate) struct Line {
     pub(crate) flights: Vec<Arc<Flight>>,
     pub(crate) credit: Arc<Credit>,
     pub(crate) settled: Arc<SettledQueue>,
-    pub(crate) on_failed: OnFailed,
     pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) channel: ChannelFactory,
     pub(crate) meters: LineMeters,
@@ -106,7 +105,6 @@ impl Line {
             flights,
             credit,
             settled: Arc::default(),
-            on_failed: settings.on_failed,
             rate_limit: settings.rate_limit,
             channel,
             meters,
@@ -130,10 +128,6 @@ impl Line {
     /// Events that are worth having in memory: at a limited rate, those of the next seconds.
     pub(crate) fn most_ahead(&self) -> usize {
         self.rate_limit.map_or(usize::MAX, |limit| limit.per_second.saturating_mul(2).max(limit.burst) as usize)
-    }
-
-    pub(crate) fn holds_on_failure(&self) -> bool {
-        self.on_failed == OnFailed::Hold
     }
 
     pub(crate) fn close_all(&self) {

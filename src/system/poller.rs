@@ -152,7 +152,7 @@ impl Poller {
             self.shared.meters.polled.increment(1);
         }
         let request = request(&self.shared, &track.line, &flight, &plan);
-        let work = self.shared.runtime.spawn(read(Arc::clone(&self.shared), Arc::clone(&track.line), flight, request));
+        let work = self.shared.runtime.spawn(read(Arc::clone(&self.shared), flight, request));
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
             poller.tracks[index].fetching = false;
             if !matches!(result, Ok(Ok(_))) {
@@ -342,25 +342,15 @@ struct Reading {
 }
 
 /// Fetches, and asks about the keys of what came (R3).
-async fn read(
-    shared: Arc<Shared>,
-    line: Arc<Line>,
-    flight: Arc<Flight>,
-    request: FetchRequest,
-) -> Result<Reading, StoreError> {
-    let reading = read_fallibly(&shared, &line, &flight, &request).await;
+async fn read(shared: Arc<Shared>, flight: Arc<Flight>, request: FetchRequest) -> Result<Reading, StoreError> {
+    let reading = read_fallibly(&shared, &flight, &request).await;
     if reading.is_err() {
         request.keys.iter().for_each(|key| flight.want(key));
     }
     reading
 }
 
-async fn read_fallibly(
-    shared: &Shared,
-    line: &Line,
-    flight: &Arc<Flight>,
-    request: &FetchRequest,
-) -> Result<Reading, StoreError> {
+async fn read_fallibly(shared: &Shared, flight: &Arc<Flight>, request: &FetchRequest) -> Result<Reading, StoreError> {
     let mut fetch = flight.begin_fetch();
     let answer = shared.store.fetch(request).await?;
     let mut unfinished = Vec::new();
@@ -374,7 +364,7 @@ async fn read_fallibly(
     let blockers = if questions.is_empty() {
         HashMap::new()
     } else {
-        shared.store.blockers(flight.lane(), line.holds_on_failure(), &questions).await?
+        shared.store.blockers(flight.lane(), shared.settings.holds_on_failure(flight.lane()), &questions).await?
     };
     Ok(Reading { answer, blockers, unfinished, fetch })
 }

@@ -90,8 +90,8 @@ impl Retry {
         if settle.status == Status::Retry {
             note_retry(shared, &settle);
         }
-        let holds = shared.line_of(&settle.shard.lane).is_some_and(|line| line.holds_on_failure());
-        ticket.settled(settle.status != Status::Failed || holds);
+        let holds_key = !settle.holds_for_handlers && shared.settings.holds_on_failure(&settle.shard.lane);
+        ticket.settled(settle.status != Status::Failed || holds_key);
     }
 }
 
@@ -196,6 +196,7 @@ fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> Rejection {
         pending_handlers: before,
         asked: Arc::clone(&ticket.asked),
         left: ticket.left.clone(),
+        holds_for_handlers: false,
     };
     match cause {
         Cause::Rejected(reason) => settle.error = Some(reason),
@@ -206,6 +207,8 @@ fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> Rejection {
         Cause::Handlers { pending, error } => {
             settle.pending_handlers = Some(pending);
             settle.error = Some(error);
+            let holds = !ticket.key().is_empty() && shared.settings.holds_on_failure(&ticket.shard.lane);
+            settle.holds_for_handlers = settle.status == Status::Failed && holds && shared.owes_handlers();
         }
         Cause::NotBegun { pending } => {
             settle.status = Status::Retry;

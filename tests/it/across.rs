@@ -1,5 +1,7 @@
 //! Handlers in other processes than the one that delivers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_outbox::{Builder, EventTypes, NewEvent, Outbox, OutboxSystem, Subscribe};
@@ -22,6 +24,14 @@ async fn service(scene: &Scene, handlers: impl IntoIterator<Item = Subscribe>) -
 async fn application(scene: &Scene, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
     let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", scene.stream());
     let builder = OutboxSystem::builder(scene.system_settings(&tables)).publish_only(true);
+    handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
+}
+
+/// As [`service`], where a failed event holds its key.
+async fn holding_service(scene: &Scene, publish_only: bool, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
+    let tables =
+        format!("[publishers.default]\n{}on_failed = \"hold\"\n[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", scene.stream());
+    let builder = OutboxSystem::builder(scene.system_settings(&tables)).publish_only(publish_only);
     handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
 }
 
@@ -174,6 +184,46 @@ async fn a_handler_elsewhere_that_keeps_rejecting_fails_the_event_and_the_others
     assert_eq!(log.count("steady bad"), 1);
     assert_eq!(scene.length().await, 2);
     application.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn where_failed_events_hold_their_key_one_that_a_handler_failed_holds_that_handler_alone() {
+    for elsewhere in [false, true] {
+        let (scene, log, open) = (Scene::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
+        let shaky = {
+            let (log, open) = (log.clone(), Arc::clone(&open));
+            handler("shaky", EventTypes::All, move |event| {
+                log.add(format!("shaky {}", event.subject));
+                let refuses = event.subject == "1" && !open.load(Ordering::SeqCst);
+                answer(if refuses { Err("not yet") } else { Ok(()) })
+            })
+        };
+        let steady = recorder("steady", EventTypes::All, &log);
+        let outbox = holding_service(&scene, elsewhere, [shaky, steady]).await;
+        let _deliverer = if elsewhere { Some(holding_service(&scene, false, []).await) } else { None };
+        for subject in ["1", "2", "3"] {
+            outbox.send(event(subject).partition_key("k").max_retries(1)).await.unwrap();
+        }
+        let sql = scene.sql().await;
+        wait_status(&sql, "1", "failed").await;
+        for later in ["2", "3"] {
+            let row = wait_status(&sql, later, "processing").await;
+            assert_eq!(row.pending_handlers.as_deref(), Some(r#"["shaky"]"#), "elsewhere: {elsewhere}");
+        }
+        assert_eq!(scene.length().await, 3, "the backend goes on");
+        assert_eq!((log.of("shaky "), log.of("steady ")), (lines("shaky", &["1"]), lines("steady", &["1", "2", "3"])));
+
+        open.store(true, Ordering::SeqCst);
+        scene.run(&["events", "retry", "--status", "failed"]).await;
+        scene.wait_published().await;
+        assert_eq!(log.of("shaky "), lines("shaky", &["1", "1", "2", "3"]), "elsewhere: {elsewhere}");
+        assert_eq!((log.count("steady 1"), scene.length().await), (1, 3));
+        outbox.shutdown().await.unwrap();
+    }
+}
+
+fn lines(name: &str, subjects: &[&str]) -> Vec<String> {
+    subjects.iter().map(|subject| format!("{name} {subject}")).collect()
 }
 
 #[actix::test]

@@ -257,6 +257,7 @@ impl Worker {
             pending_handlers: None,
             asked: Arc::default(),
             left: Vec::new(),
+            holds_for_handlers: false,
         }
     }
 }

@@ -185,6 +185,7 @@ fn refusal(row: &Fetched, epoch: i64) -> Reschedule {
         pending_handlers: None,
         asked: Arc::default(),
         left: Vec::new(),
+        holds_for_handlers: false,
     }
 }
 

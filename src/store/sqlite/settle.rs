@@ -50,7 +50,8 @@ fn record_one(
         return Ok(Settled::Recorded.into());
     }
     connection.transaction(|connection| {
-        let owed = owing.owe(connection, (id, seq), asked, left, announced, now)?;
+        owing.forget_held(connection, id, seq)?;
+        let owed = owing.owe(connection, (id, seq), asked, left, &[], announced, now)?;
         decide(connection, id, seq, now)?;
         Ok(SettledEvent { outcome: Settled::Recorded, owed })
     })
@@ -164,7 +165,8 @@ pub(super) fn record_rescheduled(
             return Ok(Settled::Recorded.into());
         }
         let announced = Announced::read(connection, now)?;
-        let owed = owing.owe(connection, (event.id, event.seq), &event.asked, &event.left, &announced, now)?;
+        let held = event.pending_handlers.as_deref().filter(|_| event.holds_for_handlers).unwrap_or_default();
+        let owed = owing.owe(connection, (event.id, event.seq), &event.asked, &event.left, held, &announced, now)?;
         Ok(SettledEvent { outcome: Settled::Recorded, owed })
     })
 }
@@ -228,7 +230,11 @@ impl Stored {
         event: &Reschedule,
         now: i64,
     ) -> QueryResult<bool> {
-        let retry_at = (event.status == Status::Retry).then(|| now.saturating_add(micros(event.delay)));
+        let retry_at = match event.status {
+            Status::Retry => Some(now.saturating_add(micros(event.delay))),
+            // With a `retry_at` a failed event does not hold its key.
+            _ => event.holds_for_handlers.then_some(now),
+        };
         let last_error = event.error.as_deref().map(shorten).or(self.last_error.as_deref()).unwrap_or_default();
         let errors = match &event.error {
             Some(error) => Some(append_error(self.errors.as_deref(), shorten(error), now)),

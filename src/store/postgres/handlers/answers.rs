@@ -117,5 +117,6 @@ fn json_of(n: i64, rejected: &RejectedDelivery) -> Value {
         "delay": i64::try_from(rejected.delay.as_micros()).unwrap_or(i64::MAX),
         "error": kept_error(&rejected.error),
         "gives_up": rejected.gives_up,
+        "holds": rejected.holds,
     })
 }

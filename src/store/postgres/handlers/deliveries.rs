@@ -115,7 +115,8 @@ const DUE: &str = "WITH known AS MATERIALIZED (SELECT 0::bigint AS generation \
      (SELECT event_id, seq, lane, shard, scheduled_at, attempts, max_attempts, NULL::timestamptz AS put_off_to FROM judged \
         WHERE after_owed IS NULL AND after_open IS NULL ORDER BY scheduled_at, seq LIMIT ?) \
      UNION ALL \
-     SELECT event_id, seq, lane, shard, scheduled_at, attempts, max_attempts, greatest(after_owed, after_open) FROM judged \
+     SELECT event_id, seq, lane, shard, scheduled_at, attempts, max_attempts, \
+            least(greatest(after_owed, after_open), now() + interval '10 s') FROM judged \
         WHERE greatest(after_owed, after_open) > next_at \
             AND shard IN (SELECT shard FROM due GROUP BY shard HAVING count(*) >= ?)";
 

@@ -91,6 +91,7 @@ async fn ask(store: &PostgresStore, owner: Uuid, epoch: i64) -> Vec<(Uuid, i64)>
             delay: Duration::ZERO,
             error: "no".to_owned(),
             gives_up: false,
+            holds: false,
         })
         .collect();
     let outcomes = store.settle_rejected_deliveries(owner, &rejected).await.unwrap();

@@ -51,14 +51,14 @@ pub(in crate::store::postgres) fn found(row: &Row) -> Settled {
 /// execution has done the work.
 fn sql(barrier: &str) -> String {
     format!(
-        "WITH {durable}, s AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $16, $17) \
+        "WITH {durable}, s AS MATERIALIZED (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $16, $17, $19) \
             WITH ORDINALITY AS s(id, seq, lane, shard, epoch, fetched, version, retries, status, delay, error, entry, \
-            published, handlers, asked_set, rest, n)), \
+            published, handlers, asked_set, rest, holds, n)), \
          mine AS MATERIALIZED (SELECT e.id, e.seq, e.status, e.retry_count, e.pending_handlers, e.updated_at, \
                 e.published_at, e.event_type, e.publisher_backend, e.partition_key, e.scheduled_at, e.max_retries \
             FROM s, durable, outbox_events e WHERE e.id = s.id AND e.seq = s.seq FOR NO KEY UPDATE OF e SKIP LOCKED), \
          written AS (UPDATE outbox_events e SET status = s.status, retry_count = s.retries, updated_at = now(), \
-            retry_at = CASE s.status WHEN 'retry' THEN now() + s.delay * interval '1 microsecond' END, \
+            retry_at = CASE WHEN s.status = 'retry' THEN now() + s.delay * interval '1 microsecond' WHEN s.holds THEN now() END, \
             published_at = CASE WHEN s.published THEN coalesce(e.published_at, now()) ELSE e.published_at END, \
             pending_handlers = s.handlers, last_error = coalesce(s.error, e.last_error), \
             errors = CASE WHEN s.entry IS NULL THEN e.errors ELSE (\
@@ -85,7 +85,8 @@ fn sql(barrier: &str) -> String {
 }
 
 /// What the first record of an acceptance fixes, and what handlers that are not here are left with; see `Acceptance`.
-const OWING: &str = "accepted AS MATERIALIZED (SELECT m.*, s.asked_set, s.rest, m.published_at IS NULL AS is_first \
+const OWING: &str = "accepted AS MATERIALIZED (SELECT m.*, s.asked_set, s.rest, \
+                CASE WHEN s.holds THEN s.handlers ELSE '[]' END AS held, m.published_at IS NULL AS is_first \
             FROM written w JOIN mine m ON m.id = w.id JOIN s ON s.id = m.id AND s.seq = m.seq \
             WHERE s.published OR m.published_at IS NOT NULL), \
          owing AS (\
@@ -93,13 +94,15 @@ const OWING: &str = "accepted AS MATERIALIZED (SELECT m.*, s.asked_set, s.rest, 
                 AND h.seen_at + h.owed_for > now() AND NOT ($18 -> a.asked_set) ? h.name::text \
                 AND outbox_type_matches(h.types, a.event_type) \
             UNION SELECT a.id, l.name, coalesce(h.generation, 0) FROM accepted a \
-                CROSS JOIN LATERAL jsonb_array_elements_text(a.rest) AS l(name) \
+                CROSS JOIN LATERAL jsonb_array_elements_text(a.rest || a.held) AS l(name) \
                 LEFT JOIN outbox_handlers h ON h.name = l.name), \
          owed AS (INSERT INTO outbox_handler_deliveries \
-                (event_id, seq, handler, generation, lane, shard, partition_key, scheduled_at, max_attempts) \
+                (event_id, seq, handler, generation, lane, shard, partition_key, scheduled_at, max_attempts, next_at) \
             SELECT a.id, a.seq, o.name, o.generation, a.publisher_backend, outbox_shard(a.partition_key, a.id), \
-                a.partition_key, a.scheduled_at, a.max_retries FROM owing o JOIN accepted a ON a.id = o.id \
-                ORDER BY a.scheduled_at, a.seq ON CONFLICT DO NOTHING RETURNING event_id, handler) ";
+                a.partition_key, a.scheduled_at, a.max_retries, CASE WHEN a.held ? o.name::text THEN 'infinity' ELSE now() END \
+                FROM owing o JOIN accepted a ON a.id = o.id ORDER BY a.scheduled_at, a.seq \
+            ON CONFLICT (event_id, seq, handler) DO UPDATE SET attempts = 0, next_at = excluded.next_at \
+                WHERE outbox_handler_deliveries.next_at = 'infinity' RETURNING event_id, handler) ";
 
 /// The row is as it was fetched, and its shard's lease is still the worker's.
 fn fence() -> &'static str {
@@ -138,6 +141,7 @@ fn parameters(owner: Uuid, events: &[Reschedule]) -> Vec<Parameter> {
         (Box::new(numbers), Type::INT4_ARRAY),
         column(events, |event| json!(event.left), Type::JSONB_ARRAY),
         (Box::new(json!(sets.0)), Type::JSONB),
+        column(events, |event| event.holds_for_handlers, Type::BOOL_ARRAY),
     ]
 }
 

@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Binary, Integer, Nullable, SmallInt, Text};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::owing::{Owing, decide};
+use super::owing::{HELD, Owing, decide};
 use crate::store::sqlite::clock::micros;
 use crate::store::sqlite::row::{Any, Cell, text_in};
 use crate::store::sqlite::settle::{append_error, record_each, shorten};
@@ -113,21 +113,27 @@ fn reject(
     now: i64,
 ) -> QueryResult<bool> {
     if rejected.gives_up && matches!(event.status.as_str(), "processing" | "failed") {
-        delete(connection, &rejected.handler, rejected.id, rejected.seq)?;
+        match rejected.holds {
+            true => drop(try_again_at(connection, rejected, HELD)?),
+            false => drop(delete(connection, &rejected.handler, rejected.id, rejected.seq)?),
+        }
         return fail(connection, event, rejected, now);
     }
-    let changed = sql_query(
+    Ok(try_again_at(connection, rejected, now.saturating_add(micros(rejected.delay)))? > 0)
+}
+
+fn try_again_at(connection: &mut SqliteConnection, rejected: &RejectedDelivery, time: i64) -> QueryResult<usize> {
+    sql_query(
         "UPDATE outbox_handler_deliveries SET attempts = ?, last_error = ?, next_at = ?
          WHERE event_id = ? AND seq = ? AND handler = ?",
     )
     .bind::<Integer, _>(rejected.attempts)
     .bind::<Text, _>(shorten(&rejected.error))
-    .bind::<BigInt, _>(now.saturating_add(micros(rejected.delay)))
+    .bind::<BigInt, _>(time)
     .bind::<Binary, _>(rejected.id.as_bytes().as_slice())
     .bind::<BigInt, _>(rejected.seq)
     .bind::<Text, _>(&rejected.handler)
-    .execute(connection)?;
-    Ok(changed > 0)
+    .execute(connection)
 }
 
 /// With a `retry_at` a failed event does not hold its key: its backend has it.

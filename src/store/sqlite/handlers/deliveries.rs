@@ -41,6 +41,9 @@ struct Due {
 /// Beyond what is wanted, so many are read to find what need not wait.
 const SPARE: usize = 1_000;
 
+/// In microseconds: behind a delivery that waits for an operator, others look again so often.
+const LONGEST_PUT_OFF: i64 = 10_000_000;
+
 pub(in crate::store::sqlite) fn fetch(
     connection: &mut SqliteConnection,
     request: &DeliveryRequest,
@@ -58,7 +61,7 @@ pub(in crate::store::sqlite) fn fetch(
         let mut bytes = 0;
         let mut full = false;
         for due in due {
-            match ends.put_off_to(&due) {
+            match ends.put_off_to(&due).map(|time| time.min(now.saturating_add(LONGEST_PUT_OFF))) {
                 Some(time) if crowded && time > due.next_at => found.waiting.push((due.id, due.position.seq, time)),
                 Some(_) => {}
                 None => full = full || !found.take(connection, request, due, &mut bytes)?,

@@ -9,6 +9,9 @@ use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
 use serde_json::json;
 use uuid::Uuid;
 
+/// The time of a delivery that has failed for good and holds later ones of its key.
+pub(in crate::store::sqlite) const HELD: i64 = i64::MAX;
+
 /// The handlers to which new events are owed.
 pub(in crate::store::sqlite) struct Announced(Vec<Handler>);
 
@@ -85,18 +88,22 @@ impl Owing {
 
     /// Makes deliveries, and returns the handlers of those that are new. The first acceptance fixes who is owed the event;
     /// later only a process that meets it again, pending or in retry, leaves it to others.
+    ///
+    /// Those to `held` handlers have failed for good and hold later ones of their key.
+    #[expect(clippy::too_many_arguments, reason = "what an event owes depends on all of it")]
     pub(in crate::store::sqlite) fn owe(
         &self,
         connection: &mut SqliteConnection,
         (id, seq): (Uuid, i64),
         asked: &[String],
         left: &[String],
+        held: &[String],
         announced: &Announced,
         now: i64,
     ) -> QueryResult<Vec<String>> {
         let mut owed: BTreeMap<&str, i64> = BTreeMap::new();
-        if !self.published || matches!(self.status.as_str(), "pending" | "retry") {
-            owed.extend(left.iter().map(|name| (name.as_str(), 0)));
+        if !self.published || self.is_tried_again() {
+            owed.extend(left.iter().chain(held).map(|name| (name.as_str(), 0)));
         }
         let covering = announced.0.iter().filter(|handler| {
             owed.contains_key(handler.name.as_str())
@@ -106,33 +113,59 @@ impl Owing {
         owed.extend(covering);
         let mut new = Vec::new();
         for (handler, generation) in owed {
-            if insert(connection, id, seq, handler, generation, now)? {
+            let next_at = if held.iter().any(|held| held == handler) { HELD } else { now };
+            if insert(connection, (id, seq), handler, generation, next_at, now)? {
                 new.push(handler.to_owned());
             }
         }
         Ok(new)
     }
+
+    fn is_tried_again(&self) -> bool {
+        matches!(self.status.as_str(), "pending" | "retry")
+    }
+
+    /// What was held by the failure of an event that is tried again is decided anew.
+    pub(in crate::store::sqlite) fn forget_held(
+        &self,
+        connection: &mut SqliteConnection,
+        id: Uuid,
+        seq: i64,
+    ) -> QueryResult<()> {
+        if !self.is_tried_again() {
+            return Ok(());
+        }
+        sql_query("DELETE FROM outbox_handler_deliveries WHERE event_id = ? AND seq = ? AND next_at = ?")
+            .bind::<Binary, _>(id.as_bytes().as_slice())
+            .bind::<BigInt, _>(seq)
+            .bind::<BigInt, _>(HELD)
+            .execute(connection)
+            .map(drop)
+    }
 }
 
 fn insert(
     connection: &mut SqliteConnection,
-    id: Uuid,
-    seq: i64,
+    (id, seq): (Uuid, i64),
     handler: &str,
     generation: i64,
+    next_at: i64,
     now: i64,
 ) -> QueryResult<bool> {
     let inserted = sql_query(
-        "INSERT OR IGNORE INTO outbox_handler_deliveries
+        "INSERT INTO outbox_handler_deliveries
            (event_id, seq, handler, generation, lane, partition_key, scheduled_at, max_attempts, next_at, created_at)
          SELECT id, seq, ?1, ?2, CAST(publisher_backend AS TEXT), CAST(partition_key AS TEXT), scheduled_at,
-           CAST(max_retries AS INTEGER), ?3, ?3 FROM outbox_events WHERE id = ?4 AND seq = ?5",
+           CAST(max_retries AS INTEGER), ?3, ?4 FROM outbox_events WHERE id = ?5 AND seq = ?6
+         ON CONFLICT (event_id, seq, handler) DO UPDATE SET attempts = 0, next_at = excluded.next_at WHERE next_at = ?7",
     )
     .bind::<Text, _>(handler)
     .bind::<BigInt, _>(generation)
+    .bind::<BigInt, _>(next_at)
     .bind::<BigInt, _>(now)
     .bind::<Binary, _>(id.as_bytes().as_slice())
     .bind::<BigInt, _>(seq)
+    .bind::<BigInt, _>(HELD)
     .execute(connection)?;
     Ok(inserted > 0)
 }

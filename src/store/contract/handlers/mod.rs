@@ -1,3 +1,7 @@
+//! What handlers in other processes are owed.
+
+pub(super) mod holding;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,6 +132,7 @@ impl Taker {
             delay: Duration::from_secs(3600),
             error: "no such account".to_owned(),
             gives_up: false,
+            holds: false,
         }
     }
 
