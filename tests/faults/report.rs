@@ -21,11 +21,7 @@ impl Report {
 
     pub(crate) fn add(&mut self, outcome: Outcome) {
         println!("{}: {}", outcome.name, if outcome.is_good() { "good" } else { "BAD" });
-        outcome.balance.examples.iter().for_each(|example| println!("{}: {example}", outcome.name));
-        outcome.deaths.iter().for_each(|death| println!("{}: ended by itself: {death}", outcome.name));
-        outcome.findings.iter().for_each(|finding| println!("{}: {finding}", outcome.name));
-        outcome.excesses.iter().for_each(|excess| println!("{}: above its limit: {excess}", outcome.name));
-        outcome.told.iter().for_each(|line| println!("{}: told a secret: {line}", outcome.name));
+        outcome.problems().for_each(|problem| println!("{}: {problem}", outcome.name));
         self.outcomes.push(outcome);
     }
 

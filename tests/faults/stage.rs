@@ -72,9 +72,18 @@ impl Outcome {
         let zeros = self.balance.is_even() && self.stuck == 0 && self.retries == 0;
         zeros && self.deaths.is_empty() && self.told.is_empty() && self.findings.is_empty() && self.excesses.is_empty()
     }
-}
 
-impl Outcome {
+    /// What is not as it should be, in words.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
+        let stuck = (self.stuck > 0).then(|| format!("{} events are stuck", self.stuck));
+        let retries = (self.retries > 0).then(|| format!("{} retries were spent", self.retries));
+        let examples = self.balance.examples.iter().chain(&self.findings).cloned();
+        let deaths = self.deaths.iter().map(|death| format!("ended by itself: {death}"));
+        let excesses = self.excesses.iter().map(|excess| format!("above its limit: {excess}"));
+        let told = self.told.iter().map(|line| format!("told a secret: {line}"));
+        stuck.into_iter().chain(retries).chain(examples).chain(deaths).chain(excesses).chain(told)
+    }
+
     /// What the workers said, for whoever looks for the reason.
     pub(crate) fn keep_unless_good(&self, seed: u64, logs: impl FnOnce() -> String) {
         if self.is_good() {
@@ -82,7 +91,8 @@ impl Outcome {
         }
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let file = folder.join(format!("faults-{seed}-{}.log", self.name.replace(' ', "-")));
-        std::fs::write(&file, logs()).unwrap();
+        let problems: String = self.problems().map(|problem| problem + "\n").collect();
+        std::fs::write(&file, problems + &logs()).unwrap();
         println!("{}: what the workers said is in {}", self.name, file.display());
     }
 }

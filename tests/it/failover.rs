@@ -4,8 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use actix_outbox::{NewEvent, Outbox, OutboxSystem};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use crate::scene::Scene;
 use crate::support::postgres::connect;
@@ -190,6 +192,45 @@ async fn another_worker_finds_settles_that_no_standby_had_after_a_failover() {
 #[tokio::test]
 async fn settles_that_the_standby_gets_late_are_neither_lost_nor_sent_again_after_a_failover() {
     fail_over_after_cancelled_settles(Meanwhile::StandbyGoesOn).await;
+}
+
+/// The wait of an insert's commit is cancelled, as by a `statement_timeout` of the role: the primary alone has the event.
+#[actix::test]
+async fn an_event_that_no_standby_has_is_not_acknowledged_and_its_repetition_waits() {
+    let mut replicated = Replicated::start(Replication::Synchronous, redis::url()).await;
+    let scene = &replicated.scene;
+    let settings = scene.system_settings("");
+    let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
+    let id = Uuid::new_v4();
+    let event = || NewEvent::new("thing.happened", "tests").id(id);
+    replicated.pair.standby.freeze();
+    let inserting = |outbox: &Outbox| {
+        let (outbox, event) = (outbox.clone(), event());
+        actix::spawn(async move { outbox.send(event).await })
+    };
+    let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let sql = scene.sql().await;
+    for _ in 0..2 {
+        let sent = inserting(&outbox);
+        let mut pid: Option<i32> = None;
+        eventually("the commit waits for the standby", PATIENCE, async || {
+            pid = sql.query_opt(waiting, &[]).await.unwrap().map(|row| row.get(0));
+            pid.is_some()
+        })
+        .await;
+        sql.query_one("SELECT pg_cancel_backend($1)", &[&pid]).await.unwrap();
+        let error = sent.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("did not wait for its synchronous standby"), "{error}");
+    }
+    let visible = "SELECT count(*) FROM outbox_events";
+    assert_eq!(scene.number(visible).await, 1);
+
+    let sent = inserting(&outbox);
+    replicated.pair.standby.thaw();
+    assert_eq!(sent.await.unwrap().unwrap().id, id);
+    let received: i64 = replicated.standby().await.query_one(visible, &[]).await.unwrap().get(0);
+    assert_eq!(received, 1);
+    outbox.shutdown().await.unwrap();
 }
 
 /// Runs a worker until everything is recorded on the primary, and shuts it down.

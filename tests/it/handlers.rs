@@ -1,6 +1,7 @@
 //! Local handlers: failing, panicking, hanging and slow ones.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_outbox::{EventTypes, HandlerError, NewEvent, Outbox, OutboxSystem, Settings, Subscribe, SystemError};
@@ -391,5 +392,45 @@ async fn sqlite_and_the_local_backend_are_a_durable_event_bus_in_one_process() {
     assert_eq!(log.count("shaky later"), 1, "what the first process left");
     let keyed: Vec<String> = log.lines().into_iter().filter(|line| line != "shaky later").collect();
     assert_eq!(keyed, ["1", "2", "2", "3"].map(|subject| format!("shaky {subject}")));
+    second.shutdown().await.unwrap();
+}
+
+/// A later event was sent while a handler had the first, which it rejected. That was recorded, and the later one could not be:
+/// the next session finds it in the journal before it reads the retry.
+#[actix::test]
+async fn what_the_journal_names_is_given_to_handlers_after_a_retry_that_stands_before_it() {
+    let (scene, log, open) = (Scene::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
+    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+            AS $$ BEGIN RAISE EXCEPTION 'this row is evidence'; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON outbox_events FOR EACH ROW WHEN (OLD.subject = '2') EXECUTE FUNCTION refuse()";
+    let sql = scene.sql().await;
+    sql.batch_execute(trigger).await.unwrap();
+    let mail = || {
+        let (log, open) = (log.clone(), Arc::clone(&open));
+        handler("mail", EventTypes::All, move |event| {
+            if !open.load(Ordering::SeqCst) {
+                return answer(Err("not yet"));
+            }
+            log.add(&event.subject);
+            answer(Ok(()))
+        })
+    };
+    let insert = "INSERT INTO outbox_events (id, event_type, source, subject, partition_key, max_retries)
+        SELECT gen_random_uuid(), 'thing.happened', 'tests', n::text, 'k', 1000 FROM generate_series(1, 2) n";
+    sql.batch_execute(insert).await.unwrap();
+    let first = start(&scene, "", [mail()]).await;
+    scene.wait_length(2).await;
+    let rejected = "SELECT count(*) FROM outbox_events WHERE subject = '1' AND retry_count > 0";
+    eventually("the first is rejected", PATIENCE, async || scene.number(rejected).await == 1).await;
+    let _ = first.shutdown().await;
+
+    sql.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
+    let unrecorded = "SELECT count(*) FROM outbox_events WHERE subject = '2' AND published_at IS NULL";
+    assert_eq!(scene.number(unrecorded).await, 1);
+    open.store(true, Ordering::SeqCst);
+    let second = start(&scene, "", [mail()]).await;
+    scene.wait_published().await;
+    assert_eq!(log.lines(), ["1", "2"]);
+    assert_eq!(scene.length().await, 2);
     second.shutdown().await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! Events whose outcome cannot be recorded: rows that are refused or locked, and a standby that does not confirm.
 
+use actix_outbox::{NewEvent, OutboxSystem};
 use rustix::process::Signal;
 
 use crate::scene::Scene;
@@ -54,6 +55,23 @@ async fn rows_that_may_not_be_updated_hold_no_other_and_are_named() {
     scene.sql().await.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
     scene.wait_published().await;
     scene.assert_delivered().await;
+}
+
+#[actix::test]
+async fn a_trigger_that_warns_casts_no_doubt_on_what_was_written() {
+    let scene = Scene::new().await;
+    let warn =
+        "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'seen'; RETURN NEW; END $$;
+        CREATE TRIGGER warn BEFORE INSERT OR UPDATE ON outbox_events FOR EACH ROW EXECUTE FUNCTION warn()";
+    scene.sql().await.batch_execute(warn).await.unwrap();
+    let worker = scene.worker(&scene.settings("", ""), "worker");
+    let outbox = OutboxSystem::builder(scene.system_settings("")).publish_only(true).start().await.unwrap();
+    outbox.send(NewEvent::new("thing.happened", "tests")).await.unwrap();
+    scene.insert(100, 5).await;
+    scene.wait_published().await;
+    scene.assert_delivered().await;
+    assert!(!worker.stderr().contains("synchronous standby"), "{}", worker.stderr());
+    outbox.shutdown().await.unwrap();
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@
 //! the server is frozen. So each holds a permit until it has ended, or until the server has answered another connection that
 //! was begun later: then it is at work, and has seen both the end of this one and the request to cancel its statement.
 
+use std::future::ready;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,8 @@ use futures_util::TryStreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
-use tokio_postgres::{CancelToken, Client};
+use tokio_postgres::error::Severity;
+use tokio_postgres::{AsyncMessage, CancelToken, Client};
 
 use super::Result;
 use super::connect::{CONNECT_LIMIT, Messages, Target};
@@ -43,6 +46,41 @@ pub(super) struct Opened {
     pub(super) messages: Messages,
     pub(super) steered: bool,
     pub(super) permit: Permit,
+}
+
+/// Whether the server has warned of something. A commit whose wait for a standby is cancelled is a success with a warning.
+#[derive(Clone, Default)]
+pub(super) struct Warned(Arc<AtomicBool>);
+
+impl Warned {
+    /// Reads what the server says until the connection ends. A warning is read before the answer that follows it.
+    pub(super) async fn read(self, messages: Messages) {
+        let read = messages.try_for_each(|message| {
+            self.0.fetch_or(is_warning(&message), Ordering::AcqRel);
+            ready(Ok(()))
+        });
+        let _ = read.await;
+    }
+
+    pub(super) fn forget(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    /// An error where the statement since [`forget`](Self::forget) was committed without waiting for a standby.
+    pub(super) fn check(&self, operation: &'static str) -> Result<()> {
+        if !self.0.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let reason = "committed, but the server did not wait for its synchronous standby".to_owned();
+        Err(StoreError::Query { operation, transient: true, reason })
+    }
+}
+
+/// A trigger that somebody wrote may warn of what it likes.
+fn is_warning(message: &AsyncMessage) -> bool {
+    const RAISED_IN_PLPGSQL: &str = "exec_stmt_raise";
+    matches!(message, AsyncMessage::Notice(notice)
+        if notice.parsed_severity() == Some(Severity::Warning) && notice.routine() != Some(RAISED_IN_PLPGSQL))
 }
 
 /// The right to one connection.
@@ -186,17 +224,20 @@ struct Driver {
     target: Arc<Target>,
     task: Option<JoinHandle<()>>,
     token: CancelToken,
+    warned: Warned,
     busy: bool,
 }
 
 fn drive(opened: Opened) -> (Client, bool, Driver) {
     let Opened { client, messages, steered, permit } = opened;
     let (target, token) = (Arc::clone(&permit.target), client.cancel_token());
+    let warned = Warned::default();
+    let reading = warned.clone().read(messages);
     let task = tokio::spawn(async move {
-        let _ = messages.try_for_each(|_| std::future::ready(Ok(()))).await;
+        reading.await;
         permit.release();
     });
-    (client, steered, Driver { target, task: Some(task), token, busy: false })
+    (client, steered, Driver { target, task: Some(task), token, warned, busy: false })
 }
 
 impl Drop for Driver {
@@ -261,6 +302,10 @@ impl Pooled {
     /// Whether an answer is still to come.
     pub(super) fn set_busy(&mut self, busy: bool) {
         self.driver.busy = busy;
+    }
+
+    pub(super) fn warned(&self) -> &Warned {
+        &self.driver.warned
     }
 }
 

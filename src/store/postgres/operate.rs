@@ -54,6 +54,8 @@ fn is_answer(error: &Error) -> bool {
     matches!(error, Error::DatabaseError(kind, _) if !matches!(kind, ClosedConnection | UnableToSendCommand))
 }
 
+const WRITE: &str = "write events";
+
 async fn write<T: Send>(
     store: &PostgresStore,
     statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, PublishError>> + Send,
@@ -61,10 +63,14 @@ async fn write<T: Send>(
     let _given_up = Sweep(&store.pool);
     let mut conn = store.pool.get().await.map_err(|error| no_connection(&store.target, error))?;
     conn.set_busy(true);
+    conn.warned().forget();
     let Ok(answer) = tokio::time::timeout(STATEMENT_LIMIT, statements(&mut conn)).await else {
-        return Err(StoreError::Timeout { operation: "write events", limit: STATEMENT_LIMIT }.into());
+        return Err(StoreError::Timeout { operation: WRITE, limit: STATEMENT_LIMIT }.into());
     };
     conn.set_busy(false);
+    if answer.is_ok() {
+        conn.warned().check(WRITE)?;
+    }
     if matches!(&answer, Err(PublishError::Store(error)) if error.is_transient()) {
         drop(Object::take(conn));
     }

@@ -21,7 +21,7 @@ pub(super) struct Entry {
     pub(super) stage: Stage,
     /// Read from `retry`.
     pub(super) retry: bool,
-    /// One before it in its key's order was refused while this one was on its way.
+    /// One before it in its key's order was refused while this one was on its way, or has still to be handled.
     pub(super) barred: bool,
     /// Why its outcome cannot be recorded.
     pub(super) unwritable: Option<Unwritable>,

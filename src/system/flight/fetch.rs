@@ -125,7 +125,8 @@ impl Fetch {
         true
     }
 
-    /// Takes what an open found in the journal into flight as accepted; what is in flight already stays as it is.
+    /// Takes what an open found in the journal into flight as accepted; what is in flight already stays as it is. Behind a
+    /// blocker of its key it is not given to handlers: it goes back to its place in the table.
     ///
     /// `None`: one of them is a replay, and what it replays is still in flight. It was recorded by another worker, and will
     /// be here; until then the shards cannot be opened, for the replay's own place in memory is taken. Or its rejection was
@@ -134,6 +135,7 @@ impl Fetch {
         &self,
         rows: Vec<Fetched>,
         epochs: &HashMap<i16, i64>,
+        blockers: &HashMap<String, Blocker>,
         permit: impl Fn(&Fetched) -> Permit,
     ) -> Option<Vec<Ticket>> {
         let mut inner = self.flight.lock();
@@ -156,7 +158,9 @@ impl Fetch {
                     }
                     return None;
                 }
-                inner.insert(row.id, Entry::new(&row, None, Stage::Accepted));
+                let mut entry = Entry::new(&row, None, Stage::Accepted);
+                entry.barred = blockers.get(&row.partition_key).is_some_and(|blocker| blocker.position < row.position);
+                inner.insert(row.id, entry);
                 let mut ticket = Ticket::new(&self.flight, &row, Opening { epoch, number: 0 }, permit(&row));
                 ticket.accepted = true;
                 Some(ticket)

@@ -332,7 +332,7 @@ fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
     flight.close(SHARD);
     let (sent, next) = (row(1, "k"), row(2, "k"));
     let fetch = flight.begin_fetch();
-    let mut tickets = fetch.adopt(vec![sent.clone()], &HashMap::from([(SHARD, 9)]), permit).unwrap();
+    let mut tickets = fetch.adopt(vec![sent.clone()], &HashMap::from([(SHARD, 9)]), &HashMap::new(), permit).unwrap();
     drop(fetch);
     assert!(tickets[0].is_accepted());
     assert_eq!(tickets[0].opening.epoch, 9);
@@ -341,13 +341,29 @@ fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
     tickets.remove(0).settled(false);
 }
 
+/// The first waits for a retry that a handler has to make, which the next fetch brings.
+#[test]
+fn what_the_journal_holds_is_not_handled_before_an_earlier_event_of_its_key() {
+    let flight = flight();
+    flight.close(SHARD);
+    let (waiting, sent, other) = (row(1, "k"), row(2, "k"), row(3, "other"));
+    let mut fetch = flight.begin_fetch();
+    let rows = vec![sent.clone(), other.clone()];
+    assert_eq!(fetch.questions(&rows).len(), 2);
+    let blocker = Blocker { id: waiting.id, position: waiting.position, due: false };
+    let blockers = HashMap::from([("k".to_owned(), blocker)]);
+    let tickets = fetch.adopt(rows, &HashMap::from([(SHARD, 9)]), &blockers, permit).unwrap();
+    let blocked: Vec<bool> = tickets.iter().map(Ticket::is_blocked).collect();
+    assert_eq!((ids(&tickets), blocked), (vec![sent.id, other.id], vec![true, false]));
+}
+
 #[test]
 fn what_is_in_flight_or_of_another_shard_is_not_adopted() {
     let flight = flight();
     let (here, elsewhere) = (row(1, ""), sample::fetched(9, 1, ""));
     let _ticket = admit_one(&flight, &here);
     let fetch = flight.begin_fetch();
-    let adopted = fetch.adopt(vec![here.clone(), elsewhere], &HashMap::from([(SHARD, 1)]), permit).unwrap();
+    let adopted = fetch.adopt(vec![here.clone(), elsewhere], &HashMap::from([(SHARD, 1)]), &HashMap::new(), permit).unwrap();
     assert!(adopted.is_empty());
     assert_eq!(flight.ids(), [here.id]);
 }
@@ -363,7 +379,7 @@ fn a_replay_that_the_journal_holds_is_not_sent_again_once_what_it_replays_is_rec
     flight.close(SHARD);
     let mut replayed = before.clone();
     replayed.position.seq += 1;
-    let found = || flight.begin_fetch().adopt(vec![replayed.clone()], &HashMap::from([(SHARD, 3)]), permit);
+    let found = || flight.begin_fetch().adopt(vec![replayed.clone()], &HashMap::from([(SHARD, 3)]), &HashMap::new(), permit);
     assert!(found().is_none(), "the shard stays closed");
     ticket.settled(false);
     let adopted = found().unwrap();

@@ -9,7 +9,7 @@ use super::desk::Desk;
 use crate::backend::BackendError;
 use crate::backend::channel::Opened;
 use crate::error::StoreError;
-use crate::store::{Fetched, Shard};
+use crate::store::{Blocker, Fetched, Shard};
 use crate::system::clock::Moment;
 use crate::system::flight::{Fetch, Flight};
 use crate::system::line::OpenUnderWay;
@@ -123,9 +123,10 @@ impl Desk {
         {
             return Ok(Some(Room { events: only.events, bytes: 0 }));
         }
-        let fetch = flight.begin_fetch();
+        let mut fetch = flight.begin_fetch();
         let sent: Vec<(Uuid, i64)> = group.iter().flat_map(|waiting| waiting.journal.sent.iter().copied()).collect();
         let mut rows = self.unrecorded(flight, &sent).await?;
+        let blockers = self.blockers(&mut fetch, flight, &rows).await?;
         let in_memory: HashSet<Uuid> = flight.ids().into_iter().collect();
         let mut adopted = Vec::new();
         let mut ended = Ok(None);
@@ -138,7 +139,7 @@ impl Desk {
                 break;
             }
             self.say_beyond(journal, needed);
-            match self.adopt_one(&fetch, journal, own) {
+            match self.adopt_one(&fetch, journal, own, &blockers) {
                 Ok(tickets) => adopted.extend(tickets),
                 Err(error) => {
                     ended = Err(error);
@@ -155,11 +156,36 @@ impl Desk {
         ended
     }
 
-    fn adopt_one(&self, fetch: &Fetch, journal: &Journal, rows: Vec<Fetched>) -> Result<Vec<Ticket>, BackendError> {
+    /// What handlers of this process have still to be given before the events of a key that were sent. An earlier session
+    /// may have sent an event while a handler had the one before it, and have recorded that this one was rejected.
+    async fn blockers(
+        &self,
+        fetch: &mut Fetch,
+        flight: &Flight,
+        rows: &[Fetched],
+    ) -> Result<HashMap<String, Blocker>, BackendError> {
+        if self.shared.subscriptions().is_empty() {
+            return Ok(HashMap::new());
+        }
+        let questions = fetch.questions(rows);
+        if questions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let blockers = self.shared.store.blockers(flight.lane(), false, &questions).await;
+        blockers.map_err(|error| cannot_compare(&error))
+    }
+
+    fn adopt_one(
+        &self,
+        fetch: &Fetch,
+        journal: &Journal,
+        rows: Vec<Fetched>,
+        blockers: &HashMap<String, Blocker>,
+    ) -> Result<Vec<Ticket>, BackendError> {
         let epochs = HashMap::from([(journal.shard.number, journal.epoch)]);
         let credit = &self.line.credit;
         let permit = |row: &Fetched| credit.take(row.event.as_ref().map_or(0, |event| event.size()));
-        fetch.adopt(rows, &epochs, permit).ok_or_else(|| {
+        fetch.adopt(rows, &epochs, blockers, permit).ok_or_else(|| {
             BackendError::Unavailable("an event was replayed that is not yet recorded as sent before".to_owned())
         })
     }
@@ -179,9 +205,7 @@ impl Desk {
         if sent.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.look_up(flight.lane(), sent).await.map_err(|error| {
-            BackendError::Unavailable(format!("what was sent cannot be compared with the database: {error}"))
-        })?;
+        let rows = self.look_up(flight.lane(), sent).await.map_err(|error| cannot_compare(&error))?;
         // By `seq` as well: a replayed event may stand there as it was sent before and as it was sent again.
         let unknown: HashSet<(Uuid, i64)> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
         let recorded: Vec<(Uuid, i64)> = sent.iter().filter(|event| !unknown.contains(event)).copied().collect();
@@ -194,6 +218,10 @@ impl Desk {
         self.shared.store.record_sent_but_failed(sent).await?;
         self.shared.store.unrecorded(lane, sent).await
     }
+}
+
+fn cannot_compare(error: &StoreError) -> BackendError {
+    BackendError::Unavailable(format!("what was sent cannot be compared with the database: {error}"))
 }
 
 /// What earlier sessions sent for one shard.

@@ -4,23 +4,19 @@
 //! itself: a cancelled wait makes the commit visible without being durable, and a repetition finds the rows locked. So
 //! its answer is waited for as long as its connection lives and the address leads to the same server.
 
-use std::future::ready;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult};
-use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
-use tokio_postgres::error::Severity;
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::Client;
 
 use crate::error::StoreError;
 use crate::store::Result;
 use crate::store::postgres::STATEMENT_LIMIT;
 use crate::store::postgres::connect::{CONNECT_LIMIT, Target};
-use crate::store::postgres::connections::{Connections, Opened, no_connection};
+use crate::store::postgres::connections::{Connections, Opened, Warned, no_connection};
 
 type DriverError = tokio_postgres::Error;
 
@@ -43,9 +39,7 @@ struct SettleConnection {
 /// Reads what the server says.
 struct Driver {
     task: JoinHandle<()>,
-    /// The server has warned of something since this was reset: a commit whose wait for a standby is cancelled is a success
-    /// with a warning.
-    warned: Arc<AtomicBool>,
+    warned: Warned,
     /// An answer is still to come.
     busy: bool,
 }
@@ -65,15 +59,10 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<SettleConnection> {
         let Opened { client, messages, permit, .. } = self.0.open().await?;
-        let warned = Arc::new(AtomicBool::new(false));
-        let warn = Arc::clone(&warned);
+        let warned = Warned::default();
+        let reading = warned.clone().read(messages);
         let task = tokio::spawn(async move {
-            // Read before the answer that follows it, so a warning is known when its statement is answered.
-            let read = messages.try_for_each(|message| {
-                warn.fetch_or(is_warning(&message), Ordering::AcqRel);
-                ready(Ok(()))
-            });
-            let _ = read.await;
+            reading.await;
             permit.release();
         });
         let mut driver = Driver { task, warned, busy: true };
@@ -88,10 +77,6 @@ impl managed::Manager for Manager {
             false => Ok(()),
         }
     }
-}
-
-fn is_warning(message: &AsyncMessage) -> bool {
-    matches!(message, AsyncMessage::Notice(notice) if notice.parsed_severity() == Some(Severity::Warning))
 }
 
 impl SettlePool {
@@ -117,7 +102,7 @@ impl SettlePool {
         statement: impl for<'c> FnOnce(&'c Client) -> BoxFuture<'c, Result<T, DriverError>> + Send,
     ) -> Result<T> {
         let mut connection = self.pool.get().await.map_err(|error| no_connection(&self.target, error))?;
-        connection.driver.warned.store(false, Ordering::Release);
+        connection.driver.warned.forget();
         connection.driver.busy = true;
         let answer = self.answer(operation, &connection, statement(&connection.client)).await;
         connection.driver.busy =
@@ -135,12 +120,7 @@ impl SettlePool {
         answer: BoxFuture<'_, Result<T, DriverError>>,
     ) -> Result<T> {
         match self.while_there(operation, connection, answer).await? {
-            Ok(_) if connection.driver.warned.load(Ordering::Acquire) => Err(StoreError::Query {
-                operation,
-                transient: true,
-                reason: "committed, but the server did not wait for its synchronous standby".to_owned(),
-            }),
-            Ok(answer) => Ok(answer),
+            Ok(answer) => connection.driver.warned.check(operation).map(|()| answer),
             Err(error) => Err(self.target.driver_error(operation, &error)),
         }
     }
