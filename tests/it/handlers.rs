@@ -418,7 +418,7 @@ async fn what_the_journal_names_is_given_to_handlers_after_a_retry_that_stands_b
     let insert = "INSERT INTO outbox_events (id, event_type, source, subject, partition_key, max_retries)
         SELECT gen_random_uuid(), 'thing.happened', 'tests', n::text, 'k', 1000 FROM generate_series(1, 2) n";
     sql.batch_execute(insert).await.unwrap();
-    let first = start(&scene, "", [mail()]).await;
+    let first = start(&scene, "shutdown_timeout = \"2s\"", [mail()]).await;
     scene.wait_length(2).await;
     let rejected = "SELECT count(*) FROM outbox_events WHERE subject = '1' AND retry_count > 0";
     eventually("the first is rejected", PATIENCE, async || scene.number(rejected).await == 1).await;
@@ -428,7 +428,7 @@ async fn what_the_journal_names_is_given_to_handlers_after_a_retry_that_stands_b
     let unrecorded = "SELECT count(*) FROM outbox_events WHERE subject = '2' AND published_at IS NULL";
     assert_eq!(scene.number(unrecorded).await, 1);
     open.store(true, Ordering::SeqCst);
-    let second = start(&scene, "", [mail()]).await;
+    let second = start(&scene, "shutdown_timeout = \"2s\"", [mail()]).await;
     scene.wait_published().await;
     assert_eq!(log.lines(), ["1", "2"]);
     assert_eq!(scene.length().await, 2);

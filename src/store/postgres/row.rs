@@ -17,8 +17,8 @@ pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, 
     e.max_retries, e.last_error, e.publisher_backend, e.publisher_config::text, e.seq, e.retry_at, e.cloud_event_id, \
     e.extensions::text, e.partition_key, e.data_binary, e.pending_handlers::text, e.errors::text";
 
-/// What a delivery needs, from a query named `e` that selects [`TEXTS`], beside [`MEASURED`]: no earlier errors, and of an
-/// event that is too large only what names it.
+/// What a delivery needs, from a [`sized`] query named `e`, beside [`FITS`]: no earlier errors, and of an event that is too
+/// large only what names it.
 pub(super) static DELIVERED: LazyLock<String> = LazyLock::new(|| {
     let fitting = |column: &str, or: &str| format!("CASE WHEN b.fits THEN e.{column} ELSE {or} END");
     COLUMNS
@@ -36,14 +36,20 @@ pub(super) static DELIVERED: LazyLock<String> = LazyLock::new(|| {
 pub(super) const TEXTS: &str = "e.*, e.data::text AS data_text, e.publisher_config::text AS config_text, \
     e.extensions::text AS extensions_text, e.pending_handlers::text AS handlers_text";
 
-/// Joined to such a query: how many bytes an event has, and whether these are no more than the parameter.
-pub(super) const MEASURED: &str = "CROSS JOIN LATERAL (SELECT (coalesce(octet_length(e.data_text), 0) \
-        + coalesce(octet_length(e.data_binary), 0) + octet_length(e.config_text) + octet_length(e.extensions_text) \
-        + coalesce(octet_length(e.handlers_text), 0))::bigint AS size) m \
-    CROSS JOIN LATERAL (SELECT m.size <= ? AS fits) b";
+/// Such a query with the event's size in bytes, which is counted once for each row and not for each column that asks for it.
+pub(super) fn sized(query: &str) -> String {
+    format!(
+        "SELECT e.*, (coalesce(octet_length(e.data_text), 0) + coalesce(octet_length(e.data_binary), 0) \
+            + octet_length(e.config_text) + octet_length(e.extensions_text) \
+            + coalesce(octet_length(e.handlers_text), 0))::bigint AS size FROM ({query}) e OFFSET 0"
+    )
+}
+
+/// Joined to a sized query: whether an event's bytes are no more than the parameter.
+pub(super) const FITS: &str = "CROSS JOIN LATERAL (SELECT e.size <= ? AS fits) b";
 
 /// The size of an event that is too large.
-pub(super) const OVERSIZE: &str = "CASE WHEN NOT b.fits THEN m.size END";
+pub(super) const OVERSIZE: &str = "CASE WHEN NOT b.fits THEN e.size END";
 
 /// The same without what an event carries.
 pub(super) static COLUMNS_WITHOUT_DATA: LazyLock<String> =

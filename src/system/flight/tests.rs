@@ -363,7 +363,8 @@ fn what_is_in_flight_or_of_another_shard_is_not_adopted() {
     let (here, elsewhere) = (row(1, ""), sample::fetched(9, 1, ""));
     let _ticket = admit_one(&flight, &here);
     let fetch = flight.begin_fetch();
-    let adopted = fetch.adopt(vec![here.clone(), elsewhere], &HashMap::from([(SHARD, 1)]), &HashMap::new(), permit).unwrap();
+    let adopted =
+        fetch.adopt(vec![here.clone(), elsewhere], &HashMap::from([(SHARD, 1)]), &HashMap::new(), permit).unwrap();
     assert!(adopted.is_empty());
     assert_eq!(flight.ids(), [here.id]);
 }
@@ -379,7 +380,8 @@ fn a_replay_that_the_journal_holds_is_not_sent_again_once_what_it_replays_is_rec
     flight.close(SHARD);
     let mut replayed = before.clone();
     replayed.position.seq += 1;
-    let found = || flight.begin_fetch().adopt(vec![replayed.clone()], &HashMap::from([(SHARD, 3)]), &HashMap::new(), permit);
+    let found =
+        || flight.begin_fetch().adopt(vec![replayed.clone()], &HashMap::from([(SHARD, 3)]), &HashMap::new(), permit);
     assert!(found().is_none(), "the shard stays closed");
     ticket.settled(false);
     let adopted = found().unwrap();

@@ -14,11 +14,11 @@ use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
 use super::{
-    Delivered, DeliveredRow, FETCH, Reader, clock, delivered, is_about_a_row, key_values, keys_sql, range_values,
-    ranges_sql, read, retries_sql, retry_values,
+    Delivered, DeliveredRow, FETCH, Reader, Selection, clock, delivered, is_about_a_row, key_values, keys_sql,
+    range_values, ranges_sql, read, retries_sql, retry_values,
 };
 use crate::error::StoreError;
-use crate::store::postgres::row::{MEASURED, TEXTS};
+use crate::store::postgres::row::{FITS, TEXTS, sized};
 use crate::store::postgres::statement::{Statement, Value, on_a_primary};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{FetchAnswer, FetchRequest, Fetched, Position};
@@ -51,16 +51,19 @@ type Bare = (SmallInt, SqlUuid, Timestamptz, BigInt, Timestamptz, Integer, Integ
 const BARE: &str = "e.id, e.scheduled_at, e.seq, e.updated_at, e.retry_count, e.max_retries, e.status = 'retry', \
     convert_to(e.partition_key, getdatabaseencoding())";
 
-static BARE_RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(BARE, "e.*", ""));
-static BARE_RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(BARE, "e.*", ""));
-static BARE_KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(BARE, "e.*", ""));
+static BARE_RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&Selection::of(BARE)));
+static BARE_RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&Selection::of(BARE)));
+static BARE_KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&Selection::of(BARE)));
 
 static BY_ID: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT outbox_shard(e.partition_key, e.id), {} FROM unnest(?, ?, ?) WITH ORDINALITY AS s(id, seq, updated_at, n) \
-         CROSS JOIN LATERAL (SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq \
-            AND e.updated_at = s.updated_at AND e.status IN ('pending', 'retry') OFFSET 0) e {MEASURED} WHERE {} ORDER BY s.n",
+         CROSS JOIN LATERAL ({}) e {FITS} WHERE {} ORDER BY s.n",
         delivered(),
+        sized(&format!(
+            "SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq AND e.updated_at = s.updated_at \
+                AND e.status IN ('pending', 'retry') OFFSET 0"
+        )),
         on_a_primary!()
     )
 });

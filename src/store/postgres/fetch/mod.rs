@@ -14,7 +14,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
-use super::row::{self, DELIVERED, MEASURED, OVERSIZE, Row, TEXTS};
+use super::row::{self, DELIVERED, FITS, OVERSIZE, Row, TEXTS, sized};
 use super::statement::{Statement, Value, on_a_primary};
 use super::{Lane, PostgresStore, Result};
 use crate::error::StoreError;
@@ -142,23 +142,51 @@ async fn clock(conn: &mut AsyncPgConnection, kept: bool) -> QueryResult<i64> {
     Ok(now)
 }
 
-/// What is selected of a row of a query `e` that selects [`TEXTS`], beside [`MEASURED`].
+/// What is selected of a row of a [`sized`] query `e`, beside [`FITS`].
 fn delivered() -> String {
     format!("{OVERSIZE}, {}", *DELIVERED)
 }
 
-static RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&delivered(), TEXTS, MEASURED));
-static RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&delivered(), TEXTS, MEASURED));
-static KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&delivered(), TEXTS, MEASURED));
+/// What a fetch selects of the rows that it finds.
+struct Selection {
+    columns: String,
+    /// Of the table, from which the columns are made.
+    inner: &'static str,
+    fits: &'static str,
+}
 
-fn ranges_sql(selected: &str, inner: &str, measured: &str) -> String {
-    format!(
-        "SELECT s.shard, {selected} FROM unnest(?, ?, ?, ?, ?, ?) AS s(shard, from_at, from_seq, to_at, to_seq, lim) \
-         CROSS JOIN LATERAL (SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
+impl Selection {
+    /// Columns of the table.
+    fn of(columns: &str) -> Self {
+        Self { columns: columns.to_owned(), inner: "e.*", fits: "" }
+    }
+
+    fn delivered() -> Self {
+        Self { columns: delivered(), inner: TEXTS, fits: FITS }
+    }
+
+    /// A query for the rows, as the columns need it.
+    fn from(&self, rows: &str) -> String {
+        if self.fits.is_empty() { rows.to_owned() } else { sized(rows) }
+    }
+}
+
+static RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&Selection::delivered()));
+static RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&Selection::delivered()));
+static KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&Selection::delivered()));
+
+fn ranges_sql(selection: &Selection) -> String {
+    let Selection { columns, inner, fits } = selection;
+    let rows = selection.from(&format!(
+        "SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
             AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
             AND (e.scheduled_at, e.seq) > (s.from_at, s.from_seq) AND (e.scheduled_at, e.seq) < (s.to_at, s.to_seq) \
             AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND e.id NOT IN (SELECT unnest(?)) \
-            ORDER BY e.scheduled_at, e.seq LIMIT s.lim) e {measured} WHERE {}",
+            ORDER BY e.scheduled_at, e.seq LIMIT s.lim"
+    ));
+    format!(
+        "SELECT s.shard, {columns} FROM unnest(?, ?, ?, ?, ?, ?) AS s(shard, from_at, from_seq, to_at, to_seq, lim) \
+         CROSS JOIN LATERAL ({rows}) e {fits} WHERE {}",
         on_a_primary!()
     )
 }
@@ -181,18 +209,18 @@ fn range_values(request: &FetchRequest) -> Vec<Value> {
 }
 
 /// A row that another writer put into `retry` without a time is due like any other of its `scheduled_at`.
-fn retries_sql(selected: &str, inner: &str, measured: &str) -> String {
-    format!(
-        "SELECT e.shard, {selected} FROM (SELECT s.shard, e.* FROM unnest(?) AS s(shard) CROSS JOIN LATERAL (\
+fn retries_sql(selection: &Selection) -> String {
+    let Selection { columns, inner, fits } = selection;
+    let rows = selection.from(&format!(
+        "SELECT s.shard, e.* FROM unnest(?) AS s(shard) CROSS JOIN LATERAL (\
             (SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
                 AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at <= now() \
                 AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.retry_at LIMIT ?) \
             UNION ALL (SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
                 AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at IS NULL \
-                AND e.scheduled_at <= now() AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(?)) LIMIT ?)) e \
-            LIMIT ?) e {measured} WHERE {}",
-        on_a_primary!()
-    )
+                AND e.scheduled_at <= now() AND e.seq IS NOT NULL AND e.id NOT IN (SELECT unnest(?)) LIMIT ?)) e LIMIT ?"
+    ));
+    format!("SELECT e.shard, {columns} FROM ({rows}) e {fits} WHERE {}", on_a_primary!())
 }
 
 fn retry_values(request: &FetchRequest) -> Vec<Value> {
@@ -206,14 +234,18 @@ fn retry_values(request: &FetchRequest) -> Vec<Value> {
     vec![shards, lane(), except(), limit(), lane(), except(), limit(), limit()]
 }
 
-fn keys_sql(selected: &str, inner: &str, measured: &str) -> String {
-    format!(
-        "SELECT outbox_shard(e.partition_key, e.id), {selected} FROM unnest(?) AS k(key) CROSS JOIN LATERAL (\
-            SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
+fn keys_sql(selection: &Selection) -> String {
+    let Selection { columns, inner, fits } = selection;
+    let rows = selection.from(&format!(
+        "SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
             AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
             AND e.seq IS NOT NULL AND e.scheduled_at <= now() \
             AND (e.status = 'pending' OR coalesce(e.retry_at, e.scheduled_at) <= now()) \
-            AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.scheduled_at, e.seq LIMIT ?) e {measured} WHERE {}",
+            AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.scheduled_at, e.seq LIMIT ?"
+    ));
+    format!(
+        "SELECT outbox_shard(e.partition_key, e.id), {columns} FROM unnest(?) AS k(key) CROSS JOIN LATERAL ({rows}) e \
+         {fits} WHERE {}",
         on_a_primary!()
     )
 }
@@ -319,10 +351,13 @@ pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid,
 
 static UNRECORDED: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT outbox_shard(e.partition_key, e.id), {OVERSIZE}, {} FROM unnest(?, ?) AS s(id, seq) \
-         CROSS JOIN LATERAL (SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq \
-            AND e.published_at IS NULL AND e.publisher_backend = ? OFFSET 0) e {MEASURED} WHERE {} ORDER BY e.scheduled_at, e.seq",
-        *DELIVERED,
+        "SELECT outbox_shard(e.partition_key, e.id), {} FROM unnest(?, ?) AS s(id, seq) CROSS JOIN LATERAL ({}) e {FITS} \
+         WHERE {} ORDER BY e.scheduled_at, e.seq",
+        delivered(),
+        sized(&format!(
+            "SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq AND e.published_at IS NULL \
+                AND e.publisher_backend = ? OFFSET 0"
+        )),
         on_a_primary!()
     )
 });

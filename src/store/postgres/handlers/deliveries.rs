@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::answers;
 use crate::event::OutboxEvent;
-use crate::store::postgres::row::{self, DELIVERED, MEASURED, OVERSIZE, Row, TEXTS};
+use crate::store::postgres::row::{self, DELIVERED, FITS, OVERSIZE, Row, TEXTS, sized};
 use crate::store::postgres::statement::{Statement, Value};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{Care, DeliveryRequest, FetchedDelivery, Position};
@@ -161,9 +161,9 @@ async fn read_events(
 /// In the order of the ids: nothing but a nested loop can join them.
 static EVENTS: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT {OVERSIZE}, {} FROM unnest(?, ?) AS s(id, seq) CROSS JOIN LATERAL (\
-            SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq OFFSET 0) e {MEASURED}",
-        *DELIVERED
+        "SELECT {OVERSIZE}, {} FROM unnest(?, ?) AS s(id, seq) CROSS JOIN LATERAL ({}) e {FITS}",
+        *DELIVERED,
+        sized(&format!("SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq OFFSET 0"))
     )
 });
 
