@@ -192,8 +192,8 @@ impl Stage {
             kind.inflict(scene, &mut rng).await;
             scene.notes().course(&format!("{kind} ends"));
             scene.under_way.fetch_sub(1, Ordering::SeqCst);
-            if kind.is_long() && self.hands == 1 {
-                // Else what the next one adds would be counted with it.
+            if kind.is_long() && (self.hands == 1 || self.pace == Pace::Long) {
+                // Else what the next one adds would be counted with it, and an event may be due through several of them.
                 scene.recover(HEALING).await;
             }
             done.push(kind);
