@@ -76,7 +76,7 @@ impl Warned {
     }
 }
 
-/// A trigger that somebody wrote may warn of what it likes.
+/// A user's trigger may raise warnings of its own.
 fn is_warning(message: &AsyncMessage) -> bool {
     const RAISED_IN_PLPGSQL: &str = "exec_stmt_raise";
     matches!(message, AsyncMessage::Notice(notice)
