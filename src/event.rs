@@ -1,5 +1,6 @@
 //! Events: what an application publishes, and what stands in the outbox.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -75,12 +76,16 @@ impl FromStr for Status {
 ///
 /// Its `Debug` shows the length alone: payloads stay out of logs.
 #[derive(Clone, PartialEq, Eq)]
-pub struct JsonText(String);
+pub struct JsonText(Cow<'static, str>);
 
 impl JsonText {
     /// Wraps text that is known to be JSON: it came from a JSON column or a serializer.
     pub(crate) fn new(text: String) -> Self {
-        Self(text)
+        Self(Cow::Owned(text))
+    }
+
+    pub(crate) fn empty_object() -> Self {
+        Self(Cow::Borrowed("{}"))
     }
 
     /// The JSON text.

@@ -126,7 +126,9 @@ impl Registry {
                 .collect::<Vec<_>>(),
         );
         self.leave(ticket, left);
-        ticket.asked = here.iter().map(|handler| handler.name().to_owned()).collect();
+        if !here.is_empty() {
+            ticket.asked = here.iter().map(|handler| handler.name().to_owned()).collect();
+        }
         here
     }
 

@@ -51,6 +51,10 @@ impl Suspects {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn is_suspect(&self, id: Uuid) -> bool {
         self.0.contains_key(&id)
     }

@@ -1,5 +1,6 @@
 //! One event's way through the system.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -131,7 +132,10 @@ impl SettledQueue {
 ///
 /// Dropped without an end, it gives the event back: one that was not accepted is read again; for one that was, its shard
 /// is closed too, so that the next open finds in the journal what became of it.
-pub(crate) struct Ticket {
+pub(crate) struct Ticket(Box<Contents>);
+
+/// Boxed, since a ticket is moved from list to list a dozen times.
+pub(crate) struct Contents {
     flight: Arc<Flight>,
     pub(crate) id: Uuid,
     pub(crate) shard: Shard,
@@ -153,9 +157,23 @@ pub(crate) struct Ticket {
     permit: Option<Permit>,
 }
 
+impl Deref for Ticket {
+    type Target = Contents;
+
+    fn deref(&self) -> &Contents {
+        &self.0
+    }
+}
+
+impl DerefMut for Ticket {
+    fn deref_mut(&mut self) -> &mut Contents {
+        &mut self.0
+    }
+}
+
 impl Ticket {
     pub(super) fn new(flight: &Arc<Flight>, row: &Fetched, opening: Opening, permit: Permit) -> Self {
-        Self {
+        Self(Box::new(Contents {
             flight: Arc::clone(flight),
             id: row.id,
             shard: shard_of(flight, row.shard),
@@ -171,7 +189,7 @@ impl Ticket {
             accepted: false,
             done: false,
             permit: Some(permit),
-        }
+        }))
     }
 
     /// The event; every ticket beyond the poller has one.

@@ -294,6 +294,7 @@ async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_o
             ('config boolean', '', '{}', '{\"urgent\": true}', 'now'),
             ('too large', 'key', '\"' || repeat('x', 20000) || '\"', '{}', 'now'),
             ('good 2', 'key', '{}', '{\"tenant\": \"a\", \"n\": 1}', 'now'),
+            ('empty array', '', '{}', '[]', 'now'),
             ('good 3', '', '{}', '{}', 'now')) v(subject, key, data, config, at)";
     sql.execute(insert, &[]).await.unwrap();
     let outbox = start(&scene, "max_event_bytes = 10000").await;
@@ -308,11 +309,11 @@ async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_o
         assert_eq!(row.errors, 1, "{subject}");
         assert!(!row.is_with_the_backend, "{subject}");
     }
-    for subject in ["good 1", "good 2", "good 3"] {
+    for subject in ["good 1", "good 2", "empty array", "good 3"] {
         wait_status(&sql, subject, "published").await;
     }
     outbox.drained().await;
-    assert_eq!(scene.length().await, 3);
+    assert_eq!(scene.length().await, 4);
     let refused = outbox.send(event("larger").data("x".repeat(20_000))).await.unwrap_err();
     assert!(refused.is_invalid() && refused.to_string().contains("10000"), "{refused}");
 }

@@ -26,8 +26,8 @@ struct Entry<'a> {
 impl<'a> Batch<'a> {
     /// Encodes what can be; an event that cannot holds back the later ones of its key.
     pub(crate) fn encode(parcels: &'a [Parcel]) -> Self {
-        let mut batch =
-            Self { parcels, answers: vec![Answer::NotSent; parcels.len()], entries: Vec::new(), shards: Vec::new() };
+        let (answers, entries) = (vec![Answer::NotSent; parcels.len()], Vec::with_capacity(parcels.len()));
+        let mut batch = Self { parcels, answers, entries, shards: Vec::new() };
         let mut blocked: HashSet<&str> = HashSet::new();
         let mut indices: HashMap<(&str, i16), usize> = HashMap::new();
         for (index, parcel) in parcels.iter().enumerate() {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 
+use foldhash::fast::RandomState;
 use uuid::Uuid;
 
 use crate::seams::{self, Rule};
@@ -21,10 +22,10 @@ pub(super) fn place(shard: &Shard) -> String {
 pub(super) struct Journal {
     sessions: HashMap<Shard, Session>,
     /// Fields with events that the database does not have yet, by a number that costs less to look up than their names.
-    fields: HashMap<u64, Field>,
+    fields: HashMap<u64, Field, RandomState>,
     numbered: u64,
     /// Those events, each with the field that names it.
-    unsettled: HashMap<Sent, u64>,
+    unsettled: HashMap<Sent, u64, RandomState>,
     /// Where two fields name an event, as what earlier sessions left may: the second one, and any further.
     named_twice: Vec<(Sent, u64)>,
     /// Fields whose events are all settled.

@@ -1,6 +1,6 @@
 //! A row of the table as it is read, whatever another writer put into it.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use chrono::{DateTime, Utc};
 use diesel::Queryable;
@@ -18,29 +18,27 @@ pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, 
     e.extensions::text, e.partition_key, e.data_binary, e.pending_handlers::text, e.errors::text";
 
 /// What a delivery needs, from a [`sized`] query named `e`, beside [`FITS`]: no earlier errors, and of an event that is too
-/// large only what names it.
-pub(super) static DELIVERED: LazyLock<String> = LazyLock::new(|| {
-    let fitting = |column: &str, or: &str| format!("CASE WHEN b.fits THEN e.{column} ELSE {or} END");
-    COLUMNS
-        .replace("e.data::text", &fitting("data_text", "NULL"))
-        .replace("e.data_binary", &fitting("data_binary", "NULL"))
-        .replace("e.publisher_config::text", &fitting("config_text", "'{}'"))
-        .replace("e.extensions::text", &fitting("extensions_text", "'{}'"))
-        .replace("e.pending_handlers::text", &fitting("handlers_text", "NULL"))
-        .replace("e.last_error", "''::text")
-        .replace("e.errors::text", "NULL::text")
-});
+/// large only what names it. The columns of [`DeliveredRow`].
+pub(super) const DELIVERED: &str = "CASE WHEN NOT b.fits THEN e.size END, e.id, e.spec_version, e.event_type, e.source, \
+    e.subject, e.data_content_type, e.data_schema, CASE WHEN b.fits THEN e.data_text END, e.status, e.created_at, \
+    e.updated_at, e.scheduled_at, e.published_at, e.retry_count, e.max_retries, CASE WHEN b.fits THEN e.config_text END, \
+    e.seq, e.retry_at, e.cloud_event_id, CASE WHEN b.fits THEN e.extensions_text END, e.partition_key, \
+    CASE WHEN b.fits THEN e.data_binary END, CASE WHEN b.fits THEN e.handlers_text END";
 
-/// All of a row, with its JSON as text: a few bytes of JSON can be a long text (`1e131071`), so its length is known only
-/// once it is made. In a query with a LIMIT or an OFFSET it is made once for each row.
-pub(super) const TEXTS: &str = "e.*, e.data::text AS data_text, e.publisher_config::text AS config_text, \
-    e.extensions::text AS extensions_text, e.pending_handlers::text AS handlers_text";
+/// These columns of the table, with their JSON as text: a few bytes of JSON can be a long text (`1e131071`), so its length is
+/// known only once it is made. In a query with a LIMIT or an OFFSET it is made once for each row. An empty object, which most
+/// rows have, has no more than 8 bytes (nothing but an empty array has as few) and is NULL.
+pub(super) const TEXTS: &str = "e.id, e.spec_version, e.event_type, e.source, e.subject, e.data_content_type, e.data_schema, \
+    e.data::text AS data_text, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
+    e.max_retries, CASE WHEN pg_column_size(e.publisher_config) > 8 THEN e.publisher_config::text END AS config_text, e.seq, \
+    e.retry_at, e.cloud_event_id, CASE WHEN pg_column_size(e.extensions) > 8 THEN e.extensions::text END AS extensions_text, \
+    e.partition_key, e.data_binary, e.pending_handlers::text AS handlers_text";
 
 /// Such a query with the event's size in bytes, which is counted once for each row and not for each column that asks for it.
 pub(super) fn sized(query: &str) -> String {
     format!(
         "SELECT e.*, (coalesce(octet_length(e.data_text), 0) + coalesce(octet_length(e.data_binary), 0) \
-            + octet_length(e.config_text) + octet_length(e.extensions_text) \
+            + coalesce(octet_length(e.config_text), 0) + coalesce(octet_length(e.extensions_text), 0) \
             + coalesce(octet_length(e.handlers_text), 0))::bigint AS size FROM ({query}) e OFFSET 0"
     )
 }
@@ -48,10 +46,7 @@ pub(super) fn sized(query: &str) -> String {
 /// Joined to a sized query: whether an event's bytes are no more than the parameter.
 pub(super) const FITS: &str = "CROSS JOIN LATERAL (SELECT e.size <= ? AS fits) b";
 
-/// The size of an event that is too large.
-pub(super) const OVERSIZE: &str = "CASE WHEN NOT b.fits THEN e.size END";
-
-/// The same without what an event carries.
+/// [`COLUMNS`] without what an event carries.
 pub(super) static COLUMNS_WITHOUT_DATA: LazyLock<String> =
     LazyLock::new(|| COLUMNS.replace("e.data::text", "NULL::text").replace("e.data_binary", "NULL::bytea"));
 
@@ -74,11 +69,11 @@ pub(crate) type SqlTypes = (
     Integer,
     Text,
     Text,
-    Text,
+    Nullable<Text>,
     Nullable<BigInt>,
     Nullable<Timestamptz>,
     Text,
-    Text,
+    Nullable<Text>,
     Text,
     Nullable<Binary>,
     Nullable<Text>,
@@ -105,11 +100,11 @@ pub(crate) struct Row {
     pub(crate) max_retries: i32,
     last_error: String,
     publisher_backend: String,
-    publisher_config: String,
+    publisher_config: Option<String>,
     seq: Option<i64>,
     retry_at: Option<PgTimestamp>,
     cloud_event_id: String,
-    extensions: String,
+    extensions: Option<String>,
     pub(crate) partition_key: String,
     data_binary: Option<Vec<u8>>,
     pending_handlers: Option<String>,
@@ -117,11 +112,6 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Its place in the order; a row without `seq` stands before those of its time.
-    pub(crate) fn position(&self) -> Position {
-        Position { scheduled_at: self.scheduled_at.0, seq: self.seq.unwrap_or(i64::MIN) }
-    }
-
     /// The event, or why the row cannot be one.
     pub(crate) fn decode(self) -> Result<OutboxEvent, String> {
         Ok(OutboxEvent {
@@ -155,6 +145,117 @@ impl Row {
     }
 }
 
+/// The types of [`DELIVERED`].
+pub(super) type DeliveredTypes = (
+    Nullable<BigInt>,
+    SqlUuid,
+    Text,
+    Text,
+    Text,
+    Text,
+    Text,
+    Text,
+    Nullable<Text>,
+    Text,
+    Timestamptz,
+    Timestamptz,
+    Timestamptz,
+    Nullable<Timestamptz>,
+    Integer,
+    Integer,
+    Nullable<Text>,
+    Nullable<BigInt>,
+    Nullable<Timestamptz>,
+    Text,
+    Nullable<Text>,
+    Text,
+    Nullable<Binary>,
+    Nullable<Text>,
+);
+
+/// A row as it is read for a delivery.
+#[derive(Queryable)]
+pub(super) struct DeliveredRow {
+    /// The event's size, where it is too large.
+    oversize: Option<i64>,
+    pub(super) id: Uuid,
+    spec_version: String,
+    event_type: String,
+    source: String,
+    subject: String,
+    data_content_type: String,
+    data_schema: String,
+    data: Option<String>,
+    pub(super) status: String,
+    created_at: PgTimestamp,
+    pub(super) updated_at: PgTimestamp,
+    scheduled_at: PgTimestamp,
+    published_at: Option<PgTimestamp>,
+    pub(super) retry_count: i32,
+    pub(super) max_retries: i32,
+    publisher_config: Option<String>,
+    seq: Option<i64>,
+    retry_at: Option<PgTimestamp>,
+    cloud_event_id: String,
+    extensions: Option<String>,
+    pub(super) partition_key: String,
+    data_binary: Option<Vec<u8>>,
+    pending_handlers: Option<String>,
+}
+
+impl DeliveredRow {
+    /// Its place in the order; a row without `seq` stands before those of its time.
+    pub(super) fn position(&self) -> Position {
+        Position { scheduled_at: self.scheduled_at.0, seq: self.seq.unwrap_or(i64::MIN) }
+    }
+
+    /// The event of a lane, or why it cannot be one.
+    pub(super) fn decode(self, lane: &str, max_event_bytes: usize) -> Result<Arc<OutboxEvent>, String> {
+        let too_large = |size: i64| {
+            Err(format!("the event has {size} bytes, more than max_event_bytes = {max_event_bytes} allows"))
+        };
+        if let Some(size) = self.oversize {
+            return too_large(size);
+        }
+        let event = self.row(lane).decode()?;
+        match event.size() {
+            size if size > max_event_bytes => too_large(i64::try_from(size).unwrap_or(i64::MAX)),
+            _ => Ok(Arc::new(event)),
+        }
+    }
+
+    fn row(self, lane: &str) -> Row {
+        Row {
+            id: self.id,
+            spec_version: self.spec_version,
+            event_type: self.event_type,
+            source: self.source,
+            subject: self.subject,
+            data_content_type: self.data_content_type,
+            data_schema: self.data_schema,
+            data: self.data,
+            status: self.status,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            scheduled_at: self.scheduled_at,
+            published_at: self.published_at,
+            retry_count: self.retry_count,
+            max_retries: self.max_retries,
+            last_error: String::new(),
+            publisher_backend: lane.to_owned(),
+            publisher_config: self.publisher_config,
+            seq: self.seq,
+            retry_at: self.retry_at,
+            cloud_event_id: self.cloud_event_id,
+            extensions: self.extensions,
+            partition_key: self.partition_key,
+            data_binary: self.data_binary,
+            pending_handlers: self.pending_handlers,
+            errors: None,
+        }
+    }
+}
+
 #[cfg(feature = "internals")]
 impl Row {
     /// As most rows are: pending, with data and a key.
@@ -178,11 +279,11 @@ impl Row {
             max_retries: 3,
             last_error: String::new(),
             publisher_backend: "orders".to_owned(),
-            publisher_config: "{}".to_owned(),
+            publisher_config: None,
             seq: Some(1),
             retry_at: None,
             cloud_event_id: String::new(),
-            extensions: "{}".to_owned(),
+            extensions: None,
             partition_key: "customer-7".to_owned(),
             data_binary: None,
             pending_handlers: None,
@@ -200,12 +301,13 @@ pub(super) fn time(column: &str, raw: PgTimestamp) -> Result<DateTime<Utc>, Stri
     micros.and_then(DateTime::from_timestamp_micros).ok_or_else(|| format!("{column} is infinite or out of range"))
 }
 
-/// A JSON object, or JSON null, which Django writes for `None` and reads as nothing.
-fn object(column: &str, json: String) -> Result<JsonText, String> {
-    match json.as_str() {
-        "null" => Ok(JsonText::new("{}".to_owned())),
-        _ if json.starts_with('{') => Ok(JsonText::new(json)),
-        _ => Err(format!("{column} is no JSON object")),
+/// A JSON object. JSON null, which Django writes for `None`, and an empty array, which PHP writes for an empty object, are
+/// read as one without members, as is NULL.
+fn object(column: &str, json: Option<String>) -> Result<JsonText, String> {
+    match json {
+        Some(json) if json.starts_with('{') => Ok(JsonText::new(json)),
+        Some(json) if json != "null" && json != "[]" => Err(format!("{column} is no JSON object")),
+        _ => Ok(JsonText::empty_object()),
     }
 }
 

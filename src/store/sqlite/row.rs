@@ -258,11 +258,12 @@ fn json(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
     }
 }
 
-/// A JSON object, or JSON null, which Django writes for `None` and reads as nothing.
+/// A JSON object. JSON null, which Django writes for `None`, and an empty array, which PHP writes for an empty object, are
+/// read as one without members.
 fn object(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
     let json = json(column, cell)?;
     match json.as_str() {
-        "null" => Ok(JsonText::new("{}".to_owned())),
+        "null" | "[]" => Ok(JsonText::empty_object()),
         text if text.starts_with('{') => Ok(json),
         _ => Err(format!("{column} is no JSON object")),
     }

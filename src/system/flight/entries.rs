@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use uuid::Uuid;
 
 use super::{Opening, Stage};
@@ -24,7 +25,7 @@ pub(super) struct Entry {
     /// One before it in its key's order was refused while this one was on its way, or has still to be handled.
     pub(super) barred: bool,
     /// Why its outcome cannot be recorded.
-    pub(super) unwritable: Option<Unwritable>,
+    pub(super) unwritable: Option<Box<Unwritable>>,
 }
 
 /// A row whose outcome the database refuses to record, or that another transaction holds.
@@ -64,8 +65,8 @@ impl Entry {
 pub(super) struct Inner {
     pub(super) open: HashMap<i16, Opening>,
     pub(super) openings: u64,
-    pub(super) events: HashMap<Uuid, Entry>,
-    pub(super) chains: HashMap<Arc<str>, Vec<Uuid>>,
+    pub(super) events: HashMap<Uuid, Entry, RandomState>,
+    pub(super) chains: HashMap<Arc<str>, Vec<Uuid>, RandomState>,
     pub(super) next_fetch: u64,
     pub(super) fetches: BTreeSet<u64>,
     pub(super) lingering: VecDeque<(u64, Uuid)>,

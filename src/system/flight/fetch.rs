@@ -68,7 +68,7 @@ impl Fetch {
         blockers: &HashMap<String, Blocker>,
         permit: impl Fn(&Fetched) -> Permit,
     ) -> Admitted {
-        let mut admitted = Admitted::default();
+        let mut admitted = Admitted { tickets: Vec::with_capacity(rows.len()), unreadable: Vec::new() };
         // Stable, so rows without a key stay in the order of reading.
         rows.sort_by(|a, b| {
             (!a.partition_key.is_empty()).cmp(&!b.partition_key.is_empty()).then(a.position.cmp(&b.position))

@@ -174,7 +174,7 @@ impl Flight {
         let mut inner = self.lock();
         let Some(entry) = inner.events.get_mut(&id) else { return };
         let since = entry.unwritable.as_ref().map_or_else(Moment::now, |unwritable| unwritable.since);
-        let before = entry.unwritable.replace(Unwritable { reason: reason.to_owned(), since });
+        let before = entry.unwritable.replace(Box::new(Unwritable { reason: reason.to_owned(), since }));
         if before.is_none() {
             inner.unwritable += 1;
             tracing::warn!(
@@ -192,7 +192,7 @@ impl Flight {
     pub(crate) fn unwritable(&self, most: usize) -> Vec<(Uuid, Unwritable)> {
         let inner = self.lock();
         let mut found: Vec<(Uuid, Unwritable)> =
-            inner.events.iter().filter_map(|(id, entry)| Some((*id, entry.unwritable.clone()?))).collect();
+            inner.events.iter().filter_map(|(id, entry)| Some((*id, entry.unwritable.as_deref()?.clone()))).collect();
         found.sort_by_key(|(_, unwritable)| unwritable.since);
         found.truncate(most);
         found

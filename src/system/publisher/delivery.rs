@@ -21,16 +21,11 @@ impl Desk {
     pub(super) async fn deliver(&mut self, tickets: Vec<Ticket>) {
         let line = Arc::clone(&self.line);
         let Some(_turn) = line.turn_of(self.number).await else { return };
-        // Already with the backend: only their handlers are left.
-        let (mut handled, mut queue): (Vec<Ticket>, Vec<Ticket>) =
-            tickets.into_iter().partition(|ticket| ticket.event().is_some_and(|event| event.published_at.is_some()));
-        handled.retain(|ticket| self.may_go(ticket));
-        handled.iter_mut().for_each(Ticket::accept);
-        self.pass_on(handled).await;
-        self.refuse_proven(&mut queue).await;
-        let last = self.suspects.goes_last(queue.iter().map(|ticket| (ticket.id, ticket.key())));
-        let (first, last): (Vec<_>, Vec<_>) = queue.into_iter().zip(last).partition(|(_, last)| !last);
-        let mut queue: Vec<Ticket> = first.into_iter().chain(last).map(|(ticket, _)| ticket).collect();
+        let mut queue = self.pass_on_accepted(tickets).await;
+        if !self.suspects.is_empty() {
+            self.refuse_proven(&mut queue).await;
+            queue = self.suspects_last(queue);
+        }
         let until = Moment::now().after(LONGEST_DELIVERY);
         while !queue.is_empty() && Moment::now() < until {
             let piece = self.next_piece(&mut queue).await;
@@ -39,6 +34,25 @@ impl Desk {
                 return;
             }
         }
+    }
+
+    /// Those that the backend has already need nothing but their handlers; returns the others.
+    async fn pass_on_accepted(&mut self, tickets: Vec<Ticket>) -> Vec<Ticket> {
+        let is_accepted = |ticket: &Ticket| ticket.event().is_some_and(|event| event.published_at.is_some());
+        if !tickets.iter().any(is_accepted) {
+            return tickets;
+        }
+        let (mut accepted, queue): (Vec<Ticket>, Vec<Ticket>) = tickets.into_iter().partition(is_accepted);
+        accepted.retain(|ticket| self.may_go(ticket));
+        accepted.iter_mut().for_each(|ticket| ticket.accept());
+        self.pass_on(accepted).await;
+        queue
+    }
+
+    fn suspects_last(&self, queue: Vec<Ticket>) -> Vec<Ticket> {
+        let last = self.suspects.goes_last(queue.iter().map(|ticket| (ticket.id, ticket.key())));
+        let (first, last): (Vec<_>, Vec<_>) = queue.into_iter().zip(last).partition(|(_, last)| !last);
+        first.into_iter().chain(last).map(|(ticket, _)| ticket).collect()
     }
 
     /// Takes the next few that may go, when the rate allows.
@@ -125,7 +139,7 @@ impl Desk {
             self.batch = (self.batch * 2).min(self.shared.settings.worker.batch_size);
         }
         let now = self.shared.database_now();
-        let (mut accepted, mut failures) = (Vec::new(), Vec::new());
+        let (mut accepted, mut failures) = (Vec::with_capacity(piece.len()), Vec::new());
         for (mut ticket, answer) in piece.drain(..).zip(sent.answers) {
             match answer {
                 Answer::Accepted => {

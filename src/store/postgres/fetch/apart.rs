@@ -14,11 +14,11 @@ use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
 use super::{
-    Delivered, DeliveredRow, FETCH, Reader, Selection, clock, delivered, is_about_a_row, key_values, keys_sql,
-    range_values, ranges_sql, read, retries_sql, retry_values,
+    FETCH, Placed, PlacedRow, Reader, Selection, clock, is_about_a_row, key_values, keys_sql, range_values, ranges_sql,
+    read, retries_sql, retry_values,
 };
 use crate::error::StoreError;
-use crate::store::postgres::row::{FITS, TEXTS, sized};
+use crate::store::postgres::row::{DELIVERED, FITS, TEXTS, sized};
 use crate::store::postgres::statement::{Statement, Value, on_a_primary};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{FetchAnswer, FetchRequest, Fetched, Position};
@@ -57,9 +57,8 @@ static BARE_KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&Selection::of(BA
 
 static BY_ID: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT outbox_shard(e.partition_key, e.id), {} FROM unnest(?, ?, ?) WITH ORDINALITY AS s(id, seq, updated_at, n) \
+        "SELECT outbox_shard(e.partition_key, e.id), {DELIVERED} FROM unnest(?, ?, ?) WITH ORDINALITY AS s(id, seq, updated_at, n) \
          CROSS JOIN LATERAL ({}) e {FITS} WHERE {} ORDER BY s.n",
-        delivered(),
         sized(&format!(
             "SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq AND e.updated_at = s.updated_at \
                 AND e.status IN ('pending', 'retry') OFFSET 0"
@@ -159,17 +158,17 @@ impl Apart<'_> {
 
 /// The rows of a part as far as the budget of bytes goes; a row that changed since is left out.
 async fn load(store: &PostgresStore, part: &[Fetched], request: &FetchRequest) -> Result<Result<Vec<Fetched>>> {
-    let (target, max_bytes, max_event_bytes) = (Arc::clone(&store.target), request.max_bytes, request.max_event_bytes);
+    let (target, request) = (Arc::clone(&store.target), request.clone());
     let values = [
         Value::Ids(part.iter().map(|row| row.id).collect()),
         Value::Numbers(part.iter().map(|row| row.position.seq).collect()),
         Value::Times(part.iter().map(|row| PgTimestamp(row.updated_at)).collect()),
-        Value::Number(i64::try_from(max_event_bytes).unwrap_or(i64::MAX)),
+        Value::Number(i64::try_from(request.max_event_bytes).unwrap_or(i64::MAX)),
     ];
     store
         .read(FETCH, |conn| {
             async move {
-                match stream(conn, values, max_bytes, max_event_bytes).await {
+                match stream(conn, values, &request).await {
                     Ok(rows) => Ok(Ok(rows)),
                     Err(error) if is_about_a_row(&error) => Ok(Err(target.query_error(FETCH, &error))),
                     Err(error) => Err(error),
@@ -180,20 +179,15 @@ async fn load(store: &PostgresStore, part: &[Fetched], request: &FetchRequest) -
         .await
 }
 
-async fn stream(
-    conn: &mut AsyncPgConnection,
-    values: [Value; 4],
-    max_bytes: usize,
-    max_event_bytes: usize,
-) -> QueryResult<Vec<Fetched>> {
-    let query = Statement::<Delivered>::new(false, &BY_ID, values);
-    let mut found = std::pin::pin!(query.load_stream::<DeliveredRow>(conn).await?);
+async fn stream(conn: &mut AsyncPgConnection, values: [Value; 4], request: &FetchRequest) -> QueryResult<Vec<Fetched>> {
+    let query = Statement::<Placed>::new(false, &BY_ID, values);
+    let mut found = std::pin::pin!(query.load_stream::<PlacedRow>(conn).await?);
     let (mut rows, mut bytes) = (Vec::new(), 0);
     while let Some(row) = found.try_next().await? {
-        let row = read(row, max_event_bytes);
+        let row = read(row, &request.lane, request.max_event_bytes);
         bytes += row.event.as_ref().map_or(0, |event| event.size());
         rows.push(row);
-        if bytes > max_bytes {
+        if bytes > request.max_bytes {
             break;
         }
     }

@@ -9,20 +9,20 @@ use std::sync::{Arc, LazyLock};
 
 use diesel::data_types::PgTimestamp;
 use diesel::result::{DatabaseErrorKind, Error as DieselError, QueryResult};
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
-use super::row::{self, DELIVERED, FITS, OVERSIZE, Row, TEXTS, sized};
+use super::row::{DELIVERED, DeliveredRow, DeliveredTypes, FITS, TEXTS, sized};
 use super::statement::{Statement, Value, on_a_primary};
 use super::{Lane, PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Position};
 
-/// A row's shard, its size where that is too large, and the row.
-type Delivered = (SmallInt, Nullable<BigInt>, row::SqlTypes);
-type DeliveredRow = (i16, Option<i64>, Row);
+/// A row with its shard.
+type Placed = (SmallInt, DeliveredTypes);
+type PlacedRow = (i16, DeliveredRow);
 
 /// Reads the ranges, then due retries, then keys, until the budget is spent. Where one row makes that impossible, the rows
 /// are read apart.
@@ -54,6 +54,9 @@ async fn fetch_together(store: &PostgresStore, request: &FetchRequest) -> Result
 }
 
 const FETCH: &str = "fetch due events";
+
+/// There is room for so many rows from the first one on.
+const USUAL_ROWS: usize = 2_000;
 
 async fn read_due(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
     let request = reader.request;
@@ -111,6 +114,9 @@ impl<'a> Reader<'a> {
             return false;
         }
         self.bytes += size;
+        if rows == 0 {
+            self.answer.rows.reserve(self.request.max_events.min(USUAL_ROWS));
+        }
         self.answer.rows.push(row);
         true
     }
@@ -124,10 +130,10 @@ impl<'a> Reader<'a> {
         in_range: bool,
     ) -> QueryResult<()> {
         values.push(self.most_bytes());
-        let query = Statement::<Delivered>::new(self.kept, sql, values);
-        let mut rows = std::pin::pin!(query.load_stream::<DeliveredRow>(conn).await?);
+        let query = Statement::<Placed>::new(self.kept, sql, values);
+        let mut rows = std::pin::pin!(query.load_stream::<PlacedRow>(conn).await?);
         while let Some(row) = rows.try_next().await? {
-            if !self.push(Fetched { in_range, ..read(row, self.request.max_event_bytes) }) {
+            if !self.push(Fetched { in_range, ..read(row, &self.request.lane, self.request.max_event_bytes) }) {
                 break;
             }
         }
@@ -142,14 +148,9 @@ async fn clock(conn: &mut AsyncPgConnection, kept: bool) -> QueryResult<i64> {
     Ok(now)
 }
 
-/// What is selected of a row of a [`sized`] query `e`, beside [`FITS`].
-fn delivered() -> String {
-    format!("{OVERSIZE}, {}", *DELIVERED)
-}
-
 /// What a fetch selects of the rows that it finds.
 struct Selection {
-    columns: String,
+    columns: &'static str,
     /// Of the table, from which the columns are made.
     inner: &'static str,
     fits: &'static str,
@@ -157,12 +158,12 @@ struct Selection {
 
 impl Selection {
     /// Columns of the table.
-    fn of(columns: &str) -> Self {
-        Self { columns: columns.to_owned(), inner: "e.*", fits: "" }
+    fn of(columns: &'static str) -> Self {
+        Self { columns, inner: "e.*", fits: "" }
     }
 
     fn delivered() -> Self {
-        Self { columns: delivered(), inner: TEXTS, fits: FITS }
+        Self { columns: DELIVERED, inner: TEXTS, fits: FITS }
     }
 
     /// A query for the rows, as the columns need it.
@@ -328,11 +329,11 @@ const BLOCKERS: &str = concat!(
 pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
     let (ids, seqs): (Vec<Uuid>, Vec<i64>) = sent.iter().copied().unzip();
     let values = [Value::Ids(ids), Value::Numbers(seqs), Value::Text(lane.to_owned()), Value::Number(i64::MAX)];
-    let query = Statement::<Delivered>::new(false, &UNRECORDED, values);
+    let query = Statement::<Placed>::new(false, &UNRECORDED, values);
     let confirmation = store.settling.confirmation();
     let looked_up = store.run("look up what was sent", |conn| {
         async move {
-            let rows = query.load::<DeliveredRow>(conn).await?;
+            let rows = query.load::<PlacedRow>(conn).await?;
             // On the connection that has shown what is recorded: after a failover in between there is none to ask.
             diesel::sql_query(confirmation).execute(conn).await?;
             Ok(rows)
@@ -346,14 +347,13 @@ pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid,
         }
         Ok(rows) => rows,
     };
-    Ok(rows.into_iter().map(|row| read(row, usize::MAX)).collect())
+    Ok(rows.into_iter().map(|row| read(row, lane, usize::MAX)).collect())
 }
 
 static UNRECORDED: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT outbox_shard(e.partition_key, e.id), {} FROM unnest(?, ?) AS s(id, seq) CROSS JOIN LATERAL ({}) e {FITS} \
+        "SELECT outbox_shard(e.partition_key, e.id), {DELIVERED} FROM unnest(?, ?) AS s(id, seq) CROSS JOIN LATERAL ({}) e {FITS} \
          WHERE {} ORDER BY e.scheduled_at, e.seq",
-        delivered(),
         sized(&format!(
             "SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq AND e.published_at IS NULL \
                 AND e.publisher_backend = ? OFFSET 0"
@@ -418,9 +418,7 @@ const HAS_DUE: &str = concat!(
 );
 
 /// Takes a row apart; what cannot be an event says why.
-fn read((shard, oversize, row): DeliveredRow, max_event_bytes: usize) -> Fetched {
-    let too_large =
-        |size: i64| Err(format!("the event has {size} bytes, more than max_event_bytes = {max_event_bytes} allows"));
+fn read((shard, row): PlacedRow, lane: &str, max_event_bytes: usize) -> Fetched {
     Fetched {
         shard,
         position: row.position(),
@@ -431,13 +429,7 @@ fn read((shard, oversize, row): DeliveredRow, max_event_bytes: usize) -> Fetched
         retry_count: row.retry_count,
         max_retries: row.max_retries,
         updated_at: row.updated_at.0,
-        event: match oversize {
-            Some(size) => too_large(size),
-            None => row.decode().and_then(|event| match event.size() {
-                size if size > max_event_bytes => too_large(i64::try_from(size).unwrap_or(i64::MAX)),
-                _ => Ok(Arc::new(event)),
-            }),
-        },
+        event: row.decode(lane, max_event_bytes),
     }
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::answers;
 use crate::event::OutboxEvent;
-use crate::store::postgres::row::{self, DELIVERED, FITS, OVERSIZE, Row, TEXTS, sized};
+use crate::store::postgres::row::{DELIVERED, DeliveredRow, DeliveredTypes, FITS, TEXTS, sized};
 use crate::store::postgres::statement::{Statement, Value};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{Care, DeliveryRequest, FetchedDelivery, Position};
@@ -140,13 +140,15 @@ async fn read_events(
     if ids.is_empty() {
         return Ok(read);
     }
+    let lanes: HashMap<Uuid, &str> = due.iter().map(|due| (due.id, due.lane.as_str())).collect();
     let most = i64::try_from(request.max_event_bytes).unwrap_or(i64::MAX);
     let values = [Value::Ids(ids), Value::Numbers(seqs), Value::Number(most)];
-    let query = Statement::<(Nullable<BigInt>, row::SqlTypes)>::new(kept, &EVENTS, values);
-    let mut rows = std::pin::pin!(query.load_stream::<(Option<i64>, Row)>(conn).await?);
+    let query = Statement::<DeliveredTypes>::new(kept, &EVENTS, values);
+    let mut rows = std::pin::pin!(query.load_stream::<DeliveredRow>(conn).await?);
     let mut bytes = 0;
-    while let Some((oversize, row)) = rows.try_next().await? {
-        let (id, event) = (row.id, decode(oversize, row, request.max_event_bytes));
+    while let Some(row) = rows.try_next().await? {
+        let id = row.id;
+        let event = row.decode(lanes.get(&id).copied().unwrap_or_default(), request.max_event_bytes);
         let size = event.as_ref().map_or(0, |event| event.size());
         if !read.events.is_empty() && bytes + size > request.max_bytes {
             read.cut_short = true;
@@ -161,18 +163,10 @@ async fn read_events(
 /// In the order of the ids: nothing but a nested loop can join them.
 static EVENTS: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT {OVERSIZE}, {} FROM unnest(?, ?) AS s(id, seq) CROSS JOIN LATERAL ({}) e {FITS}",
-        *DELIVERED,
+        "SELECT {DELIVERED} FROM unnest(?, ?) AS s(id, seq) CROSS JOIN LATERAL ({}) e {FITS}",
         sized(&format!("SELECT {TEXTS} FROM outbox_events e WHERE e.id = s.id AND e.seq = s.seq OFFSET 0"))
     )
 });
-
-fn decode(oversize: Option<i64>, row: Row, max_event_bytes: usize) -> Event {
-    match oversize {
-        Some(size) => Err(format!("the event has {size} bytes, more than max_event_bytes = {max_event_bytes} allows")),
-        None => row.decode().map(Arc::new),
-    }
-}
 
 /// Deliveries with their events, and those whose event is gone. What the budget left unread ends the answer, so that no later
 /// event of a key comes before an earlier one.
