@@ -243,8 +243,9 @@ fn missing(message: &str) -> Option<&'static str> {
 }
 
 /// Classes that tell of the server's state or the connection's, not of what a statement would write: warnings, connection,
-/// transaction state, authorization, no such database, rollback, resources, object state, intervention, system errors.
-const STATE_CLASSES: [&str; 10] = ["01", "08", "25", "28", "3D", "40", "53", "55", "57", "58"];
+/// transaction state, a statement that is not kept any more, authorization, no such database, rollback, resources, object
+/// state, intervention, system errors.
+const STATE_CLASSES: [&str; 11] = ["01", "08", "25", "26", "28", "3D", "40", "53", "55", "57", "58"];
 
 /// Whether it is about what was to be written.
 pub(super) fn is_refusal(sqlstate: &str) -> bool {

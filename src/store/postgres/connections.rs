@@ -37,7 +37,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Connections {
     pub(super) target: Arc<Target>,
     permits: Arc<Semaphore>,
-    steered: bool,
+    steered_by: Option<&'static str>,
 }
 
 /// A connection that nobody reads yet.
@@ -91,12 +91,17 @@ pub(super) struct Permit {
 
 impl Connections {
     pub(super) fn new(target: &Arc<Target>, most: usize) -> Self {
-        Self { target: Arc::clone(target), permits: Arc::new(Semaphore::new(most)), steered: false }
+        Self { target: Arc::clone(target), permits: Arc::new(Semaphore::new(most)), steered_by: None }
     }
 
     /// For statements that are kept; see `steering`.
-    pub(super) fn steered(target: &Arc<Target>, most: usize) -> Self {
-        Self { steered: true, ..Self::new(target, most) }
+    pub(super) fn steered(target: &Arc<Target>, most: usize, options: &'static str) -> Self {
+        Self { steered_by: Some(options), ..Self::new(target, most) }
+    }
+
+    /// Whether a connection was made while options did not reach the server, and they may by now.
+    pub(super) fn is_outdated(&self, is_steered: bool) -> bool {
+        self.steered_by.is_some() && !is_steered && self.target.tries_steering()
     }
 
     /// A connection whose driver runs as a task of the current runtime.
@@ -111,7 +116,7 @@ impl Connections {
             return Err(self.target.unreachable("it has not ended the connections that were given up"));
         };
         let (give, taken) = oneshot::channel();
-        tokio::spawn(open(Arc::clone(&self.target), self.steered, permit, give));
+        tokio::spawn(open(Arc::clone(&self.target), self.steered_by, permit, give));
         match tokio::time::timeout(CONNECT_LIMIT, taken).await {
             Ok(Ok(opened)) => opened,
             _ => Err(self.target.unreachable(format!("no answer within {CONNECT_LIMIT:?}"))),
@@ -119,12 +124,17 @@ impl Connections {
     }
 }
 
-async fn open(target: Arc<Target>, steered: bool, permit: OwnedSemaphorePermit, give: oneshot::Sender<Result<Opened>>) {
+async fn open(
+    target: Arc<Target>,
+    steered_by: Option<&'static str>,
+    permit: OwnedSemaphorePermit,
+    give: oneshot::Sender<Result<Opened>>,
+) {
     let began = Instant::now();
     let opening = async {
-        match steered {
-            true => target.open_steered().await,
-            false => target.open().await.map(|(client, messages)| (client, messages, false)),
+        match steered_by {
+            Some(options) => target.open_steered(options).await,
+            None => target.open().await.map(|(client, messages)| (client, messages, false)),
         }
     };
     let opened = tokio::select! {
@@ -281,8 +291,7 @@ impl managed::Manager for Connections {
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<Self::Error> {
-        let outdated = self.steered && !pooled.steered && self.target.tries_steering();
-        if outdated || pooled.driver.busy || pooled.conn.is_broken() {
+        if self.is_outdated(pooled.steered) || pooled.driver.busy || pooled.conn.is_broken() {
             return Err(RecycleError::message("it is of no use any more"));
         }
         Ok(())

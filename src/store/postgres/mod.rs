@@ -97,7 +97,7 @@ impl PostgresStore {
         let settles = (rest / 2).clamp(1, MOST_SETTLES);
         let writing = rest.saturating_sub(settles).max(1);
         let pool = new_pool(&target, Connections::new(&target, writing), writing)?;
-        let reading = new_pool(&target, Connections::steered(&target, reading), reading)?;
+        let reading = new_pool(&target, Connections::steered(&target, reading, steering::READING), reading)?;
         let settling = Settling::new(SettlePool::new(&target, settles)?);
         let listening = Connections::new(&target, 1);
         Ok(Self { target, pool, reading, settling, listening, rounds: handlers::Rounds::default() })

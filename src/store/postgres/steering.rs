@@ -1,8 +1,8 @@
 //! Connections on which a statement that is planned once stays right.
 //!
-//! What a worker reads with is kept by the server, and with it the plan. One that is made while the table is empty may read
-//! all of it, which costs nothing then, and would do so with a million rows (R4). So the connections for reading rule out
-//! every way but that by an index, in its order. They say so as they connect: a pooler that hands connections around would
+//! What a worker reads and settles with is kept by the server, and with it the plan. One that is made while the table is empty
+//! may read all of it, which costs nothing then, and would do so with a million rows (R4). So these connections rule out
+//! every way but that by an index; those for reading, every way but in its order. They say so as they connect: a pooler that hands connections around would
 //! give a later SET to whoever comes next. Where that is refused or not heeded, statements are planned anew each time, and
 //! it is tried again after a while: the address may lead elsewhere by then.
 
@@ -14,10 +14,13 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::connect::{DriverError, Messages, Target, while_reading};
 use crate::error::StoreError;
 
-/// A plan that cannot do without one of them counts as dear, so that it would be compiled, too.
-const STEERED: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off \
+/// For reading. A plan that cannot do without one of them counts as dear, so that it would be compiled, too.
+pub(super) const READING: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off \
     -c enable_incremental_sort=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
     -c max_parallel_workers_per_gather=0";
+
+/// For settling: rows by their ids, however many, and lists joined to each other as they are long.
+pub(super) const SETTLING: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off";
 
 /// Until it is tried again.
 const PAUSE: Duration = Duration::from_secs(300);
@@ -69,18 +72,18 @@ impl Target {
         self.steering.state().given_up_until.is_none()
     }
 
-    /// Whether the next connection for reading is to be a steered one.
+    /// Whether the next connection is to be a steered one.
     pub(super) fn tries_steering(&self) -> bool {
         self.steering.state().given_up_until.is_none_or(|until| until <= Instant::now())
     }
 
-    /// A connection for reading, and whether it is steered.
-    pub(super) async fn open_steered(&self) -> Result<(Client, Messages, bool), StoreError> {
+    /// A connection, and whether it is steered by these options.
+    pub(super) async fn open_steered(&self, options: &str) -> Result<(Client, Messages, bool), StoreError> {
         if !self.tries_steering() {
             return self.open_plain().await;
         }
         let mut config = self.config.clone();
-        let options = [self.config.get_options().unwrap_or_default(), STEERED].join(" ");
+        let options = [self.config.get_options().unwrap_or_default(), options].join(" ");
         config.options(options.trim_start());
         match self.open_with(&config).await {
             Ok((client, messages)) => self.check_steered(client, messages).await,
@@ -121,7 +124,7 @@ impl Target {
 }
 
 async fn heeds(client: &Client, messages: &mut Messages) -> Result<bool, DriverError> {
-    let answer = while_reading(messages, client.simple_query("SELECT current_setting('enable_sort')")).await?;
+    let answer = while_reading(messages, client.simple_query("SELECT current_setting('enable_seqscan')")).await?;
     Ok(answer.iter().any(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0) == Some("off"),
         _ => false,
@@ -177,9 +180,9 @@ mod tests {
     async fn one_error_of_the_network_gives_nothing_up() {
         let fixture = PostgresFixture::empty().await;
         let target = target_behind(&fixture, 1).await;
-        assert!(target.open_steered().await.is_err());
+        assert!(target.open_steered(READING).await.is_err());
         assert!(target.is_steered());
-        assert!(target.open_steered().await.is_ok_and(|(_, _, steered)| steered));
+        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, steered)| steered));
     }
 
     #[tokio::test]
@@ -187,15 +190,15 @@ mod tests {
         let fixture = PostgresFixture::empty().await;
         let target = target_behind(&fixture, 3).await;
         for _ in 1..SILENT_REFUSALS {
-            assert!(target.open_steered().await.is_err());
+            assert!(target.open_steered(READING).await.is_err());
         }
-        assert!(target.open_steered().await.is_ok_and(|(_, _, steered)| !steered));
+        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, steered)| !steered));
         assert!(!target.is_steered() && !target.tries_steering());
-        assert!(target.open_steered().await.is_ok_and(|(_, _, steered)| !steered));
+        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, steered)| !steered));
 
         target.steering.state().given_up_until = Some(Instant::now());
         assert!(target.tries_steering() && !target.is_steered());
-        assert!(target.open_steered().await.is_ok_and(|(_, _, steered)| steered));
+        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, steered)| steered));
         assert!(target.is_steered());
     }
 }

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult};
 use futures_util::future::BoxFuture;
+use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Statement};
 
 use crate::error::StoreError;
 use crate::store::Result;
 use crate::store::postgres::STATEMENT_LIMIT;
 use crate::store::postgres::connect::{CONNECT_LIMIT, Target};
 use crate::store::postgres::connections::{Connections, Opened, Warned, no_connection};
+use crate::store::postgres::steering::SETTLING;
 
 type DriverError = tokio_postgres::Error;
 
@@ -30,10 +33,13 @@ pub(in crate::store::postgres) struct SettlePool {
 
 struct Manager(Connections);
 
-struct SettleConnection {
-    client: Client,
+pub(super) struct SettleConnection {
+    pub(super) client: Client,
     driver: Driver,
     server: i64,
+    steered: bool,
+    /// The settle that the server keeps, where the connection is steered.
+    kept: OnceCell<Statement>,
 }
 
 /// Reads what the server says.
@@ -58,7 +64,7 @@ impl managed::Manager for Manager {
     type Error = StoreError;
 
     async fn create(&self) -> Result<SettleConnection> {
-        let Opened { client, messages, permit, .. } = self.0.open().await?;
+        let Opened { client, messages, steered, permit } = self.0.open().await?;
         let warned = Warned::default();
         let reading = warned.clone().read(messages);
         let task = tokio::spawn(async move {
@@ -68,20 +74,39 @@ impl managed::Manager for Manager {
         let mut driver = Driver { task, warned, busy: true };
         let server = self.0.target.identify(&client).await?;
         driver.busy = false;
-        Ok(SettleConnection { client, driver, server })
+        Ok(SettleConnection { client, driver, server, steered, kept: OnceCell::new() })
     }
 
     async fn recycle(&self, connection: &mut SettleConnection, _: &Metrics) -> RecycleResult<StoreError> {
-        match connection.driver.busy || connection.client.is_closed() {
+        let is_outdated = self.0.is_outdated(connection.steered);
+        match is_outdated || connection.driver.busy || connection.client.is_closed() {
             true => Err(RecycleError::message("it is of no use any more")),
             false => Ok(()),
         }
     }
 }
 
+impl SettleConnection {
+    /// Runs the settle, of which there is one text. Where it cannot be kept, it is planned anew for each batch: which side of the
+    /// join comes first is a matter of how many rows there are.
+    pub(super) async fn settle(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<u64, DriverError> {
+        if !self.steered {
+            return self.client.execute_typed(sql, parameters).await;
+        }
+        let types: Vec<Type> = parameters.iter().map(|(_, of)| of.clone()).collect();
+        let kept = self.kept.get_or_try_init(|| self.client.prepare_typed(sql, &types)).await?;
+        let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
+        self.client.execute(kept, &values).await
+    }
+}
+
 impl SettlePool {
     pub(in crate::store::postgres) fn new(target: &Arc<Target>, connections: usize) -> Result<Self> {
-        let pool = Pool::builder(Manager(Connections::new(target, connections)))
+        let pool = Pool::builder(Manager(Connections::steered(target, connections, SETTLING)))
             .max_size(connections)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(STATEMENT_LIMIT))
@@ -99,12 +124,12 @@ impl SettlePool {
     pub(super) async fn run<T>(
         &self,
         operation: &'static str,
-        statement: impl for<'c> FnOnce(&'c Client) -> BoxFuture<'c, Result<T, DriverError>> + Send,
+        statement: impl for<'c> FnOnce(&'c SettleConnection) -> BoxFuture<'c, Result<T, DriverError>> + Send,
     ) -> Result<T> {
         let mut connection = self.pool.get().await.map_err(|error| no_connection(&self.target, error))?;
         connection.driver.warned.forget();
         connection.driver.busy = true;
-        let answer = self.answer(operation, &connection, statement(&connection.client)).await;
+        let answer = self.answer(operation, &connection, statement(&connection)).await;
         connection.driver.busy =
             !connection.client.is_closed() && matches!(answer, Err(StoreError::Unreachable { .. }));
         if answer.as_ref().is_err_and(|error| !error.is_refusal()) {

@@ -128,8 +128,11 @@ impl Settling {
         if events.iter().any(|event| !event.left.is_empty()) {
             return Ok(false);
         }
-        let (sql, parameters) = accepted::usual(events);
-        match self.write(PUBLISHED, sql, parameters).await {
+        let parameters = accepted::parameters(events);
+        let written = self.pool.run(PUBLISHED, |connection| {
+            async move { connection.settle(&accepted::USUAL, &references(&parameters)).await }.boxed()
+        });
+        match written.await {
             Err(StoreError::Locked { .. }) => {
                 self.note_lock();
                 Ok(false)
@@ -149,7 +152,7 @@ impl Settling {
 
     /// As [`query`](Self::query), and returns how many rows were changed.
     pub(super) async fn write(&self, operation: &'static str, sql: String, parameters: Vec<Parameter>) -> Result<u64> {
-        self.pool.run(operation, |client| execute(client, sql, parameters).boxed()).await
+        self.pool.run(operation, |connection| execute(&connection.client, sql, parameters).boxed()).await
     }
 
     pub(super) async fn query(
@@ -158,7 +161,7 @@ impl Settling {
         sql: String,
         parameters: Vec<Parameter>,
     ) -> Result<Vec<Row>> {
-        self.pool.run(operation, |client| query(client, sql, parameters).boxed()).await
+        self.pool.run(operation, |connection| query(&connection.client, sql, parameters).boxed()).await
     }
 }
 
@@ -199,7 +202,6 @@ fn references(parameters: &[Parameter]) -> Vec<(&(dyn ToSql + Sync), Type)> {
     parameters.iter().map(|(value, of)| (&**value as &(dyn ToSql + Sync), of.clone())).collect()
 }
 
-/// Planned anew for each batch: which side of the join comes first is a matter of how many rows there are.
 async fn execute(client: &Client, sql: String, parameters: Vec<Parameter>) -> Result<u64, tokio_postgres::Error> {
     client.execute_typed(&sql, &references(&parameters)).await
 }
