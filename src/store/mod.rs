@@ -113,6 +113,25 @@ pub(crate) struct FetchRequest {
     pub(crate) max_event_bytes: usize,
 }
 
+impl FetchRequest {
+    /// These ranges and nothing else, with no bound but theirs.
+    pub(crate) fn of_ranges(lane: Lane, ranges: Vec<Range>) -> Self {
+        Self {
+            lane,
+            ranges,
+            except: Vec::new(),
+            retry_shards: Vec::new(),
+            retry_limit: i64::MAX,
+            passed_retries: Vec::new(),
+            keys: Vec::new(),
+            key_limit: i64::MAX,
+            max_events: usize::MAX,
+            max_bytes: usize::MAX,
+            max_event_bytes: usize::MAX,
+        }
+    }
+}
+
 /// Pending events of one shard between two positions, both exclusive, at most `limit`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Range {

@@ -156,7 +156,9 @@ impl Poller {
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
             poller.tracks[index].fetching = false;
             if !matches!(result, Ok(Ok(_))) {
-                poller.tracks[index].cursors[lane].give_up(&plan, Moment::now());
+                // A server with a time limit of its own says so with an error.
+                let late = matches!(result, Ok(Err(StoreError::Timeout { .. } | StoreError::Query { .. })));
+                poller.tracks[index].cursors[lane].give_up(&plan, late, Moment::now());
             }
             match result {
                 Ok(Ok(reading)) => {
@@ -317,17 +319,10 @@ async fn read_in_vain(shared: &Shared) -> Result<(), StoreError> {
     let Some(lane) = shared.lanes().next() else { return Ok(()) };
     let all = |shard| Range { shard, from: Position::START, to: None, limit: PROBE_EVENTS };
     let request = FetchRequest {
-        lane: lane.clone(),
-        ranges: (0..shared.store.shards().min(PROBE_SHARDS)).map(all).collect(),
-        except: Vec::new(),
-        retry_shards: Vec::new(),
-        retry_limit: 0,
-        passed_retries: Vec::new(),
-        keys: Vec::new(),
-        key_limit: 0,
         max_events: MAX_FETCH,
         max_bytes: MAX_FETCH_BYTES,
         max_event_bytes: shared.settings.worker.max_event_bytes,
+        ..FetchRequest::of_ranges(lane.clone(), (0..shared.store.shards().min(PROBE_SHARDS)).map(all).collect())
     };
     shared.store.fetch(&request).await.map(drop)
 }

@@ -170,7 +170,8 @@ impl Registry {
         }
     }
 
-    fn complete(&self, tickets: Vec<Ticket>) {
+    fn complete(&self, mut tickets: Vec<Ticket>) {
+        tickets.iter_mut().for_each(|ticket| ticket.forget_event());
         let Some(completer) = self.shared.addresses().completer.clone() else { return };
         // Its mailbox holds as many messages as there can be tickets; where it is being replaced, the dropped tickets
         // close their shards and the journal tells.

@@ -227,6 +227,11 @@ impl Ticket {
         self.flight.set_stage(self.id, Stage::Rejected);
     }
 
+    /// Nothing is left to do but to record that it is done: the event itself is not needed any more.
+    pub(crate) fn forget_event(&mut self) {
+        self.event = None;
+    }
+
     /// Its outcome cannot be recorded for now: it is remembered, without its event and without a share of the credit.
     pub(crate) fn set_aside(&mut self, reason: &str) {
         self.flight.set_aside(self.id, reason);

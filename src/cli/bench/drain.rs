@@ -230,21 +230,8 @@ async fn add_to_stream(stage: &mut Stage, events: u32) -> anyhow::Result<f64> {
     let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone(), connections: None })?;
     let limit = i64::try_from(PIPELINE)?;
     let range = |shard| Range { shard, from: Position::START, to: None, limit };
-    let answer = store
-        .fetch(&FetchRequest {
-            lane: Lane::from(""),
-            ranges: (0..store.shards()).map(range).collect(),
-            except: Vec::new(),
-            retry_shards: Vec::new(),
-            retry_limit: 0,
-            passed_retries: Vec::new(),
-            keys: Vec::new(),
-            key_limit: 0,
-            max_events: PIPELINE,
-            max_bytes: usize::MAX,
-            max_event_bytes: usize::MAX,
-        })
-        .await?;
+    let request = FetchRequest::of_ranges(Lane::from(""), (0..store.shards()).map(range).collect());
+    let answer = store.fetch(&FetchRequest { max_events: PIPELINE, ..request }).await?;
     let sample: Vec<Arc<_>> = answer.rows.into_iter().filter_map(|row| row.event.ok()).collect();
     let Some(stream) = stage.streams.get_mut(PUBLISHERS[0]) else { anyhow::bail!("there is no stream") };
     let mut left = usize::try_from(events)?;

@@ -44,17 +44,10 @@ fn request(stage: &Stage, data: u32) -> FetchRequest {
     let worker = &stage.worker;
     let size = usize::try_from(data).unwrap_or(usize::MAX).saturating_add(BESIDE_DATA);
     FetchRequest {
-        lane: Lane::from(""),
-        ranges: Vec::new(),
-        except: Vec::new(),
-        retry_shards: Vec::new(),
-        retry_limit: 0,
-        passed_retries: Vec::new(),
-        keys: Vec::new(),
-        key_limit: 0,
         max_events: MAX_FETCH.min(worker.max_in_flight).min(worker.max_in_flight_bytes / size).max(1),
         max_bytes: worker.max_in_flight_bytes,
         max_event_bytes: worker.max_event_bytes,
+        ..FetchRequest::of_ranges(Lane::from(""), Vec::new())
     }
 }
 

@@ -92,19 +92,8 @@ impl Row {
 /// All that is due in [`lane`].
 pub(super) fn everything(store: &Arc<dyn Store>) -> FetchRequest {
     let range = |shard| Range { shard, from: Position::START, to: None, limit: 1000 };
-    FetchRequest {
-        except: Vec::new(),
-        lane: lane(),
-        ranges: (0..store.shards()).map(range).collect(),
-        retry_shards: (0..store.shards()).collect(),
-        retry_limit: 1000,
-        passed_retries: Vec::new(),
-        keys: Vec::new(),
-        key_limit: 1000,
-        max_events: usize::MAX,
-        max_bytes: usize::MAX,
-        max_event_bytes: usize::MAX,
-    }
+    let ranges = (0..store.shards()).map(range).collect();
+    FetchRequest { retry_shards: (0..store.shards()).collect(), ..FetchRequest::of_ranges(lane(), ranges) }
 }
 
 /// No shard and no retry, only these keys.

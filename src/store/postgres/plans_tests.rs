@@ -61,19 +61,8 @@ fn lane() -> Lane {
 }
 
 pub(super) fn ranges(from: Position, to: Option<Position>) -> FetchRequest {
-    FetchRequest {
-        lane: lane(),
-        ranges: (0..SHARDS).map(|shard| Range { shard, from, to, limit: 32 }).collect(),
-        except: Vec::new(),
-        retry_shards: Vec::new(),
-        retry_limit: 500,
-        passed_retries: Vec::new(),
-        keys: Vec::new(),
-        key_limit: 100,
-        max_events: usize::MAX,
-        max_bytes: usize::MAX,
-        max_event_bytes: usize::MAX,
-    }
+    let ranges = (0..SHARDS).map(|shard| Range { shard, from, to, limit: 32 }).collect();
+    FetchRequest { retry_limit: 500, key_limit: 100, ..FetchRequest::of_ranges(lane(), ranges) }
 }
 
 /// Asks what a worker without events asks, until the server plans no more.

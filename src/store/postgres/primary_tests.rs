@@ -15,19 +15,7 @@ fn store(url: &str) -> PostgresStore {
 }
 
 fn nothing() -> FetchRequest {
-    FetchRequest {
-        lane: Lane::from(""),
-        ranges: Vec::new(),
-        except: Vec::new(),
-        retry_shards: Vec::new(),
-        retry_limit: 10,
-        passed_retries: Vec::new(),
-        keys: Vec::new(),
-        key_limit: 10,
-        max_events: 10,
-        max_bytes: usize::MAX,
-        max_event_bytes: usize::MAX,
-    }
+    FetchRequest::of_ranges(Lane::from(""), Vec::new())
 }
 
 /// Statements from which a worker concludes what to send, or that nothing is to be sent.

@@ -409,19 +409,8 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
     };
     fixture.execute(&insert(2)).await;
     let lane: Lane = Arc::from("orders");
-    let everything = FetchRequest {
-        except: Vec::new(),
-        lane: Arc::clone(&lane),
-        ranges: (0..store.shards()).map(|shard| Range { shard, from: Position::START, to: None, limit: 100 }).collect(),
-        retry_shards: Vec::new(),
-        retry_limit: 100,
-        passed_retries: Vec::new(),
-        keys: Vec::new(),
-        key_limit: 100,
-        max_events: usize::MAX,
-        max_bytes: usize::MAX,
-        max_event_bytes: usize::MAX,
-    };
+    let all = |shard| Range { shard, from: Position::START, to: None, limit: 100 };
+    let everything = FetchRequest::of_ranges(Arc::clone(&lane), (0..store.shards()).map(all).collect());
     let flight = Flight::new(lane);
     (0..store.shards()).for_each(|shard| flight.open(shard, 1));
     let mut fetch = flight.begin_fetch();

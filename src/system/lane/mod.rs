@@ -1,5 +1,6 @@
 //! Where the reading of one lane stands: a cursor per shard, the sweep behind it, and what to ask for next. Pure.
 
+mod parts;
 mod passed;
 mod room;
 mod sweep;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use self::parts::Parts;
 use self::passed::PassedRetries;
 use self::room::{Room, each};
 use super::clock::Moment;
@@ -48,12 +50,13 @@ struct ShardState {
     /// To be read, whether or not there is more.
     look: bool,
     sweep: Position,
+    parts: Parts,
 }
 
 impl ShardState {
-    /// Not read yet.
+    /// Not read yet, or not to the end.
     fn is_fresh(&self) -> bool {
-        self.full && self.cursor == Position::START
+        self.full && self.cursor == Position::START || self.parts.is_divided()
     }
 }
 
@@ -101,6 +104,8 @@ pub(crate) struct LaneCursor {
     begin_at_once: usize,
     /// The fastest sweep step so far: what a round trip costs where nothing is found.
     fastest: Duration,
+    /// The database's clock as it was told, and when.
+    clock: Option<(i64, Moment)>,
     average_size: usize,
     room: Room,
     next_poll: Moment,
@@ -130,6 +135,7 @@ impl LaneCursor {
             last_fresh: i16::MAX,
             begin_at_once: FRESH_AT_ONCE,
             fastest: Duration::MAX,
+            clock: None,
             average_size: FIRST_GUESS,
             room: Room::default(),
             next_poll: now,
@@ -159,6 +165,7 @@ impl LaneCursor {
                 full: true,
                 look: false,
                 sweep: Position::START,
+                parts: Parts::default(),
             };
             self.shards.entry(*shard).or_insert(fresh).opening = *opening;
         }
@@ -238,7 +245,7 @@ impl LaneCursor {
         }
         Some(Plan {
             purpose: Purpose::Forward,
-            ranges: if ranges > 0 { self.plan_ranges(reading, ranges) } else { Vec::new() },
+            ranges: if ranges > 0 { self.plan_ranges(reading, ranges, now) } else { Vec::new() },
             retry_shards,
             retry_limit: each(retries, 1),
             passed_retries: self.passed_retries.ids(),
@@ -269,7 +276,7 @@ impl LaneCursor {
         now.after(self.poll_interval / 8) >= self.next_poll
     }
 
-    fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize) -> Vec<Range> {
+    fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize, now: Moment) -> Vec<Range> {
         let is_fresh = |shard: &i16| self.shards.get(shard).is_some_and(ShardState::is_fresh);
         let mut fresh: Vec<i16> = shards.extract_if(.., |shard| is_fresh(shard)).collect();
         fresh.sort_unstable_by_key(|shard| (*shard <= self.last_fresh, *shard));
@@ -278,14 +285,24 @@ impl LaneCursor {
         shards.extend(fresh);
         self.room.put_in_turn(&mut shards);
         let limit = each(room, shards.len());
+        let clock = self.clock_at(now);
         let mut ranges = Vec::with_capacity(shards.len());
         for shard in shards {
             if let Some(state) = self.shards.get_mut(&shard) {
                 state.look = false;
-                ranges.push(Range { shard, from: start(state), to: None, limit });
+                let (from, parts) = (start(state), state.parts);
+                let to = clock.and_then(|clock| parts.end(from, clock));
+                // Asked for nothing, the database tells its clock.
+                let limit = if parts.is_divided() && clock.is_none() { 0 } else { limit };
+                ranges.push(Range { shard, from, to, limit });
             }
         }
         ranges
+    }
+
+    fn clock_at(&self, now: Moment) -> Option<i64> {
+        let (clock, told) = self.clock?;
+        Some(clock.saturating_add(i64::try_from(now.since(told).as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// Takes over what a fetch brought.
@@ -302,14 +319,33 @@ impl LaneCursor {
 
     fn advance_forward(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
         let found = in_ranges(answer);
+        self.clock = answer.clock.map(|at| (at, plan.began)).or(self.clock);
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };
+            if range.limit == 0 {
+                state.parts = answer.clock.map_or(Parts::default(), |_| state.parts);
+                continue;
+            }
             // Nothing stood before the clock: what comes there later is for the sweep.
             let nothing =
                 answer.clock.filter(|_| !answer.cut_short).map(|at| Position { scheduled_at: at, seq: i64::MIN });
             let (count, last) = found.get(&range.shard).copied().unwrap_or((0, nothing.unwrap_or(state.cursor)));
-            state.full = answer.cut_short || count >= range.limit;
-            state.cursor = state.cursor.max(last);
+            let more = answer.cut_short || count >= range.limit;
+            match range.to {
+                None => {
+                    (state.full, state.cursor) = (more, state.cursor.max(last));
+                    state.parts = if more { state.parts } else { Parts::default() };
+                }
+                Some(_) if more => state.cursor = state.cursor.max(last),
+                Some(end) => {
+                    state.cursor = state.cursor.max(end);
+                    state.parts.passed(now.since(plan.began));
+                    // The sweep has to take it in parts, too.
+                    if self.bounds.len() < MAX_BOUNDS {
+                        self.bounds.insert(state.cursor);
+                    }
+                }
+            }
         }
         let count = found.values().map(|(count, _)| *count).sum::<i64>();
         self.not_before = plan.began.after(pace(usize::try_from(count).unwrap_or(0)));

@@ -58,10 +58,21 @@ impl LaneCursor {
         })
     }
 
-    /// It was not answered. Where dead rows stand at the start that may be why, so the next begins with one shard.
-    pub(crate) fn give_up(&mut self, plan: &Plan, now: Moment) {
+    /// It was not answered; `late`: perhaps because there was not the time. Where dead rows stand at the start that may be why, so the next begins with
+    /// one shard, and one that takes too long alone is read in parts.
+    pub(crate) fn give_up(&mut self, plan: &Plan, late: bool, now: Moment) {
         // What it should have looked at is looked at by the next one.
         self.look_at(plan.began);
+        if plan.purpose == Purpose::Forward {
+            let shards = plan.ranges.iter().map(|range| range.shard);
+            let fresh: Vec<i16> =
+                shards.filter(|shard| self.shards.get(shard).is_some_and(ShardState::is_fresh)).collect();
+            if let [alone] = fresh.as_slice()
+                && let Some(state) = self.shards.get_mut(alone).filter(|_| late)
+            {
+                state.parts.divide();
+            }
+        }
         if plan.ranges.iter().any(|range| range.from == Position::START) {
             self.begin_at_once = 1;
         }

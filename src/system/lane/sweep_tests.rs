@@ -156,7 +156,7 @@ fn a_sweep_that_is_given_up_begins_with_one_shard_after_a_rest() {
     while let Some(plan) = cursor.plan(1_000, false, now) {
         if plan.purpose == Purpose::Sweep {
             now = now.after(Duration::from_secs(10));
-            cursor.give_up(&plan, now);
+            cursor.give_up(&plan, false, now);
             break;
         }
         cursor.advance(&plan, &FetchAnswer { clock: Some(1_000_000), ..FetchAnswer::default() }, now);
@@ -181,6 +181,6 @@ fn a_first_reading_that_is_given_up_is_tried_with_one_shard() {
     let now = Moment::now();
     let plan = cursor.plan(1_000, false, now).unwrap();
     assert_eq!(plan.ranges.len(), FRESH_AT_ONCE);
-    cursor.give_up(&plan, now);
+    cursor.give_up(&plan, false, now);
     assert_eq!(cursor.plan(1_000, false, now).unwrap().ranges.len(), 1);
 }

@@ -9,6 +9,9 @@ use crate::store::Fetched;
 
 const SHARDS: i16 = 2;
 
+/// Later than all rows.
+const CLOCK: i64 = 200_000;
+
 fn openings(epoch: i64, number: u64) -> HashMap<i16, Opening> {
     (0..SHARDS).map(|shard| (shard, Opening { epoch, number })).collect()
 }
@@ -22,6 +25,7 @@ struct Table {
 impl Table {
     fn answer(&self, plan: &Plan, cut_after: usize) -> FetchAnswer {
         let mut answer = FetchAnswer::default();
+        answer.clock = plan.ranges.iter().any(|range| range.limit == 0).then_some(CLOCK);
         for range in &plan.ranges {
             let mut inside: Vec<&Fetched> = self
                 .rows
@@ -58,6 +62,10 @@ enum Step {
         room: usize,
         cut_after: usize,
     },
+    /// A fetch that takes too long.
+    Late {
+        room: usize,
+    },
     /// A fetch whose rows come back unsent.
     GiveBack {
         room: usize,
@@ -77,6 +85,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..SHARDS, 0_i64..200_000).prop_map(|(shard, at)| Step::Appear { shard, at }),
         4 => (1_usize..8, 1_usize..8).prop_map(|(room, cut_after)| Step::Fetch { room, cut_after }),
+        1 => (1_usize..8).prop_map(|room| Step::Late { room }),
         2 => (1_usize..8).prop_map(|room| Step::GiveBack { room }),
         1 => Just(Step::Look),
         2 => (0_u64..300).prop_map(|ms| Step::Wait { ms }),
@@ -123,6 +132,12 @@ impl Model {
             Step::Fetch { room, cut_after } => {
                 let answer = self.fetch(room, cut_after);
                 self.table.remove(&answer);
+            }
+            Step::Late { room } => {
+                if let Some(plan) = self.cursor.plan(room, false, self.now) {
+                    self.now = self.now.after(Duration::from_secs(10));
+                    self.cursor.give_up(&plan, true, self.now);
+                }
             }
             Step::GiveBack { room } => {
                 let answer = self.fetch(room, usize::MAX);
@@ -425,4 +440,81 @@ fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_wer
     }
     read.sort_unstable();
     assert_eq!(read, (0..32).collect::<Vec<i16>>());
+}
+
+/// Dead rows in one shard, under a snapshot that keeps them.
+#[cfg(feature = "postgres")]
+mod dead_rows {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::store::contract::Fixture;
+    use crate::store::postgres::fixture::PostgresFixture;
+    use crate::store::postgres::{PostgresStore, Target};
+    use crate::store::{FetchRequest, Lane, Store};
+    use crate::test_support::PATIENCE;
+
+    const FILL: &str = "INSERT INTO outbox_events (id, event_type, source, partition_key, scheduled_at) \
+        SELECT gen_random_uuid(), 't', 's', 'k', now() - interval '2 hours' + n * interval '72 milliseconds' \
+        FROM generate_series(1, 100000) n";
+
+    fn insert(id: Uuid, at: &str) -> String {
+        format!(
+            "INSERT INTO outbox_events (id, event_type, source, partition_key, scheduled_at) \
+             VALUES ('{id}', 't', 's', 'k', {at})"
+        )
+    }
+
+    fn request(ranges: Vec<Range>) -> FetchRequest {
+        FetchRequest { max_events: 100, ..FetchRequest::of_ranges(Lane::from(""), ranges) }
+    }
+
+    /// Reads and sweeps until the event is found.
+    async fn find(cursor: &mut LaneCursor, store: &PostgresStore, id: Uuid) {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            let Some(plan) = cursor.plan(100, false, Moment::now()) else {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                continue;
+            };
+            match store.fetch(&request(plan.ranges.clone())).await {
+                Ok(answer) if answer.rows.iter().any(|row| row.id == id) => return,
+                Ok(answer) => cursor.advance(&plan, &answer, Moment::now()),
+                Err(_) => cursor.give_up(&plan, true, Moment::now()),
+            }
+        }
+        panic!("it is never found: {cursor:?}");
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_cannot_be_read_in_the_time_of_a_statement_is_read_and_swept_in_parts() {
+        let fixture = PostgresFixture::fresh().await;
+        fixture.execute(FILL).await;
+        let reader = fixture.database.connect().await;
+        reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM outbox_events LIMIT 1").await.unwrap();
+        fixture.execute("UPDATE outbox_events SET status = 'published', published_at = now()").await;
+        let shard = i16::try_from(fixture.number("SELECT outbox_shard('k', gen_random_uuid())::bigint").await).unwrap();
+
+        let whole = request(vec![Range { shard, from: Position::START, to: None, limit: 100 }]);
+        let mut walk = Duration::MAX;
+        for _ in 0..3 {
+            let began = Instant::now();
+            assert!(fixture.store().fetch(&whole).await.unwrap().rows.is_empty());
+            walk = walk.min(began.elapsed());
+        }
+        let mut url = url::Url::parse(&fixture.database.url).unwrap();
+        let limit = format!("-c statement_timeout={}", walk.as_millis() / 4);
+        url.query_pairs_mut().append_pair("options", &limit);
+        let store = PostgresStore::new(Target::from_url(url.as_str()).unwrap(), None).unwrap();
+        assert!(store.fetch(&whole).await.is_err(), "all of it takes too long: {walk:?}");
+
+        let (new, late) = (Uuid::now_v7(), Uuid::now_v7());
+        fixture.execute(&insert(new, "now()")).await;
+        let mut cursor = LaneCursor::new(Duration::from_millis(100));
+        cursor.set_open(&HashMap::from([(shard, Opening { epoch: 1, number: 1 })]));
+        find(&mut cursor, &store, new).await;
+        fixture.execute(&insert(late, "now() - interval '1 hour'")).await;
+        find(&mut cursor, &store, late).await;
+        drop(reader);
+    }
 }

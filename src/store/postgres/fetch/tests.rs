@@ -12,17 +12,14 @@ const MAX_EVENT_BYTES: usize = 1 << 20;
 fn everything() -> FetchRequest {
     let range = |shard| Range { shard, from: Position::START, to: None, limit: 1000 };
     FetchRequest {
-        lane: Arc::from(""),
-        ranges: (0..SHARDS).map(range).collect(),
-        except: Vec::new(),
         retry_shards: (0..SHARDS).collect(),
         retry_limit: 1000,
-        passed_retries: Vec::new(),
         keys: vec!["k".to_owned()],
         key_limit: 10,
         max_events: 2000,
         max_bytes: 4 << 20,
         max_event_bytes: MAX_EVENT_BYTES,
+        ..FetchRequest::of_ranges(Arc::from(""), (0..SHARDS).map(range).collect())
     }
 }
 

@@ -1,0 +1,93 @@
+//! A shard that cannot be read at once: so many dead rows stand in it, kept by an open transaction, that walking over them takes
+//! longer than a statement may. It is read in parts of the time up to now, each from where the last one ended.
+
+use std::time::Duration;
+
+use crate::store::Position;
+
+/// What is older than this is one part, in microseconds: 64 days.
+const OLDEST: i64 = 64 * 24 * 3_600 * 1_000_000;
+
+/// A rest of no more than this is read at once, in microseconds: a second.
+const REST: i64 = 1_000_000;
+
+const MOST: i64 = 1_024;
+
+/// Parts that took no longer grow.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Into how many parts what is left is divided; 0: it is read at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Parts(i64);
+
+impl Parts {
+    pub(super) fn is_divided(self) -> bool {
+        self.0 > 0
+    }
+
+    /// Reading took too long.
+    pub(super) fn divide(&mut self) {
+        self.0 = (self.0 * 2).clamp(2, MOST);
+    }
+
+    /// A part was read in this time.
+    pub(super) fn passed(&mut self, took: Duration) {
+        if took < SHORT {
+            self.0 = (self.0 / 2).max(2);
+        }
+    }
+
+    /// Where the next part ends, of what stands between a place and the database's clock; `None`: with all that is left.
+    pub(super) fn end(self, from: Position, clock: i64) -> Option<Position> {
+        let begin = from.scheduled_at.max(clock.saturating_sub(OLDEST));
+        let left = clock.saturating_sub(begin);
+        (self.is_divided() && left > REST).then(|| Position { scheduled_at: begin + left / self.0, seq: i64::MIN })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Statements until a shard is read, where the dead rows of some time, up to now, take ten seconds.
+    fn statements(dead: i64, too_long: i64) -> usize {
+        let (clock, mut parts, mut from) = (10 * OLDEST, Parts::default(), Position::START);
+        for statement in 1..10_000 {
+            let end = parts.end(from, clock);
+            let walked = end.map_or(clock, |end| end.scheduled_at) - from.scheduled_at.max(clock - dead);
+            match end {
+                _ if walked > too_long => parts.divide(),
+                None => return statement,
+                Some(end) => {
+                    from = end;
+                    parts.passed(Duration::from_millis(u64::try_from(walked.max(0) * 10_000 / too_long).unwrap()));
+                }
+            }
+        }
+        panic!("it is never read");
+    }
+
+    #[test]
+    fn every_shard_is_read_in_the_end_and_in_few_statements() {
+        const HOUR: i64 = 3_600 * 1_000_000;
+        assert_eq!(statements(HOUR, HOUR), 1);
+        for (dead, too_long) in [(2 * HOUR, HOUR), (24 * HOUR, 8 * HOUR), (24 * HOUR, HOUR / 4), (OLDEST, 24 * HOUR)] {
+            let count = statements(dead, too_long);
+            assert!(count <= 400, "{dead} µs of dead rows, {too_long} of them in ten seconds: {count} statements");
+        }
+    }
+
+    #[test]
+    fn after_an_outage_that_looked_the_same_few_statements_are_lost() {
+        let mut parts = Parts::default();
+        for _ in 0..100 {
+            parts.divide();
+        }
+        let (mut from, mut count) = (Position::START, 0);
+        while let Some(end) = parts.end(from, 10 * OLDEST) {
+            (from, count) = (end, count + 1);
+            parts.passed(Duration::ZERO);
+        }
+        assert!(count < 60, "{count}");
+    }
+}
