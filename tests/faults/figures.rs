@@ -153,9 +153,10 @@ fn server_query() -> String {
     )
 }
 
+/// What stands behind a failed event in `held` waits for a person.
 const OLDEST_DUE: &str = "SELECT coalesce(extract(epoch FROM clock_timestamp() - least(\
-        (SELECT min(scheduled_at) FROM outbox_events WHERE status = 'pending'), \
-        (SELECT min(retry_at) FROM outbox_events WHERE status = 'retry'))), 0)::float8";
+        (SELECT min(scheduled_at) FROM outbox_events WHERE status = 'pending' AND publisher_backend <> 'held'), \
+        (SELECT min(retry_at) FROM outbox_events WHERE status = 'retry' AND publisher_backend <> 'held'))), 0)::float8";
 
 fn most_memory(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;

@@ -22,6 +22,7 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client};
 
 use super::Result;
 use super::connect::{CONNECT_LIMIT, Messages, Target};
+use super::steering::Steered;
 use crate::error::StoreError;
 
 /// How soon a statement ends that was cancelled, at a server that is at work.
@@ -37,7 +38,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Connections {
     pub(super) target: Arc<Target>,
     permits: Arc<Semaphore>,
-    steered_by: Option<&'static str>,
+    steered_by: Option<Steered>,
 }
 
 /// A connection that nobody reads yet.
@@ -95,8 +96,8 @@ impl Connections {
     }
 
     /// For statements that are kept; see `steering`.
-    pub(super) fn steered(target: &Arc<Target>, most: usize, options: &'static str) -> Self {
-        Self { steered_by: Some(options), ..Self::new(target, most) }
+    pub(super) fn steered(target: &Arc<Target>, most: usize, steered: Steered) -> Self {
+        Self { steered_by: Some(steered), ..Self::new(target, most) }
     }
 
     /// Whether a connection was made while options did not reach the server, and they may by now.
@@ -126,14 +127,14 @@ impl Connections {
 
 async fn open(
     target: Arc<Target>,
-    steered_by: Option<&'static str>,
+    steered_by: Option<Steered>,
     permit: OwnedSemaphorePermit,
     give: oneshot::Sender<Result<Opened>>,
 ) {
     let began = Instant::now();
     let opening = async {
         match steered_by {
-            Some(options) => target.open_steered(options).await,
+            Some(steered) => target.open_steered(steered).await,
             None => target.open().await.map(|(client, messages)| (client, messages, false)),
         }
     };

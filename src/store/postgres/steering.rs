@@ -14,13 +14,25 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::connect::{DriverError, Messages, Target, while_reading};
 use crate::error::StoreError;
 
+/// How the planner is steered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Steered {
+    options: &'static str,
+    /// A setting among them that is `off` for hardly any other reason.
+    witness: &'static str,
+}
+
 /// For reading. A plan that cannot do without one of them counts as dear, so that it would be compiled, too.
-pub(super) const READING: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off \
+pub(super) const READING: Steered = Steered {
+    options: "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off \
     -c enable_incremental_sort=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
-    -c max_parallel_workers_per_gather=0";
+    -c max_parallel_workers_per_gather=0",
+    witness: "enable_sort",
+};
 
 /// For settling: rows by their ids, however many, and lists joined to each other as they are long.
-pub(super) const SETTLING: &str = "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off";
+pub(super) const SETTLING: Steered =
+    Steered { options: "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off", witness: "enable_bitmapscan" };
 
 /// Until it is tried again.
 const PAUSE: Duration = Duration::from_secs(300);
@@ -77,16 +89,16 @@ impl Target {
         self.steering.state().given_up_until.is_none_or(|until| until <= Instant::now())
     }
 
-    /// A connection, and whether it is steered by these options.
-    pub(super) async fn open_steered(&self, options: &str) -> Result<(Client, Messages, bool), StoreError> {
+    /// A connection, and whether it is steered in this way.
+    pub(super) async fn open_steered(&self, steered: Steered) -> Result<(Client, Messages, bool), StoreError> {
         if !self.tries_steering() {
             return self.open_plain().await;
         }
         let mut config = self.config.clone();
-        let options = [self.config.get_options().unwrap_or_default(), options].join(" ");
+        let options = [self.config.get_options().unwrap_or_default(), steered.options].join(" ");
         config.options(options.trim_start());
         match self.open_with(&config).await {
-            Ok((client, messages)) => self.check_steered(client, messages).await,
+            Ok((client, messages)) => self.check_steered(client, messages, steered).await,
             Err(error) if self.may_refuse_options(&error) => {
                 let plain = self.open_plain().await?;
                 self.steering.give_up("they are refused");
@@ -104,8 +116,9 @@ impl Target {
         &self,
         client: Client,
         mut messages: Messages,
+        steered: Steered,
     ) -> Result<(Client, Messages, bool), StoreError> {
-        let heeded = heeds(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
+        let heeded = steered.is_heeded(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
         if heeded {
             self.steering.works()
         } else {
@@ -123,12 +136,15 @@ impl Target {
     }
 }
 
-async fn heeds(client: &Client, messages: &mut Messages) -> Result<bool, DriverError> {
-    let answer = while_reading(messages, client.simple_query("SELECT current_setting('enable_seqscan')")).await?;
-    Ok(answer.iter().any(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0) == Some("off"),
-        _ => false,
-    }))
+impl Steered {
+    async fn is_heeded(self, client: &Client, messages: &mut Messages) -> Result<bool, DriverError> {
+        let question = format!("SELECT current_setting('{}')", self.witness);
+        let answer = while_reading(messages, client.simple_query(&question)).await?;
+        Ok(answer.iter().any(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0) == Some("off"),
+            _ => false,
+        }))
+    }
 }
 
 /// It would refuse a connection without options as well: authorization, no such database, no resources, shutting down.

@@ -41,7 +41,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_GUESS: usize = 1_024;
 const SMALLEST_GUESS: usize = 64;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct ShardState {
     opening: Opening,
     cursor: Position,
@@ -51,6 +51,8 @@ struct ShardState {
     look: bool,
     sweep: Position,
     parts: Parts,
+    /// Where the parts ended that it was read in: its sweep stops there, too.
+    ends: BTreeSet<Position>,
 }
 
 impl ShardState {
@@ -102,6 +104,13 @@ pub(crate) struct LaneCursor {
     last_fresh: i16,
     /// Shards whose sweep begins at once: more while that is cheap, and one where nothing was answered.
     begin_at_once: usize,
+    /// Shards that take part in a sweep's step: fewer after one that took too long, more after a sweep without one.
+    sweep_at_once: usize,
+    sweep_was_late: bool,
+    /// Shards that are read from their start at once: one after a look that took too long, then more again.
+    walk_at_once: usize,
+    /// The last look took too long: the next leaves out those that may be why, so that the others get on.
+    spares_walks: bool,
     /// The fastest sweep step so far: what a round trip costs where nothing is found.
     fastest: Duration,
     /// The database's clock as it was told, and when.
@@ -134,6 +143,10 @@ impl LaneCursor {
             unbounded: 0,
             last_fresh: i16::MAX,
             begin_at_once: FRESH_AT_ONCE,
+            sweep_at_once: usize::MAX,
+            sweep_was_late: false,
+            walk_at_once: FRESH_AT_ONCE,
+            spares_walks: false,
             fastest: Duration::MAX,
             clock: None,
             average_size: FIRST_GUESS,
@@ -166,6 +179,7 @@ impl LaneCursor {
                 look: false,
                 sweep: Position::START,
                 parts: Parts::default(),
+                ends: BTreeSet::new(),
             };
             self.shards.entry(*shard).or_insert(fresh).opening = *opening;
         }
@@ -277,10 +291,10 @@ impl LaneCursor {
     }
 
     fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize, now: Moment) -> Vec<Range> {
-        let is_fresh = |shard: &i16| self.shards.get(shard).is_some_and(ShardState::is_fresh);
-        let mut fresh: Vec<i16> = shards.extract_if(.., |shard| is_fresh(shard)).collect();
+        let mut fresh: Vec<i16> = shards.extract_if(.., |shard| self.may_take_long(*shard)).collect();
         fresh.sort_unstable_by_key(|shard| (*shard <= self.last_fresh, *shard));
-        fresh.truncate(self.begin_at_once.min(FRESH_AT_ONCE));
+        let spared = std::mem::take(&mut self.spares_walks) && !shards.is_empty();
+        fresh.truncate(if spared { 0 } else { self.begin_at_once.min(self.walk_at_once) });
         self.last_fresh = fresh.last().copied().unwrap_or(self.last_fresh);
         shards.extend(fresh);
         self.room.put_in_turn(&mut shards);
@@ -290,14 +304,21 @@ impl LaneCursor {
         for shard in shards {
             if let Some(state) = self.shards.get_mut(&shard) {
                 state.look = false;
-                let (from, parts) = (start(state), state.parts);
-                let to = clock.and_then(|clock| parts.end(from, clock));
+                let from = start(state);
+                let to = clock.and_then(|clock| state.parts.end(from, clock));
                 // Asked for nothing, the database tells its clock.
-                let limit = if parts.is_divided() && clock.is_none() { 0 } else { limit };
+                let limit = if state.parts.is_divided() && clock.is_none() { 0 } else { limit };
                 ranges.push(Range { shard, from, to, limit });
             }
         }
         ranges
+    }
+
+    /// Whether a walk over many dead rows may lie before a shard: it was not read yet, or after a look that took too long,
+    /// not to its end.
+    fn may_take_long(&self, shard: i16) -> bool {
+        let is_careful = self.walk_at_once < FRESH_AT_ONCE;
+        self.shards.get(&shard).is_some_and(|state| state.is_fresh() || is_careful && state.full)
     }
 
     fn clock_at(&self, now: Moment) -> Option<i64> {
@@ -319,7 +340,11 @@ impl LaneCursor {
 
     fn advance_forward(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
         let found = in_ranges(answer);
-        self.clock = answer.clock.map(|at| (at, plan.began)).or(self.clock);
+        // Told before now, so it is never taken for later than it is.
+        self.clock = answer.clock.map(|at| (at, now)).or(self.clock);
+        if now.since(plan.began) < parts::SHORT {
+            self.walk_at_once = self.walk_at_once.saturating_mul(2).min(FRESH_AT_ONCE);
+        }
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };
             if range.limit == 0 {
@@ -340,10 +365,7 @@ impl LaneCursor {
                 Some(end) => {
                     state.cursor = state.cursor.max(end);
                     state.parts.passed(now.since(plan.began));
-                    // The sweep has to take it in parts, too.
-                    if self.bounds.len() < MAX_BOUNDS {
-                        self.bounds.insert(state.cursor);
-                    }
+                    state.ends.insert(state.cursor);
                 }
             }
         }

@@ -8,41 +8,52 @@ use crate::store::Position;
 /// What is older than this is one part, in microseconds: 64 days.
 const OLDEST: i64 = 64 * 24 * 3_600 * 1_000_000;
 
-/// A rest of no more than this is read at once, in microseconds: a second.
+/// No part is shorter, in microseconds: a second.
 const REST: i64 = 1_000_000;
 
 const MOST: i64 = 1_024;
 
-/// Parts that took no longer grow.
-const SHORT: Duration = Duration::from_secs(1);
+/// What took no longer grows again: a quarter of what a statement may take.
+pub(super) const SHORT: Duration = Duration::from_millis(2_500);
 
-/// Into how many parts what is left is divided; 0: it is read at once.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Parts(i64);
+/// How a shard's beginning is divided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Parts {
+    /// What is left is divided into so many; 0: it is read at once.
+    count: i64,
+    /// The clock when it was divided last. What stands behind is read at once in the end.
+    until: Option<i64>,
+}
 
 impl Parts {
     pub(super) fn is_divided(self) -> bool {
-        self.0 > 0
+        self.count > 0
     }
 
     /// Reading took too long.
     pub(super) fn divide(&mut self) {
-        self.0 = (self.0 * 2).clamp(2, MOST);
+        *self = Self { count: (self.count * 2).clamp(2, MOST), until: None };
     }
 
     /// A part was read in this time.
     pub(super) fn passed(&mut self, took: Duration) {
         if took < SHORT {
-            self.0 = (self.0 / 2).max(2);
+            self.count = (self.count / 2).max(2);
         }
     }
 
-    /// Where the next part ends, of what stands between a place and the database's clock; `None`: with all that is left.
-    pub(super) fn end(self, from: Position, clock: i64) -> Option<Position> {
-        let begin = from.scheduled_at.max(clock.saturating_sub(OLDEST));
-        let left = clock.saturating_sub(begin);
-        (self.is_divided() && left > REST).then(|| Position { scheduled_at: begin + left / self.0, seq: i64::MIN })
+    /// Where the next part ends, of what stands behind a place; `None`: with all that is left.
+    pub(super) fn end(&mut self, from: Position, clock: i64) -> Option<Position> {
+        let until = *self.until.get_or_insert(clock);
+        self.is_divided().then(|| part(from, until, self.count)).flatten()
     }
+}
+
+/// The end of one of so many parts between two places; `None`: there is only one.
+pub(super) fn part(from: Position, until: i64, count: i64) -> Option<Position> {
+    let begin = from.scheduled_at.max(until.saturating_sub(OLDEST));
+    let left = until.saturating_sub(begin);
+    (left > REST).then(|| Position { scheduled_at: begin + (left / count).max(REST), seq: i64::MIN })
 }
 
 #[cfg(test)]

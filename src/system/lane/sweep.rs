@@ -43,6 +43,7 @@ impl LaneCursor {
         // Dead rows may stand at the start, which no bound divides.
         let beginning = ranges.iter().take_while(|range| range.from == Position::START).count();
         ranges.drain(..beginning.saturating_sub(self.begin_at_once));
+        ranges.truncate(self.sweep_at_once);
         let limit = each(room, ranges.len());
         ranges.iter_mut().for_each(|range| range.limit = limit);
         Some(Plan {
@@ -58,27 +59,53 @@ impl LaneCursor {
         })
     }
 
-    /// It was not answered; `late`: perhaps because there was not the time. Where dead rows stand at the start that may be why, so the next begins with
-    /// one shard, and one that takes too long alone is read in parts.
+    /// It was not answered; `late`: perhaps for want of time. Dead rows may be why, so the next begins with one shard, and
+    /// one that takes too long alone is read, or swept, in parts.
     pub(crate) fn give_up(&mut self, plan: &Plan, late: bool, now: Moment) {
         // What it should have looked at is looked at by the next one.
         self.look_at(plan.began);
-        if plan.purpose == Purpose::Forward {
-            let shards = plan.ranges.iter().map(|range| range.shard);
-            let fresh: Vec<i16> =
-                shards.filter(|shard| self.shards.get(shard).is_some_and(ShardState::is_fresh)).collect();
-            if let [alone] = fresh.as_slice()
-                && let Some(state) = self.shards.get_mut(alone).filter(|_| late)
-            {
-                state.parts.divide();
+        match plan.purpose {
+            Purpose::Forward if late => self.divide_walk(plan),
+            Purpose::Forward => {}
+            Purpose::Sweep => {
+                if late {
+                    self.divide_sweep(plan, now);
+                }
+                self.next_sweep = now.after(rest_after(now.since(plan.began)));
             }
         }
         if plan.ranges.iter().any(|range| range.from == Position::START) {
             self.begin_at_once = 1;
         }
-        if plan.purpose == Purpose::Sweep {
-            self.next_sweep = now.after(rest_after(now.since(plan.began)));
-        }
+    }
+
+    fn divide_walk(&mut self, plan: &Plan) {
+        let shards = plan.ranges.iter().map(|range| range.shard);
+        let slow: Vec<i16> = shards.filter(|shard| self.shards.get(shard).is_some_and(|state| state.full)).collect();
+        (self.walk_at_once, self.spares_walks) = (1, true);
+        let [alone] = slow.as_slice() else {
+            // The next one that is read is that which is furthest behind of these, alone.
+            let furthest =
+                plan.ranges.iter().filter(|range| slow.contains(&range.shard)).min_by_key(|range| range.from);
+            self.last_fresh = furthest.map_or(self.last_fresh, |range| range.shard - 1);
+            return;
+        };
+        let Some(state) = self.shards.get_mut(alone) else { return };
+        state.parts.divide();
+        // Those that were not begun are like it.
+        let parts = state.parts;
+        let others = self.shards.values_mut().filter(|state| state.full && state.cursor == Position::START);
+        others.for_each(|state| state.parts = state.parts.max(parts));
+    }
+
+    fn divide_sweep(&mut self, plan: &Plan, now: Moment) {
+        self.sweep_was_late = true;
+        self.sweep_at_once = (plan.ranges.len() / 2).max(1);
+        let clock = self.clock_at(now);
+        let [Range { shard, from, to: Some(to), .. }] = plan.ranges.as_slice() else { return };
+        let Some(state) = self.shards.get_mut(shard) else { return };
+        let half = clock.and_then(|clock| parts::part(*from, to.scheduled_at.min(clock), 2));
+        state.ends.extend(half);
     }
 
     /// A sweep that has come to every cursor starts again; returns whether it had.
@@ -93,7 +120,8 @@ impl LaneCursor {
     /// The last place of a shard's next sweep step. Bounds, and not a LIMIT, make it end: a LIMIT does not count dead rows.
     fn step(&self, state: &ShardState) -> Position {
         let after = (Bound::Excluded(state.sweep), Bound::Unbounded);
-        self.bounds.range(after).next().copied().unwrap_or(state.cursor).min(state.cursor)
+        let ends = [self.bounds.range(after).next(), state.ends.range(after).next()];
+        ends.into_iter().flatten().copied().min().unwrap_or(state.cursor).min(state.cursor)
     }
 
     pub(super) fn advance_sweep(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
@@ -117,6 +145,9 @@ impl LaneCursor {
         }
         let mut pause = rest_after(took);
         if self.begin_anew_where_swept() {
+            if !std::mem::take(&mut self.sweep_was_late) {
+                self.sweep_at_once = self.sweep_at_once.saturating_mul(2);
+            }
             let idle = if std::mem::take(&mut self.has_read) { Duration::ZERO } else { IDLE_PAUSE };
             pause = pause.max(self.poll_interval).max(idle);
         }

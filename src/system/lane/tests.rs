@@ -24,8 +24,8 @@ struct Table {
 
 impl Table {
     fn answer(&self, plan: &Plan, cut_after: usize) -> FetchAnswer {
-        let mut answer = FetchAnswer::default();
-        answer.clock = plan.ranges.iter().any(|range| range.limit == 0).then_some(CLOCK);
+        let clock = plan.ranges.iter().any(|range| range.limit == 0).then_some(CLOCK);
+        let mut answer = FetchAnswer { clock, ..FetchAnswer::default() };
         for range in &plan.ranges {
             let mut inside: Vec<&Fetched> = self
                 .rows
@@ -440,6 +440,79 @@ fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_wer
     }
     read.sort_unstable();
     assert_eq!(read, (0..32).collect::<Vec<i16>>());
+}
+
+/// A database in which walking over some shards' dead rows, which stand before its clock, takes long.
+struct SlowDatabase {
+    shards: i16,
+    heavy: i16,
+    /// One heavy shard from start to end.
+    walk: Duration,
+    began: Moment,
+}
+
+impl SlowDatabase {
+    const CLOCK: i64 = 1 << 50;
+    /// Two hours of dead rows.
+    const DEAD: i64 = 2 * 3_600 * 1_000_000;
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn clock(&self, now: Moment) -> i64 {
+        Self::CLOCK + i64::try_from(now.since(self.began).as_micros()).unwrap()
+    }
+
+    fn walk_over(&self, range: &Range) -> Duration {
+        if range.shard >= self.heavy || range.limit == 0 {
+            return Duration::ZERO;
+        }
+        let from = range.from.scheduled_at.max(Self::CLOCK - Self::DEAD);
+        let to = range.to.map_or(Self::CLOCK, |to| to.scheduled_at.min(Self::CLOCK));
+        self.walk.mul_f64((to - from).max(0) as f64 / Self::DEAD as f64)
+    }
+
+    /// One statement; returns when it is over, and whether it was answered.
+    fn serve(&self, cursor: &mut LaneCursor, now: Moment) -> (Moment, bool) {
+        let Some(plan) = cursor.plan(100, false, now) else { return (now.after(Duration::from_millis(100)), true) };
+        let took = Duration::from_millis(1) + plan.ranges.iter().map(|range| self.walk_over(range)).sum::<Duration>();
+        if took > Self::LIMIT {
+            let over = now.after(2 * Self::LIMIT);
+            cursor.give_up(&plan, true, over);
+            return (over, false);
+        }
+        let over = now.after(took);
+        let tells = plan.ranges.iter().any(|range| range.from == Position::START && range.to.is_none());
+        let answer = FetchAnswer { clock: tells.then(|| self.clock(now)), ..FetchAnswer::default() };
+        cursor.advance(&plan, &answer, over);
+        (over, true)
+    }
+}
+
+/// Every shard is read to its end, and from then on hardly a statement takes too long.
+#[test]
+fn however_many_shards_have_dead_rows_all_are_read_in_the_end_and_swept_in_time() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    for (shards, heavy, seconds) in [(32, 1, 12), (32, 4, 12), (3, 3, 40), (32, 4, 40), (32, 32, 12), (32, 32, 40)] {
+        let (began, walk) = (Moment::now(), Duration::from_secs(seconds));
+        let database = SlowDatabase { shards, heavy, walk, began };
+        let mut cursor = LaneCursor::new(Duration::from_millis(100));
+        cursor.set_open(&(0..database.shards).map(|shard| (shard, Opening { epoch: 1, number: 1 })).collect());
+        let mut now = began;
+        while cursor.is_behind() {
+            (now, _) = database.serve(&mut cursor, now);
+            assert!(now.since(began) < 4 * HOUR, "{heavy} of {shards}, {walk:?}: {cursor:?}");
+        }
+        let read = now;
+        let mut late = Vec::new();
+        while now.since(read) < 6 * HOUR {
+            let (over, answered) = database.serve(&mut cursor, now);
+            if !answered {
+                late.push(now.since(read));
+            }
+            now = over;
+        }
+        let lost = 2 * SlowDatabase::LIMIT * late.iter().filter(|at| **at > 3 * HOUR).count() as u32;
+        assert!(lost <= 3 * HOUR / 20, "{heavy} of {shards}, {walk:?}: late at {late:?}");
+    }
 }
 
 /// Dead rows in one shard, under a snapshot that keeps them.
