@@ -141,6 +141,7 @@ impl LaneCursor {
             state.sweep = if more { last } else { to };
             if !more && cheap {
                 self.bounds.remove(&to);
+                state.ends.remove(&to);
             }
         }
         let mut pause = rest_after(took);
