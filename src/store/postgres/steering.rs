@@ -1,9 +1,9 @@
 //! Connections on which a statement that is planned once stays right.
 //!
-//! What a worker reads and settles with is kept by the server, and with it the plan. One that is made while the table is empty
-//! may read all of it, which costs nothing then, and would do so with a million rows (R4). So these connections rule out
-//! every way but that by an index; those for reading, every way but in its order. They say so as they connect: a pooler that hands connections around would
-//! give a later SET to whoever comes next. Where that is refused or not heeded, statements are planned anew each time, and
+//! The server keeps what a worker reads and settles with, and its plan. A plan that is made while the table is empty may read
+//! all of it, which costs nothing then, and would do so with a million rows (R4). So these connections rule out every way
+//! but that by an index; those for reading, every way but in its order. They say so as they connect: a pooler that hands
+//! connections around would give a later SET to whoever comes next. Where that is refused or not heeded, statements are planned anew each time, and
 //! it is tried again after a while: the address may lead elsewhere by then.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

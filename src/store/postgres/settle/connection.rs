@@ -87,8 +87,7 @@ impl managed::Manager for Manager {
 }
 
 impl SettleConnection {
-    /// Runs the settle, of which there is one text. Where it cannot be kept, it is planned anew for each batch: which side of the
-    /// join comes first is a matter of how many rows there are.
+    /// Runs the settle, whose text never changes. Where the server cannot keep it, it is planned anew for each batch.
     pub(super) async fn settle(
         &self,
         sql: &str,
