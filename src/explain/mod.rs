@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};
 use crate::settings::Settings;
-use crate::store::{Blocker, KeyQuestion, Standing, Store, Unreadable, WorkerRow};
+use crate::store::{Blocker, KeyQuestion, Position, Standing, Store, Unreadable, WorkerRow};
 
 /// Where one event stands, and why it is not further.
 ///
@@ -238,7 +238,12 @@ async fn before(
     }
     let lane = &event.publisher_backend;
     let holds = settings.holding_lanes().iter().any(|holding| **holding == **lane);
-    let question = KeyQuestion { key: event.partition_key.clone(), before: standing.position, except: Vec::new() };
+    let question = KeyQuestion {
+        key: event.partition_key.clone(),
+        from: Position::START,
+        before: standing.position,
+        except: Vec::new(),
+    };
     let blockers = store.blockers(lane, holds, &[question]).await?;
     let Some(Blocker { id, .. }) = blockers.get(&event.partition_key) else { return Ok(None) };
     let status = match store.load(&[*id]).await?.into_iter().next() {

@@ -102,8 +102,8 @@ pub(crate) struct FetchRequest {
     pub(crate) retry_limit: i64,
     /// Due retries that had to wait a moment ago: those behind them are read.
     pub(crate) passed_retries: Vec<Uuid>,
-    /// Due events of these keys from the start of each key's order, at most `key_limit` for each.
-    pub(crate) keys: Vec<String>,
+    /// Due events of these keys in each key's order, at most `key_limit` for each.
+    pub(crate) keys: Vec<KeyStart>,
     pub(crate) key_limit: i64,
     /// Reading stops at this many events.
     pub(crate) max_events: usize,
@@ -172,10 +172,26 @@ pub(crate) struct FetchAnswer {
     pub(crate) clock: Option<i64>,
 }
 
+/// A key whose events are read from this place on.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyStart {
+    pub(crate) key: String,
+    pub(crate) from: Position,
+}
+
+#[cfg(test)]
+impl KeyStart {
+    pub(crate) fn whole(key: &str) -> Self {
+        Self { key: key.to_owned(), from: Position::START }
+    }
+}
+
 /// Asks what stands before an event in its key's order.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyQuestion {
     pub(crate) key: String,
+    /// Only events from this place on count.
+    pub(crate) from: Position,
     /// Only events before this place count.
     pub(crate) before: Position,
     /// Events that do not count: those in flight.

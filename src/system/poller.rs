@@ -15,7 +15,7 @@ use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::ticket::Ticket;
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{Blocker, FetchAnswer, FetchRequest, News, Position, Range, Shard};
+use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyStart, News, Position, Range, Shard, Store};
 
 /// A batch is closed when it would hold more than this, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 1 << 20;
@@ -156,8 +156,7 @@ impl Poller {
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
             poller.tracks[index].fetching = false;
             if !matches!(result, Ok(Ok(_))) {
-                // A server with a time limit of its own says so with an error.
-                let late = matches!(result, Ok(Err(StoreError::Timeout { .. } | StoreError::Query { .. })));
+                let late = matches!(&result, Ok(Err(error)) if is_late(error));
                 poller.tracks[index].cursors[lane].give_up(&plan, late, Moment::now());
             }
             match result {
@@ -340,28 +339,56 @@ struct Reading {
 async fn read(shared: Arc<Shared>, flight: Arc<Flight>, request: FetchRequest) -> Result<Reading, StoreError> {
     let reading = read_fallibly(&shared, &flight, &request).await;
     if reading.is_err() {
-        request.keys.iter().for_each(|key| flight.want(key));
+        request.keys.iter().for_each(|start| flight.want(&start.key));
     }
     reading
 }
 
 async fn read_fallibly(shared: &Shared, flight: &Arc<Flight>, request: &FetchRequest) -> Result<Reading, StoreError> {
     let mut fetch = flight.begin_fetch();
-    let answer = shared.store.fetch(request).await?;
+    let answer = match shared.store.fetch(request).await {
+        Err(error) if !is_late(&error) => {
+            flight.forget_cleared();
+            return Err(error);
+        }
+        answer => answer?,
+    };
     let mut unfinished = Vec::new();
-    for key in &request.keys {
+    for KeyStart { key, .. } in &request.keys {
         let count = answer.rows.iter().filter(|row| row.partition_key == *key).count();
         if answer.cut_short || i64::try_from(count).unwrap_or(i64::MAX) >= request.key_limit {
             unfinished.push((key.clone(), count > 0));
         }
     }
-    let questions = fetch.questions(&answer.rows);
-    let blockers = if questions.is_empty() {
-        HashMap::new()
-    } else {
-        shared.store.blockers(flight.lane(), shared.settings.holds_on_failure(flight.lane()), &questions).await?
-    };
+    let holds = shared.settings.holds_on_failure(flight.lane());
+    let blockers = find_blockers(&*shared.store, flight, &mut fetch, &answer.rows, holds).await?;
     Ok(Reading { answer, blockers, unfinished, fetch })
+}
+
+/// Asks what stands before events in their keys' order; see [`Fetch::questions`].
+pub(super) async fn find_blockers(
+    store: &dyn Store,
+    flight: &Flight,
+    fetch: &mut Fetch,
+    rows: &[Fetched],
+    failed_blocks: bool,
+) -> Result<HashMap<String, Blocker>, StoreError> {
+    let questions = fetch.questions(rows, Moment::now());
+    if questions.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let answer = store.blockers(flight.lane(), failed_blocks, &questions).await;
+    match &answer {
+        Ok(blockers) => fetch.note_answer(blockers, Moment::now()),
+        Err(error) if is_late(error) => fetch.note_no_answer(Moment::now()),
+        Err(_) => flight.forget_cleared(),
+    }
+    answer
+}
+
+/// A server with a time limit of its own says so with an error.
+fn is_late(error: &StoreError) -> bool {
+    matches!(error, StoreError::Timeout { .. } | StoreError::Query { .. })
 }
 
 fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchRequest {

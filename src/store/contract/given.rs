@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::Fixture;
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
-    Acceptance, Care, FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, LeaseStore, LeaseView,
-    Position, Range, Reschedule, Settled, SettledEvent, Shard, Store,
+    Acceptance, Care, FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, KeyStart, Lane, LeaseStore,
+    LeaseView, Position, Range, Reschedule, Settled, SettledEvent, Shard, Store,
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -101,7 +101,7 @@ pub(super) fn keys_alone(keys: &[&str], key_limit: i64, store: &Arc<dyn Store>) 
     FetchRequest {
         ranges: Vec::new(),
         retry_shards: Vec::new(),
-        keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        keys: keys.iter().map(|&key| KeyStart::whole(key)).collect(),
         key_limit,
         ..everything(store)
     }
@@ -165,7 +165,7 @@ pub(super) async fn position_of(store: &Arc<dyn Store>, id: Uuid) -> Position {
 }
 
 pub(super) async fn ask_before(store: &Arc<dyn Store>, key: &str, id: Uuid) -> KeyQuestion {
-    KeyQuestion { key: key.to_owned(), before: position_of(store, id).await, except: Vec::new() }
+    KeyQuestion { key: key.to_owned(), from: Position::START, before: position_of(store, id).await, except: Vec::new() }
 }
 
 pub(super) fn heartbeat(worker: Uuid) -> Heartbeat {

@@ -17,6 +17,23 @@ pub(super) async fn the_first_unsettled_event_of_the_key_blocks<F: Fixture>() {
     assert!(blockers["k"].due);
 }
 
+pub(super) async fn what_stands_before_the_place_asked_from_does_not_count<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::keyed("k").at(-50_000).insert(&fixture).await;
+    let second = Row::keyed("k").at(-40_000).insert(&fixture).await;
+    let failed = Row::keyed("k").at(-30_000).status("failed").insert(&fixture).await;
+    let asked = Row::keyed("k").at(-20_000).insert(&fixture).await;
+    let mut question = ask_before(&store, "k", asked).await;
+    question.from = position_of(&store, second).await;
+    let from_second = store.blockers(&lane(), true, std::slice::from_ref(&question)).await.unwrap();
+    assert_eq!(from_second["k"].id, second, "the place itself counts");
+    question.from = position_of(&store, failed).await;
+    let from_failed = store.blockers(&lane(), true, std::slice::from_ref(&question)).await.unwrap();
+    assert_eq!(from_failed["k"].id, failed);
+    assert!(store.blockers(&lane(), false, &[question]).await.unwrap().is_empty());
+}
+
 pub(super) async fn an_event_that_has_no_place_yet_blocks_nobody<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();

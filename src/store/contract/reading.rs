@@ -1,6 +1,6 @@
 use super::Fixture;
 use super::given::*;
-use crate::store::FetchRequest;
+use crate::store::{FetchRequest, KeyQuestion, KeyStart, Position};
 
 pub(super) async fn due_events_come_in_the_order_of_their_schedule<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -51,8 +51,8 @@ pub(super) async fn a_retry_without_a_time_is_due_and_stops_nobody<F: Fixture>()
     let timeless = Row::keyed("k").at(-30_000).status("retry").insert(&fixture).await;
     let later = Row::keyed("k").at(-20_000).insert(&fixture).await;
     assert!(ids(&fetch_all(&store).await).contains(&timeless));
-    let before = crate::store::Position { scheduled_at: i64::MAX, seq: i64::MAX };
-    let question = crate::store::KeyQuestion { key: "k".to_owned(), before, except: vec![later] };
+    let before = Position { scheduled_at: i64::MAX, seq: i64::MAX };
+    let question = KeyQuestion { key: "k".to_owned(), from: Position::START, before, except: vec![later] };
     let blockers = store.blockers(&super::given::lane(), false, &[question]).await.unwrap();
     assert_eq!((blockers["k"].id, blockers["k"].due), (timeless, true));
 }
@@ -89,6 +89,18 @@ pub(super) async fn a_key_is_read_from_its_start_up_to_a_limit<F: Fixture>() {
     assert_eq!(sorted_ids(&answer), expected);
 }
 
+pub(super) async fn a_key_is_read_from_a_place_on<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    Row::keyed("k").at(-40_000).insert(&fixture).await;
+    Row::keyed("k").at(-30_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    let third = Row::keyed("k").at(-20_000).insert(&fixture).await;
+    let fourth = Row::keyed("k").at(-10_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    let keys = vec![KeyStart { key: "k".to_owned(), from: position_of(&store, third).await }];
+    let answer = store.fetch(&FetchRequest { keys, ..keys_alone(&[], 10, &store) }).await.unwrap();
+    assert_eq!(ids(&answer.rows), [third, fourth]);
+}
+
 pub(super) async fn reading_stops_at_the_most_events_of_all_kinds_together<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
@@ -96,7 +108,7 @@ pub(super) async fn reading_stops_at_the_most_events_of_all_kinds_together<F: Fi
         Row::keyed("k").at(-60_000 + n).insert(&fixture).await;
         Row::keyed("l").retry_in(&fixture, -1000).insert(&fixture).await;
     }
-    let keys = vec!["l".to_owned()];
+    let keys = vec![KeyStart::whole("l")];
     let in_all = FetchRequest { keys, ..everything(&store) };
     for (max_events, cut_short) in [(1, true), (2, true), (3, true), (5, true), (6, false), (7, false)] {
         let answer = store.fetch(&FetchRequest { max_events, ..in_all.clone() }).await.unwrap();

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{PostgresStore, SHARDS, Target};
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Care, EventFilter, Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, Lane, Page, Position, Range,
-    Reschedule, Shard, Store,
+    Acceptance, Care, EventFilter, Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, KeyStart, Lane, Page,
+    Position, Range, Reschedule, Shard, Store,
 };
 use crate::test_support::postgres::Server;
 
@@ -71,11 +71,16 @@ async fn ask_of_nothing(store: &PostgresStore) {
     for _ in 0..CALLS {
         let everything = FetchRequest {
             retry_shards: (0..SHARDS).collect(),
-            keys: vec!["nobody".to_owned()],
+            keys: vec![KeyStart::whole("nobody")],
             ..ranges(Position::START, None)
         };
         assert!(store.fetch(&everything).await.unwrap().rows.is_empty());
-        let question = KeyQuestion { key: "nobody".to_owned(), before: Position::START, except: vec![nobody] };
+        let question = KeyQuestion {
+            key: "nobody".to_owned(),
+            from: Position::START,
+            before: Position::START,
+            except: vec![nobody],
+        };
         for failed_blocks in [false, true] {
             assert!(store.blockers("orders", failed_blocks, std::slice::from_ref(&question)).await.unwrap().is_empty());
         }
@@ -109,7 +114,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     let except: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let sweep = FetchRequest { except: except.clone(), ..ranges(Position::START, Some(place)) };
     store.fetch(&sweep).await.unwrap();
-    let keys = vec!["hot".to_owned(), "key-7".to_owned(), "nobody".to_owned()];
+    let keys = ["hot", "key-7", "nobody"].map(KeyStart::whole).to_vec();
     let by_key = FetchRequest { ranges: Vec::new(), keys, except, ..ranges(place, None) };
     assert!(!store.fetch(&by_key).await.unwrap().rows.is_empty());
 
@@ -119,7 +124,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
         .iter()
         .filter(|row| !row.partition_key.is_empty())
         .take(300)
-        .map(|row| KeyQuestion { key: row.partition_key.clone(), before, except: vec![row.id] })
+        .map(|row| KeyQuestion { key: row.partition_key.clone(), from: Position::START, before, except: vec![row.id] })
         .collect();
     for failed_blocks in [false, true] {
         assert!(!store.blockers("orders", failed_blocks, &questions).await.unwrap().is_empty());

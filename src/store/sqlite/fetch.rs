@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::clock::read_now;
 use super::row::{COLUMNS, Row, SqlTypes};
 use super::{SHARD, to_fetched};
-use crate::store::{FetchAnswer, FetchRequest, Fetched, Position, Range};
+use crate::store::{FetchAnswer, FetchRequest, Fetched, KeyStart, Position, Range};
 
 /// Answers a request from one snapshot.
 pub(super) fn fetch_due(connection: &mut SqliteConnection, request: &FetchRequest) -> QueryResult<FetchAnswer> {
@@ -24,8 +24,8 @@ pub(super) fn fetch_due(connection: &mut SqliteConnection, request: &FetchReques
         if request.retry_shards.contains(&SHARD) {
             read_retries(connection, request, now, &mut reading)?;
         }
-        for key in &request.keys {
-            read_key(connection, request, key, now, &mut reading)?;
+        for start in &request.keys {
+            read_key(connection, request, start, now, &mut reading)?;
         }
         Ok(reading.answer)
     })
@@ -144,7 +144,7 @@ fn read_retries(
 fn read_key(
     connection: &mut SqliteConnection,
     request: &FetchRequest,
-    key: &str,
+    start: &KeyStart,
     now: i64,
     reading: &mut Reading<'_>,
 ) -> QueryResult<()> {
@@ -157,8 +157,12 @@ fn read_key(
     ))
     .bind::<Text, _>(&*request.lane)
     .sql(" AND partition_key = ")
-    .bind::<Text, _>(key)
-    .sql(" AND CASE status WHEN 'retry' THEN coalesce(retry_at, scheduled_at) ELSE scheduled_at END <= ")
+    .bind::<Text, _>(&start.key)
+    .sql(" AND (scheduled_at, seq) >= (")
+    .bind::<BigInt, _>(start.from.scheduled_at)
+    .sql(", ")
+    .bind::<BigInt, _>(start.from.seq)
+    .sql(") AND CASE status WHEN 'retry' THEN coalesce(retry_at, scheduled_at) ELSE scheduled_at END <= ")
     .bind::<BigInt, _>(now)
     .sql(" ORDER BY scheduled_at, seq LIMIT ")
     .bind::<BigInt, _>(reading.sql_limit(request.key_limit))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
+use super::cleared::ClearedKeys;
 use super::{Opening, Stage};
 use crate::store::{Fetched, Position};
 use crate::system::clock::Moment;
@@ -74,6 +75,7 @@ pub(super) struct Inner {
     pub(super) next_retry: Option<Moment>,
     pub(super) parked: HashMap<String, i16>,
     pub(super) wanted: BTreeSet<String>,
+    pub(super) cleared: ClearedKeys,
     /// How many of the events are unwritable.
     pub(super) unwritable: usize,
 }

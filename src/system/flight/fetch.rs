@@ -9,6 +9,7 @@ use super::entries::{Entry, Inner};
 use super::{Flight, Opening, Stage};
 use crate::seams::{self, Rule};
 use crate::store::{Blocker, Fetched, KeyQuestion, Position};
+use crate::system::clock::Moment;
 use crate::system::ticket::{Permit, Ticket};
 
 /// Events read by one fetch that may go, and those that cannot be read.
@@ -24,8 +25,27 @@ pub(crate) struct Fetch {
     pub(super) flight: Arc<Flight>,
     pub(super) number: u64,
     pub(super) open: HashMap<i16, Opening>,
-    /// How far the database was asked about each key.
-    pub(super) asked: HashMap<String, Position>,
+    /// What the database was asked about each key.
+    pub(super) asked: HashMap<String, Asked>,
+    pub(super) asked_at: Moment,
+}
+
+/// The part of a key's order that the database was asked about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) from: Position,
+    pub(super) to: Position,
+    /// The last of the events for which it was asked.
+    pub(super) last: Position,
+    /// Before this place everything counted; where nothing was found, nothing is there.
+    pub(super) clear: Position,
+}
+
+impl Asked {
+    /// There is more to be asked before the events can go.
+    pub(super) fn is_cut(&self) -> bool {
+        self.to < self.last
+    }
 }
 
 impl Drop for Fetch {
@@ -38,24 +58,51 @@ impl Drop for Fetch {
 
 impl Fetch {
     /// For each key of the rows, what has to be asked about it: does anything stand before its last row?
-    pub(crate) fn questions(&mut self, rows: &[Fetched]) -> Vec<KeyQuestion> {
+    ///
+    /// Where a key's dead rows take long to walk over, only about what is not known to be clear, and about a part of it.
+    pub(crate) fn questions(&mut self, rows: &[Fetched], now: Moment) -> Vec<KeyQuestion> {
         let inner = self.flight.lock();
         let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
         let mut questions: HashMap<&str, KeyQuestion> = HashMap::new();
         for row in rows.iter().filter(|row| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id)) {
             let question = questions.entry(&row.partition_key).or_insert_with(|| KeyQuestion {
                 key: row.partition_key.clone(),
+                from: row.position,
                 before: row.position,
                 except: {
                     let chain = inner.chains.get(row.partition_key.as_str()).into_iter().flatten();
                     chain.copied().filter(on_its_way).collect()
                 },
             });
+            question.from = question.from.min(row.position);
             question.before = question.before.max(row.position);
             question.except.push(row.id);
         }
-        self.asked = questions.values().map(|question| (question.key.clone(), question.before)).collect();
+        self.asked.clear();
+        for question in questions.values_mut() {
+            let on_their_way = inner.chain(&question.key).map(|entry| entry.position);
+            let clear = on_their_way.fold(question.from, Position::min);
+            let (from, to) = inner.cleared.range(&question.key, question.before, now);
+            self.asked.insert(question.key.clone(), Asked { from, to, last: question.before, clear: clear.min(to) });
+            (question.from, question.before) = (from, to);
+        }
+        self.asked_at = now;
         questions.into_values().collect()
+    }
+
+    /// The questions have been answered.
+    pub(crate) fn note_answer(&self, blockers: &HashMap<String, Blocker>, now: Moment) {
+        self.flight.lock().cleared.note(&self.asked, blockers, now.since(self.asked_at), now);
+    }
+
+    /// The questions were not answered in time.
+    pub(crate) fn note_no_answer(&self, now: Moment) {
+        self.flight.lock().cleared.note_late(&self.asked, now.since(self.asked_at), now);
+    }
+
+    /// Whether there is more to be asked about a key in which nothing was found.
+    pub(crate) fn is_cut(&self, blockers: &HashMap<String, Blocker>) -> bool {
+        self.asked.iter().any(|(key, asked)| asked.is_cut() && !blockers.contains_key(key))
     }
 
     /// Takes those rows into flight that may go, and remembers the keys of those that wait.
@@ -108,11 +155,16 @@ impl Fetch {
         if key.is_empty() || seams::is_off(Rule::KeyOrder) {
             return false;
         }
+        let blocker = blockers.get(key).filter(|blocker| blocker.position < row.position);
         // In flight when the questions were put, and given back since, which has it read again.
-        if self.asked.get(key).is_none_or(|before| *before < row.position) {
+        let Some(asked) = self.asked.get(key).filter(|asked| row.position <= asked.last) else { return true };
+        if asked.to < row.position && blocker.is_none() {
+            // The rest of the question is asked with the next fetch. A retry comes due again by itself.
+            if !row.retry {
+                inner.rewind(row.shard, row.position);
+            }
             return true;
         }
-        let blocker = blockers.get(key).filter(|blocker| blocker.position < row.position);
         let blocked =
             inner.is_blocked(key, row.position) || inner.is_behind_another_session(key, row.position, opening);
         if blocker.is_none() && !blocked {

@@ -3,6 +3,9 @@
 //! Pure bookkeeping behind one lock. Actors hold [`Ticket`](super::ticket::Ticket)s; a ticket that is dropped, also by a panic, gives its event
 //! back by itself.
 
+mod cleared;
+#[cfg(test)]
+mod cleared_tests;
 mod entries;
 mod fetch;
 #[cfg(test)]
@@ -15,12 +18,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use self::cleared::ClearedKeys;
 pub(crate) use self::entries::Unwritable;
 use self::entries::{Entry, Inner};
 pub(crate) use self::fetch::{Admitted, Fetch};
 use super::clock::Moment;
 use crate::seams::{self, Rule};
-use crate::store::{Lane, Position, Shard};
+use crate::store::{KeyStart, Lane, Position, Shard};
 
 /// An open of a shard: what a fetch, a ticket and a session have in common when they belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +110,13 @@ impl Flight {
         let number = inner.next_fetch;
         inner.next_fetch += 1;
         inner.fetches.insert(number);
-        Fetch { flight: Arc::clone(self), number, open: inner.open.clone(), asked: HashMap::new() }
+        Fetch {
+            flight: Arc::clone(self),
+            number,
+            open: inner.open.clone(),
+            asked: HashMap::new(),
+            asked_at: Moment::now(),
+        }
     }
 
     pub(crate) fn ids(&self) -> Vec<Uuid> {
@@ -134,15 +144,15 @@ impl Flight {
         std::mem::take(&mut self.lock().rewinds)
     }
 
-    /// Keys whose events are to be read from the start of their order.
-    pub(crate) fn take_wanted(&self, most: usize) -> Vec<String> {
+    /// Keys whose events are to be read from the start of their order, as far as it is not known to be clear.
+    pub(crate) fn take_wanted(&self, most: usize) -> Vec<KeyStart> {
         let mut inner = self.lock();
         let keys: Vec<String> = inner.wanted.iter().take(most).cloned().collect();
         for key in &keys {
             inner.wanted.remove(key);
             inner.parked.remove(key);
         }
-        keys
+        keys.into_iter().map(|key| KeyStart { from: inner.cleared.place(&key), key }).collect()
     }
 
     /// These shards are read from their start, or by another worker: what waits in them needs no memory here.
@@ -158,6 +168,11 @@ impl Flight {
 
     pub(crate) fn want(&self, key: &str) {
         self.lock().wanted.insert(key.to_owned());
+    }
+
+    /// What the database showed may not be what it shows from now on: it may be another server.
+    pub(crate) fn forget_cleared(&self) {
+        self.lock().cleared = ClearedKeys::default();
     }
 
     // R3.

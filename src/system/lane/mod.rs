@@ -11,6 +11,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::parts::Parts;
+pub(super) use self::parts::{MOST as MOST_PARTS, SHORT, part};
 use self::passed::PassedRetries;
 use self::room::{Room, each};
 use super::clock::Moment;

@@ -11,10 +11,10 @@ const OLDEST: i64 = 64 * 24 * 3_600 * 1_000_000;
 /// No part is shorter, in microseconds: a second.
 const REST: i64 = 1_000_000;
 
-const MOST: i64 = 1_024;
+pub(in crate::system) const MOST: i64 = 1_024;
 
 /// What took no longer grows again: a quarter of what a statement may take.
-pub(super) const SHORT: Duration = Duration::from_millis(2_500);
+pub(in crate::system) const SHORT: Duration = Duration::from_millis(2_500);
 
 /// How a shard's beginning is divided.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +50,7 @@ impl Parts {
 }
 
 /// The end of one of so many parts between two places; `None`: there is only one.
-pub(super) fn part(from: Position, until: i64, count: i64) -> Option<Position> {
+pub(in crate::system) fn part(from: Position, until: i64, count: i64) -> Option<Position> {
     let begin = from.scheduled_at.max(until.saturating_sub(OLDEST));
     let left = until.saturating_sub(begin);
     (left > REST).then(|| Position { scheduled_at: begin + (left / count).max(REST), seq: i64::MIN })

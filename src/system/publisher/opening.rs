@@ -13,6 +13,7 @@ use crate::store::{Blocker, Fetched, Shard};
 use crate::system::clock::Moment;
 use crate::system::flight::{Fetch, Flight};
 use crate::system::line::OpenUnderWay;
+use crate::system::poller::find_blockers;
 use crate::system::ticket::{Room, Ticket};
 use crate::system::trying::pause_after;
 
@@ -167,12 +168,14 @@ impl Desk {
         if self.shared.subscriptions().is_empty() {
             return Ok(HashMap::new());
         }
-        let questions = fetch.questions(rows);
-        if questions.is_empty() {
-            return Ok(HashMap::new());
+        let mut found = HashMap::new();
+        loop {
+            let answer = find_blockers(&*self.shared.store, flight, fetch, rows, false).await;
+            found.extend(answer.map_err(|error| cannot_compare(&error))?);
+            if !fetch.is_cut(&found) {
+                return Ok(found);
+            }
         }
-        let blockers = self.shared.store.blockers(flight.lane(), false, &questions).await;
-        blockers.map_err(|error| cannot_compare(&error))
     }
 
     fn adopt_one(

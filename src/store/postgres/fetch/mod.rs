@@ -240,12 +240,12 @@ fn keys_sql(selection: &Selection) -> String {
     let rows = selection.from(&format!(
         "SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
             AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
-            AND e.seq IS NOT NULL AND e.scheduled_at <= now() \
+            AND (e.scheduled_at, e.seq) >= (k.from_at, k.from_seq) AND e.seq IS NOT NULL AND e.scheduled_at <= now() \
             AND (e.status = 'pending' OR coalesce(e.retry_at, e.scheduled_at) <= now()) \
             AND e.id NOT IN (SELECT unnest(?)) ORDER BY e.scheduled_at, e.seq LIMIT ?"
     ));
     format!(
-        "SELECT outbox_shard(e.partition_key, e.id), {columns} FROM unnest(?) AS k(key) CROSS JOIN LATERAL ({rows}) e \
+        "SELECT outbox_shard(e.partition_key, e.id), {columns} FROM unnest(?, ?, ?) AS k(key, from_at, from_seq) CROSS JOIN LATERAL ({rows}) e \
          {fits} WHERE {}",
         on_a_primary!()
     )
@@ -253,8 +253,11 @@ fn keys_sql(selection: &Selection) -> String {
 
 fn key_values(request: &FetchRequest) -> Vec<Value> {
     let FetchRequest { lane, keys, key_limit, except, .. } = request;
+    let (from_at, from_seq) = split(keys.iter().map(|start| start.from));
     vec![
-        Value::Texts(keys.clone()),
+        Value::Texts(keys.iter().map(|start| start.key.clone()).collect()),
+        Value::Times(from_at),
+        Value::Numbers(from_seq),
         Value::Text(lane.to_string()),
         Value::Ids(except.clone()),
         Value::Number(*key_limit),
@@ -268,6 +271,7 @@ pub(super) async fn blockers(
     failed_blocks: bool,
     questions: &[KeyQuestion],
 ) -> Result<HashMap<String, Blocker>> {
+    let (from_at, from_seq) = split(questions.iter().map(|question| question.from));
     let (at, seq) = split(questions.iter().map(|question| question.before));
     let except: Vec<Uuid> = questions.iter().flat_map(|question| question.except.iter().copied()).collect();
     let query = Statement::<(Text, SqlUuid, Timestamptz, BigInt, Bool)>::new(
@@ -275,6 +279,8 @@ pub(super) async fn blockers(
         BLOCKERS,
         [
             Value::Texts(questions.iter().map(|question| question.key.clone()).collect()),
+            Value::Times(from_at),
+            Value::Numbers(from_seq),
             Value::Times(at),
             Value::Numbers(seq),
             Value::Text(lane.to_owned()),
@@ -308,13 +314,14 @@ macro_rules! first_before {
             " AS due FROM outbox_events e WHERE ",
             $what,
             " AND e.partition_key <> '' AND e.partition_key = q.key AND e.publisher_backend = ? \
-             AND e.seq IS NOT NULL AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND e.id NOT IN (SELECT unnest(?))"
+             AND e.seq IS NOT NULL AND (e.scheduled_at, e.seq) >= (q.from_at, q.from_seq) \
+             AND (e.scheduled_at, e.seq) < (q.at, q.seq) AND e.id NOT IN (SELECT unnest(?))"
         )
     };
 }
 
 const BLOCKERS: &str = concat!(
-    "SELECT q.key, b.id, b.scheduled_at, b.seq, b.due FROM unnest(?, ?, ?) AS q(key, at, seq) CROSS JOIN LATERAL (",
+    "SELECT q.key, b.id, b.scheduled_at, b.seq, b.due FROM unnest(?, ?, ?, ?, ?) AS q(key, from_at, from_seq, at, seq) CROSS JOIN LATERAL (",
     first_before!(
         "e.status IN ('pending', 'retry')",
         "CASE e.status WHEN 'pending' THEN e.scheduled_at <= now() ELSE coalesce(e.retry_at, e.scheduled_at) <= now() END"

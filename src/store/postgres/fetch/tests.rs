@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::store::contract::Fixture;
 use crate::store::postgres::fixture::PostgresFixture;
 use crate::store::postgres::{PostgresStore, SHARDS, Target};
-use crate::store::{FetchRequest, Fetched, Position, Range, Store};
+use crate::store::{FetchRequest, Fetched, KeyStart, Position, Range, Store};
 
 const MAX_EVENT_BYTES: usize = 1 << 20;
 
@@ -14,7 +14,7 @@ fn everything() -> FetchRequest {
     FetchRequest {
         retry_shards: (0..SHARDS).collect(),
         retry_limit: 1000,
-        keys: vec!["k".to_owned()],
+        keys: vec![KeyStart::whole("k")],
         key_limit: 10,
         max_events: 2000,
         max_bytes: 4 << 20,
