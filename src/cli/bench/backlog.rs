@@ -72,8 +72,19 @@ async fn drain_first(stage: &mut Stage, events: u32) -> anyhow::Result<(f64, Usa
     }
 }
 
+/// With many dead rows each.
+const BUSY_KEYS: u32 = 10;
+
+/// Whether vacuum is held back, the keys, and the figure.
+const PINNED_RUNS: [(bool, u32, &str); 4] = [
+    (false, 0, "pinned.without"),
+    (true, 0, "pinned"),
+    (false, BUSY_KEYS, "pinned.keys.without"),
+    (true, BUSY_KEYS, "pinned.keys"),
+];
+
 pub(super) fn pinned_steps(rounds: u32) -> u64 {
-    u64::from(rounds) * 2
+    u64::from(rounds) * 4
 }
 
 /// With a transaction open that keeps 500,000 dead rows, for 200,000 events, against without.
@@ -81,20 +92,20 @@ pub(super) async fn measure_pinned(bench: &mut Bench) -> anyhow::Result<()> {
     let events = bench.events;
     let dead = events.saturating_mul(5) / 2;
     for round in 0..bench.rounds {
-        for pinned in in_turns(&[false, true], round) {
+        for (pinned, keys, figure) in in_turns(&PINNED_RUNS, round) {
             bench.step("draining while vacuum is held back");
             let stage = &mut bench.stage;
             stage.clear_streams().await?;
             stage.schema.empty().await?;
             let pin = if pinned { Some(stage.schema.pin().await?) } else { None };
             if pinned {
-                stage.schema.fill(content(dead)).await?;
+                stage.schema.fill(Content { keys, ..content(dead) }).await?;
                 stage.schema.publish_all().await?;
             }
-            stage.schema.fill(content(events)).await?;
+            stage.schema.fill(Content { keys, ..content(events) }).await?;
             let drained = drain(stage, events, &PUBLISHERS[..1], None).await?;
             drop(pin);
-            bench.samples.record(if pinned { "pinned" } else { "pinned.without" }, drained.rate);
+            bench.samples.record(figure, drained.rate);
         }
     }
     Ok(())

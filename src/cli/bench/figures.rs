@@ -83,6 +83,8 @@ const REST: &[Figure] = &[
     figure("backlog.memory", "MiB", "the worker's memory at its peak", &[]),
     figure("pinned.without", RATE, "a worker empties a backlog", &[]),
     figure("pinned", RATE, "the same, where vacuum is held back", &["pinned.without"]),
+    figure("pinned.keys.without", RATE, "a worker empties a backlog of ten keys", &[]),
+    figure("pinned.keys", RATE, "the same, where vacuum is held back", &["pinned.keys.without"]),
     figure("sqlite.drain", RATE, "a worker drains SQLite into a file of lines", &[]),
     figure("sqlite.publish", RATE, "64 senders, each event in a transaction of its own", &[]),
     figure("sqlite.send.64", RATE, "`PublishEvent` from 64 senders", &["sqlite.publish"]),
