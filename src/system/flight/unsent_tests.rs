@@ -35,7 +35,10 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() 
     let first = admit(&mut flight.begin_fetch(), vec![sample::fetched(0, 1, "k")]);
     let mut fetch = flight.begin_fetch();
     let later = vec![sample::fetched(0, 2, "k")];
-    assert!(fetch.questions(&later, Moment::now())[0].except.contains(&first[0].id), "the database is not asked about it");
+    assert!(
+        fetch.questions(&later, Moment::now())[0].except.contains(&first[0].id),
+        "the database is not asked about it"
+    );
     drop(first);
     assert!(admit_as_asked(&fetch, later).is_empty(), "the later event would be sent first");
     drop(fetch);
