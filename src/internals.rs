@@ -15,7 +15,7 @@ use crate::sample;
 use crate::store::postgres::row::Row;
 use crate::store::postgres::{PostgresStore, Target};
 use crate::store::{FetchAnswer, Fetched, Heartbeat, LeaseStore, Shard, Store};
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 use crate::system::flight::Opening;
 use crate::system::lane::LaneCursor;
 use crate::system::ticket::{Credit, Permit};
@@ -84,7 +84,7 @@ impl Reading {
 
     /// Plans one fetch and takes over what it brought; returns how many ranges it asked for.
     pub fn turn(&mut self) -> usize {
-        let now = Moment::now();
+        let now = BootInstant::now();
         let Some(plan) = self.cursor.plan(self.answer.rows.len(), false, now) else { return 0 };
         self.cursor.advance(&plan, &self.answer, now);
         plan.ranges.len()

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// A moment of a clock that also counts while the machine is suspended, so a lease cannot outlive a sleep.
+/// An instant of the boot clock, which also counts while the machine is suspended, so a lease cannot outlive a sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(Duration);
+pub(crate) struct BootInstant(Duration);
 
-impl Moment {
+impl BootInstant {
     pub(crate) fn now() -> Self {
         #[cfg(target_os = "linux")]
         let id = rustix::time::ClockId::Boottime;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::FutureExt;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::messages::{ActorKind, Complete};
 use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
@@ -55,7 +55,7 @@ impl Completer {
     fn settle(&mut self, name: &str, ctx: &mut Context<Self>) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         let fresh = queue.next(MOST, self.at_once, WORTH_ANOTHER);
-        let again = queue.next_again(MOST, Moment::now());
+        let again = queue.next_again(MOST, BootInstant::now());
         for batch in [fresh, again].into_iter().flatten() {
             self.record(name.to_owned(), batch, ctx);
         }
@@ -76,7 +76,7 @@ impl Completer {
     fn finish(&mut self, name: &str, batch: Batch<Ticket>, outcomes: &[Settled]) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         let ended: Vec<Ticket> =
-            queue.finish(batch, outcomes, Moment::now()).into_iter().map(|(ticket, _)| ticket).collect();
+            queue.finish(batch, outcomes, BootInstant::now()).into_iter().map(|(ticket, _)| ticket).collect();
         if let Some(line) = self.shared.lines.get(name) {
             line.meters.published.add(ended.len());
         }
@@ -132,7 +132,7 @@ pub(super) fn by_publisher<J>(shared: &Shared, jobs: Vec<J>, ticket: fn(&J) -> &
 
 async fn record(shared: Arc<Shared>, batch: Batch<Ticket>) -> (Batch<Ticket>, Vec<Settled>) {
     let events: Vec<Acceptance> = batch.jobs.iter().map(acceptance).collect();
-    let began = Moment::now();
+    let began = BootInstant::now();
     let settle =
         |care| shared.store.settle_published(&events, care).map(|settled| outcomes_of(&shared, events.len(), settled));
     let outcomes = if batch.again {
@@ -140,7 +140,7 @@ async fn record(shared: Arc<Shared>, batch: Batch<Ticket>) -> (Batch<Ticket>, Ve
     } else {
         persist("published events", events.len(), settle).await
     };
-    shared.meters.settle.record(Moment::now().since(began));
+    shared.meters.settle.record(BootInstant::now().since(began));
     (batch, outcomes)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::line::Line;
 use super::shared::Shared;
 use crate::error::StoreError;
@@ -36,7 +36,7 @@ pub(super) async fn update_due(shared: &Shared) -> Result<(), StoreError> {
 }
 
 fn update_line(shared: &Shared, line: &Line) {
-    let now = Moment::now();
+    let now = BootInstant::now();
     let leases: Vec<i64> = line
         .flights
         .iter()

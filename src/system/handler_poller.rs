@@ -12,7 +12,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Ha
 use futures_util::FutureExt;
 use uuid::Uuid;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, refused_or};
 use super::messages::ActorKind;
 use super::owed::InFlight;
@@ -58,8 +58,8 @@ pub(crate) struct HandlerPoller {
 /// When a handler's deliveries are fetched.
 #[derive(Clone, Copy)]
 struct Polls {
-    last: Moment,
-    next: Moment,
+    last: BootInstant,
+    next: BootInstant,
     failures: u32,
 }
 
@@ -124,7 +124,7 @@ impl HandlerPoller {
     }
 
     fn is_due(&mut self, handler: &str, told: bool) -> bool {
-        let now = Moment::now();
+        let now = BootInstant::now();
         let polls = self.polls.entry(handler.to_owned()).or_insert(Polls { last: now, next: now, failures: 0 });
         let earliest = if told && polls.failures == 0 { polls.last.after(LEAST_INTERVAL) } else { polls.next };
         if told && polls.failures == 0 {
@@ -138,7 +138,7 @@ impl HandlerPoller {
         let held: BTreeMap<i16, i64> = self
             .shared
             .leases
-            .readable(&lane, Moment::now())
+            .readable(&lane, BootInstant::now())
             .into_iter()
             .map(|(shard, epoch)| (shard.number, epoch))
             .collect();
@@ -175,7 +175,7 @@ impl HandlerPoller {
         if polls.failures == 0 {
             tracing::warn!(%error, handler, "what a handler is owed cannot be fetched; retrying");
         }
-        polls.next = Moment::now().after(pause_after(polls.failures));
+        polls.next = BootInstant::now().after(pause_after(polls.failures));
         polls.failures = polls.failures.saturating_add(1);
     }
 
@@ -189,7 +189,7 @@ impl HandlerPoller {
         most: usize,
         ctx: &mut Context<Self>,
     ) {
-        let (now, full) = (Moment::now(), deliveries.len() >= most);
+        let (now, full) = (BootInstant::now(), deliveries.len() >= most);
         let pause = match (full, self.shared.store.signals()) {
             (true, _) => Duration::ZERO,
             (false, Some(_)) => TOLD_INTERVAL,
@@ -216,7 +216,7 @@ impl HandlerPoller {
     fn admit(&self, lane: &Lane, held: &BTreeMap<i16, i64>, fetched: FetchedDelivery) -> Option<Delivery> {
         let epoch = *held.get(&fetched.shard)?;
         let shard = Shard { lane: lane.clone(), number: fetched.shard };
-        if !self.shared.leases.covers(&shard, epoch, Moment::now()) {
+        if !self.shared.leases.covers(&shard, epoch, BootInstant::now()) {
             return None;
         }
         let in_flight = self.shared.owed.take(&fetched.handler, (fetched.id, fetched.seq), fetched.shard)?;
@@ -240,12 +240,12 @@ impl HandlerPoller {
     }
 
     fn settle(&mut self, ctx: &mut Context<Self>) {
-        let now = Moment::now();
+        let now = BootInstant::now();
         for batch in [self.handled.next(MOST, 1, MOST), self.handled.next_again(MOST, now)].into_iter().flatten() {
             let work = self.shared.runtime.spawn(record_handled(Arc::clone(&self.shared), batch));
             ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
                 if let Ok((batch, outcomes)) = result {
-                    poller.handled.finish(batch, &outcomes, Moment::now());
+                    poller.handled.finish(batch, &outcomes, BootInstant::now());
                     poller.turn(false, ctx);
                 }
             }));
@@ -254,7 +254,7 @@ impl HandlerPoller {
             let work = self.shared.runtime.spawn(record_rejected(Arc::clone(&self.shared), batch));
             ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
                 if let Ok((batch, outcomes)) = result {
-                    poller.rejected.finish(batch, &outcomes, Moment::now());
+                    poller.rejected.finish(batch, &outcomes, BootInstant::now());
                     poller.turn(false, ctx);
                 }
             }));
@@ -302,7 +302,7 @@ panics_on_demand!(HandlerPoller);
 async fn ask(shared: Arc<Shared>, handler: Arc<Subscription>, chain: Vec<Delivery>, poller: Addr<HandlerPoller>) {
     let limit = shared.settings.worker.handler_timeout;
     for delivery in chain {
-        if !shared.leases.covers(&delivery.shard, delivery.epoch, Moment::now()) {
+        if !shared.leases.covers(&delivery.shard, delivery.epoch, BootInstant::now()) {
             return;
         }
         let rejection = match &delivery.fetched.event {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::flight::Flight;
 use super::lease_keeper::Control;
 use super::leases::{Keeping, Share, fair_share, margin};
@@ -36,8 +36,8 @@ pub(super) fn run(shared: &Shared, control: &Control) {
 const MOST_NAMED: usize = 20;
 
 fn unrecorded(flight: &Flight) -> Vec<Unrecorded> {
-    let now = (Utc::now(), Moment::now());
-    let since = |moment: Moment| now.0 - now.1.since(moment);
+    let now = (Utc::now(), BootInstant::now());
+    let since = |moment: BootInstant| now.0 - now.1.since(moment);
     let named = flight.unwritable(MOST_NAMED).into_iter();
     named.map(|(id, row)| Unrecorded { id, since: since(row.since), reason: row.reason }).collect()
 }
@@ -56,21 +56,21 @@ struct Heart<'a> {
     store: Box<dyn LeaseStore>,
     reachable: bool,
     /// Until when to act on leases, as the last beat that was answered extended them.
-    deadline: Moment,
+    deadline: BootInstant,
     /// When the first lease of another worker can have ended, as far as is known.
-    next_end: Option<Moment>,
+    next_end: Option<BootInstant>,
 }
 
 impl<'a> Heart<'a> {
     fn new(shared: &'a Shared, control: &'a Control) -> Self {
         let leases = shared.leases.keep();
-        let (store, deadline) = (shared.store.leases(), Moment::now());
+        let (store, deadline) = (shared.store.leases(), BootInstant::now());
         Self { shared, control, leases, store, reachable: true, deadline, next_end: None }
     }
 
     async fn beat_until_stopped(mut self) {
         while !self.control.is_stopped() {
-            let next = Moment::now().after(self.lease() / 3);
+            let next = BootInstant::now().after(self.lease() / 3);
             if let Err(error) = self.beat().await {
                 self.say_unreachable(&error);
                 self.release_where_skipped(&error).await;
@@ -92,9 +92,9 @@ impl<'a> Heart<'a> {
     }
 
     /// Until when to act on leases that a beat sent now extends.
-    fn deadline_from_now(&self) -> Moment {
+    fn deadline_from_now(&self) -> BootInstant {
         let lease = self.lease();
-        Moment::now().after(lease.saturating_sub(margin(lease)))
+        BootInstant::now().after(lease.saturating_sub(margin(lease)))
     }
 
     /// Renews, looks around, takes or gives up.
@@ -111,7 +111,7 @@ impl<'a> Heart<'a> {
             self.shared.note_clock(clock, Utc::now());
         }
         self.deadline = deadline;
-        self.next_end = view.next_end.map(|left| Moment::now().after(left));
+        self.next_end = view.next_end.map(|left| BootInstant::now().after(left));
         self.leases.renew(&view.renewed, deadline);
         if !stuck {
             self.release_strays(&view).await?;
@@ -127,7 +127,7 @@ impl<'a> Heart<'a> {
     /// While another transaction holds its row, a worker can neither extend its leases nor can others take them: they look
     /// at that row, too. So what it may not act on any more it releases itself, as often as it takes.
     async fn release_where_skipped(&mut self, error: &StoreError) {
-        if matches!(error, StoreError::Locked { .. }) && Moment::now() >= self.deadline {
+        if matches!(error, StoreError::Locked { .. }) && BootInstant::now() >= self.deadline {
             let released = self.release_idle(self.leases.all()).await;
             if let Err(error) = released {
                 tracing::debug!(%error, "leases could not be released");
@@ -136,13 +136,13 @@ impl<'a> Heart<'a> {
     }
 
     /// Waits for the next beat, releasing meanwhile what has run empty and waking early where something is free.
-    async fn wait(&mut self, until: Moment) {
+    async fn wait(&mut self, until: BootInstant) {
         let mut next_look = self.next_look();
-        while Moment::now() < until && !self.control.is_stopped() {
+        while BootInstant::now() < until && !self.control.is_stopped() {
             // What is held changes here alone, so what is not waited for now will not be before the next beat.
             let short = self.lanes_below_target();
             let next_end = self.next_end.filter(|_| !short.is_empty());
-            if next_end.is_some_and(|end| Moment::now() >= end) {
+            if next_end.is_some_and(|end| BootInstant::now() >= end) {
                 return;
             }
             let first = until.min(next_look).min(next_end.unwrap_or(until));
@@ -150,7 +150,7 @@ impl<'a> Heart<'a> {
             if self.release_drained().await.is_err() || woken == Some(Woken::Beat) {
                 return;
             }
-            if woken.is_none() && Moment::now() < next_look {
+            if woken.is_none() && BootInstant::now() < next_look {
                 continue;
             }
             next_look = self.next_look();
@@ -160,15 +160,15 @@ impl<'a> Heart<'a> {
         }
     }
 
-    fn next_look(&self) -> Moment {
+    fn next_look(&self) -> BootInstant {
         let is_told = self.shared.store.signals().is_some();
-        Moment::now().after(if is_told { UNHEARD_INTERVAL } else { LOOK_INTERVAL })
+        BootInstant::now().after(if is_told { UNHEARD_INTERVAL } else { LOOK_INTERVAL })
     }
 
     /// What wakes the heartbeat before then. While shards run empty, it does not wait for long.
-    async fn woken_before(&self, until: Moment) -> Option<Woken> {
+    async fn woken_before(&self, until: BootInstant) -> Option<Woken> {
         let draining = !self.leases.draining().is_empty();
-        let pause = until.since(Moment::now()).min(if draining { LOOK_INTERVAL } else { Duration::MAX });
+        let pause = until.since(BootInstant::now()).min(if draining { LOOK_INTERVAL } else { Duration::MAX });
         let woken = async {
             tokio::select! {
                 biased;
@@ -212,7 +212,7 @@ impl<'a> Heart<'a> {
     }
 
     fn report(&self, line: &Line, flight: &Flight, stuck: bool) -> LaneReport {
-        let since = |moment| Utc::now() - Moment::now().since(moment);
+        let since = |moment| Utc::now() - BootInstant::now().since(moment);
         let health = match (&line.state().down, self.shared.unreadable()) {
             (Some(down), _) => LaneReport { trying: down.trying, ..LaneReport::down(&down.reason, since(down.since)) },
             (None, _) if stuck => LaneReport::stuck(),
@@ -256,7 +256,7 @@ impl<'a> Heart<'a> {
         if line.is_disproved() {
             return true;
         }
-        let down_for = line.state().down.as_ref().map(|down| Moment::now().since(down.since));
+        let down_for = line.state().down.as_ref().map(|down| BootInstant::now().since(down.since));
         down_for.is_some_and(|span| span >= self.lease())
     }
 
@@ -299,7 +299,7 @@ impl<'a> Heart<'a> {
 
     fn held(&self, lane: &Lane) -> Vec<Shard> {
         let mut held: Vec<Shard> =
-            self.shared.leases.readable(lane, Moment::now()).into_iter().map(|(shard, _)| shard).collect();
+            self.shared.leases.readable(lane, BootInstant::now()).into_iter().map(|(shard, _)| shard).collect();
         held.sort_unstable();
         held
     }

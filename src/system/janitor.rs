@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use crate::store::{Expiry, News, Outcomes};
@@ -113,7 +113,7 @@ async fn delete_expired(shared: Arc<Shared>) {
     let expiry = Expiry::from(shared.settings.retention);
     let holding = shared.settings.holding_lanes();
     while !shared.is_stopping() {
-        let began = Moment::now();
+        let began = BootInstant::now();
         match shared.store.delete_expired(expiry, &holding).await {
             Ok(0) => return,
             Ok(deleted) => tracing::debug!(events = deleted, "deleted old events"),
@@ -121,6 +121,6 @@ async fn delete_expired(shared: Arc<Shared>) {
         }
         // The drain goes first.
         let share = if shared.is_idle() { 1 } else { SHARE_BESIDE_A_DRAIN };
-        tokio::time::sleep(PAUSE.max(Moment::now().since(began) * share)).await;
+        tokio::time::sleep(PAUSE.max(BootInstant::now().since(began) * share)).await;
     }
 }

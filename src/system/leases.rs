@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use crate::store::report::by_lane;
 use crate::store::{Lane, LaneReport, LeaseView, Peer, Shard};
 
@@ -15,7 +15,7 @@ use crate::store::{Lane, LaneReport, LeaseView, Peer, Shard};
 pub(crate) struct Held {
     pub(crate) epoch: i64,
     /// Nothing is begun under the lease after this.
-    pub(crate) deadline: Moment,
+    pub(crate) deadline: BootInstant,
     /// It is being given up: nothing new is read, and it is released once nothing is in flight.
     pub(crate) draining: bool,
 }
@@ -39,7 +39,7 @@ impl Leases {
     }
 
     /// The shards of a lane that may be read now, with their epochs.
-    pub(crate) fn readable(&self, lane: &str, now: Moment) -> Vec<(Shard, i64)> {
+    pub(crate) fn readable(&self, lane: &str, now: BootInstant) -> Vec<(Shard, i64)> {
         self.lock()
             .iter()
             .filter(|(shard, held)| *shard.lane == *lane && now < held.deadline && !held.draining)
@@ -49,7 +49,7 @@ impl Leases {
 
     /// Whether an event read under this epoch may still be handed over. One of a shard that is being given up is left to
     /// the next owner, who would else wait for everything that is queued before it.
-    pub(crate) fn covers(&self, shard: &Shard, epoch: i64, now: Moment) -> bool {
+    pub(crate) fn covers(&self, shard: &Shard, epoch: i64, now: BootInstant) -> bool {
         self.lock().get(shard).is_some_and(|held| held.epoch == epoch && now < held.deadline && !held.draining)
     }
 
@@ -76,13 +76,13 @@ impl Keeping<'_> {
     }
 
     /// What a heartbeat renewed is held until the new deadline; what it did not is no longer ours.
-    pub(crate) fn renew(&self, renewed: &[(Shard, i64)], deadline: Moment) {
+    pub(crate) fn renew(&self, renewed: &[(Shard, i64)], deadline: BootInstant) {
         let mut held = self.leases.lock();
         held.retain(|shard, held| renewed.iter().any(|(other, epoch)| other == shard && *epoch == held.epoch));
         held.values_mut().for_each(|held| held.deadline = deadline);
     }
 
-    pub(crate) fn add(&self, taken: &[(Shard, i64)], deadline: Moment) {
+    pub(crate) fn add(&self, taken: &[(Shard, i64)], deadline: BootInstant) {
         let mut held = self.leases.lock();
         for (shard, epoch) in taken {
             held.insert(shard.clone(), Held { epoch: *epoch, deadline, draining: false });

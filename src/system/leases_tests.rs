@@ -155,8 +155,8 @@ fn shard(number: i16) -> Shard {
     Shard { lane: LANE.into(), number }
 }
 
-fn later(seconds: u64) -> Moment {
-    Moment::now().after(Duration::from_secs(seconds))
+fn later(seconds: u64) -> BootInstant {
+    BootInstant::now().after(Duration::from_secs(seconds))
 }
 
 #[test]

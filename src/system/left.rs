@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use crate::store::Lane;
 
 pub(super) type Key = (Lane, String);
@@ -18,13 +18,13 @@ const MOST_KEYS: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Left {
-    by_key: HashMap<Key, BTreeMap<String, Moment>>,
-    of_every_key: BTreeMap<String, Moment>,
+    by_key: HashMap<Key, BTreeMap<String, BootInstant>>,
+    of_every_key: BTreeMap<String, BootInstant>,
 }
 
 impl Left {
     /// These handlers were left an event of the key.
-    pub(super) fn note(&mut self, key: &Key, names: &[String], now: Moment) {
+    pub(super) fn note(&mut self, key: &Key, names: &[String], now: BootInstant) {
         let until = now.after(LEFT_FOR);
         if !self.by_key.contains_key(key) && self.by_key.len() >= MOST_KEYS {
             self.forget(now);
@@ -36,12 +36,12 @@ impl Left {
         self.by_key.entry(key.clone()).or_default().extend(names.iter().map(|name| (name.clone(), until)));
     }
 
-    pub(super) fn has(&self, key: &Key, name: &str, now: Moment) -> bool {
+    pub(super) fn has(&self, key: &Key, name: &str, now: BootInstant) -> bool {
         let of_key = self.by_key.get(key).and_then(|names| names.get(name));
         [of_key, self.of_every_key.get(name)].into_iter().flatten().any(|until| *until > now)
     }
 
-    fn forget(&mut self, now: Moment) {
+    fn forget(&mut self, now: BootInstant) {
         for names in self.by_key.values_mut() {
             names.retain(|_, until| *until > now);
         }
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn what_was_left_to_a_handler_is_remembered_by_key_and_for_a_while() {
-        let (mut left, now) = (Left::default(), Moment::now());
+        let (mut left, now) = (Left::default(), BootInstant::now());
         left.note(&key(1), &["mail".to_owned()], now);
         assert!(left.has(&key(1), "mail", now));
         assert!(!left.has(&key(1), "audit", now) && !left.has(&key(2), "mail", now));
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn with_too_many_keys_a_handler_is_left_the_events_of_all() {
-        let (mut left, now) = (Left::default(), Moment::now());
+        let (mut left, now) = (Left::default(), BootInstant::now());
         for n in 0..=MOST_KEYS {
             left.note(&key(n), &["mail".to_owned()], now);
         }

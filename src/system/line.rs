@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use uuid::Uuid;
 
 use super::backends::{Backends, ChannelFactory};
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::flight::Flight;
 use super::refusals::Refusals;
 use super::ticket::{Credit, Room, SettledQueue};
@@ -66,23 +66,23 @@ pub(crate) struct LineState {
     /// The open that is under way.
     pub(crate) opening: Option<u64>,
     /// No open before this: the last one was refused, and the next heartbeat tells why.
-    pub(crate) open_after: Option<Moment>,
+    pub(crate) open_after: Option<BootInstant>,
     /// Since when shards that are ours are not open.
-    closed_since: Option<Moment>,
+    closed_since: Option<BootInstant>,
     /// Shards wait for so much room since then.
-    waiting: Option<(Room, Moment)>,
+    waiting: Option<(Room, BootInstant)>,
     /// Since the last accepted event, how often a health check was believed after sending had failed.
     doubts: u32,
     /// It is not believed again before this.
-    believed_after: Option<Moment>,
+    believed_after: Option<BootInstant>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Down {
     pub(crate) reason: String,
-    pub(crate) since: Moment,
+    pub(crate) since: BootInstant,
     /// No try before this.
-    pub(crate) until: Moment,
+    pub(crate) until: BootInstant,
     pub(crate) failures: u32,
     /// It was sending that failed, not only reaching it.
     pub(crate) sending: bool,
@@ -150,7 +150,7 @@ impl Line {
     }
 
     /// Begins an open, unless one is under way, the backend is paused, or the shards wait for room.
-    pub(crate) fn begin_open(self: &Arc<Self>, now: Moment) -> Option<OpenUnderWay> {
+    pub(crate) fn begin_open(self: &Arc<Self>, now: BootInstant) -> Option<OpenUnderWay> {
         let mut state = self.state();
         let paused = state.down.as_ref().is_some_and(|down| now < down.until)
             || state.open_after.is_some_and(|moment| now < moment);
@@ -165,14 +165,14 @@ impl Line {
     }
 
     /// Whether shards that are ours wait to be opened.
-    pub(crate) fn note_closed(&self, any: bool, now: Moment) {
+    pub(crate) fn note_closed(&self, any: bool, now: BootInstant) {
         let mut state = self.state();
         state.closed_since = any.then(|| state.closed_since.unwrap_or(now));
     }
 
     /// Whether the backend takes events, as far as this worker knows; shards that are not open for longer than `limit` are
     /// stuck.
-    pub(crate) fn health(&self, now: Moment, limit: Duration) -> Result<(), String> {
+    pub(crate) fn health(&self, now: BootInstant, limit: Duration) -> Result<(), String> {
         let state = self.state();
         if let Some(down) = &state.down {
             return Err(down.reason.clone());
@@ -189,7 +189,7 @@ impl Line {
     }
 
     /// Whether the shards have waited so long for room that one of them is opened without.
-    pub(crate) fn has_waited_too_long(&self, now: Moment) -> bool {
+    pub(crate) fn has_waited_too_long(&self, now: BootInstant) -> bool {
         let waiting = self.state().waiting;
         waiting.is_some_and(|(room, since)| !self.credit.has(room) && now.since(since) >= self.longest_wait)
     }
@@ -205,14 +205,14 @@ impl Line {
     pub(crate) fn wait_for_room(&self, room: Room) {
         let (events, bytes) = (room.events.min(self.credit.most_events), room.bytes.min(self.credit.most_bytes));
         self.credit.reserve(Room { events, bytes });
-        self.state().waiting = Some((room, Moment::now()));
+        self.state().waiting = Some((room, BootInstant::now()));
     }
 
     // The breaker.
 
     /// The backend is away: nothing is tried for a while. `sending`: it was sending that failed.
     pub(crate) fn pause(&self, reason: &str, sending: bool) {
-        let now = Moment::now();
+        let now = BootInstant::now();
         let mut state = self.state();
         let before = state.down.take();
         if before.is_none() {
@@ -253,7 +253,7 @@ impl Line {
     }
 
     /// Whether a health check would be believed.
-    pub(crate) fn may_believe(&self, now: Moment) -> bool {
+    pub(crate) fn may_believe(&self, now: BootInstant) -> bool {
         let state = self.state();
         let sending = state.down.as_ref().is_some_and(|down| down.sending);
         !sending || state.believed_after.is_none_or(|moment| now >= moment)
@@ -277,7 +277,7 @@ impl Line {
     /// The backend works. Returns whether it was paused.
     pub(crate) fn resume(&self) -> bool {
         let Some(down) = self.state().down.take() else { return false };
-        let paused = Moment::now().since(down.since).as_millis();
+        let paused = BootInstant::now().since(down.since).as_millis();
         tracing::info!(backend = %self.name, paused.duration_ms = paused, "backend is back");
         true
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 use uuid::Uuid;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::flight::{Admitted, Fetch, Flight, Opening};
 use super::lane::{LaneCursor, Plan, Purpose, has_more_retries};
 use super::line::Line;
@@ -37,7 +37,7 @@ pub(crate) struct Poller {
     shared: Arc<Shared>,
     tracks: Vec<Track>,
     failures: u32,
-    pause_until: Moment,
+    pause_until: BootInstant,
     probing: bool,
     _lifeline: Lifeline,
 }
@@ -64,7 +64,7 @@ impl Poller {
             })
             .collect();
         let lifeline = shared.lifeline(ActorKind::Poller);
-        Self { shared, tracks, failures: 0, pause_until: Moment::now(), probing: false, _lifeline: lifeline }
+        Self { shared, tracks, failures: 0, pause_until: BootInstant::now(), probing: false, _lifeline: lifeline }
     }
 
     /// Starts whatever can be started now.
@@ -78,7 +78,7 @@ impl Poller {
         if self.shared.is_stopping() {
             return;
         }
-        let now = Moment::now();
+        let now = BootInstant::now();
         self.look_at(&self.shared.take_news(), now);
         for index in 0..self.tracks.len() {
             self.open_shards(index, now);
@@ -90,7 +90,7 @@ impl Poller {
     }
 
     /// A worker that could not read has left its shards to others, so no fetch shows when it can again.
-    fn probe(&mut self, now: Moment, ctx: &mut Context<Self>) {
+    fn probe(&mut self, now: BootInstant, ctx: &mut Context<Self>) {
         let mut lanes = self.shared.lanes();
         let idle = lanes.all(|lane| self.shared.leases.readable(lane, now).is_empty());
         if self.failures == 0 || self.probing || now < self.pause_until || !idle {
@@ -109,7 +109,7 @@ impl Poller {
         }));
     }
 
-    fn look_at(&mut self, news: &News, now: Moment) {
+    fn look_at(&mut self, news: &News, now: BootInstant) {
         for track in &mut self.tracks {
             let lanes = track.line.flights.iter().zip(&mut track.cursors);
             lanes.filter(|(flight, _)| news.is_of(flight.lane())).for_each(|(_, cursor)| cursor.look_at(now));
@@ -117,7 +117,7 @@ impl Poller {
     }
 
     /// Asks the publisher to open the shards that are ours and not open, unless its backend is paused.
-    fn open_shards(&mut self, index: usize, now: Moment) {
+    fn open_shards(&mut self, index: usize, now: BootInstant) {
         let line = &self.tracks[index].line;
         let wanted: Vec<(Shard, i64)> = line
             .flights
@@ -139,7 +139,7 @@ impl Poller {
     }
 
     /// Plans and starts the next fetch of a publisher's lanes.
-    fn fetch(&mut self, index: usize, now: Moment, ctx: &mut Context<Self>) {
+    fn fetch(&mut self, index: usize, now: BootInstant, ctx: &mut Context<Self>) {
         if self.tracks[index].fetching {
             return;
         }
@@ -157,7 +157,7 @@ impl Poller {
             poller.tracks[index].fetching = false;
             if !matches!(result, Ok(Ok(_))) {
                 let late = matches!(&result, Ok(Err(error)) if is_late(error));
-                poller.tracks[index].cursors[lane].give_up(&plan, late, Moment::now());
+                poller.tracks[index].cursors[lane].give_up(&plan, late, BootInstant::now());
             }
             match result {
                 Ok(Ok(reading)) => {
@@ -180,18 +180,18 @@ impl Poller {
             Purpose::Forward => &meters.fetch,
             Purpose::Sweep => &meters.sweep,
         };
-        histogram.record(Moment::now().since(plan.began));
+        histogram.record(BootInstant::now().since(plan.began));
     }
 
     /// What is announced in the pause is looked for at its end.
     fn turn_after_the_pause(&self, index: usize, lane: usize, ctx: &mut Context<Self>) {
-        let pause = self.tracks[index].cursors[lane].pause(Moment::now());
+        let pause = self.tracks[index].cursors[lane].pause(BootInstant::now());
         if !pause.is_zero() {
             ctx.run_later(pause, |poller, ctx| poller.turn(ctx));
         }
     }
 
-    fn plan(&mut self, index: usize, now: Moment) -> Option<(usize, Plan)> {
+    fn plan(&mut self, index: usize, now: BootInstant) -> Option<(usize, Plan)> {
         let track = &mut self.tracks[index];
         let lanes = track.cursors.len();
         let credit = &track.line.credit;
@@ -230,7 +230,7 @@ impl Poller {
         self.resume();
         let track = &mut self.tracks[index];
         let cursor = &mut track.cursors[lane];
-        cursor.advance(plan, &reading.answer, Moment::now());
+        cursor.advance(plan, &reading.answer, BootInstant::now());
         let retries: Vec<Uuid> = reading.answer.rows.iter().filter(|row| row.retry).map(|row| row.id).collect();
         let has_more_retries = has_more_retries(plan, &reading.answer);
         let credit = &track.line.credit;
@@ -242,7 +242,7 @@ impl Poller {
             let taken: HashSet<Uuid> =
                 tickets.iter().chain(unreadable.iter().map(|(ticket, _)| ticket)).map(|ticket| ticket.id).collect();
             let waiting = retries.into_iter().filter(|id| !taken.contains(id));
-            cursor.pass_retries(waiting, has_more_retries, Moment::now());
+            cursor.pass_retries(waiting, has_more_retries, BootInstant::now());
         }
         // A key of which nothing may go waits for what stands before it: read again at once, it would be for ever.
         let going: HashSet<&str> = tickets.iter().map(Ticket::key).collect();
@@ -285,7 +285,7 @@ impl Poller {
         if self.failures == 0 {
             tracing::warn!(%error, "nothing can be read; trying on");
         }
-        self.pause_until = Moment::now().after(pause_after(self.failures));
+        self.pause_until = BootInstant::now().after(pause_after(self.failures));
         self.failures = self.failures.saturating_add(1);
     }
 }
@@ -373,14 +373,14 @@ pub(super) async fn find_blockers(
     rows: &[Fetched],
     failed_blocks: bool,
 ) -> Result<HashMap<String, Blocker>, StoreError> {
-    let questions = fetch.questions(rows, Moment::now());
+    let questions = fetch.questions(rows, BootInstant::now());
     if questions.is_empty() {
         return Ok(HashMap::new());
     }
     let answer = store.blockers(flight.lane(), failed_blocks, &questions).await;
     match &answer {
-        Ok(blockers) => fetch.note_answer(blockers, Moment::now()),
-        Err(error) if is_late(error) => fetch.note_no_answer(Moment::now()),
+        Ok(blockers) => fetch.note_answer(blockers, BootInstant::now()),
+        Err(error) if is_late(error) => fetch.note_no_answer(BootInstant::now()),
         Err(_) => flight.forget_cleared(),
     }
     answer
@@ -416,7 +416,7 @@ fn in_one_fetch(bytes: usize) -> usize {
 }
 
 /// The shards that may be read: leased, and open under that lease.
-fn open_and_held(shared: &Shared, flight: &Flight, now: Moment) -> HashMap<i16, Opening> {
+fn open_and_held(shared: &Shared, flight: &Flight, now: BootInstant) -> HashMap<i16, Opening> {
     let held = shared.leases.readable(flight.lane(), now);
     held.into_iter()
         .filter_map(|(shard, epoch)| {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 
 /// Refusals that are written in one span, at most.
 const MOST: u32 = 20;
@@ -16,14 +16,14 @@ pub(crate) struct Refusals(Mutex<Span>);
 
 #[derive(Debug, Default)]
 struct Span {
-    began: Option<Moment>,
+    began: Option<BootInstant>,
     written: u32,
     left_out: u64,
 }
 
 impl Refusals {
     /// Whether one more is written.
-    pub(crate) fn is_written(&self, now: Moment) -> bool {
+    pub(crate) fn is_written(&self, now: BootInstant) -> bool {
         let mut span = self.lock();
         if span.is_over(now) {
             (span.began, span.written) = (Some(now), 0);
@@ -35,7 +35,7 @@ impl Refusals {
     }
 
     /// How many were left out of the span that is over, once.
-    pub(crate) fn take_left_out(&self, now: Moment) -> u64 {
+    pub(crate) fn take_left_out(&self, now: BootInstant) -> u64 {
         let mut span = self.lock();
         if span.is_over(now) { std::mem::take(&mut span.left_out) } else { 0 }
     }
@@ -46,7 +46,7 @@ impl Refusals {
 }
 
 impl Span {
-    fn is_over(&self, now: Moment) -> bool {
+    fn is_over(&self, now: BootInstant) -> bool {
         self.began.is_none_or(|began| now.since(began) >= SPAN)
     }
 }
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn many_refusals_are_written_up_to_a_rate_and_the_others_are_counted() {
-        let (refusals, began) = (Refusals::default(), Moment::now());
+        let (refusals, began) = (Refusals::default(), BootInstant::now());
         let written = |now| (0..1_000).filter(|_| refusals.is_written(now)).count();
         assert_eq!(written(began), MOST as usize);
         assert_eq!(refusals.take_left_out(began), 0, "the span is not over");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::future::join_all;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::left::{Key, Left};
 use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
 use super::shared::{Lifeline, Shared, panics_on_demand};
@@ -101,7 +101,7 @@ impl Registry {
             return;
         }
         if !ticket.key().is_empty() {
-            self.left.note(&key_of(ticket), &names, Moment::now());
+            self.left.note(&key_of(ticket), &names, BootInstant::now());
         }
         ticket.left.extend(names);
     }
@@ -136,7 +136,7 @@ impl Registry {
     fn may_run(&self, handler: &Subscription, ticket: &Ticket) -> bool {
         let is_keyed = !ticket.key().is_empty();
         let is_behind = ticket.behind.iter().any(|name| name == handler.name())
-            || is_keyed && self.left.has(&key_of(ticket), handler.name(), Moment::now());
+            || is_keyed && self.left.has(&key_of(ticket), handler.name(), BootInstant::now());
         handler.is_alive() && !is_behind
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::FutureExt;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of};
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::settle_queue::{Batch, Job, SettleQueue};
@@ -55,7 +55,7 @@ impl Retry {
     fn write(&mut self, name: &str, ctx: &mut Context<Self>) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         let fresh = queue.next(MOST, 1, MOST);
-        let again = queue.next_again(MOST, Moment::now());
+        let again = queue.next_again(MOST, BootInstant::now());
         for batch in [fresh, again].into_iter().flatten() {
             self.record(name.to_owned(), batch, ctx);
         }
@@ -74,7 +74,7 @@ impl Retry {
 
     fn finish(&mut self, name: &str, batch: Batch<Rejection>, outcomes: &[Settled]) {
         let Some(queue) = self.queues.get_mut(name) else { return };
-        for (rejection, outcome) in queue.finish(batch, outcomes, Moment::now()) {
+        for (rejection, outcome) in queue.finish(batch, outcomes, BootInstant::now()) {
             // Superseded: the lease is another worker's by now, or an operator changed the event. Whoever owns it decides.
             if outcome == Settled::Recorded {
                 self.note_recorded(rejection);
@@ -158,7 +158,8 @@ fn say_refused(shared: &Shared, ticket: &Ticket, settle: &Reschedule) {
     let reason: String = reason.chars().take(MAX_REASON).collect();
     let event_type = ticket.event().map_or("", |event| event.event_type.as_str());
     let retries = settle.retry_count;
-    let Some(line) = shared.line_of(&settle.shard.lane).filter(|line| line.refusals.is_written(Moment::now())) else {
+    let Some(line) = shared.line_of(&settle.shard.lane).filter(|line| line.refusals.is_written(BootInstant::now()))
+    else {
         return;
     };
     if settle.status == Status::Failed {
@@ -171,7 +172,7 @@ fn say_refused(shared: &Shared, ticket: &Ticket, settle: &Reschedule) {
 fn note_retry(shared: &Shared, settle: &Reschedule) {
     let lane = &settle.shard.lane;
     if let Some(flight) = shared.line_of(lane).and_then(|line| line.flight(lane)) {
-        flight.note_retry(Moment::now().after(settle.delay));
+        flight.note_retry(BootInstant::now().after(settle.delay));
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::trying::pause_after;
 use crate::store::Settled;
 
@@ -35,7 +35,7 @@ pub(super) struct SettleQueue<J> {
 struct Aside<J> {
     job: J,
     tries: u32,
-    next_try: Moment,
+    next_try: BootInstant,
     /// Events that were recorded when it was refused first.
     recorded_before: u64,
 }
@@ -72,7 +72,7 @@ impl<J: Job> SettleQueue<J> {
     }
 
     /// Those set aside whose next try has come.
-    pub(super) fn next_again(&mut self, most: usize, now: Moment) -> Option<Batch<J>> {
+    pub(super) fn next_again(&mut self, most: usize, now: BootInstant) -> Option<Batch<J>> {
         // What was given up with its shard is the next owner's.
         self.aside.retain(|aside| aside.job.is_in_flight());
         if self.retrying || !self.aside.iter().any(|aside| aside.next_try <= now) {
@@ -85,7 +85,7 @@ impl<J: Job> SettleQueue<J> {
     }
 
     /// Takes back what of a batch is not at its end; `outcomes` are in its order.
-    pub(super) fn finish(&mut self, batch: Batch<J>, outcomes: &[Settled], now: Moment) -> Vec<(J, Settled)> {
+    pub(super) fn finish(&mut self, batch: Batch<J>, outcomes: &[Settled], now: BootInstant) -> Vec<(J, Settled)> {
         match batch.again {
             true => self.retrying = false,
             false => self.writing -= 1,
@@ -119,7 +119,7 @@ impl<J: Job> SettleQueue<J> {
         ended
     }
 
-    fn put_aside(&mut self, job: J, tries: u32, recorded_before: u64, next_try: Moment) {
+    fn put_aside(&mut self, job: J, tries: u32, recorded_before: u64, next_try: BootInstant) {
         self.aside.push(Aside { job, tries: tries.saturating_add(1), next_try, recorded_before });
     }
 }
@@ -160,14 +160,14 @@ mod tests {
     const MOST: usize = 10;
 
     /// Settles what waits, with these outcomes.
-    fn settle(queue: &mut SettleQueue<Event>, outcomes: &[Settled], now: Moment) -> Vec<&'static str> {
+    fn settle(queue: &mut SettleQueue<Event>, outcomes: &[Settled], now: BootInstant) -> Vec<&'static str> {
         let batch = queue.next(MOST, 1, 1).unwrap();
         queue.finish(batch, outcomes, now).into_iter().map(|(event, _)| event.name).collect()
     }
 
     #[test]
     fn a_row_that_is_refused_while_others_are_recorded_is_set_aside_and_comes_again_by_itself() {
-        let (mut queue, now) = (SettleQueue::new(), Moment::now());
+        let (mut queue, now) = (SettleQueue::new(), BootInstant::now());
         queue.push([event("good"), event("bad")]);
         assert_eq!(settle(&mut queue, &[Settled::Recorded, refused()], now), ["good"]);
         assert!(queue.next(MOST, 1, 1).is_none(), "it holds up no other");
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn where_all_are_refused_none_is_to_blame_until_another_is_recorded() {
-        let (mut queue, now) = (SettleQueue::new(), Moment::now());
+        let (mut queue, now) = (SettleQueue::new(), BootInstant::now());
         queue.push([event("a"), event("b")]);
         assert!(settle(&mut queue, &[refused(), refused()], now).is_empty());
         queue.push([event("c")]);
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_was_given_up_with_its_shard_does_not_come_again() {
-        let (mut queue, now) = (SettleQueue::new(), Moment::now());
+        let (mut queue, now) = (SettleQueue::new(), BootInstant::now());
         queue.push([event("good"), Event { is_gone: true, ..event("gone") }]);
         settle(&mut queue, &[Settled::Recorded, Settled::Locked], now);
         assert!(queue.next_again(MOST, now.after(LONGEST_PAUSE)).is_none());
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_division_did_not_reach_is_first_in_the_next_batch() {
-        let (mut queue, now) = (SettleQueue::new(), Moment::now());
+        let (mut queue, now) = (SettleQueue::new(), BootInstant::now());
         queue.push([event("a"), event("b")]);
         assert_eq!(settle(&mut queue, &[Settled::Recorded, Settled::Untried], now), ["a"]);
         assert_eq!(settle(&mut queue, &[Settled::Recorded], now), ["b"]);
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(queue.next(MOST, 2, 2).unwrap().jobs.len(), 2);
         queue.push([event("d"), event("e")]);
         assert!(queue.next(MOST, 2, 2).is_none(), "two at most");
-        queue.finish(first, &[Settled::Recorded], Moment::now());
+        queue.finish(first, &[Settled::Recorded], BootInstant::now());
         assert!(queue.next(MOST, 2, 2).is_some());
     }
 }

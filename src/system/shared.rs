@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::completer::Completer;
 use super::intake::Intake;
 use super::leases::Leases;
@@ -80,7 +80,7 @@ pub(crate) struct Shared {
     /// How much the database's clock is ahead of this process', in microseconds; it decides nothing.
     clock_ahead: AtomicI64,
     /// When the database last answered a heartbeat.
-    last_beat: Mutex<Option<Moment>>,
+    last_beat: Mutex<Option<BootInstant>>,
     /// What other processes are to be told.
     pub(crate) outgoing: Letterbox,
     /// Something that was taken from there is on its way.
@@ -88,7 +88,7 @@ pub(crate) struct Shared {
     incoming: Letterbox,
     stopping: AtomicBool,
     /// When the poller's loop last turned.
-    pulse: Mutex<Moment>,
+    pulse: Mutex<BootInstant>,
     /// Every fetch has failed since then.
     unreadable: Mutex<Option<Unreadable>>,
 }
@@ -96,7 +96,7 @@ pub(crate) struct Shared {
 /// Since when no event can be read, and why.
 #[derive(Debug, Clone)]
 pub(crate) struct Unreadable {
-    pub(crate) since: Moment,
+    pub(crate) since: BootInstant,
     pub(crate) reason: String,
 }
 
@@ -140,7 +140,7 @@ impl Shared {
             deaths,
             addresses: Mutex::default(),
             stopping: AtomicBool::new(false),
-            pulse: Mutex::new(Moment::now()),
+            pulse: Mutex::new(BootInstant::now()),
             unreadable: Mutex::default(),
         })
     }
@@ -184,7 +184,7 @@ impl Shared {
     }
 
     pub(crate) fn note_beat(&self) {
-        *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(Moment::now());
+        *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(BootInstant::now());
     }
 
     /// Whether the database answered a heartbeat within the lease time.
@@ -193,7 +193,7 @@ impl Shared {
             return Ok(());
         }
         let last = *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
-        match last.map(|last| Moment::now().since(last)) {
+        match last.map(|last| BootInstant::now().since(last)) {
             Some(span) if span < self.settings.worker.lease => Ok(()),
             Some(span) => Err(format!("no heartbeat was answered for {span:.1?}, so its leases run out")),
             None => Err("no heartbeat was answered yet".to_owned()),
@@ -229,7 +229,7 @@ impl Shared {
 
     /// Nobody else has anything to do for the lane: whoever takes one of its shards later reads it from its start.
     fn owns_all_of(&self, lane: &str) -> bool {
-        self.leases.readable(lane, Moment::now()).len() == self.store.shards().unsigned_abs() as usize
+        self.leases.readable(lane, BootInstant::now()).len() == self.store.shards().unsigned_abs() as usize
     }
 
     pub(crate) fn take_news(&self) -> News {
@@ -241,25 +241,25 @@ impl Shared {
     }
 
     pub(crate) fn tick(&self) {
-        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Moment::now();
+        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = BootInstant::now();
     }
 
     /// How long ago the poller's loop last turned.
     pub(crate) fn silent_for(&self) -> Duration {
-        Moment::now().since(*self.pulse.lock().unwrap_or_else(PoisonError::into_inner))
+        BootInstant::now().since(*self.pulse.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A fetch was answered, or was not.
     pub(crate) fn note_read(&self, error: Option<&StoreError>) {
         let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = unreadable.as_ref().map_or_else(Moment::now, |before| before.since);
+        let since = unreadable.as_ref().map_or_else(BootInstant::now, |before| before.since);
         *unreadable = error.map(|error| Unreadable { since, reason: format!("events cannot be read: {error}") });
     }
 
     /// Where no fetch was answered for the lease time: others may be able to read what this worker cannot.
     pub(crate) fn unreadable(&self) -> Option<Unreadable> {
         let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        unreadable.filter(|unreadable| Moment::now().since(unreadable.since) >= self.settings.worker.lease)
+        unreadable.filter(|unreadable| BootInstant::now().since(unreadable.since) >= self.settings.worker.lease)
     }
 
     pub(crate) fn addresses(&self) -> std::sync::MutexGuard<'_, Addresses> {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::*;
 use crate::settings::{PublisherSettings, Settings};
 use crate::store::Shard;
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 use crate::test_support::postgres::{self, Database};
 use crate::test_support::{PATIENCE, eventually};
 
@@ -31,7 +31,7 @@ async fn join_with_lease(database: &Database, name: &str, lease: Duration) -> Ou
 
 /// What each worker may read in this moment.
 fn held(workers: &[Outbox]) -> Vec<HashSet<(Shard, i64)>> {
-    let now = Moment::now();
+    let now = BootInstant::now();
     let leases = |worker: &Outbox| -> HashSet<(Shard, i64)> {
         LANES.iter().flat_map(|lane| worker.shared.leases.readable(lane, now)).collect()
     };
@@ -103,7 +103,7 @@ async fn one_two_three_and_five_workers_share_the_shards_as_they_join_and_leave(
 
 /// The epoch under which a worker may read a shard of the unnamed lane.
 fn epoch_of(worker: &Outbox, number: i16) -> Option<i64> {
-    let leases = worker.shared.leases.readable("", Moment::now());
+    let leases = worker.shared.leases.readable("", BootInstant::now());
     leases.into_iter().find(|(shard, _)| shard.number == number).map(|(_, epoch)| epoch)
 }
 
@@ -138,7 +138,7 @@ async fn a_lease_whose_epoch_was_raised_is_read_again_under_a_newer_one() {
     let workers = [join_with_lease(&database, "1", Duration::from_secs(3600)).await];
     settle(&workers, &[32]).await;
     let shared = &workers[0].shared;
-    let (shard, epoch) = shared.leases.readable("", Moment::now()).into_iter().next().unwrap();
+    let (shard, epoch) = shared.leases.readable("", BootInstant::now()).into_iter().next().unwrap();
     assert!(shared.store.raise_epoch(shared.worker, &shard, epoch, 40).await.unwrap());
     shared.beat_now.notify_one();
     eventually("it is read again", PATIENCE, async || epoch_of(&workers[0], shard.number) > Some(40)).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::Span;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::messages::{HandleEvent, HandlerError, Subscribe};
 use super::turns::{Turns, Verdict};
 use crate::event::OutboxEvent;
@@ -110,12 +110,12 @@ struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     fn begin(turns: &'a Mutex<Turns>) -> Self {
-        let number = lock(turns).begin(Moment::now());
+        let number = lock(turns).begin(BootInstant::now());
         Self { turns, number }
     }
 
     fn judge(&self, limit: Duration) -> Verdict {
-        lock(self.turns).judge(self.number, limit, Moment::now())
+        lock(self.turns).judge(self.number, limit, BootInstant::now())
     }
 
     fn answered(&self) {
@@ -129,7 +129,7 @@ impl<'a> Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        lock(self.turns).end(self.number, Moment::now());
+        lock(self.turns).end(self.number, BootInstant::now());
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use futures_util::future::join_all;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::completer::Completer;
 use super::handler_poller::HandlerPoller;
 use super::herald::Herald;
@@ -160,7 +160,7 @@ pub(crate) async fn report(shared: Arc<Shared>) -> HealthReport {
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let (now, lease) = (Moment::now(), shared.settings.worker.lease);
+    let (now, lease) = (BootInstant::now(), shared.settings.worker.lease);
     let backends: BTreeMap<String, Result<(), String>> =
         shared.lines.iter().map(|(name, line)| (name.clone(), line.health(now, lease))).collect();
     HealthReport {
@@ -214,8 +214,8 @@ impl Handler<Shutdown> for Supervisor {
         let system = ctx.address();
         Box::pin(async move {
             let limit = shared.settings.worker.shutdown_timeout;
-            let until = Moment::now().after(limit);
-            while !shared.is_idle() && Moment::now() < until {
+            let until = BootInstant::now().after(limit);
+            while !shared.is_idle() && BootInstant::now() < until {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
             let settled = shared.is_idle();

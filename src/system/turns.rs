@@ -8,18 +8,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 
 /// The events that one handler was asked to take and has not answered.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     next: u64,
     /// When each was asked.
-    asked: BTreeMap<u64, Moment>,
+    asked: BTreeMap<u64, BootInstant>,
     /// When the present first one became that.
-    turned: Option<Moment>,
+    turned: Option<BootInstant>,
     /// When one was refused because its time was over; `None` once another was answered.
-    stuck_since: Option<Moment>,
+    stuck_since: Option<BootInstant>,
     /// The handler stopped, and one event was refused for it.
     fell: bool,
 }
@@ -36,7 +36,7 @@ pub(super) enum Verdict {
 }
 
 impl Turns {
-    pub(super) fn begin(&mut self, now: Moment) -> u64 {
+    pub(super) fn begin(&mut self, now: BootInstant) -> u64 {
         let turn = self.next;
         self.next += 1;
         self.asked.insert(turn, now);
@@ -49,14 +49,14 @@ impl Turns {
     }
 
     /// Nobody waits for its answer any more.
-    pub(super) fn end(&mut self, turn: u64, now: Moment) {
+    pub(super) fn end(&mut self, turn: u64, now: BootInstant) {
         if self.first() == Some(turn) {
             self.turned = Some(now);
         }
         self.asked.remove(&turn);
     }
 
-    pub(super) fn judge(&mut self, turn: u64, limit: Duration, now: Moment) -> Verdict {
+    pub(super) fn judge(&mut self, turn: u64, limit: Duration, now: BootInstant) -> Verdict {
         let (Some(&asked), Some((&first, &first_asked))) = (self.asked.get(&turn), self.asked.first_key_value()) else {
             return Verdict::Spared;
         };
@@ -94,16 +94,16 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(30);
 
-    struct Clock(Moment);
+    struct Clock(BootInstant);
 
     impl Clock {
-        fn at(&self, seconds: u64) -> Moment {
+        fn at(&self, seconds: u64) -> BootInstant {
             self.0.after(Duration::from_secs(seconds))
         }
     }
 
     fn clock() -> Clock {
-        Clock(Moment::now())
+        Clock(BootInstant::now())
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::shared::Shared;
 use crate::store::unserved;
 
@@ -16,13 +16,13 @@ const MOST_REMEMBERED: usize = 100;
 
 /// When it was last asked who serves a lane.
 #[derive(Default)]
-pub(crate) struct Asked(Mutex<HashMap<String, Moment>>);
+pub(crate) struct Asked(Mutex<HashMap<String, BootInstant>>);
 
 impl Asked {
     /// Whether to ask now; notes that it is asked.
-    fn begin(&self, lane: &str, now: Moment) -> bool {
+    fn begin(&self, lane: &str, now: BootInstant) -> bool {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_recent = |at: &Moment| now.since(*at) < INTERVAL;
+        let is_recent = |at: &BootInstant| now.since(*at) < INTERVAL;
         if asked.get(lane).is_some_and(is_recent) {
             return false;
         }
@@ -38,7 +38,7 @@ impl Asked {
 
 /// Looks, beside the senders, whether a worker serves the lanes of events that were stored.
 pub(crate) fn look<'a>(shared: &Arc<Shared>, lanes: impl Iterator<Item = &'a str>) {
-    let now = Moment::now();
+    let now = BootInstant::now();
     let to_ask = lanes.filter(|lane| shared.line_of(lane).is_none() && shared.asked.begin(lane, now));
     let to_ask: BTreeSet<String> = to_ask.map(str::to_owned).collect();
     if to_ask.is_empty() {
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_lane_is_asked_about_once_a_minute_and_not_too_many_at_a_time() {
-        let (asked, now) = (Asked::default(), Moment::now());
+        let (asked, now) = (Asked::default(), BootInstant::now());
         assert!(asked.begin("a", now) && !asked.begin("a", now) && asked.begin("b", now));
         assert!((0..1_000).filter(|n| asked.begin(&n.to_string(), now)).count() == MOST_REMEMBERED - 2);
         let later = now.after(INTERVAL);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::fetch::Asked;
 use crate::store::{Blocker, Position};
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 use crate::system::lane::{MOST_PARTS, SHORT, part};
 
 /// Looking at a key from its start takes long: twice running it is dead rows, and not a server that stalls.
@@ -43,7 +43,7 @@ impl Cleared {
 pub(super) struct ClearedKeys {
     known: HashMap<String, Cleared>,
     /// From then on slow keys are looked at from their start again.
-    whole_at: Option<Moment>,
+    whole_at: Option<BootInstant>,
     /// What is left of a key is divided into so many parts, of which one is asked about; 0: all of it is.
     parts: i64,
 }
@@ -55,7 +55,7 @@ impl ClearedKeys {
     }
 
     /// What is to be asked about a key whose events go up to a place.
-    pub(super) fn range(&self, key: &str, before: Position, now: Moment) -> (Position, Position) {
+    pub(super) fn range(&self, key: &str, before: Position, now: BootInstant) -> (Position, Position) {
         let whole = self.parts == 0 && self.whole_at.is_none_or(|at| now >= at);
         let from = if whole { Position::START } else { self.place(key) };
         let end = if self.parts == 0 { None } else { part(from, before.scheduled_at, self.parts) };
@@ -68,7 +68,7 @@ impl ClearedKeys {
         asked: &HashMap<String, Asked>,
         blockers: &HashMap<String, Blocker>,
         took: Duration,
-        now: Moment,
+        now: BootInstant,
     ) {
         if took < SHORT {
             self.parts = if self.parts > 2 { self.parts / 2 } else { 0 };
@@ -91,7 +91,7 @@ impl ClearedKeys {
     }
 
     /// What was asked was not answered in time.
-    pub(super) fn note_late(&mut self, asked: &HashMap<String, Asked>, took: Duration, now: Moment) {
+    pub(super) fn note_late(&mut self, asked: &HashMap<String, Asked>, took: Duration, now: BootInstant) {
         let mut is_another_look = false;
         let mut is_the_second = false;
         for (key, asked) in asked {
@@ -112,7 +112,7 @@ impl ClearedKeys {
         self.known.len()
     }
 
-    fn postpone(&mut self, pause: Duration, now: Moment) {
+    fn postpone(&mut self, pause: Duration, now: BootInstant) {
         self.whole_at = self.whole_at.max(Some(now.after(pause)));
     }
 

@@ -23,14 +23,14 @@ fn permit(_: &Fetched) -> Permit {
 /// A worker that asks a database of which the test says what it answers, and when.
 struct Asking {
     flight: Arc<Flight>,
-    now: Moment,
+    now: BootInstant,
 }
 
 impl Asking {
     fn new() -> Self {
         let flight = Flight::new(Arc::from("orders"));
         flight.open(SHARD, 1);
-        Self { flight, now: Moment::now() }
+        Self { flight, now: BootInstant::now() }
     }
 
     /// What is asked for rows; the answer, if there is one, comes after this time.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::cleared::ClearedKeys;
 use super::{Opening, Stage};
 use crate::store::{Fetched, Position};
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 
 /// Keys remembered because events of theirs wait behind the cursor; more are left to the sweep.
 const MAX_PARKED: usize = 10_000;
@@ -33,7 +33,7 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unwritable {
     pub(crate) reason: String,
-    pub(crate) since: Moment,
+    pub(crate) since: BootInstant,
 }
 
 impl Entry {
@@ -72,7 +72,7 @@ pub(super) struct Inner {
     pub(super) fetches: BTreeSet<u64>,
     pub(super) lingering: VecDeque<(u64, Uuid)>,
     pub(super) rewinds: HashMap<i16, Position>,
-    pub(super) next_retry: Option<Moment>,
+    pub(super) next_retry: Option<BootInstant>,
     pub(super) parked: HashMap<String, i16>,
     pub(super) wanted: BTreeSet<String>,
     pub(super) cleared: ClearedKeys,

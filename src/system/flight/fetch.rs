@@ -9,7 +9,7 @@ use super::entries::{Entry, Inner};
 use super::{Flight, Opening, Stage};
 use crate::seams::{self, Rule};
 use crate::store::{Blocker, Fetched, KeyQuestion, Position};
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 use crate::system::ticket::{Permit, Ticket};
 
 /// Events read by one fetch that may go, and those that cannot be read.
@@ -27,7 +27,7 @@ pub(crate) struct Fetch {
     pub(super) open: HashMap<i16, Opening>,
     /// What the database was asked about each key.
     pub(super) asked: HashMap<String, Asked>,
-    pub(super) asked_at: Moment,
+    pub(super) asked_at: BootInstant,
 }
 
 /// The part of a key's order that the database was asked about.
@@ -60,7 +60,7 @@ impl Fetch {
     /// For each key of the rows, what has to be asked about it: does anything stand before its last row?
     ///
     /// Where a key's dead rows take long to walk over, only about what is not known to be clear, and about a part of it.
-    pub(crate) fn questions(&mut self, rows: &[Fetched], now: Moment) -> Vec<KeyQuestion> {
+    pub(crate) fn questions(&mut self, rows: &[Fetched], now: BootInstant) -> Vec<KeyQuestion> {
         let inner = self.flight.lock();
         let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
         let mut questions: HashMap<&str, KeyQuestion> = HashMap::new();
@@ -91,12 +91,12 @@ impl Fetch {
     }
 
     /// The questions have been answered.
-    pub(crate) fn note_answer(&self, blockers: &HashMap<String, Blocker>, now: Moment) {
+    pub(crate) fn note_answer(&self, blockers: &HashMap<String, Blocker>, now: BootInstant) {
         self.flight.lock().cleared.note(&self.asked, blockers, now.since(self.asked_at), now);
     }
 
     /// The questions were not answered in time.
-    pub(crate) fn note_no_answer(&self, now: Moment) {
+    pub(crate) fn note_no_answer(&self, now: BootInstant) {
         self.flight.lock().cleared.note_late(&self.asked, now.since(self.asked_at), now);
     }
 

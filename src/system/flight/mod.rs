@@ -22,7 +22,7 @@ use self::cleared::ClearedKeys;
 pub(crate) use self::entries::Unwritable;
 use self::entries::{Entry, Inner};
 pub(crate) use self::fetch::{Admitted, Fetch};
-use super::clock::Moment;
+use super::clock::BootInstant;
 use crate::seams::{self, Rule};
 use crate::store::{KeyStart, Lane, Position, Shard};
 
@@ -115,7 +115,7 @@ impl Flight {
             number,
             open: inner.open.clone(),
             asked: HashMap::new(),
-            asked_at: Moment::now(),
+            asked_at: BootInstant::now(),
         }
     }
 
@@ -129,13 +129,13 @@ impl Flight {
     }
 
     /// A retry comes due then.
-    pub(crate) fn note_retry(&self, at: Moment) {
+    pub(crate) fn note_retry(&self, at: BootInstant) {
         let mut inner = self.lock();
         inner.next_retry = Some(inner.next_retry.map_or(at, |next| next.min(at)));
     }
 
     /// When the first of the noted retries comes due.
-    pub(crate) fn take_next_retry(&self) -> Option<Moment> {
+    pub(crate) fn take_next_retry(&self) -> Option<BootInstant> {
         self.lock().next_retry.take()
     }
 
@@ -188,7 +188,7 @@ impl Flight {
     pub(super) fn set_aside(&self, id: Uuid, reason: &str) {
         let mut inner = self.lock();
         let Some(entry) = inner.events.get_mut(&id) else { return };
-        let since = entry.unwritable.as_ref().map_or_else(Moment::now, |unwritable| unwritable.since);
+        let since = entry.unwritable.as_ref().map_or_else(BootInstant::now, |unwritable| unwritable.since);
         let before = entry.unwritable.replace(Box::new(Unwritable { reason: reason.to_owned(), since }));
         if before.is_none() {
             inner.unwritable += 1;

@@ -32,7 +32,7 @@ fn admit(flight: &Arc<Flight>, all: &[&Fetched]) -> Vec<Ticket> {
 
 /// What a fetch admits that finds nothing in its rows' way.
 fn admit_by(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
-    fetch.questions(&rows, Moment::now());
+    fetch.questions(&rows, BootInstant::now());
     fetch.admit(rows, &HashMap::new(), permit).tickets
 }
 
@@ -46,7 +46,7 @@ fn admit_behind(flight: &Arc<Flight>, blocker: &Fetched, due: bool, row: &Fetche
     let blocker = Blocker { id: blocker.id, position: blocker.position, due };
     let (blockers, rows) = (HashMap::from([(row.partition_key.clone(), blocker)]), vec![row.clone()]);
     let mut fetch = flight.begin_fetch();
-    fetch.questions(&rows, Moment::now());
+    fetch.questions(&rows, BootInstant::now());
     fetch.admit(rows, &blockers, permit).tickets
 }
 
@@ -239,7 +239,7 @@ fn a_row_that_is_no_event_blocks_its_key_and_is_handed_out_with_the_reason() {
     let (mut broken, next) = (row(1, "k"), row(2, "k"));
     broken.event = Err("nonsense".to_owned());
     let mut fetch = flight.begin_fetch();
-    fetch.questions(&rows(&[&broken, &next]), Moment::now());
+    fetch.questions(&rows(&[&broken, &next]), BootInstant::now());
     let admitted = fetch.admit(rows(&[&broken, &next]), &HashMap::new(), permit);
     assert!(admitted.tickets.is_empty());
     assert_eq!((admitted.unreadable[0].0.id, admitted.unreadable[0].1.as_str()), (broken.id, "nonsense"));
@@ -251,11 +251,11 @@ fn the_question_about_a_key_leaves_out_what_is_in_flight_and_what_was_read() {
     let (first, second, third, free) = (row(1, "k"), row(2, "k"), row(3, "k"), row(1, ""));
     let _one = admit_one(&flight, &first);
     let mut fetch = flight.begin_fetch();
-    let questions = fetch.questions(&rows(&[&first, &second, &third, &free]), Moment::now());
+    let questions = fetch.questions(&rows(&[&first, &second, &third, &free]), BootInstant::now());
     assert_eq!(questions.len(), 1);
     assert_eq!((questions[0].key.as_str(), questions[0].before), ("k", third.position));
     assert_eq!(questions[0].except, [first.id, second.id, third.id]);
-    assert!(fetch.questions(&rows(&[&first, &free]), Moment::now()).is_empty());
+    assert!(fetch.questions(&rows(&[&first, &free]), BootInstant::now()).is_empty());
 }
 
 // Keys that wait.
@@ -353,7 +353,7 @@ fn what_the_journal_holds_is_not_handled_before_an_earlier_event_of_its_key() {
     let (waiting, sent, other) = (row(1, "k"), row(2, "k"), row(3, "other"));
     let mut fetch = flight.begin_fetch();
     let rows = vec![sent.clone(), other.clone()];
-    assert_eq!(fetch.questions(&rows, Moment::now()).len(), 2);
+    assert_eq!(fetch.questions(&rows, BootInstant::now()).len(), 2);
     let blocker = Blocker { id: waiting.id, position: waiting.position, due: false };
     let blockers = HashMap::from([("k".to_owned(), blocker)]);
     let tickets = fetch.adopt(rows, &HashMap::from([(SHARD, 9)]), &blockers, permit).unwrap();

@@ -6,7 +6,7 @@ use crate::store::Fetched;
 use crate::system::ticket::{Credit, Ticket};
 
 fn admit(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
-    fetch.questions(&rows, Moment::now());
+    fetch.questions(&rows, BootInstant::now());
     admit_as_asked(fetch, rows)
 }
 
@@ -36,7 +36,7 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() 
     let mut fetch = flight.begin_fetch();
     let later = vec![sample::fetched(0, 2, "k")];
     assert!(
-        fetch.questions(&later, Moment::now())[0].except.contains(&first[0].id),
+        fetch.questions(&later, BootInstant::now())[0].except.contains(&first[0].id),
         "the database is not asked about it"
     );
     drop(first);
@@ -56,7 +56,7 @@ fn an_event_that_comes_back_after_the_database_was_asked_waits_for_the_next_read
     refused.reject();
     refused.settled(true);
     let mut fetch = flight.begin_fetch();
-    assert!(fetch.questions(std::slice::from_ref(&later), Moment::now()).is_empty(), "it is in flight");
+    assert!(fetch.questions(std::slice::from_ref(&later), BootInstant::now()).is_empty(), "it is in flight");
     drop(tickets);
     assert!(admit_as_asked(&fetch, vec![later.clone()]).is_empty(), "nobody asked what stands before it");
     assert_eq!(flight.take_rewinds()[&0], later.position, "it is read again");

@@ -14,7 +14,7 @@ use self::parts::Parts;
 pub(super) use self::parts::{MOST as MOST_PARTS, SHORT, part};
 use self::passed::PassedRetries;
 use self::room::{Room, each};
-use super::clock::Moment;
+use super::clock::BootInstant;
 use super::flight::Opening;
 use super::pace::pace;
 use crate::store::{FetchAnswer, Position, Range};
@@ -82,7 +82,7 @@ pub(crate) struct Plan {
     pub(crate) key_room: usize,
     /// Events that all of it may bring.
     pub(crate) most: usize,
-    pub(crate) began: Moment,
+    pub(crate) began: BootInstant,
     /// It is time to poll.
     pub(crate) polls: bool,
 }
@@ -115,19 +115,19 @@ pub(crate) struct LaneCursor {
     /// The fastest sweep step so far: what a round trip costs where nothing is found.
     fastest: Duration,
     /// The database's clock as it was told, and when.
-    clock: Option<(i64, Moment)>,
+    clock: Option<(i64, BootInstant)>,
     average_size: usize,
     room: Room,
-    next_poll: Moment,
+    next_poll: BootInstant,
     /// Since when something may be new.
-    announced: Option<Moment>,
+    announced: Option<BootInstant>,
     /// The next plan is the look that polling asks for.
     polls: bool,
     /// What is announced waits until then.
-    not_before: Moment,
-    next_retries: Moment,
+    not_before: BootInstant,
+    next_retries: BootInstant,
     passed_retries: PassedRetries,
-    next_sweep: Moment,
+    next_sweep: BootInstant,
     /// A look went before a sweep that is due; the next one does not.
     sweep_is_next: bool,
     /// Something was read since the last sweep began.
@@ -137,7 +137,7 @@ pub(crate) struct LaneCursor {
 
 impl LaneCursor {
     pub(crate) fn new(poll_interval: Duration) -> Self {
-        let now = Moment::now();
+        let now = BootInstant::now();
         Self {
             shards: HashMap::new(),
             bounds: BTreeSet::new(),
@@ -201,22 +201,22 @@ impl LaneCursor {
     }
 
     /// There is something new since `at`, so the next plan looks: where much was found a moment ago, the next after a pause.
-    pub(crate) fn look_at(&mut self, at: Moment) {
+    pub(crate) fn look_at(&mut self, at: BootInstant) {
         self.announced = Some(self.announced.map_or(at, |announced| announced.min(at)));
     }
 
     /// How long what is announced waits, from now on.
-    pub(crate) fn pause(&self, now: Moment) -> Duration {
+    pub(crate) fn pause(&self, now: BootInstant) -> Duration {
         self.not_before.since(now)
     }
 
     /// A retry comes due then.
-    pub(crate) fn retries_at(&mut self, at: Moment) {
+    pub(crate) fn retries_at(&mut self, at: BootInstant) {
         self.next_retries = self.next_retries.min(at);
     }
 
     /// These retries were read and have to wait. Where there may be more, the next look passes them.
-    pub(crate) fn pass_retries(&mut self, waiting: impl Iterator<Item = Uuid>, more: bool, now: Moment) {
+    pub(crate) fn pass_retries(&mut self, waiting: impl Iterator<Item = Uuid>, more: bool, now: BootInstant) {
         self.passed_retries.note(waiting, more, now);
     }
 
@@ -231,7 +231,7 @@ impl LaneCursor {
 
     /// The next fetch, if one is worth making now; it never brings more than `room` events. `keys`: there are some to be
     /// read from their start.
-    pub(crate) fn plan(&mut self, room: usize, keys: bool, now: Moment) -> Option<Plan> {
+    pub(crate) fn plan(&mut self, room: usize, keys: bool, now: BootInstant) -> Option<Plan> {
         if room == 0 || self.shards.is_empty() {
             return None;
         }
@@ -271,13 +271,13 @@ impl LaneCursor {
         })
     }
 
-    fn is_look_due(&self, now: Moment) -> bool {
+    fn is_look_due(&self, now: BootInstant) -> bool {
         self.is_poll_due(now) || self.announced.is_some_and(|at| now >= at.max(self.not_before))
     }
 
     /// Everything is to be read once. What is announced from now on begins the next look: it may be of what this one does
     /// not see. What was announced does not put polling off, or something else would be found late.
-    fn begin_look(&mut self, now: Moment) {
+    fn begin_look(&mut self, now: BootInstant) {
         self.shards.values_mut().for_each(|state| state.look = true);
         self.announced = None;
         if self.is_poll_due(now) {
@@ -287,11 +287,11 @@ impl LaneCursor {
     }
 
     /// A tick that comes a little early is a tick, and puts the next one no earlier.
-    fn is_poll_due(&self, now: Moment) -> bool {
+    fn is_poll_due(&self, now: BootInstant) -> bool {
         now.after(self.poll_interval / 8) >= self.next_poll
     }
 
-    fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize, now: Moment) -> Vec<Range> {
+    fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize, now: BootInstant) -> Vec<Range> {
         let mut fresh: Vec<i16> = shards.extract_if(.., |shard| self.may_take_long(*shard)).collect();
         fresh.sort_unstable_by_key(|shard| (*shard <= self.last_fresh, *shard));
         let spared = std::mem::take(&mut self.spares_walks) && !shards.is_empty();
@@ -322,13 +322,13 @@ impl LaneCursor {
         self.shards.get(&shard).is_some_and(|state| state.is_fresh() || is_careful && state.full)
     }
 
-    fn clock_at(&self, now: Moment) -> Option<i64> {
+    fn clock_at(&self, now: BootInstant) -> Option<i64> {
         let (clock, told) = self.clock?;
         Some(clock.saturating_add(i64::try_from(now.since(told).as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// Takes over what a fetch brought.
-    pub(crate) fn advance(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
+    pub(crate) fn advance(&mut self, plan: &Plan, answer: &FetchAnswer, now: BootInstant) {
         let bytes: usize = answer.rows.iter().filter_map(|row| row.event.as_ref().ok()).map(|event| event.size()).sum();
         if let Some(average) = bytes.checked_div(answer.rows.len()) {
             self.average_size = ((self.average_size * 3 + average) / 4).max(SMALLEST_GUESS);
@@ -339,7 +339,7 @@ impl LaneCursor {
         }
     }
 
-    fn advance_forward(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
+    fn advance_forward(&mut self, plan: &Plan, answer: &FetchAnswer, now: BootInstant) {
         let found = in_ranges(answer);
         // Told before now, so it is never taken for later than it is.
         self.clock = answer.clock.map(|at| (at, now)).or(self.clock);

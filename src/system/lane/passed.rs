@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 
 /// Passed at once, at most: each is named to the database.
 const MOST: usize = 20_000;
@@ -16,7 +16,7 @@ const LONGEST_ROUND: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct PassedRetries {
     ids: Vec<Uuid>,
-    since: Option<Moment>,
+    since: Option<BootInstant>,
 }
 
 impl PassedRetries {
@@ -24,7 +24,7 @@ impl PassedRetries {
         self.ids.clone()
     }
 
-    pub(super) fn note(&mut self, waiting: impl Iterator<Item = Uuid>, more: bool, now: Moment) {
+    pub(super) fn note(&mut self, waiting: impl Iterator<Item = Uuid>, more: bool, now: BootInstant) {
         let since = *self.since.get_or_insert(now);
         if !more || now.since(since) >= LONGEST_ROUND {
             return *self = Self::default();
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_passed_until_nothing_is_left_behind_it() {
-        let (mut passed, now) = (PassedRetries::default(), Moment::now());
+        let (mut passed, now) = (PassedRetries::default(), BootInstant::now());
         passed.note(some(3), true, now);
         passed.note(some(2), true, now);
         assert_eq!(passed.ids().len(), 5);
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn it_is_looked_at_again_after_a_while_and_is_bounded() {
-        let (mut passed, now) = (PassedRetries::default(), Moment::now());
+        let (mut passed, now) = (PassedRetries::default(), BootInstant::now());
         passed.note(some(MOST + 1), true, now);
         assert_eq!(passed.ids().len(), MOST);
         passed.note(some(1), true, now.after(LONGEST_ROUND));

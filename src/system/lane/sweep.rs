@@ -21,7 +21,7 @@ const SWEEP_SHARE: u32 = 20;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl LaneCursor {
-    pub(super) fn plan_sweep(&mut self, room: usize, now: Moment) -> Option<Plan> {
+    pub(super) fn plan_sweep(&mut self, room: usize, now: BootInstant) -> Option<Plan> {
         // Asked here too and not only where a step ends: a rewind, or a shard that was lost, can end a sweep as well.
         self.begin_anew_where_swept();
         let mut ranges: Vec<Range> = self
@@ -61,7 +61,7 @@ impl LaneCursor {
 
     /// It was not answered; `late`: perhaps for want of time. Dead rows may be why, so the next begins with one shard, and
     /// one that takes too long alone is read, or swept, in parts.
-    pub(crate) fn give_up(&mut self, plan: &Plan, late: bool, now: Moment) {
+    pub(crate) fn give_up(&mut self, plan: &Plan, late: bool, now: BootInstant) {
         // What it should have looked at is looked at by the next one.
         self.look_at(plan.began);
         match plan.purpose {
@@ -98,7 +98,7 @@ impl LaneCursor {
         others.for_each(|state| state.parts = state.parts.max(parts));
     }
 
-    fn divide_sweep(&mut self, plan: &Plan, now: Moment) {
+    fn divide_sweep(&mut self, plan: &Plan, now: BootInstant) {
         self.sweep_was_late = true;
         self.sweep_at_once = (plan.ranges.len() / 2).max(1);
         let clock = self.clock_at(now);
@@ -124,7 +124,7 @@ impl LaneCursor {
         ends.into_iter().flatten().copied().min().unwrap_or(state.cursor).min(state.cursor)
     }
 
-    pub(super) fn advance_sweep(&mut self, plan: &Plan, answer: &FetchAnswer, now: Moment) {
+    pub(super) fn advance_sweep(&mut self, plan: &Plan, answer: &FetchAnswer, now: BootInstant) {
         let took = now.since(plan.began);
         self.fastest = self.fastest.min(took);
         let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;

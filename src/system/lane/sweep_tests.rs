@@ -36,7 +36,7 @@ fn cursor() -> LaneCursor {
 /// is left alone.
 fn time_until_found(took: Duration, late: impl Fn(i64) -> (i64, i64)) -> Option<Duration> {
     let mut cursor = cursor();
-    let start = Moment::now();
+    let start = BootInstant::now();
     let (mut now, mut seen) = (start, 0);
     let mut committed = None;
     while now.since(start) < Duration::from_secs(120) {
@@ -90,7 +90,7 @@ fn an_event_whose_place_bounds_a_sweep_step_is_found() {
 #[test]
 fn a_process_that_was_stopped_in_the_middle_of_a_sweep_sweeps_again_within_seconds() {
     let mut cursor = cursor();
-    let began = Moment::now();
+    let began = BootInstant::now();
     let forward = cursor.plan(1_000, false, began).unwrap();
     cursor.advance(&forward, &answer(&forward, &[(5_000, 10)]), began.after(MS));
     let sweep = cursor.plan(1_000, false, began.after(MS * 30)).unwrap();
@@ -114,7 +114,7 @@ fn many(shards: i16) -> LaneCursor {
 /// many shards each began with.
 fn steps(span: Duration, took: impl Fn(&Plan) -> Duration) -> Vec<usize> {
     let mut cursor = many(32);
-    let start = Moment::now();
+    let start = BootInstant::now();
     let (mut now, mut steps) = (start, Vec::new());
     while now.since(start) < span {
         let Some(plan) = cursor.plan(1_000, false, now) else {
@@ -152,7 +152,7 @@ fn where_it_is_cheap_an_idle_lane_is_swept_by_one_statement_a_second() {
 #[test]
 fn a_sweep_that_is_given_up_begins_with_one_shard_after_a_rest() {
     let mut cursor = many(32);
-    let mut now = Moment::now();
+    let mut now = BootInstant::now();
     while let Some(plan) = cursor.plan(1_000, false, now) {
         if plan.purpose == Purpose::Sweep {
             now = now.after(Duration::from_secs(10));
@@ -178,7 +178,7 @@ fn a_sweep_that_is_given_up_begins_with_one_shard_after_a_rest() {
 #[test]
 fn a_first_reading_that_is_given_up_is_tried_with_one_shard() {
     let mut cursor = many(32);
-    let now = Moment::now();
+    let now = BootInstant::now();
     let plan = cursor.plan(1_000, false, now).unwrap();
     assert_eq!(plan.ranges.len(), FRESH_AT_ONCE);
     cursor.give_up(&plan, false, now);

@@ -96,7 +96,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     cursor: LaneCursor,
     table: Table,
-    now: Moment,
+    now: BootInstant,
     seq: i64,
     epoch: i64,
     opening: u64,
@@ -106,7 +106,7 @@ impl Model {
     fn new() -> Self {
         let mut cursor = LaneCursor::new(Duration::from_millis(100));
         cursor.set_open(&openings(1, 1));
-        Self { cursor, table: Table::default(), now: Moment::now(), seq: 0, epoch: 1, opening: 1 }
+        Self { cursor, table: Table::default(), now: BootInstant::now(), seq: 0, epoch: 1, opening: 1 }
     }
 
     fn fetch(&mut self, room: usize, cut_after: usize) -> FetchAnswer {
@@ -148,7 +148,7 @@ impl Model {
                 }
                 self.cursor.rewind(&places);
             }
-            Step::Look => self.cursor.look_at(Moment::now()),
+            Step::Look => self.cursor.look_at(BootInstant::now()),
             Step::Wait { ms } => self.now = self.now.after(Duration::from_millis(ms)),
             Step::Reopen { new_lease } => {
                 self.epoch += i64::from(new_lease);
@@ -361,7 +361,7 @@ fn large_events_make_a_byte_budget_worth_fewer_of_them() {
         let mut event = sample::event(1, "");
         event.data_binary = Some(vec![0; 100_000]);
         row.event = Ok(Arc::new(event));
-        model.cursor.look_at(Moment::now());
+        model.cursor.look_at(BootInstant::now());
         model.table.rows = vec![row];
         model.take(Step::Reopen { new_lease: true });
         model.fetch(10, usize::MAX);
@@ -402,7 +402,7 @@ fn a_fetch_that_was_cut_short_does_not_go_by_the_clock() {
 fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_read() {
     let mut cursor = LaneCursor::new(Duration::from_millis(100));
     let mut epochs: HashMap<i16, i64> = (0..32).map(|shard| (shard, 1)).collect();
-    let mut now = Moment::now();
+    let mut now = BootInstant::now();
     let mut read = std::collections::HashSet::new();
     for _ in 0..64 {
         let open = |epochs: &HashMap<i16, i64>| {
@@ -424,7 +424,7 @@ fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_re
 fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_were() {
     let mut cursor = LaneCursor::new(Duration::from_millis(100));
     cursor.set_open(&(0..32).map(|shard| (shard, Opening { epoch: 1, number: 1 })).collect());
-    let mut now = Moment::now();
+    let mut now = BootInstant::now();
     cursor.next_sweep = now.after(Duration::from_secs(60));
     let mut read = Vec::new();
     for _ in 0..32_usize.div_ceil(FRESH_AT_ONCE) {
@@ -448,7 +448,7 @@ struct SlowDatabase {
     heavy: i16,
     /// One heavy shard from start to end.
     walk: Duration,
-    began: Moment,
+    began: BootInstant,
 }
 
 impl SlowDatabase {
@@ -457,7 +457,7 @@ impl SlowDatabase {
     const DEAD: i64 = 2 * 3_600 * 1_000_000;
     const LIMIT: Duration = Duration::from_secs(10);
 
-    fn clock(&self, now: Moment) -> i64 {
+    fn clock(&self, now: BootInstant) -> i64 {
         Self::CLOCK + i64::try_from(now.since(self.began).as_micros()).unwrap()
     }
 
@@ -471,7 +471,7 @@ impl SlowDatabase {
     }
 
     /// One statement; returns when it is over, and whether it was answered.
-    fn serve(&self, cursor: &mut LaneCursor, now: Moment) -> (Moment, bool) {
+    fn serve(&self, cursor: &mut LaneCursor, now: BootInstant) -> (BootInstant, bool) {
         let Some(plan) = cursor.plan(100, false, now) else { return (now.after(Duration::from_millis(100)), true) };
         let took = Duration::from_millis(1) + plan.ranges.iter().map(|range| self.walk_over(range)).sum::<Duration>();
         if took > Self::LIMIT {
@@ -492,7 +492,7 @@ impl SlowDatabase {
 fn however_many_shards_have_dead_rows_all_are_read_in_the_end_and_swept_in_time() {
     const HOUR: Duration = Duration::from_secs(3_600);
     for (shards, heavy, seconds) in [(32, 1, 12), (32, 4, 12), (3, 3, 40), (32, 4, 40), (32, 32, 12), (32, 32, 40)] {
-        let (began, walk) = (Moment::now(), Duration::from_secs(seconds));
+        let (began, walk) = (BootInstant::now(), Duration::from_secs(seconds));
         let database = SlowDatabase { shards, heavy, walk, began };
         let mut cursor = LaneCursor::new(Duration::from_millis(100));
         cursor.set_open(&(0..database.shards).map(|shard| (shard, Opening { epoch: 1, number: 1 })).collect());
@@ -546,14 +546,14 @@ mod dead_rows {
     async fn find(cursor: &mut LaneCursor, store: &PostgresStore, id: Uuid) {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
-            let Some(plan) = cursor.plan(100, false, Moment::now()) else {
+            let Some(plan) = cursor.plan(100, false, BootInstant::now()) else {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 continue;
             };
             match store.fetch(&request(plan.ranges.clone())).await {
                 Ok(answer) if answer.rows.iter().any(|row| row.id == id) => return,
-                Ok(answer) => cursor.advance(&plan, &answer, Moment::now()),
-                Err(_) => cursor.give_up(&plan, true, Moment::now()),
+                Ok(answer) => cursor.advance(&plan, &answer, BootInstant::now()),
+                Err(_) => cursor.give_up(&plan, true, BootInstant::now()),
             }
         }
         panic!("it is never found: {cursor:?}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::desk::Desk;
 use crate::backend::BackendError;
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 
 /// A backend that is sent nothing is asked this often whether it is there.
 const IDLE: Duration = Duration::from_secs(2);
@@ -18,14 +18,14 @@ const SILENCE: Duration = Duration::from_secs(5);
 impl Desk {
     /// How many refusals the log does not name.
     pub(super) fn say_left_out(&self) {
-        let left_out = self.line.refusals.take_left_out(Moment::now());
+        let left_out = self.line.refusals.take_left_out(BootInstant::now());
         if left_out > 0 {
             tracing::warn!(backend = %self.line.name, events = left_out, "further events were refused; `last_error` says why");
         }
     }
 
     pub(super) async fn look_after(&mut self) {
-        let now = Moment::now();
+        let now = BootInstant::now();
         let silent = now.since(self.asked);
         let (down, trying, due) = {
             let state = self.line.state();
@@ -43,7 +43,7 @@ impl Desk {
 
     /// A worker that holds nothing of its backend opens nothing either, so only asking tells that the backend is back.
     async fn probe(&mut self) {
-        self.asked = Moment::now();
+        self.asked = BootInstant::now();
         match self.channel.health_check().await {
             Ok(()) => {
                 self.batch = 1;
@@ -57,7 +57,7 @@ impl Desk {
 
     /// A session that ended while nothing was sent costs nobody anything where the next one can be had.
     async fn check_idle(&mut self, trying: bool) {
-        self.asked = Moment::now();
+        self.asked = BootInstant::now();
         self.idle_checks = self.idle_checks.wrapping_add(1);
         let Err(error) = self.ask().await else { return };
         tracing::debug!(backend = %self.line.name, %error, "an idle session has ended");
@@ -80,7 +80,7 @@ impl Desk {
         self.channel.is_alive().await
     }
 
-    fn holds_any(&self, now: Moment) -> bool {
+    fn holds_any(&self, now: BootInstant) -> bool {
         self.line.flights.iter().any(|flight| !self.shared.leases.readable(flight.lane(), now).is_empty())
     }
 }

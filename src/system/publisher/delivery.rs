@@ -9,7 +9,7 @@ use tracing::Instrument;
 use super::desk::Desk;
 use crate::backend::channel::{Answer, Parcel};
 use crate::event::OutboxEvent;
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 use crate::system::messages::{Cause, Failure};
 use crate::system::ticket::Ticket;
 use crate::trace::Sending;
@@ -26,8 +26,8 @@ impl Desk {
             self.refuse_proven(&mut queue).await;
             queue = self.suspects_last(queue);
         }
-        let until = Moment::now().after(LONGEST_DELIVERY);
-        while !queue.is_empty() && Moment::now() < until {
+        let until = BootInstant::now().after(LONGEST_DELIVERY);
+        while !queue.is_empty() && BootInstant::now() < until {
             let piece = self.next_piece(&mut queue).await;
             if piece.is_empty() || !self.send(piece).await {
                 // Given back by their drop: what is left was not sent.
@@ -65,7 +65,7 @@ impl Desk {
         }
         if let Some(limiter) = &self.limiter {
             most = limiter.piece(most);
-            let began = Moment::now();
+            let began = BootInstant::now();
             let mut waited = false;
             while let Err(wait) = limiter.take(most) {
                 if self.shared.is_stopping() {
@@ -84,7 +84,7 @@ impl Desk {
                 tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
             }
             if waited {
-                self.line.meters.rate_limit_wait.record(Moment::now().since(began));
+                self.line.meters.rate_limit_wait.record(BootInstant::now().since(began));
             }
         }
         let mut piece: Vec<Ticket> = queue.drain(..most).collect();
@@ -99,7 +99,7 @@ impl Desk {
     fn may_go(&self, ticket: &Ticket) -> bool {
         ticket.is_current()
             && !ticket.is_blocked()
-            && self.shared.leases.covers(&ticket.shard, ticket.opening.epoch, Moment::now())
+            && self.shared.leases.covers(&ticket.shard, ticket.opening.epoch, BootInstant::now())
     }
 
     /// Sends one piece; returns whether more may follow.
@@ -111,10 +111,10 @@ impl Desk {
             .collect();
         let kind = self.shared.settings.publishers.get(&self.line.name).map_or("", |publisher| &publisher.backend);
         let sending = Sending::begin(kind, &self.line.name, parcels.iter().map(|parcel| &*parcel.event));
-        let began = Moment::now();
+        let began = BootInstant::now();
         let sent = self.channel.send(&parcels).instrument(sending.span()).await;
-        (self.asked, self.idle_checks) = (Moment::now(), 0);
-        self.line.meters.publish.record(Moment::now().since(began));
+        (self.asked, self.idle_checks) = (BootInstant::now(), 0);
+        self.line.meters.publish.record(BootInstant::now().since(began));
         drop(parcels);
         // Closed before anything is given back, so that nothing is read again under the old session.
         if sent.unavailable.is_some() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::backend::channel::Channel;
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 use crate::system::limiter::Limiter;
 use crate::system::line::Line;
 use crate::system::messages::{Accepted, Failed, Failure};
@@ -23,7 +23,7 @@ pub(super) struct Desk {
     /// Events in one send: halves after a failure, doubles after a success.
     pub(super) batch: usize,
     /// When the backend was last asked anything.
-    pub(super) asked: Moment,
+    pub(super) asked: BootInstant,
     /// How often it was asked since it was last sent anything.
     pub(super) idle_checks: u32,
 }
@@ -43,7 +43,7 @@ impl Desk {
             limiter,
             suspects: Suspects::default(),
             batch,
-            asked: Moment::now(),
+            asked: BootInstant::now(),
             idle_checks: 0,
         }
     }

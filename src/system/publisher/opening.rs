@@ -10,7 +10,7 @@ use crate::backend::BackendError;
 use crate::backend::channel::Opened;
 use crate::error::StoreError;
 use crate::store::{Blocker, Fetched, Shard};
-use crate::system::clock::Moment;
+use crate::system::clock::BootInstant;
 use crate::system::flight::{Fetch, Flight};
 use crate::system::line::OpenUnderWay;
 use crate::system::poller::find_blockers;
@@ -38,7 +38,7 @@ impl Desk {
             },
         );
         self.note_settled();
-        self.asked = Moment::now();
+        self.asked = BootInstant::now();
         let opened = self.channel.open(shards).await?;
         self.line.meters.sessions.increment(1);
         self.raise_epochs(shards, &opened.refused).await;
@@ -62,7 +62,7 @@ impl Desk {
             }
         }
         if !refused.is_empty() {
-            self.line.state().open_after = Some(Moment::now().after(pause_after(0)));
+            self.line.state().open_after = Some(BootInstant::now().after(pause_after(0)));
             self.shared.beat_now.notify_one();
         }
     }
@@ -70,7 +70,7 @@ impl Desk {
     /// Takes what earlier sessions sent into flight as accepted, of as many shards as there is room for, and opens those;
     /// first, in every lane, the shards that need none. The others are opened when credit has come back.
     async fn recover(&mut self, journals: Vec<Journal>) -> Result<(), BackendError> {
-        let mut beyond = self.line.has_waited_too_long(Moment::now());
+        let mut beyond = self.line.has_waited_too_long(BootInstant::now());
         for needs_room in [false, true] {
             for flight in self.line.flights.clone() {
                 let mut waiting = waiting_in(&flight, &journals);
