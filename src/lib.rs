@@ -38,6 +38,7 @@ mod cloud_event;
 mod error;
 mod event;
 mod explain;
+mod fault_injection;
 #[cfg(any(feature = "cli", feature = "web"))]
 mod glance;
 #[cfg(feature = "http")]
@@ -51,7 +52,6 @@ mod publish;
 mod row;
 #[cfg(any(test, feature = "internals"))]
 mod sample;
-mod seams;
 mod settings;
 mod store;
 mod system;

@@ -66,7 +66,7 @@ pub(crate) struct Scene {
     redis_url: String,
     stream: String,
     settings: TempDir,
-    seam: Option<&'static str>,
+    rule_off: Option<&'static str>,
     /// Its workers are the suite's own program, with publishers and a handler of many sorts.
     is_mixed: bool,
     pub(crate) notes: StdMutex<Notes>,
@@ -74,9 +74,9 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// Servers, tables and nobody at work; with a seam, the workers keep all rules but that one.
-    pub(crate) async fn new(seam: Option<&'static str>) -> Self {
-        Self::with(seam, Pace::Short, false).await
+    /// Servers, tables and nobody at work; where a rule is off, the workers keep all others.
+    pub(crate) async fn new(rule_off: Option<&'static str>) -> Self {
+        Self::with(rule_off, Pace::Short, false).await
     }
 
     pub(crate) async fn paced(pace: Pace) -> Self {
@@ -84,8 +84,8 @@ impl Scene {
     }
 
     /// Three services with different handlers, which keep all rules but that one.
-    pub(crate) async fn of_services(seam: Option<&'static str>) -> Self {
-        Self::with(seam, Pace::Short, true).await
+    pub(crate) async fn of_services(rule_off: Option<&'static str>) -> Self {
+        Self::with(rule_off, Pace::Short, true).await
     }
 
     /// For events of many sorts.
@@ -93,7 +93,7 @@ impl Scene {
         Self::with(None, pace, true).await
     }
 
-    async fn with(seam: Option<&'static str>, pace: Pace, is_mixed: bool) -> Self {
+    async fn with(rule_off: Option<&'static str>, pace: Pace, is_mixed: bool) -> Self {
         let (postgres, redis) = block_in_place(|| {
             let mut postgres = postgres::Server::start();
             postgres.ask_for_the_password_of(ROLE);
@@ -124,7 +124,7 @@ impl Scene {
             seats,
             under_way: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
-            seam,
+            rule_off,
             is_mixed,
             notes: StdMutex::default(),
             processes: Processes::default(),
@@ -205,8 +205,8 @@ impl Scene {
             }
         }
         command.current_dir(self.folder());
-        if let Some(seam) = self.seam {
-            command.env("OUTBOX_FAULT_SEAM", seam);
+        if let Some(rule_off) = self.rule_off {
+            command.env("OUTBOX_RULE_OFF", rule_off);
         }
         command
     }

@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry::{Occupied, Vacant};
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
-use crate::seams::{self, Rule};
+use crate::fault_injection::{self, ProtocolRule};
 use crate::store::Shard;
 
 /// Bytes of one event in a journal value: its id, then its seq, big-endian. `publish.lua` cuts by it.
@@ -126,7 +126,7 @@ impl Journal {
                 })
             })
             .collect();
-        for (shard, id, seq) in events.filter(|_| !seams::is_off(Rule::Journal)) {
+        for (shard, id, seq) in events.filter(|_| !fault_injection::is_off(ProtocolRule::Journal)) {
             entries[shard].value.extend_from_slice(id.as_bytes());
             entries[shard].value.extend_from_slice(&seq.to_be_bytes());
         }

@@ -44,7 +44,7 @@ static PUBLISH: Script = Script::new(include_str!("publish.lua"));
 #[cfg(feature = "fault-injection")]
 static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
     let (script, refusal) = (include_str!("publish.lua"), "return { 'closed' }");
-    let fenced = !crate::seams::is_off(crate::seams::Rule::Fencing);
+    let fenced = !crate::fault_injection::is_off(crate::fault_injection::ProtocolRule::Fencing);
     Script::new(if fenced { script } else { script.replace(refusal, "").leak() })
 });
 static STRIKE: Script = Script::new(include_str!("strike.lua"));

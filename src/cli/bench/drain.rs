@@ -172,9 +172,14 @@ impl Drain {
     }
 }
 
-pub(super) async fn drain(stage: &Stage, count: u32, publishers: &[&str], seam: Option<&str>) -> anyhow::Result<Drain> {
+pub(super) async fn drain(
+    stage: &Stage,
+    count: u32,
+    publishers: &[&str],
+    rule_off: Option<&str>,
+) -> anyhow::Result<Drain> {
     let mut settings = stage.variables(publishers);
-    settings.extend(seam.map(|seam| ("OUTBOX_FAULT_SEAM", seam.to_owned())));
+    settings.extend(rule_off.map(|rule_off| ("OUTBOX_RULE_OFF", rule_off.to_owned())));
     drain_by(stage, count, settings, &[]).await
 }
 

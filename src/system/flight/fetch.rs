@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::entries::{Entry, Inner};
 use super::{Flight, Opening, Stage};
-use crate::seams::{self, Rule};
+use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{Blocker, Fetched, KeyQuestion, Position};
 use crate::system::clock::BootInstant;
 use crate::system::ticket::{Permit, Ticket};
@@ -147,12 +147,12 @@ impl Fetch {
 
     fn still_open(&self, inner: &Inner, shard: i16) -> Option<Opening> {
         let now = inner.open.get(&shard)?;
-        (self.open.get(&shard) == Some(now) || seams::is_off(Rule::Openings)).then_some(*now)
+        (self.open.get(&shard) == Some(now) || fault_injection::is_off(ProtocolRule::Openings)).then_some(*now)
     }
 
     fn waits(&self, inner: &mut Inner, row: &Fetched, opening: Opening, blockers: &HashMap<String, Blocker>) -> bool {
         let key = row.partition_key.as_str();
-        if key.is_empty() || seams::is_off(Rule::KeyOrder) {
+        if key.is_empty() || fault_injection::is_off(ProtocolRule::KeyOrder) {
             return false;
         }
         let blocker = blockers.get(key).filter(|blocker| blocker.position < row.position);

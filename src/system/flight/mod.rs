@@ -23,7 +23,7 @@ pub(crate) use self::entries::Unwritable;
 use self::entries::{Entry, Inner};
 pub(crate) use self::fetch::{Admitted, Fetch};
 use super::clock::BootInstant;
-use crate::seams::{self, Rule};
+use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{KeyStart, Lane, Position, Shard};
 
 /// An open of a shard: what a fetch, a ticket and a session have in common when they belong together.
@@ -251,7 +251,7 @@ impl Flight {
                 inner.wanted.insert(key.to_string());
             }
         }
-        let next = if seams::is_off(Rule::Lingering) { 0 } else { inner.next_fetch };
+        let next = if fault_injection::is_off(ProtocolRule::Lingering) { 0 } else { inner.next_fetch };
         inner.lingering.push_back((next, id));
         inner.release();
     }

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::{PUBLISHED, Parameter, Settling, durable, found};
-use crate::seams::{self, Rule};
+use crate::fault_injection::{self, ProtocolRule};
 use crate::store::postgres::Result;
 use crate::store::{Acceptance, SettledEvent};
 
@@ -15,7 +15,7 @@ use crate::store::{Acceptance, SettledEvent};
 /// not recorded before. Compared in this way, the rows can be found by nothing but a look at the primary key for each: as an
 /// equation, a plan from when the table was empty reads all of its index.
 pub(super) static USUAL: LazyLock<String> = LazyLock::new(|| {
-    let unless_off = if seams::is_off(Rule::EveryHandler) { "false AND" } else { "" };
+    let unless_off = if fault_injection::is_off(ProtocolRule::EveryHandler) { "false AND" } else { "" };
     format!(
         "WITH {}, unasked AS MATERIALIZED (SELECT a.n - 1 AS asked_set, h.types FROM outbox_handlers h \
             CROSS JOIN jsonb_array_elements($4) WITH ORDINALITY AS a(names, n) \

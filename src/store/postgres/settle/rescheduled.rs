@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::accepted::Sets;
 use super::divide::divide;
 use super::{Parameter, Settling, durable};
-use crate::seams::{self, Rule};
+use crate::fault_injection::{self, ProtocolRule};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{Reschedule, Settled, SettledEvent};
 
@@ -106,7 +106,7 @@ const OWING: &str = "accepted AS MATERIALIZED (SELECT m.*, s.asked_set, s.rest, 
 
 /// The row is as it was fetched, and its shard's lease is still the worker's.
 fn fence() -> &'static str {
-    if seams::is_off(Rule::FencedSettle) {
+    if fault_injection::is_off(ProtocolRule::FencedSettle) {
         return "$15 <> '00000000-0000-0000-0000-000000000000'";
     }
     "mine.updated_at = s.version AND l.epoch = s.epoch AND l.owner = $15"

@@ -1,12 +1,12 @@
 //! Rules of the protocol that a test may switch off, to show that it would notice.
 //!
-//! The variable `OUTBOX_FAULT_SEAM` names the one. Without the feature `fault-injection` every rule always holds, and
+//! The variable `OUTBOX_RULE_OFF` names the one. Without the feature `fault-injection` every rule always holds, and
 //! nothing of this is compiled in.
 
 /// What keeps events from being lost, sent twice or sent in disorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "the features decide which rules are asked about")]
-pub(crate) enum Rule {
+pub(crate) enum ProtocolRule {
     /// Redis refuses a batch where a newer session has one of its shards.
     Fencing,
     /// What was sent stands in Redis until the database has it.
@@ -24,7 +24,7 @@ pub(crate) enum Rule {
 }
 
 #[cfg(not(feature = "fault-injection"))]
-pub(crate) const fn is_off(_: Rule) -> bool {
+pub(crate) const fn is_off(_: ProtocolRule) -> bool {
     false
 }
 
@@ -35,24 +35,24 @@ pub(crate) use injected::is_off;
 mod injected {
     use std::sync::OnceLock;
 
-    use super::Rule;
+    use super::ProtocolRule;
 
-    const VARIABLE: &str = "OUTBOX_FAULT_SEAM";
+    const VARIABLE: &str = "OUTBOX_RULE_OFF";
 
-    pub(crate) fn is_off(rule: Rule) -> bool {
-        static OFF: OnceLock<Option<Rule>> = OnceLock::new();
+    pub(crate) fn is_off(rule: ProtocolRule) -> bool {
+        static OFF: OnceLock<Option<ProtocolRule>> = OnceLock::new();
         *OFF.get_or_init(named) == Some(rule)
     }
 
-    fn named() -> Option<Rule> {
+    fn named() -> Option<ProtocolRule> {
         let rule = match std::env::var(VARIABLE).ok()?.as_str() {
-            "fencing" => Rule::Fencing,
-            "journal" => Rule::Journal,
-            "openings" => Rule::Openings,
-            "lingering" => Rule::Lingering,
-            "key-order" => Rule::KeyOrder,
-            "fenced-settle" => Rule::FencedSettle,
-            "every-handler" => Rule::EveryHandler,
+            "fencing" => ProtocolRule::Fencing,
+            "journal" => ProtocolRule::Journal,
+            "openings" => ProtocolRule::Openings,
+            "lingering" => ProtocolRule::Lingering,
+            "key-order" => ProtocolRule::KeyOrder,
+            "fenced-settle" => ProtocolRule::FencedSettle,
+            "every-handler" => ProtocolRule::EveryHandler,
             _ => return None,
         };
         tracing::warn!(?rule, "a rule of the protocol is switched off by {VARIABLE}");
