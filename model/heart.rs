@@ -20,7 +20,7 @@ impl State {
         }
         for shard in 0..2 {
             let lease = self.database.leases[shard];
-            let (stray, idle) = (lease.owner == Some(worker.owner), !worker.flight.is_busy(shard, rules));
+            let (stray, idle) = (lease.owner == Some(worker.owner), !worker.in_flight.is_busy(shard, rules));
             match worker.held[shard] {
                 Some(held) if held.draining && idle => steps.push(Step::Release(w, shard, Fate::Answered)),
                 None if stray && idle => steps.push(Step::Release(w, shard, Fate::Answered)),
@@ -63,7 +63,7 @@ impl State {
     pub(crate) fn release(&mut self, w: usize, shard: usize, fate: Fate, outbox: &Outbox) {
         let worker = &mut self.workers[w];
         let epoch = worker.held[shard].take().map_or(self.database.leases[shard].epoch, |held| held.epoch);
-        worker.flight.open[shard] = None;
+        worker.in_flight.open[shard] = None;
         let owner = worker.owner;
         match fate {
             Fate::Answered => self.database.release(owner, shard, epoch, outbox.rules),

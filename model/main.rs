@@ -13,7 +13,7 @@
 //! | `redis.rs` | `open.lua`, `publish.lua` |
 //! | `heart.rs` | `src/system/{heartbeat,leases}.rs`: renew, acquire, drain, release |
 //! | `poller.rs` | `src/system/poller.rs`: fetch, in its steps read, ask and admit |
-//! | `flight.rs` | `src/system/flight`: admit, adopt, settle, give back; rules R1 to R3 |
+//! | `in_flight.rs` | `src/system/in_flight`: admit, adopt, settle, give back; rules R1 to R3 |
 //! | `publisher.rs` | `src/system/publisher`, `src/backend/redis_stream`: try_open, open, look_up, adopt, send, publish, flush |
 //! | `settling.rs` | `src/system/{completer,retry}.rs`: settle_published, settle_rescheduled |
 //!
@@ -44,9 +44,9 @@
 mod check;
 mod database;
 mod events;
-mod flight;
 mod handlers;
 mod heart;
+mod in_flight;
 mod leases;
 mod message;
 mod ownership;

@@ -6,7 +6,7 @@
 //! by the later event's commit.
 
 use crate::events::Event;
-use crate::flight::{Asked, Fetch, Reading};
+use crate::in_flight::{Asked, Fetch, Reading};
 use crate::rules::Outbox;
 use crate::state::State;
 use crate::steps::Step;
@@ -39,10 +39,10 @@ impl State {
     }
 
     fn finds_something(&self, w: usize, retries: bool, outbox: &Outbox) -> bool {
-        let mut flight = self.workers[w].flight;
+        let mut in_flight = self.workers[w].in_flight;
         let mut fetch = self.begin_fetch(w, retries);
         fetch.asked = fetch.asked.or(Some(self.question(w, &fetch)));
-        !flight.admit(&fetch, outbox.rules).is_empty()
+        !in_flight.admit(&fetch, outbox.rules).is_empty()
     }
 
     /// `read`: the rows. Where none has a key there is nothing to ask.
@@ -56,9 +56,9 @@ impl State {
 
     /// `questions` and `blockers`: about the rows that are not in flight, except what is on its way.
     pub(crate) fn question(&self, w: usize, fetch: &Fetch) -> Asked {
-        let flight = &self.workers[w].flight;
-        let read = |event: Event| fetch.rows[event as usize].is_some() && flight.entry(event).is_none();
-        let except = |event: Event| read(event) || flight.on_its_way(event);
+        let in_flight = &self.workers[w].in_flight;
+        let read = |event: Event| fetch.rows[event as usize].is_some() && in_flight.entry(event).is_none();
+        let except = |event: Event| read(event) || in_flight.on_its_way(event);
         let up_to = Event::ALL.into_iter().filter(|event| event.has_key() && read(*event)).max();
         let blocked = up_to.is_some_and(|last| self.database.blockers(last, except));
         Asked { up_to, blocked }
@@ -74,8 +74,8 @@ impl State {
     pub(crate) fn admit(&mut self, w: usize, outbox: &Outbox) {
         let worker = &mut self.workers[w];
         let Some(fetch) = worker.fetch.take() else { return };
-        let admitted = worker.flight.admit(&fetch, outbox.rules);
+        let admitted = worker.in_flight.admit(&fetch, outbox.rules);
         worker.queue.extend(admitted);
-        worker.flight.release(Reading { fetch: true, look_up: false });
+        worker.in_flight.release(Reading { fetch: true, look_up: false });
     }
 }

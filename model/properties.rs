@@ -4,7 +4,7 @@ use stateright::Property;
 
 use crate::database::Status;
 use crate::events::{Event, Publication, Publications};
-use crate::flight::Stage;
+use crate::in_flight::Stage;
 use crate::rules::Outbox;
 use crate::state::State;
 use crate::worker::Worker;
@@ -41,7 +41,7 @@ pub(crate) fn all() -> Vec<Property<Outbox>> {
             !forgotten || !is_settled(state) || !state.is_at_rest(outbox)
         }),
         Property::sometimes(TAKEN_OVER, |_, state: &State| {
-            let mut accepted = state.workers.iter().flat_map(|worker| worker.flight.in_stage(Stage::Accepted));
+            let mut accepted = state.workers.iter().flat_map(|worker| worker.in_flight.in_stage(Stage::Accepted));
             accepted.any(|(_, entry)| entry.opening.is_none())
         }),
         Property::sometimes(REPLAYED, |_, state: &State| {

@@ -5,7 +5,7 @@
 
 use crate::database::Fetched;
 use crate::events::Publications;
-use crate::flight::{Reading, Stage};
+use crate::in_flight::{Reading, Stage};
 use crate::message::{Message, each};
 use crate::redis::{Batch, Reply, Trouble};
 use crate::rules::{Outbox, Rules};
@@ -111,18 +111,18 @@ impl State {
         let rows = || rows.iter().flatten();
         let unknown: Publications = rows().map(|row: &Fetched| row.publication).collect();
         worker.settle_fields(sent.without(unknown));
-        worker.hindered_by = rows().find_map(|row| worker.flight.in_the_way_of(row, rules));
+        worker.hindered_by = rows().find_map(|row| worker.in_flight.in_the_way_of(row, rules));
         if worker.hindered_by.is_none() {
             for row in rows() {
                 if let Some(token) = tokens[row.publication.event.shard()] {
-                    worker.flight.adopt(*row, token.epoch);
+                    worker.in_flight.adopt(*row, token.epoch);
                 }
             }
             for (shard, token) in each(tokens).filter(|(shard, _)| refused[*shard].is_none()) {
-                worker.flight.open[shard] = Some(token);
+                worker.in_flight.open[shard] = Some(token);
             }
         }
-        worker.flight.release(Reading { fetch: false, look_up: true });
+        worker.in_flight.release(Reading { fetch: false, look_up: true });
     }
 
     /// `deliver` up to the sending of one piece: what may not go is given back, what the backend has already is passed on.
@@ -132,9 +132,9 @@ impl State {
         for event in worker.queue.clone() {
             if !worker.may_go(event, outbox.rules) {
                 worker.drop_ticket(event, outbox.rules);
-            } else if worker.flight.entry(event).is_some_and(|entry| entry.row.published_at) {
+            } else if worker.in_flight.entry(event).is_some_and(|entry| entry.row.published_at) {
                 worker.queue.retain(|queued| *queued != event);
-                worker.flight.set_stage(event, Stage::Accepted);
+                worker.in_flight.set_stage(event, Stage::Accepted);
             } else if going.is_empty() || piece == Piece::All {
                 going.push(event);
             }
@@ -147,10 +147,10 @@ impl State {
         let mut batch = Batch { events: Publications::default(), tokens: [None; 2] };
         for event in &going {
             batch.tokens[event.shard()] = worker.sessions[event.shard()];
-            worker.flight.entry(*event).into_iter().for_each(|entry| batch.events.insert(entry.row.publication));
+            worker.in_flight.entry(*event).into_iter().for_each(|entry| batch.events.insert(entry.row.publication));
         }
         if going.iter().any(|event| batch.tokens[event.shard()].is_none()) {
-            going.iter().for_each(|event| worker.flight.open[event.shard()] = None);
+            going.iter().for_each(|event| worker.in_flight.open[event.shard()] = None);
             return going.into_iter().for_each(|event| worker.drop_ticket(event, outbox.rules));
         }
         worker.desk = Desk::Sending(batch, std::mem::take(&mut worker.settled));
@@ -164,7 +164,7 @@ impl State {
             self.give_up(Message::Publish(batch, settled));
             let worker = &mut self.workers[w];
             worker.end();
-            worker.flight.open = [None; 2];
+            worker.in_flight.open = [None; 2];
             return batch.events.iter().for_each(|publication| worker.drop_ticket(publication.event, outbox.rules));
         }
         self.meet(trouble);
@@ -181,15 +181,15 @@ impl State {
             each(batch.tokens).for_each(|(shard, _)| worker.sessions[shard] = None);
             worker.close(batch.tokens);
             if matches!(trouble, Some(Trouble::Stopped(_))) && reply != Reply::Closed {
-                worker.flight.open = [None; 2];
+                worker.in_flight.open = [None; 2];
             }
         }
         for publication in batch.events.iter() {
             let event = publication.event;
             let refused = trouble == Some(Trouble::Refused(event)) && reply != Reply::Closed;
             match (sent.contains(publication), refused) {
-                (true, _) => worker.flight.set_stage(event, Stage::Accepted),
-                (false, true) => worker.flight.set_stage(event, Stage::Rejected),
+                (true, _) => worker.in_flight.set_stage(event, Stage::Accepted),
+                (false, true) => worker.in_flight.set_stage(event, Stage::Rejected),
                 (false, false) => worker.drop_ticket(event, outbox.rules),
             }
         }
@@ -213,7 +213,7 @@ impl State {
         let settled = worker.settled;
         if fate == Fate::GivenUp {
             worker.end();
-            worker.flight.open = [None; 2];
+            worker.in_flight.open = [None; 2];
             return self.give_up(Message::Flush(settled));
         }
         worker.settled = Publications::default();

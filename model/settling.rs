@@ -8,7 +8,7 @@
 
 use crate::database::Reschedule;
 use crate::events::Publications;
-use crate::flight::Stage;
+use crate::in_flight::Stage;
 use crate::message::Message;
 use crate::rules::{Outbox, Rules};
 use crate::state::State;
@@ -55,8 +55,8 @@ impl State {
         let (recorded, worker) = (events.without(unrecorded), &mut self.workers[w]);
         worker.noted = worker.noted.and(recorded);
         let until = worker.reading(rules);
-        recorded.iter().for_each(|publication| worker.flight.settle(publication.event, false, until));
-        unrecorded.iter().for_each(|publication| worker.flight.set_stage(publication.event, Stage::Unrecorded));
+        recorded.iter().for_each(|publication| worker.in_flight.settle(publication.event, false, until));
+        unrecorded.iter().for_each(|publication| worker.in_flight.set_stage(publication.event, Stage::Unrecorded));
     }
 
     pub(crate) fn settle_rescheduled(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
@@ -75,7 +75,7 @@ impl State {
         let until = worker.reading(outbox.rules);
         if recorded {
             worker.noted.insert(settle.publication);
-            worker.flight.settle(settle.publication.event, !settle.failed, until);
+            worker.in_flight.settle(settle.publication.event, !settle.failed, until);
         } else {
             worker.drop_ticket(settle.publication.event, outbox.rules);
         }

@@ -2,7 +2,7 @@
 
 use crate::database::{Fetched, Reschedule};
 use crate::events::{Event, Publication, Publications};
-use crate::flight::{Entry, Fetch, Flight, Reading, Stage};
+use crate::in_flight::{Entry, Fetch, InFlight, Reading, Stage};
 use crate::leases::Owner;
 use crate::message::{Message, each};
 use crate::redis::{Batch, Token};
@@ -48,7 +48,7 @@ pub(crate) struct Worker {
     /// Counts the opens of the process.
     pub(crate) counter: u8,
     pub(crate) held: [Option<Held>; 2],
-    pub(crate) flight: Flight,
+    pub(crate) in_flight: InFlight,
     /// The poller's fetch under way.
     pub(crate) fetch: Option<Fetch>,
     pub(crate) desk: Desk,
@@ -75,7 +75,7 @@ impl Worker {
             alive: true,
             counter: 0,
             held: [None; 2],
-            flight: Flight::default(),
+            in_flight: InFlight::default(),
             fetch: None,
             desk: Desk::Idle,
             queue: Vec::new(),
@@ -94,7 +94,7 @@ impl Worker {
     }
 
     pub(crate) fn may_open(&self) -> bool {
-        let hindered = self.hindered_by.is_some_and(|publication| self.flight.has(publication));
+        let hindered = self.hindered_by.is_some_and(|publication| self.in_flight.has(publication));
         !self.refused && !hindered && self.wanted() != [None; 2]
     }
 
@@ -102,21 +102,21 @@ impl Worker {
     pub(crate) fn wanted(&self) -> [Option<u8>; 2] {
         [0, 1].map(|shard| {
             let epoch = self.readable(shard)?;
-            (self.flight.open[shard].map(|opening| opening.epoch) != Some(epoch)).then_some(epoch)
+            (self.in_flight.open[shard].map(|opening| opening.epoch) != Some(epoch)).then_some(epoch)
         })
     }
 
     /// The shards that may be read: leased, and open under that lease.
     pub(crate) fn open_and_held(&self) -> [Option<Token>; 2] {
-        [0, 1].map(|shard| self.flight.open[shard].filter(|opening| self.readable(shard) == Some(opening.epoch)))
+        [0, 1].map(|shard| self.in_flight.open[shard].filter(|opening| self.readable(shard) == Some(opening.epoch)))
     }
 
     /// R1 and R3 once more, at the last moment.
     pub(crate) fn may_go(&self, event: Event, rules: Rules) -> bool {
-        self.flight.entry(event).is_some_and(|entry| {
-            let current = entry.opening.is_some() && self.flight.open[event.shard()] == entry.opening;
+        self.in_flight.entry(event).is_some_and(|entry| {
+            let current = entry.opening.is_some() && self.in_flight.open[event.shard()] == entry.opening;
             (current || !rules.r1)
-                && !(rules.r3 && self.flight.is_blocked(event))
+                && !(rules.r3 && self.in_flight.is_blocked(event))
                 && self.readable(event.shard()) == Some(entry.epoch)
         })
     }
@@ -124,13 +124,13 @@ impl Worker {
     /// Whether a ticket waits for the desk, for the completer or for `Retry`.
     pub(crate) fn has_ticket(&self, event: Event) -> bool {
         let in_hand = |entry: &Entry| matches!(entry.stage, Stage::Accepted | Stage::Rejected);
-        self.queue.contains(&event) || self.flight.entry(event).is_some_and(in_hand)
+        self.queue.contains(&event) || self.in_flight.entry(event).is_some_and(in_hand)
     }
 
     /// A ticket is dropped before its end.
     pub(crate) fn drop_ticket(&mut self, event: Event, rules: Rules) {
         self.queue.retain(|queued| *queued != event);
-        self.flight.give_back(event, rules);
+        self.in_flight.give_back(event, rules);
     }
 
     /// What is being read, and may be older than what is settled from now on (R2).
@@ -145,13 +145,13 @@ impl Worker {
 
     /// What the completer has in hand: accepted, and not still queued for the desk.
     pub(crate) fn completing(&self) -> Publications {
-        let accepted = self.flight.in_stage(Stage::Accepted);
+        let accepted = self.in_flight.in_stage(Stage::Accepted);
         accepted.filter(|(event, _)| !self.queue.contains(event)).map(|(_, entry)| entry.row.publication).collect()
     }
 
     /// What `Retry` has in hand.
     pub(crate) fn refusals(&self, max_retries: u8) -> impl Iterator<Item = Reschedule> {
-        self.flight.in_stage(Stage::Rejected).map(move |(_, entry)| Reschedule {
+        self.in_flight.in_stage(Stage::Rejected).map(move |(_, entry)| Reschedule {
             publication: entry.row.publication,
             owner: self.owner,
             epoch: entry.epoch,
@@ -191,6 +191,6 @@ impl Worker {
     }
 
     pub(crate) fn close(&mut self, tokens: [Option<Token>; 2]) {
-        each(tokens).for_each(|(shard, _)| self.flight.open[shard] = None);
+        each(tokens).for_each(|(shard, _)| self.in_flight.open[shard] = None);
     }
 }

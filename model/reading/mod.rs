@@ -9,7 +9,7 @@
 //! | here | the code |
 //! |---|---|
 //! | `lane.rs` | `src/system/lane`: plan, advance, rewind; `src/system/lane/room.rs`: whose turn it is |
-//! | `state.rs` | `src/system/poller.rs`, `src/system/flight`: what a fetch brings, what of it waits, what is to be read again |
+//! | `state.rs` | `src/system/poller.rs`, `src/system/in_flight`: what a fetch brings, what of it waits, what is to be read again |
 //!
 //! A turn of the poller (plan, fetch, questions, admission) is one step: what happens between its parts is the first model's
 //! subject. It is a function of the state and of which timers are due, so the check is: from every state in which nothing is in

@@ -25,7 +25,7 @@ pub(super) async fn update_due(shared: &Shared) -> Result<(), StoreError> {
     }
     let (due, workers) = tokio::try_join!(shared.store.due(), shared.store.workers())?;
     for line in shared.lines.values() {
-        line.meters.due.set(due.iter().filter(|due| line.flight(&due.lane).is_some()));
+        line.meters.due.set(due.iter().filter(|due| line.in_flight(&due.lane).is_some()));
     }
     let is_alive = |worker: &&WorkerRow| worker.is_alive(shared.settings.worker.lease);
     let served: HashSet<String> =
@@ -40,7 +40,7 @@ fn update_line(shared: &Shared, line: &Line) {
     let leases: Vec<i64> = line
         .flights
         .iter()
-        .flat_map(|flight| shared.leases.readable(flight.lane(), now))
+        .flat_map(|in_flight| shared.leases.readable(in_flight.lane(), now))
         .map(|(_, epoch)| epoch)
         .collect();
     let meters = &line.meters;
@@ -49,6 +49,6 @@ fn update_line(shared: &Shared, line: &Line) {
     let credit = &line.credit;
     meters.in_flight_events.set(credit.most_events.saturating_sub(credit.free().events) as f64);
     meters.in_flight_bytes.set(credit.most_bytes.saturating_sub(credit.free().bytes) as f64);
-    meters.unrecorded.set(line.flights.iter().map(|flight| flight.unwritable_count()).sum::<usize>() as f64);
+    meters.unrecorded.set(line.flights.iter().map(|in_flight| in_flight.unwritable_count()).sum::<usize>() as f64);
     meters.breaker_open.set(f64::from(u8::from(line.state().down.is_some())));
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, refused_or};
 use super::messages::ActorKind;
-use super::owed::InFlight;
+use super::owed::DeliveryGuard;
 use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
@@ -77,7 +77,7 @@ struct Delivery {
     fetched: FetchedDelivery,
     shard: Shard,
     epoch: i64,
-    _in_flight: InFlight,
+    _guard: DeliveryGuard,
     _permit: Permit,
 }
 
@@ -219,9 +219,9 @@ impl HandlerPoller {
         if !self.shared.leases.covers(&shard, epoch, BootInstant::now()) {
             return None;
         }
-        let in_flight = self.shared.owed.take(&fetched.handler, (fetched.id, fetched.seq), fetched.shard)?;
+        let guard = self.shared.owed.take(&fetched.handler, (fetched.id, fetched.seq), fetched.shard)?;
         let permit = self.credit.take(fetched.event.as_ref().map_or(0, |event| event.size()));
-        Some(Delivery { fetched, shard, epoch, _in_flight: in_flight, _permit: permit })
+        Some(Delivery { fetched, shard, epoch, _guard: guard, _permit: permit })
     }
 
     /// How long events are owed to a handler counts from when a live process last had it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::clock::BootInstant;
-use super::flight::Flight;
+use super::in_flight::InFlight;
 use super::lease_keeper::Control;
 use super::leases::{Keeping, Share, fair_share, margin};
 use super::line::Line;
@@ -35,10 +35,10 @@ pub(super) fn run(shared: &Shared, control: &Control) {
 /// Events named in a report whose outcome cannot be recorded; the metric counts them all.
 const MOST_NAMED: usize = 20;
 
-fn unrecorded(flight: &Flight) -> Vec<Unrecorded> {
+fn unrecorded(in_flight: &InFlight) -> Vec<Unrecorded> {
     let now = (Utc::now(), BootInstant::now());
     let since = |moment: BootInstant| now.0 - now.1.since(moment);
-    let named = flight.unwritable(MOST_NAMED).into_iter();
+    let named = in_flight.unwritable(MOST_NAMED).into_iter();
     named.map(|(id, row)| Unrecorded { id, since: since(row.since), reason: row.reason }).collect()
 }
 
@@ -190,7 +190,7 @@ impl<'a> Heart<'a> {
     fn announcement(&self, stuck: bool) -> Heartbeat {
         let lines = self.shared.lines.values();
         let of_publishers = lines.flat_map(|line| {
-            line.flights.iter().map(|flight| (flight.lane().to_string(), self.report(line, flight, stuck)))
+            line.flights.iter().map(|in_flight| (in_flight.lane().to_string(), self.report(line, in_flight, stuck)))
         });
         // One whose actor is gone is owed its events and takes no leases.
         let subscriptions = self.shared.subscriptions();
@@ -211,7 +211,7 @@ impl<'a> Heart<'a> {
         }
     }
 
-    fn report(&self, line: &Line, flight: &Flight, stuck: bool) -> LaneReport {
+    fn report(&self, line: &Line, in_flight: &InFlight, stuck: bool) -> LaneReport {
         let since = |moment| Utc::now() - BootInstant::now().since(moment);
         let health = match (&line.state().down, self.shared.unreadable()) {
             (Some(down), _) => LaneReport { trying: down.trying, ..LaneReport::down(&down.reason, since(down.since)) },
@@ -220,9 +220,9 @@ impl<'a> Heart<'a> {
             (None, None) => LaneReport::well(),
         };
         LaneReport {
-            standing_by: self.standing_by().get(&**flight.lane()).cloned(),
+            standing_by: self.standing_by().get(&**in_flight.lane()).cloned(),
             per_second: line.rate_limit.map(|limit| limit.per_second),
-            unrecorded: unrecorded(flight),
+            unrecorded: unrecorded(in_flight),
             ..health
         }
     }
@@ -334,9 +334,9 @@ impl<'a> Heart<'a> {
         // Forgotten before it is released: nothing may begin under it any more.
         self.leases.remove(&leases);
         for (shard, _) in &leases {
-            if let Some(flight) = self.flight(&shard.lane) {
-                flight.close(shard.number);
-                flight.forget_unwritable(shard.number);
+            if let Some(in_flight) = self.in_flight(&shard.lane) {
+                in_flight.close(shard.number);
+                in_flight.forget_unwritable(shard.number);
             }
         }
         self.store.release(self.shared.worker, &leases).await
@@ -345,12 +345,12 @@ impl<'a> Heart<'a> {
     fn is_busy(&self, shard: &Shard) -> bool {
         match handler_of(&shard.lane) {
             Some(handler) => self.shared.owed.is_busy(handler, shard.number),
-            None => self.flight(&shard.lane).is_some_and(|flight| flight.is_busy(shard.number)),
+            None => self.in_flight(&shard.lane).is_some_and(|in_flight| in_flight.is_busy(shard.number)),
         }
     }
 
-    fn flight(&self, lane: &str) -> Option<&Flight> {
-        self.shared.line_of(lane)?.flight(lane).map(Arc::as_ref)
+    fn in_flight(&self, lane: &str) -> Option<&InFlight> {
+        self.shared.line_of(lane)?.in_flight(lane).map(Arc::as_ref)
     }
 
     // What people are told.

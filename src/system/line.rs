@@ -1,4 +1,4 @@
-//! One publisher's part of what is shared: its lanes' flights, its credit, its breaker.
+//! One publisher's part of what is shared: what is in flight in its lanes, its credit, its breaker.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::backends::{Backends, ChannelFactory};
 use super::clock::BootInstant;
-use super::flight::Flight;
+use super::in_flight::InFlight;
 use super::refusals::Refusals;
 use super::ticket::{Credit, Room, SettledQueue};
 use super::trying::pause_after;
@@ -25,7 +25,7 @@ const LONGEST_DISBELIEF: Duration = Duration::from_secs(60);
 /// One publisher's part of what is shared.
 pub(crate) struct Line {
     pub(crate) name: String,
-    pub(crate) flights: Vec<Arc<Flight>>,
+    pub(crate) flights: Vec<Arc<InFlight>>,
     pub(crate) credit: Arc<Credit>,
     pub(crate) settled: Arc<SettledQueue>,
     pub(crate) rate_limit: Option<RateLimit>,
@@ -93,7 +93,7 @@ pub(crate) struct Down {
 impl Line {
     pub(crate) fn new(
         name: String,
-        flights: Vec<Arc<Flight>>,
+        flights: Vec<Arc<InFlight>>,
         credit: Arc<Credit>,
         settings: &PublisherSettings,
         longest_wait: Duration,
@@ -121,8 +121,8 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn flight(&self, lane: &str) -> Option<&Arc<Flight>> {
-        self.flights.iter().find(|flight| **flight.lane() == *lane)
+    pub(crate) fn in_flight(&self, lane: &str) -> Option<&Arc<InFlight>> {
+        self.flights.iter().find(|in_flight| **in_flight.lane() == *lane)
     }
 
     /// Events that are worth having in memory: at a limited rate, those of the next seconds.
@@ -131,7 +131,7 @@ impl Line {
     }
 
     pub(crate) fn close_all(&self) {
-        self.flights.iter().for_each(|flight| flight.close_all());
+        self.flights.iter().for_each(|in_flight| in_flight.close_all());
     }
 
     // Publishers.
@@ -302,7 +302,7 @@ pub(super) fn make_lines(
         .served_publishers()
         .map(|(name, publisher)| {
             let credit = Credit::new(events.max(1), bytes.max(1), Arc::clone(wake));
-            let flights = settings.lanes_of(name).into_iter().map(|lane| Flight::new(Lane::from(lane))).collect();
+            let flights = settings.lanes_of(name).into_iter().map(|lane| InFlight::new(Lane::from(lane))).collect();
             let channel = backends.channel(name, publisher, outbox)?;
             Ok((name.clone(), Line::new(name.clone(), flights, credit, publisher, longest_wait, channel)))
         })

@@ -11,7 +11,7 @@ use uuid::Uuid;
 pub(super) type Key = (Uuid, i64);
 
 #[derive(Debug, Default)]
-pub(crate) struct OwedInFlight {
+pub(crate) struct DeliveriesInFlight {
     handlers: Mutex<HashMap<String, OfHandler>>,
 }
 
@@ -23,7 +23,7 @@ struct OfHandler {
     ended: Vec<Key>,
 }
 
-impl OwedInFlight {
+impl DeliveriesInFlight {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, OfHandler>> {
         self.handlers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -39,14 +39,14 @@ impl OwedInFlight {
     }
 
     /// Takes what a fetch brought into memory, unless it is there.
-    pub(super) fn take(self: &Arc<Self>, handler: &str, key: Key, shard: i16) -> Option<InFlight> {
+    pub(super) fn take(self: &Arc<Self>, handler: &str, key: Key, shard: i16) -> Option<DeliveryGuard> {
         let mut handlers = self.lock();
         let deliveries = &mut handlers.entry(handler.to_owned()).or_default().deliveries;
         if deliveries.contains_key(&key) {
             return None;
         }
         deliveries.insert(key, shard);
-        Some(InFlight { owed: Arc::clone(self), handler: handler.to_owned(), key })
+        Some(DeliveryGuard { owed: Arc::clone(self), handler: handler.to_owned(), key })
     }
 
     pub(super) fn end_fetch(&self, handler: &str) {
@@ -78,13 +78,13 @@ impl OwedInFlight {
 
 /// A delivery in memory; forgotten when dropped.
 #[derive(Debug)]
-pub(super) struct InFlight {
-    owed: Arc<OwedInFlight>,
+pub(super) struct DeliveryGuard {
+    owed: Arc<DeliveriesInFlight>,
     handler: String,
     key: Key,
 }
 
-impl Drop for InFlight {
+impl Drop for DeliveryGuard {
     fn drop(&mut self) {
         self.owed.end(&self.handler, self.key);
     }
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_delivery_that_ended_stays_excluded_until_the_fetch_that_may_have_read_it_is_over() {
-        let owed = Arc::new(OwedInFlight::default());
+        let owed = Arc::new(DeliveriesInFlight::default());
         let key = (Uuid::nil(), 7);
         assert_eq!(owed.begin_fetch("mail"), Some(vec![]));
         assert_eq!(owed.begin_fetch("mail"), None, "one at a time");

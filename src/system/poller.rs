@@ -7,7 +7,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use uuid::Uuid;
 
 use super::clock::BootInstant;
-use super::flight::{Admitted, Fetch, Flight, Opening};
+use super::in_flight::{Admitted, Fetch, InFlight, Opening};
 use super::lane::{LaneCursor, Plan, Purpose, has_more_retries};
 use super::line::Line;
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
@@ -112,7 +112,7 @@ impl Poller {
     fn look_at(&mut self, news: &News, now: BootInstant) {
         for track in &mut self.tracks {
             let lanes = track.line.flights.iter().zip(&mut track.cursors);
-            lanes.filter(|(flight, _)| news.is_of(flight.lane())).for_each(|(_, cursor)| cursor.look_at(now));
+            lanes.filter(|(in_flight, _)| news.is_of(in_flight.lane())).for_each(|(_, cursor)| cursor.look_at(now));
         }
     }
 
@@ -122,10 +122,10 @@ impl Poller {
         let wanted: Vec<(Shard, i64)> = line
             .flights
             .iter()
-            .flat_map(|flight| {
-                let held = self.shared.leases.readable(flight.lane(), now);
+            .flat_map(|in_flight| {
+                let held = self.shared.leases.readable(in_flight.lane(), now);
                 held.into_iter()
-                    .filter(|(shard, epoch)| flight.opening(shard.number).map(|open| open.epoch) != Some(*epoch))
+                    .filter(|(shard, epoch)| in_flight.opening(shard.number).map(|open| open.epoch) != Some(*epoch))
             })
             .collect();
         line.note_closed(!wanted.is_empty(), now);
@@ -147,12 +147,12 @@ impl Poller {
         let track = &mut self.tracks[index];
         track.fetching = true;
         track.turn = lane + 1;
-        let flight = Arc::clone(&track.line.flights[lane]);
+        let in_flight = Arc::clone(&track.line.flights[lane]);
         if plan.polls {
             self.shared.meters.polled.increment(1);
         }
-        let request = request(&self.shared, &track.line, &flight, &plan);
-        let work = self.shared.runtime.spawn(read(Arc::clone(&self.shared), flight, request));
+        let request = request(&self.shared, &track.line, &in_flight, &plan);
+        let work = self.shared.runtime.spawn(read(Arc::clone(&self.shared), in_flight, request));
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
             poller.tracks[index].fetching = false;
             if !matches!(result, Ok(Ok(_))) {
@@ -197,28 +197,29 @@ impl Poller {
         let credit = &track.line.credit;
         let batch = self.shared.settings.worker.batch_size;
         for lane in (0..lanes).map(|step| (track.turn + step) % lanes) {
-            let flight = &track.line.flights[lane];
+            let in_flight = &track.line.flights[lane];
             // Each is kept in memory and in the journal, so there is an end to them.
-            if flight.unwritable_count() >= self.shared.settings.worker.max_in_flight {
+            if in_flight.unwritable_count() >= self.shared.settings.worker.max_in_flight {
                 continue;
             }
             let cursor = &mut track.cursors[lane];
-            flight.forget_parked(&cursor.set_open(&open_and_held(&self.shared, flight, now)));
-            cursor.rewind(&flight.take_rewinds());
-            if let Some(at) = flight.take_next_retry() {
+            in_flight.forget_parked(&cursor.set_open(&open_and_held(&self.shared, in_flight, now)));
+            cursor.rewind(&in_flight.take_rewinds());
+            if let Some(at) = in_flight.take_next_retry() {
                 cursor.retries_at(at);
             }
             let most_ahead = track.line.most_ahead();
             // One event passes whatever its size, or it would wait for ever.
             let affordable = cursor.affordable(in_one_fetch(credit.bytes_left())).max(usize::from(credit.is_whole()));
-            let room = credit.events_left().min(affordable).min(MAX_FETCH).min(most_ahead.saturating_sub(flight.len()));
+            let room =
+                credit.events_left().min(affordable).min(MAX_FETCH).min(most_ahead.saturating_sub(in_flight.len()));
             // A backlog is read in pieces worth a round trip.
             let affordable = cursor.affordable(in_one_fetch(credit.most_bytes));
             let most = credit.most_events.min(affordable).min(MAX_FETCH).min(most_ahead);
-            if cursor.is_behind() && room < batch.min(most) / 2 && !flight.is_empty() {
+            if cursor.is_behind() && room < batch.min(most) / 2 && !in_flight.is_empty() {
                 continue;
             }
-            if let Some(plan) = cursor.plan(room, flight.has_wanted(), now) {
+            if let Some(plan) = cursor.plan(room, in_flight.has_wanted(), now) {
                 return Some((lane, plan));
             }
         }
@@ -246,8 +247,11 @@ impl Poller {
         }
         // A key of which nothing may go waits for what stands before it: read again at once, it would be for ever.
         let going: HashSet<&str> = tickets.iter().map(Ticket::key).collect();
-        let flight = &track.line.flights[lane];
-        unfinished.iter().filter(|(key, read)| !*read || going.contains(&**key)).for_each(|(key, _)| flight.want(key));
+        let in_flight = &track.line.flights[lane];
+        unfinished
+            .iter()
+            .filter(|(key, read)| !*read || going.contains(&**key))
+            .for_each(|(key, _)| in_flight.want(key));
         self.refuse(unreadable);
         self.deliver(index, tickets);
     }
@@ -336,19 +340,23 @@ struct Reading {
 }
 
 /// Fetches, and asks about the keys of what came (R3).
-async fn read(shared: Arc<Shared>, flight: Arc<Flight>, request: FetchRequest) -> Result<Reading, StoreError> {
-    let reading = read_fallibly(&shared, &flight, &request).await;
+async fn read(shared: Arc<Shared>, in_flight: Arc<InFlight>, request: FetchRequest) -> Result<Reading, StoreError> {
+    let reading = read_fallibly(&shared, &in_flight, &request).await;
     if reading.is_err() {
-        request.keys.iter().for_each(|start| flight.want(&start.key));
+        request.keys.iter().for_each(|start| in_flight.want(&start.key));
     }
     reading
 }
 
-async fn read_fallibly(shared: &Shared, flight: &Arc<Flight>, request: &FetchRequest) -> Result<Reading, StoreError> {
-    let mut fetch = flight.begin_fetch();
+async fn read_fallibly(
+    shared: &Shared,
+    in_flight: &Arc<InFlight>,
+    request: &FetchRequest,
+) -> Result<Reading, StoreError> {
+    let mut fetch = in_flight.begin_fetch();
     let answer = match shared.store.fetch(request).await {
         Err(error) if !is_late(&error) => {
-            flight.forget_cleared();
+            in_flight.forget_cleared();
             return Err(error);
         }
         answer => answer?,
@@ -360,15 +368,15 @@ async fn read_fallibly(shared: &Shared, flight: &Arc<Flight>, request: &FetchReq
             unfinished.push((key.clone(), count > 0));
         }
     }
-    let holds = shared.settings.holds_on_failure(flight.lane());
-    let blockers = find_blockers(&*shared.store, flight, &mut fetch, &answer.rows, holds).await?;
+    let holds = shared.settings.holds_on_failure(in_flight.lane());
+    let blockers = find_blockers(&*shared.store, in_flight, &mut fetch, &answer.rows, holds).await?;
     Ok(Reading { answer, blockers, unfinished, fetch })
 }
 
 /// Asks what stands before events in their keys' order; see [`Fetch::questions`].
 pub(super) async fn find_blockers(
     store: &dyn Store,
-    flight: &Flight,
+    in_flight: &InFlight,
     fetch: &mut Fetch,
     rows: &[Fetched],
     failed_blocks: bool,
@@ -377,11 +385,11 @@ pub(super) async fn find_blockers(
     if questions.is_empty() {
         return Ok(HashMap::new());
     }
-    let answer = store.blockers(flight.lane(), failed_blocks, &questions).await;
+    let answer = store.blockers(in_flight.lane(), failed_blocks, &questions).await;
     match &answer {
         Ok(blockers) => fetch.note_answer(blockers, BootInstant::now()),
         Err(error) if is_late(error) => fetch.note_no_answer(BootInstant::now()),
-        Err(_) => flight.forget_cleared(),
+        Err(_) => in_flight.forget_cleared(),
     }
     answer
 }
@@ -391,13 +399,13 @@ fn is_late(error: &StoreError) -> bool {
     matches!(error, StoreError::Timeout { .. } | StoreError::Query { .. })
 }
 
-fn request(shared: &Shared, line: &Line, flight: &Flight, plan: &Plan) -> FetchRequest {
+fn request(shared: &Shared, line: &Line, in_flight: &InFlight, plan: &Plan) -> FetchRequest {
     let sweeping = plan.purpose == Purpose::Sweep;
-    let keys = flight.take_wanted(WANTED_KEYS.min(plan.key_room));
+    let keys = in_flight.take_wanted(WANTED_KEYS.min(plan.key_room));
     let key_limit = plan.key_limit(keys.len());
-    let except = if sweeping || !keys.is_empty() { flight.ids() } else { flight.retrying() };
+    let except = if sweeping || !keys.is_empty() { in_flight.ids() } else { in_flight.retrying() };
     FetchRequest {
-        lane: flight.lane().clone(),
+        lane: in_flight.lane().clone(),
         ranges: plan.ranges.clone(),
         except,
         retry_shards: plan.retry_shards.clone(),
@@ -416,11 +424,11 @@ fn in_one_fetch(bytes: usize) -> usize {
 }
 
 /// The shards that may be read: leased, and open under that lease.
-fn open_and_held(shared: &Shared, flight: &Flight, now: BootInstant) -> HashMap<i16, Opening> {
-    let held = shared.leases.readable(flight.lane(), now);
+fn open_and_held(shared: &Shared, in_flight: &InFlight, now: BootInstant) -> HashMap<i16, Opening> {
+    let held = shared.leases.readable(in_flight.lane(), now);
     held.into_iter()
         .filter_map(|(shard, epoch)| {
-            let opening = flight.opening(shard.number)?;
+            let opening = in_flight.opening(shard.number)?;
             (opening.epoch == epoch).then_some((shard.number, opening))
         })
         .collect()

@@ -171,8 +171,8 @@ fn say_refused(shared: &Shared, ticket: &Ticket, settle: &Reschedule) {
 
 fn note_retry(shared: &Shared, settle: &Reschedule) {
     let lane = &settle.shard.lane;
-    if let Some(flight) = shared.line_of(lane).and_then(|line| line.flight(lane)) {
-        flight.note_retry(BootInstant::now().after(settle.delay));
+    if let Some(in_flight) = shared.line_of(lane).and_then(|line| line.in_flight(lane)) {
+        in_flight.note_retry(BootInstant::now().after(settle.delay));
     }
 }
 

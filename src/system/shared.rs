@@ -1,4 +1,4 @@
-//! What the actors of one system share: the store, the leases, each lane's flight, and where the others are.
+//! What the actors of one system share: the store, the leases, what is in flight in each lane, and where the others are.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI16, AtomicI64, Ordering};
@@ -19,7 +19,7 @@ use super::letterbox::Letterbox;
 use super::line::Line;
 use super::messages::{ActorKind, Subscribe};
 use super::outbox_system::OutboxSystem;
-use super::owed::OwedInFlight;
+use super::owed::DeliveriesInFlight;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
     pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
     /// What handlers of this process are owed and have in memory.
-    pub(crate) owed: Arc<OwedInFlight>,
+    pub(crate) owed: Arc<DeliveriesInFlight>,
     /// Wakes the handlers' poller.
     pub(crate) handlers_wake: Notify,
     /// The rules that hold, as a heartbeat last saw them.
@@ -146,7 +146,7 @@ impl Shared {
     }
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &Lane> {
-        self.lines.values().flat_map(|line| line.flights.iter().map(|flight| flight.lane()))
+        self.lines.values().flat_map(|line| line.flights.iter().map(|in_flight| in_flight.lane()))
     }
 
     /// The lanes of the handlers that this process has.
@@ -164,7 +164,7 @@ impl Shared {
     }
 
     pub(crate) fn line_of(&self, lane: &str) -> Option<&Arc<Line>> {
-        self.lines.values().find(|line| line.flight(lane).is_some())
+        self.lines.values().find(|line| line.in_flight(lane).is_some())
     }
 
     pub(crate) fn stop(&self) {
@@ -237,7 +237,8 @@ impl Shared {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.owed.is_empty() && self.lines.values().all(|line| line.flights.iter().all(|flight| flight.is_empty()))
+        self.owed.is_empty()
+            && self.lines.values().all(|line| line.flights.iter().all(|in_flight| in_flight.is_empty()))
     }
 
     pub(crate) fn tick(&self) {

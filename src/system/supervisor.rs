@@ -170,7 +170,7 @@ pub(crate) async fn report(shared: Arc<Shared>) -> HealthReport {
         standing_by: shared.standing_by.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         leases: shared.lease_health(),
         handlers: handlers(&shared),
-        in_flight: shared.lines.values().flat_map(|line| &line.flights).map(|flight| flight.len()).sum(),
+        in_flight: shared.lines.values().flat_map(|line| &line.flights).map(|in_flight| in_flight.len()).sum(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::flight::{Flight, Opening, Stage, shard_of};
+use super::in_flight::{InFlight, Opening, Stage, shard_of};
 use crate::event::OutboxEvent;
 use crate::store::{Fetched, Position, Shard};
 
@@ -136,7 +136,7 @@ pub(crate) struct Ticket(Box<Contents>);
 
 /// Boxed, since a ticket is moved from list to list a dozen times.
 pub(crate) struct Contents {
-    flight: Arc<Flight>,
+    in_flight: Arc<InFlight>,
     pub(crate) id: Uuid,
     pub(crate) shard: Shard,
     pub(crate) opening: Opening,
@@ -172,11 +172,11 @@ impl DerefMut for Ticket {
 }
 
 impl Ticket {
-    pub(super) fn new(flight: &Arc<Flight>, row: &Fetched, opening: Opening, permit: Permit) -> Self {
+    pub(super) fn new(in_flight: &Arc<InFlight>, row: &Fetched, opening: Opening, permit: Permit) -> Self {
         Self(Box::new(Contents {
-            flight: Arc::clone(flight),
+            in_flight: Arc::clone(in_flight),
             id: row.id,
-            shard: shard_of(flight, row.shard),
+            shard: shard_of(in_flight, row.shard),
             opening,
             position: row.position,
             retry_count: row.retry_count,
@@ -208,23 +208,23 @@ impl Ticket {
 
     /// Whether the session that this event was read under is still the one.
     pub(crate) fn is_current(&self) -> bool {
-        self.flight.opening(self.shard.number) == Some(self.opening)
+        self.in_flight.opening(self.shard.number) == Some(self.opening)
     }
 
     /// Whether a refused event of its key stands before it.
     pub(crate) fn is_blocked(&self) -> bool {
-        !self.key().is_empty() && self.flight.is_blocked(self.id, self.key(), self.position)
+        !self.key().is_empty() && self.in_flight.is_blocked(self.id, self.key(), self.position)
     }
 
     /// The backend has it.
     pub(crate) fn accept(&mut self) {
         self.accepted = true;
-        self.flight.set_stage(self.id, Stage::Accepted);
+        self.in_flight.set_stage(self.id, Stage::Accepted);
     }
 
     /// A backend or a handler refused it: its key waits until that is recorded.
     pub(crate) fn reject(&mut self) {
-        self.flight.set_stage(self.id, Stage::Rejected);
+        self.in_flight.set_stage(self.id, Stage::Rejected);
     }
 
     /// Nothing is left to do but to record that it is done: the event itself is not needed any more.
@@ -234,27 +234,27 @@ impl Ticket {
 
     /// Its outcome cannot be recorded for now: it is remembered, without its event and without a share of the credit.
     pub(crate) fn set_aside(&mut self, reason: &str) {
-        self.flight.set_aside(self.id, reason);
+        self.in_flight.set_aside(self.id, reason);
         self.event = None;
         self.permit = None;
     }
 
     /// Whether it is still remembered; what is set aside is forgotten with its shard.
     pub(crate) fn is_in_flight(&self) -> bool {
-        self.flight.contains(self.id)
+        self.in_flight.contains(self.id)
     }
 
     /// The database has what became of it. `blocks`: its key goes on waiting.
     pub(crate) fn settled(mut self, blocks: bool) {
         self.done = true;
-        self.flight.settle(self.id, blocks);
+        self.in_flight.settle(self.id, blocks);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.done {
-            self.flight.give_back(self.id, self.accepted);
+            self.in_flight.give_back(self.id, self.accepted);
         }
     }
 }

@@ -15,7 +15,7 @@ pub(super) use self::parts::{MOST as MOST_PARTS, SHORT, part};
 use self::passed::PassedRetries;
 use self::room::{Room, each};
 use super::clock::BootInstant;
-use super::flight::Opening;
+use super::in_flight::Opening;
 use super::pace::pace;
 use crate::store::{FetchAnswer, Position, Range};
 

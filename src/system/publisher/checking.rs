@@ -81,6 +81,6 @@ impl Desk {
     }
 
     fn holds_any(&self, now: BootInstant) -> bool {
-        self.line.flights.iter().any(|flight| !self.shared.leases.readable(flight.lane(), now).is_empty())
+        self.line.flights.iter().any(|in_flight| !self.shared.leases.readable(in_flight.lane(), now).is_empty())
     }
 }

@@ -121,8 +121,8 @@ impl Desk {
             self.line.close_all();
         }
         for shard in &sent.closed {
-            if let Some(flight) = self.line.flight(&shard.lane) {
-                flight.close(shard.number);
+            if let Some(in_flight) = self.line.in_flight(&shard.lane) {
+                in_flight.close(shard.number);
             }
         }
         if let Some(unavailable) = &sent.unavailable {

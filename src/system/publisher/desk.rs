@@ -64,8 +64,8 @@ impl Desk {
         if !self.shared.owes_handlers() || subscriptions.is_empty() {
             return;
         }
-        for flight in &self.line.flights {
-            let lane = flight.lane();
+        for in_flight in &self.line.flights {
+            let lane = in_flight.lane();
             let of_lane = |ticket: &&mut Ticket| ticket.shard.lane == *lane && !ticket.key().is_empty();
             let keys: BTreeSet<String> =
                 tickets.iter_mut().filter(of_lane).map(|ticket| ticket.key().to_owned()).collect();

@@ -11,7 +11,7 @@ use crate::backend::channel::Opened;
 use crate::error::StoreError;
 use crate::store::{Blocker, Fetched, Shard};
 use crate::system::clock::BootInstant;
-use crate::system::flight::{Fetch, Flight};
+use crate::system::in_flight::{Fetch, InFlight};
 use crate::system::line::OpenUnderWay;
 use crate::system::poller::find_blockers;
 use crate::system::ticket::{Room, Ticket};
@@ -32,9 +32,9 @@ impl Desk {
 
     /// Shuts earlier sessions out, and only then asks what they sent and the database does not know.
     async fn try_open(&mut self, shards: &[(Shard, i64)]) -> Result<(), BackendError> {
-        shards.iter().filter_map(|(shard, _)| Some((self.line.flight(&shard.lane)?, shard))).for_each(
-            |(flight, shard)| {
-                flight.close(shard.number);
+        shards.iter().filter_map(|(shard, _)| Some((self.line.in_flight(&shard.lane)?, shard))).for_each(
+            |(in_flight, shard)| {
+                in_flight.close(shard.number);
             },
         );
         self.note_settled();
@@ -72,12 +72,12 @@ impl Desk {
     async fn recover(&mut self, journals: Vec<Journal>) -> Result<(), BackendError> {
         let mut beyond = self.line.has_waited_too_long(BootInstant::now());
         for needs_room in [false, true] {
-            for flight in self.line.flights.clone() {
-                let mut waiting = waiting_in(&flight, &journals);
+            for in_flight in self.line.flights.clone() {
+                let mut waiting = waiting_in(&in_flight, &journals);
                 waiting.retain(|waiting| (waiting.events > 0) == needs_room);
                 while !waiting.is_empty() {
                     let group = self.split_fitting(&mut waiting, beyond);
-                    if let Some(short) = self.adopt(&flight, &group, beyond).await? {
+                    if let Some(short) = self.adopt(&in_flight, &group, beyond).await? {
                         self.wait_for_room(short);
                         return Ok(());
                     }
@@ -112,7 +112,7 @@ impl Desk {
     /// Adopts and opens the shards of a group, one after the other; returns what the first needs that there is no room for.
     async fn adopt(
         &mut self,
-        flight: &Arc<Flight>,
+        in_flight: &Arc<InFlight>,
         group: &[Waiting<'_>],
         beyond: bool,
     ) -> Result<Option<Room>, BackendError> {
@@ -124,11 +124,11 @@ impl Desk {
         {
             return Ok(Some(Room { events: only.events, bytes: 0 }));
         }
-        let mut fetch = flight.begin_fetch();
+        let mut fetch = in_flight.begin_fetch();
         let sent: Vec<(Uuid, i64)> = group.iter().flat_map(|waiting| waiting.journal.sent.iter().copied()).collect();
-        let mut rows = self.unrecorded(flight, &sent).await?;
-        let blockers = self.blockers(&mut fetch, flight, &rows).await?;
-        let in_memory: HashSet<Uuid> = flight.ids().into_iter().collect();
+        let mut rows = self.unrecorded(in_flight, &sent).await?;
+        let blockers = self.blockers(&mut fetch, in_flight, &rows).await?;
+        let in_memory: HashSet<Uuid> = in_flight.ids().into_iter().collect();
         let mut adopted = Vec::new();
         let mut ended = Ok(None);
         for Waiting { journal, .. } in group {
@@ -147,11 +147,11 @@ impl Desk {
                     break;
                 }
             }
-            flight.open(journal.shard.number, journal.epoch);
+            in_flight.open(journal.shard.number, journal.epoch);
         }
         drop(fetch);
         if !adopted.is_empty() {
-            tracing::info!(backend = %flight.lane(), events = adopted.len(), "found in the journal, not sent again");
+            tracing::info!(backend = %in_flight.lane(), events = adopted.len(), "found in the journal, not sent again");
         }
         self.pass_on(adopted).await;
         ended
@@ -162,7 +162,7 @@ impl Desk {
     async fn blockers(
         &self,
         fetch: &mut Fetch,
-        flight: &Flight,
+        in_flight: &InFlight,
         rows: &[Fetched],
     ) -> Result<HashMap<String, Blocker>, BackendError> {
         if self.shared.subscriptions().is_empty() {
@@ -170,7 +170,7 @@ impl Desk {
         }
         let mut found = HashMap::new();
         loop {
-            let answer = find_blockers(&*self.shared.store, flight, fetch, rows, false).await;
+            let answer = find_blockers(&*self.shared.store, in_flight, fetch, rows, false).await;
             found.extend(answer.map_err(|error| cannot_compare(&error))?);
             if !fetch.is_cut(&found) {
                 return Ok(found);
@@ -204,11 +204,11 @@ impl Desk {
     }
 
     /// Those of the events that the database does not know to be published; what it knows may leave the journal.
-    async fn unrecorded(&mut self, flight: &Flight, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>, BackendError> {
+    async fn unrecorded(&mut self, in_flight: &InFlight, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>, BackendError> {
         if sent.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.look_up(flight.lane(), sent).await.map_err(|error| cannot_compare(&error))?;
+        let rows = self.look_up(in_flight.lane(), sent).await.map_err(|error| cannot_compare(&error))?;
         // By `seq` as well: a replayed event may stand there as it was sent before and as it was sent again.
         let unknown: HashSet<(Uuid, i64)> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
         let recorded: Vec<(Uuid, i64)> = sent.iter().filter(|event| !unknown.contains(event)).copied().collect();
@@ -247,9 +247,9 @@ impl<'a> Waiting<'a> {
 }
 
 /// The shards of a lane that are to be opened, those that need the least room first.
-fn waiting_in<'a>(flight: &Flight, journals: &'a [Journal]) -> Vec<Waiting<'a>> {
-    let in_memory: HashSet<Uuid> = flight.ids().into_iter().collect();
-    let of_lane = journals.iter().filter(|journal| journal.shard.lane == *flight.lane());
+fn waiting_in<'a>(in_flight: &InFlight, journals: &'a [Journal]) -> Vec<Waiting<'a>> {
+    let in_memory: HashSet<Uuid> = in_flight.ids().into_iter().collect();
+    let of_lane = journals.iter().filter(|journal| journal.shard.lane == *in_flight.lane());
     let mut waiting: Vec<Waiting<'_>> = of_lane.map(|journal| Waiting::new(journal, &in_memory)).collect();
     waiting.sort_by_key(|waiting| waiting.events);
     waiting

@@ -7,10 +7,10 @@ use crate::system::ticket::{Credit, Permit, Ticket};
 
 const SHARD: i16 = 3;
 
-fn flight() -> Arc<Flight> {
-    let flight = Flight::new(Arc::from("orders"));
-    flight.open(SHARD, 1);
-    flight
+fn in_flight() -> Arc<InFlight> {
+    let in_flight = InFlight::new(Arc::from("orders"));
+    in_flight.open(SHARD, 1);
+    in_flight
 }
 
 fn permit(_: &Fetched) -> Permit {
@@ -26,8 +26,8 @@ fn rows(all: &[&Fetched]) -> Vec<Fetched> {
 }
 
 /// What one whole fetch admits of these rows.
-fn admit(flight: &Arc<Flight>, all: &[&Fetched]) -> Vec<Ticket> {
-    admit_by(&mut flight.begin_fetch(), rows(all))
+fn admit(in_flight: &Arc<InFlight>, all: &[&Fetched]) -> Vec<Ticket> {
+    admit_by(&mut in_flight.begin_fetch(), rows(all))
 }
 
 /// What a fetch admits that finds nothing in its rows' way.
@@ -36,22 +36,22 @@ fn admit_by(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
     fetch.admit(rows, &HashMap::new(), permit).tickets
 }
 
-fn admit_one(flight: &Arc<Flight>, row: &Fetched) -> Ticket {
-    let mut tickets = admit(flight, &[row]);
+fn admit_one(in_flight: &Arc<InFlight>, row: &Fetched) -> Ticket {
+    let mut tickets = admit(in_flight, &[row]);
     assert_eq!(tickets.len(), 1);
     tickets.remove(0)
 }
 
-fn admit_behind(flight: &Arc<Flight>, blocker: &Fetched, due: bool, row: &Fetched) -> Vec<Ticket> {
+fn admit_behind(in_flight: &Arc<InFlight>, blocker: &Fetched, due: bool, row: &Fetched) -> Vec<Ticket> {
     let blocker = Blocker { id: blocker.id, position: blocker.position, due };
     let (blockers, rows) = (HashMap::from([(row.partition_key.clone(), blocker)]), vec![row.clone()]);
-    let mut fetch = flight.begin_fetch();
+    let mut fetch = in_flight.begin_fetch();
     fetch.questions(&rows, BootInstant::now());
     fetch.admit(rows, &blockers, permit).tickets
 }
 
-fn wanted(flight: &Flight, most: usize) -> Vec<String> {
-    flight.take_wanted(most).into_iter().map(|start| start.key).collect()
+fn wanted(in_flight: &InFlight, most: usize) -> Vec<String> {
+    in_flight.take_wanted(most).into_iter().map(|start| start.key).collect()
 }
 
 fn ids(tickets: &[Ticket]) -> Vec<Uuid> {
@@ -62,45 +62,45 @@ fn ids(tickets: &[Ticket]) -> Vec<Uuid> {
 
 #[test]
 fn rows_of_a_shard_that_was_opened_again_meanwhile_are_refused_and_read_again() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (early, late) = (row(1, ""), row(2, ""));
-    let mut fetch = flight.begin_fetch();
-    flight.open(SHARD, 1);
+    let mut fetch = in_flight.begin_fetch();
+    in_flight.open(SHARD, 1);
     assert!(admit_by(&mut fetch, rows(&[&late, &early])).is_empty());
-    assert_eq!(flight.take_rewinds(), HashMap::from([(SHARD, early.position)]), "from the first of them");
-    assert_eq!(admit(&flight, &[&early, &late]).len(), 2);
+    assert_eq!(in_flight.take_rewinds(), HashMap::from([(SHARD, early.position)]), "from the first of them");
+    assert_eq!(admit(&in_flight, &[&early, &late]).len(), 2);
 }
 
 #[test]
 fn rows_of_a_shard_that_is_closed_or_was_not_open_at_the_beginning_are_refused() {
-    let flight = flight();
+    let in_flight = in_flight();
     let row = row(1, "");
-    let mut fetch = flight.begin_fetch();
-    flight.close(SHARD);
+    let mut fetch = in_flight.begin_fetch();
+    in_flight.close(SHARD);
     assert!(admit_by(&mut fetch, vec![row.clone()]).is_empty());
-    let mut fetch = flight.begin_fetch();
-    flight.open(SHARD, 1);
+    let mut fetch = in_flight.begin_fetch();
+    in_flight.open(SHARD, 1);
     assert!(admit_by(&mut fetch, vec![row.clone()]).is_empty());
-    assert_eq!(admit(&flight, &[&row]).len(), 1);
+    assert_eq!(admit(&in_flight, &[&row]).len(), 1);
 }
 
 #[test]
 fn one_shards_new_opening_does_not_touch_the_rows_of_another() {
-    let flight = flight();
-    flight.open(4, 1);
+    let in_flight = in_flight();
+    in_flight.open(4, 1);
     let other = sample::fetched(4, 1, "");
-    let mut fetch = flight.begin_fetch();
-    flight.open(SHARD, 2);
+    let mut fetch = in_flight.begin_fetch();
+    in_flight.open(SHARD, 2);
     let admitted = admit_by(&mut fetch, vec![row(1, ""), other.clone()]);
     assert_eq!(ids(&admitted), [other.id]);
 }
 
 #[test]
 fn a_ticket_of_an_earlier_opening_is_not_current() {
-    let flight = flight();
-    let ticket = admit_one(&flight, &row(1, ""));
+    let in_flight = in_flight();
+    let ticket = admit_one(&in_flight, &row(1, ""));
     assert!(ticket.is_current());
-    flight.open(SHARD, 1);
+    in_flight.open(SHARD, 1);
     assert!(!ticket.is_current(), "the epoch is the same, the session is not");
 }
 
@@ -108,137 +108,137 @@ fn a_ticket_of_an_earlier_opening_is_not_current() {
 
 #[test]
 fn what_is_in_flight_is_not_admitted_again() {
-    let flight = flight();
+    let in_flight = in_flight();
     let row = row(1, "");
-    let mut ticket = admit_one(&flight, &row);
-    assert!(admit(&flight, &[&row, &row]).is_empty());
+    let mut ticket = admit_one(&in_flight, &row);
+    assert!(admit(&in_flight, &[&row, &row]).is_empty());
     ticket.accept();
-    assert!(admit(&flight, &[&row]).is_empty());
+    assert!(admit(&in_flight, &[&row]).is_empty());
     ticket.reject();
-    assert!(admit(&flight, &[&row]).is_empty());
+    assert!(admit(&in_flight, &[&row]).is_empty());
 }
 
 #[test]
 fn an_event_that_comes_twice_in_one_fetch_is_admitted_once() {
     let row = row(1, "");
-    assert_eq!(admit(&flight(), &[&row, &row]).len(), 1);
+    assert_eq!(admit(&in_flight(), &[&row, &row]).len(), 1);
 }
 
 #[test]
 fn a_settled_event_stays_until_every_fetch_that_began_before_is_over() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (event, other) = (row(1, ""), row(2, ""));
-    let older = flight.begin_fetch();
-    let ticket = admit_one(&flight, &event);
-    let mut old = flight.begin_fetch();
+    let older = in_flight.begin_fetch();
+    let ticket = admit_one(&in_flight, &event);
+    let mut old = in_flight.begin_fetch();
     ticket.settled(false);
-    assert!(!flight.is_busy(SHARD) && flight.is_empty(), "nothing waits for it");
-    assert_eq!(flight.len(), 1);
-    let newer = flight.begin_fetch();
+    assert!(!in_flight.is_busy(SHARD) && in_flight.is_empty(), "nothing waits for it");
+    assert_eq!(in_flight.len(), 1);
+    let newer = in_flight.begin_fetch();
     drop(older);
     let admitted = admit_by(&mut old, rows(&[&event, &other]));
     assert_eq!(ids(&admitted), [other.id], "it was read before it was settled");
     drop(admitted);
     drop(old);
-    assert_eq!(flight.len(), 0, "a fetch that began later does not keep it");
+    assert_eq!(in_flight.len(), 0, "a fetch that began later does not keep it");
     drop(newer);
 }
 
 #[test]
 fn a_fetch_that_is_given_up_keeps_nothing() {
-    let flight = flight();
-    let ticket = admit_one(&flight, &row(1, ""));
-    let stalled = flight.begin_fetch();
+    let in_flight = in_flight();
+    let ticket = admit_one(&in_flight, &row(1, ""));
+    let stalled = in_flight.begin_fetch();
     ticket.settled(false);
-    assert_eq!(flight.len(), 1);
+    assert_eq!(in_flight.len(), 1);
     drop(stalled);
-    assert_eq!(flight.len(), 0);
+    assert_eq!(in_flight.len(), 0);
 }
 
 // R3.
 
 #[test]
 fn events_queued_ahead_or_accepted_let_the_next_of_their_key_go() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
-    let mut one = admit_one(&flight, &first);
-    let two = admit_one(&flight, &second);
+    let mut one = admit_one(&in_flight, &first);
+    let two = admit_one(&in_flight, &second);
     one.accept();
-    let three = admit_one(&flight, &third);
+    let three = admit_one(&in_flight, &third);
     assert!(!two.is_blocked() && !three.is_blocked());
 }
 
 #[test]
 fn one_fetchs_rows_of_a_key_leave_in_their_order() {
     let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
-    let flight = flight();
-    let tickets = admit(&flight, &[&third, &first, &second]);
+    let in_flight = in_flight();
+    let tickets = admit(&in_flight, &[&third, &first, &second]);
     assert_eq!(ids(&tickets), [first.id, second.id, third.id]);
 }
 
 #[test]
 fn an_unsettled_event_before_it_holds_an_event_back_and_a_later_one_does_not() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
-    assert!(admit_behind(&flight, &first, false, &second).is_empty());
-    assert!(!flight.has_wanted(), "a blocker that is not due is not read either");
-    assert_eq!(admit_behind(&flight, &third, false, &second).len(), 1);
+    assert!(admit_behind(&in_flight, &first, false, &second).is_empty());
+    assert!(!in_flight.has_wanted(), "a blocker that is not due is not read either");
+    assert_eq!(admit_behind(&in_flight, &third, false, &second).len(), 1);
 }
 
 #[test]
 fn a_due_blocker_makes_its_key_wanted_from_the_start() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second) = (row(1, "k"), row(2, "k"));
-    assert!(admit_behind(&flight, &first, true, &second).is_empty());
-    assert_eq!(wanted(&flight, 10), ["k"]);
-    assert!(!flight.has_wanted());
+    assert!(admit_behind(&in_flight, &first, true, &second).is_empty());
+    assert_eq!(wanted(&in_flight, 10), ["k"]);
+    assert!(!in_flight.has_wanted());
 }
 
 #[test]
 fn a_rejected_event_blocks_what_is_read_and_what_is_on_its_way() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
-    let mut one = admit_one(&flight, &first);
-    let two = admit_one(&flight, &second);
-    let (other, free) = (admit_one(&flight, &row(2, "l")), admit_one(&flight, &row(2, "")));
+    let mut one = admit_one(&in_flight, &first);
+    let two = admit_one(&in_flight, &second);
+    let (other, free) = (admit_one(&in_flight, &row(2, "l")), admit_one(&in_flight, &row(2, "")));
     one.reject();
     assert!(two.is_blocked());
     assert!(!one.is_blocked(), "not by itself");
     assert!(!other.is_blocked() && !free.is_blocked());
-    assert!(admit(&flight, &[&third]).is_empty());
+    assert!(admit(&in_flight, &[&third]).is_empty());
 }
 
 #[test]
 fn an_event_settled_as_a_retry_blocks_while_older_fetches_are_under_way() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second) = (row(1, "k"), row(2, "k"));
-    let mut one = admit_one(&flight, &first);
+    let mut one = admit_one(&in_flight, &first);
     one.reject();
-    let mut old = flight.begin_fetch();
+    let mut old = in_flight.begin_fetch();
     one.settled(true);
     // The old fetch asked about the key before the retry was recorded, and so names no blocker.
     assert!(admit_by(&mut old, vec![second.clone()]).is_empty());
     drop(old);
-    assert_eq!(flight.len(), 0);
-    assert!(admit_behind(&flight, &first, false, &second).is_empty(), "from now on the database says so");
-    assert_eq!(admit(&flight, &[&second]).len(), 1);
+    assert_eq!(in_flight.len(), 0);
+    assert!(admit_behind(&in_flight, &first, false, &second).is_empty(), "from now on the database says so");
+    assert_eq!(admit(&in_flight, &[&second]).len(), 1);
 }
 
 #[test]
 fn events_without_a_key_wait_for_nothing() {
-    let flight = flight();
-    let mut rejected = admit_one(&flight, &row(1, ""));
+    let in_flight = in_flight();
+    let mut rejected = admit_one(&in_flight, &row(1, ""));
     rejected.reject();
-    let next = admit_one(&flight, &row(2, ""));
+    let next = admit_one(&in_flight, &row(2, ""));
     assert!(!next.is_blocked());
 }
 
 #[test]
 fn a_row_that_is_no_event_blocks_its_key_and_is_handed_out_with_the_reason() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (mut broken, next) = (row(1, "k"), row(2, "k"));
     broken.event = Err("nonsense".to_owned());
-    let mut fetch = flight.begin_fetch();
+    let mut fetch = in_flight.begin_fetch();
     fetch.questions(&rows(&[&broken, &next]), BootInstant::now());
     let admitted = fetch.admit(rows(&[&broken, &next]), &HashMap::new(), permit);
     assert!(admitted.tickets.is_empty());
@@ -247,10 +247,10 @@ fn a_row_that_is_no_event_blocks_its_key_and_is_handed_out_with_the_reason() {
 
 #[test]
 fn the_question_about_a_key_leaves_out_what_is_in_flight_and_what_was_read() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second, third, free) = (row(1, "k"), row(2, "k"), row(3, "k"), row(1, ""));
-    let _one = admit_one(&flight, &first);
-    let mut fetch = flight.begin_fetch();
+    let _one = admit_one(&in_flight, &first);
+    let mut fetch = in_flight.begin_fetch();
     let questions = fetch.questions(&rows(&[&first, &second, &third, &free]), BootInstant::now());
     assert_eq!(questions.len(), 1);
     assert_eq!((questions[0].key.as_str(), questions[0].before), ("k", third.position));
@@ -262,96 +262,96 @@ fn the_question_about_a_key_leaves_out_what_is_in_flight_and_what_was_read() {
 
 #[test]
 fn a_key_that_waits_is_wanted_when_its_event_in_flight_is_done() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second) = (row(1, "k"), row(2, "k"));
-    let mut one = admit_one(&flight, &first);
+    let mut one = admit_one(&in_flight, &first);
     one.reject();
-    assert!(admit(&flight, &[&second]).is_empty());
-    assert!(!flight.has_wanted());
+    assert!(admit(&in_flight, &[&second]).is_empty());
+    assert!(!in_flight.has_wanted());
     one.settled(false);
-    assert_eq!(wanted(&flight, 10), ["k"], "it failed for good and does not hold its key");
+    assert_eq!(wanted(&in_flight, 10), ["k"], "it failed for good and does not hold its key");
 }
 
 #[test]
 fn a_key_behind_a_retry_is_wanted_when_the_retry_is_done() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second) = (row(1, "k"), row(2, "k"));
-    admit_one(&flight, &first).settled(true);
-    assert!(!flight.has_wanted());
-    assert!(admit_behind(&flight, &first, false, &second).is_empty());
-    admit_one(&flight, &first).settled(false);
-    assert_eq!(wanted(&flight, 10), ["k"]);
-    admit_one(&flight, &second).settled(false);
-    assert!(!flight.has_wanted(), "nothing waits any more");
+    admit_one(&in_flight, &first).settled(true);
+    assert!(!in_flight.has_wanted());
+    assert!(admit_behind(&in_flight, &first, false, &second).is_empty());
+    admit_one(&in_flight, &first).settled(false);
+    assert_eq!(wanted(&in_flight, 10), ["k"]);
+    admit_one(&in_flight, &second).settled(false);
+    assert!(!in_flight.has_wanted(), "nothing waits any more");
 }
 
 #[test]
 fn wanted_keys_are_taken_a_few_at_a_time() {
-    let flight = flight();
-    ["a", "b", "c"].iter().for_each(|key| flight.want(key));
-    assert_eq!(wanted(&flight, 2), ["a", "b"]);
-    assert_eq!(wanted(&flight, 2), ["c"]);
+    let in_flight = in_flight();
+    ["a", "b", "c"].iter().for_each(|key| in_flight.want(key));
+    assert_eq!(wanted(&in_flight, 2), ["a", "b"]);
+    assert_eq!(wanted(&in_flight, 2), ["c"]);
 }
 
 // Tickets that are dropped.
 
 #[test]
 fn a_ticket_dropped_before_it_was_accepted_gives_its_event_back() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second) = (row(1, ""), row(2, ""));
-    drop(admit(&flight, &[&first, &second]));
-    assert_eq!(flight.take_rewinds(), HashMap::from([(SHARD, first.position)]));
-    assert!(flight.opening(SHARD).is_some(), "its session is not in doubt");
-    assert_eq!(admit(&flight, &[&first, &second]).len(), 2);
+    drop(admit(&in_flight, &[&first, &second]));
+    assert_eq!(in_flight.take_rewinds(), HashMap::from([(SHARD, first.position)]));
+    assert!(in_flight.opening(SHARD).is_some(), "its session is not in doubt");
+    assert_eq!(admit(&in_flight, &[&first, &second]).len(), 2);
 }
 
 #[test]
 fn a_ticket_dropped_after_it_was_accepted_closes_its_shard() {
-    let flight = flight();
-    flight.open(4, 1);
+    let in_flight = in_flight();
+    in_flight.open(4, 1);
     let row = row(1, "");
-    let mut ticket = admit_one(&flight, &row);
+    let mut ticket = admit_one(&in_flight, &row);
     ticket.accept();
     drop(ticket);
-    assert!(flight.opening(SHARD).is_none() && flight.opening(4).is_some());
-    assert_eq!(flight.take_rewinds(), HashMap::from([(SHARD, row.position)]));
+    assert!(in_flight.opening(SHARD).is_none() && in_flight.opening(4).is_some());
+    assert_eq!(in_flight.take_rewinds(), HashMap::from([(SHARD, row.position)]));
 }
 
 #[test]
 fn a_rejected_events_ticket_that_is_dropped_frees_its_key() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (first, second) = (row(1, "k"), row(2, "k"));
-    let mut one = admit_one(&flight, &first);
+    let mut one = admit_one(&in_flight, &first);
     one.reject();
     drop(one);
-    flight.open(SHARD, 1);
-    assert_eq!(ids(&admit(&flight, &[&first, &second])), [first.id, second.id]);
+    in_flight.open(SHARD, 1);
+    assert_eq!(ids(&admit(&in_flight, &[&first, &second])), [first.id, second.id]);
 }
 
 // What an open found in the journal.
 
 #[test]
 fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
-    let flight = flight();
-    flight.close(SHARD);
+    let in_flight = in_flight();
+    in_flight.close(SHARD);
     let (sent, next) = (row(1, "k"), row(2, "k"));
-    let fetch = flight.begin_fetch();
+    let fetch = in_flight.begin_fetch();
     let mut tickets = fetch.adopt(vec![sent.clone()], &HashMap::from([(SHARD, 9)]), &HashMap::new(), permit).unwrap();
     drop(fetch);
     assert!(tickets[0].is_accepted());
     assert_eq!(tickets[0].opening.epoch, 9);
-    flight.open(SHARD, 9);
-    assert_eq!(ids(&admit(&flight, &[&sent, &next])), [next.id], "it is not sent again, and lets its key go on");
+    in_flight.open(SHARD, 9);
+    assert_eq!(ids(&admit(&in_flight, &[&sent, &next])), [next.id], "it is not sent again, and lets its key go on");
     tickets.remove(0).settled(false);
 }
 
 /// The first waits for a retry that a handler has to make, which the next fetch brings.
 #[test]
 fn what_the_journal_holds_is_not_handled_before_an_earlier_event_of_its_key() {
-    let flight = flight();
-    flight.close(SHARD);
+    let in_flight = in_flight();
+    in_flight.close(SHARD);
     let (waiting, sent, other) = (row(1, "k"), row(2, "k"), row(3, "other"));
-    let mut fetch = flight.begin_fetch();
+    let mut fetch = in_flight.begin_fetch();
     let rows = vec![sent.clone(), other.clone()];
     assert_eq!(fetch.questions(&rows, BootInstant::now()).len(), 2);
     let blocker = Blocker { id: waiting.id, position: waiting.position, due: false };
@@ -363,35 +363,35 @@ fn what_the_journal_holds_is_not_handled_before_an_earlier_event_of_its_key() {
 
 #[test]
 fn what_is_in_flight_or_of_another_shard_is_not_adopted() {
-    let flight = flight();
+    let in_flight = in_flight();
     let (here, elsewhere) = (row(1, ""), sample::fetched(9, 1, ""));
-    let _ticket = admit_one(&flight, &here);
-    let fetch = flight.begin_fetch();
+    let _ticket = admit_one(&in_flight, &here);
+    let fetch = in_flight.begin_fetch();
     let adopted =
         fetch.adopt(vec![here.clone(), elsewhere], &HashMap::from([(SHARD, 1)]), &HashMap::new(), permit).unwrap();
     assert!(adopted.is_empty());
-    assert_eq!(flight.ids(), [here.id]);
+    assert_eq!(in_flight.ids(), [here.id]);
 }
 
 /// This worker has lost the shard before it could record what it sent. Another one recorded it, a person replayed it, the other
 /// sent it again and died, and the shard is back.
 #[test]
 fn a_replay_that_the_journal_holds_is_not_sent_again_once_what_it_replays_is_recorded_here_too() {
-    let flight = flight();
+    let in_flight = in_flight();
     let before = row(1, "");
-    let mut ticket = admit_one(&flight, &before);
+    let mut ticket = admit_one(&in_flight, &before);
     ticket.accept();
-    flight.close(SHARD);
+    in_flight.close(SHARD);
     let mut replayed = before.clone();
     replayed.position.seq += 1;
     let found =
-        || flight.begin_fetch().adopt(vec![replayed.clone()], &HashMap::from([(SHARD, 3)]), &HashMap::new(), permit);
+        || in_flight.begin_fetch().adopt(vec![replayed.clone()], &HashMap::from([(SHARD, 3)]), &HashMap::new(), permit);
     assert!(found().is_none(), "the shard stays closed");
     ticket.settled(false);
     let adopted = found().unwrap();
-    flight.open(SHARD, 3);
+    in_flight.open(SHARD, 3);
     assert_eq!(ids(&adopted), [replayed.id]);
-    assert!(admit(&flight, &[&replayed]).is_empty(), "it is in the stream");
+    assert!(admit(&in_flight, &[&replayed]).is_empty(), "it is in the stream");
 }
 
 /// R2's race by construction, on a real database: a sweep whose snapshot is older than a settle.
@@ -415,9 +415,9 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
     let lane: Lane = Arc::from("orders");
     let all = |shard| Range { shard, from: Position::START, to: None, limit: 100 };
     let everything = FetchRequest::of_ranges(Arc::clone(&lane), (0..store.shards()).map(all).collect());
-    let flight = Flight::new(lane);
-    (0..store.shards()).for_each(|shard| flight.open(shard, 1));
-    let mut fetch = flight.begin_fetch();
+    let in_flight = InFlight::new(lane);
+    (0..store.shards()).for_each(|shard| in_flight.open(shard, 1));
+    let mut fetch = in_flight.begin_fetch();
     let first = store.fetch(&everything).await.unwrap().rows;
     let mut tickets = admit_by(&mut fetch, first);
     drop(fetch);
@@ -427,7 +427,7 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
     fixture.execute(&insert(1)).await;
 
     // The sweep reads through a view, at whose first row it waits: its statement has its snapshot by then.
-    let mut sweep = flight.begin_fetch();
+    let mut sweep = in_flight.begin_fetch();
     fixture
         .execute(
             "CREATE FUNCTION stop_here() RETURNS boolean LANGUAGE plpgsql VOLATILE AS \
@@ -462,5 +462,5 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
     assert_eq!(admitted.len(), 1);
     assert!(admitted.iter().all(|ticket| ticket.id != id));
     drop(sweep);
-    assert!(!flight.ids().contains(&id), "the event leaves with the last fetch that could have seen it");
+    assert!(!in_flight.ids().contains(&id), "the event leaves with the last fetch that could have seen it");
 }

@@ -46,13 +46,13 @@ pub(super) enum Stage {
     Settled { blocks: bool },
 }
 
-/// One lane's flight.
-pub(crate) struct Flight {
+/// What is in flight in one lane.
+pub(crate) struct InFlight {
     lane: Lane,
     inner: Mutex<Inner>,
 }
 
-impl Flight {
+impl InFlight {
     pub(crate) fn new(lane: Lane) -> Arc<Self> {
         Arc::new(Self { lane, inner: Mutex::default() })
     }
@@ -111,7 +111,7 @@ impl Flight {
         inner.next_fetch += 1;
         inner.fetches.insert(number);
         Fetch {
-            flight: Arc::clone(self),
+            in_flight: Arc::clone(self),
             number,
             open: inner.open.clone(),
             asked: HashMap::new(),
@@ -272,6 +272,6 @@ impl Flight {
 }
 
 /// A shard's full name.
-pub(crate) fn shard_of(flight: &Flight, number: i16) -> Shard {
-    Shard { lane: Arc::clone(&flight.lane), number }
+pub(crate) fn shard_of(in_flight: &InFlight, number: i16) -> Shard {
+    Shard { lane: Arc::clone(&in_flight.lane), number }
 }

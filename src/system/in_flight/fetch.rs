@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::entries::{Entry, Inner};
-use super::{Flight, Opening, Stage};
+use super::{InFlight, Opening, Stage};
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{Blocker, Fetched, KeyQuestion, Position};
 use crate::system::clock::BootInstant;
@@ -22,7 +22,7 @@ pub(crate) struct Admitted {
 
 /// A fetch that is under way; over when dropped.
 pub(crate) struct Fetch {
-    pub(super) flight: Arc<Flight>,
+    pub(super) in_flight: Arc<InFlight>,
     pub(super) number: u64,
     pub(super) open: HashMap<i16, Opening>,
     /// What the database was asked about each key.
@@ -50,7 +50,7 @@ impl Asked {
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        let mut inner = self.flight.lock();
+        let mut inner = self.in_flight.lock();
         inner.fetches.remove(&self.number);
         inner.release();
     }
@@ -61,7 +61,7 @@ impl Fetch {
     ///
     /// Where a key's dead rows take long to walk over, only about what is not known to be clear, and about a part of it.
     pub(crate) fn questions(&mut self, rows: &[Fetched], now: BootInstant) -> Vec<KeyQuestion> {
-        let inner = self.flight.lock();
+        let inner = self.in_flight.lock();
         let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
         let mut questions: HashMap<&str, KeyQuestion> = HashMap::new();
         for row in rows.iter().filter(|row| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id)) {
@@ -92,12 +92,12 @@ impl Fetch {
 
     /// The questions have been answered.
     pub(crate) fn note_answer(&self, blockers: &HashMap<String, Blocker>, now: BootInstant) {
-        self.flight.lock().cleared.note(&self.asked, blockers, now.since(self.asked_at), now);
+        self.in_flight.lock().cleared.note(&self.asked, blockers, now.since(self.asked_at), now);
     }
 
     /// The questions were not answered in time.
     pub(crate) fn note_no_answer(&self, now: BootInstant) {
-        self.flight.lock().cleared.note_late(&self.asked, now.since(self.asked_at), now);
+        self.in_flight.lock().cleared.note_late(&self.asked, now.since(self.asked_at), now);
     }
 
     /// Whether there is more to be asked about a key in which nothing was found.
@@ -120,7 +120,7 @@ impl Fetch {
         rows.sort_by(|a, b| {
             (!a.partition_key.is_empty()).cmp(&!b.partition_key.is_empty()).then(a.position.cmp(&b.position))
         });
-        let mut inner = self.flight.lock();
+        let mut inner = self.in_flight.lock();
         for row in rows {
             let Some(opening) = self.still_open(&inner, row.shard) else {
                 inner.rewind(row.shard, row.position);
@@ -130,7 +130,7 @@ impl Fetch {
                 continue;
             }
             inner.insert(row.id, Entry::new(&row, Some(opening), Stage::Queued));
-            let ticket = Ticket::new(&self.flight, &row, opening, permit(&row));
+            let ticket = Ticket::new(&self.in_flight, &row, opening, permit(&row));
             match row.event {
                 Ok(_) => admitted.tickets.push(ticket),
                 Err(reason) => {
@@ -190,7 +190,7 @@ impl Fetch {
         blockers: &HashMap<String, Blocker>,
         permit: impl Fn(&Fetched) -> Permit,
     ) -> Option<Vec<Ticket>> {
-        let mut inner = self.flight.lock();
+        let mut inner = self.in_flight.lock();
         let is_taken = |row: &Fetched| {
             let is_another =
                 |entry: &Entry| entry.position.seq != row.position.seq || matches!(entry.stage, Stage::Settled { .. });
@@ -213,7 +213,7 @@ impl Fetch {
                 let mut entry = Entry::new(&row, None, Stage::Accepted);
                 entry.barred = blockers.get(&row.partition_key).is_some_and(|blocker| blocker.position < row.position);
                 inner.insert(row.id, entry);
-                let mut ticket = Ticket::new(&self.flight, &row, Opening { epoch, number: 0 }, permit(&row));
+                let mut ticket = Ticket::new(&self.in_flight, &row, Opening { epoch, number: 0 }, permit(&row));
                 ticket.accepted = true;
                 Some(ticket)
             })

@@ -1,4 +1,4 @@
-//! The bookkeeping itself, under the flight's lock.
+//! The bookkeeping itself, under the lock.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;

@@ -22,15 +22,15 @@ fn permit(_: &Fetched) -> Permit {
 
 /// A worker that asks a database of which the test says what it answers, and when.
 struct Asking {
-    flight: Arc<Flight>,
+    in_flight: Arc<InFlight>,
     now: BootInstant,
 }
 
 impl Asking {
     fn new() -> Self {
-        let flight = Flight::new(Arc::from("orders"));
-        flight.open(SHARD, 1);
-        Self { flight, now: BootInstant::now() }
+        let in_flight = InFlight::new(Arc::from("orders"));
+        in_flight.open(SHARD, 1);
+        Self { in_flight, now: BootInstant::now() }
     }
 
     /// What is asked for rows; the answer, if there is one, comes after this time.
@@ -40,7 +40,7 @@ impl Asking {
         took: Duration,
         answer: Option<&HashMap<String, Blocker>>,
     ) -> (Fetch, Vec<KeyQuestion>) {
-        let mut fetch = self.flight.begin_fetch();
+        let mut fetch = self.in_flight.begin_fetch();
         let questions = fetch.questions(rows, self.now);
         self.now = self.now.after(took);
         match answer {
@@ -79,8 +79,8 @@ fn a_key_that_was_slow_twice_running_is_asked_about_from_where_it_is_known_to_be
     assert_eq!(asking.asks_from(&rows[2], QUICK), rows[1].position);
     assert_eq!(asking.asks_from(&rows[3], QUICK), rows[2].position);
 
-    asking.flight.want("k");
-    assert_eq!(asking.flight.take_wanted(1)[0].from, rows[3].position, "what is read of it begins there, too");
+    asking.in_flight.want("k");
+    assert_eq!(asking.in_flight.take_wanted(1)[0].from, rows[3].position, "what is read of it begins there, too");
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_slow_key_is_asked_about_from_its_start_again_in_a_twentieth_of_the_time() {
     let mut asking = Asking::new();
     let (mut whole, began) = (Duration::ZERO, asking.now);
     for n in 0..10_000 {
-        let walks = asking.flight.lock().cleared.range("k", place(n), asking.now).0 == Position::START;
+        let walks = asking.in_flight.lock().cleared.range("k", place(n), asking.now).0 == Position::START;
         let took = if walks { SLOW } else { QUICK };
         asking.asks_from(&row(n), took);
         whole += if walks { SLOW } else { Duration::ZERO };
@@ -119,7 +119,7 @@ fn a_key_is_clear_no_further_than_what_blocks_it_and_what_is_in_flight() {
     assert_eq!(asking.asks_from(&next, SLOW), Position::START);
     assert_eq!(asking.asks_from(&next, QUICK), flying.position, "it may be refused yet");
     drop(tickets);
-    asking.flight.open(SHARD, 1);
+    asking.in_flight.open(SHARD, 1);
 
     let blocker = Blocker { id: flying.id, position: flying.position, due: false };
     asking.ask(&[row(30)], QUICK, Some(&HashMap::from([("k".to_owned(), blocker)])));
@@ -147,7 +147,7 @@ fn what_cannot_be_answered_in_time_is_asked_in_parts_and_goes_in_the_end() {
     let (mut answered, mut late) = (0, 0);
     loop {
         let rows = vec![waiting.clone()];
-        let (from, to) = asking.flight.lock().cleared.range("k", waiting.position, asking.now);
+        let (from, to) = asking.in_flight.lock().cleared.range("k", waiting.position, asking.now);
         let begin = from.scheduled_at.max(waiting.position.scheduled_at - dead);
         let walked = (to.scheduled_at - begin).max(0);
         // Two hours of dead rows take ten seconds.
@@ -161,12 +161,12 @@ fn what_cannot_be_answered_in_time_is_asked_in_parts_and_goes_in_the_end() {
             if !fetch.admit(rows, &HashMap::new(), permit).tickets.is_empty() {
                 break;
             }
-            assert_eq!(asking.flight.take_rewinds().get(&SHARD), Some(&waiting.position), "it is read again");
+            assert_eq!(asking.in_flight.take_rewinds().get(&SHARD), Some(&waiting.position), "it is read again");
         }
         assert!(late < 20 && answered < 100, "{late} late, {answered} answered");
     }
     // The next one has nothing to walk over.
-    let (from, to) = asking.flight.lock().cleared.range("k", place(1_001 * HOUR), asking.now);
+    let (from, to) = asking.in_flight.lock().cleared.range("k", place(1_001 * HOUR), asking.now);
     assert_eq!((from, to), (waiting.position, place(1_001 * HOUR)));
 }
 
@@ -188,7 +188,7 @@ fn the_memory_for_slow_keys_has_an_end() {
         let rows: Vec<Fetched> = (0..1_000).map(|key| sample::fetched(SHARD, n, &format!("{n}-{key}"))).collect();
         asking.ask(&rows, SLOW, Some(&HashMap::new()));
     }
-    assert!(asking.flight.lock().cleared.len() <= 10_000);
+    assert!(asking.in_flight.lock().cleared.len() <= 10_000);
 }
 
 /// Dead rows of one key, under a snapshot that keeps them.
@@ -230,8 +230,8 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
     let store = PostgresStore::new(Target::from_url(url.as_str()).unwrap(), None).unwrap();
     assert!(store.blockers("", false, &whole).await.is_err(), "all of it takes too long: {walk:?}");
 
-    let flight = Flight::new(Arc::from(""));
-    flight.open(shard, 1);
+    let in_flight = InFlight::new(Arc::from(""));
+    in_flight.open(shard, 1);
     // A cursor that stands behind the dead rows.
     let epoch_of_postgres = 946_684_800_000_000;
     let from = Position { scheduled_at: clock - epoch_of_postgres - 1, seq: 0 };
@@ -251,10 +251,10 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
         let ticket = loop {
             count += 1;
             assert!(count < 100, "it never goes");
-            let mut fetch = flight.begin_fetch();
-            let rows = store.fetch(&FetchRequest { except: flight.ids(), ..request.clone() }).await.unwrap().rows;
+            let mut fetch = in_flight.begin_fetch();
+            let rows = store.fetch(&FetchRequest { except: in_flight.ids(), ..request.clone() }).await.unwrap().rows;
             assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [id]);
-            let Ok(blockers) = find_blockers(&store, &flight, &mut fetch, &rows, false).await else { continue };
+            let Ok(blockers) = find_blockers(&store, &in_flight, &mut fetch, &rows, false).await else { continue };
             if let Some(ticket) = fetch.admit(rows, &blockers, permit).tickets.pop() {
                 break ticket;
             }

@@ -15,25 +15,25 @@ fn admit_as_asked(fetch: &Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
     fetch.admit(rows, &HashMap::new(), |_| credit.take(0)).tickets
 }
 
-fn open_flight() -> Arc<Flight> {
-    let flight = Flight::new(Lane::from(""));
-    flight.open(0, 1);
-    flight
+fn open_flight() -> Arc<InFlight> {
+    let in_flight = InFlight::new(Lane::from(""));
+    in_flight.open(0, 1);
+    in_flight
 }
 
 #[test]
 fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_queued() {
-    let flight = open_flight();
-    let mut tickets = admit(&mut flight.begin_fetch(), vec![sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k")]);
+    let in_flight = open_flight();
+    let mut tickets = admit(&mut in_flight.begin_fetch(), vec![sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k")]);
     drop(tickets.remove(0));
     assert!(!tickets[0].is_current(), "the later event would be sent first");
 }
 
 #[test]
 fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() {
-    let flight = open_flight();
-    let first = admit(&mut flight.begin_fetch(), vec![sample::fetched(0, 1, "k")]);
-    let mut fetch = flight.begin_fetch();
+    let in_flight = open_flight();
+    let first = admit(&mut in_flight.begin_fetch(), vec![sample::fetched(0, 1, "k")]);
+    let mut fetch = in_flight.begin_fetch();
     let later = vec![sample::fetched(0, 2, "k")];
     assert!(
         fetch.questions(&later, BootInstant::now())[0].except.contains(&first[0].id),
@@ -42,24 +42,24 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() 
     drop(first);
     assert!(admit_as_asked(&fetch, later).is_empty(), "the later event would be sent first");
     drop(fetch);
-    assert_eq!(flight.take_rewinds()[&0].seq, 1, "both are read again");
+    assert_eq!(in_flight.take_rewinds()[&0].seq, 1, "both are read again");
 }
 
 #[test]
 fn an_event_that_comes_back_after_the_database_was_asked_waits_for_the_next_reading() {
-    let flight = open_flight();
+    let in_flight = open_flight();
     let (first, later) = (sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k"));
-    let mut tickets = admit(&mut flight.begin_fetch(), vec![first, later.clone()]);
+    let mut tickets = admit(&mut in_flight.begin_fetch(), vec![first, later.clone()]);
     let mut refused = tickets.remove(0);
     // Its handler refuses it, and only the database still knows: the later event waits behind it.
     refused.accept();
     refused.reject();
     refused.settled(true);
-    let mut fetch = flight.begin_fetch();
+    let mut fetch = in_flight.begin_fetch();
     assert!(fetch.questions(std::slice::from_ref(&later), BootInstant::now()).is_empty(), "it is in flight");
     drop(tickets);
     assert!(admit_as_asked(&fetch, vec![later.clone()]).is_empty(), "nobody asked what stands before it");
-    assert_eq!(flight.take_rewinds()[&0], later.position, "it is read again");
+    assert_eq!(in_flight.take_rewinds()[&0], later.position, "it is read again");
     drop(fetch);
-    assert_eq!(admit(&mut flight.begin_fetch(), vec![later]).len(), 1);
+    assert_eq!(admit(&mut in_flight.begin_fetch(), vec![later]).len(), 1);
 }

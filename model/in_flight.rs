@@ -1,4 +1,4 @@
-//! A worker's memory of what is on its way: `src/system/flight`, rules R1 to R3.
+//! A worker's memory of what is on its way: `src/system/in_flight`, rules R1 to R3.
 
 use crate::database::Fetched;
 use crate::events::{Event, Publication};
@@ -65,12 +65,12 @@ pub(crate) struct Asked {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Flight {
+pub(crate) struct InFlight {
     pub(crate) open: [Option<Token>; 2],
     entries: [Option<Entry>; 3],
 }
 
-impl Flight {
+impl InFlight {
     pub(crate) fn entry(&self, event: Event) -> Option<&Entry> {
         self.entries[event as usize].as_ref()
     }
