@@ -194,7 +194,7 @@ impl InFlight {
     }
 
     /// It was not sent, or its fate is not known and the next open will tell.
-    pub(crate) fn give_back(&mut self, event: Event, rules: Rules) {
+    pub(crate) fn release(&mut self, event: Event, rules: Rules) {
         let Some(entry) = self.entries[event as usize].take() else { return };
         let overtaken = event.has_key() && !entry.barred && !self.is_blocked(event);
         let refused = entry.stage == Stage::Rejected && rules.refused_closes;

@@ -85,7 +85,7 @@ pub(crate) struct Faults {
     pub(crate) moves: u8,
     /// A fetch that finds nothing new when it begins: the poll's, the sweep's, a cursor's overlap.
     pub(crate) looks: u8,
-    /// A ticket is dropped: an actor that died had it, or its mailbox was full.
+    /// A delivery is dropped: an actor that died had it, or its mailbox was full.
     pub(crate) drops: u8,
     /// A published event is published again, by a person.
     pub(crate) replays: u8,

@@ -121,8 +121,8 @@ impl State {
                 self.looks(w, outbox, steps);
             }
             if faults.drops > 0 {
-                let tickets = Event::ALL.into_iter().filter(|event| worker.has_ticket(*event));
-                steps.extend(tickets.map(|event| Step::DropTicket(w, event)));
+                let deliveries = Event::ALL.into_iter().filter(|event| worker.has_ticket(*event));
+                steps.extend(deliveries.map(|event| Step::DropTicket(w, event)));
             }
             if faults.crashes > 0 {
                 steps.push(Step::Crash(w));

@@ -52,7 +52,7 @@ pub(crate) struct Worker {
     /// The poller's fetch under way.
     pub(crate) fetch: Option<Fetch>,
     pub(crate) desk: Desk,
-    /// Tickets that wait for the desk, in the order in which they came.
+    /// Deliveries that wait for the desk, in the order in which they came.
     pub(crate) queue: Vec<Event>,
     /// The channel's sessions, by shard.
     pub(crate) sessions: [Option<Token>; 2],
@@ -121,16 +121,16 @@ impl Worker {
         })
     }
 
-    /// Whether a ticket waits for the desk, for the completer or for `Retry`.
+    /// Whether a delivery waits for the desk, for the completer or for `Retry`.
     pub(crate) fn has_ticket(&self, event: Event) -> bool {
         let in_hand = |entry: &Entry| matches!(entry.stage, Stage::Accepted | Stage::Rejected);
         self.queue.contains(&event) || self.in_flight.entry(event).is_some_and(in_hand)
     }
 
-    /// A ticket is dropped before its end.
+    /// A delivery is dropped before its end.
     pub(crate) fn drop_ticket(&mut self, event: Event, rules: Rules) {
         self.queue.retain(|queued| *queued != event);
-        self.in_flight.give_back(event, rules);
+        self.in_flight.release(event, rules);
     }
 
     /// What is being read, and may be older than what is settled from now on (R2).

@@ -16,9 +16,9 @@ use crate::store::postgres::row::Row;
 use crate::store::postgres::{PostgresStore, Target};
 use crate::store::{FetchAnswer, Fetched, Heartbeat, LeaseStore, Shard, Store};
 use crate::system::clock::BootInstant;
+use crate::system::credit::{Credit, Permit};
 use crate::system::in_flight::Opening;
 use crate::system::lane::LaneCursor;
-use crate::system::ticket::{Credit, Permit};
 
 const SHARDS: i16 = 32;
 

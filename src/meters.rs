@@ -130,7 +130,7 @@ impl Tally {
     }
 
     /// What was taken could not be written down.
-    fn give_back(&self, events: u64) {
+    fn restore(&self, events: u64) {
         self.since.fetch_add(events, Ordering::Relaxed);
     }
 }
@@ -190,10 +190,10 @@ impl LineMeters {
     }
 
     /// What was taken could not be written down.
-    pub(crate) fn give_back(&self, outcomes: Outcomes) {
-        self.published.give_back(outcomes.published);
-        self.rejected.give_back(outcomes.rejected);
-        self.failed.give_back(outcomes.failed);
+    pub(crate) fn restore(&self, outcomes: Outcomes) {
+        self.published.restore(outcomes.published);
+        self.rejected.restore(outcomes.rejected);
+        self.failed.restore(outcomes.failed);
     }
 
     /// The backend has an event since `now`, by the database's clock.

@@ -8,10 +8,10 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use futures_util::FutureExt;
 
 use super::clock::BootInstant;
+use super::delivery::Delivery;
 use super::messages::{ActorKind, Complete};
 use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use super::ticket::Ticket;
 use super::trying::persist;
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, Lane, Settled, SettledEvent, handler_lane};
@@ -28,19 +28,19 @@ pub(super) const AGAIN_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) struct Completer {
     shared: Arc<Shared>,
     /// By publisher, so that one backend's rows never hold up another's.
-    queues: BTreeMap<String, SettleQueue<Ticket>>,
+    queues: BTreeMap<String, SettleQueue<Delivery>>,
     /// Settles of one backend that may be under way side by side.
     at_once: usize,
     _lifeline: Lifeline,
 }
 
-impl Job for Ticket {
+impl Job for Delivery {
     fn is_in_flight(&self) -> bool {
-        Ticket::is_in_flight(self)
+        Delivery::is_in_flight(self)
     }
 
     fn set_aside(&mut self, reason: &str) {
-        Ticket::set_aside(self, reason);
+        Delivery::set_aside(self, reason);
     }
 }
 
@@ -61,27 +61,27 @@ impl Completer {
         }
     }
 
-    fn record(&self, name: String, batch: Batch<Ticket>, ctx: &mut Context<Self>) {
+    fn record(&self, name: String, batch: Batch<Delivery>, ctx: &mut Context<Self>) {
         let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), batch));
         ctx.spawn(work.into_actor(self).map(move |result, completer, ctx| match result {
             Ok((batch, outcomes)) => {
                 completer.finish(&name, batch, &outcomes);
                 completer.settle(&name, ctx);
             }
-            // The dropped tickets close their shards, and the journal tells.
+            // The dropped deliveries close their shards, and the journal tells.
             Err(error) => tracing::error!(%error, "a settle was aborted"),
         }));
     }
 
-    fn finish(&mut self, name: &str, batch: Batch<Ticket>, outcomes: &[Settled]) {
+    fn finish(&mut self, name: &str, batch: Batch<Delivery>, outcomes: &[Settled]) {
         let Some(queue) = self.queues.get_mut(name) else { return };
-        let ended: Vec<Ticket> =
-            queue.finish(batch, outcomes, BootInstant::now()).into_iter().map(|(ticket, _)| ticket).collect();
+        let ended: Vec<Delivery> =
+            queue.finish(batch, outcomes, BootInstant::now()).into_iter().map(|(delivery, _)| delivery).collect();
         if let Some(line) = self.shared.lines.get(name) {
             line.meters.published.add(ended.len());
         }
         note_settled(&self.shared, &ended);
-        ended.into_iter().for_each(|ticket| ticket.settled(false));
+        ended.into_iter().for_each(|delivery| delivery.settled(false));
     }
 }
 
@@ -104,10 +104,10 @@ impl Actor for Completer {
 impl Handler<Complete> for Completer {
     type Result = ();
 
-    fn handle(&mut self, Complete(tickets): Complete, ctx: &mut Self::Context) {
-        for (name, tickets) in by_publisher(&self.shared, tickets, |ticket| ticket) {
+    fn handle(&mut self, Complete(deliveries): Complete, ctx: &mut Self::Context) {
+        for (name, deliveries) in by_publisher(&self.shared, deliveries, |delivery| delivery) {
             if let Some(queue) = self.queues.get_mut(&name) {
-                queue.push(tickets);
+                queue.push(deliveries);
             }
             self.settle(&name, ctx);
         }
@@ -117,10 +117,14 @@ impl Handler<Complete> for Completer {
 panics_on_demand!(Completer);
 
 /// Jobs by the publisher of their lane.
-pub(super) fn by_publisher<J>(shared: &Shared, jobs: Vec<J>, ticket: fn(&J) -> &Ticket) -> BTreeMap<String, Vec<J>> {
+pub(super) fn by_publisher<J>(
+    shared: &Shared,
+    jobs: Vec<J>,
+    delivery: fn(&J) -> &Delivery,
+) -> BTreeMap<String, Vec<J>> {
     let mut parts: BTreeMap<String, Vec<J>> = BTreeMap::new();
     for job in jobs {
-        if let Some(line) = shared.line_of(&ticket(&job).shard.lane) {
+        if let Some(line) = shared.line_of(&delivery(&job).shard.lane) {
             match parts.get_mut(&line.name) {
                 Some(part) => part.push(job),
                 None => drop(parts.insert(line.name.clone(), vec![job])),
@@ -130,7 +134,7 @@ pub(super) fn by_publisher<J>(shared: &Shared, jobs: Vec<J>, ticket: fn(&J) -> &
     parts
 }
 
-async fn record(shared: Arc<Shared>, batch: Batch<Ticket>) -> (Batch<Ticket>, Vec<Settled>) {
+async fn record(shared: Arc<Shared>, batch: Batch<Delivery>) -> (Batch<Delivery>, Vec<Settled>) {
     let events: Vec<Acceptance> = batch.jobs.iter().map(acceptance).collect();
     let began = BootInstant::now();
     let settle =
@@ -144,9 +148,9 @@ async fn record(shared: Arc<Shared>, batch: Batch<Ticket>) -> (Batch<Ticket>, Ve
     (batch, outcomes)
 }
 
-fn acceptance(ticket: &Ticket) -> Acceptance {
-    let (asked, left) = (Arc::clone(&ticket.asked), ticket.left.clone());
-    Acceptance { id: ticket.id, seq: ticket.position.seq, asked, left }
+fn acceptance(delivery: &Delivery) -> Acceptance {
+    let (asked, left) = (Arc::clone(&delivery.asked), delivery.left.clone());
+    Acceptance { id: delivery.id, seq: delivery.position.seq, asked, left }
 }
 
 /// Where all of a batch is refused, each event of it is.
@@ -174,15 +178,15 @@ pub(super) fn outcomes_of(
 }
 
 /// Tells the channels what they need not keep any more.
-pub(super) fn note_settled(shared: &Shared, tickets: &[Ticket]) {
+pub(super) fn note_settled(shared: &Shared, deliveries: &[Delivery]) {
     let mut last: Option<(Lane, _)> = None;
-    for ticket in tickets {
-        let lane = &ticket.shard.lane;
+    for delivery in deliveries {
+        let lane = &delivery.shard.lane;
         if last.as_ref().is_none_or(|(known, _)| known != lane) {
             last = shared.line_of(lane).map(|line| (lane.clone(), Arc::clone(&line.settled)));
         }
         if let Some((_, queue)) = &last {
-            queue.push((ticket.id, ticket.position.seq));
+            queue.push((delivery.id, delivery.position.seq));
         }
     }
 }

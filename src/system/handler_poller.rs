@@ -14,12 +14,12 @@ use uuid::Uuid;
 
 use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, refused_or};
+use super::credit::{Credit, Permit};
 use super::messages::ActorKind;
 use super::owed::DeliveryGuard;
 use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
-use super::ticket::{Credit, Permit};
 use super::trying::{pause_after, persist};
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
@@ -67,13 +67,13 @@ struct Polls {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Answered {
-    delivery: Delivery,
+    delivery: HandlerDelivery,
     /// `None`: handled.
     rejection: Option<RejectedDelivery>,
 }
 
 /// A delivery in memory.
-struct Delivery {
+struct HandlerDelivery {
     fetched: FetchedDelivery,
     shard: Shard,
     epoch: i64,
@@ -196,7 +196,7 @@ impl HandlerPoller {
             (false, None) => self.shared.settings.worker.poll_interval,
         };
         self.polls.insert(handler.name().to_owned(), Polls { last: now, next: now.after(pause), failures: 0 });
-        let mut chains: BTreeMap<(Lane, String), Vec<Delivery>> = BTreeMap::new();
+        let mut chains: BTreeMap<(Lane, String), Vec<HandlerDelivery>> = BTreeMap::new();
         let mut alone = Vec::new();
         for fetched in deliveries {
             let Some(delivery) = self.admit(lane, held, fetched) else { continue };
@@ -213,7 +213,7 @@ impl HandlerPoller {
     }
 
     /// Counts only while the lease is the one that the fetch began with.
-    fn admit(&self, lane: &Lane, held: &BTreeMap<i16, i64>, fetched: FetchedDelivery) -> Option<Delivery> {
+    fn admit(&self, lane: &Lane, held: &BTreeMap<i16, i64>, fetched: FetchedDelivery) -> Option<HandlerDelivery> {
         let epoch = *held.get(&fetched.shard)?;
         let shard = Shard { lane: lane.clone(), number: fetched.shard };
         if !self.shared.leases.covers(&shard, epoch, BootInstant::now()) {
@@ -221,7 +221,7 @@ impl HandlerPoller {
         }
         let guard = self.shared.owed.take(&fetched.handler, (fetched.id, fetched.seq), fetched.shard)?;
         let permit = self.credit.take(fetched.event.as_ref().map_or(0, |event| event.size()));
-        Some(Delivery { fetched, shard, epoch, _guard: guard, _permit: permit })
+        Some(HandlerDelivery { fetched, shard, epoch, _guard: guard, _permit: permit })
     }
 
     /// How long events are owed to a handler counts from when a live process last had it.
@@ -299,7 +299,12 @@ impl Handler<Answered> for HandlerPoller {
 panics_on_demand!(HandlerPoller);
 
 /// Asks a handler about deliveries one after the other, until one is not handled: those behind it come again after it.
-async fn ask(shared: Arc<Shared>, handler: Arc<Subscription>, chain: Vec<Delivery>, poller: Addr<HandlerPoller>) {
+async fn ask(
+    shared: Arc<Shared>,
+    handler: Arc<Subscription>,
+    chain: Vec<HandlerDelivery>,
+    poller: Addr<HandlerPoller>,
+) {
     let limit = shared.settings.worker.handler_timeout;
     for delivery in chain {
         if !shared.leases.covers(&delivery.shard, delivery.epoch, BootInstant::now()) {
@@ -323,7 +328,7 @@ async fn ask(shared: Arc<Shared>, handler: Arc<Subscription>, chain: Vec<Deliver
     }
 }
 
-fn rejection(shared: &Shared, delivery: &Delivery, error: String) -> RejectedDelivery {
+fn rejection(shared: &Shared, delivery: &HandlerDelivery, error: String) -> RejectedDelivery {
     let FetchedDelivery { handler, id, seq, attempts, max_attempts, event, lane, .. } = &delivery.fetched;
     let counted = attempts.saturating_add(1);
     let retries = u32::try_from(counted).unwrap_or(0);
@@ -344,7 +349,7 @@ fn rejection(shared: &Shared, delivery: &Delivery, error: String) -> RejectedDel
 }
 
 /// No attempt is spent. It waits as long again as it has waited so far, so that many of them cost little.
-fn put_off(shared: &Shared, delivery: &Delivery, event: &OutboxEvent) -> RejectedDelivery {
+fn put_off(shared: &Shared, delivery: &HandlerDelivery, event: &OutboxEvent) -> RejectedDelivery {
     let waited = shared.database_now() - event.scheduled_at;
     RejectedDelivery {
         attempts: delivery.fetched.attempts,

@@ -105,7 +105,7 @@ pub(super) async fn write_history(shared: &Shared) {
     }
     if let Err(error) = shared.store.add_to_history(&told).await {
         tracing::debug!(%error, "what became of events cannot be written down now");
-        lines().zip(taken).for_each(|(line, (_, outcomes))| line.meters.give_back(outcomes));
+        lines().zip(taken).for_each(|(line, (_, outcomes))| line.meters.restore(outcomes));
     }
 }
 

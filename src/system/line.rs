@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::backends::{Backends, ChannelFactory};
 use super::clock::BootInstant;
+use super::credit::{Credit, Room};
 use super::in_flight::InFlight;
 use super::refusals::Refusals;
-use super::ticket::{Credit, Room, SettledQueue};
 use super::trying::pause_after;
 use crate::error::SettingsError;
 use crate::meters::LineMeters;
@@ -307,4 +307,18 @@ pub(super) fn make_lines(
             Ok((name.clone(), Line::new(name.clone(), flights, credit, publisher, longest_wait, channel)))
         })
         .collect()
+}
+
+/// Events that are settled and whose journal entries the session has still to drop.
+#[derive(Debug, Default)]
+pub(crate) struct SettledQueue(std::sync::Mutex<Vec<(Uuid, i64)>>);
+
+impl SettledQueue {
+    pub(crate) fn push(&self, event: (Uuid, i64)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    pub(crate) fn take(&self) -> Vec<(Uuid, i64)> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }

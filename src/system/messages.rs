@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use actix::{Message, Recipient};
 
+use super::delivery::Delivery;
 use super::line::OpenUnderWay;
-use super::ticket::Ticket;
 use crate::error::SystemError;
 use crate::event::OutboxEvent;
 use crate::store::Shard;
@@ -20,7 +20,7 @@ pub(crate) struct Open(pub(crate) Vec<(Shard, i64)>, pub(crate) OpenUnderWay);
 /// Poller → publisher: events that are due, in order.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Deliver(pub(crate) Vec<Ticket>);
+pub(crate) struct Deliver(pub(crate) Vec<Delivery>);
 
 /// Supervisor → publisher, at the end: rid the journal of what is settled.
 #[derive(Message)]
@@ -30,12 +30,12 @@ pub(crate) struct Flush;
 /// Publisher → registry: events that the backend has.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Accepted(pub(crate) Vec<Ticket>);
+pub(crate) struct Accepted(pub(crate) Vec<Delivery>);
 
 /// Registry → completer: events that are done.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Complete(pub(crate) Vec<Ticket>);
+pub(crate) struct Complete(pub(crate) Vec<Delivery>);
 
 /// Publisher, registry → retry: events that are not.
 #[derive(Message)]
@@ -44,7 +44,7 @@ pub(crate) struct Failed(pub(crate) Vec<Failure>);
 
 /// An event that could not be brought to its end.
 pub(crate) struct Failure {
-    pub(crate) ticket: Ticket,
+    pub(crate) delivery: Delivery,
     pub(crate) cause: Cause,
 }
 

@@ -2,7 +2,7 @@
 //! [`outbox_system`] and its queue ([`intake`]), [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
 //! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`lane`] (cursors, the sweep,
-//! how much to read), [`in_flight`] (what is in flight, rules R1 to R3), [`ticket`] (one event's way), [`line`] (what a
+//! how much to read), [`in_flight`] (what is in flight, rules R1 to R3), [`delivery`] (one event's way), [`line`] (what a
 //! publisher's lanes share) and [`subscription`] (handlers, and in [`turns`] whose turn it is). Messages flow in that one
 //! direction; what flows back is credit and wake-ups.
 
@@ -10,6 +10,8 @@ mod backends;
 mod builder;
 pub(crate) mod clock;
 mod completer;
+pub(crate) mod credit;
+pub(crate) mod delivery;
 mod gauges;
 mod handle;
 mod handler_poller;
@@ -39,7 +41,6 @@ mod shared;
 mod subscription;
 mod supervisor;
 mod suspects;
-pub(crate) mod ticket;
 mod trying;
 mod turns;
 mod unserved;

@@ -7,12 +7,12 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use uuid::Uuid;
 
 use super::clock::BootInstant;
+use super::delivery::Delivery;
 use super::in_flight::{Admitted, Fetch, InFlight, Opening};
 use super::lane::{LaneCursor, Plan, Purpose, has_more_retries};
 use super::line::Line;
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use super::ticket::Ticket;
 use super::trying::pause_after;
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyStart, News, Position, Range, Shard, Store};
@@ -236,42 +236,47 @@ impl Poller {
         let has_more_retries = has_more_retries(plan, &reading.answer);
         let credit = &track.line.credit;
         let Reading { answer, blockers, unfinished, fetch } = reading;
-        let Admitted { tickets, unreadable } =
+        let Admitted { deliveries, unreadable } =
             fetch.admit(answer.rows, &blockers, |row| credit.take(row.event.as_ref().map_or(0, |event| event.size())));
         drop(fetch);
         if !plan.retry_shards.is_empty() {
-            let taken: HashSet<Uuid> =
-                tickets.iter().chain(unreadable.iter().map(|(ticket, _)| ticket)).map(|ticket| ticket.id).collect();
+            let taken: HashSet<Uuid> = deliveries
+                .iter()
+                .chain(unreadable.iter().map(|(delivery, _)| delivery))
+                .map(|delivery| delivery.id)
+                .collect();
             let waiting = retries.into_iter().filter(|id| !taken.contains(id));
             cursor.pass_retries(waiting, has_more_retries, BootInstant::now());
         }
         // A key of which nothing may go waits for what stands before it: read again at once, it would be for ever.
-        let going: HashSet<&str> = tickets.iter().map(Ticket::key).collect();
+        let going: HashSet<&str> = deliveries.iter().map(Delivery::key).collect();
         let in_flight = &track.line.flights[lane];
         unfinished
             .iter()
             .filter(|(key, read)| !*read || going.contains(&**key))
             .for_each(|(key, _)| in_flight.want(key));
         self.refuse(unreadable);
-        self.deliver(index, tickets);
+        self.deliver(index, deliveries);
     }
 
-    fn refuse(&self, unreadable: Vec<(Ticket, String)>) {
+    fn refuse(&self, unreadable: Vec<(Delivery, String)>) {
         if unreadable.is_empty() {
             return;
         }
-        let failures: Vec<Failure> =
-            unreadable.into_iter().map(|(ticket, reason)| Failure { ticket, cause: Cause::Invalid(reason) }).collect();
+        let failures: Vec<Failure> = unreadable
+            .into_iter()
+            .map(|(delivery, reason)| Failure { delivery, cause: Cause::Invalid(reason) })
+            .collect();
         if let Some(retry) = self.shared.addresses().retry.clone() {
             // A full mailbox gives the rows back, and they are read again.
             let _ = retry.try_send(Failed(failures));
         }
     }
 
-    fn deliver(&self, index: usize, tickets: Vec<Ticket>) {
+    fn deliver(&self, index: usize, deliveries: Vec<Delivery>) {
         let line = &self.tracks[index].line;
         let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
-        for batch in batches(tickets, self.shared.settings.worker.batch_size) {
+        for batch in batches(deliveries, self.shared.settings.worker.batch_size) {
             // The mailbox holds as many batches as the credit has events. A publisher that is being replaced gives them back.
             let _ = publisher.try_send(Deliver(batch));
         }
@@ -434,20 +439,20 @@ fn open_and_held(shared: &Shared, in_flight: &InFlight, now: BootInstant) -> Has
         .collect()
 }
 
-/// Cuts tickets into batches of at most `most` events and a few megabytes.
-fn batches(tickets: Vec<Ticket>, most: usize) -> Vec<Vec<Ticket>> {
-    let mut batches: Vec<Vec<Ticket>> = Vec::new();
+/// Cuts deliveries into batches of at most `most` events and a few megabytes.
+fn batches(deliveries: Vec<Delivery>, most: usize) -> Vec<Vec<Delivery>> {
+    let mut batches: Vec<Vec<Delivery>> = Vec::new();
     let mut bytes = 0;
-    for ticket in tickets {
-        let size = ticket.event().map_or(0, |event| event.size());
+    for delivery in deliveries {
+        let size = delivery.event().map_or(0, |event| event.size());
         match batches.last_mut() {
             Some(batch) if batch.len() < most && bytes + size <= MAX_BATCH_BYTES => {
                 bytes += size;
-                batch.push(ticket);
+                batch.push(delivery);
             }
             _ => {
                 bytes = size;
-                batches.push(vec![ticket]);
+                batches.push(vec![delivery]);
             }
         }
     }

@@ -7,11 +7,11 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::future::join_all;
 
 use super::clock::BootInstant;
+use super::delivery::Delivery;
 use super::left::{Key, Left};
 use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
-use super::ticket::Ticket;
 
 pub(crate) struct Registry {
     shared: Arc<Shared>,
@@ -23,7 +23,7 @@ pub(crate) struct Registry {
 
 /// An event and the handlers that it still has to meet.
 struct Job {
-    ticket: Ticket,
+    delivery: Delivery,
     handlers: Vec<Arc<Subscription>>,
 }
 
@@ -34,10 +34,10 @@ impl Registry {
     }
 
     fn begin(&mut self, job: Job, ctx: &mut Context<Self>) {
-        if job.ticket.key().is_empty() {
+        if job.delivery.key().is_empty() {
             return self.run(job, None, ctx);
         }
-        let key = key_of(&job.ticket);
+        let key = key_of(&job.delivery);
         if let Some(waiting) = self.busy.get_mut(&key) {
             waiting.push_back(job);
             return;
@@ -48,14 +48,14 @@ impl Registry {
 
     fn run(&mut self, job: Job, key: Option<Key>, ctx: &mut Context<Self>) {
         let limit = self.shared.settings.worker.handler_timeout;
-        let Job { ticket, handlers } = job;
-        let Some(event) = ticket.event().cloned() else { return };
+        let Job { delivery, handlers } = job;
+        let Some(event) = delivery.event().cloned() else { return };
         let answers = join_all(handlers.into_iter().map(move |handler| {
             let event = Arc::clone(&event);
             async move { (handler.name().to_owned(), handler.ask(event, limit).await) }
         }));
         ctx.spawn(answers.into_actor(self).map(move |answers, registry, ctx| {
-            let handled = registry.conclude(ticket, answers);
+            let handled = registry.conclude(delivery, answers);
             if let Some(key) = key {
                 registry.go_on(key, handled, ctx);
             }
@@ -63,7 +63,7 @@ impl Registry {
     }
 
     /// Returns whether the event is done, as far as the handlers here go.
-    fn conclude(&mut self, mut ticket: Ticket, answers: Vec<(String, Outcome)>) -> bool {
+    fn conclude(&mut self, mut delivery: Delivery, answers: Vec<(String, Outcome)>) -> bool {
         let (mut handled, mut failed, mut not_run, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (name, outcome) in answers {
             match outcome {
@@ -76,45 +76,45 @@ impl Registry {
             }
         }
         if self.shared.owes_handlers() {
-            self.leave(&mut ticket, std::mem::take(&mut not_run));
+            self.leave(&mut delivery, std::mem::take(&mut not_run));
         }
-        ticket.asked = handled.iter().chain(&failed).chain(&not_run).cloned().collect();
+        delivery.asked = handled.iter().chain(&failed).chain(&not_run).cloned().collect();
         let pending: Vec<String> = failed.into_iter().chain(not_run).collect();
         if pending.is_empty() {
-            self.complete(vec![ticket]);
+            self.complete(vec![delivery]);
             return true;
         }
-        ticket.reject();
+        delivery.reject();
         let cause = if errors.is_empty() {
             tracing::warn!(handlers = ?pending, "handlers have stopped or hang; the events that wait for them come again and spend no retry");
             Cause::NotBegun { pending }
         } else {
             Cause::Handlers { pending, error: errors.join("; ") }
         };
-        self.fail(vec![Failure { ticket, cause }]);
+        self.fail(vec![Failure { delivery, cause }]);
         false
     }
 
     /// The event becomes a delivery of these handlers' own, and what follows in its key's order comes after it there, too.
-    fn leave(&mut self, ticket: &mut Ticket, names: Vec<String>) {
+    fn leave(&mut self, delivery: &mut Delivery, names: Vec<String>) {
         if names.is_empty() {
             return;
         }
-        if !ticket.key().is_empty() {
-            self.left.note(&key_of(ticket), &names, BootInstant::now());
+        if !delivery.key().is_empty() {
+            self.left.note(&key_of(delivery), &names, BootInstant::now());
         }
-        ticket.left.extend(names);
+        delivery.left.extend(names);
     }
 
     /// Which handlers an event is given here; the others that it still has to meet are left it.
-    fn split(&mut self, ticket: &mut Ticket, subscriptions: &[Arc<Subscription>]) -> Vec<Arc<Subscription>> {
-        let Some(event) = ticket.event().cloned() else { return Vec::new() };
+    fn split(&mut self, delivery: &mut Delivery, subscriptions: &[Arc<Subscription>]) -> Vec<Arc<Subscription>> {
+        let Some(event) = delivery.event().cloned() else { return Vec::new() };
         let wanting: Vec<Arc<Subscription>> =
             subscriptions.iter().filter(|handler| handler.wants(&event)).cloned().collect();
         if !self.shared.owes_handlers() {
             return wanting;
         }
-        let (here, later): (Vec<_>, Vec<_>) = wanting.into_iter().partition(|handler| self.may_run(handler, ticket));
+        let (here, later): (Vec<_>, Vec<_>) = wanting.into_iter().partition(|handler| self.may_run(handler, delivery));
         let lacking = event.pending_handlers.iter().flatten();
         let mut left: Vec<String> =
             lacking.filter(|name| !here.iter().any(|handler| handler.name() == *name)).cloned().collect();
@@ -125,18 +125,18 @@ impl Registry {
                 .filter(|name| !left.contains(name))
                 .collect::<Vec<_>>(),
         );
-        self.leave(ticket, left);
+        self.leave(delivery, left);
         if !here.is_empty() {
-            ticket.asked = here.iter().map(|handler| handler.name().to_owned()).collect();
+            delivery.asked = here.iter().map(|handler| handler.name().to_owned()).collect();
         }
         here
     }
 
     /// Whether a handler is there, and owed no earlier event of the key.
-    fn may_run(&self, handler: &Subscription, ticket: &Ticket) -> bool {
-        let is_keyed = !ticket.key().is_empty();
-        let is_behind = ticket.behind.iter().any(|name| name == handler.name())
-            || is_keyed && self.left.has(&key_of(ticket), handler.name(), BootInstant::now());
+    fn may_run(&self, handler: &Subscription, delivery: &Delivery) -> bool {
+        let is_keyed = !delivery.key().is_empty();
+        let is_behind = delivery.behind.iter().any(|name| name == handler.name())
+            || is_keyed && self.left.has(&key_of(delivery), handler.name(), BootInstant::now());
         handler.is_alive() && !is_behind
     }
 
@@ -146,8 +146,8 @@ impl Registry {
             return;
         }
         let (here, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut job.handlers).into_iter().partition(|handler| self.may_run(handler, &job.ticket));
-        self.leave(&mut job.ticket, later.iter().map(|handler| handler.name().to_owned()).collect());
+            std::mem::take(&mut job.handlers).into_iter().partition(|handler| self.may_run(handler, &job.delivery));
+        self.leave(&mut job.delivery, later.iter().map(|handler| handler.name().to_owned()).collect());
         job.handlers = here;
     }
 
@@ -170,12 +170,12 @@ impl Registry {
         }
     }
 
-    fn complete(&self, mut tickets: Vec<Ticket>) {
-        tickets.iter_mut().for_each(|ticket| ticket.forget_event());
+    fn complete(&self, mut deliveries: Vec<Delivery>) {
+        deliveries.iter_mut().for_each(|delivery| delivery.forget_event());
         let Some(completer) = self.shared.addresses().completer.clone() else { return };
-        // Its mailbox holds as many messages as there can be tickets; where it is being replaced, the dropped tickets
+        // Its mailbox holds as many messages as there can be deliveries; where it is being replaced, the dropped deliveries
         // close their shards and the journal tells.
-        let _ = completer.try_send(Complete(tickets));
+        let _ = completer.try_send(Complete(deliveries));
     }
 
     fn fail(&self, failures: Vec<Failure>) {
@@ -199,19 +199,19 @@ impl Actor for Registry {
 impl Handler<Accepted> for Registry {
     type Result = ();
 
-    fn handle(&mut self, Accepted(tickets): Accepted, ctx: &mut Self::Context) {
+    fn handle(&mut self, Accepted(deliveries): Accepted, ctx: &mut Self::Context) {
         let subscriptions = self.shared.subscriptions();
-        let mut done = Vec::with_capacity(tickets.len());
+        let mut done = Vec::with_capacity(deliveries.len());
         let mut waiting = Vec::new();
-        for mut ticket in tickets {
+        for mut delivery in deliveries {
             // One that is not a valid event any more, found in the journal, can be given to no handler.
-            let handlers = self.split(&mut ticket, &subscriptions);
+            let handlers = self.split(&mut delivery, &subscriptions);
             if handlers.is_empty() {
-                done.push(ticket);
-            } else if ticket.is_blocked() {
-                waiting.push(behind(Job { ticket, handlers }));
+                done.push(delivery);
+            } else if delivery.is_blocked() {
+                waiting.push(behind(Job { delivery, handlers }));
             } else {
-                self.begin(Job { ticket, handlers }, ctx);
+                self.begin(Job { delivery, handlers }, ctx);
             }
         }
         if !done.is_empty() {
@@ -223,13 +223,13 @@ impl Handler<Accepted> for Registry {
 
 panics_on_demand!(Registry);
 
-fn key_of(ticket: &Ticket) -> Key {
-    (ticket.shard.lane.clone(), ticket.key().to_owned())
+fn key_of(delivery: &Delivery) -> Key {
+    (delivery.shard.lane.clone(), delivery.key().to_owned())
 }
 
 /// An event whose turn does not come now: what stands before it in its key's order failed.
 fn behind(mut job: Job) -> Failure {
-    job.ticket.reject();
+    job.delivery.reject();
     let pending = job.handlers.iter().map(|handler| handler.name().to_owned()).collect();
-    Failure { ticket: job.ticket, cause: Cause::Behind { pending } }
+    Failure { delivery: job.delivery, cause: Cause::Behind { pending } }
 }

@@ -8,10 +8,10 @@ use futures_util::FutureExt;
 
 use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of};
+use super::delivery::Delivery;
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use super::ticket::Ticket;
 use super::trying::persist;
 use crate::event::Status;
 use crate::store::{Care, Reschedule, Settled};
@@ -31,17 +31,17 @@ pub(crate) struct Retry {
 
 /// A failure, and what is to be recorded about it.
 struct Rejection {
-    ticket: Ticket,
+    delivery: Delivery,
     settle: Reschedule,
 }
 
 impl Job for Rejection {
     fn is_in_flight(&self) -> bool {
-        self.ticket.is_in_flight()
+        self.delivery.is_in_flight()
     }
 
     fn set_aside(&mut self, reason: &str) {
-        self.ticket.set_aside(reason);
+        self.delivery.set_aside(reason);
     }
 }
 
@@ -82,16 +82,16 @@ impl Retry {
         }
     }
 
-    fn note_recorded(&self, Rejection { ticket, settle }: Rejection) {
+    fn note_recorded(&self, Rejection { delivery, settle }: Rejection) {
         let shared = &self.shared;
         count(shared, &settle);
-        say_refused(shared, &ticket, &settle);
-        note_settled(shared, std::slice::from_ref(&ticket));
+        say_refused(shared, &delivery, &settle);
+        note_settled(shared, std::slice::from_ref(&delivery));
         if settle.status == Status::Retry {
             note_retry(shared, &settle);
         }
         let holds_key = !settle.holds_for_handlers && shared.settings.holds_on_failure(&settle.shard.lane);
-        ticket.settled(settle.status != Status::Failed || holds_key);
+        delivery.settled(settle.status != Status::Failed || holds_key);
     }
 }
 
@@ -116,7 +116,7 @@ impl Handler<Failed> for Retry {
 
     fn handle(&mut self, Failed(failures): Failed, ctx: &mut Self::Context) {
         let rejections = failures.into_iter().map(|failure| decide(&self.shared, failure)).collect();
-        for (name, rejections) in by_publisher(&self.shared, rejections, |rejection| &rejection.ticket) {
+        for (name, rejections) in by_publisher(&self.shared, rejections, |rejection| &rejection.delivery) {
             if let Some(queue) = self.queues.get_mut(&name) {
                 queue.push(rejections);
             }
@@ -153,10 +153,10 @@ fn count(shared: &Shared, settle: &Reschedule) {
 }
 
 /// A refusal is written with what it was about and why, as long as there are not too many.
-fn say_refused(shared: &Shared, ticket: &Ticket, settle: &Reschedule) {
+fn say_refused(shared: &Shared, delivery: &Delivery, settle: &Reschedule) {
     let Some(reason) = settle.error.as_deref() else { return };
     let reason: String = reason.chars().take(MAX_REASON).collect();
-    let event_type = ticket.event().map_or("", |event| event.event_type.as_str());
+    let event_type = delivery.event().map_or("", |event| event.event_type.as_str());
     let retries = settle.retry_count;
     let Some(line) = shared.line_of(&settle.shard.lane).filter(|line| line.refusals.is_written(BootInstant::now()))
     else {
@@ -177,26 +177,26 @@ fn note_retry(shared: &Shared, settle: &Reschedule) {
 }
 
 /// What is written about a failure.
-fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> Rejection {
+fn decide(shared: &Shared, Failure { delivery, cause }: Failure) -> Rejection {
     let backoff = shared.settings.worker.retry_backoff;
     let delay = |failures: i32| backoff.delay(u32::try_from(failures).unwrap_or(0), rand::random());
-    let before = ticket.event().and_then(|event| event.pending_handlers.clone());
-    let counted = ticket.retry_count.saturating_add(1);
+    let before = delivery.event().and_then(|event| event.pending_handlers.clone());
+    let counted = delivery.retry_count.saturating_add(1);
     let mut settle = Reschedule {
-        id: ticket.id,
-        seq: ticket.position.seq,
-        shard: ticket.shard.clone(),
-        epoch: ticket.opening.epoch,
-        fetched_retry_count: ticket.retry_count,
-        fetched_updated_at: ticket.updated_at,
+        id: delivery.id,
+        seq: delivery.position.seq,
+        shard: delivery.shard.clone(),
+        epoch: delivery.opening.epoch,
+        fetched_retry_count: delivery.retry_count,
+        fetched_updated_at: delivery.updated_at,
         retry_count: counted,
-        status: if counted >= ticket.max_retries { Status::Failed } else { Status::Retry },
+        status: if counted >= delivery.max_retries { Status::Failed } else { Status::Retry },
         delay: delay(counted),
         error: None,
-        published: ticket.is_accepted(),
+        published: delivery.is_accepted(),
         pending_handlers: before,
-        asked: Arc::clone(&ticket.asked),
-        left: ticket.left.clone(),
+        asked: Arc::clone(&delivery.asked),
+        left: delivery.left.clone(),
         holds_for_handlers: false,
     };
     match cause {
@@ -208,21 +208,21 @@ fn decide(shared: &Shared, Failure { ticket, cause }: Failure) -> Rejection {
         Cause::Handlers { pending, error } => {
             settle.pending_handlers = Some(pending);
             settle.error = Some(error);
-            let holds = !ticket.key().is_empty() && shared.settings.holds_on_failure(&ticket.shard.lane);
+            let holds = !delivery.key().is_empty() && shared.settings.holds_on_failure(&delivery.shard.lane);
             settle.holds_for_handlers = settle.status == Status::Failed && holds && shared.owes_handlers();
         }
         Cause::NotBegun { pending } => {
             settle.status = Status::Retry;
-            settle.retry_count = ticket.retry_count;
+            settle.retry_count = delivery.retry_count;
             settle.delay = delay(0);
             settle.pending_handlers = Some(pending);
         }
         // In its key's order like before; the poller meets it again once the event before it is settled.
         Cause::Behind { pending } => {
             settle.status = Status::Pending;
-            settle.retry_count = ticket.retry_count;
+            settle.retry_count = delivery.retry_count;
             settle.pending_handlers = Some(pending);
         }
     }
-    Rejection { ticket, settle }
+    Rejection { delivery, settle }
 }

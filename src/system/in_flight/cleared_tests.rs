@@ -5,7 +5,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::sample;
 use crate::store::{Blocker, Fetched, KeyQuestion};
-use crate::system::ticket::{Credit, Permit};
+use crate::system::credit::{Credit, Permit};
 
 const SHARD: i16 = 3;
 const QUICK: Duration = Duration::from_millis(1);
@@ -113,12 +113,12 @@ fn a_key_is_clear_no_further_than_what_blocks_it_and_what_is_in_flight() {
     let (flying, next) = (row(10), row(20));
     let rows = vec![flying.clone()];
     let (fetch, _) = asking.ask(&rows, SLOW, Some(&HashMap::new()));
-    let tickets = fetch.admit(rows, &HashMap::new(), permit).tickets;
-    assert_eq!(tickets.len(), 1);
+    let deliveries = fetch.admit(rows, &HashMap::new(), permit).deliveries;
+    assert_eq!(deliveries.len(), 1);
     drop(fetch);
     assert_eq!(asking.asks_from(&next, SLOW), Position::START);
     assert_eq!(asking.asks_from(&next, QUICK), flying.position, "it may be refused yet");
-    drop(tickets);
+    drop(deliveries);
     asking.in_flight.open(SHARD, 1);
 
     let blocker = Blocker { id: flying.id, position: flying.position, due: false };
@@ -158,7 +158,7 @@ fn what_cannot_be_answered_in_time_is_asked_in_parts_and_goes_in_the_end() {
             let took = LATE.mul_f64(walked as f64 / (2 * HOUR) as f64);
             let (fetch, _) = asking.ask(&rows, took, Some(&HashMap::new()));
             answered += 1;
-            if !fetch.admit(rows, &HashMap::new(), permit).tickets.is_empty() {
+            if !fetch.admit(rows, &HashMap::new(), permit).deliveries.is_empty() {
                 break;
             }
             assert_eq!(asking.in_flight.take_rewinds().get(&SHARD), Some(&waiting.position), "it is read again");
@@ -248,21 +248,21 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
             ))
             .await;
         let mut count = 0;
-        let ticket = loop {
+        let delivery = loop {
             count += 1;
             assert!(count < 100, "it never goes");
             let mut fetch = in_flight.begin_fetch();
             let rows = store.fetch(&FetchRequest { except: in_flight.ids(), ..request.clone() }).await.unwrap().rows;
             assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [id]);
             let Ok(blockers) = find_blockers(&store, &in_flight, &mut fetch, &rows, false).await else { continue };
-            if let Some(ticket) = fetch.admit(rows, &blockers, permit).tickets.pop() {
-                break ticket;
+            if let Some(delivery) = fetch.admit(rows, &blockers, permit).deliveries.pop() {
+                break delivery;
             }
         };
         fixture
             .execute(&format!("UPDATE outbox_events SET status = 'published', published_at = now() WHERE id = '{id}'"))
             .await;
-        ticket.settled(false);
+        delivery.settled(false);
         fetches.push(count);
     }
     assert_eq!(fetches[1..], [1, 1], "the first took {}", fetches[0]);

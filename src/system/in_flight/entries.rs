@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use uuid::Uuid;
 
 use super::cleared::ClearedKeys;
-use super::{Opening, Stage};
+use super::{DeliveryState, Opening};
 use crate::store::{Fetched, Position};
 use crate::system::clock::BootInstant;
 
@@ -20,7 +20,7 @@ pub(super) struct Entry {
     pub(super) shard: i16,
     /// Read under this open; `None`: found in a journal.
     pub(super) opening: Option<Opening>,
-    pub(super) stage: Stage,
+    pub(super) state: DeliveryState,
     /// Read from `retry`.
     pub(super) retry: bool,
     /// One before it in its key's order was refused while this one was on its way, or has still to be handled.
@@ -37,14 +37,14 @@ pub(crate) struct Unwritable {
 }
 
 impl Entry {
-    pub(super) fn new(row: &Fetched, opening: Option<Opening>, stage: Stage) -> Self {
+    pub(super) fn new(row: &Fetched, opening: Option<Opening>, state: DeliveryState) -> Self {
         let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
         Self {
             position: row.position,
             key,
             shard: row.shard,
             opening,
-            stage,
+            state,
             retry: row.retry,
             barred: false,
             unwritable: None,
@@ -53,12 +53,12 @@ impl Entry {
 
     /// Whether there is something left to wait for.
     pub(super) fn is_on_its_way(&self) -> bool {
-        self.unwritable.is_none() && !matches!(self.stage, Stage::Settled { .. })
+        self.unwritable.is_none() && !matches!(self.state, DeliveryState::Settled { .. })
     }
 
     /// Whether later events of its key have to wait.
     pub(super) fn blocks(&self) -> bool {
-        self.barred || matches!(self.stage, Stage::Rejected | Stage::Settled { blocks: true })
+        self.barred || matches!(self.state, DeliveryState::Rejected | DeliveryState::Settled { blocks: true })
     }
 }
 
@@ -131,7 +131,7 @@ impl Inner {
         for id in ids {
             if let Some(entry) = self.events.get_mut(&id)
                 && entry.position > position
-                && matches!(entry.stage, Stage::Queued | Stage::Accepted)
+                && matches!(entry.state, DeliveryState::Queued | DeliveryState::Accepted)
             {
                 entry.barred = true;
             }
@@ -140,8 +140,9 @@ impl Inner {
 
     /// Whether an earlier event of the key is still queued under an older open, whose session will not send it.
     pub(super) fn is_behind_another_session(&self, key: &str, position: Position, opening: Opening) -> bool {
-        self.chain(key)
-            .any(|entry| entry.position < position && entry.stage == Stage::Queued && entry.opening != Some(opening))
+        self.chain(key).any(|entry| {
+            entry.position < position && entry.state == DeliveryState::Queued && entry.opening != Some(opening)
+        })
     }
 
     pub(super) fn chain(&self, key: &str) -> impl Iterator<Item = &Entry> {

@@ -6,18 +6,19 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::entries::{Entry, Inner};
-use super::{InFlight, Opening, Stage};
+use super::{DeliveryState, InFlight, Opening};
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{Blocker, Fetched, KeyQuestion, Position};
 use crate::system::clock::BootInstant;
-use crate::system::ticket::{Permit, Ticket};
+use crate::system::credit::Permit;
+use crate::system::delivery::Delivery;
 
 /// Events read by one fetch that may go, and those that cannot be read.
 #[derive(Default)]
 pub(crate) struct Admitted {
-    pub(crate) tickets: Vec<Ticket>,
+    pub(crate) deliveries: Vec<Delivery>,
     /// Rows that are no events, with the reason.
-    pub(crate) unreadable: Vec<(Ticket, String)>,
+    pub(crate) unreadable: Vec<(Delivery, String)>,
 }
 
 /// A fetch that is under way; over when dropped.
@@ -115,7 +116,7 @@ impl Fetch {
         blockers: &HashMap<String, Blocker>,
         permit: impl Fn(&Fetched) -> Permit,
     ) -> Admitted {
-        let mut admitted = Admitted { tickets: Vec::with_capacity(rows.len()), unreadable: Vec::new() };
+        let mut admitted = Admitted { deliveries: Vec::with_capacity(rows.len()), unreadable: Vec::new() };
         // Stable, so rows without a key stay in the order of reading.
         rows.sort_by(|a, b| {
             (!a.partition_key.is_empty()).cmp(&!b.partition_key.is_empty()).then(a.position.cmp(&b.position))
@@ -129,16 +130,16 @@ impl Fetch {
             if inner.events.contains_key(&row.id) || self.waits(&mut inner, &row, opening, blockers) {
                 continue;
             }
-            inner.insert(row.id, Entry::new(&row, Some(opening), Stage::Queued));
-            let ticket = Ticket::new(&self.in_flight, &row, opening, permit(&row));
+            inner.insert(row.id, Entry::new(&row, Some(opening), DeliveryState::Queued));
+            let delivery = Delivery::new(&self.in_flight, &row, opening, permit(&row));
             match row.event {
-                Ok(_) => admitted.tickets.push(ticket),
+                Ok(_) => admitted.deliveries.push(delivery),
                 Err(reason) => {
                     // Blocks its key until the failure is recorded, like any other rejection.
                     if let Some(entry) = inner.events.get_mut(&row.id) {
-                        entry.stage = Stage::Rejected;
+                        entry.state = DeliveryState::Rejected;
                     }
-                    admitted.unreadable.push((ticket, reason));
+                    admitted.unreadable.push((delivery, reason));
                 }
             }
         }
@@ -189,11 +190,12 @@ impl Fetch {
         epochs: &HashMap<i16, i64>,
         blockers: &HashMap<String, Blocker>,
         permit: impl Fn(&Fetched) -> Permit,
-    ) -> Option<Vec<Ticket>> {
+    ) -> Option<Vec<Delivery>> {
         let mut inner = self.in_flight.lock();
         let is_taken = |row: &Fetched| {
-            let is_another =
-                |entry: &Entry| entry.position.seq != row.position.seq || matches!(entry.stage, Stage::Settled { .. });
+            let is_another = |entry: &Entry| {
+                entry.position.seq != row.position.seq || matches!(entry.state, DeliveryState::Settled { .. })
+            };
             inner.events.get(&row.id).is_some_and(is_another)
         };
         if rows.iter().any(is_taken) {
@@ -205,17 +207,17 @@ impl Fetch {
                 let epoch = *epochs.get(&row.shard)?;
                 if let Some(entry) = inner.events.get_mut(&row.id) {
                     // A session that was shut out sent it and may not have heard the answer.
-                    if entry.stage == Stage::Queued {
-                        entry.stage = Stage::Accepted;
+                    if entry.state == DeliveryState::Queued {
+                        entry.state = DeliveryState::Accepted;
                     }
                     return None;
                 }
-                let mut entry = Entry::new(&row, None, Stage::Accepted);
+                let mut entry = Entry::new(&row, None, DeliveryState::Accepted);
                 entry.barred = blockers.get(&row.partition_key).is_some_and(|blocker| blocker.position < row.position);
                 inner.insert(row.id, entry);
-                let mut ticket = Ticket::new(&self.in_flight, &row, Opening { epoch, number: 0 }, permit(&row));
-                ticket.accepted = true;
-                Some(ticket)
+                let mut delivery = Delivery::new(&self.in_flight, &row, Opening { epoch, number: 0 }, permit(&row));
+                delivery.accepted = true;
+                Some(delivery)
             })
             .collect();
         Some(adopted)

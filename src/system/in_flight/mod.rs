@@ -1,7 +1,7 @@
 //! What is in flight in one lane, and which of its shards are open: the memory behind rules R1, R2 and R3.
 //!
-//! Pure bookkeeping behind one lock. Actors hold [`Ticket`](super::ticket::Ticket)s; a ticket that is dropped, also by a panic, gives its event
-//! back by itself.
+//! Pure bookkeeping behind one lock. Actors hold [`Delivery`](super::delivery::Delivery)s; one that is dropped, also by a panic, releases its
+//! event.
 
 mod cleared;
 #[cfg(test)]
@@ -26,7 +26,7 @@ use super::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{KeyStart, Lane, Position, Shard};
 
-/// An open of a shard: what a fetch, a ticket and a session have in common when they belong together.
+/// An open of a shard: what a fetch, a delivery and a session have in common when they belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Opening {
     pub(crate) epoch: i64,
@@ -35,7 +35,7 @@ pub(crate) struct Opening {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum DeliveryState {
     /// On its way to the backend.
     Queued,
     /// The backend has it.
@@ -227,11 +227,11 @@ impl InFlight {
         self.lock().events.contains_key(&id)
     }
 
-    // Stages, by tickets.
+    // Stages, by deliveries.
 
-    pub(super) fn set_stage(&self, id: Uuid, stage: Stage) {
+    pub(super) fn set_state(&self, id: Uuid, state: DeliveryState) {
         if let Some(entry) = self.lock().events.get_mut(&id) {
-            entry.stage = stage;
+            entry.state = state;
         }
     }
 
@@ -239,7 +239,7 @@ impl InFlight {
     pub(super) fn settle(&self, id: Uuid, blocks: bool) {
         let mut inner = self.lock();
         let Some(entry) = inner.events.get_mut(&id) else { return };
-        entry.stage = Stage::Settled { blocks };
+        entry.state = DeliveryState::Settled { blocks };
         let was_unwritable = entry.unwritable.take().is_some();
         let (key, position, shard) = (entry.key.clone(), entry.position, entry.shard);
         inner.unwritable -= usize::from(was_unwritable);
@@ -257,7 +257,7 @@ impl InFlight {
     }
 
     /// It was not sent, or its fate is not known and the next open will tell.
-    pub(super) fn give_back(&self, id: Uuid, close: bool) {
+    pub(super) fn release(&self, id: Uuid, close: bool) {
         let mut inner = self.lock();
         let Some(entry) = inner.remove(id) else { return };
         inner.rewind(entry.shard, entry.position);
@@ -265,7 +265,7 @@ impl InFlight {
         let key = entry.key.as_deref().unwrap_or("");
         let overtaken = !key.is_empty() && !entry.barred && !inner.is_blocked(key, entry.position);
         // A rejection that was not recorded: another owner may have sent it since, and only the journal tells.
-        if close || matches!(entry.stage, Stage::Accepted | Stage::Rejected) || overtaken {
+        if close || matches!(entry.state, DeliveryState::Accepted | DeliveryState::Rejected) || overtaken {
             inner.open.remove(&entry.shard);
         }
     }

@@ -3,7 +3,8 @@ use tokio::sync::Notify;
 use super::*;
 use crate::sample;
 use crate::store::{Blocker, Fetched};
-use crate::system::ticket::{Credit, Permit, Ticket};
+use crate::system::credit::{Credit, Permit};
+use crate::system::delivery::Delivery;
 
 const SHARD: i16 = 3;
 
@@ -26,36 +27,36 @@ fn rows(all: &[&Fetched]) -> Vec<Fetched> {
 }
 
 /// What one whole fetch admits of these rows.
-fn admit(in_flight: &Arc<InFlight>, all: &[&Fetched]) -> Vec<Ticket> {
+fn admit(in_flight: &Arc<InFlight>, all: &[&Fetched]) -> Vec<Delivery> {
     admit_by(&mut in_flight.begin_fetch(), rows(all))
 }
 
 /// What a fetch admits that finds nothing in its rows' way.
-fn admit_by(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
+fn admit_by(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Delivery> {
     fetch.questions(&rows, BootInstant::now());
-    fetch.admit(rows, &HashMap::new(), permit).tickets
+    fetch.admit(rows, &HashMap::new(), permit).deliveries
 }
 
-fn admit_one(in_flight: &Arc<InFlight>, row: &Fetched) -> Ticket {
-    let mut tickets = admit(in_flight, &[row]);
-    assert_eq!(tickets.len(), 1);
-    tickets.remove(0)
+fn admit_one(in_flight: &Arc<InFlight>, row: &Fetched) -> Delivery {
+    let mut deliveries = admit(in_flight, &[row]);
+    assert_eq!(deliveries.len(), 1);
+    deliveries.remove(0)
 }
 
-fn admit_behind(in_flight: &Arc<InFlight>, blocker: &Fetched, due: bool, row: &Fetched) -> Vec<Ticket> {
+fn admit_behind(in_flight: &Arc<InFlight>, blocker: &Fetched, due: bool, row: &Fetched) -> Vec<Delivery> {
     let blocker = Blocker { id: blocker.id, position: blocker.position, due };
     let (blockers, rows) = (HashMap::from([(row.partition_key.clone(), blocker)]), vec![row.clone()]);
     let mut fetch = in_flight.begin_fetch();
     fetch.questions(&rows, BootInstant::now());
-    fetch.admit(rows, &blockers, permit).tickets
+    fetch.admit(rows, &blockers, permit).deliveries
 }
 
 fn wanted(in_flight: &InFlight, most: usize) -> Vec<String> {
     in_flight.take_wanted(most).into_iter().map(|start| start.key).collect()
 }
 
-fn ids(tickets: &[Ticket]) -> Vec<Uuid> {
-    tickets.iter().map(|ticket| ticket.id).collect()
+fn ids(deliveries: &[Delivery]) -> Vec<Uuid> {
+    deliveries.iter().map(|delivery| delivery.id).collect()
 }
 
 // R1.
@@ -98,10 +99,10 @@ fn one_shards_new_opening_does_not_touch_the_rows_of_another() {
 #[test]
 fn a_ticket_of_an_earlier_opening_is_not_current() {
     let in_flight = in_flight();
-    let ticket = admit_one(&in_flight, &row(1, ""));
-    assert!(ticket.is_current());
+    let delivery = admit_one(&in_flight, &row(1, ""));
+    assert!(delivery.is_current());
     in_flight.open(SHARD, 1);
-    assert!(!ticket.is_current(), "the epoch is the same, the session is not");
+    assert!(!delivery.is_current(), "the epoch is the same, the session is not");
 }
 
 // R2.
@@ -110,11 +111,11 @@ fn a_ticket_of_an_earlier_opening_is_not_current() {
 fn what_is_in_flight_is_not_admitted_again() {
     let in_flight = in_flight();
     let row = row(1, "");
-    let mut ticket = admit_one(&in_flight, &row);
+    let mut delivery = admit_one(&in_flight, &row);
     assert!(admit(&in_flight, &[&row, &row]).is_empty());
-    ticket.accept();
+    delivery.accept();
     assert!(admit(&in_flight, &[&row]).is_empty());
-    ticket.reject();
+    delivery.reject();
     assert!(admit(&in_flight, &[&row]).is_empty());
 }
 
@@ -129,9 +130,9 @@ fn a_settled_event_stays_until_every_fetch_that_began_before_is_over() {
     let in_flight = in_flight();
     let (event, other) = (row(1, ""), row(2, ""));
     let older = in_flight.begin_fetch();
-    let ticket = admit_one(&in_flight, &event);
+    let delivery = admit_one(&in_flight, &event);
     let mut old = in_flight.begin_fetch();
-    ticket.settled(false);
+    delivery.settled(false);
     assert!(!in_flight.is_busy(SHARD) && in_flight.is_empty(), "nothing waits for it");
     assert_eq!(in_flight.len(), 1);
     let newer = in_flight.begin_fetch();
@@ -147,9 +148,9 @@ fn a_settled_event_stays_until_every_fetch_that_began_before_is_over() {
 #[test]
 fn a_fetch_that_is_given_up_keeps_nothing() {
     let in_flight = in_flight();
-    let ticket = admit_one(&in_flight, &row(1, ""));
+    let delivery = admit_one(&in_flight, &row(1, ""));
     let stalled = in_flight.begin_fetch();
-    ticket.settled(false);
+    delivery.settled(false);
     assert_eq!(in_flight.len(), 1);
     drop(stalled);
     assert_eq!(in_flight.len(), 0);
@@ -172,8 +173,8 @@ fn events_queued_ahead_or_accepted_let_the_next_of_their_key_go() {
 fn one_fetchs_rows_of_a_key_leave_in_their_order() {
     let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
     let in_flight = in_flight();
-    let tickets = admit(&in_flight, &[&third, &first, &second]);
-    assert_eq!(ids(&tickets), [first.id, second.id, third.id]);
+    let deliveries = admit(&in_flight, &[&third, &first, &second]);
+    assert_eq!(ids(&deliveries), [first.id, second.id, third.id]);
 }
 
 #[test]
@@ -241,7 +242,7 @@ fn a_row_that_is_no_event_blocks_its_key_and_is_handed_out_with_the_reason() {
     let mut fetch = in_flight.begin_fetch();
     fetch.questions(&rows(&[&broken, &next]), BootInstant::now());
     let admitted = fetch.admit(rows(&[&broken, &next]), &HashMap::new(), permit);
-    assert!(admitted.tickets.is_empty());
+    assert!(admitted.deliveries.is_empty());
     assert_eq!((admitted.unreadable[0].0.id, admitted.unreadable[0].1.as_str()), (broken.id, "nonsense"));
 }
 
@@ -293,7 +294,7 @@ fn wanted_keys_are_taken_a_few_at_a_time() {
     assert_eq!(wanted(&in_flight, 2), ["c"]);
 }
 
-// Tickets that are dropped.
+// Deliveries that are dropped.
 
 #[test]
 fn a_ticket_dropped_before_it_was_accepted_gives_its_event_back() {
@@ -310,9 +311,9 @@ fn a_ticket_dropped_after_it_was_accepted_closes_its_shard() {
     let in_flight = in_flight();
     in_flight.open(4, 1);
     let row = row(1, "");
-    let mut ticket = admit_one(&in_flight, &row);
-    ticket.accept();
-    drop(ticket);
+    let mut delivery = admit_one(&in_flight, &row);
+    delivery.accept();
+    drop(delivery);
     assert!(in_flight.opening(SHARD).is_none() && in_flight.opening(4).is_some());
     assert_eq!(in_flight.take_rewinds(), HashMap::from([(SHARD, row.position)]));
 }
@@ -336,13 +337,14 @@ fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
     in_flight.close(SHARD);
     let (sent, next) = (row(1, "k"), row(2, "k"));
     let fetch = in_flight.begin_fetch();
-    let mut tickets = fetch.adopt(vec![sent.clone()], &HashMap::from([(SHARD, 9)]), &HashMap::new(), permit).unwrap();
+    let mut deliveries =
+        fetch.adopt(vec![sent.clone()], &HashMap::from([(SHARD, 9)]), &HashMap::new(), permit).unwrap();
     drop(fetch);
-    assert!(tickets[0].is_accepted());
-    assert_eq!(tickets[0].opening.epoch, 9);
+    assert!(deliveries[0].is_accepted());
+    assert_eq!(deliveries[0].opening.epoch, 9);
     in_flight.open(SHARD, 9);
     assert_eq!(ids(&admit(&in_flight, &[&sent, &next])), [next.id], "it is not sent again, and lets its key go on");
-    tickets.remove(0).settled(false);
+    deliveries.remove(0).settled(false);
 }
 
 /// The first waits for a retry that a handler has to make, which the next fetch brings.
@@ -356,9 +358,9 @@ fn what_the_journal_holds_is_not_handled_before_an_earlier_event_of_its_key() {
     assert_eq!(fetch.questions(&rows, BootInstant::now()).len(), 2);
     let blocker = Blocker { id: waiting.id, position: waiting.position, due: false };
     let blockers = HashMap::from([("k".to_owned(), blocker)]);
-    let tickets = fetch.adopt(rows, &HashMap::from([(SHARD, 9)]), &blockers, permit).unwrap();
-    let blocked: Vec<bool> = tickets.iter().map(Ticket::is_blocked).collect();
-    assert_eq!((ids(&tickets), blocked), (vec![sent.id, other.id], vec![true, false]));
+    let deliveries = fetch.adopt(rows, &HashMap::from([(SHARD, 9)]), &blockers, permit).unwrap();
+    let blocked: Vec<bool> = deliveries.iter().map(Delivery::is_blocked).collect();
+    assert_eq!((ids(&deliveries), blocked), (vec![sent.id, other.id], vec![true, false]));
 }
 
 #[test]
@@ -379,15 +381,15 @@ fn what_is_in_flight_or_of_another_shard_is_not_adopted() {
 fn a_replay_that_the_journal_holds_is_not_sent_again_once_what_it_replays_is_recorded_here_too() {
     let in_flight = in_flight();
     let before = row(1, "");
-    let mut ticket = admit_one(&in_flight, &before);
-    ticket.accept();
+    let mut delivery = admit_one(&in_flight, &before);
+    delivery.accept();
     in_flight.close(SHARD);
     let mut replayed = before.clone();
     replayed.position.seq += 1;
     let found =
         || in_flight.begin_fetch().adopt(vec![replayed.clone()], &HashMap::from([(SHARD, 3)]), &HashMap::new(), permit);
     assert!(found().is_none(), "the shard stays closed");
-    ticket.settled(false);
+    delivery.settled(false);
     let adopted = found().unwrap();
     in_flight.open(SHARD, 3);
     assert_eq!(ids(&adopted), [replayed.id]);
@@ -419,11 +421,11 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
     (0..store.shards()).for_each(|shard| in_flight.open(shard, 1));
     let mut fetch = in_flight.begin_fetch();
     let first = store.fetch(&everything).await.unwrap().rows;
-    let mut tickets = admit_by(&mut fetch, first);
+    let mut deliveries = admit_by(&mut fetch, first);
     drop(fetch);
-    let mut ticket = tickets.remove(0);
-    let (id, seq) = (ticket.id, ticket.position.seq);
-    ticket.accept();
+    let mut delivery = deliveries.remove(0);
+    let (id, seq) = (delivery.id, delivery.position.seq);
+    delivery.accept();
     fixture.execute(&insert(1)).await;
 
     // The sweep reads through a view, at whose first row it waits: its statement has its snapshot by then.
@@ -453,14 +455,14 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
             "UPDATE outbox_rows SET status = 'published', published_at = now() WHERE id = '{id}' AND seq = {seq}"
         ))
         .await;
-    ticket.settled(false);
+    delivery.settled(false);
     gate.commit().await;
     let rows = tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap();
     assert!(rows.iter().any(|row| row.id == id), "its snapshot is older than the settle");
     assert_eq!(rows.len(), 2);
     let admitted = admit_by(&mut sweep, rows);
     assert_eq!(admitted.len(), 1);
-    assert!(admitted.iter().all(|ticket| ticket.id != id));
+    assert!(admitted.iter().all(|delivery| delivery.id != id));
     drop(sweep);
     assert!(!in_flight.ids().contains(&id), "the event leaves with the last fetch that could have seen it");
 }

@@ -3,16 +3,17 @@
 use super::*;
 use crate::sample;
 use crate::store::Fetched;
-use crate::system::ticket::{Credit, Ticket};
+use crate::system::credit::Credit;
+use crate::system::delivery::Delivery;
 
-fn admit(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
+fn admit(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Delivery> {
     fetch.questions(&rows, BootInstant::now());
     admit_as_asked(fetch, rows)
 }
 
-fn admit_as_asked(fetch: &Fetch, rows: Vec<Fetched>) -> Vec<Ticket> {
+fn admit_as_asked(fetch: &Fetch, rows: Vec<Fetched>) -> Vec<Delivery> {
     let credit = Credit::new(100, 1 << 20, Arc::default());
-    fetch.admit(rows, &HashMap::new(), |_| credit.take(0)).tickets
+    fetch.admit(rows, &HashMap::new(), |_| credit.take(0)).deliveries
 }
 
 fn open_flight() -> Arc<InFlight> {
@@ -24,9 +25,10 @@ fn open_flight() -> Arc<InFlight> {
 #[test]
 fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_queued() {
     let in_flight = open_flight();
-    let mut tickets = admit(&mut in_flight.begin_fetch(), vec![sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k")]);
-    drop(tickets.remove(0));
-    assert!(!tickets[0].is_current(), "the later event would be sent first");
+    let mut deliveries =
+        admit(&mut in_flight.begin_fetch(), vec![sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k")]);
+    drop(deliveries.remove(0));
+    assert!(!deliveries[0].is_current(), "the later event would be sent first");
 }
 
 #[test]
@@ -49,15 +51,15 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() 
 fn an_event_that_comes_back_after_the_database_was_asked_waits_for_the_next_reading() {
     let in_flight = open_flight();
     let (first, later) = (sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k"));
-    let mut tickets = admit(&mut in_flight.begin_fetch(), vec![first, later.clone()]);
-    let mut refused = tickets.remove(0);
+    let mut deliveries = admit(&mut in_flight.begin_fetch(), vec![first, later.clone()]);
+    let mut refused = deliveries.remove(0);
     // Its handler refuses it, and only the database still knows: the later event waits behind it.
     refused.accept();
     refused.reject();
     refused.settled(true);
     let mut fetch = in_flight.begin_fetch();
     assert!(fetch.questions(std::slice::from_ref(&later), BootInstant::now()).is_empty(), "it is in flight");
-    drop(tickets);
+    drop(deliveries);
     assert!(admit_as_asked(&fetch, vec![later.clone()]).is_empty(), "nobody asked what stands before it");
     assert_eq!(in_flight.take_rewinds()[&0], later.position, "it is read again");
     drop(fetch);

@@ -10,18 +10,18 @@ use super::desk::Desk;
 use crate::backend::channel::{Answer, Parcel};
 use crate::event::OutboxEvent;
 use crate::system::clock::BootInstant;
+use crate::system::delivery::Delivery;
 use crate::system::messages::{Cause, Failure};
-use crate::system::ticket::Ticket;
 use crate::trace::Sending;
 
 /// A batch that a rate limit draws out longer than this is given back, so that nothing waits behind it for long.
 const LONGEST_DELIVERY: Duration = Duration::from_secs(1);
 
 impl Desk {
-    pub(super) async fn deliver(&mut self, tickets: Vec<Ticket>) {
+    pub(super) async fn deliver(&mut self, deliveries: Vec<Delivery>) {
         let line = Arc::clone(&self.line);
         let Some(_turn) = line.turn_of(self.number).await else { return };
-        let mut queue = self.pass_on_accepted(tickets).await;
+        let mut queue = self.pass_on_accepted(deliveries).await;
         if !self.suspects.is_empty() {
             self.refuse_proven(&mut queue).await;
             queue = self.suspects_last(queue);
@@ -37,30 +37,30 @@ impl Desk {
     }
 
     /// Those that the backend has already need nothing but their handlers; returns the others.
-    async fn pass_on_accepted(&mut self, tickets: Vec<Ticket>) -> Vec<Ticket> {
-        let is_accepted = |ticket: &Ticket| ticket.event().is_some_and(|event| event.published_at.is_some());
-        if !tickets.iter().any(is_accepted) {
-            return tickets;
+    async fn pass_on_accepted(&mut self, deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let is_accepted = |delivery: &Delivery| delivery.event().is_some_and(|event| event.published_at.is_some());
+        if !deliveries.iter().any(is_accepted) {
+            return deliveries;
         }
-        let (mut accepted, queue): (Vec<Ticket>, Vec<Ticket>) = tickets.into_iter().partition(is_accepted);
-        accepted.retain(|ticket| self.may_go(ticket));
-        accepted.iter_mut().for_each(|ticket| ticket.accept());
+        let (mut accepted, queue): (Vec<Delivery>, Vec<Delivery>) = deliveries.into_iter().partition(is_accepted);
+        accepted.retain(|delivery| self.may_go(delivery));
+        accepted.iter_mut().for_each(|delivery| delivery.accept());
         self.pass_on(accepted).await;
         queue
     }
 
-    fn suspects_last(&self, queue: Vec<Ticket>) -> Vec<Ticket> {
-        let last = self.suspects.goes_last(queue.iter().map(|ticket| (ticket.id, ticket.key())));
+    fn suspects_last(&self, queue: Vec<Delivery>) -> Vec<Delivery> {
+        let last = self.suspects.goes_last(queue.iter().map(|delivery| (delivery.id, delivery.key())));
         let (first, last): (Vec<_>, Vec<_>) = queue.into_iter().zip(last).partition(|(_, last)| !last);
-        first.into_iter().chain(last).map(|(ticket, _)| ticket).collect()
+        first.into_iter().chain(last).map(|(delivery, _)| delivery).collect()
     }
 
     /// Takes the next few that may go, when the rate allows.
-    async fn next_piece(&self, queue: &mut Vec<Ticket>) -> Vec<Ticket> {
+    async fn next_piece(&self, queue: &mut Vec<Delivery>) -> Vec<Delivery> {
         let mut most = queue.len().min(self.batch);
-        if queue.first().is_some_and(|ticket| self.suspects.is_suspect(ticket.id)) {
+        if queue.first().is_some_and(|delivery| self.suspects.is_suspect(delivery.id)) {
             most = 1;
-        } else if let Some(first) = queue.iter().position(|ticket| self.suspects.is_suspect(ticket.id)) {
+        } else if let Some(first) = queue.iter().position(|delivery| self.suspects.is_suspect(delivery.id)) {
             most = most.min(first);
         }
         if let Some(limiter) = &self.limiter {
@@ -74,7 +74,7 @@ impl Desk {
                 waited = true;
                 // Those whose session or lease ended meanwhile do not wait, nor do others wait behind them.
                 let waiting = queue.len();
-                queue.retain(|ticket| self.may_go(ticket));
+                queue.retain(|delivery| self.may_go(delivery));
                 if queue.is_empty() {
                     return Vec::new();
                 }
@@ -87,8 +87,8 @@ impl Desk {
                 self.line.meters.rate_limit_wait.record(BootInstant::now().since(began));
             }
         }
-        let mut piece: Vec<Ticket> = queue.drain(..most).collect();
-        piece.retain(|ticket| self.may_go(ticket));
+        let mut piece: Vec<Delivery> = queue.drain(..most).collect();
+        piece.retain(|delivery| self.may_go(delivery));
         if piece.is_empty() && !queue.is_empty() {
             return Box::pin(self.next_piece(queue)).await;
         }
@@ -96,18 +96,18 @@ impl Desk {
     }
 
     /// R1 and R3 once more, at the last moment: its session and its lease are current, nothing before it was refused.
-    fn may_go(&self, ticket: &Ticket) -> bool {
-        ticket.is_current()
-            && !ticket.is_blocked()
-            && self.shared.leases.covers(&ticket.shard, ticket.opening.epoch, BootInstant::now())
+    fn may_go(&self, delivery: &Delivery) -> bool {
+        delivery.is_current()
+            && !delivery.is_blocked()
+            && self.shared.leases.covers(&delivery.shard, delivery.opening.epoch, BootInstant::now())
     }
 
     /// Sends one piece; returns whether more may follow.
-    async fn send(&mut self, mut piece: Vec<Ticket>) -> bool {
+    async fn send(&mut self, mut piece: Vec<Delivery>) -> bool {
         self.note_settled();
         let parcels: Vec<Parcel> = piece
             .iter()
-            .filter_map(|ticket| Some(Parcel { shard: ticket.shard.clone(), event: Arc::clone(ticket.event()?) }))
+            .filter_map(|delivery| Some(Parcel { shard: delivery.shard.clone(), event: Arc::clone(delivery.event()?) }))
             .collect();
         let kind = self.shared.settings.publishers.get(&self.line.name).map_or("", |publisher| &publisher.backend);
         let sending = Sending::begin(kind, &self.line.name, parcels.iter().map(|parcel| &*parcel.event));
@@ -140,26 +140,26 @@ impl Desk {
         }
         let now = self.shared.database_now();
         let (mut accepted, mut failures) = (Vec::with_capacity(piece.len()), Vec::new());
-        for (mut ticket, answer) in piece.drain(..).zip(sent.answers) {
+        for (mut delivery, answer) in piece.drain(..).zip(sent.answers) {
             match answer {
                 Answer::Accepted => {
-                    ticket.accept();
-                    self.time(&ticket, now);
-                    accepted.push(ticket);
+                    delivery.accept();
+                    self.time(&delivery, now);
+                    accepted.push(delivery);
                 }
                 Answer::Rejected(reason) => {
-                    sending.refused(ticket.id, &reason);
-                    failures.push(refuse(ticket, Cause::Rejected(reason)));
+                    sending.refused(delivery.id, &reason);
+                    failures.push(refuse(delivery, Cause::Rejected(reason)));
                 }
                 Answer::Invalid(reason) => {
-                    sending.refused(ticket.id, &reason);
-                    failures.push(refuse(ticket, Cause::Invalid(reason)));
+                    sending.refused(delivery.id, &reason);
+                    failures.push(refuse(delivery, Cause::Invalid(reason)));
                 }
-                Answer::NotSent => drop(ticket),
+                Answer::NotSent => drop(delivery),
             }
         }
         sending.end();
-        self.suspects.passed(accepted.iter().map(|ticket| ticket.id));
+        self.suspects.passed(accepted.iter().map(|delivery| delivery.id));
         if !accepted.is_empty() && sent.unavailable.is_none() {
             self.note_proof();
         }
@@ -181,30 +181,30 @@ impl Desk {
 
     /// How long an event took to its backend. What was changed since it was written, by a refusal or by a person, says more
     /// about that.
-    fn time(&self, ticket: &Ticket, now: DateTime<Utc>) {
+    fn time(&self, delivery: &Delivery, now: DateTime<Utc>) {
         let is_as_written = |event: &&Arc<OutboxEvent>| {
-            ticket.retry_count == 0 && event.updated_at - event.created_at < TimeDelta::seconds(1)
+            delivery.retry_count == 0 && event.updated_at - event.created_at < TimeDelta::seconds(1)
         };
-        if let Some(event) = ticket.event().filter(is_as_written) {
+        if let Some(event) = delivery.event().filter(is_as_written) {
             self.line.meters.delivered(event.created_at, event.scheduled_at, now);
         }
     }
 
-    async fn refuse_proven(&mut self, queue: &mut Vec<Ticket>) {
+    async fn refuse_proven(&mut self, queue: &mut Vec<Delivery>) {
         let mut failures = Vec::new();
-        let (proven, rest): (Vec<Ticket>, Vec<Ticket>) =
-            std::mem::take(queue).into_iter().partition(|ticket| self.suspects.is_proven(ticket.id));
+        let (proven, rest): (Vec<Delivery>, Vec<Delivery>) =
+            std::mem::take(queue).into_iter().partition(|delivery| self.suspects.is_proven(delivery.id));
         *queue = rest;
-        for ticket in proven {
-            self.suspects.forget(ticket.id);
+        for delivery in proven {
+            self.suspects.forget(delivery.id);
             let reason = "this event alone broke the connection several times while others passed".to_owned();
-            failures.push(refuse(ticket, Cause::Rejected(reason)));
+            failures.push(refuse(delivery, Cause::Rejected(reason)));
         }
         self.fail(failures).await;
     }
 }
 
-fn refuse(mut ticket: Ticket, cause: Cause) -> Failure {
-    ticket.reject();
-    Failure { ticket, cause }
+fn refuse(mut delivery: Delivery, cause: Cause) -> Failure {
+    delivery.reject();
+    Failure { delivery, cause }
 }

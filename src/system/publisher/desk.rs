@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::backend::channel::Channel;
 use crate::system::clock::BootInstant;
+use crate::system::delivery::Delivery;
 use crate::system::limiter::Limiter;
 use crate::system::line::Line;
 use crate::system::messages::{Accepted, Failed, Failure};
 use crate::system::shared::Shared;
 use crate::system::suspects::Suspects;
-use crate::system::ticket::Ticket;
 
 pub(super) struct Desk {
     /// Which of the line's publishers this is.
@@ -48,35 +48,35 @@ impl Desk {
         }
     }
 
-    /// On to the registry. Where it is being replaced, dropping the tickets closes their shards, and the next open finds
+    /// On to the registry. Where it is being replaced, dropping the deliveries closes their shards, and the next open finds
     /// the events in the journal.
-    pub(super) async fn pass_on(&self, mut tickets: Vec<Ticket>) {
-        self.note_behind(&mut tickets).await;
+    pub(super) async fn pass_on(&self, mut deliveries: Vec<Delivery>) {
+        self.note_behind(&mut deliveries).await;
         let registry = self.shared.addresses().registry.clone();
-        if let Some(registry) = registry.filter(|_| !tickets.is_empty()) {
-            let _ = registry.send(Accepted(tickets)).await;
+        if let Some(registry) = registry.filter(|_| !deliveries.is_empty()) {
+            let _ = registry.send(Accepted(deliveries)).await;
         }
     }
 
     /// Notes which handlers of this process are owed an earlier event of a key, so that they are not given a later one first.
-    async fn note_behind(&self, tickets: &mut [Ticket]) {
+    async fn note_behind(&self, deliveries: &mut [Delivery]) {
         let subscriptions = self.shared.subscriptions();
         if !self.shared.owes_handlers() || subscriptions.is_empty() {
             return;
         }
         for in_flight in &self.line.flights {
             let lane = in_flight.lane();
-            let of_lane = |ticket: &&mut Ticket| ticket.shard.lane == *lane && !ticket.key().is_empty();
+            let of_lane = |delivery: &&mut Delivery| delivery.shard.lane == *lane && !delivery.key().is_empty();
             let keys: BTreeSet<String> =
-                tickets.iter_mut().filter(of_lane).map(|ticket| ticket.key().to_owned()).collect();
+                deliveries.iter_mut().filter(of_lane).map(|delivery| delivery.key().to_owned()).collect();
             if keys.is_empty() {
                 continue;
             }
             let keys: Vec<String> = keys.into_iter().collect();
             let owed = self.shared.store.owed_before(lane, &keys).await;
-            for ticket in tickets.iter_mut().filter(of_lane) {
-                ticket.behind = match &owed {
-                    Ok(owed) => owed.get(ticket.key()).cloned().unwrap_or_default(),
+            for delivery in deliveries.iter_mut().filter(of_lane) {
+                delivery.behind = match &owed {
+                    Ok(owed) => owed.get(delivery.key()).cloned().unwrap_or_default(),
                     // Not known, so any of them may be.
                     Err(_) => subscriptions.iter().map(|handler| handler.name().to_owned()).collect(),
                 };

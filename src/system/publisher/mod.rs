@@ -92,9 +92,9 @@ impl Handler<Open> for Publisher {
 impl Handler<Deliver> for Publisher {
     type Result = AtomicResponse<Self, ()>;
 
-    fn handle(&mut self, Deliver(tickets): Deliver, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Deliver(deliveries): Deliver, _: &mut Self::Context) -> Self::Result {
         let desk = Arc::clone(&self.desk);
-        let work = self.shared.runtime.spawn(async move { desk.lock().await.deliver(tickets).await });
+        let work = self.shared.runtime.spawn(async move { desk.lock().await.deliver(deliveries).await });
         AtomicResponse::new(Box::pin(
             work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, true)),
         ))

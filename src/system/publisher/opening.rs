@@ -11,10 +11,11 @@ use crate::backend::channel::Opened;
 use crate::error::StoreError;
 use crate::store::{Blocker, Fetched, Shard};
 use crate::system::clock::BootInstant;
+use crate::system::credit::Room;
+use crate::system::delivery::Delivery;
 use crate::system::in_flight::{Fetch, InFlight};
 use crate::system::line::OpenUnderWay;
 use crate::system::poller::find_blockers;
-use crate::system::ticket::{Room, Ticket};
 use crate::system::trying::pause_after;
 
 impl Desk {
@@ -141,7 +142,7 @@ impl Desk {
             }
             self.say_beyond(journal, needed);
             match self.adopt_one(&fetch, journal, own, &blockers) {
-                Ok(tickets) => adopted.extend(tickets),
+                Ok(deliveries) => adopted.extend(deliveries),
                 Err(error) => {
                     ended = Err(error);
                     break;
@@ -184,7 +185,7 @@ impl Desk {
         journal: &Journal,
         rows: Vec<Fetched>,
         blockers: &HashMap<String, Blocker>,
-    ) -> Result<Vec<Ticket>, BackendError> {
+    ) -> Result<Vec<Delivery>, BackendError> {
         let epochs = HashMap::from([(journal.shard.number, journal.epoch)]);
         let credit = &self.line.credit;
         let permit = |row: &Fetched| credit.take(row.event.as_ref().map_or(0, |event| event.size()));

@@ -1,0 +1,142 @@
+//! One event's way through the system.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::credit::Permit;
+use super::in_flight::{DeliveryState, InFlight, Opening, shard_of};
+use crate::event::OutboxEvent;
+use crate::store::{Fetched, Position, Shard};
+
+/// One event on its way from fetch to settle.
+///
+/// Dropped before it is settled, it releases the event: one that was not accepted is read again; for one that was, its shard
+/// is closed too, so that the next session finds the event in the journal.
+pub(crate) struct Delivery(Box<Contents>);
+
+/// Boxed, because a delivery is moved from list to list a dozen times.
+pub(crate) struct Contents {
+    in_flight: Arc<InFlight>,
+    pub(crate) id: Uuid,
+    pub(crate) shard: Shard,
+    pub(crate) opening: Opening,
+    pub(crate) position: Position,
+    pub(crate) retry_count: i32,
+    pub(crate) max_retries: i32,
+    pub(crate) updated_at: i64,
+    /// Handlers that were asked about the event here.
+    pub(crate) asked: Arc<[String]>,
+    /// Handlers of this or of an earlier process that have still to be asked, elsewhere or later.
+    pub(crate) left: Vec<String>,
+    /// Handlers that are owed an earlier event of its key.
+    pub(crate) behind: Vec<String>,
+    /// `None` for a row that is not a valid event, and once it is set aside.
+    event: Option<Arc<OutboxEvent>>,
+    pub(super) accepted: bool,
+    done: bool,
+    permit: Option<Permit>,
+}
+
+impl Deref for Delivery {
+    type Target = Contents;
+
+    fn deref(&self) -> &Contents {
+        &self.0
+    }
+}
+
+impl DerefMut for Delivery {
+    fn deref_mut(&mut self) -> &mut Contents {
+        &mut self.0
+    }
+}
+
+impl Delivery {
+    pub(super) fn new(in_flight: &Arc<InFlight>, row: &Fetched, opening: Opening, permit: Permit) -> Self {
+        Self(Box::new(Contents {
+            in_flight: Arc::clone(in_flight),
+            id: row.id,
+            shard: shard_of(in_flight, row.shard),
+            opening,
+            position: row.position,
+            retry_count: row.retry_count,
+            max_retries: row.max_retries,
+            updated_at: row.updated_at,
+            asked: Arc::default(),
+            left: Vec::new(),
+            behind: Vec::new(),
+            event: row.event.as_ref().ok().cloned(),
+            accepted: false,
+            done: false,
+            permit: Some(permit),
+        }))
+    }
+
+    /// The event; every delivery beyond the poller has one.
+    pub(crate) fn event(&self) -> Option<&Arc<OutboxEvent>> {
+        self.event.as_ref()
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.event.as_ref().map_or("", |event| event.partition_key.as_str())
+    }
+
+    /// Whether the backend has the event.
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.accepted
+    }
+
+    /// Whether the session that this event was read under is still the one.
+    pub(crate) fn is_current(&self) -> bool {
+        self.in_flight.opening(self.shard.number) == Some(self.opening)
+    }
+
+    /// Whether a refused event of its key stands before it.
+    pub(crate) fn is_blocked(&self) -> bool {
+        !self.key().is_empty() && self.in_flight.is_blocked(self.id, self.key(), self.position)
+    }
+
+    /// The backend has it.
+    pub(crate) fn accept(&mut self) {
+        self.accepted = true;
+        self.in_flight.set_state(self.id, DeliveryState::Accepted);
+    }
+
+    /// A backend or a handler refused it: its key waits until that is recorded.
+    pub(crate) fn reject(&mut self) {
+        self.in_flight.set_state(self.id, DeliveryState::Rejected);
+    }
+
+    /// Nothing is left to do but to record that it is done: the event itself is not needed any more.
+    pub(crate) fn forget_event(&mut self) {
+        self.event = None;
+    }
+
+    /// Its outcome cannot be recorded for now: it is remembered, without its event and without a share of the credit.
+    pub(crate) fn set_aside(&mut self, reason: &str) {
+        self.in_flight.set_aside(self.id, reason);
+        self.event = None;
+        self.permit = None;
+    }
+
+    /// Whether it is still remembered; what is set aside is forgotten with its shard.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight.contains(self.id)
+    }
+
+    /// The database has what became of it. `blocks`: its key goes on waiting.
+    pub(crate) fn settled(mut self, blocks: bool) {
+        self.done = true;
+        self.in_flight.settle(self.id, blocks);
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.done {
+            self.in_flight.release(self.id, self.accepted);
+        }
+    }
+}
