@@ -11,17 +11,17 @@ use crate::redis::{Batch, Reply, Trouble};
 use crate::rules::{Outbox, Rules};
 use crate::state::State;
 use crate::steps::{Fate, Piece, Step};
-use crate::worker::Desk;
+use crate::worker::SenderState;
 
 impl State {
     pub(crate) fn publisher_steps(&self, w: usize, steps: &mut Vec<Step>) {
         let worker = &self.workers[w];
-        match worker.desk {
-            Desk::Opening(_) => steps.push(Step::Open(w, Fate::Answered)),
-            Desk::Recovering { .. } => steps.push(Step::LookUp(w, Fate::Answered)),
-            Desk::Adopting { .. } => steps.push(Step::Adopt(w)),
-            Desk::Sending(..) => steps.push(Step::Publish(w, None, Fate::Answered)),
-            Desk::Idle => {
+        match worker.sender {
+            SenderState::Opening(_) => steps.push(Step::Open(w, Fate::Answered)),
+            SenderState::Recovering { .. } => steps.push(Step::LookUp(w, Fate::Answered)),
+            SenderState::Adopting { .. } => steps.push(Step::Adopt(w)),
+            SenderState::Sending(..) => steps.push(Step::Publish(w, None, Fate::Answered)),
+            SenderState::Idle => {
                 if worker.may_open() {
                     steps.push(Step::TryOpen(w));
                 }
@@ -48,16 +48,16 @@ impl State {
         let tokens = worker.wanted().map(|epoch| epoch.map(|epoch| crate::redis::Token { epoch, counter }));
         worker.close(tokens);
         worker.note_settled();
-        worker.desk = Desk::Opening(tokens);
+        worker.sender = SenderState::Opening(tokens);
     }
 
     /// `open.lua`, and what the channel makes of its answer.
     pub(crate) fn open(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
-        let Desk::Opening(tokens) = self.workers[w].desk else { return };
+        let SenderState::Opening(tokens) = self.workers[w].sender else { return };
         let worker = &mut self.workers[w];
         if fate == Fate::GivenUp {
             worker.end();
-            worker.desk = Desk::Idle;
+            worker.sender = SenderState::Idle;
             return self.give_up(Message::Open(tokens));
         }
         let (mut sent, mut refused) = (Publications::default(), [None; 2]);
@@ -71,14 +71,14 @@ impl State {
                 Err(standing) => refused[shard] = Some(standing),
             }
         }
-        worker.desk = Desk::Recovering { tokens, sent, refused };
+        worker.sender = SenderState::Recovering { tokens, sent, refused };
     }
 
     /// `raise_epochs` and `look_up`: what the database says of what earlier sessions sent.
     pub(crate) fn look_up(&mut self, w: usize, fate: Fate, rules: Rules) {
-        let Desk::Recovering { tokens, sent, refused } = self.workers[w].desk else { return };
+        let SenderState::Recovering { tokens, sent, refused } = self.workers[w].sender else { return };
         let worker = &mut self.workers[w];
-        worker.desk = Desk::Idle;
+        worker.sender = SenderState::Idle;
         for (shard, above) in each(refused) {
             let epoch = tokens[shard].map_or(0, |token| token.epoch);
             self.database.raise_epoch(worker.owner, shard, epoch, above);
@@ -87,7 +87,7 @@ impl State {
         self.database.record_sent_but_failed(sent);
         if fate == Fate::Answered {
             let rows = self.database.unrecorded(sent);
-            worker.desk = Desk::Adopting { tokens, sent, refused, rows };
+            worker.sender = SenderState::Adopting { tokens, sent, refused, rows };
             self.wait_for_what_was_found(sent, rows, rules.recovery_waits && rules.waits_where_it_read);
         }
     }
@@ -103,11 +103,11 @@ impl State {
     /// `adopt`: what earlier sessions sent is taken into flight, and what the database has may leave the journal; then the
     /// shards are open.
     pub(crate) fn adopt(&mut self, w: usize, outbox: &Outbox) {
-        let Desk::Adopting { tokens, sent, refused, rows } = self.workers[w].desk else { return };
+        let SenderState::Adopting { tokens, sent, refused, rows } = self.workers[w].sender else { return };
         let rules = outbox.rules;
         self.wait_for_what_was_found(sent, rows, rules.recovery_waits && !rules.waits_where_it_read);
         let worker = &mut self.workers[w];
-        worker.desk = Desk::Idle;
+        worker.sender = SenderState::Idle;
         let rows = || rows.iter().flatten();
         let unknown: Publications = rows().map(|row: &Fetched| row.publication).collect();
         worker.settle_fields(sent.without(unknown));
@@ -153,13 +153,13 @@ impl State {
             going.iter().for_each(|event| worker.in_flight.open[event.shard()] = None);
             return going.into_iter().for_each(|event| worker.drop_ticket(event, outbox.rules));
         }
-        worker.desk = Desk::Sending(batch, std::mem::take(&mut worker.settled));
+        worker.sender = SenderState::Sending(batch, std::mem::take(&mut worker.settled));
     }
 
     /// `publish.lua`, and what `send` makes of its answer.
     pub(crate) fn publish(&mut self, w: usize, trouble: Option<Trouble>, fate: Fate, outbox: &Outbox) {
-        let Desk::Sending(batch, settled) = self.workers[w].desk else { return };
-        self.workers[w].desk = Desk::Idle;
+        let SenderState::Sending(batch, settled) = self.workers[w].sender else { return };
+        self.workers[w].sender = SenderState::Idle;
         if fate == Fate::GivenUp {
             self.give_up(Message::Publish(batch, settled));
             let worker = &mut self.workers[w];

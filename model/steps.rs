@@ -7,7 +7,7 @@ use crate::message::Message;
 use crate::redis::{Batch, Trouble};
 use crate::rules::{Faults, Outbox};
 use crate::state::State;
-use crate::worker::{Desk, Worker};
+use crate::worker::{SenderState, Worker};
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl State {
             steps.push(Step::RollBack);
         }
         for (w, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.alive) {
-            if let Desk::Sending(batch, _) = worker.desk {
+            if let SenderState::Sending(batch, _) = worker.sender {
                 steps.extend(self.troubles(&batch).map(|trouble| Step::Publish(w, Some(trouble), Fate::Answered)));
             }
             if faults.looks > 0 {

@@ -19,7 +19,7 @@ pub(crate) struct Held {
 
 /// What the publisher is at: `src/system/publisher`. One thing at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Desk {
+pub(crate) enum SenderState {
     Idle,
     /// An open is on its way to Redis.
     Opening([Option<Token>; 2]),
@@ -51,8 +51,8 @@ pub(crate) struct Worker {
     pub(crate) in_flight: InFlight,
     /// The poller's fetch under way.
     pub(crate) fetch: Option<Fetch>,
-    pub(crate) desk: Desk,
-    /// Deliveries that wait for the desk, in the order in which they came.
+    pub(crate) sender: SenderState,
+    /// Deliveries that wait for the sender, in the order in which they came.
     pub(crate) queue: Vec<Event>,
     /// The channel's sessions, by shard.
     pub(crate) sessions: [Option<Token>; 2],
@@ -60,7 +60,7 @@ pub(crate) struct Worker {
     pub(crate) fields: Publications,
     /// In the journal, and to be dropped.
     pub(crate) settled: Publications,
-    /// The `SettledQueue` between completer and desk.
+    /// The `SettledQueue` between completer and sender.
     pub(crate) noted: Publications,
     /// An open found something in the journal that waits until this is not in flight; no other try is worth while before.
     pub(crate) hindered_by: Option<Publication>,
@@ -77,7 +77,7 @@ impl Worker {
             held: [None; 2],
             in_flight: InFlight::default(),
             fetch: None,
-            desk: Desk::Idle,
+            sender: SenderState::Idle,
             queue: Vec::new(),
             sessions: [None; 2],
             fields: Publications::default(),
@@ -121,7 +121,7 @@ impl Worker {
         })
     }
 
-    /// Whether a delivery waits for the desk, for the completer or for `Retry`.
+    /// Whether a delivery waits for the sender, for the completer or for `Retry`.
     pub(crate) fn has_ticket(&self, event: Event) -> bool {
         let in_hand = |entry: &Entry| matches!(entry.stage, Stage::Accepted | Stage::Rejected);
         self.queue.contains(&event) || self.in_flight.entry(event).is_some_and(in_hand)
@@ -135,15 +135,15 @@ impl Worker {
 
     /// What is being read, and may be older than what is settled from now on (R2).
     pub(crate) fn reading(&self, rules: Rules) -> Reading {
-        let look_up = matches!(self.desk, Desk::Adopting { .. });
+        let look_up = matches!(self.sender, SenderState::Adopting { .. });
         if rules.r2 { Reading { fetch: self.fetch.is_some(), look_up } } else { Reading::default() }
     }
 
     pub(crate) fn is_at_work(&self) -> bool {
-        self.desk != Desk::Idle || self.fetch.is_some() || !self.queue.is_empty()
+        self.sender != SenderState::Idle || self.fetch.is_some() || !self.queue.is_empty()
     }
 
-    /// What the completer has in hand: accepted, and not still queued for the desk.
+    /// What the completer has in hand: accepted, and not still queued for the sender.
     pub(crate) fn completing(&self) -> Publications {
         let accepted = self.in_flight.in_stage(Stage::Accepted);
         accepted.filter(|(event, _)| !self.queue.contains(event)).map(|(_, entry)| entry.row.publication).collect()
@@ -163,10 +163,10 @@ impl Worker {
 
     /// What may be on its way to a server when the process ends.
     pub(crate) fn on_its_way(&self, max_retries: u8) -> Vec<Message> {
-        let asked = match self.desk {
-            Desk::Opening(tokens) => Some(Message::Open(tokens)),
-            Desk::Sending(batch, settled) => Some(Message::Publish(batch, settled)),
-            Desk::Idle | Desk::Recovering { .. } | Desk::Adopting { .. } => None,
+        let asked = match self.sender {
+            SenderState::Opening(tokens) => Some(Message::Open(tokens)),
+            SenderState::Sending(batch, settled) => Some(Message::Publish(batch, settled)),
+            SenderState::Idle | SenderState::Recovering { .. } | SenderState::Adopting { .. } => None,
         };
         let published = Some(self.completing()).filter(|events| !events.is_empty()).map(Message::SettlePublished);
         let refused = self.refusals(max_retries).map(Message::SettleRescheduled);

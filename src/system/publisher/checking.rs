@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::desk::Desk;
+use super::batch_sender::BatchSender;
 use crate::backend::BackendError;
 use crate::system::clock::BootInstant;
 
@@ -15,7 +15,7 @@ const THOROUGH: u32 = 15;
 /// A worker that holds shards and has nothing to send tries no event either; after this time a health check decides.
 const SILENCE: Duration = Duration::from_secs(5);
 
-impl Desk {
+impl BatchSender {
     /// How many refusals the log does not name.
     pub(super) fn say_left_out(&self) {
         let left_out = self.line.refusals.take_left_out(BootInstant::now());

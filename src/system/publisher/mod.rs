@@ -1,8 +1,8 @@
 //! `Publisher`: one for each named backend; hands batches over, one at a time.
 
 mod checking;
-mod delivery;
-mod desk;
+mod batches;
+mod batch_sender;
 mod opening;
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, AtomicResponse, C
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
 
-use self::desk::Desk;
+use self::batch_sender::BatchSender;
 use super::line::Line;
 use super::messages::{ActorKind, Deliver, Flush, Open};
 use super::shared::{Lifeline, Shared, panics_on_demand};
@@ -23,7 +23,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) struct Publisher {
     shared: Arc<Shared>,
     line: Arc<Line>,
-    desk: Arc<Mutex<Desk>>,
+    sender: Arc<Mutex<BatchSender>>,
     name: String,
     mailbox: usize,
     flushing: bool,
@@ -35,8 +35,8 @@ impl Publisher {
         let lifeline = shared.lifeline(ActorKind::Publisher(line.name.clone()));
         let mailbox = shared.settings.worker.max_in_flight.max(16) + 16;
         let name = line.name.clone();
-        let desk = Arc::new(Mutex::new(Desk::new(Arc::clone(&shared), Arc::clone(&line))));
-        Self { shared, line, desk, name, mailbox, flushing: false, _lifeline: lifeline }
+        let sender = Arc::new(Mutex::new(BatchSender::new(Arc::clone(&shared), Arc::clone(&line))));
+        Self { shared, line, sender, name, mailbox, flushing: false, _lifeline: lifeline }
     }
 }
 
@@ -59,8 +59,8 @@ impl Publisher {
         if std::mem::replace(&mut self.flushing, true) {
             return;
         }
-        let desk = Arc::clone(&self.desk);
-        let work = self.shared.runtime.spawn(async move { desk.lock().await.flush().await });
+        let sender = Arc::clone(&self.sender);
+        let work = self.shared.runtime.spawn(async move { sender.lock().await.flush().await });
         ctx.spawn(work.into_actor(self).map(|result, publisher, _| {
             publisher.flushing = false;
             publisher.conclude(result, false);
@@ -81,8 +81,8 @@ impl Handler<Open> for Publisher {
     type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, Open(shards, under_way): Open, _: &mut Self::Context) -> Self::Result {
-        let desk = Arc::clone(&self.desk);
-        let work = self.shared.runtime.spawn(async move { desk.lock().await.open(&shards, under_way).await });
+        let sender = Arc::clone(&self.sender);
+        let work = self.shared.runtime.spawn(async move { sender.lock().await.open(&shards, under_way).await });
         AtomicResponse::new(Box::pin(
             work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, false)),
         ))
@@ -93,8 +93,8 @@ impl Handler<Deliver> for Publisher {
     type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, Deliver(deliveries): Deliver, _: &mut Self::Context) -> Self::Result {
-        let desk = Arc::clone(&self.desk);
-        let work = self.shared.runtime.spawn(async move { desk.lock().await.deliver(deliveries).await });
+        let sender = Arc::clone(&self.sender);
+        let work = self.shared.runtime.spawn(async move { sender.lock().await.deliver(deliveries).await });
         AtomicResponse::new(Box::pin(
             work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, true)),
         ))
@@ -105,8 +105,8 @@ impl Handler<Flush> for Publisher {
     type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, _: Flush, _: &mut Self::Context) -> Self::Result {
-        let desk = Arc::clone(&self.desk);
-        let work = self.shared.runtime.spawn(async move { desk.lock().await.flush().await });
+        let sender = Arc::clone(&self.sender);
+        let work = self.shared.runtime.spawn(async move { sender.lock().await.flush().await });
         AtomicResponse::new(Box::pin(
             work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, false)),
         ))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::desk::Desk;
+use super::batch_sender::BatchSender;
 use crate::backend::BackendError;
 use crate::backend::channel::Opened;
 use crate::error::StoreError;
@@ -18,7 +18,7 @@ use crate::system::line::OpenUnderWay;
 use crate::system::poller::find_blockers;
 use crate::system::trying::pause_after;
 
-impl Desk {
+impl BatchSender {
     pub(super) async fn open(&mut self, shards: &[(Shard, i64)], under_way: OpenUnderWay) {
         let line = Arc::clone(&self.line);
         let Some(_turn) = line.turn_of(self.number).await else { return };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tracing::Instrument;
 
-use super::desk::Desk;
+use super::batch_sender::BatchSender;
 use crate::backend::channel::{Answer, Parcel};
 use crate::event::OutboxEvent;
 use crate::system::clock::BootInstant;
@@ -17,7 +17,7 @@ use crate::trace::Sending;
 /// A batch that a rate limit draws out longer than this is given back, so that nothing waits behind it for long.
 const LONGEST_DELIVERY: Duration = Duration::from_secs(1);
 
-impl Desk {
+impl BatchSender {
     pub(super) async fn deliver(&mut self, deliveries: Vec<Delivery>) {
         let line = Arc::clone(&self.line);
         let Some(_turn) = line.turn_of(self.number).await else { return };

@@ -12,7 +12,7 @@ use crate::system::messages::{Accepted, Failed, Failure};
 use crate::system::shared::Shared;
 use crate::system::suspects::Suspects;
 
-pub(super) struct Desk {
+pub(super) struct BatchSender {
     /// Which of the line's publishers this is.
     pub(super) number: u64,
     pub(super) shared: Arc<Shared>,
@@ -28,7 +28,7 @@ pub(super) struct Desk {
     pub(super) idle_checks: u32,
 }
 
-impl Desk {
+impl BatchSender {
     pub(super) fn new(shared: Arc<Shared>, line: Arc<Line>) -> Self {
         let number = line.begin_publisher();
         let limit = shared.settings.publishers.get(&line.name).and_then(|settings| settings.rate_limit);
