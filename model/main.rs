@@ -36,7 +36,7 @@
 //! - **Reading** brings all that is due, with the retries or without. A fetch that finds nothing when it begins is counted
 //!   as a misfortune (`Look`), so that no run goes on for ever by polling. So where nothing goes wrong any more all comes to
 //!   rest, and at rest everything must be settled.
-//! - **Not here**: handlers, `on_failed = "hold"`, rows that cannot be read, the breaker, the rate limit, suspects,
+//! - **Not here**: handlers, `on_failed = "hold"`, rows that cannot be read, the breaker, the rate limit, poison events,
 //!   `wait_replicas`, SQLite's one shard, other lanes, leaving. An event that was failed once, or is replayed, has no place
 //!   in its key's order any more.
 

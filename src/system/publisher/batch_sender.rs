@@ -9,8 +9,8 @@ use crate::system::delivery::Delivery;
 use crate::system::limiter::Limiter;
 use crate::system::line::Line;
 use crate::system::messages::{Accepted, Failed, Failure};
+use crate::system::poison_detector::PoisonDetector;
 use crate::system::shared::Shared;
-use crate::system::suspects::Suspects;
 
 pub(super) struct BatchSender {
     /// Which of the line's publishers this is.
@@ -19,7 +19,7 @@ pub(super) struct BatchSender {
     pub(super) line: Arc<Line>,
     pub(super) channel: Box<dyn Channel>,
     pub(super) limiter: Option<Limiter>,
-    pub(super) suspects: Suspects,
+    pub(super) poison: PoisonDetector,
     /// Events in one send: halves after a failure, doubles after a success.
     pub(super) batch: usize,
     /// When the backend was last asked anything.
@@ -41,7 +41,7 @@ impl BatchSender {
             line,
             channel,
             limiter,
-            suspects: Suspects::default(),
+            poison: PoisonDetector::default(),
             batch,
             asked: BootInstant::now(),
             idle_checks: 0,

@@ -22,9 +22,9 @@ impl BatchSender {
         let line = Arc::clone(&self.line);
         let Some(_turn) = line.turn_of(self.number).await else { return };
         let mut queue = self.pass_on_accepted(deliveries).await;
-        if !self.suspects.is_empty() {
+        if !self.poison.is_empty() {
             self.refuse_proven(&mut queue).await;
-            queue = self.suspects_last(queue);
+            queue = self.sort_suspects_last(queue);
         }
         let until = BootInstant::now().after(LONGEST_DELIVERY);
         while !queue.is_empty() && BootInstant::now() < until {
@@ -49,8 +49,8 @@ impl BatchSender {
         queue
     }
 
-    fn suspects_last(&self, queue: Vec<Delivery>) -> Vec<Delivery> {
-        let last = self.suspects.goes_last(queue.iter().map(|delivery| (delivery.id, delivery.key())));
+    fn sort_suspects_last(&self, queue: Vec<Delivery>) -> Vec<Delivery> {
+        let last = self.poison.sort_last(queue.iter().map(|delivery| (delivery.id, delivery.key())));
         let (first, last): (Vec<_>, Vec<_>) = queue.into_iter().zip(last).partition(|(_, last)| !last);
         first.into_iter().chain(last).map(|(delivery, _)| delivery).collect()
     }
@@ -58,9 +58,9 @@ impl BatchSender {
     /// Takes the next few that may go, when the rate allows.
     async fn next_piece(&self, queue: &mut Vec<Delivery>) -> Vec<Delivery> {
         let mut most = queue.len().min(self.batch);
-        if queue.first().is_some_and(|delivery| self.suspects.is_suspect(delivery.id)) {
+        if queue.first().is_some_and(|delivery| self.poison.is_suspect(delivery.id)) {
             most = 1;
-        } else if let Some(first) = queue.iter().position(|delivery| self.suspects.is_suspect(delivery.id)) {
+        } else if let Some(first) = queue.iter().position(|delivery| self.poison.is_suspect(delivery.id)) {
             most = most.min(first);
         }
         if let Some(limiter) = &self.limiter {
@@ -128,7 +128,7 @@ impl BatchSender {
         if let Some(unavailable) = &sent.unavailable {
             self.batch = (self.batch / 2).max(1);
             if let [only] = piece.as_slice() {
-                self.suspects.broke_alone(only.id, !unavailable.is_its_state);
+                self.poison.failed_alone(only.id, !unavailable.is_its_state);
             }
             self.line.pause(&unavailable.to_string(), true);
             if self.line.is_disproved() {
@@ -159,7 +159,7 @@ impl BatchSender {
             }
         }
         sending.end();
-        self.suspects.passed(accepted.iter().map(|delivery| delivery.id));
+        self.poison.passed(accepted.iter().map(|delivery| delivery.id));
         if !accepted.is_empty() && sent.unavailable.is_none() {
             self.note_proof();
         }
@@ -193,10 +193,10 @@ impl BatchSender {
     async fn refuse_proven(&mut self, queue: &mut Vec<Delivery>) {
         let mut failures = Vec::new();
         let (proven, rest): (Vec<Delivery>, Vec<Delivery>) =
-            std::mem::take(queue).into_iter().partition(|delivery| self.suspects.is_proven(delivery.id));
+            std::mem::take(queue).into_iter().partition(|delivery| self.poison.is_proven(delivery.id));
         *queue = rest;
         for delivery in proven {
-            self.suspects.forget(delivery.id);
+            self.poison.forget(delivery.id);
             let reason = "this event alone broke the connection several times while others passed".to_owned();
             failures.push(refuse(delivery, Cause::Rejected(reason)));
         }

@@ -1,8 +1,8 @@
 //! `Publisher`: one for each named backend; hands batches over, one at a time.
 
-mod checking;
-mod batches;
 mod batch_sender;
+mod batches;
+mod checking;
 mod opening;
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Events that may be what breaks a session. Pure.
+//! Finds the event that breaks the session whenever it is sent. Pure.
 //!
-//! A backend that is away breaks for every event; an event that breaks alone, again and again, while others pass in
-//! between, is itself the cause and is rejected.
+//! An unavailable backend fails for every event. An event that fails alone, again and again, while others pass in between,
+//! is itself the cause and is rejected.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 /// How often an event must break alone, with others passing in between, to be the cause.
 const PROOF: u32 = 3;
 
-/// Suspects remembered at once.
+/// PoisonDetector remembered at once.
 const MOST: usize = 256;
 
 #[derive(Debug, Default)]
@@ -21,12 +21,12 @@ struct Suspect {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Suspects(HashMap<Uuid, Suspect>);
+pub(super) struct PoisonDetector(HashMap<Uuid, Suspect>);
 
-impl Suspects {
+impl PoisonDetector {
     /// The session broke while this event was the only one on its way. Without evidence that the event may be
     /// the cause (the backend named a state of its own), others are let pass before it, and nothing more.
-    pub(super) fn broke_alone(&mut self, id: Uuid, is_evidence: bool) {
+    pub(super) fn failed_alone(&mut self, id: Uuid, is_evidence: bool) {
         if self.0.len() >= MOST && !self.0.contains_key(&id) {
             return;
         }
@@ -69,7 +69,7 @@ impl Suspects {
 
     /// Which of these events (id and key, in their order) go last, so that others can pass before them: the suspects, and
     /// what stands behind one in its key's order.
-    pub(super) fn goes_last<'a>(&self, events: impl Iterator<Item = (Uuid, &'a str)>) -> Vec<bool> {
+    pub(super) fn sort_last<'a>(&self, events: impl Iterator<Item = (Uuid, &'a str)>) -> Vec<bool> {
         let mut keys = HashSet::new();
         events
             .map(|(id, key)| {
@@ -90,14 +90,14 @@ mod tests {
     #[test]
     fn an_event_is_the_cause_only_when_others_pass_between_its_failures() {
         let (bad, good) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let mut suspects = Suspects::default();
+        let mut suspects = PoisonDetector::default();
         for _ in 0..100 {
-            suspects.broke_alone(bad, true);
+            suspects.failed_alone(bad, true);
         }
         assert!(!suspects.is_proven(bad), "an outage proves nothing");
         for _ in 0..PROOF {
             suspects.passed([good].into_iter());
-            suspects.broke_alone(bad, true);
+            suspects.failed_alone(bad, true);
         }
         assert!(suspects.is_proven(bad));
     }
@@ -105,9 +105,9 @@ mod tests {
     #[test]
     fn a_state_that_the_backend_names_is_no_evidence() {
         let (large, small) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let mut suspects = Suspects::default();
+        let mut suspects = PoisonDetector::default();
         for _ in 0..100 {
-            suspects.broke_alone(large, false);
+            suspects.failed_alone(large, false);
             suspects.passed([small].into_iter());
         }
         assert!(suspects.is_suspect(large) && !suspects.is_proven(large));
@@ -115,19 +115,19 @@ mod tests {
 
     #[test]
     fn what_stands_behind_a_suspect_in_its_keys_order_goes_last_with_it() {
-        let mut suspects = Suspects::default();
-        suspects.broke_alone(Uuid::from_u128(2), true);
-        suspects.broke_alone(Uuid::from_u128(5), true);
+        let mut suspects = PoisonDetector::default();
+        suspects.failed_alone(Uuid::from_u128(2), true);
+        suspects.failed_alone(Uuid::from_u128(5), true);
         let keys = ["a", "a", "b", "a", "", ""];
         let events = keys.iter().zip(1..).map(|(key, n)| (Uuid::from_u128(n), *key));
-        assert_eq!(suspects.goes_last(events), [false, true, false, true, true, false]);
+        assert_eq!(suspects.sort_last(events), [false, true, false, true, true, false]);
     }
 
     #[test]
     fn an_event_that_passes_is_no_suspect() {
         let id = Uuid::from_u128(1);
-        let mut suspects = Suspects::default();
-        suspects.broke_alone(id, true);
+        let mut suspects = PoisonDetector::default();
+        suspects.failed_alone(id, true);
         suspects.passed([id].into_iter());
         assert!(!suspects.is_suspect(id));
     }
