@@ -275,7 +275,7 @@ impl Actor for HandlerPoller {
     }
 }
 
-/// Turns the loop when handlers may be owed something new.
+/// HandlerTimer the loop when handlers may be owed something new.
 fn listen(shared: Arc<Shared>, poller: &HandlerPoller, ctx: &mut Context<HandlerPoller>) {
     let woken = async move { shared.handlers_wake.notified().await };
     ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {
@@ -317,7 +317,7 @@ async fn ask(
             Ok(event) => match handler.ask(Arc::clone(event), limit).await {
                 Outcome::Handled => None,
                 Outcome::Failed(reason) => Some(rejection(&shared, &delivery, reason)),
-                Outcome::NotBegun => return,
+                Outcome::NotStarted => return,
             },
         };
         let goes_on = rejection.is_none();

@@ -58,9 +58,9 @@ pub(crate) enum Cause {
     /// The backend has it, these handlers did not answer Ok.
     Handlers { pending: Vec<String>, error: String },
     /// The backend has it, these handlers did not come to it: it waits, and no retry is spent.
-    NotBegun { pending: Vec<String> },
+    NotStarted { pending: Vec<String> },
     /// The backend has it, but an event before it failed: its handlers' turn has not come. No failure either.
-    Behind { pending: Vec<String> },
+    BlockedByEarlier { pending: Vec<String> },
 }
 
 /// An event for a local handler. Answer `Ok(())` and the event is done as far as this handler goes; answer an error and

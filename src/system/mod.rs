@@ -15,6 +15,7 @@ pub(crate) mod delivery;
 mod gauges;
 mod handle;
 mod handler_poller;
+mod handler_timer;
 mod heartbeat;
 mod herald;
 pub(crate) mod in_flight;
@@ -42,7 +43,6 @@ mod shared;
 mod subscription;
 mod supervisor;
 mod trying;
-mod turns;
 mod unserved;
 
 #[cfg(feature = "cli")]

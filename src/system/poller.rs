@@ -310,7 +310,7 @@ impl Actor for Poller {
     }
 }
 
-/// Turns the loop whenever something wakes it: freed credit, an opened shard, a new event.
+/// HandlerTimer the loop whenever something wakes it: freed credit, an opened shard, a new event.
 fn listen(shared: &Arc<Shared>, poller: &Poller, ctx: &mut Context<Poller>) {
     let wake = Arc::clone(&shared.wake);
     let woken = async move { wake.notified().await };

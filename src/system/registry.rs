@@ -68,7 +68,7 @@ impl Registry {
         for (name, outcome) in answers {
             match outcome {
                 Outcome::Handled => handled.push(name),
-                Outcome::NotBegun => not_run.push(name),
+                Outcome::NotStarted => not_run.push(name),
                 Outcome::Failed(reason) => {
                     errors.push(format!("handler `{name}`: {reason}"));
                     failed.push(name);
@@ -87,7 +87,7 @@ impl Registry {
         delivery.reject();
         let cause = if errors.is_empty() {
             tracing::warn!(handlers = ?pending, "handlers have stopped or hang; the events that wait for them come again and spend no retry");
-            Cause::NotBegun { pending }
+            Cause::NotStarted { pending }
         } else {
             Cause::Handlers { pending, error: errors.join("; ") }
         };
@@ -231,5 +231,5 @@ fn key_of(delivery: &Delivery) -> Key {
 fn behind(mut job: Job) -> Failure {
     job.delivery.reject();
     let pending = job.handlers.iter().map(|handler| handler.name().to_owned()).collect();
-    Failure { delivery: job.delivery, cause: Cause::Behind { pending } }
+    Failure { delivery: job.delivery, cause: Cause::BlockedByEarlier { pending } }
 }

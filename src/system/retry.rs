@@ -211,14 +211,14 @@ fn decide(shared: &Shared, Failure { delivery, cause }: Failure) -> Rejection {
             let holds = !delivery.key().is_empty() && shared.settings.holds_on_failure(&delivery.shard.lane);
             settle.holds_for_handlers = settle.status == Status::Failed && holds && shared.owes_handlers();
         }
-        Cause::NotBegun { pending } => {
+        Cause::NotStarted { pending } => {
             settle.status = Status::Retry;
             settle.retry_count = delivery.retry_count;
             settle.delay = delay(0);
             settle.pending_handlers = Some(pending);
         }
         // In its key's order like before; the poller meets it again once the event before it is settled.
-        Cause::Behind { pending } => {
+        Cause::BlockedByEarlier { pending } => {
             settle.status = Status::Pending;
             settle.retry_count = delivery.retry_count;
             settle.pending_handlers = Some(pending);

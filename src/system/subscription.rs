@@ -6,15 +6,15 @@ use std::time::Duration;
 use tracing::Span;
 
 use super::clock::BootInstant;
+use super::handler_timer::{HandlerTimer, Verdict};
 use super::messages::{HandleEvent, HandlerError, Subscribe};
-use super::turns::{Turns, Verdict};
 use crate::event::OutboxEvent;
 use crate::meters::HandlerMeters;
 use crate::trace;
 
 pub(crate) struct Subscription {
     handler: Subscribe,
-    turns: Mutex<Turns>,
+    timer: Mutex<HandlerTimer>,
     meters: HandlerMeters,
 }
 
@@ -23,13 +23,13 @@ pub(crate) enum Outcome {
     Handled,
     Failed(String),
     /// It did not come to the event, because it has stopped or hangs: nothing was refused, so no retry is spent.
-    NotBegun,
+    NotStarted,
 }
 
 impl From<Subscribe> for Subscription {
     fn from(handler: Subscribe) -> Self {
         let meters = HandlerMeters::new(&handler.name);
-        Self { handler, turns: Mutex::default(), meters }
+        Self { handler, timer: Mutex::default(), meters }
     }
 }
 
@@ -59,7 +59,7 @@ impl Subscription {
         pending && self.covers(&event.event_type)
     }
 
-    /// Asks the handler to take an event; `limit` is the time it may take from its turn on.
+    /// Asks the handler to take an event; `limit` is the time that it may take once it is started.
     pub(crate) async fn ask(&self, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
         let span = trace::handling(self.name(), &event);
         let outcome = self.ask_in(span.clone(), event, limit).await;
@@ -69,33 +69,33 @@ impl Subscription {
                 self.meters.failures.increment(1);
                 trace::fail(&span, reason);
             }
-            Outcome::NotBegun => {}
+            Outcome::NotStarted => {}
         }
         outcome
     }
 
     async fn ask_in(&self, span: Span, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
         if !self.handler.recipient.connected() {
-            return Outcome::NotBegun;
+            return Outcome::NotStarted;
         }
-        let turn = Turn::begin(&self.turns);
+        let number = TimedEvent::begin(&self.timer);
         let answer = self.handler.recipient.send(HandleEvent { event, span });
         tokio::pin!(answer);
         loop {
-            let wait = match turn.judge(limit) {
+            let wait = match number.judge(limit) {
                 Verdict::Wait(wait) => wait,
-                Verdict::Refused => return Outcome::Failed(format!("no answer within {limit:?}")),
-                Verdict::Spared => return Outcome::NotBegun,
+                Verdict::TimedOut => return Outcome::Failed(format!("no answer within {limit:?}")),
+                Verdict::NotRun => return Outcome::NotStarted,
             };
             match tokio::time::timeout(wait, &mut answer).await {
                 Ok(Ok(result)) => {
-                    turn.answered();
+                    number.answered();
                     return result.map_or_else(|HandlerError(reason)| Outcome::Failed(reason), |()| Outcome::Handled);
                 }
-                Ok(Err(_)) if turn.is_refused_by_a_stop() => {
+                Ok(Err(_)) if number.is_refused_by_a_stop() => {
                     return Outcome::Failed("stopped while it handled the event".to_owned());
                 }
-                Ok(Err(_)) => return Outcome::NotBegun,
+                Ok(Err(_)) => return Outcome::NotStarted,
                 Err(_) => {}
             }
         }
@@ -103,36 +103,36 @@ impl Subscription {
 }
 
 /// An event's place in a handler's mailbox; given up when dropped, also by a panic of the registry.
-struct Turn<'a> {
-    turns: &'a Mutex<Turns>,
+struct TimedEvent<'a> {
+    timer: &'a Mutex<HandlerTimer>,
     number: u64,
 }
 
-impl<'a> Turn<'a> {
-    fn begin(turns: &'a Mutex<Turns>) -> Self {
-        let number = lock(turns).begin(BootInstant::now());
-        Self { turns, number }
+impl<'a> TimedEvent<'a> {
+    fn begin(timer: &'a Mutex<HandlerTimer>) -> Self {
+        let number = lock(timer).begin(BootInstant::now());
+        Self { timer, number }
     }
 
     fn judge(&self, limit: Duration) -> Verdict {
-        lock(self.turns).judge(self.number, limit, BootInstant::now())
+        lock(self.timer).judge(self.number, limit, BootInstant::now())
     }
 
     fn answered(&self) {
-        lock(self.turns).answered();
+        lock(self.timer).answered();
     }
 
     fn is_refused_by_a_stop(&self) -> bool {
-        lock(self.turns).is_refused_by_a_stop(self.number)
+        lock(self.timer).is_refused_by_a_stop(self.number)
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for TimedEvent<'_> {
     fn drop(&mut self) {
-        lock(self.turns).end(self.number, BootInstant::now());
+        lock(self.timer).end(self.number, BootInstant::now());
     }
 }
 
-fn lock(turns: &Mutex<Turns>) -> MutexGuard<'_, Turns> {
-    turns.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(timer: &Mutex<HandlerTimer>) -> MutexGuard<'_, HandlerTimer> {
+    timer.lock().unwrap_or_else(PoisonError::into_inner)
 }
