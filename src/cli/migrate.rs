@@ -9,7 +9,7 @@ use super::progress::Progress;
 use crate::error::StoreError;
 use crate::settings::Settings;
 use crate::store::migrate::Step;
-use crate::store::{Signals, Store};
+use crate::store::{NotifyStore, Store};
 
 /// Create the outbox tables, or bring them up to date.
 ///
@@ -46,11 +46,12 @@ impl Args {
 }
 
 pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
-    let trigger = args.trigger().map(|wanted| Ok::<_, Usage>((find_signals(store.as_ref())?, wanted))).transpose()?;
+    let trigger =
+        args.trigger().map(|wanted| Ok::<_, Usage>((find_notify_store(store.as_ref())?, wanted))).transpose()?;
     if args.dry_run {
         let mut plan = store.plan_migration().await?;
-        if let Some((signals, wanted)) = trigger {
-            plan.steps.extend(signals.plan_trigger(wanted).await?.steps);
+        if let Some((notifications, wanted)) = trigger {
+            plan.steps.extend(notifications.plan_trigger(wanted).await?.steps);
         }
         if plan.steps.is_empty() {
             drop(writeln!(std::io::stderr(), "already up to date: nothing would run"));
@@ -70,8 +71,8 @@ pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>)
     if plan.adopts {
         output::line(format_args!("left in processing by its worker and pending again: {}", plan.taken_up))?;
     }
-    if let Some((signals, wanted)) = trigger {
-        let done = match (signals.set_trigger(wanted).await?.steps.is_empty(), wanted) {
+    if let Some((notifications, wanted)) = trigger {
+        let done = match (notifications.set_trigger(wanted).await?.steps.is_empty(), wanted) {
             (true, _) => "already so:",
             (false, true) => "created:",
             (false, false) => "taken away:",
@@ -81,9 +82,9 @@ pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>)
     Ok(())
 }
 
-fn find_signals(store: &dyn Store) -> Result<&dyn Signals, Usage> {
+fn find_notify_store(store: &dyn Store) -> Result<&dyn NotifyStore, Usage> {
     let nothing = || Usage("--notify-trigger: this database wakes nobody; a worker finds events by polling".to_owned());
-    store.signals().ok_or_else(nothing)
+    store.notify_store().ok_or_else(nothing)
 }
 
 /// A statement with what it costs before it.

@@ -124,8 +124,8 @@ pub(super) async fn warn_of_unserved(store: &dyn Store, settings: &Settings, sto
 }
 
 async fn wake(store: &dyn Store, news: &News) -> Result<(), StoreError> {
-    match store.signals() {
-        Some(signals) => signals.announce(store.outbox_id().await?, Uuid::nil(), news).await,
+    match store.notify_store() {
+        Some(notifications) => notifications.announce(store.outbox_id().await?, Uuid::nil(), news).await,
         None => Ok(()),
     }
 }

@@ -413,18 +413,18 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn leases(&self) -> Box<dyn LeaseStore>;
 
     /// Wake-ups between processes; `None` where each finds by polling alone what another wrote.
-    fn signals(&self) -> Option<&dyn Signals>;
+    fn notify_store(&self) -> Option<&dyn NotifyStore>;
 }
 
 /// Wake-ups between the processes that share an outbox. They may get lost, and then polling finds what was written.
 #[async_trait]
-pub(crate) trait Signals: Send + Sync {
+pub(crate) trait NotifyStore: Send + Sync {
     /// Tells other processes what was committed, in a transaction of its own.
     async fn announce(&self, outbox: Uuid, sender: Uuid, news: &News) -> Result<()>;
 
     /// Listens, on a connection of its own, to what others than `reader` announce from now on. An error that is not
     /// transient: nothing is heard over this address.
-    async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Subscription + '_>>;
+    async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Listener + '_>>;
 
     /// What [`set_trigger`](Self::set_trigger) would run now; nothing is changed.
     async fn plan_trigger(&self, wanted: bool) -> Result<Plan>;
@@ -435,7 +435,7 @@ pub(crate) trait Signals: Send + Sync {
 
 /// A connection that hears what others announce.
 #[async_trait]
-pub(crate) trait Subscription: Send {
+pub(crate) trait Listener: Send {
     /// The next that is heard. After an error the subscription is over.
     async fn next(&mut self) -> Result<Heard>;
 }

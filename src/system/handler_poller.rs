@@ -190,7 +190,7 @@ impl HandlerPoller {
         ctx: &mut Context<Self>,
     ) {
         let (now, full) = (BootInstant::now(), deliveries.len() >= most);
-        let pause = match (full, self.shared.store.signals()) {
+        let pause = match (full, self.shared.store.notify_store()) {
             (true, _) => Duration::ZERO,
             (false, Some(_)) => TOLD_INTERVAL,
             (false, None) => self.shared.settings.worker.poll_interval,

@@ -161,7 +161,7 @@ impl<'a> Heart<'a> {
     }
 
     fn next_look(&self) -> BootInstant {
-        let is_told = self.shared.store.signals().is_some();
+        let is_told = self.shared.store.notify_store().is_some();
         BootInstant::now().after(if is_told { UNHEARD_INTERVAL } else { LOOK_INTERVAL })
     }
 

@@ -13,7 +13,7 @@ use super::pace::pace;
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{Heard, News, Signals, Subscription};
+use crate::store::{Heard, Listener, News, NotifyStore};
 
 /// From one wake-up to the next, at least.
 const LEAST: Duration = Duration::from_millis(1);
@@ -83,7 +83,7 @@ panics_on_demand!(Herald);
 
 /// Tells other processes: the first news at once. What cannot be told is found by their polling.
 async fn announce(shared: Arc<Shared>, _guard: Ended) {
-    let Some(signals) = shared.store.signals() else { return std::future::pending().await };
+    let Some(notifications) = shared.store.notify_store() else { return std::future::pending().await };
     let mut failures = 0;
     loop {
         shared.outgoing.arrival().await;
@@ -95,7 +95,7 @@ async fn announce(shared: Arc<Shared>, _guard: Ended) {
             shared.announcing.store(false, Ordering::Release);
             continue;
         }
-        let announced = signals.announce(shared.outbox, shared.worker, &news).await;
+        let announced = notifications.announce(shared.outbox, shared.worker, &news).await;
         shared.announcing.store(false, Ordering::Release);
         match announced {
             Ok(()) => {
@@ -117,10 +117,10 @@ async fn announce(shared: Arc<Shared>, _guard: Ended) {
 
 /// Listens to other processes, and again after each loss.
 async fn listen(shared: Arc<Shared>, _guard: Ended) {
-    let Some(signals) = shared.store.signals() else { return std::future::pending().await };
+    let Some(notifications) = shared.store.notify_store() else { return std::future::pending().await };
     let mut failures = 0;
     loop {
-        let error = listen_once(&shared, signals, &mut failures).await;
+        let error = listen_once(&shared, notifications, &mut failures).await;
         if failures == 0 {
             let interval = shared.settings.worker.poll_interval;
             tracing::warn!(%error, "no wake-ups from other processes; polling every {interval:?}");
@@ -130,9 +130,9 @@ async fn listen(shared: Arc<Shared>, _guard: Ended) {
     }
 }
 
-async fn listen_once(shared: &Shared, signals: &dyn Signals, failures: &mut u32) -> StoreError {
-    let mut subscription = match signals.subscribe(shared.outbox, shared.worker).await {
-        Ok(subscription) => subscription,
+async fn listen_once(shared: &Shared, notifications: &dyn NotifyStore, failures: &mut u32) -> StoreError {
+    let mut listener = match notifications.subscribe(shared.outbox, shared.worker).await {
+        Ok(listener) => listener,
         Err(error) => return error,
     };
     if std::mem::take(failures) > 0 {
@@ -140,12 +140,12 @@ async fn listen_once(shared: &Shared, signals: &dyn Signals, failures: &mut u32)
     }
     // What was announced before was not heard.
     shared.note_news(News::OfEveryLane);
-    follow(shared, subscription.as_mut()).await
+    follow(shared, listener.as_mut()).await
 }
 
-async fn follow(shared: &Shared, subscription: &mut dyn Subscription) -> StoreError {
+async fn follow(shared: &Shared, listener: &mut dyn Listener) -> StoreError {
     loop {
-        match subscription.next().await {
+        match listener.next().await {
             Ok(Heard::LeasesReleased) => shared.leases_released.notify_one(),
             Ok(Heard::News(news)) => {
                 shared.meters.woken_by_others.increment(1);

@@ -218,7 +218,7 @@ impl Shared {
     pub(crate) fn announce_news(&self, news: News) {
         self.meters.woken_by_self.increment(1);
         self.note_news(news.clone());
-        if self.store.signals().is_some() {
+        if self.store.notify_store().is_some() {
             self.outgoing.put(news.without(|lane| self.owns_all_of(lane)));
         }
     }

@@ -16,9 +16,9 @@ use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{Plan, Watch};
 use super::{
     Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
-    Expiry, FetchAnswer, FetchRequest, Fetched, FetchedDelivery, KeyQuestion, Lane, LeaseStore, NotInserted, Outcomes,
-    Overview, OwedHandler, Page, Place, RejectedDelivery, Reschedule, Result, Settled, SettledEvent, Shard, Signals,
-    Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
+    Expiry, FetchAnswer, FetchRequest, Fetched, FetchedDelivery, KeyQuestion, Lane, LeaseStore, NotInserted,
+    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, RejectedDelivery, Reschedule, Result, Settled,
+    SettledEvent, Shard, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -38,6 +38,7 @@ mod history;
 pub(crate) mod insert;
 mod leases;
 mod migrate;
+mod notify;
 mod operate;
 mod overview;
 #[cfg(test)]
@@ -47,7 +48,6 @@ mod primary_tests;
 mod refusal;
 pub(crate) mod row;
 mod settle;
-mod signals;
 mod standing;
 mod statement;
 mod steering;
@@ -351,7 +351,7 @@ impl Store for PostgresStore {
         Box::new(leases::PostgresLeases::new(Arc::clone(&self.target)))
     }
 
-    fn signals(&self) -> Option<&dyn Signals> {
+    fn notify_store(&self) -> Option<&dyn NotifyStore> {
         Some(self)
     }
 }

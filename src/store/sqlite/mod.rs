@@ -41,9 +41,9 @@ use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
     Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
-    Expiry, FetchAnswer, FetchRequest, Fetched, FetchedDelivery, KeyQuestion, Lane, LeaseStore, NotInserted, Outcomes,
-    Overview, OwedHandler, Page, Place, RejectedDelivery, Reschedule, Result, Settled, SettledEvent, Shard, Signals,
-    Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
+    Expiry, FetchAnswer, FetchRequest, Fetched, FetchedDelivery, KeyQuestion, Lane, LeaseStore, NotInserted,
+    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, RejectedDelivery, Reschedule, Result, Settled,
+    SettledEvent, Shard, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -362,7 +362,7 @@ impl Store for SqliteStore {
         Box::new(SqliteLeases(Connection::new(&self.location, LEASES_BUSY_TIMEOUT)))
     }
 
-    fn signals(&self) -> Option<&dyn Signals> {
+    fn notify_store(&self) -> Option<&dyn NotifyStore> {
         None
     }
 }

@@ -27,10 +27,10 @@ async fn what_others_announce_of_this_outbox_is_heard_and_nothing_else() {
     let store = store_at(&fixture, port(&fixture));
     let outbox = store.outbox_id().await.unwrap();
     let mut subscription = store.subscribe(outbox, READER).await.unwrap();
-    Signals::announce(&store, Uuid::from_u128(3), OTHER, &News::OfEveryLane).await.unwrap();
-    Signals::announce(&store, outbox, READER, &News::from_iter(["own"])).await.unwrap();
-    Signals::announce(&store, outbox, OTHER, &News::from_iter([] as [&str; 0])).await.unwrap();
-    Signals::announce(&store, outbox, OTHER, &News::from_iter(["", "it's"])).await.unwrap();
+    NotifyStore::announce(&store, Uuid::from_u128(3), OTHER, &News::OfEveryLane).await.unwrap();
+    NotifyStore::announce(&store, outbox, READER, &News::from_iter(["own"])).await.unwrap();
+    NotifyStore::announce(&store, outbox, OTHER, &News::from_iter([] as [&str; 0])).await.unwrap();
+    NotifyStore::announce(&store, outbox, OTHER, &News::from_iter(["", "it's"])).await.unwrap();
     let mut heard = News::default();
     while !(heard.is_of("") && heard.is_of("it's")) {
         match subscription.next().await.unwrap() {
@@ -85,7 +85,7 @@ async fn a_subscription_whose_connection_has_gone_silent_ends() {
     // The only connection on which anything comes now is the one that listens: from then on it says nothing.
     let before = proxy.replies();
     proxy.set(Passage::LoseReplies);
-    Signals::announce(&store_at(&fixture, port(&fixture)), outbox, OTHER, &News::OfEveryLane).await.unwrap();
+    NotifyStore::announce(&store_at(&fixture, port(&fixture)), outbox, OTHER, &News::OfEveryLane).await.unwrap();
     eventually("the wake-up is lost", PATIENCE, async || proxy.replies() > before).await;
     proxy.set(Passage::Open);
     let error = loop {

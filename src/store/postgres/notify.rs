@@ -16,7 +16,7 @@ use super::leases::quote;
 use super::{PostgresStore, Result, STATEMENT_LIMIT, trigger};
 use crate::error::StoreError;
 use crate::store::migrate::Plan;
-use crate::store::{Heard, News, Signals, Subscription};
+use crate::store::{Heard, Listener, News, NotifyStore};
 
 /// A subscription that has heard nothing for so long sends itself something.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -27,17 +27,17 @@ const ECHO_LIMIT: Duration = Duration::from_secs(5);
 const LISTEN: &str = "listen";
 
 #[async_trait]
-impl Signals for PostgresStore {
+impl NotifyStore for PostgresStore {
     async fn announce(&self, outbox: Uuid, sender: Uuid, news: &News) -> Result<()> {
         notify(self, &channel(outbox), &news.payloads(sender)).await
     }
 
-    async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Subscription + '_>> {
-        let mut ear = Ear::open(self, outbox, reader).await?;
-        match ear.prove().await {
+    async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Listener + '_>> {
+        let mut listener = PostgresListener::open(self, outbox, reader).await?;
+        match listener.prove().await {
             Err(StoreError::Timeout { operation: LISTEN, .. }) => Err(deaf()),
             Err(error) => Err(error),
-            Ok(_) => Ok(Box::new(ear)),
+            Ok(_) => Ok(Box::new(listener)),
         }
     }
 
@@ -72,7 +72,7 @@ fn deaf() -> StoreError {
 }
 
 /// A connection that listens. What arrives waits in its socket, so nothing of it piles up here.
-struct Ear<'a> {
+struct PostgresListener<'a> {
     store: &'a PostgresStore,
     /// Dropped, it would end the connection.
     _client: Client,
@@ -83,7 +83,7 @@ struct Ear<'a> {
     reader: Uuid,
 }
 
-impl<'a> Ear<'a> {
+impl<'a> PostgresListener<'a> {
     async fn open(store: &'a PostgresStore, outbox: Uuid, reader: Uuid) -> Result<Self> {
         let Opened { client, mut messages, permit, .. } = store.listening.open().await?;
         let echo = format!("outbox_echo_{}", Uuid::new_v4().simple());
@@ -124,7 +124,7 @@ impl<'a> Ear<'a> {
 }
 
 #[async_trait]
-impl Subscription for Ear<'_> {
+impl Listener for PostgresListener<'_> {
     async fn next(&mut self) -> Result<Heard> {
         loop {
             let heard = match tokio::time::timeout(SILENCE, self.hear()).await {
@@ -139,5 +139,5 @@ impl Subscription for Ear<'_> {
 }
 
 #[cfg(test)]
-#[path = "signals_tests.rs"]
+#[path = "notify_tests.rs"]
 mod tests;
