@@ -14,8 +14,9 @@ impl State {
     pub(crate) fn heart_steps(&self, w: usize, rules: Rules, steps: &mut Vec<Step>) {
         let worker = &self.workers[w];
         // A beat that tells nothing new is left out.
-        let news = |(shard, held): (usize, Held)| held.past || worker.refused || !self.is_held_by(w, shard, held.epoch);
-        if each(worker.held).any(news) {
+        let is_new =
+            |(shard, held): (usize, Held)| held.past || worker.refused || !self.is_held_by(w, shard, held.epoch);
+        if each(worker.held).any(is_new) {
             steps.push(Step::Renew(w, Fate::Answered));
         }
         for shard in 0..2 {

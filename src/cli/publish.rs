@@ -17,7 +17,7 @@ use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 use crate::settings::Settings;
-use crate::store::{News, Store, unserved};
+use crate::store::{Store, Wakeup, unserved};
 
 /// How long waking workers may hold up a command whose work is done.
 const WAKE_LIMIT: Duration = Duration::from_secs(1);
@@ -103,8 +103,8 @@ pub(super) async fn run(args: Args, settings: &Settings, store: Arc<dyn Store>) 
 /// Writes the events and wakes the workers, who would find them by polling too.
 pub(super) async fn write(store: &dyn Store, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
     let stored = store.insert(events).await?;
-    let news = stored.iter().map(|event| event.publisher_backend.as_str()).collect();
-    match tokio::time::timeout(WAKE_LIMIT, wake(store, &news)).await {
+    let wakeup = stored.iter().map(|event| event.publisher_backend.as_str()).collect();
+    match tokio::time::timeout(WAKE_LIMIT, wake(store, &wakeup)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "workers were not woken"),
         Err(_) => tracing::debug!("workers were not woken in time"),
@@ -123,9 +123,9 @@ pub(super) async fn warn_of_unserved(store: &dyn Store, settings: &Settings, sto
     }
 }
 
-async fn wake(store: &dyn Store, news: &News) -> Result<(), StoreError> {
+async fn wake(store: &dyn Store, wakeup: &Wakeup) -> Result<(), StoreError> {
     match store.notify_store() {
-        Some(notifications) => notifications.announce(store.outbox_id().await?, Uuid::nil(), news).await,
+        Some(notifications) => notifications.announce(store.outbox_id().await?, Uuid::nil(), wakeup).await,
         None => Ok(()),
     }
 }

@@ -21,20 +21,19 @@ pub(crate) use self::handlers::{
     RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
 pub(crate) use self::history::{Chapter, Outcomes, Span};
-pub(crate) use self::news::{Heard, News};
 pub(crate) use self::operations::{
     Change, Counting, Due, Expiry, MOST_AHEAD, Overview, Standing, Unreadable, WorkerRow,
 };
 pub(crate) use self::report::{LaneReport, Unrecorded};
 pub(crate) use self::selection::{EventFilter, Examined, Page, Place};
 pub(crate) use self::settled::{Care, Settled};
+pub(crate) use self::wakeup::{Notification, Wakeup};
 
 #[cfg(test)]
 pub(crate) mod contract;
 mod handlers;
 mod history;
 pub(crate) mod migrate;
-mod news;
 mod operations;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
@@ -44,6 +43,7 @@ mod settled;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 pub(crate) mod unserved;
+mod wakeup;
 
 /// Prepares access to the database that the settings name; nothing is connected before the first statement.
 pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dyn Store>, SystemError> {
@@ -420,7 +420,7 @@ pub(crate) trait Store: Send + Sync + 'static {
 #[async_trait]
 pub(crate) trait NotifyStore: Send + Sync {
     /// Tells other processes what was committed, in a transaction of its own.
-    async fn announce(&self, outbox: Uuid, sender: Uuid, news: &News) -> Result<()>;
+    async fn announce(&self, outbox: Uuid, sender: Uuid, wakeup: &Wakeup) -> Result<()>;
 
     /// Listens, on a connection of its own, to what others than `reader` announce from now on. An error that is not
     /// transient: nothing is heard over this address.
@@ -437,7 +437,7 @@ pub(crate) trait NotifyStore: Send + Sync {
 #[async_trait]
 pub(crate) trait Listener: Send {
     /// The next that is heard. After an error the subscription is over.
-    async fn next(&mut self) -> Result<Heard>;
+    async fn next(&mut self) -> Result<Notification>;
 }
 
 /// What a worker says of itself with each heartbeat.

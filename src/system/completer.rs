@@ -170,7 +170,7 @@ pub(super) fn outcomes_of(
     let settled = settled.map(|settled| {
         let owed: BTreeSet<&String> = settled.iter().flat_map(|event| &event.owed).collect();
         if !owed.is_empty() {
-            shared.announce_news(owed.into_iter().map(|handler| handler_lane(handler)).collect());
+            shared.announce(owed.into_iter().map(|handler| handler_lane(handler)).collect());
         }
         settled.into_iter().map(|event| event.outcome).collect()
     });

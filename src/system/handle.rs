@@ -16,7 +16,7 @@ use crate::error::{PublishError, StoreError, SystemError};
 use crate::event::OutboxEvent;
 use crate::explain::{Explanation, explain};
 use crate::publish::NewEvent;
-use crate::store::News;
+use crate::store::Wakeup;
 
 /// How often [`Outbox::drained`] looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -91,7 +91,7 @@ impl Outbox {
     /// Says that something was committed: the worker of this process and, on Postgres, those of others look at once rather
     /// than at their next poll. Returns at once, and cannot fail: what nobody hears is found by polling.
     pub fn wake(&self) {
-        self.shared.announce_news(News::OfEveryLane);
+        self.shared.announce(Wakeup::EveryLane);
     }
 
     /// Subscribes a handler actor while the system runs. Handlers that are to see every event belong to the builder.

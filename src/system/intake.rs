@@ -196,7 +196,7 @@ async fn insert(shared: &Arc<Shared>, part: Vec<Waiting>) -> Result<(), (Vec<Wai
 fn answer(shared: &Arc<Shared>, part: Vec<Waiting>, stored: Vec<Stored>) {
     let lanes =
         || stored.iter().filter_map(|stored| stored.as_ref().ok()).map(|event| event.publisher_backend.as_str());
-    shared.announce_news(lanes().collect());
+    shared.announce(lanes().collect());
     unserved::look(shared, lanes());
     for (waiting, stored) in part.into_iter().zip(stored) {
         // A caller that went away meanwhile has its event in the outbox all the same.

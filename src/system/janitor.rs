@@ -8,7 +8,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use super::clock::BootInstant;
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use crate::store::{Expiry, News, Outcomes};
+use crate::store::{Expiry, Outcomes, Wakeup};
 
 /// How often rows without a `seq` are looked for; an index that is empty in practice answers.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ impl Janitor {
                 Ok(0) => {}
                 Ok(repaired) => {
                     tracing::warn!(events = repaired, "gave a place to events whose writer set seq to NULL");
-                    shared.announce_news(News::OfEveryLane);
+                    shared.announce(Wakeup::EveryLane);
                 }
                 Err(error) => tracing::debug!(%error, "rows without a place cannot be looked for"),
             }

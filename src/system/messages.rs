@@ -255,7 +255,7 @@ pub enum ActorKind {
     /// Retention.
     Janitor,
     /// Wakes workers of other processes, and is woken by them.
-    Herald,
+    Notifier,
 }
 
 /// Makes an actor panic; sent to [`OutboxSystem`](crate::OutboxSystem), which passes it on.

@@ -15,7 +15,7 @@ use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyStart, News, Position, Range, Shard, Store};
+use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyStart, Position, Range, Shard, Store, Wakeup};
 
 /// A batch is closed when it would hold more than this, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 1 << 20;
@@ -79,7 +79,7 @@ impl Poller {
             return;
         }
         let now = BootInstant::now();
-        self.look_at(&self.shared.take_news(), now);
+        self.look_at(&self.shared.take_wakeup(), now);
         for index in 0..self.tracks.len() {
             self.open_shards(index, now);
             if now >= self.pause_until {
@@ -109,10 +109,10 @@ impl Poller {
         }));
     }
 
-    fn look_at(&mut self, news: &News, now: BootInstant) {
+    fn look_at(&mut self, wakeup: &Wakeup, now: BootInstant) {
         for track in &mut self.tracks {
             let lanes = track.line.flights.iter().zip(&mut track.cursors);
-            lanes.filter(|(in_flight, _)| news.is_of(in_flight.lane())).for_each(|(_, cursor)| cursor.look_at(now));
+            lanes.filter(|(in_flight, _)| wakeup.is_of(in_flight.lane())).for_each(|(_, cursor)| cursor.look_at(now));
         }
     }
 

@@ -15,11 +15,11 @@ use super::clock::BootInstant;
 use super::completer::Completer;
 use super::intake::Intake;
 use super::leases::Leases;
-use super::letterbox::Letterbox;
 use super::line::Line;
 use super::messages::{ActorKind, Subscribe};
 use super::outbox_system::OutboxSystem;
 use super::owed::DeliveriesInFlight;
+use super::pending_wakeups::PendingWakeups;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
@@ -30,7 +30,7 @@ use super::unserved::Asked;
 use crate::error::{StoreError, SystemError};
 use crate::meters::SystemMeters;
 use crate::settings::Settings;
-use crate::store::{Announcement, Lane, News, Store, handler_lane};
+use crate::store::{Announcement, Lane, Store, Wakeup, handler_lane};
 
 /// Where the actors are now; each restart puts a new address here.
 #[derive(Default)]
@@ -82,10 +82,10 @@ pub(crate) struct Shared {
     /// When the database last answered a heartbeat.
     last_beat: Mutex<Option<BootInstant>>,
     /// What other processes are to be told.
-    pub(crate) outgoing: Letterbox,
+    pub(crate) outgoing: PendingWakeups,
     /// Something that was taken from there is on its way.
     pub(crate) announcing: AtomicBool,
-    incoming: Letterbox,
+    incoming: PendingWakeups,
     stopping: AtomicBool,
     /// When the poller's loop last turned.
     pulse: Mutex<BootInstant>,
@@ -131,9 +131,9 @@ impl Shared {
             meters: SystemMeters::new(),
             clock_ahead: AtomicI64::new(0),
             last_beat: Mutex::new(None),
-            outgoing: Letterbox::new(Arc::default()),
+            outgoing: PendingWakeups::new(Arc::default()),
             announcing: AtomicBool::new(false),
-            incoming: Letterbox::new(Arc::clone(&wake)),
+            incoming: PendingWakeups::new(Arc::clone(&wake)),
             wake,
             beat_now: Arc::default(),
             leases_released: Notify::new(),
@@ -207,19 +207,19 @@ impl Shared {
     }
 
     /// There may be something new for this worker to read.
-    pub(crate) fn note_news(&self, news: News) {
-        if self.handler_lanes().iter().any(|lane| news.is_of(lane)) {
+    pub(crate) fn note_wakeup(&self, wakeup: Wakeup) {
+        if self.handler_lanes().iter().any(|lane| wakeup.is_of(lane)) {
             self.handlers_wake.notify_one();
         }
-        self.incoming.put(news);
+        self.incoming.put(wakeup);
     }
 
     /// Something was committed: this worker is to look, and so are those of other processes.
-    pub(crate) fn announce_news(&self, news: News) {
+    pub(crate) fn announce(&self, wakeup: Wakeup) {
         self.meters.woken_by_self.increment(1);
-        self.note_news(news.clone());
+        self.note_wakeup(wakeup.clone());
         if self.store.notify_store().is_some() {
-            self.outgoing.put(news.without(|lane| self.owns_all_of(lane)));
+            self.outgoing.put(wakeup.without(|lane| self.owns_all_of(lane)));
         }
     }
 
@@ -232,7 +232,7 @@ impl Shared {
         self.leases.readable(lane, BootInstant::now()).len() == self.store.shards().unsigned_abs() as usize
     }
 
-    pub(crate) fn take_news(&self) -> News {
+    pub(crate) fn take_wakeup(&self) -> Wakeup {
         self.incoming.take().0
     }
 

@@ -10,12 +10,12 @@ use futures_util::future::join_all;
 use super::clock::BootInstant;
 use super::completer::Completer;
 use super::handler_poller::HandlerPoller;
-use super::herald::Herald;
 use super::janitor::{Janitor, write_history};
 use super::lease_keeper::{LeaseKeeper, Leave};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
 use super::messages::{ActorKind, Flush, HealthReport, Shutdown};
+use super::notifier::Notifier;
 use super::outbox_system::OutboxSystem;
 use super::poller::Poller;
 use super::publisher::Publisher;
@@ -53,7 +53,7 @@ struct Children {
     poller: Option<Addr<Poller>>,
     handler_poller: Option<Addr<HandlerPoller>>,
     janitor: Option<Addr<Janitor>>,
-    herald: Option<Addr<Herald>>,
+    notifier: Option<Addr<Notifier>>,
 }
 
 /// An actor has died.
@@ -83,7 +83,7 @@ impl Supervisor {
             ActorKind::LeaseKeeper => self.children.lease_keeper = Some(LeaseKeeper::new(shared).start()),
             ActorKind::HandlerPoller => self.children.handler_poller = Some(HandlerPoller::new(shared).start()),
             ActorKind::Janitor => self.children.janitor = Some(Janitor::new(shared).start()),
-            ActorKind::Herald => self.children.herald = Some(Herald::new(shared).start()),
+            ActorKind::Notifier => self.children.notifier = Some(Notifier::new(shared).start()),
             ActorKind::OutboxSystem => self.shared.addresses().system = Some(OutboxSystem::new(shared).start()),
             ActorKind::Supervisor => {}
         }
@@ -103,7 +103,7 @@ impl Supervisor {
             ActorKind::LeaseKeeper => connected(self.children.lease_keeper.as_ref()),
             ActorKind::HandlerPoller => connected(self.children.handler_poller.as_ref()),
             ActorKind::Janitor => connected(self.children.janitor.as_ref()),
-            ActorKind::Herald => connected(self.children.herald.as_ref()),
+            ActorKind::Notifier => connected(self.children.notifier.as_ref()),
             ActorKind::OutboxSystem => connected(addresses.system.as_ref()),
             ActorKind::Supervisor => true,
         }
@@ -111,7 +111,7 @@ impl Supervisor {
 
     fn all_children(&self) -> Vec<ActorKind> {
         if self.shared.lines.is_empty() {
-            let always = [ActorKind::OutboxSystem, ActorKind::Herald];
+            let always = [ActorKind::OutboxSystem, ActorKind::Notifier];
             let for_handlers = [ActorKind::HandlerPoller, ActorKind::LeaseKeeper];
             let has_handlers = !self.shared.subscriptions().is_empty();
             return always.into_iter().chain(for_handlers.into_iter().filter(|_| has_handlers)).collect();
@@ -121,7 +121,7 @@ impl Supervisor {
             .into_iter()
             .chain(publishers)
             .chain([ActorKind::OutboxSystem, ActorKind::HandlerPoller, ActorKind::Poller, ActorKind::LeaseKeeper])
-            .chain([ActorKind::Janitor, ActorKind::Herald])
+            .chain([ActorKind::Janitor, ActorKind::Notifier])
             .collect()
     }
 }
@@ -143,7 +143,7 @@ impl Handler<Died> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Died(kind): Died, _: &mut Self::Context) {
-        // News of one that was replaced in the meantime, such as a predecessor's child, is old.
+        // Wakeup of one that was replaced in the meantime, such as a predecessor's child, is old.
         if !self.shared.is_stopping() && !self.is_alive(&kind) {
             tracing::error!(actor = ?kind, "an actor died; a new one takes its place");
             self.start_child(&kind);
@@ -296,7 +296,7 @@ impl Handler<Panic> for Supervisor {
             ActorKind::LeaseKeeper => pass(self.children.lease_keeper.as_ref(), message),
             ActorKind::HandlerPoller => pass(self.children.handler_poller.as_ref(), message),
             ActorKind::Janitor => pass(self.children.janitor.as_ref(), message),
-            ActorKind::Herald => pass(self.children.herald.as_ref(), message),
+            ActorKind::Notifier => pass(self.children.notifier.as_ref(), message),
         }
     }
 }

@@ -20,7 +20,7 @@ fn every_kind() -> [ActorKind; 10] {
         ActorKind::Completer,
         ActorKind::Retry,
         ActorKind::Janitor,
-        ActorKind::Herald,
+        ActorKind::Notifier,
     ]
 }
 

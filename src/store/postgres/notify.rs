@@ -16,7 +16,7 @@ use super::leases::quote;
 use super::{PostgresStore, Result, STATEMENT_LIMIT, trigger};
 use crate::error::StoreError;
 use crate::store::migrate::Plan;
-use crate::store::{Heard, Listener, News, NotifyStore};
+use crate::store::{Listener, Notification, NotifyStore, Wakeup};
 
 /// A subscription that has heard nothing for so long sends itself something.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -28,8 +28,8 @@ const LISTEN: &str = "listen";
 
 #[async_trait]
 impl NotifyStore for PostgresStore {
-    async fn announce(&self, outbox: Uuid, sender: Uuid, news: &News) -> Result<()> {
-        notify(self, &channel(outbox), &news.payloads(sender)).await
+    async fn announce(&self, outbox: Uuid, sender: Uuid, wakeup: &Wakeup) -> Result<()> {
+        notify(self, &channel(outbox), &wakeup.payloads(sender)).await
     }
 
     async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Listener + '_>> {
@@ -99,14 +99,14 @@ impl<'a> PostgresListener<'a> {
     }
 
     /// The next notification; `None`: its own.
-    async fn hear(&mut self) -> Result<Option<Heard>> {
+    async fn hear(&mut self) -> Result<Option<Notification>> {
         loop {
             let message =
                 self.messages.try_next().await.map_err(|error| self.store.target.driver_error(LISTEN, &error))?;
             match message {
                 Some(AsyncMessage::Notification(said)) if said.channel() == self.echo => return Ok(None),
                 Some(AsyncMessage::Notification(said)) => {
-                    return Ok(Some(Heard::from_payload(said.payload(), self.reader)));
+                    return Ok(Some(Notification::from_payload(said.payload(), self.reader)));
                 }
                 Some(_) => {}
                 None => return Err(self.store.target.unreachable("the connection that listens was closed")),
@@ -116,7 +116,7 @@ impl<'a> PostgresListener<'a> {
 
     /// Sends itself something over another connection and waits for it, or for whatever comes before: a peer that is gone
     /// and a pooler say nothing of it. Over its own connection it would hear itself through a pooler too.
-    async fn prove(&mut self) -> Result<Option<Heard>> {
+    async fn prove(&mut self) -> Result<Option<Notification>> {
         notify(self.store, &self.echo, &[String::new()]).await?;
         let heard = tokio::time::timeout(ECHO_LIMIT, self.hear()).await;
         heard.unwrap_or(Err(StoreError::Timeout { operation: LISTEN, limit: ECHO_LIMIT }))
@@ -125,7 +125,7 @@ impl<'a> PostgresListener<'a> {
 
 #[async_trait]
 impl Listener for PostgresListener<'_> {
-    async fn next(&mut self) -> Result<Heard> {
+    async fn next(&mut self) -> Result<Notification> {
         loop {
             let heard = match tokio::time::timeout(SILENCE, self.hear()).await {
                 Ok(heard) => heard?,

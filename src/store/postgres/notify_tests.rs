@@ -27,18 +27,18 @@ async fn what_others_announce_of_this_outbox_is_heard_and_nothing_else() {
     let store = store_at(&fixture, port(&fixture));
     let outbox = store.outbox_id().await.unwrap();
     let mut subscription = store.subscribe(outbox, READER).await.unwrap();
-    NotifyStore::announce(&store, Uuid::from_u128(3), OTHER, &News::OfEveryLane).await.unwrap();
-    NotifyStore::announce(&store, outbox, READER, &News::from_iter(["own"])).await.unwrap();
-    NotifyStore::announce(&store, outbox, OTHER, &News::from_iter([] as [&str; 0])).await.unwrap();
-    NotifyStore::announce(&store, outbox, OTHER, &News::from_iter(["", "it's"])).await.unwrap();
-    let mut heard = News::default();
+    NotifyStore::announce(&store, Uuid::from_u128(3), OTHER, &Wakeup::EveryLane).await.unwrap();
+    NotifyStore::announce(&store, outbox, READER, &Wakeup::from_iter(["own"])).await.unwrap();
+    NotifyStore::announce(&store, outbox, OTHER, &Wakeup::from_iter([] as [&str; 0])).await.unwrap();
+    NotifyStore::announce(&store, outbox, OTHER, &Wakeup::from_iter(["", "it's"])).await.unwrap();
+    let mut heard = Wakeup::default();
     while !(heard.is_of("") && heard.is_of("it's")) {
         match subscription.next().await.unwrap() {
-            Heard::News(news) => heard.add(news),
-            Heard::LeasesReleased => panic!("nobody released any"),
+            Notification::Wakeup(wakeup) => heard.add(wakeup),
+            Notification::LeasesReleased => panic!("nobody released any"),
         }
     }
-    assert_eq!(heard, News::from_iter(["", "it's"]));
+    assert_eq!(heard, Wakeup::from_iter(["", "it's"]));
 }
 
 #[tokio::test]
@@ -61,9 +61,9 @@ async fn a_worker_that_releases_leases_or_leaves_tells_the_others() {
     leases.beat(&beat).await.unwrap();
     let held = leases.acquire(OTHER, &beat.lanes[0], 2, beat.lease).await.unwrap();
     leases.release(OTHER, &held).await.unwrap();
-    assert_eq!(subscription.next().await.unwrap(), Heard::LeasesReleased);
+    assert_eq!(subscription.next().await.unwrap(), Notification::LeasesReleased);
     leases.leave(OTHER).await.unwrap();
-    assert_eq!(subscription.next().await.unwrap(), Heard::LeasesReleased);
+    assert_eq!(subscription.next().await.unwrap(), Notification::LeasesReleased);
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn a_subscription_whose_connection_has_gone_silent_ends() {
     // The only connection on which anything comes now is the one that listens: from then on it says nothing.
     let before = proxy.replies();
     proxy.set(Passage::LoseReplies);
-    NotifyStore::announce(&store_at(&fixture, port(&fixture)), outbox, OTHER, &News::OfEveryLane).await.unwrap();
+    NotifyStore::announce(&store_at(&fixture, port(&fixture)), outbox, OTHER, &Wakeup::EveryLane).await.unwrap();
     eventually("the wake-up is lost", PATIENCE, async || proxy.replies() > before).await;
     proxy.set(Passage::Open);
     let error = loop {

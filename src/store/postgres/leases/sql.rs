@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::store::postgres::SHARDS;
-use crate::store::{Heard, Heartbeat, Lane, NO_OWNER, PROTOCOL, Shard};
+use crate::store::{Heartbeat, Lane, NO_OWNER, Notification, PROTOCOL, Shard};
 
 /// Turns on durability for the one statement, also where the database's default is off.
 const DURABLE: &str = "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))";
@@ -176,7 +176,7 @@ pub(super) fn release(worker: Uuid, leases: &[(Shard, i64)]) -> String {
 
 /// Tells other workers. In a transaction of its own: a commit with a notification holds a lock of the whole server.
 pub(super) fn tell_of_release(worker: Uuid) -> String {
-    let payload = quote(&Heard::leases_released(worker));
+    let payload = quote(&Notification::leases_released(worker));
     format!("SELECT pg_notify('outbox_' || replace(id::text, '-', ''), {payload}) FROM outbox_meta")
 }
 

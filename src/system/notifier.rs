@@ -1,4 +1,4 @@
-//! `Herald`: tells other processes what was committed here, and the poller what was committed there.
+//! `Notifier`: tells other processes what was committed here, and the poller what was committed there.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use super::pace::pace;
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{Heard, Listener, News, NotifyStore};
+use crate::store::{Listener, Notification, NotifyStore, Wakeup};
 
 /// From one wake-up to the next, at least.
 const LEAST: Duration = Duration::from_millis(1);
@@ -21,27 +21,27 @@ const LEAST: Duration = Duration::from_millis(1);
 /// Until it is tried again to listen where nothing can be heard.
 const DEAF_PAUSE: Duration = Duration::from_secs(30);
 
-pub(crate) struct Herald {
+pub(crate) struct Notifier {
     shared: Arc<Shared>,
     tasks: Vec<AbortHandle>,
     _lifeline: Lifeline,
 }
 
-impl Herald {
+impl Notifier {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::Herald);
+        let lifeline = shared.lifeline(ActorKind::Notifier);
         Self { shared, tasks: Vec::new(), _lifeline: lifeline }
     }
 }
 
-impl Actor for Herald {
+impl Actor for Notifier {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let guard = || Ended(ctx.address().downgrade());
         let announcing = announce(Arc::clone(&self.shared), guard());
         self.tasks.push(self.shared.runtime.spawn(announcing).abort_handle());
-        // Who delivers nothing and has no handler has no use for news.
+        // A process without publishers and handlers needs no wake-ups.
         if !self.shared.lines.is_empty() || !self.shared.subscriptions().is_empty() {
             let listening = listen(Arc::clone(&self.shared), guard());
             self.tasks.push(self.shared.runtime.spawn(listening).abort_handle());
@@ -49,20 +49,20 @@ impl Actor for Herald {
     }
 }
 
-impl Drop for Herald {
+impl Drop for Notifier {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
 /// A task has it. None ends before its actor does but by a panic, and then the actor ends too and is replaced.
-struct Ended(WeakAddr<Herald>);
+struct Ended(WeakAddr<Notifier>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        if let Some(herald) = self.0.upgrade() {
+        if let Some(notifier) = self.0.upgrade() {
             // Where its mailbox is closed, it has ended already.
-            let _ = herald.try_send(TaskEnded);
+            let _ = notifier.try_send(TaskEnded);
         }
     }
 }
@@ -71,7 +71,7 @@ impl Drop for Ended {
 #[rtype(result = "()")]
 struct TaskEnded;
 
-impl Handler<TaskEnded> for Herald {
+impl Handler<TaskEnded> for Notifier {
     type Result = ();
 
     fn handle(&mut self, _: TaskEnded, ctx: &mut Self::Context) {
@@ -79,9 +79,9 @@ impl Handler<TaskEnded> for Herald {
     }
 }
 
-panics_on_demand!(Herald);
+panics_on_demand!(Notifier);
 
-/// Tells other processes: the first news at once. What cannot be told is found by their polling.
+/// Notifies other processes, of the first wake-up immediately. Events whose notification fails are found by their polling.
 async fn announce(shared: Arc<Shared>, _guard: Ended) {
     let Some(notifications) = shared.store.notify_store() else { return std::future::pending().await };
     let mut failures = 0;
@@ -89,13 +89,13 @@ async fn announce(shared: Arc<Shared>, _guard: Ended) {
         shared.outgoing.arrival().await;
         let began = Instant::now();
         shared.announcing.store(true, Ordering::Release);
-        let (news, count) = shared.outgoing.take();
-        if news.is_empty() {
+        let (wakeup, count) = shared.outgoing.take();
+        if wakeup.is_empty() {
             // What arrived was taken together with what came before it.
             shared.announcing.store(false, Ordering::Release);
             continue;
         }
-        let announced = notifications.announce(shared.outbox, shared.worker, &news).await;
+        let announced = notifications.announce(shared.outbox, shared.worker, &wakeup).await;
         shared.announcing.store(false, Ordering::Release);
         match announced {
             Ok(()) => {
@@ -139,17 +139,17 @@ async fn listen_once(shared: &Shared, notifications: &dyn NotifyStore, failures:
         tracing::info!("wake-ups from other processes arrive again");
     }
     // What was announced before was not heard.
-    shared.note_news(News::OfEveryLane);
+    shared.note_wakeup(Wakeup::EveryLane);
     follow(shared, listener.as_mut()).await
 }
 
 async fn follow(shared: &Shared, listener: &mut dyn Listener) -> StoreError {
     loop {
         match listener.next().await {
-            Ok(Heard::LeasesReleased) => shared.leases_released.notify_one(),
-            Ok(Heard::News(news)) => {
+            Ok(Notification::LeasesReleased) => shared.leases_released.notify_one(),
+            Ok(Notification::Wakeup(wakeup)) => {
                 shared.meters.woken_by_others.increment(1);
-                shared.note_news(news);
+                shared.note_wakeup(wakeup);
             }
             Err(error) => return error,
         }

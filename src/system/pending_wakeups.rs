@@ -1,37 +1,37 @@
-//! News that waits until somebody takes it.
+//! Wake-ups that are held until the actor takes them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::store::News;
+use crate::store::Wakeup;
 
-/// However much is put in, what waits is a mark for each lane.
-pub(crate) struct Letterbox {
-    inside: Mutex<(News, usize)>,
+/// Wake-ups merged into one mark for each lane, however many arrive.
+pub(crate) struct PendingWakeups {
+    inside: Mutex<(Wakeup, usize)>,
     arrived: Arc<Notify>,
 }
 
-impl Letterbox {
+impl PendingWakeups {
     /// `arrived` is told of all that is put in.
     pub(crate) fn new(arrived: Arc<Notify>) -> Self {
         Self { inside: Mutex::default(), arrived }
     }
 
-    pub(crate) fn put(&self, news: News) {
-        if news.is_empty() {
+    pub(crate) fn put(&self, wakeup: Wakeup) {
+        if wakeup.is_empty() {
             return;
         }
         {
             let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-            inside.0.add(news);
+            inside.0.add(wakeup);
             inside.1 += 1;
         }
         self.arrived.notify_one();
     }
 
     /// All that was put in, and how often something was.
-    pub(crate) fn take(&self) -> (News, usize) {
+    pub(crate) fn take(&self) -> (Wakeup, usize) {
         std::mem::take(&mut *self.inside.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
