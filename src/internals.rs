@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::backend::channel::Parcel;
 use crate::backend::redis_stream::batch::Batch;
+use crate::backend::session::OutgoingEvent;
 use crate::event::JsonText;
 use crate::sample;
 use crate::store::postgres::row::Row;
@@ -23,18 +23,18 @@ use crate::system::lane::LaneCursor;
 const SHARDS: i16 = 32;
 
 /// A batch as a publisher hands it over.
-pub struct Events(Vec<Parcel>);
+pub struct Events(Vec<OutgoingEvent>);
 
 impl Events {
     /// So many events of so many bytes of data.
     #[must_use]
     pub fn new(count: usize, data_bytes: usize) -> Self {
-        let parcel = |n| {
+        let event = |n| {
             let mut event = sample::event(n, "customer-7");
             event.data = Some(JsonText::new(format!("\"{}\"", "x".repeat(data_bytes.saturating_sub(2)))));
-            Parcel { shard: shard(n), event: Arc::new(event) }
+            OutgoingEvent { shard: shard(n), event: Arc::new(event) }
         };
-        Self((0..).take(count).map(parcel).collect())
+        Self((0..).take(count).map(event).collect())
     }
 
     /// The batch's part of the publish script's arguments, in bytes.

@@ -1,4 +1,4 @@
-//! A channel that survives a panic of the backend behind it.
+//! A session that survives a panic of the backend behind it.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -9,82 +9,82 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::BackendError;
-use super::channel::{Answer, Channel, Opened, Parcel, Record, Sent};
+use super::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, SendResult, ShardsOpened};
 use crate::store::Shard;
 
 /// A panic's message is kept up to this length.
 const MAX_MESSAGE: usize = 500;
 
-/// Makes a publisher's channel anew, for its first start and after a panic.
-pub(crate) type ChannelFactory = Box<dyn Fn() -> Box<dyn Channel> + Send + Sync>;
+/// Makes a publisher's session, at its start and after a panic.
+pub(crate) type SessionFactory = Box<dyn Fn() -> Box<dyn BackendSession> + Send + Sync>;
 
-/// A panic of the backend counts as unavailability. What the channel knew may be half-way then, so a new one takes its
+/// A panic of the backend counts as unavailability. What the session knew may be half-way then, so a new one takes its
 /// place; its shards are opened again, which shuts the old one's sessions out.
 pub(crate) struct Guarded {
-    make: Arc<ChannelFactory>,
-    channel: Box<dyn Channel>,
+    make: Arc<SessionFactory>,
+    session: Box<dyn BackendSession>,
 }
 
 impl Guarded {
-    pub(crate) fn new(make: Arc<ChannelFactory>) -> Self {
-        let channel = make();
-        Self { make, channel }
+    pub(crate) fn new(make: Arc<SessionFactory>) -> Self {
+        let session = make();
+        Self { make, session }
     }
 
     fn replace_after<T>(&mut self, caught: Result<T, String>) -> Result<T, BackendError> {
         caught.map_err(|reason| {
-            self.channel = (self.make)();
+            self.session = (self.make)();
             BackendError::Unavailable(reason)
         })
     }
 }
 
 #[async_trait]
-impl Channel for Guarded {
-    async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<Opened, BackendError> {
-        let opened = catch(self.channel.open(shards)).await;
+impl BackendSession for Guarded {
+    async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<ShardsOpened, BackendError> {
+        let opened = catch(self.session.open(shards)).await;
         self.replace_after(opened)?
     }
 
-    async fn send(&mut self, batch: &[Parcel]) -> Sent {
-        let sent = catch(self.channel.send(batch)).await;
-        self.replace_after(sent).unwrap_or_else(|error| Sent {
-            answers: vec![Answer::NotSent; batch.len()],
+    async fn send(&mut self, batch: &[OutgoingEvent]) -> BatchResult {
+        let sent = catch(self.session.send(batch)).await;
+        self.replace_after(sent).unwrap_or_else(|error| BatchResult {
+            answers: vec![SendResult::NotSent; batch.len()],
             unavailable: Some(error.into()),
             closed: Vec::new(),
         })
     }
 
     fn settled(&mut self, events: &[(Uuid, i64)]) {
-        self.channel.settled(events);
+        self.session.settled(events);
     }
 
     async fn flush(&mut self) -> Result<(), BackendError> {
-        let flushed = catch(self.channel.flush()).await;
+        let flushed = catch(self.session.flush()).await;
         self.replace_after(flushed)?
     }
 
     async fn health_check(&mut self) -> Result<(), BackendError> {
-        let checked = catch(self.channel.health_check()).await;
+        let checked = catch(self.session.health_check()).await;
         self.replace_after(checked)?
     }
 
     fn proves_writing(&self) -> bool {
-        self.channel.proves_writing()
+        self.session.proves_writing()
     }
 
     async fn is_alive(&mut self) -> Result<(), BackendError> {
-        let checked = catch(self.channel.is_alive()).await;
+        let checked = catch(self.session.is_alive()).await;
         self.replace_after(checked)?
     }
 
-    async fn records(&mut self) -> Result<Vec<Record>, BackendError> {
-        let records = catch(self.channel.records()).await;
-        self.replace_after(records)?
+    async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {
+        let entries = catch(self.session.entries()).await;
+        self.replace_after(entries)?
     }
 
-    async fn strike(&mut self, records: &[Record]) -> Result<usize, BackendError> {
-        let removed = catch(self.channel.strike(records)).await;
+    async fn remove(&mut self, entries: &[JournalEntry]) -> Result<usize, BackendError> {
+        let removed = catch(self.session.remove(entries)).await;
         self.replace_after(removed)?
     }
 }

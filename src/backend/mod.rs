@@ -9,12 +9,12 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::event::OutboxEvent;
 
-pub(crate) mod channel;
 pub(crate) mod guarded;
 mod jsonl;
 mod local;
 #[cfg(feature = "redis")]
 pub(crate) mod redis_stream;
+pub(crate) mod session;
 
 pub(crate) use jsonl::Jsonl;
 pub(crate) use local::Local;

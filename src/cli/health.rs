@@ -55,8 +55,8 @@ pub(super) async fn run(
 }
 
 async fn check(name: &str, publisher: &PublisherSettings, backends: &Backends) -> anyhow::Result<(String, String)> {
-    let mut channel = backends.channel(name, publisher, Uuid::nil())?();
-    let health = match tokio::time::timeout(LIMIT, channel.health_check()).await {
+    let mut session = backends.session(name, publisher, Uuid::nil())?();
+    let health = match tokio::time::timeout(LIMIT, session.health_check()).await {
         Ok(Ok(())) => OK.to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {LIMIT:?}"),

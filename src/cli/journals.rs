@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::backend::channel::{Channel, Record};
+use crate::backend::session::{BackendSession, JournalEntry};
 use crate::settings::{PublisherSettings, Settings};
 use crate::store::{Overview, Store};
 use crate::system::Backends;
@@ -33,7 +33,7 @@ pub(super) fn kept(settings: &Settings) -> impl Iterator<Item = (&String, &Publi
     settings.publishers.iter().filter(|(_, publisher)| publisher.backend == "redis_stream")
 }
 
-/// Whose records are somebody's: this outbox's in the lanes that are served.
+/// Whose entries are somebody's: this outbox's in the lanes that are served.
 pub(super) struct Served {
     outbox: Uuid,
     settings: Settings,
@@ -54,8 +54,8 @@ impl Served {
 
     /// A lane that these settings bring to another stream is done with here. One that they do not know at all may be
     /// another deployment's, which its workers tell.
-    fn has(&self, stream: &str, record: &Record) -> bool {
-        let lane = &*record.shard.lane;
+    fn has(&self, stream: &str, entry: &JournalEntry) -> bool {
+        let lane = &*entry.shard.lane;
         let mut bringing = self
             .settings
             .publishers
@@ -64,7 +64,7 @@ impl Served {
             .map(|(_, publisher)| publisher.stream_name.as_str())
             .peekable();
         let known = bringing.peek().is_some();
-        record.outbox == self.outbox
+        entry.outbox == self.outbox
             && (bringing.any(|other| other == stream) || (!known && self.announced.contains(lane)))
     }
 }
@@ -73,8 +73,8 @@ impl Served {
 pub(super) struct Journal {
     name: String,
     stream: String,
-    channel: Box<dyn Channel>,
-    records: Vec<Record>,
+    session: Box<dyn BackendSession>,
+    entries: Vec<JournalEntry>,
 }
 
 impl Journal {
@@ -84,58 +84,58 @@ impl Journal {
         backends: &Backends,
         outbox: Uuid,
     ) -> anyhow::Result<Self> {
-        let mut channel = backends.channel(name, publisher, outbox)?();
-        let reading = tokio::time::timeout(LIMIT, channel.records()).await;
-        let records = reading
+        let mut session = backends.session(name, publisher, outbox)?();
+        let reading = tokio::time::timeout(LIMIT, session.entries()).await;
+        let entries = reading
             .with_context(|| format!("no answer within {LIMIT:?}"))
             .and_then(|answer| Ok(answer?))
             .with_context(|| format!("what was left behind in backend {name} cannot be read"))?;
-        Ok(Self { name: name.to_owned(), stream: publisher.stream_name.clone(), channel, records })
+        Ok(Self { name: name.to_owned(), stream: publisher.stream_name.clone(), session, entries })
     }
 
     pub(super) fn left(&self, served: &Served) -> Vec<Left> {
         let mut left: BTreeMap<(Uuid, &str), Left> = BTreeMap::new();
-        for record in self.records.iter().filter(|record| !served.has(&self.stream, record)) {
-            let lane = &*record.shard.lane;
-            let left = left.entry((record.outbox, lane)).or_insert_with(|| Left {
-                outbox: record.outbox,
+        for entry in self.entries.iter().filter(|entry| !served.has(&self.stream, entry)) {
+            let lane = &*entry.shard.lane;
+            let left = left.entry((entry.outbox, lane)).or_insert_with(|| Left {
+                outbox: entry.outbox,
                 publisher_backend: lane.to_owned(),
                 fields: 0,
                 events: 0,
                 bytes: 0,
             });
             left.fields += 1;
-            left.events += record.sent.as_ref().map_or(0, Vec::len);
-            left.bytes += record.field.len() + record.value.len();
+            left.events += entry.sent.as_ref().map_or(0, Vec::len);
+            left.bytes += entry.field.len() + entry.value.len();
         }
         left.into_values().collect()
     }
 
     /// Removes what this outbox left behind and needs no more.
     pub(super) async fn tidy(&mut self, served: &Served, store: &dyn Store) -> anyhow::Result<Tidied> {
-        let mine = self.records.iter().filter(|record| record.outbox == served.outbox);
-        let left: Vec<&Record> = mine.filter(|record| !served.has(&self.stream, record)).collect();
+        let mine = self.entries.iter().filter(|entry| entry.outbox == served.outbox);
+        let left: Vec<&JournalEntry> = mine.filter(|entry| !served.has(&self.stream, entry)).collect();
         let needed = needed(&left, store).await?;
-        let is_needed = |record: &Record| record.sent.iter().flatten().any(|event| needed.contains(event));
+        let is_needed = |entry: &JournalEntry| entry.sent.iter().flatten().any(|event| needed.contains(event));
         // A token goes last, once nothing that was sent under it is needed.
-        let places: BTreeSet<_> = left.iter().filter(|record| is_needed(record)).map(|record| &record.shard).collect();
-        let done: Vec<Record> = left
+        let places: BTreeSet<_> = left.iter().filter(|entry| is_needed(entry)).map(|entry| &entry.shard).collect();
+        let done: Vec<JournalEntry> = left
             .iter()
-            .filter(|record| if record.sent.is_some() { !is_needed(record) } else { !places.contains(&record.shard) })
-            .map(|record| (*record).clone())
+            .filter(|entry| if entry.sent.is_some() { !is_needed(entry) } else { !places.contains(&entry.shard) })
+            .map(|entry| (*entry).clone())
             .collect();
-        let removed = self.strike(&done).await?;
+        let removed = self.remove(&done).await?;
         Ok(Tidied { removed, needed: needed.len() })
     }
 
     /// Removes everything of one outbox.
     pub(super) async fn strike_outbox(&mut self, outbox: Uuid) -> anyhow::Result<usize> {
-        let gone: Vec<Record> = self.records.iter().filter(|record| record.outbox == outbox).cloned().collect();
-        self.strike(&gone).await
+        let gone: Vec<JournalEntry> = self.entries.iter().filter(|entry| entry.outbox == outbox).cloned().collect();
+        self.remove(&gone).await
     }
 
-    async fn strike(&mut self, records: &[Record]) -> anyhow::Result<usize> {
-        let struck = self.channel.strike(records).await;
+    async fn remove(&mut self, entries: &[JournalEntry]) -> anyhow::Result<usize> {
+        let struck = self.session.remove(entries).await;
         struck.with_context(|| format!("what was left behind in backend {} cannot be removed", self.name))
     }
 }
@@ -143,15 +143,15 @@ impl Journal {
 #[derive(Debug, Default)]
 pub(super) struct Tidied {
     pub(super) removed: usize,
-    /// Events that were sent, and that the database would have sent again without their records.
+    /// Events that were sent, and that the database would have sent again without their entries.
     pub(super) needed: usize,
 }
 
 /// What the database does not know to be published; only a worker that serves the lane may bring it to its end.
-async fn needed(records: &[&Record], store: &dyn Store) -> anyhow::Result<HashSet<(Uuid, i64)>> {
+async fn needed(entries: &[&JournalEntry], store: &dyn Store) -> anyhow::Result<HashSet<(Uuid, i64)>> {
     let mut lanes: BTreeMap<&str, Vec<(Uuid, i64)>> = BTreeMap::new();
-    for record in records {
-        lanes.entry(&record.shard.lane).or_default().extend(record.sent.iter().flatten());
+    for entry in entries {
+        lanes.entry(&entry.shard.lane).or_default().extend(entry.sent.iter().flatten());
     }
     let mut needed = HashSet::new();
     for (lane, sent) in lanes {
@@ -177,7 +177,7 @@ mod tests {
     fn what_these_settings_do_not_know_is_somebodys_where_a_live_worker_serves_it() {
         let settings = Settings::from_toml("[publishers.orders]\nbackend = 'redis_stream'\nhost = 'h'").unwrap();
         let stream = settings.publishers["orders"].stream_name.clone();
-        let record = Record {
+        let entry = JournalEntry {
             outbox: Uuid::nil(),
             shard: Shard { lane: Arc::from("elsewhere"), number: 0 },
             sent: None,
@@ -195,7 +195,7 @@ mod tests {
             };
             let overview =
                 Overview { counts: Vec::new(), published_is_estimate: false, due: Vec::new(), workers: vec![worker] };
-            Served::new(Uuid::nil(), &settings, &overview).has(&stream, &record)
+            Served::new(Uuid::nil(), &settings, &overview).has(&stream, &entry)
         };
         assert!(is_served(Duration::ZERO));
         assert!(!is_served(settings.worker.lease));

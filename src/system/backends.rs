@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::backend::channel::Plain;
-pub(crate) use crate::backend::guarded::ChannelFactory;
+pub(crate) use crate::backend::guarded::SessionFactory;
 use crate::backend::guarded::{self, Guarded};
+use crate::backend::session::AtLeastOnce;
 use crate::backend::{Jsonl, Local, PublisherBackend};
 use crate::error::SettingsError;
 use crate::settings::{PublisherSettings, Settings};
@@ -37,18 +37,18 @@ impl Backends {
     pub(super) fn check(&self, settings: &Settings) -> Result<(), SettingsError> {
         settings.default_publisher()?;
         for (name, publisher) in settings.served_publishers() {
-            drop(self.channel(name, publisher, Uuid::nil())?);
+            drop(self.session(name, publisher, Uuid::nil())?);
         }
         Ok(())
     }
 
-    /// How the channel to a publisher is made, for the outbox of this id.
-    pub(crate) fn channel(
+    /// How the session to a publisher is made, for the outbox of this id.
+    pub(crate) fn session(
         &self,
         name: &str,
         settings: &PublisherSettings,
         outbox: Uuid,
-    ) -> Result<ChannelFactory, SettingsError> {
+    ) -> Result<SessionFactory, SettingsError> {
         let make = Arc::new(self.unguarded_channel(name, settings, outbox)?);
         Ok(Box::new(move || Box::new(Guarded::new(Arc::clone(&make)))))
     }
@@ -58,19 +58,19 @@ impl Backends {
         name: &str,
         settings: &PublisherSettings,
         outbox: Uuid,
-    ) -> Result<ChannelFactory, SettingsError> {
+    ) -> Result<SessionFactory, SettingsError> {
         #[cfg(not(feature = "redis"))]
         let _ = outbox;
         let wrong = |problem: String| invalid(&format!("publishers.{name}"), problem);
         match settings.backend.as_str() {
             #[cfg(feature = "redis")]
             "redis_stream" => {
-                use crate::backend::channel::Channel;
                 use crate::backend::redis_stream::RedisStream;
+                use crate::backend::session::BackendSession;
                 RedisStream::new(settings, outbox).map_err(wrong)?;
                 let settings = settings.clone();
                 Ok(Box::new(move || match RedisStream::new(&settings, outbox) {
-                    Ok(stream) => Box::new(stream) as Box<dyn Channel>,
+                    Ok(stream) => Box::new(stream) as Box<dyn BackendSession>,
                     Err(_) => unreachable!("the same settings were accepted a moment ago"),
                 }))
             }
@@ -96,8 +96,8 @@ fn make(factory: &BackendFactory, settings: &PublisherSettings) -> Result<Arc<dy
     made.unwrap_or_else(|panic| Err(guarded::describe(&*panic)))
 }
 
-fn plain(backend: Arc<dyn PublisherBackend>) -> ChannelFactory {
-    Box::new(move || Box::new(Plain::new(Arc::clone(&backend))))
+fn plain(backend: Arc<dyn PublisherBackend>) -> SessionFactory {
+    Box::new(move || Box::new(AtLeastOnce::new(Arc::clone(&backend))))
 }
 
 fn invalid(key: &str, problem: String) -> SettingsError {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use uuid::Uuid;
 
-use super::backends::{Backends, ChannelFactory};
+use super::backends::{Backends, SessionFactory};
 use super::clock::BootInstant;
 use super::credit::{Credit, Room};
 use super::in_flight::InFlight;
@@ -29,7 +29,7 @@ pub(crate) struct Line {
     pub(crate) credit: Arc<Credit>,
     pub(crate) settled: Arc<SettledQueue>,
     pub(crate) rate_limit: Option<RateLimit>,
-    pub(crate) channel: ChannelFactory,
+    pub(crate) session: SessionFactory,
     pub(crate) meters: LineMeters,
     state: std::sync::Mutex<LineState>,
     /// Held while a publisher works: what a predecessor that died has begun ends before its successor opens anything.
@@ -97,7 +97,7 @@ impl Line {
         credit: Arc<Credit>,
         settings: &PublisherSettings,
         longest_wait: Duration,
-        channel: ChannelFactory,
+        session: SessionFactory,
     ) -> Arc<Self> {
         let meters = LineMeters::new(&name);
         Arc::new(Self {
@@ -106,7 +106,7 @@ impl Line {
             credit,
             settled: Arc::default(),
             rate_limit: settings.rate_limit,
-            channel,
+            session,
             meters,
             state: std::sync::Mutex::default(),
             turn: Mutex::default(),
@@ -303,8 +303,8 @@ pub(super) fn make_lines(
         .map(|(name, publisher)| {
             let credit = Credit::new(events.max(1), bytes.max(1), Arc::clone(wake));
             let flights = settings.lanes_of(name).into_iter().map(|lane| InFlight::new(Lane::from(lane))).collect();
-            let channel = backends.channel(name, publisher, outbox)?;
-            Ok((name.clone(), Line::new(name.clone(), flights, credit, publisher, longest_wait, channel)))
+            let session = backends.session(name, publisher, outbox)?;
+            Ok((name.clone(), Line::new(name.clone(), flights, credit, publisher, longest_wait, session)))
         })
         .collect()
 }

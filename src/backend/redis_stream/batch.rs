@@ -6,31 +6,31 @@ use redis::Cmd;
 use uuid::Uuid;
 
 use super::{entry, errors};
-use crate::backend::channel::{Answer, Parcel, Sent, Unavailable};
+use crate::backend::session::{BatchResult, OutgoingEvent, SendResult, Unavailable};
 use crate::store::Shard;
 
 pub(crate) struct Batch<'a> {
-    parcels: &'a [Parcel],
-    answers: Vec<Answer>,
+    outgoing: &'a [OutgoingEvent],
+    answers: Vec<SendResult>,
     /// Those that could be encoded: the parcel's index, its shard's index, its fields.
     entries: Vec<Entry<'a>>,
     shards: Vec<&'a Shard>,
 }
 
 struct Entry<'a> {
-    parcel: usize,
+    index: usize,
     shard: usize,
     fields: Vec<entry::Field<'a>>,
 }
 
 impl<'a> Batch<'a> {
     /// Encodes what can be; an event that cannot holds back the later ones of its key.
-    pub(crate) fn encode(parcels: &'a [Parcel]) -> Self {
-        let (answers, entries) = (vec![Answer::NotSent; parcels.len()], Vec::with_capacity(parcels.len()));
-        let mut batch = Self { parcels, answers, entries, shards: Vec::new() };
+    pub(crate) fn encode(outgoing: &'a [OutgoingEvent]) -> Self {
+        let (answers, entries) = (vec![SendResult::NotSent; outgoing.len()], Vec::with_capacity(outgoing.len()));
+        let mut batch = Self { outgoing, answers, entries, shards: Vec::new() };
         let mut blocked: HashSet<&str> = HashSet::new();
         let mut indices: HashMap<(&str, i16), usize> = HashMap::new();
-        for (index, parcel) in parcels.iter().enumerate() {
+        for (index, parcel) in outgoing.iter().enumerate() {
             let key = parcel.event.partition_key.as_str();
             if !key.is_empty() && blocked.contains(key) {
                 continue;
@@ -42,10 +42,10 @@ impl<'a> Batch<'a> {
                         batch.shards.push(&parcel.shard);
                         batch.shards.len() - 1
                     });
-                    batch.entries.push(Entry { parcel: index, shard, fields });
+                    batch.entries.push(Entry { index: index, shard, fields });
                 }
                 Err(reason) => {
-                    batch.answers[index] = Answer::Invalid(reason);
+                    batch.answers[index] = SendResult::Invalid(reason);
                     blocked.insert(key);
                 }
             }
@@ -68,7 +68,7 @@ impl<'a> Batch<'a> {
     /// Each event's shard and identity, in order.
     pub(super) fn events(&self) -> impl Iterator<Item = (usize, Uuid, i64)> {
         self.entries.iter().map(|entry| {
-            let event = &self.parcels[entry.parcel].event;
+            let event = &self.outgoing[entry.index].event;
             (entry.shard, event.id, event.seq)
         })
     }
@@ -100,7 +100,7 @@ impl<'a> Batch<'a> {
     /// The first `count` events stand in the stream.
     pub(super) fn accept(&mut self, count: usize) {
         for entry in self.entries.iter().take(count) {
-            self.answers[entry.parcel] = Answer::Accepted;
+            self.answers[entry.index] = SendResult::Accepted;
         }
     }
 
@@ -109,13 +109,13 @@ impl<'a> Batch<'a> {
         if errors::is_about_the_event(error)
             && let Some(entry) = self.entries.get(count)
         {
-            self.answers[entry.parcel] = Answer::Rejected(format!("Redis: {error}"));
+            self.answers[entry.index] = SendResult::Rejected(format!("Redis: {error}"));
             return None;
         }
         Some(errors::of_a_script(error))
     }
 
-    pub(super) fn into_sent(self, unavailable: Option<Unavailable>, closed: Vec<Shard>) -> Sent {
-        Sent { answers: self.answers, unavailable, closed }
+    pub(super) fn into_sent(self, unavailable: Option<Unavailable>, closed: Vec<Shard>) -> BatchResult {
+        BatchResult { answers: self.answers, unavailable, closed }
     }
 }

@@ -3,7 +3,7 @@
 use redis::RedisError;
 
 use crate::backend::BackendError;
-use crate::backend::channel::Unavailable;
+use crate::backend::session::Unavailable;
 
 /// The code of every error that has none of its own.
 const NO_CODE: &str = "ERR";

@@ -25,15 +25,15 @@ pub(super) struct Journal {
     fields: HashMap<u64, Field, RandomState>,
     numbered: u64,
     /// Those events, each with the field that names it.
-    unsettled: HashMap<Sent, u64, RandomState>,
+    unsettled: HashMap<SentEvent, u64, RandomState>,
     /// Where two fields name an event, as what earlier sessions left may: the second one, and any further.
-    named_twice: Vec<(Sent, u64)>,
+    named_twice: Vec<(SentEvent, u64)>,
     /// Fields whose events are all settled.
     settled: Vec<String>,
 }
 
 /// An event as it was sent.
-type Sent = (Uuid, i64);
+type SentEvent = (Uuid, i64);
 
 struct Session {
     owner: String,
@@ -150,7 +150,7 @@ impl Journal {
         self.record(entries);
     }
 
-    fn remember(&mut self, name: String, shard: Shard, events: &[Sent]) {
+    fn remember(&mut self, name: String, shard: Shard, events: &[SentEvent]) {
         if events.is_empty() {
             return self.settled.push(name);
         }
@@ -168,7 +168,7 @@ impl Journal {
     }
 
     /// The database has these events.
-    pub(super) fn settle(&mut self, events: &[Sent]) {
+    pub(super) fn settle(&mut self, events: &[SentEvent]) {
         for event in events {
             if let Some(number) = self.unsettled.remove(event) {
                 self.settle_one_of(number);

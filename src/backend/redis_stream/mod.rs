@@ -13,7 +13,7 @@ use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::BackendError;
-use super::channel::{Channel, Opened, Parcel, Record, Sent, Unavailable};
+use super::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable};
 use crate::settings::check::has_hash_tag;
 use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;
@@ -22,10 +22,10 @@ mod address;
 #[cfg(all(feature = "cli", feature = "postgres"))]
 pub(crate) mod bare;
 pub(crate) mod batch;
+mod entries;
 pub(crate) mod entry;
 mod errors;
 mod journal;
-mod records;
 mod replicas;
 mod reply;
 mod script;
@@ -47,7 +47,7 @@ static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
     let fenced = !crate::fault_injection::is_off(crate::fault_injection::ProtocolRule::Fencing);
     Script::new(if fenced { script } else { script.replace(refusal, "").leak() })
 });
-static STRIKE: Script = Script::new(include_str!("strike.lua"));
+static REMOVE: Script = Script::new(include_str!("remove.lua"));
 
 /// How long a session that is idle may take to say that it is there.
 const PING_LIMIT: Duration = Duration::from_secs(2);
@@ -170,8 +170,8 @@ fn meta_key(stream: &str) -> String {
 }
 
 #[async_trait]
-impl Channel for RedisStream {
-    async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<Opened, BackendError> {
+impl BackendSession for RedisStream {
+    async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<ShardsOpened, BackendError> {
         let counter = next_token();
         let mut request = OPEN.request();
         request.arg(2).arg(&self.meta).arg(&self.stream).arg(self.outbox.to_string());
@@ -192,16 +192,16 @@ impl Channel for RedisStream {
             }
         }
         let sent = found.into_iter().flat_map(|(field, value)| self.journal.inherit(&field, &value)).collect();
-        Ok(Opened { refused, sent })
+        Ok(ShardsOpened { refused, sent })
     }
 
-    async fn send(&mut self, parcels: &[Parcel]) -> Sent {
-        let mut batch = Batch::encode(parcels);
+    async fn send(&mut self, outgoing: &[OutgoingEvent]) -> BatchResult {
+        let mut batch = Batch::encode(outgoing);
         if batch.is_empty() {
             return batch.into_sent(None, Vec::new());
         }
         let Some(journal_entries) = self.journal.entries(batch.shards(), batch.events()) else {
-            return batch.into_sent(None, batch_shards(parcels));
+            return batch.into_sent(None, batch_shards(outgoing));
         };
         let settled = self.journal.take_settled();
         let journal: usize = journal_entries.iter().map(|entry| entry.value.len()).sum();
@@ -217,7 +217,7 @@ impl Channel for RedisStream {
             Ok(answer) => answer,
             Err(unavailable) => {
                 self.end();
-                return batch.into_sent(Some(unavailable), batch_shards(parcels));
+                return batch.into_sent(Some(unavailable), batch_shards(outgoing));
             }
         };
         match Reply::read(answer) {
@@ -234,19 +234,19 @@ impl Channel for RedisStream {
                 if let Some(unavailable) = unavailable.as_mut().filter(|_| errors::is_out_of_memory(&error)) {
                     unavailable.is_its_state = !self.is_too_small_for(batch.bytes()).await;
                 }
-                self.journal.close(&batch_shards(parcels));
-                batch.into_sent(unavailable, batch_shards(parcels))
+                self.journal.close(&batch_shards(outgoing));
+                batch.into_sent(unavailable, batch_shards(outgoing))
             }
             // Another session has one of the shards, or Redis lost what it knew: opening again tells.
             Some(Reply::Closed) => {
                 self.journal.put_back_settled(settled);
-                self.journal.close(&batch_shards(parcels));
-                batch.into_sent(None, batch_shards(parcels))
+                self.journal.close(&batch_shards(outgoing));
+                batch.into_sent(None, batch_shards(outgoing))
             }
             None => {
                 self.end();
                 let reason = "the publish script gave an answer of an unknown shape".to_owned();
-                batch.into_sent(Some(Unavailable { reason, is_its_state: true }), batch_shards(parcels))
+                batch.into_sent(Some(Unavailable { reason, is_its_state: true }), batch_shards(outgoing))
             }
         }
     }
@@ -279,17 +279,17 @@ impl Channel for RedisStream {
         self.ping().await.inspect_err(|_| self.end())
     }
 
-    async fn records(&mut self) -> Result<Vec<Record>, BackendError> {
-        self.read_records().await.inspect_err(|_| self.end())
+    async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {
+        self.read_entries().await.inspect_err(|_| self.end())
     }
 
-    async fn strike(&mut self, records: &[Record]) -> Result<usize, BackendError> {
-        self.strike_records(records).await.inspect_err(|_| self.end())
+    async fn remove(&mut self, entries: &[JournalEntry]) -> Result<usize, BackendError> {
+        self.remove_entries(entries).await.inspect_err(|_| self.end())
     }
 }
 
-fn batch_shards(parcels: &[Parcel]) -> Vec<Shard> {
-    let mut shards: Vec<Shard> = parcels.iter().map(|parcel| parcel.shard.clone()).collect();
+fn batch_shards(outgoing: &[OutgoingEvent]) -> Vec<Shard> {
+    let mut shards: Vec<Shard> = outgoing.iter().map(|parcel| parcel.shard.clone()).collect();
     shards.sort_unstable();
     shards.dedup();
     shards

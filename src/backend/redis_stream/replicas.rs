@@ -3,7 +3,7 @@
 use redis::aio::MultiplexedConnection;
 
 use super::errors;
-use crate::backend::channel::Unavailable;
+use crate::backend::session::Unavailable;
 use crate::settings::WaitReplicas;
 
 /// Waits until as many replicas as are wanted have everything that the server took up to this connection's last command,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::backend::channel::Channel;
+use crate::backend::session::BackendSession;
 use crate::system::clock::BootInstant;
 use crate::system::delivery::Delivery;
 use crate::system::limiter::Limiter;
@@ -17,7 +17,7 @@ pub(super) struct BatchSender {
     pub(super) number: u64,
     pub(super) shared: Arc<Shared>,
     pub(super) line: Arc<Line>,
-    pub(super) channel: Box<dyn Channel>,
+    pub(super) session: Box<dyn BackendSession>,
     pub(super) limiter: Option<Limiter>,
     pub(super) poison: PoisonDetector,
     /// Events in one send: halves after a failure, doubles after a success.
@@ -33,13 +33,13 @@ impl BatchSender {
         let number = line.begin_publisher();
         let limit = shared.settings.publishers.get(&line.name).and_then(|settings| settings.rate_limit);
         let batch = shared.settings.worker.batch_size;
-        let channel = (line.channel)();
+        let session = (line.session)();
         let limiter = limit.map(Limiter::new);
         Self {
             number,
             shared,
             line,
-            channel,
+            session,
             limiter,
             poison: PoisonDetector::default(),
             batch,
@@ -94,7 +94,7 @@ impl BatchSender {
     pub(super) fn note_settled(&mut self) {
         let settled = self.line.settled.take();
         if !settled.is_empty() {
-            self.channel.settled(&settled);
+            self.session.settled(&settled);
         }
     }
 
@@ -102,7 +102,7 @@ impl BatchSender {
         let line = Arc::clone(&self.line);
         let Some(_turn) = line.turn_of(self.number).await else { return };
         self.note_settled();
-        if let Err(error) = self.channel.flush().await {
+        if let Err(error) = self.session.flush().await {
             self.line.close_all();
             self.line.pause(&error.to_string(), false);
         }

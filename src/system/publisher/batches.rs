@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tracing::Instrument;
 
 use super::batch_sender::BatchSender;
-use crate::backend::channel::{Answer, Parcel};
+use crate::backend::session::{OutgoingEvent, SendResult};
 use crate::event::OutboxEvent;
 use crate::system::clock::BootInstant;
 use crate::system::delivery::Delivery;
@@ -105,17 +105,19 @@ impl BatchSender {
     /// Sends one piece; returns whether more may follow.
     async fn send(&mut self, mut piece: Vec<Delivery>) -> bool {
         self.note_settled();
-        let parcels: Vec<Parcel> = piece
+        let outgoing: Vec<OutgoingEvent> = piece
             .iter()
-            .filter_map(|delivery| Some(Parcel { shard: delivery.shard.clone(), event: Arc::clone(delivery.event()?) }))
+            .filter_map(|delivery| {
+                Some(OutgoingEvent { shard: delivery.shard.clone(), event: Arc::clone(delivery.event()?) })
+            })
             .collect();
         let kind = self.shared.settings.publishers.get(&self.line.name).map_or("", |publisher| &publisher.backend);
-        let sending = Sending::begin(kind, &self.line.name, parcels.iter().map(|parcel| &*parcel.event));
+        let sending = Sending::begin(kind, &self.line.name, outgoing.iter().map(|event| &*event.event));
         let began = BootInstant::now();
-        let sent = self.channel.send(&parcels).instrument(sending.span()).await;
+        let sent = self.session.send(&outgoing).instrument(sending.span()).await;
         (self.asked, self.idle_checks) = (BootInstant::now(), 0);
         self.line.meters.publish.record(BootInstant::now().since(began));
-        drop(parcels);
+        drop(outgoing);
         // Closed before anything is given back, so that nothing is read again under the old session.
         if sent.unavailable.is_some() {
             self.line.close_all();
@@ -142,20 +144,20 @@ impl BatchSender {
         let (mut accepted, mut failures) = (Vec::with_capacity(piece.len()), Vec::new());
         for (mut delivery, answer) in piece.drain(..).zip(sent.answers) {
             match answer {
-                Answer::Accepted => {
+                SendResult::Accepted => {
                     delivery.accept();
                     self.time(&delivery, now);
                     accepted.push(delivery);
                 }
-                Answer::Rejected(reason) => {
+                SendResult::Rejected(reason) => {
                     sending.refused(delivery.id, &reason);
                     failures.push(refuse(delivery, Cause::Rejected(reason)));
                 }
-                Answer::Invalid(reason) => {
+                SendResult::Invalid(reason) => {
                     sending.refused(delivery.id, &reason);
                     failures.push(refuse(delivery, Cause::Invalid(reason)));
                 }
-                Answer::NotSent => drop(delivery),
+                SendResult::NotSent => drop(delivery),
             }
         }
         sending.end();

@@ -44,10 +44,10 @@ impl BatchSender {
     /// A worker that holds nothing of its backend opens nothing either, so only asking tells that the backend is back.
     async fn probe(&mut self) {
         self.asked = BootInstant::now();
-        match self.channel.health_check().await {
+        match self.session.health_check().await {
             Ok(()) => {
                 self.batch = 1;
-                self.line.believe(self.channel.proves_writing());
+                self.line.believe(self.session.proves_writing());
                 self.shared.beat_now.notify_one();
                 self.shared.wake.notify_one();
             }
@@ -62,7 +62,7 @@ impl BatchSender {
         let Err(error) = self.ask().await else { return };
         tracing::debug!(backend = %self.line.name, %error, "an idle session has ended");
         self.line.close_all();
-        match self.channel.health_check().await {
+        match self.session.health_check().await {
             Ok(()) => self.shared.wake.notify_one(),
             Err(error) => {
                 self.line.pause(&error.to_string(), false);
@@ -75,9 +75,9 @@ impl BatchSender {
 
     async fn ask(&mut self) -> Result<(), BackendError> {
         if self.idle_checks.is_multiple_of(THOROUGH) {
-            return self.channel.health_check().await;
+            return self.session.health_check().await;
         }
-        self.channel.is_alive().await
+        self.session.is_alive().await
     }
 
     fn holds_any(&self, now: BootInstant) -> bool {

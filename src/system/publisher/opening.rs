@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::batch_sender::BatchSender;
 use crate::backend::BackendError;
-use crate::backend::channel::Opened;
+use crate::backend::session::ShardsOpened;
 use crate::error::StoreError;
 use crate::store::{Blocker, Fetched, Shard};
 use crate::system::clock::BootInstant;
@@ -40,7 +40,7 @@ impl BatchSender {
         );
         self.note_settled();
         self.asked = BootInstant::now();
-        let opened = self.channel.open(shards).await?;
+        let opened = self.session.open(shards).await?;
         self.line.meters.sessions.increment(1);
         self.raise_epochs(shards, &opened.refused).await;
         self.recover(journals(shards, opened)).await
@@ -213,7 +213,7 @@ impl BatchSender {
         // By `seq` as well: a replayed event may stand there as it was sent before and as it was sent again.
         let unknown: HashSet<(Uuid, i64)> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
         let recorded: Vec<(Uuid, i64)> = sent.iter().filter(|event| !unknown.contains(event)).copied().collect();
-        self.channel.settled(&recorded);
+        self.session.settled(&recorded);
         Ok(rows)
     }
 
@@ -257,7 +257,7 @@ fn waiting_in<'a>(in_flight: &InFlight, journals: &'a [Journal]) -> Vec<Waiting<
 }
 
 /// The journals of the shards that were not refused.
-fn journals(shards: &[(Shard, i64)], opened: Opened) -> Vec<Journal> {
+fn journals(shards: &[(Shard, i64)], opened: ShardsOpened) -> Vec<Journal> {
     let granted = shards.iter().filter(|(shard, _)| !opened.refused.iter().any(|(other, _)| other == shard));
     let mut journals: HashMap<&Shard, Journal> = granted
         .map(|(shard, epoch)| (shard, Journal { shard: shard.clone(), epoch: *epoch, sent: Vec::new() }))

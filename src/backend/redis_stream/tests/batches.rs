@@ -12,7 +12,7 @@ async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_re
 
     let batch = [parcel(3, &keyed[0]), parcel(3, &keyed[1]), parcel(4, &other), parcel(3, &keyed[2])];
     let sent = worker.send(&batch).await;
-    assert_eq!(sent.answers, [Answer::Accepted, Answer::Accepted, Answer::NotSent, Answer::NotSent]);
+    assert_eq!(sent.answers, [SendResult::Accepted, SendResult::Accepted, SendResult::NotSent, SendResult::NotSent]);
     assert_eq!(sent.closed, [shard(3), shard(4)]);
     assert!(sent.unavailable.unwrap().reason.contains(error));
     let journal = scene.journal().await;
@@ -76,15 +76,15 @@ async fn a_batch_that_fails_under_a_user_that_may_not_delete_leaves_no_event_in_
     let () = scene.command(&["ACL", "SETUSER", "worker", "-hdel"]).await;
     scene.leave_room_for(0).await;
     let events = events(3, "k");
-    let sent = worker.send(&parcels(3, &events)).await;
-    assert_eq!(sent.answers, vec![Answer::NotSent; 3], "{sent:?}");
+    let sent = worker.send(&outgoing(3, &events)).await;
+    assert_eq!(sent.answers, vec![SendResult::NotSent; 3], "{sent:?}");
     assert!(scene.journal().await.iter().all(Vec::is_empty), "an event that was not sent stands there");
 
     let stream = scene.stream.clone();
     let () = scene.command(&["DEL", &stream]).await;
     let () = scene.command(&["ACL", "SETUSER", "worker", "+hdel"]).await;
     assert!(found(&worker.open(&[(shard(3), 1)]).await.unwrap()).is_empty());
-    send_all(&mut worker, &parcels(3, &events)).await;
+    send_all(&mut worker, &outgoing(3, &events)).await;
     assert_eq!(scene.sent_ids().await, ids(&events));
     worker.settled(&named(&events));
     worker.flush().await.unwrap();
@@ -93,20 +93,20 @@ async fn a_batch_that_fails_under_a_user_that_may_not_delete_leaves_no_event_in_
 
 #[test]
 fn only_an_error_about_the_event_rejects_it() {
-    let parcels = parcels(3, &events(3, "k"));
+    let outgoing = outgoing(3, &events(3, "k"));
     for (error, rejected) in [
         ("ERR Elements are too large to be stored", true),
         ("OOM command not allowed when used memory > 'maxmemory'.", false),
         ("MISCONF Redis is configured to save RDB snapshots", false),
         ("an error that nobody knows", false),
     ] {
-        let mut batch = Batch::encode(&parcels);
+        let mut batch = Batch::encode(&outgoing);
         batch.accept(1);
         let unavailable = batch.fail(1, error);
         let sent = batch.into_sent(unavailable, Vec::new());
-        assert_eq!(sent.answers[0], Answer::Accepted);
-        assert_eq!(sent.answers[2], Answer::NotSent);
-        assert_eq!(matches!(sent.answers[1], Answer::Rejected(_)), rejected, "{error}");
+        assert_eq!(sent.answers[0], SendResult::Accepted);
+        assert_eq!(sent.answers[2], SendResult::NotSent);
+        assert_eq!(matches!(sent.answers[1], SendResult::Rejected(_)), rejected, "{error}");
         assert_eq!(sent.unavailable.is_none(), rejected, "{error}");
         assert!(format!("{sent:?}").contains(error), "the text is shown");
     }
@@ -121,13 +121,13 @@ async fn an_event_that_redis_refuses_is_rejected_and_the_batch_goes_on_behind_it
     let value = "x".repeat(400 << 20);
     let config = format!(r#"{{"a": "{value}", "b": "{value}", "c": "{value}"}}"#);
     Arc::make_mut(&mut batch[1]).publisher_config = JsonText::new(config);
-    let sent = worker.send(&parcels(3, &batch)).await;
-    assert!(matches!(&sent.answers[1], Answer::Rejected(reason) if reason.contains("too large")), "{sent:?}");
-    assert_eq!((&sent.answers[0], &sent.answers[2]), (&Answer::Accepted, &Answer::NotSent));
+    let sent = worker.send(&outgoing(3, &batch)).await;
+    assert!(matches!(&sent.answers[1], SendResult::Rejected(reason) if reason.contains("too large")), "{sent:?}");
+    assert_eq!((&sent.answers[0], &sent.answers[2]), (&SendResult::Accepted, &SendResult::NotSent));
     assert_eq!((sent.closed, sent.unavailable), (vec![shard(3)], None));
     assert_eq!(scene.journal().await.iter().map(Vec::len).collect::<Vec<_>>(), [24], "the first event alone");
     assert_eq!(found(&worker.open(&[(shard(3), 1)]).await.unwrap()), named(&batch[..1]));
-    send_all(&mut worker, &parcels(3, &batch[2..])).await;
+    send_all(&mut worker, &outgoing(3, &batch[2..])).await;
     assert_eq!(scene.sent_ids().await, [batch[0].id.to_string(), batch[2].id.to_string()]);
 }
 
@@ -138,9 +138,12 @@ async fn an_event_that_cannot_be_an_entry_is_invalid_and_holds_back_only_its_key
     let mut batch = events(4, "k");
     Arc::make_mut(&mut batch[1]).publisher_config = JsonText::new(r#"{"list": [1]}"#.to_owned());
     Arc::make_mut(&mut batch[3]).partition_key = "l".to_owned();
-    let sent = worker.send(&parcels(3, &batch)).await;
+    let sent = worker.send(&outgoing(3, &batch)).await;
     assert!(
-        matches!(&sent.answers[..], [Answer::Accepted, Answer::Invalid(_), Answer::NotSent, Answer::Accepted]),
+        matches!(
+            &sent.answers[..],
+            [SendResult::Accepted, SendResult::Invalid(_), SendResult::NotSent, SendResult::Accepted]
+        ),
         "{sent:?}"
     );
     assert_eq!(scene.sent_ids().await, [batch[0].id.to_string(), batch[3].id.to_string()]);
@@ -152,8 +155,8 @@ async fn a_key_of_another_type_in_the_streams_place_makes_the_backend_unavailabl
     let stream = scene.stream.clone();
     let () = scene.command(&["SET", &stream, "no stream"]).await;
     let mut worker = scene.open_worker().await;
-    let sent = worker.send(&parcels(3, &events(2, ""))).await;
-    assert_eq!(sent.answers, [Answer::NotSent, Answer::NotSent]);
+    let sent = worker.send(&outgoing(3, &events(2, ""))).await;
+    assert_eq!(sent.answers, [SendResult::NotSent, SendResult::NotSent]);
     assert!(sent.unavailable.unwrap().reason.contains("WRONGTYPE"));
     assert!(scene.journal().await.is_empty());
 }
@@ -165,7 +168,7 @@ async fn a_stream_is_trimmed_to_about_its_length_or_not_at_all() {
         let settings = PublisherSettings { max_len, ..settings(&scene.url, &scene.stream) };
         let mut worker = RedisStream::new(&settings, scene.outbox).unwrap();
         worker.open(&[(shard(3), 1)]).await.unwrap();
-        send_all(&mut worker, &parcels(3, &events(1_000, ""))).await;
+        send_all(&mut worker, &outgoing(3, &events(1_000, ""))).await;
         let stream = scene.stream.clone();
         let length = redis::length(&mut scene.connection, &stream).await;
         assert!((least..=most).contains(&length), "{length}");

@@ -15,7 +15,7 @@ async fn two_lanes_and_two_databases_on_one_stream_do_not_disturb_each_other() {
     for (worker, name, event) in
         [(&mut here, "", &all[0]), (&mut there, "", &all[1]), (&mut named_lane, "orders", &all[2])]
     {
-        send_all(worker, &[Parcel { shard: lane(name), event: Arc::clone(event) }]).await;
+        send_all(worker, &[OutgoingEvent { shard: lane(name), event: Arc::clone(event) }]).await;
     }
     assert_eq!(scene.journal().await.len(), 3);
     assert_eq!(found(&scene.worker().open(&[(lane(""), 6)]).await.unwrap()), named(&all[..1]));
@@ -41,12 +41,12 @@ async fn what_is_settled_leaves_the_journal_with_the_next_batch_or_a_flush() {
     let mut scene = Scene::new().await;
     let mut worker = scene.open_worker().await;
     let events = events(4, "");
-    send_all(&mut worker, &parcels(3, &events[..2])).await;
+    send_all(&mut worker, &outgoing(3, &events[..2])).await;
     worker.settled(&named(&events[..1]));
-    send_all(&mut worker, &parcels(3, &events[2..3])).await;
+    send_all(&mut worker, &outgoing(3, &events[2..3])).await;
     assert_eq!(scene.journal().await.len(), 2, "a field stays while one of its events is not settled");
     worker.settled(&named(&events[1..2]));
-    send_all(&mut worker, &parcels(3, &events[3..])).await;
+    send_all(&mut worker, &outgoing(3, &events[3..])).await;
     assert_eq!(scene.journal().await.len(), 2, "the batch took the settled field along");
     worker.settled(&named(&events[2..]));
     worker.flush().await.unwrap();
@@ -60,9 +60,9 @@ async fn what_was_settled_before_a_batch_failed_is_dropped_later() {
     let mut worker = scene.open_worker().await;
     let events = events(2, "");
     scene.leave_room_for(1).await;
-    send_all(&mut worker, &parcels(3, &events[..1])).await;
+    send_all(&mut worker, &outgoing(3, &events[..1])).await;
     worker.settled(&named(&events[..1]));
-    assert!(worker.send(&parcels(3, &events[1..])).await.unavailable.is_some());
+    assert!(worker.send(&outgoing(3, &events[1..])).await.unavailable.is_some());
     worker.flush().await.unwrap();
     assert!(scene.journal().await.is_empty());
 }

@@ -1,4 +1,4 @@
-//! The channel against real servers, one at a time.
+//! The session against real servers, one at a time.
 
 mod batches;
 mod journal;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::batch::Batch;
 use super::{PUBLISH, RedisStream, meta_key};
-use crate::backend::channel::{Answer, Channel, Opened, Parcel};
+use crate::backend::session::{BackendSession, OutgoingEvent, SendResult, ShardsOpened};
 use crate::event::{JsonText, OutboxEvent};
 use crate::sample;
 use crate::settings::{PublisherSettings, Secret};
@@ -39,15 +39,15 @@ fn shard(number: i16) -> Shard {
     Shard { lane: Arc::from("orders"), number }
 }
 
-fn parcel(number: i16, event: &Arc<OutboxEvent>) -> Parcel {
-    Parcel { shard: shard(number), event: Arc::clone(event) }
+fn parcel(number: i16, event: &Arc<OutboxEvent>) -> OutgoingEvent {
+    OutgoingEvent { shard: shard(number), event: Arc::clone(event) }
 }
 
 fn events(count: i64, key: &str) -> Vec<Arc<OutboxEvent>> {
     (1..=count).map(|seq| Arc::new(sample::event(seq, key))).collect()
 }
 
-fn parcels(number: i16, events: &[Arc<OutboxEvent>]) -> Vec<Parcel> {
+fn outgoing(number: i16, events: &[Arc<OutboxEvent>]) -> Vec<OutgoingEvent> {
     events.iter().map(|event| parcel(number, event)).collect()
 }
 
@@ -60,17 +60,17 @@ fn named(events: &[Arc<OutboxEvent>]) -> Vec<(Uuid, i64)> {
 }
 
 /// What an open found, in the events' own order.
-fn found(opened: &Opened) -> Vec<(Uuid, i64)> {
+fn found(opened: &ShardsOpened) -> Vec<(Uuid, i64)> {
     let mut found: Vec<(Uuid, i64)> = opened.sent.iter().map(|(_, id, seq)| (*id, *seq)).collect();
     found.sort_by_key(|(_, seq)| *seq);
     found
 }
 
 /// Sends a batch of which every event is accepted.
-async fn send_all(worker: &mut RedisStream, batch: &[Parcel]) {
+async fn send_all(worker: &mut RedisStream, batch: &[OutgoingEvent]) {
     let sent = worker.send(batch).await;
     assert!(sent.unavailable.is_none() && sent.closed.is_empty(), "{sent:?}");
-    assert!(sent.answers.iter().all(|answer| *answer == Answer::Accepted), "{sent:?}");
+    assert!(sent.answers.iter().all(|answer| *answer == SendResult::Accepted), "{sent:?}");
 }
 
 /// One stream on one server, for one outbox.

@@ -7,14 +7,14 @@ async fn a_redis_that_was_emptied_closes_the_session_and_the_next_one_works() {
     let mut scene = Scene::alone().await;
     let mut worker = scene.open_worker().await;
     let events = events(2, "k");
-    send_all(&mut worker, &parcels(3, &events[..1])).await;
+    send_all(&mut worker, &outgoing(3, &events[..1])).await;
     let () = scene.command(&["FLUSHALL"]).await;
-    let sent = worker.send(&parcels(3, &events[1..])).await;
-    assert_eq!((sent.answers, sent.closed), (vec![Answer::NotSent], vec![shard(3)]));
+    let sent = worker.send(&outgoing(3, &events[1..])).await;
+    assert_eq!((sent.answers, sent.closed), (vec![SendResult::NotSent], vec![shard(3)]));
     assert!(sent.unavailable.is_none());
     let opened = worker.open(&[(shard(3), 1)]).await.unwrap();
     assert!(opened.refused.is_empty() && opened.sent.is_empty());
-    send_all(&mut worker, &parcels(3, &events[1..])).await;
+    send_all(&mut worker, &outgoing(3, &events[1..])).await;
     assert_eq!(scene.sent_ids().await, ids(&events[1..]));
 }
 
@@ -23,9 +23,9 @@ async fn a_redis_that_forgot_the_scripts_is_told_them_again() {
     let mut scene = Scene::alone().await;
     let mut worker = scene.open_worker().await;
     let events = events(2, "");
-    send_all(&mut worker, &parcels(3, &events[..1])).await;
+    send_all(&mut worker, &outgoing(3, &events[..1])).await;
     let () = scene.command(&["SCRIPT", "FLUSH"]).await;
-    send_all(&mut worker, &parcels(3, &events[1..])).await;
+    send_all(&mut worker, &outgoing(3, &events[1..])).await;
     let () = scene.command(&["SCRIPT", "FLUSH"]).await;
     assert_eq!(found(&worker.open(&[(shard(3), 2)]).await.unwrap()), named(&events));
     assert_eq!(scene.sent_ids().await, ids(&events));
@@ -37,8 +37,8 @@ async fn a_redis_out_of_memory_takes_nothing_and_leaves_nothing_in_the_journal()
     let mut worker = scene.open_worker().await;
     let events = events(3, "k");
     let () = scene.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let sent = worker.send(&parcels(3, &events)).await;
-    assert_eq!(sent.answers, vec![Answer::NotSent; 3]);
+    let sent = worker.send(&outgoing(3, &events)).await;
+    assert_eq!(sent.answers, vec![SendResult::NotSent; 3]);
     assert!(sent.unavailable.unwrap().reason.contains("OOM"));
     let refused = worker.open(&[(shard(3), 1)]).await.unwrap_err();
     assert!(refused.is_unavailable() && refused.to_string().contains("OOM"), "{refused}");
@@ -49,7 +49,7 @@ async fn a_redis_out_of_memory_takes_nothing_and_leaves_nothing_in_the_journal()
 
     let () = scene.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert!(worker.open(&[(shard(3), 1)]).await.unwrap().sent.is_empty());
-    send_all(&mut worker, &parcels(3, &events)).await;
+    send_all(&mut worker, &outgoing(3, &events)).await;
     assert_eq!(scene.sent_ids().await, ids(&events));
 }
 
@@ -64,8 +64,8 @@ async fn only_an_event_that_the_memory_limit_can_never_hold_may_be_what_memory_i
     for (event, limit, is_its_state) in [(0, "10mb", false), (1, "10mb", true), (2, "1", false)] {
         let mut worker = scene.open_worker().await;
         let () = scene.command(&["CONFIG", "SET", "maxmemory", limit]).await;
-        let sent = worker.send(&parcels(3, &events[event..=event])).await;
-        assert_eq!(sent.answers, [Answer::NotSent]);
+        let sent = worker.send(&outgoing(3, &events[event..=event])).await;
+        assert_eq!(sent.answers, [SendResult::NotSent]);
         let unavailable = sent.unavailable.unwrap();
         assert!(unavailable.reason.contains("OOM"), "{unavailable:?}");
         assert_eq!(unavailable.is_its_state, is_its_state, "event {event} at {limit}");
@@ -78,10 +78,10 @@ async fn settled_fields_do_not_open_a_way_around_the_memory_limit() {
     let mut scene = Scene::alone().await;
     let mut worker = scene.open_worker().await;
     let events = events(2, "k");
-    send_all(&mut worker, &parcels(3, &events[..1])).await;
+    send_all(&mut worker, &outgoing(3, &events[..1])).await;
     worker.settled(&named(&events[..1]));
     let () = scene.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    assert!(worker.send(&parcels(3, &events[1..])).await.unavailable.is_some());
+    assert!(worker.send(&outgoing(3, &events[1..])).await.unavailable.is_some());
     assert_eq!(scene.sent_ids().await, ids(&events[..1]));
     worker.flush().await.unwrap();
     assert!(scene.journal().await.is_empty(), "dropping needs no memory");
@@ -92,7 +92,7 @@ async fn a_redis_that_may_not_be_written_to_is_unavailable() {
     let mut scene = Scene::alone().await;
     let mut worker = scene.open_worker().await;
     let events = events(2, "");
-    send_all(&mut worker, &parcels(3, &events[..1])).await;
+    send_all(&mut worker, &outgoing(3, &events[..1])).await;
     // It asks for replicas where a client writes, and not where a script does.
     let lets_scripts_write_without_replicas = scene.is_version_5().await;
     for (forbid, allow, error) in [
@@ -107,8 +107,8 @@ async fn a_redis_that_may_not_be_written_to_is_unavailable() {
             continue;
         }
         let () = scene.command(forbid).await;
-        let sent = worker.send(&parcels(3, &events[1..])).await;
-        assert_eq!(sent.answers, [Answer::NotSent]);
+        let sent = worker.send(&outgoing(3, &events[1..])).await;
+        assert_eq!(sent.answers, [SendResult::NotSent]);
         let unavailable = sent.unavailable.unwrap();
         assert!(unavailable.reason.contains(error) && unavailable.is_its_state, "{error}: {unavailable:?}");
         assert!(worker.open(&[(shard(3), 1)]).await.unwrap_err().is_unavailable());
@@ -118,7 +118,7 @@ async fn a_redis_that_may_not_be_written_to_is_unavailable() {
         let opened = worker.open(&[(shard(3), 1)]).await.unwrap();
         assert_eq!(found(&opened), named(&events[..1]), "{error}: nothing else was written down");
     }
-    send_all(&mut worker, &parcels(3, &events[1..])).await;
+    send_all(&mut worker, &outgoing(3, &events[1..])).await;
     assert_eq!(scene.sent_ids().await, ids(&events));
 }
 
@@ -133,9 +133,9 @@ async fn a_redis_that_does_not_answer_is_unavailable_after_the_socket_timeout() 
     worker.open(&[(shard(3), 1)]).await.unwrap();
     scene.server().signal(Signal::STOP);
     let began = std::time::Instant::now();
-    let sent = worker.send(&parcels(3, &events)).await;
+    let sent = worker.send(&outgoing(3, &events)).await;
     assert!(began.elapsed() >= limit);
-    assert_eq!(sent.answers, [Answer::NotSent]);
+    assert_eq!(sent.answers, [SendResult::NotSent]);
     assert!(sent.unavailable.is_some());
     assert!(worker.open(&[(shard(3), 1)]).await.unwrap_err().is_unavailable());
     assert!(worker.health_check().await.unwrap_err().is_unavailable());

@@ -25,16 +25,16 @@ async fn what_no_replica_confirmed_is_not_accepted_and_is_named_once_a_replica_h
     let (scene, mut replica, mut worker) = replicated().await;
     let events = events(3, "k");
     eventually("the replica confirms in time", PATIENCE, async || worker.open(&[(shard(3), 1)]).await.is_ok()).await;
-    send_all(&mut worker, &parcels(3, &events[..1])).await;
+    send_all(&mut worker, &outgoing(3, &events[..1])).await;
 
     replica.signal(Signal::STOP);
-    let sent = worker.send(&parcels(3, &events[1..])).await;
-    assert_eq!((sent.answers, sent.closed), (vec![Answer::NotSent; 2], vec![shard(3)]));
+    let sent = worker.send(&outgoing(3, &events[1..])).await;
+    assert_eq!((sent.answers, sent.closed), (vec![SendResult::NotSent; 2], vec![shard(3)]));
     let reason = sent.unavailable.unwrap().reason;
     assert!(reason.contains("0 of its replicas confirmed within 2s, and `wait_replicas` wants 1"), "{reason}");
     for mut anyone in [worker, waiting(&scene)] {
         assert!(anyone.open(&[(shard(3), 2)]).await.unwrap_err().is_unavailable());
-        assert_eq!(anyone.send(&parcels(3, &events)).await.closed, [shard(3)], "nothing is open");
+        assert_eq!(anyone.send(&outgoing(3, &events)).await.closed, [shard(3)], "nothing is open");
     }
     assert_eq!(scene.sent_ids().await, ids(&events), "the master has them");
 
@@ -56,7 +56,7 @@ async fn a_batch_that_stopped_half_way_waits_for_the_replica_as_well() {
     scene.leave_room_for(1).await;
     eventually("the replica confirms in time", PATIENCE, async || worker.open(&[(shard(3), 1)]).await.is_ok()).await;
     replica.signal(Signal::STOP);
-    assert_eq!(worker.send(&parcels(3, &events)).await.answers, vec![Answer::NotSent; 2]);
+    assert_eq!(worker.send(&outgoing(3, &events)).await.answers, vec![SendResult::NotSent; 2]);
     assert_eq!(redis::length(&mut scene.connection, &scene.stream).await, 1);
     replica.signal(Signal::CONT);
 }

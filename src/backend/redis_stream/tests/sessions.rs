@@ -14,15 +14,15 @@ async fn an_earlier_session_can_send_nothing_more() {
     let scene = Scene::new().await;
     let (mut old, mut new) = (scene.open_worker().await, scene.worker());
     let events = events(2, "");
-    send_all(&mut old, &parcels(3, &events[..1])).await;
+    send_all(&mut old, &outgoing(3, &events[..1])).await;
     let opened = new.open(&[(shard(3), 2)]).await.unwrap();
     assert_eq!(found(&opened), named(&events[..1]));
 
-    let late = old.send(&parcels(3, &events[1..])).await;
-    assert_eq!((late.answers, late.closed), (vec![Answer::NotSent], vec![shard(3)]));
+    let late = old.send(&outgoing(3, &events[1..])).await;
+    assert_eq!((late.answers, late.closed), (vec![SendResult::NotSent], vec![shard(3)]));
     assert!(late.unavailable.is_none(), "Redis is there, the shard is another's");
     assert_eq!(scene.sent_ids().await, ids(&events[..1]));
-    send_all(&mut new, &parcels(3, &events[1..])).await;
+    send_all(&mut new, &outgoing(3, &events[1..])).await;
 }
 
 #[tokio::test]
@@ -32,16 +32,16 @@ async fn a_command_that_arrives_after_a_newer_session_opened_is_refused() {
     let (mut old, mut new) = (scene.worker_through(&proxy, Duration::from_millis(300)), scene.worker());
     let events = events(3, "k");
     old.open(&[(shard(3), 1)]).await.unwrap();
-    send_all(&mut old, &parcels(3, &events[..1])).await;
+    send_all(&mut old, &outgoing(3, &events[..1])).await;
 
     proxy.set(Passage::HoldRequests);
-    let given_up = old.send(&parcels(3, &events[1..])).await;
-    assert_eq!(given_up.answers, [Answer::NotSent, Answer::NotSent]);
+    let given_up = old.send(&outgoing(3, &events[1..])).await;
+    assert_eq!(given_up.answers, [SendResult::NotSent, SendResult::NotSent]);
     assert!(given_up.unavailable.is_some());
     assert_eq!(proxy.held(), 1);
 
     assert_eq!(found(&new.open(&[(shard(3), 2)]).await.unwrap()), named(&events[..1]));
-    send_all(&mut new, &parcels(3, &events[1..])).await;
+    send_all(&mut new, &outgoing(3, &events[1..])).await;
     let_through(&proxy).await;
     assert_eq!(scene.sent_ids().await, ids(&events));
     assert_eq!(scene.journal().await.len(), 2);
@@ -54,12 +54,12 @@ async fn a_command_that_was_late_within_one_process_is_refused_after_the_reopeni
     let mut worker = scene.worker_through(&proxy, Duration::from_millis(300));
     let events = events(2, "k");
     worker.open(&[(shard(3), 1)]).await.unwrap();
-    send_all(&mut worker, &parcels(3, &events[..1])).await;
+    send_all(&mut worker, &outgoing(3, &events[..1])).await;
     proxy.set(Passage::HoldRequests);
-    assert!(worker.send(&parcels(3, &events[1..])).await.unavailable.is_some());
+    assert!(worker.send(&outgoing(3, &events[1..])).await.unavailable.is_some());
 
     let mut reconnected = scene.open_worker().await;
-    send_all(&mut reconnected, &parcels(3, &events[1..])).await;
+    send_all(&mut reconnected, &outgoing(3, &events[1..])).await;
     let_through(&proxy).await;
     assert_eq!(scene.sent_ids().await, ids(&events));
 }
@@ -72,18 +72,18 @@ async fn what_was_sent_when_the_reply_was_lost_is_named_by_the_next_open() {
         let mut worker = scene.worker_through(&proxy, Duration::from_millis(500));
         let events = events(4, "k");
         worker.open(&[(shard(3), 1), (shard(4), 1)]).await.unwrap();
-        send_all(&mut worker, &parcels(3, &events[..1])).await;
+        send_all(&mut worker, &outgoing(3, &events[..1])).await;
 
         proxy.set(loss);
         let batch = [parcel(3, &events[1]), parcel(4, &events[2]), parcel(3, &events[3])];
         let sent = worker.send(&batch).await;
-        assert_eq!(sent.answers, vec![Answer::NotSent; 3], "{loss:?}: their fate is not known");
+        assert_eq!(sent.answers, vec![SendResult::NotSent; 3], "{loss:?}: their fate is not known");
         assert_eq!(sent.closed, [shard(3), shard(4)]);
         assert!(sent.unavailable.is_some());
 
         proxy.set(Passage::Open);
         let again = worker.send(&batch).await;
-        assert_eq!((again.answers, again.closed), (vec![Answer::NotSent; 3], vec![shard(3), shard(4)]));
+        assert_eq!((again.answers, again.closed), (vec![SendResult::NotSent; 3], vec![shard(3), shard(4)]));
         let opened = worker.open(&[(shard(3), 1), (shard(4), 1)]).await.unwrap();
         assert!(opened.refused.is_empty());
         assert_eq!(found(&opened), named(&events));
@@ -104,10 +104,10 @@ async fn an_open_whose_reply_was_lost_is_followed_by_another() {
     proxy.set(Passage::CutAtReply);
     assert!(worker.open(&[(shard(3), 1)]).await.is_err());
     let events = events(1, "");
-    assert_eq!(worker.send(&parcels(3, &events)).await.closed, [shard(3)], "nothing is open yet");
+    assert_eq!(worker.send(&outgoing(3, &events)).await.closed, [shard(3)], "nothing is open yet");
     proxy.set(Passage::Open);
     assert!(worker.open(&[(shard(3), 1)]).await.unwrap().refused.is_empty());
-    send_all(&mut worker, &parcels(3, &events)).await;
+    send_all(&mut worker, &outgoing(3, &events)).await;
 }
 
 #[tokio::test]
@@ -116,13 +116,13 @@ async fn an_open_by_an_older_token_is_refused_with_the_epoch_that_stands() {
     let (mut old, mut new) = (scene.worker(), scene.worker());
     let events = events(1, "");
     new.open(&[(shard(3), 7), (shard(4), 1)]).await.unwrap();
-    send_all(&mut new, &parcels(3, &events)).await;
+    send_all(&mut new, &outgoing(3, &events)).await;
     let opened = old.open(&[(shard(3), 6), (shard(5), 6)]).await.unwrap();
     assert_eq!(opened.refused, [(shard(3), 7)]);
     assert!(opened.sent.is_empty(), "the journal of a refused shard is another's");
-    assert_eq!(old.send(&parcels(3, &events)).await.closed, [shard(3)]);
+    assert_eq!(old.send(&outgoing(3, &events)).await.closed, [shard(3)]);
     // The other shard of that open is open.
-    send_all(&mut old, &parcels(5, &events)).await;
+    send_all(&mut old, &outgoing(5, &events)).await;
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn a_raw_command_under_an_older_token_does_nothing() {
     scene.open_worker().await;
     let old_token = String::from_utf8(scene.meta().await.into_values().next().unwrap()).unwrap();
     new.open(&[(shard(3), 2)]).await.unwrap();
-    send_all(&mut new, &parcels(3, &events)).await;
+    send_all(&mut new, &outgoing(3, &events)).await;
     let before = scene.meta().await;
     let mut late = PUBLISH.request();
     late.arg(2).arg(&scene.stream).arg(meta_key(&scene.stream)).arg(&["0", "1", "1", "0"]);

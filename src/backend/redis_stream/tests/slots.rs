@@ -81,7 +81,7 @@ async fn a_stream_and_its_journal_live_in_one_slot_of_a_cluster_with_and_without
         let mut worker = scene.worker();
         let events = events(1, "");
         worker.open(&[(shard(3), 1)]).await.unwrap();
-        send_all(&mut worker, &parcels(3, &events)).await;
+        send_all(&mut worker, &outgoing(3, &events)).await;
         assert_eq!(scene.sent_ids().await, ids(&events));
     }
 }

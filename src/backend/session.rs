@@ -1,4 +1,4 @@
-//! How a publisher actor speaks to a backend: shards are opened, then batches are sent under them.
+//! A session: one connection's life with a backend. Shards are opened, then batches are sent under them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::store::Shard;
 
 /// What opening found.
 #[derive(Debug, Default)]
-pub(crate) struct Opened {
+pub(crate) struct ShardsOpened {
     /// Shards under which a newer token stands, with its lease epoch.
     pub(crate) refused: Vec<(Shard, i64)>,
     /// What earlier sessions sent: accepted by the backend, perhaps not yet recorded in the database.
@@ -24,7 +24,7 @@ pub(crate) struct Opened {
 
 /// One event of a batch.
 #[derive(Debug, Clone)]
-pub(crate) struct Parcel {
+pub(crate) struct OutgoingEvent {
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a journal is kept by shard"))]
     pub(crate) shard: Shard,
     pub(crate) event: Arc<OutboxEvent>,
@@ -32,7 +32,7 @@ pub(crate) struct Parcel {
 
 /// What became of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum SendResult {
     Accepted,
     /// The backend refused this event.
     Rejected(String),
@@ -74,9 +74,9 @@ impl From<Unavailable> for BackendError {
 
 /// What became of a batch.
 #[derive(Debug)]
-pub(crate) struct Sent {
+pub(crate) struct BatchResult {
     /// In the batch's order.
-    pub(crate) answers: Vec<Answer>,
+    pub(crate) answers: Vec<SendResult>,
     /// The backend is away: pause.
     pub(crate) unavailable: Option<Unavailable>,
     /// Shards that have to be opened again before anything more is sent under them.
@@ -85,7 +85,7 @@ pub(crate) struct Sent {
 
 /// One field of what a backend keeps beside the events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct JournalEntry {
     pub(crate) outbox: Uuid,
     pub(crate) shard: Shard,
     /// What was sent by (id, seq); none: it is the token of who may send.
@@ -96,12 +96,12 @@ pub(crate) struct Record {
 
 /// One backend as a publisher actor uses it.
 #[async_trait]
-pub(crate) trait Channel: Send + Sync {
+pub(crate) trait BackendSession: Send + Sync {
     /// Shuts earlier sessions out of these shards (each with its lease epoch) and reads what they sent.
-    async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<Opened, BackendError>;
+    async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<ShardsOpened, BackendError>;
 
     /// Sends a batch under shards that are open.
-    async fn send(&mut self, batch: &[Parcel]) -> Sent;
+    async fn send(&mut self, batch: &[OutgoingEvent]) -> BatchResult;
 
     /// The database has these events: what was kept about them may go, with a later batch or at [`flush`](Self::flush).
     fn settled(&mut self, events: &[(Uuid, i64)]);
@@ -124,12 +124,12 @@ pub(crate) trait Channel: Send + Sync {
     }
 
     /// Everything that is kept beside the events, of whatever outbox.
-    async fn records(&mut self) -> Result<Vec<Record>, BackendError> {
+    async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {
         Ok(Vec::new())
     }
 
-    /// Removes those of the records that are still as they were read; returns how many.
-    async fn strike(&mut self, _records: &[Record]) -> Result<usize, BackendError> {
+    /// Removes those of the entries that are still as they were read; returns how many.
+    async fn remove(&mut self, _records: &[JournalEntry]) -> Result<usize, BackendError> {
         Ok(0)
     }
 }
@@ -138,13 +138,13 @@ pub(crate) trait Channel: Send + Sync {
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A backend without a journal: at least once.
-pub(crate) struct Plain {
+pub(crate) struct AtLeastOnce {
     backend: Arc<dyn PublisherBackend>,
     /// A call that did not return in time and was told to end.
     overdue: Option<JoinHandle<()>>,
 }
 
-impl Plain {
+impl AtLeastOnce {
     pub(crate) fn new(backend: Arc<dyn PublisherBackend>) -> Self {
         Self { backend, overdue: None }
     }
@@ -188,13 +188,13 @@ impl Plain {
 }
 
 #[async_trait]
-impl Channel for Plain {
-    async fn open(&mut self, _shards: &[(Shard, i64)]) -> Result<Opened, BackendError> {
-        self.health_check().await.map(|()| Opened::default())
+impl BackendSession for AtLeastOnce {
+    async fn open(&mut self, _shards: &[(Shard, i64)]) -> Result<ShardsOpened, BackendError> {
+        self.health_check().await.map(|()| ShardsOpened::default())
     }
 
-    async fn send(&mut self, batch: &[Parcel]) -> Sent {
-        let events: Vec<Arc<OutboxEvent>> = batch.iter().map(|parcel| Arc::clone(&parcel.event)).collect();
+    async fn send(&mut self, batch: &[OutgoingEvent]) -> BatchResult {
+        let events: Vec<Arc<OutboxEvent>> = batch.iter().map(|event| Arc::clone(&event.event)).collect();
         // Default batches bound each event, and a key's events go one after the other; this bounds a batch form that a
         // backend brings itself, and must not cut off a default one that is slow but answers.
         let longest = super::chains(&events).iter().map(Vec::len).max().unwrap_or(0);
@@ -211,10 +211,10 @@ impl Channel for Plain {
             }
             Err(error) => {
                 unavailable = Some(error.into());
-                vec![Answer::NotSent; count]
+                vec![SendResult::NotSent; count]
             }
         };
-        Sent { answers, unavailable, closed: Vec::new() }
+        BatchResult { answers, unavailable, closed: Vec::new() }
     }
 
     fn settled(&mut self, _events: &[(Uuid, i64)]) {}
@@ -229,15 +229,15 @@ impl Channel for Plain {
     }
 }
 
-fn read(answer: Option<Result<(), BackendError>>, unavailable: &mut Option<Unavailable>) -> Answer {
+fn read(answer: Option<Result<(), BackendError>>, unavailable: &mut Option<Unavailable>) -> SendResult {
     match answer {
-        None => Answer::NotSent,
-        Some(Ok(())) => Answer::Accepted,
-        Some(Err(BackendError::Rejected(reason))) => Answer::Rejected(reason),
-        Some(Err(BackendError::Invalid(reason))) => Answer::Invalid(reason),
+        None => SendResult::NotSent,
+        Some(Ok(())) => SendResult::Accepted,
+        Some(Err(BackendError::Rejected(reason))) => SendResult::Rejected(reason),
+        Some(Err(BackendError::Invalid(reason))) => SendResult::Invalid(reason),
         Some(Err(BackendError::Unavailable(reason))) => {
             unavailable.get_or_insert_with(|| Unavailable::perhaps_by_an_event(reason));
-            Answer::NotSent
+            SendResult::NotSent
         }
     }
 }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{RedisStream, STRIKE, errors, journal};
+use super::{REMOVE, RedisStream, errors, journal};
 use crate::backend::BackendError;
-use crate::backend::channel::Record;
+use crate::backend::session::JournalEntry;
 use crate::store::Shard;
 
 /// Fields in one command, so that none holds others up.
 const PAGE: usize = 1_000;
 
 impl RedisStream {
-    pub(super) async fn read_records(&mut self) -> Result<Vec<Record>, BackendError> {
+    pub(super) async fn read_entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {
         let (mut cursor, mut fields) = (0_u64, BTreeMap::new());
         loop {
             let mut scan = redis::cmd("HSCAN");
@@ -27,15 +27,15 @@ impl RedisStream {
         }
     }
 
-    pub(super) async fn strike_records(&mut self, records: &[Record]) -> Result<usize, BackendError> {
+    pub(super) async fn remove_entries(&mut self, entries: &[JournalEntry]) -> Result<usize, BackendError> {
         let mut removed = 0;
-        for page in records.chunks(PAGE) {
-            let mut request = STRIKE.request();
+        for page in entries.chunks(PAGE) {
+            let mut request = REMOVE.request();
             request.arg(1).arg(&self.meta);
             for record in page {
                 request.arg(&record.field).arg(&record.value);
             }
-            let answer = self.call(&STRIKE, &request).await?;
+            let answer = self.call(&REMOVE, &request).await?;
             removed += redis::from_redis_value::<usize>(answer).map_err(|error| errors::unavailable(&error.into()))?;
         }
         Ok(removed)
@@ -43,7 +43,7 @@ impl RedisStream {
 }
 
 /// `owner/<outbox>/<lane>/<shard>` or `sent/<outbox>/<lane>/<shard>/…`; nothing of a field that is neither.
-fn record(field: String, value: Vec<u8>) -> Option<Record> {
+fn record(field: String, value: Vec<u8>) -> Option<JournalEntry> {
     let mut parts = field.split('/');
     let (kind, outbox, lane) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
     let shard = Shard { lane: Arc::from(lane), number: parts.next()?.parse().ok()? };
@@ -52,5 +52,5 @@ fn record(field: String, value: Vec<u8>) -> Option<Record> {
         "sent" => Some(journal::parse(&value)),
         _ => return None,
     };
-    Some(Record { outbox, shard, sent, field, value })
+    Some(JournalEntry { outbox, shard, sent, field, value })
 }
