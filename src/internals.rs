@@ -17,7 +17,7 @@ use crate::store::postgres::{PostgresStore, Target};
 use crate::store::{FetchAnswer, Fetched, Heartbeat, LeaseStore, Shard, Store};
 use crate::system::clock::BootInstant;
 use crate::system::credit::{Credit, Permit};
-use crate::system::in_flight::Opening;
+use crate::system::in_flight::SessionId;
 use crate::system::lane::LaneCursor;
 
 const SHARDS: i16 = 32;
@@ -75,8 +75,8 @@ impl Reading {
     #[must_use]
     pub fn new(rows: i64) -> Self {
         let mut cursor = LaneCursor::new(Duration::from_millis(100));
-        let openings: HashMap<i16, Opening> =
-            (0..SHARDS).map(|number| (number, Opening { epoch: 1, number: 1 })).collect();
+        let openings: HashMap<i16, SessionId> =
+            (0..SHARDS).map(|number| (number, SessionId { epoch: 1, number: 1 })).collect();
         cursor.set_open(&openings);
         let rows: Vec<Fetched> = (0..rows).map(|n| sample::fetched(shard(n).number, n, "")).collect();
         Self { cursor, answer: FetchAnswer { rows, cut_short: true, clock: None } }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::credit::Permit;
-use super::in_flight::{DeliveryState, InFlight, Opening, shard_of};
+use super::in_flight::{DeliveryState, InFlight, SessionId, shard_of};
 use crate::event::OutboxEvent;
 use crate::store::{Fetched, Position, Shard};
 
@@ -21,7 +21,7 @@ pub(crate) struct Contents {
     in_flight: Arc<InFlight>,
     pub(crate) id: Uuid,
     pub(crate) shard: Shard,
-    pub(crate) opening: Opening,
+    pub(crate) session: SessionId,
     pub(crate) position: Position,
     pub(crate) retry_count: i32,
     pub(crate) max_retries: i32,
@@ -54,12 +54,12 @@ impl DerefMut for Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(in_flight: &Arc<InFlight>, row: &Fetched, opening: Opening, permit: Permit) -> Self {
+    pub(super) fn new(in_flight: &Arc<InFlight>, row: &Fetched, session: SessionId, permit: Permit) -> Self {
         Self(Box::new(Contents {
             in_flight: Arc::clone(in_flight),
             id: row.id,
             shard: shard_of(in_flight, row.shard),
-            opening,
+            session,
             position: row.position,
             retry_count: row.retry_count,
             max_retries: row.max_retries,
@@ -90,7 +90,7 @@ impl Delivery {
 
     /// Whether the session that this event was read under is still the one.
     pub(crate) fn is_current(&self) -> bool {
-        self.in_flight.opening(self.shard.number) == Some(self.opening)
+        self.in_flight.session(self.shard.number) == Some(self.session)
     }
 
     /// Whether a refused event of its key stands before it.

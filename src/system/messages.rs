@@ -15,7 +15,7 @@ use crate::store::Shard;
 /// Poller → publisher: shards that are ours and not open.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Open(pub(crate) Vec<(Shard, i64)>, pub(crate) OpenUnderWay);
+pub(crate) struct OpenShards(pub(crate) Vec<(Shard, i64)>, pub(crate) OpenUnderWay);
 
 /// Poller → publisher: events that are due, in order.
 #[derive(Message)]

@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::clock::BootInstant;
 use super::delivery::Delivery;
-use super::in_flight::{Admitted, Fetch, InFlight, Opening};
+use super::in_flight::{Admitted, Fetch, InFlight, SessionId};
 use super::lane::{LaneCursor, Plan, Purpose, has_more_retries};
 use super::line::Line;
-use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, Open};
+use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, OpenShards};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::pause_after;
 use crate::error::StoreError;
@@ -125,7 +125,7 @@ impl Poller {
             .flat_map(|in_flight| {
                 let held = self.shared.leases.readable(in_flight.lane(), now);
                 held.into_iter()
-                    .filter(|(shard, epoch)| in_flight.opening(shard.number).map(|open| open.epoch) != Some(*epoch))
+                    .filter(|(shard, epoch)| in_flight.session(shard.number).map(|open| open.epoch) != Some(*epoch))
             })
             .collect();
         line.note_closed(!wanted.is_empty(), now);
@@ -135,7 +135,7 @@ impl Poller {
         let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
         let Some(under_way) = line.begin_open(now) else { return };
         // A full mailbox or a publisher that is being replaced: the next turn asks again.
-        let _ = publisher.try_send(Open(wanted, under_way));
+        let _ = publisher.try_send(OpenShards(wanted, under_way));
     }
 
     /// Plans and starts the next fetch of a publisher's lanes.
@@ -429,12 +429,12 @@ fn in_one_fetch(bytes: usize) -> usize {
 }
 
 /// The shards that may be read: leased, and open under that lease.
-fn open_and_held(shared: &Shared, in_flight: &InFlight, now: BootInstant) -> HashMap<i16, Opening> {
+fn open_and_held(shared: &Shared, in_flight: &InFlight, now: BootInstant) -> HashMap<i16, SessionId> {
     let held = shared.leases.readable(in_flight.lane(), now);
     held.into_iter()
         .filter_map(|(shard, epoch)| {
-            let opening = in_flight.opening(shard.number)?;
-            (opening.epoch == epoch).then_some((shard.number, opening))
+            let session = in_flight.session(shard.number)?;
+            (session.epoch == epoch).then_some((shard.number, session))
         })
         .collect()
 }

@@ -186,7 +186,7 @@ fn decide(shared: &Shared, Failure { delivery, cause }: Failure) -> Rejection {
         id: delivery.id,
         seq: delivery.position.seq,
         shard: delivery.shard.clone(),
-        epoch: delivery.opening.epoch,
+        epoch: delivery.session.epoch,
         fetched_retry_count: delivery.retry_count,
         fetched_updated_at: delivery.updated_at,
         retry_count: counted,

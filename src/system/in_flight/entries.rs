@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use uuid::Uuid;
 
 use super::cleared::ClearedKeys;
-use super::{DeliveryState, Opening};
+use super::{DeliveryState, SessionId};
 use crate::store::{Fetched, Position};
 use crate::system::clock::BootInstant;
 
@@ -19,7 +19,7 @@ pub(super) struct Entry {
     pub(super) key: Option<Arc<str>>,
     pub(super) shard: i16,
     /// Read under this open; `None`: found in a journal.
-    pub(super) opening: Option<Opening>,
+    pub(super) session: Option<SessionId>,
     pub(super) state: DeliveryState,
     /// Read from `retry`.
     pub(super) retry: bool,
@@ -37,13 +37,13 @@ pub(crate) struct Unwritable {
 }
 
 impl Entry {
-    pub(super) fn new(row: &Fetched, opening: Option<Opening>, state: DeliveryState) -> Self {
+    pub(super) fn new(row: &Fetched, session: Option<SessionId>, state: DeliveryState) -> Self {
         let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
         Self {
             position: row.position,
             key,
             shard: row.shard,
-            opening,
+            session,
             state,
             retry: row.retry,
             barred: false,
@@ -64,8 +64,8 @@ impl Entry {
 
 #[derive(Default)]
 pub(super) struct Inner {
-    pub(super) open: HashMap<i16, Opening>,
-    pub(super) openings: u64,
+    pub(super) open: HashMap<i16, SessionId>,
+    pub(super) sessions: u64,
     pub(super) events: HashMap<Uuid, Entry, RandomState>,
     pub(super) chains: HashMap<Arc<str>, Vec<Uuid>, RandomState>,
     pub(super) next_fetch: u64,
@@ -139,9 +139,9 @@ impl Inner {
     }
 
     /// Whether an earlier event of the key is still queued under an older open, whose session will not send it.
-    pub(super) fn is_behind_another_session(&self, key: &str, position: Position, opening: Opening) -> bool {
+    pub(super) fn is_behind_another_session(&self, key: &str, position: Position, session: SessionId) -> bool {
         self.chain(key).any(|entry| {
-            entry.position < position && entry.state == DeliveryState::Queued && entry.opening != Some(opening)
+            entry.position < position && entry.state == DeliveryState::Queued && entry.session != Some(session)
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::entries::{Entry, Inner};
-use super::{DeliveryState, InFlight, Opening};
+use super::{DeliveryState, InFlight, SessionId};
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{Blocker, Fetched, KeyQuestion, Position};
 use crate::system::clock::BootInstant;
@@ -25,7 +25,7 @@ pub(crate) struct Admitted {
 pub(crate) struct Fetch {
     pub(super) in_flight: Arc<InFlight>,
     pub(super) number: u64,
-    pub(super) open: HashMap<i16, Opening>,
+    pub(super) open: HashMap<i16, SessionId>,
     /// What the database was asked about each key.
     pub(super) asked: HashMap<String, Asked>,
     pub(super) asked_at: BootInstant,
@@ -123,15 +123,15 @@ impl Fetch {
         });
         let mut inner = self.in_flight.lock();
         for row in rows {
-            let Some(opening) = self.still_open(&inner, row.shard) else {
+            let Some(session) = self.still_open(&inner, row.shard) else {
                 inner.rewind(row.shard, row.position);
                 continue;
             };
-            if inner.events.contains_key(&row.id) || self.waits(&mut inner, &row, opening, blockers) {
+            if inner.events.contains_key(&row.id) || self.waits(&mut inner, &row, session, blockers) {
                 continue;
             }
-            inner.insert(row.id, Entry::new(&row, Some(opening), DeliveryState::Queued));
-            let delivery = Delivery::new(&self.in_flight, &row, opening, permit(&row));
+            inner.insert(row.id, Entry::new(&row, Some(session), DeliveryState::Queued));
+            let delivery = Delivery::new(&self.in_flight, &row, session, permit(&row));
             match row.event {
                 Ok(_) => admitted.deliveries.push(delivery),
                 Err(reason) => {
@@ -146,12 +146,12 @@ impl Fetch {
         admitted
     }
 
-    fn still_open(&self, inner: &Inner, shard: i16) -> Option<Opening> {
+    fn still_open(&self, inner: &Inner, shard: i16) -> Option<SessionId> {
         let now = inner.open.get(&shard)?;
         (self.open.get(&shard) == Some(now) || fault_injection::is_off(ProtocolRule::Openings)).then_some(*now)
     }
 
-    fn waits(&self, inner: &mut Inner, row: &Fetched, opening: Opening, blockers: &HashMap<String, Blocker>) -> bool {
+    fn waits(&self, inner: &mut Inner, row: &Fetched, session: SessionId, blockers: &HashMap<String, Blocker>) -> bool {
         let key = row.partition_key.as_str();
         if key.is_empty() || fault_injection::is_off(ProtocolRule::KeyOrder) {
             return false;
@@ -167,7 +167,7 @@ impl Fetch {
             return true;
         }
         let blocked =
-            inner.is_blocked(key, row.position) || inner.is_behind_another_session(key, row.position, opening);
+            inner.is_blocked(key, row.position) || inner.is_behind_another_session(key, row.position, session);
         if blocker.is_none() && !blocked {
             return false;
         }
@@ -215,7 +215,7 @@ impl Fetch {
                 let mut entry = Entry::new(&row, None, DeliveryState::Accepted);
                 entry.barred = blockers.get(&row.partition_key).is_some_and(|blocker| blocker.position < row.position);
                 inner.insert(row.id, entry);
-                let mut delivery = Delivery::new(&self.in_flight, &row, Opening { epoch, number: 0 }, permit(&row));
+                let mut delivery = Delivery::new(&self.in_flight, &row, SessionId { epoch, number: 0 }, permit(&row));
                 delivery.accepted = true;
                 Some(delivery)
             })

@@ -26,9 +26,9 @@ use super::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{KeyStart, Lane, Position, Shard};
 
-/// An open of a shard: what a fetch, a delivery and a session have in common when they belong together.
+/// The session under which a shard is open. Fetches, deliveries and batches belong together if theirs is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Opening {
+pub(crate) struct SessionId {
     pub(crate) epoch: i64,
     /// Counts opens, so that two under one epoch differ.
     pub(crate) number: u64,
@@ -71,9 +71,9 @@ impl InFlight {
     /// A session has answered for this shard: fetches that begin from now on count.
     pub(crate) fn open(&self, shard: i16, epoch: i64) {
         let mut inner = self.lock();
-        inner.openings += 1;
-        let number = inner.openings;
-        inner.open.insert(shard, Opening { epoch, number });
+        inner.sessions += 1;
+        let number = inner.sessions;
+        inner.open.insert(shard, SessionId { epoch, number });
     }
 
     pub(crate) fn close(&self, shard: i16) {
@@ -84,7 +84,7 @@ impl InFlight {
         self.lock().open.clear();
     }
 
-    pub(crate) fn opening(&self, shard: i16) -> Option<Opening> {
+    pub(crate) fn session(&self, shard: i16) -> Option<SessionId> {
         self.lock().open.get(&shard).copied()
     }
 

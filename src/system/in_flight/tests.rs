@@ -86,7 +86,7 @@ fn rows_of_a_shard_that_is_closed_or_was_not_open_at_the_beginning_are_refused()
 }
 
 #[test]
-fn one_shards_new_opening_does_not_touch_the_rows_of_another() {
+fn one_shards_new_session_does_not_touch_the_rows_of_another() {
     let in_flight = in_flight();
     in_flight.open(4, 1);
     let other = sample::fetched(4, 1, "");
@@ -97,7 +97,7 @@ fn one_shards_new_opening_does_not_touch_the_rows_of_another() {
 }
 
 #[test]
-fn a_ticket_of_an_earlier_opening_is_not_current() {
+fn a_delivery_of_an_earlier_session_is_not_current() {
     let in_flight = in_flight();
     let delivery = admit_one(&in_flight, &row(1, ""));
     assert!(delivery.is_current());
@@ -302,7 +302,7 @@ fn a_ticket_dropped_before_it_was_accepted_gives_its_event_back() {
     let (first, second) = (row(1, ""), row(2, ""));
     drop(admit(&in_flight, &[&first, &second]));
     assert_eq!(in_flight.take_rewinds(), HashMap::from([(SHARD, first.position)]));
-    assert!(in_flight.opening(SHARD).is_some(), "its session is not in doubt");
+    assert!(in_flight.session(SHARD).is_some(), "its session is not in doubt");
     assert_eq!(admit(&in_flight, &[&first, &second]).len(), 2);
 }
 
@@ -314,7 +314,7 @@ fn a_ticket_dropped_after_it_was_accepted_closes_its_shard() {
     let mut delivery = admit_one(&in_flight, &row);
     delivery.accept();
     drop(delivery);
-    assert!(in_flight.opening(SHARD).is_none() && in_flight.opening(4).is_some());
+    assert!(in_flight.session(SHARD).is_none() && in_flight.session(4).is_some());
     assert_eq!(in_flight.take_rewinds(), HashMap::from([(SHARD, row.position)]));
 }
 
@@ -341,7 +341,7 @@ fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
         fetch.adopt(vec![sent.clone()], &HashMap::from([(SHARD, 9)]), &HashMap::new(), permit).unwrap();
     drop(fetch);
     assert!(deliveries[0].is_accepted());
-    assert_eq!(deliveries[0].opening.epoch, 9);
+    assert_eq!(deliveries[0].session.epoch, 9);
     in_flight.open(SHARD, 9);
     assert_eq!(ids(&admit(&in_flight, &[&sent, &next])), [next.id], "it is not sent again, and lets its key go on");
     deliveries.remove(0).settled(false);

@@ -15,7 +15,7 @@ pub(super) use self::parts::{MOST as MOST_PARTS, SHORT, part};
 use self::passed::PassedRetries;
 use self::room::{Room, each};
 use super::clock::BootInstant;
-use super::in_flight::Opening;
+use super::in_flight::SessionId;
 use super::pace::pace;
 use crate::store::{FetchAnswer, Position, Range};
 
@@ -44,7 +44,7 @@ const SMALLEST_GUESS: usize = 64;
 
 #[derive(Debug, Clone)]
 struct ShardState {
-    opening: Opening,
+    session: SessionId,
     cursor: Position,
     /// The last fetch filled its limit: there is more.
     full: bool,
@@ -167,14 +167,14 @@ impl LaneCursor {
 
     /// Takes over which shards are open. One under a new lease epoch is read from its start: another worker may have
     /// had it meanwhile. Returns the shards whose place in reading is gone.
-    pub(crate) fn set_open(&mut self, open: &HashMap<i16, Opening>) -> Vec<i16> {
+    pub(crate) fn set_open(&mut self, open: &HashMap<i16, SessionId>) -> Vec<i16> {
         let same_lease = |shard: &i16, state: &ShardState| {
-            open.get(shard).is_some_and(|opening| opening.epoch == state.opening.epoch)
+            open.get(shard).is_some_and(|session| session.epoch == state.session.epoch)
         };
         let gone = self.shards.extract_if(|shard, state| !same_lease(shard, state)).map(|(shard, _)| shard).collect();
-        for (shard, opening) in open {
+        for (shard, session) in open {
             let fresh = ShardState {
-                opening: *opening,
+                session: *session,
                 cursor: Position::START,
                 full: true,
                 look: false,
@@ -182,7 +182,7 @@ impl LaneCursor {
                 parts: Parts::default(),
                 ends: BTreeSet::new(),
             };
-            self.shards.entry(*shard).or_insert(fresh).opening = *opening;
+            self.shards.entry(*shard).or_insert(fresh).session = *session;
         }
         gone
     }

@@ -27,8 +27,8 @@ fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchAnswer {
 
 fn cursor() -> LaneCursor {
     let mut cursor = LaneCursor::new(MS * 100);
-    let opening = Opening { epoch: 1, number: 1 };
-    cursor.set_open(&HashMap::from([(0, opening)]));
+    let session = SessionId { epoch: 1, number: 1 };
+    cursor.set_open(&HashMap::from([(0, session)]));
     cursor
 }
 
@@ -106,7 +106,7 @@ fn a_process_that_was_stopped_in_the_middle_of_a_sweep_sweeps_again_within_secon
 
 fn many(shards: i16) -> LaneCursor {
     let mut cursor = LaneCursor::new(MS * 100);
-    cursor.set_open(&(0..shards).map(|shard| (shard, Opening { epoch: 1, number: 1 })).collect());
+    cursor.set_open(&(0..shards).map(|shard| (shard, SessionId { epoch: 1, number: 1 })).collect());
     cursor
 }
 

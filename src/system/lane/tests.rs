@@ -12,8 +12,8 @@ const SHARDS: i16 = 2;
 /// Later than all rows.
 const CLOCK: i64 = 200_000;
 
-fn openings(epoch: i64, number: u64) -> HashMap<i16, Opening> {
-    (0..SHARDS).map(|shard| (shard, Opening { epoch, number })).collect()
+fn sessions(epoch: i64, number: u64) -> HashMap<i16, SessionId> {
+    (0..SHARDS).map(|shard| (shard, SessionId { epoch, number })).collect()
 }
 
 /// The table as the store reads it.
@@ -99,14 +99,14 @@ struct Model {
     now: BootInstant,
     seq: i64,
     epoch: i64,
-    opening: u64,
+    session: u64,
 }
 
 impl Model {
     fn new() -> Self {
         let mut cursor = LaneCursor::new(Duration::from_millis(100));
-        cursor.set_open(&openings(1, 1));
-        Self { cursor, table: Table::default(), now: BootInstant::now(), seq: 0, epoch: 1, opening: 1 }
+        cursor.set_open(&sessions(1, 1));
+        Self { cursor, table: Table::default(), now: BootInstant::now(), seq: 0, epoch: 1, session: 1 }
     }
 
     fn fetch(&mut self, room: usize, cut_after: usize) -> FetchAnswer {
@@ -152,8 +152,8 @@ impl Model {
             Step::Wait { ms } => self.now = self.now.after(Duration::from_millis(ms)),
             Step::Reopen { new_lease } => {
                 self.epoch += i64::from(new_lease);
-                self.opening += 1;
-                self.cursor.set_open(&openings(self.epoch, self.opening));
+                self.session += 1;
+                self.cursor.set_open(&sessions(self.epoch, self.session));
             }
         }
     }
@@ -238,7 +238,7 @@ fn sweeping_goes_on_when_a_rewind_moved_the_cursor_back_to_where_the_sweep_stood
 #[test]
 fn a_shard_that_was_lost_is_not_read() {
     let mut model = Model::new();
-    let kept: HashMap<i16, Opening> = HashMap::from([(1, Opening { epoch: 1, number: 1 })]);
+    let kept: HashMap<i16, SessionId> = HashMap::from([(1, SessionId { epoch: 1, number: 1 })]);
     model.cursor.set_open(&kept);
     let plan = model.cursor.plan(10, false, model.now).unwrap();
     assert_eq!(plan.ranges.iter().map(|range| range.shard).collect::<Vec<_>>(), [1]);
@@ -406,7 +406,7 @@ fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_re
     let mut read = std::collections::HashSet::new();
     for _ in 0..64 {
         let open = |epochs: &HashMap<i16, i64>| {
-            epochs.iter().map(|(shard, epoch)| (*shard, Opening { epoch: *epoch, number: 1 })).collect()
+            epochs.iter().map(|(shard, epoch)| (*shard, SessionId { epoch: *epoch, number: 1 })).collect()
         };
         cursor.set_open(&open(&epochs));
         let Some(plan) = cursor.plan(1_000, false, now) else { continue };
@@ -423,7 +423,7 @@ fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_re
 #[test]
 fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_were() {
     let mut cursor = LaneCursor::new(Duration::from_millis(100));
-    cursor.set_open(&(0..32).map(|shard| (shard, Opening { epoch: 1, number: 1 })).collect());
+    cursor.set_open(&(0..32).map(|shard| (shard, SessionId { epoch: 1, number: 1 })).collect());
     let mut now = BootInstant::now();
     cursor.next_sweep = now.after(Duration::from_secs(60));
     let mut read = Vec::new();
@@ -495,7 +495,7 @@ fn however_many_shards_have_dead_rows_all_are_read_in_the_end_and_swept_in_time(
         let (began, walk) = (BootInstant::now(), Duration::from_secs(seconds));
         let database = SlowDatabase { shards, heavy, walk, began };
         let mut cursor = LaneCursor::new(Duration::from_millis(100));
-        cursor.set_open(&(0..database.shards).map(|shard| (shard, Opening { epoch: 1, number: 1 })).collect());
+        cursor.set_open(&(0..database.shards).map(|shard| (shard, SessionId { epoch: 1, number: 1 })).collect());
         let mut now = began;
         while cursor.is_behind() {
             (now, _) = database.serve(&mut cursor, now);
@@ -584,7 +584,7 @@ mod dead_rows {
         let (new, late) = (Uuid::now_v7(), Uuid::now_v7());
         fixture.execute(&insert(new, "now()")).await;
         let mut cursor = LaneCursor::new(Duration::from_millis(100));
-        cursor.set_open(&HashMap::from([(shard, Opening { epoch: 1, number: 1 })]));
+        cursor.set_open(&HashMap::from([(shard, SessionId { epoch: 1, number: 1 })]));
         find(&mut cursor, &store, new).await;
         fixture.execute(&insert(late, "now() - interval '1 hour'")).await;
         find(&mut cursor, &store, late).await;

@@ -99,7 +99,7 @@ impl BatchSender {
     fn may_go(&self, delivery: &Delivery) -> bool {
         delivery.is_current()
             && !delivery.is_blocked()
-            && self.shared.leases.covers(&delivery.shard, delivery.opening.epoch, BootInstant::now())
+            && self.shared.leases.covers(&delivery.shard, delivery.session.epoch, BootInstant::now())
     }
 
     /// Sends one piece; returns whether more may follow.

@@ -14,7 +14,7 @@ use tokio::task::JoinError;
 
 use self::batch_sender::BatchSender;
 use super::line::Line;
-use super::messages::{ActorKind, Deliver, Flush, Open};
+use super::messages::{ActorKind, Deliver, Flush, OpenShards};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 
 /// How often the journal is rid of what is settled when no batch does it.
@@ -77,10 +77,10 @@ impl Publisher {
     }
 }
 
-impl Handler<Open> for Publisher {
+impl Handler<OpenShards> for Publisher {
     type Result = AtomicResponse<Self, ()>;
 
-    fn handle(&mut self, Open(shards, under_way): Open, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, OpenShards(shards, under_way): OpenShards, _: &mut Self::Context) -> Self::Result {
         let sender = Arc::clone(&self.sender);
         let work = self.shared.runtime.spawn(async move { sender.lock().await.open(&shards, under_way).await });
         AtomicResponse::new(Box::pin(
