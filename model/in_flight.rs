@@ -6,7 +6,7 @@ use crate::redis::Token;
 use crate::rules::Rules;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Stage {
+pub(crate) enum DeliveryState {
     Queued,
     Accepted,
     Rejected,
@@ -31,17 +31,17 @@ pub(crate) struct Reading {
 pub(crate) struct Entry {
     pub(crate) row: Fetched,
     /// Read under this open; `None`: found in a journal. An open is told by the token that it had.
-    pub(crate) opening: Option<Token>,
+    pub(crate) session: Option<Token>,
     /// The lease's, for the settle.
     pub(crate) epoch: u8,
-    pub(crate) stage: Stage,
-    pub(crate) barred: bool,
+    pub(crate) state: DeliveryState,
+    pub(crate) blocked: bool,
 }
 
 impl Entry {
     /// Whether later events of its key have to wait.
     fn blocks(&self) -> bool {
-        self.barred || matches!(self.stage, Stage::Rejected | Stage::Settled { blocks: true, .. })
+        self.blocked || matches!(self.state, DeliveryState::Rejected | DeliveryState::Settled { blocks: true, .. })
     }
 }
 
@@ -79,17 +79,17 @@ impl InFlight {
         self.entries[event as usize].as_mut()
     }
 
-    pub(crate) fn in_stage(&self, stage: Stage) -> impl Iterator<Item = (Event, &Entry)> {
+    pub(crate) fn in_stage(&self, state: DeliveryState) -> impl Iterator<Item = (Event, &Entry)> {
         let entries = Event::ALL.into_iter().filter_map(|event| Some((event, self.entry(event)?)));
-        entries.filter(move |(_, entry)| entry.stage == stage)
+        entries.filter(move |(_, entry)| entry.state == state)
     }
 
     /// Whether anything of a shard is still on its way.
     pub(crate) fn is_busy(&self, shard: usize, rules: Rules) -> bool {
         let of_shard = Event::ALL.into_iter().filter(|event| event.shard() == shard);
-        of_shard.filter_map(|event| self.entry(event)).any(|entry| match entry.stage {
-            Stage::Settled { .. } => false,
-            Stage::Unrecorded => !rules.unrecorded_is_idle,
+        of_shard.filter_map(|event| self.entry(event)).any(|entry| match entry.state {
+            DeliveryState::Settled { .. } => false,
+            DeliveryState::Unrecorded => !rules.unrecorded_is_idle,
             _ => true,
         })
     }
@@ -105,35 +105,41 @@ impl InFlight {
         let Some(asked) = fetch.asked else { return admitted };
         for row in fetch.rows.iter().flatten() {
             let event = row.publication.event;
-            let opening = self.open[event.shard()];
-            let same = opening.is_some() && fetch.open[event.shard()] == opening;
-            let Some(opening) = opening.filter(|_| same || !rules.r1) else { continue };
-            if self.entry(event).is_some() || rules.r3 && self.waits(event, opening, asked) {
+            let session = self.open[event.shard()];
+            let same = session.is_some() && fetch.open[event.shard()] == session;
+            let Some(session) = session.filter(|_| same || !rules.r1) else { continue };
+            if self.entry(event).is_some() || rules.r3 && self.waits(event, session, asked) {
                 continue;
             }
-            let entry =
-                Entry { row: *row, opening: Some(opening), epoch: opening.epoch, stage: Stage::Queued, barred: false };
+            let entry = Entry {
+                row: *row,
+                session: Some(session),
+                epoch: session.epoch,
+                state: DeliveryState::Queued,
+                blocked: false,
+            };
             self.entries[event as usize] = Some(entry);
             admitted.push(event);
         }
         admitted
     }
 
-    fn waits(&self, event: Event, opening: Token, Asked { up_to, blocked }: Asked) -> bool {
+    fn waits(&self, event: Event, session: Token, Asked { up_to, blocked }: Asked) -> bool {
         // In flight when the question was asked, and given back since.
         if event.has_key() && up_to.is_none_or(|last| last < event) {
             return true;
         }
         event.before().is_some_and(|before| {
-            let behind_another_session =
-                self.entry(before).is_some_and(|entry| entry.stage == Stage::Queued && entry.opening != Some(opening));
+            let behind_another_session = self
+                .entry(before)
+                .is_some_and(|entry| entry.state == DeliveryState::Queued && entry.session != Some(session));
             blocked || self.is_blocked(event) || behind_another_session
         })
     }
 
     /// Whether a refused event stands, or stood a moment ago, before this one in its key's order.
     pub(crate) fn is_blocked(&self, event: Event) -> bool {
-        self.entry(event).is_some_and(|entry| entry.barred)
+        self.entry(event).is_some_and(|entry| entry.blocked)
             || event.before().and_then(|before| self.entry(before)).is_some_and(Entry::blocks)
     }
 
@@ -141,7 +147,7 @@ impl InFlight {
     pub(crate) fn in_the_way_of(&self, row: &Fetched, rules: Rules) -> Option<Publication> {
         let entry = self.entry(row.publication.event)?;
         let replayed = entry.row.publication != row.publication && rules.replays_wait;
-        let settled = matches!(entry.stage, Stage::Settled { .. }) && rules.settled_waits;
+        let settled = matches!(entry.state, DeliveryState::Settled { .. }) && rules.settled_waits;
         (replayed || settled).then_some(entry.row.publication)
     }
 
@@ -153,37 +159,37 @@ impl InFlight {
     pub(crate) fn adopt(&mut self, row: Fetched, epoch: u8) {
         let event = row.publication.event;
         match self.entry_mut(event) {
-            Some(entry) if entry.stage == Stage::Queued => entry.stage = Stage::Accepted,
+            Some(entry) if entry.state == DeliveryState::Queued => entry.state = DeliveryState::Accepted,
             Some(_) => {}
             None => {
-                let entry = Entry { row, opening: None, epoch, stage: Stage::Accepted, barred: false };
+                let entry = Entry { row, session: None, epoch, state: DeliveryState::Accepted, blocked: false };
                 self.entries[event as usize] = Some(entry);
             }
         }
     }
 
-    pub(crate) fn set_stage(&mut self, event: Event, stage: Stage) {
+    pub(crate) fn set_stage(&mut self, event: Event, state: DeliveryState) {
         if let Some(entry) = self.entry_mut(event) {
-            entry.stage = stage;
+            entry.state = state;
         }
     }
 
     /// The database has it. It stays until these readings are over (R2).
     pub(crate) fn settle(&mut self, event: Event, blocks: bool, until: Reading) {
-        self.set_stage(event, Stage::Settled { blocks, until });
+        self.set_stage(event, DeliveryState::Settled { blocks, until });
         if blocks
             && let Some(later) = event.after().and_then(|later| self.entry_mut(later))
-            && matches!(later.stage, Stage::Queued | Stage::Accepted)
+            && matches!(later.state, DeliveryState::Queued | DeliveryState::Accepted)
         {
-            later.barred = true;
+            later.blocked = true;
         }
-        self.release(Reading { fetch: false, look_up: false });
+        self.end_reading(Reading { fetch: false, look_up: false });
     }
 
     /// These readings are over.
-    pub(crate) fn release(&mut self, over: Reading) {
+    pub(crate) fn end_reading(&mut self, over: Reading) {
         for entry in &mut self.entries {
-            if let Some(Entry { stage: Stage::Settled { until, .. }, .. }) = entry {
+            if let Some(Entry { state: DeliveryState::Settled { until, .. }, .. }) = entry {
                 until.fetch &= !over.fetch;
                 until.look_up &= !over.look_up;
                 if *until == Reading::default() {
@@ -196,9 +202,9 @@ impl InFlight {
     /// It was not sent, or its fate is not known and the next open will tell.
     pub(crate) fn release(&mut self, event: Event, rules: Rules) {
         let Some(entry) = self.entries[event as usize].take() else { return };
-        let overtaken = event.has_key() && !entry.barred && !self.is_blocked(event);
-        let refused = entry.stage == Stage::Rejected && rules.refused_closes;
-        if entry.stage == Stage::Accepted || refused || overtaken {
+        let overtaken = event.has_key() && !entry.blocked && !self.is_blocked(event);
+        let refused = entry.state == DeliveryState::Rejected && rules.refused_closes;
+        if entry.state == DeliveryState::Accepted || refused || overtaken {
             self.open[event.shard()] = None;
         }
     }

@@ -76,6 +76,6 @@ impl State {
         let Some(fetch) = worker.fetch.take() else { return };
         let admitted = worker.in_flight.admit(&fetch, outbox.rules);
         worker.queue.extend(admitted);
-        worker.in_flight.release(Reading { fetch: true, look_up: false });
+        worker.in_flight.end_reading(Reading { fetch: true, look_up: false });
     }
 }

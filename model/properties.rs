@@ -4,7 +4,7 @@ use stateright::Property;
 
 use crate::database::Status;
 use crate::events::{Event, Publication, Publications};
-use crate::in_flight::Stage;
+use crate::in_flight::DeliveryState;
 use crate::rules::Outbox;
 use crate::state::State;
 use crate::worker::Worker;
@@ -41,8 +41,9 @@ pub(crate) fn all() -> Vec<Property<Outbox>> {
             !forgotten || !is_settled(state) || !state.is_at_rest(outbox)
         }),
         Property::sometimes(TAKEN_OVER, |_, state: &State| {
-            let mut accepted = state.workers.iter().flat_map(|worker| worker.in_flight.in_stage(Stage::Accepted));
-            accepted.any(|(_, entry)| entry.opening.is_none())
+            let mut accepted =
+                state.workers.iter().flat_map(|worker| worker.in_flight.in_stage(DeliveryState::Accepted));
+            accepted.any(|(_, entry)| entry.session.is_none())
         }),
         Property::sometimes(REPLAYED, |_, state: &State| {
             let published = |event: Event| state.database.row(event).status == Status::Published;

@@ -5,7 +5,7 @@
 
 use crate::database::Fetched;
 use crate::events::Publications;
-use crate::in_flight::{Reading, Stage};
+use crate::in_flight::{DeliveryState, Reading};
 use crate::message::{Message, each};
 use crate::redis::{Batch, Reply, Trouble};
 use crate::rules::{Outbox, Rules};
@@ -122,7 +122,7 @@ impl State {
                 worker.in_flight.open[shard] = Some(token);
             }
         }
-        worker.in_flight.release(Reading { fetch: false, look_up: true });
+        worker.in_flight.end_reading(Reading { fetch: false, look_up: true });
     }
 
     /// `deliver` up to the sending of one piece: what may not go is given back, what the backend has already is passed on.
@@ -134,7 +134,7 @@ impl State {
                 worker.drop_ticket(event, outbox.rules);
             } else if worker.in_flight.entry(event).is_some_and(|entry| entry.row.published_at) {
                 worker.queue.retain(|queued| *queued != event);
-                worker.in_flight.set_stage(event, Stage::Accepted);
+                worker.in_flight.set_stage(event, DeliveryState::Accepted);
             } else if going.is_empty() || piece == Piece::All {
                 going.push(event);
             }
@@ -188,8 +188,8 @@ impl State {
             let event = publication.event;
             let refused = trouble == Some(Trouble::Refused(event)) && reply != Reply::Closed;
             match (sent.contains(publication), refused) {
-                (true, _) => worker.in_flight.set_stage(event, Stage::Accepted),
-                (false, true) => worker.in_flight.set_stage(event, Stage::Rejected),
+                (true, _) => worker.in_flight.set_stage(event, DeliveryState::Accepted),
+                (false, true) => worker.in_flight.set_stage(event, DeliveryState::Rejected),
                 (false, false) => worker.drop_ticket(event, outbox.rules),
             }
         }

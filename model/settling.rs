@@ -8,7 +8,7 @@
 
 use crate::database::Reschedule;
 use crate::events::Publications;
-use crate::in_flight::Stage;
+use crate::in_flight::DeliveryState;
 use crate::message::Message;
 use crate::rules::{Outbox, Rules};
 use crate::state::State;
@@ -56,7 +56,9 @@ impl State {
         worker.noted = worker.noted.and(recorded);
         let until = worker.reading(rules);
         recorded.iter().for_each(|publication| worker.in_flight.settle(publication.event, false, until));
-        unrecorded.iter().for_each(|publication| worker.in_flight.set_stage(publication.event, Stage::Unrecorded));
+        unrecorded
+            .iter()
+            .for_each(|publication| worker.in_flight.set_stage(publication.event, DeliveryState::Unrecorded));
     }
 
     pub(crate) fn settle_rescheduled(&mut self, w: usize, fate: Fate, outbox: &Outbox) {

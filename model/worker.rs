@@ -2,7 +2,7 @@
 
 use crate::database::{Fetched, Reschedule};
 use crate::events::{Event, Publication, Publications};
-use crate::in_flight::{Entry, Fetch, InFlight, Reading, Stage};
+use crate::in_flight::{DeliveryState, Entry, Fetch, InFlight, Reading};
 use crate::leases::Owner;
 use crate::message::{Message, each};
 use crate::redis::{Batch, Token};
@@ -114,7 +114,7 @@ impl Worker {
     /// R1 and R3 once more, at the last moment.
     pub(crate) fn may_go(&self, event: Event, rules: Rules) -> bool {
         self.in_flight.entry(event).is_some_and(|entry| {
-            let current = entry.opening.is_some() && self.in_flight.open[event.shard()] == entry.opening;
+            let current = entry.session.is_some() && self.in_flight.open[event.shard()] == entry.session;
             (current || !rules.r1)
                 && !(rules.r3 && self.in_flight.is_blocked(event))
                 && self.readable(event.shard()) == Some(entry.epoch)
@@ -123,7 +123,7 @@ impl Worker {
 
     /// Whether a delivery waits for the sender, for the completer or for `Retry`.
     pub(crate) fn has_ticket(&self, event: Event) -> bool {
-        let in_hand = |entry: &Entry| matches!(entry.stage, Stage::Accepted | Stage::Rejected);
+        let in_hand = |entry: &Entry| matches!(entry.state, DeliveryState::Accepted | DeliveryState::Rejected);
         self.queue.contains(&event) || self.in_flight.entry(event).is_some_and(in_hand)
     }
 
@@ -145,13 +145,13 @@ impl Worker {
 
     /// What the completer has in hand: accepted, and not still queued for the sender.
     pub(crate) fn completing(&self) -> Publications {
-        let accepted = self.in_flight.in_stage(Stage::Accepted);
+        let accepted = self.in_flight.in_stage(DeliveryState::Accepted);
         accepted.filter(|(event, _)| !self.queue.contains(event)).map(|(_, entry)| entry.row.publication).collect()
     }
 
     /// What `Retry` has in hand.
     pub(crate) fn refusals(&self, max_retries: u8) -> impl Iterator<Item = Reschedule> {
-        self.in_flight.in_stage(Stage::Rejected).map(move |(_, entry)| Reschedule {
+        self.in_flight.in_stage(DeliveryState::Rejected).map(move |(_, entry)| Reschedule {
             publication: entry.row.publication,
             owner: self.owner,
             epoch: entry.epoch,

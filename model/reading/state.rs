@@ -43,9 +43,9 @@ pub(super) struct State {
     /// Retries that were read and had to wait.
     waiting: [bool; COUNT],
     /// Events of the key wait for what stands before them.
-    parked: bool,
+    key_blocked: bool,
     /// The key is to be read from its start.
-    wanted: bool,
+    reread_key: bool,
     lane: Lane,
     pub(super) faults: Faults,
     /// Not in memory: it was never read.
@@ -69,8 +69,8 @@ impl State {
             in_flight: [false; COUNT],
             retries: Vec::new(),
             waiting: [false; COUNT],
-            parked: false,
-            wanted: false,
+            key_blocked: false,
+            reread_key: false,
             lane: Lane::new(),
             faults,
             unread: [true; COUNT],
@@ -92,7 +92,7 @@ impl State {
 
     pub(super) fn take_anew(&mut self) {
         self.lane = Lane::new();
-        self.parked = false;
+        self.key_blocked = false;
         self.waiting = [false; COUNT];
         self.late = [false; COUNT];
     }
@@ -103,16 +103,16 @@ impl State {
         if self.in_flight.contains(&true) {
             return;
         }
-        let Some(plan) = self.lane.plan(due, self.wanted, rules) else { return };
+        let Some(plan) = self.lane.plan(due, self.reread_key, rules) else { return };
         self.note_late();
         let keys = plan == Plan::Keys;
         if keys {
-            (self.wanted, self.parked) = (false, false);
+            (self.reread_key, self.key_blocked) = (false, false);
         }
         if fails {
             self.faults.spend(|faults| &mut faults.failed_fetches);
             self.lane.give_up();
-            self.wanted |= keys && rules.failed_fetch_keeps_keys;
+            self.reread_key |= keys && rules.failed_fetch_keeps_keys;
             return;
         }
         let row = self.fetch(plan, rules);
@@ -120,7 +120,7 @@ impl State {
         self.lane.advance(plan, row.map(position));
         let goes = row.is_some_and(|event| self.admit(event, rules));
         // The fetch has brought as much as it may, and the key may have more.
-        self.wanted |= keys && goes;
+        self.reread_key |= keys && goes;
     }
 
     /// The one row that a fetch brings.
@@ -150,9 +150,9 @@ impl State {
             self.in_flight[event] = true;
             return true;
         };
-        self.parked = true;
+        self.key_blocked = true;
         self.waiting[event] = matches!(self.rows[event], Status::Retry { .. });
-        self.wanted |= self.rows[blocker].is_due() && rules.fetches_blockers;
+        self.reread_key |= self.rows[blocker].is_due() && rules.fetches_blockers;
         false
     }
 
@@ -170,9 +170,9 @@ impl State {
             return;
         }
         if status.blocks() {
-            self.parked = true;
+            self.key_blocked = true;
         } else {
-            self.wanted |= self.parked && rules.rereads_keys;
+            self.reread_key |= self.key_blocked && rules.rereads_keys;
             self.waiting = [false; COUNT];
         }
     }

@@ -21,7 +21,7 @@ use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyStart, Positi
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// Keys that are read from the start of their order at once.
-const WANTED_KEYS: usize = 64;
+const MOST_KEYS_TO_REREAD: usize = 64;
 
 /// Events that one fetch asks for at most, so that fetching, publishing and settling overlap.
 pub(crate) const MAX_FETCH: usize = 2_000;
@@ -203,7 +203,7 @@ impl Poller {
                 continue;
             }
             let cursor = &mut track.cursors[lane];
-            in_flight.forget_parked(&cursor.set_open(&open_and_held(&self.shared, in_flight, now)));
+            in_flight.forget_blocked_keys(&cursor.set_open(&open_and_held(&self.shared, in_flight, now)));
             cursor.rewind(&in_flight.take_rewinds());
             if let Some(at) = in_flight.take_next_retry() {
                 cursor.retries_at(at);
@@ -219,7 +219,7 @@ impl Poller {
             if cursor.is_behind() && room < batch.min(most) / 2 && !in_flight.is_empty() {
                 continue;
             }
-            if let Some(plan) = cursor.plan(room, in_flight.has_wanted(), now) {
+            if let Some(plan) = cursor.plan(room, in_flight.has_keys_to_reread(), now) {
                 return Some((lane, plan));
             }
         }
@@ -254,7 +254,7 @@ impl Poller {
         unfinished
             .iter()
             .filter(|(key, read)| !*read || going.contains(&**key))
-            .for_each(|(key, _)| in_flight.want(key));
+            .for_each(|(key, _)| in_flight.reread_key(key));
         self.refuse(unreadable);
         self.deliver(index, deliveries);
     }
@@ -348,7 +348,7 @@ struct Reading {
 async fn read(shared: Arc<Shared>, in_flight: Arc<InFlight>, request: FetchRequest) -> Result<Reading, StoreError> {
     let reading = read_fallibly(&shared, &in_flight, &request).await;
     if reading.is_err() {
-        request.keys.iter().for_each(|start| in_flight.want(&start.key));
+        request.keys.iter().for_each(|start| in_flight.reread_key(&start.key));
     }
     reading
 }
@@ -406,7 +406,7 @@ fn is_late(error: &StoreError) -> bool {
 
 fn request(shared: &Shared, line: &Line, in_flight: &InFlight, plan: &Plan) -> FetchRequest {
     let sweeping = plan.purpose == Purpose::Sweep;
-    let keys = in_flight.take_wanted(WANTED_KEYS.min(plan.key_room));
+    let keys = in_flight.take_keys_to_reread(MOST_KEYS_TO_REREAD.min(plan.key_room));
     let key_limit = plan.key_limit(keys.len());
     let except = if sweeping || !keys.is_empty() { in_flight.ids() } else { in_flight.retrying() };
     FetchRequest {

@@ -79,8 +79,12 @@ fn a_key_that_was_slow_twice_running_is_asked_about_from_where_it_is_known_to_be
     assert_eq!(asking.asks_from(&rows[2], QUICK), rows[1].position);
     assert_eq!(asking.asks_from(&rows[3], QUICK), rows[2].position);
 
-    asking.in_flight.want("k");
-    assert_eq!(asking.in_flight.take_wanted(1)[0].from, rows[3].position, "what is read of it begins there, too");
+    asking.in_flight.reread_key("k");
+    assert_eq!(
+        asking.in_flight.take_keys_to_reread(1)[0].from,
+        rows[3].position,
+        "what is read of it begins there, too"
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::store::{Fetched, Position};
 use crate::system::clock::BootInstant;
 
 /// Keys remembered because events of theirs wait behind the cursor; more are left to the sweep.
-const MAX_PARKED: usize = 10_000;
+const MAX_BLOCKED_KEYS: usize = 10_000;
 
 pub(super) struct Entry {
     pub(super) position: Position,
@@ -24,7 +24,7 @@ pub(super) struct Entry {
     /// Read from `retry`.
     pub(super) retry: bool,
     /// One before it in its key's order was refused while this one was on its way, or has still to be handled.
-    pub(super) barred: bool,
+    pub(super) blocked: bool,
     /// Why its outcome cannot be recorded.
     pub(super) unwritable: Option<Box<Unwritable>>,
 }
@@ -46,7 +46,7 @@ impl Entry {
             session,
             state,
             retry: row.retry,
-            barred: false,
+            blocked: false,
             unwritable: None,
         }
     }
@@ -58,7 +58,7 @@ impl Entry {
 
     /// Whether later events of its key have to wait.
     pub(super) fn blocks(&self) -> bool {
-        self.barred || matches!(self.state, DeliveryState::Rejected | DeliveryState::Settled { blocks: true })
+        self.blocked || matches!(self.state, DeliveryState::Rejected | DeliveryState::Settled { blocks: true })
     }
 }
 
@@ -67,14 +67,14 @@ pub(super) struct Inner {
     pub(super) open: HashMap<i16, SessionId>,
     pub(super) sessions: u64,
     pub(super) events: HashMap<Uuid, Entry, RandomState>,
-    pub(super) chains: HashMap<Arc<str>, Vec<Uuid>, RandomState>,
+    pub(super) by_key: HashMap<Arc<str>, Vec<Uuid>, RandomState>,
     pub(super) next_fetch: u64,
     pub(super) fetches: BTreeSet<u64>,
-    pub(super) lingering: VecDeque<(u64, Uuid)>,
+    pub(super) awaiting_older_fetches: VecDeque<(u64, Uuid)>,
     pub(super) rewinds: HashMap<i16, Position>,
     pub(super) next_retry: Option<BootInstant>,
-    pub(super) parked: HashMap<String, i16>,
-    pub(super) wanted: BTreeSet<String>,
+    pub(super) blocked_keys: HashMap<String, i16>,
+    pub(super) keys_to_reread: BTreeSet<String>,
     pub(super) cleared: ClearedKeys,
     /// How many of the events are unwritable.
     pub(super) unwritable: usize,
@@ -83,7 +83,7 @@ pub(super) struct Inner {
 impl Inner {
     pub(super) fn insert(&mut self, id: Uuid, entry: Entry) {
         if let Some(key) = &entry.key {
-            self.chains.entry(Arc::clone(key)).or_default().push(id);
+            self.by_key.entry(Arc::clone(key)).or_default().push(id);
         }
         self.events.insert(id, entry);
     }
@@ -92,24 +92,24 @@ impl Inner {
         let entry = self.events.remove(&id)?;
         self.unwritable -= usize::from(entry.unwritable.is_some());
         if let Some(key) = &entry.key
-            && let Some(chain) = self.chains.get_mut(key)
+            && let Some(chain) = self.by_key.get_mut(key)
         {
             chain.retain(|other| *other != id);
             if chain.is_empty() {
-                self.chains.remove(key);
+                self.by_key.remove(key);
             }
         }
         Some(entry)
     }
 
-    /// Lets settled events go once every fetch that began before their settle is over (R2).
-    pub(super) fn release(&mut self) {
+    /// Drops settled events once every fetch that began before their settle is over (R2).
+    pub(super) fn drop_settled(&mut self) {
         let oldest = self.fetches.first().copied().unwrap_or(u64::MAX);
-        while let Some(&(began_before, id)) = self.lingering.front() {
+        while let Some(&(began_before, id)) = self.awaiting_older_fetches.front() {
             if oldest < began_before {
                 break;
             }
-            self.lingering.pop_front();
+            self.awaiting_older_fetches.pop_front();
             self.remove(id);
         }
     }
@@ -119,21 +119,21 @@ impl Inner {
         *place = (*place).min(to);
     }
 
-    pub(super) fn park(&mut self, key: &str, shard: i16) {
-        if self.parked.len() < MAX_PARKED {
-            self.parked.insert(key.to_owned(), shard);
+    pub(super) fn note_blocked_key(&mut self, key: &str, shard: i16) {
+        if self.blocked_keys.len() < MAX_BLOCKED_KEYS {
+            self.blocked_keys.insert(key.to_owned(), shard);
         }
     }
 
     /// What is on its way behind a refused event stays behind it, also once that one's own entry is gone.
-    pub(super) fn bar_followers(&mut self, key: &str, position: Position) {
-        let ids = self.chains.get(key).cloned().unwrap_or_default();
+    pub(super) fn block_followers(&mut self, key: &str, position: Position) {
+        let ids = self.by_key.get(key).cloned().unwrap_or_default();
         for id in ids {
             if let Some(entry) = self.events.get_mut(&id)
                 && entry.position > position
                 && matches!(entry.state, DeliveryState::Queued | DeliveryState::Accepted)
             {
-                entry.barred = true;
+                entry.blocked = true;
             }
         }
     }
@@ -146,7 +146,7 @@ impl Inner {
     }
 
     pub(super) fn chain(&self, key: &str) -> impl Iterator<Item = &Entry> {
-        self.chains.get(key).into_iter().flatten().filter_map(|id| self.events.get(id))
+        self.by_key.get(key).into_iter().flatten().filter_map(|id| self.events.get(id))
     }
 
     pub(super) fn is_blocked(&self, key: &str, position: Position) -> bool {

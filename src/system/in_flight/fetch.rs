@@ -53,7 +53,7 @@ impl Drop for Fetch {
     fn drop(&mut self) {
         let mut inner = self.in_flight.lock();
         inner.fetches.remove(&self.number);
-        inner.release();
+        inner.drop_settled();
     }
 }
 
@@ -71,7 +71,7 @@ impl Fetch {
                 from: row.position,
                 before: row.position,
                 except: {
-                    let chain = inner.chains.get(row.partition_key.as_str()).into_iter().flatten();
+                    let chain = inner.by_key.get(row.partition_key.as_str()).into_iter().flatten();
                     chain.copied().filter(on_its_way).collect()
                 },
             });
@@ -171,9 +171,9 @@ impl Fetch {
         if blocker.is_none() && !blocked {
             return false;
         }
-        inner.park(key, row.shard);
+        inner.note_blocked_key(key, row.shard);
         if blocker.is_some_and(|blocker| blocker.due && !inner.events.contains_key(&blocker.id)) {
-            inner.wanted.insert(key.to_owned());
+            inner.keys_to_reread.insert(key.to_owned());
         }
         true
     }
@@ -213,7 +213,7 @@ impl Fetch {
                     return None;
                 }
                 let mut entry = Entry::new(&row, None, DeliveryState::Accepted);
-                entry.barred = blockers.get(&row.partition_key).is_some_and(|blocker| blocker.position < row.position);
+                entry.blocked = blockers.get(&row.partition_key).is_some_and(|blocker| blocker.position < row.position);
                 inner.insert(row.id, entry);
                 let mut delivery = Delivery::new(&self.in_flight, &row, SessionId { epoch, number: 0 }, permit(&row));
                 delivery.accepted = true;

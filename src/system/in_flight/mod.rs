@@ -145,29 +145,29 @@ impl InFlight {
     }
 
     /// Keys whose events are to be read from the start of their order, as far as it is not known to be clear.
-    pub(crate) fn take_wanted(&self, most: usize) -> Vec<KeyStart> {
+    pub(crate) fn take_keys_to_reread(&self, most: usize) -> Vec<KeyStart> {
         let mut inner = self.lock();
-        let keys: Vec<String> = inner.wanted.iter().take(most).cloned().collect();
+        let keys: Vec<String> = inner.keys_to_reread.iter().take(most).cloned().collect();
         for key in &keys {
-            inner.wanted.remove(key);
-            inner.parked.remove(key);
+            inner.keys_to_reread.remove(key);
+            inner.blocked_keys.remove(key);
         }
         keys.into_iter().map(|key| KeyStart { from: inner.cleared.place(&key), key }).collect()
     }
 
     /// These shards are read from their start, or by another worker: what waits in them needs no memory here.
-    pub(crate) fn forget_parked(&self, shards: &[i16]) {
+    pub(crate) fn forget_blocked_keys(&self, shards: &[i16]) {
         if !shards.is_empty() {
-            self.lock().parked.retain(|_, shard| !shards.contains(shard));
+            self.lock().blocked_keys.retain(|_, shard| !shards.contains(shard));
         }
     }
 
-    pub(crate) fn has_wanted(&self) -> bool {
-        !self.lock().wanted.is_empty()
+    pub(crate) fn has_keys_to_reread(&self) -> bool {
+        !self.lock().keys_to_reread.is_empty()
     }
 
-    pub(crate) fn want(&self, key: &str) {
-        self.lock().wanted.insert(key.to_owned());
+    pub(crate) fn reread_key(&self, key: &str) {
+        self.lock().keys_to_reread.insert(key.to_owned());
     }
 
     /// What the database showed may not be what it shows from now on: it may be another server.
@@ -180,7 +180,7 @@ impl InFlight {
     /// Whether a refused event stands, or stood a moment ago, before this one in its key's order.
     pub(crate) fn is_blocked(&self, id: Uuid, key: &str, position: Position) -> bool {
         let inner = self.lock();
-        inner.events.get(&id).is_some_and(|entry| entry.barred) || inner.is_blocked(key, position)
+        inner.events.get(&id).is_some_and(|entry| entry.blocked) || inner.is_blocked(key, position)
     }
 
     // Events whose outcome cannot be recorded.
@@ -245,15 +245,15 @@ impl InFlight {
         inner.unwritable -= usize::from(was_unwritable);
         if let Some(key) = key {
             if blocks {
-                inner.park(&key, shard);
-                inner.bar_followers(&key, position);
-            } else if inner.parked.contains_key(&*key) {
-                inner.wanted.insert(key.to_string());
+                inner.note_blocked_key(&key, shard);
+                inner.block_followers(&key, position);
+            } else if inner.blocked_keys.contains_key(&*key) {
+                inner.keys_to_reread.insert(key.to_string());
             }
         }
         let next = if fault_injection::is_off(ProtocolRule::Lingering) { 0 } else { inner.next_fetch };
-        inner.lingering.push_back((next, id));
-        inner.release();
+        inner.awaiting_older_fetches.push_back((next, id));
+        inner.drop_settled();
     }
 
     /// It was not sent, or its fate is not known and the next open will tell.
@@ -263,7 +263,7 @@ impl InFlight {
         inner.rewind(entry.shard, entry.position);
         // What is queued behind it, or is being read on the strength of its being in flight, must not go before it.
         let key = entry.key.as_deref().unwrap_or("");
-        let overtaken = !key.is_empty() && !entry.barred && !inner.is_blocked(key, entry.position);
+        let overtaken = !key.is_empty() && !entry.blocked && !inner.is_blocked(key, entry.position);
         // A rejection that was not recorded: another owner may have sent it since, and only the journal tells.
         if close || matches!(entry.state, DeliveryState::Accepted | DeliveryState::Rejected) || overtaken {
             inner.open.remove(&entry.shard);

@@ -51,8 +51,8 @@ fn admit_behind(in_flight: &Arc<InFlight>, blocker: &Fetched, due: bool, row: &F
     fetch.admit(rows, &blockers, permit).deliveries
 }
 
-fn wanted(in_flight: &InFlight, most: usize) -> Vec<String> {
-    in_flight.take_wanted(most).into_iter().map(|start| start.key).collect()
+fn keys_to_reread(in_flight: &InFlight, most: usize) -> Vec<String> {
+    in_flight.take_keys_to_reread(most).into_iter().map(|start| start.key).collect()
 }
 
 fn ids(deliveries: &[Delivery]) -> Vec<Uuid> {
@@ -182,7 +182,7 @@ fn an_unsettled_event_before_it_holds_an_event_back_and_a_later_one_does_not() {
     let in_flight = in_flight();
     let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
     assert!(admit_behind(&in_flight, &first, false, &second).is_empty());
-    assert!(!in_flight.has_wanted(), "a blocker that is not due is not read either");
+    assert!(!in_flight.has_keys_to_reread(), "a blocker that is not due is not read either");
     assert_eq!(admit_behind(&in_flight, &third, false, &second).len(), 1);
 }
 
@@ -191,8 +191,8 @@ fn a_due_blocker_makes_its_key_wanted_from_the_start() {
     let in_flight = in_flight();
     let (first, second) = (row(1, "k"), row(2, "k"));
     assert!(admit_behind(&in_flight, &first, true, &second).is_empty());
-    assert_eq!(wanted(&in_flight, 10), ["k"]);
-    assert!(!in_flight.has_wanted());
+    assert_eq!(keys_to_reread(&in_flight, 10), ["k"]);
+    assert!(!in_flight.has_keys_to_reread());
 }
 
 #[test]
@@ -268,9 +268,9 @@ fn a_key_that_waits_is_wanted_when_its_event_in_flight_is_done() {
     let mut one = admit_one(&in_flight, &first);
     one.reject();
     assert!(admit(&in_flight, &[&second]).is_empty());
-    assert!(!in_flight.has_wanted());
+    assert!(!in_flight.has_keys_to_reread());
     one.settled(false);
-    assert_eq!(wanted(&in_flight, 10), ["k"], "it failed for good and does not hold its key");
+    assert_eq!(keys_to_reread(&in_flight, 10), ["k"], "it failed for good and does not hold its key");
 }
 
 #[test]
@@ -278,20 +278,20 @@ fn a_key_behind_a_retry_is_wanted_when_the_retry_is_done() {
     let in_flight = in_flight();
     let (first, second) = (row(1, "k"), row(2, "k"));
     admit_one(&in_flight, &first).settled(true);
-    assert!(!in_flight.has_wanted());
+    assert!(!in_flight.has_keys_to_reread());
     assert!(admit_behind(&in_flight, &first, false, &second).is_empty());
     admit_one(&in_flight, &first).settled(false);
-    assert_eq!(wanted(&in_flight, 10), ["k"]);
+    assert_eq!(keys_to_reread(&in_flight, 10), ["k"]);
     admit_one(&in_flight, &second).settled(false);
-    assert!(!in_flight.has_wanted(), "nothing waits any more");
+    assert!(!in_flight.has_keys_to_reread(), "nothing waits any more");
 }
 
 #[test]
 fn wanted_keys_are_taken_a_few_at_a_time() {
     let in_flight = in_flight();
-    ["a", "b", "c"].iter().for_each(|key| in_flight.want(key));
-    assert_eq!(wanted(&in_flight, 2), ["a", "b"]);
-    assert_eq!(wanted(&in_flight, 2), ["c"]);
+    ["a", "b", "c"].iter().for_each(|key| in_flight.reread_key(key));
+    assert_eq!(keys_to_reread(&in_flight, 2), ["a", "b"]);
+    assert_eq!(keys_to_reread(&in_flight, 2), ["c"]);
 }
 
 // Deliveries that are dropped.
