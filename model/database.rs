@@ -75,7 +75,7 @@ impl Row {
 
 /// A row as a fetch or a look-up read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Fetched {
+pub(crate) struct FetchedRow {
     pub(crate) publication: Publication,
     pub(crate) retry_count: u8,
     pub(crate) changes: u8,
@@ -84,7 +84,7 @@ pub(crate) struct Fetched {
 
 /// A settle that is not the final one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Reschedule {
+pub(crate) struct FailureRecord {
     pub(crate) publication: Publication,
     pub(crate) owner: Owner,
     pub(crate) epoch: u8,
@@ -139,7 +139,7 @@ impl Database {
     }
 
     /// What is due of these shards. A retry may have come due or not.
-    pub(crate) fn fetch(&self, shards: [bool; 2], retries: bool) -> [Option<Fetched>; 3] {
+    pub(crate) fn fetch(&self, shards: [bool; 2], retries: bool) -> [Option<FetchedRow>; 3] {
         Event::ALL.map(|event| {
             let row = self.row(event);
             let due = row.status == Status::Pending || row.status == Status::Retry && retries;
@@ -147,10 +147,10 @@ impl Database {
         })
     }
 
-    fn read(&self, event: Event) -> Fetched {
+    fn read(&self, event: Event) -> FetchedRow {
         let row = self.row(event);
         let publication = Publication { event, replay: row.replay };
-        Fetched { publication, retry_count: row.retry_count, changes: row.changes, published_at: row.published_at }
+        FetchedRow { publication, retry_count: row.retry_count, changes: row.changes, published_at: row.published_at }
     }
 
     /// Whether something unsettled stands before an event, other than these.
@@ -158,7 +158,7 @@ impl Database {
         event.before().is_some_and(|before| self.row(before).is_unsettled() && !except(before))
     }
 
-    pub(crate) fn record_sent_but_failed(&mut self, sent: Publications) {
+    pub(crate) fn mark_failed_as_sent(&mut self, sent: Publications) {
         for publication in sent.iter() {
             if self.has(publication) && !self.row(publication.event).refuses {
                 let row = self.row_mut(publication.event);
@@ -168,7 +168,7 @@ impl Database {
     }
 
     /// What was sent and is not recorded as published, whatever its status.
-    pub(crate) fn unrecorded(&self, sent: Publications) -> [Option<Fetched>; 3] {
+    pub(crate) fn find_unsettled(&self, sent: Publications) -> [Option<FetchedRow>; 3] {
         Event::ALL.map(|event| {
             let row = self.read(event);
             (sent.contains(row.publication) && !row.published_at).then_some(row)
@@ -194,7 +194,7 @@ impl Database {
     }
 
     /// Returns whether it is recorded, now or by an earlier call.
-    pub(crate) fn settle_rescheduled(&mut self, settle: Reschedule, rules: Rules) -> bool {
+    pub(crate) fn settle_rescheduled(&mut self, settle: FailureRecord, rules: Rules) -> bool {
         let lease = self.leases[settle.publication.event.shard()];
         let ours = lease.owner == Some(settle.owner) && lease.epoch == settle.epoch;
         let same_seq = self.has(settle.publication);

@@ -1,6 +1,6 @@
 //! A worker's memory of what is on its way: `src/system/in_flight`, rules R1 to R3.
 
-use crate::database::Fetched;
+use crate::database::FetchedRow;
 use crate::events::{Event, Publication};
 use crate::redis::Token;
 use crate::rules::Rules;
@@ -29,7 +29,7 @@ pub(crate) struct Reading {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
-    pub(crate) row: Fetched,
+    pub(crate) row: FetchedRow,
     /// Read under this open; `None`: found in a journal. An open is told by the token that it had.
     pub(crate) session: Option<Token>,
     /// The lease's, for the settle.
@@ -50,7 +50,7 @@ impl Entry {
 pub(crate) struct Fetch {
     /// The shards as they were open when it began (R1).
     pub(crate) open: [Option<Token>; 2],
-    pub(crate) rows: [Option<Fetched>; 3],
+    pub(crate) rows: [Option<FetchedRow>; 3],
     /// `None`: the rows are read, and the question about their key is still to be asked.
     pub(crate) asked: Option<Asked>,
 }
@@ -144,7 +144,7 @@ impl InFlight {
     }
 
     /// What is in the way of this row of a journal: what it replays, or its own settle, which another worker has overtaken.
-    pub(crate) fn in_the_way_of(&self, row: &Fetched, rules: Rules) -> Option<Publication> {
+    pub(crate) fn in_the_way_of(&self, row: &FetchedRow, rules: Rules) -> Option<Publication> {
         let entry = self.entry(row.publication.event)?;
         let replayed = entry.row.publication != row.publication && rules.replays_wait;
         let settled = matches!(entry.state, DeliveryState::Settled { .. }) && rules.settled_waits;
@@ -156,7 +156,7 @@ impl InFlight {
     }
 
     /// Takes what an open found in the journal into flight as accepted; what is in flight already stays as it is.
-    pub(crate) fn adopt(&mut self, row: Fetched, epoch: u8) {
+    pub(crate) fn adopt(&mut self, row: FetchedRow, epoch: u8) {
         let event = row.publication.event;
         match self.entry_mut(event) {
             Some(entry) if entry.state == DeliveryState::Queued => entry.state = DeliveryState::Accepted,

@@ -1,6 +1,6 @@
 //! What a worker asks of a server. It is executed as a whole, at once or late: when nobody waits for its answer any more.
 
-use crate::database::{Database, Reschedule};
+use crate::database::{Database, FailureRecord};
 use crate::events::Publications;
 use crate::leases::Owner;
 use crate::redis::{Batch, Redis, Token, Trouble};
@@ -13,7 +13,7 @@ pub(crate) enum Message {
     Publish(Batch, Publications),
     Flush(Publications),
     SettlePublished(Publications),
-    SettleRescheduled(Reschedule),
+    SettleRescheduled(FailureRecord),
     Acquire(Owner, usize),
     Renew(Owner, [Option<u8>; 2]),
     Release(Owner, usize, u8),

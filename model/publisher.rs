@@ -3,7 +3,7 @@
 //! A script and its answer are one step: between the two the worker could only do what it can do before the script, or
 //! die, and it can die after the answer too. Before the script, anything may happen.
 
-use crate::database::Fetched;
+use crate::database::FetchedRow;
 use crate::events::Publications;
 use crate::in_flight::{DeliveryState, Reading};
 use crate::message::{Message, each};
@@ -84,16 +84,16 @@ impl State {
             self.database.raise_epoch(worker.owner, shard, epoch, above);
             worker.refused = true;
         }
-        self.database.record_sent_but_failed(sent);
+        self.database.mark_failed_as_sent(sent);
         if fate == Fate::Answered {
-            let rows = self.database.unrecorded(sent);
+            let rows = self.database.find_unsettled(sent);
             worker.sender = SenderState::Adopting { tokens, sent, refused, rows };
             self.wait_for_what_was_found(sent, rows, rules.recovery_waits && rules.waits_where_it_read);
         }
     }
 
     /// Before anything leaves the journal because its row is found published, something is written, and the standby has it.
-    fn wait_for_what_was_found(&mut self, sent: Publications, rows: [Option<Fetched>; 3], waits: bool) {
+    fn wait_for_what_was_found(&mut self, sent: Publications, rows: [Option<FetchedRow>; 3], waits: bool) {
         let unknown: Publications = rows.iter().flatten().map(|row| row.publication).collect();
         if waits && sent != unknown {
             self.durable = None;
@@ -109,7 +109,7 @@ impl State {
         let worker = &mut self.workers[w];
         worker.sender = SenderState::Idle;
         let rows = || rows.iter().flatten();
-        let unknown: Publications = rows().map(|row: &Fetched| row.publication).collect();
+        let unknown: Publications = rows().map(|row: &FetchedRow| row.publication).collect();
         worker.settle_fields(sent.without(unknown));
         worker.hindered_by = rows().find_map(|row| worker.in_flight.in_the_way_of(row, rules));
         if worker.hindered_by.is_none() {

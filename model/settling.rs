@@ -6,7 +6,7 @@
 //! With a synchronous standby a commit waits for the standby. If the wait is cancelled, what was committed is visible and can be
 //! lost (`Fate::Doubted`); the repetition then changes no row, and so has nothing to wait for, unless it writes something.
 
-use crate::database::Reschedule;
+use crate::database::FailureRecord;
 use crate::events::Publications;
 use crate::in_flight::DeliveryState;
 use crate::message::Message;
@@ -20,7 +20,7 @@ impl State {
         if !self.answered(worker.completing(), outbox.rules).is_empty() {
             steps.push(Step::SettlePublished(w, Fate::Answered));
         }
-        let recordable = |settle: &Reschedule| {
+        let recordable = |settle: &FailureRecord| {
             let event = settle.publication.event;
             !self.is_locked(event) && !self.database.row(event).refuses
         };

@@ -1,6 +1,6 @@
 //! A worker: what it has in memory, and the small things that its actors do with it.
 
-use crate::database::{Fetched, Reschedule};
+use crate::database::{FailureRecord, FetchedRow};
 use crate::events::{Event, Publication, Publications};
 use crate::in_flight::{DeliveryState, Entry, Fetch, InFlight, Reading};
 use crate::leases::Owner;
@@ -35,7 +35,7 @@ pub(crate) enum SenderState {
         tokens: [Option<Token>; 2],
         sent: Publications,
         refused: [Option<u8>; 2],
-        rows: [Option<Fetched>; 3],
+        rows: [Option<FetchedRow>; 3],
     },
     /// A batch is on its way to Redis, with the journal entries to drop.
     Sending(Batch, Publications),
@@ -150,8 +150,8 @@ impl Worker {
     }
 
     /// What `Retry` has in hand.
-    pub(crate) fn refusals(&self, max_retries: u8) -> impl Iterator<Item = Reschedule> {
-        self.in_flight.in_stage(DeliveryState::Rejected).map(move |(_, entry)| Reschedule {
+    pub(crate) fn refusals(&self, max_retries: u8) -> impl Iterator<Item = FailureRecord> {
+        self.in_flight.in_stage(DeliveryState::Rejected).map(move |(_, entry)| FailureRecord {
             publication: entry.row.publication,
             owner: self.owner,
             epoch: entry.epoch,

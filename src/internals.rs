@@ -14,7 +14,7 @@ use crate::event::JsonText;
 use crate::sample;
 use crate::store::postgres::row::Row;
 use crate::store::postgres::{PostgresStore, Target};
-use crate::store::{FetchAnswer, Fetched, Heartbeat, LeaseStore, Shard, Store};
+use crate::store::{FetchResult, FetchedRow, Heartbeat, LeaseStore, Shard, Store};
 use crate::system::clock::BootInstant;
 use crate::system::credit::{Credit, Permit};
 use crate::system::in_flight::SessionId;
@@ -67,7 +67,7 @@ impl StoredRow {
 /// A lane that is read from a backlog.
 pub struct Reading {
     cursor: LaneCursor,
-    answer: FetchAnswer,
+    answer: FetchResult,
 }
 
 impl Reading {
@@ -78,8 +78,8 @@ impl Reading {
         let openings: HashMap<i16, SessionId> =
             (0..SHARDS).map(|number| (number, SessionId { epoch: 1, number: 1 })).collect();
         cursor.set_open(&openings);
-        let rows: Vec<Fetched> = (0..rows).map(|n| sample::fetched(shard(n).number, n, "")).collect();
-        Self { cursor, answer: FetchAnswer { rows, cut_short: true, clock: None } }
+        let rows: Vec<FetchedRow> = (0..rows).map(|n| sample::fetched(shard(n).number, n, "")).collect();
+        Self { cursor, answer: FetchResult { rows, cut_short: true, clock: None } }
     }
 
     /// Plans one fetch and takes over what it brought; returns how many ranges it asked for.

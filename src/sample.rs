@@ -6,7 +6,7 @@ use chrono::DateTime;
 use uuid::Uuid;
 
 use crate::event::{JsonText, OutboxEvent, Status};
-use crate::store::{Fetched, Position};
+use crate::store::{FetchedRow, Position};
 
 pub(crate) fn event(seq: i64, key: &str) -> OutboxEvent {
     let time = DateTime::UNIX_EPOCH;
@@ -41,9 +41,9 @@ pub(crate) fn event(seq: i64, key: &str) -> OutboxEvent {
 }
 
 /// The row of an event that is scheduled at this microsecond.
-pub(crate) fn fetched(shard: i16, scheduled_at: i64, key: &str) -> Fetched {
+pub(crate) fn fetched(shard: i16, scheduled_at: i64, key: &str) -> FetchedRow {
     let event = event(scheduled_at, key);
-    Fetched {
+    FetchedRow {
         shard,
         position: Position { scheduled_at, seq: event.seq },
         id: event.id,

@@ -156,8 +156,8 @@ async fn needed(entries: &[&JournalEntry], store: &dyn Store) -> anyhow::Result<
     let mut needed = HashSet::new();
     for (lane, sent) in lanes {
         for page in sent.chunks(PAGE) {
-            store.record_sent_but_failed(page).await?;
-            let rows = store.unrecorded(lane, page).await?;
+            store.mark_failed_as_sent(page).await?;
+            let rows = store.find_unsettled(lane, page).await?;
             needed.extend(rows.into_iter().map(|row| (row.id, row.position.seq)));
         }
     }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};
 use crate::settings::Settings;
-use crate::store::{Blocker, KeyQuestion, Position, Standing, Store, Unreadable, WorkerRow};
+use crate::store::{Blocker, Position, PredecessorQuery, Standing, Store, Unreadable, WorkerRow};
 
 /// Where one event stands, and why it is not further.
 ///
@@ -238,7 +238,7 @@ async fn before(
     }
     let lane = &event.publisher_backend;
     let holds = settings.holding_lanes().iter().any(|holding| **holding == **lane);
-    let question = KeyQuestion {
+    let question = PredecessorQuery {
         key: event.partition_key.clone(),
         from: Position::START,
         before: standing.position,

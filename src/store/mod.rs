@@ -144,7 +144,7 @@ pub(crate) struct Range {
 
 /// A row that was read.
 #[derive(Debug, Clone)]
-pub(crate) struct Fetched {
+pub(crate) struct FetchedRow {
     pub(crate) shard: i16,
     pub(crate) position: Position,
     pub(crate) id: Uuid,
@@ -163,9 +163,9 @@ pub(crate) struct Fetched {
 
 /// What a fetch found.
 #[derive(Debug, Default)]
-pub(crate) struct FetchAnswer {
+pub(crate) struct FetchResult {
     /// Ranges in each shard's order, then retries, then keys; an id may come twice.
-    pub(crate) rows: Vec<Fetched>,
+    pub(crate) rows: Vec<FetchedRow>,
     /// `max_events` or `max_bytes` ended the reading: there may be more.
     pub(crate) cut_short: bool,
     /// Where an open range began at the start and walking there again may be dear: the database's clock from before.
@@ -188,7 +188,7 @@ impl KeyStart {
 
 /// Asks what stands before an event in its key's order.
 #[derive(Debug, Clone)]
-pub(crate) struct KeyQuestion {
+pub(crate) struct PredecessorQuery {
     pub(crate) key: String,
     /// Only events from this place on count.
     pub(crate) from: Position,
@@ -209,7 +209,7 @@ pub(crate) struct Blocker {
 
 /// A settle that is not the final one, fenced by the lease it was dispatched under.
 #[derive(Debug, Clone)]
-pub(crate) struct Reschedule {
+pub(crate) struct FailureRecord {
     pub(crate) id: Uuid,
     pub(crate) seq: i64,
     pub(crate) shard: Shard,
@@ -266,7 +266,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn shards(&self) -> i16;
 
     /// How many batches may be recorded as published side by side; more take turns at something that they share.
-    fn settles_at_once(&self) -> usize {
+    fn max_concurrent_settles(&self) -> usize {
         1
     }
 
@@ -291,23 +291,23 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn refusal(&self, events: Vec<NewEvent>) -> Option<StoreError>;
 
     /// Reads what is due.
-    async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer>;
+    async fn fetch(&self, request: &FetchRequest) -> Result<FetchResult>;
 
     /// For each question, the first unsettled event before it (pending, retry, and failed where `failed_blocks`).
     async fn blockers(
         &self,
         lane: &str,
         failed_blocks: bool,
-        questions: &[KeyQuestion],
+        questions: &[PredecessorQuery],
     ) -> Result<HashMap<String, Blocker>>;
 
     /// Records that the backend has those of the sent (id, seq) which an operator failed meanwhile. They stay failed, and
     /// are not sent a second time when they are retried.
-    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>>;
+    async fn mark_failed_as_sent(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>>;
 
     /// Those of the sent (id, seq) that are not recorded as published, whatever their status. What is recorded is durable
     /// when this returns: no failover takes it back.
-    async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>>;
+    async fn find_unsettled(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>>;
 
     /// Records that the backends have events, over any other status; the outcomes are in the order given. The first
     /// statement that records it fixes which handlers elsewhere an event is owed to; one that is owed to none is published.
@@ -316,7 +316,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn settle_published(&self, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>>;
 
     /// Records retries and failures, each only while its lease is still `owner`'s; the outcomes are in the order given.
-    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<SettledEvent>>;
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[FailureRecord]) -> Result<Vec<SettledEvent>>;
 
     /// Announces handlers, durably: events that commit after the answer are owed to them.
     async fn announce(&self, handlers: &[Announcement]) -> Result<()>;

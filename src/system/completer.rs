@@ -48,7 +48,7 @@ impl Completer {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let lifeline = shared.lifeline(ActorKind::Completer);
         let queues: BTreeMap<_, _> = shared.lines.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
-        let at_once = (shared.store.settles_at_once() / queues.len().max(1)).max(1);
+        let at_once = (shared.store.max_concurrent_settles() / queues.len().max(1)).max(1);
         Self { shared, queues, at_once, _lifeline: lifeline }
     }
 

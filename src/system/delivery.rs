@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::credit::Permit;
 use super::in_flight::{DeliveryState, InFlight, SessionId, shard_of};
 use crate::event::OutboxEvent;
-use crate::store::{Fetched, Position, Shard};
+use crate::store::{FetchedRow, Position, Shard};
 
 /// One event on its way from fetch to settle.
 ///
@@ -54,7 +54,7 @@ impl DerefMut for Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(in_flight: &Arc<InFlight>, row: &Fetched, session: SessionId, permit: Permit) -> Self {
+    pub(super) fn new(in_flight: &Arc<InFlight>, row: &FetchedRow, session: SessionId, permit: Permit) -> Self {
         Self(Box::new(Contents {
             in_flight: Arc::clone(in_flight),
             id: row.id,

@@ -15,7 +15,7 @@ use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, OpenShards};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyStart, Position, Range, Shard, Store, Wakeup};
+use crate::store::{Blocker, FetchRequest, FetchResult, FetchedRow, KeyStart, Position, Range, Shard, Store, Wakeup};
 
 /// A batch is closed when it would hold more than this, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 1 << 20;
@@ -337,7 +337,7 @@ async fn read_in_vain(shared: &Shared) -> Result<(), StoreError> {
 
 /// What one fetch brought.
 struct Reading {
-    answer: FetchAnswer,
+    answer: FetchResult,
     blockers: HashMap<String, Blocker>,
     /// Keys that were asked for and may have more, and whether any of it was read.
     unfinished: Vec<(String, bool)>,
@@ -383,7 +383,7 @@ pub(super) async fn find_blockers(
     store: &dyn Store,
     in_flight: &InFlight,
     fetch: &mut Fetch,
-    rows: &[Fetched],
+    rows: &[FetchedRow],
     failed_blocks: bool,
 ) -> Result<HashMap<String, Blocker>, StoreError> {
     let questions = fetch.questions(rows, BootInstant::now());

@@ -14,7 +14,7 @@ use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::persist;
 use crate::event::Status;
-use crate::store::{Care, Reschedule, Settled};
+use crate::store::{Care, FailureRecord, Settled};
 
 /// Events in one statement.
 const MOST: usize = 500;
@@ -32,7 +32,7 @@ pub(crate) struct Retry {
 /// A failure, and what is to be recorded about it.
 struct Rejection {
     delivery: Delivery,
-    settle: Reschedule,
+    settle: FailureRecord,
 }
 
 impl Job for Rejection {
@@ -128,7 +128,7 @@ impl Handler<Failed> for Retry {
 panics_on_demand!(Retry);
 
 async fn record(shared: Arc<Shared>, batch: Batch<Rejection>) -> (Batch<Rejection>, Vec<Settled>) {
-    let settles: Vec<Reschedule> = batch.jobs.iter().map(|rejection| rejection.settle.clone()).collect();
+    let settles: Vec<FailureRecord> = batch.jobs.iter().map(|rejection| rejection.settle.clone()).collect();
     let write = |_| {
         let settled = shared.store.settle_rescheduled(shared.worker, &settles);
         settled.map(|settled| outcomes_of(&shared, settles.len(), settled))
@@ -141,7 +141,7 @@ async fn record(shared: Arc<Shared>, batch: Batch<Rejection>) -> (Batch<Rejectio
     (batch, outcomes)
 }
 
-fn count(shared: &Shared, settle: &Reschedule) {
+fn count(shared: &Shared, settle: &FailureRecord) {
     let Some(line) = shared.line_of(&settle.shard.lane) else { return };
     if settle.error.is_some() {
         line.meters.rejected.add(1);
@@ -153,7 +153,7 @@ fn count(shared: &Shared, settle: &Reschedule) {
 }
 
 /// A refusal is written with what it was about and why, as long as there are not too many.
-fn say_refused(shared: &Shared, delivery: &Delivery, settle: &Reschedule) {
+fn say_refused(shared: &Shared, delivery: &Delivery, settle: &FailureRecord) {
     let Some(reason) = settle.error.as_deref() else { return };
     let reason: String = reason.chars().take(MAX_REASON).collect();
     let event_type = delivery.event().map_or("", |event| event.event_type.as_str());
@@ -169,7 +169,7 @@ fn say_refused(shared: &Shared, delivery: &Delivery, settle: &Reschedule) {
     }
 }
 
-fn note_retry(shared: &Shared, settle: &Reschedule) {
+fn note_retry(shared: &Shared, settle: &FailureRecord) {
     let lane = &settle.shard.lane;
     if let Some(in_flight) = shared.line_of(lane).and_then(|line| line.in_flight(lane)) {
         in_flight.note_retry(BootInstant::now().after(settle.delay));
@@ -182,7 +182,7 @@ fn decide(shared: &Shared, Failure { delivery, cause }: Failure) -> Rejection {
     let delay = |failures: i32| backoff.delay(u32::try_from(failures).unwrap_or(0), rand::random());
     let before = delivery.event().and_then(|event| event.pending_handlers.clone());
     let counted = delivery.retry_count.saturating_add(1);
-    let mut settle = Reschedule {
+    let mut settle = FailureRecord {
         id: delivery.id,
         seq: delivery.position.seq,
         shard: delivery.shard.clone(),

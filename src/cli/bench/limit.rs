@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::stage::Stage;
 use crate::settings::DatabaseSettings;
-use crate::store::{Acceptance, Care, FetchRequest, Fetched, Lane, Position, Range, Store};
+use crate::store::{Acceptance, Care, FetchRequest, FetchedRow, Lane, Position, Range, Store};
 use crate::system::MAX_FETCH;
 
 /// What an event takes beside its data, for dividing memory into events.
@@ -51,7 +51,7 @@ fn request(stage: &Stage, data: u32) -> FetchRequest {
     }
 }
 
-fn acceptance(row: &Fetched) -> Acceptance {
+fn acceptance(row: &FetchedRow) -> Acceptance {
     Acceptance { id: row.id, seq: row.position.seq, asked: Arc::default(), left: Vec::new() }
 }
 

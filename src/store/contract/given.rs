@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::Fixture;
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
-    Acceptance, Care, FetchAnswer, FetchRequest, Fetched, Heartbeat, KeyQuestion, KeyStart, Lane, LeaseStore,
-    LeaseView, Position, Range, Reschedule, Settled, SettledEvent, Shard, Store,
+    Acceptance, Care, FailureRecord, FetchRequest, FetchResult, FetchedRow, Heartbeat, KeyStart, Lane, LeaseStore,
+    LeaseView, Position, PredecessorQuery, Range, Settled, SettledEvent, Shard, Store,
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -107,19 +107,19 @@ pub(super) fn keys_alone(keys: &[&str], key_limit: i64, store: &Arc<dyn Store>) 
     }
 }
 
-pub(super) async fn fetch_all(store: &Arc<dyn Store>) -> Vec<Fetched> {
+pub(super) async fn fetch_all(store: &Arc<dyn Store>) -> Vec<FetchedRow> {
     store.fetch(&everything(store)).await.unwrap().rows
 }
 
-pub(super) async fn fetch_one(store: &Arc<dyn Store>, id: Uuid) -> Fetched {
+pub(super) async fn fetch_one(store: &Arc<dyn Store>, id: Uuid) -> FetchedRow {
     fetch_all(store).await.into_iter().find(|row| row.id == id).unwrap()
 }
 
-pub(super) fn ids(rows: &[Fetched]) -> Vec<Uuid> {
+pub(super) fn ids(rows: &[FetchedRow]) -> Vec<Uuid> {
     rows.iter().map(|row| row.id).collect()
 }
 
-pub(super) fn sorted_ids(answer: &FetchAnswer) -> Vec<Uuid> {
+pub(super) fn sorted_ids(answer: &FetchResult) -> Vec<Uuid> {
     let mut ids = ids(&answer.rows);
     ids.sort();
     ids
@@ -151,7 +151,7 @@ pub(super) fn outcomes(settled: Vec<SettledEvent>) -> Vec<Settled> {
 }
 
 /// Settles rejections, and returns those that were recorded.
-pub(super) async fn reschedule(store: &Arc<dyn Store>, owner: Uuid, settles: &[Reschedule]) -> Vec<Uuid> {
+pub(super) async fn reschedule(store: &Arc<dyn Store>, owner: Uuid, settles: &[FailureRecord]) -> Vec<Uuid> {
     let outcomes = outcomes(store.settle_rescheduled(owner, settles).await.unwrap());
     let recorded = settles.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Settled::Recorded);
     recorded.map(|(settle, _)| settle.id).collect()
@@ -160,12 +160,17 @@ pub(super) async fn reschedule(store: &Arc<dyn Store>, owner: Uuid, settles: &[R
 /// Where an event that is not published stands, in the database's own microseconds.
 pub(super) async fn position_of(store: &Arc<dyn Store>, id: Uuid) -> Position {
     let event = find(store, id).await;
-    let rows = store.unrecorded(&event.publisher_backend, &[(id, event.seq)]).await.unwrap();
+    let rows = store.find_unsettled(&event.publisher_backend, &[(id, event.seq)]).await.unwrap();
     rows[0].position
 }
 
-pub(super) async fn ask_before(store: &Arc<dyn Store>, key: &str, id: Uuid) -> KeyQuestion {
-    KeyQuestion { key: key.to_owned(), from: Position::START, before: position_of(store, id).await, except: Vec::new() }
+pub(super) async fn ask_before(store: &Arc<dyn Store>, key: &str, id: Uuid) -> PredecessorQuery {
+    PredecessorQuery {
+        key: key.to_owned(),
+        from: Position::START,
+        before: position_of(store, id).await,
+        except: Vec::new(),
+    }
 }
 
 pub(super) fn heartbeat(worker: Uuid) -> Heartbeat {
@@ -230,8 +235,8 @@ impl Worker {
     }
 
     /// A rejection, to be tried again in an hour.
-    pub(super) fn reject(&self, row: &Fetched) -> Reschedule {
-        Reschedule {
+    pub(super) fn reject(&self, row: &FetchedRow) -> FailureRecord {
+        FailureRecord {
             id: row.id,
             seq: row.position.seq,
             shard: Shard { lane: lane(), number: row.shard },

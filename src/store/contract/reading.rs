@@ -1,6 +1,6 @@
 use super::Fixture;
 use super::given::*;
-use crate::store::{FetchRequest, KeyQuestion, KeyStart, Position};
+use crate::store::{FetchRequest, KeyStart, Position, PredecessorQuery};
 
 pub(super) async fn due_events_come_in_the_order_of_their_schedule<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -52,7 +52,7 @@ pub(super) async fn a_retry_without_a_time_is_due_and_stops_nobody<F: Fixture>()
     let later = Row::keyed("k").at(-20_000).insert(&fixture).await;
     assert!(ids(&fetch_all(&store).await).contains(&timeless));
     let before = Position { scheduled_at: i64::MAX, seq: i64::MAX };
-    let question = KeyQuestion { key: "k".to_owned(), from: Position::START, before, except: vec![later] };
+    let question = PredecessorQuery { key: "k".to_owned(), from: Position::START, before, except: vec![later] };
     let blockers = store.blockers(&super::given::lane(), false, &[question]).await.unwrap();
     assert_eq!((blockers["k"].id, blockers["k"].due), (timeless, true));
 }
@@ -180,7 +180,7 @@ pub(super) async fn only_what_is_not_recorded_as_published_is_unrecorded<F: Fixt
     }
     sent.push((replayed, find(&store, replayed).await.seq + 1));
     sent.push((uuid::Uuid::now_v7(), 1));
-    let mut found = ids(&store.unrecorded(&lane(), &sent).await.unwrap());
+    let mut found = ids(&store.find_unsettled(&lane(), &sent).await.unwrap());
     found.sort();
     assert_eq!(found, [pending, failed]);
 }

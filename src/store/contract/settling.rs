@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Fixture;
 use super::given::*;
 use crate::event::Status;
-use crate::store::{Care, Change, Reschedule, Settled};
+use crate::store::{Care, Change, FailureRecord, Settled};
 
 pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -49,7 +49,7 @@ pub(super) async fn a_row_that_may_not_be_updated_is_named_and_holds_no_other<F:
     }
     fixture.refuse_updates(ids[7]).await;
     let rows = fetch_all(&store).await;
-    let settles: Vec<Reschedule> = rows.iter().map(|row| worker.reject(row)).collect();
+    let settles: Vec<FailureRecord> = rows.iter().map(|row| worker.reject(row)).collect();
     let refused = |outcome: &Settled| matches!(outcome, Settled::Refused(reason) if reason.contains("not this one"));
     let outcomes = outcomes(store.settle_rescheduled(worker.id, &settles).await.unwrap());
     for (row, outcome) in rows.iter().zip(&outcomes) {
@@ -89,7 +89,7 @@ pub(super) async fn a_row_that_another_transaction_holds_is_skipped_and_recorded
     let ids = [Row::new().insert(&fixture).await, Row::new().insert(&fixture).await];
     let rows = fetch_all(&store).await;
     let position = |id| rows.iter().position(|row| row.id == id).unwrap();
-    let settles: Vec<Reschedule> = rows.iter().map(|row| worker.reject(row)).collect();
+    let settles: Vec<FailureRecord> = rows.iter().map(|row| worker.reject(row)).collect();
     let mut other = fixture.begin().await;
     let locked = fixture.id(ids[0]);
     other.execute(&format!("UPDATE outbox_events SET subject = 'locked' WHERE id = {locked}")).await;
@@ -130,14 +130,14 @@ pub(super) async fn an_event_that_was_sent_and_then_failed_stays_failed_and_is_k
         (replayed, find(&store, replayed).await.seq + 1),
         (pending, find(&store, pending).await.seq),
     ];
-    store.record_sent_but_failed(&sent).await.unwrap();
+    store.mark_failed_as_sent(&sent).await.unwrap();
     let event = find(&store, failed).await;
     assert!(event.status == Status::Failed && event.published_at.is_some(), "{event:?}");
     assert_eq!(find(&store, replayed).await.published_at, None, "it is another event by now");
     assert_eq!(find(&store, pending).await.published_at, None, "it is taken into flight");
-    store.record_sent_but_failed(&sent).await.unwrap();
+    store.mark_failed_as_sent(&sent).await.unwrap();
     assert_eq!(find(&store, failed).await, event);
-    assert_eq!(ids(&store.unrecorded(&lane(), &sent).await.unwrap()), [pending]);
+    assert_eq!(ids(&store.find_unsettled(&lane(), &sent).await.unwrap()), [pending]);
 }
 
 pub(super) async fn a_replayed_event_is_not_settled_by_its_earlier_seq<F: Fixture>() {
@@ -178,7 +178,7 @@ pub(super) async fn a_failure_is_recorded_with_its_last_ten_errors<F: Fixture>()
     let id = Row::new().insert(&fixture).await;
     for attempt in 1..=12 {
         let last = attempt == 12;
-        let settle = Reschedule {
+        let settle = FailureRecord {
             status: if last { Status::Failed } else { Status::Retry },
             delay: Duration::ZERO,
             error: Some(format!("no. {attempt} {}", "ü".repeat(3000))),
@@ -201,7 +201,7 @@ pub(super) async fn a_settle_whose_answer_was_lost_is_answered_again_and_counts_
     let worker = Worker::owner(&store).await;
     for status in [Status::Retry, Status::Failed] {
         let id = Row::new().insert(&fixture).await;
-        let settle = [Reschedule { status, ..worker.reject(&fetch_one(&store, id).await) }];
+        let settle = [FailureRecord { status, ..worker.reject(&fetch_one(&store, id).await) }];
         assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
         let event = find(&store, id).await;
         assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
@@ -215,7 +215,7 @@ pub(super) async fn waiting_for_handlers_is_no_failure<F: Fixture>() {
     let worker = Worker::owner(&store).await;
     let id = Row::new().with("last_error", "'earlier'").insert(&fixture).await;
     let row = fetch_one(&store, id).await;
-    let settle = [Reschedule {
+    let settle = [FailureRecord {
         retry_count: row.retry_count,
         delay: Duration::ZERO,
         error: None,
@@ -241,7 +241,7 @@ pub(super) async fn published_at_is_set_once_and_never_cleared<F: Fixture>() {
     let before = find(&store, id).await.published_at;
     for published in [false, true] {
         let row = fetch_one(&store, id).await;
-        let settle = Reschedule { published, delay: Duration::ZERO, ..worker.reject(&row) };
+        let settle = FailureRecord { published, delay: Duration::ZERO, ..worker.reject(&row) };
         assert_eq!(reschedule(&store, worker.id, &[settle]).await, [id]);
         assert_eq!(find(&store, id).await.published_at, before);
     }
@@ -265,7 +265,7 @@ pub(super) async fn a_refusal_that_comes_again_after_a_person_retried_the_event_
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
     let id = Row::new().insert(&fixture).await;
-    let settle = [Reschedule { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) }];
+    let settle = [FailureRecord { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) }];
     assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
     assert_eq!(store.change(&Change::Retry, &[id]).await.unwrap(), [id]);
     // Its answer was lost, so the worker says it once more.
@@ -280,7 +280,7 @@ pub(super) async fn a_row_that_is_no_event_is_recorded_as_failed<F: Fixture>() {
     let worker = Worker::owner(&store).await;
     for (column, nonsense) in fixture.nonsense() {
         let id = Row::new().with(column, *nonsense).insert(&fixture).await;
-        let settle = Reschedule { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) };
+        let settle = FailureRecord { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) };
         for _ in 0..2 {
             let recorded = reschedule(&store, worker.id, std::slice::from_ref(&settle)).await;
             assert_eq!(recorded, [id], "{column} = {nonsense}");
@@ -315,6 +315,6 @@ pub(super) async fn a_settle_under_a_lost_lease_is_refused<F: Fixture>() {
     let stale = reschedule(&store, first.id, &settle).await;
     assert!(stale.is_empty(), "the owner is the same, its epoch is not");
     assert_eq!(find(&store, id).await.status, Status::Pending);
-    let fresh = Reschedule { epoch: first.epochs[&settle[0].shard.number], ..settle[0].clone() };
+    let fresh = FailureRecord { epoch: first.epochs[&settle[0].shard.number], ..settle[0].clone() };
     assert_eq!(reschedule(&store, first.id, &[fresh]).await, [id]);
 }

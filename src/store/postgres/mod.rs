@@ -16,8 +16,8 @@ use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{Plan, Watch};
 use super::{
     Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
-    Expiry, FetchAnswer, FetchRequest, Fetched, FetchedDelivery, KeyQuestion, Lane, LeaseStore, NotInserted,
-    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, RejectedDelivery, Reschedule, Result, Settled,
+    Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, Lane, LeaseStore, NotInserted,
+    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, RejectedDelivery, Result, Settled,
     SettledEvent, Shard, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
@@ -173,7 +173,7 @@ fn new_pool(target: &Target, manager: Connections, connections: usize) -> Result
 
 #[async_trait]
 impl Store for PostgresStore {
-    fn settles_at_once(&self) -> usize {
+    fn max_concurrent_settles(&self) -> usize {
         self.settling.pool.max_size()
     }
 
@@ -205,7 +205,7 @@ impl Store for PostgresStore {
         refusal::refusal(self, events).await
     }
 
-    async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer> {
+    async fn fetch(&self, request: &FetchRequest) -> Result<FetchResult> {
         fetch::fetch(self, request).await
     }
 
@@ -213,24 +213,24 @@ impl Store for PostgresStore {
         &self,
         lane: &str,
         failed_blocks: bool,
-        questions: &[KeyQuestion],
+        questions: &[PredecessorQuery],
     ) -> Result<HashMap<String, Blocker>> {
         fetch::blockers(self, lane, failed_blocks, questions).await
     }
 
-    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
+    async fn mark_failed_as_sent(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
         settle::sent_but_failed(self, sent).await
     }
 
-    async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
-        fetch::unrecorded(self, lane, sent).await
+    async fn find_unsettled(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>> {
+        fetch::find_unsettled(self, lane, sent).await
     }
 
     async fn settle_published(&self, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
         settle::published(self, events, care).await
     }
 
-    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<SettledEvent>> {
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[FailureRecord]) -> Result<Vec<SettledEvent>> {
         settle::rescheduled(self, owner, events).await
     }
 

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{PostgresStore, SHARDS, Target};
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Care, EventFilter, Expiry, FetchRequest, Fetched, Heartbeat, KeyQuestion, KeyStart, Lane, Page,
-    Position, Range, Reschedule, Shard, Store,
+    Acceptance, Care, EventFilter, Expiry, FailureRecord, FetchRequest, FetchedRow, Heartbeat, KeyStart, Lane, Page,
+    Position, PredecessorQuery, Range, Shard, Store,
 };
 use crate::test_support::postgres::Server;
 
@@ -75,7 +75,7 @@ async fn ask_of_nothing(store: &PostgresStore) {
             ..ranges(Position::START, None)
         };
         assert!(store.fetch(&everything).await.unwrap().rows.is_empty());
-        let question = KeyQuestion {
+        let question = PredecessorQuery {
             key: "nobody".to_owned(),
             from: Position::START,
             before: Position::START,
@@ -84,13 +84,13 @@ async fn ask_of_nothing(store: &PostgresStore) {
         for failed_blocks in [false, true] {
             assert!(store.blockers("orders", failed_blocks, std::slice::from_ref(&question)).await.unwrap().is_empty());
         }
-        assert!(store.unrecorded("orders", &[(nobody, 1)]).await.unwrap().is_empty());
+        assert!(store.find_unsettled("orders", &[(nobody, 1)]).await.unwrap().is_empty());
         store.settle_published(&accepted(&[(nobody, 1)]), Care::Usual).await.unwrap();
-        store.record_sent_but_failed(&[(nobody, 1)]).await.unwrap();
+        store.mark_failed_as_sent(&[(nobody, 1)]).await.unwrap();
     }
 }
 
-fn named(rows: &[Fetched]) -> Vec<(Uuid, i64)> {
+fn named(rows: &[FetchedRow]) -> Vec<(Uuid, i64)> {
     rows.iter().map(|row| (row.id, row.position.seq)).collect()
 }
 
@@ -98,7 +98,7 @@ pub(super) fn accepted(events: &[(Uuid, i64)]) -> Vec<Acceptance> {
     events.iter().map(|&(id, seq)| Acceptance { id, seq, asked: Arc::default(), left: Vec::new() }).collect()
 }
 
-fn last(rows: &[Fetched]) -> Position {
+fn last(rows: &[FetchedRow]) -> Position {
     rows.iter().map(|row| row.position).max().unwrap()
 }
 
@@ -120,11 +120,16 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
 
     // What stands before the events of a key.
     let before = last(&next);
-    let questions: Vec<KeyQuestion> = next
+    let questions: Vec<PredecessorQuery> = next
         .iter()
         .filter(|row| !row.partition_key.is_empty())
         .take(300)
-        .map(|row| KeyQuestion { key: row.partition_key.clone(), from: Position::START, before, except: vec![row.id] })
+        .map(|row| PredecessorQuery {
+            key: row.partition_key.clone(),
+            from: Position::START,
+            before,
+            except: vec![row.id],
+        })
         .collect();
     for failed_blocks in [false, true] {
         assert!(!store.blockers("orders", failed_blocks, &questions).await.unwrap().is_empty());
@@ -136,9 +141,9 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
 
     // What becomes of events.
     let (done, refused) = rows.split_at(900);
-    assert_eq!(store.unrecorded("orders", &named(done)).await.unwrap().len(), 900);
+    assert_eq!(store.find_unsettled("orders", &named(done)).await.unwrap().len(), 900);
     store.settle_published(&accepted(&named(done)), Care::Usual).await.unwrap();
-    let refused: Vec<Reschedule> = refused.iter().map(|row| refusal(row, epoch)).collect();
+    let refused: Vec<FailureRecord> = refused.iter().map(|row| refusal(row, epoch)).collect();
     assert_eq!(store.settle_rescheduled(worker, &refused).await.unwrap().len(), 124);
     assert!(!store.raise_epoch(worker, &Shard { lane: lane(), number: 0 }, epoch + 1, 9).await.unwrap());
 
@@ -163,8 +168,8 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     }
 }
 
-fn refusal(row: &Fetched, epoch: i64) -> Reschedule {
-    Reschedule {
+fn refusal(row: &FetchedRow, epoch: i64) -> FailureRecord {
+    FailureRecord {
         id: row.id,
         seq: row.position.seq,
         shard: Shard { lane: lane(), number: row.shard },

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{PostgresStore, Target};
 use crate::error::{PublishError, StoreError};
 use crate::publish::NewEvent;
-use crate::store::{FetchRequest, KeyQuestion, KeyStart, Lane, Position, Range, Store};
+use crate::store::{FetchRequest, KeyStart, Lane, Position, PredecessorQuery, Range, Store};
 use crate::test_support::postgres::Server;
 use crate::test_support::postgres::replication::{Pair, Replication};
 use crate::test_support::{PATIENCE, eventually};
@@ -24,14 +24,15 @@ const STATEMENTS: usize = 8;
 async fn ask(store: &PostgresStore, statement: usize) -> Result<(), StoreError> {
     let whole = |from| Range { shard: 0, from, to: None, limit: 10 };
     let behind = Position { scheduled_at: 1, seq: 1 };
-    let questions = [KeyQuestion { key: "k".to_owned(), from: Position::START, before: behind, except: Vec::new() }];
+    let questions =
+        [PredecessorQuery { key: "k".to_owned(), from: Position::START, before: behind, except: Vec::new() }];
     match statement {
         0 => store.fetch(&FetchRequest { ranges: vec![whole(Position::START)], ..nothing() }).await.map(drop),
         1 => store.fetch(&FetchRequest { ranges: vec![whole(behind)], ..nothing() }).await.map(drop),
         2 => store.fetch(&FetchRequest { retry_shards: vec![0], ..nothing() }).await.map(drop),
         3 => store.fetch(&FetchRequest { keys: vec![KeyStart::whole("k")], ..nothing() }).await.map(drop),
         4 => store.blockers("", true, &questions).await.map(drop),
-        5 => store.unrecorded("", &[(Uuid::nil(), 1)]).await.map(drop),
+        5 => store.find_unsettled("", &[(Uuid::nil(), 1)]).await.map(drop),
         6 => store.has_due(&[Lane::from("")], &[]).await.map(drop),
         _ => store.outbox_id().await.map(drop),
     }

@@ -11,10 +11,10 @@ use uuid::Uuid;
 use super::clock::read_now;
 use super::row::{COLUMNS, Row, SqlTypes};
 use super::{SHARD, to_fetched};
-use crate::store::{FetchAnswer, FetchRequest, Fetched, KeyStart, Position, Range};
+use crate::store::{FetchRequest, FetchResult, FetchedRow, KeyStart, Position, Range};
 
 /// Answers a request from one snapshot.
-pub(super) fn fetch_due(connection: &mut SqliteConnection, request: &FetchRequest) -> QueryResult<FetchAnswer> {
+pub(super) fn fetch_due(connection: &mut SqliteConnection, request: &FetchRequest) -> QueryResult<FetchResult> {
     connection.transaction(|connection| {
         let now = read_now(connection)?;
         let mut reading = Reading::new(request);
@@ -38,14 +38,14 @@ struct Reading<'a> {
     max_events: usize,
     max_bytes: usize,
     max_event_bytes: usize,
-    answer: FetchAnswer,
+    answer: FetchResult,
 }
 
 impl<'a> Reading<'a> {
     fn new(request: &'a FetchRequest) -> Self {
         let FetchRequest { max_events, max_bytes, max_event_bytes, .. } = *request;
         let except = request.except.iter().collect();
-        Self { except, bytes: 0, max_events, max_bytes, max_event_bytes, answer: FetchAnswer::default() }
+        Self { except, bytes: 0, max_events, max_bytes, max_event_bytes, answer: FetchResult::default() }
     }
 
     /// A LIMIT that leaves `limit` rows after those are skipped that do not count.
@@ -60,7 +60,7 @@ impl<'a> Reading<'a> {
             if self.except.contains(&row.id()) {
                 continue;
             }
-            let fetched = Fetched { in_range, ..refuse_oversize(to_fetched(row), self.max_event_bytes) };
+            let fetched = FetchedRow { in_range, ..refuse_oversize(to_fetched(row), self.max_event_bytes) };
             // A row that is no event is small by now: only its reason is kept.
             let size = fetched.event.as_ref().map_or(0, |event| event.size());
             let count = self.answer.rows.len();
@@ -75,7 +75,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-pub(super) fn refuse_oversize(mut fetched: Fetched, max_event_bytes: usize) -> Fetched {
+pub(super) fn refuse_oversize(mut fetched: FetchedRow, max_event_bytes: usize) -> FetchedRow {
     let size = fetched.event.as_ref().map_or(0, |event| event.size());
     if size > max_event_bytes {
         fetched.event = Err(format!("the event has {size} bytes, and max_event_bytes allows {max_event_bytes}"));
@@ -171,11 +171,11 @@ fn read_key(
 }
 
 /// Of what a journal names, the rows that the database does not have as published yet.
-pub(super) fn find_unrecorded(
+pub(super) fn find_unsettled(
     connection: &mut SqliteConnection,
     lane: &str,
     sent: &[(Uuid, i64)],
-) -> QueryResult<Vec<Fetched>> {
+) -> QueryResult<Vec<FetchedRow>> {
     connection.transaction(|connection| {
         let mut unrecorded = Vec::new();
         for (id, seq) in sent {

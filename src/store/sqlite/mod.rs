@@ -41,8 +41,8 @@ use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
     Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
-    Expiry, FetchAnswer, FetchRequest, Fetched, FetchedDelivery, KeyQuestion, Lane, LeaseStore, NotInserted,
-    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, RejectedDelivery, Reschedule, Result, Settled,
+    Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, Lane, LeaseStore, NotInserted,
+    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, RejectedDelivery, Result, Settled,
     SettledEvent, Shard, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::blocking;
@@ -145,7 +145,7 @@ impl Store for SqliteStore {
         matches!(failure, StoreError::Query { transient: false, .. }).then_some(failure)
     }
 
-    async fn fetch(&self, request: &FetchRequest) -> Result<FetchAnswer> {
+    async fn fetch(&self, request: &FetchRequest) -> Result<FetchResult> {
         let request = request.clone();
         self.reader.run("fetch", move |connection| fetch::fetch_due(connection, &request)).await
     }
@@ -154,7 +154,7 @@ impl Store for SqliteStore {
         &self,
         lane: &str,
         failed_blocks: bool,
-        questions: &[KeyQuestion],
+        questions: &[PredecessorQuery],
     ) -> Result<HashMap<String, Blocker>> {
         let (lane, questions) = (lane.to_owned(), questions.to_vec());
         self.reader
@@ -162,16 +162,16 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn record_sent_but_failed(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
+    async fn mark_failed_as_sent(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
         let sent = sent.to_vec();
-        self.writer
-            .run("record what was sent", move |connection| settle::record_sent_but_failed(connection, &sent))
-            .await
+        self.writer.run("record what was sent", move |connection| settle::mark_failed_as_sent(connection, &sent)).await
     }
 
-    async fn unrecorded(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
+    async fn find_unsettled(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>> {
         let (lane, sent) = (lane.to_owned(), sent.to_vec());
-        self.reader.run("find unrecorded", move |connection| fetch::find_unrecorded(connection, &lane, &sent)).await
+        self.reader
+            .run("find unsettled events", move |connection| fetch::find_unsettled(connection, &lane, &sent))
+            .await
     }
 
     async fn settle_published(&self, events: &[Acceptance], _: Care) -> Result<Vec<SettledEvent>> {
@@ -179,7 +179,7 @@ impl Store for SqliteStore {
         self.writer.run("record published", move |connection| settle::record_accepted(connection, &events)).await
     }
 
-    async fn settle_rescheduled(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<SettledEvent>> {
+    async fn settle_rescheduled(&self, owner: Uuid, events: &[FailureRecord]) -> Result<Vec<SettledEvent>> {
         let events = events.to_vec();
         self.writer
             .run("record rescheduled", move |connection| settle::record_rescheduled(connection, owner, &events))
@@ -386,8 +386,8 @@ impl SqliteStore {
     }
 }
 
-fn to_fetched(row: Row) -> Fetched {
-    Fetched {
+fn to_fetched(row: Row) -> FetchedRow {
+    FetchedRow {
         shard: SHARD,
         position: row.position(),
         id: row.id(),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::clock::read_now;
 use super::uuid_of;
-use crate::store::{Blocker, KeyQuestion, Lane, Position};
+use crate::store::{Blocker, Lane, Position, PredecessorQuery};
 
 const UNSETTLED: &str = "outbox_events INDEXED BY outbox_events_keys
      WHERE status IN ('pending', 'retry') AND partition_key <> '' AND seq IS NOT NULL";
@@ -22,7 +22,7 @@ pub(super) fn find_blockers(
     connection: &mut SqliteConnection,
     lane: &str,
     failed_blocks: bool,
-    questions: &[KeyQuestion],
+    questions: &[PredecessorQuery],
 ) -> QueryResult<HashMap<String, Blocker>> {
     connection.transaction(|connection| {
         let now = read_now(connection)?;
@@ -41,7 +41,7 @@ fn find_first(
     connection: &mut SqliteConnection,
     source: &str,
     lane: &str,
-    question: &KeyQuestion,
+    question: &PredecessorQuery,
     now: i64,
 ) -> QueryResult<Option<Blocker>> {
     let except: HashSet<Uuid> = question.except.iter().copied().collect();

@@ -15,7 +15,7 @@ use super::error::is_transient;
 use super::handlers::{Announced, Owing, decide};
 use super::row::{Any, Cell, number, small, text_in};
 use crate::event::Status;
-use crate::store::{Acceptance, Reschedule, Settled, SettledEvent};
+use crate::store::{Acceptance, FailureRecord, Settled, SettledEvent};
 
 const KEPT_ERRORS: usize = 10;
 const KEPT_ERROR_CHARS: usize = 2000;
@@ -122,7 +122,7 @@ impl RunQueryDsl<SqliteConnection> for Published {}
 
 /// Records that the backend has events that an operator failed meanwhile. No handler was asked, so a retry is to ask all
 /// that are announced.
-pub(super) fn record_sent_but_failed(
+pub(super) fn mark_failed_as_sent(
     connection: &mut SqliteConnection,
     sent: &[(Uuid, i64)],
 ) -> QueryResult<Vec<Settled>> {
@@ -147,7 +147,7 @@ pub(super) fn record_sent_but_failed(
 pub(super) fn record_rescheduled(
     connection: &mut SqliteConnection,
     owner: Uuid,
-    events: &[Reschedule],
+    events: &[FailureRecord],
 ) -> QueryResult<Vec<SettledEvent>> {
     record_each(connection, events, |connection, event, now| {
         let (Some(stored), Some(owing)) =
@@ -183,7 +183,7 @@ struct Stored {
 }
 
 impl Stored {
-    fn find(connection: &mut SqliteConnection, event: &Reschedule) -> QueryResult<Option<Self>> {
+    fn find(connection: &mut SqliteConnection, event: &FailureRecord) -> QueryResult<Option<Self>> {
         let row = sql::<(Any, Any, Bool, Any, Any, Any, Any)>(
             "SELECT status, retry_count, published_at IS NOT NULL, updated_at, last_error, pending_handlers, errors
              FROM outbox_events WHERE id = ",
@@ -207,7 +207,7 @@ impl Stored {
     }
 
     /// This very settle was recorded before. One that counts nothing is told by the time alone.
-    fn stands_as(&self, event: &Reschedule) -> bool {
+    fn stands_as(&self, event: &FailureRecord) -> bool {
         let counts = event.retry_count != event.fetched_retry_count || event.status == Status::Failed;
         (counts || self.updated_at != event.fetched_updated_at)
             && self.status.as_deref() == Some(event.status.as_str())
@@ -218,7 +218,7 @@ impl Stored {
     }
 
     /// It still stands as it was fetched.
-    fn is_as_fetched(&self, event: &Reschedule) -> bool {
+    fn is_as_fetched(&self, event: &FailureRecord) -> bool {
         matches!(self.status.as_deref(), Some("pending" | "retry"))
             && (self.retry_count, self.updated_at) == (event.fetched_retry_count, event.fetched_updated_at)
     }
@@ -227,7 +227,7 @@ impl Stored {
         &self,
         connection: &mut SqliteConnection,
         owner: Uuid,
-        event: &Reschedule,
+        event: &FailureRecord,
         now: i64,
     ) -> QueryResult<bool> {
         let retry_at = match event.status {
@@ -267,7 +267,7 @@ impl Stored {
     }
 }
 
-fn to_json_array(event: &Reschedule) -> Option<String> {
+fn to_json_array(event: &FailureRecord) -> Option<String> {
     event.pending_handlers.as_ref().map(|handlers| json!(handlers).to_string())
 }
 

@@ -4,7 +4,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::sample;
-use crate::store::{Blocker, Fetched, KeyQuestion};
+use crate::store::{Blocker, FetchedRow, PredecessorQuery};
 use crate::system::credit::{Credit, Permit};
 
 const SHARD: i16 = 3;
@@ -16,7 +16,7 @@ fn place(scheduled_at: i64) -> Position {
     Position { scheduled_at, seq: 0 }
 }
 
-fn permit(_: &Fetched) -> Permit {
+fn permit(_: &FetchedRow) -> Permit {
     Credit::new(100, 100, Arc::new(Notify::new())).take(0)
 }
 
@@ -36,10 +36,10 @@ impl Asking {
     /// What is asked for rows; the answer, if there is one, comes after this time.
     fn ask(
         &mut self,
-        rows: &[Fetched],
+        rows: &[FetchedRow],
         took: Duration,
         answer: Option<&HashMap<String, Blocker>>,
-    ) -> (Fetch, Vec<KeyQuestion>) {
+    ) -> (Fetch, Vec<PredecessorQuery>) {
         let mut fetch = self.in_flight.begin_fetch();
         let questions = fetch.questions(rows, self.now);
         self.now = self.now.after(took);
@@ -51,14 +51,14 @@ impl Asking {
     }
 
     /// Asks for one row of a key and finds nothing; returns from where it was asked.
-    fn asks_from(&mut self, row: &Fetched, took: Duration) -> Position {
+    fn asks_from(&mut self, row: &FetchedRow, took: Duration) -> Position {
         let (_, questions) = self.ask(std::slice::from_ref(row), took, Some(&HashMap::new()));
         assert_eq!(questions.len(), 1);
         questions[0].from
     }
 }
 
-fn row(scheduled_at: i64) -> Fetched {
+fn row(scheduled_at: i64) -> FetchedRow {
     sample::fetched(SHARD, scheduled_at, "k")
 }
 
@@ -189,7 +189,7 @@ fn another_look_that_is_late_costs_one_statement() {
 fn the_memory_for_slow_keys_has_an_end() {
     let mut asking = Asking::new();
     for n in 0..25 {
-        let rows: Vec<Fetched> = (0..1_000).map(|key| sample::fetched(SHARD, n, &format!("{n}-{key}"))).collect();
+        let rows: Vec<FetchedRow> = (0..1_000).map(|key| sample::fetched(SHARD, n, &format!("{n}-{key}"))).collect();
         asking.ask(&rows, SLOW, Some(&HashMap::new()));
     }
     assert!(asking.in_flight.lock().cleared.len() <= 10_000);
@@ -222,7 +222,7 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
     let clock = fixture.number("SELECT (extract(epoch FROM now()) * 1000000)::bigint").await;
 
     let before = Position { scheduled_at: i64::MAX, seq: i64::MAX };
-    let whole = [KeyQuestion { key: "k".to_owned(), from: Position::START, before, except: Vec::new() }];
+    let whole = [PredecessorQuery { key: "k".to_owned(), from: Position::START, before, except: Vec::new() }];
     let mut walk = Duration::MAX;
     for _ in 0..3 {
         let began = Instant::now();

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::cleared::ClearedKeys;
 use super::{DeliveryState, SessionId};
-use crate::store::{Fetched, Position};
+use crate::store::{FetchedRow, Position};
 use crate::system::clock::BootInstant;
 
 /// Keys remembered because events of theirs wait behind the cursor; more are left to the sweep.
@@ -37,7 +37,7 @@ pub(crate) struct Unwritable {
 }
 
 impl Entry {
-    pub(super) fn new(row: &Fetched, session: Option<SessionId>, state: DeliveryState) -> Self {
+    pub(super) fn new(row: &FetchedRow, session: Option<SessionId>, state: DeliveryState) -> Self {
         let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
         Self {
             position: row.position,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::entries::{Entry, Inner};
 use super::{DeliveryState, InFlight, SessionId};
 use crate::fault_injection::{self, ProtocolRule};
-use crate::store::{Blocker, Fetched, KeyQuestion, Position};
+use crate::store::{Blocker, FetchedRow, Position, PredecessorQuery};
 use crate::system::clock::BootInstant;
 use crate::system::credit::Permit;
 use crate::system::delivery::Delivery;
@@ -61,12 +61,12 @@ impl Fetch {
     /// For each key of the rows, what has to be asked about it: does anything stand before its last row?
     ///
     /// Where a key's dead rows take long to walk over, only about what is not known to be clear, and about a part of it.
-    pub(crate) fn questions(&mut self, rows: &[Fetched], now: BootInstant) -> Vec<KeyQuestion> {
+    pub(crate) fn questions(&mut self, rows: &[FetchedRow], now: BootInstant) -> Vec<PredecessorQuery> {
         let inner = self.in_flight.lock();
         let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
-        let mut questions: HashMap<&str, KeyQuestion> = HashMap::new();
+        let mut questions: HashMap<&str, PredecessorQuery> = HashMap::new();
         for row in rows.iter().filter(|row| !row.partition_key.is_empty() && !inner.events.contains_key(&row.id)) {
-            let question = questions.entry(&row.partition_key).or_insert_with(|| KeyQuestion {
+            let question = questions.entry(&row.partition_key).or_insert_with(|| PredecessorQuery {
                 key: row.partition_key.clone(),
                 from: row.position,
                 before: row.position,
@@ -112,9 +112,9 @@ impl Fetch {
     /// a moment ago. R3: none behind an unsettled event of its key, other than those on their way.
     pub(crate) fn admit(
         &self,
-        mut rows: Vec<Fetched>,
+        mut rows: Vec<FetchedRow>,
         blockers: &HashMap<String, Blocker>,
-        permit: impl Fn(&Fetched) -> Permit,
+        permit: impl Fn(&FetchedRow) -> Permit,
     ) -> Admitted {
         let mut admitted = Admitted { deliveries: Vec::with_capacity(rows.len()), unreadable: Vec::new() };
         // Stable, so rows without a key stay in the order of reading.
@@ -151,7 +151,13 @@ impl Fetch {
         (self.open.get(&shard) == Some(now) || fault_injection::is_off(ProtocolRule::Openings)).then_some(*now)
     }
 
-    fn waits(&self, inner: &mut Inner, row: &Fetched, session: SessionId, blockers: &HashMap<String, Blocker>) -> bool {
+    fn waits(
+        &self,
+        inner: &mut Inner,
+        row: &FetchedRow,
+        session: SessionId,
+        blockers: &HashMap<String, Blocker>,
+    ) -> bool {
         let key = row.partition_key.as_str();
         if key.is_empty() || fault_injection::is_off(ProtocolRule::KeyOrder) {
             return false;
@@ -186,13 +192,13 @@ impl Fetch {
     /// recorded, and it is remembered only until older fetches are over.
     pub(crate) fn adopt(
         &self,
-        rows: Vec<Fetched>,
+        rows: Vec<FetchedRow>,
         epochs: &HashMap<i16, i64>,
         blockers: &HashMap<String, Blocker>,
-        permit: impl Fn(&Fetched) -> Permit,
+        permit: impl Fn(&FetchedRow) -> Permit,
     ) -> Option<Vec<Delivery>> {
         let mut inner = self.in_flight.lock();
-        let is_taken = |row: &Fetched| {
+        let is_taken = |row: &FetchedRow| {
             let is_another = |entry: &Entry| {
                 entry.position.seq != row.position.seq || matches!(entry.state, DeliveryState::Settled { .. })
             };

@@ -2,7 +2,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::sample;
-use crate::store::{Blocker, Fetched};
+use crate::store::{Blocker, FetchedRow};
 use crate::system::credit::{Credit, Permit};
 use crate::system::delivery::Delivery;
 
@@ -14,36 +14,36 @@ fn in_flight() -> Arc<InFlight> {
     in_flight
 }
 
-fn permit(_: &Fetched) -> Permit {
+fn permit(_: &FetchedRow) -> Permit {
     Credit::new(100, 100, Arc::new(Notify::new())).take(0)
 }
 
-fn row(scheduled_at: i64, key: &str) -> Fetched {
+fn row(scheduled_at: i64, key: &str) -> FetchedRow {
     sample::fetched(SHARD, scheduled_at, key)
 }
 
-fn rows(all: &[&Fetched]) -> Vec<Fetched> {
+fn rows(all: &[&FetchedRow]) -> Vec<FetchedRow> {
     all.iter().map(|&row| row.clone()).collect()
 }
 
 /// What one whole fetch admits of these rows.
-fn admit(in_flight: &Arc<InFlight>, all: &[&Fetched]) -> Vec<Delivery> {
+fn admit(in_flight: &Arc<InFlight>, all: &[&FetchedRow]) -> Vec<Delivery> {
     admit_by(&mut in_flight.begin_fetch(), rows(all))
 }
 
 /// What a fetch admits that finds nothing in its rows' way.
-fn admit_by(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Delivery> {
+fn admit_by(fetch: &mut Fetch, rows: Vec<FetchedRow>) -> Vec<Delivery> {
     fetch.questions(&rows, BootInstant::now());
     fetch.admit(rows, &HashMap::new(), permit).deliveries
 }
 
-fn admit_one(in_flight: &Arc<InFlight>, row: &Fetched) -> Delivery {
+fn admit_one(in_flight: &Arc<InFlight>, row: &FetchedRow) -> Delivery {
     let mut deliveries = admit(in_flight, &[row]);
     assert_eq!(deliveries.len(), 1);
     deliveries.remove(0)
 }
 
-fn admit_behind(in_flight: &Arc<InFlight>, blocker: &Fetched, due: bool, row: &Fetched) -> Vec<Delivery> {
+fn admit_behind(in_flight: &Arc<InFlight>, blocker: &FetchedRow, due: bool, row: &FetchedRow) -> Vec<Delivery> {
     let blocker = Blocker { id: blocker.id, position: blocker.position, due };
     let (blockers, rows) = (HashMap::from([(row.partition_key.clone(), blocker)]), vec![row.clone()]);
     let mut fetch = in_flight.begin_fetch();

@@ -2,16 +2,16 @@
 
 use super::*;
 use crate::sample;
-use crate::store::Fetched;
+use crate::store::FetchedRow;
 use crate::system::credit::Credit;
 use crate::system::delivery::Delivery;
 
-fn admit(fetch: &mut Fetch, rows: Vec<Fetched>) -> Vec<Delivery> {
+fn admit(fetch: &mut Fetch, rows: Vec<FetchedRow>) -> Vec<Delivery> {
     fetch.questions(&rows, BootInstant::now());
     admit_as_asked(fetch, rows)
 }
 
-fn admit_as_asked(fetch: &Fetch, rows: Vec<Fetched>) -> Vec<Delivery> {
+fn admit_as_asked(fetch: &Fetch, rows: Vec<FetchedRow>) -> Vec<Delivery> {
     let credit = Credit::new(100, 1 << 20, Arc::default());
     fetch.admit(rows, &HashMap::new(), |_| credit.take(0)).deliveries
 }

@@ -17,7 +17,7 @@ use self::room::{Room, each};
 use super::clock::BootInstant;
 use super::in_flight::SessionId;
 use super::pace::pace;
-use crate::store::{FetchAnswer, Position, Range};
+use crate::store::{FetchResult, Position, Range};
 
 /// Reading starts this much before the cursor once nothing is left before it: writers that commit a little later than
 /// they drew their place are found at once rather than by the sweep. In microseconds.
@@ -328,7 +328,7 @@ impl LaneCursor {
     }
 
     /// Takes over what a fetch brought.
-    pub(crate) fn advance(&mut self, plan: &Plan, answer: &FetchAnswer, now: BootInstant) {
+    pub(crate) fn advance(&mut self, plan: &Plan, answer: &FetchResult, now: BootInstant) {
         let bytes: usize = answer.rows.iter().filter_map(|row| row.event.as_ref().ok()).map(|event| event.size()).sum();
         if let Some(average) = bytes.checked_div(answer.rows.len()) {
             self.average_size = ((self.average_size * 3 + average) / 4).max(SMALLEST_GUESS);
@@ -339,7 +339,7 @@ impl LaneCursor {
         }
     }
 
-    fn advance_forward(&mut self, plan: &Plan, answer: &FetchAnswer, now: BootInstant) {
+    fn advance_forward(&mut self, plan: &Plan, answer: &FetchResult, now: BootInstant) {
         let found = in_ranges(answer);
         // Told before now, so it is never taken for later than it is.
         self.clock = answer.clock.map(|at| (at, now)).or(self.clock);
@@ -391,13 +391,13 @@ impl LaneCursor {
 }
 
 /// Whether there may be more due retries than came.
-pub(crate) fn has_more_retries(plan: &Plan, answer: &FetchAnswer) -> bool {
+pub(crate) fn has_more_retries(plan: &Plan, answer: &FetchResult) -> bool {
     let retries = i64::try_from(answer.rows.iter().filter(|row| row.retry).count()).unwrap_or(i64::MAX);
     !plan.retry_shards.is_empty() && (answer.cut_short || retries >= plan.retry_limit)
 }
 
 /// For each shard, how many rows of its range came, and the last one's place.
-fn in_ranges(answer: &FetchAnswer) -> HashMap<i16, (i64, Position)> {
+fn in_ranges(answer: &FetchResult) -> HashMap<i16, (i64, Position)> {
     let mut found: HashMap<i16, (i64, Position)> = HashMap::new();
     for row in answer.rows.iter().filter(|row| row.in_range) {
         let (count, last) = found.entry(row.shard).or_insert((0, row.position));

@@ -124,7 +124,7 @@ impl LaneCursor {
         ends.into_iter().flatten().copied().min().unwrap_or(state.cursor).min(state.cursor)
     }
 
-    pub(super) fn advance_sweep(&mut self, plan: &Plan, answer: &FetchAnswer, now: BootInstant) {
+    pub(super) fn advance_sweep(&mut self, plan: &Plan, answer: &FetchResult, now: BootInstant) {
         let took = now.since(plan.began);
         self.fastest = self.fastest.min(took);
         let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;

@@ -2,19 +2,19 @@
 
 use super::*;
 use crate::sample;
-use crate::store::Fetched;
+use crate::store::FetchedRow;
 
 const MS: Duration = Duration::from_millis(1);
 
-fn row(shard: i16, (scheduled_at, seq): (i64, i64)) -> Fetched {
+fn row(shard: i16, (scheduled_at, seq): (i64, i64)) -> FetchedRow {
     let mut row = sample::fetched(shard, scheduled_at, "");
     row.position.seq = seq;
     row
 }
 
 /// What a store would answer: pending rows in a plan's ranges.
-fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchAnswer {
-    let mut rows: Vec<Fetched> = Vec::new();
+fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchResult {
+    let mut rows: Vec<FetchedRow> = Vec::new();
     for range in &plan.ranges {
         let inside = pending
             .iter()
@@ -22,7 +22,7 @@ fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchAnswer {
             .filter(|row| range.from < row.position && range.to.is_none_or(|to| row.position < to));
         rows.extend(inside.take(usize::try_from(range.limit).unwrap()));
     }
-    FetchAnswer { rows, cut_short: false, clock: None }
+    FetchResult { rows, cut_short: false, clock: None }
 }
 
 fn cursor() -> LaneCursor {
@@ -126,7 +126,7 @@ fn steps(span: Duration, took: impl Fn(&Plan) -> Duration) -> Vec<usize> {
         if plan.purpose == Purpose::Sweep {
             steps.push(begun);
         }
-        cursor.advance(&plan, &FetchAnswer { clock: Some(1_000_000), ..FetchAnswer::default() }, now);
+        cursor.advance(&plan, &FetchResult { clock: Some(1_000_000), ..FetchResult::default() }, now);
     }
     steps
 }
@@ -159,7 +159,7 @@ fn a_sweep_that_is_given_up_begins_with_one_shard_after_a_rest() {
             cursor.give_up(&plan, false, now);
             break;
         }
-        cursor.advance(&plan, &FetchAnswer { clock: Some(1_000_000), ..FetchAnswer::default() }, now);
+        cursor.advance(&plan, &FetchResult { clock: Some(1_000_000), ..FetchResult::default() }, now);
     }
     let next = (0..60_000).step_by(50).find_map(|ms| {
         let at = now.after(Duration::from_millis(ms));
@@ -167,7 +167,7 @@ fn a_sweep_that_is_given_up_begins_with_one_shard_after_a_rest() {
         if plan.purpose == Purpose::Sweep {
             return Some((ms, plan.ranges.len()));
         }
-        cursor.advance(&plan, &FetchAnswer::default(), at);
+        cursor.advance(&plan, &FetchResult::default(), at);
         None
     });
     let (ms, shards) = next.unwrap();

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::sample;
-use crate::store::Fetched;
+use crate::store::FetchedRow;
 
 const SHARDS: i16 = 2;
 
@@ -19,15 +19,15 @@ fn sessions(epoch: i64, number: u64) -> HashMap<i16, SessionId> {
 /// The table as the store reads it.
 #[derive(Default)]
 struct Table {
-    rows: Vec<Fetched>,
+    rows: Vec<FetchedRow>,
 }
 
 impl Table {
-    fn answer(&self, plan: &Plan, cut_after: usize) -> FetchAnswer {
+    fn answer(&self, plan: &Plan, cut_after: usize) -> FetchResult {
         let clock = plan.ranges.iter().any(|range| range.limit == 0).then_some(CLOCK);
-        let mut answer = FetchAnswer { clock, ..FetchAnswer::default() };
+        let mut answer = FetchResult { clock, ..FetchResult::default() };
         for range in &plan.ranges {
-            let mut inside: Vec<&Fetched> = self
+            let mut inside: Vec<&FetchedRow> = self
                 .rows
                 .iter()
                 .filter(|row| row.shard == range.shard && range.from < row.position)
@@ -45,7 +45,7 @@ impl Table {
         answer
     }
 
-    fn remove(&mut self, read: &FetchAnswer) {
+    fn remove(&mut self, read: &FetchResult) {
         self.rows.retain(|row| read.rows.iter().all(|other| other.id != row.id));
     }
 }
@@ -109,8 +109,8 @@ impl Model {
         Self { cursor, table: Table::default(), now: BootInstant::now(), seq: 0, epoch: 1, session: 1 }
     }
 
-    fn fetch(&mut self, room: usize, cut_after: usize) -> FetchAnswer {
-        let Some(plan) = self.cursor.plan(room, false, self.now) else { return FetchAnswer::default() };
+    fn fetch(&mut self, room: usize, cut_after: usize) -> FetchResult {
+        let Some(plan) = self.cursor.plan(room, false, self.now) else { return FetchResult::default() };
         assert!(
             plan.most <= room && (!plan.ranges.is_empty() || !plan.retry_shards.is_empty()),
             "a plan asks for something"
@@ -202,7 +202,7 @@ proptest! {
     }
 }
 
-fn one_read(rows: Vec<Fetched>) -> Model {
+fn one_read(rows: Vec<FetchedRow>) -> Model {
     let mut model = Model::new();
     model.table.rows = rows;
     let answer = model.fetch(100, usize::MAX);
@@ -324,7 +324,7 @@ fn what_is_announced_while_a_fetch_is_under_way_is_looked_for_by_the_next() {
     let plan = model.cursor.plan(10, false, began).unwrap();
     model.cursor.look_at(began.after(Duration::from_millis(1)));
     let answered = began.after(Duration::from_millis(2));
-    model.cursor.advance(&plan, &FetchAnswer::default(), answered);
+    model.cursor.advance(&plan, &FetchResult::default(), answered);
     assert_eq!(model.cursor.plan(10, false, answered).unwrap().ranges.len(), 2);
 }
 
@@ -332,8 +332,8 @@ fn what_is_announced_while_a_fetch_is_under_way_is_looked_for_by_the_next() {
 fn an_event_that_is_read_by_its_key_does_not_move_the_cursor() {
     let mut model = Model::new();
     let plan = model.cursor.plan(10, true, model.now).unwrap();
-    let ahead = Fetched { in_range: false, ..sample::fetched(0, 900, "k") };
-    let answer = FetchAnswer { rows: vec![sample::fetched(0, 100, ""), ahead], cut_short: false, clock: None };
+    let ahead = FetchedRow { in_range: false, ..sample::fetched(0, 900, "k") };
+    let answer = FetchResult { rows: vec![sample::fetched(0, 100, ""), ahead], cut_short: false, clock: None };
     model.cursor.advance(&plan, &answer, model.now);
     assert_eq!(model.cursor.shards[&0].cursor.scheduled_at, 100);
 }
@@ -343,8 +343,8 @@ fn retries_that_all_have_to_wait_are_not_read_again_at_once() {
     let mut model = Model::new();
     let began = model.now;
     let plan = model.cursor.plan(10, false, began).unwrap();
-    let waiting = || Fetched { in_range: false, retry: true, ..sample::fetched(0, 100, "k") };
-    let answer = FetchAnswer { rows: vec![waiting(), waiting()], cut_short: false, clock: None };
+    let waiting = || FetchedRow { in_range: false, retry: true, ..sample::fetched(0, 100, "k") };
+    let answer = FetchResult { rows: vec![waiting(), waiting()], cut_short: false, clock: None };
     let answered = began.after(Duration::from_millis(5));
     model.cursor.advance(&plan, &answer, answered);
     assert!(model.cursor.plan(10, false, answered).is_none());
@@ -376,11 +376,11 @@ fn where_nothing_stood_reading_goes_on_from_the_databases_clock_and_the_sweep_fr
     let mut model = Model::new();
     let clock = 50_000_000;
     let plan = model.cursor.plan(10, false, model.now).unwrap();
-    model.cursor.advance(&plan, &FetchAnswer { clock: Some(clock), ..FetchAnswer::default() }, model.now);
+    model.cursor.advance(&plan, &FetchResult { clock: Some(clock), ..FetchResult::default() }, model.now);
     let sweep = model.cursor.plan(10, false, model.now).unwrap();
     assert_eq!(sweep.purpose, Purpose::Sweep);
     assert!(sweep.ranges.iter().all(|range| range.from == Position::START), "what is committed late is found");
-    model.cursor.advance(&sweep, &FetchAnswer::default(), model.now);
+    model.cursor.advance(&sweep, &FetchResult::default(), model.now);
     model.cursor.look_at(model.now);
     let look = model.cursor.plan(10, false, model.now).unwrap();
     assert_eq!((look.purpose, look.ranges.len()), (Purpose::Forward, 2));
@@ -393,7 +393,7 @@ fn where_nothing_stood_reading_goes_on_from_the_databases_clock_and_the_sweep_fr
 fn a_fetch_that_was_cut_short_does_not_go_by_the_clock() {
     let mut model = Model::new();
     let plan = model.cursor.plan(10, false, model.now).unwrap();
-    let answer = FetchAnswer { rows: vec![sample::fetched(0, 100, "")], cut_short: true, clock: Some(50_000_000) };
+    let answer = FetchResult { rows: vec![sample::fetched(0, 100, "")], cut_short: true, clock: Some(50_000_000) };
     model.cursor.advance(&plan, &answer, model.now);
     assert_eq!(model.cursor.shards[&1].cursor, Position::START, "it was not read");
 }
@@ -412,7 +412,7 @@ fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_re
         let Some(plan) = cursor.plan(1_000, false, now) else { continue };
         read.extend(plan.ranges.iter().map(|range| range.shard));
         now = now.after(Duration::from_millis(1));
-        cursor.advance(&plan, &FetchAnswer { clock: Some(1_000_000), ..FetchAnswer::default() }, now);
+        cursor.advance(&plan, &FetchResult { clock: Some(1_000_000), ..FetchResult::default() }, now);
         for shard in 0..8 {
             *epochs.entry(shard).or_default() += 1;
         }
@@ -435,7 +435,7 @@ fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_wer
         assert_eq!(beside, usize::from(!read.is_empty()), "of those read before, one has more");
         let rows = (1..=limit).map(|n| sample::fetched(fresh[0], n, "")).collect();
         now = now.after(Duration::from_millis(1));
-        cursor.advance(&plan, &FetchAnswer { rows, clock: Some(1_000_000), ..FetchAnswer::default() }, now);
+        cursor.advance(&plan, &FetchResult { rows, clock: Some(1_000_000), ..FetchResult::default() }, now);
         read.extend(fresh);
     }
     read.sort_unstable();
@@ -481,7 +481,7 @@ impl SlowDatabase {
         }
         let over = now.after(took);
         let tells = plan.ranges.iter().any(|range| range.from == Position::START && range.to.is_none());
-        let answer = FetchAnswer { clock: tells.then(|| self.clock(now)), ..FetchAnswer::default() };
+        let answer = FetchResult { clock: tells.then(|| self.clock(now)), ..FetchResult::default() };
         cursor.advance(&plan, &answer, over);
         (over, true)
     }

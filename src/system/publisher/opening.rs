@@ -9,7 +9,7 @@ use super::batch_sender::BatchSender;
 use crate::backend::BackendError;
 use crate::backend::session::ShardsOpened;
 use crate::error::StoreError;
-use crate::store::{Blocker, Fetched, Shard};
+use crate::store::{Blocker, FetchedRow, Shard};
 use crate::system::clock::BootInstant;
 use crate::system::credit::Room;
 use crate::system::delivery::Delivery;
@@ -127,7 +127,7 @@ impl BatchSender {
         }
         let mut fetch = in_flight.begin_fetch();
         let sent: Vec<(Uuid, i64)> = group.iter().flat_map(|waiting| waiting.journal.sent.iter().copied()).collect();
-        let mut rows = self.unrecorded(in_flight, &sent).await?;
+        let mut rows = self.find_unsettled(in_flight, &sent).await?;
         let blockers = self.blockers(&mut fetch, in_flight, &rows).await?;
         let in_memory: HashSet<Uuid> = in_flight.ids().into_iter().collect();
         let mut adopted = Vec::new();
@@ -164,7 +164,7 @@ impl BatchSender {
         &self,
         fetch: &mut Fetch,
         in_flight: &InFlight,
-        rows: &[Fetched],
+        rows: &[FetchedRow],
     ) -> Result<HashMap<String, Blocker>, BackendError> {
         if self.shared.subscriptions().is_empty() {
             return Ok(HashMap::new());
@@ -183,12 +183,12 @@ impl BatchSender {
         &self,
         fetch: &Fetch,
         journal: &Journal,
-        rows: Vec<Fetched>,
+        rows: Vec<FetchedRow>,
         blockers: &HashMap<String, Blocker>,
     ) -> Result<Vec<Delivery>, BackendError> {
         let epochs = HashMap::from([(journal.shard.number, journal.epoch)]);
         let credit = &self.line.credit;
-        let permit = |row: &Fetched| credit.take(row.event.as_ref().map_or(0, |event| event.size()));
+        let permit = |row: &FetchedRow| credit.take(row.event.as_ref().map_or(0, |event| event.size()));
         fetch.adopt(rows, &epochs, blockers, permit).ok_or_else(|| {
             BackendError::Unavailable("an event was replayed that is not yet recorded as sent before".to_owned())
         })
@@ -205,7 +205,11 @@ impl BatchSender {
     }
 
     /// Those of the events that the database does not know to be published; what it knows may leave the journal.
-    async fn unrecorded(&mut self, in_flight: &InFlight, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>, BackendError> {
+    async fn find_unsettled(
+        &mut self,
+        in_flight: &InFlight,
+        sent: &[(Uuid, i64)],
+    ) -> Result<Vec<FetchedRow>, BackendError> {
         if sent.is_empty() {
             return Ok(Vec::new());
         }
@@ -218,9 +222,9 @@ impl BatchSender {
     }
 
     /// A row that is locked or refused there is looked up as unrecorded and settled like any other.
-    async fn look_up(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>, StoreError> {
-        self.shared.store.record_sent_but_failed(sent).await?;
-        self.shared.store.unrecorded(lane, sent).await
+    async fn look_up(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>, StoreError> {
+        self.shared.store.mark_failed_as_sent(sent).await?;
+        self.shared.store.find_unsettled(lane, sent).await
     }
 }
 
@@ -270,8 +274,8 @@ fn journals(shards: &[(Shard, i64)], opened: ShardsOpened) -> Vec<Journal> {
     journals.into_values().collect()
 }
 
-fn room_for(rows: &[Fetched], in_memory: &HashSet<Uuid>) -> Room {
+fn room_for(rows: &[FetchedRow], in_memory: &HashSet<Uuid>) -> Room {
     let new = rows.iter().filter(|row| !in_memory.contains(&row.id));
-    let size = |row: &Fetched| row.event.as_ref().map_or(0, |event| event.size());
+    let size = |row: &FetchedRow| row.event.as_ref().map_or(0, |event| event.size());
     new.fold(Room::default(), |room, row| Room { events: room.events + 1, bytes: room.bytes + size(row) })
 }

@@ -80,7 +80,7 @@ pub(in crate::store::contract) async fn a_failure_of_a_handler_of_the_delivering
     announce(&store, &[("audit", "*"), ("cache", "*")]).await;
     let worker = Worker::owner(&store).await;
     let first = Row::keyed("k").at(-90_000).insert(&fixture).await;
-    let failed = Reschedule {
+    let failed = FailureRecord {
         status: Status::Failed,
         published: true,
         pending_handlers: Some(names(&["cache"])),

@@ -11,8 +11,8 @@ use super::Fixture;
 use super::given::*;
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Announcement, Care, Change, DeliveryRequest, Expiry, FetchedDelivery, Heartbeat, LeaseStore,
-    NOT_COVERED, RejectedDelivery, Reschedule, Settled, SettledEvent, Shard, Store, handler_lane,
+    Acceptance, Announcement, Care, Change, DeliveryRequest, Expiry, FailureRecord, FetchedDelivery, Heartbeat,
+    LeaseStore, NOT_COVERED, RejectedDelivery, Settled, SettledEvent, Shard, Store, handler_lane,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -426,7 +426,7 @@ pub(super) async fn giving_up_does_not_end_the_retries_of_handlers_of_the_delive
     announce(&store, &[("audit", "*"), ("cache", "*")]).await;
     let worker = Worker::owner(&store).await;
     let id = Row::new().insert(&fixture).await;
-    let local = Reschedule {
+    let local = FailureRecord {
         published: true,
         pending_handlers: Some(names(&["cache"])),
         asked: names(&["cache"]).into(),
@@ -457,7 +457,7 @@ pub(super) async fn a_local_handlers_failure_does_not_end_what_others_are_owed<F
     let worker = Worker::owner(&store).await;
     let rejected = Row::new().insert(&fixture).await;
     let unsent = Row::new().insert(&fixture).await;
-    let settle = |row: &_, published| Reschedule {
+    let settle = |row: &_, published| FailureRecord {
         status: Status::Failed,
         published,
         pending_handlers: published.then(|| names(&["cache"])),
@@ -707,7 +707,7 @@ pub(super) async fn a_sent_event_that_an_operator_failed_is_owed_to_all_once_it_
     let store = fixture.store();
     announce(&store, &[("audit", "user.*"), ("mail", "order.*")]).await;
     let id = Row::new().of_type("user.made").status("failed").insert(&fixture).await;
-    store.record_sent_but_failed(&[(id, find(&store, id).await.seq)]).await.unwrap();
+    store.mark_failed_as_sent(&[(id, find(&store, id).await.seq)]).await.unwrap();
     store.change(&Change::Retry, &[id]).await.unwrap();
     assert_eq!(find(&store, id).await.pending_handlers, Some(names(&["audit"])));
 }

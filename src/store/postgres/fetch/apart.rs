@@ -21,7 +21,7 @@ use crate::error::StoreError;
 use crate::store::postgres::row::{DELIVERED, FITS, TEXTS, sized};
 use crate::store::postgres::statement::{Statement, Value, on_a_primary};
 use crate::store::postgres::{PostgresStore, Result};
-use crate::store::{FetchAnswer, FetchRequest, Fetched, Position};
+use crate::store::{FetchRequest, FetchResult, FetchedRow, Position};
 
 /// Statements for one fetch at most. What they did not reach is read by the next one.
 const MAX_STATEMENTS: usize = 128;
@@ -33,7 +33,7 @@ const PART: usize = 64;
 const TRIES: usize = 2;
 
 /// `None`: nothing is due, so no row is to blame.
-pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Result<Option<FetchAnswer>> {
+pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Result<Option<FetchResult>> {
     let (clock, bare) = read_bare(store, request).await?;
     if bare.is_empty() {
         return Ok(None);
@@ -67,7 +67,7 @@ static BY_ID: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-async fn read_bare(store: &PostgresStore, request: &FetchRequest) -> Result<(Option<i64>, Vec<Fetched>)> {
+async fn read_bare(store: &PostgresStore, request: &FetchRequest) -> Result<(Option<i64>, Vec<FetchedRow>)> {
     let request = request.clone();
     store
         .read(FETCH, |conn| {
@@ -90,12 +90,12 @@ async fn read_bare(store: &PostgresStore, request: &FetchRequest) -> Result<(Opt
         .await
 }
 
-fn without_event(row: BareRow, in_range: bool) -> Fetched {
+fn without_event(row: BareRow, in_range: bool) -> FetchedRow {
     let (shard, id, PgTimestamp(scheduled_at), seq, PgTimestamp(updated_at), retry_count, max_retries, retry, key) =
         row;
     let partition_key = String::from_utf8_lossy(&key).into_owned();
     let (position, event) = (Position { scheduled_at, seq }, Err(String::new()));
-    Fetched { shard, position, id, partition_key, retry, in_range, retry_count, max_retries, updated_at, event }
+    FetchedRow { shard, position, id, partition_key, retry, in_range, retry_count, max_retries, updated_at, event }
 }
 
 struct Apart<'a> {
@@ -106,8 +106,8 @@ struct Apart<'a> {
 
 impl Apart<'_> {
     /// Reads the rows' events from left to right, so that what is left out is what would have come last.
-    async fn read(&mut self, rows: &[Fetched]) -> Result<()> {
-        let mut parts: Vec<&[Fetched]> = rows.chunks(PART).rev().collect();
+    async fn read(&mut self, rows: &[FetchedRow]) -> Result<()> {
+        let mut parts: Vec<&[FetchedRow]> = rows.chunks(PART).rev().collect();
         while let Some(part) = parts.pop() {
             if self.statements >= MAX_STATEMENTS || self.reader.answer.cut_short {
                 self.reader.answer.cut_short = true;
@@ -123,7 +123,7 @@ impl Apart<'_> {
     }
 
     /// The inner error is about a row of the part.
-    async fn read_part(&mut self, part: &[Fetched]) -> Result<Result<()>> {
+    async fn read_part(&mut self, part: &[FetchedRow]) -> Result<Result<()>> {
         let tries = if part.len() == 1 { TRIES } else { 1 };
         let mut late = None;
         for _ in 0..tries {
@@ -141,23 +141,23 @@ impl Apart<'_> {
         Ok(late.map_or(Ok(()), Err))
     }
 
-    fn take(&mut self, part: &[Fetched], rows: Vec<Fetched>) {
+    fn take(&mut self, part: &[FetchedRow], rows: Vec<FetchedRow>) {
         for row in rows {
             let in_range = part.iter().any(|bare| bare.id == row.id && bare.in_range);
-            if !self.reader.push(Fetched { in_range, ..row }) {
+            if !self.reader.push(FetchedRow { in_range, ..row }) {
                 return;
             }
         }
     }
 
-    fn blame(&mut self, row: &Fetched, reason: &StoreError) {
+    fn blame(&mut self, row: &FetchedRow, reason: &StoreError) {
         tracing::warn!(event.id = %row.id, %reason, "the row of an event cannot be read; it is recorded as failed");
-        self.reader.push(Fetched { event: Err(format!("its row cannot be read: {reason}")), ..row.clone() });
+        self.reader.push(FetchedRow { event: Err(format!("its row cannot be read: {reason}")), ..row.clone() });
     }
 }
 
 /// The rows of a part as far as the budget of bytes goes; a row that changed since is left out.
-async fn load(store: &PostgresStore, part: &[Fetched], request: &FetchRequest) -> Result<Result<Vec<Fetched>>> {
+async fn load(store: &PostgresStore, part: &[FetchedRow], request: &FetchRequest) -> Result<Result<Vec<FetchedRow>>> {
     let (target, request) = (Arc::clone(&store.target), request.clone());
     let values = [
         Value::Ids(part.iter().map(|row| row.id).collect()),
@@ -179,7 +179,11 @@ async fn load(store: &PostgresStore, part: &[Fetched], request: &FetchRequest) -
         .await
 }
 
-async fn stream(conn: &mut AsyncPgConnection, values: [Value; 4], request: &FetchRequest) -> QueryResult<Vec<Fetched>> {
+async fn stream(
+    conn: &mut AsyncPgConnection,
+    values: [Value; 4],
+    request: &FetchRequest,
+) -> QueryResult<Vec<FetchedRow>> {
     let query = Statement::<Placed>::new(false, &BY_ID, values);
     let mut found = std::pin::pin!(query.load_stream::<PlacedRow>(conn).await?);
     let (mut rows, mut bytes) = (Vec::new(), 0);

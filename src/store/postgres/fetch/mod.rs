@@ -18,7 +18,7 @@ use super::row::{DELIVERED, DeliveredRow, DeliveredTypes, FITS, TEXTS, sized};
 use super::statement::{Statement, Value, on_a_primary};
 use super::{Lane, PostgresStore, Result};
 use crate::error::StoreError;
-use crate::store::{Blocker, FetchAnswer, FetchRequest, Fetched, KeyQuestion, Position};
+use crate::store::{Blocker, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery};
 
 /// A row with its shard.
 type Placed = (SmallInt, DeliveredTypes);
@@ -26,7 +26,7 @@ type PlacedRow = (i16, DeliveredRow);
 
 /// Reads the ranges, then due retries, then keys, until the budget is spent. Where one row makes that impossible, the rows
 /// are read apart.
-pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Result<FetchAnswer> {
+pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Result<FetchResult> {
     match fetch_together(store, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(refused)) => apart::fetch(store, request).await?.ok_or(refused),
@@ -36,7 +36,7 @@ pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Resu
 }
 
 /// The inner error is what the server, or the driver, says of a row.
-async fn fetch_together(store: &PostgresStore, request: &FetchRequest) -> Result<Result<FetchAnswer>> {
+async fn fetch_together(store: &PostgresStore, request: &FetchRequest) -> Result<Result<FetchResult>> {
     let (target, request, kept) = (Arc::clone(&store.target), request.clone(), store.target.is_steered());
     store
         .read(FETCH, |conn| {
@@ -93,12 +93,12 @@ struct Reader<'a> {
     request: &'a FetchRequest,
     kept: bool,
     bytes: usize,
-    answer: FetchAnswer,
+    answer: FetchResult,
 }
 
 impl<'a> Reader<'a> {
     fn new(request: &'a FetchRequest, kept: bool) -> Self {
-        Self { request, kept, bytes: 0, answer: FetchAnswer::default() }
+        Self { request, kept, bytes: 0, answer: FetchResult::default() }
     }
 
     fn most_bytes(&self) -> Value {
@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns whether there is room for another row.
-    fn push(&mut self, row: Fetched) -> bool {
+    fn push(&mut self, row: FetchedRow) -> bool {
         let size = row.event.as_ref().map_or(0, |event| event.size());
         let rows = self.answer.rows.len();
         if rows >= self.request.max_events || rows > 0 && self.bytes + size > self.request.max_bytes {
@@ -133,7 +133,7 @@ impl<'a> Reader<'a> {
         let query = Statement::<Placed>::new(self.kept, sql, values);
         let mut rows = std::pin::pin!(query.load_stream::<PlacedRow>(conn).await?);
         while let Some(row) = rows.try_next().await? {
-            if !self.push(Fetched { in_range, ..read(row, &self.request.lane, self.request.max_event_bytes) }) {
+            if !self.push(FetchedRow { in_range, ..read(row, &self.request.lane, self.request.max_event_bytes) }) {
                 break;
             }
         }
@@ -269,7 +269,7 @@ pub(super) async fn blockers(
     store: &PostgresStore,
     lane: &str,
     failed_blocks: bool,
-    questions: &[KeyQuestion],
+    questions: &[PredecessorQuery],
 ) -> Result<HashMap<String, Blocker>> {
     let (from_at, from_seq) = split(questions.iter().map(|question| question.from));
     let (at, seq) = split(questions.iter().map(|question| question.before));
@@ -333,10 +333,10 @@ const BLOCKERS: &str = concat!(
 );
 
 /// The rows of what was sent that the table does not know as published.
-pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<Fetched>> {
+pub(super) async fn find_unsettled(store: &PostgresStore, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>> {
     let (ids, seqs): (Vec<Uuid>, Vec<i64>) = sent.iter().copied().unzip();
     let values = [Value::Ids(ids), Value::Numbers(seqs), Value::Text(lane.to_owned()), Value::Number(i64::MAX)];
-    let query = Statement::<Placed>::new(false, &UNRECORDED, values);
+    let query = Statement::<Placed>::new(false, &UNSETTLED_SENT, values);
     let confirmation = store.settling.confirmation();
     let looked_up = store.run("look up what was sent", |conn| {
         async move {
@@ -357,7 +357,7 @@ pub(super) async fn unrecorded(store: &PostgresStore, lane: &str, sent: &[(Uuid,
     Ok(rows.into_iter().map(|row| read(row, lane, usize::MAX)).collect())
 }
 
-static UNRECORDED: LazyLock<String> = LazyLock::new(|| {
+static UNSETTLED_SENT: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT outbox_shard(e.partition_key, e.id), {DELIVERED} FROM unnest(?, ?) AS s(id, seq) CROSS JOIN LATERAL ({}) e {FITS} \
          WHERE {} ORDER BY e.scheduled_at, e.seq",
@@ -425,8 +425,8 @@ const HAS_DUE: &str = concat!(
 );
 
 /// Takes a row apart; what cannot be an event says why.
-fn read((shard, row): PlacedRow, lane: &str, max_event_bytes: usize) -> Fetched {
-    Fetched {
+fn read((shard, row): PlacedRow, lane: &str, max_event_bytes: usize) -> FetchedRow {
+    FetchedRow {
         shard,
         position: row.position(),
         id: row.id,

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::store::contract::Fixture;
 use crate::store::postgres::fixture::PostgresFixture;
 use crate::store::postgres::{PostgresStore, SHARDS, Target};
-use crate::store::{FetchRequest, Fetched, KeyStart, Position, Range, Store};
+use crate::store::{FetchRequest, FetchedRow, KeyStart, Position, Range, Store};
 
 const MAX_EVENT_BYTES: usize = 1 << 20;
 
@@ -31,7 +31,7 @@ fn insert(columns: &str, values: &str) -> (Uuid, String) {
     (id, statement)
 }
 
-fn reason(rows: &[Fetched], id: Uuid) -> Option<String> {
+fn reason(rows: &[FetchedRow], id: Uuid) -> Option<String> {
     rows.iter().find(|row| row.id == id).unwrap().event.as_ref().err().cloned()
 }
 

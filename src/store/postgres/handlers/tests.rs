@@ -12,8 +12,8 @@ use crate::store::postgres::plans_tests::{
 };
 use crate::store::postgres::{PostgresStore, SHARDS, Target};
 use crate::store::{
-    Announcement, Care, Change, Counting, DeliveryRequest, Expiry, FetchRequest, Heartbeat, KeyQuestion, KeyStart,
-    Position, RejectedDelivery, Settled, Shard, Store, handler_lane,
+    Announcement, Care, Change, Counting, DeliveryRequest, Expiry, FetchRequest, Heartbeat, KeyStart, Position,
+    PredecessorQuery, RejectedDelivery, Settled, Shard, Store, handler_lane,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -63,7 +63,7 @@ async fn ask(store: &PostgresStore, owner: Uuid, epoch: i64) -> Vec<(Uuid, i64)>
     };
     assert!(store.fetch(&everything).await.unwrap().rows.is_empty());
     let before = Position { scheduled_at: i64::MAX, seq: i64::MAX };
-    let question = KeyQuestion { key: "key-7".to_owned(), from: Position::START, before, except: Vec::new() };
+    let question = PredecessorQuery { key: "key-7".to_owned(), from: Position::START, before, except: Vec::new() };
     assert!(store.blockers("orders", true, &[question]).await.unwrap().is_empty());
     assert!(!store.has_due(&["orders".into()], &["orders".into()]).await.unwrap());
     assert!(store.due().await.unwrap().is_empty());

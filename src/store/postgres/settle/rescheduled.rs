@@ -11,20 +11,20 @@ use super::divide::divide;
 use super::{Parameter, Settling, durable};
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::postgres::{PostgresStore, Result};
-use crate::store::{Reschedule, Settled, SettledEvent};
+use crate::store::{FailureRecord, Settled, SettledEvent};
 
 /// Retries and failures, each under the lease it was dispatched with. The same statement again finds its own work done
 /// and says so, so a lost answer is followed by the same call.
 pub(in crate::store::postgres) async fn rescheduled(
     store: &PostgresStore,
     owner: Uuid,
-    events: &[Reschedule],
+    events: &[FailureRecord],
 ) -> Result<Vec<SettledEvent>> {
     divide(events, |events| async move { store.settling.reschedule(owner, &events).await }).await
 }
 
 impl Settling {
-    async fn reschedule(&self, owner: Uuid, events: &[Reschedule]) -> Result<Vec<SettledEvent>> {
+    async fn reschedule(&self, owner: Uuid, events: &[FailureRecord]) -> Result<Vec<SettledEvent>> {
         self.write_and_wait(|barrier| async move {
             let rows = self.query("record retries and failures", sql(barrier), parameters(owner, events)).await?;
             Ok(rows.iter().map(settled).collect())
@@ -112,14 +112,14 @@ fn fence() -> &'static str {
     "mine.updated_at = s.version AND l.epoch = s.epoch AND l.owner = $15"
 }
 
-fn parameters(owner: Uuid, events: &[Reschedule]) -> Vec<Parameter> {
-    fn column<T>(events: &[Reschedule], of: impl Fn(&Reschedule) -> T, kind: Type) -> Parameter
+fn parameters(owner: Uuid, events: &[FailureRecord]) -> Vec<Parameter> {
+    fn column<T>(events: &[FailureRecord], of: impl Fn(&FailureRecord) -> T, kind: Type) -> Parameter
     where
         T: ToSql + Send + Sync + 'static,
     {
         (Box::new(events.iter().map(of).collect::<Vec<T>>()), kind)
     }
-    let error = |event: &Reschedule| event.error.as_deref().map(kept_error);
+    let error = |event: &FailureRecord| event.error.as_deref().map(kept_error);
     let mut sets = Sets::default();
     let numbers: Vec<i32> = events.iter().map(|event| sets.number(&event.asked)).collect();
     vec![
