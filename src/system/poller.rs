@@ -374,7 +374,7 @@ async fn read_fallibly(
         }
     }
     let holds = shared.settings.holds_on_failure(in_flight.lane());
-    let blockers = find_blockers(&*shared.store, in_flight, &mut fetch, &answer.rows, holds).await?;
+    let blockers = find_blockers(&*shared.store, in_flight, &mut fetch, &answer.rows, [holds; 2]).await?;
     Ok(Reading { answer, blockers, unfinished, fetch })
 }
 
@@ -384,15 +384,18 @@ pub(super) async fn find_blockers(
     in_flight: &InFlight,
     fetch: &mut Fetch,
     rows: &[FetchedRow],
-    failed_blocks: bool,
+    [failed_blocks, holds]: [bool; 2],
 ) -> Result<HashMap<String, Blocker>, StoreError> {
-    let questions = fetch.questions(rows, BootInstant::now());
+    // What is found without the failed ones does not show how far a key that they hold is clear.
+    let is_noted = failed_blocks == holds;
+    let questions = fetch.questions(rows, BootInstant::now(), is_noted);
     if questions.is_empty() {
         return Ok(HashMap::new());
     }
     let answer = store.blockers(in_flight.lane(), failed_blocks, &questions).await;
     match &answer {
-        Ok(blockers) => fetch.note_answer(blockers, BootInstant::now()),
+        Ok(blockers) if is_noted => fetch.note_answer(blockers, BootInstant::now()),
+        Ok(_) => {}
         Err(error) if is_late(error) => fetch.note_no_answer(BootInstant::now()),
         Err(_) => in_flight.forget_cleared(),
     }

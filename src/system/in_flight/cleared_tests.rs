@@ -41,7 +41,7 @@ impl Asking {
         answer: Option<&HashMap<String, Blocker>>,
     ) -> (Fetch, Vec<PredecessorQuery>) {
         let mut fetch = self.in_flight.begin_fetch();
-        let questions = fetch.questions(rows, self.now);
+        let questions = fetch.questions(rows, self.now, true);
         self.now = self.now.after(took);
         match answer {
             Some(blockers) => fetch.note_answer(blockers, self.now),
@@ -258,7 +258,7 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
             let mut fetch = in_flight.begin_fetch();
             let rows = store.fetch(&FetchRequest { except: in_flight.ids(), ..request.clone() }).await.unwrap().rows;
             assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [id]);
-            let Ok(blockers) = find_blockers(&store, &in_flight, &mut fetch, &rows, false).await else { continue };
+            let Ok(blockers) = find_blockers(&store, &in_flight, &mut fetch, &rows, [false; 2]).await else { continue };
             if let Some(delivery) = fetch.admit(rows, &blockers, permit).deliveries.pop() {
                 break delivery;
             }

@@ -62,6 +62,13 @@ impl Entry {
     }
 }
 
+struct Released {
+    key: Arc<str>,
+    position: Position,
+    /// The first fetch that knows.
+    known_to: u64,
+}
+
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) open: HashMap<i16, SessionId>,
@@ -71,6 +78,8 @@ pub(super) struct Inner {
     pub(super) next_fetch: u64,
     pub(super) fetches: BTreeSet<u64>,
     pub(super) awaiting_older_fetches: VecDeque<(u64, Uuid)>,
+    /// Released while a fetch was under way that may have been told not to count them.
+    released: VecDeque<Released>,
     pub(super) rewinds: HashMap<i16, Position>,
     pub(super) next_retry: Option<BootInstant>,
     pub(super) blocked_keys: HashMap<String, i16>,
@@ -112,6 +121,22 @@ impl Inner {
             self.awaiting_older_fetches.pop_front();
             self.remove(id);
         }
+        while self.released.front().is_some_and(|released| released.known_to <= oldest) {
+            self.released.pop_front();
+        }
+    }
+
+    /// Remembers an event that was released while its shard stays open, until older fetches are over.
+    pub(super) fn note_released(&mut self, key: &Arc<str>, position: Position) {
+        if !self.fetches.is_empty() {
+            self.released.push_back(Released { key: Arc::clone(key), position, known_to: self.next_fetch });
+        }
+    }
+
+    /// Whether an earlier event of the key was released since a fetch began: the fetch may have taken it for one on its way.
+    pub(super) fn is_behind_a_released(&self, key: &str, position: Position, fetch: u64) -> bool {
+        let is_before = |released: &Released| &*released.key == key && released.position < position;
+        self.released.iter().any(|released| fetch < released.known_to && is_before(released))
     }
 
     pub(super) fn rewind(&mut self, shard: i16, to: Position) {

@@ -60,8 +60,9 @@ impl Drop for Fetch {
 impl Fetch {
     /// For each key of the rows, what has to be asked about it: does anything stand before its last row?
     ///
-    /// Where a key's dead rows take long to walk over, only about what is not known to be clear, and about a part of it.
-    pub(crate) fn questions(&mut self, rows: &[FetchedRow], now: BootInstant) -> Vec<PredecessorQuery> {
+    /// Where a key's dead rows take long to walk over, only about what is not known to be clear, and about a part of it if the
+    /// questions may be put in parts.
+    pub(crate) fn questions(&mut self, rows: &[FetchedRow], now: BootInstant, in_parts: bool) -> Vec<PredecessorQuery> {
         let inner = self.in_flight.lock();
         let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
         let mut questions: HashMap<&str, PredecessorQuery> = HashMap::new();
@@ -83,7 +84,10 @@ impl Fetch {
         for question in questions.values_mut() {
             let on_their_way = inner.chain(&question.key).map(|entry| entry.position);
             let clear = on_their_way.fold(question.from, Position::min);
-            let (from, to) = inner.cleared.range(&question.key, question.before, now);
+            let (from, to) = match in_parts {
+                true => inner.cleared.range(&question.key, question.before, now),
+                false => (inner.cleared.place(&question.key), question.before),
+            };
             self.asked.insert(question.key.clone(), Asked { from, to, last: question.before, clear: clear.min(to) });
             (question.from, question.before) = (from, to);
         }
@@ -174,11 +178,12 @@ impl Fetch {
         }
         let blocked =
             inner.is_blocked(key, row.position) || inner.is_behind_another_session(key, row.position, session);
-        if blocker.is_none() && !blocked {
+        let overtakes = inner.is_behind_a_released(key, row.position, self.number);
+        if blocker.is_none() && !blocked && !overtakes {
             return false;
         }
         inner.note_blocked_key(key, row.shard);
-        if blocker.is_some_and(|blocker| blocker.due && !inner.events.contains_key(&blocker.id)) {
+        if overtakes || blocker.is_some_and(|blocker| blocker.due && !inner.events.contains_key(&blocker.id)) {
             inner.keys_to_reread.insert(key.to_owned());
         }
         true
@@ -219,7 +224,8 @@ impl Fetch {
                     return None;
                 }
                 let mut entry = Entry::new(&row, None, DeliveryState::Accepted);
-                entry.blocked = blockers.get(&row.partition_key).is_some_and(|blocker| blocker.position < row.position);
+                entry.blocked = blockers.get(&row.partition_key).is_some_and(|blocker| blocker.position < row.position)
+                    || inner.is_behind_a_released(&row.partition_key, row.position, self.number);
                 inner.insert(row.id, entry);
                 let mut delivery = Delivery::new(&self.in_flight, &row, SessionId { epoch, number: 0 }, permit(&row));
                 delivery.accepted = true;

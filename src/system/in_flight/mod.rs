@@ -261,12 +261,16 @@ impl InFlight {
         let mut inner = self.lock();
         let Some(entry) = inner.remove(id) else { return };
         inner.rewind(entry.shard, entry.position);
-        // What is queued behind it, or is being read on the strength of its being in flight, must not go before it.
-        let key = entry.key.as_deref().unwrap_or("");
-        let overtaken = !key.is_empty() && !entry.blocked && !inner.is_blocked(key, entry.position);
+        let is_behind_a_refused = |key| entry.blocked || inner.is_blocked(key, entry.position);
         // A rejection that was not recorded: another owner may have sent it since, and only the journal tells.
-        if close || matches!(entry.state, DeliveryState::Accepted | DeliveryState::Rejected) || overtaken {
+        let is_in_doubt = close || matches!(entry.state, DeliveryState::Accepted | DeliveryState::Rejected);
+        // What is queued behind it, or is being read on the strength of its being in flight, must not go before it.
+        if is_in_doubt || entry.key.as_deref().is_some_and(|key| !is_behind_a_refused(key)) {
             inner.open.remove(&entry.shard);
+        } else if let Some(key) = &entry.key {
+            // What refused events block is blocked until they have failed for good; from then on this one is to be waited for.
+            inner.block_followers(key, entry.position);
+            inner.note_released(key, entry.position);
         }
     }
 }

@@ -33,7 +33,7 @@ fn admit(in_flight: &Arc<InFlight>, all: &[&FetchedRow]) -> Vec<Delivery> {
 
 /// What a fetch admits that finds nothing in its rows' way.
 fn admit_by(fetch: &mut Fetch, rows: Vec<FetchedRow>) -> Vec<Delivery> {
-    fetch.questions(&rows, BootInstant::now());
+    fetch.questions(&rows, BootInstant::now(), true);
     fetch.admit(rows, &HashMap::new(), permit).deliveries
 }
 
@@ -47,7 +47,7 @@ fn admit_behind(in_flight: &Arc<InFlight>, blocker: &FetchedRow, due: bool, row:
     let blocker = Blocker { id: blocker.id, position: blocker.position, due };
     let (blockers, rows) = (HashMap::from([(row.partition_key.clone(), blocker)]), vec![row.clone()]);
     let mut fetch = in_flight.begin_fetch();
-    fetch.questions(&rows, BootInstant::now());
+    fetch.questions(&rows, BootInstant::now(), true);
     fetch.admit(rows, &blockers, permit).deliveries
 }
 
@@ -225,6 +225,41 @@ fn an_event_settled_as_a_retry_blocks_while_older_fetches_are_under_way() {
     assert_eq!(admit(&in_flight, &[&second]).len(), 1);
 }
 
+/// The first of three is refused, which has the second released, and fails for good while the third is being read.
+#[test]
+fn an_event_released_behind_a_refused_one_is_not_overtaken_by_what_is_being_read() {
+    let in_flight = in_flight();
+    let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
+    let mut deliveries = admit(&in_flight, &[&first, &second]);
+    let (mut refused, released) = (deliveries.remove(0), deliveries.remove(0));
+    let mut fetch = in_flight.begin_fetch();
+    let asked = fetch.questions(&rows(&[&third]), BootInstant::now(), true);
+    assert_eq!(asked[0].except, [first.id, second.id, third.id], "they are on their way");
+    refused.reject();
+    drop(released);
+    refused.settled(false);
+    assert!(fetch.admit(rows(&[&third]), &HashMap::new(), permit).deliveries.is_empty());
+    drop(fetch);
+    assert_eq!(in_flight.take_rewinds().get(&SHARD), Some(&second.position), "the second is read again");
+    assert_eq!(keys_to_reread(&in_flight, 1), ["k"]);
+    assert_eq!(ids(&admit(&in_flight, &[&second, &third])), [second.id, third.id]);
+}
+
+/// The same where the third was queued already, for a later batch.
+#[test]
+fn an_event_released_behind_a_refused_one_is_not_overtaken_by_what_is_queued() {
+    let in_flight = in_flight();
+    let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
+    let mut deliveries = admit(&in_flight, &[&first, &second, &third]);
+    let (mut refused, released, queued) = (deliveries.remove(0), deliveries.remove(0), deliveries.remove(0));
+    refused.reject();
+    drop(released);
+    refused.settled(false);
+    assert!(queued.is_blocked());
+    drop(queued);
+    assert_eq!(ids(&admit(&in_flight, &[&second, &third])), [second.id, third.id]);
+}
+
 #[test]
 fn events_without_a_key_wait_for_nothing() {
     let in_flight = in_flight();
@@ -240,7 +275,7 @@ fn a_row_that_is_no_event_blocks_its_key_and_is_handed_out_with_the_reason() {
     let (mut broken, next) = (row(1, "k"), row(2, "k"));
     broken.event = Err("nonsense".to_owned());
     let mut fetch = in_flight.begin_fetch();
-    fetch.questions(&rows(&[&broken, &next]), BootInstant::now());
+    fetch.questions(&rows(&[&broken, &next]), BootInstant::now(), true);
     let admitted = fetch.admit(rows(&[&broken, &next]), &HashMap::new(), permit);
     assert!(admitted.deliveries.is_empty());
     assert_eq!((admitted.unreadable[0].0.id, admitted.unreadable[0].1.as_str()), (broken.id, "nonsense"));
@@ -252,11 +287,11 @@ fn the_question_about_a_key_leaves_out_what_is_in_flight_and_what_was_read() {
     let (first, second, third, free) = (row(1, "k"), row(2, "k"), row(3, "k"), row(1, ""));
     let _one = admit_one(&in_flight, &first);
     let mut fetch = in_flight.begin_fetch();
-    let questions = fetch.questions(&rows(&[&first, &second, &third, &free]), BootInstant::now());
+    let questions = fetch.questions(&rows(&[&first, &second, &third, &free]), BootInstant::now(), true);
     assert_eq!(questions.len(), 1);
     assert_eq!((questions[0].key.as_str(), questions[0].before), ("k", third.position));
     assert_eq!(questions[0].except, [first.id, second.id, third.id]);
-    assert!(fetch.questions(&rows(&[&first, &free]), BootInstant::now()).is_empty());
+    assert!(fetch.questions(&rows(&[&first, &free]), BootInstant::now(), true).is_empty());
 }
 
 // Keys that wait.
@@ -355,7 +390,7 @@ fn what_the_journal_holds_is_not_handled_before_an_earlier_event_of_its_key() {
     let (waiting, sent, other) = (row(1, "k"), row(2, "k"), row(3, "other"));
     let mut fetch = in_flight.begin_fetch();
     let rows = vec![sent.clone(), other.clone()];
-    assert_eq!(fetch.questions(&rows, BootInstant::now()).len(), 2);
+    assert_eq!(fetch.questions(&rows, BootInstant::now(), true).len(), 2);
     let blocker = Blocker { id: waiting.id, position: waiting.position, due: false };
     let blockers = HashMap::from([("k".to_owned(), blocker)]);
     let deliveries = fetch.adopt(rows, &HashMap::from([(SHARD, 9)]), &blockers, permit).unwrap();

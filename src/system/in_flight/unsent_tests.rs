@@ -7,7 +7,7 @@ use crate::system::credit::Credit;
 use crate::system::delivery::Delivery;
 
 fn admit(fetch: &mut Fetch, rows: Vec<FetchedRow>) -> Vec<Delivery> {
-    fetch.questions(&rows, BootInstant::now());
+    fetch.questions(&rows, BootInstant::now(), true);
     admit_as_asked(fetch, rows)
 }
 
@@ -38,7 +38,7 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() 
     let mut fetch = in_flight.begin_fetch();
     let later = vec![sample::fetched(0, 2, "k")];
     assert!(
-        fetch.questions(&later, BootInstant::now())[0].except.contains(&first[0].id),
+        fetch.questions(&later, BootInstant::now(), true)[0].except.contains(&first[0].id),
         "the database is not asked about it"
     );
     drop(first);
@@ -58,7 +58,7 @@ fn an_event_that_comes_back_after_the_database_was_asked_waits_for_the_next_read
     refused.reject();
     refused.settled(true);
     let mut fetch = in_flight.begin_fetch();
-    assert!(fetch.questions(std::slice::from_ref(&later), BootInstant::now()).is_empty(), "it is in flight");
+    assert!(fetch.questions(std::slice::from_ref(&later), BootInstant::now(), true).is_empty(), "it is in flight");
     drop(deliveries);
     assert!(admit_as_asked(&fetch, vec![later.clone()]).is_empty(), "nobody asked what stands before it");
     assert_eq!(in_flight.take_rewinds()[&0], later.position, "it is read again");

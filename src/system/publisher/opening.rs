@@ -169,9 +169,10 @@ impl BatchSender {
         if self.shared.subscriptions().is_empty() {
             return Ok(HashMap::new());
         }
+        let holds = self.shared.settings.holds_on_failure(in_flight.lane());
         let mut found = HashMap::new();
         loop {
-            let answer = find_blockers(&*self.shared.store, in_flight, fetch, rows, false).await;
+            let answer = find_blockers(&*self.shared.store, in_flight, fetch, rows, [false, holds]).await;
             found.extend(answer.map_err(|error| cannot_compare(&error))?);
             if !fetch.is_cut(&found) {
                 return Ok(found);
