@@ -154,8 +154,9 @@ fn server_query() -> String {
 }
 
 /// What stands behind a failed event in `held` waits for a person.
+/// A replay is due since it was asked for, and its `scheduled_at` is the first publication's.
 const OLDEST_DUE: &str = "SELECT coalesce(extract(epoch FROM clock_timestamp() - least(\
-        (SELECT min(scheduled_at) FROM outbox_events WHERE status = 'pending' AND publisher_backend <> 'held'), \
+        (SELECT min(greatest(scheduled_at, updated_at)) FROM outbox_events WHERE status = 'pending' AND publisher_backend <> 'held'), \
         (SELECT min(retry_at) FROM outbox_events WHERE status = 'retry' AND publisher_backend <> 'held'))), 0)::float8";
 
 fn most_memory(process: u32) -> Option<u64> {

@@ -31,6 +31,8 @@ struct Cleared {
     place: Position,
     /// Looking from the start took long so often, running.
     slow: u32,
+    /// Looking from the place took long so often, running.
+    doubts: u32,
 }
 
 impl Cleared {
@@ -82,10 +84,14 @@ impl ClearedKeys {
             match (asked.is_cut(), asked.from == Position::START) {
                 (false, true) if !slow => drop(self.known.remove(key)),
                 (false, true) => {
-                    self.update(key, |known| *known = Cleared { place, slow: known.slow.saturating_add(1) })
+                    self.update(key, |known| *known = Cleared { place, slow: known.slow.saturating_add(1), doubts: 0 })
                 }
-                (false, false) => self.update(key, |known| known.place = place),
-                (true, _) => self.update(key, |known| *known = Cleared { place, slow: known.slow.max(2) }),
+                // The walk is not what is slow.
+                (false, false) if slow && self.known.get(key).is_some_and(|known| known.doubts > 0) => {
+                    self.known.remove(key);
+                }
+                (false, false) => self.update(key, |known| (known.place, known.doubts) = (place, u32::from(slow))),
+                (true, _) => self.update(key, |known| *known = Cleared { place, slow: known.slow.max(2), doubts: 0 }),
             }
         }
     }
@@ -123,6 +129,6 @@ impl ClearedKeys {
                 return;
             }
         }
-        change(self.known.entry(key.to_owned()).or_insert(Cleared { place: Position::START, slow: 0 }));
+        change(self.known.entry(key.to_owned()).or_insert(Cleared { place: Position::START, slow: 0, doubts: 0 }));
     }
 }

@@ -112,6 +112,15 @@ fn a_key_that_is_quick_again_is_asked_about_from_its_start() {
 }
 
 #[test]
+fn a_key_is_asked_about_from_its_start_while_every_answer_is_slow() {
+    let mut asking = Asking::new();
+    let rows = [row(10), row(20), row(30), row(40), row(50), row(60)];
+    let asked_from = rows.each_ref().map(|row| asking.asks_from(row, SLOW));
+    assert_eq!(asked_from[2..4], [rows[1].position, rows[2].position]);
+    assert_eq!(asked_from[4..], [Position::START; 2], "it is not the walk that is slow");
+}
+
+#[test]
 fn a_key_is_clear_no_further_than_what_blocks_it_and_what_is_in_flight() {
     let mut asking = Asking::new();
     let (flying, next) = (row(10), row(20));
