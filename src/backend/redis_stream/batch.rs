@@ -12,7 +12,7 @@ use crate::store::Shard;
 pub(crate) struct Batch<'a> {
     outgoing: &'a [OutgoingEvent],
     answers: Vec<SendResult>,
-    /// Those that could be encoded: the parcel's index, its shard's index, its fields.
+    /// Those that could be encoded: its index, its shard's index, its fields.
     entries: Vec<Entry<'a>>,
     shards: Vec<&'a Shard>,
 }
@@ -30,19 +30,19 @@ impl<'a> Batch<'a> {
         let mut batch = Self { outgoing, answers, entries, shards: Vec::new() };
         let mut blocked: HashSet<&str> = HashSet::new();
         let mut indices: HashMap<(&str, i16), usize> = HashMap::new();
-        for (index, parcel) in outgoing.iter().enumerate() {
-            let key = parcel.event.partition_key.as_str();
+        for (index, outgoing_event) in outgoing.iter().enumerate() {
+            let key = outgoing_event.event.partition_key.as_str();
             if !key.is_empty() && blocked.contains(key) {
                 continue;
             }
-            match entry::entry_fields(&parcel.event) {
+            match entry::entry_fields(&outgoing_event.event) {
                 Ok(fields) => {
-                    let place = (&*parcel.shard.lane, parcel.shard.number);
+                    let place = (&*outgoing_event.shard.lane, outgoing_event.shard.number);
                     let shard = *indices.entry(place).or_insert_with(|| {
-                        batch.shards.push(&parcel.shard);
+                        batch.shards.push(&outgoing_event.shard);
                         batch.shards.len() - 1
                     });
-                    batch.entries.push(Entry { index: index, shard, fields });
+                    batch.entries.push(Entry { index, shard, fields });
                 }
                 Err(reason) => {
                     batch.answers[index] = SendResult::Invalid(reason);

@@ -289,7 +289,7 @@ impl BackendSession for RedisStream {
 }
 
 fn batch_shards(outgoing: &[OutgoingEvent]) -> Vec<Shard> {
-    let mut shards: Vec<Shard> = outgoing.iter().map(|parcel| parcel.shard.clone()).collect();
+    let mut shards: Vec<Shard> = outgoing.iter().map(|outgoing_event| outgoing_event.shard.clone()).collect();
     shards.sort_unstable();
     shards.dedup();
     shards

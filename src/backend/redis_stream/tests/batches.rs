@@ -10,7 +10,12 @@ async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_re
     worker.open(&[(shard(3), 1), (shard(4), 1)]).await.unwrap();
     let error = scene.leave_room_for(2).await;
 
-    let batch = [parcel(3, &keyed[0]), parcel(3, &keyed[1]), parcel(4, &other), parcel(3, &keyed[2])];
+    let batch = [
+        outgoing_event(3, &keyed[0]),
+        outgoing_event(3, &keyed[1]),
+        outgoing_event(4, &other),
+        outgoing_event(3, &keyed[2]),
+    ];
     let sent = worker.send(&batch).await;
     assert_eq!(sent.answers, [SendResult::Accepted, SendResult::Accepted, SendResult::NotSent, SendResult::NotSent]);
     assert_eq!(sent.closed, [shard(3), shard(4)]);

@@ -31,7 +31,7 @@ async fn shards_whose_numbers_begin_alike_keep_their_journals_apart() {
     let mut worker = scene.worker();
     let events = events(3, "");
     worker.open(&[(shard(1), 1), (shard(12), 1)]).await.unwrap();
-    send_all(&mut worker, &[parcel(1, &events[0]), parcel(12, &events[1])]).await;
+    send_all(&mut worker, &[outgoing_event(1, &events[0]), outgoing_event(12, &events[1])]).await;
     let opened = scene.worker().open(&[(shard(1), 2)]).await.unwrap();
     assert_eq!(opened.sent, [(shard(1), events[0].id, events[0].seq)]);
 }

@@ -39,7 +39,7 @@ fn shard(number: i16) -> Shard {
     Shard { lane: Arc::from("orders"), number }
 }
 
-fn parcel(number: i16, event: &Arc<OutboxEvent>) -> OutgoingEvent {
+fn outgoing_event(number: i16, event: &Arc<OutboxEvent>) -> OutgoingEvent {
     OutgoingEvent { shard: shard(number), event: Arc::clone(event) }
 }
 
@@ -48,7 +48,7 @@ fn events(count: i64, key: &str) -> Vec<Arc<OutboxEvent>> {
 }
 
 fn outgoing(number: i16, events: &[Arc<OutboxEvent>]) -> Vec<OutgoingEvent> {
-    events.iter().map(|event| parcel(number, event)).collect()
+    events.iter().map(|event| outgoing_event(number, event)).collect()
 }
 
 fn ids(events: &[Arc<OutboxEvent>]) -> Vec<String> {

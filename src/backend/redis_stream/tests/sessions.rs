@@ -75,7 +75,7 @@ async fn what_was_sent_when_the_reply_was_lost_is_named_by_the_next_open() {
         send_all(&mut worker, &outgoing(3, &events[..1])).await;
 
         proxy.set(loss);
-        let batch = [parcel(3, &events[1]), parcel(4, &events[2]), parcel(3, &events[3])];
+        let batch = [outgoing_event(3, &events[1]), outgoing_event(4, &events[2]), outgoing_event(3, &events[3])];
         let sent = worker.send(&batch).await;
         assert_eq!(sent.answers, vec![SendResult::NotSent; 3], "{loss:?}: their fate is not known");
         assert_eq!(sent.closed, [shard(3), shard(4)]);
