@@ -39,6 +39,7 @@
 //! - **Not here**: handlers, `on_failed = "hold"`, rows that cannot be read, the breaker, the rate limit, poison events,
 //!   `wait_replicas`, SQLite's one shard, other lanes, leaving. An event that was failed once, or is replayed, has no place
 //!   in its key's order any more.
+//! - **Two events of a key** and one other. What takes three of a key is tested in `src/system/in_flight/tests.rs`.
 
 #[cfg(test)]
 mod check;
