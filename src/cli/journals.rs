@@ -33,7 +33,7 @@ pub(super) fn kept(settings: &Settings) -> impl Iterator<Item = (&String, &Publi
     settings.publishers.iter().filter(|(_, publisher)| publisher.backend == "redis_stream")
 }
 
-/// Whose entries are somebody's: this outbox's in the lanes that are served.
+/// Tells which entries are in use: those of this outbox, in the lanes that are served.
 pub(super) struct Served {
     outbox: Uuid,
     settings: Settings,

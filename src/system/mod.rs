@@ -34,6 +34,7 @@ mod pace;
 mod pending_wakeups;
 mod poison_detector;
 mod poller;
+mod predecessors;
 mod publisher;
 mod refusals;
 mod registry;

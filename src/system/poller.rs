@@ -12,10 +12,11 @@ use super::in_flight::{Admitted, Fetch, InFlight, SessionId};
 use super::lane::{LaneCursor, Plan, Purpose, has_more_retries};
 use super::line::Line;
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, OpenShards};
+use super::predecessors::{find_blockers, is_late};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::pause_after;
 use crate::error::StoreError;
-use crate::store::{Blocker, FetchRequest, FetchResult, FetchedRow, KeyStart, Position, Range, Shard, Store, Wakeup};
+use crate::store::{Blocker, FetchRequest, FetchResult, KeyStart, Position, Range, Shard, Wakeup};
 
 /// A batch is closed when it would hold more than this, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 1 << 20;
@@ -374,37 +375,8 @@ async fn read_fallibly(
         }
     }
     let holds = shared.settings.holds_on_failure(in_flight.lane());
-    let blockers = find_blockers(&*shared.store, in_flight, &mut fetch, &answer.rows, [holds; 2]).await?;
+    let blockers = find_blockers(&*shared.store, in_flight, &mut fetch, &answer.rows, holds, holds).await?;
     Ok(Reading { answer, blockers, unfinished, fetch })
-}
-
-/// Asks what stands before events in their keys' order; see [`Fetch::questions`].
-pub(super) async fn find_blockers(
-    store: &dyn Store,
-    in_flight: &InFlight,
-    fetch: &mut Fetch,
-    rows: &[FetchedRow],
-    [failed_blocks, holds]: [bool; 2],
-) -> Result<HashMap<String, Blocker>, StoreError> {
-    // What is found without the failed ones does not show how far a key that they hold is clear.
-    let is_noted = failed_blocks == holds;
-    let questions = fetch.questions(rows, BootInstant::now(), is_noted);
-    if questions.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let answer = store.blockers(in_flight.lane(), failed_blocks, &questions).await;
-    match &answer {
-        Ok(blockers) if is_noted => fetch.note_answer(blockers, BootInstant::now()),
-        Ok(_) => {}
-        Err(error) if is_late(error) => fetch.note_no_answer(BootInstant::now()),
-        Err(_) => in_flight.forget_cleared(),
-    }
-    answer
-}
-
-/// A server with a time limit of its own says so with an error.
-fn is_late(error: &StoreError) -> bool {
-    matches!(error, StoreError::Timeout { .. } | StoreError::Query { .. })
 }
 
 fn request(shared: &Shared, line: &Line, in_flight: &InFlight, plan: &Plan) -> FetchRequest {

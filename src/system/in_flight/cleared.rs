@@ -1,9 +1,9 @@
-//! How far keys are known to be clear. Where an open transaction keeps many dead rows of a key, walking over them from the key's
-//! start takes long, and every fetch that meets the key would have to.
+//! How far keys are known to be clear of unsettled events. An open transaction can keep so many dead rows of a key that a query from
+//! the key's start is slow, and each fetch that meets the key would repeat it.
 //!
-//! That nothing unsettled of a key stood before a place stays true, but for what is committed later with an earlier place (by a
-//! transaction that overlapped with others, or with a `scheduled_at` of its own) and for what an operator sends again. The shard's
-//! sweep finds those; and keys are looked at from their start again, in a twentieth of the time.
+//! A key that was clear up to a position stays clear, with two exceptions: events that are committed later with an earlier position
+//! (by an overlapping transaction, or with a `scheduled_at` of the writer's own), and failed events that an operator retries. The
+//! shard's sweep finds both, and keys are queried from their start again, for a twentieth of the time.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,25 +13,25 @@ use crate::store::{Blocker, Position};
 use crate::system::clock::BootInstant;
 use crate::system::lane::{MOST_PARTS, SHORT, part};
 
-/// Looking at a key from its start takes long: twice running it is dead rows, and not a server that stalls.
+/// A query that takes longer is slow. If two in a row are, dead rows are the likely cause, and not a server that stalls.
 const SLOW: Duration = Duration::from_millis(50);
 
-/// Looking from the start takes one of so many parts of the time.
+/// Queries from the start take at most one part in 20 of the time.
 const SHARE: u32 = 20;
 
-/// The same where it did not end within a statement's limit: the whole lane waits meanwhile.
+/// The same for queries that exceed a statement's limit, because the whole lane waits for them.
 const SHARE_OF_LATE: u32 = 60;
 
-/// More are looked at from their start.
+/// When more keys are slow, all of them are forgotten and queried from their start.
 const MOST_KEYS: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]
 struct Cleared {
-    /// Nothing unsettled stood before it.
+    /// The key was clear up to here.
     place: Position,
-    /// Looking from the start took long so often, running.
+    /// Slow queries from the start in a row.
     slow: u32,
-    /// Looking from the place took long so often, running.
+    /// Slow queries from the place in a row.
     doubts: u32,
 }
 
@@ -44,19 +44,19 @@ impl Cleared {
 #[derive(Debug, Default)]
 pub(super) struct ClearedKeys {
     known: HashMap<String, Cleared>,
-    /// From then on slow keys are looked at from their start again.
+    /// When slow keys may be queried from their start again.
     whole_at: Option<BootInstant>,
-    /// What is left of a key is divided into so many parts, of which one is asked about; 0: all of it is.
+    /// The rest of a key is divided into this many parts, and a query covers one of them; 0: it covers the whole rest.
     parts: i64,
 }
 
 impl ClearedKeys {
-    /// From where a slow key is to be read.
+    /// The position from which a slow key is read.
     pub(super) fn place(&self, key: &str) -> Position {
         self.known.get(key).filter(|cleared| cleared.is_slow()).map_or(Position::START, |cleared| cleared.place)
     }
 
-    /// What is to be asked about a key whose events go up to a place.
+    /// The range of a key to query for events up to a position.
     pub(super) fn range(&self, key: &str, before: Position, now: BootInstant) -> (Position, Position) {
         let whole = self.parts == 0 && self.whole_at.is_none_or(|at| now >= at);
         let from = if whole { Position::START } else { self.place(key) };
@@ -64,7 +64,7 @@ impl ClearedKeys {
         (from, end.map_or(before, |end| end.min(before)))
     }
 
-    /// What was asked in one statement has been answered.
+    /// Records the answer to one statement.
     pub(super) fn note(
         &mut self,
         asked: &HashMap<String, Asked>,
@@ -86,7 +86,7 @@ impl ClearedKeys {
                 (false, true) => {
                     self.update(key, |known| *known = Cleared { place, slow: known.slow.saturating_add(1), doubts: 0 })
                 }
-                // The walk is not what is slow.
+                // Dead rows are not the cause.
                 (false, false) if slow && self.known.get(key).is_some_and(|known| known.doubts > 0) => {
                     self.known.remove(key);
                 }
@@ -96,7 +96,7 @@ impl ClearedKeys {
         }
     }
 
-    /// What was asked was not answered in time.
+    /// Records a statement that was not answered in time.
     pub(super) fn note_late(&mut self, asked: &HashMap<String, Asked>, took: Duration, now: BootInstant) {
         let mut is_another_look = false;
         let mut is_the_second = false;
@@ -126,7 +126,7 @@ impl ClearedKeys {
         if !self.known.contains_key(key) && self.known.len() >= MOST_KEYS {
             self.known.retain(|_, known| known.is_slow());
             if self.known.len() >= MOST_KEYS {
-                return;
+                self.known.clear();
             }
         }
         change(self.known.entry(key.to_owned()).or_insert(Cleared { place: Position::START, slow: 0, doubts: 0 }));

@@ -199,9 +199,13 @@ fn the_memory_for_slow_keys_has_an_end() {
     let mut asking = Asking::new();
     for n in 0..25 {
         let rows: Vec<FetchedRow> = (0..1_000).map(|key| sample::fetched(SHARD, n, &format!("{n}-{key}"))).collect();
-        asking.ask(&rows, SLOW, Some(&HashMap::new()));
+        for _ in 0..2 {
+            asking.ask(&rows, SLOW, Some(&HashMap::new()));
+        }
+        let cleared = &asking.in_flight.lock().cleared;
+        assert!(cleared.len() <= 10_000);
+        assert_eq!(cleared.place(&format!("{n}-0")), rows[0].position, "there is room for the latest");
     }
-    assert!(asking.in_flight.lock().cleared.len() <= 10_000);
 }
 
 /// Dead rows of one key, under a snapshot that keeps them.
@@ -214,7 +218,7 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
     use crate::store::{FetchRequest, Range, Store};
-    use crate::system::poller::find_blockers;
+    use crate::system::predecessors::find_blockers;
 
     let fixture = PostgresFixture::fresh().await;
     fixture
@@ -267,7 +271,9 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
             let mut fetch = in_flight.begin_fetch();
             let rows = store.fetch(&FetchRequest { except: in_flight.ids(), ..request.clone() }).await.unwrap().rows;
             assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [id]);
-            let Ok(blockers) = find_blockers(&store, &in_flight, &mut fetch, &rows, [false; 2]).await else { continue };
+            let Ok(blockers) = find_blockers(&store, &in_flight, &mut fetch, &rows, false, false).await else {
+                continue;
+            };
             if let Some(delivery) = fetch.admit(rows, &blockers, permit).deliveries.pop() {
                 break delivery;
             }

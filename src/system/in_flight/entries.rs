@@ -62,10 +62,11 @@ impl Entry {
     }
 }
 
-struct Released {
-    key: Arc<str>,
+/// Events of a key that were released while a fetch was under way, which may have taken them for events on their way.
+pub(super) struct Released {
+    /// The first of them.
     position: Position,
-    /// The first fetch that knows.
+    /// The first fetch that began after all of them were released.
     known_to: u64,
 }
 
@@ -78,8 +79,7 @@ pub(super) struct Inner {
     pub(super) next_fetch: u64,
     pub(super) fetches: BTreeSet<u64>,
     pub(super) awaiting_older_fetches: VecDeque<(u64, Uuid)>,
-    /// Released while a fetch was under way that may have been told not to count them.
-    released: VecDeque<Released>,
+    pub(super) released: HashMap<Arc<str>, Released, RandomState>,
     pub(super) rewinds: HashMap<i16, Position>,
     pub(super) next_retry: Option<BootInstant>,
     pub(super) blocked_keys: HashMap<String, i16>,
@@ -121,22 +121,21 @@ impl Inner {
             self.awaiting_older_fetches.pop_front();
             self.remove(id);
         }
-        while self.released.front().is_some_and(|released| released.known_to <= oldest) {
-            self.released.pop_front();
-        }
+        self.released.retain(|_, released| oldest < released.known_to);
     }
 
     /// Remembers an event that was released while its shard stays open, until older fetches are over.
     pub(super) fn note_released(&mut self, key: &Arc<str>, position: Position) {
         if !self.fetches.is_empty() {
-            self.released.push_back(Released { key: Arc::clone(key), position, known_to: self.next_fetch });
+            let known_to = self.next_fetch;
+            let first = self.released.get(key).map_or(position, |released| released.position.min(position));
+            self.released.insert(Arc::clone(key), Released { position: first, known_to });
         }
     }
 
     /// Whether an earlier event of the key was released since a fetch began: the fetch may have taken it for one on its way.
     pub(super) fn is_behind_a_released(&self, key: &str, position: Position, fetch: u64) -> bool {
-        let is_before = |released: &Released| &*released.key == key && released.position < position;
-        self.released.iter().any(|released| fetch < released.known_to && is_before(released))
+        self.released.get(key).is_some_and(|released| fetch < released.known_to && released.position < position)
     }
 
     pub(super) fn rewind(&mut self, shard: i16, to: Position) {

@@ -239,7 +239,9 @@ fn an_event_released_behind_a_refused_one_is_not_overtaken_by_what_is_being_read
     drop(released);
     refused.settled(false);
     assert!(fetch.admit(rows(&[&third]), &HashMap::new(), permit).deliveries.is_empty());
+    assert_eq!(in_flight.lock().released.len(), 1);
     drop(fetch);
+    assert!(in_flight.lock().released.is_empty(), "no fetch needs it any more");
     assert_eq!(in_flight.take_rewinds().get(&SHARD), Some(&second.position), "the second is read again");
     assert_eq!(keys_to_reread(&in_flight, 1), ["k"]);
     assert_eq!(ids(&admit(&in_flight, &[&second, &third])), [second.id, third.id]);

@@ -15,7 +15,7 @@ use crate::system::credit::Room;
 use crate::system::delivery::Delivery;
 use crate::system::in_flight::{Fetch, InFlight};
 use crate::system::line::OpenUnderWay;
-use crate::system::poller::find_blockers;
+use crate::system::predecessors::find_blockers;
 use crate::system::trying::pause_after;
 
 impl BatchSender {
@@ -172,7 +172,7 @@ impl BatchSender {
         let holds = self.shared.settings.holds_on_failure(in_flight.lane());
         let mut found = HashMap::new();
         loop {
-            let answer = find_blockers(&*self.shared.store, in_flight, fetch, rows, [false, holds]).await;
+            let answer = find_blockers(&*self.shared.store, in_flight, fetch, rows, false, holds).await;
             found.extend(answer.map_err(|error| cannot_compare(&error))?);
             if !fetch.is_cut(&found) {
                 return Ok(found);
