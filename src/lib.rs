@@ -46,7 +46,7 @@ mod http;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
-mod meters;
+mod metrics;
 mod publish;
 #[cfg(any(feature = "cli", feature = "web"))]
 mod row;

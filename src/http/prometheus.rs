@@ -7,7 +7,7 @@ use actix_rt::time::timeout;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Mutex;
 
-use crate::meters::{ALL, Kind};
+use crate::metrics::{ALL, Kind};
 use crate::system::Outbox;
 
 /// From half a millisecond to half a minute: what a statement, a batch and a delivery take.

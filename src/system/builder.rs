@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use super::backends::Backends;
 use super::handle::Outbox;
-use super::line::make_lines;
 use super::messages::{ActorKind, Subscribe};
 use super::outbox_system::OutboxSystem;
+use super::publisher_state::make_publishers;
 use super::shared::Shared;
 use super::supervisor::{Died, Supervisor};
 use super::trying::pause_after;
@@ -140,13 +140,13 @@ impl Builder {
             let reached = runtime.handle().spawn(reach(store, migrate));
             reached.await.map_err(|error| SystemError::Runtime(std::io::Error::other(error)))??
         };
-        let lines = match self.publish_only {
+        let publishers = match self.publish_only {
             true => BTreeMap::new(),
-            false => make_lines(&settings, &self.backends, outbox, &wake)?,
+            false => make_publishers(&settings, &self.backends, outbox, &wake)?,
         };
         let (deaths, obituaries) = mpsc::unbounded_channel();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
-        let shared = Shared::new(outbox, name, settings, runtime.handle().clone(), store, lines, wake, deaths);
+        let shared = Shared::new(outbox, name, settings, runtime.handle().clone(), store, publishers, wake, deaths);
         start_intake(&shared);
         let outbox = Outbox::new(Arc::clone(&shared));
         if let Err(error) = self.start_handlers(&outbox, &shared).await {

@@ -47,7 +47,7 @@ impl Job for Delivery {
 impl Completer {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let lifeline = shared.lifeline(ActorKind::Completer);
-        let queues: BTreeMap<_, _> = shared.lines.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
+        let queues: BTreeMap<_, _> = shared.publishers.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
         let at_once = (shared.store.max_concurrent_settles() / queues.len().max(1)).max(1);
         Self { shared, queues, at_once, _lifeline: lifeline }
     }
@@ -77,8 +77,8 @@ impl Completer {
         let Some(queue) = self.queues.get_mut(name) else { return };
         let ended: Vec<Delivery> =
             queue.finish(batch, outcomes, BootInstant::now()).into_iter().map(|(delivery, _)| delivery).collect();
-        if let Some(line) = self.shared.lines.get(name) {
-            line.meters.published.add(ended.len());
+        if let Some(publisher) = self.shared.publishers.get(name) {
+            publisher.metrics.published.add(ended.len());
         }
         note_settled(&self.shared, &ended);
         ended.into_iter().for_each(|delivery| delivery.settled(false));
@@ -124,10 +124,10 @@ pub(super) fn by_publisher<J>(
 ) -> BTreeMap<String, Vec<J>> {
     let mut parts: BTreeMap<String, Vec<J>> = BTreeMap::new();
     for job in jobs {
-        if let Some(line) = shared.line_of(&delivery(&job).shard.lane) {
-            match parts.get_mut(&line.name) {
+        if let Some(publisher) = shared.publisher_of(&delivery(&job).shard.lane) {
+            match parts.get_mut(&publisher.name) {
                 Some(part) => part.push(job),
-                None => drop(parts.insert(line.name.clone(), vec![job])),
+                None => drop(parts.insert(publisher.name.clone(), vec![job])),
             }
         }
     }
@@ -144,7 +144,7 @@ async fn record(shared: Arc<Shared>, batch: Batch<Delivery>) -> (Batch<Delivery>
     } else {
         persist("published events", events.len(), settle).await
     };
-    shared.meters.settle.record(BootInstant::now().since(began));
+    shared.metrics.settle.record(BootInstant::now().since(began));
     (batch, outcomes)
 }
 
@@ -183,7 +183,7 @@ pub(super) fn note_settled(shared: &Shared, deliveries: &[Delivery]) {
     for delivery in deliveries {
         let lane = &delivery.shard.lane;
         if last.as_ref().is_none_or(|(known, _)| known != lane) {
-            last = shared.line_of(lane).map(|line| (lane.clone(), Arc::clone(&line.settled)));
+            last = shared.publisher_of(lane).map(|publisher| (lane.clone(), Arc::clone(&publisher.settled)));
         }
         if let Some((_, queue)) = &last {
             queue.push((delivery.id, delivery.position.seq));

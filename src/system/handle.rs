@@ -132,7 +132,7 @@ impl Outbox {
     pub fn alive(&self) -> Result<(), String> {
         let silent = self.shared.silent_for();
         let lease = self.shared.settings.worker.lease;
-        if self.shared.lines.is_empty() || silent < lease || self.shared.is_stopping() {
+        if self.shared.publishers.is_empty() || silent < lease || self.shared.is_stopping() {
             return Ok(());
         }
         Err(format!("the loop that reads has not turned for {silent:.1?}, longer than the lease time of {lease:?}"))

@@ -109,7 +109,7 @@ impl HandlerPoller {
             return ctx.stop();
         }
         // Where nothing is published, there is no other loop to show that the process is at work.
-        if self.shared.lines.is_empty() {
+        if self.shared.publishers.is_empty() {
             self.shared.tick();
         }
         self.settle(ctx);

@@ -10,7 +10,7 @@ use super::clock::BootInstant;
 use super::in_flight::InFlight;
 use super::lease_keeper::Control;
 use super::leases::{Keeping, Share, fair_share, margin};
-use super::line::Line;
+use super::publisher_state::PublisherState;
 use super::shared::Shared;
 use super::subscription::Subscription;
 use crate::error::StoreError;
@@ -188,9 +188,12 @@ impl<'a> Heart<'a> {
     }
 
     fn announcement(&self, stuck: bool) -> Heartbeat {
-        let lines = self.shared.lines.values();
-        let of_publishers = lines.flat_map(|line| {
-            line.flights.iter().map(|in_flight| (in_flight.lane().to_string(), self.report(line, in_flight, stuck)))
+        let publishers = self.shared.publishers.values();
+        let of_publishers = publishers.flat_map(|publisher| {
+            publisher
+                .lanes
+                .iter()
+                .map(|in_flight| (in_flight.lane().to_string(), self.report(publisher, in_flight, stuck)))
         });
         // One whose actor is gone is owed its events and takes no leases.
         let subscriptions = self.shared.subscriptions();
@@ -211,17 +214,17 @@ impl<'a> Heart<'a> {
         }
     }
 
-    fn report(&self, line: &Line, in_flight: &InFlight, stuck: bool) -> LaneReport {
+    fn report(&self, publisher: &PublisherState, in_flight: &InFlight, stuck: bool) -> LaneReport {
         let since = |moment| Utc::now() - BootInstant::now().since(moment);
-        let health = match (&line.state().down, self.shared.unreadable()) {
-            (Some(down), _) => LaneReport { trying: down.trying, ..LaneReport::down(&down.reason, since(down.since)) },
+        let health = match (publisher.breaker().open(), self.shared.unreadable()) {
+            (Some(open), _) => LaneReport { trying: open.probing, ..LaneReport::down(&open.reason, since(open.since)) },
             (None, _) if stuck => LaneReport::stuck(),
             (None, Some(unreadable)) => LaneReport::down(&unreadable.reason, since(unreadable.since)),
             (None, None) => LaneReport::well(),
         };
         LaneReport {
             standing_by: self.standing_by().get(&**in_flight.lane()).cloned(),
-            per_second: line.rate_limit.map(|limit| limit.per_second),
+            per_second: publisher.rate_limit.map(|limit| limit.per_second),
             unrecorded: unrecorded(in_flight),
             ..health
         }
@@ -252,12 +255,10 @@ impl<'a> Heart<'a> {
         if self.shared.unreadable().is_some() {
             return true;
         }
-        let Some(line) = self.shared.line_of(lane) else { return false };
-        if line.is_disproved() {
-            return true;
-        }
-        let down_for = line.state().down.as_ref().map(|down| BootInstant::now().since(down.since));
-        down_for.is_some_and(|span| span >= self.lease())
+        let Some(publisher) = self.shared.publisher_of(lane) else { return false };
+        let breaker = publisher.breaker();
+        let open_for = breaker.open().map(|open| BootInstant::now().since(open.since));
+        breaker.is_disproved() || open_for.is_some_and(|span| span >= self.lease())
     }
 
     async fn take_up_to(&mut self, target: usize, lane: &Lane, view: &LeaseView) -> Result<(), StoreError> {
@@ -284,8 +285,8 @@ impl<'a> Heart<'a> {
             rows.any(|row| row.owner.is_some_and(anothers))
         };
         let count = taken.iter().filter(|(shard, _)| left(shard)).count();
-        if let Some(line) = self.shared.line_of(lane) {
-            line.meters.take_overs.increment(u64::try_from(count).unwrap_or(0));
+        if let Some(publisher) = self.shared.publisher_of(lane) {
+            publisher.metrics.take_overs.increment(u64::try_from(count).unwrap_or(0));
         }
     }
 
@@ -350,7 +351,7 @@ impl<'a> Heart<'a> {
     }
 
     fn in_flight(&self, lane: &str) -> Option<&InFlight> {
-        self.shared.line_of(lane)?.in_flight(lane).map(Arc::as_ref)
+        self.shared.publisher_of(lane)?.in_flight(lane).map(Arc::as_ref)
     }
 
     // What people are told.

@@ -97,15 +97,16 @@ panics_on_demand!(Janitor);
 /// What cannot be written is kept for the next time. Where the answer alone was lost it counts twice, which is a chart's matter
 /// and no event's.
 pub(super) async fn write_history(shared: &Shared) {
-    let lines = || shared.lines.values();
-    let taken: Vec<(String, Outcomes)> = lines().map(|line| (line.name.clone(), line.meters.take_outcomes())).collect();
+    let publishers = || shared.publishers.values();
+    let taken: Vec<(String, Outcomes)> =
+        publishers().map(|publisher| (publisher.name.clone(), publisher.metrics.take_outcomes())).collect();
     let told: Vec<(String, Outcomes)> = taken.iter().filter(|(_, outcomes)| !outcomes.is_nothing()).cloned().collect();
     if told.is_empty() {
         return;
     }
     if let Err(error) = shared.store.add_to_history(&told).await {
         tracing::debug!(%error, "what became of events cannot be written down now");
-        lines().zip(taken).for_each(|(line, (_, outcomes))| line.meters.restore(outcomes));
+        publishers().zip(taken).for_each(|(publisher, (_, outcomes))| publisher.metrics.restore(outcomes));
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use actix::{Message, Recipient};
 
 use super::delivery::Delivery;
-use super::line::OpenUnderWay;
+use super::publisher_state::OpenUnderWay;
 use crate::error::SystemError;
 use crate::event::OutboxEvent;
 use crate::store::Shard;

@@ -2,12 +2,13 @@
 //! [`outbox_system`] and its queue ([`intake`]), [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
 //! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`lane`] (cursors, the sweep,
-//! how much to read), [`in_flight`] (what is in flight, rules R1 to R3), [`delivery`] (one event's way), [`line`] (what a
+//! how much to read), [`in_flight`] (what is in flight, rules R1 to R3), [`delivery`] (one event's way), [`publisher_state`] (what a
 //! publisher's lanes share) and [`subscription`] (handlers, and in [`turns`] whose turn it is). Messages flow in that one
 //! direction; what flows back is credit and wake-ups.
 
 mod backends;
 mod builder;
+mod circuit_breaker;
 pub(crate) mod clock;
 mod completer;
 pub(crate) mod credit;
@@ -25,7 +26,6 @@ mod lease_keeper;
 mod leases;
 mod left;
 mod limiter;
-mod line;
 mod messages;
 mod notifier;
 mod outbox_system;
@@ -36,6 +36,7 @@ mod poison_detector;
 mod poller;
 mod predecessors;
 mod publisher;
+mod publisher_state;
 mod refusals;
 mod registry;
 mod retry;

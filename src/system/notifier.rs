@@ -42,7 +42,7 @@ impl Actor for Notifier {
         let announcing = announce(Arc::clone(&self.shared), guard());
         self.tasks.push(self.shared.runtime.spawn(announcing).abort_handle());
         // A process without publishers and handlers needs no wake-ups.
-        if !self.shared.lines.is_empty() || !self.shared.subscriptions().is_empty() {
+        if !self.shared.publishers.is_empty() || !self.shared.subscriptions().is_empty() {
             let listening = listen(Arc::clone(&self.shared), guard());
             self.tasks.push(self.shared.runtime.spawn(listening).abort_handle());
         }
@@ -148,7 +148,7 @@ async fn follow(shared: &Shared, listener: &mut dyn Listener) -> StoreError {
         match listener.next().await {
             Ok(Notification::LeasesReleased) => shared.leases_released.notify_one(),
             Ok(Notification::Wakeup(wakeup)) => {
-                shared.meters.woken_by_others.increment(1);
+                shared.metrics.woken_by_others.increment(1);
                 shared.note_wakeup(wakeup);
             }
             Err(error) => return error,

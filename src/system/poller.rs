@@ -10,9 +10,9 @@ use super::clock::BootInstant;
 use super::delivery::Delivery;
 use super::in_flight::{Admitted, Fetch, InFlight, SessionId};
 use super::lane::{LaneCursor, Plan, Purpose, has_more_retries};
-use super::line::Line;
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, OpenShards};
 use super::predecessors::{find_blockers, is_late};
+use super::publisher_state::PublisherState;
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::pause_after;
 use crate::error::StoreError;
@@ -45,7 +45,7 @@ pub(crate) struct Poller {
 
 /// One publisher's lanes; one of them is read at a time, so that their credit is not spent twice.
 struct Track {
-    line: Arc<Line>,
+    publisher: Arc<PublisherState>,
     cursors: Vec<LaneCursor>,
     fetching: bool,
     turn: usize,
@@ -55,11 +55,11 @@ impl Poller {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let interval = shared.settings.worker.poll_interval;
         let tracks = shared
-            .lines
+            .publishers
             .values()
-            .map(|line| Track {
-                line: Arc::clone(line),
-                cursors: line.flights.iter().map(|_| LaneCursor::new(interval)).collect(),
+            .map(|publisher| Track {
+                publisher: Arc::clone(publisher),
+                cursors: publisher.lanes.iter().map(|_| LaneCursor::new(interval)).collect(),
                 fetching: false,
                 turn: 0,
             })
@@ -112,16 +112,16 @@ impl Poller {
 
     fn look_at(&mut self, wakeup: &Wakeup, now: BootInstant) {
         for track in &mut self.tracks {
-            let lanes = track.line.flights.iter().zip(&mut track.cursors);
+            let lanes = track.publisher.lanes.iter().zip(&mut track.cursors);
             lanes.filter(|(in_flight, _)| wakeup.is_of(in_flight.lane())).for_each(|(_, cursor)| cursor.look_at(now));
         }
     }
 
     /// Asks the publisher to open the shards that are ours and not open, unless its backend is paused.
     fn open_shards(&mut self, index: usize, now: BootInstant) {
-        let line = &self.tracks[index].line;
-        let wanted: Vec<(Shard, i64)> = line
-            .flights
+        let publisher = &self.tracks[index].publisher;
+        let wanted: Vec<(Shard, i64)> = publisher
+            .lanes
             .iter()
             .flat_map(|in_flight| {
                 let held = self.shared.leases.readable(in_flight.lane(), now);
@@ -129,14 +129,14 @@ impl Poller {
                     .filter(|(shard, epoch)| in_flight.session(shard.number).map(|open| open.epoch) != Some(*epoch))
             })
             .collect();
-        line.note_closed(!wanted.is_empty(), now);
+        publisher.note_closed(!wanted.is_empty(), now);
         if wanted.is_empty() {
-            return line.end_wait_for_room();
+            return publisher.end_wait_for_room();
         }
-        let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
-        let Some(under_way) = line.begin_open(now) else { return };
+        let Some(address) = self.shared.addresses().publishers.get(&publisher.name).cloned() else { return };
+        let Some(under_way) = publisher.begin_open(now) else { return };
         // A full mailbox or a publisher that is being replaced: the next turn asks again.
-        let _ = publisher.try_send(OpenShards(wanted, under_way));
+        let _ = address.try_send(OpenShards(wanted, under_way));
     }
 
     /// Plans and starts the next fetch of a publisher's lanes.
@@ -148,11 +148,11 @@ impl Poller {
         let track = &mut self.tracks[index];
         track.fetching = true;
         track.turn = lane + 1;
-        let in_flight = Arc::clone(&track.line.flights[lane]);
+        let in_flight = Arc::clone(&track.publisher.lanes[lane]);
         if plan.polls {
-            self.shared.meters.polled.increment(1);
+            self.shared.metrics.polled.increment(1);
         }
-        let request = request(&self.shared, &track.line, &in_flight, &plan);
+        let request = request(&self.shared, &track.publisher, &in_flight, &plan);
         let work = self.shared.runtime.spawn(read(Arc::clone(&self.shared), in_flight, request));
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
             poller.tracks[index].fetching = false;
@@ -176,10 +176,10 @@ impl Poller {
     }
 
     fn time(&self, index: usize, plan: &Plan) {
-        let meters = &self.tracks[index].line.meters;
+        let metrics = &self.tracks[index].publisher.metrics;
         let histogram = match plan.purpose {
-            Purpose::Forward => &meters.fetch,
-            Purpose::Sweep => &meters.sweep,
+            Purpose::Forward => &metrics.fetch,
+            Purpose::Sweep => &metrics.sweep,
         };
         histogram.record(BootInstant::now().since(plan.began));
     }
@@ -195,10 +195,10 @@ impl Poller {
     fn plan(&mut self, index: usize, now: BootInstant) -> Option<(usize, Plan)> {
         let track = &mut self.tracks[index];
         let lanes = track.cursors.len();
-        let credit = &track.line.credit;
+        let credit = &track.publisher.credit;
         let batch = self.shared.settings.worker.batch_size;
         for lane in (0..lanes).map(|step| (track.turn + step) % lanes) {
-            let in_flight = &track.line.flights[lane];
+            let in_flight = &track.publisher.lanes[lane];
             // Each is kept in memory and in the journal, so there is an end to them.
             if in_flight.unwritable_count() >= self.shared.settings.worker.max_in_flight {
                 continue;
@@ -209,7 +209,7 @@ impl Poller {
             if let Some(at) = in_flight.take_next_retry() {
                 cursor.retries_at(at);
             }
-            let most_ahead = track.line.most_ahead();
+            let most_ahead = track.publisher.most_ahead();
             // One event passes whatever its size, or it would wait for ever.
             let affordable = cursor.affordable(in_one_fetch(credit.bytes_left())).max(usize::from(credit.is_whole()));
             let room =
@@ -235,7 +235,7 @@ impl Poller {
         cursor.advance(plan, &reading.answer, BootInstant::now());
         let retries: Vec<Uuid> = reading.answer.rows.iter().filter(|row| row.retry).map(|row| row.id).collect();
         let has_more_retries = has_more_retries(plan, &reading.answer);
-        let credit = &track.line.credit;
+        let credit = &track.publisher.credit;
         let Reading { answer, blockers, unfinished, fetch } = reading;
         let Admitted { deliveries, unreadable } =
             fetch.admit(answer.rows, &blockers, |row| credit.take(row.event.as_ref().map_or(0, |event| event.size())));
@@ -251,7 +251,7 @@ impl Poller {
         }
         // A key of which nothing may go waits for what stands before it: read again at once, it would be for ever.
         let going: HashSet<&str> = deliveries.iter().map(Delivery::key).collect();
-        let in_flight = &track.line.flights[lane];
+        let in_flight = &track.publisher.lanes[lane];
         unfinished
             .iter()
             .filter(|(key, read)| !*read || going.contains(&**key))
@@ -275,11 +275,11 @@ impl Poller {
     }
 
     fn deliver(&self, index: usize, deliveries: Vec<Delivery>) {
-        let line = &self.tracks[index].line;
-        let Some(publisher) = self.shared.addresses().publishers.get(&line.name).cloned() else { return };
+        let publisher = &self.tracks[index].publisher;
+        let Some(address) = self.shared.addresses().publishers.get(&publisher.name).cloned() else { return };
         for batch in batches(deliveries, self.shared.settings.worker.batch_size) {
             // The mailbox holds as many batches as the credit has events. A publisher that is being replaced gives them back.
-            let _ = publisher.try_send(Deliver(batch));
+            let _ = address.try_send(Deliver(batch));
         }
     }
 
@@ -379,7 +379,7 @@ async fn read_fallibly(
     Ok(Reading { answer, blockers, unfinished, fetch })
 }
 
-fn request(shared: &Shared, line: &Line, in_flight: &InFlight, plan: &Plan) -> FetchRequest {
+fn request(shared: &Shared, publisher: &PublisherState, in_flight: &InFlight, plan: &Plan) -> FetchRequest {
     let sweeping = plan.purpose == Purpose::Sweep;
     let keys = in_flight.take_keys_to_reread(MOST_KEYS_TO_REREAD.min(plan.key_room));
     let key_limit = plan.key_limit(keys.len());
@@ -394,7 +394,7 @@ fn request(shared: &Shared, line: &Line, in_flight: &InFlight, plan: &Plan) -> F
         keys,
         key_limit,
         max_events: plan.most,
-        max_bytes: in_one_fetch(line.credit.bytes_left()),
+        max_bytes: in_one_fetch(publisher.credit.bytes_left()),
         max_event_bytes: shared.settings.worker.max_event_bytes,
     }
 }

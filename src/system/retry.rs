@@ -48,7 +48,7 @@ impl Job for Rejection {
 impl Retry {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let lifeline = shared.lifeline(ActorKind::Retry);
-        let queues = shared.lines.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
+        let queues = shared.publishers.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
         Self { shared, queues, _lifeline: lifeline }
     }
 
@@ -142,12 +142,12 @@ async fn record(shared: Arc<Shared>, batch: Batch<Rejection>) -> (Batch<Rejectio
 }
 
 fn count(shared: &Shared, settle: &FailureRecord) {
-    let Some(line) = shared.line_of(&settle.shard.lane) else { return };
+    let Some(publisher) = shared.publisher_of(&settle.shard.lane) else { return };
     if settle.error.is_some() {
-        line.meters.rejected.add(1);
+        publisher.metrics.rejected.add(1);
         match settle.status {
-            Status::Failed => line.meters.failed.add(1),
-            _ => line.meters.retried.increment(1),
+            Status::Failed => publisher.metrics.failed.add(1),
+            _ => publisher.metrics.retried.increment(1),
         }
     }
 }
@@ -158,20 +158,21 @@ fn say_refused(shared: &Shared, delivery: &Delivery, settle: &FailureRecord) {
     let reason: String = reason.chars().take(MAX_REASON).collect();
     let event_type = delivery.event().map_or("", |event| event.event_type.as_str());
     let retries = settle.retry_count;
-    let Some(line) = shared.line_of(&settle.shard.lane).filter(|line| line.refusals.is_written(BootInstant::now()))
+    let Some(publisher) =
+        shared.publisher_of(&settle.shard.lane).filter(|publisher| publisher.refusals.is_written(BootInstant::now()))
     else {
         return;
     };
     if settle.status == Status::Failed {
-        tracing::error!(event.id = %settle.id, event.r#type = event_type, backend = %line.name, retries, reason, "event failed");
+        tracing::error!(event.id = %settle.id, event.r#type = event_type, backend = %publisher.name, retries, reason, "event failed");
     } else {
-        tracing::warn!(event.id = %settle.id, event.r#type = event_type, backend = %line.name, retries, reason, "event refused; it is tried again");
+        tracing::warn!(event.id = %settle.id, event.r#type = event_type, backend = %publisher.name, retries, reason, "event refused; it is tried again");
     }
 }
 
 fn note_retry(shared: &Shared, settle: &FailureRecord) {
     let lane = &settle.shard.lane;
-    if let Some(in_flight) = shared.line_of(lane).and_then(|line| line.in_flight(lane)) {
+    if let Some(in_flight) = shared.publisher_of(lane).and_then(|publisher| publisher.in_flight(lane)) {
         in_flight.note_retry(BootInstant::now().after(settle.delay));
     }
 }

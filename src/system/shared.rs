@@ -15,12 +15,12 @@ use super::clock::BootInstant;
 use super::completer::Completer;
 use super::intake::Intake;
 use super::leases::Leases;
-use super::line::Line;
 use super::messages::{ActorKind, Subscribe};
 use super::outbox_system::OutboxSystem;
 use super::owed::DeliveriesInFlight;
 use super::pending_wakeups::PendingWakeups;
 use super::publisher::Publisher;
+use super::publisher_state::PublisherState;
 use super::registry::Registry;
 use super::retry::Retry;
 use super::subscription::Subscription;
@@ -28,7 +28,7 @@ use super::supervisor::{Subscribed, Supervisor};
 use super::trying::persist;
 use super::unserved::Asked;
 use crate::error::{StoreError, SystemError};
-use crate::meters::SystemMeters;
+use crate::metrics::WorkerMetrics;
 use crate::settings::Settings;
 use crate::store::{Announcement, Lane, Store, Wakeup, handler_lane};
 
@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) runtime: Handle,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) leases: Leases,
-    pub(crate) lines: BTreeMap<String, Arc<Line>>,
+    pub(crate) publishers: BTreeMap<String, Arc<PublisherState>>,
     pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
     pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
     /// What handlers of this process are owed and have in memory.
@@ -76,7 +76,7 @@ pub(crate) struct Shared {
     /// Told by each actor that dies.
     pub(crate) deaths: mpsc::UnboundedSender<ActorKind>,
     pub(crate) addresses: Mutex<Addresses>,
-    pub(crate) meters: SystemMeters,
+    pub(crate) metrics: WorkerMetrics,
     /// How much the database's clock is ahead of this process', in microseconds; it decides nothing.
     clock_ahead: AtomicI64,
     /// When the database last answered a heartbeat.
@@ -108,7 +108,7 @@ impl Shared {
         settings: Settings,
         runtime: Handle,
         store: Arc<dyn Store>,
-        lines: BTreeMap<String, Arc<Line>>,
+        publishers: BTreeMap<String, Arc<PublisherState>>,
         wake: Arc<Notify>,
         deaths: mpsc::UnboundedSender<ActorKind>,
     ) -> Arc<Self> {
@@ -122,13 +122,13 @@ impl Shared {
             runtime,
             store,
             leases: Leases::default(),
-            lines,
+            publishers,
             subscriptions: Mutex::default(),
             standing_by: Mutex::default(),
             owed: Arc::default(),
             handlers_wake: Notify::new(),
             protocol: AtomicI16::new(1),
-            meters: SystemMeters::new(),
+            metrics: WorkerMetrics::new(),
             clock_ahead: AtomicI64::new(0),
             last_beat: Mutex::new(None),
             outgoing: PendingWakeups::new(Arc::default()),
@@ -146,7 +146,7 @@ impl Shared {
     }
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &Lane> {
-        self.lines.values().flat_map(|line| line.flights.iter().map(|in_flight| in_flight.lane()))
+        self.publishers.values().flat_map(|publisher| publisher.lanes.iter().map(|in_flight| in_flight.lane()))
     }
 
     /// The lanes of the handlers that this process has.
@@ -163,8 +163,8 @@ impl Shared {
         self.protocol.load(Ordering::Relaxed) >= 2
     }
 
-    pub(crate) fn line_of(&self, lane: &str) -> Option<&Arc<Line>> {
-        self.lines.values().find(|line| line.in_flight(lane).is_some())
+    pub(crate) fn publisher_of(&self, lane: &str) -> Option<&Arc<PublisherState>> {
+        self.publishers.values().find(|publisher| publisher.in_flight(lane).is_some())
     }
 
     pub(crate) fn stop(&self) {
@@ -189,7 +189,7 @@ impl Shared {
 
     /// Whether the database answered a heartbeat within the lease time.
     pub(crate) fn lease_health(&self) -> Result<(), String> {
-        if self.lines.is_empty() && self.subscriptions().is_empty() {
+        if self.publishers.is_empty() && self.subscriptions().is_empty() {
             return Ok(());
         }
         let last = *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
@@ -216,7 +216,7 @@ impl Shared {
 
     /// Something was committed: this worker is to look, and so are those of other processes.
     pub(crate) fn announce(&self, wakeup: Wakeup) {
-        self.meters.woken_by_self.increment(1);
+        self.metrics.woken_by_self.increment(1);
         self.note_wakeup(wakeup.clone());
         if self.store.notify_store().is_some() {
             self.outgoing.put(wakeup.without(|lane| self.owns_all_of(lane)));
@@ -238,7 +238,7 @@ impl Shared {
 
     pub(crate) fn is_idle(&self) -> bool {
         self.owed.is_empty()
-            && self.lines.values().all(|line| line.flights.iter().all(|in_flight| in_flight.is_empty()))
+            && self.publishers.values().all(|publisher| publisher.lanes.iter().all(|in_flight| in_flight.is_empty()))
     }
 
     pub(crate) fn tick(&self) {

@@ -9,13 +9,13 @@ use super::clock::BootInstant;
 use super::handler_timer::{HandlerTimer, Verdict};
 use super::messages::{HandleEvent, HandlerError, Subscribe};
 use crate::event::OutboxEvent;
-use crate::meters::HandlerMeters;
+use crate::metrics::HandlerMetrics;
 use crate::trace;
 
 pub(crate) struct Subscription {
     handler: Subscribe,
     timer: Mutex<HandlerTimer>,
-    meters: HandlerMeters,
+    metrics: HandlerMetrics,
 }
 
 /// What a handler made of an event.
@@ -28,8 +28,8 @@ pub(crate) enum Outcome {
 
 impl From<Subscribe> for Subscription {
     fn from(handler: Subscribe) -> Self {
-        let meters = HandlerMeters::new(&handler.name);
-        Self { handler, timer: Mutex::default(), meters }
+        let metrics = HandlerMetrics::new(&handler.name);
+        Self { handler, timer: Mutex::default(), metrics }
     }
 }
 
@@ -64,9 +64,9 @@ impl Subscription {
         let span = trace::handling(self.name(), &event);
         let outcome = self.ask_in(span.clone(), event, limit).await;
         match &outcome {
-            Outcome::Handled => self.meters.handled.increment(1),
+            Outcome::Handled => self.metrics.handled.increment(1),
             Outcome::Failed(reason) => {
-                self.meters.failures.increment(1);
+                self.metrics.failures.increment(1);
                 trace::fail(&span, reason);
             }
             Outcome::NotStarted => {}

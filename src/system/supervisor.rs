@@ -75,8 +75,8 @@ impl Supervisor {
             ActorKind::Completer => self.shared.addresses().completer = Some(Completer::new(shared).start()),
             ActorKind::Registry => self.shared.addresses().registry = Some(Registry::new(shared).start()),
             ActorKind::Publisher(name) => {
-                let Some(line) = self.shared.lines.get(name).cloned() else { return };
-                let publisher = Publisher::new(shared, line).start();
+                let Some(publisher) = self.shared.publishers.get(name).cloned() else { return };
+                let publisher = Publisher::new(shared, publisher).start();
                 self.shared.addresses().publishers.insert(name.clone(), publisher);
             }
             ActorKind::Poller => self.children.poller = Some(Poller::new(shared).start()),
@@ -110,13 +110,13 @@ impl Supervisor {
     }
 
     fn all_children(&self) -> Vec<ActorKind> {
-        if self.shared.lines.is_empty() {
+        if self.shared.publishers.is_empty() {
             let always = [ActorKind::OutboxSystem, ActorKind::Notifier];
             let for_handlers = [ActorKind::HandlerPoller, ActorKind::LeaseKeeper];
             let has_handlers = !self.shared.subscriptions().is_empty();
             return always.into_iter().chain(for_handlers.into_iter().filter(|_| has_handlers)).collect();
         }
-        let publishers = self.shared.lines.keys().cloned().map(ActorKind::Publisher);
+        let publishers = self.shared.publishers.keys().cloned().map(ActorKind::Publisher);
         [ActorKind::Retry, ActorKind::Completer, ActorKind::Registry]
             .into_iter()
             .chain(publishers)
@@ -162,7 +162,7 @@ pub(crate) async fn report(shared: Arc<Shared>) -> HealthReport {
     };
     let (now, lease) = (BootInstant::now(), shared.settings.worker.lease);
     let backends: BTreeMap<String, Result<(), String>> =
-        shared.lines.iter().map(|(name, line)| (name.clone(), line.health(now, lease))).collect();
+        shared.publishers.iter().map(|(name, publisher)| (name.clone(), publisher.health(now, lease))).collect();
     HealthReport {
         database,
         backends,
@@ -170,7 +170,12 @@ pub(crate) async fn report(shared: Arc<Shared>) -> HealthReport {
         standing_by: shared.standing_by.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         leases: shared.lease_health(),
         handlers: handlers(&shared),
-        in_flight: shared.lines.values().flat_map(|line| &line.flights).map(|in_flight| in_flight.len()).sum(),
+        in_flight: shared
+            .publishers
+            .values()
+            .flat_map(|publisher| &publisher.lanes)
+            .map(|in_flight| in_flight.len())
+            .sum(),
     }
 }
 

@@ -39,7 +39,7 @@ impl Asked {
 /// Looks, beside the senders, whether a worker serves the lanes of events that were stored.
 pub(crate) fn look<'a>(shared: &Arc<Shared>, lanes: impl Iterator<Item = &'a str>) {
     let now = BootInstant::now();
-    let to_ask = lanes.filter(|lane| shared.line_of(lane).is_none() && shared.asked.begin(lane, now));
+    let to_ask = lanes.filter(|lane| shared.publisher_of(lane).is_none() && shared.asked.begin(lane, now));
     let to_ask: BTreeSet<String> = to_ask.map(str::to_owned).collect();
     if to_ask.is_empty() {
         return;

@@ -7,16 +7,16 @@ use crate::backend::session::BackendSession;
 use crate::system::clock::BootInstant;
 use crate::system::delivery::Delivery;
 use crate::system::limiter::Limiter;
-use crate::system::line::Line;
 use crate::system::messages::{Accepted, Failed, Failure};
 use crate::system::poison_detector::PoisonDetector;
+use crate::system::publisher_state::PublisherState;
 use crate::system::shared::Shared;
 
 pub(super) struct BatchSender {
-    /// Which of the line's publishers this is.
+    /// The number of this publisher among those that have served the backend.
     pub(super) number: u64,
     pub(super) shared: Arc<Shared>,
-    pub(super) line: Arc<Line>,
+    pub(super) state: Arc<PublisherState>,
     pub(super) session: Box<dyn BackendSession>,
     pub(super) limiter: Option<Limiter>,
     pub(super) poison: PoisonDetector,
@@ -29,16 +29,16 @@ pub(super) struct BatchSender {
 }
 
 impl BatchSender {
-    pub(super) fn new(shared: Arc<Shared>, line: Arc<Line>) -> Self {
-        let number = line.begin_publisher();
-        let limit = shared.settings.publishers.get(&line.name).and_then(|settings| settings.rate_limit);
+    pub(super) fn new(shared: Arc<Shared>, state: Arc<PublisherState>) -> Self {
+        let number = state.begin_publisher();
+        let limit = shared.settings.publishers.get(&state.name).and_then(|settings| settings.rate_limit);
         let batch = shared.settings.worker.batch_size;
-        let session = (line.session)();
+        let session = (state.session)();
         let limiter = limit.map(Limiter::new);
         Self {
             number,
             shared,
-            line,
+            state,
             session,
             limiter,
             poison: PoisonDetector::default(),
@@ -64,7 +64,7 @@ impl BatchSender {
         if !self.shared.owes_handlers() || subscriptions.is_empty() {
             return;
         }
-        for in_flight in &self.line.flights {
+        for in_flight in &self.state.lanes {
             let lane = in_flight.lane();
             let of_lane = |delivery: &&mut Delivery| delivery.shard.lane == *lane && !delivery.key().is_empty();
             let keys: BTreeSet<String> =
@@ -92,19 +92,19 @@ impl BatchSender {
     }
 
     pub(super) fn note_settled(&mut self) {
-        let settled = self.line.settled.take();
+        let settled = self.state.settled.take();
         if !settled.is_empty() {
             self.session.settled(&settled);
         }
     }
 
     pub(super) async fn flush(&mut self) {
-        let line = Arc::clone(&self.line);
-        let Some(_turn) = line.turn_of(self.number).await else { return };
+        let state = Arc::clone(&self.state);
+        let Some(_turn) = state.turn_of(self.number).await else { return };
         self.note_settled();
         if let Err(error) = self.session.flush().await {
-            self.line.close_all();
-            self.line.pause(&error.to_string(), false);
+            self.state.close_all();
+            self.state.pause(&error.to_string(), false);
         }
         self.say_left_out();
         self.look_after().await;

@@ -19,8 +19,8 @@ const LONGEST_DELIVERY: Duration = Duration::from_secs(1);
 
 impl BatchSender {
     pub(super) async fn deliver(&mut self, deliveries: Vec<Delivery>) {
-        let line = Arc::clone(&self.line);
-        let Some(_turn) = line.turn_of(self.number).await else { return };
+        let state = Arc::clone(&self.state);
+        let Some(_turn) = state.turn_of(self.number).await else { return };
         let mut queue = self.pass_on_accepted(deliveries).await;
         if !self.poison.is_empty() {
             self.refuse_proven(&mut queue).await;
@@ -84,7 +84,7 @@ impl BatchSender {
                 tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
             }
             if waited {
-                self.line.meters.rate_limit_wait.record(BootInstant::now().since(began));
+                self.state.metrics.rate_limit_wait.record(BootInstant::now().since(began));
             }
         }
         let mut piece: Vec<Delivery> = queue.drain(..most).collect();
@@ -111,19 +111,19 @@ impl BatchSender {
                 Some(OutgoingEvent { shard: delivery.shard.clone(), event: Arc::clone(delivery.event()?) })
             })
             .collect();
-        let kind = self.shared.settings.publishers.get(&self.line.name).map_or("", |publisher| &publisher.backend);
-        let sending = Sending::begin(kind, &self.line.name, outgoing.iter().map(|event| &*event.event));
+        let kind = self.shared.settings.publishers.get(&self.state.name).map_or("", |publisher| &publisher.backend);
+        let sending = Sending::begin(kind, &self.state.name, outgoing.iter().map(|event| &*event.event));
         let began = BootInstant::now();
         let sent = self.session.send(&outgoing).instrument(sending.span()).await;
         (self.asked, self.idle_checks) = (BootInstant::now(), 0);
-        self.line.meters.publish.record(BootInstant::now().since(began));
+        self.state.metrics.publish.record(BootInstant::now().since(began));
         drop(outgoing);
         // Closed before anything is given back, so that nothing is read again under the old session.
         if sent.unavailable.is_some() {
-            self.line.close_all();
+            self.state.close_all();
         }
         for shard in &sent.closed {
-            if let Some(in_flight) = self.line.in_flight(&shard.lane) {
+            if let Some(in_flight) = self.state.in_flight(&shard.lane) {
                 in_flight.close(shard.number);
             }
         }
@@ -132,8 +132,8 @@ impl BatchSender {
             if let [only] = piece.as_slice() {
                 self.poison.failed_alone(only.id, !unavailable.is_its_state);
             }
-            self.line.pause(&unavailable.to_string(), true);
-            if self.line.is_disproved() {
+            self.state.pause(&unavailable.to_string(), true);
+            if self.state.breaker().is_disproved() {
                 // Its share goes to a worker that can deliver, without waiting for a lease time.
                 self.shared.beat_now.notify_one();
             }
@@ -175,7 +175,7 @@ impl BatchSender {
     }
 
     fn note_proof(&self) {
-        if self.line.accepted() {
+        if self.state.accepted() {
             // The others are to know that this worker shares again.
             self.shared.beat_now.notify_one();
         }
@@ -188,7 +188,7 @@ impl BatchSender {
             delivery.retry_count == 0 && event.updated_at - event.created_at < TimeDelta::seconds(1)
         };
         if let Some(event) = delivery.event().filter(is_as_written) {
-            self.line.meters.delivered(event.created_at, event.scheduled_at, now);
+            self.state.metrics.delivered(event.created_at, event.scheduled_at, now);
         }
     }
 

@@ -18,25 +18,25 @@ const SILENCE: Duration = Duration::from_secs(5);
 impl BatchSender {
     /// How many refusals the log does not name.
     pub(super) fn say_left_out(&self) {
-        let left_out = self.line.refusals.take_left_out(BootInstant::now());
+        let left_out = self.state.refusals.take_left_out(BootInstant::now());
         if left_out > 0 {
-            tracing::warn!(backend = %self.line.name, events = left_out, "further events were refused; `last_error` says why");
+            tracing::warn!(backend = %self.state.name, events = left_out, "further events were refused; `last_error` says why");
         }
     }
 
     pub(super) async fn look_after(&mut self) {
         let now = BootInstant::now();
         let silent = now.since(self.asked);
-        let (down, trying, due) = {
-            let state = self.line.state();
-            let down = state.down.as_ref();
-            (down.is_some(), down.is_some_and(|down| down.trying), down.is_some_and(|down| now >= down.until))
-        };
-        if !down || trying {
+        let breaker = self.state.breaker();
+        let probing = breaker.open().is_some_and(|open| open.probing);
+        if breaker.open().is_none() || probing {
             if silent >= IDLE {
-                self.check_idle(trying).await;
+                self.check_idle(probing).await;
             }
-        } else if due && self.line.may_believe(now) && (!self.holds_any(now) || silent >= SILENCE) {
+        } else if !breaker.is_paused(now)
+            && breaker.trusts_health_checks(now)
+            && (!self.holds_any(now) || silent >= SILENCE)
+        {
             self.probe().await;
         }
     }
@@ -47,11 +47,11 @@ impl BatchSender {
         match self.session.health_check().await {
             Ok(()) => {
                 self.batch = 1;
-                self.line.believe(self.session.proves_writing());
+                self.state.note_healthy(self.session.proves_writing());
                 self.shared.beat_now.notify_one();
                 self.shared.wake.notify_one();
             }
-            Err(error) => self.line.pause(&error.to_string(), false),
+            Err(error) => self.state.pause(&error.to_string(), false),
         }
     }
 
@@ -60,12 +60,12 @@ impl BatchSender {
         self.asked = BootInstant::now();
         self.idle_checks = self.idle_checks.wrapping_add(1);
         let Err(error) = self.ask().await else { return };
-        tracing::debug!(backend = %self.line.name, %error, "an idle session has ended");
-        self.line.close_all();
+        tracing::debug!(backend = %self.state.name, %error, "an idle session has ended");
+        self.state.close_all();
         match self.session.health_check().await {
             Ok(()) => self.shared.wake.notify_one(),
             Err(error) => {
-                self.line.pause(&error.to_string(), false);
+                self.state.pause(&error.to_string(), false);
                 if trying {
                     self.shared.beat_now.notify_one();
                 }
@@ -81,6 +81,6 @@ impl BatchSender {
     }
 
     fn holds_any(&self, now: BootInstant) -> bool {
-        self.line.flights.iter().any(|in_flight| !self.shared.leases.readable(in_flight.lane(), now).is_empty())
+        self.state.lanes.iter().any(|in_flight| !self.shared.leases.readable(in_flight.lane(), now).is_empty())
     }
 }

@@ -13,8 +13,8 @@ use tokio::sync::Mutex;
 use tokio::task::JoinError;
 
 use self::batch_sender::BatchSender;
-use super::line::Line;
 use super::messages::{ActorKind, Deliver, Flush, OpenShards};
+use super::publisher_state::PublisherState;
 use super::shared::{Lifeline, Shared, panics_on_demand};
 
 /// How often the journal is rid of what is settled when no batch does it.
@@ -22,7 +22,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) struct Publisher {
     shared: Arc<Shared>,
-    line: Arc<Line>,
+    state: Arc<PublisherState>,
     sender: Arc<Mutex<BatchSender>>,
     name: String,
     mailbox: usize,
@@ -31,12 +31,12 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn new(shared: Arc<Shared>, line: Arc<Line>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::Publisher(line.name.clone()));
+    pub(crate) fn new(shared: Arc<Shared>, state: Arc<PublisherState>) -> Self {
+        let lifeline = shared.lifeline(ActorKind::Publisher(state.name.clone()));
         let mailbox = shared.settings.worker.max_in_flight.max(16) + 16;
-        let name = line.name.clone();
-        let sender = Arc::new(Mutex::new(BatchSender::new(Arc::clone(&shared), Arc::clone(&line))));
-        Self { shared, line, sender, name, mailbox, flushing: false, _lifeline: lifeline }
+        let name = state.name.clone();
+        let sender = Arc::new(Mutex::new(BatchSender::new(Arc::clone(&shared), Arc::clone(&state))));
+        Self { shared, state, sender, name, mailbox, flushing: false, _lifeline: lifeline }
     }
 }
 
@@ -72,8 +72,8 @@ impl Publisher {
         // The system has stopped, and its runtime with it.
         let Some(error) = result.err().filter(JoinError::is_panic) else { return };
         tracing::error!(backend = %self.name, %error, "the publisher's work panicked; its shards are opened again");
-        self.line.close_all();
-        self.line.pause("the publisher's work panicked; the log says where", sending);
+        self.state.close_all();
+        self.state.pause("the publisher's work panicked; the log says where", sending);
     }
 }
 

@@ -14,26 +14,26 @@ use crate::system::clock::BootInstant;
 use crate::system::credit::Room;
 use crate::system::delivery::Delivery;
 use crate::system::in_flight::{Fetch, InFlight};
-use crate::system::line::OpenUnderWay;
 use crate::system::predecessors::find_blockers;
+use crate::system::publisher_state::OpenUnderWay;
 use crate::system::trying::pause_after;
 
 impl BatchSender {
     pub(super) async fn open(&mut self, shards: &[(Shard, i64)], under_way: OpenUnderWay) {
-        let line = Arc::clone(&self.line);
-        let Some(_turn) = line.turn_of(self.number).await else { return };
+        let state = Arc::clone(&self.state);
+        let Some(_turn) = state.turn_of(self.number).await else { return };
         let opened = self.try_open(shards).await;
         drop(under_way);
         match opened {
-            Ok(()) => self.line.resume_where_reachable(),
-            Err(error) => self.line.pause(&error.to_string(), false),
+            Ok(()) => self.state.resume_if_reachable(),
+            Err(error) => self.state.pause(&error.to_string(), false),
         }
         self.shared.wake.notify_one();
     }
 
     /// Shuts earlier sessions out, and only then asks what they sent and the database does not know.
     async fn try_open(&mut self, shards: &[(Shard, i64)]) -> Result<(), BackendError> {
-        shards.iter().filter_map(|(shard, _)| Some((self.line.in_flight(&shard.lane)?, shard))).for_each(
+        shards.iter().filter_map(|(shard, _)| Some((self.state.in_flight(&shard.lane)?, shard))).for_each(
             |(in_flight, shard)| {
                 in_flight.close(shard.number);
             },
@@ -41,7 +41,7 @@ impl BatchSender {
         self.note_settled();
         self.asked = BootInstant::now();
         let opened = self.session.open(shards).await?;
-        self.line.meters.sessions.increment(1);
+        self.state.metrics.sessions.increment(1);
         self.raise_epochs(shards, &opened.refused).await;
         self.recover(journals(shards, opened)).await
     }
@@ -63,7 +63,7 @@ impl BatchSender {
             }
         }
         if !refused.is_empty() {
-            self.line.state().open_after = Some(BootInstant::now().after(pause_after(0)));
+            self.state.delay_open(pause_after(0));
             self.shared.beat_now.notify_one();
         }
     }
@@ -71,9 +71,9 @@ impl BatchSender {
     /// Takes what earlier sessions sent into flight as accepted, of as many shards as there is room for, and opens those;
     /// first, in every lane, the shards that need none. The others are opened when credit has come back.
     async fn recover(&mut self, journals: Vec<Journal>) -> Result<(), BackendError> {
-        let mut beyond = self.line.has_waited_too_long(BootInstant::now());
+        let mut beyond = self.state.has_waited_too_long(BootInstant::now());
         for needs_room in [false, true] {
-            for in_flight in self.line.flights.clone() {
+            for in_flight in self.state.lanes.clone() {
                 let mut waiting = waiting_in(&in_flight, &journals);
                 waiting.retain(|waiting| (waiting.events > 0) == needs_room);
                 while !waiting.is_empty() {
@@ -86,21 +86,21 @@ impl BatchSender {
                 }
             }
         }
-        self.line.end_wait_for_room();
+        self.state.end_wait_for_room();
         Ok(())
     }
 
     fn wait_for_room(&self, short: Room) {
         tracing::info!(
-            backend = %self.line.name, short.events, short.bytes,
+            backend = %self.state.name, short.events, short.bytes,
             "what earlier sessions sent waits for room in memory"
         );
-        self.line.wait_for_room(short);
+        self.state.wait_for_room(short);
     }
 
     /// The shards whose events there is room for; at least one, which finds out how much it needs.
     fn split_fitting<'a>(&self, waiting: &mut Vec<Waiting<'a>>, beyond: bool) -> Vec<Waiting<'a>> {
-        let mut left = if beyond { 0 } else { self.line.credit.free().events };
+        let mut left = if beyond { 0 } else { self.state.credit.free().events };
         let fitting = waiting.iter().take_while(|waiting| {
             let fits = waiting.events <= left;
             left = left.saturating_sub(waiting.events);
@@ -117,7 +117,7 @@ impl BatchSender {
         group: &[Waiting<'_>],
         beyond: bool,
     ) -> Result<Option<Room>, BackendError> {
-        let credit = Arc::clone(&self.line.credit);
+        let credit = Arc::clone(&self.state.credit);
         if let [only] = group
             && !beyond
             && only.events > credit.free().events
@@ -188,7 +188,7 @@ impl BatchSender {
         blockers: &HashMap<String, Blocker>,
     ) -> Result<Vec<Delivery>, BackendError> {
         let epochs = HashMap::from([(journal.shard.number, journal.epoch)]);
-        let credit = &self.line.credit;
+        let credit = &self.state.credit;
         let permit = |row: &FetchedRow| credit.take(row.event.as_ref().map_or(0, |event| event.size()));
         fetch.adopt(rows, &epochs, blockers, permit).ok_or_else(|| {
             BackendError::Unavailable("an event was replayed that is not yet recorded as sent before".to_owned())
@@ -196,10 +196,10 @@ impl BatchSender {
     }
 
     fn say_beyond(&self, journal: &Journal, needed: Room) {
-        let free = self.line.credit.free();
+        let free = self.state.credit.free();
         if needed.events > free.events || needed.bytes > free.bytes {
             tracing::warn!(
-                backend = %self.line.name, shard = journal.shard.number, needed.events, needed.bytes,
+                backend = %self.state.name, shard = journal.shard.number, needed.events, needed.bytes,
                 "what earlier sessions sent for one shard exceeds the room in memory; it is taken all the same"
             );
         }

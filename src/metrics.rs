@@ -108,12 +108,12 @@ pub(crate) fn describe() {
 
 /// A counter that also says how much came since it was last asked.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct WindowedCounter {
     counter: Counter,
     since: AtomicU64,
 }
 
-impl Tally {
+impl WindowedCounter {
     fn new(counter: Counter) -> Self {
         Self { counter, since: AtomicU64::new(0) }
     }
@@ -136,16 +136,16 @@ impl Tally {
 }
 
 /// One publisher's.
-pub(crate) struct LineMeters {
+pub(crate) struct PublisherMetrics {
     pub(crate) fetch: Histogram,
     pub(crate) sweep: Histogram,
     pub(crate) rate_limit_wait: Histogram,
     pub(crate) publish: Histogram,
     delivery: Histogram,
-    pub(crate) published: Tally,
-    pub(crate) rejected: Tally,
+    pub(crate) published: WindowedCounter,
+    pub(crate) rejected: WindowedCounter,
     pub(crate) retried: Counter,
-    pub(crate) failed: Tally,
+    pub(crate) failed: WindowedCounter,
     pub(crate) sessions: Counter,
     pub(crate) take_overs: Counter,
     pub(crate) leases: Gauge,
@@ -157,7 +157,7 @@ pub(crate) struct LineMeters {
     pub(crate) due: DueMeters,
 }
 
-impl LineMeters {
+impl PublisherMetrics {
     pub(crate) fn new(backend: &str) -> Self {
         let counter = |name: &'static str| counter!(name, "backend" => backend.to_owned());
         let gauge = |name: &'static str| gauge!(name, "backend" => backend.to_owned());
@@ -168,10 +168,10 @@ impl LineMeters {
             rate_limit_wait: histogram(RATE_LIMIT_WAIT),
             publish: histogram(PUBLISH),
             delivery: histogram(DELIVERY),
-            published: Tally::new(counter(PUBLISHED)),
-            rejected: Tally::new(counter(REJECTED)),
+            published: WindowedCounter::new(counter(PUBLISHED)),
+            rejected: WindowedCounter::new(counter(REJECTED)),
             retried: counter(RETRIED),
-            failed: Tally::new(counter(FAILED)),
+            failed: WindowedCounter::new(counter(FAILED)),
             sessions: counter(SESSIONS),
             take_overs: counter(TAKE_OVERS),
             leases: gauge(LEASES),
@@ -233,12 +233,12 @@ pub(crate) fn set_owed(owed: &[OwedHandler]) {
 }
 
 /// One handler's.
-pub(crate) struct HandlerMeters {
+pub(crate) struct HandlerMetrics {
     pub(crate) handled: Counter,
     pub(crate) failures: Counter,
 }
 
-impl HandlerMeters {
+impl HandlerMetrics {
     pub(crate) fn new(handler: &str) -> Self {
         let counter = |name: &'static str| counter!(name, "handler" => handler.to_owned());
         Self { handled: counter(HANDLED), failures: counter(HANDLER_FAILURES) }
@@ -246,7 +246,7 @@ impl HandlerMeters {
 }
 
 /// Those that are of no publisher.
-pub(crate) struct SystemMeters {
+pub(crate) struct WorkerMetrics {
     pub(crate) settle: Histogram,
     pub(crate) woken_by_self: Counter,
     pub(crate) woken_by_others: Counter,
@@ -254,7 +254,7 @@ pub(crate) struct SystemMeters {
     pub(crate) unserved: DueMeters,
 }
 
-impl SystemMeters {
+impl WorkerMetrics {
     pub(crate) fn new() -> Self {
         describe();
         let wakeups = |kind: &'static str| counter!(WAKEUPS, "kind" => kind);
