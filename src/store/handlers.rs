@@ -64,7 +64,7 @@ pub(crate) struct FetchedDelivery {
     pub(crate) handler: String,
     pub(crate) shard: i16,
     /// The event's lane, in which its key has an order.
-    pub(crate) lane: super::Lane,
+    pub(crate) lane: super::LaneName,
     pub(crate) id: Uuid,
     pub(crate) seq: i64,
     pub(crate) attempts: i32,
@@ -131,6 +131,6 @@ pub(crate) fn handler_of(lane: &str) -> Option<&str> {
 }
 
 /// The lane of a handler's leases.
-pub(crate) fn handler_lane(handler: &str) -> super::Lane {
+pub(crate) fn handler_lane(handler: &str) -> super::LaneName {
     Arc::from(format!("{LANE_OF_HANDLER}{handler}"))
 }

@@ -70,12 +70,12 @@ pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dy
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// A lane: the value of `publisher_backend` that its events carry. `""` and a backend's own name are two lanes.
-pub(crate) type Lane = Arc<str>;
+pub(crate) type LaneName = Arc<str>;
 
 /// One leased share of a lane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Shard {
-    pub(crate) lane: Lane,
+    pub(crate) lane: LaneName,
     pub(crate) number: i16,
 }
 
@@ -93,7 +93,7 @@ impl Position {
 /// What one fetch asks for: `from < position < to` of each shard, and what has come due in `retry`.
 #[derive(Debug, Clone)]
 pub(crate) struct FetchRequest {
-    pub(crate) lane: Lane,
+    pub(crate) lane: LaneName,
     pub(crate) ranges: Vec<Range>,
     /// Events that do not count: those in flight, as far as the request may meet them.
     pub(crate) except: Vec<Uuid>,
@@ -115,7 +115,7 @@ pub(crate) struct FetchRequest {
 
 impl FetchRequest {
     /// These ranges and nothing else, with no bound but theirs.
-    pub(crate) fn of_ranges(lane: Lane, ranges: Vec<Range>) -> Self {
+    pub(crate) fn of_ranges(lane: LaneName, ranges: Vec<Range>) -> Self {
         Self {
             lane,
             ranges,
@@ -356,14 +356,14 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool>;
 
     /// Whether anything of these lanes is due and not held; `failed_blocks` are the lanes where a failed event holds its key.
-    async fn has_due(&self, lanes: &[Lane], failed_blocks: &[Lane]) -> Result<bool>;
+    async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool>;
 
     /// Gives a `seq` to unsettled rows that another writer left without one; returns how many.
     async fn repair_missing_seq(&self) -> Result<usize>;
 
     /// Deletes a small batch of events that are older than retention keeps; returns how many.
     /// `failed_blocks`: lanes in which a failed event with a key stays.
-    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize>;
+    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[LaneName]) -> Result<usize>;
 
     /// Adds what became of events, by publisher, to this minute and this hour by the database's clock, and forgets what is
     /// older than is kept.
@@ -450,7 +450,7 @@ pub(crate) struct Heartbeat {
     /// A JSON array of handler names.
     pub(crate) handlers: String,
     /// The lanes served; their lease rows are made where missing.
-    pub(crate) lanes: Vec<Lane>,
+    pub(crate) lanes: Vec<LaneName>,
     /// The leases that the worker knows to be its own, with their epochs.
     pub(crate) held: Vec<(Shard, i64)>,
     /// Whether they go on; a worker that is stuck is alive and lets them end.
@@ -523,10 +523,16 @@ pub(crate) trait LeaseStore: Send {
     async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView>;
 
     /// Whether a lease of these lanes is free; only reads. One that can have ended is known from the last view.
-    async fn has_free(&mut self, lanes: &[Lane]) -> Result<bool>;
+    async fn has_free(&mut self, lanes: &[LaneName]) -> Result<bool>;
 
     /// Takes up to `want` free or expired leases of a lane; returns them with their new epochs.
-    async fn acquire(&mut self, worker: Uuid, lane: &Lane, want: usize, lease: Duration) -> Result<Vec<(Shard, i64)>>;
+    async fn acquire(
+        &mut self,
+        worker: Uuid,
+        lane: &LaneName,
+        want: usize,
+        lease: Duration,
+    ) -> Result<Vec<(Shard, i64)>>;
 
     /// Gives leases up at once, each only at its epoch, and tells other workers where it can.
     async fn release(&mut self, worker: Uuid, leases: &[(Shard, i64)]) -> Result<()>;

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::report::by_lane;
-use super::{Lane, LaneReport, Position};
+use super::{LaneName, LaneReport, Position};
 use crate::event::Status;
 use crate::settings::RetentionSettings;
 
@@ -78,7 +78,7 @@ pub(crate) struct Overview {
 /// What is due of a lane.
 #[derive(Debug, Clone)]
 pub(crate) struct Due {
-    pub(crate) lane: Lane,
+    pub(crate) lane: LaneName,
     pub(crate) events: i64,
     /// Since when the first one is.
     pub(crate) oldest: Duration,
@@ -113,7 +113,7 @@ pub(crate) struct WorkerRow {
     /// A JSON object: lane → [`LaneReport`](super::LaneReport).
     pub(crate) backends: String,
     /// Shards of each lane whose lease it has.
-    pub(crate) shards: Vec<(Lane, i64)>,
+    pub(crate) shards: Vec<(LaneName, i64)>,
 }
 
 impl WorkerRow {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 #[cfg(feature = "postgres")]
 use uuid::Uuid;
 
-use super::Lane;
+use super::LaneName;
 
 /// More lanes than this are reported as every lane, so that the payload stays small.
 const MOST_LANES: usize = 16;
@@ -42,7 +42,7 @@ impl Notification {
 /// Lanes in which something may have been committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wakeup {
-    Lanes(BTreeSet<Lane>),
+    Lanes(BTreeSet<LaneName>),
     EveryLane,
 }
 
@@ -52,7 +52,7 @@ impl Default for Wakeup {
     }
 }
 
-impl<T: Into<Lane>> FromIterator<T> for Wakeup {
+impl<T: Into<LaneName>> FromIterator<T> for Wakeup {
     fn from_iter<I: IntoIterator<Item = T>>(lanes: I) -> Self {
         let mut wakeup = Self::default();
         lanes.into_iter().for_each(|lane| wakeup.add(Self::Lanes(BTreeSet::from([lane.into()]))));

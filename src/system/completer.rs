@@ -14,7 +14,7 @@ use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::trying::persist;
 use crate::error::StoreError;
-use crate::store::{Acceptance, Care, Lane, Settled, SettledEvent, handler_lane};
+use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, handler_lane};
 
 /// Events in one UPDATE.
 const MOST: usize = 2_000;
@@ -179,7 +179,7 @@ pub(super) fn outcomes_of(
 
 /// Tells the channels what they need not keep any more.
 pub(super) fn note_settled(shared: &Shared, deliveries: &[Delivery]) {
-    let mut last: Option<(Lane, _)> = None;
+    let mut last: Option<(LaneName, _)> = None;
     for delivery in deliveries {
         let lane = &delivery.shard.lane;
         if last.as_ref().is_none_or(|(known, _)| known != lane) {

@@ -24,7 +24,7 @@ use super::trying::{pause_after, persist};
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
 use crate::store::{
-    Care, DeliveryRequest, FetchedDelivery, Lane, NOT_COVERED, RejectedDelivery, Settled, Shard, handler_lane,
+    Care, DeliveryRequest, FetchedDelivery, LaneName, NOT_COVERED, RejectedDelivery, Settled, Shard, handler_lane,
 };
 
 /// The part of what a worker may have in memory that is for deliveries to handlers.
@@ -183,7 +183,7 @@ impl HandlerPoller {
     fn take(
         &mut self,
         handler: &Arc<Subscription>,
-        lane: &Lane,
+        lane: &LaneName,
         held: &BTreeMap<i16, i64>,
         deliveries: Vec<FetchedDelivery>,
         most: usize,
@@ -196,7 +196,7 @@ impl HandlerPoller {
             (false, None) => self.shared.settings.worker.poll_interval,
         };
         self.polls.insert(handler.name().to_owned(), Polls { last: now, next: now.after(pause), failures: 0 });
-        let mut chains: BTreeMap<(Lane, String), Vec<HandlerDelivery>> = BTreeMap::new();
+        let mut chains: BTreeMap<(LaneName, String), Vec<HandlerDelivery>> = BTreeMap::new();
         let mut alone = Vec::new();
         for fetched in deliveries {
             let Some(delivery) = self.admit(lane, held, fetched) else { continue };
@@ -213,7 +213,7 @@ impl HandlerPoller {
     }
 
     /// Counts only while the lease is the one that the fetch began with.
-    fn admit(&self, lane: &Lane, held: &BTreeMap<i16, i64>, fetched: FetchedDelivery) -> Option<HandlerDelivery> {
+    fn admit(&self, lane: &LaneName, held: &BTreeMap<i16, i64>, fetched: FetchedDelivery) -> Option<HandlerDelivery> {
         let epoch = *held.get(&fetched.shard)?;
         let shard = Shard { lane: lane.clone(), number: fetched.shard };
         if !self.shared.leases.covers(&shard, epoch, BootInstant::now()) {

@@ -14,7 +14,9 @@ use super::publisher_state::PublisherState;
 use super::shared::Shared;
 use super::subscription::Subscription;
 use crate::error::StoreError;
-use crate::store::{Heartbeat, Lane, LaneReport, LeaseStore, LeaseView, Shard, Unrecorded, handler_lane, handler_of};
+use crate::store::{
+    Heartbeat, LaneName, LaneReport, LeaseStore, LeaseView, Shard, Unrecorded, handler_lane, handler_of,
+};
 
 /// How often the heartbeat looks whether shards that it gives up have run empty, and whether others are free where no
 /// worker says that it has released some.
@@ -232,7 +234,7 @@ impl<'a> Heart<'a> {
 
     // The fair share.
 
-    async fn settle_share(&mut self, lane: &Lane, view: &LeaseView) -> Result<(), StoreError> {
+    async fn settle_share(&mut self, lane: &LaneName, view: &LeaseView) -> Result<(), StoreError> {
         match fair_share(self.shared.worker, lane, view, self.has_given_up(lane)) {
             Share::Target(target) => {
                 self.say_working(lane);
@@ -261,7 +263,7 @@ impl<'a> Heart<'a> {
         breaker.is_disproved() || open_for.is_some_and(|span| span >= self.lease())
     }
 
-    async fn take_up_to(&mut self, target: usize, lane: &Lane, view: &LeaseView) -> Result<(), StoreError> {
+    async fn take_up_to(&mut self, target: usize, lane: &LaneName, view: &LeaseView) -> Result<(), StoreError> {
         let missing = target.saturating_sub(self.held(lane).len());
         let free = view.leases.iter().any(|row| row.shard.lane == *lane && (row.owner.is_none() || row.expired));
         if missing == 0 || !free {
@@ -278,7 +280,7 @@ impl<'a> Heart<'a> {
     }
 
     /// Those whose last owner let them run out.
-    fn count_take_overs(&self, lane: &Lane, taken: &[(Shard, i64)], view: &LeaseView) {
+    fn count_take_overs(&self, lane: &LaneName, taken: &[(Shard, i64)], view: &LeaseView) {
         let anothers = |owner| owner != self.shared.worker;
         let left = |shard: &Shard| {
             let mut rows = view.leases.iter().filter(|row| row.shard == *shard && row.expired);
@@ -290,7 +292,7 @@ impl<'a> Heart<'a> {
         }
     }
 
-    fn give_up_above(&self, target: usize, lane: &Lane) {
+    fn give_up_above(&self, target: usize, lane: &LaneName) {
         let held = self.held(lane);
         if let Some(surplus) = held.get(target..).filter(|surplus| !surplus.is_empty()) {
             tracing::info!(backend = %lane, shards = surplus.len(), "giving shards up to another worker");
@@ -298,7 +300,7 @@ impl<'a> Heart<'a> {
         }
     }
 
-    fn held(&self, lane: &Lane) -> Vec<Shard> {
+    fn held(&self, lane: &LaneName) -> Vec<Shard> {
         let mut held: Vec<Shard> =
             self.shared.leases.readable(lane, BootInstant::now()).into_iter().map(|(shard, _)| shard).collect();
         held.sort_unstable();
@@ -306,7 +308,7 @@ impl<'a> Heart<'a> {
     }
 
     /// Lanes that this worker serves and holds not every shard of; a free one there is worth a beat.
-    fn lanes_below_target(&self) -> Vec<Lane> {
+    fn lanes_below_target(&self) -> Vec<LaneName> {
         let counts = self.shared.leases.counts();
         let all = self.shared.store.shards().unsigned_abs() as usize;
         let waiting = self.standing_by();
@@ -362,7 +364,7 @@ impl<'a> Heart<'a> {
         }
     }
 
-    fn say_standing_by(&self, lane: &Lane, reason: String) {
+    fn say_standing_by(&self, lane: &LaneName, reason: String) {
         let mut standing_by = self.standing_by();
         if standing_by.get(&**lane) != Some(&reason) {
             tracing::warn!(backend = %lane, %reason, "standing by");
@@ -372,7 +374,7 @@ impl<'a> Heart<'a> {
         }
     }
 
-    fn say_working(&self, lane: &Lane) {
+    fn say_working(&self, lane: &LaneName) {
         if self.standing_by().remove(&**lane).is_some() {
             tracing::info!(backend = %lane, "no longer standing by");
             self.shared.beat_now.notify_one();

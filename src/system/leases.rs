@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::clock::BootInstant;
 use crate::store::report::by_lane;
-use crate::store::{Lane, LaneReport, LeaseView, Peer, Shard};
+use crate::store::{LaneName, LaneReport, LeaseView, Peer, Shard};
 
 /// A lease as this worker knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Leases {
     }
 
     /// How many shards of each lane are held.
-    pub(crate) fn counts(&self) -> HashMap<Lane, usize> {
+    pub(crate) fn counts(&self) -> HashMap<LaneName, usize> {
         let mut counts = HashMap::new();
         for shard in self.lock().keys() {
             *counts.entry(shard.lane.clone()).or_insert(0) += 1;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::clock::BootInstant;
-use crate::store::Lane;
+use crate::store::LaneName;
 
-pub(super) type Key = (Lane, String);
+pub(super) type Key = (LaneName, String);
 
 /// How long a handler that was left an event of a key is left the later ones, too, whatever the database shows: longer than
 /// a settle takes.
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     fn key(name: usize) -> Key {
-        (Lane::from(""), name.to_string())
+        (LaneName::from(""), name.to_string())
     }
 
     #[test]

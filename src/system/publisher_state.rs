@@ -17,7 +17,7 @@ use super::refusals::Refusals;
 use crate::error::SettingsError;
 use crate::metrics::PublisherMetrics;
 use crate::settings::{PublisherSettings, RateLimit, Settings};
-use crate::store::Lane;
+use crate::store::LaneName;
 
 /// What a publisher and the other actors share.
 pub(crate) struct PublisherState {
@@ -250,7 +250,7 @@ pub(super) fn make_publishers(
         .served_publishers()
         .map(|(name, publisher)| {
             let credit = Credit::new(events.max(1), bytes.max(1), Arc::clone(wake));
-            let lanes = settings.lanes_of(name).into_iter().map(|lane| InFlight::new(Lane::from(lane))).collect();
+            let lanes = settings.lanes_of(name).into_iter().map(|lane| InFlight::new(LaneName::from(lane))).collect();
             let session = backends.session(name, publisher, outbox)?;
             Ok((name.clone(), PublisherState::new(name.clone(), lanes, credit, publisher, longest_wait, session)))
         })

@@ -30,7 +30,7 @@ use super::unserved::Asked;
 use crate::error::{StoreError, SystemError};
 use crate::metrics::WorkerMetrics;
 use crate::settings::Settings;
-use crate::store::{Announcement, Lane, Store, Wakeup, handler_lane};
+use crate::store::{Announcement, LaneName, Store, Wakeup, handler_lane};
 
 /// Where the actors are now; each restart puts a new address here.
 #[derive(Default)]
@@ -145,12 +145,12 @@ impl Shared {
         })
     }
 
-    pub(crate) fn lanes(&self) -> impl Iterator<Item = &Lane> {
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &LaneName> {
         self.publishers.values().flat_map(|publisher| publisher.lanes.iter().map(|in_flight| in_flight.lane()))
     }
 
     /// The lanes of the handlers that this process has.
-    pub(crate) fn handler_lanes(&self) -> Vec<Lane> {
+    pub(crate) fn handler_lanes(&self) -> Vec<LaneName> {
         self.subscriptions().iter().map(|handler| handler_lane(handler.name())).collect()
     }
 

@@ -10,7 +10,7 @@ use super::worker::{Usage, Worker};
 use super::{Bench, in_turns};
 use crate::settings::DatabaseSettings;
 use crate::store::postgres::bench::Content;
-use crate::store::{FetchRequest, Lane, Position, Range};
+use crate::store::{FetchRequest, LaneName, Position, Range};
 
 pub(super) const SMALL: u32 = 60;
 const LARGE: u32 = 16 << 10;
@@ -235,7 +235,7 @@ async fn add_to_stream(stage: &mut Stage, events: u32) -> anyhow::Result<f64> {
     let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone(), connections: None })?;
     let limit = i64::try_from(PIPELINE)?;
     let range = |shard| Range { shard, from: Position::START, to: None, limit };
-    let request = FetchRequest::of_ranges(Lane::from(""), (0..store.shards()).map(range).collect());
+    let request = FetchRequest::of_ranges(LaneName::from(""), (0..store.shards()).map(range).collect());
     let answer = store.fetch(&FetchRequest { max_events: PIPELINE, ..request }).await?;
     let sample: Vec<Arc<_>> = answer.rows.into_iter().filter_map(|row| row.event.ok()).collect();
     let Some(stream) = stage.streams.get_mut(PUBLISHERS[0]) else { anyhow::bail!("there is no stream") };

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::stage::Stage;
 use crate::settings::DatabaseSettings;
-use crate::store::{Acceptance, Care, FetchRequest, FetchedRow, Lane, Position, Range, Store};
+use crate::store::{Acceptance, Care, FetchRequest, FetchedRow, LaneName, Position, Range, Store};
 use crate::system::MAX_FETCH;
 
 /// What an event takes beside its data, for dividing memory into events.
@@ -47,7 +47,7 @@ fn request(stage: &Stage, data: u32) -> FetchRequest {
         max_events: MAX_FETCH.min(worker.max_in_flight).min(worker.max_in_flight_bytes / size).max(1),
         max_bytes: worker.max_in_flight_bytes,
         max_event_bytes: worker.max_event_bytes,
-        ..FetchRequest::of_ranges(Lane::from(""), Vec::new())
+        ..FetchRequest::of_ranges(LaneName::from(""), Vec::new())
     }
 }
 

@@ -9,13 +9,13 @@ use uuid::Uuid;
 use super::Fixture;
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
-    Acceptance, Care, FailureRecord, FetchRequest, FetchResult, FetchedRow, Heartbeat, KeyStart, Lane, LeaseStore,
+    Acceptance, Care, FailureRecord, FetchRequest, FetchResult, FetchedRow, Heartbeat, KeyStart, LaneName, LeaseStore,
     LeaseView, Position, PredecessorQuery, Range, Settled, SettledEvent, Shard, Store,
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(60);
 
-pub(super) fn lane() -> Lane {
+pub(super) fn lane() -> LaneName {
     Arc::from("orders")
 }
 

@@ -16,7 +16,7 @@ use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{Plan, Watch};
 use super::{
     Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
-    Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, Lane, LeaseStore, NotInserted,
+    Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore, NotInserted,
     NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, RejectedDelivery, Result, Settled,
     SettledEvent, Shard, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
@@ -278,7 +278,7 @@ impl Store for PostgresStore {
         settle::raise_epoch(self, owner, shard, epoch, above).await
     }
 
-    async fn has_due(&self, lanes: &[Lane], failed_blocks: &[Lane]) -> Result<bool> {
+    async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
         fetch::has_due(self, lanes, failed_blocks).await
     }
 
@@ -286,7 +286,7 @@ impl Store for PostgresStore {
         operate::repair_missing_seq(self).await
     }
 
-    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize> {
+    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[LaneName]) -> Result<usize> {
         operate::delete_expired(self, expiry, failed_blocks).await
     }
 

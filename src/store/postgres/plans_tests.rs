@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{PostgresStore, SHARDS, Target};
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Care, EventFilter, Expiry, FailureRecord, FetchRequest, FetchedRow, Heartbeat, KeyStart, Lane, Page,
-    Position, PredecessorQuery, Range, Shard, Store,
+    Acceptance, Care, EventFilter, Expiry, FailureRecord, FetchRequest, FetchedRow, Heartbeat, KeyStart, LaneName,
+    Page, Position, PredecessorQuery, Range, Shard, Store,
 };
 use crate::test_support::postgres::Server;
 
@@ -56,7 +56,7 @@ fn fill() -> String {
     )
 }
 
-fn lane() -> Lane {
+fn lane() -> LaneName {
     Arc::from("orders")
 }
 

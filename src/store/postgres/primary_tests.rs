@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{PostgresStore, Target};
 use crate::error::{PublishError, StoreError};
 use crate::publish::NewEvent;
-use crate::store::{FetchRequest, KeyStart, Lane, Position, PredecessorQuery, Range, Store};
+use crate::store::{FetchRequest, KeyStart, LaneName, Position, PredecessorQuery, Range, Store};
 use crate::test_support::postgres::Server;
 use crate::test_support::postgres::replication::{Pair, Replication};
 use crate::test_support::{PATIENCE, eventually};
@@ -15,7 +15,7 @@ fn store(url: &str) -> PostgresStore {
 }
 
 fn nothing() -> FetchRequest {
-    FetchRequest::of_ranges(Lane::from(""), Vec::new())
+    FetchRequest::of_ranges(LaneName::from(""), Vec::new())
 }
 
 /// Statements from which a worker concludes what to send, or that nothing is to be sent.
@@ -33,7 +33,7 @@ async fn ask(store: &PostgresStore, statement: usize) -> Result<(), StoreError> 
         3 => store.fetch(&FetchRequest { keys: vec![KeyStart::whole("k")], ..nothing() }).await.map(drop),
         4 => store.blockers("", true, &questions).await.map(drop),
         5 => store.find_unsettled("", &[(Uuid::nil(), 1)]).await.map(drop),
-        6 => store.has_due(&[Lane::from("")], &[]).await.map(drop),
+        6 => store.has_due(&[LaneName::from("")], &[]).await.map(drop),
         _ => store.outbox_id().await.map(drop),
     }
 }

@@ -14,7 +14,9 @@ use uuid::Uuid;
 use super::clock::{micros, read_now};
 use super::connection::Connection;
 use super::{SHARD, uuid_of};
-use crate::store::{Heartbeat, Lane, LeaseRow, LeaseStore, LeaseView, PROTOCOL, Peer, Result, Shard, forgotten_after};
+use crate::store::{
+    Heartbeat, LaneName, LeaseRow, LeaseStore, LeaseView, PROTOCOL, Peer, Result, Shard, forgotten_after,
+};
 
 pub(super) struct SqliteLeases(pub(super) Connection);
 
@@ -25,7 +27,7 @@ impl LeaseStore for SqliteLeases {
         self.0.run("beat", move |connection| connection.immediate_transaction(|c| renew_and_look(c, &beat))).await
     }
 
-    async fn has_free(&mut self, lanes: &[Lane]) -> Result<bool> {
+    async fn has_free(&mut self, lanes: &[LaneName]) -> Result<bool> {
         let lanes = lanes.to_vec();
         self.0
             .run("look for free leases", move |connection| {
@@ -43,7 +45,13 @@ impl LeaseStore for SqliteLeases {
             .await
     }
 
-    async fn acquire(&mut self, worker: Uuid, lane: &Lane, want: usize, lease: Duration) -> Result<Vec<(Shard, i64)>> {
+    async fn acquire(
+        &mut self,
+        worker: Uuid,
+        lane: &LaneName,
+        want: usize,
+        lease: Duration,
+    ) -> Result<Vec<(Shard, i64)>> {
         if want == 0 {
             return Ok(Vec::new());
         }
@@ -236,7 +244,12 @@ fn renew_lease(
     Ok(changed > 0)
 }
 
-fn find_leases(connection: &mut SqliteConnection, lane: &Lane, now: i64, protocol: i16) -> QueryResult<Vec<LeaseRow>> {
+fn find_leases(
+    connection: &mut SqliteConnection,
+    lane: &LaneName,
+    now: i64,
+    protocol: i16,
+) -> QueryResult<Vec<LeaseRow>> {
     let rows = sql::<(SmallInt, Nullable<Binary>, BigInt, Bool)>(
         "SELECT shard, nullif(owner, zeroblob(16)), epoch, CASE WHEN ",
     )

@@ -41,7 +41,7 @@ use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
     Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
-    Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, Lane, LeaseStore, NotInserted,
+    Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore, NotInserted,
     NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, RejectedDelivery, Result, Settled,
     SettledEvent, Shard, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
 };
@@ -271,7 +271,7 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn has_due(&self, lanes: &[Lane], failed_blocks: &[Lane]) -> Result<bool> {
+    async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
         let (lanes, failed_blocks) = (lanes.to_vec(), failed_blocks.to_vec());
         self.reader
             .run("look for due events", move |connection| order::has_due(connection, &lanes, &failed_blocks))
@@ -282,7 +282,7 @@ impl Store for SqliteStore {
         self.writer.run("repair missing seq", operate::repair_missing_seq).await
     }
 
-    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[Lane]) -> Result<usize> {
+    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[LaneName]) -> Result<usize> {
         let failed_blocks = failed_blocks.to_vec();
         self.writer
             .run("delete expired", move |connection| operate::delete_expired(connection, expiry, &failed_blocks))

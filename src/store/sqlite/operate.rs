@@ -12,7 +12,7 @@ use super::clock::{micros, read_now};
 use super::row::{Row, SqlTypes};
 use super::uuid_of;
 use crate::store::selection::{Comparand, Query};
-use crate::store::{EventFilter, Examined, Expiry, Lane, Page, Place};
+use crate::store::{EventFilter, Examined, Expiry, LaneName, Page, Place};
 
 /// Strays are few: the insert trigger draws a `seq` for every row that comes without one.
 const STRAYS_PER_REPAIR: i64 = 1000;
@@ -45,7 +45,7 @@ pub(super) fn repair_missing_seq(connection: &mut SqliteConnection) -> QueryResu
 pub(super) fn delete_expired(
     connection: &mut SqliteConnection,
     expiry: Expiry,
-    failed_blocks: &[Lane],
+    failed_blocks: &[LaneName],
 ) -> QueryResult<usize> {
     connection.immediate_transaction(|connection| {
         let now = read_now(connection)?;
@@ -81,7 +81,7 @@ fn delete_failed(
     connection: &mut SqliteConnection,
     until: i64,
     limit: i64,
-    failed_blocks: &[Lane],
+    failed_blocks: &[LaneName],
 ) -> QueryResult<usize> {
     let mut query = sql_query(
         "DELETE FROM outbox_events WHERE rowid IN (

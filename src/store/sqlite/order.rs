@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::clock::read_now;
 use super::uuid_of;
-use crate::store::{Blocker, Lane, Position, PredecessorQuery};
+use crate::store::{Blocker, LaneName, Position, PredecessorQuery};
 
 const UNSETTLED: &str = "outbox_events INDEXED BY outbox_events_keys
      WHERE status IN ('pending', 'retry') AND partition_key <> '' AND seq IS NOT NULL";
@@ -75,7 +75,11 @@ fn find_first(
 }
 
 /// Whether anything is due that nothing holds back.
-pub(super) fn has_due(connection: &mut SqliteConnection, lanes: &[Lane], failed_blocks: &[Lane]) -> QueryResult<bool> {
+pub(super) fn has_due(
+    connection: &mut SqliteConnection,
+    lanes: &[LaneName],
+    failed_blocks: &[LaneName],
+) -> QueryResult<bool> {
     connection.transaction(|connection| {
         let now = read_now(connection)?;
         for lane in lanes {

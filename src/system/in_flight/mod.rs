@@ -24,7 +24,7 @@ use self::entries::{Entry, Inner};
 pub(crate) use self::fetch::{Admitted, Fetch};
 use super::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
-use crate::store::{KeyStart, Lane, Position, Shard};
+use crate::store::{KeyStart, LaneName, Position, Shard};
 
 /// The session under which a shard is open. Fetches, deliveries and batches belong together if theirs is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,16 +48,16 @@ pub(super) enum DeliveryState {
 
 /// What is in flight in one lane.
 pub(crate) struct InFlight {
-    lane: Lane,
+    lane: LaneName,
     inner: Mutex<Inner>,
 }
 
 impl InFlight {
-    pub(crate) fn new(lane: Lane) -> Arc<Self> {
+    pub(crate) fn new(lane: LaneName) -> Arc<Self> {
         Arc::new(Self { lane, inner: Mutex::default() })
     }
 
-    pub(crate) fn lane(&self) -> &Lane {
+    pub(crate) fn lane(&self) -> &LaneName {
         &self.lane
     }
 

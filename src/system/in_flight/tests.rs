@@ -451,7 +451,7 @@ async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_doe
         )
     };
     fixture.execute(&insert(2)).await;
-    let lane: Lane = Arc::from("orders");
+    let lane: LaneName = Arc::from("orders");
     let all = |shard| Range { shard, from: Position::START, to: None, limit: 100 };
     let everything = FetchRequest::of_ranges(Arc::clone(&lane), (0..store.shards()).map(all).collect());
     let in_flight = InFlight::new(lane);

@@ -17,7 +17,7 @@ fn admit_as_asked(fetch: &Fetch, rows: Vec<FetchedRow>) -> Vec<Delivery> {
 }
 
 fn open_flight() -> Arc<InFlight> {
-    let in_flight = InFlight::new(Lane::from(""));
+    let in_flight = InFlight::new(LaneName::from(""));
     in_flight.open(0, 1);
     in_flight
 }

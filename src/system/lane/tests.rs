@@ -524,7 +524,7 @@ mod dead_rows {
     use crate::store::contract::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
-    use crate::store::{FetchRequest, Lane, Store};
+    use crate::store::{FetchRequest, LaneName, Store};
     use crate::test_support::PATIENCE;
 
     const FILL: &str = "INSERT INTO outbox_events (id, event_type, source, partition_key, scheduled_at) \
@@ -539,7 +539,7 @@ mod dead_rows {
     }
 
     fn request(ranges: Vec<Range>) -> FetchRequest {
-        FetchRequest { max_events: 100, ..FetchRequest::of_ranges(Lane::from(""), ranges) }
+        FetchRequest { max_events: 100, ..FetchRequest::of_ranges(LaneName::from(""), ranges) }
     }
 
     /// Reads and sweeps until the event is found.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::row::{DELIVERED, DeliveredRow, DeliveredTypes, FITS, TEXTS, sized};
 use super::statement::{Statement, Value, on_a_primary};
-use super::{Lane, PostgresStore, Result};
+use super::{LaneName, PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery};
 
@@ -370,7 +370,7 @@ static UNSETTLED_SENT: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Whether a lane has an event that is due and has none before it that is not.
-pub(super) async fn has_due(store: &PostgresStore, lanes: &[Lane], failed_blocks: &[Lane]) -> Result<bool> {
+pub(super) async fn has_due(store: &PostgresStore, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
     let lanes: Vec<&str> = lanes.iter().map(AsRef::as_ref).collect();
     let holding: Vec<&str> = failed_blocks.iter().map(AsRef::as_ref).collect();
     store

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::connect::Target;
 use super::connections::{Connection, Connections};
-use super::{Lane, LeaseStore, Result, SHARDS, STATEMENT_LIMIT, Shard};
+use super::{LaneName, LeaseStore, Result, SHARDS, STATEMENT_LIMIT, Shard};
 use crate::error::StoreError;
 use crate::store::{Heartbeat, LeaseRow, LeaseView, NO_OWNER, PROTOCOL, Peer, forgotten_after};
 
@@ -289,11 +289,17 @@ impl LeaseStore for PostgresLeases {
         Ok(view)
     }
 
-    async fn has_free(&mut self, lanes: &[Lane]) -> Result<bool> {
+    async fn has_free(&mut self, lanes: &[LaneName]) -> Result<bool> {
         Ok(!self.ask("look for free leases", SHORT_LIMIT, &sql::free(lanes)).await?.is_empty())
     }
 
-    async fn acquire(&mut self, worker: Uuid, lane: &Lane, want: usize, lease: Duration) -> Result<Vec<(Shard, i64)>> {
+    async fn acquire(
+        &mut self,
+        worker: Uuid,
+        lane: &LaneName,
+        want: usize,
+        lease: Duration,
+    ) -> Result<Vec<(Shard, i64)>> {
         let sql = sql::acquire(worker, lane, want, lease, &self.ended, &self.absent);
         let rows = self.ask("take leases", beat_limit(lease), &sql).await?;
         Ok(rows.iter().filter_map(taken).collect())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::store::postgres::SHARDS;
-use crate::store::{Heartbeat, Lane, NO_OWNER, Notification, PROTOCOL, Shard};
+use crate::store::{Heartbeat, LaneName, NO_OWNER, Notification, PROTOCOL, Shard};
 
 /// Turns on durability for the one statement, also where the database's default is off.
 const DURABLE: &str = "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))";
@@ -92,7 +92,7 @@ pub(super) fn renew(beat: &Heartbeat) -> String {
 
 /// The leases of these lanes, and all that name the worker. Begun after the beat was answered: which are its own, an
 /// earlier snapshot cannot tell.
-pub(super) fn read_leases(worker: Uuid, lanes: &[Lane]) -> String {
+pub(super) fn read_leases(worker: Uuid, lanes: &[LaneName]) -> String {
     format!(
         "SELECT backend, shard, epoch, owner, greatest((extract(epoch FROM \
                 least(expires_at, clock_timestamp() + interval '1 day') - clock_timestamp()) * 1000000)::bigint, 0), \
@@ -127,7 +127,7 @@ pub(super) fn read_ends(workers: &[Uuid], places: &BTreeMap<Uuid, String>) -> St
     if all.is_empty() { "SELECT WHERE false".to_owned() } else { all.join(" UNION ALL ") }
 }
 
-pub(super) fn free(lanes: &[Lane]) -> String {
+pub(super) fn free(lanes: &[LaneName]) -> String {
     format!(
         "SELECT 1 FROM outbox_leases l, outbox_meta m WHERE {} AND (l.owner IS NULL OR l.owner = '{NO_OWNER}' \
             OR m.protocol < 2 AND l.expires_at <= clock_timestamp()) LIMIT 1",
@@ -139,7 +139,7 @@ pub(super) fn free(lanes: &[Lane]) -> String {
 /// again under the lock, so a beat of its own comes either before, or after and finds that the lease is another's.
 pub(super) fn acquire(
     worker: Uuid,
-    lane: &Lane,
+    lane: &LaneName,
     want: usize,
     lease: Duration,
     ended: &BTreeSet<Uuid>,
@@ -232,7 +232,7 @@ pub(super) fn raise_protocol(lease: Duration) -> String {
     )
 }
 
-pub(super) fn make_rows(lanes: &[Lane]) -> String {
+pub(super) fn make_rows(lanes: &[LaneName]) -> String {
     let mut sql = String::new();
     for lane in lanes {
         let last = SHARDS - 1;
@@ -246,7 +246,7 @@ pub(super) fn make_rows(lanes: &[Lane]) -> String {
     sql
 }
 
-fn is_of(lanes: &[Lane]) -> String {
+fn is_of(lanes: &[LaneName]) -> String {
     match lanes {
         [] => "false".to_owned(),
         lanes => format!("backend IN ({})", lanes.iter().map(|lane| quote(lane)).collect::<Vec<_>>().join(", ")),

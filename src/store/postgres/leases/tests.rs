@@ -9,13 +9,13 @@ use super::{PostgresLeases, sql};
 use crate::store::contract::Fixture;
 use crate::store::postgres::Target;
 use crate::store::postgres::fixture::PostgresFixture;
-use crate::store::{Heartbeat, Lane, LeaseStore};
+use crate::store::{Heartbeat, LaneName, LeaseStore};
 use crate::test_support::proxy::{Passage, Proxy};
 use crate::test_support::{PATIENCE, eventually};
 
 const LEASE: Duration = Duration::from_secs(60);
 
-fn lane() -> Lane {
+fn lane() -> LaneName {
     Arc::from("orders")
 }
 
