@@ -18,7 +18,7 @@ use crate::store::{FetchResult, FetchedRow, Heartbeat, LeaseStore, Shard, Store}
 use crate::system::clock::BootInstant;
 use crate::system::credit::{Credit, Permit};
 use crate::system::in_flight::SessionId;
-use crate::system::lane::LaneCursor;
+use crate::system::lane_reader::LaneReader;
 
 const SHARDS: i16 = 32;
 
@@ -66,7 +66,7 @@ impl StoredRow {
 
 /// A lane that is read from a backlog.
 pub struct Reading {
-    cursor: LaneCursor,
+    cursor: LaneReader,
     answer: FetchResult,
 }
 
@@ -74,7 +74,7 @@ impl Reading {
     /// Each fetch is answered with so many rows.
     #[must_use]
     pub fn new(rows: i64) -> Self {
-        let mut cursor = LaneCursor::new(Duration::from_millis(100));
+        let mut cursor = LaneReader::new(Duration::from_millis(100));
         let openings: HashMap<i16, SessionId> =
             (0..SHARDS).map(|number| (number, SessionId { epoch: 1, number: 1 })).collect();
         cursor.set_open(&openings);

@@ -275,7 +275,7 @@ impl Actor for HandlerPoller {
     }
 }
 
-/// HandlerTimer the loop when handlers may be owed something new.
+/// Turns the loop when handlers may be owed something new.
 fn listen(shared: Arc<Shared>, poller: &HandlerPoller, ctx: &mut Context<HandlerPoller>) {
     let woken = async move { shared.handlers_wake.notified().await };
     ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {

@@ -1,9 +1,9 @@
 //! The actors, one file each, in the order in which an event meets them:
 //! [`outbox_system`] and its queue ([`intake`]), [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
-//! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`lane`] (cursors, the sweep,
+//! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`lane_reader`] (cursors, the sweep,
 //! how much to read), [`in_flight`] (what is in flight, rules R1 to R3), [`delivery`] (one event's way), [`publisher_state`] (what a
-//! publisher's lanes share) and [`subscription`] (handlers, and in [`turns`] whose turn it is). Messages flow in that one
+//! publisher's lanes share) and [`subscription`] (handlers, and in [`handler_timer`] how long they have). Messages flow in that one
 //! direction; what flows back is credit and wake-ups.
 
 mod backends;
@@ -13,6 +13,7 @@ pub(crate) mod clock;
 mod completer;
 pub(crate) mod credit;
 pub(crate) mod delivery;
+mod fetching;
 mod gauges;
 mod handle;
 mod handler_poller;
@@ -21,7 +22,8 @@ mod heartbeat;
 pub(crate) mod in_flight;
 mod intake;
 mod janitor;
-pub(crate) mod lane;
+mod lane;
+pub(crate) mod lane_reader;
 mod lease_keeper;
 mod leases;
 mod left;
@@ -50,10 +52,10 @@ mod unserved;
 #[cfg(feature = "cli")]
 pub(crate) use backends::Backends;
 pub use builder::Builder;
+#[cfg(all(feature = "cli", feature = "postgres", feature = "redis"))]
+pub(crate) use fetching::MAX_FETCH;
 pub use handle::Outbox;
 #[cfg(feature = "fault-injection")]
 pub use messages::Panic;
 pub use messages::{ActorKind, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Shutdown, Subscribe};
 pub use outbox_system::OutboxSystem;
-#[cfg(all(feature = "cli", feature = "postgres", feature = "redis"))]
-pub(crate) use poller::MAX_FETCH;

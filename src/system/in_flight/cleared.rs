@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::fetch::Asked;
 use crate::store::{Blocker, Position};
 use crate::system::clock::BootInstant;
-use crate::system::lane::{MOST_PARTS, SHORT, part};
+use crate::system::lane_reader::{MOST_PARTS, SHORT, part};
 
 /// A query that takes longer is slow. If two in a row are, dead rows are the likely cause, and not a server that stalls.
 const SLOW: Duration = Duration::from_millis(50);

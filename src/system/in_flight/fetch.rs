@@ -21,6 +21,12 @@ pub(crate) struct Admitted {
     pub(crate) unreadable: Vec<(Delivery, String)>,
 }
 
+impl Admitted {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Delivery> {
+        self.deliveries.iter().chain(self.unreadable.iter().map(|(delivery, _)| delivery))
+    }
+}
+
 /// A fetch that is under way; over when dropped.
 pub(crate) struct Fetch {
     pub(super) in_flight: Arc<InFlight>,

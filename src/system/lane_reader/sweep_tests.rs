@@ -13,7 +13,7 @@ fn row(shard: i16, (scheduled_at, seq): (i64, i64)) -> FetchedRow {
 }
 
 /// What a store would answer: pending rows in a plan's ranges.
-fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchResult {
+fn answer(plan: &FetchPlan, pending: &[(i64, i64)]) -> FetchResult {
     let mut rows: Vec<FetchedRow> = Vec::new();
     for range in &plan.ranges {
         let inside = pending
@@ -25,8 +25,8 @@ fn answer(plan: &Plan, pending: &[(i64, i64)]) -> FetchResult {
     FetchResult { rows, cut_short: false, clock: None }
 }
 
-fn cursor() -> LaneCursor {
-    let mut cursor = LaneCursor::new(MS * 100);
+fn cursor() -> LaneReader {
+    let mut cursor = LaneReader::new(MS * 100);
     let session = SessionId { epoch: 1, number: 1 };
     cursor.set_open(&HashMap::from([(0, session)]));
     cursor
@@ -44,7 +44,7 @@ fn time_until_found(took: Duration, late: impl Fn(i64) -> (i64, i64)) -> Option<
         // 200 events a second, announced each.
         let newest = micros / 5_000;
         if newest > seen {
-            cursor.look_at(now);
+            cursor.schedule_fetch_at(now);
         }
         let mut pending: Vec<(i64, i64)> = (seen + 1..=newest).map(|n| (n * 5_000, n * 10)).collect();
         if now.since(start) > Duration::from_secs(30) {
@@ -104,15 +104,15 @@ fn a_process_that_was_stopped_in_the_middle_of_a_sweep_sweeps_again_within_secon
     assert!(next.is_some_and(|second| second <= 15), "{next:?}");
 }
 
-fn many(shards: i16) -> LaneCursor {
-    let mut cursor = LaneCursor::new(MS * 100);
+fn many(shards: i16) -> LaneReader {
+    let mut cursor = LaneReader::new(MS * 100);
     cursor.set_open(&(0..shards).map(|shard| (shard, SessionId { epoch: 1, number: 1 })).collect());
     cursor
 }
 
 /// Drives a lane of 32 shards in which nothing is due until it has swept for so long; returns the sweep's steps, by how
 /// many shards each began with.
-fn steps(span: Duration, took: impl Fn(&Plan) -> Duration) -> Vec<usize> {
+fn steps(span: Duration, took: impl Fn(&FetchPlan) -> Duration) -> Vec<usize> {
     let mut cursor = many(32);
     let start = BootInstant::now();
     let (mut now, mut steps) = (start, Vec::new());
@@ -134,7 +134,7 @@ fn steps(span: Duration, took: impl Fn(&Plan) -> Duration) -> Vec<usize> {
 #[test]
 fn where_the_start_is_dear_a_sweep_begins_with_a_few_shards_and_comes_to_all_of_them() {
     // Dead rows at the start: 20 ms for each shard.
-    let dear = |plan: &Plan| {
+    let dear = |plan: &FetchPlan| {
         MS * u32::try_from(plan.ranges.iter().filter(|r| r.from == Position::START).count()).unwrap() * 20
     };
     let begun = steps(Duration::from_secs(30), |plan| dear(plan).max(MS));

@@ -1,8 +1,8 @@
 //! Where the reading of one lane stands: a cursor per shard, the sweep behind it, and what to ask for next. Pure.
 
+mod budget;
 mod parts;
 mod passed;
-mod room;
 mod sweep;
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use self::budget::{FetchBudget, each};
 use self::parts::Parts;
 pub(super) use self::parts::{MOST as MOST_PARTS, SHORT, part};
 use self::passed::PassedRetries;
-use self::room::{Room, each};
 use super::clock::BootInstant;
 use super::in_flight::SessionId;
 use super::pace::pace;
@@ -72,7 +72,7 @@ pub(crate) enum Purpose {
 
 /// What to ask for next.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct FetchPlan {
     pub(crate) purpose: Purpose,
     pub(crate) ranges: Vec<Range>,
     pub(crate) retry_shards: Vec<i16>,
@@ -87,7 +87,11 @@ pub(crate) struct Plan {
     pub(crate) polls: bool,
 }
 
-impl Plan {
+impl FetchPlan {
+    pub(crate) fn is_sweep(&self) -> bool {
+        self.purpose == Purpose::Sweep
+    }
+
     /// Events of each of so many keys.
     pub(crate) fn key_limit(&self, keys: usize) -> i64 {
         each(self.key_room, keys).min(KEY_LIMIT)
@@ -96,7 +100,7 @@ impl Plan {
 
 /// One lane's cursors.
 #[derive(Debug)]
-pub(crate) struct LaneCursor {
+pub(crate) struct LaneReader {
     shards: HashMap<i16, ShardState>,
     bounds: BTreeSet<Position>,
     /// Events read since the last bound.
@@ -117,7 +121,7 @@ pub(crate) struct LaneCursor {
     /// The database's clock as it was told, and when.
     clock: Option<(i64, BootInstant)>,
     average_size: usize,
-    room: Room,
+    budget: FetchBudget,
     next_poll: BootInstant,
     /// Since when something may be new.
     announced: Option<BootInstant>,
@@ -135,7 +139,7 @@ pub(crate) struct LaneCursor {
     poll_interval: Duration,
 }
 
-impl LaneCursor {
+impl LaneReader {
     pub(crate) fn new(poll_interval: Duration) -> Self {
         let now = BootInstant::now();
         Self {
@@ -151,7 +155,7 @@ impl LaneCursor {
             fastest: Duration::MAX,
             clock: None,
             average_size: FIRST_GUESS,
-            room: Room::default(),
+            budget: FetchBudget::default(),
             next_poll: now,
             announced: None,
             polls: false,
@@ -201,7 +205,7 @@ impl LaneCursor {
     }
 
     /// There is something new since `at`, so the next plan looks: where much was found a moment ago, the next after a pause.
-    pub(crate) fn look_at(&mut self, at: BootInstant) {
+    pub(crate) fn schedule_fetch_at(&mut self, at: BootInstant) {
         self.announced = Some(self.announced.map_or(at, |announced| announced.min(at)));
     }
 
@@ -229,10 +233,10 @@ impl LaneCursor {
         self.shards.values().any(|state| state.full)
     }
 
-    /// The next fetch, if one is worth making now; it never brings more than `room` events. `keys`: there are some to be
+    /// The next fetch, if one is worth making now; it never brings more than `budget` events. `keys`: there are some to be
     /// read from their start.
-    pub(crate) fn plan(&mut self, room: usize, keys: bool, now: BootInstant) -> Option<Plan> {
-        if room == 0 || self.shards.is_empty() {
+    pub(crate) fn plan(&mut self, budget: usize, keys: bool, now: BootInstant) -> Option<FetchPlan> {
+        if budget == 0 || self.shards.is_empty() {
             return None;
         }
         if self.is_look_due(now) {
@@ -243,7 +247,7 @@ impl LaneCursor {
         self.sweep_is_next = now >= self.next_sweep && look_first;
         if now >= self.next_sweep
             && !look_first
-            && let Some(plan) = self.plan_sweep(room, now)
+            && let Some(plan) = self.plan_sweep(budget, now)
         {
             return Some(plan);
         }
@@ -253,19 +257,19 @@ impl LaneCursor {
         if !wanted.contains(&true) {
             return None;
         }
-        let [ranges, retries, key_room] = self.room.divide(room, wanted);
+        let [ranges, retries, key_room] = self.budget.divide(budget, wanted);
         let retry_shards = if wanted[1] && retries > 0 { self.shards.keys().copied().collect() } else { Vec::new() };
         if !retry_shards.is_empty() {
             self.next_retries = now.after(self.poll_interval.max(RETRY_INTERVAL));
         }
-        Some(Plan {
+        Some(FetchPlan {
             purpose: Purpose::Forward,
             ranges: if ranges > 0 { self.plan_ranges(reading, ranges, now) } else { Vec::new() },
             retry_shards,
             retry_limit: each(retries, 1),
             passed_retries: self.passed_retries.ids(),
             key_room,
-            most: room,
+            most: budget,
             began: now,
             polls: std::mem::take(&mut self.polls),
         })
@@ -291,15 +295,15 @@ impl LaneCursor {
         now.after(self.poll_interval / 8) >= self.next_poll
     }
 
-    fn plan_ranges(&mut self, mut shards: Vec<i16>, room: usize, now: BootInstant) -> Vec<Range> {
+    fn plan_ranges(&mut self, mut shards: Vec<i16>, budget: usize, now: BootInstant) -> Vec<Range> {
         let mut fresh: Vec<i16> = shards.extract_if(.., |shard| self.may_take_long(*shard)).collect();
         fresh.sort_unstable_by_key(|shard| (*shard <= self.last_fresh, *shard));
         let spared = std::mem::take(&mut self.spares_walks) && !shards.is_empty();
         fresh.truncate(if spared { 0 } else { self.begin_at_once.min(self.walk_at_once) });
         self.last_fresh = fresh.last().copied().unwrap_or(self.last_fresh);
         shards.extend(fresh);
-        self.room.put_in_turn(&mut shards);
-        let limit = each(room, shards.len());
+        self.budget.put_in_turn(&mut shards);
+        let limit = each(budget, shards.len());
         let clock = self.clock_at(now);
         let mut ranges = Vec::with_capacity(shards.len());
         for shard in shards {
@@ -328,7 +332,7 @@ impl LaneCursor {
     }
 
     /// Takes over what a fetch brought.
-    pub(crate) fn advance(&mut self, plan: &Plan, answer: &FetchResult, now: BootInstant) {
+    pub(crate) fn advance(&mut self, plan: &FetchPlan, answer: &FetchResult, now: BootInstant) {
         let bytes: usize = answer.rows.iter().filter_map(|row| row.event.as_ref().ok()).map(|event| event.size()).sum();
         if let Some(average) = bytes.checked_div(answer.rows.len()) {
             self.average_size = ((self.average_size * 3 + average) / 4).max(SMALLEST_GUESS);
@@ -339,7 +343,7 @@ impl LaneCursor {
         }
     }
 
-    fn advance_forward(&mut self, plan: &Plan, answer: &FetchResult, now: BootInstant) {
+    fn advance_forward(&mut self, plan: &FetchPlan, answer: &FetchResult, now: BootInstant) {
         let found = in_ranges(answer);
         // Told before now, so it is never taken for later than it is.
         self.clock = answer.clock.map(|at| (at, now)).or(self.clock);
@@ -382,7 +386,7 @@ impl LaneCursor {
             self.unbounded = 0;
         }
         let last = answer.rows.iter().rev().find(|row| row.in_range).map(|row| row.shard);
-        self.room.note(answer.cut_short, last);
+        self.budget.note(answer.cut_short, last);
         if has_more_retries(plan, answer) {
             // Not at once: what was read may all have to wait, and would be read again and again.
             self.next_retries = now.after(now.since(plan.began));
@@ -391,7 +395,7 @@ impl LaneCursor {
 }
 
 /// Whether there may be more due retries than came.
-pub(crate) fn has_more_retries(plan: &Plan, answer: &FetchResult) -> bool {
+pub(crate) fn has_more_retries(plan: &FetchPlan, answer: &FetchResult) -> bool {
     let retries = i64::try_from(answer.rows.iter().filter(|row| row.retry).count()).unwrap_or(i64::MAX);
     !plan.retry_shards.is_empty() && (answer.cut_short || retries >= plan.retry_limit)
 }

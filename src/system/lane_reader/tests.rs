@@ -23,7 +23,7 @@ struct Table {
 }
 
 impl Table {
-    fn answer(&self, plan: &Plan, cut_after: usize) -> FetchResult {
+    fn answer(&self, plan: &FetchPlan, cut_after: usize) -> FetchResult {
         let clock = plan.ranges.iter().any(|range| range.limit == 0).then_some(CLOCK);
         let mut answer = FetchResult { clock, ..FetchResult::default() };
         for range in &plan.ranges {
@@ -59,16 +59,16 @@ enum Step {
     },
     /// A fetch, cut short after so many rows; what it brought is settled.
     Fetch {
-        room: usize,
+        budget: usize,
         cut_after: usize,
     },
     /// A fetch that takes too long.
     Late {
-        room: usize,
+        budget: usize,
     },
     /// A fetch whose rows come back unsent.
     GiveBack {
-        room: usize,
+        budget: usize,
     },
     Look,
     /// Time goes by.
@@ -84,9 +84,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..SHARDS, 0_i64..200_000).prop_map(|(shard, at)| Step::Appear { shard, at }),
-        4 => (1_usize..8, 1_usize..8).prop_map(|(room, cut_after)| Step::Fetch { room, cut_after }),
-        1 => (1_usize..8).prop_map(|room| Step::Late { room }),
-        2 => (1_usize..8).prop_map(|room| Step::GiveBack { room }),
+        4 => (1_usize..8, 1_usize..8).prop_map(|(budget, cut_after)| Step::Fetch { budget, cut_after }),
+        1 => (1_usize..8).prop_map(|budget| Step::Late { budget }),
+        2 => (1_usize..8).prop_map(|budget| Step::GiveBack { budget }),
         1 => Just(Step::Look),
         2 => (0_u64..300).prop_map(|ms| Step::Wait { ms }),
         1 => any::<bool>().prop_map(|new_lease| Step::Reopen { new_lease }),
@@ -94,7 +94,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct Model {
-    cursor: LaneCursor,
+    cursor: LaneReader,
     table: Table,
     now: BootInstant,
     seq: i64,
@@ -104,15 +104,15 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        let mut cursor = LaneCursor::new(Duration::from_millis(100));
+        let mut cursor = LaneReader::new(Duration::from_millis(100));
         cursor.set_open(&sessions(1, 1));
         Self { cursor, table: Table::default(), now: BootInstant::now(), seq: 0, epoch: 1, session: 1 }
     }
 
-    fn fetch(&mut self, room: usize, cut_after: usize) -> FetchResult {
-        let Some(plan) = self.cursor.plan(room, false, self.now) else { return FetchResult::default() };
+    fn fetch(&mut self, budget: usize, cut_after: usize) -> FetchResult {
+        let Some(plan) = self.cursor.plan(budget, false, self.now) else { return FetchResult::default() };
         assert!(
-            plan.most <= room && (!plan.ranges.is_empty() || !plan.retry_shards.is_empty()),
+            plan.most <= budget && (!plan.ranges.is_empty() || !plan.retry_shards.is_empty()),
             "a plan asks for something"
         );
         let answer = self.table.answer(&plan, cut_after.min(plan.most));
@@ -129,18 +129,18 @@ impl Model {
                 row.position.seq = self.seq;
                 self.table.rows.push(row);
             }
-            Step::Fetch { room, cut_after } => {
-                let answer = self.fetch(room, cut_after);
+            Step::Fetch { budget, cut_after } => {
+                let answer = self.fetch(budget, cut_after);
                 self.table.remove(&answer);
             }
-            Step::Late { room } => {
-                if let Some(plan) = self.cursor.plan(room, false, self.now) {
+            Step::Late { budget } => {
+                if let Some(plan) = self.cursor.plan(budget, false, self.now) {
                     self.now = self.now.after(Duration::from_secs(10));
                     self.cursor.give_up(&plan, true, self.now);
                 }
             }
-            Step::GiveBack { room } => {
-                let answer = self.fetch(room, usize::MAX);
+            Step::GiveBack { budget } => {
+                let answer = self.fetch(budget, usize::MAX);
                 let mut places: HashMap<i16, Position> = HashMap::new();
                 for row in &answer.rows {
                     let place = places.entry(row.shard).or_insert(row.position);
@@ -148,7 +148,7 @@ impl Model {
                 }
                 self.cursor.rewind(&places);
             }
-            Step::Look => self.cursor.look_at(BootInstant::now()),
+            Step::Look => self.cursor.schedule_fetch_at(BootInstant::now()),
             Step::Wait { ms } => self.now = self.now.after(Duration::from_millis(ms)),
             Step::Reopen { new_lease } => {
                 self.epoch += i64::from(new_lease);
@@ -164,7 +164,7 @@ proptest! {
 
     #[test]
     fn every_row_is_read_at_last_wherever_and_whenever_it_appears(
-        steps in prop::collection::vec(step(), 0..120), room in 1_usize..6, cut_after in 1_usize..6,
+        steps in prop::collection::vec(step(), 0..120), budget in 1_usize..6, cut_after in 1_usize..6,
     ) {
         let mut model = Model::new();
         steps.into_iter().for_each(|step| model.take(step));
@@ -172,21 +172,21 @@ proptest! {
         while !model.table.rows.is_empty() {
             turns += 1;
             prop_assert!(turns < 2_000, "{} rows are never read: {:?}", model.table.rows.len(), model.cursor);
-            model.take(Step::Fetch { room, cut_after });
+            model.take(Step::Fetch { budget, cut_after });
             model.take(Step::Wait { ms: 30 });
         }
     }
 
     #[test]
     fn sweeping_ends_though_what_it_finds_stays_in_flight(
-        places in prop::collection::vec(0_i64..200_000, 1..40), room in 1_usize..6,
+        places in prop::collection::vec(0_i64..200_000, 1..40), budget in 1_usize..6,
     ) {
         // In flight: the table still has the rows, the fetch leaves them out.
         let mut model = Model::new();
         places.into_iter().for_each(|at| model.take(Step::Appear { shard: 0, at }));
         let mut seen: Vec<Uuid> = Vec::new();
         for _ in 0..400 {
-            let Some(plan) = model.cursor.plan(room, false, model.now) else {
+            let Some(plan) = model.cursor.plan(budget, false, model.now) else {
                 model.take(Step::Wait { ms: 30 });
                 continue;
             };
@@ -223,14 +223,14 @@ fn a_shard_under_a_new_lease_is_read_from_its_start_and_one_opened_again_goes_on
 #[test]
 fn sweeping_goes_on_when_a_rewind_moved_the_cursor_back_to_where_the_sweep_stood() {
     let mut model = one_read(vec![sample::fetched(0, 100_000, "")]);
-    model.take(Step::Fetch { room: 10, cut_after: 10 });
+    model.take(Step::Fetch { budget: 10, cut_after: 10 });
     let swept = Position { scheduled_at: 50_000, seq: 1 };
     model.cursor.shards.get_mut(&0).unwrap().sweep = swept;
     model.cursor.rewind(&HashMap::from([(0, swept)]));
     model.take(Step::Appear { shard: 0, at: 10_000 });
     for _ in 0..20 {
         model.take(Step::Wait { ms: 200 });
-        model.take(Step::Fetch { room: 10, cut_after: 10 });
+        model.take(Step::Fetch { budget: 10, cut_after: 10 });
     }
     assert!(model.table.rows.is_empty(), "what was committed behind the cursor is found");
 }
@@ -259,7 +259,7 @@ fn an_idle_lane_is_looked_at_once_every_poll_interval_or_when_somebody_calls() {
     model.now = model.now.after(Duration::from_millis(101));
     assert!(model.cursor.plan(10, false, model.now).is_some());
     assert!(model.cursor.plan(10, false, model.now).is_none());
-    model.cursor.look_at(model.now);
+    model.cursor.schedule_fetch_at(model.now);
     let called = model.cursor.plan(10, false, model.now).unwrap();
     assert!(called.ranges.len() == 2 && called.retry_shards.is_empty(), "who calls has written no retry");
     model.now = model.now.after(Duration::from_millis(99));
@@ -307,7 +307,7 @@ fn after_a_look_that_found_much_what_is_announced_waits_a_little() {
         let mut model = one_read((1..=found).map(|n| sample::fetched(0, n * 1_000_000, "")).collect());
         let began = model.now;
         model.cursor.next_sweep = began.after(Duration::from_secs(60));
-        model.cursor.look_at(began);
+        model.cursor.schedule_fetch_at(began);
         let mut looks = |at: u64| {
             let plan = model.cursor.plan(10, false, began.after(Duration::from_millis(at)));
             plan.is_some_and(|plan| plan.purpose == Purpose::Forward)
@@ -322,7 +322,7 @@ fn what_is_announced_while_a_fetch_is_under_way_is_looked_for_by_the_next() {
     let mut model = one_read(Vec::new());
     let began = model.now.after(Duration::from_millis(101));
     let plan = model.cursor.plan(10, false, began).unwrap();
-    model.cursor.look_at(began.after(Duration::from_millis(1)));
+    model.cursor.schedule_fetch_at(began.after(Duration::from_millis(1)));
     let answered = began.after(Duration::from_millis(2));
     model.cursor.advance(&plan, &FetchResult::default(), answered);
     assert_eq!(model.cursor.plan(10, false, answered).unwrap().ranges.len(), 2);
@@ -361,7 +361,7 @@ fn large_events_make_a_byte_budget_worth_fewer_of_them() {
         let mut event = sample::event(1, "");
         event.data_binary = Some(vec![0; 100_000]);
         row.event = Ok(Arc::new(event));
-        model.cursor.look_at(BootInstant::now());
+        model.cursor.schedule_fetch_at(BootInstant::now());
         model.table.rows = vec![row];
         model.take(Step::Reopen { new_lease: true });
         model.fetch(10, usize::MAX);
@@ -381,7 +381,7 @@ fn where_nothing_stood_reading_goes_on_from_the_databases_clock_and_the_sweep_fr
     assert_eq!(sweep.purpose, Purpose::Sweep);
     assert!(sweep.ranges.iter().all(|range| range.from == Position::START), "what is committed late is found");
     model.cursor.advance(&sweep, &FetchResult::default(), model.now);
-    model.cursor.look_at(model.now);
+    model.cursor.schedule_fetch_at(model.now);
     let look = model.cursor.plan(10, false, model.now).unwrap();
     assert_eq!((look.purpose, look.ranges.len()), (Purpose::Forward, 2));
     for range in &look.ranges {
@@ -400,7 +400,7 @@ fn a_fetch_that_was_cut_short_does_not_go_by_the_clock() {
 
 #[test]
 fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_read() {
-    let mut cursor = LaneCursor::new(Duration::from_millis(100));
+    let mut cursor = LaneReader::new(Duration::from_millis(100));
     let mut epochs: HashMap<i16, i64> = (0..32).map(|shard| (shard, 1)).collect();
     let mut now = BootInstant::now();
     let mut read = std::collections::HashSet::new();
@@ -422,7 +422,7 @@ fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_re
 
 #[test]
 fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_were() {
-    let mut cursor = LaneCursor::new(Duration::from_millis(100));
+    let mut cursor = LaneReader::new(Duration::from_millis(100));
     cursor.set_open(&(0..32).map(|shard| (shard, SessionId { epoch: 1, number: 1 })).collect());
     let mut now = BootInstant::now();
     cursor.next_sweep = now.after(Duration::from_secs(60));
@@ -471,7 +471,7 @@ impl SlowDatabase {
     }
 
     /// One statement; returns when it is over, and whether it was answered.
-    fn serve(&self, cursor: &mut LaneCursor, now: BootInstant) -> (BootInstant, bool) {
+    fn serve(&self, cursor: &mut LaneReader, now: BootInstant) -> (BootInstant, bool) {
         let Some(plan) = cursor.plan(100, false, now) else { return (now.after(Duration::from_millis(100)), true) };
         let took = Duration::from_millis(1) + plan.ranges.iter().map(|range| self.walk_over(range)).sum::<Duration>();
         if took > Self::LIMIT {
@@ -494,7 +494,7 @@ fn however_many_shards_have_dead_rows_all_are_read_in_the_end_and_swept_in_time(
     for (shards, heavy, seconds) in [(32, 1, 12), (32, 4, 12), (3, 3, 40), (32, 4, 40), (32, 32, 12), (32, 32, 40)] {
         let (began, walk) = (BootInstant::now(), Duration::from_secs(seconds));
         let database = SlowDatabase { shards, heavy, walk, began };
-        let mut cursor = LaneCursor::new(Duration::from_millis(100));
+        let mut cursor = LaneReader::new(Duration::from_millis(100));
         cursor.set_open(&(0..database.shards).map(|shard| (shard, SessionId { epoch: 1, number: 1 })).collect());
         let mut now = began;
         while cursor.is_behind() {
@@ -543,7 +543,7 @@ mod dead_rows {
     }
 
     /// Reads and sweeps until the event is found.
-    async fn find(cursor: &mut LaneCursor, store: &PostgresStore, id: Uuid) {
+    async fn find(cursor: &mut LaneReader, store: &PostgresStore, id: Uuid) {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             let Some(plan) = cursor.plan(100, false, BootInstant::now()) else {
@@ -583,7 +583,7 @@ mod dead_rows {
 
         let (new, late) = (Uuid::now_v7(), Uuid::now_v7());
         fixture.execute(&insert(new, "now()")).await;
-        let mut cursor = LaneCursor::new(Duration::from_millis(100));
+        let mut cursor = LaneReader::new(Duration::from_millis(100));
         cursor.set_open(&HashMap::from([(shard, SessionId { epoch: 1, number: 1 })]));
         find(&mut cursor, &store, new).await;
         fixture.execute(&insert(late, "now() - interval '1 hour'")).await;

@@ -1,34 +1,34 @@
-//! How the room of one fetch is shared among what there is to read. Pure.
+//! How the budget of one fetch is shared among what there is to read. Pure.
 
-/// Retries and keys get one part in this many each; less room than that is not divided.
+/// Retries and keys get one part in this many each; less budget than that is not divided.
 const PARTS: usize = 4;
 
 /// Kinds of reading: shards' ranges, retries that are due, keys from their start.
 const KINDS: usize = 3;
 
-/// Whose turn it is where there is not room for all.
+/// Whose turn it is where there is not budget for all.
 #[derive(Debug, Default)]
-pub(crate) struct Room {
+pub(crate) struct FetchBudget {
     kind: usize,
     shard: i16,
     /// The last fetch had to stop before it had read everything it asked for.
     cut_short: bool,
 }
 
-impl Room {
-    /// Divides the room among the kinds that are wanted, and never gives more than there is. Room that is too small, or
+impl FetchBudget {
+    /// Divides the budget among the kinds that are wanted, and never gives more than there is. A budget that is too small, or
     /// was last time, goes to one kind after the other, so that none takes the others' part for good.
-    pub(crate) fn divide(&mut self, room: usize, wanted: [bool; KINDS]) -> [usize; KINDS] {
-        if room < PARTS || self.cut_short {
+    pub(crate) fn divide(&mut self, budget: usize, wanted: [bool; KINDS]) -> [usize; KINDS] {
+        if budget < PARTS || self.cut_short {
             let next = (1..=KINDS).map(|step| (self.kind + step) % KINDS).find(|kind| wanted[*kind]);
             self.kind = next.unwrap_or(self.kind);
-            return std::array::from_fn(|kind| if Some(kind) == next { room } else { 0 });
+            return std::array::from_fn(|kind| if Some(kind) == next { budget } else { 0 });
         }
-        let [_, retries, keys] = wanted.map(|wanted| if wanted { room / PARTS } else { 0 });
-        [room - retries - keys, retries, keys]
+        let [_, retries, keys] = wanted.map(|wanted| if wanted { budget / PARTS } else { 0 });
+        [budget - retries - keys, retries, keys]
     }
 
-    /// Puts first what stands behind the shard that was read last: where there is not room for all, the rest has its turn.
+    /// Puts first what stands behind the shard that was read last: where there is not budget for all, the rest has its turn.
     pub(crate) fn put_in_turn(&self, shards: &mut [i16]) {
         shards.sort_unstable_by_key(|shard| (*shard <= self.shard, *shard));
     }
@@ -41,8 +41,8 @@ impl Room {
 }
 
 /// The part of each of so many, which is at least one event.
-pub(crate) fn each(room: usize, parts: usize) -> i64 {
-    i64::try_from((room / parts.max(1)).max(1)).unwrap_or(i64::MAX)
+pub(crate) fn each(budget: usize, parts: usize) -> i64 {
+    i64::try_from((budget / parts.max(1)).max(1)).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -54,23 +54,23 @@ mod tests {
     proptest! {
         #[test]
         fn no_more_is_given_than_there_is_and_something_wherever_something_is_wanted(
-            room in 1_usize..100, wanted in any::<[bool; KINDS]>(), cut_short in any::<bool>(),
+            budget in 1_usize..100, wanted in any::<[bool; KINDS]>(), cut_short in any::<bool>(),
         ) {
-            let mut sharing = Room { cut_short, ..Room::default() };
-            let given = sharing.divide(room, wanted);
-            prop_assert!(given.iter().sum::<usize>() <= room);
+            let mut sharing = FetchBudget { cut_short, ..FetchBudget::default() };
+            let given = sharing.divide(budget, wanted);
+            prop_assert!(given.iter().sum::<usize>() <= budget);
             let used: usize = given.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(given, _)| given).sum();
             prop_assert_eq!(used > 0, wanted.contains(&true));
         }
 
         #[test]
         fn every_kind_and_every_shard_has_its_turn_however_small_the_room(
-            room in 1_usize..6, shards in 1_i16..40,
+            budget in 1_usize..6, shards in 1_i16..40,
         ) {
-            let mut sharing = Room::default();
+            let mut sharing = FetchBudget::default();
             let (mut kinds, mut read) = ([false; KINDS], vec![false; 40]);
             for _ in 0..KINDS * 40 {
-                let given = sharing.divide(room, [true; KINDS]);
+                let given = sharing.divide(budget, [true; KINDS]);
                 (0..KINDS).for_each(|kind| kinds[kind] |= given[kind] > 0);
                 let mut order: Vec<i16> = (0..shards).collect();
                 sharing.put_in_turn(&mut order);

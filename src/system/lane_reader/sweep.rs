@@ -20,8 +20,8 @@ const SWEEP_SHARE: u32 = 20;
 /// the table locked.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-impl LaneCursor {
-    pub(super) fn plan_sweep(&mut self, room: usize, now: BootInstant) -> Option<Plan> {
+impl LaneReader {
+    pub(super) fn plan_sweep(&mut self, budget: usize, now: BootInstant) -> Option<FetchPlan> {
         // Asked here too and not only where a step ends: a rewind, or a shard that was lost, can end a sweep as well.
         self.begin_anew_where_swept();
         let mut ranges: Vec<Range> = self
@@ -38,22 +38,22 @@ impl LaneCursor {
         if ranges.is_empty() {
             return None;
         }
-        // Where there is not room for all, those go first that are furthest behind.
+        // Where there is not budget for all, those go first that are furthest behind.
         ranges.sort_unstable_by_key(|range| (range.from, range.shard));
         // Dead rows may stand at the start, which no bound divides.
         let beginning = ranges.iter().take_while(|range| range.from == Position::START).count();
         ranges.drain(..beginning.saturating_sub(self.begin_at_once));
         ranges.truncate(self.sweep_at_once);
-        let limit = each(room, ranges.len());
+        let limit = each(budget, ranges.len());
         ranges.iter_mut().for_each(|range| range.limit = limit);
-        Some(Plan {
+        Some(FetchPlan {
             purpose: Purpose::Sweep,
             ranges,
             retry_shards: Vec::new(),
             retry_limit: 0,
             passed_retries: Vec::new(),
             key_room: 0,
-            most: room,
+            most: budget,
             began: now,
             polls: false,
         })
@@ -61,9 +61,9 @@ impl LaneCursor {
 
     /// It was not answered; `late`: perhaps for want of time. Dead rows may be why, so the next begins with one shard, and
     /// one that takes too long alone is read, or swept, in parts.
-    pub(crate) fn give_up(&mut self, plan: &Plan, late: bool, now: BootInstant) {
+    pub(crate) fn give_up(&mut self, plan: &FetchPlan, late: bool, now: BootInstant) {
         // What it should have looked at is looked at by the next one.
-        self.look_at(plan.began);
+        self.schedule_fetch_at(plan.began);
         match plan.purpose {
             Purpose::Forward if late => self.divide_walk(plan),
             Purpose::Forward => {}
@@ -79,7 +79,7 @@ impl LaneCursor {
         }
     }
 
-    fn divide_walk(&mut self, plan: &Plan) {
+    fn divide_walk(&mut self, plan: &FetchPlan) {
         let shards = plan.ranges.iter().map(|range| range.shard);
         let slow: Vec<i16> = shards.filter(|shard| self.shards.get(shard).is_some_and(|state| state.full)).collect();
         (self.walk_at_once, self.spares_walks) = (1, true);
@@ -98,7 +98,7 @@ impl LaneCursor {
         others.for_each(|state| state.parts = state.parts.max(parts));
     }
 
-    fn divide_sweep(&mut self, plan: &Plan, now: BootInstant) {
+    fn divide_sweep(&mut self, plan: &FetchPlan, now: BootInstant) {
         self.sweep_was_late = true;
         self.sweep_at_once = (plan.ranges.len() / 2).max(1);
         let clock = self.clock_at(now);
@@ -124,7 +124,7 @@ impl LaneCursor {
         ends.into_iter().flatten().copied().min().unwrap_or(state.cursor).min(state.cursor)
     }
 
-    pub(super) fn advance_sweep(&mut self, plan: &Plan, answer: &FetchResult, now: BootInstant) {
+    pub(super) fn advance_sweep(&mut self, plan: &FetchPlan, answer: &FetchResult, now: BootInstant) {
         let took = now.since(plan.began);
         self.fastest = self.fastest.min(took);
         let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;

@@ -1,0 +1,88 @@
+//! One fetch from the database: due events of a lane, and what precedes them in their keys' order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::in_flight::{Fetch, InFlight};
+use super::predecessors::{find_blockers, is_late};
+use super::shared::Shared;
+use crate::error::StoreError;
+use crate::store::{Blocker, FetchRequest, FetchResult, KeyStart, Position, Range};
+
+/// Keys that are read from the start of their order at once.
+pub(super) const MOST_KEYS_TO_REREAD: usize = 64;
+
+/// Events that one fetch asks for at most, so that fetching, publishing and settling overlap.
+pub(crate) const MAX_FETCH: usize = 2_000;
+
+/// Bytes that one fetch asks for at most: the driver holds its answer a second time while it is read.
+const MAX_FETCH_BYTES: usize = 4 << 20;
+
+/// What a probe reads: about as much as a worker's first fetch.
+const PROBE_SHARDS: i16 = 4;
+const PROBE_EVENTS: i64 = 100;
+
+/// What one fetch brought.
+pub(super) struct Fetched {
+    pub(super) result: FetchResult,
+    pub(super) blockers: HashMap<String, Blocker>,
+    /// Keys that were asked for and may have more, and whether any of it was read.
+    pub(super) unfinished_keys: Vec<(String, bool)>,
+    pub(super) fetch: Fetch,
+}
+
+pub(super) fn in_one_fetch(bytes: usize) -> usize {
+    bytes.min(MAX_FETCH_BYTES)
+}
+
+/// Fetches, and asks about the keys of what came (R3).
+pub(super) async fn fetch(
+    shared: Arc<Shared>,
+    in_flight: Arc<InFlight>,
+    request: FetchRequest,
+) -> Result<Fetched, StoreError> {
+    let fetched = try_fetch(&shared, &in_flight, &request).await;
+    if fetched.is_err() {
+        request.keys.iter().for_each(|start| in_flight.reread_key(&start.key));
+    }
+    fetched
+}
+
+async fn try_fetch(shared: &Shared, in_flight: &Arc<InFlight>, request: &FetchRequest) -> Result<Fetched, StoreError> {
+    let mut fetch = in_flight.begin_fetch();
+    let result = match shared.store.fetch(request).await {
+        Err(error) if !is_late(&error) => {
+            in_flight.forget_cleared();
+            return Err(error);
+        }
+        result => result?,
+    };
+    let unfinished_keys = unfinished_keys(request, &result);
+    let holds = shared.settings.holds_on_failure(in_flight.lane());
+    let blockers = find_blockers(&*shared.store, in_flight, &mut fetch, &result.rows, holds, holds).await?;
+    Ok(Fetched { result, blockers, unfinished_keys, fetch })
+}
+
+fn unfinished_keys(request: &FetchRequest, result: &FetchResult) -> Vec<(String, bool)> {
+    let mut unfinished = Vec::new();
+    for KeyStart { key, .. } in &request.keys {
+        let count = result.rows.iter().filter(|row| row.partition_key == *key).count();
+        if result.cut_short || i64::try_from(count).unwrap_or(i64::MAX) >= request.key_limit {
+            unfinished.push((key.clone(), count > 0));
+        }
+    }
+    unfinished
+}
+
+/// Reads as the owner of some shards would, and drops the result: whether the database can be read.
+pub(super) async fn probe(shared: &Shared) -> Result<(), StoreError> {
+    let Some(lane) = shared.lanes().next() else { return Ok(()) };
+    let all = |shard| Range { shard, from: Position::START, to: None, limit: PROBE_EVENTS };
+    let request = FetchRequest {
+        max_events: MAX_FETCH,
+        max_bytes: MAX_FETCH_BYTES,
+        max_event_bytes: shared.settings.worker.max_event_bytes,
+        ..FetchRequest::of_ranges(lane.clone(), (0..shared.store.shards().min(PROBE_SHARDS)).map(all).collect())
+    };
+    shared.store.fetch(&request).await.map(drop)
+}

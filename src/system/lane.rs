@@ -1,0 +1,116 @@
+//! One lane as the poller sees it: how far it is read, and what of it is in flight.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::clock::BootInstant;
+use super::delivery::Delivery;
+use super::fetching::{Fetched, MAX_FETCH, MOST_KEYS_TO_REREAD, in_one_fetch};
+use super::in_flight::{Admitted, InFlight, SessionId};
+use super::lane_reader::{FetchPlan, LaneReader, has_more_retries};
+use super::publisher_state::PublisherState;
+use super::shared::Shared;
+use crate::store::{FetchRequest, Shard};
+
+/// A lane that a publisher serves.
+pub(super) struct Lane {
+    pub(super) reader: LaneReader,
+    pub(super) in_flight: Arc<InFlight>,
+}
+
+impl Lane {
+    pub(super) fn new(in_flight: Arc<InFlight>, shared: &Shared) -> Self {
+        Self { reader: LaneReader::new(shared.settings.worker.poll_interval), in_flight }
+    }
+
+    /// The shards that this worker leases and that are not open under that lease, with the lease's epoch.
+    pub(super) fn shards_to_open(&self, shared: &Shared, now: BootInstant) -> Vec<(Shard, i64)> {
+        let mut held = shared.leases.readable(self.in_flight.lane(), now);
+        held.retain(|(shard, epoch)| self.in_flight.session(shard.number).map(|open| open.epoch) != Some(*epoch));
+        held
+    }
+
+    /// The next fetch, if one is worth making now.
+    pub(super) fn plan(&mut self, shared: &Shared, publisher: &PublisherState, now: BootInstant) -> Option<FetchPlan> {
+        let Self { reader, in_flight } = self;
+        // Each is kept in memory and in the journal, so there is an end to them.
+        if in_flight.unwritable_count() >= shared.settings.worker.max_in_flight {
+            return None;
+        }
+        in_flight.forget_blocked_keys(&reader.set_open(&open_and_leased(shared, in_flight, now)));
+        reader.rewind(&in_flight.take_rewinds());
+        if let Some(at) = in_flight.take_next_retry() {
+            reader.retries_at(at);
+        }
+        let credit = &publisher.credit;
+        let most_ahead = publisher.most_ahead();
+        // One event passes whatever its size, or it would wait for ever.
+        let affordable = reader.affordable(in_one_fetch(credit.bytes_left())).max(usize::from(credit.is_whole()));
+        let budget =
+            credit.events_left().min(affordable).min(MAX_FETCH).min(most_ahead.saturating_sub(in_flight.len()));
+        // A backlog is read in pieces worth a round trip.
+        let affordable = reader.affordable(in_one_fetch(credit.most_bytes));
+        let most = credit.most_events.min(affordable).min(MAX_FETCH).min(most_ahead);
+        if reader.is_behind() && budget < shared.settings.worker.batch_size.min(most) / 2 && !in_flight.is_empty() {
+            return None;
+        }
+        reader.plan(budget, in_flight.has_keys_to_reread(), now)
+    }
+
+    /// What the database is asked for by a plan.
+    pub(super) fn request(&self, shared: &Shared, publisher: &PublisherState, plan: &FetchPlan) -> FetchRequest {
+        let keys = self.in_flight.take_keys_to_reread(MOST_KEYS_TO_REREAD.min(plan.key_room));
+        let key_limit = plan.key_limit(keys.len());
+        let except = if plan.is_sweep() || !keys.is_empty() { self.in_flight.ids() } else { self.in_flight.retrying() };
+        FetchRequest {
+            lane: self.in_flight.lane().clone(),
+            ranges: plan.ranges.clone(),
+            except,
+            retry_shards: plan.retry_shards.clone(),
+            retry_limit: plan.retry_limit,
+            passed_retries: plan.passed_retries.clone(),
+            keys,
+            key_limit,
+            max_events: plan.most,
+            max_bytes: in_one_fetch(publisher.credit.bytes_left()),
+            max_event_bytes: shared.settings.worker.max_event_bytes,
+        }
+    }
+
+    /// Takes over what a fetch brought. Returns what may go now, and what cannot be read.
+    pub(super) fn admit(&mut self, publisher: &PublisherState, plan: &FetchPlan, fetched: Fetched) -> Admitted {
+        self.reader.advance(plan, &fetched.result, BootInstant::now());
+        let retries: Vec<Uuid> = fetched.result.rows.iter().filter(|row| row.retry).map(|row| row.id).collect();
+        let has_more_retries = has_more_retries(plan, &fetched.result);
+        let Fetched { result, blockers, unfinished_keys, fetch } = fetched;
+        let admitted = fetch.admit(result.rows, &blockers, |row| {
+            publisher.credit.take(row.event.as_ref().map_or(0, |event| event.size()))
+        });
+        drop(fetch);
+        if !plan.retry_shards.is_empty() {
+            let taken: HashSet<Uuid> = admitted.all().map(|delivery| delivery.id).collect();
+            let waiting = retries.into_iter().filter(|id| !taken.contains(id));
+            self.reader.pass_retries(waiting, has_more_retries, BootInstant::now());
+        }
+        // A key of which nothing may go waits for what stands before it: read again now, it would be for ever.
+        let going: HashSet<&str> = admitted.deliveries.iter().map(Delivery::key).collect();
+        unfinished_keys
+            .iter()
+            .filter(|(key, read)| !*read || going.contains(&**key))
+            .for_each(|(key, _)| self.in_flight.reread_key(key));
+        admitted
+    }
+}
+
+/// The shards that may be read: leased, and open under that lease.
+fn open_and_leased(shared: &Shared, in_flight: &InFlight, now: BootInstant) -> HashMap<i16, SessionId> {
+    let held = shared.leases.readable(in_flight.lane(), now);
+    held.into_iter()
+        .filter_map(|(shard, epoch)| {
+            let session = in_flight.session(shard.number)?;
+            (session.epoch == epoch).then_some((shard.number, session))
+        })
+        .collect()
+}
