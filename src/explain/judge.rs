@@ -34,12 +34,12 @@ fn at_its_end(event: &OutboxEvent) -> Option<Reason> {
     }
 }
 
-fn before_its_time(Circumstances { event, standing, .. }: &Circumstances) -> Option<Reason> {
+fn before_its_time(Circumstances { event, position, .. }: &Circumstances) -> Option<Reason> {
     let due = match event.status {
         Status::Retry => event.retry_at.unwrap_or(event.scheduled_at),
         _ => event.scheduled_at,
     };
-    if due > standing.now {
+    if due > position.now {
         return Some(match event.published_at {
             Some(published_at) => Reason::Handlers {
                 published_at,
@@ -70,7 +70,7 @@ fn unrecorded(event: &OutboxEvent, alive: &[&WorkerRow]) -> Option<Reason> {
 }
 
 fn waiting_for_others(circumstances: &Circumstances) -> Reason {
-    let Circumstances { event, standing, before, workers, lease } = circumstances;
+    let Circumstances { event, position, before, workers, lease } = circumstances;
     let alive: Vec<&WorkerRow> = workers.iter().filter(|worker| worker.is_alive(*lease)).collect();
     if let Some(reason) = unrecorded(event, &alive) {
         return reason;
@@ -88,8 +88,8 @@ fn waiting_for_others(circumstances: &Circumstances) -> Reason {
     if let Some((id, status)) = before {
         return Reason::BehindKey { partition_key: event.partition_key.clone(), event: *id, status: *status };
     }
-    let Some((worker, report)) = serving.iter().find(|(worker, _)| standing.owner == Some(worker.id)) else {
-        return without_owner(backend, standing.shard, &serving);
+    let Some((worker, report)) = serving.iter().find(|(worker, _)| position.owner == Some(worker.id)) else {
+        return without_owner(backend, position.shard, &serving);
     };
     if !report.is_well() {
         return paused(backend, worker, report);
@@ -116,8 +116,8 @@ fn without_owner(backend: String, shard: i16, serving: &[(&WorkerRow, LaneReport
 }
 
 fn with_owner(circumstances: &Circumstances, worker: &WorkerRow, report: &LaneReport) -> Reason {
-    let Circumstances { event, standing, .. } = circumstances;
-    let (worker, ahead, more_ahead) = (worker.name.clone(), standing.ahead, standing.more_ahead);
+    let Circumstances { event, position, .. } = circumstances;
+    let (worker, ahead, more_ahead) = (worker.name.clone(), position.ahead, position.more_ahead);
     if let Some(published_at) = event.published_at {
         let (handlers, error) = (event.pending_handlers.clone(), event.last_error.clone());
         return Reason::Handlers { published_at, handlers, at: None, error };
@@ -129,7 +129,7 @@ fn with_owner(circumstances: &Circumstances, worker: &WorkerRow, report: &LaneRe
         }
         _ => {
             let since = event.retry_at.filter(|_| event.status == Status::Retry).unwrap_or(event.scheduled_at);
-            Reason::Due { since, worker, shard: standing.shard, ahead, more_ahead }
+            Reason::Due { since, worker, shard: position.shard, ahead, more_ahead }
         }
     }
 }

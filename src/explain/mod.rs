@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};
 use crate::settings::Settings;
-use crate::store::{Blocker, Position, PredecessorQuery, Standing, Store, Unreadable, WorkerRow};
+use crate::store::{Blocker, Position, PredecessorQuery, QueuePosition, Store, Unreadable, WorkerRow};
 
 /// Where one event stands, and why it is not further.
 ///
@@ -199,7 +199,7 @@ pub enum Reason {
 #[derive(Debug, Clone)]
 struct Circumstances {
     event: OutboxEvent,
-    standing: Standing,
+    position: QueuePosition,
     /// The first event of its key that must go before it.
     before: Option<(Uuid, Status)>,
     workers: Vec<WorkerRow>,
@@ -212,13 +212,13 @@ struct Circumstances {
 /// # Errors
 /// [`StoreError::NotFound`], and what the database says.
 pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) -> Result<Explanation, StoreError> {
-    let (loaded, standing) = tokio::try_join!(async { store.load(&[id]).await }, store.standing(id))?;
-    let (event, standing) = loaded.into_iter().next().zip(standing).ok_or(StoreError::NotFound(id))?;
+    let (loaded, position) = tokio::try_join!(async { store.load(&[id]).await }, store.position(id))?;
+    let (event, position) = loaded.into_iter().next().zip(position).ok_or(StoreError::NotFound(id))?;
     let reason = match event {
         Ok(event) => {
             let workers = store.workers().await?;
-            let before = before(store, settings, &event, &standing).await?;
-            judge::judge(&Circumstances { event, standing, before, workers, lease: settings.worker.lease })
+            let before = before(store, settings, &event, &position).await?;
+            judge::judge(&Circumstances { event, position, before, workers, lease: settings.worker.lease })
         }
         // What became of it is known all the same.
         Err(Unreadable { status: Some(Status::Published), .. }) => Reason::Published { at: None },
@@ -231,7 +231,7 @@ async fn before(
     store: &dyn Store,
     settings: &Settings,
     event: &OutboxEvent,
-    standing: &Standing,
+    position: &QueuePosition,
 ) -> Result<Option<(Uuid, Status)>, StoreError> {
     if event.partition_key.is_empty() || !matches!(event.status, Status::Pending | Status::Retry) {
         return Ok(None);
@@ -241,7 +241,7 @@ async fn before(
     let question = PredecessorQuery {
         key: event.partition_key.clone(),
         from: Position::START,
-        before: standing.position,
+        before: position.position,
         except: Vec::new(),
     };
     let blockers = store.blockers(lane, holds, &[question]).await?;

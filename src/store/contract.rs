@@ -6,9 +6,9 @@ mod history;
 mod leases;
 mod operating;
 mod order;
+mod queue_position;
 mod reading;
 mod settling;
-mod standing;
 mod writing;
 
 use std::sync::Arc;
@@ -202,10 +202,10 @@ macro_rules! instantiate {
                 operating::an_event_is_found_by_its_id,
                 history::what_became_of_events_is_added_up_by_minute_and_by_hour,
                 history::history_ends_after_a_day_by_minute_and_thirty_by_hour,
-                standing::an_event_stands_behind_the_pending_ones_of_its_lane_that_come_first,
-                standing::those_before_an_event_are_counted_up_to_a_bound,
-                standing::an_events_owner_is_who_has_a_lease_that_runs,
-                standing::an_event_stands_somewhere_whatever_its_row_holds,
+                queue_position::an_event_stands_behind_the_pending_ones_of_its_lane_that_come_first,
+                queue_position::those_before_an_event_are_counted_up_to_a_bound,
+                queue_position::an_events_owner_is_who_has_a_lease_that_runs,
+                queue_position::an_event_stands_somewhere_whatever_its_row_holds,
             }
         }
     };

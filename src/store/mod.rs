@@ -22,7 +22,7 @@ pub(crate) use self::handlers::{
 };
 pub(crate) use self::history::{Chapter, Outcomes, Span};
 pub(crate) use self::operations::{
-    Change, Counting, Due, Expiry, MOST_AHEAD, Overview, Standing, Unreadable, WorkerRow,
+    Change, Counting, Due, Expiry, MOST_AHEAD, Overview, QueuePosition, Unreadable, WorkerRow,
 };
 pub(crate) use self::report::{LaneReport, Unrecorded};
 pub(crate) use self::selection::{EventFilter, Examined, Page, Place};
@@ -407,7 +407,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn workers(&self) -> Result<Vec<WorkerRow>>;
 
     /// Where one event stands among the others.
-    async fn standing(&self, id: Uuid) -> Result<Option<Standing>>;
+    async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>>;
 
     /// A connection of its own for leases, made when it is first used.
     fn leases(&self) -> Box<dyn LeaseStore>;

@@ -89,7 +89,7 @@ pub(crate) const MOST_AHEAD: i64 = 10_000;
 
 /// Where an event stands among the others.
 #[derive(Debug, Clone)]
-pub(crate) struct Standing {
+pub(crate) struct QueuePosition {
     /// By the database's clock.
     pub(crate) now: DateTime<Utc>,
     pub(crate) position: Position,

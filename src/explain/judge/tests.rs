@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::sample;
-use crate::store::{Position, Standing};
+use crate::store::{Position, QueuePosition};
 
 const LEASE: Duration = Duration::from_secs(5);
 
@@ -26,7 +26,7 @@ fn worker(name: &str, backends: serde_json::Value) -> WorkerRow {
 /// A due event in a shard of the first worker's.
 fn due(workers: Vec<WorkerRow>) -> Circumstances {
     let event = sample::event(7, "");
-    let standing = Standing {
+    let position = QueuePosition {
         now: now(),
         position: Position { scheduled_at: 0, seq: 7 },
         shard: 3,
@@ -34,7 +34,7 @@ fn due(workers: Vec<WorkerRow>) -> Circumstances {
         ahead: 0,
         more_ahead: false,
     };
-    Circumstances { event, standing, before: None, workers, lease: LEASE }
+    Circumstances { event, position, before: None, workers, lease: LEASE }
 }
 
 fn well(name: &str) -> WorkerRow {
@@ -62,8 +62,8 @@ fn the_first_thing_that_keeps_an_event_is_named() {
     it.before = Some((Uuid::nil(), Status::Retry));
     it.event.seq = 0;
     it.event.scheduled_at = now() + TimeDelta::seconds(1);
-    it.standing.owner = None;
-    it.standing.ahead = 5;
+    it.position.owner = None;
+    it.position.ahead = 5;
     it.event.status = Status::Failed;
     assert_eq!(kind(&it), "failed");
     it.event.status = Status::Pending;
@@ -87,12 +87,12 @@ fn the_first_thing_that_keeps_an_event_is_named() {
     assert_eq!(kind(&it), "stuck");
     it.workers = vec![well("a"), down("b")];
     assert_eq!(kind(&it), "no_owner");
-    it.standing.owner = Some(it.workers[1].id);
+    it.position.owner = Some(it.workers[1].id);
     assert_eq!(kind(&it), "paused");
     it.workers = vec![worker("a", serde_json::json!({"orders": {"health": "ok", "per_second": 5}}))];
-    it.standing.owner = Some(it.workers[0].id);
+    it.position.owner = Some(it.workers[0].id);
     assert_eq!(kind(&it), "rate_limited");
-    it.standing.ahead = 0;
+    it.position.ahead = 0;
     assert_eq!(kind(&it), "due");
     it.event.status = Status::Published;
     assert_eq!(kind(&it), "published");
@@ -136,7 +136,7 @@ fn the_sentence_names_who_holds_it_up() {
          `outbox events fail`."
     );
     let mut it = due(vec![well("a")]);
-    (it.standing.ahead, it.standing.more_ahead) = (9_984, true);
+    (it.position.ahead, it.position.more_ahead) = (9_984, true);
     assert_eq!(
         judge(&it).to_string(),
         "It is due since 1970-01-01T00:00:00.000Z and worker a, which owns its shard, 3, comes to it: 9984 events or more are \

@@ -17,8 +17,8 @@ use super::migrate::{Plan, Watch};
 use super::{
     Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
     Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore, NotInserted,
-    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, RejectedDelivery, Result, Settled,
-    SettledEvent, Shard, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
+    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, QueuePosition, RejectedDelivery,
+    Result, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -45,10 +45,10 @@ mod overview;
 mod plans_tests;
 #[cfg(test)]
 mod primary_tests;
+mod queue_position;
 mod refusal;
 pub(crate) mod row;
 mod settle;
-mod standing;
 mod statement;
 mod steering;
 mod trigger;
@@ -343,8 +343,8 @@ impl Store for PostgresStore {
         overview::workers(self).await
     }
 
-    async fn standing(&self, id: Uuid) -> Result<Option<Standing>> {
-        standing::standing(self, id).await
+    async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>> {
+        queue_position::queue_position(self, id).await
     }
 
     fn leases(&self) -> Box<dyn LeaseStore> {

@@ -18,9 +18,9 @@ mod migrations;
 mod operate;
 mod order;
 mod overview;
+mod queue_position;
 pub(crate) mod row;
 mod settle;
-mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -42,8 +42,8 @@ use super::migrate::{Plan, Watch};
 use super::{
     Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
     Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore, NotInserted,
-    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, RejectedDelivery, Result, Settled,
-    SettledEvent, Shard, Span, Standing, Store, TakeEvents, Unreadable, WorkerRow,
+    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, QueuePosition, RejectedDelivery,
+    Result, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -354,8 +354,10 @@ impl Store for SqliteStore {
         self.reader.run("read workers", overview::workers).await
     }
 
-    async fn standing(&self, id: Uuid) -> Result<Option<Standing>> {
-        self.reader.run("look where an event stands", move |connection| standing::standing(connection, id)).await
+    async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>> {
+        self.reader
+            .run("look where an event stands", move |connection| queue_position::queue_position(connection, id))
+            .await
     }
 
     fn leases(&self) -> Box<dyn LeaseStore> {

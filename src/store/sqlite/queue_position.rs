@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::clock::read_now;
 use super::{SHARD, uuid_of};
-use crate::store::{MOST_AHEAD, Position, Standing};
+use crate::store::{MOST_AHEAD, Position, QueuePosition};
 
-pub(super) fn standing(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<Option<Standing>> {
+pub(super) fn queue_position(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<Option<QueuePosition>> {
     connection.transaction(|connection| {
         let now = read_now(connection)?;
         // What another writer put there may be of any type.
@@ -37,7 +37,7 @@ pub(super) fn standing(connection: &mut SqliteConnection, id: Uuid) -> QueryResu
         .bind::<BigInt, _>(seq)
         .sql(&format!(") LIMIT {MOST_AHEAD})"))
         .get_result(connection)?;
-        Ok(Some(Standing {
+        Ok(Some(QueuePosition {
             now: DateTime::from_timestamp_micros(now).unwrap_or_default(),
             position: Position { scheduled_at, seq },
             shard: SHARD,

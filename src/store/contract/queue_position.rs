@@ -15,14 +15,14 @@ pub(super) async fn an_event_stands_behind_the_pending_ones_of_its_lane_that_com
     Row::new().at(-80_000).status("published").insert(&fixture).await;
     let asked = Row::new().at(-60_000).insert(&fixture).await;
     Row::new().at(-50_000).insert(&fixture).await;
-    let standing = store.standing(asked).await.unwrap().unwrap();
-    assert_eq!((standing.ahead, standing.more_ahead, standing.owner), (3, false, None));
-    assert_eq!(standing.position, position_of(&store, asked).await);
-    assert_eq!(standing.shard, fetch_one(&store, asked).await.shard);
+    let queue_position = store.queue_position(asked).await.unwrap().unwrap();
+    assert_eq!((queue_position.ahead, queue_position.more_ahead, queue_position.owner), (3, false, None));
+    assert_eq!(queue_position.position, position_of(&store, asked).await);
+    assert_eq!(queue_position.shard, fetch_one(&store, asked).await.shard);
     let event = find(&store, asked).await;
-    let span = standing.now - event.scheduled_at;
+    let span = queue_position.now - event.scheduled_at;
     assert!((60..120).contains(&span.num_seconds()), "{span}");
-    assert!(store.standing(Uuid::now_v7()).await.unwrap().is_none());
+    assert!(store.queue_position(Uuid::now_v7()).await.unwrap().is_none());
 }
 
 pub(super) async fn those_before_an_event_are_counted_up_to_a_bound<F: Fixture>() {
@@ -34,10 +34,10 @@ pub(super) async fn those_before_an_event_are_counted_up_to_a_bound<F: Fixture>(
         store.insert(many()).await.unwrap();
     }
     let asked = Row::new().at(0).insert(&fixture).await;
-    let standing = store.standing(asked).await.unwrap().unwrap();
-    assert!(standing.more_ahead);
-    assert!((MOST_AHEAD * 9 / 10..=MOST_AHEAD).contains(&standing.ahead), "{}", standing.ahead);
-    assert_eq!(store.standing(first).await.unwrap().unwrap().ahead, 0);
+    let queue_position = store.queue_position(asked).await.unwrap().unwrap();
+    assert!(queue_position.more_ahead);
+    assert!((MOST_AHEAD * 9 / 10..=MOST_AHEAD).contains(&queue_position.ahead), "{}", queue_position.ahead);
+    assert_eq!(store.queue_position(first).await.unwrap().unwrap().ahead, 0);
 }
 
 pub(super) async fn an_events_owner_is_who_has_a_lease_that_runs<F: Fixture>() {
@@ -46,14 +46,14 @@ pub(super) async fn an_events_owner_is_who_has_a_lease_that_runs<F: Fixture>() {
     let asked = Row::new().insert(&fixture).await;
     let owner = Worker::owner(&store).await;
     let idle = Worker::idle(&store).await;
-    assert_eq!(store.standing(asked).await.unwrap().unwrap().owner, Some(owner.id));
+    assert_eq!(store.queue_position(asked).await.unwrap().unwrap().owner, Some(owner.id));
     let mut names: Vec<_> = store.workers().await.unwrap().into_iter().map(|worker| worker.id).collect();
     names.sort();
     let mut expected = vec![owner.id, idle.id];
     expected.sort();
     assert_eq!(names, expected);
     expire_leases(&fixture).await;
-    assert_eq!(store.standing(asked).await.unwrap().unwrap().owner, None);
+    assert_eq!(store.queue_position(asked).await.unwrap().unwrap().owner, None);
 }
 
 pub(super) async fn an_event_stands_somewhere_whatever_its_row_holds<F: Fixture>() {
@@ -61,9 +61,9 @@ pub(super) async fn an_event_stands_somewhere_whatever_its_row_holds<F: Fixture>
     let store = fixture.store();
     for (column, expression) in fixture.nonsense() {
         let id = Row::new().with(column, *expression).insert(&fixture).await;
-        assert!(store.standing(id).await.unwrap().is_some(), "{column} = {expression}");
+        assert!(store.queue_position(id).await.unwrap().is_some(), "{column} = {expression}");
     }
     let id = Row::new().insert(&fixture).await;
     fixture.execute("UPDATE outbox_events SET seq = NULL").await;
-    assert_eq!(store.standing(id).await.unwrap().unwrap().position.seq, 0);
+    assert_eq!(store.queue_position(id).await.unwrap().unwrap().position.seq, 0);
 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::{PostgresStore, Result, SHARDS};
-use crate::store::{MOST_AHEAD, Position, Standing};
+use crate::store::{MOST_AHEAD, Position, QueuePosition};
 
 #[derive(QueryableByName)]
 struct Found {
@@ -46,14 +46,14 @@ static STANDING: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-pub(super) async fn standing(store: &PostgresStore, id: Uuid) -> Result<Option<Standing>> {
+pub(super) async fn queue_position(store: &PostgresStore, id: Uuid) -> Result<Option<QueuePosition>> {
     let found: Option<Found> = store
         .read("look where an event stands", |conn| {
             async move { diesel::sql_query(&*STANDING).bind::<SqlUuid, _>(id).get_result(conn).await.optional() }
                 .boxed()
         })
         .await?;
-    Ok(found.map(|found| Standing {
+    Ok(found.map(|found| QueuePosition {
         now: found.now,
         position: Position { scheduled_at: found.scheduled_at.0, seq: found.seq },
         shard: found.shard,
