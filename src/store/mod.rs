@@ -25,7 +25,7 @@ pub(crate) use self::operations::{
     Change, Counting, Due, Expiry, MOST_AHEAD, Overview, QueuePosition, Unreadable, WorkerRow,
 };
 pub(crate) use self::report::{LaneReport, Unrecorded};
-pub(crate) use self::selection::{EventFilter, Examined, Page, Place};
+pub(crate) use self::selection::{CreatedCursor, EventFilter, Page, ScanPage};
 pub(crate) use self::settled::{Care, Settled};
 pub(crate) use self::wakeup::{Notification, Wakeup};
 
@@ -375,14 +375,14 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// One event.
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;
 
-    /// When its own microseconds, as a [`Place`] holds them, begin.
+    /// When its own microseconds, as a [`CreatedCursor`] holds them, begin.
     fn epoch(&self) -> DateTime<Utc>;
 
     /// Where the events that are meant stand, in the order of their creation.
-    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>>;
+    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>>;
 
     /// The same, looking at so many events at most: what they cost is bounded, whatever is looked for.
-    async fn examine(&self, filter: &EventFilter, page: Page, most: i64) -> Result<Examined>;
+    async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage>;
 
     /// These events, in the order given; those that are gone are left out. One row that is no event must not hide the
     /// others, nor be hidden.

@@ -27,7 +27,7 @@ pub(crate) struct EventFilter {
 
 /// A place in the order of creation, in the database's own microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct CreatedCursor {
     pub(crate) created_at: i64,
     pub(crate) id: Uuid,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Place {
 pub(crate) struct Page {
     pub(crate) newest_first: bool,
     /// Only what comes after this.
-    pub(crate) after: Option<Place>,
+    pub(crate) after: Option<CreatedCursor>,
     pub(crate) limit: i64,
 }
 
@@ -50,15 +50,15 @@ impl Page {
 
 /// What was found among the events that were looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Examined {
-    pub(crate) places: Vec<Place>,
+pub(crate) struct ScanPage {
+    pub(crate) places: Vec<CreatedCursor>,
     /// Where looking stopped, if that was before the end of the table.
-    pub(crate) stopped_at: Option<Place>,
+    pub(crate) stopped_at: Option<CreatedCursor>,
 }
 
-impl Examined {
+impl ScanPage {
     /// From the rows of an examination, with whether they are meant.
-    pub(super) fn of(page: Page, rows: impl IntoIterator<Item = (Place, bool)>) -> Self {
+    pub(super) fn of(page: Page, rows: impl IntoIterator<Item = (CreatedCursor, bool)>) -> Self {
         let (mut places, mut stopped_at) = (Vec::new(), None);
         for (place, meant) in rows {
             if meant { places.push(place) } else { stopped_at = Some(place) }
@@ -200,7 +200,7 @@ impl EventFilter {
     /// Each status is walked through by itself: an index by status and time gives an order within one alone.
     fn walk(&self, query: &mut Query, page: Page, mut conditions: Vec<String>, columns: &str, limit: i64) -> String {
         let (direction, comparison) = page.direction();
-        if let Some(Place { created_at, id }) = page.after {
+        if let Some(CreatedCursor { created_at, id }) = page.after {
             let (created_at, id) = (query.bind(Comparand::Moment(created_at)), query.bind(Comparand::Id(id)));
             conditions.push(format!("(e.created_at, e.id) {comparison} ({created_at}, {id})"));
         }

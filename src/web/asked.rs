@@ -10,7 +10,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::event::Status;
-use crate::store::{Change, EventFilter, Place};
+use crate::store::{Change, CreatedCursor, EventFilter};
 
 /// Why events are failed, in characters: it is kept with each of them.
 const LONGEST_REASON: usize = 500;
@@ -200,7 +200,7 @@ const LONGEST_NUMBER: usize = 19;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, pattern = "^-?[0-9]{1,19}_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
-pub(crate) struct Cursor(pub(super) Place);
+pub(crate) struct Cursor(pub(super) CreatedCursor);
 
 impl std::fmt::Display for Cursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -223,7 +223,7 @@ impl TryFrom<String> for Cursor {
             let is_long = created_at.trim_start_matches('-').len() > LONGEST_NUMBER;
             let created_at = created_at.parse().ok().filter(|_| !is_long).map(moment_within)?;
             let parsed: Uuid = id.parse().ok()?;
-            (parsed.to_string() == id).then_some(Place { created_at, id: parsed })
+            (parsed.to_string() == id).then_some(CreatedCursor { created_at, id: parsed })
         };
         parsed().map(Self).ok_or("that is no place in the list: take it from `next` of the page before")
     }
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn a_cursor_is_read_as_it_was_written() {
         let read = |text: &str| Cursor::try_from(text.to_owned());
-        let cursor = Cursor(Place { created_at: -5, id: Uuid::from_u128(7) });
+        let cursor = Cursor(CreatedCursor { created_at: -5, id: Uuid::from_u128(7) });
         assert_eq!(read(&String::from(cursor)), Ok(cursor));
         let nil = Uuid::nil();
         let too_long = format!("99999999999999999999_{nil}");

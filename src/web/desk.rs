@@ -17,7 +17,7 @@ use crate::event::OutboxEvent;
 use crate::explain::{Explanation, explain};
 use crate::glance::Glance;
 use crate::settings::Settings;
-use crate::store::{Chapter, Counting, EventFilter, Place, Span, Store};
+use crate::store::{Chapter, Counting, CreatedCursor, EventFilter, Span, Store};
 
 /// Events on a page, unless said otherwise, and at most.
 pub(crate) const PAGE: u16 = 50;
@@ -82,11 +82,11 @@ impl Desk {
     }
 
     /// None for a time beyond the calendar.
-    fn time_of(&self, place: Place) -> Option<DateTime<Utc>> {
+    fn time_of(&self, place: CreatedCursor) -> Option<DateTime<Utc>> {
         self.store.epoch().checked_add_signed(TimeDelta::microseconds(place.created_at))
     }
 
-    async fn list(&self, places: &[Place]) -> Result<Vec<Listed>> {
+    async fn list(&self, places: &[CreatedCursor]) -> Result<Vec<Listed>> {
         Ok(self.store.load_without_data(&ids(places)).await?.into_iter().map(Listed::from).collect())
     }
 
@@ -104,12 +104,12 @@ impl Desk {
     async fn neighbours(&self, event: &OutboxEvent) -> Result<Vec<Listed>> {
         let filter = EventFilter { key: Some(event.partition_key.clone()), ..EventFilter::default() };
         let since_epoch = (event.created_at - self.store.epoch()).num_microseconds().unwrap_or(i64::MAX);
-        let after = Some(Place { created_at: since_epoch, id: event.id });
+        let after = Some(CreatedCursor { created_at: since_epoch, id: event.id });
         let look = async |newest_first| {
             Walk::new(&*self.store, &filter, newest_first, after, LOOKING / 2).first(NEIGHBOURS).await
         };
         let (newer, older) = tokio::try_join!(look(false), look(true))?;
-        let places: Vec<Place> = newer.into_iter().rev().chain(older).collect();
+        let places: Vec<CreatedCursor> = newer.into_iter().rev().chain(older).collect();
         self.list(&places).await
     }
 
@@ -192,7 +192,7 @@ impl Desk {
     }
 }
 
-fn ids(places: &[Place]) -> Vec<Uuid> {
+fn ids(places: &[CreatedCursor]) -> Vec<Uuid> {
     places.iter().map(|place| place.id).collect()
 }
 

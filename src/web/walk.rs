@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::StoreError;
-use crate::store::{EventFilter, Examined, Page, Place, Store};
+use crate::store::{CreatedCursor, EventFilter, Page, ScanPage, Store};
 
 /// Events that are looked at by the first statement, which is enough for most pages, and by each one after it.
 const FIRST_STRETCH: usize = 1_000;
@@ -15,7 +15,7 @@ pub(super) struct Walk<'a> {
     store: &'a dyn Store,
     filter: &'a EventFilter,
     newest_first: bool,
-    after: Option<Place>,
+    after: Option<CreatedCursor>,
     stretch: usize,
     at_end: bool,
     ends_at: Instant,
@@ -27,7 +27,7 @@ impl<'a> Walk<'a> {
         store: &'a dyn Store,
         filter: &'a EventFilter,
         newest_first: bool,
-        after: Option<Place>,
+        after: Option<CreatedCursor>,
         time: Duration,
     ) -> Self {
         let (stretch, ends_at) = (FIRST_STRETCH, Instant::now() + time);
@@ -40,18 +40,18 @@ impl<'a> Walk<'a> {
     }
 
     /// Where it goes on, unless it has come to the end.
-    pub(super) fn goes_on_after(&self) -> Option<Place> {
+    pub(super) fn goes_on_after(&self) -> Option<CreatedCursor> {
         self.after.filter(|_| !self.at_end)
     }
 
     /// The next of those that are meant, `limit` at most and perhaps none; `None` at the end and when the time is over.
-    pub(super) async fn next(&mut self, limit: usize) -> Result<Option<Vec<Place>>, StoreError> {
+    pub(super) async fn next(&mut self, limit: usize) -> Result<Option<Vec<CreatedCursor>>, StoreError> {
         let has_begun = self.stretch != FIRST_STRETCH;
         if self.at_end || (has_begun && self.is_over()) {
             return Ok(None);
         }
         let page = Page { newest_first: self.newest_first, after: self.after, limit: limit as i64 };
-        let Examined { places, stopped_at } = self.store.examine(self.filter, page, self.stretch as i64).await?;
+        let ScanPage { places, stopped_at } = self.store.scan(self.filter, page, self.stretch as i64).await?;
         self.stretch = LONGEST_STRETCH;
         // Cut off by the limit, the rest of the stretch has not been seen.
         let last = if places.len() == limit { places.last().copied() } else { stopped_at };
@@ -61,7 +61,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The next of those that are meant, so many or as many as there is time to find.
-    pub(super) async fn first(&mut self, count: usize) -> Result<Vec<Place>, StoreError> {
+    pub(super) async fn first(&mut self, count: usize) -> Result<Vec<CreatedCursor>, StoreError> {
         let mut places = Vec::new();
         while places.len() < count
             && let Some(found) = self.next(count - places.len()).await?

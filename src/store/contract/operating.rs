@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::given::*;
 use crate::event::Status;
-use crate::store::{Change, Counting, EventFilter, Examined, Expiry, Page, Place};
+use crate::store::{Change, Counting, CreatedCursor, EventFilter, Expiry, Page, ScanPage};
 
 const DAY_MS: i64 = 86_400_000;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -126,13 +126,13 @@ pub(super) async fn events_are_selected_in_the_order_of_creation_and_filtered<F:
         assert_eq!(list(&fixture, filter.clone()).await, expected, "{filter:?}");
         let count = fixture.store().count(&filter).await.unwrap();
         assert_eq!(usize::try_from(count), Ok(expected.len()), "{filter:?}");
-        let examined = fixture.store().examine(&filter, NEWEST, 100).await.unwrap();
-        assert_eq!(examined.places.iter().map(|place| place.id).collect::<Vec<_>>(), expected, "{filter:?}");
-        let Some(first) = examined.places.first().copied() else { continue };
+        let scanned = fixture.store().scan(&filter, NEWEST, 100).await.unwrap();
+        assert_eq!(scanned.places.iter().map(|place| place.id).collect::<Vec<_>>(), expected, "{filter:?}");
+        let Some(first) = scanned.places.first().copied() else { continue };
         let rest = Page { after: Some(first), ..NEWEST };
         assert_eq!(select(&fixture, filter.clone(), rest).await, expected[1..], "{filter:?}");
-        let examined = fixture.store().examine(&filter, rest, 100).await.unwrap();
-        assert_eq!(examined.places.iter().map(|place| place.id).collect::<Vec<_>>(), expected[1..], "{filter:?}");
+        let scanned = fixture.store().scan(&filter, rest, 100).await.unwrap();
+        assert_eq!(scanned.places.iter().map(|place| place.id).collect::<Vec<_>>(), expected[1..], "{filter:?}");
     }
 }
 
@@ -147,7 +147,7 @@ pub(super) async fn looking_through_events_finds_what_is_meant_and_says_where_it
     // Newest first: the second, the sixth and the last.
     let filter = EventFilter { subject: Some("it".into()), ..EventFilter::default() };
     let look = async |page: Page, most| {
-        let Examined { places, stopped_at } = fixture.store().examine(&filter, page, most).await.unwrap();
+        let ScanPage { places, stopped_at } = fixture.store().scan(&filter, page, most).await.unwrap();
         (places.iter().map(|place| place.id).collect::<Vec<_>>(), stopped_at)
     };
     let newest = fixture.store().select(&EventFilter::default(), NEWEST).await.unwrap()[0];
@@ -171,7 +171,7 @@ pub(super) async fn pages_follow_each_other_without_a_gap_also_within_one_moment
     fixture.execute("UPDATE outbox_events SET created_at = (SELECT min(created_at) FROM outbox_events)").await;
     for direction in [NEWEST, OLDEST] {
         let all = select(&fixture, EventFilter::default(), direction).await;
-        let (mut paged, mut after): (Vec<Uuid>, Option<Place>) = (Vec::new(), None);
+        let (mut paged, mut after): (Vec<Uuid>, Option<CreatedCursor>) = (Vec::new(), None);
         loop {
             let page = Page { after, limit: 2, ..direction };
             let places = fixture.store().select(&EventFilter::default(), page).await.unwrap();

@@ -15,10 +15,10 @@ use uuid::Uuid;
 use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{Plan, Watch};
 use super::{
-    Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
-    Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore, NotInserted,
-    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, QueuePosition, RejectedDelivery,
-    Result, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, CreatedCursor, DeliveryRequest, Due,
+    EventFilter, Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore,
+    NotInserted, NotifyStore, Outcomes, Overview, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
+    Result, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -307,12 +307,12 @@ impl Store for PostgresStore {
         DateTime::from_timestamp_secs(YEAR_2000).unwrap_or(DateTime::UNIX_EPOCH)
     }
 
-    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
+    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>> {
         operate::select(self, filter, page).await
     }
 
-    async fn examine(&self, filter: &EventFilter, page: Page, most: i64) -> Result<Examined> {
-        operate::examine(self, filter, page, most).await
+    async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
+        operate::scan(self, filter, page, most).await
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {

@@ -24,7 +24,7 @@ use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
 use crate::publish::{NewEvent, Stored, prepare_all, publish_many};
 use crate::store::selection::{Comparand, Query};
-use crate::store::{EventFilter, Examined, Expiry, LaneName, NotInserted, Page, Place, TakeEvents, Unreadable};
+use crate::store::{CreatedCursor, EventFilter, Expiry, LaneName, NotInserted, Page, ScanPage, TakeEvents, Unreadable};
 
 /// Writes events in a transaction of their own.
 pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
@@ -124,7 +124,7 @@ struct Found {
     created_at: PgTimestamp,
 }
 
-impl From<Found> for Place {
+impl From<Found> for CreatedCursor {
     fn from(found: Found) -> Self {
         Self { created_at: found.created_at.0, id: found.id }
     }
@@ -134,11 +134,11 @@ fn placeholder(n: usize) -> String {
     format!("${n}")
 }
 
-pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
+pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>> {
     let query = bind(filter.selection(page, placeholder));
     let found: Vec<Found> =
         store.run_within(LONG_STATEMENT_LIMIT, "select events", |conn| by_index(conn, query).boxed()).await?;
-    Ok(found.into_iter().map(Place::from).collect())
+    Ok(found.into_iter().map(CreatedCursor::from).collect())
 }
 
 #[derive(QueryableByName)]
@@ -149,10 +149,10 @@ struct Seen {
     meant: bool,
 }
 
-pub(super) async fn examine(store: &PostgresStore, filter: &EventFilter, page: Page, most: i64) -> Result<Examined> {
+pub(super) async fn scan(store: &PostgresStore, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
     let query = bind(filter.examination(page, most, placeholder));
     let seen: Vec<Seen> = store.run("look through events", |conn| by_index(conn, query).boxed()).await?;
-    Ok(Examined::of(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
+    Ok(ScanPage::of(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
 }
 
 async fn by_index<T>(conn: &mut AsyncPgConnection, query: BoxedSqlQuery<'static, Pg, SqlQuery>) -> QueryResult<Vec<T>>

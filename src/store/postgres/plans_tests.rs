@@ -159,11 +159,11 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
         let filter = EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
         for newest_first in [false, true] {
             let mut page = Page { newest_first, after: None, limit: 50 };
-            page.after = store.examine(&filter, page, 1_000).await.unwrap().places.last().copied();
+            page.after = store.scan(&filter, page, 1_000).await.unwrap().places.last().copied();
             assert!(page.after.is_some(), "{filter:?}");
-            assert_eq!(store.examine(&filter, page, 1_000).await.unwrap().places.len(), 50, "{filter:?}");
+            assert_eq!(store.scan(&filter, page, 1_000).await.unwrap().places.len(), 50, "{filter:?}");
             let subject = EventFilter { subject: Some("nothing".to_owned()), ..filter.clone() };
-            assert!(store.examine(&subject, page, 20_000).await.unwrap().places.is_empty());
+            assert!(store.scan(&subject, page, 20_000).await.unwrap().places.is_empty());
         }
     }
 }
@@ -265,7 +265,7 @@ async fn a_list_of_the_newest_events_does_not_read_all_before_them_also_with_sta
         for newest_first in [false, true] {
             let page = Page { newest_first, after: None, limit: 500 };
             assert_eq!(store.select(&filter, page).await.unwrap().len(), 500);
-            assert_eq!(store.examine(&filter, page, 20_000).await.unwrap().places.len(), 500);
+            assert_eq!(store.scan(&filter, page, 20_000).await.unwrap().places.len(), 500);
         }
     }
     let log = server.log();

@@ -40,10 +40,10 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
-    Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, DeliveryRequest, Due, EventFilter, Examined,
-    Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore, NotInserted,
-    NotifyStore, Outcomes, Overview, OwedHandler, Page, Place, PredecessorQuery, QueuePosition, RejectedDelivery,
-    Result, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, CreatedCursor, DeliveryRequest, Due,
+    EventFilter, Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore,
+    NotInserted, NotifyStore, Outcomes, Overview, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
+    Result, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -312,12 +312,12 @@ impl Store for SqliteStore {
         DateTime::UNIX_EPOCH
     }
 
-    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<Place>> {
+    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>> {
         let filter = filter.clone();
         self.reader.run("select events", move |connection| operate::select_events(connection, &filter, page)).await
     }
 
-    async fn examine(&self, filter: &EventFilter, page: Page, most: i64) -> Result<Examined> {
+    async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
         let filter = filter.clone();
         self.reader
             .run("look through events", move |connection| operate::examine_events(connection, &filter, page, most))

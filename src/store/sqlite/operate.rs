@@ -12,7 +12,7 @@ use super::clock::{micros, read_now};
 use super::row::{Row, SqlTypes};
 use super::uuid_of;
 use crate::store::selection::{Comparand, Query};
-use crate::store::{EventFilter, Examined, Expiry, LaneName, Page, Place};
+use crate::store::{CreatedCursor, EventFilter, Expiry, LaneName, Page, ScanPage};
 
 /// Strays are few: the insert trigger draws a `seq` for every row that comes without one.
 const STRAYS_PER_REPAIR: i64 = 1000;
@@ -109,8 +109,8 @@ struct Found {
 }
 
 impl Found {
-    fn place(self) -> QueryResult<Place> {
-        Ok(Place { created_at: self.created_at, id: uuid_of(&self.id)? })
+    fn place(self) -> QueryResult<CreatedCursor> {
+        Ok(CreatedCursor { created_at: self.created_at, id: uuid_of(&self.id)? })
     }
 }
 
@@ -124,7 +124,7 @@ pub(super) fn select_events(
     connection: &mut SqliteConnection,
     filter: &EventFilter,
     page: Page,
-) -> QueryResult<Vec<Place>> {
+) -> QueryResult<Vec<CreatedCursor>> {
     let found: Vec<Found> = bind(filter.selection(page, placeholder)).load(connection)?;
     found.into_iter().map(Found::place).collect()
 }
@@ -143,11 +143,11 @@ pub(super) fn examine_events(
     filter: &EventFilter,
     page: Page,
     most: i64,
-) -> QueryResult<Examined> {
+) -> QueryResult<ScanPage> {
     let seen: Vec<Seen> = bind(filter.examination(page, most, placeholder)).load(connection)?;
-    let rows: QueryResult<Vec<(Place, bool)>> =
+    let rows: QueryResult<Vec<(CreatedCursor, bool)>> =
         seen.into_iter().map(|row| Ok((row.found.place()?, row.meant))).collect();
-    Ok(Examined::of(page, rows?))
+    Ok(ScanPage::of(page, rows?))
 }
 
 #[derive(QueryableByName)]
