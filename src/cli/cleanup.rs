@@ -9,7 +9,7 @@ use super::journals::{self, Journal, Served};
 use super::progress::Progress;
 use super::{arguments, output};
 use crate::settings::Settings;
-use crate::store::{Counting, Expiry, Store};
+use crate::store::{CountMode, RetentionCutoff, Store};
 use crate::system::Backends;
 
 /// Delete old events now, as the settings under [retention] say, and what was left behind beside the streams.
@@ -43,7 +43,7 @@ pub(super) async fn run(
         return Err(Usage(format!("--gone {outbox} is the outbox of this very database")).into());
     }
     delete_expired(settings, &*store).await?;
-    let served = Served::new(outbox, settings, &store.overview(Counting::Exactly).await?);
+    let served = Served::new(outbox, settings, &store.overview(CountMode::Exactly).await?);
     let mut failed = None;
     for (name, publisher) in journals::kept(settings) {
         match Journal::read(name, publisher, backends, outbox).await {
@@ -55,7 +55,7 @@ pub(super) async fn run(
 }
 
 async fn delete_expired(settings: &Settings, store: &dyn Store) -> anyhow::Result<()> {
-    let (expiry, holding) = (Expiry::from(settings.retention), settings.holding_lanes());
+    let (expiry, holding) = (RetentionCutoff::from(settings.retention), settings.holding_lanes());
     let progress = Progress::spinner();
     let mut deleted = 0;
     loop {

@@ -14,7 +14,7 @@ use super::output;
 use crate::glance::{BackendGlance, Glance, HandlerGlance, WorkerGlance};
 use crate::row::time;
 use crate::settings::Settings;
-use crate::store::{Counting, Store};
+use crate::store::{CountMode, Store};
 use crate::system::Backends;
 
 /// Show how many events there are, what is due, who works, and what was left behind beside the streams.
@@ -39,7 +39,7 @@ pub(super) async fn run(
     backends: &Backends,
     store: Arc<dyn Store>,
 ) -> anyhow::Result<()> {
-    let overview = store.overview(Counting::Exactly).await?;
+    let overview = store.overview(CountMode::Exactly).await?;
     let served = Served::new(store.outbox_id().await?, settings, &overview);
     let handlers = HandlerGlance::list(store.owed().await?, &overview.workers, settings.worker.lease);
     let mut status = Status::new(Glance::new(&overview, settings), handlers);

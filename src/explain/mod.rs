@@ -177,7 +177,7 @@ pub enum Reason {
         per_second: u32,
         /// Pending events of the backend that come first.
         ahead: i64,
-        /// Counting ended there.
+        /// CountMode ended there.
         more_ahead: bool,
     },
     /// It is due, and its worker comes to it.
@@ -190,7 +190,7 @@ pub enum Reason {
         shard: i16,
         /// Pending events of the backend that come first.
         ahead: i64,
-        /// Counting ended there.
+        /// CountMode ended there.
         more_ahead: bool,
     },
 }

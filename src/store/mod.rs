@@ -22,7 +22,7 @@ pub(crate) use self::handlers::{
 };
 pub(crate) use self::history::{Chapter, Outcomes, Span};
 pub(crate) use self::operations::{
-    Change, Counting, Due, Expiry, MOST_AHEAD, Overview, QueuePosition, Unreadable, WorkerRow,
+    Change, CountMode, Due, MOST_AHEAD, Overview, QueuePosition, RetentionCutoff, Unreadable, WorkerRow,
 };
 pub(crate) use self::report::{LaneReport, Unrecorded};
 pub(crate) use self::selection::{CreatedCursor, EventFilter, Page, ScanPage};
@@ -363,7 +363,7 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// Deletes a small batch of events that are older than retention keeps; returns how many.
     /// `failed_blocks`: lanes in which a failed event with a key stays.
-    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[LaneName]) -> Result<usize>;
+    async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize>;
 
     /// Adds what became of events, by publisher, to this minute and this hour by the database's clock, and forgets what is
     /// older than is kept.
@@ -398,7 +398,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>>;
 
     /// The outbox at a glance.
-    async fn overview(&self, counting: Counting) -> Result<Overview>;
+    async fn overview(&self, counting: CountMode) -> Result<Overview>;
 
     /// What is due, by lane.
     async fn due(&self) -> Result<Vec<Due>>;

@@ -33,7 +33,7 @@ pub(crate) enum Change {
 
 /// What retention deletes: what is older than this; `None` keeps.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Expiry {
+pub(crate) struct RetentionCutoff {
     pub(crate) published: Option<Duration>,
     pub(crate) failed: Option<Duration>,
     /// At most so many at once.
@@ -45,7 +45,7 @@ const EXPIRED_AT_ONCE: i64 = 1_000;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-impl From<RetentionSettings> for Expiry {
+impl From<RetentionSettings> for RetentionCutoff {
     fn from(retention: RetentionSettings) -> Self {
         Self {
             published: retention.cleanup_published.then_some(DAY * retention.published_retention_days),
@@ -57,7 +57,7 @@ impl From<RetentionSettings> for Expiry {
 
 /// How events are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Counting {
+pub(crate) enum CountMode {
     /// All of them, however long it takes.
     Exactly,
     /// Many published ones by what the database knows of its table, where it knows anything.

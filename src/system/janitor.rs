@@ -8,7 +8,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use super::clock::BootInstant;
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use crate::store::{Expiry, Outcomes, Wakeup};
+use crate::store::{Outcomes, RetentionCutoff, Wakeup};
 
 /// How often rows without a `seq` are looked for; an index that is empty in practice answers.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
@@ -111,7 +111,7 @@ pub(super) async fn write_history(shared: &Shared) {
 }
 
 async fn delete_expired(shared: Arc<Shared>) {
-    let expiry = Expiry::from(shared.settings.retention);
+    let expiry = RetentionCutoff::from(shared.settings.retention);
     let holding = shared.settings.holding_lanes();
     while !shared.is_stopping() {
         let began = BootInstant::now();

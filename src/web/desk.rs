@@ -17,7 +17,7 @@ use crate::event::OutboxEvent;
 use crate::explain::{Explanation, explain};
 use crate::glance::Glance;
 use crate::settings::Settings;
-use crate::store::{Chapter, Counting, CreatedCursor, EventFilter, Span, Store};
+use crate::store::{Chapter, CountMode, CreatedCursor, EventFilter, Span, Store};
 
 /// Events on a page, unless said otherwise, and at most.
 pub(crate) const PAGE: u16 = 50;
@@ -200,7 +200,7 @@ async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
     const HOUR: Duration = Duration::from_secs(60 * 60);
     let counted_at = Utc::now();
     let (overview, minutes, hours) = tokio::try_join!(
-        store.overview(Counting::Roughly),
+        store.overview(CountMode::Roughly),
         store.history(Span::Minute, HOUR),
         store.history(Span::Hour, 24 * HOUR)
     )?;

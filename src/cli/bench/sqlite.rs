@@ -19,7 +19,7 @@ use super::worker::Worker;
 use super::{Args, Bench, in_turns, until_interrupted};
 use crate::cli::exit::Usage;
 use crate::settings::{DatabaseSettings, PublisherSettings, Settings};
-use crate::store::{Counting, Store};
+use crate::store::{CountMode, Store};
 
 /// What the folder's name ends with, before a number that no other has.
 const MARK: &str = ".bench-";
@@ -161,7 +161,7 @@ async fn drain(place: &Place, events: u32) -> anyhow::Result<f64> {
     Worker::start(variables, &["--until-empty"])?.wait().await?;
     let rate = f64::from(events) / started.elapsed().as_secs_f64();
     let published =
-        place.store.overview(Counting::Exactly).await?.counts.into_iter().find(|(status, _)| status == "published");
+        place.store.overview(CountMode::Exactly).await?.counts.into_iter().find(|(status, _)| status == "published");
     let published = published.map_or(0, |(_, count)| count);
     anyhow::ensure!(published == i64::from(events), "the worker published {published} of {events} events");
     Ok(rate)

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::given::*;
 use crate::event::Status;
-use crate::store::{Change, Counting, CreatedCursor, EventFilter, Expiry, Page, ScanPage};
+use crate::store::{Change, CountMode, CreatedCursor, EventFilter, Page, RetentionCutoff, ScanPage};
 
 const DAY_MS: i64 = 86_400_000;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -44,9 +44,9 @@ pub(super) async fn expired_events_are_deleted_in_small_batches<F: Fixture>() {
         old(&fixture, Row::new(), 100).await,
         old(&fixture, Row::new().retry_in(&fixture, 0), 100).await,
     ];
-    let nothing = Expiry { published: None, failed: None, limit: 10 };
+    let nothing = RetentionCutoff { published: None, failed: None, limit: 10 };
     assert_eq!(store.delete_expired(nothing, &[]).await.unwrap(), 0);
-    let expiry = Expiry { published: Some(7 * DAY), failed: Some(30 * DAY), limit: 2 };
+    let expiry = RetentionCutoff { published: Some(7 * DAY), failed: Some(30 * DAY), limit: 2 };
     let mut deleted = 0;
     loop {
         let batch = store.delete_expired(expiry, &[]).await.unwrap();
@@ -69,7 +69,7 @@ pub(super) async fn a_failed_event_that_holds_its_key_is_kept<F: Fixture>() {
     let held = old(&fixture, Row::keyed("k").status("failed"), 31).await;
     old(&fixture, Row::new().status("failed"), 31).await;
     old(&fixture, Row::keyed("k").lane("other").status("failed"), 31).await;
-    let expiry = Expiry { published: None, failed: Some(30 * DAY), limit: 10 };
+    let expiry = RetentionCutoff { published: None, failed: Some(30 * DAY), limit: 10 };
     assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 2);
     assert_eq!(list(&fixture, EventFilter::default()).await, [held]);
 }
@@ -253,7 +253,7 @@ pub(super) async fn a_failed_event_that_a_person_gave_up_holds_its_key_no_longer
     fixture
         .execute(&format!("UPDATE outbox_events SET updated_at = created_at WHERE id = {}", fixture.id(failed)))
         .await;
-    let expiry = Expiry { published: None, failed: Some(30 * DAY), limit: 10 };
+    let expiry = RetentionCutoff { published: None, failed: Some(30 * DAY), limit: 10 };
     assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 1, "nor does it have to stay");
 }
 
@@ -285,7 +285,7 @@ pub(super) async fn a_replayed_event_is_new_under_its_old_id_and_replays_keep_th
 pub(super) async fn the_overview_counts_what_there_is_and_what_is_due<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let empty = store.overview(Counting::Exactly).await.unwrap();
+    let empty = store.overview(CountMode::Exactly).await.unwrap();
     assert!(empty.counts.is_empty() && empty.due.is_empty() && empty.workers.is_empty(), "{empty:?}");
     Row::new().at(-60_000).insert(&fixture).await;
     Row::new().at(60_000).insert(&fixture).await;
@@ -293,7 +293,7 @@ pub(super) async fn the_overview_counts_what_there_is_and_what_is_due<F: Fixture
     Row::new().lane("other").at(-90_000).retry_in(&fixture, 60_000).insert(&fixture).await;
     Row::new().status("published").insert(&fixture).await;
     let worker = Worker::owner(&store).await;
-    let overview = store.overview(Counting::Exactly).await.unwrap();
+    let overview = store.overview(CountMode::Exactly).await.unwrap();
     let counts = [("pending", 2), ("published", 1), ("retry", 2)].map(|(status, count)| (status.to_owned(), count));
     assert_eq!(overview.counts, counts);
     let [due] = overview.due.as_slice() else { panic!("{overview:?}") };

@@ -15,10 +15,10 @@ use uuid::Uuid;
 use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{Plan, Watch};
 use super::{
-    Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, CreatedCursor, DeliveryRequest, Due,
-    EventFilter, Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore,
+    Acceptance, Announcement, Blocker, Care, Change, Chapter, CountMode, CreatedCursor, DeliveryRequest, Due,
+    EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore,
     NotInserted, NotifyStore, Outcomes, Overview, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
-    Result, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
+    Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -286,7 +286,7 @@ impl Store for PostgresStore {
         operate::repair_missing_seq(self).await
     }
 
-    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[LaneName]) -> Result<usize> {
+    async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
         operate::delete_expired(self, expiry, failed_blocks).await
     }
 
@@ -331,7 +331,7 @@ impl Store for PostgresStore {
         change::change(self, change, ids).await
     }
 
-    async fn overview(&self, counting: Counting) -> Result<Overview> {
+    async fn overview(&self, counting: CountMode) -> Result<Overview> {
         overview::overview(self, counting).await
     }
 

@@ -24,7 +24,9 @@ use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
 use crate::publish::{NewEvent, Stored, prepare_all, publish_many};
 use crate::store::selection::{Comparand, Query};
-use crate::store::{CreatedCursor, EventFilter, Expiry, LaneName, NotInserted, Page, ScanPage, TakeEvents, Unreadable};
+use crate::store::{
+    CreatedCursor, EventFilter, LaneName, NotInserted, Page, RetentionCutoff, ScanPage, TakeEvents, Unreadable,
+};
 
 /// Writes events in a transaction of their own.
 pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
@@ -208,7 +210,11 @@ pub(super) async fn repair_missing_seq(store: &PostgresStore) -> Result<usize> {
 }
 
 /// Deletes what retention no longer keeps, oldest first. What is owed to a handler is kept.
-pub(super) async fn delete_expired(store: &PostgresStore, expiry: Expiry, failed_blocks: &[LaneName]) -> Result<usize> {
+pub(super) async fn delete_expired(
+    store: &PostgresStore,
+    expiry: RetentionCutoff,
+    failed_blocks: &[LaneName],
+) -> Result<usize> {
     let micros = |age: Option<Duration>| age.map(|age| i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
     let (published, failed) = (micros(expiry.published), micros(expiry.failed));
     let holding: Vec<String> = failed_blocks.iter().map(ToString::to_string).collect();

@@ -11,13 +11,13 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result};
-use crate::store::{Counting, Due, Overview, WorkerRow};
+use crate::store::{CountMode, Due, Overview, WorkerRow};
 
 /// Fewer published events than this are counted one by one.
 const MANY: i64 = 100_000;
 
-pub(super) async fn overview(store: &PostgresStore, counting: Counting) -> Result<Overview> {
-    let rough = if counting == Counting::Roughly { rough_counts(store).await? } else { None };
+pub(super) async fn overview(store: &PostgresStore, counting: CountMode) -> Result<Overview> {
+    let rough = if counting == CountMode::Roughly { rough_counts(store).await? } else { None };
     let published_is_estimate = rough.is_some();
     let counts = match rough {
         Some(counts) => counts,
@@ -117,7 +117,7 @@ mod tests {
     use super::MANY;
     use crate::store::contract::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
-    use crate::store::{Counting, Overview};
+    use crate::store::{CountMode, Overview};
 
     #[tokio::test]
     async fn many_published_events_are_estimated_and_all_others_counted() {
@@ -130,7 +130,7 @@ mod tests {
         };
         let look = async || {
             let Overview { counts, published_is_estimate, .. } =
-                fixture.store().overview(Counting::Roughly).await.unwrap();
+                fixture.store().overview(CountMode::Roughly).await.unwrap();
             (counts.into_iter().collect::<BTreeMap<_, _>>(), published_is_estimate)
         };
         fixture.execute(&[insert(7, "failed"), insert(30, "published")].join(";")).await;
@@ -145,7 +145,7 @@ mod tests {
         let (counts, is_estimate) = look().await;
         assert_eq!((counts["failed"], counts["oops"], is_estimate), (7, 5, true));
         assert!((4 * MANY - MANY / 10..4 * MANY + MANY / 10).contains(&counts["published"]), "{counts:?}");
-        let exact = fixture.store().overview(Counting::Exactly).await.unwrap();
+        let exact = fixture.store().overview(CountMode::Exactly).await.unwrap();
         assert!(exact.counts.contains(&("published".to_owned(), 4 * MANY + 30)) && !exact.published_is_estimate);
 
         fixture.execute("TRUNCATE outbox_events").await;

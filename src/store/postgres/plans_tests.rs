@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{PostgresStore, SHARDS, Target};
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Care, EventFilter, Expiry, FailureRecord, FetchRequest, FetchedRow, Heartbeat, KeyStart, LaneName,
-    Page, Position, PredecessorQuery, Range, Shard, Store,
+    Acceptance, Care, EventFilter, FailureRecord, FetchRequest, FetchedRow, Heartbeat, KeyStart, LaneName, Page,
+    Position, PredecessorQuery, Range, RetentionCutoff, Shard, Store,
 };
 use crate::test_support::postgres::Server;
 
@@ -148,7 +148,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     assert!(!store.raise_epoch(worker, &Shard { lane: lane(), number: 0 }, epoch + 1, 9).await.unwrap());
 
     // Housekeeping.
-    let expiry = Expiry { published: Some(24 * 9 * HOUR), failed: Some(24 * 9 * HOUR), limit: 500 };
+    let expiry = RetentionCutoff { published: Some(24 * 9 * HOUR), failed: Some(24 * 9 * HOUR), limit: 500 };
     assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 500);
     assert_eq!(store.repair_missing_seq().await.unwrap(), 0);
     assert!(store.find(refused[0].id).await.unwrap().is_some());

@@ -40,10 +40,10 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
-    Acceptance, Announcement, Blocker, Care, Change, Chapter, Counting, CreatedCursor, DeliveryRequest, Due,
-    EventFilter, Expiry, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore,
+    Acceptance, Announcement, Blocker, Care, Change, Chapter, CountMode, CreatedCursor, DeliveryRequest, Due,
+    EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore,
     NotInserted, NotifyStore, Outcomes, Overview, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
-    Result, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
+    Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -282,7 +282,7 @@ impl Store for SqliteStore {
         self.writer.run("repair missing seq", operate::repair_missing_seq).await
     }
 
-    async fn delete_expired(&self, expiry: Expiry, failed_blocks: &[LaneName]) -> Result<usize> {
+    async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
         let failed_blocks = failed_blocks.to_vec();
         self.writer
             .run("delete expired", move |connection| operate::delete_expired(connection, expiry, &failed_blocks))
@@ -342,7 +342,7 @@ impl Store for SqliteStore {
         self.writer.run("change events", move |connection| change::change(connection, &change, &ids)).await
     }
 
-    async fn overview(&self, _: Counting) -> Result<Overview> {
+    async fn overview(&self, _: CountMode) -> Result<Overview> {
         self.reader.run("read the overview", overview::overview).await
     }
 

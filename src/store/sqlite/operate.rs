@@ -12,7 +12,7 @@ use super::clock::{micros, read_now};
 use super::row::{Row, SqlTypes};
 use super::uuid_of;
 use crate::store::selection::{Comparand, Query};
-use crate::store::{CreatedCursor, EventFilter, Expiry, LaneName, Page, ScanPage};
+use crate::store::{CreatedCursor, EventFilter, LaneName, Page, RetentionCutoff, ScanPage};
 
 /// Strays are few: the insert trigger draws a `seq` for every row that comes without one.
 const STRAYS_PER_REPAIR: i64 = 1000;
@@ -44,7 +44,7 @@ pub(super) fn repair_missing_seq(connection: &mut SqliteConnection) -> QueryResu
 /// Deletes events that are older than retention keeps, at most `limit`. What is owed to a handler is kept.
 pub(super) fn delete_expired(
     connection: &mut SqliteConnection,
-    expiry: Expiry,
+    expiry: RetentionCutoff,
     failed_blocks: &[LaneName],
 ) -> QueryResult<usize> {
     connection.immediate_transaction(|connection| {

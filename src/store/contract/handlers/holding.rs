@@ -67,7 +67,7 @@ pub(in crate::store::contract) async fn an_operator_who_gives_a_failed_event_up_
     let old = fixture.time(-3_600_000);
     let age = format!("UPDATE outbox_events SET created_at = {old}, updated_at = {old}, published_at = {old}");
     fixture.execute(&age).await;
-    let expiry = Expiry { published: Some(Duration::ZERO), failed: Some(Duration::ZERO), limit: 10 };
+    let expiry = RetentionCutoff { published: Some(Duration::ZERO), failed: Some(Duration::ZERO), limit: 10 };
     assert_eq!(store.delete_expired(expiry, &[]).await.unwrap(), 0, "retention keeps what holds its key");
     let fail = Change::Fail { reason: "given up".to_owned() };
     assert_eq!(store.change(&fail, &[first]).await.unwrap(), [first]);

@@ -11,8 +11,8 @@ use super::Fixture;
 use super::given::*;
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Announcement, Care, Change, DeliveryRequest, Expiry, FailureRecord, FetchedDelivery, Heartbeat,
-    LeaseStore, NOT_COVERED, RejectedDelivery, Settled, SettledEvent, Shard, Store, handler_lane,
+    Acceptance, Announcement, Care, Change, DeliveryRequest, FailureRecord, FetchedDelivery, Heartbeat, LeaseStore,
+    NOT_COVERED, RejectedDelivery, RetentionCutoff, Settled, SettledEvent, Shard, Store, handler_lane,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -670,7 +670,7 @@ pub(super) async fn retention_keeps_what_is_owed<F: Fixture>() {
     fixture
         .execute(&format!("UPDATE outbox_events SET created_at = {old}, updated_at = {old}, published_at = {old}"))
         .await;
-    let expiry = Expiry { published: Some(Duration::ZERO), failed: Some(Duration::ZERO), limit: 10 };
+    let expiry = RetentionCutoff { published: Some(Duration::ZERO), failed: Some(Duration::ZERO), limit: 10 };
     assert_eq!(store.delete_expired(expiry, &[]).await.unwrap(), 0);
     handle(&store, "audit", failed).await;
     assert_eq!(store.delete_expired(expiry, &[]).await.unwrap(), 1);

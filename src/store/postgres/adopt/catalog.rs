@@ -75,7 +75,7 @@ pub(super) async fn count_pages(client: &Client) -> Result<i64, Error> {
     client.query_one(pages, &[]).await?.try_get(0)
 }
 
-/// Counting all rows would read the table.
+/// CountMode all rows would read the table.
 async fn estimate_rows(client: &Client) -> Result<i64, Error> {
     let answer = client.simple_query("EXPLAIN (FORMAT JSON) SELECT FROM outbox_events").await?;
     let plan = answer.iter().find_map(first_column).and_then(|text| serde_json::from_str::<Value>(&text).ok());

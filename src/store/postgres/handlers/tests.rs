@@ -12,8 +12,8 @@ use crate::store::postgres::plans_tests::{
 };
 use crate::store::postgres::{PostgresStore, SHARDS, Target};
 use crate::store::{
-    Announcement, Care, Change, Counting, DeliveryRequest, Expiry, FetchRequest, Heartbeat, KeyStart, Position,
-    PredecessorQuery, RejectedDelivery, Settled, Shard, Store, handler_lane,
+    Announcement, Care, Change, CountMode, DeliveryRequest, FetchRequest, Heartbeat, KeyStart, Position,
+    PredecessorQuery, RejectedDelivery, RetentionCutoff, Settled, Shard, Store, handler_lane,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -99,7 +99,7 @@ async fn ask(store: &PostgresStore, owner: Uuid, epoch: i64) -> Vec<(Uuid, i64)>
     let ids: Vec<(Uuid, i64)> = found.iter().map(|found| (found.id, found.seq)).collect();
     store.settle_published(&accepted(&ids), Care::AfterDoubt).await.unwrap();
     store.change(&Change::Retry, &ids.iter().take(5).map(|(id, _)| *id).collect::<Vec<_>>()).await.unwrap();
-    let expiry = Expiry { published: Some(24 * HOUR), failed: Some(Duration::ZERO), limit: 500 };
+    let expiry = RetentionCutoff { published: Some(24 * HOUR), failed: Some(Duration::ZERO), limit: 500 };
     assert_eq!(store.delete_expired(expiry, &[]).await.unwrap(), 0);
     ids
 }
@@ -161,7 +161,7 @@ async fn what_an_absent_handler_is_owed_costs_no_other_statement_pages() {
     }
     let shown = early.owed().await.unwrap();
     assert_eq!((&*shown[0].name, shown[0].owed), ("absent", i64::try_from(OWED).unwrap()));
-    assert!(early.overview(Counting::Exactly).await.unwrap().due.is_empty());
+    assert!(early.overview(CountMode::Exactly).await.unwrap().due.is_empty());
 }
 
 const ONE: &str =
