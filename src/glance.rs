@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::settings::Settings;
-use crate::store::{Overview, OwedHandler, WorkerRow, handler_lane, handler_of};
+use crate::store::{EventCounts, OwedHandler, WorkerRow, handler_lane, handler_of};
 
 const OK: &str = "ok";
 
@@ -96,7 +96,7 @@ pub(crate) struct Glance {
 }
 
 impl Glance {
-    pub(crate) fn new(overview: &Overview, settings: &Settings) -> Self {
+    pub(crate) fn new(overview: &EventCounts, settings: &Settings) -> Self {
         // Events that name no backend belong to the default one.
         let publisher = |lane: &str| match settings.default_publisher() {
             Ok(default) if lane.is_empty() => default.to_owned(),
@@ -173,7 +173,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::store::{Due, WorkerRow};
+    use crate::store::{Backlog, WorkerRow};
 
     fn worker(name: &str, silent: u64, backends: &str) -> WorkerRow {
         WorkerRow {
@@ -187,9 +187,12 @@ mod tests {
     }
 
     fn glance(workers: Vec<WorkerRow>) -> Glance {
-        let due =
-            |lane: &str, events, seconds| Due { lane: Arc::from(lane), events, oldest: Duration::from_secs(seconds) };
-        let overview = Overview {
+        let due = |lane: &str, events, seconds| Backlog {
+            lane: Arc::from(lane),
+            events,
+            oldest: Duration::from_secs(seconds),
+        };
+        let overview = EventCounts {
             counts: Vec::new(),
             published_is_estimate: false,
             due: vec![due("", 2, 9), due("orders", 3, 5)],

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
-use crate::store::{Due, Outcomes, OwedHandler};
+use crate::store::{Backlog, Outcomes, OwedHandler};
 
 /// In the place of a backend: events whose `publisher_backend` no live worker serves. No publisher has such a name.
 const UNSERVED: &str = "(unserved)";
@@ -215,7 +215,7 @@ impl DueMeters {
         Self { events: gauge(DUE), oldest: gauge(OLDEST_DUE) }
     }
 
-    pub(crate) fn set<'a>(&self, due: impl Iterator<Item = &'a Due>) {
+    pub(crate) fn set<'a>(&self, due: impl Iterator<Item = &'a Backlog>) {
         let (events, oldest) =
             due.fold((0, Duration::ZERO), |(events, oldest), due| (events + due.events, oldest.max(due.oldest)));
         self.events.set(events as f64);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::backend::session::{BackendSession, JournalEntry};
 use crate::settings::{PublisherSettings, Settings};
-use crate::store::{Overview, Store};
+use crate::store::{EventCounts, Store};
 use crate::system::Backends;
 
 /// No backend is waited for longer.
@@ -42,7 +42,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    pub(super) fn new(outbox: Uuid, settings: &Settings, overview: &Overview) -> Self {
+    pub(super) fn new(outbox: Uuid, settings: &Settings, overview: &EventCounts) -> Self {
         let alive = overview.workers.iter().filter(|worker| worker.is_alive(settings.worker.lease));
         let announced = alive.flat_map(|worker| worker.reports().into_keys());
         Self { outbox, settings: settings.clone(), announced: announced.collect() }
@@ -193,8 +193,12 @@ mod tests {
                 backends: serde_json::json!({"elsewhere": LaneReport::well()}).to_string(),
                 shards: Vec::new(),
             };
-            let overview =
-                Overview { counts: Vec::new(), published_is_estimate: false, due: Vec::new(), workers: vec![worker] };
+            let overview = EventCounts {
+                counts: Vec::new(),
+                published_is_estimate: false,
+                due: Vec::new(),
+                workers: vec![worker],
+            };
             Served::new(Uuid::nil(), &settings, &overview).has(&stream, &entry)
         };
         assert!(is_served(Duration::ZERO));

@@ -22,7 +22,7 @@ pub(crate) use self::handlers::{
 };
 pub(crate) use self::history::{Chapter, Outcomes, Span};
 pub(crate) use self::operations::{
-    Change, CountMode, Due, MOST_AHEAD, Overview, QueuePosition, RetentionCutoff, Unreadable, WorkerRow,
+    Backlog, Change, CountMode, EventCounts, MOST_AHEAD, QueuePosition, RetentionCutoff, Unreadable, WorkerRow,
 };
 pub(crate) use self::report::{LaneReport, Unrecorded};
 pub(crate) use self::selection::{CreatedCursor, EventFilter, Page, ScanPage};
@@ -398,10 +398,10 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>>;
 
     /// The outbox at a glance.
-    async fn overview(&self, counting: CountMode) -> Result<Overview>;
+    async fn overview(&self, counting: CountMode) -> Result<EventCounts>;
 
     /// What is due, by lane.
-    async fn due(&self) -> Result<Vec<Due>>;
+    async fn due(&self) -> Result<Vec<Backlog>>;
 
     /// The workers that have said something of themselves lately, alive or not.
     async fn workers(&self) -> Result<Vec<WorkerRow>>;

@@ -66,18 +66,18 @@ pub(crate) enum CountMode {
 
 /// The outbox at a glance.
 #[derive(Debug, Clone)]
-pub(crate) struct Overview {
+pub(crate) struct EventCounts {
     /// Events of each status that the table holds.
     pub(crate) counts: Vec<(String, i64)>,
     /// So many are published about, and not exactly.
     pub(crate) published_is_estimate: bool,
-    pub(crate) due: Vec<Due>,
+    pub(crate) due: Vec<Backlog>,
     pub(crate) workers: Vec<WorkerRow>,
 }
 
 /// What is due of a lane.
 #[derive(Debug, Clone)]
-pub(crate) struct Due {
+pub(crate) struct Backlog {
     pub(crate) lane: LaneName,
     pub(crate) events: i64,
     /// Since when the first one is.

@@ -7,7 +7,7 @@ use super::publisher_state::PublisherState;
 use super::shared::Shared;
 use crate::error::StoreError;
 use crate::metrics;
-use crate::store::{Due, WorkerRow};
+use crate::store::{Backlog, WorkerRow};
 
 /// What this worker knows itself.
 pub(super) fn update_own(shared: &Shared) {
@@ -30,7 +30,7 @@ pub(super) async fn update_due(shared: &Shared) -> Result<(), StoreError> {
     let is_alive = |worker: &&WorkerRow| worker.is_alive(shared.settings.worker.lease);
     let served: HashSet<String> =
         workers.iter().filter(is_alive).flat_map(|worker| worker.reports().into_keys()).collect();
-    let is_served = |due: &&Due| shared.publisher_of(&due.lane).is_some() || served.contains(&*due.lane);
+    let is_served = |due: &&Backlog| shared.publisher_of(&due.lane).is_some() || served.contains(&*due.lane);
     shared.metrics.unserved.set(due.iter().filter(|due| !is_served(due)));
     Ok(())
 }

@@ -15,10 +15,11 @@ use uuid::Uuid;
 use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{Plan, Watch};
 use super::{
-    Acceptance, Announcement, Blocker, Care, Change, Chapter, CountMode, CreatedCursor, DeliveryRequest, Due,
-    EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore,
-    NotInserted, NotifyStore, Outcomes, Overview, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
-    Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Announcement, Backlog, Blocker, Care, Change, Chapter, CountMode, CreatedCursor, DeliveryRequest,
+    EventCounts, EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName,
+    LeaseStore, NotInserted, NotifyStore, Outcomes, OwedHandler, Page, PredecessorQuery, QueuePosition,
+    RejectedDelivery, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents,
+    Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -331,11 +332,11 @@ impl Store for PostgresStore {
         change::change(self, change, ids).await
     }
 
-    async fn overview(&self, counting: CountMode) -> Result<Overview> {
+    async fn overview(&self, counting: CountMode) -> Result<EventCounts> {
         overview::overview(self, counting).await
     }
 
-    async fn due(&self) -> Result<Vec<Due>> {
+    async fn due(&self) -> Result<Vec<Backlog>> {
         overview::due(self).await
     }
 

@@ -11,12 +11,12 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result};
-use crate::store::{CountMode, Due, Overview, WorkerRow};
+use crate::store::{Backlog, CountMode, EventCounts, WorkerRow};
 
 /// Fewer published events than this are counted one by one.
 const MANY: i64 = 100_000;
 
-pub(super) async fn overview(store: &PostgresStore, counting: CountMode) -> Result<Overview> {
+pub(super) async fn overview(store: &PostgresStore, counting: CountMode) -> Result<EventCounts> {
     let rough = if counting == CountMode::Roughly { rough_counts(store).await? } else { None };
     let published_is_estimate = rough.is_some();
     let counts = match rough {
@@ -24,7 +24,7 @@ pub(super) async fn overview(store: &PostgresStore, counting: CountMode) -> Resu
         None => counts(store).await?,
     };
     let (due, workers) = (due(store).await?, workers(store).await?);
-    Ok(Overview { counts, published_is_estimate, due, workers })
+    Ok(EventCounts { counts, published_is_estimate, due, workers })
 }
 
 /// None where there are not so many, or nobody knows.
@@ -59,7 +59,7 @@ async fn estimate(store: &PostgresStore) -> Result<Option<i64>> {
     store.run("estimate the number of events", |conn| query.get_result(conn).boxed()).await
 }
 
-pub(super) async fn due(store: &PostgresStore) -> Result<Vec<Due>> {
+pub(super) async fn due(store: &PostgresStore) -> Result<Vec<Backlog>> {
     let query = sql::<(Text, BigInt, BigInt)>(
         "SELECT lane, count(*), greatest((extract(epoch FROM now() - min(since)) * 1000000)::bigint, 0) FROM (\
             SELECT publisher_backend AS lane, scheduled_at AS since FROM outbox_events \
@@ -73,7 +73,7 @@ pub(super) async fn due(store: &PostgresStore) -> Result<Vec<Due>> {
         store.run_within(LONG_STATEMENT_LIMIT, "count due events", |conn| query.load(conn).boxed()).await?;
     Ok(rows
         .into_iter()
-        .map(|(lane, events, micros)| Due { lane: Arc::from(lane), events, oldest: span(micros) })
+        .map(|(lane, events, micros)| Backlog { lane: Arc::from(lane), events, oldest: span(micros) })
         .collect())
 }
 
@@ -117,7 +117,7 @@ mod tests {
     use super::MANY;
     use crate::store::contract::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
-    use crate::store::{CountMode, Overview};
+    use crate::store::{CountMode, EventCounts};
 
     #[tokio::test]
     async fn many_published_events_are_estimated_and_all_others_counted() {
@@ -129,7 +129,7 @@ mod tests {
             )
         };
         let look = async || {
-            let Overview { counts, published_is_estimate, .. } =
+            let EventCounts { counts, published_is_estimate, .. } =
                 fixture.store().overview(CountMode::Roughly).await.unwrap();
             (counts.into_iter().collect::<BTreeMap<_, _>>(), published_is_estimate)
         };

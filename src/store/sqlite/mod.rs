@@ -40,10 +40,11 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
-    Acceptance, Announcement, Blocker, Care, Change, Chapter, CountMode, CreatedCursor, DeliveryRequest, Due,
-    EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName, LeaseStore,
-    NotInserted, NotifyStore, Outcomes, Overview, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
-    Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Announcement, Backlog, Blocker, Care, Change, Chapter, CountMode, CreatedCursor, DeliveryRequest,
+    EventCounts, EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName,
+    LeaseStore, NotInserted, NotifyStore, Outcomes, OwedHandler, Page, PredecessorQuery, QueuePosition,
+    RejectedDelivery, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents,
+    Unreadable, WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -342,11 +343,11 @@ impl Store for SqliteStore {
         self.writer.run("change events", move |connection| change::change(connection, &change, &ids)).await
     }
 
-    async fn overview(&self, _: CountMode) -> Result<Overview> {
+    async fn overview(&self, _: CountMode) -> Result<EventCounts> {
         self.reader.run("read the overview", overview::overview).await
     }
 
-    async fn due(&self) -> Result<Vec<Due>> {
+    async fn due(&self) -> Result<Vec<Backlog>> {
         self.reader.run("count due events", overview::due).await
     }
 

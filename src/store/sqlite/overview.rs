@@ -10,12 +10,12 @@ use diesel::sql_types::{BigInt, Binary, Text};
 
 use super::clock::read_now;
 use super::uuid_of;
-use crate::store::{Due, Overview, WorkerRow};
+use crate::store::{Backlog, EventCounts, WorkerRow};
 
-pub(super) fn overview(connection: &mut SqliteConnection) -> QueryResult<Overview> {
+pub(super) fn overview(connection: &mut SqliteConnection) -> QueryResult<EventCounts> {
     connection.transaction(|connection| {
         let (counts, due, workers) = (counts(connection)?, due(connection)?, workers(connection)?);
-        Ok(Overview { counts, published_is_estimate: false, due, workers })
+        Ok(EventCounts { counts, published_is_estimate: false, due, workers })
     })
 }
 
@@ -32,7 +32,7 @@ fn counts(connection: &mut SqliteConnection) -> QueryResult<Vec<(String, i64)>> 
     Ok(counts)
 }
 
-pub(super) fn due(connection: &mut SqliteConnection) -> QueryResult<Vec<Due>> {
+pub(super) fn due(connection: &mut SqliteConnection) -> QueryResult<Vec<Backlog>> {
     let now = read_now(connection)?;
     // From indexes alone: in the rows, these columns stand behind what the events carry.
     let rows: Vec<(String, i64, i64)> = sql::<(Text, BigInt, BigInt)>(
@@ -52,7 +52,8 @@ pub(super) fn due(connection: &mut SqliteConnection) -> QueryResult<Vec<Due>> {
     .bind::<BigInt, _>(now)
     .sql(" GROUP BY publisher_backend) GROUP BY lane ORDER BY lane")
     .load(connection)?;
-    let due = |(lane, events, since)| Due { lane: Arc::from(String::as_str(&lane)), events, oldest: span(now, since) };
+    let due =
+        |(lane, events, since)| Backlog { lane: Arc::from(String::as_str(&lane)), events, oldest: span(now, since) };
     Ok(rows.into_iter().map(due).collect())
 }
 
