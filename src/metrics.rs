@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
-use crate::store::{Backlog, Outcomes, OwedHandler};
+use crate::store::{Backlog, OutcomeCounts, OwedHandler};
 
 /// In the place of a backend: events whose `publisher_backend` no live worker serves. No publisher has such a name.
 const UNSERVED: &str = "(unserved)";
@@ -185,12 +185,12 @@ impl PublisherMetrics {
     }
 
     /// What became of events since this was last taken.
-    pub(crate) fn take_outcomes(&self) -> Outcomes {
-        Outcomes { published: self.published.take(), rejected: self.rejected.take(), failed: self.failed.take() }
+    pub(crate) fn take_outcomes(&self) -> OutcomeCounts {
+        OutcomeCounts { published: self.published.take(), rejected: self.rejected.take(), failed: self.failed.take() }
     }
 
     /// What was taken could not be written down.
-    pub(crate) fn restore(&self, outcomes: Outcomes) {
+    pub(crate) fn restore(&self, outcomes: OutcomeCounts) {
         self.published.restore(outcomes.published);
         self.rejected.restore(outcomes.rejected);
         self.failed.restore(outcomes.failed);

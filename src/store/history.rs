@@ -6,12 +6,12 @@ use chrono::{DateTime, Utc};
 
 /// How finely it is kept, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Span {
+pub(crate) enum Resolution {
     Minute,
     Hour,
 }
 
-impl Span {
+impl Resolution {
     pub(crate) const ALL: [Self; 2] = [Self::Minute, Self::Hour];
 
     /// As the table holds it.
@@ -33,14 +33,14 @@ impl Span {
 
 /// What became of events in some span of time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Outcomes {
+pub(crate) struct OutcomeCounts {
     pub(crate) published: u64,
     /// Times that one was refused.
     pub(crate) rejected: u64,
     pub(crate) failed: u64,
 }
 
-impl Outcomes {
+impl OutcomeCounts {
     pub(crate) fn is_nothing(self) -> bool {
         self == Self::default()
     }
@@ -48,9 +48,9 @@ impl Outcomes {
 
 /// What became of one publisher's events in a minute or an hour.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chapter {
+pub(crate) struct HistoryBucket {
     pub(crate) began_at: DateTime<Utc>,
     /// The publisher's name.
     pub(crate) backend: String,
-    pub(crate) outcomes: Outcomes,
+    pub(crate) outcomes: OutcomeCounts,
 }

@@ -20,7 +20,7 @@ pub(crate) use self::handlers::{
     Acceptance, Announcement, DeliveryRequest, FetchedDelivery, MOST_COUNTED, NOT_COVERED, OwedHandler,
     RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
-pub(crate) use self::history::{Chapter, Outcomes, Span};
+pub(crate) use self::history::{HistoryBucket, OutcomeCounts, Resolution};
 pub(crate) use self::operations::{
     Backlog, Change, CountMode, EventCounts, MOST_AHEAD, QueuePosition, RetentionCutoff, Unreadable, WorkerRow,
 };
@@ -367,10 +367,10 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// Adds what became of events, by publisher, to this minute and this hour by the database's clock, and forgets what is
     /// older than is kept.
-    async fn add_to_history(&self, outcomes: &[(String, Outcomes)]) -> Result<()>;
+    async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()>;
 
     /// What became of events since so long ago, in the order of time.
-    async fn history(&self, span: Span, since: Duration) -> Result<Vec<Chapter>>;
+    async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>>;
 
     /// One event.
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;

@@ -8,7 +8,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use super::clock::BootInstant;
 use super::messages::ActorKind;
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use crate::store::{Outcomes, RetentionCutoff, Wakeup};
+use crate::store::{OutcomeCounts, RetentionCutoff, Wakeup};
 
 /// How often rows without a `seq` are looked for; an index that is empty in practice answers.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
@@ -98,9 +98,10 @@ panics_on_demand!(Janitor);
 /// and no event's.
 pub(super) async fn write_history(shared: &Shared) {
     let publishers = || shared.publishers.values();
-    let taken: Vec<(String, Outcomes)> =
+    let taken: Vec<(String, OutcomeCounts)> =
         publishers().map(|publisher| (publisher.name.clone(), publisher.metrics.take_outcomes())).collect();
-    let told: Vec<(String, Outcomes)> = taken.iter().filter(|(_, outcomes)| !outcomes.is_nothing()).cloned().collect();
+    let told: Vec<(String, OutcomeCounts)> =
+        taken.iter().filter(|(_, outcomes)| !outcomes.is_nothing()).cloned().collect();
     if told.is_empty() {
         return;
     }

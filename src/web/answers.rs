@@ -11,7 +11,7 @@ use super::asked::Cursor;
 use crate::event::{OutboxEvent, Status};
 use crate::explain::Explanation;
 use crate::glance::{BackendGlance, WorkerGlance};
-use crate::store::{Chapter, Unreadable};
+use crate::store::{HistoryBucket, Unreadable};
 
 /// The outbox at a glance.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -43,9 +43,9 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// Those of all backends together, in the order of time.
-    pub(super) fn of_all(chapters: Vec<Chapter>) -> Vec<Self> {
+    pub(super) fn of_all(buckets: Vec<HistoryBucket>) -> Vec<Self> {
         let mut all: BTreeMap<DateTime<Utc>, Self> = BTreeMap::new();
-        for Chapter { began_at, outcomes, .. } in chapters {
+        for HistoryBucket { began_at, outcomes, .. } in buckets {
             let one = all.entry(began_at).or_insert(Self { began_at, published: 0, rejected: 0, failed: 0 });
             one.published += outcomes.published;
             one.rejected += outcomes.rejected;

@@ -17,7 +17,7 @@ use crate::event::OutboxEvent;
 use crate::explain::{Explanation, explain};
 use crate::glance::Glance;
 use crate::settings::Settings;
-use crate::store::{Chapter, CountMode, CreatedCursor, EventFilter, Span, Store};
+use crate::store::{CountMode, CreatedCursor, EventFilter, HistoryBucket, Resolution, Store};
 
 /// Events on a page, unless said otherwise, and at most.
 pub(crate) const PAGE: u16 = 50;
@@ -201,8 +201,8 @@ async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
     let counted_at = Utc::now();
     let (overview, minutes, hours) = tokio::try_join!(
         store.overview(CountMode::Roughly),
-        store.history(Span::Minute, HOUR),
-        store.history(Span::Hour, 24 * HOUR)
+        store.history(Resolution::Minute, HOUR),
+        store.history(Resolution::Hour, 24 * HOUR)
     )?;
     let Glance { counts, backends, workers } = Glance::new(&overview, settings);
     let published_is_estimate = overview.published_is_estimate;
@@ -219,9 +219,9 @@ async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
 }
 
 /// What each backend published in the last minute that is over.
-fn published_a_minute(minutes: &[Chapter], now: DateTime<Utc>) -> BTreeMap<String, u64> {
+fn published_a_minute(minutes: &[HistoryBucket], now: DateTime<Utc>) -> BTreeMap<String, u64> {
     let minute = TimeDelta::minutes(1);
     let last = now.duration_trunc(minute).unwrap_or(now) - minute;
-    let of_last = minutes.iter().filter(|chapter| chapter.began_at == last);
-    of_last.map(|chapter| (chapter.backend.clone(), chapter.outcomes.published)).collect()
+    let of_last = minutes.iter().filter(|bucket| bucket.began_at == last);
+    of_last.map(|bucket| (bucket.backend.clone(), bucket.outcomes.published)).collect()
 }

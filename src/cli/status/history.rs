@@ -7,19 +7,19 @@ use serde::Serialize;
 use crate::cli::output;
 use crate::error::StoreError;
 use crate::row::time;
-use crate::store::{Chapter, Span, Store};
+use crate::store::{HistoryBucket, Resolution, Store};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// All that is kept.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct History {
-    by_minute: Vec<Line>,
-    by_hour: Vec<Line>,
+    by_minute: Vec<HistoryRow>,
+    by_hour: Vec<HistoryRow>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-struct Line {
+struct HistoryRow {
     began_at: String,
     backend: String,
     published: u64,
@@ -32,8 +32,8 @@ struct Line {
 impl History {
     pub(super) async fn read(store: &dyn Store) -> Result<Self, StoreError> {
         let (minutes, hours) = tokio::try_join!(
-            store.history(Span::Minute, Span::Minute.kept_for()),
-            store.history(Span::Hour, Span::Hour.kept_for())
+            store.history(Resolution::Minute, Resolution::Minute.kept_for()),
+            store.history(Resolution::Hour, Resolution::Hour.kept_for())
         )?;
         Ok(Self { by_minute: lines(minutes), by_hour: lines(hours) })
     }
@@ -43,15 +43,15 @@ impl History {
         for (title, lines, span) in [("MINUTE", &self.by_minute, HOUR), ("HOUR", &self.by_hour, 24 * HOUR)] {
             output::line("")?;
             let shown = lines.iter().filter(|line| line.age <= span);
-            output::table(&[title, "BACKEND", "PUBLISHED", "REJECTED", "FAILED"], shown.map(Line::row))?;
+            output::table(&[title, "BACKEND", "PUBLISHED", "REJECTED", "FAILED"], shown.map(HistoryRow::row))?;
         }
         Ok(())
     }
 }
 
-fn lines(chapters: Vec<Chapter>) -> Vec<Line> {
+fn lines(buckets: Vec<HistoryBucket>) -> Vec<HistoryRow> {
     let now = chrono::Utc::now();
-    let line = |Chapter { began_at, backend, outcomes }| Line {
+    let line = |HistoryBucket { began_at, backend, outcomes }| HistoryRow {
         began_at: time(began_at),
         backend,
         published: outcomes.published,
@@ -59,10 +59,10 @@ fn lines(chapters: Vec<Chapter>) -> Vec<Line> {
         failed: outcomes.failed,
         age: (now - began_at).to_std().unwrap_or_default(),
     };
-    chapters.into_iter().map(line).collect()
+    buckets.into_iter().map(line).collect()
 }
 
-impl Line {
+impl HistoryRow {
     fn row(&self) -> Vec<String> {
         let counts = [self.published, self.rejected, self.failed].map(|count| count.to_string());
         [self.began_at.clone(), output::printable(&self.backend)].into_iter().chain(counts).collect()

@@ -1,19 +1,21 @@
 use std::time::Duration;
 
 use super::Fixture;
-use crate::store::{Chapter, Outcomes, Span};
+use crate::store::{HistoryBucket, OutcomeCounts, Resolution};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-fn outcomes(published: u64, rejected: u64, failed: u64) -> Outcomes {
-    Outcomes { published, rejected, failed }
+fn outcomes(published: u64, rejected: u64, failed: u64) -> OutcomeCounts {
+    OutcomeCounts { published, rejected, failed }
 }
 
-fn summed(chapters: &[Chapter], backend: &str) -> Outcomes {
-    chapters.iter().filter(|chapter| chapter.backend == backend).fold(Outcomes::default(), |sum, chapter| Outcomes {
-        published: sum.published + chapter.outcomes.published,
-        rejected: sum.rejected + chapter.outcomes.rejected,
-        failed: sum.failed + chapter.outcomes.failed,
+fn summed(buckets: &[HistoryBucket], backend: &str) -> OutcomeCounts {
+    buckets.iter().filter(|bucket| bucket.backend == backend).fold(OutcomeCounts::default(), |sum, bucket| {
+        OutcomeCounts {
+            published: sum.published + bucket.outcomes.published,
+            rejected: sum.rejected + bucket.outcomes.rejected,
+            failed: sum.failed + bucket.outcomes.failed,
+        }
     })
 }
 
@@ -23,14 +25,14 @@ pub(super) async fn what_became_of_events_is_added_up_by_minute_and_by_hour<F: F
     let told = [("a".to_owned(), outcomes(5, 2, 1)), ("b".to_owned(), outcomes(7, 0, 0))];
     store.add_to_history(&told).await.unwrap();
     store.add_to_history(&told[..1]).await.unwrap();
-    for span in Span::ALL {
+    for span in Resolution::ALL {
         // Two, where a minute or an hour began in between.
-        let chapters = store.history(span, 2 * HOUR).await.unwrap();
-        assert_eq!([summed(&chapters, "a"), summed(&chapters, "b")], [outcomes(10, 4, 2), outcomes(7, 0, 0)]);
-        assert!(chapters.iter().filter(|chapter| chapter.backend == "b").count() == 1, "{chapters:?}");
+        let buckets = store.history(span, 2 * HOUR).await.unwrap();
+        assert_eq!([summed(&buckets, "a"), summed(&buckets, "b")], [outcomes(10, 4, 2), outcomes(7, 0, 0)]);
+        assert!(buckets.iter().filter(|bucket| bucket.backend == "b").count() == 1, "{chapters:?}");
         let width = i64::from(span.minutes()) * 60;
-        assert!(chapters.iter().all(|chapter| chapter.began_at.timestamp_micros() % (width * 1_000_000) == 0));
-        assert!(chapters.is_sorted_by_key(|chapter| chapter.began_at));
+        assert!(buckets.iter().all(|bucket| bucket.began_at.timestamp_micros() % (width * 1_000_000) == 0));
+        assert!(buckets.is_sorted_by_key(|bucket| bucket.began_at));
     }
 }
 
@@ -47,7 +49,7 @@ pub(super) async fn history_ends_after_a_day_by_minute_and_thirty_by_hour<F: Fix
             .await;
     }
     store.add_to_history(&[("a".to_owned(), outcomes(1, 0, 0))]).await.unwrap();
-    let left = async |span: Span| summed(&store.history(span, 100 * 24 * HOUR).await.unwrap(), "old").published;
-    assert_eq!((left(Span::Minute).await, left(Span::Hour).await), (0, 1));
-    assert_eq!(store.history(Span::Hour, 24 * HOUR).await.unwrap().len(), 1);
+    let left = async |span: Resolution| summed(&store.history(span, 100 * 24 * HOUR).await.unwrap(), "old").published;
+    assert_eq!((left(Resolution::Minute).await, left(Resolution::Hour).await), (0, 1));
+    assert_eq!(store.history(Resolution::Hour, 24 * HOUR).await.unwrap().len(), 1);
 }

@@ -9,7 +9,7 @@ use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
 
 use super::{PostgresStore, Result};
-use crate::store::{Chapter, Outcomes, Span};
+use crate::store::{HistoryBucket, OutcomeCounts, Resolution};
 
 /// `$1` to `$4`: one array for each column; `$5`, `$6`: the spans in minutes and the seconds for which each is kept.
 const ADD: &str = "WITH spans AS MATERIALIZED (\
@@ -22,13 +22,13 @@ const ADD: &str = "WITH spans AS MATERIALIZED (\
     ON CONFLICT (span, began_at, backend) DO UPDATE SET published = h.published + excluded.published, \
         rejected = h.rejected + excluded.rejected, failed = h.failed + excluded.failed";
 
-pub(super) async fn add(store: &PostgresStore, outcomes: &[(String, Outcomes)]) -> Result<()> {
+pub(super) async fn add(store: &PostgresStore, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {
     let backends: Vec<&str> = outcomes.iter().map(|(backend, _)| backend.as_str()).collect();
-    let column = |of: fn(&Outcomes) -> u64| -> Vec<i64> {
+    let column = |of: fn(&OutcomeCounts) -> u64| -> Vec<i64> {
         outcomes.iter().map(|(_, outcomes)| i64::try_from(of(outcomes)).unwrap_or(i64::MAX)).collect()
     };
-    let spans: Vec<i16> = Span::ALL.map(Span::minutes).to_vec();
-    let kept: Vec<f64> = Span::ALL.map(|span| span.kept_for().as_secs_f64()).to_vec();
+    let spans: Vec<i16> = Resolution::ALL.map(Resolution::minutes).to_vec();
+    let kept: Vec<f64> = Resolution::ALL.map(|span| span.kept_for().as_secs_f64()).to_vec();
     store
         .run("write the history", |conn| {
             sql_query(ADD)
@@ -59,7 +59,7 @@ struct Row {
     failed: i64,
 }
 
-pub(super) async fn read(store: &PostgresStore, span: Span, since: Duration) -> Result<Vec<Chapter>> {
+pub(super) async fn read(store: &PostgresStore, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {
     const READ: &str = "SELECT began_at, backend, published, rejected, failed FROM outbox_history \
         WHERE span = $1 AND began_at >= clock_timestamp() - $2 * interval '1 second' ORDER BY began_at, backend";
     let rows: Vec<Row> = store
@@ -71,14 +71,14 @@ pub(super) async fn read(store: &PostgresStore, span: Span, since: Duration) -> 
                 .boxed()
         })
         .await?;
-    Ok(rows.into_iter().map(Chapter::from).collect())
+    Ok(rows.into_iter().map(HistoryBucket::from).collect())
 }
 
-impl From<Row> for Chapter {
+impl From<Row> for HistoryBucket {
     fn from(row: Row) -> Self {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         let outcomes =
-            Outcomes { published: count(row.published), rejected: count(row.rejected), failed: count(row.failed) };
+            OutcomeCounts { published: count(row.published), rejected: count(row.rejected), failed: count(row.failed) };
         Self { began_at: row.began_at, backend: row.backend, outcomes }
     }
 }

@@ -15,10 +15,10 @@ use uuid::Uuid;
 use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{Plan, Watch};
 use super::{
-    Acceptance, Announcement, Backlog, Blocker, Care, Change, Chapter, CountMode, CreatedCursor, DeliveryRequest,
-    EventCounts, EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName,
-    LeaseStore, NotInserted, NotifyStore, Outcomes, OwedHandler, Page, PredecessorQuery, QueuePosition,
-    RejectedDelivery, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents,
+    Acceptance, Announcement, Backlog, Blocker, Care, Change, CountMode, CreatedCursor, DeliveryRequest, EventCounts,
+    EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName,
+    LeaseStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition,
+    RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Store, TakeEvents,
     Unreadable, WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
@@ -291,11 +291,11 @@ impl Store for PostgresStore {
         operate::delete_expired(self, expiry, failed_blocks).await
     }
 
-    async fn add_to_history(&self, outcomes: &[(String, Outcomes)]) -> Result<()> {
+    async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {
         history::add(self, outcomes).await
     }
 
-    async fn history(&self, span: Span, since: Duration) -> Result<Vec<Chapter>> {
+    async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {
         history::read(self, span, since).await
     }
 

@@ -9,14 +9,14 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, SmallInt, Text};
 
 use super::clock::{micros, read_now};
-use crate::store::{Chapter, Outcomes, Span};
+use crate::store::{HistoryBucket, OutcomeCounts, Resolution};
 
 const MINUTE: i64 = 60_000_000;
 
-pub(super) fn add(connection: &mut SqliteConnection, outcomes: &[(String, Outcomes)]) -> QueryResult<()> {
+pub(super) fn add(connection: &mut SqliteConnection, outcomes: &[(String, OutcomeCounts)]) -> QueryResult<()> {
     connection.immediate_transaction(|connection| {
         let now = read_now(connection)?;
-        for span in Span::ALL {
+        for span in Resolution::ALL {
             let width = i64::from(span.minutes()) * MINUTE;
             for (backend, outcomes) in outcomes {
                 add_one(connection, span, now - now.rem_euclid(width), backend, *outcomes)?;
@@ -32,10 +32,10 @@ pub(super) fn add(connection: &mut SqliteConnection, outcomes: &[(String, Outcom
 
 fn add_one(
     connection: &mut SqliteConnection,
-    span: Span,
+    span: Resolution,
     began_at: i64,
     backend: &str,
-    outcomes: Outcomes,
+    outcomes: OutcomeCounts,
 ) -> QueryResult<()> {
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     sql_query(
@@ -53,7 +53,11 @@ fn add_one(
     .map(drop)
 }
 
-pub(super) fn read(connection: &mut SqliteConnection, span: Span, since: Duration) -> QueryResult<Vec<Chapter>> {
+pub(super) fn read(
+    connection: &mut SqliteConnection,
+    span: Resolution,
+    since: Duration,
+) -> QueryResult<Vec<HistoryBucket>> {
     let now = read_now(connection)?;
     let rows: Vec<(i64, String, i64, i64, i64)> = sql::<(BigInt, Text, BigInt, BigInt, BigInt)>(
         "SELECT began_at, backend, published, rejected, failed FROM outbox_history WHERE span = ",
@@ -64,10 +68,10 @@ pub(super) fn read(connection: &mut SqliteConnection, span: Span, since: Duratio
     .sql(" ORDER BY began_at, backend")
     .load(connection)?;
     let count = |count: i64| u64::try_from(count).unwrap_or(0);
-    let chapter = |(began_at, backend, published, rejected, failed)| Chapter {
+    let bucket = |(began_at, backend, published, rejected, failed)| HistoryBucket {
         began_at: DateTime::from_timestamp_micros(began_at).unwrap_or_default(),
         backend,
-        outcomes: Outcomes { published: count(published), rejected: count(rejected), failed: count(failed) },
+        outcomes: OutcomeCounts { published: count(published), rejected: count(rejected), failed: count(failed) },
     };
-    Ok(rows.into_iter().map(chapter).collect())
+    Ok(rows.into_iter().map(bucket).collect())
 }

@@ -40,10 +40,10 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{Plan, Watch};
 use super::{
-    Acceptance, Announcement, Backlog, Blocker, Care, Change, Chapter, CountMode, CreatedCursor, DeliveryRequest,
-    EventCounts, EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, LaneName,
-    LeaseStore, NotInserted, NotifyStore, Outcomes, OwedHandler, Page, PredecessorQuery, QueuePosition,
-    RejectedDelivery, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Span, Store, TakeEvents,
+    Acceptance, Announcement, Backlog, Blocker, Care, Change, CountMode, CreatedCursor, DeliveryRequest, EventCounts,
+    EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName,
+    LeaseStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition,
+    RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Store, TakeEvents,
     Unreadable, WorkerRow,
 };
 use crate::blocking;
@@ -290,12 +290,12 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn add_to_history(&self, outcomes: &[(String, Outcomes)]) -> Result<()> {
+    async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {
         let outcomes = outcomes.to_vec();
         self.writer.run("write the history", move |connection| history::add(connection, &outcomes)).await
     }
 
-    async fn history(&self, span: Span, since: Duration) -> Result<Vec<Chapter>> {
+    async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {
         self.reader.run("read the history", move |connection| history::read(connection, span, since)).await
     }
 
