@@ -144,7 +144,7 @@ impl Beats {
 
     /// One whole heartbeat; `false` where it failed or found no other worker.
     pub async fn beat(&mut self) -> bool {
-        self.store.beat(&self.beat).await.is_ok_and(|view| view.peers.len() > 1)
+        self.store.beat(&self.beat).await.is_ok_and(|view| view.live_workers.len() > 1)
     }
 }
 

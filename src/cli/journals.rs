@@ -171,7 +171,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::store::{LaneReport, Shard, WorkerRow};
+    use crate::store::{LaneHealth, Shard, WorkerRow};
 
     #[test]
     fn what_these_settings_do_not_know_is_somebodys_where_a_live_worker_serves_it() {
@@ -190,7 +190,7 @@ mod tests {
                 name: "w".to_owned(),
                 heartbeat_at: DateTime::UNIX_EPOCH,
                 silent_for,
-                backends: serde_json::json!({"elsewhere": LaneReport::well()}).to_string(),
+                backends: serde_json::json!({"elsewhere": LaneHealth::ok()}).to_string(),
                 shards: Vec::new(),
             };
             let overview = EventCounts {

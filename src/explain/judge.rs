@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Circumstances, Reason};
 use crate::event::{OutboxEvent, Status};
-use crate::store::{LaneReport, WorkerRow};
+use crate::store::{LaneHealth, WorkerRow};
 
 pub(super) fn judge(circumstances: &Circumstances) -> Reason {
     at_its_end(&circumstances.event)
@@ -80,7 +80,7 @@ fn waiting_for_others(circumstances: &Circumstances) -> Reason {
     }
     let backend = event.publisher_backend.clone();
     let report = |worker: &WorkerRow| worker.reports().remove(&backend);
-    let serving: Vec<(&WorkerRow, LaneReport)> =
+    let serving: Vec<(&WorkerRow, LaneHealth)> =
         alive.iter().filter_map(|worker| Some((*worker, report(worker)?))).collect();
     if serving.is_empty() {
         return Reason::UnknownBackend { backend, workers: names(&alive) };
@@ -97,7 +97,7 @@ fn waiting_for_others(circumstances: &Circumstances) -> Reason {
     with_owner(circumstances, worker, report)
 }
 
-fn without_owner(backend: String, shard: i16, serving: &[(&WorkerRow, LaneReport)]) -> Reason {
+fn without_owner(backend: String, shard: i16, serving: &[(&WorkerRow, LaneHealth)]) -> Reason {
     let standing_by: BTreeMap<String, String> = serving
         .iter()
         .filter_map(|(worker, report)| Some((worker.name.clone(), report.standing_by.clone()?)))
@@ -115,7 +115,7 @@ fn without_owner(backend: String, shard: i16, serving: &[(&WorkerRow, LaneReport
     }
 }
 
-fn with_owner(circumstances: &Circumstances, worker: &WorkerRow, report: &LaneReport) -> Reason {
+fn with_owner(circumstances: &Circumstances, worker: &WorkerRow, report: &LaneHealth) -> Reason {
     let Circumstances { event, position, .. } = circumstances;
     let (worker, ahead, more_ahead) = (worker.name.clone(), position.ahead, position.more_ahead);
     if let Some(published_at) = event.published_at {
@@ -134,7 +134,7 @@ fn with_owner(circumstances: &Circumstances, worker: &WorkerRow, report: &LaneRe
     }
 }
 
-fn paused(backend: String, worker: &WorkerRow, report: &LaneReport) -> Reason {
+fn paused(backend: String, worker: &WorkerRow, report: &LaneHealth) -> Reason {
     if report.is_stuck() {
         return Reason::Stuck { backend, worker: worker.name.clone() };
     }

@@ -36,7 +36,7 @@ pub(crate) struct Progress<'a> {
 }
 
 /// Is told how far a migration is.
-pub(crate) type Watch = dyn Fn(Progress<'_>) + Send + Sync;
+pub(crate) type ProgressFn = dyn Fn(Progress<'_>) + Send + Sync;
 
 /// One version; `sql` are files in `migrations/`.
 #[derive(Debug)]

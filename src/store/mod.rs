@@ -14,7 +14,7 @@ use crate::error::{PublishError, SettingsError, StoreError, SystemError};
 use crate::event::{OutboxEvent, Status};
 use crate::publish::{NewEvent, Stored};
 use crate::settings::DatabaseSettings;
-use migrate::{Plan, Watch};
+use migrate::{Plan, ProgressFn};
 
 pub(crate) use self::handlers::{
     Acceptance, Announcement, DeliveryRequest, FetchedDelivery, MOST_COUNTED, NOT_COVERED, OwedHandler,
@@ -24,7 +24,7 @@ pub(crate) use self::history::{HistoryBucket, OutcomeCounts, Resolution};
 pub(crate) use self::operations::{
     Backlog, Change, CountMode, EventCounts, MOST_AHEAD, QueuePosition, RetentionCutoff, Unreadable, WorkerRow,
 };
-pub(crate) use self::report::{LaneReport, Unrecorded};
+pub(crate) use self::report::{LaneHealth, Unrecorded};
 pub(crate) use self::selection::{CreatedCursor, EventFilter, Page, ScanPage};
 pub(crate) use self::settled::{Care, Settled};
 pub(crate) use self::wakeup::{Notification, Wakeup};
@@ -277,7 +277,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn plan_migration(&self) -> Result<Plan>;
 
     /// Creates, adopts or upgrades the tables, and returns what it ran. May take long where it adopts a large table.
-    async fn migrate(&self, watch: &Watch) -> Result<Plan>;
+    async fn migrate(&self, watch: &ProgressFn) -> Result<Plan>;
 
     /// Writes events, all or none, and returns them as stored, in the order given. An id that is already there returns what is
     /// stored under it, if the content is the same.
@@ -445,7 +445,7 @@ pub(crate) trait Listener: Send {
 pub(crate) struct Heartbeat {
     pub(crate) worker: Uuid,
     pub(crate) name: String,
-    /// A JSON object: lane → [`LaneReport`].
+    /// A JSON object: lane → [`LaneHealth`].
     pub(crate) backends: String,
     /// A JSON array of handler names.
     pub(crate) handlers: String,
@@ -460,7 +460,7 @@ pub(crate) struct Heartbeat {
 
 /// A live worker's row.
 #[derive(Debug, Clone)]
-pub(crate) struct Peer {
+pub(crate) struct LiveWorker {
     pub(crate) id: Uuid,
     pub(crate) backends: String,
     pub(crate) handlers: String,
@@ -481,9 +481,9 @@ pub(crate) struct LeaseRow {
 
 /// What a heartbeat sees after it was recorded.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct LeaseView {
+pub(crate) struct LeaseSnapshot {
     /// Workers whose heartbeat is younger than the lease time, this one among them.
-    pub(crate) peers: Vec<Peer>,
+    pub(crate) live_workers: Vec<LiveWorker>,
     pub(crate) leases: Vec<LeaseRow>,
     /// The leases that go on, with their epochs.
     pub(crate) renewed: Vec<(Shard, i64)>,
@@ -515,12 +515,12 @@ pub(crate) fn forgotten_after(lease: Duration) -> Duration {
 /// A write whose answer was lost may still be executed, at any later time. So a beat names the beat that it follows,
 /// renewing and releasing touch a lease only at the epoch that they name, and taking touches none that runs and raises the
 /// epoch: what comes late frees nothing that its worker acts on, and revives nothing. What it does change, the worker sees
-/// in its next [`LeaseView`], and releases.
+/// in its next [`LeaseSnapshot`], and releases.
 #[async_trait]
 pub(crate) trait LeaseStore: Send {
     /// Extends the worker's own end and so its leases that are still at the epoch it knows, also one that ran out and that
     /// nobody took; then reads peers and leases. A worker whose row was deleted comes back with no lease.
-    async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView>;
+    async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot>;
 
     /// Whether a lease of these lanes is free; only reads. One that can have ended is known from the last view.
     async fn has_free(&mut self, lanes: &[LaneName]) -> Result<bool>;

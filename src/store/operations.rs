@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::report::by_lane;
-use super::{LaneName, LaneReport, Position};
+use super::{LaneHealth, LaneName, Position};
 use crate::event::Status;
 use crate::settings::RetentionSettings;
 
@@ -110,7 +110,7 @@ pub(crate) struct WorkerRow {
     pub(crate) heartbeat_at: DateTime<Utc>,
     /// By the database's clock.
     pub(crate) silent_for: Duration,
-    /// A JSON object: lane → [`LaneReport`](super::LaneReport).
+    /// A JSON object: lane → [`LaneHealth`](super::LaneHealth).
     pub(crate) backends: String,
     /// Shards of each lane whose lease it has.
     pub(crate) shards: Vec<(LaneName, i64)>,
@@ -123,7 +123,7 @@ impl WorkerRow {
     }
 
     /// What it says of each lane that it serves.
-    pub(crate) fn reports(&self) -> BTreeMap<String, LaneReport> {
+    pub(crate) fn reports(&self) -> BTreeMap<String, LaneHealth> {
         by_lane(&self.backends)
     }
 }

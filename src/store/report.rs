@@ -12,7 +12,7 @@ const STUCK: &str = "the worker's loop is stuck";
 /// What a worker says of one lane's backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Said")]
-pub(crate) struct LaneReport {
+pub(crate) struct LaneHealth {
     /// `"ok"`, or why it cannot be reached.
     pub(crate) health: String,
     /// Since when it cannot, by the worker's clock.
@@ -58,7 +58,7 @@ enum Said {
     },
 }
 
-impl From<Said> for LaneReport {
+impl From<Said> for LaneHealth {
     fn from(said: Said) -> Self {
         match said {
             Said::Health(health) => Self { health, ..Self::well() },
@@ -69,8 +69,8 @@ impl From<Said> for LaneReport {
     }
 }
 
-impl LaneReport {
-    pub(crate) fn well() -> Self {
+impl LaneHealth {
+    pub(crate) fn ok() -> Self {
         let health = WELL.to_owned();
         Self { health, since: None, trying: false, standing_by: None, per_second: None, unrecorded: Vec::new() }
     }
@@ -95,7 +95,7 @@ impl LaneReport {
 }
 
 /// By lane. A worker whose report cannot be read serves none.
-pub(crate) fn by_lane(json: &str) -> BTreeMap<String, LaneReport> {
+pub(crate) fn by_lane(json: &str) -> BTreeMap<String, LaneHealth> {
     serde_json::from_str(json).unwrap_or_default()
 }
 
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_report_is_read_as_it_was_written_and_health_alone_is_one() {
-        let report = LaneReport {
+        let report = LaneHealth {
             health: "connection refused".to_owned(),
             since: Some(DateTime::UNIX_EPOCH),
             trying: true,
@@ -113,10 +113,10 @@ mod tests {
             per_second: Some(5),
             unrecorded: vec![Unrecorded { id: Uuid::nil(), reason: "refused".to_owned(), since: DateTime::UNIX_EPOCH }],
         };
-        let written = serde_json::json!({"": report, "orders": LaneReport::well(), "plain": "ok"}).to_string();
+        let written = serde_json::json!({"": report, "orders": LaneHealth::ok(), "plain": "ok"}).to_string();
         let read = by_lane(&written);
         assert_eq!(read[""], report);
-        assert_eq!([&read["orders"], &read["plain"]], [&LaneReport::well(), &LaneReport::well()]);
+        assert_eq!([&read["orders"], &read["plain"]], [&LaneHealth::ok(), &LaneHealth::ok()]);
         assert!(read["plain"].is_well() && !read[""].is_well());
         assert!(by_lane("[1]").is_empty());
     }

@@ -15,7 +15,7 @@ use super::shared::Shared;
 use super::subscription::Subscription;
 use crate::error::StoreError;
 use crate::store::{
-    Heartbeat, LaneName, LaneReport, LeaseStore, LeaseView, Shard, Unrecorded, handler_lane, handler_of,
+    Heartbeat, LaneHealth, LaneName, LeaseSnapshot, LeaseStore, Shard, Unrecorded, handler_lane, handler_of,
 };
 
 /// How often the heartbeat looks whether shards that it gives up have run empty, and whether others are free where no
@@ -106,19 +106,19 @@ impl<'a> Heart<'a> {
         // counting among those who share.
         let stuck = self.shared.silent_for() > self.lease();
         let beat = self.announcement(stuck);
-        let view = self.store.beat(&beat).await?;
+        let snapshot = self.store.beat(&beat).await?;
         self.shared.note_beat();
-        self.shared.note_protocol(view.protocol);
-        if let Some(clock) = view.clock {
+        self.shared.note_protocol(snapshot.protocol);
+        if let Some(clock) = snapshot.clock {
             self.shared.note_clock(clock, Utc::now());
         }
         self.deadline = deadline;
-        self.next_end = view.next_end.map(|left| BootInstant::now().after(left));
-        self.leases.renew(&view.renewed, deadline);
+        self.next_end = snapshot.next_end.map(|left| BootInstant::now().after(left));
+        self.leases.renew(&snapshot.renewed, deadline);
         if !stuck {
-            self.release_strays(&view).await?;
+            self.release_unknown_leases(&snapshot).await?;
             for lane in &beat.lanes {
-                self.settle_share(lane, &view).await?;
+                self.settle_share(lane, &snapshot).await?;
             }
         }
         self.release_drained().await?;
@@ -200,8 +200,8 @@ impl<'a> Heart<'a> {
         // One whose actor is gone is owed its events and takes no leases.
         let subscriptions = self.shared.subscriptions();
         let living = subscriptions.iter().filter(|handler| handler.is_alive() && !stuck);
-        let of_handlers = living.map(|handler| (handler_lane(handler.name()).to_string(), LaneReport::well()));
-        let backends: BTreeMap<String, LaneReport> = of_publishers.chain(of_handlers).collect();
+        let of_handlers = living.map(|handler| (handler_lane(handler.name()).to_string(), LaneHealth::ok()));
+        let backends: BTreeMap<String, LaneHealth> = of_publishers.chain(of_handlers).collect();
         let alive = |handler: &&Arc<Subscription>| self.shared.owes_handlers() || handler.is_alive();
         let handlers: Vec<&str> = subscriptions.iter().filter(alive).map(|handler| handler.name()).collect();
         Heartbeat {
@@ -216,15 +216,15 @@ impl<'a> Heart<'a> {
         }
     }
 
-    fn report(&self, publisher: &PublisherState, in_flight: &InFlight, stuck: bool) -> LaneReport {
+    fn report(&self, publisher: &PublisherState, in_flight: &InFlight, stuck: bool) -> LaneHealth {
         let since = |moment| Utc::now() - BootInstant::now().since(moment);
         let health = match (publisher.breaker().open(), self.shared.unreadable()) {
-            (Some(open), _) => LaneReport { trying: open.probing, ..LaneReport::down(&open.reason, since(open.since)) },
-            (None, _) if stuck => LaneReport::stuck(),
-            (None, Some(unreadable)) => LaneReport::down(&unreadable.reason, since(unreadable.since)),
-            (None, None) => LaneReport::well(),
+            (Some(open), _) => LaneHealth { trying: open.probing, ..LaneHealth::down(&open.reason, since(open.since)) },
+            (None, _) if stuck => LaneHealth::stuck(),
+            (None, Some(unreadable)) => LaneHealth::down(&unreadable.reason, since(unreadable.since)),
+            (None, None) => LaneHealth::ok(),
         };
-        LaneReport {
+        LaneHealth {
             standing_by: self.standing_by().get(&**in_flight.lane()).cloned(),
             per_second: publisher.rate_limit.map(|limit| limit.per_second),
             unrecorded: unrecorded(in_flight),
@@ -234,11 +234,11 @@ impl<'a> Heart<'a> {
 
     // The fair share.
 
-    async fn settle_share(&mut self, lane: &LaneName, view: &LeaseView) -> Result<(), StoreError> {
-        match fair_share(self.shared.worker, lane, view, self.has_given_up(lane)) {
+    async fn settle_share(&mut self, lane: &LaneName, snapshot: &LeaseSnapshot) -> Result<(), StoreError> {
+        match fair_share(self.shared.worker, lane, snapshot, self.has_given_up(lane)) {
             Share::Target(target) => {
                 self.say_working(lane);
-                self.take_up_to(target, lane, view).await?;
+                self.take_up_to(target, lane, snapshot).await?;
                 self.give_up_above(target, lane);
             }
             Share::StandBy(reason) => {
@@ -263,16 +263,16 @@ impl<'a> Heart<'a> {
         breaker.is_disproved() || open_for.is_some_and(|span| span >= self.lease())
     }
 
-    async fn take_up_to(&mut self, target: usize, lane: &LaneName, view: &LeaseView) -> Result<(), StoreError> {
+    async fn take_up_to(&mut self, target: usize, lane: &LaneName, snapshot: &LeaseSnapshot) -> Result<(), StoreError> {
         let missing = target.saturating_sub(self.held(lane).len());
-        let free = view.leases.iter().any(|row| row.shard.lane == *lane && (row.owner.is_none() || row.expired));
+        let free = snapshot.leases.iter().any(|row| row.shard.lane == *lane && (row.owner.is_none() || row.expired));
         if missing == 0 || !free {
             return Ok(());
         }
         let taken = self.store.acquire(self.shared.worker, lane, missing, self.lease()).await?;
         if !taken.is_empty() {
             tracing::info!(backend = %lane, shards = taken.len(), "took shards");
-            self.count_take_overs(lane, &taken, view);
+            self.count_take_overs(lane, &taken, snapshot);
         }
         // They end with this worker's others.
         self.leases.add(&taken, self.deadline);
@@ -280,10 +280,10 @@ impl<'a> Heart<'a> {
     }
 
     /// Those whose last owner let them run out.
-    fn count_take_overs(&self, lane: &LaneName, taken: &[(Shard, i64)], view: &LeaseView) {
+    fn count_take_overs(&self, lane: &LaneName, taken: &[(Shard, i64)], snapshot: &LeaseSnapshot) {
         let anothers = |owner| owner != self.shared.worker;
         let left = |shard: &Shard| {
-            let mut rows = view.leases.iter().filter(|row| row.shard == *shard && row.expired);
+            let mut rows = snapshot.leases.iter().filter(|row| row.shard == *shard && row.expired);
             rows.any(|row| row.owner.is_some_and(anothers))
         };
         let count = taken.iter().filter(|(shard, _)| left(shard)).count();
@@ -325,8 +325,8 @@ impl<'a> Heart<'a> {
 
     /// Releases what this worker does not know to be its own, so that it can be taken anew: under an epoch that no
     /// statement on its way may name.
-    async fn release_strays(&mut self, view: &LeaseView) -> Result<(), StoreError> {
-        self.release_idle(self.leases.strays(self.shared.worker, view)).await
+    async fn release_unknown_leases(&mut self, snapshot: &LeaseSnapshot) -> Result<(), StoreError> {
+        self.release_idle(self.leases.unknown_leases(self.shared.worker, snapshot)).await
     }
 
     async fn release_idle(&mut self, mut leases: Vec<(Shard, i64)>) -> Result<(), StoreError> {

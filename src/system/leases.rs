@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::clock::BootInstant;
 use crate::store::report::by_lane;
-use crate::store::{LaneName, LaneReport, LeaseView, Peer, Shard};
+use crate::store::{LaneHealth, LaneName, LeaseSnapshot, LiveWorker, Shard};
 
 /// A lease as this worker knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,9 +91,9 @@ impl Keeping<'_> {
 
     /// Leases that name this worker and that it does not hold: taken, or raised, by a statement whose answer it never
     /// got, or released by one that the database never got.
-    pub(crate) fn strays(&self, worker: Uuid, view: &LeaseView) -> Vec<(Shard, i64)> {
+    pub(crate) fn unknown_leases(&self, worker: Uuid, snapshot: &LeaseSnapshot) -> Vec<(Shard, i64)> {
         let held = self.leases.lock();
-        let own = view.leases.iter().filter(|row| row.owner == Some(worker) && !held.contains_key(&row.shard));
+        let own = snapshot.leases.iter().filter(|row| row.owner == Some(worker) && !held.contains_key(&row.shard));
         own.map(|row| (row.shard.clone(), row.epoch)).collect()
     }
 
@@ -142,37 +142,44 @@ pub(crate) enum Share {
 ///
 /// A worker whose backend has refused events and now says that it is well gets one shard to try it with, which the others
 /// leave to it; all of them where no worker delivers.
-pub(crate) fn fair_share(worker: Uuid, lane: &str, view: &LeaseView, given_up: bool) -> Share {
-    let serving: Vec<&Peer> = view.peers.iter().filter(|peer| report(peer, lane).is_some()).collect();
-    let handlers: HashMap<Uuid, Vec<String>> = serving.iter().map(|peer| (peer.id, names(&peer.handlers))).collect();
+pub(crate) fn fair_share(worker: Uuid, lane: &str, snapshot: &LeaseSnapshot, given_up: bool) -> Share {
+    let serving: Vec<&LiveWorker> =
+        snapshot.live_workers.iter().filter(|live_worker| report(live_worker, lane).is_some()).collect();
+    let handlers: HashMap<Uuid, Vec<String>> =
+        serving.iter().map(|live_worker| (live_worker.id, names(&live_worker.handlers))).collect();
     // Later rules leave to other processes what this one has no handler for.
-    let complete = |peer: &Peer| {
-        let mine = &handlers[&peer.id];
-        view.protocol >= 2 || handlers.values().flatten().all(|name| mine.contains(name))
+    let complete = |live_worker: &LiveWorker| {
+        let mine = &handlers[&live_worker.id];
+        snapshot.protocol >= 2 || handlers.values().flatten().all(|name| mine.contains(name))
     };
-    let healthy = |peer: &Peer| report(peer, lane).is_some_and(|report| report.is_well());
-    let trying = |peer: &Peer| complete(peer) && report(peer, lane).is_some_and(|report| report.trying);
-    let able = |peer: &&&Peer| complete(peer) && healthy(peer);
+    let healthy = |live_worker: &LiveWorker| report(live_worker, lane).is_some_and(|report| report.is_well());
+    let trying = |live_worker: &LiveWorker| {
+        complete(live_worker) && report(live_worker, lane).is_some_and(|report| report.trying)
+    };
+    let able = |live_worker: &&&LiveWorker| complete(live_worker) && healthy(live_worker);
 
     let delivering = serving.iter().filter(able).count();
-    let tried = serving.iter().filter(|peer| trying(peer)).count();
+    let tried = serving.iter().filter(|live_worker| trying(live_worker)).count();
     let eligible = if delivering > 0 { delivering } else { tried };
-    let Some(me) = serving.iter().find(|peer| peer.id == worker) else {
+    let Some(me) = serving.iter().find(|live_worker| live_worker.id == worker) else {
         return Share::StandBy("its heartbeat has not arrived yet".to_owned());
     };
     if !complete(me) {
-        let any_complete = serving.iter().any(|peer| complete(peer));
+        let any_complete = serving.iter().any(|live_worker| complete(live_worker));
         // Where no worker has every handler, the one that started last works: the newest deployment.
-        let newest = serving.iter().max_by_key(|peer| (peer.started_at, peer.id)).is_some_and(|peer| peer.id == worker);
+        let newest = serving
+            .iter()
+            .max_by_key(|live_worker| (live_worker.started_at, live_worker.id))
+            .is_some_and(|live_worker| live_worker.id == worker);
         if any_complete || !newest {
             return Share::StandBy(format!(
                 "another live worker has handlers that this one lacks: {}",
                 missing(worker, &handlers)
             ));
         }
-        return Share::Target(shards(view, lane));
+        return Share::Target(shards(snapshot, lane));
     }
-    let shards = shards(view, lane);
+    let shards = shards(snapshot, lane);
     if trying(me) {
         return Share::Target(if delivering > 0 { 1 } else { shards.div_ceil(tried) });
     }
@@ -186,13 +193,13 @@ pub(crate) fn fair_share(worker: Uuid, lane: &str, view: &LeaseView, given_up: b
     Share::Target((shards - left_to_tries).div_ceil(workers.max(1)))
 }
 
-fn shards(view: &LeaseView, lane: &str) -> usize {
-    view.leases.iter().filter(|row| *row.shard.lane == *lane).count()
+fn shards(snapshot: &LeaseSnapshot, lane: &str) -> usize {
+    snapshot.leases.iter().filter(|row| *row.shard.lane == *lane).count()
 }
 
 /// What a worker says of a lane's backend; `None` where it does not serve it.
-fn report(peer: &Peer, lane: &str) -> Option<LaneReport> {
-    by_lane(&peer.backends).remove(lane)
+fn report(live_worker: &LiveWorker, lane: &str) -> Option<LaneHealth> {
+    by_lane(&live_worker.backends).remove(lane)
 }
 
 fn names(json: &str) -> Vec<String> {

@@ -5,21 +5,26 @@ use crate::store::LeaseRow;
 
 const LANE: &str = "orders";
 
-fn peer(n: u128, backends: &str, handlers: &str) -> Peer {
-    Peer { id: Uuid::from_u128(n), backends: backends.to_owned(), handlers: handlers.to_owned(), started_at: n as i64 }
+fn live_worker(n: u128, backends: &str, handlers: &str) -> LiveWorker {
+    LiveWorker {
+        id: Uuid::from_u128(n),
+        backends: backends.to_owned(),
+        handlers: handlers.to_owned(),
+        started_at: n as i64,
+    }
 }
 
-fn able(n: u128) -> Peer {
-    peer(n, r#"{"orders": "ok"}"#, "[]")
+fn able(n: u128) -> LiveWorker {
+    live_worker(n, r#"{"orders": "ok"}"#, "[]")
 }
 
-fn view(shards: i16, peers: Vec<Peer>) -> LeaseView {
+fn snapshot(shards: i16, live_workers: Vec<LiveWorker>) -> LeaseSnapshot {
     let row = |number| LeaseRow { shard: shard(number), owner: None, epoch: 0, expired: true };
-    LeaseView { peers, leases: (0..shards).map(row).collect(), ..LeaseView::default() }
+    LeaseSnapshot { live_workers, leases: (0..shards).map(row).collect(), ..LeaseSnapshot::default() }
 }
 
-fn share_of(n: u128, view: &LeaseView, given_up: bool) -> Share {
-    fair_share(Uuid::from_u128(n), LANE, view, given_up)
+fn share_of(n: u128, snapshot: &LeaseSnapshot, given_up: bool) -> Share {
+    fair_share(Uuid::from_u128(n), LANE, snapshot, given_up)
 }
 
 fn stands_by(share: &Share) -> bool {
@@ -29,61 +34,65 @@ fn stands_by(share: &Share) -> bool {
 #[test]
 fn one_two_three_and_five_workers_share_32_shards() {
     for (workers, target) in [(1, 32), (2, 16), (3, 11), (5, 7)] {
-        let view = view(32, (1..=workers).map(able).collect());
-        assert!((1..=workers).all(|n| share_of(n, &view, false) == Share::Target(target)), "{workers}");
+        let snapshot = snapshot(32, (1..=workers).map(able).collect());
+        assert!((1..=workers).all(|n| share_of(n, &snapshot, false) == Share::Target(target)), "{workers}");
     }
 }
 
 #[test]
 fn workers_that_do_not_serve_the_lane_do_not_count() {
-    let view = view(32, vec![able(1), peer(2, r#"{"other": "ok"}"#, "[]"), peer(3, "nonsense", "[]")]);
-    assert_eq!(share_of(1, &view, false), Share::Target(32));
-    assert!(stands_by(&share_of(2, &view, false)));
-    assert!(stands_by(&share_of(9, &view, false)), "one that has not been seen takes nothing yet");
+    let snapshot =
+        snapshot(32, vec![able(1), live_worker(2, r#"{"other": "ok"}"#, "[]"), live_worker(3, "nonsense", "[]")]);
+    assert_eq!(share_of(1, &snapshot, false), Share::Target(32));
+    assert!(stands_by(&share_of(2, &snapshot, false)));
+    assert!(stands_by(&share_of(9, &snapshot, false)), "one that has not been seen takes nothing yet");
 }
 
 #[test]
 fn a_worker_that_lacks_a_handler_stands_by_and_names_it() {
-    let view = view(
+    let snapshot = snapshot(
         32,
-        vec![peer(1, r#"{"orders": "ok"}"#, r#"["mail", "audit"]"#), peer(2, r#"{"orders": "ok"}"#, r#"["mail"]"#)],
+        vec![
+            live_worker(1, r#"{"orders": "ok"}"#, r#"["mail", "audit"]"#),
+            live_worker(2, r#"{"orders": "ok"}"#, r#"["mail"]"#),
+        ],
     );
-    assert_eq!(share_of(1, &view, false), Share::Target(32));
-    let Share::StandBy(reason) = share_of(2, &view, false) else { panic!("it lacks one") };
+    assert_eq!(share_of(1, &snapshot, false), Share::Target(32));
+    let Share::StandBy(reason) = share_of(2, &snapshot, false) else { panic!("it lacks one") };
     assert!(reason.ends_with("lacks: audit"), "{reason}");
 }
 
 #[test]
 fn where_no_worker_has_every_handler_the_newest_works() {
     let ok = r#"{"orders": "ok"}"#;
-    let view = view(32, vec![peer(1, ok, r#"["old"]"#), peer(2, ok, r#"["new"]"#)]);
-    assert!(stands_by(&share_of(1, &view, false)));
-    assert_eq!(share_of(2, &view, false), Share::Target(32));
+    let snapshot = snapshot(32, vec![live_worker(1, ok, r#"["old"]"#), live_worker(2, ok, r#"["new"]"#)]);
+    assert!(stands_by(&share_of(1, &snapshot, false)));
+    assert_eq!(share_of(2, &snapshot, false), Share::Target(32));
 }
 
 #[test]
 fn a_backend_is_given_up_only_where_another_worker_has_it() {
-    let down = |n| peer(n, r#"{"orders": "connection refused"}"#, "[]");
-    let mixed = view(32, vec![able(1), down(2)]);
+    let down = |n| live_worker(n, r#"{"orders": "connection refused"}"#, "[]");
+    let mixed = snapshot(32, vec![able(1), down(2)]);
     assert!(stands_by(&share_of(2, &mixed, true)));
     assert_eq!(share_of(2, &mixed, false), Share::Target(16), "a moment's trouble changes nothing");
     assert_eq!(share_of(1, &mixed, false), Share::Target(32), "and another may take all of it");
-    let dark = view(32, vec![down(1), down(2)]);
+    let dark = snapshot(32, vec![down(1), down(2)]);
     assert!((1..=2).all(|n| !stands_by(&share_of(n, &dark, true))), "with nobody to take it, they try on");
 }
 
 #[test]
 fn a_backend_that_only_says_that_it_is_well_gets_one_shard_while_another_worker_delivers() {
-    let trying = |n| peer(n, r#"{"orders": {"health": "refuses", "trying": true}}"#, "[]");
-    let down = |n| peer(n, r#"{"orders": "refuses"}"#, "[]");
-    let mixed = view(32, vec![able(1), trying(2), down(3)]);
+    let trying = |n| live_worker(n, r#"{"orders": {"health": "refuses", "trying": true}}"#, "[]");
+    let down = |n| live_worker(n, r#"{"orders": "refuses"}"#, "[]");
+    let mixed = snapshot(32, vec![able(1), trying(2), down(3)]);
     assert_eq!(share_of(1, &mixed, false), Share::Target(31));
     assert_eq!(share_of(2, &mixed, true), Share::Target(1));
     assert!(stands_by(&share_of(3, &mixed, true)));
-    let nobody_delivers = view(32, vec![trying(1), trying(2), down(3)]);
+    let nobody_delivers = snapshot(32, vec![trying(1), trying(2), down(3)]);
     assert_eq!([1, 2].map(|n| share_of(n, &nobody_delivers, true)), [Share::Target(16), Share::Target(16)]);
     assert!(stands_by(&share_of(3, &nobody_delivers, true)), "it has been tried, the others may be able");
-    let one_shard = view(1, vec![able(1), trying(2)]);
+    let one_shard = snapshot(1, vec![able(1), trying(2)]);
     assert_eq!(share_of(1, &one_shard, false), Share::Target(1), "the only shard is not left to a try");
 }
 
@@ -111,7 +120,7 @@ proptest! {
     fn targets_cover_every_shard_and_none_is_above_the_fair_share(
         workers in prop::collection::vec(worker(), 1..9), shards in prop::sample::select(vec![1_i16, 32]),
     ) {
-        let peers: Vec<Peer> = workers.iter().enumerate().map(|(n, worker)| peer(
+        let live_workers: Vec<LiveWorker> = workers.iter().enumerate().map(|(n, worker)| live_worker(
             n as u128 + 1,
             match (worker.healthy, worker.trying) {
                 (true, _) => r#"{"orders": "ok"}"#,
@@ -120,7 +129,7 @@ proptest! {
             },
             if worker.complete { r#"["a", "b"]"# } else { r#"["a"]"# },
         )).collect();
-        let view = view(shards, peers);
+        let snapshot = snapshot(shards, live_workers);
         let all_the_same = workers.iter().all(|worker| !worker.complete);
         let able: Vec<bool> = workers.iter().map(|worker| worker.healthy && (worker.complete || all_the_same)).collect();
         let delivering = able.iter().filter(|able| **able).count();
@@ -130,7 +139,7 @@ proptest! {
         let left_to_tries = tried.min(shards as usize - 1);
         let mut covered = 0;
         for (n, worker) in workers.iter().enumerate() {
-            match share_of(n as u128 + 1, &view, worker.given_up) {
+            match share_of(n as u128 + 1, &snapshot, worker.given_up) {
                 Share::Target(target) => {
                     prop_assert!(worker.complete || all_the_same, "a handler is missing");
                     prop_assert!(!(worker.given_up && !worker.trying && eligible > 0), "others have the backend");
@@ -225,12 +234,12 @@ fn a_lease_that_names_this_worker_without_its_knowing_is_a_stray() {
     let (leases, me) = (Leases::default(), Uuid::from_u128(1));
     let keeping = leases.keep();
     keeping.add(&[(shard(0), 1)], later(10));
-    let mut view = view(4, Vec::new());
+    let mut snapshot = snapshot(4, Vec::new());
     for (number, owner) in [(0, Some(me)), (1, Some(me)), (2, Some(Uuid::from_u128(2))), (3, None)] {
-        view.leases[number].owner = owner;
-        view.leases[number].epoch = 7;
+        snapshot.leases[number].owner = owner;
+        snapshot.leases[number].epoch = 7;
     }
-    assert_eq!(keeping.strays(me, &view), [(shard(1), 7)]);
+    assert_eq!(keeping.unknown_leases(me, &snapshot), [(shard(1), 7)]);
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn the_first_thing_that_keeps_an_event_is_named() {
     assert_eq!(kind(&it), "standing_by");
     it.workers = vec![down("a")];
     assert_eq!(kind(&it), "paused");
-    it.workers = vec![worker("a", serde_json::json!({"orders": LaneReport::stuck()}))];
+    it.workers = vec![worker("a", serde_json::json!({"orders": LaneHealth::stuck()}))];
     assert_eq!(kind(&it), "stuck");
     it.workers = vec![well("a"), down("b")];
     assert_eq!(kind(&it), "no_owner");

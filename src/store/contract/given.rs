@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::Fixture;
 use crate::event::{OutboxEvent, Status};
 use crate::store::{
-    Acceptance, Care, FailureRecord, FetchRequest, FetchResult, FetchedRow, Heartbeat, KeyStart, LaneName, LeaseStore,
-    LeaseView, Position, PredecessorQuery, Range, Settled, SettledEvent, Shard, Store,
+    Acceptance, Care, FailureRecord, FetchRequest, FetchResult, FetchedRow, Heartbeat, KeyStart, LaneName,
+    LeaseSnapshot, LeaseStore, Position, PredecessorQuery, Range, Settled, SettledEvent, Shard, Store,
 };
 
 pub(super) const LEASE: Duration = Duration::from_secs(60);
@@ -224,7 +224,7 @@ impl Worker {
     }
 
     /// Renews what it knows of.
-    pub(super) async fn beat(&mut self) -> LeaseView {
+    pub(super) async fn beat(&mut self) -> LeaseSnapshot {
         let beat = Heartbeat { held: self.held(), ..heartbeat(self.id) };
         self.leases.beat(&beat).await.unwrap()
     }

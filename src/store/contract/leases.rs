@@ -142,7 +142,7 @@ pub(super) async fn a_worker_that_leaves_is_forgotten<F: Fixture>() {
     let mut second = Worker::idle(&store).await;
     first.leases.leave(first.id).await.unwrap();
     let view = second.beat().await;
-    assert_eq!(view.peers.iter().map(|peer| peer.id).collect::<Vec<_>>(), [second.id]);
+    assert_eq!(view.live_workers.iter().map(|live_worker| live_worker.id).collect::<Vec<_>>(), [second.id]);
     assert_eq!(second.take_all(&store).await, all(&store));
 }
 
@@ -152,12 +152,12 @@ pub(super) async fn workers_see_each_other_while_they_are_alive<F: Fixture>() {
     let (mut first, second) = (Worker::idle(&store).await, Worker::idle(&store).await);
     let beat = Heartbeat { handlers: r#"["mail"]"#.to_owned(), ..heartbeat(first.id) };
     let view = first.leases.beat(&beat).await.unwrap();
-    assert_eq!(view.peers.len(), 2);
-    let own = view.peers.iter().find(|peer| peer.id == first.id).unwrap();
+    assert_eq!(view.live_workers.len(), 2);
+    let own = view.live_workers.iter().find(|live_worker| live_worker.id == first.id).unwrap();
     assert_eq!(serde_json::from_str::<Vec<String>>(&own.handlers).unwrap(), ["mail"]);
     age_worker(&fixture, &second, 2 * LEASE.as_millis()).await;
     let view = first.leases.beat(&beat).await.unwrap();
-    assert_eq!(view.peers.iter().map(|peer| peer.id).collect::<Vec<_>>(), [first.id]);
+    assert_eq!(view.live_workers.iter().map(|live_worker| live_worker.id).collect::<Vec<_>>(), [first.id]);
     age_worker(&fixture, &second, (forgotten_after(LEASE) - LEASE).as_millis()).await;
     first.leases.beat(&beat).await.unwrap();
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_workers").await, 2, "people can still see it");
@@ -182,7 +182,7 @@ pub(super) async fn a_worker_that_is_stuck_is_alive_and_lets_its_leases_end<F: F
     let stuck = Heartbeat { held: first.held(), extends: false, ..heartbeat(first.id) };
     assert!(first.leases.beat(&stuck).await.unwrap().renewed.is_empty());
     let view = second.beat().await;
-    assert!(view.peers.iter().any(|peer| peer.id == first.id));
+    assert!(view.live_workers.iter().any(|live_worker| live_worker.id == first.id));
     assert!(view.leases.iter().all(|lease| lease.expired));
     assert_eq!(second.take_all(&store).await, all(&store));
 }

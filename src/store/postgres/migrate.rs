@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::connect::Target;
 use super::statement::on_a_primary;
 use super::{PostgresStore, Result, adopt};
-use crate::store::migrate::{Migration, Plan, Step, Watch, find_obstacle, find_pending};
+use crate::store::migrate::{Migration, Plan, ProgressFn, Step, find_obstacle, find_pending};
 
 const MIGRATIONS: [Migration; 3] = [
     Migration {
@@ -44,7 +44,7 @@ pub(super) async fn plan(target: &Target) -> Result<Plan> {
 }
 
 /// Adopts a table of django-broadcaster's, where there is one, and applies what is missing.
-pub(super) async fn migrate(target: &Target, watch: &Watch) -> Result<Plan> {
+pub(super) async fn migrate(target: &Target, watch: &ProgressFn) -> Result<Plan> {
     let client = target.connect().await?;
     let mut plan = adopt::adopt(target, &client, watch).await?;
     // An error leaves with the connection, and so with the transaction.

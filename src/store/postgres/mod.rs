@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use self::connections::{Connections, Pool, Sweep, no_connection};
-use super::migrate::{Plan, Watch};
+use super::migrate::{Plan, ProgressFn};
 use super::{
     Acceptance, Announcement, Backlog, Blocker, Care, Change, CountMode, CreatedCursor, DeliveryRequest, EventCounts,
     EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName,
@@ -190,7 +190,7 @@ impl Store for PostgresStore {
         migrate::plan(&self.target).await
     }
 
-    async fn migrate(&self, watch: &Watch) -> Result<Plan> {
+    async fn migrate(&self, watch: &ProgressFn) -> Result<Plan> {
         migrate::migrate(&self.target, watch).await
     }
 

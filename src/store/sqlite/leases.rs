@@ -15,14 +15,14 @@ use super::clock::{micros, read_now};
 use super::connection::Connection;
 use super::{SHARD, uuid_of};
 use crate::store::{
-    Heartbeat, LaneName, LeaseRow, LeaseStore, LeaseView, PROTOCOL, Peer, Result, Shard, forgotten_after,
+    Heartbeat, LaneName, LeaseRow, LeaseSnapshot, LeaseStore, LiveWorker, PROTOCOL, Result, Shard, forgotten_after,
 };
 
 pub(super) struct SqliteLeases(pub(super) Connection);
 
 #[async_trait]
 impl LeaseStore for SqliteLeases {
-    async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView> {
+    async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot> {
         let beat = beat.clone();
         self.0.run("beat", move |connection| connection.immediate_transaction(|c| renew_and_look(c, &beat))).await
     }
@@ -82,19 +82,19 @@ impl LeaseStore for SqliteLeases {
     }
 }
 
-fn renew_and_look(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryResult<LeaseView> {
+fn renew_and_look(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryResult<LeaseSnapshot> {
     let now = read_now(connection)?;
     let known = write_heartbeat(connection, beat, now)?;
     write_worker(connection, beat, now)?;
     forget_dead_workers(connection, now - micros(forgotten_after(beat.lease)))?;
     raise_protocol(connection, beat.lease, now)?;
     let protocol = read_protocol(connection)?;
-    let mut view = LeaseView {
-        peers: find_peers(connection, now - micros(beat.lease))?,
+    let mut view = LeaseSnapshot {
+        live_workers: find_peers(connection, now - micros(beat.lease))?,
         clock: DateTime::from_timestamp_micros(now),
         next_end: find_next_end(connection, beat.worker, now)?,
         protocol,
-        ..LeaseView::default()
+        ..LeaseSnapshot::default()
     };
     for (shard, epoch) in beat.held.iter().filter(|_| known && beat.extends) {
         if renew_lease(connection, beat, shard, *epoch, now, protocol)? {
@@ -203,7 +203,7 @@ fn forget_dead_workers(connection: &mut SqliteConnection, dead_since: i64) -> Qu
     sql_query("DELETE FROM outbox_workers WHERE heartbeat_at < ?").bind::<BigInt, _>(dead_since).execute(connection)
 }
 
-fn find_peers(connection: &mut SqliteConnection, alive_since: i64) -> QueryResult<Vec<Peer>> {
+fn find_peers(connection: &mut SqliteConnection, alive_since: i64) -> QueryResult<Vec<LiveWorker>> {
     let rows = sql::<(Binary, Text, Text, BigInt)>(
         "SELECT id, backends, handlers, started_at FROM outbox_workers WHERE heartbeat_at > ",
     )
@@ -211,7 +211,9 @@ fn find_peers(connection: &mut SqliteConnection, alive_since: i64) -> QueryResul
     .sql(" ORDER BY started_at, id")
     .load::<(Vec<u8>, String, String, i64)>(connection)?;
     rows.into_iter()
-        .map(|(id, backends, handlers, started_at)| Ok(Peer { id: uuid_of(&id)?, backends, handlers, started_at }))
+        .map(|(id, backends, handlers, started_at)| {
+            Ok(LiveWorker { id: uuid_of(&id)?, backends, handlers, started_at })
+        })
         .collect()
 }
 

@@ -38,7 +38,7 @@ use self::connection::{Connection, Location};
 use self::error::describe_failure;
 use self::leases::SqliteLeases;
 use self::row::Row;
-use super::migrate::{Plan, Watch};
+use super::migrate::{Plan, ProgressFn};
 use super::{
     Acceptance, Announcement, Backlog, Blocker, Care, Change, CountMode, CreatedCursor, DeliveryRequest, EventCounts,
     EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName,
@@ -103,7 +103,7 @@ impl Store for SqliteStore {
         self.reader.run("plan the migration", migrations::plan).await
     }
 
-    async fn migrate(&self, _watch: &Watch) -> Result<Plan> {
+    async fn migrate(&self, _watch: &ProgressFn) -> Result<Plan> {
         let target = self.location.target.clone();
         self.writer
             .run_in_any_file("migrate", move |connection| {

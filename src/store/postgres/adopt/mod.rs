@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Error};
 
 use super::Result;
 use super::connect::Target;
-use crate::store::migrate::{Plan, Progress, Watch, statements};
+use crate::store::migrate::{Plan, Progress, ProgressFn, statements};
 
 mod catalog;
 mod check;
@@ -31,7 +31,7 @@ pub(super) async fn plan(target: &Target, client: &Client) -> Result<Plan> {
 }
 
 /// Adopts the table, where there is one that no migration of this program made.
-pub(super) async fn adopt(target: &Target, client: &Client, watch: &Watch) -> Result<Plan> {
+pub(super) async fn adopt(target: &Target, client: &Client, watch: &ProgressFn) -> Result<Plan> {
     let mut plan = Plan::default();
     if !is_needed(target, client).await? {
         return Ok(plan);

@@ -20,7 +20,7 @@ use super::connect::Target;
 use super::connections::{Connection, Connections};
 use super::{LaneName, LeaseStore, Result, SHARDS, STATEMENT_LIMIT, Shard};
 use crate::error::StoreError;
-use crate::store::{Heartbeat, LeaseRow, LeaseView, NO_OWNER, PROTOCOL, Peer, forgotten_after};
+use crate::store::{Heartbeat, LeaseRow, LeaseSnapshot, LiveWorker, NO_OWNER, PROTOCOL, forgotten_after};
 
 /// How long to wait for an answer that is only nice to have, or that a later beat can ask for again.
 const SHORT_LIMIT: Duration = Duration::from_secs(1);
@@ -167,7 +167,7 @@ impl PostgresLeases {
         Ok(())
     }
 
-    async fn look(&mut self, beat: &Heartbeat) -> Result<LeaseView> {
+    async fn look(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot> {
         let limit = beat_limit(beat.lease);
         let leases = self.ask("read leases", limit, &sql::read_leases(beat.worker, &beat.lanes)).await?;
         let workers = self.ask("read workers", limit, &sql::read_workers()).await?;
@@ -201,7 +201,13 @@ impl PostgresLeases {
         }
     }
 
-    fn view(&self, beat: &Heartbeat, workers: &[Worker], leases: &[SimpleQueryRow], clock: Option<i64>) -> LeaseView {
+    fn view(
+        &self,
+        beat: &Heartbeat,
+        workers: &[Worker],
+        leases: &[SimpleQueryRow],
+        clock: Option<i64>,
+    ) -> LeaseSnapshot {
         let rows: Vec<LeaseRow> = leases.iter().filter_map(|row| self.lease_row(row)).collect();
         let is_renewed = |row: &&LeaseRow| {
             row.owner == Some(beat.worker)
@@ -209,8 +215,12 @@ impl PostgresLeases {
         };
         let renewed = rows.iter().filter(is_renewed).map(|row| (row.shard.clone(), row.epoch)).collect();
         let next_end = if self.protocol >= 2 { next_end(beat, workers, &rows) } else { next_end_of_each(beat, leases) };
-        LeaseView {
-            peers: workers.iter().filter(|worker| self.can_work(worker)).map(|worker| worker.peer.clone()).collect(),
+        LeaseSnapshot {
+            live_workers: workers
+                .iter()
+                .filter(|worker| self.can_work(worker))
+                .map(|worker| worker.live_worker.clone())
+                .collect(),
             leases: rows,
             renewed: if beat.extends { renewed } else { Vec::new() },
             clock: clock.and_then(DateTime::from_timestamp_micros),
@@ -261,7 +271,7 @@ impl PostgresLeases {
 
 #[async_trait]
 impl LeaseStore for PostgresLeases {
-    async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseView> {
+    async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot> {
         let known = self.record(beat).await?;
         self.report(beat).await?;
         let each = if self.protocol < 2 { Some(self.renew_each(beat).await?) } else { None };
@@ -325,7 +335,7 @@ impl LeaseStore for PostgresLeases {
 /// A worker's rows.
 struct Worker {
     id: Uuid,
-    peer: Peer,
+    live_worker: LiveWorker,
     /// Where its heartbeat was seen; `None`: it has none, as under protocol 1.
     place: Option<String>,
     alive: bool,
@@ -346,7 +356,7 @@ fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Opt
     let id: Uuid = row.get(0)?.parse().ok()?;
     let end = ends.iter().find(|end| end.get(0) == row.get(0));
     let silent_for = span(end.map_or(row.get(4), |end| end.get(2)));
-    let peer = Peer {
+    let live_worker = LiveWorker {
         id,
         backends: row.get(1)?.to_owned(),
         handlers: row.get(2)?.to_owned(),
@@ -354,7 +364,7 @@ fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Opt
     };
     Some(Worker {
         id,
-        peer,
+        live_worker,
         place: end.and_then(|end| end.get(1)).map(str::to_owned),
         alive: silent_for < lease,
         left: end.map(|end| span(end.get(3))),

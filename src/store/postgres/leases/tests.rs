@@ -138,7 +138,7 @@ async fn a_worker_that_does_not_know_the_rules_in_force_gets_no_share() {
     client.commit().await;
     let known = Uuid::now_v7();
     let view = leases(&fixture.database.url).beat(&heartbeat(known)).await.unwrap();
-    assert_eq!(view.peers.len(), 3, "those that know the rules: {:?}", view.peers);
+    assert_eq!(view.live_workers.len(), 3, "those that know the rules: {:?}", view.live_workers);
 }
 
 /// Pages that a statement looked at.
