@@ -33,7 +33,7 @@ pub(crate) struct BackendGlance {
 
 impl BackendGlance {
     #[cfg(feature = "web")]
-    pub(crate) fn is_well(&self) -> bool {
+    pub(crate) fn is_ok(&self) -> bool {
         self.health == OK
     }
 }

@@ -91,7 +91,7 @@ fn waiting_for_others(circumstances: &Circumstances) -> Reason {
     let Some((worker, report)) = serving.iter().find(|(worker, _)| position.owner == Some(worker.id)) else {
         return without_owner(backend, position.shard, &serving);
     };
-    if !report.is_well() {
+    if !report.is_ok() {
         return paused(backend, worker, report);
     }
     with_owner(circumstances, worker, report)
@@ -107,10 +107,8 @@ fn without_owner(backend: String, shard: i16, serving: &[(&WorkerRow, LaneHealth
     }
     let able: Vec<&WorkerRow> =
         serving.iter().filter(|(_, report)| report.standing_by.is_none()).map(|(worker, _)| *worker).collect();
-    match serving.iter().find(|(_, report)| !report.is_well()) {
-        Some((worker, report)) if serving.iter().all(|(_, report)| !report.is_well()) => {
-            paused(backend, worker, report)
-        }
+    match serving.iter().find(|(_, report)| !report.is_ok()) {
+        Some((worker, report)) if serving.iter().all(|(_, report)| !report.is_ok()) => paused(backend, worker, report),
         _ => Reason::NoOwner { backend, shard, workers: names(&able) },
     }
 }

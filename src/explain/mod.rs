@@ -212,7 +212,7 @@ struct Circumstances {
 /// # Errors
 /// [`StoreError::NotFound`], and what the database says.
 pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) -> Result<Explanation, StoreError> {
-    let (loaded, position) = tokio::try_join!(async { store.load(&[id]).await }, store.position(id))?;
+    let (loaded, position) = tokio::try_join!(async { store.load(&[id]).await }, store.queue_position(id))?;
     let (event, position) = loaded.into_iter().next().zip(position).ok_or(StoreError::NotFound(id))?;
     let reason = match event {
         Ok(event) => {

@@ -61,7 +61,7 @@ enum Said {
 impl From<Said> for LaneHealth {
     fn from(said: Said) -> Self {
         match said {
-            Said::Health(health) => Self { health, ..Self::well() },
+            Said::Health(health) => Self { health, ..Self::ok() },
             Said::Report { health, since, trying, standing_by, per_second, unrecorded } => {
                 Self { health, since, trying, standing_by, per_second, unrecorded }
             }
@@ -77,19 +77,19 @@ impl LaneHealth {
 
     /// It cannot be reached since then.
     pub(crate) fn down(reason: &str, since: DateTime<Utc>) -> Self {
-        Self { health: reason.to_owned(), since: Some(since), ..Self::well() }
+        Self { health: reason.to_owned(), since: Some(since), ..Self::ok() }
     }
 
     /// The worker itself does not do its work, and says nothing of the backend.
     pub(crate) fn stuck() -> Self {
-        Self { health: STUCK.to_owned(), ..Self::well() }
+        Self { health: STUCK.to_owned(), ..Self::ok() }
     }
 
     pub(crate) fn is_stuck(&self) -> bool {
         self.health == STUCK
     }
 
-    pub(crate) fn is_well(&self) -> bool {
+    pub(crate) fn is_ok(&self) -> bool {
         self.health == WELL
     }
 }
@@ -117,7 +117,7 @@ mod tests {
         let read = by_lane(&written);
         assert_eq!(read[""], report);
         assert_eq!([&read["orders"], &read["plain"]], [&LaneHealth::ok(), &LaneHealth::ok()]);
-        assert!(read["plain"].is_well() && !read[""].is_well());
+        assert!(read["plain"].is_ok() && !read[""].is_ok());
         assert!(by_lane("[1]").is_empty());
     }
 }

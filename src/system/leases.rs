@@ -152,7 +152,7 @@ pub(crate) fn fair_share(worker: Uuid, lane: &str, snapshot: &LeaseSnapshot, giv
         let mine = &handlers[&live_worker.id];
         snapshot.protocol >= 2 || handlers.values().flatten().all(|name| mine.contains(name))
     };
-    let healthy = |live_worker: &LiveWorker| report(live_worker, lane).is_some_and(|report| report.is_well());
+    let healthy = |live_worker: &LiveWorker| report(live_worker, lane).is_some_and(|report| report.is_ok());
     let trying = |live_worker: &LiveWorker| {
         complete(live_worker) && report(live_worker, lane).is_some_and(|report| report.trying)
     };

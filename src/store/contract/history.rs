@@ -29,7 +29,7 @@ pub(super) async fn what_became_of_events_is_added_up_by_minute_and_by_hour<F: F
         // Two, where a minute or an hour began in between.
         let buckets = store.history(span, 2 * HOUR).await.unwrap();
         assert_eq!([summed(&buckets, "a"), summed(&buckets, "b")], [outcomes(10, 4, 2), outcomes(7, 0, 0)]);
-        assert!(buckets.iter().filter(|bucket| bucket.backend == "b").count() == 1, "{chapters:?}");
+        assert!(buckets.iter().filter(|bucket| bucket.backend == "b").count() == 1, "{buckets:?}");
         let width = i64::from(span.minutes()) * 60;
         assert!(buckets.iter().all(|bucket| bucket.began_at.timestamp_micros() % (width * 1_000_000) == 0));
         assert!(buckets.is_sorted_by_key(|bucket| bucket.began_at));

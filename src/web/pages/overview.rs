@@ -90,7 +90,7 @@ fn backends(overview: &Overview) -> Markup {
                             td class="number" { (grouped(backend.due)) }
                             td class="number" { (backend.oldest_due_seconds.map(span).unwrap_or_default()) }
                             td {
-                                span class=(if backend.is_well() { "ok" } else { "bad" }) { (backend.health) }
+                                span class=(if backend.is_ok() { "ok" } else { "bad" }) { (backend.health) }
                                 @if let Some(since) = backend.since { " (breaker open since " (time(since)) ")" }
                             }
                             td class="number" { (overview.published_a_minute.get(&backend.name).copied().unwrap_or(0)) }
