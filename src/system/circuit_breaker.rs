@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::clock::BootInstant;
-use super::trying::pause_after;
+use super::reconnect::pause_after;
 
 /// Each time that a health check is trusted without proof, one event waits for it in vain.
 const LONGEST_DISTRUST: Duration = Duration::from_secs(60);

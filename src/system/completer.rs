@@ -10,9 +10,9 @@ use futures_util::FutureExt;
 use super::clock::BootInstant;
 use super::delivery::Delivery;
 use super::messages::{ActorKind, Complete};
+use super::reconnect::retry_until_recorded;
 use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use super::trying::persist;
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, handler_lane};
 
@@ -142,7 +142,7 @@ async fn record(shared: Arc<Shared>, batch: Batch<Delivery>) -> (Batch<Delivery>
     let outcomes = if batch.again {
         settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; events.len()])
     } else {
-        persist("published events", events.len(), settle).await
+        retry_until_recorded("published events", events.len(), settle).await
     };
     shared.metrics.settle.record(BootInstant::now().since(began));
     (batch, outcomes)

@@ -17,10 +17,10 @@ use super::completer::{AGAIN_INTERVAL, refused_or};
 use super::credit::{Credit, Permit};
 use super::messages::ActorKind;
 use super::owed::DeliveryGuard;
+use super::reconnect::{pause_after, retry_until_recorded};
 use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
-use super::trying::{pause_after, persist};
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
 use crate::store::{
@@ -370,7 +370,7 @@ async fn record_handled(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<A
     let outcomes = if batch.again {
         settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; handled.len()])
     } else {
-        persist("answers of handlers", handled.len(), settle).await
+        retry_until_recorded("answers of handlers", handled.len(), settle).await
     };
     (batch, outcomes)
 }
@@ -391,7 +391,7 @@ async fn record_rejected(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<
     let outcomes = if batch.again {
         settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; rejected.len()])
     } else {
-        persist("rejections by handlers", rejected.len(), settle).await
+        retry_until_recorded("rejections by handlers", rejected.len(), settle).await
     };
     (batch, outcomes)
 }

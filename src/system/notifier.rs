@@ -8,10 +8,10 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakAd
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::debounce::interval;
 use super::messages::ActorKind;
-use super::pace::pace;
+use super::reconnect::pause_after;
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use super::trying::pause_after;
 use crate::error::StoreError;
 use crate::store::{Listener, Notification, NotifyStore, Wakeup};
 
@@ -102,7 +102,7 @@ async fn announce(shared: Arc<Shared>, _guard: Ended) {
                 if std::mem::take(&mut failures) > 0 {
                     tracing::info!("workers of other processes are woken again");
                 }
-                tokio::time::sleep_until(began + pace(count).max(LEAST)).await;
+                tokio::time::sleep_until(began + interval(count).max(LEAST)).await;
             }
             Err(error) => {
                 if failures == 0 {

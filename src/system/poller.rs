@@ -14,8 +14,8 @@ use super::lane_reader::{FetchPlan, Purpose};
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, OpenShards};
 use super::predecessors::is_late;
 use super::publisher_state::PublisherState;
+use super::reconnect::pause_after;
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use super::trying::pause_after;
 use crate::error::StoreError;
 use crate::store::{Shard, Wakeup};
 

@@ -10,9 +10,9 @@ use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of};
 use super::delivery::Delivery;
 use super::messages::{ActorKind, Cause, Failed, Failure};
+use super::reconnect::retry_until_recorded;
 use super::settle_queue::{Batch, Job, SettleQueue};
 use super::shared::{Lifeline, Shared, panics_on_demand};
-use super::trying::persist;
 use crate::event::Status;
 use crate::store::{Care, FailureRecord, Settled};
 
@@ -136,7 +136,7 @@ async fn record(shared: Arc<Shared>, batch: Batch<Rejection>) -> (Batch<Rejectio
     let outcomes = if batch.again {
         write(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; settles.len()])
     } else {
-        persist("retries and failures", settles.len(), write).await
+        retry_until_recorded("retries and failures", settles.len(), write).await
     };
     (batch, outcomes)
 }

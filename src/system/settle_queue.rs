@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::clock::BootInstant;
-use super::trying::pause_after;
+use super::reconnect::pause_after;
 use crate::store::Settled;
 
 /// The pause before a refused row is tried again, at first and at most: what refuses it is rarely gone within seconds.

@@ -21,11 +21,11 @@ use super::owed::DeliveriesInFlight;
 use super::pending_wakeups::PendingWakeups;
 use super::publisher::Publisher;
 use super::publisher_state::PublisherState;
+use super::reconnect::retry_until_recorded;
 use super::registry::Registry;
 use super::retry::Retry;
 use super::subscription::Subscription;
 use super::supervisor::{Subscribed, Supervisor};
-use super::trying::persist;
 use super::unserved::Asked;
 use crate::error::{StoreError, SystemError};
 use crate::metrics::WorkerMetrics;
@@ -281,7 +281,7 @@ impl Shared {
         };
         let store = Arc::clone(&self.store);
         let announced = self.runtime.spawn(async move {
-            persist("a handler's announcement", 1, |_| {
+            retry_until_recorded("a handler's announcement", 1, |_| {
                 let (store, announcement) = (Arc::clone(&store), announcement.clone());
                 async move {
                     match store.announce(&[announcement]).await {

@@ -15,8 +15,8 @@ use self::parts::Parts;
 pub(super) use self::parts::{MOST as MOST_PARTS, SHORT, part};
 use self::passed::PassedRetries;
 use super::clock::BootInstant;
+use super::debounce::interval;
 use super::in_flight::SessionId;
-use super::pace::pace;
 use crate::store::{FetchResult, Position, Range};
 
 /// Reading starts this much before the cursor once nothing is left before it: writers that commit a little later than
@@ -375,7 +375,7 @@ impl LaneReader {
             }
         }
         let count = found.values().map(|(count, _)| *count).sum::<i64>();
-        self.not_before = plan.began.after(pace(usize::try_from(count).unwrap_or(0)));
+        self.not_before = plan.began.after(interval(usize::try_from(count).unwrap_or(0)));
         self.has_read |= count > 0;
         self.unbounded += count;
         if let Some(furthest) = found.values().map(|(_, last)| *last).max()

@@ -16,7 +16,7 @@ use crate::system::delivery::Delivery;
 use crate::system::in_flight::{Fetch, InFlight};
 use crate::system::predecessors::find_blockers;
 use crate::system::publisher_state::OpenUnderWay;
-use crate::system::trying::pause_after;
+use crate::system::reconnect::pause_after;
 
 impl BatchSender {
     pub(super) async fn open(&mut self, shards: &[(Shard, i64)], under_way: OpenUnderWay) {

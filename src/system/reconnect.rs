@@ -16,7 +16,7 @@ pub(super) fn pause_after(failures: u32) -> Duration {
 
 /// Writes until the database has it. What it is about has happened, so there is no other end. After an error the statement
 /// may have been executed without being durable, so its repetition says so.
-pub(super) async fn persist<T, F>(what: &'static str, events: usize, write: impl Fn(Care) -> F) -> T
+pub(super) async fn retry_until_recorded<T, F>(what: &'static str, events: usize, write: impl Fn(Care) -> F) -> T
 where
     F: Future<Output = Result<T, StoreError>>,
 {
