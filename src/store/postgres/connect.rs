@@ -23,7 +23,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
 use super::connections::Pulse;
-use super::steering::Steering;
+use super::index_plans::IndexPlans;
 use crate::error::StoreError;
 
 /// How long connecting may take, and asking a pool for a connection.
@@ -42,7 +42,7 @@ pub(super) type DriverError = tokio_postgres::Error;
 /// A database's address and how to reach it.
 pub(crate) struct Target {
     pub(super) config: Config,
-    pub(super) steering: Steering,
+    pub(super) index_plans: IndexPlans,
     pub(super) pulse: Pulse,
     /// When the server started that was connected to last, in microseconds; it tells servers apart.
     server: AtomicI64,
@@ -92,7 +92,7 @@ impl Target {
             url.path()
         );
         let server = AtomicI64::new(0);
-        Ok(Self { config, steering: Steering::default(), pulse: Pulse::default(), server, tls, shown })
+        Ok(Self { config, index_plans: IndexPlans::default(), pulse: Pulse::default(), server, tls, shown })
     }
 
     /// A connection whose driver runs as a task of the current runtime, for a while and not counted; see `connections`.

@@ -22,7 +22,7 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client};
 
 use super::Result;
 use super::connect::{CONNECT_LIMIT, Messages, Target};
-use super::steering::Steered;
+use super::index_plans::Steered;
 use crate::error::StoreError;
 
 /// How soon a statement ends that was cancelled, at a server that is at work.
@@ -45,7 +45,7 @@ pub(super) struct Connections {
 pub(super) struct Opened {
     pub(super) client: Client,
     pub(super) messages: Messages,
-    pub(super) steered: bool,
+    pub(super) index_plans: bool,
     pub(super) permit: Permit,
 }
 
@@ -96,13 +96,13 @@ impl Connections {
     }
 
     /// For statements that are kept; see `steering`.
-    pub(super) fn steered(target: &Arc<Target>, most: usize, steered: Steered) -> Self {
-        Self { steered_by: Some(steered), ..Self::new(target, most) }
+    pub(super) fn index_plans(target: &Arc<Target>, most: usize, index_plans: Steered) -> Self {
+        Self { steered_by: Some(index_plans), ..Self::new(target, most) }
     }
 
     /// Whether a connection was made while options did not reach the server, and they may by now.
-    pub(super) fn is_outdated(&self, is_steered: bool) -> bool {
-        self.steered_by.is_some() && !is_steered && self.target.tries_steering()
+    pub(super) fn is_outdated(&self, can_cache_statements: bool) -> bool {
+        self.steered_by.is_some() && !can_cache_statements && self.target.tries_index_plans()
     }
 
     /// A connection whose driver runs as a task of the current runtime.
@@ -134,7 +134,7 @@ async fn open(
     let began = Instant::now();
     let opening = async {
         match steered_by {
-            Some(steered) => target.open_steered(steered).await,
+            Some(index_plans) => target.open_steered(index_plans).await,
             None => target.open().await.map(|(client, messages)| (client, messages, false)),
         }
     };
@@ -143,9 +143,9 @@ async fn open(
         () = silence(&target, began) => return,
     };
     target.pulse.note(began);
-    let opened = opened.map(|(client, messages, steered)| {
+    let opened = opened.map(|(client, messages, index_plans)| {
         let permit = Permit { target: Arc::clone(&target), held: Some(permit) };
-        Opened { client, messages, steered, permit }
+        Opened { client, messages, index_plans, permit }
     });
     // Who has asked may be gone.
     let _ = give.send(opened);
@@ -240,7 +240,7 @@ struct Driver {
 }
 
 fn drive(opened: Opened) -> (Client, bool, Driver) {
-    let Opened { client, messages, steered, permit } = opened;
+    let Opened { client, messages, index_plans, permit } = opened;
     let (target, token) = (Arc::clone(&permit.target), client.cancel_token());
     let warned = Warned::default();
     let reading = warned.clone().read(messages);
@@ -248,7 +248,7 @@ fn drive(opened: Opened) -> (Client, bool, Driver) {
         reading.await;
         permit.release();
     });
-    (client, steered, Driver { target, task: Some(task), token, warned, busy: false })
+    (client, index_plans, Driver { target, task: Some(task), token, warned, busy: false })
 }
 
 impl Drop for Driver {
@@ -284,15 +284,15 @@ impl managed::Manager for Connections {
     type Error = StoreError;
 
     async fn create(&self) -> Result<Pooled> {
-        let (client, steered, mut driver) = drive(self.open().await?);
+        let (client, index_plans, mut driver) = drive(self.open().await?);
         driver.busy = true;
         let conn = AsyncPgConnection::try_from(client).await.map_err(|error| self.target.unreachable(error))?;
         driver.busy = false;
-        Ok(Pooled { conn, steered, driver })
+        Ok(Pooled { conn, index_plans, driver })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<Self::Error> {
-        if self.is_outdated(pooled.steered) || pooled.driver.busy || pooled.conn.is_broken() {
+        if self.is_outdated(pooled.index_plans) || pooled.driver.busy || pooled.conn.is_broken() {
             return Err(RecycleError::message("it is of no use any more"));
         }
         Ok(())
@@ -304,7 +304,7 @@ pub(super) type Pool = managed::Pool<Connections>;
 /// A connection of a pool's.
 pub(super) struct Pooled {
     conn: AsyncPgConnection,
-    steered: bool,
+    index_plans: bool,
     driver: Driver,
 }
 

@@ -36,6 +36,7 @@ mod fetch;
 pub(crate) mod fixture;
 mod handlers;
 mod history;
+mod index_plans;
 pub(crate) mod insert;
 mod leases;
 mod migrate;
@@ -51,7 +52,6 @@ mod refusal;
 pub(crate) mod row;
 mod settle;
 mod statement;
-mod steering;
 mod trigger;
 
 pub(crate) use connect::Target;
@@ -98,7 +98,7 @@ impl PostgresStore {
         let settles = (rest / 2).clamp(1, MOST_SETTLES);
         let writing = rest.saturating_sub(settles).max(1);
         let pool = new_pool(&target, Connections::new(&target, writing), writing)?;
-        let reading = new_pool(&target, Connections::steered(&target, reading, steering::READING), reading)?;
+        let reading = new_pool(&target, Connections::index_plans(&target, reading, index_plans::READING), reading)?;
         let settling = Settling::new(SettlePool::new(&target, settles)?);
         let listening = Connections::new(&target, 1);
         Ok(Self { target, pool, reading, settling, listening, rounds: handlers::Rounds::default() })

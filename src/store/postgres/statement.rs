@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub(super) struct Statement<Rows> {
     sql: &'static str,
     values: Vec<Value>,
-    kept: bool,
+    cached: bool,
     rows: PhantomData<Rows>,
 }
 
@@ -33,17 +33,17 @@ pub(super) enum Value {
 }
 
 impl<Rows> Statement<Rows> {
-    /// `kept`: the server may remember it, and how it is planned.
-    pub(super) fn new(kept: bool, sql: &'static str, values: impl Into<Vec<Value>>) -> Self {
+    /// `cached`: the server may remember it, and how it is planned.
+    pub(super) fn new(cached: bool, sql: &'static str, values: impl Into<Vec<Value>>) -> Self {
         let values = values.into();
         debug_assert_eq!(sql.matches('?').count(), values.len(), "{sql}");
-        Self { sql, values, kept, rows: PhantomData }
+        Self { sql, values, cached, rows: PhantomData }
     }
 }
 
 impl<Rows> QueryFragment<Pg> for Statement<Rows> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        if !self.kept {
+        if !self.cached {
             out.unsafe_to_cache_prepared();
         }
         let mut values = self.values.iter();

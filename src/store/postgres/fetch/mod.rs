@@ -37,11 +37,11 @@ pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Resu
 
 /// The inner error is what the server, or the driver, says of a row.
 async fn fetch_together(store: &PostgresStore, request: &FetchRequest) -> Result<Result<FetchResult>> {
-    let (target, request, kept) = (Arc::clone(&store.target), request.clone(), store.target.is_steered());
+    let (target, request, cached) = (Arc::clone(&store.target), request.clone(), store.target.can_cache_statements());
     store
         .read(FETCH, |conn| {
             async move {
-                let mut reader = Reader::new(&request, kept);
+                let mut reader = Reader::new(&request, cached);
                 match read_due(conn, &mut reader).await {
                     Ok(()) => Ok(Ok(reader.answer)),
                     Err(error) if is_about_a_row(&error) => Ok(Err(target.query_error(FETCH, &error))),
@@ -62,7 +62,7 @@ async fn read_due(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> Quer
     let request = reader.request;
     // Dead rows stay at the start for as long as a transaction holds vacuum back.
     if request.ranges.iter().any(|range| range.from == Position::START && range.to.is_none()) {
-        reader.answer.clock = Some(clock(conn, reader.kept).await?);
+        reader.answer.clock = Some(clock(conn, reader.cached).await?);
     }
     if !request.ranges.is_empty() {
         reader.read(conn, &RANGES, range_values(request), true).await?;
@@ -91,14 +91,14 @@ fn is_about_a_row(error: &DieselError) -> bool {
 /// Collects rows until the budget of events or of bytes is spent.
 struct Reader<'a> {
     request: &'a FetchRequest,
-    kept: bool,
+    cached: bool,
     bytes: usize,
     answer: FetchResult,
 }
 
 impl<'a> Reader<'a> {
-    fn new(request: &'a FetchRequest, kept: bool) -> Self {
-        Self { request, kept, bytes: 0, answer: FetchResult::default() }
+    fn new(request: &'a FetchRequest, cached: bool) -> Self {
+        Self { request, cached, bytes: 0, answer: FetchResult::default() }
     }
 
     fn most_bytes(&self) -> Value {
@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
         in_range: bool,
     ) -> QueryResult<()> {
         values.push(self.most_bytes());
-        let query = Statement::<Placed>::new(self.kept, sql, values);
+        let query = Statement::<Placed>::new(self.cached, sql, values);
         let mut rows = std::pin::pin!(query.load_stream::<PlacedRow>(conn).await?);
         while let Some(row) = rows.try_next().await? {
             if !self.push(FetchedRow { in_range, ..read(row, &self.request.lane, self.request.max_event_bytes) }) {
@@ -141,8 +141,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-async fn clock(conn: &mut AsyncPgConnection, kept: bool) -> QueryResult<i64> {
-    let PgTimestamp(now) = Statement::<Timestamptz>::new(kept, concat!("SELECT now() WHERE ", on_a_primary!()), [])
+async fn clock(conn: &mut AsyncPgConnection, cached: bool) -> QueryResult<i64> {
+    let PgTimestamp(now) = Statement::<Timestamptz>::new(cached, concat!("SELECT now() WHERE ", on_a_primary!()), [])
         .get_result(conn)
         .await?;
     Ok(now)
@@ -275,7 +275,7 @@ pub(super) async fn blockers(
     let (at, seq) = split(questions.iter().map(|question| question.before));
     let except: Vec<Uuid> = questions.iter().flat_map(|question| question.except.iter().copied()).collect();
     let query = Statement::<(Text, SqlUuid, Timestamptz, BigInt, Bool)>::new(
-        store.target.is_steered(),
+        store.target.can_cache_statements(),
         BLOCKERS,
         [
             Value::Texts(questions.iter().map(|question| question.key.clone()).collect()),

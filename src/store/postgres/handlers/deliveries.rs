@@ -27,13 +27,13 @@ pub(in crate::store::postgres) async fn fetch(
     store: &PostgresStore,
     request: &DeliveryRequest,
 ) -> Result<Vec<FetchedDelivery>> {
-    let kept = store.target.is_steered();
+    let cached = store.target.can_cache_statements();
     let (wanted, work) = (request.clone(), request.clone());
     let (rows, read) = store
         .read(FETCH, |conn| {
             async move {
-                let rows = due(conn, &wanted, kept).await?;
-                let read = read_events(conn, &wanted, &rows, kept).await?;
+                let rows = due(conn, &wanted, cached).await?;
+                let read = read_events(conn, &wanted, &rows, cached).await?;
                 Ok((rows, read))
             }
             .boxed()
@@ -65,7 +65,7 @@ struct Due {
 /// Beyond what is wanted, so many of each shard are read to find what need not wait.
 const SPARE: usize = 100;
 
-async fn due(conn: &mut AsyncPgConnection, request: &DeliveryRequest, kept: bool) -> QueryResult<Vec<Due>> {
+async fn due(conn: &mut AsyncPgConnection, request: &DeliveryRequest, cached: bool) -> QueryResult<Vec<Due>> {
     let DeliveryRequest { handler, shards, except, max_events, .. } = request;
     let (ids, seqs): (Vec<Uuid>, Vec<i64>) = except.iter().copied().unzip();
     let number = |count: usize| Value::Number(i64::try_from(count).unwrap_or(i64::MAX));
@@ -81,7 +81,7 @@ async fn due(conn: &mut AsyncPgConnection, request: &DeliveryRequest, kept: bool
         number(*max_events),
         number(most),
     ];
-    Statement::<DueTypes>::new(kept, DUE, values).load(conn).await
+    Statement::<DueTypes>::new(cached, DUE, values).load(conn).await
 }
 
 /// Of each key the first delivery that is not among those read decides, and the first unsettled event.
@@ -132,7 +132,7 @@ async fn read_events(
     conn: &mut AsyncPgConnection,
     request: &DeliveryRequest,
     due: &[Due],
-    kept: bool,
+    cached: bool,
 ) -> QueryResult<Read> {
     let mut read = Read { events: HashMap::new(), cut_short: false };
     let (ids, seqs): (Vec<Uuid>, Vec<i64>) =
@@ -143,7 +143,7 @@ async fn read_events(
     let lanes: HashMap<Uuid, &str> = due.iter().map(|due| (due.id, due.lane.as_str())).collect();
     let most = i64::try_from(request.max_event_bytes).unwrap_or(i64::MAX);
     let values = [Value::Ids(ids), Value::Numbers(seqs), Value::Number(most)];
-    let query = Statement::<DeliveredTypes>::new(kept, &EVENTS, values);
+    let query = Statement::<DeliveredTypes>::new(cached, &EVENTS, values);
     let mut rows = std::pin::pin!(query.load_stream::<DeliveredRow>(conn).await?);
     let mut bytes = 0;
     while let Some(row) = rows.try_next().await? {
@@ -224,7 +224,7 @@ async fn put_behind(store: &PostgresStore, due: &[Due]) -> Result<()> {
 }
 
 pub(in crate::store::postgres) async fn has_due(store: &PostgresStore, handlers: &[String]) -> Result<bool> {
-    let query = Statement::<Bool>::new(store.target.is_steered(), HAS_DUE, [Value::Texts(handlers.to_vec())]);
+    let query = Statement::<Bool>::new(store.target.can_cache_statements(), HAS_DUE, [Value::Texts(handlers.to_vec())]);
     store.read("look whether a delivery is due", |conn| query.get_result(conn).boxed()).await
 }
 

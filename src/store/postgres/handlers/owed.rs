@@ -19,7 +19,7 @@ pub(in crate::store::postgres) async fn owed_before(
 ) -> Result<HashMap<String, Vec<String>>> {
     let lane = || Value::Text(lane.to_owned());
     let values = [Value::Texts(keys.to_vec()), lane(), lane()];
-    let query = Statement::<(Text, Text)>::new(store.target.is_steered(), OWED_BEFORE, values);
+    let query = Statement::<(Text, Text)>::new(store.target.can_cache_statements(), OWED_BEFORE, values);
     let rows =
         store.read("look who is owed a key's events", |conn| query.load::<(String, String)>(conn).boxed()).await?;
     let mut owed: HashMap<String, Vec<String>> = HashMap::new();

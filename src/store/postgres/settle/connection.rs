@@ -19,7 +19,7 @@ use crate::store::Result;
 use crate::store::postgres::STATEMENT_LIMIT;
 use crate::store::postgres::connect::{CONNECT_LIMIT, Target};
 use crate::store::postgres::connections::{Connections, Opened, Warned, no_connection};
-use crate::store::postgres::steering::SETTLING;
+use crate::store::postgres::index_plans::SETTLING;
 
 type DriverError = tokio_postgres::Error;
 
@@ -37,9 +37,9 @@ pub(super) struct SettleConnection {
     pub(super) client: Client,
     driver: Driver,
     server: i64,
-    steered: bool,
+    index_plans: bool,
     /// The settle that the server keeps, where the connection is steered.
-    kept: OnceCell<Statement>,
+    cached: OnceCell<Statement>,
 }
 
 /// Reads what the server says.
@@ -64,7 +64,7 @@ impl managed::Manager for Manager {
     type Error = StoreError;
 
     async fn create(&self) -> Result<SettleConnection> {
-        let Opened { client, messages, steered, permit } = self.0.open().await?;
+        let Opened { client, messages, index_plans, permit } = self.0.open().await?;
         let warned = Warned::default();
         let reading = warned.clone().read(messages);
         let task = tokio::spawn(async move {
@@ -74,11 +74,11 @@ impl managed::Manager for Manager {
         let mut driver = Driver { task, warned, busy: true };
         let server = self.0.target.identify(&client).await?;
         driver.busy = false;
-        Ok(SettleConnection { client, driver, server, steered, kept: OnceCell::new() })
+        Ok(SettleConnection { client, driver, server, index_plans, cached: OnceCell::new() })
     }
 
     async fn recycle(&self, connection: &mut SettleConnection, _: &Metrics) -> RecycleResult<StoreError> {
-        let is_outdated = self.0.is_outdated(connection.steered);
+        let is_outdated = self.0.is_outdated(connection.index_plans);
         match is_outdated || connection.driver.busy || connection.client.is_closed() {
             true => Err(RecycleError::message("it is of no use any more")),
             false => Ok(()),
@@ -93,19 +93,19 @@ impl SettleConnection {
         sql: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<u64, DriverError> {
-        if !self.steered {
+        if !self.index_plans {
             return self.client.execute_typed(sql, parameters).await;
         }
         let types: Vec<Type> = parameters.iter().map(|(_, of)| of.clone()).collect();
-        let kept = self.kept.get_or_try_init(|| self.client.prepare_typed(sql, &types)).await?;
+        let cached = self.cached.get_or_try_init(|| self.client.prepare_typed(sql, &types)).await?;
         let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
-        self.client.execute(kept, &values).await
+        self.client.execute(cached, &values).await
     }
 }
 
 impl SettlePool {
     pub(in crate::store::postgres) fn new(target: &Arc<Target>, connections: usize) -> Result<Self> {
-        let pool = Pool::builder(Manager(Connections::steered(target, connections, SETTLING)))
+        let pool = Pool::builder(Manager(Connections::index_plans(target, connections, SETTLING)))
             .max_size(connections)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(STATEMENT_LIMIT))

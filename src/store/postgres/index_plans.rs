@@ -43,7 +43,7 @@ const SILENT_REFUSALS: u32 = 3;
 
 /// Whether connections can be told how to plan.
 #[derive(Default)]
-pub(super) struct Steering(Mutex<State>);
+pub(super) struct IndexPlans(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -52,7 +52,7 @@ struct State {
     ended_silently: u32,
 }
 
-impl Steering {
+impl IndexPlans {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,28 +80,28 @@ impl Steering {
 
 impl Target {
     /// Whether a statement may be kept from call to call.
-    pub(super) fn is_steered(&self) -> bool {
-        self.steering.state().given_up_until.is_none()
+    pub(super) fn can_cache_statements(&self) -> bool {
+        self.index_plans.state().given_up_until.is_none()
     }
 
     /// Whether the next connection is to be a steered one.
-    pub(super) fn tries_steering(&self) -> bool {
-        self.steering.state().given_up_until.is_none_or(|until| until <= Instant::now())
+    pub(super) fn tries_index_plans(&self) -> bool {
+        self.index_plans.state().given_up_until.is_none_or(|until| until <= Instant::now())
     }
 
     /// A connection, and whether it is steered in this way.
-    pub(super) async fn open_steered(&self, steered: Steered) -> Result<(Client, Messages, bool), StoreError> {
-        if !self.tries_steering() {
+    pub(super) async fn open_steered(&self, index_plans: Steered) -> Result<(Client, Messages, bool), StoreError> {
+        if !self.tries_index_plans() {
             return self.open_plain().await;
         }
         let mut config = self.config.clone();
-        let options = [self.config.get_options().unwrap_or_default(), steered.options].join(" ");
+        let options = [self.config.get_options().unwrap_or_default(), index_plans.options].join(" ");
         config.options(options.trim_start());
         match self.open_with(&config).await {
-            Ok((client, messages)) => self.check_steered(client, messages, steered).await,
+            Ok((client, messages)) => self.check_steered(client, messages, index_plans).await,
             Err(error) if self.may_refuse_options(&error) => {
                 let plain = self.open_plain().await?;
-                self.steering.give_up("they are refused");
+                self.index_plans.give_up("they are refused");
                 Ok(plain)
             }
             Err(error) => Err(self.connect_error(&error)),
@@ -116,13 +116,13 @@ impl Target {
         &self,
         client: Client,
         mut messages: Messages,
-        steered: Steered,
+        index_plans: Steered,
     ) -> Result<(Client, Messages, bool), StoreError> {
-        let heeded = steered.is_heeded(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
+        let heeded = index_plans.is_heeded(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
         if heeded {
-            self.steering.works()
+            self.index_plans.works()
         } else {
-            self.steering.give_up("they are not heeded")
+            self.index_plans.give_up("they are not heeded")
         }
         Ok((client, messages, heeded))
     }
@@ -131,7 +131,7 @@ impl Target {
     fn may_refuse_options(&self, error: &DriverError) -> bool {
         match error.code() {
             Some(state) => !is_about_the_server(state.code()),
-            None => error.is_closed() && self.steering.is_refused_silently(),
+            None => error.is_closed() && self.index_plans.is_refused_silently(),
         }
     }
 }
@@ -183,8 +183,8 @@ mod tests {
     async fn pass(mut client: TcpStream, server: u16, left: Arc<AtomicUsize>) {
         let mut start = vec![0; 4096];
         let count = client.read(&mut start).await.unwrap();
-        let steered = start[..count].windows(14).any(|part| part == b"enable_seqscan");
-        if steered && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        let index_plans = start[..count].windows(14).any(|part| part == b"enable_seqscan");
+        if index_plans && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return;
         }
         let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await.unwrap();
@@ -197,8 +197,8 @@ mod tests {
         let fixture = PostgresFixture::empty().await;
         let target = target_behind(&fixture, 1).await;
         assert!(target.open_steered(READING).await.is_err());
-        assert!(target.is_steered());
-        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, steered)| steered));
+        assert!(target.can_cache_statements());
+        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, index_plans)| index_plans));
     }
 
     #[tokio::test]
@@ -208,13 +208,13 @@ mod tests {
         for _ in 1..SILENT_REFUSALS {
             assert!(target.open_steered(READING).await.is_err());
         }
-        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, steered)| !steered));
-        assert!(!target.is_steered() && !target.tries_steering());
-        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, steered)| !steered));
+        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, index_plans)| !index_plans));
+        assert!(!target.can_cache_statements() && !target.tries_index_plans());
+        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, index_plans)| !index_plans));
 
-        target.steering.state().given_up_until = Some(Instant::now());
-        assert!(target.tries_steering() && !target.is_steered());
-        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, steered)| steered));
-        assert!(target.is_steered());
+        target.index_plans.state().given_up_until = Some(Instant::now());
+        assert!(target.tries_index_plans() && !target.can_cache_statements());
+        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, index_plans)| index_plans));
+        assert!(target.can_cache_statements());
     }
 }
