@@ -22,7 +22,7 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client};
 
 use super::Result;
 use super::connect::{CONNECT_LIMIT, Messages, Target};
-use super::index_plans::Steered;
+use super::index_plans::PlannerOptions;
 use crate::error::StoreError;
 
 /// How soon a statement ends that was cancelled, at a server that is at work.
@@ -38,7 +38,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Connections {
     pub(super) target: Arc<Target>,
     permits: Arc<Semaphore>,
-    steered_by: Option<Steered>,
+    planner: Option<PlannerOptions>,
 }
 
 /// A connection that nobody reads yet.
@@ -92,17 +92,17 @@ pub(super) struct Permit {
 
 impl Connections {
     pub(super) fn new(target: &Arc<Target>, most: usize) -> Self {
-        Self { target: Arc::clone(target), permits: Arc::new(Semaphore::new(most)), steered_by: None }
+        Self { target: Arc::clone(target), permits: Arc::new(Semaphore::new(most)), planner: None }
     }
 
-    /// For statements that are kept; see `steering`.
-    pub(super) fn index_plans(target: &Arc<Target>, most: usize, index_plans: Steered) -> Self {
-        Self { steered_by: Some(index_plans), ..Self::new(target, most) }
+    /// For statements that are cached; see `index_plans`.
+    pub(super) fn with_planner_options(target: &Arc<Target>, most: usize, planner: PlannerOptions) -> Self {
+        Self { planner: Some(planner), ..Self::new(target, most) }
     }
 
     /// Whether a connection was made while options did not reach the server, and they may by now.
     pub(super) fn is_outdated(&self, can_cache_statements: bool) -> bool {
-        self.steered_by.is_some() && !can_cache_statements && self.target.tries_index_plans()
+        self.planner.is_some() && !can_cache_statements && self.target.tries_index_plans()
     }
 
     /// A connection whose driver runs as a task of the current runtime.
@@ -117,7 +117,7 @@ impl Connections {
             return Err(self.target.unreachable("it has not ended the connections that were given up"));
         };
         let (give, taken) = oneshot::channel();
-        tokio::spawn(open(Arc::clone(&self.target), self.steered_by, permit, give));
+        tokio::spawn(open(Arc::clone(&self.target), self.planner, permit, give));
         match tokio::time::timeout(CONNECT_LIMIT, taken).await {
             Ok(Ok(opened)) => opened,
             _ => Err(self.target.unreachable(format!("no answer within {CONNECT_LIMIT:?}"))),
@@ -127,14 +127,14 @@ impl Connections {
 
 async fn open(
     target: Arc<Target>,
-    steered_by: Option<Steered>,
+    planner: Option<PlannerOptions>,
     permit: OwnedSemaphorePermit,
     give: oneshot::Sender<Result<Opened>>,
 ) {
     let began = Instant::now();
     let opening = async {
-        match steered_by {
-            Some(index_plans) => target.open_steered(index_plans).await,
+        match planner {
+            Some(planner) => target.open_with_planner_options(planner).await,
             None => target.open().await.map(|(client, messages)| (client, messages, false)),
         }
     };

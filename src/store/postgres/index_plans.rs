@@ -3,8 +3,8 @@
 //! The server keeps what a worker reads and settles with, and its plan. A plan that is made while the table is empty may read
 //! all of it, which costs nothing then, and would do so with a million rows (R4). So these connections rule out every way
 //! but that by an index; those for reading, every way but in its order. They say so as they connect: a pooler that hands
-//! connections around would give a later SET to whoever comes next. Where that is refused or not heeded, statements are planned anew each time, and
-//! it is tried again after a while: the address may lead elsewhere by then.
+//! connections around would give a later SET to whoever comes next. Where that is refused or not heeded, statements are planned for each call, and
+//! the options are tried again after a while: the address may lead elsewhere by then.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,16 +14,16 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::connect::{DriverError, Messages, Target, while_reading};
 use crate::error::StoreError;
 
-/// How the planner is steered.
+/// Options of a connection that rule out plans without an index.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Steered {
+pub(super) struct PlannerOptions {
     options: &'static str,
     /// A setting among them that is `off` for hardly any other reason.
     witness: &'static str,
 }
 
-/// For reading. A plan that cannot do without one of them counts as dear, so that it would be compiled, too.
-pub(super) const READING: Steered = Steered {
+/// For reading. JIT is off since a plan that needs a forbidden step counts as expensive and would be compiled.
+pub(super) const READING: PlannerOptions = PlannerOptions {
     options: "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off \
     -c enable_incremental_sort=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
     -c max_parallel_workers_per_gather=0",
@@ -31,8 +31,10 @@ pub(super) const READING: Steered = Steered {
 };
 
 /// For settling: rows by their ids, however many, and lists joined to each other as they are long.
-pub(super) const SETTLING: Steered =
-    Steered { options: "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off", witness: "enable_bitmapscan" };
+pub(super) const SETTLING: PlannerOptions = PlannerOptions {
+    options: "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off",
+    witness: "enable_bitmapscan",
+};
 
 /// Until it is tried again.
 const PAUSE: Duration = Duration::from_secs(300);
@@ -65,8 +67,8 @@ impl IndexPlans {
         *self.state() = State { given_up_until: Some(Instant::now() + PAUSE), ended_silently: 0 };
         tracing::debug!(
             why,
-            "options of a connection do not reach the server, as through a pooler; each statement is planned anew, and it is \
-             tried again in {PAUSE:?}"
+            "options of a connection do not reach the server, as through a pooler; each statement is planned for each call, and they \
+             are tried again in {PAUSE:?}"
         );
     }
 
@@ -79,26 +81,29 @@ impl IndexPlans {
 }
 
 impl Target {
-    /// Whether a statement may be kept from call to call.
+    /// Whether a statement may be cached from call to call.
     pub(super) fn can_cache_statements(&self) -> bool {
         self.index_plans.state().given_up_until.is_none()
     }
 
-    /// Whether the next connection is to be a steered one.
+    /// Whether the next connection asks for planner options.
     pub(super) fn tries_index_plans(&self) -> bool {
         self.index_plans.state().given_up_until.is_none_or(|until| until <= Instant::now())
     }
 
-    /// A connection, and whether it is steered in this way.
-    pub(super) async fn open_steered(&self, index_plans: Steered) -> Result<(Client, Messages, bool), StoreError> {
+    /// A connection, and whether the server has taken the options.
+    pub(super) async fn open_with_planner_options(
+        &self,
+        planner: PlannerOptions,
+    ) -> Result<(Client, Messages, bool), StoreError> {
         if !self.tries_index_plans() {
             return self.open_plain().await;
         }
         let mut config = self.config.clone();
-        let options = [self.config.get_options().unwrap_or_default(), index_plans.options].join(" ");
+        let options = [self.config.get_options().unwrap_or_default(), planner.options].join(" ");
         config.options(options.trim_start());
         match self.open_with(&config).await {
-            Ok((client, messages)) => self.check_steered(client, messages, index_plans).await,
+            Ok((client, messages)) => self.check_planner_options(client, messages, planner).await,
             Err(error) if self.may_refuse_options(&error) => {
                 let plain = self.open_plain().await?;
                 self.index_plans.give_up("they are refused");
@@ -112,13 +117,13 @@ impl Target {
         self.open().await.map(|(client, messages)| (client, messages, false))
     }
 
-    async fn check_steered(
+    async fn check_planner_options(
         &self,
         client: Client,
         mut messages: Messages,
-        index_plans: Steered,
+        planner: PlannerOptions,
     ) -> Result<(Client, Messages, bool), StoreError> {
-        let heeded = index_plans.is_heeded(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
+        let heeded = planner.is_heeded(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
         if heeded {
             self.index_plans.works()
         } else {
@@ -136,7 +141,7 @@ impl Target {
     }
 }
 
-impl Steered {
+impl PlannerOptions {
     async fn is_heeded(self, client: &Client, messages: &mut Messages) -> Result<bool, DriverError> {
         let question = format!("SELECT current_setting('{}')", self.witness);
         let answer = while_reading(messages, client.simple_query(&question)).await?;
@@ -183,8 +188,8 @@ mod tests {
     async fn pass(mut client: TcpStream, server: u16, left: Arc<AtomicUsize>) {
         let mut start = vec![0; 4096];
         let count = client.read(&mut start).await.unwrap();
-        let index_plans = start[..count].windows(14).any(|part| part == b"enable_seqscan");
-        if index_plans && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        let has_options = start[..count].windows(14).any(|part| part == b"enable_seqscan");
+        if has_options && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return;
         }
         let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await.unwrap();
@@ -196,9 +201,9 @@ mod tests {
     async fn one_error_of_the_network_gives_nothing_up() {
         let fixture = PostgresFixture::empty().await;
         let target = target_behind(&fixture, 1).await;
-        assert!(target.open_steered(READING).await.is_err());
+        assert!(target.open_with_planner_options(READING).await.is_err());
         assert!(target.can_cache_statements());
-        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, index_plans)| index_plans));
+        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, heeded)| heeded));
     }
 
     #[tokio::test]
@@ -206,15 +211,15 @@ mod tests {
         let fixture = PostgresFixture::empty().await;
         let target = target_behind(&fixture, 3).await;
         for _ in 1..SILENT_REFUSALS {
-            assert!(target.open_steered(READING).await.is_err());
+            assert!(target.open_with_planner_options(READING).await.is_err());
         }
-        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, index_plans)| !index_plans));
+        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, heeded)| !heeded));
         assert!(!target.can_cache_statements() && !target.tries_index_plans());
-        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, index_plans)| !index_plans));
+        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, heeded)| !heeded));
 
         target.index_plans.state().given_up_until = Some(Instant::now());
         assert!(target.tries_index_plans() && !target.can_cache_statements());
-        assert!(target.open_steered(READING).await.is_ok_and(|(_, _, index_plans)| index_plans));
+        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, heeded)| heeded));
         assert!(target.can_cache_statements());
     }
 }

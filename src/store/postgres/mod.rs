@@ -80,7 +80,7 @@ const LONG_STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 pub(crate) struct PostgresStore {
     target: Arc<Target>,
     pool: Pool,
-    /// For the statements that a worker asks all the time; see `steering`.
+    /// For the statements that a worker asks all the time; see `index_plans`.
     reading: Pool,
     settling: Settling,
     listening: Connections,
@@ -98,7 +98,8 @@ impl PostgresStore {
         let settles = (rest / 2).clamp(1, MOST_SETTLES);
         let writing = rest.saturating_sub(settles).max(1);
         let pool = new_pool(&target, Connections::new(&target, writing), writing)?;
-        let reading = new_pool(&target, Connections::index_plans(&target, reading, index_plans::READING), reading)?;
+        let reading =
+            new_pool(&target, Connections::with_planner_options(&target, reading, index_plans::READING), reading)?;
         let settling = Settling::new(SettlePool::new(&target, settles)?);
         let listening = Connections::new(&target, 1);
         Ok(Self { target, pool, reading, settling, listening, rounds: handlers::Rounds::default() })

@@ -38,7 +38,7 @@ pub(super) struct SettleConnection {
     driver: Driver,
     server: i64,
     index_plans: bool,
-    /// The settle that the server keeps, where the connection is steered.
+    /// The settle that the server caches, if it has taken the planner options.
     cached: OnceCell<Statement>,
 }
 
@@ -105,7 +105,7 @@ impl SettleConnection {
 
 impl SettlePool {
     pub(in crate::store::postgres) fn new(target: &Arc<Target>, connections: usize) -> Result<Self> {
-        let pool = Pool::builder(Manager(Connections::index_plans(target, connections, SETTLING)))
+        let pool = Pool::builder(Manager(Connections::with_planner_options(target, connections, SETTLING)))
             .max_size(connections)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(STATEMENT_LIMIT))
