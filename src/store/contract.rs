@@ -1,10 +1,10 @@
 //! What every store promises, as one suite of tests that each database runs through a [`Fixture`] of its own.
 
+mod admin;
 mod given;
 mod handlers;
 mod history;
 mod leases;
-mod operating;
 mod order;
 mod queue_position;
 mod reading;

@@ -25,6 +25,7 @@ use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::{NewEvent, Stored};
 
+mod admin;
 mod adopt;
 #[cfg(all(feature = "cli", feature = "redis"))]
 pub(crate) mod bench;
@@ -41,7 +42,6 @@ pub(crate) mod insert;
 mod leases;
 mod migrate;
 mod notify;
-mod operate;
 mod overview;
 #[cfg(test)]
 mod plans_tests;
@@ -196,11 +196,11 @@ impl Store for PostgresStore {
     }
 
     async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
-        operate::insert(self, events).await
+        admin::insert(self, events).await
     }
 
     async fn insert_each(&self, events: TakeEvents) -> Result<Vec<Stored>, NotInserted> {
-        operate::insert_each(self, events).await
+        admin::insert_each(self, events).await
     }
 
     async fn refusal(&self, events: Vec<NewEvent>) -> Option<StoreError> {
@@ -285,11 +285,11 @@ impl Store for PostgresStore {
     }
 
     async fn repair_missing_seq(&self) -> Result<usize> {
-        operate::repair_missing_seq(self).await
+        admin::repair_missing_seq(self).await
     }
 
     async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
-        operate::delete_expired(self, expiry, failed_blocks).await
+        admin::delete_expired(self, expiry, failed_blocks).await
     }
 
     async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {
@@ -301,7 +301,7 @@ impl Store for PostgresStore {
     }
 
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>> {
-        operate::find(self, id).await
+        admin::find(self, id).await
     }
 
     fn epoch(&self) -> DateTime<Utc> {
@@ -310,23 +310,23 @@ impl Store for PostgresStore {
     }
 
     async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>> {
-        operate::select(self, filter, page).await
+        admin::select(self, filter, page).await
     }
 
     async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
-        operate::scan(self, filter, page, most).await
+        admin::scan(self, filter, page, most).await
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-        operate::load(self, row::COLUMNS, ids).await
+        admin::load(self, row::COLUMNS, ids).await
     }
 
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-        operate::load(self, &row::COLUMNS_WITHOUT_DATA, ids).await
+        admin::load(self, &row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
     async fn count(&self, filter: &EventFilter) -> Result<i64> {
-        operate::count(self, filter).await
+        admin::count(self, filter).await
     }
 
     async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>> {

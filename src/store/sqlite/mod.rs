@@ -3,6 +3,7 @@
 //! Reading, writing and leases have a connection each, so that none waits for another within this process. The file is in
 //! WAL mode, which stays with it: readers and the one writer do not disturb each other.
 
+mod admin;
 mod change;
 mod clock;
 mod connection;
@@ -15,7 +16,6 @@ mod history;
 pub(crate) mod insert;
 mod leases;
 mod migrations;
-mod operate;
 mod order;
 mod overview;
 mod queue_position;
@@ -280,13 +280,13 @@ impl Store for SqliteStore {
     }
 
     async fn repair_missing_seq(&self) -> Result<usize> {
-        self.writer.run("repair missing seq", operate::repair_missing_seq).await
+        self.writer.run("repair missing seq", admin::repair_missing_seq).await
     }
 
     async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
         let failed_blocks = failed_blocks.to_vec();
         self.writer
-            .run("delete expired", move |connection| operate::delete_expired(connection, expiry, &failed_blocks))
+            .run("delete expired", move |connection| admin::delete_expired(connection, expiry, &failed_blocks))
             .await
     }
 
@@ -301,8 +301,7 @@ impl Store for SqliteStore {
 
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>> {
         const OPERATION: &str = "find an event";
-        let row =
-            self.reader.run(OPERATION, move |connection| operate::find_event(connection, row::COLUMNS, id)).await?;
+        let row = self.reader.run(OPERATION, move |connection| admin::find_event(connection, row::COLUMNS, id)).await?;
         row.map(Row::decode).transpose().map_err(|reason| {
             let reason = format!("the row of event {id} is no event: {reason}");
             StoreError::Query { operation: OPERATION, reason, transient: false }
@@ -315,13 +314,13 @@ impl Store for SqliteStore {
 
     async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>> {
         let filter = filter.clone();
-        self.reader.run("select events", move |connection| operate::select_events(connection, &filter, page)).await
+        self.reader.run("select events", move |connection| admin::select_events(connection, &filter, page)).await
     }
 
     async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
         let filter = filter.clone();
         self.reader
-            .run("look through events", move |connection| operate::examine_events(connection, &filter, page, most))
+            .run("look through events", move |connection| admin::scan_events(connection, &filter, page, most))
             .await
     }
 
@@ -335,7 +334,7 @@ impl Store for SqliteStore {
 
     async fn count(&self, filter: &EventFilter) -> Result<i64> {
         let filter = filter.clone();
-        self.reader.run("count events", move |connection| operate::count_events(connection, &filter)).await
+        self.reader.run("count events", move |connection| admin::count_events(connection, &filter)).await
     }
 
     async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>> {
@@ -377,7 +376,7 @@ impl SqliteStore {
             .reader
             .run("load events", move |connection| {
                 let rows: QueryResult<Vec<_>> =
-                    ids.iter().map(|id| operate::find_event(connection, columns, *id)).collect();
+                    ids.iter().map(|id| admin::find_event(connection, columns, *id)).collect();
                 rows
             })
             .await?;

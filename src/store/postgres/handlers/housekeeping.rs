@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::answers;
-use crate::store::postgres::operate::BY_INDEX;
+use crate::store::postgres::admin::BY_INDEX;
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{Care, Settled};
 

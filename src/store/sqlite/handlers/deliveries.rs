@@ -10,9 +10,9 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text};
 use uuid::Uuid;
 
+use crate::store::sqlite::admin::find_event;
 use crate::store::sqlite::clock::read_now;
 use crate::store::sqlite::fetch::refuse_oversize;
-use crate::store::sqlite::operate::find_event;
 use crate::store::sqlite::row::COLUMNS;
 use crate::store::sqlite::{SHARD, to_fetched, uuid_of};
 use crate::store::{DeliveryRequest, FetchedDelivery, Position};

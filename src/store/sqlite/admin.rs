@@ -138,7 +138,7 @@ struct Seen {
 }
 
 /// The same, looking at so many events at most.
-pub(super) fn examine_events(
+pub(super) fn scan_events(
     connection: &mut SqliteConnection,
     filter: &EventFilter,
     page: Page,
