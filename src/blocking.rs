@@ -10,7 +10,7 @@ use crate::event::OutboxEvent;
 #[cfg(feature = "sqlite")]
 use crate::publish::into_parts;
 use crate::publish::sealed::Insert;
-use crate::publish::{NewEvent, OutboxDatabase, ReadyEvent, Stored, all_stored, prepare_parts, the_only};
+use crate::publish::{InsertResult, NewEvent, OutboxDatabase, ValidEvent, all_stored, exactly_one, prepare_parts};
 
 /// Writes an event on the caller's connection and returns it as stored.
 ///
@@ -26,7 +26,7 @@ where
     C: LoadConnection,
     C::Backend: OutboxDatabase,
 {
-    the_only(C::Backend::insert_each_blocking(conn, vec![event.prepare()?])?)
+    exactly_one(C::Backend::insert_each_blocking(conn, vec![event.prepare()?])?)
 }
 
 /// Writes events on the caller's connection, all or none, and returns them as stored, in the order given.
@@ -53,7 +53,7 @@ where
 
 /// Writes events that have nothing to do with each other, in as many statements as they need.
 #[cfg(feature = "sqlite")]
-pub(crate) fn insert_ready<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
+pub(crate) fn insert_ready<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
 where
     C: LoadConnection,
     C::Backend: OutboxDatabase,
@@ -61,7 +61,7 @@ where
     insert_parts(conn, into_parts::<C::Backend>(events))
 }
 
-fn insert_parts<C>(conn: &mut C, parts: Vec<Vec<ReadyEvent>>) -> QueryResult<Vec<Stored>>
+fn insert_parts<C>(conn: &mut C, parts: Vec<Vec<ValidEvent>>) -> QueryResult<Vec<InsertResult>>
 where
     C: LoadConnection,
     C::Backend: OutboxDatabase,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use uuid::{Uuid, uuid};
 
 use super::new_event::NewEvent;
-use super::ready::shown;
+use super::validate::escape_for_message;
 use crate::cloud_event::object_pairs;
 use crate::error::InvalidEvent;
 
@@ -43,7 +43,7 @@ impl NewEvent {
         let (mut spec_version, mut id) = (None, None);
         for (at, (name, value)) in pairs.iter().enumerate() {
             if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
-                return Err(InvalidEvent::new(shown(name), "is given twice"));
+                return Err(InvalidEvent::new(escape_for_message(name), "is given twice"));
             }
             match (name.as_ref(), value.get()) {
                 (_, "null") => {}
@@ -125,13 +125,13 @@ fn timestamp(text: &str) -> Result<(), InvalidEvent> {
 }
 
 fn extension_value(name: &str, raw: &str) -> Result<Value, InvalidEvent> {
-    serde_json::from_str(raw).map_err(|_| InvalidEvent::new(shown(name), "cannot be read"))
+    serde_json::from_str(raw).map_err(|_| InvalidEvent::new(escape_for_message(name), "cannot be read"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publish::ReadyEvent;
+    use crate::publish::ValidEvent;
 
     fn read(attributes: &str) -> Result<NewEvent, InvalidEvent> {
         NewEvent::from_cloud_event_json(&format!(
@@ -139,7 +139,7 @@ mod tests {
         ))
     }
 
-    fn ready(attributes: &str) -> ReadyEvent {
+    fn ready(attributes: &str) -> ValidEvent {
         read(attributes).unwrap().prepare().unwrap()
     }
 

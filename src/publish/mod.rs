@@ -1,13 +1,10 @@
 //! Publishing on the caller's own connection: the event is part of the caller's transaction.
 
-mod answers;
-mod content;
 mod database_error;
 mod from_cloud_event;
-mod json_equality;
-mod json_rules;
+mod jsonb_limits;
 mod new_event;
-mod ready;
+mod validate;
 
 use std::future::Future;
 
@@ -15,15 +12,15 @@ use diesel::connection::LoadConnection;
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, TransactionManager};
 
-#[cfg(feature = "postgres")]
-pub(crate) use answers::Written;
-pub(crate) use answers::{Answers, FoundRow, SameData, Stored};
 pub use from_cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, PublishEvent};
-pub(crate) use ready::{RESERVED_NAMES, ReadyEvent};
+pub(crate) use validate::{RESERVED_NAMES, ValidEvent};
 
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
+
+/// An event as stored, or why that one alone was not.
+pub(crate) type InsertResult = Result<OutboxEvent, PublishError>;
 
 /// A database that holds an outbox: diesel's `Pg` or `Sqlite`, as the crate's features say.
 ///
@@ -42,12 +39,12 @@ pub(crate) mod sealed {
         /// answer of its own.
         fn insert_each<C>(
             conn: &mut C,
-            events: Vec<ReadyEvent>,
-        ) -> impl Future<Output = QueryResult<Vec<Stored>>> + Send
+            events: Vec<ValidEvent>,
+        ) -> impl Future<Output = QueryResult<Vec<InsertResult>>> + Send
         where
             C: AsyncConnection<Backend = Self>;
 
-        fn insert_each_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
+        fn insert_each_blocking<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
         where
             C: LoadConnection<Backend = Self>;
     }
@@ -75,7 +72,7 @@ where
     C: AsyncConnection,
     C::Backend: OutboxDatabase,
 {
-    the_only(<C::Backend as sealed::Insert>::insert_each(conn, vec![event.prepare()?]).await?)
+    exactly_one(<C::Backend as sealed::Insert>::insert_each(conn, vec![event.prepare()?]).await?)
 }
 
 /// Writes events on the caller's connection, all or none, and returns them as stored, in the order given.
@@ -114,7 +111,7 @@ where
     }
 }
 
-async fn insert_parts<C>(conn: &mut C, parts: Vec<Vec<ReadyEvent>>) -> QueryResult<Vec<Stored>>
+async fn insert_parts<C>(conn: &mut C, parts: Vec<Vec<ValidEvent>>) -> QueryResult<Vec<InsertResult>>
 where
     C: AsyncConnection,
     C::Backend: OutboxDatabase,
@@ -128,7 +125,7 @@ where
 
 /// Events by the statements that write them.
 pub(crate) struct Parts {
-    pub(crate) events: Vec<Vec<ReadyEvent>>,
+    pub(crate) events: Vec<Vec<ValidEvent>>,
     /// One statement writes all or none by itself: no id can be taken, or there is but one event.
     pub(crate) can_stand_alone: bool,
 }
@@ -142,7 +139,7 @@ pub(crate) fn prepare_parts<DB: OutboxDatabase>(
     Ok(Parts { events: into_parts::<DB>(events), can_stand_alone })
 }
 
-pub(crate) fn into_parts<DB: OutboxDatabase>(mut rest: Vec<ReadyEvent>) -> Vec<Vec<ReadyEvent>> {
+pub(crate) fn into_parts<DB: OutboxDatabase>(mut rest: Vec<ValidEvent>) -> Vec<Vec<ValidEvent>> {
     let mut parts = Vec::new();
     while !rest.is_empty() {
         let later = rest.split_off(rest.len().min(DB::MOST));
@@ -151,7 +148,7 @@ pub(crate) fn into_parts<DB: OutboxDatabase>(mut rest: Vec<ReadyEvent>) -> Vec<V
     parts
 }
 
-pub(crate) fn prepare_all(events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<ReadyEvent>, PublishError> {
+pub(crate) fn prepare_all(events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<ValidEvent>, PublishError> {
     let prepare = |(at, event): (usize, NewEvent)| {
         event.prepare().map_err(|error| PublishError::InvalidInBatch { index: at + 1, error })
     };
@@ -159,8 +156,8 @@ pub(crate) fn prepare_all(events: impl IntoIterator<Item = NewEvent>) -> Result<
 }
 
 /// All events, or why the first that was not stored was not.
-pub(crate) fn all_stored(answers: Vec<Stored>) -> Result<Vec<OutboxEvent>, PublishError> {
-    let in_batch = |(at, stored): (usize, Stored)| {
+pub(crate) fn all_stored(answers: Vec<InsertResult>) -> Result<Vec<OutboxEvent>, PublishError> {
+    let in_batch = |(at, stored): (usize, InsertResult)| {
         stored.map_err(|error| match error {
             PublishError::IdConflict(error) => PublishError::IdConflictInBatch { index: at + 1, error },
             other => other,
@@ -169,7 +166,7 @@ pub(crate) fn all_stored(answers: Vec<Stored>) -> Result<Vec<OutboxEvent>, Publi
     answers.into_iter().enumerate().map(in_batch).collect()
 }
 
-pub(crate) fn the_only(answers: Vec<Stored>) -> Stored {
+pub(crate) fn exactly_one(answers: Vec<InsertResult>) -> InsertResult {
     answers.into_iter().next().unwrap_or_else(|| {
         let reason = "the event that was written did not come back".to_owned();
         Err(StoreError::Query { operation: "publish", reason, transient: false }.into())

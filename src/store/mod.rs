@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{PublishError, SettingsError, StoreError, SystemError};
 use crate::event::{OutboxEvent, Status};
-use crate::publish::{NewEvent, Stored};
+use crate::publish::{InsertResult, NewEvent};
 use crate::settings::DatabaseSettings;
 use migrate::{Plan, ProgressFn};
 
@@ -29,10 +29,13 @@ pub(crate) use self::selection::{CreatedCursor, EventFilter, Page, ScanPage};
 pub(crate) use self::settled::{Care, Settled};
 pub(crate) use self::wakeup::{Notification, Wakeup};
 
+mod content;
 #[cfg(test)]
 pub(crate) mod contract;
 mod handlers;
 mod history;
+mod insert_outcome;
+mod json_equality;
 pub(crate) mod migrate;
 mod operations;
 #[cfg(feature = "postgres")]
@@ -284,7 +287,7 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError>;
 
     /// Writes events that have nothing to do with each other: one whose id is that of another event leaves the others alone.
-    async fn insert_each(&self, events: TakeEvents) -> Result<Vec<Stored>, NotInserted>;
+    async fn insert_each(&self, events: TakeEvents) -> Result<Vec<InsertResult>, NotInserted>;
 
     /// Why the database refuses these events for what they are. `None` where it takes them, or fails for a reason of its own,
     /// or does not answer. Nothing is written.

@@ -7,7 +7,7 @@ use tokio::sync::{oneshot, watch};
 use super::shared::Shared;
 use super::unserved;
 use crate::error::{PublishError, StoreError};
-use crate::publish::{NewEvent, Stored};
+use crate::publish::{InsertResult, NewEvent};
 use crate::store::NotInserted;
 
 /// Events that share one INSERT, at most. As many may wait for the next one.
@@ -19,7 +19,7 @@ const MOST_REFUSED_WITHOUT_A_PASS: usize = 3;
 /// An event to be written, with who waits for it.
 pub(crate) struct Waiting {
     pub(crate) event: NewEvent,
-    pub(crate) answer: oneshot::Sender<Stored>,
+    pub(crate) answer: oneshot::Sender<InsertResult>,
 }
 
 impl Waiting {
@@ -193,7 +193,7 @@ async fn insert(shared: &Arc<Shared>, part: Vec<Waiting>) -> Result<(), (Vec<Wai
     }
 }
 
-fn answer(shared: &Arc<Shared>, part: Vec<Waiting>, stored: Vec<Stored>) {
+fn answer(shared: &Arc<Shared>, part: Vec<Waiting>, stored: Vec<InsertResult>) {
     let lanes =
         || stored.iter().filter_map(|stored| stored.as_ref().ok()).map(|event| event.publisher_backend.as_str());
     shared.announce(lanes().collect());

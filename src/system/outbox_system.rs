@@ -13,7 +13,7 @@ use super::messages::{ActorKind, Health, HealthReport, Shutdown, Subscribe};
 use super::shared::{Lifeline, Shared};
 use super::supervisor::Supervisor;
 use crate::error::{PublishError, SystemError};
-use crate::publish::{NewEvent, Stored};
+use crate::publish::{InsertResult, NewEvent};
 
 /// The address of an outbox for messages. Made by [`OutboxSystem::builder`](crate::OutboxSystem::builder).
 ///
@@ -35,7 +35,7 @@ impl OutboxSystem {
         self.shared.addresses().supervisor.clone()
     }
 
-    fn take_in(&self, event: NewEvent) -> Result<oneshot::Receiver<Stored>, PublishError> {
+    fn take_in(&self, event: NewEvent) -> Result<oneshot::Receiver<InsertResult>, PublishError> {
         let worker = &self.shared.settings.worker;
         let event = event.or_defaults(worker.max_retries, worker.max_event_bytes);
         event.check()?;
@@ -71,16 +71,16 @@ impl Handler<NewEvent> for OutboxSystem {
 
 /// The answer to an event, which is given up with its caller.
 #[doc(hidden)]
-pub struct PendingAnswer(Result<oneshot::Receiver<Stored>, PublishError>);
+pub struct PendingAnswer(Result<oneshot::Receiver<InsertResult>, PublishError>);
 
 impl PendingAnswer {
-    async fn arrive(self) -> Stored {
+    async fn arrive(self) -> InsertResult {
         self.0?.await.unwrap_or(Err(PublishError::Stopped))
     }
 }
 
 impl MessageResponse<OutboxSystem, NewEvent> for PendingAnswer {
-    fn handle(self, _: &mut Context<OutboxSystem>, caller: Option<OneshotSender<Stored>>) {
+    fn handle(self, _: &mut Context<OutboxSystem>, caller: Option<OneshotSender<InsertResult>>) {
         actix::spawn(async move {
             let Some(mut caller) = caller else {
                 // A message without a caller is written like any other.

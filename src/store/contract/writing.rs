@@ -9,7 +9,7 @@ use super::Fixture;
 use super::given::*;
 use crate::error::{PublishError, StoreError};
 use crate::event::{JsonText, OutboxEvent};
-use crate::publish::{NewEvent, Stored};
+use crate::publish::{InsertResult, NewEvent};
 use crate::store::Store;
 
 pub(super) async fn a_database_without_tables_is_named_as_such<F: Fixture>() {
@@ -203,7 +203,7 @@ pub(super) async fn a_batch_with_a_taken_id_is_not_written_and_one_of_independen
         assert!(matches!(error, PublishError::IdConflictInBatch { index, .. } if index == at), "{error}");
         assert_eq!(fixture.number("SELECT count(*) FROM outbox_events WHERE event_type = 'good'").await, 0);
         let each = store.insert_each(Box::new(move || batch)).await.unwrap();
-        let refused = |stored: &Stored| stored.as_ref().is_err_and(PublishError::is_conflict);
+        let refused = |stored: &InsertResult| stored.as_ref().is_err_and(PublishError::is_conflict);
         assert!(each.iter().enumerate().all(|(n, stored)| refused(stored) == (n + 1 == at)), "{at}");
         fixture.execute("DELETE FROM outbox_events WHERE event_type = 'good'").await;
     }

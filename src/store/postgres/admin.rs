@@ -22,7 +22,7 @@ use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result, STATEMENT_LIMIT};
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
-use crate::publish::{NewEvent, Stored, prepare_all, publish_many};
+use crate::publish::{InsertResult, NewEvent, prepare_all, publish_many};
 use crate::store::selection::{Comparand, Query};
 use crate::store::{
     CreatedCursor, EventFilter, LaneName, NotInserted, Page, RetentionCutoff, ScanPage, TakeEvents, Unreadable,
@@ -34,7 +34,7 @@ pub(super) async fn insert(store: &PostgresStore, events: Vec<NewEvent>) -> Resu
 }
 
 /// Writes events with one statement, whose transaction is their own.
-pub(super) async fn insert_each(store: &PostgresStore, events: TakeEvents) -> Result<Vec<Stored>, NotInserted> {
+pub(super) async fn insert_each(store: &PostgresStore, events: TakeEvents) -> Result<Vec<InsertResult>, NotInserted> {
     let inserted = write(store, |conn| {
         async move {
             let events = prepare_all(events())?;

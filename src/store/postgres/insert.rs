@@ -16,14 +16,15 @@ use uuid::Uuid;
 
 use super::row::{COLUMNS_WITHOUT_DATA, EPOCH_MICROS, Row, SqlTypes, time};
 use crate::publish::sealed::Insert;
-use crate::publish::{Answers, FoundRow, OutboxDatabase, ReadyEvent, SameData, Stored, Written};
+use crate::publish::{InsertResult, OutboxDatabase, ValidEvent};
+use crate::store::insert_outcome::{FoundRow, InsertOutcomes, SameData, Written};
 
 impl OutboxDatabase for Pg {}
 
 impl Insert for Pg {
     const MOST: usize = usize::MAX;
 
-    async fn insert_each<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
+    async fn insert_each<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
     where
         C: AsyncConnection<Backend = Self>,
     {
@@ -33,7 +34,7 @@ impl Insert for Pg {
             return Ok(Vec::new());
         }
         let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn).await?;
-        let answers = Answers::written(events, given(written)?);
+        let answers = InsertOutcomes::written(events, given(written)?);
         let repeated = Repeated::of(&answers);
         if repeated.ids.is_empty() {
             return Ok(answers.finish(|_, _| None));
@@ -47,7 +48,7 @@ impl Insert for Pg {
         Ok(finish(answers, stored))
     }
 
-    fn insert_each_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
+    fn insert_each_blocking<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
     where
         C: LoadConnection<Backend = Self>,
     {
@@ -57,7 +58,7 @@ impl Insert for Pg {
             return Ok(Vec::new());
         }
         let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn)?;
-        let answers = Answers::written(events, given(written)?);
+        let answers = InsertOutcomes::written(events, given(written)?);
         let repeated = Repeated::of(&answers);
         if repeated.ids.is_empty() {
             return Ok(answers.finish(|_, _| None));
@@ -72,7 +73,7 @@ impl Insert for Pg {
     }
 }
 
-fn finish(answers: Answers, stored: Vec<StoredRow>) -> Vec<Stored> {
+fn finish(answers: InsertOutcomes, stored: Vec<StoredRow>) -> Vec<InsertResult> {
     let mut found: HashMap<usize, StoredRow> =
         stored.into_iter().map(|row| (usize::try_from(row.place).unwrap_or_default(), row)).collect();
     answers.finish(|number, _| {
@@ -122,7 +123,7 @@ struct InsertEvents<'a> {
 #[expect(clippy::large_enum_variant, reason = "there is one for each statement, and it is never moved around")]
 enum Rest<'a> {
     /// All of them as this event's are, so that the server takes them apart once.
-    Same(&'a ReadyEvent, Option<PgTimestamp>),
+    Same(&'a ValidEvent, Option<PgTimestamp>),
     Each {
         content_types: Vec<&'a String>,
         schemas: Vec<&'a String>,
@@ -137,11 +138,11 @@ enum Rest<'a> {
     },
 }
 
-fn column<'a, T>(events: &'a [ReadyEvent], value: impl Fn(&'a ReadyEvent) -> T) -> Vec<T> {
+fn column<'a, T>(events: &'a [ValidEvent], value: impl Fn(&'a ValidEvent) -> T) -> Vec<T> {
     events.iter().map(value).collect()
 }
 
-fn scheduled_at(event: &ReadyEvent) -> Option<PgTimestamp> {
+fn scheduled_at(event: &ValidEvent) -> Option<PgTimestamp> {
     event.scheduled_micros.map(|micros| PgTimestamp(micros - EPOCH_MICROS))
 }
 
@@ -159,7 +160,7 @@ macro_rules! push {
 }
 
 impl<'a> InsertEvents<'a> {
-    fn new(events: &'a [ReadyEvent]) -> Self {
+    fn new(events: &'a [ValidEvent]) -> Self {
         Self {
             ids: column(events, |event| event.id),
             event_types: column(events, |event| &event.event_type),
@@ -187,7 +188,7 @@ impl<'a> InsertEvents<'a> {
 }
 
 impl<'a> Rest<'a> {
-    fn of(events: &'a [ReadyEvent]) -> Self {
+    fn of(events: &'a [ValidEvent]) -> Self {
         match events {
             [first, others @ ..] if others.iter().all(|other| Self::is_same(first, other)) => {
                 Self::Same(first, scheduled_at(first))
@@ -207,7 +208,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    fn is_same(a: &ReadyEvent, b: &ReadyEvent) -> bool {
+    fn is_same(a: &ValidEvent, b: &ValidEvent) -> bool {
         a.data_content_type == b.data_content_type
             && a.data_schema == b.data_schema
             && a.data_binary == b.data_binary
@@ -351,7 +352,7 @@ struct Repeated<'a> {
 }
 
 impl<'a> Repeated<'a> {
-    fn of(answers: &'a Answers) -> Self {
+    fn of(answers: &'a InsertOutcomes) -> Self {
         let events = answers.missing();
         Self {
             ids: events.iter().map(|event| event.id).collect(),

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
-use crate::publish::{NewEvent, Stored};
+use crate::publish::{InsertResult, NewEvent};
 
 mod admin;
 mod adopt;
@@ -199,7 +199,7 @@ impl Store for PostgresStore {
         admin::insert(self, events).await
     }
 
-    async fn insert_each(&self, events: TakeEvents) -> Result<Vec<Stored>, NotInserted> {
+    async fn insert_each(&self, events: TakeEvents) -> Result<Vec<InsertResult>, NotInserted> {
         admin::insert_each(self, events).await
     }
 

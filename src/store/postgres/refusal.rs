@@ -8,7 +8,7 @@ use super::connect::{chain, is_refusal};
 use super::insert::insert_all_columns;
 use super::{PostgresStore, STATEMENT_LIMIT};
 use crate::error::StoreError;
-use crate::publish::{NewEvent, ReadyEvent, prepare_all};
+use crate::publish::{NewEvent, ValidEvent, prepare_all};
 
 pub(super) async fn refusal(store: &PostgresStore, events: Vec<NewEvent>) -> Option<StoreError> {
     let events = prepare_all(events).ok()?;
@@ -24,7 +24,7 @@ pub(super) async fn refusal(store: &PostgresStore, events: Vec<NewEvent>) -> Opt
 }
 
 /// Returns what the server says against it. The connection ends with its caller, and the transaction with the connection.
-async fn insert_and_roll_back(client: &Client, events: &[ReadyEvent]) -> Option<tokio_postgres::Error> {
+async fn insert_and_roll_back(client: &Client, events: &[ValidEvent]) -> Option<tokio_postgres::Error> {
     let inserted = async {
         client.batch_execute("BEGIN").await?;
         insert(client, events).await?;
@@ -34,8 +34,8 @@ async fn insert_and_roll_back(client: &Client, events: &[ReadyEvent]) -> Option<
     inserted.await.err()
 }
 
-async fn insert(client: &Client, events: &[ReadyEvent]) -> Result<u64, tokio_postgres::Error> {
-    fn column<'a, T>(events: &'a [ReadyEvent], value: impl Fn(&'a ReadyEvent) -> T) -> Vec<T> {
+async fn insert(client: &Client, events: &[ValidEvent]) -> Result<u64, tokio_postgres::Error> {
+    fn column<'a, T>(events: &'a [ValidEvent], value: impl Fn(&'a ValidEvent) -> T) -> Vec<T> {
         events.iter().map(value).collect()
     }
     let time = |micros| DateTime::from_timestamp_micros(micros).map(|time| time.to_rfc3339());

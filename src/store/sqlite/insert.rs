@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::row::{COLUMNS, Row, SqlTypes};
 use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
-use crate::publish::{Answers, FoundRow, OutboxDatabase, ReadyEvent, SameData, Stored};
+use crate::publish::{InsertResult, OutboxDatabase, ValidEvent};
+use crate::store::insert_outcome::{FoundRow, InsertOutcomes, SameData};
 
 impl OutboxDatabase for Sqlite {}
 
@@ -21,7 +22,7 @@ impl Insert for Sqlite {
     /// SQLite takes 32766 parameters, and an event has 16.
     const MOST: usize = 500;
 
-    async fn insert_each<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
+    async fn insert_each<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
     where
         C: AsyncConnection<Backend = Self>,
     {
@@ -35,7 +36,7 @@ impl Insert for Sqlite {
         Ok(finish(events, stored))
     }
 
-    fn insert_each_blocking<C>(conn: &mut C, events: Vec<ReadyEvent>) -> QueryResult<Vec<Stored>>
+    fn insert_each_blocking<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
     where
         C: LoadConnection<Backend = Self>,
     {
@@ -51,11 +52,11 @@ impl Insert for Sqlite {
 }
 
 /// Which of the rows were there before is not known, so each is compared; a new one is its own text.
-fn finish(events: Vec<ReadyEvent>, stored: Vec<Row>) -> Vec<Stored> {
+fn finish(events: Vec<ValidEvent>, stored: Vec<Row>) -> Vec<InsertResult> {
     let mut found: HashMap<Uuid, Result<OutboxEvent, String>> =
         stored.into_iter().map(|row| (row.id(), row.decode())).collect();
     let no_id_twice = found.len() == events.len();
-    Answers::unknown(events).finish(|_, event| {
+    InsertOutcomes::unknown(events).finish(|_, event| {
         let row = if no_id_twice { found.remove(&event.id) } else { found.get(&event.id).cloned() }?;
         let data = row.as_ref().map_or(SameData { json: false, binary: false }, |stored| SameData::of(event, stored));
         Some(FoundRow { event: row, data })
@@ -64,7 +65,7 @@ fn finish(events: Vec<ReadyEvent>, stored: Vec<Row>) -> Vec<Stored> {
 
 /// New events; rows without `seq`, so that the table's trigger draws it for each in turn.
 struct InsertEvents<'a> {
-    events: &'a [ReadyEvent],
+    events: &'a [ValidEvent],
 }
 
 /// The statement depends on how many events there are, so its text is its name among prepared statements.
@@ -105,7 +106,7 @@ impl QueryFragment<Sqlite> for InsertEvents<'_> {
     }
 }
 
-fn push_event<'b>(out: &mut AstPass<'_, 'b, Sqlite>, event: &'b ReadyEvent) -> QueryResult<()> {
+fn push_event<'b>(out: &mut AstPass<'_, 'b, Sqlite>, event: &'b ValidEvent) -> QueryResult<()> {
     fn text<'b>(out: &mut AstPass<'_, 'b, Sqlite>, value: &'b String) -> QueryResult<()> {
         out.push_sql(", ");
         out.push_bind_param::<Text, _>(value)
@@ -145,7 +146,7 @@ struct FindEvents {
 }
 
 impl FindEvents {
-    fn of(events: &[ReadyEvent]) -> Self {
+    fn of(events: &[ValidEvent]) -> Self {
         Self { ids: events.iter().map(|event| event.id).collect() }
     }
 }

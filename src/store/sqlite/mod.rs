@@ -49,7 +49,7 @@ use super::{
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
-use crate::publish::{NewEvent, Stored, prepare_all};
+use crate::publish::{InsertResult, NewEvent, prepare_all};
 
 /// The only shard of every lane.
 const SHARD: i16 = 0;
@@ -120,7 +120,7 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn insert_each(&self, events: TakeEvents) -> Result<Vec<Stored>, NotInserted> {
+    async fn insert_each(&self, events: TakeEvents) -> Result<Vec<InsertResult>, NotInserted> {
         let write = |connection: &mut SqliteConnection| {
             connection
                 .immediate_transaction(|connection| Ok(blocking::insert_ready(connection, prepare_all(events())?)?))

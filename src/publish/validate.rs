@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::from_cloud_event::derived_id;
-use super::json_rules;
+use super::jsonb_limits;
 use super::new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, Schedule};
 use crate::error::InvalidEvent;
 
@@ -26,7 +26,7 @@ const YEARS: std::ops::RangeInclusive<i32> = 1..=9999;
 
 /// An event that keeps every rule, as the columns of its row.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ReadyEvent {
+pub struct ValidEvent {
     pub(crate) id: Uuid,
     /// The id was made for it just now, so no other event can have it.
     pub(crate) is_new: bool,
@@ -87,7 +87,7 @@ impl NewEvent {
             (Some(Err(problem)), None) => {
                 Err(InvalidEvent::new("data", format!("cannot be written as JSON: {problem}")))
             }
-            (Some(Ok(text)), None) => json_rules::check(text).map_err(|problem| InvalidEvent::new("data", problem)),
+            (Some(Ok(text)), None) => jsonb_limits::check(text).map_err(|problem| InvalidEvent::new("data", problem)),
             (None, Some(bytes)) => Ok(bytes.len()),
             (None, None) => Ok(0),
         }
@@ -114,7 +114,7 @@ impl NewEvent {
     }
 
     /// Checks every rule and gives the event what its row needs.
-    pub(crate) fn prepare(self) -> Result<ReadyEvent, InvalidEvent> {
+    pub(crate) fn prepare(self) -> Result<ValidEvent, InvalidEvent> {
         let mut this = self.in_current_trace();
         if let Some(trace) = this.trace.take() {
             trace.add_to(&mut this.extensions);
@@ -122,7 +122,7 @@ impl NewEvent {
         this.into_ready()
     }
 
-    fn into_ready(self) -> Result<ReadyEvent, InvalidEvent> {
+    fn into_ready(self) -> Result<ValidEvent, InvalidEvent> {
         self.check()?;
         let is_new = self.id.is_none() && self.cloud_event_id.is_none();
         let id = self.row_id();
@@ -133,7 +133,7 @@ impl NewEvent {
         };
         // No name for what the row's id says already.
         let cloud_event_id = self.cloud_event_id.filter(|text| *text != id.to_string());
-        Ok(ReadyEvent {
+        Ok(ValidEvent {
             id,
             is_new,
             event_type: self.event_type,
@@ -212,7 +212,7 @@ fn schedule(schedule: Schedule) -> Result<(), InvalidEvent> {
 }
 
 fn extension(name: &str, value: &Value) -> Result<(), InvalidEvent> {
-    let refuse = |problem: &str| Err(InvalidEvent::new(format!("extensions.{}", shown(name)), problem));
+    let refuse = |problem: &str| Err(InvalidEvent::new(format!("extensions.{}", escape_for_message(name)), problem));
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
         return refuse("has a name that is not lower-case ASCII letters and digits, at least one");
     }
@@ -236,7 +236,8 @@ fn config(pairs: &[(String, Value)]) -> Result<(), InvalidEvent> {
         return Err(InvalidEvent::new("publisher_config", problem));
     }
     for (name, value) in pairs {
-        let refuse = |problem| Err(InvalidEvent::new(format!("publisher_config.{}", shown(name)), problem));
+        let refuse =
+            |problem| Err(InvalidEvent::new(format!("publisher_config.{}", escape_for_message(name)), problem));
         let text = match value {
             Value::String(text) => text.as_str(),
             Value::Number(_) => "",
@@ -253,7 +254,7 @@ fn config(pairs: &[(String, Value)]) -> Result<(), InvalidEvent> {
 }
 
 /// A name as a message may show it.
-pub(super) fn shown(name: &str) -> String {
+pub(super) fn escape_for_message(name: &str) -> String {
     name.chars().take(40).flat_map(char::escape_default).collect()
 }
 
@@ -268,5 +269,5 @@ fn object(pairs: Vec<(String, Value)>) -> String {
 }
 
 #[cfg(test)]
-#[path = "ready_tests.rs"]
+#[path = "validate_tests.rs"]
 mod tests;

@@ -1,23 +1,20 @@
-//! What was stored, in the order in which it was asked for.
+//! The outcome of an insert for each of its events, in the order in which they were given.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::ReadyEvent;
 use super::content::first_difference;
-use crate::error::{IdConflict, PublishError, StoreError};
+use crate::error::{IdConflict, StoreError};
 use crate::event::{JsonText, OutboxEvent, Status};
-
-/// An event as stored, or why that one alone was not.
-pub(crate) type Stored = Result<OutboxEvent, PublishError>;
+use crate::publish::{InsertResult, ValidEvent};
 
 /// Collects what was stored for each event of one call; an id may have been given twice.
-pub(crate) struct Answers(Vec<Answer>);
+pub(crate) struct InsertOutcomes(Vec<InsertOutcome>);
 
-enum Answer {
-    Known(Stored),
+enum InsertOutcome {
+    Known(InsertResult),
     /// To be compared with the row of its id.
-    Unknown(ReadyEvent),
+    Unknown(ValidEvent),
 }
 
 /// The row that stands under an event's id.
@@ -34,40 +31,40 @@ pub(crate) struct SameData {
     pub(crate) binary: bool,
 }
 
-impl Answers {
+impl InsertOutcomes {
     #[cfg(feature = "sqlite")]
-    pub(crate) fn unknown(events: Vec<ReadyEvent>) -> Self {
-        Self(events.into_iter().map(Answer::Unknown).collect())
+    pub(crate) fn unknown(events: Vec<ValidEvent>) -> Self {
+        Self(events.into_iter().map(InsertOutcome::Unknown).collect())
     }
 
     /// To events of which some were written, in their order; one that was written out of it is unknown, like those that
     /// were there before.
     #[cfg(feature = "postgres")]
-    pub(crate) fn written(events: Vec<ReadyEvent>, written: Vec<Written>) -> Self {
+    pub(crate) fn written(events: Vec<ValidEvent>, written: Vec<Written>) -> Self {
         let mut written = written.into_iter().peekable();
-        let answer = |event: ReadyEvent| match written.next_if(|written| written.id == event.id) {
-            Some(written) => Answer::Known(Ok(event.stored(written))),
-            None => Answer::Unknown(event),
+        let answer = |event: ValidEvent| match written.next_if(|written| written.id == event.id) {
+            Some(written) => InsertOutcome::Known(Ok(event.stored(written))),
+            None => InsertOutcome::Unknown(event),
         };
         Self(events.into_iter().map(answer).collect())
     }
 
     /// The events that no answer is known to.
-    pub(crate) fn missing(&self) -> Vec<&ReadyEvent> {
+    pub(crate) fn missing(&self) -> Vec<&ValidEvent> {
         let unknown = self.0.iter().filter_map(|answer| match answer {
-            Answer::Known(_) => None,
-            Answer::Unknown(event) => Some(event),
+            InsertOutcome::Known(_) => None,
+            InsertOutcome::Unknown(event) => Some(event),
         });
         unknown.collect()
     }
 
-    /// Answers what is [`missing`](Self::missing): `find` is given the number of each there and returns the row that stands
+    /// InsertOutcomes what is [`missing`](Self::missing): `find` is given the number of each there and returns the row that stands
     /// under its id, if one does.
-    pub(crate) fn finish(self, mut find: impl FnMut(usize, &ReadyEvent) -> Option<FoundRow>) -> Vec<Stored> {
+    pub(crate) fn finish(self, mut find: impl FnMut(usize, &ValidEvent) -> Option<FoundRow>) -> Vec<InsertResult> {
         let mut number = 0..;
         let answer = |answer| match answer {
-            Answer::Known(stored) => stored,
-            Answer::Unknown(event) => {
+            InsertOutcome::Known(stored) => stored,
+            InsertOutcome::Unknown(event) => {
                 let found = number.next().and_then(|number| find(number, &event));
                 event.compared_with(found)
             }
@@ -76,9 +73,9 @@ impl Answers {
     }
 }
 
-impl ReadyEvent {
+impl ValidEvent {
     /// The answer to an event whose insert met the row of its id.
-    fn compared_with(self, found: Option<FoundRow>) -> Stored {
+    fn compared_with(self, found: Option<FoundRow>) -> InsertResult {
         let id = self.id;
         // The insert met it and the read did not: it was stored before, has been delivered and was deleted in between.
         let Some(FoundRow { event, data }) = found else { return Ok(self.deleted()) };
@@ -110,7 +107,7 @@ pub(crate) struct Written {
     pub(crate) seq: i64,
 }
 
-impl ReadyEvent {
+impl ValidEvent {
     fn stored(self, written: Written) -> OutboxEvent {
         OutboxEvent {
             id: self.id,

@@ -1,17 +1,18 @@
 //! Whether a stored event is the one that is published again under its id.
 
+use super::insert_outcome::SameData;
 use super::json_equality::{are_equal, are_equal_without};
-use super::{ReadyEvent, SameData};
 #[cfg(feature = "sqlite")]
 use crate::event::JsonText;
 use crate::event::OutboxEvent;
+use crate::publish::ValidEvent;
 use crate::trace::{TRACEPARENT, TRACESTATE};
 
 /// The first column in which an event differs from the one that is stored under its id.
 ///
 /// What the caller left to the outbox is not compared: the time, unless a time or a delay was given, and `max_retries`,
 /// unless it was given. Neither is the trace context: it says in which call an event was published, not what it is.
-pub(super) fn first_difference(given: &ReadyEvent, stored: &OutboxEvent, data: SameData) -> Option<&'static str> {
+pub(super) fn first_difference(given: &ValidEvent, stored: &OutboxEvent, data: SameData) -> Option<&'static str> {
     let is_same_config = are_equal(&given.publisher_config, stored.publisher_config.as_str());
     let columns = [
         ("event_type", given.event_type == stored.event_type),
@@ -35,7 +36,7 @@ pub(super) fn first_difference(given: &ReadyEvent, stored: &OutboxEvent, data: S
 #[cfg(feature = "sqlite")]
 impl SameData {
     /// Of a row that was read with its data. JSON null, which other writers may store, is no data.
-    pub(crate) fn of(given: &ReadyEvent, stored: &OutboxEvent) -> Self {
+    pub(crate) fn of(given: &ValidEvent, stored: &OutboxEvent) -> Self {
         let json = stored.data.as_ref().map(JsonText::as_str).filter(|text| *text != "null");
         let json = match (given.data.as_deref(), json) {
             (Some(given), Some(stored)) => are_equal(given, stored),
@@ -45,11 +46,11 @@ impl SameData {
     }
 }
 
-fn has_same_extensions(given: &ReadyEvent, stored: &OutboxEvent) -> bool {
+fn has_same_extensions(given: &ValidEvent, stored: &OutboxEvent) -> bool {
     are_equal_without(&[TRACEPARENT, TRACESTATE], &given.extensions, stored.extensions.as_str())
 }
 
-fn has_same_time(given: &ReadyEvent, stored: &OutboxEvent) -> bool {
+fn has_same_time(given: &ValidEvent, stored: &OutboxEvent) -> bool {
     match given.scheduled_micros {
         Some(micros) => micros == stored.scheduled_at.timestamp_micros(),
         None if given.delay_micros == 0 => true,
