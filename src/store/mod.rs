@@ -29,9 +29,9 @@ pub(crate) use self::selection::{CreatedCursor, EventFilter, Page, ScanPage};
 pub(crate) use self::settled::{Care, Settled};
 pub(crate) use self::wakeup::{Notification, Wakeup};
 
-mod content;
 #[cfg(test)]
-pub(crate) mod contract;
+pub(crate) mod conformance;
+mod content;
 mod handlers;
 mod history;
 mod insert_outcome;

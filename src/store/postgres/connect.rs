@@ -361,7 +361,7 @@ impl ServerCertVerifier for AnyCertificate {
 mod tests {
     use crate::error::StoreError;
     use crate::event::Status;
-    use crate::store::contract::Fixture;
+    use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
     use crate::store::{Change, Store};

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{PostgresStore, Target};
 use crate::store::Store;
-use crate::store::contract::{Fixture, OpenTransaction};
+use crate::store::conformance::{Fixture, OpenTransaction};
 use crate::test_support::postgres::{self, Database};
 
 pub(crate) struct PostgresFixture {

@@ -167,7 +167,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::store::contract::Fixture;
+    use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
 
     /// The fixture's database through something that ends connections: those that come with options, up to so many.

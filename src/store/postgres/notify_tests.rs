@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::contract::Fixture;
+use crate::store::conformance::Fixture;
 use crate::store::postgres::Target;
 use crate::store::postgres::fixture::PostgresFixture;
 use crate::store::{Heartbeat, Store};

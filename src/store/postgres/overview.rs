@@ -115,7 +115,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::MANY;
-    use crate::store::contract::Fixture;
+    use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::{CountMode, EventCounts};
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::SqliteStore;
 use crate::store::Store;
-use crate::store::contract::{Fixture, OpenTransaction};
+use crate::store::conformance::{Fixture, OpenTransaction};
 
 pub(crate) struct SqliteFixture {
     folder: TempDir,

@@ -9,7 +9,7 @@ use super::SqliteStore;
 use super::connection::{Connection, Location};
 use super::fixture::SqliteFixture;
 use crate::error::StoreError;
-use crate::store::contract::Fixture;
+use crate::store::conformance::Fixture;
 use crate::store::{Care, Heartbeat, Store};
 
 fn heartbeat() -> Heartbeat {

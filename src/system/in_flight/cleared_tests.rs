@@ -214,7 +214,7 @@ fn the_memory_for_slow_keys_has_an_end() {
 async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
     use std::time::Instant;
 
-    use crate::store::contract::Fixture;
+    use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
     use crate::store::{FetchRequest, Range, Store};

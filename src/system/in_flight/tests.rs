@@ -437,7 +437,7 @@ fn a_replay_that_the_journal_holds_is_not_sent_again_once_what_it_replays_is_rec
 #[cfg(feature = "postgres")]
 #[tokio::test]
 async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_does_not_bring_the_event_back() {
-    use crate::store::contract::Fixture;
+    use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::{FetchRequest, Range};
     use crate::test_support::{PATIENCE, eventually};

@@ -521,7 +521,7 @@ mod dead_rows {
     use std::time::Instant;
 
     use super::*;
-    use crate::store::contract::Fixture;
+    use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
     use crate::store::{FetchRequest, LaneName, Store};

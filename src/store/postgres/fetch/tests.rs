@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::store::contract::Fixture;
+use crate::store::conformance::Fixture;
 use crate::store::postgres::fixture::PostgresFixture;
 use crate::store::postgres::{PostgresStore, SHARDS, Target};
 use crate::store::{FetchRequest, FetchedRow, KeyStart, Position, Range, Store};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::event::Status;
-use crate::store::contract::Fixture;
+use crate::store::conformance::Fixture;
 use crate::store::postgres::fixture::PostgresFixture;
 use crate::store::postgres::plans_tests::{
     CALLS, MOST_REMOVED, accepted, explaining_server, plans, ranges, removed_rows,

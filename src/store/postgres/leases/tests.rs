@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{PostgresLeases, sql};
-use crate::store::contract::Fixture;
+use crate::store::conformance::Fixture;
 use crate::store::postgres::Target;
 use crate::store::postgres::fixture::PostgresFixture;
 use crate::store::{Heartbeat, LaneName, LeaseStore};

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::Fixture;
-use super::given::*;
+use super::builders::*;
 use crate::store::{Heartbeat, Shard, Store, forgotten_after};
 
 fn all(store: &Arc<dyn Store>) -> usize {

@@ -1,14 +1,14 @@
 use super::Fixture;
-use super::given::*;
+use super::builders::*;
 
 pub(super) async fn the_first_unsettled_event_of_the_key_blocks<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::keyed("k").at(-50_000).status("published").insert(&fixture).await;
-    let first = Row::keyed("k").at(-40_000).insert(&fixture).await;
-    Row::keyed("k").at(-30_000).insert(&fixture).await;
-    let last = Row::keyed("k").at(-20_000).insert(&fixture).await;
-    let alone = Row::keyed("l").insert(&fixture).await;
+    TestRow::keyed("k").at(-50_000).status("published").insert(&fixture).await;
+    let first = TestRow::keyed("k").at(-40_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-30_000).insert(&fixture).await;
+    let last = TestRow::keyed("k").at(-20_000).insert(&fixture).await;
+    let alone = TestRow::keyed("l").insert(&fixture).await;
     let questions = [ask_before(&store, "k", last).await, ask_before(&store, "l", alone).await];
     let blockers = store.blockers(&lane(), false, &questions).await.unwrap();
     assert_eq!(blockers.len(), 1);
@@ -20,10 +20,10 @@ pub(super) async fn the_first_unsettled_event_of_the_key_blocks<F: Fixture>() {
 pub(super) async fn what_stands_before_the_place_asked_from_does_not_count<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::keyed("k").at(-50_000).insert(&fixture).await;
-    let second = Row::keyed("k").at(-40_000).insert(&fixture).await;
-    let failed = Row::keyed("k").at(-30_000).status("failed").insert(&fixture).await;
-    let asked = Row::keyed("k").at(-20_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-50_000).insert(&fixture).await;
+    let second = TestRow::keyed("k").at(-40_000).insert(&fixture).await;
+    let failed = TestRow::keyed("k").at(-30_000).status("failed").insert(&fixture).await;
+    let asked = TestRow::keyed("k").at(-20_000).insert(&fixture).await;
     let mut question = ask_before(&store, "k", asked).await;
     question.from = position_of(&store, second).await;
     let from_second = store.blockers(&lane(), true, std::slice::from_ref(&question)).await.unwrap();
@@ -38,10 +38,10 @@ pub(super) async fn an_event_that_has_no_place_yet_blocks_nobody<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     for status in ["pending", "failed"] {
-        Row::keyed("k").at(-40_000).status(status).insert(&fixture).await;
+        TestRow::keyed("k").at(-40_000).status(status).insert(&fixture).await;
     }
     fixture.execute("UPDATE outbox_events SET seq = NULL").await;
-    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
+    let asked = TestRow::keyed("k").at(-30_000).insert(&fixture).await;
     let question = [ask_before(&store, "k", asked).await];
     assert!(store.blockers(&lane(), true, &question).await.unwrap().is_empty());
 }
@@ -49,9 +49,9 @@ pub(super) async fn an_event_that_has_no_place_yet_blocks_nobody<F: Fixture>() {
 pub(super) async fn events_in_flight_and_later_ones_do_not_block<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let flying = Row::keyed("k").at(-40_000).insert(&fixture).await;
-    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
-    Row::keyed("k").at(-20_000).insert(&fixture).await;
+    let flying = TestRow::keyed("k").at(-40_000).insert(&fixture).await;
+    let asked = TestRow::keyed("k").at(-30_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-20_000).insert(&fixture).await;
     let mut question = ask_before(&store, "k", asked).await;
     question.except.push(flying);
     assert!(store.blockers(&lane(), false, &[question]).await.unwrap().is_empty());
@@ -60,11 +60,11 @@ pub(super) async fn events_in_flight_and_later_ones_do_not_block<F: Fixture>() {
 pub(super) async fn a_retry_blocks_and_says_whether_it_is_due<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let waiting = Row::keyed("k").at(-40_000).retry_in(&fixture, 60_000).insert(&fixture).await;
-    let due = Row::keyed("l").at(-40_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    let waiting = TestRow::keyed("k").at(-40_000).retry_in(&fixture, 60_000).insert(&fixture).await;
+    let due = TestRow::keyed("l").at(-40_000).retry_in(&fixture, -1000).insert(&fixture).await;
     let mut questions = Vec::new();
     for key in ["k", "l"] {
-        let later = Row::keyed(key).at(-30_000).insert(&fixture).await;
+        let later = TestRow::keyed(key).at(-30_000).insert(&fixture).await;
         questions.push(ask_before(&store, key, later).await);
     }
     let blockers = store.blockers(&lane(), false, &questions).await.unwrap();
@@ -75,9 +75,9 @@ pub(super) async fn a_retry_blocks_and_says_whether_it_is_due<F: Fixture>() {
 pub(super) async fn a_failed_event_blocks_only_where_it_holds_its_key<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let failed = Row::keyed("k").at(-50_000).status("failed").insert(&fixture).await;
-    let pending = Row::keyed("k").at(-40_000).insert(&fixture).await;
-    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
+    let failed = TestRow::keyed("k").at(-50_000).status("failed").insert(&fixture).await;
+    let pending = TestRow::keyed("k").at(-40_000).insert(&fixture).await;
+    let asked = TestRow::keyed("k").at(-30_000).insert(&fixture).await;
     let question = [ask_before(&store, "k", asked).await];
     let blockers = store.blockers(&lane(), true, &question).await.unwrap();
     assert_eq!((blockers["k"].id, blockers["k"].due), (failed, false));
@@ -87,8 +87,8 @@ pub(super) async fn a_failed_event_blocks_only_where_it_holds_its_key<F: Fixture
 pub(super) async fn a_key_is_ordered_within_its_lane_alone<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::keyed("k").lane("other").at(-40_000).insert(&fixture).await;
-    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
+    TestRow::keyed("k").lane("other").at(-40_000).insert(&fixture).await;
+    let asked = TestRow::keyed("k").at(-30_000).insert(&fixture).await;
     let question = [ask_before(&store, "k", asked).await];
     assert!(store.blockers(&lane(), true, &question).await.unwrap().is_empty());
 }
@@ -96,10 +96,10 @@ pub(super) async fn a_key_is_ordered_within_its_lane_alone<F: Fixture>() {
 pub(super) async fn nothing_is_due_in_an_empty_lane_or_before_the_time<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::new().lane("other").insert(&fixture).await;
-    Row::new().at(60_000).insert(&fixture).await;
-    Row::new().status("published").insert(&fixture).await;
-    Row::new().status("failed").insert(&fixture).await;
+    TestRow::new().lane("other").insert(&fixture).await;
+    TestRow::new().at(60_000).insert(&fixture).await;
+    TestRow::new().status("published").insert(&fixture).await;
+    TestRow::new().status("failed").insert(&fixture).await;
     assert!(!store.has_due(&[lane()], &[]).await.unwrap());
     assert!(store.has_due(&[lane(), "other".into()], &[]).await.unwrap());
 }
@@ -107,26 +107,26 @@ pub(super) async fn nothing_is_due_in_an_empty_lane_or_before_the_time<F: Fixtur
 pub(super) async fn a_due_retry_is_due<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::new().retry_in(&fixture, 60_000).insert(&fixture).await;
+    TestRow::new().retry_in(&fixture, 60_000).insert(&fixture).await;
     assert!(!store.has_due(&[lane()], &[]).await.unwrap());
-    Row::keyed("k").retry_in(&fixture, -1000).insert(&fixture).await;
+    TestRow::keyed("k").retry_in(&fixture, -1000).insert(&fixture).await;
     assert!(store.has_due(&[lane()], &[lane()]).await.unwrap());
 }
 
 pub(super) async fn a_retry_without_a_time_is_due_by_its_schedule<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::new().at(60_000).status("retry").insert(&fixture).await;
-    let behind = Row::keyed("k").at(120_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    TestRow::new().at(60_000).status("retry").insert(&fixture).await;
+    let behind = TestRow::keyed("k").at(120_000).retry_in(&fixture, -1000).insert(&fixture).await;
     assert_eq!(ids(&fetch_all(&store).await), [behind]);
     assert!(store.has_due(&[lane()], &[]).await.unwrap());
-    let first = Row::keyed("k").at(60_000).status("retry").insert(&fixture).await;
+    let first = TestRow::keyed("k").at(60_000).status("retry").insert(&fixture).await;
     let question = [ask_before(&store, "k", behind).await];
     let blockers = store.blockers(&lane(), false, &question).await.unwrap();
     assert_eq!((blockers["k"].id, blockers["k"].due), (first, false));
     assert!(!store.has_due(&[lane()], &[]).await.unwrap(), "what is left waits for the schedule");
 
-    let due = Row::new().status("retry").insert(&fixture).await;
+    let due = TestRow::new().status("retry").insert(&fixture).await;
     assert!(ids(&fetch_all(&store).await).contains(&due));
     assert!(store.has_due(&[lane()], &[]).await.unwrap());
 }
@@ -134,8 +134,8 @@ pub(super) async fn a_retry_without_a_time_is_due_by_its_schedule<F: Fixture>() 
 pub(super) async fn what_waits_behind_a_pending_event_of_a_later_time_is_not_due<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::keyed("k").at(60_000).insert(&fixture).await;
-    let behind = Row::keyed("k").at(120_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    TestRow::keyed("k").at(60_000).insert(&fixture).await;
+    let behind = TestRow::keyed("k").at(120_000).retry_in(&fixture, -1000).insert(&fixture).await;
     let question = [ask_before(&store, "k", behind).await];
     assert!(!store.blockers(&lane(), false, &question).await.unwrap()["k"].due);
     assert!(!store.has_due(&[lane()], &[]).await.unwrap());
@@ -144,19 +144,19 @@ pub(super) async fn what_waits_behind_a_pending_event_of_a_later_time_is_not_due
 pub(super) async fn what_waits_behind_a_retry_is_not_due<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::keyed("k").at(-40_000).retry_in(&fixture, 60_000).insert(&fixture).await;
-    Row::keyed("k").at(-30_000).insert(&fixture).await;
-    Row::keyed("k").at(-20_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    TestRow::keyed("k").at(-40_000).retry_in(&fixture, 60_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-30_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-20_000).retry_in(&fixture, -1000).insert(&fixture).await;
     assert!(!store.has_due(&[lane()], &[]).await.unwrap());
-    Row::keyed("k").at(-50_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-50_000).insert(&fixture).await;
     assert!(store.has_due(&[lane()], &[]).await.unwrap());
 }
 
 pub(super) async fn what_waits_behind_a_failed_event_is_due_unless_the_lane_holds<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::keyed("k").at(-40_000).status("failed").insert(&fixture).await;
-    Row::keyed("k").at(-30_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-40_000).status("failed").insert(&fixture).await;
+    TestRow::keyed("k").at(-30_000).insert(&fixture).await;
     assert!(store.has_due(&[lane()], &["other".into()]).await.unwrap());
     assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
 }

@@ -1,19 +1,19 @@
 use super::Fixture;
-use super::given::*;
+use super::builders::*;
 use crate::store::{FetchRequest, KeyStart, Position, PredecessorQuery};
 
 pub(super) async fn due_events_come_in_the_order_of_their_schedule<F: Fixture>() {
     let fixture = F::fresh().await;
-    let third = Row::keyed("k").at(-10_000).insert(&fixture).await;
-    let first = Row::keyed("k").at(-30_000).insert(&fixture).await;
-    let second = Row::keyed("k").at(-20_000).insert(&fixture).await;
+    let third = TestRow::keyed("k").at(-10_000).insert(&fixture).await;
+    let first = TestRow::keyed("k").at(-30_000).insert(&fixture).await;
+    let second = TestRow::keyed("k").at(-20_000).insert(&fixture).await;
     assert_eq!(ids(&fetch_all(&fixture.store()).await), [first, second, third]);
 }
 
 pub(super) async fn an_event_is_read_only_when_its_time_has_come<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let id = Row::new().at(60_000).insert(&fixture).await;
+    let id = TestRow::new().at(60_000).insert(&fixture).await;
     assert!(fetch_all(&store).await.is_empty());
     fixture.execute(&format!("UPDATE outbox_events SET scheduled_at = {}", fixture.time(0))).await;
     assert_eq!(ids(&fetch_all(&store).await), [id]);
@@ -24,7 +24,7 @@ pub(super) async fn a_range_excludes_both_its_ends_and_keeps_its_limit<F: Fixtur
     let store = fixture.store();
     let mut events = Vec::new();
     for n in 0..5 {
-        events.push(Row::keyed("k").at(-60_000 + n).insert(&fixture).await);
+        events.push(TestRow::keyed("k").at(-60_000 + n).insert(&fixture).await);
     }
     let all = fetch_all(&store).await;
     let mut request = everything(&store);
@@ -38,30 +38,30 @@ pub(super) async fn a_range_excludes_both_its_ends_and_keeps_its_limit<F: Fixtur
 
 pub(super) async fn lanes_are_read_apart<F: Fixture>() {
     let fixture = F::fresh().await;
-    Row::new().lane("").insert(&fixture).await;
-    Row::new().lane("other").insert(&fixture).await;
-    Row::new().lane("other").retry_in(&fixture, -1000).insert(&fixture).await;
-    let ours = Row::new().insert(&fixture).await;
+    TestRow::new().lane("").insert(&fixture).await;
+    TestRow::new().lane("other").insert(&fixture).await;
+    TestRow::new().lane("other").retry_in(&fixture, -1000).insert(&fixture).await;
+    let ours = TestRow::new().insert(&fixture).await;
     assert_eq!(ids(&fetch_all(&fixture.store()).await), [ours]);
 }
 
 pub(super) async fn a_retry_without_a_time_is_due_and_stops_nobody<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let timeless = Row::keyed("k").at(-30_000).status("retry").insert(&fixture).await;
-    let later = Row::keyed("k").at(-20_000).insert(&fixture).await;
+    let timeless = TestRow::keyed("k").at(-30_000).status("retry").insert(&fixture).await;
+    let later = TestRow::keyed("k").at(-20_000).insert(&fixture).await;
     assert!(ids(&fetch_all(&store).await).contains(&timeless));
     let before = Position { scheduled_at: i64::MAX, seq: i64::MAX };
     let question = PredecessorQuery { key: "k".to_owned(), from: Position::START, before, except: vec![later] };
-    let blockers = store.blockers(&super::given::lane(), false, &[question]).await.unwrap();
+    let blockers = store.blockers(&super::builders::lane(), false, &[question]).await.unwrap();
     assert_eq!((blockers["k"].id, blockers["k"].due), (timeless, true));
 }
 
 pub(super) async fn a_retry_is_read_only_when_it_is_due<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::new().retry_in(&fixture, 60_000).insert(&fixture).await;
-    let due = Row::new().retry_in(&fixture, -1000).insert(&fixture).await;
+    TestRow::new().retry_in(&fixture, 60_000).insert(&fixture).await;
+    let due = TestRow::new().retry_in(&fixture, -1000).insert(&fixture).await;
     let answer = fetch_all(&store).await;
     assert_eq!(ids(&answer), [due]);
     assert!(answer[0].retry);
@@ -73,12 +73,12 @@ pub(super) async fn a_retry_is_read_only_when_it_is_due<F: Fixture>() {
 pub(super) async fn a_key_is_read_from_its_start_up_to_a_limit<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let second = Row::keyed("k").at(-20_000).insert(&fixture).await;
-    let first = Row::keyed("k").at(-30_000).retry_in(&fixture, -1000).insert(&fixture).await;
-    Row::keyed("k").at(-10_000).insert(&fixture).await;
-    Row::keyed("k").at(-50_000).retry_in(&fixture, 60_000).insert(&fixture).await;
-    Row::keyed("k").at(60_000).insert(&fixture).await;
-    let other = Row::keyed("l").insert(&fixture).await;
+    let second = TestRow::keyed("k").at(-20_000).insert(&fixture).await;
+    let first = TestRow::keyed("k").at(-30_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    TestRow::keyed("k").at(-10_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-50_000).retry_in(&fixture, 60_000).insert(&fixture).await;
+    TestRow::keyed("k").at(60_000).insert(&fixture).await;
+    let other = TestRow::keyed("l").insert(&fixture).await;
     let answer = store.fetch(&keys_alone(&["k"], 2, &store)).await.unwrap();
     assert_eq!(ids(&answer.rows), [first, second]);
     assert_eq!(answer.rows.iter().map(|row| row.retry).collect::<Vec<_>>(), [true, false]);
@@ -92,10 +92,10 @@ pub(super) async fn a_key_is_read_from_its_start_up_to_a_limit<F: Fixture>() {
 pub(super) async fn a_key_is_read_from_a_place_on<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::keyed("k").at(-40_000).insert(&fixture).await;
-    Row::keyed("k").at(-30_000).retry_in(&fixture, -1000).insert(&fixture).await;
-    let third = Row::keyed("k").at(-20_000).insert(&fixture).await;
-    let fourth = Row::keyed("k").at(-10_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    TestRow::keyed("k").at(-40_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-30_000).retry_in(&fixture, -1000).insert(&fixture).await;
+    let third = TestRow::keyed("k").at(-20_000).insert(&fixture).await;
+    let fourth = TestRow::keyed("k").at(-10_000).retry_in(&fixture, -1000).insert(&fixture).await;
     let keys = vec![KeyStart { key: "k".to_owned(), from: position_of(&store, third).await }];
     let answer = store.fetch(&FetchRequest { keys, ..keys_alone(&[], 10, &store) }).await.unwrap();
     assert_eq!(ids(&answer.rows), [third, fourth]);
@@ -105,8 +105,8 @@ pub(super) async fn reading_stops_at_the_most_events_of_all_kinds_together<F: Fi
     let fixture = F::fresh().await;
     let store = fixture.store();
     for n in 0..2 {
-        Row::keyed("k").at(-60_000 + n).insert(&fixture).await;
-        Row::keyed("l").retry_in(&fixture, -1000).insert(&fixture).await;
+        TestRow::keyed("k").at(-60_000 + n).insert(&fixture).await;
+        TestRow::keyed("l").retry_in(&fixture, -1000).insert(&fixture).await;
     }
     let keys = vec![KeyStart::whole("l")];
     let in_all = FetchRequest { keys, ..everything(&store) };
@@ -122,7 +122,7 @@ pub(super) async fn reading_stops_at_the_byte_budget_but_not_before_one_event<F:
     let store = fixture.store();
     for n in 0..4 {
         let data = format!("'\"{}\"'", "x".repeat(1000));
-        Row::keyed("k").at(-60_000 + n).with("data", data).insert(&fixture).await;
+        TestRow::keyed("k").at(-60_000 + n).with("data", data).insert(&fixture).await;
     }
     let request = FetchRequest { max_bytes: 2500, ..everything(&store) };
     let answer = store.fetch(&request).await.unwrap();
@@ -136,8 +136,8 @@ pub(super) async fn reading_stops_at_the_byte_budget_but_not_before_one_event<F:
 pub(super) async fn an_oversize_event_comes_back_with_the_reason<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::keyed("k").at(-60_000).with("data", format!("'\"{}\"'", "x".repeat(5000))).insert(&fixture).await;
-    Row::keyed("k").at(-30_000).insert(&fixture).await;
+    TestRow::keyed("k").at(-60_000).with("data", format!("'\"{}\"'", "x".repeat(5000))).insert(&fixture).await;
+    TestRow::keyed("k").at(-30_000).insert(&fixture).await;
     let request = FetchRequest { max_event_bytes: 1000, ..everything(&store) };
     let rows = store.fetch(&request).await.unwrap().rows;
     assert!(rows[0].event.as_ref().unwrap_err().contains("max_event_bytes"), "{:?}", rows[0].event);
@@ -148,8 +148,8 @@ pub(super) async fn a_row_that_is_no_event_comes_back_with_the_reason_beside_the
     let fixture = F::fresh().await;
     let store = fixture.store();
     for (column, nonsense) in fixture.nonsense() {
-        Row::new().with(column, *nonsense).insert(&fixture).await;
-        let good = Row::new().insert(&fixture).await;
+        TestRow::new().with(column, *nonsense).insert(&fixture).await;
+        let good = TestRow::new().insert(&fixture).await;
         let rows = fetch_all(&store).await;
         let (bad, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.event.is_err());
         assert_eq!((bad.len(), ids(&rest)), (1, vec![good]), "{column} = {nonsense}");
@@ -161,8 +161,8 @@ pub(super) async fn a_row_that_is_no_event_comes_back_with_the_reason_beside_the
 pub(super) async fn what_is_settled_is_not_read_again<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    Row::new().status("published").insert(&fixture).await;
-    Row::keyed("k").status("failed").insert(&fixture).await;
+    TestRow::new().status("published").insert(&fixture).await;
+    TestRow::keyed("k").status("failed").insert(&fixture).await;
     assert!(fetch_all(&store).await.is_empty());
     assert!(store.fetch(&keys_alone(&["k"], 10, &store)).await.unwrap().rows.is_empty());
 }
@@ -170,10 +170,10 @@ pub(super) async fn what_is_settled_is_not_read_again<F: Fixture>() {
 pub(super) async fn only_what_is_not_recorded_as_published_is_unrecorded<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let pending = Row::new().insert(&fixture).await;
-    let failed = Row::new().status("failed").insert(&fixture).await;
-    let published = Row::new().status("published").with("published_at", fixture.time(0)).insert(&fixture).await;
-    let replayed = Row::new().insert(&fixture).await;
+    let pending = TestRow::new().insert(&fixture).await;
+    let failed = TestRow::new().status("failed").insert(&fixture).await;
+    let published = TestRow::new().status("published").with("published_at", fixture.time(0)).insert(&fixture).await;
+    let replayed = TestRow::new().insert(&fixture).await;
     let mut sent = Vec::new();
     for id in [pending, failed, published] {
         sent.push((id, find(&store, id).await.seq));

@@ -3,15 +3,15 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Fixture;
-use super::given::*;
+use super::builders::*;
 use crate::event::Status;
 use crate::store::{Care, Change, FailureRecord, Settled};
 
 pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let id = Row::new().with("pending_handlers", "'[\"a\"]'").insert(&fixture).await;
-    let other = Row::new().insert(&fixture).await;
+    let id = TestRow::new().with("pending_handlers", "'[\"a\"]'").insert(&fixture).await;
+    let other = TestRow::new().insert(&fixture).await;
     let settled = [(id, find(&store, id).await.seq)];
     record(&store, &settled).await;
     let event = find(&store, id).await;
@@ -26,8 +26,11 @@ pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
 pub(super) async fn each_event_of_a_settle_has_an_outcome_of_its_own<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let (pending, published, replayed) =
-        (Row::new().insert(&fixture).await, Row::new().insert(&fixture).await, Row::new().insert(&fixture).await);
+    let (pending, published, replayed) = (
+        TestRow::new().insert(&fixture).await,
+        TestRow::new().insert(&fixture).await,
+        TestRow::new().insert(&fixture).await,
+    );
     let seq = async |id| find(&store, id).await.seq;
     let settled =
         [(pending, seq(pending).await), (published, seq(published).await), (replayed, seq(replayed).await + 1)];
@@ -45,7 +48,7 @@ pub(super) async fn a_row_that_may_not_be_updated_is_named_and_holds_no_other<F:
     let worker = Worker::owner(&store).await;
     let mut ids = Vec::new();
     for _ in 0..50 {
-        ids.push(Row::new().insert(&fixture).await);
+        ids.push(TestRow::new().insert(&fixture).await);
     }
     fixture.refuse_updates(ids[7]).await;
     let rows = fetch_all(&store).await;
@@ -72,7 +75,7 @@ pub(super) async fn where_every_row_is_refused_no_row_is_to_blame<F: Fixture>() 
     let store = fixture.store();
     let mut sent = Vec::new();
     for _ in 0..3 {
-        let id = Row::new().insert(&fixture).await;
+        let id = TestRow::new().insert(&fixture).await;
         fixture.refuse_updates(id).await;
         sent.push((id, find(&store, id).await.seq));
     }
@@ -86,7 +89,7 @@ pub(super) async fn a_row_that_another_transaction_holds_is_skipped_and_recorded
     }
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
-    let ids = [Row::new().insert(&fixture).await, Row::new().insert(&fixture).await];
+    let ids = [TestRow::new().insert(&fixture).await, TestRow::new().insert(&fixture).await];
     let rows = fetch_all(&store).await;
     let position = |id| rows.iter().position(|row| row.id == id).unwrap();
     let settles: Vec<FailureRecord> = rows.iter().map(|row| worker.reject(row)).collect();
@@ -110,7 +113,7 @@ pub(super) async fn publishing_wins_over_any_other_status<F: Fixture>() {
     let store = fixture.store();
     let mut settled = Vec::new();
     for status in ["pending", "retry", "failed", "processing"] {
-        let id = Row::new().status(status).insert(&fixture).await;
+        let id = TestRow::new().status(status).insert(&fixture).await;
         settled.push((id, find(&store, id).await.seq));
     }
     record(&store, &settled).await;
@@ -122,9 +125,9 @@ pub(super) async fn publishing_wins_over_any_other_status<F: Fixture>() {
 pub(super) async fn an_event_that_was_sent_and_then_failed_stays_failed_and_is_known_to_be_sent<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let failed = Row::new().status("failed").insert(&fixture).await;
-    let replayed = Row::new().status("failed").insert(&fixture).await;
-    let pending = Row::new().insert(&fixture).await;
+    let failed = TestRow::new().status("failed").insert(&fixture).await;
+    let replayed = TestRow::new().status("failed").insert(&fixture).await;
+    let pending = TestRow::new().insert(&fixture).await;
     let sent = [
         (failed, find(&store, failed).await.seq),
         (replayed, find(&store, replayed).await.seq + 1),
@@ -144,7 +147,7 @@ pub(super) async fn a_replayed_event_is_not_settled_by_its_earlier_seq<F: Fixtur
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     let before = fetch_one(&store, id).await;
     fixture.execute("UPDATE outbox_events SET seq = seq + 1000").await;
     record(&store, &[(id, before.position.seq)]).await;
@@ -156,7 +159,7 @@ pub(super) async fn a_retry_is_recorded_with_its_error_and_keeps_its_schedule<F:
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
-    let id = Row::keyed("k").insert(&fixture).await;
+    let id = TestRow::keyed("k").insert(&fixture).await;
     let before = find(&store, id).await;
     let settle = worker.reject(&fetch_one(&store, id).await);
     assert_eq!(reschedule(&store, worker.id, &[settle]).await, [id]);
@@ -175,7 +178,7 @@ pub(super) async fn a_failure_is_recorded_with_its_last_ten_errors<F: Fixture>()
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     for attempt in 1..=12 {
         let last = attempt == 12;
         let settle = FailureRecord {
@@ -200,7 +203,7 @@ pub(super) async fn a_settle_whose_answer_was_lost_is_answered_again_and_counts_
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
     for status in [Status::Retry, Status::Failed] {
-        let id = Row::new().insert(&fixture).await;
+        let id = TestRow::new().insert(&fixture).await;
         let settle = [FailureRecord { status, ..worker.reject(&fetch_one(&store, id).await) }];
         assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
         let event = find(&store, id).await;
@@ -213,7 +216,7 @@ pub(super) async fn waiting_for_handlers_is_no_failure<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
-    let id = Row::new().with("last_error", "'earlier'").insert(&fixture).await;
+    let id = TestRow::new().with("last_error", "'earlier'").insert(&fixture).await;
     let row = fetch_one(&store, id).await;
     let settle = [FailureRecord {
         retry_count: row.retry_count,
@@ -237,7 +240,7 @@ pub(super) async fn published_at_is_set_once_and_never_cleared<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
-    let id = Row::new().retry_in(&fixture, -1000).with("published_at", fixture.time(-5000)).insert(&fixture).await;
+    let id = TestRow::new().retry_in(&fixture, -1000).with("published_at", fixture.time(-5000)).insert(&fixture).await;
     let before = find(&store, id).await.published_at;
     for published in [false, true] {
         let row = fetch_one(&store, id).await;
@@ -253,7 +256,7 @@ pub(super) async fn an_event_with_another_retry_count_is_left_alone<F: Fixture>(
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     let settle = worker.reject(&fetch_one(&store, id).await);
     fixture.execute("UPDATE outbox_events SET retry_count = 2").await;
     assert!(reschedule(&store, worker.id, &[settle]).await.is_empty());
@@ -264,7 +267,7 @@ pub(super) async fn a_refusal_that_comes_again_after_a_person_retried_the_event_
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     let settle = [FailureRecord { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) }];
     assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
     assert_eq!(store.change(&Change::Retry, &[id]).await.unwrap(), [id]);
@@ -279,7 +282,7 @@ pub(super) async fn a_row_that_is_no_event_is_recorded_as_failed<F: Fixture>() {
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
     for (column, nonsense) in fixture.nonsense() {
-        let id = Row::new().with(column, *nonsense).insert(&fixture).await;
+        let id = TestRow::new().with(column, *nonsense).insert(&fixture).await;
         let settle = FailureRecord { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) };
         for _ in 0..2 {
             let recorded = reschedule(&store, worker.id, std::slice::from_ref(&settle)).await;
@@ -293,7 +296,7 @@ pub(super) async fn a_published_event_is_not_rescheduled<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = Worker::owner(&store).await;
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     let settle = worker.reject(&fetch_one(&store, id).await);
     record(&store, &[(id, settle.seq)]).await;
     assert!(reschedule(&store, worker.id, &[settle]).await.is_empty());
@@ -304,7 +307,7 @@ pub(super) async fn a_settle_under_a_lost_lease_is_refused<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let mut first = Worker::owner(&store).await;
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     let settle = [first.reject(&fetch_one(&store, id).await)];
     expire_leases(&fixture).await;
     let second = Worker::owner(&store).await;

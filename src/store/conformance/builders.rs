@@ -20,14 +20,14 @@ pub(super) fn lane() -> LaneName {
 }
 
 /// A row as another writer makes it: due a minute ago, in the lane of [`lane`], without a key, unless said otherwise.
-pub(super) struct Row {
+pub(super) struct TestRow {
     pub(super) id: Uuid,
     event_type: &'static str,
     scheduled_ms: i64,
     columns: Vec<(&'static str, String)>,
 }
 
-impl Row {
+impl TestRow {
     pub(super) fn new() -> Self {
         Self {
             id: Uuid::now_v7(),

@@ -6,8 +6,8 @@ use super::*;
 /// Events of a key, in their order, of which the handler has failed the first for good.
 async fn held(fixture: &impl Fixture, taker: &Taker, owed: &[&str]) -> ([Uuid; 2], i16) {
     let store = fixture.store();
-    let first = owed_event(fixture, Row::keyed("k").at(-90_000), owed).await;
-    let second = owed_event(fixture, Row::keyed("k").at(-80_000), owed).await;
+    let first = owed_event(fixture, TestRow::keyed("k").at(-90_000), owed).await;
+    let second = owed_event(fixture, TestRow::keyed("k").at(-80_000), owed).await;
     let delivery = deliveries(&store, taker.handler).await.into_iter().find(|delivery| delivery.id == first).unwrap();
     let rejected = RejectedDelivery { gives_up: true, holds: true, ..taker.reject(&delivery) };
     for _ in 0..2 {
@@ -18,7 +18,7 @@ async fn held(fixture: &impl Fixture, taker: &Taker, owed: &[&str]) -> ([Uuid; 2
     ([first, second], delivery.shard)
 }
 
-pub(in crate::store::contract) async fn a_handler_that_gives_up_holds_its_own_deliveries_of_the_key_alone<
+pub(in crate::store::conformance) async fn a_handler_that_gives_up_holds_its_own_deliveries_of_the_key_alone<
     F: Fixture,
 >() {
     let fixture = F::fresh().await;
@@ -26,10 +26,10 @@ pub(in crate::store::contract) async fn a_handler_that_gives_up_holds_its_own_de
     announce(&store, &[("audit", "*"), ("mail", "*")]).await;
     let taker = Taker::new(&store, "audit").await;
     let ([first, second], _) = held(&fixture, &taker, &["audit", "mail"]).await;
-    let other = owed_event(&fixture, Row::keyed("other"), &["audit", "mail"]).await;
+    let other = owed_event(&fixture, TestRow::keyed("other"), &["audit", "mail"]).await;
     assert_eq!(owed_ids(&store, "audit").await, [other]);
     assert_eq!(owed_ids(&store, "mail").await, [first, second, other]);
-    let later = Row::keyed("k").insert(&fixture).await;
+    let later = TestRow::keyed("k").insert(&fixture).await;
     let question = ask_before(&store, "k", later).await;
     assert!(store.blockers(&lane(), true, &[question]).await.unwrap().is_empty(), "the backend has it");
     let owed = store.owed_before(&lane(), &names(&["k"])).await.unwrap();
@@ -38,7 +38,7 @@ pub(in crate::store::contract) async fn a_handler_that_gives_up_holds_its_own_de
     assert_eq!(find(&store, first).await.status, Status::Failed);
 }
 
-pub(in crate::store::contract) async fn what_a_failure_holds_goes_on_once_the_event_was_tried_again<F: Fixture>() {
+pub(in crate::store::conformance) async fn what_a_failure_holds_goes_on_once_the_event_was_tried_again<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("mail", "*")]).await;
@@ -58,7 +58,7 @@ pub(in crate::store::contract) async fn what_a_failure_holds_goes_on_once_the_ev
     assert_eq!(find(&store, first).await.status, Status::Published);
 }
 
-pub(in crate::store::contract) async fn an_operator_who_gives_a_failed_event_up_frees_what_it_holds<F: Fixture>() {
+pub(in crate::store::conformance) async fn an_operator_who_gives_a_failed_event_up_frees_what_it_holds<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
@@ -74,12 +74,14 @@ pub(in crate::store::contract) async fn an_operator_who_gives_a_failed_event_up_
     assert_eq!(owed_ids(&store, "audit").await, [second]);
 }
 
-pub(in crate::store::contract) async fn a_failure_of_a_handler_of_the_delivering_process_holds_likewise<F: Fixture>() {
+pub(in crate::store::conformance) async fn a_failure_of_a_handler_of_the_delivering_process_holds_likewise<
+    F: Fixture,
+>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("cache", "*")]).await;
     let worker = Worker::owner(&store).await;
-    let first = Row::keyed("k").at(-90_000).insert(&fixture).await;
+    let first = TestRow::keyed("k").at(-90_000).insert(&fixture).await;
     let failed = FailureRecord {
         status: Status::Failed,
         published: true,
@@ -91,7 +93,7 @@ pub(in crate::store::contract) async fn a_failure_of_a_handler_of_the_delivering
     let settled = store.settle_rescheduled(worker.id, std::slice::from_ref(&failed)).await.unwrap();
     assert_eq!(settled, [owing(&["audit", "cache"])]);
     assert_eq!(store.settle_rescheduled(worker.id, &[failed]).await.unwrap(), [owing(&[])]);
-    let second = Row::keyed("k").at(-80_000).insert(&fixture).await;
+    let second = TestRow::keyed("k").at(-80_000).insert(&fixture).await;
     let question = ask_before(&store, "k", second).await;
     assert!(store.blockers(&lane(), true, &[question]).await.unwrap().is_empty());
     assert_eq!(accept(&store, second, &[], &["cache"]).await, owing(&["audit", "cache"]));
@@ -102,7 +104,7 @@ pub(in crate::store::contract) async fn a_failure_of_a_handler_of_the_delivering
     assert_eq!(owed_ids(&store, "cache").await, [second]);
 }
 
-pub(in crate::store::contract) async fn what_waits_behind_a_failure_hides_no_other_delivery<F: Fixture>() {
+pub(in crate::store::conformance) async fn what_waits_behind_a_failure_hides_no_other_delivery<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
@@ -116,7 +118,7 @@ pub(in crate::store::contract) async fn what_waits_behind_a_failure_hides_no_oth
         FROM outbox_handler_deliveries d CROSS JOIN (WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n \
             WHERE n < 1500) SELECT n FROM n) n WHERE d.next_at <= d.created_at";
     fixture.execute(copies).await;
-    let other = owed_event(&fixture, Row::keyed("k").lane("other"), &["audit"]).await;
+    let other = owed_event(&fixture, TestRow::keyed("k").lane("other"), &["audit"]).await;
     let few = DeliveryRequest { max_events: 10, shards: vec![shard], ..request(&store, "audit") };
     let mut fetches = 0;
     loop {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Fixture;
-use super::given::*;
+use super::builders::*;
 use crate::error::{PublishError, StoreError};
 use crate::event::{JsonText, OutboxEvent};
 use crate::publish::{InsertResult, NewEvent};
@@ -30,7 +30,7 @@ pub(super) async fn migrating_twice_changes_nothing<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let outbox = store.outbox_id().await.unwrap();
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     assert_eq!(store.migrate(&|_| ()).await.unwrap().steps, []);
     assert_eq!(store.outbox_id().await.unwrap(), outbox);
     assert_eq!(ids(&fetch_all(&store).await), [id]);
@@ -227,7 +227,7 @@ pub(super) async fn an_id_that_is_there_returns_what_is_stored_under_it<F: Fixtu
 pub(super) async fn a_rolled_back_transaction_leaves_no_event<F: Fixture>() {
     let fixture = F::fresh().await;
     let mut transaction = fixture.begin().await;
-    transaction.execute(&Row::new().insert_sql(&fixture)).await;
+    transaction.execute(&TestRow::new().insert_sql(&fixture)).await;
     transaction.rollback().await;
     assert!(fetch_all(&fixture.store()).await.is_empty());
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 0);
@@ -236,7 +236,7 @@ pub(super) async fn a_rolled_back_transaction_leaves_no_event<F: Fixture>() {
 pub(super) async fn an_event_committed_late_is_found_from_the_start<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let (late, early, transaction) = overtake(&fixture, Row::keyed("k"), Row::keyed("k").at(-30_000)).await;
+    let (late, early, transaction) = overtake(&fixture, TestRow::keyed("k"), TestRow::keyed("k").at(-30_000)).await;
     assert_eq!(ids(&fetch_all(&store).await), [early]);
     transaction.commit().await;
     assert_eq!(ids(&fetch_all(&store).await), [late, early]);
@@ -245,7 +245,7 @@ pub(super) async fn an_event_committed_late_is_found_from_the_start<F: Fixture>(
 pub(super) async fn a_keyed_event_committed_late_blocks_the_later_ones<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let (late, early, transaction) = overtake(&fixture, Row::keyed("k"), Row::keyed("k").at(-30_000)).await;
+    let (late, early, transaction) = overtake(&fixture, TestRow::keyed("k"), TestRow::keyed("k").at(-30_000)).await;
     let question = [ask_before(&store, "k", early).await];
     assert!(store.blockers(&lane(), false, &question).await.unwrap().is_empty());
     transaction.commit().await;
@@ -253,7 +253,11 @@ pub(super) async fn a_keyed_event_committed_late_blocks_the_later_ones<F: Fixtur
 }
 
 /// One event that stands first and whose transaction is still open, and one that is committed already.
-async fn overtake(fixture: &impl Fixture, late: Row, early: Row) -> (Uuid, Uuid, Box<dyn super::OpenTransaction>) {
+async fn overtake(
+    fixture: &impl Fixture,
+    late: TestRow,
+    early: TestRow,
+) -> (Uuid, Uuid, Box<dyn super::OpenTransaction>) {
     let (late_id, early_id) = (late.id, early.id);
     if !fixture.writers_overlap() {
         fixture.execute(&early.insert_sql(fixture)).await;
@@ -269,7 +273,7 @@ async fn overtake(fixture: &impl Fixture, late: Row, early: Row) -> (Uuid, Uuid,
 pub(super) async fn every_row_draws_its_own_seq<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let first = Row::new().insert(&fixture).await;
-    let second = Row::new().insert(&fixture).await;
+    let first = TestRow::new().insert(&fixture).await;
+    let second = TestRow::new().insert(&fixture).await;
     assert!(find(&store, first).await.seq < find(&store, second).await.seq);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Fixture;
-use super::given::*;
+use super::builders::*;
 use crate::event::Status;
 use crate::store::{
     Acceptance, Announcement, Care, Change, DeliveryRequest, FailureRecord, FetchedDelivery, Heartbeat, LeaseStore,
@@ -38,7 +38,7 @@ pub(super) async fn beside_an_older_worker_no_handler_elsewhere_is_owed_anything
     );
     fixture.execute(&older).await;
     announce(&store, &[("mail", "*")]).await;
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     assert_eq!(accept(&store, id, &[], &[]).await, owing(&[]));
     assert_eq!(find(&store, id).await.status, Status::Published);
 }
@@ -83,7 +83,7 @@ async fn handle(store: &Arc<dyn Store>, handler: &str, id: Uuid) -> Settled {
 }
 
 /// An event of [`lane`] that is owed to these handlers.
-async fn owed_event(fixture: &impl Fixture, row: Row, owed: &[&str]) -> Uuid {
+async fn owed_event(fixture: &impl Fixture, row: TestRow, owed: &[&str]) -> Uuid {
     let id = row.of_type("user.made").insert(fixture).await;
     assert_eq!(accept(&fixture.store(), id, &[], &[]).await, owing(owed));
     id
@@ -145,7 +145,7 @@ pub(super) async fn an_event_of_which_no_handler_elsewhere_is_owed_anything_is_p
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("mail", "order.*"), ("audit", "user.*")]).await;
-    let id = Row::new().of_type("user.made").insert(&fixture).await;
+    let id = TestRow::new().of_type("user.made").insert(&fixture).await;
     assert_eq!(accept(&store, id, &["audit"], &[]).await, owing(&[]));
     let event = find(&store, id).await;
     assert_eq!((event.status, event.pending_handlers), (Status::Published, None));
@@ -156,7 +156,7 @@ pub(super) async fn what_is_announced_is_owed_until_it_is_answered<F: Fixture>()
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "user.*"), ("mail", "*"), ("stock", "user")]).await;
-    let id = Row::keyed("k").of_type("user.made").insert(&fixture).await;
+    let id = TestRow::keyed("k").of_type("user.made").insert(&fixture).await;
     assert_eq!(accept(&store, id, &["cache"], &[]).await, owing(&["audit", "mail"]));
     let event = find(&store, id).await;
     assert_eq!((event.status, event.pending_handlers), (Status::Processing, Some(names(&["audit", "mail"]))));
@@ -176,11 +176,11 @@ pub(super) async fn what_only_handlers_elsewhere_are_owed_is_in_nobodys_way<F: F
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    owed_event(&fixture, Row::keyed("k").at(-90_000), &["audit"]).await;
+    owed_event(&fixture, TestRow::keyed("k").at(-90_000), &["audit"]).await;
     assert!(fetch_all(&store).await.is_empty());
     assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
     assert!(store.due().await.unwrap().is_empty());
-    let later = Row::keyed("k").insert(&fixture).await;
+    let later = TestRow::keyed("k").insert(&fixture).await;
     let question = ask_before(&store, "k", later).await;
     assert!(store.blockers(&lane(), true, &[question]).await.unwrap().is_empty());
     assert_eq!(ids(&fetch_all(&store).await), [later]);
@@ -189,9 +189,9 @@ pub(super) async fn what_only_handlers_elsewhere_are_owed_is_in_nobodys_way<F: F
 pub(super) async fn what_an_event_owes_is_fixed_by_the_first_record_of_its_acceptance<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let before = owed_event(&fixture, Row::new(), &[]).await;
+    let before = owed_event(&fixture, TestRow::new(), &[]).await;
     announce(&store, &[("audit", "*")]).await;
-    let id = owed_event(&fixture, Row::new(), &["audit"]).await;
+    let id = owed_event(&fixture, TestRow::new(), &["audit"]).await;
     announce(&store, &[("mail", "*")]).await;
     for care in [Care::Usual, Care::AfterDoubt] {
         let events = accepted(&[(before, find(&store, before).await.seq), (id, find(&store, id).await.seq)]);
@@ -205,7 +205,7 @@ pub(super) async fn a_late_settle_adds_no_name_that_has_answered<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     assert_eq!(accept(&store, id, &[], &["mail"]).await, owing(&["audit", "mail"]));
     handle(&store, "mail", id).await;
     assert_eq!(accept(&store, id, &[], &["mail"]).await, owing(&[]));
@@ -220,8 +220,8 @@ pub(super) async fn what_a_process_leaves_to_others_is_owed_announced_or_not<F: 
     let store = fixture.store();
     announce(&store, &[("audit", "other")]).await;
     let met_again =
-        Row::new().retry_in(&fixture, -1000).with("published_at", fixture.time(-5000)).insert(&fixture).await;
-    let new = Row::new().insert(&fixture).await;
+        TestRow::new().retry_in(&fixture, -1000).with("published_at", fixture.time(-5000)).insert(&fixture).await;
+    let new = TestRow::new().insert(&fixture).await;
     for id in [new, met_again] {
         assert_eq!(accept(&store, id, &["cache"], &["audit", "mail"]).await, owing(&["audit", "mail"]));
         assert_eq!(find(&store, id).await.status, Status::Processing);
@@ -235,14 +235,14 @@ pub(super) async fn an_announcement_that_ran_out_owes_nothing_new_and_keeps_what
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let owed = owed_event(&fixture, Row::new(), &["audit"]).await;
+    let owed = owed_event(&fixture, TestRow::new(), &["audit"]).await;
     let long_ago = fixture.time(-25 * 60 * 60 * 1000);
     fixture.execute(&format!("UPDATE outbox_handlers SET seen_at = {long_ago}")).await;
-    owed_event(&fixture, Row::new(), &[]).await;
+    owed_event(&fixture, TestRow::new(), &[]).await;
     let shown = store.owed().await.unwrap();
     assert!(shown[0].expired && shown[0].owed == 1 && shown[0].seen_for.unwrap() > DAY, "{shown:?}");
     store.see_handlers(&names(&["audit"])).await.unwrap();
-    owed_event(&fixture, Row::new(), &["audit"]).await;
+    owed_event(&fixture, TestRow::new(), &["audit"]).await;
     assert!(owed_ids(&store, "audit").await.contains(&owed));
 }
 
@@ -252,7 +252,7 @@ pub(super) async fn of_handlers_that_answer_together_the_last_one_publishes<F: F
     announce(&store, &[("audit", "*"), ("mail", "*"), ("stock", "*")]).await;
     let mut sent = Vec::new();
     for _ in 0..30 {
-        let id = owed_event(&fixture, Row::new(), &["audit", "mail", "stock"]).await;
+        let id = owed_event(&fixture, TestRow::new(), &["audit", "mail", "stock"]).await;
         sent.push((id, find(&store, id).await.seq));
     }
     let answer = async |handler: &str| {
@@ -272,7 +272,7 @@ pub(super) async fn an_answer_is_a_fact_and_may_come_twice<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let id = owed_event(&fixture, Row::new(), &["audit"]).await;
+    let id = owed_event(&fixture, TestRow::new(), &["audit"]).await;
     let seq = find(&store, id).await.seq;
     let handled = [("audit".to_owned(), id, seq), ("audit".to_owned(), id, seq + 1), ("mail".to_owned(), id, seq)];
     let expected = [Settled::Recorded, Settled::Superseded, Settled::Recorded];
@@ -287,8 +287,10 @@ pub(super) async fn an_answer_whose_row_is_held_or_refused_is_named_and_holds_no
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let (one, other) =
-        (owed_event(&fixture, Row::new(), &["audit"]).await, owed_event(&fixture, Row::new(), &["audit"]).await);
+    let (one, other) = (
+        owed_event(&fixture, TestRow::new(), &["audit"]).await,
+        owed_event(&fixture, TestRow::new(), &["audit"]).await,
+    );
     let mut handled = Vec::new();
     for id in [one, other] {
         handled.push(("audit".to_owned(), id, find(&store, id).await.seq));
@@ -313,7 +315,7 @@ pub(super) async fn a_rejected_delivery_is_tried_again_and_counts_once<F: Fixtur
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("mail", "*")]).await;
-    let id = owed_event(&fixture, Row::new(), &["audit", "mail"]).await;
+    let id = owed_event(&fixture, TestRow::new(), &["audit", "mail"]).await;
     let taker = Taker::new(&store, "audit").await;
     let delivery = deliveries(&store, "audit").await.remove(0);
     assert_eq!(delivery.max_attempts, find(&store, id).await.max_retries);
@@ -334,8 +336,8 @@ pub(super) async fn a_delivery_of_a_type_that_is_not_covered_is_put_off_spends_n
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let id = owed_event(&fixture, Row::new(), &["audit"]).await;
-    owed_event(&fixture, Row::new(), &["audit"]).await;
+    let id = owed_event(&fixture, TestRow::new(), &["audit"]).await;
+    owed_event(&fixture, TestRow::new(), &["audit"]).await;
     let taker = Taker::new(&store, "audit").await;
     let delivery = deliveries(&store, "audit").await.into_iter().find(|delivery| delivery.id == id).unwrap();
     let put_off = RejectedDelivery { attempts: 0, error: NOT_COVERED.to_owned(), ..taker.reject(&delivery) };
@@ -353,7 +355,7 @@ pub(super) async fn a_rejection_under_a_lost_lease_or_of_another_attempt_is_refu
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    owed_event(&fixture, Row::new(), &["audit"]).await;
+    owed_event(&fixture, TestRow::new(), &["audit"]).await;
     let mut taker = Taker::new(&store, "audit").await;
     let delivery = deliveries(&store, "audit").await.remove(0);
     let rejected = taker.reject(&delivery);
@@ -373,7 +375,7 @@ pub(super) async fn a_handler_that_gives_up_fails_the_event_and_ends_no_other_de
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("mail", "*"), ("stock", "*")]).await;
-    let id = owed_event(&fixture, Row::new(), &["audit", "mail", "stock"]).await;
+    let id = owed_event(&fixture, TestRow::new(), &["audit", "mail", "stock"]).await;
     for handler in ["mail", "audit"] {
         let taker = Taker::new(&store, handler).await;
         let delivery = deliveries(&store, handler).await.remove(0);
@@ -387,7 +389,7 @@ pub(super) async fn a_handler_that_gives_up_fails_the_event_and_ends_no_other_de
     assert_eq!(failed.pending_handlers, Some(names(&["audit", "mail"])), "these have failed");
     let errors: Vec<serde_json::Value> = failed.errors.unwrap().parse().unwrap();
     assert_eq!((errors.len(), &errors[0]["error"]), (2, &"handler `mail`: no such account".into()));
-    let question = Row::keyed("k").insert(&fixture).await;
+    let question = TestRow::keyed("k").insert(&fixture).await;
     assert!(!store.has_due(&[], &[]).await.unwrap() && question != id);
     // The one that is merely late is still asked, and its answer changes nothing for the others.
     assert_eq!(owed_ids(&store, "stock").await, [id]);
@@ -411,11 +413,11 @@ pub(super) async fn an_event_failed_by_a_handler_does_not_hold_its_key<F: Fixtur
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    owed_event(&fixture, Row::keyed("k").at(-90_000), &["audit"]).await;
+    owed_event(&fixture, TestRow::keyed("k").at(-90_000), &["audit"]).await;
     let taker = Taker::new(&store, "audit").await;
     let delivery = deliveries(&store, "audit").await.remove(0);
     taker.settle(&store, RejectedDelivery { gives_up: true, ..taker.reject(&delivery) }).await;
-    let later = Row::keyed("k").insert(&fixture).await;
+    let later = TestRow::keyed("k").insert(&fixture).await;
     let question = ask_before(&store, "k", later).await;
     assert!(store.blockers(&lane(), true, &[question]).await.unwrap().is_empty());
 }
@@ -425,7 +427,7 @@ pub(super) async fn giving_up_does_not_end_the_retries_of_handlers_of_the_delive
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("cache", "*")]).await;
     let worker = Worker::owner(&store).await;
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     let local = FailureRecord {
         published: true,
         pending_handlers: Some(names(&["cache"])),
@@ -455,8 +457,8 @@ pub(super) async fn a_local_handlers_failure_does_not_end_what_others_are_owed<F
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("cache", "*")]).await;
     let worker = Worker::owner(&store).await;
-    let rejected = Row::new().insert(&fixture).await;
-    let unsent = Row::new().insert(&fixture).await;
+    let rejected = TestRow::new().insert(&fixture).await;
+    let unsent = TestRow::new().insert(&fixture).await;
     let settle = |row: &_, published| FailureRecord {
         status: Status::Failed,
         published,
@@ -483,9 +485,9 @@ pub(super) async fn deliveries_of_a_key_come_in_its_order<F: Fixture>() {
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("mail", "*")]).await;
     let both = ["audit", "mail"];
-    let first = owed_event(&fixture, Row::keyed("k").at(-3000), &both).await;
-    let second = owed_event(&fixture, Row::keyed("k").at(-2000), &both).await;
-    let other = owed_event(&fixture, Row::keyed("other").at(-1000), &both).await;
+    let first = owed_event(&fixture, TestRow::keyed("k").at(-3000), &both).await;
+    let second = owed_event(&fixture, TestRow::keyed("k").at(-2000), &both).await;
+    let other = owed_event(&fixture, TestRow::keyed("other").at(-1000), &both).await;
     assert_eq!(owed_ids(&store, "audit").await, [first, second, other]);
     let one = DeliveryRequest { max_events: 1, ..request(&store, "audit") };
     assert_eq!(store.fetch_deliveries(&one).await.unwrap()[0].id, first);
@@ -508,9 +510,9 @@ pub(super) async fn an_unsettled_event_holds_back_later_deliveries_of_its_key<F:
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let pending = Row::keyed("k").at(-3000).of_type("user.made").insert(&fixture).await;
-    let later = owed_event(&fixture, Row::keyed("k").at(-2000), &["audit"]).await;
-    owed_event(&fixture, Row::keyed("k").lane("other").at(-2000), &["audit"]).await;
+    let pending = TestRow::keyed("k").at(-3000).of_type("user.made").insert(&fixture).await;
+    let later = owed_event(&fixture, TestRow::keyed("k").at(-2000), &["audit"]).await;
+    owed_event(&fixture, TestRow::keyed("k").lane("other").at(-2000), &["audit"]).await;
     let found = deliveries(&store, "audit").await;
     assert_eq!(found.iter().map(|delivery| &*delivery.lane).collect::<Vec<_>>(), ["other"]);
     assert_eq!(accept(&store, pending, &[], &[]).await, owing(&["audit"]));
@@ -521,14 +523,14 @@ pub(super) async fn deliveries_that_wait_for_one_of_their_key_hide_no_other<F: F
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let first = owed_event(&fixture, Row::keyed("k").at(-90_000), &["audit"]).await;
+    let first = owed_event(&fixture, TestRow::keyed("k").at(-90_000), &["audit"]).await;
     let taker = Taker::new(&store, "audit").await;
     let delivery = deliveries(&store, "audit").await.remove(0);
     taker.settle(&store, taker.reject(&delivery)).await;
     let mut sent = Vec::new();
     let mut insert = String::new();
     for n in 0..1500 {
-        let row = Row::keyed("k").at(-80_000 + n);
+        let row = TestRow::keyed("k").at(-80_000 + n);
         sent.push(row.id);
         insert += &(row.insert_sql(&fixture) + ";");
     }
@@ -545,7 +547,7 @@ pub(super) async fn deliveries_that_wait_for_one_of_their_key_hide_no_other<F: F
     }
     store.settle_published(&accepted(&events), Care::Usual).await.unwrap();
     // In the shard of the key, behind all of these.
-    let other = owed_event(&fixture, Row::keyed("k").lane("other"), &["audit"]).await;
+    let other = owed_event(&fixture, TestRow::keyed("k").lane("other"), &["audit"]).await;
     let mut few = DeliveryRequest { max_events: 10, ..request(&store, "audit") };
     few.shards = vec![delivery.shard];
     let mut fetches = 0;
@@ -574,7 +576,7 @@ pub(super) async fn reading_deliveries_stops_at_its_budgets<F: Fixture>() {
     let data = |bytes: usize| format!("'\"{}\"'", "x".repeat(bytes));
     let mut sent = Vec::new();
     for (at, bytes) in [(-5000, 1000), (-4000, 1000), (-3000, 9000), (-2000, 10)] {
-        sent.push(owed_event(&fixture, Row::keyed("k").at(at).with("data", data(bytes)), &["audit"]).await);
+        sent.push(owed_event(&fixture, TestRow::keyed("k").at(at).with("data", data(bytes)), &["audit"]).await);
     }
     let fetched = async |max_events, max_bytes, max_event_bytes| {
         let request = DeliveryRequest { max_events, max_bytes, max_event_bytes, ..request(&store, "audit") };
@@ -594,23 +596,23 @@ pub(super) async fn a_dropped_handler_is_owed_nothing_and_inherits_nothing<F: Fi
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("mail", "*")]).await;
-    let id = owed_event(&fixture, Row::keyed("k"), &["audit", "mail"]).await;
-    let both = owed_event(&fixture, Row::new(), &["audit", "mail"]).await;
+    let id = owed_event(&fixture, TestRow::keyed("k"), &["audit", "mail"]).await;
+    let both = owed_event(&fixture, TestRow::new(), &["audit", "mail"]).await;
     handle(&store, "mail", id).await;
     assert_eq!(store.drop_handler("audit").await.unwrap(), 2);
     assert_eq!(find(&store, id).await.status, Status::Published);
     assert_eq!(find(&store, both).await.pending_handlers, Some(names(&["mail"])));
     assert_eq!(store.drop_handler("audit").await.unwrap(), 0);
-    owed_event(&fixture, Row::new(), &["mail"]).await;
+    owed_event(&fixture, TestRow::new(), &["mail"]).await;
     // A settle that had read the announcement before it was dropped writes its delivery after that.
     announce(&store, &[("audit", "*")]).await;
-    let late = owed_event(&fixture, Row::keyed("late"), &["audit", "mail"]).await;
+    let late = owed_event(&fixture, TestRow::keyed("late"), &["audit", "mail"]).await;
     handle(&store, "mail", late).await;
     fixture.execute("UPDATE outbox_handler_deliveries SET generation = 1 WHERE handler = 'audit'").await;
     assert!(deliveries(&store, "audit").await.is_empty());
     assert!(store.owed_before(&lane(), &names(&["late"])).await.unwrap().is_empty());
     assert!(!store.has_due_deliveries(&names(&["audit"])).await.unwrap());
-    let after = owed_event(&fixture, Row::keyed("late"), &["audit", "mail"]).await;
+    let after = owed_event(&fixture, TestRow::keyed("late"), &["audit", "mail"]).await;
     assert_eq!(owed_ids(&store, "audit").await, [after], "it does not wait for what was dropped");
     assert_eq!(store.finish_settled().await.unwrap(), 1);
     assert_eq!(find(&store, late).await.status, Status::Published);
@@ -621,10 +623,10 @@ pub(super) async fn announcing_again_keeps_what_is_owed<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let id = owed_event(&fixture, Row::new(), &["audit"]).await;
+    let id = owed_event(&fixture, TestRow::new(), &["audit"]).await;
     announce(&store, &[("audit", "order.*")]).await;
     assert_eq!(owed_ids(&store, "audit").await, [id]);
-    owed_event(&fixture, Row::new(), &[]).await;
+    owed_event(&fixture, TestRow::new(), &[]).await;
     let shown = store.owed().await.unwrap();
     assert_eq!((shown.len(), &*shown[0].name, shown[0].types.clone()), (1, "audit", names(&["never", "order.*"])));
 }
@@ -633,8 +635,8 @@ pub(super) async fn a_delivery_whose_event_is_gone_is_dropped_when_it_is_met<F: 
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("mail", "*")]).await;
-    let gone = owed_event(&fixture, Row::keyed("k"), &["audit", "mail"]).await;
-    let left = owed_event(&fixture, Row::keyed("k"), &["audit", "mail"]).await;
+    let gone = owed_event(&fixture, TestRow::keyed("k"), &["audit", "mail"]).await;
+    let left = owed_event(&fixture, TestRow::keyed("k"), &["audit", "mail"]).await;
     fixture.execute(&format!("DELETE FROM outbox_events WHERE id = {}", fixture.id(gone))).await;
     assert_eq!(owed_ids(&store, "audit").await, [left]);
     assert_eq!(count(&fixture, "outbox_handler_deliveries").await, 3);
@@ -646,10 +648,10 @@ pub(super) async fn the_janitor_publishes_what_owes_nothing_any_more<F: Fixture>
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let over = owed_event(&fixture, Row::new(), &["audit"]).await;
+    let over = owed_event(&fixture, TestRow::new(), &["audit"]).await;
     fixture.execute("DELETE FROM outbox_handler_deliveries").await;
-    let owed = owed_event(&fixture, Row::new(), &["audit"]).await;
-    let unsent = Row::new().status("processing").insert(&fixture).await;
+    let owed = owed_event(&fixture, TestRow::new(), &["audit"]).await;
+    let unsent = TestRow::new().status("processing").insert(&fixture).await;
     assert_eq!(store.finish_settled().await.unwrap(), 1);
     let statuses =
         [find(&store, over).await.status, find(&store, owed).await.status, find(&store, unsent).await.status];
@@ -661,8 +663,8 @@ pub(super) async fn retention_keeps_what_is_owed<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("mail", "*")]).await;
-    let owed = owed_event(&fixture, Row::new(), &["audit", "mail"]).await;
-    let failed = owed_event(&fixture, Row::new(), &["audit", "mail"]).await;
+    let owed = owed_event(&fixture, TestRow::new(), &["audit", "mail"]).await;
+    let failed = owed_event(&fixture, TestRow::new(), &["audit", "mail"]).await;
     let taker = Taker::new(&store, "mail").await;
     let delivery = deliveries(&store, "mail").await.remove(1);
     taker.settle(&store, RejectedDelivery { gives_up: true, ..taker.reject(&delivery) }).await;
@@ -681,7 +683,7 @@ pub(super) async fn an_operator_who_fails_or_replays_an_event_ends_its_deliverie
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
-    let id = owed_event(&fixture, Row::new(), &["audit"]).await;
+    let id = owed_event(&fixture, TestRow::new(), &["audit"]).await;
     let fail = Change::Fail { reason: "not needed".to_owned() };
     assert_eq!(store.change(&fail, &[id]).await.unwrap(), [id]);
     assert_eq!(count(&fixture, "outbox_handler_deliveries").await, 0);
@@ -706,7 +708,7 @@ pub(super) async fn a_sent_event_that_an_operator_failed_is_owed_to_all_once_it_
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "user.*"), ("mail", "order.*")]).await;
-    let id = Row::new().of_type("user.made").status("failed").insert(&fixture).await;
+    let id = TestRow::new().of_type("user.made").status("failed").insert(&fixture).await;
     store.mark_failed_as_sent(&[(id, find(&store, id).await.seq)]).await.unwrap();
     store.change(&Change::Retry, &[id]).await.unwrap();
     assert_eq!(find(&store, id).await.pending_handlers, Some(names(&["audit"])));
@@ -717,8 +719,8 @@ pub(super) async fn who_is_owed_a_key_and_how_much_is_known<F: Fixture>() {
     let store = fixture.store();
     assert!(store.owed().await.unwrap().is_empty());
     announce(&store, &[("audit", "*"), ("mail", "*"), ("idle", "none")]).await;
-    let one = owed_event(&fixture, Row::keyed("one"), &["audit", "mail"]).await;
-    owed_event(&fixture, Row::keyed("two"), &["audit", "mail"]).await;
+    let one = owed_event(&fixture, TestRow::keyed("one"), &["audit", "mail"]).await;
+    owed_event(&fixture, TestRow::keyed("two"), &["audit", "mail"]).await;
     handle(&store, "mail", one).await;
     let owed = store.owed_before(&lane(), &names(&["one", "two", "three"])).await.unwrap();
     assert_eq!((owed.len(), &owed["one"], &owed["two"]), (2, &names(&["audit"]), &names(&["audit", "mail"])));

@@ -1,7 +1,7 @@
 //! What every store promises, as one suite of tests that each database runs through a [`Fixture`] of its own.
 
 mod admin;
-mod given;
+mod builders;
 mod handlers;
 mod history;
 mod leases;
@@ -213,7 +213,7 @@ macro_rules! instantiate {
         $(
             #[tokio::test]
             async fn $promise() {
-                crate::store::contract::$topic::$promise::<$fixture>().await;
+                crate::store::conformance::$topic::$promise::<$fixture>().await;
             }
         )*
     };

@@ -3,7 +3,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Fixture;
-use super::given::*;
+use super::builders::*;
 use crate::event::Status;
 use crate::store::{Change, CountMode, CreatedCursor, EventFilter, Page, RetentionCutoff, ScanPage};
 
@@ -13,20 +13,20 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub(super) async fn rows_without_seq_get_one_in_the_order_of_writing<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let second = Row::keyed("k").with("created_at", fixture.time(-1000)).insert(&fixture).await;
-    let first = Row::keyed("k").with("created_at", fixture.time(-2000)).insert(&fixture).await;
-    Row::new().status("published").insert(&fixture).await;
+    let second = TestRow::keyed("k").with("created_at", fixture.time(-1000)).insert(&fixture).await;
+    let first = TestRow::keyed("k").with("created_at", fixture.time(-2000)).insert(&fixture).await;
+    TestRow::new().status("published").insert(&fixture).await;
     fixture.execute(&format!("UPDATE outbox_events SET seq = NULL, scheduled_at = {}", fixture.time(-60_000))).await;
     assert!(fetch_all(&store).await.is_empty());
     assert_eq!(store.repair_missing_seq().await.unwrap(), 2);
     assert_eq!(store.repair_missing_seq().await.unwrap(), 0);
     fixture.execute("UPDATE outbox_events SET scheduled_at = (SELECT min(scheduled_at) FROM outbox_events)").await;
     assert_eq!(ids(&fetch_all(&store).await), [first, second]);
-    let third = Row::keyed("k").insert(&fixture).await;
+    let third = TestRow::keyed("k").insert(&fixture).await;
     assert!(find(&store, third).await.seq > find(&store, second).await.seq);
 }
 
-async fn old(fixture: &impl Fixture, row: Row, days: i64) -> Uuid {
+async fn old(fixture: &impl Fixture, row: TestRow, days: i64) -> Uuid {
     let then = fixture.time(-days * DAY_MS);
     row.with("created_at", &then).with("updated_at", &then).with("published_at", &then).insert(fixture).await
 }
@@ -35,14 +35,14 @@ pub(super) async fn expired_events_are_deleted_in_small_batches<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     for _ in 0..3 {
-        old(&fixture, Row::new().status("published"), 8).await;
+        old(&fixture, TestRow::new().status("published"), 8).await;
     }
-    old(&fixture, Row::new().status("failed"), 31).await;
+    old(&fixture, TestRow::new().status("failed"), 31).await;
     let mut kept = vec![
-        old(&fixture, Row::new().status("published"), 6).await,
-        old(&fixture, Row::new().status("failed"), 29).await,
-        old(&fixture, Row::new(), 100).await,
-        old(&fixture, Row::new().retry_in(&fixture, 0), 100).await,
+        old(&fixture, TestRow::new().status("published"), 6).await,
+        old(&fixture, TestRow::new().status("failed"), 29).await,
+        old(&fixture, TestRow::new(), 100).await,
+        old(&fixture, TestRow::new().retry_in(&fixture, 0), 100).await,
     ];
     let nothing = RetentionCutoff { published: None, failed: None, limit: 10 };
     assert_eq!(store.delete_expired(nothing, &[]).await.unwrap(), 0);
@@ -66,9 +66,9 @@ pub(super) async fn expired_events_are_deleted_in_small_batches<F: Fixture>() {
 pub(super) async fn a_failed_event_that_holds_its_key_is_kept<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let held = old(&fixture, Row::keyed("k").status("failed"), 31).await;
-    old(&fixture, Row::new().status("failed"), 31).await;
-    old(&fixture, Row::keyed("k").lane("other").status("failed"), 31).await;
+    let held = old(&fixture, TestRow::keyed("k").status("failed"), 31).await;
+    old(&fixture, TestRow::new().status("failed"), 31).await;
+    old(&fixture, TestRow::keyed("k").lane("other").status("failed"), 31).await;
     let expiry = RetentionCutoff { published: None, failed: Some(30 * DAY), limit: 10 };
     assert_eq!(store.delete_expired(expiry, &[lane()]).await.unwrap(), 2);
     assert_eq!(list(&fixture, EventFilter::default()).await, [held]);
@@ -87,10 +87,10 @@ async fn list(fixture: &impl Fixture, filter: EventFilter) -> Vec<Uuid> {
 
 pub(super) async fn events_are_selected_in_the_order_of_creation_and_filtered<F: Fixture>() {
     let fixture = F::fresh().await;
-    let old = Row::keyed("k").with("created_at", fixture.time(-3000)).insert(&fixture).await;
-    let middle = Row::new().status("failed").with("subject", "'about this'".to_owned());
+    let old = TestRow::keyed("k").with("created_at", fixture.time(-3000)).insert(&fixture).await;
+    let middle = TestRow::new().status("failed").with("subject", "'about this'".to_owned());
     let middle = middle.with("created_at", fixture.time(-2000)).insert(&fixture).await;
-    let published = Row::new().lane("other").status("published").with("published_at", fixture.time(-500));
+    let published = TestRow::new().lane("other").status("published").with("published_at", fixture.time(-500));
     let new = published.with("created_at", fixture.time(-1000)).insert(&fixture).await;
     let none = EventFilter::default();
     assert_eq!(list(&fixture, none.clone()).await, [new, middle, old]);
@@ -140,7 +140,7 @@ pub(super) async fn looking_through_events_finds_what_is_meant_and_says_where_it
     let fixture = F::fresh().await;
     let mut all = Vec::new();
     for n in 0..10 {
-        let row = Row::new().with("subject", if n % 4 == 0 { "'it'".to_owned() } else { "''".to_owned() });
+        let row = TestRow::new().with("subject", if n % 4 == 0 { "'it'".to_owned() } else { "''".to_owned() });
         all.push(row.with("created_at", fixture.time(n * 1_000 - 20_000)).insert(&fixture).await);
     }
     all.reverse();
@@ -166,7 +166,7 @@ pub(super) async fn looking_through_events_finds_what_is_meant_and_says_where_it
 pub(super) async fn pages_follow_each_other_without_a_gap_also_within_one_moment<F: Fixture>() {
     let fixture = F::fresh().await;
     for _ in 0..7 {
-        Row::new().insert(&fixture).await;
+        TestRow::new().insert(&fixture).await;
     }
     fixture.execute("UPDATE outbox_events SET created_at = (SELECT min(created_at) FROM outbox_events)").await;
     for direction in [NEWEST, OLDEST] {
@@ -188,9 +188,9 @@ pub(super) async fn pages_follow_each_other_without_a_gap_also_within_one_moment
 
 pub(super) async fn events_are_loaded_in_the_order_given_and_a_row_that_is_none_says_why<F: Fixture>() {
     let fixture = F::fresh().await;
-    let (first, second) = (Row::new().insert(&fixture).await, Row::new().insert(&fixture).await);
+    let (first, second) = (TestRow::new().insert(&fixture).await, TestRow::new().insert(&fixture).await);
     let (column, nonsense) = fixture.nonsense()[0];
-    let broken = Row::new().with(column, nonsense).insert(&fixture).await;
+    let broken = TestRow::new().with(column, nonsense).insert(&fixture).await;
     let loaded = fixture.store().load(&[second, Uuid::now_v7(), broken, first]).await.unwrap();
     let ids = loaded.iter().map(|event| event.as_ref().map(|event| event.id).map_err(|row| row.id));
     assert_eq!(ids.collect::<Vec<_>>(), [Ok(second), Err(broken), Ok(first)]);
@@ -199,7 +199,7 @@ pub(super) async fn events_are_loaded_in_the_order_given_and_a_row_that_is_none_
 
 pub(super) async fn an_event_is_loaded_without_its_data<F: Fixture>() {
     let fixture = F::fresh().await;
-    let json = Row::new().with("data", "'{\"order\": 7}'").with("subject", "'order 7'").insert(&fixture).await;
+    let json = TestRow::new().with("data", "'{\"order\": 7}'").with("subject", "'order 7'").insert(&fixture).await;
     let [whole] = fixture.store().load(&[json]).await.unwrap().try_into().unwrap();
     let [slim] = fixture.store().load_without_data(&[json]).await.unwrap().try_into().unwrap();
     let (mut whole, slim) = (whole.unwrap(), slim.unwrap());
@@ -210,11 +210,12 @@ pub(super) async fn an_event_is_loaded_without_its_data<F: Fixture>() {
 pub(super) async fn a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let failed = |row: Row| row.status("failed").with("retry_count", "3").with("last_error", "'refused'");
-    let refused = failed(Row::keyed("k")).insert(&fixture).await;
-    let sent = failed(Row::new()).with("published_at", fixture.time(-1000)).with("pending_handlers", "'[\"mail\"]'");
+    let failed = |row: TestRow| row.status("failed").with("retry_count", "3").with("last_error", "'refused'");
+    let refused = failed(TestRow::keyed("k")).insert(&fixture).await;
+    let sent =
+        failed(TestRow::new()).with("published_at", fixture.time(-1000)).with("pending_handlers", "'[\"mail\"]'");
     let sent = sent.insert(&fixture).await;
-    let published = Row::new().status("published").with("published_at", fixture.time(-1000)).insert(&fixture).await;
+    let published = TestRow::new().status("published").with("published_at", fixture.time(-1000)).insert(&fixture).await;
     let before = find(&store, refused).await;
     let mut changed = store.change(&Change::Retry, &[refused, sent, published, Uuid::now_v7()]).await.unwrap();
     changed.sort();
@@ -231,8 +232,8 @@ pub(super) async fn a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_t
 pub(super) async fn an_event_is_failed_for_a_reason_unless_it_is_published<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let waiting = Row::new().retry_in(&fixture, 1000).insert(&fixture).await;
-    let published = Row::new().status("published").insert(&fixture).await;
+    let waiting = TestRow::new().retry_in(&fixture, 1000).insert(&fixture).await;
+    let published = TestRow::new().status("published").insert(&fixture).await;
     let fail = Change::Fail { reason: "no longer wanted".to_owned() };
     assert_eq!(store.change(&fail, &[waiting, published]).await.unwrap(), [waiting]);
     let event = find(&store, waiting).await;
@@ -242,8 +243,8 @@ pub(super) async fn an_event_is_failed_for_a_reason_unless_it_is_published<F: Fi
 pub(super) async fn a_failed_event_that_a_person_gave_up_holds_its_key_no_longer<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let failed = old(&fixture, Row::keyed("k").at(-40_000).status("failed"), 31).await;
-    let asked = Row::keyed("k").at(-30_000).insert(&fixture).await;
+    let failed = old(&fixture, TestRow::keyed("k").at(-40_000).status("failed"), 31).await;
+    let asked = TestRow::keyed("k").at(-30_000).insert(&fixture).await;
     let question = [ask_before(&store, "k", asked).await];
     assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
     assert_eq!(store.blockers(&lane(), true, &question).await.unwrap()["k"].id, failed);
@@ -262,10 +263,10 @@ pub(super) async fn a_replayed_event_is_new_under_its_old_id_and_replays_keep_th
     let store = fixture.store();
     let mut events = Vec::new();
     for offset in [-3000, -2000, -1000] {
-        let row = Row::keyed("k").at(offset).status("published").with("published_at", fixture.time(offset));
+        let row = TestRow::keyed("k").at(offset).status("published").with("published_at", fixture.time(offset));
         events.push(row.with("retry_count", "2").with("pending_handlers", "'[]'").insert(&fixture).await);
     }
-    let failed = Row::new().status("failed").insert(&fixture).await;
+    let failed = TestRow::new().status("failed").insert(&fixture).await;
     let newest = find(&store, failed).await.seq;
     let given: Vec<Uuid> = events.iter().rev().chain([&failed]).copied().collect();
     let mut changed = store.change(&Change::Replay, &given).await.unwrap();
@@ -287,11 +288,11 @@ pub(super) async fn the_overview_counts_what_there_is_and_what_is_due<F: Fixture
     let store = fixture.store();
     let empty = store.overview(CountMode::Exactly).await.unwrap();
     assert!(empty.counts.is_empty() && empty.due.is_empty() && empty.workers.is_empty(), "{empty:?}");
-    Row::new().at(-60_000).insert(&fixture).await;
-    Row::new().at(60_000).insert(&fixture).await;
-    Row::new().at(-90_000).retry_in(&fixture, -5000).insert(&fixture).await;
-    Row::new().lane("other").at(-90_000).retry_in(&fixture, 60_000).insert(&fixture).await;
-    Row::new().status("published").insert(&fixture).await;
+    TestRow::new().at(-60_000).insert(&fixture).await;
+    TestRow::new().at(60_000).insert(&fixture).await;
+    TestRow::new().at(-90_000).retry_in(&fixture, -5000).insert(&fixture).await;
+    TestRow::new().lane("other").at(-90_000).retry_in(&fixture, 60_000).insert(&fixture).await;
+    TestRow::new().status("published").insert(&fixture).await;
     let worker = Worker::owner(&store).await;
     let overview = store.overview(CountMode::Exactly).await.unwrap();
     let counts = [("pending", 2), ("published", 1), ("retry", 2)].map(|(status, count)| (status.to_owned(), count));
@@ -307,7 +308,7 @@ pub(super) async fn the_overview_counts_what_there_is_and_what_is_due<F: Fixture
 pub(super) async fn an_event_is_found_by_its_id<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let id = Row::new().insert(&fixture).await;
+    let id = TestRow::new().insert(&fixture).await;
     assert_eq!(find(&store, id).await.id, id);
     assert!(store.find(Uuid::now_v7()).await.unwrap().is_none());
 }
