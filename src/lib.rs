@@ -37,6 +37,8 @@ pub mod cli;
 mod cloud_event;
 mod error;
 mod event;
+#[cfg(any(feature = "cli", feature = "web"))]
+mod event_json;
 mod explain;
 mod fault_injection;
 #[cfg(any(feature = "cli", feature = "web"))]
@@ -48,8 +50,6 @@ mod http;
 pub mod internals;
 mod metrics;
 mod publish;
-#[cfg(any(feature = "cli", feature = "web"))]
-mod row;
 #[cfg(any(test, feature = "internals"))]
 mod sample;
 mod settings;

@@ -20,8 +20,8 @@ use super::desk::{Desk, LARGEST_PAGE, MOST_CHANGED, PAGE};
 use super::guard::{Base, Refusal};
 use super::methods::{get, post};
 use crate::error::StoreError;
+use crate::event_json::EventJson;
 use crate::explain::Explanation;
-use crate::row::Row;
 
 /// Ids in one request, at most.
 const MOST_IDS: usize = 1_000;
@@ -364,7 +364,7 @@ async fn change(desk: web::Data<Desk>, session: web::ReqData<Session>, request: 
 struct Whole<'a> {
     /// None where the row is no event; `explanation` says why.
     #[schema(value_type = Option<Object>)]
-    event: Option<Row<'a>>,
+    event: Option<EventJson<'a>>,
     explanation: Explanation,
     /// Others with its key, newest first.
     neighbours: Vec<Listed>,
@@ -378,7 +378,7 @@ struct Whole<'a> {
 ))]
 async fn event(desk: web::Data<Desk>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let detail = desk.event(known(&id)?).await?;
-    let event = detail.event.as_ref().ok().map(Row::from);
+    let event = detail.event.as_ref().ok().map(EventJson::from);
     Ok(HttpResponse::Ok().json(Whole { event, explanation: detail.explanation, neighbours: detail.neighbours }))
 }
 

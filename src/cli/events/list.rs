@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::arguments::{self, Format};
 use crate::cli::output;
 use crate::event::{OutboxEvent, Status};
-use crate::row::{Row, time};
+use crate::event_json::{EventJson, time};
 use crate::store::{EventFilter, Page, Store, Unreadable};
 
 const HEADER: &[&str] = &["ID", "TYPE", "STATUS", "BACKEND", "KEY", "SCHEDULED AT", "RETRIES", "LAST ERROR"];
@@ -57,7 +57,7 @@ pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Re
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Listed<'a> {
-    Event(Box<Row<'a>>),
+    Event(Box<EventJson<'a>>),
     Unreadable { id: String, unreadable: &'a str },
 }
 

@@ -8,7 +8,7 @@ use crate::cli::arguments::{self, Format};
 use crate::cli::output;
 use crate::error::StoreError;
 use crate::event::{JsonText, OutboxEvent};
-use crate::row::{Row, time};
+use crate::event_json::{EventJson, time};
 use crate::store::Store;
 
 /// Show all of one event.
@@ -29,7 +29,7 @@ pub(in crate::cli) struct Args {
 pub(in crate::cli) async fn run(args: &Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
     let event = store.find(args.id).await?.ok_or(StoreError::NotFound(args.id))?;
     match args.format {
-        Format::Json => output::json(&Row::from(&event)),
+        Format::Json => output::json(&EventJson::from(&event)),
         Format::Table => Ok(output::line(list(&event))?),
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::output;
 use crate::error::StoreError;
-use crate::row::time;
+use crate::event_json::time;
 use crate::store::{HistoryBucket, Resolution, Store};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);

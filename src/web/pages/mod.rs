@@ -130,7 +130,7 @@ fn page(status: StatusCode, markup: maud::Markup) -> HttpResponse {
 
 /// A time as people read it and as a browser knows it.
 fn time(time: chrono::DateTime<chrono::Utc>) -> maud::Markup {
-    html! { time datetime=(crate::row::time(time)) { (time.format("%Y-%m-%d %H:%M:%S")) " UTC" } }
+    html! { time datetime=(crate::event_json::time(time)) { (time.format("%Y-%m-%d %H:%M:%S")) " UTC" } }
 }
 
 fn status(status: Status) -> maud::Markup {

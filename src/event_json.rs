@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::event::{JsonText, OutboxEvent, Status};
 
 #[derive(Debug, Serialize)]
-pub(crate) struct Row<'a> {
+pub(crate) struct EventJson<'a> {
     id: String,
     spec_version: &'a str,
     event_type: &'a str,
@@ -52,7 +52,7 @@ impl<'a> From<&'a JsonText> for Json<'a> {
     }
 }
 
-impl<'a> From<&'a OutboxEvent> for Row<'a> {
+impl<'a> From<&'a OutboxEvent> for EventJson<'a> {
     fn from(event: &'a OutboxEvent) -> Self {
         Self {
             id: event.id.to_string(),
