@@ -16,7 +16,7 @@ mod drain;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use actix_outbox::internals::Beats;
+use actix_outbox::bench_api::Beats;
 use drain::{Outbox, Servers};
 
 const BEATS: i64 = 52_000;

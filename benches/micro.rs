@@ -1,11 +1,11 @@
 //! What an event costs a worker apart from the servers: decoding its row, encoding its entry, the arithmetic of cursor
 //! and credit.
 //!
-//! `cargo bench --bench micro --features internals` runs it.
+//! `cargo bench --bench micro --features bench_api` runs it.
 
 use std::hint::black_box;
 
-use actix_outbox::internals::{Allowance, Events, Reading, StoredRow};
+use actix_outbox::bench_api::{Allowance, Events, Reading, StoredRow};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// Bytes of data: the least that one meets, and much.

@@ -31,6 +31,9 @@ compile_error!("an outbox needs a database: turn on the feature `postgres`, `sql
 
 mod backend;
 mod backoff;
+#[cfg(feature = "bench_api")]
+#[doc(hidden)]
+pub mod bench_api;
 pub mod blocking;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -41,17 +44,14 @@ mod event;
 mod event_json;
 mod explain;
 mod fault_injection;
+#[cfg(any(test, feature = "bench_api"))]
+mod fixtures;
 #[cfg(any(feature = "cli", feature = "web"))]
 mod glance;
 #[cfg(feature = "http")]
 mod http;
-#[cfg(feature = "internals")]
-#[doc(hidden)]
-pub mod internals;
 mod metrics;
 mod publish;
-#[cfg(any(test, feature = "internals"))]
-mod sample;
 mod settings;
 mod store;
 mod system;

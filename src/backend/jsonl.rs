@@ -119,7 +119,7 @@ impl PublisherBackend for Jsonl {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample;
+    use crate::fixtures;
 
     #[tokio::test]
     async fn an_event_begins_on_a_new_line_also_behind_one_that_was_torn() {
@@ -127,7 +127,7 @@ mod tests {
         let path = folder.path().join("events.jsonl");
         let backend = || Jsonl::new(path.to_str().unwrap());
         let read = || std::fs::read_to_string(&path).unwrap();
-        let (first, second) = (sample::event(1, ""), sample::event(2, ""));
+        let (first, second) = (fixtures::event(1, ""), fixtures::event(2, ""));
 
         backend().publish(&first).await.unwrap();
         backend().publish(&second).await.unwrap();

@@ -170,12 +170,12 @@ pub(crate) fn handling(handler: &str, event: &OutboxEvent) -> Span {
 mod tests {
     use super::*;
     use crate::event::JsonText;
-    use crate::sample;
+    use crate::fixtures;
 
     #[test]
     fn an_event_belongs_to_a_trace_where_that_is_sampled_and_readable() {
         let origin_of = |extensions: &str| {
-            origin(&OutboxEvent { extensions: JsonText::new(extensions.to_owned()), ..sample::event(1, "") })
+            origin(&OutboxEvent { extensions: JsonText::new(extensions.to_owned()), ..fixtures::event(1, "") })
         };
         let with = |flags: &str| {
             format!(r#"{{"a": 1, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"}}"#)

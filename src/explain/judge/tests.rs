@@ -3,7 +3,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 use crate::store::{Position, QueuePosition};
 
 const LEASE: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ fn worker(name: &str, backends: serde_json::Value) -> WorkerRow {
 
 /// A due event in a shard of the first worker's.
 fn due(workers: Vec<WorkerRow>) -> Circumstances {
-    let event = sample::event(7, "");
+    let event = fixtures::event(7, "");
     let position = QueuePosition {
         now: now(),
         position: Position { scheduled_at: 0, seq: 7 },

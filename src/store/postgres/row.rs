@@ -256,7 +256,7 @@ impl DeliveredRow {
     }
 }
 
-#[cfg(feature = "internals")]
+#[cfg(feature = "bench_api")]
 impl Row {
     /// As most rows are: pending, with data and a key.
     pub(crate) fn sample(data: String) -> Self {

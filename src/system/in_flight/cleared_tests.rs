@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 use crate::store::{Blocker, FetchedRow, PredecessorQuery};
 use crate::system::credit::{Credit, Permit};
 
@@ -59,7 +59,7 @@ impl Asking {
 }
 
 fn row(scheduled_at: i64) -> FetchedRow {
-    sample::fetched(SHARD, scheduled_at, "k")
+    fixtures::fetched(SHARD, scheduled_at, "k")
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn an_event_that_was_committed_late_moves_the_place_back() {
 fn what_cannot_be_answered_in_time_is_asked_in_parts_and_goes_in_the_end() {
     const HOUR: i64 = 3_600 * 1_000_000;
     let mut asking = Asking::new();
-    let waiting = sample::fetched(SHARD, 1_000 * HOUR, "k");
+    let waiting = fixtures::fetched(SHARD, 1_000 * HOUR, "k");
     let dead = 24 * HOUR;
     let (mut answered, mut late) = (0, 0);
     loop {
@@ -198,7 +198,7 @@ fn another_look_that_is_late_costs_one_statement() {
 fn the_memory_for_slow_keys_has_an_end() {
     let mut asking = Asking::new();
     for n in 0..25 {
-        let rows: Vec<FetchedRow> = (0..1_000).map(|key| sample::fetched(SHARD, n, &format!("{n}-{key}"))).collect();
+        let rows: Vec<FetchedRow> = (0..1_000).map(|key| fixtures::fetched(SHARD, n, &format!("{n}-{key}"))).collect();
         for _ in 0..2 {
             asking.ask(&rows, SLOW, Some(&HashMap::new()));
         }

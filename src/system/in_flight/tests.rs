@@ -1,7 +1,7 @@
 use tokio::sync::Notify;
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 use crate::store::{Blocker, FetchedRow};
 use crate::system::credit::{Credit, Permit};
 use crate::system::delivery::Delivery;
@@ -19,7 +19,7 @@ fn permit(_: &FetchedRow) -> Permit {
 }
 
 fn row(scheduled_at: i64, key: &str) -> FetchedRow {
-    sample::fetched(SHARD, scheduled_at, key)
+    fixtures::fetched(SHARD, scheduled_at, key)
 }
 
 fn rows(all: &[&FetchedRow]) -> Vec<FetchedRow> {
@@ -89,7 +89,7 @@ fn rows_of_a_shard_that_is_closed_or_was_not_open_at_the_beginning_are_refused()
 fn one_shards_new_session_does_not_touch_the_rows_of_another() {
     let in_flight = in_flight();
     in_flight.open(4, 1);
-    let other = sample::fetched(4, 1, "");
+    let other = fixtures::fetched(4, 1, "");
     let mut fetch = in_flight.begin_fetch();
     in_flight.open(SHARD, 2);
     let admitted = admit_by(&mut fetch, vec![row(1, ""), other.clone()]);
@@ -403,7 +403,7 @@ fn what_the_journal_holds_is_not_handled_before_an_earlier_event_of_its_key() {
 #[test]
 fn what_is_in_flight_or_of_another_shard_is_not_adopted() {
     let in_flight = in_flight();
-    let (here, elsewhere) = (row(1, ""), sample::fetched(9, 1, ""));
+    let (here, elsewhere) = (row(1, ""), fixtures::fetched(9, 1, ""));
     let _ticket = admit_one(&in_flight, &here);
     let fetch = in_flight.begin_fetch();
     let adopted =

@@ -1,7 +1,7 @@
 //! Events that come back unsent are not overtaken by later ones of their key.
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 use crate::store::FetchedRow;
 use crate::system::credit::Credit;
 use crate::system::delivery::Delivery;
@@ -26,7 +26,7 @@ fn open_flight() -> Arc<InFlight> {
 fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_queued() {
     let in_flight = open_flight();
     let mut deliveries =
-        admit(&mut in_flight.begin_fetch(), vec![sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k")]);
+        admit(&mut in_flight.begin_fetch(), vec![fixtures::fetched(0, 1, "k"), fixtures::fetched(0, 2, "k")]);
     drop(deliveries.remove(0));
     assert!(!deliveries[0].is_current(), "the later event would be sent first");
 }
@@ -34,9 +34,9 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_queued() {
 #[test]
 fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() {
     let in_flight = open_flight();
-    let first = admit(&mut in_flight.begin_fetch(), vec![sample::fetched(0, 1, "k")]);
+    let first = admit(&mut in_flight.begin_fetch(), vec![fixtures::fetched(0, 1, "k")]);
     let mut fetch = in_flight.begin_fetch();
-    let later = vec![sample::fetched(0, 2, "k")];
+    let later = vec![fixtures::fetched(0, 2, "k")];
     assert!(
         fetch.questions(&later, BootInstant::now(), true)[0].except.contains(&first[0].id),
         "the database is not asked about it"
@@ -50,7 +50,7 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() 
 #[test]
 fn an_event_that_comes_back_after_the_database_was_asked_waits_for_the_next_reading() {
     let in_flight = open_flight();
-    let (first, later) = (sample::fetched(0, 1, "k"), sample::fetched(0, 2, "k"));
+    let (first, later) = (fixtures::fetched(0, 1, "k"), fixtures::fetched(0, 2, "k"));
     let mut deliveries = admit(&mut in_flight.begin_fetch(), vec![first, later.clone()]);
     let mut refused = deliveries.remove(0);
     // Its handler refuses it, and only the database still knows: the later event waits behind it.

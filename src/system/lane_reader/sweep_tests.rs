@@ -1,13 +1,13 @@
 //! How soon the sweep finds what was committed behind the cursor.
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 use crate::store::FetchedRow;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn row(shard: i16, (scheduled_at, seq): (i64, i64)) -> FetchedRow {
-    let mut row = sample::fetched(shard, scheduled_at, "");
+    let mut row = fixtures::fetched(shard, scheduled_at, "");
     row.position.seq = seq;
     row
 }

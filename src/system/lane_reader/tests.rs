@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::sample;
+use crate::fixtures;
 use crate::store::FetchedRow;
 
 const SHARDS: i16 = 2;
@@ -125,7 +125,7 @@ impl Model {
         match step {
             Step::Appear { shard, at } => {
                 self.seq += 1;
-                let mut row = sample::fetched(shard, at, "");
+                let mut row = fixtures::fetched(shard, at, "");
                 row.position.seq = self.seq;
                 self.table.rows.push(row);
             }
@@ -212,7 +212,7 @@ fn one_read(rows: Vec<FetchedRow>) -> Model {
 
 #[test]
 fn a_shard_under_a_new_lease_is_read_from_its_start_and_one_opened_again_goes_on() {
-    let mut model = one_read(vec![sample::fetched(0, 100_000, "")]);
+    let mut model = one_read(vec![fixtures::fetched(0, 100_000, "")]);
     assert_eq!(model.cursor.shards[&0].cursor.scheduled_at, 100_000);
     model.take(Step::Reopen { new_lease: false });
     assert_eq!(model.cursor.shards[&0].cursor.scheduled_at, 100_000);
@@ -222,7 +222,7 @@ fn a_shard_under_a_new_lease_is_read_from_its_start_and_one_opened_again_goes_on
 
 #[test]
 fn sweeping_goes_on_when_a_rewind_moved_the_cursor_back_to_where_the_sweep_stood() {
-    let mut model = one_read(vec![sample::fetched(0, 100_000, "")]);
+    let mut model = one_read(vec![fixtures::fetched(0, 100_000, "")]);
     model.take(Step::Fetch { budget: 10, cut_after: 10 });
     let swept = Position { scheduled_at: 50_000, seq: 1 };
     model.cursor.shards.get_mut(&0).unwrap().sweep = swept;
@@ -304,7 +304,7 @@ fn retries_are_looked_for_when_they_come_due_and_now_and_then() {
 #[test]
 fn after_a_look_that_found_much_what_is_announced_waits_a_little() {
     for (found, pause) in [(1, 0), (8, 2), (24, 6)] {
-        let mut model = one_read((1..=found).map(|n| sample::fetched(0, n * 1_000_000, "")).collect());
+        let mut model = one_read((1..=found).map(|n| fixtures::fetched(0, n * 1_000_000, "")).collect());
         let began = model.now;
         model.cursor.next_sweep = began.after(Duration::from_secs(60));
         model.cursor.schedule_fetch_at(began);
@@ -332,8 +332,8 @@ fn what_is_announced_while_a_fetch_is_under_way_is_looked_for_by_the_next() {
 fn an_event_that_is_read_by_its_key_does_not_move_the_cursor() {
     let mut model = Model::new();
     let plan = model.cursor.plan(10, true, model.now).unwrap();
-    let ahead = FetchedRow { in_range: false, ..sample::fetched(0, 900, "k") };
-    let answer = FetchResult { rows: vec![sample::fetched(0, 100, ""), ahead], cut_short: false, clock: None };
+    let ahead = FetchedRow { in_range: false, ..fixtures::fetched(0, 900, "k") };
+    let answer = FetchResult { rows: vec![fixtures::fetched(0, 100, ""), ahead], cut_short: false, clock: None };
     model.cursor.advance(&plan, &answer, model.now);
     assert_eq!(model.cursor.shards[&0].cursor.scheduled_at, 100);
 }
@@ -343,7 +343,7 @@ fn retries_that_all_have_to_wait_are_not_read_again_at_once() {
     let mut model = Model::new();
     let began = model.now;
     let plan = model.cursor.plan(10, false, began).unwrap();
-    let waiting = || FetchedRow { in_range: false, retry: true, ..sample::fetched(0, 100, "k") };
+    let waiting = || FetchedRow { in_range: false, retry: true, ..fixtures::fetched(0, 100, "k") };
     let answer = FetchResult { rows: vec![waiting(), waiting()], cut_short: false, clock: None };
     let answered = began.after(Duration::from_millis(5));
     model.cursor.advance(&plan, &answer, answered);
@@ -357,8 +357,8 @@ fn large_events_make_a_byte_budget_worth_fewer_of_them() {
     let mut model = Model::new();
     let before = model.cursor.affordable(1 << 20);
     for _ in 0..40 {
-        let mut row = sample::fetched(0, 1, "");
-        let mut event = sample::event(1, "");
+        let mut row = fixtures::fetched(0, 1, "");
+        let mut event = fixtures::event(1, "");
         event.data_binary = Some(vec![0; 100_000]);
         row.event = Ok(Arc::new(event));
         model.cursor.schedule_fetch_at(BootInstant::now());
@@ -393,7 +393,7 @@ fn where_nothing_stood_reading_goes_on_from_the_databases_clock_and_the_sweep_fr
 fn a_fetch_that_was_cut_short_does_not_go_by_the_clock() {
     let mut model = Model::new();
     let plan = model.cursor.plan(10, false, model.now).unwrap();
-    let answer = FetchResult { rows: vec![sample::fetched(0, 100, "")], cut_short: true, clock: Some(50_000_000) };
+    let answer = FetchResult { rows: vec![fixtures::fetched(0, 100, "")], cut_short: true, clock: Some(50_000_000) };
     model.cursor.advance(&plan, &answer, model.now);
     assert_eq!(model.cursor.shards[&1].cursor, Position::START, "it was not read");
 }
@@ -433,7 +433,7 @@ fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_wer
         assert_eq!(fresh.len(), FRESH_AT_ONCE);
         let (limit, beside) = (plan.ranges[0].limit, plan.ranges.len() - FRESH_AT_ONCE);
         assert_eq!(beside, usize::from(!read.is_empty()), "of those read before, one has more");
-        let rows = (1..=limit).map(|n| sample::fetched(fresh[0], n, "")).collect();
+        let rows = (1..=limit).map(|n| fixtures::fetched(fresh[0], n, "")).collect();
         now = now.after(Duration::from_millis(1));
         cursor.advance(&plan, &FetchResult { rows, clock: Some(1_000_000), ..FetchResult::default() }, now);
         read.extend(fresh);

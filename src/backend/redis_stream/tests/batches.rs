@@ -6,7 +6,7 @@ use super::*;
 async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_rest() {
     let mut scene = Scene::new().await;
     let mut worker = scene.worker();
-    let (keyed, other) = (events(3, "k"), Arc::new(sample::event(9, "l")));
+    let (keyed, other) = (events(3, "k"), Arc::new(fixtures::event(9, "l")));
     worker.open(&[(shard(3), 1), (shard(4), 1)]).await.unwrap();
     let error = scene.leave_room_for(2).await;
 

@@ -18,7 +18,7 @@ use super::batch::Batch;
 use super::{PUBLISH, RedisStream, meta_key};
 use crate::backend::session::{BackendSession, OutgoingEvent, SendResult, ShardsOpened};
 use crate::event::{JsonText, OutboxEvent};
-use crate::sample;
+use crate::fixtures;
 use crate::settings::{PublisherSettings, Secret};
 use crate::store::Shard;
 use crate::test_support::process::Signal;
@@ -44,7 +44,7 @@ fn outgoing_event(number: i16, event: &Arc<OutboxEvent>) -> OutgoingEvent {
 }
 
 fn events(count: i64, key: &str) -> Vec<Arc<OutboxEvent>> {
-    (1..=count).map(|seq| Arc::new(sample::event(seq, key))).collect()
+    (1..=count).map(|seq| Arc::new(fixtures::event(seq, key))).collect()
 }
 
 fn outgoing(number: i16, events: &[Arc<OutboxEvent>]) -> Vec<OutgoingEvent> {

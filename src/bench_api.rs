@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::backend::redis_stream::batch::Batch;
 use crate::backend::session::OutgoingEvent;
 use crate::event::JsonText;
-use crate::sample;
+use crate::fixtures;
 use crate::store::postgres::row::Row;
 use crate::store::postgres::{PostgresStore, Target};
 use crate::store::{FetchResult, FetchedRow, Heartbeat, LeaseStore, Shard, Store};
@@ -30,7 +30,7 @@ impl Events {
     #[must_use]
     pub fn new(count: usize, data_bytes: usize) -> Self {
         let event = |n| {
-            let mut event = sample::event(n, "customer-7");
+            let mut event = fixtures::event(n, "customer-7");
             event.data = Some(JsonText::new(format!("\"{}\"", "x".repeat(data_bytes.saturating_sub(2)))));
             OutgoingEvent { shard: shard(n), event: Arc::new(event) }
         };
@@ -78,7 +78,7 @@ impl Reading {
         let openings: HashMap<i16, SessionId> =
             (0..SHARDS).map(|number| (number, SessionId { epoch: 1, number: 1 })).collect();
         cursor.set_open(&openings);
-        let rows: Vec<FetchedRow> = (0..rows).map(|n| sample::fetched(shard(n).number, n, "")).collect();
+        let rows: Vec<FetchedRow> = (0..rows).map(|n| fixtures::fetched(shard(n).number, n, "")).collect();
         Self { cursor, answer: FetchResult { rows, cut_short: true, clock: None } }
     }
 
