@@ -144,7 +144,7 @@ impl Builder {
             true => BTreeMap::new(),
             false => make_publishers(&settings, &self.backends, outbox, &wake)?,
         };
-        let (deaths, obituaries) = mpsc::unbounded_channel();
+        let (deaths, deaths) = mpsc::unbounded_channel();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
         let shared = Shared::new(outbox, name, settings, runtime.handle().clone(), store, publishers, wake, deaths);
         start_intake(&shared);
@@ -155,7 +155,7 @@ impl Builder {
         }
         // The first that reads events.
         start_supervisor(&shared);
-        actix::spawn(replace_the_dead(shared, obituaries, runtime));
+        actix::spawn(supervise(shared, deaths, runtime));
         Ok(outbox)
     }
 }
@@ -222,12 +222,8 @@ async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError>
 
 /// Sees to it that every actor that dies is replaced, the supervisor itself included; keeps the runtime until the system
 /// has stopped.
-async fn replace_the_dead(
-    shared: Arc<Shared>,
-    mut obituaries: mpsc::UnboundedReceiver<ActorKind>,
-    runtime: RuntimeGuard,
-) {
-    while let Some(kind) = obituaries.recv().await {
+async fn supervise(shared: Arc<Shared>, mut deaths: mpsc::UnboundedReceiver<ActorKind>, runtime: RuntimeGuard) {
+    while let Some(kind) = deaths.recv().await {
         if shared.is_stopping() {
             if kind == ActorKind::Supervisor {
                 break;

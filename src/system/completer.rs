@@ -12,7 +12,7 @@ use super::delivery::Delivery;
 use super::messages::{ActorKind, Complete};
 use super::reconnect::retry_until_recorded;
 use super::settle_queue::{Batch, Job, SettleQueue};
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, handler_lane};
 
@@ -31,7 +31,7 @@ pub(crate) struct Completer {
     queues: BTreeMap<String, SettleQueue<Delivery>>,
     /// Settles of one backend that may be under way side by side.
     at_once: usize,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 impl Job for Delivery {
@@ -46,10 +46,10 @@ impl Job for Delivery {
 
 impl Completer {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::Completer);
+        let death_watch = shared.death_watch(ActorKind::Completer);
         let queues: BTreeMap<_, _> = shared.publishers.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
         let at_once = (shared.store.max_concurrent_settles() / queues.len().max(1)).max(1);
-        Self { shared, queues, at_once, _lifeline: lifeline }
+        Self { shared, queues, at_once, _death_watch: death_watch }
     }
 
     fn settle(&mut self, name: &str, ctx: &mut Context<Self>) {

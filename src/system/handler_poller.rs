@@ -19,7 +19,7 @@ use super::messages::ActorKind;
 use super::owed::DeliveryGuard;
 use super::reconnect::{pause_after, retry_until_recorded};
 use super::settle_queue::{Batch, Job, SettleQueue};
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{DeathWatch, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
@@ -52,7 +52,7 @@ pub(crate) struct HandlerPoller {
     polls: HashMap<String, Polls>,
     handled: SettleQueue<Answered>,
     rejected: SettleQueue<Answered>,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 /// When a handler's deliveries are fetched.
@@ -94,12 +94,12 @@ impl Job for Answered {
 
 impl HandlerPoller {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::HandlerPoller);
+        let death_watch = shared.death_watch(ActorKind::HandlerPoller);
         let worker = &shared.settings.worker;
         let (events, bytes) = (worker.max_in_flight / SHARE_OF_MEMORY, worker.max_in_flight_bytes / SHARE_OF_MEMORY);
         let credit = Credit::new(events.max(1), bytes.max(1), Arc::default());
         let (handled, rejected) = (SettleQueue::new(), SettleQueue::new());
-        Self { shared, credit, polls: HashMap::new(), handled, rejected, _lifeline: lifeline }
+        Self { shared, credit, polls: HashMap::new(), handled, rejected, _death_watch: death_watch }
     }
 
     /// Starts whatever can be started now. `told`: something may be new.

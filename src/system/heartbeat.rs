@@ -27,7 +27,7 @@ const UNHEARD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Beats on the calling thread until it is told to stop; a predecessor comes to its end first.
 pub(super) fn run(shared: &Shared, control: &Control) {
-    let heart = Heart::new(shared, control);
+    let heart = HeartbeatLoop::new(shared, control);
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(heart.beat_until_stopped()),
         Err(error) => tracing::error!(%error, "cannot start the heartbeat's runtime; another try follows"),
@@ -51,7 +51,7 @@ enum Woken {
     LeasesReleased,
 }
 
-struct Heart<'a> {
+struct HeartbeatLoop<'a> {
     shared: &'a Shared,
     control: &'a Control,
     leases: Keeping<'a>,
@@ -63,7 +63,7 @@ struct Heart<'a> {
     next_end: Option<BootInstant>,
 }
 
-impl<'a> Heart<'a> {
+impl<'a> HeartbeatLoop<'a> {
     fn new(shared: &'a Shared, control: &'a Control) -> Self {
         let leases = shared.leases.keep();
         let (store, deadline) = (shared.store.leases(), BootInstant::now());

@@ -7,7 +7,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 
 use super::clock::BootInstant;
 use super::messages::ActorKind;
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::store::{OutcomeCounts, RetentionCutoff, Wakeup};
 
 /// How often rows without a `seq` are looked for; an index that is empty in practice answers.
@@ -27,13 +27,13 @@ const SHARE_BESIDE_A_DRAIN: u32 = 30;
 pub(crate) struct Janitor {
     shared: Arc<Shared>,
     deleting: bool,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 impl Janitor {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::Janitor);
-        Self { shared, deleting: false, _lifeline: lifeline }
+        let death_watch = shared.death_watch(ActorKind::Janitor);
+        Self { shared, deleting: false, _death_watch: death_watch }
     }
 
     fn repair(&mut self, ctx: &mut Context<Self>) {

@@ -8,18 +8,18 @@ use tokio::sync::oneshot;
 
 use super::heartbeat;
 use super::messages::ActorKind;
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{DeathWatch, Shared, panics_on_demand};
 
 pub(crate) struct LeaseKeeper {
     shared: Arc<Shared>,
     control: Arc<Control>,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 impl LeaseKeeper {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::LeaseKeeper);
-        Self { shared, control: Arc::default(), _lifeline: lifeline }
+        let death_watch = shared.death_watch(ActorKind::LeaseKeeper);
+        Self { shared, control: Arc::default(), _death_watch: death_watch }
     }
 
     fn end(&self) {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::debounce::interval;
 use super::messages::ActorKind;
 use super::reconnect::pause_after;
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Listener, Notification, NotifyStore, Wakeup};
 
@@ -24,13 +24,13 @@ const DEAF_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) struct Notifier {
     shared: Arc<Shared>,
     tasks: Vec<AbortHandle>,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 impl Notifier {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::Notifier);
-        Self { shared, tasks: Vec::new(), _lifeline: lifeline }
+        let death_watch = shared.death_watch(ActorKind::Notifier);
+        Self { shared, tasks: Vec::new(), _death_watch: death_watch }
     }
 }
 

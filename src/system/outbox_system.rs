@@ -10,7 +10,7 @@ use super::intake::{Waiting, take_in};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
 use super::messages::{ActorKind, Health, HealthReport, Shutdown, Subscribe};
-use super::shared::{Lifeline, Shared};
+use super::shared::{DeathWatch, Shared};
 use super::supervisor::Supervisor;
 use crate::error::{PublishError, SystemError};
 use crate::publish::{InsertResult, NewEvent};
@@ -22,13 +22,13 @@ use crate::publish::{InsertResult, NewEvent};
 /// [`send`](crate::Outbox::send).
 pub struct OutboxSystem {
     shared: Arc<Shared>,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 impl OutboxSystem {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::OutboxSystem);
-        Self { shared, _lifeline: lifeline }
+        let death_watch = shared.death_watch(ActorKind::OutboxSystem);
+        Self { shared, _death_watch: death_watch }
     }
 
     fn supervisor(&self) -> Option<Addr<Supervisor>> {

@@ -15,7 +15,7 @@ use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, OpenShards};
 use super::predecessors::is_late;
 use super::publisher_state::PublisherState;
 use super::reconnect::pause_after;
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Shard, Wakeup};
 
@@ -28,7 +28,7 @@ pub(crate) struct Poller {
     failures: u32,
     pause_until: BootInstant,
     probing: bool,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 /// One publisher's lanes. One of them is fetched at a time, so that their credit is not spent twice.
@@ -67,8 +67,15 @@ impl PublisherLanes {
 impl Poller {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let publishers = shared.publishers.values().map(|publisher| PublisherLanes::new(publisher, &shared)).collect();
-        let lifeline = shared.lifeline(ActorKind::Poller);
-        Self { shared, publishers, failures: 0, pause_until: BootInstant::now(), probing: false, _lifeline: lifeline }
+        let death_watch = shared.death_watch(ActorKind::Poller);
+        Self {
+            shared,
+            publishers,
+            failures: 0,
+            pause_until: BootInstant::now(),
+            probing: false,
+            _death_watch: death_watch,
+        }
     }
 
     /// Starts whatever can be started now.

@@ -10,7 +10,7 @@ use super::clock::BootInstant;
 use super::delivery::Delivery;
 use super::left::{Key, Left};
 use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{DeathWatch, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
 
 pub(crate) struct Registry {
@@ -18,7 +18,7 @@ pub(crate) struct Registry {
     /// Keys whose handlers are running, with what waits behind.
     busy: HashMap<Key, VecDeque<Job>>,
     left: Left,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 /// An event and the handlers that it still has to meet.
@@ -29,8 +29,8 @@ struct Job {
 
 impl Registry {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::Registry);
-        Self { shared, busy: HashMap::new(), left: Left::default(), _lifeline: lifeline }
+        let death_watch = shared.death_watch(ActorKind::Registry);
+        Self { shared, busy: HashMap::new(), left: Left::default(), _death_watch: death_watch }
     }
 
     fn begin(&mut self, job: Job, ctx: &mut Context<Self>) {

@@ -12,7 +12,7 @@ use super::delivery::Delivery;
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::reconnect::retry_until_recorded;
 use super::settle_queue::{Batch, Job, SettleQueue};
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::event::Status;
 use crate::store::{Care, FailureRecord, Settled};
 
@@ -26,7 +26,7 @@ pub(crate) struct Retry {
     shared: Arc<Shared>,
     /// By publisher, so that one backend's rows never hold up another's.
     queues: BTreeMap<String, SettleQueue<Rejection>>,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 /// A failure, and what is to be recorded about it.
@@ -47,9 +47,9 @@ impl Job for Rejection {
 
 impl Retry {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::Retry);
+        let death_watch = shared.death_watch(ActorKind::Retry);
         let queues = shared.publishers.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
-        Self { shared, queues, _lifeline: lifeline }
+        Self { shared, queues, _death_watch: death_watch }
     }
 
     fn write(&mut self, name: &str, ctx: &mut Context<Self>) {

@@ -334,18 +334,18 @@ impl Shared {
     }
 
     /// A guard that reports its actor's death when the actor is dropped.
-    pub(crate) fn lifeline(&self, kind: ActorKind) -> Lifeline {
-        Lifeline { kind, deaths: self.deaths.clone() }
+    pub(crate) fn death_watch(&self, kind: ActorKind) -> DeathWatch {
+        DeathWatch { kind, deaths: self.deaths.clone() }
     }
 }
 
 /// Reports the death of the actor that holds it. A panic in an actix handler drops the actor, so this sees it too.
-pub(crate) struct Lifeline {
+pub(crate) struct DeathWatch {
     kind: ActorKind,
     deaths: mpsc::UnboundedSender<ActorKind>,
 }
 
-impl Drop for Lifeline {
+impl Drop for DeathWatch {
     fn drop(&mut self) {
         // The receiver is gone only when the whole system is.
         let _ = self.deaths.send(self.kind.clone());

@@ -21,7 +21,7 @@ use super::poller::Poller;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
-use super::shared::{Lifeline, Shared};
+use super::shared::{DeathWatch, Shared};
 use super::subscription::Subscription;
 use crate::error::SystemError;
 use crate::store::handler_of;
@@ -43,7 +43,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 pub(crate) struct Supervisor {
     shared: Arc<Shared>,
     children: Children,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 /// Those that nobody else addresses.
@@ -63,8 +63,8 @@ pub(crate) struct Died(pub(crate) ActorKind);
 
 impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::Supervisor);
-        Self { shared, children: Children::default(), _lifeline: lifeline }
+        let death_watch = shared.death_watch(ActorKind::Supervisor);
+        Self { shared, children: Children::default(), _death_watch: death_watch }
     }
 
     /// Starts one actor. Downstream actors come first, so that nobody meets a missing address.
@@ -224,14 +224,14 @@ impl Handler<Shutdown> for Supervisor {
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
             let settled = shared.is_idle();
-            let _ = tokio::time::timeout(FAREWELL_LIMIT, say_farewell(&shared, keeper)).await;
+            let _ = tokio::time::timeout(FAREWELL_LIMIT, finish_shutdown(&shared, keeper)).await;
             let _ = system.send(Stop).await;
             if settled { Ok(()) } else { Err(SystemError::ShutdownTimeout(limit)) }
         })
     }
 }
 
-async fn say_farewell(shared: &Arc<Shared>, keeper: Option<Addr<LeaseKeeper>>) {
+async fn finish_shutdown(shared: &Arc<Shared>, keeper: Option<Addr<LeaseKeeper>>) {
     let _ = tokio::time::timeout(FLUSH_LIMIT, announce_the_rest(shared)).await;
     flush_journals(shared).await;
     if let Some(keeper) = keeper {

@@ -15,7 +15,7 @@ use tokio::task::JoinError;
 use self::batch_sender::BatchSender;
 use super::messages::{ActorKind, Deliver, Flush, OpenShards};
 use super::publisher_state::PublisherState;
-use super::shared::{Lifeline, Shared, panics_on_demand};
+use super::shared::{DeathWatch, Shared, panics_on_demand};
 
 /// How often the journal is rid of what is settled when no batch does it.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
@@ -27,16 +27,16 @@ pub(crate) struct Publisher {
     name: String,
     mailbox: usize,
     flushing: bool,
-    _lifeline: Lifeline,
+    _death_watch: DeathWatch,
 }
 
 impl Publisher {
     pub(crate) fn new(shared: Arc<Shared>, state: Arc<PublisherState>) -> Self {
-        let lifeline = shared.lifeline(ActorKind::Publisher(state.name.clone()));
+        let death_watch = shared.death_watch(ActorKind::Publisher(state.name.clone()));
         let mailbox = shared.settings.worker.max_in_flight.max(16) + 16;
         let name = state.name.clone();
         let sender = Arc::new(Mutex::new(BatchSender::new(Arc::clone(&shared), Arc::clone(&state))));
-        Self { shared, state, sender, name, mailbox, flushing: false, _lifeline: lifeline }
+        Self { shared, state, sender, name, mailbox, flushing: false, _death_watch: death_watch }
     }
 }
 
