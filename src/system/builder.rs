@@ -144,9 +144,9 @@ impl Builder {
             true => BTreeMap::new(),
             false => make_publishers(&settings, &self.backends, outbox, &wake)?,
         };
-        let (deaths, deaths) = mpsc::unbounded_channel();
+        let (report_deaths, deaths) = mpsc::unbounded_channel();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
-        let shared = Shared::new(outbox, name, settings, runtime.handle().clone(), store, publishers, wake, deaths);
+        let shared = Shared::new(outbox, name, settings, runtime.handle().clone(), store, publishers, wake, report_deaths);
         start_intake(&shared);
         let outbox = Outbox::new(Arc::clone(&shared));
         if let Err(error) = self.start_handlers(&outbox, &shared).await {
