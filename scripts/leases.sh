@@ -2,4 +2,4 @@
 # Measures a heartbeat after a day under one snapshot, and fails beyond the limit; see benches/leases.rs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec cargo bench --bench leases --features internals
+exec cargo bench --bench leases --features bench_api

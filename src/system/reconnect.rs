@@ -1,5 +1,5 @@
-//! How the actors try again where the database or a backend is away: soon at first, never with a long pause, since it may
-//! be back at any moment.
+//! How the actors retry while the database or a backend is unavailable: soon at first, never after a long pause, since it
+//! may be back at any moment.
 
 use std::time::Duration;
 
@@ -9,8 +9,13 @@ use crate::store::Care;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The pause after this many earlier failures in a row.
+/// The pause after this many earlier failures in a row: a random part of it, at least half. What ended the connections of
+/// several workers together would otherwise have them all retry together, and all miss the same moment.
 pub(super) fn pause_after(failures: u32) -> Duration {
+    longest_after(failures).mul_f64(rand::random_range(0.5..=1.0))
+}
+
+fn longest_after(failures: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << failures.min(6)).min(LONGEST_PAUSE)
 }
 
@@ -38,5 +43,23 @@ where
                 failures = failures.saturating_add(1);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_two_seconds_and_differ() {
+        for failures in [0, 1, 5, 6, 100, u32::MAX] {
+            let longest = longest_after(failures);
+            let pauses: HashSet<Duration> = (0..100).map(|_| pause_after(failures)).collect();
+            assert!(pauses.iter().all(|pause| (longest / 2..=longest).contains(pause)), "{pauses:?} of {longest:?}");
+            assert!(pauses.len() > 50, "{pauses:?}");
+        }
+        assert_eq!([0, 1, 5, 6].map(longest_after).map(|pause| pause.as_millis()), [50, 100, 1_600, 2_000]);
     }
 }
