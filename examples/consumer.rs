@@ -1,10 +1,10 @@
-//! A consumer in a group, as in the README: `REDIS_URL=redis://localhost consumer events mailer mailer-1`.
+//! A consumer in a group, as in docs/consuming.md: `REDIS_URL=redis://localhost consumer events mailer mailer-1`.
 
 use anyhow::Context;
 use redis::TypedCommands;
 use redis::streams::{StreamAutoClaimOptions, StreamId, StreamReadOptions};
 
-/// An entry that nobody has acknowledged for so many milliseconds was left by a consumer that died.
+/// An entry that is not acknowledged after this number of milliseconds was left by a consumer that died.
 const LEFT_AFTER: usize = 60_000;
 
 fn main() -> anyhow::Result<()> {
@@ -29,7 +29,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Sees an event again where a consumer died between handling and acknowledging it: `event_id` tells.
+/// Receives an event again if a consumer died between handling and acknowledging it: the `event_id` is the same.
 fn handle(entry: &StreamId) -> anyhow::Result<()> {
     let field = |name| entry.get::<String>(name).with_context(|| format!("{} has no {name}", entry.id));
     let event: serde_json::Value = serde_json::from_str(&field("cloud_event")?)?;

@@ -1,4 +1,4 @@
-//! The consumers that the README shows, as it shows them.
+//! The consumers of docs/consuming.md, as printed there.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,7 +13,7 @@ use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually};
 
-const README: &str = include_str!("../../README.md");
+const CHAPTER: &str = include_str!("../../docs/consuming.md");
 
 const GROUP: &str = "mailer";
 
@@ -23,11 +23,11 @@ const AT_ONCE: usize = 100;
 /// How long the consumers leave an entry to whoever took it.
 const LEFT_AFTER: &str = "60000";
 
-/// The code in the README between fences of this language, the one in which these words stand.
+/// The code in the chapter between fences of this language that contains these words.
 fn shown(language: &str, words: &str) -> &'static str {
     let fence = format!("```{language}\n");
-    let mut blocks = README.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap());
-    blocks.find(|code| code.contains(words)).unwrap_or_else(|| panic!("the README shows no {language} with {words}"))
+    let mut blocks = CHAPTER.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.find(|code| code.contains(words)).unwrap_or_else(|| panic!("no {language} with {words} in the chapter"))
 }
 
 fn rust() -> Command {
@@ -113,27 +113,27 @@ async fn what_a_dead_consumer_left_is_taken_over(mut program: Command, mut succe
 }
 
 #[test]
-fn the_readme_shows_the_example_that_the_tests_run() {
+fn the_chapter_shows_the_example_that_the_tests_run() {
     let example = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/consumer.rs")).unwrap();
     assert_eq!(shown("rust,no_run", "xautoclaim"), example);
 }
 
 #[tokio::test]
-async fn the_readmes_rust_consumer_reads_every_event_once_and_acknowledges_it() {
+async fn the_chapters_rust_consumer_reads_every_event_once_and_acknowledges_it() {
     every_event_is_read_once_and_acknowledged(rust()).await;
 }
 
 #[tokio::test]
-async fn the_readmes_python_consumer_reads_every_event_once_and_acknowledges_it() {
+async fn the_chapters_python_consumer_reads_every_event_once_and_acknowledges_it() {
     every_event_is_read_once_and_acknowledged(python()).await;
 }
 
 #[tokio::test]
-async fn the_readmes_rust_consumer_takes_over_what_a_dead_one_left() {
+async fn the_chapters_rust_consumer_takes_over_what_a_dead_one_left() {
     what_a_dead_consumer_left_is_taken_over(rust(), rust()).await;
 }
 
 #[tokio::test]
-async fn the_readmes_python_consumer_takes_over_what_a_dead_one_left() {
+async fn the_chapters_python_consumer_takes_over_what_a_dead_one_left() {
     what_a_dead_consumer_left_is_taken_over(python(), python()).await;
 }
