@@ -2,7 +2,7 @@
 //!
 //! A session is one connection's life. Every doubt about what Redis did ends it; the next one shuts it out shard by
 //! shard and reads from the journal what was sent. The protocol and why it hands every event over once stand in
-//! ARCHITECTURE.md.
+//! docs/protocol.md.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
