@@ -79,3 +79,16 @@ pub use system::{
     ActorKind, Builder, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Outbox, OutboxSystem, Shutdown,
     Subscribe,
 };
+
+/// The Rust code of the book, compiled as the README's is.
+#[cfg(doctest)]
+mod chapters {
+    #[doc = include_str!("../docs/publishing.md")]
+    mod publishing {}
+    #[doc = include_str!("../docs/handlers.md")]
+    mod handlers {}
+    #[doc = include_str!("../docs/backends.md")]
+    mod backends {}
+    #[doc = include_str!("../docs/consuming.md")]
+    mod consuming {}
+}
