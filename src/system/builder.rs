@@ -146,7 +146,8 @@ impl Builder {
         };
         let (report_deaths, deaths) = mpsc::unbounded_channel();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
-        let shared = Shared::new(outbox, name, settings, runtime.handle().clone(), store, publishers, wake, report_deaths);
+        let shared =
+            Shared::new(outbox, name, settings, runtime.handle().clone(), store, publishers, wake, report_deaths);
         start_intake(&shared);
         let outbox = Outbox::new(Arc::clone(&shared));
         if let Err(error) = self.start_handlers(&outbox, &shared).await {

@@ -2,8 +2,11 @@
 
 use actix_outbox::{NewEvent, OutboxSystem};
 use rustix::process::Signal;
+use tokio_postgres::Client;
 
 use crate::scene::Scene;
+use crate::support::postgres::connect;
+use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, postgres, redis};
 
 const COUNT: i32 = 2_000;
@@ -135,6 +138,17 @@ pub(crate) async fn sent_entries(scene: &Scene) -> usize {
     fields.iter().filter(|field| field.starts_with("sent/")).count()
 }
 
+/// Has commits wait for a synchronous standby of that name from now on, or for none.
+async fn set_standby(sql: &Client, name: &str) {
+    let setting = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
+    for statement in ["SET synchronous_commit = local", &setting, "SELECT pg_reload_conf()"] {
+        sql.batch_execute(statement).await.unwrap();
+    }
+}
+
+const INSERT: &str = "INSERT INTO outbox_events (id, event_type, source)
+    SELECT gen_random_uuid(), 't', 's' FROM generate_series(1, 100)";
+
 #[tokio::test]
 async fn a_settle_whose_wait_for_a_standby_is_cancelled_is_repeated_and_waits_again() {
     let server = postgres::Server::start();
@@ -142,16 +156,8 @@ async fn a_settle_whose_wait_for_a_standby_is_cancelled_is_repeated_and_waits_ag
     let _worker = scene.worker(&scene.settings("", ""), "worker");
     scene.wait_owners(&["worker"]).await;
     let sql = scene.sql().await;
-    let wait_for = async |standbys: &str| {
-        let setting = format!("ALTER SYSTEM SET synchronous_standby_names = '{standbys}'");
-        for statement in ["SET synchronous_commit = local", &setting, "SELECT pg_reload_conf()"] {
-            sql.batch_execute(statement).await.unwrap();
-        }
-    };
-    wait_for("nobody").await;
-    let insert = "INSERT INTO outbox_events (id, event_type, source)
-        SELECT gen_random_uuid(), 't', 's' FROM generate_series(1, 100)";
-    sql.batch_execute(insert).await.unwrap();
+    set_standby(&sql, "nobody").await;
+    sql.batch_execute(INSERT).await.unwrap();
     let mut waiting = settle_that_waits(&scene, None).await;
     for _ in 0..3 {
         assert_ne!(sent_entries(&scene).await, 0, "what no standby has is in the journal");
@@ -161,8 +167,39 @@ async fn a_settle_whose_wait_for_a_standby_is_cancelled_is_repeated_and_waits_ag
         waiting = settle_that_waits(&scene, Some(&waiting)).await;
     }
     assert_ne!(sent_entries(&scene).await, 0);
-    wait_for("").await;
+    set_standby(&sql, "").await;
     scene.wait_published().await;
     eventually("the journal is empty", PATIENCE, async || sent_entries(&scene).await == 0).await;
+    scene.assert_delivered().await;
+}
+
+/// The commit of a settle may wait for a standby for ever, so no time limit tells that its reply is lost. The server does.
+#[tokio::test]
+async fn a_settle_whose_reply_is_lost_is_repeated_though_its_connection_lives() {
+    let server = postgres::Server::start();
+    let database = server.database().await;
+    let (sql, proxy) = (connect(&database.url).await, Proxy::to(server.port()).await);
+    let scene = Scene::on(database, redis::url()).await.through(proxy.port());
+    let mut worker = scene.worker(&scene.settings("", ""), "worker");
+    scene.wait_owners(&["worker"]).await;
+    set_standby(&sql, "nobody").await;
+    sql.batch_execute(INSERT).await.unwrap();
+    settle_that_waits(&scene, None).await;
+    // Longer than a statement may take: waiting alone is no reason to give a settle up.
+    eventually("the worker says that it waits", PATIENCE, async || {
+        worker.stderr().contains("the database has not answered for 10s")
+    })
+    .await;
+    proxy.set(Passage::LoseReplies);
+    set_standby(&sql, "").await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually("the settle is committed", PATIENCE, async || {
+        sql.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+    proxy.set(Passage::Open);
+    eventually("the journal is empty", PATIENCE, async || sent_entries(&scene).await == 0).await;
+    worker.signal(Signal::TERM);
+    assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
     scene.assert_delivered().await;
 }

@@ -100,7 +100,7 @@ impl PostgresStore {
         let pool = new_pool(&target, Connections::new(&target, writing), writing)?;
         let reading =
             new_pool(&target, Connections::with_planner_options(&target, reading, index_plans::READING), reading)?;
-        let settling = Settling::new(SettlePool::new(&target, settles)?);
+        let settling = Settling::new(SettlePool::new(&target, settles, &pool)?);
         let listening = Connections::new(&target, 1);
         Ok(Self { target, pool, reading, settling, listening, rounds: handlers::Rounds::default() })
     }
@@ -129,7 +129,7 @@ impl PostgresStore {
         operation: &'static str,
         statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
-        self.run_on(&self.reading, limit, operation, statements).await
+        run_on(&self.target, &self.reading, limit, operation, statements).await
     }
 
     async fn run_within<T: Send>(
@@ -138,29 +138,29 @@ impl PostgresStore {
         operation: &'static str,
         statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
-        self.run_on(&self.pool, limit, operation, statements).await
+        run_on(&self.target, &self.pool, limit, operation, statements).await
     }
+}
 
-    async fn run_on<T: Send>(
-        &self,
-        pool: &Pool,
-        limit: Duration,
-        operation: &'static str,
-        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
-    ) -> Result<T> {
-        let _given_up = Sweep(pool);
-        let mut conn = pool.get().await.map_err(|error| no_connection(&self.target, error))?;
-        conn.set_busy(true);
-        let Ok(answer) = tokio::time::timeout(limit, statements(&mut conn)).await else {
-            return Err(StoreError::Timeout { operation, limit });
-        };
-        conn.set_busy(false);
-        let answer = answer.map_err(|error| self.target.query_error(operation, &error));
-        if answer.as_ref().is_err_and(StoreError::is_transient) {
-            drop(Object::take(conn));
-        }
-        answer
+async fn run_on<T: Send>(
+    target: &Target,
+    pool: &Pool,
+    limit: Duration,
+    operation: &'static str,
+    statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+) -> Result<T> {
+    let _given_up = Sweep(pool);
+    let mut conn = pool.get().await.map_err(|error| no_connection(target, error))?;
+    conn.set_busy(true);
+    let Ok(answer) = tokio::time::timeout(limit, statements(&mut conn)).await else {
+        return Err(StoreError::Timeout { operation, limit });
+    };
+    conn.set_busy(false);
+    let answer = answer.map_err(|error| target.query_error(operation, &error));
+    if answer.as_ref().is_err_and(StoreError::is_transient) {
+        drop(Object::take(conn));
     }
+    answer
 }
 
 fn new_pool(target: &Target, manager: Connections, connections: usize) -> Result<Pool> {

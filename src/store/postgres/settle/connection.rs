@@ -2,12 +2,17 @@
 //!
 //! The commit of a settle may wait for a synchronous standby. Such a settle is neither cancelled nor repeated beside
 //! itself: a cancelled wait makes the commit visible without being durable, and a repetition finds the rows locked. So
-//! its answer is waited for as long as its connection lives and the address leads to the same server.
+//! its answer is waited for as long as its connection lives, the address leads to the same server, and that server is at
+//! the statement. A server that is idle has answered, and the answer is lost.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult};
+use diesel::sql_types::{BigInt, Integer};
+use diesel::{QueryResult, sql_query};
+use diesel_async::AsyncPgConnection;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
@@ -16,19 +21,27 @@ use tokio_postgres::{Client, Statement};
 
 use crate::error::StoreError;
 use crate::store::Result;
-use crate::store::postgres::STATEMENT_LIMIT;
 use crate::store::postgres::connect::{CONNECT_LIMIT, Target};
-use crate::store::postgres::connections::{Connections, Opened, Warned, no_connection};
+use crate::store::postgres::connections::{self, Connections, Opened, Warned, no_connection};
 use crate::store::postgres::index_plans::SETTLING;
+use crate::store::postgres::{STATEMENT_LIMIT, run_on};
 
 type DriverError = tokio_postgres::Error;
 
-/// How often a settle that waits looks whether its server is still the one.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a settle that waits checks whether its server is still the one.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Behind a pooler, another connection than this one may be asked about, and a statement given up that still waits. So
+/// each is waited for twice as long as the one before, until one is answered.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 
 pub(in crate::store::postgres) struct SettlePool {
     target: Arc<Target>,
     pool: Pool<Manager>,
+    /// For questions about this pool's connections.
+    others: connections::Pool,
+    /// How long a statement is waited for before the server is asked about it.
+    patience: Mutex<Duration>,
 }
 
 struct Manager(Connections);
@@ -37,9 +50,17 @@ pub(super) struct SettleConnection {
     pub(super) client: Client,
     driver: Driver,
     server: i64,
+    backend: Backend,
     index_plans: bool,
     /// The settle that the server caches, if it has taken the planner options.
     cached: OnceCell<Statement>,
+}
+
+/// A connection as the server knows it: its process, and when that began, in microseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+struct Backend {
+    pid: i32,
+    began: i64,
 }
 
 /// Reads what the server says.
@@ -73,8 +94,9 @@ impl managed::Manager for Manager {
         });
         let mut driver = Driver { task, warned, busy: true };
         let server = self.0.target.identify(&client).await?;
+        let backend = Backend::of(&client).await.map_err(|error| self.0.target.connect_error(&error))?;
         driver.busy = false;
-        Ok(SettleConnection { client, driver, server, index_plans, cached: OnceCell::new() })
+        Ok(SettleConnection { client, driver, server, backend, index_plans, cached: OnceCell::new() })
     }
 
     async fn recycle(&self, connection: &mut SettleConnection, _: &Metrics) -> RecycleResult<StoreError> {
@@ -103,8 +125,30 @@ impl SettleConnection {
     }
 }
 
+impl Backend {
+    async fn of(client: &Client) -> Result<Self, DriverError> {
+        const OWN: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint \
+            FROM pg_stat_get_activity(pg_backend_pid())";
+        let row = client.query_typed_one(OWN, &[]).await?;
+        Ok(Self { pid: row.try_get(0)?, began: row.try_get(1)? })
+    }
+
+    /// Whether it is at a statement. One of another user, which only a pooler can lead to, does not say.
+    async fn is_busy(self, conn: &mut AsyncPgConnection) -> QueryResult<bool> {
+        const BUSY: &str = "SELECT FROM pg_stat_get_activity($1) \
+            WHERE (extract(epoch FROM backend_start) * 1000000)::bigint = $2 AND state IS DISTINCT FROM 'idle'";
+        let busy = sql_query(BUSY).bind::<Integer, _>(self.pid).bind::<BigInt, _>(self.began);
+        Ok(diesel_async::RunQueryDsl::execute(busy, conn).await? > 0)
+    }
+}
+
 impl SettlePool {
-    pub(in crate::store::postgres) fn new(target: &Arc<Target>, connections: usize) -> Result<Self> {
+    /// `others`: connections that do not settle.
+    pub(in crate::store::postgres) fn new(
+        target: &Arc<Target>,
+        connections: usize,
+        others: &connections::Pool,
+    ) -> Result<Self> {
         let pool = Pool::builder(Manager(Connections::with_planner_options(target, connections, SETTLING)))
             .max_size(connections)
             .runtime(deadpool::Runtime::Tokio1)
@@ -112,7 +156,8 @@ impl SettlePool {
             .create_timeout(Some(CONNECT_LIMIT * 2))
             .build()
             .map_err(|error| target.unreachable(error))?;
-        Ok(Self { target: Arc::clone(target), pool })
+        let patience = Mutex::new(STATEMENT_LIMIT);
+        Ok(Self { target: Arc::clone(target), pool, others: others.clone(), patience })
     }
 
     pub(in crate::store::postgres) fn max_size(&self) -> usize {
@@ -155,18 +200,37 @@ impl SettlePool {
         connection: &SettleConnection,
         mut answer: BoxFuture<'_, T>,
     ) -> Result<T> {
-        let mut waited = Duration::ZERO;
+        let (began, mut patience, mut is_lost) = (Instant::now(), *self.patience(), false);
         loop {
-            if let Ok(answer) = tokio::time::timeout(LOOK_INTERVAL, &mut answer).await {
+            if let Ok(answer) = tokio::time::timeout(CHECK_INTERVAL, &mut answer).await {
+                *self.patience() = STATEMENT_LIMIT;
                 return Ok(answer);
             }
-            waited += LOOK_INTERVAL;
             if self.target.has_moved_from(connection.server) {
                 return Err(self.target.unreachable("the address leads to another server now"));
             }
-            if waited == STATEMENT_LIMIT {
-                tracing::warn!(operation, "the database has not answered for {waited:?}; still waiting");
+            // The server was idle a moment ago, and its answer has not come since.
+            if is_lost {
+                *self.patience() = patience.min(LONGEST_PATIENCE);
+                return Err(self.target.unreachable("its answer is lost"));
+            }
+            if began.elapsed() >= patience {
+                tracing::warn!(operation, "the database has not answered for {patience:?}; still waiting");
+                is_lost = self.is_idle(connection.backend).await;
+                patience *= 2;
             }
         }
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Duration> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the server says that this connection is at no statement.
+    async fn is_idle(&self, backend: Backend) -> bool {
+        let busy = run_on(&self.target, &self.others, STATEMENT_LIMIT, "check a settle that waits", |conn| {
+            backend.is_busy(conn).boxed()
+        });
+        busy.await.is_ok_and(|busy| !busy)
     }
 }
