@@ -17,6 +17,8 @@ pub(crate) enum Passage {
     Open,
     /// Requests are delivered, their replies are not, and the connection stays; it never answers again.
     LoseReplies,
+    /// The same after so many replies on each connection.
+    LoseRepliesAfter(usize),
     /// Requests are delivered; the first reply cuts the connection instead of being passed on.
     CutAtReply,
     /// Of a connection's next request so many 256ths are delivered; then it is cut.
@@ -188,6 +190,7 @@ async fn replies(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf,
     let mut buffer = vec![0; 1 << 16];
     // What follows a lost reply would be taken for it.
     let mut silent = false;
+    let mut passed = 0;
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         shared.replies.fetch_add(1, Ordering::SeqCst);
         if passage.wait_for(|passage| !passage.holds_replies_of(number)).await.is_err() {
@@ -196,6 +199,7 @@ async fn replies(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf,
         let current = *passage.borrow();
         match current {
             Passage::LoseReplies => silent = true,
+            Passage::LoseRepliesAfter(most) => silent |= passed >= most,
             Passage::CutAtReply => return,
             Passage::CutInReply(share) => {
                 drop(to.write_all(&buffer[..Passage::cut(share, count)]).await);
@@ -210,6 +214,7 @@ async fn replies(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf,
         }
         // A client that is gone does not keep the server's answers from being counted.
         if !silent {
+            passed += 1;
             drop(to.write_all(&buffer[..count]).await);
         }
     }

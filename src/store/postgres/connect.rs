@@ -137,7 +137,9 @@ impl Target {
     /// Which server this connection leads to; remembered as the one that the address leads to now.
     pub(super) async fn identify(&self, client: &Client) -> Result<i64, StoreError> {
         const STARTED_AT: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
-        let row = client.query_typed_one(STARTED_AT, &[]).await.map_err(|error| self.connect_error(&error))?;
+        let answer = tokio::time::timeout(CONNECT_LIMIT, client.query_typed_one(STARTED_AT, &[])).await;
+        let answer = answer.map_err(|_| self.unreachable(format!("no answer within {CONNECT_LIMIT:?}")))?;
+        let row = answer.map_err(|error| self.connect_error(&error))?;
         let server = row.try_get(0).map_err(|error| self.connect_error(&error))?;
         self.server.store(server, Ordering::Release);
         Ok(server)

@@ -110,8 +110,10 @@ impl PostgresLeases {
     }
 
     async fn connect(&self) -> Result<Connection> {
-        let connection = self.connections.connect().await?;
+        let mut connection = self.connections.connect().await?;
+        connection.set_busy(true);
         self.target.identify(&connection.client).await?;
+        connection.set_busy(false);
         Ok(connection)
     }
 

@@ -183,3 +183,16 @@ async fn a_beat_and_a_look_read_no_more_pages_however_many_versions_a_snapshot_k
     assert!(last.0 <= first.0 * 3 / 2 && last.1 <= first.1 * 3 / 2, "{first:?} pages at first, {last:?} at last");
     holder.rollback().await;
 }
+
+/// Its server answers the start of a connection and nothing after it.
+#[tokio::test]
+async fn a_heartbeat_on_a_connection_that_falls_silent_is_an_error_in_time() {
+    let fixture = PostgresFixture::fresh().await;
+    let (proxy, through) = through_proxy(&fixture).await;
+    let mut leases = leases(&through);
+    let beat = heartbeat(Uuid::now_v7());
+    proxy.set(Passage::LoseRepliesAfter(2));
+    tokio::time::timeout(PATIENCE, leases.beat(&beat)).await.expect("it ends").unwrap_err();
+    proxy.set(Passage::Open);
+    eventually("it goes on", PATIENCE, async || leases.beat(&beat).await.is_ok()).await;
+}
