@@ -46,11 +46,11 @@ mod explain;
 mod fault_injection;
 #[cfg(any(test, feature = "bench_api"))]
 mod fixtures;
-#[cfg(any(feature = "cli", feature = "web"))]
-mod glance;
 #[cfg(feature = "http")]
 mod http;
 mod metrics;
+#[cfg(any(feature = "cli", feature = "web"))]
+mod outbox_status;
 mod publish;
 mod settings;
 mod store;

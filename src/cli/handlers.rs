@@ -7,7 +7,7 @@ use anyhow::bail;
 use super::arguments::Format;
 use super::output;
 use super::status::print_handlers;
-use crate::glance::HandlerGlance;
+use crate::outbox_status::HandlerGlance;
 use crate::settings::Settings;
 use crate::store::Store;
 

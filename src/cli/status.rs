@@ -12,7 +12,7 @@ use super::arguments::Format;
 use super::journals::{self, Journal, Left, Served};
 use super::output;
 use crate::event_json::time;
-use crate::glance::{BackendGlance, Glance, HandlerGlance, WorkerGlance};
+use crate::outbox_status::{BackendStatus, HandlerGlance, OutboxStatus, WorkerStatus};
 use crate::settings::Settings;
 use crate::store::{CountMode, Store};
 use crate::system::Backends;
@@ -42,7 +42,7 @@ pub(super) async fn run(
     let overview = store.overview(CountMode::Exactly).await?;
     let served = Served::new(store.outbox_id().await?, settings, &overview);
     let handlers = HandlerGlance::list(store.owed().await?, &overview.workers, settings.worker.lease);
-    let mut status = Status::new(Glance::new(&overview, settings), handlers);
+    let mut status = Status::new(OutboxStatus::new(&overview, settings), handlers);
     for (name, publisher) in journals::kept(settings) {
         match Journal::read(name, publisher, backends, served.outbox()).await {
             Ok(journal) => status.note_left(name, journal.left(&served)),
@@ -62,7 +62,7 @@ pub(super) async fn run(
 struct Status {
     counts: BTreeMap<String, i64>,
     backends: Vec<Backend>,
-    workers: Vec<WorkerGlance>,
+    workers: Vec<WorkerStatus>,
     handlers: Vec<HandlerGlance>,
     #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<History>,
@@ -71,20 +71,20 @@ struct Status {
 #[derive(Debug, PartialEq, Serialize)]
 struct Backend {
     #[serde(flatten)]
-    glance: BackendGlance,
+    status: BackendStatus,
     /// What stands beside its stream and is nobody's; none where that could not be read.
     left_behind: Option<Vec<Left>>,
 }
 
 impl Status {
-    fn new(glance: Glance, handlers: Vec<HandlerGlance>) -> Self {
-        let Glance { counts, backends, workers } = glance;
-        let backends = backends.into_iter().map(|glance| Backend { glance, left_behind: None });
+    fn new(status: OutboxStatus, handlers: Vec<HandlerGlance>) -> Self {
+        let OutboxStatus { counts, backends, workers } = status;
+        let backends = backends.into_iter().map(|status| Backend { status, left_behind: None });
         Self { counts, backends: backends.collect(), workers, handlers, history: None }
     }
 
     fn note_left(&mut self, backend: &str, left: Vec<Left>) {
-        if let Some(backend) = self.backends.iter_mut().find(|other| other.glance.name == backend) {
+        if let Some(backend) = self.backends.iter_mut().find(|other| other.status.name == backend) {
             backend.left_behind = Some(left);
         }
     }
@@ -93,7 +93,7 @@ impl Status {
         let counts = self.counts.iter().map(|(status, count)| vec![output::printable(status), count.to_string()]);
         output::table(&["STATUS", "EVENTS"], counts)?;
         output::line("")?;
-        let backends = self.backends.iter().map(|Backend { glance: backend, .. }| {
+        let backends = self.backends.iter().map(|Backend { status: backend, .. }| {
             let oldest = backend.oldest_due_seconds.map_or_else(String::new, |seconds| format!("{seconds:.1} s"));
             let name = if backend.name.is_empty() { "(default)" } else { &backend.name };
             vec![output::printable(name), backend.due.to_string(), oldest, output::printable(&backend.health)]
@@ -140,7 +140,7 @@ impl Backend {
         self.left_behind.iter().flatten().map(|left| {
             let lane = if left.publisher_backend.is_empty() { "(default)" } else { &left.publisher_backend };
             let counts = [left.events, left.bytes].map(|count| count.to_string());
-            let names = [&self.glance.name, &left.outbox.to_string(), lane].map(output::printable);
+            let names = [&self.status.name, &left.outbox.to_string(), lane].map(output::printable);
             names.into_iter().chain(counts).collect()
         })
     }

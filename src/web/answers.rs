@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::asked::Cursor;
 use crate::event::{OutboxEvent, Status};
 use crate::explain::Explanation;
-use crate::glance::{BackendGlance, WorkerGlance};
+use crate::outbox_status::{BackendStatus, WorkerStatus};
 use crate::store::{HistoryBucket, Unreadable};
 
 /// The outbox at a glance.
@@ -22,8 +22,8 @@ pub(crate) struct Overview {
     pub(crate) counts: BTreeMap<String, i64>,
     /// So many are published about: where they are many, the database is asked how large it takes its table for.
     pub(crate) published_is_estimate: bool,
-    pub(crate) backends: Vec<BackendGlance>,
-    pub(crate) workers: Vec<WorkerGlance>,
+    pub(crate) backends: Vec<BackendStatus>,
+    pub(crate) workers: Vec<WorkerStatus>,
     /// Events that each backend published in the last whole minute, where any.
     pub(crate) published_a_minute: BTreeMap<String, u64>,
     /// What became of events in each minute of the last hour in which anything did.

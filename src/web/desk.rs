@@ -15,7 +15,7 @@ use super::walk::{LONGEST_STRETCH, Walk};
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
 use crate::explain::{Explanation, explain};
-use crate::glance::Glance;
+use crate::outbox_status::OutboxStatus;
 use crate::settings::Settings;
 use crate::store::{CountMode, CreatedCursor, EventFilter, HistoryBucket, Resolution, Store};
 
@@ -204,7 +204,7 @@ async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
         store.history(Resolution::Minute, HOUR),
         store.history(Resolution::Hour, 24 * HOUR)
     )?;
-    let Glance { counts, backends, workers } = Glance::new(&overview, settings);
+    let OutboxStatus { counts, backends, workers } = OutboxStatus::new(&overview, settings);
     let published_is_estimate = overview.published_is_estimate;
     Ok(Overview {
         counted_at,

@@ -11,7 +11,7 @@ use super::chart::{self, Bars};
 use super::frame::Frame;
 use super::{Answer, STATUSES, Trouble, grouped, shortened, time};
 use crate::event::Status;
-use crate::glance::WorkerGlance;
+use crate::outbox_status::WorkerStatus;
 use crate::web::answers::Overview;
 use crate::web::cached::Known;
 use crate::web::desk::Desk;
@@ -105,7 +105,7 @@ fn backends(overview: &Overview) -> Markup {
     }
 }
 
-fn workers(workers: &[WorkerGlance]) -> Markup {
+fn workers(workers: &[WorkerStatus]) -> Markup {
     html! {
         h2 { "Workers" }
         @if workers.is_empty() {

@@ -14,7 +14,7 @@ const OK: &str = "ok";
 /// One publisher, or a `publisher_backend` that the settings do not know.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "web", derive(utoipa::ToSchema), schema(as = Backend))]
-pub(crate) struct BackendGlance {
+pub(crate) struct BackendStatus {
     /// The publisher's name.
     pub(crate) name: String,
     /// Events that are due and not published.
@@ -31,7 +31,7 @@ pub(crate) struct BackendGlance {
     pub(crate) per_second: Option<u32>,
 }
 
-impl BackendGlance {
+impl BackendStatus {
     #[cfg(feature = "web")]
     pub(crate) fn is_ok(&self) -> bool {
         self.health == OK
@@ -41,7 +41,7 @@ impl BackendGlance {
 /// One worker that has said something lately.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "web", derive(utoipa::ToSchema), schema(as = Worker))]
-pub(crate) struct WorkerGlance {
+pub(crate) struct WorkerStatus {
     /// Its name.
     pub(crate) name: String,
     /// Whether it was heard of within the lease time.
@@ -88,14 +88,14 @@ impl HandlerGlance {
 
 /// What is shown.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Glance {
+pub(crate) struct OutboxStatus {
     /// Events by status.
     pub(crate) counts: BTreeMap<String, i64>,
-    pub(crate) backends: Vec<BackendGlance>,
-    pub(crate) workers: Vec<WorkerGlance>,
+    pub(crate) backends: Vec<BackendStatus>,
+    pub(crate) workers: Vec<WorkerStatus>,
 }
 
-impl Glance {
+impl OutboxStatus {
     pub(crate) fn new(overview: &EventCounts, settings: &Settings) -> Self {
         // Events that name no backend belong to the default one.
         let publisher = |lane: &str| match settings.default_publisher() {
@@ -131,7 +131,7 @@ impl Glance {
                 *shards.entry(publisher(lane)).or_insert(0) += count;
             }
             let (name, alive) = (worker.name.clone(), worker.is_alive(lease));
-            WorkerGlance { name, alive, heartbeat_at: worker.heartbeat_at, shards }
+            WorkerStatus { name, alive, heartbeat_at: worker.heartbeat_at, shards }
         });
         Self {
             counts: overview.counts.iter().cloned().collect(),
@@ -153,9 +153,9 @@ struct Seen {
 }
 
 impl Seen {
-    fn named(self, name: String) -> BackendGlance {
+    fn named(self, name: String) -> BackendStatus {
         let limits: Option<Vec<u32>> = self.limits.into_iter().collect();
-        BackendGlance {
+        BackendStatus {
             name,
             due: self.due,
             oldest_due_seconds: self.oldest.map(|oldest| oldest.as_secs_f64()),
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    fn glance(workers: Vec<WorkerRow>) -> Glance {
+    fn status(workers: Vec<WorkerRow>) -> OutboxStatus {
         let due = |lane: &str, events, seconds| Backlog {
             lane: Arc::from(lane),
             events,
@@ -198,13 +198,13 @@ mod tests {
             due: vec![due("", 2, 9), due("orders", 3, 5)],
             workers,
         };
-        Glance::new(&overview, &Settings::from_toml("publishers.orders.backend = 'local'").unwrap())
+        OutboxStatus::new(&overview, &Settings::from_toml("publishers.orders.backend = 'local'").unwrap())
     }
 
     #[test]
     fn events_that_name_no_backend_belong_to_the_default_one() {
-        let glance = glance(vec![worker("a", 1, r#"{"": "ok", "orders": "ok"}"#)]);
-        let expected = BackendGlance {
+        let status = status(vec![worker("a", 1, r#"{"": "ok", "orders": "ok"}"#)]);
+        let expected = BackendStatus {
             name: "orders".to_owned(),
             due: 5,
             oldest_due_seconds: Some(9.0),
@@ -212,13 +212,13 @@ mod tests {
             since: None,
             per_second: None,
         };
-        assert_eq!(glance.backends, [expected]);
-        assert_eq!(glance.workers[0].shards, BTreeMap::from([("orders".to_owned(), 32)]));
+        assert_eq!(status.backends, [expected]);
+        assert_eq!(status.workers[0].shards, BTreeMap::from([("orders".to_owned(), 32)]));
     }
 
     #[test]
     fn a_backend_is_well_where_one_live_worker_reaches_it() {
-        let health = |workers| glance(workers).backends[0].health.clone();
+        let health = |workers| status(workers).backends[0].health.clone();
         let (down, up) = (r#"{"orders": "connection refused"}"#, r#"{"orders": "ok"}"#);
         assert_eq!(health(vec![worker("a", 1, down), worker("b", 1, up)]), "ok");
         assert_eq!(health(vec![worker("a", 1, up), worker("b", 1, down)]), "ok");
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn the_rate_is_that_of_all_live_workers_where_each_is_limited() {
         let limited = r#"{"": {"health": "ok", "per_second": 5}, "orders": {"health": "ok", "per_second": 5}}"#;
-        let rate = |workers| glance(workers).backends[0].per_second;
+        let rate = |workers| status(workers).backends[0].per_second;
         assert_eq!(rate(vec![worker("a", 1, limited), worker("b", 1, limited), worker("c", 60, limited)]), Some(10));
         assert_eq!(rate(vec![worker("a", 1, limited), worker("b", 1, r#"{"orders": "ok"}"#)]), None);
         assert_eq!(rate(Vec::new()), None);
