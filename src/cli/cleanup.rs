@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::exit::Usage;
-use super::journals::{self, Journal, Served};
+use super::orphans::{self, Journal, Served};
 use super::progress::Progress;
 use super::{arguments, output};
 use crate::settings::Settings;
@@ -45,7 +45,7 @@ pub(super) async fn run(
     delete_expired(settings, &*store).await?;
     let served = Served::new(outbox, settings, &store.overview(CountMode::Exactly).await?);
     let mut failed = None;
-    for (name, publisher) in journals::kept(settings) {
+    for (name, publisher) in orphans::kept(settings) {
         match Journal::read(name, publisher, backends, outbox).await {
             Ok(journal) => tidy(name, journal, &served, &args.gone, &*store).await?,
             Err(error) => failed = Some(error),

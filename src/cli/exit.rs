@@ -16,7 +16,7 @@ pub(super) struct Usage(pub(super) String);
 /// Says on stderr what went wrong.
 pub(super) fn code(result: anyhow::Result<()>) -> ExitCode {
     match result {
-        Err(error) if !reader_left(&error) => {
+        Err(error) if !is_broken_pipe(&error) => {
             // With stderr gone there is nobody left to tell.
             drop(writeln!(io::stderr(), "error: {error:#}"));
             ExitCode::from(if is_usage(&error) { USAGE } else { FAILED })
@@ -26,7 +26,7 @@ pub(super) fn code(result: anyhow::Result<()>) -> ExitCode {
 }
 
 /// Whoever read the results has seen enough, as `head` does.
-fn reader_left(error: &anyhow::Error) -> bool {
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
@@ -63,7 +63,7 @@ mod tests {
     fn what_went_wrong_on_the_way_is_a_failure() {
         assert!(!is_usage(&StoreError::NotFound(uuid::Uuid::nil()).into()));
         assert!(!is_usage(&anyhow!("x")));
-        assert!(reader_left(&io::Error::from(io::ErrorKind::BrokenPipe).into()));
-        assert!(!reader_left(&anyhow!("x")));
+        assert!(is_broken_pipe(&io::Error::from(io::ErrorKind::BrokenPipe).into()));
+        assert!(!is_broken_pipe(&anyhow!("x")));
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use self::history::History;
 use super::arguments::Format;
-use super::journals::{self, Journal, Left, Served};
+use super::orphans::{self, Journal, OrphanedFields, Served};
 use super::output;
 use crate::event_json::time;
 use crate::outbox_status::{BackendStatus, HandlerGlance, OutboxStatus, WorkerStatus};
@@ -43,7 +43,7 @@ pub(super) async fn run(
     let served = Served::new(store.outbox_id().await?, settings, &overview);
     let handlers = HandlerGlance::list(store.owed().await?, &overview.workers, settings.worker.lease);
     let mut status = Status::new(OutboxStatus::new(&overview, settings), handlers);
-    for (name, publisher) in journals::kept(settings) {
+    for (name, publisher) in orphans::kept(settings) {
         match Journal::read(name, publisher, backends, served.outbox()).await {
             Ok(journal) => status.note_left(name, journal.left(&served)),
             Err(error) => tracing::warn!("{error:#}"),
@@ -73,7 +73,7 @@ struct Backend {
     #[serde(flatten)]
     status: BackendStatus,
     /// What stands beside its stream and is nobody's; none where that could not be read.
-    left_behind: Option<Vec<Left>>,
+    left_behind: Option<Vec<OrphanedFields>>,
 }
 
 impl Status {
@@ -83,7 +83,7 @@ impl Status {
         Self { counts, backends: backends.collect(), workers, handlers, history: None }
     }
 
-    fn note_left(&mut self, backend: &str, left: Vec<Left>) {
+    fn note_left(&mut self, backend: &str, left: Vec<OrphanedFields>) {
         if let Some(backend) = self.backends.iter_mut().find(|other| other.status.name == backend) {
             backend.left_behind = Some(left);
         }

@@ -71,7 +71,7 @@ struct Open {
 struct Site;
 
 /// Tells the site that the system has started.
-type Tell = Box<dyn FnOnce(&Outbox)>;
+type ReadyReport = Box<dyn FnOnce(&Outbox)>;
 
 impl Site {
     /// Before the system is started: it asks for its metrics then.
@@ -90,7 +90,7 @@ impl Site {
 
     /// From before the system has started until the process ends: an orchestrator wants to hear of both.
     #[cfg(feature = "http")]
-    fn open(self) -> anyhow::Result<Tell> {
+    fn open(self) -> anyhow::Result<ReadyReport> {
         let Some(Open { address, metrics, console }) = self.0 else { return Ok(Box::new(|_| ())) };
         let started = crate::http::Started::default();
         metrics.keep_up();
@@ -106,7 +106,7 @@ impl Site {
     }
 
     #[cfg(not(feature = "http"))]
-    fn open(self) -> anyhow::Result<Tell> {
+    fn open(self) -> anyhow::Result<ReadyReport> {
         Ok(Box::new(|_| ()))
     }
 }

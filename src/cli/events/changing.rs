@@ -46,7 +46,7 @@ impl Selection {
 }
 
 /// What a command does, and how it speaks of it.
-pub(super) struct Verb {
+pub(super) struct EventAction {
     pub(super) change: Change,
     pub(super) infinitive: &'static str,
     pub(super) past: &'static str,
@@ -56,7 +56,7 @@ pub(super) struct Verb {
 
 /// Changes the events that are named, or those that `base` and the selection's own filters mean.
 pub(super) async fn run(
-    verb: &Verb,
+    verb: &EventAction,
     selection: &Selection,
     base: EventFilter,
     store: Arc<dyn Store>,
@@ -79,7 +79,7 @@ pub(super) async fn run(
     if refused.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(refused.join("\n"))) }
 }
 
-async fn why_not(verb: &Verb, id: Uuid, store: &dyn Store) -> anyhow::Result<String> {
+async fn why_not(verb: &EventAction, id: Uuid, store: &dyn Store) -> anyhow::Result<String> {
     Ok(match store.find(id).await? {
         Some(event) => (verb.refusal)(id, event.status),
         None => crate::error::StoreError::NotFound(id).to_string(),
@@ -87,7 +87,12 @@ async fn why_not(verb: &Verb, id: Uuid, store: &dyn Store) -> anyhow::Result<Str
 }
 
 /// Goes through the events in the order of their creation, so that each is met once, whatever happens to it meanwhile.
-async fn change_filtered(verb: &Verb, filter: &EventFilter, yes: bool, store: &dyn Store) -> anyhow::Result<usize> {
+async fn change_filtered(
+    verb: &EventAction,
+    filter: &EventFilter,
+    yes: bool,
+    store: &dyn Store,
+) -> anyhow::Result<usize> {
     let count = store.count(filter).await?;
     if count == 0 || !(yes || confirmed(verb, count)?) {
         return Ok(0);
@@ -106,7 +111,7 @@ async fn change_filtered(verb: &Verb, filter: &EventFilter, yes: bool, store: &d
 }
 
 /// Asks a person; a program that calls this one has decided.
-fn confirmed(verb: &Verb, count: i64) -> io::Result<bool> {
+fn confirmed(verb: &EventAction, count: i64) -> io::Result<bool> {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Ok(true);
     }
@@ -117,7 +122,7 @@ fn confirmed(verb: &Verb, count: i64) -> io::Result<bool> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-fn say(verb: &Verb, changed: usize) -> anyhow::Result<()> {
+fn say(verb: &EventAction, changed: usize) -> anyhow::Result<()> {
     Ok(output::line(format_args!("{} {}", verb.past, events(i64::try_from(changed)?)))?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::changing::{self, Selection, Verb};
+use super::changing::{self, EventAction, Selection};
 use crate::cli::arguments;
 use crate::cli::exit::Usage;
 use crate::event::Status;
@@ -38,7 +38,7 @@ pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Re
     if args.status == Some(Status::Published) {
         return Err(Usage("published events cannot be given up".to_owned()).into());
     }
-    let verb = Verb {
+    let verb = EventAction {
         change: Change::Fail { reason: args.reason },
         infinitive: "Give up",
         past: "gave up",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::changing::{self, Selection, Verb};
+use super::changing::{self, EventAction, Selection};
 use crate::cli::arguments;
 use crate::cli::exit::Usage;
 use crate::event::Status;
@@ -35,7 +35,7 @@ pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Re
     if args.selection.ids.is_empty() && args.since.is_none() {
         return Err(Usage("say which events: by their ids, or by --since TIME".to_owned()).into());
     }
-    let verb = Verb {
+    let verb = EventAction {
         change: Change::Replay,
         infinitive: "Publish once more",
         past: "published once more:",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::changing::{self, Selection, Verb};
+use super::changing::{self, EventAction, Selection};
 use crate::cli::arguments;
 use crate::cli::exit::Usage;
 use crate::event::Status;
@@ -35,7 +35,7 @@ pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Re
             Usage("published events are not retried; `outbox events replay` publishes them again".to_owned()).into()
         );
     }
-    let verb = Verb {
+    let verb = EventAction {
         change: Change::Retry,
         infinitive: "Retry",
         past: "retried",

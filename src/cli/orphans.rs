@@ -20,7 +20,7 @@ const PAGE: usize = 1_000;
 
 /// What one outbox has left for one `publisher_backend`.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Left {
+pub(super) struct OrphanedFields {
     pub(super) outbox: Uuid,
     pub(super) publisher_backend: String,
     pub(super) fields: usize,
@@ -93,11 +93,11 @@ impl Journal {
         Ok(Self { name: name.to_owned(), stream: publisher.stream_name.clone(), session, entries })
     }
 
-    pub(super) fn left(&self, served: &Served) -> Vec<Left> {
-        let mut left: BTreeMap<(Uuid, &str), Left> = BTreeMap::new();
+    pub(super) fn left(&self, served: &Served) -> Vec<OrphanedFields> {
+        let mut left: BTreeMap<(Uuid, &str), OrphanedFields> = BTreeMap::new();
         for entry in self.entries.iter().filter(|entry| !served.has(&self.stream, entry)) {
             let lane = &*entry.shard.lane;
-            let left = left.entry((entry.outbox, lane)).or_insert_with(|| Left {
+            let left = left.entry((entry.outbox, lane)).or_insert_with(|| OrphanedFields {
                 outbox: entry.outbox,
                 publisher_backend: lane.to_owned(),
                 fields: 0,
@@ -112,7 +112,7 @@ impl Journal {
     }
 
     /// Removes what this outbox left behind and needs no more.
-    pub(super) async fn tidy(&mut self, served: &Served, store: &dyn Store) -> anyhow::Result<Tidied> {
+    pub(super) async fn tidy(&mut self, served: &Served, store: &dyn Store) -> anyhow::Result<RemovedOrphans> {
         let mine = self.entries.iter().filter(|entry| entry.outbox == served.outbox);
         let left: Vec<&JournalEntry> = mine.filter(|entry| !served.has(&self.stream, entry)).collect();
         let needed = needed(&left, store).await?;
@@ -125,7 +125,7 @@ impl Journal {
             .map(|entry| (*entry).clone())
             .collect();
         let removed = self.remove(&done).await?;
-        Ok(Tidied { removed, needed: needed.len() })
+        Ok(RemovedOrphans { removed, needed: needed.len() })
     }
 
     /// Removes everything of one outbox.
@@ -141,7 +141,7 @@ impl Journal {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Tidied {
+pub(super) struct RemovedOrphans {
     pub(super) removed: usize,
     /// Events that were sent, and that the database would have sent again without their entries.
     pub(super) needed: usize,
