@@ -31,6 +31,9 @@ type DriverError = tokio_postgres::Error;
 /// How often a settle that waits checks whether its server is still the one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a settle is waited for before the server is asked about it.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Behind a pooler, another connection than this one may be asked about, and a statement given up that still waits. So
 /// each is waited for twice as long as the one before, until one is answered.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
@@ -40,7 +43,7 @@ pub(in crate::store::postgres) struct SettlePool {
     pool: Pool<Manager>,
     /// For questions about this pool's connections.
     others: connections::Pool,
-    /// How long a statement is waited for before the server is asked about it.
+    /// How long the next statement is waited for before the server is asked about it.
     patience: Mutex<Duration>,
 }
 
@@ -156,7 +159,7 @@ impl SettlePool {
             .create_timeout(Some(CONNECT_LIMIT * 2))
             .build()
             .map_err(|error| target.unreachable(error))?;
-        let patience = Mutex::new(STATEMENT_LIMIT);
+        let patience = Mutex::new(FIRST_PATIENCE);
         Ok(Self { target: Arc::clone(target), pool, others: others.clone(), patience })
     }
 
@@ -200,10 +203,11 @@ impl SettlePool {
         connection: &SettleConnection,
         mut answer: BoxFuture<'_, T>,
     ) -> Result<T> {
-        let (began, mut patience, mut is_lost) = (Instant::now(), *self.patience(), false);
+        let (began, mut patience) = (Instant::now(), *self.patience());
+        let (mut is_lost, mut has_warned) = (false, false);
         loop {
             if let Ok(answer) = tokio::time::timeout(CHECK_INTERVAL, &mut answer).await {
-                *self.patience() = STATEMENT_LIMIT;
+                *self.patience() = FIRST_PATIENCE;
                 return Ok(answer);
             }
             if self.target.has_moved_from(connection.server) {
@@ -214,8 +218,10 @@ impl SettlePool {
                 *self.patience() = patience.min(LONGEST_PATIENCE);
                 return Err(self.target.unreachable("its answer is lost"));
             }
+            if began.elapsed() >= STATEMENT_LIMIT && !std::mem::replace(&mut has_warned, true) {
+                tracing::warn!(operation, "the database has not answered for {STATEMENT_LIMIT:?}; still waiting");
+            }
             if began.elapsed() >= patience {
-                tracing::warn!(operation, "the database has not answered for {patience:?}; still waiting");
                 is_lost = self.is_idle(connection.backend).await;
                 patience *= 2;
             }
