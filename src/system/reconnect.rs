@@ -7,7 +7,7 @@ use crate::error::StoreError;
 use crate::store::Care;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The pause after this many earlier failures in a row: a random part of it, at least half. What ended the connections of
 /// several workers together would otherwise have them all retry together, and all miss the same moment.
@@ -16,7 +16,7 @@ pub(super) fn pause_after(failures: u32) -> Duration {
 }
 
 fn longest_after(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.min(6)).min(LONGEST_PAUSE)
+    FIRST_PAUSE.saturating_mul(1 << failures.min(5)).min(LONGEST_PAUSE)
 }
 
 /// Writes until the database has it. What it is about has happened, so there is no other end. After an error the statement
@@ -53,13 +53,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_two_seconds_and_differ() {
+    fn pauses_double_up_to_a_second_and_differ() {
         for failures in [0, 1, 5, 6, 100, u32::MAX] {
             let longest = longest_after(failures);
             let pauses: HashSet<Duration> = (0..100).map(|_| pause_after(failures)).collect();
             assert!(pauses.iter().all(|pause| (longest / 2..=longest).contains(pause)), "{pauses:?} of {longest:?}");
             assert!(pauses.len() > 50, "{pauses:?}");
         }
-        assert_eq!([0, 1, 5, 6].map(longest_after).map(|pause| pause.as_millis()), [50, 100, 1_600, 2_000]);
+        assert_eq!([0, 1, 4, 5].map(longest_after).map(|pause| pause.as_millis()), [50, 100, 800, 1_000]);
     }
 }

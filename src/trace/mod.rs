@@ -5,7 +5,7 @@
 //! tracing: the attributes `traceparent` and `tracestate`. Only events whose trace is sampled get spans of their own.
 
 #[cfg_attr(feature = "otel", path = "otel.rs")]
-#[cfg_attr(not(feature = "otel"), path = "nothing.rs")]
+#[cfg_attr(not(feature = "otel"), path = "noop.rs")]
 mod spans;
 
 use serde_json::Value;

@@ -22,8 +22,8 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
-use super::connections::Pulse;
 use super::index_plans::IndexPlans;
+use super::pulse::Pulse;
 use crate::error::StoreError;
 
 /// How long connecting may take, and asking a pool for a connection.

@@ -1,13 +1,13 @@
 //! Connections that are counted, whatever hangs.
 //!
 //! One that is dropped is open at the server until the server sees that: not before a statement has its lock, and not while
-//! the server is frozen. So each holds a permit until it has ended, or until the server has answered another connection that
-//! was begun later: then it is at work, and has seen both the end of this one and the request to cancel its statement.
+//! the server is frozen. So each holds a permit until it has ended, or until the server has answered something that was
+//! sent later: then it is at work, and has seen both the end of this one and the request to cancel its statement.
 
 use std::future::ready;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
@@ -30,9 +30,6 @@ const CANCELLED_LIMIT: Duration = Duration::from_secs(1);
 
 /// Requests to cancel one statement, each of which may get lost.
 const CANCELS: usize = 3;
-
-/// A connection that only asks whether the server answers waits so long, and as long as the server has been silent.
-const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Who makes connections for one purpose, and how many may be open.
 pub(super) struct Connections {
@@ -142,7 +139,7 @@ async fn open(
         opened = opening => opened,
         () = silence(&target, began) => return,
     };
-    target.pulse.note(began);
+    target.pulse.note_connection(began);
     let opened = opened.map(|(client, messages, index_plans)| {
         let permit = Permit { target: Arc::clone(&target), held: Some(permit) };
         Opened { client, messages, index_plans, permit }
@@ -154,7 +151,7 @@ async fn open(
 /// Ends when this connection is not going to be answered, although the server answers.
 async fn silence(target: &Target, began: Instant) {
     tokio::time::sleep(CONNECT_LIMIT).await;
-    target.answers_since(began).await;
+    target.accepts_since(began).await;
 }
 
 impl Permit {
@@ -173,40 +170,6 @@ impl Drop for Permit {
             target.answers_since(began).await;
             drop(held);
         });
-    }
-}
-
-/// When the server has answered last.
-#[derive(Default)]
-pub(super) struct Pulse {
-    /// When the latest connection was begun that was answered.
-    answered: Mutex<Option<Instant>>,
-    /// One asks for all.
-    probing: tokio::sync::Mutex<()>,
-}
-
-impl Pulse {
-    fn note(&self, began: Instant) {
-        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        *answered = (*answered).max(Some(began));
-    }
-
-    fn is_since(&self, moment: Instant) -> bool {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|answered| answered >= moment)
-    }
-}
-
-impl Target {
-    /// Returns when a connection that was begun since was answered, be it by a refusal; makes one where nobody else does.
-    async fn answers_since(&self, moment: Instant) {
-        let _turn = self.pulse.probing.lock().await;
-        while !self.pulse.is_since(moment) {
-            let began = Instant::now();
-            let limit = PROBE_LIMIT.max(began - moment);
-            if tokio::time::timeout(limit, self.open()).await.is_ok() {
-                self.pulse.note(began);
-            }
-        }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use deadpool::managed::Object;
 use diesel::result::QueryResult;
 use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
@@ -47,6 +48,7 @@ mod overview;
 mod plans_tests;
 #[cfg(test)]
 mod primary_tests;
+mod pulse;
 mod queue_position;
 mod refusal;
 pub(crate) mod row;
@@ -152,10 +154,14 @@ async fn run_on<T: Send>(
     let _given_up = Sweep(pool);
     let mut conn = pool.get().await.map_err(|error| no_connection(target, error))?;
     conn.set_busy(true);
+    let sent = Instant::now();
     let Ok(answer) = tokio::time::timeout(limit, statements(&mut conn)).await else {
         return Err(StoreError::Timeout { operation, limit });
     };
     conn.set_busy(false);
+    if !PoolableConnection::is_broken(&mut **conn) {
+        target.pulse.note_statement(sent);
+    }
     let answer = answer.map_err(|error| target.query_error(operation, &error));
     if answer.as_ref().is_err_and(StoreError::is_transient) {
         drop(Object::take(conn));

@@ -97,10 +97,14 @@ impl PostgresLeases {
             _ => self.connect().await?,
         };
         connection.set_busy(true);
+        let sent = Instant::now();
         let Ok(answer) = tokio::time::timeout(limit, connection.client.simple_query(sql)).await else {
             return Err(StoreError::Timeout { operation, limit });
         };
         connection.set_busy(false);
+        if !connection.client.is_closed() {
+            self.target.pulse.note_statement(sent);
+        }
         let answer = answer.map_err(|error| self.target.driver_error(operation, &error))?;
         self.connection = Some(connection);
         Ok(answer

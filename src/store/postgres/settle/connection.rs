@@ -208,6 +208,9 @@ impl SettlePool {
         loop {
             if let Ok(answer) = tokio::time::timeout(CHECK_INTERVAL, &mut answer).await {
                 *self.patience() = FIRST_PATIENCE;
+                if !connection.client.is_closed() {
+                    self.target.pulse.note_statement(began);
+                }
                 return Ok(answer);
             }
             if self.target.has_moved_from(connection.server) {
