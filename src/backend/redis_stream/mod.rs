@@ -19,13 +19,13 @@ use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;
 
 mod address;
-#[cfg(all(feature = "cli", feature = "postgres"))]
-pub(crate) mod bare;
 pub(crate) mod batch;
 mod entries;
 pub(crate) mod entry;
 mod errors;
 mod journal;
+#[cfg(all(feature = "cli", feature = "postgres"))]
+pub(crate) mod raw_stream;
 mod replicas;
 mod reply;
 mod script;

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use super::drain::{SMALL, drain};
-use super::stage::{PUBLISHERS, Plan, Stage};
+use super::env::{BenchEnv, PUBLISHERS, Plan};
 use super::worker::{Usage, Worker};
-use super::{Bench, in_turns};
-use crate::store::postgres::bench::Content;
+use super::{Bench, alternate};
+use crate::store::postgres::bench::Workload;
 
 /// Events of the short backlog, and so many are drained of the long one.
 const SHORT: u32 = 100_000;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-fn content(events: u32) -> Content {
-    Content { events, data: SMALL, keys: 0, lanes: &[""], sampled: 0 }
+fn workload(events: u32) -> Workload {
+    Workload { events, data: SMALL, keys: 0, lanes: &[""], sampled: 0 }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,16 +30,16 @@ pub(super) fn backlog_steps(rounds: u32) -> u64 {
 /// The first events of a backlog of so many, against those of a short one.
 pub(super) async fn measure_backlog(bench: &mut Bench, plan: &Plan, events: u32) -> anyhow::Result<()> {
     bench.step("writing a long backlog");
-    let mut long = plan.raise_second().await?;
-    long.schema.refill(content(events)).await?;
+    let mut long = plan.create_second().await?;
+    long.schema.refill(workload(events)).await?;
     let first = bench.events.min(SHORT).min(events);
     for round in 0..bench.rounds {
-        for run in in_turns(&[Run::Short, Run::Long], round) {
+        for run in alternate(&[Run::Short, Run::Long], round) {
             bench.step("draining before a backlog");
             match run {
                 Run::Short => {
-                    bench.stage.schema.refill(content(first)).await?;
-                    let (rate, _) = drain_first(&mut bench.stage, first).await?;
+                    bench.env.schema.refill(workload(first)).await?;
+                    let (rate, _) = drain_first(&mut bench.env, first).await?;
                     bench.samples.record("backlog.short", rate);
                 }
                 Run::Long => {
@@ -55,16 +55,16 @@ pub(super) async fn measure_backlog(bench: &mut Bench, plan: &Plan, events: u32)
 }
 
 /// Lets a worker run until it has published so many. Returns events a second.
-async fn drain_first(stage: &mut Stage, events: u32) -> anyhow::Result<(f64, Usage)> {
-    stage.clear_streams().await?;
-    stage.schema.wait_quiet().await?;
-    let before = stage.schema.updates().await?;
-    let mut worker = Worker::start(stage.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
-    while worker.is_running()? && stage.schema.updates().await? - before < i64::from(events) {
+async fn drain_first(env: &mut BenchEnv, events: u32) -> anyhow::Result<(f64, Usage)> {
+    env.clear_streams().await?;
+    env.schema.wait_quiet().await?;
+    let before = env.schema.updates().await?;
+    let mut worker = Worker::start(env.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
+    while worker.is_running()? && env.schema.updates().await? - before < i64::from(events) {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
     let usage = worker.stop().await?;
-    match stage.schema.seconds_for(events).await? {
+    match env.schema.seconds_for(events).await? {
         Some(seconds) => Ok((f64::from(events) / seconds, usage)),
         None => {
             anyhow::bail!("the worker published fewer than {events} events: the backlog is too short for the rounds")
@@ -92,18 +92,18 @@ pub(super) async fn measure_pinned(bench: &mut Bench) -> anyhow::Result<()> {
     let events = bench.events;
     let dead = events.saturating_mul(5) / 2;
     for round in 0..bench.rounds {
-        for (pinned, keys, figure) in in_turns(&PINNED_RUNS, round) {
+        for (pinned, keys, figure) in alternate(&PINNED_RUNS, round) {
             bench.step("draining while vacuum is held back");
-            let stage = &mut bench.stage;
-            stage.clear_streams().await?;
-            stage.schema.empty().await?;
-            let pin = if pinned { Some(stage.schema.pin().await?) } else { None };
+            let env = &mut bench.env;
+            env.clear_streams().await?;
+            env.schema.empty().await?;
+            let pin = if pinned { Some(env.schema.pin().await?) } else { None };
             if pinned {
-                stage.schema.fill(Content { keys, ..content(dead) }).await?;
-                stage.schema.publish_all().await?;
+                env.schema.fill(Workload { keys, ..workload(dead) }).await?;
+                env.schema.publish_all().await?;
             }
-            stage.schema.fill(Content { keys, ..content(events) }).await?;
-            let drained = drain(stage, events, &PUBLISHERS[..1], None).await?;
+            env.schema.fill(Workload { keys, ..workload(events) }).await?;
+            let drained = drain(env, events, &PUBLISHERS[..1], None).await?;
             drop(pin);
             bench.samples.record(figure, drained.rate);
         }

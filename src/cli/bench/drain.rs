@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::collector::Collector;
+use super::env::{BenchEnv, PUBLISHERS};
 use super::limit::fetch_and_update;
-use super::stage::{PUBLISHERS, Stage};
 use super::worker::{Usage, Worker};
-use super::{Bench, in_turns};
+use super::{Bench, alternate};
 use crate::settings::DatabaseSettings;
-use crate::store::postgres::bench::Content;
+use crate::store::postgres::bench::Workload;
 use crate::store::{FetchRequest, LaneName, Position, Range};
 
 pub(super) const SMALL: u32 = 60;
@@ -79,14 +79,14 @@ impl Run {
         }
     }
 
-    fn content(self, events: u32) -> Content {
-        let small = Content { events, data: SMALL, keys: 0, lanes: &[""], sampled: 0 };
+    fn workload(self, events: u32) -> Workload {
+        let small = Workload { events, data: SMALL, keys: 0, lanes: &[""], sampled: 0 };
         match self {
-            Self::Keys => Content { keys: KEYS, ..small },
-            Self::Observed | Self::Unobserved => Content { sampled: SAMPLED, ..small },
-            Self::Backends => Content { lanes: &PUBLISHERS, ..small },
+            Self::Keys => Workload { keys: KEYS, ..small },
+            Self::Observed | Self::Unobserved => Workload { sampled: SAMPLED, ..small },
+            Self::Backends => Workload { lanes: &PUBLISHERS, ..small },
             Self::LimitLarge | Self::DrainLarge => {
-                Content { events: (events / LARGE_PART).max(1), data: LARGE, ..small }
+                Workload { events: (events / LARGE_PART).max(1), data: LARGE, ..small }
             }
             _ => small,
         }
@@ -101,7 +101,7 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     bench.step("warming up");
     let connections = connections_of_a_worker(bench).await?;
     for round in 0..bench.rounds {
-        for run in in_turns(&Run::all(), round) {
+        for run in alternate(&Run::all(), round) {
             bench.step(run.says());
             measure_once(bench, run, connections).await?;
         }
@@ -111,34 +111,32 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 async fn measure_once(bench: &mut Bench, run: Run, connections: usize) -> anyhow::Result<()> {
-    let content = run.content(bench.events);
-    prepare(&mut bench.stage, content).await?;
-    let (stage, samples) = (&mut bench.stage, &mut bench.samples);
+    let workload = run.workload(bench.events);
+    prepare(&mut bench.env, workload).await?;
+    let (env, samples) = (&mut bench.env, &mut bench.samples);
     match run {
-        Run::LimitOne => samples.record("limit.one", fetch_and_update(stage, content.data, 1).await?),
-        Run::LimitAll => samples.record("limit.all", fetch_and_update(stage, content.data, connections).await?),
-        Run::LimitLarge => samples.record("limit.large", fetch_and_update(stage, content.data, 1).await?),
-        Run::Xadd => samples.record("xadd", add_to_stream(stage, content.events).await?),
-        Run::Keys => samples.record("drain.keys", drain(stage, content.events, &PUBLISHERS[..1], None).await?.rate),
-        Run::Backends => samples.record("drain.backends", drain(stage, content.events, &PUBLISHERS, None).await?.rate),
+        Run::LimitOne => samples.record("limit.one", fetch_and_update(env, workload.data, 1).await?),
+        Run::LimitAll => samples.record("limit.all", fetch_and_update(env, workload.data, connections).await?),
+        Run::LimitLarge => samples.record("limit.large", fetch_and_update(env, workload.data, 1).await?),
+        Run::Xadd => samples.record("xadd", add_to_stream(env, workload.events).await?),
+        Run::Keys => samples.record("drain.keys", drain(env, workload.events, &PUBLISHERS[..1], None).await?.rate),
+        Run::Backends => samples.record("drain.backends", drain(env, workload.events, &PUBLISHERS, None).await?.rate),
         Run::NoJournal => {
-            samples.record(
-                "drain.no_journal",
-                drain(stage, content.events, &PUBLISHERS[..1], Some("journal")).await?.rate,
-            );
+            samples
+                .record("drain.no_journal", drain(env, workload.events, &PUBLISHERS[..1], Some("journal")).await?.rate);
         }
         Run::Unobserved => {
-            let drain = drain(stage, content.events, &PUBLISHERS[..1], None).await?;
+            let drain = drain(env, workload.events, &PUBLISHERS[..1], None).await?;
             samples.record("drain.unobserved", drain.rate);
         }
-        Run::Observed => samples.record("drain.observed", drain_observed(stage, content.events).await?.rate),
+        Run::Observed => samples.record("drain.observed", drain_observed(env, workload.events).await?.rate),
         Run::DrainLarge => {
-            let drain = drain(stage, content.events, &PUBLISHERS[..1], None).await?;
+            let drain = drain(env, workload.events, &PUBLISHERS[..1], None).await?;
             samples.record("drain.large", drain.rate);
             drain.usage.peak_mebibytes.into_iter().for_each(|peak| samples.record("drain.large.memory", peak));
         }
         Run::Drain => {
-            let drain = drain(stage, content.events, &PUBLISHERS[..1], None).await?;
+            let drain = drain(env, workload.events, &PUBLISHERS[..1], None).await?;
             samples.record("drain", drain.rate);
             samples.record("drain.wal", drain.wal);
             samples.record("drain.commits", drain.commits);
@@ -150,9 +148,9 @@ async fn measure_once(bench: &mut Bench, run: Run, connections: usize) -> anyhow
     Ok(())
 }
 
-async fn prepare(stage: &mut Stage, content: Content) -> anyhow::Result<()> {
-    stage.clear_streams().await?;
-    Ok(stage.schema.refill(content).await?)
+async fn prepare(env: &mut BenchEnv, workload: Workload) -> anyhow::Result<()> {
+    env.clear_streams().await?;
+    Ok(env.schema.refill(workload).await?)
 }
 
 /// What a worker made of a backlog; but for the rate, for each event.
@@ -173,35 +171,35 @@ impl Drain {
 }
 
 pub(super) async fn drain(
-    stage: &Stage,
+    env: &BenchEnv,
     count: u32,
     publishers: &[&str],
     rule_off: Option<&str>,
 ) -> anyhow::Result<Drain> {
-    let mut settings = stage.variables(publishers);
+    let mut settings = env.variables(publishers);
     settings.extend(rule_off.map(|rule_off| ("OUTBOX_RULE_OFF", rule_off.to_owned())));
-    drain_by(stage, count, settings, &[]).await
+    drain_by(env, count, settings, &[]).await
 }
 
 /// By a worker that counts, logs as JSON and, where it was built for that, exports the traces.
-async fn drain_observed(stage: &Stage, count: u32) -> anyhow::Result<Drain> {
+async fn drain_observed(env: &BenchEnv, count: u32) -> anyhow::Result<Drain> {
     let collector = Collector::start().await?;
-    let mut settings = stage.variables(&PUBLISHERS[..1]);
+    let mut settings = env.variables(&PUBLISHERS[..1]);
     settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.clone()));
     settings.push(("OUTBOX_LOG", "info".to_owned()));
-    drain_by(stage, count, settings, &["--http", "127.0.0.1:0", "--log-format", "json"]).await
+    drain_by(env, count, settings, &["--http", "127.0.0.1:0", "--log-format", "json"]).await
 }
 
 async fn drain_by(
-    stage: &Stage,
+    env: &BenchEnv,
     count: u32,
     settings: Vec<(&str, String)>,
     arguments: &[&str],
 ) -> anyhow::Result<Drain> {
-    let before = stage.schema.marks().await?;
+    let before = env.schema.counters().await?;
     let usage = Worker::start(settings, &[&["--until-empty"], arguments].concat())?.wait().await?;
-    let after = stage.schema.marks().await?;
-    let drained = stage.schema.drained().await?;
+    let after = env.schema.counters().await?;
+    let drained = env.schema.drained().await?;
     let expected = i64::from(count);
     anyhow::ensure!(drained.events == expected, "the worker published {} of {expected} events", drained.events);
     let events = f64::from(count);
@@ -218,12 +216,12 @@ async fn drain_by(
 /// Drains a little, so that the first measurement does not find everything cold, and counts the connections that a
 /// worker fetches and updates on; the heartbeat has another one.
 async fn connections_of_a_worker(bench: &mut Bench) -> anyhow::Result<usize> {
-    let content = Run::Drain.content(bench.events.min(50_000));
-    prepare(&mut bench.stage, content).await?;
-    let mut worker = Worker::start(bench.stage.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
+    let workload = Run::Drain.workload(bench.events.min(50_000));
+    prepare(&mut bench.env, workload).await?;
+    let mut worker = Worker::start(bench.env.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
     let mut most = 0;
     while worker.is_running()? {
-        most = most.max(bench.stage.schema.connections().await?);
+        most = most.max(bench.env.schema.connections().await?);
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
     worker.wait().await?;
@@ -231,14 +229,14 @@ async fn connections_of_a_worker(bench: &mut Bench) -> anyhow::Result<usize> {
 }
 
 /// Adds as many entries as there are events, with nothing else to do. Returns entries a second.
-async fn add_to_stream(stage: &mut Stage, events: u32) -> anyhow::Result<f64> {
-    let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone(), connections: None })?;
+async fn add_to_stream(env: &mut BenchEnv, events: u32) -> anyhow::Result<f64> {
+    let store = crate::store::connect(&DatabaseSettings { url: env.schema.url().clone(), connections: None })?;
     let limit = i64::try_from(PIPELINE)?;
     let range = |shard| Range { shard, from: Position::START, to: None, limit };
     let request = FetchRequest::of_ranges(LaneName::from(""), (0..store.shards()).map(range).collect());
     let answer = store.fetch(&FetchRequest { max_events: PIPELINE, ..request }).await?;
     let sample: Vec<Arc<_>> = answer.rows.into_iter().filter_map(|row| row.event.ok()).collect();
-    let Some(stream) = stage.streams.get_mut(PUBLISHERS[0]) else { anyhow::bail!("there is no stream") };
+    let Some(stream) = env.streams.get_mut(PUBLISHERS[0]) else { anyhow::bail!("there is no stream") };
     let mut left = usize::try_from(events)?;
     let started = Instant::now();
     while left > 0 && !sample.is_empty() {

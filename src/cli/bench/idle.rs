@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Bench;
+use super::env::{BenchEnv, PUBLISHERS};
 use super::latency::wait_ready;
-use super::stage::{PUBLISHERS, Stage};
 use super::worker::Worker;
 
 /// So much longer than what is repeated at full speed: the connections tell of their commits once a second.
@@ -18,7 +18,7 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let span = bench.span() * LONGER;
     for _ in 0..bench.rounds {
         bench.step("an idle worker");
-        let (statements, core) = measure_once(&mut bench.stage, span).await?;
+        let (statements, core) = measure_once(&mut bench.env, span).await?;
         bench.samples.record("idle.statements", statements);
         core.into_iter().for_each(|core| bench.samples.record("idle.cpu", core));
     }
@@ -26,16 +26,16 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 /// Statements a second, each of which is a transaction of its own, and the percentage of one processor.
-async fn measure_once(stage: &mut Stage, span: Duration) -> anyhow::Result<(f64, Option<f64>)> {
-    stage.clear_streams().await?;
-    stage.schema.empty().await?;
-    let worker = Worker::start(stage.variables(&PUBLISHERS[..1]), &[])?;
-    wait_ready(stage, &mut stage.reader(PUBLISHERS[0]).await?).await?;
+async fn measure_once(env: &mut BenchEnv, span: Duration) -> anyhow::Result<(f64, Option<f64>)> {
+    env.clear_streams().await?;
+    env.schema.empty().await?;
+    let worker = Worker::start(env.variables(&PUBLISHERS[..1]), &[])?;
+    wait_ready(env, &mut env.reader(PUBLISHERS[0]).await?).await?;
     // What is told of the beginning comes late, and so does what is told of the end.
     tokio::time::sleep(span / LONGER).await;
-    let (started, commits, cpu) = (Instant::now(), stage.schema.commits().await?, worker.usage().cpu);
+    let (started, commits, cpu) = (Instant::now(), env.schema.commits().await?, worker.usage().cpu);
     tokio::time::sleep(span).await;
-    let (commits, after) = (stage.schema.commits().await? - commits, worker.usage().cpu);
+    let (commits, after) = (env.schema.commits().await? - commits, worker.usage().cpu);
     let seconds = started.elapsed().as_secs_f64();
     worker.stop().await?;
     let busy = after.zip(cpu).map(|(after, before)| after.saturating_sub(before));

@@ -7,12 +7,12 @@ use anyhow::Context;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::env::{BenchEnv, PUBLISHERS};
 use super::publishing::event;
-use super::stage::{PUBLISHERS, Stage};
 use super::system::System;
 use super::worker::Worker;
-use super::{Bench, in_turns};
-use crate::backend::redis_stream::bare::BareStream;
+use super::{Bench, alternate};
+use crate::backend::redis_stream::raw_stream::RawStream;
 use crate::publish::publish;
 use crate::store::postgres::bench::RawConnection;
 use crate::system::Outbox;
@@ -51,9 +51,9 @@ pub(super) fn steps(rounds: u32) -> u64 {
 
 pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     for round in 0..bench.rounds {
-        for (wake, rate) in in_turns(&runs(), round) {
+        for (wake, rate) in alternate(&runs(), round) {
             bench.step("latency");
-            let latencies = measure_once(&mut bench.stage, wake, rate, bench.events).await?;
+            let latencies = measure_once(&mut bench.env, wake, rate, bench.events).await?;
             for (name, value) in quantiles(latencies) {
                 bench.samples.record(format!("latency.{}.{rate}.{name}", wake.name()), value);
             }
@@ -72,22 +72,22 @@ impl Wake {
     }
 }
 
-async fn measure_once(stage: &mut Stage, wake: Wake, rate: u32, events: u32) -> anyhow::Result<Vec<Duration>> {
-    stage.clear_streams().await?;
-    stage.schema.empty().await?;
+async fn measure_once(env: &mut BenchEnv, wake: Wake, rate: u32, events: u32) -> anyhow::Result<Vec<Duration>> {
+    env.clear_streams().await?;
+    env.schema.empty().await?;
     let system = match wake {
-        Wake::Same => Some(System::working(stage).await?),
-        Wake::Other => Some(System::publishing(stage).await?),
+        Wake::Same => Some(System::working(env).await?),
+        Wake::Other => Some(System::publishing(env).await?),
         Wake::Nobody => None,
     };
     let worker = match wake {
         Wake::Same => None,
-        Wake::Other | Wake::Nobody => Some(Worker::start(stage.variables(&PUBLISHERS[..1]), &[])?),
+        Wake::Other | Wake::Nobody => Some(Worker::start(env.variables(&PUBLISHERS[..1]), &[])?),
     };
-    let mut stream = stage.reader(PUBLISHERS[0]).await?;
-    wait_ready(stage, &mut stream).await?;
+    let mut stream = env.reader(PUBLISHERS[0]).await?;
+    wait_ready(env, &mut stream).await?;
     let outbox = system.as_ref().map(|system| system.outbox.clone());
-    let latencies = write_and_read(stage, stream, outbox, rate, events.min(rate * SPAN)).await?;
+    let latencies = write_and_read(env, stream, outbox, rate, events.min(rate * SPAN)).await?;
     if let Some(worker) = worker {
         worker.stop().await?;
     }
@@ -95,8 +95,8 @@ async fn measure_once(stage: &mut Stage, wake: Wake, rate: u32, events: u32) -> 
 }
 
 /// Publishes one event and waits until the worker has brought it.
-pub(super) async fn wait_ready(stage: &Stage, stream: &mut BareStream) -> anyhow::Result<()> {
-    let mut raw = stage.schema.connection().await?;
+pub(super) async fn wait_ready(env: &BenchEnv, stream: &mut RawStream) -> anyhow::Result<()> {
+    let mut raw = env.schema.connection().await?;
     let first = publish(&mut raw.conn, event()).await?;
     let came = async {
         while !stream.next_ids().await?.contains(&first.id) {}
@@ -108,8 +108,8 @@ pub(super) async fn wait_ready(stage: &Stage, stream: &mut BareStream) -> anyhow
 }
 
 async fn write_and_read(
-    stage: &Stage,
-    stream: BareStream,
+    env: &BenchEnv,
+    stream: RawStream,
     outbox: Option<Outbox>,
     rate: u32,
     events: u32,
@@ -118,7 +118,7 @@ async fn write_and_read(
     let period = Duration::from_secs(1) * WRITERS / rate;
     let mut connections = Vec::new();
     for _ in 0..WRITERS {
-        connections.push(stage.schema.connection().await?);
+        connections.push(env.schema.connection().await?);
     }
     let reading = tokio::spawn(read(stream, usize::try_from(each * WRITERS)?));
     let mut writing = JoinSet::new();
@@ -156,7 +156,7 @@ async fn write(
 }
 
 /// Reads so many entries, and says when each was there.
-async fn read(mut stream: BareStream, entries: usize) -> anyhow::Result<HashMap<Uuid, Instant>> {
+async fn read(mut stream: RawStream, entries: usize) -> anyhow::Result<HashMap<Uuid, Instant>> {
     let mut seen = HashMap::new();
     while seen.len() < entries {
         let ids = stream.next_ids().await?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use tokio::task::JoinSet;
 
-use super::stage::Stage;
+use super::env::BenchEnv;
 use crate::settings::DatabaseSettings;
 use crate::store::{Acceptance, Care, FetchRequest, FetchedRow, LaneName, Position, Range, Store};
 use crate::system::MAX_FETCH;
@@ -17,17 +17,17 @@ const BESIDE_DATA: usize = 512;
 
 /// Fetches every event that is due and records it as published, on so many connections side by side, each with shards
 /// of its own. Returns events a second.
-pub(super) async fn fetch_and_update(stage: &Stage, data: u32, connections: usize) -> anyhow::Result<f64> {
+pub(super) async fn fetch_and_update(env: &BenchEnv, data: u32, connections: usize) -> anyhow::Result<f64> {
     let mut stores = Vec::new();
     for _ in 0..connections {
-        let store = crate::store::connect(&DatabaseSettings { url: stage.schema.url().clone(), connections: None })?;
+        let store = crate::store::connect(&DatabaseSettings { url: env.schema.url().clone(), connections: None })?;
         store.outbox_id().await?;
         stores.push(store);
     }
     let started = Instant::now();
     let mut readers = JoinSet::new();
     for (number, store) in stores.into_iter().enumerate() {
-        let request = request(stage, data);
+        let request = request(env, data);
         let mine = (0..store.shards()).filter(|shard| usize::try_from(*shard).unwrap_or(0) % connections == number);
         let cursors = mine.map(|shard| (shard, Position::START)).collect();
         readers.spawn(drain(store, cursors, request));
@@ -40,8 +40,8 @@ pub(super) async fn fetch_and_update(stage: &Stage, data: u32, connections: usiz
 }
 
 /// As large as the worker's own where it has memory for nothing but this.
-fn request(stage: &Stage, data: u32) -> FetchRequest {
-    let worker = &stage.worker;
+fn request(env: &BenchEnv, data: u32) -> FetchRequest {
+    let worker = &env.worker;
     let size = usize::try_from(data).unwrap_or(usize::MAX).saturating_add(BESIDE_DATA);
     FetchRequest {
         max_events: MAX_FETCH.min(worker.max_in_flight).min(worker.max_in_flight_bytes / size).max(1),

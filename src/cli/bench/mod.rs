@@ -6,6 +6,7 @@
 mod backlog;
 mod collector;
 mod drain;
+mod env;
 mod figures;
 mod idle;
 mod latency;
@@ -16,9 +17,8 @@ mod report;
 mod samples;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-mod stage;
 mod system;
-mod wakes;
+mod wakeups;
 mod worker;
 
 use std::time::Duration;
@@ -26,9 +26,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 
+use self::env::{BenchEnv, Plan};
 use self::report::Report;
 use self::samples::Samples;
-use self::stage::{Plan, Stage};
 use super::arguments::Format;
 use super::progress::Progress;
 use super::worker::Signals;
@@ -126,7 +126,7 @@ impl Part {
             Self::Group(Group::Drain) => drain::steps(rounds),
             Self::Group(Group::Publish) => publishing::steps(rounds),
             Self::Group(Group::Latency) => latency::steps(rounds),
-            Self::Group(Group::Wakes) => wakes::steps(rounds),
+            Self::Group(Group::Wakes) => wakeups::steps(rounds),
             Self::Group(Group::Idle) => idle::steps(rounds),
             Self::Backlog(_) => backlog::backlog_steps(rounds),
             Self::Pinned => backlog::pinned_steps(rounds),
@@ -138,7 +138,7 @@ impl Part {
             Self::Group(Group::Drain) => drain::measure(bench).await,
             Self::Group(Group::Publish) => publishing::measure(bench).await,
             Self::Group(Group::Latency) => latency::measure(bench).await,
-            Self::Group(Group::Wakes) => wakes::measure(bench).await,
+            Self::Group(Group::Wakes) => wakeups::measure(bench).await,
             Self::Group(Group::Idle) => idle::measure(bench).await,
             Self::Backlog(events) => backlog::measure_backlog(bench, plan, events).await,
             Self::Pinned => backlog::measure_pinned(bench).await,
@@ -188,17 +188,17 @@ async fn until_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> 
 
 async fn perform(args: &Args, plan: &Plan) -> anyhow::Result<Report> {
     let steps = args.parts().into_iter().map(|part| part.steps(args.rounds));
-    let mut bench = Bench::new(args, plan.raise().await?, steps.sum());
+    let mut bench = Bench::new(args, plan.create().await?, steps.sum());
     for part in args.parts() {
         part.measure(&mut bench, plan).await?;
     }
-    let (database, redis) = bench.stage.versions().await?;
+    let (database, redis) = bench.env.versions().await?;
     Ok(Report::new(bench.events, bench.rounds, database, Some(redis), &bench.samples))
 }
 
 /// A run under way, in a place of its own.
-struct Bench<S = Stage> {
-    stage: S,
+struct Bench<S = BenchEnv> {
+    env: S,
     events: u32,
     rounds: u32,
     samples: Samples,
@@ -208,9 +208,9 @@ struct Bench<S = Stage> {
 }
 
 impl<S> Bench<S> {
-    fn new(args: &Args, stage: S, steps: u64) -> Self {
+    fn new(args: &Args, env: S, steps: u64) -> Self {
         let (samples, progress) = (Samples::default(), Progress::steps());
-        Self { stage, events: args.events, rounds: args.rounds, samples, progress, done: 0, steps }
+        Self { env, events: args.events, rounds: args.rounds, samples, progress, done: 0, steps }
     }
 
     /// Says what is measured next.
@@ -226,7 +226,7 @@ impl<S> Bench<S> {
 }
 
 /// In every second round the other way round, so that what the machine does meanwhile falls on both sides alike.
-fn in_turns<T: Copy>(all: &[T], round: u32) -> Vec<T> {
+fn alternate<T: Copy>(all: &[T], round: u32) -> Vec<T> {
     let mut order = all.to_vec();
     if round % 2 == 1 {
         order.reverse();

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::task::JoinSet;
 
+use super::env::BenchEnv;
 use super::pace::Pace;
-use super::stage::Stage;
 use super::system::System;
-use super::{Bench, SLICES, in_turns};
+use super::{Bench, SLICES, alternate};
 use crate::publish::{NewEvent, publish, publish_many};
 use crate::store::postgres::bench::RawConnection;
 use crate::system::Outbox;
@@ -49,29 +49,29 @@ pub(super) fn steps(rounds: u32) -> u64 {
 pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let span = bench.span() / SLICES;
     for round in 0..bench.rounds * SLICES {
-        for run in in_turns(&RUNS, round) {
+        for run in alternate(&RUNS, round) {
             bench.step("publishing");
-            bench.stage.schema.empty().await?;
-            let (name, rate) = measure_once(&bench.stage, run, span).await?;
+            bench.env.schema.empty().await?;
+            let (name, rate) = measure_once(&bench.env, run, span).await?;
             bench.samples.record(name, rate);
         }
     }
     Ok(())
 }
 
-async fn measure_once(stage: &Stage, run: Run, span: Duration) -> anyhow::Result<(String, f64)> {
+async fn measure_once(env: &BenchEnv, run: Run, span: Duration) -> anyhow::Result<(String, f64)> {
     Ok(match run {
-        Run::InsertOne => ("insert.one".to_owned(), insert_one(stage, span).await?),
-        Run::Publish => ("publish".to_owned(), publish_one(stage.schema.connection().await?, span).await?),
-        Run::InsertMany => ("insert.many".to_owned(), MANY as f64 * insert_many(stage, span).await?),
-        Run::PublishMany => ("publish.many".to_owned(), MANY as f64 * publish_together(stage, span).await?),
-        Run::PublishFrom(senders) => (format!("publish.{senders}"), publish_from(stage, senders, span).await?),
-        Run::SendFrom(senders) => (format!("send.{senders}"), send_from(stage, senders, span).await?),
+        Run::InsertOne => ("insert.one".to_owned(), insert_one(env, span).await?),
+        Run::Publish => ("publish".to_owned(), publish_one(env.schema.connection().await?, span).await?),
+        Run::InsertMany => ("insert.many".to_owned(), MANY as f64 * insert_many(env, span).await?),
+        Run::PublishMany => ("publish.many".to_owned(), MANY as f64 * publish_together(env, span).await?),
+        Run::PublishFrom(senders) => (format!("publish.{senders}"), publish_from(env, senders, span).await?),
+        Run::SendFrom(senders) => (format!("send.{senders}"), send_from(env, senders, span).await?),
     })
 }
 
-async fn insert_one(stage: &Stage, span: Duration) -> anyhow::Result<f64> {
-    let mut raw = stage.schema.connection().await?;
+async fn insert_one(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
+    let mut raw = env.schema.connection().await?;
     let mut pace = Pace::over(span);
     while pace.goes_on() {
         raw.insert_one(EVENT_TYPE, SOURCE, &data()).await?;
@@ -79,8 +79,8 @@ async fn insert_one(stage: &Stage, span: Duration) -> anyhow::Result<f64> {
     Ok(pace.rate())
 }
 
-async fn insert_many(stage: &Stage, span: Duration) -> anyhow::Result<f64> {
-    let mut raw = stage.schema.connection().await?;
+async fn insert_many(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
+    let mut raw = env.schema.connection().await?;
     let mut pace = Pace::over(span);
     while pace.goes_on() {
         let data: Vec<String> = (0..MANY).map(|_| data()).collect();
@@ -97,8 +97,8 @@ async fn publish_one(mut raw: RawConnection, span: Duration) -> anyhow::Result<f
     Ok(pace.rate())
 }
 
-async fn publish_together(stage: &Stage, span: Duration) -> anyhow::Result<f64> {
-    let mut raw = stage.schema.connection().await?;
+async fn publish_together(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
+    let mut raw = env.schema.connection().await?;
     let mut pace = Pace::over(span);
     while pace.goes_on() {
         publish_many(&mut raw.conn, (0..MANY).map(|_| event())).await?;
@@ -106,16 +106,16 @@ async fn publish_together(stage: &Stage, span: Duration) -> anyhow::Result<f64> 
     Ok(pace.rate())
 }
 
-async fn publish_from(stage: &Stage, senders: usize, span: Duration) -> anyhow::Result<f64> {
+async fn publish_from(env: &BenchEnv, senders: usize, span: Duration) -> anyhow::Result<f64> {
     let mut connections = Vec::new();
     for _ in 0..senders {
-        connections.push(stage.schema.connection().await?);
+        connections.push(env.schema.connection().await?);
     }
     sum_of(connections.into_iter().map(|raw| publish_one(raw, span)).collect()).await
 }
 
-async fn send_from(stage: &Stage, senders: usize, span: Duration) -> anyhow::Result<f64> {
-    let system = System::publishing(stage).await?;
+async fn send_from(env: &BenchEnv, senders: usize, span: Duration) -> anyhow::Result<f64> {
+    let system = System::publishing(env).await?;
     sum_of((0..senders).map(|_| send(system.outbox.clone(), span)).collect()).await
 }
 

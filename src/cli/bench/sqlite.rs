@@ -16,7 +16,7 @@ use super::publishing::{event, send, sum_of};
 use super::report::Report;
 use super::system::System;
 use super::worker::Worker;
-use super::{Args, Bench, in_turns, until_interrupted};
+use super::{Args, Bench, alternate, until_interrupted};
 use crate::cli::exit::Usage;
 use crate::settings::{DatabaseSettings, PublisherSettings, Settings};
 use crate::store::{CountMode, Store};
@@ -55,9 +55,9 @@ pub(super) async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<
 async fn perform(bench: &mut Bench<Folder>) -> anyhow::Result<()> {
     let (events, span) = (bench.events, bench.span());
     for round in 0..bench.rounds {
-        for run in in_turns(&RUNS, round) {
+        for run in alternate(&RUNS, round) {
             bench.step("SQLite");
-            let place = bench.stage.new_place().await?;
+            let place = bench.env.new_place().await?;
             let (name, rate) = match run {
                 Run::Drain => ("sqlite.drain", drain(&place, events).await?),
                 Run::Publish => ("sqlite.publish", publish_one_by_one(&place, span).await?),

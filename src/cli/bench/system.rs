@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use tokio::sync::oneshot;
 
-use super::stage::Stage;
+use super::env::BenchEnv;
 use crate::error::SystemError;
 use crate::settings::Settings;
 use crate::system::{Builder, Outbox, OutboxSystem};
@@ -19,13 +19,13 @@ pub(super) struct System {
 
 impl System {
     /// One that works here.
-    pub(super) async fn working(stage: &Stage) -> anyhow::Result<Self> {
-        Self::start(stage.settings(&["default"]), false).await
+    pub(super) async fn working(env: &BenchEnv) -> anyhow::Result<Self> {
+        Self::start(env.settings(&["default"]), false).await
     }
 
     /// One that only publishes: another process works.
-    pub(super) async fn publishing(stage: &Stage) -> anyhow::Result<Self> {
-        Self::start(stage.settings(&["default"]), true).await
+    pub(super) async fn publishing(env: &BenchEnv) -> anyhow::Result<Self> {
+        Self::start(env.settings(&["default"]), true).await
     }
 
     /// `publish_only`: as an application has it beside a worker of its own.

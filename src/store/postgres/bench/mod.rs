@@ -3,10 +3,10 @@
 //! Its name is also the `application_name` of whatever works in it, and while somebody does, an advisory lock on the name
 //! is held: a schema whose lock is free was left behind by a process that is gone.
 
-mod content;
+mod counters;
 mod leftovers;
-mod marks;
 mod raw;
+mod workload;
 
 use std::fmt::Display;
 
@@ -19,9 +19,9 @@ use crate::error::StoreError;
 use crate::settings::Secret;
 use crate::store::Store;
 
-pub(crate) use content::Content;
 pub(crate) use leftovers::remove_abandoned;
 pub(crate) use raw::RawConnection;
+pub(crate) use workload::Workload;
 
 /// What the name of every such schema begins with.
 const PREFIX: &str = "outbox_bench_";
@@ -50,7 +50,7 @@ impl BenchSchema {
         schema.run(&format!("SELECT {}", lock_of(&schema.name, "pg_advisory_lock"))).await?;
         schema.run(&format!("CREATE SCHEMA {}", schema.name)).await?;
         PostgresStore::new(Target::from_url(schema.url.expose()).map_err(refused)?, None)?.migrate(&|_| ()).await?;
-        schema.run(marks::NOTE_STARTS).await?;
+        schema.run(counters::NOTE_STARTS).await?;
         Ok(schema)
     }
 

@@ -4,7 +4,7 @@ use super::{BenchSchema, Result};
 
 /// Events that are due.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Content {
+pub(crate) struct Workload {
     pub(crate) events: u32,
     /// Characters of each one's data.
     pub(crate) data: u32,
@@ -18,9 +18,9 @@ pub(crate) struct Content {
 
 impl BenchSchema {
     /// Empties the table and fills it.
-    pub(crate) async fn refill(&self, content: Content) -> Result<()> {
+    pub(crate) async fn refill(&self, workload: Workload) -> Result<()> {
         self.empty().await?;
-        self.fill(content).await
+        self.fill(workload).await
     }
 
     /// Removes all events.
@@ -29,8 +29,8 @@ impl BenchSchema {
     }
 
     /// Adds events, and leaves the table as vacuum does, so that no measurement pays for what was written before it.
-    pub(crate) async fn fill(&self, content: Content) -> Result<()> {
-        let Content { events, data, keys, lanes, sampled } = content;
+    pub(crate) async fn fill(&self, workload: Workload) -> Result<()> {
+        let Workload { events, data, keys, lanes, sampled } = workload;
         let [events, data, keys, sampled] = [events, data, keys, sampled].map(i64::from);
         let inserted = self.client.execute(INSERT, &[&events, &data, &keys, &lanes, &sampled]).await;
         inserted.map_err(|error| self.failed(&error))?;

@@ -18,7 +18,7 @@ const PAGE: u32 = 1_000;
 /// How long is waited for an entry; less than the connection waits for an answer.
 const BLOCK_MS: u32 = 100;
 
-pub(crate) struct BareStream {
+pub(crate) struct RawStream {
     connection: MultiplexedConnection,
     stream: String,
     max_len: u64,
@@ -29,7 +29,7 @@ pub(crate) struct BareStream {
 /// What XREAD answers: the entries of each stream, each with its place and its fields; nothing where none came.
 type Read = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
 
-impl BareStream {
+impl RawStream {
     pub(crate) async fn connect(settings: &PublisherSettings) -> Result<Self, BackendError> {
         let mut address = Address::new(settings).map_err(BackendError::Unavailable)?;
         let connection = address.connect().await?;

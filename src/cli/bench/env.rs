@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::backend::redis_stream::bare::BareStream;
+use crate::backend::redis_stream::raw_stream::RawStream;
 use crate::cli::exit::Usage;
 use crate::settings::{PublisherSettings, Secret, Settings, WorkerSettings};
 use crate::store::postgres::bench::{BenchSchema, remove_abandoned};
@@ -50,7 +50,7 @@ impl Plan {
     /// Finds out before anything is made whether Redis can be reached.
     pub(super) async fn require_redis(&self) -> anyhow::Result<()> {
         for (_, settings) in self.publishers(&self.suffix) {
-            BareStream::connect(&settings).await.context("Redis cannot be measured")?;
+            RawStream::connect(&settings).await.context("Redis cannot be measured")?;
         }
         Ok(())
     }
@@ -64,27 +64,27 @@ impl Plan {
         Ok(())
     }
 
-    pub(super) async fn raise(&self) -> anyhow::Result<Stage> {
-        self.raise_as(&self.suffix).await
+    pub(super) async fn create(&self) -> anyhow::Result<BenchEnv> {
+        self.create_as(&self.suffix).await
     }
 
     /// Another one beside the first.
-    pub(super) async fn raise_second(&self) -> anyhow::Result<Stage> {
-        self.raise_as(&self.second()).await
+    pub(super) async fn create_second(&self) -> anyhow::Result<BenchEnv> {
+        self.create_as(&self.second()).await
     }
 
     fn second(&self) -> String {
         format!("{}b", self.suffix)
     }
 
-    async fn raise_as(&self, suffix: &str) -> anyhow::Result<Stage> {
+    async fn create_as(&self, suffix: &str) -> anyhow::Result<BenchEnv> {
         let mut streams = BTreeMap::new();
         for (name, settings) in self.publishers(suffix) {
-            let stream = BareStream::connect(&settings).await?;
+            let stream = RawStream::connect(&settings).await?;
             streams.insert(name, Stream { settings, stream });
         }
         let schema = BenchSchema::create(&self.database, suffix).await?;
-        Ok(Stage { schema, streams, worker: self.worker.clone() })
+        Ok(BenchEnv { schema, streams, worker: self.worker.clone() })
     }
 
     /// Removes everything that this run has made, by connections of its own.
@@ -112,7 +112,7 @@ impl Plan {
 
     async fn remove_streams(&self, suffix: &str) -> anyhow::Result<()> {
         for (_, settings) in self.publishers(suffix) {
-            BareStream::connect(&settings).await?.remove().await?;
+            RawStream::connect(&settings).await?.remove().await?;
         }
         Ok(())
     }
@@ -132,16 +132,16 @@ fn name_of(suffix: &str) -> String {
 /// A stream of the run's own.
 pub(super) struct Stream {
     settings: PublisherSettings,
-    pub(super) stream: BareStream,
+    pub(super) stream: RawStream,
 }
 
-pub(super) struct Stage {
+pub(super) struct BenchEnv {
     pub(super) schema: BenchSchema,
     pub(super) streams: BTreeMap<&'static str, Stream>,
     pub(super) worker: WorkerSettings,
 }
 
-impl Stage {
+impl BenchEnv {
     /// Empties the streams.
     pub(super) async fn clear_streams(&mut self) -> anyhow::Result<()> {
         for stream in self.streams.values_mut() {
@@ -151,9 +151,9 @@ impl Stage {
     }
 
     /// Another connection to a stream, for reading it from its start.
-    pub(super) async fn reader(&self, publisher: &str) -> anyhow::Result<BareStream> {
+    pub(super) async fn reader(&self, publisher: &str) -> anyhow::Result<RawStream> {
         let stream = self.streams.get(publisher).context("there is no such stream")?;
-        Ok(BareStream::connect(&stream.settings).await?)
+        Ok(RawStream::connect(&stream.settings).await?)
     }
 
     pub(super) async fn versions(&mut self) -> anyhow::Result<(String, String)> {

@@ -18,7 +18,7 @@ pub(super) const NOTE_STARTS: &str = "\
 
 /// What the server has counted so far.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Marks {
+pub(crate) struct ServerCounters {
     /// Bytes, of the whole server.
     pub(crate) wal: i64,
     /// Of the whole database.
@@ -37,7 +37,7 @@ pub(crate) struct Drained {
 
 impl BenchSchema {
     /// Waits until nobody else works here, for a connection hands in what it counted when it goes; then reads.
-    pub(crate) async fn marks(&self) -> Result<Marks> {
+    pub(crate) async fn counters(&self) -> Result<ServerCounters> {
         self.wait_quiet().await?;
         let question = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint, \
             (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()), \
@@ -45,7 +45,7 @@ impl BenchSchema {
              WHERE schemaname = current_schema())";
         let row = self.client.query_one(question, &[]).await.map_err(|error| self.failed(&error))?;
         let get = |column| row.try_get(column).map_err(|error| self.failed(&error));
-        Ok(Marks { wal: get(0)?, commits: get(1)?, dead: get(2)? })
+        Ok(ServerCounters { wal: get(0)?, commits: get(1)?, dead: get(2)? })
     }
 
     /// How many connections there are in this schema, but for the one that asks.

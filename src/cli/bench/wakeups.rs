@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::env::{BenchEnv, PUBLISHERS};
 use super::latency::wait_ready;
 use super::pace::Pace;
 use super::publishing::{event, sum_of};
-use super::stage::{PUBLISHERS, Stage};
 use super::system::System;
 use super::worker::Worker;
-use super::{Bench, SLICES, in_turns};
+use super::{Bench, SLICES, alternate};
 use crate::publish::publish;
 use crate::store::postgres::bench::RawConnection;
 use crate::system::Outbox;
@@ -26,9 +26,9 @@ pub(super) fn steps(rounds: u32) -> u64 {
 pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let span = bench.span() / SLICES;
     for round in 0..bench.rounds * SLICES {
-        for (name, wakes) in in_turns(&RUNS, round) {
+        for (name, wakes) in alternate(&RUNS, round) {
             bench.step("what wake-ups cost");
-            let rate = measure_once(&mut bench.stage, wakes, span).await?;
+            let rate = measure_once(&mut bench.env, wakes, span).await?;
             bench.samples.record(name, rate);
         }
     }
@@ -36,15 +36,15 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 /// Commits a second, with a worker in another process that takes what is written.
-async fn measure_once(stage: &mut Stage, wakes: bool, span: Duration) -> anyhow::Result<f64> {
-    stage.clear_streams().await?;
-    stage.schema.empty().await?;
-    let system = System::publishing(stage).await?;
-    let worker = Worker::start(stage.variables(&PUBLISHERS[..1]), &[])?;
-    wait_ready(stage, &mut stage.reader(PUBLISHERS[0]).await?).await?;
+async fn measure_once(env: &mut BenchEnv, wakes: bool, span: Duration) -> anyhow::Result<f64> {
+    env.clear_streams().await?;
+    env.schema.empty().await?;
+    let system = System::publishing(env).await?;
+    let worker = Worker::start(env.variables(&PUBLISHERS[..1]), &[])?;
+    wait_ready(env, &mut env.reader(PUBLISHERS[0]).await?).await?;
     let mut connections = Vec::new();
     for _ in 0..WRITERS {
-        connections.push(stage.schema.connection().await?);
+        connections.push(env.schema.connection().await?);
     }
     let writers: JoinSet<_> =
         connections.into_iter().map(|raw| write(raw, wakes.then(|| system.outbox.clone()), span)).collect();
