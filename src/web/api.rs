@@ -13,12 +13,12 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use super::access::Session;
-use super::answers::{Changed, Count, Events, Listed, Overview};
-use super::asked::{Action, Cursor, Filter, FilterAlone, Instruction, Meant, Wanted, known_names};
 use super::cached::Known;
 use super::desk::{Desk, LARGEST_PAGE, MOST_CHANGED, PAGE};
-use super::guard::{Base, Refusal};
 use super::methods::{get, post};
+use super::middleware::{AccessError, Base};
+use super::requests::{Action, BulkAction, Cursor, Filter, FilterAlone, PageRequest, Selection, known_names};
+use super::responses::{Changed, Count, EventListItem, Events, Overview};
 use crate::error::StoreError;
 use crate::event_json::EventJson;
 use crate::explain::Explanation;
@@ -111,7 +111,7 @@ impl From<StoreError> for Problem {
     }
 }
 
-pub(super) fn refused(refusal: Refusal) -> HttpResponse {
+pub(super) fn refused(refusal: AccessError) -> HttpResponse {
     Problem::new(refusal.status(), refusal.says()).error_response()
 }
 
@@ -204,7 +204,7 @@ pub(super) enum Order {
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
-pub(super) struct Part {
+pub(super) struct PageQuery {
     /// Newest first, or oldest first.
     #[param(inline)]
     pub(super) order: Order,
@@ -219,7 +219,7 @@ pub(super) struct Part {
     pub(super) patient: bool,
 }
 
-impl Part {
+impl PageQuery {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn limit(&self) -> Result<u16, String> {
@@ -232,9 +232,9 @@ impl Part {
 
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn wanted(&self) -> Result<Wanted, String> {
+    pub(super) fn wanted(&self) -> Result<PageRequest, String> {
         let newest_first = self.order == Order::Newest;
-        Ok(Wanted { newest_first, after: self.after, limit: self.limit()?, is_patient: self.patient })
+        Ok(PageRequest { newest_first, after: self.after, limit: self.limit()?, is_patient: self.patient })
     }
 }
 
@@ -243,7 +243,7 @@ fn bad(reason: impl Into<String>) -> Problem {
 }
 
 /// Events without their data, a page at a time.
-#[utoipa::path(get, path = "/events", params(Filter, Part), responses(
+#[utoipa::path(get, path = "/events", params(Filter, PageQuery), responses(
     (status = 200, body = Events),
     (status = 400, body = Problem, description = "a parameter is wrong"),
     Refused,
@@ -251,7 +251,7 @@ fn bad(reason: impl Into<String>) -> Problem {
 async fn events(
     desk: web::Data<Desk>,
     filter: web::Query<Filter>,
-    part: web::Query<Part>,
+    part: web::Query<PageQuery>,
     request: HttpRequest,
 ) -> Answer<Events> {
     known_names(request.query_string(), &["order", "after", "limit", "patient"]).map_err(bad)?;
@@ -261,21 +261,21 @@ async fn events(
 /// What is to be done.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Doing {
+pub(super) struct ActionQuery {
     #[param(inline)]
     pub(super) action: Action,
 }
 
 /// How many events an action would change: of those that the filter means, those whose status allows it. Without a status
 /// in the filter, `retry` does not mean pending events, and `fail` none that have failed.
-#[utoipa::path(get, path = "/events/count", params(Doing, Filter), responses(
+#[utoipa::path(get, path = "/events/count", params(ActionQuery, Filter), responses(
     (status = 200, body = Count),
     (status = 400, body = Problem, description = "a parameter is wrong"),
     Refused,
 ))]
 async fn count(
     desk: web::Data<Desk>,
-    doing: web::Query<Doing>,
+    doing: web::Query<ActionQuery>,
     filter: web::Query<Filter>,
     request: HttpRequest,
 ) -> Answer<Count> {
@@ -350,36 +350,36 @@ async fn change(desk: web::Data<Desk>, session: web::ReqData<Session>, request: 
         Request::These(OfThese { ids, .. }) if ids.len() > MOST_IDS => {
             return Err(bad(format!("at most {MOST_IDS} ids at once")));
         }
-        Request::These(OfThese { action, ids, reason }) => (action, reason, Meant::These(ids)),
+        Request::These(OfThese { action, ids, reason }) => (action, reason, Selection::These(ids)),
         Request::AllThatMatch(OfAllThatMatch { action, filter, reason, after }) => {
-            (action, reason, Meant::AllThatMatch { filter: Box::new(filter.0), after })
+            (action, reason, Selection::AllThatMatch { filter: Box::new(filter.0), after })
         }
     };
-    let instruction = Instruction { action, reason: reason.unwrap_or_else(|| GIVEN_UP.to_owned()), meant };
+    let instruction = BulkAction { action, reason: reason.unwrap_or_else(|| GIVEN_UP.to_owned()), meant };
     Ok(web::Json(desk.into_inner().change(instruction, session.role).await?))
 }
 
 /// One event.
 #[derive(Serialize, ToSchema)]
-struct Whole<'a> {
+struct EventDetail<'a> {
     /// None where the row is no event; `explanation` says why.
     #[schema(value_type = Option<Object>)]
     event: Option<EventJson<'a>>,
     explanation: Explanation,
     /// Others with its key, newest first.
-    neighbours: Vec<Listed>,
+    neighbours: Vec<EventListItem>,
 }
 
 /// One event with its data, why it is where it is, and others with its key.
 #[utoipa::path(get, path = "/events/{id}", params(("id" = Uuid, Path)), responses(
-    (status = 200, body = Whole),
+    (status = 200, body = EventDetail),
     (status = 404, body = Problem, description = "no event has this id"),
     Refused,
 ))]
 async fn event(desk: web::Data<Desk>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let detail = desk.event(known(&id)?).await?;
     let event = detail.event.as_ref().ok().map(EventJson::from);
-    Ok(HttpResponse::Ok().json(Whole { event, explanation: detail.explanation, neighbours: detail.neighbours }))
+    Ok(HttpResponse::Ok().json(EventDetail { event, explanation: detail.explanation, neighbours: detail.neighbours }))
 }
 
 /// Why an event has not been sent.

@@ -8,9 +8,9 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::access::Role;
-use super::answers::{Changed, Count, Detail, Events, Listed, Outcome, Overview};
-use super::asked::{Action, Cursor, Filter, Instruction, Meant, Wanted};
 use super::cached::{Cached, Known};
+use super::requests::{Action, BulkAction, Cursor, Filter, PageRequest, Selection};
+use super::responses::{Changed, Count, Detail, EventListItem, Events, Outcome, Overview};
 use super::walk::{LONGEST_STRETCH, Walk};
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
@@ -62,8 +62,8 @@ impl Desk {
         self.overview.get(|| async move { look(&*store, &settings).await }, patience).await
     }
 
-    pub(crate) async fn events(&self, filter: &Filter, wanted: Wanted) -> Result<Events> {
-        let Wanted { newest_first, after, limit, is_patient } = wanted;
+    pub(crate) async fn events(&self, filter: &Filter, page: PageRequest) -> Result<Events> {
+        let PageRequest { newest_first, after, limit, is_patient } = page;
         let limit = usize::from(limit.clamp(1, LARGEST_PAGE));
         let filter = EventFilter::from(filter);
         let time = if is_patient { LOOKING_LONG } else { LOOKING };
@@ -86,8 +86,8 @@ impl Desk {
         self.store.epoch().checked_add_signed(TimeDelta::microseconds(place.created_at))
     }
 
-    async fn list(&self, places: &[CreatedCursor]) -> Result<Vec<Listed>> {
-        Ok(self.store.load_without_data(&ids(places)).await?.into_iter().map(Listed::from).collect())
+    async fn list(&self, places: &[CreatedCursor]) -> Result<Vec<EventListItem>> {
+        Ok(self.store.load_without_data(&ids(places)).await?.into_iter().map(EventListItem::from).collect())
     }
 
     pub(crate) async fn event(&self, id: Uuid) -> Result<Detail> {
@@ -101,7 +101,7 @@ impl Desk {
     }
 
     /// Those that were created next to it, newest first.
-    async fn neighbours(&self, event: &OutboxEvent) -> Result<Vec<Listed>> {
+    async fn neighbours(&self, event: &OutboxEvent) -> Result<Vec<EventListItem>> {
         let filter = EventFilter { key: Some(event.partition_key.clone()), ..EventFilter::default() };
         let since_epoch = (event.created_at - self.store.epoch()).num_microseconds().unwrap_or(i64::MAX);
         let after = Some(CreatedCursor { created_at: since_epoch, id: event.id });
@@ -139,10 +139,10 @@ impl Desk {
 
     /// Changes those of the events that are meant whose status allows it, and writes into the log what was changed; also
     /// where nobody waits for it any more.
-    pub(crate) async fn change(self: Arc<Self>, instruction: Instruction, by: Role) -> Result<Changed> {
+    pub(crate) async fn change(self: Arc<Self>, action: BulkAction, by: Role) -> Result<Changed> {
         let changing = actix_rt::spawn(async move {
             let mut done = Changed::default();
-            match self.change_all(&instruction, by, &mut done).await {
+            match self.change_all(&action, by, &mut done).await {
                 Err(error) if done.changed == 0 => Err(error),
                 outcome => Ok(Changed { error: outcome.err().map(|error| error.to_string()), ..done }),
             }
@@ -153,15 +153,15 @@ impl Desk {
 
     /// By a filter, events are changed in the order of their creation, so that each is met once, whatever becomes of it
     /// meanwhile: so many, for so long.
-    async fn change_all(&self, instruction: &Instruction, by: Role, done: &mut Changed) -> Result<()> {
-        let (filter, after) = match &instruction.meant {
-            Meant::These(ids) => {
+    async fn change_all(&self, action: &BulkAction, by: Role, done: &mut Changed) -> Result<()> {
+        let (filter, after) = match &action.meant {
+            Selection::These(ids) => {
                 for batch in ids.chunks(BATCH) {
-                    done.changed += self.change_batch(instruction, by, batch).await?;
+                    done.changed += self.change_batch(action, by, batch).await?;
                 }
                 return Ok(());
             }
-            Meant::AllThatMatch { filter, after } => (instruction.action.filter(filter), after.map(|cursor| cursor.0)),
+            Selection::AllThatMatch { filter, after } => (action.action.filter(filter), after.map(|cursor| cursor.0)),
         };
         let Some(filter) = filter else { return Ok(()) };
         let mut walk = Walk::new(&*self.store, &filter, false, after, CHANGING);
@@ -171,7 +171,7 @@ impl Desk {
         {
             met += places.len();
             for batch in places.chunks(BATCH) {
-                done.changed += self.change_batch(instruction, by, &ids(batch)).await?;
+                done.changed += self.change_batch(action, by, &ids(batch)).await?;
                 done.next = batch.last().copied().map(Cursor);
                 if walk.is_over() {
                     return Ok(());
@@ -182,10 +182,10 @@ impl Desk {
         Ok(())
     }
 
-    async fn change_batch(&self, instruction: &Instruction, by: Role, ids: &[Uuid]) -> Result<usize> {
-        let changed = self.store.change(&instruction.action.change(&instruction.reason), ids).await?;
+    async fn change_batch(&self, action: &BulkAction, by: Role, ids: &[Uuid]) -> Result<usize> {
+        let changed = self.store.change(&action.action.change(&action.reason), ids).await?;
         if let [first, ..] = changed.as_slice() {
-            let (action, events) = (instruction.action, changed.len());
+            let (action, events) = (action.action, changed.len());
             tracing::info!(?action, role = ?by, events, %first, "events were changed over HTTP");
         }
         Ok(changed.len())

@@ -16,16 +16,16 @@
 //! ```
 
 mod access;
-mod answers;
 mod api;
-mod asked;
 mod assets;
 mod cached;
 mod desk;
-mod guard;
 mod limits;
 mod methods;
+mod middleware;
 mod pages;
+mod requests;
+mod responses;
 mod walk;
 
 use std::sync::Arc;
@@ -131,5 +131,5 @@ pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
         .configure(assets::routes)
         .configure(api::routes)
         .configure(pages::routes)
-        .wrap(from_fn(move |request, next| guard::guard(guarded.clone(), request, next)))
+        .wrap(from_fn(move |request, next| middleware::guard(guarded.clone(), request, next)))
 }

@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::frame::Frame;
 use super::{Answer, Trouble, events, events_count, read, without_empty};
 use crate::web::access::Role;
-use crate::web::asked::{Action, Cursor, Instruction, Meant, known_names};
 use crate::web::desk::Desk;
-use crate::web::guard::{CSRF_FIELD, Refusal};
+use crate::web::middleware::{AccessError, CSRF_FIELD};
+use crate::web::requests::{Action, BulkAction, Cursor, Selection, known_names};
 
 /// Events by id on one page, at most.
 const MOST_IDS: usize = 200;
@@ -17,7 +17,7 @@ const MOST_IDS: usize = 200;
 const GIVEN_UP: &str = "given up in the console";
 
 /// What a form says is to be done, and to what.
-fn parse(form: &str) -> Result<Instruction, String> {
+fn parse(form: &str) -> Result<BulkAction, String> {
     let form = without_empty(form);
     known_names(&form, &["action", "all", "id", "reason", "after", CSRF_FIELD])?;
     let pairs: Vec<(String, String)> = url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
@@ -30,20 +30,20 @@ fn parse(form: &str) -> Result<Instruction, String> {
     };
     let meant = if last("all").is_some() {
         let after = last("after").map(|after| Cursor::try_from(after.to_owned())).transpose()?;
-        Meant::AllThatMatch { filter: Box::new(read(&form)?), after }
+        Selection::AllThatMatch { filter: Box::new(read(&form)?), after }
     } else {
-        Meant::These(ids(&pairs)?)
+        Selection::These(ids(&pairs)?)
     };
-    Ok(Instruction { action, reason: last("reason").unwrap_or(GIVEN_UP).to_owned(), meant })
+    Ok(BulkAction { action, reason: last("reason").unwrap_or(GIVEN_UP).to_owned(), meant })
 }
 
 /// As the hidden fields of a form.
-fn hidden(action: Action, meant: &Meant) -> Markup {
+fn hidden(action: Action, meant: &Selection) -> Markup {
     html! {
         input type="hidden" name="action" value=(word(action));
         @match meant {
-            Meant::These(ids) => { @for id in ids { input type="hidden" name="id" value=(id); } }
-            Meant::AllThatMatch { filter, .. } => {
+            Selection::These(ids) => { @for id in ids { input type="hidden" name="id" value=(id); } }
+            Selection::AllThatMatch { filter, .. } => {
                 input type="hidden" name="all" value="1";
                 (events::hidden(filter))
             }
@@ -107,12 +107,12 @@ fn means(action: Action) -> &'static str {
 
 pub(super) async fn confirm(frame: Frame, desk: web::Data<Desk>, request: HttpRequest) -> Answer {
     if !frame.may_change() {
-        return Ok(frame.trouble(Refusal::Reader.status(), Refusal::Reader.says()));
+        return Ok(frame.trouble(AccessError::Reader.status(), AccessError::Reader.says()));
     }
     let instruction = parse(request.query_string()).map_err(|reason| Trouble::bad_request(&frame, reason))?;
     let count = match &instruction.meant {
-        Meant::These(ids) => desk.count_these(instruction.action, ids).await.map_err(Trouble::of(&frame))?,
-        Meant::AllThatMatch { filter, .. } => {
+        Selection::These(ids) => desk.count_these(instruction.action, ids).await.map_err(Trouble::of(&frame))?,
+        Selection::AllThatMatch { filter, .. } => {
             desk.count(instruction.action, filter).await.map_err(Trouble::of(&frame))?
         }
     };
@@ -122,7 +122,7 @@ pub(super) async fn confirm(frame: Frame, desk: web::Data<Desk>, request: HttpRe
     let content = html! {
         h1 { (title) }
         p { (means(instruction.action)) }
-        @if let Meant::AllThatMatch { filter, .. } = &instruction.meant {
+        @if let Selection::AllThatMatch { filter, .. } = &instruction.meant {
             dl { @for (name, value) in events::fields(filter) { dt { (name) } dd { (value) } } }
         }
         form method="post" action=(frame.link("/change")) {
@@ -146,7 +146,7 @@ pub(super) async fn change(frame: Frame, desk: web::Data<Desk>, form: String) ->
     let by = frame.session().map_or(Role::Reader, |session| session.role);
     let (action, reason, form) =
         (instruction.action, instruction.reason.clone(), hidden(instruction.action, &instruction.meant));
-    let these = if let Meant::These(ids) = &instruction.meant { ids.clone() } else { Vec::new() };
+    let these = if let Selection::These(ids) = &instruction.meant { ids.clone() } else { Vec::new() };
     let changed = desk.into_inner().change(instruction, by).await.map_err(Trouble::of(&frame))?;
     let title = format!("{} {}", events_count(changed.changed), past(action));
     let content = html! {

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 
 use super::grouped;
-use crate::web::answers::Outcome;
+use crate::web::responses::Outcome;
 
 const WIDTH: i32 = 900;
 const HEIGHT: i32 = 140;

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::frame::Frame;
 use super::{Answer, Trouble, events, shortened, status, time};
 use crate::event::{JsonText, OutboxEvent, Status};
-use crate::web::answers::Detail;
 use crate::web::desk::Desk;
+use crate::web::responses::Detail;
 
 /// Of larger data the beginning is shown.
 const MOST_SHOWN: usize = 64 * 1024;

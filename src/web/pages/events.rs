@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::frame::Frame;
 use super::{Answer, STATUSES, Trouble, read, see_other, shortened, status, time, without_empty};
-use crate::web::answers::Listed;
-use crate::web::api::{Order, Part};
-use crate::web::asked::{Filter, text};
+use crate::web::api::{Order, PageQuery};
 use crate::web::desk::Desk;
+use crate::web::requests::{Filter, text};
+use crate::web::responses::EventListItem;
 
 const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldest first")];
 
@@ -28,7 +28,7 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpReque
     let query = without_empty(request.query_string());
     let bad = |reason: String| Trouble::bad_request(&frame, reason);
     let mut filter: Filter = read(&query).map_err(bad)?;
-    let part: Part = read(&query).map_err(bad)?;
+    let part: PageQuery = read(&query).map_err(bad)?;
     let Search { search } = read(&query).map_err(bad)?;
     let search = search.unwrap_or_default().trim().to_owned();
     if let Ok(id) = search.parse::<Uuid>() {
@@ -118,7 +118,7 @@ fn filters(frame: &Frame, filter: &Filter, order: Order) -> Markup {
     }
 }
 
-pub(super) fn table(frame: &Frame, events: &[Listed], selectable: bool) -> Markup {
+pub(super) fn table(frame: &Frame, events: &[EventListItem], selectable: bool) -> Markup {
     html! {
         div class="wide" {
             table {
@@ -139,14 +139,14 @@ pub(super) fn table(frame: &Frame, events: &[Listed], selectable: bool) -> Marku
     }
 }
 
-fn row(frame: &Frame, event: &Listed, selectable: bool) -> Markup {
+fn row(frame: &Frame, event: &EventListItem, selectable: bool) -> Markup {
     let id = event.id();
     html! {
         tr {
             @if selectable { td { input type="checkbox" name="id" value=(id) aria-label={ "Select " (id) }; } }
             td { a href=(frame.link(&format!("/events/{id}"))) { code { (id) } } }
             @match event {
-                Listed::Event(event) => {
+                EventListItem::Event(event) => {
                     td { (status(event.status)) @if event.retry_count > 0 { " " span class="soft" { "×" (event.retry_count) } } }
                     td { (event.event_type) }
                     td { (event.subject) }
@@ -155,7 +155,7 @@ fn row(frame: &Frame, event: &Listed, selectable: bool) -> Markup {
                     td { (time(event.created_at)) }
                     td { (shortened(&event.last_error)) }
                 }
-                Listed::Unreadable { unreadable, .. } => {
+                EventListItem::Unreadable { unreadable, .. } => {
                     td colspan="7" { span class="bad" { "no event: " (shortened(unreadable)) } }
                 }
             }

@@ -10,7 +10,7 @@ use maud::{DOCTYPE, Markup, html};
 use super::SIGN_OUT;
 use crate::web::access::{Role, Session};
 use crate::web::assets;
-use crate::web::guard::{Base, CSRF_FIELD};
+use crate::web::middleware::{Base, CSRF_FIELD};
 
 /// No styles of its own, no code in attributes, no requests to elsewhere.
 const HTMX: &str =

@@ -16,8 +16,8 @@ use actix_web::{HttpResponse, ResponseError, web};
 use maud::html;
 
 use self::frame::Frame;
-use super::guard::{Asked, Refusal, SIGN_IN};
 use super::methods::{get, post, refuse_but};
+use super::middleware::{AccessError, RequestInfo, SIGN_IN};
 use crate::error::StoreError;
 use crate::event::Status;
 
@@ -96,12 +96,12 @@ impl ResponseError for Trouble {
 type Answer = Result<HttpResponse, Trouble>;
 
 /// What stands in place of a page that somebody may not see: the way to sign in, where that helps.
-pub(super) fn refused(refusal: Refusal, asked: &Asked) -> HttpResponse {
-    if refusal == Refusal::Unknown && asked.is_refresh {
+pub(super) fn refused(refusal: AccessError, asked: &RequestInfo) -> HttpResponse {
+    if refusal == AccessError::Unknown && asked.is_refresh {
         // The page asks as a whole, and comes to where one signs in.
         return HttpResponse::build(refusal.status()).insert_header(("hx-refresh", "true")).finish();
     }
-    if refusal == Refusal::Unknown {
+    if refusal == AccessError::Unknown {
         // What was to be changed is asked for anew.
         let page = if asked.is_change { "/" } else { &asked.path };
         let then = url::form_urlencoded::byte_serialize(page.as_bytes()).collect::<String>();

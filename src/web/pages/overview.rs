@@ -12,9 +12,9 @@ use super::frame::Frame;
 use super::{Answer, STATUSES, Trouble, grouped, shortened, time};
 use crate::event::Status;
 use crate::outbox_status::WorkerStatus;
-use crate::web::answers::Overview;
 use crate::web::cached::Known;
 use crate::web::desk::Desk;
+use crate::web::responses::Overview;
 
 /// A page is shown without what is still being counted then.
 const PATIENCE: Duration = Duration::from_millis(50);

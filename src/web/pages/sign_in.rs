@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::frame::Frame;
 use super::see_other;
 use crate::web::access::{Access, Session};
-use crate::web::guard::SIGN_IN;
+use crate::web::middleware::SIGN_IN;
 
 #[derive(Deserialize)]
 pub(super) struct Then {

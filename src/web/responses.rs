@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::asked::Cursor;
+use super::requests::Cursor;
 use crate::event::{OutboxEvent, Status};
 use crate::explain::Explanation;
 use crate::outbox_status::{BackendStatus, WorkerStatus};
@@ -76,12 +76,12 @@ pub(crate) struct Summary {
 /// A row of the list: an event, or why it is none.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
-pub(crate) enum Listed {
+pub(crate) enum EventListItem {
     Event(Box<Summary>),
     Unreadable { id: Uuid, unreadable: String },
 }
 
-impl From<Result<OutboxEvent, Unreadable>> for Listed {
+impl From<Result<OutboxEvent, Unreadable>> for EventListItem {
     fn from(row: Result<OutboxEvent, Unreadable>) -> Self {
         match row {
             Ok(event) => Self::Event(Box::new(Summary {
@@ -103,7 +103,7 @@ impl From<Result<OutboxEvent, Unreadable>> for Listed {
     }
 }
 
-impl Listed {
+impl EventListItem {
     pub(crate) fn id(&self) -> Uuid {
         match self {
             Self::Event(event) => event.id,
@@ -115,7 +115,7 @@ impl Listed {
 /// A page of events.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Events {
-    pub(crate) events: Vec<Listed>,
+    pub(crate) events: Vec<EventListItem>,
     /// `after` of the next page; none where this is the last.
     pub(crate) next: Option<Cursor>,
     /// Looking for them took long, and stopped at what was created then: `next` goes on from there.
@@ -136,7 +136,7 @@ pub(crate) struct Detail {
     pub(crate) event: Result<OutboxEvent, Unreadable>,
     pub(crate) explanation: Explanation,
     /// Others with its key, newest first.
-    pub(crate) neighbours: Vec<Listed>,
+    pub(crate) neighbours: Vec<EventListItem>,
 }
 
 /// What was done.

@@ -48,7 +48,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum AccessError {
     /// It was sent to a name that is not ours.
     Host,
     /// It comes from another machine, and no secret was set.
@@ -69,7 +69,7 @@ pub(crate) enum Refusal {
     Late,
 }
 
-impl Refusal {
+impl AccessError {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
@@ -99,14 +99,14 @@ impl Refusal {
 }
 
 /// How it is known who asks.
-enum Shown {
+enum Identity {
     Token(Role),
     Cookie(Session),
     /// Nothing is asked for on this machine.
     Nearness(Session),
 }
 
-impl Shown {
+impl Identity {
     fn session(&self) -> Session {
         match self {
             Self::Token(role) => Session::new(*role),
@@ -125,7 +125,7 @@ pub(super) struct Base {
 }
 
 /// What is asked for, as far as a refusal has to know.
-pub(super) struct Asked {
+pub(super) struct RequestInfo {
     /// Below where the console stands, with its query.
     pub(super) path: String,
     pub(super) base: Base,
@@ -147,20 +147,20 @@ pub(super) async fn guard<B: MessageBody + 'static>(
     let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
     let is_refresh = request.headers().contains_key("hx-request");
     let is_change = changes(&request);
-    let asked = Asked { path: format!("{path}{query}"), base: base.clone(), is_refresh, is_change };
+    let asked = RequestInfo { path: format!("{path}{query}"), base: base.clone(), is_refresh, is_change };
     let deadline = Instant::now() + PATIENCE;
     let admitting = timeout_at(deadline, admit(&console, &mut request, &path, &base.cookie.name));
-    let admitted = admitting.await.unwrap_or(Err(Refusal::Late));
+    let admitted = admitting.await.unwrap_or(Err(AccessError::Late));
     let mut response = match admitted {
         Ok(shown) => {
-            let fresh = matches!(shown, Some(Shown::Nearness(_)));
-            let session = shown.as_ref().map(Shown::session);
+            let fresh = matches!(shown, Some(Identity::Nearness(_)));
+            let session = shown.as_ref().map(Identity::session);
             if let Some(session) = session.clone() {
                 request.extensions_mut().insert(session);
             }
             let Ok(answered) = timeout_at(deadline, next.call(request)).await else {
                 // The request is gone with what was asked of it.
-                let mut late = refuse(Refusal::Late, &asked);
+                let mut late = refuse(AccessError::Late, &asked);
                 protect(late.headers_mut(), false);
                 return Err(InternalError::from_response("too late", late).into());
             };
@@ -186,29 +186,29 @@ async fn admit(
     request: &mut ServiceRequest,
     path: &str,
     cookie: &str,
-) -> Result<Option<Shown>, Refusal> {
+) -> Result<Option<Identity>, AccessError> {
     let access = &console.access;
     let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
     let from = access.origin(peer, forwarded_for(request));
     if !console.limits.allow_request(from) {
-        return Err(Refusal::TooMany);
+        return Err(AccessError::TooMany);
     }
     if !access.knows_host(&host(request)) {
-        return Err(Refusal::Host);
+        return Err(AccessError::Host);
     }
     if access.is_loopback() && (!peer.to_canonical().is_loopback() || is_forwarded(request)) {
-        return Err(Refusal::Peer);
+        return Err(AccessError::Peer);
     }
     let changes = changes(request);
     if changes && is_foreign(request) {
-        return Err(Refusal::Origin);
+        return Err(AccessError::Origin);
     }
     if path.starts_with(ASSETS) {
         return Ok(None);
     }
     if path == SIGN_IN {
         if changes && !console.limits.allow_try(from) {
-            return Err(Refusal::TooMany);
+            return Err(AccessError::TooMany);
         }
         return Ok(None);
     }
@@ -217,19 +217,19 @@ async fn admit(
         return Ok(Some(shown));
     }
     match &shown {
-        Shown::Token(_) => {}
-        Shown::Cookie(session) => {
+        Identity::Token(_) => {}
+        Identity::Cookie(session) => {
             // Browsers always say which page a change comes from.
             if !request.headers().contains_key(header::ORIGIN) {
-                return Err(Refusal::Origin);
+                return Err(AccessError::Origin);
             }
             check_csrf(request, session).await?;
         }
         // Its token is in no cookie yet, so no form can have it.
-        Shown::Nearness(_) => return Err(Refusal::Csrf),
+        Identity::Nearness(_) => return Err(AccessError::Csrf),
     }
     if shown.session().role != Role::Operator && path != pages::SIGN_OUT {
-        return Err(Refusal::Reader);
+        return Err(AccessError::Reader);
     }
     Ok(Some(shown))
 }
@@ -238,15 +238,15 @@ fn changes(request: &ServiceRequest) -> bool {
     ![Method::GET, Method::HEAD].contains(request.method())
 }
 
-fn identify(console: &Console, request: &ServiceRequest, cookie: &str) -> Result<Shown, Refusal> {
+fn identify(console: &Console, request: &ServiceRequest, cookie: &str) -> Result<Identity, AccessError> {
     if let Some(token) = bearer(request) {
-        return console.access.role_of(token).map(Shown::Token).ok_or(Refusal::Unknown);
+        return console.access.role_of(token).map(Identity::Token).ok_or(AccessError::Unknown);
     }
     let session = request.cookie(cookie).and_then(|cookie| console.access.session(cookie.value()));
     match session {
-        Some(session) => Ok(Shown::Cookie(session)),
-        None if console.access.is_loopback() => Ok(Shown::Nearness(Session::new(Role::Operator))),
-        None => Err(Refusal::Unknown),
+        Some(session) => Ok(Identity::Cookie(session)),
+        None if console.access.is_loopback() => Ok(Identity::Nearness(Session::new(Role::Operator))),
+        None => Err(AccessError::Unknown),
     }
 }
 
@@ -287,30 +287,30 @@ fn is_secure(request: &HttpRequest) -> bool {
     request.connection_info().scheme() == "https"
 }
 
-async fn check_csrf(request: &mut ServiceRequest, session: &Session) -> Result<(), Refusal> {
+async fn check_csrf(request: &mut ServiceRequest, session: &Session) -> Result<(), AccessError> {
     let header = request.headers().get(CSRF_HEADER).and_then(|token| token.to_str().ok()).map(str::to_owned);
     let token = match header {
         Some(token) => token,
         None => csrf_field(request).await?,
     };
     let right = session.csrf.simple().to_string();
-    if bool::from(token.as_bytes().ct_eq(right.as_bytes())) { Ok(()) } else { Err(Refusal::Csrf) }
+    if bool::from(token.as_bytes().ct_eq(right.as_bytes())) { Ok(()) } else { Err(AccessError::Csrf) }
 }
 
 /// The field of the form that was sent, which can be read again afterwards.
-async fn csrf_field(request: &mut ServiceRequest) -> Result<String, Refusal> {
+async fn csrf_field(request: &mut ServiceRequest) -> Result<String, AccessError> {
     if request.content_type() != "application/x-www-form-urlencoded" {
-        return Err(Refusal::Csrf);
+        return Err(AccessError::Csrf);
     }
-    let body = request.extract::<web::Bytes>().await.map_err(|_| Refusal::Body)?;
+    let body = request.extract::<web::Bytes>().await.map_err(|_| AccessError::Body)?;
     let field = url::form_urlencoded::parse(&body).find(|(name, _)| name == CSRF_FIELD);
-    let token = field.map(|(_, token)| token.into_owned()).ok_or(Refusal::Csrf);
+    let token = field.map(|(_, token)| token.into_owned()).ok_or(AccessError::Csrf);
     let again = futures_util::stream::once(std::future::ready(Ok(body)));
     request.set_payload(Payload::Stream { payload: Box::pin(again) });
     token
 }
 
-fn refuse(refusal: Refusal, asked: &Asked) -> HttpResponse {
+fn refuse(refusal: AccessError, asked: &RequestInfo) -> HttpResponse {
     if asked.path.starts_with(API) { api::refused(refusal) } else { pages::refused(refusal, asked) }
 }
 

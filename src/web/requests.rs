@@ -102,7 +102,7 @@ impl ToSchema for FilterAlone {
 
 /// Which part of a list is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
+pub(crate) struct PageRequest {
     pub(crate) newest_first: bool,
     pub(crate) after: Option<Cursor>,
     pub(crate) limit: u16,
@@ -124,16 +124,16 @@ pub(crate) enum Action {
 
 /// What somebody wants done.
 #[derive(Debug)]
-pub(crate) struct Instruction {
+pub(crate) struct BulkAction {
     pub(crate) action: Action,
     /// Why events are failed.
     pub(crate) reason: String,
-    pub(crate) meant: Meant,
+    pub(crate) meant: Selection,
 }
 
 /// The events to which it is to be done.
 #[derive(Debug)]
-pub(crate) enum Meant {
+pub(crate) enum Selection {
     These(Vec<Uuid>),
     AllThatMatch {
         filter: Box<Filter>,
