@@ -27,31 +27,31 @@ const SESSION: TimeDelta = TimeDelta::hours(12);
 /// Who may use the console.
 #[derive(Clone)]
 pub struct Access {
-    keyrings: Keyrings,
+    keyrings: CredentialSet,
     hosts: Vec<String>,
     proxies: Vec<IpNet>,
 }
 
 #[derive(Clone)]
-enum Keyrings {
+enum CredentialSet {
     /// Nothing is asked for, on this machine alone.
     None(Key),
     Secrets {
-        operator: Keyring,
-        reader: Option<Keyring>,
+        operator: RoleKey,
+        reader: Option<RoleKey>,
     },
 }
 
 /// What is left of a secret: enough to know it, too little to tell it.
 #[derive(Clone)]
-struct Keyring {
+struct RoleKey {
     digest: [u8; 32],
     /// Signs the sessions of those who know it. Each role has its own, so that a reader's cookie says nothing of the
     /// operators' secret, and stays a reader's should that secret become the operators'.
     key: Key,
 }
 
-impl Keyring {
+impl RoleKey {
     fn new(secret: &Secret, role: Role) -> Self {
         let digest = digest(secret.expose());
         let use_of_it: &[u8] = match role {
@@ -95,7 +95,7 @@ impl Access {
     /// Everybody on this machine may do everything, and nobody else anything: requests from other addresses are refused.
     #[must_use]
     pub fn loopback() -> Self {
-        Self { keyrings: Keyrings::None(Key::generate()), hosts: Vec::new(), proxies: Vec::new() }
+        Self { keyrings: CredentialSet::None(Key::generate()), hosts: Vec::new(), proxies: Vec::new() }
     }
 
     /// Whoever knows `operator` may do everything, whoever knows `reader` may look. Sessions last as long as their secret
@@ -109,8 +109,8 @@ impl Access {
                 return Err(WebError::ShortSecret { shortest: SHORTEST_SECRET });
             }
         }
-        let reader = reader.map(|reader| Keyring::new(reader, Role::Reader));
-        let keyrings = Keyrings::Secrets { operator: Keyring::new(operator, Role::Operator), reader };
+        let reader = reader.map(|reader| RoleKey::new(reader, Role::Reader));
+        let keyrings = CredentialSet::Secrets { operator: RoleKey::new(operator, Role::Operator), reader };
         Ok(Self { keyrings, hosts: Vec::new(), proxies: Vec::new() })
     }
 
@@ -163,7 +163,7 @@ impl Access {
 
     /// Only who is on this machine may use it.
     pub(crate) fn is_loopback(&self) -> bool {
-        matches!(self.keyrings, Keyrings::None(_))
+        matches!(self.keyrings, CredentialSet::None(_))
     }
 
     /// Where a request comes from that `peer` sent: the last of the addresses that it was forwarded for, nearest last, which
@@ -193,7 +193,7 @@ impl Access {
 
     /// The role of whoever knows this secret. Takes as long for a wrong one as for a right one.
     pub(crate) fn role_of(&self, secret: &str) -> Option<Role> {
-        let Keyrings::Secrets { operator, reader } = &self.keyrings else { return None };
+        let CredentialSet::Secrets { operator, reader } = &self.keyrings else { return None };
         let given = digest(secret);
         let is_operator = bool::from(given.ct_eq(&operator.digest));
         let is_reader = reader.as_ref().is_some_and(|reader| bool::from(given.ct_eq(&reader.digest)));
@@ -216,7 +216,7 @@ impl Access {
     }
 
     /// The cookie that holds a session.
-    pub(crate) fn cookie(&self, session: &Session, place: &CookiePlace) -> Cookie<'static> {
+    pub(crate) fn cookie(&self, session: &Session, place: &CookieScope) -> Cookie<'static> {
         let value = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!((session.csrf, session.begun_at)).to_string());
         let mut jar = CookieJar::new();
         if let Some(key) = self.key(session.role) {
@@ -230,23 +230,23 @@ impl Access {
 
     fn key(&self, role: Role) -> Option<&Key> {
         match (&self.keyrings, role) {
-            (Keyrings::None(key), _) => Some(key),
-            (Keyrings::Secrets { operator, .. }, Role::Operator) => Some(&operator.key),
-            (Keyrings::Secrets { reader, .. }, Role::Reader) => reader.as_ref().map(|reader| &reader.key),
+            (CredentialSet::None(key), _) => Some(key),
+            (CredentialSet::Secrets { operator, .. }, Role::Operator) => Some(&operator.key),
+            (CredentialSet::Secrets { reader, .. }, Role::Reader) => reader.as_ref().map(|reader| &reader.key),
         }
     }
 }
 
 /// Where a browser keeps its session.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct CookiePlace {
+pub(crate) struct CookieScope {
     pub(crate) name: String,
     /// Where the console stands.
     path: String,
     is_secure: bool,
 }
 
-impl CookiePlace {
+impl CookieScope {
     /// `host`: the name to which the request was sent. Browsers share cookies among the ports of a host, and two consoles
     /// may stand there.
     pub(crate) fn new(host: &str, path: &str, is_secure: bool) -> Self {
@@ -345,7 +345,7 @@ mod tests {
     fn a_session_is_ours_while_its_signature_and_its_age_hold() {
         let access = access();
         let session = Session::new(Role::Reader);
-        let place = CookiePlace::new("localhost", "", true);
+        let place = CookieScope::new("localhost", "", true);
         let cookie = access.cookie(&session, &place);
         let back = access.session(cookie.value()).unwrap();
         assert_eq!((back.role, back.csrf), (Role::Reader, session.csrf));
@@ -373,13 +373,13 @@ mod tests {
 
     #[test]
     fn a_cookie_is_for_this_console_and_no_script() {
-        let place = CookiePlace::new("outbox.example.com:8443", "/outbox", true);
+        let place = CookieScope::new("outbox.example.com:8443", "/outbox", true);
         let text = access().cookie(&Session::new(Role::Operator), &place).to_string();
         for word in ["outbox_session_8443=", "HttpOnly", "SameSite=Strict", "Secure", "Path=/outbox", "Max-Age=43200"] {
             assert!(text.contains(word), "{word} in {text}");
         }
         for host in ["outbox.example.com", "[::1]", "localhost:", "localhost:http", ""] {
-            assert_eq!(CookiePlace::new(host, "", false).name, COOKIE, "{host}");
+            assert_eq!(CookieScope::new(host, "", false).name, COOKIE, "{host}");
         }
     }
 

@@ -38,7 +38,7 @@ impl Default for Limits {
 impl Limits {
     /// Whether another request is answered.
     pub(super) fn allow_request(&self, from: IpAddr) -> bool {
-        let from = neighbourhood(from);
+        let from = rate_limit_key(from);
         if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(CLEANING) {
             self.requests.retain_recent();
             self.tries.retain_recent();
@@ -48,12 +48,12 @@ impl Limits {
 
     /// Whether another secret is tried.
     pub(super) fn allow_try(&self, from: IpAddr) -> bool {
-        self.tries.check_key(&neighbourhood(from)).is_ok()
+        self.tries.check_key(&rate_limit_key(from)).is_ok()
     }
 }
 
 /// Who has one address of version 6 has as many as the last half of it gives.
-fn neighbourhood(address: IpAddr) -> IpAddr {
+fn rate_limit_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::from(std::net::Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
         address @ IpAddr::V4(_) => address,

@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use tokio::time::{Instant, timeout_at};
 
 use super::Console;
-use super::access::{CookiePlace, Role, Session};
+use super::access::{CookieScope, Role, Session};
 use super::{api, pages};
 
 /// A request that takes longer is given up.
@@ -103,14 +103,14 @@ enum Identity {
     Token(Role),
     Cookie(Session),
     /// Nothing is asked for on this machine.
-    Nearness(Session),
+    RoleKey(Session),
 }
 
 impl Identity {
     fn session(&self) -> Session {
         match self {
             Self::Token(role) => Session::new(*role),
-            Self::Cookie(session) | Self::Nearness(session) => session.clone(),
+            Self::Cookie(session) | Self::RoleKey(session) => session.clone(),
         }
     }
 }
@@ -121,7 +121,7 @@ pub(super) struct Base {
     pub(super) path: String,
     /// A secret is asked for.
     pub(super) signs_in: bool,
-    pub(super) cookie: CookiePlace,
+    pub(super) cookie: CookieScope,
 }
 
 /// What is asked for, as far as a refusal has to know.
@@ -141,7 +141,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let path = request.match_info().unprocessed().to_owned();
     let before = request.path().strip_suffix(path.as_str()).unwrap_or_default().trim_end_matches('/').to_owned();
-    let cookie = CookiePlace::new(&host(&request), &before, is_secure(request.request()));
+    let cookie = CookieScope::new(&host(&request), &before, is_secure(request.request()));
     let base = Base { path: before, signs_in: !console.access.is_loopback(), cookie };
     request.extensions_mut().insert(base.clone());
     let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
@@ -153,7 +153,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
     let admitted = admitting.await.unwrap_or(Err(AccessError::Late));
     let mut response = match admitted {
         Ok(shown) => {
-            let fresh = matches!(shown, Some(Identity::Nearness(_)));
+            let fresh = matches!(shown, Some(Identity::RoleKey(_)));
             let session = shown.as_ref().map(Identity::session);
             if let Some(session) = session.clone() {
                 request.extensions_mut().insert(session);
@@ -226,7 +226,7 @@ async fn admit(
             check_csrf(request, session).await?;
         }
         // Its token is in no cookie yet, so no form can have it.
-        Identity::Nearness(_) => return Err(AccessError::Csrf),
+        Identity::RoleKey(_) => return Err(AccessError::Csrf),
     }
     if shown.session().role != Role::Operator && path != pages::SIGN_OUT {
         return Err(AccessError::Reader);
@@ -245,7 +245,7 @@ fn identify(console: &Console, request: &ServiceRequest, cookie: &str) -> Result
     let session = request.cookie(cookie).and_then(|cookie| console.access.session(cookie.value()));
     match session {
         Some(session) => Ok(Identity::Cookie(session)),
-        None if console.access.is_loopback() => Ok(Identity::Nearness(Session::new(Role::Operator))),
+        None if console.access.is_loopback() => Ok(Identity::RoleKey(Session::new(Role::Operator))),
         None => Err(AccessError::Unknown),
     }
 }
