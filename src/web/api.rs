@@ -13,12 +13,12 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use super::access::Session;
-use super::cached::Known;
 use super::desk::{Desk, LARGEST_PAGE, MOST_CHANGED, PAGE};
 use super::methods::{get, post};
 use super::middleware::{AccessError, Base};
 use super::requests::{Action, BulkAction, Cursor, Filter, FilterAlone, PageRequest, Selection, known_names};
 use super::responses::{Changed, Count, EventListItem, Events, Overview};
+use super::single_flight::CachedValue;
 use crate::error::StoreError;
 use crate::event_json::EventJson;
 use crate::explain::Explanation;
@@ -176,17 +176,17 @@ enum Refused {
     Away(#[to_schema] Problem),
 }
 
-type Answer<T> = Result<web::Json<T>, Problem>;
+type ApiResult<T> = Result<web::Json<T>, Problem>;
 
 /// The outbox at a glance.
 #[utoipa::path(get, path = "/overview", responses(
     (status = 200, body = Overview),
     Refused,
 ))]
-async fn overview(desk: web::Data<Desk>) -> Answer<Overview> {
+async fn overview(desk: web::Data<Desk>) -> ApiResult<Overview> {
     match desk.overview(PATIENCE).await {
-        Known { failure: Some(error), .. } => Err(Problem::from(&*error)),
-        Known { answer: Some(overview), .. } => Ok(web::Json(overview)),
+        CachedValue { failure: Some(error), .. } => Err(Problem::from(&*error)),
+        CachedValue { answer: Some(overview), .. } => Ok(web::Json(overview)),
         _ => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "counting takes longer; ask again")),
     }
 }
@@ -253,7 +253,7 @@ async fn events(
     filter: web::Query<Filter>,
     part: web::Query<PageQuery>,
     request: HttpRequest,
-) -> Answer<Events> {
+) -> ApiResult<Events> {
     known_names(request.query_string(), &["order", "after", "limit", "patient"]).map_err(bad)?;
     Ok(web::Json(desk.events(&filter, part.wanted().map_err(bad)?).await?))
 }
@@ -278,7 +278,7 @@ async fn count(
     doing: web::Query<ActionQuery>,
     filter: web::Query<Filter>,
     request: HttpRequest,
-) -> Answer<Count> {
+) -> ApiResult<Count> {
     known_names(request.query_string(), &["action"]).map_err(bad)?;
     Ok(web::Json(desk.count(doing.action, &filter).await?))
 }
@@ -345,7 +345,11 @@ impl<'de> Deserialize<'de> for Request {
     (status = 415, body = Problem, description = "the request is no JSON"),
     Refused,
 ))]
-async fn change(desk: web::Data<Desk>, session: web::ReqData<Session>, request: web::Json<Request>) -> Answer<Changed> {
+async fn change(
+    desk: web::Data<Desk>,
+    session: web::ReqData<Session>,
+    request: web::Json<Request>,
+) -> ApiResult<Changed> {
     let (action, reason, meant) = match request.into_inner() {
         Request::These(OfThese { ids, .. }) if ids.len() > MOST_IDS => {
             return Err(bad(format!("at most {MOST_IDS} ids at once")));
@@ -388,7 +392,7 @@ async fn event(desk: web::Data<Desk>, id: web::Path<String>) -> Result<HttpRespo
     (status = 404, body = Problem, description = "no event has this id"),
     Refused,
 ))]
-async fn explanation(desk: web::Data<Desk>, id: web::Path<String>) -> Answer<Explanation> {
+async fn explanation(desk: web::Data<Desk>, id: web::Path<String>) -> ApiResult<Explanation> {
     Ok(web::Json(desk.explain(known(&id)?).await?))
 }
 

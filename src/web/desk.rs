@@ -8,10 +8,10 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::access::Role;
-use super::cached::{Cached, Known};
+use super::event_scan::{EventScan, LONGEST_CHUNK};
 use super::requests::{Action, BulkAction, Cursor, Filter, PageRequest, Selection};
 use super::responses::{Changed, Count, Detail, EventListItem, Events, Outcome, Overview};
-use super::walk::{LONGEST_STRETCH, Walk};
+use super::single_flight::{CachedValue, SingleFlightCache};
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
 use crate::explain::{Explanation, explain};
@@ -48,16 +48,16 @@ type Result<T> = std::result::Result<T, StoreError>;
 pub(crate) struct Desk {
     store: Arc<dyn Store>,
     settings: Settings,
-    overview: Cached<Overview, StoreError>,
+    overview: SingleFlightCache<Overview, StoreError>,
 }
 
 impl Desk {
     pub(crate) fn new(store: Arc<dyn Store>, settings: Settings) -> Self {
-        Self { store, settings, overview: Cached::default() }
+        Self { store, settings, overview: SingleFlightCache::default() }
     }
 
     /// Where there is neither an answer nor a failure, counting takes longer than this.
-    pub(crate) async fn overview(&self, patience: Duration) -> Known<Overview, StoreError> {
+    pub(crate) async fn overview(&self, patience: Duration) -> CachedValue<Overview, StoreError> {
         let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
         self.overview.get(|| async move { look(&*store, &settings).await }, patience).await
     }
@@ -67,7 +67,7 @@ impl Desk {
         let limit = usize::from(limit.clamp(1, LARGEST_PAGE));
         let filter = EventFilter::from(filter);
         let time = if is_patient { LOOKING_LONG } else { LOOKING };
-        let mut walk = Walk::new(&*self.store, &filter, newest_first, after.map(|cursor| cursor.0), time);
+        let mut walk = EventScan::new(&*self.store, &filter, newest_first, after.map(|cursor| cursor.0), time);
         // One more than is shown tells whether there is a next page.
         let mut places = walk.first(limit + 1).await?;
         let is_full = places.len() > limit;
@@ -106,7 +106,7 @@ impl Desk {
         let since_epoch = (event.created_at - self.store.epoch()).num_microseconds().unwrap_or(i64::MAX);
         let after = Some(CreatedCursor { created_at: since_epoch, id: event.id });
         let look = async |newest_first| {
-            Walk::new(&*self.store, &filter, newest_first, after, LOOKING / 2).first(NEIGHBOURS).await
+            EventScan::new(&*self.store, &filter, newest_first, after, LOOKING / 2).first(NEIGHBOURS).await
         };
         let (newer, older) = tokio::try_join!(look(false), look(true))?;
         let places: Vec<CreatedCursor> = newer.into_iter().rev().chain(older).collect();
@@ -120,9 +120,9 @@ impl Desk {
     /// How many events an action would change.
     pub(crate) async fn count(&self, action: Action, filter: &Filter) -> Result<Count> {
         let Some(filter) = action.filter(filter) else { return Ok(Count { count: 0, more: false }) };
-        let mut walk = Walk::new(&*self.store, &filter, false, None, COUNTING);
+        let mut walk = EventScan::new(&*self.store, &filter, false, None, COUNTING);
         let mut count = 0;
-        while let Some(found) = walk.next(LONGEST_STRETCH).await? {
+        while let Some(found) = walk.next(LONGEST_CHUNK).await? {
             count += found.len();
         }
         Ok(Count { count, more: walk.goes_on_after().is_some() })
@@ -164,7 +164,7 @@ impl Desk {
             Selection::AllThatMatch { filter, after } => (action.action.filter(filter), after.map(|cursor| cursor.0)),
         };
         let Some(filter) = filter else { return Ok(()) };
-        let mut walk = Walk::new(&*self.store, &filter, false, after, CHANGING);
+        let mut walk = EventScan::new(&*self.store, &filter, false, after, CHANGING);
         let mut met = 0;
         while met < MOST_CHANGED
             && let Some(places) = walk.next(MOST_CHANGED - met).await?

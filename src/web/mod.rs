@@ -18,15 +18,15 @@
 mod access;
 mod api;
 mod assets;
-mod cached;
 mod desk;
+mod event_scan;
 mod limits;
 mod methods;
 mod middleware;
 mod pages;
 mod requests;
 mod responses;
-mod walk;
+mod single_flight;
 
 use std::sync::Arc;
 

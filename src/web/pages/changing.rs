@@ -4,8 +4,8 @@ use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
 use uuid::Uuid;
 
-use super::frame::Frame;
-use super::{Answer, Trouble, events, events_count, read, without_empty};
+use super::layout::PageLayout;
+use super::{PageError, PageResult, events, events_count, read, without_empty};
 use crate::web::access::Role;
 use crate::web::desk::Desk;
 use crate::web::middleware::{AccessError, CSRF_FIELD};
@@ -105,15 +105,15 @@ fn means(action: Action) -> &'static str {
     }
 }
 
-pub(super) async fn confirm(frame: Frame, desk: web::Data<Desk>, request: HttpRequest) -> Answer {
-    if !frame.may_change() {
-        return Ok(frame.trouble(AccessError::Reader.status(), AccessError::Reader.says()));
+pub(super) async fn confirm(layout: PageLayout, desk: web::Data<Desk>, request: HttpRequest) -> PageResult {
+    if !layout.may_change() {
+        return Ok(layout.trouble(AccessError::Reader.status(), AccessError::Reader.says()));
     }
-    let instruction = parse(request.query_string()).map_err(|reason| Trouble::bad_request(&frame, reason))?;
+    let instruction = parse(request.query_string()).map_err(|reason| PageError::bad_request(&layout, reason))?;
     let count = match &instruction.meant {
-        Selection::These(ids) => desk.count_these(instruction.action, ids).await.map_err(Trouble::of(&frame))?,
+        Selection::These(ids) => desk.count_these(instruction.action, ids).await.map_err(PageError::of(&layout))?,
         Selection::AllThatMatch { filter, .. } => {
-            desk.count(instruction.action, filter).await.map_err(Trouble::of(&frame))?
+            desk.count(instruction.action, filter).await.map_err(PageError::of(&layout))?
         }
     };
     let how_many = events_count(count.count) + if count.more { " or more" } else { "" };
@@ -125,29 +125,29 @@ pub(super) async fn confirm(frame: Frame, desk: web::Data<Desk>, request: HttpRe
         @if let Selection::AllThatMatch { filter, .. } = &instruction.meant {
             dl { @for (name, value) in events::fields(filter) { dt { (name) } dd { (value) } } }
         }
-        form method="post" action=(frame.link("/change")) {
-            (frame.token())
+        form method="post" action=(layout.link("/change")) {
+            (layout.token())
             (hidden(instruction.action, &instruction.meant))
             @if instruction.action == Action::Fail {
                 label { "Why (kept as their last error)" input name="reason" maxlength="500" value=(GIVEN_UP); }
             }
             div class="actions" {
                 button class="main" disabled[is_none] { (heading(instruction.action)) " " (how_many) }
-                a href=(frame.link("/events")) { "Do nothing" }
+                a href=(layout.link("/events")) { "Do nothing" }
             }
         }
     };
-    Ok(frame.page(&title, "/events", &content))
+    Ok(layout.page(&title, "/events", &content))
 }
 
-pub(super) async fn change(frame: Frame, desk: web::Data<Desk>, form: String) -> Answer {
-    let instruction = parse(&form).map_err(|reason| Trouble::bad_request(&frame, reason))?;
+pub(super) async fn change(layout: PageLayout, desk: web::Data<Desk>, form: String) -> PageResult {
+    let instruction = parse(&form).map_err(|reason| PageError::bad_request(&layout, reason))?;
     // A form of nobody does not get here.
-    let by = frame.session().map_or(Role::Reader, |session| session.role);
+    let by = layout.session().map_or(Role::Reader, |session| session.role);
     let (action, reason, form) =
         (instruction.action, instruction.reason.clone(), hidden(instruction.action, &instruction.meant));
     let these = if let Selection::These(ids) = &instruction.meant { ids.clone() } else { Vec::new() };
-    let changed = desk.into_inner().change(instruction, by).await.map_err(Trouble::of(&frame))?;
+    let changed = desk.into_inner().change(instruction, by).await.map_err(PageError::of(&layout))?;
     let title = format!("{} {}", events_count(changed.changed), past(action));
     let content = html! {
         h1 { (title) }
@@ -156,8 +156,8 @@ pub(super) async fn change(frame: Frame, desk: web::Data<Desk>, form: String) ->
         }
         @if let Some(next) = &changed.next {
             p { "There may be more that match." }
-            form method="post" action=(frame.link("/change")) class="actions" {
-                (frame.token())
+            form method="post" action=(layout.link("/change")) class="actions" {
+                (layout.token())
                 (form)
                 input type="hidden" name="reason" value=(reason);
                 input type="hidden" name="after" value=(next);
@@ -167,8 +167,8 @@ pub(super) async fn change(frame: Frame, desk: web::Data<Desk>, form: String) ->
         @if changed.changed < these.len() && changed.error.is_none() {
             p class="notice" { "The others are gone, or in a status that does not allow it." }
         }
-        ul { @for id in these { li { a href=(frame.link(&format!("/events/{id}"))) { code { (id) } } } } }
-        p { a href=(frame.link("/events")) { "To the events" } }
+        ul { @for id in these { li { a href=(layout.link(&format!("/events/{id}"))) { code { (id) } } } } }
+        p { a href=(layout.link("/events")) { "To the events" } }
     };
-    Ok(frame.page(&title, "/events", &content))
+    Ok(layout.page(&title, "/events", &content))
 }

@@ -6,8 +6,8 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::frame::Frame;
-use super::{Answer, Trouble, events, shortened, status, time};
+use super::layout::PageLayout;
+use super::{PageError, PageResult, events, shortened, status, time};
 use crate::event::{JsonText, OutboxEvent, Status};
 use crate::web::desk::Desk;
 use crate::web::responses::Detail;
@@ -15,16 +15,16 @@ use crate::web::responses::Detail;
 /// Of larger data the beginning is shown.
 const MOST_SHOWN: usize = 64 * 1024;
 
-pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, id: web::Path<String>) -> Answer {
+pub(super) async fn show(layout: PageLayout, desk: web::Data<Desk>, id: web::Path<String>) -> PageResult {
     let Ok(id) = id.parse::<Uuid>() else {
-        return Ok(frame.trouble(StatusCode::NOT_FOUND, "No event has this id: it is no UUID."));
+        return Ok(layout.trouble(StatusCode::NOT_FOUND, "No event has this id: it is no UUID."));
     };
-    let Detail { event, explanation, neighbours } = desk.event(id).await.map_err(Trouble::of(&frame))?;
+    let Detail { event, explanation, neighbours } = desk.event(id).await.map_err(PageError::of(&layout))?;
     let content = html! {
         h1 { "Event " code { (id) } }
-        @if frame.may_change() { (actions(&frame, id)) }
+        @if layout.may_change() { (actions(&layout, id)) }
         // Replaced by itself, from the same page.
-        div id="live" hx-get=(frame.link(&format!("/events/{id}"))) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
+        div id="live" hx-get=(layout.link(&format!("/events/{id}"))) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
             p class="notice" { (shortened(&explanation.sentence)) }
             @match &event {
                 Ok(event) => { (attributes(event)) (history(event)) }
@@ -34,15 +34,15 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, id: web::Path<Stri
         @if let Ok(event) = &event { (data(event)) }
         @if !neighbours.is_empty() {
             h2 { "Others with its key" }
-            (events::table(&frame, &neighbours, false))
+            (events::table(&layout, &neighbours, false))
         }
     };
-    Ok(frame.page(&format!("Event {id}"), "/events", &content))
+    Ok(layout.page(&format!("Event {id}"), "/events", &content))
 }
 
-fn actions(frame: &Frame, id: Uuid) -> Markup {
+fn actions(layout: &PageLayout, id: Uuid) -> Markup {
     html! {
-        form method="get" action=(frame.link("/confirm")) class="actions" {
+        form method="get" action=(layout.link("/confirm")) class="actions" {
             input type="hidden" name="id" value=(id);
             button name="action" value="retry" { "Retry…" }
             button name="action" value="fail" { "Fail…" }

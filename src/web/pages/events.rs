@@ -6,8 +6,8 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::frame::Frame;
-use super::{Answer, STATUSES, Trouble, read, see_other, shortened, status, time, without_empty};
+use super::layout::PageLayout;
+use super::{PageError, PageResult, STATUSES, read, see_other, shortened, status, time, without_empty};
 use crate::web::api::{Order, PageQuery};
 use crate::web::desk::Desk;
 use crate::web::requests::{Filter, text};
@@ -24,15 +24,15 @@ pub(super) struct Search {
     search: Option<String>,
 }
 
-pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpRequest) -> Answer {
+pub(super) async fn show(layout: PageLayout, desk: web::Data<Desk>, request: HttpRequest) -> PageResult {
     let query = without_empty(request.query_string());
-    let bad = |reason: String| Trouble::bad_request(&frame, reason);
+    let bad = |reason: String| PageError::bad_request(&layout, reason);
     let mut filter: Filter = read(&query).map_err(bad)?;
     let part: PageQuery = read(&query).map_err(bad)?;
     let Search { search } = read(&query).map_err(bad)?;
     let search = search.unwrap_or_default().trim().to_owned();
     if let Ok(id) = search.parse::<Uuid>() {
-        return Ok(see_other(&frame.link(&format!("/events/{id}"))));
+        return Ok(see_other(&layout.link(&format!("/events/{id}"))));
     }
     if !search.is_empty() {
         filter.subject = Some(search);
@@ -41,22 +41,22 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpReque
     let is_first = wanted.after.is_none();
     let limit = wanted.limit.to_string();
     let shown = [("order", if wanted.newest_first { "newest" } else { "oldest" }), ("limit", &limit)];
-    let found = desk.events(&filter, wanted).await.map_err(Trouble::of(&frame))?;
+    let found = desk.events(&filter, wanted).await.map_err(PageError::of(&layout))?;
     let content = html! {
         h1 { "Events" }
-        (filters(&frame, &filter, part.order))
+        (filters(&layout, &filter, part.order))
         @if found.events.is_empty() {
             @if found.stopped_at.is_none() {
                 p class="notice" role="status" { (if is_first { "No event is like that." } else { "There are no more." }) }
             }
         } @else {
-            @if frame.may_change() {
-                form method="get" action=(frame.link("/confirm")) {
-                    (table(&frame, &found.events, true))
+            @if layout.may_change() {
+                form method="get" action=(layout.link("/confirm")) {
+                    (table(&layout, &found.events, true))
                     (selected())
                 }
             } @else {
-                (table(&frame, &found.events, false))
+                (table(&layout, &found.events, false))
             }
         }
         @if let Some(at) = found.stopped_at {
@@ -65,9 +65,9 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpReque
             }
         }
         nav class="actions" aria-label="Pages of the list" {
-            @if !is_first { a href=(address(&frame, &filter, &shown)) { "To the first page" } }
+            @if !is_first { a href=(address(&layout, &filter, &shown)) { "To the first page" } }
             @if let Some(next) = &found.next {
-                @let next = address(&frame, &filter, &[shown[0], shown[1], ("after", &next.to_string())]);
+                @let next = address(&layout, &filter, &[shown[0], shown[1], ("after", &next.to_string())]);
                 @if found.stopped_at.is_some() {
                     a rel="next" href=(next) { "Look further" }
                     a href={ (next) "&patient=true" } { "Look for ten seconds" }
@@ -76,12 +76,12 @@ pub(super) async fn show(frame: Frame, desk: web::Data<Desk>, request: HttpReque
                 }
             }
         }
-        @if frame.may_change() && !found.events.is_empty() { (all_that_match(&frame, &filter)) }
+        @if layout.may_change() && !found.events.is_empty() { (all_that_match(&layout, &filter)) }
     };
-    Ok(frame.page("Events", "/events", &content))
+    Ok(layout.page("Events", "/events", &content))
 }
 
-fn filters(frame: &Frame, filter: &Filter, order: Order) -> Markup {
+fn filters(layout: &PageLayout, filter: &Filter, order: Order) -> Markup {
     let text = |name: &'static str, label: &'static str, value: &Option<String>| {
         html! { label { (label) input name=(name) value=(value.as_deref().unwrap_or_default()); } }
     };
@@ -90,7 +90,7 @@ fn filters(frame: &Frame, filter: &Filter, order: Order) -> Markup {
         html! { label { (label) input type="datetime-local" step="1" name=(name) value=(value); } }
     };
     html! {
-        form class="filters" method="get" action=(frame.link("/events")) role="search" {
+        form class="filters" method="get" action=(layout.link("/events")) role="search" {
             label { "Id or subject" input type="search" name="search" value=(filter.subject.as_deref().unwrap_or_default()); }
             label { "Status"
                 select name="status" {
@@ -118,7 +118,7 @@ fn filters(frame: &Frame, filter: &Filter, order: Order) -> Markup {
     }
 }
 
-pub(super) fn table(frame: &Frame, events: &[EventListItem], selectable: bool) -> Markup {
+pub(super) fn table(layout: &PageLayout, events: &[EventListItem], selectable: bool) -> Markup {
     html! {
         div class="wide" {
             table {
@@ -133,18 +133,18 @@ pub(super) fn table(frame: &Frame, events: &[EventListItem], selectable: bool) -
                     th scope="col" { "Created" }
                     th scope="col" { "Last error" }
                 } }
-                tbody { @for event in events { (row(frame, event, selectable)) } }
+                tbody { @for event in events { (row(layout, event, selectable)) } }
             }
         }
     }
 }
 
-fn row(frame: &Frame, event: &EventListItem, selectable: bool) -> Markup {
+fn row(layout: &PageLayout, event: &EventListItem, selectable: bool) -> Markup {
     let id = event.id();
     html! {
         tr {
             @if selectable { td { input type="checkbox" name="id" value=(id) aria-label={ "Select " (id) }; } }
-            td { a href=(frame.link(&format!("/events/{id}"))) { code { (id) } } }
+            td { a href=(layout.link(&format!("/events/{id}"))) { code { (id) } } }
             @match event {
                 EventListItem::Event(event) => {
                     td { (status(event.status)) @if event.retry_count > 0 { " " span class="soft" { "×" (event.retry_count) } } }
@@ -174,9 +174,9 @@ fn selected() -> Markup {
     }
 }
 
-fn all_that_match(frame: &Frame, filter: &Filter) -> Markup {
+fn all_that_match(layout: &PageLayout, filter: &Filter) -> Markup {
     html! {
-        form method="get" action=(frame.link("/confirm")) class="actions" {
+        form method="get" action=(layout.link("/confirm")) class="actions" {
             (hidden(filter))
             input type="hidden" name="all" value="1";
             span { "With all that match:" }
@@ -200,8 +200,8 @@ pub(super) fn hidden(filter: &Filter) -> Markup {
 }
 
 /// The address of this list's other parts.
-fn address(frame: &Frame, filter: &Filter, part: &[(&str, &str)]) -> String {
+fn address(layout: &PageLayout, filter: &Filter, part: &[(&str, &str)]) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(fields(filter)).extend_pairs(part);
-    frame.link(&format!("/events?{}", query.finish()))
+    layout.link(&format!("/events?{}", query.finish()))
 }

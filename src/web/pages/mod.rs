@@ -4,7 +4,7 @@ mod changing;
 mod chart;
 mod event;
 mod events;
-mod frame;
+mod layout;
 mod overview;
 mod sign_in;
 
@@ -15,7 +15,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError, web};
 use maud::html;
 
-use self::frame::Frame;
+use self::layout::PageLayout;
 use super::methods::{get, post, refuse_but};
 use super::middleware::{AccessError, RequestInfo, SIGN_IN};
 use crate::error::StoreError;
@@ -43,12 +43,12 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .default_service(web::to(nothing));
 }
 
-async fn home(frame: Frame) -> HttpResponse {
-    see_other(&frame.link("/"))
+async fn home(layout: PageLayout) -> HttpResponse {
+    see_other(&layout.link("/"))
 }
 
-async fn nothing(frame: Frame) -> HttpResponse {
-    frame.trouble(StatusCode::NOT_FOUND, "There is nothing here.")
+async fn nothing(layout: PageLayout) -> HttpResponse {
+    layout.trouble(StatusCode::NOT_FOUND, "There is nothing here.")
 }
 
 fn see_other(address: &str) -> HttpResponse {
@@ -57,43 +57,43 @@ fn see_other(address: &str) -> HttpResponse {
 
 /// A page that could not be made.
 #[derive(Debug)]
-struct Trouble {
-    frame: Frame,
+struct PageError {
+    layout: PageLayout,
     status: StatusCode,
     says: String,
 }
 
-impl Trouble {
-    fn bad_request(frame: &Frame, says: impl Into<String>) -> Self {
-        Self { frame: frame.clone(), status: StatusCode::BAD_REQUEST, says: says.into() }
+impl PageError {
+    fn bad_request(layout: &PageLayout, says: impl Into<String>) -> Self {
+        Self { layout: layout.clone(), status: StatusCode::BAD_REQUEST, says: says.into() }
     }
 
-    fn of<E: Borrow<StoreError>>(frame: &Frame) -> impl FnOnce(E) -> Self {
-        let frame = frame.clone();
+    fn of<E: Borrow<StoreError>>(layout: &PageLayout) -> impl FnOnce(E) -> Self {
+        let layout = layout.clone();
         move |error| {
             let error = error.borrow();
-            Self { frame, status: super::status_of(error), says: error.to_string() }
+            Self { layout, status: super::status_of(error), says: error.to_string() }
         }
     }
 }
 
-impl std::fmt::Display for Trouble {
+impl std::fmt::Display for PageError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.says)
     }
 }
 
-impl ResponseError for Trouble {
+impl ResponseError for PageError {
     fn status_code(&self) -> StatusCode {
         self.status
     }
 
     fn error_response(&self) -> HttpResponse {
-        self.frame.trouble(self.status, &self.says)
+        self.layout.trouble(self.status, &self.says)
     }
 }
 
-type Answer = Result<HttpResponse, Trouble>;
+type PageResult = Result<HttpResponse, PageError>;
 
 /// What stands in place of a page that somebody may not see: the way to sign in, where that helps.
 pub(super) fn refused(refusal: AccessError, asked: &RequestInfo) -> HttpResponse {
@@ -107,7 +107,7 @@ pub(super) fn refused(refusal: AccessError, asked: &RequestInfo) -> HttpResponse
         let then = url::form_urlencoded::byte_serialize(page.as_bytes()).collect::<String>();
         return see_other(&format!("{}{SIGN_IN}?then={then}", asked.base.path));
     }
-    Frame::of_nobody(asked.base.clone()).trouble(refusal.status(), refusal.says())
+    PageLayout::anonymous(asked.base.clone()).trouble(refusal.status(), refusal.says())
 }
 
 /// What a form sends, without what was left empty in it.

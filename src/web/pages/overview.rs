@@ -8,45 +8,45 @@ use chrono::{DurationRound, TimeDelta};
 use maud::{Markup, html};
 
 use super::chart::{self, Bars};
-use super::frame::Frame;
-use super::{Answer, STATUSES, Trouble, grouped, shortened, time};
+use super::layout::PageLayout;
+use super::{PageError, PageResult, STATUSES, grouped, shortened, time};
 use crate::event::Status;
 use crate::outbox_status::WorkerStatus;
-use crate::web::cached::Known;
 use crate::web::desk::Desk;
 use crate::web::responses::Overview;
+use crate::web::single_flight::CachedValue;
 
 /// A page is shown without what is still being counted then.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-pub(super) async fn show(frame: Frame, desk: web::Data<Desk>) -> Answer {
-    let Known { answer: overview, failure } = desk.overview(PATIENCE).await;
+pub(super) async fn show(layout: PageLayout, desk: web::Data<Desk>) -> PageResult {
+    let CachedValue { answer: overview, failure } = desk.overview(PATIENCE).await;
     if let (None, Some(error)) = (&overview, &failure) {
-        return Err(Trouble::of(&frame)(Arc::clone(error)));
+        return Err(PageError::of(&layout)(Arc::clone(error)));
     }
     let content = html! {
         h1 { "Overview" }
         // Replaced by itself, from the same page.
-        div id="live" hx-get=(frame.link("/")) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
+        div id="live" hx-get=(layout.link("/")) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
             @if let Some(error) = &failure {
                 p class="notice bad" role="alert" { "What follows may be no longer so: " (error) }
             }
             @if let Some(overview) = &overview {
-                (counts(&frame, overview))
+                (counts(&layout, overview))
                 (backends(overview))
                 (workers(&overview.workers))
                 (history(overview))
                 p class="soft" { "Counted at " (time(overview.counted_at)) }
             } @else {
                 p class="notice" role="status" { "The events are being counted." }
-                noscript { p { a href=(frame.link("/")) { "Look again" } } }
+                noscript { p { a href=(layout.link("/")) { "Look again" } } }
             }
         }
     };
-    Ok(frame.page("Overview", "/", &content))
+    Ok(layout.page("Overview", "/", &content))
 }
 
-fn counts(frame: &Frame, overview: &Overview) -> Markup {
+fn counts(layout: &PageLayout, overview: &Overview) -> Markup {
     html! {
         section aria-label="Events by status" {
             ul class="cards" {
@@ -61,7 +61,7 @@ fn counts(frame: &Frame, overview: &Overview) -> Markup {
                                 @if status == Status::Published && overview.published_is_estimate { "about " }
                                 (grouped(count))
                             }
-                            a href=(frame.link(&format!("/events?status={status}"))) { (status) }
+                            a href=(layout.link(&format!("/events?status={status}"))) { (status) }
                         }
                     }
                 }

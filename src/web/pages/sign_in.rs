@@ -5,7 +5,7 @@ use actix_web::{HttpResponse, web};
 use maud::html;
 use serde::Deserialize;
 
-use super::frame::Frame;
+use super::layout::PageLayout;
 use super::see_other;
 use crate::web::access::{Access, Session};
 use crate::web::middleware::SIGN_IN;
@@ -27,25 +27,25 @@ impl Then {
     }
 }
 
-pub(super) async fn show(frame: Frame, then: web::Query<Then>) -> HttpResponse {
-    form(&frame, &then, StatusCode::OK)
+pub(super) async fn show(layout: PageLayout, then: web::Query<Then>) -> HttpResponse {
+    form(&layout, &then, StatusCode::OK)
 }
 
-fn form(frame: &Frame, then: &Then, status: StatusCode) -> HttpResponse {
+fn form(layout: &PageLayout, then: &Then, status: StatusCode) -> HttpResponse {
     let content = html! {
         div class="narrow" {
             h1 { "Sign in" }
             @if status != StatusCode::OK {
                 p class="notice bad" role="alert" { "That is not the secret." }
             }
-            form method="post" action=(frame.link(SIGN_IN)) {
+            form method="post" action=(layout.link(SIGN_IN)) {
                 input type="hidden" name="then" value=(then.page());
                 label { "Secret" input type="password" name="secret" required autocomplete="current-password" autofocus; }
                 p { button class="main" { "Sign in" } }
             }
         }
     };
-    let mut response = frame.page("Sign in", "", &content);
+    let mut response = layout.page("Sign in", "", &content);
     *response.status_mut() = status;
     response
 }
@@ -57,24 +57,24 @@ pub(super) struct Given {
     then: String,
 }
 
-pub(super) async fn sign_in(frame: Frame, access: web::Data<Access>, given: web::Form<Given>) -> HttpResponse {
+pub(super) async fn sign_in(layout: PageLayout, access: web::Data<Access>, given: web::Form<Given>) -> HttpResponse {
     let Given { secret, then } = given.into_inner();
     let then = Then { then };
     let Some(role) = access.role_of(&secret) else {
         tracing::warn!("somebody gave a wrong secret to the console");
-        return form(&frame, &then, StatusCode::FORBIDDEN);
+        return form(&layout, &then, StatusCode::FORBIDDEN);
     };
     tracing::info!(?role, "somebody has signed in to the console");
-    let cookie = access.cookie(&Session::new(role), &frame.base().cookie);
-    let mut response = see_other(&frame.link(then.page()));
+    let cookie = access.cookie(&Session::new(role), &layout.base().cookie);
+    let mut response = see_other(&layout.link(then.page()));
     // A cookie of ours holds nothing that a header could not.
     let _ = response.add_cookie(&cookie);
     response
 }
 
-pub(super) async fn sign_out(frame: Frame) -> HttpResponse {
-    let mut response = see_other(&frame.link(SIGN_IN));
-    let _ = response.add_cookie(&frame.base().cookie.removal());
+pub(super) async fn sign_out(layout: PageLayout) -> HttpResponse {
+    let mut response = see_other(&layout.link(SIGN_IN));
+    let _ = response.add_cookie(&layout.base().cookie.removal());
     response
 }
 

@@ -18,13 +18,13 @@ const REST_AFTER_FAILURE: u32 = 4;
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The last answer. Only one question is under way at a time; who asks meanwhile gets the last answer, or waits for the first.
-pub(super) struct Cached<T, E> {
+pub(super) struct SingleFlightCache<T, E> {
     state: Arc<Mutex<State<T, E>>>,
     asking: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct State<T, E> {
-    known: Known<T, E>,
+    known: CachedValue<T, E>,
     /// None: nobody has asked yet.
     rests_until: Option<Instant>,
     /// From when on the answer is too old to be shown without a word.
@@ -41,24 +41,24 @@ impl<T, E> State<T, E> {
 
 /// What is known of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Known<T, E> {
+pub(super) struct CachedValue<T, E> {
     /// The last answer.
     pub(super) answer: Option<T>,
     /// Why there is no newer one.
     pub(super) failure: Option<Arc<E>>,
 }
 
-impl<T, E> Default for Cached<T, E> {
+impl<T, E> Default for SingleFlightCache<T, E> {
     fn default() -> Self {
-        let known = Known { answer: None, failure: None };
+        let known = CachedValue { answer: None, failure: None };
         Self { state: Arc::new(Mutex::new(State { known, rests_until: None, stale_at: None })), asking: Arc::default() }
     }
 }
 
-impl<T: Clone + 'static, E: Display + 'static> Cached<T, E> {
+impl<T: Clone + 'static, E: Display + 'static> SingleFlightCache<T, E> {
     /// What is known. Where it is time to ask again, that is begun; where there is no answer yet, or an old one alone, it is
     /// waited for.
-    pub(super) async fn get<F>(&self, ask: impl FnOnce() -> F, patience: Duration) -> Known<T, E>
+    pub(super) async fn get<F>(&self, ask: impl FnOnce() -> F, patience: Duration) -> CachedValue<T, E>
     where
         F: Future<Output = Result<T, E>> + 'static,
     {
@@ -80,7 +80,7 @@ impl<T: Clone + 'static, E: Display + 'static> Cached<T, E> {
         }
         let state = lock(&self.state);
         let answer = state.known.answer.clone().filter(|_| !state.knows_nothing());
-        Known { answer, failure: state.known.failure.clone() }
+        CachedValue { answer, failure: state.known.failure.clone() }
     }
 
     fn is_rested(&self) -> bool {
@@ -99,7 +99,7 @@ impl<T: Clone + 'static, E: Display + 'static> Cached<T, E> {
             let mut state = lock(&state);
             let rest = match answered {
                 Ok(answer) => {
-                    state.known = Known { answer: Some(answer), failure: None };
+                    state.known = CachedValue { answer: Some(answer), failure: None };
                     REST
                 }
                 Err(error) => {
@@ -130,13 +130,13 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(10);
 
-    fn known(answer: Option<i32>, failure: Option<&'static str>) -> Known<i32, &'static str> {
-        Known { answer, failure: failure.map(Arc::new) }
+    fn known(answer: Option<i32>, failure: Option<&'static str>) -> CachedValue<i32, &'static str> {
+        CachedValue { answer, failure: failure.map(Arc::new) }
     }
 
     #[actix::test]
     async fn who_is_out_of_patience_leaves_the_question_to_the_next() {
-        let cached = Cached::default();
+        let cached = SingleFlightCache::default();
         let asked = Rc::new(Cell::new(0));
         let (tell, told) = tokio::sync::oneshot::channel::<()>();
         let first = Rc::clone(&asked);
@@ -155,9 +155,9 @@ mod tests {
 
     #[actix::test]
     async fn an_old_answer_is_not_taken_for_a_new_one() {
-        let cached: Cached<i32, &str> = Cached::default();
+        let cached: SingleFlightCache<i32, &str> = SingleFlightCache::default();
         assert_eq!(cached.get(|| ready(Ok(7)), LONG).await, known(Some(7), None));
-        let age = |cached: &Cached<i32, &str>| {
+        let age = |cached: &SingleFlightCache<i32, &str>| {
             let mut state = lock(&cached.state);
             (state.rests_until, state.stale_at) = (Some(Instant::now()), Some(Instant::now()));
         };
@@ -171,8 +171,9 @@ mod tests {
 
     #[actix::test]
     async fn a_failure_is_told_and_the_question_rests() {
-        let cached = Cached::default();
-        let rested = |cached: &Cached<i32, &'static str>| lock(&cached.state).rests_until = Some(Instant::now());
+        let cached = SingleFlightCache::default();
+        let rested =
+            |cached: &SingleFlightCache<i32, &'static str>| lock(&cached.state).rests_until = Some(Instant::now());
         assert_eq!(cached.get(|| ready(Err("away")), LONG).await, known(None, Some("away")));
         assert_eq!(
             cached.get(|| ready(Ok(7)), LONG).await,

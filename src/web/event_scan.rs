@@ -8,20 +8,20 @@ use crate::store::{CreatedCursor, EventFilter, Page, ScanPage, Store};
 
 /// Events that are looked at by the first statement, which is enough for most pages, and by each one after it.
 const FIRST_STRETCH: usize = 1_000;
-pub(super) const LONGEST_STRETCH: usize = 20_000;
+pub(super) const LONGEST_CHUNK: usize = 20_000;
 
 /// A walk that stands where it stopped.
-pub(super) struct Walk<'a> {
+pub(super) struct EventScan<'a> {
     store: &'a dyn Store,
     filter: &'a EventFilter,
     newest_first: bool,
     after: Option<CreatedCursor>,
-    stretch: usize,
+    chunk: usize,
     at_end: bool,
     ends_at: Instant,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> EventScan<'a> {
     /// Begins after a place, or with the first event, and lasts so long, and for one stretch at least.
     pub(super) fn new(
         store: &'a dyn Store,
@@ -30,8 +30,8 @@ impl<'a> Walk<'a> {
         after: Option<CreatedCursor>,
         time: Duration,
     ) -> Self {
-        let (stretch, ends_at) = (FIRST_STRETCH, Instant::now() + time);
-        Self { store, filter, newest_first, after, stretch, at_end: false, ends_at }
+        let (chunk, ends_at) = (FIRST_STRETCH, Instant::now() + time);
+        Self { store, filter, newest_first, after, chunk, at_end: false, ends_at }
     }
 
     /// Whether the time is over.
@@ -46,13 +46,13 @@ impl<'a> Walk<'a> {
 
     /// The next of those that are meant, `limit` at most and perhaps none; `None` at the end and when the time is over.
     pub(super) async fn next(&mut self, limit: usize) -> Result<Option<Vec<CreatedCursor>>, StoreError> {
-        let has_begun = self.stretch != FIRST_STRETCH;
+        let has_begun = self.chunk != FIRST_STRETCH;
         if self.at_end || (has_begun && self.is_over()) {
             return Ok(None);
         }
         let page = Page { newest_first: self.newest_first, after: self.after, limit: limit as i64 };
-        let ScanPage { places, stopped_at } = self.store.scan(self.filter, page, self.stretch as i64).await?;
-        self.stretch = LONGEST_STRETCH;
+        let ScanPage { places, stopped_at } = self.store.scan(self.filter, page, self.chunk as i64).await?;
+        self.chunk = LONGEST_CHUNK;
         // Cut off by the limit, the rest of the stretch has not been seen.
         let last = if places.len() == limit { places.last().copied() } else { stopped_at };
         self.at_end = last.is_none();

@@ -20,12 +20,12 @@ const PAGES: [(&str, &str); 2] = [("/", "Overview"), ("/events", "Events")];
 
 /// Where the console stands, and who looks.
 #[derive(Debug, Clone)]
-pub(super) struct Frame {
+pub(super) struct PageLayout {
     base: Base,
     session: Option<Session>,
 }
 
-impl FromRequest for Frame {
+impl FromRequest for PageLayout {
     type Error = actix_web::Error;
     type Future = Ready<Result<Self, Self::Error>>;
 
@@ -36,8 +36,8 @@ impl FromRequest for Frame {
     }
 }
 
-impl Frame {
-    pub(super) fn of_nobody(base: Base) -> Self {
+impl PageLayout {
+    pub(super) fn anonymous(base: Base) -> Self {
         Self { base, session: None }
     }
 
@@ -74,11 +74,11 @@ impl Frame {
 
     pub(super) fn trouble(&self, status: StatusCode, says: &str) -> HttpResponse {
         let content = html! {
-            h1 { (status.canonical_reason().unwrap_or("Trouble")) }
+            h1 { (status.canonical_reason().unwrap_or("PageError")) }
             p class="notice bad" role="alert" { (says) }
             p { a href=(self.link("/")) { "To the overview" } }
         };
-        super::page(status, self.around("Trouble", "", &content))
+        super::page(status, self.around("PageError", "", &content))
     }
 
     fn around(&self, title: &str, at: &str, content: &Markup) -> Markup {
