@@ -12,7 +12,7 @@ where
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    let shows = middleware::Any(middleware::Get()).or(middleware::Head());
+    let shows = guard::Any(guard::Get()).or(guard::Head());
     web::resource(path).route(web::route().guard(shows).to(handler)).default_service(refuse_but("GET, HEAD"))
 }
 
