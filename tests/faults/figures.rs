@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
-use crate::scene::ROLE;
+use crate::deployment::ROLE;
 
 const INTERVAL: Duration = Duration::from_millis(100);
 

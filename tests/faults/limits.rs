@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::deployment::{GUESTS, LEASE, LEASES, Pace, WORKERS};
 use crate::figures::Figures;
 use crate::kinds::Kind;
-use crate::scene::{GUESTS, LEASE, LEASES, Pace, WORKERS};
 
 /// Connections of one worker: the ten that docs/operations.md promises, and the one that asks whether a silent server
 /// answers again.

@@ -8,6 +8,7 @@
 mod support;
 
 mod arguments;
+mod deployment;
 mod figures;
 mod kinds;
 mod ledger;
@@ -15,7 +16,6 @@ mod limits;
 mod mixed;
 mod report;
 mod rules;
-mod scene;
 mod seats;
 mod sqlite;
 mod stage;
@@ -26,9 +26,9 @@ mod writers;
 use std::time::Duration;
 
 use arguments::Arguments;
+use deployment::Pace;
 use kinds::Kind;
 use report::Report;
-use scene::Pace;
 use stage::Stage;
 
 /// Every kind of fault, some at the same time: with plain events, with events of many sorts, and on a file.

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use crate::deployment::{Deployment, LEASES};
 use crate::ledger::Balance;
 use crate::mixed::{self, handlers};
-use crate::scene::{LEASES, Scene};
 use crate::steps::*;
 use crate::support::process::Signal;
 use crate::support::proxy::Passage;
@@ -66,144 +66,145 @@ async fn with_the_handlers_rule_switched_off_a_handler_of_another_service_misses
 
 /// What the handler in one of three services met.
 async fn each_handler_is_in_a_service_of_its_own(off: Option<&'static str>) -> Balance {
-    let scene = Scene::of_services(off).await;
-    scene.start_workers().await;
-    let sql = scene.sql().await;
+    let deployment = Deployment::of_services(off).await;
+    deployment.start_workers().await;
+    let sql = deployment.sql().await;
     handlers::wait_until_announced(&sql).await;
     let insert = "INSERT INTO outbox_events (id, event_type, source, data, partition_key)
         SELECT gen_random_uuid(), $2, 'faults', '{}', 'key ' || n % 50 FROM generate_series(1, $1) n
         RETURNING id, partition_key";
     let rows = sql.query(insert, &[&EVENTS, &handlers::HANDLED_TYPE]).await.unwrap();
     let committed = rows.iter().map(|row| Committed { id: row.get(0), key: row.get(1) }).collect();
-    assert_eq!(scene.drain(PATIENCE).await, 0);
-    Balance::of(&[committed], &mixed::handled(&scene)["auditor"])
+    assert_eq!(deployment.drain(PATIENCE).await, 0);
+    Balance::of(&[committed], &mixed::handled(&deployment)["auditor"])
 }
 
 async fn what_was_sent_arrives_late(off: Option<&'static str>) -> Balance {
-    let scene = Scene::new(off).await;
-    let [first, second, ..] = &scene.seats[..] else { unreachable!() };
-    start(&scene, first, &[]).await;
-    let mut committed = vec![insert(&scene, EVENTS).await];
-    settle_all(&scene).await;
+    let deployment = Deployment::new(off).await;
+    let [first, second, ..] = &deployment.seats[..] else { unreachable!() };
+    start(&deployment, first, &[]).await;
+    let mut committed = vec![insert(&deployment, EVENTS).await];
+    settle_all(&deployment).await;
     let way = first.to_redis.lock().await;
     let held = way.held();
     way.set(Passage::HoldRequests);
-    committed.push(insert(&scene, EVENTS).await);
+    committed.push(insert(&deployment, EVENTS).await);
     eventually("a batch is on its way", PATIENCE, async || way.held() > held).await;
-    scene.end(&mut *first.worker.lock().await, Signal::KILL).await;
+    deployment.end(&mut *first.worker.lock().await, Signal::KILL).await;
 
-    start(&scene, second, &[]).await;
-    assert_eq!(scene.drain(PATIENCE).await, 0);
+    start(&deployment, second, &[]).await;
+    assert_eq!(deployment.drain(PATIENCE).await, 0);
     let replies = way.replies();
     way.set(Passage::Open);
     eventually("Redis has answered what the dead one sent", PATIENCE, async || way.replies() > replies).await;
-    Balance::of(&committed, &scene.stream().await)
+    Balance::of(&committed, &deployment.stream().await)
 }
 
 async fn a_worker_dies_before_it_hears_the_answer(off: Option<&'static str>) -> Balance {
-    let scene = Scene::new(off).await;
-    let [first, second, ..] = &scene.seats[..] else { unreachable!() };
-    start(&scene, first, &[]).await;
-    let mut committed = vec![insert(&scene, EVENTS).await];
-    settle_all(&scene).await;
+    let deployment = Deployment::new(off).await;
+    let [first, second, ..] = &deployment.seats[..] else { unreachable!() };
+    start(&deployment, first, &[]).await;
+    let mut committed = vec![insert(&deployment, EVENTS).await];
+    settle_all(&deployment).await;
     first.to_redis.lock().await.set(Passage::LoseReplies);
-    let before = scene.stream().await.len();
-    committed.push(insert(&scene, EVENTS).await);
-    eventually("a batch is in the stream", PATIENCE, async || scene.stream().await.len() > before).await;
-    scene.end(&mut *first.worker.lock().await, Signal::KILL).await;
+    let before = deployment.stream().await.len();
+    committed.push(insert(&deployment, EVENTS).await);
+    eventually("a batch is in the stream", PATIENCE, async || deployment.stream().await.len() > before).await;
+    deployment.end(&mut *first.worker.lock().await, Signal::KILL).await;
 
-    start(&scene, second, &[]).await;
-    assert_eq!(scene.drain(PATIENCE).await, 0);
-    Balance::of(&committed, &scene.stream().await)
+    start(&deployment, second, &[]).await;
+    assert_eq!(deployment.drain(PATIENCE).await, 0);
+    Balance::of(&committed, &deployment.stream().await)
 }
 
 /// Writers at random, and answers of PostgreSQL that overtake each other.
 async fn answers_come_late_by_different_times(off: Option<&'static str>, tries: u64) -> Balance {
-    let scene = Scene::new(off).await;
-    let seat = &scene.seats[0];
+    let deployment = Deployment::new(off).await;
+    let seat = &deployment.seats[0];
     seat.to_postgres.lock().await.set(Passage::Delay(Duration::from_millis(80)));
-    start(&scene, seat, &[]).await;
+    start(&deployment, seat, &[]).await;
     let mut committed = Vec::new();
     for seed in 0..tries {
-        let writers = Writers::start(scene.url(), seed);
+        let writers = Writers::start(deployment.url(), seed);
         tokio::time::sleep(TRY).await;
         committed.extend(writers.finish().await);
-        assert_eq!(scene.drain(PATIENCE).await, 0);
-        let balance = Balance::of(&committed, &scene.stream().await);
+        assert_eq!(deployment.drain(PATIENCE).await, 0);
+        let balance = Balance::of(&committed, &deployment.stream().await);
         if !balance.is_even() {
             return balance;
         }
     }
-    Balance::of(&committed, &scene.stream().await)
+    Balance::of(&committed, &deployment.stream().await)
 }
 
 /// PostgreSQL has answered a worker's fetch, and the answer is on its way while another worker has all shards, sends the
 /// events and leaves. The answer comes when the shards are the first one's again.
 async fn an_answer_comes_when_the_shards_were_lost_and_are_back(off: Option<&'static str>) -> Balance {
-    let scene = Scene::new(off).await;
-    let [first, second, ..] = &scene.seats[..] else { unreachable!() };
-    start(&scene, first, &[]).await;
-    eventually("the first one has every share open", PATIENCE, async || scene.journal().await.len() == LEASES).await;
-    let (mut committed, locking) = insert_under_a_fetch(&scene, EVENTS).await;
+    let deployment = Deployment::new(off).await;
+    let [first, second, ..] = &deployment.seats[..] else { unreachable!() };
+    start(&deployment, first, &[]).await;
+    eventually("the first one has every share open", PATIENCE, async || deployment.journal().await.len() == LEASES)
+        .await;
+    let (mut committed, locking) = insert_under_a_fetch(&deployment, EVENTS).await;
     let way = first.to_postgres.lock().await;
     let (known, replies) = (way.connections(), way.replies());
     way.set(Passage::HoldReplies);
     locking.batch_execute("ROLLBACK").await.unwrap();
     eventually("the fetch is answered", PATIENCE, async || way.replies() > replies).await;
-    forget_the_workers(&scene).await;
+    forget_the_workers(&deployment).await;
 
-    start(&scene, second, &[]).await;
-    settle_all(&scene).await;
-    scene.end(&mut *second.worker.lock().await, Signal::TERM).await;
-    let tokens = scene.journal().await;
+    start(&deployment, second, &[]).await;
+    settle_all(&deployment).await;
+    deployment.end(&mut *second.worker.lock().await, Signal::TERM).await;
+    let tokens = deployment.journal().await;
     way.set(Passage::HoldRepliesOfFirst(known));
     eventually("the first one has every share open again", PATIENCE, async || {
-        scene.journal().await.iter().all(|(field, token)| tokens.get(field) != Some(token))
+        deployment.journal().await.iter().all(|(field, token)| tokens.get(field) != Some(token))
     })
     .await;
-    hear_the_heart_of_the_first(&scene, 1).await;
+    hear_the_heart_of_the_first(&deployment, 1).await;
     way.set(Passage::Open);
     // They are read by a later fetch, and sent behind what the held one brings.
-    committed.push(insert(&scene, EVENTS).await);
-    assert_eq!(scene.drain(PATIENCE).await, 0);
-    Balance::of(&committed, &scene.stream().await)
+    committed.push(insert(&deployment, EVENTS).await);
+    assert_eq!(deployment.drain(PATIENCE).await, 0);
+    Balance::of(&committed, &deployment.stream().await)
 }
 
 /// One worker has refused an event and cannot say so; another one refuses it too, and says so; a person mends it; then
 /// the first one is heard.
 async fn a_failure_is_recorded_after_a_person_retried_the_event(off: Option<&'static str>) -> Balance {
-    let scene = Scene::new(off).await;
-    let [first, second, third, ..] = &scene.seats[..] else { unreachable!() };
-    start(&scene, first, &[]).await;
-    let mut committed = vec![insert(&scene, EVENTS).await];
-    settle_all(&scene).await;
+    let deployment = Deployment::new(off).await;
+    let [first, second, third, ..] = &deployment.seats[..] else { unreachable!() };
+    start(&deployment, first, &[]).await;
+    let mut committed = vec![insert(&deployment, EVENTS).await];
+    settle_all(&deployment).await;
     let (to_redis, to_postgres) = (first.to_redis.lock().await, first.to_postgres.lock().await);
     let held = to_redis.held();
     to_redis.set(Passage::HoldRequests);
-    let events = insert_with_one_that_cannot_be_sent(&scene).await;
+    let events = insert_with_one_that_cannot_be_sent(&deployment).await;
     let broken = events[1].id;
     committed.push(events);
     eventually("a batch is on its way", PATIENCE, async || to_redis.held() > held).await;
     to_postgres.set(Passage::HoldRequests);
-    forget_the_workers(&scene).await;
+    forget_the_workers(&deployment).await;
 
     // It holds its leases while it is stopped, so that nobody else touches the event.
-    start(&scene, second, &[("OUTBOX__WORKER__LEASE", "60s")]).await;
+    start(&deployment, second, &[("OUTBOX__WORKER__LEASE", "60s")]).await;
     let all = "SELECT count(*) FROM outbox_running_leases l JOIN outbox_workers w ON w.id = l.owner
         JOIN outbox_heartbeats h ON h.worker = w.id
         WHERE w.name LIKE 'worker-1%' AND h.ends_at > clock_timestamp() + interval '30 s'";
-    eventually("the second one has every share", PATIENCE, async || scene.number(all).await == 64).await;
+    eventually("the second one has every share", PATIENCE, async || deployment.number(all).await == 64).await;
     let failed = format!("SELECT count(*) FROM outbox_events WHERE id = '{broken}' AND status = 'failed'");
-    eventually("it has refused the event", PATIENCE, async || scene.number(&failed).await == 1).await;
+    eventually("it has refused the event", PATIENCE, async || deployment.number(&failed).await == 1).await;
     second.worker.lock().await.as_mut().unwrap().running.signal(Signal::STOP);
-    mend(&scene, third, broken).await;
+    mend(&deployment, third, broken).await;
 
     to_redis.set(Passage::Open);
     to_postgres.set(Passage::Open);
-    hear_the_heart_of_the_first(&scene, 3).await;
-    scene.end(&mut *first.worker.lock().await, Signal::KILL).await;
+    hear_the_heart_of_the_first(&deployment, 3).await;
+    deployment.end(&mut *first.worker.lock().await, Signal::KILL).await;
     second.worker.lock().await.as_mut().unwrap().running.signal(Signal::CONT);
     let waiting = "SELECT count(*) FROM outbox_events WHERE status IN ('pending', 'retry')";
-    eventually("nothing waits", PATIENCE, async || scene.number(waiting).await == 0).await;
-    Balance::of(&committed, &scene.stream().await)
+    eventually("nothing waits", PATIENCE, async || deployment.number(waiting).await == 0).await;
+    Balance::of(&committed, &deployment.stream().await)
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::deployment::{Deployment, PROGRAM, WORKERS};
 use crate::ledger::Losses;
-use crate::scene::{PROGRAM, Scene, WORKERS};
 use crate::support::process::{Running, Signal};
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, clock, unique};
@@ -69,7 +69,7 @@ impl Seat {
     }
 }
 
-impl Scene {
+impl Deployment {
     pub(crate) fn worker(&self, seat: &Seat, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
         let name = unique(&format!("worker-{}", seat.number));
         match self.own_worker(seat, &name) {

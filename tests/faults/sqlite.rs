@@ -17,11 +17,11 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tokio::task::{JoinHandle, block_in_place};
 
+use crate::deployment::{LEASE, PROGRAM, Pace, WORKERS};
 use crate::figures::{Meter, Processes};
 use crate::kinds::Kind;
 use crate::ledger::Balance;
 use crate::limits::Limits;
-use crate::scene::{LEASE, PROGRAM, Pace, WORKERS};
 use crate::stage::{Faults, HEALING, Outcome};
 use crate::support::process::{Running, Signal};
 use crate::support::{PATIENCE, redis, unique};

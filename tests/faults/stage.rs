@@ -10,11 +10,11 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::deployment::{Deployment, PASSWORD, Pace};
 use crate::figures::{Figures, Meter};
 use crate::kinds::Kind;
 use crate::ledger::Balance;
 use crate::limits::Limits;
-use crate::scene::{PASSWORD, Pace, Scene};
 use crate::writers::Writers;
 
 /// Faults at a time where they come together.
@@ -124,22 +124,22 @@ impl Stage {
     }
 
     pub(crate) async fn run(self, seed: u64) -> Outcome {
-        let scene = Scene::paced(self.pace).await;
-        scene.start_workers().await;
-        let meter = Meter::start(scene.url(), scene.processes.clone());
-        let writers = Writers::start(scene.url(), seed);
-        let faults = self.inflict_all(&scene, seed).await;
+        let deployment = Deployment::paced(self.pace).await;
+        deployment.start_workers().await;
+        let meter = Meter::start(deployment.url(), deployment.processes.clone());
+        let writers = Writers::start(deployment.url(), seed);
+        let faults = self.inflict_all(&deployment, seed).await;
         let committed = writers.finish().await;
-        let stuck = scene.drain(HEALING).await;
+        let stuck = deployment.drain(HEALING).await;
         let figures = meter.finish().await;
-        let retries = scene.number("SELECT coalesce(sum(retry_count), 0)::bigint FROM outbox_events").await;
-        let losses = scene.notes().losses.clone();
-        let balance = Balance::after(&losses, &committed, &scene.stream().await);
-        self.conclude(&scene, seed, faults, Found { balance, stuck, retries, figures }).await
+        let retries = deployment.number("SELECT coalesce(sum(retry_count), 0)::bigint FROM outbox_events").await;
+        let losses = deployment.notes().losses.clone();
+        let balance = Balance::after(&losses, &committed, &deployment.stream().await);
+        self.conclude(&deployment, seed, faults, Found { balance, stuck, retries, figures }).await
     }
 
-    pub(crate) async fn inflict_all(&self, scene: &Scene, seed: u64) -> Faults {
-        let hands = (0..self.hands).map(|hand| self.inflict(scene, hand, seed));
+    pub(crate) async fn inflict_all(&self, deployment: &Deployment, seed: u64) -> Faults {
+        let hands = (0..self.hands).map(|hand| self.inflict(deployment, hand, seed));
         let mut faults = Faults::new();
         for kind in join_all(hands).await.into_iter().flatten() {
             *faults.entry(kind).or_default() += 1;
@@ -148,26 +148,26 @@ impl Stage {
     }
 
     /// Ends the workers, and keeps what they said where something is wrong.
-    pub(crate) async fn conclude(self, scene: &Scene, seed: u64, faults: Faults, found: Found) -> Outcome {
+    pub(crate) async fn conclude(self, deployment: &Deployment, seed: u64, faults: Faults, found: Found) -> Outcome {
         let Found { balance, stuck, retries, figures } = found;
         let limits = Limits::of(&self.kinds, self.pace, self.hands > 1, faults.values().sum(), figures.span);
-        let limits = if scene.is_mixed() { limits.of_large_events() } else { limits };
-        scene.stop_workers().await;
-        let notes = std::mem::take(&mut *scene.notes());
+        let limits = if deployment.is_mixed() { limits.of_large_events() } else { limits };
+        deployment.stop_workers().await;
+        let notes = std::mem::take(&mut *deployment.notes());
         let told = notes.logs.lines().filter(|line| line.contains(PASSWORD)).map(str::to_owned).collect();
         let (takeovers, deaths, findings) = (notes.takeovers, notes.deaths, notes.findings);
         let excesses = limits.excesses(&figures, balance.committed);
         let name = self.name;
         let outcome =
             Outcome { name, faults, balance, stuck, retries, takeovers, deaths, told, findings, figures, excesses };
-        let dump = if outcome.is_good() { String::new() } else { scene.dump().await };
+        let dump = if outcome.is_good() { String::new() } else { deployment.dump().await };
         outcome.keep_unless_good(seed, || notes.course + &dump + &notes.logs);
         outcome
     }
 
     /// Draws one fault after the other from a shuffled deck, so that each kind comes up as often as the others. Long ones
     /// come one at a time.
-    async fn inflict(&self, scene: &Scene, hand: u64, seed: u64) -> Vec<Kind> {
+    async fn inflict(&self, deployment: &Deployment, hand: u64, seed: u64) -> Vec<Kind> {
         let mut rng = StdRng::seed_from_u64(seed.wrapping_add(hand));
         let whole: Vec<Kind> = self.kinds.iter().filter(|kind| hand == 0 || !kind.is_long()).copied().collect();
         let began = Instant::now();
@@ -186,15 +186,15 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..1_500))).await;
             let kind = deck.pop().unwrap();
-            scene.under_way.fetch_add(1, Ordering::SeqCst);
-            scene.begun.fetch_add(1, Ordering::SeqCst);
-            scene.notes().course(&format!("{kind} begins"));
-            kind.inflict(scene, &mut rng).await;
-            scene.notes().course(&format!("{kind} ends"));
-            scene.under_way.fetch_sub(1, Ordering::SeqCst);
+            deployment.under_way.fetch_add(1, Ordering::SeqCst);
+            deployment.begun.fetch_add(1, Ordering::SeqCst);
+            deployment.notes().course(&format!("{kind} begins"));
+            kind.inflict(deployment, &mut rng).await;
+            deployment.notes().course(&format!("{kind} ends"));
+            deployment.under_way.fetch_sub(1, Ordering::SeqCst);
             if kind.is_long() && (self.hands == 1 || self.pace == Pace::Long) {
                 // Else what the next one adds would be counted with it, and an event may be due through several of them.
-                scene.recover(HEALING).await;
+                deployment.recover(HEALING).await;
             }
             done.push(kind);
         }

@@ -4,40 +4,40 @@ use serde_json::json;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::scene::{LEASE, Scene};
+use crate::deployment::{Deployment, LEASE};
 use crate::seats::Seat;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually};
 use crate::writers::Committed;
 
-pub(crate) async fn start(scene: &Scene, seat: &Seat, settings: &[(&str, &str)]) {
-    *seat.worker.lock().await = Some(scene.worker(seat, 0, settings));
+pub(crate) async fn start(deployment: &Deployment, seat: &Seat, settings: &[(&str, &str)]) {
+    *seat.worker.lock().await = Some(deployment.worker(seat, 0, settings));
 }
 
 /// Everything is published, and the journal is rid of it.
-pub(crate) async fn settle_all(scene: &Scene) {
-    assert_eq!(scene.drain(PATIENCE).await, 0);
+pub(crate) async fn settle_all(deployment: &Deployment) {
+    assert_eq!(deployment.drain(PATIENCE).await, 0);
     eventually("nothing is left in the journal", PATIENCE, async || {
-        let fields = scene.journal().await;
+        let fields = deployment.journal().await;
         !fields.is_empty() && !fields.keys().any(|field| field.starts_with("sent/"))
     })
     .await;
 }
 
 /// Those that are cut off need not be waited for.
-pub(crate) async fn forget_the_workers(scene: &Scene) {
+pub(crate) async fn forget_the_workers(deployment: &Deployment) {
     let forget = "DELETE FROM outbox_workers; UPDATE outbox_leases SET owner = NULL, epoch = epoch + 1";
-    scene.sql().await.batch_execute(forget).await.unwrap();
+    deployment.sql().await.batch_execute(forget).await.unwrap();
 }
 
 /// The first seat's worker has had time for what is on its way to it: its heart has beaten so often.
-pub(crate) async fn hear_the_heart_of_the_first(scene: &Scene, times: u32) {
+pub(crate) async fn hear_the_heart_of_the_first(deployment: &Deployment, times: u32) {
     let beats = "SELECT count(*) FROM outbox_workers w JOIN outbox_heartbeats h ON h.worker = w.id
         WHERE w.name LIKE 'worker-0%' AND h.heartbeat_at > clock_timestamp()";
     for _ in 0..times {
-        let now: String = scene.sql().await.query_one("SELECT clock_timestamp()::text", &[]).await.unwrap().get(0);
+        let now: String = deployment.sql().await.query_one("SELECT clock_timestamp()::text", &[]).await.unwrap().get(0);
         let beaten = beats.replace("clock_timestamp()", &format!("'{now}'"));
-        eventually("the first one's heart beats", 5 * LEASE, async || scene.number(&beaten).await == 1).await;
+        eventually("the first one's heart beats", 5 * LEASE, async || deployment.number(&beaten).await == 1).await;
     }
 }
 
@@ -45,11 +45,11 @@ const LOCK: &str = "BEGIN; LOCK TABLE outbox_events IN ACCESS EXCLUSIVE MODE";
 
 /// Commits events of both lanes and returns when a worker's fetch, which will read them, waits for the table; it goes on
 /// when the transaction that is returned ends.
-pub(crate) async fn insert_under_a_fetch(scene: &Scene, count: i32) -> (Vec<Vec<Committed>>, Client) {
-    let (writing, locking) = (scene.sql().await, scene.sql().await);
+pub(crate) async fn insert_under_a_fetch(deployment: &Deployment, count: i32) -> (Vec<Vec<Committed>>, Client) {
+    let (writing, locking) = (deployment.sql().await, deployment.sql().await);
     writing.batch_execute(LOCK).await.unwrap();
     // It may be the fetch of retries, which comes second.
-    while !who_waits_for_the_table(scene).await.contains("from_at") {
+    while !who_waits_for_the_table(deployment).await.contains("from_at") {
         writing.batch_execute("ROLLBACK").await.unwrap();
         writing.batch_execute(LOCK).await.unwrap();
     }
@@ -60,22 +60,22 @@ pub(crate) async fn insert_under_a_fetch(scene: &Scene, count: i32) -> (Vec<Vec<
     // The fetch is being prepared. Whoever queues for the table now has it before the fetch is executed.
     let queueing = tokio::spawn(async move { locking.batch_execute(LOCK).await.map(|()| locking).unwrap() });
     eventually("the next lock is asked for", PATIENCE, async || {
-        who_waits_for_the_table(scene).await.contains("BEGIN; LOCK")
+        who_waits_for_the_table(deployment).await.contains("BEGIN; LOCK")
     })
     .await;
     writing.batch_execute("COMMIT").await.unwrap();
     let locking = queueing.await.unwrap();
     eventually("the fetch is to be executed", PATIENCE, async || {
-        who_waits_for_the_table(scene).await.contains("from_at")
+        who_waits_for_the_table(deployment).await.contains("from_at")
     })
     .await;
     (committed, locking)
 }
 
 /// The statements that wait for a lock, once there are any.
-async fn who_waits_for_the_table(scene: &Scene) -> String {
+async fn who_waits_for_the_table(deployment: &Deployment) -> String {
     let waiting = "SELECT coalesce(string_agg(query, '; '), '') FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-    let (watching, mut queries) = (scene.sql().await, String::new());
+    let (watching, mut queries) = (deployment.sql().await, String::new());
     eventually("somebody waits for the table", PATIENCE, async || {
         queries = watching.query_one(waiting, &[]).await.unwrap().get(0);
         !queries.is_empty()
@@ -85,8 +85,8 @@ async fn who_waits_for_the_table(scene: &Scene) -> String {
 }
 
 /// Events of one transaction, some of them with keys.
-pub(crate) async fn insert(scene: &Scene, count: i32) -> Vec<Committed> {
-    insert_into("", &scene.sql().await, count).await
+pub(crate) async fn insert(deployment: &Deployment, count: i32) -> Vec<Committed> {
+    insert_into("", &deployment.sql().await, count).await
 }
 
 /// The same into one lane. They are due from the transaction's beginning on, so also to a fetch that waits for its end.
@@ -99,7 +99,7 @@ async fn insert_into(lane: &str, client: &Client, count: i32) -> Vec<Committed> 
 }
 
 /// Two events of one transaction; the second has a field that no stream entry can have.
-pub(crate) async fn insert_with_one_that_cannot_be_sent(scene: &Scene) -> Vec<Committed> {
+pub(crate) async fn insert_with_one_that_cannot_be_sent(deployment: &Deployment) -> Vec<Committed> {
     let events = [json!({}), json!({ "field": { "nested": true } })].map(|config| {
         let committed = Committed { id: Uuid::new_v4(), key: String::new() };
         (committed, config)
@@ -108,14 +108,14 @@ pub(crate) async fn insert_with_one_that_cannot_be_sent(scene: &Scene) -> Vec<Co
         events.each_ref().map(|(event, config)| format!("('{}', 'thing.happened', 'faults', '{config}')", event.id));
     let statement =
         format!("INSERT INTO outbox_events (id, event_type, source, publisher_config) VALUES {}", values.join(", "));
-    scene.sql().await.batch_execute(&statement).await.unwrap();
+    deployment.sql().await.batch_execute(&statement).await.unwrap();
     events.map(|(event, _)| event).into()
 }
 
 /// What a person does about an event that failed.
-pub(crate) async fn mend(scene: &Scene, seat: &Seat, id: Uuid) {
+pub(crate) async fn mend(deployment: &Deployment, seat: &Seat, id: Uuid) {
     let mend = format!("UPDATE outbox_events SET publisher_config = '{{}}' WHERE id = '{id}'");
-    scene.sql().await.batch_execute(&mend).await.unwrap();
-    let mut retry = Running::spawn(&mut scene.outbox(seat, &["events", "retry", &id.to_string()]));
+    deployment.sql().await.batch_execute(&mend).await.unwrap();
+    let mut retry = Running::spawn(&mut deployment.outbox(seat, &["events", "retry", &id.to_string()]));
     assert!(retry.wait_exit(PATIENCE).await.success(), "{}", retry.stderr());
 }

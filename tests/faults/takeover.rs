@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::scene::{LEASE, Scene};
+use crate::deployment::{Deployment, LEASE};
 use crate::seats::Worker;
 
-impl Scene {
+impl Deployment {
     /// Measures how long a worker's shares stay its own after its death. Counts only where nothing else goes wrong
     /// meanwhile.
     pub(crate) async fn watch_takeover(&self, owner: Option<String>) {

@@ -8,30 +8,34 @@ use actix_outbox::{Builder, EventTypes, NewEvent, Outbox, OutboxSystem, Subscrib
 use serde_json::Value;
 
 use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, row, wait_status};
-use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
 const SHORT_LEASE: &str = "lease = \"1s\"\n";
 
 /// A service that delivers, with these handlers.
-async fn service(scene: &Scene, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
-    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", scene.stream());
-    let builder = OutboxSystem::builder(scene.system_settings(&tables));
+async fn service(test: &TestOutbox, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", test.stream());
+    let builder = OutboxSystem::builder(test.system_settings(&tables));
     handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
 }
 
 /// An application that publishes and handles, and delivers nothing.
-async fn application(scene: &Scene, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
-    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", scene.stream());
-    let builder = OutboxSystem::builder(scene.system_settings(&tables)).publish_only(true);
+async fn application(test: &TestOutbox, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", test.stream());
+    let builder = OutboxSystem::builder(test.system_settings(&tables)).publish_only(true);
     handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
 }
 
 /// As [`service`], where a failed event holds its key.
-async fn holding_service(scene: &Scene, publish_only: bool, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
+async fn holding_service(
+    test: &TestOutbox,
+    publish_only: bool,
+    handlers: impl IntoIterator<Item = Subscribe>,
+) -> Outbox {
     let tables =
-        format!("[publishers.default]\n{}on_failed = \"hold\"\n[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", scene.stream());
-    let builder = OutboxSystem::builder(scene.system_settings(&tables)).publish_only(publish_only);
+        format!("[publishers.default]\n{}on_failed = \"hold\"\n[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", test.stream());
+    let builder = OutboxSystem::builder(test.system_settings(&tables)).publish_only(publish_only);
     handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
 }
 
@@ -66,25 +70,25 @@ fn assert_met(log: &Log, name: &str, range: std::ops::Range<usize>) {
 
 #[actix::test]
 async fn a_worker_without_handlers_delivers_and_the_application_beside_it_handles() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let worker = scene.worker(&scene.settings(SHORT_LEASE, ""), "worker");
-    scene.wait_owners(&["worker"]).await;
-    let application = application(&scene, [recorder("mail", EventTypes::All, &log)]).await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let worker = test.worker(&test.settings(SHORT_LEASE, ""), "worker");
+    test.wait_owners(&["worker"]).await;
+    let application = application(&test, [recorder("mail", EventTypes::All, &log)]).await;
     send(&application, 0..40).await;
     log.wait(40).await;
-    scene.wait_published().await;
+    test.wait_published().await;
     assert_met(&log, "mail", 0..40);
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
     assert!(!worker.stderr().contains("standing by"), "{}", worker.stderr());
     application.shutdown().await.unwrap();
 }
 
 #[actix::test]
 async fn of_two_services_with_different_handlers_each_handler_meets_every_event_of_its_type() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let mail =
-        service(&scene, [recorder("mail", "thing.happened", &log), recorder("both", EventTypes::All, &log)]).await;
-    let audit = service(&scene, [recorder("audit", "thing.*", &log)]).await;
+        service(&test, [recorder("mail", "thing.happened", &log), recorder("both", EventTypes::All, &log)]).await;
+    let audit = service(&test, [recorder("audit", "thing.*", &log)]).await;
     eventually("they share the shards", PATIENCE, async || {
         let shards = async |service: &Outbox| service.health().await.unwrap().shards.get("default").copied();
         shards(&mail).await == Some(16) && shards(&audit).await == Some(16)
@@ -93,11 +97,11 @@ async fn of_two_services_with_different_handlers_each_handler_meets_every_event_
     send(&mail, 0..20).await;
     send(&audit, 20..40).await;
     log.wait(120).await;
-    scene.wait_published().await;
+    test.wait_published().await;
     for name in ["mail", "both", "audit"] {
         assert_met(&log, name, 0..40);
     }
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
     for service in [mail, audit] {
         assert!(service.health().await.unwrap().is_ready());
         service.shutdown().await.unwrap();
@@ -106,22 +110,22 @@ async fn of_two_services_with_different_handlers_each_handler_meets_every_event_
 
 #[actix::test]
 async fn a_service_that_is_away_is_owed_its_events_and_meets_them_in_their_order_when_it_is_back() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let mail = service(&scene, [recorder("mail", EventTypes::All, &log)]).await;
-    let audit = service(&scene, [recorder("audit", EventTypes::All, &log)]).await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let mail = service(&test, [recorder("mail", EventTypes::All, &log)]).await;
+    let audit = service(&test, [recorder("audit", EventTypes::All, &log)]).await;
     send(&mail, 0..10).await;
     log.wait(20).await;
     audit.shutdown().await.unwrap();
     send(&mail, 10..30).await;
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     for n in 10..30 {
         let row = wait_status(&sql, &n.to_string(), "processing").await;
         assert_eq!(row.pending_handlers.as_deref(), Some(r#"["audit"]"#));
         assert!(row.is_with_the_backend);
     }
     assert_met(&log, "mail", 0..30);
-    assert_eq!(scene.length().await, 30, "publishing waits for no handler elsewhere");
-    let status = scene.outbox(&scene.settings("", ""), &["status", "--format", "json"]).output().unwrap();
+    assert_eq!(test.length().await, 30, "publishing waits for no handler elsewhere");
+    let status = test.outbox(&test.settings("", ""), &["status", "--format", "json"]).output().unwrap();
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
     let owed: Vec<_> = status["handlers"]
         .as_array()
@@ -131,10 +135,10 @@ async fn a_service_that_is_away_is_owed_its_events_and_meets_them_in_their_order
         .collect();
     assert_eq!(owed, [(&"audit".into(), &20.into(), &false.into()), (&"mail".into(), &0.into(), &true.into())]);
 
-    let audit = service(&scene, [recorder("audit", EventTypes::All, &log)]).await;
+    let audit = service(&test, [recorder("audit", EventTypes::All, &log)]).await;
     send(&audit, 30..40).await;
     log.wait(80).await;
-    scene.wait_published().await;
+    test.wait_published().await;
     assert_met(&log, "audit", 0..40);
     for service in [mail, audit] {
         service.shutdown().await.unwrap();
@@ -143,53 +147,53 @@ async fn a_service_that_is_away_is_owed_its_events_and_meets_them_in_their_order
 
 #[actix::test]
 async fn what_commits_after_a_subscription_is_owed_though_the_worker_has_not_heard_of_it() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     // Its next heartbeat is far away.
-    let _worker = scene.worker(&scene.settings("lease = \"1h\"", ""), "worker");
-    scene.wait_owners(&["worker"]).await;
+    let _worker = test.worker(&test.settings("lease = \"1h\"", ""), "worker");
+    test.wait_owners(&["worker"]).await;
     let protocol = "SELECT protocol::bigint FROM outbox_meta";
-    assert_eq!(scene.number(protocol).await, 2);
-    let application = application(&scene, []).await;
+    assert_eq!(test.number(protocol).await, 2);
+    let application = application(&test, []).await;
     application.subscribe(recorder("late", EventTypes::All, &log)).await.unwrap();
-    scene.insert(20, 5).await;
+    test.insert(20, 5).await;
     log.wait(20).await;
-    scene.wait_published().await;
+    test.wait_published().await;
     application.shutdown().await.unwrap();
 }
 
 #[actix::test]
 async fn a_handler_elsewhere_that_keeps_rejecting_fails_the_event_and_the_others_still_meet_it() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let _worker = scene.worker(&scene.settings(SHORT_LEASE, ""), "worker");
-    scene.wait_owners(&["worker"]).await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let _worker = test.worker(&test.settings(SHORT_LEASE, ""), "worker");
+    test.wait_owners(&["worker"]).await;
     let met = log.clone();
     let shaky = handler("shaky", EventTypes::All, move |event| {
         met.add(format!("shaky {}", event.subject));
         answer(if event.subject == "bad" { Err("the mail server is away") } else { Ok(()) })
     });
-    let application = application(&scene, [shaky, recorder("steady", EventTypes::All, &log)]).await;
+    let application = application(&test, [shaky, recorder("steady", EventTypes::All, &log)]).await;
     application.send(event("bad").max_retries(3).partition_key("k")).await.unwrap();
     application.send(event("good").partition_key("k")).await.unwrap();
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     let failed = wait_status(&sql, "bad", "failed").await;
     assert!(failed.last_error.contains("`shaky`: the mail server is away"), "{failed:?}");
     assert_eq!(failed.pending_handlers.as_deref(), Some(r#"["shaky"]"#));
     wait_status(&sql, "good", "published").await;
     assert_eq!((log.count("shaky bad"), log.count("steady bad"), log.count("shaky good")), (3, 1, 1));
-    assert_eq!(scene.length().await, 2);
+    assert_eq!(test.length().await, 2);
 
     // An operator retries: that handler alone is asked, and nothing is sent again.
-    scene.run(&["events", "retry", "--status", "failed"]).await;
+    test.run(&["events", "retry", "--status", "failed"]).await;
     eventually("it is asked again", PATIENCE, async || log.count("shaky bad") > 3).await;
     assert_eq!(log.count("steady bad"), 1);
-    assert_eq!(scene.length().await, 2);
+    assert_eq!(test.length().await, 2);
     application.shutdown().await.unwrap();
 }
 
 #[actix::test]
 async fn where_failed_events_hold_their_key_one_that_a_handler_failed_holds_that_handler_alone() {
     for elsewhere in [false, true] {
-        let (scene, log, open) = (Scene::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
+        let (test, log, open) = (TestOutbox::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
         let shaky = {
             let (log, open) = (log.clone(), Arc::clone(&open));
             handler("shaky", EventTypes::All, move |event| {
@@ -199,12 +203,12 @@ async fn where_failed_events_hold_their_key_one_that_a_handler_failed_holds_that
             })
         };
         let steady = recorder("steady", EventTypes::All, &log);
-        let outbox = holding_service(&scene, elsewhere, [shaky, steady]).await;
-        let _deliverer = if elsewhere { Some(holding_service(&scene, false, []).await) } else { None };
+        let outbox = holding_service(&test, elsewhere, [shaky, steady]).await;
+        let _deliverer = if elsewhere { Some(holding_service(&test, false, []).await) } else { None };
         for subject in ["1", "2", "3"] {
             outbox.send(event(subject).partition_key("k").max_retries(1)).await.unwrap();
         }
-        let sql = scene.sql().await;
+        let sql = test.sql().await;
         wait_status(&sql, "1", "failed").await;
         for later in ["2", "3"] {
             eventually("it waits for that handler alone", PATIENCE, async || {
@@ -213,14 +217,14 @@ async fn where_failed_events_hold_their_key_one_that_a_handler_failed_holds_that
             })
             .await;
         }
-        assert_eq!(scene.length().await, 3, "the backend goes on");
+        assert_eq!(test.length().await, 3, "the backend goes on");
         assert_eq!((log.of("shaky "), log.of("steady ")), (lines("shaky", &["1"]), lines("steady", &["1", "2", "3"])));
 
         open.store(true, Ordering::SeqCst);
-        scene.run(&["events", "retry", "--status", "failed"]).await;
-        scene.wait_published().await;
+        test.run(&["events", "retry", "--status", "failed"]).await;
+        test.wait_published().await;
         assert_eq!(log.of("shaky "), lines("shaky", &["1", "1", "2", "3"]), "elsewhere: {elsewhere}");
-        assert_eq!((log.count("steady 1"), scene.length().await), (1, 3));
+        assert_eq!((log.count("steady 1"), test.length().await), (1, 3));
         outbox.shutdown().await.unwrap();
     }
 }
@@ -231,23 +235,23 @@ fn lines(name: &str, subjects: &[&str]) -> Vec<String> {
 
 #[actix::test]
 async fn what_a_handler_does_not_take_any_more_is_shown_and_kept_for_a_version_that_does() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let _worker = scene.worker(&scene.settings(SHORT_LEASE, ""), "worker");
-    scene.wait_owners(&["worker"]).await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let _worker = test.worker(&test.settings(SHORT_LEASE, ""), "worker");
+    test.wait_owners(&["worker"]).await;
     let mail = |types: &[&str]| recorder("mail", types.to_vec(), &log);
-    application(&scene, [mail(&["user.created", "user.deleted"])]).await.shutdown().await.unwrap();
-    let publisher = application(&scene, []).await;
+    application(&test, [mail(&["user.created", "user.deleted"])]).await.shutdown().await.unwrap();
+    let publisher = application(&test, []).await;
     for (subject, event_type) in [("1", "user.deleted"), ("2", "user.created"), ("3", "user.created")] {
         let key = if subject == "3" { "other" } else { "k" };
         publisher.send(NewEvent::new(event_type, "tests").subject(subject).partition_key(key)).await.unwrap();
     }
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     for subject in ["1", "2", "3"] {
         wait_status(&sql, subject, "processing").await;
     }
-    let narrower = application(&scene, [mail(&["user.created"])]).await;
+    let narrower = application(&test, [mail(&["user.created"])]).await;
     eventually("it is put off and shown", PATIENCE, async || {
-        let status = scene.outbox(&scene.settings("", ""), &["status", "--format", "json"]).output().unwrap();
+        let status = test.outbox(&test.settings("", ""), &["status", "--format", "json"]).output().unwrap();
         let status: Value = serde_json::from_slice(&status.stdout).unwrap();
         let handler = &status["handlers"][0];
         (&handler["owed"], &handler["types_no_longer_handled"]) == (&2.into(), &1.into())
@@ -258,8 +262,8 @@ async fn what_a_handler_does_not_take_any_more_is_shown_and_kept_for_a_version_t
     assert_eq!(row(&sql, "1").await.retry_count, 0);
     narrower.shutdown().await.unwrap();
 
-    let wider = application(&scene, [mail(&["user.*"])]).await;
-    scene.wait_published().await;
+    let wider = application(&test, [mail(&["user.*"])]).await;
+    test.wait_published().await;
     assert_eq!(log.lines(), ["mail 3", "mail 1", "mail 2"]);
     for service in [publisher, wider] {
         service.shutdown().await.unwrap();
@@ -268,21 +272,21 @@ async fn what_a_handler_does_not_take_any_more_is_shown_and_kept_for_a_version_t
 
 #[actix::test]
 async fn a_handler_whose_actor_has_stopped_is_owed_its_events_and_meets_them_soon_after_it_subscribes_again() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let doomed = handler("doomed", EventTypes::All, |event| {
         assert_ne!(event.subject, "bad", "a handler that panics");
         answer(Ok(()))
     });
-    let outbox = service(&scene, [doomed, recorder("steady", EventTypes::All, &log)]).await;
+    let outbox = service(&test, [doomed, recorder("steady", EventTypes::All, &log)]).await;
     outbox.send(event("bad")).await.unwrap();
     eventually("health says so", PATIENCE, async || !outbox.health().await.unwrap().is_ok()).await;
     outbox.send(NewEvent::new("thing.happened", "tests").subject("good")).await.unwrap();
-    wait_status(&scene.sql().await, "good", "processing").await;
-    assert_eq!(row(&scene.sql().await, "good").await.retry_count, 0);
+    wait_status(&test.sql().await, "good", "processing").await;
+    assert_eq!(row(&test.sql().await, "good").await.retry_count, 0);
     outbox.subscribe(recorder("doomed", EventTypes::All, &log)).await.unwrap();
     let soon = Duration::from_secs(5);
     eventually("it meets what it is owed", soon, async || log.count("doomed good") == 1).await;
-    scene.wait_published().await;
+    test.wait_published().await;
     assert!(outbox.health().await.unwrap().is_ok());
     outbox.shutdown().await.unwrap();
 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::python;
-use crate::scene::Scene;
+use crate::test_outbox::TestOutbox;
 use crate::web::{Console, OPERATOR, secrets};
 
 /// Requests from one address are limited; more would be answered by nothing but that.
@@ -13,14 +13,14 @@ const RATE: &str = "80/s";
 /// and compares what comes back.
 #[tokio::test]
 async fn what_the_api_answers_is_what_its_description_says() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let insert = "INSERT INTO outbox_events (id, event_type, source, subject, status, partition_key, data) \
         SELECT gen_random_uuid(), 't', 's', 'order-' || n, (ARRAY['pending', 'failed', 'published', 'retry'])[n % 4 + 1], \
             'k-' || n % 3, '{}' FROM generate_series(1, 300) n";
-    scene.sql().await.batch_execute(insert).await.unwrap();
+    test.sql().await.batch_execute(insert).await.unwrap();
     let id: String =
-        scene.sql().await.query_one("SELECT id::text FROM outbox_events LIMIT 1", &[]).await.unwrap().get(0);
-    let console = Console::open(&scene, &secrets()).await;
+        test.sql().await.query_one("SELECT id::text FROM outbox_events LIMIT 1", &[]).await.unwrap().get(0);
+    let console = Console::open(&test, &secrets()).await;
 
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("schemathesis.toml"), format!("[parameters]\n\"path.id\" = \"{id}\"\n")).unwrap();

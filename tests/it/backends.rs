@@ -7,16 +7,16 @@ use std::time::Duration;
 use actix_outbox::{BackendError, Outbox, OutboxEvent, OutboxSystem};
 
 use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, event, row, wait_status};
-use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
 /// A system whose default publisher is `redis_stream`, beside one named `mine` of the test's own kind.
-async fn start(scene: &Scene, backend: Scripted, mine: &str, worker: &str) -> Outbox {
+async fn start(test: &TestOutbox, backend: Scripted, mine: &str, worker: &str) -> Outbox {
     let tables = format!(
         "[publishers.default]\n{}[publishers.mine]\nbackend = \"scripted\"\n{mine}\n[worker]\n{QUICK_RETRIES}{worker}\n",
-        scene.stream()
+        test.stream()
     );
-    let builder = OutboxSystem::builder(scene.system_settings(&tables));
+    let builder = OutboxSystem::builder(test.system_settings(&tables));
     builder.backend("scripted", move |_| Ok(backend.clone())).start().await.unwrap()
 }
 
@@ -44,7 +44,7 @@ const TOUCHED: &str = "SELECT count(*) FROM outbox_events
 
 #[actix::test]
 async fn a_backend_that_never_answers_holds_up_its_own_events_alone() {
-    let (scene, asked) = (Scene::new().await, Log::default());
+    let (test, asked) = (TestOutbox::new().await, Log::default());
     let hanging = {
         let asked = asked.clone();
         Scripted::new(move |event: &OutboxEvent| {
@@ -52,22 +52,22 @@ async fn a_backend_that_never_answers_holds_up_its_own_events_alone() {
             Reply::Hang
         })
     };
-    let outbox = start(&scene, hanging, "", "max_in_flight = 40").await;
+    let outbox = start(&test, hanging, "", "max_in_flight = 40").await;
     for n in 0..60 {
         outbox.send(event(&format!("stuck {n}")).backend("mine").max_retries(0)).await.unwrap();
     }
     asked.wait(1).await;
-    scene.insert(2_000, 50).await;
+    test.insert(2_000, 50).await;
     outbox.wake();
-    scene.wait_length(2_000).await;
+    test.wait_length(2_000).await;
     let unpublished = "SELECT count(*) FROM outbox_events WHERE publisher_backend = '' AND status <> 'published'";
-    eventually("the others' events are settled", PATIENCE, async || scene.number(unpublished).await == 0).await;
-    assert_eq!(scene.number(TOUCHED).await, 0);
+    eventually("the others' events are settled", PATIENCE, async || test.number(unpublished).await == 0).await;
+    assert_eq!(test.number(TOUCHED).await, 0);
 }
 
 #[actix::test]
 async fn a_backend_that_stops_answering_is_paused_says_so_costs_no_retries_and_resumes() {
-    let (scene, asked, hangs) = (Scene::new().await, Log::default(), Arc::new(AtomicBool::new(true)));
+    let (test, asked, hangs) = (TestOutbox::new().await, Log::default(), Arc::new(AtomicBool::new(true)));
     let backend = {
         let (asked, hangs) = (asked.clone(), Arc::clone(&hangs));
         Scripted::new(move |event: &OutboxEvent| {
@@ -76,7 +76,7 @@ async fn a_backend_that_stops_answering_is_paused_says_so_costs_no_retries_and_r
             if hang { Reply::Hang } else { Reply::Accept }
         })
     };
-    let outbox = start(&scene, backend.timeout(Duration::from_millis(20)), "", "max_retries = 1").await;
+    let outbox = start(&test, backend.timeout(Duration::from_millis(20)), "", "max_retries = 1").await;
     send(&outbox, &["1", "2", "3"], "key").await;
     // So often that the first is sent alone, and is suspected of being the cause.
     asked.wait(10).await;
@@ -86,19 +86,19 @@ async fn a_backend_that_stops_answering_is_paused_says_so_costs_no_retries_and_r
     })
     .await;
     assert_eq!(outbox.health().await.unwrap().backends["default"], Ok(()));
-    assert_eq!(scene.number(TOUCHED).await, 0);
+    assert_eq!(test.number(TOUCHED).await, 0);
 
     hangs.store(false, Ordering::SeqCst);
-    scene.wait_published().await;
+    test.wait_published().await;
     assert_eq!(asked.of("took"), ["took 1", "took 2", "took 3"]);
-    assert_eq!(scene.number("SELECT sum(retry_count) FROM outbox_events").await, 0);
+    assert_eq!(test.number("SELECT sum(retry_count) FROM outbox_events").await, 0);
     assert!(outbox.health().await.unwrap().is_ok());
 }
 
 #[actix::test]
 async fn a_backend_that_is_unavailable_is_paused_and_costs_no_retries() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let outbox = start(&scene, refusing("1", 3, BackendError::Unavailable, &log), "", "max_retries = 1").await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, refusing("1", 3, BackendError::Unavailable, &log), "", "max_retries = 1").await;
     send(&outbox, &["1", "2"], "key").await;
     log.wait(2).await;
     eventually("its health says why", PATIENCE, async || {
@@ -106,18 +106,18 @@ async fn a_backend_that_is_unavailable_is_paused_and_costs_no_retries() {
         matches!(&health.backends["mine"], Err(reason) if reason.contains("not before lunch"))
     })
     .await;
-    scene.wait_published().await;
+    test.wait_published().await;
     assert_eq!(log.lines(), ["1", "1", "1", "1", "2"]);
-    let row = row(&scene.sql().await, "1").await;
+    let row = row(&test.sql().await, "1").await;
     assert_eq!((row.retry_count, row.errors), (0, 0), "{row:?}");
 }
 
 #[actix::test]
 async fn a_rejected_event_is_tried_as_often_as_it_may_and_then_has_failed() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let outbox = start(&scene, refusing("1", usize::MAX, BackendError::Rejected, &log), "", "").await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, refusing("1", usize::MAX, BackendError::Rejected, &log), "", "").await;
     outbox.send(event("1").backend("mine").max_retries(3)).await.unwrap();
-    let row = wait_status(&scene.sql().await, "1", "failed").await;
+    let row = wait_status(&test.sql().await, "1", "failed").await;
     assert_eq!((row.retry_count, row.errors), (3, 3));
     assert_eq!(row.last_error, "not before lunch");
     assert!(!row.is_with_the_backend);
@@ -127,17 +127,17 @@ async fn a_rejected_event_is_tried_as_often_as_it_may_and_then_has_failed() {
 
 #[actix::test]
 async fn an_event_rejected_for_good_has_failed_at_once() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let outbox = start(&scene, refusing("1", usize::MAX, BackendError::Invalid, &log), "", "").await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, refusing("1", usize::MAX, BackendError::Invalid, &log), "", "").await;
     outbox.send(event("1").backend("mine").max_retries(3)).await.unwrap();
-    let row = wait_status(&scene.sql().await, "1", "failed").await;
+    let row = wait_status(&test.sql().await, "1", "failed").await;
     assert_eq!((row.last_error.as_str(), row.errors), ("not before lunch", 1));
     assert_eq!(log.lines(), ["1"]);
 }
 
 #[actix::test]
 async fn later_events_of_a_rejected_ones_key_wait_and_come_after_it_while_other_keys_go_on() {
-    let (scene, log, open) = (Scene::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
+    let (test, log, open) = (TestOutbox::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
     let backend = {
         let (log, open) = (log.clone(), Arc::clone(&open));
         Scripted::new(move |event: &OutboxEvent| {
@@ -148,10 +148,10 @@ async fn later_events_of_a_rejected_ones_key_wait_and_come_after_it_while_other_
             Reply::Accept
         })
     };
-    let outbox = start(&scene, backend, "", "max_retries = 1000000").await;
+    let outbox = start(&test, backend, "", "max_retries = 1000000").await;
     send(&outbox, &["a1", "a2", "a3", "a4"], "a").await;
     send(&outbox, &["b1", "b2", "b3"], "b").await;
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     wait_status(&sql, "b3", "published").await;
     eventually("it was refused again", PATIENCE, async || row(&sql, "a2").await.retry_count > 1).await;
     for subject in ["a3", "a4"] {
@@ -159,7 +159,7 @@ async fn later_events_of_a_rejected_ones_key_wait_and_come_after_it_while_other_
         assert_eq!((row.status.as_str(), row.retry_count), ("pending", 0), "{subject}: {row:?}");
     }
     open.store(true, Ordering::SeqCst);
-    scene.wait_published().await;
+    test.wait_published().await;
     assert_eq!(log.of("a"), ["a1", "a2", "a3", "a4"]);
     assert_eq!(log.of("b"), ["b1", "b2", "b3"]);
 }
@@ -168,7 +168,7 @@ async fn later_events_of_a_rejected_ones_key_wait_and_come_after_it_while_other_
 async fn later_events_of_a_rejected_ones_key_wait_also_where_they_were_on_their_way_in_a_later_batch() {
     const KEYS: usize = 5;
     const EVENTS: usize = 200;
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let backend = {
         let (log, tries) = (log.clone(), Log::default());
         Scripted::new(move |event: &OutboxEvent| {
@@ -184,11 +184,11 @@ async fn later_events_of_a_rejected_ones_key_wait_also_where_they_were_on_their_
         SELECT gen_random_uuid(), 'thing.happened', 'tests', 'mine', 'key', k || ' ' || n
         FROM generate_series(1, 200) n, generate_series(1, 5) k ORDER BY n";
     let insert = insert.replace("'key'", "'key-' || k");
-    scene.sql().await.execute(&insert, &[]).await.unwrap();
+    test.sql().await.execute(&insert, &[]).await.unwrap();
     // Small batches, and a pause between two of them that is longer than recording a rejection takes.
     let slowly = "rate_limit = { per_second = 1000, burst = 20 }";
-    let _outbox = start(&scene, backend, slowly, "batch_size = 10").await;
-    scene.wait_published().await;
+    let _outbox = start(&test, backend, slowly, "batch_size = 10").await;
+    test.wait_published().await;
     for key in 1..=KEYS {
         let expected: Vec<String> = (1..=EVENTS).map(|n| format!("{key} {n}")).collect();
         assert_eq!(log.of(&format!("{key} ")), expected);
@@ -197,11 +197,11 @@ async fn later_events_of_a_rejected_ones_key_wait_also_where_they_were_on_their_
 
 #[actix::test]
 async fn after_a_failed_event_its_key_goes_on_where_the_settings_say_continue() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let backend = refusing("a2", usize::MAX, BackendError::Rejected, &log);
-    let outbox = start(&scene, backend, "on_failed = \"continue\"", "max_retries = 2").await;
+    let outbox = start(&test, backend, "on_failed = \"continue\"", "max_retries = 2").await;
     send(&outbox, &["a1", "a2", "a3", "a4"], "a").await;
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     wait_status(&sql, "a4", "published").await;
     assert_eq!(row(&sql, "a2").await.status, "failed");
     assert_eq!(log.lines(), ["a1", "a2", "a2", "a3", "a4"]);
@@ -209,11 +209,11 @@ async fn after_a_failed_event_its_key_goes_on_where_the_settings_say_continue() 
 
 #[actix::test]
 async fn after_a_failed_event_its_key_stays_held_where_the_settings_say_hold_until_a_person_lets_it_go() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let backend = refusing("a2", 2, BackendError::Rejected, &log);
-    let outbox = start(&scene, backend, "on_failed = \"hold\"", "max_retries = 2").await;
+    let outbox = start(&test, backend, "on_failed = \"hold\"", "max_retries = 2").await;
     send(&outbox, &["a1", "a2", "a3"], "a").await;
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     wait_status(&sql, "a2", "failed").await;
     send(&outbox, &["a4"], "a").await;
     send(&outbox, &["b1"], "b").await;
@@ -224,21 +224,21 @@ async fn after_a_failed_event_its_key_stays_held_where_the_settings_say_hold_unt
     for subject in ["a3", "a4"] {
         assert_eq!(row(&sql, subject).await.status, "pending", "{subject}");
     }
-    scene.run(&["events", "retry", "--status", "failed"]).await;
-    scene.wait_published().await;
+    test.run(&["events", "retry", "--status", "failed"]).await;
+    test.wait_published().await;
     assert_eq!(log.of("a"), ["a1", "a2", "a2", "a2", "a3", "a4"]);
 }
 
 #[actix::test]
 async fn a_held_key_goes_on_without_the_failed_event_that_a_person_gives_up() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let backend = refusing("a1", usize::MAX, BackendError::Rejected, &log);
-    let outbox = start(&scene, backend, "on_failed = \"hold\"", "max_retries = 1").await;
+    let outbox = start(&test, backend, "on_failed = \"hold\"", "max_retries = 1").await;
     send(&outbox, &["a1", "a2"], "a").await;
-    wait_status(&scene.sql().await, "a1", "failed").await;
+    wait_status(&test.sql().await, "a1", "failed").await;
     tokio::time::timeout(PATIENCE, outbox.drained()).await.unwrap();
     assert_eq!(log.of("a"), ["a1"]);
-    scene.run(&["events", "fail", "--status", "failed"]).await;
-    wait_status(&scene.sql().await, "a2", "published").await;
+    test.run(&["events", "fail", "--status", "failed"]).await;
+    wait_status(&test.sql().await, "a2", "published").await;
     assert_eq!(log.of("a"), ["a1", "a2"]);
 }

@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
 use crate::actors::{Log, event};
-use crate::scene::{DRAIN, Scene};
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::{DRAIN, TestOutbox};
 
 /// Holds every event until it is let go.
 #[derive(Clone)]
@@ -46,12 +46,12 @@ impl PublisherBackend for Holding {
 }
 
 /// A system whose only backend is the one that holds.
-async fn start(scene: &Scene, backend: &Holding, worker: &str) -> Outbox {
+async fn start(test: &TestOutbox, backend: &Holding, worker: &str) -> Outbox {
     let tables = format!(
         "[publishers.mine]\nbackend = \"holding\"\n[worker]\nlease = \"1s\"\npoll_interval = \"5ms\"\n{worker}"
     );
     let backend = backend.clone();
-    OutboxSystem::builder(scene.system_settings(&tables))
+    OutboxSystem::builder(test.system_settings(&tables))
         .backend("holding", move |_| Ok(backend.clone()))
         .start()
         .await
@@ -59,23 +59,23 @@ async fn start(scene: &Scene, backend: &Holding, worker: &str) -> Outbox {
 }
 
 /// How many events are in memory once the worker has had time to read more: two heartbeats, and many polls between them.
-async fn in_flight(scene: &Scene, outbox: &Outbox) -> usize {
+async fn in_flight(test: &TestOutbox, outbox: &Outbox) -> usize {
     let beat = "SELECT coalesce((extract(epoch FROM max(heartbeat_at)) * 1000000)::bigint, 0) FROM outbox_heartbeats";
     eventually("it reads", PATIENCE, async || outbox.health().await.unwrap().in_flight > 0).await;
     for _ in 0..2 {
-        let last = scene.number(beat).await;
-        eventually("the heart beats", PATIENCE, async || scene.number(beat).await > last).await;
+        let last = test.number(beat).await;
+        eventually("the heart beats", PATIENCE, async || test.number(beat).await > last).await;
     }
     outbox.health().await.unwrap().in_flight
 }
 
 /// Lets everything go and asserts that each event has arrived once.
-async fn drain(scene: &Scene, backend: &Holding, outbox: &Outbox) {
+async fn drain(test: &TestOutbox, backend: &Holding, outbox: &Outbox) {
     backend.let_go(Semaphore::MAX_PERMITS / 2);
-    scene.wait_published().await;
+    test.wait_published().await;
     let mut arrived = backend.log.lines();
     arrived.sort_unstable();
-    let rows = scene.sql().await.query("SELECT id::text FROM outbox_events ORDER BY 1", &[]).await.unwrap();
+    let rows = test.sql().await.query("SELECT id::text FROM outbox_events ORDER BY 1", &[]).await.unwrap();
     let mut all: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     all.sort_unstable();
     assert_eq!(arrived, all);
@@ -86,44 +86,44 @@ async fn drain(scene: &Scene, backend: &Holding, outbox: &Outbox) {
 async fn events_in_memory_reach_their_bound_and_never_pass_it_whatever_the_backlog() {
     const MOST: usize = 100;
     for (batch, backlog) in [(1, 600), (50, 4_000)] {
-        let (scene, backend) = (Scene::new().await, Holding::new());
-        scene.insert(backlog, 500).await;
-        let outbox = start(&scene, &backend, &format!("max_in_flight = {MOST}\nbatch_size = {batch}")).await;
+        let (test, backend) = (TestOutbox::new().await, Holding::new());
+        test.insert(backlog, 500).await;
+        let outbox = start(&test, &backend, &format!("max_in_flight = {MOST}\nbatch_size = {batch}")).await;
         let mut gone = 0;
         for some in [0, 1, 30, 150] {
             backend.let_go(some);
             gone += some;
             backend.log.wait(gone).await;
-            let held = in_flight(&scene, &outbox).await;
+            let held = in_flight(&test, &outbox).await;
             // A backlog is read in pieces of half a batch.
             assert!((MOST - batch / 2..=MOST).contains(&held), "{held} after {gone} had gone, in batches of {batch}");
         }
-        drain(&scene, &backend, &outbox).await;
+        drain(&test, &backend, &outbox).await;
     }
 }
 
 /// Writes events that each carry so many bytes.
-async fn insert_large(scene: &Scene, count: i32, bytes: i32) {
+async fn insert_large(test: &TestOutbox, count: i32, bytes: i32) {
     let statement = "INSERT INTO outbox_events (id, event_type, source, data)
         SELECT gen_random_uuid(), 'thing.happened', 'tests', to_jsonb(repeat('x', $2)) FROM generate_series(1, $1)";
-    scene.sql().await.execute(statement, &[&count, &bytes]).await.unwrap();
+    test.sql().await.execute(statement, &[&count, &bytes]).await.unwrap();
 }
 
 #[actix::test]
 async fn their_bytes_reach_their_bound_and_pass_it_by_one_event_at_most() {
     const MOST: usize = 64 << 10;
     for (bytes, count) in [(5_000, 300), (30_000, 100), (200_000, 20)] {
-        let (scene, backend) = (Scene::new().await, Holding::new());
-        insert_large(&scene, count, bytes).await;
-        let outbox = start(&scene, &backend, &format!("max_in_flight_bytes = {MOST}\nbatch_size = 1")).await;
+        let (test, backend) = (TestOutbox::new().await, Holding::new());
+        insert_large(&test, count, bytes).await;
+        let outbox = start(&test, &backend, &format!("max_in_flight_bytes = {MOST}\nbatch_size = 1")).await;
         for _ in 0..3 {
-            let held = in_flight(&scene, &outbox).await * usize::try_from(bytes).unwrap();
+            let held = in_flight(&test, &outbox).await * usize::try_from(bytes).unwrap();
             let one_more = MOST + usize::try_from(bytes).unwrap();
             assert!(held <= one_more, "{held} bytes of {MOST} in events of {bytes}");
             assert!(held > MOST / 2, "{held} bytes of {MOST} in events of {bytes}");
             backend.let_go(4);
         }
-        drain(&scene, &backend, &outbox).await;
+        drain(&test, &backend, &outbox).await;
     }
 }
 
@@ -131,8 +131,8 @@ async fn their_bytes_reach_their_bound_and_pass_it_by_one_event_at_most() {
 async fn senders_under_pressure_are_slowed_and_lose_nothing() {
     const SENDERS: usize = 64;
     const EVENTS: usize = 40;
-    let (scene, backend) = (Scene::new().await, Holding::new());
-    let outbox = start(&scene, &backend, "max_in_flight = 8\nbatch_size = 4").await;
+    let (test, backend) = (TestOutbox::new().await, Holding::new());
+    let outbox = start(&test, &backend, "max_in_flight = 8\nbatch_size = 4").await;
     let system = outbox.addr().unwrap();
     let senders = (0..SENDERS).map(|sender| {
         let system = system.clone();
@@ -143,7 +143,7 @@ async fn senders_under_pressure_are_slowed_and_lose_nothing() {
         }
     });
     join_all(senders).await;
-    assert!(in_flight(&scene, &outbox).await <= 8);
-    assert_eq!(scene.number("SELECT count(DISTINCT subject) FROM outbox_events").await, (SENDERS * EVENTS) as i64);
-    drain(&scene, &backend, &outbox).await;
+    assert!(in_flight(&test, &outbox).await <= 8);
+    assert_eq!(test.number("SELECT count(DISTINCT subject) FROM outbox_events").await, (SENDERS * EVENTS) as i64);
+    drain(&test, &backend, &outbox).await;
 }

@@ -9,9 +9,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, free_port};
+use crate::test_outbox::TestOutbox;
 use crate::web::{OPERATOR, insert, secrets, with};
 
 /// What looks for what people with disabilities could not use (axe-core, by Deque Systems, under the MPL 2.0).
@@ -161,11 +161,11 @@ impl Browser {
 }
 
 /// A worker that serves the console, and where.
-fn serve(scene: &Scene, settings: &Path) -> (Running, String) {
+fn serve(test: &TestOutbox, settings: &Path) -> (Running, String) {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     (
-        Running::spawn(&mut scene.outbox(settings, &["worker", "--http", &address, "--name", "worker-1"])),
+        Running::spawn(&mut test.outbox(settings, &["worker", "--http", &address, "--name", "worker-1"])),
         format!("http://{address}"),
     )
 }
@@ -177,7 +177,7 @@ async fn wait_served(address: &str) {
 }
 
 /// Events as a shop has them: most published, some failed, one that waits.
-async fn fill(scene: &Scene) {
+async fn fill(test: &TestOutbox) {
     let sql = "INSERT INTO outbox_events (id, event_type, source, subject, status, partition_key, retry_count, last_error, data, created_at,
             published_at, errors)
         SELECT gen_random_uuid(), CASE WHEN n % 4 = 0 THEN 'order.shipped' ELSE 'order.placed' END, '/shop', 'order-' || n,
@@ -190,14 +190,14 @@ async fn fill(scene: &Scene) {
         FROM generate_series(1, 58) n;
         INSERT INTO outbox_history SELECT 60, date_trunc('hour', now()) - n * interval '1 hour', 'default', 9000 + n * 1771 % 4000, n * 13 % 90, n % 5
         FROM generate_series(1, 22) n";
-    scene.sql().await.batch_execute(sql).await.unwrap();
+    test.sql().await.batch_execute(sql).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
-    let scene = Scene::new().await;
-    fill(&scene).await;
-    let (_worker, address) = serve(&scene, &with(&scene, &secrets()));
+    let test = TestOutbox::new().await;
+    fill(&test).await;
+    let (_worker, address) = serve(&test, &with(&test, &secrets()));
     wait_served(&address).await;
     let browser = Browser::start().await;
     browser.client.goto(&address).await.unwrap();
@@ -243,7 +243,7 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
     browser.wait_text(".notice", "the stream is full").await;
     let id = browser.text("h1 code").await;
     let retry = format!("UPDATE outbox_events SET status = 'pending', scheduled_at = now() WHERE id = '{id}'");
-    scene.sql().await.batch_execute(&retry).await.unwrap();
+    test.sql().await.batch_execute(&retry).await.unwrap();
     browser.wait_text(".notice", "It was published at").await;
 
     // All that match, after the question.
@@ -252,7 +252,7 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
     browser.wait_text("h1", "Publish once more 32 events?").await;
     browser.click("button.main").await;
     browser.wait_text("h1", "32 events published once more").await;
-    eventually("they are published once more", PATIENCE, async || scene.length().await == 34).await;
+    eventually("they are published once more", PATIENCE, async || test.length().await == 34).await;
 
     // Selected ones.
     browser.client.goto(&format!("{address}/events?status=failed")).await.unwrap();
@@ -265,9 +265,9 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
 
 #[tokio::test]
 async fn it_is_read_in_the_dark_on_a_phone_and_without_scripts() {
-    let scene = Scene::new().await;
-    fill(&scene).await;
-    let (_worker, address) = serve(&scene, &with(&scene, &secrets()));
+    let test = TestOutbox::new().await;
+    fill(&test).await;
+    let (_worker, address) = serve(&test, &with(&test, &secrets()));
     wait_served(&address).await;
     let browser = Browser::start().await;
     browser.sign_in(&address).await;
@@ -302,18 +302,18 @@ async fn it_is_read_in_the_dark_on_a_phone_and_without_scripts() {
 
 #[tokio::test]
 async fn what_stands_in_an_event_does_nothing_in_a_browser() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let harm = "'<script>alert(1)</script>\"'' onmouseover=\"alert(2)\"><img src=x onerror=alert(3)>'";
     let json = format!("to_jsonb({harm}::text)");
     let columns =
         ["event_type", "source", "subject", "last_error", "publisher_backend", "partition_key", "cloud_event_id"];
     let mut columns: Vec<(&str, &str)> = columns.into_iter().map(|name| (name, harm)).collect();
     columns.extend([("data", json.as_str()), ("status", "'failed'")]);
-    let id = insert(&scene, &columns).await;
+    let id = insert(&test, &columns).await;
     // The overview names the backend of what is due.
     columns.pop();
-    insert(&scene, &columns).await;
-    let (_worker, address) = serve(&scene, &with(&scene, &secrets()));
+    insert(&test, &columns).await;
+    let (_worker, address) = serve(&test, &with(&test, &secrets()));
     wait_served(&address).await;
     let browser = Browser::start().await;
     browser.sign_in(&address).await;
@@ -334,16 +334,16 @@ async fn what_stands_in_an_event_does_nothing_in_a_browser() {
 
 #[tokio::test]
 async fn nothing_keeps_people_with_disabilities_from_using_it() {
-    let scene = Scene::new().await;
-    fill(&scene).await;
-    let failed: String = scene
+    let test = TestOutbox::new().await;
+    fill(&test).await;
+    let failed: String = test
         .sql()
         .await
         .query_one("SELECT id::text FROM outbox_events WHERE status = 'failed' LIMIT 1", &[])
         .await
         .unwrap()
         .get(0);
-    let (_worker, address) = serve(&scene, &with(&scene, &secrets()));
+    let (_worker, address) = serve(&test, &with(&test, &secrets()));
     wait_served(&address).await;
     let browser = Browser::start().await;
     browser.client.goto(&address).await.unwrap();

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scene::Scene;
 use crate::support::postgres;
 use crate::support::process::Running;
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, redis};
+use crate::test_outbox::TestOutbox;
 
 /// What the settings of these workers allow for reading and recording.
 const CONNECTIONS: usize = 4;
@@ -17,8 +17,8 @@ const PROMISED: usize = CONNECTIONS + 2;
 /// Longer than every limit on a statement.
 const LONG: Duration = Duration::from_secs(25);
 
-fn worker(scene: &Scene) -> Running {
-    let mut command = scene.outbox(&scene.settings("", ""), &["worker", "--name", "worker"]);
+fn worker(test: &TestOutbox) -> Running {
+    let mut command = test.outbox(&test.settings("", ""), &["worker", "--name", "worker"]);
     Running::spawn(command.env("OUTBOX__DATABASE__CONNECTIONS", CONNECTIONS.to_string()))
 }
 
@@ -32,41 +32,41 @@ async fn most_within(time: Duration, mut count: impl AsyncFnMut() -> usize) -> u
     most
 }
 
-async fn at_the_server(scene: &Scene) -> usize {
+async fn at_the_server(test: &TestOutbox) -> usize {
     let query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
         AND application_name = 'actix-outbox'";
-    usize::try_from(scene.number(query).await).unwrap()
+    usize::try_from(test.number(query).await).unwrap()
 }
 
 #[tokio::test]
 async fn a_worker_whose_leases_are_locked_has_no_more_connections_than_promised() {
-    let scene = Scene::new().await;
-    let _worker = worker(&scene);
-    scene.insert(100, 10).await;
-    scene.wait_published().await;
+    let test = TestOutbox::new().await;
+    let _worker = worker(&test);
+    test.insert(100, 10).await;
+    test.wait_published().await;
 
-    let locker = scene.sql().await;
+    let locker = test.sql().await;
     locker.batch_execute("BEGIN; LOCK outbox_leases IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let most = most_within(LONG, async || at_the_server(&scene).await).await;
+    let most = most_within(LONG, async || at_the_server(&test).await).await;
     assert!(most <= PROMISED, "{most} connections");
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("no statement that was given up waits on", PATIENCE, async || scene.number(waiting).await <= 1).await;
+    eventually("no statement that was given up waits on", PATIENCE, async || test.number(waiting).await <= 1).await;
 
     locker.batch_execute("ROLLBACK").await.unwrap();
-    scene.insert(100, 10).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.insert(100, 10).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn a_worker_whose_server_is_frozen_has_no_more_connections_there_than_promised() {
     let mut server = postgres::Server::start();
     let proxy = Proxy::to(server.port()).await;
-    let scene = Scene::on(server.database().await, redis::url()).await.through(proxy.port());
-    let _worker = worker(&scene);
-    scene.insert(100, 10).await;
-    scene.wait_published().await;
+    let test = TestOutbox::on(server.database().await, redis::url()).await.through(proxy.port());
+    let _worker = worker(&test);
+    test.insert(100, 10).await;
+    test.wait_published().await;
 
     server.freeze();
     let most = most_within(LONG * 2, async || proxy.open()).await;
@@ -74,7 +74,7 @@ async fn a_worker_whose_server_is_frozen_has_no_more_connections_there_than_prom
     // A request to cancel is a connection that takes no place of the server's, one for each that was given up. One more
     // asks whether the server answers again.
     assert!(most <= 2 * PROMISED + 1, "{most} connections");
-    scene.insert(100, 10).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.insert(100, 10).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }

@@ -9,9 +9,9 @@ use redis::aio::MultiplexedConnection;
 
 use crate::examples::example;
 use crate::python::interpreter;
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
 const CHAPTER: &str = include_str!("../../docs/consuming.md");
 
@@ -42,27 +42,27 @@ fn python() -> Command {
 
 /// A stream with 200 events that a worker delivered, and the group that consumes it.
 struct Mail {
-    scene: Scene,
+    test: TestOutbox,
     redis: MultiplexedConnection,
 }
 
 impl Mail {
     async fn delivered() -> Self {
-        let scene = Scene::new().await;
-        scene.insert(200, 20).await;
-        scene.drain(&scene.settings("", "")).await;
-        let redis = scene.redis().await;
-        Self { scene, redis }
+        let test = TestOutbox::new().await;
+        test.insert(200, 20).await;
+        test.drain(&test.settings("", "")).await;
+        let redis = test.redis().await;
+        Self { test, redis }
     }
 
     fn consumer<'a>(&self, program: &'a mut Command, name: &str) -> &'a mut Command {
-        program.args([self.scene.stream_name(), GROUP, name]).env("REDIS_URL", self.scene.redis_url())
+        program.args([self.test.stream_name(), GROUP, name]).env("REDIS_URL", self.test.redis_url())
     }
 
     /// How many entries were read and not acknowledged; none as long as there is no group.
     async fn unacknowledged(&mut self) -> usize {
         let mut ask = redis::cmd("XPENDING");
-        ask.arg(self.scene.stream_name()).arg(GROUP);
+        ask.arg(self.test.stream_name()).arg(GROUP);
         let (count, ..): (usize, Option<String>, Option<String>, redis::Value) =
             ask.query_async(&mut self.redis).await.unwrap();
         count
@@ -70,7 +70,7 @@ impl Mail {
 
     /// Lets the time pass after which what a consumer has not acknowledged is another's to take.
     async fn let_time_pass(&mut self, name: &str) {
-        let stream = self.scene.stream_name();
+        let stream = self.test.stream_name();
         let mut ask = redis::cmd("XPENDING");
         ask.arg(stream).arg(GROUP).arg("-").arg("+").arg(1_000).arg(name);
         let taken: Vec<(String, String, i64, i64)> = ask.query_async(&mut self.redis).await.unwrap();
@@ -90,7 +90,7 @@ impl Mail {
         .await;
         let said = consumer.stdout();
         let read: Vec<&str> = said.lines().map(|line| line.split_once(' ').unwrap().0).collect();
-        let delivered = self.scene.event_ids().await;
+        let delivered = self.test.event_ids().await;
         assert_eq!(delivered.len(), 200);
         assert_eq!(read.len(), 200, "each once");
         assert_eq!(read.into_iter().collect::<BTreeSet<_>>(), delivered.iter().map(String::as_str).collect());

@@ -7,18 +7,18 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::actors::{Reply, Scripted, answer, event, handler, wait_status};
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, free_port};
 use crate::takeover::Blockable;
+use crate::test_outbox::TestOutbox;
 
 /// Leases so long that nothing changes while the test looks.
 const LONG_LEASE: &str = "lease = \"60s\"";
 
 /// What another process says of an event.
-fn explain(scene: &Scene, settings: &Path, id: &str) -> Value {
+fn explain(test: &TestOutbox, settings: &Path, id: &str) -> Value {
     let arguments = ["events", "explain", id, "--format", "json"];
-    let output = scene.outbox(settings, &arguments).output().unwrap();
+    let output = test.outbox(settings, &arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let explanation: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(explanation["id"], id);
@@ -26,10 +26,10 @@ fn explain(scene: &Scene, settings: &Path, id: &str) -> Value {
 }
 
 /// Explains until the reason is this one.
-async fn wait_reason(scene: &Scene, settings: &Path, id: &str, reason: &str) -> Value {
+async fn wait_reason(test: &TestOutbox, settings: &Path, id: &str, reason: &str) -> Value {
     let mut last = Value::Null;
     eventually(&format!("the reason is {reason}"), PATIENCE, async || {
-        last = explain(scene, settings, id);
+        last = explain(test, settings, id);
         last["reason"] == reason
     })
     .await;
@@ -43,7 +43,7 @@ fn assert_says(explanation: &Value, words: &[&str]) {
 }
 
 /// Writes an event with these columns by SQL.
-async fn insert(scene: &Scene, columns: &[(&str, &str)]) -> String {
+async fn insert(test: &TestOutbox, columns: &[(&str, &str)]) -> String {
     let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     let values: Vec<&str> = columns.iter().map(|(_, value)| *value).collect();
     let statement = format!(
@@ -51,21 +51,21 @@ async fn insert(scene: &Scene, columns: &[(&str, &str)]) -> String {
         names.join(", "),
         values.join(", ")
     );
-    scene.sql().await.query_one(&statement, &[]).await.unwrap().get(0)
+    test.sql().await.query_one(&statement, &[]).await.unwrap().get(0)
 }
 
 /// A worker that has its shards and does nothing any more, though its leases run on.
-async fn stopped_worker(scene: &Scene, settings: &Path) -> Running {
-    let mut worker = scene.worker(settings, "stopped");
-    scene.wait_owners(&["stopped"]).await;
+async fn stopped_worker(test: &TestOutbox, settings: &Path) -> Running {
+    let mut worker = test.worker(settings, "stopped");
+    test.wait_owners(&["stopped"]).await;
     worker.signal(rustix::process::Signal::STOP);
     worker
 }
 
 #[actix::test]
 async fn an_event_says_what_its_row_alone_decides() {
-    let scene = Scene::new().await;
-    let settings = scene.settings("", "");
+    let test = TestOutbox::new().await;
+    let settings = test.settings("", "");
     for (columns, reason, words) in [
         (&[("scheduled_at", "now() + interval '1 hour'")][..], "scheduled", &["It is scheduled for 2"][..]),
         (&[("seq", "NULL")], "without_place", &["no place in the order"]),
@@ -85,8 +85,8 @@ async fn an_event_says_what_its_row_alone_decides() {
         ),
         (&[("status", "'pending'")], "no_worker", &["No worker is alive. Start one: `outbox worker`."]),
     ] {
-        let id = insert(&scene, columns).await;
-        let explanation = explain(&scene, &settings, &id);
+        let id = insert(&test, columns).await;
+        let explanation = explain(&test, &settings, &id);
         assert_eq!(explanation["reason"], reason);
         assert_says(&explanation, words);
     }
@@ -94,10 +94,10 @@ async fn an_event_says_what_its_row_alone_decides() {
 
 #[actix::test]
 async fn people_read_a_sentence_and_an_unknown_id_is_named() {
-    let scene = Scene::new().await;
-    let settings = scene.settings("", "");
-    let id = insert(&scene, &[("subject", "'1'")]).await;
-    let run = |id: &str| scene.outbox(&settings, &["events", "explain", id]).output().unwrap();
+    let test = TestOutbox::new().await;
+    let settings = test.settings("", "");
+    let id = insert(&test, &[("subject", "'1'")]).await;
+    let run = |id: &str| test.outbox(&settings, &["events", "explain", id]).output().unwrap();
     assert_eq!(run(&id).stdout, b"No worker is alive. Start one: `outbox worker`.\n");
     let unknown = Uuid::now_v7().to_string();
     let refused = run(&unknown);
@@ -107,7 +107,7 @@ async fn people_read_a_sentence_and_an_unknown_id_is_named() {
 
 #[actix::test]
 async fn an_event_behind_others_of_its_key_names_the_first_of_them() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let tables = |on_failed: &str| {
         format!(
             "[publishers.default]\nbackend = \"scripted\"\non_failed = \"{on_failed}\"\n[worker]\n\
@@ -121,13 +121,13 @@ async fn an_event_behind_others_of_its_key_names_the_first_of_them() {
             _ => Reply::Accept,
         })
     };
-    let builder = OutboxSystem::builder(scene.system_settings(&tables("hold")));
+    let builder = OutboxSystem::builder(test.system_settings(&tables("hold")));
     let outbox = builder.backend("scripted", move |_| Ok(refusing())).start().await.unwrap();
     let mut ids = Vec::new();
     for (subject, key) in [("1", "a"), ("behind 1", "a"), ("2", "b"), ("behind 2", "b")] {
         ids.push(outbox.send(event(subject).partition_key(key)).await.unwrap().id);
     }
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     wait_status(&sql, "1", "retry").await;
     wait_status(&sql, "2", "failed").await;
     let reason = async |id: Uuid| outbox.explain(id).await.unwrap().reason;
@@ -143,20 +143,20 @@ async fn an_event_behind_others_of_its_key_names_the_first_of_them() {
 
 #[actix::test]
 async fn an_event_whose_handlers_failed_names_those_that_are_still_to_run() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let tables = format!(
         "[publishers.default]\n{}[worker]\nretry_backoff = {{ base = \"1h\", factor = 1, max = \"1h\", jitter = 0 }}",
-        scene.stream()
+        test.stream()
     );
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables))
+    let outbox = OutboxSystem::builder(test.system_settings(&tables))
         .subscribe(handler("mailer", "thing.happened", |_| answer(Err("the mailbox is full"))))
         .subscribe(handler("search", "thing.happened", |_| answer(Ok(()))))
         .start()
         .await
         .unwrap();
     let id = outbox.send(event("1")).await.unwrap().id;
-    wait_status(&scene.sql().await, "1", "retry").await;
-    let explanation = explain(&scene, &scene.settings("", ""), &id.to_string());
+    wait_status(&test.sql().await, "1", "retry").await;
+    let explanation = explain(&test, &test.settings("", ""), &id.to_string());
     assert_eq!(explanation["reason"], "handlers");
     assert_eq!(explanation["handlers"], serde_json::json!(["mailer"]));
     assert_says(&explanation, &["Its backend has it since 2", "still to run: mailer", "the mailbox is full"]);
@@ -164,22 +164,23 @@ async fn an_event_whose_handlers_failed_names_those_that_are_still_to_run() {
 
 #[actix::test]
 async fn an_event_of_a_backend_that_no_worker_has_says_so() {
-    let scene = Scene::new().await;
-    let settings = scene.settings(LONG_LEASE, "");
-    let id = insert(&scene, &[("publisher_backend", "'billing'")]).await;
-    let _worker = stopped_worker(&scene, &settings).await;
-    let explanation = explain(&scene, &settings, &id);
+    let test = TestOutbox::new().await;
+    let settings = test.settings(LONG_LEASE, "");
+    let id = insert(&test, &[("publisher_backend", "'billing'")]).await;
+    let _worker = stopped_worker(&test, &settings).await;
+    let explanation = explain(&test, &settings, &id);
     assert_eq!(explanation["reason"], "unknown_backend");
     assert_says(&explanation, &["No live worker serves backend \"billing\"; those alive are stopped."]);
 }
 
 #[actix::test]
 async fn an_event_of_a_backend_that_is_away_says_since_when_and_why() {
-    let scene = Scene::found_by(format!("url = \"redis://:hunter2@127.0.0.1:{}\"", free_port()), String::new()).await;
-    let settings = scene.settings("", "");
-    let id = insert(&scene, &[("subject", "'1'")]).await;
-    let _worker = scene.worker(&settings, "cut off");
-    let explanation = wait_reason(&scene, &settings, &id, "paused").await;
+    let test =
+        TestOutbox::found_by(format!("url = \"redis://:hunter2@127.0.0.1:{}\"", free_port()), String::new()).await;
+    let settings = test.settings("", "");
+    let id = insert(&test, &[("subject", "'1'")]).await;
+    let _worker = test.worker(&settings, "cut off");
+    let explanation = wait_reason(&test, &settings, &id, "paused").await;
     assert!(explanation["since"].as_str().unwrap().starts_with('2'), "{explanation}");
     assert_says(&explanation, &["The default backend cannot be reached since 2", "cut off", "no retry is spent"]);
     assert!(!explanation.to_string().contains("hunter2"), "{explanation}");
@@ -187,12 +188,12 @@ async fn an_event_of_a_backend_that_is_away_says_since_when_and_why() {
 
 #[actix::test]
 async fn an_event_at_a_limited_rate_says_which_and_how_many_come_first() {
-    let scene = Scene::new().await;
-    let settings = scene.settings("", "rate_limit = { per_second = 1, burst = 1 }");
-    scene.insert(50, 50).await;
-    let id = insert(&scene, &[("subject", "'last'")]).await;
-    let _worker = scene.worker(&settings, "slow");
-    let explanation = wait_reason(&scene, &settings, &id, "rate_limited").await;
+    let test = TestOutbox::new().await;
+    let settings = test.settings("", "rate_limit = { per_second = 1, burst = 1 }");
+    test.insert(50, 50).await;
+    let id = insert(&test, &[("subject", "'last'")]).await;
+    let _worker = test.worker(&settings, "slow");
+    let explanation = wait_reason(&test, &settings, &id, "rate_limited").await;
     assert_eq!(explanation["per_second"], 1);
     assert!((1..=50).contains(&explanation["ahead"].as_i64().unwrap()), "{explanation}");
     assert_says(&explanation, &["Worker slow may send 1 events a second to the default backend"]);
@@ -200,81 +201,81 @@ async fn an_event_at_a_limited_rate_says_which_and_how_many_come_first() {
 
 #[actix::test]
 async fn an_event_that_is_due_names_its_worker_and_one_without_names_those_that_could() {
-    let scene = Scene::new().await;
-    let settings = scene.settings(LONG_LEASE, "");
-    let _worker = stopped_worker(&scene, &settings).await;
-    let first = insert(&scene, &[("subject", "'1'")]).await;
-    let second = insert(&scene, &[("subject", "'2'")]).await;
-    let explanation = explain(&scene, &settings, &first);
+    let test = TestOutbox::new().await;
+    let settings = test.settings(LONG_LEASE, "");
+    let _worker = stopped_worker(&test, &settings).await;
+    let first = insert(&test, &[("subject", "'1'")]).await;
+    let second = insert(&test, &[("subject", "'2'")]).await;
+    let explanation = explain(&test, &settings, &first);
     assert_eq!(
         (&explanation["reason"], &explanation["worker"], &explanation["ahead"]),
         (&"due".into(), &"stopped".into(), &0.into())
     );
-    assert_eq!(explain(&scene, &settings, &second)["ahead"], 1);
-    scene.sql().await.batch_execute("UPDATE outbox_leases SET owner = NULL").await.unwrap();
-    let explanation = explain(&scene, &settings, &first);
+    assert_eq!(explain(&test, &settings, &second)["ahead"], 1);
+    test.sql().await.batch_execute("UPDATE outbox_leases SET owner = NULL").await.unwrap();
+    let explanation = explain(&test, &settings, &first);
     assert_eq!(explanation["reason"], "no_owner");
     assert_says(&explanation, &["Nobody owns its shard", ": stopped."]);
 }
 
 #[actix::test]
 async fn beside_an_older_worker_an_event_whose_workers_all_stand_by_says_why_they_do() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     // Workers that know newer rules keep the older ones while it is alive.
     let older = "INSERT INTO outbox_workers (id, name, version, backends, handlers, heartbeat_at)
         VALUES (gen_random_uuid(), 'older', '0.1.0', '{}', '[]', clock_timestamp() + interval '1 day')";
-    scene.sql().await.batch_execute(older).await.unwrap();
-    let settings = scene.settings(LONG_LEASE, "");
-    let tables = format!("[publishers.default]\n{}[worker]\n{LONG_LEASE}", scene.stream());
-    let _complete = OutboxSystem::builder(scene.system_settings(&tables))
+    test.sql().await.batch_execute(older).await.unwrap();
+    let settings = test.settings(LONG_LEASE, "");
+    let tables = format!("[publishers.default]\n{}[worker]\n{LONG_LEASE}", test.stream());
+    let _complete = OutboxSystem::builder(test.system_settings(&tables))
         .subscribe(handler("mailer", "thing.happened", |_| answer(Ok(()))))
         .start()
         .await
         .unwrap();
-    let _lacking = scene.worker(&settings, "lacking");
-    let sql = scene.sql().await;
+    let _lacking = test.worker(&settings, "lacking");
+    let sql = test.sql().await;
     let told = "SELECT count(*) FROM outbox_workers WHERE name = 'lacking' AND backends->'default' ? 'standing_by'";
-    eventually("it has told that it stands by", PATIENCE, async || scene.number(told).await == 1).await;
+    eventually("it has told that it stands by", PATIENCE, async || test.number(told).await == 1).await;
     let beats = "SELECT count(*) FROM outbox_heartbeats WHERE heartbeat_at > clock_timestamp() - interval '500 ms'";
-    eventually("no heartbeat is under way", PATIENCE, async || scene.number(beats).await == 0).await;
+    eventually("no heartbeat is under way", PATIENCE, async || test.number(beats).await == 0).await;
     // The other one's death, as the table shows it until the next heartbeat, which is a third of the lease away.
     sql.batch_execute("DELETE FROM outbox_workers WHERE name <> 'lacking'; UPDATE outbox_leases SET owner = NULL")
         .await
         .unwrap();
-    let id = insert(&scene, &[("subject", "'1'")]).await;
-    let explanation = explain(&scene, &settings, &id);
+    let id = insert(&test, &[("subject", "'1'")]).await;
+    let explanation = explain(&test, &settings, &id);
     assert_eq!(explanation["reason"], "standing_by");
     assert_says(&explanation, &["stands by: lacking, because", "handlers that this one lacks: mailer"]);
 }
 
 #[actix::test]
 async fn an_event_that_a_service_which_is_away_is_owed_says_so() {
-    let scene = Scene::new().await;
-    let tables = format!("[publishers.default]\n{}[worker]\nlease = \"1s\"", scene.stream());
-    let service = OutboxSystem::builder(scene.system_settings(&tables))
+    let test = TestOutbox::new().await;
+    let tables = format!("[publishers.default]\n{}[worker]\nlease = \"1s\"", test.stream());
+    let service = OutboxSystem::builder(test.system_settings(&tables))
         .subscribe(handler("mailer", "t", |_| answer(Ok(()))))
         .start()
         .await
         .unwrap();
     service.shutdown().await.unwrap();
-    let settings = scene.settings("lease = \"1s\"", "");
-    let _worker = scene.worker(&settings, "worker");
-    let id = insert(&scene, &[("subject", "'1'")]).await;
-    let explanation = wait_reason(&scene, &settings, &id, "owed").await;
+    let settings = test.settings("lease = \"1s\"", "");
+    let _worker = test.worker(&settings, "worker");
+    let id = insert(&test, &[("subject", "'1'")]).await;
+    let explanation = wait_reason(&test, &settings, &id, "owed").await;
     assert_eq!(explanation["handlers"], serde_json::json!(["mailer"]));
     assert_says(&explanation, &["is owed to these handlers: mailer"]);
 }
 
 #[actix::test]
 async fn an_event_whose_only_worker_hangs_says_so() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let worker = "lease = \"1s\"\nname = \"hanging\"";
-    let tables = format!("[publishers.default]\n{}[worker]\n{worker}", scene.stream());
-    let Blockable { block, unblock, thread } = Blockable::start(scene.system_settings(&tables));
-    scene.wait_owners(&["hanging"]).await;
+    let tables = format!("[publishers.default]\n{}[worker]\n{worker}", test.stream());
+    let Blockable { block, unblock, thread } = Blockable::start(test.system_settings(&tables));
+    test.wait_owners(&["hanging"]).await;
     block.send(()).unwrap();
-    let id = insert(&scene, &[("subject", "'1'")]).await;
-    let explanation = wait_reason(&scene, &scene.settings("lease = \"1s\"", ""), &id, "stuck").await;
+    let id = insert(&test, &[("subject", "'1'")]).await;
+    let explanation = wait_reason(&test, &test.settings("lease = \"1s\"", ""), &id, "stuck").await;
     assert_eq!(explanation["worker"], "hanging");
     assert_says(&explanation, &["hanging"]);
     unblock.send(()).unwrap();

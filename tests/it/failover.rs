@@ -9,12 +9,12 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::scene::Scene;
 use crate::support::postgres::connect;
 use crate::support::postgres::replication::{Pair, Replication};
 use crate::support::process::{Running, Signal};
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, redis};
+use crate::test_outbox::TestOutbox;
 use crate::unrecorded::{sent_entries, settle_that_waits};
 
 const BACKLOG: i32 = 3_000;
@@ -28,20 +28,20 @@ const SLOW: &str = "rate_limit = { per_second = 500, burst = 100 }";
 struct Replicated {
     pair: Pair,
     proxy: Proxy,
-    scene: Scene,
+    test: TestOutbox,
 }
 
 impl Replicated {
     async fn start(replication: Replication, redis_url: String) -> Self {
         let pair = Pair::start(replication).await;
         let proxy = Proxy::to(pair.primary.port()).await;
-        let scene = Scene::on(pair.database().await, redis_url).await.through(proxy.port());
-        Self { pair, proxy, scene }
+        let test = TestOutbox::on(pair.database().await, redis_url).await.through(proxy.port());
+        Self { pair, proxy, test }
     }
 
     /// A connection to the standby, wherever the address leads.
     async fn standby(&self) -> Client {
-        connect(&self.pair.standby.url(&self.scene.database().name)).await
+        connect(&self.pair.standby.url(&self.test.database().name)).await
     }
 
     fn switch(&self) {
@@ -97,9 +97,9 @@ async fn write_until(stop: Arc<AtomicBool>, written: Arc<AtomicUsize>, url: Stri
 }
 
 /// How often each event is in the stream.
-async fn counts(scene: &Scene) -> HashMap<String, usize> {
+async fn counts(test: &TestOutbox) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
-    for id in scene.event_ids().await {
+    for id in test.event_ids().await {
         *counts.entry(id).or_default() += 1;
     }
     counts
@@ -113,25 +113,25 @@ async fn ids(sql: &Client, query: &str) -> HashSet<String> {
 
 /// Several settles wait for a frozen standby, one after the other, and their waits are cancelled: what they wrote is
 /// visible and no standby has it.
-async fn cancel_settles(scene: &Scene) {
-    let sql = scene.sql().await;
+async fn cancel_settles(test: &TestOutbox) {
+    let sql = test.sql().await;
     let mut cancelled = None;
     for _ in 0..3 {
-        let waiting = settle_that_waits(scene, cancelled.as_ref()).await;
+        let waiting = settle_that_waits(test, cancelled.as_ref()).await;
         sql.query_one("SELECT pg_cancel_backend($1)", &[&waiting.0]).await.unwrap();
         cancelled = Some(waiting);
     }
-    settle_that_waits(scene, cancelled.as_ref()).await;
-    assert_ne!(sent_entries(scene).await, 0, "what no standby has is in the journal");
+    settle_that_waits(test, cancelled.as_ref()).await;
+    assert_ne!(sent_entries(test).await, 0, "what no standby has is in the journal");
 }
 
 /// The worker's connections to Redis end, and what it had sent by then is compared with what the primary shows.
-async fn end_sessions(scene: &Scene) {
+async fn end_sessions(test: &TestOutbox) {
     let mut command = ::redis::cmd("CLIENT");
-    let () = command.arg(&["KILL", "TYPE", "normal"]).query_async(&mut scene.redis().await).await.unwrap();
+    let () = command.arg(&["KILL", "TYPE", "normal"]).query_async(&mut test.redis().await).await.unwrap();
     let waiting = "SELECT count(*) FROM pg_stat_activity
         WHERE wait_event = 'SyncRep' AND query LIKE '%e.status = ''failed'' AND e.published_at IS NULL%'";
-    eventually("the comparison waits for the standby", PATIENCE, async || scene.number(waiting).await > 0).await;
+    eventually("the comparison waits for the standby", PATIENCE, async || test.number(waiting).await > 0).await;
 }
 
 /// What happens while the standby is frozen.
@@ -146,18 +146,18 @@ enum Meanwhile {
 async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
     let redis = redis::Server::start(&[]);
     let mut replicated = Replicated::start(Replication::Synchronous, redis.url()).await;
-    let scene = &replicated.scene;
-    scene.insert(BACKLOG, KEYS).await;
-    let mut worker = scene.worker(&scene.settings(LONG_LEASE, SLOW), "worker");
-    let writer = Writer::start(scene.url());
+    let test = &replicated.test;
+    test.insert(BACKLOG, KEYS).await;
+    let mut worker = test.worker(&test.settings(LONG_LEASE, SLOW), "worker");
+    let writer = Writer::start(test.url());
     writer.wait_more(50).await;
-    scene.wait_length(300).await;
+    test.wait_length(300).await;
 
     replicated.pair.standby.freeze();
-    cancel_settles(scene).await;
-    let visible = ids(&scene.sql().await, PUBLISHED).await;
+    cancel_settles(test).await;
+    let visible = ids(&test.sql().await, PUBLISHED).await;
     match meanwhile {
-        Meanwhile::SessionsEnd => end_sessions(scene).await,
+        Meanwhile::SessionsEnd => end_sessions(test).await,
         Meanwhile::WorkerIsKilled => worker.kill(),
         Meanwhile::Nothing | Meanwhile::StandbyGoesOn => {}
     }
@@ -170,16 +170,16 @@ async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
         assert!(kept.len() < visible.len(), "the new primary lacks settles that the old one showed");
     }
     replicated.switch();
-    let scene = &replicated.scene;
-    let _another = (!worker.is_running()).then(|| scene.worker(&scene.settings("", ""), "another"));
+    let test = &replicated.test;
+    let _another = (!worker.is_running()).then(|| test.worker(&test.settings("", ""), "another"));
 
-    scene.insert(200, KEYS).await;
+    test.insert(200, KEYS).await;
     writer.wait_more(50).await;
-    scene.wait_length(usize::try_from(BACKLOG).unwrap() + 200).await;
+    test.wait_length(usize::try_from(BACKLOG).unwrap() + 200).await;
     let acknowledged = writer.stop().await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
-    let kept = ids(&scene.sql().await, PUBLISHED).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
+    let kept = ids(&test.sql().await, PUBLISHED).await;
     let lost: Vec<&String> = acknowledged.iter().filter(|&id| !kept.contains(id)).collect();
     assert!(
         lost.is_empty(),
@@ -214,8 +214,8 @@ async fn settles_that_the_standby_gets_late_are_neither_lost_nor_sent_again_afte
 #[actix::test]
 async fn an_event_that_no_standby_has_is_not_acknowledged_and_its_repetition_waits() {
     let mut replicated = Replicated::start(Replication::Synchronous, redis::url()).await;
-    let scene = &replicated.scene;
-    let settings = scene.system_settings("");
+    let test = &replicated.test;
+    let settings = test.system_settings("");
     let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
     let id = Uuid::new_v4();
     let event = || NewEvent::new("thing.happened", "tests").id(id);
@@ -225,7 +225,7 @@ async fn an_event_that_no_standby_has_is_not_acknowledged_and_its_repetition_wai
         actix::spawn(async move { outbox.send(event).await })
     };
     let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     for _ in 0..2 {
         let sent = inserting(&outbox);
         let mut pid: Option<i32> = None;
@@ -239,7 +239,7 @@ async fn an_event_that_no_standby_has_is_not_acknowledged_and_its_repetition_wai
         assert!(error.contains("did not wait for its synchronous standby"), "{error}");
     }
     let visible = "SELECT count(*) FROM outbox_events";
-    assert_eq!(scene.number(visible).await, 1);
+    assert_eq!(test.number(visible).await, 1);
 
     let sent = inserting(&outbox);
     replicated.pair.standby.thaw();
@@ -250,9 +250,9 @@ async fn an_event_that_no_standby_has_is_not_acknowledged_and_its_repetition_wai
 }
 
 /// Runs a worker until everything is recorded on the primary, and shuts it down.
-async fn deliver(scene: &Scene) {
-    let mut worker: Running = scene.worker(&scene.settings("", ""), "worker");
-    scene.wait_published().await;
+async fn deliver(test: &TestOutbox) {
+    let mut worker: Running = test.worker(&test.settings("", ""), "worker");
+    test.wait_published().await;
     worker.signal(Signal::TERM);
     assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
 }
@@ -262,29 +262,29 @@ async fn deliver(scene: &Scene) {
 #[tokio::test]
 async fn a_failover_to_a_standby_that_lags_takes_back_what_it_has_not_received_and_nothing_else() {
     let mut replicated = Replicated::start(Replication::Asynchronous, redis::url()).await;
-    let scene = &replicated.scene;
-    scene.insert(1_000, KEYS).await;
-    deliver(scene).await;
-    let settled = ids(&scene.sql().await, PUBLISHED).await;
-    scene.insert(1_000, KEYS).await;
+    let test = &replicated.test;
+    test.insert(1_000, KEYS).await;
+    deliver(test).await;
+    let settled = ids(&test.sql().await, PUBLISHED).await;
+    test.insert(1_000, KEYS).await;
     replicated.pair.wait_replayed().await;
 
     replicated.pair.standby.freeze();
-    deliver(scene).await;
-    let received = ids(&scene.sql().await, PUBLISHED).await;
-    scene.insert(500, KEYS).await;
-    deliver(scene).await;
-    let all = ids(&scene.sql().await, PUBLISHED).await;
+    deliver(test).await;
+    let received = ids(&test.sql().await, PUBLISHED).await;
+    test.insert(500, KEYS).await;
+    deliver(test).await;
+    let all = ids(&test.sql().await, PUBLISHED).await;
 
     replicated.pair.fail_over_to_frozen().await;
     assert_eq!(ids(&replicated.standby().await, PUBLISHED).await, settled);
     replicated.switch();
-    let scene = &replicated.scene;
-    let _worker = scene.worker(&scene.settings("", ""), "after");
-    scene.insert(500, KEYS).await;
-    scene.wait_published().await;
+    let test = &replicated.test;
+    let _worker = test.worker(&test.settings("", ""), "after");
+    test.insert(500, KEYS).await;
+    test.wait_published().await;
 
-    let (kept, counts) = (ids(&scene.sql().await, PUBLISHED).await, counts(scene).await);
+    let (kept, counts) = (ids(&test.sql().await, PUBLISHED).await, counts(test).await);
     assert_eq!(kept.len(), 2_500);
     assert!(received.is_subset(&kept));
     assert_eq!(all.difference(&kept).count(), 500, "what was written last is gone from the table");
@@ -293,5 +293,5 @@ async fn a_failover_to_a_standby_that_lags_takes_back_what_it_has_not_received_a
         assert!(*count <= most, "{id} came {count} times");
     }
     assert!(all.union(&kept).all(|id| counts.contains_key(id)), "everything is in the stream");
-    eventually("nothing is left in the journal", PATIENCE, async || sent_entries(scene).await == 0).await;
+    eventually("nothing is left in the journal", PATIENCE, async || sent_entries(test).await == 0).await;
 }

@@ -9,10 +9,10 @@ use actix_outbox::{BackendError, Outbox, OutboxEvent, OutboxSystem, PublisherBac
 use async_trait::async_trait;
 
 use crate::actors::{Log, event};
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, postgres, redis};
+use crate::test_outbox::TestOutbox;
 
 /// Far less than anything that waits for the next event.
 const SECONDS: Duration = Duration::from_secs(20);
@@ -53,96 +53,96 @@ impl PublisherBackend for HalfBroken {
     }
 }
 
-async fn start(scene: &Scene, backend: &HalfBroken) -> Outbox {
+async fn start(test: &TestOutbox, backend: &HalfBroken) -> Outbox {
     let backend = backend.clone();
     let tables =
         format!("[publishers.mine]\nbackend = \"half broken\"\n[worker]\nname = \"{}\"\nlease = \"1s\"", backend.name);
-    let builder = OutboxSystem::builder(scene.system_settings(&tables));
+    let builder = OutboxSystem::builder(test.system_settings(&tables));
     builder.backend("half broken", move |_| Ok(backend.clone())).start().await.unwrap()
 }
 
 /// How many shards of the lane without a name each live worker owns.
-async fn shares(scene: &Scene) -> BTreeMap<String, i64> {
+async fn shares(test: &TestOutbox) -> BTreeMap<String, i64> {
     let statement = "SELECT w.name, count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner
         WHERE l.backend = '' AND l.expires_at > clock_timestamp() GROUP BY 1";
-    let rows = scene.sql().await.query(statement, &[]).await.unwrap();
+    let rows = test.sql().await.query(statement, &[]).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-async fn wait_shares(scene: &Scene, expected: &[(&str, i64)]) {
+async fn wait_shares(test: &TestOutbox, expected: &[(&str, i64)]) {
     let expected: BTreeMap<String, i64> = expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-    eventually(&format!("they share as {expected:?}"), PATIENCE, async || shares(scene).await == expected).await;
+    eventually(&format!("they share as {expected:?}"), PATIENCE, async || shares(test).await == expected).await;
 }
 
 #[actix::test]
 async fn a_backend_that_says_it_is_well_and_takes_nothing_gets_one_event_at_a_time_to_show_it() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let (liar, good) = (HalfBroken::new("liar", &log), HalfBroken::new("good", &log));
     good.refuses(false);
-    let (first, second) = (start(&scene, &liar).await, start(&scene, &good).await);
-    scene.insert(200, 100).await;
-    scene.wait_published().await;
-    wait_given_up(&scene).await;
+    let (first, second) = (start(&test, &liar).await, start(&test, &good).await);
+    test.insert(200, 100).await;
+    test.wait_published().await;
+    wait_given_up(&test).await;
 
     // From now on it may try with one shard, as often as there are events for it.
     let before = log.of("liar refused").len();
     eventually("it was tried three times more", PATIENCE, async || {
-        assert!(shares(&scene).await.get("liar").is_none_or(|shards| *shards <= 1), "a share of one that delivers");
-        scene.insert(64, 64).await;
+        assert!(shares(&test).await.get("liar").is_none_or(|shards| *shards <= 1), "a share of one that delivers");
+        test.insert(64, 64).await;
         log.of("liar refused").len() >= before + 3
     })
     .await;
     assert!(log.of("liar refused")[before..].iter().all(|line| line == "liar refused 1"), "{:?}", log.of("liar"));
-    scene.wait_published().await;
+    test.wait_published().await;
     let retries = "SELECT coalesce(max(retry_count), 0)::bigint FROM outbox_events";
-    assert_eq!(scene.number(retries).await, 0);
+    assert_eq!(test.number(retries).await, 0);
     assert!(!first.health().await.unwrap().is_ok() && second.health().await.unwrap().is_ok());
 
     liar.refuses(false);
     eventually("an event is accepted", PATIENCE, async || {
-        scene.insert(64, 64).await;
+        test.insert(64, 64).await;
         first.health().await.unwrap().is_ok()
     })
     .await;
-    wait_shares(&scene, &[("good", 16), ("liar", 16)]).await;
-    scene.wait_published().await;
+    wait_shares(&test, &[("good", 16), ("liar", 16)]).await;
+    test.wait_published().await;
 }
 
 /// Waits until the one that delivers has what the liar had.
-async fn wait_given_up(scene: &Scene) {
+async fn wait_given_up(test: &TestOutbox) {
     eventually("the liar has given up", PATIENCE, async || {
-        shares(scene).await.get("good").is_some_and(|shards| *shards >= 31)
+        shares(test).await.get("good").is_some_and(|shards| *shards >= 31)
     })
     .await;
 }
 
 #[actix::test]
 async fn where_no_worker_delivers_the_first_that_can_again_gets_every_shard() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let (broken, mended) = (HalfBroken::new("broken", &log), HalfBroken::new("mended", &log));
-    let (_first, second) = (start(&scene, &broken).await, start(&scene, &mended).await);
-    wait_shares(&scene, &[("broken", 16), ("mended", 16)]).await;
-    scene.insert(200, 100).await;
+    let (_first, second) = (start(&test, &broken).await, start(&test, &mended).await);
+    wait_shares(&test, &[("broken", 16), ("mended", 16)]).await;
+    test.insert(200, 100).await;
     for name in ["broken", "mended"] {
         let what = format!("{name} refuses");
         eventually(&what, PATIENCE, async || log.of(&format!("{name} refused")).len() >= 3).await;
     }
     mended.refuses(false);
-    scene.wait_published().await;
+    test.wait_published().await;
     assert!(log.of("broken took").is_empty());
     assert!(second.health().await.unwrap().is_ok());
 }
 
 /// A worker whose Redis user is this one.
-fn worker(scene: &Scene, server: &redis::Server, user: &str) -> Running {
+fn worker(test: &TestOutbox, server: &redis::Server, user: &str) -> Running {
     let address = format!("url = \"redis://{user}:secret@127.0.0.1:{}/0\"", server.port());
     let tables = format!(
         "[database]\nurl = \"{}\"\n[publishers.default]\nbackend = \"redis_stream\"\n{address}\nstream_name = \"{}\"\n\
          max_len = 0\n[worker]\nlease = \"1s\"\n",
-        scene.url(),
-        scene.stream_name()
+        test.url(),
+        test.stream_name()
     );
-    scene.worker(&scene.file(&tables), user)
+    test.worker(&test.file(&tables), user)
 }
 
 async fn command(server: &redis::Server, words: &[&str]) {
@@ -157,35 +157,35 @@ async fn a_worker_whose_redis_user_may_not_write_takes_nothing_until_it_may() {
         let words = ["ACL", "SETUSER", user, "on", ">secret", "~*", "+@all", rights];
         command(&server, &words).await;
     }
-    let scene = Scene::on(postgres::database().await, server.url()).await;
-    let (reader, _writer) = (worker(&scene, &server, "reader"), worker(&scene, &server, "writer"));
-    wait_shares(&scene, &[("writer", 32)]).await;
+    let test = TestOutbox::on(postgres::database().await, server.url()).await;
+    let (reader, _writer) = (worker(&test, &server, "reader"), worker(&test, &server, "writer"));
+    wait_shares(&test, &[("writer", 32)]).await;
     let began = Instant::now();
     // Longer than it would believe a server that only answers.
     while began.elapsed() < Duration::from_secs(6) {
-        assert_eq!(shares(&scene).await.get("reader"), None);
-        scene.insert(20, 20).await;
-        scene.wait_published().await;
+        assert_eq!(shares(&test).await.get("reader"), None);
+        test.insert(20, 20).await;
+        test.wait_published().await;
     }
     assert!(reader.stderr().contains("XADD"), "{}", reader.stderr());
     command(&server, &["ACL", "SETUSER", "reader", "+xadd"]).await;
-    wait_shares(&scene, &[("reader", 16), ("writer", 16)]).await;
-    scene.assert_delivered().await;
+    wait_shares(&test, &[("reader", 16), ("writer", 16)]).await;
+    test.assert_delivered().await;
 }
 
 /// A system of one worker whose Redis is reached over this port.
-async fn idle(scene: &Scene, port: u16) -> Outbox {
-    let stream = scene.stream_name();
+async fn idle(test: &TestOutbox, port: u16) -> Outbox {
+    let stream = test.stream_name();
     let tables = format!(
         "[publishers.default]\nbackend = \"redis_stream\"\nurl = \"redis://127.0.0.1:{port}/0\"\nstream_name = \"{stream}\"\n"
     );
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     outbox.send(event("first")).await.unwrap();
-    scene.wait_published().await;
+    test.wait_published().await;
     let mut fields = ::redis::cmd("HKEYS");
     fields.arg(format!("{{{stream}}}:outbox"));
     eventually("nothing is left to be dropped", PATIENCE, async || {
-        let fields: Vec<String> = fields.query_async(&mut scene.redis().await).await.unwrap();
+        let fields: Vec<String> = fields.query_async(&mut test.redis().await).await.unwrap();
         !fields.iter().any(|field| field.starts_with("sent/"))
     })
     .await;
@@ -195,8 +195,8 @@ async fn idle(scene: &Scene, port: u16) -> Outbox {
 #[actix::test]
 async fn an_idle_worker_notices_within_seconds_that_its_password_was_changed() {
     let server = redis::Server::start(&[]);
-    let scene = Scene::on(postgres::database().await, server.url()).await;
-    let outbox = idle(&scene, server.port()).await;
+    let test = TestOutbox::on(postgres::database().await, server.url()).await;
+    let outbox = idle(&test, server.port()).await;
     let mut redis = redis::connect(&server.url()).await;
     for words in [&["CONFIG", "SET", "requirepass", "changed"][..], &["CLIENT", "KILL", "TYPE", "normal"]] {
         let mut command = ::redis::Cmd::new();
@@ -213,26 +213,26 @@ async fn an_idle_worker_notices_within_seconds_that_its_password_was_changed() {
 async fn an_idle_worker_replaces_a_connection_that_is_silent_before_an_event_needs_it() {
     let server = redis::Server::start(&[]);
     let proxy = Proxy::to(server.port()).await;
-    let scene = Scene::on(postgres::database().await, server.url()).await;
-    let outbox = idle(&scene, proxy.port()).await;
+    let test = TestOutbox::on(postgres::database().await, server.url()).await;
+    let outbox = idle(&test, proxy.port()).await;
     let before = proxy.connections();
     // As a NAT forgets them: what is sent on them is not answered, and nothing says so.
     proxy.set(Passage::HoldRepliesOfFirst(before));
     eventually("it has connected again", SECONDS, async || proxy.connections() > before).await;
     eventually("its shards are open", PATIENCE, async || outbox.health().await.unwrap().is_ok()).await;
     outbox.send(event("second")).await.unwrap();
-    scene.wait_published().await;
-    assert_eq!(scene.length().await, 2);
+    test.wait_published().await;
+    assert_eq!(test.length().await, 2);
 }
 
 #[tokio::test]
 async fn each_refused_event_is_named_with_its_reason_as_long_as_there_are_not_too_many() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let statement = r#"INSERT INTO outbox_events (id, event_type, source, publisher_config)
         SELECT gen_random_uuid(), 'thing.happened', 'tests', '{"list": [1]}' FROM generate_series(1, 50)"#;
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     sql.execute(statement, &[]).await.unwrap();
-    let worker = scene.worker(&scene.settings("", ""), "worker");
+    let worker = test.worker(&test.settings("", ""), "worker");
     let said = || worker.stderr().lines().filter(|line| line.contains("event failed")).map(str::to_owned).collect();
     eventually("it says how many it does not name", PATIENCE, async || worker.stderr().contains("events=30")).await;
     let lines: Vec<String> = said();

@@ -9,13 +9,13 @@ use futures_util::future::join_all;
 use tokio::sync::Barrier;
 
 use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, handler_of_one_at_a_time, row, wait_status};
-use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually, unique};
+use crate::test_outbox::TestOutbox;
 
 /// A system that publishes into the scene's stream, with lines of `[worker]`.
-async fn start(scene: &Scene, worker: &str, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
-    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", scene.stream());
-    let builder = OutboxSystem::builder(scene.system_settings(&tables));
+async fn start(test: &TestOutbox, worker: &str, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", test.stream());
+    let builder = OutboxSystem::builder(test.system_settings(&tables));
     handlers.into_iter().fold(builder, |builder, handler| builder.subscribe(handler)).start().await.unwrap()
 }
 
@@ -41,38 +41,38 @@ fn shaky(subject: &'static str, times: usize, log: &Log) -> Subscribe {
 
 #[actix::test]
 async fn a_handler_that_failed_is_run_again_alone_and_the_event_is_not_published_twice() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let outbox = start(&scene, "", [recorder("steady", EventTypes::All, &log), shaky("a", 1, &log)]).await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [recorder("steady", EventTypes::All, &log), shaky("a", 1, &log)]).await;
     let stored = outbox.send(event("a")).await.unwrap();
-    let row = wait_status(&scene.sql().await, "a", "published").await;
+    let row = wait_status(&test.sql().await, "a", "published").await;
     assert_eq!((log.count("steady a"), log.count("shaky a")), (1, 2));
-    assert_eq!(scene.event_ids().await, [stored.id.to_string()]);
+    assert_eq!(test.event_ids().await, [stored.id.to_string()]);
     assert_eq!((row.retry_count, row.errors), (1, 1));
     assert!(row.last_error.contains("`shaky`: the mail server is away"), "{row:?}");
 }
 
 #[actix::test]
 async fn an_event_whose_handler_keeps_failing_ends_failed_with_every_error_and_that_handler_alone_pending() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let outbox = start(&scene, "", [recorder("steady", EventTypes::All, &log), shaky("a", usize::MAX, &log)]).await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [recorder("steady", EventTypes::All, &log), shaky("a", usize::MAX, &log)]).await;
     outbox.send(event("a").max_retries(3)).await.unwrap();
-    let row = wait_status(&scene.sql().await, "a", "failed").await;
+    let row = wait_status(&test.sql().await, "a", "failed").await;
     assert_eq!((row.retry_count, row.errors), (3, 3));
     assert_eq!(row.pending_handlers.as_deref(), Some(r#"["shaky"]"#));
     assert!(row.is_with_the_backend && row.last_error.contains("the mail server is away"), "{row:?}");
     assert_eq!((log.count("steady a"), log.count("shaky a")), (1, 3));
-    assert_eq!(scene.length().await, 1);
+    assert_eq!(test.length().await, 1);
 }
 
 #[actix::test]
 async fn events_of_a_handler_that_panicked_wait_without_spending_retries_until_it_is_subscribed_again() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let doomed = handler("doomed", "thing.happened", |event| {
         assert_ne!(event.subject, "bad", "a handler that panics");
         answer(Ok(()))
     });
-    let outbox = start(&scene, "", [doomed, recorder("steady", EventTypes::All, &log)]).await;
-    let sql = scene.sql().await;
+    let outbox = start(&test, "", [doomed, recorder("steady", EventTypes::All, &log)]).await;
+    let sql = test.sql().await;
 
     outbox.send(event("bad")).await.unwrap();
     eventually("its panic is a failure", PATIENCE, async || row(&sql, "bad").await.retry_count == 1).await;
@@ -90,32 +90,32 @@ async fn events_of_a_handler_that_panicked_wait_without_spending_retries_until_i
     assert!(row(&sql, "bad").await.last_error.contains("`doomed`: stopped while it handled the event"));
 
     outbox.subscribe(recorder("doomed", "thing.happened", &log)).await.unwrap();
-    scene.wait_published().await;
+    test.wait_published().await;
     for subject in ["bad", "good", "keyed"] {
         assert_eq!(log.count(&format!("doomed {subject}")), 1, "{subject}");
     }
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn a_handler_that_hangs_has_failed_after_its_time_and_holds_up_nobody_else() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let hanging = handler("hanging", "thing.hangs", |_| Box::pin(std::future::pending()));
     let handlers = [hanging, recorder("steady", "thing.happened", &log)];
-    let outbox = start(&scene, "handler_timeout = \"200ms\"", handlers).await;
-    let sql = scene.sql().await;
+    let outbox = start(&test, "handler_timeout = \"200ms\"", handlers).await;
+    let sql = test.sql().await;
     outbox.send(actix_outbox::NewEvent::new("thing.hangs", "tests").subject("stuck").max_retries(2)).await.unwrap();
     outbox.send(event("a")).await.unwrap();
     wait_status(&sql, "a", "published").await;
     let row = wait_status(&sql, "stuck", "failed").await;
     assert_eq!((row.retry_count, row.errors), (2, 2));
     assert!(row.last_error.contains("`hanging`: no answer within 200ms"), "{row:?}");
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn events_that_wait_longer_than_the_handlers_time_in_its_mailbox_spend_no_retries() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let slow = {
         let log = log.clone();
         handler_of_one_at_a_time("slow", EventTypes::All, move |event| {
@@ -127,19 +127,19 @@ async fn events_that_wait_longer_than_the_handlers_time_in_its_mailbox_spend_no_
         })
     };
     let events: Vec<String> = (0..200).map(|n| n.to_string()).collect();
-    let outbox = start(&scene, "handler_timeout = \"400ms\"", [slow]).await;
+    let outbox = start(&test, "handler_timeout = \"400ms\"", [slow]).await;
     for sent in join_all(events.iter().map(|subject| outbox.send(event(subject)))).await {
         sent.unwrap();
     }
-    scene.wait_published().await;
-    assert_eq!(scene.number("SELECT sum(retry_count) FROM outbox_events").await, 0);
+    test.wait_published().await;
+    assert_eq!(test.number("SELECT sum(retry_count) FROM outbox_events").await, 0);
     assert!(events.iter().all(|subject| log.count(subject) == 1), "each was handled once: {:?}", log.lines());
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
 }
 
 /// An event `bad` inside the handler, and ten more in its mailbox.
-async fn a_crowd_behind(bad: impl Future<Output = ()> + Unpin + 'static, worker: &str) -> (Scene, Outbox) {
-    let scene = Scene::new().await;
+async fn a_crowd_behind(bad: impl Future<Output = ()> + Unpin + 'static, worker: &str) -> (TestOutbox, Outbox) {
+    let test = TestOutbox::new().await;
     let mut bad = Some(bad);
     let doomed = handler_of_one_at_a_time("doomed", EventTypes::All, move |event| match bad.take() {
         Some(bad) if event.subject == "bad" => Box::pin(async {
@@ -148,32 +148,32 @@ async fn a_crowd_behind(bad: impl Future<Output = ()> + Unpin + 'static, worker:
         }),
         _ => answer(Ok(())),
     });
-    let outbox = start(&scene, worker, [doomed]).await;
+    let outbox = start(&test, worker, [doomed]).await;
     outbox.send(event("bad")).await.unwrap();
-    eventually("the first is published", PATIENCE, async || scene.length().await == 1).await;
+    eventually("the first is published", PATIENCE, async || test.length().await == 1).await;
     for n in 0..10 {
         outbox.send(event(&n.to_string())).await.unwrap();
     }
-    (scene, outbox)
+    (test, outbox)
 }
 
 /// The first alone spends a retry; all are handled once the handler is there again.
-async fn assert_the_first_alone_is_refused(scene: Scene, outbox: Outbox, reason: &str) {
-    let (sql, log) = (scene.sql().await, Log::default());
+async fn assert_the_first_alone_is_refused(test: TestOutbox, outbox: Outbox, reason: &str) {
+    let (sql, log) = (test.sql().await, Log::default());
     eventually("the first is refused", PATIENCE, async || row(&sql, "bad").await.retry_count == 1).await;
     outbox.subscribe(recorder("doomed", EventTypes::All, &log)).await.unwrap();
-    scene.wait_published().await;
-    assert_eq!(scene.number("SELECT sum(retry_count) FROM outbox_events").await, 1);
+    test.wait_published().await;
+    assert_eq!(test.number("SELECT sum(retry_count) FROM outbox_events").await, 1);
     let bad = row(&sql, "bad").await;
     assert!(bad.retry_count == 1 && bad.last_error.contains(reason), "{bad:?}");
     assert_eq!(log.lines().len(), 11, "{:?}", log.lines());
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn behind_an_event_that_hangs_the_others_in_the_mailbox_spend_no_retries() {
-    let (scene, outbox) = a_crowd_behind(std::future::pending(), "handler_timeout = \"2s\"").await;
-    assert_the_first_alone_is_refused(scene, outbox, "no answer within 2s").await;
+    let (test, outbox) = a_crowd_behind(std::future::pending(), "handler_timeout = \"2s\"").await;
+    assert_the_first_alone_is_refused(test, outbox, "no answer within 2s").await;
 }
 
 #[actix::test]
@@ -183,15 +183,15 @@ async fn behind_an_event_that_panics_the_others_in_the_mailbox_spend_no_retries(
         signal.await.unwrap();
         panic!("a handler that panics");
     });
-    let (scene, outbox) = a_crowd_behind(bad, "").await;
-    eventually("all are published", PATIENCE, async || scene.length().await == 11).await;
+    let (test, outbox) = a_crowd_behind(bad, "").await;
+    eventually("all are published", PATIENCE, async || test.length().await == 11).await;
     panic_now.send(()).unwrap();
-    assert_the_first_alone_is_refused(scene, outbox, "stopped while it handled the event").await;
+    assert_the_first_alone_is_refused(test, outbox, "stopped while it handled the event").await;
 }
 
 #[actix::test]
 async fn an_event_that_a_person_failed_while_its_handler_ran_stays_failed_and_is_not_handled_again() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let (let_it_fail, signal) = tokio::sync::oneshot::channel::<()>();
     let mut signal = Some(signal);
     let handlers = {
@@ -205,10 +205,10 @@ async fn an_event_that_a_person_failed_while_its_handler_ran_stays_failed_and_is
             })
         })
     };
-    let outbox = start(&scene, "", [handlers]).await;
+    let outbox = start(&test, "", [handlers]).await;
     outbox.send(event("failed").partition_key("key")).await.unwrap();
     log.wait(1).await;
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     sql.execute("UPDATE outbox_events SET status = 'failed', last_error = 'by hand'", &[]).await.unwrap();
     let_it_fail.send(()).unwrap();
     eventually("it is known to be sent", PATIENCE, async || row(&sql, "failed").await.is_with_the_backend).await;
@@ -217,12 +217,12 @@ async fn an_event_that_a_person_failed_while_its_handler_ran_stays_failed_and_is
     let row = row(&sql, "failed").await;
     assert_eq!((row.status.as_str(), row.retry_count, row.last_error.as_str()), ("failed", 0, "by hand"));
     assert_eq!(log.lines(), ["failed", "later"]);
-    assert_eq!(scene.length().await, 2);
+    assert_eq!(test.length().await, 2);
 }
 
 #[actix::test]
 async fn slow_handlers_take_one_key_in_order_and_different_keys_side_by_side() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     // Each event of the one key waits inside the handler until its counterpart of the other key is inside too.
     let both = Arc::new(Barrier::new(2));
     let slow = {
@@ -237,56 +237,56 @@ async fn slow_handlers_take_one_key_in_order_and_different_keys_side_by_side() {
             })
         })
     };
-    let outbox = start(&scene, "", [slow]).await;
+    let outbox = start(&test, "", [slow]).await;
     for n in 1..=5 {
         for key in ["a", "b"] {
             outbox.send(event(&format!("{key}{n}")).partition_key(key)).await.unwrap();
         }
     }
-    scene.wait_published().await;
+    test.wait_published().await;
     for key in ["a", "b"] {
         let expected: Vec<String> = (1..=5).flat_map(|n| [format!("{key}{n} in"), format!("{key}{n} out")]).collect();
         assert_eq!(log.of(key), expected);
     }
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn after_a_handlers_failure_the_keys_later_events_come_after_it_in_order_and_once_each() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let outbox = start(&scene, "", [shaky("2", 2, &log)]).await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [shaky("2", 2, &log)]).await;
     for n in 1..=5 {
         outbox.send(event(&n.to_string()).partition_key("key")).await.unwrap();
     }
-    scene.wait_published().await;
+    test.wait_published().await;
     assert_eq!(log.lines(), ["1", "2", "2", "2", "3", "4", "5"].map(|subject| format!("shaky {subject}")));
     let spent = "SELECT sum(retry_count) FROM outbox_events";
-    assert_eq!(scene.number(spent).await, 2, "the failed event's own");
-    scene.assert_delivered().await;
+    assert_eq!(test.number(spent).await, 2, "the failed event's own");
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn an_event_that_failed_for_its_handler_lets_the_keys_later_events_go_on() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let outbox = start(&scene, "", [shaky("1", usize::MAX, &log)]).await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [shaky("1", usize::MAX, &log)]).await;
     for n in 1..=3 {
         outbox.send(event(&n.to_string()).partition_key("key").max_retries(2)).await.unwrap();
     }
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     wait_status(&sql, "3", "published").await;
     assert_eq!(row(&sql, "1").await.status, "failed");
     assert_eq!(log.lines(), ["1", "1", "2", "3"].map(|subject| format!("shaky {subject}")));
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn a_handler_meets_the_type_it_asked_for_and_one_for_all_types_meets_everything() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let handlers = [recorder("one", "thing.happened", &log), recorder("all", EventTypes::All, &log)];
-    let outbox = start(&scene, "", handlers).await;
+    let outbox = start(&test, "", handlers).await;
     outbox.send(event("a")).await.unwrap();
     outbox.send(actix_outbox::NewEvent::new("thing.happened.else", "tests").subject("b")).await.unwrap();
-    scene.wait_published().await;
+    test.wait_published().await;
     assert_eq!(log.of("one"), ["one a"]);
     let mut all = log.of("all");
     all.sort();
@@ -295,12 +295,12 @@ async fn a_handler_meets_the_type_it_asked_for_and_one_for_all_types_meets_every
 
 #[actix::test]
 async fn a_handler_of_several_types_and_prefixes_meets_those_and_no_others() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let outbox = start(&scene, "", [recorder("some", ["user.created", "order.*"], &log)]).await;
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [recorder("some", ["user.created", "order.*"], &log)]).await;
     for event_type in ["user.created", "user.deleted", "order.paid", "order.sent", "orders"] {
         outbox.send(NewEvent::new(event_type, "tests").subject(event_type)).await.unwrap();
     }
-    scene.wait_published().await;
+    test.wait_published().await;
     let mut met = log.lines();
     met.sort();
     assert_eq!(met, ["some order.paid", "some order.sent", "some user.created"]);
@@ -308,8 +308,8 @@ async fn a_handler_of_several_types_and_prefixes_meets_those_and_no_others() {
 
 #[actix::test]
 async fn a_second_handler_of_one_name_is_an_error_and_drops_nobody() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let settings = || scene.system_settings("[publishers.default]\nbackend = \"local\"");
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let settings = || test.system_settings("[publishers.default]\nbackend = \"local\"");
     let builder = || OutboxSystem::builder(settings()).subscribe(recorder("mailer", "thing.happened", &log));
     let other = log.clone();
     for twice in [
@@ -319,7 +319,7 @@ async fn a_second_handler_of_one_name_is_an_error_and_drops_nobody() {
         let refused = twice.start().await.err().unwrap();
         assert!(matches!(&refused, SystemError::HandlerNameTaken { name } if name == "mailer"), "{refused}");
     }
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_workers").await, 0, "nothing was started");
+    assert_eq!(test.number("SELECT count(*) FROM outbox_workers").await, 0, "nothing was started");
 
     let outbox = builder().start().await.unwrap();
     let refused = outbox.subscribe(recorder("mailer", "other", &log)).await;
@@ -344,8 +344,8 @@ async fn a_second_handler_of_one_name_is_an_error_and_drops_nobody() {
 #[actix::test]
 async fn a_handler_that_is_given_the_outbox_misses_nothing_from_the_start_and_ends_with_it() {
     const EVENTS: usize = 100;
-    let (scene, log, mark) = (Scene::new().await, Log::default(), Arc::new(()));
-    scene.insert(EVENTS as i32, 10).await;
+    let (test, log, mark) = (TestOutbox::new().await, Log::default(), Arc::new(()));
+    test.insert(EVENTS as i32, 10).await;
     let (seen, kept) = (log.clone(), Arc::clone(&mark));
     let answering = move |outbox: Outbox| {
         handler("answering", "thing.happened", move |event| {
@@ -356,13 +356,13 @@ async fn a_handler_that_is_given_the_outbox_misses_nothing_from_the_start_and_en
             Box::pin(async move { Ok(outbox.send(reply).await.map(drop)?) })
         })
     };
-    let settings = scene.system_settings(&format!("[publishers.default]\n{}", scene.stream()));
+    let settings = test.system_settings(&format!("[publishers.default]\n{}", test.stream()));
     let outbox = OutboxSystem::builder(settings).subscribe_with(answering).start().await.unwrap();
     log.wait(EVENTS).await;
-    scene.wait_published().await;
+    test.wait_published().await;
     outbox.drained().await;
     let answered = "SELECT count(DISTINCT subject) FROM outbox_events WHERE event_type = 'thing.answered'";
-    assert_eq!((log.lines().len(), scene.number(answered).await), (EVENTS, EVENTS as i64));
+    assert_eq!((log.lines().len(), test.number(answered).await), (EVENTS, EVENTS as i64));
     outbox.shutdown().await.unwrap();
     drop(outbox);
     eventually("the handler has ended", PATIENCE, async || Arc::strong_count(&mark) == 1).await;
@@ -399,11 +399,11 @@ async fn sqlite_and_the_local_backend_are_a_durable_event_bus_in_one_process() {
 /// the next session finds it in the journal before it reads the retry.
 #[actix::test]
 async fn what_the_journal_names_is_given_to_handlers_after_a_retry_that_stands_before_it() {
-    let (scene, log, open) = (Scene::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
+    let (test, log, open) = (TestOutbox::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
     let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
             AS $$ BEGIN RAISE EXCEPTION 'this row is evidence'; END $$;
         CREATE TRIGGER refuse BEFORE UPDATE ON outbox_events FOR EACH ROW WHEN (OLD.subject = '2') EXECUTE FUNCTION refuse()";
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     sql.batch_execute(trigger).await.unwrap();
     let mail = || {
         let (log, open) = (log.clone(), Arc::clone(&open));
@@ -418,19 +418,19 @@ async fn what_the_journal_names_is_given_to_handlers_after_a_retry_that_stands_b
     let insert = "INSERT INTO outbox_events (id, event_type, source, subject, partition_key, max_retries)
         SELECT gen_random_uuid(), 'thing.happened', 'tests', n::text, 'k', 1000 FROM generate_series(1, 2) n";
     sql.batch_execute(insert).await.unwrap();
-    let first = start(&scene, "shutdown_timeout = \"2s\"", [mail()]).await;
-    scene.wait_length(2).await;
+    let first = start(&test, "shutdown_timeout = \"2s\"", [mail()]).await;
+    test.wait_length(2).await;
     let rejected = "SELECT count(*) FROM outbox_events WHERE subject = '1' AND retry_count > 0";
-    eventually("the first is rejected", PATIENCE, async || scene.number(rejected).await == 1).await;
+    eventually("the first is rejected", PATIENCE, async || test.number(rejected).await == 1).await;
     let _ = first.shutdown().await;
 
     sql.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
     let unrecorded = "SELECT count(*) FROM outbox_events WHERE subject = '2' AND published_at IS NULL";
-    assert_eq!(scene.number(unrecorded).await, 1);
+    assert_eq!(test.number(unrecorded).await, 1);
     open.store(true, Ordering::SeqCst);
-    let second = start(&scene, "shutdown_timeout = \"2s\"", [mail()]).await;
-    scene.wait_published().await;
+    let second = start(&test, "shutdown_timeout = \"2s\"", [mail()]).await;
+    test.wait_published().await;
     assert_eq!(log.lines(), ["1", "2"]);
-    assert_eq!(scene.length().await, 2);
+    assert_eq!(test.length().await, 2);
     second.shutdown().await.unwrap();
 }

@@ -9,9 +9,9 @@ use actix_outbox::OutboxSystem;
 use serde_json::Value;
 
 use crate::actors::{QUICK_RETRIES, answer, event, handler};
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, free_port};
+use crate::test_outbox::TestOutbox;
 
 /// A running `outbox worker --http`.
 struct Site {
@@ -20,10 +20,10 @@ struct Site {
 }
 
 impl Site {
-    fn open(scene: &Scene, settings: &Path) -> Self {
+    fn open(test: &TestOutbox, settings: &Path) -> Self {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
-        let worker = Running::spawn(&mut scene.outbox(settings, &["worker", "--name", "served", "--http", &address]));
+        let worker = Running::spawn(&mut test.outbox(settings, &["worker", "--name", "served", "--http", &address]));
         Self { worker, port }
     }
 
@@ -112,8 +112,8 @@ fn prometheus_reads_every_alert_rule_and_every_query_of_the_dashboard() {
 
 #[tokio::test]
 async fn a_worker_tells_an_orchestrator_that_it_lives_and_whether_it_is_ready() {
-    let scene = Scene::new().await;
-    let site = Site::open(&scene, &scene.settings("", ""));
+    let test = TestOutbox::new().await;
+    let site = Site::open(&test, &test.settings("", ""));
     let ready = site.wait("/readyz", 200).await;
     assert_eq!(ready["ready"], true);
     assert_eq!(ready["database"], "ok");
@@ -125,8 +125,9 @@ async fn a_worker_tells_an_orchestrator_that_it_lives_and_whether_it_is_ready() 
 
 #[tokio::test]
 async fn a_worker_whose_backend_is_away_lives_and_is_not_ready() {
-    let scene = Scene::found_by(format!("url = \"redis://:hunter2@127.0.0.1:{}\"", free_port()), String::new()).await;
-    let site = Site::open(&scene, &scene.settings("", ""));
+    let test =
+        TestOutbox::found_by(format!("url = \"redis://:hunter2@127.0.0.1:{}\"", free_port()), String::new()).await;
+    let site = Site::open(&test, &test.settings("", ""));
     let mut body = Value::Null;
     eventually("the backend's error is told", PATIENCE, async || {
         body = site.wait("/readyz", 503).await;
@@ -142,12 +143,12 @@ async fn a_worker_whose_backend_is_away_lives_and_is_not_ready() {
 
 #[tokio::test]
 async fn a_worker_that_waits_for_its_database_lives_and_is_not_ready() {
-    let scene = Scene::new().await;
-    let settings = scene.settings("", "");
+    let test = TestOutbox::new().await;
+    let settings = test.settings("", "");
     let text = std::fs::read_to_string(&settings).unwrap();
-    let port = scene.url().rsplit(':').next().unwrap().split('/').next().unwrap();
+    let port = test.url().rsplit(':').next().unwrap().split('/').next().unwrap();
     std::fs::write(&settings, text.replace(&format!(":{port}/"), &format!(":{}/", free_port()))).unwrap();
-    let mut site = Site::open(&scene, &settings);
+    let mut site = Site::open(&test, &settings);
     site.wait("/healthz", 200).await;
     assert_eq!(site.wait("/readyz", 503).await["process"], "starting: it waits for the database");
     assert!(site.worker.is_running());
@@ -155,10 +156,10 @@ async fn a_worker_that_waits_for_its_database_lives_and_is_not_ready() {
 
 #[tokio::test]
 async fn an_address_that_is_taken_is_named() {
-    let scene = Scene::new().await;
-    let site = Site::open(&scene, &scene.settings("", ""));
+    let test = TestOutbox::new().await;
+    let site = Site::open(&test, &test.settings("", ""));
     site.wait("/healthz", 200).await;
-    let mut second = scene.outbox(&scene.settings("", ""), &["worker", "--http", &format!("127.0.0.1:{}", site.port)]);
+    let mut second = test.outbox(&test.settings("", ""), &["worker", "--http", &format!("127.0.0.1:{}", site.port)]);
     let answer = second.output().unwrap();
     assert_eq!(answer.status.code(), Some(1));
     let said = String::from_utf8_lossy(&answer.stderr);
@@ -168,18 +169,17 @@ async fn an_address_that_is_taken_is_named() {
 #[tokio::test]
 async fn after_a_run_with_faults_the_counters_agree_with_the_table() {
     const EVENTS: i32 = 20_000;
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     // One at a time, so that there is time for the faults.
-    let site =
-        Site::open(&scene, &scene.settings("batch_size = 50", "rate_limit = { per_second = 2000, burst = 200 }"));
+    let site = Site::open(&test, &test.settings("batch_size = 50", "rate_limit = { per_second = 2000, burst = 200 }"));
     site.wait("/readyz", 200).await;
-    let sql = scene.sql().await;
-    scene.insert(EVENTS, 100).await;
+    let sql = test.sql().await;
+    test.insert(EVENTS, 100).await;
     let unreadable = "INSERT INTO outbox_events (id, event_type, source, extensions)
         SELECT gen_random_uuid(), 't', 's', '[1]' FROM generate_series(1, 7)";
     sql.execute(unreadable, &[]).await.unwrap();
-    let mut redis = scene.redis().await;
-    let left = async || scene.number("SELECT count(*) FROM outbox_events WHERE status IN ('pending', 'retry')").await;
+    let mut redis = test.redis().await;
+    let left = async || test.number("SELECT count(*) FROM outbox_events WHERE status IN ('pending', 'retry')").await;
     for _ in 0..6 {
         let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()";
@@ -190,9 +190,9 @@ async fn after_a_run_with_faults_the_counters_agree_with_the_table() {
         eventually("it goes on", PATIENCE, async || left().await < before || before == 0).await;
     }
     eventually("nothing is on its way", PATIENCE, async || left().await == 0).await;
-    assert_eq!(scene.length().await, EVENTS as usize);
+    assert_eq!(test.length().await, EVENTS as usize);
     let counted = async |status: &str| {
-        scene.number(&format!("SELECT count(*) FROM outbox_events WHERE status = '{status}'")).await as f64
+        test.number(&format!("SELECT count(*) FROM outbox_events WHERE status = '{status}'")).await as f64
     };
     let expected = [counted("published").await, counted("failed").await, counted("failed").await];
     assert_eq!(expected[..2], [f64::from(EVENTS), 7.0]);
@@ -223,16 +223,16 @@ fn sample(text: &str, name_and_labels: &str) -> f64 {
 
 #[tokio::test]
 async fn a_worker_counts_the_shards_that_it_takes_over_and_who_woke_it() {
-    let scene = Scene::new().await;
-    let settings = scene.settings("lease = \"1s\"", "");
-    let mut first = scene.worker(&settings, "first");
-    scene.wait_owners(&["first"]).await;
-    let site = Site::open(&scene, &settings);
+    let test = TestOutbox::new().await;
+    let settings = test.settings("lease = \"1s\"", "");
+    let mut first = test.worker(&settings, "first");
+    test.wait_owners(&["first"]).await;
+    let site = Site::open(&test, &settings);
     site.wait("/readyz", 200).await;
-    scene.wait_owners(&["first", "served"]).await;
-    scene.run(&["publish", "t", "--source", "s"]).await;
+    test.wait_owners(&["first", "served"]).await;
+    test.run(&["publish", "t", "--source", "s"]).await;
     eventually("another process woke it", PATIENCE, async || {
-        scene.run(&["publish", "t", "--source", "s"]).await;
+        test.run(&["publish", "t", "--source", "s"]).await;
         sample(&site.metrics(), "outbox_wakeups_total{kind=\"other_process\"}") > 0.0
     })
     .await;
@@ -246,32 +246,32 @@ async fn a_worker_counts_the_shards_that_it_takes_over_and_who_woke_it() {
 
 #[tokio::test]
 async fn what_is_due_of_a_backend_that_no_live_worker_serves_is_counted_as_such() {
-    let scene = Scene::new().await;
-    let site = Site::open(&scene, &scene.settings("", ""));
+    let test = TestOutbox::new().await;
+    let site = Site::open(&test, &test.settings("", ""));
     site.wait("/readyz", 200).await;
-    scene.wait_owners(&["served"]).await;
+    test.wait_owners(&["served"]).await;
     let misnamed = "INSERT INTO outbox_events (id, event_type, source, publisher_backend, created_at, scheduled_at)
         SELECT gen_random_uuid(), 't', 's', 'elsewhere', now(), now() - interval '1 hour' FROM generate_series(1, 3)";
-    scene.sql().await.execute(misnamed, &[]).await.unwrap();
+    test.sql().await.execute(misnamed, &[]).await.unwrap();
     let of = |name: &str, backend: &str| sample(&site.metrics(), &format!("{name}{{backend=\"{backend}\"}}"));
     eventually("it is counted", PATIENCE, async || of("outbox_events_due", "(unserved)") > 2.5).await;
     assert!(of("outbox_oldest_due_age_seconds", "(unserved)") > 3_599.0);
     assert!(of("outbox_events_due", "default") < 0.5);
     // A worker that serves it, and whose backend is away.
     let table = "[publishers.elsewhere]\nbackend = \"redis_stream\"\nurl = \"redis://127.0.0.1:1\"";
-    let _other = scene.worker(&scene.settings("", table), "other");
+    let _other = test.worker(&test.settings("", table), "other");
     eventually("it is its own", PATIENCE, async || of("outbox_events_due", "(unserved)") < 0.5).await;
 }
 
 #[actix::test]
 async fn an_application_counts_by_a_recorder_of_its_own() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let outbox = {
         let _installed = metrics::set_default_local_recorder(&recorder);
-        let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}", scene.stream());
+        let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}", test.stream());
         let mut asked = 0;
-        OutboxSystem::builder(scene.system_settings(&tables))
+        OutboxSystem::builder(test.system_settings(&tables))
             .subscribe(handler("mailer", "thing.happened", move |_| {
                 asked += 1;
                 answer(if asked == 1 { Err("the mailbox is full") } else { Ok(()) })
@@ -283,7 +283,7 @@ async fn an_application_counts_by_a_recorder_of_its_own() {
     for n in 0..3 {
         outbox.send(event(&n.to_string())).await.unwrap();
     }
-    scene.wait_published().await;
+    test.wait_published().await;
     eventually("what was recorded is counted", PATIENCE, async || {
         sample(&recorder.handle().render(), "outbox_events_published_total{backend=\"default\"}") >= 3.0
     })
@@ -307,11 +307,11 @@ async fn an_application_counts_by_a_recorder_of_its_own() {
 
 #[tokio::test]
 async fn what_became_of_events_is_kept_when_a_worker_has_gone() {
-    let scene = Scene::new().await;
-    scene.insert(300, 3).await;
-    scene.drain(&scene.settings("", "")).await;
+    let test = TestOutbox::new().await;
+    test.insert(300, 3).await;
+    test.drain(&test.settings("", "")).await;
     let run = |arguments: &[&str]| {
-        let output = scene.outbox(&scene.settings("", ""), arguments).output().unwrap();
+        let output = test.outbox(&test.settings("", ""), arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };

@@ -8,32 +8,32 @@ use futures_util::future::join_all;
 use tokio_postgres::Client;
 
 use crate::actors::event;
-use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
-async fn start(scene: &Scene) -> Outbox {
-    OutboxSystem::builder(scene.system_settings("")).publish_only(true).start().await.unwrap()
+async fn start(test: &TestOutbox) -> Outbox {
+    OutboxSystem::builder(test.system_settings("")).publish_only(true).start().await.unwrap()
 }
 
 /// Nobody can write until the connection is dropped.
-async fn hang(scene: &Scene) -> Client {
-    let sql = scene.sql().await;
+async fn hang(test: &TestOutbox) -> Client {
+    let sql = test.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE outbox_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
     sql
 }
 
-async fn wait_until_an_insert_hangs(scene: &Scene) {
+async fn wait_until_an_insert_hangs(test: &TestOutbox) {
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("an insert waits", PATIENCE, async || scene.number(waiting).await > 0).await;
+    eventually("an insert waits", PATIENCE, async || test.number(waiting).await > 0).await;
 }
 
 #[actix::test]
 async fn what_waits_for_a_database_that_hangs_is_bounded_and_the_mailbox_fills() {
-    let scene = Scene::new().await;
-    let outbox = start(&scene).await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test).await;
     let system = outbox.addr().unwrap();
-    let lock = hang(&scene).await;
+    let lock = hang(&test).await;
     let mut accepted = 0;
     let refused = loop {
         match system.try_send(event(&accepted.to_string())) {
@@ -50,20 +50,20 @@ async fn what_waits_for_a_database_that_hangs_is_bounded_and_the_mailbox_fills()
     outbox.health().await.unwrap();
     drop(lock);
     waiting.await.unwrap();
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, accepted + 1, "what was accepted is stored");
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, accepted + 1, "what was accepted is stored");
     outbox.shutdown().await.unwrap();
 }
 
 #[actix::test]
 async fn an_event_whose_caller_gave_up_is_not_written_later() {
-    let scene = Scene::new().await;
-    let outbox = start(&scene).await;
-    let lock = hang(&scene).await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test).await;
+    let lock = hang(&test).await;
     let first = {
         let outbox = outbox.clone();
         actix::spawn(async move { outbox.send(event("first")).await })
     };
-    wait_until_an_insert_hangs(&scene).await;
+    wait_until_an_insert_hangs(&test).await;
     let given_up = {
         let outbox = outbox.clone();
         actix::spawn(async move { outbox.send(event("given up")).await })
@@ -77,12 +77,12 @@ async fn an_event_whose_caller_gave_up_is_not_written_later() {
     first.await.unwrap().unwrap();
     outbox.send(event("last")).await.unwrap();
     let subjects = "SELECT string_agg(subject, ' ' ORDER BY seq) FROM outbox_events";
-    let subjects: String = scene.sql().await.query_one(subjects, &[]).await.unwrap().get(0);
+    let subjects: String = test.sql().await.query_one(subjects, &[]).await.unwrap().get(0);
     assert_eq!(subjects, "first last");
 }
 
 /// Refuses the events of a subject by a trigger, and counts the statements that insert.
-async fn refuse(scene: &Scene, subject: &str, sqlstate: &str) {
+async fn refuse(test: &TestOutbox, subject: &str, sqlstate: &str) {
     let trigger = format!(
         "CREATE SEQUENCE statements;
         CREATE FUNCTION count_statement() RETURNS trigger LANGUAGE plpgsql AS
@@ -93,11 +93,11 @@ async fn refuse(scene: &Scene, subject: &str, sqlstate: &str) {
         CREATE TRIGGER refuse BEFORE INSERT ON outbox_events FOR EACH ROW
             WHEN (NEW.subject LIKE '{subject}') EXECUTE FUNCTION refuse()"
     );
-    scene.sql().await.batch_execute(&trigger).await.unwrap();
+    test.sql().await.batch_execute(&trigger).await.unwrap();
 }
 
-async fn statements(scene: &Scene) -> i64 {
-    scene.number("SELECT last_value FROM statements").await
+async fn statements(test: &TestOutbox) -> i64 {
+    test.number("SELECT last_value FROM statements").await
 }
 
 async fn send_together(
@@ -115,9 +115,9 @@ fn numbered(n: usize) -> String {
 #[actix::test]
 async fn one_event_that_the_database_refuses_does_not_fail_those_that_share_its_insert() {
     const EVENTS: usize = 200;
-    let scene = Scene::new().await;
-    refuse(&scene, "bad", "P0001").await;
-    let outbox = start(&scene).await;
+    let test = TestOutbox::new().await;
+    refuse(&test, "bad", "P0001").await;
+    let outbox = start(&test).await;
     for (n, answer) in send_together(&outbox, (0..EVENTS).map(numbered)).await.into_iter().enumerate() {
         match answer {
             Ok(stored) => assert_eq!(stored.subject, n.to_string()),
@@ -127,38 +127,38 @@ async fn one_event_that_the_database_refuses_does_not_fail_those_that_share_its_
             }
         }
     }
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, EVENTS as i64 - 1);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, EVENTS as i64 - 1);
     let unordered = "SELECT count(*) FROM (SELECT subject::int, lag(subject::int) OVER (ORDER BY seq) AS before
         FROM outbox_events) e WHERE before > subject";
-    assert_eq!(scene.number(unordered).await, 0, "events out of the order in which they were sent");
-    assert!(statements(&scene).await <= 40, "{} statements", statements(&scene).await);
+    assert_eq!(test.number(unordered).await, 0, "events out of the order in which they were sent");
+    assert!(statements(&test).await <= 40, "{} statements", statements(&test).await);
 }
 
 #[actix::test]
 async fn a_state_of_the_server_is_not_divided_and_stays_transient() {
-    let scene = Scene::new().await;
-    refuse(&scene, "bad", "53100").await;
-    let outbox = start(&scene).await;
+    let test = TestOutbox::new().await;
+    refuse(&test, "bad", "53100").await;
+    let outbox = start(&test).await;
     // Known to be alone in its statement, so that the next ones share one.
     outbox.send(event("first")).await.unwrap();
-    let before = statements(&scene).await;
+    let before = statements(&test).await;
     let answers = send_together(&outbox, (0..200).map(numbered)).await;
     let failed: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
     assert!(!failed.is_empty());
     for error in failed {
         assert!(matches!(error, PublishError::Store(error) if error.is_transient()), "{error}");
     }
-    let used = statements(&scene).await - before;
+    let used = statements(&test).await - before;
     assert!(used <= 6, "{used} statements");
 }
 
 #[actix::test]
 async fn where_every_event_is_refused_dividing_ends() {
-    let scene = Scene::new().await;
-    refuse(&scene, "%", "42501").await;
-    let outbox = start(&scene).await;
+    let test = TestOutbox::new().await;
+    refuse(&test, "%", "42501").await;
+    let outbox = start(&test).await;
     let answers = send_together(&outbox, (0..200).map(|n| n.to_string())).await;
     assert!(answers.iter().all(Result::is_err));
-    let used = statements(&scene).await;
+    let used = statements(&test).await;
     assert!(used <= 80, "{used} statements");
 }

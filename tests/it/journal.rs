@@ -11,30 +11,30 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::actors::{Log, handler};
-use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
-fn meta_key(scene: &Scene) -> String {
-    format!("{{{}}}:outbox", scene.stream_name())
+fn meta_key(test: &TestOutbox) -> String {
+    format!("{{{}}}:outbox", test.stream_name())
 }
 
-async fn command<T: ::redis::FromRedisValue>(scene: &Scene, words: &[&str]) -> T {
+async fn command<T: ::redis::FromRedisValue>(test: &TestOutbox, words: &[&str]) -> T {
     let mut command = ::redis::Cmd::new();
     command.arg(words);
-    command.query_async(&mut scene.redis().await).await.unwrap()
+    command.query_async(&mut test.redis().await).await.unwrap()
 }
 
 /// The journal's fields with what they name.
-async fn sent(scene: &Scene) -> BTreeMap<String, Vec<u8>> {
-    let mut all: BTreeMap<String, Vec<u8>> = command(scene, &["HGETALL", &meta_key(scene)]).await;
+async fn sent(test: &TestOutbox) -> BTreeMap<String, Vec<u8>> {
+    let mut all: BTreeMap<String, Vec<u8>> = command(test, &["HGETALL", &meta_key(test)]).await;
     all.retain(|field, _| field.starts_with("sent/"));
     all
 }
 
-async fn set(scene: &Scene, field: &str, value: &[u8]) {
+async fn set(test: &TestOutbox, field: &str, value: &[u8]) {
     let mut command = ::redis::cmd("HSET");
-    command.arg(meta_key(scene)).arg(field).arg(value);
-    let () = command.query_async(&mut scene.redis().await).await.unwrap();
+    command.arg(meta_key(test)).arg(field).arg(value);
+    let () = command.query_async(&mut test.redis().await).await.unwrap();
 }
 
 /// One event as the journal names it.
@@ -56,13 +56,13 @@ async fn write(sql: &Client, backend: &str, status: &str) -> (Uuid, i64, i16) {
     (row.get::<_, String>(0).parse().unwrap(), row.get(1), row.get(2))
 }
 
-fn run(scene: &Scene, arguments: &[&str]) -> Output {
-    scene.outbox(&scene.settings("", ""), arguments).output().unwrap()
+fn run(test: &TestOutbox, arguments: &[&str]) -> Output {
+    test.outbox(&test.settings("", ""), arguments).output().unwrap()
 }
 
 /// What a command that succeeds says.
-fn said(scene: &Scene, arguments: &[&str]) -> String {
-    let output = run(scene, arguments);
+fn said(test: &TestOutbox, arguments: &[&str]) -> String {
+    let output = run(test, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -70,124 +70,124 @@ fn said(scene: &Scene, arguments: &[&str]) -> String {
 #[tokio::test]
 async fn the_journal_stays_small_over_many_batches_however_slowly_the_database_records_them() {
     const MOST: usize = 200;
-    let scene = Scene::new().await;
-    scene.insert(6_000, 300).await;
+    let test = TestOutbox::new().await;
+    test.insert(6_000, 300).await;
     let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
         'BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END';
         CREATE TRIGGER slow BEFORE UPDATE ON outbox_events FOR EACH STATEMENT EXECUTE FUNCTION slow()";
-    scene.sql().await.batch_execute(slow).await.unwrap();
+    test.sql().await.batch_execute(slow).await.unwrap();
     let worker = format!("max_in_flight = {MOST}\nbatch_size = 50");
-    let _worker = scene.worker(&scene.settings(&worker, ""), "worker");
+    let _worker = test.worker(&test.settings(&worker, ""), "worker");
     let mut seen = Vec::new();
-    eventually("every event is published", crate::scene::DRAIN, async || {
-        let events: usize = sent(&scene).await.values().map(|value| value.len() / 24).sum();
+    eventually("every event is published", crate::test_outbox::DRAIN, async || {
+        let events: usize = sent(&test).await.values().map(|value| value.len() / 24).sum();
         seen.push(events);
-        scene.unpublished().await == 0
+        test.unpublished().await == 0
     })
     .await;
     // In flight, and as many again that are recorded and go with the next batch.
     let largest = seen.iter().copied().max().unwrap();
     assert!((1..=2 * MOST).contains(&largest), "{largest} events in the journal");
-    eventually("the journal is empty", PATIENCE, async || sent(&scene).await.is_empty()).await;
-    scene.assert_delivered().await;
+    eventually("the journal is empty", PATIENCE, async || sent(&test).await.is_empty()).await;
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn a_replayed_event_is_published_again_though_a_take_over_finds_it_in_the_journal() {
-    let scene = Scene::new().await;
-    let sql = scene.sql().await;
+    let test = TestOutbox::new().await;
+    let sql = test.sql().await;
     let (id, seq, shard) = write(&sql, "", "pending").await;
-    scene.drain(&scene.settings("", "")).await;
-    assert_eq!(scene.event_ids().await, [id.to_string()]);
+    test.drain(&test.settings("", "")).await;
+    assert_eq!(test.event_ids().await, [id.to_string()]);
 
     // As a worker leaves it that dies before it drops what is recorded.
     let field = format!("sent/{}//{shard}/1.999/1", outbox_id(&sql).await);
-    set(&scene, &field, &entry(id, seq)).await;
-    said(&scene, &["events", "replay", &id.to_string()]);
-    scene.drain(&scene.settings("", "")).await;
-    assert_eq!(scene.event_ids().await, [id.to_string(), id.to_string()]);
-    eventually("the journal is empty", PATIENCE, async || sent(&scene).await.is_empty()).await;
+    set(&test, &field, &entry(id, seq)).await;
+    said(&test, &["events", "replay", &id.to_string()]);
+    test.drain(&test.settings("", "")).await;
+    assert_eq!(test.event_ids().await, [id.to_string(), id.to_string()]);
+    eventually("the journal is empty", PATIENCE, async || sent(&test).await.is_empty()).await;
 
     // Killed once more after the second sending: the journal names the first and the second.
-    let again = scene.number("SELECT seq FROM outbox_events").await;
+    let again = test.number("SELECT seq FROM outbox_events").await;
     assert!(again > seq);
     sql.execute("UPDATE outbox_events SET status = 'pending', published_at = NULL", &[]).await.unwrap();
-    set(&scene, &field, &[entry(id, seq), entry(id, again)].concat()).await;
-    scene.drain(&scene.settings("", "")).await;
-    assert_eq!(scene.event_ids().await.len(), 2, "what the journal names as it stands in the table is not sent again");
-    assert_eq!(sent(&scene).await.len(), 0, "nothing of it is left");
+    set(&test, &field, &[entry(id, seq), entry(id, again)].concat()).await;
+    test.drain(&test.settings("", "")).await;
+    assert_eq!(test.event_ids().await.len(), 2, "what the journal names as it stands in the table is not sent again");
+    assert_eq!(sent(&test).await.len(), 0, "nothing of it is left");
 }
 
 #[tokio::test]
 async fn what_a_vanished_outbox_or_backend_left_behind_is_seen_and_removed() {
-    let scene = Scene::new().await;
-    let sql = scene.sql().await;
+    let test = TestOutbox::new().await;
+    let sql = test.sql().await;
     let (own, gone) = (outbox_id(&sql).await, Uuid::now_v7());
-    scene.insert(100, 10).await;
-    scene.drain(&scene.settings("", "")).await;
+    test.insert(100, 10).await;
+    test.drain(&test.settings("", "")).await;
     let left_behind = || {
-        let status: Value = serde_json::from_str(&said(&scene, &["status", "--format", "json"])).unwrap();
+        let status: Value = serde_json::from_str(&said(&test, &["status", "--format", "json"])).unwrap();
         status["backends"][0]["left_behind"].clone()
     };
     assert_eq!(left_behind(), json!([]), "what is served is nobody's leftover");
 
     let (published, pending) = (write(&sql, "old", "published").await, write(&sql, "old", "pending").await);
     for (shard, (id, seq, _)) in [(3, published), (4, pending)] {
-        set(&scene, &format!("owner/{own}/old/{shard}"), b"7:1").await;
-        set(&scene, &format!("sent/{own}/old/{shard}/7.1/1"), &entry(id, seq)).await;
+        set(&test, &format!("owner/{own}/old/{shard}"), b"7:1").await;
+        set(&test, &format!("sent/{own}/old/{shard}/7.1/1"), &entry(id, seq)).await;
     }
-    set(&scene, &format!("owner/{gone}//3"), b"9:1").await;
-    set(&scene, &format!("sent/{gone}//3/9.1/1"), &entry(Uuid::now_v7(), 5)).await;
+    set(&test, &format!("owner/{gone}//3"), b"9:1").await;
+    set(&test, &format!("sent/{gone}//3/9.1/1"), &entry(Uuid::now_v7(), 5)).await;
     let mut expected = [
         json!({"outbox": own, "publisher_backend": "old", "fields": 4, "events": 2, "bytes": 256}),
         json!({"outbox": gone, "publisher_backend": "", "fields": 2, "events": 1, "bytes": 122}),
     ];
     expected.sort_by_key(|left| left["outbox"].to_string());
     assert_eq!(left_behind(), json!(expected));
-    let table = said(&scene, &["status"]);
+    let table = said(&test, &["status"]);
     assert!(table.contains("Left behind") && table.contains(&gone.to_string()), "{table}");
 
-    let cleaned = said(&scene, &["cleanup"]);
+    let cleaned = said(&test, &["cleanup"]);
     assert!(cleaned.contains("removed 2 fields that this outbox left behind in backend default"), "{cleaned}");
     assert!(cleaned.contains("kept what says that 1 events are in the stream of backend default"), "{cleaned}");
-    let fields: Vec<String> = sent(&scene).await.into_keys().collect();
+    let fields: Vec<String> = sent(&test).await.into_keys().collect();
     let mut expected = [format!("sent/{own}/old/4/7.1/1"), format!("sent/{gone}//3/9.1/1")];
     expected.sort();
     assert_eq!(fields, expected, "the pending event would be sent again without it, and the other outbox may be alive");
 
     sql.execute("UPDATE outbox_events SET status = 'published', published_at = now()", &[]).await.unwrap();
-    assert_eq!(run(&scene, &["cleanup", "--gone", &own.to_string()]).status.code(), Some(2));
-    let cleaned = said(&scene, &["cleanup", "--gone", &gone.to_string()]);
+    assert_eq!(run(&test, &["cleanup", "--gone", &own.to_string()]).status.code(), Some(2));
+    let cleaned = said(&test, &["cleanup", "--gone", &gone.to_string()]);
     assert!(
         cleaned.contains(&format!("removed 2 fields that outbox {gone} left behind in backend default")),
         "{cleaned}"
     );
     assert_eq!(left_behind(), json!([]));
-    assert!(sent(&scene).await.is_empty());
+    assert!(sent(&test).await.is_empty());
 }
 
 #[tokio::test]
 async fn what_was_left_behind_is_not_known_where_redis_is_away_and_the_rest_is_shown_and_done() {
-    let scene = Scene::found_by("url = \"redis://127.0.0.1:1\"".to_owned(), String::new()).await;
-    let status = run(&scene, &["status", "--format", "json"]);
+    let test = TestOutbox::found_by("url = \"redis://127.0.0.1:1\"".to_owned(), String::new()).await;
+    let status = run(&test, &["status", "--format", "json"]);
     assert!(status.status.success());
     let shown: Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!(shown["backends"][0]["left_behind"], Value::Null);
     assert!(String::from_utf8_lossy(&status.stderr).contains("left behind in backend default cannot be read"));
-    let cleaned = run(&scene, &["cleanup"]);
+    let cleaned = run(&test, &["cleanup"]);
     assert_eq!((cleaned.status.code(), cleaned.stdout), (Some(1), b"deleted 0 events\n".to_vec()));
 }
 
 /// Has the journal name every event, as workers leave it that die after they sent and before they recorded.
-async fn journal_all(scene: &Scene) {
-    let sql = scene.sql().await;
+async fn journal_all(test: &TestOutbox) {
+    let sql = test.sql().await;
     let statement = "SELECT outbox_shard(partition_key, id)::smallint, array_agg(id::text), array_agg(seq)
         FROM outbox_events GROUP BY 1";
     let outbox = outbox_id(&sql).await;
     for row in sql.query(statement, &[]).await.unwrap() {
         let (shard, ids, seqs): (i16, Vec<String>, Vec<i64>) = (row.get(0), row.get(1), row.get(2));
         let entries = ids.iter().zip(seqs).flat_map(|(id, seq)| entry(id.parse().unwrap(), seq));
-        set(scene, &format!("sent/{outbox}//{shard}/1.999/1"), &entries.collect::<Vec<u8>>()).await;
+        set(test, &format!("sent/{outbox}//{shard}/1.999/1"), &entries.collect::<Vec<u8>>()).await;
     }
 }
 
@@ -195,9 +195,9 @@ async fn journal_all(scene: &Scene) {
 async fn what_many_dead_workers_sent_is_taken_into_memory_only_as_far_as_there_is_room() {
     const EVENTS: usize = 900;
     const MOST: usize = 100;
-    let (scene, log, gate) = (Scene::new().await, Log::default(), Arc::new(Semaphore::new(0)));
-    scene.insert(EVENTS as i32, 300).await;
-    journal_all(&scene).await;
+    let (test, log, gate) = (TestOutbox::new().await, Log::default(), Arc::new(Semaphore::new(0)));
+    test.insert(EVENTS as i32, 300).await;
+    journal_all(&test).await;
     let handling = {
         let (log, gate) = (log.clone(), Arc::clone(&gate));
         handler("handling", EventTypes::All, move |event| {
@@ -209,8 +209,8 @@ async fn what_many_dead_workers_sent_is_taken_into_memory_only_as_far_as_there_i
             })
         })
     };
-    let tables = format!("[publishers.default]\n{}[worker]\nmax_in_flight = {MOST}\nlease = \"1s\"", scene.stream());
-    let builder = OutboxSystem::builder(scene.system_settings(&tables)).subscribe(handling);
+    let tables = format!("[publishers.default]\n{}[worker]\nmax_in_flight = {MOST}\nlease = \"1s\"", test.stream());
+    let builder = OutboxSystem::builder(test.system_settings(&tables)).subscribe(handling);
     let outbox = builder.start().await.unwrap();
     eventually("its health says what waits", PATIENCE, async || {
         let health = outbox.health().await.unwrap();
@@ -218,11 +218,11 @@ async fn what_many_dead_workers_sent_is_taken_into_memory_only_as_far_as_there_i
     })
     .await;
     let mut largest = 0;
-    eventually("every event is published", crate::scene::DRAIN, async || {
+    eventually("every event is published", crate::test_outbox::DRAIN, async || {
         let health = outbox.health().await.unwrap();
         largest = largest.max(health.in_flight);
         gate.add_permits(5);
-        scene.unpublished().await == 0
+        test.unpublished().await == 0
     })
     .await;
     // Those that are settled stay for as long as an older fetch is under way.
@@ -232,19 +232,19 @@ async fn what_many_dead_workers_sent_is_taken_into_memory_only_as_far_as_there_i
     handled.sort_unstable();
     handled.dedup();
     assert_eq!((handled.len(), log.lines().len()), (EVENTS, EVENTS), "each was handled once");
-    assert_eq!(scene.length().await, 0, "nothing was sent again");
+    assert_eq!(test.length().await, 0, "nothing was sent again");
 }
 
 #[tokio::test]
 async fn a_shard_whose_journal_alone_exceeds_the_room_is_taken_alone_and_that_is_said() {
-    let scene = Scene::new().await;
-    scene.insert(300, 1).await;
-    journal_all(&scene).await;
-    let settings = scene.settings("max_in_flight = 50", "");
-    let worker = scene.worker(&settings, "worker");
-    scene.wait_published().await;
+    let test = TestOutbox::new().await;
+    test.insert(300, 1).await;
+    journal_all(&test).await;
+    let settings = test.settings("max_in_flight = 50", "");
+    let worker = test.worker(&settings, "worker");
+    test.wait_published().await;
     assert!(worker.stderr().contains("exceeds the room in memory"), "{}", worker.stderr());
-    assert_eq!(scene.length().await, 0, "nothing was sent again");
-    scene.insert(100, 10).await;
-    scene.wait_length(100).await;
+    assert_eq!(test.length().await, 0, "nothing was sent again");
+    test.insert(100, 10).await;
+    test.wait_length(100).await;
 }

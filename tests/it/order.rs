@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::Barrier;
 
-use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
 const WRITERS: usize = 8;
 const KEYS: usize = 40;
@@ -24,18 +24,18 @@ const WRITE: &str = "
 
 #[tokio::test]
 async fn events_of_a_key_arrive_in_the_order_in_which_writers_took_turns_on_it() {
-    let scene = Arc::new(Scene::new().await);
+    let test = Arc::new(TestOutbox::new().await);
     let create = "CREATE TABLE aggregates AS SELECT 'key-' || n AS key, 0 AS version FROM generate_series(0, $1 - 1) n";
-    scene.sql().await.batch_execute(&create.replace("$1", &KEYS.to_string())).await.unwrap();
-    let settings = scene.settings("lease = \"2s\"\nbatch_size = 50", "");
-    let _workers = ["one", "other"].map(|name| scene.worker(&settings, name));
-    scene.wait_owners(&["one", "other"]).await;
+    test.sql().await.batch_execute(&create.replace("$1", &KEYS.to_string())).await.unwrap();
+    let settings = test.settings("lease = \"2s\"\nbatch_size = 50", "");
+    let _workers = ["one", "other"].map(|name| test.worker(&settings, name));
+    test.wait_owners(&["one", "other"]).await;
 
     let barrier = Arc::new(Barrier::new(WRITERS));
     let writers = (0..WRITERS).map(|writer| {
-        let (scene, barrier) = (Arc::clone(&scene), Arc::clone(&barrier));
+        let (test, barrier) = (Arc::clone(&test), Arc::clone(&barrier));
         tokio::spawn(async move {
-            let sql = scene.sql().await;
+            let sql = test.sql().await;
             barrier.wait().await;
             for n in 0..EVENTS_PER_WRITER {
                 let key = format!("key-{}", (writer * 7 + n * 13) % KEYS);
@@ -46,16 +46,16 @@ async fn events_of_a_key_arrive_in_the_order_in_which_writers_took_turns_on_it()
     for writer in writers.collect::<Vec<_>>() {
         writer.await.unwrap();
     }
-    scene.wait_published().await;
+    test.wait_published().await;
 
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
     let versions = "SELECT id::text, partition_key, (data->>'version')::int FROM outbox_events";
-    let rows = scene.sql().await.query(versions, &[]).await.unwrap();
+    let rows = test.sql().await.query(versions, &[]).await.unwrap();
     assert_eq!(rows.len(), WRITERS * EVENTS_PER_WRITER);
     let versions: std::collections::HashMap<String, (String, i32)> =
         rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
     let mut latest = std::collections::HashMap::new();
-    for id in scene.event_ids().await {
+    for id in test.event_ids().await {
         let (key, version) = &versions[&id];
         let before = latest.insert(key, *version).unwrap_or(0);
         assert_eq!(*version, before + 1, "the versions of {key} follow one another");
@@ -65,19 +65,19 @@ async fn events_of_a_key_arrive_in_the_order_in_which_writers_took_turns_on_it()
 /// Retries that are due and held by a failed event of their key, more of them than one look for retries brings.
 #[tokio::test]
 async fn retries_that_a_failed_event_holds_do_not_keep_others_from_being_read() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let write =
         "INSERT INTO outbox_events (id, event_type, source, partition_key, status, retry_count, scheduled_at, retry_at)
         SELECT gen_random_uuid(), 'thing.happened', 'tests', $1, $2::text, 1, now() - interval '1 hour',
             CASE WHEN $2::text = 'retry' THEN now() - interval '1 second' * (1 + $4::int) END
         FROM generate_series(1, $3::int)";
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     for (key, status, count, age) in [("held", "failed", 1, 0), ("held", "retry", 300, 600), ("", "retry", 20, 1)] {
         sql.execute(write, &[&key, &status, &count, &age]).await.unwrap();
     }
-    let settings = scene.settings("max_in_flight = 40\nbatch_size = 20", "on_failed = \"hold\"");
-    let _worker = scene.worker(&settings, "worker");
-    scene.wait_length(20).await;
-    eventually("those without a key are published", PATIENCE, async || scene.published().await == 20).await;
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'retry'").await, 300);
+    let settings = test.settings("max_in_flight = 40\nbatch_size = 20", "on_failed = \"hold\"");
+    let _worker = test.worker(&settings, "worker");
+    test.wait_length(20).await;
+    eventually("those without a key are published", PATIENCE, async || test.published().await == 20).await;
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'retry'").await, 300);
 }

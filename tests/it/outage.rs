@@ -1,10 +1,10 @@
 //! Servers that are away, restarted or emptied.
 
-use crate::scene::{DRAIN, Scene};
 use crate::support::postgres::{self, Stop};
 use crate::support::process::Running;
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, redis};
+use crate::test_outbox::{DRAIN, TestOutbox};
 
 /// Were an outage to cost retries, all of them would be spent by the second try.
 const SHORT_RETRIES: &str =
@@ -22,25 +22,25 @@ async fn a_redis_outage_longer_than_all_retries_costs_none() {
     let mut server = redis::Server::start(redis::Server::DURABLE);
     let proxy = Proxy::to(server.port()).await;
     let url = format!("redis://127.0.0.1:{}/0", proxy.port());
-    let scene = Scene::on(postgres::database().await, url).await;
-    let worker = scene.worker(&scene.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
-    scene.insert(1_000, 50).await;
-    scene.wait_published().await;
+    let test = TestOutbox::on(postgres::database().await, url).await;
+    let worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    test.insert(1_000, 50).await;
+    test.wait_published().await;
 
     server.stop();
-    scene.insert(1_000, 50).await;
+    test.insert(1_000, 50).await;
     says(&worker, "unavailable").await;
     let before = proxy.connections();
     let twice = "Redis was tried twice as often as an event may be";
     eventually(twice, PATIENCE, async || proxy.connections() >= before + 4).await;
     let touched = "SELECT count(*) FROM outbox_events WHERE retry_count > 0 OR status NOT IN ('pending', 'published')";
-    assert_eq!(scene.number(touched).await, 0);
-    assert_eq!(scene.unpublished().await, 1_000);
+    assert_eq!(test.number(touched).await, 0);
+    assert_eq!(test.unpublished().await, 1_000);
 
     server.start_again();
-    scene.wait_published().await;
-    assert_eq!(scene.number(touched).await, 0);
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    assert_eq!(test.number(touched).await, 0);
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
@@ -48,12 +48,12 @@ async fn a_redis_with_room_for_small_events_only_keeps_a_large_one_waiting_and_c
     // More than would convict an event of breaking the connection.
     const PAUSES: usize = 6;
     let server = redis::Server::start(&[]);
-    let scene = Scene::on(postgres::database().await, server.url()).await;
-    let worker = scene.worker(&scene.settings(SHORT_RETRIES, ""), "worker");
-    scene.insert(1, 1).await;
-    scene.wait_published().await;
+    let test = TestOutbox::on(postgres::database().await, server.url()).await;
+    let worker = test.worker(&test.settings(SHORT_RETRIES, ""), "worker");
+    test.insert(1, 1).await;
+    test.wait_published().await;
 
-    let mut redis = scene.redis().await;
+    let mut redis = test.redis().await;
     let () = ::redis::cmd("SETRANGE").arg("another's").arg(5 << 20).arg("x").query_async(&mut redis).await.unwrap();
     let memory: String = ::redis::cmd("INFO").arg("memory").query_async(&mut redis).await.unwrap();
     let in_use = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
@@ -62,131 +62,131 @@ async fn a_redis_with_room_for_small_events_only_keeps_a_large_one_waiting_and_c
         ::redis::cmd("CONFIG").arg(&["SET", "maxmemory", &edge.to_string()]).query_async(&mut redis).await.unwrap();
     let large = "INSERT INTO outbox_events (id, event_type, source, data, partition_key)
         VALUES (gen_random_uuid(), 'thing.happened', 'tests', to_jsonb(repeat('x', 900000)), 'large')";
-    scene.sql().await.execute(large, &[]).await.unwrap();
+    test.sql().await.execute(large, &[]).await.unwrap();
     eventually("the large one stops what the small ones start again", DRAIN, async || {
-        if scene.unpublished().await == 1 {
-            scene.insert(1, 1).await;
+        if test.unpublished().await == 1 {
+            test.insert(1, 1).await;
         }
         worker.stderr().matches("backend paused").count() >= PAUSES
     })
     .await;
     let touched = "SELECT count(*) FROM outbox_events WHERE retry_count > 0 OR status NOT IN ('pending', 'published')";
-    assert_eq!(scene.number(touched).await, 0);
+    assert_eq!(test.number(touched).await, 0);
 
     let () = ::redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).query_async(&mut redis).await.unwrap();
-    scene.wait_published().await;
-    assert_eq!(scene.number(touched).await, 0);
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    assert_eq!(test.number(touched).await, 0);
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn a_redis_killed_in_the_middle_of_the_work_loses_nothing_and_doubles_nothing() {
     let mut server = redis::Server::start(redis::Server::DURABLE);
-    let scene = Scene::on(postgres::database().await, server.url()).await;
-    let _worker = scene.worker(&scene.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    let test = TestOutbox::on(postgres::database().await, server.url()).await;
+    let _worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
     for _ in 0..3 {
-        let before = scene.length().await;
-        scene.insert(5_000, 200).await;
-        scene.wait_length(before + 200).await;
+        let before = test.length().await;
+        test.insert(5_000, 200).await;
+        test.wait_length(before + 200).await;
         server.kill();
         server.start_again();
     }
-    scene.wait_published().await;
-    scene.assert_delivered().await;
-    assert_eq!(scene.number("SELECT coalesce(max(retry_count), 0)::bigint FROM outbox_events").await, 0);
+    test.wait_published().await;
+    test.assert_delivered().await;
+    assert_eq!(test.number("SELECT coalesce(max(retry_count), 0)::bigint FROM outbox_events").await, 0);
 }
 
 #[tokio::test]
 async fn a_postgres_restarted_under_a_worker_loses_nothing_and_doubles_nothing() {
     let mut server = postgres::Server::start();
-    let scene = Scene::on(server.database().await, redis::url()).await;
-    let mut worker = scene.worker(&scene.settings(SHORT_RETRIES, ""), "worker");
+    let test = TestOutbox::on(server.database().await, redis::url()).await;
+    let mut worker = test.worker(&test.settings(SHORT_RETRIES, ""), "worker");
     for how in [Stop::Fast, Stop::Immediate, Stop::Immediate] {
-        let before = scene.length().await;
-        scene.insert(10_000, 200).await;
-        scene.wait_length(before + 200).await;
+        let before = test.length().await;
+        test.insert(10_000, 200).await;
+        test.wait_length(before + 200).await;
         server.restart(how);
     }
-    scene.wait_published().await;
-    scene.assert_delivered().await;
-    assert_eq!(scene.number("SELECT coalesce(max(retry_count), 0)::bigint FROM outbox_events").await, 0);
+    test.wait_published().await;
+    test.assert_delivered().await;
+    assert_eq!(test.number("SELECT coalesce(max(retry_count), 0)::bigint FROM outbox_events").await, 0);
     assert!(worker.is_running(), "{}", worker.stderr());
 }
 
 #[tokio::test]
 async fn events_written_after_redis_was_emptied_arrive_once() {
     let server = redis::Server::start(&[]);
-    let scene = Scene::on(postgres::database().await, server.url()).await;
-    let _worker = scene.worker(&scene.settings(SHORT_RETRIES, ""), "worker");
-    scene.insert(500, 20).await;
-    scene.wait_published().await;
+    let test = TestOutbox::on(postgres::database().await, server.url()).await;
+    let _worker = test.worker(&test.settings(SHORT_RETRIES, ""), "worker");
+    test.insert(500, 20).await;
+    test.wait_published().await;
 
-    let () = ::redis::cmd("FLUSHALL").query_async(&mut scene.redis().await).await.unwrap();
-    scene.sql().await.execute("DELETE FROM outbox_events", &[]).await.unwrap();
-    scene.insert(500, 20).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    let () = ::redis::cmd("FLUSHALL").query_async(&mut test.redis().await).await.unwrap();
+    test.sql().await.execute("DELETE FROM outbox_events", &[]).await.unwrap();
+    test.insert(500, 20).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn a_redis_that_forgets_everything_in_a_restart_is_published_to_again_and_each_event_after_it_arrives_once() {
     let mut server = redis::Server::start(&[]);
-    let scene = Scene::on(postgres::database().await, server.url()).await;
-    let _worker = scene.worker(&scene.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    let test = TestOutbox::on(postgres::database().await, server.url()).await;
+    let _worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
     for _ in 0..2 {
-        scene.insert(5_000, 200).await;
-        scene.wait_length(300).await;
+        test.insert(5_000, 200).await;
+        test.wait_length(300).await;
         server.kill();
         server.start_again();
     }
-    scene.wait_published().await;
+    test.wait_published().await;
     // What the two restarts took stays away: the database has it as published, which Redis had acknowledged.
-    scene.sql().await.execute("DELETE FROM outbox_events", &[]).await.unwrap();
-    let mut before = scene.event_ids().await;
+    test.sql().await.execute("DELETE FROM outbox_events", &[]).await.unwrap();
+    let mut before = test.event_ids().await;
     let arrived = before.len();
     before.sort_unstable();
     before.dedup();
     assert_eq!(before.len(), arrived, "nothing came twice into what is there now");
-    scene.insert(500, 20).await;
-    scene.wait_published().await;
-    assert_eq!(scene.length().await, arrived + 500);
-    assert_eq!(scene.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
+    test.insert(500, 20).await;
+    test.wait_published().await;
+    assert_eq!(test.length().await, arrived + 500);
+    assert_eq!(test.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
 }
 
 #[tokio::test]
 async fn a_worker_started_without_its_database_waits_for_it_and_says_so() {
     let mut server = postgres::Server::start();
-    let scene = Scene::on(server.database().await, redis::url()).await;
-    scene.insert(100, 10).await;
+    let test = TestOutbox::on(server.database().await, redis::url()).await;
+    test.insert(100, 10).await;
     server.stop(Stop::Fast);
-    let mut worker = scene.worker(&scene.settings("", ""), "worker");
+    let mut worker = test.worker(&test.settings("", ""), "worker");
     says(&worker, "database").await;
     assert!(worker.is_running(), "{}", worker.stderr());
     server.start_again();
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn a_worker_started_without_its_redis_waits_for_it_and_says_so() {
     let mut server = redis::Server::start(&[]);
-    let scene = Scene::on(postgres::database().await, server.url()).await;
-    scene.insert(100, 10).await;
+    let test = TestOutbox::on(postgres::database().await, server.url()).await;
+    test.insert(100, 10).await;
     server.stop();
-    let mut worker = scene.worker(&scene.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    let mut worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
     says(&worker, "unavailable").await;
     assert!(worker.is_running(), "{}", worker.stderr());
     server.start_again();
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn a_database_that_is_not_migrated_is_answered_with_the_command_to_run() {
-    let scene = Scene::unmigrated(postgres::database().await, redis::url());
-    let settings = scene.settings("", "");
+    let test = TestOutbox::unmigrated(postgres::database().await, redis::url());
+    let settings = test.settings("", "");
     for arguments in [&["worker"][..], &["publish", "thing.happened", "--source", "tests"], &["events", "list"]] {
-        let mut program = Running::spawn(&mut scene.outbox(&settings, arguments));
+        let mut program = Running::spawn(&mut test.outbox(&settings, arguments));
         assert_eq!(program.wait_exit(PATIENCE).await.code(), Some(1), "{arguments:?}");
         let said = program.stderr();
         assert!(said.contains("outbox migrate"), "{arguments:?}: {said}");

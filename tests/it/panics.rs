@@ -8,16 +8,16 @@ use actix_outbox::{BackendError, Outbox, OutboxEvent, OutboxSystem, PublisherBac
 use async_trait::async_trait;
 
 use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, event, row, wait_status};
-use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
 /// A system with a publisher named `mine` beside the default one.
-async fn start<B: PublisherBackend + Clone>(scene: &Scene, backend: B) -> Outbox {
+async fn start<B: PublisherBackend + Clone>(test: &TestOutbox, backend: B) -> Outbox {
     let tables = format!(
         "[publishers.default]\n{}[publishers.mine]\nbackend = \"fragile\"\n[worker]\n{QUICK_RETRIES}",
-        scene.stream()
+        test.stream()
     );
-    let builder = OutboxSystem::builder(scene.system_settings(&tables));
+    let builder = OutboxSystem::builder(test.system_settings(&tables));
     builder.backend("fragile", move |_| Ok(backend.clone())).start().await.unwrap()
 }
 
@@ -64,7 +64,7 @@ fn least_time_of(tries: u32) -> Duration {
 
 #[actix::test]
 async fn an_event_over_which_a_backend_panics_is_rejected_with_the_reason_and_the_others_go_on() {
-    let (scene, log) = (Scene::new().await, Log::default());
+    let (test, log) = (TestOutbox::new().await, Log::default());
     let backend = {
         let log = log.clone();
         Scripted::new(move |event: &OutboxEvent| {
@@ -73,11 +73,11 @@ async fn an_event_over_which_a_backend_panics_is_rejected_with_the_reason_and_th
             Reply::Accept
         })
     };
-    let outbox = start(&scene, backend).await;
+    let outbox = start(&test, backend).await;
     for subject in ["good 1", "bad", "good 2"] {
         outbox.send(event(subject).backend("mine").partition_key(subject).max_retries(2)).await.unwrap();
     }
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     let row = wait_status(&sql, "bad", "failed").await;
     assert_eq!((row.retry_count, row.errors), (2, 2));
     assert!(row.last_error.contains("panicked") && row.last_error.contains("no number in it"), "{}", row.last_error);
@@ -91,9 +91,9 @@ async fn an_event_over_which_a_backend_panics_is_rejected_with_the_reason_and_th
 #[actix::test]
 async fn a_batch_form_that_panics_is_an_outage_with_pauses_that_costs_no_retries() {
     const TRIES: u32 = 6;
-    let (scene, backend) = (Scene::new().await, Fragile::default());
+    let (test, backend) = (TestOutbox::new().await, Fragile::default());
     backend.batch_panics.store(true, Ordering::SeqCst);
-    let outbox = start(&scene, backend.clone()).await;
+    let outbox = start(&test, backend.clone()).await;
     let began = Instant::now();
     outbox.send(event("1").backend("mine")).await.unwrap();
     health_says(&outbox, "panicked: the batch form is broken").await;
@@ -101,11 +101,11 @@ async fn a_batch_form_that_panics_is_an_outage_with_pauses_that_costs_no_retries
     eventually("it was tried several times", PATIENCE, async || tried()).await;
     assert!(began.elapsed() >= least_time_of(TRIES), "{TRIES} tries within {:?}", began.elapsed());
     outbox.send(event("2")).await.unwrap();
-    scene.wait_length(1).await;
+    test.wait_length(1).await;
 
     backend.batch_panics.store(false, Ordering::SeqCst);
-    scene.wait_published().await;
-    let row = row(&scene.sql().await, "1").await;
+    test.wait_published().await;
+    let row = row(&test.sql().await, "1").await;
     assert_eq!((row.retry_count, row.errors), (0, 0));
     assert!(outbox.health().await.unwrap().is_ok());
 }
@@ -113,10 +113,10 @@ async fn a_batch_form_that_panics_is_an_outage_with_pauses_that_costs_no_retries
 #[actix::test]
 async fn a_health_check_that_panics_closes_its_lanes_only_until_it_no_longer_does() {
     const TRIES: u32 = 6;
-    let (scene, backend) = (Scene::new().await, Fragile::default());
+    let (test, backend) = (TestOutbox::new().await, Fragile::default());
     backend.check_panics.store(true, Ordering::SeqCst);
     let began = Instant::now();
-    let outbox = start(&scene, backend.clone()).await;
+    let outbox = start(&test, backend.clone()).await;
     health_says(&outbox, "panicked: the check is broken").await;
     let tried = || backend.checks.load(Ordering::SeqCst) >= TRIES as usize;
     eventually("it was asked several times", PATIENCE, async || tried()).await;
@@ -124,7 +124,7 @@ async fn a_health_check_that_panics_closes_its_lanes_only_until_it_no_longer_doe
 
     backend.check_panics.store(false, Ordering::SeqCst);
     outbox.send(event("1").backend("mine")).await.unwrap();
-    scene.wait_published().await;
+    test.wait_published().await;
     assert!(outbox.health().await.unwrap().is_ok());
 }
 
@@ -145,7 +145,7 @@ impl Gate {
 
 #[actix::test]
 async fn a_backend_that_blocks_its_thread_is_an_outage_that_ends_when_the_thread_goes_on() {
-    let (scene, log, gate) = (Scene::new().await, Log::default(), Arc::new(Gate::default()));
+    let (test, log, gate) = (TestOutbox::new().await, Log::default(), Arc::new(Gate::default()));
     let backend = {
         let (log, gate) = (log.clone(), Arc::clone(&gate));
         Scripted::new(move |event: &OutboxEvent| {
@@ -154,23 +154,23 @@ async fn a_backend_that_blocks_its_thread_is_an_outage_that_ends_when_the_thread
             Reply::Accept
         })
     };
-    let outbox = start(&scene, backend.timeout(Duration::from_millis(50))).await;
+    let outbox = start(&test, backend.timeout(Duration::from_millis(50))).await;
     outbox.send(event("stuck").backend("mine")).await.unwrap();
     log.wait(1).await;
     health_says(&outbox, "blocks its thread").await;
     outbox.send(event("other")).await.unwrap();
-    scene.wait_length(1).await;
+    test.wait_length(1).await;
     assert_eq!(log.lines(), ["stuck"], "no other call begins meanwhile");
 
     gate.open();
-    scene.wait_published().await;
-    assert_eq!(row(&scene.sql().await, "stuck").await.retry_count, 0);
+    test.wait_published().await;
+    assert_eq!(row(&test.sql().await, "stuck").await.retry_count, 0);
 }
 
 #[actix::test]
 async fn a_factory_that_panics_is_an_error_of_the_settings() {
-    let scene = Scene::new().await;
-    let settings = scene.system_settings("[publishers.mine]\nbackend = \"fragile\"");
+    let test = TestOutbox::new().await;
+    let settings = test.system_settings("[publishers.mine]\nbackend = \"fragile\"");
     let builder = OutboxSystem::builder(settings);
     let started = builder.backend("fragile", |_| -> Result<Fragile, String> { panic!("no driver") }).start().await;
     let error = started.err().expect("it cannot start").to_string();

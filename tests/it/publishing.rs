@@ -13,24 +13,24 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::actors::{QUICK_RETRIES, Reply, Scripted, event, row, wait_status};
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, postgres, redis};
+use crate::test_outbox::TestOutbox;
 
-async fn start(scene: &Scene, worker: &str) -> Outbox {
-    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", scene.stream());
-    OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap()
+async fn start(test: &TestOutbox, worker: &str) -> Outbox {
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", test.stream());
+    OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap()
 }
 
-async fn diesel(scene: &Scene) -> AsyncPgConnection {
-    AsyncPgConnection::establish(scene.url()).await.unwrap()
+async fn diesel(test: &TestOutbox) -> AsyncPgConnection {
+    AsyncPgConnection::establish(test.url()).await.unwrap()
 }
 
 #[actix::test]
 async fn messages_sent_together_share_an_insert_and_each_is_answered_with_its_own_event() {
     const EVENTS: usize = 200;
-    let scene = Scene::new().await;
-    let outbox = start(&scene, "").await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test, "").await;
     let system = outbox.addr().unwrap();
     // Never dispatched, so that the rows stay as they were inserted.
     let later = |n: usize| event(&n.to_string()).scheduled_in(Duration::from_secs(3_600));
@@ -41,16 +41,16 @@ async fn messages_sent_together_share_an_insert_and_each_is_answered_with_its_ow
             Err(error) => assert!(n == 70 && error.is_invalid() && error.to_string().contains("type"), "{n}: {error}"),
         }
     }
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, EVENTS as i64 - 1);
-    let transactions = scene.number("SELECT count(DISTINCT xmin::text) FROM outbox_events").await;
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, EVENTS as i64 - 1);
+    let transactions = test.number("SELECT count(DISTINCT xmin::text) FROM outbox_events").await;
     assert!(transactions <= 3, "{transactions} transactions");
 }
 
 #[actix::test]
 async fn an_event_published_on_a_connection_exists_if_and_only_if_its_transaction_commits() {
-    let scene = Scene::new().await;
-    let outbox = start(&scene, "").await;
-    let mut conn = diesel(&scene).await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test, "").await;
+    let mut conn = diesel(&test).await;
     let rolled_back: Result<(), PublishError> = conn
         .transaction(async |conn| {
             actix_outbox::publish(conn, event("ghost")).await?;
@@ -70,26 +70,26 @@ async fn an_event_published_on_a_connection_exists_if_and_only_if_its_transactio
         .await;
     let stored = stored.unwrap();
     assert!(stored.iter().map(|event| event.subject.clone()).eq((0..10).map(|n| n.to_string())), "in their order");
-    scene.wait_published().await;
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 10);
-    assert!(scene.event_ids().await.into_iter().eq(stored.iter().map(|event| event.id.to_string())));
+    test.wait_published().await;
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, 10);
+    assert!(test.event_ids().await.into_iter().eq(stored.iter().map(|event| event.id.to_string())));
     outbox.shutdown().await.unwrap();
 }
 
 #[actix::test]
 async fn events_are_published_on_pooled_connections() {
-    let scene = Scene::new().await;
-    let _outbox = start(&scene, "").await;
-    let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new(scene.url());
+    let test = TestOutbox::new().await;
+    let _outbox = start(&test, "").await;
+    let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new(test.url());
     let pool = Pool::builder(manager).max_size(2).build().unwrap();
     actix_outbox::publish(&mut pool.get().await.unwrap(), event("one")).await.unwrap();
     let mut conn = pool.get().await.unwrap();
     let many: Result<_, PublishError> =
         conn.transaction(async |conn| actix_outbox::publish_many(conn, [event("two"), event("three")]).await).await;
     assert_eq!(many.unwrap().len(), 2);
-    scene.wait_length(3).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_length(3).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[actix::test]
@@ -129,13 +129,13 @@ async fn events_are_published_on_a_plain_sqlite_connection() {
 async fn the_worker_is_woken_by_a_transaction_a_message_and_a_word() {
     // Well before the next poll.
     const AT_ONCE: Duration = Duration::from_secs(10);
-    let scene = Scene::new().await;
-    let outbox = start(&scene, "poll_interval = \"60s\"").await;
-    let mut conn = diesel(&scene).await;
-    let mut stream = redis::connect(scene.redis_url()).await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test, "poll_interval = \"60s\"").await;
+    let mut conn = diesel(&test).await;
+    let mut stream = redis::connect(test.redis_url()).await;
     let mut arrived = async |count: usize| {
         let what = format!("{count} events arrived");
-        eventually(&what, AT_ONCE, async || redis::length(&mut stream, scene.stream_name()).await == count).await;
+        eventually(&what, AT_ONCE, async || redis::length(&mut stream, test.stream_name()).await == count).await;
     };
     outbox.send(event("message")).await.unwrap();
     arrived(1).await;
@@ -146,14 +146,14 @@ async fn the_worker_is_woken_by_a_transaction_a_message_and_a_word() {
     actix_outbox::publish(&mut conn, event("word")).await.unwrap();
     outbox.wake();
     arrived(3).await;
-    scene.wait_published().await;
+    test.wait_published().await;
 }
 
 #[actix::test]
 async fn a_transaction_that_failed_leaves_nothing_behind() {
-    let scene = Scene::new().await;
-    let outbox = start(&scene, "").await;
-    let mut conn = diesel(&scene).await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test, "").await;
+    let mut conn = diesel(&test).await;
     let failed: Result<(), PublishError> = outbox
         .transaction(&mut conn, async |conn| {
             actix_outbox::publish(conn, event("ghost")).await?;
@@ -162,17 +162,17 @@ async fn a_transaction_that_failed_leaves_nothing_behind() {
         .await;
     assert!(failed.unwrap_err().is_invalid());
     actix_outbox::publish(&mut conn, event("next")).await.unwrap();
-    scene.wait_length(1).await;
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 1);
+    test.wait_length(1).await;
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, 1);
 }
 
 #[actix::test]
 async fn the_same_id_and_content_twice_is_one_event_and_the_stored_one_is_returned() {
-    let scene = Scene::new().await;
-    let outbox = start(&scene, "").await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test, "").await;
     let same = event("first").id(Uuid::now_v7()).data_json("{\"n\": 1.0}");
     let first = outbox.send(same.clone()).await.unwrap();
-    let mut conn = diesel(&scene).await;
+    let mut conn = diesel(&test).await;
     let again = [
         outbox.send(same.clone().data_json("{\"n\":1}")).await.unwrap(),
         outbox.addr().unwrap().send(same.clone()).await.unwrap().unwrap(),
@@ -182,21 +182,21 @@ async fn the_same_id_and_content_twice_is_one_event_and_the_stored_one_is_return
     for stored in again {
         assert_eq!((stored.id, stored.subject.as_str(), stored.seq), (first.id, "first", first.seq));
     }
-    scene.wait_published().await;
-    scene.assert_delivered().await;
-    assert_eq!(scene.length().await, 2);
+    test.wait_published().await;
+    test.assert_delivered().await;
+    assert_eq!(test.length().await, 2);
 }
 
 #[actix::test]
 async fn the_same_id_with_other_content_is_an_error_at_every_door_and_nobody_else_pays_for_it() {
-    let scene = Scene::new().await;
-    let outbox = start(&scene, "").await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test, "").await;
     let id = Uuid::now_v7();
     outbox.send(event("first").id(id)).await.unwrap();
     let other = || event("secret").id(id);
     let (refused, neighbour) = tokio::join!(outbox.send(other()), outbox.send(event("neighbour")));
     assert_eq!(neighbour.unwrap().subject, "neighbour");
-    let mut conn = diesel(&scene).await;
+    let mut conn = diesel(&test).await;
     let many: Result<Vec<OutboxEvent>, PublishError> =
         conn.transaction(async |conn| actix_outbox::publish_many(conn, [event("ghost"), other()]).await).await;
     let alone = actix_outbox::publish_many(&mut conn, [event("ghost"), other()]).await;
@@ -215,43 +215,43 @@ async fn the_same_id_with_other_content_is_an_error_at_every_door_and_nobody_els
         })
         .await;
     swallowed.unwrap();
-    scene.wait_published().await;
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE subject IN ('ghost', 'secret')").await, 0);
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 3);
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE subject IN ('ghost', 'secret')").await, 0);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, 3);
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn an_event_is_not_delivered_before_its_time() {
-    let scene = Scene::new().await;
-    let outbox = start(&scene, "").await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test, "").await;
     let later = outbox.send(event("later").scheduled_in(Duration::from_secs(1))).await.unwrap();
     assert_eq!(later.scheduled_at - later.created_at, chrono::TimeDelta::seconds(1), "by the database's clock");
     let at = chrono::Utc::now() + Duration::from_millis(500);
     outbox.send(event("at").scheduled_at(at)).await.unwrap();
     outbox.send(event("now")).await.unwrap();
-    scene.wait_length(3).await;
-    scene.wait_published().await;
+    test.wait_length(3).await;
+    test.wait_published().await;
     let early = "SELECT count(*) FROM outbox_events WHERE published_at < scheduled_at";
-    assert_eq!(scene.number(early).await, 0);
+    assert_eq!(test.number(early).await, 0);
     let order = "SELECT string_agg(subject, ' ' ORDER BY published_at) FROM outbox_events";
-    let order: String = scene.sql().await.query_one(order, &[]).await.unwrap().get(0);
+    let order: String = test.sql().await.query_one(order, &[]).await.unwrap().get(0);
     assert_eq!(order, "now at later");
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn retries_are_due_when_the_backoff_says() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let refusing = Scripted::new(|_| Reply::Refuse(BackendError::Rejected("no".to_owned())));
-    let settings = scene.system_settings(
+    let settings = test.system_settings(
         "[publishers.mine]\nbackend = \"scripted\"\n[worker]\nmax_retries = 5\n\
          retry_backoff = { base = \"1m\", factor = 3, max = \"10m\", jitter = 0.5 }",
     );
     let backend = move |_: &_| Ok(refusing.clone());
     let outbox = OutboxSystem::builder(settings).backend("scripted", backend).start().await.unwrap();
     outbox.send(event("1")).await.unwrap();
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     for (retries, longest) in [(1, 180), (2, 540), (3, 600), (4, 600)] {
         eventually("it was refused", PATIENCE, async || row(&sql, "1").await.retry_count == retries).await;
         let wait = "SELECT extract(epoch FROM retry_at - updated_at)::float8 FROM outbox_events WHERE status = 'retry'";
@@ -266,24 +266,24 @@ async fn retries_are_due_when_the_backoff_says() {
 
 #[actix::test]
 async fn events_that_name_no_backend_and_those_that_name_the_default_reach_the_same_publisher() {
-    let scene = Scene::new().await;
-    let tables = format!("[publishers.main]\n{}", scene.stream());
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
+    let test = TestOutbox::new().await;
+    let tables = format!("[publishers.main]\n{}", test.stream());
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     for n in 0..10 {
         let backend = if n % 2 == 0 { "" } else { "main" };
         outbox.send(event(&n.to_string()).backend(backend).partition_key(backend)).await.unwrap();
     }
     outbox.send(event("nobody's").backend("other")).await.unwrap();
-    scene.wait_length(10).await;
+    test.wait_length(10).await;
     outbox.drained().await;
-    assert_eq!(scene.event_ids().await.len(), 10);
-    assert_eq!(row(&scene.sql().await, "nobody's").await.status, "pending");
+    assert_eq!(test.event_ids().await.len(), 10);
+    assert_eq!(row(&test.sql().await, "nobody's").await.status, "pending");
 }
 
 #[actix::test]
 async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_on() {
-    let scene = Scene::new().await;
-    let sql = scene.sql().await;
+    let test = TestOutbox::new().await;
+    let sql = test.sql().await;
     let insert =
         "INSERT INTO outbox_events (id, event_type, source, subject, partition_key, data, publisher_config, created_at)
         SELECT gen_random_uuid(), 'thing.happened', 'tests', subject, key, data::jsonb, config::jsonb, at::timestamptz
@@ -297,7 +297,7 @@ async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_o
             ('empty array', '', '{}', '[]', 'now'),
             ('good 3', '', '{}', '{}', 'now')) v(subject, key, data, config, at)";
     sql.execute(insert, &[]).await.unwrap();
-    let outbox = start(&scene, "max_event_bytes = 10000").await;
+    let outbox = start(&test, "max_event_bytes = 10000").await;
     for (subject, reason) in [
         ("timeless", "created_at"),
         ("config array", "publisher_config"),
@@ -313,22 +313,22 @@ async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_o
         wait_status(&sql, subject, "published").await;
     }
     outbox.drained().await;
-    assert_eq!(scene.length().await, 4);
+    assert_eq!(test.length().await, 4);
     let refused = outbox.send(event("larger").data("x".repeat(20_000))).await.unwrap_err();
     assert!(refused.is_invalid() && refused.to_string().contains("10000"), "{refused}");
 }
 
 /// A server whose commits wait for a standby that is not there, once it is told so.
 struct Stalling {
-    scene: Scene,
+    test: TestOutbox,
     _server: postgres::Server,
 }
 
 impl Stalling {
     async fn new() -> Self {
         let server = postgres::Server::start();
-        let scene = Scene::on(server.database().await, redis::url()).await;
-        Self { scene, _server: server }
+        let test = TestOutbox::on(server.database().await, redis::url()).await;
+        Self { test, _server: server }
     }
 
     async fn stall(&self) {
@@ -345,7 +345,7 @@ impl Stalling {
     }
 
     async fn commit(&self) -> JoinHandle<()> {
-        let sql = self.scene.sql().await;
+        let sql = self.test.sql().await;
         let write = "SELECT pg_logical_emit_message(true, 'probe', '')";
         actix::spawn(async move { sql.batch_execute(write).await.unwrap() })
     }
@@ -353,7 +353,7 @@ impl Stalling {
     async fn waiting(&self, condition: &str) -> i64 {
         let waiting =
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
-        self.scene.number(&format!("{waiting} AND {condition}")).await
+        self.test.number(&format!("{waiting} AND {condition}")).await
     }
 
     async fn recover(&self) {
@@ -361,7 +361,7 @@ impl Stalling {
     }
 
     async fn set(&self, statement: &str, value: &str) {
-        let sql = self.scene.sql().await;
+        let sql = self.test.sql().await;
         sql.batch_execute(statement).await.unwrap();
         sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
         eventually("the setting is in force", PATIENCE, async || {
@@ -383,11 +383,11 @@ impl Stalling {
 #[actix::test]
 async fn a_repetition_is_acknowledged_only_once_the_synchronous_standby_has_the_event() {
     let stalling = Stalling::new().await;
-    let settings = stalling.scene.system_settings("");
+    let settings = stalling.test.system_settings("");
     let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
     let same = event("same").id(Uuid::now_v7());
     let first = outbox.send(same.clone()).await.unwrap();
-    let mut conn = diesel(&stalling.scene).await;
+    let mut conn = diesel(&stalling.test).await;
     stalling.stall().await;
 
     let sending = {
@@ -410,12 +410,12 @@ async fn a_repetition_is_acknowledged_only_once_the_synchronous_standby_has_the_
 #[actix::test]
 async fn a_repetition_waits_for_the_standby_also_where_it_may_not_write_to_the_log() {
     let stalling = Stalling::new().await;
-    let sql = stalling.scene.sql().await;
+    let sql = stalling.test.sql().await;
     let prepare = "CREATE ROLE writer LOGIN; GRANT SELECT, INSERT, UPDATE ON outbox_events TO writer;
         GRANT USAGE ON SEQUENCE outbox_events_seq TO writer;
         REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC";
     sql.batch_execute(prepare).await.unwrap();
-    let mut url = url::Url::parse(stalling.scene.url()).unwrap();
+    let mut url = url::Url::parse(stalling.test.url()).unwrap();
     url.set_username("writer").unwrap();
     let mut conn = AsyncPgConnection::establish(url.as_str()).await.unwrap();
     let same = event("same").id(Uuid::now_v7());
@@ -430,19 +430,19 @@ async fn a_repetition_waits_for_the_standby_also_where_it_may_not_write_to_the_l
 #[actix::test]
 async fn an_event_that_is_deleted_while_it_is_published_again_was_stored_before_and_is_not_written_twice() {
     let stalling = Stalling::new().await;
-    let mut conn = diesel(&stalling.scene).await;
+    let mut conn = diesel(&stalling.test).await;
     let same = event("same").id(Uuid::now_v7());
     actix_outbox::publish(&mut conn, same.clone()).await.unwrap();
     stalling.stall().await;
     let publishing = actix::spawn(async move { actix_outbox::publish(&mut conn, same).await });
     // Its insert has met the row by now, and it has not read it yet.
     stalling.wait_until_a_commit_waits(&publishing).await;
-    let sql = stalling.scene.sql().await;
+    let sql = stalling.test.sql().await;
     sql.batch_execute("SET synchronous_commit = off; DELETE FROM outbox_events").await.unwrap();
     stalling.recover().await;
     let stored = publishing.await.unwrap().unwrap();
     assert_eq!((stored.subject.as_str(), stored.status, stored.seq), ("same", Status::Published, 0));
-    assert_eq!(stalling.scene.number("SELECT count(*) FROM outbox_events").await, 0);
+    assert_eq!(stalling.test.number("SELECT count(*) FROM outbox_events").await, 0);
 }
 
 /// Run by the next test in a process of its own, for a log of its own.
@@ -450,14 +450,14 @@ async fn an_event_that_is_deleted_while_it_is_published_again_was_stored_before_
 #[ignore = "waits to be killed"]
 async fn events_are_sent_to_backends_that_nobody_serves() {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    let scene = Scene::new().await;
-    let outbox = start(&scene, "").await;
+    let test = TestOutbox::new().await;
+    let outbox = start(&test, "").await;
     for n in 0..20 {
         outbox.send(event(&n.to_string()).backend("nobody")).await.unwrap();
         outbox.send(event(&n.to_string())).await.unwrap();
     }
     outbox.send(event("last").backend("last")).await.unwrap();
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 41, "all of them are stored");
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, 41, "all of them are stored");
     std::future::pending::<()>().await;
 }
 

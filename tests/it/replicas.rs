@@ -1,32 +1,32 @@
 //! `wait_replicas`: an event counts once the replicas have it.
 
-use crate::scene::Scene;
 use crate::support::process::Signal;
 use crate::support::{PATIENCE, eventually, postgres, redis};
+use crate::test_outbox::TestOutbox;
 
 #[tokio::test]
 async fn nothing_is_settled_while_the_replica_does_not_answer_and_everything_arrives_once_when_it_does() {
     let master = redis::Server::start(&[]);
     let mut replica = redis::Server::replica_of(&master, &[]).await;
-    let scene = Scene::on(postgres::database().await, master.url()).await;
+    let test = TestOutbox::on(postgres::database().await, master.url()).await;
     let wait = "wait_replicas = { count = 1, timeout = \"200ms\" }";
-    let worker = scene.worker(&scene.settings("", wait), "worker");
-    scene.insert(500, 20).await;
-    scene.wait_published().await;
+    let worker = test.worker(&test.settings("", wait), "worker");
+    test.insert(500, 20).await;
+    test.wait_published().await;
 
     replica.signal(Signal::STOP);
-    scene.insert(1_000, 20).await;
+    test.insert(1_000, 20).await;
     // The master has some of them.
-    scene.wait_length(501).await;
+    test.wait_length(501).await;
     eventually("the worker says why it waits", PATIENCE, async || {
         worker.stderr().contains("0 of its replicas confirmed within 200ms, and `wait_replicas` wants 1")
     })
     .await;
-    assert_eq!(scene.unpublished().await, 1_000);
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE published_at IS NOT NULL").await, 500);
+    assert_eq!(test.unpublished().await, 1_000);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE published_at IS NOT NULL").await, 500);
 
     replica.signal(Signal::CONT);
-    scene.wait_published().await;
-    scene.assert_delivered().await;
-    assert_eq!(scene.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
+    test.wait_published().await;
+    test.assert_delivered().await;
+    assert_eq!(test.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
 }

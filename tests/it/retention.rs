@@ -1,44 +1,44 @@
 //! Old events are deleted by a running worker.
 
-use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
 /// Rows that have been in this status for 40 days.
-async fn insert_old(scene: &Scene, status: &str, key: &str, count: i32) {
+async fn insert_old(test: &TestOutbox, status: &str, key: &str, count: i32) {
     let statement = "INSERT INTO outbox_events
             (id, event_type, source, partition_key, status, created_at, updated_at, scheduled_at, published_at)
         SELECT gen_random_uuid(), 'old.' || $1::text, 'tests', $2, $1, t, t, t, CASE WHEN $1 = 'published' THEN t END
         FROM generate_series(1, $3), (SELECT now() - interval '40 days') AS s(t)";
-    scene.sql().await.execute(statement, &[&status, &key, &count]).await.unwrap();
+    test.sql().await.execute(statement, &[&status, &key, &count]).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_worker_deletes_what_is_old_and_keeps_what_holds_its_key_while_it_delivers() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     for (status, key, count) in [("published", "", 2_500), ("failed", "", 3), ("failed", "held", 1)] {
-        insert_old(&scene, status, key, count).await;
+        insert_old(&test, status, key, count).await;
     }
-    let settings = scene.settings("", "on_failed = \"hold\"");
-    let _worker = scene.worker(&settings, "worker");
-    scene.insert(500, 50).await;
+    let settings = test.settings("", "on_failed = \"hold\"");
+    let _worker = test.worker(&settings, "worker");
+    test.insert(500, 50).await;
     eventually("the old rows are gone", PATIENCE, async || {
-        scene.number("SELECT count(*) FROM outbox_events WHERE event_type LIKE 'old.%'").await == 1
+        test.number("SELECT count(*) FROM outbox_events WHERE event_type LIKE 'old.%'").await == 1
     })
     .await;
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE partition_key = 'held'").await, 1);
-    eventually("the new ones are delivered", PATIENCE, async || scene.length().await == 500).await;
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE partition_key = 'held'").await, 1);
+    eventually("the new ones are delivered", PATIENCE, async || test.length().await == 500).await;
 }
 
 #[tokio::test]
 async fn published_events_stay_where_the_settings_say_so() {
-    let scene = Scene::new().await;
-    insert_old(&scene, "published", "", 10).await;
-    insert_old(&scene, "failed", "", 10).await;
-    let settings = scene.settings("[retention]\ncleanup_published = false", "");
-    let _worker = scene.worker(&settings, "worker");
+    let test = TestOutbox::new().await;
+    insert_old(&test, "published", "", 10).await;
+    insert_old(&test, "failed", "", 10).await;
+    let settings = test.settings("[retention]\ncleanup_published = false", "");
+    let _worker = test.worker(&settings, "worker");
     eventually("the failed ones are gone", PATIENCE, async || {
-        scene.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await == 0
+        test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await == 0
     })
     .await;
-    assert_eq!(scene.published().await, 10);
+    assert_eq!(test.published().await, 10);
 }

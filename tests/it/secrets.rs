@@ -6,9 +6,9 @@ use actix_outbox::Settings;
 use rustix::process::Signal;
 use url::Url;
 
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, free_port, postgres, redis};
+use crate::test_outbox::TestOutbox;
 
 /// Part of every password here.
 const SECRET: &str = "hunter2";
@@ -28,8 +28,8 @@ impl Said {
         self.0.push((who.to_owned(), what.into()));
     }
 
-    fn run(&mut self, scene: &Scene, settings: &Path, arguments: &[&str]) {
-        let mut command = scene.outbox(settings, arguments);
+    fn run(&mut self, test: &TestOutbox, settings: &Path, arguments: &[&str]) {
+        let mut command = test.outbox(settings, arguments);
         let output = command.env("OUTBOX_LOG", "trace").output().unwrap();
         for stream in [output.stdout, output.stderr] {
             self.note(&arguments.join(" "), String::from_utf8_lossy(&stream));
@@ -63,13 +63,13 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
     let mut database = postgres::database().await;
     database.url = with_password(&database.url, "database");
     let database_url = database.url.clone();
-    let scene = Scene::on(database, with_password(&server.url(), "redis")).await;
-    let settings = scene.settings("", "");
+    let test = TestOutbox::on(database, with_password(&server.url(), "redis")).await;
+    let settings = test.settings("", "");
     let mut said = Said::default();
 
     // Every command, with and without success.
-    scene.insert(10, 2).await;
-    let id = scene
+    test.insert(10, 2).await;
+    let id = test
         .sql()
         .await
         .query_one("SELECT id::text FROM outbox_events LIMIT 1", &[])
@@ -96,8 +96,8 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
         &["completions", "bash"],
         &["man"],
     ] {
-        said.run(&scene, &settings, arguments);
-        said.run(&scene, &settings, &[arguments, &["--help"]].concat());
+        said.run(&test, &settings, arguments);
+        said.run(&test, &settings, &[arguments, &["--help"]].concat());
     }
 
     // Addresses and settings that are wrong.
@@ -110,7 +110,7 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
         &format!("postgres://a:{SECRET}@["),
     ] {
         for command in [&["status"][..], &["migrate"], &["health"]] {
-            said.run(&scene, &settings, &[command, &["--database-url", url]].concat());
+            said.run(&test, &settings, &[command, &["--database-url", url]].concat());
         }
     }
     let text = std::fs::read_to_string(&settings).unwrap();
@@ -121,10 +121,10 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
         ("[worker]", &format!("[web]\noperator_secret = \"{SECRET}\"\n[worker]") as &str),
         (&format!("{SECRET}-redis") as &str, &format!("{SECRET}-wrong") as &str),
     ] {
-        let wrong = scene.settings("", "");
+        let wrong = test.settings("", "");
         std::fs::write(&wrong, text.replace(from, to)).unwrap();
         for command in [&["health"][..], &["status"], &["cleanup", "--yes"], &["web", "--http", "0.0.0.0:0"]] {
-            said.run(&scene, &wrong, command);
+            said.run(&test, &wrong, command);
         }
     }
     said.note("Debug", format!("{:?}", Settings::from_toml(&text).unwrap()));
@@ -133,7 +133,7 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
     // A worker in trouble, and what it tells over HTTP.
     let port = free_port();
     let mut command =
-        scene.outbox(&settings, &["worker", "--http", &format!("127.0.0.1:{port}"), "--log-format", "json"]);
+        test.outbox(&settings, &["worker", "--http", &format!("127.0.0.1:{port}"), "--log-format", "json"]);
     let worker = Running::spawn(command.env("OUTBOX_LOG", "trace"));
     let get = |path: &str| {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
@@ -141,15 +141,15 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
         answer.body_mut().read_to_string().ok()
     };
     eventually("it is served", PATIENCE, async || get("/healthz").is_some()).await;
-    scene.wait_published().await;
+    test.wait_published().await;
     let wrong = ["SET", "requirepass", "another"];
     let _: () = ::redis::cmd("CONFIG").arg(&wrong).query_async(&mut admin).await.unwrap();
     let _: i64 =
         ::redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).query_async(&mut admin).await.unwrap();
     let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    scene.sql().await.execute(terminate, &[]).await.unwrap();
-    scene.insert(10, 2).await;
+    test.sql().await.execute(terminate, &[]).await.unwrap();
+    test.insert(10, 2).await;
     eventually("it says that its backend is away", PATIENCE, async || {
         get("/readyz").is_some_and(|body| body.contains("authentication failed"))
     })
@@ -157,10 +157,10 @@ async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_troub
     for path in ["/healthz", "/readyz", "/metrics", "/", "/events", "/api/v1/overview", "/api/v1/openapi.json"] {
         said.note(path, get(path).unwrap());
     }
-    said.run(&scene, &settings, &["status"]);
+    said.run(&test, &settings, &["status"]);
     let waiting = "SELECT id::text FROM outbox_events WHERE status = 'pending' LIMIT 1";
-    let waiting = scene.sql().await.query_one(waiting, &[]).await.unwrap().get::<_, String>(0);
-    said.run(&scene, &settings, &["events", "explain", &waiting]);
+    let waiting = test.sql().await.query_one(waiting, &[]).await.unwrap().get::<_, String>(0);
+    said.run(&test, &settings, &["events", "explain", &waiting]);
     said.end("worker", worker).await;
     said.assert_nothing_secret();
     let lines =

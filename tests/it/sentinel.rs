@@ -1,8 +1,8 @@
 //! Behind Redis Sentinel.
 
-use crate::scene::Scene;
 use crate::support::redis::sentinel::Watched;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
 const SHORT_TIMEOUTS: &str = "connect_timeout = 1\nsocket_timeout = 1";
 
@@ -19,42 +19,42 @@ async fn has_role(url: &str, role: &str) -> bool {
 async fn a_master_killed_in_the_middle_of_the_work_is_followed_to_its_replica_and_what_a_replica_confirmed_is_there_once()
  {
     let mut redis = Watched::start(&[]).await;
-    let mut scene = Scene::found_by(redis.settings(), redis.master.url()).await;
+    let mut test = TestOutbox::found_by(redis.settings(), redis.master.url()).await;
     let publisher = format!("{SHORT_TIMEOUTS}\nwait_replicas = {{ count = 1, timeout = \"500ms\" }}");
-    let _worker = scene.worker(&scene.settings("", &publisher), "worker");
-    scene.insert(10_000, 200).await;
-    scene.wait_length(300).await;
+    let _worker = test.worker(&test.settings("", &publisher), "worker");
+    test.insert(10_000, 200).await;
+    test.wait_length(300).await;
     redis.master.kill();
     let replica = redis.replica.url();
     eventually("the replica is the master", PATIENCE, async || has_role(&replica, "master").await).await;
 
     // Only one copy of the data is left now, so nothing counts until there is a replica again.
-    scene.insert(1_000, 200).await;
+    test.insert(1_000, 200).await;
     redis.master.start_again();
     let old = redis.master.url();
     eventually("the old master follows the new one", PATIENCE, async || has_role(&old, "slave").await).await;
-    scene.read_from(replica);
-    scene.wait_published().await;
-    scene.assert_delivered().await;
-    assert_eq!(scene.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
+    test.read_from(replica);
+    test.wait_published().await;
+    test.assert_delivered().await;
+    assert_eq!(test.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
 }
 
 #[tokio::test]
 async fn a_failover_by_command_is_followed_without_a_restart() {
     let redis = Watched::start(&[]).await;
-    let mut scene = Scene::found_by(redis.settings(), redis.master.url()).await;
-    let worker = scene.worker(&scene.settings("", SHORT_TIMEOUTS), "worker");
-    scene.insert(500, 20).await;
-    scene.wait_published().await;
+    let mut test = TestOutbox::found_by(redis.settings(), redis.master.url()).await;
+    let worker = test.worker(&test.settings("", SHORT_TIMEOUTS), "worker");
+    test.insert(500, 20).await;
+    test.wait_published().await;
 
     redis.fail_over().await;
     let replica = redis.replica.url();
     eventually("the replica is the master", PATIENCE, async || has_role(&replica, "master").await).await;
     let old = redis.master.url();
     eventually("the old master follows the new one", PATIENCE, async || has_role(&old, "slave").await).await;
-    scene.insert(500, 20).await;
-    scene.read_from(replica);
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.insert(500, 20).await;
+    test.read_from(replica);
+    test.wait_published().await;
+    test.assert_delivered().await;
     drop(worker);
 }

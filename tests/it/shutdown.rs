@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use actix_outbox::{Outbox, OutboxSystem, Settings, SystemError};
 
 use crate::actors::{Log, Reply, Scripted, event};
-use crate::scene::Scene;
 use crate::support::process::{Running, Signal};
 use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, postgres, redis};
+use crate::test_outbox::TestOutbox;
 
 /// Slow enough for a backlog of 20,000 to outlast the test, with little in flight.
 const SLOW: &str = "rate_limit = { per_second = 500, burst = 100 }";
@@ -16,33 +16,33 @@ const LITTLE_IN_FLIGHT: &str = "batch_size = 50\nmax_in_flight = 200\nlease = \"
 
 #[tokio::test]
 async fn a_worker_told_to_stop_settles_what_is_in_flight_and_leaves() {
-    let scene = Scene::new().await;
-    scene.insert(20_000, 200).await;
-    let settings = scene.settings(LITTLE_IN_FLIGHT, SLOW);
+    let test = TestOutbox::new().await;
+    test.insert(20_000, 200).await;
+    let settings = test.settings(LITTLE_IN_FLIGHT, SLOW);
     for (number, signal) in [Signal::TERM, Signal::INT].into_iter().enumerate() {
-        let before = scene.length().await;
-        let mut worker = scene.worker(&settings, &format!("worker-{number}"));
-        scene.wait_length(before + 200).await;
+        let before = test.length().await;
+        let mut worker = test.worker(&settings, &format!("worker-{number}"));
+        test.wait_length(before + 200).await;
         worker.signal(signal);
         assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(0), "{}", worker.stderr());
-        assert_eq!(scene.published().await, scene.length().await as i64, "in the stream and settled");
-        assert!(scene.unpublished().await > 0, "it was in the middle of its work");
+        assert_eq!(test.published().await, test.length().await as i64, "in the stream and settled");
+        assert!(test.unpublished().await > 0, "it was in the middle of its work");
         let held = "SELECT count(*) FROM outbox_running_leases";
-        assert_eq!(scene.number(held).await, 0, "leases that it left behind");
-        assert_eq!(scene.number("SELECT count(*) FROM outbox_workers").await, 0, "workers that it left behind");
+        assert_eq!(test.number(held).await, 0, "leases that it left behind");
+        assert_eq!(test.number("SELECT count(*) FROM outbox_workers").await, 0, "workers that it left behind");
     }
-    scene.drain(&scene.settings("", "")).await;
-    scene.assert_delivered().await;
+    test.drain(&test.settings("", "")).await;
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn a_worker_told_to_stop_hands_its_share_over_at_once() {
-    let scene = Scene::new().await;
-    scene.insert(20_000, 200).await;
-    let mut leaving = scene.worker(&scene.settings(LITTLE_IN_FLIGHT, SLOW), "leaving");
-    scene.wait_length(200).await;
-    let _staying = scene.worker(&scene.settings("lease = \"15s\"", ""), "staying");
-    scene.wait_owners(&["leaving", "staying"]).await;
+    let test = TestOutbox::new().await;
+    test.insert(20_000, 200).await;
+    let mut leaving = test.worker(&test.settings(LITTLE_IN_FLIGHT, SLOW), "leaving");
+    test.wait_length(200).await;
+    let _staying = test.worker(&test.settings("lease = \"15s\"", ""), "staying");
+    test.wait_owners(&["leaving", "staying"]).await;
 
     leaving.signal(Signal::TERM);
     assert_eq!(leaving.wait_exit(PATIENCE).await.code(), Some(0), "{}", leaving.stderr());
@@ -50,9 +50,9 @@ async fn a_worker_told_to_stop_hands_its_share_over_at_once() {
     let mine = "SELECT count(*) FROM outbox_leases l LEFT JOIN outbox_running_leases r USING (backend, shard)
         LEFT JOIN outbox_workers w ON w.id = r.owner WHERE w.name IS DISTINCT FROM 'staying'";
     let at_once = Duration::from_secs(8);
-    eventually("the other worker owns every share", at_once, async || scene.number(mine).await == 0).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    eventually("the other worker owns every share", at_once, async || test.number(mine).await == 0).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 /// A publisher of the test's own, and how long the end may take.
@@ -80,11 +80,11 @@ async fn start_hanging(settings: Settings) -> Outbox {
 
 #[actix::test]
 async fn a_shutdown_ends_in_time_also_where_backend_and_database_have_gone_silent() {
-    let scene = Scene::new().await;
-    let mut url = url::Url::parse(scene.url()).unwrap();
+    let test = TestOutbox::new().await;
+    let mut url = url::Url::parse(test.url()).unwrap();
     let proxy = Proxy::to(url.port().unwrap_or(5432)).await;
     url.set_port(Some(proxy.port())).unwrap();
-    let mut settings = scene.system_settings(&hanging("4s"));
+    let mut settings = test.system_settings(&hanging("4s"));
     settings.database.url = url.as_str().into();
     let outbox = start_hanging(settings).await;
     proxy.set(Passage::LoseReplies);
@@ -98,25 +98,25 @@ async fn a_shutdown_ends_in_time_also_where_backend_and_database_have_gone_silen
 
 #[actix::test]
 async fn a_shutdown_that_takes_too_long_ends_all_the_same_and_says_so() {
-    let scene = Scene::new().await;
-    let outbox = start_hanging(scene.system_settings(&hanging("200ms"))).await;
+    let test = TestOutbox::new().await;
+    let outbox = start_hanging(test.system_settings(&hanging("200ms"))).await;
     assert!(matches!(outbox.shutdown().await, Err(SystemError::ShutdownTimeout(_))));
     assert!(matches!(outbox.health().await, Err(SystemError::Stopped)));
-    assert_eq!(scene.unpublished().await, 1, "it stays in the outbox");
+    assert_eq!(test.unpublished().await, 1, "it stays in the outbox");
 }
 
 #[tokio::test]
 async fn a_second_signal_ends_a_worker_that_cannot_finish_at_once_and_loses_nothing() {
     let server = redis::Server::start(&[]);
     let proxy = Proxy::to(server.port()).await;
-    let scene = Scene::on(postgres::database().await, format!("redis://127.0.0.1:{}/0", proxy.port())).await;
-    let settings = scene.settings("lease = \"1s\"\nshutdown_timeout = \"10m\"", "socket_timeout = \"10m\"");
+    let test = TestOutbox::on(postgres::database().await, format!("redis://127.0.0.1:{}/0", proxy.port())).await;
+    let settings = test.settings("lease = \"1s\"\nshutdown_timeout = \"10m\"", "socket_timeout = \"10m\"");
     for (first, second) in [(Signal::TERM, Signal::INT), (Signal::INT, Signal::TERM)] {
-        let mut worker = scene.worker(&settings, "worker");
-        scene.insert(200, 20).await;
-        scene.wait_published().await;
-        let mut redis = scene.redis().await;
-        let meta = format!("{{{}}}:outbox", scene.stream_name());
+        let mut worker = test.worker(&settings, "worker");
+        test.insert(200, 20).await;
+        test.wait_published().await;
+        let mut redis = test.redis().await;
+        let meta = format!("{{{}}}:outbox", test.stream_name());
         eventually("nothing is left in the journal", PATIENCE, async || {
             let fields: Vec<String> = ::redis::cmd("HKEYS").arg(&meta).query_async(&mut redis).await.unwrap();
             !fields.is_empty() && !fields.iter().any(|field| field.starts_with("sent/"))
@@ -125,7 +125,7 @@ async fn a_second_signal_ends_a_worker_that_cannot_finish_at_once_and_loses_noth
         drop(redis);
         let held = proxy.held();
         proxy.set(Passage::HoldRequests);
-        scene.insert(200, 20).await;
+        test.insert(200, 20).await;
         eventually("a batch is on its way", PATIENCE, async || proxy.held() > held).await;
         worker.signal(first);
         eventually("it finishes", PATIENCE, async || worker.stderr().contains("finishing what is in flight")).await;
@@ -133,34 +133,34 @@ async fn a_second_signal_ends_a_worker_that_cannot_finish_at_once_and_loses_noth
         worker.signal(second);
         assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(130), "{}", worker.stderr());
         assert!(worker.stderr().contains("ending at once"), "{}", worker.stderr());
-        assert_eq!(scene.unpublished().await, 200);
+        assert_eq!(test.unpublished().await, 200);
         proxy.set(Passage::Open);
     }
-    let _next = scene.worker(&settings, "next");
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    let _next = test.worker(&settings, "next");
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn ten_kills_in_the_middle_of_the_work_lose_nothing_and_double_nothing() {
-    let scene = Scene::new().await;
-    let settings = scene.settings("lease = \"1s\"\nbatch_size = 100", "");
-    let start = |number: usize| (format!("worker-{number}"), scene.worker(&settings, &format!("worker-{number}")));
+    let test = TestOutbox::new().await;
+    let settings = test.settings("lease = \"1s\"\nbatch_size = 100", "");
+    let start = |number: usize| (format!("worker-{number}"), test.worker(&settings, &format!("worker-{number}")));
     let mut workers: [(String, Running); 2] = [start(0), start(1)];
     let (mut started, mut kills) = (2, 0);
     while kills < 10 {
         assert!(started < 40, "{kills} kills only hit a worker in the middle of its work");
         let [(one, _), (other, _)] = &workers;
-        scene.wait_owners(&[one, other]).await;
-        let before = scene.length().await;
-        scene.insert(5_000, 500).await;
-        scene.wait_length(before + 200).await;
+        test.wait_owners(&[one, other]).await;
+        let before = test.length().await;
+        test.insert(5_000, 500).await;
+        test.wait_length(before + 200).await;
         let slot = started % 2;
         workers[slot].1.kill();
-        kills += usize::from(scene.unpublished().await > 0);
+        kills += usize::from(test.unpublished().await > 0);
         workers[slot] = start(started);
         started += 1;
     }
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }

@@ -2,26 +2,26 @@
 
 use actix_outbox::{NewEvent, OutboxSystem, Settings};
 
-use crate::scene::Scene;
 use crate::support::postgres::replication::{Pair, Replication};
 use crate::support::process::Running;
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, redis};
+use crate::test_outbox::TestOutbox;
 
 #[tokio::test]
 async fn a_worker_whose_address_moves_to_a_lagging_standby_says_so_and_sends_nothing_twice() {
     let pair = Pair::start(Replication::Asynchronous).await;
     let proxy = Proxy::to(pair.primary.port()).await;
-    let scene = Scene::on(pair.database().await, redis::url()).await;
+    let test = TestOutbox::on(pair.database().await, redis::url()).await;
     // What the standby shows as pending from now on is published on the primary.
-    scene.insert(500, 20).await;
+    test.insert(500, 20).await;
     pair.wait_replayed().await;
     pair.standby.pause_replay().await;
-    let mut through = url::Url::parse(scene.url()).unwrap();
+    let mut through = url::Url::parse(test.url()).unwrap();
     through.set_port(Some(proxy.port())).unwrap();
-    let mut command = scene.outbox(&scene.settings("", ""), &["worker", "--name", "worker"]);
+    let mut command = test.outbox(&test.settings("", ""), &["worker", "--name", "worker"]);
     let worker = Running::spawn(command.env("DATABASE_URL", through.as_str()));
-    scene.wait_published().await;
+    test.wait_published().await;
 
     proxy.switch_to(pair.standby.port());
     eventually("the worker says where it is", PATIENCE, async || {
@@ -30,13 +30,13 @@ async fn a_worker_whose_address_moves_to_a_lagging_standby_says_so_and_sends_not
     .await;
     // It might read and send for as long as its leases run.
     let running = "SELECT count(*) FROM outbox_running_leases";
-    eventually("its leases have run out", PATIENCE, async || scene.number(running).await == 0).await;
-    assert_eq!(scene.length().await, 500);
+    eventually("its leases have run out", PATIENCE, async || test.number(running).await == 0).await;
+    assert_eq!(test.length().await, 500);
 
     proxy.switch_to(pair.primary.port());
-    scene.insert(100, 20).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.insert(100, 20).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 /// An address that names both servers of a pair.
@@ -48,8 +48,8 @@ fn both(pair: &Pair, database: &str) -> String {
 #[actix::test]
 async fn an_application_that_publishes_gets_away_from_a_demoted_primary() {
     let mut pair = Pair::start(Replication::Asynchronous).await;
-    let scene = Scene::on(pair.database().await, redis::url()).await;
-    let url = both(&pair, &scene.database().name);
+    let test = TestOutbox::on(pair.database().await, redis::url()).await;
+    let url = both(&pair, &test.database().name);
     let settings = Settings::from_toml(&format!("[database]\nurl = \"{url}\"")).unwrap();
     let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
     outbox.send(NewEvent::new("thing.happened", "tests")).await.unwrap();

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use actix_outbox::{ActorKind, EventTypes, Outbox, OutboxSystem, Panic, PublishError, SystemError};
 
 use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, answer, event, handler};
-use crate::scene::{DRAIN, Scene};
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::{DRAIN, TestOutbox};
 
 fn every_kind() -> [ActorKind; 10] {
     [
@@ -42,49 +42,47 @@ async fn wait_healthy(outbox: &Outbox) {
 #[actix::test]
 async fn an_actor_of_each_kind_panics_in_the_middle_of_the_work_and_every_event_arrives_once() {
     const ROUNDS: usize = 3;
-    let (scene, handled) = (Scene::new().await, Arc::new(Mutex::new(HashSet::new())));
-    let tables = format!(
-        "[publishers.default]\n{}[worker]\n{QUICK_RETRIES}batch_size = 20\nmax_in_flight = 200",
-        scene.stream()
-    );
+    let (test, handled) = (TestOutbox::new().await, Arc::new(Mutex::new(HashSet::new())));
+    let tables =
+        format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}batch_size = 20\nmax_in_flight = 200", test.stream());
     let seen = Arc::clone(&handled);
     let collecting = handler("collecting", EventTypes::All, move |event| {
         let first = seen.lock().unwrap().insert(event.id.to_string());
         // Some are refused at first, so that there are retries to record.
         answer(if first && event.id.as_u128() % 50 == 0 { Err("not yet") } else { Ok(()) })
     });
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).subscribe(collecting).start().await.unwrap();
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).subscribe(collecting).start().await.unwrap();
     for kind in (0..ROUNDS).flat_map(|_| every_kind()) {
-        let before = scene.length().await;
-        scene.insert(400, 40).await;
-        scene.wait_length(before + 50).await;
+        let before = test.length().await;
+        test.insert(400, 40).await;
+        test.wait_length(before + 50).await;
         panic_in(&outbox, &kind).await;
-        scene.wait_length(before + 100).await;
+        test.wait_length(before + 100).await;
     }
-    scene.wait_published().await;
-    scene.assert_delivered().await;
-    let ids: HashSet<String> = scene.event_ids().await.into_iter().collect();
+    test.wait_published().await;
+    test.assert_delivered().await;
+    let ids: HashSet<String> = test.event_ids().await.into_iter().collect();
     assert_eq!(*handled.lock().unwrap(), ids, "what the handler met");
 
     tokio::time::timeout(DRAIN, outbox.drained()).await.expect("it is drained");
     wait_healthy(&outbox).await;
     outbox.shutdown().await.unwrap();
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_workers").await, 0, "workers that it left behind");
+    assert_eq!(test.number("SELECT count(*) FROM outbox_workers").await, 0, "workers that it left behind");
 }
 
 #[actix::test]
 async fn after_each_kinds_panic_a_system_at_rest_takes_events_again() {
-    let scene = Scene::new().await;
-    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}", scene.stream());
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
+    let test = TestOutbox::new().await;
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}", test.stream());
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     for (sent, kind) in every_kind().iter().enumerate() {
         panic_in(&outbox, kind).await;
         // At once: what is said to a supervisor that is being replaced is for its successor.
         outbox.send(event("after").partition_key("key")).await.unwrap();
-        scene.wait_length(sent + 1).await;
+        test.wait_length(sent + 1).await;
     }
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    test.assert_delivered().await;
     outbox.shutdown().await.unwrap();
 }
 
@@ -97,46 +95,46 @@ const NOTE_BEATS: &str = "
 
 #[actix::test]
 async fn a_supervisor_that_was_replaced_leaves_one_heartbeat() {
-    let scene = Scene::new().await;
-    scene.sql().await.batch_execute(NOTE_BEATS).await.unwrap();
-    let tables = format!("[publishers.default]\n{}[worker]\nlease = \"1s\"", scene.stream());
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
+    let test = TestOutbox::new().await;
+    test.sql().await.batch_execute(NOTE_BEATS).await.unwrap();
+    let tables = format!("[publishers.default]\n{}[worker]\nlease = \"1s\"", test.stream());
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     outbox.send(event("1")).await.unwrap();
-    scene.wait_published().await;
-    let first = scene.number("SELECT min(connection)::bigint FROM beats").await;
+    test.wait_published().await;
+    let first = test.number("SELECT min(connection)::bigint FROM beats").await;
     panic_in(&outbox, &ActorKind::Supervisor).await;
     // All beat at the same pace, so another one would be among the last of these.
     let second = format!("SELECT count(*) FROM beats WHERE connection <> {first}");
-    eventually("the new heart beats", PATIENCE, async || scene.number(&second).await >= 5).await;
+    eventually("the new heart beats", PATIENCE, async || test.number(&second).await >= 5).await;
     let last =
         "SELECT count(DISTINCT connection) FROM (SELECT connection FROM beats ORDER BY number DESC LIMIT 3) last";
-    assert_eq!(scene.number(last).await, 1);
-    assert_eq!(scene.number("SELECT count(DISTINCT connection) FROM beats").await, 2);
+    assert_eq!(test.number(last).await, 1);
+    assert_eq!(test.number("SELECT count(DISTINCT connection) FROM beats").await, 2);
     wait_healthy(&outbox).await;
     outbox.send(event("2")).await.unwrap();
-    scene.wait_published().await;
+    test.wait_published().await;
 }
 
 #[actix::test]
 async fn a_lease_keeper_that_was_replaced_goes_on_with_the_same_leases() {
-    let scene = Scene::new().await;
-    let tables = format!("[publishers.default]\n{}[worker]\nlease = \"2s\"", scene.stream());
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
+    let test = TestOutbox::new().await;
+    let tables = format!("[publishers.default]\n{}[worker]\nlease = \"2s\"", test.stream());
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     let taken = "SELECT count(*) FROM outbox_running_leases WHERE epoch = 1";
-    eventually("every share is owned", PATIENCE, async || scene.number(taken).await == 64).await;
+    eventually("every share is owned", PATIENCE, async || test.number(taken).await == 64).await;
     panic_in(&outbox, &ActorKind::LeaseKeeper).await;
-    let last = scene.number("SELECT (extract(epoch FROM max(ends_at)) * 1000000)::bigint FROM outbox_heartbeats").await;
+    let last = test.number("SELECT (extract(epoch FROM max(ends_at)) * 1000000)::bigint FROM outbox_heartbeats").await;
     let extended = format!(
         "SELECT count(*) FROM outbox_heartbeats WHERE extract(epoch FROM ends_at) * 1000000 > {last} + 2000000"
     );
-    eventually("its successor has extended them", PATIENCE, async || scene.number(&extended).await == 1).await;
-    assert_eq!(scene.number(taken).await, 64, "none of them was taken anew");
+    eventually("its successor has extended them", PATIENCE, async || test.number(&extended).await == 1).await;
+    assert_eq!(test.number(taken).await, 64, "none of them was taken anew");
     outbox.shutdown().await.unwrap();
 }
 
 #[actix::test]
 async fn a_system_that_was_shut_down_lets_go_of_its_backends_and_its_handlers() {
-    let (scene, mark) = (Scene::new().await, Arc::new(()));
+    let (test, mark) = (TestOutbox::new().await, Arc::new(()));
     let (kept_by_backend, kept_by_handler) = (Arc::clone(&mark), Arc::clone(&mark));
     let backend = Scripted::new(move |_| {
         let _ = &kept_by_backend;
@@ -146,7 +144,7 @@ async fn a_system_that_was_shut_down_lets_go_of_its_backends_and_its_handlers() 
         let _ = &kept_by_handler;
         answer(Ok(()))
     });
-    let settings = scene.system_settings("[publishers.mine]\nbackend = \"scripted\"");
+    let settings = test.system_settings("[publishers.mine]\nbackend = \"scripted\"");
     let outbox = OutboxSystem::builder(settings)
         .backend("scripted", move |_| Ok(backend.clone()))
         .subscribe(handling)
@@ -154,7 +152,7 @@ async fn a_system_that_was_shut_down_lets_go_of_its_backends_and_its_handlers() 
         .await
         .unwrap();
     outbox.send(event("1")).await.unwrap();
-    scene.wait_published().await;
+    test.wait_published().await;
     outbox.shutdown().await.unwrap();
     drop(outbox);
     eventually("nobody keeps them", PATIENCE, async || Arc::strong_count(&mark) == 1).await;
@@ -162,32 +160,32 @@ async fn a_system_that_was_shut_down_lets_go_of_its_backends_and_its_handlers() 
 
 #[actix::test]
 async fn a_system_that_is_shut_down_settles_what_is_in_flight_and_hands_its_share_over() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let tables = format!(
         "[publishers.default]\n{}rate_limit = {{ per_second = 500, burst = 100 }}\n[worker]\nbatch_size = 50\nmax_in_flight = 200",
-        scene.stream()
+        test.stream()
     );
-    scene.insert(3_000, 100).await;
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
-    scene.wait_length(200).await;
+    test.insert(3_000, 100).await;
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
+    test.wait_length(200).await;
     outbox.shutdown().await.unwrap();
-    assert_eq!(scene.published().await, scene.length().await as i64, "in the stream and settled");
-    assert!(scene.unpublished().await > 0, "it was in the middle of its work");
+    assert_eq!(test.published().await, test.length().await as i64, "in the stream and settled");
+    assert!(test.unpublished().await > 0, "it was in the middle of its work");
     let held = "SELECT count(*) FROM outbox_running_leases";
-    assert_eq!(scene.number(held).await, 0, "leases that it left behind");
+    assert_eq!(test.number(held).await, 0, "leases that it left behind");
 
-    let tables = format!("[publishers.default]\n{}", scene.stream());
-    let next = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
+    let tables = format!("[publishers.default]\n{}", test.stream());
+    let next = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     next.drained().await;
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
     next.shutdown().await.unwrap();
 }
 
 #[actix::test]
 async fn a_system_that_was_shut_down_answers_with_errors() {
-    let (scene, log) = (Scene::new().await, Log::default());
-    let tables = format!("[publishers.default]\n{}", scene.stream());
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let tables = format!("[publishers.default]\n{}", test.stream());
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     let address = outbox.addr().unwrap();
     let same = outbox.clone();
     outbox.shutdown().await.unwrap();
@@ -204,14 +202,14 @@ async fn a_system_that_was_shut_down_answers_with_errors() {
     assert!(matches!(outbox.subscribe(late).await, Err(SystemError::Stopped)));
     assert!(matches!(address.send(event("2")).await, Err(_) | Ok(Err(PublishError::Stopped))));
     outbox.wake();
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events").await, 0);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, 0);
 }
 
 #[actix::test]
 async fn health_names_what_is_owned_and_what_is_served() {
-    let scene = Scene::new().await;
-    let tables = format!("[publishers.default]\n{}[publishers.other]\nbackend = \"local\"", scene.stream());
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
+    let test = TestOutbox::new().await;
+    let tables = format!("[publishers.default]\n{}[publishers.other]\nbackend = \"local\"", test.stream());
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     eventually("every share is owned", PATIENCE, async || {
         let health = outbox.health().await.unwrap();
         ["", "default", "other"].iter().all(|lane| health.shards.get(*lane) == Some(&32))

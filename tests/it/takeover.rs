@@ -9,10 +9,10 @@ use actix_outbox::{OutboxSystem, Settings};
 use tokio::sync::oneshot;
 use tokio_postgres::Client;
 
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, postgres, redis, unique};
+use crate::test_outbox::TestOutbox;
 
 const LEASE: Duration = Duration::from_secs(2);
 const SHORT_LEASE: &str = "lease = \"2s\"";
@@ -46,32 +46,32 @@ async fn wait_shares(sql: &Client, workers: &[&str], expected: &[i64]) {
 
 #[tokio::test]
 async fn a_killed_workers_share_is_taken_over_within_the_lease_time_and_a_second() {
-    let scene = Scene::new().await;
-    let sql = scene.sql().await;
-    let settings = scene.settings(SHORT_LEASE, "");
-    let _survivor = scene.worker(&settings, "survivor");
+    let test = TestOutbox::new().await;
+    let sql = test.sql().await;
+    let settings = test.settings(SHORT_LEASE, "");
+    let _survivor = test.worker(&settings, "survivor");
     // At several moments between two heartbeats.
     for name in ["first", "second", "third"] {
-        let mut killed = scene.worker(&settings, name);
+        let mut killed = test.worker(&settings, name);
         wait_shares(&sql, &["survivor", name], &[SHARDS / 2, SHARDS / 2]).await;
-        scene.insert(200, 20).await;
+        test.insert(200, 20).await;
         let began = Instant::now();
         killed.kill();
         wait_shares(&sql, &["survivor"], &[SHARDS]).await;
         let took = began.elapsed();
         assert!(took <= LEASE + Duration::from_secs(1), "{name}: {took:?}");
     }
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn the_share_of_a_killed_worker_is_divided_evenly_among_those_that_are_left() {
-    let scene = Scene::new().await;
-    let sql = scene.sql().await;
-    let settings = scene.settings(SHORT_LEASE, "");
+    let test = TestOutbox::new().await;
+    let sql = test.sql().await;
+    let settings = test.settings(SHORT_LEASE, "");
     let names = ["1", "2", "3", "killed"];
-    let mut workers = names.map(|name| scene.worker(&settings, name));
+    let mut workers = names.map(|name| test.worker(&settings, name));
     wait_shares(&sql, &names, &[8, 8, 8, 8]).await;
     workers[3].kill();
     wait_shares(&sql, &names[..3], &[11, 11, 10]).await;
@@ -80,33 +80,33 @@ async fn the_share_of_a_killed_worker_is_divided_evenly_among_those_that_are_lef
 #[tokio::test]
 async fn a_worker_cut_off_from_redis_leaves_its_share_to_one_that_is_not() {
     let server = redis::Server::start(&[]);
-    let scene = Scene::on(postgres::database().await, server.url()).await;
-    let sql = scene.sql().await;
+    let test = TestOutbox::on(postgres::database().await, server.url()).await;
+    let sql = test.sql().await;
     let proxy = Proxy::to(server.port()).await;
-    let settings = scene.settings(SHORT_LEASE, "connect_timeout = 1\nsocket_timeout = 1");
-    let _reaching = scene.worker(&settings, "reaching");
+    let settings = test.settings(SHORT_LEASE, "connect_timeout = 1\nsocket_timeout = 1");
+    let _reaching = test.worker(&settings, "reaching");
     let through = format!("redis://127.0.0.1:{}/0", proxy.port());
     let mut cut_off = Running::spawn(
-        scene.outbox(&settings, &["worker", "--name", "cut-off"]).env("OUTBOX__PUBLISHERS__DEFAULT__URL", through),
+        test.outbox(&settings, &["worker", "--name", "cut-off"]).env("OUTBOX__PUBLISHERS__DEFAULT__URL", through),
     );
     wait_shares(&sql, &["reaching", "cut-off"], &[SHARDS / 2, SHARDS / 2]).await;
 
     proxy.set(Passage::HoldRequests);
-    scene.insert(2_000, 100).await;
+    test.insert(2_000, 100).await;
     wait_shares(&sql, &["reaching"], &[SHARDS]).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    test.assert_delivered().await;
     assert!(proxy.held() > 0 && cut_off.is_running(), "{}", cut_off.stderr());
     let said = "SELECT count(*) FROM outbox_workers WHERE name = 'cut-off' AND backends ->> 'default' = 'ok'";
-    assert_eq!(scene.number(said).await, 0, "it says that it cannot reach it");
+    assert_eq!(test.number(said).await, 0, "it says that it cannot reach it");
 
     // What it had sent arrives now, long after others sent the same.
     proxy.set(Passage::Open);
     wait_shares(&sql, &["reaching", "cut-off"], &[SHARDS / 2, SHARDS / 2]).await;
-    scene.insert(2_000, 100).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
-    assert_eq!(scene.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
+    test.insert(2_000, 100).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
+    assert_eq!(test.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
 }
 
 /// A system of this process whose thread can be blocked, as by a handler that computes for minutes.
@@ -133,62 +133,62 @@ impl Blockable {
 
 #[tokio::test]
 async fn a_worker_whose_loop_is_blocked_leaves_its_share_to_one_that_works_and_does_no_harm_when_it_goes_on() {
-    let scene = Scene::new().await;
-    let sql = scene.sql().await;
-    let tables = format!("[publishers.default]\n{}[worker]\n{SHORT_LEASE}\nname = \"blocked\"", scene.stream());
-    let blockable = Blockable::start(scene.system_settings(&tables));
-    let _working = scene.worker(&scene.settings(SHORT_LEASE, ""), "working");
+    let test = TestOutbox::new().await;
+    let sql = test.sql().await;
+    let tables = format!("[publishers.default]\n{}[worker]\n{SHORT_LEASE}\nname = \"blocked\"", test.stream());
+    let blockable = Blockable::start(test.system_settings(&tables));
+    let _working = test.worker(&test.settings(SHORT_LEASE, ""), "working");
     wait_shares(&sql, &["blocked", "working"], &[SHARDS / 2, SHARDS / 2]).await;
 
-    scene.insert(2_000, 100).await;
+    test.insert(2_000, 100).await;
     blockable.block.send(()).unwrap();
     wait_shares(&sql, &["working"], &[SHARDS]).await;
-    scene.wait_published().await;
+    test.wait_published().await;
     let said = "SELECT count(*) FROM outbox_workers WHERE name = 'blocked' AND backends ->> 'default' LIKE '%stuck%'";
-    assert_eq!(scene.number(said).await, 1, "its heart goes on and says what it has");
+    assert_eq!(test.number(said).await, 1, "its heart goes on and says what it has");
 
-    scene.insert(2_000, 100).await;
+    test.insert(2_000, 100).await;
     blockable.unblock.send(()).unwrap();
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    test.assert_delivered().await;
     tokio::task::spawn_blocking(|| blockable.thread.join().unwrap()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_worker_that_beats_and_cannot_read_says_so_and_leaves_its_shards_to_one_that_can() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let role = unique("reader");
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     let grant = format!(
         "CREATE ROLE {role} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; \
          GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"
     );
     sql.batch_execute(&grant).await.unwrap();
-    let mut url = url::Url::parse(scene.url()).unwrap();
+    let mut url = url::Url::parse(test.url()).unwrap();
     url.set_username(&role).unwrap();
-    let mut command = scene.outbox(&scene.settings(SHORT_LEASE, ""), &["worker", "--name", "blind"]);
+    let mut command = test.outbox(&test.settings(SHORT_LEASE, ""), &["worker", "--name", "blind"]);
     let blind = Running::spawn(command.env("DATABASE_URL", url.as_str()));
-    scene.wait_owners(&["blind"]).await;
-    let _seeing = scene.worker(&scene.settings(SHORT_LEASE, ""), "seeing");
-    scene.wait_owners(&["blind", "seeing"]).await;
-    scene.insert(100, 50).await;
-    scene.wait_published().await;
+    test.wait_owners(&["blind"]).await;
+    let _seeing = test.worker(&test.settings(SHORT_LEASE, ""), "seeing");
+    test.wait_owners(&["blind", "seeing"]).await;
+    test.insert(100, 50).await;
+    test.wait_published().await;
 
     sql.batch_execute(&format!("REVOKE SELECT ON outbox_events FROM {role}")).await.unwrap();
-    scene.insert(100, 50).await;
-    scene.wait_published().await;
+    test.insert(100, 50).await;
+    test.wait_published().await;
     let of_the_blind =
         "SELECT count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner WHERE w.name = 'blind'";
-    eventually("it has left its shards", PATIENCE, async || scene.number(of_the_blind).await == 0).await;
+    eventually("it has left its shards", PATIENCE, async || test.number(of_the_blind).await == 0).await;
     let said =
         "SELECT count(*) FROM outbox_workers WHERE name = 'blind' AND backends::text LIKE '%events cannot be read%'";
-    assert_eq!(scene.number(said).await, 1, "{}", blind.stderr());
+    assert_eq!(test.number(said).await, 1, "{}", blind.stderr());
 
     sql.batch_execute(&format!("GRANT SELECT ON outbox_events TO {role}")).await.unwrap();
-    scene.wait_owners(&["blind", "seeing"]).await;
-    scene.insert(100, 50).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_owners(&["blind", "seeing"]).await;
+    test.insert(100, 50).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
     drop(blind);
     sql.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }

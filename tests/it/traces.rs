@@ -13,9 +13,9 @@ use tracing::{Instrument, info_span};
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::actors::Log;
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, free_port, redis};
+use crate::test_outbox::TestOutbox;
 
 /// The settings of the other process.
 const SETTINGS: &str = "OUTBOX_TEST_TRACES_SETTINGS";
@@ -127,10 +127,10 @@ fn run_the_other_process(settings: &str) -> Vec<Span> {
 
 #[actix::test]
 async fn publishing_delivering_and_handling_are_one_trace_across_two_processes() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let (subscriber, exporter) = subscriber();
     let traced = tracing::subscriber::set_default(subscriber);
-    let mut conn = AsyncPgConnection::establish(scene.url()).await.unwrap();
+    let mut conn = AsyncPgConnection::establish(test.url()).await.unwrap();
     let order = info_span!("place an order");
     let published = publish(&mut conn, NewEvent::new("order.placed", "shop")).instrument(order).await.unwrap();
     let mine = exported(&exporter);
@@ -141,7 +141,7 @@ async fn publishing_delivering_and_handling_are_one_trace_across_two_processes()
     assert_eq!(published.extensions.as_str(), format!(r#"{{"traceparent":"{traceparent}"}}"#));
 
     let retries = "[worker]\nretry_backoff = { base = \"10ms\", factor = 1, max = \"20ms\", jitter = 0 }";
-    let settings = format!("[database]\nurl = \"{}\"\n[publishers.default]\n{}{retries}", scene.url(), scene.stream());
+    let settings = format!("[database]\nurl = \"{}\"\n[publishers.default]\n{}{retries}", test.url(), test.stream());
     let spans = run_the_other_process(&settings);
     let named = |name: &str| spans.iter().filter(|span| span.name == name).collect::<Vec<_>>();
     let (deliver, process, mail) = (named("deliver default"), named("process mailer"), named("send mail"));
@@ -161,9 +161,9 @@ async fn publishing_delivering_and_handling_are_one_trace_across_two_processes()
     assert_eq!(batches[0].links, [(order.trace.clone(), order.id.clone())]);
     assert_eq!(batches[0].parent, SpanId::INVALID.to_string());
 
-    let mut redis = redis::connect(scene.redis_url()).await;
+    let mut redis = redis::connect(test.redis_url()).await;
     let entries: ::redis::streams::StreamRangeReply =
-        ::redis::cmd("XRANGE").arg(scene.stream_name()).arg(&["-", "+"]).query_async(&mut redis).await.unwrap();
+        ::redis::cmd("XRANGE").arg(test.stream_name()).arg(&["-", "+"]).query_async(&mut redis).await.unwrap();
     let with_trace = entries.ids.iter().filter(|entry| {
         let event: serde_json::Value = serde_json::from_str(&entry.get::<String>("cloud_event").unwrap()).unwrap();
         event["traceparent"] == traceparent
@@ -193,13 +193,13 @@ async fn collector() -> (u16, Log) {
 
 #[actix::test]
 async fn the_program_exports_the_spans_of_sampled_events_by_otlp() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let trace = |flags: &str| format!("traceparent=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
     for (source, flags) in [("sampled", "01"), ("not-sampled", "00")] {
-        scene.run(&["publish", "t", "--source", source, "--extension", &trace(flags)]).await;
+        test.run(&["publish", "t", "--source", source, "--extension", &trace(flags)]).await;
     }
     let (port, received) = collector().await;
-    let mut worker = scene.outbox(&scene.settings("", ""), &["worker", "--until-empty"]);
+    let mut worker = test.outbox(&test.settings("", ""), &["worker", "--until-empty"]);
     worker.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"));
     let mut worker = Running::spawn(&mut worker);
     assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());

@@ -4,10 +4,10 @@ use actix_outbox::{NewEvent, OutboxSystem};
 use rustix::process::Signal;
 use tokio_postgres::Client;
 
-use crate::scene::Scene;
 use crate::support::postgres::connect;
 use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, postgres, redis};
+use crate::test_outbox::TestOutbox;
 
 const COUNT: i32 = 2_000;
 
@@ -17,110 +17,110 @@ const TRIGGER: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
     CREATE TRIGGER refuse BEFORE UPDATE ON outbox_events FOR EACH ROW WHEN (OLD.subject <> '')
         EXECUTE FUNCTION refuse()";
 
-async fn marked(scene: &Scene) -> Vec<String> {
+async fn marked(test: &TestOutbox) -> Vec<String> {
     let statement = "SELECT id::text FROM outbox_events WHERE subject <> ''";
-    let rows = scene.sql().await.query(statement, &[]).await.unwrap();
+    let rows = test.sql().await.query(statement, &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// An outbox with [`COUNT`] events, `few` of which have a subject.
-async fn with_marked(few: i64) -> Scene {
-    let scene = Scene::new().await;
-    scene.insert(COUNT, 50).await;
+async fn with_marked(few: i64) -> TestOutbox {
+    let test = TestOutbox::new().await;
+    test.insert(COUNT, 50).await;
     let mark = "UPDATE outbox_events SET subject = 'marked' WHERE id IN (SELECT id FROM outbox_events LIMIT $1)";
-    scene.sql().await.execute(mark, &[&few]).await.unwrap();
-    scene
+    test.sql().await.execute(mark, &[&few]).await.unwrap();
+    test
 }
 
-async fn wait_all_but(scene: &Scene, few: i64) {
-    eventually("the others are recorded", PATIENCE, async || scene.unpublished().await <= few).await;
+async fn wait_all_but(test: &TestOutbox, few: i64) {
+    eventually("the others are recorded", PATIENCE, async || test.unpublished().await <= few).await;
 }
 
 #[tokio::test]
 async fn rows_that_may_not_be_updated_hold_no_other_and_are_named() {
-    let scene = with_marked(2).await;
-    scene.sql().await.batch_execute(TRIGGER).await.unwrap();
-    let settings = scene.settings("lease = \"1s\"", "");
-    let worker = scene.worker(&settings, "worker");
-    wait_all_but(&scene, 2).await;
-    let ids = marked(&scene).await;
+    let test = with_marked(2).await;
+    test.sql().await.batch_execute(TRIGGER).await.unwrap();
+    let settings = test.settings("lease = \"1s\"", "");
+    let worker = test.worker(&settings, "worker");
+    wait_all_but(&test, 2).await;
+    let ids = marked(&test).await;
     eventually("the log names the rows", PATIENCE, async || ids.iter().all(|id| worker.stderr().contains(id))).await;
     assert!(worker.stderr().contains("this row is evidence"));
     eventually("explain names the reason", PATIENCE, async || {
-        let explained = scene.outbox(&settings, &["events", "explain", &ids[0]]).output().unwrap();
+        let explained = test.outbox(&settings, &["events", "explain", &ids[0]]).output().unwrap();
         String::from_utf8_lossy(&explained.stdout).contains("this row is evidence")
     })
     .await;
     // Later events go on meanwhile, those of the rows' keys, too.
-    scene.insert(COUNT, 50).await;
-    wait_all_but(&scene, 2).await;
-    assert_eq!(scene.length().await, usize::try_from(2 * COUNT).unwrap());
-    scene.sql().await.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.insert(COUNT, 50).await;
+    wait_all_but(&test, 2).await;
+    assert_eq!(test.length().await, usize::try_from(2 * COUNT).unwrap());
+    test.sql().await.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn a_trigger_that_warns_casts_no_doubt_on_what_was_written() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let warn =
         "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'seen'; RETURN NEW; END $$;
         CREATE TRIGGER warn BEFORE INSERT OR UPDATE ON outbox_events FOR EACH ROW EXECUTE FUNCTION warn()";
-    scene.sql().await.batch_execute(warn).await.unwrap();
-    let worker = scene.worker(&scene.settings("", ""), "worker");
-    let outbox = OutboxSystem::builder(scene.system_settings("")).publish_only(true).start().await.unwrap();
+    test.sql().await.batch_execute(warn).await.unwrap();
+    let worker = test.worker(&test.settings("", ""), "worker");
+    let outbox = OutboxSystem::builder(test.system_settings("")).publish_only(true).start().await.unwrap();
     outbox.send(NewEvent::new("thing.happened", "tests")).await.unwrap();
-    scene.insert(100, 5).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.insert(100, 5).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
     assert!(!worker.stderr().contains("synchronous standby"), "{}", worker.stderr());
     outbox.shutdown().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_worker_that_cannot_record_two_rows_shuts_down_in_time_and_the_next_one_does_not_send_them_again() {
-    let scene = with_marked(2).await;
-    scene.sql().await.batch_execute(TRIGGER).await.unwrap();
-    let settings = scene.settings("shutdown_timeout = \"20s\"", "");
-    let mut worker = scene.worker(&settings, "first");
-    wait_all_but(&scene, 2).await;
+    let test = with_marked(2).await;
+    test.sql().await.batch_execute(TRIGGER).await.unwrap();
+    let settings = test.settings("shutdown_timeout = \"20s\"", "");
+    let mut worker = test.worker(&settings, "first");
+    wait_all_but(&test, 2).await;
     eventually("the rows are set aside", PATIENCE, async || worker.stderr().contains("this row is evidence")).await;
     worker.signal(Signal::TERM);
     assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
-    let next = scene.worker(&settings, "second");
+    let next = test.worker(&settings, "second");
     eventually("the next worker finds them", PATIENCE, async || next.stderr().contains("this row is evidence")).await;
-    scene.insert(10, 5).await;
-    wait_all_but(&scene, 2).await;
-    scene.sql().await.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.insert(10, 5).await;
+    wait_all_but(&test, 2).await;
+    test.sql().await.batch_execute("DROP TRIGGER refuse ON outbox_events").await.unwrap();
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[tokio::test]
 async fn rows_that_an_open_transaction_holds_hold_no_other_and_their_shards_are_handed_over() {
-    let scene = with_marked(500).await;
-    let holder = scene.sql().await;
+    let test = with_marked(500).await;
+    let holder = test.sql().await;
     holder.batch_execute("BEGIN; SELECT FROM outbox_events WHERE subject <> '' FOR UPDATE").await.unwrap();
-    let settings = scene.settings("lease = \"2s\"", "");
-    let _first = scene.worker(&settings, "first");
-    wait_all_but(&scene, 500).await;
+    let settings = test.settings("lease = \"2s\"", "");
+    let _first = test.worker(&settings, "first");
+    wait_all_but(&test, 500).await;
     // All shards have such rows, and half of them go to a second worker.
-    let _second = scene.worker(&settings, "second");
-    scene.wait_owners(&["first", "second"]).await;
-    scene.insert(COUNT, 50).await;
-    wait_all_but(&scene, 500).await;
+    let _second = test.worker(&settings, "second");
+    test.wait_owners(&["first", "second"]).await;
+    test.insert(COUNT, 50).await;
+    wait_all_but(&test, 500).await;
     holder.batch_execute("COMMIT").await.unwrap();
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 /// A settle that waits for a standby: its process and when it began.
 pub(crate) type Waiting = (i32, String);
 
-pub(crate) async fn settle_that_waits(scene: &Scene, after: Option<&Waiting>) -> Waiting {
+pub(crate) async fn settle_that_waits(test: &TestOutbox, after: Option<&Waiting>) -> Waiting {
     let statement = "SELECT pid, query_start::text FROM pg_stat_activity
         WHERE wait_event = 'SyncRep' AND (query LIKE '%UPDATE outbox_events%' OR query LIKE '%outbox_record_accepted%')";
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     let mut found = None;
     eventually("a settle waits for the standby", PATIENCE, async || {
         let rows = sql.query(statement, &[]).await.unwrap();
@@ -131,10 +131,10 @@ pub(crate) async fn settle_that_waits(scene: &Scene, after: Option<&Waiting>) ->
     found.unwrap()
 }
 
-pub(crate) async fn sent_entries(scene: &Scene) -> usize {
+pub(crate) async fn sent_entries(test: &TestOutbox) -> usize {
     let mut command = ::redis::cmd("HKEYS");
-    command.arg(format!("{{{}}}:outbox", scene.stream_name()));
-    let fields: Vec<String> = command.query_async(&mut scene.redis().await).await.unwrap();
+    command.arg(format!("{{{}}}:outbox", test.stream_name()));
+    let fields: Vec<String> = command.query_async(&mut test.redis().await).await.unwrap();
     fields.iter().filter(|field| field.starts_with("sent/")).count()
 }
 
@@ -152,25 +152,25 @@ const INSERT: &str = "INSERT INTO outbox_events (id, event_type, source)
 #[tokio::test]
 async fn a_settle_whose_wait_for_a_standby_is_cancelled_is_repeated_and_waits_again() {
     let server = postgres::Server::start();
-    let scene = Scene::on(server.database().await, redis::url()).await;
-    let _worker = scene.worker(&scene.settings("", ""), "worker");
-    scene.wait_owners(&["worker"]).await;
-    let sql = scene.sql().await;
+    let test = TestOutbox::on(server.database().await, redis::url()).await;
+    let _worker = test.worker(&test.settings("", ""), "worker");
+    test.wait_owners(&["worker"]).await;
+    let sql = test.sql().await;
     set_standby(&sql, "nobody").await;
     sql.batch_execute(INSERT).await.unwrap();
-    let mut waiting = settle_that_waits(&scene, None).await;
+    let mut waiting = settle_that_waits(&test, None).await;
     for _ in 0..3 {
-        assert_ne!(sent_entries(&scene).await, 0, "what no standby has is in the journal");
+        assert_ne!(sent_entries(&test).await, 0, "what no standby has is in the journal");
         // It is visible from now on, and not durable.
         let cancelled = sql.query_one("SELECT pg_cancel_backend($1)", &[&waiting.0]).await.unwrap();
         assert!(cancelled.get::<_, bool>(0));
-        waiting = settle_that_waits(&scene, Some(&waiting)).await;
+        waiting = settle_that_waits(&test, Some(&waiting)).await;
     }
-    assert_ne!(sent_entries(&scene).await, 0);
+    assert_ne!(sent_entries(&test).await, 0);
     set_standby(&sql, "").await;
-    scene.wait_published().await;
-    eventually("the journal is empty", PATIENCE, async || sent_entries(&scene).await == 0).await;
-    scene.assert_delivered().await;
+    test.wait_published().await;
+    eventually("the journal is empty", PATIENCE, async || sent_entries(&test).await == 0).await;
+    test.assert_delivered().await;
 }
 
 /// The commit of a settle may wait for a standby for ever, so no time limit tells that its reply is lost. The server does.
@@ -179,12 +179,12 @@ async fn a_settle_whose_reply_is_lost_is_repeated_though_its_connection_lives() 
     let server = postgres::Server::start();
     let database = server.database().await;
     let (sql, proxy) = (connect(&database.url).await, Proxy::to(server.port()).await);
-    let scene = Scene::on(database, redis::url()).await.through(proxy.port());
-    let mut worker = scene.worker(&scene.settings("", ""), "worker");
-    scene.wait_owners(&["worker"]).await;
+    let test = TestOutbox::on(database, redis::url()).await.through(proxy.port());
+    let mut worker = test.worker(&test.settings("", ""), "worker");
+    test.wait_owners(&["worker"]).await;
     set_standby(&sql, "nobody").await;
     sql.batch_execute(INSERT).await.unwrap();
-    settle_that_waits(&scene, None).await;
+    settle_that_waits(&test, None).await;
     // Longer than a statement may take: waiting alone is no reason to give a settle up.
     eventually("the worker says that it waits", PATIENCE, async || {
         worker.stderr().contains("the database has not answered for 10s")
@@ -198,8 +198,8 @@ async fn a_settle_whose_reply_is_lost_is_repeated_though_its_connection_lives() 
     })
     .await;
     proxy.set(Passage::Open);
-    eventually("the journal is empty", PATIENCE, async || sent_entries(&scene).await == 0).await;
+    eventually("the journal is empty", PATIENCE, async || sent_entries(&test).await == 0).await;
     worker.signal(Signal::TERM);
     assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
-    scene.assert_delivered().await;
+    test.assert_delivered().await;
 }

@@ -10,11 +10,11 @@ use futures_util::stream::poll_fn;
 use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::actors::event;
-use crate::scene::Scene;
 use crate::support::pooler::Pooler;
 use crate::support::postgres::{self, Stop};
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, redis};
+use crate::test_outbox::TestOutbox;
 
 /// What is found in time was not found by polling.
 const NEVER_POLLING: &str = "poll_interval = \"1h\"";
@@ -22,43 +22,43 @@ const NEVER_POLLING: &str = "poll_interval = \"1h\"";
 const LISTENERS: &str = "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
 
 /// A worker that polls once, when it starts, and listens from then on.
-async fn listening_worker(scene: &Scene) -> Running {
-    let worker = scene.worker(&scene.settings(NEVER_POLLING, ""), "worker");
-    scene.wait_owners(&["worker"]).await;
-    wait_listening(scene, "").await;
+async fn listening_worker(test: &TestOutbox) -> Running {
+    let worker = test.worker(&test.settings(NEVER_POLLING, ""), "worker");
+    test.wait_owners(&["worker"]).await;
+    wait_listening(test, "").await;
     worker
 }
 
 /// Waits until somebody listens other than those named.
-async fn wait_listening(scene: &Scene, but: &str) {
+async fn wait_listening(test: &TestOutbox, but: &str) {
     let query = format!(
         "SELECT count(*) {LISTENERS} AND state = 'idle' AND NOT pid::text = ANY (string_to_array('{but}', ','))"
     );
-    eventually("the worker listens", PATIENCE, async || scene.number(&query).await > 0).await;
+    eventually("the worker listens", PATIENCE, async || test.number(&query).await > 0).await;
 }
 
-async fn publisher(scene: &Scene) -> Outbox {
-    OutboxSystem::builder(scene.system_settings("")).publish_only(true).start().await.unwrap()
+async fn publisher(test: &TestOutbox) -> Outbox {
+    OutboxSystem::builder(test.system_settings("")).publish_only(true).start().await.unwrap()
 }
 
 /// Sends some events, each when the one before has arrived: the first may be found when the worker starts to listen.
-async fn assert_woken(scene: &Scene, outbox: &Outbox) {
-    let before = scene.length().await;
+async fn assert_woken(test: &TestOutbox, outbox: &Outbox) {
+    let before = test.length().await;
     for n in 1..=4 {
         let sent = async || outbox.send(event("woken")).await.is_ok();
         eventually("the event is stored", PATIENCE, sent).await;
-        scene.wait_length(before + n).await;
+        test.wait_length(before + n).await;
     }
 }
 
-async fn channel(scene: &Scene) -> String {
+async fn channel(test: &TestOutbox) -> String {
     let query = "SELECT 'outbox_' || replace(id::text, '-', '') FROM outbox_meta";
-    scene.sql().await.query_one(query, &[]).await.unwrap().get(0)
+    test.sql().await.query_one(query, &[]).await.unwrap().get(0)
 }
 
 /// The payloads of what is announced, from now on.
-async fn announcements(scene: &Scene) -> Arc<Mutex<Vec<String>>> {
-    let (client, mut connection) = tokio_postgres::connect(scene.url(), NoTls).await.unwrap();
+async fn announcements(test: &TestOutbox) -> Arc<Mutex<Vec<String>>> {
+    let (client, mut connection) = tokio_postgres::connect(test.url(), NoTls).await.unwrap();
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
     let kept = Arc::clone(&heard);
     tokio::spawn(async move {
@@ -69,7 +69,7 @@ async fn announcements(scene: &Scene) -> Arc<Mutex<Vec<String>>> {
             }
         }
     });
-    client.batch_execute(&format!("LISTEN {}", channel(scene).await)).await.unwrap();
+    client.batch_execute(&format!("LISTEN {}", channel(test).await)).await.unwrap();
     tokio::spawn(async move {
         std::future::pending::<()>().await;
         drop(client);
@@ -78,9 +78,9 @@ async fn announcements(scene: &Scene) -> Arc<Mutex<Vec<String>>> {
 }
 
 /// How many were announced until now: what is said last is heard last.
-async fn count_to_the_end(scene: &Scene, heard: &Mutex<Vec<String>>) -> usize {
-    let end = format!("NOTIFY {}, 'the end'", channel(scene).await);
-    scene.sql().await.batch_execute(&end).await.unwrap();
+async fn count_to_the_end(test: &TestOutbox, heard: &Mutex<Vec<String>>) -> usize {
+    let end = format!("NOTIFY {}, 'the end'", channel(test).await);
+    test.sql().await.batch_execute(&end).await.unwrap();
     let is_last = async || heard.lock().unwrap().last().is_some_and(|payload| payload == "the end");
     eventually("the end is heard", PATIENCE, is_last).await;
     heard.lock().unwrap().len() - 1
@@ -88,94 +88,94 @@ async fn count_to_the_end(scene: &Scene, heard: &Mutex<Vec<String>>) -> usize {
 
 #[actix::test]
 async fn whatever_publishes_in_another_process_wakes_the_worker() {
-    let scene = Scene::new().await;
-    let _worker = listening_worker(&scene).await;
-    let outbox = publisher(&scene).await;
-    assert_woken(&scene, &outbox).await;
+    let test = TestOutbox::new().await;
+    let _worker = listening_worker(&test).await;
+    let outbox = publisher(&test).await;
+    assert_woken(&test, &outbox).await;
 
-    let mut conn = AsyncPgConnection::establish(scene.url()).await.unwrap();
+    let mut conn = AsyncPgConnection::establish(test.url()).await.unwrap();
     let published =
         outbox.transaction(&mut conn, async |conn| actix_outbox::publish(conn, event("in a transaction")).await);
     published.await.unwrap();
-    scene.wait_length(5).await;
+    test.wait_length(5).await;
 
-    scene.insert(1, 1).await;
+    test.insert(1, 1).await;
     outbox.wake();
-    scene.wait_length(6).await;
+    test.wait_length(6).await;
 
-    scene.run(&["publish", "thing.happened", "--source", "tests"]).await;
-    scene.wait_length(7).await;
+    test.run(&["publish", "thing.happened", "--source", "tests"]).await;
+    test.wait_length(7).await;
 
-    let batch = scene.settings("", "").with_extension("jsonl");
+    let batch = test.settings("", "").with_extension("jsonl");
     std::fs::write(&batch, r#"{"specversion":"1.0","id":"a","type":"t","source":"s","data":{}}"#).unwrap();
-    scene.run(&["publish", "--batch", batch.to_str().unwrap()]).await;
-    scene.wait_length(8).await;
-    scene.wait_published().await;
-    scene.assert_delivered().await;
+    test.run(&["publish", "--batch", batch.to_str().unwrap()]).await;
+    test.wait_length(8).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
 }
 
 #[actix::test]
 async fn a_program_that_sends_an_event_and_ends_has_woken_the_worker() {
-    let scene = Scene::new().await;
-    let _worker = listening_worker(&scene).await;
+    let test = TestOutbox::new().await;
+    let _worker = listening_worker(&test).await;
     for n in 1..=4 {
-        let outbox = publisher(&scene).await;
-        let heard = announcements(&scene).await;
+        let outbox = publisher(&test).await;
+        let heard = announcements(&test).await;
         // After as many as this, the next wake-up is put off by 20 ms.
         (0..100).for_each(|_| outbox.wake());
         eventually("the many are announced", PATIENCE, async || !heard.lock().unwrap().is_empty()).await;
         outbox.send(event("the last act")).await.unwrap();
         outbox.shutdown().await.unwrap();
-        scene.wait_length(n).await;
+        test.wait_length(n).await;
     }
 }
 
 #[actix::test]
 async fn a_worker_whose_listening_was_cut_off_looks_for_what_it_missed_and_is_woken_again() {
-    let scene = Scene::new().await;
-    let _worker = listening_worker(&scene).await;
-    let outbox = publisher(&scene).await;
-    assert_woken(&scene, &outbox).await;
+    let test = TestOutbox::new().await;
+    let _worker = listening_worker(&test).await;
+    let outbox = publisher(&test).await;
+    assert_woken(&test, &outbox).await;
 
     // Nobody announces it.
-    scene.insert(1, 1).await;
-    let pids: String = scene
+    test.insert(1, 1).await;
+    let pids: String = test
         .sql()
         .await
         .query_one(&format!("SELECT string_agg(pid::text, ',') {LISTENERS}"), &[])
         .await
         .unwrap()
         .get(0);
-    assert!(scene.number(&format!("SELECT count(pg_terminate_backend(pid)) {LISTENERS}")).await > 0);
-    scene.wait_length(5).await;
-    wait_listening(&scene, &pids).await;
-    assert_woken(&scene, &outbox).await;
+    assert!(test.number(&format!("SELECT count(pg_terminate_backend(pid)) {LISTENERS}")).await > 0);
+    test.wait_length(5).await;
+    wait_listening(&test, &pids).await;
+    assert_woken(&test, &outbox).await;
 }
 
 #[actix::test]
 async fn a_worker_is_woken_again_after_a_restart_of_the_database() {
     let mut server = postgres::Server::start();
-    let scene = Scene::on(server.database().await, redis::url()).await;
-    let worker = listening_worker(&scene).await;
-    let outbox = publisher(&scene).await;
-    assert_woken(&scene, &outbox).await;
+    let test = TestOutbox::on(server.database().await, redis::url()).await;
+    let worker = listening_worker(&test).await;
+    let outbox = publisher(&test).await;
+    assert_woken(&test, &outbox).await;
     server.restart(Stop::Fast);
     eventually("the worker listens again", PATIENCE, async || worker.stderr().contains("arrive again")).await;
-    assert_woken(&scene, &outbox).await;
+    assert_woken(&test, &outbox).await;
 }
 
 #[actix::test]
 async fn a_worker_that_hears_nothing_through_a_pooler_says_so_once_and_polls() {
     let server = postgres::Server::start();
     let pooler = Pooler::to(server.port()).await;
-    let scene = Scene::on(server.database().await, redis::url()).await.through(pooler.port());
-    let worker = scene.worker(&scene.settings("", ""), "worker");
+    let test = TestOutbox::on(server.database().await, redis::url()).await.through(pooler.port());
+    let worker = test.worker(&test.settings("", ""), "worker");
     let said = "no wake-ups from other processes; polling every 100ms";
     eventually("the worker says so", PATIENCE, async || worker.stderr().contains(said)).await;
-    let outbox = publisher(&scene).await;
+    let outbox = publisher(&test).await;
     for n in 1..=3 {
         outbox.send(event("polled")).await.unwrap();
-        scene.wait_length(n).await;
+        test.wait_length(n).await;
     }
     let stderr = worker.stderr();
     assert_eq!(stderr.matches(said).count(), 1, "{stderr}");
@@ -185,30 +185,30 @@ async fn a_worker_that_hears_nothing_through_a_pooler_says_so_once_and_polls() {
 #[actix::test]
 async fn publishing_goes_on_where_nobody_may_be_woken() {
     let server = postgres::Server::start();
-    let scene = Scene::on(server.database().await, redis::url()).await;
+    let test = TestOutbox::on(server.database().await, redis::url()).await;
     let rights = "CREATE ROLE writer LOGIN; GRANT SELECT, INSERT ON outbox_events TO writer;
         GRANT SELECT ON outbox_meta, outbox_migrations TO writer; GRANT USAGE ON SEQUENCE outbox_events_seq TO writer;
         REVOKE EXECUTE ON FUNCTION pg_notify FROM PUBLIC";
-    scene.sql().await.batch_execute(rights).await.unwrap();
-    let mut url = url::Url::parse(scene.url()).unwrap();
+    test.sql().await.batch_execute(rights).await.unwrap();
+    let mut url = url::Url::parse(test.url()).unwrap();
     url.set_username("writer").unwrap();
     let settings = actix_outbox::Settings::from_toml(&format!("[database]\nurl = \"{url}\"")).unwrap();
     let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
-    let heard = announcements(&scene).await;
-    let _worker = scene.worker(&scene.settings("", ""), "worker");
+    let heard = announcements(&test).await;
+    let _worker = test.worker(&test.settings("", ""), "worker");
     for n in 1..=20 {
         outbox.send(event("all the same")).await.unwrap();
-        scene.wait_length(n).await;
+        test.wait_length(n).await;
     }
     outbox.shutdown().await.unwrap();
-    assert_eq!(count_to_the_end(&scene, &heard).await, 0, "nothing could be announced");
+    assert_eq!(count_to_the_end(&test, &heard).await, 0, "nothing could be announced");
 }
 
 #[actix::test]
 async fn ten_thousand_wake_ups_become_a_few_notifications() {
-    let scene = Scene::new().await;
-    let heard = announcements(&scene).await;
-    let outbox = publisher(&scene).await;
+    let test = TestOutbox::new().await;
+    let heard = announcements(&test).await;
+    let outbox = publisher(&test).await;
     outbox.wake();
     eventually("the first is heard", PATIENCE, async || !heard.lock().unwrap().is_empty()).await;
     let began = Instant::now();
@@ -222,24 +222,24 @@ async fn ten_thousand_wake_ups_become_a_few_notifications() {
     // One in 50 ms, once it is seen that there are many.
     let most = usize::try_from(began.elapsed().as_millis()).unwrap() / 50 + 10;
     outbox.shutdown().await.unwrap();
-    let heard = count_to_the_end(&scene, &heard).await;
+    let heard = count_to_the_end(&test, &heard).await;
     assert!((1..=most).contains(&heard), "{heard} rather than {most}");
 }
 
 #[actix::test]
 async fn a_worker_that_owns_every_shard_of_a_lane_wakes_nobody_for_it() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let tables = format!(
         "[publishers.default]\n{}[publishers.other]\nbackend = \"local\"\n[worker]\nbackends = [\"default\"]",
-        scene.stream()
+        test.stream()
     );
-    let outbox = OutboxSystem::builder(scene.system_settings(&tables)).start().await.unwrap();
+    let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     let owned = async || outbox.health().await.unwrap().shards.get("") == Some(&32);
     eventually("it owns every shard", PATIENCE, owned).await;
-    let heard = announcements(&scene).await;
+    let heard = announcements(&test).await;
     for n in 1..=5 {
         outbox.send(event("for itself")).await.unwrap();
-        scene.wait_length(n).await;
+        test.wait_length(n).await;
     }
     outbox.send(NewEvent::new("thing.happened", "tests").backend("other")).await.unwrap();
     eventually("others are woken", PATIENCE, async || !heard.lock().unwrap().is_empty()).await;
@@ -248,27 +248,26 @@ async fn a_worker_that_owns_every_shard_of_a_lane_wakes_nobody_for_it() {
 
 #[actix::test]
 async fn the_trigger_wakes_for_writers_who_know_nothing_until_it_is_taken_away() {
-    let scene = Scene::new().await;
-    let heard = announcements(&scene).await;
-    scene.insert(1, 1).await;
+    let test = TestOutbox::new().await;
+    let heard = announcements(&test).await;
+    test.insert(1, 1).await;
     for _ in 0..2 {
-        scene.run(&["migrate", "--notify-trigger"]).await;
+        test.run(&["migrate", "--notify-trigger"]).await;
     }
-    scene.run(&["migrate"]).await;
-    let _worker = listening_worker(&scene).await;
+    test.run(&["migrate"]).await;
+    let _worker = listening_worker(&test).await;
     for n in 2..=4 {
-        scene.insert(1, 1).await;
-        scene.wait_length(n).await;
+        test.insert(1, 1).await;
+        test.wait_length(n).await;
     }
-    assert_eq!(count_to_the_end(&scene, &heard).await, 3);
-    let printed =
-        scene.outbox(&scene.settings("", ""), &["migrate", "--notify-trigger", "--dry-run"]).output().unwrap();
+    assert_eq!(count_to_the_end(&test, &heard).await, 3);
+    let printed = test.outbox(&test.settings("", ""), &["migrate", "--notify-trigger", "--dry-run"]).output().unwrap();
     assert!(printed.stdout.is_empty(), "nothing would run");
     let printed =
-        scene.outbox(&scene.settings("", ""), &["migrate", "--no-notify-trigger", "--dry-run"]).output().unwrap();
+        test.outbox(&test.settings("", ""), &["migrate", "--no-notify-trigger", "--dry-run"]).output().unwrap();
     assert!(String::from_utf8_lossy(&printed.stdout).contains("DROP TRIGGER"));
-    scene.run(&["migrate", "--no-notify-trigger"]).await;
+    test.run(&["migrate", "--no-notify-trigger"]).await;
     let left = "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname = 'outbox_events_notify') +
         (SELECT count(*) FROM pg_proc WHERE proname = 'outbox_notify')";
-    assert_eq!(scene.number(left).await, 0);
+    assert_eq!(test.number(left).await, 0);
 }

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use ureq::http::{Method, Request};
 
-use crate::scene::Scene;
 use crate::support::process::Running;
 use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, free_port};
+use crate::test_outbox::TestOutbox;
 
 pub(crate) const OPERATOR: &str = "the operators' secret";
 const READER: &str = "the readers' secret";
@@ -51,10 +51,10 @@ impl Said {
 }
 
 impl Console {
-    pub(crate) async fn open(scene: &Scene, settings: &str) -> Self {
+    pub(crate) async fn open(test: &TestOutbox, settings: &str) -> Self {
         let port = free_port();
         let mut program =
-            Running::spawn(&mut scene.outbox(&with(scene, settings), &["web", "--http", &format!("127.0.0.1:{port}")]));
+            Running::spawn(&mut test.outbox(&with(test, settings), &["web", "--http", &format!("127.0.0.1:{port}")]));
         eventually("the console is served", PATIENCE, async || {
             assert!(program.is_running(), "{}", program.stderr());
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -122,8 +122,8 @@ fn form(pairs: &[(&str, &str)]) -> String {
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
-pub(crate) fn with(scene: &Scene, table: &str) -> PathBuf {
-    let path = scene.settings("", "");
+pub(crate) fn with(test: &TestOutbox, table: &str) -> PathBuf {
+    let path = test.settings("", "");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{text}\n{table}\n")).unwrap();
     path
@@ -133,7 +133,7 @@ pub(crate) fn secrets() -> String {
     format!("[web]\noperator_secret = \"{OPERATOR}\"\nreader_secret = \"{READER}\"")
 }
 
-pub(crate) async fn insert(scene: &Scene, columns: &[(&str, &str)]) -> String {
+pub(crate) async fn insert(test: &TestOutbox, columns: &[(&str, &str)]) -> String {
     let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     let values: Vec<&str> = columns.iter().map(|(_, value)| *value).collect();
     let statement = format!(
@@ -141,7 +141,7 @@ pub(crate) async fn insert(scene: &Scene, columns: &[(&str, &str)]) -> String {
         names.join(", "),
         values.join(", ")
     );
-    scene.sql().await.query_one(&statement, &[]).await.unwrap().get(0)
+    test.sql().await.query_one(&statement, &[]).await.unwrap().get(0)
 }
 
 const FAILED: &[(&str, &str)] = &[
@@ -154,18 +154,18 @@ const FAILED: &[(&str, &str)] = &[
 
 #[tokio::test]
 async fn without_a_secret_the_console_is_for_this_machine_alone() {
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     for command in [&["web", "--http", "0.0.0.0:0"][..], &["worker", "--http", "0.0.0.0:0"]] {
-        let refused = scene.outbox(&scene.settings("", ""), command).output().unwrap();
+        let refused = test.outbox(&test.settings("", ""), command).output().unwrap();
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1), "{said}");
         assert!(said.contains("without a secret: set operator_secret_file under [web]"), "{said}");
     }
-    let short = with(&scene, "[web]\noperator_secret = \"short\"");
-    let refused = scene.outbox(&short, &["web", "--http", "0.0.0.0:0"]).output().unwrap();
+    let short = with(&test, "[web]\noperator_secret = \"short\"");
+    let refused = test.outbox(&short, &["web", "--http", "0.0.0.0:0"]).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("at least 16 bytes"));
     let mut probes = Running::spawn(
-        &mut scene.outbox(&scene.settings("", ""), &["worker", "--http", "0.0.0.0:0", "--no-web", "--until-empty"]),
+        &mut test.outbox(&test.settings("", ""), &["worker", "--http", "0.0.0.0:0", "--no-web", "--until-empty"]),
     );
     assert!(probes.wait_exit(PATIENCE).await.success(), "{}", probes.stderr());
 }
@@ -196,9 +196,9 @@ fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
 
 #[tokio::test]
 async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &format!("{}\nhosts = [\"outbox.example\"]", secrets())).await;
-    let id = insert(&scene, FAILED).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &format!("{}\nhosts = [\"outbox.example\"]", secrets())).await;
+    let id = insert(&test, FAILED).await;
     let cookie = console.sign_in(OPERATOR);
     let token = console.get("/", &cookie).token();
     let reader = console.sign_in(READER);
@@ -248,7 +248,7 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
             assert_eq!(status(bearer, None), 403, "{what} by a reader's token");
         }
     }
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
 
     assert_eq!(console.api("GET", "/overview", "a wrong secret", None).status, 401);
     let headers = vec![("origin", "http://evil.example".to_owned())];
@@ -268,9 +268,9 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
 
 #[tokio::test]
 async fn on_loopback_other_sites_and_other_names_are_refused_too() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, "").await;
-    let id = insert(&scene, FAILED).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, "").await;
+    let id = insert(&test, FAILED).await;
     let page = console.get(&format!("/confirm?action=retry&id={id}"), "");
     let (cookie, token) = (page.cookie.clone().unwrap(), page.token());
     // The token of a page that was asked for without the cookie belongs to the cookie that came with it.
@@ -290,17 +290,17 @@ async fn on_loopback_other_sites_and_other_names_are_refused_too() {
     assert_eq!(console.ask("GET", "/events", passed_on).status, 403, "a proxy lets in whoever it likes");
     let programs = Ask { json: Some(json!({"action": "retry", "ids": [id]})), ..Ask::default() };
     assert_eq!(console.ask("POST", "/api/v1/events/changes", programs).status, 403);
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
     assert_eq!(change(&cookie, &ours, &token), 200);
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE status = 'pending'").await, 1);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'pending'").await, 1);
 }
 
 #[tokio::test]
 async fn a_failed_event_is_found_retried_after_a_confirmation_and_published() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
-    let id = insert(&scene, FAILED).await;
-    scene.insert(3, 1).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
+    let id = insert(&test, FAILED).await;
+    test.insert(3, 1).await;
     let cookie = console.sign_in(OPERATOR);
     let list = console.get("/events?status=failed", &cookie);
     assert!(list.body.contains(&id) && list.body.contains("no room"), "{}", list.body);
@@ -311,14 +311,14 @@ async fn a_failed_event_is_found_retried_after_a_confirmation_and_published() {
     let done =
         console.submit("/change", &cookie, &form(&[("csrf", &confirm.token()), ("action", "retry"), ("id", &id)]));
     assert!(done.body.contains("1 event retried"), "{}", done.body);
-    scene.drain(&scene.settings("", "")).await;
+    test.drain(&test.settings("", "")).await;
     assert!(console.get(&format!("/events/{id}"), &cookie).body.contains("It was published at"));
     // All that match, of which there are four by now.
     let confirm = console.get("/confirm?action=replay&all=1", &cookie);
     assert!(confirm.body.contains("Publish once more 4 events?"), "{}", confirm.body);
     let all = form(&[("csrf", &confirm.token()), ("action", "replay"), ("all", "1")]);
     assert!(console.submit("/change", &cookie, &all).body.contains("4 events published once more"));
-    assert_eq!(scene.unpublished().await, 4);
+    assert_eq!(test.unpublished().await, 4);
     let signed_out = console.submit("/sign-out", &cookie, &form(&[("csrf", &confirm.token())]));
     assert_eq!(
         (signed_out.status, signed_out.cookie.unwrap().as_str()),
@@ -328,9 +328,9 @@ async fn a_failed_event_is_found_retried_after_a_confirmation_and_published() {
 
 #[tokio::test]
 async fn a_reader_is_shown_no_button() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
-    let id = insert(&scene, FAILED).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
+    let id = insert(&test, FAILED).await;
     let reader = console.sign_in(READER);
     for path in ["/events".to_owned(), format!("/events/{id}")] {
         let page = console.get(&path, &reader);
@@ -341,8 +341,8 @@ async fn a_reader_is_shown_no_button() {
 #[tokio::test]
 async fn whatever_stands_in_an_event_is_text() {
     const HARM: &str = "<script>alert(1)</script>\"' onmouseover=alert(2) <img src=x onerror=alert(3)>";
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
     let text = format!("'{}'", HARM.replace('\'', "''"));
     let json = format!("to_jsonb({text}::text)");
     let errors = format!("jsonb_build_array(jsonb_build_object('at', {text}::text, 'error', {text}::text))");
@@ -360,10 +360,10 @@ async fn whatever_stands_in_an_event_is_text() {
         ("cloud_event_id", &text),
         ("errors", &errors),
     ];
-    let id = insert(&scene, &columns).await;
-    insert(&scene, &columns).await;
+    let id = insert(&test, &columns).await;
+    insert(&test, &columns).await;
     // The overview names the backend of what is due.
-    insert(&scene, &columns.map(|(name, value)| (name, if name == "status" { "'pending'" } else { value }))).await;
+    insert(&test, &columns.map(|(name, value)| (name, if name == "status" { "'pending'" } else { value }))).await;
     let cookie = console.sign_in(OPERATOR);
     let filtered = format!("/events?{}", form(&[("key", HARM), ("search", HARM)]));
     let confirmed = format!("/confirm?{}", form(&[("action", "fail"), ("all", "1"), ("key", HARM), ("subject", HARM)]));
@@ -386,9 +386,9 @@ async fn whatever_stands_in_an_event_is_text() {
 
 #[tokio::test]
 async fn programs_page_through_the_list_and_change_events() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
-    scene.insert(7, 2).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
+    test.insert(7, 2).await;
     let newest = |path: &str| console.api("GET", path, READER, None).json();
     let ids = |page: &Value| {
         page["events"]
@@ -486,8 +486,8 @@ fn stall(port: u16, beginning: &str) -> String {
 
 #[tokio::test]
 async fn a_request_that_is_large_or_does_not_end_is_given_up() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
     let (port, host) = (console.port, console.host());
     let beginning = |rest: &str| format!("POST /api/v1/events/changes HTTP/1.1\r\nHost: {host}\r\n{rest}");
     let body = "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{";
@@ -503,12 +503,12 @@ async fn a_request_that_is_large_or_does_not_end_is_given_up() {
 
 #[tokio::test]
 async fn what_no_index_leads_to_is_looked_for_until_it_is_found() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
     let insert = "INSERT INTO outbox_events (id, event_type, source, subject, status, created_at) \
         SELECT gen_random_uuid(), 't', 's', CASE WHEN n % 20000 = 7 THEN 'rare' ELSE '' END, 'published', \
             now() - n * interval '1 second' FROM generate_series(1, 90000) n";
-    scene.sql().await.batch_execute(insert).await.unwrap();
+    test.sql().await.batch_execute(insert).await.unwrap();
     let get = |path: &str| console.api("GET", path, READER, None).json();
     let mut found = 0;
     let mut after = String::new();
@@ -541,12 +541,12 @@ async fn what_no_index_leads_to_is_looked_for_until_it_is_found() {
 
 #[tokio::test]
 async fn a_confirmation_counts_what_will_be_changed() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
     let cookie = console.sign_in(OPERATOR);
-    let failed = insert(&scene, FAILED).await;
-    let published = insert(&scene, &[("event_type", "'t'"), ("source", "'s'"), ("status", "'published'")]).await;
-    insert(&scene, &[("event_type", "'t'"), ("source", "'s'")]).await;
+    let failed = insert(&test, FAILED).await;
+    let published = insert(&test, &[("event_type", "'t'"), ("source", "'s'"), ("status", "'published'")]).await;
+    insert(&test, &[("event_type", "'t'"), ("source", "'s'")]).await;
     let nobody = "00000000-0000-0000-0000-00000000dead";
     let asks = |query: &str| {
         let said = console.get(&format!("/confirm?{query}"), &cookie);
@@ -568,16 +568,16 @@ async fn a_confirmation_counts_what_will_be_changed() {
 
 #[tokio::test]
 async fn a_session_that_is_over_before_a_change_leads_to_a_page() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
     let said = console.submit("/change", "", &form(&[("action", "retry"), ("all", "1")]));
     assert_eq!((said.status, said.location.as_str()), (303, "/sign-in?then=%2F"));
 }
 
 #[tokio::test]
 async fn what_is_long_in_an_event_is_shortened_and_its_history_told_as_far_as_it_can_be_read() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
     let cookie = console.sign_in(OPERATOR);
     let errors =
         "'[{\"at\": 5, \"error\": \"odd\"}, {\"at\": \"2026-01-31T12:00:00Z\", \"error\": \"the cause\"}]'::jsonb";
@@ -589,7 +589,7 @@ async fn what_is_long_in_an_event_is_shortened_and_its_history_told_as_far_as_it
         ("errors", errors),
         ("retry_at", "now()"),
     ];
-    let id = insert(&scene, &columns).await;
+    let id = insert(&test, &columns).await;
     for path in ["/events", &format!("/events/{id}")] {
         let said = console.get(path, &cookie).body;
         assert!(said.len() < 50_000 && said.contains(" bytes)"), "{path}: {} bytes", said.len());
@@ -603,9 +603,9 @@ async fn what_is_long_in_an_event_is_shortened_and_its_history_told_as_far_as_it
 
 #[tokio::test]
 async fn who_has_changed_what_is_in_the_log() {
-    let scene = Scene::new().await;
-    let console = Console::open(&scene, &secrets()).await;
-    let id = insert(&scene, FAILED).await;
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
+    let id = insert(&test, FAILED).await;
     let cookie = console.sign_in(READER);
     console.get("/", &cookie);
     console.submit("/sign-in", "", &form(&[("secret", "a wrong one")]));
@@ -624,10 +624,10 @@ async fn who_has_changed_what_is_in_the_log() {
 
 #[tokio::test]
 async fn an_overview_that_is_no_longer_so_says_so() {
-    let scene = Scene::new().await;
-    let proxy = Proxy::to(url::Url::parse(scene.url()).unwrap().port().unwrap()).await;
-    let scene = scene.through(proxy.port());
-    let console = Console::open(&scene, &secrets()).await;
+    let test = TestOutbox::new().await;
+    let proxy = Proxy::to(url::Url::parse(test.url()).unwrap().port().unwrap()).await;
+    let test = test.through(proxy.port());
+    let console = Console::open(&test, &secrets()).await;
     let cookie = console.sign_in(OPERATOR);
     // One page each half a second: the console limits how many one address may ask for.
     let is_shown = async |stale: bool| {
@@ -646,11 +646,11 @@ async fn an_overview_that_is_no_longer_so_says_so() {
 
 #[tokio::test]
 async fn what_cannot_be_counted_in_the_first_place_says_why() {
-    let scene = Scene::new().await;
-    let proxy = Proxy::to(url::Url::parse(scene.url()).unwrap().port().unwrap()).await;
-    let scene = scene.through(proxy.port());
+    let test = TestOutbox::new().await;
+    let proxy = Proxy::to(url::Url::parse(test.url()).unwrap().port().unwrap()).await;
+    let test = test.through(proxy.port());
     proxy.set(Passage::LoseReplies);
-    let console = Console::open(&scene, &secrets()).await;
+    let console = Console::open(&test, &secrets()).await;
     let cookie = console.sign_in(OPERATOR);
     eventually("it says why", PATIENCE, async || {
         let said = console.get("/", &cookie);
@@ -661,11 +661,11 @@ async fn what_cannot_be_counted_in_the_first_place_says_why() {
 
 #[tokio::test]
 async fn a_worker_serves_the_console_beside_its_probes_and_an_outage_is_a_page() {
-    let mut scene = Scene::new().await;
+    let mut test = TestOutbox::new().await;
     let port = free_port();
-    let settings = scene.settings("", "");
+    let settings = test.settings("", "");
     let _worker = Running::spawn(
-        &mut scene.outbox(&settings, &["worker", "--http", &format!("127.0.0.1:{port}"), "--name", "seen"]),
+        &mut test.outbox(&settings, &["worker", "--http", &format!("127.0.0.1:{port}"), "--name", "seen"]),
     );
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
     let get = |port: u16, path: &str| {
@@ -677,15 +677,15 @@ async fn a_worker_serves_the_console_beside_its_probes_and_an_outage_is_a_page()
     assert_eq!(get(port, "/healthz").unwrap().0, 200);
 
     let text = std::fs::read_to_string(&settings).unwrap();
-    let away = text.replace(scene.url(), "postgres://nobody@127.0.0.1:1/nothing");
+    let away = text.replace(test.url(), "postgres://nobody@127.0.0.1:1/nothing");
     std::fs::write(&settings, away).unwrap();
     let port = free_port();
-    let _console = Running::spawn(&mut scene.outbox(&settings, &["web", "--http", &format!("127.0.0.1:{port}")]));
+    let _console = Running::spawn(&mut test.outbox(&settings, &["web", "--http", &format!("127.0.0.1:{port}")]));
     eventually("it says that the database is away", PATIENCE, async || {
         get(port, "/").is_some_and(|(status, body)| status == 503 && body.contains("cannot reach the database"))
     })
     .await;
     let (status, body) = get(port, "/api/v1/overview").unwrap();
     assert!(status == 503 && body.contains("\"error\""), "{body}");
-    scene.read_from(String::new());
+    test.read_from(String::new());
 }

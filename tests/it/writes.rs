@@ -1,21 +1,21 @@
 //! What an event costs the database.
 
-use crate::scene::Scene;
 use crate::support::{PATIENCE, eventually};
+use crate::test_outbox::TestOutbox;
 
 #[tokio::test]
 async fn an_event_costs_one_update_in_its_life() {
     const EVENTS: i64 = 5_000;
-    let scene = Scene::new().await;
+    let test = TestOutbox::new().await;
     let counts = "SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables WHERE relname = 'outbox_events'";
     let others = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
-    scene.insert(EVENTS as i32, 100).await;
-    scene.drain(&scene.settings("", "")).await;
-    assert_eq!(scene.published().await, EVENTS);
+    test.insert(EVENTS as i32, 100).await;
+    test.drain(&test.settings("", "")).await;
+    assert_eq!(test.published().await, EVENTS);
 
     // A connection hands its counts in when it ends, if not before.
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     eventually("every other connection has ended", PATIENCE, async || {
         sql.query_one(others, &[]).await.unwrap().get::<_, i64>(0) == 0
     })

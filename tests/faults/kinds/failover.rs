@@ -8,50 +8,50 @@ use tokio::task::block_in_place;
 use uuid::Uuid;
 
 use super::{long, pass};
+use crate::deployment::Deployment;
 use crate::ledger::Losses;
-use crate::scene::Scene;
 use crate::support::postgres::replication::Replication;
 use crate::support::postgres::{self, Server, Stop};
 
 /// Commits wait for a standby that is frozen or stopped; the primary dies, and the standby takes its place.
-pub(super) async fn to_a_stalled_synchronous_standby(scene: &Scene, rng: &mut StdRng) {
-    let mut primary = scene.postgres.lock().await;
+pub(super) async fn to_a_stalled_synchronous_standby(deployment: &Deployment, rng: &mut StdRng) {
+    let mut primary = deployment.postgres.lock().await;
     let mut standby = primary.standby(Replication::Synchronous).await;
     pass(rng, 500, 3_000).await;
     let frozen = rng.random();
     block_in_place(|| if frozen { standby.freeze() } else { standby.stop(Stop::Immediate) });
-    long::pass_long(scene, rng).await;
+    long::pass_long(deployment, rng).await;
     block_in_place(|| {
         primary.stop(Stop::Immediate);
         if frozen { standby.thaw() } else { standby.start_again() }
     });
     standby.promote().await;
-    scene.lead_to(&standby).await;
+    deployment.lead_to(&standby).await;
     *primary = standby;
 }
 
 /// A standby that lags takes the primary's place. What it lacks is lost, and may be only that.
-pub(super) async fn to_a_lagging_standby(scene: &Scene, rng: &mut StdRng) {
-    let mut primary = scene.postgres.lock().await;
+pub(super) async fn to_a_lagging_standby(deployment: &Deployment, rng: &mut StdRng) {
+    let mut primary = deployment.postgres.lock().await;
     let mut standby = primary.standby(Replication::Asynchronous).await;
     pass(rng, 500, 3_000).await;
     standby.set("primary_conninfo", "''").await;
     pass(rng, 200, 3_000).await;
     block_in_place(|| primary.stop(Stop::Immediate));
     standby.promote().await;
-    let new = events(scene, &standby).await;
-    scene.lead_to(&standby).await;
+    let new = events(deployment, &standby).await;
+    deployment.lead_to(&standby).await;
     std::mem::swap(&mut *primary, &mut standby);
     let mut old = standby;
     // Nobody can reach it any more.
     block_in_place(|| old.start_again());
-    let losses = Losses::between(&events(scene, &old).await, &new);
-    scene.notes().losses.add(losses);
+    let losses = Losses::between(&events(deployment, &old).await, &new);
+    deployment.notes().losses.add(losses);
 }
 
 /// Each event, and whether it is recorded as published.
-async fn events(scene: &Scene, server: &Server) -> HashMap<Uuid, bool> {
-    let sql = postgres::connect(&server.url(scene.database())).await;
+async fn events(deployment: &Deployment, server: &Server) -> HashMap<Uuid, bool> {
+    let sql = postgres::connect(&server.url(deployment.database())).await;
     let rows = sql.query("SELECT id, status = 'published' FROM outbox_events", &[]).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }

@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::scene::{Pace, Scene};
+use crate::deployment::{Deployment, Pace};
 
 /// How long the others last at most.
 const SHORT: Duration = Duration::from_secs(10);
@@ -139,37 +139,37 @@ impl Kind {
         if self.is_long() { pace.long().1 + replacing } else { SHORT }
     }
 
-    pub(crate) async fn inflict(self, scene: &Scene, rng: &mut StdRng) {
+    pub(crate) async fn inflict(self, deployment: &Deployment, rng: &mut StdRng) {
         match self {
-            Self::Kill => workers::kill(scene, rng).await,
-            Self::Terminate => workers::terminate(scene, rng).await,
-            Self::Stop => workers::stop_for_longer_than_the_lease(scene, rng).await,
-            Self::Clock => workers::set_a_clock_wrong(scene, rng).await,
-            Self::Membership => workers::add_or_remove(scene, rng).await,
-            Self::PostgresBackend => postgres::terminate_a_backend(scene, rng).await,
-            Self::PostgresRestart => postgres::restart(scene, rng).await,
-            Self::PostgresPassword => postgres::change_the_password(scene, rng).await,
-            Self::Horizon => postgres::pin_the_horizon(scene, rng).await,
-            Self::Lock => postgres::lock_a_table(scene, rng).await,
-            Self::Vacuum => postgres::vacuum(scene, rng).await,
-            Self::RedisRestart => redis::restart(scene, rng).await,
-            Self::RedisClients => redis::kill_the_clients(scene, rng).await,
-            Self::RedisPassword => redis::change_the_password(scene, rng).await,
-            Self::Memory => redis::run_out_of_memory(scene, rng).await,
-            Self::ReadOnly => redis::refuse_writes(scene, rng).await,
-            Self::Cut => network::cut(scene, rng).await,
-            Self::LostReply => network::lose_replies(scene, rng).await,
-            Self::Stall => network::stall(scene, rng).await,
-            Self::Delay => network::delay(scene, rng).await,
-            Self::Late => network::deliver_late_what_a_dead_worker_sent(scene, rng).await,
-            Self::PostgresFrozen => long::freeze_postgres(scene, rng).await,
-            Self::RedisFrozen => long::freeze_redis(scene, rng).await,
-            Self::LongLock => long::lock_a_table(scene, rng).await,
-            Self::RowLock => long::lock_rows(scene, rng).await,
-            Self::LongHorizon => long::hold_a_snapshot(scene, rng).await,
-            Self::SyncFailover => failover::to_a_stalled_synchronous_standby(scene, rng).await,
-            Self::LaggingFailover => failover::to_a_lagging_standby(scene, rng).await,
-            Self::Upgrade => upgrade::roll(scene, rng).await,
+            Self::Kill => workers::kill(deployment, rng).await,
+            Self::Terminate => workers::terminate(deployment, rng).await,
+            Self::Stop => workers::stop_for_longer_than_the_lease(deployment, rng).await,
+            Self::Clock => workers::set_a_clock_wrong(deployment, rng).await,
+            Self::Membership => workers::add_or_remove(deployment, rng).await,
+            Self::PostgresBackend => postgres::terminate_a_backend(deployment, rng).await,
+            Self::PostgresRestart => postgres::restart(deployment, rng).await,
+            Self::PostgresPassword => postgres::change_the_password(deployment, rng).await,
+            Self::Horizon => postgres::pin_the_horizon(deployment, rng).await,
+            Self::Lock => postgres::lock_a_table(deployment, rng).await,
+            Self::Vacuum => postgres::vacuum(deployment, rng).await,
+            Self::RedisRestart => redis::restart(deployment, rng).await,
+            Self::RedisClients => redis::kill_the_clients(deployment, rng).await,
+            Self::RedisPassword => redis::change_the_password(deployment, rng).await,
+            Self::Memory => redis::run_out_of_memory(deployment, rng).await,
+            Self::ReadOnly => redis::refuse_writes(deployment, rng).await,
+            Self::Cut => network::cut(deployment, rng).await,
+            Self::LostReply => network::lose_replies(deployment, rng).await,
+            Self::Stall => network::stall(deployment, rng).await,
+            Self::Delay => network::delay(deployment, rng).await,
+            Self::Late => network::deliver_late_what_a_dead_worker_sent(deployment, rng).await,
+            Self::PostgresFrozen => long::freeze_postgres(deployment, rng).await,
+            Self::RedisFrozen => long::freeze_redis(deployment, rng).await,
+            Self::LongLock => long::lock_a_table(deployment, rng).await,
+            Self::RowLock => long::lock_rows(deployment, rng).await,
+            Self::LongHorizon => long::hold_a_snapshot(deployment, rng).await,
+            Self::SyncFailover => failover::to_a_stalled_synchronous_standby(deployment, rng).await,
+            Self::LaggingFailover => failover::to_a_lagging_standby(deployment, rng).await,
+            Self::Upgrade => upgrade::roll(deployment, rng).await,
         }
     }
 }

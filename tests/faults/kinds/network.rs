@@ -7,17 +7,17 @@ use rand::rngs::StdRng;
 use tokio::sync::MutexGuard;
 
 use super::pass;
-use crate::scene::{LEASE, Scene, WORKERS};
+use crate::deployment::{Deployment, LEASE, WORKERS};
 use crate::support::process::Signal;
 use crate::support::proxy::{Passage, Proxy};
 
 /// One worker's way to a server, or every worker's.
-async fn ways<'a>(scene: &'a Scene, rng: &mut StdRng) -> Vec<MutexGuard<'a, Proxy>> {
+async fn ways<'a>(deployment: &'a Deployment, rng: &mut StdRng) -> Vec<MutexGuard<'a, Proxy>> {
     let seats = if rng.random_bool(0.7) {
         let seat = rng.random_range(0..WORKERS);
-        &scene.seats[seat..=seat]
+        &deployment.seats[seat..=seat]
     } else {
-        &scene.seats[..]
+        &deployment.seats[..]
     };
     let to_postgres = rng.random();
     let mut ways = Vec::new();
@@ -33,39 +33,39 @@ async fn for_a_while(ways: &[MutexGuard<'_, Proxy>], passage: Passage, rng: &mut
     ways.iter().for_each(|way| way.set(Passage::Open));
 }
 
-pub(super) async fn cut(scene: &Scene, rng: &mut StdRng) {
-    let ways = ways(scene, rng).await;
+pub(super) async fn cut(deployment: &Deployment, rng: &mut StdRng) {
+    let ways = ways(deployment, rng).await;
     let share = rng.random();
     let passage = if rng.random() { Passage::CutInRequest(share) } else { Passage::CutInReply(share) };
     for_a_while(&ways, passage, rng, 500).await;
 }
 
-pub(super) async fn lose_replies(scene: &Scene, rng: &mut StdRng) {
-    let ways = ways(scene, rng).await;
+pub(super) async fn lose_replies(deployment: &Deployment, rng: &mut StdRng) {
+    let ways = ways(deployment, rng).await;
     let passage = if rng.random() { Passage::LoseReplies } else { Passage::CutAtReply };
     for_a_while(&ways, passage, rng, 2_000).await;
 }
 
-pub(super) async fn stall(scene: &Scene, rng: &mut StdRng) {
-    let ways = ways(scene, rng).await;
+pub(super) async fn stall(deployment: &Deployment, rng: &mut StdRng) {
+    let ways = ways(deployment, rng).await;
     let passage = if rng.random() { Passage::HoldRequests } else { Passage::HoldReplies };
     for_a_while(&ways, passage, rng, 5_000).await;
 }
 
-pub(super) async fn delay(scene: &Scene, rng: &mut StdRng) {
-    let ways = ways(scene, rng).await;
+pub(super) async fn delay(deployment: &Deployment, rng: &mut StdRng) {
+    let ways = ways(deployment, rng).await;
     let most = Duration::from_millis(rng.random_range(10..300));
     for_a_while(&ways, Passage::Delay(most), rng, 4_000).await;
 }
 
-pub(super) async fn deliver_late_what_a_dead_worker_sent(scene: &Scene, rng: &mut StdRng) {
-    let (seat, mut worker) = scene.at(rng.random_range(0..WORKERS)).await;
+pub(super) async fn deliver_late_what_a_dead_worker_sent(deployment: &Deployment, rng: &mut StdRng) {
+    let (seat, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
     let way = if rng.random_bool(0.7) { seat.to_redis.lock().await } else { seat.to_postgres.lock().await };
     way.set(Passage::HoldRequests);
     pass(rng, 50, 800).await;
-    scene.end(&mut worker, Signal::KILL).await;
+    deployment.end(&mut worker, Signal::KILL).await;
     let lease = LEASE.as_millis() as u64;
     pass(rng, lease / 2, lease + 2_000).await;
     way.set(Passage::Open);
-    *worker = Some(scene.worker(seat, 0, &[]));
+    *worker = Some(deployment.worker(seat, 0, &[]));
 }

@@ -6,12 +6,12 @@ use rand::seq::IndexedRandom;
 use tokio::task::block_in_place;
 
 use super::pass;
-use crate::scene::{PASSWORD, ROLE, Scene};
+use crate::deployment::{Deployment, PASSWORD, ROLE};
 use crate::support::postgres::Stop;
 
-pub(super) async fn terminate_a_backend(scene: &Scene, rng: &mut StdRng) {
-    let _postgres = scene.postgres.lock().await;
-    let sql = scene.sql().await;
+pub(super) async fn terminate_a_backend(deployment: &Deployment, rng: &mut StdRng) {
+    let _postgres = deployment.postgres.lock().await;
+    let sql = deployment.sql().await;
     let workers = "SELECT pid FROM pg_stat_activity WHERE usename = $1 ORDER BY backend_start, pid";
     let rows = sql.query(workers, &[&ROLE]).await.unwrap();
     if let Some(row) = rows.choose(rng) {
@@ -19,17 +19,17 @@ pub(super) async fn terminate_a_backend(scene: &Scene, rng: &mut StdRng) {
     }
 }
 
-pub(super) async fn restart(scene: &Scene, rng: &mut StdRng) {
-    let mut postgres = scene.postgres.lock().await;
+pub(super) async fn restart(deployment: &Deployment, rng: &mut StdRng) {
+    let mut postgres = deployment.postgres.lock().await;
     let how = if rng.random() { Stop::Fast } else { Stop::Immediate };
     block_in_place(|| postgres.stop(how));
     pass(rng, 0, 2_500).await;
     block_in_place(|| postgres.start_again());
 }
 
-pub(super) async fn change_the_password(scene: &Scene, rng: &mut StdRng) {
-    let _postgres = scene.postgres.lock().await;
-    let sql = scene.sql().await;
+pub(super) async fn change_the_password(deployment: &Deployment, rng: &mut StdRng) {
+    let _postgres = deployment.postgres.lock().await;
+    let sql = deployment.sql().await;
     let change = format!("ALTER ROLE {ROLE} PASSWORD 'another'");
     sql.batch_execute(&change).await.unwrap();
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
@@ -39,27 +39,27 @@ pub(super) async fn change_the_password(scene: &Scene, rng: &mut StdRng) {
 }
 
 /// Dead rows stay, and a row's older versions can be seen, until it ends.
-pub(super) async fn pin_the_horizon(scene: &Scene, rng: &mut StdRng) {
-    let _postgres = scene.postgres.lock().await;
-    let sql = scene.sql().await;
+pub(super) async fn pin_the_horizon(deployment: &Deployment, rng: &mut StdRng) {
+    let _postgres = deployment.postgres.lock().await;
+    let sql = deployment.sql().await;
     let pin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current(), count(*) FROM outbox_workers";
     sql.batch_execute(pin).await.unwrap();
     pass(rng, 2_000, 8_000).await;
     sql.batch_execute("ROLLBACK").await.unwrap();
 }
 
-pub(super) async fn lock_a_table(scene: &Scene, rng: &mut StdRng) {
-    let _postgres = scene.postgres.lock().await;
-    let sql = scene.sql().await;
+pub(super) async fn lock_a_table(deployment: &Deployment, rng: &mut StdRng) {
+    let _postgres = deployment.postgres.lock().await;
+    let sql = deployment.sql().await;
     let table = ["outbox_events", "outbox_events", "outbox_leases", "outbox_workers"].choose(rng).unwrap();
     sql.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await.unwrap();
     pass(rng, 500, 4_000).await;
     sql.batch_execute("COMMIT").await.unwrap();
 }
 
-pub(super) async fn vacuum(scene: &Scene, rng: &mut StdRng) {
-    let _postgres = scene.postgres.lock().await;
-    let sql = scene.sql().await;
+pub(super) async fn vacuum(deployment: &Deployment, rng: &mut StdRng) {
+    let _postgres = deployment.postgres.lock().await;
+    let sql = deployment.sql().await;
     let hang = "SET vacuum_cost_delay = '20ms'; SET vacuum_cost_limit = 20; SET statement_timeout = '5s'";
     sql.batch_execute(hang).await.unwrap();
     let statement =

@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::task::block_in_place;
 
 use super::pass;
-use crate::scene::{PASSWORD, Scene};
+use crate::deployment::{Deployment, PASSWORD};
 
 async fn say(redis: &mut MultiplexedConnection, command: &str) {
     let mut words = command.split(' ');
@@ -17,31 +17,31 @@ async fn say(redis: &mut MultiplexedConnection, command: &str) {
     request.query_async::<()>(redis).await.unwrap_or_else(|error| panic!("{command}: {error}"));
 }
 
-pub(super) async fn restart(scene: &Scene, rng: &mut StdRng) {
-    let mut server = scene.redis.lock().await;
+pub(super) async fn restart(deployment: &Deployment, rng: &mut StdRng) {
+    let mut server = deployment.redis.lock().await;
     let orderly = rng.random();
     block_in_place(|| if orderly { server.stop() } else { server.kill() });
     pass(rng, 0, 2_500).await;
     block_in_place(|| server.start_again());
 }
 
-pub(super) async fn kill_the_clients(scene: &Scene, _: &mut StdRng) {
-    let _server = scene.redis.lock().await;
-    say(&mut scene.redis().await, "CLIENT KILL TYPE normal SKIPME yes").await;
+pub(super) async fn kill_the_clients(deployment: &Deployment, _: &mut StdRng) {
+    let _server = deployment.redis.lock().await;
+    say(&mut deployment.redis().await, "CLIENT KILL TYPE normal SKIPME yes").await;
 }
 
-pub(super) async fn change_the_password(scene: &Scene, rng: &mut StdRng) {
-    let _server = scene.redis.lock().await;
-    let mut redis = scene.redis().await;
+pub(super) async fn change_the_password(deployment: &Deployment, rng: &mut StdRng) {
+    let _server = deployment.redis.lock().await;
+    let mut redis = deployment.redis().await;
     say(&mut redis, "CONFIG SET requirepass another").await;
     say(&mut redis, "CLIENT KILL TYPE normal SKIPME yes").await;
     pass(rng, 500, 4_000).await;
     say(&mut redis, &format!("CONFIG SET requirepass {PASSWORD}")).await;
 }
 
-pub(super) async fn run_out_of_memory(scene: &Scene, rng: &mut StdRng) {
-    let _server = scene.redis.lock().await;
-    let mut redis = scene.redis().await;
+pub(super) async fn run_out_of_memory(deployment: &Deployment, rng: &mut StdRng) {
+    let _server = deployment.redis.lock().await;
+    let mut redis = deployment.redis().await;
     say(&mut redis, "CONFIG SET maxmemory-policy noeviction").await;
     let now = used_memory(&mut redis).await;
     // At once, or in the middle of some batch to come.
@@ -57,9 +57,9 @@ async fn used_memory(redis: &mut MultiplexedConnection) -> u64 {
     line.trim().parse().unwrap()
 }
 
-pub(super) async fn refuse_writes(scene: &Scene, rng: &mut StdRng) {
-    let _server = scene.redis.lock().await;
-    let mut redis = scene.redis().await;
+pub(super) async fn refuse_writes(deployment: &Deployment, rng: &mut StdRng) {
+    let _server = deployment.redis.lock().await;
+    let mut redis = deployment.redis().await;
     let (refuse, accept) = if rng.random() {
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE")
     } else {

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::pass;
-use crate::scene::{LEASES, Scene, WORKERS};
+use crate::deployment::{Deployment, LEASES, WORKERS};
 use crate::seats::Seat;
 use crate::support::process::Signal;
 use crate::support::{PATIENCE, eventually};
@@ -23,106 +23,106 @@ pub(crate) fn older_program() -> Option<PathBuf> {
 }
 
 /// Older and newer ones side by side, a way back, the end of the older ones, and a return of theirs that comes too late.
-pub(super) async fn roll(scene: &Scene, rng: &mut StdRng) {
-    go_back_to_the_first_protocol(scene).await;
-    for seat in &scene.seats[..OLDER] {
-        seat_older(scene, seat).await;
+pub(super) async fn roll(deployment: &Deployment, rng: &mut StdRng) {
+    go_back_to_the_first_protocol(deployment).await;
+    for seat in &deployment.seats[..OLDER] {
+        seat_older(deployment, seat).await;
     }
     // A newer one that found nobody would begin the newer rules.
-    wait_for_shards(scene, &scene.seats[..OLDER]).await;
-    seat_newer(scene, &scene.seats[OLDER]).await;
-    side_by_side(scene, rng).await;
+    wait_for_shards(deployment, &deployment.seats[..OLDER]).await;
+    seat_newer(deployment, &deployment.seats[OLDER]).await;
+    side_by_side(deployment, rng).await;
 
     // The way back: the newer one goes, the older ones have everything, and it comes again.
-    end(scene, &scene.seats[OLDER], rng).await;
+    end(deployment, &deployment.seats[OLDER], rng).await;
     pass(rng, 500, 3_000).await;
-    note_unless(scene, "the older ones work alone", protocol(scene).await == 1);
-    seat_newer(scene, &scene.seats[OLDER]).await;
-    side_by_side(scene, rng).await;
+    note_unless(deployment, "the older ones work alone", protocol(deployment).await == 1);
+    seat_newer(deployment, &deployment.seats[OLDER]).await;
+    side_by_side(deployment, rng).await;
 
-    for seat in &scene.seats[..OLDER] {
-        end(scene, seat, rng).await;
+    for seat in &deployment.seats[..OLDER] {
+        end(deployment, seat, rng).await;
         pass(rng, 0, 1_000).await;
     }
-    eventually("the newer ones begin the newer rules", PATIENCE, async || protocol(scene).await == 2).await;
-    for seat in &scene.seats[..OLDER] {
-        seat_older(scene, seat).await;
+    eventually("the newer ones begin the newer rules", PATIENCE, async || protocol(deployment).await == 2).await;
+    for seat in &deployment.seats[..OLDER] {
+        seat_older(deployment, seat).await;
     }
-    watch_that_older_ones_take_nothing(scene, rng).await;
-    for seat in &scene.seats[..OLDER] {
-        end(scene, seat, rng).await;
-        seat_newer(scene, seat).await;
+    watch_that_older_ones_take_nothing(deployment, rng).await;
+    for seat in &deployment.seats[..OLDER] {
+        end(deployment, seat, rng).await;
+        seat_newer(deployment, seat).await;
     }
 }
 
 /// As before the first newer worker: no worker runs, and no lease.
-async fn go_back_to_the_first_protocol(scene: &Scene) {
-    for seat in 0..scene.seats.len() {
-        let (_, mut worker) = scene.at(seat).await;
-        scene.end(&mut worker, Signal::TERM).await;
+async fn go_back_to_the_first_protocol(deployment: &Deployment) {
+    for seat in 0..deployment.seats.len() {
+        let (_, mut worker) = deployment.at(seat).await;
+        deployment.end(&mut worker, Signal::TERM).await;
     }
     let back = "DELETE FROM outbox_workers; UPDATE outbox_meta SET protocol = 1;
         UPDATE outbox_leases SET owner = NULL, epoch = epoch + 1, expires_at = clock_timestamp()";
-    scene.sql().await.batch_execute(back).await.unwrap();
+    deployment.sql().await.batch_execute(back).await.unwrap();
 }
 
-async fn seat_older(scene: &Scene, seat: &Seat) {
+async fn seat_older(deployment: &Deployment, seat: &Seat) {
     let Some(program) = older_program() else { return };
-    *seat.worker.lock().await = Some(scene.worker_of(&program, seat, 0, &[]));
+    *seat.worker.lock().await = Some(deployment.worker_of(&program, seat, 0, &[]));
 }
 
-async fn seat_newer(scene: &Scene, seat: &Seat) {
-    *seat.worker.lock().await = Some(scene.worker(seat, 0, &[]));
+async fn seat_newer(deployment: &Deployment, seat: &Seat) {
+    *seat.worker.lock().await = Some(deployment.worker(seat, 0, &[]));
 }
 
-async fn end(scene: &Scene, seat: &Seat, rng: &mut StdRng) {
+async fn end(deployment: &Deployment, seat: &Seat, rng: &mut StdRng) {
     let signal = if rng.random() { Signal::TERM } else { Signal::KILL };
-    scene.end(&mut *seat.worker.lock().await, signal).await;
+    deployment.end(&mut *seat.worker.lock().await, signal).await;
 }
 
 /// Both share the work by the older rules, also when one of them dies.
-async fn side_by_side(scene: &Scene, rng: &mut StdRng) {
-    wait_for_shards(scene, &scene.seats[..=OLDER]).await;
+async fn side_by_side(deployment: &Deployment, rng: &mut StdRng) {
+    wait_for_shards(deployment, &deployment.seats[..=OLDER]).await;
     pass(rng, 500, 3_000).await;
-    let victim = &scene.seats[rng.random_range(0..WORKERS)];
-    scene.end(&mut *victim.worker.lock().await, Signal::KILL).await;
+    let victim = &deployment.seats[rng.random_range(0..WORKERS)];
+    deployment.end(&mut *victim.worker.lock().await, Signal::KILL).await;
     pass(rng, 0, 3_000).await;
-    note_unless(scene, "older ones are alive, and the older rules hold", protocol(scene).await == 1);
-    if victim.number < OLDER { seat_older(scene, victim).await } else { seat_newer(scene, victim).await }
+    note_unless(deployment, "older ones are alive, and the older rules hold", protocol(deployment).await == 1);
+    if victim.number < OLDER { seat_older(deployment, victim).await } else { seat_newer(deployment, victim).await }
 }
 
-async fn wait_for_shards(scene: &Scene, seats: &[Seat]) {
+async fn wait_for_shards(deployment: &Deployment, seats: &[Seat]) {
     for seat in seats {
         let name = name(seat).await;
-        eventually("each of them has shards", PATIENCE, async || running_leases(scene, &name).await > 0).await;
+        eventually("each of them has shards", PATIENCE, async || running_leases(deployment, &name).await > 0).await;
     }
 }
 
-async fn watch_that_older_ones_take_nothing(scene: &Scene, rng: &mut StdRng) {
-    let names = [name(&scene.seats[0]).await, name(&scene.seats[1]).await];
+async fn watch_that_older_ones_take_nothing(deployment: &Deployment, rng: &mut StdRng) {
+    let names = [name(&deployment.seats[0]).await, name(&deployment.seats[1]).await];
     let known =
         format!("SELECT count(*) FROM outbox_workers WHERE name IN ('{}') AND protocol IS NULL", names.join("', '"));
-    eventually("the older ones have come", PATIENCE, async || scene.number(&known).await == OLDER as i64).await;
+    eventually("the older ones have come", PATIENCE, async || deployment.number(&known).await == OLDER as i64).await;
     let watches = rng.random_range(100..150);
     for _ in 0..watches {
         for name in &names {
-            let taken = owned_leases(scene, name).await;
-            note_unless(scene, &format!("an older worker takes nothing, and {name} has {taken}"), taken == 0);
+            let taken = owned_leases(deployment, name).await;
+            note_unless(deployment, &format!("an older worker takes nothing, and {name} has {taken}"), taken == 0);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let running = scene.number("SELECT count(*) FROM outbox_running_leases").await;
+    let running = deployment.number("SELECT count(*) FROM outbox_running_leases").await;
     note_unless(
-        scene,
+        deployment,
         &format!("the newer one has every shard, and {running} are somebody's"),
         running == LEASES as i64,
     );
-    note_unless(scene, "the newer rules stay", protocol(scene).await == 2);
+    note_unless(deployment, "the newer rules stay", protocol(deployment).await == 2);
 }
 
-fn note_unless(scene: &Scene, what: &str, holds: bool) {
+fn note_unless(deployment: &Deployment, what: &str, holds: bool) {
     if !holds {
-        scene.notes().findings.push(format!("not so: {what}"));
+        deployment.notes().findings.push(format!("not so: {what}"));
     }
 }
 
@@ -130,16 +130,16 @@ async fn name(seat: &Seat) -> String {
     seat.worker.lock().await.as_ref().unwrap().name.clone()
 }
 
-async fn protocol(scene: &Scene) -> i64 {
-    scene.number("SELECT protocol::bigint FROM outbox_meta").await
+async fn protocol(deployment: &Deployment) -> i64 {
+    deployment.number("SELECT protocol::bigint FROM outbox_meta").await
 }
 
-async fn owned_leases(scene: &Scene, name: &str) -> i64 {
+async fn owned_leases(deployment: &Deployment, name: &str) -> i64 {
     let owned = "SELECT count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner WHERE w.name";
-    scene.number(&format!("{owned} = '{name}'")).await
+    deployment.number(&format!("{owned} = '{name}'")).await
 }
 
-async fn running_leases(scene: &Scene, name: &str) -> i64 {
+async fn running_leases(deployment: &Deployment, name: &str) -> i64 {
     let running = "SELECT count(*) FROM outbox_running_leases l JOIN outbox_workers w ON w.id = l.owner WHERE w.name";
-    scene.number(&format!("{running} = '{name}'")).await
+    deployment.number(&format!("{running} = '{name}'")).await
 }

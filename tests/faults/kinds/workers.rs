@@ -4,35 +4,35 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::pass;
-use crate::scene::{GUESTS, LEASE, Scene, WORKERS};
+use crate::deployment::{Deployment, GUESTS, LEASE, WORKERS};
 use crate::support::process::Signal;
 
 const HOUR: i64 = 3_600;
 
 /// At times another one starts at once, at times only when the others have taken over.
-pub(super) async fn kill(scene: &Scene, rng: &mut StdRng) {
-    let (seat, mut worker) = scene.at(rng.random_range(0..WORKERS)).await;
+pub(super) async fn kill(deployment: &Deployment, rng: &mut StdRng) {
+    let (seat, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
     let owner = match worker.as_ref() {
-        Some(worker) => scene.owner(worker).await,
+        Some(worker) => deployment.owner(worker).await,
         None => None,
     };
-    scene.end(&mut worker, Signal::KILL).await;
+    deployment.end(&mut worker, Signal::KILL).await;
     if rng.random() {
-        *worker = Some(scene.worker(seat, 0, &[]));
+        *worker = Some(deployment.worker(seat, 0, &[]));
     }
-    scene.watch_takeover(owner).await;
-    worker.get_or_insert_with(|| scene.worker(seat, 0, &[]));
+    deployment.watch_takeover(owner).await;
+    worker.get_or_insert_with(|| deployment.worker(seat, 0, &[]));
 }
 
-pub(super) async fn terminate(scene: &Scene, rng: &mut StdRng) {
-    let (seat, mut worker) = scene.at(rng.random_range(0..WORKERS)).await;
-    scene.end(&mut worker, Signal::TERM).await;
+pub(super) async fn terminate(deployment: &Deployment, rng: &mut StdRng) {
+    let (seat, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
+    deployment.end(&mut worker, Signal::TERM).await;
     pass(rng, 0, 500).await;
-    *worker = Some(scene.worker(seat, 0, &[]));
+    *worker = Some(deployment.worker(seat, 0, &[]));
 }
 
-pub(super) async fn stop_for_longer_than_the_lease(scene: &Scene, rng: &mut StdRng) {
-    let (_, mut worker) = scene.at(rng.random_range(0..WORKERS)).await;
+pub(super) async fn stop_for_longer_than_the_lease(deployment: &Deployment, rng: &mut StdRng) {
+    let (_, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
     let Some(worker) = worker.as_mut() else { return };
     worker.running.signal(Signal::STOP);
     let lease = LEASE.as_millis() as u64;
@@ -40,22 +40,22 @@ pub(super) async fn stop_for_longer_than_the_lease(scene: &Scene, rng: &mut StdR
     worker.running.signal(Signal::CONT);
 }
 
-pub(super) async fn set_a_clock_wrong(scene: &Scene, rng: &mut StdRng) {
-    let (seat, mut worker) = scene.at(rng.random_range(0..WORKERS)).await;
-    scene.end(&mut worker, Signal::KILL).await;
+pub(super) async fn set_a_clock_wrong(deployment: &Deployment, rng: &mut StdRng) {
+    let (seat, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
+    deployment.end(&mut worker, Signal::KILL).await;
     let ahead = if rng.random() { HOUR } else { -HOUR };
-    *worker = Some(scene.worker(seat, ahead, &[]));
+    *worker = Some(deployment.worker(seat, ahead, &[]));
     pass(rng, 1_000, 4_000).await;
-    scene.end(&mut worker, Signal::TERM).await;
-    *worker = Some(scene.worker(seat, 0, &[]));
+    deployment.end(&mut worker, Signal::TERM).await;
+    *worker = Some(deployment.worker(seat, 0, &[]));
 }
 
 /// A guest comes, or goes.
-pub(super) async fn add_or_remove(scene: &Scene, rng: &mut StdRng) {
-    let (seat, mut worker) = scene.at(WORKERS + rng.random_range(0..GUESTS)).await;
+pub(super) async fn add_or_remove(deployment: &Deployment, rng: &mut StdRng) {
+    let (seat, mut worker) = deployment.at(WORKERS + rng.random_range(0..GUESTS)).await;
     if worker.is_none() {
-        *worker = Some(scene.worker(seat, 0, &[]));
+        *worker = Some(deployment.worker(seat, 0, &[]));
     } else {
-        scene.end(&mut worker, if rng.random() { Signal::TERM } else { Signal::KILL }).await;
+        deployment.end(&mut worker, if rng.random() { Signal::TERM } else { Signal::KILL }).await;
     }
 }

@@ -19,8 +19,8 @@ use operator::Operator;
 use plan::{ACCEPTED, LINES, MAX_EVENT_BYTES, Target};
 use writers::Writers;
 
+use crate::deployment::Deployment;
 use crate::figures::Meter;
-use crate::scene::Scene;
 use crate::stage::{Found, Outcome, Stage};
 use crate::support::redis;
 
@@ -45,65 +45,65 @@ pub(crate) fn settings(seat: usize, redis_url: &str, stream: &str, folder: &Path
 impl Stage {
     /// The faults of this stage under a mixed load.
     pub(crate) async fn run_mixed(self, seed: u64) -> Outcome {
-        let scene = Scene::mixed(self.pace()).await;
-        scene.start_workers().await;
-        handlers::wait_until_announced(&scene.sql().await).await;
-        let meter = Meter::start(scene.url(), scene.processes.clone());
-        let writers = Writers::start(scene.url(), seed).await;
-        let (stop, mut operator) = (watch::Sender::new(false), Operator::new(&scene, seed));
+        let deployment = Deployment::mixed(self.pace()).await;
+        deployment.start_workers().await;
+        handlers::wait_until_announced(&deployment.sql().await).await;
+        let meter = Meter::start(deployment.url(), deployment.processes.clone());
+        let writers = Writers::start(deployment.url(), seed).await;
+        let (stop, mut operator) = (watch::Sender::new(false), Operator::new(&deployment, seed));
         let breaking = async {
-            let faults = self.inflict_all(&scene, seed).await;
+            let faults = self.inflict_all(&deployment, seed).await;
             stop.send_replace(true);
             (faults, writers.finish().await)
         };
         let ((faults, written), ()) = tokio::join!(breaking, operator.work_until(stop.subscribe()));
         let stuck = operator.drain().await;
         let figures = meter.finish().await;
-        let (deeds, rows, found) = (operator.deeds, rows(&scene).await, found(&scene).await);
-        let handled = handled(&scene);
+        let (deeds, rows, found) = (operator.deeds, rows(&deployment).await, found(&deployment).await);
+        let handled = handled(&deployment);
         let account = Account { written: &written, deeds: &deeds, rows: &rows, found: &found, handled: &handled };
         println!("{}: {}", self.name(), account.summary());
-        scene.notes().findings.extend(account.findings());
+        deployment.notes().findings.extend(account.findings());
         let balance = account.balance();
-        self.conclude(&scene, seed, faults, Found { balance, stuck, retries: 0, figures }).await
+        self.conclude(&deployment, seed, faults, Found { balance, stuck, retries: 0, figures }).await
     }
 }
 
-async fn rows(scene: &Scene) -> Rows {
-    let rows = scene.sql().await.query("SELECT id, status, retry_count FROM outbox_events", &[]).await.unwrap();
+async fn rows(deployment: &Deployment) -> Rows {
+    let rows = deployment.sql().await.query("SELECT id, status, retry_count FROM outbox_events", &[]).await.unwrap();
     rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()
 }
 
-async fn found(scene: &Scene) -> HashMap<Target, Vec<Uuid>> {
-    let held = redis::event_ids(scene.redis_url(), &format!("{}_held", scene.stream_name())).await;
+async fn found(deployment: &Deployment) -> HashMap<Target, Vec<Uuid>> {
+    let held = redis::event_ids(deployment.redis_url(), &format!("{}_held", deployment.stream_name())).await;
     HashMap::from([
-        (Target::Stream, scene.stream().await),
+        (Target::Stream, deployment.stream().await),
         (Target::Held, held.iter().map(|id| id.parse().unwrap()).collect()),
-        (Target::Accepted, ids(scene, ACCEPTED)),
-        (Target::Lines, lines(scene)),
+        (Target::Accepted, ids(deployment, ACCEPTED)),
+        (Target::Lines, lines(deployment)),
     ])
 }
 
-pub(crate) fn handled(scene: &Scene) -> Handled {
-    handlers::ALL.iter().map(|kind| (kind.name, ids(scene, &kind.notes()))).collect()
+pub(crate) fn handled(deployment: &Deployment) -> Handled {
+    handlers::ALL.iter().map(|kind| (kind.name, ids(deployment, &kind.notes()))).collect()
 }
 
 /// A line that a kill tore is none.
-fn ids(scene: &Scene, file: &str) -> Vec<Uuid> {
-    let text = std::fs::read_to_string(scene.folder().join(file)).unwrap_or_default();
+fn ids(deployment: &Deployment, file: &str) -> Vec<Uuid> {
+    let text = std::fs::read_to_string(deployment.folder().join(file)).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-fn lines(scene: &Scene) -> Vec<Uuid> {
-    let text = std::fs::read_to_string(scene.folder().join(LINES)).unwrap_or_default();
+fn lines(deployment: &Deployment) -> Vec<Uuid> {
+    let text = std::fs::read_to_string(deployment.folder().join(LINES)).unwrap_or_default();
     let id = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?.get("id")?.as_str()?.parse().ok();
     text.lines().filter_map(id).collect()
 }
 
 /// What was looked for, for whoever looks for a reason.
-pub(crate) fn dump(scene: &Scene) -> String {
-    let handled = handlers::ALL.iter().map(|kind| (kind.notes(), ids(scene, &kind.notes())));
-    let others = [(ACCEPTED.to_owned(), ids(scene, ACCEPTED)), (LINES.to_owned(), lines(scene))];
+pub(crate) fn dump(deployment: &Deployment) -> String {
+    let handled = handlers::ALL.iter().map(|kind| (kind.notes(), ids(deployment, &kind.notes())));
+    let others = [(ACCEPTED.to_owned(), ids(deployment, ACCEPTED)), (LINES.to_owned(), lines(deployment))];
     let mut text = String::new();
     for (name, ids) in others.into_iter().chain(handled) {
         text += &format!("=== {name}\n");

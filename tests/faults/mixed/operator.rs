@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::scene::Scene;
+use crate::deployment::Deployment;
 use crate::stage::HEALING;
 use crate::support::PATIENCE;
 use crate::support::process::Running;
@@ -27,7 +27,7 @@ pub(super) struct Deeds {
 }
 
 pub(super) struct Operator<'a> {
-    scene: &'a Scene,
+    deployment: &'a Deployment,
     rng: StdRng,
     pub(super) deeds: Deeds,
 }
@@ -39,8 +39,8 @@ const PLAIN: &str =
 const HELD: &str = "SELECT count(*) FROM outbox_events WHERE publisher_backend = 'held' AND status = 'failed'";
 
 impl<'a> Operator<'a> {
-    pub(super) fn new(scene: &'a Scene, seed: u64) -> Self {
-        Self { scene, rng: StdRng::seed_from_u64(seed ^ 77), deeds: Deeds::default() }
+    pub(super) fn new(deployment: &'a Deployment, seed: u64) -> Self {
+        Self { deployment, rng: StdRng::seed_from_u64(seed ^ 77), deeds: Deeds::default() }
     }
 
     pub(super) async fn work_until(&mut self, stop: watch::Receiver<bool>) {
@@ -57,13 +57,13 @@ impl<'a> Operator<'a> {
 
     /// `None` where the command did not end well: servers go away.
     async fn run(&self, arguments: &[&str]) -> Option<()> {
-        let mut running = Running::spawn(&mut self.scene.operate(arguments));
+        let mut running = Running::spawn(&mut self.deployment.operate(arguments));
         running.wait_exit(PATIENCE).await.success().then_some(())
     }
 
     /// One event, whose `seq` then tells whether it was.
     async fn replay(&mut self) -> Option<()> {
-        let sql = self.scene.try_sql().await?;
+        let sql = self.deployment.try_sql().await?;
         let rows = sql.query(PLAIN, &[]).await.ok()?;
         let row = rows.choose(&mut self.rng)?;
         let (id, seq): (Uuid, i64) = (row.get(0), row.get(1));
@@ -72,7 +72,7 @@ impl<'a> Operator<'a> {
         }
         let _ = self.run(&["events", "replay", &id.to_string()]).await;
         let moved = loop {
-            if let Some(sql) = self.scene.try_sql().await
+            if let Some(sql) = self.deployment.try_sql().await
                 && let Ok(row) = sql.query_one("SELECT seq <> $2 FROM outbox_events WHERE id = $1", &[&id, &seq]).await
             {
                 break row.get::<_, bool>(0);
@@ -88,7 +88,7 @@ impl<'a> Operator<'a> {
         let id = uuid::Builder::from_random_bytes(self.rng.random()).into_uuid();
         let insert = "INSERT INTO outbox_events (id, event_type, source, scheduled_at)
             VALUES ($1, 'thing.happened', 'faults', clock_timestamp() + interval '1 day') ON CONFLICT DO NOTHING";
-        self.scene.try_sql().await?.execute(insert, &[&id]).await.ok()?;
+        self.deployment.try_sql().await?.execute(insert, &[&id]).await.ok()?;
         self.run(&["events", "fail", &id.to_string()]).await?;
         self.deeds.failed.push(id);
         Some(())
@@ -96,7 +96,7 @@ impl<'a> Operator<'a> {
 
     /// Retention finds some of the published ones a month old.
     async fn age(&mut self) -> Option<()> {
-        let sql = self.scene.try_sql().await?;
+        let sql = self.deployment.try_sql().await?;
         let rows = sql.query(PLAIN, &[]).await.ok()?;
         let replayed = self.deeds.replayed.clone();
         let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).filter(|id| !replayed.contains_key(id)).collect();
@@ -111,7 +111,7 @@ impl<'a> Operator<'a> {
         let began = Instant::now();
         loop {
             self.mend().await;
-            let left = self.scene.drain(Duration::from_secs(1)).await + self.scene.number(HELD).await;
+            let left = self.deployment.drain(Duration::from_secs(1)).await + self.deployment.number(HELD).await;
             // Refused events hold up their keys, one after the other.
             if left == 0 || began.elapsed() > 2 * HEALING {
                 return left;
@@ -121,7 +121,7 @@ impl<'a> Operator<'a> {
 
     /// What holds its key is put right and tried again.
     async fn mend(&mut self) -> Option<()> {
-        let sql = self.scene.try_sql().await?;
+        let sql = self.deployment.try_sql().await?;
         let failed = "SELECT id FROM outbox_events WHERE publisher_backend = 'held' AND status = 'failed'";
         for row in sql.query(failed, &[]).await.ok()? {
             let id: Uuid = row.get(0);

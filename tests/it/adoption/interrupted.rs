@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::writer::{Writer, Written};
 use super::{Adoption, fresh_schema, schema};
-use crate::scene::DRAIN;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, postgres};
+use crate::test_outbox::DRAIN;
 
 const KILLS: usize = 10;
 
@@ -41,21 +41,21 @@ const DOING: &str = "SELECT split_part(regexp_replace(query, '.*(CONCURRENTLY|AL
 impl Adoption {
     async fn filled(database: postgres::Database, rows: i32) -> Self {
         let adoption = Self::on(database).await;
-        let sql = adoption.scene.sql().await;
+        let sql = adoption.test.sql().await;
         sql.execute(FILL, &[&rows]).await.unwrap();
         sql.batch_execute("ANALYZE outbox_events").await.unwrap();
         adoption
     }
 
     fn start(&self) -> Running {
-        let settings = self.scene.settings("", "");
-        Running::spawn(&mut self.scene.outbox(&settings, &["migrate"]))
+        let settings = self.test.settings("", "");
+        Running::spawn(&mut self.test.outbox(&settings, &["migrate"]))
     }
 
     /// Kills it at random moments, the n-th at most n times `unit` after its start, until it has been killed ten times or
     /// is done. Returns what the server was doing at each.
     async fn kill_again_and_again(&self, unit: Duration) -> Vec<String> {
-        let sql = self.scene.sql().await;
+        let sql = self.test.sql().await;
         let mut killed = Vec::new();
         for number in 1..=KILLS {
             let mut adopting = self.start();
@@ -82,9 +82,9 @@ impl Adoption {
 /// Fills a table, adopts it under a writer and kills, and checks what came out.
 async fn adopt_under_kills(database: postgres::Database, rows: i32, unit: Duration) -> (Vec<String>, Written) {
     let adoption = Adoption::filled(database, rows).await;
-    let sql = adoption.scene.sql().await;
+    let sql = adoption.test.sql().await;
     let before: String = sql.query_one(DIGEST, &[]).await.unwrap().get(0);
-    let writer = Writer::start(adoption.scene.sql().await).await;
+    let writer = Writer::start(adoption.test.sql().await).await;
     let killed = adoption.kill_again_and_again(unit).await;
     let mut last = adoption.start();
     let status = last.wait_exit(10 * DRAIN).await;
@@ -106,7 +106,7 @@ async fn check_rows(adoption: &Adoption, sql: &Client, written: &Written) {
         ("rows in processing", "status = 'processing'"),
         ("rows with another's place", "seq IN (SELECT seq FROM outbox_events GROUP BY seq HAVING count(*) > 1)"),
     ] {
-        let count = adoption.scene.number(&format!("SELECT count(*) FROM outbox_events WHERE {query}")).await;
+        let count = adoption.test.number(&format!("SELECT count(*) FROM outbox_events WHERE {query}")).await;
         assert_eq!(count, 0, "{what}");
     }
 }
@@ -140,7 +140,7 @@ async fn two_million_rows_are_adopted_under_kills_while_no_write_waits_for_two_s
 #[tokio::test]
 async fn an_index_that_was_left_half_built_is_dropped_and_built_again() {
     let adoption = Adoption::filled(postgres::database().await, 1_000).await;
-    let (holder, sql) = (adoption.scene.sql().await, adoption.scene.sql().await);
+    let (holder, sql) = (adoption.test.sql().await, adoption.test.sql().await);
     holder.batch_execute("BEGIN; UPDATE outbox_events SET subject = '' WHERE retry_count > 0").await.unwrap();
     sql.batch_execute("SET lock_timeout = '50ms'").await.unwrap();
     let build = "CREATE INDEX CONCURRENTLY outbox_events_created ON outbox_events (created_at)";
@@ -156,11 +156,11 @@ async fn an_index_that_was_left_half_built_is_dropped_and_built_again() {
 #[tokio::test]
 async fn a_transaction_that_holds_the_table_delays_the_adoption_and_not_the_writers() {
     let adoption = Adoption::filled(postgres::database().await, 1_000).await;
-    let holder = adoption.scene.sql().await;
+    let holder = adoption.test.sql().await;
     holder.batch_execute("BEGIN; SELECT FROM outbox_events LIMIT 1").await.unwrap();
-    let writer = Writer::start(adoption.scene.sql().await).await;
+    let writer = Writer::start(adoption.test.sql().await).await;
     let mut adopting = adoption.start();
-    let sql = adoption.scene.sql().await;
+    let sql = adoption.test.sql().await;
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'actix-outbox'
         AND datname = current_database() AND wait_event_type = 'Lock'";
     // It waits, gives way, and comes again.
@@ -186,5 +186,5 @@ async fn of_adoptions_that_start_together_one_does_it_and_the_others_find_it_don
         did += usize::from(one.stdout().starts_with("took"));
     }
     assert_eq!(did, 1);
-    assert_eq!(schema(&adoption.scene.sql().await).await, fresh_schema().await);
+    assert_eq!(schema(&adoption.test.sql().await).await, fresh_schema().await);
 }

@@ -11,14 +11,14 @@ use std::process::Output;
 
 use tokio_postgres::Client;
 
-use crate::scene::Scene;
 use crate::support::postgres::{self, Database};
 use crate::support::redis;
+use crate::test_outbox::TestOutbox;
 use django::Django;
 
 /// An application whose tables django-broadcaster's own migration made.
 struct Adoption {
-    scene: Scene,
+    test: TestOutbox,
     django: Django,
 }
 
@@ -28,20 +28,20 @@ impl Adoption {
     }
 
     async fn on(database: Database) -> Self {
-        let adoption = Self::beside(Scene::unmigrated(database, redis::url()));
+        let adoption = Self::beside(TestOutbox::unmigrated(database, redis::url()));
         adoption.django.call("migrate", &[]);
         adoption
     }
 
     /// An application without tables yet.
-    fn beside(scene: Scene) -> Self {
-        let (database, stream) = (scene.url().to_owned(), scene.stream_name().to_owned());
-        Self { scene, django: Django { database, redis: redis::url(), stream } }
+    fn beside(test: TestOutbox) -> Self {
+        let (database, stream) = (test.url().to_owned(), test.stream_name().to_owned());
+        Self { test, django: Django { database, redis: redis::url(), stream } }
     }
 
     fn migrate(&self, arguments: &[&str]) -> Output {
-        let settings = self.scene.settings("", "");
-        self.scene.outbox(&settings, &[&["migrate"], arguments].concat()).output().unwrap()
+        let settings = self.test.settings("", "");
+        self.test.outbox(&settings, &[&["migrate"], arguments].concat()).output().unwrap()
     }
 
     /// Adopts the table and returns what the program said.
@@ -83,5 +83,5 @@ async fn schema(sql: &Client) -> Vec<String> {
 
 /// The schema of a database that was empty.
 async fn fresh_schema() -> Vec<String> {
-    schema(&Scene::new().await.sql().await).await
+    schema(&TestOutbox::new().await.sql().await).await
 }

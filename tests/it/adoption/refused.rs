@@ -2,8 +2,8 @@
 
 use tokio_postgres::Client;
 
-use crate::scene::Scene;
 use crate::support::{postgres, redis};
+use crate::test_outbox::TestOutbox;
 
 /// Every relation and column, and what a row of the catalog was last changed by.
 async fn everything(sql: &Client) -> Vec<String> {
@@ -14,13 +14,13 @@ async fn everything(sql: &Client) -> Vec<String> {
 
 /// What the program says of a database that these statements made.
 async fn refusal(statements: &str) -> String {
-    let scene = Scene::unmigrated(postgres::database().await, redis::url());
-    let sql = scene.sql().await;
+    let test = TestOutbox::unmigrated(postgres::database().await, redis::url());
+    let sql = test.sql().await;
     sql.batch_execute(statements).await.unwrap();
     let before = everything(&sql).await;
-    let settings = scene.settings("", "");
+    let settings = test.settings("", "");
     let [planned, done] = [&["migrate", "--dry-run"][..], &["migrate"]].map(|arguments| {
-        let output = scene.outbox(&settings, arguments).output().unwrap();
+        let output = test.outbox(&settings, arguments).output().unwrap();
         assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]));
         String::from_utf8(output.stderr).unwrap()
     });

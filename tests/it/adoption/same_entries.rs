@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Adoption, fresh_schema, schema};
-use crate::scene::DRAIN;
 use crate::support::{eventually, redis};
+use crate::test_outbox::DRAIN;
 
 fn names(value: &Value) -> Vec<&str> {
     value.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect()
@@ -12,9 +12,9 @@ fn names(value: &Value) -> Vec<&str> {
 
 /// Settings of a worker that publishes where the application's own would.
 pub(super) fn settings(adoption: &Adoption) -> std::path::PathBuf {
-    let stream = adoption.scene.stream_name();
-    let audit = format!("[publishers.audit]\n{}", adoption.scene.stream().replace(stream, &format!("{stream}-audit")));
-    adoption.scene.settings("", &audit)
+    let stream = adoption.test.stream_name();
+    let audit = format!("[publishers.audit]\n{}", adoption.test.stream().replace(stream, &format!("{stream}-audit")));
+    adoption.test.settings("", &audit)
 }
 
 #[tokio::test]
@@ -26,19 +26,19 @@ async fn an_adopted_table_is_drained_into_the_entries_that_its_own_worker_writes
     let [later, never] = names(&undelivered)[..] else { panic!() };
 
     // Its own worker publishes the same rows from a copy.
-    let copy = adoption.scene.database().copy().await;
+    let copy = adoption.test.database().copy().await;
     let own_worker = super::Django { database: copy.url.clone(), redis: redis::url(), stream: redis::stream() };
     own_worker.call("work", &[]);
 
     adoption.adopt();
-    let sql = adoption.scene.sql().await;
+    let sql = adoption.test.sql().await;
     assert_eq!(schema(&sql).await, fresh_schema().await);
     let settings = settings(&adoption);
-    adoption.scene.drain(&settings).await;
+    adoption.test.drain(&settings).await;
 
     for suffix in ["", "-audit"] {
         let theirs = format!("{}{suffix}", own_worker.stream);
-        let ours = format!("{}{suffix}", adoption.scene.stream_name());
+        let ours = format!("{}{suffix}", adoption.test.stream_name());
         let compared = django.call("compare", &[&theirs, &ours]);
         assert_eq!(compared["differences"], json!([]), "{suffix}");
         assert!(compared["entries"].as_u64().unwrap() >= 50, "{compared}");
@@ -59,32 +59,32 @@ async fn the_application_goes_on_writing_reading_and_retrying() {
     django.call("work", &[]);
     adoption.adopt();
     let settings = settings(&adoption);
-    let before = adoption.scene.length().await;
-    adoption.scene.drain(&settings).await;
-    assert_eq!(adoption.scene.length().await, before, "what its own worker had published went out again");
+    let before = adoption.test.length().await;
+    adoption.test.drain(&settings).await;
+    assert_eq!(adoption.test.length().await, before, "what its own worker had published went out again");
 
     let list = ["events", "list", "--status", "published", "--format", "json"];
-    let listed = adoption.scene.outbox(&settings, &list).output().unwrap();
+    let listed = adoption.test.outbox(&settings, &list).output().unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&listed.stdout).unwrap().as_array().unwrap().len(), 5);
 
     let written = django.call("publish", &["5", "25"]);
     let undelivered = django.call("publish_later_and_never", &[]);
     let never = names(&undelivered)[1];
-    adoption.scene.drain(&settings).await;
+    adoption.test.drain(&settings).await;
     let statuses = django.call("statuses", &[]);
     assert!(names(&written).iter().all(|id| statuses[id] == "published"), "{statuses}");
     let failed = django.call("show", &[never]);
     assert_eq!((&failed[0], &failed[3]), (&json!("failed"), &json!(false)), "{failed}");
     assert!(failed[2].as_str().unwrap().contains("publisher_config"), "{failed}");
 
-    let entries = adoption.scene.event_ids().await;
+    let entries = adoption.test.event_ids().await;
     assert!(!entries.contains(&never.to_owned()));
     django.call("repair", &[never]);
     assert_eq!(django.call("retry_by_admin", &[never]), json!(["1 events marked for retry."]));
     assert_eq!(django.call("show", &[never]), json!(["pending", 0, "", false]));
-    adoption.scene.drain(&settings).await;
+    adoption.test.drain(&settings).await;
     assert_eq!(django.call("show", &[never]), json!(["published", 0, "", true]));
-    let again = adoption.scene.event_ids().await;
+    let again = adoption.test.event_ids().await;
     assert_eq!(again[..entries.len()], entries);
     assert_eq!(again[entries.len()..], [never.to_owned()]);
 }
@@ -99,13 +99,13 @@ async fn a_retry_that_its_worker_scheduled_comes_due_after_the_adoption() {
     adoption.adopt();
     adoption.django.call("repair", &[never]);
     let settings = settings(&adoption);
-    adoption.scene.drain(&settings).await;
+    adoption.test.drain(&settings).await;
     assert_eq!(adoption.django.call("show", &[never])[0], "retry", "it was put off by two minutes");
-    let sql = adoption.scene.sql().await;
+    let sql = adoption.test.sql().await;
     sql.batch_execute("UPDATE outbox_events SET scheduled_at = now() WHERE status = 'retry'").await.unwrap();
-    let _worker = adoption.scene.worker(&settings, "worker");
+    let _worker = adoption.test.worker(&settings, "worker");
     let published = "SELECT count(*) FROM outbox_events WHERE status = 'published'";
-    eventually("it is published", DRAIN, async || adoption.scene.number(published).await == 1).await;
+    eventually("it is published", DRAIN, async || adoption.test.number(published).await == 1).await;
     assert_eq!(adoption.django.call("show", &[never])[0], "published");
 }
 
@@ -113,12 +113,12 @@ async fn a_retry_that_its_worker_scheduled_comes_due_after_the_adoption() {
 async fn events_that_its_worker_left_in_processing_are_taken_up_and_counted() {
     let adoption = Adoption::new().await;
     adoption.django.call("publish", &["0", "8"]);
-    let sql = adoption.scene.sql().await;
+    let sql = adoption.test.sql().await;
     let left = "UPDATE outbox_events SET status = 'processing' WHERE retry_count = 0 AND max_retries < 3";
     let count = sql.execute(left, &[]).await.unwrap();
     let said = adoption.adopt();
     let expected = format!("left in processing by its worker and pending again: {count}\n");
     assert!(count > 0 && said.contains(&expected), "{said}");
-    adoption.scene.drain(&settings(&adoption)).await;
-    assert_eq!(adoption.scene.published().await, 8);
+    adoption.test.drain(&settings(&adoption)).await;
+    assert_eq!(adoption.test.published().await, 8);
 }

@@ -2,7 +2,7 @@
 
 use super::same_entries::settings;
 use super::{Adoption, schema};
-use crate::scene::Scene;
+use crate::test_outbox::TestOutbox;
 
 const DOCUMENT: &str = include_str!("../../../docs/from-django-broadcaster.md");
 
@@ -12,21 +12,21 @@ async fn an_adopted_table_is_not_written_anew_keeps_its_indexes_and_is_left_alon
     const THEIRS: &str = "SELECT count(*) FROM pg_indexes WHERE tablename = 'outbox_events' \
         AND indexname ~ '^outbox_even_|_[0-9a-f]{8}(_like)?$'";
     let adoption = Adoption::new().await;
-    let scene = &adoption.scene;
+    let test = &adoption.test;
     adoption.django.call("publish", &["0", "20"]);
-    let before = (scene.number(FILE).await, scene.number(THEIRS).await);
+    let before = (test.number(FILE).await, test.number(THEIRS).await);
     assert_eq!(before.1, 8);
 
     let planned = String::from_utf8(adoption.migrate(&["--dry-run"]).stdout).unwrap();
     assert!(planned.contains("ADD COLUMN seq bigint,") && planned.contains("-- Rows written: 20,"), "{planned}");
     assert!(planned.contains("CREATE INDEX CONCURRENTLY outbox_events_due"), "{planned}");
-    assert_eq!(scene.number("SELECT count(to_regclass('outbox_events_seq'))").await, 0, "a dry run changed something");
+    assert_eq!(test.number("SELECT count(to_regclass('outbox_events_seq'))").await, 0, "a dry run changed something");
 
     let said = adoption.adopt();
     assert!(said.starts_with("took django-broadcaster's table over: the outbox tables in postgres://"), "{said}");
-    assert_eq!((scene.number(FILE).await, scene.number(THEIRS).await), before);
-    assert_eq!(scene.number("SELECT count(*) FROM outbox_events WHERE seq IS NULL").await, 0);
-    let (sql, outbox) = (scene.sql().await, "SELECT id::text FROM outbox_meta");
+    assert_eq!((test.number(FILE).await, test.number(THEIRS).await), before);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE seq IS NULL").await, 0);
+    let (sql, outbox) = (test.sql().await, "SELECT id::text FROM outbox_meta");
     let (first, id): (_, String) = (schema(&sql).await, sql.query_one(outbox, &[]).await.unwrap().get(0));
     assert!(adoption.adopt().starts_with("already up to date"));
     assert_eq!(schema(&sql).await, first);
@@ -43,7 +43,7 @@ async fn the_documented_way_back_leaves_the_table_as_it_was_and_its_worker_at_wo
         UNION ALL SELECT proname FROM pg_proc WHERE proname LIKE 'outbox%'
         UNION ALL SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'outbox_events'::regclass";
     let adoption = Adoption::new().await;
-    let sql = adoption.scene.sql().await;
+    let sql = adoption.test.sql().await;
     let table = async || {
         let rows = sql.query(TABLE, &[]).await.unwrap();
         let mut lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
@@ -63,40 +63,40 @@ async fn the_documented_way_back_leaves_the_table_as_it_was_and_its_worker_at_wo
     assert_eq!(table().await, before);
     adoption.django.call("publish", &["0", "10"]);
     adoption.django.call("work", &[]);
-    assert_eq!(adoption.scene.published().await, 10);
+    assert_eq!(adoption.test.published().await, 10);
 }
 
 #[tokio::test]
 async fn an_application_that_comes_to_the_tables_of_an_outbox_writes_into_them() {
-    let adoption = Adoption::beside(Scene::new().await);
+    let adoption = Adoption::beside(TestOutbox::new().await);
     adoption.django.call("migrate_onto_what_is_there", &[]);
     adoption.django.call("publish", &["0", "10"]);
-    adoption.scene.drain(&settings(&adoption)).await;
-    assert_eq!(adoption.scene.published().await, 10);
+    adoption.test.drain(&settings(&adoption)).await;
+    assert_eq!(adoption.test.published().await, 10);
 }
 
 #[tokio::test]
 async fn a_published_event_that_is_set_back_to_pending_is_not_sent_again_unless_it_is_replayed() {
     let adoption = Adoption::new().await;
-    let scene = &adoption.scene;
+    let test = &adoption.test;
     let settings = settings(&adoption);
     // One that its own worker published, and one of ours; both of the default backend.
     adoption.django.call("publish", &["0", "1"]);
     adoption.django.call("work", &[]);
     adoption.adopt();
     adoption.django.call("publish", &["3", "4"]);
-    scene.drain(&settings).await;
-    assert_eq!((scene.length().await, scene.published().await), (2, 2));
+    test.drain(&settings).await;
+    assert_eq!((test.length().await, test.published().await), (2, 2));
 
-    let sql = scene.sql().await;
+    let sql = test.sql().await;
     sql.batch_execute("UPDATE outbox_events SET status = 'pending'").await.unwrap();
-    scene.drain(&settings).await;
-    assert_eq!((scene.length().await, scene.published().await), (2, 2));
+    test.drain(&settings).await;
+    assert_eq!((test.length().await, test.published().await), (2, 2));
 
     for row in sql.query("SELECT id::text FROM outbox_events", &[]).await.unwrap() {
-        let replayed = scene.outbox(&settings, &["events", "replay", row.get(0)]).output().unwrap();
+        let replayed = test.outbox(&settings, &["events", "replay", row.get(0)]).output().unwrap();
         assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
     }
-    scene.drain(&settings).await;
-    assert_eq!((scene.length().await, scene.published().await), (4, 2));
+    test.drain(&settings).await;
+    assert_eq!((test.length().await, test.published().await), (4, 2));
 }

@@ -6,9 +6,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{Shell, text};
-use crate::scene::{DRAIN, Scene};
 use crate::support::process::{Running, Signal};
 use crate::support::{PATIENCE, eventually, postgres, redis};
+use crate::test_outbox::{DRAIN, TestOutbox};
 
 const SCHEMAS: &str = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'outbox_bench%'";
 const CONNECTIONS: &str = "SELECT count(*) FROM pg_stat_activity
@@ -16,15 +16,15 @@ const CONNECTIONS: &str = "SELECT count(*) FROM pg_stat_activity
 
 /// A database and a Redis that nobody else uses, so that whatever is left there is the bench's.
 struct Bench {
-    scene: Scene,
+    test: TestOutbox,
     _redis: redis::Server,
 }
 
 impl Bench {
     async fn new() -> Self {
         let redis = redis::Server::start(&[]);
-        let scene = Scene::on(postgres::database().await, redis.url()).await;
-        Self { scene, _redis: redis }
+        let test = TestOutbox::on(postgres::database().await, redis.url()).await;
+        Self { test, _redis: redis }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -33,26 +33,26 @@ impl Bench {
 
     fn command_in(&self, format: &str, arguments: &[&str]) -> Command {
         let arguments = [&["bench", "--rounds", "1", "--format", format], arguments].concat();
-        self.scene.outbox(&self.scene.settings("", ""), &arguments)
+        self.test.outbox(&self.test.settings("", ""), &arguments)
     }
 
     /// One that has begun and does not end by itself.
     async fn running(&self) -> Running {
         let running = Running::spawn(&mut self.command(&["--events", "100000", "--only", "latency"]));
         let what = "a worker delivers in the bench's schema";
-        eventually(what, PATIENCE, async || !self.keys().await.is_empty() && self.scene.number(SCHEMAS).await == 1)
+        eventually(what, PATIENCE, async || !self.keys().await.is_empty() && self.test.number(SCHEMAS).await == 1)
             .await;
         running
     }
 
     async fn keys(&self) -> Vec<String> {
-        ::redis::cmd("KEYS").arg("*").query_async(&mut self.scene.redis().await).await.unwrap()
+        ::redis::cmd("KEYS").arg("*").query_async(&mut self.test.redis().await).await.unwrap()
     }
 
     async fn assert_nothing_is_left(&self) {
-        assert_eq!(self.scene.number(SCHEMAS).await, 0);
+        assert_eq!(self.test.number(SCHEMAS).await, 0);
         assert_eq!(self.keys().await, Vec::<String>::new());
-        eventually("its connections are gone", PATIENCE, async || self.scene.number(CONNECTIONS).await == 0).await;
+        eventually("its connections are gone", PATIENCE, async || self.test.number(CONNECTIONS).await == 0).await;
     }
 }
 
@@ -126,7 +126,7 @@ async fn a_run_whose_connections_break_fails_and_leaves_nothing_behind() {
     let running = bench.running().await;
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE application_name LIKE 'outbox_bench%' AND datname = current_database()";
-    bench.scene.sql().await.execute(end, &[]).await.unwrap();
+    bench.test.sql().await.execute(end, &[]).await.unwrap();
     let (code, said) = ended(running).await;
     assert!(code == Some(1) && said.contains("error: the database "), "{code:?}: {said}");
     bench.assert_nothing_is_left().await;
@@ -137,13 +137,13 @@ async fn what_a_killed_run_left_is_removed_by_the_next_and_not_while_it_lives() 
     let bench = Bench::new().await;
     let mut killed = bench.running().await;
     let mut living = Running::spawn(&mut bench.command(&["--events", "100000", "--only", "latency"]));
-    eventually("another one runs beside it", PATIENCE, async || bench.scene.number(SCHEMAS).await == 2).await;
+    eventually("another one runs beside it", PATIENCE, async || bench.test.number(SCHEMAS).await == 2).await;
     killed.kill();
     eventually("its worker ends by itself", PATIENCE, async || !workers_in(&bench).await).await;
     let mut next = Running::spawn(&mut bench.command(&["--events", "100", "--only", "idle"]));
     assert!(next.wait_exit(PATIENCE).await.success(), "{}", next.stderr());
     assert_eq!(next.stderr().matches("removed what a run that was killed had left").count(), 1, "{}", next.stderr());
-    assert_eq!(bench.scene.number(SCHEMAS).await, 1, "the other one's stays");
+    assert_eq!(bench.test.number(SCHEMAS).await, 1, "the other one's stays");
     assert!(living.is_running(), "{}", living.stderr());
     living.signal(Signal::INT);
     assert_eq!(ended(living).await.0, Some(1));
@@ -156,22 +156,22 @@ async fn workers_in(bench: &Bench) -> bool {
         AND a.datname = current_database() AND NOT EXISTS (SELECT FROM pg_locks l
             WHERE l.locktype = 'advisory' AND l.database = a.datid AND l.granted AND l.objsubid = 1
             AND ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended(a.application_name, 0))";
-    bench.scene.number(question).await > 0
+    bench.test.number(question).await > 0
 }
 
 #[tokio::test]
 async fn a_role_that_may_not_make_a_schema_is_told_what_to_do() {
     let bench = Bench::new().await;
     let role = crate::support::unique("bench_nobody");
-    let sql = bench.scene.sql().await;
+    let sql = bench.test.sql().await;
     sql.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'")).await.unwrap();
-    let mut url = url::Url::parse(bench.scene.url()).unwrap();
+    let mut url = url::Url::parse(bench.test.url()).unwrap();
     url.set_username(&role).unwrap();
     url.set_password(Some("secret")).unwrap();
     let answer = text(bench.command(&["--only", "idle", "--database-url", url.as_str()]).output().unwrap());
     sql.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
     assert_eq!((answer.code, answer.stdout.as_str()), (1, ""), "{}", answer.stderr);
-    let name = &bench.scene.database().name;
+    let name = &bench.test.database().name;
     assert!(answer.stderr.contains(&format!("GRANT CREATE ON DATABASE {name} TO {role}")), "{}", answer.stderr);
     assert!(!answer.stderr.contains("secret"), "{}", answer.stderr);
     bench.assert_nothing_is_left().await;

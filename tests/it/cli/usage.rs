@@ -1,6 +1,6 @@
 //! Arguments, help, and output that cannot be written.
 
-use crate::scene::Scene;
+use crate::test_outbox::TestOutbox;
 
 use super::{Shell, answer};
 
@@ -94,13 +94,13 @@ fn a_table_without_its_migration_is_named_by_every_command() {
 
 #[tokio::test]
 async fn a_table_of_another_version_is_named_by_every_command_and_left_alone() {
-    let scene = Scene::new().await;
-    scene.insert(1, 1).await;
-    let sql = scene.sql().await;
+    let test = TestOutbox::new().await;
+    test.insert(1, 1).await;
+    let sql = test.sql().await;
     sql.batch_execute("ALTER TABLE outbox_events DROP COLUMN retry_at CASCADE; DELETE FROM outbox_migrations")
         .await
         .unwrap();
-    let (settings, id) = (scene.settings("", ""), "0197a3b2-0000-7000-8000-000000000001");
+    let (settings, id) = (test.settings("", ""), "0197a3b2-0000-7000-8000-000000000001");
     for command in [
         &["events", "list"][..],
         &["events", "show", id],
@@ -112,12 +112,12 @@ async fn a_table_of_another_version_is_named_by_every_command_and_left_alone() {
         &["cleanup"],
         &["worker", "--until-empty"],
     ] {
-        let answer = answer(scene.outbox(&settings, command));
+        let answer = answer(test.outbox(&settings, command));
         let told = answer.stderr + &answer.stdout;
         assert_eq!(answer.code, 1, "{command:?}: {told}");
         assert!(told.contains("run `outbox migrate`"), "{command:?}: {told}");
     }
-    assert_eq!(scene.unpublished().await, 1);
+    assert_eq!(test.unpublished().await, 1);
 }
 
 #[test]

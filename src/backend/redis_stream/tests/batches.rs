@@ -4,11 +4,11 @@ use super::*;
 
 #[tokio::test]
 async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_rest() {
-    let mut scene = Scene::new().await;
-    let mut worker = scene.worker();
+    let mut test = TestStream::new().await;
+    let mut worker = test.worker();
     let (keyed, other) = (events(3, "k"), Arc::new(fixtures::event(9, "l")));
     worker.open(&[(shard(3), 1), (shard(4), 1)]).await.unwrap();
-    let error = scene.leave_room_for(2).await;
+    let error = test.leave_room_for(2).await;
 
     let batch = [
         outgoing_event(3, &keyed[0]),
@@ -20,16 +20,16 @@ async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_re
     assert_eq!(sent.answers, [SendResult::Accepted, SendResult::Accepted, SendResult::NotSent, SendResult::NotSent]);
     assert_eq!(sent.closed, [shard(3), shard(4)]);
     assert!(sent.unavailable.unwrap().reason.contains(error));
-    let journal = scene.journal().await;
+    let journal = test.journal().await;
     assert_eq!(journal.iter().map(Vec::len).collect::<Vec<_>>(), [48], "two events of one shard, none of the other");
 
     // The session has closed itself: what was on the way behind the batch is refused.
-    let stream = scene.stream.clone();
-    let entries: Vec<(String, BTreeMap<String, String>)> = scene.command(&["XRANGE", &stream, "-", "+"]).await;
+    let stream = test.stream.clone();
+    let entries: Vec<(String, BTreeMap<String, String>)> = test.command(&["XRANGE", &stream, "-", "+"]).await;
     let there: Vec<&str> = entries.iter().map(|(_, fields)| fields["event_id"].as_str()).collect();
     assert_eq!(there, ids(&keyed[..2]));
-    let () = scene.command(&["DEL", &stream]).await;
-    let tokens: Vec<String> = scene
+    let () = test.command(&["DEL", &stream]).await;
+    let tokens: Vec<String> = test
         .meta()
         .await
         .into_iter()
@@ -41,59 +41,59 @@ async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_re
     assert!(opened.refused.is_empty());
     assert_eq!(found(&opened), named(&keyed[..2]));
     send_all(&mut worker, &batch[2..]).await;
-    assert_eq!(scene.sent_ids().await, [other.id.to_string(), keyed[2].id.to_string()]);
+    assert_eq!(test.sent_ids().await, [other.id.to_string(), keyed[2].id.to_string()]);
 }
 
 /// A worker as a user that may do everything, but for what these rules say.
-async fn worker_as(scene: &mut Scene, user: &str, rules: &[&str]) -> RedisStream {
+async fn worker_as(test: &mut TestStream, user: &str, rules: &[&str]) -> RedisStream {
     let all = [&["ACL", "SETUSER", user, "on", ">secret", "~*", "+@all"], rules].concat();
-    let () = scene.command(&all).await;
-    let url = scene.url.replace("redis://", &format!("redis://{user}:secret@"));
-    RedisStream::new(&settings(&url, &scene.stream), scene.outbox).unwrap()
+    let () = test.command(&all).await;
+    let url = test.url.replace("redis://", &format!("redis://{user}:secret@"));
+    RedisStream::new(&settings(&url, &test.stream), test.outbox).unwrap()
 }
 
 #[tokio::test]
 async fn a_user_that_lacks_a_right_opens_nothing_and_its_health_check_names_the_right() {
-    let mut scene = Scene::alone().await;
-    if scene.is_version_5().await {
+    let mut test = TestStream::alone().await;
+    if test.is_version_5().await {
         return;
     }
     for right in ["hset", "hdel", "xadd"] {
-        let mut worker = worker_as(&mut scene, right, &[&format!("-{right}")]).await;
+        let mut worker = worker_as(&mut test, right, &[&format!("-{right}")]).await;
         for error in [worker.open(&[(shard(3), 1)]).await.unwrap_err(), worker.health_check().await.unwrap_err()] {
             let text = error.to_string();
             assert!(error.is_unavailable() && text.contains(&right.to_uppercase()), "{text}");
         }
-        assert!(scene.meta().await.keys().all(|field| field == "probe"), "no token stands there");
+        assert!(test.meta().await.keys().all(|field| field == "probe"), "no token stands there");
         assert!(worker.is_alive().await.is_ok(), "it answers all the same");
     }
 }
 
 #[tokio::test]
 async fn a_batch_that_fails_under_a_user_that_may_not_delete_leaves_no_event_in_the_journal() {
-    let mut scene = Scene::alone().await;
-    if scene.is_version_5().await {
+    let mut test = TestStream::alone().await;
+    if test.is_version_5().await {
         return;
     }
-    let mut worker = worker_as(&mut scene, "worker", &[]).await;
+    let mut worker = worker_as(&mut test, "worker", &[]).await;
     worker.open(&[(shard(3), 1)]).await.unwrap();
     // Taken away behind the open, which asks for it.
-    let () = scene.command(&["ACL", "SETUSER", "worker", "-hdel"]).await;
-    scene.leave_room_for(0).await;
+    let () = test.command(&["ACL", "SETUSER", "worker", "-hdel"]).await;
+    test.leave_room_for(0).await;
     let events = events(3, "k");
     let sent = worker.send(&outgoing(3, &events)).await;
     assert_eq!(sent.answers, vec![SendResult::NotSent; 3], "{sent:?}");
-    assert!(scene.journal().await.iter().all(Vec::is_empty), "an event that was not sent stands there");
+    assert!(test.journal().await.iter().all(Vec::is_empty), "an event that was not sent stands there");
 
-    let stream = scene.stream.clone();
-    let () = scene.command(&["DEL", &stream]).await;
-    let () = scene.command(&["ACL", "SETUSER", "worker", "+hdel"]).await;
+    let stream = test.stream.clone();
+    let () = test.command(&["DEL", &stream]).await;
+    let () = test.command(&["ACL", "SETUSER", "worker", "+hdel"]).await;
     assert!(found(&worker.open(&[(shard(3), 1)]).await.unwrap()).is_empty());
     send_all(&mut worker, &outgoing(3, &events)).await;
-    assert_eq!(scene.sent_ids().await, ids(&events));
+    assert_eq!(test.sent_ids().await, ids(&events));
     worker.settled(&named(&events));
     worker.flush().await.unwrap();
-    assert!(scene.journal().await.is_empty(), "the empty field is gone, too");
+    assert!(test.journal().await.is_empty(), "the empty field is gone, too");
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn only_an_error_about_the_event_rejects_it() {
 #[tokio::test]
 #[ignore = "takes 8 GB of memory; cargo test --lib -- --ignored runs it"]
 async fn an_event_that_redis_refuses_is_rejected_and_the_batch_goes_on_behind_it() {
-    let mut scene = Scene::alone().await;
-    let mut worker = scene.open_worker().await;
+    let mut test = TestStream::alone().await;
+    let mut worker = test.open_worker().await;
     let mut batch = events(3, "");
     let value = "x".repeat(400 << 20);
     let config = format!(r#"{{"a": "{value}", "b": "{value}", "c": "{value}"}}"#);
@@ -130,16 +130,16 @@ async fn an_event_that_redis_refuses_is_rejected_and_the_batch_goes_on_behind_it
     assert!(matches!(&sent.answers[1], SendResult::Rejected(reason) if reason.contains("too large")), "{sent:?}");
     assert_eq!((&sent.answers[0], &sent.answers[2]), (&SendResult::Accepted, &SendResult::NotSent));
     assert_eq!((sent.closed, sent.unavailable), (vec![shard(3)], None));
-    assert_eq!(scene.journal().await.iter().map(Vec::len).collect::<Vec<_>>(), [24], "the first event alone");
+    assert_eq!(test.journal().await.iter().map(Vec::len).collect::<Vec<_>>(), [24], "the first event alone");
     assert_eq!(found(&worker.open(&[(shard(3), 1)]).await.unwrap()), named(&batch[..1]));
     send_all(&mut worker, &outgoing(3, &batch[2..])).await;
-    assert_eq!(scene.sent_ids().await, [batch[0].id.to_string(), batch[2].id.to_string()]);
+    assert_eq!(test.sent_ids().await, [batch[0].id.to_string(), batch[2].id.to_string()]);
 }
 
 #[tokio::test]
 async fn an_event_that_cannot_be_an_entry_is_invalid_and_holds_back_only_its_key() {
-    let scene = Scene::new().await;
-    let mut worker = scene.open_worker().await;
+    let test = TestStream::new().await;
+    let mut worker = test.open_worker().await;
     let mut batch = events(4, "k");
     Arc::make_mut(&mut batch[1]).publisher_config = JsonText::new(r#"{"list": [1]}"#.to_owned());
     Arc::make_mut(&mut batch[3]).partition_key = "l".to_owned();
@@ -151,31 +151,31 @@ async fn an_event_that_cannot_be_an_entry_is_invalid_and_holds_back_only_its_key
         ),
         "{sent:?}"
     );
-    assert_eq!(scene.sent_ids().await, [batch[0].id.to_string(), batch[3].id.to_string()]);
+    assert_eq!(test.sent_ids().await, [batch[0].id.to_string(), batch[3].id.to_string()]);
 }
 
 #[tokio::test]
 async fn a_key_of_another_type_in_the_streams_place_makes_the_backend_unavailable() {
-    let mut scene = Scene::new().await;
-    let stream = scene.stream.clone();
-    let () = scene.command(&["SET", &stream, "no stream"]).await;
-    let mut worker = scene.open_worker().await;
+    let mut test = TestStream::new().await;
+    let stream = test.stream.clone();
+    let () = test.command(&["SET", &stream, "no stream"]).await;
+    let mut worker = test.open_worker().await;
     let sent = worker.send(&outgoing(3, &events(2, ""))).await;
     assert_eq!(sent.answers, [SendResult::NotSent, SendResult::NotSent]);
     assert!(sent.unavailable.unwrap().reason.contains("WRONGTYPE"));
-    assert!(scene.journal().await.is_empty());
+    assert!(test.journal().await.is_empty());
 }
 
 #[tokio::test]
 async fn a_stream_is_trimmed_to_about_its_length_or_not_at_all() {
     for (max_len, least, most) in [(100, 100, 400), (0, 1_000, 1_000)] {
-        let mut scene = Scene::new().await;
-        let settings = PublisherSettings { max_len, ..settings(&scene.url, &scene.stream) };
-        let mut worker = RedisStream::new(&settings, scene.outbox).unwrap();
+        let mut test = TestStream::new().await;
+        let settings = PublisherSettings { max_len, ..settings(&test.url, &test.stream) };
+        let mut worker = RedisStream::new(&settings, test.outbox).unwrap();
         worker.open(&[(shard(3), 1)]).await.unwrap();
         send_all(&mut worker, &outgoing(3, &events(1_000, ""))).await;
-        let stream = scene.stream.clone();
-        let length = redis::length(&mut scene.connection, &stream).await;
+        let stream = test.stream.clone();
+        let length = redis::length(&mut test.connection, &stream).await;
         assert!((least..=most).contains(&length), "{length}");
     }
 }

@@ -74,7 +74,7 @@ async fn send_all(worker: &mut RedisStream, batch: &[OutgoingEvent]) {
 }
 
 /// One stream on one server, for one outbox.
-struct Scene {
+struct TestStream {
     url: String,
     stream: String,
     outbox: Uuid,
@@ -83,7 +83,7 @@ struct Scene {
     server: Option<Server>,
 }
 
-impl Scene {
+impl TestStream {
     async fn new() -> Self {
         Self::on(&redis::url(), &redis::stream()).await
     }
@@ -96,8 +96,8 @@ impl Scene {
     /// On a server of its own, whose settings and life are the test's.
     async fn alone() -> Self {
         let server = Server::start(&[]);
-        let scene = Self::on(&server.url(), "events").await;
-        Self { server: Some(server), ..scene }
+        let test = Self::on(&server.url(), "events").await;
+        Self { server: Some(server), ..test }
     }
 
     fn server(&mut self) -> &mut Server {

@@ -4,39 +4,39 @@ use super::*;
 
 #[tokio::test]
 async fn a_redis_that_was_emptied_closes_the_session_and_the_next_one_works() {
-    let mut scene = Scene::alone().await;
-    let mut worker = scene.open_worker().await;
+    let mut test = TestStream::alone().await;
+    let mut worker = test.open_worker().await;
     let events = events(2, "k");
     send_all(&mut worker, &outgoing(3, &events[..1])).await;
-    let () = scene.command(&["FLUSHALL"]).await;
+    let () = test.command(&["FLUSHALL"]).await;
     let sent = worker.send(&outgoing(3, &events[1..])).await;
     assert_eq!((sent.answers, sent.closed), (vec![SendResult::NotSent], vec![shard(3)]));
     assert!(sent.unavailable.is_none());
     let opened = worker.open(&[(shard(3), 1)]).await.unwrap();
     assert!(opened.refused.is_empty() && opened.sent.is_empty());
     send_all(&mut worker, &outgoing(3, &events[1..])).await;
-    assert_eq!(scene.sent_ids().await, ids(&events[1..]));
+    assert_eq!(test.sent_ids().await, ids(&events[1..]));
 }
 
 #[tokio::test]
 async fn a_redis_that_forgot_the_scripts_is_told_them_again() {
-    let mut scene = Scene::alone().await;
-    let mut worker = scene.open_worker().await;
+    let mut test = TestStream::alone().await;
+    let mut worker = test.open_worker().await;
     let events = events(2, "");
     send_all(&mut worker, &outgoing(3, &events[..1])).await;
-    let () = scene.command(&["SCRIPT", "FLUSH"]).await;
+    let () = test.command(&["SCRIPT", "FLUSH"]).await;
     send_all(&mut worker, &outgoing(3, &events[1..])).await;
-    let () = scene.command(&["SCRIPT", "FLUSH"]).await;
+    let () = test.command(&["SCRIPT", "FLUSH"]).await;
     assert_eq!(found(&worker.open(&[(shard(3), 2)]).await.unwrap()), named(&events));
-    assert_eq!(scene.sent_ids().await, ids(&events));
+    assert_eq!(test.sent_ids().await, ids(&events));
 }
 
 #[tokio::test]
 async fn a_redis_out_of_memory_takes_nothing_and_leaves_nothing_in_the_journal() {
-    let mut scene = Scene::alone().await;
-    let mut worker = scene.open_worker().await;
+    let mut test = TestStream::alone().await;
+    let mut worker = test.open_worker().await;
     let events = events(3, "k");
-    let () = scene.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let () = test.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let sent = worker.send(&outgoing(3, &events)).await;
     assert_eq!(sent.answers, vec![SendResult::NotSent; 3]);
     assert!(sent.unavailable.unwrap().reason.contains("OOM"));
@@ -45,56 +45,56 @@ async fn a_redis_out_of_memory_takes_nothing_and_leaves_nothing_in_the_journal()
     let unwell = worker.health_check().await.unwrap_err();
     assert!(unwell.is_unavailable() && unwell.to_string().contains("OOM"), "{unwell}");
     worker.is_alive().await.unwrap();
-    assert!(scene.journal().await.is_empty());
+    assert!(test.journal().await.is_empty());
 
-    let () = scene.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let () = test.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert!(worker.open(&[(shard(3), 1)]).await.unwrap().sent.is_empty());
     send_all(&mut worker, &outgoing(3, &events)).await;
-    assert_eq!(scene.sent_ids().await, ids(&events));
+    assert_eq!(test.sent_ids().await, ids(&events));
 }
 
 #[tokio::test]
 async fn only_an_event_that_the_memory_limit_can_never_hold_may_be_what_memory_is_out_for() {
-    let mut scene = Scene::alone().await;
+    let mut test = TestStream::alone().await;
     let text = |bytes: usize| Some(JsonText::new(format!("\"{}\"", "x".repeat(bytes))));
     let mut events = events(3, "k");
     Arc::make_mut(&mut events[0]).data = text(12 << 20);
     Arc::make_mut(&mut events[1]).data = text(6 << 20);
-    let () = scene.command(&["SET", "another's", &"x".repeat(6 << 20)]).await;
+    let () = test.command(&["SET", "another's", &"x".repeat(6 << 20)]).await;
     for (event, limit, is_its_state) in [(0, "10mb", false), (1, "10mb", true), (2, "1", false)] {
-        let mut worker = scene.open_worker().await;
-        let () = scene.command(&["CONFIG", "SET", "maxmemory", limit]).await;
+        let mut worker = test.open_worker().await;
+        let () = test.command(&["CONFIG", "SET", "maxmemory", limit]).await;
         let sent = worker.send(&outgoing(3, &events[event..=event])).await;
         assert_eq!(sent.answers, [SendResult::NotSent]);
         let unavailable = sent.unavailable.unwrap();
         assert!(unavailable.reason.contains("OOM"), "{unavailable:?}");
         assert_eq!(unavailable.is_its_state, is_its_state, "event {event} at {limit}");
-        let () = scene.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+        let () = test.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     }
 }
 
 #[tokio::test]
 async fn settled_fields_do_not_open_a_way_around_the_memory_limit() {
-    let mut scene = Scene::alone().await;
-    let mut worker = scene.open_worker().await;
+    let mut test = TestStream::alone().await;
+    let mut worker = test.open_worker().await;
     let events = events(2, "k");
     send_all(&mut worker, &outgoing(3, &events[..1])).await;
     worker.settled(&named(&events[..1]));
-    let () = scene.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let () = test.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert!(worker.send(&outgoing(3, &events[1..])).await.unavailable.is_some());
-    assert_eq!(scene.sent_ids().await, ids(&events[..1]));
+    assert_eq!(test.sent_ids().await, ids(&events[..1]));
     worker.flush().await.unwrap();
-    assert!(scene.journal().await.is_empty(), "dropping needs no memory");
+    assert!(test.journal().await.is_empty(), "dropping needs no memory");
 }
 
 #[tokio::test]
 async fn a_redis_that_may_not_be_written_to_is_unavailable() {
-    let mut scene = Scene::alone().await;
-    let mut worker = scene.open_worker().await;
+    let mut test = TestStream::alone().await;
+    let mut worker = test.open_worker().await;
     let events = events(2, "");
     send_all(&mut worker, &outgoing(3, &events[..1])).await;
     // It asks for replicas where a client writes, and not where a script does.
-    let lets_scripts_write_without_replicas = scene.is_version_5().await;
+    let lets_scripts_write_without_replicas = test.is_version_5().await;
     for (forbid, allow, error) in [
         (
             &["CONFIG", "SET", "min-replicas-to-write", "1"][..],
@@ -106,7 +106,7 @@ async fn a_redis_that_may_not_be_written_to_is_unavailable() {
         if error == "NOREPLICAS" && lets_scripts_write_without_replicas {
             continue;
         }
-        let () = scene.command(forbid).await;
+        let () = test.command(forbid).await;
         let sent = worker.send(&outgoing(3, &events[1..])).await;
         assert_eq!(sent.answers, [SendResult::NotSent]);
         let unavailable = sent.unavailable.unwrap();
@@ -114,24 +114,23 @@ async fn a_redis_that_may_not_be_written_to_is_unavailable() {
         assert!(worker.open(&[(shard(3), 1)]).await.unwrap_err().is_unavailable());
         let unwell = worker.health_check().await.unwrap_err().to_string();
         assert!(unwell.to_uppercase().contains(error), "{error}: {unwell}");
-        let () = scene.command(allow).await;
+        let () = test.command(allow).await;
         let opened = worker.open(&[(shard(3), 1)]).await.unwrap();
         assert_eq!(found(&opened), named(&events[..1]), "{error}: nothing else was written down");
     }
     send_all(&mut worker, &outgoing(3, &events[1..])).await;
-    assert_eq!(scene.sent_ids().await, ids(&events));
+    assert_eq!(test.sent_ids().await, ids(&events));
 }
 
 #[tokio::test]
 async fn a_redis_that_does_not_answer_is_unavailable_after_the_socket_timeout() {
-    let mut scene = Scene::alone().await;
+    let mut test = TestStream::alone().await;
     let limit = Duration::from_millis(200);
-    let settings =
-        PublisherSettings { socket_timeout: limit, connect_timeout: limit, ..settings(&scene.url, "events") };
-    let mut worker = RedisStream::new(&settings, scene.outbox).unwrap();
+    let settings = PublisherSettings { socket_timeout: limit, connect_timeout: limit, ..settings(&test.url, "events") };
+    let mut worker = RedisStream::new(&settings, test.outbox).unwrap();
     let events = events(1, "");
     worker.open(&[(shard(3), 1)]).await.unwrap();
-    scene.server().signal(Signal::STOP);
+    test.server().signal(Signal::STOP);
     let began = std::time::Instant::now();
     let sent = worker.send(&outgoing(3, &events)).await;
     assert!(began.elapsed() >= limit);
@@ -139,12 +138,12 @@ async fn a_redis_that_does_not_answer_is_unavailable_after_the_socket_timeout() 
     assert!(sent.unavailable.is_some());
     assert!(worker.open(&[(shard(3), 1)]).await.unwrap_err().is_unavailable());
     assert!(worker.health_check().await.unwrap_err().is_unavailable());
-    scene.server().signal(Signal::CONT);
+    test.server().signal(Signal::CONT);
     // Whether the stopped server read the batch before its connection ended is what the journal says.
-    let mut patient = scene.worker();
+    let mut patient = test.worker();
     let sent_before = found(&patient.open(&[(shard(3), 2)]).await.unwrap());
     let expected: Vec<String> = sent_before.iter().map(|(id, _)| id.to_string()).collect();
-    assert_eq!(scene.sent_ids().await, expected);
+    assert_eq!(test.sent_ids().await, expected);
 }
 
 #[tokio::test]

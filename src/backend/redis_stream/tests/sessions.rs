@@ -11,8 +11,8 @@ async fn let_through(proxy: &Proxy) {
 
 #[tokio::test]
 async fn an_earlier_session_can_send_nothing_more() {
-    let scene = Scene::new().await;
-    let (mut old, mut new) = (scene.open_worker().await, scene.worker());
+    let test = TestStream::new().await;
+    let (mut old, mut new) = (test.open_worker().await, test.worker());
     let events = events(2, "");
     send_all(&mut old, &outgoing(3, &events[..1])).await;
     let opened = new.open(&[(shard(3), 2)]).await.unwrap();
@@ -21,15 +21,15 @@ async fn an_earlier_session_can_send_nothing_more() {
     let late = old.send(&outgoing(3, &events[1..])).await;
     assert_eq!((late.answers, late.closed), (vec![SendResult::NotSent], vec![shard(3)]));
     assert!(late.unavailable.is_none(), "Redis is there, the shard is another's");
-    assert_eq!(scene.sent_ids().await, ids(&events[..1]));
+    assert_eq!(test.sent_ids().await, ids(&events[..1]));
     send_all(&mut new, &outgoing(3, &events[1..])).await;
 }
 
 #[tokio::test]
 async fn a_command_that_arrives_after_a_newer_session_opened_is_refused() {
-    let mut scene = Scene::new().await;
-    let proxy = scene.proxy().await;
-    let (mut old, mut new) = (scene.worker_through(&proxy, Duration::from_millis(300)), scene.worker());
+    let mut test = TestStream::new().await;
+    let proxy = test.proxy().await;
+    let (mut old, mut new) = (test.worker_through(&proxy, Duration::from_millis(300)), test.worker());
     let events = events(3, "k");
     old.open(&[(shard(3), 1)]).await.unwrap();
     send_all(&mut old, &outgoing(3, &events[..1])).await;
@@ -43,33 +43,33 @@ async fn a_command_that_arrives_after_a_newer_session_opened_is_refused() {
     assert_eq!(found(&new.open(&[(shard(3), 2)]).await.unwrap()), named(&events[..1]));
     send_all(&mut new, &outgoing(3, &events[1..])).await;
     let_through(&proxy).await;
-    assert_eq!(scene.sent_ids().await, ids(&events));
-    assert_eq!(scene.journal().await.len(), 2);
+    assert_eq!(test.sent_ids().await, ids(&events));
+    assert_eq!(test.journal().await.len(), 2);
 }
 
 #[tokio::test]
 async fn a_command_that_was_late_within_one_process_is_refused_after_the_reopening() {
-    let scene = Scene::new().await;
-    let proxy = scene.proxy().await;
-    let mut worker = scene.worker_through(&proxy, Duration::from_millis(300));
+    let test = TestStream::new().await;
+    let proxy = test.proxy().await;
+    let mut worker = test.worker_through(&proxy, Duration::from_millis(300));
     let events = events(2, "k");
     worker.open(&[(shard(3), 1)]).await.unwrap();
     send_all(&mut worker, &outgoing(3, &events[..1])).await;
     proxy.set(Passage::HoldRequests);
     assert!(worker.send(&outgoing(3, &events[1..])).await.unavailable.is_some());
 
-    let mut reconnected = scene.open_worker().await;
+    let mut reconnected = test.open_worker().await;
     send_all(&mut reconnected, &outgoing(3, &events[1..])).await;
     let_through(&proxy).await;
-    assert_eq!(scene.sent_ids().await, ids(&events));
+    assert_eq!(test.sent_ids().await, ids(&events));
 }
 
 #[tokio::test]
 async fn what_was_sent_when_the_reply_was_lost_is_named_by_the_next_open() {
     for loss in [Passage::CutAtReply, Passage::LoseReplies] {
-        let mut scene = Scene::new().await;
-        let proxy = scene.proxy().await;
-        let mut worker = scene.worker_through(&proxy, Duration::from_millis(500));
+        let mut test = TestStream::new().await;
+        let proxy = test.proxy().await;
+        let mut worker = test.worker_through(&proxy, Duration::from_millis(500));
         let events = events(4, "k");
         worker.open(&[(shard(3), 1), (shard(4), 1)]).await.unwrap();
         send_all(&mut worker, &outgoing(3, &events[..1])).await;
@@ -87,19 +87,19 @@ async fn what_was_sent_when_the_reply_was_lost_is_named_by_the_next_open() {
         let opened = worker.open(&[(shard(3), 1), (shard(4), 1)]).await.unwrap();
         assert!(opened.refused.is_empty());
         assert_eq!(found(&opened), named(&events));
-        assert_eq!(scene.sent_ids().await, ids(&events));
+        assert_eq!(test.sent_ids().await, ids(&events));
 
         worker.settled(&named(&events));
         worker.flush().await.unwrap();
-        assert!(scene.journal().await.is_empty());
+        assert!(test.journal().await.is_empty());
     }
 }
 
 #[tokio::test]
 async fn an_open_whose_reply_was_lost_is_followed_by_another() {
-    let scene = Scene::new().await;
-    let proxy = scene.proxy().await;
-    let mut worker = scene.worker_through(&proxy, PATIENCE);
+    let test = TestStream::new().await;
+    let proxy = test.proxy().await;
+    let mut worker = test.worker_through(&proxy, PATIENCE);
     worker.health_check().await.unwrap();
     proxy.set(Passage::CutAtReply);
     assert!(worker.open(&[(shard(3), 1)]).await.is_err());
@@ -112,8 +112,8 @@ async fn an_open_whose_reply_was_lost_is_followed_by_another() {
 
 #[tokio::test]
 async fn an_open_by_an_older_token_is_refused_with_the_epoch_that_stands() {
-    let scene = Scene::new().await;
-    let (mut old, mut new) = (scene.worker(), scene.worker());
+    let test = TestStream::new().await;
+    let (mut old, mut new) = (test.worker(), test.worker());
     let events = events(1, "");
     new.open(&[(shard(3), 7), (shard(4), 1)]).await.unwrap();
     send_all(&mut new, &outgoing(3, &events)).await;
@@ -127,23 +127,23 @@ async fn an_open_by_an_older_token_is_refused_with_the_epoch_that_stands() {
 
 #[tokio::test]
 async fn an_equal_token_is_refused() {
-    let mut scene = Scene::new().await;
-    scene.worker().open(&[(shard(3), 7)]).await.unwrap();
-    let (meta, outbox) = (meta_key(&scene.stream), scene.outbox.to_string());
-    let standing = String::from_utf8(scene.meta().await.into_values().next().unwrap()).unwrap();
+    let mut test = TestStream::new().await;
+    test.worker().open(&[(shard(3), 7)]).await.unwrap();
+    let (meta, outbox) = (meta_key(&test.stream), test.outbox.to_string());
+    let standing = String::from_utf8(test.meta().await.into_values().next().unwrap()).unwrap();
     let counter = standing.split_once(':').unwrap().1.to_owned();
-    let stream = scene.stream.clone();
+    let stream = test.stream.clone();
     let script = concat!(include_str!("../refusal.lua"), include_str!("../open.lua"));
     let open: Vec<&str> = vec!["EVAL", script, "2", &meta, &stream, &outbox, "orders/3", "7", &counter];
-    let [refused, journal]: [Vec<String>; 2] = scene.command(&open).await;
+    let [refused, journal]: [Vec<String>; 2] = test.command(&open).await;
     assert_eq!(refused, ["orders/3", "7"]);
     assert!(journal.is_empty());
 }
 
 #[tokio::test]
 async fn epochs_are_compared_as_numbers() {
-    let scene = Scene::new().await;
-    let mut worker = scene.worker();
+    let test = TestStream::new().await;
+    let mut worker = test.worker();
     assert!(worker.open(&[(shard(3), 9)]).await.unwrap().refused.is_empty());
     assert!(worker.open(&[(shard(3), 10)]).await.unwrap().refused.is_empty());
     assert_eq!(worker.open(&[(shard(3), 9)]).await.unwrap().refused, [(shard(3), 10)]);
@@ -151,20 +151,20 @@ async fn epochs_are_compared_as_numbers() {
 
 #[tokio::test]
 async fn a_raw_command_under_an_older_token_does_nothing() {
-    let mut scene = Scene::new().await;
-    let mut new = scene.worker();
+    let mut test = TestStream::new().await;
+    let mut new = test.worker();
     let events = events(1, "");
-    scene.open_worker().await;
-    let old_token = String::from_utf8(scene.meta().await.into_values().next().unwrap()).unwrap();
+    test.open_worker().await;
+    let old_token = String::from_utf8(test.meta().await.into_values().next().unwrap()).unwrap();
     new.open(&[(shard(3), 2)]).await.unwrap();
     send_all(&mut new, &outgoing(3, &events)).await;
-    let before = scene.meta().await;
+    let before = test.meta().await;
     let mut late = PUBLISH.request();
-    late.arg(2).arg(&scene.stream).arg(meta_key(&scene.stream)).arg(&["0", "1", "1", "0"]);
-    late.arg(format!("owner/{}/orders/3", scene.outbox)).arg(old_token).arg("sent/late").arg(&[0_u8; 24][..]);
+    late.arg(2).arg(&test.stream).arg(meta_key(&test.stream)).arg(&["0", "1", "1", "0"]);
+    late.arg(format!("owner/{}/orders/3", test.outbox)).arg(old_token).arg("sent/late").arg(&[0_u8; 24][..]);
     late.arg(&["1", "2", "event_id", "late"]);
-    let answer: Vec<String> = late.query_async(&mut scene.connection).await.unwrap();
+    let answer: Vec<String> = late.query_async(&mut test.connection).await.unwrap();
     assert_eq!(answer, ["closed"]);
-    assert_eq!(scene.meta().await, before);
-    assert_eq!(scene.sent_ids().await, ids(&events));
+    assert_eq!(test.meta().await, before);
+    assert_eq!(test.sent_ids().await, ids(&events));
 }

@@ -77,11 +77,11 @@ async fn a_stream_and_its_journal_live_in_one_slot_of_a_cluster_with_and_without
     for stream in ["events", "{shop}.events", "a{b", "a}{b}", "{{a}"] {
         let asked: u16 = ::redis::cmd("CLUSTER").arg("KEYSLOT").arg(stream).query_async(&mut connection).await.unwrap();
         assert_eq!(slot(stream), asked, "{stream}");
-        let scene = Scene::on(&server.url(), stream).await;
-        let mut worker = scene.worker();
+        let test = TestStream::on(&server.url(), stream).await;
+        let mut worker = test.worker();
         let events = events(1, "");
         worker.open(&[(shard(3), 1)]).await.unwrap();
         send_all(&mut worker, &outgoing(3, &events)).await;
-        assert_eq!(scene.sent_ids().await, ids(&events));
+        assert_eq!(test.sent_ids().await, ids(&events));
     }
 }

@@ -50,7 +50,7 @@ impl Pace {
     }
 }
 
-pub(crate) struct Scene {
+pub(crate) struct Deployment {
     pub(crate) pace: Pace,
     /// The writers' way to PostgreSQL; it leads to another server after a failover.
     front: Proxy,
@@ -73,7 +73,7 @@ pub(crate) struct Scene {
     pub(crate) processes: Processes,
 }
 
-impl Scene {
+impl Deployment {
     /// Servers, tables and nobody at work; where a rule is off, the workers keep all others.
     pub(crate) async fn new(rule_off: Option<&'static str>) -> Self {
         Self::with(rule_off, Pace::Short, false).await
@@ -112,7 +112,7 @@ impl Scene {
         for number in 0..WORKERS + GUESTS {
             seats.push(Seat::new(number, postgres.port(), redis.port()).await);
         }
-        let scene = Self {
+        let deployment = Self {
             pace,
             front,
             url: database.url.clone(),
@@ -130,8 +130,8 @@ impl Scene {
             processes: Processes::default(),
             database: database.name.clone(),
         };
-        scene.migrate();
-        scene
+        deployment.migrate();
+        deployment
     }
 
     /// Writes each seat's settings and makes the tables.

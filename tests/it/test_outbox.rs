@@ -16,7 +16,7 @@ use crate::support::{PATIENCE, eventually, redis, unique};
 /// How long a backlog of some thousands may take: an unoptimised program on a busy machine.
 pub(crate) const DRAIN: Duration = Duration::from_secs(120);
 
-pub(crate) struct Scene {
+pub(crate) struct TestOutbox {
     database: Database,
     /// Where the stream is read.
     redis_url: String,
@@ -26,7 +26,7 @@ pub(crate) struct Scene {
     folder: TempDir,
 }
 
-impl Scene {
+impl TestOutbox {
     /// On the shared servers, migrated.
     pub(crate) async fn new() -> Self {
         Self::on(postgres::database().await, redis::url()).await
@@ -39,8 +39,8 @@ impl Scene {
 
     /// As [`on`](Self::on), where the settings say in another way where Redis is.
     pub(crate) async fn found_by(address: String, redis_url: String) -> Self {
-        let scene = Self::unmigrated(postgres::database().await, redis_url);
-        Self { address, ..scene }.migrate()
+        let test = Self::unmigrated(postgres::database().await, redis_url);
+        Self { address, ..test }.migrate()
     }
 
     /// Its database is reached over another port from now on.
