@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use crate::figures::Processes;
 use crate::mixed;
-use crate::seats::{Notes, Seat};
 use crate::support::proxy::Proxy;
 use crate::support::{postgres, redis};
+use crate::worker_slots::{Notes, WorkerSlot};
 
 /// This version's.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_outbox");
@@ -57,7 +57,7 @@ pub(crate) struct Deployment {
     /// Whoever does something to a server holds it, so that what is done to it is undone before the next comes.
     pub(crate) postgres: Mutex<postgres::Server>,
     pub(crate) redis: Mutex<redis::Server>,
-    pub(crate) seats: Vec<Seat>,
+    pub(crate) slots: Vec<WorkerSlot>,
     /// Faults that are under way, and those that have begun so far.
     pub(crate) under_way: AtomicUsize,
     pub(crate) begun: AtomicUsize,
@@ -108,9 +108,9 @@ impl Deployment {
         database.connect().await.batch_execute(&role).await.unwrap();
         let front = Proxy::to(postgres.port()).await;
         let database = database.at(front.port());
-        let mut seats = Vec::new();
+        let mut slots = Vec::new();
         for number in 0..WORKERS + GUESTS {
-            seats.push(Seat::new(number, postgres.port(), redis.port()).await);
+            slots.push(WorkerSlot::new(number, postgres.port(), redis.port()).await);
         }
         let deployment = Self {
             pace,
@@ -121,7 +121,7 @@ impl Deployment {
             settings: tempfile::tempdir().unwrap(),
             postgres: Mutex::new(postgres),
             redis: Mutex::new(redis),
-            seats,
+            slots,
             under_way: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             rule_off,
@@ -136,38 +136,38 @@ impl Deployment {
 
     /// Writes each seat's settings and makes the tables.
     fn migrate(&self) {
-        for seat in &self.seats {
-            std::fs::write(self.settings_of(seat), self.settings(seat)).unwrap();
+        for slot in &self.slots {
+            std::fs::write(self.settings_of(slot), self.settings(slot)).unwrap();
         }
-        std::fs::write(self.folder().join("people.toml"), self.shared_settings(&self.seats[0])).unwrap();
+        std::fs::write(self.folder().join("people.toml"), self.shared_settings(&self.slots[0])).unwrap();
         let arguments: &[&str] = if self.is_mixed { &["migrate", "--notify-trigger"] } else { &["migrate"] };
         let migrated = self.operate(arguments).output().unwrap();
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
     }
 
     /// What the program `outbox` knows, too: all but the worker's.
-    fn shared_settings(&self, seat: &Seat) -> String {
+    fn shared_settings(&self, slot: &WorkerSlot) -> String {
         format!(
             "[database]\nurl = \"{}\"\n\n[publishers.default]\nbackend = \"redis_stream\"\nurl = \"{}\"\n\
              stream_name = \"{}\"\nmax_len = 0\nconnect_timeout = 1\nsocket_timeout = 1\n\n",
-            self.address(seat),
-            self.redis_address(seat),
+            self.address(slot),
+            self.redis_address(slot),
             self.stream,
         )
     }
 
-    fn settings(&self, seat: &Seat) -> String {
+    fn settings(&self, slot: &WorkerSlot) -> String {
         let worker = if self.is_mixed {
-            mixed::settings(seat.number, &self.redis_address(seat), &self.stream, self.folder())
+            mixed::settings(slot.number, &self.redis_address(slot), &self.stream, self.folder())
         } else {
             "[worker]\npoll_interval = \"20ms\"\nbatch_size = 50\nmax_in_flight = 500\n".to_owned()
         };
         let lease = LEASE.as_secs();
-        format!("{}{worker}lease = \"{lease}s\"\nshutdown_timeout = \"5s\"\n", self.shared_settings(seat))
+        format!("{}{worker}lease = \"{lease}s\"\nshutdown_timeout = \"5s\"\n", self.shared_settings(slot))
     }
 
-    pub(crate) fn settings_of(&self, seat: &Seat) -> PathBuf {
-        self.folder().join(format!("{}.toml", seat.number))
+    pub(crate) fn settings_of(&self, slot: &WorkerSlot) -> PathBuf {
+        self.folder().join(format!("{}.toml", slot.number))
     }
 
     /// A person's command.
@@ -177,22 +177,22 @@ impl Deployment {
         command
     }
 
-    pub(crate) fn outbox(&self, seat: &Seat, arguments: &[&str]) -> Command {
-        self.program(Path::new(PROGRAM), seat, arguments)
+    pub(crate) fn outbox(&self, slot: &WorkerSlot, arguments: &[&str]) -> Command {
+        self.program(Path::new(PROGRAM), slot, arguments)
     }
 
-    pub(crate) fn program(&self, program: &Path, seat: &Seat, arguments: &[&str]) -> Command {
+    pub(crate) fn program(&self, program: &Path, slot: &WorkerSlot, arguments: &[&str]) -> Command {
         let mut command = self.without_environment(Command::new(program));
-        command.args(arguments).arg("--config").arg(self.settings_of(seat));
+        command.args(arguments).arg("--config").arg(self.settings_of(slot));
         command
     }
 
     /// The suite's own worker.
-    pub(crate) fn own_worker(&self, seat: &Seat, name: &str) -> Option<Command> {
+    pub(crate) fn own_worker(&self, slot: &WorkerSlot, name: &str) -> Option<Command> {
         self.is_mixed.then(|| {
-            let deployment = seat.deployments.fetch_add(1, Ordering::Relaxed);
-            let settings = self.settings_of(seat);
-            self.without_environment(mixed::program::command(&settings, name, seat.number, deployment))
+            let deployment = slot.deployments.fetch_add(1, Ordering::Relaxed);
+            let settings = self.settings_of(slot);
+            self.without_environment(mixed::program::command(&settings, name, slot.number, deployment))
         })
     }
 
@@ -211,13 +211,13 @@ impl Deployment {
         command
     }
 
-    fn redis_address(&self, seat: &Seat) -> String {
-        format!("redis://:{PASSWORD}@127.0.0.1:{}/0", seat.ports.1)
+    fn redis_address(&self, slot: &WorkerSlot) -> String {
+        format!("redis://:{PASSWORD}@127.0.0.1:{}/0", slot.ports.1)
     }
 
     /// The database as the workers in this seat reach it.
-    pub(crate) fn address(&self, seat: &Seat) -> String {
-        format!("postgres://{ROLE}:{PASSWORD}@127.0.0.1:{}/{}", seat.ports.0, self.database)
+    pub(crate) fn address(&self, slot: &WorkerSlot) -> String {
+        format!("postgres://{ROLE}:{PASSWORD}@127.0.0.1:{}/{}", slot.ports.0, self.database)
     }
 
     pub(crate) fn database(&self) -> &str {
@@ -227,8 +227,8 @@ impl Deployment {
     /// Everybody's way to PostgreSQL leads to this server from now on.
     pub(crate) async fn lead_to(&self, server: &postgres::Server) {
         self.front.switch_to(server.port());
-        for seat in &self.seats {
-            seat.to_postgres.lock().await.switch_to(server.port());
+        for slot in &self.slots {
+            slot.to_postgres.lock().await.switch_to(server.port());
         }
     }
 

@@ -9,27 +9,27 @@ mod support;
 
 mod arguments;
 mod deployment;
+mod fault_phase;
 mod figures;
 mod kinds;
-mod ledger;
 mod limits;
 mod mixed;
+mod reconcile;
 mod report;
 mod rules;
-mod seats;
 mod sqlite;
-mod stage;
 mod steps;
 mod takeover;
+mod worker_slots;
 mod writers;
 
 use std::time::Duration;
 
 use arguments::Arguments;
 use deployment::Pace;
+use fault_phase::FaultPhase;
 use kinds::Kind;
 use report::Report;
-use stage::Stage;
 
 /// Every kind of fault, some at the same time: with plain events, with events of many sorts, and on a file.
 const SHORT: [Duration; 3] = [Duration::from_secs(24), Duration::from_secs(12), Duration::from_secs(6)];
@@ -39,8 +39,8 @@ async fn a_minute_of_all_faults_together_loses_nothing_doubles_nothing_and_keeps
     let seed = rand::random_range(0..1_000_000);
     let mut report = Report::new(seed, "--rounds 0 --seconds 60");
     let [plain, mixed, file] = SHORT;
-    report.add(Stage::together(&Kind::ALL, plain, Pace::Short).run(seed).await);
-    report.add(Stage::mixed(&Kind::ALL, mixed, Pace::Short).run_mixed(seed).await);
+    report.add(FaultPhase::together(&Kind::ALL, plain, Pace::Short).run(seed).await);
+    report.add(FaultPhase::mixed(&Kind::ALL, mixed, Pace::Short).run_mixed(seed).await);
     report.add(sqlite::run(seed, file, Pace::Short).await);
     report.judge();
 }
@@ -57,12 +57,12 @@ async fn each_kind_of_fault_alone_and_then_all_together() {
             println!("{kind}: skipped: {why}");
             continue;
         }
-        report.add(Stage::alone(*kind, rounds).run(seed).await);
+        report.add(FaultPhase::alone(*kind, rounds).run(seed).await);
     }
     if seconds > 0 {
         let span = Duration::from_secs(seconds);
-        report.add(Stage::together(&kinds, span, Pace::Long).run(seed).await);
-        report.add(Stage::mixed(&kinds, span, Pace::Long).run_mixed(seed).await);
+        report.add(FaultPhase::together(&kinds, span, Pace::Long).run(seed).await);
+        report.add(FaultPhase::mixed(&kinds, span, Pace::Long).run_mixed(seed).await);
         report.add(sqlite::run(seed, span, Pace::Long).await);
     }
     report.judge();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::stage::Outcome;
+use crate::fault_phase::Outcome;
 
 pub(crate) struct Report {
     seed: u64,
@@ -71,20 +71,20 @@ impl Report {
 }
 
 fn row(outcome: &Outcome) -> Vec<String> {
-    let balance = &outcome.balance;
+    let reconciliation = &outcome.reconciliation;
     let faults: u32 = outcome.faults.values().sum();
     let takeover = outcome.takeovers.iter().max();
     let figures = &outcome.figures;
     vec![
         outcome.name.clone(),
         faults.to_string(),
-        balance.committed.to_string(),
-        balance.in_stream.to_string(),
-        balance.lost.to_string(),
-        balance.duplicated.to_string(),
-        balance.disordered.to_string(),
-        balance.uncommitted.to_string(),
-        balance.explained.to_string(),
+        reconciliation.committed.to_string(),
+        reconciliation.in_stream.to_string(),
+        reconciliation.lost.to_string(),
+        reconciliation.duplicated.to_string(),
+        reconciliation.disordered.to_string(),
+        reconciliation.uncommitted.to_string(),
+        reconciliation.explained.to_string(),
         outcome.stuck.to_string(),
         outcome.retries.to_string(),
         outcome.deaths.len().to_string(),
@@ -93,7 +93,7 @@ fn row(outcome: &Outcome) -> Vec<String> {
         figures.connections.to_string(),
         format!("{} MiB", figures.memory >> 20),
         format!("{:.0}", figures.ownership_per_minute()),
-        format!("{:.2}", figures.versions_per_event(balance.committed)),
+        format!("{:.2}", figures.versions_per_event(reconciliation.committed)),
         format!("{:.1} s", figures.oldest_due.as_secs_f64()),
     ]
 }

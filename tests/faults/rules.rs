@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::deployment::{Deployment, LEASES};
-use crate::ledger::Balance;
 use crate::mixed::{self, handlers};
+use crate::reconcile::Reconciliation;
 use crate::steps::*;
 use crate::support::process::Signal;
 use crate::support::proxy::Passage;
@@ -65,7 +65,7 @@ async fn with_the_handlers_rule_switched_off_a_handler_of_another_service_misses
 }
 
 /// What the handler in one of three services met.
-async fn each_handler_is_in_a_service_of_its_own(off: Option<&'static str>) -> Balance {
+async fn each_handler_is_in_a_service_of_its_own(off: Option<&'static str>) -> Reconciliation {
     let deployment = Deployment::of_services(off).await;
     deployment.start_workers().await;
     let sql = deployment.sql().await;
@@ -76,12 +76,12 @@ async fn each_handler_is_in_a_service_of_its_own(off: Option<&'static str>) -> B
     let rows = sql.query(insert, &[&EVENTS, &handlers::HANDLED_TYPE]).await.unwrap();
     let committed = rows.iter().map(|row| Committed { id: row.get(0), key: row.get(1) }).collect();
     assert_eq!(deployment.drain(PATIENCE).await, 0);
-    Balance::of(&[committed], &mixed::handled(&deployment)["auditor"])
+    Reconciliation::of(&[committed], &mixed::handled(&deployment)["auditor"])
 }
 
-async fn what_was_sent_arrives_late(off: Option<&'static str>) -> Balance {
+async fn what_was_sent_arrives_late(off: Option<&'static str>) -> Reconciliation {
     let deployment = Deployment::new(off).await;
-    let [first, second, ..] = &deployment.seats[..] else { unreachable!() };
+    let [first, second, ..] = &deployment.slots[..] else { unreachable!() };
     start(&deployment, first, &[]).await;
     let mut committed = vec![insert(&deployment, EVENTS).await];
     settle_all(&deployment).await;
@@ -97,12 +97,12 @@ async fn what_was_sent_arrives_late(off: Option<&'static str>) -> Balance {
     let replies = way.replies();
     way.set(Passage::Open);
     eventually("Redis has answered what the dead one sent", PATIENCE, async || way.replies() > replies).await;
-    Balance::of(&committed, &deployment.stream().await)
+    Reconciliation::of(&committed, &deployment.stream().await)
 }
 
-async fn a_worker_dies_before_it_hears_the_answer(off: Option<&'static str>) -> Balance {
+async fn a_worker_dies_before_it_hears_the_answer(off: Option<&'static str>) -> Reconciliation {
     let deployment = Deployment::new(off).await;
-    let [first, second, ..] = &deployment.seats[..] else { unreachable!() };
+    let [first, second, ..] = &deployment.slots[..] else { unreachable!() };
     start(&deployment, first, &[]).await;
     let mut committed = vec![insert(&deployment, EVENTS).await];
     settle_all(&deployment).await;
@@ -114,34 +114,34 @@ async fn a_worker_dies_before_it_hears_the_answer(off: Option<&'static str>) -> 
 
     start(&deployment, second, &[]).await;
     assert_eq!(deployment.drain(PATIENCE).await, 0);
-    Balance::of(&committed, &deployment.stream().await)
+    Reconciliation::of(&committed, &deployment.stream().await)
 }
 
 /// Writers at random, and answers of PostgreSQL that overtake each other.
-async fn answers_come_late_by_different_times(off: Option<&'static str>, tries: u64) -> Balance {
+async fn answers_come_late_by_different_times(off: Option<&'static str>, tries: u64) -> Reconciliation {
     let deployment = Deployment::new(off).await;
-    let seat = &deployment.seats[0];
-    seat.to_postgres.lock().await.set(Passage::Delay(Duration::from_millis(80)));
-    start(&deployment, seat, &[]).await;
+    let slot = &deployment.slots[0];
+    slot.to_postgres.lock().await.set(Passage::Delay(Duration::from_millis(80)));
+    start(&deployment, slot, &[]).await;
     let mut committed = Vec::new();
     for seed in 0..tries {
         let writers = Writers::start(deployment.url(), seed);
         tokio::time::sleep(TRY).await;
         committed.extend(writers.finish().await);
         assert_eq!(deployment.drain(PATIENCE).await, 0);
-        let balance = Balance::of(&committed, &deployment.stream().await);
-        if !balance.is_even() {
-            return balance;
+        let reconciliation = Reconciliation::of(&committed, &deployment.stream().await);
+        if !reconciliation.is_even() {
+            return reconciliation;
         }
     }
-    Balance::of(&committed, &deployment.stream().await)
+    Reconciliation::of(&committed, &deployment.stream().await)
 }
 
 /// PostgreSQL has answered a worker's fetch, and the answer is on its way while another worker has all shards, sends the
 /// events and leaves. The answer comes when the shards are the first one's again.
-async fn an_answer_comes_when_the_shards_were_lost_and_are_back(off: Option<&'static str>) -> Balance {
+async fn an_answer_comes_when_the_shards_were_lost_and_are_back(off: Option<&'static str>) -> Reconciliation {
     let deployment = Deployment::new(off).await;
-    let [first, second, ..] = &deployment.seats[..] else { unreachable!() };
+    let [first, second, ..] = &deployment.slots[..] else { unreachable!() };
     start(&deployment, first, &[]).await;
     eventually("the first one has every share open", PATIENCE, async || deployment.journal().await.len() == LEASES)
         .await;
@@ -167,14 +167,14 @@ async fn an_answer_comes_when_the_shards_were_lost_and_are_back(off: Option<&'st
     // They are read by a later fetch, and sent behind what the held one brings.
     committed.push(insert(&deployment, EVENTS).await);
     assert_eq!(deployment.drain(PATIENCE).await, 0);
-    Balance::of(&committed, &deployment.stream().await)
+    Reconciliation::of(&committed, &deployment.stream().await)
 }
 
 /// One worker has refused an event and cannot say so; another one refuses it too, and says so; a person mends it; then
 /// the first one is heard.
-async fn a_failure_is_recorded_after_a_person_retried_the_event(off: Option<&'static str>) -> Balance {
+async fn a_failure_is_recorded_after_a_person_retried_the_event(off: Option<&'static str>) -> Reconciliation {
     let deployment = Deployment::new(off).await;
-    let [first, second, third, ..] = &deployment.seats[..] else { unreachable!() };
+    let [first, second, third, ..] = &deployment.slots[..] else { unreachable!() };
     start(&deployment, first, &[]).await;
     let mut committed = vec![insert(&deployment, EVENTS).await];
     settle_all(&deployment).await;
@@ -206,5 +206,5 @@ async fn a_failure_is_recorded_after_a_person_retried_the_event(off: Option<&'st
     second.worker.lock().await.as_mut().unwrap().running.signal(Signal::CONT);
     let waiting = "SELECT count(*) FROM outbox_events WHERE status IN ('pending', 'retry')";
     eventually("nothing waits", PATIENCE, async || deployment.number(waiting).await == 0).await;
-    Balance::of(&committed, &deployment.stream().await)
+    Reconciliation::of(&committed, &deployment.stream().await)
 }

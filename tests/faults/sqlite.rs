@@ -18,11 +18,11 @@ use tempfile::TempDir;
 use tokio::task::{JoinHandle, block_in_place};
 
 use crate::deployment::{LEASE, PROGRAM, Pace, WORKERS};
+use crate::fault_phase::{Faults, HEALING, Outcome};
 use crate::figures::{Meter, Processes};
 use crate::kinds::Kind;
-use crate::ledger::Balance;
 use crate::limits::Limits;
-use crate::stage::{Faults, HEALING, Outcome};
+use crate::reconcile::Reconciliation;
 use crate::support::process::{Running, Signal};
 use crate::support::{PATIENCE, redis, unique};
 use crate::writers::Committed;
@@ -64,15 +64,15 @@ pub(crate) async fn run(seed: u64, span: Duration, pace: Pace) -> Outcome {
     let retries = outbox.number("SELECT coalesce(sum(retry_count), 0) AS number FROM outbox_events");
     let ids = redis::event_ids(&outbox.redis.url(), &outbox.stream).await;
     let stream: Vec<_> = ids.iter().map(|id| id.parse().unwrap()).collect();
-    let (balance, figures) = (Balance::of(&committed, &stream), meter.finish().await);
+    let (reconciliation, figures) = (Reconciliation::of(&committed, &stream), meter.finish().await);
     let limits = Limits::of(&KINDS, pace, false, faults.values().sum(), figures.span);
-    let excesses = limits.excesses(&figures, balance.committed);
+    let excesses = limits.excesses(&figures, reconciliation.committed);
     outbox.end_workers().await;
     let Outbox { deaths, logs, .. } = outbox;
     let outcome = Outcome {
         name: "SQLite".to_owned(),
         faults,
-        balance,
+        reconciliation,
         stuck,
         retries,
         takeovers: Vec::new(),

@@ -5,13 +5,13 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::deployment::{Deployment, LEASE};
-use crate::seats::Seat;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually};
+use crate::worker_slots::WorkerSlot;
 use crate::writers::Committed;
 
-pub(crate) async fn start(deployment: &Deployment, seat: &Seat, settings: &[(&str, &str)]) {
-    *seat.worker.lock().await = Some(deployment.worker(seat, 0, settings));
+pub(crate) async fn start(deployment: &Deployment, slot: &WorkerSlot, settings: &[(&str, &str)]) {
+    *slot.worker.lock().await = Some(deployment.worker(slot, 0, settings));
 }
 
 /// Everything is published, and the journal is rid of it.
@@ -113,9 +113,9 @@ pub(crate) async fn insert_with_one_that_cannot_be_sent(deployment: &Deployment)
 }
 
 /// What a person does about an event that failed.
-pub(crate) async fn mend(deployment: &Deployment, seat: &Seat, id: Uuid) {
+pub(crate) async fn mend(deployment: &Deployment, slot: &WorkerSlot, id: Uuid) {
     let mend = format!("UPDATE outbox_events SET publisher_config = '{{}}' WHERE id = '{id}'");
     deployment.sql().await.batch_execute(&mend).await.unwrap();
-    let mut retry = Running::spawn(&mut deployment.outbox(seat, &["events", "retry", &id.to_string()]));
+    let mut retry = Running::spawn(&mut deployment.outbox(slot, &["events", "retry", &id.to_string()]));
     assert!(retry.wait_exit(PATIENCE).await.success(), "{}", retry.stderr());
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::deployment::{Deployment, LEASE};
-use crate::seats::Worker;
+use crate::worker_slots::Worker;
 
 impl Deployment {
     /// Measures how long a worker's shares stay its own after its death. Counts only where nothing else goes wrong

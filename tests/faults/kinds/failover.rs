@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{long, pass};
 use crate::deployment::Deployment;
-use crate::ledger::Losses;
+use crate::reconcile::Losses;
 use crate::support::postgres::replication::Replication;
 use crate::support::postgres::{self, Server, Stop};
 

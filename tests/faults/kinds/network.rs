@@ -13,16 +13,16 @@ use crate::support::proxy::{Passage, Proxy};
 
 /// One worker's way to a server, or every worker's.
 async fn ways<'a>(deployment: &'a Deployment, rng: &mut StdRng) -> Vec<MutexGuard<'a, Proxy>> {
-    let seats = if rng.random_bool(0.7) {
-        let seat = rng.random_range(0..WORKERS);
-        &deployment.seats[seat..=seat]
+    let slots = if rng.random_bool(0.7) {
+        let slot = rng.random_range(0..WORKERS);
+        &deployment.slots[slot..=slot]
     } else {
-        &deployment.seats[..]
+        &deployment.slots[..]
     };
     let to_postgres = rng.random();
     let mut ways = Vec::new();
-    for seat in seats {
-        ways.push(if to_postgres { seat.to_postgres.lock().await } else { seat.to_redis.lock().await });
+    for slot in slots {
+        ways.push(if to_postgres { slot.to_postgres.lock().await } else { slot.to_redis.lock().await });
     }
     ways
 }
@@ -59,13 +59,13 @@ pub(super) async fn delay(deployment: &Deployment, rng: &mut StdRng) {
 }
 
 pub(super) async fn deliver_late_what_a_dead_worker_sent(deployment: &Deployment, rng: &mut StdRng) {
-    let (seat, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
-    let way = if rng.random_bool(0.7) { seat.to_redis.lock().await } else { seat.to_postgres.lock().await };
+    let (slot, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
+    let way = if rng.random_bool(0.7) { slot.to_redis.lock().await } else { slot.to_postgres.lock().await };
     way.set(Passage::HoldRequests);
     pass(rng, 50, 800).await;
     deployment.end(&mut worker, Signal::KILL).await;
     let lease = LEASE.as_millis() as u64;
     pass(rng, lease / 2, lease + 2_000).await;
     way.set(Passage::Open);
-    *worker = Some(deployment.worker(seat, 0, &[]));
+    *worker = Some(deployment.worker(slot, 0, &[]));
 }

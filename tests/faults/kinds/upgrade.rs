@@ -8,9 +8,9 @@ use rand::rngs::StdRng;
 
 use super::pass;
 use crate::deployment::{Deployment, LEASES, WORKERS};
-use crate::seats::Seat;
 use crate::support::process::Signal;
 use crate::support::{PATIENCE, eventually};
+use crate::worker_slots::WorkerSlot;
 
 /// Names the program `outbox` of a version that knows no protocol but the first.
 const VARIABLE: &str = "OUTBOX_FAULTS_OLDER";
@@ -25,40 +25,40 @@ pub(crate) fn older_program() -> Option<PathBuf> {
 /// Older and newer ones side by side, a way back, the end of the older ones, and a return of theirs that comes too late.
 pub(super) async fn roll(deployment: &Deployment, rng: &mut StdRng) {
     go_back_to_the_first_protocol(deployment).await;
-    for seat in &deployment.seats[..OLDER] {
-        seat_older(deployment, seat).await;
+    for slot in &deployment.slots[..OLDER] {
+        seat_older(deployment, slot).await;
     }
     // A newer one that found nobody would begin the newer rules.
-    wait_for_shards(deployment, &deployment.seats[..OLDER]).await;
-    seat_newer(deployment, &deployment.seats[OLDER]).await;
+    wait_for_shards(deployment, &deployment.slots[..OLDER]).await;
+    seat_newer(deployment, &deployment.slots[OLDER]).await;
     side_by_side(deployment, rng).await;
 
     // The way back: the newer one goes, the older ones have everything, and it comes again.
-    end(deployment, &deployment.seats[OLDER], rng).await;
+    end(deployment, &deployment.slots[OLDER], rng).await;
     pass(rng, 500, 3_000).await;
     note_unless(deployment, "the older ones work alone", protocol(deployment).await == 1);
-    seat_newer(deployment, &deployment.seats[OLDER]).await;
+    seat_newer(deployment, &deployment.slots[OLDER]).await;
     side_by_side(deployment, rng).await;
 
-    for seat in &deployment.seats[..OLDER] {
-        end(deployment, seat, rng).await;
+    for slot in &deployment.slots[..OLDER] {
+        end(deployment, slot, rng).await;
         pass(rng, 0, 1_000).await;
     }
     eventually("the newer ones begin the newer rules", PATIENCE, async || protocol(deployment).await == 2).await;
-    for seat in &deployment.seats[..OLDER] {
-        seat_older(deployment, seat).await;
+    for slot in &deployment.slots[..OLDER] {
+        seat_older(deployment, slot).await;
     }
     watch_that_older_ones_take_nothing(deployment, rng).await;
-    for seat in &deployment.seats[..OLDER] {
-        end(deployment, seat, rng).await;
-        seat_newer(deployment, seat).await;
+    for slot in &deployment.slots[..OLDER] {
+        end(deployment, slot, rng).await;
+        seat_newer(deployment, slot).await;
     }
 }
 
 /// As before the first newer worker: no worker runs, and no lease.
 async fn go_back_to_the_first_protocol(deployment: &Deployment) {
-    for seat in 0..deployment.seats.len() {
-        let (_, mut worker) = deployment.at(seat).await;
+    for slot in 0..deployment.slots.len() {
+        let (_, mut worker) = deployment.at(slot).await;
         deployment.end(&mut worker, Signal::TERM).await;
     }
     let back = "DELETE FROM outbox_workers; UPDATE outbox_meta SET protocol = 1;
@@ -66,40 +66,40 @@ async fn go_back_to_the_first_protocol(deployment: &Deployment) {
     deployment.sql().await.batch_execute(back).await.unwrap();
 }
 
-async fn seat_older(deployment: &Deployment, seat: &Seat) {
+async fn seat_older(deployment: &Deployment, slot: &WorkerSlot) {
     let Some(program) = older_program() else { return };
-    *seat.worker.lock().await = Some(deployment.worker_of(&program, seat, 0, &[]));
+    *slot.worker.lock().await = Some(deployment.worker_of(&program, slot, 0, &[]));
 }
 
-async fn seat_newer(deployment: &Deployment, seat: &Seat) {
-    *seat.worker.lock().await = Some(deployment.worker(seat, 0, &[]));
+async fn seat_newer(deployment: &Deployment, slot: &WorkerSlot) {
+    *slot.worker.lock().await = Some(deployment.worker(slot, 0, &[]));
 }
 
-async fn end(deployment: &Deployment, seat: &Seat, rng: &mut StdRng) {
+async fn end(deployment: &Deployment, slot: &WorkerSlot, rng: &mut StdRng) {
     let signal = if rng.random() { Signal::TERM } else { Signal::KILL };
-    deployment.end(&mut *seat.worker.lock().await, signal).await;
+    deployment.end(&mut *slot.worker.lock().await, signal).await;
 }
 
 /// Both share the work by the older rules, also when one of them dies.
 async fn side_by_side(deployment: &Deployment, rng: &mut StdRng) {
-    wait_for_shards(deployment, &deployment.seats[..=OLDER]).await;
+    wait_for_shards(deployment, &deployment.slots[..=OLDER]).await;
     pass(rng, 500, 3_000).await;
-    let victim = &deployment.seats[rng.random_range(0..WORKERS)];
+    let victim = &deployment.slots[rng.random_range(0..WORKERS)];
     deployment.end(&mut *victim.worker.lock().await, Signal::KILL).await;
     pass(rng, 0, 3_000).await;
     note_unless(deployment, "older ones are alive, and the older rules hold", protocol(deployment).await == 1);
     if victim.number < OLDER { seat_older(deployment, victim).await } else { seat_newer(deployment, victim).await }
 }
 
-async fn wait_for_shards(deployment: &Deployment, seats: &[Seat]) {
-    for seat in seats {
-        let name = name(seat).await;
+async fn wait_for_shards(deployment: &Deployment, slots: &[WorkerSlot]) {
+    for slot in slots {
+        let name = name(slot).await;
         eventually("each of them has shards", PATIENCE, async || running_leases(deployment, &name).await > 0).await;
     }
 }
 
 async fn watch_that_older_ones_take_nothing(deployment: &Deployment, rng: &mut StdRng) {
-    let names = [name(&deployment.seats[0]).await, name(&deployment.seats[1]).await];
+    let names = [name(&deployment.slots[0]).await, name(&deployment.slots[1]).await];
     let known =
         format!("SELECT count(*) FROM outbox_workers WHERE name IN ('{}') AND protocol IS NULL", names.join("', '"));
     eventually("the older ones have come", PATIENCE, async || deployment.number(&known).await == OLDER as i64).await;
@@ -126,8 +126,8 @@ fn note_unless(deployment: &Deployment, what: &str, holds: bool) {
     }
 }
 
-async fn name(seat: &Seat) -> String {
-    seat.worker.lock().await.as_ref().unwrap().name.clone()
+async fn name(slot: &WorkerSlot) -> String {
+    slot.worker.lock().await.as_ref().unwrap().name.clone()
 }
 
 async fn protocol(deployment: &Deployment) -> i64 {

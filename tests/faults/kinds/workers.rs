@@ -11,24 +11,24 @@ const HOUR: i64 = 3_600;
 
 /// At times another one starts at once, at times only when the others have taken over.
 pub(super) async fn kill(deployment: &Deployment, rng: &mut StdRng) {
-    let (seat, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
+    let (slot, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
     let owner = match worker.as_ref() {
         Some(worker) => deployment.owner(worker).await,
         None => None,
     };
     deployment.end(&mut worker, Signal::KILL).await;
     if rng.random() {
-        *worker = Some(deployment.worker(seat, 0, &[]));
+        *worker = Some(deployment.worker(slot, 0, &[]));
     }
     deployment.watch_takeover(owner).await;
-    worker.get_or_insert_with(|| deployment.worker(seat, 0, &[]));
+    worker.get_or_insert_with(|| deployment.worker(slot, 0, &[]));
 }
 
 pub(super) async fn terminate(deployment: &Deployment, rng: &mut StdRng) {
-    let (seat, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
+    let (slot, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
     deployment.end(&mut worker, Signal::TERM).await;
     pass(rng, 0, 500).await;
-    *worker = Some(deployment.worker(seat, 0, &[]));
+    *worker = Some(deployment.worker(slot, 0, &[]));
 }
 
 pub(super) async fn stop_for_longer_than_the_lease(deployment: &Deployment, rng: &mut StdRng) {
@@ -41,20 +41,20 @@ pub(super) async fn stop_for_longer_than_the_lease(deployment: &Deployment, rng:
 }
 
 pub(super) async fn set_a_clock_wrong(deployment: &Deployment, rng: &mut StdRng) {
-    let (seat, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
+    let (slot, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
     deployment.end(&mut worker, Signal::KILL).await;
     let ahead = if rng.random() { HOUR } else { -HOUR };
-    *worker = Some(deployment.worker(seat, ahead, &[]));
+    *worker = Some(deployment.worker(slot, ahead, &[]));
     pass(rng, 1_000, 4_000).await;
     deployment.end(&mut worker, Signal::TERM).await;
-    *worker = Some(deployment.worker(seat, 0, &[]));
+    *worker = Some(deployment.worker(slot, 0, &[]));
 }
 
 /// A guest comes, or goes.
 pub(super) async fn add_or_remove(deployment: &Deployment, rng: &mut StdRng) {
-    let (seat, mut worker) = deployment.at(WORKERS + rng.random_range(0..GUESTS)).await;
+    let (slot, mut worker) = deployment.at(WORKERS + rng.random_range(0..GUESTS)).await;
     if worker.is_none() {
-        *worker = Some(deployment.worker(seat, 0, &[]));
+        *worker = Some(deployment.worker(slot, 0, &[]));
     } else {
         deployment.end(&mut worker, if rng.random() { Signal::TERM } else { Signal::KILL }).await;
     }

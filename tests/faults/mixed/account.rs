@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::handlers::{self, Handled};
 use super::operator::Deeds;
 use super::plan::{End, Plan, Target};
-use crate::ledger::{Balance, Losses};
+use crate::reconcile::{Losses, Reconciliation};
 use crate::writers::Committed;
 
 /// An event's row: status and how often it was refused.
@@ -24,16 +24,19 @@ pub(super) struct Account<'a> {
 
 impl Account<'_> {
     /// Over all targets.
-    pub(super) fn balance(&self) -> Balance {
-        let mut sum = Balance::default();
+    pub(super) fn reconciliation(&self) -> Reconciliation {
+        let mut sum = Reconciliation::default();
         for target in Target::ALL {
             let found = &self.found[&target];
             let entries = if target.is_exact() { found.clone() } else { first_of_each(found) };
             let expected = |plan: &Plan| plan.target == target && plan.end == End::Published;
-            sum.add(Balance::after(&self.replays(target), &self.committed(expected), &entries));
+            sum.add(Reconciliation::after(&self.replays(target), &self.committed(expected), &entries));
         }
         for kind in &handlers::ALL {
-            sum.add(Balance::of(&self.committed(|plan| kind.wants(plan)), &first_of_each(&self.handled[kind.name])));
+            sum.add(Reconciliation::of(
+                &self.committed(|plan| kind.wants(plan)),
+                &first_of_each(&self.handled[kind.name]),
+            ));
         }
         sum
     }
@@ -142,7 +145,7 @@ fn an_account_names_every_end_that_was_not_expected() {
         let handled =
             Handled::from([("mailer", mailer.to_vec()), ("biller", Vec::new()), ("auditor", vec![handled.id])]);
         let account = Account { written: &written, deeds: &deeds, rows, found: &found, handled: &handled };
-        (account.findings().len(), account.balance().is_even())
+        (account.findings().len(), account.reconciliation().is_even())
     };
     let check = |rows: &Rows, stream: &[Uuid], accepted: &[Uuid]| check_with(&[handled.id], rows, stream, accepted);
     let rows = Rows::from([end(refused, 0), end(handled, 2)]);

@@ -38,8 +38,8 @@ impl Kind {
 
 /// The handlers of the service in a seat. A new deployment brings one and takes it away again; each handler has a service that
 /// always has it.
-pub(crate) fn of_service(seat: usize, deployment: usize) -> &'static [&'static str] {
-    match (seat, deployment % 2) {
+pub(crate) fn of_service(slot: usize, deployment: usize) -> &'static [&'static str] {
+    match (slot, deployment % 2) {
         (0, _) => &["mailer"],
         (1, 0) => &["biller", "mailer"],
         (1, _) => &["biller"],

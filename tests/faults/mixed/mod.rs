@@ -20,19 +20,19 @@ use plan::{ACCEPTED, LINES, MAX_EVENT_BYTES, Target};
 use writers::Writers;
 
 use crate::deployment::Deployment;
+use crate::fault_phase::{FaultPhase, Found, Outcome};
 use crate::figures::Meter;
-use crate::stage::{Found, Outcome, Stage};
 use crate::support::redis;
 
 /// Further publishers and settings; `[worker]` stands last.
-pub(crate) fn settings(seat: usize, redis_url: &str, stream: &str, folder: &Path) -> String {
+pub(crate) fn settings(slot: usize, redis_url: &str, stream: &str, folder: &Path) -> String {
     let held = format!(
         "[publishers.held]\nbackend = \"redis_stream\"\nurl = \"{redis_url}\"\nstream_name = \"{stream}_held\"\nmax_len = 0\n\
          connect_timeout = 1\nsocket_timeout = 1\non_failed = \"hold\"\n"
     );
     let lines = folder.join(LINES);
     // Workers that differ, as in a deployment that goes on.
-    let (batch, in_flight, poll) = [(50, 500, "20ms"), (7, 40, "100ms"), (500, 5_000, "5ms")][seat % 3];
+    let (batch, in_flight, poll) = [(50, 500, "20ms"), (7, 40, "100ms"), (500, 5_000, "5ms")][slot % 3];
     format!(
         "{held}[publishers.lines]\nbackend = \"jsonl\"\npath = \"{}\"\n[publishers.mine]\nbackend = \"moody\"\n\
          [retention]\npublished_retention_days = 7\n[worker]\npoll_interval = \"{poll}\"\nbatch_size = {batch}\n\
@@ -42,7 +42,7 @@ pub(crate) fn settings(seat: usize, redis_url: &str, stream: &str, folder: &Path
     )
 }
 
-impl Stage {
+impl FaultPhase {
     /// The faults of this stage under a mixed load.
     pub(crate) async fn run_mixed(self, seed: u64) -> Outcome {
         let deployment = Deployment::mixed(self.pace()).await;
@@ -64,8 +64,8 @@ impl Stage {
         let account = Account { written: &written, deeds: &deeds, rows: &rows, found: &found, handled: &handled };
         println!("{}: {}", self.name(), account.summary());
         deployment.notes().findings.extend(account.findings());
-        let balance = account.balance();
-        self.conclude(&deployment, seed, faults, Found { balance, stuck, retries: 0, figures }).await
+        let reconciliation = account.reconciliation();
+        self.conclude(&deployment, seed, faults, Found { reconciliation, stuck, retries: 0, figures }).await
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::deployment::Deployment;
-use crate::stage::HEALING;
+use crate::fault_phase::HEALING;
 use crate::support::PATIENCE;
 use crate::support::process::Running;
 

@@ -27,10 +27,10 @@ const HANDLERS: &str = "OUTBOX_FAULTS_HANDLERS";
 const TEST: &str = "mixed::program::a_worker_works_until_it_is_told_to_end";
 
 /// A worker with these settings, as the service in this seat. What it accepts and handles it notes in files beside them.
-pub(crate) fn command(settings: &Path, name: &str, seat: usize, deployment: usize) -> Command {
+pub(crate) fn command(settings: &Path, name: &str, slot: usize, deployment: usize) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "--nocapture", TEST]).env(FILE, settings).env(NAME, name);
-    command.env(HANDLERS, handlers::of_service(seat, deployment).join(","));
+    command.env(HANDLERS, handlers::of_service(slot, deployment).join(","));
     command
 }
 

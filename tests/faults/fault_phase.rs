@@ -13,8 +13,8 @@ use rand::{Rng, SeedableRng};
 use crate::deployment::{Deployment, PASSWORD, Pace};
 use crate::figures::{Figures, Meter};
 use crate::kinds::Kind;
-use crate::ledger::Balance;
 use crate::limits::Limits;
+use crate::reconcile::Reconciliation;
 use crate::writers::Writers;
 
 /// Faults at a time where they come together.
@@ -22,10 +22,10 @@ const HANDS: u64 = 3;
 /// How long after the last fault everything may take to be published.
 pub(crate) const HEALING: Duration = Duration::from_secs(60);
 
-pub(crate) struct Stage {
+pub(crate) struct FaultPhase {
     name: String,
     kinds: Vec<Kind>,
-    hands: u64,
+    concurrency: u64,
     until: Until,
     pace: Pace,
 }
@@ -40,7 +40,7 @@ pub(crate) type Faults = BTreeMap<Kind, u32>;
 
 /// What was found when everything was whole again.
 pub(crate) struct Found {
-    pub(crate) balance: Balance,
+    pub(crate) reconciliation: Reconciliation,
     pub(crate) stuck: i64,
     pub(crate) retries: i64,
     pub(crate) figures: Figures,
@@ -50,7 +50,7 @@ pub(crate) struct Found {
 pub(crate) struct Outcome {
     pub(crate) name: String,
     pub(crate) faults: Faults,
-    pub(crate) balance: Balance,
+    pub(crate) reconciliation: Reconciliation,
     /// Not published when the wait was over.
     pub(crate) stuck: i64,
     /// Retries that events spent: an outage costs none.
@@ -69,7 +69,7 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     pub(crate) fn is_good(&self) -> bool {
-        let zeros = self.balance.is_even() && self.stuck == 0 && self.retries == 0;
+        let zeros = self.reconciliation.is_even() && self.stuck == 0 && self.retries == 0;
         zeros && self.deaths.is_empty() && self.told.is_empty() && self.findings.is_empty() && self.excesses.is_empty()
     }
 
@@ -77,7 +77,7 @@ impl Outcome {
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
         let stuck = (self.stuck > 0).then(|| format!("{} events are stuck", self.stuck));
         let retries = (self.retries > 0).then(|| format!("{} retries were spent", self.retries));
-        let examples = self.balance.examples.iter().chain(&self.findings).cloned();
+        let examples = self.reconciliation.examples.iter().chain(&self.findings).cloned();
         let deaths = self.deaths.iter().map(|death| format!("ended by itself: {death}"));
         let excesses = self.excesses.iter().map(|excess| format!("above its limit: {excess}"));
         let told = self.told.iter().map(|line| format!("told a secret: {line}"));
@@ -97,17 +97,23 @@ impl Outcome {
     }
 }
 
-impl Stage {
+impl FaultPhase {
     /// Long faults are a quarter as many.
     pub(crate) fn alone(kind: Kind, rounds: u32) -> Self {
         let rounds = if kind.is_long() { rounds.div_ceil(4) } else { rounds };
-        Self { name: kind.to_string(), kinds: vec![kind], hands: 1, until: Until::Rounds(rounds), pace: Pace::Long }
+        Self {
+            name: kind.to_string(),
+            kinds: vec![kind],
+            concurrency: 1,
+            until: Until::Rounds(rounds),
+            pace: Pace::Long,
+        }
     }
 
     /// Those that need the servers or the workers to themselves are left out.
     pub(crate) fn together(kinds: &[Kind], span: Duration, pace: Pace) -> Self {
         let kinds = kinds.iter().filter(|kind| !kind.is_for_itself()).copied().collect();
-        Self { name: "all together".to_owned(), kinds, hands: HANDS, until: Until::Elapsed(span), pace }
+        Self { name: "all together".to_owned(), kinds, concurrency: HANDS, until: Until::Elapsed(span), pace }
     }
 
     /// All together, under events of many sorts.
@@ -134,14 +140,14 @@ impl Stage {
         let figures = meter.finish().await;
         let retries = deployment.number("SELECT coalesce(sum(retry_count), 0)::bigint FROM outbox_events").await;
         let losses = deployment.notes().losses.clone();
-        let balance = Balance::after(&losses, &committed, &deployment.stream().await);
-        self.conclude(&deployment, seed, faults, Found { balance, stuck, retries, figures }).await
+        let reconciliation = Reconciliation::after(&losses, &committed, &deployment.stream().await);
+        self.conclude(&deployment, seed, faults, Found { reconciliation, stuck, retries, figures }).await
     }
 
     pub(crate) async fn inflict_all(&self, deployment: &Deployment, seed: u64) -> Faults {
-        let hands = (0..self.hands).map(|hand| self.inflict(deployment, hand, seed));
+        let concurrency = (0..self.concurrency).map(|hand| self.inflict(deployment, hand, seed));
         let mut faults = Faults::new();
-        for kind in join_all(hands).await.into_iter().flatten() {
+        for kind in join_all(concurrency).await.into_iter().flatten() {
             *faults.entry(kind).or_default() += 1;
         }
         faults
@@ -149,17 +155,28 @@ impl Stage {
 
     /// Ends the workers, and keeps what they said where something is wrong.
     pub(crate) async fn conclude(self, deployment: &Deployment, seed: u64, faults: Faults, found: Found) -> Outcome {
-        let Found { balance, stuck, retries, figures } = found;
-        let limits = Limits::of(&self.kinds, self.pace, self.hands > 1, faults.values().sum(), figures.span);
+        let Found { reconciliation, stuck, retries, figures } = found;
+        let limits = Limits::of(&self.kinds, self.pace, self.concurrency > 1, faults.values().sum(), figures.span);
         let limits = if deployment.is_mixed() { limits.of_large_events() } else { limits };
         deployment.stop_workers().await;
         let notes = std::mem::take(&mut *deployment.notes());
         let told = notes.logs.lines().filter(|line| line.contains(PASSWORD)).map(str::to_owned).collect();
         let (takeovers, deaths, findings) = (notes.takeovers, notes.deaths, notes.findings);
-        let excesses = limits.excesses(&figures, balance.committed);
+        let excesses = limits.excesses(&figures, reconciliation.committed);
         let name = self.name;
-        let outcome =
-            Outcome { name, faults, balance, stuck, retries, takeovers, deaths, told, findings, figures, excesses };
+        let outcome = Outcome {
+            name,
+            faults,
+            reconciliation,
+            stuck,
+            retries,
+            takeovers,
+            deaths,
+            told,
+            findings,
+            figures,
+            excesses,
+        };
         let dump = if outcome.is_good() { String::new() } else { deployment.dump().await };
         outcome.keep_unless_good(seed, || notes.course + &dump + &notes.logs);
         outcome
@@ -192,7 +209,7 @@ impl Stage {
             kind.inflict(deployment, &mut rng).await;
             deployment.notes().course(&format!("{kind} ends"));
             deployment.under_way.fetch_sub(1, Ordering::SeqCst);
-            if kind.is_long() && (self.hands == 1 || self.pace == Pace::Long) {
+            if kind.is_long() && (self.concurrency == 1 || self.pace == Pace::Long) {
                 // Else what the next one adds would be counted with it, and an event may be due through several of them.
                 deployment.recover(HEALING).await;
             }

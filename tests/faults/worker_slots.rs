@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::deployment::{Deployment, PROGRAM, WORKERS};
-use crate::ledger::Losses;
+use crate::reconcile::Losses;
 use crate::support::process::{Running, Signal};
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, clock, unique};
 
 /// A worker's place: its ways to the servers stay when the worker changes.
-pub(crate) struct Seat {
+pub(crate) struct WorkerSlot {
     pub(crate) number: usize,
     /// Held by whoever does something to it.
     pub(crate) worker: Mutex<Option<Worker>>,
@@ -54,7 +54,7 @@ impl Notes {
     }
 }
 
-impl Seat {
+impl WorkerSlot {
     pub(crate) async fn new(number: usize, postgres: u16, redis: u16) -> Self {
         let (to_postgres, to_redis) = (Proxy::to(postgres).await, Proxy::to(redis).await);
         let ports = (to_postgres.port(), to_redis.port());
@@ -70,31 +70,37 @@ impl Seat {
 }
 
 impl Deployment {
-    pub(crate) fn worker(&self, seat: &Seat, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
-        let name = unique(&format!("worker-{}", seat.number));
-        match self.own_worker(seat, &name) {
-            Some(command) => self.launch(command, name, seat, clock_ahead, settings),
-            None => self.worker_of(Path::new(PROGRAM), seat, clock_ahead, settings),
+    pub(crate) fn worker(&self, slot: &WorkerSlot, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
+        let name = unique(&format!("worker-{}", slot.number));
+        match self.own_worker(slot, &name) {
+            Some(command) => self.launch(command, name, slot, clock_ahead, settings),
+            None => self.worker_of(Path::new(PROGRAM), slot, clock_ahead, settings),
         }
     }
 
     /// A worker of this program that takes it to be so many seconds later than it is, with these settings over the usual ones.
-    pub(crate) fn worker_of(&self, program: &Path, seat: &Seat, clock_ahead: i64, settings: &[(&str, &str)]) -> Worker {
-        let name = unique(&format!("worker-{}", seat.number));
-        let command = self.program(program, seat, &["worker", "--name", &name]);
-        self.launch(command, name, seat, clock_ahead, settings)
+    pub(crate) fn worker_of(
+        &self,
+        program: &Path,
+        slot: &WorkerSlot,
+        clock_ahead: i64,
+        settings: &[(&str, &str)],
+    ) -> Worker {
+        let name = unique(&format!("worker-{}", slot.number));
+        let command = self.program(program, slot, &["worker", "--name", &name]);
+        self.launch(command, name, slot, clock_ahead, settings)
     }
 
     fn launch(
         &self,
         mut command: Command,
         name: String,
-        seat: &Seat,
+        slot: &WorkerSlot,
         clock_ahead: i64,
         settings: &[(&str, &str)],
     ) -> Worker {
         // The name is how the server tells whose a connection is.
-        command.env("DATABASE_URL", format!("{}?application_name={name}", self.address(seat)));
+        command.env("DATABASE_URL", format!("{}?application_name={name}", self.address(slot)));
         command.envs(settings.iter().copied());
         if clock_ahead != 0 {
             clock::shift(&mut command, clock_ahead);
@@ -105,20 +111,20 @@ impl Deployment {
     }
 
     pub(crate) async fn start_workers(&self) {
-        for seat in &self.seats[..WORKERS] {
-            *seat.worker.lock().await = Some(self.worker(seat, 0, &[]));
+        for slot in &self.slots[..WORKERS] {
+            *slot.worker.lock().await = Some(self.worker(slot, 0, &[]));
         }
     }
 
     /// The worker's place, and the worker, replaced where it had ended by itself.
-    pub(crate) async fn at(&self, seat: usize) -> (&Seat, MutexGuard<'_, Option<Worker>>) {
-        let seat = &self.seats[seat];
-        let mut worker = seat.worker.lock().await;
+    pub(crate) async fn at(&self, slot: usize) -> (&WorkerSlot, MutexGuard<'_, Option<Worker>>) {
+        let slot = &self.slots[slot];
+        let mut worker = slot.worker.lock().await;
         if let Some(ended) = worker.take_if(|worker| !worker.running.is_running()) {
             self.note_death(ended);
-            *worker = Some(self.worker(seat, 0, &[]));
+            *worker = Some(self.worker(slot, 0, &[]));
         }
-        (seat, worker)
+        (slot, worker)
     }
 
     /// Ends a worker by a signal and keeps what it said; `None` where there is none.
@@ -151,8 +157,8 @@ impl Deployment {
 
     /// Every worker's end, without haste.
     pub(crate) async fn stop_workers(&self) {
-        for seat in 0..self.seats.len() {
-            let (_, mut worker) = self.at(seat).await;
+        for slot in 0..self.slots.len() {
+            let (_, mut worker) = self.at(slot).await;
             self.end(&mut worker, Signal::TERM).await;
         }
     }

@@ -8,7 +8,7 @@ use crate::writers::Committed;
 
 /// The comparison's result, in numbers of events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Balance {
+pub(crate) struct Reconciliation {
     pub(crate) committed: usize,
     pub(crate) in_stream: usize,
     /// Committed, and not in the stream.
@@ -56,7 +56,7 @@ impl Losses {
 
 const EXAMPLES: usize = 10;
 
-impl Balance {
+impl Reconciliation {
     /// `committed`: what each writer committed, in its order. `stream`: the entries' events, in theirs.
     pub(crate) fn of(committed: &[Vec<Committed>], stream: &[Uuid]) -> Self {
         Self::after(&Losses::default(), committed, stream)
@@ -67,16 +67,16 @@ impl Balance {
         let mut again: HashMap<Uuid, usize> = HashMap::new();
         losses.unrecorded.iter().for_each(|id| *again.entry(*id).or_default() += 1);
         let mut places: HashMap<Uuid, usize> = HashMap::with_capacity(stream.len());
-        let mut balance = Self { in_stream: stream.len(), ..Self::default() };
+        let mut reconciliation = Self { in_stream: stream.len(), ..Self::default() };
         for (place, id) in stream.iter().enumerate() {
             if let Some(first) = places.get(id) {
                 if let Some(times @ 1..) = again.get_mut(id) {
                     *times -= 1;
-                    balance.explained += 1;
+                    reconciliation.explained += 1;
                     continue;
                 }
-                balance.duplicated += 1;
-                balance.note(|| format!("{id} came twice, in places {first} and {place}"));
+                reconciliation.duplicated += 1;
+                reconciliation.note(|| format!("{id} came twice, in places {first} and {place}"));
             } else {
                 places.insert(*id, place);
             }
@@ -84,14 +84,14 @@ impl Balance {
         // The last place of each key so far.
         let mut latest: HashMap<&str, usize> = HashMap::new();
         for event in committed.iter().flatten() {
-            balance.committed += 1;
+            reconciliation.committed += 1;
             let Some(place) = places.remove(&event.id) else {
                 if losses.gone.contains(&event.id) {
-                    balance.explained += 1;
+                    reconciliation.explained += 1;
                     continue;
                 }
-                balance.lost += 1;
-                balance.note(|| format!("{} is lost", event.id));
+                reconciliation.lost += 1;
+                reconciliation.note(|| format!("{} is lost", event.id));
                 continue;
             };
             if event.key.is_empty() {
@@ -99,8 +99,8 @@ impl Balance {
             }
             let last = latest.entry(&event.key).or_insert(place);
             if *last > place {
-                balance.disordered += 1;
-                balance.note(|| {
+                reconciliation.disordered += 1;
+                reconciliation.note(|| {
                     format!("{}, of {}, came in place {place}, a later one in place {last}", event.id, event.key)
                 });
             }
@@ -109,10 +109,10 @@ impl Balance {
         let known = places.len();
         // Their writer was not answered, and asked the server that has lost them.
         places.retain(|id, _| !losses.gone.contains(id));
-        balance.explained += known - places.len();
-        balance.uncommitted = places.len();
-        places.keys().for_each(|id| balance.note(|| format!("{id} was not committed")));
-        balance
+        reconciliation.explained += known - places.len();
+        reconciliation.uncommitted = places.len();
+        places.keys().for_each(|id| reconciliation.note(|| format!("{id} was not committed")));
+        reconciliation
     }
 
     /// The sum with that of other events.
@@ -145,19 +145,19 @@ fn a_ledger_tells_what_is_lost_duplicated_disordered_and_of_no_commit() {
     let committed =
         [vec![event(1, "a"), event(2, "a"), event(3, "b"), event(4, "b")], vec![event(5, ""), event(6, "c")]];
     let stream = [2, 1, 3, 5, 4, 4, 7].map(Uuid::from_u128);
-    let balance = Balance::of(&committed, &stream);
-    let expected = Balance {
+    let reconciliation = Reconciliation::of(&committed, &stream);
+    let expected = Reconciliation {
         committed: 6,
         in_stream: 7,
         lost: 1,
         duplicated: 1,
         disordered: 1,
         uncommitted: 1,
-        ..balance.clone()
+        ..reconciliation.clone()
     };
-    assert_eq!(balance, expected);
-    assert_eq!((balance.is_even(), balance.examples.len()), (false, 4));
-    assert!(Balance::of(&committed, &[1, 3, 6, 2, 5, 4].map(Uuid::from_u128)).is_even());
+    assert_eq!(reconciliation, expected);
+    assert_eq!((reconciliation.is_even(), reconciliation.examples.len()), (false, 4));
+    assert!(Reconciliation::of(&committed, &[1, 3, 6, 2, 5, 4].map(Uuid::from_u128)).is_even());
 }
 
 #[test]
@@ -171,8 +171,8 @@ fn a_ledger_explains_what_a_server_lost_and_nothing_else() {
     let committed = [[0, 1, 2, 3].map(|n| Committed { id: ids[n], key: String::new() }).to_vec()];
     let of = |stream: &[usize]| {
         let stream: Vec<Uuid> = stream.iter().map(|n| ids[*n]).collect();
-        let balance = Balance::after(&losses, &committed, &stream);
-        (balance.explained, balance.lost, balance.duplicated, balance.uncommitted)
+        let reconciliation = Reconciliation::after(&losses, &committed, &stream);
+        (reconciliation.explained, reconciliation.lost, reconciliation.duplicated, reconciliation.uncommitted)
     };
     assert_eq!(of(&[0, 1, 2, 3]), (0, 0, 0, 0));
     assert_eq!(of(&[0, 0, 1, 2, 4]), (3, 0, 0, 0), "once more, gone, and gone unheard");
