@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `database.rs`, `leases.rs` | the statements of `src/store/postgres` |
 //! | `redis.rs` | `open.lua`, `publish.lua` |
-//! | `heart.rs` | `src/system/{heartbeat,leases}.rs`: renew, acquire, drain, release |
+//! | `heartbeat.rs` | `src/system/{heartbeat,leases}.rs`: renew, acquire, drain, release |
 //! | `poller.rs` | `src/system/poller.rs`: fetch, in its steps read, ask and admit |
 //! | `in_flight.rs` | `src/system/in_flight`: admit, adopt, settle, give back; rules R1 to R3 |
 //! | `publisher.rs` | `src/system/publisher`, `src/backend/redis_stream`: try_open, open, look_up, adopt, send, publish, flush |
@@ -46,7 +46,7 @@ mod check;
 mod database;
 mod events;
 mod handlers;
-mod heart;
+mod heartbeat;
 mod in_flight;
 mod leases;
 mod message;
@@ -81,7 +81,7 @@ impl Model for Outbox {
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         let happening = state.steps(self);
-        state.misfortunes(self, &happening, steps);
+        state.faults_now(self, &happening, steps);
         steps.extend(happening);
     }
 

@@ -3,7 +3,7 @@
 use crate::database::{Database, FailureRecord};
 use crate::events::Publications;
 use crate::leases::Owner;
-use crate::redis::{Batch, Redis, Token, Trouble};
+use crate::redis::{Batch, PublishFault, Redis, Token};
 use crate::rules::{Outbox, Rules};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,11 +21,11 @@ pub(crate) enum Message {
 
 impl Message {
     /// Executed for nobody.
-    pub(crate) fn arrive(self, database: &mut Database, redis: &mut Redis, trouble: Option<Trouble>, rules: Rules) {
+    pub(crate) fn arrive(self, database: &mut Database, redis: &mut Redis, fault: Option<PublishFault>, rules: Rules) {
         match self {
             Self::Open(tokens) => each(tokens).for_each(|(shard, token)| _ = redis.open(shard, token, rules)),
             Self::Publish(batch, settled) => {
-                redis.publish(&batch, settled, trouble, rules, database);
+                redis.publish(&batch, settled, fault, rules, database);
             }
             Self::Flush(settled) => redis.drop_settled(settled),
             Self::SettlePublished(events) => database.settle_published(events),

@@ -7,7 +7,7 @@ use crate::database::FetchedRow;
 use crate::events::Publications;
 use crate::in_flight::{DeliveryState, Reading};
 use crate::message::{Message, each};
-use crate::redis::{Batch, Reply, Trouble};
+use crate::redis::{Batch, PublishFault, Reply};
 use crate::rules::{Outbox, Rules};
 use crate::state::State;
 use crate::steps::{Fate, Piece, Step};
@@ -157,7 +157,7 @@ impl State {
     }
 
     /// `publish.lua`, and what `send` makes of its answer.
-    pub(crate) fn publish(&mut self, w: usize, trouble: Option<Trouble>, fate: Fate, outbox: &Outbox) {
+    pub(crate) fn publish(&mut self, w: usize, fault: Option<PublishFault>, fate: Fate, outbox: &Outbox) {
         let SenderState::Sending(batch, settled) = self.workers[w].sender else { return };
         self.workers[w].sender = SenderState::Idle;
         if fate == Fate::GivenUp {
@@ -167,8 +167,8 @@ impl State {
             worker.in_flight.open = [None; 2];
             return batch.events.iter().for_each(|publication| worker.drop_ticket(publication.event, outbox.rules));
         }
-        self.meet(trouble);
-        let reply = self.redis.publish(&batch, settled, trouble, outbox.rules, &self.database);
+        self.meet(fault);
+        let reply = self.redis.publish(&batch, settled, fault, outbox.rules, &self.database);
         let worker = &mut self.workers[w];
         let sent = match reply {
             Reply::Sent => batch.events,
@@ -180,13 +180,13 @@ impl State {
             worker.settled = worker.settled.and(settled);
             each(batch.tokens).for_each(|(shard, _)| worker.sessions[shard] = None);
             worker.close(batch.tokens);
-            if matches!(trouble, Some(Trouble::Stopped(_))) && reply != Reply::Closed {
+            if matches!(fault, Some(PublishFault::Stopped(_))) && reply != Reply::Closed {
                 worker.in_flight.open = [None; 2];
             }
         }
         for publication in batch.events.iter() {
             let event = publication.event;
-            let refused = trouble == Some(Trouble::Refused(event)) && reply != Reply::Closed;
+            let refused = fault == Some(PublishFault::Refused(event)) && reply != Reply::Closed;
             match (sent.contains(publication), refused) {
                 (true, _) => worker.in_flight.set_stage(event, DeliveryState::Accepted),
                 (false, true) => worker.in_flight.set_stage(event, DeliveryState::Rejected),
@@ -196,13 +196,13 @@ impl State {
     }
 
     /// Counts what Redis meets.
-    pub(crate) fn meet(&mut self, trouble: Option<Trouble>) {
-        match trouble {
-            Some(Trouble::Refused(event)) => {
+    pub(crate) fn meet(&mut self, fault: Option<PublishFault>) {
+        match fault {
+            Some(PublishFault::Refused(event)) => {
                 self.faults.spend(|faults| &mut faults.refusals);
                 self.database.row_mut(event).refusals += 1;
             }
-            Some(Trouble::Stopped(_)) => self.faults.spend(|faults| &mut faults.stops),
+            Some(PublishFault::Stopped(_)) => self.faults.spend(|faults| &mut faults.stops),
             None => {}
         }
     }

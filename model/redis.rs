@@ -41,14 +41,14 @@ pub(crate) struct Batch {
 
 /// What `publish.lua` meets in the middle of a batch, before the event of this place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum PublishFault {
     /// An error about the event.
     Refused(Event),
     /// An error about Redis.
     Stopped(Event),
 }
 
-impl Trouble {
+impl PublishFault {
     pub(crate) fn at(self) -> Event {
         match self {
             Self::Refused(event) | Self::Stopped(event) => event,
@@ -96,7 +96,7 @@ impl Redis {
         &mut self,
         batch: &Batch,
         settled: Publications,
-        trouble: Option<Trouble>,
+        fault: Option<PublishFault>,
         rules: Rules,
         database: &Database,
     ) -> Reply {
@@ -105,7 +105,7 @@ impl Redis {
         }
         let mut sent = Publications::default();
         for publication in batch.events.iter() {
-            if trouble.is_some_and(|trouble| trouble.at() == publication.event) {
+            if fault.is_some_and(|fault| fault.at() == publication.event) {
                 let places = self.places.iter_mut().zip(batch.tokens);
                 places.filter(|(_, token)| token.is_some()).for_each(|(place, _)| place.closed = true);
                 return Reply::Stopped { sent };

@@ -90,7 +90,7 @@ pub(crate) struct Faults {
     /// A published event is published again, by a person.
     pub(crate) replays: u8,
     /// An event is failed, or tried again, by a person.
-    pub(crate) orders: u8,
+    pub(crate) operator_actions: u8,
     /// A settle is visible, and its wait for the standby was cancelled: it can still be lost.
     pub(crate) doubts: u8,
     /// The standby takes over. Everything that was not yet waited for is gone.
@@ -103,10 +103,23 @@ pub(crate) struct Faults {
 
 impl Faults {
     fn kinds(&mut self) -> [&mut u8; 14] {
-        let Self { crashes, lost, expiries, refusals, stops, moves, looks, drops, replays, orders, .. } = self;
+        let Self { crashes, lost, expiries, refusals, stops, moves, looks, drops, replays, operator_actions, .. } =
+            self;
         let Self { doubts, failovers, defects, restores, .. } = self;
         [
-            crashes, lost, expiries, refusals, stops, moves, looks, drops, replays, orders, doubts, failovers, defects,
+            crashes,
+            lost,
+            expiries,
+            refusals,
+            stops,
+            moves,
+            looks,
+            drops,
+            replays,
+            operator_actions,
+            doubts,
+            failovers,
+            defects,
             restores,
         ]
     }

@@ -4,7 +4,7 @@ use crate::database::Status;
 use crate::events::{Event, Publications};
 use crate::leases::Owner;
 use crate::message::Message;
-use crate::redis::{Batch, Trouble};
+use crate::redis::{Batch, PublishFault};
 use crate::rules::{Faults, Outbox};
 use crate::state::State;
 use crate::worker::{SenderState, Worker};
@@ -43,7 +43,7 @@ pub(crate) enum Step {
     Ask(usize),
     Admit(usize),
     Send(usize, Piece),
-    Publish(usize, Option<Trouble>, Fate),
+    Publish(usize, Option<PublishFault>, Fate),
     Flush(usize, Fate),
     SettlePublished(usize, Fate),
     SettleRescheduled(usize, Fate),
@@ -58,7 +58,7 @@ pub(crate) enum Step {
     DropTicket(usize, Event),
     Crash(usize),
     Restart(usize),
-    Arrive(Message, Option<Trouble>),
+    Arrive(Message, Option<PublishFault>),
     /// A late settle locks its rows; then it commits, or is rolled back.
     Lock(Publications),
     CommitSettle,
@@ -99,7 +99,7 @@ impl State {
     }
 
     /// What may go wrong besides, as often as is left.
-    pub(crate) fn misfortunes(&self, outbox: &Outbox, happening: &[Step], steps: &mut Vec<Step>) {
+    pub(crate) fn faults_now(&self, outbox: &Outbox, happening: &[Step], steps: &mut Vec<Step>) {
         let faults = self.faults;
         if faults.lost > 0 {
             steps.extend(happening.iter().filter_map(|step| step.with(Fate::GivenUp)));
@@ -115,7 +115,7 @@ impl State {
         }
         for (w, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.alive) {
             if let SenderState::Sending(batch, _) = worker.sender {
-                steps.extend(self.troubles(&batch).map(|trouble| Step::Publish(w, Some(trouble), Fate::Answered)));
+                steps.extend(self.publish_faults(&batch).map(|fault| Step::Publish(w, Some(fault), Fate::Answered)));
             }
             if faults.looks > 0 {
                 self.looks(w, outbox, steps);
@@ -143,10 +143,10 @@ impl State {
             if let Message::Publish(batch, _) = message
                 && self.redis.knows(batch)
             {
-                steps.extend(self.troubles(batch).map(|trouble| Step::Arrive(*message, Some(trouble))));
+                steps.extend(self.publish_faults(batch).map(|fault| Step::Arrive(*message, Some(fault))));
             }
         }
-        self.orders(steps);
+        self.operator_actions(steps);
     }
 
     /// A row that it would change is locked.
@@ -164,16 +164,16 @@ impl State {
         self.settling.is_empty() && self.workers.iter().any(completing)
     }
 
-    fn troubles(&self, batch: &Batch) -> impl Iterator<Item = Trouble> {
+    fn publish_faults(&self, batch: &Batch) -> impl Iterator<Item = PublishFault> {
         let Faults { refusals, stops, .. } = self.faults;
         batch.events.iter().flat_map(move |publication| {
             let event = publication.event;
-            let refused = (refusals > 0).then_some(Trouble::Refused(event));
-            refused.into_iter().chain((stops > 0).then_some(Trouble::Stopped(event)))
+            let refused = (refusals > 0).then_some(PublishFault::Refused(event));
+            refused.into_iter().chain((stops > 0).then_some(PublishFault::Stopped(event)))
         })
     }
 
-    fn orders(&self, steps: &mut Vec<Step>) {
+    fn operator_actions(&self, steps: &mut Vec<Step>) {
         for event in Event::ALL {
             let row = self.database.row(event);
             if self.is_locked(event) || row.refuses {
@@ -185,10 +185,10 @@ impl State {
             if self.faults.replays > 0 && row.status == Status::Published && !row.replay {
                 steps.push(Step::Replay(event));
             }
-            if self.faults.orders > 0 && matches!(row.status, Status::Retry | Status::Failed) {
+            if self.faults.operator_actions > 0 && matches!(row.status, Status::Retry | Status::Failed) {
                 steps.push(Step::Retry(event));
             }
-            if self.faults.orders > 0 && row.is_unsettled() {
+            if self.faults.operator_actions > 0 && row.is_unsettled() {
                 steps.push(Step::Fail(event));
             }
         }
@@ -229,7 +229,7 @@ impl State {
             Step::Ask(w) => self.ask(w),
             Step::Admit(w) => self.admit(w, outbox),
             Step::Send(w, piece) => self.send(w, piece, outbox),
-            Step::Publish(w, trouble, fate) => self.publish(w, trouble, fate, outbox),
+            Step::Publish(w, fault, fate) => self.publish(w, fault, fate, outbox),
             Step::Flush(w, fate) => self.flush(w, fate),
             Step::SettlePublished(w, fate) => {
                 self.doubt(fate);
@@ -245,11 +245,11 @@ impl State {
                 self.database.replay(event);
             }
             Step::Retry(event) => {
-                self.faults.spend(|faults| &mut faults.orders);
+                self.faults.spend(|faults| &mut faults.operator_actions);
                 self.database.retry(event);
             }
             Step::Fail(event) => {
-                self.faults.spend(|faults| &mut faults.orders);
+                self.faults.spend(|faults| &mut faults.operator_actions);
                 self.database.fail(event);
             }
             Step::Expire(shard) => {
@@ -274,11 +274,11 @@ impl State {
                 let Owner { worker, life } = self.workers[w].owner;
                 self.workers[w] = Worker::new(Owner { worker, life: life + 1 });
             }
-            Step::Arrive(message, trouble) => {
+            Step::Arrive(message, fault) => {
                 let place = self.late.iter().position(|late| *late == message);
                 place.into_iter().for_each(|place| _ = self.late.remove(place));
-                self.meet(trouble);
-                message.arrive(&mut self.database, &mut self.redis, trouble, outbox.rules);
+                self.meet(fault);
+                message.arrive(&mut self.database, &mut self.redis, fault, outbox.rules);
             }
             Step::Lock(events) => {
                 let message = Message::SettlePublished(events);
@@ -330,7 +330,7 @@ impl Step {
             Self::Release(w, shard, _) => Self::Release(w, shard, fate),
             Self::Open(w, _) => Self::Open(w, fate),
             Self::LookUp(w, _) => Self::LookUp(w, fate),
-            Self::Publish(w, trouble, _) => Self::Publish(w, trouble, fate),
+            Self::Publish(w, fault, _) => Self::Publish(w, fault, fate),
             Self::Flush(w, _) => Self::Flush(w, fate),
             Self::SettlePublished(w, _) => Self::SettlePublished(w, fate),
             Self::SettleRescheduled(w, _) => Self::SettleRescheduled(w, fate),

@@ -30,7 +30,7 @@ fn assert_everything_holds(any: u8, events: &'static [Event]) {
         moves: any,
         looks: any,
         drops: any,
-        orders: any,
+        operator_actions: any,
         doubts: any,
         failovers: any,
         defects: any,
@@ -108,7 +108,7 @@ fn without_waiting_for_what_it_replays_a_replay_is_sent_twice() {
 /// What a dead worker had to say of an event fails it after a person has begun it anew: it is lost without a try.
 #[test]
 fn without_the_fenced_settle_an_event_is_failed_untried() {
-    let faults = Faults { any: 4, crashes: 1, refusals: 2, orders: 1, ..Faults::default() };
+    let faults = Faults { any: 4, crashes: 1, refusals: 2, operator_actions: 1, ..Faults::default() };
     let outbox = Outbox { max_retries: 1, ..outbox(Rules::ALL, faults, LONE) };
     assert_is_needed(Rules { fenced_settle: false, ..Rules::ALL }, outbox, TRIED);
 }
@@ -139,7 +139,7 @@ fn without_fenced_leases_a_late_release_frees_what_was_taken_since() {
 /// that it names.
 #[test]
 fn without_the_time_of_the_last_change_a_repeated_refusal_undoes_a_retry_by_a_person() {
-    let faults = Faults { any: 3, lost: 1, refusals: 1, orders: 1, ..Faults::default() };
+    let faults = Faults { any: 3, lost: 1, refusals: 1, operator_actions: 1, ..Faults::default() };
     let outbox = Outbox { max_retries: 1, ..outbox(Rules::ALL, faults, LONE) };
     assert_is_needed(Rules { settled_as_read: false, ..Rules::ALL }, outbox, TRIED);
 }
