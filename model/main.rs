@@ -81,7 +81,7 @@ impl Model for Outbox {
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         let happening = state.steps(self);
-        state.faults_now(self, &happening, steps);
+        state.fault_steps(self, &happening, steps);
         steps.extend(happening);
     }
 

@@ -99,7 +99,7 @@ impl State {
     }
 
     /// What may go wrong besides, as often as is left.
-    pub(crate) fn faults_now(&self, outbox: &Outbox, happening: &[Step], steps: &mut Vec<Step>) {
+    pub(crate) fn fault_steps(&self, outbox: &Outbox, happening: &[Step], steps: &mut Vec<Step>) {
         let faults = self.faults;
         if faults.lost > 0 {
             steps.extend(happening.iter().filter_map(|step| step.with(Fate::GivenUp)));

@@ -18,7 +18,7 @@ use crate::reconcile::Reconciliation;
 use crate::writers::Writers;
 
 /// Faults at a time where they come together.
-const HANDS: u64 = 3;
+const CONCURRENCY: u64 = 3;
 /// How long after the last fault everything may take to be published.
 pub(crate) const HEALING: Duration = Duration::from_secs(60);
 
@@ -113,7 +113,7 @@ impl FaultPhase {
     /// Those that need the servers or the workers to themselves are left out.
     pub(crate) fn together(kinds: &[Kind], span: Duration, pace: Pace) -> Self {
         let kinds = kinds.iter().filter(|kind| !kind.is_for_itself()).copied().collect();
-        Self { name: "all together".to_owned(), kinds, concurrency: HANDS, until: Until::Elapsed(span), pace }
+        Self { name: "all together".to_owned(), kinds, concurrency: CONCURRENCY, until: Until::Elapsed(span), pace }
     }
 
     /// All together, under events of many sorts.
