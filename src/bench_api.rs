@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::backend::redis_stream::batch::Batch;
+use crate::backend::redis_stream::batch::EncodedBatch;
 use crate::backend::session::OutgoingEvent;
 use crate::event::JsonText;
 use crate::fixtures;
@@ -16,7 +16,7 @@ use crate::store::postgres::row::Row;
 use crate::store::postgres::{PostgresStore, Target};
 use crate::store::{FetchResult, FetchedRow, Heartbeat, LeaseStore, Shard, Store};
 use crate::system::clock::BootInstant;
-use crate::system::credit::{Credit, Permit};
+use crate::system::credit::{Credit, CreditPermit};
 use crate::system::in_flight::SessionId;
 use crate::system::lane_reader::LaneReader;
 
@@ -41,7 +41,7 @@ impl Events {
     #[must_use]
     pub fn encode(&self) -> usize {
         let mut request = redis::Cmd::new();
-        Batch::encode(&self.0).write_to(&mut request);
+        EncodedBatch::encode(&self.0).write_to(&mut request);
         request.get_packed_command().len()
     }
 }
@@ -104,7 +104,7 @@ impl Allowance {
     /// Takes events in and lets them go again; returns what was left meanwhile.
     #[must_use]
     pub fn pass(&self, events: usize) -> usize {
-        let held: Vec<Permit> = (0..events).map(|_| self.0.take(100)).collect();
+        let held: Vec<CreditPermit> = (0..events).map(|_| self.0.take(100)).collect();
         let left = self.0.events_left();
         drop(held);
         left

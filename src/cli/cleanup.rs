@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::exit::Usage;
-use super::orphans::{self, Journal, Served};
+use super::exit::UsageError;
+use super::orphans::{self, BackendJournal, Served};
 use super::progress::Progress;
 use super::{arguments, output};
 use crate::settings::Settings;
@@ -40,13 +40,13 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let outbox = store.outbox_id().await?;
     if args.gone.contains(&outbox) {
-        return Err(Usage(format!("--gone {outbox} is the outbox of this very database")).into());
+        return Err(UsageError(format!("--gone {outbox} is the outbox of this very database")).into());
     }
     delete_expired(settings, &*store).await?;
     let served = Served::new(outbox, settings, &store.overview(CountMode::Exactly).await?);
     let mut failed = None;
     for (name, publisher) in orphans::kept(settings) {
-        match Journal::read(name, publisher, backends, outbox).await {
+        match BackendJournal::read(name, publisher, backends, outbox).await {
             Ok(journal) => tidy(name, journal, &served, &args.gone, &*store).await?,
             Err(error) => failed = Some(error),
         }
@@ -71,7 +71,7 @@ async fn delete_expired(settings: &Settings, store: &dyn Store) -> anyhow::Resul
 
 async fn tidy(
     name: &str,
-    mut journal: Journal,
+    mut journal: BackendJournal,
     served: &Served,
     gone: &[Uuid],
     store: &dyn Store,

@@ -11,7 +11,7 @@ pub(super) const USAGE: u8 = 2;
 /// An argument that cannot be used, found after the arguments were parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Usage(pub(super) String);
+pub(super) struct UsageError(pub(super) String);
 
 /// Says on stderr what went wrong.
 pub(super) fn code(result: anyhow::Result<()>) -> ExitCode {
@@ -32,7 +32,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn is_usage(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.is::<Usage>()
+        cause.is::<UsageError>()
             || cause.is::<SettingsError>()
             || cause.is::<InvalidEvent>()
             || matches!(cause.downcast_ref(), Some(SystemError::Settings(_)))
@@ -56,7 +56,7 @@ mod tests {
         assert!(is_usage(&SystemError::Settings(settings()).into()));
         assert!(is_usage(&Err::<(), _>(settings()).context("outer").unwrap_err()));
         assert!(is_usage(&InvalidEvent::new("id", "is bad").into()));
-        assert!(is_usage(&Usage("no".to_owned()).into()));
+        assert!(is_usage(&UsageError("no".to_owned()).into()));
     }
 
     #[test]

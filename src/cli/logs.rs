@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use super::exit::Usage;
+use super::exit::UsageError;
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -52,11 +52,11 @@ impl Drop for Logs {
     }
 }
 
-fn filter(is_worker: bool) -> Result<EnvFilter, Usage> {
+fn filter(is_worker: bool) -> Result<EnvFilter, UsageError> {
     for name in ["OUTBOX_LOG", "RUST_LOG"] {
         if let Some(directives) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
             let usage =
-                |error| Usage(format!("{name} is no log filter such as `info` or `actix_outbox=debug`: {error}"));
+                |error| UsageError(format!("{name} is no log filter such as `info` or `actix_outbox=debug`: {error}"));
             return EnvFilter::try_new(directives).map_err(usage);
         }
     }

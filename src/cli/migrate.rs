@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::exit::Usage;
+use super::exit::UsageError;
 use super::output;
 use super::progress::Progress;
 use crate::error::StoreError;
@@ -47,7 +47,7 @@ impl Args {
 
 pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
     let trigger =
-        args.trigger().map(|wanted| Ok::<_, Usage>((find_notify_store(store.as_ref())?, wanted))).transpose()?;
+        args.trigger().map(|wanted| Ok::<_, UsageError>((find_notify_store(store.as_ref())?, wanted))).transpose()?;
     if args.dry_run {
         let mut plan = store.plan_migration().await?;
         if let Some((notifications, wanted)) = trigger {
@@ -82,8 +82,9 @@ pub(super) async fn run(args: &Args, settings: &Settings, store: Arc<dyn Store>)
     Ok(())
 }
 
-fn find_notify_store(store: &dyn Store) -> Result<&dyn NotifyStore, Usage> {
-    let nothing = || Usage("--notify-trigger: this database wakes nobody; a worker finds events by polling".to_owned());
+fn find_notify_store(store: &dyn Store) -> Result<&dyn NotifyStore, UsageError> {
+    let nothing =
+        || UsageError("--notify-trigger: this database wakes nobody; a worker finds events by polling".to_owned());
     store.notify_store().ok_or_else(nothing)
 }
 

@@ -70,14 +70,14 @@ impl Served {
 }
 
 /// One publisher's journal.
-pub(super) struct Journal {
+pub(super) struct BackendJournal {
     name: String,
     stream: String,
     session: Box<dyn BackendSession>,
     entries: Vec<JournalEntry>,
 }
 
-impl Journal {
+impl BackendJournal {
     pub(super) async fn read(
         name: &str,
         publisher: &PublisherSettings,

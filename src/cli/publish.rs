@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use super::arguments::{self, Pair};
-use super::exit::Usage;
+use super::exit::UsageError;
 use super::{output, publish_batch};
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -181,7 +181,7 @@ fn json_data(argument: &str) -> anyhow::Result<String> {
     };
     match serde_json::from_str::<IgnoredAny>(&text) {
         Ok(_) => Ok(text.trim().to_owned()),
-        Err(error) => Err(Usage(format!("--data: {origin} is not valid JSON: {error}")).into()),
+        Err(error) => Err(UsageError(format!("--data: {origin} is not valid JSON: {error}")).into()),
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use self::history::History;
 use super::arguments::Format;
-use super::orphans::{self, Journal, OrphanedFields, Served};
+use super::orphans::{self, BackendJournal, OrphanedFields, Served};
 use super::output;
 use crate::event_json::time;
 use crate::outbox_status::{BackendStatus, HandlerGlance, OutboxStatus, WorkerStatus};
@@ -42,9 +42,9 @@ pub(super) async fn run(
     let overview = store.overview(CountMode::Exactly).await?;
     let served = Served::new(store.outbox_id().await?, settings, &overview);
     let handlers = HandlerGlance::list(store.owed().await?, &overview.workers, settings.worker.lease);
-    let mut status = Status::new(OutboxStatus::new(&overview, settings), handlers);
+    let mut status = StatusOutput::new(OutboxStatus::new(&overview, settings), handlers);
     for (name, publisher) in orphans::kept(settings) {
-        match Journal::read(name, publisher, backends, served.outbox()).await {
+        match BackendJournal::read(name, publisher, backends, served.outbox()).await {
             Ok(journal) => status.note_left(name, journal.left(&served)),
             Err(error) => tracing::warn!("{error:#}"),
         }
@@ -59,7 +59,7 @@ pub(super) async fn run(
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-struct Status {
+struct StatusOutput {
     counts: BTreeMap<String, i64>,
     backends: Vec<Backend>,
     workers: Vec<WorkerStatus>,
@@ -76,7 +76,7 @@ struct Backend {
     left_behind: Option<Vec<OrphanedFields>>,
 }
 
-impl Status {
+impl StatusOutput {
     fn new(status: OutboxStatus, handlers: Vec<HandlerGlance>) -> Self {
         let OutboxStatus { counts, backends, workers } = status;
         let backends = backends.into_iter().map(|status| Backend { status, left_behind: None });

@@ -124,7 +124,7 @@ where
 }
 
 /// Events by the statements that write them.
-pub(crate) struct Parts {
+pub(crate) struct InsertParts {
     pub(crate) events: Vec<Vec<ValidEvent>>,
     /// One statement writes all or none by itself: no id can be taken, or there is but one event.
     pub(crate) can_stand_alone: bool,
@@ -132,11 +132,11 @@ pub(crate) struct Parts {
 
 pub(crate) fn prepare_parts<DB: OutboxDatabase>(
     events: impl IntoIterator<Item = NewEvent>,
-) -> Result<Parts, PublishError> {
+) -> Result<InsertParts, PublishError> {
     let events = prepare_all(events)?;
     let is_one_statement = events.len() <= DB::MOST;
     let can_stand_alone = is_one_statement && (events.len() <= 1 || events.iter().all(|event| event.is_new));
-    Ok(Parts { events: into_parts::<DB>(events), can_stand_alone })
+    Ok(InsertParts { events: into_parts::<DB>(events), can_stand_alone })
 }
 
 pub(crate) fn into_parts<DB: OutboxDatabase>(mut rest: Vec<ValidEvent>) -> Vec<Vec<ValidEvent>> {

@@ -5,7 +5,7 @@
 
 /// What migrating has run, or would run.
 #[derive(Debug, Default)]
-pub(crate) struct Plan {
+pub(crate) struct MigrationPlan {
     pub(crate) steps: Vec<Step>,
     /// The table was made by django-broadcaster.
     pub(crate) adopts: bool,

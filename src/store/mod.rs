@@ -14,7 +14,7 @@ use crate::error::{PublishError, SettingsError, StoreError, SystemError};
 use crate::event::{OutboxEvent, Status};
 use crate::publish::{InsertResult, NewEvent};
 use crate::settings::DatabaseSettings;
-use migrate::{Plan, ProgressFn};
+use migrate::{MigrationPlan, ProgressFn};
 
 pub(crate) use self::handlers::{
     Acceptance, Announcement, DeliveryRequest, FetchedDelivery, MOST_COUNTED, NOT_COVERED, OwedHandler,
@@ -277,10 +277,10 @@ pub(crate) trait Store: Send + Sync + 'static {
     async fn outbox_id(&self) -> Result<Uuid>;
 
     /// What [`migrate`](Self::migrate) would run now; nothing is changed.
-    async fn plan_migration(&self) -> Result<Plan>;
+    async fn plan_migration(&self) -> Result<MigrationPlan>;
 
     /// Creates, adopts or upgrades the tables, and returns what it ran. May take long where it adopts a large table.
-    async fn migrate(&self, watch: &ProgressFn) -> Result<Plan>;
+    async fn migrate(&self, watch: &ProgressFn) -> Result<MigrationPlan>;
 
     /// Writes events, all or none, and returns them as stored, in the order given. An id that is already there returns what is
     /// stored under it, if the content is the same.
@@ -430,10 +430,10 @@ pub(crate) trait NotifyStore: Send + Sync {
     async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Listener + '_>>;
 
     /// What [`set_trigger`](Self::set_trigger) would run now; nothing is changed.
-    async fn plan_trigger(&self, wanted: bool) -> Result<Plan>;
+    async fn plan_trigger(&self, wanted: bool) -> Result<MigrationPlan>;
 
     /// Puts the trigger in place that announces what writers insert who announce nothing, or takes it away.
-    async fn set_trigger(&self, wanted: bool) -> Result<Plan>;
+    async fn set_trigger(&self, wanted: bool) -> Result<MigrationPlan>;
 }
 
 /// A connection that hears what others announce.

@@ -11,7 +11,7 @@ use super::clock::BootInstant;
 use super::delivery::Delivery;
 use super::messages::{ActorKind, Complete};
 use super::reconnect::retry_until_recorded;
-use super::settle_queue::{Batch, Job, SettleQueue};
+use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
 use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, handler_lane};
@@ -34,7 +34,7 @@ pub(crate) struct Completer {
     _death_watch: DeathWatch,
 }
 
-impl Job for Delivery {
+impl SettleJob for Delivery {
     fn is_in_flight(&self) -> bool {
         Delivery::is_in_flight(self)
     }
@@ -61,7 +61,7 @@ impl Completer {
         }
     }
 
-    fn record(&self, name: String, batch: Batch<Delivery>, ctx: &mut Context<Self>) {
+    fn record(&self, name: String, batch: SettleBatch<Delivery>, ctx: &mut Context<Self>) {
         let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), batch));
         ctx.spawn(work.into_actor(self).map(move |result, completer, ctx| match result {
             Ok((batch, outcomes)) => {
@@ -73,7 +73,7 @@ impl Completer {
         }));
     }
 
-    fn finish(&mut self, name: &str, batch: Batch<Delivery>, outcomes: &[Settled]) {
+    fn finish(&mut self, name: &str, batch: SettleBatch<Delivery>, outcomes: &[Settled]) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         let ended: Vec<Delivery> =
             queue.finish(batch, outcomes, BootInstant::now()).into_iter().map(|(delivery, _)| delivery).collect();
@@ -134,7 +134,7 @@ pub(super) fn by_publisher<J>(
     parts
 }
 
-async fn record(shared: Arc<Shared>, batch: Batch<Delivery>) -> (Batch<Delivery>, Vec<Settled>) {
+async fn record(shared: Arc<Shared>, batch: SettleBatch<Delivery>) -> (SettleBatch<Delivery>, Vec<Settled>) {
     let events: Vec<Acceptance> = batch.jobs.iter().map(acceptance).collect();
     let began = BootInstant::now();
     let settle =

@@ -74,11 +74,11 @@ impl Credit {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Permit {
+    pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> CreditPermit {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.events.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        Permit { credit: Arc::clone(self), bytes }
+        CreditPermit { credit: Arc::clone(self), bytes }
     }
 
     fn release(&self, bytes: i64) {
@@ -97,12 +97,12 @@ impl Credit {
 
 /// One event's share of the credit.
 #[derive(Debug)]
-pub(crate) struct Permit {
+pub(crate) struct CreditPermit {
     credit: Arc<Credit>,
     bytes: i64,
 }
 
-impl Drop for Permit {
+impl Drop for CreditPermit {
     fn drop(&mut self) {
         self.credit.release(self.bytes);
     }

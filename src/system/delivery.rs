@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::credit::Permit;
+use super::credit::CreditPermit;
 use super::in_flight::{DeliveryState, InFlight, SessionId, shard_of};
 use crate::event::OutboxEvent;
 use crate::store::{FetchedRow, Position, Shard};
@@ -36,7 +36,7 @@ pub(crate) struct Contents {
     event: Option<Arc<OutboxEvent>>,
     pub(super) accepted: bool,
     done: bool,
-    permit: Option<Permit>,
+    permit: Option<CreditPermit>,
 }
 
 impl Deref for Delivery {
@@ -54,7 +54,7 @@ impl DerefMut for Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(in_flight: &Arc<InFlight>, row: &FetchedRow, session: SessionId, permit: Permit) -> Self {
+    pub(super) fn new(in_flight: &Arc<InFlight>, row: &FetchedRow, session: SessionId, permit: CreditPermit) -> Self {
         Self(Box::new(Contents {
             in_flight: Arc::clone(in_flight),
             id: row.id,

@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, refused_or};
-use super::credit::{Credit, Permit};
+use super::credit::{Credit, CreditPermit};
 use super::messages::ActorKind;
 use super::owed::DeliveryGuard;
 use super::reconnect::{pause_after, retry_until_recorded};
-use super::settle_queue::{Batch, Job, SettleQueue};
+use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
 use super::shared::{DeathWatch, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
 use crate::error::StoreError;
@@ -78,10 +78,10 @@ struct HandlerDelivery {
     shard: Shard,
     epoch: i64,
     _guard: DeliveryGuard,
-    _permit: Permit,
+    _permit: CreditPermit,
 }
 
-impl Job for Answered {
+impl SettleJob for Answered {
     fn is_in_flight(&self) -> bool {
         true
     }
@@ -359,7 +359,7 @@ fn put_off(shared: &Shared, delivery: &HandlerDelivery, event: &OutboxEvent) -> 
     }
 }
 
-async fn record_handled(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<Answered>, Vec<Settled>) {
+async fn record_handled(shared: Arc<Shared>, batch: SettleBatch<Answered>) -> (SettleBatch<Answered>, Vec<Settled>) {
     let handled: Vec<(String, Uuid, i64)> = batch
         .jobs
         .iter()
@@ -375,7 +375,7 @@ async fn record_handled(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<A
     (batch, outcomes)
 }
 
-async fn record_rejected(shared: Arc<Shared>, batch: Batch<Answered>) -> (Batch<Answered>, Vec<Settled>) {
+async fn record_rejected(shared: Arc<Shared>, batch: SettleBatch<Answered>) -> (SettleBatch<Answered>, Vec<Settled>) {
     let rejected: Vec<RejectedDelivery> = batch.jobs.iter().filter_map(|answered| answered.rejection.clone()).collect();
     let is_attempt = |rejection: &&RejectedDelivery| rejection.attempts > rejection.fetched_attempts;
     for rejection in rejected.iter().filter(is_attempt).filter(|_| !batch.again) {

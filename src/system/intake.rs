@@ -17,12 +17,12 @@ const MOST: usize = 1_000;
 const MOST_REFUSED_WITHOUT_A_PASS: usize = 3;
 
 /// An event to be written, with who waits for it.
-pub(crate) struct Waiting {
+pub(crate) struct PendingInsert {
     pub(crate) event: NewEvent,
     pub(crate) answer: oneshot::Sender<InsertResult>,
 }
 
-impl Waiting {
+impl PendingInsert {
     /// Its caller may have given up.
     fn is_wanted(&self) -> bool {
         !self.answer.is_closed()
@@ -39,7 +39,7 @@ pub(crate) struct Intake {
 
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<Waiting>,
+    waiting: Vec<PendingInsert>,
     bytes: usize,
     is_writing: bool,
 }
@@ -56,7 +56,7 @@ impl Intake {
     }
 
     /// Returns whether writing is to begin.
-    fn put(&self, waiting: Waiting) -> bool {
+    fn put(&self, waiting: PendingInsert) -> bool {
         let mut queue = self.queue();
         queue.bytes += waiting.event.size();
         queue.waiting.push(waiting);
@@ -65,9 +65,9 @@ impl Intake {
     }
 
     /// What is written next; `None` ends the writing.
-    fn take(&self) -> Option<Vec<Waiting>> {
+    fn take(&self) -> Option<Vec<PendingInsert>> {
         let mut queue = self.queue();
-        queue.waiting.retain(Waiting::is_wanted);
+        queue.waiting.retain(PendingInsert::is_wanted);
         let batch = std::mem::take(&mut queue.waiting);
         queue.bytes = 0;
         self.note_room(&queue);
@@ -123,7 +123,7 @@ impl Drop for Writing {
 }
 
 /// Takes an event in. What comes while a statement is under way shares the next one.
-pub(crate) fn take_in(shared: &Arc<Shared>, waiting: Waiting) {
+pub(crate) fn take_in(shared: &Arc<Shared>, waiting: PendingInsert) {
     if shared.intake.put(waiting) {
         shared.runtime.spawn(write_all(Writing(Arc::clone(shared))));
     }
@@ -138,7 +138,7 @@ async fn write_all(writing: Writing) {
 
 /// Writes events together. A batch that the database refuses is halved until the events to blame are alone, so that the
 /// others are stored; a doubt, or a state of the server, is not divided.
-async fn write(shared: &Arc<Shared>, batch: Vec<Waiting>) {
+async fn write(shared: &Arc<Shared>, batch: Vec<PendingInsert>) {
     let mut statements_left = 16 * (batch.len().ilog2() as usize + 1);
     let (mut passed, mut refused) = (false, 0);
     // The first part stands last, so that the events of a key are written in their order.
@@ -171,14 +171,14 @@ async fn write(shared: &Arc<Shared>, batch: Vec<Waiting>) {
 }
 
 /// Writes events with one statement and answers their callers; gives back what was not written.
-async fn insert(shared: &Arc<Shared>, part: Vec<Waiting>) -> Result<(), (Vec<Waiting>, NotInserted)> {
+async fn insert(shared: &Arc<Shared>, part: Vec<PendingInsert>) -> Result<(), (Vec<PendingInsert>, NotInserted)> {
     let part = Arc::new(Mutex::new(part));
     // Looked at once there is a connection: who gave up while none was to be had is not kept waiting for.
     let take = {
         let part = Arc::clone(&part);
         move || {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            part.retain(Waiting::is_wanted);
+            part.retain(PendingInsert::is_wanted);
             events_of(&part)
         }
     };
@@ -193,7 +193,7 @@ async fn insert(shared: &Arc<Shared>, part: Vec<Waiting>) -> Result<(), (Vec<Wai
     }
 }
 
-fn answer(shared: &Arc<Shared>, part: Vec<Waiting>, stored: Vec<InsertResult>) {
+fn answer(shared: &Arc<Shared>, part: Vec<PendingInsert>, stored: Vec<InsertResult>) {
     let lanes =
         || stored.iter().filter_map(|stored| stored.as_ref().ok()).map(|event| event.publisher_backend.as_str());
     shared.announce(lanes().collect());
@@ -204,7 +204,7 @@ fn answer(shared: &Arc<Shared>, part: Vec<Waiting>, stored: Vec<InsertResult>) {
     }
 }
 
-fn fail(part: Vec<Waiting>, error: &PublishError) {
+fn fail(part: Vec<PendingInsert>, error: &PublishError) {
     for waiting in part {
         let _ = waiting.answer.send(Err(error.clone()));
     }
@@ -222,11 +222,11 @@ fn refused_with_others(refusal: StoreError) -> StoreError {
     }
 }
 
-fn halves(mut part: Vec<Waiting>) -> [Vec<Waiting>; 2] {
+fn halves(mut part: Vec<PendingInsert>) -> [Vec<PendingInsert>; 2] {
     let second = part.split_off(part.len() / 2);
     [second, part]
 }
 
-fn events_of(part: &[Waiting]) -> Vec<NewEvent> {
+fn events_of(part: &[PendingInsert]) -> Vec<NewEvent> {
     part.iter().map(|waiting| waiting.event.clone()).collect()
 }

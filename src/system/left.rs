@@ -17,12 +17,12 @@ const LEFT_FOR: Duration = Duration::from_secs(60);
 const MOST_KEYS: usize = 10_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Left {
+pub(super) struct RemainingHandlers {
     by_key: HashMap<Key, BTreeMap<String, BootInstant>>,
     of_every_key: BTreeMap<String, BootInstant>,
 }
 
-impl Left {
+impl RemainingHandlers {
     /// These handlers were left an event of the key.
     pub(super) fn note(&mut self, key: &Key, names: &[String], now: BootInstant) {
         let until = now.after(LEFT_FOR);
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn what_was_left_to_a_handler_is_remembered_by_key_and_for_a_while() {
-        let (mut left, now) = (Left::default(), BootInstant::now());
+        let (mut left, now) = (RemainingHandlers::default(), BootInstant::now());
         left.note(&key(1), &["mail".to_owned()], now);
         assert!(left.has(&key(1), "mail", now));
         assert!(!left.has(&key(1), "audit", now) && !left.has(&key(2), "mail", now));
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn with_too_many_keys_a_handler_is_left_the_events_of_all() {
-        let (mut left, now) = (Left::default(), BootInstant::now());
+        let (mut left, now) = (RemainingHandlers::default(), BootInstant::now());
         for n in 0..=MOST_KEYS {
             left.note(&key(n), &["mail".to_owned()], now);
         }

@@ -6,7 +6,7 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture};
 use tokio::sync::oneshot;
 
-use super::intake::{Waiting, take_in};
+use super::intake::{PendingInsert, take_in};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
 use super::messages::{ActorKind, Health, HealthReport, Shutdown, Subscribe};
@@ -43,7 +43,7 @@ impl OutboxSystem {
             return Err(PublishError::Stopped);
         }
         let (answer, stored) = oneshot::channel();
-        take_in(&self.shared, Waiting { event, answer });
+        take_in(&self.shared, PendingInsert { event, answer });
         Ok(stored)
     }
 }

@@ -12,10 +12,10 @@ const SPAN: Duration = Duration::from_secs(10);
 
 /// The refusals of one publisher.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals(Mutex<Span>);
+pub(crate) struct Refusals(Mutex<LoggedSpan>);
 
 #[derive(Debug, Default)]
-struct Span {
+struct LoggedSpan {
     began: Option<BootInstant>,
     written: u32,
     left_out: u64,
@@ -40,12 +40,12 @@ impl Refusals {
         if span.is_over(now) { std::mem::take(&mut span.left_out) } else { 0 }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Span> {
+    fn lock(&self) -> MutexGuard<'_, LoggedSpan> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Span {
+impl LoggedSpan {
     fn is_over(&self, now: BootInstant) -> bool {
         self.began.is_none_or(|began| now.since(began) >= SPAN)
     }

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::clock::BootInstant;
 use super::delivery::Delivery;
-use super::left::{Key, Left};
+use super::left::{Key, RemainingHandlers};
 use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
 use super::shared::{DeathWatch, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
@@ -16,13 +16,13 @@ use super::subscription::{Outcome, Subscription};
 pub(crate) struct Registry {
     shared: Arc<Shared>,
     /// Keys whose handlers are running, with what waits behind.
-    busy: HashMap<Key, VecDeque<Job>>,
-    left: Left,
+    busy: HashMap<Key, VecDeque<HandlerJob>>,
+    left: RemainingHandlers,
     _death_watch: DeathWatch,
 }
 
 /// An event and the handlers that it still has to meet.
-struct Job {
+struct HandlerJob {
     delivery: Delivery,
     handlers: Vec<Arc<Subscription>>,
 }
@@ -30,10 +30,10 @@ struct Job {
 impl Registry {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let death_watch = shared.death_watch(ActorKind::Registry);
-        Self { shared, busy: HashMap::new(), left: Left::default(), _death_watch: death_watch }
+        Self { shared, busy: HashMap::new(), left: RemainingHandlers::default(), _death_watch: death_watch }
     }
 
-    fn begin(&mut self, job: Job, ctx: &mut Context<Self>) {
+    fn begin(&mut self, job: HandlerJob, ctx: &mut Context<Self>) {
         if job.delivery.key().is_empty() {
             return self.run(job, None, ctx);
         }
@@ -46,9 +46,9 @@ impl Registry {
         self.run(job, Some(key), ctx);
     }
 
-    fn run(&mut self, job: Job, key: Option<Key>, ctx: &mut Context<Self>) {
+    fn run(&mut self, job: HandlerJob, key: Option<Key>, ctx: &mut Context<Self>) {
         let limit = self.shared.settings.worker.handler_timeout;
-        let Job { delivery, handlers } = job;
+        let HandlerJob { delivery, handlers } = job;
         let Some(event) = delivery.event().cloned() else { return };
         let answers = join_all(handlers.into_iter().map(move |handler| {
             let event = Arc::clone(&event);
@@ -141,7 +141,7 @@ impl Registry {
     }
 
     /// What was left to a handler since an event came comes before it there, too.
-    fn leave_what_must_wait(&mut self, job: &mut Job) {
+    fn leave_what_must_wait(&mut self, job: &mut HandlerJob) {
         if !self.shared.owes_handlers() {
             return;
         }
@@ -209,9 +209,9 @@ impl Handler<Accepted> for Registry {
             if handlers.is_empty() {
                 done.push(delivery);
             } else if delivery.is_blocked() {
-                waiting.push(behind(Job { delivery, handlers }));
+                waiting.push(behind(HandlerJob { delivery, handlers }));
             } else {
-                self.begin(Job { delivery, handlers }, ctx);
+                self.begin(HandlerJob { delivery, handlers }, ctx);
             }
         }
         if !done.is_empty() {
@@ -228,7 +228,7 @@ fn key_of(delivery: &Delivery) -> Key {
 }
 
 /// An event whose turn does not come now: what stands before it in its key's order failed.
-fn behind(mut job: Job) -> Failure {
+fn behind(mut job: HandlerJob) -> Failure {
     job.delivery.reject();
     let pending = job.handlers.iter().map(|handler| handler.name().to_owned()).collect();
     Failure { delivery: job.delivery, cause: Cause::BlockedByEarlier { pending } }

@@ -11,7 +11,7 @@ use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of};
 use super::delivery::Delivery;
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::reconnect::retry_until_recorded;
-use super::settle_queue::{Batch, Job, SettleQueue};
+use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
 use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::event::Status;
 use crate::store::{Care, FailureRecord, Settled};
@@ -35,7 +35,7 @@ struct Rejection {
     settle: FailureRecord,
 }
 
-impl Job for Rejection {
+impl SettleJob for Rejection {
     fn is_in_flight(&self) -> bool {
         self.delivery.is_in_flight()
     }
@@ -61,7 +61,7 @@ impl Retry {
         }
     }
 
-    fn record(&self, name: String, batch: Batch<Rejection>, ctx: &mut Context<Self>) {
+    fn record(&self, name: String, batch: SettleBatch<Rejection>, ctx: &mut Context<Self>) {
         let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), batch));
         ctx.spawn(work.into_actor(self).map(move |result, retry, ctx| match result {
             Ok((batch, outcomes)) => {
@@ -72,7 +72,7 @@ impl Retry {
         }));
     }
 
-    fn finish(&mut self, name: &str, batch: Batch<Rejection>, outcomes: &[Settled]) {
+    fn finish(&mut self, name: &str, batch: SettleBatch<Rejection>, outcomes: &[Settled]) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         for (rejection, outcome) in queue.finish(batch, outcomes, BootInstant::now()) {
             // Superseded: the lease is another worker's by now, or an operator changed the event. Whoever owns it decides.
@@ -127,7 +127,7 @@ impl Handler<Failed> for Retry {
 
 panics_on_demand!(Retry);
 
-async fn record(shared: Arc<Shared>, batch: Batch<Rejection>) -> (Batch<Rejection>, Vec<Settled>) {
+async fn record(shared: Arc<Shared>, batch: SettleBatch<Rejection>) -> (SettleBatch<Rejection>, Vec<Settled>) {
     let settles: Vec<FailureRecord> = batch.jobs.iter().map(|rejection| rejection.settle.clone()).collect();
     let write = |_| {
         let settled = shared.store.settle_rescheduled(shared.worker, &settles);

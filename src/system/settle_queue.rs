@@ -14,7 +14,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Something that is to be recorded about an event.
-pub(super) trait Job {
+pub(super) trait SettleJob {
     /// Whether it is still this process' to record.
     fn is_in_flight(&self) -> bool;
 
@@ -41,14 +41,14 @@ struct Aside<J> {
 }
 
 /// Events for one statement.
-pub(super) struct Batch<J> {
+pub(super) struct SettleBatch<J> {
     pub(super) jobs: Vec<J>,
     /// Could not be recorded before: one try, and the others go on.
     pub(super) again: bool,
     tries: Vec<(u32, u64)>,
 }
 
-impl<J: Job> SettleQueue<J> {
+impl<J: SettleJob> SettleQueue<J> {
     pub(super) fn new() -> Self {
         Self { waiting: Vec::new(), aside: Vec::new(), writing: 0, retrying: false, recorded: 0 }
     }
@@ -59,7 +59,7 @@ impl<J: Job> SettleQueue<J> {
 
     /// The next batch of at most `most`, where fewer than `at_once` are under way. A second one beside another must be
     /// `worth_another`: small ones are better recorded together.
-    pub(super) fn next(&mut self, most: usize, at_once: usize, worth_another: usize) -> Option<Batch<J>> {
+    pub(super) fn next(&mut self, most: usize, at_once: usize, worth_another: usize) -> Option<SettleBatch<J>> {
         let worth = self.writing == 0 || self.writing < at_once && self.waiting.len() >= worth_another;
         if self.waiting.is_empty() || !worth {
             return None;
@@ -68,11 +68,11 @@ impl<J: Job> SettleQueue<J> {
         let rest = self.waiting.split_off(self.waiting.len().min(most));
         let jobs = std::mem::replace(&mut self.waiting, rest);
         let tries = vec![(0, self.recorded); jobs.len()];
-        Some(Batch { jobs, again: false, tries })
+        Some(SettleBatch { jobs, again: false, tries })
     }
 
     /// Those set aside whose next try has come.
-    pub(super) fn next_again(&mut self, most: usize, now: BootInstant) -> Option<Batch<J>> {
+    pub(super) fn next_again(&mut self, most: usize, now: BootInstant) -> Option<SettleBatch<J>> {
         // What was given up with its shard is the next owner's.
         self.aside.retain(|aside| aside.job.is_in_flight());
         if self.retrying || !self.aside.iter().any(|aside| aside.next_try <= now) {
@@ -81,11 +81,16 @@ impl<J: Job> SettleQueue<J> {
         self.retrying = true;
         let due: Vec<Aside<J>> = self.aside.extract_if(.., |aside| aside.next_try <= now).take(most).collect();
         let tries = due.iter().map(|aside| (aside.tries, aside.recorded_before)).collect();
-        Some(Batch { jobs: due.into_iter().map(|aside| aside.job).collect(), again: true, tries })
+        Some(SettleBatch { jobs: due.into_iter().map(|aside| aside.job).collect(), again: true, tries })
     }
 
     /// Takes back what of a batch is not at its end; `outcomes` are in its order.
-    pub(super) fn finish(&mut self, batch: Batch<J>, outcomes: &[Settled], now: BootInstant) -> Vec<(J, Settled)> {
+    pub(super) fn finish(
+        &mut self,
+        batch: SettleBatch<J>,
+        outcomes: &[Settled],
+        now: BootInstant,
+    ) -> Vec<(J, Settled)> {
         match batch.again {
             true => self.retrying = false,
             false => self.writing -= 1,
@@ -139,7 +144,7 @@ mod tests {
         is_gone: bool,
     }
 
-    impl Job for Event {
+    impl SettleJob for Event {
         fn is_in_flight(&self) -> bool {
             !self.is_gone
         }

@@ -26,7 +26,7 @@ use super::registry::Registry;
 use super::retry::Retry;
 use super::subscription::Subscription;
 use super::supervisor::{Subscribed, Supervisor};
-use super::unserved::Asked;
+use super::unserved::AskedLanes;
 use crate::error::{StoreError, SystemError};
 use crate::metrics::WorkerMetrics;
 use crate::settings::Settings;
@@ -66,7 +66,7 @@ pub(crate) struct Shared {
     /// What applications send.
     pub(crate) intake: Intake,
     /// Whether somebody serves what they send.
-    pub(crate) asked: Asked,
+    pub(crate) asked: AskedLanes,
     /// Wakes the poller.
     pub(crate) wake: Arc<Notify>,
     /// Wakes the heartbeat.
@@ -90,12 +90,12 @@ pub(crate) struct Shared {
     /// When the poller's loop last turned.
     pulse: Mutex<BootInstant>,
     /// Every fetch has failed since then.
-    unreadable: Mutex<Option<Unreadable>>,
+    unreadable: Mutex<Option<DatabaseUnreadable>>,
 }
 
 /// Since when no event can be read, and why.
 #[derive(Debug, Clone)]
-pub(crate) struct Unreadable {
+pub(crate) struct DatabaseUnreadable {
     pub(crate) since: BootInstant,
     pub(crate) reason: String,
 }
@@ -114,7 +114,7 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new(Self {
             worker: Uuid::new_v4(),
-            asked: Asked::default(),
+            asked: AskedLanes::default(),
             intake: Intake::new(settings.worker.max_in_flight_bytes),
             outbox,
             name,
@@ -254,11 +254,12 @@ impl Shared {
     pub(crate) fn note_read(&self, error: Option<&StoreError>) {
         let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
         let since = unreadable.as_ref().map_or_else(BootInstant::now, |before| before.since);
-        *unreadable = error.map(|error| Unreadable { since, reason: format!("events cannot be read: {error}") });
+        *unreadable =
+            error.map(|error| DatabaseUnreadable { since, reason: format!("events cannot be read: {error}") });
     }
 
     /// Where no fetch was answered for the lease time: others may be able to read what this worker cannot.
-    pub(crate) fn unreadable(&self) -> Option<Unreadable> {
+    pub(crate) fn unreadable(&self) -> Option<DatabaseUnreadable> {
         let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
         unreadable.filter(|unreadable| BootInstant::now().since(unreadable.since) >= self.settings.worker.lease)
     }

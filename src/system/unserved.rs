@@ -16,9 +16,9 @@ const MOST_REMEMBERED: usize = 100;
 
 /// When it was last asked who serves a lane.
 #[derive(Default)]
-pub(crate) struct Asked(Mutex<HashMap<String, BootInstant>>);
+pub(crate) struct AskedLanes(Mutex<HashMap<String, BootInstant>>);
 
-impl Asked {
+impl AskedLanes {
     /// Whether to ask now; notes that it is asked.
     fn begin(&self, lane: &str, now: BootInstant) -> bool {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_lane_is_asked_about_once_a_minute_and_not_too_many_at_a_time() {
-        let (asked, now) = (Asked::default(), BootInstant::now());
+        let (asked, now) = (AskedLanes::default(), BootInstant::now());
         assert!(asked.begin("a", now) && !asked.begin("a", now) && asked.begin("b", now));
         assert!((0..1_000).filter(|n| asked.begin(&n.to_string(), now)).count() == MOST_REMEMBERED - 2);
         let later = now.after(INTERVAL);

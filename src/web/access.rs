@@ -74,14 +74,14 @@ pub(crate) enum Role {
 
 /// Somebody who has shown who they are. Their role is that of the key which signs their cookie.
 #[derive(Debug, Clone)]
-pub(crate) struct Session {
+pub(crate) struct SignIn {
     pub(crate) role: Role,
     /// What each form and each request that changes something has to repeat.
     pub(crate) csrf: Uuid,
     begun_at: DateTime<Utc>,
 }
 
-impl Session {
+impl SignIn {
     pub(crate) fn new(role: Role) -> Self {
         Self { role, csrf: Uuid::new_v4(), begun_at: Utc::now() }
     }
@@ -205,18 +205,18 @@ impl Access {
     }
 
     /// The session that the cookie of this value holds, where we signed it and it is not over.
-    pub(crate) fn session(&self, value: &str) -> Option<Session> {
+    pub(crate) fn session(&self, value: &str) -> Option<SignIn> {
         let mut jar = CookieJar::new();
         jar.add_original(Cookie::new(COOKIE, value.to_owned()));
         let signed = |role| jar.signed(self.key(role)?).get(COOKIE).map(|cookie| (role, cookie));
         let (role, cookie) = signed(Role::Operator).or_else(|| signed(Role::Reader))?;
         let (csrf, begun_at) = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(cookie.value()).ok()?).ok()?;
-        let session = Session { role, csrf, begun_at };
+        let session = SignIn { role, csrf, begun_at };
         (!session.is_over()).then_some(session)
     }
 
     /// The cookie that holds a session.
-    pub(crate) fn cookie(&self, session: &Session, place: &CookieScope) -> Cookie<'static> {
+    pub(crate) fn cookie(&self, session: &SignIn, place: &CookieScope) -> Cookie<'static> {
         let value = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!((session.csrf, session.begun_at)).to_string());
         let mut jar = CookieJar::new();
         if let Some(key) = self.key(session.role) {
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_session_is_ours_while_its_signature_and_its_age_hold() {
         let access = access();
-        let session = Session::new(Role::Reader);
+        let session = SignIn::new(Role::Reader);
         let place = CookieScope::new("localhost", "", true);
         let cookie = access.cookie(&session, &place);
         let back = access.session(cookie.value()).unwrap();
@@ -355,18 +355,18 @@ mod tests {
         let others = Access::secrets(&READER.into(), Some(&OPERATOR.into())).unwrap();
         assert!(others.session(cookie.value()).is_none(), "what readers can sign makes no operator");
         assert!(Access::secrets(&OPERATOR.into(), None).unwrap().session(cookie.value()).is_none());
-        let encode = |session: &Session| {
+        let encode = |session: &SignIn| {
             BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!((session.csrf, session.begun_at)).to_string())
         };
         let unsigned = encode(&session);
         let (signature, rest) = cookie.value().split_at(cookie.value().len() - unsigned.len());
         assert_eq!(rest, unsigned);
-        let another = encode(&Session::new(Role::Reader));
+        let another = encode(&SignIn::new(Role::Reader));
         for forged in [unsigned, format!("{signature}{another}"), signature.to_owned(), String::new()] {
             assert!(access.session(&forged).is_none());
         }
         for begun_at in [Utc::now() - SESSION, Utc::now() + TimeDelta::hours(1)] {
-            let strange = Session { begun_at, ..session.clone() };
+            let strange = SignIn { begun_at, ..session.clone() };
             assert!(access.session(access.cookie(&strange, &place).value()).is_none());
         }
     }
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn a_cookie_is_for_this_console_and_no_script() {
         let place = CookieScope::new("outbox.example.com:8443", "/outbox", true);
-        let text = access().cookie(&Session::new(Role::Operator), &place).to_string();
+        let text = access().cookie(&SignIn::new(Role::Operator), &place).to_string();
         for word in ["outbox_session_8443=", "HttpOnly", "SameSite=Strict", "Secure", "Path=/outbox", "Max-Age=43200"] {
             assert!(text.contains(word), "{word} in {text}");
         }

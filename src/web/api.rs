@@ -12,7 +12,7 @@ use utoipa::openapi::server::Server;
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
-use super::access::Session;
+use super::access::SignIn;
 use super::desk::{Desk, LARGEST_PAGE, MOST_CHANGED, PAGE};
 use super::methods::{get, post};
 use super::middleware::{AccessError, Base};
@@ -347,7 +347,7 @@ impl<'de> Deserialize<'de> for Request {
 ))]
 async fn change(
     desk: web::Data<Desk>,
-    session: web::ReqData<Session>,
+    session: web::ReqData<SignIn>,
     request: web::Json<Request>,
 ) -> ApiResult<Changed> {
     let (action, reason, meant) = match request.into_inner() {

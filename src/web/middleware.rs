@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use tokio::time::{Instant, timeout_at};
 
 use super::Console;
-use super::access::{CookieScope, Role, Session};
+use super::access::{CookieScope, Role, SignIn};
 use super::{api, pages};
 
 /// A request that takes longer is given up.
@@ -101,15 +101,15 @@ impl AccessError {
 /// How it is known who asks.
 enum Identity {
     Token(Role),
-    Cookie(Session),
+    Cookie(SignIn),
     /// Nothing is asked for on this machine.
-    RoleKey(Session),
+    RoleKey(SignIn),
 }
 
 impl Identity {
-    fn session(&self) -> Session {
+    fn session(&self) -> SignIn {
         match self {
-            Self::Token(role) => Session::new(*role),
+            Self::Token(role) => SignIn::new(*role),
             Self::Cookie(session) | Self::RoleKey(session) => session.clone(),
         }
     }
@@ -245,7 +245,7 @@ fn identify(console: &Console, request: &ServiceRequest, cookie: &str) -> Result
     let session = request.cookie(cookie).and_then(|cookie| console.access.session(cookie.value()));
     match session {
         Some(session) => Ok(Identity::Cookie(session)),
-        None if console.access.is_loopback() => Ok(Identity::RoleKey(Session::new(Role::Operator))),
+        None if console.access.is_loopback() => Ok(Identity::RoleKey(SignIn::new(Role::Operator))),
         None => Err(AccessError::Unknown),
     }
 }
@@ -287,7 +287,7 @@ fn is_secure(request: &HttpRequest) -> bool {
     request.connection_info().scheme() == "https"
 }
 
-async fn check_csrf(request: &mut ServiceRequest, session: &Session) -> Result<(), AccessError> {
+async fn check_csrf(request: &mut ServiceRequest, session: &SignIn) -> Result<(), AccessError> {
     let header = request.headers().get(CSRF_HEADER).and_then(|token| token.to_str().ok()).map(str::to_owned);
     let token = match header {
         Some(token) => token,

@@ -9,7 +9,7 @@ use super::{entry, errors};
 use crate::backend::session::{BatchResult, OutgoingEvent, SendResult, Unavailable};
 use crate::store::Shard;
 
-pub(crate) struct Batch<'a> {
+pub(crate) struct EncodedBatch<'a> {
     outgoing: &'a [OutgoingEvent],
     answers: Vec<SendResult>,
     /// Those that could be encoded: its index, its shard's index, its fields.
@@ -23,7 +23,7 @@ struct Entry<'a> {
     fields: Vec<entry::Field<'a>>,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> EncodedBatch<'a> {
     /// Encodes what can be; an event that cannot holds back the later ones of its key.
     pub(crate) fn encode(outgoing: &'a [OutgoingEvent]) -> Self {
         let (answers, entries) = (vec![SendResult::NotSent; outgoing.len()], Vec::with_capacity(outgoing.len()));

@@ -51,7 +51,7 @@ struct Field {
 }
 
 /// One batch's part in one shard.
-pub(super) struct Entry {
+pub(super) struct JournalField {
     pub(super) owner: String,
     pub(super) token: String,
     pub(super) field: String,
@@ -108,16 +108,16 @@ impl Journal {
         &mut self,
         shards: &[&Shard],
         events: impl Iterator<Item = (usize, Uuid, i64)>,
-    ) -> Option<Vec<Entry>> {
+    ) -> Option<Vec<JournalField>> {
         if !shards.iter().all(|shard| self.sessions.contains_key(*shard)) {
             return None;
         }
-        let mut entries: Vec<Entry> = shards
+        let mut entries: Vec<JournalField> = shards
             .iter()
             .filter_map(|shard| {
                 let session = self.sessions.get_mut(*shard)?;
                 session.next += 1;
-                Some(Entry {
+                Some(JournalField {
                     owner: session.owner.clone(),
                     token: session.token.clone(),
                     field: format!("{}{}", session.prefix, session.next),
@@ -134,7 +134,7 @@ impl Journal {
     }
 
     /// A batch went through.
-    pub(super) fn record(&mut self, entries: Vec<Entry>) {
+    pub(super) fn record(&mut self, entries: Vec<JournalField>) {
         for entry in entries {
             let events = parse(&entry.value);
             self.remember(entry.field, entry.shard, &events);
@@ -142,7 +142,7 @@ impl Journal {
     }
 
     /// Only the first few of each shard went through.
-    pub(super) fn record_first(&mut self, mut entries: Vec<Entry>, counts: &[usize]) {
+    pub(super) fn record_first(&mut self, mut entries: Vec<JournalField>, counts: &[usize]) {
         for (entry, count) in entries.iter_mut().zip(counts) {
             entry.value.truncate(count * ENTRY);
         }

@@ -31,7 +31,7 @@ mod reply;
 mod script;
 
 use address::Address;
-use batch::Batch;
+use batch::EncodedBatch;
 use journal::Journal;
 use reply::Reply;
 use script::Script;
@@ -196,7 +196,7 @@ impl BackendSession for RedisStream {
     }
 
     async fn send(&mut self, outgoing: &[OutgoingEvent]) -> BatchResult {
-        let mut batch = Batch::encode(outgoing);
+        let mut batch = EncodedBatch::encode(outgoing);
         if batch.is_empty() {
             return batch.into_sent(None, Vec::new());
         }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::drain::{SMALL, drain};
-use super::env::{BenchEnv, PUBLISHERS, Plan};
-use super::worker::{Usage, Worker};
+use super::env::{BenchEnv, BenchPlan, PUBLISHERS};
+use super::worker::{BenchWorker, ResourceUsage};
 use super::{Bench, alternate};
 use crate::store::postgres::bench::Workload;
 
@@ -18,7 +18,7 @@ fn workload(events: u32) -> Workload {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Run {
+enum BacklogRun {
     Short,
     Long,
 }
@@ -28,21 +28,21 @@ pub(super) fn backlog_steps(rounds: u32) -> u64 {
 }
 
 /// The first events of a backlog of so many, against those of a short one.
-pub(super) async fn measure_backlog(bench: &mut Bench, plan: &Plan, events: u32) -> anyhow::Result<()> {
+pub(super) async fn measure_backlog(bench: &mut Bench, plan: &BenchPlan, events: u32) -> anyhow::Result<()> {
     bench.step("writing a long backlog");
     let mut long = plan.create_second().await?;
     long.schema.refill(workload(events)).await?;
     let first = bench.events.min(SHORT).min(events);
     for round in 0..bench.rounds {
-        for run in alternate(&[Run::Short, Run::Long], round) {
+        for run in alternate(&[BacklogRun::Short, BacklogRun::Long], round) {
             bench.step("draining before a backlog");
             match run {
-                Run::Short => {
+                BacklogRun::Short => {
                     bench.env.schema.refill(workload(first)).await?;
                     let (rate, _) = drain_first(&mut bench.env, first).await?;
                     bench.samples.record("backlog.short", rate);
                 }
-                Run::Long => {
+                BacklogRun::Long => {
                     let (rate, usage) = drain_first(&mut long, first).await?;
                     bench.samples.record("backlog.long", rate);
                     bench.samples.record("backlog.events", f64::from(events));
@@ -55,11 +55,11 @@ pub(super) async fn measure_backlog(bench: &mut Bench, plan: &Plan, events: u32)
 }
 
 /// Lets a worker run until it has published so many. Returns events a second.
-async fn drain_first(env: &mut BenchEnv, events: u32) -> anyhow::Result<(f64, Usage)> {
+async fn drain_first(env: &mut BenchEnv, events: u32) -> anyhow::Result<(f64, ResourceUsage)> {
     env.clear_streams().await?;
     env.schema.wait_quiet().await?;
     let before = env.schema.updates().await?;
-    let mut worker = Worker::start(env.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
+    let mut worker = BenchWorker::start(env.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
     while worker.is_running()? && env.schema.updates().await? - before < i64::from(events) {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

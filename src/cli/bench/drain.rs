@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::collector::Collector;
 use super::env::{BenchEnv, PUBLISHERS};
 use super::limit::fetch_and_update;
-use super::worker::{Usage, Worker};
+use super::worker::{BenchWorker, ResourceUsage};
 use super::{Bench, alternate};
 use crate::settings::DatabaseSettings;
 use crate::store::postgres::bench::Workload;
@@ -29,7 +29,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What is measured in each round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Run {
+enum DrainRun {
     LimitOne,
     LimitAll,
     Xadd,
@@ -43,7 +43,7 @@ enum Run {
     DrainLarge,
 }
 
-impl Run {
+impl DrainRun {
     fn all() -> Vec<Self> {
         let runs = [
             Self::LimitOne,
@@ -94,14 +94,14 @@ impl Run {
 }
 
 pub(super) fn steps(rounds: u32) -> u64 {
-    u64::from(rounds) * u64::try_from(Run::all().len()).unwrap_or(0) + 1
+    u64::from(rounds) * u64::try_from(DrainRun::all().len()).unwrap_or(0) + 1
 }
 
 pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     bench.step("warming up");
     let connections = connections_of_a_worker(bench).await?;
     for round in 0..bench.rounds {
-        for run in alternate(&Run::all(), round) {
+        for run in alternate(&DrainRun::all(), round) {
             bench.step(run.says());
             measure_once(bench, run, connections).await?;
         }
@@ -110,32 +110,34 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure_once(bench: &mut Bench, run: Run, connections: usize) -> anyhow::Result<()> {
+async fn measure_once(bench: &mut Bench, run: DrainRun, connections: usize) -> anyhow::Result<()> {
     let workload = run.workload(bench.events);
     prepare(&mut bench.env, workload).await?;
     let (env, samples) = (&mut bench.env, &mut bench.samples);
     match run {
-        Run::LimitOne => samples.record("limit.one", fetch_and_update(env, workload.data, 1).await?),
-        Run::LimitAll => samples.record("limit.all", fetch_and_update(env, workload.data, connections).await?),
-        Run::LimitLarge => samples.record("limit.large", fetch_and_update(env, workload.data, 1).await?),
-        Run::Xadd => samples.record("xadd", add_to_stream(env, workload.events).await?),
-        Run::Keys => samples.record("drain.keys", drain(env, workload.events, &PUBLISHERS[..1], None).await?.rate),
-        Run::Backends => samples.record("drain.backends", drain(env, workload.events, &PUBLISHERS, None).await?.rate),
-        Run::NoJournal => {
+        DrainRun::LimitOne => samples.record("limit.one", fetch_and_update(env, workload.data, 1).await?),
+        DrainRun::LimitAll => samples.record("limit.all", fetch_and_update(env, workload.data, connections).await?),
+        DrainRun::LimitLarge => samples.record("limit.large", fetch_and_update(env, workload.data, 1).await?),
+        DrainRun::Xadd => samples.record("xadd", add_to_stream(env, workload.events).await?),
+        DrainRun::Keys => samples.record("drain.keys", drain(env, workload.events, &PUBLISHERS[..1], None).await?.rate),
+        DrainRun::Backends => {
+            samples.record("drain.backends", drain(env, workload.events, &PUBLISHERS, None).await?.rate)
+        }
+        DrainRun::NoJournal => {
             samples
                 .record("drain.no_journal", drain(env, workload.events, &PUBLISHERS[..1], Some("journal")).await?.rate);
         }
-        Run::Unobserved => {
+        DrainRun::Unobserved => {
             let drain = drain(env, workload.events, &PUBLISHERS[..1], None).await?;
             samples.record("drain.unobserved", drain.rate);
         }
-        Run::Observed => samples.record("drain.observed", drain_observed(env, workload.events).await?.rate),
-        Run::DrainLarge => {
+        DrainRun::Observed => samples.record("drain.observed", drain_observed(env, workload.events).await?.rate),
+        DrainRun::DrainLarge => {
             let drain = drain(env, workload.events, &PUBLISHERS[..1], None).await?;
             samples.record("drain.large", drain.rate);
             drain.usage.peak_mebibytes.into_iter().for_each(|peak| samples.record("drain.large.memory", peak));
         }
-        Run::Drain => {
+        DrainRun::Drain => {
             let drain = drain(env, workload.events, &PUBLISHERS[..1], None).await?;
             samples.record("drain", drain.rate);
             samples.record("drain.wal", drain.wal);
@@ -160,7 +162,7 @@ pub(super) struct Drain {
     commits: f64,
     dead: f64,
     events: f64,
-    usage: Usage,
+    usage: ResourceUsage,
 }
 
 impl Drain {
@@ -197,7 +199,7 @@ async fn drain_by(
     arguments: &[&str],
 ) -> anyhow::Result<Drain> {
     let before = env.schema.counters().await?;
-    let usage = Worker::start(settings, &[&["--until-empty"], arguments].concat())?.wait().await?;
+    let usage = BenchWorker::start(settings, &[&["--until-empty"], arguments].concat())?.wait().await?;
     let after = env.schema.counters().await?;
     let drained = env.schema.drained().await?;
     let expected = i64::from(count);
@@ -216,9 +218,9 @@ async fn drain_by(
 /// Drains a little, so that the first measurement does not find everything cold, and counts the connections that a
 /// worker fetches and updates on; the heartbeat has another one.
 async fn connections_of_a_worker(bench: &mut Bench) -> anyhow::Result<usize> {
-    let workload = Run::Drain.workload(bench.events.min(50_000));
+    let workload = DrainRun::Drain.workload(bench.events.min(50_000));
     prepare(&mut bench.env, workload).await?;
-    let mut worker = Worker::start(bench.env.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
+    let mut worker = BenchWorker::start(bench.env.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
     let mut most = 0;
     while worker.is_running()? {
         most = most.max(bench.env.schema.connections().await?);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::backend::redis_stream::raw_stream::RawStream;
-use crate::cli::exit::Usage;
+use crate::cli::exit::UsageError;
 use crate::settings::{PublisherSettings, Secret, Settings, WorkerSettings};
 use crate::store::postgres::bench::{BenchSchema, remove_abandoned};
 
@@ -20,18 +20,18 @@ pub(super) const PUBLISHERS: [&str; 3] = ["default", "second", "third"];
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The servers, and the name under which this run works there.
-pub(super) struct Plan {
+pub(super) struct BenchPlan {
     database: Secret,
     publisher: PublisherSettings,
     worker: WorkerSettings,
     suffix: String,
 }
 
-impl Plan {
+impl BenchPlan {
     pub(super) fn new(settings: &Settings) -> anyhow::Result<Self> {
         let name = settings.default_publisher()?;
         let publisher = settings.publishers.get(name).filter(|publisher| publisher.backend == "redis_stream");
-        let usage = |problem: String| anyhow::Error::from(Usage(problem));
+        let usage = |problem: String| anyhow::Error::from(UsageError(problem));
         let publisher = publisher.ok_or_else(|| {
             usage(format!("a Redis is measured: publishers.{name} must have backend = \"redis_stream\""))
         })?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Bench;
 use super::env::{BenchEnv, PUBLISHERS};
 use super::latency::wait_ready;
-use super::worker::Worker;
+use super::worker::BenchWorker;
 
 /// So much longer than what is repeated at full speed: the connections tell of their commits once a second.
 const LONGER: u32 = 3;
@@ -29,7 +29,7 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 async fn measure_once(env: &mut BenchEnv, span: Duration) -> anyhow::Result<(f64, Option<f64>)> {
     env.clear_streams().await?;
     env.schema.empty().await?;
-    let worker = Worker::start(env.variables(&PUBLISHERS[..1]), &[])?;
+    let worker = BenchWorker::start(env.variables(&PUBLISHERS[..1]), &[])?;
     wait_ready(env, &mut env.reader(PUBLISHERS[0]).await?).await?;
     // What is told of the beginning comes late, and so does what is told of the end.
     tokio::time::sleep(span / LONGER).await;

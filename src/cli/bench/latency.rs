@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::env::{BenchEnv, PUBLISHERS};
 use super::publishing::event;
 use super::system::System;
-use super::worker::Worker;
+use super::worker::BenchWorker;
 use super::{Bench, alternate};
 use crate::backend::redis_stream::raw_stream::RawStream;
 use crate::publish::publish;
@@ -82,7 +82,7 @@ async fn measure_once(env: &mut BenchEnv, wake: Wake, rate: u32, events: u32) ->
     };
     let worker = match wake {
         Wake::Same => None,
-        Wake::Other | Wake::Nobody => Some(Worker::start(env.variables(&PUBLISHERS[..1]), &[])?),
+        Wake::Other | Wake::Nobody => Some(BenchWorker::start(env.variables(&PUBLISHERS[..1]), &[])?),
     };
     let mut stream = env.reader(PUBLISHERS[0]).await?;
     wait_ready(env, &mut stream).await?;

@@ -26,8 +26,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 
-use self::env::{BenchEnv, Plan};
-use self::report::Report;
+use self::env::{BenchEnv, BenchPlan};
+use self::report::BenchReport;
 use self::samples::Samples;
 use super::arguments::Format;
 use super::progress::Progress;
@@ -133,7 +133,7 @@ impl Part {
         }
     }
 
-    async fn measure(self, bench: &mut Bench, plan: &Plan) -> anyhow::Result<()> {
+    async fn measure(self, bench: &mut Bench, plan: &BenchPlan) -> anyhow::Result<()> {
         match self {
             Self::Group(Group::Drain) => drain::measure(bench).await,
             Self::Group(Group::Publish) => publishing::measure(bench).await,
@@ -165,8 +165,8 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// Measures between raising the stage and striking it, whatever happens in between.
-async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
-    let plan = Plan::new(settings)?;
+async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<BenchReport> {
+    let plan = BenchPlan::new(settings)?;
     plan.require_redis().await?;
     plan.remove_abandoned().await?;
     let measured = until_interrupted(perform(args, &plan)).await;
@@ -186,14 +186,14 @@ async fn until_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> 
     }
 }
 
-async fn perform(args: &Args, plan: &Plan) -> anyhow::Result<Report> {
+async fn perform(args: &Args, plan: &BenchPlan) -> anyhow::Result<BenchReport> {
     let steps = args.parts().into_iter().map(|part| part.steps(args.rounds));
     let mut bench = Bench::new(args, plan.create().await?, steps.sum());
     for part in args.parts() {
         part.measure(&mut bench, plan).await?;
     }
     let (database, redis) = bench.env.versions().await?;
-    Ok(Report::new(bench.events, bench.rounds, database, Some(redis), &bench.samples))
+    Ok(BenchReport::new(bench.events, bench.rounds, database, Some(redis), &bench.samples))
 }
 
 /// A run under way, in a place of its own.

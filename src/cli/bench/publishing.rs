@@ -20,7 +20,7 @@ pub(super) const SOURCE: &str = "/shop/orders";
 const MANY: usize = 1_000;
 
 #[derive(Debug, Clone, Copy)]
-enum Run {
+enum PublishRun {
     InsertOne,
     Publish,
     InsertMany,
@@ -31,15 +31,15 @@ enum Run {
     SendFrom(usize),
 }
 
-const RUNS: [Run; 8] = [
-    Run::InsertOne,
-    Run::Publish,
-    Run::InsertMany,
-    Run::PublishMany,
-    Run::SendFrom(1),
-    Run::SendFrom(8),
-    Run::PublishFrom(64),
-    Run::SendFrom(64),
+const RUNS: [PublishRun; 8] = [
+    PublishRun::InsertOne,
+    PublishRun::Publish,
+    PublishRun::InsertMany,
+    PublishRun::PublishMany,
+    PublishRun::SendFrom(1),
+    PublishRun::SendFrom(8),
+    PublishRun::PublishFrom(64),
+    PublishRun::SendFrom(64),
 ];
 
 pub(super) fn steps(rounds: u32) -> u64 {
@@ -59,14 +59,14 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure_once(env: &BenchEnv, run: Run, span: Duration) -> anyhow::Result<(String, f64)> {
+async fn measure_once(env: &BenchEnv, run: PublishRun, span: Duration) -> anyhow::Result<(String, f64)> {
     Ok(match run {
-        Run::InsertOne => ("insert.one".to_owned(), insert_one(env, span).await?),
-        Run::Publish => ("publish".to_owned(), publish_one(env.schema.connection().await?, span).await?),
-        Run::InsertMany => ("insert.many".to_owned(), MANY as f64 * insert_many(env, span).await?),
-        Run::PublishMany => ("publish.many".to_owned(), MANY as f64 * publish_together(env, span).await?),
-        Run::PublishFrom(senders) => (format!("publish.{senders}"), publish_from(env, senders, span).await?),
-        Run::SendFrom(senders) => (format!("send.{senders}"), send_from(env, senders, span).await?),
+        PublishRun::InsertOne => ("insert.one".to_owned(), insert_one(env, span).await?),
+        PublishRun::Publish => ("publish".to_owned(), publish_one(env.schema.connection().await?, span).await?),
+        PublishRun::InsertMany => ("insert.many".to_owned(), MANY as f64 * insert_many(env, span).await?),
+        PublishRun::PublishMany => ("publish.many".to_owned(), MANY as f64 * publish_together(env, span).await?),
+        PublishRun::PublishFrom(senders) => (format!("publish.{senders}"), publish_from(env, senders, span).await?),
+        PublishRun::SendFrom(senders) => (format!("send.{senders}"), send_from(env, senders, span).await?),
     })
 }
 

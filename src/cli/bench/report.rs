@@ -9,7 +9,7 @@ use super::samples::Samples;
 use crate::cli::output;
 
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct BenchReport {
     version: &'static str,
     database: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,7 +31,7 @@ struct Measured {
     says: &'static str,
 }
 
-impl Report {
+impl BenchReport {
     pub(super) fn new(events: u32, rounds: u32, database: String, redis: Option<String>, samples: &Samples) -> Self {
         let measured = figures::all().filter_map(|figure| {
             let shares = figure.of.iter().filter_map(|of| Some((*of, samples.share(figure.name, of)?)));
@@ -87,7 +87,7 @@ mod tests {
         let mut samples = Samples::default();
         samples.record("limit.one", 1_000.0);
         samples.record("drain", 800.0);
-        let report = Report::new(10, 1, "PostgreSQL 15.1".to_owned(), Some("7.0.1".to_owned()), &samples);
+        let report = BenchReport::new(10, 1, "PostgreSQL 15.1".to_owned(), Some("7.0.1".to_owned()), &samples);
         let json = serde_json::to_value(&report).unwrap();
         let drain = serde_json::json!({"value": 800.0, "unit": "events/s", "shares": {"limit.one": 0.8}});
         assert_eq!(json["figures"]["drain"], drain);

@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 use super::pace::Pace;
 use super::publishing::{event, send, sum_of};
-use super::report::Report;
+use super::report::BenchReport;
 use super::system::System;
-use super::worker::Worker;
+use super::worker::BenchWorker;
 use super::{Args, Bench, alternate, until_interrupted};
-use crate::cli::exit::Usage;
+use crate::cli::exit::UsageError;
 use crate::settings::{DatabaseSettings, PublisherSettings, Settings};
 use crate::store::{CountMode, Store};
 
@@ -30,18 +30,18 @@ const PAGE: u32 = 1_000;
 const SENDERS: usize = 64;
 
 #[derive(Debug, Clone, Copy)]
-enum Run {
+enum SqliteRun {
     Drain,
     Publish,
     Send,
 }
 
-const RUNS: [Run; 3] = [Run::Drain, Run::Publish, Run::Send];
+const RUNS: [SqliteRun; 3] = [SqliteRun::Drain, SqliteRun::Publish, SqliteRun::Send];
 
-pub(super) async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<Report> {
+pub(super) async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<BenchReport> {
     if !args.only.is_empty() || args.backlog.is_some() || args.pinned_horizon {
         let problem = "--only, --backlog and --pinned-horizon are for PostgreSQL, and the database is a sqlite:// file";
-        return Err(Usage(problem.to_owned()).into());
+        return Err(UsageError(problem.to_owned()).into());
     }
     let url = settings.database.url.expose();
     let path = url.strip_prefix("sqlite:").map_or(url, |rest| rest.strip_prefix("//").unwrap_or(rest));
@@ -49,7 +49,7 @@ pub(super) async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<
     let folder = Folder::create(path)?;
     let mut bench = Bench::new(args, folder, u64::from(args.rounds) * RUNS.len() as u64);
     until_interrupted(perform(&mut bench)).await?;
-    Ok(Report::new(bench.events, bench.rounds, "SQLite".to_owned(), None, &bench.samples))
+    Ok(BenchReport::new(bench.events, bench.rounds, "SQLite".to_owned(), None, &bench.samples))
 }
 
 async fn perform(bench: &mut Bench<Folder>) -> anyhow::Result<()> {
@@ -59,9 +59,9 @@ async fn perform(bench: &mut Bench<Folder>) -> anyhow::Result<()> {
             bench.step("SQLite");
             let place = bench.env.new_place().await?;
             let (name, rate) = match run {
-                Run::Drain => ("sqlite.drain", drain(&place, events).await?),
-                Run::Publish => ("sqlite.publish", publish_one_by_one(&place, span).await?),
-                Run::Send => ("sqlite.send.64", send_together(&place, span).await?),
+                SqliteRun::Drain => ("sqlite.drain", drain(&place, events).await?),
+                SqliteRun::Publish => ("sqlite.publish", publish_one_by_one(&place, span).await?),
+                SqliteRun::Send => ("sqlite.send.64", send_together(&place, span).await?),
             };
             bench.samples.record(name, rate);
         }
@@ -91,7 +91,7 @@ impl Folder {
     }
 
     /// An empty database, without what stood in the one before.
-    async fn new_place(&mut self) -> anyhow::Result<Place> {
+    async fn new_place(&mut self) -> anyhow::Result<BenchFile> {
         self.places += 1;
         // What is not removed now is when the folder is.
         let _ = std::fs::remove_dir_all(self.path.join((self.places - 1).to_string()));
@@ -105,7 +105,7 @@ impl Folder {
         let publisher =
             PublisherSettings { backend: "jsonl".to_owned(), path: Some(lines), ..PublisherSettings::default() };
         settings.publishers.insert("default".to_owned(), publisher);
-        Ok(Place { settings, store })
+        Ok(BenchFile { settings, store })
     }
 }
 
@@ -134,13 +134,13 @@ fn remove_abandoned(database: &str) -> anyhow::Result<()> {
 }
 
 /// One measurement's database.
-struct Place {
+struct BenchFile {
     settings: Settings,
     store: Arc<dyn Store>,
 }
 
 /// Events a second, from the worker's start to its end.
-async fn drain(place: &Place, events: u32) -> anyhow::Result<f64> {
+async fn drain(place: &BenchFile, events: u32) -> anyhow::Result<f64> {
     let mut left = events;
     while left > 0 {
         let count = left.min(PAGE);
@@ -158,7 +158,7 @@ async fn drain(place: &Place, events: u32) -> anyhow::Result<f64> {
         ("OUTBOX__PUBLISHERS", serde_json::Value::Object(publishers).to_string()),
     ];
     let started = Instant::now();
-    Worker::start(variables, &["--until-empty"])?.wait().await?;
+    BenchWorker::start(variables, &["--until-empty"])?.wait().await?;
     let rate = f64::from(events) / started.elapsed().as_secs_f64();
     let published =
         place.store.overview(CountMode::Exactly).await?.counts.into_iter().find(|(status, _)| status == "published");
@@ -168,7 +168,7 @@ async fn drain(place: &Place, events: u32) -> anyhow::Result<f64> {
 }
 
 /// Events a second from 64 senders that take turns, each event in a transaction of its own.
-async fn publish_one_by_one(place: &Place, span: Duration) -> anyhow::Result<f64> {
+async fn publish_one_by_one(place: &BenchFile, span: Duration) -> anyhow::Result<f64> {
     let store =
         crate::store::connect(&DatabaseSettings { url: place.settings.database.url.clone(), connections: None })?;
     let senders: JoinSet<_> = (0..SENDERS).map(|_| publish_each(Arc::clone(&store), span)).collect();
@@ -184,7 +184,7 @@ async fn publish_each(store: Arc<dyn Store>, span: Duration) -> anyhow::Result<f
 }
 
 /// Events a second from 64 senders of one system.
-async fn send_together(place: &Place, span: Duration) -> anyhow::Result<f64> {
+async fn send_together(place: &BenchFile, span: Duration) -> anyhow::Result<f64> {
     let system = System::start(place.settings.clone(), true).await?;
     sum_of((0..SENDERS).map(|_| send(system.outbox.clone(), span)).collect()).await
 }

@@ -11,22 +11,22 @@ use anyhow::Context;
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A running worker; killed when dropped.
-pub(super) struct Worker {
+pub(super) struct BenchWorker {
     child: Child,
     /// It ends when this does, also where this process is killed.
     leash: Option<ChildStdin>,
     said: Option<JoinHandle<String>>,
-    usage: Usage,
+    usage: ResourceUsage,
 }
 
 /// What a process has taken, where the system tells: Linux does.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
+pub(super) struct ResourceUsage {
     pub(super) cpu: Option<Duration>,
     pub(super) peak_mebibytes: Option<f64>,
 }
 
-impl Worker {
+impl BenchWorker {
     /// Starts this very program as a worker with these settings and no others.
     pub(super) fn start(settings: Vec<(&str, String)>, arguments: &[&str]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program, which is to be the worker")?;
@@ -44,30 +44,32 @@ impl Worker {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start a worker")?;
         let said = child.stderr.take().map(|stderr| std::thread::spawn(move || read_all(stderr)));
-        Ok(Self { leash: child.stdin.take(), child, said, usage: Usage::default() })
+        Ok(Self { leash: child.stdin.take(), child, said, usage: ResourceUsage::default() })
     }
 
     pub(super) fn is_running(&mut self) -> anyhow::Result<bool> {
         // A process that has ended shows its memory no more, so the last look before counts.
         let now = usage(self.child.id());
-        self.usage =
-            Usage { cpu: now.cpu.or(self.usage.cpu), peak_mebibytes: now.peak_mebibytes.or(self.usage.peak_mebibytes) };
+        self.usage = ResourceUsage {
+            cpu: now.cpu.or(self.usage.cpu),
+            peak_mebibytes: now.peak_mebibytes.or(self.usage.peak_mebibytes),
+        };
         Ok(self.child.try_wait().context("cannot wait for the worker")?.is_none())
     }
 
     /// What it has taken so far.
-    pub(super) fn usage(&self) -> Usage {
+    pub(super) fn usage(&self) -> ResourceUsage {
         usage(self.child.id())
     }
 
     /// Lets it finish what is in flight and give its share back.
-    pub(super) async fn stop(mut self) -> anyhow::Result<Usage> {
+    pub(super) async fn stop(mut self) -> anyhow::Result<ResourceUsage> {
         drop(self.leash.take());
         self.wait().await
     }
 
     /// Waits until it has ended, which must be a good end.
-    pub(super) async fn wait(mut self) -> anyhow::Result<Usage> {
+    pub(super) async fn wait(mut self) -> anyhow::Result<ResourceUsage> {
         while self.is_running()? {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
@@ -78,7 +80,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for BenchWorker {
     fn drop(&mut self) {
         drop(self.leash.take());
         // It may have ended by itself.
@@ -94,9 +96,9 @@ fn read_all(mut stream: impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn usage(process: u32) -> Usage {
+fn usage(process: u32) -> ResourceUsage {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/{process}/{name}")).ok();
-    Usage {
+    ResourceUsage {
         cpu: read("stat").and_then(|stat| cpu_time(&stat, rustix::param::clock_ticks_per_second())),
         peak_mebibytes: read("status").and_then(|status| peak_mebibytes(&status)),
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::changing::{self, EventAction, Selection};
 use crate::cli::arguments;
-use crate::cli::exit::Usage;
+use crate::cli::exit::UsageError;
 use crate::event::Status;
 use crate::store::{Change, EventFilter, Store};
 
@@ -31,12 +31,13 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
     if args.selection.ids.is_empty() && args.status.is_none() && !args.selection.filters() {
-        return Err(
-            Usage("say which events: by their ids, or by --status, --type, --backend or --key".to_owned()).into()
-        );
+        return Err(UsageError(
+            "say which events: by their ids, or by --status, --type, --backend or --key".to_owned(),
+        )
+        .into());
     }
     if args.status == Some(Status::Published) {
-        return Err(Usage("published events cannot be given up".to_owned()).into());
+        return Err(UsageError("published events cannot be given up".to_owned()).into());
     }
     let verb = EventAction {
         change: Change::Fail { reason: args.reason },

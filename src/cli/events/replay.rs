@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::changing::{self, EventAction, Selection};
 use crate::cli::arguments;
-use crate::cli::exit::Usage;
+use crate::cli::exit::UsageError;
 use crate::event::Status;
 use crate::store::{Change, EventFilter, Store};
 
@@ -33,7 +33,7 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
     if args.selection.ids.is_empty() && args.since.is_none() {
-        return Err(Usage("say which events: by their ids, or by --since TIME".to_owned()).into());
+        return Err(UsageError("say which events: by their ids, or by --since TIME".to_owned()).into());
     }
     let verb = EventAction {
         change: Change::Replay,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::changing::{self, EventAction, Selection};
 use crate::cli::arguments;
-use crate::cli::exit::Usage;
+use crate::cli::exit::UsageError;
 use crate::event::Status;
 use crate::store::{Change, EventFilter, Store};
 
@@ -28,12 +28,13 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
     if args.selection.ids.is_empty() && args.status.is_none() && !args.selection.filters() {
-        return Err(Usage("say which events: by their ids, or by --status failed".to_owned()).into());
+        return Err(UsageError("say which events: by their ids, or by --status failed".to_owned()).into());
     }
     if args.status == Some(Status::Published) {
-        return Err(
-            Usage("published events are not retried; `outbox events replay` publishes them again".to_owned()).into()
-        );
+        return Err(UsageError(
+            "published events are not retried; `outbox events replay` publishes them again".to_owned(),
+        )
+        .into());
     }
     let verb = EventAction {
         change: Change::Retry,

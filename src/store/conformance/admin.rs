@@ -293,7 +293,7 @@ pub(super) async fn the_overview_counts_what_there_is_and_what_is_due<F: Fixture
     TestRow::new().at(-90_000).retry_in(&fixture, -5000).insert(&fixture).await;
     TestRow::new().lane("other").at(-90_000).retry_in(&fixture, 60_000).insert(&fixture).await;
     TestRow::new().status("published").insert(&fixture).await;
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let overview = store.overview(CountMode::Exactly).await.unwrap();
     let counts = [("pending", 2), ("published", 1), ("retry", 2)].map(|(status, count)| (status.to_owned(), count));
     assert_eq!(overview.counts, counts);

@@ -187,14 +187,14 @@ pub(super) fn heartbeat(worker: Uuid) -> Heartbeat {
 }
 
 /// A worker with a connection of its own for leases.
-pub(super) struct Worker {
+pub(super) struct TestWorker {
     pub(super) id: Uuid,
     pub(super) leases: Box<dyn LeaseStore>,
     /// By shard.
     pub(super) epochs: HashMap<i16, i64>,
 }
 
-impl Worker {
+impl TestWorker {
     pub(super) async fn idle(store: &Arc<dyn Store>) -> Self {
         let mut worker = Self { id: Uuid::now_v7(), leases: store.leases(), epochs: HashMap::new() };
         worker.leases.beat(&heartbeat(worker.id)).await.unwrap();

@@ -11,7 +11,7 @@ fn all(store: &Arc<dyn Store>) -> usize {
 pub(super) async fn two_workers_never_own_a_shard_at_once<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let (mut first, mut second) = (Worker::idle(&store).await, Worker::idle(&store).await);
+    let (mut first, mut second) = (TestWorker::idle(&store).await, TestWorker::idle(&store).await);
     for _ in 0..5 {
         let (one, two) = tokio::join!(first.take_all(&store), second.take_all(&store));
         // A row that the other holds locked in that moment is passed over and may stay free.
@@ -27,8 +27,8 @@ pub(super) async fn two_workers_never_own_a_shard_at_once<F: Fixture>() {
 pub(super) async fn an_expired_lease_is_taken_by_another<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut first = Worker::owner(&store).await;
-    let mut second = Worker::idle(&store).await;
+    let mut first = TestWorker::owner(&store).await;
+    let mut second = TestWorker::idle(&store).await;
     assert_eq!(second.take_all(&store).await, 0);
     expire_leases(&fixture).await;
     let view = second.beat().await;
@@ -42,7 +42,7 @@ pub(super) async fn an_expired_lease_is_taken_by_another<F: Fixture>() {
 pub(super) async fn each_taking_raises_the_epoch_and_renewing_keeps_it<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut worker = Worker::owner(&store).await;
+    let mut worker = TestWorker::owner(&store).await;
     assert!(worker.epochs.values().all(|&epoch| epoch == 1));
     for epoch in 2..4 {
         worker.release_all().await;
@@ -57,18 +57,18 @@ pub(super) async fn each_taking_raises_the_epoch_and_renewing_keeps_it<F: Fixtur
 pub(super) async fn a_released_lease_is_free_at_once<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut first = Worker::owner(&store).await;
+    let mut first = TestWorker::owner(&store).await;
     first.release_all().await;
     let view = first.beat().await;
     assert!(view.leases.iter().all(|lease| lease.owner.is_none()));
-    assert_eq!(Worker::idle(&store).await.take_all(&store).await, all(&store));
+    assert_eq!(TestWorker::idle(&store).await.take_all(&store).await, all(&store));
 }
 
 pub(super) async fn a_worker_releases_only_what_is_its_own<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut first = Worker::owner(&store).await;
-    let mut second = Worker::idle(&store).await;
+    let mut first = TestWorker::owner(&store).await;
+    let mut second = TestWorker::idle(&store).await;
     second.leases.release(second.id, &first.held()).await.unwrap();
     second.leases.leave(second.id).await.unwrap();
     assert_eq!(first.beat().await.renewed.len(), all(&store));
@@ -77,7 +77,7 @@ pub(super) async fn a_worker_releases_only_what_is_its_own<F: Fixture>() {
 pub(super) async fn a_late_release_does_not_free_a_lease_that_was_taken_again<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut worker = Worker::owner(&store).await;
+    let mut worker = TestWorker::owner(&store).await;
     let late = worker.held();
     worker.release_all().await;
     worker.take_all(&store).await;
@@ -85,13 +85,13 @@ pub(super) async fn a_late_release_does_not_free_a_lease_that_was_taken_again<F:
     let view = worker.beat().await;
     assert_eq!(view.renewed.len(), all(&store));
     assert!(view.leases.iter().all(|lease| !lease.expired && lease.owner == Some(worker.id)));
-    assert_eq!(Worker::idle(&store).await.take_all(&store).await, 0);
+    assert_eq!(TestWorker::idle(&store).await.take_all(&store).await, 0);
 }
 
 pub(super) async fn a_late_renewal_does_not_take_back_what_was_released<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut worker = Worker::owner(&store).await;
+    let mut worker = TestWorker::owner(&store).await;
     let late = Heartbeat { held: worker.held(), ..heartbeat(worker.id) };
     worker.release_all().await;
     let view = worker.leases.beat(&late).await.unwrap();
@@ -105,7 +105,7 @@ pub(super) async fn a_late_renewal_does_not_take_back_what_was_released<F: Fixtu
 pub(super) async fn a_lease_whose_taking_was_not_answered_is_seen_and_given_up<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut worker = Worker::owner(&store).await;
+    let mut worker = TestWorker::owner(&store).await;
     worker.epochs.clear();
     let view = worker.beat().await;
     assert!(view.renewed.is_empty(), "what a worker does not know of is not renewed");
@@ -113,13 +113,13 @@ pub(super) async fn a_lease_whose_taking_was_not_answered_is_seen_and_given_up<F
     let seen: Vec<(Shard, i64)> = own.map(|lease| (lease.shard, lease.epoch)).collect();
     assert_eq!(seen.len(), all(&store));
     worker.leases.release(worker.id, &seen).await.unwrap();
-    assert_eq!(Worker::idle(&store).await.take_all(&store).await, all(&store));
+    assert_eq!(TestWorker::idle(&store).await.take_all(&store).await, all(&store));
 }
 
 pub(super) async fn a_worker_takes_no_more_than_it_wants<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut worker = Worker::idle(&store).await;
+    let mut worker = TestWorker::idle(&store).await;
     assert!(worker.leases.acquire(worker.id, &lane(), 0, LEASE).await.unwrap().is_empty());
     assert_eq!(worker.leases.acquire(worker.id, &lane(), 1, LEASE).await.unwrap().len(), 1);
     assert!(worker.leases.acquire(worker.id, &"other".into(), 1, LEASE).await.unwrap().is_empty());
@@ -128,7 +128,7 @@ pub(super) async fn a_worker_takes_no_more_than_it_wants<F: Fixture>() {
 pub(super) async fn an_expired_lease_that_nobody_took_is_renewed<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut worker = Worker::owner(&store).await;
+    let mut worker = TestWorker::owner(&store).await;
     expire_leases(&fixture).await;
     let view = worker.beat().await;
     assert_eq!(view.renewed.len(), all(&store));
@@ -138,8 +138,8 @@ pub(super) async fn an_expired_lease_that_nobody_took_is_renewed<F: Fixture>() {
 pub(super) async fn a_worker_that_leaves_is_forgotten<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut first = Worker::owner(&store).await;
-    let mut second = Worker::idle(&store).await;
+    let mut first = TestWorker::owner(&store).await;
+    let mut second = TestWorker::idle(&store).await;
     first.leases.leave(first.id).await.unwrap();
     let view = second.beat().await;
     assert_eq!(view.live_workers.iter().map(|live_worker| live_worker.id).collect::<Vec<_>>(), [second.id]);
@@ -149,7 +149,7 @@ pub(super) async fn a_worker_that_leaves_is_forgotten<F: Fixture>() {
 pub(super) async fn workers_see_each_other_while_they_are_alive<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let (mut first, second) = (Worker::idle(&store).await, Worker::idle(&store).await);
+    let (mut first, second) = (TestWorker::idle(&store).await, TestWorker::idle(&store).await);
     let beat = Heartbeat { handlers: r#"["mail"]"#.to_owned(), ..heartbeat(first.id) };
     let view = first.leases.beat(&beat).await.unwrap();
     assert_eq!(view.live_workers.len(), 2);
@@ -166,7 +166,7 @@ pub(super) async fn workers_see_each_other_while_they_are_alive<F: Fixture>() {
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_workers").await, 1);
 }
 
-async fn age_worker(fixture: &impl Fixture, worker: &Worker, age_ms: u128) {
+async fn age_worker(fixture: &impl Fixture, worker: &TestWorker, age_ms: u128) {
     let seen = fixture.time(-i64::try_from(age_ms).unwrap());
     let id = fixture.id(worker.id);
     fixture.execute(&format!("UPDATE outbox_workers SET heartbeat_at = {seen} WHERE id = {id}")).await;
@@ -176,8 +176,8 @@ async fn age_worker(fixture: &impl Fixture, worker: &Worker, age_ms: u128) {
 pub(super) async fn a_worker_that_is_stuck_is_alive_and_lets_its_leases_end<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut first = Worker::owner(&store).await;
-    let mut second = Worker::idle(&store).await;
+    let mut first = TestWorker::owner(&store).await;
+    let mut second = TestWorker::idle(&store).await;
     expire_leases(&fixture).await;
     let stuck = Heartbeat { held: first.held(), extends: false, ..heartbeat(first.id) };
     assert!(first.leases.beat(&stuck).await.unwrap().renewed.is_empty());
@@ -190,8 +190,8 @@ pub(super) async fn a_worker_that_is_stuck_is_alive_and_lets_its_leases_end<F: F
 pub(super) async fn a_worker_whose_row_was_deleted_comes_back_without_a_lease<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut first = Worker::owner(&store).await;
-    let mut second = Worker::idle(&store).await;
+    let mut first = TestWorker::owner(&store).await;
+    let mut second = TestWorker::idle(&store).await;
     fixture.execute(&format!("DELETE FROM outbox_workers WHERE id = {}", fixture.id(first.id))).await;
     let view = second.beat().await;
     assert!(view.leases.iter().all(|lease| lease.expired), "a lease whose owner has no row is free");
@@ -206,8 +206,8 @@ pub(super) async fn a_worker_whose_row_was_deleted_comes_back_without_a_lease<F:
 pub(super) async fn the_end_of_another_workers_leases_is_known_in_advance<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let _first = Worker::owner(&store).await;
-    let mut second = Worker::idle(&store).await;
+    let _first = TestWorker::owner(&store).await;
+    let mut second = TestWorker::idle(&store).await;
     let next_end = second.beat().await.next_end.unwrap();
     assert!(next_end <= LEASE && next_end > LEASE / 2, "{next_end:?}");
 }
@@ -239,7 +239,7 @@ pub(super) async fn newer_rules_begin_once_no_older_worker_is_alive_or_holds_a_l
     let store = fixture.store();
     let protocol = "SELECT CAST(protocol AS bigint) FROM outbox_meta";
     let older = register_older(&fixture, 0).await;
-    let mut newer = Worker::idle(&store).await;
+    let mut newer = TestWorker::idle(&store).await;
     assert_eq!(fixture.number(protocol).await, 1);
     // Both keep the older rules, and share.
     assert_eq!(newer.leases.acquire(newer.id, &lane(), 1, LEASE).await.unwrap().len(), 1);
@@ -267,8 +267,8 @@ pub(super) async fn newer_rules_begin_once_no_older_worker_is_alive_or_holds_a_l
 pub(super) async fn a_lease_is_renewed_for_its_owner_alone<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let first = Worker::owner(&store).await;
-    let mut second = Worker::idle(&store).await;
+    let first = TestWorker::owner(&store).await;
+    let mut second = TestWorker::idle(&store).await;
     expire_leases(&fixture).await;
     let beat = Heartbeat { held: first.held(), ..heartbeat(second.id) };
     let view = second.leases.beat(&beat).await.unwrap();
@@ -280,7 +280,7 @@ pub(super) async fn a_lease_is_renewed_for_its_owner_alone<F: Fixture>() {
 pub(super) async fn an_epoch_is_raised_above_another_for_its_owner_alone<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut worker = Worker::owner(&store).await;
+    let mut worker = TestWorker::owner(&store).await;
     let shard = Shard { lane: lane(), number: 0 };
     let epoch = worker.epochs[&0];
     assert!(!store.raise_epoch(uuid::Uuid::now_v7(), &shard, epoch, 40).await.unwrap());

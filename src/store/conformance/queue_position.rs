@@ -44,8 +44,8 @@ pub(super) async fn an_events_owner_is_who_has_a_lease_that_runs<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let asked = TestRow::new().insert(&fixture).await;
-    let owner = Worker::owner(&store).await;
-    let idle = Worker::idle(&store).await;
+    let owner = TestWorker::owner(&store).await;
+    let idle = TestWorker::idle(&store).await;
     assert_eq!(store.queue_position(asked).await.unwrap().unwrap().owner, Some(owner.id));
     let mut names: Vec<_> = store.workers().await.unwrap().into_iter().map(|worker| worker.id).collect();
     names.sort();

@@ -45,7 +45,7 @@ pub(super) async fn each_event_of_a_settle_has_an_outcome_of_its_own<F: Fixture>
 pub(super) async fn a_row_that_may_not_be_updated_is_named_and_holds_no_other<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let mut ids = Vec::new();
     for _ in 0..50 {
         ids.push(TestRow::new().insert(&fixture).await);
@@ -88,7 +88,7 @@ pub(super) async fn a_row_that_another_transaction_holds_is_skipped_and_recorded
         return;
     }
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let ids = [TestRow::new().insert(&fixture).await, TestRow::new().insert(&fixture).await];
     let rows = fetch_all(&store).await;
     let position = |id| rows.iter().position(|row| row.id == id).unwrap();
@@ -146,7 +146,7 @@ pub(super) async fn an_event_that_was_sent_and_then_failed_stays_failed_and_is_k
 pub(super) async fn a_replayed_event_is_not_settled_by_its_earlier_seq<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let id = TestRow::new().insert(&fixture).await;
     let before = fetch_one(&store, id).await;
     fixture.execute("UPDATE outbox_events SET seq = seq + 1000").await;
@@ -158,7 +158,7 @@ pub(super) async fn a_replayed_event_is_not_settled_by_its_earlier_seq<F: Fixtur
 pub(super) async fn a_retry_is_recorded_with_its_error_and_keeps_its_schedule<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let id = TestRow::keyed("k").insert(&fixture).await;
     let before = find(&store, id).await;
     let settle = worker.reject(&fetch_one(&store, id).await);
@@ -177,7 +177,7 @@ pub(super) async fn a_retry_is_recorded_with_its_error_and_keeps_its_schedule<F:
 pub(super) async fn a_failure_is_recorded_with_its_last_ten_errors<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let id = TestRow::new().insert(&fixture).await;
     for attempt in 1..=12 {
         let last = attempt == 12;
@@ -201,7 +201,7 @@ pub(super) async fn a_failure_is_recorded_with_its_last_ten_errors<F: Fixture>()
 pub(super) async fn a_settle_whose_answer_was_lost_is_answered_again_and_counts_once<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     for status in [Status::Retry, Status::Failed] {
         let id = TestRow::new().insert(&fixture).await;
         let settle = [FailureRecord { status, ..worker.reject(&fetch_one(&store, id).await) }];
@@ -215,7 +215,7 @@ pub(super) async fn a_settle_whose_answer_was_lost_is_answered_again_and_counts_
 pub(super) async fn waiting_for_handlers_is_no_failure<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let id = TestRow::new().with("last_error", "'earlier'").insert(&fixture).await;
     let row = fetch_one(&store, id).await;
     let settle = [FailureRecord {
@@ -239,7 +239,7 @@ pub(super) async fn waiting_for_handlers_is_no_failure<F: Fixture>() {
 pub(super) async fn published_at_is_set_once_and_never_cleared<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let id = TestRow::new().retry_in(&fixture, -1000).with("published_at", fixture.time(-5000)).insert(&fixture).await;
     let before = find(&store, id).await.published_at;
     for published in [false, true] {
@@ -255,7 +255,7 @@ pub(super) async fn published_at_is_set_once_and_never_cleared<F: Fixture>() {
 pub(super) async fn an_event_with_another_retry_count_is_left_alone<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let id = TestRow::new().insert(&fixture).await;
     let settle = worker.reject(&fetch_one(&store, id).await);
     fixture.execute("UPDATE outbox_events SET retry_count = 2").await;
@@ -266,7 +266,7 @@ pub(super) async fn an_event_with_another_retry_count_is_left_alone<F: Fixture>(
 pub(super) async fn a_refusal_that_comes_again_after_a_person_retried_the_event_is_left_out<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let id = TestRow::new().insert(&fixture).await;
     let settle = [FailureRecord { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) }];
     assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
@@ -280,7 +280,7 @@ pub(super) async fn a_refusal_that_comes_again_after_a_person_retried_the_event_
 pub(super) async fn a_row_that_is_no_event_is_recorded_as_failed<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     for (column, nonsense) in fixture.nonsense() {
         let id = TestRow::new().with(column, *nonsense).insert(&fixture).await;
         let settle = FailureRecord { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) };
@@ -295,7 +295,7 @@ pub(super) async fn a_row_that_is_no_event_is_recorded_as_failed<F: Fixture>() {
 pub(super) async fn a_published_event_is_not_rescheduled<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let id = TestRow::new().insert(&fixture).await;
     let settle = worker.reject(&fetch_one(&store, id).await);
     record(&store, &[(id, settle.seq)]).await;
@@ -306,11 +306,11 @@ pub(super) async fn a_published_event_is_not_rescheduled<F: Fixture>() {
 pub(super) async fn a_settle_under_a_lost_lease_is_refused<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
-    let mut first = Worker::owner(&store).await;
+    let mut first = TestWorker::owner(&store).await;
     let id = TestRow::new().insert(&fixture).await;
     let settle = [first.reject(&fetch_one(&store, id).await)];
     expire_leases(&fixture).await;
-    let second = Worker::owner(&store).await;
+    let second = TestWorker::owner(&store).await;
     assert!(reschedule(&store, first.id, &settle).await.is_empty());
     assert!(reschedule(&store, second.id, &settle).await.is_empty());
     expire_leases(&fixture).await;

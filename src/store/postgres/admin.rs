@@ -144,7 +144,7 @@ pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Pa
 }
 
 #[derive(QueryableByName)]
-struct Seen {
+struct ScannedRow {
     #[diesel(embed)]
     found: Found,
     #[diesel(sql_type = Bool)]
@@ -153,7 +153,7 @@ struct Seen {
 
 pub(super) async fn scan(store: &PostgresStore, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
     let query = bind(filter.examination(page, most, placeholder));
-    let seen: Vec<Seen> = store.run("look through events", |conn| by_index(conn, query).boxed()).await?;
+    let seen: Vec<ScannedRow> = store.run("look through events", |conn| by_index(conn, query).boxed()).await?;
     Ok(ScanPage::of(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
 }
 
@@ -169,14 +169,14 @@ where
 }
 
 #[derive(QueryableByName)]
-struct Count {
+struct CountRow {
     #[diesel(sql_type = BigInt)]
     count: i64,
 }
 
 pub(super) async fn count(store: &PostgresStore, filter: &EventFilter) -> Result<i64> {
     let query = bind(filter.counting(placeholder));
-    let count: Count =
+    let count: CountRow =
         store.run_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.get_result(conn).boxed()).await?;
     Ok(count.count)
 }

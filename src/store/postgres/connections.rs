@@ -43,7 +43,7 @@ pub(super) struct Opened {
     pub(super) client: Client,
     pub(super) messages: Messages,
     pub(super) index_plans: bool,
-    pub(super) permit: Permit,
+    pub(super) permit: ConnectionPermit,
 }
 
 /// Whether the server has warned of something. A commit whose wait for a standby is cancelled is a success with a warning.
@@ -82,7 +82,7 @@ fn is_warning(message: &AsyncMessage) -> bool {
 }
 
 /// The right to one connection.
-pub(super) struct Permit {
+pub(super) struct ConnectionPermit {
     target: Arc<Target>,
     held: Option<OwnedSemaphorePermit>,
 }
@@ -141,7 +141,7 @@ async fn open(
     };
     target.pulse.note_connection(began);
     let opened = opened.map(|(client, messages, index_plans)| {
-        let permit = Permit { target: Arc::clone(&target), held: Some(permit) };
+        let permit = ConnectionPermit { target: Arc::clone(&target), held: Some(permit) };
         Opened { client, messages, index_plans, permit }
     });
     // Who has asked may be gone.
@@ -154,7 +154,7 @@ async fn silence(target: &Target, began: Instant) {
     target.accepts_since(began).await;
 }
 
-impl Permit {
+impl ConnectionPermit {
     /// The connection has ended, also at the server.
     pub(super) fn release(mut self) {
         self.held = None;
@@ -162,7 +162,7 @@ impl Permit {
 }
 
 /// The connection was dropped, which the server may not have seen.
-impl Drop for Permit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let (Some(held), Ok(runtime)) = (self.held.take(), Handle::try_current()) else { return };
         let (target, began) = (Arc::clone(&self.target), Instant::now());

@@ -46,7 +46,7 @@ pub(super) async fn add(store: &PostgresStore, outcomes: &[(String, OutcomeCount
 }
 
 #[derive(QueryableByName)]
-struct Row {
+struct BucketRow {
     #[diesel(sql_type = Timestamptz)]
     began_at: DateTime<Utc>,
     #[diesel(sql_type = Text)]
@@ -62,7 +62,7 @@ struct Row {
 pub(super) async fn read(store: &PostgresStore, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {
     const READ: &str = "SELECT began_at, backend, published, rejected, failed FROM outbox_history \
         WHERE span = $1 AND began_at >= clock_timestamp() - $2 * interval '1 second' ORDER BY began_at, backend";
-    let rows: Vec<Row> = store
+    let rows: Vec<BucketRow> = store
         .run("read the history", |conn| {
             sql_query(READ)
                 .bind::<SmallInt, _>(span.minutes())
@@ -74,8 +74,8 @@ pub(super) async fn read(store: &PostgresStore, span: Resolution, since: Duratio
     Ok(rows.into_iter().map(HistoryBucket::from).collect())
 }
 
-impl From<Row> for HistoryBucket {
-    fn from(row: Row) -> Self {
+impl From<BucketRow> for HistoryBucket {
+    fn from(row: BucketRow) -> Self {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         let outcomes =
             OutcomeCounts { published: count(row.published), rejected: count(row.rejected), failed: count(row.failed) };

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::connect::Target;
 use super::statement::on_a_primary;
 use super::{PostgresStore, Result, adopt};
-use crate::store::migrate::{Migration, Plan, ProgressFn, Step, find_obstacle, find_pending};
+use crate::store::migrate::{Migration, MigrationPlan, ProgressFn, Step, find_obstacle, find_pending};
 
 const MIGRATIONS: [Migration; 3] = [
     Migration {
@@ -32,7 +32,7 @@ const MIGRATIONS: [Migration; 3] = [
 pub(super) const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
 
 /// What [`migrate`] would run.
-pub(super) async fn plan(target: &Target) -> Result<Plan> {
+pub(super) async fn plan(target: &Target) -> Result<MigrationPlan> {
     let client = target.connect().await?;
     let mut plan = adopt::plan(target, &client).await?;
     let mut applied = find_applied(&client).await.map_err(|error| target.driver_error("migrate", &error))?;
@@ -44,7 +44,7 @@ pub(super) async fn plan(target: &Target) -> Result<Plan> {
 }
 
 /// Adopts a table of django-broadcaster's, where there is one, and applies what is missing.
-pub(super) async fn migrate(target: &Target, watch: &ProgressFn) -> Result<Plan> {
+pub(super) async fn migrate(target: &Target, watch: &ProgressFn) -> Result<MigrationPlan> {
     let client = target.connect().await?;
     let mut plan = adopt::adopt(target, &client, watch).await?;
     // An error leaves with the connection, and so with the transaction.

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use self::connections::{Connections, Pool, Sweep, no_connection};
-use super::migrate::{Plan, ProgressFn};
+use super::migrate::{MigrationPlan, ProgressFn};
 use super::{
     Acceptance, Announcement, Backlog, Blocker, Care, Change, CountMode, CreatedCursor, DeliveryRequest, EventCounts,
     EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName,
@@ -193,11 +193,11 @@ impl Store for PostgresStore {
         migrate::outbox_id(self).await
     }
 
-    async fn plan_migration(&self) -> Result<Plan> {
+    async fn plan_migration(&self) -> Result<MigrationPlan> {
         migrate::plan(&self.target).await
     }
 
-    async fn migrate(&self, watch: &ProgressFn) -> Result<Plan> {
+    async fn migrate(&self, watch: &ProgressFn) -> Result<MigrationPlan> {
         migrate::migrate(&self.target, watch).await
     }
 

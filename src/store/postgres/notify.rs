@@ -11,11 +11,11 @@ use tokio_postgres::{AsyncMessage, Client};
 use uuid::Uuid;
 
 use super::connect::{Messages, while_reading};
-use super::connections::{Opened, Permit};
+use super::connections::{ConnectionPermit, Opened};
 use super::leases::quote;
 use super::{PostgresStore, Result, STATEMENT_LIMIT, trigger};
 use crate::error::StoreError;
-use crate::store::migrate::Plan;
+use crate::store::migrate::MigrationPlan;
 use crate::store::{Listener, Notification, NotifyStore, Wakeup};
 
 /// A subscription that has heard nothing for so long sends itself something.
@@ -41,11 +41,11 @@ impl NotifyStore for PostgresStore {
         }
     }
 
-    async fn plan_trigger(&self, wanted: bool) -> Result<Plan> {
+    async fn plan_trigger(&self, wanted: bool) -> Result<MigrationPlan> {
         trigger::plan(&self.target, wanted).await
     }
 
-    async fn set_trigger(&self, wanted: bool) -> Result<Plan> {
+    async fn set_trigger(&self, wanted: bool) -> Result<MigrationPlan> {
         trigger::set(&self.target, wanted).await
     }
 }
@@ -77,7 +77,7 @@ struct PostgresListener<'a> {
     /// Dropped, it would end the connection.
     _client: Client,
     messages: Messages,
-    _permit: Permit,
+    _permit: ConnectionPermit,
     /// A channel of its own.
     echo: String,
     reader: Uuid,

@@ -3,9 +3,9 @@
 use tokio_postgres::Client;
 
 use super::Result;
-use super::adopt::{Session, transaction};
+use super::adopt::{AdoptSession, transaction};
 use super::connect::Target;
-use crate::store::migrate::{Plan, Step};
+use crate::store::migrate::{MigrationPlan, Step};
 
 const CREATE: &str = include_str!("../../../migrations/postgres/notify/create.sql");
 const DROP: &str = include_str!("../../../migrations/postgres/notify/drop.sql");
@@ -18,15 +18,15 @@ const FIND: &str = "SELECT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to
         AND encode(t.tgargs, 'escape') = 'outbox_' || replace(m.id::text, '-', '') || '\\000')";
 
 /// What [`set`] would run. Where the tables are still to be made there is no trigger.
-pub(super) async fn plan(target: &Target, wanted: bool) -> Result<Plan> {
+pub(super) async fn plan(target: &Target, wanted: bool) -> Result<MigrationPlan> {
     let client = target.connect().await?;
     plan_with(target, &client, wanted).await
 }
 
 /// Creates the trigger or drops it; where it is as wanted, nothing is run.
-pub(super) async fn set(target: &Target, wanted: bool) -> Result<Plan> {
+pub(super) async fn set(target: &Target, wanted: bool) -> Result<MigrationPlan> {
     let client = target.connect().await?;
-    let session = Session::begin(target, &client).await?;
+    let session = AdoptSession::begin(target, &client).await?;
     let plan = plan_with(target, &client, wanted).await?;
     if !plan.steps.is_empty() {
         session.transact(statements(wanted)).await?;
@@ -35,10 +35,10 @@ pub(super) async fn set(target: &Target, wanted: bool) -> Result<Plan> {
     Ok(plan)
 }
 
-async fn plan_with(target: &Target, client: &Client, wanted: bool) -> Result<Plan> {
+async fn plan_with(target: &Target, client: &Client, wanted: bool) -> Result<MigrationPlan> {
     let is_done = is_as(client, wanted).await.map_err(|error| target.driver_error("look for the trigger", &error))?;
     let steps = if is_done { Vec::new() } else { vec![step(wanted)] };
-    Ok(Plan { steps, ..Plan::default() })
+    Ok(MigrationPlan { steps, ..MigrationPlan::default() })
 }
 
 async fn is_as(client: &Client, wanted: bool) -> std::result::Result<bool, tokio_postgres::Error> {

@@ -130,7 +130,7 @@ pub(super) fn select_events(
 }
 
 #[derive(QueryableByName)]
-struct Seen {
+struct ScannedRow {
     #[diesel(embed)]
     found: Found,
     #[diesel(sql_type = Bool)]
@@ -144,21 +144,21 @@ pub(super) fn scan_events(
     page: Page,
     most: i64,
 ) -> QueryResult<ScanPage> {
-    let seen: Vec<Seen> = bind(filter.examination(page, most, placeholder)).load(connection)?;
+    let seen: Vec<ScannedRow> = bind(filter.examination(page, most, placeholder)).load(connection)?;
     let rows: QueryResult<Vec<(CreatedCursor, bool)>> =
         seen.into_iter().map(|row| Ok((row.found.place()?, row.meant))).collect();
     Ok(ScanPage::of(page, rows?))
 }
 
 #[derive(QueryableByName)]
-struct Count {
+struct CountRow {
     #[diesel(sql_type = BigInt)]
     count: i64,
 }
 
 /// How many events are meant.
 pub(super) fn count_events(connection: &mut SqliteConnection, filter: &EventFilter) -> QueryResult<i64> {
-    bind(filter.counting(placeholder)).get_result::<Count>(connection).map(|row| row.count)
+    bind(filter.counting(placeholder)).get_result::<CountRow>(connection).map(|row| row.count)
 }
 
 fn bind(query: Query) -> BoxedSqlQuery<'static, Sqlite, SqlQuery> {

@@ -8,7 +8,7 @@ use diesel::sql_types::{Binary, Bool, Integer};
 use uuid::Uuid;
 
 use super::uuid_of;
-use crate::store::migrate::{Migration, Plan, Step, find_obstacle, find_pending};
+use crate::store::migrate::{Migration, MigrationPlan, Step, find_obstacle, find_pending};
 
 const MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") },
@@ -17,17 +17,17 @@ const MIGRATIONS: [Migration; 3] = [
 ];
 
 /// What an empty database needs.
-pub(super) fn plan_all() -> Plan {
-    Plan { steps: steps(&[]), ..Plan::default() }
+pub(super) fn plan_all() -> MigrationPlan {
+    MigrationPlan { steps: steps(&[]), ..MigrationPlan::default() }
 }
 
 /// What is still to run.
-pub(super) fn plan(connection: &mut SqliteConnection) -> QueryResult<Plan> {
-    Ok(Plan { steps: steps(&find_applied(connection)?), ..Plan::default() })
+pub(super) fn plan(connection: &mut SqliteConnection) -> QueryResult<MigrationPlan> {
+    Ok(MigrationPlan { steps: steps(&find_applied(connection)?), ..MigrationPlan::default() })
 }
 
 /// Runs what is still to run, all of it or nothing, and returns it.
-pub(super) fn migrate(connection: &mut SqliteConnection) -> QueryResult<Plan> {
+pub(super) fn migrate(connection: &mut SqliteConnection) -> QueryResult<MigrationPlan> {
     connection.immediate_transaction(|connection| {
         let applied = find_applied(connection)?;
         for migration in find_pending(&MIGRATIONS, &applied) {
@@ -36,7 +36,7 @@ pub(super) fn migrate(connection: &mut SqliteConnection) -> QueryResult<Plan> {
             }
             record_applied(connection, migration.version)?;
         }
-        Ok(Plan { steps: steps(&applied), ..Plan::default() })
+        Ok(MigrationPlan { steps: steps(&applied), ..MigrationPlan::default() })
     })
 }
 

@@ -38,7 +38,7 @@ use self::connection::{Connection, Location};
 use self::error::describe_failure;
 use self::leases::SqliteLeases;
 use self::row::Row;
-use super::migrate::{Plan, ProgressFn};
+use super::migrate::{MigrationPlan, ProgressFn};
 use super::{
     Acceptance, Announcement, Backlog, Blocker, Care, Change, CountMode, CreatedCursor, DeliveryRequest, EventCounts,
     EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName,
@@ -96,14 +96,14 @@ impl Store for SqliteStore {
         id.map_err(|state| self.location.not_migrated(state))
     }
 
-    async fn plan_migration(&self) -> Result<Plan> {
+    async fn plan_migration(&self) -> Result<MigrationPlan> {
         if !self.location.exists() {
             return Ok(migrations::plan_all());
         }
         self.reader.run("plan the migration", migrations::plan).await
     }
 
-    async fn migrate(&self, _watch: &ProgressFn) -> Result<Plan> {
+    async fn migrate(&self, _watch: &ProgressFn) -> Result<MigrationPlan> {
         let target = self.location.target.clone();
         self.writer
             .run_in_any_file("migrate", move |connection| {

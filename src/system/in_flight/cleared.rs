@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::fetch::Asked;
+use super::fetch::AskedRange;
 use crate::store::{Blocker, Position};
 use crate::system::clock::BootInstant;
 use crate::system::lane_reader::{MOST_PARTS, SHORT, part};
@@ -67,7 +67,7 @@ impl ClearedKeys {
     /// Records the answer to one statement.
     pub(super) fn note(
         &mut self,
-        asked: &HashMap<String, Asked>,
+        asked: &HashMap<String, AskedRange>,
         blockers: &HashMap<String, Blocker>,
         took: Duration,
         now: BootInstant,
@@ -97,7 +97,7 @@ impl ClearedKeys {
     }
 
     /// Records a statement that was not answered in time.
-    pub(super) fn note_late(&mut self, asked: &HashMap<String, Asked>, took: Duration, now: BootInstant) {
+    pub(super) fn note_late(&mut self, asked: &HashMap<String, AskedRange>, took: Duration, now: BootInstant) {
         let mut is_another_look = false;
         let mut is_the_second = false;
         for (key, asked) in asked {

@@ -5,7 +5,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::fixtures;
 use crate::store::{Blocker, FetchedRow, PredecessorQuery};
-use crate::system::credit::{Credit, Permit};
+use crate::system::credit::{Credit, CreditPermit};
 
 const SHARD: i16 = 3;
 const QUICK: Duration = Duration::from_millis(1);
@@ -16,7 +16,7 @@ fn place(scheduled_at: i64) -> Position {
     Position { scheduled_at, seq: 0 }
 }
 
-fn permit(_: &FetchedRow) -> Permit {
+fn permit(_: &FetchedRow) -> CreditPermit {
     Credit::new(100, 100, Arc::new(Notify::new())).take(0)
 }
 

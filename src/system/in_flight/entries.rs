@@ -14,7 +14,7 @@ use crate::system::clock::BootInstant;
 /// Keys remembered because events of theirs wait behind the cursor; more are left to the sweep.
 const MAX_BLOCKED_KEYS: usize = 10_000;
 
-pub(super) struct Entry {
+pub(super) struct InFlightEntry {
     pub(super) position: Position,
     pub(super) key: Option<Arc<str>>,
     pub(super) shard: i16,
@@ -36,7 +36,7 @@ pub(crate) struct Unwritable {
     pub(crate) since: BootInstant,
 }
 
-impl Entry {
+impl InFlightEntry {
     pub(super) fn new(row: &FetchedRow, session: Option<SessionId>, state: DeliveryState) -> Self {
         let key = (!row.partition_key.is_empty()).then(|| Arc::from(row.partition_key.as_str()));
         Self {
@@ -74,7 +74,7 @@ pub(super) struct Released {
 pub(super) struct Inner {
     pub(super) open: HashMap<i16, SessionId>,
     pub(super) sessions: u64,
-    pub(super) events: HashMap<Uuid, Entry, RandomState>,
+    pub(super) events: HashMap<Uuid, InFlightEntry, RandomState>,
     pub(super) by_key: HashMap<Arc<str>, Vec<Uuid>, RandomState>,
     pub(super) next_fetch: u64,
     pub(super) fetches: BTreeSet<u64>,
@@ -90,14 +90,14 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn insert(&mut self, id: Uuid, entry: Entry) {
+    pub(super) fn insert(&mut self, id: Uuid, entry: InFlightEntry) {
         if let Some(key) = &entry.key {
             self.by_key.entry(Arc::clone(key)).or_default().push(id);
         }
         self.events.insert(id, entry);
     }
 
-    pub(super) fn remove(&mut self, id: Uuid) -> Option<Entry> {
+    pub(super) fn remove(&mut self, id: Uuid) -> Option<InFlightEntry> {
         let entry = self.events.remove(&id)?;
         self.unwritable -= usize::from(entry.unwritable.is_some());
         if let Some(key) = &entry.key
@@ -169,7 +169,7 @@ impl Inner {
         })
     }
 
-    pub(super) fn chain(&self, key: &str) -> impl Iterator<Item = &Entry> {
+    pub(super) fn chain(&self, key: &str) -> impl Iterator<Item = &InFlightEntry> {
         self.by_key.get(key).into_iter().flatten().filter_map(|id| self.events.get(id))
     }
 

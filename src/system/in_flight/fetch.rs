@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::entries::{Entry, Inner};
+use super::entries::{InFlightEntry, Inner};
 use super::{DeliveryState, InFlight, SessionId};
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{Blocker, FetchedRow, Position, PredecessorQuery};
 use crate::system::clock::BootInstant;
-use crate::system::credit::Permit;
+use crate::system::credit::CreditPermit;
 use crate::system::delivery::Delivery;
 
 /// Events read by one fetch that may go, and those that cannot be read.
@@ -33,13 +33,13 @@ pub(crate) struct Fetch {
     pub(super) number: u64,
     pub(super) open: HashMap<i16, SessionId>,
     /// What the database was asked about each key.
-    pub(super) asked: HashMap<String, Asked>,
+    pub(super) asked: HashMap<String, AskedRange>,
     pub(super) asked_at: BootInstant,
 }
 
 /// The part of a key's order that the database was asked about.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct AskedRange {
     pub(super) from: Position,
     pub(super) to: Position,
     /// The last of the events for which it was asked.
@@ -48,7 +48,7 @@ pub(super) struct Asked {
     pub(super) clear: Position,
 }
 
-impl Asked {
+impl AskedRange {
     /// There is more to be asked before the events can go.
     pub(super) fn is_cut(&self) -> bool {
         self.to < self.last
@@ -94,7 +94,8 @@ impl Fetch {
                 true => inner.cleared.range(&question.key, question.before, now),
                 false => (inner.cleared.place(&question.key), question.before),
             };
-            self.asked.insert(question.key.clone(), Asked { from, to, last: question.before, clear: clear.min(to) });
+            self.asked
+                .insert(question.key.clone(), AskedRange { from, to, last: question.before, clear: clear.min(to) });
             (question.from, question.before) = (from, to);
         }
         self.asked_at = now;
@@ -124,7 +125,7 @@ impl Fetch {
         &self,
         mut rows: Vec<FetchedRow>,
         blockers: &HashMap<String, Blocker>,
-        permit: impl Fn(&FetchedRow) -> Permit,
+        permit: impl Fn(&FetchedRow) -> CreditPermit,
     ) -> Admitted {
         let mut admitted = Admitted { deliveries: Vec::with_capacity(rows.len()), unreadable: Vec::new() };
         // Stable, so rows without a key stay in the order of reading.
@@ -140,7 +141,7 @@ impl Fetch {
             if inner.events.contains_key(&row.id) || self.waits(&mut inner, &row, session, blockers) {
                 continue;
             }
-            inner.insert(row.id, Entry::new(&row, Some(session), DeliveryState::Queued));
+            inner.insert(row.id, InFlightEntry::new(&row, Some(session), DeliveryState::Queued));
             let delivery = Delivery::new(&self.in_flight, &row, session, permit(&row));
             match row.event {
                 Ok(_) => admitted.deliveries.push(delivery),
@@ -206,11 +207,11 @@ impl Fetch {
         rows: Vec<FetchedRow>,
         epochs: &HashMap<i16, i64>,
         blockers: &HashMap<String, Blocker>,
-        permit: impl Fn(&FetchedRow) -> Permit,
+        permit: impl Fn(&FetchedRow) -> CreditPermit,
     ) -> Option<Vec<Delivery>> {
         let mut inner = self.in_flight.lock();
         let is_taken = |row: &FetchedRow| {
-            let is_another = |entry: &Entry| {
+            let is_another = |entry: &InFlightEntry| {
                 entry.position.seq != row.position.seq || matches!(entry.state, DeliveryState::Settled { .. })
             };
             inner.events.get(&row.id).is_some_and(is_another)
@@ -229,7 +230,7 @@ impl Fetch {
                     }
                     return None;
                 }
-                let mut entry = Entry::new(&row, None, DeliveryState::Accepted);
+                let mut entry = InFlightEntry::new(&row, None, DeliveryState::Accepted);
                 entry.blocked = blockers.get(&row.partition_key).is_some_and(|blocker| blocker.position < row.position)
                     || inner.is_behind_a_released(&row.partition_key, row.position, self.number);
                 inner.insert(row.id, entry);

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use self::cleared::ClearedKeys;
 pub(crate) use self::entries::Unwritable;
-use self::entries::{Entry, Inner};
+use self::entries::{InFlightEntry, Inner};
 pub(crate) use self::fetch::{Admitted, Fetch};
 use super::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
@@ -95,7 +95,7 @@ impl InFlight {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        !self.lock().events.values().any(Entry::is_on_its_way)
+        !self.lock().events.values().any(InFlightEntry::is_on_its_way)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -216,7 +216,7 @@ impl InFlight {
     /// The shard is another worker's: what could not be recorded is found by it.
     pub(crate) fn forget_unwritable(&self, shard: i16) {
         let mut inner = self.lock();
-        let of_shard = |entry: &Entry| entry.shard == shard && entry.unwritable.is_some();
+        let of_shard = |entry: &InFlightEntry| entry.shard == shard && entry.unwritable.is_some();
         let ids: Vec<Uuid> = inner.events.iter().filter(|(_, entry)| of_shard(entry)).map(|(id, _)| *id).collect();
         for id in ids {
             inner.remove(id);

@@ -3,7 +3,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::fixtures;
 use crate::store::{Blocker, FetchedRow};
-use crate::system::credit::{Credit, Permit};
+use crate::system::credit::{Credit, CreditPermit};
 use crate::system::delivery::Delivery;
 
 const SHARD: i16 = 3;
@@ -14,7 +14,7 @@ fn in_flight() -> Arc<InFlight> {
     in_flight
 }
 
-fn permit(_: &FetchedRow) -> Permit {
+fn permit(_: &FetchedRow) -> CreditPermit {
     Credit::new(100, 100, Arc::new(Notify::new())).take(0)
 }
 

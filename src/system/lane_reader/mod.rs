@@ -11,7 +11,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::budget::{FetchBudget, each};
-use self::parts::Parts;
+use self::parts::ShardParts;
 pub(super) use self::parts::{MOST as MOST_PARTS, SHORT, part};
 use self::passed::PassedRetries;
 use super::clock::BootInstant;
@@ -51,7 +51,7 @@ struct ShardState {
     /// To be read, whether or not there is more.
     look: bool,
     sweep: Position,
-    parts: Parts,
+    parts: ShardParts,
     /// Where the parts ended that it was read in: its sweep stops there, too.
     ends: BTreeSet<Position>,
 }
@@ -183,7 +183,7 @@ impl LaneReader {
                 full: true,
                 look: false,
                 sweep: Position::START,
-                parts: Parts::default(),
+                parts: ShardParts::default(),
                 ends: BTreeSet::new(),
             };
             self.shards.entry(*shard).or_insert(fresh).session = *session;
@@ -353,7 +353,7 @@ impl LaneReader {
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };
             if range.limit == 0 {
-                state.parts = answer.clock.map_or(Parts::default(), |_| state.parts);
+                state.parts = answer.clock.map_or(ShardParts::default(), |_| state.parts);
                 continue;
             }
             // Nothing stood before the clock: what comes there later is for the sweep.
@@ -364,7 +364,7 @@ impl LaneReader {
             match range.to {
                 None => {
                     (state.full, state.cursor) = (more, state.cursor.max(last));
-                    state.parts = if more { state.parts } else { Parts::default() };
+                    state.parts = if more { state.parts } else { ShardParts::default() };
                 }
                 Some(_) if more => state.cursor = state.cursor.max(last),
                 Some(end) => {

@@ -18,14 +18,14 @@ pub(in crate::system) const SHORT: Duration = Duration::from_millis(2_500);
 
 /// How a shard's beginning is divided.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Parts {
+pub(super) struct ShardParts {
     /// What is left is divided into so many; 0: it is read at once.
     count: i64,
     /// The clock when it was divided last. What stands behind is read at once in the end.
     until: Option<i64>,
 }
 
-impl Parts {
+impl ShardParts {
     pub(super) fn is_divided(self) -> bool {
         self.count > 0
     }
@@ -62,7 +62,7 @@ mod tests {
 
     /// Statements until a shard is read, where the dead rows of some time, up to now, take ten seconds.
     fn statements(dead: i64, too_long: i64) -> usize {
-        let (clock, mut parts, mut from) = (10 * OLDEST, Parts::default(), Position::START);
+        let (clock, mut parts, mut from) = (10 * OLDEST, ShardParts::default(), Position::START);
         for statement in 1..10_000 {
             let end = parts.end(from, clock);
             let walked = end.map_or(clock, |end| end.scheduled_at) - from.scheduled_at.max(clock - dead);
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn after_an_outage_that_looked_the_same_few_statements_are_lost() {
-        let mut parts = Parts::default();
+        let mut parts = ShardParts::default();
         for _ in 0..100 {
             parts.divide();
         }

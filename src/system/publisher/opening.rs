@@ -70,7 +70,7 @@ impl BatchSender {
 
     /// Takes what earlier sessions sent into flight as accepted, of as many shards as there is room for, and opens those;
     /// first, in every lane, the shards that need none. The others are opened when credit has come back.
-    async fn recover(&mut self, journals: Vec<Journal>) -> Result<(), BackendError> {
+    async fn recover(&mut self, journals: Vec<ShardJournal>) -> Result<(), BackendError> {
         let mut beyond = self.state.has_waited_too_long(BootInstant::now());
         for needs_room in [false, true] {
             for in_flight in self.state.lanes.clone() {
@@ -99,7 +99,7 @@ impl BatchSender {
     }
 
     /// The shards whose events there is room for; at least one, which finds out how much it needs.
-    fn split_fitting<'a>(&self, waiting: &mut Vec<Waiting<'a>>, beyond: bool) -> Vec<Waiting<'a>> {
+    fn split_fitting<'a>(&self, waiting: &mut Vec<WaitingShard<'a>>, beyond: bool) -> Vec<WaitingShard<'a>> {
         let mut left = if beyond { 0 } else { self.state.credit.free().events };
         let fitting = waiting.iter().take_while(|waiting| {
             let fits = waiting.events <= left;
@@ -114,7 +114,7 @@ impl BatchSender {
     async fn adopt(
         &mut self,
         in_flight: &Arc<InFlight>,
-        group: &[Waiting<'_>],
+        group: &[WaitingShard<'_>],
         beyond: bool,
     ) -> Result<Option<Room>, BackendError> {
         let credit = Arc::clone(&self.state.credit);
@@ -132,7 +132,7 @@ impl BatchSender {
         let in_memory: HashSet<Uuid> = in_flight.ids().into_iter().collect();
         let mut adopted = Vec::new();
         let mut ended = Ok(None);
-        for Waiting { journal, .. } in group {
+        for WaitingShard { journal, .. } in group {
             let (own, others) = rows.into_iter().partition(|row| row.shard == journal.shard.number);
             rows = others;
             let needed = room_for(&own, &in_memory);
@@ -183,7 +183,7 @@ impl BatchSender {
     fn adopt_one(
         &self,
         fetch: &Fetch,
-        journal: &Journal,
+        journal: &ShardJournal,
         rows: Vec<FetchedRow>,
         blockers: &HashMap<String, Blocker>,
     ) -> Result<Vec<Delivery>, BackendError> {
@@ -195,7 +195,7 @@ impl BatchSender {
         })
     }
 
-    fn say_beyond(&self, journal: &Journal, needed: Room) {
+    fn say_beyond(&self, journal: &ShardJournal, needed: Room) {
         let free = self.state.credit.free();
         if needed.events > free.events || needed.bytes > free.bytes {
             tracing::warn!(
@@ -234,38 +234,38 @@ fn cannot_compare(error: &StoreError) -> BackendError {
 }
 
 /// What earlier sessions sent for one shard.
-struct Journal {
+struct ShardJournal {
     shard: Shard,
     epoch: i64,
     sent: Vec<(Uuid, i64)>,
 }
 
 /// A shard that is to be opened, and how many events its journal may bring into memory.
-struct Waiting<'a> {
-    journal: &'a Journal,
+struct WaitingShard<'a> {
+    journal: &'a ShardJournal,
     events: usize,
 }
 
-impl<'a> Waiting<'a> {
-    fn new(journal: &'a Journal, in_memory: &HashSet<Uuid>) -> Self {
+impl<'a> WaitingShard<'a> {
+    fn new(journal: &'a ShardJournal, in_memory: &HashSet<Uuid>) -> Self {
         Self { journal, events: journal.sent.iter().filter(|(id, _)| !in_memory.contains(id)).count() }
     }
 }
 
 /// The shards of a lane that are to be opened, those that need the least room first.
-fn waiting_in<'a>(in_flight: &InFlight, journals: &'a [Journal]) -> Vec<Waiting<'a>> {
+fn waiting_in<'a>(in_flight: &InFlight, journals: &'a [ShardJournal]) -> Vec<WaitingShard<'a>> {
     let in_memory: HashSet<Uuid> = in_flight.ids().into_iter().collect();
     let of_lane = journals.iter().filter(|journal| journal.shard.lane == *in_flight.lane());
-    let mut waiting: Vec<Waiting<'_>> = of_lane.map(|journal| Waiting::new(journal, &in_memory)).collect();
+    let mut waiting: Vec<WaitingShard<'_>> = of_lane.map(|journal| WaitingShard::new(journal, &in_memory)).collect();
     waiting.sort_by_key(|waiting| waiting.events);
     waiting
 }
 
 /// The journals of the shards that were not refused.
-fn journals(shards: &[(Shard, i64)], opened: ShardsOpened) -> Vec<Journal> {
+fn journals(shards: &[(Shard, i64)], opened: ShardsOpened) -> Vec<ShardJournal> {
     let granted = shards.iter().filter(|(shard, _)| !opened.refused.iter().any(|(other, _)| other == shard));
-    let mut journals: HashMap<&Shard, Journal> = granted
-        .map(|(shard, epoch)| (shard, Journal { shard: shard.clone(), epoch: *epoch, sent: Vec::new() }))
+    let mut journals: HashMap<&Shard, ShardJournal> = granted
+        .map(|(shard, epoch)| (shard, ShardJournal { shard: shard.clone(), epoch: *epoch, sent: Vec::new() }))
         .collect();
     for (shard, id, seq) in &opened.sent {
         if let Some(journal) = journals.get_mut(shard) {

@@ -102,7 +102,7 @@ fn beginning(json: &JsonText) -> Markup {
 
 /// One of the last failures, as the table keeps them.
 #[derive(Deserialize)]
-struct Failure {
+struct AttemptError {
     #[serde(default)]
     at: String,
     #[serde(default)]
@@ -112,7 +112,7 @@ struct Failure {
 fn history(event: &OutboxEvent) -> Markup {
     let kept: Vec<serde_json::Value> =
         event.errors.as_ref().and_then(|errors| serde_json::from_str(errors.as_str()).ok()).unwrap_or_default();
-    let failures: Vec<Failure> = kept.iter().filter_map(|kept| Failure::deserialize(kept).ok()).collect();
+    let failures: Vec<AttemptError> = kept.iter().filter_map(|kept| AttemptError::deserialize(kept).ok()).collect();
     let unreadable = kept.len() - failures.len();
     html! {
         h2 { "History" }

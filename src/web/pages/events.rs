@@ -18,7 +18,7 @@ const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldes
 /// What the search box and the list's order say, beside the filter.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Search {
+pub(super) struct EventSearch {
     /// An id, or a subject.
     #[serde(deserialize_with = "text")]
     search: Option<String>,
@@ -29,7 +29,7 @@ pub(super) async fn show(layout: PageLayout, desk: web::Data<Desk>, request: Htt
     let bad = |reason: String| PageError::bad_request(&layout, reason);
     let mut filter: Filter = read(&query).map_err(bad)?;
     let part: PageQuery = read(&query).map_err(bad)?;
-    let Search { search } = read(&query).map_err(bad)?;
+    let EventSearch { search } = read(&query).map_err(bad)?;
     let search = search.unwrap_or_default().trim().to_owned();
     if let Ok(id) = search.parse::<Uuid>() {
         return Ok(see_other(&layout.link(&format!("/events/{id}"))));

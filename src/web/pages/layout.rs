@@ -8,7 +8,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse};
 use maud::{DOCTYPE, Markup, html};
 
 use super::SIGN_OUT;
-use crate::web::access::{Role, Session};
+use crate::web::access::{Role, SignIn};
 use crate::web::assets;
 use crate::web::middleware::{Base, CSRF_FIELD};
 
@@ -22,7 +22,7 @@ const PAGES: [(&str, &str); 2] = [("/", "Overview"), ("/events", "Events")];
 #[derive(Debug, Clone)]
 pub(super) struct PageLayout {
     base: Base,
-    session: Option<Session>,
+    session: Option<SignIn>,
 }
 
 impl FromRequest for PageLayout {
@@ -32,7 +32,7 @@ impl FromRequest for PageLayout {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let extensions = request.extensions();
         let base = extensions.get::<Base>().cloned().unwrap_or_default();
-        ready(Ok(Self { base, session: extensions.get::<Session>().cloned() }))
+        ready(Ok(Self { base, session: extensions.get::<SignIn>().cloned() }))
     }
 }
 
@@ -45,7 +45,7 @@ impl PageLayout {
         &self.base
     }
 
-    pub(super) fn session(&self) -> Option<&Session> {
+    pub(super) fn session(&self) -> Option<&SignIn> {
         self.session.as_ref()
     }
 

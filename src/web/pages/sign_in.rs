@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::layout::PageLayout;
 use super::see_other;
-use crate::web::access::{Access, Session};
+use crate::web::access::{Access, SignIn};
 use crate::web::middleware::SIGN_IN;
 
 #[derive(Deserialize)]
@@ -65,7 +65,7 @@ pub(super) async fn sign_in(layout: PageLayout, access: web::Data<Access>, given
         return form(&layout, &then, StatusCode::FORBIDDEN);
     };
     tracing::info!(?role, "somebody has signed in to the console");
-    let cookie = access.cookie(&Session::new(role), &layout.base().cookie);
+    let cookie = access.cookie(&SignIn::new(role), &layout.base().cookie);
     let mut response = see_other(&layout.link(then.page()));
     // A cookie of ours holds nothing that a header could not.
     let _ = response.add_cookie(&cookie);

@@ -105,7 +105,7 @@ fn only_an_error_about_the_event_rejects_it() {
         ("MISCONF Redis is configured to save RDB snapshots", false),
         ("an error that nobody knows", false),
     ] {
-        let mut batch = Batch::encode(&outgoing);
+        let mut batch = EncodedBatch::encode(&outgoing);
         batch.accept(1);
         let unavailable = batch.fail(1, error);
         let sent = batch.into_sent(unavailable, Vec::new());

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
-use super::batch::Batch;
+use super::batch::EncodedBatch;
 use super::{PUBLISH, RedisStream, meta_key};
 use crate::backend::session::{BackendSession, OutgoingEvent, SendResult, ShardsOpened};
 use crate::event::{JsonText, OutboxEvent};

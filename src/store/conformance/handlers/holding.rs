@@ -80,7 +80,7 @@ pub(in crate::store::conformance) async fn a_failure_of_a_handler_of_the_deliver
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("cache", "*")]).await;
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let first = TestRow::keyed("k").at(-90_000).insert(&fixture).await;
     let failed = FailureRecord {
         status: Status::Failed,

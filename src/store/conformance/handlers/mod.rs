@@ -24,7 +24,7 @@ async fn announce(store: &Arc<dyn Store>, handlers: &[(&str, &str)]) {
         owed_for: DAY,
     };
     // The first beat of a worker begins the rules under which handlers are owed anything.
-    Worker::idle(store).await;
+    TestWorker::idle(store).await;
     store.announce(&handlers.iter().map(announcement).collect::<Vec<_>>()).await.unwrap();
 }
 
@@ -426,7 +426,7 @@ pub(super) async fn giving_up_does_not_end_the_retries_of_handlers_of_the_delive
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("cache", "*")]).await;
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let id = TestRow::new().insert(&fixture).await;
     let local = FailureRecord {
         published: true,
@@ -456,7 +456,7 @@ pub(super) async fn a_local_handlers_failure_does_not_end_what_others_are_owed<F
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("cache", "*")]).await;
-    let worker = Worker::owner(&store).await;
+    let worker = TestWorker::owner(&store).await;
     let rejected = TestRow::new().insert(&fixture).await;
     let unsent = TestRow::new().insert(&fixture).await;
     let settle = |row: &_, published| FailureRecord {

@@ -8,21 +8,21 @@ use tokio_postgres::{Client, Error};
 
 use super::Result;
 use super::connect::Target;
-use crate::store::migrate::{Plan, Progress, ProgressFn, statements};
+use crate::store::migrate::{MigrationPlan, Progress, ProgressFn, statements};
 
 mod catalog;
 mod check;
 mod session;
 mod task;
 
-pub(super) use session::{Session, transaction};
+pub(super) use session::{AdoptSession, transaction};
 use task::{Index, Task};
 
 const INDEXES: &str = include_str!("../../../../migrations/postgres/0001_outbox/indexes.sql");
 
 /// What [`adopt`] would run.
-pub(super) async fn plan(target: &Target, client: &Client) -> Result<Plan> {
-    let mut plan = Plan::default();
+pub(super) async fn plan(target: &Target, client: &Client) -> Result<MigrationPlan> {
+    let mut plan = MigrationPlan::default();
     if is_needed(target, client).await? {
         plan.adopts = true;
         plan.steps = list_tasks(target, client).await?.iter().map(Task::step).collect();
@@ -31,12 +31,12 @@ pub(super) async fn plan(target: &Target, client: &Client) -> Result<Plan> {
 }
 
 /// Adopts the table, where there is one that no migration of this program made.
-pub(super) async fn adopt(target: &Target, client: &Client, watch: &ProgressFn) -> Result<Plan> {
-    let mut plan = Plan::default();
+pub(super) async fn adopt(target: &Target, client: &Client, watch: &ProgressFn) -> Result<MigrationPlan> {
+    let mut plan = MigrationPlan::default();
     if !is_needed(target, client).await? {
         return Ok(plan);
     }
-    let session = Session::begin(target, client).await?;
+    let session = AdoptSession::begin(target, client).await?;
     // Another may have adopted it while this one waited for its turn.
     if is_needed(target, client).await? {
         plan.adopts = true;

@@ -30,12 +30,12 @@ const TURN_LIMIT: Duration = Duration::from_secs(10);
 const TURN_PAUSE: Duration = Duration::from_millis(100);
 
 /// One adoption at a time has one.
-pub(in crate::store::postgres) struct Session<'a> {
+pub(in crate::store::postgres) struct AdoptSession<'a> {
     target: &'a Target,
     client: &'a Client,
 }
 
-impl<'a> Session<'a> {
+impl<'a> AdoptSession<'a> {
     /// Waits until no other migration runs.
     ///
     /// It asks again rather than letting the server wait: a statement that waits is a transaction that building an index

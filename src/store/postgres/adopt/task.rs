@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::Result;
-use super::session::{Session, drop_index, transaction};
+use super::session::{AdoptSession, drop_index, transaction};
 use crate::store::migrate::{Progress, ProgressFn, Step};
 
 const COLUMNS: &str = concat!(
@@ -72,7 +72,7 @@ impl Task {
     }
 
     /// Returns how many events it took up from `processing`.
-    pub(super) async fn run(&self, session: &Session<'_>, watch: &ProgressFn) -> Result<u64> {
+    pub(super) async fn run(&self, session: &AdoptSession<'_>, watch: &ProgressFn) -> Result<u64> {
         let answer = match self {
             Self::AddColumns => session.transact(COLUMNS).await?,
             Self::FillSeq { .. } => fill_seq(session, watch).await.map(|()| None)?,
@@ -114,7 +114,7 @@ impl Task {
 }
 
 /// Until no row is left: one that another writer moves to a page behind is met by the next round.
-async fn fill_seq(session: &Session<'_>, watch: &ProgressFn) -> Result<()> {
+async fn fill_seq(session: &AdoptSession<'_>, watch: &ProgressFn) -> Result<()> {
     loop {
         let pages = session.count_pages().await?;
         for page in (0..pages).step_by(BATCH_PAGES) {

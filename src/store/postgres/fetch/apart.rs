@@ -14,8 +14,8 @@ use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
 use super::{
-    FETCH, Placed, PlacedRow, Reader, Selection, clock, is_about_a_row, key_values, keys_sql, range_values, ranges_sql,
-    read, retries_sql, retry_values,
+    FETCH, FetchSelection, Placed, PlacedRow, Reader, clock, is_about_a_row, key_values, keys_sql, range_values,
+    ranges_sql, read, retries_sql, retry_values,
 };
 use crate::error::StoreError;
 use crate::store::postgres::row::{DELIVERED, FITS, TEXTS, sized};
@@ -51,9 +51,9 @@ type Bare = (SmallInt, SqlUuid, Timestamptz, BigInt, Timestamptz, Integer, Integ
 const BARE: &str = "e.id, e.scheduled_at, e.seq, e.updated_at, e.retry_count, e.max_retries, e.status = 'retry', \
     convert_to(e.partition_key, getdatabaseencoding())";
 
-static BARE_RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&Selection::of(BARE)));
-static BARE_RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&Selection::of(BARE)));
-static BARE_KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&Selection::of(BARE)));
+static BARE_RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&FetchSelection::of(BARE)));
+static BARE_RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&FetchSelection::of(BARE)));
+static BARE_KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&FetchSelection::of(BARE)));
 
 static BY_ID: LazyLock<String> = LazyLock::new(|| {
     format!(

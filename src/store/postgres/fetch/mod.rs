@@ -149,14 +149,14 @@ async fn clock(conn: &mut AsyncPgConnection, cached: bool) -> QueryResult<i64> {
 }
 
 /// What a fetch selects of the rows that it finds.
-struct Selection {
+struct FetchSelection {
     columns: &'static str,
     /// Of the table, from which the columns are made.
     inner: &'static str,
     fits: &'static str,
 }
 
-impl Selection {
+impl FetchSelection {
     /// Columns of the table.
     fn of(columns: &'static str) -> Self {
         Self { columns, inner: "e.*", fits: "" }
@@ -172,12 +172,12 @@ impl Selection {
     }
 }
 
-static RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&Selection::delivered()));
-static RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&Selection::delivered()));
-static KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&Selection::delivered()));
+static RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&FetchSelection::delivered()));
+static RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&FetchSelection::delivered()));
+static KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&FetchSelection::delivered()));
 
-fn ranges_sql(selection: &Selection) -> String {
-    let Selection { columns, inner, fits } = selection;
+fn ranges_sql(selection: &FetchSelection) -> String {
+    let FetchSelection { columns, inner, fits } = selection;
     let rows = selection.from(&format!(
         "SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
             AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
@@ -210,8 +210,8 @@ fn range_values(request: &FetchRequest) -> Vec<Value> {
 }
 
 /// A row that another writer put into `retry` without a time is due like any other of its `scheduled_at`.
-fn retries_sql(selection: &Selection) -> String {
-    let Selection { columns, inner, fits } = selection;
+fn retries_sql(selection: &FetchSelection) -> String {
+    let FetchSelection { columns, inner, fits } = selection;
     let rows = selection.from(&format!(
         "SELECT s.shard, e.* FROM unnest(?) AS s(shard) CROSS JOIN LATERAL (\
             (SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
@@ -235,8 +235,8 @@ fn retry_values(request: &FetchRequest) -> Vec<Value> {
     vec![shards, lane(), except(), limit(), lane(), except(), limit(), limit()]
 }
 
-fn keys_sql(selection: &Selection) -> String {
-    let Selection { columns, inner, fits } = selection;
+fn keys_sql(selection: &FetchSelection) -> String {
+    let FetchSelection { columns, inner, fits } = selection;
     let rows = selection.from(&format!(
         "SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
             AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \

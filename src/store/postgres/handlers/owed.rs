@@ -51,12 +51,12 @@ const OWED_BEFORE: &str = concat!(
     ") n) SELECT key, handler::text FROM owed ORDER BY key, handler"
 );
 
-type Row = (String, Option<String>, i64, i64, Option<i64>, Option<i64>, i64, bool);
+type OwedRow = (String, Option<String>, i64, i64, Option<i64>, Option<i64>, i64, bool);
 
 pub(in crate::store::postgres) async fn owed(store: &PostgresStore) -> Result<Vec<OwedHandler>> {
     let query =
         sql::<(Text, Nullable<Text>, BigInt, BigInt, Nullable<BigInt>, Nullable<BigInt>, BigInt, Bool)>(&owed_sql());
-    let rows: Vec<Row> =
+    let rows: Vec<OwedRow> =
         store.run_within(LONG_STATEMENT_LIMIT, "count what handlers are owed", |conn| query.load(conn).boxed()).await?;
     Ok(rows.into_iter().map(handler).collect())
 }
@@ -83,7 +83,7 @@ fn owed_sql() -> String {
     )
 }
 
-fn handler((name, types, owed, not_covered, oldest, seen_for, owed_for, expired): Row) -> OwedHandler {
+fn handler((name, types, owed, not_covered, oldest, seen_for, owed_for, expired): OwedRow) -> OwedHandler {
     let span = |micros: i64| Duration::from_micros(u64::try_from(micros).unwrap_or(0));
     OwedHandler {
         name,

@@ -48,7 +48,7 @@ pub(super) struct PostgresLeases {
     connection: Option<Connection>,
     /// The last beat that is known to be recorded.
     last: Option<Beat>,
-    reported: Option<(Report, Instant)>,
+    reported: Option<(WorkerReport, Instant)>,
     /// Where each worker's heartbeat was seen last. Newer versions are on the same page or behind it, so a read from there
     /// does not depend on how many old ones vacuum has left.
     places: BTreeMap<Uuid, String>,
@@ -70,7 +70,7 @@ struct Beat {
 }
 
 /// Backends and handlers, as JSON.
-type Report = (String, String);
+type WorkerReport = (String, String);
 
 impl PostgresLeases {
     pub(super) fn new(target: Arc<Target>) -> Self {
@@ -187,7 +187,7 @@ impl PostgresLeases {
             ends.extend(self.ask("read heartbeats", limit, &sql::read_ends(&missed, &BTreeMap::new())).await?);
         }
         let clock = leases.first().and_then(|row| row.get(5)?.parse().ok());
-        let workers: Vec<Worker> = workers.iter().filter_map(|row| worker(row, &ends, beat.lease)).collect();
+        let workers: Vec<WorkerState> = workers.iter().filter_map(|row| worker(row, &ends, beat.lease)).collect();
         self.remember(beat, &workers, &leases);
         Ok(self.view(beat, &workers, &leases, clock))
     }
@@ -195,7 +195,7 @@ impl PostgresLeases {
 
 impl PostgresLeases {
     /// What to take from, and by which rules, until the next view.
-    fn remember(&mut self, beat: &Heartbeat, workers: &[Worker], leases: &[SimpleQueryRow]) {
+    fn remember(&mut self, beat: &Heartbeat, workers: &[WorkerState], leases: &[SimpleQueryRow]) {
         self.places = workers.iter().filter_map(|worker| Some((worker.id, worker.place.clone()?))).collect();
         self.ended = workers.iter().filter(|worker| worker.has_ended()).map(|worker| worker.id).collect();
         self.ended.remove(&beat.worker);
@@ -210,7 +210,7 @@ impl PostgresLeases {
     fn view(
         &self,
         beat: &Heartbeat,
-        workers: &[Worker],
+        workers: &[WorkerState],
         leases: &[SimpleQueryRow],
         clock: Option<i64>,
     ) -> LeaseSnapshot {
@@ -236,7 +236,7 @@ impl PostgresLeases {
     }
 
     /// One that does not know the rules in force can take nothing; a share left to it would be nobody's.
-    fn can_work(&self, worker: &Worker) -> bool {
+    fn can_work(&self, worker: &WorkerState) -> bool {
         worker.alive && worker.protocol >= self.protocol
     }
 
@@ -339,7 +339,7 @@ impl LeaseStore for PostgresLeases {
 }
 
 /// A worker's rows.
-struct Worker {
+struct WorkerState {
     id: Uuid,
     live_worker: LiveWorker,
     /// Where its heartbeat was seen; `None`: it has none, as under protocol 1.
@@ -352,13 +352,13 @@ struct Worker {
     protocol: i16,
 }
 
-impl Worker {
+impl WorkerState {
     fn has_ended(&self) -> bool {
         self.left.is_some_and(|left| left.is_zero())
     }
 }
 
-fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Option<Worker> {
+fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Option<WorkerState> {
     let id: Uuid = row.get(0)?.parse().ok()?;
     let end = ends.iter().find(|end| end.get(0) == row.get(0));
     let silent_for = span(end.map_or(row.get(4), |end| end.get(2)));
@@ -368,7 +368,7 @@ fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Opt
         handlers: row.get(2)?.to_owned(),
         started_at: row.get(3)?.parse().ok()?,
     };
-    Some(Worker {
+    Some(WorkerState {
         id,
         live_worker,
         place: end.and_then(|end| end.get(1)).map(str::to_owned),
@@ -380,7 +380,7 @@ fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Opt
 }
 
 /// When the first lease of another worker can end. They end with their owners' heartbeats.
-fn next_end(beat: &Heartbeat, workers: &[Worker], leases: &[LeaseRow]) -> Option<Duration> {
+fn next_end(beat: &Heartbeat, workers: &[WorkerState], leases: &[LeaseRow]) -> Option<Duration> {
     let others: BTreeSet<Uuid> = leases.iter().filter_map(|row| row.owner).filter(|id| *id != beat.worker).collect();
     let ends = workers.iter().filter(|worker| others.contains(&worker.id)).filter_map(|worker| worker.left);
     ends.filter(|left| !left.is_zero()).min()

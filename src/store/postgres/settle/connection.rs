@@ -53,7 +53,7 @@ pub(super) struct SettleConnection {
     pub(super) client: Client,
     driver: Driver,
     server: i64,
-    backend: Backend,
+    backend: ServerProcess,
     index_plans: bool,
     /// The settle that the server caches, if it has taken the planner options.
     cached: OnceCell<Statement>,
@@ -61,7 +61,7 @@ pub(super) struct SettleConnection {
 
 /// A connection as the server knows it: its process, and when that began, in microseconds since 1970.
 #[derive(Debug, Clone, Copy)]
-struct Backend {
+struct ServerProcess {
     pid: i32,
     began: i64,
 }
@@ -97,7 +97,7 @@ impl managed::Manager for Manager {
         });
         let mut driver = Driver { task, warned, busy: true };
         let server = self.0.target.identify(&client).await?;
-        let backend = Backend::of(&client).await.map_err(|error| self.0.target.connect_error(&error))?;
+        let backend = ServerProcess::of(&client).await.map_err(|error| self.0.target.connect_error(&error))?;
         driver.busy = false;
         Ok(SettleConnection { client, driver, server, backend, index_plans, cached: OnceCell::new() })
     }
@@ -128,7 +128,7 @@ impl SettleConnection {
     }
 }
 
-impl Backend {
+impl ServerProcess {
     async fn of(client: &Client) -> Result<Self, DriverError> {
         const OWN: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint \
             FROM pg_stat_get_activity(pg_backend_pid())";
@@ -236,7 +236,7 @@ impl SettlePool {
     }
 
     /// Whether the server says that this connection is at no statement.
-    async fn is_idle(&self, backend: Backend) -> bool {
+    async fn is_idle(&self, backend: ServerProcess) -> bool {
         let busy = run_on(&self.target, &self.others, STATEMENT_LIMIT, "check a settle that waits", |conn| {
             backend.is_busy(conn).boxed()
         });
