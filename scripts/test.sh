@@ -66,6 +66,6 @@ step "Tests and the documentation's examples"
 RUST_TEST_THREADS="${RUST_TEST_THREADS:-$threads}" cargo test --workspace
 
 step "Example: quickstart"
-cargo run --quiet --example quickstart
+cargo run --quiet -p quickstart
 
 step "All passed"

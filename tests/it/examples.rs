@@ -27,27 +27,6 @@ fn events(program: &Running) -> Vec<Value> {
     program.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-#[tokio::test]
-async fn the_quickstart_ends_by_itself_and_shows_what_it_promises() {
-    let mut program = Running::spawn(&mut example("quickstart"));
-    let status = program.wait_exit(PATIENCE).await;
-    let said = program.stderr();
-    assert_eq!(status.code(), Some(0), "{said}");
-
-    let events = events(&program);
-    let types: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
-    assert_eq!(types, ["user.created", "report.due"], "each once, the scheduled one last");
-    assert_eq!(events[0]["data"], json!({"name": "Ada"}));
-    assert!(!program.stdout().contains("Ghost") && !said.contains("Ghost"), "what was rolled back is never seen");
-
-    let count = |text: &str| said.lines().filter(|line| *line == text).count();
-    assert_eq!(said.lines().filter(|line| line.starts_with("greeter: ")).count(), 2, "{said}");
-    assert_eq!(count("greeter: the mail server is away, Ada has to wait"), 1, "{said}");
-    assert_eq!(count("greeter: welcome, Ada"), 1, "{said}");
-    assert_eq!(count("auditor: user.created happened"), 1, "not run again because of the greeter: {said}");
-    assert_eq!(count("auditor: report.due happened"), 1, "{said}");
-}
-
 /// The status and the body of an answer.
 fn post(address: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();

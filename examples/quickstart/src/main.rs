@@ -1,7 +1,7 @@
 //! The main job on embedded defaults, no server needed: events written in transactions of a SQLite file reach a backend
 //! (here: lines of JSON on standard output) and two handler actors. Ends by itself.
 //!
-//! Run it with `cargo run --example quickstart`.
+//! Run it with `cargo run -p quickstart`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -29,8 +29,8 @@ impl Handler<HandleEvent> for Greeter {
         let user: serde_json::Value = message.event.data_as()?;
         let name = user["name"].as_str().unwrap_or("somebody");
         if self.seen.insert(name.to_owned()) {
-            eprintln!("greeter: the mail server is away, {name} has to wait");
-            return Err(HandlerError::new("the mail server is away"));
+            eprintln!("greeter: the mail server is unavailable, {name} has to wait");
+            return Err(HandlerError::new("the mail server is unavailable"));
         }
         eprintln!("greeter: welcome, {name}");
         Ok(())
