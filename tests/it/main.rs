@@ -33,6 +33,7 @@ mod publishing;
 mod python;
 mod replicas;
 mod retention;
+mod rights;
 mod secrets;
 mod sentinel;
 mod shutdown;
