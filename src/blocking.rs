@@ -1,6 +1,6 @@
 //! Publishing on plain diesel connections: the same as [`publish`](crate::publish()) without async.
 //!
-//! Any diesel connection to Postgres or SQLite will do, a pool's guard too; this crate itself brings no libpq.
+//! Any diesel connection to PostgreSQL or SQLite works, including a pool's guard; this crate itself does not need libpq.
 
 use diesel::connection::LoadConnection;
 use diesel::result::QueryResult;
@@ -14,13 +14,13 @@ use crate::publish::{InsertResult, NewEvent, OutboxDatabase, ValidEvent, all_sto
 
 /// Writes an event on the caller's connection and returns it as stored.
 ///
-/// The event exists if and only if the caller's transaction commits. The same id again is treated as by
+/// The event exists if and only if the caller's transaction commits. A repeated id is treated as by
 /// [`publish`](crate::publish()).
 ///
 /// # Errors
-/// [`PublishError::Invalid`] for an event that breaks a rule, before anything is sent to the database;
-/// [`PublishError::IdConflict`] where the id is that of an event with other content; [`PublishError::Store`] when the
-/// database refuses or cannot be reached.
+/// [`PublishError::Invalid`] if the event breaks a rule, before anything is sent to the database;
+/// [`PublishError::IdConflict`] if its id belongs to an event with other content; [`PublishError::Store`] if the database
+/// refuses the event or cannot be reached.
 pub fn publish<C>(conn: &mut C, event: NewEvent) -> Result<OutboxEvent, PublishError>
 where
     C: LoadConnection,
@@ -33,8 +33,8 @@ where
 ///
 /// See [`publish_many`](crate::publish_many) for their order and their transaction.
 ///
-/// # Errors
-/// [`PublishError::InvalidInBatch`] names the first event that breaks a rule, [`PublishError::IdConflictInBatch`] the first
+/// [`PublishError::InvalidInBatch`] names the first event that breaks a rule, [`PublishError::IdConflictInBatch`] the
+/// first event whose id belongs to other content; [`PublishError::Store`] as for [`publish`].
 /// whose id has other content; [`PublishError::Store`] as for [`publish`].
 pub fn publish_many<C>(
     conn: &mut C,
@@ -51,7 +51,7 @@ where
     conn.transaction(|conn| all_stored(insert_parts(conn, parts.events)?))
 }
 
-/// Writes events that have nothing to do with each other, in as many statements as they need.
+/// Writes independent events, in as many statements as they need.
 #[cfg(feature = "sqlite")]
 pub(crate) fn insert_ready<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
 where

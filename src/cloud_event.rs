@@ -1,4 +1,4 @@
-//! Events as other systems read them: CloudEvents in the JSON format.
+//! Events as CloudEvents in the JSON format, as other systems receive them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::event::{JsonText, OutboxEvent};
 use crate::publish::RESERVED_NAMES;
 
-/// The event as a CloudEvent, compact JSON in django-broadcaster's order; `data` is the database's text as it is.
+/// The event as a CloudEvent: compact JSON in django-broadcaster's order; `data` is the database's unchanged text.
 pub(crate) fn to_json(event: &OutboxEvent) -> String {
     let mut out = String::with_capacity(320 + event.size() + event.data_binary.as_ref().map_or(0, Vec::len) / 3);
     out.push_str("{\"specversion\":");
@@ -90,7 +90,7 @@ fn push_string(out: &mut String, value: &str) {
     }
 }
 
-/// A time as Python's `datetime.isoformat()` writes it in UTC: no fraction where it is zero.
+/// A time as Python's `datetime.isoformat()` writes it in UTC: without a fraction if it is zero.
 pub(crate) fn push_isoformat(out: &mut String, time: DateTime<Utc>) {
     use fmt::Write;
     let (date, clock) = (time.date_naive(), time.time());
@@ -105,7 +105,7 @@ pub(crate) fn push_isoformat(out: &mut String, time: DateTime<Utc>) {
     push_two(out, clock.minute());
     out.push(':');
     push_two(out, clock.second());
-    // A leap second counts on from the second before.
+    // The nanoseconds of a leap second continue those of the second before.
     let micros = clock.nanosecond() % 1_000_000_000 / 1_000;
     if micros != 0 {
         let _ = write!(out, ".{micros:06}");
@@ -117,7 +117,7 @@ fn push_two(out: &mut String, number: u32) {
     out.extend([number / 10, number % 10].iter().filter_map(|digit| char::from_digit(*digit, 10)));
 }
 
-/// The pairs of a JSON object in the order of its text, the values unparsed.
+/// The pairs of a JSON object in the order of its text, with unparsed values.
 pub(crate) fn object_pairs(text: &str) -> serde_json::Result<Vec<(Cow<'_, str>, &RawValue)>> {
     if text == "{}" {
         return Ok(Vec::new());

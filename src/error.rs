@@ -1,4 +1,4 @@
-//! What can go wrong, by the part of the library that says so.
+//! Errors, by the part of the library that returns them.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl InvalidEvent {
     }
 }
 
-/// An event was published under the id of another one, which stays as it is.
+/// The id of a new event belongs to a stored event with other content, which stays as it is.
 ///
 /// The contents themselves are never part of the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +33,7 @@ impl InvalidEvent {
 )]
 #[non_exhaustive]
 pub struct IdConflict {
-    /// The id of both.
+    /// The id of both events.
     pub id: Uuid,
     /// The first column in which they differ.
     pub field: &'static str,
@@ -54,19 +54,19 @@ pub enum PublishError {
         /// What is wrong with it.
         error: InvalidEvent,
     },
-    /// The id is that of an event with other content; this one was not stored.
+    /// The id belongs to a stored event with other content; this event was not stored.
     #[error(transparent)]
     IdConflict(#[from] IdConflict),
-    /// One event of several has the id of an event with other content, stored before or of the same batch; none of them
-    /// was written.
+    /// One event of several has the id of an event with other content, which is stored already or in the same batch; none
+    /// of them was written.
     #[error("event number {index} of the batch: {error}")]
     IdConflictInBatch {
         /// Counted from 1.
         index: usize,
-        /// The event in the way.
+        /// The conflict.
         error: IdConflict,
     },
-    /// The database refused or could not be reached.
+    /// The database refused the statement, or it could not be reached.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The outbox is shutting down or was never started.
@@ -77,7 +77,7 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// The same of one event that was no batch to its caller.
+    /// The same error for a single event that the caller did not give as a batch.
     #[cfg(feature = "cli")]
     pub(crate) fn alone(self) -> Self {
         match self {
@@ -87,39 +87,39 @@ impl PublishError {
         }
     }
 
-    /// The event was refused for what it is: sending it again cannot help.
+    /// Whether the event itself was refused, so that sending it again cannot help.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
         matches!(self, Self::Invalid(_) | Self::InvalidInBatch { .. })
     }
 
-    /// The same event may be stored later: the database is away, starting or overloaded, or did not answer, in which case
-    /// the event may have been stored. All else is permanent, but for [`Stopped`](Self::Stopped).
+    /// Whether a retry may store the event: the database is unavailable, starting or overloaded, or it did not answer
+    /// (the event may be stored then). Every other error except [`Stopped`](Self::Stopped) is permanent.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_transient())
     }
 
-    /// An event with other content is stored under its id: sending it again cannot help.
+    /// Whether an event with other content is stored under this id, so that sending it again cannot help.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::IdConflict(_) | Self::IdConflictInBatch { .. })
     }
 }
 
-/// The database refused, or could not be reached.
+/// The database refused a statement, or it could not be reached.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// No connection could be had.
+    /// No connection could be made.
     #[error("cannot reach the database {target}: {reason}")]
     Unreachable {
         /// The database's address without its password.
         target: String,
-        /// What the driver said.
+        /// The driver's message.
         reason: String,
     },
-    /// The server can be read and not written: a standby, or one that was set read-only. What it shows may be old.
+    /// The server accepts reads but no writes: it is a standby, or it was set read-only. Its data may be old.
     #[error(
         "the database {target} is read-only: it is a standby, or default_transaction_read_only is on. The outbox reads and \
          writes on the primary alone; point database.url at it"
@@ -133,10 +133,10 @@ pub enum StoreError {
     NotMigrated {
         /// The database's address without its password.
         target: String,
-        /// Missing or out of date.
+        /// Missing, or out of date.
         state: &'static str,
     },
-    /// There is a table of the outbox's name that is neither the outbox's nor django-broadcaster's; nothing was changed.
+    /// A table with the outbox's name exists that is neither the outbox's nor django-broadcaster's; nothing was changed.
     #[error(
         "the table outbox_events in {target} was made by neither this program nor django-broadcaster 0.1.1 and stays as \
          it is: {objections}. Rename it, or use another schema"
@@ -144,43 +144,43 @@ pub enum StoreError {
     NotAdoptable {
         /// The database's address without its password.
         target: String,
-        /// Everything that is different.
+        /// Every difference.
         objections: String,
     },
-    /// A statement did not answer in time.
+    /// The database did not answer in time.
     #[error("the database did not answer `{operation}` within {limit:?}")]
     Timeout {
-        /// What was asked.
+        /// The operation.
         operation: &'static str,
-        /// How long it was waited for.
+        /// The time limit.
         limit: Duration,
     },
     /// A statement failed.
     #[error("the database refused `{operation}`: {reason}")]
     Query {
-        /// What was asked.
+        /// The operation.
         operation: &'static str,
-        /// What the driver said.
+        /// The driver's message.
         reason: String,
-        /// The connection is gone, or the server cannot serve now; the same statement may pass later.
+        /// The connection was lost, or the server cannot serve now; a retry may succeed.
         transient: bool,
     },
-    /// The database refused the statement because of what it would write.
+    /// The database refused the statement because of its values.
     #[error("the database refused to {operation} (SQLSTATE {sqlstate}): {reason}")]
     #[non_exhaustive]
     Refused {
-        /// What was asked.
+        /// The operation.
         operation: &'static str,
-        /// The server's code for the reason; PostgreSQL's appendix A lists them.
+        /// The server's code for the reason; see appendix A of the PostgreSQL manual.
         sqlstate: String,
-        /// What the server said.
+        /// The server's message.
         reason: String,
     },
-    /// Another transaction holds a lock for longer than the statement may wait.
+    /// Another transaction holds a lock longer than the statement may wait.
     #[error("cannot {operation}: another transaction holds a lock on the table or its rows")]
     #[non_exhaustive]
     Locked {
-        /// What was asked.
+        /// The operation.
         operation: &'static str,
     },
     /// No event has this id.
@@ -189,7 +189,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The same statement may pass later: the database is away, starting or overloaded.
+    /// Whether a retry may succeed: the database is unavailable, starting or overloaded.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -199,13 +199,13 @@ impl StoreError {
         }
     }
 
-    /// The server decided against the statement because of what it would write, and nothing of it was done.
+    /// Whether the server rejected the statement because of its values, so that nothing was written.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. })
     }
 }
 
-/// Settings that cannot be used, with the place they came from.
+/// Settings that cannot be used, with their origin.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingsError {
@@ -214,17 +214,17 @@ pub enum SettingsError {
     Unreadable {
         /// The file.
         path: String,
-        /// What the system said.
+        /// The operating system's message.
         reason: String,
     },
-    /// A key that no setting has.
+    /// An unknown key.
     #[error("unknown setting `{key}` in {origin}{}", Hint(.nearest))]
     UnknownKey {
         /// Its path, with dots.
         key: String,
         /// A file or an environment variable.
         origin: String,
-        /// The key that looks most like it.
+        /// The most similar known key.
         nearest: Option<String>,
     },
     /// A value of the wrong type or out of range.
@@ -265,7 +265,7 @@ pub enum SystemError {
     /// The settings do not describe a system that can run.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The database said no in a way that waiting does not mend.
+    /// The database returned an error that waiting does not fix.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A handler's name is empty or too long.
@@ -277,7 +277,7 @@ pub enum SystemError {
         /// The most characters that a name may have.
         max: usize,
     },
-    /// The runtime could not be made.
+    /// The runtime could not be created.
     #[error("cannot start the outbox's threads: {0}")]
     Runtime(#[source] std::io::Error),
     /// Two handlers would share a name.
@@ -292,7 +292,7 @@ pub enum SystemError {
     /// The system has stopped.
     #[error("the outbox system is not running")]
     Stopped,
-    /// Shutting down took longer than `shutdown_timeout`; what was in flight is delivered by another worker or the next start.
+    /// Shutdown took longer than `shutdown_timeout`; another worker, or the next start, delivers the events in flight.
     #[error("the outbox system did not shut down within {0:?}; what was in flight stays in the outbox")]
     ShutdownTimeout(Duration),
 }

@@ -1,4 +1,4 @@
-//! Events: what an application publishes, and what stands in the outbox.
+//! Events: those that applications publish, and those that the outbox stores.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use crate::error::InvalidEvent;
 
-/// Where an event stands on its way.
+/// The state of an event.
 ///
 /// ```text
 ///             accepted, handled
 ///  pending ────────────────────────▶ published
 ///     │  ▲                               ▲
-///     │  └── retried by a person         │
+///     │  └── retried by an operator      │
 ///     │                  retries spent   │
 ///     ├─ rejected ─▶ retry ───────────┐  │
 ///     │                │  └───────────┼──┘
@@ -29,20 +29,20 @@ use crate::error::InvalidEvent;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Status {
-    /// Waits for its time and its turn.
+    /// Waits until it is due and the earlier events of its key are settled.
     Pending,
-    /// Taken by django-broadcaster's own worker; this library never writes it.
+    /// In progress at django-broadcaster's own worker; this library never writes it.
     Processing,
-    /// Was rejected, or has handlers still to run; waits for `retry_at`.
+    /// Was rejected, or still has handlers to run; waits for `retry_at`.
     Retry,
-    /// The backend has it and every handler ran.
+    /// The backend has accepted the event and every handler has run.
     Published,
-    /// Was rejected for good, or as often as its `max_retries` allow.
+    /// Was rejected permanently, or as often as `max_retries` allows.
     Failed,
 }
 
 impl Status {
-    /// As the table holds it.
+    /// The value of the table's column.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -72,9 +72,9 @@ impl FromStr for Status {
     }
 }
 
-/// JSON as the text that the database holds, parsed only when asked.
+/// JSON as the database's text, parsed on demand only.
 ///
-/// Its `Debug` shows the length alone: payloads stay out of logs.
+/// `Debug` prints the length only: payloads stay out of logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JsonText(Cow<'static, str>);
 
@@ -97,7 +97,7 @@ impl JsonText {
     /// Parses the text.
     ///
     /// # Errors
-    /// When the JSON does not have the shape of `T`.
+    /// If the JSON does not have the shape of `T`.
     pub fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_str(&self.0)
     }
@@ -109,11 +109,11 @@ impl fmt::Debug for JsonText {
     }
 }
 
-/// An event as it stands in the outbox; the fields are the table's columns.
+/// A stored event; the fields are the table's columns.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxEvent {
-    /// The event's own id; version 7 when this library made it.
+    /// The event's own id; a UUID of version 7 if this library made it.
     pub id: Uuid,
     /// CloudEvents `specversion`.
     pub spec_version: String,
@@ -127,68 +127,68 @@ pub struct OutboxEvent {
     pub data_content_type: String,
     /// CloudEvents `dataschema`; empty: none.
     pub data_schema: String,
-    /// CloudEvents `data`, where it is JSON.
+    /// CloudEvents `data`, if it is JSON.
     pub data: Option<JsonText>,
     /// CloudEvents `data_base64`, decoded.
     pub data_binary: Option<Vec<u8>>,
-    /// Where the event stands.
+    /// The event's state.
     pub status: Status,
-    /// CloudEvents `time`: when it was written, by the database's clock.
+    /// CloudEvents `time`: when the event was written, by the database's clock.
     pub created_at: DateTime<Utc>,
     /// When the row was last changed.
     pub updated_at: DateTime<Utc>,
-    /// Not before this time; also the first part of the order within a key.
+    /// The event is not sent before this time, which is also the first part of the order within a key.
     pub scheduled_at: DateTime<Utc>,
     /// When the backend's acceptance was recorded.
     pub published_at: Option<DateTime<Utc>>,
-    /// How often a backend or a handler rejected it.
+    /// The number of rejections by a backend or a handler.
     pub retry_count: i32,
-    /// It fails when `retry_count` reaches this; 0 means the same as 1.
+    /// The event fails when `retry_count` reaches this; 0 means the same as 1.
     pub max_retries: i32,
-    /// Why it was last rejected; empty: never.
+    /// The reason of the last rejection; empty: none.
     pub last_error: String,
     /// The backend's name; empty: the worker's default backend.
     pub publisher_backend: String,
     /// A JSON object: extra fields of the stream entry.
     pub publisher_config: JsonText,
-    /// The second part of the order within a key; a replay draws a new one. 0: none, as django-broadcaster published it.
+    /// The second part of the order within a key; a replay draws a new one. 0: none, as in events of django-broadcaster.
     pub seq: i64,
     /// When a `retry` is due.
     pub retry_at: Option<DateTime<Utc>>,
-    /// Another producer's id that is no UUID; empty: `id` is the CloudEvent's id.
+    /// Another producer's id that is not a UUID; empty: `id` is the CloudEvent's id.
     pub cloud_event_id: String,
     /// A JSON object: CloudEvents extension attributes.
     pub extensions: JsonText,
     /// CloudEvents `partitionkey`, the scope of order; empty: not ordered.
     pub partition_key: String,
-    /// The local handlers still to run; `None`: all.
+    /// The local handlers that still have to run; `None`: all.
     pub pending_handlers: Option<Vec<String>>,
     /// The last ten failures with their times, a JSON array.
     pub errors: Option<JsonText>,
 }
 
 impl OutboxEvent {
-    /// The JSON data as a value of the application's own.
+    /// Parses the JSON data into a type of the application.
     ///
     /// # Errors
-    /// When there is no JSON data or it does not have the shape of `T`.
+    /// If there is no JSON data, or it does not have the shape of `T`.
     pub fn data_as<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_str(self.data.as_ref().map_or("null", JsonText::as_str))
     }
 
-    /// The CloudEvent's id: the producer's own, or the row's.
+    /// The CloudEvent's id: the producer's own id, or the row's.
     #[must_use]
     pub fn cloud_event_id(&self) -> String {
         if self.cloud_event_id.is_empty() { self.id.to_string() } else { self.cloud_event_id.clone() }
     }
 
-    /// The event as a CloudEvent 1.0 in the JSON format, as consumers of a stream read it.
+    /// The event as a CloudEvent 1.0 in the JSON format, as consumers of a stream receive it.
     #[must_use]
     pub fn to_cloud_event_json(&self) -> String {
         crate::cloud_event::to_json(self)
     }
 
-    /// The bytes that the event's variable-size parts take, which `max_event_bytes` and `max_in_flight_bytes` bound.
+    /// The size in bytes of the event's variable-size parts, which `max_event_bytes` and `max_in_flight_bytes` limit.
     #[must_use]
     pub fn size(&self) -> usize {
         self.data.as_ref().map_or(0, |data| data.as_str().len())

@@ -1,4 +1,4 @@
-//! An event as `--format json` and `events show` print it: the keys are the table's columns.
+//! The format in which `--format json` and `events show` print an event: the keys are the table's columns.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -38,7 +38,7 @@ pub(crate) struct EventJson<'a> {
     errors: Option<Json<'a>>,
 }
 
-/// A JSON column's text as it is, so that no number changes; as a string where it is no JSON.
+/// The unchanged text of a JSON column, so that no number changes; a JSON string if it is not valid JSON.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Json<'a> {

@@ -1,10 +1,10 @@
-//! What a database's refusal means to whoever publishes on a connection of their own.
+//! Converts database errors for callers that publish on a connection of their own.
 
 use diesel::result::{DatabaseErrorKind, Error};
 
 use crate::error::{PublishError, StoreError};
 
-/// So that `?` works in a transaction whose error is [`PublishError`].
+/// Lets `?` work in a transaction whose error is [`PublishError`].
 impl From<Error> for PublishError {
     fn from(error: Error) -> Self {
         if let Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) = error {
@@ -32,7 +32,7 @@ fn missing(reason: &str) -> Option<&'static str> {
     }
 }
 
-/// Diesel does not hand on the database's code, so what is certain to be permanent is named.
+/// Diesel does not pass on the database's code, so this function lists the errors that are certainly permanent.
 fn is_transient(error: &Error, reason: &str) -> bool {
     match error {
         Error::DatabaseError(

@@ -10,12 +10,12 @@ use super::validate::escape_for_message;
 use crate::cloud_event::object_pairs;
 use crate::error::InvalidEvent;
 
-/// The namespace of the UUIDs (version 5) that stand for CloudEvents whose id is no UUID.
+/// The namespace of the version 5 UUIDs that this library derives for CloudEvents whose id is not a UUID.
 ///
-/// The name within it is the event's `source`, a line feed, and its `id`.
+/// The name in it is the event's `source`, a line feed, and its `id`.
 pub const CLOUD_EVENT_NAMESPACE: Uuid = uuid!("92c7ef9c-8473-4892-9e64-9b5a1af2e369");
 
-/// The row's id for another producer's event. No attribute holds a line feed, so that no two pairs share a name.
+/// The row's id for another producer's event. No attribute contains a line feed, so no two pairs share a name.
 pub(super) fn derived_id(source: &str, id: &str) -> Uuid {
     Uuid::new_v5(&CLOUD_EVENT_NAMESPACE, format!("{source}\n{id}").as_bytes())
 }
@@ -23,17 +23,17 @@ pub(super) fn derived_id(source: &str, id: &str) -> Uuid {
 impl NewEvent {
     /// Reads a CloudEvent 1.0 in the JSON format.
     ///
-    /// - `data` is kept as the text it is, `data_base64` is decoded.
-    /// - `partitionkey` becomes the partition key, attributes unknown to CloudEvents become extensions.
-    /// - An `id` that is a UUID becomes the event's id. Another one is kept as it is, beside an id of version 5 derived
-    ///   from `source` and it (see [`CLOUD_EVENT_NAMESPACE`]).
-    /// - `time` must be a timestamp and is not kept: an outbox event's time is when it was written.
-    /// - An attribute that is `null` is not there.
+    /// - `data` keeps its text, `data_base64` is decoded.
+    /// - `partitionkey` becomes the partition key; attributes that CloudEvents does not define become extensions.
+    /// - A UUID in `id` becomes the event's id. Any other `id` is stored unchanged, next to a version 5 id that is
+    ///   derived from `source` and `id` (see [`CLOUD_EVENT_NAMESPACE`]).
+    /// - `time` must be a timestamp and is not stored: the time of an outbox event is when it was written.
+    /// - An attribute that is `null` counts as missing.
     ///
-    /// Lengths and the like are checked when it is published.
+    /// Lengths and similar limits are checked when the event is published.
     ///
     /// # Errors
-    /// When the text is no CloudEvent; the field named is the attribute as CloudEvents calls it.
+    /// If the text is not a CloudEvent; the error's field is the attribute's name in CloudEvents.
     pub fn from_cloud_event_json(text: &str) -> Result<Self, InvalidEvent> {
         let pairs = object_pairs(text).map_err(|error| {
             let problem = if error.is_data() { "is JSON, but no object".to_owned() } else { position(&error) };
@@ -53,7 +53,7 @@ impl NewEvent {
             }
         }
         if event.data_binary.is_some() {
-            // The producer did not say what it is, so neither do we.
+            // The producer gave no content type, so none is stored.
             event.data_content_type.get_or_insert_default();
         }
         version(spec_version)?;
@@ -83,7 +83,7 @@ impl NewEvent {
         })
     }
 
-    /// Only the hyphenated form counts as a UUID; where it is written in capitals, that is kept too.
+    /// Only the hyphenated form counts as a UUID; the producer's id is stored too if it is written in capitals.
     fn with_cloud_event_id(self, id: String) -> Self {
         match Uuid::try_parse(&id) {
             Ok(uuid) if id.len() == uuid::fmt::Hyphenated::LENGTH => self.id(uuid).cloud_event_id(id),

@@ -1,20 +1,20 @@
-//! What JSON text must keep to so that every database takes it.
+//! Limits on JSON text that make it valid in every supported database.
 
 use serde_json::value::RawValue;
 
-/// As deep as `serde_json` reads, less what stands around it.
+/// The depth that `serde_json` reads, less the levels around the data.
 pub(super) const MAX_DEPTH: usize = 100;
-/// Python reads integers of up to 4300 digits, and `jsonb` no more than 16383 after the point.
+/// Python reads integers of up to 4300 digits, and `jsonb` at most 16383 digits after the point.
 pub(super) const MAX_DIGITS: usize = 4000;
 
-/// Checks that text is JSON that `jsonb` can hold, and returns how many bytes it takes there at most.
+/// Checks that the text is JSON that `jsonb` can store, and returns the most bytes that it takes there.
 pub(super) fn check(text: &str) -> Result<usize, String> {
     serde_json::from_str::<&RawValue>(text)
         .map_err(|error| format!("is no JSON: wrong at line {}, column {}", error.line(), error.column()))?;
     Scanner { bytes: text.as_bytes(), at: 0, depth: 0, size: 0 }.run()
 }
 
-/// Walks over text that is known to be JSON.
+/// Scans text that is known to be JSON.
 struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -28,7 +28,7 @@ impl Scanner<'_> {
             match byte {
                 b'"' => self.string()?,
                 b'-' | b'0'..=b'9' => self.number()?,
-                // `jsonb` writes a space after each of these, and no other.
+                // `jsonb` writes a space after each of these, and no other space.
                 b',' | b':' => self.skip(2),
                 b' ' | b'\t' | b'\n' | b'\r' => self.skip(0),
                 b'{' | b'[' => self.open()?,
@@ -91,7 +91,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// The code of the `\uXXXX` that begins here, if one does.
+    /// The code of the `\uXXXX` escape that begins at this position, if there is one.
     fn unicode_escape(&self, at: usize) -> Option<u32> {
         let digits = self.bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
         u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
@@ -102,7 +102,7 @@ impl Scanner<'_> {
         let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
         let length = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
         let token = std::str::from_utf8(&rest[..length]).unwrap_or_default();
-        // `jsonb` writes an exponent out as digits, with a leading zero and a point where they are needed.
+        // `jsonb` writes an exponent out as digits, with a leading zero and a point if needed.
         let size = match token.split_once(['e', 'E']) {
             Some((digits, exponent)) => {
                 exponent.parse::<i32>().ok().map(|exponent| digits.len() + exponent.unsigned_abs() as usize + 2)

@@ -19,24 +19,23 @@ pub(crate) use validate::{RESERVED_NAMES, ValidEvent};
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 
-/// An event as stored, or why that one alone was not.
+/// An event as stored, or why this event was not stored.
 pub(crate) type InsertResult = Result<OutboxEvent, PublishError>;
 
-/// A database that holds an outbox: diesel's `Pg` or `Sqlite`, as the crate's features say.
+/// A database that holds an outbox: diesel's `Pg` or `Sqlite`, depending on the crate's features.
 ///
-/// Cannot be implemented outside of this crate.
+/// Cannot be implemented outside this crate.
 pub trait OutboxDatabase: sealed::Insert {}
 
 pub(crate) mod sealed {
     use super::*;
 
-    /// How a database inserts events, whatever drives the connection.
+    /// Inserts events into a database over any kind of connection.
     pub trait Insert: diesel::backend::Backend + Sized {
-        /// Events of one statement, at most.
+        /// The most events in one statement.
         const MOST: usize;
 
-        /// Writes events with one statement, so all of them or none, except for those whose id is taken: each has an
-        /// answer of its own.
+        /// Writes events with one statement, all or none, except those whose id is in use: each event has its own result.
         fn insert_each<C>(
             conn: &mut C,
             events: Vec<ValidEvent>,
@@ -52,21 +51,21 @@ pub(crate) mod sealed {
 
 /// Writes an event on the caller's connection and returns it as stored.
 ///
-/// The event exists if and only if the caller's transaction commits. The JSON of its data comes back as it was given;
-/// PostgreSQL keeps it in a form of its own. The connection may be an `AsyncPgConnection`, a
+/// The event exists if and only if the caller's transaction commits. The returned event has the JSON of its data as it
+/// was given; PostgreSQL normalizes it. The connection may be an `AsyncPgConnection`, a
 /// `SyncConnectionWrapper<SqliteConnection>` or a pool's guard of either.
 ///
-/// # The same id again
-/// An event whose id and content are already in the outbox is the same event: what is stored is returned, and no second
-/// event is written. Content is everything that [`NewEvent`] says, except for a time, a delay or `max_retries` that are not
-/// given, and the trace context. On PostgreSQL such a repetition writes a message to the log, so that its commit waits for
-/// a synchronous standby as the first one had to. An event that was delivered and deleted in between comes back as
-/// published, as it was given, with `seq` 0; once it is deleted, its id is free.
+/// # Repeated ids
+/// If an event with the same id and content is already in the outbox, it is the same event: the stored event is returned,
+/// and no second event is written. The content is everything that [`NewEvent`] sets, except a time, a delay or
+/// `max_retries` that is not given, and the trace context. On PostgreSQL such a repetition writes a message to the WAL,
+/// so that its commit waits for a synchronous standby as the first one had to. If the event was delivered and deleted in
+/// between, it is returned as published, as it was given, with `seq` 0; after the deletion its id is free.
 ///
 /// # Errors
-/// [`PublishError::Invalid`] for an event that breaks a rule, before anything is sent to the database;
-/// [`PublishError::IdConflict`] where the id is that of an event with other content; [`PublishError::Store`] when the
-/// database refuses or cannot be reached.
+/// [`PublishError::Invalid`] if the event breaks a rule, before anything is sent to the database;
+/// [`PublishError::IdConflict`] if its id belongs to an event with other content; [`PublishError::Store`] if the database
+/// refuses the event or cannot be reached.
 pub async fn publish<C>(conn: &mut C, event: NewEvent) -> Result<OutboxEvent, PublishError>
 where
     C: AsyncConnection,
@@ -77,13 +76,13 @@ where
 
 /// Writes events on the caller's connection, all or none, and returns them as stored, in the order given.
 ///
-/// That is also their order within a key, where `scheduled_at` does not say otherwise. See [`publish`]. Several events of
-/// which one has an id of the caller's are written in a transaction of their own, which is a savepoint within a
-/// transaction that was begun by diesel.
+/// This order is also their order within a key, unless `scheduled_at` differs. See [`publish`]. If one of several events
+/// has an id that the caller chose, they are written in a transaction of their own, which is a savepoint within a
+/// transaction that diesel began.
 ///
 /// # Errors
-/// [`PublishError::InvalidInBatch`] names the first event that breaks a rule, [`PublishError::IdConflictInBatch`] the first
-/// whose id has other content; [`PublishError::Store`] as for [`publish`].
+/// [`PublishError::InvalidInBatch`] names the first event that breaks a rule, [`PublishError::IdConflictInBatch`] the
+/// first event whose id belongs to other content; [`PublishError::Store`] as for [`publish`].
 pub async fn publish_many<C>(
     conn: &mut C,
     events: impl IntoIterator<Item = NewEvent>,
@@ -96,7 +95,7 @@ where
     if parts.can_stand_alone {
         return all_stored(insert_parts(conn, parts.events).await?);
     }
-    // Not `transaction`, whose closure would keep the future from moving between threads.
+    // Not `transaction`: with its closure the future could not move between threads.
     C::TransactionManager::begin_transaction(conn).await?;
     match insert_parts(conn, parts.events).await.map_err(PublishError::from).and_then(all_stored) {
         Ok(stored) => {
@@ -104,7 +103,7 @@ where
             Ok(stored)
         }
         Err(error) => match C::TransactionManager::rollback_transaction(conn).await {
-            // What broke the transaction says more than that it is broken.
+            // The error that broke the transaction says more than that it is broken.
             Ok(()) | Err(Error::BrokenTransactionManager) => Err(error),
             Err(error) => Err(error.into()),
         },
@@ -123,10 +122,10 @@ where
     Ok(stored)
 }
 
-/// Events by the statements that write them.
+/// Events, grouped by the statements that write them.
 pub(crate) struct InsertParts {
     pub(crate) events: Vec<Vec<ValidEvent>>,
-    /// One statement writes all or none by itself: no id can be taken, or there is but one event.
+    /// One statement writes all or none by itself: every id is new, or there is only one event.
     pub(crate) can_stand_alone: bool,
 }
 
@@ -155,7 +154,7 @@ pub(crate) fn prepare_all(events: impl IntoIterator<Item = NewEvent>) -> Result<
     events.into_iter().enumerate().map(prepare).collect()
 }
 
-/// All events, or why the first that was not stored was not.
+/// All events, or the error of the first event that was not stored.
 pub(crate) fn all_stored(answers: Vec<InsertResult>) -> Result<Vec<OutboxEvent>, PublishError> {
     let in_batch = |(at, stored): (usize, InsertResult)| {
         stored.map_err(|error| match error {
@@ -173,7 +172,7 @@ pub(crate) fn exactly_one(answers: Vec<InsertResult>) -> InsertResult {
     })
 }
 
-/// Every connection that the documentation names is taken, and the future can move between threads.
+/// Checks that every connection type in the documentation is accepted, and that the future can move between threads.
 #[cfg(test)]
 mod accepts {
     use diesel_async::pooled_connection::deadpool::Object;

@@ -16,9 +16,9 @@ use crate::trace::{self, TraceContext};
 /// The largest event accepted unless [`NewEvent::max_bytes`] says otherwise: 1 MiB.
 pub const DEFAULT_MAX_EVENT_BYTES: usize = 1 << 20;
 
-/// An event to publish: what to say, and how it is to be delivered.
+/// An event to publish: its content and its delivery options.
 ///
-/// Rules are checked when it is published, so that building never fails:
+/// Rules are checked when the event is published, so that building never fails:
 ///
 /// ```
 /// # use actix_outbox::NewEvent;
@@ -28,7 +28,7 @@ pub const DEFAULT_MAX_EVENT_BYTES: usize = 1 << 20;
 ///     .partition_key("user-42");
 /// ```
 ///
-/// Its `Debug` shows no payload.
+/// `Debug` prints no payload.
 #[derive(Clone)]
 #[must_use = "an event is written when it is given to `publish`"]
 pub struct NewEvent {
@@ -42,7 +42,7 @@ pub struct NewEvent {
     pub(super) data_binary: Option<Vec<u8>>,
     pub(super) schedule: Schedule,
     pub(super) max_retries: Option<i32>,
-    /// Unless it says itself.
+    /// Used if `max_retries` is not given.
     pub(super) default_max_retries: i32,
     pub(super) publisher_backend: String,
     pub(super) publisher_config: Vec<(String, Value)>,
@@ -50,11 +50,11 @@ pub struct NewEvent {
     pub(super) extensions: Vec<(String, Value)>,
     pub(super) partition_key: String,
     pub(super) max_bytes: Option<usize>,
-    /// Of the span in which it was made; that in which it is published goes before it.
+    /// The trace of the span in which the event was made; the span in which it is published takes precedence.
     pub(super) trace: Option<TraceContext>,
 }
 
-/// The message that publishes an event in a transaction of its own; it is answered with the event as stored.
+/// The message that publishes an event in a transaction of its own; the reply is the stored event.
 pub type PublishEvent = NewEvent;
 
 impl actix::Message for NewEvent {
@@ -65,12 +65,12 @@ impl actix::Message for NewEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Schedule {
     At(DateTime<Utc>),
-    /// Counted from the moment of writing, by the database's clock.
+    /// Counted from the time of writing, by the database's clock.
     In(Duration),
 }
 
 impl NewEvent {
-    /// An event of this CloudEvents `type` and `source`, each 1 to 255 characters, due at once.
+    /// An event with this CloudEvents `type` and `source`, each 1 to 255 characters, due immediately.
     pub fn new(event_type: impl Into<String>, source: impl Into<String>) -> Self {
         Self {
             id: None,
@@ -94,127 +94,127 @@ impl NewEvent {
         }
     }
 
-    /// Belongs to the trace of the span that the caller is in, where there is one.
+    /// Adds the event to the trace of the caller's current span, if there is one.
     pub(crate) fn in_current_trace(mut self) -> Self {
         self.trace = trace::current().or(self.trace);
         self
     }
 
-    /// JSON data. What serializes to `null` is no data; what cannot be serialized is an error when it is published.
+    /// Sets JSON data. `null` means no data; a value that cannot be serialized is an error when the event is published.
     pub fn data(mut self, data: impl Serialize) -> Self {
         self.data = Some(serde_json::to_string(&data).map_err(|error| error.to_string()));
         self
     }
 
-    /// JSON data that is text already. It is checked to be JSON and otherwise left as it is.
+    /// Sets JSON data from text. The text is checked to be JSON and otherwise unchanged.
     pub fn data_json(mut self, text: impl Into<String>) -> Self {
         self.data = Some(Ok(text.into()));
         self
     }
 
-    /// Binary data instead of JSON; CloudEvents `data_base64`.
+    /// Sets binary data instead of JSON; CloudEvents `data_base64`.
     pub fn binary(mut self, data: impl Into<Vec<u8>>) -> Self {
         self.data_binary = Some(data.into());
         self
     }
 
-    /// CloudEvents `subject`, at most 255 characters; empty: none.
+    /// Sets CloudEvents `subject`, at most 255 characters; empty: none.
     pub fn subject(mut self, subject: impl Into<String>) -> Self {
         self.subject = subject.into();
         self
     }
 
-    /// CloudEvents `dataschema`: an absolute URI of at most 200 characters.
+    /// Sets CloudEvents `dataschema`: an absolute URI of at most 200 characters.
     pub fn data_schema(mut self, uri: impl Into<String>) -> Self {
         self.data_schema = Some(uri.into());
         self
     }
 
-    /// CloudEvents `datacontenttype`, at most 100 characters; empty: none.
+    /// Sets CloudEvents `datacontenttype`, at most 100 characters; empty: none.
     ///
-    /// Unless given it is `application/json`, or `application/octet-stream` for binary data.
+    /// The default is `application/json`, or `application/octet-stream` for binary data.
     pub fn content_type(mut self, media_type: impl Into<String>) -> Self {
         self.data_content_type = Some(media_type.into());
         self
     }
 
-    /// A CloudEvents extension attribute: a name of lower-case ASCII letters and digits, and a string, a boolean or an
-    /// `i32`. Given again, the later value counts.
+    /// Sets a CloudEvents extension attribute: a name of lower-case ASCII letters and digits, and a string, a boolean or
+    /// an `i32`. The last value for a name wins.
     pub fn extension(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         put(&mut self.extensions, name.into(), value.into());
         self
     }
 
-    /// CloudEvents `partitionkey`, at most 255 characters: events of one key and backend keep their order; empty: none.
+    /// Sets CloudEvents `partitionkey`, at most 255 characters: events of one key and backend stay in order; empty: none.
     pub fn partition_key(mut self, key: impl Into<String>) -> Self {
         self.partition_key = key.into();
         self
     }
 
-    /// The name of the backend that delivers it, at most 100 of `a-z 0-9 _ . -`; empty: the worker's default backend.
+    /// Sets the backend that delivers the event: at most 100 of `a-z 0-9 _ . -`; empty: the worker's default backend.
     pub fn backend(mut self, name: impl Into<String>) -> Self {
         self.publisher_backend = name.into();
         self
     }
 
-    /// Not to be delivered before this time, in the years 1 to 9999.
+    /// Delays delivery until this time, in the years 1 to 9999.
     pub fn scheduled_at(mut self, time: DateTime<Utc>) -> Self {
         self.schedule = Schedule::At(time);
         self
     }
 
-    /// Not to be delivered before this much later than it is written, by the database's clock; at most 1000 years.
+    /// Delays delivery by this duration after the event is written, by the database's clock; at most 1000 years.
     pub fn scheduled_in(mut self, delay: Duration) -> Self {
         self.schedule = Schedule::In(delay);
         self
     }
 
-    /// It fails with this rejection by a backend or a handler: 3 is the third. 0 or more; 0 is the first, as 1 is.
+    /// Sets the number of rejections after which the event is marked failed; 0 means the same as 1.
     ///
-    /// Unless given it is `max_retries` under `[worker]` for an event that an [`Outbox`](crate::Outbox) or the command
-    /// line writes, and 3 on a connection of the caller's own, which knows no settings.
+    /// The default is `max_retries` under `[worker]` for an event that an [`Outbox`](crate::Outbox) or the command line
+    /// writes, and 3 on a connection of the caller's own, which knows no settings.
     pub fn max_retries(mut self, times: i32) -> Self {
         self.max_retries = Some(times);
         self
     }
 
-    /// An extra field of the stream entry, a string or a number; at most 100. Given again, the later value counts. A name
-    /// that the entry has already, such as `source`, replaces what it holds there.
+    /// Adds an extra field to the stream entry, a string or a number; at most 100 fields. The last value for a name wins.
+    /// A name that the entry already has, such as `source`, replaces the entry's value.
     pub fn publisher_config(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         put(&mut self.publisher_config, name.into(), value.into());
         self
     }
 
-    /// Its id; a new UUID (version 7) unless given.
+    /// Sets the event's id; the default is a new UUID (version 7).
     ///
-    /// The same id again is the same event if the content is the same too: the stored event is returned. With other content
-    /// it is refused: [`PublishError::IdConflict`]. That holds for as long as retention keeps the event; afterwards its id is
-    /// free, and the same id is a new event.
+    /// If an event with this id is already stored, the same content returns the stored event, and other content is
+    /// refused with [`PublishError::IdConflict`]. After retention deletes the event, its id is free, and an event with
+    /// that id is new.
     pub fn id(mut self, id: Uuid) -> Self {
         self.id = Some(id);
         self
     }
 
-    /// Another producer's CloudEvents `id` that is no UUID, 1 to 255 characters.
+    /// Sets another producer's CloudEvents `id` that is not a UUID, 1 to 255 characters.
     ///
-    /// Unless [`id`](Self::id) is given too, the row's id is derived from the source and this (see
-    /// [`CLOUD_EVENT_NAMESPACE`](crate::CLOUD_EVENT_NAMESPACE)), so that the same event again is recognised.
+    /// Unless [`id`](Self::id) is given too, the row's id is derived from `source` and this id (see
+    /// [`CLOUD_EVENT_NAMESPACE`](crate::CLOUD_EVENT_NAMESPACE)), so that a repetition of the event is recognised.
     pub fn cloud_event_id(mut self, id: impl Into<String>) -> Self {
         self.cloud_event_id = Some(id.into());
         self
     }
 
-    /// How many bytes its variable parts may take together, as [`OutboxEvent::size`] counts them.
+    /// Sets the largest total size of the event's variable-size parts in bytes, as [`OutboxEvent::size`] counts them.
     ///
-    /// Unless given it is `max_event_bytes` under `[worker]` for an event that an [`Outbox`](crate::Outbox) or the command
-    /// line writes, and [`DEFAULT_MAX_EVENT_BYTES`] on a connection of the caller's own. A worker does not deliver an event
-    /// that is larger than its own `max_event_bytes`: it becomes `failed`.
+    /// The default is `max_event_bytes` under `[worker]` for an event that an [`Outbox`](crate::Outbox) or the command
+    /// line writes, and [`DEFAULT_MAX_EVENT_BYTES`] on a connection of the caller's own. A worker does not deliver an
+    /// event that is larger than its own `max_event_bytes`: the event becomes `failed`.
     pub fn max_bytes(mut self, limit: usize) -> Self {
         self.max_bytes = Some(limit);
         self
     }
 
-    /// Fills in what the event does not say itself.
+    /// Fills in the values that the event does not set.
     pub(crate) fn or_defaults(mut self, max_retries: i32, max_bytes: usize) -> Self {
         self.default_max_retries = max_retries;
         self.max_bytes.get_or_insert(max_bytes);
@@ -222,7 +222,7 @@ impl NewEvent {
     }
 }
 
-/// As a map would: a name that is there keeps its place and gets the new value.
+/// Inserts as a map does: a known name keeps its position and gets the new value.
 fn put(pairs: &mut Vec<(String, Value)>, name: String, value: Value) {
     match pairs.iter_mut().find(|(known, _)| *known == name) {
         Some((_, old)) => *old = value,

@@ -1,4 +1,4 @@
-//! The rules that an event keeps: those of CloudEvents 1.0.2 and the limits of the outbox table.
+//! Validation rules for events: those of CloudEvents 1.0.2 and the limits of the outbox table.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::jsonb_limits;
 use super::new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, Schedule};
 use crate::error::InvalidEvent;
 
-/// Attributes that CloudEvents names itself, so that no extension may.
+/// Attribute names that CloudEvents defines, which an extension cannot use.
 pub(crate) const RESERVED_NAMES: [&str; 10] =
     ["specversion", "type", "source", "id", "time", "subject", "datacontenttype", "dataschema", "data", "data_base64"];
 
@@ -21,14 +21,14 @@ const MAX_SCHEMA: usize = 200;
 const MAX_BACKEND: usize = 100;
 const MAX_CONFIG_PAIRS: usize = 100;
 const MAX_DELAY: Duration = Duration::from_secs(1000 * 31_556_952);
-/// What Python's datetime can hold, which is less than databases can.
+/// The range of Python's datetime, which is smaller than that of the databases.
 const YEARS: std::ops::RangeInclusive<i32> = 1..=9999;
 
-/// An event that keeps every rule, as the columns of its row.
+/// An event that passes every rule, as the columns of its row.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ValidEvent {
     pub(crate) id: Uuid,
-    /// The id was made for it just now, so no other event can have it.
+    /// The id was just generated, so no other event can have it.
     pub(crate) is_new: bool,
     pub(crate) event_type: String,
     pub(crate) source: String,
@@ -37,11 +37,11 @@ pub struct ValidEvent {
     pub(crate) data_schema: String,
     pub(crate) data: Option<String>,
     pub(crate) data_binary: Option<Vec<u8>>,
-    /// Since 1970. `None`: `delay_micros` after the database's now.
+    /// Microseconds since 1970. `None`: `delay_micros` after the database's current time.
     pub(crate) scheduled_micros: Option<i64>,
     pub(crate) delay_micros: i64,
     pub(crate) max_retries: i32,
-    /// The caller said how many.
+    /// The caller gave a value.
     pub(crate) chose_max_retries: bool,
     pub(crate) publisher_backend: String,
     /// A JSON object.
@@ -53,7 +53,7 @@ pub struct ValidEvent {
 }
 
 impl NewEvent {
-    /// The row's id: the one given, or that of another producer's event, or a new one.
+    /// The row's id: the one given, or the one derived from another producer's id, or a new one.
     pub(super) fn row_id(&self) -> Uuid {
         let derived = || self.cloud_event_id.as_ref().map(|id| derived_id(&self.source, id));
         self.id.or_else(derived).unwrap_or_else(Uuid::now_v7)
@@ -93,7 +93,7 @@ impl NewEvent {
         }
     }
 
-    /// About how many bytes it takes in memory.
+    /// The approximate size in memory in bytes.
     pub(crate) fn size(&self) -> usize {
         let json = self.data.as_ref().and_then(|data| data.as_ref().ok()).map_or(0, String::len);
         json + self.data_binary.as_ref().map_or(0, Vec::len) + self.attributes_size()
@@ -113,7 +113,7 @@ impl NewEvent {
         Ok(())
     }
 
-    /// Checks every rule and gives the event what its row needs.
+    /// Checks every rule and converts the event to the columns of its row.
     pub(crate) fn prepare(self) -> Result<ValidEvent, InvalidEvent> {
         let mut this = self.in_current_trace();
         if let Some(trace) = this.trace.take() {
@@ -131,7 +131,7 @@ impl NewEvent {
             Schedule::At(time) => (Some(time.timestamp_micros()), Duration::ZERO),
             Schedule::In(delay) => (None, delay),
         };
-        // No name for what the row's id says already.
+        // Not stored if it equals the row's id.
         let cloud_event_id = self.cloud_event_id.filter(|text| *text != id.to_string());
         Ok(ValidEvent {
             id,
@@ -171,7 +171,7 @@ fn attribute(field: &str, value: &str, limit: usize) -> Result<(), InvalidEvent>
     string(value).map_err(|problem| InvalidEvent::new(field, problem))
 }
 
-/// The type String of CloudEvents.
+/// Checks a value of the CloudEvents type String.
 fn string(value: &str) -> Result<(), &'static str> {
     let is_noncharacter = |c: char| matches!(c, '\u{FDD0}'..='\u{FDEF}') || u32::from(c) & 0xFFFE == 0xFFFE;
     if value.chars().any(char::is_control) {
@@ -253,12 +253,12 @@ fn config(pairs: &[(String, Value)]) -> Result<(), InvalidEvent> {
     Ok(())
 }
 
-/// A name as a message may show it.
+/// A name, shortened and escaped for a message.
 pub(super) fn escape_for_message(name: &str) -> String {
     name.chars().take(40).flat_map(char::escape_default).collect()
 }
 
-/// At most as many bytes as the JSON object of these pairs.
+/// The approximate size in bytes of the JSON object of these pairs.
 fn pairs_size(pairs: &[(String, Value)]) -> usize {
     let value_size = |value: &Value| value.as_str().map_or_else(|| value.to_string().len(), str::len);
     2 + pairs.iter().map(|(name, value)| name.len() + value_size(value) + 8).sum::<usize>()

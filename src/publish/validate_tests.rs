@@ -171,7 +171,7 @@ fn another_producers_id_always_gives_the_same_row() {
     assert_ne!(id("a", "1").id, id("b", "1").id);
     assert_ne!(id("a", "1").id, id("a", "2").id);
     assert_eq!((id("a", "1").id.get_version_num(), id("a", "1").cloud_event_id.as_str()), (5, "1"));
-    // Fixed: rows written by an earlier version must be found again.
+    // Fixed: rows that an earlier version wrote must still be found.
     assert_eq!(id("user-service", "A-1").id.to_string(), "991d4e79-4af2-5479-a0d0-d4e631dff0a4");
 }
 

@@ -1,4 +1,4 @@
-//! What values are in range, for settings that were loaded and settings that were made in code.
+//! Range checks, for settings that were loaded and for settings that were made in code.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::units::LONGEST;
 use super::{PublisherSettings, RetentionSettings, RetryBackoff, Secret, Settings, WorkerSettings};
 use crate::error::SettingsError;
 
-/// What would be right, for messages.
+/// Descriptions of valid values, for messages.
 pub(super) mod expected {
     pub(in crate::settings) const FROM_ZERO: &str = "a whole number, at least 0";
     pub(in crate::settings) const FROM_ONE: &str = "a whole number, at least 1";
@@ -25,24 +25,24 @@ const BUILT_IN: &[&str] = &["redis_stream", "jsonl", "local"];
 const MAX_NAME: usize = 100;
 const MAX_DAYS: u32 = 36_500;
 
-/// Whether a Redis key's cluster slot is that of a hash tag: what stands between its first `{` and the next `}`, unless
-/// that is nothing. The slot of any other key is that of the whole key.
+/// Whether the hash tag alone determines a Redis key's cluster slot: the text between the first `{` and the next `}`,
+/// unless it is empty. Otherwise the whole key determines the slot.
 pub(crate) fn has_hash_tag(key: &str) -> bool {
     let inside = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     inside.is_some_and(|(tag, _)| !tag.is_empty())
 }
 
 impl Settings {
-    /// Checks that every value is in range. What [`load`](Self::load) and [`from_toml`](Self::from_toml) return has
-    /// passed; settings made in code are checked when the system starts.
+    /// Checks that every value is in range. Results of [`load`](Self::load) and [`from_toml`](Self::from_toml) have
+    /// passed this check; settings made in code are checked when the system starts.
     ///
     /// # Errors
-    /// The first value that is not, by its name.
+    /// The first value that is out of range, by name.
     pub fn check(&self) -> Result<()> {
         self.check_from(&|_| "the settings".to_owned())
     }
 
-    /// `origin` says where a key's value came from.
+    /// Checks all values; `origin` returns where a key's value came from.
     pub(super) fn check_from(&self, origin: &dyn Fn(&str) -> String) -> Result<()> {
         let check = Check { origin };
         if !self.database.url.is_empty() {
@@ -79,7 +79,7 @@ impl super::DatabaseSettings {
     /// The database's address.
     ///
     /// # Errors
-    /// When none was given.
+    /// If none was given.
     pub fn require_url(&self) -> Result<&Secret> {
         if self.url.is_empty() {
             return Err(SettingsError::Missing {
@@ -114,7 +114,7 @@ impl Check<'_> {
         self.that(value >= least && value <= LONGEST, key, problem)
     }
 
-    /// Nothing of the address is shown: it may hold a password where none is expected.
+    /// Checks an address without showing it: it may contain a password in an unexpected place.
     fn url(&self, key: &str, url: &Secret, schemes: &[&str]) -> Result<()> {
         let fits = schemes.iter().any(|scheme| url.expose().strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
         self.that(fits, key, format!("must be an address that begins with {}", schemes.join(" or ")))

@@ -21,7 +21,7 @@ const DATABASE_VARIABLE: &str = "DATABASE_URL";
 const DEFAULT_FILE: &str = "outbox.toml";
 const TEXT_ORIGIN: &str = "the TOML text";
 
-/// What [`Settings::load`] reads.
+/// The sources that [`Settings::load`] reads.
 ///
 /// ```
 /// use actix_outbox::{LoadOptions, Settings};
@@ -38,7 +38,7 @@ pub struct LoadOptions {
     variables: BTreeMap<String, Variable>,
 }
 
-/// May hold a password, so that `Debug` shows nothing of it.
+/// An environment variable; it may contain a password, so `Debug` prints nothing of it.
 #[derive(Clone)]
 struct Variable(OsString);
 
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Variable {
 }
 
 impl LoadOptions {
-    /// This process's environment, and `outbox.toml` in its working directory where there is one.
+    /// This process's environment, and `outbox.toml` in its working directory if it exists.
     #[must_use]
     pub fn from_process() -> Self {
         let mut options = Self { directory: Some(PathBuf::from(".")), ..Self::default() };
@@ -59,28 +59,28 @@ impl LoadOptions {
         options
     }
 
-    /// Reads this file, and no other.
+    /// Reads this file and no other.
     #[must_use]
     pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
         self.file = Some(path.into());
         self
     }
 
-    /// Reads `outbox.toml` in this directory where there is one and no other file is named.
+    /// Reads `outbox.toml` in this directory if it exists and no other file is named.
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = Some(path.into());
         self
     }
 
-    /// The database's address, over everything else.
+    /// Sets the database's address, which overrides every other source.
     #[must_use]
     pub fn database_url(mut self, url: impl Into<super::Secret>) -> Self {
         self.database_url = Some(url.into());
         self
     }
 
-    /// Adds environment variables; those that are none of ours are left out.
+    /// Adds environment variables; those that are not settings of the outbox are ignored.
     #[must_use]
     pub fn variables<N: AsRef<OsStr>, V: Into<OsString>>(mut self, pairs: impl IntoIterator<Item = (N, V)>) -> Self {
         for (name, value) in pairs {
@@ -96,7 +96,7 @@ impl LoadOptions {
         }
     }
 
-    /// An empty variable counts as none.
+    /// The value of a variable; an empty one counts as not set.
     fn variable(&self, name: &str) -> Option<&OsStr> {
         self.variables.get(name).map(|value| value.0.as_os_str()).filter(|value| !value.is_empty())
     }
@@ -132,26 +132,26 @@ impl LoadOptions {
 impl Settings {
     /// Loads the settings: `--database-url` over `OUTBOX__…` over `DATABASE_URL` over the TOML file over the defaults.
     ///
-    /// `OUTBOX__WORKER__BATCH_SIZE=50` sets `batch_size` under `[worker]`: `__` separates, capitals do not matter.
-    /// The file is the one named in the options, else by `OUTBOX_CONFIG`, else `outbox.toml` where there is one.
+    /// `OUTBOX__WORKER__BATCH_SIZE=50` sets `batch_size` under `[worker]`: `__` separates, case does not matter. The file
+    /// is the one named in the options, or in `OUTBOX_CONFIG`, or `outbox.toml` if it exists.
     ///
     /// # Errors
-    /// When a file cannot be read, a key is unknown, or a value is of the wrong type or out of range.
+    /// If a file cannot be read, a key is unknown, or a value is of the wrong type or out of range.
     pub fn load(options: &LoadOptions) -> Result<Self> {
         from_layers(&options.layers()?)
     }
 
-    /// Reads the settings from TOML alone, without the environment.
+    /// Reads the settings from TOML only, without the environment.
     ///
     /// # Errors
-    /// When the text is no TOML, a key is unknown, or a value is of the wrong type or out of range.
+    /// If the text is not valid TOML, a key is unknown, or a value is of the wrong type or out of range.
     pub fn from_toml(text: &str) -> Result<Self> {
         from_layers(&Figment::from(Layer::toml(TEXT_ORIGIN.to_owned(), text)?))
     }
 }
 
 fn from_layers(figment: &Figment) -> Result<Settings> {
-    // Layers hold data that was parsed before: none of them can fail.
+    // The layers hold data that is already parsed, so none of them can fail.
     let merged = figment.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
     let origins = Origins::new(figment);
     let settings = read::settings(Node::root(&origins, merged))?;
@@ -162,7 +162,7 @@ fn from_layers(figment: &Figment) -> Result<Settings> {
 /// One source of values.
 struct Layer {
     origin: String,
-    /// The values are texts to be read as whatever their key wants.
+    /// The values are texts, to be parsed as the type of their key.
     is_text: bool,
     dict: Dict,
 }
@@ -176,7 +176,7 @@ impl Layer {
         }
     }
 
-    /// Nothing of the text is shown when it cannot be parsed: the line may hold a password.
+    /// Parses TOML. An error shows nothing of the text: the line may contain a password.
     fn toml(origin: String, text: &str) -> Result<Self> {
         match Toml::from_str::<Dict>(text) {
             Ok(mut dict) => {
@@ -219,7 +219,7 @@ impl Provider for Layer {
 const ALIAS: &str = "sleep_time";
 const ALIASED: &str = "poll_interval";
 
-/// Before the layers are merged, so that the higher one wins by whatever name.
+/// Renames aliases before the layers are merged, so that the higher layer wins under either name.
 fn rename_aliases(dict: &mut Dict, origin: &str) -> Result<()> {
     let Some(Value::Dict(_, worker)) = dict.get_mut("worker") else { return Ok(()) };
     let Some(value) = worker.remove(ALIAS) else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! Settings and their defaults.
 //!
-//! `load` lays the flag, the environment and the file over one another, `read` turns the result into the structs here,
-//! `check` holds what values are in range.
+//! `load` merges the flag, the environment and the file, `read` converts the result to the structs here, and `check`
+//! checks that values are in range.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,19 +18,19 @@ pub(crate) mod units;
 pub use load::LoadOptions;
 pub use secret::Secret;
 
-/// Everything that an outbox needs to know: `[database]`, `[publishers.*]`, `[worker]`, `[retention]` and `[web]`.
+/// All settings of an outbox: `[database]`, `[publishers.*]`, `[worker]`, `[retention]` and `[web]`.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Where the outbox tables are.
+    /// The database that holds the outbox tables.
     pub database: DatabaseSettings,
-    /// The backends by name. The default one is that named `default`, or the only one.
+    /// The publishers by name. The default one is the one named `default`, or the only one.
     pub publishers: BTreeMap<String, PublisherSettings>,
     /// How events are fetched, dispatched and retried.
     pub worker: WorkerSettings,
-    /// How long events that are done are kept.
+    /// How long settled events are kept.
     pub retention: RetentionSettings,
-    /// Who may use the console.
+    /// Access to the console.
     pub web: WebSettings,
 }
 
@@ -40,8 +40,8 @@ pub struct Settings {
 pub struct DatabaseSettings {
     /// `postgres://…?sslmode=disable|require|verify-full` or `sqlite://path`.
     pub url: Secret,
-    /// PostgreSQL: connections, at most. Half of them read, the others record, publish and do the rest; at least one of each.
-    /// None: four for each processor of this machine, 8 to 32. The heartbeat and the listener have one each beside them.
+    /// PostgreSQL: the most connections. Half of them read, the others settle, publish and do the rest; at least one of
+    /// each. None: four for each processor of this machine, 8 to 32. The heartbeat and the listener each have one more.
     pub connections: Option<usize>,
 }
 
@@ -53,37 +53,37 @@ pub struct PublisherSettings {
     pub backend: String,
     /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
     pub url: Option<Secret>,
-    /// Instead of `url`.
+    /// The server's host, instead of `url`.
     pub host: Option<String>,
-    /// With `host`; 6379.
+    /// The server's port, with `host`; 6379.
     pub port: Option<u16>,
-    /// With `host` or `sentinel`; 0.
+    /// The database's number, with `host` or `sentinel`; 0.
     pub db: Option<i64>,
-    /// With `host` or `sentinel`.
+    /// The user's name, with `host` or `sentinel`.
     pub username: Option<String>,
-    /// With `host` or `sentinel`.
+    /// The password, with `host` or `sentinel`.
     pub password: Option<Secret>,
-    /// Instead of `url`: some nodes of a Redis Cluster, each as a `url` is. The others are found through them.
+    /// Some nodes of a Redis Cluster, instead of `url`, each in the form of `url`. The others are discovered.
     pub nodes: Vec<Secret>,
-    /// Instead of `url`: who knows the master's address.
+    /// The sentinels that provide the master's address, instead of `url`.
     pub sentinel: Option<SentinelSettings>,
-    /// Replicas that must have an event before it counts as published; none: the master's word is enough.
+    /// Replicas that must have an event before it counts as published; none: the master's reply is enough.
     pub wait_replicas: Option<WaitReplicas>,
     /// The stream's key.
     pub stream_name: String,
-    /// About how many entries the stream keeps; 0: it is never trimmed.
+    /// The approximate number of entries that the stream keeps; 0: it is never trimmed.
     pub max_len: u64,
-    /// How long connecting may take.
+    /// The time limit for connecting.
     pub connect_timeout: Duration,
-    /// How long one answer may take.
+    /// The time limit for one reply.
     pub socket_timeout: Duration,
-    /// What a failed event means for the later ones of its key.
+    /// The effect of a failed event on later events of its key.
     pub on_failed: OnFailed,
-    /// Events a second that one worker hands over; none: no limit.
+    /// The events per second that one worker sends; none: no limit.
     pub rate_limit: Option<RateLimit>,
-    /// `jsonl`: a file's path, or `-` for standard output.
+    /// The path of a file (`jsonl`), or `-` for standard output.
     pub path: Option<String>,
-    /// Keys of an application's own backend.
+    /// Options of an application's own backend.
     pub options: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -118,44 +118,44 @@ impl Default for PublisherSettings {
 pub struct SentinelSettings {
     /// The name under which the sentinels watch the master.
     pub master: String,
-    /// The sentinels, each as a `url` is. A `rediss://` one says that the master is reached by TLS too.
+    /// The sentinels, each in the form of `url`. A `rediss://` one means that the master is reached by TLS too.
     pub nodes: Vec<Secret>,
 }
 
 /// `wait_replicas = { count, timeout }`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaitReplicas {
-    /// How many replicas; at least 1.
+    /// The number of replicas; at least 1.
     pub count: u32,
-    /// How long they may take before Redis counts as unavailable; less than `socket_timeout`.
+    /// The time after which Redis counts as unavailable; less than `socket_timeout`.
     pub timeout: Duration,
 }
 
 impl WaitReplicas {
-    /// So many replicas, within a second.
+    /// Waits for this many replicas, within a second.
     #[must_use]
     pub fn new(count: u32) -> Self {
         Self { count, timeout: Duration::from_secs(1) }
     }
 }
 
-/// What a failed event means for the later ones of its key.
+/// The effect of a failed event on later events of its key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnFailed {
-    /// They go on without it.
+    /// Later events are sent.
     #[default]
     Continue,
-    /// They wait until a person retries it or lets it go. If it was a handler that failed it, only what that handler is given
-    /// of the key waits; a process that has handlers and delivers nothing needs this setting, too.
+    /// Later events wait until an operator retries or fails this event. If a handler failed it, only the key's deliveries
+    /// to that handler wait; a process that has handlers but delivers nothing needs this setting too.
     Hold,
 }
 
 /// `rate_limit = { per_second, burst }`, per worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Events a second in the long run; at least 1.
+    /// The events per second in the long run; at least 1.
     pub per_second: u32,
-    /// How many may go at once after a pause; at least 1.
+    /// The number of events that may be sent without a pause after an idle period; at least 1.
     pub burst: u32,
 }
 
@@ -163,32 +163,32 @@ pub struct RateLimit {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct WorkerSettings {
-    /// A name for people; the host's name and the process id unless given.
+    /// A name for operators; the default is the host's name and the process id.
     pub name: Option<String>,
-    /// Events handed to a backend at once, at most; 1 or more.
+    /// The most events in one batch to a backend; 1 or more.
     pub batch_size: usize,
-    /// How often to look for events that nobody announced.
+    /// How often the worker polls for events that were committed without a notification.
     pub poll_interval: Duration,
-    /// For new events that do not say, written by a system or the command line: the rejection with which they fail.
+    /// The default for new events of a system or the command line: rejections after which an event is marked failed.
     pub max_retries: i32,
-    /// When a rejected event is tried again.
+    /// The delay before a rejected event is retried.
     pub retry_backoff: RetryBackoff,
-    /// How long a dead worker's share stays untouched; at least a second.
+    /// How long another worker waits before it takes a dead worker's leases; at least a second.
     pub lease: Duration,
-    /// Events in memory, at most; divided among the publishers that are served.
+    /// The most events in memory; divided among the publishers that are served.
     pub max_in_flight: usize,
-    /// Their bytes as [`OutboxEvent::size`](crate::OutboxEvent::size) counts them, at most, but for one event that alone is
-    /// larger; divided likewise.
+    /// The most bytes of these events, as [`OutboxEvent::size`](crate::OutboxEvent::size) counts them; a single larger
+    /// event is still accepted. Divided among the publishers too.
     pub max_in_flight_bytes: usize,
     /// The largest event accepted, in bytes; a larger one that another writer stored becomes `failed`.
     pub max_event_bytes: usize,
-    /// How long a local handler may take for one event.
+    /// The time limit of a local handler for one event.
     pub handler_timeout: Duration,
-    /// How long events are kept for a handler after its last process has gone: later ones are owed to it no more.
+    /// How long events are still owed to a handler after its last process stopped: later events are not owed to it.
     pub handlers_owed: Duration,
-    /// How long finishing what is in flight may take.
+    /// The time limit for finishing deliveries in flight.
     pub shutdown_timeout: Duration,
-    /// The backends served, by name; none: all that are configured.
+    /// The names of the publishers to serve; none: all that are configured.
     pub backends: Option<Vec<String>>,
 }
 
@@ -212,17 +212,17 @@ impl Default for WorkerSettings {
     }
 }
 
-/// The n-th failure waits `min(base · factor^n, max)`, times a random share between `1 - jitter` and 1.
+/// The n-th failure waits `min(base · factor^n, max)`, times a random factor between `1 - jitter` and 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct RetryBackoff {
-    /// The unit of waiting.
+    /// The base delay.
     pub base: Duration,
-    /// What each further failure multiplies it by; at least 1.
+    /// The factor by which each further failure multiplies the delay; at least 1.
     pub factor: f64,
-    /// The longest wait.
+    /// The longest delay.
     pub max: Duration,
-    /// The share of the wait that is left to chance, 0 to 1.
+    /// The random share of the delay, 0 to 1.
     pub jitter: f64,
 }
 
@@ -236,11 +236,11 @@ impl Default for RetryBackoff {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionSettings {
-    /// Whether published events are deleted at all.
+    /// Whether published events are deleted.
     pub cleanup_published: bool,
-    /// Days that a published event is kept.
+    /// The days for which a published event is kept.
     pub published_retention_days: u32,
-    /// Days that a failed event is kept, unless it holds its key.
+    /// The days for which a failed event is kept, unless it holds its key.
     pub failed_retention_days: u32,
 }
 
@@ -254,18 +254,18 @@ impl Default for RetentionSettings {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WebSettings {
-    /// Whoever knows it may do everything in the console; 16 bytes or more. None, here and in a file: the console is for
-    /// this machine alone.
+    /// The secret that gives full access to the console; 16 bytes or more. If neither it nor its file is set, the console
+    /// serves this machine only.
     pub operator_secret: Option<Secret>,
-    /// A file that holds it instead.
+    /// A file that contains the operator secret.
     pub operator_secret_file: Option<String>,
-    /// Whoever knows it may look, and change nothing.
+    /// The secret that gives read-only access to the console.
     pub reader_secret: Option<Secret>,
-    /// A file that holds it instead.
+    /// A file that contains the reader secret.
     pub reader_secret_file: Option<String>,
-    /// The names by which browsers may call the console, without ports; none: any, where a secret is asked for.
+    /// The host names under which browsers may access the console, without ports; none: any, if a secret is required.
     pub hosts: Vec<String>,
-    /// Addresses of proxies before the console, or networks of them, whose `X-Forwarded-For` is believed: how much one
-    /// address may ask for is counted for those before them.
+    /// Addresses or networks of proxies in front of the console whose `X-Forwarded-For` is trusted: request limits then
+    /// count the clients' addresses.
     pub proxies: Vec<String>,
 }

@@ -1,6 +1,6 @@
-//! The known name that somebody probably meant.
+//! Finds the known name that a caller probably meant.
 
-/// The candidate that differs least from `given`, unless all of them differ too much to be a slip of the pen.
+/// The candidate with the fewest differences from `given`, unless all of them differ too much for a typing error.
 pub(crate) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()

@@ -1,4 +1,4 @@
-//! A value on its way into the settings: its path, where it came from, and what it can be read as.
+//! A merged value before its conversion: its path, its origin, and the types as which it can be read.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::error::SettingsError;
 
 pub(super) type Result<T, E = SettingsError> = std::result::Result<T, E>;
 
-/// Where values came from; remembers it by key for the checks that follow the reading.
+/// The origins of values, recorded by key for the checks after reading.
 pub(super) struct Origins<'a> {
     figment: &'a Figment,
     seen: RefCell<BTreeMap<String, String>>,
@@ -47,7 +47,7 @@ pub(super) struct Node<'a> {
     key: String,
     value: Value,
     origin: String,
-    /// It is an environment variable's text, to be read as whatever is wanted.
+    /// The value is an environment variable's text, to be parsed as the expected type.
     is_text: bool,
     origins: &'a Origins<'a>,
 }
@@ -79,12 +79,12 @@ impl<'a> Node<'a> {
         SettingsError::Invalid { key: self.key.clone(), origin: self.origin.clone(), problem: problem.into() }
     }
 
-    /// The value is not what was expected, and may be shown.
+    /// An error that shows the value, which was not of the expected kind.
     pub(super) fn expected(&self, what: &str) -> SettingsError {
         self.invalid(format!("must be {what}, not {}", described(&self.value)))
     }
 
-    /// The text where there is one: a TOML string or an environment variable.
+    /// The text of a TOML string or an environment variable.
     fn as_text(&self) -> Option<&str> {
         self.value.as_str()
     }
@@ -93,7 +93,7 @@ impl<'a> Node<'a> {
         self.as_text().filter(|_| self.is_text)
     }
 
-    /// An environment variable's text read as JSON, or as a TOML value.
+    /// Parses an environment variable's text as JSON, or as a TOML value.
     fn structured(&self) -> Value {
         let Some(text) = self.env_text() else { return self.value.clone() };
         let json = serde_json::from_str::<serde_json::Value>(text).ok().and_then(|json| Value::serialize(json).ok());
@@ -107,12 +107,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A table of any keys.
+    /// The entries of a table with arbitrary keys.
     pub(super) fn children(&self) -> Result<Vec<(String, Node<'a>)>> {
         Ok(self.dict()?.into_iter().map(|(name, value)| (name.clone(), self.child(&name, value))).collect())
     }
 
-    /// A table of these keys alone.
+    /// A table that has only these keys.
     pub(super) fn table(self, known: &[&str]) -> Result<Table<'a>> {
         let dict = self.dict()?;
         match dict.iter().find(|(name, _)| !known.contains(&name.as_str())) {
@@ -132,7 +132,7 @@ impl<'a> Node<'a> {
         self.as_text().map(str::to_owned).ok_or_else(|| self.expected("a text in quotes"))
     }
 
-    /// As [`string`](Self::string), but nothing of the value is shown.
+    /// Reads a text like [`string`](Self::string), without showing the value in errors.
     pub(super) fn secret(&self) -> Result<super::Secret> {
         self.as_text().map(super::Secret::from).ok_or_else(|| self.invalid("must be a text in quotes"))
     }
@@ -141,7 +141,7 @@ impl<'a> Node<'a> {
         self.structured().to_bool().ok_or_else(|| self.expected("true or false"))
     }
 
-    /// A bool where it is one, for keys that take something else as well.
+    /// A boolean, if the value is one, for keys that accept other types too.
     pub(super) fn as_bool(&self) -> Option<bool> {
         self.structured().to_bool()
     }
@@ -201,13 +201,13 @@ impl<'a> Node<'a> {
         self.texts().ok_or_else(|| self.expected("a list of texts such as [\"a\", \"b\"]"))
     }
 
-    /// As [`strings`](Self::strings), but nothing of the value is shown.
+    /// Reads a list like [`strings`](Self::strings), without showing the value in errors.
     pub(super) fn secrets(&self) -> Result<Vec<super::Secret>> {
         let texts = self.texts().ok_or_else(|| self.invalid("must be a list of texts such as [\"a\", \"b\"]"))?;
         Ok(texts.into_iter().map(super::Secret::from).collect())
     }
 
-    /// Any value; an environment variable's text that is JSON is read as such.
+    /// Any value; an environment variable's text is parsed if it is JSON.
     pub(super) fn json(&self) -> Result<serde_json::Value> {
         if let Some(text) = self.env_text() {
             return Ok(serde_json::from_str(text).unwrap_or_else(|_| text.into()));
@@ -231,7 +231,7 @@ impl<'a> Table<'a> {
         self.dict.get(name).map(|value| self.node.child(name, value.clone()))
     }
 
-    /// Reads a key where it is given; what `into` holds stays otherwise.
+    /// Reads a key if it is given; otherwise `into` keeps its value.
     pub(super) fn read<T>(&self, name: &str, into: &mut T, read: impl FnOnce(&Node<'a>) -> Result<T>) -> Result<()> {
         if let Some(node) = self.get(name) {
             *into = read(&node)?;

@@ -1,4 +1,4 @@
-//! Which publishers there are, and which lanes they have.
+//! The configured publishers and their lanes.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ impl Settings {
     /// The name of the default publisher: the one named `default`, or the only one.
     ///
     /// # Errors
-    /// When there is none, or several of which none is named `default`.
+    /// If there is none, or there are several and none is named `default`.
     pub fn default_publisher(&self) -> Result<&str, SettingsError> {
         let mut names = self.publishers.keys().map(String::as_str);
         let missing = |remedy| SettingsError::Missing { key: "publishers.default".to_owned(), remedy };
@@ -33,8 +33,8 @@ impl Settings {
         self.publishers.iter().filter(move |(name, _)| chosen.is_none_or(|chosen| chosen.contains(name)))
     }
 
-    /// The lanes of a publisher: what events that are for it carry as `publisher_backend`. Those that name none are a lane of
-    /// their own, so that workers with another default agree on it.
+    /// The lanes of a publisher: the values of `publisher_backend` in its events. Events that name no backend are a lane
+    /// of their own, so that workers with different defaults agree on it.
     pub(crate) fn lanes_of<'a>(&self, publisher: &'a str) -> Vec<&'a str> {
         if self.default_publisher().is_ok_and(|default| default == publisher) {
             vec!["", publisher]

@@ -1,4 +1,4 @@
-//! From the merged values to the structs, key by key.
+//! Converts the merged values to the structs, key by key.
 
 use super::check::expected;
 use super::node::{Node, Result, Table};
@@ -52,7 +52,7 @@ const WEB: &[&str] =
     &["operator_secret", "operator_secret_file", "reader_secret", "reader_secret_file", "hosts", "proxies"];
 const RETENTION: &[&str] = &["cleanup_published", "published_retention_days", "failed_retention_days"];
 
-/// Where a key that stands in the wrong table belongs.
+/// The path of a key that was given in the wrong table.
 pub(super) fn known_elsewhere(name: &str) -> Option<String> {
     let tables = [
         ("database", DATABASE),
@@ -160,7 +160,7 @@ fn on_failed(node: &Node<'_>) -> Result<OnFailed> {
     }
 }
 
-/// `burst` is `per_second` unless given.
+/// Reads a rate limit; `burst` defaults to `per_second`.
 fn rate_limit(node: Node<'_>) -> Result<RateLimit> {
     let table = node.table(RATE_LIMIT)?;
     let Some(per_second) = table.get("per_second") else {
@@ -192,7 +192,7 @@ fn worker(table: &Table<'_>) -> Result<WorkerSettings> {
     Ok(worker)
 }
 
-/// `true`: the defaults; `false`: `base`, always; or a table.
+/// Reads a backoff. `true`: the defaults; `false`: always `base`; or a table.
 fn retry_backoff(node: Node<'_>) -> Result<RetryBackoff> {
     let mut backoff = RetryBackoff::default();
     match node.as_bool() {

@@ -17,7 +17,7 @@ impl Secret {
         &self.0
     }
 
-    /// Nothing was given.
+    /// Whether no text was given.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -53,7 +53,7 @@ fn masked(text: &str) -> String {
         return if text.is_empty() { String::new() } else { MASK.to_owned() };
     };
     let (address, query) = rest.split_once('?').map_or((rest, None), |(address, query)| (address, Some(query)));
-    // A `?` that a password holds unescaped: nothing behind it can be told from the password.
+    // The password contains an unescaped `?`: the query cannot be told from the password.
     if query.is_some_and(|query| query.contains('@')) {
         return format!("{scheme}://{MASK}");
     }
@@ -66,7 +66,7 @@ fn is_scheme(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
-/// The last `@` ends the user's part, so that a password with an unescaped `/` or `@` is hidden as a whole.
+/// Masks an address. The last `@` ends the user part, so that a password with an unescaped `/` or `@` is hidden.
 fn masked_address(address: &str) -> String {
     match address.rsplit_once('@').map(|(user, host)| (user.split_once(':'), host)) {
         Some((Some((user, _)), host)) => format!("{user}:{MASK}@{host}"),

@@ -1,14 +1,14 @@
-//! Times and sizes as people write them.
+//! Times and sizes in the notation of settings.
 
 use std::time::Duration;
 
-/// What a time may look like, for messages.
+/// Valid times, for messages.
 pub(crate) const TIME: &str = "a time such as \"100ms\", \"5s\", \"1m\", \"1h\" or \"7d\", or a number of seconds";
 
-/// What a size may look like, for messages.
+/// Valid sizes, for messages.
 pub(crate) const SIZE: &str = "a size such as \"64KB\" or \"16MiB\", or a number of bytes";
 
-/// Ten years: adding it to any time in use does not overflow.
+/// Ten years: adding this to any time in use does not overflow.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3_650 * 86_400);
 
 /// Parses `100ms`, `1.5s`, `7d`, or a plain number of seconds.
@@ -26,10 +26,10 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     seconds_to_duration(seconds)
 }
 
-/// `None`: negative, not a number, or longer than [`LONGEST`].
+/// Converts seconds. `None`: negative, not a number, or longer than [`LONGEST`].
 pub(crate) fn seconds_to_duration(seconds: f64) -> Option<Duration> {
     let exact = Duration::try_from_secs_f64(seconds).ok()?;
-    // Microseconds are what the databases keep, and hide what a float's last digits make of "0.1s".
+    // The databases store microseconds; rounding also removes the error that a float adds to "0.1s".
     let duration = Duration::from_micros(u64::try_from((exact.as_nanos() + 500) / 1_000).ok()?);
     (duration <= LONGEST).then_some(duration)
 }

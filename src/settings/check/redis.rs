@@ -1,4 +1,4 @@
-//! What a `redis_stream` publisher needs, and what of it excludes what.
+//! Checks of a `redis_stream` publisher: required keys, and keys that exclude each other.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const SCHEMES: &[&str] = &["redis://", "rediss://"];
 impl Check<'_> {
     pub(super) fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
         let stream = publisher.stream_name.as_str();
-        // The meta key is made from the name, and a `}` would end its hash tag too early.
+        // The meta key contains the name, and a `}` in it would end the hash tag too early.
         let problem = "has a `}` and no hash tag, so that its journal could not share its slot in a Redis Cluster; \
             leave the `}` out, or begin with a tag as in {shop}.events";
         self.that(!stream.contains('}') || has_hash_tag(stream), &format!("{key}.stream_name"), problem)?;
@@ -39,8 +39,8 @@ impl Check<'_> {
         host.map(|_| ()).ok_or(SettingsError::Missing { key: of("url"), remedy })
     }
 
-    /// The address is given by one key, `beside` which only these may stand.
-    fn only(&self, key: &str, given: &str, publisher: &PublisherSettings, beside: &[&str]) -> Result<()> {
+    /// Checks that the address is given by one key, next to which only the keys in `allowed` may be set.
+    fn only(&self, key: &str, given: &str, publisher: &PublisherSettings, allowed: &[&str]) -> Result<()> {
         let parts = [
             ("host", publisher.host.is_some()),
             ("port", publisher.port.is_some()),
@@ -50,7 +50,7 @@ impl Check<'_> {
             ("nodes", !publisher.nodes.is_empty()),
             ("sentinel", publisher.sentinel.is_some()),
         ];
-        match parts.iter().find(|(part, is_given)| *is_given && *part != given && !beside.contains(part)) {
+        match parts.iter().find(|(part, is_given)| *is_given && *part != given && !allowed.contains(part)) {
             Some((part, _)) => {
                 self.that(false, &format!("{key}.{part}"), format!("stands in `{key}.{given}` too: give one"))
             }
@@ -63,7 +63,7 @@ impl Check<'_> {
         self.that(url::Url::parse(url.expose()).is_ok(), key, "is not a valid address")
     }
 
-    /// Servers that have no databases but the first.
+    /// Checks addresses of servers that have only database 0.
     fn servers(&self, key: &str, urls: &[Secret], whose: &str) -> Result<()> {
         for url in urls {
             self.redis_url(key, url)?;
