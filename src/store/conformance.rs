@@ -1,4 +1,4 @@
-//! What every store promises, as one suite of tests that each database runs through a [`Fixture`] of its own.
+//! The contract of every store: one suite of tests, which each database runs through a [`Fixture`] of its own.
 
 mod admin;
 mod builders;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use self::handlers::holding;
 use crate::store::Store;
 
-/// A database of its own for one test, and the ways around the store that a test needs to set a situation up.
+/// A database for one test, with direct access for setting up situations around the store.
 #[async_trait]
 pub(crate) trait Fixture: Send + Sync + Sized {
     /// An empty database.
@@ -31,28 +31,28 @@ pub(crate) trait Fixture: Send + Sync + Sized {
     /// Runs a statement and commits it.
     async fn execute(&self, sql: &str);
 
-    /// The one number that a query returns; what is no integer is to be cast to `bigint` by the query.
+    /// The single number that a query returns; the query casts values that are not integers to `bigint`.
     async fn number(&self, sql: &str) -> i64;
 
     /// Begins a transaction on a connection of its own.
     async fn begin(&self) -> Box<dyn OpenTransaction>;
 
-    /// From now on the database refuses to update this event's row, and says "not this one".
+    /// Makes the database refuse updates of this event's row from now on, with the message "not this one".
     async fn refuse_updates(&self, id: Uuid);
 
-    /// Whether others can write while a transaction that has written is open.
+    /// Whether other connections can write while a transaction that has written is open.
     fn writers_overlap(&self) -> bool;
 
     /// An id as SQL.
     fn id(&self, id: Uuid) -> String;
 
-    /// Now plus some milliseconds, as an SQL expression of the type that the table's times have.
+    /// An SQL expression for now plus some milliseconds, of the type of the table's times.
     fn time(&self, offset_ms: i64) -> String;
 
-    /// Columns, each with an SQL expression that the table takes there and no event can be made from.
+    /// Columns, each with an SQL expression that the table accepts there but that does not make a valid event.
     fn nonsense(&self) -> &'static [(&'static str, &'static str)];
 
-    /// An empty outbox.
+    /// An empty outbox with migrated tables.
     async fn fresh() -> Self {
         let fixture = Self::empty().await;
         fixture.store().migrate(&|_| ()).await.unwrap();
@@ -60,7 +60,7 @@ pub(crate) trait Fixture: Send + Sync + Sized {
     }
 }
 
-/// A transaction that ends when the test says so.
+/// A transaction that ends when the test ends it.
 #[async_trait]
 pub(crate) trait OpenTransaction: Send {
     async fn execute(&mut self, sql: &str);
@@ -68,7 +68,7 @@ pub(crate) trait OpenTransaction: Send {
     async fn rollback(self: Box<Self>);
 }
 
-/// Makes a test of each promise, for one database.
+/// Creates a test of each promise, for one database.
 macro_rules! instantiate {
     ($database:ident, $fixture:ty) => {
         mod $database {

@@ -1,4 +1,4 @@
-//! Whether a stored event is the one that is published again under its id.
+//! Compares an event that is published again with the stored event of the same id.
 
 use super::insert_outcome::SameData;
 use super::json_equality::{are_equal, are_equal_without};
@@ -8,10 +8,10 @@ use crate::event::OutboxEvent;
 use crate::publish::ValidEvent;
 use crate::trace::{TRACEPARENT, TRACESTATE};
 
-/// The first column in which an event differs from the one that is stored under its id.
+/// The first column in which an event differs from the stored event of the same id.
 ///
-/// What the caller left to the outbox is not compared: the time, unless a time or a delay was given, and `max_retries`,
-/// unless it was given. Neither is the trace context: it says in which call an event was published, not what it is.
+/// Values left to the outbox are not compared: the time, unless a time or a delay was given, and `max_retries`, unless it
+/// was given. Neither is the trace context: it describes the call that published, not the event.
 pub(super) fn first_difference(given: &ValidEvent, stored: &OutboxEvent, data: SameData) -> Option<&'static str> {
     let is_same_config = are_equal(&given.publisher_config, stored.publisher_config.as_str());
     let columns = [
@@ -35,7 +35,7 @@ pub(super) fn first_difference(given: &ValidEvent, stored: &OutboxEvent, data: S
 
 #[cfg(feature = "sqlite")]
 impl SameData {
-    /// Of a row that was read with its data. JSON null, which other writers may store, is no data.
+    /// Compares with a row that was read with its data. JSON null, which other writers may store, means no data.
     pub(crate) fn of(given: &ValidEvent, stored: &OutboxEvent) -> Self {
         let json = stored.data.as_ref().map(JsonText::as_str).filter(|text| *text != "null");
         let json = match (given.data.as_deref(), json) {

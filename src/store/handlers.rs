@@ -1,4 +1,4 @@
-//! What handlers in other processes are owed, and what they answer.
+//! Deliveries that are owed to handlers in other processes, and the handlers' answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +8,15 @@ use uuid::Uuid;
 use super::{Position, Settled, Shard};
 use crate::event::OutboxEvent;
 
-/// An event that its backend has.
+/// An event that its backend has accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Acceptance {
     pub(crate) id: Uuid,
     pub(crate) seq: i64,
     /// Handlers that this process has asked about the event, so that it is never owed to them.
     pub(crate) asked: Arc<[String]>,
-    /// Handlers of `pending_handlers` that this process lacks or may not run yet: the event is owed to them, announced or not.
+    /// Handlers of `pending_handlers` that this process lacks or may not run yet: the event is owed to them, announced or
+    /// not.
     pub(crate) left: Vec<String>,
 }
 
@@ -23,28 +24,28 @@ pub(crate) struct Acceptance {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SettledEvent {
     pub(crate) outcome: Settled,
-    /// Handlers that the event is owed to since this settle, sorted.
+    /// Handlers to which this settle made the event owed, sorted.
     pub(crate) owed: Vec<String>,
 }
 
-/// An outcome after which nothing new is owed.
+/// The outcome of a settle after which nothing new is owed.
 impl From<Settled> for SettledEvent {
     fn from(outcome: Settled) -> Self {
         Self { outcome, owed: Vec::new() }
     }
 }
 
-/// A handler that a process has, and what it is owed.
+/// A handler of a process, with the events that are owed to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Announcement {
     pub(crate) name: String,
     /// `"*"`, exact types, or prefixes such as `"user.*"`.
     pub(crate) types: Vec<String>,
-    /// New events are owed for so long after the handler was last seen in a live process.
+    /// New events are owed for this long after the handler was last seen in a live process.
     pub(crate) owed_for: Duration,
 }
 
-/// Asks for due deliveries of one handler.
+/// A request for due deliveries of one handler.
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryRequest {
     pub(crate) handler: String,
@@ -52,9 +53,9 @@ pub(crate) struct DeliveryRequest {
     /// Deliveries (id, seq) in flight: they are not fetched, and later ones of their keys wait for them.
     pub(crate) except: Vec<(Uuid, i64)>,
     pub(crate) max_events: usize,
-    /// Reading stops, after at least one event, where the bytes read would pass this.
+    /// Reading stops, after at least one event, before the bytes read exceed this.
     pub(crate) max_bytes: usize,
-    /// Events larger than this come back with a reason.
+    /// Larger events are returned with a reason instead.
     pub(crate) max_event_bytes: usize,
 }
 
@@ -63,14 +64,14 @@ pub(crate) struct DeliveryRequest {
 pub(crate) struct FetchedDelivery {
     pub(crate) handler: String,
     pub(crate) shard: i16,
-    /// The event's lane, in which its key has an order.
+    /// The event's lane, in which its key is ordered.
     pub(crate) lane: super::LaneName,
     pub(crate) id: Uuid,
     pub(crate) seq: i64,
     pub(crate) attempts: i32,
     pub(crate) max_attempts: i32,
     pub(crate) position: Position,
-    /// The event, or why it cannot be one. A delivery whose event is gone is dropped by the fetch that meets it.
+    /// The event, or why the row is not a valid one. A fetch drops a delivery whose event was deleted.
     pub(crate) event: std::result::Result<Arc<OutboxEvent>, String>,
 }
 
@@ -80,19 +81,19 @@ pub(crate) struct RejectedDelivery {
     pub(crate) handler: String,
     pub(crate) id: Uuid,
     pub(crate) seq: i64,
-    /// Of the lane `handler:NAME`.
+    /// A shard of the lane `handler:NAME`.
     pub(crate) shard: Shard,
     pub(crate) epoch: i64,
-    /// As it was fetched; the delivery must still have it.
+    /// The attempts as fetched; the delivery must still have the same number.
     pub(crate) fetched_attempts: i32,
     pub(crate) attempts: i32,
-    /// From the database's now until the next attempt.
+    /// The delay until the next attempt, from the database's current time.
     pub(crate) delay: Duration,
     pub(crate) error: String,
-    /// The delivery ends, and the event fails. While handlers of the delivering process still have to answer, it is tried
-    /// again instead.
+    /// The delivery ends, and the event fails. If handlers of the delivering process still have to answer, the delivery is
+    /// retried instead.
     pub(crate) gives_up: bool,
-    /// Where it gives up, later deliveries of the key to the handler wait until an operator decides about the event.
+    /// If the handler gives up, later deliveries of the key to it wait until an operator decides about the event.
     pub(crate) holds: bool,
 }
 
@@ -100,32 +101,32 @@ pub(crate) struct RejectedDelivery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OwedHandler {
     pub(crate) name: String,
-    /// Empty where the handler is not announced.
+    /// Empty if the handler is not announced.
     pub(crate) types: Vec<String>,
     /// Events owed, counted up to [`MOST_COUNTED`].
     pub(crate) owed: i64,
-    /// There may be more: counting ended at [`MOST_COUNTED`].
+    /// Counting ended at [`MOST_COUNTED`], so there may be more.
     pub(crate) more_owed: bool,
-    /// Those of the counted ones whose types no process with the handler has taken so far.
+    /// Those of the counted events whose types no process with the handler has accepted so far.
     pub(crate) not_covered: i64,
-    /// How long the oldest of those that were counted has been owed.
+    /// The age of the oldest of the counted deliveries.
     pub(crate) oldest: Option<Duration>,
-    /// Since the handler was last seen in a live process; `None`: it is not announced.
+    /// The time since the handler was last seen in a live process; `None`: it is not announced.
     pub(crate) seen_for: Option<Duration>,
     pub(crate) owed_for: Duration,
-    /// New events are owed no more.
+    /// New events are no longer owed.
     pub(crate) expired: bool,
 }
 
-/// The error of a delivery that is put off because the process that has the handler does not take the event's type.
+/// The error of a delivery that is postponed because the process with the handler does not accept the event's type.
 pub(crate) const NOT_COVERED: &str = "the handler does not take events of this type any more";
 
-/// How many events owed to one handler are counted, at most.
+/// The most events owed to one handler that are counted.
 pub(crate) const MOST_COUNTED: i64 = 100_000;
 
 const LANE_OF_HANDLER: &str = "handler:";
 
-/// The handler whose leases a lane is for; `None` for a lane of events, whose name has no colon.
+/// The handler to whose leases a lane belongs; `None` for a lane of events, whose name has no colon.
 pub(crate) fn handler_of(lane: &str) -> Option<&str> {
     lane.strip_prefix(LANE_OF_HANDLER)
 }

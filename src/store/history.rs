@@ -1,10 +1,10 @@
-//! What became of events: a day by minute, 30 days by hour.
+//! Outcomes of events over time: a day by minute, 30 days by hour.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-/// How finely it is kept, and for how long.
+/// The length of a bucket, which determines how long it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolution {
     Minute,
@@ -14,7 +14,7 @@ pub(crate) enum Resolution {
 impl Resolution {
     pub(crate) const ALL: [Self; 2] = [Self::Minute, Self::Hour];
 
-    /// As the table holds it.
+    /// The value of the table's column.
     pub(crate) fn minutes(self) -> i16 {
         match self {
             Self::Minute => 1,
@@ -31,11 +31,11 @@ impl Resolution {
     }
 }
 
-/// What became of events in some span of time.
+/// Counts of outcomes in some period.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct OutcomeCounts {
     pub(crate) published: u64,
-    /// Times that one was refused.
+    /// The number of rejections.
     pub(crate) rejected: u64,
     pub(crate) failed: u64,
 }
@@ -46,7 +46,7 @@ impl OutcomeCounts {
     }
 }
 
-/// What became of one publisher's events in a minute or an hour.
+/// The outcomes of one publisher's events in a minute or an hour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HistoryBucket {
     pub(crate) began_at: DateTime<Utc>,

@@ -1,4 +1,4 @@
-//! The outcome of an insert for each of its events, in the order in which they were given.
+//! The outcome of an insert for each of its events, in the order given.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -8,23 +8,23 @@ use crate::error::{IdConflict, StoreError};
 use crate::event::{JsonText, OutboxEvent, Status};
 use crate::publish::{InsertResult, ValidEvent};
 
-/// Collects what was stored for each event of one call; an id may have been given twice.
+/// Collects the result for each event of one call; an id may have been given twice.
 pub(crate) struct InsertOutcomes(Vec<InsertOutcome>);
 
 enum InsertOutcome {
     Known(InsertResult),
-    /// To be compared with the row of its id.
+    /// The event must be compared with the row that has its id.
     Unknown(ValidEvent),
 }
 
-/// The row that stands under an event's id.
+/// The row that has an event's id.
 pub(crate) struct FoundRow {
-    /// The event, or why the row cannot be one.
+    /// The event, or why the row is not a valid event.
     pub(crate) event: Result<OutboxEvent, String>,
     pub(crate) data: SameData,
 }
 
-/// Whether a row carries what is published again under its id.
+/// Whether a row has the same data as an event that is published again under its id.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SameData {
     pub(crate) json: bool,
@@ -37,8 +37,8 @@ impl InsertOutcomes {
         Self(events.into_iter().map(InsertOutcome::Unknown).collect())
     }
 
-    /// To events of which some were written, in their order; one that was written out of it is unknown, like those that
-    /// were there before.
+    /// Outcomes of events of which some were written, in order; one that was written out of order is unknown, like those
+    /// that existed before.
     #[cfg(feature = "postgres")]
     pub(crate) fn written(events: Vec<ValidEvent>, written: Vec<Written>) -> Self {
         let mut written = written.into_iter().peekable();
@@ -49,7 +49,7 @@ impl InsertOutcomes {
         Self(events.into_iter().map(answer).collect())
     }
 
-    /// The events that no answer is known to.
+    /// The events whose outcome is unknown.
     pub(crate) fn missing(&self) -> Vec<&ValidEvent> {
         let unknown = self.0.iter().filter_map(|answer| match answer {
             InsertOutcome::Known(_) => None,
@@ -58,8 +58,8 @@ impl InsertOutcomes {
         unknown.collect()
     }
 
-    /// InsertOutcomes what is [`missing`](Self::missing): `find` is given the number of each there and returns the row that stands
-    /// under its id, if one does.
+    /// Resolves the [`missing`](Self::missing) outcomes: `find` receives the index of each and returns the row with its id,
+    /// if there is one.
     pub(crate) fn finish(self, mut find: impl FnMut(usize, &ValidEvent) -> Option<FoundRow>) -> Vec<InsertResult> {
         let mut number = 0..;
         let answer = |answer| match answer {
@@ -74,10 +74,10 @@ impl InsertOutcomes {
 }
 
 impl ValidEvent {
-    /// The answer to an event whose insert met the row of its id.
+    /// The outcome of an event whose insert found a row with its id.
     fn compared_with(self, found: Option<FoundRow>) -> InsertResult {
         let id = self.id;
-        // The insert met it and the read did not: it was stored before, has been delivered and was deleted in between.
+        // The insert found a row and the read did not: the event was stored before, delivered, and deleted in between.
         let Some(FoundRow { event, data }) = found else { return Ok(self.deleted()) };
         let stored = event.map_err(|reason| StoreError::Query {
             operation: "read what is stored",
@@ -90,7 +90,7 @@ impl ValidEvent {
         }
     }
 
-    /// As it was given: nothing else is known of it any more.
+    /// The event as it was given: no more is known of it.
     fn deleted(self) -> OutboxEvent {
         let now = Utc::now();
         let scheduled_at = self.scheduled_micros.and_then(DateTime::from_timestamp_micros).unwrap_or(now);
@@ -99,7 +99,7 @@ impl ValidEvent {
     }
 }
 
-/// What the database gave an event when it was written.
+/// Values that the database assigned when it wrote an event.
 pub(crate) struct Written {
     pub(crate) id: Uuid,
     pub(crate) created_at: DateTime<Utc>,

@@ -1,4 +1,4 @@
-//! Whether two JSON texts hold the same value, as PostgreSQL's `jsonb` compares them.
+//! Compares JSON texts by value, as PostgreSQL's `jsonb` does.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use serde_json::value::RawValue;
 
 type Members<'a> = BTreeMap<String, &'a RawValue>;
 
-/// Spaces, the order of members and the spelling of strings and numbers do not count; of a repeated name the last does.
+/// Ignores spaces, the order of members and the spelling of strings and numbers; of a repeated name the last one counts.
 ///
-/// Text that is not JSON equals nothing but itself.
+/// Text that is not JSON equals only itself.
 pub(super) fn are_equal(a: &str, b: &str) -> bool {
     a == b || is_same_with(a, b, are_same)
 }
@@ -48,7 +48,7 @@ fn are_same_members(a: &Members, b: &Members) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|((name, a), (other, b))| name == other && are_same(a, b))
 }
 
-/// A number as its digits without zeros at either end, and the power of ten that the last digit counts.
+/// A number as its digits without zeros at either end, and the power of ten of its last digit.
 #[derive(Debug, PartialEq, Eq)]
 struct Decimal {
     is_negative: bool,

@@ -1,23 +1,23 @@
-//! Migrations: what is common to every database. Each keeps its own list and runs it in its own way.
+//! Migrations: the parts common to all databases. Each database has its own list and runs it in its own way.
 //!
-//! What was applied stands in `outbox_migrations (version, applied_at)`, which the first migration makes: diesel's own
-//! table of migrations is the application's.
+//! Applied versions are recorded in `outbox_migrations (version, applied_at)`, which the first migration creates: diesel's
+//! own table of migrations belongs to the application.
 
-/// What migrating has run, or would run.
+/// The steps that a migration ran or would run.
 #[derive(Debug, Default)]
 pub(crate) struct MigrationPlan {
     pub(crate) steps: Vec<Step>,
     /// The table was made by django-broadcaster.
     pub(crate) adopts: bool,
-    /// Events that django-broadcaster's worker left in `processing` and that are pending again.
+    /// Events that django-broadcaster's worker left in `processing` and that were reset to pending.
     pub(crate) taken_up: u64,
 }
 
-/// What is sent to the database at once.
+/// Statements that are sent to the database together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) sql: String,
-    /// What it locks, reads and writes, in lines; empty: it makes something new.
+    /// Its locks, reads and writes, in lines; empty: it only creates something new.
     pub(crate) cost: String,
 }
 
@@ -27,7 +27,7 @@ impl Step {
     }
 }
 
-/// How far a migration is.
+/// The progress of a migration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Progress<'a> {
     pub(crate) what: &'a str,
@@ -35,7 +35,7 @@ pub(crate) struct Progress<'a> {
     pub(crate) total: u64,
 }
 
-/// Is told how far a migration is.
+/// Receives the progress of a migration.
 pub(crate) type ProgressFn = dyn Fn(Progress<'_>) + Send + Sync;
 
 /// One version; `sql` are files in `migrations/`.
@@ -46,7 +46,8 @@ pub(crate) struct Migration {
 }
 
 impl Migration {
-    /// The statements, which an empty line separates. Comments before a statement belong to it; a comment alone is none.
+    /// The statements, separated by empty lines. Comments before a statement belong to it; a comment alone is not a
+    /// statement.
     pub(crate) fn statements(&self) -> impl Iterator<Item = &'static str> {
         statements(self.sql)
     }
@@ -61,13 +62,13 @@ fn is_code(line: &str) -> bool {
     !line.trim().is_empty() && !line.trim_start().starts_with("--")
 }
 
-/// The migrations that are still to run, in order.
+/// The migrations that have not run, in order.
 pub(crate) fn find_pending<'a>(all: &'a [Migration], applied: &[i32]) -> Vec<&'a Migration> {
     all.iter().filter(|migration| !applied.contains(&migration.version)).collect()
 }
 
-/// Why the tables cannot be used, in the words of [`StoreError::NotMigrated`](crate::error::StoreError::NotMigrated).
-/// Versions that this program does not know yet are no obstacle.
+/// Why the tables cannot be used, as a state of [`StoreError::NotMigrated`](crate::error::StoreError::NotMigrated). Versions
+/// that this program does not know yet do not prevent their use.
 pub(crate) fn find_obstacle(all: &[Migration], applied: &[i32]) -> Option<&'static str> {
     match find_pending(all, applied).as_slice() {
         [] => None,

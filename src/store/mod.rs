@@ -1,6 +1,6 @@
 //! The outbox in a database: one contract, [`Store`], with one suite of tests for every database.
 //!
-//! All SQL stands below this module. Times are the database's own; a [`Position`] holds them as the database does.
+//! All SQL is in this module. Times are the database's own; a [`Position`] holds them in the database's representation.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub(crate) mod sqlite;
 pub(crate) mod unserved;
 mod wakeup;
 
-/// Prepares access to the database that the settings name; nothing is connected before the first statement.
+/// Prepares access to the database in the settings; the first statement connects.
 pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dyn Store>, SystemError> {
     let url = settings.url.expose();
     let wrong = |problem: String| SettingsError::Invalid {
@@ -72,17 +72,17 @@ pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dy
 
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// A lane: the value of `publisher_backend` that its events carry. `""` and a backend's own name are two lanes.
+/// A lane's name: the value of `publisher_backend` in its events. `""` and a backend's own name are two lanes.
 pub(crate) type LaneName = Arc<str>;
 
-/// One leased share of a lane.
+/// One leased part of a lane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Shard {
     pub(crate) lane: LaneName,
     pub(crate) number: i16,
 }
 
-/// A place in a lane's order: `scheduled_at` in the database's own microseconds, then `seq`.
+/// A position in a lane's order: `scheduled_at` in the database's own microseconds, then `seq`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Position {
     pub(crate) scheduled_at: i64,
@@ -93,31 +93,31 @@ impl Position {
     pub(crate) const START: Self = Self { scheduled_at: i64::MIN, seq: i64::MIN };
 }
 
-/// What one fetch asks for: `from < position < to` of each shard, and what has come due in `retry`.
+/// A request of one fetch: `from < position < to` of each shard, and retries that are due.
 #[derive(Debug, Clone)]
 pub(crate) struct FetchRequest {
     pub(crate) lane: LaneName,
     pub(crate) ranges: Vec<Range>,
-    /// Events that do not count: those in flight, as far as the request may meet them.
+    /// Events to skip: those in flight, as far as the request may find them.
     pub(crate) except: Vec<Uuid>,
     /// Due retries of these shards, at most `retry_limit` in all.
     pub(crate) retry_shards: Vec<i16>,
     pub(crate) retry_limit: i64,
-    /// Due retries that had to wait a moment ago: those behind them are read.
+    /// Due retries that had to wait at the last fetch: the retries after them are read.
     pub(crate) passed_retries: Vec<Uuid>,
     /// Due events of these keys in each key's order, at most `key_limit` for each.
     pub(crate) keys: Vec<KeyStart>,
     pub(crate) key_limit: i64,
     /// Reading stops at this many events.
     pub(crate) max_events: usize,
-    /// Reading stops, after at least one event, where the bytes read would pass this.
+    /// Reading stops, after at least one event, before the bytes read exceed this.
     pub(crate) max_bytes: usize,
-    /// Events larger than this come back as [`Unreadable`].
+    /// Larger events are returned as [`Unreadable`].
     pub(crate) max_event_bytes: usize,
 }
 
 impl FetchRequest {
-    /// These ranges and nothing else, with no bound but theirs.
+    /// A request for these ranges only, limited by nothing else.
     pub(crate) fn of_ranges(lane: LaneName, ranges: Vec<Range>) -> Self {
         Self {
             lane,
@@ -140,7 +140,7 @@ impl FetchRequest {
 pub(crate) struct Range {
     pub(crate) shard: i16,
     pub(crate) from: Position,
-    /// Open where it is `None`.
+    /// `None`: no upper bound.
     pub(crate) to: Option<Position>,
     pub(crate) limit: i64,
 }
@@ -160,22 +160,22 @@ pub(crate) struct FetchedRow {
     pub(crate) max_retries: i32,
     /// In the database's own microseconds.
     pub(crate) updated_at: i64,
-    /// The event, or why it cannot be one.
+    /// The event, or why the row is not a valid event.
     pub(crate) event: std::result::Result<Arc<OutboxEvent>, String>,
 }
 
-/// What a fetch found.
+/// The result of a fetch.
 #[derive(Debug, Default)]
 pub(crate) struct FetchResult {
     /// Ranges in each shard's order, then retries, then keys; an id may come twice.
     pub(crate) rows: Vec<FetchedRow>,
-    /// `max_events` or `max_bytes` ended the reading: there may be more.
+    /// `max_events` or `max_bytes` ended the reading, so there may be more.
     pub(crate) cut_short: bool,
-    /// Where an open range began at the start and walking there again may be dear: the database's clock from before.
+    /// The database's clock before the fetch, if an open range began at the start and reading it again may be expensive.
     pub(crate) clock: Option<i64>,
 }
 
-/// A key whose events are read from this place on.
+/// A key and the position from which its events are read.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyStart {
     pub(crate) key: String,
@@ -189,67 +189,68 @@ impl KeyStart {
     }
 }
 
-/// Asks what stands before an event in its key's order.
+/// A query for the earlier unsettled events of an event's key.
 #[derive(Debug, Clone)]
 pub(crate) struct PredecessorQuery {
     pub(crate) key: String,
-    /// Only events from this place on count.
+    /// Only events from this position on count.
     pub(crate) from: Position,
-    /// Only events before this place count.
+    /// Only events before this position count.
     pub(crate) before: Position,
-    /// Events that do not count: those in flight.
+    /// Events to skip: those in flight.
     pub(crate) except: Vec<Uuid>,
 }
 
-/// The first unsettled event that stands before the one asked about.
+/// The first unsettled event before the one in a query.
 #[derive(Debug, Clone)]
 pub(crate) struct Blocker {
     pub(crate) id: Uuid,
     pub(crate) position: Position,
-    /// It is due, so fetching the key from its start makes progress.
+    /// Whether it is due, so that fetching the key from its start makes progress.
     pub(crate) due: bool,
 }
 
-/// A settle that is not the final one, fenced by the lease it was dispatched under.
+/// A settle other than published, fenced by the lease under which the event was dispatched.
 #[derive(Debug, Clone)]
 pub(crate) struct FailureRecord {
     pub(crate) id: Uuid,
     pub(crate) seq: i64,
     pub(crate) shard: Shard,
     pub(crate) epoch: i64,
-    /// As they were fetched; the row must still have both. Refused once and retried by a person, it has its first count
-    /// again; Django's admin changes the count and leaves the time.
+    /// The values as fetched; the row must still have both. A row that was rejected once and retried by an operator has its
+    /// first count again; Django's admin changes the count but not the time.
     pub(crate) fetched_retry_count: i32,
     pub(crate) fetched_updated_at: i64,
     pub(crate) retry_count: i32,
-    /// `Retry`, `Failed`, or `Pending` for an event that goes back to its place without having failed.
+    /// `Retry`, `Failed`, or `Pending` for an event that is released without having failed.
     pub(crate) status: Status,
-    /// From the database's now until it is due again.
+    /// The delay until it is due again, from the database's current time.
     pub(crate) delay: Duration,
-    /// `None`: this is no failure, `last_error` and `errors` stay.
+    /// `None`: not a failure; `last_error` and `errors` stay unchanged.
     pub(crate) error: Option<String>,
-    /// The backend has it.
+    /// Whether the backend has accepted it.
     pub(crate) published: bool,
-    /// The handlers still to run.
+    /// The handlers that still have to run.
     pub(crate) pending_handlers: Option<Vec<String>>,
-    /// As in [`Acceptance`]: with `published` and a backend that had not recorded it, what the event owes is fixed now.
+    /// As in [`Acceptance`]: if `published` is set and no acceptance was recorded before, this settle fixes what the event
+    /// owes.
     pub(crate) asked: Arc<[String]>,
     /// As in [`Acceptance`].
     pub(crate) left: Vec<String>,
-    /// Failed by its handlers alone: it does not hold its key, and later deliveries of the key to these handlers wait until an
-    /// operator decides about the event.
+    /// Only handlers failed the event: it does not hold its key, and later deliveries of the key to these handlers wait
+    /// until an operator decides about the event.
     pub(crate) holds_for_handlers: bool,
 }
 
-/// Gives the events to write, once there is a connection to write them on.
+/// Returns the events to write, once there is a connection.
 pub(crate) type TakeEvents = Box<dyn FnOnce() -> Vec<NewEvent> + Send>;
 
 /// Why events were not inserted.
 #[derive(Debug)]
 pub(crate) enum NotInserted {
-    /// The database says so: none of them was.
+    /// The database answered: none of them was inserted.
     Answered(PublishError),
-    /// It did not answer, so they may have been.
+    /// The database did not answer, so they may be inserted.
     InDoubt(PublishError),
 }
 
@@ -261,42 +262,42 @@ impl From<NotInserted> for PublishError {
     }
 }
 
-/// The outbox's tables in one database. Every method is one round trip or one transaction, may be called again after a
-/// lost answer, and is bounded in time.
+/// The outbox's tables in one database. Every method is one round trip or one transaction, may be repeated after a lost
+/// reply, and has a time limit.
 #[async_trait]
 pub(crate) trait Store: Send + Sync + 'static {
     /// Shards per lane: 32 on Postgres, 1 on SQLite.
     fn shards(&self) -> i16;
 
-    /// How many batches may be recorded as published side by side; more take turns at something that they share.
+    /// The most batches that may be settled as published concurrently; more would queue for a shared resource.
     fn max_concurrent_settles(&self) -> usize {
         1
     }
 
-    /// The outbox's own id; an error where the tables are missing or out of date.
+    /// The outbox's own id; an error if the tables are missing or out of date.
     async fn outbox_id(&self) -> Result<Uuid>;
 
-    /// What [`migrate`](Self::migrate) would run now; nothing is changed.
+    /// The steps that [`migrate`](Self::migrate) would run now; changes nothing.
     async fn plan_migration(&self) -> Result<MigrationPlan>;
 
-    /// Creates, adopts or upgrades the tables, and returns what it ran. May take long where it adopts a large table.
+    /// Creates, adopts or upgrades the tables, and returns the steps that it ran. Adopting a large table may take long.
     async fn migrate(&self, watch: &ProgressFn) -> Result<MigrationPlan>;
 
-    /// Writes events, all or none, and returns them as stored, in the order given. An id that is already there returns what is
-    /// stored under it, if the content is the same.
+    /// Writes events, all or none, and returns them as stored, in the order given. An id that already exists returns its
+    /// stored event, if the content is the same.
     async fn insert(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError>;
 
-    /// Writes events that have nothing to do with each other: one whose id is that of another event leaves the others alone.
+    /// Writes independent events: if the id of one belongs to another event, the others are still written.
     async fn insert_each(&self, events: TakeEvents) -> Result<Vec<InsertResult>, NotInserted>;
 
-    /// Why the database refuses these events for what they are. `None` where it takes them, or fails for a reason of its own,
-    /// or does not answer. Nothing is written.
+    /// The reason for which the database refuses these events. `None` if it accepts them, fails for a reason of its own, or
+    /// does not answer. Writes nothing.
     async fn refusal(&self, events: Vec<NewEvent>) -> Option<StoreError>;
 
-    /// Reads what is due.
+    /// Reads due events.
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchResult>;
 
-    /// For each question, the first unsettled event before it (pending, retry, and failed where `failed_blocks`).
+    /// For each query, the first unsettled event before it (pending, retry, and failed if `failed_blocks`).
     async fn blockers(
         &self,
         lane: &str,
@@ -304,146 +305,147 @@ pub(crate) trait Store: Send + Sync + 'static {
         questions: &[PredecessorQuery],
     ) -> Result<HashMap<String, Blocker>>;
 
-    /// Records that the backend has those of the sent (id, seq) which an operator failed meanwhile. They stay failed, and
-    /// are not sent a second time when they are retried.
+    /// Marks those of the sent (id, seq) that an operator failed meanwhile as accepted by the backend. They stay failed, and
+    /// a retry does not send them again.
     async fn mark_failed_as_sent(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>>;
 
-    /// Those of the sent (id, seq) that are not recorded as published, whatever their status. What is recorded is durable
-    /// when this returns: no failover takes it back.
+    /// Those of the sent (id, seq) that are not recorded as published, whatever their status. The recorded state is durable
+    /// when this returns: no failover reverts it.
     async fn find_unsettled(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>>;
 
-    /// Records that the backends have events, over any other status; the outcomes are in the order given. The first
-    /// statement that records it fixes which handlers elsewhere an event is owed to; one that is owed to none is published.
-    /// What is recorded is durable. After an error nothing is known, and the next call for these events goes with
+    /// Records that the backends have accepted events, whatever their status; the outcomes are in the order given. The first
+    /// statement that records an acceptance fixes the handlers elsewhere to which the event is owed; an event owed to none
+    /// is published. Recorded outcomes are durable. After an error nothing is known, and the next call for these events uses
     /// [`Care::AfterDoubt`].
     async fn settle_published(&self, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>>;
 
-    /// Records retries and failures, each only while its lease is still `owner`'s; the outcomes are in the order given.
+    /// Records retries and failures, each only if its lease is still `owner`'s; the outcomes are in the order given.
     async fn settle_rescheduled(&self, owner: Uuid, events: &[FailureRecord]) -> Result<Vec<SettledEvent>>;
 
-    /// Announces handlers, durably: events that commit after the answer are owed to them.
+    /// Announces handlers, durably: events that commit after the reply are owed to them.
     async fn announce(&self, handlers: &[Announcement]) -> Result<()>;
 
-    /// Notes that a live process has these handlers.
+    /// Records that a live process has these handlers.
     async fn see_handlers(&self, names: &[String]) -> Result<()>;
 
-    /// Ends a handler's announcement and whatever it is owed, in batches; returns how many deliveries ended. Announced
-    /// again, the handler inherits nothing.
+    /// Ends a handler's announcement and its deliveries, in batches; returns how many deliveries ended. If the handler is
+    /// announced again, it inherits nothing.
     async fn drop_handler(&self, name: &str) -> Result<usize>;
 
-    /// Reads a handler's due deliveries in the order of their events. One with a key comes only if, in one snapshot, no
-    /// earlier event of the key is unsettled or owed to the handler, except those before it in the same answer.
+    /// Reads a handler's due deliveries in the order of their events. One with a key is returned only if, in one snapshot,
+    /// no earlier event of the key is unsettled or owed to the handler, except those before it in the same result.
     async fn fetch_deliveries(&self, request: &DeliveryRequest) -> Result<Vec<FetchedDelivery>>;
 
-    /// Records answers by (handler, id, seq), whoever gives them; the last one publishes the event. As durable and as
-    /// repeatable as [`settle_published`](Self::settle_published).
+    /// Records handlers' answers by (handler, id, seq), from any process; the last one publishes the event. As durable and
+    /// as repeatable as [`settle_published`](Self::settle_published).
     async fn settle_handled(&self, handled: &[(String, Uuid, i64)], care: Care) -> Result<Vec<Settled>>;
 
-    /// Records rejections by handlers, each only while the lease of its handler's lane is still `owner`'s.
+    /// Records rejections by handlers, each only if the lease of its handler's lane is still `owner`'s.
     async fn settle_rejected_deliveries(&self, owner: Uuid, rejected: &[RejectedDelivery]) -> Result<Vec<Settled>>;
 
-    /// Whether a delivery of these handlers is due, whether or not an earlier one holds it back.
+    /// Whether a delivery to these handlers is due, even if an earlier one blocks it.
     async fn has_due_deliveries(&self, handlers: &[String]) -> Result<bool>;
 
-    /// For each of these keys the handlers that are owed an event of it.
+    /// For each of these keys, the handlers to which an event of it is owed.
     async fn owed_before(&self, lane: &str, keys: &[String]) -> Result<HashMap<String, Vec<String>>>;
 
-    /// The handlers that are announced or owed something, by name.
+    /// The handlers that are announced or to which something is owed, by name.
     async fn owed(&self) -> Result<Vec<OwedHandler>>;
 
-    /// Publishes a small batch of events that are owed to no handler any more, and ends deliveries whose handler was
+    /// Publishes a small batch of events that are no longer owed to any handler, and ends deliveries whose handler was
     /// dropped; returns how many.
     async fn finish_settled(&self) -> Result<usize>;
 
-    /// Raises a lease's epoch above `above` while it is still `owner`'s at `epoch`; returns whether it was.
+    /// Raises a lease's epoch above `above` if it is still `owner`'s at `epoch`; returns whether it did.
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool>;
 
-    /// Whether anything of these lanes is due and not held; `failed_blocks` are the lanes where a failed event holds its key.
+    /// Whether anything in these lanes is due and not held; `failed_blocks` are the lanes in which a failed event holds its
+    /// key.
     async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool>;
 
-    /// Gives a `seq` to unsettled rows that another writer left without one; returns how many.
+    /// Assigns a `seq` to unsettled rows that another writer inserted without one; returns how many.
     async fn repair_missing_seq(&self) -> Result<usize>;
 
-    /// Deletes a small batch of events that are older than retention keeps; returns how many.
+    /// Deletes a small batch of events past retention; returns how many.
     /// `failed_blocks`: lanes in which a failed event with a key stays.
     async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize>;
 
-    /// Adds what became of events, by publisher, to this minute and this hour by the database's clock, and forgets what is
-    /// older than is kept.
+    /// Adds outcomes of events, by publisher, to the current minute and hour by the database's clock, and deletes old
+    /// buckets.
     async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()>;
 
-    /// What became of events since so long ago, in the order of time.
+    /// Outcomes of events since this long ago, in the order of time.
     async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>>;
 
     /// One event.
     async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;
 
-    /// When its own microseconds, as a [`CreatedCursor`] holds them, begin.
+    /// The start of the database's own microseconds, as a [`CreatedCursor`] holds them.
     fn epoch(&self) -> DateTime<Utc>;
 
-    /// Where the events that are meant stand, in the order of their creation.
+    /// The cursors of the matching events, in the order of their creation.
     async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>>;
 
-    /// The same, looking at so many events at most: what they cost is bounded, whatever is looked for.
+    /// Like [`select`](Self::select), but reads at most `most` events, so that the cost is bounded for every filter.
     async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage>;
 
-    /// These events, in the order given; those that are gone are left out. One row that is no event must not hide the
-    /// others, nor be hidden.
+    /// These events, in the order given, without those that were deleted. A row that is not a valid event neither hides the
+    /// others nor is hidden.
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
 
-    /// The same without what they carry: `data` and `data_binary` are not read.
+    /// Loads like [`load`](Self::load), without reading `data` and `data_binary`.
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
 
-    /// How many events are meant.
+    /// The number of matching events.
     async fn count(&self, filter: &EventFilter) -> Result<i64>;
 
-    /// Changes those of the events that may be, in one transaction; returns which.
+    /// Changes those of the events that allow it, in one transaction; returns their ids.
     async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>>;
 
-    /// The outbox at a glance.
+    /// Counts of events by status.
     async fn overview(&self, counting: CountMode) -> Result<EventCounts>;
 
-    /// What is due, by lane.
+    /// The due events, by lane.
     async fn due(&self) -> Result<Vec<Backlog>>;
 
-    /// The workers that have said something of themselves lately, alive or not.
+    /// The workers with a recent heartbeat row, alive or not.
     async fn workers(&self) -> Result<Vec<WorkerRow>>;
 
-    /// Where one event stands among the others.
+    /// The position of one event in its queue.
     async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>>;
 
-    /// A connection of its own for leases, made when it is first used.
+    /// Leases on a connection of their own, which is made when it is first used.
     fn leases(&self) -> Box<dyn LeaseStore>;
 
-    /// Wake-ups between processes; `None` where each finds by polling alone what another wrote.
+    /// Wake-ups between processes; `None` if each process finds the events of others by polling only.
     fn notify_store(&self) -> Option<&dyn NotifyStore>;
 }
 
-/// Wake-ups between the processes that share an outbox. They may get lost, and then polling finds what was written.
+/// Wake-ups between the processes that share an outbox. They may be lost; polling then finds the events.
 #[async_trait]
 pub(crate) trait NotifyStore: Send + Sync {
-    /// Tells other processes what was committed, in a transaction of its own.
+    /// Notifies other processes of what was committed, in a transaction of its own.
     async fn announce(&self, outbox: Uuid, sender: Uuid, wakeup: &Wakeup) -> Result<()>;
 
-    /// Listens, on a connection of its own, to what others than `reader` announce from now on. An error that is not
-    /// transient: nothing is heard over this address.
+    /// Listens, on a connection of its own, for notifications of processes other than `reader` from now on. An error that is
+    /// not transient: no notification arrives over this address.
     async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Listener + '_>>;
 
-    /// What [`set_trigger`](Self::set_trigger) would run now; nothing is changed.
+    /// The steps that [`set_trigger`](Self::set_trigger) would run now; changes nothing.
     async fn plan_trigger(&self, wanted: bool) -> Result<MigrationPlan>;
 
-    /// Puts the trigger in place that announces what writers insert who announce nothing, or takes it away.
+    /// Creates or drops the trigger that sends notifications for writers that send none.
     async fn set_trigger(&self, wanted: bool) -> Result<MigrationPlan>;
 }
 
-/// A connection that hears what others announce.
+/// A connection that receives notifications of other processes.
 #[async_trait]
 pub(crate) trait Listener: Send {
-    /// The next that is heard. After an error the subscription is over.
+    /// The next notification. After an error the subscription has ended.
     async fn next(&mut self) -> Result<Notification>;
 }
 
-/// What a worker says of itself with each heartbeat.
+/// A worker's report in each heartbeat.
 #[derive(Debug, Clone)]
 pub(crate) struct Heartbeat {
     pub(crate) worker: Uuid,
@@ -452,11 +454,11 @@ pub(crate) struct Heartbeat {
     pub(crate) backends: String,
     /// A JSON array of handler names.
     pub(crate) handlers: String,
-    /// The lanes served; their lease rows are made where missing.
+    /// The lanes served; missing lease rows are inserted.
     pub(crate) lanes: Vec<LaneName>,
-    /// The leases that the worker knows to be its own, with their epochs.
+    /// The leases that the worker knows it holds, with their epochs.
     pub(crate) held: Vec<(Shard, i64)>,
-    /// Whether they go on; a worker that is stuck is alive and lets them end.
+    /// Whether the leases are extended; a worker that is stuck stays alive but lets them expire.
     pub(crate) extends: bool,
     pub(crate) lease: Duration,
 }
@@ -475,60 +477,60 @@ pub(crate) struct LiveWorker {
 #[derive(Debug, Clone)]
 pub(crate) struct LeaseRow {
     pub(crate) shard: Shard,
-    /// `None`: free.
+    /// `None`: the lease is free.
     pub(crate) owner: Option<Uuid>,
     pub(crate) epoch: i64,
-    /// By the database's clock.
+    /// Expired by the database's clock.
     pub(crate) expired: bool,
 }
 
-/// What a heartbeat sees after it was recorded.
+/// The state that a heartbeat reads after it was recorded.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LeaseSnapshot {
-    /// Workers whose heartbeat is younger than the lease time, this one among them.
+    /// Workers whose heartbeat is younger than the lease time, including this one.
     pub(crate) live_workers: Vec<LiveWorker>,
     pub(crate) leases: Vec<LeaseRow>,
-    /// The leases that go on, with their epochs.
+    /// The leases that were extended, with their epochs.
     pub(crate) renewed: Vec<(Shard, i64)>,
-    /// The database's clock, while it was asked.
+    /// The database's clock at the time of the read.
     pub(crate) clock: Option<DateTime<Utc>>,
-    /// When the first lease of another worker can end that it does not extend before.
+    /// The earliest end of another worker's lease, unless that worker extends it.
     pub(crate) next_end: Option<Duration>,
-    /// The rules that hold; see [`PROTOCOL`].
+    /// The protocol in force; see [`PROTOCOL`].
     pub(crate) protocol: i16,
 }
 
-/// The rules that this program keeps, at most; `outbox_meta.protocol` says which all workers keep.
+/// The newest protocol that this program knows; `outbox_meta.protocol` is the one that all workers follow.
 ///
 /// Under protocol 1 each lease has an end of its own. Under 2 the end belongs to its owner's heartbeat. Protocol 2 begins in
-/// one transaction, once no live worker and no running lease is of a program that does not know it.
+/// one transaction, once no live worker and no running lease belongs to a program that does not know it.
 pub(crate) const PROTOCOL: i16 = 2;
 
-/// The owner of a free lease under protocol 2: a program of protocol 1 looks for leases without an owner.
+/// The owner of a free lease under protocol 2: a program of protocol 1 takes only leases without an owner.
 pub(crate) const NO_OWNER: Uuid = Uuid::nil();
 
-/// How long a worker that is gone stays in the table for people to see: an hour, at the default lease.
+/// How long a dead worker's row is kept for operators to see: an hour, at the default lease.
 pub(crate) fn forgotten_after(lease: Duration) -> Duration {
     lease.saturating_mul(720)
 }
 
-/// Leases. Each write is one simple-protocol statement (a worker stopped in its middle holds no lock), is durable when
-/// answered, and skips rows that another holds locked.
+/// Leases. Each write is one simple-protocol statement (a worker that stops in its middle holds no lock), is durable when
+/// answered, and skips rows that another transaction has locked.
 ///
-/// A write whose answer was lost may still be executed, at any later time. So a beat names the beat that it follows,
-/// renewing and releasing touch a lease only at the epoch that they name, and taking touches none that runs and raises the
-/// epoch: what comes late frees nothing that its worker acts on, and revives nothing. What it does change, the worker sees
-/// in its next [`LeaseSnapshot`], and releases.
+/// A write whose reply was lost may still be executed, at any later time. So a heartbeat names its predecessor; renewals and
+/// releases change a lease only at the epoch that they name; an acquisition changes no running lease and raises the epoch. A
+/// late write thus frees nothing that its worker uses, and revives nothing. If it does change something, the worker sees
+/// that in its next [`LeaseSnapshot`], and releases it.
 #[async_trait]
 pub(crate) trait LeaseStore: Send {
-    /// Extends the worker's own end and so its leases that are still at the epoch it knows, also one that ran out and that
-    /// nobody took; then reads peers and leases. A worker whose row was deleted comes back with no lease.
+    /// Extends the worker's own end and so its leases at the known epoch, even an expired one that no worker took; then
+    /// reads live workers and leases. A worker whose row was deleted is inserted again without leases.
     async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot>;
 
-    /// Whether a lease of these lanes is free; only reads. One that can have ended is known from the last view.
+    /// Whether a lease of these lanes is free; only reads. Leases that can have ended are known from the last snapshot.
     async fn has_free(&mut self, lanes: &[LaneName]) -> Result<bool>;
 
-    /// Takes up to `want` free or expired leases of a lane; returns them with their new epochs.
+    /// Acquires up to `want` free or expired leases of a lane; returns them with their new epochs.
     async fn acquire(
         &mut self,
         worker: Uuid,
@@ -537,9 +539,9 @@ pub(crate) trait LeaseStore: Send {
         lease: Duration,
     ) -> Result<Vec<(Shard, i64)>>;
 
-    /// Gives leases up at once, each only at its epoch, and tells other workers where it can.
+    /// Releases leases immediately, each only at its epoch, and notifies other workers if it can.
     async fn release(&mut self, worker: Uuid, leases: &[(Shard, i64)]) -> Result<()>;
 
-    /// Gives everything up and forgets the worker, which takes nothing any more.
+    /// Releases all leases and removes the worker, which acquires no more.
     async fn leave(&mut self, worker: Uuid) -> Result<()>;
 }

@@ -1,4 +1,4 @@
-//! What people and retention ask for.
+//! Requests of operators and of retention.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,36 +11,36 @@ use super::{LaneHealth, LaneName, Position};
 use crate::event::Status;
 use crate::settings::RetentionSettings;
 
-/// A row that is no event.
+/// A row that is not a valid event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unreadable {
     pub(crate) id: Uuid,
-    /// Where that at least is one.
+    /// The row's status, if that is valid.
     pub(crate) status: Option<Status>,
     pub(crate) reason: String,
 }
 
-/// What a person does to an event.
+/// An operator's action on an event.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
-    /// Pending again, as if it had never been rejected; in its old place. Not a published one.
+    /// Resets an event that is not published to pending, as if it had never been rejected, at its old position.
     Retry,
-    /// Failed, for this reason, and not holding its key. Not a published one.
+    /// Marks an event that is not published as failed, for this reason; it does not hold its key.
     Fail { reason: String },
-    /// Published again, as a new event of the old id. Only a published one.
+    /// Publishes a published event again, as a new event with the old id.
     Replay,
 }
 
-/// What retention deletes: what is older than this; `None` keeps.
+/// The cutoff of retention: older events are deleted; `None` keeps them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetentionCutoff {
     pub(crate) published: Option<Duration>,
     pub(crate) failed: Option<Duration>,
-    /// At most so many at once.
+    /// The most events in one batch.
     pub(crate) limit: i64,
 }
 
-/// Deleted in one transaction, so that nobody waits for it.
+/// Deleted in one transaction, small enough that no other statement waits for long.
 const EXPIRED_AT_ONCE: i64 = 1_000;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -55,54 +55,54 @@ impl From<RetentionSettings> for RetentionCutoff {
     }
 }
 
-/// How events are counted.
+/// The precision of counts of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CountMode {
-    /// All of them, however long it takes.
+    /// Counts all events, however long it takes.
     Exactly,
-    /// Many published ones by what the database knows of its table, where it knows anything.
+    /// Estimates a large number of published events from the database's statistics, if there are any.
     Roughly,
 }
 
-/// The outbox at a glance.
+/// Counts of events by status.
 #[derive(Debug, Clone)]
 pub(crate) struct EventCounts {
-    /// Events of each status that the table holds.
+    /// Events by each status in the table.
     pub(crate) counts: Vec<(String, i64)>,
-    /// So many are published about, and not exactly.
+    /// Whether the number of published events is an estimate.
     pub(crate) published_is_estimate: bool,
     pub(crate) due: Vec<Backlog>,
     pub(crate) workers: Vec<WorkerRow>,
 }
 
-/// What is due of a lane.
+/// The due events of a lane.
 #[derive(Debug, Clone)]
 pub(crate) struct Backlog {
     pub(crate) lane: LaneName,
     pub(crate) events: i64,
-    /// Since when the first one is.
+    /// How long the first one has been due.
     pub(crate) oldest: Duration,
 }
 
-/// How many events before one are counted, at most; a few less may be where they are spread unevenly.
+/// The most events before one that are counted; slightly fewer if they are spread unevenly.
 pub(crate) const MOST_AHEAD: i64 = 10_000;
 
-/// Where an event stands among the others.
+/// The position of an event in its queue.
 #[derive(Debug, Clone)]
 pub(crate) struct QueuePosition {
-    /// By the database's clock.
+    /// The time by the database's clock.
     pub(crate) now: DateTime<Utc>,
     pub(crate) position: Position,
     pub(crate) shard: i16,
     /// The worker that has the lease of its shard.
     pub(crate) owner: Option<Uuid>,
-    /// Pending events of its lane that come before it.
+    /// Pending events of its lane before it.
     pub(crate) ahead: i64,
-    /// There may be more of them: counting ended at [`MOST_AHEAD`].
+    /// Counting ended at [`MOST_AHEAD`], so there may be more.
     pub(crate) more_ahead: bool,
 }
 
-/// A worker that has said something of itself lately, alive or not.
+/// A worker with a recent heartbeat row, alive or not.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerRow {
     pub(crate) id: Uuid,
@@ -112,17 +112,17 @@ pub(crate) struct WorkerRow {
     pub(crate) silent_for: Duration,
     /// A JSON object: lane → [`LaneHealth`](super::LaneHealth).
     pub(crate) backends: String,
-    /// Shards of each lane whose lease it has.
+    /// The number of leases that the worker holds, by lane.
     pub(crate) shards: Vec<(LaneName, i64)>,
 }
 
 impl WorkerRow {
-    /// Who holds a lease that runs is alive, too, whatever lease time it has in its settings.
+    /// Whether the worker is alive; one that holds a running lease is, whatever the lease time in its settings.
     pub(crate) fn is_alive(&self, lease: Duration) -> bool {
         self.silent_for < lease || !self.shards.is_empty()
     }
 
-    /// What it says of each lane that it serves.
+    /// The worker's report of each lane that it serves.
     pub(crate) fn reports(&self) -> BTreeMap<String, LaneHealth> {
         by_lane(&self.backends)
     }

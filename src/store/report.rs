@@ -1,4 +1,4 @@
-//! What a worker says of a lane's backend with each heartbeat; `outbox_workers.backends` holds it as JSON.
+//! A worker's report of a lane's backend in each heartbeat; `outbox_workers.backends` stores it as JSON.
 
 use std::collections::BTreeMap;
 
@@ -9,25 +9,25 @@ use uuid::Uuid;
 const WELL: &str = "ok";
 const STUCK: &str = "the worker's loop is stuck";
 
-/// What a worker says of one lane's backend.
+/// A worker's report of one lane's backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Said")]
 pub(crate) struct LaneHealth {
-    /// `"ok"`, or why it cannot be reached.
+    /// `"ok"`, or why the backend is unavailable.
     pub(crate) health: String,
-    /// Since when it cannot, by the worker's clock.
+    /// Since when the backend has been unavailable, by the worker's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) since: Option<DateTime<Utc>>,
-    /// The backend refused events, says that it is well, and the next event is to show it.
+    /// The backend refused events and now reports that it is healthy; the next event tests it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) trying: bool,
-    /// Why this worker leaves the lane to others.
+    /// Why this worker leaves the lane to other workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) standing_by: Option<String>,
-    /// The events a second that this worker may send.
+    /// The events per second that this worker may send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) per_second: Option<u32>,
-    /// Some of the events whose outcome cannot be recorded, the oldest first.
+    /// Some of the events whose outcome cannot be recorded, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) unrecorded: Vec<Unrecorded>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Unrecorded {
     pub(crate) since: DateTime<Utc>,
 }
 
-/// Its health alone says as much as a report with nothing else in it.
+/// A report in JSON; a string is a report that contains only the health.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Said {
@@ -75,12 +75,12 @@ impl LaneHealth {
         Self { health, since: None, trying: false, standing_by: None, per_second: None, unrecorded: Vec::new() }
     }
 
-    /// It cannot be reached since then.
+    /// The report of a backend that has been unavailable since then.
     pub(crate) fn down(reason: &str, since: DateTime<Utc>) -> Self {
         Self { health: reason.to_owned(), since: Some(since), ..Self::ok() }
     }
 
-    /// The worker itself does not do its work, and says nothing of the backend.
+    /// The report of a worker that is stuck, which says nothing of the backend.
     pub(crate) fn stuck() -> Self {
         Self { health: STUCK.to_owned(), ..Self::ok() }
     }
@@ -94,7 +94,7 @@ impl LaneHealth {
     }
 }
 
-/// By lane. A worker whose report cannot be read serves none.
+/// The reports by lane. A worker whose report cannot be parsed serves no lane.
 pub(crate) fn by_lane(json: &str) -> BTreeMap<String, LaneHealth> {
     serde_json::from_str(json).unwrap_or_default()
 }

@@ -1,31 +1,31 @@
-//! Which events are meant, and how they are found in the order of their creation.
+//! Filters of events, and their queries in the order of creation.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::event::Status;
 
-/// Which events are meant; what is not given does not filter.
+/// A filter of events; fields that are not given do not filter.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EventFilter {
-    /// None: any.
+    /// Empty: any.
     pub(crate) statuses: Vec<Status>,
     pub(crate) event_type: Option<String>,
     pub(crate) backend: Option<String>,
     pub(crate) key: Option<String>,
     pub(crate) source: Option<String>,
     pub(crate) subject: Option<String>,
-    /// Not created before.
+    /// Events created at or after this time.
     pub(crate) created_since: Option<DateTime<Utc>>,
-    /// Created before.
+    /// Events created before this time.
     pub(crate) created_until: Option<DateTime<Utc>>,
-    /// Not published before.
+    /// Events published at or after this time.
     pub(crate) published_since: Option<DateTime<Utc>>,
-    /// Published before.
+    /// Events published before this time.
     pub(crate) published_until: Option<DateTime<Utc>>,
 }
 
-/// A place in the order of creation, in the database's own microseconds.
+/// A position in the order of creation, in the database's own microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CreatedCursor {
     pub(crate) created_at: i64,
@@ -36,28 +36,28 @@ pub(crate) struct CreatedCursor {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Page {
     pub(crate) newest_first: bool,
-    /// Only what comes after this.
+    /// Only events after this one.
     pub(crate) after: Option<CreatedCursor>,
     pub(crate) limit: i64,
 }
 
 impl Page {
-    /// Of the order, and of what comes after.
+    /// The direction of the order, and the comparison for events after the cursor.
     fn direction(self) -> (&'static str, &'static str) {
         if self.newest_first { ("DESC", "<") } else { ("ASC", ">") }
     }
 }
 
-/// What was found among the events that were looked at.
+/// The matching events among those that were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ScanPage {
     pub(crate) places: Vec<CreatedCursor>,
-    /// Where looking stopped, if that was before the end of the table.
+    /// The last event that was read, if that was before the end of the table.
     pub(crate) stopped_at: Option<CreatedCursor>,
 }
 
 impl ScanPage {
-    /// From the rows of an examination, with whether they are meant.
+    /// Collects the rows of a scan, each with whether it matches.
     pub(super) fn of(page: Page, rows: impl IntoIterator<Item = (CreatedCursor, bool)>) -> Self {
         let (mut places, mut stopped_at) = (Vec::new(), None);
         for (place, meant) in rows {
@@ -71,7 +71,7 @@ impl ScanPage {
     }
 }
 
-/// A value that a query compares with; each database binds it in its own type.
+/// A value in a comparison; each database binds it as its own type.
 #[derive(Debug, Clone)]
 pub(super) enum Comparand {
     Text(String),
@@ -83,11 +83,11 @@ pub(super) enum Comparand {
 
 /// A query over `outbox_events e`, and its values in their order.
 ///
-/// Only what is given becomes part of the text, and a status as a literal, so that the planner can use partial indexes.
+/// Only given conditions become text, and a status becomes a literal, so that the planner can use partial indexes.
 pub(super) struct Query {
     pub(super) sql: String,
     pub(super) values: Vec<Comparand>,
-    /// How the database names the n-th value, from 1.
+    /// The database's name of the n-th value, from 1.
     placeholder: fn(usize) -> String,
 }
 
@@ -96,13 +96,13 @@ impl Query {
         Self { sql: String::new(), values: Vec::new(), placeholder }
     }
 
-    /// The name of one more value.
+    /// Binds one more value and returns its name.
     fn bind(&mut self, value: Comparand) -> String {
         self.values.push(value);
         (self.placeholder)(self.values.len())
     }
 
-    /// `comparison` with a value, where there is one.
+    /// Compares with a value, if there is one.
     fn compare<T>(&mut self, comparison: &str, value: Option<&T>, of: impl Fn(T) -> Comparand) -> Option<String>
     where
         T: Clone,
@@ -121,13 +121,13 @@ fn one_of(statuses: &[Status]) -> String {
 }
 
 impl EventFilter {
-    /// Events that are not published have an index by their status. Most are published, so they are met on a walk through
-    /// all.
+    /// Whether the query uses the index by status, which events that are not published have. Most are published, so those
+    /// are found by a scan through all.
     fn goes_by_status(&self) -> bool {
         !self.statuses.is_empty() && !self.statuses.contains(&Status::Published)
     }
 
-    /// The query that counts those that are meant.
+    /// The query that counts the matching events.
     pub(super) fn counting(&self, placeholder: fn(usize) -> String) -> Query {
         let mut query = Query::new(placeholder);
         let mut conditions = [self.created(&mut query), self.others(&mut query)].concat();
@@ -138,7 +138,7 @@ impl EventFilter {
         query
     }
 
-    /// The query for the places of those that are meant.
+    /// The query for the cursors of the matching events.
     pub(super) fn selection(&self, page: Page, placeholder: fn(usize) -> String) -> Query {
         let mut query = Query::new(placeholder);
         let conditions = [self.created(&mut query), self.others(&mut query)].concat();
@@ -146,8 +146,8 @@ impl EventFilter {
         query
     }
 
-    /// The query that looks at `most` events from a page's beginning on. It answers what is meant among them, as rows with
-    /// `meant` set, and, where looking stopped before the end of the table, the last one that was looked at, without.
+    /// The query that reads `most` events from a page's start. It returns the matching ones as rows with `meant` set and, if
+    /// it stopped before the end of the table, the last event that was read, with `meant` unset.
     pub(super) fn examination(&self, page: Page, most: i64, placeholder: fn(usize) -> String) -> Query {
         let mut query = Query::new(placeholder);
         let columns = format!("e.id, e.created_at, ({}) AS meant", all_of(&self.others(&mut query)));
@@ -167,14 +167,14 @@ impl EventFilter {
         query
     }
 
-    /// When they were created: what a walk keeps to.
+    /// The conditions on the time of creation, which bound a scan.
     fn created(&self, query: &mut Query) -> Vec<String> {
         let since = query.compare("e.created_at >=", self.created_since.as_ref(), Comparand::Time);
         let until = query.compare("e.created_at <", self.created_until.as_ref(), Comparand::Time);
         since.into_iter().chain(until).collect()
     }
 
-    /// What else is asked of those that are met.
+    /// The other conditions on the events of a scan.
     fn others(&self, query: &mut Query) -> Vec<String> {
         let statuses = (!self.statuses.is_empty() && !self.goes_by_status()).then(|| one_of(&self.statuses));
         let texts = [
@@ -197,7 +197,7 @@ impl EventFilter {
 
     /// The query for these columns of the first `limit` events on a page, `id` and `created_at` among them.
     ///
-    /// Each status is walked through by itself: an index by status and time gives an order within one alone.
+    /// Each status is scanned separately: an index by status and time is ordered within one status only.
     fn walk(&self, query: &mut Query, page: Page, mut conditions: Vec<String>, columns: &str, limit: i64) -> String {
         let (direction, comparison) = page.direction();
         if let Some(CreatedCursor { created_at, id }) = page.after {
@@ -214,7 +214,7 @@ impl EventFilter {
         if !self.goes_by_status() {
             return one(&conditions);
         }
-        // The second condition follows from the first, but not every planner sees that this index is one of such events.
+        // The second condition follows from the first, but not every planner then sees that the partial index applies.
         let mut of = |status: &Status| {
             conditions.push(format!("e.status = '{status}' AND e.status <> 'published'"));
             let sql = one(&conditions);

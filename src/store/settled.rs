@@ -1,6 +1,6 @@
 //! The outcome of a settle, event by event.
 
-/// What a settle did to one event's row.
+/// The effect of a settle on one event's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Settled {
     /// The row holds the outcome, durably.
@@ -10,17 +10,17 @@ pub(crate) enum Settled {
     Superseded,
     /// Another transaction holds the row; it may be an earlier execution of the same settle.
     Locked,
-    /// The database refuses to write this row.
+    /// The database refused to write this row.
     Refused(String),
-    /// Division stopped before this event.
+    /// The search for refused rows stopped before this event.
     Untried,
 }
 
 /// How a settle treats rows that it does not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Care {
-    /// Nothing is in doubt.
+    /// No earlier execution is in doubt.
     Usual,
-    /// An earlier execution may have committed without being durable, so this one writes and waits in any case.
+    /// An earlier execution may have committed without being durable, so this one always writes and waits.
     AfterDoubt,
 }

@@ -19,7 +19,7 @@ pub(crate) async fn unserved(store: &dyn Store, lanes: BTreeSet<String>, lease: 
     Ok(lanes.difference(&served).cloned().collect())
 }
 
-/// Says so in the log.
+/// Logs a warning for each of these lanes.
 pub(crate) fn warn(lanes: &BTreeSet<String>) {
     for lane in lanes {
         tracing::warn!(

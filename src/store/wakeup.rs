@@ -18,7 +18,7 @@ pub(crate) enum Notification {
     LeasesReleased,
 }
 
-/// Follows the sender in the payload if leases were released. An older program takes it for a wake-up of every lane, and polls.
+/// Follows the sender in the payload if leases were released. An older program takes it for a wake-up of every lane.
 #[cfg(feature = "postgres")]
 const RELEASED: &str = ":leases";
 
@@ -85,7 +85,7 @@ impl Wakeup {
         }
     }
 
-    /// The same without the lanes that this tells.
+    /// Removes the lanes for which `is_known` returns true.
     #[must_use]
     pub(crate) fn without(self, is_known: impl Fn(&str) -> bool) -> Self {
         match self {

@@ -1,4 +1,4 @@
-//! Situations in few words.
+//! Builders of situations for tests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) fn lane() -> LaneName {
     Arc::from("orders")
 }
 
-/// A row as another writer makes it: due a minute ago, in the lane of [`lane`], without a key, unless said otherwise.
+/// A row as another writer inserts it: due a minute ago, in the lane of [`lane`], without a key, unless set otherwise.
 pub(super) struct TestRow {
     pub(super) id: Uuid,
     event_type: &'static str,
@@ -45,7 +45,7 @@ impl TestRow {
         Self { event_type, ..self }
     }
 
-    /// Scheduled so many milliseconds from now.
+    /// Schedules the event this many milliseconds from now.
     pub(super) fn at(self, scheduled_ms: i64) -> Self {
         Self { scheduled_ms, ..self }
     }
@@ -63,7 +63,7 @@ impl TestRow {
         self.with("publisher_backend", format!("'{lane}'"))
     }
 
-    /// An SQL expression for a column.
+    /// Sets a column to an SQL expression.
     pub(super) fn with(mut self, column: &'static str, expression: impl Into<String>) -> Self {
         self.columns.retain(|(name, _)| *name != column);
         self.columns.push((column, expression.into()));
@@ -89,14 +89,14 @@ impl TestRow {
     }
 }
 
-/// All that is due in [`lane`].
+/// A request for everything that is due in [`lane`].
 pub(super) fn everything(store: &Arc<dyn Store>) -> FetchRequest {
     let range = |shard| Range { shard, from: Position::START, to: None, limit: 1000 };
     let ranges = (0..store.shards()).map(range).collect();
     FetchRequest { retry_shards: (0..store.shards()).collect(), ..FetchRequest::of_ranges(lane(), ranges) }
 }
 
-/// No shard and no retry, only these keys.
+/// A request for these keys only, without shards and retries.
 pub(super) fn keys_alone(keys: &[&str], key_limit: i64, store: &Arc<dyn Store>) -> FetchRequest {
     FetchRequest {
         ranges: Vec::new(),
@@ -129,19 +129,19 @@ pub(super) async fn find(store: &Arc<dyn Store>, id: Uuid) -> OutboxEvent {
     store.find(id).await.unwrap().unwrap()
 }
 
-/// Settles events as published; none may be refused or locked.
+/// Settles events as published; fails if one is refused or locked.
 pub(super) async fn record(store: &Arc<dyn Store>, sent: &[(Uuid, i64)]) {
     for outcome in settle(store, sent, Care::Usual).await {
         assert!(matches!(outcome, Settled::Recorded | Settled::Superseded), "{outcome:?}");
     }
 }
 
-/// Settles events as published that no handler elsewhere is owed.
+/// Settles events as published that are not owed to handlers elsewhere.
 pub(super) async fn settle(store: &Arc<dyn Store>, sent: &[(Uuid, i64)], care: Care) -> Vec<Settled> {
     outcomes(store.settle_published(&accepted(sent), care).await.unwrap())
 }
 
-/// Events that no handler was asked about.
+/// Acceptances of events for which no handler was asked.
 pub(super) fn accepted(sent: &[(Uuid, i64)]) -> Vec<Acceptance> {
     sent.iter().map(|&(id, seq)| Acceptance { id, seq, asked: Arc::default(), left: Vec::new() }).collect()
 }
@@ -150,14 +150,14 @@ pub(super) fn outcomes(settled: Vec<SettledEvent>) -> Vec<Settled> {
     settled.into_iter().map(|event| event.outcome).collect()
 }
 
-/// Settles rejections, and returns those that were recorded.
+/// Settles rejections, and returns the ids of those that were recorded.
 pub(super) async fn reschedule(store: &Arc<dyn Store>, owner: Uuid, settles: &[FailureRecord]) -> Vec<Uuid> {
     let outcomes = outcomes(store.settle_rescheduled(owner, settles).await.unwrap());
     let recorded = settles.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Settled::Recorded);
     recorded.map(|(settle, _)| settle.id).collect()
 }
 
-/// Where an event that is not published stands, in the database's own microseconds.
+/// The position of an event that is not published, in the database's own microseconds.
 pub(super) async fn position_of(store: &Arc<dyn Store>, id: Uuid) -> Position {
     let event = find(store, id).await;
     let rows = store.find_unsettled(&event.publisher_backend, &[(id, event.seq)]).await.unwrap();
@@ -190,7 +190,7 @@ pub(super) fn heartbeat(worker: Uuid) -> Heartbeat {
 pub(super) struct TestWorker {
     pub(super) id: Uuid,
     pub(super) leases: Box<dyn LeaseStore>,
-    /// By shard.
+    /// The epochs of its leases, by shard.
     pub(super) epochs: HashMap<i16, i64>,
 }
 
@@ -201,14 +201,14 @@ impl TestWorker {
         worker
     }
 
-    /// Owns every shard of [`lane`].
+    /// A worker that owns every shard of [`lane`].
     pub(super) async fn owner(store: &Arc<dyn Store>) -> Self {
         let mut worker = Self::idle(store).await;
         assert_eq!(worker.take_all(store).await, usize::try_from(store.shards()).unwrap());
         worker
     }
 
-    /// Takes what can be had and says how much that was.
+    /// Acquires every available lease and returns their number.
     pub(super) async fn take_all(&mut self, store: &Arc<dyn Store>) -> usize {
         let want = usize::try_from(store.shards()).unwrap();
         self.beat().await;
@@ -218,12 +218,12 @@ impl TestWorker {
         count
     }
 
-    /// The leases that it knows of, with their epochs.
+    /// The leases that the worker knows of, with their epochs.
     pub(super) fn held(&self) -> Vec<(Shard, i64)> {
         self.epochs.iter().map(|(&number, &epoch)| (Shard { lane: lane(), number }, epoch)).collect()
     }
 
-    /// Renews what it knows of.
+    /// Renews the leases that the worker knows of.
     pub(super) async fn beat(&mut self) -> LeaseSnapshot {
         let beat = Heartbeat { held: self.held(), ..heartbeat(self.id) };
         self.leases.beat(&beat).await.unwrap()
@@ -234,7 +234,7 @@ impl TestWorker {
         self.epochs.clear();
     }
 
-    /// A rejection, to be tried again in an hour.
+    /// A rejection whose retry is due in an hour.
     pub(super) fn reject(&self, row: &FetchedRow) -> FailureRecord {
         FailureRecord {
             id: row.id,
@@ -256,7 +256,7 @@ impl TestWorker {
     }
 }
 
-/// Lets every worker's leases look as if their time were over.
+/// Makes every worker's leases expire.
 pub(super) async fn expire_leases(fixture: &impl Fixture) {
     let past = fixture.time(-1000);
     fixture.execute(&format!("UPDATE outbox_heartbeats SET ends_at = {past}")).await;

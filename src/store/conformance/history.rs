@@ -26,7 +26,7 @@ pub(super) async fn what_became_of_events_is_added_up_by_minute_and_by_hour<F: F
     store.add_to_history(&told).await.unwrap();
     store.add_to_history(&told[..1]).await.unwrap();
     for span in Resolution::ALL {
-        // Two, where a minute or an hour began in between.
+        // Two buckets, if a minute or an hour began in between.
         let buckets = store.history(span, 2 * HOUR).await.unwrap();
         assert_eq!([summed(&buckets, "a"), summed(&buckets, "b")], [outcomes(10, 4, 2), outcomes(7, 0, 0)]);
         assert!(buckets.iter().filter(|bucket| bucket.backend == "b").count() == 1, "{buckets:?}");

@@ -14,7 +14,7 @@ pub(super) async fn two_workers_never_own_a_shard_at_once<F: Fixture>() {
     let (mut first, mut second) = (TestWorker::idle(&store).await, TestWorker::idle(&store).await);
     for _ in 0..5 {
         let (one, two) = tokio::join!(first.take_all(&store), second.take_all(&store));
-        // A row that the other holds locked in that moment is passed over and may stay free.
+        // A row that the other worker has locked at this moment is skipped and may stay free.
         let rest = first.take_all(&store).await;
         assert_eq!(one + two + rest, all(&store));
         assert!(first.epochs.keys().all(|shard| !second.epochs.contains_key(shard)));
@@ -97,7 +97,7 @@ pub(super) async fn a_late_renewal_does_not_take_back_what_was_released<F: Fixtu
     let view = worker.leases.beat(&late).await.unwrap();
     assert!(view.renewed.is_empty());
     assert!(view.leases.iter().all(|lease| lease.owner.is_none()));
-    // Taken again, it is renewed under its new epoch alone.
+    // After a new acquisition, the lease is renewed under its new epoch only.
     worker.take_all(&store).await;
     assert!(worker.leases.beat(&late).await.unwrap().renewed.is_empty());
 }
@@ -212,7 +212,7 @@ pub(super) async fn the_end_of_another_workers_leases_is_known_in_advance<F: Fix
     assert!(next_end <= LEASE && next_end > LEASE / 2, "{next_end:?}");
 }
 
-/// As version 0.1 wrote its row and takes a lease.
+/// Writes its row and acquires a lease as version 0.1 does.
 async fn register_older(fixture: &impl Fixture, seen_ms: i64) -> uuid::Uuid {
     let (worker, seen) = (uuid::Uuid::now_v7(), fixture.time(seen_ms));
     let id = fixture.id(worker);
@@ -241,11 +241,11 @@ pub(super) async fn newer_rules_begin_once_no_older_worker_is_alive_or_holds_a_l
     let older = register_older(&fixture, 0).await;
     let mut newer = TestWorker::idle(&store).await;
     assert_eq!(fixture.number(protocol).await, 1);
-    // Both keep the older rules, and share.
+    // Both follow protocol 1, and share the leases.
     assert_eq!(newer.leases.acquire(newer.id, &lane(), 1, LEASE).await.unwrap().len(), 1);
     let rest = i64::from(store.shards()) - 1;
     assert_eq!(taken_by_older(&fixture, older, 60_000).await, rest);
-    // Silent, but its leases run.
+    // The older worker is silent, but its leases have not expired.
     let (seen, id) = (fixture.time(-600_000), fixture.id(older));
     fixture.execute(&format!("UPDATE outbox_workers SET heartbeat_at = {seen} WHERE id = {id}")).await;
     newer.beat().await;
@@ -255,7 +255,7 @@ pub(super) async fn newer_rules_begin_once_no_older_worker_is_alive_or_holds_a_l
     newer.beat().await;
     assert_eq!(fixture.number(protocol).await, 2);
     assert_eq!(taken_by_older(&fixture, older, 60_000).await, 0, "an older worker can take nothing any more");
-    // Nor what it makes a row for.
+    // Nor can it take a lease whose row it inserts itself.
     fixture.execute("INSERT INTO outbox_leases (backend, shard) VALUES ('orders', 99)").await;
     assert_eq!(taken_by_older(&fixture, older, 60_000).await, 0);
     fixture.execute("DELETE FROM outbox_leases WHERE shard = 99").await;

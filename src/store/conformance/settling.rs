@@ -271,7 +271,7 @@ pub(super) async fn a_refusal_that_comes_again_after_a_person_retried_the_event_
     let settle = [FailureRecord { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) }];
     assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
     assert_eq!(store.change(&Change::Retry, &[id]).await.unwrap(), [id]);
-    // Its answer was lost, so the worker says it once more.
+    // The reply was lost, so the worker repeats the settle.
     assert!(reschedule(&store, worker.id, &settle).await.is_empty());
     let event = find(&store, id).await;
     assert_eq!((event.status, event.retry_count), (Status::Pending, 0));

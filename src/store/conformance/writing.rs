@@ -47,7 +47,7 @@ pub(super) async fn events_come_back_as_stored_in_the_order_given<F: Fixture>() 
     assert_eq!(**fetched[1].event.as_ref().unwrap(), stored[1]);
 }
 
-/// Says something in every column that it can, and nothing that another one says.
+/// An event with a value in every possible column, each different from those of another `n`.
 fn detailed(n: i32) -> NewEvent {
     let event = NewEvent::new(format!("type.{n}"), format!("source/{n}"))
         .subject(format!("subject {n}"))
@@ -67,7 +67,7 @@ fn detailed(n: i32) -> NewEvent {
     }
 }
 
-/// JSON apart from how it is written.
+/// The event with its JSON normalized.
 fn normal(mut event: OutboxEvent) -> OutboxEvent {
     let rewrite = |text: &JsonText| JsonText::new(text.parse::<Value>().unwrap().to_string());
     event.data = event.data.as_ref().map(rewrite);
@@ -137,12 +137,12 @@ pub(super) async fn the_same_content_again_is_the_stored_event_however_it_is_wri
         repeatable(id).scheduled_at(first.scheduled_at),
         repeatable(id).max_retries(first.max_retries),
         repeatable(id).extension("traceparent", "00-1-2-01").extension("tracestate", "a=1"),
-        // What it does not say is not compared.
+        // Values that the event does not set are not compared.
         rewritten.or_defaults(17, 10_000),
     ];
     for (n, event) in again.into_iter().enumerate() {
         let stored = store.insert(vec![event]).await.unwrap_or_else(|error| panic!("{n}: {error}")).remove(0);
-        // Its data comes back as it was given.
+        // The returned data is as it was given.
         assert_eq!(normal(OutboxEvent { data: first.data.clone(), ..stored }), normal(first.clone()), "{n}");
     }
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 1);
@@ -252,7 +252,7 @@ pub(super) async fn a_keyed_event_committed_late_blocks_the_later_ones<F: Fixtur
     assert_eq!(store.blockers(&lane(), false, &question).await.unwrap()["k"].id, late);
 }
 
-/// One event that stands first and whose transaction is still open, and one that is committed already.
+/// Two events: the first of the order in an open transaction, and one that is already committed.
 async fn overtake(
     fixture: &impl Fixture,
     late: TestRow,

@@ -1,4 +1,4 @@
-//! What operators and retention ask for.
+//! Requests of operators and of retention.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -14,10 +14,10 @@ use super::uuid_of;
 use crate::store::selection::{Comparand, Query};
 use crate::store::{CreatedCursor, EventFilter, LaneName, Page, RetentionCutoff, ScanPage};
 
-/// Strays are few: the insert trigger draws a `seq` for every row that comes without one.
+/// Rows without a `seq` are rare: the insert trigger assigns one to every row that is inserted without it.
 const STRAYS_PER_REPAIR: i64 = 1000;
 
-/// Gives strays a `seq`, in the order in which they were written.
+/// Assigns a `seq` to rows without one, in the order in which they were written.
 pub(super) fn repair_missing_seq(connection: &mut SqliteConnection) -> QueryResult<usize> {
     connection.immediate_transaction(|connection| {
         let repaired = sql_query(
@@ -41,7 +41,7 @@ pub(super) fn repair_missing_seq(connection: &mut SqliteConnection) -> QueryResu
     })
 }
 
-/// Deletes events that are older than retention keeps, at most `limit`. What is owed to a handler is kept.
+/// Deletes events past retention, at most `limit`. Events that are owed to a handler are kept.
 pub(super) fn delete_expired(
     connection: &mut SqliteConnection,
     expiry: RetentionCutoff,
@@ -61,8 +61,8 @@ pub(super) fn delete_expired(
     })
 }
 
-/// Nothing is published before it is created, so the walk along `created_at` ends at the same time, and publishing has
-/// no index of its own to write.
+/// Deletes published events. No event is published before it is created, so a scan by `created_at` can end at the same time,
+/// and publishing needs no index of its own.
 fn delete_published(connection: &mut SqliteConnection, until: i64, limit: i64) -> QueryResult<usize> {
     sql_query(
         "DELETE FROM outbox_events WHERE rowid IN (
@@ -114,12 +114,12 @@ impl Found {
     }
 }
 
-/// With its number, as one value may stand in several places.
+/// Numbered, because one value may occur in several places.
 fn placeholder(n: usize) -> String {
     format!("?{n}")
 }
 
-/// Where the events that are meant stand, in the order of their creation.
+/// The cursors of the matching events, in the order of their creation.
 pub(super) fn select_events(
     connection: &mut SqliteConnection,
     filter: &EventFilter,
@@ -137,7 +137,7 @@ struct ScannedRow {
     meant: bool,
 }
 
-/// The same, looking at so many events at most.
+/// Selects like [`select_events`], but reads a bounded number of events.
 pub(super) fn scan_events(
     connection: &mut SqliteConnection,
     filter: &EventFilter,
@@ -156,7 +156,7 @@ struct CountRow {
     count: i64,
 }
 
-/// How many events are meant.
+/// The number of matching events.
 pub(super) fn count_events(connection: &mut SqliteConnection, filter: &EventFilter) -> QueryResult<i64> {
     bind(filter.counting(placeholder)).get_result::<CountRow>(connection).map(|row| row.count)
 }

@@ -1,4 +1,4 @@
-//! What people do to events.
+//! Actions of operators on events.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::clock::read_now;
 use crate::store::Change;
 
-/// Changes those of the events that may be; returns which.
+/// Changes those of the events that allow it; returns their ids.
 pub(super) fn change(connection: &mut SqliteConnection, change: &Change, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
     connection.immediate_transaction(|connection| {
         let now = read_now(connection)?;
@@ -29,8 +29,8 @@ pub(super) fn change(connection: &mut SqliteConnection, change: &Change, ids: &[
     })
 }
 
-/// `scheduled_at` and `seq` stay, so it keeps its place; `published_at` too: what the backend has is not sent again. An event
-/// that only handlers elsewhere are owed stays as it is, and its deliveries are tried again now.
+/// Keeps `scheduled_at` and `seq`, so the position stays, and `published_at`: an event that the backend has accepted is not
+/// sent again. An event that is only owed to handlers elsewhere stays unchanged; its deliveries are retried now.
 fn retry(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<usize> {
     sql_query(
         "UPDATE outbox_handler_deliveries SET attempts = 0, next_at = ?, last_error = ''
@@ -56,7 +56,7 @@ fn end_deliveries(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<us
         .execute(connection)
 }
 
-/// A failed event with a `retry_at` was given up by a person: it holds no key. What it owes is dropped.
+/// An operator's failure sets `retry_at`, so the event does not hold its key. Its deliveries are dropped.
 fn fail(connection: &mut SqliteConnection, id: Uuid, reason: &str, now: i64) -> QueryResult<usize> {
     let failed = sql_query(
         "UPDATE outbox_events SET status = 'failed', retry_at = ?, last_error = ?, updated_at = ?
@@ -73,7 +73,7 @@ fn fail(connection: &mut SqliteConnection, id: Uuid, reason: &str, now: i64) -> 
     Ok(failed)
 }
 
-/// A new `seq` makes it another event for journals and settles.
+/// Draws a new `seq`, which makes it another event for journals and settles.
 fn replay(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<usize> {
     let rows = sql_query(
         "UPDATE outbox_events SET status = 'pending', seq = (SELECT value + 1 FROM outbox_seq), published_at = NULL,

@@ -1,4 +1,4 @@
-//! SQLite's clock, which decides what is due and whose lease is over.
+//! SQLite's clock, which decides which events are due and which leases have expired.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(super) fn read_now(connection: &mut SqliteConnection) -> QueryResult<i64> {
         .get_result(connection)
 }
 
-/// A span in the table's unit, as long as the unit allows.
+/// A duration in the table's unit, limited to what the unit can hold.
 pub(super) fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }

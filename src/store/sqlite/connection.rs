@@ -1,4 +1,4 @@
-//! A connection that is opened when it is needed and used by one caller at a time.
+//! A connection that is opened on demand and used by one caller at a time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::error::describe_failure;
 use crate::error::StoreError;
 use crate::store::Result;
 
-/// How long a caller waits for its answer, the wait for the connection included.
+/// How long a caller waits for its result, including the wait for the connection.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// The file, and how to name it in messages.
+/// The file, and its name for messages.
 #[derive(Debug, Clone)]
 pub(super) struct Location {
     path: Arc<str>,
@@ -24,7 +24,7 @@ pub(super) struct Location {
 }
 
 impl Location {
-    /// Reads `sqlite://path` or `sqlite:path`; the path is taken as it stands.
+    /// Reads `sqlite://path` or `sqlite:path`; the path is used unchanged.
     pub(super) fn parse(url: &str) -> Result<Self> {
         let refuse = |reason: String| StoreError::Query { operation: "connect", reason, transient: false };
         let path = url
@@ -55,7 +55,7 @@ impl Location {
         // SQLite would read a name that begins with `file:` as a URI.
         let name = if self.path.starts_with("file:") { format!("./{}", self.path) } else { self.path.to_string() };
         let mut connection = SqliteConnection::establish(&name).map_err(|error| unreachable(error.to_string()))?;
-        // FULL: what is acknowledged stays after a power cut. In WAL mode NORMAL would not promise that.
+        // FULL: acknowledged writes survive a power failure. In WAL mode NORMAL would not guarantee that.
         let settings = format!(
             "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
             busy_timeout.as_millis()
@@ -65,8 +65,8 @@ impl Location {
     }
 }
 
-/// One connection. SQLite blocks, so its work runs on a blocking thread and goes on to its end there even when nobody
-/// waits for it any more; the next caller gets the connection after that.
+/// One connection. SQLite blocks, so its work runs on a blocking thread and continues to its end even if the caller no
+/// longer waits for it; the next caller gets the connection after that.
 #[derive(Clone)]
 pub(super) struct Connection {
     location: Location,
@@ -79,7 +79,7 @@ impl Connection {
         Self { location: location.clone(), busy_timeout, slot: Arc::default() }
     }
 
-    /// Does `work`, in a file that is there. A missing one is not made: that is what migrating is for.
+    /// Runs `work` in an existing file. A missing file is not created: only migrating creates it.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         operation: &'static str,
@@ -92,7 +92,7 @@ impl Connection {
         .await
     }
 
-    /// As [`run`](Self::run), for work with an error of its own.
+    /// Runs work like [`run`](Self::run), with an error type of its own.
     pub(super) async fn run_as<T: Send + 'static, E: From<StoreError> + Send + 'static>(
         &self,
         operation: &'static str,
@@ -104,7 +104,7 @@ impl Connection {
         self.run_in_any_file(operation, work).await
     }
 
-    /// As [`run_as`](Self::run_as), and makes the file where there is none.
+    /// Runs work like [`run_as`](Self::run_as), and creates the file if it does not exist.
     pub(super) async fn run_in_any_file<T: Send + 'static, E: From<StoreError> + Send + 'static>(
         &self,
         operation: &'static str,
@@ -115,7 +115,7 @@ impl Connection {
         let mut slot = timeout_at(deadline, self.slot.clone().lock_owned()).await.map_err(late)?;
         let (location, busy_timeout) = (self.location.clone(), self.busy_timeout);
         let answer = tokio::task::spawn_blocking(move || {
-            // Taken out, so that a panic or an error closes it and the next caller opens a fresh one.
+            // Taken out, so that a panic or an error closes it and the next caller opens a new one.
             let mut connection = match slot.take() {
                 Some(connection) => connection,
                 None => location.open(busy_timeout)?,

@@ -1,10 +1,10 @@
-//! What SQLite says, as the store says it.
+//! Converts SQLite's errors to those of the store.
 
 use diesel::result::Error;
 
 use crate::error::StoreError;
 
-/// SQLite's texts for what passes by itself or with room on the disk; diesel hands on no code for them.
+/// SQLite's messages for conditions that pass by themselves or with more disk space; diesel passes on no code for them.
 const TRANSIENT: [&str; 8] = [
     "database is locked",
     "database table is locked",
@@ -16,7 +16,7 @@ const TRANSIENT: [&str; 8] = [
     "database schema has changed",
 ];
 
-/// Names the operation that failed and whether it may pass later.
+/// Names the operation that failed and whether a retry may succeed.
 pub(super) fn describe_failure(target: &str, operation: &'static str, error: Error) -> StoreError {
     let reason = error.to_string();
     if reason.starts_with("no such table: outbox_") {
@@ -28,7 +28,7 @@ pub(super) fn describe_failure(target: &str, operation: &'static str, error: Err
     StoreError::Query { operation, transient: is_transient(&error), reason }
 }
 
-/// The file's state, not what the statement would write.
+/// Whether the file's state is to blame, not the statement's values.
 pub(super) fn is_transient(error: &Error) -> bool {
     matches!(error, Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. })
         || TRANSIENT.iter().any(|text| error.to_string().contains(text))

@@ -1,4 +1,4 @@
-//! Reading what is due. Every query names its index: SQLite's planner would otherwise go by statistics that may be old.
+//! Reads due events. Every query names its index: SQLite's planner would otherwise use statistics that may be old.
 
 use std::collections::HashSet;
 
@@ -31,7 +31,7 @@ pub(super) fn fetch_due(connection: &mut SqliteConnection, request: &FetchReques
     })
 }
 
-/// What was read so far, and how much more may be.
+/// The rows read so far, and the remaining budget.
 struct Reading<'a> {
     except: HashSet<&'a Uuid>,
     bytes: usize,
@@ -48,12 +48,12 @@ impl<'a> Reading<'a> {
         Self { except, bytes: 0, max_events, max_bytes, max_event_bytes, answer: FetchResult::default() }
     }
 
-    /// A LIMIT that leaves `limit` rows after those are skipped that do not count.
+    /// A LIMIT that leaves `limit` rows after the excluded ones are skipped.
     fn sql_limit(&self, limit: i64) -> i64 {
         limit.saturating_add(i64::try_from(self.except.len()).unwrap_or(i64::MAX))
     }
 
-    /// Takes rows one by one from the statement that yields them, so that no more than the budget is ever in memory.
+    /// Reads rows one by one from the statement that yields them, so that memory never holds more than the budget.
     fn take(&mut self, rows: impl Iterator<Item = QueryResult<Row>>, in_range: bool) -> QueryResult<()> {
         for row in rows {
             let row = row?;
@@ -61,7 +61,7 @@ impl<'a> Reading<'a> {
                 continue;
             }
             let fetched = FetchedRow { in_range, ..refuse_oversize(to_fetched(row), self.max_event_bytes) };
-            // A row that is no event is small by now: only its reason is kept.
+            // A row that is not a valid event is already small: only its reason is kept.
             let size = fetched.event.as_ref().map_or(0, |event| event.size());
             let count = self.answer.rows.len();
             if count >= self.max_events || count > 0 && self.bytes.saturating_add(size) > self.max_bytes {
@@ -93,7 +93,7 @@ fn read_range(
     if reading.answer.cut_short {
         return Ok(());
     }
-    // One upper bound for both limits, since only one can bound the walk through the index.
+    // One upper bound for both limits, since only one of them can bound the index scan.
     let end_of_due = Position { scheduled_at: now.saturating_add(1), seq: i64::MIN };
     let to = range.to.map_or(end_of_due, |to| to.min(end_of_due));
     let rows = sql::<SqlTypes>(&format!(
@@ -170,7 +170,7 @@ fn read_key(
     reading.take(rows, false)
 }
 
-/// Of what a journal names, the rows that the database does not have as published yet.
+/// Those rows of a journal that the database has not recorded as published.
 pub(super) fn find_unsettled(
     connection: &mut SqliteConnection,
     lane: &str,

@@ -1,4 +1,4 @@
-//! SQLite for the contract suite: a file in a folder of its own for every test.
+//! SQLite for the contract suite: each test has a file in a folder of its own.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What became of events, by minute and by hour.
+//! Outcomes of events, by minute and by hour.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Writing new events: a statement for some hundreds, and one to read them with the `seq` that a trigger drew.
+//! Writes new events: a statement for some hundreds, and one that reads them with the `seq` that a trigger assigned.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ use crate::store::insert_outcome::{FoundRow, InsertOutcomes, SameData};
 impl OutboxDatabase for Sqlite {}
 
 impl Insert for Sqlite {
-    /// SQLite takes 32766 parameters, and an event has 16.
+    /// SQLite allows 32766 parameters, and an event has 16.
     const MOST: usize = 500;
 
     async fn insert_each<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
@@ -51,7 +51,7 @@ impl Insert for Sqlite {
     }
 }
 
-/// Which of the rows were there before is not known, so each is compared; a new one is its own text.
+/// It is not known which rows existed before, so each is compared; a new row equals its event.
 fn finish(events: Vec<ValidEvent>, stored: Vec<Row>) -> Vec<InsertResult> {
     let mut found: HashMap<Uuid, Result<OutboxEvent, String>> =
         stored.into_iter().map(|row| (row.id(), row.decode())).collect();
@@ -63,12 +63,12 @@ fn finish(events: Vec<ValidEvent>, stored: Vec<Row>) -> Vec<InsertResult> {
     })
 }
 
-/// New events; rows without `seq`, so that the table's trigger draws it for each in turn.
+/// New events: rows without `seq`, so that the table's trigger assigns it to each in turn.
 struct InsertEvents<'a> {
     events: &'a [ValidEvent],
 }
 
-/// The statement depends on how many events there are, so its text is its name among prepared statements.
+/// The statement depends on the number of events, so its text is its name among prepared statements.
 impl QueryId for InsertEvents<'_> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
@@ -79,7 +79,7 @@ impl QueryFragment<Sqlite> for InsertEvents<'_> {
         if self.events.len() > 1 {
             out.unsafe_to_cache_prepared();
         }
-        // SQLite reads its clock once for a statement. `WHERE true` ends the SELECT, or ON would begin a join's condition.
+        // SQLite reads its clock once per statement. `WHERE true` ends the SELECT, or ON would begin a join's condition.
         out.push_sql(
             "WITH clock(now) AS \
              (SELECT CAST(strftime('%s', 'now') AS INTEGER) * 1000000 + \

@@ -1,5 +1,5 @@
-//! Workers and leases. Each call is one short transaction: SQLite has one writer at a time, and one that is stopped in
-//! the middle of a write is the one thing here that others must wait for.
+//! Workers and leases. Each call is one short transaction: SQLite has one writer at a time, and a writer that stops in the
+//! middle of a write is the only thing here that others must wait for.
 
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ fn read_protocol(connection: &mut SqliteConnection) -> QueryResult<i16> {
     sql::<SmallInt>("SELECT protocol FROM outbox_meta").get_result(connection)
 }
 
-/// Returns whether the worker's row was there; one that was deleted comes back with no lease.
+/// Returns whether the worker's row existed; a deleted row is inserted again without leases.
 fn write_heartbeat(connection: &mut SqliteConnection, beat: &Heartbeat, now: i64) -> QueryResult<bool> {
     let ends_at = now.saturating_add(if beat.extends { micros(beat.lease) } else { 0 });
     let updated = sql_query(
@@ -134,7 +134,7 @@ fn write_heartbeat(connection: &mut SqliteConnection, beat: &Heartbeat, now: i64
     Ok(updated > 0)
 }
 
-/// Begins the newest rules, unless a program that does not know them is alive or holds a lease.
+/// Raises the protocol to the newest, unless a program that does not know it is alive or holds a lease.
 fn raise_protocol(connection: &mut SqliteConnection, lease: Duration, now: i64) -> QueryResult<()> {
     let raised = sql_query(
         "UPDATE outbox_meta SET protocol = ? WHERE protocol < ?
@@ -181,7 +181,7 @@ fn write_worker(connection: &mut SqliteConnection, beat: &Heartbeat, now: i64) -
     .execute(connection)
 }
 
-/// When the first lease of another worker can end that it does not extend before.
+/// The earliest end of another worker's lease, unless that worker extends it.
 fn find_next_end(connection: &mut SqliteConnection, worker: Uuid, now: i64) -> QueryResult<Option<Duration>> {
     let next = sql::<Nullable<BigInt>>(
         "SELECT min(h.ends_at) FROM outbox_heartbeats h JOIN outbox_leases l ON l.owner = h.worker WHERE h.worker <> ",
@@ -224,7 +224,7 @@ fn make_lease_row(connection: &mut SqliteConnection, lane: &str) -> QueryResult<
         .execute(connection)
 }
 
-/// One that ran out is renewed too: as long as its row names this worker, no other took it.
+/// Renews a lease, even an expired one: as long as its row names this worker, no other worker took it.
 fn renew_lease(
     connection: &mut SqliteConnection,
     beat: &Heartbeat,
@@ -271,7 +271,7 @@ fn find_leases(
         .collect()
 }
 
-/// A free lease's values, by the rules that hold.
+/// The columns of a free lease under the protocol in force.
 const FREE: &str = "owner = CASE WHEN (SELECT protocol FROM outbox_meta) >= 2 THEN zeroblob(16) END,
     expires_at = CASE WHEN (SELECT protocol FROM outbox_meta) >= 2 THEN 9223372036854775807 ELSE 0 END";
 
@@ -314,7 +314,7 @@ fn forget_worker(connection: &mut SqliteConnection, worker: Uuid) -> QueryResult
     Ok(())
 }
 
-/// Raises an epoch above one that a backend remembers, while the lease is still this worker's.
+/// Raises an epoch above the one that a backend remembers, if the lease is still this worker's.
 pub(super) fn raise_epoch(
     connection: &mut SqliteConnection,
     owner: Uuid,

@@ -1,4 +1,4 @@
-//! Making the tables.
+//! Creates and upgrades the tables.
 
 use diesel::connection::SimpleConnection;
 use diesel::dsl::sql;
@@ -16,17 +16,17 @@ const MIGRATIONS: [Migration; 3] = [
     Migration { version: 3, sql: include_str!("../../../migrations/sqlite/0003_handlers.sql") },
 ];
 
-/// What an empty database needs.
+/// The plan for an empty database.
 pub(super) fn plan_all() -> MigrationPlan {
     MigrationPlan { steps: steps(&[]), ..MigrationPlan::default() }
 }
 
-/// What is still to run.
+/// The plan of the pending migrations.
 pub(super) fn plan(connection: &mut SqliteConnection) -> QueryResult<MigrationPlan> {
     Ok(MigrationPlan { steps: steps(&find_applied(connection)?), ..MigrationPlan::default() })
 }
 
-/// Runs what is still to run, all of it or nothing, and returns it.
+/// Runs the pending migrations, all or none, and returns them.
 pub(super) fn migrate(connection: &mut SqliteConnection) -> QueryResult<MigrationPlan> {
     connection.immediate_transaction(|connection| {
         let applied = find_applied(connection)?;

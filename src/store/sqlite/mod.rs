@@ -1,7 +1,7 @@
 //! The outbox in a SQLite file: one shard, times as integer microseconds, ids as blobs.
 //!
-//! Reading, writing and leases have a connection each, so that none waits for another within this process. The file is in
-//! WAL mode, which stays with it: readers and the one writer do not disturb each other.
+//! Reads, writes and leases each have a connection, so that none waits for another within this process. The file is in WAL
+//! mode, which is stored in the file: readers and the one writer do not block each other.
 
 mod admin;
 mod change;
@@ -57,7 +57,7 @@ const SHARD: i16 = 0;
 /// How long a statement waits while another connection writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A renewal counts from before it was sent, so one that waited long is worth little: better to ask again.
+/// A renewal counts from before it was sent, so one that waited long is worth little: asking again is better.
 const LEASES_BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// [`Store`] in a SQLite file.
@@ -65,15 +65,15 @@ pub(crate) struct SqliteStore {
     location: Location,
     reader: Connection,
     writer: Connection,
-    /// How far the janitor's rounds are.
+    /// The progress of the janitor's rounds.
     rounds: handlers::Rounds,
 }
 
 impl SqliteStore {
-    /// A store in the file that `sqlite://path` or `sqlite:path` names; it is opened when it is first used.
+    /// A store in the file of `sqlite://path` or `sqlite:path`; the first use opens it.
     ///
     /// # Errors
-    /// Not transient: the address is none, or names a database in memory.
+    /// Not transient: the address is not valid, or it names a database in memory.
     pub(crate) fn connect(url: &str) -> Result<Self> {
         let location = Location::parse(url)?;
         Ok(Self {

@@ -1,4 +1,4 @@
-//! What stands before an event in its key's order.
+//! Finds earlier events of an event's key.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,7 +17,7 @@ const UNSETTLED: &str = "outbox_events INDEXED BY outbox_events_keys
 const FAILED: &str = "outbox_events INDEXED BY outbox_events_held
      WHERE status = 'failed' AND retry_at IS NULL AND partition_key <> '' AND seq IS NOT NULL";
 
-/// Answers each question that has a blocker, from one snapshot.
+/// Returns a blocker for each query that has one, from one snapshot.
 pub(super) fn find_blockers(
     connection: &mut SqliteConnection,
     lane: &str,
@@ -74,7 +74,7 @@ fn find_first(
     Ok(None)
 }
 
-/// Whether anything is due that nothing holds back.
+/// Whether an event is due that nothing blocks.
 pub(super) fn has_due(
     connection: &mut SqliteConnection,
     lanes: &[LaneName],
@@ -94,8 +94,8 @@ pub(super) fn has_due(
     })
 }
 
-/// An earlier event that waits, for its retry or its schedule, holds a later one of its key back, and so does a failed
-/// one where `held`.
+/// Whether a lane has such an event. An earlier event that waits for its retry or its schedule blocks a later one of its
+/// key, and so does a failed one if `held`.
 fn lane_has_due(
     connection: &mut SqliteConnection,
     status: &str,

@@ -1,4 +1,4 @@
-//! The outbox at a glance.
+//! Counts of events, lanes and workers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(super) fn overview(connection: &mut SqliteConnection) -> QueryResult<EventCo
     })
 }
 
-/// Each by an index that is smaller than the table; what is left of all events is published.
+/// Counts each status by an index that is smaller than the table; the rest of all events is published.
 fn counts(connection: &mut SqliteConnection) -> QueryResult<Vec<(String, i64)>> {
     let mut counts: Vec<(String, i64)> = sql::<(Text, BigInt)>(
         "SELECT CAST(status AS TEXT), count(*) FROM outbox_events WHERE status <> 'published' GROUP BY status",
@@ -34,7 +34,7 @@ fn counts(connection: &mut SqliteConnection) -> QueryResult<Vec<(String, i64)>> 
 
 pub(super) fn due(connection: &mut SqliteConnection) -> QueryResult<Vec<Backlog>> {
     let now = read_now(connection)?;
-    // From indexes alone: in the rows, these columns stand behind what the events carry.
+    // Reads indexes only: in the rows, these columns are behind the events' data.
     let rows: Vec<(String, i64, i64)> = sql::<(Text, BigInt, BigInt)>(
         "SELECT CAST(lane AS TEXT), sum(events), min(since) FROM (
            SELECT publisher_backend AS lane, count(*) AS events, min(scheduled_at) AS since

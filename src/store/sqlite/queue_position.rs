@@ -1,4 +1,4 @@
-//! Where one event stands among the others.
+//! The position of one event in its queue.
 
 use chrono::DateTime;
 use diesel::dsl::sql;
@@ -13,7 +13,7 @@ use crate::store::{MOST_AHEAD, Position, QueuePosition};
 pub(super) fn queue_position(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<Option<QueuePosition>> {
     connection.transaction(|connection| {
         let now = read_now(connection)?;
-        // What another writer put there may be of any type.
+        // Values of another writer may be of any type.
         let event: Option<(String, i64, i64)> = sql::<(Text, BigInt, BigInt)>(
             "SELECT CAST(publisher_backend AS TEXT), CAST(scheduled_at AS INTEGER), CAST(coalesce(seq, 0) AS INTEGER)
              FROM outbox_events WHERE id = ",

@@ -1,4 +1,4 @@
-//! A row of the table as it is read, whatever another writer put into it: in SQLite any column can hold any type.
+//! A row of the table as another writer may have left it: in SQLite any column can hold any type.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -21,11 +21,11 @@ pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, 
     e.max_retries, e.last_error, e.publisher_backend, e.publisher_config, e.seq, e.retry_at, e.cloud_event_id, \
     e.extensions, e.partition_key, e.data_binary, e.pending_handlers, e.errors";
 
-/// The same without what an event carries.
+/// [`COLUMNS`] without the events' data.
 pub(super) static COLUMNS_WITHOUT_DATA: LazyLock<String> =
     LazyLock::new(|| COLUMNS.replace("e.data, ", "NULL, ").replace("e.data_binary", "NULL"));
 
-/// The type of a column that is read as whatever it holds, into a [`Cell`].
+/// The type of a column that is read into a [`Cell`], whatever it holds.
 pub(super) type Any = Nullable<Binary>;
 
 /// The types of [`COLUMNS`].
@@ -58,13 +58,13 @@ pub(crate) type SqlTypes = (
     Any,
 );
 
-/// A value of whatever type it has.
+/// A value of any type.
 #[derive(Debug, FromSqlRow)]
 pub(crate) enum Cell {
     Integer(i64),
     Text(String),
     Bytes(Vec<u8>),
-    /// A real number, or text that is not UTF-8: no column of ours holds either.
+    /// A real number, or text that is not UTF-8: none of our columns holds either.
     Odd,
 }
 
@@ -79,7 +79,7 @@ impl FromSql<Binary, Sqlite> for Cell {
     }
 }
 
-/// Loads from anything that the table can hold; [`decode`](Self::decode) says what cannot be an event.
+/// A row with any values; [`decode`](Self::decode) reports why it is not a valid event.
 #[derive(Debug, Queryable)]
 pub(crate) struct Row {
     id: Option<Cell>,
@@ -111,7 +111,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The row's id; nil where the column holds no UUID.
+    /// The row's id; nil if the column does not hold a UUID.
     pub(crate) fn id(&self) -> Uuid {
         match &self.id {
             Some(Cell::Bytes(bytes)) => Uuid::from_slice(bytes).unwrap_or_default(),
@@ -119,42 +119,42 @@ impl Row {
         }
     }
 
-    /// Its place in the order; what is no number stands first.
+    /// The row's position; a value that is not a number sorts first.
     pub(crate) fn position(&self) -> Position {
         Position { scheduled_at: number(&self.scheduled_at), seq: number(&self.seq) }
     }
 
-    /// The ordering scope; empty where the column holds no text.
+    /// The ordering scope; empty if the column does not hold text.
     pub(crate) fn partition_key(&self) -> &str {
         if let Some(Cell::Text(key)) = &self.partition_key { key } else { "" }
     }
 
-    /// None where the column holds no such thing.
+    /// The status; `None` if the column does not hold a valid one.
     pub(crate) fn status(&self) -> Option<Status> {
         if let Some(Cell::Text(status)) = &self.status { status.parse().ok() } else { None }
     }
 
-    /// Whether it waits for another try.
+    /// Whether the row waits for a retry.
     pub(crate) fn is_retry(&self) -> bool {
         self.status() == Some(Status::Retry)
     }
 
-    /// How often it was rejected; 0 where the column holds no such number.
+    /// The number of rejections; 0 if the column does not hold a valid number.
     pub(crate) fn retry_count(&self) -> i32 {
         small(&self.retry_count)
     }
 
-    /// When it was changed last; what is no number stands first.
+    /// The time of the last change; a value that is not a number sorts first.
     pub(crate) fn updated_at(&self) -> i64 {
         number(&self.updated_at)
     }
 
-    /// How often it may be; 0 where the column holds no such number.
+    /// The most rejections; 0 if the column does not hold a valid number.
     pub(crate) fn max_retries(&self) -> i32 {
         small(&self.max_retries)
     }
 
-    /// The event, or why the row cannot be one.
+    /// The event, or why the row is not a valid event.
     pub(crate) fn decode(self) -> Result<OutboxEvent, String> {
         Ok(OutboxEvent {
             id: id(self.id)?,
@@ -187,17 +187,17 @@ impl Row {
     }
 }
 
-/// A number as a count; 0 where the cell holds none.
+/// A number as a count; 0 if the cell does not hold one.
 pub(super) fn small(cell: &Option<Cell>) -> i32 {
     if let Some(Cell::Integer(number)) = cell { i32::try_from(*number).unwrap_or_default() } else { 0 }
 }
 
-/// A cell's number; what is none is the least.
+/// A cell's number; the lowest if it holds none.
 pub(super) fn number(cell: &Option<Cell>) -> i64 {
     if let Some(Cell::Integer(number)) = cell { *number } else { i64::MIN }
 }
 
-/// A cell's text, where it holds one.
+/// A cell's text, if it holds one.
 pub(super) fn text_in(cell: Option<Cell>) -> Option<String> {
     if let Some(Cell::Text(text)) = cell { Some(text) } else { None }
 }
@@ -249,7 +249,7 @@ fn parsed<T: FromStr<Err: Display>>(column: &str, cell: Option<Cell>) -> Result<
     text.parse().map_err(|_| format!("{column} {text:?} is unknown"))
 }
 
-/// Nothing but its writer saw to it that this is JSON.
+/// Checks that text is JSON: only its writer could have ensured it.
 fn json(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
     let text = text(column, cell)?;
     match serde_json::from_str::<&RawValue>(&text) {
@@ -259,7 +259,7 @@ fn json(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
 }
 
 /// A JSON object. JSON null, which Django writes for `None`, and an empty array, which PHP writes for an empty object, are
-/// read as one without members.
+/// read as an object without members.
 fn object(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
     let json = json(column, cell)?;
     match json.as_str() {

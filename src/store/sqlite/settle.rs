@@ -1,4 +1,4 @@
-//! Recording what became of events.
+//! Records outcomes of events.
 
 use chrono::{DateTime, SecondsFormat};
 use diesel::dsl::sql;
@@ -20,7 +20,7 @@ use crate::store::{Acceptance, FailureRecord, Settled, SettledEvent};
 const KEPT_ERRORS: usize = 10;
 const KEPT_ERROR_CHARS: usize = 2000;
 
-/// Records that the backends have events. What is recorded already is not written again.
+/// Records that the backends have accepted events. A recorded acceptance is not written again.
 pub(super) fn record_accepted(
     connection: &mut SqliteConnection,
     events: &[Acceptance],
@@ -32,7 +32,7 @@ pub(super) fn record_accepted(
     })
 }
 
-/// An event that is owed to no handler is one statement.
+/// Records one event; one that is owed to no handler takes one statement.
 fn record_one(
     connection: &mut SqliteConnection,
     event: &Acceptance,
@@ -45,7 +45,7 @@ fn record_one(
         return Ok(Settled::Recorded.into());
     }
     let Some(owing) = Owing::find(connection, id, seq)? else { return Ok(Settled::Superseded.into()) };
-    // Failed since its backend got it: it stays so.
+    // It was failed after its backend accepted it: it stays failed.
     if owing.published && owing.status == "failed" {
         return Ok(Settled::Recorded.into());
     }
@@ -57,8 +57,8 @@ fn record_one(
     })
 }
 
-/// Writes row by row in one transaction, so that a row which is refused holds no other. Where all of several are refused,
-/// no row is to blame.
+/// Writes row by row in one transaction, so that a refused row does not hold up the others. If all of several are refused,
+/// no single row is to blame.
 pub(super) fn record_each<E, S: From<Settled>>(
     connection: &mut SqliteConnection,
     events: &[E],
@@ -94,8 +94,8 @@ fn each<E, S: From<Settled>>(
     }
 }
 
-/// One event, in a statement that stays prepared. A join with many of them is at the mercy of the planner, which may read
-/// the whole table for it.
+/// Publishes one event with a prepared statement. A join with many events would depend on the planner, which may read the
+/// whole table for it.
 #[derive(QueryId)]
 struct Published {
     id: Uuid,
@@ -120,8 +120,8 @@ impl QueryFragment<Sqlite> for Published {
 
 impl RunQueryDsl<SqliteConnection> for Published {}
 
-/// Records that the backend has events that an operator failed meanwhile. No handler was asked, so a retry is to ask all
-/// that are announced.
+/// Records that the backend has accepted events that an operator failed meanwhile. No handler was asked, so a retry must ask
+/// all announced ones.
 pub(super) fn mark_failed_as_sent(
     connection: &mut SqliteConnection,
     sent: &[(Uuid, i64)],
@@ -142,8 +142,8 @@ pub(super) fn mark_failed_as_sent(
     })
 }
 
-/// Records retries and failures; recorded are those that stand as asked now, by this call or by an earlier one whose
-/// answer was lost.
+/// Records retries and failures; an event counts as recorded if its row has the outcome now, by this call or by an earlier
+/// one whose reply was lost.
 pub(super) fn record_rescheduled(
     connection: &mut SqliteConnection,
     owner: Uuid,
@@ -171,7 +171,7 @@ pub(super) fn record_rescheduled(
     })
 }
 
-/// What a row holds of its failures, read as a fetch reads it: of the wrong type is as good as missing.
+/// A row's failures, read as a fetch reads them: a value of the wrong type counts as missing.
 struct Stored {
     status: Option<String>,
     retry_count: i32,
@@ -206,7 +206,7 @@ impl Stored {
         }))
     }
 
-    /// This very settle was recorded before. One that counts nothing is told by the time alone.
+    /// Whether this settle was recorded before. If it counts no failure, only the time tells.
     fn stands_as(&self, event: &FailureRecord) -> bool {
         let counts = event.retry_count != event.fetched_retry_count || event.status == Status::Failed;
         (counts || self.updated_at != event.fetched_updated_at)
@@ -217,7 +217,7 @@ impl Stored {
             && event.error.as_deref().is_none_or(|error| self.last_error.as_deref() == Some(shorten(error)))
     }
 
-    /// It still stands as it was fetched.
+    /// Whether the row is still as it was fetched.
     fn is_as_fetched(&self, event: &FailureRecord) -> bool {
         matches!(self.status.as_deref(), Some("pending" | "retry"))
             && (self.retry_count, self.updated_at) == (event.fetched_retry_count, event.fetched_updated_at)
@@ -275,7 +275,7 @@ pub(super) fn shorten(error: &str) -> &str {
     error.char_indices().nth(KEPT_ERROR_CHARS).map_or(error, |(end, _)| &error[..end])
 }
 
-/// Adds a failure to the JSON array and keeps the last ones; what is no array is replaced.
+/// Adds a failure to the JSON array and keeps the last ones; a value that is not an array is replaced.
 pub(super) fn append_error(errors: Option<&str>, error: &str, now: i64) -> String {
     let mut kept: Vec<Value> = errors.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let at = DateTime::from_timestamp_micros(now).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Micros, true);

@@ -1,4 +1,4 @@
-//! What is SQLite's own: one file, one writer, and who makes the file.
+//! Tests of SQLite only: one file, one writer, and the creation of the file.
 
 use std::time::Duration;
 

@@ -1,9 +1,8 @@
-//! `on_failed = "hold"`: what a handler has failed for good holds the later deliveries of its key to that handler, and nothing
-//! else.
+//! `on_failed = "hold"`: an event that a handler failed holds back the later deliveries of its key to that handler only.
 
 use super::*;
 
-/// Events of a key, in their order, of which the handler has failed the first for good.
+/// Events of a key, in order, of which the handler has failed the first permanently.
 async fn held(fixture: &impl Fixture, taker: &Taker, owed: &[&str]) -> ([Uuid; 2], i16) {
     let store = fixture.store();
     let first = owed_event(fixture, TestRow::keyed("k").at(-90_000), owed).await;
@@ -110,7 +109,7 @@ pub(in crate::store::conformance) async fn what_waits_behind_a_failure_hides_no_
     announce(&store, &[("audit", "*")]).await;
     let taker = Taker::new(&store, "audit").await;
     let (_, shard) = held(&fixture, &taker, &["audit"]).await;
-    // As many as are read at once, and more.
+    // More deliveries than one read returns.
     let copies = "INSERT INTO outbox_handler_deliveries (event_id, seq, handler, generation, lane, shard, partition_key, \
             scheduled_at, max_attempts, next_at, created_at) \
         SELECT d.event_id, d.seq + n.n, d.handler, d.generation, d.lane, d.shard, d.partition_key, d.scheduled_at, \

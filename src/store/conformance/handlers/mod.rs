@@ -1,4 +1,4 @@
-//! What handlers in other processes are owed.
+//! Deliveries that are owed to handlers in other processes.
 
 pub(super) mod holding;
 
@@ -23,7 +23,7 @@ async fn announce(store: &Arc<dyn Store>, handlers: &[(&str, &str)]) {
         types: vec!["never".to_owned(), pattern.to_owned()],
         owed_for: DAY,
     };
-    // The first beat of a worker begins the rules under which handlers are owed anything.
+    // A worker's first heartbeat starts the protocol under which events are owed to handlers.
     TestWorker::idle(store).await;
     store.announce(&handlers.iter().map(announcement).collect::<Vec<_>>()).await.unwrap();
 }
@@ -47,7 +47,7 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// The backend has the event, and these handlers were asked.
+/// Records that the backend has accepted the event and that these handlers were asked.
 async fn accept(store: &Arc<dyn Store>, id: Uuid, asked: &[&str], left: &[&str]) -> SettledEvent {
     let seq = find(store, id).await.seq;
     let event = Acceptance { id, seq, asked: names(asked).into(), left: names(left) };
@@ -117,7 +117,7 @@ impl Taker {
         assert_eq!(self.held.len(), want);
     }
 
-    /// To be tried again in an hour.
+    /// A rejection whose retry is due in an hour.
     fn reject(&self, delivery: &FetchedDelivery) -> RejectedDelivery {
         let shard = Shard { lane: handler_lane(self.handler), number: delivery.shard };
         let epoch = self.held.iter().find(|(held, _)| *held == shard).unwrap().1;
@@ -391,15 +391,15 @@ pub(super) async fn a_handler_that_gives_up_fails_the_event_and_ends_no_other_de
     assert_eq!((errors.len(), &errors[0]["error"]), (2, &"handler `mail`: no such account".into()));
     let question = TestRow::keyed("k").insert(&fixture).await;
     assert!(!store.has_due(&[], &[]).await.unwrap() && question != id);
-    // The one that is merely late is still asked, and its answer changes nothing for the others.
+    // The late handler is still asked, and its answer changes nothing for the others.
     assert_eq!(owed_ids(&store, "stock").await, [id]);
     assert_eq!(handle(&store, "stock", id).await, Settled::Recorded);
     let event = find(&store, id).await;
     assert_eq!((event.status, event.pending_handlers), (Status::Failed, Some(names(&["audit", "mail"]))));
-    // A late repetition of the settle that made it owed.
+    // A late repetition of the settle that created the deliveries.
     assert_eq!(accept(&store, id, &[], &[]).await, owing(&[]));
     assert_eq!(find(&store, id).await.status, Status::Failed);
-    // An operator has exactly these asked again.
+    // An operator's retry asks exactly these handlers again.
     assert_eq!(store.change(&Change::Retry, &[id]).await.unwrap(), [id]);
     let retried = find(&store, id).await;
     assert_eq!((retried.status, retried.pending_handlers), (Status::Pending, Some(names(&["audit", "mail"]))));
@@ -443,7 +443,7 @@ pub(super) async fn giving_up_does_not_end_the_retries_of_handlers_of_the_delive
     assert_eq!(taker.settle(&store, rejected).await, Settled::Recorded);
     let event = find(&store, id).await;
     assert_eq!((event.status, event.pending_handlers), (Status::Retry, Some(names(&["cache"]))));
-    // The local handler answers; what the other is owed stands.
+    // The local handler answers; the other's delivery stays.
     assert_eq!(accept(&store, id, &["cache"], &[]).await, owing(&[]));
     assert_eq!(find(&store, id).await.pending_handlers, Some(names(&["audit"])));
     let delivery = deliveries(&store, "audit").await.remove(0);
@@ -491,12 +491,12 @@ pub(super) async fn deliveries_of_a_key_come_in_its_order<F: Fixture>() {
     assert_eq!(owed_ids(&store, "audit").await, [first, second, other]);
     let one = DeliveryRequest { max_events: 1, ..request(&store, "audit") };
     assert_eq!(store.fetch_deliveries(&one).await.unwrap()[0].id, first);
-    // In flight: what comes later of its key waits.
+    // While it is in flight, later events of its key wait.
     let seq = find(&store, first).await.seq;
     let flying = DeliveryRequest { except: vec![(first, seq)], ..request(&store, "audit") };
     let ids: Vec<_> = store.fetch_deliveries(&flying).await.unwrap().iter().map(|delivery| delivery.id).collect();
     assert_eq!(ids, [other]);
-    // Rejected: likewise, for this handler alone.
+    // After a rejection they wait too, for this handler only.
     let taker = Taker::new(&store, "audit").await;
     let delivery = deliveries(&store, "audit").await.remove(0);
     taker.settle(&store, taker.reject(&delivery)).await;
@@ -546,7 +546,7 @@ pub(super) async fn deliveries_that_wait_for_one_of_their_key_hide_no_other<F: F
         }
     }
     store.settle_published(&accepted(&events), Care::Usual).await.unwrap();
-    // In the shard of the key, behind all of these.
+    // In the shard of the key, after all of these.
     let other = owed_event(&fixture, TestRow::keyed("k").lane("other"), &["audit"]).await;
     let mut few = DeliveryRequest { max_events: 10, ..request(&store, "audit") };
     few.shards = vec![delivery.shard];
@@ -562,7 +562,7 @@ pub(super) async fn deliveries_that_wait_for_one_of_their_key_hide_no_other<F: F
     assert_eq!((found.len(), found[0].id), (1, other));
     handle(&store, "audit", other).await;
     handle(&store, "audit", first).await;
-    // Those put behind come at the time of the one that they waited for.
+    // Deliveries that were postponed are due at the time of the one that they wait for.
     let due = "UPDATE outbox_handler_deliveries SET next_at = (SELECT min(created_at) FROM outbox_handler_deliveries)";
     fixture.execute(&format!("{due} WHERE next_at > {}", fixture.time(0))).await;
     let order: Vec<_> = deliveries(&store, "audit").await.iter().map(|delivery| delivery.id).collect();
@@ -604,7 +604,7 @@ pub(super) async fn a_dropped_handler_is_owed_nothing_and_inherits_nothing<F: Fi
     assert_eq!(find(&store, both).await.pending_handlers, Some(names(&["mail"])));
     assert_eq!(store.drop_handler("audit").await.unwrap(), 0);
     owed_event(&fixture, TestRow::new(), &["mail"]).await;
-    // A settle that had read the announcement before it was dropped writes its delivery after that.
+    // A settle that read the announcement before it was dropped writes its delivery after that.
     announce(&store, &[("audit", "*")]).await;
     let late = owed_event(&fixture, TestRow::keyed("late"), &["audit", "mail"]).await;
     handle(&store, "mail", late).await;
@@ -691,11 +691,11 @@ pub(super) async fn an_operator_who_fails_or_replays_an_event_ends_its_deliverie
     assert_eq!((event.status, event.pending_handlers), (Status::Failed, Some(names(&["audit"]))));
     assert_eq!(handle(&store, "audit", id).await, Settled::Recorded);
     assert_eq!(find(&store, id).await.status, Status::Failed);
-    // Retried, the handler that had not answered is asked.
+    // After a retry, the handler that had not answered is asked.
     store.change(&Change::Retry, &[id]).await.unwrap();
     assert_eq!(accept(&store, id, &[], &["audit"]).await, owing(&["audit"]));
     handle(&store, "audit", id).await;
-    // Replayed, it is a new event.
+    // After a replay, it is a new event.
     let seq = find(&store, id).await.seq;
     assert_eq!(store.change(&Change::Replay, &[id]).await.unwrap(), [id]);
     let late = [("audit".to_owned(), id, seq)];

@@ -1,4 +1,4 @@
-//! Announcing, seeing and dropping handlers.
+//! Announces, sees and drops handlers.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::store::Announcement;
 use crate::store::sqlite::clock::{micros, read_now};
 
-/// A hundred years at most: added to a time they stay one.
+/// The longest duration, a hundred years: added to a time it does not overflow.
 const CENTURY: i64 = 100 * 365 * 86_400_000_000;
 
 pub(in crate::store::sqlite) fn announce(
@@ -49,7 +49,7 @@ pub(in crate::store::sqlite) fn see(connection: &mut SqliteConnection, names: &[
     })
 }
 
-/// Returns the last generation that ends with it.
+/// Drops an announcement and returns the last generation that ends with it.
 pub(in crate::store::sqlite) fn drop_announcement(connection: &mut SqliteConnection, name: &str) -> QueryResult<i64> {
     connection.immediate_transaction(|connection| {
         let generation = sql::<BigInt>("SELECT coalesce((SELECT generation FROM outbox_handlers WHERE name = ")

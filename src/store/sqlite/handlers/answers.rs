@@ -1,4 +1,4 @@
-//! What handlers answer.
+//! Records answers of handlers.
 
 use diesel::dsl::sql;
 use diesel::prelude::*;
@@ -38,7 +38,7 @@ fn delete(connection: &mut SqliteConnection, handler: &str, id: Uuid, seq: i64) 
         .execute(connection)
 }
 
-/// Ends deliveries of a handler in these generations, as if they were handled; returns how many.
+/// Ends a handler's deliveries of these generations as if they were handled; returns how many.
 pub(in crate::store::sqlite) fn end(
     connection: &mut SqliteConnection,
     handler: &str,
@@ -62,7 +62,7 @@ pub(in crate::store::sqlite) fn end(
     Ok(outcomes.iter().filter(|outcome| !matches!(outcome, Settled::Refused(_))).count())
 }
 
-/// Each under the lease of its handler's lane; the same call again finds its own work done and says so.
+/// Records rejections, each under the lease of its handler's lane; a repeated call finds and reports its own work.
 pub(in crate::store::sqlite) fn record_rejected(
     connection: &mut SqliteConnection,
     owner: Uuid,
@@ -105,7 +105,7 @@ fn is_owned(connection: &mut SqliteConnection, owner: Uuid, rejected: &RejectedD
     Ok(epoch == Some(rejected.epoch))
 }
 
-/// What gives up fails its event, unless handlers of the delivering process still have to answer: then it is tried again.
+/// Fails the event if the handler gives up; retries if handlers of the delivering process still have to answer.
 fn reject(
     connection: &mut SqliteConnection,
     event: &Owing,
@@ -136,7 +136,7 @@ fn try_again_at(connection: &mut SqliteConnection, rejected: &RejectedDelivery, 
     .execute(connection)
 }
 
-/// With a `retry_at` a failed event does not hold its key: its backend has it.
+/// Fails the event. With a `retry_at` a failed event does not hold its key: its backend has accepted it.
 fn fail(connection: &mut SqliteConnection, event: &Owing, rejected: &RejectedDelivery, now: i64) -> QueryResult<bool> {
     let said = format!("handler `{}`: {}", rejected.handler, rejected.error);
     let mut names = if event.status == "failed" { pending(connection, rejected)? } else { Vec::new() };

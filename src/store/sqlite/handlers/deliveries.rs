@@ -1,4 +1,4 @@
-//! Fetching what is owed to a handler.
+//! Fetches the deliveries that are owed to a handler.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -17,13 +17,13 @@ use crate::store::sqlite::row::COLUMNS;
 use crate::store::sqlite::{SHARD, to_fetched, uuid_of};
 use crate::store::{DeliveryRequest, FetchedDelivery, Position};
 
-/// What a fetch found.
+/// The result of a fetch.
 #[derive(Default)]
 pub(in crate::store::sqlite) struct Found {
     pub(in crate::store::sqlite) deliveries: Vec<FetchedDelivery>,
-    /// Those whose event is gone.
+    /// Deliveries whose event was deleted.
     pub(in crate::store::sqlite) gone: Vec<(String, Uuid, i64)>,
-    /// Those that have to wait, and until when: read again and again they would hide others.
+    /// Deliveries that have to wait, and until when: if they were read again with each fetch they would hide others.
     pub(in crate::store::sqlite) waiting: Vec<(Uuid, i64, i64)>,
 }
 
@@ -38,10 +38,10 @@ struct Due {
     next_at: i64,
 }
 
-/// Beyond what is wanted, so many are read to find what need not wait.
+/// The number of extra deliveries that are read to find some that need not wait.
 const SPARE: usize = 1_000;
 
-/// In microseconds: behind a delivery that waits for an operator, others look again so often.
+/// In microseconds: deliveries behind one that waits for an operator are checked again this often.
 const LONGEST_PUT_OFF: i64 = 10_000_000;
 
 pub(in crate::store::sqlite) fn fetch(
@@ -72,7 +72,7 @@ pub(in crate::store::sqlite) fn fetch(
 }
 
 impl Found {
-    /// Returns whether there was room. What comes after one that had none has none either: it may be of the same key.
+    /// Returns whether the budget allowed the delivery. If not, later ones are not read: they may be of the same key.
     fn take(
         &mut self,
         connection: &mut SqliteConnection,
@@ -112,7 +112,7 @@ impl Found {
 /// The event, its `scheduled_at`, `seq`, lane and key; the attempts, the most attempts, and when the next is due.
 type DueRow = (Vec<u8>, i64, i64, String, String, i32, i32, i64);
 
-/// In the order of their events.
+/// Reads due deliveries in the order of their events.
 fn read_due(
     connection: &mut SqliteConnection,
     request: &DeliveryRequest,
@@ -154,7 +154,7 @@ fn generations(connection: &mut SqliteConnection, handler: &str) -> QueryResult<
         .load(connection)
 }
 
-/// Of each key the first delivery that is not among those read, and the first unsettled event.
+/// For each key, the first delivery that is not among those read, and the first unsettled event.
 struct Ends(HashMap<(String, String), End>);
 
 #[derive(Default)]
@@ -178,7 +178,7 @@ impl Ends {
         Ok(Self(ends))
     }
 
-    /// `None`: it need not wait.
+    /// The time until which a delivery has to wait; `None`: it need not wait.
     fn put_off_to(&self, due: &Due) -> Option<i64> {
         let end = self.0.get(&(due.lane.clone(), due.key.clone()))?;
         let owed = end.owed.filter(|(position, _)| *position < due.position).map(|(_, next_at)| next_at);
@@ -233,7 +233,7 @@ fn first_open(
     Ok(row.map(|(scheduled_at, seq, retry_at)| (Position { scheduled_at, seq }, retry_at)))
 }
 
-/// What waits is found again once the delivery before it was made, or at its time.
+/// Postpones deliveries that wait: each is found again once the delivery before it was handled, or at its time.
 pub(in crate::store::sqlite) fn put_behind(
     connection: &mut SqliteConnection,
     handler: &str,

@@ -1,4 +1,4 @@
-//! What the janitor ends: deliveries to dropped handlers and of events that are gone, and events that owe nothing any more.
+//! Janitor work: ends deliveries to dropped handlers and of deleted events, and finds events that owe nothing more.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::answers::{end, record_handled};
 use crate::store::sqlite::uuid_of;
 
-/// Rows of each kind that one call looks at.
+/// The number of rows of each kind that one call reads.
 const BATCH: i64 = 1_000;
 
-/// How far the rounds are: what an absent handler is owed is gone through a few at a time.
+/// The progress of the rounds: the deliveries of an absent handler are read a few at a time.
 #[derive(Clone, Default)]
 pub(in crate::store::sqlite) struct Rounds(Arc<Mutex<(Events, Deliveries)>>);
 
@@ -55,7 +55,7 @@ fn end_dropped(connection: &mut SqliteConnection) -> QueryResult<usize> {
 
 type Over = Vec<(String, Uuid, i64)>;
 
-/// Named as answers of no handler.
+/// Events without deliveries, named as answers of no handler.
 fn events_without_deliveries(connection: &mut SqliteConnection, after: Events) -> QueryResult<(Over, Events)> {
     let rows: Vec<(i64, i64, Vec<u8>, i64, bool)> = sql::<(BigInt, BigInt, Binary, BigInt, Bool)>(
         "SELECT created_at, rowid, id, coalesce(seq, 0), published_at IS NOT NULL AND NOT EXISTS (

@@ -1,4 +1,4 @@
-//! What handlers are owed.
+//! Deliveries that are owed to handlers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use crate::store::sqlite::clock::read_now;
 use crate::store::{MOST_COUNTED, NOT_COVERED, OwedHandler};
 
-/// Of a dropped handler nothing counts.
+/// Deliveries of a dropped handler do not count.
 const CURRENT: &str = "(d.generation = 0 OR EXISTS (SELECT 1 FROM outbox_handlers h WHERE h.name = d.handler
     AND h.generation = d.generation))";
 
@@ -32,7 +32,7 @@ pub(in crate::store::sqlite) fn owed_before(
     })
 }
 
-/// From one name to the next, so that it costs a look-up for each handler, however much that is owed.
+/// The next handler name, so that the cost is one lookup for each handler, however much is owed.
 fn next_owed(connection: &mut SqliteConnection, lane: &str, key: &str, after: &str) -> QueryResult<Option<String>> {
     sql::<Text>(
         "SELECT d.handler FROM outbox_handler_deliveries d INDEXED BY outbox_handler_deliveries_keys

@@ -1,4 +1,4 @@
-//! What an event owes, and whether it still owes anything.
+//! The handlers to which an event is owed, and whether any are left.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
 use serde_json::json;
 use uuid::Uuid;
 
-/// The time of a delivery that has failed for good and holds later ones of its key.
+/// The time of a delivery that has failed permanently and holds later ones of its key.
 pub(in crate::store::sqlite) const HELD: i64 = i64::MAX;
 
 /// The handlers to which new events are owed.
@@ -54,7 +54,7 @@ impl Announced {
         self.0.iter().any(|handler| !asked.contains(&handler.name))
     }
 
-    /// Names for events of a type as `pending_handlers` holds them.
+    /// The names of handlers for a type, as `pending_handlers` stores them.
     pub(in crate::store::sqlite) fn names_for(&self, event_type: &str) -> Option<String> {
         let names: Vec<&str> =
             self.0.iter().filter(|handler| handler.covers(event_type)).map(|handler| handler.name.as_str()).collect();
@@ -62,7 +62,7 @@ impl Announced {
     }
 }
 
-/// What decides about an event's handlers, as its row has it.
+/// The columns of an event's row that decide about its handlers.
 pub(in crate::store::sqlite) struct Owing {
     pub(in crate::store::sqlite) status: String,
     pub(in crate::store::sqlite) published: bool,
@@ -86,10 +86,10 @@ impl Owing {
         Ok(row.map(|(status, published, event_type)| Self { status, published, event_type }))
     }
 
-    /// Makes deliveries, and returns the handlers of those that are new. The first acceptance fixes who is owed the event;
-    /// later only a process that meets it again, pending or in retry, leaves it to others.
+    /// Creates deliveries, and returns the handlers of the new ones. The first acceptance fixes the handlers to which the
+    /// event is owed; later, only a process that finds it again in pending or retry leaves it to others.
     ///
-    /// Those to `held` handlers have failed for good and hold later ones of their key.
+    /// Deliveries to `held` handlers have failed permanently and hold later ones of their key.
     #[expect(clippy::too_many_arguments, reason = "what an event owes depends on all of it")]
     pub(in crate::store::sqlite) fn owe(
         &self,
@@ -125,7 +125,7 @@ impl Owing {
         matches!(self.status.as_str(), "pending" | "retry")
     }
 
-    /// What was held by the failure of an event that is tried again is decided anew.
+    /// Deletes the held deliveries of an event that is retried: its handlers decide again.
     pub(in crate::store::sqlite) fn forget_held(
         &self,
         connection: &mut SqliteConnection,
@@ -170,7 +170,7 @@ fn insert(
     Ok(inserted > 0)
 }
 
-/// The event is published where it owes nothing any more, and shows who is owed it otherwise.
+/// Publishes the event if it owes nothing any more; otherwise records the handlers to which it is owed.
 pub(in crate::store::sqlite) fn decide(
     connection: &mut SqliteConnection,
     id: Uuid,
