@@ -1,4 +1,4 @@
-//! What people and the janitor ask for.
+//! Requests of operators and of the janitor.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(super) async fn insert_each(store: &PostgresStore, events: TakeEvents) -> Re
     }
 }
 
-/// The server said so, and the connection did not end before it could.
+/// Whether the server itself sent the error, rather than the connection ending first.
 fn is_answer(error: &Error) -> bool {
     use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
     matches!(error, Error::DatabaseError(kind, _) if !matches!(kind, ClosedConnection | UnableToSendCommand))
@@ -191,7 +191,7 @@ fn bind(query: Query) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
     })
 }
 
-/// Rows whose writer set `seq` to NULL stand in no order, so no cursor would ever meet them.
+/// Assigns a `seq` to rows whose writer set it to NULL: they have no position, so no cursor would ever reach them.
 pub(super) async fn repair_missing_seq(store: &PostgresStore) -> Result<usize> {
     store
         .run("give events their place", |conn| {
@@ -209,7 +209,7 @@ pub(super) async fn repair_missing_seq(store: &PostgresStore) -> Result<usize> {
         .await
 }
 
-/// Deletes what retention no longer keeps, oldest first. What is owed to a handler is kept.
+/// Deletes events past retention, oldest first. Events that are owed to a handler are kept.
 pub(super) async fn delete_expired(
     store: &PostgresStore,
     expiry: RetentionCutoff,
@@ -235,10 +235,10 @@ pub(super) async fn delete_expired(
         .await
 }
 
-/// For what is read in the order of an index, a batch at a time. Without statistics the planner takes the rows for few, and
-/// would read and sort all of them for each batch. What it cannot do without counts as dear, so that it would be compiled, too.
-/// And where reading pages is taken to cost anything, an index of many events in the order of the table looks better than one
-/// of few that are meant.
+/// Planner options for reading a batch at a time in the order of an index. Without statistics the planner expects few rows,
+/// and would read and sort all of them for each batch. A step that it cannot avoid counts as expensive, so JIT would compile
+/// it too. If reading pages had a cost, a large index in the table's order would look better than a small index of the
+/// matching events.
 pub(super) const BY_INDEX: &str = "SELECT set_config('enable_seqscan', 'off', true), \
     set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true), \
     set_config('enable_incremental_sort', 'on', true), set_config('seq_page_cost', '0', true), \

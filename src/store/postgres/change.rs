@@ -1,4 +1,4 @@
-//! What people do to events.
+//! Actions of operators on events.
 
 use diesel::dsl::sql;
 use diesel::sql_types::{Array, Text, Uuid as SqlUuid};
@@ -33,8 +33,8 @@ pub(super) async fn change(store: &PostgresStore, change: &Change, ids: &[Uuid])
         .await
 }
 
-/// `scheduled_at` and `seq` stay, so it keeps its place; `published_at` too: what the backend has is not sent again. An event
-/// that only handlers elsewhere are owed stays as it is, and its deliveries are tried again now.
+/// Keeps `scheduled_at` and `seq`, so the position stays, and `published_at`: an event that the backend has accepted is not
+/// sent again. An event that is only owed to handlers elsewhere stays unchanged; its deliveries are retried now.
 const RETRY: &str = ", due AS (UPDATE outbox_handler_deliveries d SET attempts = 0, next_at = now(), last_error = '' \
         FROM given JOIN outbox_events o ON o.id = given.id WHERE o.status || '' = 'processing' AND o.published_at IS NOT NULL \
             AND d.event_id = o.id AND d.seq = o.seq) \
@@ -42,12 +42,12 @@ const RETRY: &str = ", due AS (UPDATE outbox_handler_deliveries d SET attempts =
         status = CASE WHEN e.status = 'processing' AND e.published_at IS NOT NULL THEN e.status ELSE 'pending' END \
     FROM given, durable WHERE e.id = given.id AND e.status <> 'published' RETURNING e.id";
 
-/// The function drops what the events owe.
+/// The function drops the deliveries of the events.
 const FAIL: &str = "SELECT e.id FROM (SELECT array_agg(id) AS ids, min(reason) AS reason FROM given, durable) g \
     CROSS JOIN LATERAL outbox_fail(g.ids, g.reason) AS e(id)";
 
-/// A new `seq` makes it another event for journals and settles, and ends what was owed of the old one. They are drawn in the
-/// old order.
+/// Draws a new `seq`, which makes it another event for journals and settles, and ends the deliveries of the old one. New
+/// `seq` values are drawn in the old order.
 const REPLAY: &str = ", placed AS MATERIALIZED (\
         SELECT id, nextval('outbox_events_seq') AS seq FROM (SELECT o.id FROM outbox_events o JOIN given ON o.id = given.id \
             WHERE o.status = 'published' ORDER BY o.scheduled_at, o.seq FOR UPDATE OF o) old), \

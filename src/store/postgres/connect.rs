@@ -1,4 +1,4 @@
-//! Connecting: TLS by `sslmode`, and what the driver's errors mean.
+//! Connects with TLS by `sslmode`, and interprets the driver's errors.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -26,15 +26,15 @@ use super::index_plans::IndexPlans;
 use super::pulse::Pulse;
 use crate::error::StoreError;
 
-/// How long connecting may take, and asking a pool for a connection.
+/// The time limit for connecting, and for getting a connection from a pool.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// A connection that has been silent for so long asks whether its peer is still there; what was sent and is not
-/// acknowledged for so long ends it.
+/// A connection that has been silent for this long probes its peer; data that has not been acknowledged for this long ends
+/// the connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a server says on a connection unasked.
+/// Messages that a server sends unasked on a connection.
 pub(super) type Messages = BoxStream<'static, Result<AsyncMessage, DriverError>>;
 
 pub(super) type DriverError = tokio_postgres::Error;
@@ -44,10 +44,10 @@ pub(crate) struct Target {
     pub(super) config: Config,
     pub(super) index_plans: IndexPlans,
     pub(super) pulse: Pulse,
-    /// When the server started that was connected to last, in microseconds; it tells servers apart.
+    /// When the last connected server started, in microseconds; identifies the server.
     server: AtomicI64,
     tls: Option<MakeRustlsConnect>,
-    /// For messages: host and database, no password.
+    /// Host and database for messages, without the password.
     shown: String,
 }
 
@@ -66,7 +66,7 @@ impl Target {
         if !rest.is_empty() {
             url.query_pairs_mut().extend_pairs(rest);
         }
-        // The driver takes a plus for itself and not for the space that it is in a form.
+        // The driver reads a plus as itself, not as the space that it means in a form.
         let query = url.query().map(|query| query.replace('+', "%20"));
         url.set_query(query.as_deref());
         let mut config: Config =
@@ -79,7 +79,7 @@ impl Target {
         };
         config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         config.connect_timeout(CONNECT_LIMIT);
-        // Of several hosts, and of a name's several addresses, the one that can be written.
+        // Of several hosts, and of a name's several addresses, the one that accepts writes.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         notice_silence(&mut config);
         if config.get_application_name().is_none() {
@@ -95,7 +95,7 @@ impl Target {
         Ok(Self { config, index_plans: IndexPlans::default(), pulse: Pulse::default(), server, tls, shown })
     }
 
-    /// A connection whose driver runs as a task of the current runtime, for a while and not counted; see `connections`.
+    /// A connection whose driver runs as a task of the current runtime, for short use and not counted; see `connections`.
     pub(super) async fn connect(&self) -> Result<Client, StoreError> {
         let opened = tokio::time::timeout(CONNECT_LIMIT, self.open()).await;
         let (client, messages) =
@@ -104,12 +104,12 @@ impl Target {
         Ok(client)
     }
 
-    /// A connection, and what the server says on it unasked. It works only while that is being read.
+    /// A connection and the server's unasked messages. It works only while the messages are read.
     pub(super) async fn open(&self) -> Result<(Client, Messages), StoreError> {
         self.open_with(&self.config).await.map_err(|error| self.connect_error(&error))
     }
 
-    /// The same with other parameters. A server that does not answer is waited for.
+    /// Connects with other parameters. Waits for a server that does not answer.
     pub(super) async fn open_with(&self, config: &Config) -> Result<(Client, Messages), DriverError> {
         Ok(match &self.tls {
             None => {
@@ -123,7 +123,7 @@ impl Target {
         })
     }
 
-    /// Asks the server to end the statement that it is at on another connection. The request may get lost like any other.
+    /// Asks the server to end the statement that runs on another connection. The request may be lost.
     pub(super) async fn cancel(&self, token: &CancelToken) {
         let cancelling = async {
             match &self.tls {
@@ -134,7 +134,7 @@ impl Target {
         let _ = tokio::time::timeout(CONNECT_LIMIT, cancelling).await;
     }
 
-    /// Which server this connection leads to; remembered as the one that the address leads to now.
+    /// Identifies the server of this connection, and remembers it as the current server of the address.
     pub(super) async fn identify(&self, client: &Client) -> Result<i64, StoreError> {
         const STARTED_AT: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
         let answer = tokio::time::timeout(CONNECT_LIMIT, client.query_typed_one(STARTED_AT, &[])).await;
@@ -145,7 +145,7 @@ impl Target {
         Ok(server)
     }
 
-    /// Whether the address has led to another server since.
+    /// Whether the address has led to a different server since.
     pub(super) fn has_moved_from(&self, server: i64) -> bool {
         self.server.load(Ordering::Acquire) != server
     }
@@ -170,7 +170,7 @@ impl Target {
         StoreError::NotAdoptable { target: self.shown.clone(), objections }
     }
 
-    /// What a statement's error means. Tables that are missing are told apart from everything else.
+    /// Converts a statement's error. Missing tables are told apart from everything else.
     pub(super) fn query_error(&self, operation: &'static str, error: &DieselError) -> StoreError {
         let reason = chain(error);
         if let DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) = error {
@@ -184,7 +184,7 @@ impl Target {
         StoreError::Query { operation, transient: is_transient(error), reason }
     }
 
-    /// The same for a statement of the plain driver.
+    /// Converts an error of the plain driver.
     pub(super) fn driver_error(&self, operation: &'static str, error: &tokio_postgres::Error) -> StoreError {
         match error.code() {
             Some(&SqlState::UNDEFINED_TABLE) => self.not_migrated("missing"),
@@ -198,7 +198,7 @@ impl Target {
     }
 }
 
-/// Awaits an answer on a connection of which nobody else reads what comes.
+/// Awaits a result on a connection whose messages no other task reads.
 pub(super) async fn while_reading<T>(
     messages: &mut Messages,
     answer: impl Future<Output = Result<T, DriverError>>,
@@ -209,13 +209,13 @@ pub(super) async fn while_reading<T>(
     }
 }
 
-/// Ends with the connection alone.
+/// Reads until the connection ends.
 async fn read_to_the_end(messages: &mut Messages) -> Result<(), DriverError> {
     while messages.try_next().await?.is_some() {}
     Ok(())
 }
 
-/// A peer that is gone without a word is noticed within a minute, where the address does not say when.
+/// Lets the driver notice a peer that is gone within a minute, unless the address sets other limits.
 fn notice_silence(config: &mut Config) {
     if config.get_keepalives_idle() == Config::new().get_keepalives_idle() {
         config.keepalives_idle(KEEPALIVE_IDLE);
@@ -228,14 +228,14 @@ fn notice_silence(config: &mut Config) {
     }
 }
 
-/// Whether the driver, connecting, refused the server because it cannot be written. The operating system's refusals have a
-/// number.
+/// Whether the driver, connecting, refused the server because it does not accept writes. The operating system's refusals
+/// have a number.
 fn was_found_read_only(error: &DriverError) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied && cause.raw_os_error().is_none())
 }
 
-/// What an error says about the tables: our statements name nothing else, so whatever does not exist is theirs.
+/// The state of the tables that an error shows: our statements name nothing else, so any missing object is theirs.
 fn missing(message: &str) -> Option<&'static str> {
     let what = message.strip_suffix(" does not exist")?;
     if what == "relation \"outbox_events\"" || what == "relation \"outbox_meta\"" {
@@ -244,17 +244,17 @@ fn missing(message: &str) -> Option<&'static str> {
     ["relation ", "column ", "function "].iter().any(|kind| what.starts_with(kind)).then_some("out of date")
 }
 
-/// Classes that tell of the server's state or the connection's, not of what a statement would write: warnings, connection,
-/// transaction state, a statement that is not kept any more, authorization, no such database, rollback, resources, object
+/// Classes about the state of the server or the connection, not about a statement's values: warnings, connection,
+/// transaction state, a statement that is no longer kept, authorization, no such database, rollback, resources, object
 /// state, intervention, system errors.
 const STATE_CLASSES: [&str; 11] = ["01", "08", "25", "26", "28", "3D", "40", "53", "55", "57", "58"];
 
-/// Whether it is about what was to be written.
+/// Whether the error is about the statement's values.
 pub(super) fn is_refusal(sqlstate: &str) -> bool {
     !STATE_CLASSES.iter().any(|class| sqlstate.starts_with(class))
 }
 
-/// Diesel does not hand on the SQLSTATE, so what is certain to be permanent is named and all else is tried again.
+/// Diesel does not pass on the SQLSTATE, so errors that are certainly permanent are listed, and all others are retried.
 fn is_transient(error: &DieselError) -> bool {
     match error {
         DieselError::DatabaseError(kind, info) => match kind {
@@ -270,7 +270,7 @@ fn is_transient(error: &DieselError) -> bool {
     }
 }
 
-/// An error with its causes, which the drivers keep out of their own text.
+/// An error with its causes, which the drivers omit from their own text.
 pub(super) fn chain<E: Error>(error: &E) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -391,7 +391,7 @@ mod tests {
         let fail = Change::Fail { reason: "given up".to_owned() };
         let late = store.change(&fail, &[id]).await.unwrap_err();
         assert!(matches!(late, StoreError::Timeout { .. }), "{late}");
-        // It waits for the lock no longer.
+        // It no longer waits for the lock.
         let waiting =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
         eventually("it is cancelled", PATIENCE, async || fixture.number(waiting).await == 0).await;

@@ -1,8 +1,8 @@
-//! Connections that are counted, whatever hangs.
+//! Connections with a limit that holds even if the server hangs.
 //!
-//! One that is dropped is open at the server until the server sees that: not before a statement has its lock, and not while
-//! the server is frozen. So each holds a permit until it has ended, or until the server has answered something that was
-//! sent later: then it is at work, and has seen both the end of this one and the request to cancel its statement.
+//! A dropped connection stays open at the server until the server notices: not before a statement has its lock, and not
+//! while the server is frozen. So each connection holds a permit until it has ended, or until the server has answered a
+//! later request: then it works, and has seen the end of the connection and the request to cancel its statement.
 
 use std::future::ready;
 use std::ops::{Deref, DerefMut};
@@ -25,20 +25,20 @@ use super::connect::{CONNECT_LIMIT, Messages, Target};
 use super::index_plans::PlannerOptions;
 use crate::error::StoreError;
 
-/// How soon a statement ends that was cancelled, at a server that is at work.
+/// The time within which a working server ends a cancelled statement.
 const CANCELLED_LIMIT: Duration = Duration::from_secs(1);
 
-/// Requests to cancel one statement, each of which may get lost.
+/// The number of requests to cancel one statement, each of which may be lost.
 const CANCELS: usize = 3;
 
-/// Who makes connections for one purpose, and how many may be open.
+/// Creates connections for one purpose, up to a limit.
 pub(super) struct Connections {
     pub(super) target: Arc<Target>,
     permits: Arc<Semaphore>,
     planner: Option<PlannerOptions>,
 }
 
-/// A connection that nobody reads yet.
+/// A connection whose messages no task reads yet.
 pub(super) struct Opened {
     pub(super) client: Client,
     pub(super) messages: Messages,
@@ -46,12 +46,12 @@ pub(super) struct Opened {
     pub(super) permit: ConnectionPermit,
 }
 
-/// Whether the server has warned of something. A commit whose wait for a standby is cancelled is a success with a warning.
+/// Whether the server has sent a warning. A commit whose wait for a standby was cancelled succeeds with a warning.
 #[derive(Clone, Default)]
 pub(super) struct Warned(Arc<AtomicBool>);
 
 impl Warned {
-    /// Reads what the server says until the connection ends. A warning is read before the answer that follows it.
+    /// Reads the server's messages until the connection ends. A warning is read before the reply that follows it.
     pub(super) async fn read(self, messages: Messages) {
         let read = messages.try_for_each(|message| {
             self.0.fetch_or(is_warning(&message), Ordering::AcqRel);
@@ -64,7 +64,7 @@ impl Warned {
         self.0.store(false, Ordering::Release);
     }
 
-    /// An error where the statement since [`forget`](Self::forget) was committed without waiting for a standby.
+    /// An error if the statement since [`forget`](Self::forget) was committed without waiting for a standby.
     pub(super) fn check(&self, operation: &'static str) -> Result<()> {
         if !self.0.load(Ordering::Acquire) {
             return Ok(());
@@ -74,14 +74,14 @@ impl Warned {
     }
 }
 
-/// A user's trigger may raise warnings of its own.
+/// Whether the server itself warns; a user's trigger may raise warnings of its own.
 fn is_warning(message: &AsyncMessage) -> bool {
     const RAISED_IN_PLPGSQL: &str = "exec_stmt_raise";
     matches!(message, AsyncMessage::Notice(notice)
         if notice.parsed_severity() == Some(Severity::Warning) && notice.routine() != Some(RAISED_IN_PLPGSQL))
 }
 
-/// The right to one connection.
+/// The permit for one connection.
 pub(super) struct ConnectionPermit {
     target: Arc<Target>,
     held: Option<OwnedSemaphorePermit>,
@@ -92,12 +92,12 @@ impl Connections {
         Self { target: Arc::clone(target), permits: Arc::new(Semaphore::new(most)), planner: None }
     }
 
-    /// For statements that are cached; see `index_plans`.
+    /// Connections for cached statements; see `index_plans`.
     pub(super) fn with_planner_options(target: &Arc<Target>, most: usize, planner: PlannerOptions) -> Self {
         Self { planner: Some(planner), ..Self::new(target, most) }
     }
 
-    /// Whether a connection was made while options did not reach the server, and they may by now.
+    /// Whether a connection was made while its options did not reach the server, and they may now.
     pub(super) fn is_outdated(&self, can_cache_statements: bool) -> bool {
         self.planner.is_some() && !can_cache_statements && self.target.tries_index_plans()
     }
@@ -107,7 +107,7 @@ impl Connections {
         self.open().await.map(Connection::new)
     }
 
-    /// What was begun goes on when nobody waits for it any more: another at its side would be one too many.
+    /// Opens a connection. An attempt continues if its caller stops waiting: a second one next to it would exceed the limit.
     pub(super) async fn open(&self) -> Result<Opened> {
         let permit = tokio::time::timeout(CONNECT_LIMIT, Arc::clone(&self.permits).acquire_owned()).await;
         let Ok(Ok(permit)) = permit else {
@@ -144,24 +144,24 @@ async fn open(
         let permit = ConnectionPermit { target: Arc::clone(&target), held: Some(permit) };
         Opened { client, messages, index_plans, permit }
     });
-    // Who has asked may be gone.
+    // The caller may have stopped waiting.
     let _ = give.send(opened);
 }
 
-/// Ends when this connection is not going to be answered, although the server answers.
+/// Ends when the server has answered later requests but not this connection.
 async fn silence(target: &Target, began: Instant) {
     tokio::time::sleep(CONNECT_LIMIT).await;
     target.accepts_since(began).await;
 }
 
 impl ConnectionPermit {
-    /// The connection has ended, also at the server.
+    /// Returns the permit of a connection that has ended at the server too.
     pub(super) fn release(mut self) {
         self.held = None;
     }
 }
 
-/// The connection was dropped, which the server may not have seen.
+/// Handles a dropped connection, which the server may not have noticed.
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let (Some(held), Ok(runtime)) = (self.held.take(), Handle::try_current()) else { return };
@@ -173,9 +173,9 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// A connection that is driven by a task.
+/// A connection whose driver runs as a task.
 ///
-/// Dropped while it is [`busy`](Self::set_busy) it was given up: what it is at is cancelled.
+/// If it is dropped while [`busy`](Self::set_busy), its caller has stopped waiting: the statement is cancelled.
 pub(super) struct Connection {
     pub(super) client: Client,
     driver: Driver,
@@ -187,13 +187,13 @@ impl Connection {
         Self { client, driver }
     }
 
-    /// Whether an answer is still to come.
+    /// Sets whether a reply is outstanding.
     pub(super) fn set_busy(&mut self, busy: bool) {
         self.driver.busy = busy;
     }
 }
 
-/// The task that reads what the server says on a connection.
+/// The task that reads the server's messages on a connection.
 struct Driver {
     target: Arc<Target>,
     task: Option<JoinHandle<()>>,
@@ -224,8 +224,8 @@ impl Drop for Driver {
     }
 }
 
-/// Ends a connection whose statement was given up: it must neither go on for nothing nor be done after all when its caller
-/// was told otherwise.
+/// Ends a connection whose caller stopped waiting: its statement must not run on for nothing, and not succeed after its
+/// caller was told otherwise.
 async fn end(target: Arc<Target>, mut driver: JoinHandle<()>, token: CancelToken) {
     for _ in 0..CANCELS {
         let began = Instant::now();
@@ -241,7 +241,7 @@ async fn end(target: Arc<Target>, mut driver: JoinHandle<()>, token: CancelToken
     driver.abort();
 }
 
-/// Makes a pool's connections.
+/// Creates a pool's connections.
 impl managed::Manager for Connections {
     type Type = Pooled;
     type Error = StoreError;
@@ -264,7 +264,7 @@ impl managed::Manager for Connections {
 
 pub(super) type Pool = managed::Pool<Connections>;
 
-/// A connection of a pool's.
+/// A connection of a pool.
 pub(super) struct Pooled {
     conn: AsyncPgConnection,
     index_plans: bool,
@@ -272,7 +272,7 @@ pub(super) struct Pooled {
 }
 
 impl Pooled {
-    /// Whether an answer is still to come.
+    /// Sets whether a reply is outstanding.
     pub(super) fn set_busy(&mut self, busy: bool) {
         self.driver.busy = busy;
     }
@@ -296,7 +296,7 @@ impl DerefMut for Pooled {
     }
 }
 
-/// Dropped after a pooled connection: one that came back busy was given up, and does not stay in the pool.
+/// Dropped after a pooled connection: removes connections that were returned busy from the pool.
 pub(super) struct Sweep<'a>(pub(super) &'a Pool);
 
 impl Drop for Sweep<'_> {
@@ -305,7 +305,7 @@ impl Drop for Sweep<'_> {
     }
 }
 
-/// Why a pool has no connection to give.
+/// The error of a pool that has no connection available.
 pub(super) fn no_connection(target: &Target, error: managed::PoolError<StoreError>) -> StoreError {
     match error {
         managed::PoolError::Backend(error) => error,

@@ -1,4 +1,4 @@
-//! Postgres for the contract suite: a database of its own for every test.
+//! PostgreSQL for the contract suite: each test has a database of its own.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What became of events, by minute and by hour.
+//! Outcomes of events, by minute and by hour.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use super::{PostgresStore, Result};
 use crate::store::{HistoryBucket, OutcomeCounts, Resolution};
 
-/// `$1` to `$4`: one array for each column; `$5`, `$6`: the spans in minutes and the seconds for which each is kept.
+/// `$1` to `$4`: one array for each column; `$5`, `$6`: the resolutions in minutes and the seconds for which each is kept.
 const ADD: &str = "WITH spans AS MATERIALIZED (\
         SELECT s.span, to_timestamp(floor(extract(epoch FROM clock_timestamp()) / (s.span * 60)) * s.span * 60) AS began_at, \
             clock_timestamp() - s.kept * interval '1 second' AS kept_since FROM unnest($5, $6) AS s(span, kept)), \

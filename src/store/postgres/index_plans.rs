@@ -1,10 +1,11 @@
-//! Connections on which a statement that is planned once stays right.
+//! Connections on which a plan that is made once stays right.
 //!
-//! The server keeps what a worker reads and settles with, and its plan. A plan that is made while the table is empty may read
-//! all of it, which costs nothing then, and would do so with a million rows (R4). So these connections rule out every way
-//! but that by an index; those for reading, every way but in its order. They say so as they connect: a pooler that hands
-//! connections around would give a later SET to whoever comes next. Where that is refused or not heeded, statements are planned for each call, and
-//! the options are tried again after a while: the address may lead elsewhere by then.
+//! The server keeps a worker's statements for reading and settling, and their plans. A plan that was made while the table
+//! was empty may scan all of it, which costs nothing then, and would do so with a million rows (R4). So these connections
+//! rule out every plan without an index; those for reading also every plan that does not use its order. They do so in the
+//! connection's options: a pooler that shares connections would pass a later SET on to the next client. If the options are
+//! refused or ignored, statements are planned for each call, and the options are tried again after a while: the address may
+//! lead elsewhere by then.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,11 +19,11 @@ use crate::error::StoreError;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PlannerOptions {
     options: &'static str,
-    /// A setting among them that is `off` for hardly any other reason.
+    /// One of the settings, which is `off` for hardly any other reason.
     witness: &'static str,
 }
 
-/// For reading. JIT is off since a plan that needs a forbidden step counts as expensive and would be compiled.
+/// For reading. JIT is off because a plan that needs a forbidden step counts as expensive and would be compiled.
 pub(super) const READING: PlannerOptions = PlannerOptions {
     options: "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off \
     -c enable_incremental_sort=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
@@ -30,26 +31,26 @@ pub(super) const READING: PlannerOptions = PlannerOptions {
     witness: "enable_sort",
 };
 
-/// For settling: rows by their ids, however many, and lists joined to each other as they are long.
+/// For settling: rows by their ids, however many, and joins between long lists.
 pub(super) const SETTLING: PlannerOptions = PlannerOptions {
     options: "-c enable_seqscan=off -c enable_bitmapscan=off -c jit=off",
     witness: "enable_bitmapscan",
 };
 
-/// Until it is tried again.
+/// The wait before the options are tried again.
 const PAUSE: Duration = Duration::from_secs(300);
 
-/// Connections in a row that ended without a word while others were made: a pooler's way to refuse. One alone is the
-/// network's.
+/// The number of connections in a row that must end silently while others succeed: a pooler's way to refuse. A single one is
+/// the network's fault.
 const SILENT_REFUSALS: u32 = 3;
 
-/// Whether connections can be told how to plan.
+/// Whether the server accepts planner options.
 #[derive(Default)]
 pub(super) struct IndexPlans(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// It was refused, or not heeded: not tried before this.
+    /// The options were refused or ignored: not tried again before this time.
     given_up_until: Option<Instant>,
     ended_silently: u32,
 }
@@ -72,7 +73,7 @@ impl IndexPlans {
         );
     }
 
-    /// Whether a connection that ended without a word was one of too many.
+    /// Whether a connection that ended silently was the last of too many.
     fn is_refused_silently(&self) -> bool {
         let mut state = self.state();
         state.ended_silently += 1;
@@ -81,7 +82,7 @@ impl IndexPlans {
 }
 
 impl Target {
-    /// Whether a statement may be cached from call to call.
+    /// Whether statements may be cached between calls.
     pub(super) fn can_cache_statements(&self) -> bool {
         self.index_plans.state().given_up_until.is_none()
     }
@@ -91,7 +92,7 @@ impl Target {
         self.index_plans.state().given_up_until.is_none_or(|until| until <= Instant::now())
     }
 
-    /// A connection, and whether the server has taken the options.
+    /// A connection, and whether the server accepted the options.
     pub(super) async fn open_with_planner_options(
         &self,
         planner: PlannerOptions,
@@ -132,7 +133,7 @@ impl Target {
         Ok((client, messages, heeded))
     }
 
-    /// Poolers name various reasons, or none. A network that fails says nothing about options.
+    /// Poolers give various reasons, or none. A network failure says nothing about the options.
     fn may_refuse_options(&self, error: &DriverError) -> bool {
         match error.code() {
             Some(state) => !is_about_the_server(state.code()),
@@ -152,7 +153,7 @@ impl PlannerOptions {
     }
 }
 
-/// It would refuse a connection without options as well: authorization, no such database, no resources, shutting down.
+/// Whether the server would refuse plain connections too: authorization, no such database, no resources, shutdown.
 fn is_about_the_server(sqlstate: &str) -> bool {
     ["28", "3D", "53", "57"].iter().any(|class| sqlstate.starts_with(class))
 }
@@ -170,7 +171,7 @@ mod tests {
     use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
 
-    /// The fixture's database through something that ends connections: those that come with options, up to so many.
+    /// The fixture's database behind a proxy that ends connections with options, up to this number.
     async fn target_behind(fixture: &PostgresFixture, ended: usize) -> Arc<Target> {
         let mut url = url::Url::parse(&fixture.database.url).unwrap();
         let server = url.port().unwrap();

@@ -1,4 +1,4 @@
-//! Writing new events: one statement for many.
+//! Writes new events: one statement for many.
 
 use std::collections::HashMap;
 
@@ -83,7 +83,7 @@ fn finish(answers: InsertOutcomes, stored: Vec<StoredRow>) -> Vec<InsertResult> 
     })
 }
 
-/// What is not known before: the answer to many events is not much larger than to one.
+/// The unknown columns only, so that the result for many events is hardly larger than for one.
 #[derive(Queryable)]
 struct WrittenRow {
     id: Uuid,
@@ -104,10 +104,10 @@ fn given(rows: Vec<WrittenRow>) -> QueryResult<Vec<Written>> {
     written.map_err(|reason| Error::DeserializationError(reason.into()))
 }
 
-/// New events, an array for each column in which they differ.
+/// An insert of new events, with an array for each column in which they differ.
 ///
-/// Every column without a default in a table that Django made is named. `seq` is drawn after the rows are in order, and
-/// the clock is read once.
+/// Names every column without a default in a table that Django created. Draws `seq` after the rows are in order, and reads
+/// the clock once.
 struct InsertEvents<'a> {
     ids: Vec<Uuid>,
     event_types: Vec<&'a String>,
@@ -122,7 +122,7 @@ struct InsertEvents<'a> {
 /// The columns that most events of a batch have in common.
 #[expect(clippy::large_enum_variant, reason = "there is one for each statement, and it is never moved around")]
 enum Rest<'a> {
-    /// All of them as this event's are, so that the server takes them apart once.
+    /// All events have this event's values, so the server parses them once.
     Same(&'a ValidEvent, Option<PgTimestamp>),
     Each {
         content_types: Vec<&'a String>,
@@ -146,7 +146,7 @@ fn scheduled_at(event: &ValidEvent) -> Option<PgTimestamp> {
     event.scheduled_micros.map(|micros| PgTimestamp(micros - EPOCH_MICROS))
 }
 
-/// Binds parameters, one after the other.
+/// Binds parameters one after the other.
 macro_rules! push {
     ($out:ident, $($sql_type:ty: $value:expr),* $(,)?) => {{
         let mut comma = "";
@@ -173,7 +173,7 @@ impl<'a> InsertEvents<'a> {
         }
     }
 
-    /// Parameters in the order of [`EACH`].
+    /// Binds parameters in the order of [`EACH`].
     fn push_each<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         push!(
             out,
@@ -221,7 +221,7 @@ impl<'a> Rest<'a> {
             && a.extensions == b.extensions
     }
 
-    /// Parameters in the order of [`REST`].
+    /// Binds parameters in the order of [`REST`].
     fn push<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         match self {
             Self::Same(event, scheduled_at) => push!(out,
@@ -263,10 +263,10 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// The columns that each event has a value of its own in, by their names in the statement.
+/// The columns in which each event has its own value, by their names in the statement.
 const EACH: &str = "id, event_type, source, subject, data, partition_key";
 
-/// Those of [`Rest`].
+/// The columns of [`Rest`].
 const REST: &str =
     "content_type, schema, bytes, scheduled_at, delay, max_retries, backend, config, cloud_event_id, extensions";
 
@@ -277,8 +277,8 @@ const INSERT: &str = "INSERT INTO outbox_events AS e (id, spec_version, event_ty
     coalesce(scheduled_at, now + delay * interval '1 microsecond'), 0, max_retries, '', backend, config::jsonb, \
     cloud_event_id, extensions::jsonb, partition_key FROM common CROSS JOIN unnest(";
 
-/// The insert with an array of text for each id and time, and one of its type for each other column, in the order of
-/// [`EACH`] and [`REST`].
+/// The insert with a text array for each id and time, and a typed array for each other column, in the order of [`EACH`] and
+/// [`REST`].
 pub(super) fn insert_all_columns() -> String {
     let types = "text[]::uuid[] text[] text[] text[] text[] text[] text[] text[] bytea[] text[]::timestamptz[] bigint[] int[] \
                  text[] text[] text[] text[]";
@@ -295,7 +295,7 @@ impl QueryFragment<Pg> for InsertEvents<'_> {
         out.push_sql("WITH common AS MATERIALIZED (SELECT clock_timestamp() AS now");
         let is_same = matches!(self.rest, Rest::Same(..));
         if is_same {
-            // Here JSON is parsed once.
+            // JSON is parsed once, here.
             for name in REST.split(", ") {
                 out.push_sql(", ");
                 out.push_sql(name);
@@ -322,7 +322,7 @@ impl QueryFragment<Pg> for InsertEvents<'_> {
         }
         out.push_sql(", place) ORDER BY place ");
         if !self.are_new {
-            // A fifth of what the statement costs.
+            // A fifth of the statement's cost.
             out.push_sql("ON CONFLICT (id) DO NOTHING ");
         }
         out.push_sql("RETURNING ");
@@ -331,7 +331,7 @@ impl QueryFragment<Pg> for InsertEvents<'_> {
     }
 }
 
-/// Its text depends on what the events have in common.
+/// The text depends on the values that the events have in common.
 impl QueryId for InsertEvents<'_> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
@@ -343,7 +343,7 @@ impl Query for InsertEvents<'_> {
 
 impl<C> diesel::RunQueryDsl<C> for InsertEvents<'_> {}
 
-/// Events whose insert met a row of their id.
+/// Events whose insert found a row with their id.
 struct Repeated<'a> {
     ids: Vec<Uuid>,
     data: Vec<Option<&'a str>>,
@@ -362,16 +362,16 @@ impl<'a> Repeated<'a> {
         }
     }
 
-    /// An id that was made a moment ago meets no row: something in the database, such as a trigger, kept the event out.
+    /// A new id cannot exist already: something in the database, such as a trigger, kept the event out.
     fn check(&self) -> QueryResult<()> {
         let Some(id) = self.lost else { return Ok(()) };
         Err(Error::DeserializationError(format!("the event {id} was inserted and is not in the table").into()))
     }
 }
 
-/// A repetition changes nothing, and a transaction that writes nothing is committed without waiting for a synchronous
-/// standby: it would acknowledge an event that the primary alone has. So it writes something. Rights decide what: a
-/// function that may not be called fails the statement even where it is not reached.
+/// A repetition changes nothing, and a transaction that writes nothing commits without waiting for a synchronous standby: it
+/// would acknowledge an event that only the primary has. So it writes something. Privileges decide what: a function that may
+/// not be called fails the statement even if it is not reached.
 fn may_write_to_log() -> SqlLiteral<Bool> {
     sql("SELECT coalesce(bool_and(has_function_privilege(oid, 'EXECUTE')), false) FROM pg_proc \
          WHERE proname = 'pg_logical_emit_message' AND pronamespace = 'pg_catalog'::regnamespace")
@@ -381,7 +381,7 @@ fn write_to_log() -> SqlQuery {
     sql_query("SELECT pg_logical_emit_message(true, 'actix-outbox', '')")
 }
 
-/// Locks rows as a foreign key does: that writes to the row, and a settle does not wait for it.
+/// Locks rows as a foreign key does: this writes to the row, and a settle does not wait for it.
 struct LockEvents<'a> {
     ids: &'a [Uuid],
 }
@@ -402,7 +402,7 @@ impl QueryFragment<Pg> for LockEvents<'_> {
 
 impl<C> diesel::RunQueryDsl<C> for LockEvents<'_> {}
 
-/// The rows of events, without their data: it is compared where it is.
+/// The rows of events, without their data, which the server compares.
 struct FindEvents<'a>(&'a Repeated<'a>);
 
 #[derive(Queryable)]

@@ -28,10 +28,10 @@ const MIGRATIONS: [Migration; 3] = [
     Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_handlers.sql") },
 ];
 
-/// `outbox`, as a number: one migration at a time on a database.
+/// `outbox` as a number: the lock that allows one migration at a time in a database.
 pub(super) const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
 
-/// What [`migrate`] would run.
+/// The steps that [`migrate`] would run.
 pub(super) async fn plan(target: &Target) -> Result<MigrationPlan> {
     let client = target.connect().await?;
     let mut plan = adopt::plan(target, &client).await?;
@@ -43,17 +43,17 @@ pub(super) async fn plan(target: &Target) -> Result<MigrationPlan> {
     Ok(plan)
 }
 
-/// Adopts a table of django-broadcaster's, where there is one, and applies what is missing.
+/// Adopts a table of django-broadcaster, if there is one, and applies the pending migrations.
 pub(super) async fn migrate(target: &Target, watch: &ProgressFn) -> Result<MigrationPlan> {
     let client = target.connect().await?;
     let mut plan = adopt::adopt(target, &client, watch).await?;
-    // An error leaves with the connection, and so with the transaction.
+    // An error drops the connection, and with it the transaction.
     let applied = apply(&client).await.map_err(|error| target.driver_error("migrate", &error))?;
     plan.steps.extend(applied);
     Ok(plan)
 }
 
-/// All of it in one transaction.
+/// Applies all pending migrations in one transaction.
 async fn apply(client: &Client) -> std::result::Result<Vec<Step>, tokio_postgres::Error> {
     let begin = format!("BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({ADVISORY_LOCK})");
     client.batch_execute(&begin).await?;
@@ -81,7 +81,7 @@ async fn find_applied(client: &Client) -> std::result::Result<Vec<i32>, tokio_po
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// The outbox's own id, where the tables are those of this version.
+/// The outbox's own id, if the tables are those of this version.
 pub(super) async fn outbox_id(store: &PostgresStore) -> Result<Uuid> {
     let rows = store
         .run("read the outbox's id", |conn| {

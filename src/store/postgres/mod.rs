@@ -59,39 +59,39 @@ mod trigger;
 pub(crate) use connect::Target;
 use settle::{SettlePool, Settling};
 
-/// The shards of a lane; `outbox_shard` masks with one less.
+/// The number of shards in a lane; `outbox_shard` masks with one less.
 pub(crate) const SHARDS: i16 = 32;
 
-/// Connections for fetching, settling and publishing, unless the settings say how many.
+/// The default number of connections for fetching, settling and publishing.
 fn connections_for_this_machine() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (processors * 4).clamp(8, 32)
 }
 
-/// Beyond this the log of writes is the limit, and not the connections.
+/// With more, the write-ahead log is the bottleneck, not the connections.
 const MOST_SETTLES: usize = 8;
 
-/// No statement of ours takes this long on a healthy server. One that does is given up together with its connection,
-/// so that what it may still answer is never read.
+/// A time limit that no statement of ours reaches on a healthy server. A statement that does is abandoned together with its
+/// connection, so that its late reply is never read.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
 
-/// What people ask for may read the whole table.
+/// The limit for statements of operators, which may read the whole table.
 const LONG_STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 
 /// Connections to one database.
 pub(crate) struct PostgresStore {
     target: Arc<Target>,
     pool: Pool,
-    /// For the statements that a worker asks all the time; see `index_plans`.
+    /// For the statements that a worker repeats all the time; see `index_plans`.
     reading: Pool,
     settling: Settling,
     listening: Connections,
-    /// How far the janitor's rounds are.
+    /// The progress of the janitor's rounds.
     rounds: handlers::Rounds,
 }
 
 impl PostgresStore {
-    /// Prepares pools; nothing is connected before the first statement.
+    /// Prepares pools; the first statement connects.
     pub(crate) fn new(target: Target, connections: Option<usize>) -> Result<Self> {
         let target = Arc::new(target);
         let connections = connections.unwrap_or_else(connections_for_this_machine);
@@ -107,7 +107,7 @@ impl PostgresStore {
         Ok(Self { target, pool, reading, settling, listening, rounds: handlers::Rounds::default() })
     }
 
-    /// Runs statements on a pooled connection, bounded in time.
+    /// Runs statements on a pooled connection, with a time limit.
     async fn run<T: Send>(
         &self,
         operation: &'static str,
@@ -116,7 +116,7 @@ impl PostgresStore {
         self.run_within(STATEMENT_LIMIT, operation, statements).await
     }
 
-    /// The same on one of those that are for reading.
+    /// Runs statements on a pooled connection for reading, with a time limit.
     async fn read<T: Send>(
         &self,
         operation: &'static str,

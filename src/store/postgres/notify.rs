@@ -1,6 +1,6 @@
 //! Wake-ups between processes: NOTIFY after the commit, LISTEN on a connection of its own.
 //!
-//! The channel bears the outbox's id, so that several outboxes in one database do not wake each other.
+//! The channel's name contains the outbox's id, so that several outboxes in one database do not wake each other.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use crate::error::StoreError;
 use crate::store::migrate::MigrationPlan;
 use crate::store::{Listener, Notification, NotifyStore, Wakeup};
 
-/// A subscription that has heard nothing for so long sends itself something.
+/// A subscription that has received nothing for this long sends itself a notification.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long that may take to arrive.
+/// The time limit for that notification.
 const ECHO_LIMIT: Duration = Duration::from_secs(5);
 
 const LISTEN: &str = "listen";
@@ -54,31 +54,31 @@ fn channel(outbox: Uuid) -> String {
     format!("outbox_{}", outbox.simple())
 }
 
-/// One simple query, over the pool: whoever listens must not hear its own connection alone.
+/// Notifies in one simple query, over the pool: a listener must not receive only what its own connection sends.
 async fn notify(store: &PostgresStore, channel: &str, payloads: &[String]) -> Result<()> {
     if payloads.is_empty() {
         return Ok(());
     }
     let payloads: Vec<String> = payloads.iter().map(|payload| quote(payload)).collect();
-    // Not NOTIFY itself, the right to which cannot be taken away.
+    // Not NOTIFY itself, for which no privilege can be revoked.
     let sql = format!("SELECT pg_notify('{channel}', p) FROM unnest(ARRAY[{}]) AS p", payloads.join(", "));
     store.run("wake workers of other processes", |conn| async move { conn.batch_execute(&sql).await }.boxed()).await
 }
 
-/// Through a pooler in transaction mode LISTEN is answered, and nothing ever comes.
+/// The error if nothing arrives: through a pooler in transaction mode LISTEN succeeds, but no notification ever comes.
 fn deaf() -> StoreError {
     let reason = "notifications do not arrive over this connection (is it a pooler in transaction mode?)".to_owned();
     StoreError::Query { operation: LISTEN, reason, transient: false }
 }
 
-/// A connection that listens. What arrives waits in its socket, so nothing of it piles up here.
+/// A connection that listens. Notifications wait in its socket, so none accumulate in this process.
 struct PostgresListener<'a> {
     store: &'a PostgresStore,
-    /// Dropped, it would end the connection.
+    /// Kept because dropping it would end the connection.
     _client: Client,
     messages: Messages,
     _permit: ConnectionPermit,
-    /// A channel of its own.
+    /// The channel for its own notifications.
     echo: String,
     reader: Uuid,
 }
@@ -98,7 +98,7 @@ impl<'a> PostgresListener<'a> {
         }
     }
 
-    /// The next notification; `None`: its own.
+    /// The next notification; `None`: one of its own.
     async fn hear(&mut self) -> Result<Option<Notification>> {
         loop {
             let message =
@@ -114,8 +114,8 @@ impl<'a> PostgresListener<'a> {
         }
     }
 
-    /// Sends itself something over another connection and waits for it, or for whatever comes before: a peer that is gone
-    /// and a pooler say nothing of it. Over its own connection it would hear itself through a pooler too.
+    /// Sends itself a notification over another connection, and waits for it or for an earlier one: neither a dead peer nor
+    /// a pooler reports itself. Over its own connection it would receive it even through a pooler.
     async fn prove(&mut self) -> Result<Option<Notification>> {
         notify(self.store, &self.echo, &[String::new()]).await?;
         let heard = tokio::time::timeout(ECHO_LIMIT, self.hear()).await;

@@ -14,7 +14,7 @@ fn port(fixture: &PostgresFixture) -> u16 {
     url::Url::parse(&fixture.database.url).unwrap().port().unwrap()
 }
 
-/// The same database as it is reached over another port.
+/// The same database at another port.
 fn store_at(fixture: &PostgresFixture, port: u16) -> PostgresStore {
     let mut url = url::Url::parse(&fixture.database.url).unwrap();
     url.set_port(Some(port)).unwrap();
@@ -82,7 +82,7 @@ async fn a_subscription_whose_connection_has_gone_silent_ends() {
     let store = store_at(&fixture, proxy.port());
     let outbox = Uuid::from_u128(3);
     let mut subscription = store.subscribe(outbox, READER).await.unwrap();
-    // The only connection on which anything comes now is the one that listens: from then on it says nothing.
+    // The only connection with replies is now the one that listens: from now on it is silent.
     let before = proxy.replies();
     proxy.set(Passage::LoseReplies);
     NotifyStore::announce(&store_at(&fixture, port(&fixture)), outbox, OTHER, &Wakeup::EveryLane).await.unwrap();

@@ -1,4 +1,4 @@
-//! The outbox at a glance.
+//! Counts of events, lanes and workers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result};
 use crate::store::{Backlog, CountMode, EventCounts, WorkerRow};
 
-/// Fewer published events than this are counted one by one.
+/// Fewer published events than this are counted exactly.
 const MANY: i64 = 100_000;
 
 pub(super) async fn overview(store: &PostgresStore, counting: CountMode) -> Result<EventCounts> {
@@ -27,7 +27,7 @@ pub(super) async fn overview(store: &PostgresStore, counting: CountMode) -> Resu
     Ok(EventCounts { counts, published_is_estimate, due, workers })
 }
 
-/// None where there are not so many, or nobody knows.
+/// Estimated counts; `None` if there are few published events, or no statistics.
 async fn rough_counts(store: &PostgresStore) -> Result<Option<Vec<(String, i64)>>> {
     let Some(all) = estimate(store).await?.filter(|all| *all > MANY) else { return Ok(None) };
     let mut counts = counts_unpublished(store).await?;
@@ -41,7 +41,7 @@ async fn counts(store: &PostgresStore) -> Result<Vec<(String, i64)>> {
     store.run_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.load(conn).boxed()).await
 }
 
-/// From an index that holds them alone.
+/// Counts by an index that contains only these events.
 async fn counts_unpublished(store: &PostgresStore) -> Result<Vec<(String, i64)>> {
     let query = sql::<(Text, BigInt)>(
         "SELECT status, count(*) FROM outbox_events WHERE status <> 'published' GROUP BY status ORDER BY status",
@@ -49,7 +49,7 @@ async fn counts_unpublished(store: &PostgresStore) -> Result<Vec<(String, i64)>>
     store.read_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.load(conn).boxed()).await
 }
 
-/// As the planner has it: as many events to a page as there were when last somebody looked. None where nobody has.
+/// The planner's estimate, from the events per page at the last analysis. `None` if the table was never analysed.
 async fn estimate(store: &PostgresStore) -> Result<Option<i64>> {
     let query = sql::<Nullable<BigInt>>(
         "SELECT CASE WHEN reltuples > 0 AND relpages > 0 THEN \

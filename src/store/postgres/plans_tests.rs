@@ -1,4 +1,4 @@
-//! R4: index scans also on a table that was analysed when it was empty and then filled.
+//! R4: index scans even on a table that was analysed when it was empty and then filled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::test_support::postgres::Server;
 
 const ROWS: i32 = 1_000_000;
 
-/// Enough for the server to settle on a generic plan where it finds one no worse.
+/// Enough calls for the server to choose a generic plan if it is no worse.
 pub(super) const CALLS: usize = 8;
 
-/// What one statement may throw away of the rows that it reads, in one place of its plan.
+/// The most rows that one plan node may read and discard.
 pub(super) const MOST_REMOVED: u64 = 20_000;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A server that writes down every plan; nothing gathers statistics on it.
+/// A server that logs every plan and gathers no statistics.
 pub(super) fn explaining_server() -> Server {
     Server::start_with(&[
         ("session_preload_libraries", "auto_explain"),
@@ -39,7 +39,7 @@ pub(super) fn explaining_server() -> Server {
     ])
 }
 
-/// Six in ten are published, three pending, the rest in retry and failed; half have a key, one key is hot.
+/// Six in ten events are published, three pending, the rest in retry and failed; half have a key, one key is hot.
 fn fill() -> String {
     format!(
         "INSERT INTO outbox_events (id, event_type, source, publisher_backend, partition_key, status, \
@@ -65,7 +65,7 @@ pub(super) fn ranges(from: Position, to: Option<Position>) -> FetchRequest {
     FetchRequest { retry_limit: 500, key_limit: 100, ..FetchRequest::of_ranges(lane(), ranges) }
 }
 
-/// Asks what a worker without events asks, until the server plans no more.
+/// Runs the statements of a worker without events until the server plans no more.
 async fn ask_of_nothing(store: &PostgresStore) {
     let nobody = Uuid::now_v7();
     for _ in 0..CALLS {
@@ -102,9 +102,9 @@ fn last(rows: &[FetchedRow]) -> Position {
     rows.iter().map(|row| row.position).max().unwrap()
 }
 
-/// Asks everything that a running worker asks, once.
+/// Runs each statement of a running worker once.
 async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
-    // Reading forward, from a cursor, behind it, and what has come due in retry.
+    // Reads forward, from a cursor, behind it, and due retries.
     let rows = store.fetch(&ranges(Position::START, None)).await.unwrap().rows;
     assert_eq!(rows.len(), 1_024);
     let place = last(&rows);
@@ -118,7 +118,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     let by_key = FetchRequest { ranges: Vec::new(), keys, except, ..ranges(place, None) };
     assert!(!store.fetch(&by_key).await.unwrap().rows.is_empty());
 
-    // What stands before the events of a key.
+    // The events before those of a key.
     let before = last(&next);
     let questions: Vec<PredecessorQuery> = next
         .iter()
@@ -139,7 +139,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     }
     assert!(!store.has_due(&[Arc::from("nobody's")], &[]).await.unwrap());
 
-    // What becomes of events.
+    // The outcomes of events.
     let (done, refused) = rows.split_at(900);
     assert_eq!(store.find_unsettled("orders", &named(done)).await.unwrap().len(), 900);
     store.settle_published(&accepted(&named(done)), Care::Usual).await.unwrap();
@@ -153,7 +153,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     assert_eq!(store.repair_missing_seq().await.unwrap(), 0);
     assert!(store.find(refused[0].id).await.unwrap().is_some());
 
-    // What people look for.
+    // Searches of operators.
     let published = [Status::Published].as_slice();
     for statuses in [&[], published, &[Status::Failed], &[Status::Pending, Status::Retry, Status::Processing]] {
         let filter = EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
@@ -188,7 +188,7 @@ fn refusal(row: &FetchedRow, epoch: i64) -> FailureRecord {
     }
 }
 
-/// Each statement's plan as the server wrote it down.
+/// The plans of the statements in the server's log.
 pub(super) fn plans(log: &str) -> Vec<&str> {
     log.split("Query Text: ")
         .skip(1)

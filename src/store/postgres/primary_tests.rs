@@ -1,4 +1,4 @@
-//! A server that can be written no longer, beneath connections that were made before.
+//! A server that no longer accepts writes, under existing connections.
 
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ fn nothing() -> FetchRequest {
     FetchRequest::of_ranges(LaneName::from(""), Vec::new())
 }
 
-/// Statements from which a worker concludes what to send, or that nothing is to be sent.
+/// Statements from which a worker concludes that events must be sent, or that none must.
 const STATEMENTS: usize = 8;
 
 async fn ask(store: &PostgresStore, statement: usize) -> Result<(), StoreError> {
@@ -43,7 +43,7 @@ async fn a_server_that_can_be_written_no_longer_is_not_read_either() {
     let server = Server::start();
     let url = server.database().await.url.clone();
     store(&url).migrate(&|_| ()).await.unwrap();
-    // Each has a connection that was made while the server could be written.
+    // Each has a connection that was made while the server accepted writes.
     let stores: Vec<PostgresStore> = (0..STATEMENTS).map(|_| store(&url)).collect();
     for (statement, store) in stores.iter().enumerate() {
         ask(store, statement).await.unwrap();

@@ -1,7 +1,7 @@
-//! When the server has answered last.
+//! Records when the server last answered.
 //!
-//! A connection that was given up is open at the server until the server sees that. It has seen it once it is at work
-//! again, which any later answer shows; a connection that is not accepted, only an accepted one that was begun later.
+//! An abandoned connection stays open at the server until the server notices. It has noticed once it works again, which any
+//! later reply shows; a connection that is not accepted yet, only an accepted one that was begun later.
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +9,21 @@ use tokio::sync::{Mutex, watch};
 
 use super::connect::Target;
 
-/// A connection that only asks whether the server answers waits so long, and as long as the server has been silent.
+/// The time limit of a connection that only probes the server; if the server has been silent for longer, that time.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The latest moments since which the server has answered.
+/// The latest starts of requests that the server has answered.
 pub(super) struct Pulse {
     answers: watch::Sender<Answers>,
-    /// One asks for all.
+    /// One probe serves all waiting callers.
     probing: Mutex<()>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Answers {
-    /// When the latest connection was begun that was answered.
+    /// When the latest answered connection was begun.
     connection: Option<Instant>,
-    /// When the latest statement was sent that was answered, or the latest connection begun.
+    /// When the latest answered statement was sent, or the latest answered connection begun.
     any: Option<Instant>,
 }
 
@@ -34,7 +34,7 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// A connection that was begun then is answered, be it by a refusal.
+    /// Records that a connection begun at this time was answered, even by a refusal.
     pub(super) fn note_connection(&self, began: Instant) {
         self.answers.send_modify(|answers| {
             answers.connection = answers.connection.max(Some(began));
@@ -42,14 +42,14 @@ impl Pulse {
         });
     }
 
-    /// A statement that was sent then is answered.
+    /// Records that a statement sent at this time was answered.
     pub(super) fn note_statement(&self, sent: Instant) {
         self.answers.send_modify(|answers| answers.any = answers.any.max(Some(sent)));
     }
 }
 
 impl Target {
-    /// Returns once the server has answered anything since; asks where nobody else does.
+    /// Returns once the server has answered a request since; sends one if no other caller does.
     pub(super) async fn answers_since(&self, moment: Instant) {
         let mut answers = self.pulse.answers.subscribe();
         tokio::select! {
@@ -58,7 +58,7 @@ impl Target {
         }
     }
 
-    /// Returns once a connection that was begun since is answered; makes one where nobody else does.
+    /// Returns once a connection begun since was answered; makes one if no other caller does.
     pub(super) async fn accepts_since(&self, moment: Instant) {
         let _turn = self.pulse.probing.lock().await;
         while self.pulse.answers.borrow().connection < Some(moment) {
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::test_support::PATIENCE;
 
-    /// A server that accepts connections and answers none.
+    /// A server that accepts connections and never answers.
     async fn silent() -> (TcpListener, Arc<Target>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("postgres://127.0.0.1:{}/none", listener.local_addr().unwrap().port());

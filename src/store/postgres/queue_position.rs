@@ -1,4 +1,4 @@
-//! Where one event stands among the others.
+//! The position of one event in its queue.
 
 use std::sync::LazyLock;
 
@@ -31,7 +31,7 @@ struct Found {
     more_ahead: bool,
 }
 
-/// Each shard is counted through the index that is read from, and no further than its part of the most.
+/// Counts each shard through the index for reading, up to its part of the maximum.
 static STANDING: LazyLock<String> = LazyLock::new(|| {
     let most = MOST_AHEAD / i64::from(SHARDS);
     format!(

@@ -1,5 +1,5 @@
-//! Why the server refuses events. Diesel keeps the SQLSTATE to itself, and only that tells an event that is to blame from a
-//! server that cannot serve now; so the plain driver asks once more, in a transaction that is rolled back.
+//! Finds out why the server refuses events. Diesel does not pass on the SQLSTATE, and only that tells an invalid event from
+//! a server that cannot serve now; so the plain driver asks again, in a transaction that is rolled back.
 
 use chrono::DateTime;
 use tokio_postgres::Client;
@@ -23,12 +23,12 @@ pub(super) async fn refusal(store: &PostgresStore, events: Vec<NewEvent>) -> Opt
     is_refusal.then(|| StoreError::Query { operation: "write events", reason: chain(&error), transient: false })
 }
 
-/// Returns what the server says against it. The connection ends with its caller, and the transaction with the connection.
+/// Returns the server's error, if any. The connection ends with its caller, and the transaction with the connection.
 async fn insert_and_roll_back(client: &Client, events: &[ValidEvent]) -> Option<tokio_postgres::Error> {
     let inserted = async {
         client.batch_execute("BEGIN").await?;
         insert(client, events).await?;
-        // A deferred constraint would speak at the commit.
+        // Deferred constraints would fail at the commit.
         client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK").await
     };
     inserted.await.err()

@@ -1,4 +1,4 @@
-//! A row of the table as it is read, whatever another writer put into it.
+//! A row of the table as another writer may have left it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -11,30 +11,30 @@ use uuid::Uuid;
 use crate::event::{JsonText, OutboxEvent};
 use crate::store::Position;
 
-/// The columns of [`Row`], of a table or a query named `e`. JSON comes as text, so that it passes through as it is.
+/// The columns of [`Row`], of a table or a query named `e`. JSON is read as text, so that it stays unchanged.
 pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, e.subject, e.data_content_type, \
     e.data_schema, e.data::text, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
     e.max_retries, e.last_error, e.publisher_backend, e.publisher_config::text, e.seq, e.retry_at, e.cloud_event_id, \
     e.extensions::text, e.partition_key, e.data_binary, e.pending_handlers::text, e.errors::text";
 
-/// What a delivery needs, from a [`sized`] query named `e`, beside [`FITS`]: no earlier errors, and of an event that is too
-/// large only what names it. The columns of [`DeliveredRow`].
+/// The columns of [`DeliveredRow`], from a [`sized`] query named `e` with [`FITS`]: without earlier errors, and for an event
+/// that is too large only those that identify it.
 pub(super) const DELIVERED: &str = "CASE WHEN NOT b.fits THEN e.size END, e.id, e.spec_version, e.event_type, e.source, \
     e.subject, e.data_content_type, e.data_schema, CASE WHEN b.fits THEN e.data_text END, e.status, e.created_at, \
     e.updated_at, e.scheduled_at, e.published_at, e.retry_count, e.max_retries, CASE WHEN b.fits THEN e.config_text END, \
     e.seq, e.retry_at, e.cloud_event_id, CASE WHEN b.fits THEN e.extensions_text END, e.partition_key, \
     CASE WHEN b.fits THEN e.data_binary END, CASE WHEN b.fits THEN e.handlers_text END";
 
-/// These columns of the table, with their JSON as text: a few bytes of JSON can be a long text (`1e131071`), so its length is
-/// known only once it is made. In a query with a LIMIT or an OFFSET it is made once for each row. An empty object, which most
-/// rows have, has no more than 8 bytes (nothing but an empty array has as few) and is NULL.
+/// These columns of the table, with their JSON as text: a few bytes of JSON can be a long text (`1e131071`), so its length
+/// is known only once it is made. In a query with a LIMIT or an OFFSET it is made once for each row. An empty object, which
+/// most rows have, has at most 8 bytes (only an empty array is as small) and becomes NULL.
 pub(super) const TEXTS: &str = "e.id, e.spec_version, e.event_type, e.source, e.subject, e.data_content_type, e.data_schema, \
     e.data::text AS data_text, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
     e.max_retries, CASE WHEN pg_column_size(e.publisher_config) > 8 THEN e.publisher_config::text END AS config_text, e.seq, \
     e.retry_at, e.cloud_event_id, CASE WHEN pg_column_size(e.extensions) > 8 THEN e.extensions::text END AS extensions_text, \
     e.partition_key, e.data_binary, e.pending_handlers::text AS handlers_text";
 
-/// Such a query with the event's size in bytes, which is counted once for each row and not for each column that asks for it.
+/// Adds the event's size in bytes to such a query, computed once for each row instead of each column that uses it.
 pub(super) fn sized(query: &str) -> String {
     format!(
         "SELECT e.*, (coalesce(octet_length(e.data_text), 0) + coalesce(octet_length(e.data_binary), 0) \
@@ -43,10 +43,10 @@ pub(super) fn sized(query: &str) -> String {
     )
 }
 
-/// Joined to a sized query: whether an event's bytes are no more than the parameter.
+/// Joined to a sized query: whether the event's size is at most the parameter.
 pub(super) const FITS: &str = "CROSS JOIN LATERAL (SELECT e.size <= ? AS fits) b";
 
-/// [`COLUMNS`] without what an event carries.
+/// [`COLUMNS`] without the events' data.
 pub(super) static COLUMNS_WITHOUT_DATA: LazyLock<String> =
     LazyLock::new(|| COLUMNS.replace("e.data::text", "NULL::text").replace("e.data_binary", "NULL::bytea"));
 
@@ -80,7 +80,7 @@ pub(crate) type SqlTypes = (
     Nullable<Text>,
 );
 
-/// Loads from anything that the table can hold; [`decode`](Self::decode) says what cannot be an event.
+/// A row with any values; [`decode`](Self::decode) reports why it is not a valid event.
 #[derive(Clone, Queryable)]
 pub(crate) struct Row {
     pub(crate) id: Uuid,
@@ -112,7 +112,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The event, or why the row cannot be one.
+    /// The event, or why the row is not a valid event.
     pub(crate) fn decode(self) -> Result<OutboxEvent, String> {
         Ok(OutboxEvent {
             id: self.id,
@@ -173,10 +173,10 @@ pub(super) type DeliveredTypes = (
     Nullable<Text>,
 );
 
-/// A row as it is read for a delivery.
+/// A row that was read for a delivery.
 #[derive(Queryable)]
 pub(super) struct DeliveredRow {
-    /// The event's size, where it is too large.
+    /// The event's size, if it is too large.
     oversize: Option<i64>,
     pub(super) id: Uuid,
     spec_version: String,
@@ -204,12 +204,12 @@ pub(super) struct DeliveredRow {
 }
 
 impl DeliveredRow {
-    /// Its place in the order; a row without `seq` stands before those of its time.
+    /// The row's position; a row without `seq` is before those of its time.
     pub(super) fn position(&self) -> Position {
         Position { scheduled_at: self.scheduled_at.0, seq: self.seq.unwrap_or(i64::MIN) }
     }
 
-    /// The event of a lane, or why it cannot be one.
+    /// The event of a lane, or why the row is not a valid event.
     pub(super) fn decode(self, lane: &str, max_event_bytes: usize) -> Result<Arc<OutboxEvent>, String> {
         let too_large = |size: i64| {
             Err(format!("the event has {size} bytes, more than max_event_bytes = {max_event_bytes} allows"))
@@ -258,7 +258,7 @@ impl DeliveredRow {
 
 #[cfg(feature = "bench_api")]
 impl Row {
-    /// As most rows are: pending, with data and a key.
+    /// A typical row: pending, with data and a key.
     pub(crate) fn sample(data: String) -> Self {
         let at = PgTimestamp(850_000_000_000_000);
         Self {
@@ -292,17 +292,17 @@ impl Row {
     }
 }
 
-/// From 1970 to 2000, where Postgres begins to count.
+/// From 1970 to 2000, where PostgreSQL's times begin.
 pub(super) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// `infinity` and `-infinity` are the outermost numbers.
+/// Converts a time; the lowest and the highest number mean `-infinity` and `infinity`.
 pub(super) fn time(column: &str, raw: PgTimestamp) -> Result<DateTime<Utc>, String> {
     let micros = if raw.0 == i64::MIN { None } else { raw.0.checked_add(EPOCH_MICROS) };
     micros.and_then(DateTime::from_timestamp_micros).ok_or_else(|| format!("{column} is infinite or out of range"))
 }
 
 /// A JSON object. JSON null, which Django writes for `None`, and an empty array, which PHP writes for an empty object, are
-/// read as one without members, as is NULL.
+/// read as an object without members, and so is NULL.
 fn object(column: &str, json: Option<String>) -> Result<JsonText, String> {
     match json {
         Some(json) if json.starts_with('{') => Ok(JsonText::new(json)),

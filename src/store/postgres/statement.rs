@@ -1,7 +1,6 @@
-//! Statements whose text never changes, so that the server parses each once for a connection.
+//! Statements whose text never changes, so that the server parses each once per connection.
 //!
-//! What diesel is given as raw SQL it prepares anew each time, which is one more round trip, one more parse and one more
-//! plan.
+//! Diesel prepares raw SQL again for each call, which costs one more round trip, parse and plan.
 
 use std::marker::PhantomData;
 
@@ -20,7 +19,7 @@ pub(super) struct Statement<Rows> {
     rows: PhantomData<Rows>,
 }
 
-/// A value, by the type that the server is told.
+/// A value, by its type at the server.
 pub(super) enum Value {
     Bool(bool),
     Number(i64),
@@ -33,7 +32,7 @@ pub(super) enum Value {
 }
 
 impl<Rows> Statement<Rows> {
-    /// `cached`: the server may remember it, and how it is planned.
+    /// Creates a statement; `cached`: the server may keep it and its plan.
     pub(super) fn new(cached: bool, sql: &'static str, values: impl Into<Vec<Value>>) -> Self {
         let values = values.into();
         debug_assert_eq!(sql.matches('?').count(), values.len(), "{sql}");
@@ -75,9 +74,9 @@ impl Value {
     }
 }
 
-/// A condition that holds where the server can be written, and fails the statement elsewhere. Behind a pooler or a floating
-/// address a connection that was checked when it was made may have come to a standby, which shows as pending what was
-/// published since. `nextval`, which is never reached on a primary, says so with an error of its own code.
+/// A condition that holds if the server accepts writes, and otherwise fails the statement. Behind a pooler or a floating
+/// address, a connection that was checked when it was made may lead to a standby later, which shows events as pending that
+/// were published since. `nextval`, which is never reached on a primary, fails there with an error code of its own.
 macro_rules! on_a_primary {
     () => {
         "(SELECT CASE WHEN current_setting('transaction_read_only') = 'on' THEN nextval('outbox_events_seq') END) IS NULL"
@@ -85,7 +84,7 @@ macro_rules! on_a_primary {
 }
 pub(super) use on_a_primary;
 
-/// The text tells statements apart.
+/// Statements are told apart by their text.
 impl<Rows> QueryId for Statement<Rows> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;

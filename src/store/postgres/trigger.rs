@@ -1,4 +1,4 @@
-//! The trigger that announces what is inserted by writers who announce nothing.
+//! The trigger that sends notifications for writers that send none.
 
 use tokio_postgres::Client;
 
@@ -10,20 +10,20 @@ use crate::store::migrate::{MigrationPlan, Step};
 const CREATE: &str = include_str!("../../../migrations/postgres/notify/create.sql");
 const DROP: &str = include_str!("../../../migrations/postgres/notify/drop.sql");
 
-/// Whether there is one, and whether it is as it should be: a database that was copied may have been given another id.
+/// Whether the trigger exists, and whether it is current: a copied database may have been given another id.
 const FIND: &str = "SELECT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass('outbox_events') \
         AND t.tgname = 'outbox_events_notify'), \
     EXISTS (SELECT FROM pg_trigger t, outbox_meta m WHERE t.tgrelid = to_regclass('outbox_events') \
         AND t.tgname = 'outbox_events_notify' AND t.tgenabled = 'O' \
         AND encode(t.tgargs, 'escape') = 'outbox_' || replace(m.id::text, '-', '') || '\\000')";
 
-/// What [`set`] would run. Where the tables are still to be made there is no trigger.
+/// The steps that [`set`] would run. If the tables do not exist yet, neither does the trigger.
 pub(super) async fn plan(target: &Target, wanted: bool) -> Result<MigrationPlan> {
     let client = target.connect().await?;
     plan_with(target, &client, wanted).await
 }
 
-/// Creates the trigger or drops it; where it is as wanted, nothing is run.
+/// Creates the trigger or drops it; if it is already as wanted, runs nothing.
 pub(super) async fn set(target: &Target, wanted: bool) -> Result<MigrationPlan> {
     let client = target.connect().await?;
     let session = AdoptSession::begin(target, &client).await?;

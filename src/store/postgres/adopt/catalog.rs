@@ -1,14 +1,14 @@
-//! What stands in the database before and during an adoption.
+//! The state of the database before and during an adoption.
 
 use serde_json::Value;
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 use super::check::{Column, find_objections, has_ours};
 
-/// What an adoption meets.
+/// The table that an adoption finds.
 pub(super) struct Found {
     pub(super) has_columns: bool,
-    /// Rows that are not published and have no `seq`.
+    /// Unpublished rows without a `seq`.
     pub(super) unplaced: i64,
     pub(super) processing: i64,
     /// The planner's estimate of all rows.
@@ -16,13 +16,13 @@ pub(super) struct Found {
     pub(super) pages: i64,
 }
 
-/// Whether there is a table that no migration of ours has finished with.
+/// Whether a table exists that none of our migrations has finished.
 pub(super) async fn is_foreign(client: &Client) -> Result<bool, Error> {
     let known = "SELECT to_regclass('outbox_events') IS NOT NULL AND to_regclass('outbox_migrations') IS NULL";
     client.query_one(known, &[]).await?.try_get(0)
 }
 
-/// Why the table cannot be adopted, or what the adoption has to do with it.
+/// Why the table cannot be adopted, or its state.
 pub(super) async fn look(client: &Client) -> Result<Result<Found, String>, Error> {
     let kind: Option<String> = client.query_one(KIND, &[]).await?.try_get(0)?;
     if kind.as_deref() != Some("r") {
@@ -59,7 +59,7 @@ async fn columns(client: &Client) -> Result<Vec<Column>, Error> {
     rows.iter().map(column).collect()
 }
 
-/// Rows without a `seq`, and those in `processing`; counted by django-broadcaster's index on the status.
+/// Unpublished rows without a `seq`, and those in `processing`; counted by django-broadcaster's index on the status.
 pub(super) async fn count_unpublished(client: &Client, has_columns: bool) -> Result<(i64, i64), Error> {
     let unplaced = if has_columns { "seq IS NULL" } else { "true" };
     let query = format!(
@@ -75,14 +75,14 @@ pub(super) async fn count_pages(client: &Client) -> Result<i64, Error> {
     client.query_one(pages, &[]).await?.try_get(0)
 }
 
-/// CountMode all rows would read the table.
+/// The planner's estimate: counting all rows would read the whole table.
 async fn estimate_rows(client: &Client) -> Result<i64, Error> {
     let answer = client.simple_query("EXPLAIN (FORMAT JSON) SELECT FROM outbox_events").await?;
     let plan = answer.iter().find_map(first_column).and_then(|text| serde_json::from_str::<Value>(&text).ok());
     Ok(plan.and_then(|plan| plan.pointer("/0/Plan/Plan Rows")?.as_i64()).unwrap_or(0))
 }
 
-/// The first column of an answer's row, as text.
+/// The first column of a result row, as text.
 pub(super) fn first_column(message: &SimpleQueryMessage) -> Option<String> {
     match message {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
@@ -94,7 +94,7 @@ pub(super) async fn is_built(client: &Client, index: &str) -> Result<bool, Error
     client.query_one(HAS_INDEX, &[&index, &true]).await?.try_get(0)
 }
 
-/// An index that an interrupted run left behind.
+/// Whether an interrupted run left this index unfinished.
 pub(super) async fn is_unfinished(client: &Client, index: &str) -> Result<bool, Error> {
     client.query_one(HAS_INDEX, &[&index, &false]).await?.try_get(0)
 }

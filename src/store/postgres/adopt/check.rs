@@ -1,20 +1,20 @@
-//! Whether a table is django-broadcaster's, or one that its adoption has already begun to change.
+//! Checks whether a table is django-broadcaster's, or one whose adoption has begun.
 
-/// A column as the catalog has it.
+/// A column in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Column {
     pub(super) name: String,
-    /// As `format_type` writes it.
+    /// The type as `format_type` prints it.
     pub(super) data_type: String,
     pub(super) not_null: bool,
-    /// A writer need not give it.
+    /// Whether a writer may omit it.
     pub(super) filled: bool,
 }
 
 /// Name, type, and whether it is NOT NULL.
 type Expected = (&'static str, &'static str, bool);
 
-/// The columns that django-broadcaster 0.1.1 makes on PostgreSQL.
+/// The columns that django-broadcaster 0.1.1 creates on PostgreSQL.
 const THEIRS: [Expected; 18] = [
     ("id", "uuid", true),
     ("spec_version", "character varying(10)", true),
@@ -36,7 +36,7 @@ const THEIRS: [Expected; 18] = [
     ("publisher_config", "jsonb", true),
 ];
 
-/// The columns that the adoption adds, all at once.
+/// The columns that the adoption adds, all together.
 const OURS: [Expected; 8] = [
     ("seq", "bigint", false),
     ("retry_at", "timestamp with time zone", false),
@@ -48,7 +48,7 @@ const OURS: [Expected; 8] = [
     ("errors", "jsonb", false),
 ];
 
-/// What stands against taking the table over; empty: nothing.
+/// The reasons against adopting the table; empty: none.
 pub(super) fn find_objections(columns: &[Column]) -> Vec<String> {
     let ours: &[Expected] = if has_ours(columns) { &OURS } else { &[] };
     let wanted = || THEIRS.iter().chain(ours);
@@ -58,7 +58,7 @@ pub(super) fn find_objections(columns: &[Column]) -> Vec<String> {
     differs.chain(in_the_way.map(|column| format!("column {} is NOT NULL without a default", column.name))).collect()
 }
 
-/// Whether the columns that the adoption adds are there, or something of their names.
+/// Whether the table has the columns that the adoption adds, or others with their names.
 pub(super) fn has_ours(columns: &[Column]) -> bool {
     columns.iter().any(|column| OURS.iter().any(|(name, ..)| *name == column.name))
 }

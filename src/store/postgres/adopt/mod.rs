@@ -1,8 +1,8 @@
-//! Adopting the table that django-broadcaster's migration made, while its writers go on.
+//! Adopts the table of django-broadcaster's migration while its writers continue.
 //!
-//! A list of tasks, each of which can be interrupted and taken up again: what is done is seen from the catalog and from
-//! the rows. None writes the table anew, and none holds writers up for longer than a short wait for a lock. The tables of
-//! our own come last, in one transaction with the row in `outbox_migrations`, so no worker starts before.
+//! The adoption is a list of tasks, each of which can be interrupted and resumed: the catalog and the rows show the
+//! progress. No task rewrites the table, and none blocks writers for longer than a short wait for a lock. Our own tables are
+//! created last, in one transaction with the row in `outbox_migrations`, so no worker starts earlier.
 
 use tokio_postgres::{Client, Error};
 
@@ -20,7 +20,7 @@ use task::{Index, Task};
 
 const INDEXES: &str = include_str!("../../../../migrations/postgres/0001_outbox/indexes.sql");
 
-/// What [`adopt`] would run.
+/// The steps that [`adopt`] would run.
 pub(super) async fn plan(target: &Target, client: &Client) -> Result<MigrationPlan> {
     let mut plan = MigrationPlan::default();
     if is_needed(target, client).await? {
@@ -30,14 +30,14 @@ pub(super) async fn plan(target: &Target, client: &Client) -> Result<MigrationPl
     Ok(plan)
 }
 
-/// Adopts the table, where there is one that no migration of this program made.
+/// Adopts the table, if there is one that no migration of this program created.
 pub(super) async fn adopt(target: &Target, client: &Client, watch: &ProgressFn) -> Result<MigrationPlan> {
     let mut plan = MigrationPlan::default();
     if !is_needed(target, client).await? {
         return Ok(plan);
     }
     let session = AdoptSession::begin(target, client).await?;
-    // Another may have adopted it while this one waited for its turn.
+    // Another process may have adopted it while this one waited for the lock.
     if is_needed(target, client).await? {
         plan.adopts = true;
         let tasks = list_tasks(target, client).await?;
@@ -55,7 +55,7 @@ async fn is_needed(target: &Target, client: &Client) -> Result<bool> {
     catalog::is_foreign(client).await.map_err(|error| target.driver_error("migrate", &error))
 }
 
-/// What is still to be done.
+/// The tasks that are left.
 async fn list_tasks(target: &Target, client: &Client) -> Result<Vec<Task>> {
     let failed = |error: Error| target.driver_error("migrate", &error);
     let found = catalog::look(client).await.map_err(failed)?;
@@ -64,7 +64,7 @@ async fn list_tasks(target: &Target, client: &Client) -> Result<Vec<Task>> {
     if !found.has_columns {
         tasks.push(Task::AddColumns);
     }
-    // Until the columns are there rows are written without a seq, so a count of none says nothing yet.
+    // Until the columns exist, rows are written without a `seq`, so a count of zero means nothing yet.
     if !found.has_columns || found.unplaced > 0 {
         tasks.push(Task::FillSeq { rows: found.unplaced, pages: found.pages });
     }
@@ -80,7 +80,7 @@ async fn list_tasks(target: &Target, client: &Client) -> Result<Vec<Task>> {
     Ok(tasks)
 }
 
-/// What stands behind `CREATE INDEX`.
+/// The name after `CREATE INDEX`.
 fn index_name(statement: &str) -> &str {
     let behind = statement.split_once("CREATE INDEX ").map_or(statement, |(_, behind)| behind);
     behind.split_whitespace().next().unwrap_or(behind)

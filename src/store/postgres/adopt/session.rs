@@ -1,4 +1,4 @@
-//! A connection that changes a table which others write to meanwhile.
+//! A connection that changes a table while other connections write to it.
 
 use std::time::{Duration, Instant};
 
@@ -10,26 +10,26 @@ use crate::error::StoreError;
 use crate::store::postgres::connect::{Target, chain};
 use crate::store::postgres::migrate::ADVISORY_LOCK;
 
-/// How often and how long a lock is waited for, and the pause between, in which others get theirs.
+/// The number of tries for a lock, the wait in each, and the pause between, in which other transactions get theirs.
 struct Patience {
     lock_timeout: Duration,
     tries: u32,
     pause: Duration,
 }
 
-/// For statements that hold up writers while they wait for their lock. Longer than `deadlock_timeout` (1 s unless set
-/// otherwise), after which autovacuum gives way.
+/// For statements that block writers while they wait for their lock. Longer than `deadlock_timeout` (1 s by default), after
+/// which autovacuum yields its lock.
 const BRIEF: Patience =
     Patience { lock_timeout: Duration::from_millis(1_500), tries: 40, pause: Duration::from_secs(1) };
 
-/// For statements that wait until older transactions are over, and hold up nobody.
+/// For statements that wait for older transactions and block no writer.
 const LONG: Patience = Patience { lock_timeout: Duration::from_secs(600), tries: 3, pause: Duration::from_secs(1) };
 
-/// How long another migration is waited for. After a kill the server takes a second to notice that nobody is there.
+/// The wait for another migration. After a kill the server needs a second to notice that the client is gone.
 const TURN_LIMIT: Duration = Duration::from_secs(10);
 const TURN_PAUSE: Duration = Duration::from_millis(100);
 
-/// One adoption at a time has one.
+/// The connection of an adoption, of which only one runs at a time.
 pub(in crate::store::postgres) struct AdoptSession<'a> {
     target: &'a Target,
     client: &'a Client,
@@ -38,12 +38,12 @@ pub(in crate::store::postgres) struct AdoptSession<'a> {
 impl<'a> AdoptSession<'a> {
     /// Waits until no other migration runs.
     ///
-    /// It asks again rather than letting the server wait: a statement that waits is a transaction that building an index
-    /// concurrently waits for.
+    /// Polls instead of letting the server wait: a waiting statement is a transaction, for which building an index
+    /// concurrently would wait.
     pub(in crate::store::postgres) async fn begin(target: &'a Target, client: &'a Client) -> Result<Self> {
         let session = Self { target, client };
         session.run("SET statement_timeout = 0").await?;
-        // A statement whose client was killed ends soon. Not every system can tell, so a refusal is none.
+        // Makes a statement end soon after its client was killed. Not every system supports it, so a refusal is ignored.
         let _ = client.batch_execute("SET client_connection_check_interval = '500ms'").await;
         let began = Instant::now();
         while !session.take_turn().await? {
@@ -66,8 +66,8 @@ impl<'a> AdoptSession<'a> {
         self.run(&format!("SELECT pg_advisory_unlock({ADVISORY_LOCK})")).await
     }
 
-    /// Runs statements in one transaction and returns the first row's first column. They are sent together: no lock is
-    /// held while this program is stopped or killed.
+    /// Runs statements in one transaction and returns the first row's first column. They are sent together: no lock is held
+    /// while this program is stopped or killed.
     pub(in crate::store::postgres) async fn transact(&self, sql: &str) -> Result<Option<String>> {
         let sql = transaction(sql);
         let mut tries = 1;
@@ -75,7 +75,7 @@ impl<'a> AdoptSession<'a> {
             match self.client.simple_query(&sql).await {
                 Ok(answer) => return Ok(answer.iter().find_map(catalog::first_column)),
                 Err(error) => {
-                    // On a lost connection it fails too, and the next statement says so.
+                    // On a lost connection this fails too, and the next statement reports it.
                     let _ = self.client.batch_execute("ROLLBACK").await;
                     self.pause_or_fail(&BRIEF, tries, &error).await?;
                 }
@@ -84,7 +84,7 @@ impl<'a> AdoptSession<'a> {
         }
     }
 
-    /// Builds an index while others write. What an earlier try left unfinished is dropped first.
+    /// Builds an index while others write. An index that an earlier try left unfinished is dropped first.
     pub(super) async fn build_index(&self, name: &str, sql: &str) -> Result<()> {
         self.run(&format!("SET lock_timeout = '{}ms'", LONG.lock_timeout.as_millis())).await?;
         let mut tries = 1;
@@ -107,13 +107,13 @@ impl<'a> AdoptSession<'a> {
         Ok(u64::try_from(pages).unwrap_or(0))
     }
 
-    /// Rows that are still without a `seq` and not published.
+    /// The number of unpublished rows that still have no `seq`.
     pub(super) async fn count_unplaced(&self) -> Result<i64> {
         let counted = catalog::count_unpublished(self.client, true).await;
         counted.map(|(unplaced, _)| unplaced).map_err(|error| self.error(&error))
     }
 
-    /// After a lock that was not had: lets others have theirs, unless this was the last try.
+    /// Handles a lock that was not acquired: pauses so that other transactions get theirs, or fails after the last try.
     async fn pause_or_fail(&self, patience: &Patience, tries: u32, error: &Error) -> Result<()> {
         if !is_contention(error) {
             return Err(self.error(error));

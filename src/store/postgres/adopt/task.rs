@@ -1,4 +1,4 @@
-//! The steps of an adoption: what each sends, and what it costs those who use the table meanwhile.
+//! The tasks of an adoption: their statements, and their cost for other users of the table.
 
 use std::borrow::Cow;
 
@@ -19,10 +19,10 @@ const LAST: &str = concat!(
     "\nINSERT INTO outbox_migrations (version) VALUES (1);",
 );
 
-/// How many pages one batch spans: about 3,000 rows.
+/// The pages of one batch: about 3,000 rows.
 const BATCH_PAGES: usize = 128;
 
-/// In the order in which they come.
+/// The tasks, in the order in which they run.
 pub(super) enum Task {
     AddColumns,
     FillSeq { rows: i64, pages: i64 },
@@ -30,11 +30,11 @@ pub(super) enum Task {
     Finish { processing: i64 },
 }
 
-/// An index that is not there or not whole.
+/// An index that is missing or unfinished.
 pub(super) struct Index {
     pub(super) name: &'static str,
     pub(super) statement: &'static str,
-    /// An interrupted run left a part of it.
+    /// Whether an interrupted run left a part of it.
     pub(super) is_unfinished: bool,
     pub(super) table_pages: i64,
     pub(super) table_rows: i64,
@@ -71,7 +71,7 @@ impl Task {
         }
     }
 
-    /// Returns how many events it took up from `processing`.
+    /// Returns the number of events that it reset from `processing`.
     pub(super) async fn run(&self, session: &AdoptSession<'_>, watch: &ProgressFn) -> Result<u64> {
         let answer = match self {
             Self::AddColumns => session.transact(COLUMNS).await?,
@@ -82,7 +82,7 @@ impl Task {
         Ok(answer.and_then(|count| count.parse().ok()).unwrap_or(0))
     }
 
-    /// For people who want to know beforehand.
+    /// Describes the task for operators before it runs.
     pub(super) fn step(&self) -> Step {
         match self {
             Self::AddColumns => Step {
@@ -113,7 +113,7 @@ impl Task {
     }
 }
 
-/// Until no row is left: one that another writer moves to a page behind is met by the next round.
+/// Repeats until no row is left: a row that another writer moves to an earlier page is found by the next pass.
 async fn fill_seq(session: &AdoptSession<'_>, watch: &ProgressFn) -> Result<()> {
     loop {
         let pages = session.count_pages().await?;

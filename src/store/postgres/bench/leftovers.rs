@@ -1,4 +1,4 @@
-//! Removing such schemas: one's own, and those that a killed process left.
+//! Removes benchmark schemas: the process's own, and those that a killed process left.
 
 use tokio_postgres::Client;
 
@@ -7,7 +7,7 @@ use super::{BenchSchema, MEASURE, PREFIX, Result, lock_of, refused};
 use crate::settings::Secret;
 
 impl BenchSchema {
-    /// Removes a schema by a connection of its own, for others may be broken or busy.
+    /// Removes a schema on a connection of its own, because other connections may be broken or busy.
     pub(crate) async fn remove(database: &Secret, suffix: &str) -> Result<()> {
         let name = format!("{PREFIX}{suffix}");
         let target = Target::from_url(database.expose()).map_err(refused)?;
@@ -17,7 +17,7 @@ impl BenchSchema {
     }
 }
 
-/// Removes the schemas of processes that are gone; returns their suffixes.
+/// Removes the schemas of processes that have ended; returns their suffixes.
 pub(crate) async fn remove_abandoned(database: &Secret) -> Result<Vec<String>> {
     let target = Target::from_url(database.expose()).map_err(refused)?;
     let client = target.connect().await?;
@@ -42,7 +42,7 @@ async fn remove_unlocked(client: &Client) -> std::result::Result<Vec<String>, to
     Ok(removed)
 }
 
-/// Ends what still works in it: a statement that nobody waits for any more would hold its tables.
+/// Ends the connections that still work in the schema: an abandoned statement would hold its tables.
 async fn remove(client: &Client, name: &str) -> std::result::Result<(), tokio_postgres::Error> {
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
         WHERE starts_with(application_name, $1) AND usename = current_user AND pid <> pg_backend_pid()";

@@ -1,7 +1,7 @@
-//! A schema for `outbox bench`: made, filled, looked at and removed again. Nothing outside of it is touched.
+//! A schema for `outbox bench`: created, filled, measured and removed. Nothing outside of it is touched.
 //!
-//! Its name is also the `application_name` of whatever works in it, and while somebody does, an advisory lock on the name
-//! is held: a schema whose lock is free was left behind by a process that is gone.
+//! Its name is also the `application_name` of the connections that work in it, and while its process runs, it holds an
+//! advisory lock on the name: a schema whose lock is free was left behind by a process that has ended.
 
 mod counters;
 mod leftovers;
@@ -23,7 +23,7 @@ pub(crate) use leftovers::remove_abandoned;
 pub(crate) use raw::RawConnection;
 pub(crate) use workload::Workload;
 
-/// What the name of every such schema begins with.
+/// The prefix of the names of all such schemas.
 const PREFIX: &str = "outbox_bench_";
 
 const MEASURE: &str = "measure in a schema of its own";
@@ -37,7 +37,7 @@ pub(crate) struct BenchSchema {
 }
 
 impl BenchSchema {
-    /// Makes the schema `outbox_bench_<suffix>` in the database at this address.
+    /// Creates the schema `outbox_bench_<suffix>` in the database at this address.
     pub(crate) async fn create(database: &Secret, suffix: &str) -> Result<Self> {
         let name = format!("{PREFIX}{suffix}");
         let url = address_of(database, &name)?;
@@ -45,7 +45,7 @@ impl BenchSchema {
         let client = target.connect().await?;
         let schema = Self { name, url, target, client };
         schema.require_right().await?;
-        // Not every server can; then a statement of a process that is killed goes on to its end, and the lock with it.
+        // Not supported by every server; then a statement of a killed process runs to its end and keeps the lock until then.
         let _ = schema.client.batch_execute("SET client_connection_check_interval = '1s'").await;
         schema.run(&format!("SELECT {}", lock_of(&schema.name, "pg_advisory_lock"))).await?;
         schema.run(&format!("CREATE SCHEMA {}", schema.name)).await?;
@@ -54,12 +54,12 @@ impl BenchSchema {
         Ok(schema)
     }
 
-    /// The address by which others work in this schema.
+    /// The address for other connections into this schema.
     pub(crate) fn url(&self) -> &Secret {
         &self.url
     }
 
-    /// What the server is, for the report.
+    /// The server's version, for the report.
     pub(crate) async fn version(&self) -> Result<String> {
         let row = self.client.query_one("SELECT current_setting('server_version')", &[]).await;
         row.and_then(|row| row.try_get(0)).map_err(|error| self.failed(&error))
@@ -90,7 +90,7 @@ impl BenchSchema {
     }
 }
 
-/// The same database, where names are looked up in this schema alone.
+/// The address of the same database with names looked up in this schema only.
 fn address_of(database: &Secret, schema: &str) -> Result<Secret> {
     let mut url = Url::parse(database.expose()).map_err(|error| refused(format!("the URL is none: {error}")))?;
     let mut options = format!("-csearch_path={schema}");
@@ -107,7 +107,7 @@ fn address_of(database: &Secret, schema: &str) -> Result<Secret> {
     Ok(Secret::from(String::from(url)))
 }
 
-/// A call of one of the functions on advisory locks, for the lock of this schema.
+/// Calls an advisory lock function for the lock of this schema.
 fn lock_of(schema: &str, function: &str) -> String {
     format!("{function}(hashtextextended('{schema}', 0))")
 }

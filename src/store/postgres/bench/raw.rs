@@ -1,4 +1,4 @@
-//! The same rows as publishing writes, by the same driver and with nothing around it.
+//! Writes the same rows as publishing, with the same driver and without the library.
 
 use diesel::result::QueryResult;
 use diesel::sql_types::{Array, Text, Uuid as SqlUuid};
@@ -10,7 +10,7 @@ use super::super::connect::Target;
 use super::{BenchSchema, MEASURE, Result, refused};
 use crate::error::StoreError;
 
-/// A connection on which an application would publish.
+/// A connection like that of an application that publishes.
 pub(crate) struct RawConnection {
     target: Target,
     pub(crate) conn: AsyncPgConnection,
@@ -25,16 +25,16 @@ impl BenchSchema {
     }
 }
 
-/// A transaction that holds back vacuum, until it is dropped.
+/// A transaction that holds back vacuum until it is dropped.
 pub(crate) struct Pinned {
     _client: Client,
 }
 
 impl BenchSchema {
-    /// Begins a transaction that sees the table as it is now, and so keeps every row version from now on.
+    /// Begins a transaction with a snapshot of the table, which keeps every row version from now on.
     pub(crate) async fn pin(&self) -> Result<Pinned> {
         let client = self.target.connect().await?;
-        // By another name: nobody waits until it is gone.
+        // Under another name, so that no measurement waits for it to end.
         let begin =
             format!("SET application_name = '{}_pin'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1", self.name);
         client.batch_execute(&begin).await.map_err(|error| self.failed(&error))?;
@@ -43,7 +43,7 @@ impl BenchSchema {
 }
 
 impl RawConnection {
-    /// One event in a transaction of its own.
+    /// Inserts one event in a transaction of its own.
     pub(crate) async fn insert_one(&mut self, event_type: &str, source: &str, data: &str) -> Result<()> {
         let inserted = diesel::sql_query(
             "INSERT INTO outbox_events (id, event_type, source, data) VALUES ($1, $2, $3, $4::jsonb)",
@@ -57,7 +57,7 @@ impl RawConnection {
         self.checked(inserted)
     }
 
-    /// Many events in one statement.
+    /// Inserts many events in one statement.
     pub(crate) async fn insert_many(&mut self, event_type: &str, source: &str, data: &[String]) -> Result<()> {
         let ids: Vec<Uuid> = data.iter().map(|_| Uuid::now_v7()).collect();
         let same = |text: &str| vec![text.to_owned(); data.len()];

@@ -1,4 +1,4 @@
-//! What stands in the table before a measurement.
+//! The events in the table before a measurement.
 
 use super::{BenchSchema, Result};
 
@@ -6,13 +6,13 @@ use super::{BenchSchema, Result};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Workload {
     pub(crate) events: u32,
-    /// Characters of each one's data.
+    /// The length of each event's data in characters.
     pub(crate) data: u32,
-    /// How many keys they have; 0: none has one.
+    /// The number of keys; 0: no event has one.
     pub(crate) keys: u32,
-    /// What they take turns to carry as `publisher_backend`.
+    /// The values of `publisher_backend`, assigned in rotation.
     pub(crate) lanes: &'static [&'static str],
-    /// Each belongs to a trace, of which one in so many is sampled; 0: none does.
+    /// Each event belongs to a trace, and one in this many traces is sampled; 0: no event does.
     pub(crate) sampled: u32,
 }
 
@@ -28,7 +28,7 @@ impl BenchSchema {
         self.run("TRUNCATE outbox_events, outbox_workers, outbox_heartbeats, bench_starts").await
     }
 
-    /// Adds events, and leaves the table as vacuum does, so that no measurement pays for what was written before it.
+    /// Adds events and vacuums the table, so that no measurement pays for earlier writes.
     pub(crate) async fn fill(&self, workload: Workload) -> Result<()> {
         let Workload { events, data, keys, lanes, sampled } = workload;
         let [events, data, keys, sampled] = [events, data, keys, sampled].map(i64::from);
@@ -37,21 +37,21 @@ impl BenchSchema {
         self.settle_down().await
     }
 
-    /// Records all events as published, long ago; each leaves a dead row behind.
+    /// Records all events as published long ago; each leaves a dead row.
     pub(crate) async fn publish_all(&self) -> Result<()> {
         self.run("UPDATE outbox_events SET status = 'published', published_at = '2000-01-01', updated_at = now()").await
     }
 
     async fn settle_down(&self) -> Result<()> {
         self.run("VACUUM (ANALYZE) outbox_events").await?;
-        // Not everybody may; then the server writes its pages out whenever it does.
+        // Not every role may do this; otherwise the server writes its pages at a time of its own.
         let _ = self.client.batch_execute("CHECKPOINT").await;
         Ok(())
     }
 }
 
-/// Ids in the order of time, as this library makes them, and data that does not compress: `{"n": 7, "note": "…"}`, which
-/// has 19 characters beside the digits and the note.
+/// Ids in the order of time, as this library makes them, and data that does not compress: `{"n": 7, "note": "…"}`, which has
+/// 19 characters in addition to the digits and the note.
 const INSERT: &str = "WITH pool AS MATERIALIZED (SELECT p, (SELECT string_agg(translate(encode(sha256((p + i * random())::text::bytea), \
             'base64'), '=', ''), '') FROM generate_series(0, $2::bigint / 43) i) AS text FROM generate_series(0, 63) p) \
          INSERT INTO outbox_events (id, event_type, source, data, partition_key, publisher_backend, extensions) \

@@ -1,8 +1,8 @@
-//! Reading rows apart, where one of them makes it impossible to read them together: its text is longer than the server can
-//! make or than a statement may take, or is not valid in the connection's encoding.
+//! Reads rows separately if one of them makes it impossible to read them together: its text is longer than the server can
+//! create or than a statement may take, or is not valid in the connection's encoding.
 //!
-//! First the rows are read without what they carry. Then what they carry is read in small parts, and where a part cannot be
-//! read, row by row. A row that cannot be read alone is not a valid event, for the reason that was given.
+//! First the rows are read without their data. Then the data is read in small parts and, if a part cannot be read, row by
+//! row. A row that cannot be read alone is not a valid event, for the reason in the error.
 
 use std::sync::{Arc, LazyLock};
 
@@ -23,13 +23,13 @@ use crate::store::postgres::statement::{Statement, Value, on_a_primary};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{FetchRequest, FetchResult, FetchedRow, Position};
 
-/// Statements for one fetch at most. What they did not reach is read by the next one.
+/// The most statements for one fetch. The next fetch reads the rest.
 const MAX_STATEMENTS: usize = 128;
 
-/// Rows of a part.
+/// The rows of a part.
 const PART: usize = 64;
 
-/// A row that takes longer than a statement may is tried as often before it is to blame.
+/// The number of tries before a row that exceeds the statement's time limit is blamed.
 const TRIES: usize = 2;
 
 /// `None`: nothing is due, so no row is to blame.
@@ -44,7 +44,7 @@ pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Resu
     Ok(Some(apart.reader.answer))
 }
 
-/// A row without what it carries; its key in whatever encoding it has.
+/// A row without its data; its key may be in any encoding.
 type BareRow = (i16, Uuid, PgTimestamp, i64, PgTimestamp, i32, i32, bool, Vec<u8>);
 type Bare = (SmallInt, SqlUuid, Timestamptz, BigInt, Timestamptz, Integer, Integer, Bool, Binary);
 
@@ -105,7 +105,7 @@ struct Apart<'a> {
 }
 
 impl Apart<'_> {
-    /// Reads the rows' events from left to right, so that what is left out is what would have come last.
+    /// Reads the rows' events in order, so that the budget leaves out the last ones.
     async fn read(&mut self, rows: &[FetchedRow]) -> Result<()> {
         let mut parts: Vec<&[FetchedRow]> = rows.chunks(PART).rev().collect();
         while let Some(part) = parts.pop() {
@@ -122,7 +122,7 @@ impl Apart<'_> {
         Ok(())
     }
 
-    /// The inner error is about a row of the part.
+    /// Reads a part; the inner error is about one of its rows.
     async fn read_part(&mut self, part: &[FetchedRow]) -> Result<Result<()>> {
         let tries = if part.len() == 1 { TRIES } else { 1 };
         let mut late = None;
@@ -156,7 +156,7 @@ impl Apart<'_> {
     }
 }
 
-/// The rows of a part as far as the budget of bytes goes; a row that changed since is left out.
+/// Loads the rows of a part within the byte budget; a row that has changed since is left out.
 async fn load(store: &PostgresStore, part: &[FetchedRow], request: &FetchRequest) -> Result<Result<Vec<FetchedRow>>> {
     let (target, request) = (Arc::clone(&store.target), request.clone());
     let values = [

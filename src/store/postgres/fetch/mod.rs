@@ -1,4 +1,4 @@
-//! Reading what is due, and what comes before it.
+//! Reads due events, and the events before them.
 
 mod apart;
 #[cfg(test)]
@@ -24,8 +24,8 @@ use crate::store::{Blocker, FetchRequest, FetchResult, FetchedRow, Position, Pre
 type Placed = (SmallInt, DeliveredTypes);
 type PlacedRow = (i16, DeliveredRow);
 
-/// Reads the ranges, then due retries, then keys, until the budget is spent. Where one row makes that impossible, the rows
-/// are read apart.
+/// Reads the ranges, then due retries, then keys, until the budget is spent. If one row makes that impossible, the rows are
+/// read separately.
 pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Result<FetchResult> {
     match fetch_together(store, request).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -35,7 +35,7 @@ pub(super) async fn fetch(store: &PostgresStore, request: &FetchRequest) -> Resu
     }
 }
 
-/// The inner error is what the server, or the driver, says of a row.
+/// The inner error is about a row, from the server or the driver.
 async fn fetch_together(store: &PostgresStore, request: &FetchRequest) -> Result<Result<FetchResult>> {
     let (target, request, cached) = (Arc::clone(&store.target), request.clone(), store.target.can_cache_statements());
     store
@@ -55,12 +55,12 @@ async fn fetch_together(store: &PostgresStore, request: &FetchRequest) -> Result
 
 const FETCH: &str = "fetch due events";
 
-/// There is room for so many rows from the first one on.
+/// The initial capacity in rows.
 const USUAL_ROWS: usize = 2_000;
 
 async fn read_due(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
     let request = reader.request;
-    // Dead rows stay at the start for as long as a transaction holds vacuum back.
+    // Dead rows stay at the start for as long as a transaction holds back vacuum.
     if request.ranges.iter().any(|range| range.from == Position::START && range.to.is_none()) {
         reader.answer.clock = Some(clock(conn, reader.cached).await?);
     }
@@ -76,7 +76,7 @@ async fn read_due(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> Quer
     Ok(())
 }
 
-/// It may be: the connection and the transaction are what they should be.
+/// Whether the error can be about a row: the connection and the transaction are in the expected state.
 fn is_about_a_row(error: &DieselError) -> bool {
     use DatabaseErrorKind::{ClosedConnection, ReadOnlyTransaction, SerializationFailure, UnableToSendCommand};
     match error {
@@ -105,7 +105,7 @@ impl<'a> Reader<'a> {
         Value::Number(i64::try_from(self.request.max_event_bytes).unwrap_or(i64::MAX))
     }
 
-    /// Returns whether there is room for another row.
+    /// Returns whether the budget allows another row.
     fn push(&mut self, row: FetchedRow) -> bool {
         let size = row.event.as_ref().map_or(0, |event| event.size());
         let rows = self.answer.rows.len();
@@ -121,7 +121,7 @@ impl<'a> Reader<'a> {
         true
     }
 
-    /// Reads a query's rows. What is left when the budget is spent stays in the socket and is thrown away by the driver.
+    /// Reads a query's rows. Rows beyond the budget stay in the socket, and the driver discards them.
     async fn read(
         &mut self,
         conn: &mut AsyncPgConnection,
@@ -148,16 +148,16 @@ async fn clock(conn: &mut AsyncPgConnection, cached: bool) -> QueryResult<i64> {
     Ok(now)
 }
 
-/// What a fetch selects of the rows that it finds.
+/// The columns that a fetch selects.
 struct FetchSelection {
     columns: &'static str,
-    /// Of the table, from which the columns are made.
+    /// The columns of the table from which the others are computed.
     inner: &'static str,
     fits: &'static str,
 }
 
 impl FetchSelection {
-    /// Columns of the table.
+    /// Selects columns of the table unchanged.
     fn of(columns: &'static str) -> Self {
         Self { columns, inner: "e.*", fits: "" }
     }
@@ -166,7 +166,7 @@ impl FetchSelection {
         Self { columns: DELIVERED, inner: TEXTS, fits: FITS }
     }
 
-    /// A query for the rows, as the columns need it.
+    /// The query for the rows, in the form that the columns need.
     fn from(&self, rows: &str) -> String {
         if self.fits.is_empty() { rows.to_owned() } else { sized(rows) }
     }
@@ -209,7 +209,7 @@ fn range_values(request: &FetchRequest) -> Vec<Value> {
     ]
 }
 
-/// A row that another writer put into `retry` without a time is due like any other of its `scheduled_at`.
+/// A row that another writer set to `retry` without a time is due at its `scheduled_at`.
 fn retries_sql(selection: &FetchSelection) -> String {
     let FetchSelection { columns, inner, fits } = selection;
     let rows = selection.from(&format!(
@@ -332,7 +332,7 @@ const BLOCKERS: &str = concat!(
     on_a_primary!()
 );
 
-/// The rows of what was sent that the table does not know as published.
+/// Those of the sent rows that are not recorded as published.
 pub(super) async fn find_unsettled(store: &PostgresStore, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>> {
     let (ids, seqs): (Vec<Uuid>, Vec<i64>) = sent.iter().copied().unzip();
     let values = [Value::Ids(ids), Value::Numbers(seqs), Value::Text(lane.to_owned()), Value::Number(i64::MAX)];
@@ -341,7 +341,7 @@ pub(super) async fn find_unsettled(store: &PostgresStore, lane: &str, sent: &[(U
     let looked_up = store.run("look up what was sent", |conn| {
         async move {
             let rows = query.load::<PlacedRow>(conn).await?;
-            // On the connection that has shown what is recorded: after a failover in between there is none to ask.
+            // On the connection that showed the recorded state: after a failover in between there is none to ask.
             diesel::sql_query(confirmation).execute(conn).await?;
             Ok(rows)
         }
@@ -369,7 +369,7 @@ static UNSETTLED_SENT: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Whether a lane has an event that is due and has none before it that is not.
+/// Whether a lane has a due event without an earlier one that blocks it.
 pub(super) async fn has_due(store: &PostgresStore, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
     let lanes: Vec<&str> = lanes.iter().map(AsRef::as_ref).collect();
     let holding: Vec<&str> = failed_blocks.iter().map(AsRef::as_ref).collect();
@@ -391,8 +391,8 @@ struct Answer {
     yes: bool,
 }
 
-/// Of a key only the first unsettled event counts: where it is due there is something due, where it waits all wait. Asked
-/// so, the `keys` index answers with one row; asked for any event that waits, every retry of the lane would be read.
+/// Only the first unsettled event of a key counts: if it is due, something is due; if it waits, the whole key waits. This
+/// way the `keys` index returns one row; a search for any waiting event would read every retry of the lane.
 macro_rules! first_of_a_shard {
     ($due:literal) => {
         concat!(
@@ -424,7 +424,7 @@ const HAS_DUE: &str = concat!(
     on_a_primary!()
 );
 
-/// Takes a row apart; what cannot be an event says why.
+/// Converts a row; one that is not a valid event gets a reason.
 fn read((shard, row): PlacedRow, lane: &str, max_event_bytes: usize) -> FetchedRow {
     FetchedRow {
         shard,

@@ -23,7 +23,7 @@ fn everything() -> FetchRequest {
     }
 }
 
-/// An event as another writer makes it, with these columns.
+/// An event as another writer inserts it, with these columns.
 fn insert(columns: &str, values: &str) -> (Uuid, String) {
     let id = Uuid::now_v7();
     let statement =
@@ -59,7 +59,7 @@ async fn earlier_errors_of_an_event_are_not_read_however_long_they_are() {
     assert_eq!((&*event.last_error, event.errors.as_ref()), ("", None));
 }
 
-/// A database in which any byte is a character.
+/// A database in which every byte is a character.
 async fn without_encoding() -> (PostgresFixture, PostgresStore) {
     let fixture = PostgresFixture::empty().await;
     let name = format!("{}_ascii", fixture.database.name);
@@ -95,6 +95,6 @@ async fn a_byte_that_is_not_valid_fails_its_own_row_and_the_others_are_read() {
     for id in good {
         assert_eq!(reason(&answer.rows, id), None);
     }
-    // A keyed event is read as part of its range and of its key, and the range comes first.
+    // A keyed event is read both in its range and by its key, and the range comes first.
     assert!(answer.rows[..200].iter().all(|row| row.in_range));
 }

@@ -1,4 +1,4 @@
-//! Announcing, seeing and dropping handlers.
+//! Announces, sees and drops handlers.
 
 use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
@@ -10,7 +10,7 @@ use crate::store::Announcement;
 use crate::store::postgres::settle::{Parameter, durable};
 use crate::store::postgres::{PostgresStore, Result};
 
-/// In the order of their names, so that two processes never wait for each other.
+/// Announces in the order of names, so that two processes never deadlock.
 pub(in crate::store::postgres) async fn announce(store: &PostgresStore, handlers: &[Announcement]) -> Result<()> {
     let sql = format!(
         "WITH {} INSERT INTO outbox_handlers AS h (name, types, owed_for) \
@@ -31,14 +31,14 @@ pub(in crate::store::postgres) async fn announce(store: &PostgresStore, handlers
     store.settling.write("announce handlers", sql, parameters).await.map(drop)
 }
 
-/// A hundred years at most: added to a time they stay one.
+/// The duration in microseconds, at most a hundred years: added to a time it does not overflow.
 fn micros(handler: &Announcement) -> i64 {
     const CENTURY: i64 = 100 * 365 * 86_400_000_000;
     i64::try_from(handler.owed_for.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
 }
 
-/// Written rarely: each settle reads these rows, with all their versions while a snapshot is held. A row that is locked is
-/// being announced or dropped.
+/// Writes rarely: each settle reads these rows, with all their versions while a snapshot is held. A locked row is being
+/// announced or dropped.
 pub(in crate::store::postgres) async fn see(store: &PostgresStore, names: &[String]) -> Result<()> {
     let names = names.to_vec();
     store
@@ -57,10 +57,10 @@ pub(in crate::store::postgres) async fn see(store: &PostgresStore, names: &[Stri
         .map(drop)
 }
 
-/// Deliveries that end in one statement.
+/// The number of deliveries that end in one statement.
 const BATCH: i64 = 1_000;
 
-/// Settles that have read the announcement may still write deliveries: these are of its generation, and end as dropped.
+/// Settles that read the announcement before may still write deliveries: these have its generation, and end as dropped.
 pub(in crate::store::postgres) async fn drop_handler(store: &PostgresStore, name: &str) -> Result<usize> {
     let sql = format!(
         "WITH {}, dropped AS (DELETE FROM outbox_handlers h USING durable WHERE h.name = $1 RETURNING h.generation) \

@@ -1,4 +1,4 @@
-//! What handlers answer.
+//! Records answers of handlers.
 
 use serde_json::{Value, json};
 use tokio_postgres::types::Type;
@@ -11,7 +11,7 @@ use crate::store::{Care, RejectedDelivery, Settled};
 
 const HANDLED: &str = "record what was handled";
 
-/// The usual way waits for row locks for a moment: handlers of one event often answer together.
+/// The usual way waits for row locks for a short time: handlers of one event often answer together.
 pub(in crate::store::postgres) async fn handled(
     store: &PostgresStore,
     handled: &[(String, Uuid, i64)],
@@ -57,7 +57,7 @@ fn columns(handled: &[(String, Uuid, i64)]) -> Vec<Parameter> {
     ]
 }
 
-/// Ends deliveries of a handler in these generations, as if they were handled; returns how many. Those of locked events stay.
+/// Ends a handler's deliveries of these generations as if they were handled, except of locked events; returns how many.
 pub(super) async fn end(store: &PostgresStore, handler: &str, from: i64, to: i64, most: i64) -> Result<usize> {
     let sql = format!(
         "WITH {}, batch AS MATERIALIZED (SELECT d.event_id, d.seq FROM outbox_handler_deliveries d, durable \
@@ -77,7 +77,7 @@ pub(super) async fn end(store: &PostgresStore, handler: &str, from: i64, to: i64
     Ok(rows.iter().filter(|row| found(row) != Settled::Locked).count())
 }
 
-/// Each under the lease of its handler's lane; the same call again finds its own work done and says so.
+/// Records rejections, each under the lease of its handler's lane; a repeated call finds and reports its own work.
 pub(in crate::store::postgres) async fn rejected(
     store: &PostgresStore,
     owner: Uuid,

@@ -1,8 +1,8 @@
-//! Fetching what is owed to a handler.
+//! Fetches the deliveries that are owed to a handler.
 //!
-//! First the due deliveries are read, which are small, by the index on their times; what the handler may not have yet is left
-//! out in the same snapshot. Then their events. A delivery that waits for another of its key would be read again with each
-//! fetch, so where there are many it is put behind the one that it waits for.
+//! First the due deliveries are read, which are small, by the index on their times; those that the handler may not get yet
+//! are left out in the same snapshot. Then their events. A delivery that waits for another of its key would be read again
+//! with each fetch, so if there are many, it is postponed until the one that it waits for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -49,7 +49,7 @@ pub(in crate::store::postgres) async fn fetch(
 
 type DueTypes = (SqlUuid, BigInt, Text, SmallInt, Timestamptz, Integer, Integer, Nullable<Timestamptz>);
 
-/// A due delivery, and the time to which it is put off where it has to wait.
+/// A due delivery, and the time until which it is postponed if it has to wait.
 #[derive(diesel::Queryable)]
 struct Due {
     id: Uuid,
@@ -62,7 +62,7 @@ struct Due {
     put_off_to: Option<PgTimestamp>,
 }
 
-/// Beyond what is wanted, so many of each shard are read to find what need not wait.
+/// The number of extra deliveries of each shard that are read to find some that need not wait.
 const SPARE: usize = 100;
 
 async fn due(conn: &mut AsyncPgConnection, request: &DeliveryRequest, cached: bool) -> QueryResult<Vec<Due>> {
@@ -84,7 +84,7 @@ async fn due(conn: &mut AsyncPgConnection, request: &DeliveryRequest, cached: bo
     Statement::<DueTypes>::new(cached, DUE, values).load(conn).await
 }
 
-/// Of each key the first delivery that is not among those read decides, and the first unsettled event.
+/// For each key, the first delivery that is not among those read decides, and the first unsettled event.
 const DUE: &str = "WITH known AS MATERIALIZED (SELECT 0::bigint AS generation \
         UNION ALL SELECT h.generation FROM outbox_handlers h WHERE h.name = ?), \
      due AS MATERIALIZED (SELECT d.* FROM unnest(?) AS s(shard) CROSS JOIN known k CROSS JOIN LATERAL (\
@@ -160,7 +160,7 @@ async fn read_events(
     Ok(read)
 }
 
-/// In the order of the ids: nothing but a nested loop can join them.
+/// In the order of the ids, so that only a nested loop can join them.
 static EVENTS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT {DELIVERED} FROM unnest(?, ?) AS s(id, seq) CROSS JOIN LATERAL ({}) e {FITS}",
@@ -168,8 +168,8 @@ static EVENTS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Deliveries with their events, and those whose event is gone. What the budget left unread ends the answer, so that no later
-/// event of a key comes before an earlier one.
+/// Deliveries with their events, and those whose event was deleted. The first delivery whose event the budget left unread
+/// ends the result, so that no later event of a key comes before an earlier one.
 fn join(request: &DeliveryRequest, due: &[Due], mut read: Read) -> (Vec<FetchedDelivery>, Vec<(String, Uuid, i64)>) {
     let (mut fetched, mut gone) = (Vec::with_capacity(read.events.len()), Vec::new());
     for due in due.iter().filter(|due| due.put_off_to.is_none()) {
@@ -198,7 +198,7 @@ impl Due {
     }
 }
 
-/// What waits is found again once the delivery before it was made, or at its time.
+/// Postpones deliveries that wait: each is found again once the delivery before it was handled, or at its time.
 async fn put_behind(store: &PostgresStore, due: &[Due]) -> Result<()> {
     let waiting: Vec<(&Due, PgTimestamp)> = due.iter().filter_map(|due| Some((due, due.put_off_to?))).collect();
     if waiting.is_empty() {

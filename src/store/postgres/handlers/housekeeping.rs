@@ -1,6 +1,6 @@
-//! What the janitor ends: deliveries to dropped handlers and of events that are gone, and events that owe nothing any more.
+//! Janitor work: ends deliveries to dropped handlers and of deleted events, and finds events that owe nothing more.
 //!
-//! Events and deliveries are gone through a few at a time, in rounds, so that what an absent handler is owed costs no more.
+//! Events and deliveries are read a few at a time, in rounds, so that the deliveries of an absent handler cost no more.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,10 +16,10 @@ use crate::store::postgres::admin::BY_INDEX;
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{Care, Settled};
 
-/// Rows of each kind that one call looks at.
+/// The number of rows of each kind that one call reads.
 const BATCH: i64 = 1_000;
 
-/// How far the rounds are.
+/// The progress of the rounds.
 pub(in crate::store::postgres) struct Rounds {
     events: Mutex<(PgTimestamp, Uuid)>,
     deliveries: Mutex<(Uuid, i64, String)>,
@@ -57,7 +57,7 @@ pub(in crate::store::postgres) async fn finish_settled(store: &PostgresStore) ->
     Ok(ended)
 }
 
-/// Written by settles that had read the announcement before it was dropped.
+/// Ends deliveries of settles that had read the announcement before it was dropped.
 async fn end_dropped(store: &PostgresStore) -> Result<usize> {
     let dropped: Vec<(String, i64)> = store
         .run("look for deliveries to dropped handlers", |conn| sql::<(Text, BigInt)>(DROPPED).load(conn).boxed())
@@ -69,7 +69,7 @@ async fn end_dropped(store: &PostgresStore) -> Result<usize> {
     Ok(ended)
 }
 
-/// From one handler's generation to the next.
+/// Steps from one handler's generation to the next.
 const DROPPED: &str = "WITH RECURSIVE known AS (\
         (SELECT handler, generation FROM outbox_handler_deliveries ORDER BY handler, generation LIMIT 1) \
         UNION ALL SELECT n.handler, n.generation FROM known k CROSS JOIN LATERAL (\
@@ -78,7 +78,7 @@ const DROPPED: &str = "WITH RECURSIVE known AS (\
      SELECT k.handler::text, k.generation FROM known k WHERE k.generation <> 0 AND NOT EXISTS (\
         SELECT FROM outbox_handlers h WHERE h.name = k.handler AND h.generation = k.generation)";
 
-/// Named as answers of no handler: their row decides once it is locked.
+/// Events without deliveries, named as answers of no handler: the event's row decides once it is locked.
 async fn events_without_deliveries(store: &PostgresStore) -> Result<Vec<(String, Uuid, i64)>> {
     let (after, id) = replace(&store.rounds.events, None);
     let rows: Vec<(PgTimestamp, Uuid, i64, bool)> = store

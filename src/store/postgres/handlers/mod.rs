@@ -1,4 +1,4 @@
-//! Handlers across processes: who is announced, what they are owed, and what they answer.
+//! Handlers across processes: announcements, deliveries that are owed to them, and their answers.
 
 mod announcements;
 mod answers;

@@ -1,4 +1,4 @@
-//! What handlers are owed.
+//! Deliveries that are owed to handlers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(in crate::store::postgres) async fn owed_before(
     Ok(owed)
 }
 
-/// From one name to the next, so that it costs a look-up for each handler, however much that is owed.
+/// The next handler name, so that the cost is one lookup for each handler, however much is owed.
 macro_rules! next_owed {
     ($key:literal, $after:literal) => {
         concat!(

@@ -1,4 +1,4 @@
-//! What a handler that is away is owed costs no other statement anything, and answers that meet.
+//! The deliveries of an absent handler cost other statements nothing; concurrent answers.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const OWED: usize = 50_000;
 
-/// Pages that one statement may touch; those owed to the absent handler fill many times as many.
+/// The most pages that one statement may read; the deliveries of the absent handler fill many times as many.
 const MOST_PAGES: u64 = 3_000;
 
-/// Events that an absent handler is owed, and 300 that another is owed as well, of the same keys.
+/// Events that are owed to an absent handler, 300 of which are owed to another as well, of the same keys.
 fn fill() -> String {
     format!(
         "INSERT INTO outbox_events (id, event_type, source, publisher_backend, partition_key, status, published_at, \
@@ -54,7 +54,7 @@ fn request() -> DeliveryRequest {
     }
 }
 
-/// Everything that workers, takers, the janitor and operators ask, but for what counts all that is owed.
+/// Runs all statements of workers, handlers, the janitor and operators, except those that count all deliveries.
 async fn ask(store: &PostgresStore, owner: Uuid, epoch: i64) -> Vec<(Uuid, i64)> {
     let everything = FetchRequest {
         retry_shards: (0..SHARDS).collect(),
@@ -154,7 +154,7 @@ async fn what_an_absent_handler_is_owed_costs_no_other_statement_pages() {
         assert!(!plan.contains("Seq Scan on outbox_events"), "{plan}");
         assert!(!plan.contains("Seq Scan on outbox_handler_deliveries"), "{plan}");
         assert!(removed_rows(plan) <= MOST_REMOVED, "{plan}");
-        // The janitor looks at a thousand rows of each kind.
+        // The janitor reads a thousand rows of each kind.
         let most =
             if plan.contains("NOT EXISTS") || plan.contains("EXISTS (SELECT FROM outbox_events") { 4 } else { 1 };
         assert!(pages(plan) <= most * MOST_PAGES, "{} pages: {plan}", pages(plan));
@@ -167,8 +167,8 @@ async fn what_an_absent_handler_is_owed_costs_no_other_statement_pages() {
 const ONE: &str =
     "INSERT INTO outbox_events (id, event_type, source) VALUES ('00000000-0000-0000-0000-000000000001', 't', 's')";
 
-/// Both wait for the event's row before either has committed, so neither could see the other's answer in a snapshot of its
-/// beginning.
+/// Both wait for the event's row before either has committed, so neither could see the other's answer in a snapshot taken at
+/// its start.
 #[tokio::test]
 async fn of_two_answers_that_wait_for_the_same_row_the_second_sees_the_first_and_publishes() {
     let fixture = PostgresFixture::fresh().await;
@@ -189,7 +189,7 @@ async fn of_two_answers_that_wait_for_the_same_row_the_second_sees_the_first_and
         let let_go = async {
             let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
                 AND datname = current_database()";
-            // They wait for a moment only; those that came to the row too late decide nothing about the test.
+            // They wait for a short time only; those that were too late for the row decide nothing about the test.
             for _ in 0..100 {
                 if fixture.number(waiting).await == 2 {
                     break;

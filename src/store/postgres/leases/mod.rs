@@ -1,7 +1,7 @@
 //! Leases on a connection of their own.
 //!
-//! Each write is one simple-protocol statement: the server has all of it at once, so a worker that stops in its
-//! middle leaves no lock behind. Rows that another holds are skipped, never waited for.
+//! Each write is one simple-protocol statement: the server receives all of it together, so a worker that stops in its middle
+//! leaves no lock behind. Rows that another transaction has locked are skipped without waiting.
 
 mod sql;
 #[cfg(test)]
@@ -22,22 +22,21 @@ use super::{LaneName, LeaseStore, Result, SHARDS, STATEMENT_LIMIT, Shard};
 use crate::error::StoreError;
 use crate::store::{Heartbeat, LeaseRow, LeaseSnapshot, LiveWorker, NO_OWNER, PROTOCOL, forgotten_after};
 
-/// How long to wait for an answer that is only nice to have, or that a later beat can ask for again.
+/// The time limit for an optional reply, or for one that a later heartbeat can ask for again.
 const SHORT_LIMIT: Duration = Duration::from_secs(1);
 
-/// What a worker reports is written when it changed. For programs that know only that row and forget workers that are
-/// silent for long, it is written once more after this: rarely, since each time leaves an old version.
+/// A worker's report is written when it changes, and again after this interval, for programs that know only that row and
+/// remove workers that are silent for long. The interval is long because each write leaves an old row version.
 const LONGEST_REPORT_INTERVAL: Duration = Duration::from_secs(600);
 
 fn report_interval(lease: Duration) -> Duration {
     (forgotten_after(lease) / 6).min(LONGEST_REPORT_INTERVAL)
 }
 
-/// Another transaction holds the worker's row for a moment, mostly one that takes its leases.
+/// The pause after another transaction had locked the worker's row, usually to acquire its leases.
 const SKIPPED_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long to wait for an answer that the leases hang on: a connection that has gone silent must be noticed while they
-/// still run.
+/// The time limit for a reply on which the leases depend: a silent connection must be noticed before they expire.
 fn beat_limit(lease: Duration) -> Duration {
     (lease / 3).max(SHORT_LIMIT).min(STATEMENT_LIMIT)
 }
@@ -46,30 +45,30 @@ pub(super) struct PostgresLeases {
     target: Arc<Target>,
     connections: Connections,
     connection: Option<Connection>,
-    /// The last beat that is known to be recorded.
+    /// The last heartbeat that is known to be recorded.
     last: Option<Beat>,
     reported: Option<(WorkerReport, Instant)>,
-    /// Where each worker's heartbeat was seen last. Newer versions are on the same page or behind it, so a read from there
-    /// does not depend on how many old ones vacuum has left.
+    /// Where each worker's heartbeat was last read. Newer versions are on the same page or a later one, so the cost of a
+    /// read from there does not depend on how many old versions vacuum has left.
     places: BTreeMap<Uuid, String>,
-    /// As the last view showed them: owners whose time was over, and owners without a row.
+    /// Owners that had expired at the last snapshot, and owners without a row.
     ended: BTreeSet<Uuid>,
     absent: BTreeSet<Uuid>,
     protocol: i16,
-    /// A program that knows no newer protocol was alive.
+    /// Whether a program that knows no newer protocol was alive.
     has_older: bool,
-    /// A worker was silent for so long that its rows may go.
+    /// Whether a worker was silent for so long that its rows may be deleted.
     has_gone: bool,
 }
 
-/// A recorded beat: its number, and the place of its row.
+/// A recorded heartbeat: its number, and the location of its row.
 #[derive(Debug, Clone)]
 struct Beat {
     number: i64,
     place: String,
 }
 
-/// Backends and handlers, as JSON.
+/// The backends and handlers of a worker, as JSON.
 type WorkerReport = (String, String);
 
 impl PostgresLeases {
@@ -89,8 +88,8 @@ impl PostgresLeases {
         }
     }
 
-    /// Sends one simple query. After an error the connection is made anew: its state is not known. What is not answered is
-    /// cancelled with the connection, and there is no other before that has ended.
+    /// Sends one simple query. After an error the connection is replaced: its state is unknown. An unanswered query is
+    /// cancelled with the connection, and no new connection is made before it has ended.
     async fn ask(&mut self, operation: &'static str, limit: Duration, sql: &str) -> Result<Vec<SimpleQueryRow>> {
         let mut connection = match self.connection.take() {
             Some(connection) if !connection.client.is_closed() => connection,
@@ -121,7 +120,7 @@ impl PostgresLeases {
         Ok(connection)
     }
 
-    /// Records the beat. Returns whether the worker's row was there; where it had been deleted, it is back.
+    /// Records the heartbeat. Returns whether the worker's row existed; a deleted row is inserted again.
     async fn record(&mut self, beat: &Heartbeat) -> Result<bool> {
         let limit = beat_limit(beat.lease);
         let deadline = Instant::now() + limit;
@@ -139,7 +138,7 @@ impl PostgresLeases {
                 self.last = Some(Beat { number: last.number.wrapping_add(1), place: place.to_owned() });
                 return Ok(true);
             }
-            // Locked, recorded by an earlier execution, or deleted.
+            // The row was locked, recorded by an earlier execution, or deleted.
             let found = self.ask("read the worker's row", limit, &sql::read_beat(beat.worker)).await?;
             self.last = found.first().and_then(recorded_beat);
             tokio::time::sleep(SKIPPED_PAUSE).await;
@@ -147,7 +146,7 @@ impl PostgresLeases {
         Err(StoreError::Locked { operation: "record a heartbeat" })
     }
 
-    /// Makes the worker's rows, unless they are there: a keeper that is replaced leaves them to the next.
+    /// Inserts the worker's rows, unless they exist: a replaced lease keeper leaves them to the next.
     async fn register(&mut self, beat: &Heartbeat) -> Result<bool> {
         let limit = beat_limit(beat.lease);
         let made = self.ask("register the worker", limit, &sql::register(beat, rand::random::<i64>() >> 1)).await?;
@@ -160,7 +159,7 @@ impl PostgresLeases {
         }
     }
 
-    /// What changes rarely has a row of its own.
+    /// Writes the report, which changes rarely, to a row of its own.
     async fn report(&mut self, beat: &Heartbeat) -> Result<()> {
         let report = (beat.backends.clone(), beat.handlers.clone());
         let interval = report_interval(beat.lease);
@@ -183,7 +182,7 @@ impl PostgresLeases {
         let seen: Vec<Uuid> = ends.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
         let missed: Vec<Uuid> = ids.iter().filter(|id| !seen.contains(id)).copied().collect();
         if !missed.is_empty() {
-            // New, gone, or moved to a page before: vacuum had made room there.
+            // New, deleted, or moved to an earlier page that vacuum had cleared.
             ends.extend(self.ask("read heartbeats", limit, &sql::read_ends(&missed, &BTreeMap::new())).await?);
         }
         let clock = leases.first().and_then(|row| row.get(5)?.parse().ok());
@@ -194,7 +193,7 @@ impl PostgresLeases {
 }
 
 impl PostgresLeases {
-    /// What to take from, and by which rules, until the next view.
+    /// Remembers the owners from which leases can be acquired, and the protocol, until the next snapshot.
     fn remember(&mut self, beat: &Heartbeat, workers: &[WorkerState], leases: &[SimpleQueryRow]) {
         self.places = workers.iter().filter_map(|worker| Some((worker.id, worker.place.clone()?))).collect();
         self.ended = workers.iter().filter(|worker| worker.has_ended()).map(|worker| worker.id).collect();
@@ -235,7 +234,7 @@ impl PostgresLeases {
         }
     }
 
-    /// One that does not know the rules in force can take nothing; a share left to it would be nobody's.
+    /// A worker that does not know the protocol in force can acquire nothing; no worker would serve a share left to it.
     fn can_work(&self, worker: &WorkerState) -> bool {
         worker.alive && worker.protocol >= self.protocol
     }
@@ -248,12 +247,12 @@ impl PostgresLeases {
         Some(LeaseRow { shard, owner, epoch, expired })
     }
 
-    /// Begins the newest rules where every worker knows them.
+    /// Raises the protocol to the newest if every worker knows it.
     async fn raise_protocol(&mut self, beat: &Heartbeat) -> Result<()> {
         self.ask("raise the protocol", beat_limit(beat.lease), &sql::raise_protocol(beat.lease)).await.map(drop)
     }
 
-    /// Workers that are not told find free leases a little later.
+    /// Notifies workers of released leases; without a notification they find them a little later.
     async fn tell_of_release(&mut self, worker: Uuid) {
         let told = self.ask("tell workers of free leases", SHORT_LIMIT, &sql::tell_of_release(worker)).await;
         if let Err(error) = told {
@@ -265,7 +264,7 @@ impl PostgresLeases {
         self.ask("forget workers that are gone", SHORT_LIMIT, &sql::forget(forgotten_after(lease))).await.map(drop)
     }
 
-    /// Under protocol 1 each lease has an end of its own.
+    /// Renews the leases one by one: under protocol 1 each has an end of its own.
     async fn renew_each(&mut self, beat: &Heartbeat) -> Result<Vec<(Shard, i64)>> {
         if beat.held.is_empty() || !beat.extends {
             return Ok(Vec::new());
@@ -342,13 +341,13 @@ impl LeaseStore for PostgresLeases {
 struct WorkerState {
     id: Uuid,
     live_worker: LiveWorker,
-    /// Where its heartbeat was seen; `None`: it has none, as under protocol 1.
+    /// Where its heartbeat was read; `None`: it has none, as under protocol 1.
     place: Option<String>,
     alive: bool,
-    /// How long its leases go on; zero: they have ended.
+    /// The time until its leases expire; zero: they have expired.
     left: Option<Duration>,
     silent_for: Duration,
-    /// The highest that it knows.
+    /// The newest protocol that it knows.
     protocol: i16,
 }
 
@@ -379,14 +378,14 @@ fn worker(row: &SimpleQueryRow, ends: &[SimpleQueryRow], lease: Duration) -> Opt
     })
 }
 
-/// When the first lease of another worker can end. They end with their owners' heartbeats.
+/// The earliest end of another worker's lease. Leases end with their owners' heartbeats.
 fn next_end(beat: &Heartbeat, workers: &[WorkerState], leases: &[LeaseRow]) -> Option<Duration> {
     let others: BTreeSet<Uuid> = leases.iter().filter_map(|row| row.owner).filter(|id| *id != beat.worker).collect();
     let ends = workers.iter().filter(|worker| others.contains(&worker.id)).filter_map(|worker| worker.left);
     ends.filter(|left| !left.is_zero()).min()
 }
 
-/// The same under protocol 1, where each has an end of its own.
+/// The earliest end under protocol 1, where each lease has an end of its own.
 fn next_end_of_each(beat: &Heartbeat, leases: &[SimpleQueryRow]) -> Option<Duration> {
     let others = leases.iter().filter(|row| owner(row).is_some_and(|owner| owner != beat.worker));
     others.map(lease_left).filter(|left| !left.is_zero()).min()
@@ -396,7 +395,7 @@ fn lease_left(row: &SimpleQueryRow) -> Duration {
     span(row.get(4))
 }
 
-/// Microseconds; none where it is over.
+/// A duration from microseconds; zero if it is missing.
 fn span(micros: Option<&str>) -> Duration {
     Duration::from_micros(micros.and_then(|micros| micros.parse().ok()).unwrap_or(0))
 }

@@ -1,4 +1,4 @@
-//! The statements, as text: the simple protocol takes no parameters.
+//! SQL texts of the statements: the simple protocol has no parameters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -9,11 +9,11 @@ use uuid::Uuid;
 use crate::store::postgres::SHARDS;
 use crate::store::{Heartbeat, LaneName, NO_OWNER, Notification, PROTOCOL, Shard};
 
-/// Turns on durability for the one statement, also where the database's default is off.
+/// Makes the commit durable for one statement, even if the database's default is off.
 const DURABLE: &str = "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))";
 
-/// The rules that hold now, for statements that write a lease's end. Such a statement waits for the lock under which the
-/// rules change before it takes its snapshot.
+/// The protocol in force, for statements that write a lease's end. Such a statement waits for the lock under which the
+/// protocol changes before it takes its snapshot.
 const RULES: &str = "rules AS MATERIALIZED (SELECT protocol FROM outbox_meta)";
 
 /// The owner and the end of a lease that is free.
@@ -29,7 +29,7 @@ fn end_after(lease: Duration) -> String {
     format!("expires_at = CASE WHEN rules.protocol >= 2 THEN 'infinity' ELSE clock_timestamp() + {span} END")
 }
 
-/// Inserts only: what is executed late changes nothing of a row that is there. Returns a row where it made one.
+/// Only inserts: a late execution changes nothing in an existing row. Returns a row if it inserted one.
 pub(super) fn register(beat: &Heartbeat, number: i64) -> String {
     format!(
         "WITH {DURABLE}, worker AS (INSERT INTO outbox_workers (id, name, version, backends, handlers, protocol) \
@@ -50,8 +50,8 @@ pub(super) fn read_beat(worker: Uuid) -> String {
     format!("SELECT beat, ctid FROM outbox_heartbeats WHERE worker = '{worker}'")
 }
 
-/// The next beat after `last`. It is found by its place, which costs the same however many old versions there are; without
-/// one, by its key.
+/// Records the heartbeat after `last`. The row is found by its location, which costs the same however many old versions
+/// exist; without a location, by its key.
 pub(super) fn beat(beat: &Heartbeat, last: i64, place: Option<&str>) -> String {
     let at = place.map(|place| format!(" AND h.ctid = '{place}'")).unwrap_or_default();
     let ends_at =
@@ -90,8 +90,8 @@ pub(super) fn renew(beat: &Heartbeat) -> String {
     )
 }
 
-/// The leases of these lanes, and all that name the worker. Begun after the beat was answered: which are its own, an
-/// earlier snapshot cannot tell.
+/// The leases of these lanes, and all that name the worker. Runs after the heartbeat was answered: an earlier snapshot
+/// cannot tell which leases are its own.
 pub(super) fn read_leases(worker: Uuid, lanes: &[LaneName]) -> String {
     format!(
         "SELECT backend, shard, epoch, owner, greatest((extract(epoch FROM \
@@ -109,8 +109,8 @@ pub(super) fn read_workers() -> String {
         .to_owned()
 }
 
-/// Each worker's heartbeat, from its last known place on. There the worker is compared as text, for which there is no index:
-/// a plan by the index would walk through every old version.
+/// Each worker's heartbeat, from its last known location on. There the worker is compared as text, for which no index
+/// exists: an index plan would read every old version.
 pub(super) fn read_ends(workers: &[Uuid], places: &BTreeMap<Uuid, String>) -> String {
     let one = |worker: &Uuid| {
         let which = match places.get(worker) {
@@ -135,8 +135,8 @@ pub(super) fn free(lanes: &[LaneName]) -> String {
     )
 }
 
-/// Takes free leases, and those of workers whose time was over. Such a worker's row is locked first and its time looked at
-/// again under the lock, so a beat of its own comes either before, or after and finds that the lease is another's.
+/// Acquires free leases, and those of workers that have expired. Such a worker's row is locked first and its end checked
+/// again under the lock, so a heartbeat of its own comes either before, or after and finds that the lease is another's.
 pub(super) fn acquire(
     worker: Uuid,
     lane: &LaneName,
@@ -174,13 +174,13 @@ pub(super) fn release(worker: Uuid, leases: &[(Shard, i64)]) -> String {
     )
 }
 
-/// Tells other workers. In a transaction of its own: a commit with a notification holds a lock of the whole server.
+/// Notifies other workers, in a transaction of its own: a commit with a notification holds a lock of the whole server.
 pub(super) fn tell_of_release(worker: Uuid) -> String {
     let payload = quote(&Notification::leases_released(worker));
     format!("SELECT pg_notify('outbox_' || replace(id::text, '-', ''), {payload}) FROM outbox_meta")
 }
 
-/// The worker's row goes with its leases. The epoch grows, so that nothing of what it held is its own should it come back.
+/// Deletes the worker's row and releases its leases. The epoch grows, so that a worker that comes back owns none of them.
 pub(super) fn leave(worker: Uuid) -> String {
     format!(
         "WITH {DURABLE}, {RULES}, gone AS (DELETE FROM outbox_workers w USING durable WHERE w.id = '{worker}'), {}",
@@ -188,7 +188,7 @@ pub(super) fn leave(worker: Uuid) -> String {
     )
 }
 
-/// Deletes workers that have been silent for long, with their leases.
+/// Deletes workers that have been silent for long, and frees their leases.
 pub(super) fn forget(after: Duration) -> String {
     format!(
         "WITH {DURABLE}, {RULES}, dead AS MATERIALIZED (SELECT w.id FROM outbox_workers w \
@@ -211,7 +211,7 @@ fn free_those_of(owner: &str) -> String {
 }
 
 /// Raises the protocol in one transaction, unless a program that does not know it is alive or holds a lease. The lock comes
-/// first: what such a program has begun is over, and what it begins later meets no lease that it could take.
+/// first: writes that such a program began are over, and later ones find no lease that it could take.
 pub(super) fn raise_protocol(lease: Duration) -> String {
     format!(
         "BEGIN; SET LOCAL lock_timeout = '500ms'; SET LOCAL synchronous_commit = on; \
@@ -253,7 +253,7 @@ fn is_of(lanes: &[LaneName]) -> String {
     }
 }
 
-/// A condition; a list of none is not valid SQL.
+/// A condition on leases; an empty list would not be valid SQL.
 fn is_one_of(leases: &[(Shard, i64)]) -> String {
     let named: Vec<String> =
         leases.iter().map(|(shard, epoch)| format!("({}, {}, {epoch})", quote(&shard.lane), shard.number)).collect();
@@ -271,7 +271,7 @@ fn interval(span: Duration) -> String {
     format!("interval '{} microseconds'", span.as_micros())
 }
 
-/// A string literal that means the same whatever `standard_conforming_strings` says.
+/// A string literal that means the same under every `standard_conforming_strings`.
 pub(in crate::store::postgres) fn quote(text: &str) -> String {
     let escaped = text.replace('\'', "''").replace('\\', "\\\\").replace('\0', "");
     format!("E'{escaped}'")

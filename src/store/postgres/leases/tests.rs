@@ -51,7 +51,7 @@ async fn through_proxy(fixture: &PostgresFixture) -> (Proxy, String) {
     (proxy, url.into())
 }
 
-/// The server has the whole statement, and the worker never reads its answer: as if it had been stopped right there.
+/// The server receives the whole statement, and the worker never reads the reply, as if it had been stopped at that point.
 #[tokio::test]
 async fn a_worker_stopped_in_the_middle_of_a_lease_write_holds_no_lock() {
     for write in [Write::Beat, Write::Acquire, Write::Release] {
@@ -96,8 +96,8 @@ async fn a_worker_stopped_in_the_middle_of_a_lease_write_holds_no_lock() {
     }
 }
 
-/// A release waits somewhere on its way while its worker gives up waiting, sees that the lease is still its own, releases
-/// it once more and takes it again.
+/// A release is delayed; its worker stops waiting, sees that the lease is still its own, releases it again and then acquires
+/// it again.
 #[tokio::test]
 async fn a_release_that_arrives_late_leaves_what_was_taken_since() {
     let fixture = PostgresFixture::fresh().await;
@@ -124,7 +124,7 @@ async fn a_release_that_arrives_late_leaves_what_was_taken_since() {
     assert_eq!(quick.beat(&beat).await.unwrap().renewed.len(), 32);
 }
 
-/// One that knows the first protocol alone and starts after the second has begun.
+/// A worker that knows only the first protocol and starts after the second has begun.
 #[tokio::test]
 async fn a_worker_that_does_not_know_the_rules_in_force_gets_no_share() {
     let fixture = PostgresFixture::fresh().await;
@@ -141,7 +141,7 @@ async fn a_worker_that_does_not_know_the_rules_in_force_gets_no_share() {
     assert_eq!(view.live_workers.len(), 3, "those that know the rules: {:?}", view.live_workers);
 }
 
-/// Pages that a statement looked at.
+/// The number of pages that a statement read.
 async fn pages(fixture: &PostgresFixture, sql: &str) -> i64 {
     let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}");
     let row = fixture.database.connect().await.query_one(&explain, &[]).await.unwrap();
@@ -150,7 +150,7 @@ async fn pages(fixture: &PostgresFixture, sql: &str) -> i64 {
     of("Shared Hit Blocks") + of("Shared Read Blocks")
 }
 
-/// Where the worker's heartbeat is, and its number.
+/// The location of the worker's heartbeat, and its number.
 async fn newest(fixture: &PostgresFixture, worker: Uuid) -> (i64, String) {
     let query = format!("SELECT beat, ctid::text FROM outbox_heartbeats WHERE worker = '{worker}'");
     let row = fixture.database.connect().await.query_one(&query, &[]).await.unwrap();
@@ -184,7 +184,7 @@ async fn a_beat_and_a_look_read_no_more_pages_however_many_versions_a_snapshot_k
     holder.rollback().await;
 }
 
-/// Its server answers the start of a connection and nothing after it.
+/// The server answers the start of a connection and nothing after it.
 #[tokio::test]
 async fn a_heartbeat_on_a_connection_that_falls_silent_is_an_error_in_time() {
     let fixture = PostgresFixture::fresh().await;

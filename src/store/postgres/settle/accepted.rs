@@ -1,4 +1,4 @@
-//! Recording that backends have events, and what these owe.
+//! Records that backends have accepted events, and the deliveries that the events owe.
 
 use std::sync::LazyLock;
 
@@ -11,9 +11,9 @@ use crate::fault_injection::{self, ProtocolRule};
 use crate::store::postgres::Result;
 use crate::store::{Acceptance, SettledEvent};
 
-/// One UPDATE of events that are owed to no handler that was not asked. On the newest version of a row: its acceptance was
-/// not recorded before. Compared in this way, the rows can be found by nothing but a look at the primary key for each: as an
-/// equation, a plan from when the table was empty reads all of its index.
+/// One UPDATE of events that are not owed to a handler that was not asked. It checks the newest version of a row: its
+/// acceptance was not recorded before. With this form of comparison, only a lookup in the primary key for each row can find
+/// them: with an equation, a plan from when the table was empty reads the whole index.
 pub(super) static USUAL: LazyLock<String> = LazyLock::new(|| {
     let unless_off = if fault_injection::is_off(ProtocolRule::EveryHandler) { "false AND" } else { "" };
     format!(
@@ -28,7 +28,7 @@ pub(super) static USUAL: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Locks the rows, skips those that others hold, and makes deliveries of what is owed.
+/// Locks the rows, skips those that other transactions hold, and creates the deliveries.
 pub(super) async fn record(settling: &Settling, events: &[Acceptance]) -> Result<Vec<SettledEvent>> {
     settling
         .write_and_wait(|barrier| async move {
@@ -40,7 +40,7 @@ pub(super) async fn record(settling: &Settling, events: &[Acceptance]) -> Result
         .await
 }
 
-/// The function is called only once the commit is certain to wait.
+/// Calls the function only once the commit is certain to wait.
 fn careful(barrier: &str) -> String {
     format!(
         "WITH {} SELECT f.held, f.there, f.owed FROM (SELECT count(*) AS n FROM durable) d CROSS JOIN LATERAL \
@@ -55,7 +55,7 @@ fn settled(row: &Row) -> Result<SettledEvent> {
     Ok(SettledEvent { outcome: found(row), owed })
 }
 
-/// Ids, seqs, the number of each event's set of handlers that were asked, and these sets.
+/// Ids, seqs, the index of each event's set of handlers that were asked, and these sets.
 pub(super) fn parameters(events: &[Acceptance]) -> Vec<Parameter> {
     let mut sets = Sets::default();
     let numbers: Vec<i32> = events.iter().map(|event| sets.number(&event.asked)).collect();
@@ -69,7 +69,7 @@ pub(super) fn parameters(events: &[Acceptance]) -> Vec<Parameter> {
     ]
 }
 
-/// The different sets of names of a batch: mostly one, and hardly more than there are types.
+/// The distinct sets of names in a batch: usually one, and hardly more than there are types.
 #[derive(Default)]
 pub(super) struct Sets<'a>(pub(super) Vec<&'a [String]>);
 

@@ -1,9 +1,9 @@
 //! Connections for settling.
 //!
-//! The commit of a settle may wait for a synchronous standby. Such a settle is neither cancelled nor repeated beside
-//! itself: a cancelled wait makes the commit visible without being durable, and a repetition finds the rows locked. So
-//! its answer is waited for as long as its connection lives, the address leads to the same server, and that server is at
-//! the statement. A server that is idle has answered, and the answer is lost.
+//! The commit of a settle may wait for a synchronous standby. Such a settle is neither cancelled nor repeated in parallel: a
+//! cancelled wait makes the commit visible without being durable, and a repetition finds the rows locked. So its caller
+//! waits as long as its connection lives, the address leads to the same server, and that server runs the statement. A server
+//! that is idle has replied, and the reply is lost.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,22 +28,22 @@ use crate::store::postgres::{STATEMENT_LIMIT, run_on};
 
 type DriverError = tokio_postgres::Error;
 
-/// How often a settle that waits checks whether its server is still the one.
+/// How often a waiting settle checks whether the address still leads to its server.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a settle is waited for before the server is asked about it.
+/// How long a settle waits before it asks the server about its statement.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Behind a pooler, another connection than this one may be asked about, and a statement given up that still waits. So
-/// each is waited for twice as long as the one before, until one is answered.
+/// Behind a pooler, the server may be asked about another connection than this one, and a statement that still waits be
+/// abandoned. So each settle waits twice as long as the one before, until one is answered.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 
 pub(in crate::store::postgres) struct SettlePool {
     target: Arc<Target>,
     pool: Pool<Manager>,
-    /// For questions about this pool's connections.
+    /// For queries about this pool's connections.
     others: connections::Pool,
-    /// How long the next statement is waited for before the server is asked about it.
+    /// How long the next settle waits before it asks the server about its statement.
     patience: Mutex<Duration>,
 }
 
@@ -55,26 +55,26 @@ pub(super) struct SettleConnection {
     server: i64,
     backend: ServerProcess,
     index_plans: bool,
-    /// The settle that the server caches, if it has taken the planner options.
+    /// The statement that the server caches, if it accepted the planner options.
     cached: OnceCell<Statement>,
 }
 
-/// A connection as the server knows it: its process, and when that began, in microseconds since 1970.
+/// A connection as the server knows it: its process, and when that started, in microseconds since 1970.
 #[derive(Debug, Clone, Copy)]
 struct ServerProcess {
     pid: i32,
     began: i64,
 }
 
-/// Reads what the server says.
+/// Reads the server's messages.
 struct Driver {
     task: JoinHandle<()>,
     warned: Warned,
-    /// An answer is still to come.
+    /// Whether a reply is outstanding.
     busy: bool,
 }
 
-/// Given up without a request to cancel: its commit may be waiting.
+/// Drops a connection without a request to cancel: its commit may be waiting.
 impl Drop for Driver {
     fn drop(&mut self) {
         if self.busy {
@@ -112,7 +112,7 @@ impl managed::Manager for Manager {
 }
 
 impl SettleConnection {
-    /// Runs the settle, whose text never changes. Where the server cannot keep it, it is planned anew for each batch.
+    /// Runs the settle, whose text never changes. If the server cannot cache it, it is planned again for each batch.
     pub(super) async fn settle(
         &self,
         sql: &str,
@@ -136,7 +136,7 @@ impl ServerProcess {
         Ok(Self { pid: row.try_get(0)?, began: row.try_get(1)? })
     }
 
-    /// Whether it is at a statement. One of another user, which only a pooler can lead to, does not say.
+    /// Whether the process runs a statement. A process of another user, which only a pooler can lead to, does not tell.
     async fn is_busy(self, conn: &mut AsyncPgConnection) -> QueryResult<bool> {
         const BUSY: &str = "SELECT FROM pg_stat_get_activity($1) \
             WHERE (extract(epoch FROM backend_start) * 1000000)::bigint = $2 AND state IS DISTINCT FROM 'idle'";
@@ -146,7 +146,7 @@ impl ServerProcess {
 }
 
 impl SettlePool {
-    /// `others`: connections that do not settle.
+    /// Creates the pool; `others` are connections that do not settle.
     pub(in crate::store::postgres) fn new(
         target: &Arc<Target>,
         connections: usize,
@@ -167,7 +167,7 @@ impl SettlePool {
         self.pool.status().max_size
     }
 
-    /// Sends a statement and waits for its answer. An error that is not a refusal leaves it in doubt.
+    /// Sends a statement and waits for its reply. After an error that is not a refusal, the outcome is in doubt.
     pub(super) async fn run<T>(
         &self,
         operation: &'static str,
@@ -216,7 +216,7 @@ impl SettlePool {
             if self.target.has_moved_from(connection.server) {
                 return Err(self.target.unreachable("the address leads to another server now"));
             }
-            // The server was idle a moment ago, and its answer has not come since.
+            // The server was idle at the last check, and the reply has not arrived since.
             if is_lost {
                 *self.patience() = patience.min(LONGEST_PATIENCE);
                 return Err(self.target.unreachable("its answer is lost"));
@@ -235,7 +235,7 @@ impl SettlePool {
         self.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the server says that this connection is at no statement.
+    /// Whether the server reports that this connection runs no statement.
     async fn is_idle(&self, backend: ServerProcess) -> bool {
         let busy = run_on(&self.target, &self.others, STATEMENT_LIMIT, "check a settle that waits", |conn| {
             backend.is_busy(conn).boxed()

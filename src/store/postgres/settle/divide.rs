@@ -1,4 +1,4 @@
-//! Dividing a batch that the server refuses, until the rows are found that it refuses.
+//! Divides a batch that the server refuses, until the refused rows are found.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use rand::seq::SliceRandom;
 use crate::error::StoreError;
 use crate::store::{Result, Settled};
 
-/// Statements for one batch at most. Two refused rows among 2,000 need 44.
+/// The most statements for one batch. Two refused rows among 2,000 need 44.
 const MAX_STATEMENTS: usize = 64;
 
-/// Writes a batch; on a refusal, in parts. An error means that nothing is known: a doubt is never divided, and where every
+/// Writes a batch; on a refusal, in parts. After an error nothing is known: a batch in doubt is never divided, and if every
 /// part is refused, no row is to blame.
 pub(in crate::store::postgres) async fn divide<E, S, F>(events: &[E], write: impl Fn(Vec<E>) -> F) -> Result<Vec<S>>
 where
@@ -33,8 +33,8 @@ where
     search.outcomes().ok_or(refusal)
 }
 
-/// A depth-first search over halves of a shuffled batch: rows that are refused for one reason often lie side by side, and
-/// the search must meet others, too.
+/// A depth-first search over halves of a shuffled batch: rows that are refused for the same reason are often adjacent, and
+/// the search must reach others too.
 struct Search<S> {
     parts: Vec<Vec<usize>>,
     statements: usize,
@@ -96,7 +96,7 @@ mod tests {
         StoreError::Refused { operation, sqlstate, reason }
     }
 
-    /// Writes numbers; those for which `refused` holds are refused with the SQLSTATE.
+    /// Writes numbers; those that match `refused` are refused with the SQLSTATE.
     async fn write(
         count: usize,
         statements: &Cell<usize>,

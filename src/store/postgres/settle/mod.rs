@@ -1,8 +1,8 @@
-//! Recording the outcome of events.
+//! Records the outcomes of events.
 //!
-//! The usual way is one UPDATE that waits for row locks for a moment. Where that is refused, where rows stay locked and
-//! after a doubt, the careful way locks the rows first, skips those that others hold, and always writes something, so that
-//! its commit waits for whatever an earlier execution's durability waits for.
+//! The usual way is one UPDATE that waits a short time for row locks. If it is refused, if rows stay locked, or after a
+//! doubt, the careful way locks the rows first, skips those that other transactions hold, and always writes something, so
+//! that its commit waits for the durability of an earlier execution too.
 
 mod accepted;
 mod connection;
@@ -26,21 +26,21 @@ use super::{PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, Settled, SettledEvent, Shard};
 
-/// How a worker settles: its connections and what it has learnt about the server.
+/// Settles events: the connections, and what is known about the server.
 pub(super) struct Settling {
     pub(super) pool: SettlePool,
-    /// The server lets this role emit logical messages, the cheapest thing that a commit waits for.
+    /// The role may emit logical messages, the cheapest write for which a commit waits.
     emits: AtomicBool,
-    /// Rows were locked a moment ago: do not wait for locks again before this.
+    /// Rows were locked recently: do not wait for locks again before this time.
     careful_until: Mutex<Option<Instant>>,
 }
 
 const PUBLISHED: &str = "record published events";
 
-/// How long the usual way waits for a row lock. Others' transactions are mostly shorter.
+/// How long the usual way waits for a row lock. Other transactions are usually shorter.
 const LOCK_WAIT: &str = "500ms";
 
-/// How long the careful way follows after a lock was met.
+/// How long settles use the careful way after they found a locked row.
 const CAREFUL_FOR: Duration = Duration::from_secs(10);
 
 impl Settling {
@@ -57,13 +57,13 @@ impl Settling {
         *self.careful_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + CAREFUL_FOR);
     }
 
-    /// A statement that writes something, whose commit waits for all that its connection showed before.
+    /// A statement that writes something, so that its commit waits for everything that its connection has shown before.
     pub(super) fn confirmation(&self) -> String {
         let barrier = if self.emits.load(Ordering::Relaxed) { EMIT } else { LOCK };
         format!("WITH {} SELECT FROM durable", durable(&format!(", {barrier}")))
     }
 
-    /// Learns what this role may write; see [`confirmation`](Self::confirmation).
+    /// Finds out what this role may write; see [`confirmation`](Self::confirmation).
     pub(super) async fn learn(&self) -> Result<()> {
         self.write_and_wait(|barrier| async move {
             let sql = format!("WITH {} SELECT FROM durable", durable(&format!(", {barrier}")));
@@ -72,7 +72,7 @@ impl Settling {
         .await
     }
 
-    /// Runs a statement that writes something in any case. Where the role may not emit messages, a row lock does.
+    /// Runs a statement that always writes something: a message or, if the role may not emit messages, a row lock.
     pub(super) async fn write_and_wait<T, F>(&self, statement: impl Fn(&'static str) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -93,10 +93,10 @@ impl Settling {
 const EMIT: &str = "pg_logical_emit_message(true, 'actix-outbox', '')";
 const LOCK: &str = "(SELECT count(*) FROM (SELECT 1 FROM outbox_meta FOR SHARE) held)";
 
-/// Privilege, no such function, not supported.
+/// No privilege, no such function, not supported.
 const NOT_ALLOWED: [&str; 3] = ["42501", "42883", "0A000"];
 
-/// `set_config` makes the commit durable for this statement alone, so a pooler or another setting cannot undo it.
+/// `set_config` makes the commit durable for this statement only, so neither a pooler nor another setting can undo it.
 pub(super) fn durable(also: &str) -> String {
     format!(
         "durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true), \
@@ -104,7 +104,7 @@ pub(super) fn durable(also: &str) -> String {
     )
 }
 
-/// Records that the backends have events.
+/// Records that the backends have accepted events.
 pub(super) async fn published(store: &PostgresStore, events: &[Acceptance], care: Care) -> Result<Vec<SettledEvent>> {
     let settling = &store.settling;
     divide(events, |events| async move {
@@ -116,14 +116,14 @@ pub(super) async fn published(store: &PostgresStore, events: &[Acceptance], care
     .await
 }
 
-/// Records that the backend has those of the sent events that an operator failed meanwhile.
+/// Records that the backend has accepted those of the sent events that an operator failed meanwhile.
 pub(super) async fn sent_but_failed(store: &PostgresStore, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
     divide(sent, |sent| async move { store.settling.record_sent(&sent).await }).await
 }
 
 impl Settling {
-    /// Publishes events without locking them first; returns whether each was changed. Not changed are rows that stay locked,
-    /// events that handlers elsewhere are owed, and those whose acceptance was recorded before.
+    /// Publishes events without locking them first; returns whether all were changed. Rows that stay locked, events that are
+    /// owed to handlers elsewhere, and those whose acceptance was recorded before are not changed.
     async fn is_all_published(&self, events: &[Acceptance]) -> Result<bool> {
         if events.iter().any(|event| !event.left.is_empty()) {
             return Ok(false);
@@ -141,7 +141,7 @@ impl Settling {
         }
     }
 
-    /// Locks the rows, skips those that others hold, and says of each row what it found.
+    /// Locks the rows, skips those that other transactions hold, and returns the outcome of each.
     async fn record_sent(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
         self.write_and_wait(|barrier| async move {
             let rows = self.query("record what was sent", sent_sql(barrier), ids_and_seqs(sent)).await?;
@@ -150,7 +150,7 @@ impl Settling {
         .await
     }
 
-    /// As [`query`](Self::query), and returns how many rows were changed.
+    /// Runs a statement like [`query`](Self::query), and returns the number of changed rows.
     pub(super) async fn write(&self, operation: &'static str, sql: String, parameters: Vec<Parameter>) -> Result<u64> {
         self.pool.run(operation, |connection| execute(&connection.client, sql, parameters).boxed()).await
     }
@@ -165,8 +165,8 @@ impl Settling {
     }
 }
 
-/// A row lock writes, so its commit waits also where nothing is left to change. What the lock skipped and the snapshot
-/// still shows counts as locked: it is looked at again. No handler was asked, so a retry is to ask all that are announced.
+/// A row lock is a write, so the commit waits even if nothing is left to change. A row that the lock skipped and the
+/// snapshot still shows counts as locked: it is checked again. No handler was asked, so a retry must ask all announced ones.
 fn sent_sql(barrier: &str) -> String {
     format!(
         "WITH {}, s AS MATERIALIZED (SELECT * FROM unnest($1, $2) WITH ORDINALITY AS s(id, seq, n)), \
@@ -182,7 +182,7 @@ fn sent_sql(barrier: &str) -> String {
     )
 }
 
-/// What the row of an answer, with `held` and `there`, says of an event.
+/// The outcome of an event in a result row with `held` and `there`.
 pub(super) fn found(row: &Row) -> Settled {
     match (row.get("held"), row.get("there")) {
         (true, _) => Settled::Recorded,
@@ -210,7 +210,7 @@ async fn query(client: &Client, sql: String, parameters: Vec<Parameter>) -> Resu
     client.query_typed(&sql, &references(&parameters)).await
 }
 
-/// Where a restored database lags behind what stands in Redis.
+/// Raises a lease's epoch if a restored database is behind the epochs in Redis.
 pub(super) async fn raise_epoch(
     store: &PostgresStore,
     owner: Uuid,

@@ -1,4 +1,4 @@
-//! Recording rejections: retries and failures.
+//! Records rejections: retries and failures.
 
 use serde_json::json;
 use tokio_postgres::Row;
@@ -13,8 +13,8 @@ use crate::fault_injection::{self, ProtocolRule};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{FailureRecord, Settled, SettledEvent};
 
-/// Retries and failures, each under the lease it was dispatched with. The same statement again finds its own work done
-/// and says so, so a lost answer is followed by the same call.
+/// Records retries and failures, each under the lease of its dispatch. A repeated statement finds and reports its own work,
+/// so after a lost reply the same call is repeated.
 pub(in crate::store::postgres) async fn rescheduled(
     store: &PostgresStore,
     owner: Uuid,
@@ -38,7 +38,7 @@ fn settled(row: &Row) -> SettledEvent {
     SettledEvent { outcome: found(row), owed: owed.unwrap_or_default() }
 }
 
-/// What the row of an answer, with `recorded`, `held` and `there`, says of a rejection.
+/// The outcome of a rejection in a result row with `recorded`, `held` and `there`.
 pub(in crate::store::postgres) fn found(row: &Row) -> Settled {
     match (row.get("recorded"), row.get("held"), row.get("there")) {
         (true, ..) => Settled::Recorded,
@@ -47,7 +47,7 @@ pub(in crate::store::postgres) fn found(row: &Row) -> Settled {
     }
 }
 
-/// The rows are locked whatever they say: the lock shows their newest version, and its commit waits also where an earlier
+/// Locks the rows whatever their state: the lock shows their newest version, and the commit waits even if an earlier
 /// execution has done the work.
 fn sql(barrier: &str) -> String {
     format!(
@@ -84,7 +84,7 @@ fn sql(barrier: &str) -> String {
     )
 }
 
-/// What the first record of an acceptance fixes, and what handlers that are not here are left with; see `Acceptance`.
+/// Creates the deliveries that the first recorded acceptance fixes, and those left to other processes; see `Acceptance`.
 const OWING: &str = "accepted AS MATERIALIZED (SELECT m.*, s.asked_set, s.rest, \
                 CASE WHEN s.holds THEN s.handlers ELSE '[]' END AS held, m.published_at IS NULL AS is_first \
             FROM written w JOIN mine m ON m.id = w.id JOIN s ON s.id = m.id AND s.seq = m.seq \
@@ -104,7 +104,7 @@ const OWING: &str = "accepted AS MATERIALIZED (SELECT m.*, s.asked_set, s.rest, 
             ON CONFLICT (event_id, seq, handler) DO UPDATE SET attempts = 0, next_at = excluded.next_at \
                 WHERE outbox_handler_deliveries.next_at = 'infinity' RETURNING event_id, handler) ";
 
-/// The row is as it was fetched, and its shard's lease is still the worker's.
+/// The fence: the row is as it was fetched, and its shard's lease is still the worker's.
 fn fence() -> &'static str {
     if fault_injection::is_off(ProtocolRule::FencedSettle) {
         return "$15 <> '00000000-0000-0000-0000-000000000000'";
@@ -145,7 +145,7 @@ fn parameters(owner: Uuid, events: &[FailureRecord]) -> Vec<Parameter> {
     ]
 }
 
-/// A time as PostgreSQL keeps it: microseconds since 2000, the outermost numbers being its infinities.
+/// A time as PostgreSQL stores it: microseconds since 2000; the lowest and the highest number mean infinity.
 #[derive(Debug)]
 struct Time(i64);
 
@@ -159,10 +159,10 @@ impl ToSql for Time {
     to_sql_checked!();
 }
 
-/// Characters of an error that are kept.
+/// The most characters of an error that are stored.
 const KEPT_ERROR_CHARS: usize = 2_000;
 
-/// An error as the table keeps it: bounded, and without the one character that PostgreSQL's text cannot hold.
+/// An error as the table stores it: shortened, and without the one character that PostgreSQL's text cannot hold.
 pub(in crate::store::postgres) fn kept_error(error: &str) -> String {
     error.chars().filter(|c| *c != '\0').take(KEPT_ERROR_CHARS).collect()
 }
