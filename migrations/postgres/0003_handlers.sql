@@ -1,7 +1,7 @@
 CREATE SEQUENCE outbox_handler_generations AS bigint;
 
--- Announced by the processes that have them, and outliving these: what commits while a service is away is owed to it.
--- No index holds what changes with every sign of life.
+-- Handlers are announced by their processes and outlive them: events that commit while a service is unavailable are owed to
+-- it. No index contains the columns that change when a handler is seen.
 CREATE TABLE outbox_handlers (
     name varchar(255) COLLATE "C" PRIMARY KEY,
     types jsonb NOT NULL,
@@ -13,8 +13,9 @@ CREATE TABLE outbox_handlers (
 
 ALTER SEQUENCE outbox_handler_generations OWNED BY outbox_handlers.generation;
 
--- What an event owes to a handler that is not in the delivering process. Generation 0: owed whether it is announced or not.
--- No foreign key: retention and other writers delete events, and what is owed of them is dropped when it is met.
+-- Deliveries that an event owes to handlers outside the delivering process. Generation 0: owed whether the handler is
+-- announced or not. No foreign key: retention and other writers delete events; their deliveries are dropped when they are
+-- found.
 CREATE TABLE outbox_handler_deliveries (
     event_id uuid NOT NULL,
     seq bigint NOT NULL,
@@ -26,21 +27,21 @@ CREATE TABLE outbox_handler_deliveries (
     scheduled_at timestamptz NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
     max_attempts integer NOT NULL,
-    -- 'infinity': the handler has failed the event for good, and later ones of its key wait until an operator decides.
+    -- 'infinity': the handler has failed the event permanently, and later ones of its key wait until an operator decides.
     next_at timestamptz NOT NULL DEFAULT now(),
     last_error text NOT NULL DEFAULT '',
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (event_id, seq, handler)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_analyze_scale_factor = 0.05);
 
--- What waits for another of its key has the same time and comes behind it.
+-- A delivery that waits for another of its key has the same time and sorts after it.
 CREATE INDEX outbox_handler_deliveries_due ON outbox_handler_deliveries
     (handler, generation, shard, next_at, scheduled_at, seq);
 
 CREATE INDEX outbox_handler_deliveries_keys ON outbox_handler_deliveries
     (lane, partition_key, handler, scheduled_at, seq) WHERE partition_key <> '';
 
--- An exact type, or a prefix that ends in "*".
+-- Matches an exact type, or a prefix that ends in "*".
 CREATE FUNCTION outbox_type_matches(types jsonb, event_type varchar) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
@@ -58,15 +59,15 @@ BEGIN
     RETURN false;
 END $$;
 
--- The handlers that an event of this type is owed to, by the announcements.
+-- The handlers to which an event of this type is owed, by their announcements.
 CREATE FUNCTION outbox_announced_for(event_type varchar) RETURNS jsonb LANGUAGE sql STABLE
     RETURN (SELECT jsonb_agg(h.name ORDER BY h.name) FROM outbox_handlers h
         WHERE h.seen_at + h.owed_for > now() AND (SELECT protocol FROM outbox_meta) >= 2
             AND outbox_type_matches(h.types, event_type));
 
--- Events that their backends have. Each statement after the first has a snapshot from after the rows were locked: a late call
--- adds nothing to what the first one fixed, and sees the last answer. left_to: id -> names; asked: arrays of names, by asked_set.
--- Planned anew each time: a plan that was made while the tables were empty may read all of them.
+-- Events that their backends have accepted. Each statement after the first has a snapshot from after the rows were locked: a
+-- late call adds nothing to what the first one fixed, and sees the last answer. left_to: id -> names; asked: arrays of
+-- names, by asked_set. Planned again each time: a plan that was made while the tables were empty may read all of them.
 CREATE FUNCTION outbox_record_accepted(ids uuid[], seqs bigint[], asked_sets integer[], asked jsonb, left_to jsonb)
     RETURNS TABLE (held boolean, there boolean, owed jsonb) LANGUAGE plpgsql
     SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
@@ -80,7 +81,7 @@ BEGIN
     SELECT array_agg(l.id), array_agg(l.asked_set), coalesce(jsonb_object_agg(l.id, l.seq), '{}') INTO mine, mine_sets, locked
         FROM (SELECT e.id, e.seq, s.asked_set FROM unnest(ids, seqs, asked_sets) AS s(id, seq, asked_set)
             JOIN outbox_events e ON e.id = s.id AND e.seq = s.seq FOR NO KEY UPDATE OF e SKIP LOCKED) l;
-    -- Tried again: what was held by its failure is decided anew.
+    -- Retried: the handler whose failure held later events decides again.
     DELETE FROM outbox_handler_deliveries d USING unnest(mine) AS m(id) JOIN outbox_events e ON e.id = m.id
         WHERE d.event_id = e.id AND d.seq = e.seq AND d.next_at = 'infinity' AND e.status IN ('pending', 'retry');
     WITH accepted AS MATERIALIZED (
@@ -109,7 +110,7 @@ BEGIN
             ON CONFLICT DO NOTHING RETURNING event_id, handler)
     SELECT coalesce(jsonb_object_agg(n.event_id, n.names), '{}') INTO made FROM (
         SELECT w.event_id, jsonb_agg(w.handler ORDER BY w.handler) AS names FROM written w GROUP BY w.event_id) n;
-    -- One that has failed since its backend got it stays so.
+    -- An event that failed after its backend accepted it stays failed.
     UPDATE outbox_events e SET status = CASE WHEN d.names IS NULL THEN 'published' ELSE 'processing' END,
             pending_handlers = d.names, published_at = coalesce(e.published_at, now()), updated_at = now()
         FROM unnest(mine) AS m(id) CROSS JOIN LATERAL (
@@ -123,7 +124,7 @@ BEGIN
         FROM unnest(ids, seqs) WITH ORDINALITY AS s(id, seq, n) ORDER BY s.n;
 END $$;
 
--- Answers, by (event, handler): a fact, whoever gives it. The last one publishes the event, decided as above. Rows are found
+-- Answers by (event, handler), recorded from any process. The last one publishes the event, decided as above. Rows are found
 -- by their ids: an expression keeps the planner from an index on the status, which may hold a million.
 CREATE FUNCTION outbox_record_handled(ids uuid[], seqs bigint[], handlers varchar[], waits boolean)
     RETURNS TABLE (held boolean, there boolean) LANGUAGE plpgsql
@@ -157,8 +158,8 @@ BEGIN
         FROM unnest(ids, seqs) WITH ORDINALITY AS s(id, seq, n) ORDER BY s.n;
 END $$;
 
--- Rejections by handlers, each under the lease of the handler's lane and of the attempt that it answers. What gives up fails
--- its event, unless handlers of the delivering process still have to answer: then it is tried again.
+-- Rejections by handlers, each under the lease of the handler's lane and of the attempt that it answers. A rejection that
+-- gives up fails its event; if handlers of the delivering process still have to answer, it is retried.
 CREATE FUNCTION outbox_record_rejected(worker uuid, rejections jsonb)
     RETURNS TABLE (recorded boolean, held boolean, there boolean) LANGUAGE plpgsql
     SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
@@ -199,7 +200,7 @@ BEGIN
     DELETE FROM outbox_handler_deliveries d
         USING jsonb_to_recordset(accepted) AS a(id uuid, seq bigint, handler varchar, ends boolean, holds boolean)
         WHERE d.event_id = a.id AND d.seq = a.seq AND d.handler = a.handler AND a.ends AND NOT a.holds;
-    -- With a retry_at a failed event does not hold its key: its backend has it.
+    -- With a retry_at a failed event does not hold its key: its backend has accepted it.
     UPDATE outbox_events e SET status = 'failed', retry_at = now(), updated_at = now(), last_error = f.last_error,
             pending_handlers = CASE WHEN e.status = 'failed' AND jsonb_typeof(e.pending_handlers) = 'array'
                 THEN (SELECT jsonb_agg(DISTINCT p.name) FROM jsonb_array_elements_text(e.pending_handlers || f.names) AS p(name))
@@ -216,7 +217,7 @@ BEGIN
         WHERE e.id = f.id;
 END $$;
 
--- An operator fails events: what they owe is dropped in a snapshot from after they were locked.
+-- An operator fails events: their deliveries are dropped in a snapshot from after they were locked.
 CREATE FUNCTION outbox_fail(ids uuid[], reason text) RETURNS SETOF uuid LANGUAGE plpgsql
     SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
     SET enable_mergejoin = off SET jit = off AS $$

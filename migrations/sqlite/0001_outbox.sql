@@ -32,7 +32,7 @@ CREATE TABLE outbox_events (
   data_binary       BLOB,
   pending_handlers  TEXT,
   errors            TEXT,
-  -- SQLite keeps any type in any column; these decide who an event is and when its turn comes.
+  -- SQLite stores any type in any column; these columns decide an event's identity and when it is due.
   CHECK (typeof(id) = 'blob' AND length(id) = 16),
   CHECK (typeof(seq) IN ('integer', 'null')),
   CHECK (typeof(scheduled_at) = 'integer' AND typeof(retry_at) IN ('integer', 'null')),
@@ -54,7 +54,7 @@ END;
 CREATE INDEX outbox_events_due ON outbox_events (publisher_backend, scheduled_at, seq)
   WHERE status = 'pending';
 
--- A writer that sets `retry` without `retry_at` means the time it scheduled.
+-- A row that a writer sets to `retry` without `retry_at` is due at its scheduled time.
 CREATE INDEX outbox_events_retry ON outbox_events (publisher_backend, coalesce(retry_at, scheduled_at))
   WHERE status = 'retry';
 
@@ -97,7 +97,7 @@ CREATE TABLE outbox_leases (
   PRIMARY KEY (backend, shard)
 );
 
--- What became of events, by minute (span 1) and by hour (span 60).
+-- Outcomes of events, by minute (span 1) and by hour (span 60).
 CREATE TABLE outbox_history (
   span      INTEGER NOT NULL,
   began_at  INTEGER NOT NULL,

@@ -1,14 +1,14 @@
--- A file that was merged with another has two rows; the first is what journals name.
+-- A file that was merged with another has two rows; journals name the first.
 DELETE FROM outbox_meta WHERE rowid <> (SELECT min(rowid) FROM outbox_meta);
 
--- The rules that all workers keep: 1 as in version 0.1, 2 since the end of a lease is its owner's.
+-- The protocol that all workers follow: 1 as in version 0.1; under 2 a lease ends with its owner's heartbeat.
 ALTER TABLE outbox_meta ADD COLUMN protocol INTEGER NOT NULL DEFAULT 1;
 
 ALTER TABLE outbox_meta ADD COLUMN only_row INTEGER NOT NULL DEFAULT 1 CHECK (only_row = 1);
 
 CREATE UNIQUE INDEX outbox_meta_one_row ON outbox_meta (only_row);
 
--- The highest protocol that the worker knows; NULL: 1.
+-- The newest protocol that the worker knows; NULL: 1.
 ALTER TABLE outbox_workers ADD COLUMN protocol INTEGER;
 
 CREATE TABLE outbox_heartbeats (
@@ -23,8 +23,8 @@ BEGIN
   DELETE FROM outbox_heartbeats WHERE worker = OLD.id;
 END;
 
--- Under protocol 2 each lease names an owner and never expires by itself: a worker of version 0.1 can take none of them,
--- nor one whose row it makes.
+-- Under protocol 2 each lease names an owner and never expires by itself: a worker of version 0.1 can acquire none of them,
+-- nor one whose row it inserts.
 CREATE TRIGGER outbox_leases_make AFTER INSERT ON outbox_leases
   WHEN NEW.owner IS NULL AND (SELECT protocol FROM outbox_meta) >= 2
 BEGIN
@@ -32,7 +32,7 @@ BEGIN
     WHERE backend = NEW.backend AND shard = NEW.shard;
 END;
 
--- The leases that run now, by the rules that hold.
+-- The running leases under the protocol in force.
 CREATE VIEW outbox_running_leases AS
   SELECT l.backend, l.shard, l.owner, l.epoch
   FROM outbox_leases l CROSS JOIN outbox_meta m LEFT JOIN outbox_heartbeats h ON h.worker = l.owner

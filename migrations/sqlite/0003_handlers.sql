@@ -1,4 +1,5 @@
--- Announced by the processes that have them, and outliving these: what commits while a service is away is owed to it.
+-- Handlers are announced by their processes and outlive them: events that commit while a service is unavailable are owed to
+-- it.
 CREATE TABLE outbox_handlers (
   name         TEXT    PRIMARY KEY NOT NULL,
   types        TEXT    NOT NULL,
@@ -15,7 +16,7 @@ CREATE TABLE outbox_handler_generations (
 
 INSERT INTO outbox_handler_generations (value) VALUES (0);
 
--- What an event owes to a handler that is not in the delivering process. Generation 0: owed whether it is announced or not.
+-- Deliveries that an event owes to handlers outside the delivering process. Generation 0: owed even if not announced.
 CREATE TABLE outbox_handler_deliveries (
   event_id      BLOB    NOT NULL,
   seq           INTEGER NOT NULL,
@@ -33,7 +34,7 @@ CREATE TABLE outbox_handler_deliveries (
   PRIMARY KEY (event_id, seq, handler)
 ) WITHOUT ROWID;
 
--- What waits for another of its key has the same time and comes behind it.
+-- A delivery that waits for another of its key has the same time and sorts after it.
 CREATE INDEX outbox_handler_deliveries_due ON outbox_handler_deliveries
   (handler, generation, shard, next_at, scheduled_at, seq);
 

@@ -1,4 +1,4 @@
--- What was applied. Diesel's own table of migrations is the application's.
+-- Applied migrations. Diesel's own table of migrations belongs to the application.
 CREATE TABLE outbox_migrations (
     version integer PRIMARY KEY,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -29,7 +29,7 @@ CREATE TABLE outbox_leases (
     PRIMARY KEY (backend, shard)
 );
 
--- What became of events, by minute (span 1) and by hour (span 60).
+-- Outcomes of events, by minute (span 1) and by hour (span 60).
 CREATE TABLE outbox_history (
     span smallint NOT NULL,
     began_at timestamptz NOT NULL,

@@ -10,11 +10,11 @@ CREATE INDEX outbox_events_keys ON outbox_events
 CREATE INDEX outbox_events_held ON outbox_events
     (publisher_backend, partition_key, scheduled_at, seq) WHERE status = 'failed' AND partition_key <> '' AND retry_at IS NULL;
 
--- Rows whose writer set seq to NULL on purpose; empty in practice.
+-- Rows whose writer set seq to NULL explicitly; empty in practice.
 CREATE INDEX outbox_events_stray ON outbox_events
     (id) WHERE seq IS NULL AND status IN ('pending', 'retry');
 
--- Lists for people, newest first, and retention, oldest first.
+-- For lists in the console, newest first, and for retention, oldest first.
 CREATE INDEX outbox_events_created ON outbox_events (created_at);
 
 CREATE INDEX outbox_events_unpublished ON outbox_events (status, created_at) WHERE status <> 'published';

@@ -1,7 +1,7 @@
 CREATE SEQUENCE outbox_events_seq AS bigint CACHE 1;
 
--- Constant defaults are kept in the catalog. One that has to be computed would write every row anew, so seq gets its own
--- once the column is there.
+-- Constant defaults are stored in the catalog. A computed default would rewrite every row, so seq gets its default once the
+-- column exists.
 ALTER TABLE outbox_events
     ADD COLUMN seq bigint,
     ADD COLUMN retry_at timestamptz,

@@ -1,5 +1,5 @@
--- By pages, so that the table is read once from its start to its end: an index on the status would meet the rows that are
--- done already, again with every batch.
+-- By pages, so that the table is read once from start to end: an index on the status would find the finished rows again with
+-- every batch.
 SET LOCAL enable_indexscan = off;
 
 SET LOCAL enable_bitmapscan = off;
