@@ -121,8 +121,8 @@ pub enum StoreError {
     },
     /// The server accepts reads but no writes: it is a standby, or it was set read-only. Its data may be old.
     #[error(
-        "the database {target} is read-only: it is a standby, or default_transaction_read_only is on. The outbox reads and \
-         writes on the primary alone; point database.url at it"
+        "the database {target} is read-only: it is a standby, or default_transaction_read_only is on. The outbox \
+         needs the primary; point database.url at it"
     )]
     ReadOnly {
         /// The database's address without its password.
@@ -138,8 +138,8 @@ pub enum StoreError {
     },
     /// A table with the outbox's name exists that is neither the outbox's nor django-broadcaster's; nothing was changed.
     #[error(
-        "the table outbox_events in {target} was made by neither this program nor django-broadcaster 0.1.1 and stays as \
-         it is: {objections}. Rename it, or use another schema"
+        "the table outbox_events in {target} was created by neither this program nor django-broadcaster 0.1.1 and was \
+         not changed: {objections}. Rename it, or use another schema"
     )]
     NotAdoptable {
         /// The database's address without its password.
@@ -293,6 +293,6 @@ pub enum SystemError {
     #[error("the outbox system is not running")]
     Stopped,
     /// Shutdown took longer than `shutdown_timeout`; another worker, or the next start, delivers the events in flight.
-    #[error("the outbox system did not shut down within {0:?}; what was in flight stays in the outbox")]
+    #[error("the outbox system did not shut down within {0:?}; events in flight stay in the outbox")]
     ShutdownTimeout(Duration),
 }

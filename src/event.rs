@@ -68,7 +68,7 @@ impl FromStr for Status {
         [Self::Pending, Self::Processing, Self::Retry, Self::Published, Self::Failed]
             .into_iter()
             .find(|status| status.as_str() == text)
-            .ok_or_else(|| InvalidEvent::new("status", "is none of pending, processing, retry, published, failed"))
+            .ok_or_else(|| InvalidEvent::new("status", "is not one of pending, processing, retry, published, failed"))
     }
 }
 

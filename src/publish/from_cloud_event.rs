@@ -36,7 +36,7 @@ impl NewEvent {
     /// If the text is not a CloudEvent; the error's field is the attribute's name in CloudEvents.
     pub fn from_cloud_event_json(text: &str) -> Result<Self, InvalidEvent> {
         let pairs = object_pairs(text).map_err(|error| {
-            let problem = if error.is_data() { "is JSON, but no object".to_owned() } else { position(&error) };
+            let problem = if error.is_data() { "is JSON, but not an object".to_owned() } else { position(&error) };
             InvalidEvent::new("cloud_event", problem)
         })?;
         let mut event = Self::new("", "");
@@ -77,7 +77,7 @@ impl NewEvent {
             "data" => self.data_json(raw),
             "data_base64" => {
                 let bytes = BASE64_STANDARD.decode(text_of(name, raw)?);
-                self.binary(bytes.map_err(|_| InvalidEvent::new(name, "is no base64"))?)
+                self.binary(bytes.map_err(|_| InvalidEvent::new(name, "is not valid base64"))?)
             }
             _ => self.extension(name, extension_value(name, raw)?),
         })
@@ -93,7 +93,7 @@ impl NewEvent {
 }
 
 fn position(error: &serde_json::Error) -> String {
-    format!("is no JSON: wrong at line {}, column {}", error.line(), error.column())
+    format!("is not valid JSON (line {}, column {})", error.line(), error.column())
 }
 
 fn version(given: Option<String>) -> Result<(), InvalidEvent> {
@@ -110,7 +110,7 @@ fn present(name: &str, value: &str) -> Result<(), InvalidEvent> {
 }
 
 fn text_of(name: &str, raw: &str) -> Result<String, InvalidEvent> {
-    let text: String = serde_json::from_str(raw).map_err(|_| InvalidEvent::new(name, "is no string"))?;
+    let text: String = serde_json::from_str(raw).map_err(|_| InvalidEvent::new(name, "is not a string"))?;
     if text.is_empty() && name != "data_base64" {
         return Err(InvalidEvent::new(name, "is empty"));
     }
@@ -120,7 +120,7 @@ fn text_of(name: &str, raw: &str) -> Result<String, InvalidEvent> {
 fn timestamp(text: &str) -> Result<(), InvalidEvent> {
     match chrono::DateTime::parse_from_rfc3339(text) {
         Ok(_) => Ok(()),
-        Err(_) => Err(InvalidEvent::new("time", "is no RFC 3339 timestamp")),
+        Err(_) => Err(InvalidEvent::new("time", "is not an RFC 3339 timestamp")),
     }
 }
 

@@ -10,7 +10,7 @@ pub(super) const MAX_DIGITS: usize = 4000;
 /// Checks that the text is JSON that `jsonb` can store, and returns the most bytes that it takes there.
 pub(super) fn check(text: &str) -> Result<usize, String> {
     serde_json::from_str::<&RawValue>(text)
-        .map_err(|error| format!("is no JSON: wrong at line {}, column {}", error.line(), error.column()))?;
+        .map_err(|error| format!("is not valid JSON (line {}, column {})", error.line(), error.column()))?;
     Scanner { bytes: text.as_bytes(), at: 0, depth: 0, size: 0 }.run()
 }
 
@@ -78,7 +78,7 @@ impl Scanner<'_> {
         };
         self.at += 6;
         match code {
-            0 => Err("holds U+0000 in a string, which databases cannot store".to_owned()),
+            0 => Err("contains U+0000 in a string, which databases cannot store".to_owned()),
             0xD800..=0xDBFF => match self.unicode_escape(self.at) {
                 Some(0xDC00..=0xDFFF) => {
                     self.at += 6;
@@ -110,7 +110,7 @@ impl Scanner<'_> {
             None => Some(length),
         };
         let size = size.filter(|size| *size <= MAX_DIGITS);
-        self.size += size.ok_or_else(|| format!("holds a number of more than {MAX_DIGITS} digits"))?;
+        self.size += size.ok_or_else(|| format!("contains a number of more than {MAX_DIGITS} digits"))?;
         self.at += length;
         Ok(())
     }

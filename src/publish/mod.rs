@@ -167,7 +167,7 @@ pub(crate) fn all_stored(answers: Vec<InsertResult>) -> Result<Vec<OutboxEvent>,
 
 pub(crate) fn exactly_one(answers: Vec<InsertResult>) -> InsertResult {
     answers.into_iter().next().unwrap_or_else(|| {
-        let reason = "the event that was written did not come back".to_owned();
+        let reason = "the database did not return the inserted event".to_owned();
         Err(StoreError::Query { operation: "publish", reason, transient: false }.into())
     })
 }

@@ -175,10 +175,10 @@ fn attribute(field: &str, value: &str, limit: usize) -> Result<(), InvalidEvent>
 fn string(value: &str) -> Result<(), &'static str> {
     let is_noncharacter = |c: char| matches!(c, '\u{FDD0}'..='\u{FDEF}') || u32::from(c) & 0xFFFE == 0xFFFE;
     if value.chars().any(char::is_control) {
-        return Err("holds a control character, which CloudEvents does not allow");
+        return Err("contains a control character, which CloudEvents does not allow");
     }
     if value.chars().any(is_noncharacter) {
-        return Err("holds a Unicode noncharacter, which CloudEvents does not allow");
+        return Err("contains a Unicode noncharacter, which CloudEvents does not allow");
     }
     Ok(())
 }
@@ -187,7 +187,7 @@ fn schema(uri: &str) -> Result<(), InvalidEvent> {
     attribute("data_schema", uri, MAX_SCHEMA)?;
     match url::Url::parse(uri) {
         Ok(_) if !uri.contains(char::is_whitespace) => Ok(()),
-        _ => Err(InvalidEvent::new("data_schema", "is no absolute URI, such as `https://example.com/schema.json`")),
+        _ => Err(InvalidEvent::new("data_schema", "is not an absolute URI such as `https://example.com/schema.json`")),
     }
 }
 
@@ -196,7 +196,7 @@ fn backend(name: &str) -> Result<(), InvalidEvent> {
     if name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-')) {
         return Ok(());
     }
-    Err(InvalidEvent::new("publisher_backend", "holds a character that is none of a-z, 0-9, `_`, `.` and `-`"))
+    Err(InvalidEvent::new("publisher_backend", "contains a character other than a-z, 0-9, `_`, `.` and `-`"))
 }
 
 fn schedule(schedule: Schedule) -> Result<(), InvalidEvent> {
@@ -217,7 +217,7 @@ fn extension(name: &str, value: &Value) -> Result<(), InvalidEvent> {
         return refuse("has a name that is not lower-case ASCII letters and digits, at least one");
     }
     if RESERVED_NAMES.contains(&name) {
-        return refuse("has a name that CloudEvents uses itself");
+        return refuse("has a name that CloudEvents reserves");
     }
     if name == "partitionkey" {
         return refuse("is set by `partition_key`");
@@ -226,7 +226,7 @@ fn extension(name: &str, value: &Value) -> Result<(), InvalidEvent> {
         Value::String(text) => string(text).or_else(refuse),
         Value::Bool(_) => Ok(()),
         Value::Number(number) if number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()) => Ok(()),
-        _ => refuse("is neither a string nor a boolean nor an integer of 32 bits"),
+        _ => refuse("is not a string, a boolean or a 32-bit integer"),
     }
 }
 
@@ -247,7 +247,7 @@ fn config(pairs: &[(String, Value)]) -> Result<(), InvalidEvent> {
             return refuse("has an empty name");
         }
         if name.contains('\0') || text.contains('\0') {
-            return refuse("holds U+0000, which databases cannot store");
+            return refuse("contains U+0000, which databases cannot store");
         }
     }
     Ok(())

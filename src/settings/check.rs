@@ -143,7 +143,7 @@ impl Check<'_> {
         if !BUILT_IN.contains(&publisher.backend.as_str()) {
             return Ok(());
         }
-        let problem = format!("is for an application's own kinds of backend; {} has none", publisher.backend);
+        let problem = format!("is only for an application's own backends; {} has no options", publisher.backend);
         self.that(publisher.options.is_empty(), &format!("{key}.options"), problem)?;
         if publisher.backend == "redis_stream" { self.redis(key, publisher) } else { Ok(()) }
     }

@@ -185,7 +185,7 @@ impl Layer {
             }
             Err(error) => {
                 let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-                let reason = format!("line {line} is no valid TOML: {}", error.message().replace('\n', ", "));
+                let reason = format!("line {line} is not valid TOML: {}", error.message().replace('\n', ", "));
                 Err(SettingsError::Unreadable { path: origin, reason })
             }
         }
@@ -224,7 +224,7 @@ fn rename_aliases(dict: &mut Dict, origin: &str) -> Result<()> {
     let Some(Value::Dict(_, worker)) = dict.get_mut("worker") else { return Ok(()) };
     let Some(value) = worker.remove(ALIAS) else { return Ok(()) };
     if worker.insert(ALIASED.to_owned(), value).is_some() {
-        let problem = format!("is another name of `worker.{ALIASED}`, which is given too: give one");
+        let problem = format!("is an alias of `worker.{ALIASED}`, which is set too: set only one");
         return Err(SettingsError::Invalid { key: format!("worker.{ALIAS}"), origin: origin.to_owned(), problem });
     }
     Ok(())

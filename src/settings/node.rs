@@ -134,7 +134,7 @@ impl<'a> Node<'a> {
 
     /// Reads a text like [`string`](Self::string), without showing the value in errors.
     pub(super) fn secret(&self) -> Result<super::Secret> {
-        self.as_text().map(super::Secret::from).ok_or_else(|| self.invalid("must be a text in quotes"))
+        self.as_text().map(super::Secret::from).ok_or_else(|| self.invalid("must be a quoted string"))
     }
 
     pub(super) fn bool(&self) -> Result<bool> {
@@ -198,12 +198,12 @@ impl<'a> Node<'a> {
 
     /// A list of texts; from the environment also `a,b`.
     pub(super) fn strings(&self) -> Result<Vec<String>> {
-        self.texts().ok_or_else(|| self.expected("a list of texts such as [\"a\", \"b\"]"))
+        self.texts().ok_or_else(|| self.expected("a list of strings such as [\"a\", \"b\"]"))
     }
 
     /// Reads a list like [`strings`](Self::strings), without showing the value in errors.
     pub(super) fn secrets(&self) -> Result<Vec<super::Secret>> {
-        let texts = self.texts().ok_or_else(|| self.invalid("must be a list of texts such as [\"a\", \"b\"]"))?;
+        let texts = self.texts().ok_or_else(|| self.invalid("must be a list of strings such as [\"a\", \"b\"]"))?;
         Ok(texts.into_iter().map(super::Secret::from).collect())
     }
 

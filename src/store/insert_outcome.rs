@@ -80,7 +80,7 @@ impl ValidEvent {
         // The insert found a row and the read did not: the event was stored before, delivered, and deleted in between.
         let Some(FoundRow { event, data }) = found else { return Ok(self.deleted()) };
         let stored = event.map_err(|reason| StoreError::Query {
-            operation: "read what is stored",
+            operation: "read a stored event",
             reason: format!("the event {id} cannot be read: {reason}"),
             transient: false,
         })?;

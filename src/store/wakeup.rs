@@ -130,7 +130,11 @@ mod tests {
         let wakeup = Wakeup::from_iter(["", "audit"]);
         assert_eq!(wakeup.clone().without(str::is_empty), Wakeup::from_iter(["audit"]));
         assert!(wakeup.without(|_| true).is_empty());
-        assert_eq!(Wakeup::EveryLane.without(|_| true), Wakeup::EveryLane, "of lanes that nobody here knows");
+        assert_eq!(
+            Wakeup::EveryLane.without(|_| true),
+            Wakeup::EveryLane,
+            "it may be about lanes that are unknown here"
+        );
     }
 
     #[cfg(feature = "postgres")]

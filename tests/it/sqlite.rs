@@ -134,7 +134,7 @@ async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_o
         file.connection().batch_execute(&insert).unwrap();
     }
     for (subject, reason) in [
-        ("no JSON", "data is no JSON"),
+        ("no JSON", "data is not valid JSON"),
         ("config array", "publisher_config"),
         ("no count", "retry_count"),
         ("too large", "10000"),

@@ -12,8 +12,8 @@ impl Check<'_> {
     pub(super) fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
         let stream = publisher.stream_name.as_str();
         // The meta key contains the name, and a `}` in it would end the hash tag too early.
-        let problem = "has a `}` and no hash tag, so that its journal could not share its slot in a Redis Cluster; \
-            leave the `}` out, or begin with a tag as in {shop}.events";
+        let problem = "has a `}` but no hash tag, so its journal could not share its slot in a Redis Cluster; \
+            leave out the `}`, or begin with a tag as in {shop}.events";
         self.that(!stream.contains('}') || has_hash_tag(stream), &format!("{key}.stream_name"), problem)?;
         self.redis_address(key, publisher)?;
         publisher.wait_replicas.map_or(Ok(()), |wait| self.wait_replicas(key, wait, publisher.socket_timeout))
@@ -52,7 +52,7 @@ impl Check<'_> {
         ];
         match parts.iter().find(|(part, is_given)| *is_given && *part != given && !allowed.contains(part)) {
             Some((part, _)) => {
-                self.that(false, &format!("{key}.{part}"), format!("stands in `{key}.{given}` too: give one"))
+                self.that(false, &format!("{key}.{part}"), format!("conflicts with `{key}.{given}`: set only one"))
             }
             None => Ok(()),
         }
@@ -68,7 +68,7 @@ impl Check<'_> {
         for url in urls {
             self.redis_url(key, url)?;
             let first = url::Url::parse(url.expose()).is_ok_and(|url| ["", "/", "/0"].contains(&url.path()));
-            self.that(first, key, format!("must name no database: {whose} has none but 0"))?;
+            self.that(first, key, format!("must not name a database: {whose} has only database 0"))?;
         }
         Ok(())
     }

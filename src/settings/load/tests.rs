@@ -110,7 +110,7 @@ fn a_named_file_that_is_not_there_is_an_error() {
 #[test]
 fn a_file_that_is_no_toml_is_named_by_its_line_and_shows_nothing_of_it() {
     let error = refused("[database]\nurl = postgres://ann:pw@db");
-    assert!(error.starts_with("cannot read the settings file the TOML text: line 2 is no valid TOML: "), "{error}");
+    assert!(error.starts_with("cannot read the settings file the TOML text: line 2 is not valid TOML: "), "{error}");
     assert!(!error.contains("pw"), "{error}");
 }
 
@@ -226,7 +226,7 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
             "worker.retry_backoff.max",
             "must be at least `worker.retry_backoff.base`, which is 7200s, not 3600s",
         ),
-        ("worker.backends = 'a'", "worker.backends", "must be a list of texts such as [\"a\", \"b\"], not \"a\""),
+        ("worker.backends = 'a'", "worker.backends", "must be a list of strings such as [\"a\", \"b\"], not \"a\""),
         ("worker.backends = []", "worker.backends", "must name a publisher; leave it out to serve all of them"),
         ("worker.backends = ['b']", "worker.backends", "no publisher is named `b`; there is none"),
         (
@@ -240,7 +240,7 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
             "retention.failed_retention_days",
             "must be a whole number of days, 0 to 36500, not -1",
         ),
-        ("database.url = 5", "database.url", "must be a text in quotes"),
+        ("database.url = 5", "database.url", "must be a quoted string"),
         (
             "database.url = 'mysql://u:pw@h/d'",
             "database.url",
@@ -249,7 +249,7 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         (
             "worker.sleep_time = 1\nworker.poll_interval = 2",
             "worker.sleep_time",
-            "is another name of `worker.poll_interval`, which is given too: give one",
+            "is an alias of `worker.poll_interval`, which is set too: set only one",
         ),
         ("worker.name = ''", "worker.name", "must not be empty; leave it out for the host's name"),
     ] {
@@ -274,7 +274,7 @@ fn a_publisher_that_cannot_be_is_refused() {
         ("db = -1\nhost = 'h'", ".db", "must be a whole number, at least 0, not -1"),
         ("url = 'http://u:pw@h'", ".url", "must be an address that begins with redis:// or rediss://"),
         ("url = 'redis://h:x'", ".url", "is not a valid address"),
-        ("url = 'redis://h'\nhost = 'h'", ".host", "stands in `publishers.a.url` too: give one"),
+        ("url = 'redis://h'\nhost = 'h'", ".host", "conflicts with `publishers.a.url`: set only one"),
         ("host = 'h'\nmax_len = -1", ".max_len", "must be a whole number, at least 0, not -1"),
         ("on_failed = 'stop'", ".on_failed", "must be \"continue\" or \"hold\", not \"stop\""),
         ("rate_limit = 5", ".rate_limit", "must be a table, not 5"),
@@ -288,13 +288,13 @@ fn a_publisher_that_cannot_be_is_refused() {
         (
             "host = 'h'\nstream_name = 'a}b'",
             ".stream_name",
-            "has a `}` and no hash tag, so that its journal could not share its slot in a Redis Cluster; leave the `}` \
-             out, or begin with a tag as in {shop}.events",
+            "has a `}` but no hash tag, so its journal could not share its slot in a Redis Cluster; leave out the `}`, \
+             or begin with a tag as in {shop}.events",
         ),
         (
             "host = 'h'\noptions = { x = 1 }",
             ".options",
-            "is for an application's own kinds of backend; redis_stream has none",
+            "is only for an application's own backends; redis_stream has no options",
         ),
     ] {
         let text = format!("[publishers.a]\n{text}");
@@ -384,14 +384,18 @@ fn redis_is_found_by_an_address_by_the_nodes_of_a_cluster_or_by_sentinels() {
 fn an_address_given_in_two_ways_or_by_halves_is_refused() {
     let sentinel = "sentinel = { master = 'm', nodes = ['redis://a'] }";
     for (text, key, problem) in [
-        ("url = 'redis://h'\nnodes = ['redis://a']", ".nodes", "stands in `publishers.a.url` too: give one"),
-        ("nodes = ['redis://a']\nhost = 'h'", ".host", "stands in `publishers.a.nodes` too: give one"),
-        ("nodes = ['redis://a']\npassword = 'pw'", ".password", "stands in `publishers.a.nodes` too: give one"),
-        (&format!("{sentinel}\nport = 1"), ".port", "stands in `publishers.a.sentinel` too: give one"),
-        (&format!("{sentinel}\nnodes = ['redis://a']"), ".sentinel", "stands in `publishers.a.nodes` too: give one"),
-        ("nodes = 'redis://:pw@h'", ".nodes", "must be a list of texts such as [\"a\", \"b\"]"),
+        ("url = 'redis://h'\nnodes = ['redis://a']", ".nodes", "conflicts with `publishers.a.url`: set only one"),
+        ("nodes = ['redis://a']\nhost = 'h'", ".host", "conflicts with `publishers.a.nodes`: set only one"),
+        ("nodes = ['redis://a']\npassword = 'pw'", ".password", "conflicts with `publishers.a.nodes`: set only one"),
+        (&format!("{sentinel}\nport = 1"), ".port", "conflicts with `publishers.a.sentinel`: set only one"),
+        (
+            &format!("{sentinel}\nnodes = ['redis://a']"),
+            ".sentinel",
+            "conflicts with `publishers.a.nodes`: set only one",
+        ),
+        ("nodes = 'redis://:pw@h'", ".nodes", "must be a list of strings such as [\"a\", \"b\"]"),
         ("nodes = ['http://:pw@h']", ".nodes", "must be an address that begins with redis:// or rediss://"),
-        ("nodes = ['redis://h/1']", ".nodes", "must name no database: a cluster has none but 0"),
+        ("nodes = ['redis://h/1']", ".nodes", "must not name a database: a cluster has only database 0"),
         (
             "sentinel = { nodes = ['redis://a'] }",
             ".sentinel",

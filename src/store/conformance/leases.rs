@@ -289,5 +289,5 @@ pub(super) async fn an_epoch_is_raised_above_another_for_its_owner_alone<F: Fixt
     let view = worker.beat().await;
     let raised = view.leases.iter().find(|lease| lease.shard == shard).unwrap();
     assert!(raised.owner == Some(worker.id) && raised.epoch > 40);
-    assert_eq!(view.renewed.len(), all(&store) - 1, "it is taken anew rather than renewed at an epoch not known");
+    assert_eq!(view.renewed.len(), all(&store) - 1, "it is not renewed at an unknown epoch");
 }

@@ -106,7 +106,7 @@ pub(super) async fn load(
 
 async fn rows(store: &PostgresStore, columns: &str, ids: Vec<Uuid>) -> Result<Vec<Row>> {
     store
-        .run("look up events", |conn| {
+        .run("load events", |conn| {
             sql::<row::SqlTypes>("SELECT ")
                 .sql(columns)
                 .sql(" FROM outbox_events e WHERE e.id = ANY (")
@@ -153,7 +153,7 @@ struct ScannedRow {
 
 pub(super) async fn scan(store: &PostgresStore, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
     let query = bind(filter.examination(page, most, placeholder));
-    let seen: Vec<ScannedRow> = store.run("look through events", |conn| by_index(conn, query).boxed()).await?;
+    let seen: Vec<ScannedRow> = store.run("scan events", |conn| by_index(conn, query).boxed()).await?;
     Ok(ScanPage::of(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
 }
 
@@ -194,7 +194,7 @@ fn bind(query: Query) -> BoxedSqlQuery<'static, Pg, SqlQuery> {
 /// Assigns a `seq` to rows whose writer set it to NULL: they have no position, so no cursor would ever reach them.
 pub(super) async fn repair_missing_seq(store: &PostgresStore) -> Result<usize> {
     store
-        .run("give events their place", |conn| {
+        .run("repair missing seq", |conn| {
             diesel::sql_query(
                 "WITH stray AS MATERIALIZED (SELECT id, created_at FROM outbox_events \
                     WHERE seq IS NULL AND status IN ('pending', 'retry') \

@@ -70,12 +70,12 @@ impl Target {
         let query = url.query().map(|query| query.replace('+', "%20"));
         url.set_query(query.as_deref());
         let mut config: Config =
-            url.as_str().parse().map_err(|error| format!("is no Postgres URL: {}", chain(&error)))?;
+            url.as_str().parse().map_err(|error| format!("is not a valid PostgreSQL URL: {}", chain(&error)))?;
         let tls = match mode.as_deref() {
             None | Some("disable") => None,
             Some("require") => Some(encrypted()?),
             Some("verify-full") => Some(verified()?),
-            Some(_) => return Err("has an sslmode that is none of disable, require, verify-full".to_owned()),
+            Some(_) => return Err("has an unknown sslmode; use disable, require or verify-full".to_owned()),
         };
         config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
         config.connect_timeout(CONNECT_LIMIT);

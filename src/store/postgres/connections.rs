@@ -111,7 +111,7 @@ impl Connections {
     pub(super) async fn open(&self) -> Result<Opened> {
         let permit = tokio::time::timeout(CONNECT_LIMIT, Arc::clone(&self.permits).acquire_owned()).await;
         let Ok(Ok(permit)) = permit else {
-            return Err(self.target.unreachable("it has not ended the connections that were given up"));
+            return Err(self.target.unreachable("it has not ended abandoned connections yet"));
         };
         let (give, taken) = oneshot::channel();
         tokio::spawn(open(Arc::clone(&self.target), self.planner, permit, give));
@@ -256,7 +256,7 @@ impl managed::Manager for Connections {
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<Self::Error> {
         if self.is_outdated(pooled.index_plans) || pooled.driver.busy || pooled.conn.is_broken() {
-            return Err(RecycleError::message("it is of no use any more"));
+            return Err(RecycleError::message("no longer usable"));
         }
         Ok(())
     }

@@ -68,8 +68,8 @@ impl IndexPlans {
         *self.state() = State { given_up_until: Some(Instant::now() + PAUSE), ended_silently: 0 };
         tracing::debug!(
             why,
-            "options of a connection do not reach the server, as through a pooler; each statement is planned for each call, and they \
-             are tried again in {PAUSE:?}"
+            "connection options do not reach the server, as through a pooler; statements are planned for each call; \
+             retrying the options in {PAUSE:?}"
         );
     }
 
@@ -107,7 +107,7 @@ impl Target {
             Ok((client, messages)) => self.check_planner_options(client, messages, planner).await,
             Err(error) if self.may_refuse_options(&error) => {
                 let plain = self.open_plain().await?;
-                self.index_plans.give_up("they are refused");
+                self.index_plans.give_up("refused");
                 Ok(plain)
             }
             Err(error) => Err(self.connect_error(&error)),
@@ -128,7 +128,7 @@ impl Target {
         if heeded {
             self.index_plans.works()
         } else {
-            self.index_plans.give_up("they are not heeded")
+            self.index_plans.give_up("ignored")
         }
         Ok((client, messages, heeded))
     }

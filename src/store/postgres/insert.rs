@@ -365,7 +365,7 @@ impl<'a> Repeated<'a> {
     /// A new id cannot exist already: something in the database, such as a trigger, kept the event out.
     fn check(&self) -> QueryResult<()> {
         let Some(id) = self.lost else { return Ok(()) };
-        Err(Error::DeserializationError(format!("the event {id} was inserted and is not in the table").into()))
+        Err(Error::DeserializationError(format!("the event {id} was inserted but is not in the table").into()))
     }
 }
 

@@ -62,7 +62,7 @@ async fn notify(store: &PostgresStore, channel: &str, payloads: &[String]) -> Re
     let payloads: Vec<String> = payloads.iter().map(|payload| quote(payload)).collect();
     // Not NOTIFY itself, for which no privilege can be revoked.
     let sql = format!("SELECT pg_notify('{channel}', p) FROM unnest(ARRAY[{}]) AS p", payloads.join(", "));
-    store.run("wake workers of other processes", |conn| async move { conn.batch_execute(&sql).await }.boxed()).await
+    store.run("notify other processes", |conn| async move { conn.batch_execute(&sql).await }.boxed()).await
 }
 
 /// The error if nothing arrives: through a pooler in transaction mode LISTEN succeeds, but no notification ever comes.
@@ -109,7 +109,7 @@ impl<'a> PostgresListener<'a> {
                     return Ok(Some(Notification::from_payload(said.payload(), self.reader)));
                 }
                 Some(_) => {}
-                None => return Err(self.store.target.unreachable("the connection that listens was closed")),
+                None => return Err(self.store.target.unreachable("the listening connection was closed")),
             }
         }
     }

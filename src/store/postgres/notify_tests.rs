@@ -35,7 +35,7 @@ async fn what_others_announce_of_this_outbox_is_heard_and_nothing_else() {
     while !(heard.is_of("") && heard.is_of("it's")) {
         match subscription.next().await.unwrap() {
             Notification::Wakeup(wakeup) => heard.add(wakeup),
-            Notification::LeasesReleased => panic!("nobody released any"),
+            Notification::LeasesReleased => panic!("no worker released leases"),
         }
     }
     assert_eq!(heard, Wakeup::from_iter(["", "it's"]));

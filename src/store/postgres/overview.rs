@@ -152,6 +152,6 @@ mod tests {
         fixture.execute(&[insert(2 * MANY, "pending"), insert(12, "published")].join(";")).await;
         fixture.execute("ANALYZE outbox_events").await;
         let (counts, is_estimate) = look().await;
-        assert_eq!((counts["published"], is_estimate), (12, false), "few beside many");
+        assert_eq!((counts["published"], is_estimate), (12, false), "few published among many events");
     }
 }

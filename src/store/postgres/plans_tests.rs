@@ -71,12 +71,12 @@ async fn ask_of_nothing(store: &PostgresStore) {
     for _ in 0..CALLS {
         let everything = FetchRequest {
             retry_shards: (0..SHARDS).collect(),
-            keys: vec![KeyStart::whole("nobody")],
+            keys: vec![KeyStart::whole("absent")],
             ..ranges(Position::START, None)
         };
         assert!(store.fetch(&everything).await.unwrap().rows.is_empty());
         let question = PredecessorQuery {
-            key: "nobody".to_owned(),
+            key: "absent".to_owned(),
             from: Position::START,
             before: Position::START,
             except: vec![nobody],
@@ -114,7 +114,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     let except: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let sweep = FetchRequest { except: except.clone(), ..ranges(Position::START, Some(place)) };
     store.fetch(&sweep).await.unwrap();
-    let keys = ["hot", "key-7", "nobody"].map(KeyStart::whole).to_vec();
+    let keys = ["hot", "key-7", "absent"].map(KeyStart::whole).to_vec();
     let by_key = FetchRequest { ranges: Vec::new(), keys, except, ..ranges(place, None) };
     assert!(!store.fetch(&by_key).await.unwrap().rows.is_empty());
 
@@ -137,7 +137,7 @@ async fn ask_everything(store: &PostgresStore, worker: Uuid, epoch: i64) {
     for holding in [&[][..], &[lane()][..]] {
         assert!(store.has_due(&[lane(), Arc::from("")], holding).await.unwrap());
     }
-    assert!(!store.has_due(&[Arc::from("nobody's")], &[]).await.unwrap());
+    assert!(!store.has_due(&[Arc::from("unserved")], &[]).await.unwrap());
 
     // The outcomes of events.
     let (done, refused) = rows.split_at(900);

@@ -48,7 +48,7 @@ static STANDING: LazyLock<String> = LazyLock::new(|| {
 
 pub(super) async fn queue_position(store: &PostgresStore, id: Uuid) -> Result<Option<QueuePosition>> {
     let found: Option<Found> = store
-        .read("look where an event stands", |conn| {
+        .read("read a queue position", |conn| {
             async move { diesel::sql_query(&*STANDING).bind::<SqlUuid, _>(id).get_result(conn).await.optional() }
                 .boxed()
         })

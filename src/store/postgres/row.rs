@@ -306,11 +306,11 @@ pub(super) fn time(column: &str, raw: PgTimestamp) -> Result<DateTime<Utc>, Stri
 fn object(column: &str, json: Option<String>) -> Result<JsonText, String> {
     match json {
         Some(json) if json.starts_with('{') => Ok(JsonText::new(json)),
-        Some(json) if json != "null" && json != "[]" => Err(format!("{column} is no JSON object")),
+        Some(json) if json != "null" && json != "[]" => Err(format!("{column} is not a JSON object")),
         _ => Ok(JsonText::empty_object()),
     }
 }
 
 fn names(json: String) -> Result<Option<Vec<String>>, String> {
-    serde_json::from_str(&json).map_err(|_| "pending_handlers is no array of names".to_owned())
+    serde_json::from_str(&json).map_err(|_| "pending_handlers is not an array of names".to_owned())
 }

@@ -36,7 +36,7 @@ pub(super) async fn set(target: &Target, wanted: bool) -> Result<MigrationPlan> 
 }
 
 async fn plan_with(target: &Target, client: &Client, wanted: bool) -> Result<MigrationPlan> {
-    let is_done = is_as(client, wanted).await.map_err(|error| target.driver_error("look for the trigger", &error))?;
+    let is_done = is_as(client, wanted).await.map_err(|error| target.driver_error("find the trigger", &error))?;
     let steps = if is_done { Vec::new() } else { vec![step(wanted)] };
     Ok(MigrationPlan { steps, ..MigrationPlan::default() })
 }
@@ -58,13 +58,13 @@ fn statements(wanted: bool) -> &'static str {
 fn step(wanted: bool) -> Step {
     let cost = match wanted {
         true => {
-            "From then on transactions that insert events commit one after the other: see docs/operations.md.\nNobody \
-             writes for a moment: where the lock is not had within 1.5 s, those who wait behind it go first, and it is \
-             tried again."
+            "From then on transactions that insert events commit one after the other: see docs/operations.md.\nBlocks \
+             writes for a moment: if the lock is not acquired within 1.5 s, statements that wait behind it go first, and \
+             it is retried."
         }
         false => {
-            "ACCESS EXCLUSIVE for a moment: where it is not had within 1.5 s, those who wait behind it go first, and it \
-             is tried\nagain."
+            "ACCESS EXCLUSIVE for a moment: if the lock is not acquired within 1.5 s, statements that wait behind it go\nfirst, and \
+             it is retried."
         }
     };
     Step { sql: transaction(statements(wanted)), cost: cost.to_owned() }

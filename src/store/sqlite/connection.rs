@@ -30,14 +30,16 @@ impl Location {
         let path = url
             .strip_prefix("sqlite:")
             .map(|rest| rest.strip_prefix("//").unwrap_or(rest))
-            .ok_or_else(|| refuse(format!("`{url}` is no SQLite address: write sqlite://path/to/file.db")))?;
+            .ok_or_else(|| refuse(format!("`{url}` is not a SQLite address: write sqlite://path/to/file.db")))?;
         if path.is_empty() || path.contains(":memory:") || path.contains("mode=memory") {
             return Err(refuse(format!(
-                "`{url}` names no file; the outbox uses several connections, and each would see a database of its own: write sqlite://path/to/file.db"
+                "`{url}` does not name a file; the outbox uses several connections, and each would open its own database: write sqlite://path/to/file.db"
             )));
         }
         if path.contains('?') {
-            return Err(refuse(format!("`{url}` carries options, and none are known: write sqlite://path/to/file.db")));
+            return Err(refuse(format!(
+                "`{url}` has options, which are not supported: write sqlite://path/to/file.db"
+            )));
         }
         Ok(Self { path: path.into(), target: url.into() })
     }

@@ -24,13 +24,15 @@ pub(super) struct SqliteLeases(pub(super) Connection);
 impl LeaseStore for SqliteLeases {
     async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot> {
         let beat = beat.clone();
-        self.0.run("beat", move |connection| connection.immediate_transaction(|c| renew_and_look(c, &beat))).await
+        self.0
+            .run("record a heartbeat", move |connection| connection.immediate_transaction(|c| renew_and_look(c, &beat)))
+            .await
     }
 
     async fn has_free(&mut self, lanes: &[LaneName]) -> Result<bool> {
         let lanes = lanes.to_vec();
         self.0
-            .run("look for free leases", move |connection| {
+            .run("find free leases", move |connection| {
                 let (now, protocol) = (read_now(connection)?, read_protocol(connection)?);
                 for lane in &lanes {
                     if find_leases(connection, lane, now, protocol)?
@@ -78,7 +80,9 @@ impl LeaseStore for SqliteLeases {
     }
 
     async fn leave(&mut self, worker: Uuid) -> Result<()> {
-        self.0.run("leave", move |connection| connection.immediate_transaction(|c| forget_worker(c, worker))).await
+        self.0
+            .run("remove the worker", move |connection| connection.immediate_transaction(|c| forget_worker(c, worker)))
+            .await
     }
 }
 

@@ -148,7 +148,7 @@ impl Store for SqliteStore {
 
     async fn fetch(&self, request: &FetchRequest) -> Result<FetchResult> {
         let request = request.clone();
-        self.reader.run("fetch", move |connection| fetch::fetch_due(connection, &request)).await
+        self.reader.run("fetch due events", move |connection| fetch::fetch_due(connection, &request)).await
     }
 
     async fn blockers(
@@ -165,7 +165,9 @@ impl Store for SqliteStore {
 
     async fn mark_failed_as_sent(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
         let sent = sent.to_vec();
-        self.writer.run("record what was sent", move |connection| settle::mark_failed_as_sent(connection, &sent)).await
+        self.writer
+            .run("mark failed events as sent", move |connection| settle::mark_failed_as_sent(connection, &sent))
+            .await
     }
 
     async fn find_unsettled(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>> {
@@ -177,13 +179,15 @@ impl Store for SqliteStore {
 
     async fn settle_published(&self, events: &[Acceptance], _: Care) -> Result<Vec<SettledEvent>> {
         let events = events.to_vec();
-        self.writer.run("record published", move |connection| settle::record_accepted(connection, &events)).await
+        self.writer.run("record published events", move |connection| settle::record_accepted(connection, &events)).await
     }
 
     async fn settle_rescheduled(&self, owner: Uuid, events: &[FailureRecord]) -> Result<Vec<SettledEvent>> {
         let events = events.to_vec();
         self.writer
-            .run("record rescheduled", move |connection| settle::record_rescheduled(connection, owner, &events))
+            .run("record retries and failures", move |connection| {
+                settle::record_rescheduled(connection, owner, &events)
+            })
             .await
     }
 
@@ -194,7 +198,7 @@ impl Store for SqliteStore {
 
     async fn see_handlers(&self, names: &[String]) -> Result<()> {
         let names = names.to_vec();
-        self.writer.run("see handlers", move |connection| handlers::see(connection, &names)).await
+        self.writer.run("mark handlers as seen", move |connection| handlers::see(connection, &names)).await
     }
 
     async fn drop_handler(&self, name: &str) -> Result<usize> {
@@ -223,14 +227,16 @@ impl Store for SqliteStore {
                 handlers::record_handled(connection, &gone)?;
                 handlers::put_behind(connection, &handler, &waiting)
             };
-            self.writer.run("put deliveries behind others", tidy).await?;
+            self.writer.run("postpone deliveries", tidy).await?;
         }
         Ok(deliveries)
     }
 
     async fn settle_handled(&self, handled: &[(String, Uuid, i64)], _: Care) -> Result<Vec<Settled>> {
         let handled = handled.to_vec();
-        self.writer.run("record handled", move |connection| handlers::record_handled(connection, &handled)).await
+        self.writer
+            .run("record handlers' answers", move |connection| handlers::record_handled(connection, &handled))
+            .await
     }
 
     async fn settle_rejected_deliveries(&self, owner: Uuid, rejected: &[RejectedDelivery]) -> Result<Vec<Settled>> {
@@ -244,25 +250,23 @@ impl Store for SqliteStore {
 
     async fn has_due_deliveries(&self, handlers: &[String]) -> Result<bool> {
         let handlers = handlers.to_vec();
-        self.reader.run("look for due deliveries", move |connection| handlers::has_due(connection, &handlers)).await
+        self.reader.run("check for due deliveries", move |connection| handlers::has_due(connection, &handlers)).await
     }
 
     async fn owed_before(&self, lane: &str, keys: &[String]) -> Result<HashMap<String, Vec<String>>> {
         let (lane, keys) = (lane.to_owned(), keys.to_vec());
         self.reader
-            .run("look who is owed a key's events", move |connection| handlers::owed_before(connection, &lane, &keys))
+            .run("find handlers owed a key's events", move |connection| handlers::owed_before(connection, &lane, &keys))
             .await
     }
 
     async fn owed(&self) -> Result<Vec<OwedHandler>> {
-        self.reader.run("count what handlers are owed", handlers::owed).await
+        self.reader.run("count owed deliveries", handlers::owed).await
     }
 
     async fn finish_settled(&self) -> Result<usize> {
         let rounds = self.rounds.clone();
-        self.writer
-            .run("end what is owed no more", move |connection| handlers::finish_settled(connection, &rounds))
-            .await
+        self.writer.run("finish settled events", move |connection| handlers::finish_settled(connection, &rounds)).await
     }
 
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {
@@ -275,7 +279,7 @@ impl Store for SqliteStore {
     async fn has_due(&self, lanes: &[LaneName], failed_blocks: &[LaneName]) -> Result<bool> {
         let (lanes, failed_blocks) = (lanes.to_vec(), failed_blocks.to_vec());
         self.reader
-            .run("look for due events", move |connection| order::has_due(connection, &lanes, &failed_blocks))
+            .run("check for due events", move |connection| order::has_due(connection, &lanes, &failed_blocks))
             .await
     }
 
@@ -286,7 +290,7 @@ impl Store for SqliteStore {
     async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize> {
         let failed_blocks = failed_blocks.to_vec();
         self.writer
-            .run("delete expired", move |connection| admin::delete_expired(connection, expiry, &failed_blocks))
+            .run("delete old events", move |connection| admin::delete_expired(connection, expiry, &failed_blocks))
             .await
     }
 
@@ -303,7 +307,7 @@ impl Store for SqliteStore {
         const OPERATION: &str = "find an event";
         let row = self.reader.run(OPERATION, move |connection| admin::find_event(connection, row::COLUMNS, id)).await?;
         row.map(Row::decode).transpose().map_err(|reason| {
-            let reason = format!("the row of event {id} is no event: {reason}");
+            let reason = format!("the row of event {id} is not a valid event: {reason}");
             StoreError::Query { operation: OPERATION, reason, transient: false }
         })
     }
@@ -319,9 +323,7 @@ impl Store for SqliteStore {
 
     async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
         let filter = filter.clone();
-        self.reader
-            .run("look through events", move |connection| admin::scan_events(connection, &filter, page, most))
-            .await
+        self.reader.run("scan events", move |connection| admin::scan_events(connection, &filter, page, most)).await
     }
 
     async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
@@ -343,7 +345,7 @@ impl Store for SqliteStore {
     }
 
     async fn overview(&self, _: CountMode) -> Result<EventCounts> {
-        self.reader.run("read the overview", overview::overview).await
+        self.reader.run("count events", overview::overview).await
     }
 
     async fn due(&self) -> Result<Vec<Backlog>> {
@@ -355,9 +357,7 @@ impl Store for SqliteStore {
     }
 
     async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>> {
-        self.reader
-            .run("look where an event stands", move |connection| queue_position::queue_position(connection, id))
-            .await
+        self.reader.run("read a queue position", move |connection| queue_position::queue_position(connection, id)).await
     }
 
     fn leases(&self) -> Box<dyn LeaseStore> {

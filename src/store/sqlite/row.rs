@@ -211,20 +211,20 @@ fn optional<T>(
 }
 
 fn id(cell: Option<Cell>) -> Result<Uuid, String> {
-    Uuid::from_slice(&bytes("id", cell)?).map_err(|_| "id is no blob of 16 bytes".to_owned())
+    Uuid::from_slice(&bytes("id", cell)?).map_err(|_| "id is not a blob of 16 bytes".to_owned())
 }
 
 fn text(column: &str, cell: Option<Cell>) -> Result<String, String> {
     match cell {
         Some(Cell::Text(text)) => Ok(text),
-        _ => Err(format!("{column} is no text in UTF-8")),
+        _ => Err(format!("{column} is not UTF-8 text")),
     }
 }
 
 fn bytes(column: &str, cell: Option<Cell>) -> Result<Vec<u8>, String> {
     match cell {
         Some(Cell::Bytes(bytes)) => Ok(bytes),
-        _ => Err(format!("{column} is no blob")),
+        _ => Err(format!("{column} is not a blob")),
     }
 }
 
@@ -232,7 +232,7 @@ fn integer(column: &str, cell: Option<Cell>) -> Result<i64, String> {
     match cell {
         Some(Cell::Integer(number)) => Ok(number),
         None => Err(format!("{column} is missing")),
-        _ => Err(format!("{column} is no integer")),
+        _ => Err(format!("{column} is not an integer")),
     }
 }
 
@@ -254,7 +254,7 @@ fn json(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
     let text = text(column, cell)?;
     match serde_json::from_str::<&RawValue>(&text) {
         Ok(_) => Ok(JsonText::new(text.trim().to_owned())),
-        Err(_) => Err(format!("{column} is no JSON")),
+        Err(_) => Err(format!("{column} is not valid JSON")),
     }
 }
 
@@ -265,10 +265,10 @@ fn object(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
     match json.as_str() {
         "null" | "[]" => Ok(JsonText::empty_object()),
         text if text.starts_with('{') => Ok(json),
-        _ => Err(format!("{column} is no JSON object")),
+        _ => Err(format!("{column} is not a JSON object")),
     }
 }
 
 fn names(column: &str, cell: Option<Cell>) -> Result<Option<Vec<String>>, String> {
-    serde_json::from_str(&text(column, cell)?).map_err(|_| format!("{column} is no array of names"))
+    serde_json::from_str(&text(column, cell)?).map_err(|_| format!("{column} is not an array of names"))
 }

@@ -26,7 +26,7 @@ pub(super) async fn is_foreign(client: &Client) -> Result<bool, Error> {
 pub(super) async fn look(client: &Client) -> Result<Result<Found, String>, Error> {
     let kind: Option<String> = client.query_one(KIND, &[]).await?.try_get(0)?;
     if kind.as_deref() != Some("r") {
-        return Ok(Err("it is no ordinary table".to_owned()));
+        return Ok(Err("it is not an ordinary table".to_owned()));
     }
     let columns = columns(client).await?;
     let mut objections = find_objections(&columns);
@@ -35,7 +35,7 @@ pub(super) async fn look(client: &Client) -> Result<Result<Found, String>, Error
         objections.push("its primary key is not id".to_owned());
     }
     for row in client.query(OTHERS, &[]).await? {
-        objections.push(format!("there is a {} already", row.try_get::<_, String>(0)?));
+        objections.push(format!("{} already exists", row.try_get::<_, String>(0)?));
     }
     if !objections.is_empty() {
         return Ok(Err(objections.join("; ")));

@@ -49,7 +49,7 @@ impl<'a> AdoptSession<'a> {
         while !session.take_turn().await? {
             if began.elapsed() > TURN_LIMIT {
                 return Err(
-                    session.failure("another migration is at work on this database: wait for its end".to_owned())
+                    session.failure("another migration is running on this database: wait until it ends".to_owned())
                 );
             }
             tokio::time::sleep(TURN_PAUSE).await;
@@ -121,11 +121,11 @@ impl<'a> AdoptSession<'a> {
         if tries >= patience.tries {
             let said = chain(error);
             return Err(self.failure(format!(
-                "{said}, {tries} times: see pg_stat_activity for the transaction that is open for so long. What was done \
-                 so far stays; run `outbox migrate` again"
+                "{said}, {tries} times: find the long transaction in pg_stat_activity. Finished steps are kept; run \
+                 `outbox migrate` again"
             )));
         }
-        tracing::info!(tries, error = chain(error), "waiting for a lock");
+        tracing::info!(tries, error = chain(error), "lock not acquired; retrying");
         tokio::time::sleep(patience.pause).await;
         Ok(())
     }

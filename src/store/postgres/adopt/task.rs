@@ -55,8 +55,8 @@ impl Index {
     fn cost(&self) -> String {
         let (pages, rows) = (grouped(self.table_pages), grouped(self.table_rows));
         format!(
-            "The table is read twice: {pages} pages, about {rows} rows by the planner's estimate. Writing goes on.\nWaits \
-             until transactions that are older than it are over."
+            "The table is read twice: {pages} pages, about {rows} rows by the planner's estimate. Writes continue.\nWaits \
+             for all older transactions to end."
         )
     }
 }
@@ -88,14 +88,14 @@ impl Task {
             Self::AddColumns => Step {
                 sql: transaction(COLUMNS),
                 cost:
-                    "Changes the catalog alone; no row is read or written. ACCESS EXCLUSIVE for a moment: where it is \
-                       not had\nwithin 1.5 s, those who wait behind it go first, and it is tried again."
+                    "Changes the catalog only; no row is read or written. ACCESS EXCLUSIVE for a moment: if the lock is \
+                       not\nacquired within 1.5 s, statements that wait behind it go first, and it is retried."
                         .to_owned(),
             },
             Self::FillSeq { rows, pages } => Step {
                 sql: transaction(&seq_batch(0)),
                 cost: format!(
-                    "Rows written: {}, those that are not published. The table is read once. Inserting goes on.\nRepeated \
+                    "Rows written: {}, those that are not published. The table is read once. Inserts continue.\nRepeated \
                      for each {BATCH_PAGES} of {} pages, each time in a transaction of its own.",
                     grouped(*rows),
                     grouped(*pages)

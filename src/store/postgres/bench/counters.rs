@@ -77,7 +77,7 @@ impl BenchSchema {
         let deadline = tokio::time::Instant::now() + LEAVING;
         while self.connections().await? > 0 {
             if tokio::time::Instant::now() > deadline {
-                return Err(refused(format!("connections of {} are still there after {LEAVING:?}", self.name)));
+                return Err(refused(format!("connections of {} are still open after {LEAVING:?}", self.name)));
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }

@@ -92,7 +92,7 @@ impl BenchSchema {
 
 /// The address of the same database with names looked up in this schema only.
 fn address_of(database: &Secret, schema: &str) -> Result<Secret> {
-    let mut url = Url::parse(database.expose()).map_err(|error| refused(format!("the URL is none: {error}")))?;
+    let mut url = Url::parse(database.expose()).map_err(|error| refused(format!("the URL is not valid: {error}")))?;
     let mut options = format!("-csearch_path={schema}");
     let mut pairs: Vec<(String, String)> = Vec::new();
     for (name, value) in url.query_pairs() {

@@ -151,7 +151,7 @@ impl Apart<'_> {
     }
 
     fn blame(&mut self, row: &FetchedRow, reason: &StoreError) {
-        tracing::warn!(event.id = %row.id, %reason, "the row of an event cannot be read; it is recorded as failed");
+        tracing::warn!(event.id = %row.id, %reason, "event row cannot be read; recording the event as failed");
         self.reader.push(FetchedRow { event: Err(format!("its row cannot be read: {reason}")), ..row.clone() });
     }
 }

@@ -290,11 +290,8 @@ pub(super) async fn blockers(
             Value::Bool(failed_blocks),
         ],
     );
-    let rows = store
-        .read("look for what stands before a key's events", |conn| {
-            query.load::<(String, Uuid, PgTimestamp, i64, bool)>(conn).boxed()
-        })
-        .await?;
+    let rows =
+        store.read("find blockers", |conn| query.load::<(String, Uuid, PgTimestamp, i64, bool)>(conn).boxed()).await?;
     let mut found: HashMap<String, Blocker> = HashMap::with_capacity(rows.len());
     for (key, id, PgTimestamp(scheduled_at), seq, due) in rows {
         let blocker = Blocker { id, position: Position { scheduled_at, seq }, due };
@@ -338,7 +335,7 @@ pub(super) async fn find_unsettled(store: &PostgresStore, lane: &str, sent: &[(U
     let values = [Value::Ids(ids), Value::Numbers(seqs), Value::Text(lane.to_owned()), Value::Number(i64::MAX)];
     let query = Statement::<Placed>::new(false, &UNSETTLED_SENT, values);
     let confirmation = store.settling.confirmation();
-    let looked_up = store.run("look up what was sent", |conn| {
+    let looked_up = store.run("find unsettled events", |conn| {
         async move {
             let rows = query.load::<PlacedRow>(conn).await?;
             // On the connection that showed the recorded state: after a failover in between there is none to ask.
@@ -374,7 +371,7 @@ pub(super) async fn has_due(store: &PostgresStore, lanes: &[LaneName], failed_bl
     let lanes: Vec<&str> = lanes.iter().map(AsRef::as_ref).collect();
     let holding: Vec<&str> = failed_blocks.iter().map(AsRef::as_ref).collect();
     store
-        .run("look whether anything is due", |conn| {
+        .run("check for due events", |conn| {
             diesel::sql_query(HAS_DUE)
                 .bind::<Array<Text>, _>(lanes)
                 .bind::<Array<Text>, _>(holding)

@@ -42,7 +42,7 @@ fn micros(handler: &Announcement) -> i64 {
 pub(in crate::store::postgres) async fn see(store: &PostgresStore, names: &[String]) -> Result<()> {
     let names = names.to_vec();
     store
-        .run("see handlers", |conn| {
+        .run("mark handlers as seen", |conn| {
             diesel::sql_query(
                 "UPDATE outbox_handlers h SET seen_at = clock_timestamp() FROM (\
                     SELECT name FROM outbox_handlers WHERE name = ANY ($1) \

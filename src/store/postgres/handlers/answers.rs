@@ -9,7 +9,7 @@ use crate::store::postgres::settle::{Parameter, Settling, divide, durable, found
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{Care, RejectedDelivery, Settled};
 
-const HANDLED: &str = "record what was handled";
+const HANDLED: &str = "record handlers' answers";
 
 /// The usual way waits for row locks for a short time: handlers of one event often answer together.
 pub(in crate::store::postgres) async fn handled(

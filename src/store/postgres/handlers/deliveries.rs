@@ -208,7 +208,7 @@ async fn put_behind(store: &PostgresStore, due: &[Due]) -> Result<()> {
     let seqs: Vec<i64> = waiting.iter().map(|(due, _)| due.seq).collect();
     let times: Vec<PgTimestamp> = waiting.iter().map(|(_, time)| *time).collect();
     store
-        .run("put deliveries behind others", |conn| {
+        .run("postpone deliveries", |conn| {
             diesel::sql_query(
                 "UPDATE outbox_handler_deliveries d SET next_at = s.time FROM unnest($1, $2, $3) AS s(id, seq, time) \
                  WHERE d.event_id = s.id AND d.seq = s.seq AND d.next_at < s.time",
@@ -225,7 +225,7 @@ async fn put_behind(store: &PostgresStore, due: &[Due]) -> Result<()> {
 
 pub(in crate::store::postgres) async fn has_due(store: &PostgresStore, handlers: &[String]) -> Result<bool> {
     let query = Statement::<Bool>::new(store.target.can_cache_statements(), HAS_DUE, [Value::Texts(handlers.to_vec())]);
-    store.read("look whether a delivery is due", |conn| query.get_result(conn).boxed()).await
+    store.read("check for due deliveries", |conn| query.get_result(conn).boxed()).await
 }
 
 const HAS_DUE: &str = "SELECT EXISTS (SELECT FROM unnest(?) AS n(name) \

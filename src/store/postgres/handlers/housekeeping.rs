@@ -60,7 +60,7 @@ pub(in crate::store::postgres) async fn finish_settled(store: &PostgresStore) ->
 /// Ends deliveries of settles that had read the announcement before it was dropped.
 async fn end_dropped(store: &PostgresStore) -> Result<usize> {
     let dropped: Vec<(String, i64)> = store
-        .run("look for deliveries to dropped handlers", |conn| sql::<(Text, BigInt)>(DROPPED).load(conn).boxed())
+        .run("find deliveries to dropped handlers", |conn| sql::<(Text, BigInt)>(DROPPED).load(conn).boxed())
         .await?;
     let mut ended = 0;
     for (handler, generation) in dropped {
@@ -82,7 +82,7 @@ const DROPPED: &str = "WITH RECURSIVE known AS (\
 async fn events_without_deliveries(store: &PostgresStore) -> Result<Vec<(String, Uuid, i64)>> {
     let (after, id) = replace(&store.rounds.events, None);
     let rows: Vec<(PgTimestamp, Uuid, i64, bool)> = store
-        .run("look for events that owe nothing any more", |conn| {
+        .run("find events without deliveries", |conn| {
             let read = async move |conn: &mut AsyncPgConnection| {
                 diesel::sql_query(BY_INDEX).execute(conn).await?;
                 sql::<(Timestamptz, SqlUuid, BigInt, Bool)>(
@@ -111,7 +111,7 @@ async fn events_without_deliveries(store: &PostgresStore) -> Result<Vec<(String,
 async fn deliveries_without_events(store: &PostgresStore) -> Result<Vec<(String, Uuid, i64)>> {
     let (id, seq, handler) = replace(&store.rounds.deliveries, None);
     let rows: Vec<(Uuid, i64, String, bool)> = store
-        .run("look for deliveries of events that are gone", |conn| {
+        .run("find deliveries of deleted events", |conn| {
             let read = async move |conn: &mut AsyncPgConnection| {
                 diesel::sql_query(BY_INDEX).execute(conn).await?;
                 sql::<(SqlUuid, BigInt, Text, Bool)>(

@@ -21,7 +21,7 @@ pub(in crate::store::postgres) async fn owed_before(
     let values = [Value::Texts(keys.to_vec()), lane(), lane()];
     let query = Statement::<(Text, Text)>::new(store.target.can_cache_statements(), OWED_BEFORE, values);
     let rows =
-        store.read("look who is owed a key's events", |conn| query.load::<(String, String)>(conn).boxed()).await?;
+        store.read("find handlers owed a key's events", |conn| query.load::<(String, String)>(conn).boxed()).await?;
     let mut owed: HashMap<String, Vec<String>> = HashMap::new();
     for (key, handler) in rows {
         owed.entry(key).or_default().push(handler);
@@ -57,7 +57,7 @@ pub(in crate::store::postgres) async fn owed(store: &PostgresStore) -> Result<Ve
     let query =
         sql::<(Text, Nullable<Text>, BigInt, BigInt, Nullable<BigInt>, Nullable<BigInt>, BigInt, Bool)>(&owed_sql());
     let rows: Vec<OwedRow> =
-        store.run_within(LONG_STATEMENT_LIMIT, "count what handlers are owed", |conn| query.load(conn).boxed()).await?;
+        store.run_within(LONG_STATEMENT_LIMIT, "count owed deliveries", |conn| query.load(conn).boxed()).await?;
     Ok(rows.into_iter().map(handler).collect())
 }
 

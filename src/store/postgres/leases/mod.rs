@@ -254,14 +254,14 @@ impl PostgresLeases {
 
     /// Notifies workers of released leases; without a notification they find them a little later.
     async fn tell_of_release(&mut self, worker: Uuid) {
-        let told = self.ask("tell workers of free leases", SHORT_LIMIT, &sql::tell_of_release(worker)).await;
+        let told = self.ask("notify workers of free leases", SHORT_LIMIT, &sql::tell_of_release(worker)).await;
         if let Err(error) = told {
-            tracing::debug!(%error, "other workers were not told of leases that were released");
+            tracing::debug!(%error, "other workers were not notified of released leases");
         }
     }
 
     async fn forget(&mut self, lease: Duration) -> Result<()> {
-        self.ask("forget workers that are gone", SHORT_LIMIT, &sql::forget(forgotten_after(lease))).await.map(drop)
+        self.ask("remove dead workers", SHORT_LIMIT, &sql::forget(forgotten_after(lease))).await.map(drop)
     }
 
     /// Renews the leases one by one: under protocol 1 each has an end of its own.
@@ -285,7 +285,7 @@ impl LeaseStore for PostgresLeases {
             view.leases.iter().filter(|row| row.shard.lane == *lane).count() < SHARDS.unsigned_abs() as usize
         });
         if missing {
-            self.ask("make lease rows", beat_limit(beat.lease), &sql::make_rows(&beat.lanes)).await?;
+            self.ask("insert lease rows", beat_limit(beat.lease), &sql::make_rows(&beat.lanes)).await?;
             view = self.look(beat).await?;
         }
         if self.protocol < PROTOCOL && !self.has_older {
@@ -305,7 +305,7 @@ impl LeaseStore for PostgresLeases {
     }
 
     async fn has_free(&mut self, lanes: &[LaneName]) -> Result<bool> {
-        Ok(!self.ask("look for free leases", SHORT_LIMIT, &sql::free(lanes)).await?.is_empty())
+        Ok(!self.ask("find free leases", SHORT_LIMIT, &sql::free(lanes)).await?.is_empty())
     }
 
     async fn acquire(
@@ -316,7 +316,7 @@ impl LeaseStore for PostgresLeases {
         lease: Duration,
     ) -> Result<Vec<(Shard, i64)>> {
         let sql = sql::acquire(worker, lane, want, lease, &self.ended, &self.absent);
-        let rows = self.ask("take leases", beat_limit(lease), &sql).await?;
+        let rows = self.ask("acquire leases", beat_limit(lease), &sql).await?;
         Ok(rows.iter().filter_map(taken).collect())
     }
 

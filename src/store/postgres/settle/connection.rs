@@ -105,7 +105,7 @@ impl managed::Manager for Manager {
     async fn recycle(&self, connection: &mut SettleConnection, _: &Metrics) -> RecycleResult<StoreError> {
         let is_outdated = self.0.is_outdated(connection.index_plans);
         match is_outdated || connection.driver.busy || connection.client.is_closed() {
-            true => Err(RecycleError::message("it is of no use any more")),
+            true => Err(RecycleError::message("no longer usable")),
             false => Ok(()),
         }
     }
@@ -219,7 +219,7 @@ impl SettlePool {
             // The server was idle at the last check, and the reply has not arrived since.
             if is_lost {
                 *self.patience() = patience.min(LONGEST_PATIENCE);
-                return Err(self.target.unreachable("its answer is lost"));
+                return Err(self.target.unreachable("its reply was lost"));
             }
             if began.elapsed() >= STATEMENT_LIMIT && !std::mem::replace(&mut has_warned, true) {
                 tracing::warn!(operation, "the database has not answered for {STATEMENT_LIMIT:?}; still waiting");

@@ -67,7 +67,7 @@ impl Settling {
     pub(super) async fn learn(&self) -> Result<()> {
         self.write_and_wait(|barrier| async move {
             let sql = format!("WITH {} SELECT FROM durable", durable(&format!(", {barrier}")));
-            self.query("confirm what is recorded", sql, vec![]).await.map(drop)
+            self.query("confirm the recorded state", sql, vec![]).await.map(drop)
         })
         .await
     }
@@ -81,7 +81,7 @@ impl Settling {
             match statement(EMIT).await {
                 Err(StoreError::Refused { sqlstate, reason, .. }) if NOT_ALLOWED.contains(&&*sqlstate) => {
                     self.emits.store(false, Ordering::Relaxed);
-                    tracing::debug!(sqlstate, reason, "logical messages are refused; a row lock takes their place");
+                    tracing::debug!(sqlstate, reason, "logical messages refused; using a row lock instead");
                 }
                 answer => return answer,
             }
@@ -144,7 +144,7 @@ impl Settling {
     /// Locks the rows, skips those that other transactions hold, and returns the outcome of each.
     async fn record_sent(&self, sent: &[(Uuid, i64)]) -> Result<Vec<Settled>> {
         self.write_and_wait(|barrier| async move {
-            let rows = self.query("record what was sent", sent_sql(barrier), ids_and_seqs(sent)).await?;
+            let rows = self.query("mark failed events as sent", sent_sql(barrier), ids_and_seqs(sent)).await?;
             Ok(rows.iter().map(found).collect())
         })
         .await
