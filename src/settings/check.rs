@@ -121,20 +121,20 @@ impl Check<'_> {
     }
 
     fn publisher(&self, key: &str, name: &str, publisher: &PublisherSettings) -> Result<()> {
-        let of = |name: &str| format!("{key}.{name}");
+        let key_of = |name: &str| format!("{key}.{name}");
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-".contains(c);
         let named = !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(plain);
         self.that(named, key, "a publisher's name is 1 to 100 of the characters a-z, 0-9, `_`, `.` and `-`")?;
-        self.that(!publisher.backend.is_empty(), &of("backend"), "must name a kind, such as \"redis_stream\"")?;
-        self.time(&of("connect_timeout"), publisher.connect_timeout, Duration::from_millis(1))?;
-        self.time(&of("socket_timeout"), publisher.socket_timeout, Duration::from_millis(1))?;
-        self.that(!publisher.stream_name.is_empty(), &of("stream_name"), "must not be empty")?;
-        self.that(publisher.port != Some(0), &of("port"), format!("must be {}, not 0", expected::PORT))?;
+        self.that(!publisher.backend.is_empty(), &key_of("backend"), "must name a kind, such as \"redis_stream\"")?;
+        self.time(&key_of("connect_timeout"), publisher.connect_timeout, Duration::from_millis(1))?;
+        self.time(&key_of("socket_timeout"), publisher.socket_timeout, Duration::from_millis(1))?;
+        self.that(!publisher.stream_name.is_empty(), &key_of("stream_name"), "must not be empty")?;
+        self.that(publisher.port != Some(0), &key_of("port"), format!("must be {}, not 0", expected::PORT))?;
         let db = publisher.db.unwrap_or(0);
-        self.that(db >= 0, &of("db"), format!("must be {}, not {db}", expected::FROM_ZERO))?;
+        self.that(db >= 0, &key_of("db"), format!("must be {}, not {db}", expected::FROM_ZERO))?;
         if let Some(limit) = publisher.rate_limit {
-            self.at_least_one(&of("rate_limit.per_second"), limit.per_second.into())?;
-            self.at_least_one(&of("rate_limit.burst"), limit.burst.into())?;
+            self.at_least_one(&key_of("rate_limit.per_second"), limit.per_second.into())?;
+            self.at_least_one(&key_of("rate_limit.burst"), limit.burst.into())?;
         }
         self.built_in(key, publisher)
     }

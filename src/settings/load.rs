@@ -155,7 +155,7 @@ fn from_layers(figment: &Figment) -> Result<Settings> {
     let merged = figment.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
     let origins = Origins::new(figment);
     let settings = read::settings(Node::root(&origins, merged))?;
-    settings.check_from(&|key| origins.of(key))?;
+    settings.check_from(&|key| origins.origin_of(key))?;
     Ok(settings)
 }
 

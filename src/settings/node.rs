@@ -27,7 +27,7 @@ impl<'a> Origins<'a> {
     }
 
     /// The origin of a key, or of the nearest table around it.
-    pub(super) fn of(&self, key: &str) -> String {
+    pub(super) fn origin_of(&self, key: &str) -> String {
         let seen = self.seen.borrow();
         let mut key = key;
         loop {
@@ -122,9 +122,9 @@ impl<'a> Node<'a> {
     }
 
     fn unknown(self, name: &str, parent: &str, known: &[&str]) -> SettingsError {
-        let beside = nearest(name, known.iter().copied())
+        let sibling = nearest(name, known.iter().copied())
             .map(|near| if parent.is_empty() { near.to_owned() } else { format!("{parent}.{near}") });
-        let nearest = beside.or_else(|| known_elsewhere(name));
+        let nearest = sibling.or_else(|| known_elsewhere(name));
         SettingsError::UnknownKey { key: self.key, origin: self.origin, nearest }
     }
 

@@ -36,7 +36,7 @@ pub(super) fn first_difference(given: &ValidEvent, stored: &OutboxEvent, data: S
 #[cfg(feature = "sqlite")]
 impl SameData {
     /// Compares with a row that was read with its data. JSON null, which other writers may store, means no data.
-    pub(crate) fn of(given: &ValidEvent, stored: &OutboxEvent) -> Self {
+    pub(crate) fn compare(given: &ValidEvent, stored: &OutboxEvent) -> Self {
         let json = stored.data.as_ref().map(JsonText::as_str).filter(|text| *text != "null");
         let json = match (given.data.as_deref(), json) {
             (Some(given), Some(stored)) => are_equal(given, stored),

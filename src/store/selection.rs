@@ -58,7 +58,7 @@ pub(crate) struct ScanPage {
 
 impl ScanPage {
     /// Collects the rows of a scan, each with whether it matches.
-    pub(super) fn of(page: Page, rows: impl IntoIterator<Item = (CreatedCursor, bool)>) -> Self {
+    pub(super) fn from_rows(page: Page, rows: impl IntoIterator<Item = (CreatedCursor, bool)>) -> Self {
         let (mut places, mut stopped_at) = (Vec::new(), None);
         for (place, meant) in rows {
             if meant { places.push(place) } else { stopped_at = Some(place) }
@@ -103,11 +103,11 @@ impl Query {
     }
 
     /// Compares with a value, if there is one.
-    fn compare<T>(&mut self, comparison: &str, value: Option<&T>, of: impl Fn(T) -> Comparand) -> Option<String>
+    fn compare<T>(&mut self, comparison: &str, value: Option<&T>, comparand: impl Fn(T) -> Comparand) -> Option<String>
     where
         T: Clone,
     {
-        value.map(|value| format!("{comparison} {}", self.bind(of(value.clone()))))
+        value.map(|value| format!("{comparison} {}", self.bind(comparand(value.clone()))))
     }
 }
 
@@ -123,15 +123,15 @@ fn one_of(statuses: &[Status]) -> String {
 impl EventFilter {
     /// Whether the query uses the index by status, which events that are not published have. Most are published, so those
     /// are found by a scan through all.
-    fn goes_by_status(&self) -> bool {
+    fn uses_status_index(&self) -> bool {
         !self.statuses.is_empty() && !self.statuses.contains(&Status::Published)
     }
 
     /// The query that counts the matching events.
-    pub(super) fn counting(&self, placeholder: fn(usize) -> String) -> Query {
+    pub(super) fn count_query(&self, placeholder: fn(usize) -> String) -> Query {
         let mut query = Query::new(placeholder);
         let mut conditions = [self.created(&mut query), self.others(&mut query)].concat();
-        if self.goes_by_status() {
+        if self.uses_status_index() {
             conditions.push(one_of(&self.statuses));
         }
         query.sql = format!("SELECT count(*) AS count FROM outbox_events AS e WHERE {}", all_of(&conditions));
@@ -139,24 +139,24 @@ impl EventFilter {
     }
 
     /// The query for the cursors of the matching events.
-    pub(super) fn selection(&self, page: Page, placeholder: fn(usize) -> String) -> Query {
+    pub(super) fn select_query(&self, page: Page, placeholder: fn(usize) -> String) -> Query {
         let mut query = Query::new(placeholder);
         let conditions = [self.created(&mut query), self.others(&mut query)].concat();
-        query.sql = self.walk(&mut query, page, conditions, "e.id, e.created_at", page.limit);
+        query.sql = self.scan_sql(&mut query, page, conditions, "e.id, e.created_at", page.limit);
         query
     }
 
     /// The query that reads `most` events from a page's start. It returns the matching ones as rows with `meant` set and, if
     /// it stopped before the end of the table, the last event that was read, with `meant` unset.
-    pub(super) fn examination(&self, page: Page, most: i64, placeholder: fn(usize) -> String) -> Query {
+    pub(super) fn scan_query(&self, page: Page, most: i64, placeholder: fn(usize) -> String) -> Query {
         let mut query = Query::new(placeholder);
         let columns = format!("e.id, e.created_at, ({}) AS meant", all_of(&self.others(&mut query)));
         let range = self.created(&mut query);
-        let walk = self.walk(&mut query, page, range, &columns, most);
+        let scan = self.scan_sql(&mut query, page, range, &columns, most);
         let (direction, _) = page.direction();
         let order = format!("ORDER BY created_at {direction}, id {direction}");
         query.sql = format!(
-            "WITH seen AS MATERIALIZED ({walk}) \
+            "WITH seen AS MATERIALIZED ({scan}) \
              SELECT id, created_at, meant FROM (\
                 SELECT id, created_at, true AS meant FROM seen WHERE meant {order} LIMIT {}) AS found \
              UNION ALL SELECT id, created_at, meant FROM (\
@@ -176,7 +176,7 @@ impl EventFilter {
 
     /// The other conditions on the events of a scan.
     fn others(&self, query: &mut Query) -> Vec<String> {
-        let statuses = (!self.statuses.is_empty() && !self.goes_by_status()).then(|| one_of(&self.statuses));
+        let statuses = (!self.statuses.is_empty() && !self.uses_status_index()).then(|| one_of(&self.statuses));
         let texts = [
             ("e.event_type =", &self.event_type),
             ("e.publisher_backend =", &self.backend),
@@ -198,7 +198,14 @@ impl EventFilter {
     /// The query for these columns of the first `limit` events on a page, `id` and `created_at` among them.
     ///
     /// Each status is scanned separately: an index by status and time is ordered within one status only.
-    fn walk(&self, query: &mut Query, page: Page, mut conditions: Vec<String>, columns: &str, limit: i64) -> String {
+    fn scan_sql(
+        &self,
+        query: &mut Query,
+        page: Page,
+        mut conditions: Vec<String>,
+        columns: &str,
+        limit: i64,
+    ) -> String {
         let (direction, comparison) = page.direction();
         if let Some(CreatedCursor { created_at, id }) = page.after {
             let (created_at, id) = (query.bind(Comparand::Moment(created_at)), query.bind(Comparand::Id(id)));
@@ -211,21 +218,21 @@ impl EventFilter {
                 all_of(conditions)
             )
         };
-        if !self.goes_by_status() {
+        if !self.uses_status_index() {
             return one(&conditions);
         }
         // The second condition follows from the first, but not every planner then sees that the partial index applies.
-        let mut of = |status: &Status| {
+        let mut by_status = |status: &Status| {
             conditions.push(format!("e.status = '{status}' AND e.status <> 'published'"));
             let sql = one(&conditions);
             conditions.pop();
             sql
         };
         match self.statuses.as_slice() {
-            [status] => of(status),
+            [status] => by_status(status),
             statuses => {
                 let each: Vec<String> =
-                    statuses.iter().map(of).map(|of| format!("SELECT * FROM ({of}) AS of_one")).collect();
+                    statuses.iter().map(by_status).map(|rows| format!("SELECT * FROM ({rows}) AS of_one")).collect();
                 format!(
                     "SELECT * FROM ({}) AS each_status ORDER BY created_at {direction}, id {direction} LIMIT {limit}",
                     each.join(" UNION ALL ")
@@ -247,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_filter_names_what_is_given_alone() {
-        let everything = EventFilter::default().selection(PAGE, numbered);
+        let everything = EventFilter::default().select_query(PAGE, numbered);
         let expected = "SELECT e.id, e.created_at FROM outbox_events AS e WHERE true \
                         ORDER BY e.created_at DESC, e.id DESC LIMIT 9";
         assert_eq!((everything.sql.as_str(), everything.values.len()), (expected, 0));
@@ -257,7 +264,7 @@ mod tests {
             created_until: Some(DateTime::UNIX_EPOCH),
             ..EventFilter::default()
         };
-        let counting = filter.counting(numbered);
+        let counting = filter.count_query(numbered);
         let expected = "SELECT count(*) AS count FROM outbox_events AS e WHERE e.created_at < $1 \
                         AND e.status IN ('published', 'retry') AND e.publisher_backend = $2";
         assert_eq!((counting.sql.as_str(), counting.values.len()), (expected, 2));
@@ -265,12 +272,12 @@ mod tests {
 
     #[test]
     fn events_that_are_not_published_are_walked_through_status_by_status() {
-        let of = |statuses: &[Status]| EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
-        let two = of(&[Status::Failed, Status::Retry]).selection(PAGE, numbered).sql;
+        let with_statuses = |statuses: &[Status]| EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
+        let two = with_statuses(&[Status::Failed, Status::Retry]).select_query(PAGE, numbered).sql;
         assert_eq!(two.matches("LIMIT 9").count(), 3, "{two}");
         assert!(two.contains("e.status = 'failed' AND e.status <> 'published'"), "{two}");
         assert!(two.contains(" UNION ALL "), "{two}");
-        let published = of(&[Status::Failed, Status::Published]).selection(PAGE, numbered).sql;
+        let published = with_statuses(&[Status::Failed, Status::Published]).select_query(PAGE, numbered).sql;
         assert!(!published.contains("UNION ALL"), "{published}");
     }
 }

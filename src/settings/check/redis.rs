@@ -20,23 +20,23 @@ impl Check<'_> {
     }
 
     fn redis_address(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
-        let of = |name: &str| format!("{key}.{name}");
+        let key_of = |name: &str| format!("{key}.{name}");
         if let Some(url) = &publisher.url {
-            self.redis_url(&of("url"), url)?;
+            self.redis_url(&key_of("url"), url)?;
             return self.only(key, "url", publisher, &[]);
         }
         if !publisher.nodes.is_empty() {
-            self.servers(&of("nodes"), &publisher.nodes, "a cluster")?;
+            self.servers(&key_of("nodes"), &publisher.nodes, "a cluster")?;
             return self.only(key, "nodes", publisher, &[]);
         }
         if let Some(sentinel) = &publisher.sentinel {
-            self.sentinel(&of("sentinel"), sentinel)?;
+            self.sentinel(&key_of("sentinel"), sentinel)?;
             return self.only(key, "sentinel", publisher, &["db", "username", "password"]);
         }
         let host = publisher.host.as_ref().filter(|host| !host.is_empty());
         let remedy =
             "redis_stream needs `url`, such as redis://localhost:6379/0, or `host`, `nodes` or `sentinel`".to_owned();
-        host.map(|_| ()).ok_or(SettingsError::Missing { key: of("url"), remedy })
+        host.map(|_| ()).ok_or(SettingsError::Missing { key: key_of("url"), remedy })
     }
 
     /// Checks that the address is given by one key, next to which only the keys in `allowed` may be set.
@@ -81,11 +81,11 @@ impl Check<'_> {
     }
 
     fn wait_replicas(&self, key: &str, wait: WaitReplicas, limit: Duration) -> Result<()> {
-        let of = |name: &str| format!("{key}.wait_replicas.{name}");
+        let key_of = |name: &str| format!("{key}.wait_replicas.{name}");
         let problem = format!("must be {}, not {}", expected::FROM_ONE, wait.count);
-        self.that(wait.count >= 1, &of("count"), problem)?;
-        self.time(&of("timeout"), wait.timeout, Duration::from_millis(1))?;
+        self.that(wait.count >= 1, &key_of("count"), problem)?;
+        self.time(&key_of("timeout"), wait.timeout, Duration::from_millis(1))?;
         let problem = format!("must be less than `{key}.socket_timeout`, which is {limit:?}, not {:?}", wait.timeout);
-        self.that(wait.timeout < limit, &of("timeout"), problem)
+        self.that(wait.timeout < limit, &key_of("timeout"), problem)
     }
 }

@@ -65,7 +65,7 @@ async fn write<T: Send>(
     let _given_up = Sweep(&store.pool);
     let mut conn = store.pool.get().await.map_err(|error| no_connection(&store.target, error))?;
     conn.set_busy(true);
-    conn.warned().forget();
+    conn.warned().reset();
     let Ok(answer) = tokio::time::timeout(STATEMENT_LIMIT, statements(&mut conn)).await else {
         return Err(StoreError::Timeout { operation: WRITE, limit: STATEMENT_LIMIT }.into());
     };
@@ -137,7 +137,7 @@ fn placeholder(n: usize) -> String {
 }
 
 pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>> {
-    let query = bind(filter.selection(page, placeholder));
+    let query = bind(filter.select_query(page, placeholder));
     let found: Vec<Found> =
         store.run_within(LONG_STATEMENT_LIMIT, "select events", |conn| by_index(conn, query).boxed()).await?;
     Ok(found.into_iter().map(CreatedCursor::from).collect())
@@ -152,9 +152,9 @@ struct ScannedRow {
 }
 
 pub(super) async fn scan(store: &PostgresStore, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
-    let query = bind(filter.examination(page, most, placeholder));
+    let query = bind(filter.scan_query(page, most, placeholder));
     let seen: Vec<ScannedRow> = store.run("scan events", |conn| by_index(conn, query).boxed()).await?;
-    Ok(ScanPage::of(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
+    Ok(ScanPage::from_rows(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
 }
 
 async fn by_index<T>(conn: &mut AsyncPgConnection, query: BoxedSqlQuery<'static, Pg, SqlQuery>) -> QueryResult<Vec<T>>
@@ -175,7 +175,7 @@ struct CountRow {
 }
 
 pub(super) async fn count(store: &PostgresStore, filter: &EventFilter) -> Result<i64> {
-    let query = bind(filter.counting(placeholder));
+    let query = bind(filter.count_query(placeholder));
     let count: CountRow =
         store.run_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.get_result(conn).boxed()).await?;
     Ok(count.count)

@@ -60,11 +60,11 @@ impl Warned {
         let _ = read.await;
     }
 
-    pub(super) fn forget(&self) {
+    pub(super) fn reset(&self) {
         self.0.store(false, Ordering::Release);
     }
 
-    /// An error if the statement since [`forget`](Self::forget) was committed without waiting for a standby.
+    /// An error if the statement since [`reset`](Self::reset) was committed without waiting for a standby.
     pub(super) fn check(&self, operation: &'static str) -> Result<()> {
         if !self.0.load(Ordering::Acquire) {
             return Ok(());

@@ -51,7 +51,7 @@ pub(super) struct IndexPlans(Mutex<State>);
 #[derive(Default)]
 struct State {
     /// The options were refused or ignored: not tried again before this time.
-    given_up_until: Option<Instant>,
+    disabled_until: Option<Instant>,
     ended_silently: u32,
 }
 
@@ -60,12 +60,12 @@ impl IndexPlans {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn works(&self) {
+    fn enable(&self) {
         *self.state() = State::default();
     }
 
-    fn give_up(&self, why: &str) {
-        *self.state() = State { given_up_until: Some(Instant::now() + PAUSE), ended_silently: 0 };
+    fn disable(&self, why: &str) {
+        *self.state() = State { disabled_until: Some(Instant::now() + PAUSE), ended_silently: 0 };
         tracing::debug!(
             why,
             "connection options do not reach the server, as through a pooler; statements are planned for each call; \
@@ -84,12 +84,12 @@ impl IndexPlans {
 impl Target {
     /// Whether statements may be cached between calls.
     pub(super) fn can_cache_statements(&self) -> bool {
-        self.index_plans.state().given_up_until.is_none()
+        self.index_plans.state().disabled_until.is_none()
     }
 
     /// Whether the next connection asks for planner options.
     pub(super) fn tries_index_plans(&self) -> bool {
-        self.index_plans.state().given_up_until.is_none_or(|until| until <= Instant::now())
+        self.index_plans.state().disabled_until.is_none_or(|until| until <= Instant::now())
     }
 
     /// A connection, and whether the server accepted the options.
@@ -107,7 +107,7 @@ impl Target {
             Ok((client, messages)) => self.check_planner_options(client, messages, planner).await,
             Err(error) if self.may_refuse_options(&error) => {
                 let plain = self.open_plain().await?;
-                self.index_plans.give_up("refused");
+                self.index_plans.disable("refused");
                 Ok(plain)
             }
             Err(error) => Err(self.connect_error(&error)),
@@ -124,13 +124,13 @@ impl Target {
         mut messages: Messages,
         planner: PlannerOptions,
     ) -> Result<(Client, Messages, bool), StoreError> {
-        let heeded = planner.is_heeded(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
-        if heeded {
-            self.index_plans.works()
+        let accepted = planner.is_accepted(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
+        if accepted {
+            self.index_plans.enable()
         } else {
-            self.index_plans.give_up("ignored")
+            self.index_plans.disable("ignored")
         }
-        Ok((client, messages, heeded))
+        Ok((client, messages, accepted))
     }
 
     /// Poolers give various reasons, or none. A network failure says nothing about the options.
@@ -143,7 +143,7 @@ impl Target {
 }
 
 impl PlannerOptions {
-    async fn is_heeded(self, client: &Client, messages: &mut Messages) -> Result<bool, DriverError> {
+    async fn is_accepted(self, client: &Client, messages: &mut Messages) -> Result<bool, DriverError> {
         let question = format!("SELECT current_setting('{}')", self.witness);
         let answer = while_reading(messages, client.simple_query(&question)).await?;
         Ok(answer.iter().any(|message| match message {
@@ -204,7 +204,7 @@ mod tests {
         let target = target_behind(&fixture, 1).await;
         assert!(target.open_with_planner_options(READING).await.is_err());
         assert!(target.can_cache_statements());
-        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, heeded)| heeded));
+        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, accepted)| accepted));
     }
 
     #[tokio::test]
@@ -214,13 +214,13 @@ mod tests {
         for _ in 1..SILENT_REFUSALS {
             assert!(target.open_with_planner_options(READING).await.is_err());
         }
-        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, heeded)| !heeded));
+        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, accepted)| !accepted));
         assert!(!target.can_cache_statements() && !target.tries_index_plans());
-        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, heeded)| !heeded));
+        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, accepted)| !accepted));
 
-        target.index_plans.state().given_up_until = Some(Instant::now());
+        target.index_plans.state().disabled_until = Some(Instant::now());
         assert!(target.tries_index_plans() && !target.can_cache_statements());
-        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, heeded)| heeded));
+        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, accepted)| accepted));
         assert!(target.can_cache_statements());
     }
 }

@@ -35,7 +35,7 @@ impl Insert for Pg {
         }
         let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn).await?;
         let answers = InsertOutcomes::written(events, given(written)?);
-        let repeated = Repeated::of(&answers);
+        let repeated = Repeated::new(&answers);
         if repeated.ids.is_empty() {
             return Ok(answers.finish(|_, _| None));
         }
@@ -59,7 +59,7 @@ impl Insert for Pg {
         }
         let written: Vec<WrittenRow> = InsertEvents::new(&events).load(conn)?;
         let answers = InsertOutcomes::written(events, given(written)?);
-        let repeated = Repeated::of(&answers);
+        let repeated = Repeated::new(&answers);
         if repeated.ids.is_empty() {
             return Ok(answers.finish(|_, _| None));
         }
@@ -168,7 +168,7 @@ impl<'a> InsertEvents<'a> {
             subjects: column(events, |event| &event.subject),
             data: column(events, |event| event.data.as_deref()),
             partition_keys: column(events, |event| &event.partition_key),
-            rest: Rest::of(events),
+            rest: Rest::new(events),
             are_new: events.iter().all(|event| event.is_new),
         }
     }
@@ -188,7 +188,7 @@ impl<'a> InsertEvents<'a> {
 }
 
 impl<'a> Rest<'a> {
-    fn of(events: &'a [ValidEvent]) -> Self {
+    fn new(events: &'a [ValidEvent]) -> Self {
         match events {
             [first, others @ ..] if others.iter().all(|other| Self::is_same(first, other)) => {
                 Self::Same(first, scheduled_at(first))
@@ -352,7 +352,7 @@ struct Repeated<'a> {
 }
 
 impl<'a> Repeated<'a> {
-    fn of(answers: &'a InsertOutcomes) -> Self {
+    fn new(answers: &'a InsertOutcomes) -> Self {
         let events = answers.missing();
         Self {
             ids: events.iter().map(|event| event.id).collect(),

@@ -34,8 +34,8 @@ impl NotifyStore for PostgresStore {
 
     async fn subscribe(&self, outbox: Uuid, reader: Uuid) -> Result<Box<dyn Listener + '_>> {
         let mut listener = PostgresListener::open(self, outbox, reader).await?;
-        match listener.prove().await {
-            Err(StoreError::Timeout { operation: LISTEN, .. }) => Err(deaf()),
+        match listener.probe().await {
+            Err(StoreError::Timeout { operation: LISTEN, .. }) => Err(not_delivered()),
             Err(error) => Err(error),
             Ok(_) => Ok(Box::new(listener)),
         }
@@ -66,7 +66,7 @@ async fn notify(store: &PostgresStore, channel: &str, payloads: &[String]) -> Re
 }
 
 /// The error if nothing arrives: through a pooler in transaction mode LISTEN succeeds, but no notification ever comes.
-fn deaf() -> StoreError {
+fn not_delivered() -> StoreError {
     let reason = "notifications do not arrive over this connection (is it a pooler in transaction mode?)".to_owned();
     StoreError::Query { operation: LISTEN, reason, transient: false }
 }
@@ -99,7 +99,7 @@ impl<'a> PostgresListener<'a> {
     }
 
     /// The next notification; `None`: one of its own.
-    async fn hear(&mut self) -> Result<Option<Notification>> {
+    async fn receive(&mut self) -> Result<Option<Notification>> {
         loop {
             let message =
                 self.messages.try_next().await.map_err(|error| self.store.target.driver_error(LISTEN, &error))?;
@@ -116,9 +116,9 @@ impl<'a> PostgresListener<'a> {
 
     /// Sends itself a notification over another connection, and waits for it or for an earlier one: neither a dead peer nor
     /// a pooler reports itself. Over its own connection it would receive it even through a pooler.
-    async fn prove(&mut self) -> Result<Option<Notification>> {
+    async fn probe(&mut self) -> Result<Option<Notification>> {
         notify(self.store, &self.echo, &[String::new()]).await?;
-        let heard = tokio::time::timeout(ECHO_LIMIT, self.hear()).await;
+        let heard = tokio::time::timeout(ECHO_LIMIT, self.receive()).await;
         heard.unwrap_or(Err(StoreError::Timeout { operation: LISTEN, limit: ECHO_LIMIT }))
     }
 }
@@ -127,9 +127,9 @@ impl<'a> PostgresListener<'a> {
 impl Listener for PostgresListener<'_> {
     async fn next(&mut self) -> Result<Notification> {
         loop {
-            let heard = match tokio::time::timeout(SILENCE, self.hear()).await {
+            let heard = match tokio::time::timeout(SILENCE, self.receive()).await {
                 Ok(heard) => heard?,
-                Err(_) => self.prove().await?,
+                Err(_) => self.probe().await?,
             };
             if let Some(heard) = heard {
                 return Ok(heard);

@@ -32,7 +32,7 @@ struct Found {
 }
 
 /// Counts each shard through the index for reading, up to its part of the maximum.
-static STANDING: LazyLock<String> = LazyLock::new(|| {
+static QUERY: LazyLock<String> = LazyLock::new(|| {
     let most = MOST_AHEAD / i64::from(SHARDS);
     format!(
         "SELECT clock_timestamp() AS now, e.scheduled_at, coalesce(e.seq, 0) AS seq, e.shard, l.owner, a.ahead, a.more_ahead \
@@ -49,8 +49,7 @@ static STANDING: LazyLock<String> = LazyLock::new(|| {
 pub(super) async fn queue_position(store: &PostgresStore, id: Uuid) -> Result<Option<QueuePosition>> {
     let found: Option<Found> = store
         .read("read a queue position", |conn| {
-            async move { diesel::sql_query(&*STANDING).bind::<SqlUuid, _>(id).get_result(conn).await.optional() }
-                .boxed()
+            async move { diesel::sql_query(&*QUERY).bind::<SqlUuid, _>(id).get_result(conn).await.optional() }.boxed()
         })
         .await?;
     Ok(found.map(|found| QueuePosition {

@@ -125,7 +125,7 @@ pub(super) fn select_events(
     filter: &EventFilter,
     page: Page,
 ) -> QueryResult<Vec<CreatedCursor>> {
-    let found: Vec<Found> = bind(filter.selection(page, placeholder)).load(connection)?;
+    let found: Vec<Found> = bind(filter.select_query(page, placeholder)).load(connection)?;
     found.into_iter().map(Found::place).collect()
 }
 
@@ -144,10 +144,10 @@ pub(super) fn scan_events(
     page: Page,
     most: i64,
 ) -> QueryResult<ScanPage> {
-    let seen: Vec<ScannedRow> = bind(filter.examination(page, most, placeholder)).load(connection)?;
+    let seen: Vec<ScannedRow> = bind(filter.scan_query(page, most, placeholder)).load(connection)?;
     let rows: QueryResult<Vec<(CreatedCursor, bool)>> =
         seen.into_iter().map(|row| Ok((row.found.place()?, row.meant))).collect();
-    Ok(ScanPage::of(page, rows?))
+    Ok(ScanPage::from_rows(page, rows?))
 }
 
 #[derive(QueryableByName)]
@@ -158,7 +158,7 @@ struct CountRow {
 
 /// The number of matching events.
 pub(super) fn count_events(connection: &mut SqliteConnection, filter: &EventFilter) -> QueryResult<i64> {
-    bind(filter.counting(placeholder)).get_result::<CountRow>(connection).map(|row| row.count)
+    bind(filter.count_query(placeholder)).get_result::<CountRow>(connection).map(|row| row.count)
 }
 
 fn bind(query: Query) -> BoxedSqlQuery<'static, Sqlite, SqlQuery> {

@@ -32,7 +32,7 @@ impl Insert for Sqlite {
             return Ok(Vec::new());
         }
         InsertEvents { events: &events }.execute(conn).await?;
-        let stored: Vec<Row> = FindEvents::of(&events).load(conn).await?;
+        let stored: Vec<Row> = FindEvents::new(&events).load(conn).await?;
         Ok(finish(events, stored))
     }
 
@@ -46,7 +46,7 @@ impl Insert for Sqlite {
             return Ok(Vec::new());
         }
         InsertEvents { events: &events }.execute(conn)?;
-        let stored: Vec<Row> = FindEvents::of(&events).load(conn)?;
+        let stored: Vec<Row> = FindEvents::new(&events).load(conn)?;
         Ok(finish(events, stored))
     }
 }
@@ -58,7 +58,8 @@ fn finish(events: Vec<ValidEvent>, stored: Vec<Row>) -> Vec<InsertResult> {
     let no_id_twice = found.len() == events.len();
     InsertOutcomes::unknown(events).finish(|_, event| {
         let row = if no_id_twice { found.remove(&event.id) } else { found.get(&event.id).cloned() }?;
-        let data = row.as_ref().map_or(SameData { json: false, binary: false }, |stored| SameData::of(event, stored));
+        let data =
+            row.as_ref().map_or(SameData { json: false, binary: false }, |stored| SameData::compare(event, stored));
         Some(FoundRow { event: row, data })
     })
 }
@@ -146,7 +147,7 @@ struct FindEvents {
 }
 
 impl FindEvents {
-    fn of(events: &[ValidEvent]) -> Self {
+    fn new(events: &[ValidEvent]) -> Self {
         Self { ids: events.iter().map(|event| event.id).collect() }
     }
 }

@@ -25,7 +25,7 @@ impl LeaseStore for SqliteLeases {
     async fn beat(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot> {
         let beat = beat.clone();
         self.0
-            .run("record a heartbeat", move |connection| connection.immediate_transaction(|c| renew_and_look(c, &beat)))
+            .run("record a heartbeat", move |connection| connection.immediate_transaction(|c| renew_and_read(c, &beat)))
             .await
     }
 
@@ -86,7 +86,7 @@ impl LeaseStore for SqliteLeases {
     }
 }
 
-fn renew_and_look(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryResult<LeaseSnapshot> {
+fn renew_and_read(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryResult<LeaseSnapshot> {
     let now = read_now(connection)?;
     let known = write_heartbeat(connection, beat, now)?;
     write_worker(connection, beat, now)?;

@@ -223,11 +223,11 @@ impl Store for SqliteStore {
         let handlers::Found { deliveries, gone, waiting } =
             self.reader.run("fetch deliveries", move |connection| handlers::fetch(connection, &request)).await?;
         if !gone.is_empty() || !waiting.is_empty() {
-            let tidy = move |connection: &mut SqliteConnection| {
+            let cleanup = move |connection: &mut SqliteConnection| {
                 handlers::record_handled(connection, &gone)?;
-                handlers::put_behind(connection, &handler, &waiting)
+                handlers::postpone(connection, &handler, &waiting)
             };
-            self.writer.run("postpone deliveries", tidy).await?;
+            self.writer.run("postpone deliveries", cleanup).await?;
         }
         Ok(deliveries)
     }

@@ -155,7 +155,7 @@ pub(super) fn record_rescheduled(
         else {
             return Ok(Settled::Superseded.into());
         };
-        if stored.stands_as(event) {
+        if stored.has_outcome(event) {
             return Ok(Settled::Recorded.into());
         }
         if !stored.is_as_fetched(event) || !stored.reschedule(connection, owner, event, now)? {
@@ -207,7 +207,7 @@ impl Stored {
     }
 
     /// Whether this settle was recorded before. If it counts no failure, only the time tells.
-    fn stands_as(&self, event: &FailureRecord) -> bool {
+    fn has_outcome(&self, event: &FailureRecord) -> bool {
         let counts = event.retry_count != event.fetched_retry_count || event.status == Status::Failed;
         (counts || self.updated_at != event.fetched_updated_at)
             && self.status.as_deref() == Some(event.status.as_str())

@@ -23,7 +23,7 @@ pub(super) async fn is_foreign(client: &Client) -> Result<bool, Error> {
 }
 
 /// Why the table cannot be adopted, or its state.
-pub(super) async fn look(client: &Client) -> Result<Result<Found, String>, Error> {
+pub(super) async fn inspect(client: &Client) -> Result<Result<Found, String>, Error> {
     let kind: Option<String> = client.query_one(KIND, &[]).await?.try_get(0)?;
     if kind.as_deref() != Some("r") {
         return Ok(Err("it is not an ordinary table".to_owned()));

@@ -58,7 +58,7 @@ async fn is_needed(target: &Target, client: &Client) -> Result<bool> {
 /// The tasks that are left.
 async fn list_tasks(target: &Target, client: &Client) -> Result<Vec<Task>> {
     let failed = |error: Error| target.driver_error("migrate", &error);
-    let found = catalog::look(client).await.map_err(failed)?;
+    let found = catalog::inspect(client).await.map_err(failed)?;
     let found = found.map_err(|objections| target.not_adoptable(objections))?;
     let mut tasks = Vec::new();
     if !found.has_columns {

@@ -26,8 +26,8 @@ const BRIEF: Patience =
 const LONG: Patience = Patience { lock_timeout: Duration::from_secs(600), tries: 3, pause: Duration::from_secs(1) };
 
 /// The wait for another migration. After a kill the server needs a second to notice that the client is gone.
-const TURN_LIMIT: Duration = Duration::from_secs(10);
-const TURN_PAUSE: Duration = Duration::from_millis(100);
+const MIGRATION_WAIT: Duration = Duration::from_secs(10);
+const MIGRATION_POLL: Duration = Duration::from_millis(100);
 
 /// The connection of an adoption, of which only one runs at a time.
 pub(in crate::store::postgres) struct AdoptSession<'a> {
@@ -46,18 +46,18 @@ impl<'a> AdoptSession<'a> {
         // Makes a statement end soon after its client was killed. Not every system supports it, so a refusal is ignored.
         let _ = client.batch_execute("SET client_connection_check_interval = '500ms'").await;
         let began = Instant::now();
-        while !session.take_turn().await? {
-            if began.elapsed() > TURN_LIMIT {
+        while !session.try_lock().await? {
+            if began.elapsed() > MIGRATION_WAIT {
                 return Err(
                     session.failure("another migration is running on this database: wait until it ends".to_owned())
                 );
             }
-            tokio::time::sleep(TURN_PAUSE).await;
+            tokio::time::sleep(MIGRATION_POLL).await;
         }
         Ok(session)
     }
 
-    async fn take_turn(&self) -> Result<bool> {
+    async fn try_lock(&self) -> Result<bool> {
         let row = self.client.query_one("SELECT pg_try_advisory_lock($1)", &[&ADVISORY_LOCK]).await;
         row.and_then(|row| row.try_get(0)).map_err(|error| self.error(&error))
     }

@@ -51,9 +51,9 @@ type Bare = (SmallInt, SqlUuid, Timestamptz, BigInt, Timestamptz, Integer, Integ
 const BARE: &str = "e.id, e.scheduled_at, e.seq, e.updated_at, e.retry_count, e.max_retries, e.status = 'retry', \
     convert_to(e.partition_key, getdatabaseencoding())";
 
-static BARE_RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&FetchSelection::of(BARE)));
-static BARE_RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&FetchSelection::of(BARE)));
-static BARE_KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&FetchSelection::of(BARE)));
+static BARE_RANGES: LazyLock<String> = LazyLock::new(|| ranges_sql(&FetchSelection::plain(BARE)));
+static BARE_RETRIES: LazyLock<String> = LazyLock::new(|| retries_sql(&FetchSelection::plain(BARE)));
+static BARE_KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&FetchSelection::plain(BARE)));
 
 static BY_ID: LazyLock<String> = LazyLock::new(|| {
     format!(

@@ -158,7 +158,7 @@ struct FetchSelection {
 
 impl FetchSelection {
     /// Selects columns of the table unchanged.
-    fn of(columns: &'static str) -> Self {
+    fn plain(columns: &'static str) -> Self {
         Self { columns, inner: "e.*", fits: "" }
     }
 
@@ -167,7 +167,7 @@ impl FetchSelection {
     }
 
     /// The query for the rows, in the form that the columns need.
-    fn from(&self, rows: &str) -> String {
+    fn query(&self, rows: &str) -> String {
         if self.fits.is_empty() { rows.to_owned() } else { sized(rows) }
     }
 }
@@ -178,7 +178,7 @@ static KEYS: LazyLock<String> = LazyLock::new(|| keys_sql(&FetchSelection::deliv
 
 fn ranges_sql(selection: &FetchSelection) -> String {
     let FetchSelection { columns, inner, fits } = selection;
-    let rows = selection.from(&format!(
+    let rows = selection.query(&format!(
         "SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
             AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
             AND (e.scheduled_at, e.seq) > (s.from_at, s.from_seq) AND (e.scheduled_at, e.seq) < (s.to_at, s.to_seq) \
@@ -212,7 +212,7 @@ fn range_values(request: &FetchRequest) -> Vec<Value> {
 /// A row that another writer set to `retry` without a time is due at its `scheduled_at`.
 fn retries_sql(selection: &FetchSelection) -> String {
     let FetchSelection { columns, inner, fits } = selection;
-    let rows = selection.from(&format!(
+    let rows = selection.query(&format!(
         "SELECT s.shard, e.* FROM unnest(?) AS s(shard) CROSS JOIN LATERAL (\
             (SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
                 AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'retry' AND e.retry_at <= now() \
@@ -237,7 +237,7 @@ fn retry_values(request: &FetchRequest) -> Vec<Value> {
 
 fn keys_sql(selection: &FetchSelection) -> String {
     let FetchSelection { columns, inner, fits } = selection;
-    let rows = selection.from(&format!(
+    let rows = selection.query(&format!(
         "SELECT {inner} FROM outbox_events e WHERE e.publisher_backend = ? \
             AND e.partition_key = k.key AND e.partition_key <> '' AND e.status IN ('pending', 'retry') \
             AND (e.scheduled_at, e.seq) >= (k.from_at, k.from_seq) AND e.seq IS NOT NULL AND e.scheduled_at <= now() \
@@ -346,7 +346,7 @@ pub(super) async fn find_unsettled(store: &PostgresStore, lane: &str, sent: &[(U
     });
     let rows = match looked_up.await {
         Err(error) => {
-            store.settling.learn().await?;
+            store.settling.detect_privileges().await?;
             return Err(error);
         }
         Ok(rows) => rows,

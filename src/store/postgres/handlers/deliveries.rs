@@ -39,7 +39,7 @@ pub(in crate::store::postgres) async fn fetch(
             .boxed()
         })
         .await?;
-    put_behind(store, &rows).await?;
+    postpone(store, &rows).await?;
     let (fetched, gone) = join(&work, &rows, read);
     if !gone.is_empty() {
         answers::handled(store, &gone, Care::Usual).await?;
@@ -199,7 +199,7 @@ impl Due {
 }
 
 /// Postpones deliveries that wait: each is found again once the delivery before it was handled, or at its time.
-async fn put_behind(store: &PostgresStore, due: &[Due]) -> Result<()> {
+async fn postpone(store: &PostgresStore, due: &[Due]) -> Result<()> {
     let waiting: Vec<(&Due, PgTimestamp)> = due.iter().filter_map(|due| Some((due, due.put_off_to?))).collect();
     if waiting.is_empty() {
         return Ok(());

@@ -172,7 +172,7 @@ impl PostgresLeases {
         Ok(())
     }
 
-    async fn look(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot> {
+    async fn read_snapshot(&mut self, beat: &Heartbeat) -> Result<LeaseSnapshot> {
         let limit = beat_limit(beat.lease);
         let leases = self.ask("read leases", limit, &sql::read_leases(beat.worker, &beat.lanes)).await?;
         let workers = self.ask("read workers", limit, &sql::read_workers()).await?;
@@ -253,15 +253,15 @@ impl PostgresLeases {
     }
 
     /// Notifies workers of released leases; without a notification they find them a little later.
-    async fn tell_of_release(&mut self, worker: Uuid) {
-        let told = self.ask("notify workers of free leases", SHORT_LIMIT, &sql::tell_of_release(worker)).await;
+    async fn notify_release(&mut self, worker: Uuid) {
+        let told = self.ask("notify workers of free leases", SHORT_LIMIT, &sql::notify_release(worker)).await;
         if let Err(error) = told {
             tracing::debug!(%error, "other workers were not notified of released leases");
         }
     }
 
-    async fn forget(&mut self, lease: Duration) -> Result<()> {
-        self.ask("remove dead workers", SHORT_LIMIT, &sql::forget(forgotten_after(lease))).await.map(drop)
+    async fn remove_dead_workers(&mut self, lease: Duration) -> Result<()> {
+        self.ask("remove dead workers", SHORT_LIMIT, &sql::remove_dead_workers(forgotten_after(lease))).await.map(drop)
     }
 
     /// Renews the leases one by one: under protocol 1 each has an end of its own.
@@ -280,20 +280,20 @@ impl LeaseStore for PostgresLeases {
         let known = self.record(beat).await?;
         self.report(beat).await?;
         let each = if self.protocol < 2 { Some(self.renew_each(beat).await?) } else { None };
-        let mut view = self.look(beat).await?;
+        let mut view = self.read_snapshot(beat).await?;
         let missing = beat.lanes.iter().any(|lane| {
             view.leases.iter().filter(|row| row.shard.lane == *lane).count() < SHARDS.unsigned_abs() as usize
         });
         if missing {
             self.ask("insert lease rows", beat_limit(beat.lease), &sql::make_rows(&beat.lanes)).await?;
-            view = self.look(beat).await?;
+            view = self.read_snapshot(beat).await?;
         }
         if self.protocol < PROTOCOL && !self.has_older {
             self.raise_protocol(beat).await?;
-            view = self.look(beat).await?;
+            view = self.read_snapshot(beat).await?;
         }
         if self.has_gone {
-            self.forget(beat.lease).await?;
+            self.remove_dead_workers(beat.lease).await?;
         }
         if let Some(each) = each {
             view.renewed.retain(|lease| each.contains(lease));
@@ -325,14 +325,14 @@ impl LeaseStore for PostgresLeases {
             return Ok(());
         }
         self.ask("release leases", SHORT_LIMIT, &sql::release(worker, leases)).await?;
-        self.tell_of_release(worker).await;
+        self.notify_release(worker).await;
         Ok(())
     }
 
     async fn leave(&mut self, worker: Uuid) -> Result<()> {
         self.last = None;
         self.ask("release leases", SHORT_LIMIT, &sql::leave(worker)).await?;
-        self.tell_of_release(worker).await;
+        self.notify_release(worker).await;
         Ok(())
     }
 }

@@ -175,7 +175,7 @@ pub(super) fn release(worker: Uuid, leases: &[(Shard, i64)]) -> String {
 }
 
 /// Notifies other workers, in a transaction of its own: a commit with a notification holds a lock of the whole server.
-pub(super) fn tell_of_release(worker: Uuid) -> String {
+pub(super) fn notify_release(worker: Uuid) -> String {
     let payload = quote(&Notification::leases_released(worker));
     format!("SELECT pg_notify('outbox_' || replace(id::text, '-', ''), {payload}) FROM outbox_meta")
 }
@@ -184,23 +184,23 @@ pub(super) fn tell_of_release(worker: Uuid) -> String {
 pub(super) fn leave(worker: Uuid) -> String {
     format!(
         "WITH {DURABLE}, {RULES}, gone AS (DELETE FROM outbox_workers w USING durable WHERE w.id = '{worker}'), {}",
-        free_those_of(&format!("= '{worker}'"))
+        free_leases_of(&format!("= '{worker}'"))
     )
 }
 
 /// Deletes workers that have been silent for long, and frees their leases.
-pub(super) fn forget(after: Duration) -> String {
+pub(super) fn remove_dead_workers(after: Duration) -> String {
     format!(
         "WITH {DURABLE}, {RULES}, dead AS MATERIALIZED (SELECT w.id FROM outbox_workers w \
             LEFT JOIN outbox_heartbeats h ON h.worker = w.id, durable \
             WHERE coalesce(h.heartbeat_at, w.heartbeat_at) < clock_timestamp() - {} FOR UPDATE OF w SKIP LOCKED), \
          gone AS (DELETE FROM outbox_workers w USING dead WHERE w.id = dead.id), {}",
         interval(after),
-        free_those_of("IN (SELECT id FROM dead)")
+        free_leases_of("IN (SELECT id FROM dead)")
     )
 }
 
-fn free_those_of(owner: &str) -> String {
+fn free_leases_of(owner: &str) -> String {
     format!(
         "named AS MATERIALIZED (SELECT backend, shard FROM outbox_leases, durable WHERE owner {owner} \
             FOR UPDATE OF outbox_leases SKIP LOCKED) \

@@ -97,7 +97,7 @@ impl managed::Manager for Manager {
         });
         let mut driver = Driver { task, warned, busy: true };
         let server = self.0.target.identify(&client).await?;
-        let backend = ServerProcess::of(&client).await.map_err(|error| self.0.target.connect_error(&error))?;
+        let backend = ServerProcess::identify(&client).await.map_err(|error| self.0.target.connect_error(&error))?;
         driver.busy = false;
         Ok(SettleConnection { client, driver, server, backend, index_plans, cached: OnceCell::new() })
     }
@@ -129,7 +129,7 @@ impl SettleConnection {
 }
 
 impl ServerProcess {
-    async fn of(client: &Client) -> Result<Self, DriverError> {
+    async fn identify(client: &Client) -> Result<Self, DriverError> {
         const OWN: &str = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint \
             FROM pg_stat_get_activity(pg_backend_pid())";
         let row = client.query_typed_one(OWN, &[]).await?;
@@ -174,7 +174,7 @@ impl SettlePool {
         statement: impl for<'c> FnOnce(&'c SettleConnection) -> BoxFuture<'c, Result<T, DriverError>> + Send,
     ) -> Result<T> {
         let mut connection = self.pool.get().await.map_err(|error| no_connection(&self.target, error))?;
-        connection.driver.warned.forget();
+        connection.driver.warned.reset();
         connection.driver.busy = true;
         let answer = self.answer(operation, &connection, statement(&connection)).await;
         connection.driver.busy =

@@ -64,7 +64,7 @@ impl Settling {
     }
 
     /// Finds out what this role may write; see [`confirmation`](Self::confirmation).
-    pub(super) async fn learn(&self) -> Result<()> {
+    pub(super) async fn detect_privileges(&self) -> Result<()> {
         self.write_and_wait(|barrier| async move {
             let sql = format!("WITH {} SELECT FROM durable", durable(&format!(", {barrier}")));
             self.query("confirm the recorded state", sql, vec![]).await.map(drop)

@@ -234,7 +234,7 @@ fn first_open(
 }
 
 /// Postpones deliveries that wait: each is found again once the delivery before it was handled, or at its time.
-pub(in crate::store::sqlite) fn put_behind(
+pub(in crate::store::sqlite) fn postpone(
     connection: &mut SqliteConnection,
     handler: &str,
     waiting: &[(Uuid, i64, i64)],
