@@ -31,7 +31,7 @@ use crate::error::InvalidEvent;
 pub enum Status {
     /// Waits until it is due and the earlier events of its key are settled.
     Pending,
-    /// In progress at django-broadcaster's own worker; this library never writes it.
+    /// Was sent, and handlers of other processes still have to answer; without `published_at`: set by another writer.
     Processing,
     /// Was rejected, or still has handlers to run; waits for `retry_at`.
     Retry,

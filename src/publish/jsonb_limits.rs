@@ -116,7 +116,7 @@ impl Scanner<'_> {
     }
 }
 
-const LONE_SURROGATE: &str = "holds half of a surrogate pair in a string, which databases cannot store";
+const LONE_SURROGATE: &str = "contains half of a surrogate pair in a string, which databases cannot store";
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@
 //! was empty may scan all of it, which costs nothing then, and would do so with a million rows (R4). So these connections
 //! rule out every plan without an index; those for reading also every plan that does not use its order. They do so in the
 //! connection's options: a pooler that shares connections would pass a later SET on to the next client. If the options are
-//! refused or ignored, statements are planned for each call, and the options are tried again after a while: the address may
+//! refused or ignored, statements are planned for each call, and the options are retried after a while: the address may
 //! lead elsewhere by then.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

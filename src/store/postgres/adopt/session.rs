@@ -143,7 +143,7 @@ impl<'a> AdoptSession<'a> {
     }
 }
 
-/// Statements as [`Session::transact`] sends them.
+/// Statements as [`AdoptSession::transact`] sends them.
 pub(in crate::store::postgres) fn transaction(sql: &str) -> String {
     let lock_timeout = BRIEF.lock_timeout.as_millis();
     format!("BEGIN;\nSET LOCAL lock_timeout = '{lock_timeout}ms';\n\n{}\n\nCOMMIT;", sql.trim())
