@@ -116,14 +116,14 @@ fn without_the_fenced_settle_an_event_is_failed_untried() {
 /// A worker loses its shard before it has recorded a refusal; another sends the event and dies; the shard comes back, and its
 /// journal names what is still in flight as refused. The refusal is then not recorded, and the event would be read again.
 #[test]
-fn without_closing_the_shard_of_an_unrecorded_refusal_what_another_sent_meanwhile_is_sent_twice() {
+fn without_closing_shards_of_unrecorded_rejections_events_are_sent_twice() {
     let faults = Faults { any: 3, crashes: 1, expiries: 1, refusals: 1, ..Faults::default() };
     assert_is_needed(Rules { refused_closes: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), ONCE);
 }
 
 /// The same, and the refusal was recorded in time, but is still kept in memory because of an old fetch.
 #[test]
-fn without_waiting_for_a_settle_that_is_kept_what_another_sent_meanwhile_is_sent_twice() {
+fn without_waiting_for_settles_kept_in_memory_events_are_sent_twice() {
     let faults = Faults { any: 4, crashes: 1, expiries: 1, refusals: 1, looks: 1, ..Faults::default() };
     assert_is_needed(Rules { settled_waits: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), ONCE);
 }
@@ -138,7 +138,7 @@ fn without_fenced_leases_a_late_release_frees_what_was_taken_since() {
 /// The statement that records a refusal comes again after a person has begun the event anew, and meets the lease and the count
 /// that it names.
 #[test]
-fn without_the_time_of_the_last_change_a_repeated_refusal_undoes_a_retry_by_a_person() {
+fn without_the_time_of_change_a_repeated_rejection_undoes_a_manual_retry() {
     let faults = Faults { any: 3, lost: 1, refusals: 1, operator_actions: 1, ..Faults::default() };
     let outbox = Outbox { max_retries: 1, ..outbox(Rules::ALL, faults, LONE) };
     assert_is_needed(Rules { settled_as_read: false, ..Rules::ALL }, outbox, TRIED);

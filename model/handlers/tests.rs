@@ -25,7 +25,7 @@ fn by_a_heartbeats_view_a_handler_that_has_just_begun_is_not_met() {
 }
 
 #[test]
-fn without_announcements_that_outlive_their_process_it_misses_what_is_settled_meanwhile() {
+fn handlers_miss_events_if_announcements_end_with_their_process() {
     assert_is_needed(|rules| rules.announcements_outlive = false, MET);
 }
 
@@ -40,12 +40,12 @@ fn an_answer_that_writes_what_it_remembers_has_a_handler_met_twice() {
 }
 
 #[test]
-fn decided_in_an_older_snapshot_two_last_answers_leave_their_event_unfinished() {
+fn two_last_answers_decided_in_old_snapshots_leave_an_event_unfinished() {
     assert_is_needed(|rules| rules.decides_under_the_lock = false, FINISHED);
 }
 
 #[test]
-fn a_delivery_that_is_written_after_its_name_was_dropped_keeps_its_event_for_ever() {
+fn a_delivery_written_after_its_handler_was_dropped_blocks_its_event() {
     assert_is_needed(|rules| rules.drops_late_deliveries = false, DONE);
 }
 

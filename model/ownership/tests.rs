@@ -58,19 +58,19 @@ fn whatever_goes_wrong_with_three_workers_each_shard_is_held_by_one() {
 // Never two at a time.
 
 #[test]
-fn without_a_lock_on_the_owners_row_a_taking_commits_after_the_owner_has_beaten_and_read() {
+fn without_a_lock_on_the_owners_row_a_lease_is_taken_after_a_heartbeat() {
     let model = two_workers(1, Faults { expiries: 1, ..Faults::default() });
     assert_is_needed(without(|rules| rules.locks_the_owner = false), model, ALONE);
 }
 
 #[test]
-fn without_looking_under_the_lock_a_taking_believes_in_an_end_that_was_put_off_since() {
+fn without_a_check_under_the_lock_a_lease_is_taken_that_was_extended() {
     let model = two_workers(1, Faults { expiries: 1, ..Faults::default() });
     assert_is_needed(without(|rules| rules.checks_under_lock = false), model, ALONE);
 }
 
 #[test]
-fn read_in_the_beats_own_snapshot_a_lease_is_held_that_was_taken_before_the_beat() {
+fn a_heartbeat_that_reads_in_its_own_snapshot_keeps_a_lost_lease() {
     let model = two_workers(1, Faults { expiries: 1, ..Faults::default() });
     assert_is_needed(without(|rules| rules.reads_after_the_beat = false), model, ALONE);
 }
@@ -167,19 +167,20 @@ fn in_one_column_a_stuck_worker_keeps_its_shards() {
 }
 
 #[test]
-fn without_releasing_strays_a_taking_without_an_answer_keeps_a_shard_from_all() {
+fn without_releasing_unknown_leases_an_unanswered_acquire_blocks_a_shard() {
     let model = Ownership { last_begins: true, ..two_workers(1, Faults { lost: 1, ..Faults::default() }) };
     assert_is_needed(without(|rules| rules.releases_strays = false), model, DELIVERED);
 }
 
+/// An event that cannot be recorded stays in flight, which keeps its shard busy.
 #[test]
-fn without_releasing_strays_of_busy_shards_what_cannot_be_recorded_keeps_a_shard_from_all() {
+fn without_releasing_unknown_leases_unrecordable_events_block_a_shard() {
     let model = Ownership { last_begins: true, ..two_workers(2, Faults { lost: 1, burdens: 1, ..Faults::default() }) };
     assert_is_needed(without(|rules| rules.releases_strays_while_busy = false), model, DELIVERED);
 }
 
 #[test]
-fn without_handing_over_what_cannot_be_recorded_a_worker_that_is_down_keeps_its_shards() {
+fn without_hand_over_of_unrecordable_events_a_failing_worker_keeps_shards() {
     let model = two_workers(2, Faults { turns: 1, burdens: 1, ..Faults::default() });
     assert_is_needed(without(|rules| rules.hands_over_what_cannot_be_recorded = false), model, DELIVERED);
 }
@@ -192,7 +193,7 @@ fn a_beat_that_waits_for_a_lock_keeps_its_workers_shards_from_all() {
 
 /// Takings skip a locked row, so what its worker held stays untaken until the worker itself releases it.
 #[test]
-fn without_giving_back_a_worker_whose_row_is_locked_keeps_its_shards_from_all() {
+fn without_its_own_release_a_worker_with_a_locked_row_blocks_its_shards() {
     let model = two_workers(1, Faults { locks: 1, ..Faults::default() });
     assert_is_needed(without(|rules| rules.releases_when_skipped = false), model, DELIVERED);
 }
@@ -205,7 +206,7 @@ fn where_a_rowless_owner_counts_a_late_taking_keeps_a_shard_from_all() {
 
 /// A late report is the last one, and the worker takes the earlier one for the last.
 #[test]
-fn a_report_that_is_only_written_when_it_changed_says_the_wrong_thing_for_ever() {
+fn a_health_report_written_only_when_it_changes_stays_wrong_forever() {
     let model = two_workers(3, Faults { lost: 1, turns: 3, ..Faults::default() });
     assert_is_needed(without(|rules| rules.reports_are_compared = false), model, SHARED);
 }
@@ -213,7 +214,7 @@ fn a_report_that_is_only_written_when_it_changed_says_the_wrong_thing_for_ever()
 // Backends that answer health checks and refuse writes.
 
 #[test]
-fn a_health_check_that_ends_any_pause_moves_the_shards_to_and_fro_for_ever() {
+fn a_health_check_that_ends_any_pause_moves_shards_back_and_forth() {
     let model = Ownership { workers: &[Reach::Well, Reach::PingOnly], ..two_workers(0, Faults::default()) };
     assert_holds(model);
     let rules = without(|rules| rules.probe = Probe::Answer);
@@ -222,7 +223,7 @@ fn a_health_check_that_ends_any_pause_moves_the_shards_to_and_fro_for_ever() {
 
 /// The other can deliver again, and has nothing to show that with, for the one that cannot keeps everything.
 #[test]
-fn where_only_an_accepted_event_ends_a_pause_the_shards_stay_with_a_worker_that_is_down() {
+fn if_only_an_accepted_event_ends_a_pause_a_failing_worker_keeps_shards() {
     let model = Ownership {
         workers: &[Reach::Well, Reach::PingOnly],
         ..two_workers(2, Faults { turns: 2, ..Faults::default() })
@@ -234,7 +235,7 @@ fn where_only_an_accepted_event_ends_a_pause_the_shards_stay_with_a_worker_that_
 
 /// After an outage for all, the first that delivers again gets everything, and keeps it.
 #[test]
-fn where_only_an_accepted_event_ends_a_pause_a_worker_that_has_recovered_stands_by_for_ever() {
+fn if_only_an_accepted_event_ends_a_pause_a_recovered_worker_stands_by() {
     let model = Ownership {
         workers: &[Reach::Well, Reach::PingOnly],
         ..two_workers(1, Faults { turns: 1, ..Faults::default() })

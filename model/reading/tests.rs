@@ -60,7 +60,7 @@ fn retries_that_wait_and_are_read_each_time_keep_others_from_being_read() {
 }
 
 #[test]
-fn without_reading_a_key_for_what_stands_before_its_events_they_wait_for_a_sweep() {
+fn without_fetching_the_blockers_of_a_key_its_events_wait_for_a_sweep() {
     assert_is_needed(|rules| rules.fetches_blockers = false, FAULTS, SOON);
 }
 
