@@ -150,9 +150,9 @@ mod tests {
             ("-1E-99999999999999999999", "digits"),
             (&deep, "deeper"),
             ("{\"secret\":", "line 1, column 10"),
-            ("", "no JSON"),
-            ("1 2", "no JSON"),
-            ("NaN", "no JSON"),
+            ("", "not valid JSON"),
+            ("1 2", "not valid JSON"),
+            ("NaN", "not valid JSON"),
         ] {
             let problem = check(text).unwrap_err();
             assert!(problem.contains(says), "{text}: {problem}");
