@@ -130,7 +130,7 @@ fn floats_are_printed_as_python_prints_them() {
 
 #[test]
 #[cfg(feature = "redis")]
-fn an_entry_has_the_fields_that_consumers_know_and_then_the_configured_ones() {
+fn an_entry_has_the_standard_fields_and_then_the_configured_ones() {
     let event = with_config(
         r#"{"s": "x\"yé", "plain": "é", "i": 123456789012345678901234567890, "f": 1e-7, "z": -0, "source": "mine", "s": "again"}"#,
     );

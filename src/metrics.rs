@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dashboard_shows_every_metric_and_no_other_and_the_alerts_ask_for_none_that_is_not() {
+    fn the_dashboard_shows_exactly_all_metrics_and_alerts_use_only_these() {
         let all: BTreeSet<&str> = ALL.iter().map(|metric| metric.name).collect();
         assert_eq!(named_in(include_str!("../docs/grafana.json")), all);
         let alerts = named_in(include_str!("../docs/alerts.yaml"));

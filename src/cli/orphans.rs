@@ -174,7 +174,7 @@ mod tests {
     use crate::store::{LaneHealth, Shard, WorkerRow};
 
     #[test]
-    fn what_these_settings_do_not_know_is_somebodys_where_a_live_worker_serves_it() {
+    fn an_entry_of_an_unconfigured_lane_is_served_if_a_live_worker_serves_it() {
         let settings = Settings::from_toml("[publishers.orders]\nbackend = 'redis_stream'\nhost = 'h'").unwrap();
         let stream = settings.publishers["orders"].stream_name.clone();
         let entry = JournalEntry {

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn each_check_that_sending_disproves_is_distrusted_for_longer_up_to_a_minute() {
+    fn each_disproved_health_check_is_distrusted_longer_up_to_a_minute() {
         let now = BootInstant::now();
         let mut breaker = failed_while_sending(now);
         let mut distrust = vec![];

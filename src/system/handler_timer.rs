@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_slow_handlers_mailbox_each_event_has_its_whole_time_from_its_start() {
+    fn each_event_in_a_slow_handlers_mailbox_has_the_full_time_from_its_start() {
         let (clock, mut timer) = (clock(), HandlerTimer::default());
         let all: Vec<u64> = (0..100).map(|_| timer.begin(clock.at(0))).collect();
         for (seconds, number) in (20..).step_by(20).zip(all) {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_an_event_that_gets_no_answer_the_others_are_spared_whoever_looks_first() {
+    fn events_behind_a_timed_out_one_are_judged_not_run_in_any_order() {
         for first_looks_first in [true, false] {
             let (clock, mut timer) = (clock(), HandlerTimer::default());
             let (hung, second, third) = (timer.begin(clock.at(0)), timer.begin(clock.at(0)), timer.begin(clock.at(0)));
@@ -151,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_waited_behind_a_refused_event_is_spared_while_the_handler_is_stuck() {
+    fn an_event_behind_a_timed_out_one_is_not_run_while_the_handler_hangs() {
         let clock = clock();
         let (mut timer, behind) = stuck(&clock);
         assert_eq!(timer.judge(behind, LIMIT, clock.at(60)), Verdict::NotRun);
     }
 
     #[test]
-    fn one_that_waited_behind_a_refused_event_is_refused_when_the_handler_answers_others() {
+    fn an_event_behind_a_timed_out_one_times_out_if_others_are_answered() {
         let clock = clock();
         let (mut timer, behind) = stuck(&clock);
         timer.answered();

@@ -82,7 +82,7 @@ fn a_backend_is_given_up_only_where_another_worker_has_it() {
 }
 
 #[test]
-fn a_backend_that_only_says_that_it_is_well_gets_one_shard_while_another_worker_delivers() {
+fn an_unproven_backend_gets_one_shard_while_another_worker_delivers() {
     let trying = |n| live_worker(n, r#"{"orders": {"health": "refuses", "trying": true}}"#, "[]");
     let down = |n| live_worker(n, r#"{"orders": "refuses"}"#, "[]");
     let mixed = snapshot(32, vec![able(1), trying(2), down(3)]);

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delivery_that_ended_stays_excluded_until_the_fetch_that_may_have_read_it_is_over() {
+    fn an_ended_delivery_stays_excluded_until_the_current_fetch_ends() {
         let owed = Arc::new(DeliveriesInFlight::default());
         let key = (Uuid::nil(), 7);
         assert_eq!(owed.begin_fetch("mail"), Some(vec![]));

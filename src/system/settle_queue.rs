@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_refused_while_others_are_recorded_is_set_aside_and_comes_again_by_itself() {
+    fn a_row_refused_while_others_are_recorded_is_retried_later_by_itself() {
         let (mut queue, now) = (SettleQueue::new(), BootInstant::now());
         queue.push([event("good"), event("bad")]);
         assert_eq!(settle(&mut queue, &[Settled::Recorded, refused()], now), ["good"]);

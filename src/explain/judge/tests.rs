@@ -99,7 +99,7 @@ fn the_first_thing_that_keeps_an_event_is_named() {
 }
 
 #[test]
-fn a_retry_says_when_and_why_and_one_that_the_backend_has_names_its_handlers() {
+fn a_retry_names_time_and_reason_and_after_publishing_its_handlers() {
     let mut it = due(vec![well("a")]);
     it.event.status = Status::Retry;
     it.event.retry_at = Some(now() + TimeDelta::seconds(90));
@@ -145,7 +145,7 @@ fn the_sentence_names_who_holds_it_up() {
 }
 
 #[test]
-fn a_worker_with_a_lease_that_runs_is_alive_however_long_ago_it_said_something() {
+fn a_worker_with_a_running_lease_is_alive_however_old_its_heartbeat_is() {
     let mut it = due(vec![WorkerRow { silent_for: 4 * LEASE, ..well("slow") }]);
     assert_eq!(kind(&it), "no_worker");
     it.workers[0].shards = vec![(std::sync::Arc::from("orders"), 32)];

@@ -122,7 +122,7 @@ pub(super) async fn publishing_wins_over_any_other_status<F: Fixture>() {
     }
 }
 
-pub(super) async fn an_event_that_was_sent_and_then_failed_stays_failed_and_is_known_to_be_sent<F: Fixture>() {
+pub(super) async fn a_failed_event_that_was_sent_stays_failed_and_is_marked_as_sent<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let failed = TestRow::new().status("failed").insert(&fixture).await;
@@ -263,7 +263,7 @@ pub(super) async fn an_event_with_another_retry_count_is_left_alone<F: Fixture>(
     assert_eq!(find(&store, id).await.status, Status::Pending);
 }
 
-pub(super) async fn a_refusal_that_comes_again_after_a_person_retried_the_event_is_left_out<F: Fixture>() {
+pub(super) async fn a_rejection_repeated_after_an_operators_retry_is_not_recorded<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let worker = TestWorker::owner(&store).await;

@@ -148,7 +148,7 @@ pub(super) async fn the_same_content_again_is_the_stored_event_however_it_is_wri
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 1);
 }
 
-pub(super) async fn other_content_under_the_same_id_is_refused_and_the_first_difference_is_named<F: Fixture>() {
+pub(super) async fn an_id_with_other_content_is_refused_and_the_first_difference_named<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let id = Uuid::now_v7();
@@ -191,7 +191,7 @@ pub(super) async fn other_content_under_the_same_id_is_refused_and_the_first_dif
     assert!(error.to_string().contains("`data_binary`"), "{error}");
 }
 
-pub(super) async fn a_batch_with_a_taken_id_is_not_written_and_one_of_independent_events_is<F: Fixture>() {
+pub(super) async fn an_id_conflict_fails_a_whole_batch_but_only_one_of_separate_events<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     let (there, twice) = (Uuid::now_v7(), Uuid::now_v7());

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pooler_that_ends_whatever_comes_with_options_is_understood_and_tried_again_later() {
+    async fn a_pooler_that_drops_connections_with_options_is_detected_and_retried() {
         let fixture = PostgresFixture::empty().await;
         let target = target_behind(&fixture, 3).await;
         for _ in 1..SILENT_REFUSALS {

@@ -202,7 +202,7 @@ pub(super) fn removed_rows(plan: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn plans_are_index_scans_on_a_table_that_was_analysed_when_empty_and_then_filled() {
+async fn plans_are_index_scans_on_a_table_that_was_filled_after_analyze() {
     let server = explaining_server();
     let database = server.database().await;
     let open = || PostgresStore::new(Target::from_url(&database.url).unwrap(), None).unwrap();
@@ -249,7 +249,7 @@ async fn plans_are_index_scans_on_a_table_that_was_analysed_when_empty_and_then_
 }
 
 #[tokio::test]
-async fn a_list_of_the_newest_events_does_not_read_all_before_them_also_with_statistics() {
+async fn listing_the_newest_events_does_not_read_all_others_even_after_analyze() {
     let server = explaining_server();
     let database = server.database().await;
     let store = PostgresStore::new(Target::from_url(&database.url).unwrap(), None).unwrap();

@@ -67,7 +67,7 @@ async fn a_folder_that_is_not_there_is_an_unreachable_database() {
 }
 
 #[tokio::test]
-async fn work_that_nobody_waits_for_is_done_and_one_that_panics_leaves_the_connection_usable() {
+async fn cancelled_work_completes_and_a_panic_leaves_the_connection_usable() {
     let folder = tempfile::tempdir().unwrap();
     let location = Location::parse(&format!("sqlite:{}", folder.path().join("a.db").display())).unwrap();
     let connection = Connection::new(&location, Duration::from_secs(1));
@@ -104,7 +104,7 @@ async fn ids_and_times_that_no_worker_could_read_are_refused_when_written() {
 }
 
 #[tokio::test]
-async fn an_event_that_a_trigger_refuses_is_to_blame_and_nothing_is_written_by_asking() {
+async fn an_event_that_a_trigger_refuses_is_identified_without_writing_any() {
     let fixture = SqliteFixture::fresh().await;
     fixture
         .execute(

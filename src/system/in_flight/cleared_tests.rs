@@ -71,7 +71,7 @@ fn a_key_is_asked_about_from_its_start_while_that_is_quick() {
 }
 
 #[test]
-fn a_key_that_was_slow_twice_running_is_asked_about_from_where_it_is_known_to_be_clear() {
+fn a_key_slow_twice_in_a_row_is_queried_from_where_it_is_known_clear() {
     let mut asking = Asking::new();
     let rows = [row(10), row(20), row(30), row(40)];
     assert_eq!(asking.asks_from(&rows[0], SLOW), Position::START);
@@ -88,7 +88,7 @@ fn a_key_that_was_slow_twice_running_is_asked_about_from_where_it_is_known_to_be
 }
 
 #[test]
-fn a_slow_key_is_asked_about_from_its_start_again_in_a_twentieth_of_the_time() {
+fn a_slow_key_is_queried_from_its_start_for_a_twentieth_of_the_time() {
     let mut asking = Asking::new();
     let (mut whole, began) = (Duration::ZERO, asking.now);
     for n in 0..10_000 {

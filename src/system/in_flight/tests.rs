@@ -62,7 +62,7 @@ fn ids(deliveries: &[Delivery]) -> Vec<Uuid> {
 // R1.
 
 #[test]
-fn rows_of_a_shard_that_was_opened_again_meanwhile_are_refused_and_read_again() {
+fn rows_of_a_shard_reopened_during_the_fetch_are_refused_and_reread() {
     let in_flight = in_flight();
     let (early, late) = (row(1, ""), row(2, ""));
     let mut fetch = in_flight.begin_fetch();
@@ -73,7 +73,7 @@ fn rows_of_a_shard_that_was_opened_again_meanwhile_are_refused_and_read_again() 
 }
 
 #[test]
-fn rows_of_a_shard_that_is_closed_or_was_not_open_at_the_beginning_are_refused() {
+fn rows_of_a_shard_not_open_during_the_whole_fetch_are_refused() {
     let in_flight = in_flight();
     let row = row(1, "");
     let mut fetch = in_flight.begin_fetch();
@@ -178,7 +178,7 @@ fn one_fetchs_rows_of_a_key_leave_in_their_order() {
 }
 
 #[test]
-fn an_unsettled_event_before_it_holds_an_event_back_and_a_later_one_does_not() {
+fn an_event_is_blocked_by_an_unsettled_earlier_one_and_not_by_a_later_one() {
     let in_flight = in_flight();
     let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
     assert!(admit_behind(&in_flight, &first, false, &second).is_empty());
@@ -227,7 +227,7 @@ fn an_event_settled_as_a_retry_blocks_while_older_fetches_are_under_way() {
 
 /// The first of three is refused, which has the second released, and fails for good while the third is being read.
 #[test]
-fn an_event_released_behind_a_refused_one_is_not_overtaken_by_what_is_being_read() {
+fn no_event_being_fetched_overtakes_one_released_behind_a_rejected_one() {
     let in_flight = in_flight();
     let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
     let mut deliveries = admit(&in_flight, &[&first, &second]);
@@ -249,7 +249,7 @@ fn an_event_released_behind_a_refused_one_is_not_overtaken_by_what_is_being_read
 
 /// The same where the third was queued already, for a later batch.
 #[test]
-fn an_event_released_behind_a_refused_one_is_not_overtaken_by_what_is_queued() {
+fn no_queued_event_overtakes_one_released_behind_a_rejected_one() {
     let in_flight = in_flight();
     let (first, second, third) = (row(1, "k"), row(2, "k"), row(3, "k"));
     let mut deliveries = admit(&in_flight, &[&first, &second, &third]);
@@ -272,7 +272,7 @@ fn events_without_a_key_wait_for_nothing() {
 }
 
 #[test]
-fn a_row_that_is_no_event_blocks_its_key_and_is_handed_out_with_the_reason() {
+fn an_unreadable_row_blocks_its_key_and_is_returned_with_the_reason() {
     let in_flight = in_flight();
     let (mut broken, next) = (row(1, "k"), row(2, "k"));
     broken.event = Err("nonsense".to_owned());
@@ -284,7 +284,7 @@ fn a_row_that_is_no_event_blocks_its_key_and_is_handed_out_with_the_reason() {
 }
 
 #[test]
-fn the_question_about_a_key_leaves_out_what_is_in_flight_and_what_was_read() {
+fn a_predecessor_query_excludes_events_in_flight_and_those_just_read() {
     let in_flight = in_flight();
     let (first, second, third, free) = (row(1, "k"), row(2, "k"), row(3, "k"), row(1, ""));
     let _one = admit_one(&in_flight, &first);
@@ -386,7 +386,7 @@ fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
 
 /// The first waits for a retry that a handler has to make, which the next fetch brings.
 #[test]
-fn what_the_journal_holds_is_not_handled_before_an_earlier_event_of_its_key() {
+fn a_journaled_event_is_not_handled_before_an_earlier_one_of_its_key() {
     let in_flight = in_flight();
     in_flight.close(SHARD);
     let (waiting, sent, other) = (row(1, "k"), row(2, "k"), row(3, "other"));
@@ -415,7 +415,7 @@ fn what_is_in_flight_or_of_another_shard_is_not_adopted() {
 /// This worker has lost the shard before it could record what it sent. Another one recorded it, a person replayed it, the other
 /// sent it again and died, and the shard is back.
 #[test]
-fn a_replay_that_the_journal_holds_is_not_sent_again_once_what_it_replays_is_recorded_here_too() {
+fn a_journaled_replay_is_not_sent_again_once_its_original_is_recorded() {
     let in_flight = in_flight();
     let before = row(1, "");
     let mut delivery = admit_one(&in_flight, &before);
@@ -436,7 +436,7 @@ fn a_replay_that_the_journal_holds_is_not_sent_again_once_what_it_replays_is_rec
 /// R2's race by construction, on a real database: a sweep whose snapshot is older than a settle.
 #[cfg(feature = "postgres")]
 #[tokio::test]
-async fn a_sweep_that_took_its_snapshot_before_a_settle_and_answers_after_it_does_not_bring_the_event_back() {
+async fn a_sweep_with_a_snapshot_older_than_a_settle_does_not_refetch_the_event() {
     use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::{FetchRequest, Range};

@@ -32,7 +32,7 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_queued() {
 }
 
 #[test]
-fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() {
+fn an_event_released_unsent_is_not_overtaken_by_one_being_fetched() {
     let in_flight = open_flight();
     let first = admit(&mut in_flight.begin_fetch(), vec![fixtures::fetched(0, 1, "k")]);
     let mut fetch = in_flight.begin_fetch();
@@ -48,7 +48,7 @@ fn an_event_that_comes_back_unsent_is_not_overtaken_by_one_that_is_being_read() 
 }
 
 #[test]
-fn an_event_that_comes_back_after_the_database_was_asked_waits_for_the_next_reading() {
+fn an_event_behind_one_released_during_a_fetch_waits_for_the_next_fetch() {
     let in_flight = open_flight();
     let (first, later) = (fixtures::fetched(0, 1, "k"), fixtures::fetched(0, 2, "k"));
     let mut deliveries = admit(&mut in_flight.begin_fetch(), vec![first, later.clone()]);

@@ -53,7 +53,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_is_given_than_there_is_and_something_wherever_something_is_wanted(
+        fn the_budget_is_never_exceeded_and_is_used_if_anything_is_wanted(
             budget in 1_usize..100, wanted in any::<[bool; KINDS]>(), cut_short in any::<bool>(),
         ) {
             let mut sharing = FetchBudget { cut_short, ..FetchBudget::default() };

@@ -88,7 +88,7 @@ fn an_event_whose_place_bounds_a_sweep_step_is_found() {
 }
 
 #[test]
-fn a_process_that_was_stopped_in_the_middle_of_a_sweep_sweeps_again_within_seconds() {
+fn a_process_stopped_during_a_sweep_sweeps_again_within_seconds() {
     let mut cursor = cursor();
     let began = BootInstant::now();
     let forward = cursor.plan(1_000, false, began).unwrap();
@@ -132,7 +132,7 @@ fn steps(span: Duration, took: impl Fn(&FetchPlan) -> Duration) -> Vec<usize> {
 }
 
 #[test]
-fn where_the_start_is_dear_a_sweep_begins_with_a_few_shards_and_comes_to_all_of_them() {
+fn if_reading_from_the_start_is_slow_a_sweep_takes_a_few_shards_at_a_time() {
     // Dead rows at the start: 20 ms for each shard.
     let dear = |plan: &FetchPlan| {
         MS * u32::try_from(plan.ranges.iter().filter(|r| r.from == Position::START).count()).unwrap() * 20

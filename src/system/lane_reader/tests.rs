@@ -211,7 +211,7 @@ fn one_read(rows: Vec<FetchedRow>) -> Model {
 }
 
 #[test]
-fn a_shard_under_a_new_lease_is_read_from_its_start_and_one_opened_again_goes_on() {
+fn a_shard_is_read_from_its_start_under_a_new_lease_and_not_if_reopened() {
     let mut model = one_read(vec![fixtures::fetched(0, 100_000, "")]);
     assert_eq!(model.cursor.shards[&0].cursor.scheduled_at, 100_000);
     model.take(Step::Reopen { new_lease: false });
@@ -221,7 +221,7 @@ fn a_shard_under_a_new_lease_is_read_from_its_start_and_one_opened_again_goes_on
 }
 
 #[test]
-fn sweeping_goes_on_when_a_rewind_moved_the_cursor_back_to_where_the_sweep_stood() {
+fn a_sweep_continues_after_the_cursor_is_rewound_to_its_position() {
     let mut model = one_read(vec![fixtures::fetched(0, 100_000, "")]);
     model.take(Step::Fetch { budget: 10, cut_after: 10 });
     let swept = Position { scheduled_at: 50_000, seq: 1 };
@@ -253,7 +253,7 @@ fn without_room_nothing_is_asked_for() {
 }
 
 #[test]
-fn an_idle_lane_is_looked_at_once_every_poll_interval_or_when_somebody_calls() {
+fn an_idle_lane_is_fetched_once_every_poll_interval_or_on_a_wakeup() {
     let mut model = one_read(Vec::new());
     assert!(model.cursor.plan(10, false, model.now).is_none());
     model.now = model.now.after(Duration::from_millis(101));
@@ -372,7 +372,7 @@ fn large_events_make_a_byte_budget_worth_fewer_of_them() {
 // The start.
 
 #[test]
-fn where_nothing_stood_reading_goes_on_from_the_databases_clock_and_the_sweep_from_the_start() {
+fn fetches_of_an_empty_lane_go_on_from_the_clock_sweeps_from_the_start() {
     let mut model = Model::new();
     let clock = 50_000_000;
     let plan = model.cursor.plan(10, false, model.now).unwrap();
@@ -399,7 +399,7 @@ fn a_fetch_that_was_cut_short_does_not_go_by_the_clock() {
 }
 
 #[test]
-fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_read() {
+fn shards_that_repeatedly_lose_their_cursors_do_not_starve_others() {
     let mut cursor = LaneReader::new(Duration::from_millis(100));
     let mut epochs: HashMap<i16, i64> = (0..32).map(|shard| (shard, 1)).collect();
     let mut now = BootInstant::now();
@@ -421,7 +421,7 @@ fn shards_that_lose_their_place_again_and_again_do_not_keep_others_from_being_re
 }
 
 #[test]
-fn a_few_shards_at_once_are_read_from_their_start_and_those_beside_them_that_were() {
+fn a_few_new_shards_at_a_time_are_read_together_with_those_read_before() {
     let mut cursor = LaneReader::new(Duration::from_millis(100));
     cursor.set_open(&(0..32).map(|shard| (shard, SessionId { epoch: 1, number: 1 })).collect());
     let mut now = BootInstant::now();
@@ -489,7 +489,7 @@ impl SlowDatabase {
 
 /// Every shard is read to its end, and from then on hardly a statement takes too long.
 #[test]
-fn however_many_shards_have_dead_rows_all_are_read_in_the_end_and_swept_in_time() {
+fn all_shards_are_read_and_swept_in_time_however_many_have_dead_rows() {
     const HOUR: Duration = Duration::from_secs(3_600);
     for (shards, heavy, seconds) in [(32, 1, 12), (32, 4, 12), (3, 3, 40), (32, 4, 40), (32, 32, 12), (32, 32, 40)] {
         let (began, walk) = (BootInstant::now(), Duration::from_secs(seconds));
@@ -560,7 +560,7 @@ mod dead_rows {
     }
 
     #[tokio::test]
-    async fn a_shard_that_cannot_be_read_in_the_time_of_a_statement_is_read_and_swept_in_parts() {
+    async fn a_shard_too_slow_for_one_statement_is_read_and_swept_in_parts() {
         let fixture = PostgresFixture::fresh().await;
         fixture.execute(FILL).await;
         let reader = fixture.database.connect().await;

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_batch_that_fails_in_the_middle_keeps_what_was_sent_and_strikes_the_rest() {
+async fn a_batch_that_fails_midway_leaves_only_sent_events_in_the_journal() {
     let mut test = TestStream::new().await;
     let mut worker = test.worker();
     let (keyed, other) = (events(3, "k"), Arc::new(fixtures::event(9, "l")));
@@ -53,7 +53,7 @@ async fn worker_as(test: &mut TestStream, user: &str, rules: &[&str]) -> RedisSt
 }
 
 #[tokio::test]
-async fn a_user_that_lacks_a_right_opens_nothing_and_its_health_check_names_the_right() {
+async fn a_user_without_a_right_opens_no_shard_and_its_errors_name_the_right() {
     let mut test = TestStream::alone().await;
     if test.is_version_5().await {
         return;
@@ -70,7 +70,7 @@ async fn a_user_that_lacks_a_right_opens_nothing_and_its_health_check_names_the_
 }
 
 #[tokio::test]
-async fn a_batch_that_fails_under_a_user_that_may_not_delete_leaves_no_event_in_the_journal() {
+async fn a_failed_batch_of_a_user_without_hdel_leaves_no_event_in_the_journal() {
     let mut test = TestStream::alone().await;
     if test.is_version_5().await {
         return;
@@ -119,7 +119,7 @@ fn only_an_error_about_the_event_rejects_it() {
 
 #[tokio::test]
 #[ignore = "takes 8 GB of memory; cargo test --lib -- --ignored runs it"]
-async fn an_event_that_redis_refuses_is_rejected_and_the_batch_goes_on_behind_it() {
+async fn an_event_that_redis_refuses_is_rejected_and_later_ones_can_be_sent() {
     let mut test = TestStream::alone().await;
     let mut worker = test.open_worker().await;
     let mut batch = events(3, "");
@@ -137,7 +137,7 @@ async fn an_event_that_redis_refuses_is_rejected_and_the_batch_goes_on_behind_it
 }
 
 #[tokio::test]
-async fn an_event_that_cannot_be_an_entry_is_invalid_and_holds_back_only_its_key() {
+async fn an_event_that_cannot_be_an_entry_is_invalid_and_blocks_only_its_key() {
     let test = TestStream::new().await;
     let mut worker = test.open_worker().await;
     let mut batch = events(4, "k");
@@ -155,7 +155,7 @@ async fn an_event_that_cannot_be_an_entry_is_invalid_and_holds_back_only_its_key
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_in_the_streams_place_makes_the_backend_unavailable() {
+async fn a_stream_key_of_another_type_makes_the_backend_unavailable() {
     let mut test = TestStream::new().await;
     let stream = test.stream.clone();
     let () = test.command(&["SET", &stream, "no stream"]).await;

@@ -54,7 +54,7 @@ async fn a_redis_out_of_memory_takes_nothing_and_leaves_nothing_in_the_journal()
 }
 
 #[tokio::test]
-async fn only_an_event_that_the_memory_limit_can_never_hold_may_be_what_memory_is_out_for() {
+async fn out_of_memory_is_blamed_on_an_event_only_if_it_exceeds_the_limit() {
     let mut test = TestStream::alone().await;
     let text = |bytes: usize| Some(JsonText::new(format!("\"{}\"", "x".repeat(bytes))));
     let mut events = events(3, "k");

@@ -21,7 +21,7 @@ fn waiting(test: &TestStream) -> RedisStream {
 }
 
 #[tokio::test]
-async fn what_no_replica_confirmed_is_not_accepted_and_is_named_once_a_replica_has_it() {
+async fn events_are_accepted_or_found_in_the_journal_only_if_replicated() {
     let (test, mut replica, mut worker) = replicated().await;
     let events = events(3, "k");
     eventually("the replica confirms in time", PATIENCE, async || worker.open(&[(shard(3), 1)]).await.is_ok()).await;

@@ -48,7 +48,7 @@ async fn a_command_that_arrives_after_a_newer_session_opened_is_refused() {
 }
 
 #[tokio::test]
-async fn a_command_that_was_late_within_one_process_is_refused_after_the_reopening() {
+async fn a_late_command_of_the_same_process_is_refused_after_a_reopen() {
     let test = TestStream::new().await;
     let proxy = test.proxy().await;
     let mut worker = test.worker_through(&proxy, Duration::from_millis(300));

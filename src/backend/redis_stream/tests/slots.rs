@@ -64,7 +64,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_stream_and_its_journal_live_in_one_slot_of_a_cluster_with_and_without_a_hash_tag() {
+async fn a_stream_and_its_journal_share_a_slot_with_and_without_a_hash_tag() {
     let server = Server::start(&[("cluster-enabled", "yes")]);
     let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
     let mut connection = redis::connect(&server.url()).await;

@@ -332,7 +332,8 @@ pub(super) async fn a_rejected_delivery_is_tried_again_and_counts_once<F: Fixtur
     assert_eq!(find(&store, id).await.status, Status::Processing);
 }
 
-pub(super) async fn a_delivery_of_a_type_that_is_not_covered_is_put_off_spends_no_attempt_and_is_counted<F: Fixture>() {
+/// The status of its handler counts it.
+pub(super) async fn a_delivery_of_an_uncovered_type_is_deferred_and_spends_no_attempt<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*")]).await;
@@ -422,7 +423,7 @@ pub(super) async fn an_event_failed_by_a_handler_does_not_hold_its_key<F: Fixtur
     assert!(store.blockers(&lane(), true, &[question]).await.unwrap().is_empty());
 }
 
-pub(super) async fn giving_up_does_not_end_the_retries_of_handlers_of_the_delivering_process<F: Fixture>() {
+pub(super) async fn a_remote_handler_that_gives_up_does_not_end_retries_of_local_handlers<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();
     announce(&store, &[("audit", "*"), ("cache", "*")]).await;

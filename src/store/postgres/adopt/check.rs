@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn further_columns_must_not_be_in_the_way_of_writers_that_do_not_know_them() {
+    fn an_unknown_not_null_column_without_a_default_is_an_objection() {
         let mut table = columns(&THEIRS);
         table.push(Column { name: "tenant".to_owned(), data_type: "text".to_owned(), not_null: true, filled: false });
         assert_eq!(find_objections(&table), ["column tenant is NOT NULL without a default"]);

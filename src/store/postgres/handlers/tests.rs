@@ -170,7 +170,7 @@ const ONE: &str =
 /// Both wait for the event's row before either has committed, so neither could see the other's answer in a snapshot taken at
 /// its start.
 #[tokio::test]
-async fn of_two_answers_that_wait_for_the_same_row_the_second_sees_the_first_and_publishes() {
+async fn of_two_answers_that_wait_for_a_row_the_second_publishes_the_event() {
     let fixture = PostgresFixture::fresh().await;
     let store = fixture.store();
     store.announce(&[announcement("audit"), announcement("mail")]).await.unwrap();

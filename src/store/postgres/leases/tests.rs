@@ -158,7 +158,7 @@ async fn newest(fixture: &PostgresFixture, worker: Uuid) -> (i64, String) {
 }
 
 #[tokio::test]
-async fn a_beat_and_a_look_read_no_more_pages_however_many_versions_a_snapshot_keeps() {
+async fn heartbeats_and_lease_checks_read_no_more_pages_under_an_old_snapshot() {
     let fixture = PostgresFixture::fresh().await;
     let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
     for worker in [one, other] {

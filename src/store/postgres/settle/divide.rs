@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_refused_rows_among_two_thousand_are_found_and_the_others_are_recorded() {
+    async fn two_refused_rows_of_two_thousand_are_found_and_the_others_recorded() {
         let statements = Cell::new(0);
         let outcomes = write(2_000, &statements, "P0001", |event| [3, 1_500].contains(&event)).await.unwrap();
         for (event, outcome) in outcomes.iter().enumerate() {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tenth_that_is_refused_side_by_side_does_not_keep_the_rest_from_being_recorded() {
+    async fn if_a_tenth_of_the_rows_is_refused_in_sequence_others_are_recorded() {
         let outcomes = write(1_000, &Cell::new(0), "23514", |event| event < 100).await.unwrap();
         assert!(outcomes.contains(&Settled::Recorded), "some are recorded, the others come again");
         assert!(!outcomes[100..].iter().any(|outcome| matches!(outcome, Settled::Refused(_))));
