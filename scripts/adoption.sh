@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec cargo test --test it -- --ignored --exact --nocapture \
-    adoption::interrupted::two_million_rows_are_adopted_under_kills_while_no_write_waits_for_two_seconds
+    adoption::interrupted::two_million_rows_are_adopted_under_kills_and_no_write_waits_for_2_s

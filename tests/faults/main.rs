@@ -35,7 +35,7 @@ use report::Report;
 const SHORT: [Duration; 3] = [Duration::from_secs(24), Duration::from_secs(12), Duration::from_secs(6)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_minute_of_all_faults_together_loses_nothing_doubles_nothing_and_keeps_the_order() {
+async fn a_minute_of_all_faults_together_loses_duplicates_and_reorders_nothing() {
     let seed = rand::random_range(0..1_000_000);
     let mut report = Report::new(seed, "--rounds 0 --seconds 60");
     let [plain, mixed, file] = SHORT;

@@ -24,13 +24,13 @@ async fn with_fencing_switched_off_what_a_dead_worker_sent_arrives_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn with_the_journal_switched_off_what_was_sent_and_not_settled_arrives_twice() {
+async fn with_the_journal_switched_off_unsettled_events_arrive_twice() {
     assert!(a_worker_dies_before_it_hears_the_answer(None).await.is_even());
     assert!(a_worker_dies_before_it_hears_the_answer(Some("journal")).await.duplicated > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn with_r1_switched_off_a_fetch_from_before_the_shard_was_lost_brings_settled_events_again() {
+async fn with_r1_switched_off_a_fetch_of_a_lost_shard_sends_events_again() {
     assert!(an_answer_comes_when_the_shards_were_lost_and_are_back(None).await.is_even());
     // On a busy machine the steps may last longer than a fetch may, which is ten seconds.
     for _ in 0..3 {
@@ -53,13 +53,13 @@ async fn with_r3_switched_off_an_event_overtakes_one_that_was_committed_late() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn with_the_fenced_settle_switched_off_a_late_one_fails_an_event_that_a_person_retried() {
+async fn with_the_fenced_settle_switched_off_a_late_one_fails_a_retried_event() {
     assert!(a_failure_is_recorded_after_a_person_retried_the_event(None).await.is_even());
     assert_eq!(a_failure_is_recorded_after_a_person_retried_the_event(Some("fenced-settle")).await.lost, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn with_the_handlers_rule_switched_off_a_handler_of_another_service_misses_events() {
+async fn with_the_handlers_rule_switched_off_a_remote_handler_misses_events() {
     assert!(each_handler_is_in_a_service_of_its_own(None).await.is_even());
     assert!(each_handler_is_in_a_service_of_its_own(Some("every-handler")).await.lost > 0);
 }

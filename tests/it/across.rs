@@ -69,7 +69,7 @@ fn assert_met(log: &Log, name: &str, range: std::ops::Range<usize>) {
 }
 
 #[actix::test]
-async fn a_worker_without_handlers_delivers_and_the_application_beside_it_handles() {
+async fn a_worker_without_handlers_publishes_and_an_application_handles() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let worker = test.worker(&test.settings(SHORT_LEASE, ""), "worker");
     test.wait_owners(&["worker"]).await;
@@ -84,7 +84,7 @@ async fn a_worker_without_handlers_delivers_and_the_application_beside_it_handle
 }
 
 #[actix::test]
-async fn of_two_services_with_different_handlers_each_handler_meets_every_event_of_its_type() {
+async fn each_handler_of_two_services_receives_every_event_of_its_type() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let mail =
         service(&test, [recorder("mail", "thing.happened", &log), recorder("both", EventTypes::All, &log)]).await;
@@ -109,7 +109,7 @@ async fn of_two_services_with_different_handlers_each_handler_meets_every_event_
 }
 
 #[actix::test]
-async fn a_service_that_is_away_is_owed_its_events_and_meets_them_in_their_order_when_it_is_back() {
+async fn a_service_that_was_down_receives_the_events_owed_to_it_in_order() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let mail = service(&test, [recorder("mail", EventTypes::All, &log)]).await;
     let audit = service(&test, [recorder("audit", EventTypes::All, &log)]).await;
@@ -146,7 +146,7 @@ async fn a_service_that_is_away_is_owed_its_events_and_meets_them_in_their_order
 }
 
 #[actix::test]
-async fn what_commits_after_a_subscription_is_owed_though_the_worker_has_not_heard_of_it() {
+async fn an_event_after_a_subscription_is_owed_before_the_worker_knows_of_it() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     // Its next heartbeat is far away.
     let _worker = test.worker(&test.settings("lease = \"1h\"", ""), "worker");
@@ -162,7 +162,7 @@ async fn what_commits_after_a_subscription_is_owed_though_the_worker_has_not_hea
 }
 
 #[actix::test]
-async fn a_handler_elsewhere_that_keeps_rejecting_fails_the_event_and_the_others_still_meet_it() {
+async fn a_remote_handlers_rejections_fail_the_event_and_others_still_handle_it() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let _worker = test.worker(&test.settings(SHORT_LEASE, ""), "worker");
     test.wait_owners(&["worker"]).await;
@@ -191,7 +191,7 @@ async fn a_handler_elsewhere_that_keeps_rejecting_fails_the_event_and_the_others
 }
 
 #[actix::test]
-async fn where_failed_events_hold_their_key_one_that_a_handler_failed_holds_that_handler_alone() {
+async fn on_failed_hold_an_event_that_a_handler_failed_blocks_that_handler_only() {
     for elsewhere in [false, true] {
         let (test, log, open) = (TestOutbox::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
         let shaky = {
@@ -234,7 +234,7 @@ fn lines(name: &str, subjects: &[&str]) -> Vec<String> {
 }
 
 #[actix::test]
-async fn what_a_handler_does_not_take_any_more_is_shown_and_kept_for_a_version_that_does() {
+async fn events_of_a_type_no_longer_handled_are_shown_and_kept_until_it_is() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let _worker = test.worker(&test.settings(SHORT_LEASE, ""), "worker");
     test.wait_owners(&["worker"]).await;
@@ -271,7 +271,7 @@ async fn what_a_handler_does_not_take_any_more_is_shown_and_kept_for_a_version_t
 }
 
 #[actix::test]
-async fn a_handler_whose_actor_has_stopped_is_owed_its_events_and_meets_them_soon_after_it_subscribes_again() {
+async fn a_stopped_handler_receives_its_owed_events_soon_after_resubscribing() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let doomed = handler("doomed", EventTypes::All, |event| {
         assert_ne!(event.subject, "bad", "a handler that panics");

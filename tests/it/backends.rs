@@ -65,8 +65,9 @@ async fn a_backend_that_never_answers_holds_up_its_own_events_alone() {
     assert_eq!(test.number(TOUCHED).await, 0);
 }
 
+/// Its health says why.
 #[actix::test]
-async fn a_backend_that_stops_answering_is_paused_says_so_costs_no_retries_and_resumes() {
+async fn a_backend_that_stops_answering_is_paused_costs_no_retries_and_resumes() {
     let (test, asked, hangs) = (TestOutbox::new().await, Log::default(), Arc::new(AtomicBool::new(true)));
     let backend = {
         let (asked, hangs) = (asked.clone(), Arc::clone(&hangs));
@@ -136,7 +137,7 @@ async fn an_event_rejected_for_good_has_failed_at_once() {
 }
 
 #[actix::test]
-async fn later_events_of_a_rejected_ones_key_wait_and_come_after_it_while_other_keys_go_on() {
+async fn later_events_of_a_key_wait_for_a_rejected_one_and_other_keys_go_on() {
     let (test, log, open) = (TestOutbox::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
     let backend = {
         let (log, open) = (log.clone(), Arc::clone(&open));
@@ -165,7 +166,7 @@ async fn later_events_of_a_rejected_ones_key_wait_and_come_after_it_while_other_
 }
 
 #[actix::test]
-async fn later_events_of_a_rejected_ones_key_wait_also_where_they_were_on_their_way_in_a_later_batch() {
+async fn later_events_of_a_key_wait_for_a_rejected_one_even_in_a_later_batch() {
     const KEYS: usize = 5;
     const EVENTS: usize = 200;
     let (test, log) = (TestOutbox::new().await, Log::default());
@@ -208,7 +209,7 @@ async fn after_a_failed_event_its_key_goes_on_where_the_settings_say_continue() 
 }
 
 #[actix::test]
-async fn after_a_failed_event_its_key_stays_held_where_the_settings_say_hold_until_a_person_lets_it_go() {
+async fn on_failed_hold_a_failed_event_blocks_its_key_until_it_is_retried() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let backend = refusing("a2", 2, BackendError::Rejected, &log);
     let outbox = start(&test, backend, "on_failed = \"hold\"", "max_retries = 2").await;

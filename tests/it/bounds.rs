@@ -83,7 +83,7 @@ async fn drain(test: &TestOutbox, backend: &Holding, outbox: &Outbox) {
 }
 
 #[actix::test]
-async fn events_in_memory_reach_their_bound_and_never_pass_it_whatever_the_backlog() {
+async fn events_in_memory_reach_their_bound_and_never_exceed_it() {
     const MOST: usize = 100;
     for (batch, backlog) in [(1, 600), (50, 4_000)] {
         let (test, backend) = (TestOutbox::new().await, Holding::new());

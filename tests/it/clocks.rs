@@ -33,7 +33,7 @@ async fn insert(test: &TestOutbox, subject: &str, columns: &str, values: &str) {
 }
 
 #[tokio::test]
-async fn what_is_due_is_delivered_and_nothing_else_by_a_worker_an_hour_ahead_or_behind() {
+async fn a_worker_an_hour_ahead_or_behind_delivers_exactly_what_is_due() {
     for shift in [HOUR, -HOUR] {
         let test = TestOutbox::new().await;
         insert(&test, "past", "scheduled_at", "now() - interval '1 minute'").await;
@@ -63,7 +63,7 @@ async fn what_is_due_is_delivered_and_nothing_else_by_a_worker_an_hour_ahead_or_
 }
 
 #[tokio::test]
-async fn workers_whose_clocks_are_two_hours_apart_share_the_shards_and_steal_none() {
+async fn workers_with_clocks_two_hours_apart_share_the_shards_and_steal_none() {
     let test = TestOutbox::new().await;
     let mut ahead = worker(&test, "ahead", HOUR);
     let _behind = worker(&test, "behind", -HOUR);

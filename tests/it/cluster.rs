@@ -18,7 +18,7 @@ async fn test(cluster: &Cluster) -> (TestOutbox, u16, usize) {
 }
 
 #[tokio::test]
-async fn a_slot_that_moves_back_and_forth_under_a_worker_loses_nothing_and_doubles_nothing() {
+async fn a_slot_that_moves_back_and_forth_loses_nothing_and_duplicates_nothing() {
     let cluster = Cluster::start(MASTERS).await;
     let (mut test, slot, mut owner) = test(&cluster).await;
     let worker = test.worker(&test.settings("", SHORT_TIMEOUTS), "worker");
@@ -57,7 +57,7 @@ async fn paused_or_idle(test: &TestOutbox) {
 }
 
 #[tokio::test]
-async fn a_master_that_hands_over_to_its_replica_under_a_worker_loses_nothing_and_doubles_nothing() {
+async fn a_hand_over_to_a_replica_loses_nothing_and_duplicates_nothing() {
     let mut cluster = Cluster::start(MASTERS).await;
     let (mut test, _, owner) = test(&cluster).await;
     let replica = cluster.add_replica_of(owner).await;
@@ -77,7 +77,7 @@ async fn a_master_that_hands_over_to_its_replica_under_a_worker_loses_nothing_an
 }
 
 #[tokio::test]
-async fn a_master_killed_under_a_worker_is_followed_to_its_replica_and_what_a_replica_confirmed_is_there_once() {
+async fn events_that_a_replica_confirmed_arrive_once_after_its_master_dies() {
     let mut cluster = Cluster::start(MASTERS).await;
     let (mut test, _, owner) = test(&cluster).await;
     let replica = cluster.add_replica_of(owner).await;

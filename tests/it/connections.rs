@@ -60,7 +60,7 @@ async fn a_worker_whose_leases_are_locked_has_no_more_connections_than_promised(
 }
 
 #[tokio::test]
-async fn a_worker_whose_server_is_frozen_has_no_more_connections_there_than_promised() {
+async fn a_worker_keeps_its_connection_limit_while_the_server_is_frozen() {
     let mut server = postgres::Server::start();
     let proxy = Proxy::to(server.port()).await;
     let test = TestOutbox::on(server.database().await, redis::url()).await.through(proxy.port());

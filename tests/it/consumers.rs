@@ -124,7 +124,7 @@ async fn the_chapters_rust_consumer_reads_every_event_once_and_acknowledges_it()
 }
 
 #[tokio::test]
-async fn the_chapters_python_consumer_reads_every_event_once_and_acknowledges_it() {
+async fn the_chapters_python_consumer_reads_and_acknowledges_every_event_once() {
     every_event_is_read_once_and_acknowledged(python()).await;
 }
 

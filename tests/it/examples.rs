@@ -73,7 +73,7 @@ async fn output_of(name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_custom_backend_waits_for_its_server_and_keeps_the_order_behind_a_refused_event() {
+async fn the_custom_backend_waits_for_its_server_and_keeps_order_when_rejected() {
     let said = output_of("custom_backend").await;
     assert!(said[0].starts_with("worker: backend unavailable: ") && said[0].contains("refused"), "{said:?}");
     let answers: Vec<_> = said[1..]
@@ -109,7 +109,7 @@ async fn the_scheduled_example_waits_tries_again_and_gives_up() {
 }
 
 #[tokio::test]
-async fn a_worker_of_ones_own_has_every_command_and_its_own_handlers_and_backends() {
+async fn the_own_worker_example_has_all_commands_and_its_handlers_and_backends() {
     let folder = tempfile::tempdir().unwrap();
     let run = async |arguments: &[&str]| {
         let mut command = example("own_worker");

@@ -200,7 +200,7 @@ async fn an_event_at_a_limited_rate_says_which_and_how_many_come_first() {
 }
 
 #[actix::test]
-async fn an_event_that_is_due_names_its_worker_and_one_without_names_those_that_could() {
+async fn a_due_event_names_its_worker_and_if_none_owns_it_the_possible_workers() {
     let test = TestOutbox::new().await;
     let settings = test.settings(LONG_LEASE, "");
     let _worker = stopped_worker(&test, &settings).await;
@@ -219,7 +219,7 @@ async fn an_event_that_is_due_names_its_worker_and_one_without_names_those_that_
 }
 
 #[actix::test]
-async fn beside_an_older_worker_an_event_whose_workers_all_stand_by_says_why_they_do() {
+async fn an_event_explains_why_its_workers_stand_by_next_to_an_older_worker() {
     let test = TestOutbox::new().await;
     // Workers that know newer rules keep the older ones while it is alive.
     let older = "INSERT INTO outbox_workers (id, name, version, backends, handlers, heartbeat_at)

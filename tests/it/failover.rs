@@ -191,12 +191,12 @@ async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
 }
 
 #[tokio::test]
-async fn settles_that_no_standby_has_are_neither_lost_nor_sent_again_after_a_failover() {
+async fn events_settled_on_no_standby_are_not_lost_or_resent_after_a_failover() {
     fail_over_after_cancelled_settles(Meanwhile::Nothing).await;
 }
 
 #[tokio::test]
-async fn a_session_that_begins_before_a_failover_believes_no_settle_that_no_standby_has() {
+async fn a_session_begun_before_a_failover_trusts_no_settle_that_no_standby_has() {
     fail_over_after_cancelled_settles(Meanwhile::SessionsEnd).await;
 }
 
@@ -206,13 +206,13 @@ async fn another_worker_finds_settles_that_no_standby_had_after_a_failover() {
 }
 
 #[tokio::test]
-async fn settles_that_the_standby_gets_late_are_neither_lost_nor_sent_again_after_a_failover() {
+async fn events_settled_late_on_a_standby_are_not_lost_or_resent_after_failover() {
     fail_over_after_cancelled_settles(Meanwhile::StandbyGoesOn).await;
 }
 
 /// The wait of an insert's commit is cancelled, as by a `statement_timeout` of the role: the primary alone has the event.
 #[actix::test]
-async fn an_event_that_no_standby_has_is_not_acknowledged_and_its_repetition_waits() {
+async fn an_event_that_no_standby_has_is_not_acknowledged_and_a_repeat_waits() {
     let mut replicated = Replicated::start(Replication::Synchronous, redis::url()).await;
     let test = &replicated.test;
     let settings = test.system_settings("");
@@ -260,7 +260,7 @@ async fn deliver(test: &TestOutbox) {
 /// An asynchronous standby takes back what it has not received: events, which are in the stream all the same, and settles,
 /// whose events are sent again. Nothing else is lost or sent twice.
 #[tokio::test]
-async fn a_failover_to_a_standby_that_lags_takes_back_what_it_has_not_received_and_nothing_else() {
+async fn a_failover_to_a_lagging_standby_reverts_only_what_it_did_not_receive() {
     let mut replicated = Replicated::start(Replication::Asynchronous, redis::url()).await;
     let test = &replicated.test;
     test.insert(1_000, KEYS).await;

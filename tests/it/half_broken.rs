@@ -75,7 +75,7 @@ async fn wait_shares(test: &TestOutbox, expected: &[(&str, i64)]) {
 }
 
 #[actix::test]
-async fn a_backend_that_says_it_is_well_and_takes_nothing_gets_one_event_at_a_time_to_show_it() {
+async fn a_backend_healthy_only_by_its_checks_gets_one_event_at_a_time() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let (liar, good) = (HalfBroken::new("liar", &log), HalfBroken::new("good", &log));
     good.refuses(false);
@@ -210,7 +210,7 @@ async fn an_idle_worker_notices_within_seconds_that_its_password_was_changed() {
 }
 
 #[actix::test]
-async fn an_idle_worker_replaces_a_connection_that_is_silent_before_an_event_needs_it() {
+async fn an_idle_worker_replaces_a_silent_connection_before_an_event_needs_it() {
     let server = redis::Server::start(&[]);
     let proxy = Proxy::to(server.port()).await;
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
@@ -226,7 +226,7 @@ async fn an_idle_worker_replaces_a_connection_that_is_silent_before_an_event_nee
 }
 
 #[tokio::test]
-async fn each_refused_event_is_named_with_its_reason_as_long_as_there_are_not_too_many() {
+async fn failed_events_are_logged_with_their_reasons_up_to_a_limit() {
     let test = TestOutbox::new().await;
     let statement = r#"INSERT INTO outbox_events (id, event_type, source, publisher_config)
         SELECT gen_random_uuid(), 'thing.happened', 'tests', '{"list": [1]}' FROM generate_series(1, 50)"#;

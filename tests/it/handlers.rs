@@ -40,7 +40,7 @@ fn shaky(subject: &'static str, times: usize, log: &Log) -> Subscribe {
 }
 
 #[actix::test]
-async fn a_handler_that_failed_is_run_again_alone_and_the_event_is_not_published_twice() {
+async fn only_the_handler_that_failed_runs_again_and_the_event_is_sent_once() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let outbox = start(&test, "", [recorder("steady", EventTypes::All, &log), shaky("a", 1, &log)]).await;
     let stored = outbox.send(event("a")).await.unwrap();
@@ -51,8 +51,9 @@ async fn a_handler_that_failed_is_run_again_alone_and_the_event_is_not_published
     assert!(row.last_error.contains("`shaky`: the mail server is away"), "{row:?}");
 }
 
+/// The row keeps the error of each attempt.
 #[actix::test]
-async fn an_event_whose_handler_keeps_failing_ends_failed_with_every_error_and_that_handler_alone_pending() {
+async fn an_event_whose_handler_keeps_failing_fails_with_that_handler_pending() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let outbox = start(&test, "", [recorder("steady", EventTypes::All, &log), shaky("a", usize::MAX, &log)]).await;
     outbox.send(event("a").max_retries(3)).await.unwrap();
@@ -65,7 +66,7 @@ async fn an_event_whose_handler_keeps_failing_ends_failed_with_every_error_and_t
 }
 
 #[actix::test]
-async fn events_of_a_handler_that_panicked_wait_without_spending_retries_until_it_is_subscribed_again() {
+async fn events_of_a_panicked_handler_wait_without_retries_until_resubscribed() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let doomed = handler("doomed", "thing.happened", |event| {
         assert_ne!(event.subject, "bad", "a handler that panics");
@@ -98,7 +99,7 @@ async fn events_of_a_handler_that_panicked_wait_without_spending_retries_until_i
 }
 
 #[actix::test]
-async fn a_handler_that_hangs_has_failed_after_its_time_and_holds_up_nobody_else() {
+async fn a_handler_that_hangs_fails_after_its_timeout_and_delays_no_other() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let hanging = handler("hanging", "thing.hangs", |_| Box::pin(std::future::pending()));
     let handlers = [hanging, recorder("steady", "thing.happened", &log)];
@@ -114,7 +115,7 @@ async fn a_handler_that_hangs_has_failed_after_its_time_and_holds_up_nobody_else
 }
 
 #[actix::test]
-async fn events_that_wait_longer_than_the_handlers_time_in_its_mailbox_spend_no_retries() {
+async fn events_in_a_mailbox_longer_than_the_handler_timeout_spend_no_retries() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let slow = {
         let log = log.clone();
@@ -189,8 +190,9 @@ async fn behind_an_event_that_panics_the_others_in_the_mailbox_spend_no_retries(
     assert_the_first_alone_is_refused(test, outbox, "stopped while it handled the event").await;
 }
 
+/// It counts as sent, and its handler does not run again.
 #[actix::test]
-async fn an_event_that_a_person_failed_while_its_handler_ran_stays_failed_and_is_not_handled_again() {
+async fn an_event_that_an_operator_fails_during_handling_stays_failed() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let (let_it_fail, signal) = tokio::sync::oneshot::channel::<()>();
     let mut signal = Some(signal);
@@ -252,7 +254,7 @@ async fn slow_handlers_take_one_key_in_order_and_different_keys_side_by_side() {
 }
 
 #[actix::test]
-async fn after_a_handlers_failure_the_keys_later_events_come_after_it_in_order_and_once_each() {
+async fn after_a_handler_fails_later_events_of_the_key_follow_in_order_and_once() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let outbox = start(&test, "", [shaky("2", 2, &log)]).await;
     for n in 1..=5 {
@@ -280,7 +282,7 @@ async fn an_event_that_failed_for_its_handler_lets_the_keys_later_events_go_on()
 }
 
 #[actix::test]
-async fn a_handler_meets_the_type_it_asked_for_and_one_for_all_types_meets_everything() {
+async fn a_handler_receives_its_event_type_and_one_for_all_types_every_event() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let handlers = [recorder("one", "thing.happened", &log), recorder("all", EventTypes::All, &log)];
     let outbox = start(&test, "", handlers).await;
@@ -342,7 +344,7 @@ async fn a_second_handler_of_one_name_is_an_error_and_drops_nobody() {
 }
 
 #[actix::test]
-async fn a_handler_that_is_given_the_outbox_misses_nothing_from_the_start_and_ends_with_it() {
+async fn a_handler_that_holds_the_outbox_misses_no_event_and_ends_with_it() {
     const EVENTS: usize = 100;
     let (test, log, mark) = (TestOutbox::new().await, Log::default(), Arc::new(()));
     test.insert(EVENTS as i32, 10).await;
@@ -398,7 +400,7 @@ async fn sqlite_and_the_local_backend_are_a_durable_event_bus_in_one_process() {
 /// A later event was sent while a handler had the first, which it rejected. That was recorded, and the later one could not be:
 /// the next session finds it in the journal before it reads the retry.
 #[actix::test]
-async fn what_the_journal_names_is_given_to_handlers_after_a_retry_that_stands_before_it() {
+async fn journaled_events_reach_handlers_after_an_earlier_retry_of_their_key() {
     let (test, log, open) = (TestOutbox::new().await, Log::default(), Arc::new(AtomicBool::new(false)));
     let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
             AS $$ BEGIN RAISE EXCEPTION 'this row is evidence'; END $$;

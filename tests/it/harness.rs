@@ -55,7 +55,7 @@ async fn a_postgres_comes_back_on_its_port_with_its_rows() {
 }
 
 #[tokio::test]
-async fn a_commit_waits_for_a_frozen_synchronous_standby_and_is_there_after_a_failover() {
+async fn a_commit_waits_for_a_frozen_sync_standby_and_survives_a_failover() {
     let mut pair = Pair::start(Replication::Synchronous).await;
     let proxy = Proxy::to(pair.primary.port()).await;
     let database = pair.database().await.at(proxy.port());

@@ -113,7 +113,7 @@ fn numbered(n: usize) -> String {
 }
 
 #[actix::test]
-async fn one_event_that_the_database_refuses_does_not_fail_those_that_share_its_insert() {
+async fn an_event_that_the_database_refuses_does_not_fail_others_in_its_insert() {
     const EVENTS: usize = 200;
     let test = TestOutbox::new().await;
     refuse(&test, "bad", "P0001").await;

@@ -68,7 +68,7 @@ fn said(test: &TestOutbox, arguments: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn the_journal_stays_small_over_many_batches_however_slowly_the_database_records_them() {
+async fn the_journal_stays_small_however_slowly_the_database_records_batches() {
     const MOST: usize = 200;
     let test = TestOutbox::new().await;
     test.insert(6_000, 300).await;
@@ -93,7 +93,7 @@ async fn the_journal_stays_small_over_many_batches_however_slowly_the_database_r
 }
 
 #[tokio::test]
-async fn a_replayed_event_is_published_again_though_a_take_over_finds_it_in_the_journal() {
+async fn a_replay_is_published_again_even_if_a_take_over_finds_it_journaled() {
     let test = TestOutbox::new().await;
     let sql = test.sql().await;
     let (id, seq, shard) = write(&sql, "", "pending").await;
@@ -167,7 +167,7 @@ async fn what_a_vanished_outbox_or_backend_left_behind_is_seen_and_removed() {
 }
 
 #[tokio::test]
-async fn what_was_left_behind_is_not_known_where_redis_is_away_and_the_rest_is_shown_and_done() {
+async fn if_redis_is_down_leftovers_are_unknown_and_the_rest_is_shown_and_done() {
     let test = TestOutbox::found_by("url = \"redis://127.0.0.1:1\"".to_owned(), String::new()).await;
     let status = run(&test, &["status", "--format", "json"]);
     assert!(status.status.success());
@@ -192,7 +192,7 @@ async fn journal_all(test: &TestOutbox) {
 }
 
 #[actix::test]
-async fn what_many_dead_workers_sent_is_taken_into_memory_only_as_far_as_there_is_room() {
+async fn journals_of_many_dead_workers_are_adopted_only_within_the_memory_bound() {
     const EVENTS: usize = 900;
     const MOST: usize = 100;
     let (test, log, gate) = (TestOutbox::new().await, Log::default(), Arc::new(Semaphore::new(0)));
@@ -235,8 +235,9 @@ async fn what_many_dead_workers_sent_is_taken_into_memory_only_as_far_as_there_i
     assert_eq!(test.length().await, 0, "nothing was sent again");
 }
 
+/// The worker logs the reason.
 #[tokio::test]
-async fn a_shard_whose_journal_alone_exceeds_the_room_is_taken_alone_and_that_is_said() {
+async fn a_shard_whose_journal_exceeds_the_memory_bound_is_adopted_alone() {
     let test = TestOutbox::new().await;
     test.insert(300, 1).await;
     journal_all(&test).await;

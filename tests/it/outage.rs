@@ -44,7 +44,7 @@ async fn a_redis_outage_longer_than_all_retries_costs_none() {
 }
 
 #[tokio::test]
-async fn a_redis_with_room_for_small_events_only_keeps_a_large_one_waiting_and_costs_it_no_retry() {
+async fn a_large_event_waits_without_retries_if_redis_has_no_memory_for_it() {
     // More than would convict an event of breaking the connection.
     const PAUSES: usize = 6;
     let server = redis::Server::start(&[]);
@@ -80,7 +80,7 @@ async fn a_redis_with_room_for_small_events_only_keeps_a_large_one_waiting_and_c
 }
 
 #[tokio::test]
-async fn a_redis_killed_in_the_middle_of_the_work_loses_nothing_and_doubles_nothing() {
+async fn killing_redis_during_work_loses_nothing_and_duplicates_nothing() {
     let mut server = redis::Server::start(redis::Server::DURABLE);
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
     let _worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
@@ -129,7 +129,7 @@ async fn events_written_after_redis_was_emptied_arrive_once() {
 }
 
 #[tokio::test]
-async fn a_redis_that_forgets_everything_in_a_restart_is_published_to_again_and_each_event_after_it_arrives_once() {
+async fn after_redis_restarts_without_its_data_new_events_arrive_once() {
     let mut server = redis::Server::start(&[]);
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
     let _worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");

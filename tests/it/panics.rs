@@ -63,7 +63,7 @@ fn least_time_of(tries: u32) -> Duration {
 }
 
 #[actix::test]
-async fn an_event_over_which_a_backend_panics_is_rejected_with_the_reason_and_the_others_go_on() {
+async fn an_event_that_panics_a_backend_is_rejected_and_the_others_go_on() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let backend = {
         let log = log.clone();
@@ -89,7 +89,7 @@ async fn an_event_over_which_a_backend_panics_is_rejected_with_the_reason_and_th
 }
 
 #[actix::test]
-async fn a_batch_form_that_panics_is_an_outage_with_pauses_that_costs_no_retries() {
+async fn a_publish_batch_that_panics_is_an_outage_that_costs_no_retries() {
     const TRIES: u32 = 6;
     let (test, backend) = (TestOutbox::new().await, Fragile::default());
     backend.batch_panics.store(true, Ordering::SeqCst);
@@ -111,7 +111,7 @@ async fn a_batch_form_that_panics_is_an_outage_with_pauses_that_costs_no_retries
 }
 
 #[actix::test]
-async fn a_health_check_that_panics_closes_its_lanes_only_until_it_no_longer_does() {
+async fn a_health_check_that_panics_closes_its_lanes_until_it_stops_panicking() {
     const TRIES: u32 = 6;
     let (test, backend) = (TestOutbox::new().await, Fragile::default());
     backend.check_panics.store(true, Ordering::SeqCst);
@@ -144,7 +144,7 @@ impl Gate {
 }
 
 #[actix::test]
-async fn a_backend_that_blocks_its_thread_is_an_outage_that_ends_when_the_thread_goes_on() {
+async fn a_backend_that_blocks_its_thread_is_an_outage_until_it_unblocks() {
     let (test, log, gate) = (TestOutbox::new().await, Log::default(), Arc::new(Gate::default()));
     let backend = {
         let (log, gate) = (log.clone(), Arc::clone(&gate));

@@ -27,7 +27,7 @@ async fn diesel(test: &TestOutbox) -> AsyncPgConnection {
 }
 
 #[actix::test]
-async fn messages_sent_together_share_an_insert_and_each_is_answered_with_its_own_event() {
+async fn messages_sent_together_share_an_insert_and_each_returns_its_own_event() {
     const EVENTS: usize = 200;
     let test = TestOutbox::new().await;
     let outbox = start(&test, "").await;
@@ -47,7 +47,7 @@ async fn messages_sent_together_share_an_insert_and_each_is_answered_with_its_ow
 }
 
 #[actix::test]
-async fn an_event_published_on_a_connection_exists_if_and_only_if_its_transaction_commits() {
+async fn an_event_exists_if_and_only_if_its_transaction_commits() {
     let test = TestOutbox::new().await;
     let outbox = start(&test, "").await;
     let mut conn = diesel(&test).await;
@@ -167,7 +167,7 @@ async fn a_transaction_that_failed_leaves_nothing_behind() {
 }
 
 #[actix::test]
-async fn the_same_id_and_content_twice_is_one_event_and_the_stored_one_is_returned() {
+async fn the_same_id_and_content_twice_is_one_event_and_the_stored_is_returned() {
     let test = TestOutbox::new().await;
     let outbox = start(&test, "").await;
     let same = event("first").id(Uuid::now_v7()).data_json("{\"n\": 1.0}");
@@ -188,7 +188,7 @@ async fn the_same_id_and_content_twice_is_one_event_and_the_stored_one_is_return
 }
 
 #[actix::test]
-async fn the_same_id_with_other_content_is_an_error_at_every_door_and_nobody_else_pays_for_it() {
+async fn an_id_with_other_content_is_an_error_everywhere_and_fails_no_other() {
     let test = TestOutbox::new().await;
     let outbox = start(&test, "").await;
     let id = Uuid::now_v7();
@@ -265,7 +265,7 @@ async fn retries_are_due_when_the_backoff_says() {
 }
 
 #[actix::test]
-async fn events_that_name_no_backend_and_those_that_name_the_default_reach_the_same_publisher() {
+async fn events_without_a_backend_reach_the_publisher_of_the_default_backend() {
     let test = TestOutbox::new().await;
     let tables = format!("[publishers.main]\n{}", test.stream());
     let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
@@ -281,7 +281,7 @@ async fn events_that_name_no_backend_and_those_that_name_the_default_reach_the_s
 }
 
 #[actix::test]
-async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_on() {
+async fn rows_that_are_not_valid_events_fail_with_the_reason_and_others_go_on() {
     let test = TestOutbox::new().await;
     let sql = test.sql().await;
     let insert =
@@ -381,7 +381,7 @@ impl Stalling {
 }
 
 #[actix::test]
-async fn a_repetition_is_acknowledged_only_once_the_synchronous_standby_has_the_event() {
+async fn a_repeat_is_acknowledged_only_when_the_sync_standby_has_the_event() {
     let stalling = Stalling::new().await;
     let settings = stalling.test.system_settings("");
     let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
@@ -408,7 +408,7 @@ async fn a_repetition_is_acknowledged_only_once_the_synchronous_standby_has_the_
 }
 
 #[actix::test]
-async fn a_repetition_waits_for_the_standby_also_where_it_may_not_write_to_the_log() {
+async fn a_repeat_waits_for_the_standby_even_without_the_right_to_write_wal() {
     let stalling = Stalling::new().await;
     let sql = stalling.test.sql().await;
     let prepare = "CREATE ROLE writer LOGIN; GRANT SELECT, INSERT, UPDATE ON outbox_events TO writer;
@@ -427,8 +427,9 @@ async fn a_repetition_waits_for_the_standby_also_where_it_may_not_write_to_the_l
     assert_eq!(publishing.await.unwrap().unwrap().seq, first.seq);
 }
 
+/// It was stored before, so publishing it again succeeds.
 #[actix::test]
-async fn an_event_that_is_deleted_while_it_is_published_again_was_stored_before_and_is_not_written_twice() {
+async fn an_event_deleted_while_it_is_published_again_is_not_written_twice() {
     let stalling = Stalling::new().await;
     let mut conn = diesel(&stalling.test).await;
     let same = event("same").id(Uuid::now_v7());
@@ -462,7 +463,7 @@ async fn events_are_sent_to_backends_that_nobody_serves() {
 }
 
 #[tokio::test]
-async fn sending_to_a_backend_that_nobody_serves_is_said_once_and_not_for_each_event() {
+async fn an_unserved_backend_is_warned_of_once_and_not_for_each_event() {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let name = "publishing::events_are_sent_to_backends_that_nobody_serves";
     let sender = Running::spawn(command.args(["--ignored", "--nocapture", "--exact", name]));

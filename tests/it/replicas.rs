@@ -5,7 +5,7 @@ use crate::support::{PATIENCE, eventually, postgres, redis};
 use crate::test_outbox::TestOutbox;
 
 #[tokio::test]
-async fn nothing_is_settled_while_the_replica_does_not_answer_and_everything_arrives_once_when_it_does() {
+async fn no_event_settles_until_the_replica_answers_and_each_arrives_once() {
     let master = redis::Server::start(&[]);
     let mut replica = redis::Server::replica_of(&master, &[]).await;
     let test = TestOutbox::on(postgres::database().await, master.url()).await;

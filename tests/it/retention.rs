@@ -13,7 +13,7 @@ async fn insert_old(test: &TestOutbox, status: &str, key: &str, count: i32) {
 }
 
 #[tokio::test]
-async fn a_worker_deletes_what_is_old_and_keeps_what_holds_its_key_while_it_delivers() {
+async fn a_delivering_worker_deletes_old_events_except_those_that_block_a_key() {
     let test = TestOutbox::new().await;
     for (status, key, count) in [("published", "", 2_500), ("failed", "", 3), ("failed", "held", 1)] {
         insert_old(&test, status, key, count).await;

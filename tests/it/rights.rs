@@ -36,7 +36,7 @@ impl Handler<HandleEvent> for Counter {
 }
 
 #[actix::test]
-async fn a_worker_a_handler_and_a_writer_need_no_more_rights_than_the_document_names() {
+async fn workers_handlers_and_writers_need_only_the_documented_rights() {
     let server = postgres::Server::start();
     let test = TestOutbox::on(server.database().await, redis::url()).await;
     let [worker_rights, writer_rights] = documented();

@@ -55,7 +55,7 @@ impl Said {
 }
 
 #[tokio::test]
-async fn no_password_is_in_anything_that_is_said_by_any_command_and_in_any_trouble() {
+async fn no_output_of_any_command_contains_a_password_even_on_failure() {
     let server = redis::Server::start(&[]);
     let protect = ["SET", "requirepass", &format!("{SECRET}-redis")];
     let mut admin = redis::connect(&server.url()).await;

@@ -16,8 +16,7 @@ async fn has_role(url: &str, role: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_master_killed_in_the_middle_of_the_work_is_followed_to_its_replica_and_what_a_replica_confirmed_is_there_once()
- {
+async fn events_that_a_replica_confirmed_arrive_once_after_sentinel_fails_over() {
     let mut redis = Watched::start(&[]).await;
     let mut test = TestOutbox::found_by(redis.settings(), redis.master.url()).await;
     let publisher = format!("{SHORT_TIMEOUTS}\nwait_replicas = {{ count = 1, timeout = \"500ms\" }}");

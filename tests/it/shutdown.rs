@@ -79,7 +79,7 @@ async fn start_hanging(settings: Settings) -> Outbox {
 }
 
 #[actix::test]
-async fn a_shutdown_ends_in_time_also_where_backend_and_database_have_gone_silent() {
+async fn a_shutdown_ends_in_time_even_if_backend_and_database_are_silent() {
     let test = TestOutbox::new().await;
     let mut url = url::Url::parse(test.url()).unwrap();
     let proxy = Proxy::to(url.port().unwrap_or(5432)).await;
@@ -106,7 +106,7 @@ async fn a_shutdown_that_takes_too_long_ends_all_the_same_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_a_worker_that_cannot_finish_at_once_and_loses_nothing() {
+async fn a_second_signal_ends_a_stuck_worker_immediately_and_loses_nothing() {
     let server = redis::Server::start(&[]);
     let proxy = Proxy::to(server.port()).await;
     let test = TestOutbox::on(postgres::database().await, format!("redis://127.0.0.1:{}/0", proxy.port())).await;

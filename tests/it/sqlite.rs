@@ -108,7 +108,7 @@ async fn retries_are_due_when_the_backoff_says_and_not_before() {
 }
 
 #[actix::test]
-async fn rows_that_can_be_no_event_have_failed_with_the_reason_and_the_rest_go_on() {
+async fn rows_that_are_not_valid_events_fail_with_the_reason_and_others_go_on() {
     let (file, log) = (File::new(), Log::default());
     let accepting = {
         let log = log.clone();

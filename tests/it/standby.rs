@@ -9,7 +9,7 @@ use crate::support::{PATIENCE, eventually, redis};
 use crate::test_outbox::TestOutbox;
 
 #[tokio::test]
-async fn a_worker_whose_address_moves_to_a_lagging_standby_says_so_and_sends_nothing_twice() {
+async fn a_worker_moved_to_a_lagging_standby_says_so_and_sends_nothing_twice() {
     let pair = Pair::start(Replication::Asynchronous).await;
     let proxy = Proxy::to(pair.primary.port()).await;
     let test = TestOutbox::on(pair.database().await, redis::url()).await;

@@ -40,7 +40,7 @@ async fn wait_healthy(outbox: &Outbox) {
 }
 
 #[actix::test]
-async fn an_actor_of_each_kind_panics_in_the_middle_of_the_work_and_every_event_arrives_once() {
+async fn every_event_arrives_once_although_an_actor_of_each_kind_panics() {
     const ROUNDS: usize = 3;
     let (test, handled) = (TestOutbox::new().await, Arc::new(Mutex::new(HashSet::new())));
     let tables =
@@ -159,7 +159,7 @@ async fn a_system_that_was_shut_down_lets_go_of_its_backends_and_its_handlers() 
 }
 
 #[actix::test]
-async fn a_system_that_is_shut_down_settles_what_is_in_flight_and_hands_its_share_over() {
+async fn a_shutdown_settles_events_in_flight_and_releases_the_leases() {
     let test = TestOutbox::new().await;
     let tables = format!(
         "[publishers.default]\n{}rate_limit = {{ per_second = 500, burst = 100 }}\n[worker]\nbatch_size = 50\nmax_in_flight = 200",

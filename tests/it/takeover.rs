@@ -45,7 +45,7 @@ async fn wait_shares(sql: &Client, workers: &[&str], expected: &[i64]) {
 }
 
 #[tokio::test]
-async fn a_killed_workers_share_is_taken_over_within_the_lease_time_and_a_second() {
+async fn a_killed_workers_shards_are_taken_over_within_a_lease_and_a_second() {
     let test = TestOutbox::new().await;
     let sql = test.sql().await;
     let settings = test.settings(SHORT_LEASE, "");
@@ -66,7 +66,7 @@ async fn a_killed_workers_share_is_taken_over_within_the_lease_time_and_a_second
 }
 
 #[tokio::test]
-async fn the_share_of_a_killed_worker_is_divided_evenly_among_those_that_are_left() {
+async fn a_killed_workers_shards_are_divided_evenly_among_the_others() {
     let test = TestOutbox::new().await;
     let sql = test.sql().await;
     let settings = test.settings(SHORT_LEASE, "");
@@ -132,7 +132,7 @@ impl Blockable {
 }
 
 #[tokio::test]
-async fn a_worker_whose_loop_is_blocked_leaves_its_share_to_one_that_works_and_does_no_harm_when_it_goes_on() {
+async fn a_worker_with_a_blocked_loop_loses_its_shards_and_resumes_harmlessly() {
     let test = TestOutbox::new().await;
     let sql = test.sql().await;
     let tables = format!("[publishers.default]\n{}[worker]\n{SHORT_LEASE}\nname = \"blocked\"", test.stream());
@@ -155,7 +155,7 @@ async fn a_worker_whose_loop_is_blocked_leaves_its_share_to_one_that_works_and_d
 }
 
 #[tokio::test]
-async fn a_worker_that_beats_and_cannot_read_says_so_and_leaves_its_shards_to_one_that_can() {
+async fn a_worker_that_cannot_fetch_says_so_and_leaves_its_shards_to_another() {
     let test = TestOutbox::new().await;
     let role = unique("reader");
     let sql = test.sql().await;

@@ -78,7 +78,7 @@ async fn a_trigger_that_warns_casts_no_doubt_on_what_was_written() {
 }
 
 #[tokio::test]
-async fn a_worker_that_cannot_record_two_rows_shuts_down_in_time_and_the_next_one_does_not_send_them_again() {
+async fn rows_that_cannot_be_recorded_delay_no_shutdown_and_are_not_resent() {
     let test = with_marked(2).await;
     test.sql().await.batch_execute(TRIGGER).await.unwrap();
     let settings = test.settings("shutdown_timeout = \"20s\"", "");
@@ -97,7 +97,7 @@ async fn a_worker_that_cannot_record_two_rows_shuts_down_in_time_and_the_next_on
 }
 
 #[tokio::test]
-async fn rows_that_an_open_transaction_holds_hold_no_other_and_their_shards_are_handed_over() {
+async fn rows_locked_by_a_transaction_block_no_other_row_and_no_hand_over() {
     let test = with_marked(500).await;
     let holder = test.sql().await;
     holder.batch_execute("BEGIN; SELECT FROM outbox_events WHERE subject <> '' FOR UPDATE").await.unwrap();
@@ -150,7 +150,7 @@ const INSERT: &str = "INSERT INTO outbox_events (id, event_type, source)
     SELECT gen_random_uuid(), 't', 's' FROM generate_series(1, 100)";
 
 #[tokio::test]
-async fn a_settle_whose_wait_for_a_standby_is_cancelled_is_repeated_and_waits_again() {
+async fn a_settle_with_a_cancelled_standby_wait_is_repeated_and_waits_again() {
     let server = postgres::Server::start();
     let test = TestOutbox::on(server.database().await, redis::url()).await;
     let _worker = test.worker(&test.settings("", ""), "worker");

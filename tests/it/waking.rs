@@ -131,7 +131,7 @@ async fn a_program_that_sends_an_event_and_ends_has_woken_the_worker() {
 }
 
 #[actix::test]
-async fn a_worker_whose_listening_was_cut_off_looks_for_what_it_missed_and_is_woken_again() {
+async fn a_worker_whose_listener_was_cut_off_finds_missed_events_and_relistens() {
     let test = TestOutbox::new().await;
     let _worker = listening_worker(&test).await;
     let outbox = publisher(&test).await;

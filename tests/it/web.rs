@@ -575,7 +575,7 @@ async fn a_session_that_is_over_before_a_change_leads_to_a_page() {
 }
 
 #[tokio::test]
-async fn what_is_long_in_an_event_is_shortened_and_its_history_told_as_far_as_it_can_be_read() {
+async fn long_fields_of_an_event_are_shortened_and_its_readable_history_shown() {
     let test = TestOutbox::new().await;
     let console = Console::open(&test, &secrets()).await;
     let cookie = console.sign_in(OPERATOR);

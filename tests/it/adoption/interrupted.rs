@@ -111,8 +111,9 @@ async fn check_rows(adoption: &Adoption, sql: &Client, written: &Written) {
     }
 }
 
+/// A writer inserts events meanwhile.
 #[tokio::test]
-async fn an_adoption_killed_ten_times_under_a_writer_ends_in_the_same_tables_and_loses_nothing() {
+async fn an_adoption_killed_ten_times_loses_nothing_and_ends_in_the_same_tables() {
     let mut kills = 0;
     // One that is done sooner leaves the other kills to the next.
     while kills < KILLS {
@@ -125,7 +126,7 @@ async fn an_adoption_killed_ten_times_under_a_writer_ends_in_the_same_tables_and
 /// `scripts/adoption.sh` runs it.
 #[tokio::test]
 #[ignore = "takes minutes"]
-async fn two_million_rows_are_adopted_under_kills_while_no_write_waits_for_two_seconds() {
+async fn two_million_rows_are_adopted_under_kills_and_no_write_waits_for_2_s() {
     const ROWS: i32 = 2_000_000;
     let server = postgres::Server::start_with(&[("fsync", "on"), ("shared_buffers", "256MB")]);
     let began = Instant::now();
@@ -154,7 +155,7 @@ async fn an_index_that_was_left_half_built_is_dropped_and_built_again() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_holds_the_table_delays_the_adoption_and_not_the_writers() {
+async fn a_transaction_that_locks_the_table_delays_the_adoption_not_the_writers() {
     let adoption = Adoption::filled(postgres::database().await, 1_000).await;
     let holder = adoption.test.sql().await;
     holder.batch_execute("BEGIN; SELECT FROM outbox_events LIMIT 1").await.unwrap();
@@ -177,7 +178,7 @@ async fn a_transaction_that_holds_the_table_delays_the_adoption_and_not_the_writ
 }
 
 #[tokio::test]
-async fn of_adoptions_that_start_together_one_does_it_and_the_others_find_it_done() {
+async fn of_concurrent_adoptions_one_does_the_work_and_the_others_find_it_done() {
     let adoption = Adoption::filled(postgres::database().await, 2_000).await;
     let mut all: Vec<Running> = (0..4).map(|_| adoption.start()).collect();
     let mut did = 0;

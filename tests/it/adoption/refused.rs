@@ -30,7 +30,7 @@ async fn refusal(statements: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_table_of_another_program_is_left_alone_and_what_is_different_is_named() {
+async fn an_unknown_table_is_left_unchanged_and_its_differences_are_named() {
     let said = refusal("CREATE TABLE outbox_events (id bigserial PRIMARY KEY, source varchar(255), data jsonb)").await;
     assert!(
         said.contains("was not changed: column id is bigint, not uuid; column spec_version is missing; "),

@@ -18,7 +18,7 @@ pub(super) fn settings(adoption: &Adoption) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn an_adopted_table_is_drained_into_the_entries_that_its_own_worker_writes() {
+async fn an_adopted_table_drains_into_the_entries_that_its_own_worker_writes() {
     let adoption = Adoption::new().await;
     let django = &adoption.django;
     assert_eq!(names(&django.call("publish", &["0", "200"])).len(), 200);

@@ -6,8 +6,9 @@ use crate::test_outbox::TestOutbox;
 
 const DOCUMENT: &str = include_str!("../../../docs/from-django-broadcaster.md");
 
+/// The table keeps its indexes.
 #[tokio::test]
-async fn an_adopted_table_is_not_written_anew_keeps_its_indexes_and_is_left_alone_the_second_time() {
+async fn an_adoption_does_not_rewrite_the_table_and_the_second_changes_nothing() {
     const FILE: &str = "SELECT pg_relation_filenode('outbox_events')::bigint";
     const THEIRS: &str = "SELECT count(*) FROM pg_indexes WHERE tablename = 'outbox_events' \
         AND indexname ~ '^outbox_even_|_[0-9a-f]{8}(_like)?$'";
@@ -34,7 +35,7 @@ async fn an_adopted_table_is_not_written_anew_keeps_its_indexes_and_is_left_alon
 }
 
 #[tokio::test]
-async fn the_documented_way_back_leaves_the_table_as_it_was_and_its_worker_at_work() {
+async fn the_documented_way_back_restores_the_table_and_its_worker_runs() {
     const TABLE: &str =
         "SELECT concat_ws(' ', attname, format_type(atttypid, atttypmod), attnotnull, atthasdef, reloptions)
         FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
@@ -76,7 +77,7 @@ async fn an_application_that_comes_to_the_tables_of_an_outbox_writes_into_them()
 }
 
 #[tokio::test]
-async fn a_published_event_that_is_set_back_to_pending_is_not_sent_again_unless_it_is_replayed() {
+async fn a_published_event_set_back_to_pending_is_sent_again_only_if_replayed() {
     let adoption = Adoption::new().await;
     let test = &adoption.test;
     let settings = settings(&adoption);

@@ -54,7 +54,7 @@ fn failed_events_are_retried_by_their_ids_or_all_together() {
 }
 
 #[test]
-fn what_is_done_to_several_events_is_done_to_those_that_allow_it_and_the_others_are_named() {
+fn an_action_changes_the_events_that_allow_it_and_names_the_others() {
     let shell = Shell::migrated();
     let failed = event_with(&shell, "status = 'failed'");
     let published = event_with(&shell, "status = 'published', published_at = 0");
@@ -85,7 +85,7 @@ fn events_are_given_up_with_a_reason() {
 }
 
 #[test]
-fn published_events_are_replayed_by_their_ids_or_by_when_they_were_published() {
+fn published_events_are_replayed_by_id_or_by_time_of_publication() {
     let shell = Shell::migrated();
     let published =
         |ago: &str| event_with(&shell, &format!("status = 'published', published_at = created_at - {ago} * 60000000"));
