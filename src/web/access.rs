@@ -1,4 +1,4 @@
-//! Who may use the console, and how that is shown: by a secret once, by a signed cookie or a bearer token with each request.
+//! Access to the console: a user signs in with a secret and then sends a signed cookie; a program sends a bearer token.
 
 use std::net::IpAddr;
 
@@ -15,16 +15,16 @@ use uuid::Uuid;
 use super::WebError;
 use crate::settings::{Secret, WebSettings};
 
-/// A secret that can be guessed is none.
+/// The minimum length of a secret in bytes, so that it cannot be guessed.
 const SHORTEST_SECRET: usize = 16;
 
-/// The name under which a session is signed; in a browser it stands under one of its own for each port.
+/// The cookie name under which a session is signed; the browser's cookie also has the port in its name.
 const COOKIE: &str = "outbox_session";
 
 /// How long a session lasts.
 const SESSION: TimeDelta = TimeDelta::hours(12);
 
-/// Who may use the console.
+/// The access rules of the console.
 #[derive(Clone)]
 pub struct Access {
     keyrings: CredentialSet,
@@ -34,7 +34,7 @@ pub struct Access {
 
 #[derive(Clone)]
 enum CredentialSet {
-    /// Nothing is asked for, on this machine alone.
+    /// No secret; only this machine has access.
     None(Key),
     Secrets {
         operator: RoleKey,
@@ -42,41 +42,41 @@ enum CredentialSet {
     },
 }
 
-/// What is left of a secret: enough to know it, too little to tell it.
+/// What is kept of a secret: enough to recognise it, too little to reveal it.
 #[derive(Clone)]
 struct RoleKey {
     digest: [u8; 32],
-    /// Signs the sessions of those who know it. Each role has its own, so that a reader's cookie says nothing of the
-    /// operators' secret, and stays a reader's should that secret become the operators'.
+    /// Signs the sessions of this secret's users. Each role has its own key, so that a reader's cookie reveals nothing of the
+    /// operators' secret, and remains a reader's if that secret becomes the operators'.
     key: Key,
 }
 
 impl RoleKey {
     fn new(secret: &Secret, role: Role) -> Self {
         let digest = digest(secret.expose());
-        let use_of_it: &[u8] = match role {
+        let purpose: &[u8] = match role {
             Role::Operator => b"sessions of outbox operators",
             Role::Reader => b"sessions of outbox readers",
         };
-        let key = Sha512::new().chain_update(use_of_it).chain_update(digest).finalize();
+        let key = Sha512::new().chain_update(purpose).chain_update(digest).finalize();
         Self { digest, key: Key::from(&key) }
     }
 }
 
-/// What somebody may do.
+/// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Look.
+    /// Read.
     Reader,
-    /// Look, and change events.
+    /// Read, and change events.
     Operator,
 }
 
-/// Somebody who has shown who they are. Their role is that of the key which signs their cookie.
+/// A signed-in user. The role is that of the key which signs the cookie.
 #[derive(Debug, Clone)]
 pub(crate) struct SignIn {
     pub(crate) role: Role,
-    /// What each form and each request that changes something has to repeat.
+    /// The token that each form and each request that changes something has to repeat.
     pub(crate) csrf: Uuid,
     begun_at: DateTime<Utc>,
 }
@@ -86,23 +86,23 @@ impl SignIn {
         Self { role, csrf: Uuid::new_v4(), begun_at: Utc::now() }
     }
 
-    fn is_over(&self) -> bool {
+    fn is_expired(&self) -> bool {
         !(TimeDelta::zero()..SESSION).contains(&(Utc::now() - self.begun_at))
     }
 }
 
 impl Access {
-    /// Everybody on this machine may do everything, and nobody else anything: requests from other addresses are refused.
+    /// Full access for every user of this machine; requests from other addresses are refused.
     #[must_use]
     pub fn loopback() -> Self {
         Self { keyrings: CredentialSet::None(Key::generate()), hosts: Vec::new(), proxies: Vec::new() }
     }
 
-    /// Whoever knows `operator` may do everything, whoever knows `reader` may look. Sessions last as long as their secret
-    /// stays the same, and with every server that has the same one.
+    /// Full access with the secret `operator`, read-only access with `reader`. A session is valid as long as its secret stays
+    /// the same, on every server with the same secret.
     ///
     /// # Errors
-    /// [`WebError::ShortSecret`] for one of less than 16 bytes.
+    /// [`WebError::ShortSecret`] for a secret of less than 16 bytes.
     pub fn secrets(operator: &Secret, reader: Option<&Secret>) -> Result<Self, WebError> {
         for secret in std::iter::once(operator).chain(reader) {
             if secret.expose().len() < SHORTEST_SECRET {
@@ -114,7 +114,7 @@ impl Access {
         Ok(Self { keyrings, hosts: Vec::new(), proxies: Vec::new() })
     }
 
-    /// What `[web]` says; [`loopback`](Self::loopback) where it names no secret.
+    /// The access that `[web]` configures; [`loopback`](Self::loopback) if it has no secret.
     ///
     /// # Errors
     /// [`WebError::SecretFile`], [`WebError::ShortSecret`], [`WebError::ReadersAlone`], [`WebError::HostName`], and [`WebError::Proxy`].
@@ -129,11 +129,11 @@ impl Access {
         access.hosts(&settings.hosts)?.proxies(&settings.proxies)
     }
 
-    /// The names by which browsers may call the server, such as `outbox.example.com`; `localhost` and loopback addresses
-    /// always may. Without any, every name may where a secret is asked for, and none where not.
+    /// The names by which browsers may call the server, such as `outbox.example.com`; `localhost` and loopback addresses are
+    /// always allowed. Without names, every name is allowed if a secret is configured, and no other if not.
     ///
     /// # Errors
-    /// [`WebError::HostName`] for what is no name without a port.
+    /// [`WebError::HostName`] for a text that is not a name without a port.
     pub fn hosts<T: AsRef<str>>(mut self, names: impl IntoIterator<Item = T>) -> Result<Self, WebError> {
         let name = |name: T| {
             let name = name.as_ref().to_ascii_lowercase();
@@ -147,10 +147,10 @@ impl Access {
     }
 
     /// The addresses of proxies, such as `10.0.0.7`, or networks of them, such as `10.0.0.0/24`, whose `X-Forwarded-For` is
-    /// believed: how much one address may ask for is then counted for those before them.
+    /// trusted: the rate limits then apply to the clients before them.
     ///
     /// # Errors
-    /// [`WebError::Proxy`] for what is neither.
+    /// [`WebError::Proxy`] for a text that is neither an address nor a network.
     pub fn proxies<T: AsRef<str>>(mut self, addresses: impl IntoIterator<Item = T>) -> Result<Self, WebError> {
         let network = |address: T| {
             let address = address.as_ref();
@@ -161,18 +161,18 @@ impl Access {
         Ok(self)
     }
 
-    /// Only who is on this machine may use it.
+    /// Whether only this machine has access.
     pub(crate) fn is_loopback(&self) -> bool {
         matches!(self.keyrings, CredentialSet::None(_))
     }
 
-    /// Where a request comes from that `peer` sent: the last of the addresses that it was forwarded for, nearest last, which
-    /// is no proxy of ours. What stands before that anybody may have written.
+    /// The client's address of a request from `peer`: the last address in `forwarded_for` (the nearest is last) that is not a
+    /// configured proxy. Any client can forge the addresses before it.
     pub(crate) fn origin<'a>(&self, peer: IpAddr, forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
-        let is_ours = |address: IpAddr| self.proxies.iter().any(|network| network.contains(&address.to_canonical()));
+        let is_proxy = |address: IpAddr| self.proxies.iter().any(|network| network.contains(&address.to_canonical()));
         let mut origin = peer;
         for address in forwarded_for.rev() {
-            if !is_ours(origin) {
+            if !is_proxy(origin) {
                 break;
             }
             let Ok(address) = address.trim().parse() else { break };
@@ -181,8 +181,8 @@ impl Access {
         origin
     }
 
-    /// Whether a browser that was sent to `host` (with a port or without) may be answered: a name that somebody else lets
-    /// point here is none of ours.
+    /// Whether a request to `host` (with a port or without) is allowed: another site's name that points here (DNS rebinding) is
+    /// not.
     pub(crate) fn knows_host(&self, host: &str) -> bool {
         let Some(name) = without_port(host).map(str::to_ascii_lowercase) else { return false };
         if is_loopback_name(&name) || self.hosts.contains(&name) {
@@ -191,7 +191,7 @@ impl Access {
         self.hosts.is_empty() && !self.is_loopback()
     }
 
-    /// The role of whoever knows this secret. Takes as long for a wrong one as for a right one.
+    /// The role of this secret. Takes as long for a wrong secret as for a right one.
     pub(crate) fn role_of(&self, secret: &str) -> Option<Role> {
         let CredentialSet::Secrets { operator, reader } = &self.keyrings else { return None };
         let given = digest(secret);
@@ -204,7 +204,7 @@ impl Access {
         }
     }
 
-    /// The session that the cookie of this value holds, where we signed it and it is not over.
+    /// The session in a cookie's value, if it was signed with one of our keys and has not expired.
     pub(crate) fn session(&self, value: &str) -> Option<SignIn> {
         let mut jar = CookieJar::new();
         jar.add_original(Cookie::new(COOKIE, value.to_owned()));
@@ -212,18 +212,18 @@ impl Access {
         let (role, cookie) = signed(Role::Operator).or_else(|| signed(Role::Reader))?;
         let (csrf, begun_at) = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(cookie.value()).ok()?).ok()?;
         let session = SignIn { role, csrf, begun_at };
-        (!session.is_over()).then_some(session)
+        (!session.is_expired()).then_some(session)
     }
 
-    /// The cookie that holds a session.
-    pub(crate) fn cookie(&self, session: &SignIn, place: &CookieScope) -> Cookie<'static> {
+    /// The cookie that contains a session.
+    pub(crate) fn cookie(&self, session: &SignIn, scope: &CookieScope) -> Cookie<'static> {
         let value = BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!((session.csrf, session.begun_at)).to_string());
         let mut jar = CookieJar::new();
         if let Some(key) = self.key(session.role) {
             jar.signed_mut(key).add(Cookie::new(COOKIE, value));
         }
         let signed = jar.get(COOKIE).map(|cookie| cookie.value().to_owned()).unwrap_or_default();
-        let mut cookie = place.cookie(signed);
+        let mut cookie = scope.cookie(signed);
         cookie.set_max_age(CookieSpan::seconds(SESSION.num_seconds()));
         cookie
     }
@@ -237,18 +237,18 @@ impl Access {
     }
 }
 
-/// Where a browser keeps its session.
+/// The name and scope of a browser's session cookie.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CookieScope {
     pub(crate) name: String,
-    /// Where the console stands.
+    /// The console's path.
     path: String,
     is_secure: bool,
 }
 
 impl CookieScope {
-    /// `host`: the name to which the request was sent. Browsers share cookies among the ports of a host, and two consoles
-    /// may stand there.
+    /// `host`: the name to which the request was sent. Browsers share cookies among the ports of a host, which may serve two
+    /// consoles, so the port is part of the cookie's name.
     pub(crate) fn new(host: &str, path: &str, is_secure: bool) -> Self {
         let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| port.parse::<u16>().is_ok());
         let name = port.map_or_else(|| COOKIE.to_owned(), |port| format!("{COOKIE}_{port}"));
@@ -273,7 +273,7 @@ impl CookieScope {
     }
 }
 
-/// A secret from the settings, or from a file, in which a line's end does not count.
+/// A secret from the settings, or from a file, whose trailing line ends are ignored.
 fn given(secret: Option<&Secret>, file: Option<&str>) -> Result<Option<Secret>, WebError> {
     let Some(path) = file.filter(|_| secret.is_none()) else { return Ok(secret.cloned()) };
     match std::fs::read_to_string(path) {
@@ -286,7 +286,7 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-/// None for what is no name with a port or without.
+/// The host without its port; none if it is not a valid host.
 fn without_port(host: &str) -> Option<&str> {
     let (name, rest) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some(bracketed) => bracketed,
@@ -345,15 +345,18 @@ mod tests {
     fn a_session_is_ours_while_its_signature_and_its_age_hold() {
         let access = access();
         let session = SignIn::new(Role::Reader);
-        let place = CookieScope::new("localhost", "", true);
-        let cookie = access.cookie(&session, &place);
+        let scope = CookieScope::new("localhost", "", true);
+        let cookie = access.cookie(&session, &scope);
         let back = access.session(cookie.value()).unwrap();
         assert_eq!((back.role, back.csrf), (Role::Reader, session.csrf));
 
         let same_secrets = Access::secrets(&OPERATOR.into(), Some(&READER.into())).unwrap();
         assert!(same_secrets.session(cookie.value()).is_some());
         let others = Access::secrets(&READER.into(), Some(&OPERATOR.into())).unwrap();
-        assert!(others.session(cookie.value()).is_none(), "what readers can sign makes no operator");
+        assert!(
+            others.session(cookie.value()).is_none(),
+            "a cookie signed with the readers' secret gives no operator's role"
+        );
         assert!(Access::secrets(&OPERATOR.into(), None).unwrap().session(cookie.value()).is_none());
         let encode = |session: &SignIn| {
             BASE64_URL_SAFE_NO_PAD.encode(serde_json::json!((session.csrf, session.begun_at)).to_string())
@@ -367,14 +370,14 @@ mod tests {
         }
         for begun_at in [Utc::now() - SESSION, Utc::now() + TimeDelta::hours(1)] {
             let strange = SignIn { begun_at, ..session.clone() };
-            assert!(access.session(access.cookie(&strange, &place).value()).is_none());
+            assert!(access.session(access.cookie(&strange, &scope).value()).is_none());
         }
     }
 
     #[test]
     fn a_cookie_is_for_this_console_and_no_script() {
-        let place = CookieScope::new("outbox.example.com:8443", "/outbox", true);
-        let text = access().cookie(&SignIn::new(Role::Operator), &place).to_string();
+        let scope = CookieScope::new("outbox.example.com:8443", "/outbox", true);
+        let text = access().cookie(&SignIn::new(Role::Operator), &scope).to_string();
         for word in ["outbox_session_8443=", "HttpOnly", "SameSite=Strict", "Secure", "Path=/outbox", "Max-Age=43200"] {
             assert!(text.contains(word), "{word} in {text}");
         }

@@ -1,4 +1,4 @@
-//! The JSON API: all that the pages show and do. `openapi.json` describes it, made from what stands here.
+//! The JSON API: everything that the pages show and do. Its `openapi.json` is generated from this file.
 
 use std::time::Duration;
 
@@ -26,10 +26,10 @@ use crate::explain::Explanation;
 /// Ids in one request, at most.
 const MOST_IDS: usize = 1_000;
 
-/// How long the first counting is waited for.
+/// How long a request waits for the first counts.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const GIVEN_UP: &str = "given up over the API";
+const DEFAULT_REASON: &str = "marked as failed over the API";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(
@@ -41,14 +41,14 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .service(post("/events/changes", change))
             .service(get("/events/{id}", event))
             .service(get("/events/{id}/explanation", explanation))
-            .default_service(web::to(nothing)),
+            .default_service(web::to(not_found)),
     );
 }
 
-/// The API of actix-outbox' console.
+/// The API of the console of actix-outbox.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "actix-outbox console", description = "What is due, who works, every event and why it is where it is."),
+    info(title = "actix-outbox console", description = "Due events, workers, and every event with the reason for its state."),
     paths(overview, events, count, change, event, explanation),
     modifiers(&Bearer),
     security(("secret" = []))
@@ -64,10 +64,10 @@ impl Modify for Bearer {
     }
 }
 
-/// What went wrong.
+/// An error.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Problem {
-    /// What happened, to what, and what to do.
+    /// What happened, to what, and what to do next.
     error: String,
     #[serde(skip)]
     status: StatusCode,
@@ -112,7 +112,7 @@ impl From<StoreError> for Problem {
 }
 
 pub(super) fn refused(refusal: AccessError) -> HttpResponse {
-    Problem::new(refusal.status(), refusal.says()).error_response()
+    Problem::new(refusal.status(), refusal.message()).error_response()
 }
 
 pub(super) fn json_config(limit: usize) -> web::JsonConfig {
@@ -120,7 +120,7 @@ pub(super) fn json_config(limit: usize) -> web::JsonConfig {
         let problem = match error {
             JsonPayloadError::ContentType => Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "send JSON, and say so: Content-Type: application/json",
+                "the request is not JSON; send it with Content-Type: application/json",
             ),
             error => Problem::new(error.status_code(), error.to_string()),
         };
@@ -134,8 +134,8 @@ pub(super) fn query_config() -> web::QueryConfig {
     web::QueryConfig::default().error_handler(problem)
 }
 
-async fn nothing() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "there is nothing here; openapi.json lists what is")
+async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "this path does not exist; openapi.json lists the paths")
 }
 
 impl actix_web::Responder for Problem {
@@ -152,33 +152,34 @@ async fn description(base: web::ReqData<Base>) -> web::Json<utoipa::openapi::Ope
     web::Json(description)
 }
 
-/// What may be answered to anything.
+/// The errors that any request may get.
 #[derive(IntoResponses)]
-#[allow(dead_code, reason = "it is there to be described")]
+#[allow(dead_code, reason = "only its description is used")]
 enum Refused {
-    /// The request shows no secret, or a wrong one.
+    /// The request has no secret, or a wrong one.
     #[response(status = 401)]
     Unknown(#[to_schema] Problem),
-    /// Without a secret the console is for its own machine alone; and for the page alone where something is changed.
+    /// Without a secret, only the console's own machine has access, and only its pages can change events. A reader's secret is
+    /// read-only.
     #[response(status = 403)]
     Peer(#[to_schema] Problem),
-    /// The server is not called by the name to which the request was sent.
+    /// The request was sent to a name that is not one of the server's.
     #[response(status = 421)]
     Host(#[to_schema] Problem),
     /// Too many requests, or wrong secrets, from one address.
     #[response(status = 429)]
     TooMany(#[to_schema] Problem),
-    /// The database refuses what it is asked.
+    /// The database refuses a statement.
     #[response(status = 500)]
     Broken(#[to_schema] Problem),
-    /// The database does not answer, or not in time.
+    /// The database does not respond, or not in time.
     #[response(status = 503)]
-    Away(#[to_schema] Problem),
+    Unavailable(#[to_schema] Problem),
 }
 
 type ApiResult<T> = Result<web::Json<T>, Problem>;
 
-/// The outbox at a glance.
+/// The state of the outbox.
 #[utoipa::path(get, path = "/overview", responses(
     (status = 200, body = Overview),
     Refused,
@@ -187,7 +188,10 @@ async fn overview(desk: web::Data<Desk>) -> ApiResult<Overview> {
     match desk.overview(PATIENCE).await {
         CachedValue { failure: Some(error), .. } => Err(Problem::from(&*error)),
         CachedValue { answer: Some(overview), .. } => Ok(web::Json(overview)),
-        _ => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "counting takes longer; ask again")),
+        _ => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "counting the events takes longer than 20 s; try again later",
+        )),
     }
 }
 
@@ -200,7 +204,7 @@ pub(super) enum Order {
     Oldest,
 }
 
-/// Which part of a list.
+/// The page of a list.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -208,30 +212,30 @@ pub(super) struct PageQuery {
     /// Newest first, or oldest first.
     #[param(inline)]
     pub(super) order: Order,
-    /// `next` of the page before.
+    /// `next` of the previous page.
     #[param(inline)]
     pub(super) after: Option<Cursor>,
     /// Events on a page.
     #[param(minimum = 1, maximum = 200, default = 50)]
     pub(super) limit: Option<u16>,
-    /// Events that no index leads to are looked for up to ten seconds, and not for a twenty-fifth of one.
+    /// Scan up to ten seconds instead of 40 ms for events that no index finds.
     #[param(inline)]
     pub(super) patient: bool,
 }
 
 impl PageQuery {
     /// # Errors
-    /// What is wrong with it.
+    /// If `limit` is out of range.
     pub(super) fn limit(&self) -> Result<u16, String> {
         match self.limit {
             None => Ok(PAGE),
             Some(limit @ 1..=LARGEST_PAGE) => Ok(limit),
-            Some(_) => Err(format!("limit must be between 1 and {LARGEST_PAGE}")),
+            Some(_) => Err(format!("`limit` must be between 1 and {LARGEST_PAGE}")),
         }
     }
 
     /// # Errors
-    /// What is wrong with it.
+    /// If `limit` is out of range.
     pub(super) fn wanted(&self) -> Result<PageRequest, String> {
         let newest_first = self.order == Order::Newest;
         Ok(PageRequest { newest_first, after: self.after, limit: self.limit()?, is_patient: self.patient })
@@ -258,7 +262,7 @@ async fn events(
     Ok(web::Json(desk.events(&filter, part.wanted().map_err(bad)?).await?))
 }
 
-/// What is to be done.
+/// The action.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ActionQuery {
@@ -266,8 +270,8 @@ pub(super) struct ActionQuery {
     pub(super) action: Action,
 }
 
-/// How many events an action would change: of those that the filter means, those whose status allows it. Without a status
-/// in the filter, `retry` does not mean pending events, and `fail` none that have failed.
+/// How many events an action would change: the filter's events whose status allows it. Without a status in the filter,
+/// `retry` excludes pending events, and `fail` excludes failed ones.
 #[utoipa::path(get, path = "/events/count", params(ActionQuery, Filter), responses(
     (status = 200, body = Count),
     (status = 400, body = Problem, description = "a parameter is wrong"),
@@ -291,34 +295,34 @@ enum Request {
     AllThatMatch(OfAllThatMatch),
 }
 
-/// A change of these events.
+/// A change of the events with these ids.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct OfThese {
     action: Action,
     #[schema(max_items = 1000)]
     ids: Vec<Uuid>,
-    /// `fail`: why; kept as the events' last error.
+    /// `fail`: the reason, stored as the events' last error.
     #[serde(default)]
     reason: Option<String>,
 }
 
-/// A change of all events that a filter means.
+/// A change of all events that match a filter.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct OfAllThatMatch {
     action: Action,
-    /// `{}` means every event.
+    /// `{}` matches every event.
     filter: FilterAlone,
-    /// `fail`: why; kept as the events' last error.
+    /// `fail`: the reason, stored as the events' last error.
     #[serde(default)]
     reason: Option<String>,
-    /// `next` of the answer before.
+    /// `next` of the previous response.
     #[serde(default)]
     after: Option<Cursor>,
 }
 
-/// By hand, so that an error says what is wrong, and not that it is neither.
+/// By hand, so that an error names the wrong field, and not only that no variant matches.
 impl<'de> Deserialize<'de> for Request {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let request = serde_json::Map::deserialize(deserializer)?;
@@ -335,14 +339,14 @@ impl<'de> Deserialize<'de> for Request {
 
 /// Retries, fails or replays events.
 ///
-/// A filter's events are changed at most 10,000 at a time: while the answer has a `next`, the same request with
-/// `after` goes on. Events whose status does not allow the action are left alone; without a status in the filter, `retry`
-/// does not mean pending events, and `fail` none that have failed. Needs the operators' secret.
+/// A filter's events are changed at most 10,000 at a time: while the response has a `next`, repeat the request with it as
+/// `after`. Events whose status does not allow the action are not changed; without a status in the filter, `retry`
+/// excludes pending events, and `fail` excludes failed ones. Needs the operators' secret.
 #[utoipa::path(post, path = "/events/changes", request_body = Request, responses(
     (status = 200, body = Changed),
-    (status = 400, body = Problem, description = "the request is no such thing"),
+    (status = 400, body = Problem, description = "the request is not valid"),
     (status = 413, body = Problem, description = "the request is larger than 64 KiB"),
-    (status = 415, body = Problem, description = "the request is no JSON"),
+    (status = 415, body = Problem, description = "the request is not JSON"),
     Refused,
 ))]
 async fn change(
@@ -352,29 +356,29 @@ async fn change(
 ) -> ApiResult<Changed> {
     let (action, reason, meant) = match request.into_inner() {
         Request::These(OfThese { ids, .. }) if ids.len() > MOST_IDS => {
-            return Err(bad(format!("at most {MOST_IDS} ids at once")));
+            return Err(bad(format!("too many ids; at most {MOST_IDS} are allowed")));
         }
         Request::These(OfThese { action, ids, reason }) => (action, reason, Selection::These(ids)),
         Request::AllThatMatch(OfAllThatMatch { action, filter, reason, after }) => {
             (action, reason, Selection::AllThatMatch { filter: Box::new(filter.0), after })
         }
     };
-    let instruction = BulkAction { action, reason: reason.unwrap_or_else(|| GIVEN_UP.to_owned()), meant };
+    let instruction = BulkAction { action, reason: reason.unwrap_or_else(|| DEFAULT_REASON.to_owned()), meant };
     Ok(web::Json(desk.into_inner().change(instruction, session.role).await?))
 }
 
 /// One event.
 #[derive(Serialize, ToSchema)]
 struct EventDetail<'a> {
-    /// None where the row is no event; `explanation` says why.
+    /// None if the row is not a readable event; `explanation` says why.
     #[schema(value_type = Option<Object>)]
     event: Option<EventJson<'a>>,
     explanation: Explanation,
-    /// Others with its key, newest first.
+    /// Other events with its key, newest first.
     neighbours: Vec<EventListItem>,
 }
 
-/// One event with its data, why it is where it is, and others with its key.
+/// One event with its data, the reason for its state, and other events with its key.
 #[utoipa::path(get, path = "/events/{id}", params(("id" = Uuid, Path)), responses(
     (status = 200, body = EventDetail),
     (status = 404, body = Problem, description = "no event has this id"),
@@ -397,7 +401,7 @@ async fn explanation(desk: web::Data<Desk>, id: web::Path<String>) -> ApiResult<
 }
 
 fn known(id: &str) -> Result<Uuid, Problem> {
-    id.parse().map_err(|_| Problem::new(StatusCode::NOT_FOUND, "no event has this id: it is no UUID"))
+    id.parse().map_err(|_| Problem::new(StatusCode::NOT_FOUND, "no event has this id: it is not a valid UUID"))
 }
 
-const _: () = assert!(MOST_CHANGED == 10_000, "the documentation of `change` names it");
+const _: () = assert!(MOST_CHANGED == 10_000, "the documentation of `change` contains this number");

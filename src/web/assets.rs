@@ -1,11 +1,11 @@
-//! The files that pages need, in the program itself.
+//! The pages' static files, embedded in the program.
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::{HttpResponse, web};
 
 use super::methods::get;
 
-/// Named by their content, so that a browser keeps them for good and a new version brings new ones.
+/// The files by name. Their addresses contain the version, so that a browser may cache them.
 const FILES: &[(&str, &str, &str)] = &[
     ("console.css", "text/css; charset=utf-8", include_str!("assets/console.css")),
     ("console.js", "text/javascript; charset=utf-8", include_str!("assets/console.js")),
@@ -13,7 +13,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("htmx.js", "text/javascript; charset=utf-8", include_str!("assets/htmx.min.js")),
 ];
 
-/// The address of a file, below where the console stands.
+/// The address of a file, below the console's path.
 pub(super) fn address(name: &str) -> String {
     format!("/assets/{}/{name}", env!("CARGO_PKG_VERSION"))
 }

@@ -1,4 +1,4 @@
-//! What the console asks the outbox, for pages and programs alike.
+//! The console's queries and changes, for pages and the API alike.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,28 +19,28 @@ use crate::outbox_status::OutboxStatus;
 use crate::settings::Settings;
 use crate::store::{CountMode, CreatedCursor, EventFilter, HistoryBucket, Resolution, Store};
 
-/// Events on a page, unless said otherwise, and at most.
+/// Events on a page: the default, and the maximum.
 pub(crate) const PAGE: u16 = 50;
 pub(crate) const LARGEST_PAGE: u16 = 200;
 
-/// How long events are looked for that no index leads to: for a page, and where somebody is patient.
-const LOOKING: Duration = Duration::from_millis(40);
-const LOOKING_LONG: Duration = Duration::from_secs(10);
+/// How long events without a suitable index are scanned for: by default, and with `patient`.
+const SCAN_TIME: Duration = Duration::from_millis(40);
+const PATIENT_SCAN_TIME: Duration = Duration::from_secs(10);
 
 /// How long events are counted.
-const COUNTING: Duration = Duration::from_secs(2);
+const COUNT_TIME: Duration = Duration::from_secs(2);
 
-/// Other events of the same key that are shown beside one: so many of the newer, and of the older.
+/// Other events of the same key that are shown with an event: this many newer ones, and this many older ones.
 const NEIGHBOURS: usize = 5;
 
 /// Events changed in one transaction.
 const BATCH: usize = 500;
 
-/// A request that changes many ends after this, or where the database fails, with what it has done. A batch that is begun
-/// just before may take as long again twice: waiting for a connection, and for its statement.
-const CHANGING: Duration = Duration::from_secs(8);
+/// A request that changes many events ends after this time, or if the database fails, and reports what it has done. A batch
+/// that starts just before may take as long again twice: waiting for a connection, and for its statement.
+const CHANGE_TIME: Duration = Duration::from_secs(8);
 
-/// Events changed by one request; another goes on from there.
+/// Events changed by one request; the next request continues from there.
 pub(crate) const MOST_CHANGED: usize = 10_000;
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -56,23 +56,23 @@ impl Desk {
         Self { store, settings, overview: SingleFlightCache::default() }
     }
 
-    /// Where there is neither an answer nor a failure, counting takes longer than this.
+    /// The cached overview. It has neither an answer nor a failure if counting takes longer than `patience`.
     pub(crate) async fn overview(&self, patience: Duration) -> CachedValue<Overview, StoreError> {
         let (store, settings) = (Arc::clone(&self.store), self.settings.clone());
-        self.overview.get(|| async move { look(&*store, &settings).await }, patience).await
+        self.overview.get(|| async move { load_overview(&*store, &settings).await }, patience).await
     }
 
     pub(crate) async fn events(&self, filter: &Filter, page: PageRequest) -> Result<Events> {
         let PageRequest { newest_first, after, limit, is_patient } = page;
         let limit = usize::from(limit.clamp(1, LARGEST_PAGE));
         let filter = EventFilter::from(filter);
-        let time = if is_patient { LOOKING_LONG } else { LOOKING };
-        let mut walk = EventScan::new(&*self.store, &filter, newest_first, after.map(|cursor| cursor.0), time);
-        // One more than is shown tells whether there is a next page.
-        let mut places = walk.first(limit + 1).await?;
+        let time = if is_patient { PATIENT_SCAN_TIME } else { SCAN_TIME };
+        let mut scan = EventScan::new(&*self.store, &filter, newest_first, after.map(|cursor| cursor.0), time);
+        // One more than is shown, to know whether there is a next page.
+        let mut places = scan.first(limit + 1).await?;
         let is_full = places.len() > limit;
         places.truncate(limit);
-        let stopped_at = walk.goes_on_after().filter(|_| !is_full);
+        let stopped_at = scan.resume_after().filter(|_| !is_full);
         let next = if is_full { places.last().copied() } else { stopped_at };
         Ok(Events {
             events: self.list(&places).await?,
@@ -81,7 +81,7 @@ impl Desk {
         })
     }
 
-    /// None for a time beyond the calendar.
+    /// The time of a cursor; none beyond the calendar.
     fn time_of(&self, place: CreatedCursor) -> Option<DateTime<Utc>> {
         self.store.epoch().checked_add_signed(TimeDelta::microseconds(place.created_at))
     }
@@ -100,15 +100,15 @@ impl Desk {
         Ok(Detail { event, explanation, neighbours })
     }
 
-    /// Those that were created next to it, newest first.
+    /// The events of the same key that were created just before and after it, newest first.
     async fn neighbours(&self, event: &OutboxEvent) -> Result<Vec<EventListItem>> {
         let filter = EventFilter { key: Some(event.partition_key.clone()), ..EventFilter::default() };
         let since_epoch = (event.created_at - self.store.epoch()).num_microseconds().unwrap_or(i64::MAX);
         let after = Some(CreatedCursor { created_at: since_epoch, id: event.id });
-        let look = async |newest_first| {
-            EventScan::new(&*self.store, &filter, newest_first, after, LOOKING / 2).first(NEIGHBOURS).await
+        let find = async |newest_first| {
+            EventScan::new(&*self.store, &filter, newest_first, after, SCAN_TIME / 2).first(NEIGHBOURS).await
         };
-        let (newer, older) = tokio::try_join!(look(false), look(true))?;
+        let (newer, older) = tokio::try_join!(find(false), find(true))?;
         let places: Vec<CreatedCursor> = newer.into_iter().rev().chain(older).collect();
         self.list(&places).await
     }
@@ -120,15 +120,15 @@ impl Desk {
     /// How many events an action would change.
     pub(crate) async fn count(&self, action: Action, filter: &Filter) -> Result<Count> {
         let Some(filter) = action.filter(filter) else { return Ok(Count { count: 0, more: false }) };
-        let mut walk = EventScan::new(&*self.store, &filter, false, None, COUNTING);
+        let mut scan = EventScan::new(&*self.store, &filter, false, None, COUNT_TIME);
         let mut count = 0;
-        while let Some(found) = walk.next(LONGEST_CHUNK).await? {
+        while let Some(found) = scan.next(LONGEST_CHUNK).await? {
             count += found.len();
         }
-        Ok(Count { count, more: walk.goes_on_after().is_some() })
+        Ok(Count { count, more: scan.resume_after().is_some() })
     }
 
-    /// How many of these it would change.
+    /// How many of these events an action would change.
     pub(crate) async fn count_these(&self, action: Action, ids: &[Uuid]) -> Result<Count> {
         let events = self.store.load_without_data(ids).await?;
         let statuses =
@@ -137,8 +137,8 @@ impl Desk {
         Ok(Count { count, more: false })
     }
 
-    /// Changes those of the events that are meant whose status allows it, and writes into the log what was changed; also
-    /// where nobody waits for it any more.
+    /// Changes those of the selected events whose status allows it, and logs each change. Continues if the caller no longer
+    /// waits.
     pub(crate) async fn change(self: Arc<Self>, action: BulkAction, by: Role) -> Result<Changed> {
         let changing = actix_rt::spawn(async move {
             let mut done = Changed::default();
@@ -147,12 +147,12 @@ impl Desk {
                 outcome => Ok(Changed { error: outcome.err().map(|error| error.to_string()), ..done }),
             }
         });
-        // It ends early with its thread alone.
-        changing.await.unwrap_or(Err(StoreError::Timeout { operation: "change events", limit: CHANGING }))
+        // The task ends early only with its thread.
+        changing.await.unwrap_or(Err(StoreError::Timeout { operation: "change events", limit: CHANGE_TIME }))
     }
 
-    /// By a filter, events are changed in the order of their creation, so that each is met once, whatever becomes of it
-    /// meanwhile: so many, for so long.
+    /// A filter's events are changed in the order of their creation, so that each is visited once, even if its status changes
+    /// meanwhile; up to `MOST_CHANGED` events and for `CHANGE_TIME`.
     async fn change_all(&self, action: &BulkAction, by: Role, done: &mut Changed) -> Result<()> {
         let (filter, after) = match &action.meant {
             Selection::These(ids) => {
@@ -164,21 +164,21 @@ impl Desk {
             Selection::AllThatMatch { filter, after } => (action.action.filter(filter), after.map(|cursor| cursor.0)),
         };
         let Some(filter) = filter else { return Ok(()) };
-        let mut walk = EventScan::new(&*self.store, &filter, false, after, CHANGING);
+        let mut scan = EventScan::new(&*self.store, &filter, false, after, CHANGE_TIME);
         let mut met = 0;
         while met < MOST_CHANGED
-            && let Some(places) = walk.next(MOST_CHANGED - met).await?
+            && let Some(places) = scan.next(MOST_CHANGED - met).await?
         {
             met += places.len();
             for batch in places.chunks(BATCH) {
                 done.changed += self.change_batch(action, by, &ids(batch)).await?;
                 done.next = batch.last().copied().map(Cursor);
-                if walk.is_over() {
+                if scan.is_out_of_time() {
                     return Ok(());
                 }
             }
         }
-        done.next = walk.goes_on_after().map(Cursor);
+        done.next = scan.resume_after().map(Cursor);
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl Desk {
         let changed = self.store.change(&action.action.change(&action.reason), ids).await?;
         if let [first, ..] = changed.as_slice() {
             let (action, events) = (action.action, changed.len());
-            tracing::info!(?action, role = ?by, events, %first, "events were changed over HTTP");
+            tracing::info!(?action, role = ?by, events, %first, "events changed over HTTP");
         }
         Ok(changed.len())
     }
@@ -196,7 +196,7 @@ fn ids(places: &[CreatedCursor]) -> Vec<Uuid> {
     places.iter().map(|place| place.id).collect()
 }
 
-async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
+async fn load_overview(store: &dyn Store, settings: &Settings) -> Result<Overview> {
     const HOUR: Duration = Duration::from_secs(60 * 60);
     let counted_at = Utc::now();
     let (overview, minutes, hours) = tokio::try_join!(
@@ -213,15 +213,15 @@ async fn look(store: &dyn Store, settings: &Settings) -> Result<Overview> {
         backends,
         workers,
         published_a_minute: published_a_minute(&minutes, counted_at),
-        minutes: Outcome::of_all(minutes),
-        hours: Outcome::of_all(hours),
+        minutes: Outcome::sum_backends(minutes),
+        hours: Outcome::sum_backends(hours),
     })
 }
 
-/// What each backend published in the last minute that is over.
+/// The number of events that each backend published in the last complete minute.
 fn published_a_minute(minutes: &[HistoryBucket], now: DateTime<Utc>) -> BTreeMap<String, u64> {
     let minute = TimeDelta::minutes(1);
     let last = now.duration_trunc(minute).unwrap_or(now) - minute;
-    let of_last = minutes.iter().filter(|bucket| bucket.began_at == last);
-    of_last.map(|bucket| (bucket.backend.clone(), bucket.outcomes.published)).collect()
+    let in_last = minutes.iter().filter(|bucket| bucket.began_at == last);
+    in_last.map(|bucket| (bucket.backend.clone(), bucket.outcomes.published)).collect()
 }

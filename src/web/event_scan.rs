@@ -1,16 +1,15 @@
-//! Going through events in the order of their creation, a stretch at a time: what one statement costs is bounded, whatever
-//! is looked for.
+//! Scans events in the order of their creation, in chunks, so that the cost of each statement is bounded for any filter.
 
 use std::time::{Duration, Instant};
 
 use crate::error::StoreError;
 use crate::store::{CreatedCursor, EventFilter, Page, ScanPage, Store};
 
-/// Events that are looked at by the first statement, which is enough for most pages, and by each one after it.
-const FIRST_STRETCH: usize = 1_000;
+/// Events scanned by the first statement, which is enough for most pages, and by each later one.
+const FIRST_CHUNK: usize = 1_000;
 pub(super) const LONGEST_CHUNK: usize = 20_000;
 
-/// A walk that stands where it stopped.
+/// A scan that can be resumed where it stopped.
 pub(super) struct EventScan<'a> {
     store: &'a dyn Store,
     filter: &'a EventFilter,
@@ -22,7 +21,7 @@ pub(super) struct EventScan<'a> {
 }
 
 impl<'a> EventScan<'a> {
-    /// Begins after a place, or with the first event, and lasts so long, and for one stretch at least.
+    /// Starts after a cursor, or with the first event. Lasts for `time`, but reads at least one chunk.
     pub(super) fn new(
         store: &'a dyn Store,
         filter: &'a EventFilter,
@@ -30,37 +29,37 @@ impl<'a> EventScan<'a> {
         after: Option<CreatedCursor>,
         time: Duration,
     ) -> Self {
-        let (chunk, ends_at) = (FIRST_STRETCH, Instant::now() + time);
+        let (chunk, ends_at) = (FIRST_CHUNK, Instant::now() + time);
         Self { store, filter, newest_first, after, chunk, at_end: false, ends_at }
     }
 
-    /// Whether the time is over.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether the scan's time is over.
+    pub(super) fn is_out_of_time(&self) -> bool {
         Instant::now() >= self.ends_at
     }
 
-    /// Where it goes on, unless it has come to the end.
-    pub(super) fn goes_on_after(&self) -> Option<CreatedCursor> {
+    /// Where a later scan continues; none at the end.
+    pub(super) fn resume_after(&self) -> Option<CreatedCursor> {
         self.after.filter(|_| !self.at_end)
     }
 
-    /// The next of those that are meant, `limit` at most and perhaps none; `None` at the end and when the time is over.
+    /// The next matching events, at most `limit` and perhaps none; `None` at the end or when the time is over.
     pub(super) async fn next(&mut self, limit: usize) -> Result<Option<Vec<CreatedCursor>>, StoreError> {
-        let has_begun = self.chunk != FIRST_STRETCH;
-        if self.at_end || (has_begun && self.is_over()) {
+        let has_begun = self.chunk != FIRST_CHUNK;
+        if self.at_end || (has_begun && self.is_out_of_time()) {
             return Ok(None);
         }
         let page = Page { newest_first: self.newest_first, after: self.after, limit: limit as i64 };
         let ScanPage { places, stopped_at } = self.store.scan(self.filter, page, self.chunk as i64).await?;
         self.chunk = LONGEST_CHUNK;
-        // Cut off by the limit, the rest of the stretch has not been seen.
+        // If the limit cut the chunk off, its rest has not been scanned.
         let last = if places.len() == limit { places.last().copied() } else { stopped_at };
         self.at_end = last.is_none();
         self.after = last.or(self.after);
         Ok(Some(places))
     }
 
-    /// The next of those that are meant, so many or as many as there is time to find.
+    /// The next `count` matching events, or as many as it finds in its time.
     pub(super) async fn first(&mut self, count: usize) -> Result<Vec<CreatedCursor>, StoreError> {
         let mut places = Vec::new();
         while places.len() < count

@@ -1,19 +1,19 @@
-//! Paths and the methods that they answer.
+//! Paths and the HTTP methods that they allow.
 
 use std::future::ready;
 
 use actix_web::http::header::ALLOW;
 use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, Route, guard, web};
 
-/// A path that shows something: HEAD is answered as GET is, without the body, and everything else is refused.
+/// A path that shows something: it handles GET and HEAD, which has no body, and refuses all other methods.
 pub(super) fn get<F, Args>(path: &str, handler: F) -> Resource
 where
     F: Handler<Args>,
     Args: FromRequest + 'static,
     F::Output: Responder + 'static,
 {
-    let shows = guard::Any(guard::Get()).or(guard::Head());
-    web::resource(path).route(web::route().guard(shows).to(handler)).default_service(refuse_but("GET, HEAD"))
+    let reads = guard::Any(guard::Get()).or(guard::Head());
+    web::resource(path).route(web::route().guard(reads).to(handler)).default_service(refuse_but("GET, HEAD"))
 }
 
 /// A path that changes something.
@@ -26,11 +26,11 @@ where
     web::resource(path).route(web::post().to(handler)).default_service(refuse_but("POST"))
 }
 
-/// What every other method than these is told.
+/// The response to every method except these.
 pub(super) fn refuse_but(allowed: &'static str) -> Route {
-    let error = format!("this path answers {allowed} alone");
+    let error = format!("the method is not allowed; this path allows {allowed}");
     web::to(move || {
-        let said = serde_json::json!({ "error": error });
-        ready(HttpResponse::MethodNotAllowed().insert_header((ALLOW, allowed)).json(said))
+        let problem = serde_json::json!({ "error": error });
+        ready(HttpResponse::MethodNotAllowed().insert_header((ALLOW, allowed)).json(problem))
     })
 }

@@ -1,4 +1,4 @@
-//! What stands before every page: who asks, from where, and whether a change was meant.
+//! The checks before every request: the client's identity, its address, and whether a change was intended.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::Console;
 use super::access::{CookieScope, Role, SignIn};
 use super::{api, pages};
 
-/// A request that takes longer is given up.
+/// A request that takes longer is refused.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const CSRF_HEADER: &str = "x-csrf-token";
@@ -27,11 +27,11 @@ pub(super) const SIGN_IN: &str = "/sign-in";
 pub(super) const ASSETS: &str = "/assets/";
 pub(super) const API: &str = "/api/";
 
-/// What proxies add, beside `X-Forwarded-` of anything.
+/// Headers that proxies add, in addition to all that begin with `X-Forwarded`.
 const FORWARDED: [&str; 7] =
     ["forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"];
 
-/// Nothing from elsewhere, no script or style but our own files, no frame around it.
+/// Nothing from other sites, no scripts or styles except the console's own files, and no frame around a page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -46,22 +46,22 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (header::PERMISSIONS_POLICY, "camera=(), geolocation=(), microphone=()"),
 ];
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AccessError {
-    /// It was sent to a name that is not ours.
+    /// It was sent to a name that is not the server's.
     Host,
-    /// It comes from another machine, and no secret was set.
+    /// It comes from another machine, and no secret is configured.
     Peer,
-    /// Nobody has said who they are.
+    /// It has neither a session nor a valid token.
     Unknown,
-    /// The role may only look.
+    /// Its role is read-only.
     Reader,
     /// It comes from a page of another site.
     Origin,
     /// Its token is missing or wrong: another site may have made the browser send it.
     Csrf,
-    /// Too much at once.
+    /// Its address has reached a rate limit.
     TooMany,
     /// Its body is too large or broken.
     Body,
@@ -81,55 +81,55 @@ impl AccessError {
         }
     }
 
-    pub(super) fn says(self) -> &'static str {
+    pub(super) fn message(self) -> &'static str {
         match self {
-            Self::Host => "This server is not called by that name; `hosts` under [web] lists its names.",
-            Self::Peer => "Without a secret the console is for this machine alone.",
+            Self::Host => "The host name of the request is not one of this server's; add it to `hosts` under [web].",
+            Self::Peer => "Without a secret only this machine has access; set operator_secret_file under [web].",
             Self::Unknown => "Sign in, or send the secret as a bearer token.",
-            Self::Reader => "This secret may only look.",
+            Self::Reader => "This secret is read-only; sign in with the operators' secret.",
             Self::Origin => {
-                "The request comes from another site, or does not say from which; or a proxy does not pass Host on."
+                "The request comes from another site or has no Origin header, or a proxy does not forward Host."
             }
-            Self::Csrf => "The form is from another session; load the page again.",
-            Self::TooMany => "Too many requests; wait a moment.",
-            Self::Body => "The request is too large, or broken.",
-            Self::Late => "It took too long.",
+            Self::Csrf => "The form is from another session; reload the page.",
+            Self::TooMany => "Too many requests from this address; wait a moment.",
+            Self::Body => "The request's body is too large or cannot be read.",
+            Self::Late => "The request took longer than 30 s; try again later.",
         }
     }
 }
 
-/// How it is known who asks.
+/// How the client is identified.
 enum Identity {
     Token(Role),
     Cookie(SignIn),
-    /// Nothing is asked for on this machine.
-    RoleKey(SignIn),
+    /// On this machine, without a configured secret.
+    Loopback(SignIn),
 }
 
 impl Identity {
     fn session(&self) -> SignIn {
         match self {
             Self::Token(role) => SignIn::new(*role),
-            Self::Cookie(session) | Self::RoleKey(session) => session.clone(),
+            Self::Cookie(session) | Self::Loopback(session) => session.clone(),
         }
     }
 }
 
-/// Where the console stands: what its links begin with.
+/// The path that the console is mounted at, and what its responses need with it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Base {
     pub(super) path: String,
-    /// A secret is asked for.
+    /// Clients have to sign in.
     pub(super) signs_in: bool,
     pub(super) cookie: CookieScope,
 }
 
-/// What is asked for, as far as a refusal has to know.
+/// What a refusal needs to know of the request.
 pub(super) struct RequestInfo {
-    /// Below where the console stands, with its query.
+    /// Below the console's path, with its query.
     pub(super) path: String,
     pub(super) base: Base,
-    /// A page keeps itself fresh.
+    /// A page refreshes itself.
     pub(super) is_refresh: bool,
     pub(super) is_change: bool,
 }
@@ -152,17 +152,17 @@ pub(super) async fn guard<B: MessageBody + 'static>(
     let admitting = timeout_at(deadline, admit(&console, &mut request, &path, &base.cookie.name));
     let admitted = admitting.await.unwrap_or(Err(AccessError::Late));
     let mut response = match admitted {
-        Ok(shown) => {
-            let fresh = matches!(shown, Some(Identity::RoleKey(_)));
-            let session = shown.as_ref().map(Identity::session);
+        Ok(identity) => {
+            let fresh = matches!(identity, Some(Identity::Loopback(_)));
+            let session = identity.as_ref().map(Identity::session);
             if let Some(session) = session.clone() {
                 request.extensions_mut().insert(session);
             }
             let Ok(answered) = timeout_at(deadline, next.call(request)).await else {
-                // The request is gone with what was asked of it.
+                // The request was dropped with its handler.
                 let mut late = refuse(AccessError::Late, &asked);
                 protect(late.headers_mut(), false);
-                return Err(InternalError::from_response("too late", late).into());
+                return Err(InternalError::from_response("the request took too long", late).into());
             };
             let mut response = answered?.map_into_boxed_body();
             if let Some(session) = session.filter(|_| fresh) {
@@ -172,7 +172,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
             response
         }
         Err(refusal) => {
-            tracing::debug!(?refusal, method = %request.method(), "a request to the console was refused");
+            tracing::debug!(?refusal, method = %request.method(), "request to the console refused");
             request.into_response(refuse(refusal, &asked))
         }
     };
@@ -180,7 +180,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
     Ok(response)
 }
 
-/// Who asks, where what is asked for is not open to everybody.
+/// Checks a request and identifies its client; none for the assets and the sign-in page, which need no identity.
 async fn admit(
     console: &Console,
     request: &mut ServiceRequest,
@@ -212,26 +212,26 @@ async fn admit(
         }
         return Ok(None);
     }
-    let shown = identify(console, request, cookie)?;
+    let identity = identify(console, request, cookie)?;
     if !changes {
-        return Ok(Some(shown));
+        return Ok(Some(identity));
     }
-    match &shown {
+    match &identity {
         Identity::Token(_) => {}
         Identity::Cookie(session) => {
-            // Browsers always say which page a change comes from.
+            // Browsers always send the origin of a change.
             if !request.headers().contains_key(header::ORIGIN) {
                 return Err(AccessError::Origin);
             }
             check_csrf(request, session).await?;
         }
-        // Its token is in no cookie yet, so no form can have it.
-        Identity::RoleKey(_) => return Err(AccessError::Csrf),
+        // Its token is in no cookie yet, so no form can contain it.
+        Identity::Loopback(_) => return Err(AccessError::Csrf),
     }
-    if shown.session().role != Role::Operator && path != pages::SIGN_OUT {
+    if identity.session().role != Role::Operator && path != pages::SIGN_OUT {
         return Err(AccessError::Reader);
     }
-    Ok(Some(shown))
+    Ok(Some(identity))
 }
 
 fn changes(request: &ServiceRequest) -> bool {
@@ -245,44 +245,44 @@ fn identify(console: &Console, request: &ServiceRequest, cookie: &str) -> Result
     let session = request.cookie(cookie).and_then(|cookie| console.access.session(cookie.value()));
     match session {
         Some(session) => Ok(Identity::Cookie(session)),
-        None if console.access.is_loopback() => Ok(Identity::RoleKey(SignIn::new(Role::Operator))),
+        None if console.access.is_loopback() => Ok(Identity::Loopback(SignIn::new(Role::Operator))),
         None => Err(AccessError::Unknown),
     }
 }
 
-/// A proxy's own scheme is none of ours.
+/// The bearer token. Other schemes, such as a proxy's own login, are ignored.
 fn bearer(request: &ServiceRequest) -> Option<&str> {
     let given = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = given.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
-/// Whether a proxy has said that the request came to it, from wherever.
+/// Whether a proxy forwarded the request.
 fn is_forwarded(request: &ServiceRequest) -> bool {
-    let is_theirs = |name: &str| name.starts_with("x-forwarded") || FORWARDED.contains(&name);
-    request.headers().keys().any(|name| is_theirs(name.as_str()))
+    let is_proxy_header = |name: &str| name.starts_with("x-forwarded") || FORWARDED.contains(&name);
+    request.headers().keys().any(|name| is_proxy_header(name.as_str()))
 }
 
-/// Whom proxies say a request comes from, the nearest last.
+/// The client's addresses according to proxies, the nearest proxy's last.
 fn forwarded_for(request: &ServiceRequest) -> impl DoubleEndedIterator<Item = &str> {
     let lines: Vec<&str> = request.headers().get_all("x-forwarded-for").filter_map(|line| line.to_str().ok()).collect();
     lines.into_iter().flat_map(|line| line.split(','))
 }
 
-/// The name that the browser was sent to; not what a proxy says of it.
+/// The host name to which the client sent the request; headers of proxies are ignored.
 fn host(request: &ServiceRequest) -> String {
     let named = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     named.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default().to_owned()
 }
 
-/// A browser says which site a change comes from; programs do not.
+/// Whether the request comes from another site. Browsers send the origin of a change; programs do not.
 fn is_foreign(request: &ServiceRequest) -> bool {
     let Some(origin) = request.headers().get(header::ORIGIN) else { return false };
     let site = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, site)| site);
     site.is_none_or(|site| !site.eq_ignore_ascii_case(&host(request)))
 }
 
-/// Over TLS, here or at the proxy before it.
+/// Whether the client uses TLS, to this server or to the proxy before it.
 fn is_secure(request: &HttpRequest) -> bool {
     request.connection_info().scheme() == "https"
 }
@@ -297,7 +297,7 @@ async fn check_csrf(request: &mut ServiceRequest, session: &SignIn) -> Result<()
     if bool::from(token.as_bytes().ct_eq(right.as_bytes())) { Ok(()) } else { Err(AccessError::Csrf) }
 }
 
-/// The field of the form that was sent, which can be read again afterwards.
+/// The token in the form. The body can be read again afterwards.
 async fn csrf_field(request: &mut ServiceRequest) -> Result<String, AccessError> {
     if request.content_type() != "application/x-www-form-urlencoded" {
         return Err(AccessError::Csrf);

@@ -1,8 +1,8 @@
 //! The console: the outbox in a browser, and the same as a JSON API, with the feature `web`.
 //!
-//! What is due and since when, who works, what became of events, every event with the answer to why it is where it is, and
-//! buttons to retry, fail and replay. [`scope`] mounts it in an application's own actix-web server; `outbox worker --http`
-//! and `outbox web` serve it by themselves.
+//! It shows due events, workers, outcomes, and each event with the reason for its state, and has buttons to retry, fail and
+//! replay. [`scope`] mounts it in an application's own actix-web server; `outbox worker --http` and `outbox web` serve it
+//! themselves.
 //!
 //! ```no_run
 //! use actix_outbox::web::{Access, Console, scope};
@@ -40,46 +40,48 @@ use self::limits::Limits;
 use crate::error::{StoreError, SystemError};
 use crate::settings::Settings;
 
-/// Connections of the console's own, at most: pages do not wait for a worker's, nor the worker for theirs.
+/// The console's own connections, at most: pages do not wait for a worker's connections, nor the worker for theirs.
 const CONNECTIONS: usize = 4;
 
-/// Requests with more are refused.
+/// Larger requests are refused.
 const MOST_BYTES: usize = 64 * 1024;
 
-/// Why there is no console.
+/// Why the console cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WebError {
-    /// Somebody would guess it.
-    #[error("a secret of the console needs at least {shortest} bytes; `openssl rand -hex 32` makes a good one")]
+    /// The secret is short enough to guess.
+    #[error(
+        "the console's secret is too short: it needs at least {shortest} bytes; `openssl rand -hex 32` makes a good one"
+    )]
     ShortSecret {
-        /// In bytes.
+        /// The minimum in bytes.
         shortest: usize,
     },
-    /// A file that was to hold one cannot be read.
+    /// The file of a secret cannot be read.
     #[error("the console's secret cannot be read from {path}: {reason}")]
     SecretFile {
         /// The file.
         path: String,
-        /// What the system said.
+        /// The operating system's error.
         reason: std::io::Error,
     },
-    /// Nobody could change anything, which is not what a reader's secret is for.
-    #[error("web.reader_secret needs web.operator_secret beside it")]
+    /// A reader's secret without an operators' secret: no operator could change anything.
+    #[error("web.reader_secret is set without web.operator_secret; set both")]
     ReadersAlone,
-    /// No browser calls a server so.
-    #[error("web.hosts: {name:?} is no name without a port, such as outbox.example.com")]
+    /// A host name that no browser sends.
+    #[error("web.hosts: {name:?} is not a valid name; write one without a port, such as outbox.example.com")]
     HostName {
-        /// As it was given.
+        /// The configured text.
         name: String,
     },
-    /// Nothing comes from there.
+    /// Neither an address nor a network.
     #[error("web.proxies: {address:?} is neither an address nor a network, such as 10.0.0.7 or 10.0.0.0/24")]
     Proxy {
-        /// As it was given.
+        /// The configured text.
         address: String,
     },
-    /// The settings name no database that could be used.
+    /// The settings name no usable database.
     #[error(transparent)]
     System(#[from] SystemError),
 }
@@ -93,11 +95,11 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console of the outbox in this database. Nothing is connected before somebody looks, and an outage shows on the
-    /// page alone.
+    /// Creates the console of the outbox in this database. It connects on the first request, and shows an outage only on the
+    /// page.
     ///
     /// # Errors
-    /// Where `database.url` names no database that this program was built for.
+    /// If `database.url` names no database that this program was built for.
     pub fn new(settings: &Settings, access: Access) -> Result<Self, WebError> {
         let mut database = settings.database.clone();
         database.connections =
@@ -108,7 +110,7 @@ impl Console {
     }
 }
 
-/// How HTTP calls what the store says.
+/// The HTTP status of a store's error.
 fn status_of(error: &StoreError) -> StatusCode {
     match error {
         StoreError::NotFound(_) => StatusCode::NOT_FOUND,
@@ -117,8 +119,8 @@ fn status_of(error: &StoreError) -> StatusCode {
     }
 }
 
-/// The console's pages under `path` and its API under `path/api/v1`. An empty path takes every request that no service
-/// registered before it does.
+/// The console's pages under `path` and its API under `path/api/v1`. With an empty path it handles every request that no
+/// earlier registered service handles.
 pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
     let guarded = console.clone();
     actix_web::web::scope(path)

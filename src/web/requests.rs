@@ -1,4 +1,4 @@
-//! What a form or a request says is meant: which events, from where in the list on, and what is to be done to them.
+//! The parts of a form or a request: which events, from which cursor, and the action on them.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use uuid::Uuid;
 use crate::event::Status;
 use crate::store::{Change, CreatedCursor, EventFilter};
 
-/// Why events are failed, in characters: it is kept with each of them.
+/// The longest reason of `fail` in characters: it is stored with each event.
 const LONGEST_REASON: usize = 500;
 
-/// Which events are meant. What is left out does not filter.
+/// Selects events. A missing field does not filter.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 #[serde(default)]
@@ -45,7 +45,7 @@ pub(crate) struct Filter {
     #[schema(pattern = "^[^\\x00]*$")]
     #[param(pattern = "^[^\\x00]*$")]
     pub(crate) key: Option<String>,
-    /// Created at this time or later: RFC 3339, in UTC where no offset is given.
+    /// Created at this time or later: RFC 3339, in UTC if it has no offset.
     #[serde(deserialize_with = "moment", skip_serializing_if = "Option::is_none")]
     pub(crate) since: Option<DateTime<Utc>>,
     /// Created before this time.
@@ -53,18 +53,20 @@ pub(crate) struct Filter {
     pub(crate) until: Option<DateTime<Utc>>,
 }
 
-/// Nothing beside a filter but these: what is misspelt would mean more events than somebody means.
+/// Checks that a query has only a filter's names and `others`: a misspelt name would select more events than intended.
 pub(super) fn known_names(query: &str, others: &[&str]) -> Result<(), String> {
     let mut names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
     let unknown = names.find(|name| ![&Filter::NAMES, others].iter().any(|known| known.contains(&&**name)));
-    unknown.map_or(Ok(()), |name| Err(format!("{name:?} is none of {}", [&Filter::NAMES, others].concat().join(", "))))
+    unknown.map_or(Ok(()), |name| {
+        Err(format!("parameter {name:?} is unknown; known are {}", [&Filter::NAMES, others].concat().join(", ")))
+    })
 }
 
 impl Filter {
     const NAMES: [&str; 8] = ["status", "type", "source", "subject", "backend", "key", "since", "until"];
 }
 
-/// A filter with nothing beside it: what is misspelt would mean more events than somebody means.
+/// A filter without other fields: a misspelt name would select more events than intended.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "serde_json::Map<String, serde_json::Value>")]
 pub(crate) struct FilterAlone(pub(super) Filter);
@@ -100,29 +102,29 @@ impl ToSchema for FilterAlone {
     }
 }
 
-/// Which part of a list is asked for.
+/// The requested page of a list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PageRequest {
     pub(crate) newest_first: bool,
     pub(crate) after: Option<Cursor>,
     pub(crate) limit: u16,
-    /// Whoever asks can wait.
+    /// The caller accepts a longer scan.
     pub(crate) is_patient: bool,
 }
 
-/// What is to be done to events.
+/// An action on events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Action {
-    /// Pending again, as if never rejected; not a published one.
+    /// Makes events pending again, as if never rejected; not published ones.
     Retry,
-    /// Given up; not a published one. Of a filter without a status, not one that has failed: that loses its error.
+    /// Marks events as failed; not published ones. With a filter without a status, not failed ones, which would lose their error.
     Fail,
-    /// Published once more; only a published one.
+    /// Publishes events again; only published ones.
     Replay,
 }
 
-/// What somebody wants done.
+/// An action and the events it applies to.
 #[derive(Debug)]
 pub(crate) struct BulkAction {
     pub(crate) action: Action,
@@ -131,7 +133,7 @@ pub(crate) struct BulkAction {
     pub(crate) meant: Selection,
 }
 
-/// The events to which it is to be done.
+/// The events that an action applies to.
 #[derive(Debug)]
 pub(crate) enum Selection {
     These(Vec<Uuid>),
@@ -151,12 +153,12 @@ impl Action {
         }
     }
 
-    /// Whether it can be done to an event of this status that somebody names.
+    /// Whether the action applies to an event of this status that the caller names by id.
     pub(super) fn may_change(self, status: Status) -> bool {
         (self == Self::Replay) == (status == Status::Published)
     }
 
-    /// The statuses of the events that are meant where nobody says which.
+    /// The statuses that the action applies to if the filter has no status.
     fn statuses(self) -> &'static [Status] {
         match self {
             Self::Retry => &[Status::Failed, Status::Retry, Status::Processing],
@@ -165,7 +167,7 @@ impl Action {
         }
     }
 
-    /// Which of the events that are meant it does anything to; none: to none.
+    /// The filter of those matching events that the action changes; none if it changes none.
     pub(super) fn filter(self, filter: &Filter) -> Option<EventFilter> {
         let statuses = match filter.status {
             Some(status) if self.may_change(status) => vec![status],
@@ -196,7 +198,7 @@ impl From<&Filter> for EventFilter {
 /// Digits of the largest number of microseconds.
 const LONGEST_NUMBER: usize = 19;
 
-/// A place in the list, as a link holds it: the database's microseconds and the id.
+/// A position in the list, as in a link: the database's microseconds and the id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, pattern = "^-?[0-9]{1,19}_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
@@ -225,11 +227,11 @@ impl TryFrom<String> for Cursor {
             let parsed: Uuid = id.parse().ok()?;
             (parsed.to_string() == id).then_some(CreatedCursor { created_at, id: parsed })
         };
-        parsed().map(Self).ok_or("that is no place in the list: take it from `next` of the page before")
+        parsed().map(Self).ok_or("the cursor is not valid; use `next` of the previous page")
     }
 }
 
-/// The next time that a database can compare with: those that Postgres knows, its infinities among them.
+/// The nearest time that PostgreSQL can compare with, including its infinities.
 fn moment_within(micros: i128) -> i64 {
     const BEGINNING: i64 = -211_813_488_000_000_000;
     const END: i64 = 9_223_371_331_200_000_000;
@@ -248,7 +250,9 @@ fn known_status<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opt
 
 pub(super) fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     match Option::<String>::deserialize(deserializer)? {
-        Some(text) if text.contains('\0') => Err(serde::de::Error::custom("no event holds the character NUL")),
+        Some(text) if text.contains('\0') => {
+            Err(serde::de::Error::custom("the text contains the character NUL, which no event does"))
+        }
         text => Ok(text),
     }
 }
@@ -256,20 +260,21 @@ pub(super) fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
 fn moment<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
     let given = Option::<String>::deserialize(deserializer)?;
     let moment = |text: String| {
-        time(&text)
-            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no time, such as 2026-01-31T12:00:00Z")))
+        time(&text).ok_or_else(|| {
+            serde::de::Error::custom(format!("{text:?} is not a valid time, such as 2026-01-31T12:00:00Z"))
+        })
     };
     given.map(moment).transpose()
 }
 
-/// RFC 3339, or what a browser's field for a time and date gives.
+/// Parses RFC 3339, or the value of a browser's field for date and time.
 fn time(text: &str) -> Option<DateTime<Utc>> {
     let exact = DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc());
     let naive = || {
         let formats = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%.f"];
         formats.iter().find_map(|format| chrono::NaiveDateTime::parse_from_str(text, format).ok())
     };
-    // What people write dates with; not every database knows more.
+    // Not every database knows other years.
     let years = 1..=9_999;
     exact.or_else(|| Some(naive()?.and_utc())).filter(|time| years.contains(&time.year()))
 }
@@ -340,14 +345,14 @@ mod tests {
 
     #[test]
     fn an_action_means_only_what_it_can_change() {
-        let of = |action: Action, status| {
+        let statuses = |action: Action, status| {
             action.filter(&Filter { status, ..Filter::default() }).map(|filter| filter.statuses)
         };
-        assert_eq!(of(Action::Replay, None), Some(vec![Status::Published]));
-        assert_eq!(of(Action::Replay, Some(Status::Failed)), None);
-        assert_eq!(of(Action::Retry, Some(Status::Published)), None);
-        assert_eq!(of(Action::Retry, Some(Status::Failed)), Some(vec![Status::Failed]));
-        assert_eq!(of(Action::Fail, Some(Status::Failed)), Some(vec![Status::Failed]));
-        assert!(!of(Action::Fail, None).unwrap().contains(&Status::Failed), "it would lose its error");
+        assert_eq!(statuses(Action::Replay, None), Some(vec![Status::Published]));
+        assert_eq!(statuses(Action::Replay, Some(Status::Failed)), None);
+        assert_eq!(statuses(Action::Retry, Some(Status::Published)), None);
+        assert_eq!(statuses(Action::Retry, Some(Status::Failed)), Some(vec![Status::Failed]));
+        assert_eq!(statuses(Action::Fail, Some(Status::Failed)), Some(vec![Status::Failed]));
+        assert!(!statuses(Action::Fail, None).unwrap().contains(&Status::Failed), "it would lose its error");
     }
 }

@@ -1,4 +1,4 @@
-//! What the console answers, on pages and in JSON alike.
+//! The console's responses, for pages and the API alike.
 
 use std::collections::BTreeMap;
 
@@ -13,26 +13,26 @@ use crate::explain::Explanation;
 use crate::outbox_status::{BackendStatus, WorkerStatus};
 use crate::store::{HistoryBucket, Unreadable};
 
-/// The outbox at a glance.
+/// The state of the outbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Overview {
-    /// When it was counted: a few seconds ago, or longer where counting takes long.
+    /// When the events were counted: a few seconds ago, or longer if counting takes long.
     pub(crate) counted_at: DateTime<Utc>,
     /// Events by status.
     pub(crate) counts: BTreeMap<String, i64>,
-    /// So many are published about: where they are many, the database is asked how large it takes its table for.
+    /// The number of published events is an estimate: if there are many, it is the database's estimate of its table's size.
     pub(crate) published_is_estimate: bool,
     pub(crate) backends: Vec<BackendStatus>,
     pub(crate) workers: Vec<WorkerStatus>,
-    /// Events that each backend published in the last whole minute, where any.
+    /// Events that each backend published in the last complete minute; without backends that published none.
     pub(crate) published_a_minute: BTreeMap<String, u64>,
-    /// What became of events in each minute of the last hour in which anything did.
+    /// Outcomes in each minute of the last hour; without empty minutes.
     pub(crate) minutes: Vec<Outcome>,
-    /// What became of events in each hour of the last day in which anything did.
+    /// Outcomes in each hour of the last day; without empty hours.
     pub(crate) hours: Vec<Outcome>,
 }
 
-/// What became of events of all backends in a minute or an hour.
+/// Outcomes of all backends in a minute or an hour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Outcome {
     pub(crate) began_at: DateTime<Utc>,
@@ -42,8 +42,8 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Those of all backends together, in the order of time.
-    pub(super) fn of_all(buckets: Vec<HistoryBucket>) -> Vec<Self> {
+    /// Sums the outcomes of all backends, in the order of time.
+    pub(super) fn sum_backends(buckets: Vec<HistoryBucket>) -> Vec<Self> {
         let mut all: BTreeMap<DateTime<Utc>, Self> = BTreeMap::new();
         for HistoryBucket { began_at, outcomes, .. } in buckets {
             let one = all.entry(began_at).or_insert(Self { began_at, published: 0, rejected: 0, failed: 0 });
@@ -73,7 +73,7 @@ pub(crate) struct Summary {
     pub(crate) last_error: String,
 }
 
-/// A row of the list: an event, or why it is none.
+/// A row of the list: an event, or why the row is not a readable event.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum EventListItem {
@@ -116,9 +116,9 @@ impl EventListItem {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Events {
     pub(crate) events: Vec<EventListItem>,
-    /// `after` of the next page; none where this is the last.
+    /// `after` of the next page; none on the last page.
     pub(crate) next: Option<Cursor>,
-    /// Looking for them took long, and stopped at what was created then: `next` goes on from there.
+    /// The scan took too long and stopped at events created at this time; `next` continues from there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stopped_at: Option<DateTime<Utc>>,
 }
@@ -127,27 +127,27 @@ pub(crate) struct Events {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Count {
     pub(crate) count: usize,
-    /// There may be more: counting took long, and stopped.
+    /// There may be more: counting took too long and stopped.
     pub(crate) more: bool,
 }
 
-/// One event, whole.
+/// One event with its data, explanation and neighbours.
 pub(crate) struct Detail {
     pub(crate) event: Result<OutboxEvent, Unreadable>,
     pub(crate) explanation: Explanation,
-    /// Others with its key, newest first.
+    /// Other events with its key, newest first.
     pub(crate) neighbours: Vec<EventListItem>,
 }
 
-/// What was done.
+/// The result of a change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Changed {
     /// Events that were changed.
     pub(crate) changed: usize,
-    /// Why not all were that should have been.
+    /// Why not all selected events were changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
-    /// Where the next request goes on, if there may be more that are meant.
+    /// `after` of the next request, if more events may match.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<Cursor>,
 }

@@ -1,4 +1,4 @@
-//! What costs the database much and may be a little old.
+//! A cache for values that are expensive to load and may be slightly old.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -8,110 +8,110 @@ use std::time::{Duration, Instant};
 use actix_rt::time::timeout;
 use tokio::sync::OwnedMutexGuard;
 
-/// An answer is asked for again after this, and after so many times as long as it took; after a failure earlier, so that an
-/// outage is not outlasted by much.
-const SHORTEST_REST: Duration = Duration::from_secs(2);
-const REST: u32 = 40;
-const REST_AFTER_FAILURE: u32 = 4;
+/// A value is loaded again after `MIN_INTERVAL`, or after `INTERVAL_FACTOR` times the time that loading took, if that is
+/// longer. After a failure the factor is lower, so that a failure is not shown for long after an outage.
+const MIN_INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL_FACTOR: u32 = 40;
+const INTERVAL_FACTOR_AFTER_FAILURE: u32 = 4;
 
-/// An answer is old when nobody has asked again for twice its rest and this.
+/// A value is stale if it has not been loaded again for twice its interval and this time.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The last answer. Only one question is under way at a time; who asks meanwhile gets the last answer, or waits for the first.
+/// Keeps the last value. Only one load runs at a time; concurrent callers get the last value, or wait for the first one.
 pub(super) struct SingleFlightCache<T, E> {
     state: Arc<Mutex<State<T, E>>>,
-    asking: Arc<tokio::sync::Mutex<()>>,
+    loading: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct State<T, E> {
     known: CachedValue<T, E>,
-    /// None: nobody has asked yet.
-    rests_until: Option<Instant>,
-    /// From when on the answer is too old to be shown without a word.
+    /// None before the first load.
+    refresh_at: Option<Instant>,
+    /// When the value becomes too old to be shown without a notice.
     stale_at: Option<Instant>,
 }
 
 impl<T, E> State<T, E> {
-    /// Whoever asks has to wait for an answer.
-    fn knows_nothing(&self) -> bool {
+    /// Whether a caller has to wait for a value.
+    fn must_wait(&self) -> bool {
         let is_stale = || self.stale_at.is_some_and(|at| Instant::now() >= at);
         self.known.answer.is_none() || (self.known.failure.is_none() && is_stale())
     }
 }
 
-/// What is known of it.
+/// The last value and the last failure.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CachedValue<T, E> {
-    /// The last answer.
+    /// The last value.
     pub(super) answer: Option<T>,
-    /// Why there is no newer one.
+    /// Why there is no newer value.
     pub(super) failure: Option<Arc<E>>,
 }
 
 impl<T, E> Default for SingleFlightCache<T, E> {
     fn default() -> Self {
         let known = CachedValue { answer: None, failure: None };
-        Self { state: Arc::new(Mutex::new(State { known, rests_until: None, stale_at: None })), asking: Arc::default() }
+        Self { state: Arc::new(Mutex::new(State { known, refresh_at: None, stale_at: None })), loading: Arc::default() }
     }
 }
 
 impl<T: Clone + 'static, E: Display + 'static> SingleFlightCache<T, E> {
-    /// What is known. Where it is time to ask again, that is begun; where there is no answer yet, or an old one alone, it is
-    /// waited for.
-    pub(super) async fn get<F>(&self, ask: impl FnOnce() -> F, patience: Duration) -> CachedValue<T, E>
+    /// The cached value. Starts a load if one is due. Waits for it, up to `patience`, if there is no value yet or only a stale
+    /// one.
+    pub(super) async fn get<F>(&self, load: impl FnOnce() -> F, patience: Duration) -> CachedValue<T, E>
     where
         F: Future<Output = Result<T, E>> + 'static,
     {
-        let turn = Arc::clone(&self.asking).try_lock_owned();
-        let is_waited_for = lock(&self.state).knows_nothing();
-        match turn {
-            Ok(turn) if self.is_rested() => {
-                // Who is out of patience leaves the question under way to whoever comes next.
-                let asking = actix_rt::spawn(self.refresh(turn, ask()));
-                if is_waited_for {
-                    let _ = timeout(patience, asking).await;
+        let permit = Arc::clone(&self.loading).try_lock_owned();
+        let must_wait = lock(&self.state).must_wait();
+        match permit {
+            Ok(permit) if self.is_refresh_due() => {
+                // A load that takes longer than `patience` continues for later callers.
+                let loading = actix_rt::spawn(self.refresh(permit, load()));
+                if must_wait {
+                    let _ = timeout(patience, loading).await;
                 }
             }
             Ok(_) => {}
-            Err(_) if is_waited_for => {
-                let _ = timeout(patience, self.asking.lock()).await;
+            Err(_) if must_wait => {
+                let _ = timeout(patience, self.loading.lock()).await;
             }
             Err(_) => {}
         }
         let state = lock(&self.state);
-        let answer = state.known.answer.clone().filter(|_| !state.knows_nothing());
+        let answer = state.known.answer.clone().filter(|_| !state.must_wait());
         CachedValue { answer, failure: state.known.failure.clone() }
     }
 
-    fn is_rested(&self) -> bool {
-        lock(&self.state).rests_until.is_none_or(|until| Instant::now() >= until)
+    fn is_refresh_due(&self) -> bool {
+        lock(&self.state).refresh_at.is_none_or(|until| Instant::now() >= until)
     }
 
     fn refresh<F: Future<Output = Result<T, E>>>(
         &self,
-        turn: OwnedMutexGuard<()>,
-        asking: F,
+        permit: OwnedMutexGuard<()>,
+        loading: F,
     ) -> impl Future<Output = ()> + use<T, E, F> {
         let state = Arc::clone(&self.state);
         async move {
             let began = Instant::now();
-            let answered = asking.await;
+            let answered = loading.await;
             let mut state = lock(&state);
-            let rest = match answered {
+            let factor = match answered {
                 Ok(answer) => {
                     state.known = CachedValue { answer: Some(answer), failure: None };
-                    REST
+                    INTERVAL_FACTOR
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the console could not ask what it shows");
+                    tracing::warn!(%error, "console could not load the overview; retrying when it is next requested");
                     state.known.failure = Some(Arc::new(error));
-                    REST_AFTER_FAILURE
+                    INTERVAL_FACTOR_AFTER_FAILURE
                 }
             };
-            let rest = SHORTEST_REST.max(began.elapsed() * rest);
-            state.rests_until = Some(Instant::now() + rest);
-            state.stale_at = Some(Instant::now() + 2 * rest + GRACE);
-            drop(turn);
+            let interval = MIN_INTERVAL.max(began.elapsed() * factor);
+            state.refresh_at = Some(Instant::now() + interval);
+            state.stale_at = Some(Instant::now() + 2 * interval + GRACE);
+            drop(permit);
         }
     }
 }
@@ -142,7 +142,7 @@ mod tests {
         let first = Rc::clone(&asked);
         let slow = || async move {
             first.set(first.get() + 1);
-            told.await.map_err(|_| "nobody answers")?;
+            told.await.map_err(|_| "no answer")?;
             Ok::<_, &str>(7)
         };
         assert_eq!(cached.get(slow, Duration::from_millis(1)).await, known(None, None));
@@ -159,36 +159,40 @@ mod tests {
         assert_eq!(cached.get(|| ready(Ok(7)), LONG).await, known(Some(7), None));
         let age = |cached: &SingleFlightCache<i32, &str>| {
             let mut state = lock(&cached.state);
-            (state.rests_until, state.stale_at) = (Some(Instant::now()), Some(Instant::now()));
+            (state.refresh_at, state.stale_at) = (Some(Instant::now()), Some(Instant::now()));
         };
         age(&cached);
         assert_eq!(cached.get(|| ready(Ok(8)), LONG).await, known(Some(8), None));
         age(&cached);
         let (_tell, told) = tokio::sync::oneshot::channel::<i32>();
-        let slow = || async move { told.await.map_err(|_| "nobody answers") };
+        let slow = || async move { told.await.map_err(|_| "no answer") };
         assert_eq!(cached.get(slow, Duration::from_millis(1)).await, known(None, None));
     }
 
     #[actix::test]
     async fn a_failure_is_told_and_the_question_rests() {
         let cached = SingleFlightCache::default();
-        let rested =
-            |cached: &SingleFlightCache<i32, &'static str>| lock(&cached.state).rests_until = Some(Instant::now());
+        let make_due =
+            |cached: &SingleFlightCache<i32, &'static str>| lock(&cached.state).refresh_at = Some(Instant::now());
         assert_eq!(cached.get(|| ready(Err("away")), LONG).await, known(None, Some("away")));
         assert_eq!(
             cached.get(|| ready(Ok(7)), LONG).await,
             known(None, Some("away")),
-            "it is asked no more for a while"
+            "no load before the interval is over"
         );
-        rested(&cached);
+        make_due(&cached);
         assert_eq!(cached.get(|| ready(Ok(7)), LONG).await, known(Some(7), None));
-        rested(&cached);
-        assert_eq!(cached.get(|| ready(Err("gone")), LONG).await, known(Some(7), None), "nobody waits for a newer one");
-        drop(cached.asking.lock().await);
+        make_due(&cached);
+        assert_eq!(
+            cached.get(|| ready(Err("gone")), LONG).await,
+            known(Some(7), None),
+            "a caller with a value does not wait for a newer one"
+        );
+        drop(cached.loading.lock().await);
         assert_eq!(cached.get(|| ready(Ok(8)), LONG).await, known(Some(7), Some("gone")));
-        rested(&cached);
+        make_due(&cached);
         cached.get(|| ready(Ok(8)), LONG).await;
-        drop(cached.asking.lock().await);
+        drop(cached.loading.lock().await);
         assert_eq!(cached.get(|| ready(Ok(9)), LONG).await, known(Some(8), None));
     }
 }

@@ -204,7 +204,7 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
     browser.wait_text("h1", "Sign in").await;
     browser.fill("input[name=secret]", "not the secret at all").await;
     browser.click("button.main").await;
-    browser.wait_text("[role=alert]", "That is not the secret").await;
+    browser.wait_text("[role=alert]", "The secret is wrong").await;
     // A browser says so itself where the answer is a refusal.
     browser.complaints().await;
     browser.sign_in(&address).await;
@@ -249,17 +249,17 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
     // All that match, after the question.
     browser.client.goto(&format!("{address}/events?type=order.shipped&status=published")).await.unwrap();
     browser.click("input[name=all] ~ button[value=replay]").await;
-    browser.wait_text("h1", "Publish once more 32 events?").await;
+    browser.wait_text("h1", "Replay 32 events?").await;
     browser.click("button.main").await;
-    browser.wait_text("h1", "32 events published once more").await;
-    eventually("they are published once more", PATIENCE, async || test.length().await == 34).await;
+    browser.wait_text("h1", "32 events replayed").await;
+    eventually("they are published again", PATIENCE, async || test.length().await == 34).await;
 
     // Selected ones.
     browser.client.goto(&format!("{address}/events?status=failed")).await.unwrap();
     browser.wait_count("tbody tr", 1).await;
     browser.click("[data-all]").await;
     browser.click("button[value=fail]").await;
-    browser.wait_text("h1", "Give up 1 event?").await;
+    browser.wait_text("h1", "Fail 1 event?").await;
     browser.close().await;
 }
 

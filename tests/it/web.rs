@@ -315,9 +315,9 @@ async fn a_failed_event_is_found_retried_after_a_confirmation_and_published() {
     assert!(console.get(&format!("/events/{id}"), &cookie).body.contains("It was published at"));
     // All that match, of which there are four by now.
     let confirm = console.get("/confirm?action=replay&all=1", &cookie);
-    assert!(confirm.body.contains("Publish once more 4 events?"), "{}", confirm.body);
+    assert!(confirm.body.contains("Replay 4 events?"), "{}", confirm.body);
     let all = form(&[("csrf", &confirm.token()), ("action", "replay"), ("all", "1")]);
-    assert!(console.submit("/change", &cookie, &all).body.contains("4 events published once more"));
+    assert!(console.submit("/change", &cookie, &all).body.contains("4 events replayed"));
     assert_eq!(test.unpublished().await, 4);
     let signed_out = console.submit("/sign-out", &cookie, &form(&[("csrf", &confirm.token())]));
     assert_eq!(
@@ -369,7 +369,7 @@ async fn whatever_stands_in_an_event_is_text() {
     let confirmed = format!("/confirm?{}", form(&[("action", "fail"), ("all", "1"), ("key", HARM), ("subject", HARM)]));
     let signing_in = format!("/sign-in?{}", form(&[("then", &format!("/{HARM}"))]));
     eventually("the events are counted", PATIENCE, async || {
-        !console.get("/", &cookie).body.contains("The events are being counted")
+        !console.get("/", &cookie).body.contains("Counting events")
     })
     .await;
     for path in ["/", "/events", &format!("/events/{id}"), &filtered, &confirmed, &signing_in] {
@@ -555,11 +555,11 @@ async fn a_confirmation_counts_what_will_be_changed() {
     };
     let named = format!("id={failed}&id={failed}&id={published}&id={nobody}");
     assert_eq!(asks(&format!("action=retry&{named}")), (200, "Retry 1 event?".to_owned()));
-    assert_eq!(asks(&format!("action=replay&{named}")), (200, "Publish once more 1 event?".to_owned()));
+    assert_eq!(asks(&format!("action=replay&{named}")), (200, "Replay 1 event?".to_owned()));
     // What has failed keeps its error, unless it is meant.
-    assert_eq!(asks("action=fail&all=1"), (200, "Give up 1 event?".to_owned()));
-    assert_eq!(asks("action=fail&all=1&status=failed"), (200, "Give up 1 event?".to_owned()));
-    assert_eq!(asks("action=fail&all=1&status=published"), (200, "Give up 0 events?".to_owned()));
+    assert_eq!(asks("action=fail&all=1"), (200, "Fail 1 event?".to_owned()));
+    assert_eq!(asks("action=fail&all=1&status=failed"), (200, "Fail 1 event?".to_owned()));
+    assert_eq!(asks("action=fail&all=1&status=published"), (200, "Fail 0 events?".to_owned()));
     assert_eq!(asks("action=retry&all=1&stauts=failed").0, 400, "a misspelt filter would mean all");
     assert_eq!(console.get("/events?search=%00", &cookie).status, 400);
     let reader = console.sign_in(READER);
@@ -595,10 +595,11 @@ async fn long_fields_of_an_event_are_shortened_and_its_readable_history_shown() 
         assert!(said.len() < 50_000 && said.contains(" bytes)"), "{path}: {} bytes", said.len());
     }
     let said = console.get(&format!("/events/{id}"), &cookie).body;
-    for text in ["rejected: </span>the cause", "1 more that cannot be read", "given up by a person"] {
+    for text in ["rejected: </span>the cause", "1 more failures that cannot be read", "marked as failed by an operator"]
+    {
         assert!(said.contains(text), "{text}: {said}");
     }
-    assert!(!said.contains("next try"), "{said}");
+    assert!(!said.contains("next attempt"), "{said}");
 }
 
 #[tokio::test]
@@ -611,9 +612,9 @@ async fn who_has_changed_what_is_in_the_log() {
     console.submit("/sign-in", "", &form(&[("secret", "a wrong one")]));
     console.api("POST", "/events/changes", OPERATOR, Some(json!({"action": "retry", "ids": [id]})));
     let logged = [
-        "somebody has signed in to the console role=Reader".to_owned(),
-        "somebody gave a wrong secret to the console".to_owned(),
-        format!("events were changed over HTTP action=Retry role=Operator events=1 first={id}"),
+        "user signed in to the console role=Reader".to_owned(),
+        "sign-in to the console refused: the secret is wrong".to_owned(),
+        format!("events changed over HTTP action=Retry role=Operator events=1 first={id}"),
     ];
     eventually("it is logged", PATIENCE, async || {
         let said = console.program.stderr();
@@ -633,7 +634,7 @@ async fn an_overview_that_is_no_longer_so_says_so() {
     let is_shown = async |stale: bool| {
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         let page = console.get("/", &cookie).body;
-        page.contains("Counted at") && page.contains("What follows may be no longer so") == stale
+        page.contains("Counted at") && page.contains("Overview may be out of date") == stale
     };
     eventually("it is counted", PATIENCE, async || is_shown(false).await).await;
     proxy.set(Passage::CutAtReply);

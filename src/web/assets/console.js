@@ -1,5 +1,5 @@
 "use strict";
-// Everything works without this: it is for people's comfort alone.
+// All pages work without this script; it adds convenience.
 
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-all]")) {
@@ -7,7 +7,7 @@ document.addEventListener("change", (event) => {
   }
 });
 
-// What somebody is reading by keyboard or has marked is not replaced under their hands, nor what nobody sees.
+// No refresh of a part that has the focus, of a page with a selection, or of a hidden page.
 document.addEventListener("htmx:beforeRequest", (event) => {
   const marked = document.getSelection()?.toString();
   if (document.hidden || marked || event.target.contains(document.activeElement)) event.preventDefault();

@@ -1,4 +1,4 @@
-//! Retrying, failing and replaying, after a page that says how many.
+//! The actions retry, fail and replay, after a confirmation page with the number of events.
 
 use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
@@ -11,12 +11,12 @@ use crate::web::desk::Desk;
 use crate::web::middleware::{AccessError, CSRF_FIELD};
 use crate::web::requests::{Action, BulkAction, Cursor, Selection, known_names};
 
-/// Events by id on one page, at most.
+/// Selected events in one request, at most.
 const MOST_IDS: usize = 200;
 
-const GIVEN_UP: &str = "given up in the console";
+const DEFAULT_REASON: &str = "marked as failed in the console";
 
-/// What a form says is to be done, and to what.
+/// Parses a form's action and the events it applies to.
 fn parse(form: &str) -> Result<BulkAction, String> {
     let form = without_empty(form);
     known_names(&form, &["action", "all", "id", "reason", "after", CSRF_FIELD])?;
@@ -26,7 +26,7 @@ fn parse(form: &str) -> Result<BulkAction, String> {
         Some("retry") => Action::Retry,
         Some("fail") => Action::Fail,
         Some("replay") => Action::Replay,
-        _ => return Err("Say what is to be done: retry, fail or replay.".to_owned()),
+        _ => return Err("The action is missing; it must be retry, fail or replay.".to_owned()),
     };
     let meant = if last("all").is_some() {
         let after = last("after").map(|after| Cursor::try_from(after.to_owned())).transpose()?;
@@ -34,13 +34,13 @@ fn parse(form: &str) -> Result<BulkAction, String> {
     } else {
         Selection::These(ids(&pairs)?)
     };
-    Ok(BulkAction { action, reason: last("reason").unwrap_or(GIVEN_UP).to_owned(), meant })
+    Ok(BulkAction { action, reason: last("reason").unwrap_or(DEFAULT_REASON).to_owned(), meant })
 }
 
-/// As the hidden fields of a form.
+/// An action and its events as the hidden fields of a form.
 fn hidden(action: Action, meant: &Selection) -> Markup {
     html! {
-        input type="hidden" name="action" value=(word(action));
+        input type="hidden" name="action" value=(name(action));
         @match meant {
             Selection::These(ids) => { @for id in ids { input type="hidden" name="id" value=(id); } }
             Selection::AllThatMatch { filter, .. } => {
@@ -61,13 +61,15 @@ fn ids(pairs: &[(String, String)]) -> Result<Vec<Uuid>, String> {
     });
     match ids {
         Ok(ids) if ids.is_empty() => Err("No event is selected.".to_owned()),
-        Ok(ids) if ids.len() > MOST_IDS => Err(format!("At most {MOST_IDS} events can be selected at once.")),
+        Ok(ids) if ids.len() > MOST_IDS => {
+            Err(format!("Too many events are selected; at most {MOST_IDS} are allowed."))
+        }
         Ok(ids) => Ok(ids),
-        Err(_) => Err("An id is no UUID.".to_owned()),
+        Err(_) => Err("An id is not a valid UUID.".to_owned()),
     }
 }
 
-fn word(action: Action) -> &'static str {
+fn name(action: Action) -> &'static str {
     match action {
         Action::Retry => "retry",
         Action::Fail => "fail",
@@ -78,62 +80,62 @@ fn word(action: Action) -> &'static str {
 fn heading(action: Action) -> &'static str {
     match action {
         Action::Retry => "Retry",
-        Action::Fail => "Give up",
-        Action::Replay => "Publish once more",
+        Action::Fail => "Fail",
+        Action::Replay => "Replay",
     }
 }
 
-fn past(action: Action) -> &'static str {
+fn past_tense(action: Action) -> &'static str {
     match action {
         Action::Retry => "retried",
-        Action::Fail => "given up",
-        Action::Replay => "published once more",
+        Action::Fail => "marked as failed",
+        Action::Replay => "replayed",
     }
 }
 
-fn means(action: Action) -> &'static str {
+fn description(action: Action) -> &'static str {
     match action {
         Action::Retry => {
-            "They become pending again, as if they had never been rejected, in their old places. Published ones are left alone, and pending ones stay as they are."
+            "The events become pending again, as if they had never been rejected, and keep their order. Published and pending events are not changed."
         }
         Action::Fail => {
-            "They become failed, are not sent, and do not hold their keys. Published ones are left alone. One that has failed and is named loses its last error."
+            "The events become failed, are not sent, and do not block later events of their keys. Published events are not changed. A failed event that you selected loses its last error."
         }
         Action::Replay => {
-            "They are sent again as new events of their old ids: consumers see them twice. Only published ones are."
+            "The events are published again with their old ids, so consumers receive them twice. Only published events are replayed."
         }
     }
 }
 
 pub(super) async fn confirm(layout: PageLayout, desk: web::Data<Desk>, request: HttpRequest) -> PageResult {
     if !layout.may_change() {
-        return Ok(layout.trouble(AccessError::Reader.status(), AccessError::Reader.says()));
+        return Ok(layout.error_page(AccessError::Reader.status(), AccessError::Reader.message()));
     }
-    let instruction = parse(request.query_string()).map_err(|reason| PageError::bad_request(&layout, reason))?;
-    let count = match &instruction.meant {
-        Selection::These(ids) => desk.count_these(instruction.action, ids).await.map_err(PageError::of(&layout))?,
+    let bulk = parse(request.query_string()).map_err(|reason| PageError::bad_request(&layout, reason))?;
+    let count = match &bulk.meant {
+        Selection::These(ids) => desk.count_these(bulk.action, ids).await.map_err(PageError::from_store(&layout))?,
         Selection::AllThatMatch { filter, .. } => {
-            desk.count(instruction.action, filter).await.map_err(PageError::of(&layout))?
+            desk.count(bulk.action, filter).await.map_err(PageError::from_store(&layout))?
         }
     };
     let how_many = events_count(count.count) + if count.more { " or more" } else { "" };
     let is_none = count.count == 0 && !count.more;
-    let title = format!("{} {how_many}?", heading(instruction.action));
+    let title = format!("{} {how_many}?", heading(bulk.action));
     let content = html! {
         h1 { (title) }
-        p { (means(instruction.action)) }
-        @if let Selection::AllThatMatch { filter, .. } = &instruction.meant {
+        p { (description(bulk.action)) }
+        @if let Selection::AllThatMatch { filter, .. } = &bulk.meant {
             dl { @for (name, value) in events::fields(filter) { dt { (name) } dd { (value) } } }
         }
         form method="post" action=(layout.link("/change")) {
             (layout.token())
-            (hidden(instruction.action, &instruction.meant))
-            @if instruction.action == Action::Fail {
-                label { "Why (kept as their last error)" input name="reason" maxlength="500" value=(GIVEN_UP); }
+            (hidden(bulk.action, &bulk.meant))
+            @if bulk.action == Action::Fail {
+                label { "Reason (stored as their last error)" input name="reason" maxlength="500" value=(DEFAULT_REASON); }
             }
             div class="actions" {
-                button class="main" disabled[is_none] { (heading(instruction.action)) " " (how_many) }
-                a href=(layout.link("/events")) { "Do nothing" }
+                button class="main" disabled[is_none] { (heading(bulk.action)) " " (how_many) }
+                a href=(layout.link("/events")) { "Cancel" }
             }
         }
     };
@@ -141,34 +143,33 @@ pub(super) async fn confirm(layout: PageLayout, desk: web::Data<Desk>, request: 
 }
 
 pub(super) async fn change(layout: PageLayout, desk: web::Data<Desk>, form: String) -> PageResult {
-    let instruction = parse(&form).map_err(|reason| PageError::bad_request(&layout, reason))?;
-    // A form of nobody does not get here.
+    let bulk = parse(&form).map_err(|reason| PageError::bad_request(&layout, reason))?;
+    // A form without a session does not get here.
     let by = layout.session().map_or(Role::Reader, |session| session.role);
-    let (action, reason, form) =
-        (instruction.action, instruction.reason.clone(), hidden(instruction.action, &instruction.meant));
-    let these = if let Selection::These(ids) = &instruction.meant { ids.clone() } else { Vec::new() };
-    let changed = desk.into_inner().change(instruction, by).await.map_err(PageError::of(&layout))?;
-    let title = format!("{} {}", events_count(changed.changed), past(action));
+    let (action, reason, form) = (bulk.action, bulk.reason.clone(), hidden(bulk.action, &bulk.meant));
+    let these = if let Selection::These(ids) = &bulk.meant { ids.clone() } else { Vec::new() };
+    let changed = desk.into_inner().change(bulk, by).await.map_err(PageError::from_store(&layout))?;
+    let title = format!("{} {}", events_count(changed.changed), past_tense(action));
     let content = html! {
         h1 { (title) }
         @if let Some(error) = &changed.error {
-            p class="notice bad" role="alert" { "Not all were: " (error) }
+            p class="notice bad" role="alert" { "Not all events were changed: " (error) }
         }
         @if let Some(next) = &changed.next {
-            p { "There may be more that match." }
+            p { "More events may match." }
             form method="post" action=(layout.link("/change")) class="actions" {
                 (layout.token())
                 (form)
                 input type="hidden" name="reason" value=(reason);
                 input type="hidden" name="after" value=(next);
-                button class="main" { "Go on" }
+                button class="main" { "Continue" }
             }
         }
         @if changed.changed < these.len() && changed.error.is_none() {
-            p class="notice" { "The others are gone, or in a status that does not allow it." }
+            p class="notice" { "The other events no longer exist, or their status does not allow this action." }
         }
         ul { @for id in these { li { a href=(layout.link(&format!("/events/{id}"))) { code { (id) } } } } }
-        p { a href=(layout.link("/events")) { "To the events" } }
+        p { a href=(layout.link("/events")) { "Back to the events" } }
     };
     Ok(layout.page(&title, "/events", &content))
 }

@@ -1,4 +1,4 @@
-//! One event.
+//! The page of one event.
 
 use actix_web::http::StatusCode;
 use actix_web::web;
@@ -12,28 +12,28 @@ use crate::event::{JsonText, OutboxEvent, Status};
 use crate::web::desk::Desk;
 use crate::web::responses::Detail;
 
-/// Of larger data the beginning is shown.
+/// The largest data in bytes that is shown whole; of larger data, the beginning is shown.
 const MOST_SHOWN: usize = 64 * 1024;
 
 pub(super) async fn show(layout: PageLayout, desk: web::Data<Desk>, id: web::Path<String>) -> PageResult {
     let Ok(id) = id.parse::<Uuid>() else {
-        return Ok(layout.trouble(StatusCode::NOT_FOUND, "No event has this id: it is no UUID."));
+        return Ok(layout.error_page(StatusCode::NOT_FOUND, "No event has this id: it is not a valid UUID."));
     };
-    let Detail { event, explanation, neighbours } = desk.event(id).await.map_err(PageError::of(&layout))?;
+    let Detail { event, explanation, neighbours } = desk.event(id).await.map_err(PageError::from_store(&layout))?;
     let content = html! {
         h1 { "Event " code { (id) } }
         @if layout.may_change() { (actions(&layout, id)) }
-        // Replaced by itself, from the same page.
+        // Refreshes itself from the same page.
         div id="live" hx-get=(layout.link(&format!("/events/{id}"))) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
             p class="notice" { (shortened(&explanation.sentence)) }
             @match &event {
                 Ok(event) => { (attributes(event)) (history(event)) }
-                Err(unreadable) => p class="notice bad" { "Its row is no event: " (shortened(&unreadable.reason)) }
+                Err(unreadable) => p class="notice bad" { "The row is not a readable event: " (shortened(&unreadable.reason)) }
             }
         }
         @if let Ok(event) = &event { (data(event)) }
         @if !neighbours.is_empty() {
-            h2 { "Others with its key" }
+            h2 { "Events with the same key" }
             (events::table(&layout, &neighbours, false))
         }
     };
@@ -82,7 +82,7 @@ fn data(event: &OutboxEvent) -> Markup {
     html! {
         h2 { "Data" }
         @if let Some(bytes) = &event.data_binary {
-            p { (bytes.len()) " bytes that are no text" }
+            p { (bytes.len()) " bytes of binary data" }
         } @else if let Some(json) = &event.data {
             (beginning(json))
         } @else {
@@ -100,7 +100,7 @@ fn beginning(json: &JsonText) -> Markup {
     }
 }
 
-/// One of the last failures, as the table keeps them.
+/// One of the last failures, as the column `errors` stores them.
 #[derive(Deserialize)]
 struct AttemptError {
     #[serde(default)]
@@ -125,10 +125,10 @@ fn history(event: &OutboxEvent) -> Markup {
                     @for failure in &failures {
                         tr { td { (failure.at) } td { span class="bad" { "rejected: " } (shortened(&failure.error)) } }
                     }
-                    @if unreadable > 0 { tr { td {} td { (unreadable) " more that cannot be read" } } }
+                    @if unreadable > 0 { tr { td {} td { (unreadable) " more failures that cannot be read" } } }
                     @match (event.status, event.retry_at) {
-                        (Status::Retry, Some(at)) => tr { td { (time(at)) } td { "next try" } },
-                        (Status::Failed, Some(at)) => tr { td { (time(at)) } td { "given up by a person" } },
+                        (Status::Retry, Some(at)) => tr { td { (time(at)) } td { "next attempt" } },
+                        (Status::Failed, Some(at)) => tr { td { (time(at)) } td { "marked as failed by an operator" } },
                         (Status::Failed, None) => tr { td { (time(event.updated_at)) } td { "failed" } },
                         _ => {}
                     }
@@ -137,7 +137,7 @@ fn history(event: &OutboxEvent) -> Markup {
             }
         }
         p class="soft" {
-            "Rejected " (event.retry_count) " of " (event.max_retries) " times since it was written or last retried; the last ten failures are kept."
+            "Rejected " (event.retry_count) " of " (event.max_retries) " times since the event was written or last retried by an operator; the last ten failures are kept."
         }
     }
 }

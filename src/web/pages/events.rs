@@ -15,7 +15,7 @@ use crate::web::responses::EventListItem;
 
 const ORDERS: [(&str, &str); 2] = [("newest", "newest first"), ("oldest", "oldest first")];
 
-/// What the search box and the list's order say, beside the filter.
+/// The search box's parameter, in addition to the filter.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct EventSearch {
@@ -41,13 +41,13 @@ pub(super) async fn show(layout: PageLayout, desk: web::Data<Desk>, request: Htt
     let is_first = wanted.after.is_none();
     let limit = wanted.limit.to_string();
     let shown = [("order", if wanted.newest_first { "newest" } else { "oldest" }), ("limit", &limit)];
-    let found = desk.events(&filter, wanted).await.map_err(PageError::of(&layout))?;
+    let found = desk.events(&filter, wanted).await.map_err(PageError::from_store(&layout))?;
     let content = html! {
         h1 { "Events" }
         (filters(&layout, &filter, part.order))
         @if found.events.is_empty() {
             @if found.stopped_at.is_none() {
-                p class="notice" role="status" { (if is_first { "No event is like that." } else { "There are no more." }) }
+                p class="notice" role="status" { (if is_first { "No event matches." } else { "There are no more events." }) }
             }
         } @else {
             @if layout.may_change() {
@@ -61,16 +61,16 @@ pub(super) async fn show(layout: PageLayout, desk: web::Data<Desk>, request: Htt
         }
         @if let Some(at) = found.stopped_at {
             p class="notice" role="status" {
-                "No index leads to such events. They were looked for among all, as far as " (time(at)) "."
+                "No index exists for this filter, so events are scanned. The scan stopped at events created at " (time(at)) "."
             }
         }
         nav class="actions" aria-label="Pages of the list" {
-            @if !is_first { a href=(address(&layout, &filter, &shown)) { "To the first page" } }
+            @if !is_first { a href=(address(&layout, &filter, &shown)) { "First page" } }
             @if let Some(next) = &found.next {
                 @let next = address(&layout, &filter, &[shown[0], shown[1], ("after", &next.to_string())]);
                 @if found.stopped_at.is_some() {
-                    a rel="next" href=(next) { "Look further" }
-                    a href={ (next) "&patient=true" } { "Look for ten seconds" }
+                    a rel="next" href=(next) { "Continue" }
+                    a href={ (next) "&patient=true" } { "Continue for ten seconds" }
                 } @else {
                     a rel="next" href=(next) { "Next page" }
                 }
@@ -156,7 +156,7 @@ fn row(layout: &PageLayout, event: &EventListItem, selectable: bool) -> Markup {
                     td { (shortened(&event.last_error)) }
                 }
                 EventListItem::Unreadable { unreadable, .. } => {
-                    td colspan="7" { span class="bad" { "no event: " (shortened(unreadable)) } }
+                    td colspan="7" { span class="bad" { "unreadable: " (shortened(unreadable)) } }
                 }
             }
         }
@@ -166,7 +166,7 @@ fn row(layout: &PageLayout, event: &EventListItem, selectable: bool) -> Markup {
 fn selected() -> Markup {
     html! {
         div class="actions" {
-            span { "With the selected:" }
+            span { "Selected events:" }
             button name="action" value="retry" { "Retry…" }
             button name="action" value="fail" { "Fail…" }
             button name="action" value="replay" { "Replay…" }
@@ -179,7 +179,7 @@ fn all_that_match(layout: &PageLayout, filter: &Filter) -> Markup {
         form method="get" action=(layout.link("/confirm")) class="actions" {
             (hidden(filter))
             input type="hidden" name="all" value="1";
-            span { "With all that match:" }
+            span { "All matching events:" }
             button name="action" value="retry" { "Retry…" }
             button name="action" value="fail" { "Fail…" }
             button name="action" value="replay" { "Replay…" }
@@ -187,7 +187,7 @@ fn all_that_match(layout: &PageLayout, filter: &Filter) -> Markup {
     }
 }
 
-/// A filter as the names and values of a form: texts and times alone.
+/// A filter as the names and values of a form: only texts and times.
 pub(super) fn fields(filter: &Filter) -> Vec<(String, String)> {
     let json = serde_json::json!(filter);
     let pairs = json.as_object().into_iter().flatten();
@@ -199,7 +199,7 @@ pub(super) fn hidden(filter: &Filter) -> Markup {
     html! { @for (name, value) in fields(filter) { input type="hidden" name=(name) value=(value); } }
 }
 
-/// The address of this list's other parts.
+/// The address of another page of this list.
 fn address(layout: &PageLayout, filter: &Filter, part: &[(&str, &str)]) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(fields(filter)).extend_pairs(part);

@@ -1,4 +1,4 @@
-//! What is around every page.
+//! The layout of every page: head, navigation and error pages.
 
 use std::future::{Ready, ready};
 
@@ -12,13 +12,13 @@ use crate::web::access::{Role, SignIn};
 use crate::web::assets;
 use crate::web::middleware::{Base, CSRF_FIELD};
 
-/// No styles of its own, no code in attributes, no requests to elsewhere.
+/// htmx: no styles of its own, no code in attributes, no requests to other sites.
 const HTMX: &str =
     r#"{"includeIndicatorStyles":false,"allowEval":false,"selfRequestsOnly":true,"historyEnabled":false}"#;
 
 const PAGES: [(&str, &str); 2] = [("/", "Overview"), ("/events", "Events")];
 
-/// Where the console stands, and who looks.
+/// The console's path, and the session of the request.
 #[derive(Debug, Clone)]
 pub(super) struct PageLayout {
     base: Base,
@@ -58,7 +58,7 @@ impl PageLayout {
         self.session.as_ref().is_some_and(|session| session.role == Role::Operator)
     }
 
-    /// What each form that changes something holds.
+    /// The CSRF token, for each form that changes something.
     pub(super) fn token(&self) -> Markup {
         html! {
             @if let Some(session) = &self.session {
@@ -67,21 +67,22 @@ impl PageLayout {
         }
     }
 
-    /// `at`: the page's place in the navigation.
+    /// A page. `at` is its path in the navigation.
     pub(super) fn page(&self, title: &str, at: &str, content: &Markup) -> HttpResponse {
-        super::page(StatusCode::OK, self.around(title, at, content))
+        super::page(StatusCode::OK, self.document(title, at, content))
     }
 
-    pub(super) fn trouble(&self, status: StatusCode, says: &str) -> HttpResponse {
+    pub(super) fn error_page(&self, status: StatusCode, message: &str) -> HttpResponse {
+        let title = status.canonical_reason().unwrap_or("Error");
         let content = html! {
-            h1 { (status.canonical_reason().unwrap_or("PageError")) }
-            p class="notice bad" role="alert" { (says) }
-            p { a href=(self.link("/")) { "To the overview" } }
+            h1 { (title) }
+            p class="notice bad" role="alert" { (message) }
+            p { a href=(self.link("/")) { "Back to the overview" } }
         };
-        super::page(status, self.around("PageError", "", &content))
+        super::page(status, self.document(title, "", &content))
     }
 
-    fn around(&self, title: &str, at: &str, content: &Markup) -> Markup {
+    fn document(&self, title: &str, at: &str, content: &Markup) -> Markup {
         html! {
             (DOCTYPE)
             html lang="en" {
@@ -103,7 +104,7 @@ impl PageLayout {
                         @if self.session.is_some() { (self.navigation(at)) }
                     }
                     main id="content" {
-                        p id="stale" role="status" hidden { "What is shown is old: the outbox does not answer." }
+                        p id="stale" role="status" hidden { "This page is out of date: the outbox does not respond; retrying every 2 s." }
                         (content)
                     }
                 }

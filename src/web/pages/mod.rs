@@ -1,4 +1,4 @@
-//! The pages, rendered here. Everything works without JavaScript; with it, figures stay fresh by themselves.
+//! The HTML pages. They work without JavaScript; with it, they refresh themselves.
 
 mod changing;
 mod chart;
@@ -21,7 +21,7 @@ use super::middleware::{AccessError, RequestInfo, SIGN_IN};
 use crate::error::StoreError;
 use crate::event::Status;
 
-/// As people look for them.
+/// In the order in which pages show them.
 const STATUSES: [Status; 5] = [Status::Pending, Status::Retry, Status::Failed, Status::Published, Status::Processing];
 
 pub(super) const SIGN_OUT: &str = "/sign-out";
@@ -40,46 +40,46 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
                 .default_service(refuse_but("GET, HEAD, POST")),
         )
         .service(post(SIGN_OUT, sign_in::sign_out))
-        .default_service(web::to(nothing));
+        .default_service(web::to(not_found));
 }
 
 async fn home(layout: PageLayout) -> HttpResponse {
     see_other(&layout.link("/"))
 }
 
-async fn nothing(layout: PageLayout) -> HttpResponse {
-    layout.trouble(StatusCode::NOT_FOUND, "There is nothing here.")
+async fn not_found(layout: PageLayout) -> HttpResponse {
+    layout.error_page(StatusCode::NOT_FOUND, "No page has this address.")
 }
 
 fn see_other(address: &str) -> HttpResponse {
     HttpResponse::SeeOther().insert_header((LOCATION, address)).finish()
 }
 
-/// A page that could not be made.
+/// An error page in place of the requested one.
 #[derive(Debug)]
 struct PageError {
     layout: PageLayout,
     status: StatusCode,
-    says: String,
+    message: String,
 }
 
 impl PageError {
-    fn bad_request(layout: &PageLayout, says: impl Into<String>) -> Self {
-        Self { layout: layout.clone(), status: StatusCode::BAD_REQUEST, says: says.into() }
+    fn bad_request(layout: &PageLayout, message: impl Into<String>) -> Self {
+        Self { layout: layout.clone(), status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
-    fn of<E: Borrow<StoreError>>(layout: &PageLayout) -> impl FnOnce(E) -> Self {
+    fn from_store<E: Borrow<StoreError>>(layout: &PageLayout) -> impl FnOnce(E) -> Self {
         let layout = layout.clone();
         move |error| {
             let error = error.borrow();
-            Self { layout, status: super::status_of(error), says: error.to_string() }
+            Self { layout, status: super::status_of(error), message: error.to_string() }
         }
     }
 }
 
 impl std::fmt::Display for PageError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.says)
+        f.write_str(&self.message)
     }
 }
 
@@ -89,46 +89,46 @@ impl ResponseError for PageError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        self.layout.trouble(self.status, &self.says)
+        self.layout.error_page(self.status, &self.message)
     }
 }
 
 type PageResult = Result<HttpResponse, PageError>;
 
-/// What stands in place of a page that somebody may not see: the way to sign in, where that helps.
+/// The response to a refused request for a page: a redirect to the sign-in page if signing in helps, else an error page.
 pub(super) fn refused(refusal: AccessError, asked: &RequestInfo) -> HttpResponse {
     if refusal == AccessError::Unknown && asked.is_refresh {
-        // The page asks as a whole, and comes to where one signs in.
+        // The browser reloads the whole page, and is then redirected to the sign-in page.
         return HttpResponse::build(refusal.status()).insert_header(("hx-refresh", "true")).finish();
     }
     if refusal == AccessError::Unknown {
-        // What was to be changed is asked for anew.
+        // The change is not repeated after the sign-in.
         let page = if asked.is_change { "/" } else { &asked.path };
         let then = url::form_urlencoded::byte_serialize(page.as_bytes()).collect::<String>();
         return see_other(&format!("{}{SIGN_IN}?then={then}", asked.base.path));
     }
-    PageLayout::anonymous(asked.base.clone()).trouble(refusal.status(), refusal.says())
+    PageLayout::anonymous(asked.base.clone()).error_page(refusal.status(), refusal.message())
 }
 
-/// What a form sends, without what was left empty in it.
+/// A form's content without its empty fields.
 fn without_empty(form: &str) -> String {
     let filled = url::form_urlencoded::parse(form.as_bytes()).filter(|(_, value)| !value.is_empty());
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(filled).finish()
 }
 
-/// What a form means.
+/// Parses a form.
 fn read<T: serde::de::DeserializeOwned>(form: &str) -> Result<T, String> {
     web::Query::from_query(form).map(web::Query::into_inner).map_err(|error| error.to_string())
 }
 
-/// A whole page.
+/// The response with a page.
 fn page(status: StatusCode, markup: maud::Markup) -> HttpResponse {
     HttpResponse::build(status)
         .insert_header((header::CONTENT_TYPE, "text/html; charset=utf-8"))
         .body(markup.into_string())
 }
 
-/// A time as people read it and as a browser knows it.
+/// A time as text, with the element's `datetime` for browsers.
 fn time(time: chrono::DateTime<chrono::Utc>) -> maud::Markup {
     html! { time datetime=(crate::event_json::time(time)) { (time.format("%Y-%m-%d %H:%M:%S")) " UTC" } }
 }
@@ -145,7 +145,7 @@ fn events_count(count: usize) -> String {
     }
 }
 
-/// A text that may be long, such as an error, as far as people read.
+/// A text that may be long, such as an error, shortened to 2,000 characters.
 fn shortened(text: &str) -> String {
     const LONGEST: usize = 2_000;
     match text.char_indices().nth(LONGEST) {
@@ -154,7 +154,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// With a comma between thousands.
+/// A number with a comma between thousands.
 fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = String::new();

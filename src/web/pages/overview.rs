@@ -1,4 +1,4 @@
-//! The outbox at a glance.
+//! The overview page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,20 +16,20 @@ use crate::web::desk::Desk;
 use crate::web::responses::Overview;
 use crate::web::single_flight::CachedValue;
 
-/// A page is shown without what is still being counted then.
+/// How long a page waits for the counts before it is shown without them.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(super) async fn show(layout: PageLayout, desk: web::Data<Desk>) -> PageResult {
     let CachedValue { answer: overview, failure } = desk.overview(PATIENCE).await;
     if let (None, Some(error)) = (&overview, &failure) {
-        return Err(PageError::of(&layout)(Arc::clone(error)));
+        return Err(PageError::from_store(&layout)(Arc::clone(error)));
     }
     let content = html! {
         h1 { "Overview" }
-        // Replaced by itself, from the same page.
+        // Refreshes itself from the same page.
         div id="live" hx-get=(layout.link("/")) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
             @if let Some(error) = &failure {
-                p class="notice bad" role="alert" { "What follows may be no longer so: " (error) }
+                p class="notice bad" role="alert" { "Overview may be out of date: " (error) }
             }
             @if let Some(overview) = &overview {
                 (counts(&layout, overview))
@@ -38,8 +38,8 @@ pub(super) async fn show(layout: PageLayout, desk: web::Data<Desk>) -> PageResul
                 (history(overview))
                 p class="soft" { "Counted at " (time(overview.counted_at)) }
             } @else {
-                p class="notice" role="status" { "The events are being counted." }
-                noscript { p { a href=(layout.link("/")) { "Look again" } } }
+                p class="notice" role="status" { "Counting events; the page refreshes itself." }
+                noscript { p { a href=(layout.link("/")) { "Reload" } } }
             }
         }
     };
@@ -80,7 +80,7 @@ fn backends(overview: &Overview) -> Markup {
                     th scope="col" class="number" { "Due" }
                     th scope="col" class="number" { "Oldest due" }
                     th scope="col" { "Health" }
-                    th scope="col" class="number" { "Published a minute" }
+                    th scope="col" class="number" { "Published per minute" }
                     th scope="col" class="number" { "Rate limit" }
                 } }
                 tbody {
@@ -109,7 +109,7 @@ fn workers(workers: &[WorkerStatus]) -> Markup {
     html! {
         h2 { "Workers" }
         @if workers.is_empty() {
-            p class="notice bad" { "No worker has been heard of. Start one: " code { "outbox worker" } }
+            p class="notice bad" { "No worker has sent a heartbeat. Start one: " code { "outbox worker" } }
         } @else {
             div class="wide" {
                 table {
@@ -117,7 +117,7 @@ fn workers(workers: &[WorkerStatus]) -> Markup {
                         th scope="col" { "Name" }
                         th scope="col" { "State" }
                         th scope="col" { "Last heartbeat" }
-                        th scope="col" { "Shards owned" }
+                        th scope="col" { "Shards" }
                     } }
                     tbody {
                         @for worker in workers {

@@ -1,4 +1,4 @@
-//! Signing in with a secret, and out.
+//! Sign-in with a secret, and sign-out.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
@@ -12,15 +12,15 @@ use crate::web::middleware::SIGN_IN;
 
 #[derive(Deserialize)]
 pub(super) struct Then {
-    /// The page that was asked for, below where the console stands.
+    /// The requested page, below the console's path.
     #[serde(default)]
     then: String,
 }
 
 impl Then {
-    /// Only a page of our own: what follows one slash.
+    /// The page, if it is one of the console (a path that begins with exactly one slash), else the overview.
     fn page(&self) -> &str {
-        // Browsers leave out tabs and line ends, and take a backslash for a slash.
+        // Browsers drop tabs and line ends, and treat a backslash as a slash.
         let is_odd = |c: char| c.is_control() || c == '\\';
         let is_ours = self.then.starts_with('/') && !self.then.starts_with("//") && !self.then.contains(is_odd);
         if is_ours { &self.then } else { "/" }
@@ -36,7 +36,7 @@ fn form(layout: &PageLayout, then: &Then, status: StatusCode) -> HttpResponse {
         div class="narrow" {
             h1 { "Sign in" }
             @if status != StatusCode::OK {
-                p class="notice bad" role="alert" { "That is not the secret." }
+                p class="notice bad" role="alert" { "The secret is wrong." }
             }
             form method="post" action=(layout.link(SIGN_IN)) {
                 input type="hidden" name="then" value=(then.page());
@@ -61,13 +61,13 @@ pub(super) async fn sign_in(layout: PageLayout, access: web::Data<Access>, given
     let Given { secret, then } = given.into_inner();
     let then = Then { then };
     let Some(role) = access.role_of(&secret) else {
-        tracing::warn!("somebody gave a wrong secret to the console");
+        tracing::warn!("sign-in to the console refused: the secret is wrong");
         return form(&layout, &then, StatusCode::FORBIDDEN);
     };
-    tracing::info!(?role, "somebody has signed in to the console");
+    tracing::info!(?role, "user signed in to the console");
     let cookie = access.cookie(&SignIn::new(role), &layout.base().cookie);
     let mut response = see_other(&layout.link(then.page()));
-    // A cookie of ours holds nothing that a header could not.
+    // The cookie contains only characters that a header allows.
     let _ = response.add_cookie(&cookie);
     response
 }
