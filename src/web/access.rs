@@ -181,8 +181,8 @@ impl Access {
         origin
     }
 
-    /// Whether a request to `host` (with a port or without) is allowed: another site's name that points here (DNS rebinding) is
-    /// not.
+    /// Whether a request to `host` (with a port or without) is allowed; another site's name that points here (DNS
+    /// rebinding) is not.
     pub(crate) fn knows_host(&self, host: &str) -> bool {
         let Some(name) = without_port(host).map(str::to_ascii_lowercase) else { return false };
         if is_loopback_name(&name) || self.hosts.contains(&name) {

@@ -159,8 +159,8 @@ enum Refused {
     /// The request has no secret, or a wrong one.
     #[response(status = 401)]
     Unknown(#[to_schema] Problem),
-    /// Without a secret, only the console's own machine has access, and only its pages can change events. A reader's secret is
-    /// read-only.
+    /// Without a secret, only the console's own machine has access, and only its pages can change events. A reader's
+    /// secret is read-only.
     #[response(status = 403)]
     Peer(#[to_schema] Problem),
     /// The request was sent to a name that is not one of the server's.

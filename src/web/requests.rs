@@ -118,7 +118,8 @@ pub(crate) struct PageRequest {
 pub(crate) enum Action {
     /// Makes events pending again, as if never rejected; not published ones.
     Retry,
-    /// Marks events as failed; not published ones. With a filter without a status, not failed ones, which would lose their error.
+    /// Marks events as failed; not published ones. If the filter has no status, not failed ones, which would lose their
+    /// error.
     Fail,
     /// Publishes events again; only published ones.
     Replay,

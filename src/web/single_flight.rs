@@ -56,8 +56,8 @@ impl<T, E> Default for SingleFlightCache<T, E> {
 }
 
 impl<T: Clone + 'static, E: Display + 'static> SingleFlightCache<T, E> {
-    /// The cached value. Starts a load if one is due. Waits for it, up to `patience`, if there is no value yet or only a stale
-    /// one.
+    /// The cached value. Starts a load if one is due. Waits for it, up to `patience`, if there is no value yet or only a
+    /// stale one.
     pub(super) async fn get<F>(&self, load: impl FnOnce() -> F, patience: Duration) -> CachedValue<T, E>
     where
         F: Future<Output = Result<T, E>> + 'static,
