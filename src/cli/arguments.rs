@@ -1,4 +1,4 @@
-//! Arguments that several commands take, and how they are parsed.
+//! Arguments that several commands have, and their parsers.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::settings::units::{self, TIME};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For people.
+    /// A table.
     #[default]
     Table,
-    /// For programs.
+    /// JSON, for programs.
     Json,
 }
 
@@ -46,7 +46,7 @@ pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
         .map_err(|error| format!("{error}; write an RFC 3339 time such as 2026-01-31T12:00:00Z"))
 }
 
-/// A time, or how long ago it was.
+/// Parses a time, or how long ago it was.
 pub(super) fn past(text: &str) -> Result<DateTime<Utc>, String> {
     let ago = units::parse_duration(text).and_then(|span| chrono::TimeDelta::from_std(span).ok());
     match ago.and_then(|span| Utc::now().checked_sub_signed(span)) {

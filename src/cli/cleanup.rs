@@ -12,13 +12,14 @@ use crate::settings::Settings;
 use crate::store::{CountMode, RetentionCutoff, Store};
 use crate::system::Backends;
 
-/// Delete old events now, as the settings under [retention] say, and what was left behind beside the streams.
+/// Delete old events now, as configured under [retention], and orphaned fields next to the streams.
 ///
-/// A worker deletes events by itself, a little at a time. A failed event that holds its key stays.
+/// Workers delete old events themselves, in small batches. A failed event that holds its key is not deleted.
 ///
-/// Beside its stream, Redis keeps who may send and what was sent and is not recorded yet. Where the settings do not bring
-/// a `publisher_backend` to that stream any more, what stands there for it is removed, but for events that the database
-/// does not know to be published. What another outbox left is removed only where --gone names it.
+/// Next to each stream, Redis keeps fields with the session that may send and with the events that were sent and are not
+/// recorded yet. If the settings no longer map a `publisher_backend` to that stream, its fields are orphaned and removed,
+/// except those of events that the database does not have as published. Fields of another outbox are removed only if
+/// --gone names it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,8 +27,8 @@ Examples:
   OUTBOX__RETENTION__PUBLISHED_RETENTION_DAYS=1 outbox cleanup
   outbox cleanup --gone 0197a3b2-0000-7000-8000-000000000001")]
 pub(super) struct Args {
-    /// An outbox whose database is gone for good, as `outbox status` names it: removes all that it left beside the
-    /// streams of these settings. Were it alive, what it has in flight could be sent twice.
+    /// The id, from `outbox status`, of an outbox whose database no longer exists: removes all its fields next to the
+    /// streams of these settings. If that outbox is still in use, its events in flight may be sent twice.
     #[arg(long, value_name = "OUTBOX", value_parser = arguments::id)]
     gone: Vec<Uuid>,
 }
@@ -40,14 +41,14 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let outbox = store.outbox_id().await?;
     if args.gone.contains(&outbox) {
-        return Err(UsageError(format!("--gone {outbox} is the outbox of this very database")).into());
+        return Err(UsageError(format!("--gone {outbox} is the outbox of this database")).into());
     }
     delete_expired(settings, &*store).await?;
     let served = Served::new(outbox, settings, &store.overview(CountMode::Exactly).await?);
     let mut failed = None;
-    for (name, publisher) in orphans::kept(settings) {
+    for (name, publisher) in orphans::publishers_with_journal(settings) {
         match BackendJournal::read(name, publisher, backends, outbox).await {
-            Ok(journal) => tidy(name, journal, &served, &args.gone, &*store).await?,
+            Ok(journal) => remove_orphans(name, journal, &served, &args.gone, &*store).await?,
             Err(error) => failed = Some(error),
         }
     }
@@ -65,31 +66,31 @@ async fn delete_expired(settings: &Settings, store: &dyn Store) -> anyhow::Resul
             return Ok(output::line(format_args!("deleted {deleted} events"))?);
         }
         deleted += batch;
-        progress.say(format!("{deleted} events deleted"));
+        progress.message(format!("{deleted} events deleted"));
     }
 }
 
-async fn tidy(
+async fn remove_orphans(
     name: &str,
     mut journal: BackendJournal,
     served: &Served,
     gone: &[Uuid],
     store: &dyn Store,
 ) -> anyhow::Result<()> {
-    let tidied = journal.tidy(served, store).await?;
-    if tidied.removed > 0 {
-        output::line(format_args!("removed {} fields that this outbox left behind in backend {name}", tidied.removed))?;
+    let result = journal.remove_orphans(served, store).await?;
+    if result.removed > 0 {
+        output::line(format_args!("removed {} orphaned fields of this outbox from backend {name}", result.removed))?;
     }
-    if tidied.needed > 0 {
+    if result.needed > 0 {
         output::line(format_args!(
-            "kept what says that {} events are in the stream of backend {name}: they are not recorded as published, and \
-             would be sent again",
-            tidied.needed
+            "kept fields with {} events in backend {name}: the events are in the stream and not recorded as published; \
+             without the fields they would be sent again",
+            result.needed
         ))?;
     }
     for outbox in gone {
-        let removed = journal.strike_outbox(*outbox).await?;
-        output::line(format_args!("removed {removed} fields that outbox {outbox} left behind in backend {name}"))?;
+        let removed = journal.remove_outbox(*outbox).await?;
+        output::line(format_args!("removed {removed} orphaned fields of outbox {outbox} from backend {name}"))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use super::Cli;
 
-/// Print what a shell needs to complete this program's commands.
+/// Print a script with which a shell completes this program's commands.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -1,4 +1,4 @@
-//! Errors to exit codes: 0 done, 1 failed, 2 bad usage or settings.
+//! Exit codes: 0 done, 1 failed, 2 bad usage or settings.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -8,16 +8,16 @@ use crate::error::{InvalidEvent, SettingsError, SystemError};
 pub(super) const FAILED: u8 = 1;
 pub(super) const USAGE: u8 = 2;
 
-/// An argument that cannot be used, found after the arguments were parsed.
+/// An invalid argument, found after the arguments were parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct UsageError(pub(super) String);
 
-/// Says on stderr what went wrong.
+/// Prints the error to stderr and returns the exit code.
 pub(super) fn code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Err(error) if !is_broken_pipe(&error) => {
-            // With stderr gone there is nobody left to tell.
+            // If stderr is closed, the error cannot be reported.
             drop(writeln!(io::stderr(), "error: {error:#}"));
             ExitCode::from(if is_usage(&error) { USAGE } else { FAILED })
         }
@@ -25,7 +25,7 @@ pub(super) fn code(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// Whoever read the results has seen enough, as `head` does.
+/// Whether the reader of stdout has closed it, as `head` does.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

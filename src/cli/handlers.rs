@@ -11,24 +11,25 @@ use crate::outbox_status::HandlerGlance;
 use crate::settings::Settings;
 use crate::store::Store;
 
-/// Handlers: what they are owed, and what is to become of those whose service is gone.
+/// List the handlers with the number of events that wait for each, and drop those whose service no longer exists.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     List(ListArgs),
     Drop(DropArgs),
 }
 
-/// List the handlers that services have announced, with what each is owed.
+/// List the registered handlers, with the number of events that wait for each.
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
-    /// A table for people, or JSON (one array) for programs.
+    /// A table, or JSON (one array).
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-/// Drop a handler whose service will not come back: it is owed nothing any more, and events that wait for it alone are done.
+/// Drop a handler whose service will not come back: no event waits for it any more, and events that waited only for it are
+/// done.
 ///
-/// A service that starts with a handler of that name later begins anew: it meets what is committed after that.
+/// If a service later starts with a handler of that name, the handler gets only events committed after that.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -62,11 +63,11 @@ async fn list(args: &ListArgs, settings: &Settings, store: &dyn Store) -> anyhow
 async fn drop_handler(name: &str, settings: &Settings, store: &dyn Store) -> anyhow::Result<()> {
     let handlers = all(settings, store).await?;
     let Some(handler) = handlers.iter().find(|handler| handler.name == name) else {
-        bail!("no handler is named {name:?}; `outbox handlers list` shows them");
+        bail!("handler {name:?} does not exist; `outbox handlers list` shows all handlers");
     };
     if handler.alive {
-        bail!("the handler {name:?} is alive, and would announce itself again: stop its service first");
+        bail!("handler {name:?} is alive and would register itself again; stop its service first");
     }
     let ended = store.drop_handler(name).await?;
-    Ok(output::line(format!("dropped {name}: {ended} events are not owed to it any more"))?)
+    Ok(output::line(format!("dropped handler {name}; {ended} events no longer wait for it"))?)
 }

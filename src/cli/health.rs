@@ -14,19 +14,19 @@ use crate::settings::{PublisherSettings, Settings};
 use crate::store::Store;
 use crate::system::Backends;
 
-/// No check takes longer than this, whatever timeouts are set.
+/// The limit of a check, even if configured timeouts are longer.
 const LIMIT: Duration = Duration::from_secs(15);
 
 const OK: &str = "ok";
 
-/// Check from here that the database and every backend can be reached; exit with 1 where one cannot.
+/// Check from this machine that the database and every backend can be reached; exit with 1 if one cannot.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   outbox health
   outbox health --format json | jq -r .database")]
 pub(super) struct Args {
-    /// A table for people, or JSON (one object) for programs.
+    /// A table, or JSON (one object).
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -76,7 +76,7 @@ impl Health {
     }
 
     fn verdict(&self) -> anyhow::Result<()> {
-        let ill: Vec<String> = self.parts().filter(|(_, health)| *health != OK).map(|(part, _)| part).collect();
-        if ill.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("not well: {}", ill.join(", "))) }
+        let unhealthy: Vec<String> = self.parts().filter(|(_, health)| *health != OK).map(|(part, _)| part).collect();
+        if unhealthy.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("unhealthy: {}", unhealthy.join(", "))) }
     }
 }

@@ -1,4 +1,4 @@
-//! Logs go to stderr, results to stdout.
+//! Logs, which go to stderr; results go to stdout.
 
 use std::io::{self, IsTerminal};
 
@@ -7,24 +7,24 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use super::exit::UsageError;
 
-/// How logs are written.
+/// The format of logs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum LogFormat {
-    /// For people.
+    /// Lines of text.
     #[default]
     Text,
-    /// One JSON object a line: timestamp, level, target, message, and the fields of what happened.
+    /// One JSON object a line: timestamp, level, target, message, and the event's fields.
     Json,
 }
 
-/// Ends what was started: spans that were not exported yet are.
+/// Exports the remaining spans when dropped.
 #[must_use]
 pub(super) struct Logs {
     #[cfg(feature = "otel")]
     traces: Option<super::traces::Export>,
 }
 
-/// An application that has set up its own logs keeps them.
+/// Sets up logs, unless the application has set up its own.
 pub(super) fn start(format: LogFormat, is_worker: bool) -> anyhow::Result<Logs> {
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let layer = match format {
@@ -55,8 +55,9 @@ impl Drop for Logs {
 fn filter(is_worker: bool) -> Result<EnvFilter, UsageError> {
     for name in ["OUTBOX_LOG", "RUST_LOG"] {
         if let Some(directives) = std::env::var(name).ok().filter(|value| !value.is_empty()) {
-            let usage =
-                |error| UsageError(format!("{name} is no log filter such as `info` or `actix_outbox=debug`: {error}"));
+            let usage = |error| {
+                UsageError(format!("{name} is not a valid log filter, such as `info` or `actix_outbox=debug`: {error}"))
+            };
             return EnvFilter::try_new(directives).map_err(usage);
         }
     }

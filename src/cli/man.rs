@@ -14,7 +14,7 @@ Examples:
   outbox man | man -l -
   outbox man --folder /usr/local/share/man/man1")]
 pub(super) struct Args {
-    /// Write the pages of all commands into this folder, which exists.
+    /// Write the pages of all commands into this existing folder.
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
 }

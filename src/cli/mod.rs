@@ -1,7 +1,6 @@
-//! The `outbox` command line, for the program of that name and for an application's own.
+//! The `outbox` command line, for the program `outbox` and for an application's own program.
 //!
-//! An application with handlers or backends of its own gives [`run`] the builder that has them, and its program gets the
-//! same commands:
+//! An application with its own handlers or backends passes its builder to [`run`], and its program gets the same commands:
 //!
 //! ```no_run
 //! use actix_outbox::OutboxSystem;
@@ -11,7 +10,7 @@
 //! }
 //! ```
 //!
-//! [`Builder::subscribe_with`](crate::Builder::subscribe_with) adds handler actors: they start with the worker.
+//! [`Builder::subscribe_with`](crate::Builder::subscribe_with) adds handler actors, which start with the worker.
 //! `examples/own_worker.rs` is such a program.
 
 mod arguments;
@@ -51,17 +50,17 @@ use crate::store::Store;
 use crate::system::Builder;
 
 const AFTER_HELP: &str = "\
-Settings, from the strongest: flags, OUTBOX__… variables (OUTBOX__WORKER__BATCH_SIZE=50 sets batch_size under \
+Settings, in order of precedence: flags, OUTBOX__… variables (OUTBOX__WORKER__BATCH_SIZE=50 sets batch_size under \
 [worker]), DATABASE_URL, the settings file, defaults.
 
 Environment:
   OUTBOX__…      any setting; `__` separates the names
   OUTBOX_CONFIG  the settings file, unless --config names one
   DATABASE_URL   the database, unless OUTBOX__DATABASE__URL or --database-url does
-  OUTBOX_LOG     what is logged to stderr, such as debug or actix_outbox=trace
+  OUTBOX_LOG     log filter for stderr, such as debug or actix_outbox=trace
                  (else RUST_LOG; else info for `worker` and `web`, warn otherwise)
-  OUTBOX_LOG_FORMAT  text or json, unless --log-format says
-  OTEL_EXPORTER_OTLP_ENDPOINT  where traces go, in a build with the feature `otel`
+  OUTBOX_LOG_FORMAT  text or json, unless --log-format is given
+  OTEL_EXPORTER_OTLP_ENDPOINT  collector for traces, in a build with the feature `otel`
 
 Exit codes:
   0  done
@@ -74,14 +73,14 @@ Examples:
   outbox worker
   outbox events list --status failed";
 
-/// A transactional outbox: events written in an application's database transaction reach Redis Streams, once and in
-/// order per key.
+/// A transactional outbox: events written in an application's database transaction reach Redis Streams once and, per
+/// key, in order.
 #[derive(Debug, Parser)]
 #[command(name = "outbox", version, after_help = AFTER_HELP, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     sources: Sources,
-    /// How logs are written to stderr.
+    /// The format of logs on stderr.
     #[arg(long, global = true, value_enum, default_value_t, env = "OUTBOX_LOG_FORMAT", value_name = "FORMAT")]
     log_format: LogFormat,
     #[command(subcommand)]
@@ -90,10 +89,10 @@ struct Cli {
 
 #[derive(Debug, clap::Args)]
 struct Sources {
-    /// The settings file [default: the one that OUTBOX_CONFIG names, else ./outbox.toml where there is one].
+    /// The settings file [default: the file in OUTBOX_CONFIG, else ./outbox.toml if it exists].
     #[arg(long, global = true, value_name = "FILE", help_heading = "Settings")]
     config: Option<PathBuf>,
-    /// The database, such as postgres://localhost/app or sqlite://outbox.db; wins over every other setting of it.
+    /// The database, such as postgres://localhost/app or sqlite://outbox.db; overrides every other setting of it.
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     database_url: Option<String>,
 }
@@ -119,8 +118,8 @@ enum Command {
 }
 
 impl Command {
-    /// It goes on until it is told to stop, and its log is what people have of it.
-    fn is_long(&self) -> bool {
+    /// Whether the command runs until it is stopped; such a command logs more.
+    fn is_long_running(&self) -> bool {
         match self {
             Self::Worker(_) => true,
             #[cfg(feature = "http")]
@@ -130,10 +129,10 @@ impl Command {
     }
 }
 
-/// Runs the command that this process's arguments name and returns its exit code: 0 done, 1 failed, 2 bad usage or
-/// settings. The settings are loaded, over those that the builder has.
+/// Runs the command in this process's arguments and returns its exit code: 0 done, 1 failed, 2 bad usage or settings.
+/// Loaded settings replace those of the builder.
 ///
-/// Makes the runtimes that it needs: call it from a plain `main`, not from inside of one.
+/// Creates its own runtimes: call it from a plain `main`, not from inside a runtime.
 #[must_use]
 pub fn run(builder: Builder) -> ExitCode {
     match Cli::try_parse() {
@@ -146,7 +145,7 @@ pub fn run(builder: Builder) -> ExitCode {
 }
 
 fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
-    let _logs = logs::start(cli.log_format, cli.command.is_long())?;
+    let _logs = logs::start(cli.log_format, cli.command.is_long_running())?;
     let sources = cli.sources;
     let load = || {
         let settings = sources.load()?;
@@ -185,7 +184,7 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
     }
 }
 
-/// What people call this program: an application's own has another name.
+/// The name of this program: an application's own program has another one.
 fn program() -> String {
     let path = std::env::args_os().next().map(PathBuf::from);
     let name = path.and_then(|path| Some(path.file_stem()?.to_str()?.to_owned()));
@@ -213,7 +212,7 @@ fn with_store(
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("cannot start the threads that the database's driver needs")?;
+        .context("cannot start the threads of the database driver")?;
     runtime.block_on(async { work(settings, crate::store::connect(&settings.database)?).await })
 }
 

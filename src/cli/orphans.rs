@@ -1,4 +1,4 @@
-//! What stands beside the streams on behalf of outboxes and backends that are gone.
+//! Orphaned fields next to the streams: those of outboxes and lanes that no longer exist.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::settings::{PublisherSettings, Settings};
 use crate::store::{EventCounts, Store};
 use crate::system::Backends;
 
-/// No backend is waited for longer.
+/// How long to wait for a backend.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Events looked up at once.
+/// Events in one query.
 const PAGE: usize = 1_000;
 
-/// What one outbox has left for one `publisher_backend`.
+/// The orphaned fields of one outbox and one `publisher_backend`.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct OrphanedFields {
     pub(super) outbox: Uuid,
@@ -29,15 +29,15 @@ pub(super) struct OrphanedFields {
 }
 
 /// The publishers that keep a journal.
-pub(super) fn kept(settings: &Settings) -> impl Iterator<Item = (&String, &PublisherSettings)> {
+pub(super) fn publishers_with_journal(settings: &Settings) -> impl Iterator<Item = (&String, &PublisherSettings)> {
     settings.publishers.iter().filter(|(_, publisher)| publisher.backend == "redis_stream")
 }
 
-/// Tells which entries are in use: those of this outbox, in the lanes that are served.
+/// The entries that are in use: those of this outbox, in lanes that are served.
 pub(super) struct Served {
     outbox: Uuid,
     settings: Settings,
-    /// The lanes that live workers announce.
+    /// The lanes that live workers report.
     announced: HashSet<String>,
 }
 
@@ -52,20 +52,20 @@ impl Served {
         self.outbox
     }
 
-    /// A lane that these settings bring to another stream is done with here. One that they do not know at all may be
-    /// another deployment's, which its workers tell.
-    fn has(&self, stream: &str, entry: &JournalEntry) -> bool {
+    /// A lane that these settings map to another stream is no longer in use here. An unknown lane may belong to another
+    /// deployment, whose workers report it.
+    fn uses(&self, stream: &str, entry: &JournalEntry) -> bool {
         let lane = &*entry.shard.lane;
-        let mut bringing = self
+        let mut streams = self
             .settings
             .publishers
             .iter()
             .filter(|(name, _)| self.settings.lanes_of(name).contains(&lane))
             .map(|(_, publisher)| publisher.stream_name.as_str())
             .peekable();
-        let known = bringing.peek().is_some();
+        let known = streams.peek().is_some();
         entry.outbox == self.outbox
-            && (bringing.any(|other| other == stream) || (!known && self.announced.contains(lane)))
+            && (streams.any(|other| other == stream) || (!known && self.announced.contains(lane)))
     }
 }
 
@@ -89,66 +89,73 @@ impl BackendJournal {
         let entries = reading
             .with_context(|| format!("no answer within {LIMIT:?}"))
             .and_then(|answer| Ok(answer?))
-            .with_context(|| format!("what was left behind in backend {name} cannot be read"))?;
+            .with_context(|| format!("orphaned fields in backend {name} cannot be read"))?;
         Ok(Self { name: name.to_owned(), stream: publisher.stream_name.clone(), session, entries })
     }
 
-    pub(super) fn left(&self, served: &Served) -> Vec<OrphanedFields> {
-        let mut left: BTreeMap<(Uuid, &str), OrphanedFields> = BTreeMap::new();
-        for entry in self.entries.iter().filter(|entry| !served.has(&self.stream, entry)) {
+    pub(super) fn orphans(&self, served: &Served) -> Vec<OrphanedFields> {
+        let mut orphans: BTreeMap<(Uuid, &str), OrphanedFields> = BTreeMap::new();
+        for entry in self.entries.iter().filter(|entry| !served.uses(&self.stream, entry)) {
             let lane = &*entry.shard.lane;
-            let left = left.entry((entry.outbox, lane)).or_insert_with(|| OrphanedFields {
+            let fields = orphans.entry((entry.outbox, lane)).or_insert_with(|| OrphanedFields {
                 outbox: entry.outbox,
                 publisher_backend: lane.to_owned(),
                 fields: 0,
                 events: 0,
                 bytes: 0,
             });
-            left.fields += 1;
-            left.events += entry.sent.as_ref().map_or(0, Vec::len);
-            left.bytes += entry.field.len() + entry.value.len();
+            fields.fields += 1;
+            fields.events += entry.sent.as_ref().map_or(0, Vec::len);
+            fields.bytes += entry.field.len() + entry.value.len();
         }
-        left.into_values().collect()
+        orphans.into_values().collect()
     }
 
-    /// Removes what this outbox left behind and needs no more.
-    pub(super) async fn tidy(&mut self, served: &Served, store: &dyn Store) -> anyhow::Result<RemovedOrphans> {
+    /// Removes the orphaned fields of this outbox that are no longer needed.
+    pub(super) async fn remove_orphans(
+        &mut self,
+        served: &Served,
+        store: &dyn Store,
+    ) -> anyhow::Result<RemovedOrphans> {
         let mine = self.entries.iter().filter(|entry| entry.outbox == served.outbox);
-        let left: Vec<&JournalEntry> = mine.filter(|entry| !served.has(&self.stream, entry)).collect();
-        let needed = needed(&left, store).await?;
+        let orphans: Vec<&JournalEntry> = mine.filter(|entry| !served.uses(&self.stream, entry)).collect();
+        let needed = find_needed(&orphans, store).await?;
         let is_needed = |entry: &JournalEntry| entry.sent.iter().flatten().any(|event| needed.contains(event));
-        // A token goes last, once nothing that was sent under it is needed.
-        let places: BTreeSet<_> = left.iter().filter(|entry| is_needed(entry)).map(|entry| &entry.shard).collect();
-        let done: Vec<JournalEntry> = left
+        // A shard's token is removed last, when none of the events sent under it is needed.
+        let needed_shards: BTreeSet<_> =
+            orphans.iter().filter(|entry| is_needed(entry)).map(|entry| &entry.shard).collect();
+        let done: Vec<JournalEntry> = orphans
             .iter()
-            .filter(|entry| if entry.sent.is_some() { !is_needed(entry) } else { !places.contains(&entry.shard) })
+            .filter(
+                |entry| if entry.sent.is_some() { !is_needed(entry) } else { !needed_shards.contains(&entry.shard) },
+            )
             .map(|entry| (*entry).clone())
             .collect();
         let removed = self.remove(&done).await?;
         Ok(RemovedOrphans { removed, needed: needed.len() })
     }
 
-    /// Removes everything of one outbox.
-    pub(super) async fn strike_outbox(&mut self, outbox: Uuid) -> anyhow::Result<usize> {
+    /// Removes all fields of one outbox.
+    pub(super) async fn remove_outbox(&mut self, outbox: Uuid) -> anyhow::Result<usize> {
         let gone: Vec<JournalEntry> = self.entries.iter().filter(|entry| entry.outbox == outbox).cloned().collect();
         self.remove(&gone).await
     }
 
     async fn remove(&mut self, entries: &[JournalEntry]) -> anyhow::Result<usize> {
-        let struck = self.session.remove(entries).await;
-        struck.with_context(|| format!("what was left behind in backend {} cannot be removed", self.name))
+        let removed = self.session.remove(entries).await;
+        removed.with_context(|| format!("orphaned fields in backend {} cannot be removed", self.name))
     }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct RemovedOrphans {
     pub(super) removed: usize,
-    /// Events that were sent, and that the database would have sent again without their entries.
+    /// Sent events that would be sent again without their entries.
     pub(super) needed: usize,
 }
 
-/// What the database does not know to be published; only a worker that serves the lane may bring it to its end.
-async fn needed(entries: &[&JournalEntry], store: &dyn Store) -> anyhow::Result<HashSet<(Uuid, i64)>> {
+/// The sent events that the database does not have as published; only a worker that serves the lane may settle them.
+async fn find_needed(entries: &[&JournalEntry], store: &dyn Store) -> anyhow::Result<HashSet<(Uuid, i64)>> {
     let mut lanes: BTreeMap<&str, Vec<(Uuid, i64)>> = BTreeMap::new();
     for entry in entries {
         lanes.entry(&entry.shard.lane).or_default().extend(entry.sent.iter().flatten());
@@ -199,7 +206,7 @@ mod tests {
                 due: Vec::new(),
                 workers: vec![worker],
             };
-            Served::new(Uuid::nil(), &settings, &overview).has(&stream, &entry)
+            Served::new(Uuid::nil(), &settings, &overview).uses(&stream, &entry)
         };
         assert!(is_served(Duration::ZERO));
         assert!(!is_served(settings.worker.lease));

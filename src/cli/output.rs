@@ -1,18 +1,18 @@
-//! Results on stdout, as tables for people and JSON for programs.
+//! Results on stdout, as tables or JSON.
 
 use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-/// Prints a line; a closed pipe is an error like any other, and not a panic.
+/// Prints a line. A closed pipe is an error, not a panic.
 pub(super) fn line(text: impl std::fmt::Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")?;
     stdout.flush()
 }
 
-/// Prints several lines at once.
+/// Prints several lines.
 pub(super) fn lines<T: std::fmt::Display>(texts: impl IntoIterator<Item = T>) -> io::Result<()> {
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     for text in texts {
@@ -33,7 +33,7 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> io::Result<()> {
     let mut table = Table::new();
-    // Never wrapped: an id in two pieces is of no use.
+    // Cells are never wrapped, so that ids can be copied.
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header).add_rows(rows);
     for column in table.column_iter_mut() {
@@ -42,13 +42,13 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     line(table.trim_fmt())
 }
 
-/// What the database holds may hold control characters, and a terminal obeys them.
+/// Escapes control characters, which a terminal would execute.
 pub(super) fn printable(text: &str) -> String {
     let escape = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escape).collect()
 }
 
-/// The first line, cut where it is long.
+/// The first line, shortened to `longest` characters.
 pub(super) fn shortened(text: &str, longest: usize) -> String {
     let first = text.lines().next().unwrap_or_default();
     if first.chars().count() <= longest && first.len() == text.trim_end().len() {

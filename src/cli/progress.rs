@@ -1,4 +1,4 @@
-//! How far a long command is: on stderr, where that is a terminal, and nowhere else.
+//! Progress of a long command: on stderr, only if it is a terminal.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// Goes when it is dropped.
+/// A progress display; removed when dropped.
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
-    /// For work whose end is not known.
+    /// For work of unknown length.
     pub(super) fn spinner() -> Self {
         let bar = ProgressBar::new_spinner();
         bar.enable_steady_tick(REDRAW);
         Self(bar)
     }
 
-    /// For so many events.
+    /// For a known number of events.
     pub(super) fn bar(events: i64) -> Self {
         let style = ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} events, {eta} to go");
         let bar = ProgressBar::new(u64::try_from(events).unwrap_or(0));
         Self(style.map_or(bar.clone(), |style| bar.with_style(style)))
     }
 
-    /// For work that says itself how far it is.
+    /// For work that reports its own progress.
     pub(super) fn steps() -> Self {
         let style = ProgressStyle::with_template("{spinner} {msg} {bar:30} {human_pos}/{human_len}, {elapsed}");
         let bar = ProgressBar::no_length();
@@ -40,7 +40,7 @@ impl Progress {
         self.0.set_position(done);
     }
 
-    pub(super) fn say(&self, text: String) {
+    pub(super) fn message(&self, text: String) {
         self.0.set_message(text);
     }
 

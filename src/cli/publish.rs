@@ -19,12 +19,12 @@ use crate::publish::NewEvent;
 use crate::settings::Settings;
 use crate::store::{Store, Wakeup, unserved};
 
-/// How long waking workers may hold up a command whose work is done.
+/// How long a command may wait to wake workers after its work is done.
 const WAKE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Write an event, or many, into the outbox and print the id.
+/// Write an event, or a batch, into the outbox and print the ids.
 ///
-/// A worker delivers it when it is due. The same --id with the same content again is the same event: nothing is written
+/// A worker delivers an event when it is due. A repeated --id with the same content is the same event: nothing is written
 /// twice. With other content it is an error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -37,7 +37,7 @@ Examples:
 A batch is CloudEvents, one JSON object a line:
   {\"specversion\": \"1.0\", \"id\": \"a-1\", \"type\": \"user.created\", \"source\": \"user-service\", \
 \"partitionkey\": \"user-7\", \"data\": {\"id\": 7}}
-It is written in one transaction; when a line is wrong, it is named and nothing is written.")]
+It is written in one transaction; if a line is invalid, the error names it and nothing is written.")]
 pub(super) struct Args {
     #[command(flatten)]
     event: EventArgs,
@@ -51,19 +51,19 @@ struct EventArgs {
     /// The event's type, such as user.created.
     #[arg(value_name = "TYPE", required_unless_present = "batch")]
     event_type: Option<String>,
-    /// Who says so, such as user-service.
+    /// The event's source, such as user-service.
     #[arg(long, value_name = "SOURCE", required_unless_present = "batch")]
     source: Option<String>,
     /// The data: JSON, or @FILE to read it from a file, or `-` to read it from stdin.
     #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     data: Option<String>,
-    /// What of the source the event is about.
+    /// The event's subject: what in the source it is about.
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
     /// The partition key: events with the same key keep their order.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// The publisher, by name [default: whatever the worker's default is].
+    /// The publisher, by name [default: the worker's default publisher].
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
     /// A CloudEvents extension attribute; may be repeated.
@@ -72,7 +72,7 @@ struct EventArgs {
     /// The data's media type [default: application/json].
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
-    /// An extra field of the stream entry; a value that is a JSON number is a number. May be repeated.
+    /// An extra field of the stream entry; a JSON number is stored as a number. May be repeated.
     #[arg(long = "config-field", value_name = "NAME=VALUE", value_parser = arguments::pair)]
     config_fields: Vec<Pair>,
     /// Not before this time, RFC 3339.
@@ -81,7 +81,7 @@ struct EventArgs {
     /// Not before this much time has passed, such as 500ms, 5s, 10m or 7d.
     #[arg(long = "in", id = "delay", value_name = "TIME", value_parser = arguments::duration)]
     delay: Option<Duration>,
-    /// It fails when it was rejected this often [default: `max_retries` under [worker], 3].
+    /// Number of rejections after which the event is marked failed [default: `max_retries` under [worker], 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     max_retries: Option<i32>,
     /// The event's id [default: a new UUID of version 7].
@@ -100,7 +100,7 @@ pub(super) async fn run(args: Args, settings: &Settings, store: Arc<dyn Store>) 
     Ok(output::lines(stored.iter().map(|event| event.id))?)
 }
 
-/// Writes the events and wakes the workers, who would find them by polling too.
+/// Writes the events and wakes the workers, which also find them by polling.
 pub(super) async fn write(store: &dyn Store, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
     let stored = store.insert(events).await?;
     let wakeup = stored.iter().map(|event| event.publisher_backend.as_str()).collect();
@@ -112,14 +112,14 @@ pub(super) async fn write(store: &dyn Store, events: Vec<NewEvent>) -> Result<Ve
     Ok(stored)
 }
 
-/// A name that neither the settings nor a live worker knows is likely to be a slip. Without a name there may be no worker
-/// yet, which is nothing to say each time.
+/// Warns of a name that neither the settings nor a live worker knows: it is probably misspelt. An event without a name gives
+/// no warning, because it is common that no worker runs yet.
 pub(super) async fn warn_of_unserved(store: &dyn Store, settings: &Settings, stored: &[OutboxEvent]) {
     let names = stored.iter().map(|event| &event.publisher_backend);
     let unknown = names.filter(|name| !name.is_empty() && !settings.publishers.contains_key(*name)).cloned().collect();
     match tokio::time::timeout(WAKE_LIMIT, unserved::unserved(store, unknown, settings.worker.lease)).await {
         Ok(Ok(lanes)) => unserved::warn(&lanes),
-        _ => tracing::debug!("it was not learned who serves these events"),
+        _ => tracing::debug!("could not find out whether a worker serves these events"),
     }
 }
 
@@ -132,7 +132,7 @@ async fn wake(store: &dyn Store, wakeup: &Wakeup) -> Result<(), StoreError> {
 
 impl EventArgs {
     fn event(self) -> anyhow::Result<NewEvent> {
-        // Given, unless there is a batch; an empty one would be refused all the same.
+        // Both are present unless there is a batch; empty ones would be refused.
         let mut event = NewEvent::new(self.event_type.unwrap_or_default(), self.source.unwrap_or_default())
             .subject(self.subject.unwrap_or_default())
             .partition_key(self.key.unwrap_or_default())
@@ -165,7 +165,7 @@ fn number_or_text(text: &str) -> serde_json::Value {
     }
 }
 
-/// The JSON that `--data` gives, kept as the text it is.
+/// The JSON of `--data`, as its exact text.
 fn json_data(argument: &str) -> anyhow::Result<String> {
     let (text, origin) = match (argument, argument.strip_prefix('@')) {
         ("-", _) => {

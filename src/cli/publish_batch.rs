@@ -18,8 +18,8 @@ use crate::store::Store;
 pub(super) async fn run(path: &Path, settings: &Settings, store: Arc<dyn Store>) -> anyhow::Result<()> {
     let progress = Progress::spinner();
     let reading = |event: NewEvent| event.or_defaults(settings.worker.max_retries, settings.worker.max_event_bytes);
-    let events = read(open(path)?, reading, |count| progress.say(format!("{count} events read")))?;
-    progress.say(format!("writing {} events", events.len()));
+    let events = read(open(path)?, reading, |count| progress.message(format!("{count} events read")))?;
+    progress.message(format!("writing {} events", events.len()));
     let (lines, events): (Vec<usize>, Vec<NewEvent>) = events.into_iter().unzip();
     let stored = publish::write(store.as_ref(), events).await.map_err(|error| by_line(error, &lines))?;
     drop(progress);
@@ -27,7 +27,7 @@ pub(super) async fn run(path: &Path, settings: &Settings, store: Arc<dyn Store>)
     Ok(output::lines(stored.iter().map(|event| event.id))?)
 }
 
-/// The lines of a file are what its author knows, not the numbers of its events.
+/// Names the line instead of the event's number, because the author of a file knows its lines.
 fn by_line(error: PublishError, lines: &[usize]) -> anyhow::Error {
     match error {
         PublishError::InvalidInBatch { index, error } => at_line(lines, index, &error),
@@ -49,7 +49,7 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::new(file)))
 }
 
-/// Reads all events with the numbers of their lines, or names the first line that holds none; blank lines are skipped.
+/// Reads all events with the numbers of their lines, or names the first invalid line; blank lines are skipped.
 fn read(
     input: impl BufRead,
     finish: impl Fn(NewEvent) -> NewEvent,

@@ -17,7 +17,7 @@ use crate::settings::Settings;
 use crate::store::{CountMode, Store};
 use crate::system::Backends;
 
-/// Show how many events there are, what is due, who works, and what was left behind beside the streams.
+/// Show the number of events, due events, workers, handlers, and orphaned fields next to the streams.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -25,10 +25,10 @@ Examples:
   outbox status --history
   outbox status --format json | jq '.backends[] | select(.due > 1000)'")]
 pub(super) struct Args {
-    /// Tables for people, or JSON (one object) for programs.
+    /// Tables, or JSON (one object).
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Show what became of events, too: by minute and by hour.
+    /// Also show published, rejected and failed events, by minute and by hour.
     #[arg(long)]
     history: bool,
 }
@@ -43,9 +43,9 @@ pub(super) async fn run(
     let served = Served::new(store.outbox_id().await?, settings, &overview);
     let handlers = HandlerGlance::list(store.owed().await?, &overview.workers, settings.worker.lease);
     let mut status = StatusOutput::new(OutboxStatus::new(&overview, settings), handlers);
-    for (name, publisher) in orphans::kept(settings) {
+    for (name, publisher) in orphans::publishers_with_journal(settings) {
         match BackendJournal::read(name, publisher, backends, served.outbox()).await {
-            Ok(journal) => status.note_left(name, journal.left(&served)),
+            Ok(journal) => status.set_orphans(name, journal.orphans(&served)),
             Err(error) => tracing::warn!("{error:#}"),
         }
     }
@@ -72,7 +72,7 @@ struct StatusOutput {
 struct Backend {
     #[serde(flatten)]
     status: BackendStatus,
-    /// What stands beside its stream and is nobody's; none where that could not be read.
+    /// Orphaned fields next to its stream; none if they could not be read.
     left_behind: Option<Vec<OrphanedFields>>,
 }
 
@@ -83,7 +83,7 @@ impl StatusOutput {
         Self { counts, backends: backends.collect(), workers, handlers, history: None }
     }
 
-    fn note_left(&mut self, backend: &str, left: Vec<OrphanedFields>) {
+    fn set_orphans(&mut self, backend: &str, left: Vec<OrphanedFields>) {
         if let Some(backend) = self.backends.iter_mut().find(|other| other.status.name == backend) {
             backend.left_behind = Some(left);
         }
@@ -112,15 +112,15 @@ impl StatusOutput {
         if let Some(history) = &self.history {
             history.print()?;
         }
-        self.print_left()
+        self.print_orphans()
     }
 
-    fn print_left(&self) -> anyhow::Result<()> {
-        let left: Vec<Vec<String>> = self.backends.iter().flat_map(Backend::left_rows).collect();
+    fn print_orphans(&self) -> anyhow::Result<()> {
+        let left: Vec<Vec<String>> = self.backends.iter().flat_map(Backend::orphan_rows).collect();
         if left.is_empty() {
             return Ok(());
         }
-        output::line("\nLeft behind beside the streams (see `outbox cleanup --help`):")?;
+        output::line("\nOrphaned fields next to the streams (see `outbox cleanup --help`):")?;
         Ok(output::table(&["BACKEND", "OUTBOX", "PUBLISHER_BACKEND", "EVENTS", "BYTES"], left)?)
     }
 }
@@ -136,7 +136,7 @@ pub(super) fn print_handlers(handlers: &[HandlerGlance]) -> anyhow::Result<()> {
 }
 
 impl Backend {
-    fn left_rows(&self) -> impl Iterator<Item = Vec<String>> {
+    fn orphan_rows(&self) -> impl Iterator<Item = Vec<String>> {
         self.left_behind.iter().flatten().map(|left| {
             let lane = if left.publisher_backend.is_empty() { "(default)" } else { &left.publisher_backend };
             let counts = [left.events, left.bytes].map(|count| count.to_string());

@@ -1,4 +1,4 @@
-//! Traces go to an OpenTelemetry collector by OTLP over HTTP, as OpenTelemetry's own environment variables say.
+//! Traces, exported to an OpenTelemetry collector by OTLP over HTTP, as OpenTelemetry's environment variables configure.
 
 use anyhow::Context;
 use opentelemetry::trace::TracerProvider;
@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Any of them turns the export on.
+/// Each of these turns the export on.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
@@ -19,7 +19,7 @@ const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 pub(super) struct Export(SdkTracerProvider);
 
 impl Export {
-    /// `None` where the environment names no collector.
+    /// Starts the export; `None` if the environment names no collector.
     pub(super) fn start() -> anyhow::Result<Option<Self>> {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         if !ENDPOINTS.into_iter().any(is_set) {
@@ -43,7 +43,7 @@ impl Export {
 
     pub(super) fn end(self) {
         if let Err(error) = self.0.shutdown() {
-            tracing::warn!(%error, "the last spans could not be exported");
+            tracing::warn!(%error, "exporting the last spans failed");
         }
     }
 }

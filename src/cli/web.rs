@@ -1,4 +1,4 @@
-//! `outbox web`: the console, without working.
+//! `outbox web`: the console without a worker.
 
 use std::net::SocketAddr;
 
@@ -7,10 +7,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::settings::Settings;
 
-/// Serve the console: what is due, who works, every event and why it is where it is, in a browser and as a JSON API.
+/// Serve the console: due events, workers, and every event with the reason for its state, in a browser and as a JSON API.
 ///
-/// The same as `outbox worker --http`, without working. Any but a loopback address needs a secret: `operator_secret_file`
-/// under [web], or OUTBOX__WEB__OPERATOR_SECRET.
+/// `outbox worker --http` serves it too. An address other than loopback needs a secret: `operator_secret_file` under [web],
+/// or OUTBOX__WEB__OPERATOR_SECRET.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -1,4 +1,4 @@
-//! `outbox worker`: what production runs.
+//! `outbox worker`
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::arguments;
 use crate::settings::Settings;
 use crate::system::{Builder, Outbox};
 
-/// What a shell reports for a program that SIGINT ended.
+/// The exit code that a shell reports for a program ended by SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// Deliver events to their backends until told to stop.
+/// Deliver events to their backends until stopped.
 ///
-/// Run as many as you like beside each other: they share the work among them and take over from one that dies. A
-/// database or a backend that cannot be reached is waited for. SIGTERM and SIGINT finish what is in flight, hand the
-/// worker's share over and exit with 0; a second signal ends it at once, which loses nothing either.
+/// Run as many workers as you like: they share the work, and take over the work of a worker that dies. While the database
+/// or a backend is unavailable, a worker retries. On SIGTERM or SIGINT it finishes the deliveries in flight, releases its
+/// shards and exits with 0; a second signal ends it immediately, which loses no events.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,37 +26,38 @@ Examples:
   outbox worker --http 127.0.0.1:9750
   OUTBOX__PUBLISHERS__DEFAULT__URL=redis://localhost OUTBOX_LOG=debug outbox worker")]
 pub(super) struct Args {
-    /// Events handed to a backend at once, at most [default: `batch_size` under [worker], 500].
+    /// Events sent to a backend in one batch, at most [default: `batch_size` under [worker], 500].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: Option<u32>,
-    /// How often to look for events that nobody announced [default: `poll_interval` under [worker], 100ms].
+    /// How often to poll for events whose writer does not wake workers [default: `poll_interval` under [worker], 100ms].
     #[arg(long, value_name = "TIME", value_parser = arguments::interval)]
     poll_interval: Option<Duration>,
-    /// Exit with 0 when nothing that is due is left to deliver.
+    /// Exit with 0 when no due event is left.
     #[arg(long)]
     until_empty: bool,
     /// Serve these publishers only, by name [default: `backends` under [worker], all of them].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     backends: Option<Vec<String>>,
-    /// The worker's name for people [default: `name` under [worker], the host's name and the process id].
+    /// The worker's name in `outbox status` and the console [default: `name` under [worker], else the host's name and the
+    /// process id].
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
-    /// Serve the console, /healthz, /readyz and /metrics (Prometheus) over HTTP on this address. Any but a loopback
-    /// address needs a secret for the console: `operator_secret_file` under [web].
+    /// Serve the console, /healthz, /readyz and /metrics (Prometheus) over HTTP on this address. An address other than
+    /// loopback needs a secret for the console: `operator_secret_file` under [web].
     #[cfg(feature = "http")]
     #[arg(long, value_name = "ADDR")]
     http: Option<std::net::SocketAddr>,
-    /// With --http: no console.
+    /// With --http: without the console.
     #[cfg(feature = "http")]
     #[arg(long, requires = "http")]
     no_web: bool,
-    /// For `outbox bench`, whose events are nobody's: calls no handler, and finishes when its standard input ends, which
-    /// also happens when the program that measures it is killed.
+    /// For `outbox bench`: calls no handler, and finishes when its standard input ends, which also happens when the bench is
+    /// killed.
     #[arg(long, hide = true)]
     measured: bool,
 }
 
-/// What is served over HTTP, where that is asked for.
+/// The HTTP server, if --http is given.
 #[cfg(feature = "http")]
 struct Site(Option<Open>);
 
@@ -70,16 +71,16 @@ struct Open {
 #[cfg(not(feature = "http"))]
 struct Site;
 
-/// Tells the site that the system has started.
+/// Reports to the HTTP server that the system has started.
 type ReadyReport = Box<dyn FnOnce(&Outbox)>;
 
 impl Site {
-    /// Before the system is started: it asks for its metrics then.
+    /// Installs the metrics' recorder, before the system starts and registers its metrics.
     #[cfg(feature = "http")]
     fn prepare(args: &Args, settings: &Settings) -> anyhow::Result<Self> {
         let Some(address) = args.http else { return Ok(Self(None)) };
         let console = if args.no_web { None } else { Some(crate::http::console(settings, address)?) };
-        let metrics = crate::http::Metrics::install().context("cannot count what is to be shown at /metrics")?;
+        let metrics = crate::http::Metrics::install().context("cannot install the recorder of /metrics")?;
         Ok(Self(Some(Open { address, metrics, console })))
     }
 
@@ -88,12 +89,12 @@ impl Site {
         Ok(Self)
     }
 
-    /// From before the system has started until the process ends: an orchestrator wants to hear of both.
+    /// Serves from before the system starts until the process ends, because orchestrators probe in both phases.
     #[cfg(feature = "http")]
     fn open(self) -> anyhow::Result<ReadyReport> {
         let Some(Open { address, metrics, console }) = self.0 else { return Ok(Box::new(|_| ())) };
         let started = crate::http::Started::default();
-        metrics.keep_up();
+        metrics.start_upkeep();
         let probes = crate::http::probes(std::sync::Arc::clone(&started), metrics);
         let routes = move |config: &mut actix_web::web::ServiceConfig| {
             probes(config);
@@ -145,14 +146,14 @@ async fn work(builder: Builder, until_empty: bool, measured: bool, site: Site) -
     let started = site.open()?;
     let outbox = tokio::select! {
         outbox = builder.start() => outbox?,
-        // Nothing was begun, so nothing needs to be finished.
+        // Nothing has started, so nothing needs to finish.
         _ = signals.next() => return Ok(()),
     };
     started(&outbox);
     tokio::select! {
-        () = outbox.drained(), if until_empty => tracing::info!("nothing that is due is left to deliver"),
+        () = outbox.drained(), if until_empty => tracing::info!("no due event is left; shutting down"),
         () = input_ended(), if measured => {}
-        name = signals.next() => tracing::info!(signal = name, "finishing what is in flight"),
+        name = signals.next() => tracing::info!(signal = name, "shutting down; finishing deliveries in flight"),
     }
     shut_down(&outbox, &mut signals).await
 }
@@ -161,17 +162,17 @@ async fn shut_down(outbox: &Outbox, signals: &mut Signals) -> anyhow::Result<()>
     tokio::select! {
         result = outbox.shutdown() => Ok(result?),
         name = signals.next() => {
-            tracing::warn!(signal = name, "ending at once; what was in flight stays in the outbox");
+            tracing::warn!(signal = name, "ending immediately after a second signal; events in flight stay in the outbox");
             std::process::exit(INTERRUPTED)
         }
     }
 }
 
-/// Reads on a thread of its own: a runtime would wait for a read that never ends.
+/// Waits for the end of standard input. Reads on its own thread, because a runtime would wait for a read that never ends.
 async fn input_ended() {
     let (ended, told) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
-        // An error is an end as well.
+        // An error counts as the end.
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         let _ = ended.send(());
     });

@@ -1,7 +1,7 @@
-//! What is served over HTTP: the console, and what an orchestrator and Prometheus ask a worker.
+//! The HTTP server: the console, a worker's health probes for an orchestrator, and its metrics for Prometheus.
 //!
-//! `/healthz`: whether the process does its work at all, without asking anybody else; `/readyz`: whether the database answers,
-//! every backend takes events and the leases are kept; `/metrics`: the metrics in Prometheus' text format.
+//! `/healthz`: whether the process makes progress, without asking other servers; `/readyz`: whether the database responds,
+//! every backend accepts events and the leases are kept; `/metrics`: the metrics in Prometheus' text format.
 
 mod prometheus;
 
@@ -20,18 +20,18 @@ use crate::settings::Settings;
 use crate::system::{HealthReport, Outbox};
 use crate::web::{Access, Console};
 
-/// How long a probe may take; orchestrators give up sooner.
+/// How long a probe may take; orchestrators' timeouts are shorter.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const OK: &str = "ok";
 
-/// The system, once it has started: an orchestrator asks sooner.
+/// The system, once it has started; probes may arrive earlier.
 pub(crate) type Started = Arc<OnceLock<Outbox>>;
 
 /// Serves inside the running actix system until the process ends.
 ///
 /// # Errors
-/// Where the address cannot be bound.
+/// If the address cannot be bound.
 pub(crate) fn serve(
     address: SocketAddr,
     routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
@@ -40,7 +40,7 @@ pub(crate) fn serve(
     let server = HttpServer::new(app).workers(1).disable_signals().client_request_timeout(PATIENCE).bind(address)?;
     let addresses = server.addrs();
     actix_rt::spawn(server.run());
-    tracing::info!(?addresses, "served over HTTP");
+    tracing::info!(?addresses, "HTTP server listening");
     Ok(())
 }
 
@@ -56,10 +56,10 @@ pub(crate) fn probes(outbox: Started, metrics: Metrics) -> impl Fn(&mut web::Ser
     }
 }
 
-/// The console, for whatever nothing else is asked for; on an address that others reach, only where a secret is asked for.
+/// The console, for all paths that no probe has. On an address other than loopback it needs a secret.
 ///
 /// # Errors
-/// Says what is missing.
+/// If the secret is missing or the settings are invalid.
 pub(crate) fn console(settings: &Settings, address: SocketAddr) -> anyhow::Result<Console> {
     let access = Access::from_settings(&settings.web)?;
     anyhow::ensure!(
@@ -72,16 +72,16 @@ pub(crate) fn console(settings: &Settings, address: SocketAddr) -> anyhow::Resul
 
 #[derive(Serialize)]
 struct Health {
-    /// `"ok"`, or what is wrong.
+    /// `"ok"`, or the problem.
     process: String,
 }
 
 async fn healthz(outbox: web::Data<OnceLock<Outbox>>) -> HttpResponse {
     let process = outbox.get().and_then(|outbox| outbox.alive().err()).unwrap_or_else(|| OK.to_owned());
-    answer(process == OK).json(Health { process })
+    response(process == OK).json(Health { process })
 }
 
-/// Each `"ok"`, or what is wrong.
+/// The state of each part: `"ok"`, or the problem.
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
@@ -90,19 +90,19 @@ struct Readiness {
     leases: String,
     /// Shards owned, by `publisher_backend`.
     shards: BTreeMap<String, usize>,
-    /// Why this worker leaves a backend to others: no reason not to be ready.
+    /// Why this worker leaves a backend to other workers; it is ready nevertheless.
     standing_by: BTreeMap<String, String>,
     in_flight: usize,
 }
 
 impl From<HealthReport> for Readiness {
     fn from(report: HealthReport) -> Self {
-        let said = |health: Result<(), String>| health.err().unwrap_or_else(|| OK.to_owned());
+        let state = |health: Result<(), String>| health.err().unwrap_or_else(|| OK.to_owned());
         Self {
             ready: report.is_ready(),
-            database: said(report.database),
-            backends: report.backends.into_iter().map(|(name, health)| (name, said(health))).collect(),
-            leases: said(report.leases),
+            database: state(report.database),
+            backends: report.backends.into_iter().map(|(name, health)| (name, state(health))).collect(),
+            leases: state(report.leases),
             shards: report.shards,
             standing_by: report.standing_by,
             in_flight: report.in_flight,
@@ -112,13 +112,13 @@ impl From<HealthReport> for Readiness {
 
 async fn readyz(outbox: web::Data<OnceLock<Outbox>>) -> HttpResponse {
     let Some(outbox) = outbox.get() else {
-        return answer(false)
-            .json(NotRunning { ready: false, process: "starting: it waits for the database".to_owned() });
+        return response(false)
+            .json(NotRunning { ready: false, process: "starting; waiting for the database".to_owned() });
     };
     match actix_rt::time::timeout(PATIENCE, outbox.health()).await {
-        Ok(Ok(report)) => answer(report.is_ready()).json(Readiness::from(report)),
-        Ok(Err(error)) => answer(false).json(NotRunning { ready: false, process: error.to_string() }),
-        Err(_) => answer(false).json(NotRunning { ready: false, process: format!("no answer within {PATIENCE:?}") }),
+        Ok(Ok(report)) => response(report.is_ready()).json(Readiness::from(report)),
+        Ok(Err(error)) => response(false).json(NotRunning { ready: false, process: error.to_string() }),
+        Err(_) => response(false).json(NotRunning { ready: false, process: format!("no answer within {PATIENCE:?}") }),
     }
 }
 
@@ -132,11 +132,11 @@ async fn scrape(outbox: web::Data<OnceLock<Outbox>>, metrics: web::Data<Metrics>
     if let Some(outbox) = outbox.get() {
         metrics.update(outbox).await;
     }
-    answer(true).insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body(metrics.render())
+    response(true).insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body(metrics.render())
 }
 
-fn answer(well: bool) -> HttpResponseBuilder {
-    let mut response = HttpResponse::build(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE });
+fn response(is_ok: bool) -> HttpResponseBuilder {
+    let mut response = HttpResponse::build(if is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE });
     response.insert_header((CACHE_CONTROL, "no-store"));
     response
 }

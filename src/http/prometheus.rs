@@ -1,4 +1,4 @@
-//! The metrics in Prometheus' text format.
+//! Metrics in Prometheus' text format.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,21 +10,21 @@ use tokio::sync::Mutex;
 use crate::metrics::{ALL, Kind};
 use crate::system::Outbox;
 
-/// From half a millisecond to half a minute: what a statement, a batch and a delivery take.
+/// From half a millisecond to an hour: the durations of statements, batches and deliveries.
 const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 
-/// How often what was recorded is summed up, so that it does not pile up where nobody scrapes.
+/// How often recorded values are aggregated, so that they do not accumulate if nothing scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The database is asked again for what is due after this, and after twenty times as long as it took.
-const SHORTEST_AGE: Duration = Duration::from_secs(5);
-const REST: u32 = 20;
+/// Due events are counted again after this, or after `INTERVAL_FACTOR` times as long as counting took, if that is longer.
+const MIN_INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL_FACTOR: u32 = 20;
 
-/// A scrape does not wait longer for the database: the last figures stand.
+/// How long a scrape waits for the database; then it returns the last values.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The program's recorder, and when the gauges were last brought up to date.
+/// The program's recorder, and when the gauges are next updated.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     handle: PrometheusHandle,
@@ -32,10 +32,10 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Installs the recorder for the whole program: before the system starts, which asks it for its metrics then.
+    /// Installs the recorder for the whole program. Must be called before the system starts, which registers its metrics.
     ///
     /// # Errors
-    /// Where another recorder is installed already.
+    /// If another recorder is installed already.
     pub(crate) fn install() -> Result<Self, BuildError> {
         let builder = ALL
             .iter()
@@ -47,8 +47,8 @@ impl Metrics {
         Ok(Self { handle, next_update: Arc::new(Mutex::new(Instant::now())) })
     }
 
-    /// Sums up what was recorded, again and again; inside an actix system.
-    pub(crate) fn keep_up(&self) {
+    /// Starts to aggregate recorded values regularly, inside an actix system.
+    pub(crate) fn start_upkeep(&self) {
         let handle = self.handle.clone();
         actix_rt::spawn(async move {
             let mut interval = actix_rt::time::interval(UPKEEP_INTERVAL);
@@ -59,7 +59,7 @@ impl Metrics {
         });
     }
 
-    /// Brings the gauges up to date; those for which the database is asked unless they just were, and never twice at a time.
+    /// Updates the gauges. Those that need the database are updated only if they are due, and only by one scrape at a time.
     pub(super) async fn update(&self, outbox: &Outbox) {
         outbox.update_own_gauges();
         let Ok(mut next_update) = Arc::clone(&self.next_update).try_lock_owned() else { return };
@@ -70,11 +70,11 @@ impl Metrics {
         let counting = actix_rt::spawn(async move {
             let began = Instant::now();
             if let Err(error) = outbox.update_gauges().await {
-                tracing::debug!(%error, "what is due is not known");
+                tracing::debug!(%error, "counting due events failed");
             }
-            *next_update = Instant::now() + SHORTEST_AGE.max(began.elapsed() * REST);
+            *next_update = Instant::now() + MIN_INTERVAL.max(began.elapsed() * INTERVAL_FACTOR);
         });
-        // What takes longer goes on, and shows in a later scrape.
+        // Counting that takes longer continues, and shows in a later scrape.
         let _ = timeout(PATIENCE, counting).await;
     }
 

@@ -150,7 +150,7 @@ async fn a_worker_that_waits_for_its_database_lives_and_is_not_ready() {
     std::fs::write(&settings, text.replace(&format!(":{port}/"), &format!(":{}/", free_port()))).unwrap();
     let mut site = Site::open(&test, &settings);
     site.wait("/healthz", 200).await;
-    assert_eq!(site.wait("/readyz", 503).await["process"], "starting: it waits for the database");
+    assert_eq!(site.wait("/readyz", 503).await["process"], "starting; waiting for the database");
     assert!(site.worker.is_running());
 }
 

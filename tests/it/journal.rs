@@ -148,8 +148,8 @@ async fn what_a_vanished_outbox_or_backend_left_behind_is_seen_and_removed() {
     assert!(table.contains("Left behind") && table.contains(&gone.to_string()), "{table}");
 
     let cleaned = said(&test, &["cleanup"]);
-    assert!(cleaned.contains("removed 2 fields that this outbox left behind in backend default"), "{cleaned}");
-    assert!(cleaned.contains("kept what says that 1 events are in the stream of backend default"), "{cleaned}");
+    assert!(cleaned.contains("removed 2 orphaned fields of this outbox from backend default"), "{cleaned}");
+    assert!(cleaned.contains("kept fields with 1 events in backend default"), "{cleaned}");
     let fields: Vec<String> = sent(&test).await.into_keys().collect();
     let mut expected = [format!("sent/{own}/old/4/7.1/1"), format!("sent/{gone}//3/9.1/1")];
     expected.sort();
@@ -158,10 +158,7 @@ async fn what_a_vanished_outbox_or_backend_left_behind_is_seen_and_removed() {
     sql.execute("UPDATE outbox_events SET status = 'published', published_at = now()", &[]).await.unwrap();
     assert_eq!(run(&test, &["cleanup", "--gone", &own.to_string()]).status.code(), Some(2));
     let cleaned = said(&test, &["cleanup", "--gone", &gone.to_string()]);
-    assert!(
-        cleaned.contains(&format!("removed 2 fields that outbox {gone} left behind in backend default")),
-        "{cleaned}"
-    );
+    assert!(cleaned.contains(&format!("removed 2 orphaned fields of outbox {gone} from backend default")), "{cleaned}");
     assert_eq!(left_behind(), json!([]));
     assert!(sent(&test).await.is_empty());
 }
@@ -173,7 +170,7 @@ async fn if_redis_is_down_leftovers_are_unknown_and_the_rest_is_shown_and_done()
     assert!(status.status.success());
     let shown: Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!(shown["backends"][0]["left_behind"], Value::Null);
-    assert!(String::from_utf8_lossy(&status.stderr).contains("left behind in backend default cannot be read"));
+    assert!(String::from_utf8_lossy(&status.stderr).contains("orphaned fields in backend default cannot be read"));
     let cleaned = run(&test, &["cleanup"]);
     assert_eq!((cleaned.status.code(), cleaned.stdout), (Some(1), b"deleted 0 events\n".to_vec()));
 }

@@ -128,11 +128,11 @@ async fn a_second_signal_ends_a_stuck_worker_immediately_and_loses_nothing() {
         test.insert(200, 20).await;
         eventually("a batch is on its way", PATIENCE, async || proxy.held() > held).await;
         worker.signal(first);
-        eventually("it finishes", PATIENCE, async || worker.stderr().contains("finishing what is in flight")).await;
+        eventually("it finishes", PATIENCE, async || worker.stderr().contains("finishing deliveries in flight")).await;
         assert!(worker.is_running());
         worker.signal(second);
         assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(130), "{}", worker.stderr());
-        assert!(worker.stderr().contains("ending at once"), "{}", worker.stderr());
+        assert!(worker.stderr().contains("ending immediately"), "{}", worker.stderr());
         assert_eq!(test.unpublished().await, 200);
         proxy.set(Passage::Open);
     }

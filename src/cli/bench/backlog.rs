@@ -1,4 +1,4 @@
-//! Whether a worker is as fast before a long backlog, and where vacuum is held back.
+//! A worker's throughput with a long backlog, and while vacuum is held back.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::worker::{BenchWorker, ResourceUsage};
 use super::{Bench, alternate};
 use crate::store::postgres::bench::Workload;
 
-/// Events of the short backlog, and so many are drained of the long one.
+/// Events of the short backlog; of the long one, the same number is drained.
 const SHORT: u32 = 100_000;
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 fn workload(events: u32) -> Workload {
     Workload { events, data: SMALL, keys: 0, lanes: &[""], sampled: 0 }
@@ -27,7 +27,7 @@ pub(super) fn backlog_steps(rounds: u32) -> u64 {
     u64::from(rounds) * 2 + 1
 }
 
-/// The first events of a backlog of so many, against those of a short one.
+/// Drains the first events of a long backlog, compared with a short one.
 pub(super) async fn measure_backlog(bench: &mut Bench, plan: &BenchPlan, events: u32) -> anyhow::Result<()> {
     bench.step("writing a long backlog");
     let mut long = plan.create_second().await?;
@@ -54,14 +54,14 @@ pub(super) async fn measure_backlog(bench: &mut Bench, plan: &BenchPlan, events:
     Ok(())
 }
 
-/// Lets a worker run until it has published so many. Returns events a second.
+/// Runs a worker until it has published this many events. Returns events a second.
 async fn drain_first(env: &mut BenchEnv, events: u32) -> anyhow::Result<(f64, ResourceUsage)> {
     env.clear_streams().await?;
     env.schema.wait_quiet().await?;
     let before = env.schema.updates().await?;
     let mut worker = BenchWorker::start(env.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
     while worker.is_running()? && env.schema.updates().await? - before < i64::from(events) {
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
     let usage = worker.stop().await?;
     match env.schema.seconds_for(events).await? {
@@ -72,10 +72,10 @@ async fn drain_first(env: &mut BenchEnv, events: u32) -> anyhow::Result<(f64, Re
     }
 }
 
-/// With many dead rows each.
+/// Keys of the events that are drained with many dead rows for each key.
 const BUSY_KEYS: u32 = 10;
 
-/// Whether vacuum is held back, the keys, and the figure.
+/// Each run: whether vacuum is held back, the number of keys, and the figure.
 const PINNED_RUNS: [(bool, u32, &str); 4] = [
     (false, 0, "pinned.without"),
     (true, 0, "pinned"),
@@ -87,7 +87,7 @@ pub(super) fn pinned_steps(rounds: u32) -> u64 {
     u64::from(rounds) * 4
 }
 
-/// With a transaction open that keeps 500,000 dead rows, for 200,000 events, against without.
+/// Drains with an open transaction that keeps 500,000 dead rows, for 200,000 events, compared with none.
 pub(super) async fn measure_pinned(bench: &mut Bench) -> anyhow::Result<()> {
     let events = bench.events;
     let dead = events.saturating_mul(5) / 2;

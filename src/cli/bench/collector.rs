@@ -1,10 +1,10 @@
-//! Something that takes in traces and forgets them, so that a worker's export is not measured against an error.
+//! A collector that accepts traces and discards them, so that a measured worker's export does not fail.
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-/// Ends when dropped.
+/// A running collector; stopped when dropped.
 pub(super) struct Collector {
     pub(super) endpoint: String,
     accepting: AbortHandle,
@@ -16,7 +16,7 @@ impl Collector {
         let endpoint = format!("http://{}", listener.local_addr()?);
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // A connection that breaks is the worker's matter.
+                // The worker handles a broken connection.
                 tokio::spawn(async move { drop(answer_all(stream).await) });
             }
         });
@@ -30,7 +30,7 @@ impl Drop for Collector {
     }
 }
 
-/// Answers each request of a connection with 200, whatever it says.
+/// Answers every request of a connection with 200.
 async fn answer_all(stream: TcpStream) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {

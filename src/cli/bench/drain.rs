@@ -1,4 +1,4 @@
-//! How fast a worker empties a backlog, what that costs, and what the database and Redis alone would take.
+//! A worker's throughput and cost when it drains a backlog, and the throughput of the database and Redis alone.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,18 +16,18 @@ pub(super) const SMALL: u32 = 60;
 const LARGE: u32 = 16 << 10;
 const KEYS: u32 = 1_000;
 
-/// One trace in so many is sampled.
+/// One in this many traces is sampled.
 const SAMPLED: u32 = 100;
 
-/// So many fewer events where they are large.
+/// Large events are this many times fewer.
 const LARGE_PART: u32 = 20;
 
 /// Entries in one pipeline, and in one batch of a worker by default.
 const PIPELINE: usize = 500;
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What is measured in each round.
+/// A measurement of each round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DrainRun {
     LimitOne,
@@ -58,23 +58,23 @@ impl DrainRun {
             Self::LimitLarge,
             Self::DrainLarge,
         ];
-        // The worker can leave the journal out, and show what it counts, only where it was built for that.
+        // Only some builds can switch the journal off or serve metrics.
         let journal = |run: &Self| cfg!(feature = "fault-injection") || !matches!(run, Self::NoJournal);
         let shown = |run: &Self| cfg!(feature = "http") || !matches!(run, Self::Observed | Self::Unobserved);
         runs.into_iter().filter(journal).filter(shown).collect()
     }
 
-    fn says(self) -> &'static str {
+    fn title(self) -> &'static str {
         match self {
-            Self::LimitOne | Self::LimitAll => "fetching and updating alone",
-            Self::Xadd => "XADD alone",
+            Self::LimitOne | Self::LimitAll => "only fetching and updating",
+            Self::Xadd => "only XADD",
             Self::Drain => "draining",
             Self::Keys => "draining, with keys",
             Self::Backends => "draining, three backends",
             Self::NoJournal => "draining, without the journal",
             Self::Observed => "draining, observed",
-            Self::Unobserved => "draining the same, not observed",
-            Self::LimitLarge => "fetching and updating large events alone",
+            Self::Unobserved => "draining, not observed",
+            Self::LimitLarge => "only fetching and updating large events",
             Self::DrainLarge => "draining large events",
         }
     }
@@ -102,7 +102,7 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let connections = connections_of_a_worker(bench).await?;
     for round in 0..bench.rounds {
         for run in alternate(&DrainRun::all(), round) {
-            bench.step(run.says());
+            bench.step(run.title());
             measure_once(bench, run, connections).await?;
         }
         bench.samples.record("limit.connections", connections as f64);
@@ -155,7 +155,7 @@ async fn prepare(env: &mut BenchEnv, workload: Workload) -> anyhow::Result<()> {
     Ok(env.schema.refill(workload).await?)
 }
 
-/// What a worker made of a backlog; but for the rate, for each event.
+/// The result of draining a backlog; all except the rate are per event.
 pub(super) struct Drain {
     pub(super) rate: f64,
     wal: f64,
@@ -183,7 +183,7 @@ pub(super) async fn drain(
     drain_by(env, count, settings, &[]).await
 }
 
-/// By a worker that counts, logs as JSON and, where it was built for that, exports the traces.
+/// Drains with a worker that serves metrics, logs as JSON and, if it was built for that, exports traces.
 async fn drain_observed(env: &BenchEnv, count: u32) -> anyhow::Result<Drain> {
     let collector = Collector::start().await?;
     let mut settings = env.variables(&PUBLISHERS[..1]);
@@ -215,8 +215,8 @@ async fn drain_by(
     })
 }
 
-/// Drains a little, so that the first measurement does not find everything cold, and counts the connections that a
-/// worker fetches and updates on; the heartbeat has another one.
+/// Drains a few events to warm up, and counts the connections on which a worker fetches and updates; the heartbeat has
+/// another one.
 async fn connections_of_a_worker(bench: &mut Bench) -> anyhow::Result<usize> {
     let workload = DrainRun::Drain.workload(bench.events.min(50_000));
     prepare(&mut bench.env, workload).await?;
@@ -224,13 +224,13 @@ async fn connections_of_a_worker(bench: &mut Bench) -> anyhow::Result<usize> {
     let mut most = 0;
     while worker.is_running()? {
         most = most.max(bench.env.schema.connections().await?);
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
     worker.wait().await?;
     Ok(usize::try_from(most - 1).unwrap_or(0).max(1))
 }
 
-/// Adds as many entries as there are events, with nothing else to do. Returns entries a second.
+/// Adds as many entries as there are events. Returns entries a second.
 async fn add_to_stream(env: &mut BenchEnv, events: u32) -> anyhow::Result<f64> {
     let store = crate::store::connect(&DatabaseSettings { url: env.schema.url().clone(), connections: None })?;
     let limit = i64::try_from(PIPELINE)?;

@@ -1,4 +1,4 @@
-//! Where is measured: a schema and streams of the run's own, raised before and struck after it.
+//! The environment of a run: its own schema and streams, created before it and removed after it.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,13 +13,13 @@ use crate::cli::exit::UsageError;
 use crate::settings::{PublisherSettings, Secret, Settings, WorkerSettings};
 use crate::store::postgres::bench::{BenchSchema, remove_abandoned};
 
-/// The publishers of a worker that is measured; a stream belongs to each.
+/// The publishers of a measured worker; each has a stream.
 pub(super) const PUBLISHERS: [&str; 3] = ["default", "second", "third"];
 
-/// How long removing may take.
+/// How long the removal may take.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 
-/// The servers, and the name under which this run works there.
+/// The servers, and the suffix of this run's names on them.
 pub(super) struct BenchPlan {
     database: Secret,
     publisher: PublisherSettings,
@@ -33,10 +33,10 @@ impl BenchPlan {
         let publisher = settings.publishers.get(name).filter(|publisher| publisher.backend == "redis_stream");
         let usage = |problem: String| anyhow::Error::from(UsageError(problem));
         let publisher = publisher.ok_or_else(|| {
-            usage(format!("a Redis is measured: publishers.{name} must have backend = \"redis_stream\""))
+            usage(format!("`outbox bench` measures Redis: publishers.{name} must have backend = \"redis_stream\""))
         })?;
         if !settings.database.url.expose().starts_with("postgres") {
-            return Err(usage("a PostgreSQL is measured: the database must be a postgres:// URL".to_owned()));
+            return Err(usage("`outbox bench` measures PostgreSQL: the database must be a postgres:// URL".to_owned()));
         }
         let suffix = Uuid::new_v4().simple().to_string()[..12].to_owned();
         Ok(Self {
@@ -47,7 +47,7 @@ impl BenchPlan {
         })
     }
 
-    /// Finds out before anything is made whether Redis can be reached.
+    /// Checks that Redis can be reached, before anything is created.
     pub(super) async fn require_redis(&self) -> anyhow::Result<()> {
         for (_, settings) in self.publishers(&self.suffix) {
             RawStream::connect(&settings).await.context("Redis cannot be measured")?;
@@ -55,11 +55,11 @@ impl BenchPlan {
         Ok(())
     }
 
-    /// Removes what earlier runs left that were killed, and says so.
+    /// Removes the schemas and streams of killed runs, and reports it.
     pub(super) async fn remove_abandoned(&self) -> anyhow::Result<()> {
         for suffix in remove_abandoned(&self.database).await? {
             self.remove_streams(&suffix).await?;
-            drop(writeln!(std::io::stderr(), "removed what a run that was killed had left: {}", name_of(&suffix)));
+            drop(writeln!(std::io::stderr(), "removed the leftovers of a killed run: {}", bench_name(&suffix)));
         }
         Ok(())
     }
@@ -68,7 +68,7 @@ impl BenchPlan {
         self.create_as(&self.suffix).await
     }
 
-    /// Another one beside the first.
+    /// A second environment.
     pub(super) async fn create_second(&self) -> anyhow::Result<BenchEnv> {
         self.create_as(&self.second()).await
     }
@@ -87,7 +87,7 @@ impl BenchPlan {
         Ok(BenchEnv { schema, streams, worker: self.worker.clone() })
     }
 
-    /// Removes everything that this run has made, by connections of its own.
+    /// Removes everything that this run has created, on its own connections.
     pub(super) async fn remove(&self) -> anyhow::Result<()> {
         let removed = async {
             for suffix in [&self.suffix, &self.second()] {
@@ -96,17 +96,17 @@ impl BenchPlan {
             }
             Ok(())
         };
-        let removed = tokio::time::timeout(REMOVAL_LIMIT, removed).await.context("the servers do not answer");
+        let removed = tokio::time::timeout(REMOVAL_LIMIT, removed).await.context("the servers do not respond");
         removed.and_then(|removed| removed)
     }
 
-    /// What to do by hand; the next run does it as well.
-    pub(super) fn what_is_left(&self) -> String {
+    /// What the user can remove; the next run removes it too.
+    pub(super) fn removal_hint(&self) -> String {
         format!(
-            "something may be left behind: run `outbox bench` again, or remove the schemas {name}* in {} and the keys \
+            "leftovers of the bench may remain: run `outbox bench` again, or remove the schemas {name}* in {} and the keys \
              {name}* in Redis",
             self.database,
-            name = name_of(&self.suffix)
+            name = bench_name(&self.suffix)
         )
     }
 
@@ -119,17 +119,17 @@ impl BenchPlan {
 
     fn publishers(&self, suffix: &str) -> impl Iterator<Item = (&'static str, PublisherSettings)> {
         PUBLISHERS.into_iter().map(move |name| {
-            let stream_name = format!("{}_{name}", name_of(suffix));
+            let stream_name = format!("{}_{name}", bench_name(suffix));
             (name, PublisherSettings { stream_name, rate_limit: None, ..self.publisher.clone() })
         })
     }
 }
 
-fn name_of(suffix: &str) -> String {
+fn bench_name(suffix: &str) -> String {
     format!("outbox_bench_{suffix}")
 }
 
-/// A stream of the run's own.
+/// A stream of this run.
 pub(super) struct Stream {
     settings: PublisherSettings,
     pub(super) stream: RawStream,
@@ -164,7 +164,7 @@ impl BenchEnv {
         Ok((format!("PostgreSQL {}", self.schema.version().await?), redis))
     }
 
-    /// The settings of a system in this process that serves these publishers here.
+    /// The settings of a system in this process that serves these publishers.
     pub(super) fn settings(&self, publishers: &[&str]) -> Settings {
         let served = self.streams.iter().filter(|(name, _)| publishers.contains(name));
         let mut settings = Settings::default();
@@ -174,7 +174,8 @@ impl BenchEnv {
         settings
     }
 
-    /// The same for a worker in another one, as environment variables: passwords are not for the list of processes.
+    /// The settings of a worker in another process, as environment variables, because arguments would show passwords in the
+    /// list of processes.
     pub(super) fn variables(&self, publishers: &[&str]) -> Vec<(&'static str, String)> {
         let Settings { publishers, worker, .. } = self.settings(publishers);
         let publishers: serde_json::Map<String, Value> =
@@ -195,7 +196,7 @@ impl BenchEnv {
     }
 }
 
-/// A publisher's settings as they stand in a file.
+/// A publisher's settings as JSON, as in a settings file.
 fn described(publisher: &PublisherSettings) -> Value {
     let exposed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
     let given = [

@@ -1,25 +1,30 @@
-//! Every figure by its name, which stays what it is from version to version.
+//! Every figure by its name. Names stay the same from version to version.
 
 /// A figure that a run may have.
 #[derive(Debug)]
 pub(super) struct Figure {
     pub(super) name: &'static str,
     pub(super) unit: &'static str,
-    /// For people.
-    pub(super) says: &'static str,
-    /// The figures that it is shown as a share of.
+    /// The description in the table.
+    pub(super) description: &'static str,
+    /// The figures of which its share is shown.
     pub(super) of: &'static [&'static str],
 }
 
-const fn figure(name: &'static str, unit: &'static str, says: &'static str, of: &'static [&'static str]) -> Figure {
-    Figure { name, unit, says, of }
+const fn figure(
+    name: &'static str,
+    unit: &'static str,
+    description: &'static str,
+    of: &'static [&'static str],
+) -> Figure {
+    Figure { name, unit, description, of }
 }
 
-/// The four of one kind of wake-up, at one rate.
+/// The four latencies of one kind of wake-up at one rate.
 macro_rules! latencies {
-    ($kind:literal, $says:literal) => {
+    ($kind:literal, $description:literal) => {
         [
-            figure(concat!("latency.", $kind, ".p50"), "ms", concat!("commit to entry, ", $says), &[]),
+            figure(concat!("latency.", $kind, ".p50"), "ms", concat!("commit to entry, ", $description), &[]),
             figure(concat!("latency.", $kind, ".p90"), "ms", "", &[]),
             figure(concat!("latency.", $kind, ".p99"), "ms", "", &[]),
             figure(concat!("latency.", $kind, ".max"), "ms", "", &[]),
@@ -29,30 +34,30 @@ macro_rules! latencies {
 
 const RATE: &str = "events/s";
 
-/// In the order in which they are shown.
+/// All figures in the order in which they are shown.
 pub(super) fn all() -> impl Iterator<Item = &'static Figure> {
     THROUGHPUT.iter().chain(LATENCY.as_flattened()).chain(REST)
 }
 
 const THROUGHPUT: &[Figure] = &[
-    figure("limit.one", RATE, "fetch and update alone, one connection", &[]),
+    figure("limit.one", RATE, "only fetch and update, one connection", &[]),
     figure("limit.all", RATE, "the same on as many connections as the worker has", &["limit.one"]),
-    figure("limit.connections", "connections", "how many those are", &[]),
-    figure("xadd", RATE, "pipelined XADD alone", &[]),
-    figure("drain", RATE, "a worker empties a backlog", &["limit.one", "limit.all", "drain.no_journal"]),
-    figure("drain.wal", "bytes/event", "WAL that it writes", &[]),
+    figure("limit.connections", "connections", "the number of those connections", &[]),
+    figure("xadd", RATE, "only pipelined XADD", &[]),
+    figure("drain", RATE, "a worker drains a backlog", &["limit.one", "limit.all", "drain.no_journal"]),
+    figure("drain.wal", "bytes/event", "WAL", &[]),
     figure("drain.commits", "commits/event", "commits", &[]),
     figure("drain.dead", "rows/event", "dead rows", &[]),
     figure("drain.cpu", "µs/event", "the worker's CPU time", &[]),
-    figure("drain.memory", "MiB", "the worker's memory at its peak", &[]),
+    figure("drain.memory", "MiB", "the worker's peak memory", &[]),
     figure("drain.keys", RATE, "with 1,000 keys", &["drain"]),
     figure("drain.backends", RATE, "with three backends mixed", &["drain"]),
     figure("drain.no_journal", RATE, "without the journal", &[]),
     figure("drain.unobserved", RATE, "events with traces", &[]),
     figure("drain.observed", RATE, "the same with metrics, traces and JSON logs", &["drain.unobserved"]),
-    figure("limit.large", RATE, "fetch and update alone, 16 KiB of data each", &[]),
-    figure("drain.large", RATE, "a worker empties a backlog of these", &["limit.large"]),
-    figure("drain.large.memory", "MiB", "the worker's memory at its peak", &[]),
+    figure("limit.large", RATE, "only fetch and update, 16 KiB of data each", &[]),
+    figure("drain.large", RATE, "a worker drains a backlog of these", &["limit.large"]),
+    figure("drain.large.memory", "MiB", "the worker's peak memory", &[]),
     figure("insert.one", RATE, "a raw INSERT for each event, one connection", &[]),
     figure("publish", RATE, "`publish` instead, in a transaction of its own", &["insert.one"]),
     figure("insert.many", RATE, "a raw INSERT of 1,000 events", &[]),
@@ -68,23 +73,23 @@ const LATENCY: &[[Figure; 4]] = &[
     latencies!("same_process.2000", "woken by the same process, 2,000 events/s"),
     latencies!("other_process.200", "woken by another process, 200 events/s"),
     latencies!("other_process.2000", "woken by another process, 2,000 events/s"),
-    latencies!("polling.200", "polling alone, 200 events/s"),
-    latencies!("polling.2000", "polling alone, 2,000 events/s"),
+    latencies!("polling.200", "only polling, 200 events/s"),
+    latencies!("polling.2000", "only polling, 2,000 events/s"),
 ];
 
 const REST: &[Figure] = &[
     figure("wakes.without", "commits/s", "32 writers, a worker that polls", &[]),
     figure("wakes.with", "commits/s", "32 writers that wake it", &["wakes.without"]),
     figure("idle.cpu", "% of a core", "an idle worker", &[]),
-    figure("idle.statements", "statements/s", "what it asks the database", &[]),
+    figure("idle.statements", "statements/s", "its statements", &[]),
     figure("backlog.short", RATE, "the first 100,000 of as many", &[]),
     figure("backlog.long", RATE, "the first 100,000 of a long backlog", &["backlog.short"]),
-    figure("backlog.events", "events", "how long that is", &[]),
-    figure("backlog.memory", "MiB", "the worker's memory at its peak", &[]),
-    figure("pinned.without", RATE, "a worker empties a backlog", &[]),
-    figure("pinned", RATE, "the same, where vacuum is held back", &["pinned.without"]),
-    figure("pinned.keys.without", RATE, "a worker empties a backlog of ten keys", &[]),
-    figure("pinned.keys", RATE, "the same, where vacuum is held back", &["pinned.keys.without"]),
+    figure("backlog.events", "events", "the length of that backlog", &[]),
+    figure("backlog.memory", "MiB", "the worker's peak memory", &[]),
+    figure("pinned.without", RATE, "a worker drains a backlog", &[]),
+    figure("pinned", RATE, "the same while vacuum is held back", &["pinned.without"]),
+    figure("pinned.keys.without", RATE, "a worker drains a backlog of ten keys", &[]),
+    figure("pinned.keys", RATE, "the same while vacuum is held back", &["pinned.keys.without"]),
     figure("sqlite.drain", RATE, "a worker drains SQLite into a file of lines", &[]),
     figure("sqlite.publish", RATE, "64 senders, each event in a transaction of its own", &[]),
     figure("sqlite.send.64", RATE, "`PublishEvent` from 64 senders", &["sqlite.publish"]),

@@ -1,4 +1,4 @@
-//! What a worker takes while there is nothing to do.
+//! The resources that an idle worker uses.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use super::env::{BenchEnv, PUBLISHERS};
 use super::latency::wait_ready;
 use super::worker::BenchWorker;
 
-/// So much longer than what is repeated at full speed: the connections tell of their commits once a second.
+/// How much longer this measurement is than the others, because connections report their commits once a second.
 const LONGER: u32 = 3;
 
 pub(super) fn steps(rounds: u32) -> u64 {
@@ -31,7 +31,7 @@ async fn measure_once(env: &mut BenchEnv, span: Duration) -> anyhow::Result<(f64
     env.schema.empty().await?;
     let worker = BenchWorker::start(env.variables(&PUBLISHERS[..1]), &[])?;
     wait_ready(env, &mut env.reader(PUBLISHERS[0]).await?).await?;
-    // What is told of the beginning comes late, and so does what is told of the end.
+    // Both the first and the last commits are reported late.
     tokio::time::sleep(span / LONGER).await;
     let (started, commits, cpu) = (Instant::now(), env.schema.commits().await?, worker.usage().cpu);
     tokio::time::sleep(span).await;

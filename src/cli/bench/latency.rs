@@ -1,4 +1,4 @@
-//! How long it takes from the answer to a commit until the entry stands in the stream.
+//! The time from the answer to a commit until the entry is in the stream.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ use crate::system::Outbox;
 /// Who wakes the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wake {
-    /// The process that it is a part of.
+    /// The worker's own process.
     Same,
     /// Another process.
     Other,
-    /// Nobody: it looks every `poll_interval`.
-    Nobody,
+    /// No process: the worker polls every `poll_interval`.
+    Polling,
 }
 
 /// Events a second.
@@ -34,14 +34,14 @@ const RATES: [u32; 2] = [200, 2_000];
 /// Connections that the events are written on.
 const WRITERS: u32 = 8;
 
-/// How long events are written.
+/// How many seconds events are written.
 const SPAN: u32 = 4;
 
-/// How long an entry may be on its way before it counts as lost.
+/// How long to wait for an entry before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn runs() -> Vec<(Wake, u32)> {
-    let wakes = [Wake::Same, Wake::Other, Wake::Nobody];
+    let wakes = [Wake::Same, Wake::Other, Wake::Polling];
     wakes.into_iter().flat_map(|wake| RATES.map(|rate| (wake, rate))).collect()
 }
 
@@ -67,7 +67,7 @@ impl Wake {
         match self {
             Self::Same => "same_process",
             Self::Other => "other_process",
-            Self::Nobody => "polling",
+            Self::Polling => "polling",
         }
     }
 }
@@ -78,11 +78,11 @@ async fn measure_once(env: &mut BenchEnv, wake: Wake, rate: u32, events: u32) ->
     let system = match wake {
         Wake::Same => Some(System::working(env).await?),
         Wake::Other => Some(System::publishing(env).await?),
-        Wake::Nobody => None,
+        Wake::Polling => None,
     };
     let worker = match wake {
         Wake::Same => None,
-        Wake::Other | Wake::Nobody => Some(BenchWorker::start(env.variables(&PUBLISHERS[..1]), &[])?),
+        Wake::Other | Wake::Polling => Some(BenchWorker::start(env.variables(&PUBLISHERS[..1]), &[])?),
     };
     let mut stream = env.reader(PUBLISHERS[0]).await?;
     wait_ready(env, &mut stream).await?;
@@ -94,7 +94,7 @@ async fn measure_once(env: &mut BenchEnv, wake: Wake, rate: u32, events: u32) ->
     Ok(latencies)
 }
 
-/// Publishes one event and waits until the worker has brought it.
+/// Publishes one event and waits until the worker has delivered it.
 pub(super) async fn wait_ready(env: &BenchEnv, stream: &mut RawStream) -> anyhow::Result<()> {
     let mut raw = env.schema.connection().await?;
     let first = publish(&mut raw.conn, event()).await?;
@@ -104,7 +104,7 @@ pub(super) async fn wait_ready(env: &BenchEnv, stream: &mut RawStream) -> anyhow
     };
     tokio::time::timeout(PATIENCE, came)
         .await
-        .with_context(|| format!("the worker brought no event in {PATIENCE:?}"))?
+        .with_context(|| format!("the worker delivered no event within {PATIENCE:?}"))?
 }
 
 async fn write_and_read(
@@ -128,15 +128,15 @@ async fn write_and_read(
     }
     let mut committed = Vec::new();
     while let Some(written) = writing.join_next().await {
-        committed.extend(written.context("a measurement was given up")??);
+        committed.extend(written.context("a measurement's task failed")??);
     }
     let seen = tokio::time::timeout(PATIENCE, reading).await.context("entries are missing in the stream")???;
-    // Where the entry was seen before the commit was answered, it took no time.
+    // If the entry was read before the answer to the commit arrived, its latency is zero.
     let latency = |(id, at): &(Uuid, Instant)| seen.get(id).map(|seen| seen.saturating_duration_since(*at));
     committed.iter().map(latency).collect::<Option<_>>().context("entries are missing in the stream")
 }
 
-/// Publishes so many events, one in each interval, and says when each was committed.
+/// Publishes this many events, one in each interval, and returns when each was committed.
 async fn write(
     mut raw: RawConnection,
     outbox: Option<Outbox>,
@@ -155,7 +155,7 @@ async fn write(
     Ok(committed)
 }
 
-/// Reads so many entries, and says when each was there.
+/// Reads this many entries, and returns when each was read.
 async fn read(mut stream: RawStream, entries: usize) -> anyhow::Result<HashMap<Uuid, Instant>> {
     let mut seen = HashMap::new();
     while seen.len() < entries {
@@ -166,7 +166,7 @@ async fn read(mut stream: RawStream, entries: usize) -> anyhow::Result<HashMap<U
     Ok(seen)
 }
 
-/// In milliseconds.
+/// Quantiles in milliseconds.
 fn quantiles(mut latencies: Vec<Duration>) -> Vec<(&'static str, f64)> {
     latencies.sort_unstable();
     let last = latencies.len().saturating_sub(1);

@@ -1,4 +1,4 @@
-//! The limit: the worker's own two statements, fetching and updating, and nothing else.
+//! The upper limit: only the worker's two statements, the fetch and the update.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::settings::DatabaseSettings;
 use crate::store::{Acceptance, Care, FetchRequest, FetchedRow, LaneName, Position, Range, Store};
 use crate::system::MAX_FETCH;
 
-/// What an event takes beside its data, for dividing memory into events.
-const BESIDE_DATA: usize = 512;
+/// An event's bytes without its data, to estimate how many events fit into memory.
+const OVERHEAD: usize = 512;
 
-/// Fetches every event that is due and records it as published, on so many connections side by side, each with shards
-/// of its own. Returns events a second.
+/// Fetches every due event and records it as published, on concurrent connections that each have their own shards. Returns
+/// events a second.
 pub(super) async fn fetch_and_update(env: &BenchEnv, data: u32, connections: usize) -> anyhow::Result<f64> {
     let mut stores = Vec::new();
     for _ in 0..connections {
@@ -34,15 +34,15 @@ pub(super) async fn fetch_and_update(env: &BenchEnv, data: u32, connections: usi
     }
     let mut events = 0;
     while let Some(read) = readers.join_next().await {
-        events += read.context("a measurement was given up")??;
+        events += read.context("a measurement's task failed")??;
     }
     Ok(events as f64 / started.elapsed().as_secs_f64())
 }
 
-/// As large as the worker's own where it has memory for nothing but this.
+/// A fetch as large as the worker's if it uses its memory only for this.
 fn request(env: &BenchEnv, data: u32) -> FetchRequest {
     let worker = &env.worker;
-    let size = usize::try_from(data).unwrap_or(usize::MAX).saturating_add(BESIDE_DATA);
+    let size = usize::try_from(data).unwrap_or(usize::MAX).saturating_add(OVERHEAD);
     FetchRequest {
         max_events: MAX_FETCH.min(worker.max_in_flight).min(worker.max_in_flight_bytes / size).max(1),
         max_bytes: worker.max_in_flight_bytes,

@@ -1,7 +1,7 @@
-//! `outbox bench`: what this database and this Redis can do, and how much of it the outbox makes use of.
+//! `outbox bench`: the throughput of this database and this Redis, and the share of it that the outbox reaches.
 //!
-//! What is compared is measured in turns and in one run, so that the shares hold where the times do not: a busy machine
-//! slows both. One file for each group of figures.
+//! Compared figures are measured alternately and in one run, so that their shares are reliable even if the times are not: a
+//! busy machine slows both. One file for each group of figures.
 
 mod backlog;
 mod collector;
@@ -34,17 +34,17 @@ use super::progress::Progress;
 use super::worker::Signals;
 use crate::settings::Settings;
 
-/// What is repeated for some time goes on for short times in turns: the machine changes its pace meanwhile.
+/// Repeated measurements are split into this many short spans that alternate, because the machine's speed changes meanwhile.
 const SLICES: u32 = 4;
 
 const SHORTEST_SPAN: Duration = Duration::from_millis(20);
 const LONGEST_SPAN: Duration = Duration::from_secs(10);
 
-/// Measure what the database and Redis can do, and how much of it the outbox makes use of.
+/// Measure the throughput of the database and Redis, and the share of it that the outbox reaches.
 ///
-/// Works in a schema and in streams of its own, which it removes afterwards, also when it is interrupted; the
-/// application's tables and streams are not touched. Both servers are kept busy for minutes, though, and the server's
-/// log of writes grows: better not where others depend on them.
+/// Works in its own schema and streams and removes them afterwards, also if it is interrupted; the application's tables and
+/// streams are not touched. But it keeps both servers busy for minutes, and PostgreSQL's write-ahead log grows: do not run
+/// it on servers in production.
 ///
 /// The figures are explained in docs/bench.md.
 #[derive(Debug, clap::Args)]
@@ -55,38 +55,38 @@ Examples:
   outbox bench --backlog 5 --pinned-horizon
   outbox bench --events 50000 --format json > figures.json")]
 pub(super) struct Args {
-    /// Events in each measurement; a twentieth of them where they are large.
+    /// Events in each measurement; a twentieth of that for large events.
     #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=50_000_000))]
     events: u32,
-    /// These groups of figures alone.
+    /// Measure only these groups of figures.
     #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_enum)]
     only: Vec<Group>,
-    /// How fast a worker drains before a backlog of so many million events; takes minutes for each million to be written.
+    /// Measure how fast a worker drains a backlog of this many million events; writing them takes minutes for each million.
     #[arg(long, value_name = "MILLIONS", value_parser = millions)]
     backlog: Option<Millions>,
-    /// How fast a worker drains while a transaction is open that holds vacuum back.
+    /// Measure how fast a worker drains while an open transaction holds vacuum back.
     #[arg(long)]
     pinned_horizon: bool,
-    /// How often each measurement is taken; the figures are medians.
+    /// How often to repeat each measurement; the figures are medians.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
-    /// A table for people, or JSON (one object) for programs.
+    /// A table, or JSON (one object).
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-/// What can be measured by itself.
+/// A group of figures that can be measured separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// How fast a worker empties a backlog, as a share of what the database alone takes.
+    /// How fast a worker drains a backlog, as a share of the database's own throughput.
     Drain,
-    /// What publishing costs beside the INSERT that it comes down to.
+    /// The cost of publishing, compared with a plain INSERT.
     Publish,
-    /// How long it takes from a commit until the entry stands in the stream.
+    /// The time from a commit until the entry is in the stream.
     Latency,
-    /// What wake-ups cost those who write.
+    /// The cost of wake-ups for writers.
     Wakes,
-    /// What a worker takes while there is nothing to do.
+    /// The resources that an idle worker uses.
     Idle,
 }
 
@@ -99,7 +99,7 @@ enum Part {
 }
 
 impl Args {
-    /// What takes long and was asked for is measured alone, unless groups were named.
+    /// The parts to measure. --backlog and --pinned-horizon replace the groups, unless --only names some.
     fn parts(&self) -> Vec<Part> {
         let backlog = self.backlog.map(|Millions(events)| Part::Backlog(events));
         let special: Vec<Part> = backlog.into_iter().chain(self.pinned_horizon.then_some(Part::Pinned)).collect();
@@ -109,7 +109,7 @@ impl Args {
     }
 }
 
-/// So many millions, as a number of events.
+/// A number of events, given in millions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Millions(u32);
 
@@ -150,7 +150,7 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("cannot start the threads that measure")?;
+        .context("cannot start the threads of the bench")?;
     let report = runtime.block_on(async {
         #[cfg(feature = "sqlite")]
         if settings.database.url.expose().starts_with("sqlite:") {
@@ -164,20 +164,20 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
-/// Measures between raising the stage and striking it, whatever happens in between.
+/// Creates the environment, measures, and removes the environment, also after an error.
 async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<BenchReport> {
     let plan = BenchPlan::new(settings)?;
     plan.require_redis().await?;
     plan.remove_abandoned().await?;
     let measured = until_interrupted(perform(args, &plan)).await;
-    let removed = until_interrupted(plan.remove()).await.with_context(|| plan.what_is_left());
+    let removed = until_interrupted(plan.remove()).await.with_context(|| plan.removal_hint());
     match (measured, removed) {
         (Err(error), Err(left)) => Err(error.context(format!("{left:#}"))),
         (measured, removed) => removed.and(measured),
     }
 }
 
-/// Lets go of the work when SIGINT or SIGTERM comes.
+/// Drops the work on SIGINT or SIGTERM.
 async fn until_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let mut signals = Signals::new()?;
     tokio::select! {
@@ -196,7 +196,7 @@ async fn perform(args: &Args, plan: &BenchPlan) -> anyhow::Result<BenchReport> {
     Ok(BenchReport::new(bench.events, bench.rounds, database, Some(redis), &bench.samples))
 }
 
-/// A run under way, in a place of its own.
+/// A run in its own environment.
 struct Bench<S = BenchEnv> {
     env: S,
     events: u32,
@@ -213,19 +213,19 @@ impl<S> Bench<S> {
         Self { env, events: args.events, rounds: args.rounds, samples, progress, done: 0, steps }
     }
 
-    /// Says what is measured next.
+    /// Shows what is measured next.
     fn step(&mut self, what: &str) {
         self.progress.show(what, self.done, self.steps);
         self.done += 1;
     }
 
-    /// How long what is repeated goes on: 2 s by default.
+    /// The duration of a repeated measurement: 2 s by default.
     fn span(&self) -> Duration {
         (Duration::from_micros(10) * self.events).clamp(SHORTEST_SPAN, LONGEST_SPAN)
     }
 }
 
-/// In every second round the other way round, so that what the machine does meanwhile falls on both sides alike.
+/// The order of a round, reversed in every second one, so that changes of the machine's speed affect all alike.
 fn alternate<T: Copy>(all: &[T], round: u32) -> Vec<T> {
     let mut order = all.to_vec();
     if round % 2 == 1 {

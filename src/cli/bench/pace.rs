@@ -1,8 +1,8 @@
-//! How often a second something can be done.
+//! The rate at which an operation can be repeated.
 
 use std::time::{Duration, Instant};
 
-/// Counts what is done over and over for some time. The first time does not count: it prepares statements.
+/// Counts how often an operation runs within a time span. The first run does not count, because it prepares statements.
 pub(super) struct Pace {
     span: Duration,
     tried: bool,
@@ -15,8 +15,8 @@ impl Pace {
         Self { span, tried: false, started: None, times: 0 }
     }
 
-    /// To be asked before each time.
-    pub(super) fn goes_on(&mut self) -> bool {
+    /// Whether to run again; called before each run.
+    pub(super) fn should_continue(&mut self) -> bool {
         match self.started {
             Some(started) => {
                 self.times += 1;
@@ -30,7 +30,7 @@ impl Pace {
         }
     }
 
-    /// How often a second it was done.
+    /// Runs a second.
     pub(super) fn rate(&self) -> f64 {
         self.started.map_or(0.0, |started| f64::from(self.times) / started.elapsed().as_secs_f64())
     }
@@ -44,7 +44,7 @@ mod tests {
     fn the_first_time_does_not_count_and_the_second_does() {
         let mut pace = Pace::over(Duration::ZERO);
         let mut times = 0;
-        while pace.goes_on() {
+        while pace.should_continue() {
             times += 1;
         }
         assert_eq!((times, pace.times), (2, 1));

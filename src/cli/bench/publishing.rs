@@ -1,4 +1,4 @@
-//! What publishing costs beside the INSERT that it comes down to.
+//! The cost of publishing, compared with a plain INSERT.
 
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ enum PublishRun {
     Publish,
     InsertMany,
     PublishMany,
-    /// So many senders, each with a connection and its own transactions.
+    /// This many senders, each with its own connection and transactions.
     PublishFrom(usize),
-    /// So many senders of one system.
+    /// This many senders of one system.
     SendFrom(usize),
 }
 
@@ -73,7 +73,7 @@ async fn measure_once(env: &BenchEnv, run: PublishRun, span: Duration) -> anyhow
 async fn insert_one(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
     let mut raw = env.schema.connection().await?;
     let mut pace = Pace::over(span);
-    while pace.goes_on() {
+    while pace.should_continue() {
         raw.insert_one(EVENT_TYPE, SOURCE, &data()).await?;
     }
     Ok(pace.rate())
@@ -82,7 +82,7 @@ async fn insert_one(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
 async fn insert_many(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
     let mut raw = env.schema.connection().await?;
     let mut pace = Pace::over(span);
-    while pace.goes_on() {
+    while pace.should_continue() {
         let data: Vec<String> = (0..MANY).map(|_| data()).collect();
         raw.insert_many(EVENT_TYPE, SOURCE, &data).await?;
     }
@@ -91,7 +91,7 @@ async fn insert_many(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
 
 async fn publish_one(mut raw: RawConnection, span: Duration) -> anyhow::Result<f64> {
     let mut pace = Pace::over(span);
-    while pace.goes_on() {
+    while pace.should_continue() {
         publish(&mut raw.conn, event()).await?;
     }
     Ok(pace.rate())
@@ -100,7 +100,7 @@ async fn publish_one(mut raw: RawConnection, span: Duration) -> anyhow::Result<f
 async fn publish_together(env: &BenchEnv, span: Duration) -> anyhow::Result<f64> {
     let mut raw = env.schema.connection().await?;
     let mut pace = Pace::over(span);
-    while pace.goes_on() {
+    while pace.should_continue() {
         publish_many(&mut raw.conn, (0..MANY).map(|_| event())).await?;
     }
     Ok(pace.rate())
@@ -111,27 +111,27 @@ async fn publish_from(env: &BenchEnv, senders: usize, span: Duration) -> anyhow:
     for _ in 0..senders {
         connections.push(env.schema.connection().await?);
     }
-    sum_of(connections.into_iter().map(|raw| publish_one(raw, span)).collect()).await
+    sum_rates(connections.into_iter().map(|raw| publish_one(raw, span)).collect()).await
 }
 
 async fn send_from(env: &BenchEnv, senders: usize, span: Duration) -> anyhow::Result<f64> {
     let system = System::publishing(env).await?;
-    sum_of((0..senders).map(|_| send(system.outbox.clone(), span)).collect()).await
+    sum_rates((0..senders).map(|_| send(system.outbox.clone(), span)).collect()).await
 }
 
 pub(super) async fn send(outbox: Outbox, span: Duration) -> anyhow::Result<f64> {
     let mut pace = Pace::over(span);
-    while pace.goes_on() {
+    while pace.should_continue() {
         outbox.send(event()).await?;
     }
     Ok(pace.rate())
 }
 
-/// What all of them did together.
-pub(super) async fn sum_of(mut running: JoinSet<anyhow::Result<f64>>) -> anyhow::Result<f64> {
+/// The sum of all rates.
+pub(super) async fn sum_rates(mut running: JoinSet<anyhow::Result<f64>>) -> anyhow::Result<f64> {
     let mut sum = 0.0;
     while let Some(rate) = running.join_next().await {
-        sum += rate.context("a measurement was given up")??;
+        sum += rate.context("a measurement's task failed")??;
     }
     Ok(sum)
 }
@@ -140,7 +140,7 @@ pub(super) fn event() -> NewEvent {
     NewEvent::new(EVENT_TYPE, SOURCE).data_json(data())
 }
 
-/// 60 characters.
+/// Data of 60 characters.
 fn data() -> String {
     format!("{{\"n\": 1234567, \"note\": \"{}\"}}", "x".repeat(34))
 }

@@ -1,4 +1,4 @@
-//! What a run says in the end.
+//! The report of a run.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ struct Measured {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     shares: BTreeMap<&'static str, f64>,
     #[serde(skip)]
-    says: &'static str,
+    description: &'static str,
 }
 
 impl BenchReport {
@@ -36,7 +36,10 @@ impl BenchReport {
         let measured = figures::all().filter_map(|figure| {
             let shares = figure.of.iter().filter_map(|of| Some((*of, samples.share(figure.name, of)?)));
             let value = samples.median(figure.name)?;
-            Some((figure.name, Measured { value, unit: figure.unit, shares: shares.collect(), says: figure.says }))
+            Some((
+                figure.name,
+                Measured { value, unit: figure.unit, shares: shares.collect(), description: figure.description },
+            ))
         });
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -59,7 +62,13 @@ impl BenchReport {
             let shares = measured.shares.iter().map(|(of, share)| format!("{:.0} % of {of}", share * 100.0));
             let shares: Vec<String> = shares.collect();
             let value = format!("{:>10}", readable(measured.value));
-            vec![(*name).to_owned(), value, measured.unit.to_owned(), measured.says.to_owned(), shares.join(", ")]
+            vec![
+                (*name).to_owned(),
+                value,
+                measured.unit.to_owned(),
+                measured.description.to_owned(),
+                shares.join(", "),
+            ]
         });
         Ok(output::table(&["FIGURE", "     VALUE", "UNIT", "", "SHARE"], rows)?)
     }
@@ -69,7 +78,7 @@ fn by_name<S: Serializer>(figures: &[(&'static str, Measured)], serializer: S) -
     serializer.collect_map(figures.iter().map(|(name, measured)| (name, measured)))
 }
 
-/// Three digits where it is small, whole where it is large.
+/// A small number with its first digits, a large one without decimals.
 fn readable(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),

@@ -1,4 +1,4 @@
-//! What was measured, one number for each round.
+//! The measured values, one for each round.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ impl Samples {
         median(self.0.get(name)?.clone())
     }
 
-    /// The median of what the one was of the other in the same round.
+    /// The median of one figure's share of another in the same round.
     pub(super) fn share(&self, name: &str, of: &str) -> Option<f64> {
         let pairs = self.0.get(name)?.iter().zip(self.0.get(of)?);
         median(pairs.filter(|(_, of)| **of > 0.0).map(|(value, of)| value / of).collect())

@@ -1,4 +1,4 @@
-//! The same questions to SQLite: how fast a worker drains into a file of lines, and what publishing costs.
+//! The figures of SQLite: how fast a worker drains into a file of lines, and the cost of publishing.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::pace::Pace;
-use super::publishing::{event, send, sum_of};
+use super::publishing::{event, send, sum_rates};
 use super::report::BenchReport;
 use super::system::System;
 use super::worker::BenchWorker;
@@ -21,10 +21,10 @@ use crate::cli::exit::UsageError;
 use crate::settings::{DatabaseSettings, PublisherSettings, Settings};
 use crate::store::{CountMode, Store};
 
-/// What the folder's name ends with, before a number that no other has.
+/// The part of the folder's name before a unique number.
 const MARK: &str = ".bench-";
 
-/// Events that are written in one transaction while a backlog is made.
+/// Events of a backlog that are written in one transaction.
 const PAGE: u32 = 1_000;
 
 const SENDERS: usize = 64;
@@ -57,11 +57,11 @@ async fn perform(bench: &mut Bench<Folder>) -> anyhow::Result<()> {
     for round in 0..bench.rounds {
         for run in alternate(&RUNS, round) {
             bench.step("SQLite");
-            let place = bench.env.new_place().await?;
+            let file = bench.env.new_file().await?;
             let (name, rate) = match run {
-                SqliteRun::Drain => ("sqlite.drain", drain(&place, events).await?),
-                SqliteRun::Publish => ("sqlite.publish", publish_one_by_one(&place, span).await?),
-                SqliteRun::Send => ("sqlite.send.64", send_together(&place, span).await?),
+                SqliteRun::Drain => ("sqlite.drain", drain(&file, events).await?),
+                SqliteRun::Publish => ("sqlite.publish", publish_one_by_one(&file, span).await?),
+                SqliteRun::Send => ("sqlite.send.64", send_together(&file, span).await?),
             };
             bench.samples.record(name, rate);
         }
@@ -69,12 +69,12 @@ async fn perform(bench: &mut Bench<Folder>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A folder of the run's own beside the database, and so on its disk; removed when dropped.
+/// The run's own folder next to the database, on the same disk; removed when dropped.
 struct Folder {
     path: PathBuf,
     /// Locked while the run is alive.
     _lock: File,
-    places: u32,
+    file_count: u32,
 }
 
 impl Folder {
@@ -86,17 +86,17 @@ impl Folder {
             lock.lock()?;
             std::io::Result::Ok(lock)
         };
-        let lock = made().with_context(|| format!("cannot make the folder {} to measure in", path.display()))?;
-        Ok(Self { path, _lock: lock, places: 0 })
+        let lock = made().with_context(|| format!("cannot create the folder {} to measure in", path.display()))?;
+        Ok(Self { path, _lock: lock, file_count: 0 })
     }
 
-    /// An empty database, without what stood in the one before.
-    async fn new_place(&mut self) -> anyhow::Result<BenchFile> {
-        self.places += 1;
-        // What is not removed now is when the folder is.
-        let _ = std::fs::remove_dir_all(self.path.join((self.places - 1).to_string()));
-        let path = self.path.join(self.places.to_string());
-        std::fs::create_dir(&path).with_context(|| format!("cannot make the folder {}", path.display()))?;
+    /// Creates an empty database, and removes the previous one.
+    async fn new_file(&mut self) -> anyhow::Result<BenchFile> {
+        self.file_count += 1;
+        // If this fails, the files are removed with the folder.
+        let _ = std::fs::remove_dir_all(self.path.join((self.file_count - 1).to_string()));
+        let path = self.path.join(self.file_count.to_string());
+        std::fs::create_dir(&path).with_context(|| format!("cannot create the folder {}", path.display()))?;
         let mut settings = Settings::default();
         settings.database.url = format!("sqlite://{}", path.join("outbox.db").display()).as_str().into();
         let store = crate::store::connect(&settings.database)?;
@@ -112,12 +112,12 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            drop(writeln!(std::io::stderr(), "cannot remove {}: {error}; please do it by hand", self.path.display()));
+            drop(writeln!(std::io::stderr(), "cannot remove {}: {error}; remove it by hand", self.path.display()));
         }
     }
 }
 
-/// Removes the folders of runs that were killed, and says so.
+/// Removes the folders of killed runs, and reports it.
 fn remove_abandoned(database: &str) -> anyhow::Result<()> {
     let database = Path::new(database);
     let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -127,7 +127,7 @@ fn remove_abandoned(database: &str) -> anyhow::Result<()> {
         let ours = path.file_name().is_some_and(|other| other.to_string_lossy().starts_with(&format!("{name}{MARK}")));
         let lock = if ours { File::open(path.join("lock")).ok() } else { None };
         if lock.is_some_and(|lock| lock.try_lock().is_ok()) && std::fs::remove_dir_all(&path).is_ok() {
-            drop(writeln!(std::io::stderr(), "removed what a run that was killed had left: {}", path.display()));
+            drop(writeln!(std::io::stderr(), "removed the leftovers of a killed run: {}", path.display()));
         }
     }
     Ok(())
@@ -140,51 +140,51 @@ struct BenchFile {
 }
 
 /// Events a second, from the worker's start to its end.
-async fn drain(place: &BenchFile, events: u32) -> anyhow::Result<f64> {
+async fn drain(file: &BenchFile, events: u32) -> anyhow::Result<f64> {
     let mut left = events;
     while left > 0 {
         let count = left.min(PAGE);
-        place.store.insert((0..count).map(|_| event()).collect()).await?;
+        file.store.insert((0..count).map(|_| event()).collect()).await?;
         left -= count;
     }
-    let publishers: serde_json::Map<_, _> = place
+    let publishers: serde_json::Map<_, _> = file
         .settings
         .publishers
         .iter()
         .map(|(name, publisher)| (name.clone(), json!({ "backend": publisher.backend, "path": publisher.path })))
         .collect();
     let variables = vec![
-        ("OUTBOX__DATABASE__URL", place.settings.database.url.expose().to_owned()),
+        ("OUTBOX__DATABASE__URL", file.settings.database.url.expose().to_owned()),
         ("OUTBOX__PUBLISHERS", serde_json::Value::Object(publishers).to_string()),
     ];
     let started = Instant::now();
     BenchWorker::start(variables, &["--until-empty"])?.wait().await?;
     let rate = f64::from(events) / started.elapsed().as_secs_f64();
     let published =
-        place.store.overview(CountMode::Exactly).await?.counts.into_iter().find(|(status, _)| status == "published");
+        file.store.overview(CountMode::Exactly).await?.counts.into_iter().find(|(status, _)| status == "published");
     let published = published.map_or(0, |(_, count)| count);
     anyhow::ensure!(published == i64::from(events), "the worker published {published} of {events} events");
     Ok(rate)
 }
 
-/// Events a second from 64 senders that take turns, each event in a transaction of its own.
-async fn publish_one_by_one(place: &BenchFile, span: Duration) -> anyhow::Result<f64> {
+/// Events a second from 64 concurrent senders, each event in its own transaction.
+async fn publish_one_by_one(file: &BenchFile, span: Duration) -> anyhow::Result<f64> {
     let store =
-        crate::store::connect(&DatabaseSettings { url: place.settings.database.url.clone(), connections: None })?;
+        crate::store::connect(&DatabaseSettings { url: file.settings.database.url.clone(), connections: None })?;
     let senders: JoinSet<_> = (0..SENDERS).map(|_| publish_each(Arc::clone(&store), span)).collect();
-    sum_of(senders).await
+    sum_rates(senders).await
 }
 
 async fn publish_each(store: Arc<dyn Store>, span: Duration) -> anyhow::Result<f64> {
     let mut pace = Pace::over(span);
-    while pace.goes_on() {
+    while pace.should_continue() {
         store.insert(vec![event()]).await?;
     }
     Ok(pace.rate())
 }
 
 /// Events a second from 64 senders of one system.
-async fn send_together(place: &BenchFile, span: Duration) -> anyhow::Result<f64> {
-    let system = System::start(place.settings.clone(), true).await?;
-    sum_of((0..SENDERS).map(|_| send(system.outbox.clone(), span)).collect()).await
+async fn send_together(file: &BenchFile, span: Duration) -> anyhow::Result<f64> {
+    let system = System::start(file.settings.clone(), true).await?;
+    sum_rates((0..SENDERS).map(|_| send(system.outbox.clone(), span)).collect()).await
 }

@@ -1,4 +1,4 @@
-//! An outbox system inside of this process, as an application has one.
+//! An outbox system in this process, as in an application.
 
 use std::thread::JoinHandle;
 
@@ -10,7 +10,7 @@ use crate::error::SystemError;
 use crate::settings::Settings;
 use crate::system::{Builder, Outbox, OutboxSystem};
 
-/// A running system, on a thread of its own; shut down when dropped.
+/// A running system on its own thread; shut down when dropped.
 pub(super) struct System {
     pub(super) outbox: Outbox,
     stop: Option<oneshot::Sender<()>>,
@@ -18,17 +18,17 @@ pub(super) struct System {
 }
 
 impl System {
-    /// One that works here.
+    /// Starts a system that works in this process.
     pub(super) async fn working(env: &BenchEnv) -> anyhow::Result<Self> {
         Self::start(env.settings(&["default"]), false).await
     }
 
-    /// One that only publishes: another process works.
+    /// Starts a system that only publishes; another process works.
     pub(super) async fn publishing(env: &BenchEnv) -> anyhow::Result<Self> {
         Self::start(env.settings(&["default"]), true).await
     }
 
-    /// `publish_only`: as an application has it beside a worker of its own.
+    /// Starts a system. `publish_only`: as in an application that has its worker in another process.
     pub(super) async fn start(settings: Settings, publish_only: bool) -> anyhow::Result<Self> {
         let (started, outbox) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
@@ -44,7 +44,7 @@ impl System {
 async fn run(builder: Builder, started: oneshot::Sender<Result<Outbox, SystemError>>, stopped: oneshot::Receiver<()>) {
     let system = builder.start().await;
     let running = system.as_ref().ok().cloned();
-    // Whoever started it may have been interrupted; then nobody stops it, and `stopped` says so at once.
+    // If the caller was interrupted, the sender of `stopped` is dropped and it returns immediately.
     drop(started.send(system));
     if let Some(outbox) = running {
         drop(stopped.await);
@@ -55,7 +55,7 @@ async fn run(builder: Builder, started: oneshot::Sender<Result<Outbox, SystemErr
 impl Drop for System {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // What it holds in the schema must be gone before the schema is.
+        // Its connections must end before the schema is removed.
         drop(self.thread.take().map(JoinHandle::join));
     }
 }

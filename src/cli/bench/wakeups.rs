@@ -1,4 +1,4 @@
-//! What wake-ups cost those who write.
+//! The cost of wake-ups for writers.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use super::env::{BenchEnv, PUBLISHERS};
 use super::latency::wait_ready;
 use super::pace::Pace;
-use super::publishing::{event, sum_of};
+use super::publishing::{event, sum_rates};
 use super::system::System;
 use super::worker::BenchWorker;
 use super::{Bench, SLICES, alternate};
@@ -27,7 +27,7 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let span = bench.span() / SLICES;
     for round in 0..bench.rounds * SLICES {
         for (name, wakes) in alternate(&RUNS, round) {
-            bench.step("what wake-ups cost");
+            bench.step("wake-ups");
             let rate = measure_once(&mut bench.env, wakes, span).await?;
             bench.samples.record(name, rate);
         }
@@ -35,7 +35,7 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Commits a second, with a worker in another process that takes what is written.
+/// Commits a second, while a worker in another process delivers the events.
 async fn measure_once(env: &mut BenchEnv, wakes: bool, span: Duration) -> anyhow::Result<f64> {
     env.clear_streams().await?;
     env.schema.empty().await?;
@@ -48,14 +48,14 @@ async fn measure_once(env: &mut BenchEnv, wakes: bool, span: Duration) -> anyhow
     }
     let writers: JoinSet<_> =
         connections.into_iter().map(|raw| write(raw, wakes.then(|| system.outbox.clone()), span)).collect();
-    let rate = sum_of(writers).await?;
+    let rate = sum_rates(writers).await?;
     worker.stop().await?;
     Ok(rate)
 }
 
 async fn write(mut raw: RawConnection, outbox: Option<Outbox>, span: Duration) -> anyhow::Result<f64> {
     let mut pace = Pace::over(span);
-    while pace.goes_on() {
+    while pace.should_continue() {
         publish(&mut raw.conn, event()).await?;
         if let Some(outbox) = &outbox {
             outbox.wake();

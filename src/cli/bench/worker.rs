@@ -1,4 +1,4 @@
-//! A worker in a process of its own, so that its time and its memory are its own, and what it took.
+//! A worker in its own process, so that its CPU time and memory can be measured.
 
 use std::io::Read;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// How often it is looked at, and so how much of its time may be missed at its end.
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// How often usage is read, and so the time that may be missed at the process's end.
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A running worker; killed when dropped.
 pub(super) struct BenchWorker {
     child: Child,
-    /// It ends when this does, also where this process is killed.
+    /// The worker ends when this is closed, also if this process is killed.
     leash: Option<ChildStdin>,
-    said: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
     usage: ResourceUsage,
 }
 
-/// What a process has taken, where the system tells: Linux does.
+/// The resources that a process has used; only on Linux.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ResourceUsage {
     pub(super) cpu: Option<Duration>,
@@ -27,9 +27,9 @@ pub(super) struct ResourceUsage {
 }
 
 impl BenchWorker {
-    /// Starts this very program as a worker with these settings and no others.
+    /// Starts this program as a worker with these settings only.
     pub(super) fn start(settings: Vec<(&str, String)>, arguments: &[&str]) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("cannot find this program, which is to be the worker")?;
+        let program = std::env::current_exe().context("cannot find the path of this program, which runs the worker")?;
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name == "DATABASE_URL"
@@ -38,17 +38,17 @@ impl BenchWorker {
                 command.env_remove(name);
             }
         }
-        // An empty file, so that none in the working directory is read.
+        // An empty settings file, so that outbox.toml in the working directory is not read.
         command.env("OUTBOX_CONFIG", "/dev/null").env("OUTBOX_LOG", "error");
         command.envs(settings).args(["worker", "--measured"]).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start a worker")?;
-        let said = child.stderr.take().map(|stderr| std::thread::spawn(move || read_all(stderr)));
-        Ok(Self { leash: child.stdin.take(), child, said, usage: ResourceUsage::default() })
+        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || read_all(stderr)));
+        Ok(Self { leash: child.stdin.take(), child, stderr, usage: ResourceUsage::default() })
     }
 
     pub(super) fn is_running(&mut self) -> anyhow::Result<bool> {
-        // A process that has ended shows its memory no more, so the last look before counts.
+        // A process that has ended no longer shows its memory, so the last values count.
         let now = usage(self.child.id());
         self.usage = ResourceUsage {
             cpu: now.cpu.or(self.usage.cpu),
@@ -57,25 +57,25 @@ impl BenchWorker {
         Ok(self.child.try_wait().context("cannot wait for the worker")?.is_none())
     }
 
-    /// What it has taken so far.
+    /// The resources used so far.
     pub(super) fn usage(&self) -> ResourceUsage {
         usage(self.child.id())
     }
 
-    /// Lets it finish what is in flight and give its share back.
+    /// Lets the worker finish its deliveries in flight and release its shards.
     pub(super) async fn stop(mut self) -> anyhow::Result<ResourceUsage> {
         drop(self.leash.take());
         self.wait().await
     }
 
-    /// Waits until it has ended, which must be a good end.
+    /// Waits until the worker has ended, with success.
     pub(super) async fn wait(mut self) -> anyhow::Result<ResourceUsage> {
         while self.is_running()? {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
         let status = self.child.wait().context("cannot wait for the worker")?;
-        let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
-        anyhow::ensure!(status.success(), "the worker that was measured ended with {status}: {}", said.trim());
+        let stderr = self.stderr.take().and_then(|stderr| stderr.join().ok()).unwrap_or_default();
+        anyhow::ensure!(status.success(), "the measured worker ended with {status}: {}", stderr.trim());
         Ok(self.usage)
     }
 }
@@ -83,7 +83,7 @@ impl BenchWorker {
 impl Drop for BenchWorker {
     fn drop(&mut self) {
         drop(self.leash.take());
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -91,7 +91,7 @@ impl Drop for BenchWorker {
 
 fn read_all(mut stream: impl Read) -> String {
     let mut bytes = Vec::new();
-    // What came before an error is all that there is.
+    // After an error, the text before it is returned.
     let _ = stream.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -104,7 +104,7 @@ fn usage(process: u32) -> ResourceUsage {
     }
 }
 
-/// User and system time: the twelfth and thirteenth field behind the program's name, which may hold anything.
+/// User and system time: the twelfth and thirteenth field after the program's name, which may contain any character.
 fn cpu_time(stat: &str, ticks_per_second: u64) -> Option<Duration> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;

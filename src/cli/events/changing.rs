@@ -1,4 +1,4 @@
-//! What `retry`, `fail` and `replay` have in common: which events are meant, and changing them in small batches.
+//! Common code of `retry`, `fail` and `replay`: selecting events, and changing them in small batches.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -14,22 +14,22 @@ use crate::store::{Change, EventFilter, Page, Store};
 /// Events changed in one transaction.
 const BATCH: usize = 500;
 
-/// Events by id, or by what they have in common.
+/// Events by id, or by a filter.
 #[derive(Debug, clap::Args)]
 pub(super) struct Selection {
     /// The events' ids.
     #[arg(value_name = "ID", value_parser = arguments::id, conflicts_with_all = ["event_type", "backend", "key"])]
     pub(super) ids: Vec<Uuid>,
-    /// Those of this type.
+    /// Events of this type.
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// Those whose publisher is named this.
+    /// Events with this `publisher_backend`.
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
-    /// Those with this partition key.
+    /// Events with this partition key.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Do not ask, also where many are meant.
+    /// Do not ask for confirmation.
     #[arg(long, short)]
     yes: bool,
 }
@@ -45,16 +45,16 @@ impl Selection {
     }
 }
 
-/// What a command does, and how it speaks of it.
+/// A command's change, and its words for it.
 pub(super) struct EventAction {
     pub(super) change: Change,
     pub(super) infinitive: &'static str,
     pub(super) past: &'static str,
-    /// Why an event in this status is left alone.
+    /// Why an event in this status is not changed.
     pub(super) refusal: fn(Uuid, Status) -> String,
 }
 
-/// Changes the events that are named, or those that `base` and the selection's own filters mean.
+/// Changes the events with the given ids, or those that match `base` and the selection's filters.
 pub(super) async fn run(
     verb: &EventAction,
     selection: &Selection,
@@ -63,7 +63,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     if selection.ids.is_empty() {
         let changed = change_filtered(verb, &selection.filter(base), selection.yes, store.as_ref()).await?;
-        return say(verb, changed);
+        return report(verb, changed);
     }
     let (mut changed, mut refused) = (0, Vec::new());
     for ids in selection.ids.chunks(BATCH) {
@@ -74,7 +74,7 @@ pub(super) async fn run(
         }
     }
     if changed > 0 {
-        say(verb, changed)?;
+        report(verb, changed)?;
     }
     if refused.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(refused.join("\n"))) }
 }
@@ -86,7 +86,7 @@ async fn why_not(verb: &EventAction, id: Uuid, store: &dyn Store) -> anyhow::Res
     })
 }
 
-/// Goes through the events in the order of their creation, so that each is met once, whatever happens to it meanwhile.
+/// Changes the events in the order of their creation, so that each is visited once, even if its status changes meanwhile.
 async fn change_filtered(
     verb: &EventAction,
     filter: &EventFilter,
@@ -110,7 +110,7 @@ async fn change_filtered(
     }
 }
 
-/// Asks a person; a program that calls this one has decided.
+/// Asks for confirmation, but only on a terminal: a script has decided already.
 fn confirmed(verb: &EventAction, count: i64) -> io::Result<bool> {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Ok(true);
@@ -122,7 +122,7 @@ fn confirmed(verb: &EventAction, count: i64) -> io::Result<bool> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-fn say(verb: &EventAction, changed: usize) -> anyhow::Result<()> {
+fn report(verb: &EventAction, changed: usize) -> anyhow::Result<()> {
     Ok(output::line(format_args!("{} {}", verb.past, events(i64::try_from(changed)?)))?)
 }
 

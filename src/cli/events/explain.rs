@@ -10,7 +10,7 @@ use crate::explain::explain;
 use crate::settings::Settings;
 use crate::store::Store;
 
-/// Say why an event has not been sent, or where it went.
+/// Explain why an event has not been sent, or when it was published.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -20,7 +20,7 @@ pub(in crate::cli) struct Args {
     /// The event's id.
     #[arg(value_name = "ID", value_parser = arguments::id)]
     id: Uuid,
-    /// A sentence for people, or JSON (one object) for programs.
+    /// A sentence, or JSON (one object).
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }

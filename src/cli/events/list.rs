@@ -21,22 +21,22 @@ Examples:
   outbox events list --type user.created --key user-7 --limit 5
   outbox events list --format json | jq -r '.[].id'")]
 pub(in crate::cli) struct Args {
-    /// Only those of this status: pending, processing, retry, published or failed.
+    /// Only events in this status: pending, processing, retry, published or failed.
     #[arg(long, value_name = "STATUS", value_parser = arguments::status)]
     status: Option<Status>,
-    /// Only those of this type.
+    /// Only events of this type.
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// Only those whose publisher is named this.
+    /// Only events with this `publisher_backend`.
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
-    /// Only those with this partition key.
+    /// Only events with this partition key.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// At most this many.
+    /// At most this many events.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
-    /// A table for people, or JSON (an array; the keys are the table's columns) for programs.
+    /// A table, or JSON (an array; the keys are the columns of `outbox_events`).
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -53,7 +53,7 @@ pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Re
     }
 }
 
-/// What programs are told about a row.
+/// A row in JSON.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Listed<'a> {

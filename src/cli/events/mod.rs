@@ -15,7 +15,7 @@ use clap::Subcommand;
 use crate::settings::Settings;
 use crate::store::Store;
 
-/// Look at the events in the outbox, and decide about them.
+/// List, show, explain, retry, fail and replay events.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     List(list::Args),

@@ -10,10 +10,9 @@ use crate::cli::exit::UsageError;
 use crate::event::Status;
 use crate::store::{Change, EventFilter, Store};
 
-/// Publish published events once more.
+/// Publish published events again.
 ///
-/// They keep their ids, so consumers can tell that they know them; for the outbox they are new. All their handlers run
-/// again.
+/// The events keep their ids, so consumers can recognise them; the outbox treats them as new. All their handlers run again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,23 +22,23 @@ Examples:
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// Those published at this time or later: RFC 3339, or how long ago, such as 90m or 2d.
+    /// Events published at this time or later: RFC 3339, or how long ago, such as 90m or 2d.
     #[arg(long, value_name = "TIME", value_parser = arguments::past, conflicts_with = "ids")]
     since: Option<DateTime<Utc>>,
-    /// Those published before this time [default: now].
+    /// Events published before this time [default: now].
     #[arg(long, value_name = "TIME", value_parser = arguments::past, requires = "since")]
     until: Option<DateTime<Utc>>,
 }
 
 pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
     if args.selection.ids.is_empty() && args.since.is_none() {
-        return Err(UsageError("say which events: by their ids, or by --since TIME".to_owned()).into());
+        return Err(UsageError("say which events: give their ids, or --since TIME".to_owned()).into());
     }
     let verb = EventAction {
         change: Change::Replay,
-        infinitive: "Publish once more",
-        past: "published once more:",
-        refusal: |id, status| format!("the event {id} is {status}, not published; there is nothing to replay"),
+        infinitive: "Replay",
+        past: "replayed",
+        refusal: |id, status| format!("event {id} is {status}, not published; only published events can be replayed"),
     };
     let base = EventFilter {
         statuses: vec![Status::Published],

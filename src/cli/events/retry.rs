@@ -10,8 +10,8 @@ use crate::store::{Change, EventFilter, Store};
 
 /// Make events pending again, as if they had never been rejected.
 ///
-/// They keep their place in their key's order. What the backend has already is not sent again: the handlers that are
-/// missing run. Published events are left alone; `outbox events replay` publishes those again.
+/// The events keep their order within their key. An event that its backend already has is not sent again; only its missing
+/// handlers run. Published events are not changed; `outbox events replay` publishes those again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -21,14 +21,14 @@ Examples:
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// Those of this status: failed, retry, pending or processing [default: failed, where events are not named].
+    /// Events in this status: failed, retry, pending or processing [default without ids: failed].
     #[arg(long, value_name = "STATUS", value_parser = arguments::status, conflicts_with = "ids")]
     status: Option<Status>,
 }
 
 pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Result<()> {
     if args.selection.ids.is_empty() && args.status.is_none() && !args.selection.filters() {
-        return Err(UsageError("say which events: by their ids, or by --status failed".to_owned()).into());
+        return Err(UsageError("say which events: give their ids, or --status failed".to_owned()).into());
     }
     if args.status == Some(Status::Published) {
         return Err(UsageError(
@@ -40,7 +40,7 @@ pub(in crate::cli) async fn run(args: Args, store: Arc<dyn Store>) -> anyhow::Re
         change: Change::Retry,
         infinitive: "Retry",
         past: "retried",
-        refusal: |id, status| format!("the event {id} is {status}; `outbox events replay {id}` publishes it again"),
+        refusal: |id, status| format!("event {id} is {status}; `outbox events replay {id}` publishes it again"),
     };
     let base = EventFilter { statuses: vec![args.status.unwrap_or(Status::Failed)], ..EventFilter::default() };
     changing::run(&verb, &args.selection, base, store).await

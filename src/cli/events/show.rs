@@ -11,7 +11,7 @@ use crate::event::{JsonText, OutboxEvent};
 use crate::event_json::{EventJson, time};
 use crate::store::Store;
 
-/// Show all of one event.
+/// Show all columns of one event.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -21,7 +21,7 @@ pub(in crate::cli) struct Args {
     /// The event's id.
     #[arg(value_name = "ID", value_parser = arguments::id)]
     id: Uuid,
-    /// A list for people, or JSON (an object; the keys are the table's columns) for programs.
+    /// A list, or JSON (an object; the keys are the columns of `outbox_events`).
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -34,7 +34,7 @@ pub(in crate::cli) async fn run(args: &Args, store: Arc<dyn Store>) -> anyhow::R
     }
 }
 
-/// A line for each column that holds something, in the table's order.
+/// A line for each column that is not empty, in the table's order.
 fn list(event: &OutboxEvent) -> String {
     let columns = columns(event);
     let shown: Vec<_> = columns.iter().filter(|(_, text)| !text.is_empty() && text != "{}").collect();

@@ -11,7 +11,7 @@ use crate::store::{HistoryBucket, Resolution, Store};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// All that is kept.
+/// The whole stored history.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct History {
     by_minute: Vec<HistoryRow>,

@@ -117,7 +117,7 @@ async fn events_that_its_worker_left_in_processing_are_taken_up_and_counted() {
     let left = "UPDATE outbox_events SET status = 'processing' WHERE retry_count = 0 AND max_retries < 3";
     let count = sql.execute(left, &[]).await.unwrap();
     let said = adoption.adopt();
-    let expected = format!("left in processing by its worker and pending again: {count}\n");
+    let expected = format!("pending again, left in processing by its worker: {count}\n");
     assert!(count > 0 && said.contains(&expected), "{said}");
     adoption.test.drain(&settings(&adoption)).await;
     assert_eq!(adoption.test.published().await, 8);

@@ -24,7 +24,7 @@ async fn an_adoption_does_not_rewrite_the_table_and_the_second_changes_nothing()
     assert_eq!(test.number("SELECT count(to_regclass('outbox_events_seq'))").await, 0, "a dry run changed something");
 
     let said = adoption.adopt();
-    assert!(said.starts_with("took django-broadcaster's table over: the outbox tables in postgres://"), "{said}");
+    assert!(said.starts_with("adopted django-broadcaster's table: the outbox tables in postgres://"), "{said}");
     assert_eq!((test.number(FILE).await, test.number(THEIRS).await), before);
     assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE seq IS NULL").await, 0);
     let (sql, outbox) = (test.sql().await, "SELECT id::text FROM outbox_meta");

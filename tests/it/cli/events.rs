@@ -68,20 +68,20 @@ fn an_action_changes_the_events_that_allow_it_and_names_the_others() {
     );
     assert!(retried.stderr.contains(&format!("no event has the id {nobody}")), "{}", retried.stderr);
     shell.refuses(&["events", "replay", &failed], 1, "is pending, not published");
-    shell.refuses(&["events", "fail", &published], 1, "is published; it cannot be given up any more");
+    shell.refuses(&["events", "fail", &published], 1, "is published; it cannot be marked as failed");
 }
 
 #[test]
 fn events_are_given_up_with_a_reason() {
     let shell = Shell::migrated();
     let (one, two) = (event_with(&shell, "retry_count = 1"), event_with(&shell, "publisher_backend = 'old'"));
-    assert_eq!(shell.run(&["events", "fail", &one, "--reason", "not wanted"]).stdout, "gave up 1 event\n");
+    assert_eq!(shell.run(&["events", "fail", &one, "--reason", "not wanted"]).stdout, "marked as failed: 1 event\n");
     assert_eq!(
         (column(&shell, &one, "status"), column(&shell, &one, "last_error")),
         (json!("failed"), json!("not wanted"))
     );
-    assert_eq!(shell.run(&["events", "fail", "--backend", "old"]).stdout, "gave up 1 event\n");
-    assert_eq!(column(&shell, &two, "last_error"), "given up by `outbox events fail`");
+    assert_eq!(shell.run(&["events", "fail", "--backend", "old"]).stdout, "marked as failed: 1 event\n");
+    assert_eq!(column(&shell, &two, "last_error"), "marked as failed by `outbox events fail`");
 }
 
 #[test]
@@ -91,10 +91,10 @@ fn published_events_are_replayed_by_id_or_by_time_of_publication() {
         |ago: &str| event_with(&shell, &format!("status = 'published', published_at = created_at - {ago} * 60000000"));
     let (one, recent, old) = (published("1"), published("30"), published("90"));
     let before = column(&shell, &one, "seq");
-    assert_eq!(shell.run(&["events", "replay", &one]).stdout, "published once more: 1 event\n");
+    assert_eq!(shell.run(&["events", "replay", &one]).stdout, "replayed 1 event\n");
     assert_eq!((column(&shell, &one, "status"), column(&shell, &one, "published_at")), (json!("pending"), json!(null)));
     assert!(column(&shell, &one, "seq").as_i64() > before.as_i64());
-    assert_eq!(shell.run(&["events", "replay", "--since", "1h"]).stdout, "published once more: 1 event\n");
+    assert_eq!(shell.run(&["events", "replay", "--since", "1h"]).stdout, "replayed 1 event\n");
     assert_eq!(column(&shell, &recent, "status"), "pending");
     assert_eq!(column(&shell, &old, "status"), "published");
 }
@@ -126,7 +126,7 @@ fn a_change_says_which_events_it_is_about() {
         shell.refuses(&["events", change, id, "--type", "t"], 2, "cannot be used with");
     }
     shell.refuses(&["events", "retry", "--status", "published"], 2, "`outbox events replay` publishes them again");
-    shell.refuses(&["events", "fail", "--status", "published"], 2, "published events cannot be given up");
+    shell.refuses(&["events", "fail", "--status", "published"], 2, "published events cannot be marked as failed");
     shell.refuses(&["events", "replay", "--since", "yesterday"], 2, "or how long ago, such as 90m or 2d");
     shell.refuses(&["events", "replay", "--until", "1h"], 2, "--since");
 }

@@ -52,7 +52,7 @@ fn health_names_what_cannot_be_reached() {
     assert_eq!(health, json!({"database": "ok", "backends": {"default": "ok"}}));
     shell.write("outbox.toml", "publishers.default = { backend = 'redis_stream', url = 'redis://127.0.0.1:1' }");
     let ill = shell.run(&["health"]);
-    assert!(ill.code == 1 && ill.stderr.contains("error: not well: backend default"), "{}", ill.stderr);
+    assert!(ill.code == 1 && ill.stderr.contains("error: unhealthy: backend default"), "{}", ill.stderr);
     assert!(ill.stdout.lines().any(|line| line.starts_with("database") && line.ends_with("ok")), "{}", ill.stdout);
 }
 
