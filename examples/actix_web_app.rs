@@ -1,6 +1,6 @@
-//! A web application whose events are part of its own transactions: `POST /users` stores a user and the event that says
-//! so, both or neither. A handler actor gets the event afterwards; a consumer gets it as a line of JSON on standard
-//! output. Everything is in one SQLite file, no server needed.
+//! A web application that publishes events in its own transactions: `POST /users` stores a user and its event, both or
+//! neither. A handler actor gets the event afterwards; a consumer gets it as a line of JSON on standard output. Everything
+//! is in one SQLite file, no server needed.
 //!
 //! Run it with `cargo run --example actix_web_app`; a file (`app.db`) and an address (`127.0.0.1:8080`) may follow `--`.
 //! Then, from another terminal:
@@ -9,8 +9,8 @@
 //! curl -i -H 'content-type: application/json' -d '{"name": "Ada"}' http://127.0.0.1:8080/users
 //! ```
 //!
-//! The answer is `201` with the event's id. The same again is answered with `409`: the name is taken, so the transaction
-//! is rolled back, and the event that was published before in it never existed. Ctrl-C finishes what is in flight.
+//! The response is `201` with the event's id. A second request gets `409`: the name is taken, so the transaction is rolled
+//! back, with the event that it published. Ctrl-C finishes the deliveries in flight.
 
 use actix::prelude::*;
 use actix_outbox::{HandleEvent, HandlerError, NewEvent, Outbox, OutboxEvent, OutboxSystem, Settings, Subscribe};
@@ -52,7 +52,7 @@ async fn create_user(
     pool: web::Data<Pool<Connection>>,
     user: web::Json<NewUser>,
 ) -> HttpResponse {
-    // A task of its own: a client that hangs up must not cut a transaction short.
+    // In its own task, so that a client that disconnects does not cancel the transaction.
     let stored = actix_web::rt::spawn(async move { store_user(&outbox, &pool, user.into_inner()).await });
     match stored.await {
         Ok(Ok(event)) => HttpResponse::Created().json(serde_json::json!({ "event_id": event.id })),
@@ -71,7 +71,7 @@ fn failed(reason: &str) -> HttpResponse {
     HttpResponse::InternalServerError().finish()
 }
 
-/// What the application does once a user exists for certain.
+/// Handles the event after the user's transaction has committed.
 struct Mailer;
 
 impl Actor for Mailer {
@@ -83,12 +83,12 @@ impl Handler<HandleEvent> for Mailer {
 
     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
         let user: serde_json::Value = message.event.data_as()?;
-        eprintln!("mailer: welcome, {}", user["name"].as_str().unwrap_or("somebody"));
+        eprintln!("mailer: welcome, {}", user["name"].as_str().unwrap_or("user"));
         Ok(())
     }
 }
 
-/// Connections that wait for another writer rather than fail at once: SQLite has one at a time.
+/// Connections that wait for another writer instead of failing immediately: SQLite has one writer at a time.
 fn pool(file: &str) -> anyhow::Result<Pool<Connection>> {
     let mut config = ManagerConfig::default();
     config.custom_setup = Box::new(|file| {
@@ -103,8 +103,8 @@ fn pool(file: &str) -> anyhow::Result<Pool<Connection>> {
     Ok(Pool::builder(AsyncDieselConnectionManager::new_with_config(file, config)).build()?)
 }
 
-/// Ctrl-C, or what a service manager sends.
-async fn told_to_stop() {
+/// Waits for Ctrl-C, or for a service manager's SIGTERM.
+async fn stop_signal() {
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     if let (Ok(mut interrupt), Ok(mut terminate)) = signals {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
@@ -132,14 +132,14 @@ async fn main() -> anyhow::Result<()> {
     let server = HttpServer::new(move || {
         App::new().app_data(app_outbox.clone()).app_data(app_pool.clone()).route("/users", web::post().to(create_user))
     })
-    .shutdown_signal(told_to_stop())
+    .shutdown_signal(stop_signal())
     .bind(&address)?;
     for address in server.addrs() {
         eprintln!("listening on http://{address}");
     }
     server.run().await?;
 
-    // No more requests; what they published is delivered, or stays in the outbox for the next start.
+    // The server has stopped. Published events are delivered now, or stay in the outbox for the next start.
     outbox.shutdown().await?;
     Ok(())
 }

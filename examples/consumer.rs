@@ -4,7 +4,7 @@ use anyhow::Context;
 use redis::TypedCommands;
 use redis::streams::{StreamAutoClaimOptions, StreamId, StreamReadOptions};
 
-/// An entry that is not acknowledged after this number of milliseconds was left by a consumer that died.
+/// Milliseconds after which an unacknowledged entry is assumed to belong to a consumer that died.
 const LEFT_AFTER: usize = 60_000;
 
 fn main() -> anyhow::Result<()> {
@@ -29,7 +29,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Receives an event again if a consumer died between handling and acknowledging it: the `event_id` is the same.
+/// Handles an event. It receives an event again, with the same `event_id`, if a consumer died before acknowledging it.
 fn handle(entry: &StreamId) -> anyhow::Result<()> {
     let field = |name| entry.get::<String>(name).with_context(|| format!("{} has no {name}", entry.id));
     let event: serde_json::Value = serde_json::from_str(&field("cloud_event")?)?;

@@ -1,8 +1,8 @@
-//! A backend of one's own: events go, as lines of JSON, to a TCP server that answers each with `ok` or `no`.
+//! A custom backend: it sends events, as lines of JSON, to a TCP server that answers each with `ok` or `no`.
 //!
-//! It shows the three things that a backend tells the worker: an event that arrived, an event that was refused (it is
-//! tried again with backoff), and a server that is away (everything waits, and no retry is spent). The server is part of
-//! this program: at first it is not there, and it refuses the first event once. Ends by itself.
+//! It shows the three results that a backend reports to the worker: an event was accepted, an event was rejected (it is
+//! retried with backoff), and the server is unavailable (all events wait, and no retry is spent). The server is part of this
+//! program: it starts late, and rejects the first event once. The program ends by itself.
 //!
 //! Run it with `cargo run --example custom_backend`.
 
@@ -24,7 +24,7 @@ impl PublisherBackend for Lines {
     async fn publish(&self, event: &OutboxEvent) -> Result<(), BackendError> {
         match self.ask(&event.to_cloud_event_json()).await {
             Ok(answer) if answer == "ok" => Ok(()),
-            Ok(answer) => Err(BackendError::Rejected(format!("the server said {answer:?}"))),
+            Ok(answer) => Err(BackendError::Rejected(format!("the server answered {answer:?}"))),
             Err(error) => Err(BackendError::Unavailable(error.to_string())),
         }
     }
@@ -58,7 +58,7 @@ async fn serve(listener: TcpListener) -> io::Result<()> {
         let (client, _) = listener.accept().await?;
         let mut client = BufReader::new(client);
         let mut line = String::new();
-        // A health check connects and says nothing.
+        // A health check connects and sends nothing.
         if client.read_line(&mut line).await? > 0 {
             let answer = answers.next().unwrap_or("ok");
             println!("server: {answer} to {}", line.trim());
@@ -71,7 +71,7 @@ async fn serve(listener: TcpListener) -> io::Result<()> {
 #[actix::main]
 async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    // A port that nobody listens at yet.
+    // A port without a listener.
     let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
     let settings = Settings::from_toml(&format!(
         r#"
@@ -105,7 +105,7 @@ async fn main() -> anyhow::Result<()> {
     };
     println!("worker: {reason}");
 
-    // The refused event comes again; the later one of its key waits behind it.
+    // The rejected event is sent again; the later event of its key waits for it.
     serve(TcpListener::bind(address).await?).await?;
     outbox.drained().await;
     outbox.shutdown().await?;

@@ -1,5 +1,5 @@
-//! A worker with an application's own handlers and backends: the same commands as the program `outbox`, in a program of
-//! your own.
+//! A worker with an application's own handlers and backends: your own program with the same commands as the program
+//! `outbox`.
 //!
 //! ```sh
 //! export DATABASE_URL=sqlite://app.db OUTBOX__PUBLISHERS__DEFAULT__BACKEND=stderr
@@ -16,7 +16,7 @@ use actix_outbox::{
     BackendError, HandleEvent, HandlerError, OutboxEvent, OutboxSystem, PublisherBackend, Settings, Subscribe,
 };
 
-/// Runs in the worker, beside the delivery to the backend.
+/// Runs in the worker, in addition to the delivery to the backend.
 struct Mailer;
 
 impl Actor for Mailer {
@@ -28,12 +28,12 @@ impl Handler<HandleEvent> for Mailer {
 
     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
         let user: serde_json::Value = message.event.data_as()?;
-        eprintln!("mailer: welcome, {}", user["name"].as_str().unwrap_or("somebody"));
+        eprintln!("mailer: welcome, {}", user["name"].as_str().unwrap_or("user"));
         Ok(())
     }
 }
 
-/// `backend = "stderr"` in the settings.
+/// The backend for `backend = "stderr"` in the settings.
 struct Stderr;
 
 #[async_trait::async_trait]
@@ -49,7 +49,7 @@ impl PublisherBackend for Stderr {
 }
 
 fn main() -> ExitCode {
-    // The command line loads the settings; what is given here is only where it begins.
+    // The command line loads the settings; those given here are only the defaults.
     let builder = OutboxSystem::builder(Settings::default())
         .backend("stderr", |_settings| Ok(Stderr))
         .subscribe_with(|_| Subscribe::new("mailer", "user.created", Mailer.start().recipient()));

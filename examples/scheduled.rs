@@ -1,5 +1,5 @@
-//! Events for later: a time before which an event does not go, tries that come with growing pauses, and an event that is
-//! given up for good. Everything is in one SQLite file, no server needed. Ends by itself.
+//! Scheduled events and retries: an event with a time before which it is not sent, retries with growing pauses, and an
+//! event that fails after its last retry. Everything is in one SQLite file, no server needed. Ends by itself.
 //!
 //! Run it with `cargo run --example scheduled`.
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use actix_outbox::{HandleEvent, HandlerError, NewEvent, OutboxSystem, Settings, Subscribe};
 
-/// Sends reminders; the mail server refuses one address for ever, and another twice.
+/// Sends reminders. The mail server refuses one address always, and another twice.
 struct Reminders {
     started: Instant,
     refusals: u32,
@@ -24,7 +24,7 @@ impl Handler<HandleEvent> for Reminders {
     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
         let (to, seconds) = (&message.event.subject, self.started.elapsed().as_secs_f32());
         let refused = match to.as_str() {
-            "nobody@example.com" => true,
+            "unknown@example.com" => true,
             "busy@example.com" if self.refusals < 2 => {
                 self.refusals += 1;
                 true
@@ -44,7 +44,7 @@ async fn main() -> anyhow::Result<()> {
         [database]
         url = "sqlite://{}"
         [publishers.default]
-        backend = "local"                # for handlers alone
+        backend = "local"                # only for handlers
         [worker]
         # After the n-th failure: base × factor^n, here 0.2 s, 0.4 s, 0.8 s; in production minutes, and a jitter.
         retry_backoff = {{ base = "100ms", factor = 2, max = "1h", jitter = 0 }}
@@ -62,7 +62,7 @@ async fn main() -> anyhow::Result<()> {
     outbox.send(reminder("later@example.com").scheduled_in(Duration::from_secs(1))).await?;
     outbox.send(reminder("now@example.com")).await?;
     outbox.send(reminder("busy@example.com").max_retries(5)).await?;
-    outbox.send(reminder("nobody@example.com").max_retries(2)).await?;
+    outbox.send(reminder("unknown@example.com").max_retries(2)).await?;
 
     actix_rt::time::sleep(Duration::from_millis(1_500)).await;
     outbox.drained().await;

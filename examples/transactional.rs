@@ -1,5 +1,5 @@
-//! Events in the application's own transactions, by diesel-async and by plain diesel, and what becomes of them when the
-//! transaction is rolled back. Publishing needs no running system: any worker delivers what was committed.
+//! Events in the application's own transactions, with diesel-async and with plain diesel; a rollback also removes the
+//! events. Publishing needs no running system: any worker delivers committed events.
 //!
 //! Everything is in one SQLite file, no server needed; with Postgres only the connection's type differs. Ends by itself.
 //!
@@ -13,7 +13,7 @@ use diesel::{Connection, SqliteConnection};
 use diesel_async::AsyncConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 
-/// Prints what arrives.
+/// Prints each delivered event.
 struct Printer;
 
 impl Actor for Printer {
@@ -29,7 +29,7 @@ impl Handler<HandleEvent> for Printer {
     }
 }
 
-/// With plain diesel: the order's new state and the event that says so.
+/// With plain diesel: updates the order and publishes its event.
 fn settle(conn: &mut SqliteConnection, order: i64, amount: i64) -> anyhow::Result<()> {
     conn.transaction(|conn| {
         let event = NewEvent::new("order.settled", "shop").partition_key(format!("order-{order}")).data(amount);
@@ -38,7 +38,7 @@ fn settle(conn: &mut SqliteConnection, order: i64, amount: i64) -> anyhow::Resul
             .bind::<BigInt, _>(amount)
             .bind::<BigInt, _>(order)
             .bind::<BigInt, _>(amount);
-        // The event was published above all the same: the transaction decides, not the order of its statements.
+        // The event was published above, but is rolled back: the transaction decides, not the order of its statements.
         anyhow::ensure!(
             diesel::RunQueryDsl::execute(pay, conn)? == 1,
             "{amount} is more than order {order} has to pay"
@@ -47,7 +47,7 @@ fn settle(conn: &mut SqliteConnection, order: i64, amount: i64) -> anyhow::Resul
     })
 }
 
-/// With diesel-async: several events at once, in the order given.
+/// With diesel-async: publishes several events in one statement, in the given order.
 async fn open(conn: &mut SyncConnectionWrapper<SqliteConnection>, orders: &[i64]) -> Result<(), PublishError> {
     conn.transaction(async |conn| {
         for order in orders {
@@ -90,7 +90,7 @@ async fn main() -> anyhow::Result<()> {
         println!("rolled back, with its events: {refused}");
     }
 
-    // A worker finds by polling what it was not told of; this one is told.
+    // A worker also finds events by polling; this call wakes it.
     outbox.wake();
     outbox.drained().await;
     outbox.shutdown().await?;

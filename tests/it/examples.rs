@@ -103,7 +103,7 @@ async fn the_scheduled_example_waits_tries_again_and_gives_up() {
     };
     assert_eq!(of("now@example.com "), ["is reminded"]);
     assert_eq!(of("busy@example.com "), ["was refused", "was refused", "is reminded"]);
-    assert_eq!(of("nobody@example.com "), ["was refused", "was refused"]);
+    assert_eq!(of("unknown@example.com "), ["was refused", "was refused"]);
     let later = said.iter().find(|line| line.ends_with("later@example.com is reminded")).unwrap();
     assert!(later.split(' ').next().unwrap().parse::<f32>().unwrap() >= 1.0, "{later}");
 }

@@ -1,5 +1,5 @@
-//! The main job on embedded defaults, no server needed: events written in transactions of a SQLite file reach a backend
-//! (here: lines of JSON on standard output) and two handler actors. Ends by itself.
+//! The quick start, no server needed: events written in transactions of a SQLite file reach a backend (here: lines of JSON
+//! on standard output) and two handler actors. Ends by itself.
 //!
 //! Run it with `cargo run -p quickstart`.
 
@@ -12,7 +12,7 @@ use diesel::sqlite::SqliteConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 
-/// Greets new users; fails the first time it sees one, and gets the event again.
+/// Greets new users. Fails for the first event, which it then gets again.
 #[derive(Default)]
 struct Greeter {
     seen: HashSet<String>,
@@ -27,7 +27,7 @@ impl Handler<HandleEvent> for Greeter {
 
     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
         let user: serde_json::Value = message.event.data_as()?;
-        let name = user["name"].as_str().unwrap_or("somebody");
+        let name = user["name"].as_str().unwrap_or("user");
         if self.seen.insert(name.to_owned()) {
             eprintln!("greeter: the mail server is unavailable, {name} has to wait");
             return Err(HandlerError::new("the mail server is unavailable"));
@@ -37,7 +37,7 @@ impl Handler<HandleEvent> for Greeter {
     }
 }
 
-/// Sees every event.
+/// Handles every event.
 struct Auditor;
 
 impl Actor for Auditor {
@@ -69,7 +69,7 @@ async fn main() -> anyhow::Result<()> {
         file.display()
     ))?;
 
-    // The handlers are there before the first event is read.
+    // The handlers are registered before the first event is fetched.
     let outbox = OutboxSystem::builder(settings)
         .migrate(true)
         .subscribe(Subscribe::new("greeter", "user.created", Greeter::default().start().recipient()))
@@ -87,7 +87,7 @@ async fn main() -> anyhow::Result<()> {
         })
         .await?;
 
-    // … and so is never seen when that is rolled back …
+    // … so it is never delivered if that is rolled back …
     let rolled_back: Result<(), PublishError> = outbox
         .transaction(&mut conn, async |conn| {
             let ghost = NewEvent::new("user.created", "quickstart").data(serde_json::json!({ "name": "Ghost" }));
@@ -97,11 +97,11 @@ async fn main() -> anyhow::Result<()> {
         .await;
     assert!(rolled_back.is_err());
 
-    // … or it has one of its own, and a time before which it does not go.
+    // … or it has its own transaction, here with a time before which it is not sent.
     let later = NewEvent::new("report.due", "quickstart").scheduled_in(Duration::from_secs(1));
     outbox.send(later).await?;
 
-    // Until both events are delivered and handled.
+    // Waits until both events are delivered and handled.
     actix_rt::time::sleep(Duration::from_millis(1_200)).await;
     outbox.drained().await;
     outbox.shutdown().await?;
