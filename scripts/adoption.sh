@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Adopts 2,000,000 rows of a django-broadcaster table while a writer goes on writing, kills the adoption ten times on the
-# way, and says how long a write waited at most and whether a row was lost; see tests/it/adoption/interrupted.rs.
+# Adopts 2,000,000 rows of a django-broadcaster table while a writer inserts, kills the adoption ten times, and prints how
+# long a write waited at most and whether a row was lost; see tests/it/adoption/interrupted.rs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec cargo test --test it -- --ignored --exact --nocapture \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks deploy/ as far as that goes without a container engine: schemas and lints, then the image's own build command in a
-# copy of what the engine would see, and the program in a folder that holds what the image holds, read-only, as user 65532,
-# with the settings of the compose file and of the Kubernetes manifest. No image is built.
+# Checks deploy/ as far as possible without a container engine: schemas and lints, then the image's build command in a copy
+# of the engine's build context, and the program in a folder with the image's files, read-only, as user 65532, with the
+# settings of the compose file and of the Kubernetes manifest. No image is built.
 #
 # Needs python3 with venv and the network for pip (once), redis-server and postgres, and root for the folder.
 set -euo pipefail
@@ -29,7 +29,7 @@ echo "${tools[*]}"
 
 step "Dockerfile: hadolint"
 "$bin/hadolint" deploy/Dockerfile
-echo "nothing to say"
+echo "no findings"
 
 step "compose.yaml: the compose specification's schema"
 "$bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose.yaml
@@ -39,15 +39,15 @@ step "kubernetes.yaml: Kubernetes' schemas"
 
 step "outbox.service: systemd-analyze"
 if command -v systemd-analyze >/dev/null; then
-    # The program need not be installed here for its unit to be right.
+    # The unit is checked with /bin/true, because the program may not be installed here.
     sed 's|^ExecStart=/usr/local/bin/outbox|ExecStart=/bin/true|' deploy/outbox.service >"$work/outbox.service"
     systemd-analyze verify "$work/outbox.service"
     systemd-analyze security --offline=yes --threshold=15 "$work/outbox.service" | tail -n 1
 else
-    echo "skipped: systemd-analyze is not here"
+    echo "skipped: systemd-analyze is not installed"
 fi
 
-step "The image's build, in a copy of what .dockerignore lets through"
+step "The image's build, in a copy of the files that .dockerignore admits"
 context=$work/context
 rm -rf "$context"
 mkdir "$context"
@@ -57,13 +57,13 @@ echo "$build"
 (cd "$context" && CARGO_TARGET_DIR="$work/build" $build)
 program=$work/build/release/outbox
 
-step "What the program is linked to: nothing but what distroless/cc has"
+step "The program's libraries: only those of distroless/cc"
 libraries=$(ldd "$program" | grep -o '/[^ ]*')
 echo "$libraries"
-! grep -vE '/(ld-linux-[a-z0-9-]*|libc|libm|libgcc_s)\.so\.[0-9]+$' <<<"$libraries" || fail "The image does not have that."
+! grep -vE '/(ld-linux-[a-z0-9-]*|libc|libm|libgcc_s)\.so\.[0-9]+$' <<<"$libraries" || fail "The image lacks these libraries."
 
 if [ "$(id -u)" -ne 0 ]; then
-    step "skipped: the program in a folder like the image's, which takes root"
+    step "skipped: the program in a folder like the image's, which needs root"
     exit 0
 fi
 
@@ -81,7 +81,7 @@ trap end EXIT
 unprivileged=(setpriv --reuid=65534 --regid=65534 --clear-groups)
 mkdir "$run/postgres" "$run/redis"
 chown 65534:65534 "$run" "$run/postgres"
-# On the PATH, or where Debian's packages keep it.
+# On the PATH, or in the folder of Debian's packages.
 PATH=$PATH:$(find /usr/lib/postgresql/*/bin -maxdepth 0 2>/dev/null | sort -V | tail -n 1)
 postgres=$(dirname "$(readlink -f "$(command -v initdb)")")
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
@@ -107,7 +107,7 @@ mkdir -p "$root/etc/outbox" "$root/usr/local/bin" "$root/dev" "$root/proc" "$roo
 cp "$program" "$root/usr/local/bin/"
 for library in $libraries; do install -D "$library" "$root$library"; done
 
-# As the image runs it: this folder is all there is, nothing in it can be written, and the user is nobody in particular.
+# Like the image: only this folder, read-only, as an unprivileged user.
 # shellcheck disable=SC2016 # expanded by the inner shell
 outbox=(unshare --mount bash -c 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && cd "$0" &&
     exec chroot --userspec=65532:65532 "$0" /usr/local/bin/outbox "$@"' "$root")
@@ -138,4 +138,4 @@ for settings in deploy/outbox.toml "$run/kubernetes.toml"; do
     unset 'servers[-1]'
 done
 
-step "deploy/ holds as far as it can be checked here; no image was built"
+step "deploy/ has no errors that can be found here; no image was built"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures how long the console's pages take with two million events in the table, and what an open page costs a worker;
+# Measures the response times of the console's pages with two million events, and the cost of an open page for a worker;
 # see benches/console.rs.
 set -euo pipefail
 cd "$(dirname "$0")/.."

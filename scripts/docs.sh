@@ -9,11 +9,11 @@ echo "links: none is broken"
 if [ "${1:-}" = --links ]; then exit 0; fi
 
 if ! command -v mdbook >/dev/null; then
-    echo "mdbook is not installed: run 'cargo install mdbook', or 'scripts/docs.sh --links' to check the links alone" >&2
+    echo "mdbook is not installed: run 'cargo install mdbook', or 'scripts/docs.sh --links' to check only the links" >&2
     exit 1
 fi
 
-# The chapters link to files outside of docs/, which are not in the book: there such links lead to the source on docs.rs.
+# The chapters link to files outside of docs/, which the book lacks: in the book such links lead to the source on docs.rs.
 source="$PWD/target/book/source"
 rm -rf "$PWD/target/book"
 mkdir -p "$PWD/target/book"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the whole test suite: the tests, the documentation's examples and the example that needs no server.
-# What is missing on the machine it installs from Debian's packages where it may, and otherwise says how to.
+# Installs missing programs from Debian's packages if it has the rights, and otherwise prints the commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ fail() {
     exit 1
 }
 
-# On the PATH, or where Debian's packages keep it.
+# On the PATH, or in the folder of Debian's packages.
 has_postgres() {
     local bin
     for bin in /usr/lib/postgresql/*/bin; do
@@ -20,14 +20,14 @@ has_postgres() {
     command -v initdb >/dev/null && command -v postgres >/dev/null
 }
 
-# ensurepip puts pip into an environment; Debian keeps it in a package of its own.
+# ensurepip installs pip into an environment; Debian has it in a separate package.
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
-# Installs packages without starting, now, the servers that come with them: the tests start their own.
+# Installs packages without starting their servers: the tests start their own.
 install_packages() {
     local policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
@@ -39,7 +39,7 @@ install_packages() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
 }
 
-step "What the tests need"
+step "Programs that the tests need"
 command -v cargo >/dev/null || fail "cargo is missing. Install Rust 1.89 or later: https://rustup.rs"
 command -v cc >/dev/null || fail "A C compiler is missing. Run: sudo apt-get install gcc libc6-dev"
 packages=()
@@ -54,11 +54,11 @@ if [ "${#packages[@]}" -gt 0 ]; then
     command -v apt-get >/dev/null || fail "Missing: ${packages[*]}. On Debian: $by_hand"
     if [ "$(id -u)" -ne 0 ] && ! sudo -n true 2>/dev/null; then fail "Missing: ${packages[*]}. Run: $by_hand"; fi
     echo "Installing ${packages[*]}"
-    (install_packages "${packages[@]}") || fail "That did not work. Run: $by_hand"
+    (install_packages "${packages[@]}") || fail "The installation failed. Run: $by_hand"
 fi
-echo "cargo, cc, redis-server, postgres, promtool, chromium and python3 with venv are here"
+echo "cargo, cc, redis-server, postgres, promtool, chromium and python3 with venv are installed"
 
-# With more at once the servers and workers of the tests only wait for each other.
+# With more threads the servers and workers of the tests only wait for each other.
 threads=$(nproc 2>/dev/null || echo 2)
 if [ "$threads" -gt 4 ]; then threads=4; fi
 

@@ -1,4 +1,4 @@
-//! What an event costs, against how many wait with it.
+//! The cost of an event by the length of the backlog.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::style::{INK, OURS, WIDTH, text};
 
 const HEIGHT: u32 = 320;
 
-/// Millions of events: the short backlog that each run has beside its long one.
+/// The short backlog that each run measures in addition to its long one, in millions of events.
 const SHORT: f64 = 0.1;
 
 pub(crate) fn draw(runs: &[Run], path: &Path) -> anyhow::Result<bool> {

@@ -1,4 +1,4 @@
-//! How fast a worker empties a backlog, beside what the servers alone can do.
+//! A worker's throughput when it drains a backlog, compared with the servers' own.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::run::{Run, figure};
 use crate::style::{LIMIT, OURS, WIDTH, grouped, text};
 
-/// The bars, from the top: a figure, what it is, and whether it is a limit.
+/// The bars, from the top: a figure, its description, and whether it is a limit.
 const BARS: &[(&str, &str, bool)] = &[
     ("xadd", "XADD alone", true),
     ("limit.all", "fetch and update alone, all connections", true),

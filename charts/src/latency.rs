@@ -1,4 +1,4 @@
-//! From the commit to the entry in the stream, on a logarithmic scale.
+//! The latency from the commit to the entry in the stream, on a logarithmic scale.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ const LABELS: i32 = 190;
 const MARGIN: i32 = 60;
 const TOP: i32 = 40;
 
-/// Milliseconds: what the scale goes from and to.
+/// The scale's start and end in milliseconds.
 const FROM: f64 = 0.1;
 const TO: f64 = 1_000.0;
 

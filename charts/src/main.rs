@@ -1,10 +1,10 @@
-//! Draws what `outbox bench --format json` measured, as SVG.
+//! Draws the figures of `outbox bench --format json` as SVG.
 //!
 //! ```sh
 //! cargo run -p outbox-charts -- docs/charts figures.json …
 //! ```
 //!
-//! Of several files the first that has a figure gives it; the backlog's chart has a point from each file.
+//! With several files, each figure comes from the first file that has it; the backlog's chart has a point from each file.
 
 mod backlog;
 mod drain;
@@ -32,5 +32,5 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Draws into a file; returns whether there was anything to draw.
+/// Draws a chart into a file; returns whether it has any figures.
 type Chart = fn(&[Run], &Path) -> anyhow::Result<bool>;

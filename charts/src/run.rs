@@ -28,7 +28,7 @@ impl Run {
     }
 }
 
-/// A figure of the first run that has it.
+/// The value of a figure in the first run that has it.
 pub(crate) fn figure(runs: &[Run], name: &str) -> Option<f64> {
     runs.iter().find_map(|run| run.figure(name))
 }

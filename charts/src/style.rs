@@ -1,4 +1,4 @@
-//! What the charts have in common: sizes, and colours that can be read on a light and on a dark page.
+//! The charts' common sizes and colours, which are readable on a light and on a dark page.
 
 use plotters::prelude::*;
 
@@ -12,7 +12,7 @@ pub(crate) fn text(size: u32) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&INK)
 }
 
-/// A number as people read it: 61,778.
+/// A number with commas between thousands: 61,778.
 pub(crate) fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut out = String::new();
