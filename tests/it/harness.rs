@@ -1,4 +1,4 @@
-//! What the other tests rest on.
+//! Tests of the test support itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -100,7 +100,7 @@ async fn a_standby_shows_what_it_has_replayed_and_refuses_writes() {
     pair.standby.lag(PATIENCE * 10).await;
     let received = "SELECT (pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn())";
     eventually("it has received more than it shows", PATIENCE, async || {
-        // The server heeds a new setting some time after it was told.
+        // The server applies a new setting with a delay.
         primary.batch_execute("INSERT INTO ticks DEFAULT VALUES").await.unwrap();
         standby.query_one(received, &[]).await.unwrap().get(0)
     })
@@ -147,7 +147,7 @@ fn a_server_stops_when_its_test_panics() {
     assert!(!ports.into_iter().any(listens));
 }
 
-/// Run by the next test in a process of its own, which is then killed.
+/// Run by the next test in a separate process, which is then killed.
 #[tokio::test]
 #[ignore = "waits to be killed"]
 async fn servers_wait_to_be_killed() {

@@ -1,4 +1,4 @@
-//! An outbox of one test: a database, a stream, settings files, and the program that works on them.
+//! The outbox of one test: a database, a stream, settings files, and the program that uses them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use crate::support::postgres::{self, Database};
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, redis, unique};
 
-/// How long a backlog of some thousands may take: an unoptimised program on a busy machine.
+/// How long draining some thousands of events may take, with an unoptimised program on a busy machine.
 pub(crate) const DRAIN: Duration = Duration::from_secs(120);
 
 pub(crate) struct TestOutbox {
     database: Database,
-    /// Where the stream is read.
+    /// The Redis in which tests read the stream.
     redis_url: String,
-    /// The line of a `[publishers.*]` that says where the stream is.
+    /// The line of a `[publishers.*]` with the address of Redis.
     address: String,
     stream: String,
     folder: TempDir,
@@ -37,13 +37,13 @@ impl TestOutbox {
         Self::unmigrated(database, redis_url).migrate()
     }
 
-    /// As [`on`](Self::on), where the settings say in another way where Redis is.
+    /// Like [`on`](Self::on), with other settings for the address of Redis.
     pub(crate) async fn found_by(address: String, redis_url: String) -> Self {
         let test = Self::unmigrated(postgres::database().await, redis_url);
         Self { address, ..test }.migrate()
     }
 
-    /// Its database is reached over another port from now on.
+    /// Connects to its database over another port after this call.
     pub(crate) fn through(mut self, port: u16) -> Self {
         self.database = self.database.at(port);
         self
@@ -83,7 +83,7 @@ impl TestOutbox {
         Settings::from_toml(&format!("[database]\nurl = \"{}\"\n{tables}", self.database.url)).unwrap()
     }
 
-    /// The lines of a `[publishers.*]` that publishes into this scene's stream.
+    /// The lines of a `[publishers.*]` that publishes into this test's stream.
     pub(crate) fn stream(&self) -> String {
         let Self { address, stream, .. } = self;
         format!("backend = \"redis_stream\"\n{address}\nstream_name = \"{stream}\"\nmax_len = 0\n")
@@ -98,7 +98,7 @@ impl TestOutbox {
         &self.database.url
     }
 
-    /// The stream is on another server now.
+    /// Reads the stream from another server after this call.
     pub(crate) fn read_from(&mut self, redis_url: String) {
         self.redis_url = redis_url;
     }
@@ -128,13 +128,13 @@ impl TestOutbox {
         Running::spawn(&mut self.outbox(settings, &["worker", "--name", name]))
     }
 
-    /// Runs the program to its end, which is a good one.
+    /// Runs the program and asserts that it succeeds.
     pub(crate) async fn run(&self, arguments: &[&str]) {
         let mut program = Running::spawn(&mut self.outbox(&self.settings("", ""), arguments));
         assert!(program.wait_exit(PATIENCE).await.success(), "{arguments:?}: {}", program.stderr());
     }
 
-    /// Runs a worker until nothing is due.
+    /// Runs a worker until no event is due.
     pub(crate) async fn drain(&self, settings: &Path) {
         let mut worker = Running::spawn(&mut self.outbox(settings, &["worker", "--until-empty"]));
         let status = worker.wait_exit(DRAIN).await;
@@ -145,7 +145,7 @@ impl TestOutbox {
         self.database.connect().await
     }
 
-    /// The one number that a query answers.
+    /// The single number that a query returns.
     pub(crate) async fn number(&self, query: &str) -> i64 {
         self.sql().await.query_one(query, &[]).await.unwrap().get(0)
     }
@@ -166,7 +166,7 @@ impl TestOutbox {
         self.number("SELECT count(*) FROM outbox_events WHERE status = 'published'").await
     }
 
-    /// How many entries the stream has.
+    /// The number of entries in the stream.
     pub(crate) async fn length(&self) -> usize {
         redis::length(&mut redis::connect(&self.redis_url).await, &self.stream).await
     }
@@ -179,20 +179,20 @@ impl TestOutbox {
         redis::connect(&self.redis_url).await
     }
 
-    /// Waits until the stream has grown to `length` entries.
+    /// Waits until the stream has `length` entries.
     pub(crate) async fn wait_length(&self, length: usize) {
         let mut redis = self.redis().await;
         let what = format!("the stream has {length} entries");
         eventually(&what, DRAIN, async || redis::length(&mut redis, &self.stream).await >= length).await;
     }
 
-    /// Waits until each of the named workers owns a share.
+    /// Waits until each of the named workers owns shards.
     pub(crate) async fn wait_owners(&self, names: &[&str]) {
         let statement =
             "SELECT count(DISTINCT w.name) FROM outbox_running_leases l JOIN outbox_workers w ON w.id = l.owner
             WHERE w.name = ANY($1)";
         let sql = self.sql().await;
-        eventually(&format!("{names:?} own shares"), PATIENCE, async || {
+        eventually(&format!("{names:?} own shards"), PATIENCE, async || {
             sql.query_one(statement, &[&names]).await.unwrap().get::<_, i64>(0) == names.len() as i64
         })
         .await;
@@ -203,7 +203,7 @@ impl TestOutbox {
         eventually("every event is published", DRAIN, async || self.unpublished().await == 0).await;
     }
 
-    /// Asserts that every event is in the stream, once, and that each key's events are there in their order.
+    /// Asserts that every event is in the stream once, and each key's events in order.
     pub(crate) async fn assert_delivered(&self) {
         let stream = self.event_ids().await;
         let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
@@ -234,6 +234,6 @@ impl TestOutbox {
             disordered.len(),
             disordered.first()
         );
-        assert!(places.is_empty(), "{} entries are no event of this outbox", places.len());
+        assert!(places.is_empty(), "{} entries are not events of this outbox", places.len());
     }
 }

@@ -1,5 +1,5 @@
-/* Preloaded into a program, shifts what it takes for the time of day by CLOCK_SHIFT seconds. Clocks that only go on, and
-   by which programs wait, stay as they are. */
+/* Preloaded into a program, shifts its time of day by CLOCK_SHIFT seconds. Monotonic clocks, which programs use to wait,
+   are not shifted. */
 
 #define _GNU_SOURCE
 #include <stdlib.h>

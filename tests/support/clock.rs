@@ -1,4 +1,4 @@
-//! Programs whose clock is wrong.
+//! Programs with a wrong clock.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-/// Lets the program that a command starts take it to be so many seconds later, or earlier, than it is.
+/// Shifts the clock of a command's program by this many seconds, forwards or backwards.
 pub(crate) fn shift(command: &mut Command, seconds: i64) {
     static LIBRARY: OnceLock<TempDir> = OnceLock::new();
     let folder = LIBRARY.get_or_init(|| {

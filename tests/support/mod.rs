@@ -1,12 +1,12 @@
-//! Throwaway servers and other programs for tests.
+//! Temporary servers and other programs for tests.
 //!
-//! Both the integration tests and the unit tests inside the crate include this folder, so it uses nothing of the crate.
-//! One PostgreSQL and one Redis are started per test process, when first asked for; each test gets a database and a
-//! stream of its own. `OUTBOX_TEST_DATABASE_URL` and `OUTBOX_TEST_REDIS_URL` name existing servers to use instead.
-//! Tests that stop, restart or empty a server start one for themselves.
+//! Both the integration tests and the unit tests inside the crate include this folder, so it does not use the crate.
+//! Each test process starts one PostgreSQL and one Redis on first use; each test gets its own database and stream.
+//! `OUTBOX_TEST_DATABASE_URL` and `OUTBOX_TEST_REDIS_URL` name existing servers to use instead.
+//! Tests that stop, restart or empty a server start their own.
 //!
-//! Whatever is started here ends with the value that stands for it, also when a test panics, and ends with the test
-//! process, also when that is killed (see `process::Watchdog`).
+//! A program started here ends when its value is dropped, also when a test panics, and when the test process ends, also
+//! when it is killed (see `process::Watchdog`).
 
 #![allow(dead_code, reason = "each test crate uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
@@ -28,10 +28,10 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// How long anything may take that normally takes moments, on a busy machine.
+/// The timeout for operations that normally take moments, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Polls `condition` until it holds; panics, saying `what` did not come about, when it still does not after `timeout`.
+/// Polls `condition` until it holds. Panics with `what` if it does not hold within `timeout`.
 pub(crate) async fn eventually(what: &str, timeout: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !condition().await {
@@ -40,13 +40,13 @@ pub(crate) async fn eventually(what: &str, timeout: Duration, mut condition: imp
     }
 }
 
-/// A name that no other test uses, in this process or another.
+/// A name that no other test uses, in any process.
 pub(crate) fn unique(prefix: &str) -> String {
     format!("{prefix}_{}", Uuid::new_v4().simple())
 }
 
-/// A loopback port that is free now. Below the range that systems give to outgoing connections, so that a server which
-/// is stopped for a while finds it free again.
+/// A free loopback port. It is below the range for outgoing connections, so that a stopped server finds it free when it
+/// starts again.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 20_000;

@@ -1,4 +1,4 @@
-//! Stands before a PostgreSQL and keeps notifications to itself, as a pooler in transaction mode does.
+//! A proxy of PostgreSQL that drops notifications, like a pooler in transaction mode.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 /// The first byte of a notification.
 const NOTIFICATION: u8 = b'A';
 
-/// It ends when dropped.
+/// A running pooler; stopped when dropped.
 pub(crate) struct Pooler {
     port: u16,
     listening: JoinHandle<()>,

@@ -19,7 +19,7 @@ pub(crate) mod replication;
 
 const USER: &str = "outbox";
 
-/// Speed before safety: what is lost when the machine itself stops is no loss here. `synchronous_commit` stays on.
+/// Speed over durability: tests do not need data after a crash of the machine. `synchronous_commit` stays on.
 const SETTINGS: &[(&str, &str)] = &[
     ("listen_addresses", "127.0.0.1"),
     ("unix_socket_directories", ""),
@@ -42,7 +42,7 @@ fn shared() -> &'static Server {
     SHARED.get_or_init(Server::start)
 }
 
-/// A connection over which statements can be sent.
+/// A connection to a database.
 pub(crate) async fn connect(url: &str) -> Client {
     let (client, connection) =
         tokio_postgres::connect(url, NoTls).await.unwrap_or_else(|error| panic!("{url}: {error}"));
@@ -50,7 +50,7 @@ pub(crate) async fn connect(url: &str) -> Client {
     client
 }
 
-/// A database of one test. On an existing server it is dropped again; a throwaway server goes as a whole.
+/// A database of one test. On an existing server it is dropped at the end; a temporary server is removed as a whole.
 pub(crate) struct Database {
     pub(crate) url: String,
     pub(crate) name: String,
@@ -70,7 +70,7 @@ impl Database {
         Self { url: url.into(), name, drop_on: None }
     }
 
-    /// Another database with the same tables and rows; nobody may be connected to this one.
+    /// Another database with the same tables and rows; requires that this one has no connections.
     pub(crate) async fn copy(&self) -> Self {
         let mut server = Url::parse(&self.url).unwrap();
         server.set_path("postgres");
@@ -79,7 +79,7 @@ impl Database {
         copy
     }
 
-    /// The same database as it is reached over another port.
+    /// The same database, reached over another port.
     pub(crate) fn at(mut self, port: u16) -> Self {
         let mut url = Url::parse(&self.url).unwrap();
         url.set_port(Some(port)).unwrap();
@@ -96,27 +96,27 @@ impl Drop for Database {
     fn drop(&mut self) {
         let Some(server) = self.drop_on.take() else { return };
         let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        // A thread of its own: a runtime cannot be entered from within another.
+        // On its own thread, because a runtime cannot be entered from within another.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async { connect(&server).await.batch_execute(&statement).await })
         });
         if !matches!(dropped.join(), Ok(Ok(()))) {
-            eprintln!("the database {} is left behind", self.name);
+            eprintln!("the database {} could not be dropped", self.name);
         }
     }
 }
 
-/// How a server is told to stop.
+/// How to stop a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// Open transactions are rolled back, everything is written out.
+    /// Open transactions are rolled back, and all data is written.
     Fast,
-    /// At once; the next start recovers.
+    /// Immediately; the next start recovers.
     Immediate,
 }
 
-/// A server of its own; stopped, and its data removed, when dropped.
+/// A server of one test; stopped, and its data removed, when dropped.
 pub(crate) struct Server {
     folder: TempDir,
     port: u16,
@@ -129,7 +129,7 @@ impl Server {
         Self::start_with(&[])
     }
 
-    /// With settings of its own over the usual ones: `&[("fsync", "on")]`.
+    /// With additional settings: `&[("fsync", "on")]`.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
         let folder = new_folder();
         initdb(folder.path());
@@ -144,7 +144,7 @@ impl Server {
         server
     }
 
-    /// Serves TLS with this identity from now on.
+    /// Serves TLS with this identity after this call.
     pub(crate) fn secure(&mut self, identity: &super::tls::Identity) {
         let data = self.folder.path().join("data");
         for (from, name) in [(&identity.certificate, "server.crt"), (&identity.key, "server.key")] {
@@ -159,7 +159,7 @@ impl Server {
         self.restart(Stop::Fast);
     }
 
-    /// Lets this role in by its password alone from now on; everybody else needs none.
+    /// Requires this role's password after this call; other roles need none.
     pub(crate) fn ask_for_the_password_of(&mut self, role: &str) {
         let rules = format!(
             "host all {role} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n\
@@ -178,14 +178,14 @@ impl Server {
     pub(crate) fn stop(&mut self, how: Stop) {
         let signal = if how == Stop::Fast { Signal::INT } else { Signal::QUIT };
         if let Some(mut daemon) = self.running.take() {
-            // What is frozen would not hear it.
+            // A frozen process would not handle the signal.
             daemon.signal_children(Signal::CONT);
             daemon.signal(Signal::CONT);
             daemon.end(signal, PATIENCE);
         }
     }
 
-    /// Ends all processes of a frozen server where they are: what they have not read from their connections is lost.
+    /// Kills all processes of a frozen server: what they have not read from their connections is lost.
     pub(crate) fn kill_frozen(&mut self) {
         let mut daemon = self.running.take().expect("postgres runs");
         daemon.signal_children(Signal::KILL);
@@ -210,12 +210,12 @@ impl Server {
         Database::create(&self.url("postgres")).await
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// Returns when the server accepts connections, or has ended: whether it runs.
+    /// Waits until the server accepts connections or has ended; returns whether it runs.
     fn launch(&mut self) -> bool {
         let data = self.folder.path().join("data");
         let mut command = unprivileged("postgres");
@@ -238,7 +238,7 @@ impl Drop for Server {
 }
 
 /// Whether the server says in `postmaster.pid` that it accepts connections: its process id in the first line, its state
-/// in the eighth. Asking the file and not the port cannot mistake another server for this one.
+/// in the eighth. Unlike the port, the file cannot belong to another server.
 fn is_ready(data: &Path, id: u32) -> bool {
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };
     let mut lines = text.lines().map(str::trim);
@@ -258,13 +258,13 @@ fn initdb(folder: &Path) {
 /// A folder that the server's user may write to.
 fn new_folder() -> TempDir {
     let Some((user, group)) = user() else { return tempfile::tempdir().unwrap() };
-    // Root's own folder for temporary files may be closed to others.
+    // Other users may have no access to root's folder for temporary files.
     let folder = TempDir::with_prefix_in("outbox-postgres-", "/tmp").unwrap();
     std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
     folder
 }
 
-/// A program of PostgreSQL, run by a user that it accepts: it refuses to be root.
+/// A program of PostgreSQL, run by an unprivileged user, because it refuses to run as root.
 fn unprivileged(program: &str) -> Command {
     let mut command = Command::new(bin_dir().join(program));
     command.current_dir("/");
@@ -274,7 +274,7 @@ fn unprivileged(program: &str) -> Command {
     command
 }
 
-/// The user and group to become when root: `postgres` where there is one, else `nobody`.
+/// The user and group to use instead of root: `postgres` if it exists, else `nobody`.
 fn user() -> Option<(u32, u32)> {
     if !geteuid().is_root() {
         return None;
@@ -285,13 +285,13 @@ fn user() -> Option<(u32, u32)> {
     Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
 }
 
-/// Where `initdb` and `postgres` are: on the `PATH`, else the newest that Debian's packages installed.
+/// The folder of `initdb` and `postgres`: on the `PATH`, else the newest of Debian's packages.
 fn bin_dir() -> PathBuf {
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let complete = |dir: &PathBuf| dir.join("initdb").is_file() && dir.join("postgres").is_file();
     std::env::split_paths(&on_path)
         .find(complete)
-        // It may have links to these two alone.
+        // The folder on the `PATH` may contain only links to these two.
         .and_then(|dir| Some(fs::canonicalize(dir.join("postgres")).ok()?.parent()?.to_owned()))
         .or_else(|| {
             let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
-/// How often a wait looks again.
+/// How often a wait polls.
 const TICK: Duration = Duration::from_millis(5);
 
 /// A running program whose output is collected; killed when dropped.
@@ -43,12 +43,12 @@ impl Running {
         self.child.id()
     }
 
-    /// What it has written to standard output so far; all of it once it has ended.
+    /// Its standard output so far; complete once it has ended.
     pub(crate) fn stdout(&self) -> String {
         self.stdout.text()
     }
 
-    /// What it has written to standard error so far; all of it once it has ended.
+    /// Its standard error so far; complete once it has ended.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.text()
     }
@@ -62,13 +62,13 @@ impl Running {
         send(&mut self.child, signal);
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills it and waits for its end.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.ended();
     }
 
-    /// Waits for its end; panics, showing what it said, when it still runs after `timeout`.
+    /// Waits for its end; panics with its standard error if it still runs after `timeout`.
     pub(crate) async fn wait_exit(&mut self, timeout: Duration) -> ExitStatus {
         let started = Instant::now();
         while self.is_running() {
@@ -91,7 +91,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- what {} ({}) said\n{}", self.name, self.id(), self.stderr());
+            eprintln!("--- stderr of {} ({})\n{}", self.name, self.id(), self.stderr());
         }
     }
 }
@@ -104,18 +104,18 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// `last` ends it when this process is gone; its folder is then removed.
+    /// Starts it. `last` is the signal that ends it after this process has ended; its folder is then removed.
     pub(super) fn spawn(command: &mut Command, log: &Path, last: Signal, folder: &Path) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let log = File::create(log).unwrap();
         command.stdin(Stdio::null()).stderr(log.try_clone().unwrap()).stdout(log);
-        // Its own group: an interrupt from the terminal is for the tests, and the watchdog ends the server after them.
+        // Its own group: an interrupt from the terminal reaches only the tests; the watchdog ends the server after them.
         let child = command.process_group(0).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
         let watchdog = Some(Watchdog::new(&child, last, Some(folder)));
         Self { name, child, watchdog }
     }
 
-    /// Waits until it is ready; `false` when it has ended instead.
+    /// Waits until it is ready; `false` if it has ended instead.
     pub(super) fn wait_ready(&mut self, timeout: Duration, is_ready: impl Fn(u32) -> bool) -> bool {
         let started = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
@@ -132,16 +132,16 @@ impl Daemon {
         send(&mut self.child, signal);
     }
 
-    /// The same to each process that it has started itself.
+    /// Sends a signal to each process that it has started itself.
     pub(super) fn signal_children(&mut self, signal: Signal) {
         let parent = self.child.id();
         for child in processes().filter(|id| parent_of(*id) == Some(parent)).filter_map(|id| Pid::from_raw(id as i32)) {
-            // One that has ended since needs none.
+            // A process that has ended since needs no signal.
             let _ = kill_process(child, signal);
         }
     }
 
-    /// Sends a signal and waits for the end that it brings; kills what does not end within `timeout`.
+    /// Sends a signal and waits for the end; kills the process if it does not end within `timeout`.
     pub(super) fn end(mut self, signal: Signal, timeout: Duration) {
         self.signal(signal);
         let started = Instant::now();
@@ -176,11 +176,11 @@ fn send(child: &mut Child, signal: Signal) {
     }
 }
 
-/// Ends a child when this process is gone, however it went, and then removes the child's folder.
+/// Ends a child after this process has ended for any reason, and then removes the child's folder.
 ///
-/// It is a shell that reads a pipe whose other end only this process holds: a line tells it that it is no longer
-/// needed, the end of the pipe that this process is gone. It leads a process group of its own, so that an interrupt
-/// from the terminal does not end it first.
+/// It is a shell that reads a pipe whose other end only this process holds: a line means that it is no longer needed, the
+/// end of the pipe that this process has ended. It has its own process group, so that an interrupt from the terminal does
+/// not end it first.
 struct Watchdog {
     shell: Child,
 }
@@ -213,13 +213,13 @@ impl Watchdog {
 impl Drop for Watchdog {
     fn drop(&mut self) {
         let mut pipe = self.shell.stdin.take().unwrap();
-        // Where the shell itself was killed there is nobody left to tell.
+        // If the shell was killed, the write fails.
         let _ = pipe.write_all(b"done\n");
         self.shell.wait().unwrap();
     }
 }
 
-/// The output of a program, collected by a thread as it comes.
+/// The output of a program, collected by a thread.
 struct Captured {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: Option<JoinHandle<()>>,

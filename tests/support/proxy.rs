@@ -1,4 +1,4 @@
-//! A loopback proxy that can lose, cut off, hold back and delay what goes through it.
+//! A loopback proxy that can lose, cut, hold and delay traffic.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What happens to the bytes that arrive from now on.
+/// What the proxy does with bytes that arrive after the passage is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Passage {
     Open,
-    /// Requests are delivered, their replies are not, and the connection stays; it never answers again.
+    /// Requests are delivered, their replies are lost, and the connection stays open without another reply.
     LoseReplies,
-    /// The same after so many replies on each connection.
+    /// Like `LoseReplies`, after this many replies on each connection.
     LoseRepliesAfter(usize),
-    /// Requests are delivered; the first reply cuts the connection instead of being passed on.
+    /// Requests are delivered; the first reply is lost and cuts the connection.
     CutAtReply,
-    /// Of a connection's next request so many 256ths are delivered; then it is cut.
+    /// This many 256ths of a connection's next request are delivered; then it is cut.
     CutInRequest(u8),
-    /// Of a connection's next reply so many 256ths are passed on; then it is cut.
+    /// This many 256ths of a connection's next reply are delivered; then it is cut.
     CutInReply(u8),
-    /// Requests wait here, also when their sender is gone, until the passage is another.
+    /// Requests wait in the proxy, also if their sender has disconnected, until the passage changes.
     HoldRequests,
-    /// Replies wait here until the passage is another.
+    /// Replies wait in the proxy until the passage changes.
     HoldReplies,
-    /// Those on the first so many connections alone.
+    /// Replies on this many first connections wait in the proxy.
     HoldRepliesOfFirst(usize),
-    /// Each reply comes later by a time of its own, up to this.
+    /// Each reply is delayed by a random time up to this.
     Delay(Duration),
 }
 
 impl Passage {
-    /// How much of a piece passes before the connection is cut.
+    /// How much of a chunk passes before the connection is cut.
     fn cut(share: u8, count: usize) -> usize {
         count * usize::from(share) / 256
     }
@@ -50,7 +50,7 @@ impl Passage {
     }
 }
 
-/// A proxy to one server; it ends, and its connections with it, when dropped.
+/// A proxy to one server; stopped, with its connections, when dropped.
 pub(crate) struct Proxy {
     port: u16,
     shared: Arc<Shared>,
@@ -106,27 +106,27 @@ impl Proxy {
         self.shared.passage.send_replace(passage);
     }
 
-    /// Leads to another server from now on; connections to the one before are cut.
+    /// Connects to another server after this call; connections to the previous one are cut.
     pub(crate) fn switch_to(&self, port: u16) {
         self.shared.server.send_replace(port);
     }
 
-    /// Connections that were asked for so far, also while the server is away.
+    /// Connections that clients have opened so far, also while the server is unavailable.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Connections that the server has not closed, also where the client has: those that wait to be accepted, too.
+    /// Connections that the server has not closed, even if the client has, and connections that wait to be accepted.
     pub(crate) fn open(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
     }
 
-    /// Pieces that the server has sent back so far, passed on or not.
+    /// Chunks that the server has sent so far, delivered or not.
     pub(crate) fn replies(&self) -> usize {
         self.shared.replies.load(Ordering::SeqCst)
     }
 
-    /// Requests that were held back so far.
+    /// Requests that were held so far.
     pub(crate) fn held(&self) -> usize {
         self.shared.held.load(Ordering::SeqCst)
     }
@@ -180,7 +180,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<S
             return;
         }
     }
-    // The sender is gone; the server answers what it has and only then sees the end.
+    // The sender has disconnected; the server answers pending requests before it sees the end.
     let _ = to.shutdown().await;
 }
 
@@ -188,7 +188,7 @@ async fn replies(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf,
     let _open = Open::new(&shared);
     let mut passage = shared.passage.subscribe();
     let mut buffer = vec![0; 1 << 16];
-    // What follows a lost reply would be taken for it.
+    // The bytes after a lost reply would be taken for the reply.
     let mut silent = false;
     let mut passed = 0;
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
@@ -212,7 +212,7 @@ async fn replies(number: usize, mut from: OwnedReadHalf, mut to: OwnedWriteHalf,
             | Passage::HoldReplies
             | Passage::HoldRepliesOfFirst(_) => {}
         }
-        // A client that is gone does not keep the server's answers from being counted.
+        // The server's answers are counted even if the client has disconnected.
         if !silent {
             passed += 1;
             drop(to.write_all(&buffer[..count]).await);

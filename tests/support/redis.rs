@@ -1,4 +1,4 @@
-//! Redis servers for tests, and what stands in their streams.
+//! Redis servers for tests, and the entries of their streams.
 
 pub(crate) mod cluster;
 pub(crate) mod sentinel;
@@ -15,10 +15,10 @@ use tempfile::TempDir;
 use super::process::{Daemon, Signal};
 use super::{PATIENCE, eventually, free_port, unique};
 
-/// How many entries one read of a stream asks for.
+/// Entries in one read of a stream.
 const PAGE: usize = 5_000;
 
-/// The shared server's address. Tests keep apart by the names of their streams: see [`stream`].
+/// The shared server's address. Each test has its own stream name: see [`stream`].
 pub(crate) fn url() -> String {
     static SHARED: OnceLock<Server> = OnceLock::new();
     std::env::var("OUTBOX_TEST_REDIS_URL").unwrap_or_else(|_| SHARED.get_or_init(|| Server::start(&[])).url())
@@ -36,14 +36,14 @@ pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
     client.get_multiplexed_async_connection_with_config(&config).await.unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
-/// The server's version, of which the first number counts here: `5.0.6`. A Valkey tells the Redis that it stands for.
+/// The server's version, such as `5.0.6`; tests use the first number. Valkey reports the Redis version it is compatible with.
 pub(crate) async fn version(connection: &mut MultiplexedConnection) -> String {
     let info: String = redis::cmd("INFO").arg("server").query_async(connection).await.unwrap();
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
     version.expect("a version").trim().to_owned()
 }
 
-/// How many entries a stream has.
+/// The number of entries in a stream.
 pub(crate) async fn length(connection: &mut MultiplexedConnection, stream: &str) -> usize {
     redis::cmd("XLEN").arg(stream).query_async(connection).await.unwrap()
 }
@@ -58,7 +58,7 @@ pub(crate) async fn event_ids(url: &str, stream: &str) -> Vec<String> {
     collect(url, stream, |_, mut fields| fields.remove("event_id").expect("event_id")).await
 }
 
-/// The place of every entry of a stream, which tells its time, and its `event_id`.
+/// The id of every entry of a stream, which contains its time, and its `event_id`.
 pub(crate) async fn places(url: &str, stream: &str) -> Vec<String> {
     collect(url, stream, |place, fields| format!("{place} {}", fields["event_id"])).await
 }
@@ -80,26 +80,26 @@ async fn collect<T>(url: &str, stream: &str, mut pick: impl FnMut(&str, BTreeMap
     }
 }
 
-/// A server of its own; killed, and its data removed, when dropped.
+/// A server of one test; killed, and its data removed, when dropped.
 pub(crate) struct Server {
     folder: TempDir,
     port: u16,
     options: Vec<String>,
-    /// The settings of a sentinel, but for its port; nothing for a server that keeps data.
+    /// The settings of a sentinel, except its port; empty for a data server.
     sentinel: Option<String>,
     running: Option<Daemon>,
 }
 
 impl Server {
-    /// Keeps what it acknowledged through a stop and a kill.
+    /// A server that keeps acknowledged writes after a stop or a kill.
     pub(crate) const DURABLE: &[(&str, &str)] = &[("appendonly", "yes"), ("appendfsync", "always")];
 
-    /// Nothing is kept on disk, unless the options (as in `redis.conf`) say so: `&[("maxmemory", "2mb")]`.
+    /// A server that keeps nothing on disk, unless the options (as in `redis.conf`) set it: `&[("maxmemory", "2mb")]`.
     pub(crate) fn start(options: &[(&str, &str)]) -> Self {
         Self::with(arguments(options), None)
     }
 
-    /// A replica of a server, which it has copied when this returns, and follows.
+    /// A replica of a server. When this returns, it has copied the server and follows it.
     pub(crate) async fn replica_of(master: &Server, options: &[(&str, &str)]) -> Self {
         let source = ["--replicaof", "127.0.0.1", &master.port().to_string()].map(str::to_owned);
         let replica = Self::with(source.into_iter().chain(arguments(options)).collect(), None);
@@ -109,7 +109,7 @@ impl Server {
             info.contains("master_link_status:up")
         })
         .await;
-        // Only then does the master hear from it how far it is.
+        // Only then does the replica report its offset to the master.
         let mut wait = redis::cmd("WAIT");
         wait.arg(1).arg(PATIENCE.as_millis() as u64);
         let confirmed: usize = wait.query_async(&mut connect(&master.url()).await).await.unwrap();
@@ -134,7 +134,7 @@ impl Server {
         assert!(self.launch(), "redis-server does not start again: {}", self.log());
     }
 
-    /// Shuts it down in order.
+    /// Shuts it down cleanly.
     pub(crate) fn stop(&mut self) {
         self.end(Signal::TERM);
     }
@@ -143,7 +143,7 @@ impl Server {
         self.end(Signal::KILL);
     }
 
-    /// Sends a signal; [`Signal::STOP`] makes it answer nobody until [`Signal::CONT`].
+    /// Sends a signal; after [`Signal::STOP`] it answers no client until [`Signal::CONT`].
     pub(crate) fn signal(&mut self, signal: Signal) {
         self.running.as_mut().expect("redis-server runs").signal(signal);
     }
@@ -166,8 +166,8 @@ impl Server {
         }
     }
 
-    /// Returns when the server accepts connections, or has ended: whether it runs. It asks the log and not the port,
-    /// which another server may have taken.
+    /// Waits until the server accepts connections or has ended; returns whether it runs. It reads the log, because another
+    /// server may have taken the port.
     fn launch(&mut self) -> bool {
         let mut command = Command::new("redis-server");
         command.args(self.arguments());
@@ -182,13 +182,13 @@ impl Server {
     fn arguments(&self) -> Vec<String> {
         let (port, folder) = (self.port.to_string(), self.folder.path().to_str().unwrap());
         if let Some(settings) = &self.sentinel {
-            // A sentinel writes what it learns into its settings file.
+            // A sentinel writes its state into its settings file.
             let file = self.folder.path().join("sentinel.conf");
             fs::write(&file, format!("port {port}\nbind 127.0.0.1\ndir {folder}\n{settings}")).unwrap();
             return vec![file.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
         }
         let fixed = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder];
-        // A replica is sent its copy at once, and not only when others have had time to ask for theirs.
+        // The master sends a replica its copy immediately, without waiting for other replicas.
         let fixed = fixed.into_iter().chain(["--repl-diskless-sync-delay", "0"]).map(str::to_owned);
         fixed.chain(self.options.iter().cloned()).collect()
     }

@@ -1,4 +1,4 @@
-//! Certificates for tests: an authority, and a server on `localhost` that it vouches for.
+//! Certificates for tests: an authority, and a server on `localhost` that it has signed.
 
 use std::path::{Path, PathBuf};
 

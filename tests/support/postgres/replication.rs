@@ -10,7 +10,7 @@ use super::{Database, SETTINGS, Server, Stop, USER, connect, new_folder, unprivi
 
 const SLOT: &str = "standby";
 
-/// Whether a commit on the primary waits until the standby has it on its disk.
+/// Whether a commit on the primary waits until the standby has written it to its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replication {
     Synchronous,
@@ -24,14 +24,14 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// The standby streams, over a replication slot.
+    /// A primary with a standby that streams over a replication slot.
     pub(crate) async fn start(replication: Replication) -> Self {
         let primary = Server::start();
         let standby = primary.standby(replication).await;
         Self { primary, standby }
     }
 
-    /// A new, empty database that the standby has, too.
+    /// A new, empty database, which the standby has too.
     pub(crate) async fn database(&self) -> Database {
         let database = self.primary.database().await;
         self.wait_replayed().await;
@@ -45,13 +45,13 @@ impl Pair {
         eventually("the standby has replayed", PATIENCE, async || self.standby.ask(&reached).await == "true").await;
     }
 
-    /// The primary stops as in a crash, and the standby takes its place.
+    /// Stops the primary as in a crash, and promotes the standby.
     pub(crate) async fn fail_over(&mut self) {
         self.primary.stop(Stop::Immediate);
         self.standby.promote().await;
     }
 
-    /// The same with a frozen standby, which never gets what it has missed since.
+    /// Fails over to a frozen standby, which never gets what it has missed since.
     pub(crate) async fn fail_over_to_frozen(&mut self) {
         self.standby.kill_frozen();
         self.primary.stop(Stop::Immediate);
@@ -61,13 +61,13 @@ impl Pair {
 }
 
 impl Server {
-    /// A standby that streams from it over a replication slot. A server has one at a time.
+    /// Starts a standby that streams from this server over a replication slot. A server has one at a time.
     pub(crate) async fn standby(&self, replication: Replication) -> Self {
         let standby = Self::standby_of(self);
         eventually("the standby streams", PATIENCE, async || self.streams().await).await;
         if replication == Replication::Synchronous {
-            // Set only now, and so not in the standby's copy: nothing waits for a standby that is not there yet, and the
-            // standby waits for nobody once it is promoted.
+            // Set only now, and so not in the standby's copy: no commit waits for a standby that does not exist yet, and the
+            // promoted standby does not wait for another.
             self.set("synchronous_standby_names", "'*'").await;
             eventually("commits wait for the standby", PATIENCE, async || self.is_synchronous().await).await;
         }
@@ -82,7 +82,7 @@ impl Server {
         self.ask("SELECT count(*)::text FROM pg_stat_replication WHERE sync_state = 'sync'").await == "1"
     }
 
-    /// A copy that streams from `primary`, asynchronously where the primary does not say otherwise.
+    /// A copy that streams from `primary`, asynchronously unless the primary is configured otherwise.
     fn standby_of(primary: &Self) -> Self {
         let folder = new_folder();
         base_backup(primary.port, folder.path());
@@ -92,19 +92,19 @@ impl Server {
         standby
     }
 
-    /// Restarts as a standby, which answers reads and refuses writes; it follows nobody.
+    /// Restarts as a standby without a primary, which answers reads and refuses writes.
     pub(crate) fn demote(&mut self) {
         self.stop(Stop::Fast);
         fs::write(self.folder.path().join("data/standby.signal"), "").unwrap();
         self.start_again();
     }
 
-    /// Ends recovery: it accepts writes when this returns.
+    /// Ends recovery; when this returns, the server accepts writes.
     pub(crate) async fn promote(&self) {
         assert_eq!(self.ask("SELECT pg_promote()::text").await, "true", "it is promoted");
     }
 
-    /// A standby shows nothing new until [`resume_replay`](Self::resume_replay); it still receives, and confirms that.
+    /// Pauses replay on a standby until [`resume_replay`](Self::resume_replay); it still receives changes, and confirms them.
     pub(crate) async fn pause_replay(&self) {
         self.execute("SELECT pg_wal_replay_pause()").await;
         let paused = "SELECT pg_get_wal_replay_pause_state()";
@@ -115,7 +115,7 @@ impl Server {
         self.execute("SELECT pg_wal_replay_resume()").await;
     }
 
-    /// A standby shows each commit so much later from now on.
+    /// Delays each commit on a standby by this much after this call.
     pub(crate) async fn lag(&self, behind: Duration) {
         self.set("recovery_min_apply_delay", &format!("'{}ms'", behind.as_millis())).await;
     }
@@ -126,10 +126,10 @@ impl Server {
         self.execute("SELECT pg_reload_conf()").await;
     }
 
-    /// Stops all of its processes where they are: whoever is connected waits, until [`thaw`](Self::thaw).
+    /// Freezes all of its processes until [`thaw`](Self::thaw); clients wait.
     pub(crate) fn freeze(&mut self) {
         let daemon = self.running.as_mut().expect("postgres runs");
-        // It first, so that it starts no others meanwhile.
+        // The main process first, so that it starts no others meanwhile.
         daemon.signal(Signal::STOP);
         daemon.signal_children(Signal::STOP);
     }
@@ -144,7 +144,7 @@ impl Server {
         connect(&self.url("postgres")).await.batch_execute(statement).await.unwrap();
     }
 
-    /// The one text that a query answers.
+    /// The single text that a query returns.
     async fn ask(&self, query: &str) -> String {
         connect(&self.url("postgres")).await.query_one(query, &[]).await.unwrap().get(0)
     }

@@ -1,4 +1,4 @@
-//! Redis Clusters, and moving a slot of one.
+//! Redis Clusters, and the move of a slot.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use redis::{FromRedisValue, ToRedisArgs};
 use super::super::{PATIENCE, eventually};
 use super::{Server, connect};
 
-/// After this, a replica gives up what `CLUSTER FAILOVER` began.
-const GIVEN_UP: Duration = Duration::from_secs(6);
+/// The time after which a replica cancels a `CLUSTER FAILOVER`.
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(6);
 
 const SLOTS: usize = 16_384;
 
@@ -37,14 +37,14 @@ impl Node {
         command.query_async(&mut self.connection.clone()).await.unwrap()
     }
 
-    /// Waits until this node says so in `CLUSTER INFO` or `CLUSTER NODES`.
+    /// Waits until this node's `CLUSTER INFO` or `CLUSTER NODES` satisfies a condition.
     async fn wait(&self, what: &str, words: &[&str], said: impl Fn(&str) -> bool) {
         eventually(what, PATIENCE, async || said(&self.command::<String>(words).await)).await;
     }
 }
 
 impl Cluster {
-    /// Masters that share the slots evenly.
+    /// A cluster of masters that share the slots evenly.
     pub(crate) async fn start(masters: usize) -> Self {
         let mut nodes = Vec::new();
         for number in 0..masters {
@@ -68,7 +68,7 @@ impl Cluster {
         let () = node.command(&["CLUSTER", "MEET", "127.0.0.1", &port]).await;
     }
 
-    /// Every node knows every other and serves.
+    /// Waits until every node knows every other and serves.
     async fn agree(&self) {
         let known = format!("cluster_known_nodes:{}\r", self.nodes.len());
         for node in &self.nodes {
@@ -77,7 +77,7 @@ impl Cluster {
         }
     }
 
-    /// Adds a replica of a node; returns its place among the nodes.
+    /// Adds a replica of a node; returns its index among the nodes.
     pub(crate) async fn add_replica_of(&mut self, master: usize) -> usize {
         let replica = Node::start().await;
         self.meet(&replica).await;
@@ -91,13 +91,13 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
-    /// Makes a replica the master; the old one keeps its last write for it.
+    /// Promotes a replica without losing writes of the old master.
     pub(crate) async fn hand_over_to(&self, replica: usize) {
         let node = &self.nodes[replica];
-        let mut asked = Instant::now() - GIVEN_UP;
+        let mut asked = Instant::now() - FAILOVER_TIMEOUT;
         eventually("the replica has been handed the slots", PATIENCE, async || {
-            // A master that has not heard of its replica yet does not answer it.
-            if asked.elapsed() >= GIVEN_UP {
+            // A master that does not know its replica yet does not answer it.
+            if asked.elapsed() >= FAILOVER_TIMEOUT {
                 let () = node.command(&["CLUSTER", "FAILOVER"]).await;
                 asked = Instant::now();
             }
@@ -115,19 +115,19 @@ impl Cluster {
         self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]).await
     }
 
-    /// The place of the node that serves a slot among the first `masters` nodes, as they were started.
+    /// The index of the node that serves a slot among the first `masters` nodes.
     pub(crate) fn first_owner(&self, slot: u16, masters: usize) -> usize {
         (0..masters).rfind(|number| SLOTS * number / masters <= usize::from(slot)).unwrap()
     }
 
-    /// The lines of a `[publishers.*]` that name these nodes, after one that is not there.
+    /// The lines of a `[publishers.*]` with these nodes, after one that does not exist.
     pub(crate) fn settings(&self) -> String {
         let nodes = self.nodes.iter().map(|node| format!("\"redis://127.0.0.1:{}\"", node.server.port()));
         let nodes: Vec<String> = std::iter::once("\"redis://127.0.0.1:1\"".to_owned()).chain(nodes).collect();
         format!("nodes = [{}]", nodes.join(", "))
     }
 
-    /// Begins to move a slot: from now on its keys can be moved one by one.
+    /// Begins to move a slot; after this its keys can be moved one by one.
     pub(crate) async fn begin_move(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
         let (source, target) = (&self.nodes[from], &self.nodes[to]);

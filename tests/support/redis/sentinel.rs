@@ -40,19 +40,19 @@ impl Watched {
         Self { master, replica, sentinels }
     }
 
-    /// Tells the sentinels to make the replica the master.
+    /// Requests a failover from the sentinels.
     pub(crate) async fn fail_over(&self) {
         let mut command = redis::cmd("SENTINEL");
         let mut connection = connect(&self.sentinels[0].url()).await;
         let () = command.arg(&["failover", NAME]).query_async(&mut connection).await.unwrap();
     }
 
-    /// Where the sentinels are.
+    /// The sentinels' addresses.
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.sentinels.iter().map(Server::url).collect()
     }
 
-    /// The line of a `[publishers.*]` that says where this is.
+    /// The line of a `[publishers.*]` with these sentinels.
     pub(crate) fn settings(&self) -> String {
         format!("sentinel = {{ master = \"{NAME}\", nodes = {:?} }}", self.addresses())
     }
