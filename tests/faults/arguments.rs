@@ -1,4 +1,4 @@
-//! What `scripts/faults.sh` was told.
+//! The arguments of `scripts/faults.sh`.
 
 use std::fmt;
 
@@ -6,29 +6,29 @@ use clap::Parser;
 
 use crate::kinds::Kind;
 
-/// The variable in which the script hands its arguments on.
+/// The environment variable with the script's arguments.
 const VARIABLE: &str = "OUTBOX_FAULTS";
 
-/// Breaks workers, PostgreSQL, Redis and the network between them, and compares what was committed with the stream.
+/// Breaks workers, PostgreSQL, Redis and the network between them, and compares the committed events with the stream.
 #[derive(Debug, Parser)]
 #[command(name = "scripts/faults.sh")]
 pub(crate) struct Arguments {
-    /// Faults of each kind, kind after kind; of long ones a quarter
+    /// Faults of each kind, one kind after the other; a quarter of that for long ones
     #[arg(long, default_value_t = 20)]
     pub(crate) rounds: u32,
-    /// How long all kinds then go on together, several at a time, and once more under a mixed load, and on SQLite; 0: not at all
+    /// How long all kinds then run together, several at a time, then again under a mixed load, and on SQLite; 0: never
     #[arg(long, default_value_t = 600)]
     pub(crate) seconds: u64,
-    /// Draws the same faults, pauses and writes again; the order in which they meet is the machine's
+    /// Repeats the same faults, pauses and writes; their interleaving depends on the machine
     #[arg(long, default_value_t = rand::random_range(0..1_000_000))]
     pub(crate) seed: u64,
-    /// These kinds alone
+    /// Only these kinds
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<Kind>,
 }
 
 impl Arguments {
-    /// Ends the process where they are wrong, or ask for help.
+    /// Ends the process if they are invalid, or ask for help.
     pub(crate) fn from_environment() -> Self {
         let arguments = std::env::var(VARIABLE).unwrap_or_default();
         Self::parse_from(std::iter::once("faults.sh").chain(arguments.split_whitespace()))

@@ -20,25 +20,25 @@ use crate::support::proxy::Proxy;
 use crate::support::{postgres, redis};
 use crate::worker_slots::{Notes, WorkerSlot};
 
-/// This version's.
+/// The program of this version.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_outbox");
 
-/// Workers that there always are.
+/// Workers that always run.
 pub(crate) const WORKERS: usize = 3;
-/// Further ones that come and go.
+/// Further workers that start and stop.
 pub(crate) const GUESTS: usize = 2;
 /// The shards of both lanes.
 pub(crate) const LEASES: usize = 64;
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
-/// The workers' role in PostgreSQL; writers are somebody else and need no password.
+/// The workers' role in PostgreSQL; writers have another role and need no password.
 pub(crate) const ROLE: &str = "worker";
 pub(crate) const PASSWORD: &str = "hunter2-the-first";
 
-/// How long the faults last that are longer than every limit in the code.
+/// The duration of long faults, which exceeds every limit in the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// Longer than a lease and most limits: the short form has a minute for everything.
+    /// Longer than a lease and most limits: the short form takes one minute in total.
     Short,
     Long,
 }
@@ -52,13 +52,13 @@ impl Pace {
 
 pub(crate) struct Deployment {
     pub(crate) pace: Pace,
-    /// The writers' way to PostgreSQL; it leads to another server after a failover.
+    /// The writers' proxy to PostgreSQL; it connects to another server after a failover.
     front: Proxy,
-    /// Whoever does something to a server holds it, so that what is done to it is undone before the next comes.
+    /// A fault locks the server, so that it is undone before the next fault of the server begins.
     pub(crate) postgres: Mutex<postgres::Server>,
     pub(crate) redis: Mutex<redis::Server>,
     pub(crate) slots: Vec<WorkerSlot>,
-    /// Faults that are under way, and those that have begun so far.
+    /// Running faults, and the number of faults so far.
     pub(crate) under_way: AtomicUsize,
     pub(crate) begun: AtomicUsize,
     url: String,
@@ -67,14 +67,14 @@ pub(crate) struct Deployment {
     stream: String,
     settings: TempDir,
     rule_off: Option<&'static str>,
-    /// Its workers are the suite's own program, with publishers and a handler of many sorts.
+    /// Its workers are the suite's own program, with different publishers and handlers.
     is_mixed: bool,
     pub(crate) notes: StdMutex<Notes>,
     pub(crate) processes: Processes,
 }
 
 impl Deployment {
-    /// Servers, tables and nobody at work; where a rule is off, the workers keep all others.
+    /// Servers and tables without workers; if a rule is off, the workers keep all others.
     pub(crate) async fn new(rule_off: Option<&'static str>) -> Self {
         Self::with(rule_off, Pace::Short, false).await
     }
@@ -83,12 +83,12 @@ impl Deployment {
         Self::with(None, pace, false).await
     }
 
-    /// Three services with different handlers, which keep all rules but that one.
+    /// Three services with different handlers, which keep all rules except that one.
     pub(crate) async fn of_services(rule_off: Option<&'static str>) -> Self {
         Self::with(rule_off, Pace::Short, true).await
     }
 
-    /// For events of many sorts.
+    /// For a mixed load.
     pub(crate) async fn mixed(pace: Pace) -> Self {
         Self::with(None, pace, true).await
     }
@@ -134,7 +134,7 @@ impl Deployment {
         deployment
     }
 
-    /// Writes each seat's settings and makes the tables.
+    /// Writes each slot's settings and creates the tables.
     fn migrate(&self) {
         for slot in &self.slots {
             std::fs::write(self.settings_of(slot), self.settings(slot)).unwrap();
@@ -145,7 +145,7 @@ impl Deployment {
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
     }
 
-    /// What the program `outbox` knows, too: all but the worker's.
+    /// The settings that the program `outbox` knows too: all except the worker's.
     fn shared_settings(&self, slot: &WorkerSlot) -> String {
         format!(
             "[database]\nurl = \"{}\"\n\n[publishers.default]\nbackend = \"redis_stream\"\nurl = \"{}\"\n\
@@ -170,7 +170,7 @@ impl Deployment {
         self.folder().join(format!("{}.toml", slot.number))
     }
 
-    /// A person's command.
+    /// A command of an operator.
     pub(crate) fn operate(&self, arguments: &[&str]) -> Command {
         let mut command = self.without_environment(Command::new(PROGRAM));
         command.args(arguments).arg("--config").arg(self.folder().join("people.toml"));
@@ -196,7 +196,7 @@ impl Deployment {
         })
     }
 
-    /// Nothing of what the tests were told.
+    /// A command without the environment of the tests.
     fn without_environment(&self, mut command: Command) -> Command {
         let own: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
         for (name, _) in std::env::vars_os().filter(|(name, _)| !own.contains(name)) {
@@ -215,7 +215,7 @@ impl Deployment {
         format!("redis://:{PASSWORD}@127.0.0.1:{}/0", slot.ports.1)
     }
 
-    /// The database as the workers in this seat reach it.
+    /// The database's address for the workers in this slot.
     pub(crate) fn address(&self, slot: &WorkerSlot) -> String {
         format!("postgres://{ROLE}:{PASSWORD}@127.0.0.1:{}/{}", slot.ports.0, self.database)
     }
@@ -224,7 +224,7 @@ impl Deployment {
         &self.database
     }
 
-    /// Everybody's way to PostgreSQL leads to this server from now on.
+    /// All proxies connect to this PostgreSQL after this call.
     pub(crate) async fn lead_to(&self, server: &postgres::Server) {
         self.front.switch_to(server.port());
         for slot in &self.slots {
@@ -253,19 +253,19 @@ impl Deployment {
         &self.url
     }
 
-    /// `None` while the server is away.
+    /// `None` while the server is unavailable.
     pub(crate) async fn try_sql(&self) -> Option<Client> {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.ok()?;
         tokio::spawn(connection);
         Some(client)
     }
 
-    /// For whoever holds the server, or knows that it runs.
+    /// For callers that have locked the server, or know that it runs.
     pub(crate) async fn sql(&self) -> Client {
         postgres::connect(&self.url).await
     }
 
-    /// For whoever holds the server, or knows that it runs.
+    /// For callers that have locked the server, or know that it runs.
     pub(crate) async fn redis(&self) -> ::redis::aio::MultiplexedConnection {
         redis::connect(&self.redis_url).await
     }
@@ -276,7 +276,7 @@ impl Deployment {
         ids.iter().map(|id| id.parse().unwrap()).collect()
     }
 
-    /// The fields beside the stream.
+    /// The fields next to the stream.
     pub(crate) async fn journal(&self) -> BTreeMap<String, Vec<u8>> {
         let meta = format!("{{{}}}:outbox", self.stream);
         ::redis::cmd("HGETALL").arg(meta).query_async(&mut self.redis().await).await.unwrap()
@@ -286,7 +286,7 @@ impl Deployment {
         self.sql().await.query_one(query, &[]).await.unwrap().get(0)
     }
 
-    /// The table in its order, and the stream in its, for whoever looks for a reason.
+    /// The table and the stream, in their orders, to investigate a failure.
     pub(crate) async fn dump(&self) -> String {
         let statement = "SELECT concat_ws(' ', scheduled_at::time, seq, id, status, created_at::time, published_at::time, partition_key)
             FROM outbox_events ORDER BY scheduled_at, seq";
@@ -297,7 +297,7 @@ impl Deployment {
         format!("=== the table\n{}\n=== the stream\n{}\n{others}", table.join("\n"), stream.join("\n"))
     }
 
-    /// Waits until nothing has been due for long, though events are still written and other faults go on.
+    /// Waits until no event has been due for long, while events are still written and other faults run.
     pub(crate) async fn recover(&self, most: Duration) {
         let recovered = async {
             while self.late().await != Some(0) {
@@ -307,7 +307,7 @@ impl Deployment {
         let _ = tokio::time::timeout(most, recovered).await;
     }
 
-    /// `None` while the server is away.
+    /// `None` while the server is unavailable.
     async fn late(&self) -> Option<i64> {
         let late = "SELECT count(*) FROM outbox_events
             WHERE status = 'pending' AND scheduled_at < clock_timestamp() - interval '2 s'";
@@ -315,7 +315,7 @@ impl Deployment {
         Some(row.get(0))
     }
 
-    /// Waits until every event is published; how many are not when the time is up.
+    /// Waits until every event is published; returns how many are not when the time is over.
     pub(crate) async fn drain(&self, most: Duration) -> i64 {
         let unfinished = if self.is_mixed {
             "status IN ('pending', 'retry', 'processing') AND scheduled_at < clock_timestamp() + interval '1 hour'"

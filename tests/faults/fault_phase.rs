@@ -1,4 +1,4 @@
-//! One stretch of faults on servers of its own: everything is set up, broken, let heal, and compared.
+//! A phase of faults on its own servers: set-up, faults, recovery, and comparison.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,9 +17,9 @@ use crate::limits::Limits;
 use crate::reconcile::Reconciliation;
 use crate::writers::Writers;
 
-/// Faults at a time where they come together.
+/// Concurrent faults, if several kinds run together.
 const CONCURRENCY: u64 = 3;
-/// How long after the last fault everything may take to be published.
+/// How long after the last fault it may take until every event is published.
 pub(crate) const HEALING: Duration = Duration::from_secs(60);
 
 pub(crate) struct FaultPhase {
@@ -35,10 +35,10 @@ enum Until {
     Elapsed(Duration),
 }
 
-/// How many of each kind there were.
+/// The number of faults of each kind.
 pub(crate) type Faults = BTreeMap<Kind, u32>;
 
-/// What was found when everything was whole again.
+/// The findings after recovery.
 pub(crate) struct Found {
     pub(crate) reconciliation: Reconciliation,
     pub(crate) stuck: i64,
@@ -46,21 +46,21 @@ pub(crate) struct Found {
     pub(crate) figures: Figures,
 }
 
-/// What came of it.
+/// The outcome of the phase.
 pub(crate) struct Outcome {
     pub(crate) name: String,
     pub(crate) faults: Faults,
     pub(crate) reconciliation: Reconciliation,
-    /// Not published when the wait was over.
+    /// Events not published when the wait was over.
     pub(crate) stuck: i64,
-    /// Retries that events spent: an outage costs none.
+    /// Retries that events spent; an outage costs none.
     pub(crate) retries: i64,
     pub(crate) takeovers: Vec<Duration>,
-    /// Workers that ended by themselves, with the last that they said.
+    /// Workers that ended by themselves, with their last log lines.
     pub(crate) deaths: Vec<String>,
-    /// Lines in which workers said the password that stands in every address.
+    /// Log lines of workers with the password that is in every address.
     pub(crate) told: Vec<String>,
-    /// What faults' own checks found.
+    /// Findings of the faults' own checks.
     pub(crate) findings: Vec<String>,
     pub(crate) figures: Figures,
     /// Figures above their limits.
@@ -73,18 +73,18 @@ impl Outcome {
         zeros && self.deaths.is_empty() && self.told.is_empty() && self.findings.is_empty() && self.excesses.is_empty()
     }
 
-    /// What is not as it should be, in words.
+    /// The problems, in words.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
         let stuck = (self.stuck > 0).then(|| format!("{} events are stuck", self.stuck));
         let retries = (self.retries > 0).then(|| format!("{} retries were spent", self.retries));
         let examples = self.reconciliation.examples.iter().chain(&self.findings).cloned();
         let deaths = self.deaths.iter().map(|death| format!("ended by itself: {death}"));
         let excesses = self.excesses.iter().map(|excess| format!("above its limit: {excess}"));
-        let told = self.told.iter().map(|line| format!("told a secret: {line}"));
+        let told = self.told.iter().map(|line| format!("logged a secret: {line}"));
         stuck.into_iter().chain(retries).chain(examples).chain(deaths).chain(excesses).chain(told)
     }
 
-    /// What the workers said, for whoever looks for the reason.
+    /// Writes the workers' logs into a file, to investigate a failure.
     pub(crate) fn keep_unless_good(&self, seed: u64, logs: impl FnOnce() -> String) {
         if self.is_good() {
             return;
@@ -93,12 +93,12 @@ impl Outcome {
         let file = folder.join(format!("faults-{seed}-{}.log", self.name.replace(' ', "-")));
         let problems: String = self.problems().map(|problem| problem + "\n").collect();
         std::fs::write(&file, problems + &logs()).unwrap();
-        println!("{}: what the workers said is in {}", self.name, file.display());
+        println!("{}: the workers' logs are in {}", self.name, file.display());
     }
 }
 
 impl FaultPhase {
-    /// Long faults are a quarter as many.
+    /// A quarter as many for long faults.
     pub(crate) fn alone(kind: Kind, rounds: u32) -> Self {
         let rounds = if kind.is_long() { rounds.div_ceil(4) } else { rounds };
         Self {
@@ -110,13 +110,13 @@ impl FaultPhase {
         }
     }
 
-    /// Those that need the servers or the workers to themselves are left out.
+    /// All kinds together, except those that need the servers or the workers for themselves.
     pub(crate) fn together(kinds: &[Kind], span: Duration, pace: Pace) -> Self {
         let kinds = kinds.iter().filter(|kind| !kind.is_for_itself()).copied().collect();
         Self { name: "all together".to_owned(), kinds, concurrency: CONCURRENCY, until: Until::Elapsed(span), pace }
     }
 
-    /// All together, under events of many sorts.
+    /// All kinds together, under a mixed load.
     pub(crate) fn mixed(kinds: &[Kind], span: Duration, pace: Pace) -> Self {
         Self { name: "mixed load".to_owned(), ..Self::together(kinds, span, pace) }
     }
@@ -153,7 +153,7 @@ impl FaultPhase {
         faults
     }
 
-    /// Ends the workers, and keeps what they said where something is wrong.
+    /// Ends the workers, and keeps their logs if there is a problem.
     pub(crate) async fn conclude(self, deployment: &Deployment, seed: u64, faults: Faults, found: Found) -> Outcome {
         let Found { reconciliation, stuck, retries, figures } = found;
         let limits = Limits::of(&self.kinds, self.pace, self.concurrency > 1, faults.values().sum(), figures.span);
@@ -182,8 +182,8 @@ impl FaultPhase {
         outcome
     }
 
-    /// Draws one fault after the other from a shuffled deck, so that each kind comes up as often as the others. Long ones
-    /// come one at a time.
+    /// Draws one fault after the other from a shuffled list, so that all kinds are equally frequent. Long faults run one at
+    /// a time.
     async fn inflict(&self, deployment: &Deployment, hand: u64, seed: u64) -> Vec<Kind> {
         let mut rng = StdRng::seed_from_u64(seed.wrapping_add(hand));
         let whole: Vec<Kind> = self.kinds.iter().filter(|kind| hand == 0 || !kind.is_long()).copied().collect();
@@ -210,7 +210,7 @@ impl FaultPhase {
             deployment.notes().course(&format!("{kind} ends"));
             deployment.under_way.fetch_sub(1, Ordering::SeqCst);
             if kind.is_long() && (self.concurrency == 1 || self.pace == Pace::Long) {
-                // Else what the next one adds would be counted with it, and an event may be due through several of them.
+                // Otherwise the next fault's delay would be added, because an event may be due during several faults.
                 deployment.recover(HEALING).await;
             }
             done.push(kind);

@@ -1,4 +1,4 @@
-//! What a stretch of faults costs while it lasts: connections, memory, row versions, and how long events wait.
+//! The cost of a phase of faults: connections, memory, row versions, and how long events wait.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
-    /// The most connections that one worker had at the server.
+    /// The most connections of one worker.
     pub(crate) connections: i64,
-    /// The most memory that one worker had, in bytes.
+    /// The most memory of one worker, in bytes.
     pub(crate) memory: u64,
     /// Row versions written to own and release shards.
     pub(crate) ownership: u64,
     /// Row versions of events.
     pub(crate) events: u64,
-    /// The age of the oldest due event when it was highest.
+    /// The highest age of the oldest due event.
     pub(crate) oldest_due: Duration,
     pub(crate) span: Duration,
 }
@@ -39,7 +39,7 @@ impl Figures {
 /// The process ids of the workers that have been started.
 pub(crate) type Processes = Arc<Mutex<Vec<u32>>>;
 
-/// Measures until it is told to finish.
+/// Measures until it is stopped.
 pub(crate) struct Meter {
     stop: watch::Sender<bool>,
     began: Instant,
@@ -61,7 +61,7 @@ impl Meter {
         Self { began: Instant::now(), figures, measuring, stop }
     }
 
-    /// Memory alone.
+    /// Measures only memory.
     pub(crate) fn of_processes(processes: Processes) -> Self {
         let stop = watch::Sender::new(false);
         let figures = Arc::<Mutex<Figures>>::default();
@@ -124,8 +124,8 @@ impl Probe {
         !*self.stop.borrow()
     }
 
-    /// One row, or none while the server or a table cannot be asked. A frozen server is waited for: connections that were
-    /// given up would be counted.
+    /// One row, or none while the server or a table is unavailable. Waits for a frozen server, because abandoned connections
+    /// would be counted.
     async fn ask(&mut self, query: &str) -> Option<tokio_postgres::Row> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             self.client = connect(&self.url).await;
@@ -141,7 +141,7 @@ async fn connect(url: &str) -> Option<Client> {
     Some(client)
 }
 
-/// Each worker has its name for an application name.
+/// Each worker's application name is its name.
 fn server_query() -> String {
     format!(
         "SELECT (SELECT coalesce(max(n), 0) FROM (SELECT count(*) n FROM pg_stat_activity WHERE usename = '{ROLE}' \
@@ -153,8 +153,8 @@ fn server_query() -> String {
     )
 }
 
-/// What stands behind a failed event in `held` waits for a person.
-/// A replay is due since it was asked for, and its `scheduled_at` is the first publication's.
+/// Events behind a failed event in `held` wait for an operator and do not count. A replay has been due since its request,
+/// but its `scheduled_at` is the first publication's.
 const OLDEST_DUE: &str = "SELECT coalesce(extract(epoch FROM clock_timestamp() - least(\
         (SELECT min(greatest(scheduled_at, updated_at)) FROM outbox_events WHERE status = 'pending' AND publisher_backend <> 'held'), \
         (SELECT min(retry_at) FROM outbox_events WHERE status = 'retry' AND publisher_backend <> 'held'))), 0)::float8";
@@ -165,7 +165,7 @@ fn most_memory(process: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// A sum of the server's, which begins again when the server has crashed.
+/// A counter of the server, which restarts at zero after a crash.
 #[derive(Default)]
 struct Counter {
     last: i64,

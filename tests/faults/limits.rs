@@ -1,4 +1,4 @@
-//! What a stretch of faults may cost at most. Above one of these, the run fails.
+//! Limits for the cost of a phase of faults. A figure above its limit fails the run.
 
 use std::time::Duration;
 
@@ -6,37 +6,36 @@ use crate::deployment::{GUESTS, LEASE, LEASES, Pace, WORKERS};
 use crate::figures::Figures;
 use crate::kinds::Kind;
 
-/// Connections of one worker: the ten that docs/operations.md promises, and the one that asks whether a silent server
-/// answers again.
+/// Connections of one worker: the ten that docs/operations.md promises, and one that checks whether a silent server responds
+/// again.
 const CONNECTIONS: i64 = 11;
 
 /// Memory of one worker with small events: an unoptimised program with its threads has 40 MiB.
 const MEMORY: u64 = 96 << 20;
 
-/// What it has beside that with large events. Its bound for them is 16 MiB; a row as it is read, the event, its JSON and the
-/// command to Redis are copies of each other, and the allocator of each thread keeps what it had. 145 MiB were seen.
+/// Additional memory with large events. The worker's limit for them is 16 MiB; but the row, the event, its JSON and the
+/// command to Redis are copies of each other, and each thread's allocator keeps freed memory. 145 MiB were measured.
 const MEMORY_FOR_LARGE: u64 = 192 << 20;
 
-/// Beats that a worker records within a lease, each one row version; one more leaves room for those that are repeated.
+/// Heartbeats that a worker records within a lease, each one row version; one more is for repeated ones.
 const BEATS_PER_LEASE: f64 = 4.0;
 
-/// By the rules of an older version every lease is renewed with each beat.
+/// By the rules of an older version every heartbeat renews every lease.
 const RENEWALS: f64 = LEASES as f64 * 3.0 * 60.0 / LEASE.as_secs() as f64;
 
-/// What a fault may move: every lease is taken from one worker and given back to it, each time released and acquired, and
-/// as often again where the fault ends only after the others have noticed it.
+/// Row versions of leases for each fault: every lease moves to another worker and back, each time released and acquired, and
+/// twice that if the fault ends only after the other workers have noticed it.
 const VERSIONS_PER_FAULT: f64 = 8.0 * LEASES as f64;
 
-/// Row versions of one event: its insert, its settle, and a settle that is repeated after a doubt. One transaction in seven
-/// is rolled back, and its rows count.
+/// Row versions of one event: its insert, its settle, and a repeated settle after an unknown outcome. One transaction in
+/// seven is rolled back, and its rows count.
 const VERSIONS_PER_EVENT: f64 = 3.5;
 
-/// How long an event may be due after the longest fault has ended: a lease that has to run out, the longest pause between
-/// two tries of a connection, the longest rest of a sweep, and the backlog.
+/// How long an event may be due after the longest fault has ended: the expiry of a lease, the longest pause between two
+/// attempts to connect, the longest pause between sweeps, and the backlog.
 const AFTER_A_FAULT: Duration = Duration::from_secs(20);
 
-/// How much longer it may be where faults come together: there may be one after the other that keeps the owners of a shard,
-/// each in its turn, from delivering.
+/// The additional time if faults run together: several faults may stop successive owners of a shard from delivering.
 const TOGETHER: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Clone)]
@@ -49,7 +48,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// For so many faults of these kinds, alone or together.
+    /// The limits for this many faults of these kinds, alone or together.
     pub(crate) fn of(kinds: &[Kind], pace: Pace, together: bool, faults: u32, span: Duration) -> Self {
         let minutes = span.as_secs_f64() / 60.0;
         let beats = (WORKERS + GUESTS) as f64 * BEATS_PER_LEASE * 60.0 / LEASE.as_secs_f64();
@@ -64,12 +63,12 @@ impl Limits {
         }
     }
 
-    /// The same for events of up to 300 KiB.
+    /// The limits for events of up to 300 KiB.
     pub(crate) fn of_large_events(self) -> Self {
         Self { memory: self.memory + MEMORY_FOR_LARGE, ..self }
     }
 
-    /// What is above its limit, in words.
+    /// The figures above their limits, in words.
     pub(crate) fn excesses(&self, figures: &Figures, events: usize) -> Vec<String> {
         let (ownership, versions) = (figures.ownership_per_minute(), figures.versions_per_event(events));
         let all = [

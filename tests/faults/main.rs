@@ -1,6 +1,6 @@
-//! The fault suite: writers and three workers, servers of its own, and all that can happen to them.
+//! The fault suite: writers, three workers and their own servers, under every kind of fault.
 //!
-//! `scripts/faults.sh` runs the long form. What it may find is named in `docs/RELIABILITY.md`.
+//! `scripts/faults.sh` runs the long form. `docs/RELIABILITY.md` describes the possible findings.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
 
@@ -31,7 +31,7 @@ use fault_phase::FaultPhase;
 use kinds::Kind;
 use report::Report;
 
-/// Every kind of fault, some at the same time: with plain events, with events of many sorts, and on a file.
+/// Every kind of fault, some at the same time: with plain events, with a mixed load, and on a SQLite file.
 const SHORT: [Duration; 3] = [Duration::from_secs(24), Duration::from_secs(12), Duration::from_secs(6)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

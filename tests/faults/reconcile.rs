@@ -1,4 +1,4 @@
-//! What was committed, compared with what the stream holds.
+//! The comparison of committed events with the stream.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,31 +11,31 @@ use crate::writers::Committed;
 pub(crate) struct Reconciliation {
     pub(crate) committed: usize,
     pub(crate) in_stream: usize,
-    /// Committed, and not in the stream.
+    /// Committed events that are not in the stream.
     pub(crate) lost: usize,
-    /// Entries beyond the first of an event.
+    /// Entries of an event after its first.
     pub(crate) duplicated: usize,
-    /// Events that came after a later one of their key.
+    /// Events that arrived after a later event of their key.
     pub(crate) disordered: usize,
-    /// Entries of events that nobody committed.
+    /// Entries of events that no writer committed.
     pub(crate) uncommitted: usize,
-    /// Lost, duplicated or not committed, as a server's own losses explain it.
+    /// Events that are lost, duplicated or not committed, explained by a server's own losses.
     pub(crate) explained: usize,
-    /// Some of those that are not as they should be.
+    /// Some of the problems, in words.
     pub(crate) examples: Vec<String>,
 }
 
-/// What a server lost that had acknowledged it, and what may come of that.
+/// Acknowledged writes that a server lost, and their possible consequences.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Losses {
-    /// Events that the server does not have any more: they may be missing.
+    /// Events that the server no longer has: they may be missing.
     gone: HashSet<Uuid>,
-    /// Events that it does not know as published any more: each may come once more for every such loss.
+    /// Events that it no longer has as published: each may be sent once again for every such loss.
     unrecorded: Vec<Uuid>,
 }
 
 impl Losses {
-    /// What a new server lacks of an old one's events; each with whether it is recorded as published.
+    /// The old server's events that the new one lacks; each with whether it is recorded as published.
     pub(crate) fn between(old: &HashMap<Uuid, bool>, new: &HashMap<Uuid, bool>) -> Self {
         let gone = old.keys().filter(|id| !new.contains_key(id)).copied().collect();
         let is_unrecorded = |(id, published): &(&Uuid, &bool)| **published && new.get(id) == Some(&false);
@@ -43,7 +43,7 @@ impl Losses {
         Self { gone, unrecorded }
     }
 
-    /// It was asked to be sent once more.
+    /// Expects another entry of an event, which was replayed.
     pub(crate) fn expect_again(&mut self, id: Uuid) {
         self.unrecorded.push(id);
     }
@@ -57,12 +57,13 @@ impl Losses {
 const EXAMPLES: usize = 10;
 
 impl Reconciliation {
-    /// `committed`: what each writer committed, in its order. `stream`: the entries' events, in theirs.
+    /// `committed`: the events that each writer committed, in its order. `stream`: the entries' events, in the stream's
+    /// order.
     pub(crate) fn of(committed: &[Vec<Committed>], stream: &[Uuid]) -> Self {
         Self::after(&Losses::default(), committed, stream)
     }
 
-    /// The same, where a server lost what it had acknowledged.
+    /// Compares, if a server lost acknowledged writes.
     pub(crate) fn after(losses: &Losses, committed: &[Vec<Committed>], stream: &[Uuid]) -> Self {
         let mut again: HashMap<Uuid, usize> = HashMap::new();
         losses.unrecorded.iter().for_each(|id| *again.entry(*id).or_default() += 1);
@@ -76,12 +77,12 @@ impl Reconciliation {
                     continue;
                 }
                 reconciliation.duplicated += 1;
-                reconciliation.note(|| format!("{id} came twice, in places {first} and {place}"));
+                reconciliation.note(|| format!("{id} arrived twice, at positions {first} and {place}"));
             } else {
                 places.insert(*id, place);
             }
         }
-        // The last place of each key so far.
+        // The last position of each key so far.
         let mut latest: HashMap<&str, usize> = HashMap::new();
         for event in committed.iter().flatten() {
             reconciliation.committed += 1;
@@ -101,13 +102,16 @@ impl Reconciliation {
             if *last > place {
                 reconciliation.disordered += 1;
                 reconciliation.note(|| {
-                    format!("{}, of {}, came in place {place}, a later one in place {last}", event.id, event.key)
+                    format!(
+                        "{}, of {}, arrived at position {place}, a later one at position {last}",
+                        event.id, event.key
+                    )
                 });
             }
             *last = place.max(*last);
         }
         let known = places.len();
-        // Their writer was not answered, and asked the server that has lost them.
+        // Their writer got no answer, and queried the server that has lost them.
         places.retain(|id, _| !losses.gone.contains(id));
         reconciliation.explained += known - places.len();
         reconciliation.uncommitted = places.len();
@@ -115,7 +119,7 @@ impl Reconciliation {
         reconciliation
     }
 
-    /// The sum with that of other events.
+    /// Adds the comparison of other events.
     pub(crate) fn add(&mut self, other: Self) {
         self.committed += other.committed;
         self.in_stream += other.in_stream;
@@ -175,7 +179,7 @@ fn a_ledger_explains_what_a_server_lost_and_nothing_else() {
         (reconciliation.explained, reconciliation.lost, reconciliation.duplicated, reconciliation.uncommitted)
     };
     assert_eq!(of(&[0, 1, 2, 3]), (0, 0, 0, 0));
-    assert_eq!(of(&[0, 0, 1, 2, 4]), (3, 0, 0, 0), "once more, gone, and gone unheard");
+    assert_eq!(of(&[0, 0, 1, 2, 4]), (3, 0, 0, 0), "sent again, missing, and missing without an answer");
     assert_eq!(of(&[0, 0, 0, 1, 1, 2, 2, 3]), (1, 0, 3, 0));
     assert_eq!(of(&[0, 3, 5]), (0, 2, 0, 1));
 }

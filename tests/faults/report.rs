@@ -1,4 +1,4 @@
-//! The table at the end.
+//! The report at the end of a run.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Report {
         self.outcomes.push(outcome);
     }
 
-    /// Prints the table, and fails where anything is in it that must not be.
+    /// Prints the table, and fails if it contains a problem.
     pub(crate) fn judge(&self) {
         println!("{}", self.table());
         let bad: Vec<&str> = self.outcomes.iter().filter(|outcome| !outcome.is_good()).map(|o| &*o.name).collect();
@@ -48,7 +48,7 @@ impl Report {
             "stuck",
             "retries spent",
             "workers that died",
-            "secrets told",
+            "secrets logged",
             "longest take-over",
             "connections",
             "memory",
@@ -60,7 +60,7 @@ impl Report {
         self.outcomes.iter().for_each(|outcome| {
             table.add_row(row(outcome));
         });
-        // Of faults that came together, how many of each kind.
+        // The number of faults of each kind that ran together.
         for outcome in self.outcomes.iter().filter(|outcome| outcome.faults.len() > 1) {
             for (kind, count) in &outcome.faults {
                 table.add_row([format!("· {kind}"), count.to_string()]);

@@ -1,5 +1,5 @@
-//! The suite can fail: with one rule of the protocol switched off in the workers, what that rule is for comes about and
-//! is reported; with all of them on, the same steps end even.
+//! Tests that the suite can fail: with one rule of the protocol switched off in the workers, the fault that the rule
+//! prevents occurs and is reported; with all rules on, the same steps have no findings.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::{PATIENCE, eventually};
 use crate::writers::{Committed, Writers};
 
 const EVENTS: i32 = 200;
-/// How often random writing is tried before a rule that is off must have shown.
+/// Attempts of random writing within which a switched-off rule must show.
 const TRIES: u64 = 30;
 const TRY: Duration = Duration::from_secs(1);
 
@@ -32,13 +32,13 @@ async fn with_the_journal_switched_off_unsettled_events_arrive_twice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn with_r1_switched_off_a_fetch_of_a_lost_shard_sends_events_again() {
     assert!(an_answer_comes_when_the_shards_were_lost_and_are_back(None).await.is_even());
-    // On a busy machine the steps may last longer than a fetch may, which is ten seconds.
+    // On a busy machine the steps may last longer than the ten seconds of a fetch.
     for _ in 0..3 {
         if an_answer_comes_when_the_shards_were_lost_and_are_back(Some("openings")).await.duplicated > 0 {
             return;
         }
     }
-    panic!("nothing came twice");
+    panic!("no event was sent twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -64,7 +64,7 @@ async fn with_the_handlers_rule_switched_off_a_remote_handler_misses_events() {
     assert!(each_handler_is_in_a_service_of_its_own(Some("every-handler")).await.lost > 0);
 }
 
-/// What the handler in one of three services met.
+/// The events of the handler in one of three services.
 async fn each_handler_is_in_a_service_of_its_own(off: Option<&'static str>) -> Reconciliation {
     let deployment = Deployment::of_services(off).await;
     deployment.start_workers().await;
@@ -89,14 +89,14 @@ async fn what_was_sent_arrives_late(off: Option<&'static str>) -> Reconciliation
     let held = way.held();
     way.set(Passage::HoldRequests);
     committed.push(insert(&deployment, EVENTS).await);
-    eventually("a batch is on its way", PATIENCE, async || way.held() > held).await;
+    eventually("a batch is being sent", PATIENCE, async || way.held() > held).await;
     deployment.end(&mut *first.worker.lock().await, Signal::KILL).await;
 
     start(&deployment, second, &[]).await;
     assert_eq!(deployment.drain(PATIENCE).await, 0);
     let replies = way.replies();
     way.set(Passage::Open);
-    eventually("Redis has answered what the dead one sent", PATIENCE, async || way.replies() > replies).await;
+    eventually("Redis has answered the dead worker's requests", PATIENCE, async || way.replies() > replies).await;
     Reconciliation::of(&committed, &deployment.stream().await)
 }
 
@@ -117,7 +117,7 @@ async fn a_worker_dies_before_it_hears_the_answer(off: Option<&'static str>) -> 
     Reconciliation::of(&committed, &deployment.stream().await)
 }
 
-/// Writers at random, and answers of PostgreSQL that overtake each other.
+/// Random writers, and answers of PostgreSQL that overtake each other.
 async fn answers_come_late_by_different_times(off: Option<&'static str>, tries: u64) -> Reconciliation {
     let deployment = Deployment::new(off).await;
     let slot = &deployment.slots[0];
@@ -137,14 +137,16 @@ async fn answers_come_late_by_different_times(off: Option<&'static str>, tries: 
     Reconciliation::of(&committed, &deployment.stream().await)
 }
 
-/// PostgreSQL has answered a worker's fetch, and the answer is on its way while another worker has all shards, sends the
-/// events and leaves. The answer comes when the shards are the first one's again.
+/// PostgreSQL has answered a worker's fetch, and the answer is delayed while another worker owns all shards, sends the
+/// events and stops. The answer arrives when the first worker owns the shards again.
 async fn an_answer_comes_when_the_shards_were_lost_and_are_back(off: Option<&'static str>) -> Reconciliation {
     let deployment = Deployment::new(off).await;
     let [first, second, ..] = &deployment.slots[..] else { unreachable!() };
     start(&deployment, first, &[]).await;
-    eventually("the first one has every share open", PATIENCE, async || deployment.journal().await.len() == LEASES)
-        .await;
+    eventually("the first worker has opened every shard", PATIENCE, async || {
+        deployment.journal().await.len() == LEASES
+    })
+    .await;
     let (mut committed, locking) = insert_under_a_fetch(&deployment, EVENTS).await;
     let way = first.to_postgres.lock().await;
     let (known, replies) = (way.connections(), way.replies());
@@ -158,20 +160,20 @@ async fn an_answer_comes_when_the_shards_were_lost_and_are_back(off: Option<&'st
     deployment.end(&mut *second.worker.lock().await, Signal::TERM).await;
     let tokens = deployment.journal().await;
     way.set(Passage::HoldRepliesOfFirst(known));
-    eventually("the first one has every share open again", PATIENCE, async || {
+    eventually("the first worker has opened every shard again", PATIENCE, async || {
         deployment.journal().await.iter().all(|(field, token)| tokens.get(field) != Some(token))
     })
     .await;
     hear_the_heart_of_the_first(&deployment, 1).await;
     way.set(Passage::Open);
-    // They are read by a later fetch, and sent behind what the held one brings.
+    // A later fetch reads them; they are sent after the events of the delayed fetch.
     committed.push(insert(&deployment, EVENTS).await);
     assert_eq!(deployment.drain(PATIENCE).await, 0);
     Reconciliation::of(&committed, &deployment.stream().await)
 }
 
-/// One worker has refused an event and cannot say so; another one refuses it too, and says so; a person mends it; then
-/// the first one is heard.
+/// One worker has rejected an event, and its settle is delayed; another worker rejects it too and settles it; an operator
+/// fixes it; then the first worker's settle arrives.
 async fn a_failure_is_recorded_after_a_person_retried_the_event(off: Option<&'static str>) -> Reconciliation {
     let deployment = Deployment::new(off).await;
     let [first, second, third, ..] = &deployment.slots[..] else { unreachable!() };
@@ -184,20 +186,20 @@ async fn a_failure_is_recorded_after_a_person_retried_the_event(off: Option<&'st
     let events = insert_with_one_that_cannot_be_sent(&deployment).await;
     let broken = events[1].id;
     committed.push(events);
-    eventually("a batch is on its way", PATIENCE, async || to_redis.held() > held).await;
+    eventually("a batch is being sent", PATIENCE, async || to_redis.held() > held).await;
     to_postgres.set(Passage::HoldRequests);
     forget_the_workers(&deployment).await;
 
-    // It holds its leases while it is stopped, so that nobody else touches the event.
+    // It holds its leases while it is stopped, so that no other worker fetches the event.
     start(&deployment, second, &[("OUTBOX__WORKER__LEASE", "60s")]).await;
     let all = "SELECT count(*) FROM outbox_running_leases l JOIN outbox_workers w ON w.id = l.owner
         JOIN outbox_heartbeats h ON h.worker = w.id
         WHERE w.name LIKE 'worker-1%' AND h.ends_at > clock_timestamp() + interval '30 s'";
-    eventually("the second one has every share", PATIENCE, async || deployment.number(all).await == 64).await;
+    eventually("the second worker owns every shard", PATIENCE, async || deployment.number(all).await == 64).await;
     let failed = format!("SELECT count(*) FROM outbox_events WHERE id = '{broken}' AND status = 'failed'");
-    eventually("it has refused the event", PATIENCE, async || deployment.number(&failed).await == 1).await;
+    eventually("it has rejected the event", PATIENCE, async || deployment.number(&failed).await == 1).await;
     second.worker.lock().await.as_mut().unwrap().running.signal(Signal::STOP);
-    mend(&deployment, third, broken).await;
+    fix_and_retry(&deployment, third, broken).await;
 
     to_redis.set(Passage::Open);
     to_postgres.set(Passage::Open);
@@ -205,6 +207,6 @@ async fn a_failure_is_recorded_after_a_person_retried_the_event(off: Option<&'st
     deployment.end(&mut *first.worker.lock().await, Signal::KILL).await;
     second.worker.lock().await.as_mut().unwrap().running.signal(Signal::CONT);
     let waiting = "SELECT count(*) FROM outbox_events WHERE status IN ('pending', 'retry')";
-    eventually("nothing waits", PATIENCE, async || deployment.number(waiting).await == 0).await;
+    eventually("no event waits", PATIENCE, async || deployment.number(waiting).await == 0).await;
     Reconciliation::of(&committed, &deployment.stream().await)
 }

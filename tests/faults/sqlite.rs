@@ -1,4 +1,4 @@
-//! The same on a SQLite file: workers are killed, stopped and replaced, and another process holds the file's lock.
+//! Faults on a SQLite file: workers are killed, stopped and replaced, and another process holds the file's lock.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -49,7 +49,7 @@ struct Outbox {
     deaths: Vec<String>,
 }
 
-/// Faults of each kind that a file knows, one after the other.
+/// Runs faults of each kind that applies to a file, one after the other.
 pub(crate) async fn run(seed: u64, span: Duration, pace: Pace) -> Outcome {
     let mut outbox = block_in_place(|| Outbox::new(pace));
     let meter = Meter::of_processes(Arc::clone(&outbox.processes));
@@ -143,7 +143,7 @@ impl Outbox {
         while began.elapsed() < span {
             pass(&mut rng, 0, 1_500).await;
             let kind = *KINDS.choose(&mut rng).unwrap();
-            // Once at most where there is a minute.
+            // At most once in the short form of one minute.
             if kind == Kind::LongLock && self.pace == Pace::Short && faults.contains_key(&kind) {
                 continue;
             }
@@ -199,7 +199,7 @@ impl Outbox {
         }
     }
 
-    /// By a reader that is about to write, or by one that keeps even readers away.
+    /// Locks the file, with a write lock or a lock that also blocks readers.
     async fn hold_the_lock(&self, rng: &mut StdRng, least: u64, most: u64) {
         let mut connection = block_in_place(|| connect(Path::new(&self.file())));
         let begin = if rng.random() { "BEGIN IMMEDIATE" } else { "BEGIN EXCLUSIVE" };
@@ -249,7 +249,7 @@ fn start_writers(file: &str, seed: u64) -> (Arc<AtomicBool>, Writing) {
     (stop, writing)
 }
 
-/// What was committed, in its order. A file says at once whether it was.
+/// The committed events, in order. A file has no commits with unknown outcome.
 fn write_until(stop: &AtomicBool, file: &str, number: u64, mut rng: StdRng) -> Vec<Committed> {
     let (mut connection, mut committed) = (connect(Path::new(file)), Vec::new());
     while !stop.load(Ordering::SeqCst) {

@@ -1,4 +1,4 @@
-//! What the tests of single rules are put together from.
+//! The steps of the tests of single rules.
 
 use serde_json::json;
 use tokio_postgres::Client;
@@ -14,10 +14,10 @@ pub(crate) async fn start(deployment: &Deployment, slot: &WorkerSlot, settings: 
     *slot.worker.lock().await = Some(deployment.worker(slot, 0, settings));
 }
 
-/// Everything is published, and the journal is rid of it.
+/// Waits until every event is published and removed from the journal.
 pub(crate) async fn settle_all(deployment: &Deployment) {
     assert_eq!(deployment.drain(PATIENCE).await, 0);
-    eventually("nothing is left in the journal", PATIENCE, async || {
+    eventually("the journal is empty", PATIENCE, async || {
         let fields = deployment.journal().await;
         !fields.is_empty() && !fields.keys().any(|field| field.starts_with("sent/"))
     })
@@ -30,25 +30,26 @@ pub(crate) async fn forget_the_workers(deployment: &Deployment) {
     deployment.sql().await.batch_execute(forget).await.unwrap();
 }
 
-/// The first seat's worker has had time for what is on its way to it: its heart has beaten so often.
+/// Waits for several heartbeats of the first slot's worker, so that it has handled pending answers.
 pub(crate) async fn hear_the_heart_of_the_first(deployment: &Deployment, times: u32) {
     let beats = "SELECT count(*) FROM outbox_workers w JOIN outbox_heartbeats h ON h.worker = w.id
         WHERE w.name LIKE 'worker-0%' AND h.heartbeat_at > clock_timestamp()";
     for _ in 0..times {
         let now: String = deployment.sql().await.query_one("SELECT clock_timestamp()::text", &[]).await.unwrap().get(0);
         let beaten = beats.replace("clock_timestamp()", &format!("'{now}'"));
-        eventually("the first one's heart beats", 5 * LEASE, async || deployment.number(&beaten).await == 1).await;
+        eventually("the first worker sends a heartbeat", 5 * LEASE, async || deployment.number(&beaten).await == 1)
+            .await;
     }
 }
 
 const LOCK: &str = "BEGIN; LOCK TABLE outbox_events IN ACCESS EXCLUSIVE MODE";
 
-/// Commits events of both lanes and returns when a worker's fetch, which will read them, waits for the table; it goes on
-/// when the transaction that is returned ends.
+/// Commits events of both lanes and returns when a worker's fetch, which will read them, waits for the table; the fetch
+/// continues when the returned transaction ends.
 pub(crate) async fn insert_under_a_fetch(deployment: &Deployment, count: i32) -> (Vec<Vec<Committed>>, Client) {
     let (writing, locking) = (deployment.sql().await, deployment.sql().await);
     writing.batch_execute(LOCK).await.unwrap();
-    // It may be the fetch of retries, which comes second.
+    // It may be the fetch of retries, which is the second one.
     while !who_waits_for_the_table(deployment).await.contains("from_at") {
         writing.batch_execute("ROLLBACK").await.unwrap();
         writing.batch_execute(LOCK).await.unwrap();
@@ -57,26 +58,26 @@ pub(crate) async fn insert_under_a_fetch(deployment: &Deployment, count: i32) ->
     for lane in ["", "default"] {
         committed.push(insert_into(lane, &writing, count).await);
     }
-    // The fetch is being prepared. Whoever queues for the table now has it before the fetch is executed.
+    // The fetch is being prepared. A session that queues for the table now gets its lock before the fetch is executed.
     let queueing = tokio::spawn(async move { locking.batch_execute(LOCK).await.map(|()| locking).unwrap() });
-    eventually("the next lock is asked for", PATIENCE, async || {
+    eventually("the next lock is requested", PATIENCE, async || {
         who_waits_for_the_table(deployment).await.contains("BEGIN; LOCK")
     })
     .await;
     writing.batch_execute("COMMIT").await.unwrap();
     let locking = queueing.await.unwrap();
-    eventually("the fetch is to be executed", PATIENCE, async || {
+    eventually("the fetch is being executed", PATIENCE, async || {
         who_waits_for_the_table(deployment).await.contains("from_at")
     })
     .await;
     (committed, locking)
 }
 
-/// The statements that wait for a lock, once there are any.
+/// Waits for statements that wait for a lock, and returns them.
 async fn who_waits_for_the_table(deployment: &Deployment) -> String {
     let waiting = "SELECT coalesce(string_agg(query, '; '), '') FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
     let (watching, mut queries) = (deployment.sql().await, String::new());
-    eventually("somebody waits for the table", PATIENCE, async || {
+    eventually("a statement waits for the table", PATIENCE, async || {
         queries = watching.query_one(waiting, &[]).await.unwrap().get(0);
         !queries.is_empty()
     })
@@ -89,7 +90,8 @@ pub(crate) async fn insert(deployment: &Deployment, count: i32) -> Vec<Committed
     insert_into("", &deployment.sql().await, count).await
 }
 
-/// The same into one lane. They are due from the transaction's beginning on, so also to a fetch that waits for its end.
+/// Events of one transaction in one lane. They are due since the transaction's start, so also for a fetch that waits for its
+/// end.
 async fn insert_into(lane: &str, client: &Client, count: i32) -> Vec<Committed> {
     let statement = "INSERT INTO outbox_events (id, event_type, source, scheduled_at, partition_key, publisher_backend)
         SELECT gen_random_uuid(), 'thing.happened', 'faults', now(), CASE n % 3 WHEN 0 THEN '' ELSE $2 || ' key ' || n % 20 END, $2
@@ -98,7 +100,7 @@ async fn insert_into(lane: &str, client: &Client, count: i32) -> Vec<Committed> 
     rows.iter().map(|row| Committed { id: row.get::<_, &str>(0).parse().unwrap(), key: row.get(1) }).collect()
 }
 
-/// Two events of one transaction; the second has a field that no stream entry can have.
+/// Two events of one transaction; the second has a field that a stream entry cannot have.
 pub(crate) async fn insert_with_one_that_cannot_be_sent(deployment: &Deployment) -> Vec<Committed> {
     let events = [json!({}), json!({ "field": { "nested": true } })].map(|config| {
         let committed = Committed { id: Uuid::new_v4(), key: String::new() };
@@ -112,10 +114,10 @@ pub(crate) async fn insert_with_one_that_cannot_be_sent(deployment: &Deployment)
     events.map(|(event, _)| event).into()
 }
 
-/// What a person does about an event that failed.
-pub(crate) async fn mend(deployment: &Deployment, slot: &WorkerSlot, id: Uuid) {
-    let mend = format!("UPDATE outbox_events SET publisher_config = '{{}}' WHERE id = '{id}'");
-    deployment.sql().await.batch_execute(&mend).await.unwrap();
+/// Fixes and retries a failed event, as an operator does.
+pub(crate) async fn fix_and_retry(deployment: &Deployment, slot: &WorkerSlot, id: Uuid) {
+    let fix = format!("UPDATE outbox_events SET publisher_config = '{{}}' WHERE id = '{id}'");
+    deployment.sql().await.batch_execute(&fix).await.unwrap();
     let mut retry = Running::spawn(&mut deployment.outbox(slot, &["events", "retry", &id.to_string()]));
     assert!(retry.wait_exit(PATIENCE).await.success(), "{}", retry.stderr());
 }

@@ -1,4 +1,4 @@
-//! How long a dead worker's share stays its own.
+//! How long a dead worker keeps its shards.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -7,8 +7,7 @@ use crate::deployment::{Deployment, LEASE};
 use crate::worker_slots::Worker;
 
 impl Deployment {
-    /// Measures how long a worker's shares stay its own after its death. Counts only where nothing else goes wrong
-    /// meanwhile.
+    /// Measures how long a dead worker keeps its shards. Counts only if no other fault runs meanwhile.
     pub(crate) async fn watch_takeover(&self, owner: Option<String>) {
         let began = Instant::now();
         let faults = self.begun.load(Ordering::SeqCst);
@@ -27,7 +26,7 @@ impl Deployment {
         }
     }
 
-    /// The id under which a worker holds leases; `None` where it has none.
+    /// The id under which a worker holds leases; `None` if it holds none.
     pub(crate) async fn owner(&self, worker: &Worker) -> Option<String> {
         let by_name = "SELECT id::text FROM outbox_workers w WHERE name = $1
             AND EXISTS (SELECT FROM outbox_leases WHERE owner = w.id)";

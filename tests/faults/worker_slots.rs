@@ -1,4 +1,4 @@
-//! The workers, each in a seat of its own, and what was seen of them.
+//! The workers, each in its own slot, and the notes about them.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,16 +14,16 @@ use crate::support::process::{Running, Signal};
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, clock, unique};
 
-/// A worker's place: its ways to the servers stay when the worker changes.
+/// A worker's slot: its proxies stay when the worker changes.
 pub(crate) struct WorkerSlot {
     pub(crate) number: usize,
-    /// Held by whoever does something to it.
+    /// Locked by a fault that affects the worker.
     pub(crate) worker: Mutex<Option<Worker>>,
     pub(crate) to_postgres: Mutex<Proxy>,
     pub(crate) to_redis: Mutex<Proxy>,
-    /// Of the proxies, to PostgreSQL and to Redis.
+    /// The ports of the proxies to PostgreSQL and to Redis.
     pub(crate) ports: (u16, u16),
-    /// Counts the workers that were in it.
+    /// The number of workers that have been in the slot.
     pub(crate) deployments: AtomicUsize,
 }
 
@@ -32,19 +32,19 @@ pub(crate) struct Worker {
     pub(crate) running: Running,
 }
 
-/// What was seen on the way.
+/// Observations during a phase.
 #[derive(Default)]
 pub(crate) struct Notes {
-    /// What ended workers had said.
+    /// The logs of ended workers.
     pub(crate) logs: String,
     /// When each fault began and ended.
     pub(crate) course: String,
-    /// Workers that ended by themselves, with the last that they said.
+    /// Workers that ended by themselves, with their last log lines.
     pub(crate) deaths: Vec<String>,
     pub(crate) takeovers: Vec<Duration>,
-    /// What a fault's own checks found.
+    /// Findings of the faults' own checks.
     pub(crate) findings: Vec<String>,
-    /// What a server lost that it had acknowledged.
+    /// Acknowledged writes that a server lost.
     pub(crate) losses: Losses,
 }
 
@@ -78,7 +78,7 @@ impl Deployment {
         }
     }
 
-    /// A worker of this program that takes it to be so many seconds later than it is, with these settings over the usual ones.
+    /// Starts a worker whose clock is shifted by this many seconds, with additional settings.
     pub(crate) fn worker_of(
         &self,
         program: &Path,
@@ -99,7 +99,7 @@ impl Deployment {
         clock_ahead: i64,
         settings: &[(&str, &str)],
     ) -> Worker {
-        // The name is how the server tells whose a connection is.
+        // The server shows the name for each connection.
         command.env("DATABASE_URL", format!("{}?application_name={name}", self.address(slot)));
         command.envs(settings.iter().copied());
         if clock_ahead != 0 {
@@ -116,7 +116,7 @@ impl Deployment {
         }
     }
 
-    /// The worker's place, and the worker, replaced where it had ended by itself.
+    /// Locks the slot and its worker, which is replaced if it has ended by itself.
     pub(crate) async fn at(&self, slot: usize) -> (&WorkerSlot, MutexGuard<'_, Option<Worker>>) {
         let slot = &self.slots[slot];
         let mut worker = slot.worker.lock().await;
@@ -127,7 +127,7 @@ impl Deployment {
         (slot, worker)
     }
 
-    /// Ends a worker by a signal and keeps what it said; `None` where there is none.
+    /// Ends a worker with a signal and keeps its log; `None` if there is none.
     pub(crate) async fn end(&self, worker: &mut Option<Worker>, signal: Signal) {
         let Some(mut worker) = worker.take() else { return };
         if !worker.running.is_running() {
@@ -155,7 +155,7 @@ impl Deployment {
         self.notes.lock().unwrap()
     }
 
-    /// Every worker's end, without haste.
+    /// Ends all workers gracefully.
     pub(crate) async fn stop_workers(&self) {
         for slot in 0..self.slots.len() {
             let (_, mut worker) = self.at(slot).await;

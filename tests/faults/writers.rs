@@ -1,4 +1,4 @@
-//! Writers that commit and roll back all the time, and remember what they committed.
+//! Writers that commit and roll back continuously, and record the committed events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +13,28 @@ use uuid::Uuid;
 use crate::support::PATIENCE;
 
 const WRITERS: u64 = 4;
-/// Keys of each writer. No other writes them, so the order of its commits is the order of each key.
+/// Keys of each writer. No other writer uses them, so the order of its commits is the order of each key.
 const KEYS: u32 = 8;
 const MOST_EVENTS: usize = 12;
-/// One publisher, two lanes: what names no backend, and what names the default one.
+/// One publisher with two lanes: events without a backend name, and events of the default backend.
 const LANES: [&str; 2] = ["", "default"];
 
 /// An event that a writer committed.
 #[derive(Debug, Clone)]
 pub(crate) struct Committed {
     pub(crate) id: Uuid,
-    /// Empty: none.
+    /// Empty if the event has no key.
     pub(crate) key: String,
 }
 
-/// Tasks that write until they are told to stop.
+/// Tasks that write until they are stopped.
 pub(crate) struct Writers {
     stop: watch::Sender<bool>,
     writing: Vec<JoinHandle<Vec<Committed>>>,
 }
 
 impl Writers {
-    /// On a server that may go away and come back at any time.
+    /// Starts writers on a server that may become unavailable at any time.
     pub(crate) fn start(url: &str, seed: u64) -> Self {
         let stop = watch::Sender::new(false);
         let url: Arc<str> = url.into();
@@ -55,7 +55,7 @@ impl Writers {
         Self { stop, writing }
     }
 
-    /// What each writer committed, in the order of its commits.
+    /// The events that each writer committed, in the order of its commits.
     pub(crate) async fn finish(self) -> Vec<Vec<Committed>> {
         self.stop.send_replace(true);
         let mut committed = Vec::new();
@@ -75,7 +75,7 @@ struct Writer {
     committed: Vec<Committed>,
 }
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 enum End {
     Committed,
     RolledBack,
@@ -128,7 +128,7 @@ impl Writer {
         format!("writer {} key {}", self.number, self.rng.random_range(0..KEYS))
     }
 
-    /// Inserts one by one or all at once, waits at times, and commits or rolls back.
+    /// Inserts events one by one or together, pauses sometimes, and commits or rolls back.
     async fn transaction(&mut self, client: &mut Client, events: &[Committed]) -> End {
         let Ok(transaction) = client.transaction().await else { return End::Unknown };
         let pieces = if self.rng.random_bool(0.3) { 1 } else { events.len() };
@@ -139,7 +139,7 @@ impl Writer {
                 return End::Unknown;
             }
         }
-        // So that others overtake it: what it wrote lies behind the workers' cursors when it commits.
+        // A pause, so that other writers overtake it: its events are behind the workers' cursors when it commits.
         if self.rng.random_bool(0.2) {
             let pause = self.rng.random_range(20..400);
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -150,7 +150,7 @@ impl Writer {
         transaction.commit().await.map_or(End::Unknown, |()| End::Committed)
     }
 
-    /// Whether a transaction whose end is not known had committed. Its server process is gone with the connection.
+    /// Whether a transaction with unknown outcome has committed. The server process ended with the connection.
     async fn has(&self, client: &mut Client, events: &[Committed]) -> bool {
         let first = events[0].id.to_string();
         loop {

@@ -145,7 +145,7 @@ async fn what_a_vanished_outbox_or_backend_left_behind_is_seen_and_removed() {
     expected.sort_by_key(|left| left["outbox"].to_string());
     assert_eq!(left_behind(), json!(expected));
     let table = said(&test, &["status"]);
-    assert!(table.contains("Left behind") && table.contains(&gone.to_string()), "{table}");
+    assert!(table.contains("Orphaned fields") && table.contains(&gone.to_string()), "{table}");
 
     let cleaned = said(&test, &["cleanup"]);
     assert!(cleaned.contains("removed 2 orphaned fields of this outbox from backend default"), "{cleaned}");

@@ -66,15 +66,15 @@ impl DrainRun {
 
     fn title(self) -> &'static str {
         match self {
-            Self::LimitOne | Self::LimitAll => "only fetching and updating",
-            Self::Xadd => "only XADD",
+            Self::LimitOne | Self::LimitAll => "fetching and updating alone",
+            Self::Xadd => "XADD alone",
             Self::Drain => "draining",
             Self::Keys => "draining, with keys",
             Self::Backends => "draining, three backends",
             Self::NoJournal => "draining, without the journal",
             Self::Observed => "draining, observed",
             Self::Unobserved => "draining, not observed",
-            Self::LimitLarge => "only fetching and updating large events",
+            Self::LimitLarge => "fetching and updating large events alone",
             Self::DrainLarge => "draining large events",
         }
     }

@@ -40,12 +40,12 @@ pub(super) fn all() -> impl Iterator<Item = &'static Figure> {
 }
 
 const THROUGHPUT: &[Figure] = &[
-    figure("limit.one", RATE, "only fetch and update, one connection", &[]),
+    figure("limit.one", RATE, "fetch and update alone, one connection", &[]),
     figure("limit.all", RATE, "the same on as many connections as the worker has", &["limit.one"]),
     figure("limit.connections", "connections", "the number of those connections", &[]),
-    figure("xadd", RATE, "only pipelined XADD", &[]),
-    figure("drain", RATE, "a worker drains a backlog", &["limit.one", "limit.all", "drain.no_journal"]),
-    figure("drain.wal", "bytes/event", "WAL", &[]),
+    figure("xadd", RATE, "pipelined XADD alone", &[]),
+    figure("drain", RATE, "a worker empties a backlog", &["limit.one", "limit.all", "drain.no_journal"]),
+    figure("drain.wal", "bytes/event", "WAL that it writes", &[]),
     figure("drain.commits", "commits/event", "commits", &[]),
     figure("drain.dead", "rows/event", "dead rows", &[]),
     figure("drain.cpu", "µs/event", "the worker's CPU time", &[]),
@@ -55,8 +55,8 @@ const THROUGHPUT: &[Figure] = &[
     figure("drain.no_journal", RATE, "without the journal", &[]),
     figure("drain.unobserved", RATE, "events with traces", &[]),
     figure("drain.observed", RATE, "the same with metrics, traces and JSON logs", &["drain.unobserved"]),
-    figure("limit.large", RATE, "only fetch and update, 16 KiB of data each", &[]),
-    figure("drain.large", RATE, "a worker drains a backlog of these", &["limit.large"]),
+    figure("limit.large", RATE, "fetch and update alone, 16 KiB of data each", &[]),
+    figure("drain.large", RATE, "a worker empties a backlog of these", &["limit.large"]),
     figure("drain.large.memory", "MiB", "the worker's peak memory", &[]),
     figure("insert.one", RATE, "a raw INSERT for each event, one connection", &[]),
     figure("publish", RATE, "`publish` instead, in a transaction of its own", &["insert.one"]),
@@ -73,8 +73,8 @@ const LATENCY: &[[Figure; 4]] = &[
     latencies!("same_process.2000", "woken by the same process, 2,000 events/s"),
     latencies!("other_process.200", "woken by another process, 200 events/s"),
     latencies!("other_process.2000", "woken by another process, 2,000 events/s"),
-    latencies!("polling.200", "only polling, 200 events/s"),
-    latencies!("polling.2000", "only polling, 2,000 events/s"),
+    latencies!("polling.200", "polling alone, 200 events/s"),
+    latencies!("polling.2000", "polling alone, 2,000 events/s"),
 ];
 
 const REST: &[Figure] = &[
@@ -86,9 +86,9 @@ const REST: &[Figure] = &[
     figure("backlog.long", RATE, "the first 100,000 of a long backlog", &["backlog.short"]),
     figure("backlog.events", "events", "the length of that backlog", &[]),
     figure("backlog.memory", "MiB", "the worker's peak memory", &[]),
-    figure("pinned.without", RATE, "a worker drains a backlog", &[]),
+    figure("pinned.without", RATE, "a worker empties a backlog", &[]),
     figure("pinned", RATE, "the same while vacuum is held back", &["pinned.without"]),
-    figure("pinned.keys.without", RATE, "a worker drains a backlog of ten keys", &[]),
+    figure("pinned.keys.without", RATE, "a worker empties a backlog of ten keys", &[]),
     figure("pinned.keys", RATE, "the same while vacuum is held back", &["pinned.keys.without"]),
     figure("sqlite.drain", RATE, "a worker drains SQLite into a file of lines", &[]),
     figure("sqlite.publish", RATE, "64 senders, each event in a transaction of its own", &[]),

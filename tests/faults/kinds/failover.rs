@@ -1,4 +1,4 @@
-//! A standby takes the primary's place.
+//! Failovers to a standby.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::reconcile::Losses;
 use crate::support::postgres::replication::Replication;
 use crate::support::postgres::{self, Server, Stop};
 
-/// Commits wait for a standby that is frozen or stopped; the primary dies, and the standby takes its place.
+/// Commits wait for a standby that is frozen or stopped; the primary dies, and the standby is promoted.
 pub(super) async fn to_a_stalled_synchronous_standby(deployment: &Deployment, rng: &mut StdRng) {
     let mut primary = deployment.postgres.lock().await;
     let mut standby = primary.standby(Replication::Synchronous).await;
@@ -30,7 +30,7 @@ pub(super) async fn to_a_stalled_synchronous_standby(deployment: &Deployment, rn
     *primary = standby;
 }
 
-/// A standby that lags takes the primary's place. What it lacks is lost, and may be only that.
+/// A lagging standby is promoted. Only the commits that it lacks may be lost.
 pub(super) async fn to_a_lagging_standby(deployment: &Deployment, rng: &mut StdRng) {
     let mut primary = deployment.postgres.lock().await;
     let mut standby = primary.standby(Replication::Asynchronous).await;
@@ -43,7 +43,7 @@ pub(super) async fn to_a_lagging_standby(deployment: &Deployment, rng: &mut StdR
     deployment.lead_to(&standby).await;
     std::mem::swap(&mut *primary, &mut standby);
     let mut old = standby;
-    // Nobody can reach it any more.
+    // No client can reach it any more.
     block_in_place(|| old.start_again());
     let losses = Losses::between(&events(deployment, &old).await, &new);
     deployment.notes().losses.add(losses);

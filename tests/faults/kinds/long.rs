@@ -1,4 +1,4 @@
-//! What lasts longer than every limit in the code.
+//! Faults that last longer than every limit in the code.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -36,7 +36,7 @@ pub(super) async fn lock_a_table(deployment: &Deployment, rng: &mut StdRng) {
     sql.batch_execute("COMMIT").await.unwrap();
 }
 
-/// Other things go wrong meanwhile; a restart of the server ends it.
+/// Other faults run meanwhile; a restart of the server ends the snapshot.
 pub(super) async fn hold_a_snapshot(deployment: &Deployment, rng: &mut StdRng) {
     let Some(sql) = deployment.try_sql().await else { return };
     let hold = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current(), count(*) FROM outbox_workers";
@@ -45,7 +45,7 @@ pub(super) async fn hold_a_snapshot(deployment: &Deployment, rng: &mut StdRng) {
     let _ = sql.batch_execute("ROLLBACK").await;
 }
 
-/// Rows of the oldest events and of a lease, which somebody else updates and does not commit.
+/// Locks rows of the oldest events and of a lease, as another session with an uncommitted update does.
 pub(super) async fn lock_rows(deployment: &Deployment, rng: &mut StdRng) {
     let _postgres = deployment.postgres.lock().await;
     let sql = deployment.sql().await;

@@ -1,4 +1,4 @@
-//! The kinds of fault. Each does its harm and undoes it, so that everything works again when it returns.
+//! The kinds of fault. Each causes the fault and undoes it before it returns.
 
 mod failover;
 mod long;
@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 
 use crate::deployment::{Deployment, Pace};
 
-/// How long the others last at most.
+/// The longest duration of the other faults.
 const SHORT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -52,17 +52,17 @@ pub(crate) enum Kind {
     RedisPassword,
     /// Redis out of memory
     Memory,
-    /// Redis read-only, or without the replicas that it asks for
+    /// Redis read-only, or without the replicas that it requires
     ReadOnly,
     /// Connections cut in the middle of a request or a reply
     Cut,
-    /// Requests that go through and whose replies do not
+    /// Requests that are delivered and whose replies are lost
     LostReply,
-    /// Requests or replies that come seconds later
+    /// Requests or replies that are delayed by seconds
     Stall,
-    /// Replies that come late, each by a time of its own
+    /// Replies that are delayed by different times
     Delay,
-    /// What a worker sent arrives when it is dead and its share is another's
+    /// A worker's requests arrive after it is dead and another worker owns its shards
     Late,
     /// PostgreSQL frozen for longer than every limit
     PostgresFrozen,
@@ -74,11 +74,11 @@ pub(crate) enum Kind {
     RowLock,
     /// A snapshot held for longer than every limit
     LongHorizon,
-    /// A synchronous standby that stalls, and then takes the primary's place
+    /// A synchronous standby that stalls, and is then promoted
     SyncFailover,
     /// A failover to an asynchronous standby that lags
     LaggingFailover,
-    /// Workers of an older version beside these, and back; OUTBOX_FAULTS_OLDER names its program
+    /// Workers of an older version next to these, and back; OUTBOX_FAULTS_OLDER names its program
     Upgrade,
 }
 
@@ -115,18 +115,18 @@ impl Kind {
         Self::Upgrade,
     ];
 
-    /// Lasts longer than every limit in the code.
+    /// Whether it lasts longer than every limit in the code.
     pub(crate) fn is_long(self) -> bool {
         matches!(self, Self::PostgresFrozen | Self::RedisFrozen | Self::LongLock | Self::RowLock | Self::LongHorizon)
             || self.is_for_itself()
     }
 
-    /// Replaces the server, or all workers.
+    /// Whether it replaces the server, or all workers.
     pub(crate) fn is_for_itself(self) -> bool {
         matches!(self, Self::SyncFailover | Self::LaggingFailover | Self::Upgrade)
     }
 
-    /// Why it cannot be had here.
+    /// Why it cannot run here.
     pub(crate) fn is_missing(self) -> Option<&'static str> {
         let missing = self == Self::Upgrade && upgrade::older_program().is_none();
         missing.then_some("OUTBOX_FAULTS_OLDER does not name the program of an older version")
@@ -134,7 +134,7 @@ impl Kind {
 
     /// How long it may last.
     pub(crate) fn longest(self, pace: Pace) -> Duration {
-        // A standby is made and promoted.
+        // A standby is created and promoted.
         let replacing = Duration::from_secs(if self.is_for_itself() { 15 } else { 0 });
         if self.is_long() { pace.long().1 + replacing } else { SHORT }
     }
@@ -180,7 +180,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Lets between so many milliseconds go by.
+/// Waits for a random number of milliseconds in this range.
 async fn pass(rng: &mut StdRng, least: u64, most: u64) {
     tokio::time::sleep(Duration::from_millis(rng.random_range(least..=most))).await;
 }

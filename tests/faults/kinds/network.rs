@@ -1,4 +1,4 @@
-//! What happens between a worker and a server.
+//! Faults of the network between a worker and a server.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::deployment::{Deployment, LEASE, WORKERS};
 use crate::support::process::Signal;
 use crate::support::proxy::{Passage, Proxy};
 
-/// One worker's way to a server, or every worker's.
+/// The proxies of one worker to a server, or of every worker.
 async fn ways<'a>(deployment: &'a Deployment, rng: &mut StdRng) -> Vec<MutexGuard<'a, Proxy>> {
     let slots = if rng.random_bool(0.7) {
         let slot = rng.random_range(0..WORKERS);

@@ -1,4 +1,4 @@
-//! What happens to PostgreSQL.
+//! Faults of PostgreSQL.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -38,7 +38,7 @@ pub(super) async fn change_the_password(deployment: &Deployment, rng: &mut StdRn
     sql.batch_execute(&format!("ALTER ROLE {ROLE} PASSWORD '{PASSWORD}'")).await.unwrap();
 }
 
-/// Dead rows stay, and a row's older versions can be seen, until it ends.
+/// Until the transaction ends, dead rows are kept, and it sees older versions of rows.
 pub(super) async fn pin_the_horizon(deployment: &Deployment, rng: &mut StdRng) {
     let _postgres = deployment.postgres.lock().await;
     let sql = deployment.sql().await;
@@ -64,6 +64,6 @@ pub(super) async fn vacuum(deployment: &Deployment, rng: &mut StdRng) {
     sql.batch_execute(hang).await.unwrap();
     let statement =
         if rng.random() { "VACUUM (ANALYZE, FREEZE) outbox_events" } else { "VACUUM (FULL, ANALYZE) outbox_events" };
-    // One that takes longer is given up.
+    // A longer VACUUM is cancelled.
     let _ = sql.execute(statement, &[]).await;
 }

@@ -1,4 +1,4 @@
-//! What happens to Redis. It keeps what it acknowledged throughout.
+//! Faults of Redis. It never loses acknowledged writes.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -44,7 +44,7 @@ pub(super) async fn run_out_of_memory(deployment: &Deployment, rng: &mut StdRng)
     let mut redis = deployment.redis().await;
     say(&mut redis, "CONFIG SET maxmemory-policy noeviction").await;
     let now = used_memory(&mut redis).await;
-    // At once, or in the middle of some batch to come.
+    // Immediately, or in the middle of a later batch.
     let most = if rng.random() { 1 } else { now + rng.random_range(0..50_000) };
     say(&mut redis, &format!("CONFIG SET maxmemory {most}")).await;
     pass(rng, 500, 4_000).await;

@@ -1,4 +1,4 @@
-//! A rolling upgrade: workers of an older version beside those of this one, and back.
+//! A rolling upgrade: workers of an older version next to those of this one, and back.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,28 +12,28 @@ use crate::support::process::Signal;
 use crate::support::{PATIENCE, eventually};
 use crate::worker_slots::WorkerSlot;
 
-/// Names the program `outbox` of a version that knows no protocol but the first.
+/// The variable with the path of the program `outbox` of a version that knows only the first protocol.
 const VARIABLE: &str = "OUTBOX_FAULTS_OLDER";
 
-/// Seats in which older workers sit for a while.
+/// Slots in which older workers run for a while.
 const OLDER: usize = 2;
 
 pub(crate) fn older_program() -> Option<PathBuf> {
     std::env::var_os(VARIABLE).map(PathBuf::from)
 }
 
-/// Older and newer ones side by side, a way back, the end of the older ones, and a return of theirs that comes too late.
+/// Older and newer workers together, a downgrade, the end of the older workers, and their return, which is too late.
 pub(super) async fn roll(deployment: &Deployment, rng: &mut StdRng) {
     go_back_to_the_first_protocol(deployment).await;
     for slot in &deployment.slots[..OLDER] {
         seat_older(deployment, slot).await;
     }
-    // A newer one that found nobody would begin the newer rules.
+    // A newer worker without others would begin the newer rules.
     wait_for_shards(deployment, &deployment.slots[..OLDER]).await;
     seat_newer(deployment, &deployment.slots[OLDER]).await;
     side_by_side(deployment, rng).await;
 
-    // The way back: the newer one goes, the older ones have everything, and it comes again.
+    // The downgrade: the newer worker stops, the older workers own all shards, and the newer one starts again.
     end(deployment, &deployment.slots[OLDER], rng).await;
     pass(rng, 500, 3_000).await;
     note_unless(deployment, "the older ones work alone", protocol(deployment).await == 1);
@@ -44,18 +44,18 @@ pub(super) async fn roll(deployment: &Deployment, rng: &mut StdRng) {
         end(deployment, slot, rng).await;
         pass(rng, 0, 1_000).await;
     }
-    eventually("the newer ones begin the newer rules", PATIENCE, async || protocol(deployment).await == 2).await;
+    eventually("the newer workers begin the newer rules", PATIENCE, async || protocol(deployment).await == 2).await;
     for slot in &deployment.slots[..OLDER] {
         seat_older(deployment, slot).await;
     }
-    watch_that_older_ones_take_nothing(deployment, rng).await;
+    watch_that_older_ones_own_nothing(deployment, rng).await;
     for slot in &deployment.slots[..OLDER] {
         end(deployment, slot, rng).await;
         seat_newer(deployment, slot).await;
     }
 }
 
-/// As before the first newer worker: no worker runs, and no lease.
+/// Restores the state before the first newer worker: no workers and no leases.
 async fn go_back_to_the_first_protocol(deployment: &Deployment) {
     for slot in 0..deployment.slots.len() {
         let (_, mut worker) = deployment.at(slot).await;
@@ -80,7 +80,7 @@ async fn end(deployment: &Deployment, slot: &WorkerSlot, rng: &mut StdRng) {
     deployment.end(&mut *slot.worker.lock().await, signal).await;
 }
 
-/// Both share the work by the older rules, also when one of them dies.
+/// Workers of both versions share the work by the older rules, also when one of them dies.
 async fn side_by_side(deployment: &Deployment, rng: &mut StdRng) {
     wait_for_shards(deployment, &deployment.slots[..=OLDER]).await;
     pass(rng, 500, 3_000).await;
@@ -94,27 +94,28 @@ async fn side_by_side(deployment: &Deployment, rng: &mut StdRng) {
 async fn wait_for_shards(deployment: &Deployment, slots: &[WorkerSlot]) {
     for slot in slots {
         let name = name(slot).await;
-        eventually("each of them has shards", PATIENCE, async || running_leases(deployment, &name).await > 0).await;
+        eventually("each worker owns shards", PATIENCE, async || running_leases(deployment, &name).await > 0).await;
     }
 }
 
-async fn watch_that_older_ones_take_nothing(deployment: &Deployment, rng: &mut StdRng) {
+async fn watch_that_older_ones_own_nothing(deployment: &Deployment, rng: &mut StdRng) {
     let names = [name(&deployment.slots[0]).await, name(&deployment.slots[1]).await];
     let known =
         format!("SELECT count(*) FROM outbox_workers WHERE name IN ('{}') AND protocol IS NULL", names.join("', '"));
-    eventually("the older ones have come", PATIENCE, async || deployment.number(&known).await == OLDER as i64).await;
+    eventually("the older workers have started", PATIENCE, async || deployment.number(&known).await == OLDER as i64)
+        .await;
     let watches = rng.random_range(100..150);
     for _ in 0..watches {
         for name in &names {
             let taken = owned_leases(deployment, name).await;
-            note_unless(deployment, &format!("an older worker takes nothing, and {name} has {taken}"), taken == 0);
+            note_unless(deployment, &format!("an older worker owns no shard: {name} owns {taken}"), taken == 0);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let running = deployment.number("SELECT count(*) FROM outbox_running_leases").await;
     note_unless(
         deployment,
-        &format!("the newer one has every shard, and {running} are somebody's"),
+        &format!("the newer worker owns every shard: {running} are owned"),
         running == LEASES as i64,
     );
     note_unless(deployment, "the newer rules stay", protocol(deployment).await == 2);
@@ -122,7 +123,7 @@ async fn watch_that_older_ones_take_nothing(deployment: &Deployment, rng: &mut S
 
 fn note_unless(deployment: &Deployment, what: &str, holds: bool) {
     if !holds {
-        deployment.notes().findings.push(format!("not so: {what}"));
+        deployment.notes().findings.push(format!("not true: {what}"));
     }
 }
 

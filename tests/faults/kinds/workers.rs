@@ -1,4 +1,4 @@
-//! What happens to workers.
+//! Faults of workers.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -9,7 +9,7 @@ use crate::support::process::Signal;
 
 const HOUR: i64 = 3_600;
 
-/// At times another one starts at once, at times only when the others have taken over.
+/// The next worker starts sometimes immediately, sometimes only after the others have taken over.
 pub(super) async fn kill(deployment: &Deployment, rng: &mut StdRng) {
     let (slot, mut worker) = deployment.at(rng.random_range(0..WORKERS)).await;
     let owner = match worker.as_ref() {
@@ -50,7 +50,7 @@ pub(super) async fn set_a_clock_wrong(deployment: &Deployment, rng: &mut StdRng)
     *worker = Some(deployment.worker(slot, 0, &[]));
 }
 
-/// A guest comes, or goes.
+/// A guest starts or stops.
 pub(super) async fn add_or_remove(deployment: &Deployment, rng: &mut StdRng) {
     let (slot, mut worker) = deployment.at(WORKERS + rng.random_range(0..GUESTS)).await;
     if worker.is_none() {

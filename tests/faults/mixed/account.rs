@@ -1,4 +1,4 @@
-//! What each event of a mixed load came to, compared with what it was to come to.
+//! The outcome of each event of a mixed load, compared with its planned outcome.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,20 +10,20 @@ use super::plan::{End, Plan, Target};
 use crate::reconcile::{Losses, Reconciliation};
 use crate::writers::Committed;
 
-/// An event's row: status and how often it was refused.
+/// An event's row: its status and number of rejections.
 pub(super) type Rows = HashMap<Uuid, (String, i32)>;
 
 pub(super) struct Account<'a> {
     pub(super) written: &'a [Vec<Plan>],
     pub(super) deeds: &'a Deeds,
     pub(super) rows: &'a Rows,
-    /// What each target has, in its order.
+    /// The events in each target, in the target's order.
     pub(super) found: &'a HashMap<Target, Vec<Uuid>>,
     pub(super) handled: &'a Handled,
 }
 
 impl Account<'_> {
-    /// Over all targets.
+    /// The reconciliation over all targets.
     pub(super) fn reconciliation(&self) -> Reconciliation {
         let mut sum = Reconciliation::default();
         for target in Target::ALL {
@@ -44,14 +44,14 @@ impl Account<'_> {
     fn committed(&self, wanted: impl Fn(&Plan) -> bool) -> Vec<Vec<Committed>> {
         let of_one = |plans: &Vec<Plan>| {
             let plans = plans.iter().filter(|plan| wanted(plan));
-            // Their order is that of their times.
+            // They are ordered by their times.
             let key = |plan: &Plan| if plan.delay_millis > 0 { String::new() } else { plan.key.clone() };
             plans.map(|plan| Committed { id: plan.id, key: key(plan) }).collect()
         };
         self.written.iter().map(of_one).collect()
     }
 
-    /// A replay is sent once more.
+    /// A replay is sent again.
     fn replays(&self, target: Target) -> Losses {
         let mut losses = Losses::default();
         for (id, times) in self.deeds.replayed.iter().filter(|_| target == Target::Stream) {
@@ -60,7 +60,7 @@ impl Account<'_> {
         losses
     }
 
-    /// What else is not as it should be, with how many retries nobody had caused.
+    /// Other problems, including retries without a planned cause.
     pub(super) fn findings(&self) -> Vec<String> {
         let mut findings = Vec::new();
         let aged: HashSet<&Uuid> = self.deeds.aged.iter().collect();
@@ -73,7 +73,7 @@ impl Account<'_> {
         }
         for id in &self.deeds.failed {
             if self.rows.get(id).is_none_or(|(status, _)| status != "failed") {
-                findings.push(format!("{id}, which a person failed, is {:?}", self.rows.get(id)));
+                findings.push(format!("{id}, which an operator marked as failed, is {:?}", self.rows.get(id)));
             }
         }
         let in_stream: HashMap<&Uuid, usize> = counts(&self.found[&Target::Stream]);
@@ -87,15 +87,15 @@ impl Account<'_> {
         findings
     }
 
-    /// How many of each kind were written, refusals by design, and what people did: a run that met nothing shows nothing.
+    /// The number of events of each kind, and the operators' actions: shows whether a run covered them.
     pub(super) fn summary(&self) -> String {
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         self.written.iter().flatten().for_each(|plan| *kinds.entry(plan.kind).or_default() += 1);
         let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        let Deeds { replayed, failed, mended, aged } = self.deeds;
+        let Deeds { replayed, failed, fixed, aged } = self.deeds;
         let deleted = aged.iter().filter(|id| !self.rows.contains_key(id)).count();
         format!(
-            "{}; people replayed {}, failed {} and mended {mended}; retention deleted {deleted}",
+            "{}; operators replayed {}, failed {} and fixed {fixed}; retention deleted {deleted}",
             kinds.join(", "),
             replayed.values().sum::<usize>(),
             failed.len(),
@@ -111,7 +111,7 @@ fn unexpected(plan: &Plan, status: &str, retries: i32) -> Option<String> {
     let as_planned = status == end && plan.retries.allow(retries);
     (!as_planned).then(|| {
         let Plan { id, kind, subject, .. } = plan;
-        format!("{id} ({kind} {subject}) is {status} after {retries} retries; to be {end}, {:?}", plan.retries)
+        format!("{id} ({kind} {subject}) is {status} after {retries} retries; expected {end}, {:?}", plan.retries)
     })
 }
 
@@ -151,7 +151,7 @@ fn an_account_names_every_end_that_was_not_expected() {
     let rows = Rows::from([end(refused, 0), end(handled, 2)]);
     assert_eq!(check(&rows, &[handled.id, handled.id], &[refused.id, refused.id]), (0, true));
     let unhandled = check_with(&[], &rows, &[handled.id; 2], &[refused.id]);
-    assert_eq!(unhandled, (0, false), "one of its two handlers did not meet it");
+    assert_eq!(unhandled, (0, false), "one of its two handlers did not get it");
     assert_eq!(check(&rows, &[handled.id], &[refused.id]), (1, true), "the replay is missing");
     assert_eq!(check(&rows, &[handled.id; 3], &[refused.id]), (1, false), "one too many");
     assert_eq!(check(&rows, &[handled.id; 2], &[]), (0, false), "lost");

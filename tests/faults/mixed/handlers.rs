@@ -1,4 +1,4 @@
-//! The handlers of a mixed load: three services with handlers that are partly the same, and guests without any.
+//! The handlers of a mixed load: three services with partly the same handlers, and guests without any.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ pub(crate) const ALL: [Kind; 3] = [
     Kind { name: "auditor", types: &[HANDLED_TYPE, BILLED_TYPE] },
 ];
 
-/// What each handler handled, in its order.
+/// The events that each handler handled, in order.
 pub(crate) type Handled = HashMap<&'static str, Vec<Uuid>>;
 
 impl Kind {
@@ -30,14 +30,14 @@ impl Kind {
         self.types.contains(&plan.event_type)
     }
 
-    /// The file in which it notes the events that it has handled.
+    /// The file in which the handler records its events.
     pub(crate) fn notes(&self) -> String {
         format!("handled-by-{}", self.name)
     }
 }
 
-/// The handlers of the service in a seat. A new deployment brings one and takes it away again; each handler has a service that
-/// always has it.
+/// The handlers of the service in a slot. A new deployment adds a handler and removes it again; each handler has a service
+/// that always runs it.
 pub(crate) fn of_service(slot: usize, deployment: usize) -> &'static [&'static str] {
     match (slot, deployment % 2) {
         (0, _) => &["mailer"],
@@ -49,9 +49,9 @@ pub(crate) fn of_service(slot: usize, deployment: usize) -> &'static [&'static s
     }
 }
 
-/// What is committed from then on is owed to all of them.
+/// Events committed after this wait for all of them.
 pub(crate) async fn wait_until_announced(client: &tokio_postgres::Client) {
-    eventually("every handler is announced", PATIENCE, async || {
+    eventually("every handler is registered", PATIENCE, async || {
         let row = client.query_one("SELECT count(*) FROM outbox_handlers", &[]).await.unwrap();
         row.get::<_, i64>(0) == ALL.len() as i64
     })

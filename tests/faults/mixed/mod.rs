@@ -1,4 +1,4 @@
-//! A mixed load: events with ends of many sorts, by many doors, under the same faults.
+//! A mixed load: events with different outcomes, published in different ways, under the same faults.
 
 mod account;
 pub(crate) mod handlers;
@@ -24,14 +24,14 @@ use crate::fault_phase::{FaultPhase, Found, Outcome};
 use crate::figures::Meter;
 use crate::support::redis;
 
-/// Further publishers and settings; `[worker]` stands last.
+/// Further publishers and settings; `[worker]` is last.
 pub(crate) fn settings(slot: usize, redis_url: &str, stream: &str, folder: &Path) -> String {
     let held = format!(
         "[publishers.held]\nbackend = \"redis_stream\"\nurl = \"{redis_url}\"\nstream_name = \"{stream}_held\"\nmax_len = 0\n\
          connect_timeout = 1\nsocket_timeout = 1\non_failed = \"hold\"\n"
     );
     let lines = folder.join(LINES);
-    // Workers that differ, as in a deployment that goes on.
+    // Workers with different settings, as during a deployment.
     let (batch, in_flight, poll) = [(50, 500, "20ms"), (7, 40, "100ms"), (500, 5_000, "5ms")][slot % 3];
     format!(
         "{held}[publishers.lines]\nbackend = \"jsonl\"\npath = \"{}\"\n[publishers.mine]\nbackend = \"moody\"\n\
@@ -43,7 +43,7 @@ pub(crate) fn settings(slot: usize, redis_url: &str, stream: &str, folder: &Path
 }
 
 impl FaultPhase {
-    /// The faults of this stage under a mixed load.
+    /// The faults of this phase under a mixed load.
     pub(crate) async fn run_mixed(self, seed: u64) -> Outcome {
         let deployment = Deployment::mixed(self.pace()).await;
         deployment.start_workers().await;
@@ -88,7 +88,7 @@ pub(crate) fn handled(deployment: &Deployment) -> Handled {
     handlers::ALL.iter().map(|kind| (kind.name, ids(deployment, &kind.notes()))).collect()
 }
 
-/// A line that a kill tore is none.
+/// Ignores a line that a kill cut off.
 fn ids(deployment: &Deployment, file: &str) -> Vec<Uuid> {
     let text = std::fs::read_to_string(deployment.folder().join(file)).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
@@ -100,7 +100,7 @@ fn lines(deployment: &Deployment) -> Vec<Uuid> {
     text.lines().filter_map(id).collect()
 }
 
-/// What was looked for, for whoever looks for a reason.
+/// The expected events of each target, to investigate a failure.
 pub(crate) fn dump(deployment: &Deployment) -> String {
     let handled = handlers::ALL.iter().map(|kind| (kind.notes(), ids(deployment, &kind.notes())));
     let others = [(ACCEPTED.to_owned(), ids(deployment, ACCEPTED)), (LINES.to_owned(), lines(deployment))];

@@ -1,4 +1,4 @@
-//! People: one who mends what is held, one who replays, one who fails what is far away, and retention.
+//! Operators: one fixes failed events that hold keys, one replays, one marks distant events as failed; and retention.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use crate::fault_phase::HEALING;
 use crate::support::PATIENCE;
 use crate::support::process::Running;
 
-/// What they did that an event's end depends on.
+/// Their actions, as far as an event's outcome depends on them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Deeds {
-    /// How often each was replayed.
+    /// How often each event was replayed.
     pub(super) replayed: HashMap<Uuid, usize>,
-    /// Events that were never due, and that a person failed.
+    /// Events that were never due, and that an operator marked as failed.
     pub(super) failed: Vec<Uuid>,
-    pub(super) mended: usize,
-    /// Events that were made so old that retention may delete them.
+    pub(super) fixed: usize,
+    /// Events whose age was changed so that retention may delete them.
     pub(super) aged: Vec<Uuid>,
 }
 
@@ -49,19 +49,19 @@ impl<'a> Operator<'a> {
                 0 => self.replay().await,
                 1 => self.fail().await,
                 2 => self.age().await,
-                _ => self.mend().await,
+                _ => self.fix().await,
             };
             tokio::time::sleep(Duration::from_millis(self.rng.random_range(100..800))).await;
         }
     }
 
-    /// `None` where the command did not end well: servers go away.
+    /// `None` if the command failed, because a server was unavailable.
     async fn run(&self, arguments: &[&str]) -> Option<()> {
         let mut running = Running::spawn(&mut self.deployment.operate(arguments));
         running.wait_exit(PATIENCE).await.success().then_some(())
     }
 
-    /// One event, whose `seq` then tells whether it was.
+    /// Replays one event; its `seq` then shows whether it was replayed.
     async fn replay(&mut self) -> Option<()> {
         let sql = self.deployment.try_sql().await?;
         let rows = sql.query(PLAIN, &[]).await.ok()?;
@@ -94,7 +94,7 @@ impl<'a> Operator<'a> {
         Some(())
     }
 
-    /// Retention finds some of the published ones a month old.
+    /// Makes some published events a month old, for retention.
     async fn age(&mut self) -> Option<()> {
         let sql = self.deployment.try_sql().await?;
         let rows = sql.query(PLAIN, &[]).await.ok()?;
@@ -106,29 +106,29 @@ impl<'a> Operator<'a> {
         sql.execute(age, &[&ids]).await.ok().map(drop)
     }
 
-    /// Mends until nothing waits any more; how many do when the time is up.
+    /// Fixes events until none waits; returns how many wait when the time is over.
     pub(super) async fn drain(&mut self) -> i64 {
         let began = Instant::now();
         loop {
-            self.mend().await;
+            self.fix().await;
             let left = self.deployment.drain(Duration::from_secs(1)).await + self.deployment.number(HELD).await;
-            // Refused events hold up their keys, one after the other.
+            // Rejected events block their keys, one after the other.
             if left == 0 || began.elapsed() > 2 * HEALING {
                 return left;
             }
         }
     }
 
-    /// What holds its key is put right and tried again.
-    async fn mend(&mut self) -> Option<()> {
+    /// Fixes the events that hold their keys, and retries them.
+    async fn fix(&mut self) -> Option<()> {
         let sql = self.deployment.try_sql().await?;
         let failed = "SELECT id FROM outbox_events WHERE publisher_backend = 'held' AND status = 'failed'";
         for row in sql.query(failed, &[]).await.ok()? {
             let id: Uuid = row.get(0);
-            let mend = "UPDATE outbox_events SET publisher_config = '{}' WHERE id = $1";
-            sql.execute(mend, &[&id]).await.ok()?;
+            let fix = "UPDATE outbox_events SET publisher_config = '{}' WHERE id = $1";
+            sql.execute(fix, &[&id]).await.ok()?;
             self.run(&["events", "retry", &id.to_string()]).await?;
-            self.deeds.mended += 1;
+            self.deeds.fixed += 1;
         }
         Some(())
     }

@@ -1,4 +1,4 @@
-//! What is written in a mixed load, and what each event is to come to.
+//! The events of a mixed load, and the planned outcome of each.
 
 use std::fmt;
 
@@ -8,24 +8,24 @@ use uuid::Uuid;
 
 use super::handlers::{BILLED_TYPE, HANDLED_TYPE};
 
-/// The file in which workers note the ids that the backend accepted.
+/// The file in which workers record the ids that the backend accepted.
 pub(crate) const ACCEPTED: &str = "accepted";
 /// The file of the publisher `lines`.
 pub(crate) const LINES: &str = "lines.jsonl";
 
 pub(crate) const PLAIN_TYPE: &str = "thing.happened";
 
-/// Above this, another writer's event fails.
+/// The size above which another writer's event fails.
 pub(crate) const MAX_EVENT_BYTES: usize = 350 << 10;
 const MOST_DATA: f64 = (300 << 10) as f64;
 const TOO_MUCH_DATA: usize = 400 << 10;
 
-/// Refusals that end an event which would be refused for ever.
+/// Rejections after which an event that is always rejected fails.
 const FEW_RETRIES: i32 = 2;
-/// So many that a handler's neighbours do not use them up when its actor dies.
+/// Enough retries that neighbours in a handler's mailbox do not spend them all when its actor dies.
 const MANY_RETRIES: i32 = 1_000;
 
-/// What a backend or a handler does with an event instead of accepting it.
+/// How a backend or a handler misbehaves instead of accepting an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Misbehaviour {
     Refuse,
@@ -36,7 +36,7 @@ pub(crate) enum Misbehaviour {
 impl Misbehaviour {
     const ALL: [(Self, &str); 3] = [(Self::Refuse, "refuse"), (Self::Panic, "panic"), (Self::Hang, "hang")];
 
-    /// From an event's subject: what, and how often.
+    /// Parses an event's subject: the kind, and how often.
     pub(crate) fn parse(subject: &str) -> Option<(Self, i32)> {
         let (word, times) = subject.split_once(' ')?;
         let (what, _) = Self::ALL.into_iter().find(|(_, name)| *name == word)?;
@@ -51,16 +51,16 @@ impl fmt::Display for Misbehaviour {
     }
 }
 
-/// Where events are looked for.
+/// Where events are expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
     /// The default publisher's stream, in both of its lanes: once.
     Stream,
-    /// The stream of the publisher that holds a key behind a failed event: once.
+    /// The stream of the publisher with `on_failed = "hold"`: once.
     Held,
     /// A file of JSON lines: at least once.
     Lines,
-    /// What the suite's own backend has accepted: at least once.
+    /// The suite's own backend: at least once.
     Accepted,
 }
 
@@ -75,15 +75,15 @@ impl Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Published,
-    /// Refused for good, or as often as it may be.
+    /// Rejected permanently, or until its retries are spent.
     Failed,
 }
 
-/// How often an event is refused on its way.
+/// How often an event is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retries {
     Exactly(i32),
-    /// What else an actor had in hand when it died may be refused with it.
+    /// Other events in the mailbox of an actor that dies may be rejected with it.
     AtLeast(i32),
 }
 
@@ -101,7 +101,7 @@ impl Retries {
     }
 }
 
-/// An event to write, and its expected end.
+/// An event to write, and its expected outcome.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) id: Uuid,
@@ -110,12 +110,12 @@ pub(crate) struct Plan {
     pub(crate) key: String,
     pub(crate) event_type: &'static str,
     pub(crate) subject: String,
-    /// As JSON.
+    /// The data as JSON.
     pub(crate) data: String,
     pub(crate) extensions: &'static str,
     pub(crate) publisher_config: &'static str,
     pub(crate) max_retries: i32,
-    /// Due so much later.
+    /// The delay until it is due.
     pub(crate) delay_millis: i32,
     pub(crate) target: Target,
     pub(crate) end: End,
@@ -123,7 +123,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Whether a library would write it, or another writer alone.
+    /// Whether the library can write it, or only another writer.
     pub(crate) fn is_valid(&self) -> bool {
         self.end == End::Published && self.target != Target::Held || self.target == Target::Accepted
     }
@@ -134,7 +134,7 @@ impl Plan {
             id: uuid::Builder::from_random_bytes(rng.random()).into_uuid(),
             kind: "plain",
             lane,
-            // A writer's order within a key holds within a lane.
+            // A key's order is guaranteed only within a lane.
             key: if key.is_empty() { key } else { format!("{key} {lane}") },
             event_type: PLAIN_TYPE,
             subject: String::new(),
@@ -149,7 +149,7 @@ impl Plan {
         }
     }
 
-    /// Draws an event of a writer's key, or of none.
+    /// Draws an event, with a key of the writer or without a key.
     pub(crate) fn draw(rng: &mut StdRng, key: String) -> Self {
         let plain = Self::plain(rng, key.clone());
         match rng.random_range(0..100) {
@@ -194,13 +194,13 @@ impl Plan {
             event_type: if rng.random() { HANDLED_TYPE } else { BILLED_TYPE },
             subject: format!("{what} {times}"),
             max_retries: MANY_RETRIES,
-            // Tries of what a handler of another process is owed are not the event's.
+            // Attempts of a handler in another process do not count as the event's.
             retries: Retries::AtLeast(0),
             ..self
         }
     }
 
-    /// Some cannot be sent until an operator has mended them; their key waits.
+    /// Some events cannot be sent until an operator has fixed them; their key waits.
     fn held(self, rng: &mut StdRng) -> Self {
         let broken = rng.random_bool(0.1);
         let publisher_config = if broken { r#"{"field": {"nested": true}}"# } else { "{}" };
@@ -208,7 +208,7 @@ impl Plan {
     }
 }
 
-/// Mostly small, at times large.
+/// Data that is mostly small and sometimes large.
 fn data(rng: &mut StdRng) -> String {
     let bytes = MOST_DATA.powf(rng.random::<f64>().powi(2)) as usize;
     if bytes < 3 { "1".to_owned() } else { string(bytes - 2) }

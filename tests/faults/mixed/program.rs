@@ -1,5 +1,5 @@
-//! The suite's own worker program: this test binary, started once more, with a handler and a backend that refuse, panic
-//! and hang as each event says.
+//! The suite's own worker program: this test binary, started again, with handlers and a backend that reject, panic and hang
+//! as each event specifies.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -26,7 +26,7 @@ const NAME: &str = "OUTBOX_FAULTS_NAME";
 const HANDLERS: &str = "OUTBOX_FAULTS_HANDLERS";
 const TEST: &str = "mixed::program::a_worker_works_until_it_is_told_to_end";
 
-/// A worker with these settings, as the service in this seat. What it accepts and handles it notes in files beside them.
+/// A worker with these settings, as the service in this slot. It records accepted and handled events in files next to them.
 pub(crate) fn command(settings: &Path, name: &str, slot: usize, deployment: usize) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "--nocapture", TEST]).env(FILE, settings).env(NAME, name);
@@ -39,7 +39,7 @@ pub(crate) fn command(settings: &Path, name: &str, slot: usize, deployment: usiz
 async fn a_worker_works_until_it_is_told_to_end() {
     let (Some(file), Ok(name)) = (std::env::var_os(FILE).map(PathBuf::from), std::env::var(NAME)) else { return };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
-    // Before the first thing that a signal could interrupt.
+    // Before anything that a signal could interrupt.
     let mut told = signal(SignalKind::terminate()).unwrap();
     let folder = file.parent().unwrap().to_owned();
     let mut settings = Settings::load(&LoadOptions::from_process().file(&file)).unwrap();
@@ -64,7 +64,7 @@ async fn a_worker_works_until_it_is_told_to_end() {
     outbox.shutdown().await.unwrap();
 }
 
-/// A handler whose actor a panic has closed gets another one.
+/// Starts a new actor for a handler whose actor has panicked.
 async fn replace_dead_handlers(outbox: &Outbox, subscribed: &mut [Subscribed]) {
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -102,7 +102,7 @@ impl Kind {
     }
 }
 
-/// A file that all workers append ids to; a line is written whole or, by a kill, not.
+/// A file to which all workers append ids; each line is written with one write.
 struct Notes(File);
 
 impl Notes {
@@ -115,14 +115,14 @@ impl Notes {
     }
 }
 
-/// What the event is to meet at this try, if it is to meet anything.
+/// The misbehaviour planned for this attempt, if any.
 fn misbehaviour(event: &OutboxEvent) -> Option<Misbehaviour> {
     let (what, times) = Misbehaviour::parse(&event.subject)?;
     (event.retry_count < times).then_some(what)
 }
 
-/// Whether this process' handler has met the event as often as it is to misbehave. What a handler of another process is owed
-/// counts its tries apart from the event's own.
+/// Whether this process's handler has misbehaved for the event as often as planned. Attempts of a handler in another process
+/// do not count as the event's.
 fn has_misbehaved(handler: &'static str, event: &OutboxEvent) -> bool {
     static MET: LazyLock<Mutex<HashMap<(&str, Uuid), i32>>> = LazyLock::new(Mutex::default);
     let times = Misbehaviour::parse(&event.subject).map_or(0, |(_, times)| times);
@@ -138,7 +138,7 @@ struct Moody(Arc<Notes>);
 impl PublisherBackend for Moody {
     async fn publish(&self, event: &OutboxEvent) -> Result<(), BackendError> {
         match misbehaviour(event) {
-            Some(Misbehaviour::Panic) => panic!("as the event says"),
+            Some(Misbehaviour::Panic) => panic!("as the event specifies"),
             Some(_) => Err(BackendError::Rejected("as the event says".to_owned())),
             None => {
                 self.0.add(event);
@@ -167,7 +167,7 @@ impl Handler<HandleEvent> for Noting {
     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
         let notes = Arc::clone(&self.notes);
         match misbehaviour(&message.event).filter(|_| !has_misbehaved(self.name, &message.event)) {
-            Some(Misbehaviour::Panic) => panic!("as the event says"),
+            Some(Misbehaviour::Panic) => panic!("as the event specifies"),
             Some(Misbehaviour::Hang) => Box::pin(std::future::pending()),
             Some(Misbehaviour::Refuse) => Box::pin(async { Err(HandlerError::new("as the event says")) }),
             None => Box::pin(async move {

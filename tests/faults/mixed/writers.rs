@@ -1,4 +1,4 @@
-//! Writers by each door: SQL of another writer, `Outbox::send`, and `Outbox::transaction`.
+//! Writers of each kind: SQL of another program, `Outbox::send`, and `Outbox::transaction`.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::plan::Plan;
 use crate::support::PATIENCE;
 
 const WRITERS: u64 = 6;
-/// So many that a key is not busier than the retries of its events allow, which are looked for once a second.
+/// Enough keys that the retries of a key's events, which are fetched once a second, can keep up.
 const KEYS: u32 = 16;
 const MOST_EVENTS: usize = 6;
 
@@ -51,7 +51,7 @@ impl Writers {
         Self { writing: writing.collect(), producer, stop }
     }
 
-    /// What each writer committed, in the order of its commits.
+    /// The events that each writer committed, in the order of its commits.
     pub(super) async fn finish(self) -> Vec<Vec<Plan>> {
         self.stop.send_replace(true);
         let mut written = Vec::new();
@@ -63,7 +63,7 @@ impl Writers {
     }
 }
 
-/// An application that publishes, on a thread of its own.
+/// An application that publishes, on its own thread.
 struct Producer {
     outbox: Outbox,
     end: oneshot::Sender<()>,
@@ -153,7 +153,7 @@ impl Writer {
             let committed = match self.outbox.send(event(&plan)).await {
                 Ok(_) => true,
                 Err(PublishError::Invalid(error)) => panic!("{}: {error}", plan.kind),
-                // It may be stored, or be stored yet: the same again under its id tells.
+                // It may be stored, now or later: publishing it again under its id shows it.
                 Err(_) => self.send_again(&plan).await || self.has(client, std::slice::from_ref(&plan)).await,
             };
             if committed {
@@ -185,14 +185,14 @@ impl Writer {
                 Ok(())
             })
             .await;
-        // Its server process is gone with the connection.
+        // The server process ended with the connection.
         drop(conn);
         if done.is_ok() || self.has(client, &plans).await {
             self.written.extend(plans);
         }
     }
 
-    /// Whether a transaction whose end is not known had committed.
+    /// Whether a transaction with unknown outcome has committed.
     async fn has(&self, client: &mut Client, plans: &[Plan]) -> bool {
         let Some(first) = plans.first() else { return false };
         *client = self.connect().await;
