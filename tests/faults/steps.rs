@@ -24,7 +24,7 @@ pub(crate) async fn settle_all(deployment: &Deployment) {
     .await;
 }
 
-/// Those that are cut off need not be waited for.
+/// Removes all workers and their leases, so that no worker waits for disconnected ones.
 pub(crate) async fn forget_the_workers(deployment: &Deployment) {
     let forget = "DELETE FROM outbox_workers; UPDATE outbox_leases SET owner = NULL, epoch = epoch + 1";
     deployment.sql().await.batch_execute(forget).await.unwrap();

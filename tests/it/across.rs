@@ -1,4 +1,4 @@
-//! Handlers in other processes than the one that delivers.
+//! Handlers in other processes than the delivering worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,14 +20,14 @@ async fn service(test: &TestOutbox, handlers: impl IntoIterator<Item = Subscribe
     handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
 }
 
-/// An application that publishes and handles, and delivers nothing.
+/// An application that publishes and handles events, and does not deliver.
 async fn application(test: &TestOutbox, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
     let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{SHORT_LEASE}", test.stream());
     let builder = OutboxSystem::builder(test.system_settings(&tables)).publish_only(true);
     handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
 }
 
-/// As [`service`], where a failed event holds its key.
+/// Like [`service`], with `on_failed = "hold"`.
 async fn holding_service(
     test: &TestOutbox,
     publish_only: bool,
@@ -39,7 +39,7 @@ async fn holding_service(
     handlers.into_iter().fold(builder, Builder::subscribe).start().await.unwrap()
 }
 
-/// Accepts everything and writes down what it met.
+/// Accepts every event and records it.
 fn recorder(name: &'static str, events: impl Into<EventTypes>, log: &Log) -> Subscribe {
     let log = log.clone();
     handler(name, events, move |event| {
@@ -55,7 +55,7 @@ async fn send(outbox: &Outbox, range: std::ops::Range<usize>) {
     }
 }
 
-/// Each event once, and each key's in their order.
+/// Asserts that each event was handled once, and each key's events in order.
 fn assert_met(log: &Log, name: &str, range: std::ops::Range<usize>) {
     let met: Vec<usize> =
         log.of(&format!("{name} ")).iter().map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect();
@@ -89,7 +89,7 @@ async fn each_handler_of_two_services_receives_every_event_of_its_type() {
     let mail =
         service(&test, [recorder("mail", "thing.happened", &log), recorder("both", EventTypes::All, &log)]).await;
     let audit = service(&test, [recorder("audit", "thing.*", &log)]).await;
-    eventually("they share the shards", PATIENCE, async || {
+    eventually("both workers own shards", PATIENCE, async || {
         let shards = async |service: &Outbox| service.health().await.unwrap().shards.get("default").copied();
         shards(&mail).await == Some(16) && shards(&audit).await == Some(16)
     })
@@ -124,7 +124,7 @@ async fn a_service_that_was_down_receives_the_events_owed_to_it_in_order() {
         assert!(row.is_with_the_backend);
     }
     assert_met(&log, "mail", 0..30);
-    assert_eq!(test.length().await, 30, "publishing waits for no handler elsewhere");
+    assert_eq!(test.length().await, 30, "publishing does not wait for handlers in other processes");
     let status = test.outbox(&test.settings("", ""), &["status", "--format", "json"]).output().unwrap();
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
     let owed: Vec<_> = status["handlers"]
@@ -148,7 +148,7 @@ async fn a_service_that_was_down_receives_the_events_owed_to_it_in_order() {
 #[actix::test]
 async fn an_event_after_a_subscription_is_owed_before_the_worker_knows_of_it() {
     let (test, log) = (TestOutbox::new().await, Log::default());
-    // Its next heartbeat is far away.
+    // Its next heartbeat is much later.
     let _worker = test.worker(&test.settings("lease = \"1h\"", ""), "worker");
     test.wait_owners(&["worker"]).await;
     let protocol = "SELECT protocol::bigint FROM outbox_meta";
@@ -169,22 +169,22 @@ async fn a_remote_handlers_rejections_fail_the_event_and_others_still_handle_it(
     let met = log.clone();
     let shaky = handler("shaky", EventTypes::All, move |event| {
         met.add(format!("shaky {}", event.subject));
-        answer(if event.subject == "bad" { Err("the mail server is away") } else { Ok(()) })
+        answer(if event.subject == "bad" { Err("the mail server is unavailable") } else { Ok(()) })
     });
     let application = application(&test, [shaky, recorder("steady", EventTypes::All, &log)]).await;
     application.send(event("bad").max_retries(3).partition_key("k")).await.unwrap();
     application.send(event("good").partition_key("k")).await.unwrap();
     let sql = test.sql().await;
     let failed = wait_status(&sql, "bad", "failed").await;
-    assert!(failed.last_error.contains("`shaky`: the mail server is away"), "{failed:?}");
+    assert!(failed.last_error.contains("`shaky`: the mail server is unavailable"), "{failed:?}");
     assert_eq!(failed.pending_handlers.as_deref(), Some(r#"["shaky"]"#));
     wait_status(&sql, "good", "published").await;
     assert_eq!((log.count("shaky bad"), log.count("steady bad"), log.count("shaky good")), (3, 1, 1));
     assert_eq!(test.length().await, 2);
 
-    // An operator retries: that handler alone is asked, and nothing is sent again.
+    // An operator retries: only that handler gets the event, and nothing is sent again.
     test.run(&["events", "retry", "--status", "failed"]).await;
-    eventually("it is asked again", PATIENCE, async || log.count("shaky bad") > 3).await;
+    eventually("it gets the event again", PATIENCE, async || log.count("shaky bad") > 3).await;
     assert_eq!(log.count("steady bad"), 1);
     assert_eq!(test.length().await, 2);
     application.shutdown().await.unwrap();
@@ -211,13 +211,13 @@ async fn on_failed_hold_an_event_that_a_handler_failed_blocks_that_handler_only(
         let sql = test.sql().await;
         wait_status(&sql, "1", "failed").await;
         for later in ["2", "3"] {
-            eventually("it waits for that handler alone", PATIENCE, async || {
+            eventually("it waits only for that handler", PATIENCE, async || {
                 let row = wait_status(&sql, later, "processing").await;
                 row.pending_handlers.as_deref() == Some(r#"["shaky"]"#)
             })
             .await;
         }
-        assert_eq!(test.length().await, 3, "the backend goes on");
+        assert_eq!(test.length().await, 3, "the backend continues");
         assert_eq!((log.of("shaky "), log.of("steady ")), (lines("shaky", &["1"]), lines("steady", &["1", "2", "3"])));
 
         open.store(true, Ordering::SeqCst);
@@ -250,7 +250,7 @@ async fn events_of_a_type_no_longer_handled_are_shown_and_kept_until_it_is() {
         wait_status(&sql, subject, "processing").await;
     }
     let narrower = application(&test, [mail(&["user.created"])]).await;
-    eventually("it is put off and shown", PATIENCE, async || {
+    eventually("it is postponed and shown", PATIENCE, async || {
         let status = test.outbox(&test.settings("", ""), &["status", "--format", "json"]).output().unwrap();
         let status: Value = serde_json::from_slice(&status.stdout).unwrap();
         let handler = &status["handlers"][0];
@@ -285,7 +285,7 @@ async fn a_stopped_handler_receives_its_owed_events_soon_after_resubscribing() {
     assert_eq!(row(&test.sql().await, "good").await.retry_count, 0);
     outbox.subscribe(recorder("doomed", EventTypes::All, &log)).await.unwrap();
     let soon = Duration::from_secs(5);
-    eventually("it meets what it is owed", soon, async || log.count("doomed good") == 1).await;
+    eventually("it gets the events that wait for it", soon, async || log.count("doomed good") == 1).await;
     test.wait_published().await;
     assert!(outbox.health().await.unwrap().is_ok());
     outbox.shutdown().await.unwrap();

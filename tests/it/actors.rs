@@ -1,4 +1,4 @@
-//! Handler actors and backends that answer as a test says, and what is seen of a system inside the test.
+//! Handler actors and backends with scripted answers, and views of a system inside the test.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -13,15 +13,15 @@ use tokio_postgres::Client;
 
 use crate::support::{PATIENCE, eventually};
 
-/// Retries that follow at once, as a line of `[worker]`.
+/// Retries without a pause, as a line of `[worker]`.
 pub(crate) const QUICK_RETRIES: &str = "retry_backoff = { base = \"10ms\", factor = 1, max = \"20ms\", jitter = 0 }\n";
 
-/// An event for tests; they know it by its subject.
+/// An event for tests, identified by its subject.
 pub(crate) fn event(subject: &str) -> NewEvent {
     NewEvent::new("thing.happened", "tests").subject(subject)
 }
 
-/// What happened, in its order.
+/// A log of what happened, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -34,7 +34,7 @@ impl Log {
         self.0.lock().unwrap().clone()
     }
 
-    /// Those lines that begin with `start`, in their order.
+    /// The lines that begin with `start`, in order.
     pub(crate) fn of(&self, start: &str) -> Vec<String> {
         self.lines().into_iter().filter(|line| line.starts_with(start)).collect()
     }
@@ -51,7 +51,7 @@ impl Log {
 
 pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<(), HandlerError>>>>;
 
-/// A handler's answer that needs no waiting.
+/// A handler's immediate answer.
 pub(crate) fn answer(result: Result<(), &'static str>) -> Handling {
     Box::pin(std::future::ready(result.map_err(HandlerError::new)))
 }
@@ -93,7 +93,7 @@ impl<F: FnMut(Arc<OutboxEvent>) -> Handling + Unpin + 'static> Handler<HandleEve
     }
 }
 
-/// Like [`handler`], but the next event waits in the mailbox until the one before it is answered.
+/// Like [`handler`], but the next event waits in the mailbox until the previous one is answered.
 pub(crate) fn handler_of_one_at_a_time(
     name: &str,
     events: impl Into<EventTypes>,
@@ -110,7 +110,7 @@ pub(crate) enum Reply {
     Hang,
 }
 
-/// A backend that does as it is told.
+/// A backend with scripted answers.
 #[derive(Clone)]
 pub(crate) struct Scripted {
     reply: Arc<dyn Fn(&OutboxEvent) -> Reply + Send + Sync>,
@@ -146,19 +146,19 @@ impl PublisherBackend for Scripted {
     }
 }
 
-/// What the table says about an event.
+/// An event's row.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) status: String,
     pub(crate) retry_count: i32,
     pub(crate) last_error: String,
-    /// How many failures are kept.
+    /// The number of stored failures.
     pub(crate) errors: i32,
     pub(crate) pending_handlers: Option<String>,
     pub(crate) is_with_the_backend: bool,
 }
 
-/// The event with this subject.
+/// The row of the event with this subject.
 pub(crate) async fn row(sql: &Client, subject: &str) -> Row {
     let query = "SELECT status, retry_count, last_error, coalesce(jsonb_array_length(errors), 0),
             pending_handlers::text, published_at IS NOT NULL
@@ -174,7 +174,7 @@ pub(crate) async fn row(sql: &Client, subject: &str) -> Row {
     }
 }
 
-/// Waits until the event with this subject has come to this status.
+/// Waits until the event with this subject has this status.
 pub(crate) async fn wait_status(sql: &Client, subject: &str, status: &str) -> Row {
     let what = format!("{subject} is {status}");
     eventually(&what, PATIENCE, async || row(sql, subject).await.status == status).await;

@@ -1,4 +1,4 @@
-//! The console's JSON API against the document that describes it, by a program that knows nothing else of it.
+//! Tests the console's JSON API against its OpenAPI document, with a program that knows only the document.
 
 use std::process::Command;
 
@@ -6,11 +6,10 @@ use crate::python;
 use crate::test_outbox::TestOutbox;
 use crate::web::{Console, OPERATOR, secrets};
 
-/// Requests from one address are limited; more would be answered by nothing but that.
+/// Below the console's rate limit, which would refuse more requests.
 const RATE: &str = "80/s";
 
-/// It sends what the document allows, what it does not and what is next to either, with the secret, a wrong one and none,
-/// and compares what comes back.
+/// Sends valid, invalid and borderline requests, with the secret, a wrong one and none, and checks the responses.
 #[tokio::test]
 async fn what_the_api_answers_is_what_its_description_says() {
     let test = TestOutbox::new().await;

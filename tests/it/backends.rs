@@ -1,4 +1,4 @@
-//! Backends of an application's own: how what they answer decides what becomes of events.
+//! Custom backends: how their answers determine the outcome of events.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, event, row, wait_status
 use crate::support::{PATIENCE, eventually};
 use crate::test_outbox::TestOutbox;
 
-/// A system whose default publisher is `redis_stream`, beside one named `mine` of the test's own kind.
+/// A system whose default publisher is `redis_stream`, with another one named `mine` of the test's own backend.
 async fn start(test: &TestOutbox, backend: Scripted, mine: &str, worker: &str) -> Outbox {
     let tables = format!(
         "[publishers.default]\n{}[publishers.mine]\nbackend = \"scripted\"\n{mine}\n[worker]\n{QUICK_RETRIES}{worker}\n",
@@ -20,7 +20,7 @@ async fn start(test: &TestOutbox, backend: Scripted, mine: &str, worker: &str) -
     builder.backend("scripted", move |_| Ok(backend.clone())).start().await.unwrap()
 }
 
-/// Refuses an event the first `times` it comes, and writes down every try.
+/// Rejects an event the first `times` attempts, and records every attempt.
 fn refusing(subject: &'static str, times: usize, why: fn(String) -> BackendError, log: &Log) -> Scripted {
     let log = log.clone();
     Scripted::new(move |event: &OutboxEvent| {
@@ -38,7 +38,7 @@ async fn send(outbox: &Outbox, subjects: &[&str], key: &str) {
     }
 }
 
-/// Events of `mine` that are not as they were written.
+/// The number of events of `mine` that have changed since they were written.
 const TOUCHED: &str = "SELECT count(*) FROM outbox_events
     WHERE publisher_backend = 'mine' AND (status <> 'pending' OR retry_count <> 0)";
 
@@ -79,9 +79,9 @@ async fn a_backend_that_stops_answering_is_paused_costs_no_retries_and_resumes()
     };
     let outbox = start(&test, backend.timeout(Duration::from_millis(20)), "", "max_retries = 1").await;
     send(&outbox, &["1", "2", "3"], "key").await;
-    // So often that the first is sent alone, and is suspected of being the cause.
+    // Often enough that the first event is sent alone, and is suspected as the cause.
     asked.wait(10).await;
-    eventually("its health says why", PATIENCE, async || {
+    eventually("its health contains the reason", PATIENCE, async || {
         let health = outbox.health().await.unwrap();
         !health.is_ok() && matches!(&health.backends["mine"], Err(reason) if reason.contains("no answer within 20ms"))
     })
@@ -102,7 +102,7 @@ async fn a_backend_that_is_unavailable_is_paused_and_costs_no_retries() {
     let outbox = start(&test, refusing("1", 3, BackendError::Unavailable, &log), "", "max_retries = 1").await;
     send(&outbox, &["1", "2"], "key").await;
     log.wait(2).await;
-    eventually("its health says why", PATIENCE, async || {
+    eventually("its health contains the reason", PATIENCE, async || {
         let health = outbox.health().await.unwrap();
         matches!(&health.backends["mine"], Err(reason) if reason.contains("not before lunch"))
     })
@@ -123,7 +123,7 @@ async fn a_rejected_event_is_tried_as_often_as_it_may_and_then_has_failed() {
     assert_eq!(row.last_error, "not before lunch");
     assert!(!row.is_with_the_backend);
     assert_eq!(log.lines(), ["1", "1", "1"]);
-    assert!(outbox.health().await.unwrap().is_ok(), "one event's fate is no outage");
+    assert!(outbox.health().await.unwrap().is_ok(), "one rejected event is not an outage");
 }
 
 #[actix::test]
@@ -154,7 +154,7 @@ async fn later_events_of_a_key_wait_for_a_rejected_one_and_other_keys_go_on() {
     send(&outbox, &["b1", "b2", "b3"], "b").await;
     let sql = test.sql().await;
     wait_status(&sql, "b3", "published").await;
-    eventually("it was refused again", PATIENCE, async || row(&sql, "a2").await.retry_count > 1).await;
+    eventually("it was rejected again", PATIENCE, async || row(&sql, "a2").await.retry_count > 1).await;
     for subject in ["a3", "a4"] {
         let row = row(&sql, subject).await;
         assert_eq!((row.status.as_str(), row.retry_count), ("pending", 0), "{subject}: {row:?}");
@@ -186,7 +186,7 @@ async fn later_events_of_a_key_wait_for_a_rejected_one_even_in_a_later_batch() {
         FROM generate_series(1, 200) n, generate_series(1, 5) k ORDER BY n";
     let insert = insert.replace("'key'", "'key-' || k");
     test.sql().await.execute(&insert, &[]).await.unwrap();
-    // Small batches, and a pause between two of them that is longer than recording a rejection takes.
+    // Small batches, with pauses that are longer than recording a rejection takes.
     let slowly = "rate_limit = { per_second = 1000, burst = 20 }";
     let _outbox = start(&test, backend, slowly, "batch_size = 10").await;
     test.wait_published().await;
@@ -219,7 +219,7 @@ async fn on_failed_hold_a_failed_event_blocks_its_key_until_it_is_retried() {
     send(&outbox, &["a4"], "a").await;
     send(&outbox, &["b1"], "b").await;
     wait_status(&sql, "b1", "published").await;
-    // What is held does not count.
+    // Held events do not count.
     tokio::time::timeout(PATIENCE, outbox.drained()).await.unwrap();
     assert_eq!(log.of("a"), ["a1", "a2", "a2"]);
     for subject in ["a3", "a4"] {

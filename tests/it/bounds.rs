@@ -1,4 +1,4 @@
-//! How much is in memory at once, and what happens to those who want to add to it.
+//! Limits on memory: events in flight, and callers that exceed the intake.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::actors::{Log, event};
 use crate::support::{PATIENCE, eventually};
 use crate::test_outbox::{DRAIN, TestOutbox};
 
-/// Holds every event until it is let go.
+/// A backend that holds every event until it is released.
 #[derive(Clone)]
 struct Holding {
     gate: Arc<Semaphore>,
@@ -45,7 +45,7 @@ impl PublisherBackend for Holding {
     }
 }
 
-/// A system whose only backend is the one that holds.
+/// A system whose only backend holds events.
 async fn start(test: &TestOutbox, backend: &Holding, worker: &str) -> Outbox {
     let tables = format!(
         "[publishers.mine]\nbackend = \"holding\"\n[worker]\nlease = \"1s\"\npoll_interval = \"5ms\"\n{worker}"
@@ -58,18 +58,18 @@ async fn start(test: &TestOutbox, backend: &Holding, worker: &str) -> Outbox {
         .unwrap()
 }
 
-/// How many events are in memory once the worker has had time to read more: two heartbeats, and many polls between them.
+/// The number of events in memory after the worker has had time to fetch more: two heartbeats, and many polls.
 async fn in_flight(test: &TestOutbox, outbox: &Outbox) -> usize {
     let beat = "SELECT coalesce((extract(epoch FROM max(heartbeat_at)) * 1000000)::bigint, 0) FROM outbox_heartbeats";
-    eventually("it reads", PATIENCE, async || outbox.health().await.unwrap().in_flight > 0).await;
+    eventually("it fetches", PATIENCE, async || outbox.health().await.unwrap().in_flight > 0).await;
     for _ in 0..2 {
         let last = test.number(beat).await;
-        eventually("the heart beats", PATIENCE, async || test.number(beat).await > last).await;
+        eventually("a heartbeat is sent", PATIENCE, async || test.number(beat).await > last).await;
     }
     outbox.health().await.unwrap().in_flight
 }
 
-/// Lets everything go and asserts that each event has arrived once.
+/// Releases all events and asserts that each arrives once.
 async fn drain(test: &TestOutbox, backend: &Holding, outbox: &Outbox) {
     backend.let_go(Semaphore::MAX_PERMITS / 2);
     test.wait_published().await;
@@ -95,14 +95,17 @@ async fn events_in_memory_reach_their_bound_and_never_exceed_it() {
             gone += some;
             backend.log.wait(gone).await;
             let held = in_flight(&test, &outbox).await;
-            // A backlog is read in pieces of half a batch.
-            assert!((MOST - batch / 2..=MOST).contains(&held), "{held} after {gone} had gone, in batches of {batch}");
+            // A backlog is fetched in chunks of half a batch.
+            assert!(
+                (MOST - batch / 2..=MOST).contains(&held),
+                "{held} after {gone} were released, in batches of {batch}"
+            );
         }
         drain(&test, &backend, &outbox).await;
     }
 }
 
-/// Writes events that each carry so many bytes.
+/// Writes events with this many bytes each.
 async fn insert_large(test: &TestOutbox, count: i32, bytes: i32) {
     let statement = "INSERT INTO outbox_events (id, event_type, source, data)
         SELECT gen_random_uuid(), 'thing.happened', 'tests', to_jsonb(repeat('x', $2)) FROM generate_series(1, $1)";

@@ -14,17 +14,17 @@ use crate::support::{PATIENCE, eventually, free_port};
 use crate::test_outbox::TestOutbox;
 use crate::web::{OPERATOR, insert, secrets, with};
 
-/// What looks for what people with disabilities could not use (axe-core, by Deque Systems, under the MPL 2.0).
+/// Finds accessibility problems (axe-core, by Deque Systems, under the MPL 2.0).
 const AXE: &str = include_str!("../support/axe/axe.min.js");
 
-/// A browser of its own; it ends with its driver.
+/// A browser of one test; it ends with its driver.
 struct Browser {
     client: Client,
     _driver: Running,
     _profile: tempfile::TempDir,
 }
 
-/// What WebDriver itself has no word for.
+/// A command that WebDriver does not have.
 #[derive(Debug)]
 struct Vendor {
     path: &'static str,
@@ -82,12 +82,12 @@ impl Browser {
         self.client.issue_cmd(Vendor { path, body }).await.unwrap()
     }
 
-    /// Asks Chromium itself, by its own protocol.
+    /// Sends a command of Chromium's own protocol.
     async fn chromium(&self, command: &str, parameters: Value) {
         self.vendor("goog/cdp/execute", json!({"cmd": command, "params": parameters})).await;
     }
 
-    /// What was written to the console of the browser since this was last asked.
+    /// Warnings and errors in the browser's console since the last call.
     async fn complaints(&self) -> Vec<Value> {
         let said = self.vendor("se/log", json!({"type": "browser"})).await;
         said.as_array()
@@ -109,7 +109,7 @@ impl Browser {
 
     async fn text(&self, css: &str) -> String {
         match self.client.find(Locator::Css(css)).await {
-            // What was replaced in between is found the next time.
+            // An element that was replaced meanwhile is found the next time.
             Ok(element) => element.text().await.unwrap_or_default(),
             Err(_) => String::new(),
         }
@@ -127,7 +127,7 @@ impl Browser {
         eventually(&format!("{count} of {css}"), PATIENCE, async || self.count(css).await == count).await;
     }
 
-    /// What is serious or worse of what people with disabilities could not use on this page.
+    /// Serious and critical accessibility problems of this page.
     async fn barriers(&self) -> Vec<String> {
         self.client.execute(AXE, Vec::new()).await.unwrap();
         let run = "const done = arguments[arguments.length - 1]; axe.run().then((found) => done([found.violations, found.passes.length]))";
@@ -146,7 +146,7 @@ impl Browser {
         self.wait_text("h1", "Overview").await;
     }
 
-    /// Keeps a picture for the documents, where `OUTBOX_SCREENSHOTS` names a folder.
+    /// Saves a picture for the documents, if `OUTBOX_SCREENSHOTS` names a folder.
     async fn picture(&self, name: &str) {
         if let Some(folder) = std::env::var_os("OUTBOX_SCREENSHOTS") {
             let picture = self.client.screenshot().await.unwrap();
@@ -176,7 +176,7 @@ async fn wait_served(address: &str) {
         .await;
 }
 
-/// Events as a shop has them: most published, some failed, one that waits.
+/// Events of a shop: most published, some failed.
 async fn fill(test: &TestOutbox) {
     let sql = "INSERT INTO outbox_events (id, event_type, source, subject, status, partition_key, retry_count, last_error, data, created_at,
             published_at, errors)
@@ -205,7 +205,7 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
     browser.fill("input[name=secret]", "not the secret at all").await;
     browser.click("button.main").await;
     browser.wait_text("[role=alert]", "The secret is wrong").await;
-    // A browser says so itself where the answer is a refusal.
+    // A browser logs a response with an error status itself.
     browser.complaints().await;
     browser.sign_in(&address).await;
     browser.wait_text("#live", "worker-1").await;
@@ -226,7 +226,7 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
     browser.click("form[role=search] button").await;
     browser.wait_count("tbody tr", 1).await;
 
-    // One event: why, and again.
+    // One event: its explanation, and a retry.
     browser.click("tbody a").await;
     browser.wait_text(".notice", "the stream is full").await;
     browser.picture("event").await;
@@ -237,7 +237,7 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
     browser.click("ul a").await;
     browser.wait_text(".notice", "It was published at").await;
 
-    // A page that is open notices by itself.
+    // An open page refreshes itself.
     browser.client.goto(&format!("{address}/events?status=failed&order=oldest")).await.unwrap();
     browser.click("tbody tr:last-child a").await;
     browser.wait_text(".notice", "the stream is full").await;
@@ -246,7 +246,7 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
     test.sql().await.batch_execute(&retry).await.unwrap();
     browser.wait_text(".notice", "It was published at").await;
 
-    // All that match, after the question.
+    // All matching events, after the confirmation.
     browser.client.goto(&format!("{address}/events?type=order.shipped&status=published")).await.unwrap();
     browser.click("input[name=all] ~ button[value=replay]").await;
     browser.wait_text("h1", "Replay 32 events?").await;
@@ -254,7 +254,7 @@ async fn a_person_finds_what_failed_retries_it_and_sees_it_published() {
     browser.wait_text("h1", "32 events replayed").await;
     eventually("they are published again", PATIENCE, async || test.length().await == 34).await;
 
-    // Selected ones.
+    // Selected events.
     browser.client.goto(&format!("{address}/events?status=failed")).await.unwrap();
     browser.wait_count("tbody tr", 1).await;
     browser.click("[data-all]").await;
@@ -310,7 +310,7 @@ async fn what_stands_in_an_event_does_nothing_in_a_browser() {
     let mut columns: Vec<(&str, &str)> = columns.into_iter().map(|name| (name, harm)).collect();
     columns.extend([("data", json.as_str()), ("status", "'failed'")]);
     let id = insert(&test, &columns).await;
-    // The overview names the backend of what is due.
+    // The overview shows the backend of due events.
     columns.pop();
     insert(&test, &columns).await;
     let (_worker, address) = serve(&test, &with(&test, &secrets()));
@@ -324,7 +324,7 @@ async fn what_stands_in_an_event_does_nothing_in_a_browser() {
         "/confirm?action=fail&all=1&subject=%3Cscript%3Ealert(1)%3C/script%3E",
     ] {
         browser.client.goto(&format!("{address}{path}")).await.unwrap();
-        // It is there with its pictures, and with what their loss sets off.
+        // The page has loaded, and handlers of failed images would have run.
         assert!(browser.client.get_alert_text().await.is_err(), "{path}");
         assert_eq!(browser.count("main script, main img, main [onmouseover]").await, 0, "{path}");
         assert!(browser.text("main").await.contains("alert(1)"), "{path} does not show it");
@@ -359,7 +359,7 @@ async fn nothing_keeps_people_with_disabilities_from_using_it() {
             assert_eq!(browser.barriers().await, Vec::<String>::new(), "{path}, {scheme}");
         }
     }
-    // The page that is not there says so.
+    // The browser logs the status of the page that does not exist.
     browser.complaints().await;
     browser.close().await;
 }

@@ -1,4 +1,4 @@
-//! Workers whose clocks are wrong: the database's clock decides.
+//! Workers with wrong clocks: only the database's clock counts.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -10,7 +10,7 @@ use crate::test_outbox::TestOutbox;
 
 const HOUR: i64 = 3_600;
 
-/// A running worker that takes it to be so many seconds later than it is.
+/// A running worker whose clock is this many seconds fast.
 fn worker(test: &TestOutbox, name: &str, seconds: i64) -> Running {
     let settings = test.settings("lease = \"1s\"\npoll_interval = \"10ms\"", "");
     let mut command = test.outbox(&settings, &["worker", "--name", name]);
@@ -18,9 +18,9 @@ fn worker(test: &TestOutbox, name: &str, seconds: i64) -> Running {
     Running::spawn(&mut command)
 }
 
-/// The time at which a worker takes itself to have said something first.
+/// The time of a worker's first log line, by its own clock.
 async fn first_said_at(worker: &Running) -> DateTime<Utc> {
-    eventually("it says something", PATIENCE, async || worker.stderr().contains('\n')).await;
+    eventually("it logs a line", PATIENCE, async || worker.stderr().contains('\n')).await;
     worker.stderr().split_whitespace().next().unwrap().parse().unwrap()
 }
 
@@ -69,16 +69,16 @@ async fn workers_with_clocks_two_hours_apart_share_the_shards_and_steal_none() {
     let _behind = worker(&test, "behind", -HOUR);
     let shares = "SELECT count(*) FROM (SELECT FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner
         GROUP BY l.backend, w.name HAVING count(*) = 16) equal";
-    eventually("each has half of each lane", PATIENCE, async || test.number(shares).await == 4).await;
+    eventually("each owns half of each lane", PATIENCE, async || test.number(shares).await == 4).await;
     let leases = "SELECT string_agg(concat_ws(' ', backend, shard, owner, epoch), ',' ORDER BY backend, shard)
         FROM outbox_leases";
     let sql = test.sql().await;
     let before: String = sql.query_one(leases, &[]).await.unwrap().get(0);
     let now: String = sql.query_one("SELECT clock_timestamp()::text", &[]).await.unwrap().get(0);
-    // Longer than any lease lasts that is not renewed.
+    // Longer than a lease that is not renewed.
     let beaten =
         format!("SELECT count(*) FROM outbox_heartbeats WHERE heartbeat_at > '{now}'::timestamptz + interval '2 s'");
-    eventually("both hearts went on beating", PATIENCE, async || test.number(&beaten).await == 2).await;
+    eventually("both still send heartbeats", PATIENCE, async || test.number(&beaten).await == 2).await;
     test.insert(500, 50).await;
     test.wait_published().await;
     let after: String = sql.query_one(leases, &[]).await.unwrap().get(0);
@@ -87,7 +87,7 @@ async fn workers_with_clocks_two_hours_apart_share_the_shards_and_steal_none() {
     ahead.kill();
     let left = "SELECT count(*) FROM outbox_leases l LEFT JOIN outbox_workers w ON w.id = l.owner
         WHERE w.name IS DISTINCT FROM 'behind'";
-    eventually("the other one has taken over", PATIENCE, async || test.number(left).await == 0).await;
+    eventually("the other worker has taken over", PATIENCE, async || test.number(left).await == 0).await;
     test.insert(500, 50).await;
     test.wait_published().await;
     test.assert_delivered().await;

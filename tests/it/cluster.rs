@@ -1,4 +1,4 @@
-//! Redis Cluster: a slot that moves, and a master that changes, while a worker drains.
+//! Redis Cluster: a slot is moved, and a master changes, while a worker drains.
 
 use crate::support::redis::cluster::Cluster;
 use crate::support::{PATIENCE, eventually};
@@ -7,7 +7,7 @@ use crate::test_outbox::TestOutbox;
 const MASTERS: usize = 3;
 const SHORT_TIMEOUTS: &str = "connect_timeout = 1\nsocket_timeout = 2";
 
-/// A scene whose stream is in the cluster, and the slot and the node that it begins on.
+/// An outbox whose stream is in the cluster, with the stream's slot and its first node.
 async fn test(cluster: &Cluster) -> (TestOutbox, u16, usize) {
     let test = TestOutbox::found_by(cluster.settings(), cluster.nodes[0].server.url()).await;
     let slot = cluster.slot_of(test.stream_name()).await;
@@ -29,7 +29,7 @@ async fn a_slot_that_moves_back_and_forth_loses_nothing_and_duplicates_nothing()
         test.wait_length(before + 200).await;
         let target = (owner + 1) % MASTERS;
         cluster.begin_move(slot, owner, target).await;
-        // The journal first or the stream first: either way there is a moment in which one node has one of them.
+        // The journal first or the stream first: in between, each node has one of them.
         let mut keys = [meta.as_str(), test.stream_name()];
         keys.rotate_left(round % 2);
         for key in keys {
@@ -44,10 +44,10 @@ async fn a_slot_that_moves_back_and_forth_loses_nothing_and_duplicates_nothing()
     }
     assert_eq!(test.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
     let said = worker.stderr();
-    assert!(said.contains("unavailable"), "the moves were met: {said}");
+    assert!(said.contains("unavailable"), "the worker encountered the moves: {said}");
 }
 
-/// Waits until the worker has met the slot in its present state, or has nothing to do.
+/// Waits until the worker has encountered the slot's state, or has nothing to do.
 async fn paused_or_idle(test: &TestOutbox) {
     let asked = "SELECT count(*) FROM outbox_workers WHERE backends ->> 'default' <> 'ok'";
     eventually("the worker pauses or is done", PATIENCE, async || {
@@ -62,8 +62,8 @@ async fn a_hand_over_to_a_replica_loses_nothing_and_duplicates_nothing() {
     let (mut test, _, owner) = test(&cluster).await;
     let replica = cluster.add_replica_of(owner).await;
     let _worker = test.worker(&test.settings("", SHORT_TIMEOUTS), "worker");
-    // There and back, but not there again: Redis 7.0 counts the votes of a node's last election for its next one when
-    // the two follow each other closely.
+    // Only there and back: Redis 7.0 counts the votes of a node's last election for its next one if they follow each other
+    // closely.
     for next in [replica, owner] {
         let before = test.length().await;
         test.insert(3_000, 200).await;

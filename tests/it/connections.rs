@@ -1,4 +1,4 @@
-//! How many connections a worker has at the server, whatever hangs.
+//! The number of a worker's connections, also when the server hangs.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, redis};
 use crate::test_outbox::TestOutbox;
 
-/// What the settings of these workers allow for reading and recording.
+/// The connections that these workers' settings allow for fetching and settling.
 const CONNECTIONS: usize = 4;
 
-/// Beside them: the heartbeat's and the listener's.
+/// In addition, the heartbeat's and the listener's.
 const PROMISED: usize = CONNECTIONS + 2;
 
-/// Longer than every limit on a statement.
+/// Longer than every time limit of a statement.
 const LONG: Duration = Duration::from_secs(25);
 
 fn worker(test: &TestOutbox) -> Running {
@@ -22,7 +22,7 @@ fn worker(test: &TestOutbox) -> Running {
     Running::spawn(command.env("OUTBOX__DATABASE__CONNECTIONS", CONNECTIONS.to_string()))
 }
 
-/// The most that `count` said within the time.
+/// The highest `count` within the time.
 async fn most_within(time: Duration, mut count: impl AsyncFnMut() -> usize) -> usize {
     let (started, mut most) = (Instant::now(), 0);
     while started.elapsed() < time {
@@ -51,7 +51,7 @@ async fn a_worker_whose_leases_are_locked_has_no_more_connections_than_promised(
     assert!(most <= PROMISED, "{most} connections");
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("no statement that was given up waits on", PATIENCE, async || test.number(waiting).await <= 1).await;
+    eventually("no abandoned statement still waits", PATIENCE, async || test.number(waiting).await <= 1).await;
 
     locker.batch_execute("ROLLBACK").await.unwrap();
     test.insert(100, 10).await;
@@ -71,8 +71,8 @@ async fn a_worker_keeps_its_connection_limit_while_the_server_is_frozen() {
     server.freeze();
     let most = most_within(LONG * 2, async || proxy.open()).await;
     server.thaw();
-    // A request to cancel is a connection that takes no place of the server's, one for each that was given up. One more
-    // asks whether the server answers again.
+    // Each abandoned connection causes a cancel request, a connection that does not count against the server's limit. One
+    // more checks whether the server responds again.
     assert!(most <= 2 * PROMISED + 1, "{most} connections");
     test.insert(100, 10).await;
     test.wait_published().await;

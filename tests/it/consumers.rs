@@ -1,4 +1,4 @@
-//! The consumers of docs/consuming.md, as printed there.
+//! The consumers of docs/consuming.md, as in the text.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,13 +17,13 @@ const CHAPTER: &str = include_str!("../../docs/consuming.md");
 
 const GROUP: &str = "mailer";
 
-/// How many entries the consumers ask for at once.
+/// Entries that the consumers read in one call.
 const AT_ONCE: usize = 100;
 
-/// How long the consumers leave an entry to whoever took it.
+/// How long the consumers leave an entry to the consumer that read it.
 const LEFT_AFTER: &str = "60000";
 
-/// The code in the chapter between fences of this language that contains these words.
+/// The chapter's code block in this language that contains these words.
 fn shown(language: &str, words: &str) -> &'static str {
     let fence = format!("```{language}\n");
     let mut blocks = CHAPTER.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap());
@@ -59,7 +59,7 @@ impl Mail {
         program.args([self.test.stream_name(), GROUP, name]).env("REDIS_URL", self.test.redis_url())
     }
 
-    /// How many entries were read and not acknowledged; none as long as there is no group.
+    /// Entries that were read and not acknowledged; none while there is no group.
     async fn unacknowledged(&mut self) -> usize {
         let mut ask = redis::cmd("XPENDING");
         ask.arg(self.test.stream_name()).arg(GROUP);
@@ -68,7 +68,7 @@ impl Mail {
         count
     }
 
-    /// Lets the time pass after which what a consumer has not acknowledged is another's to take.
+    /// Waits until other consumers may claim unacknowledged entries.
     async fn let_time_pass(&mut self, name: &str) {
         let stream = self.test.stream_name();
         let mut ask = redis::cmd("XPENDING");
@@ -80,7 +80,7 @@ impl Mail {
         let _: Vec<String> = claim.query_async(&mut self.redis).await.unwrap();
     }
 
-    /// Runs a consumer until it has said something of 200 events and acknowledged them; each is said once.
+    /// Runs a consumer until it has printed and acknowledged 200 events; each is printed once.
     async fn assert_all_are_read_once(&mut self, program: &mut Command) {
         let mut consumer = Running::spawn(self.consumer(program, "alive"));
         eventually("every event is read and acknowledged", PATIENCE, async || {
@@ -101,7 +101,7 @@ async fn every_event_is_read_once_and_acknowledged(mut program: Command) {
     Mail::delivered().await.assert_all_are_read_once(&mut program).await;
 }
 
-/// A full disk is what the first consumer dies of, at the first event that it handles.
+/// The first consumer dies of a full disk, at the first event that it handles.
 async fn what_a_dead_consumer_left_is_taken_over(mut program: Command, mut successor: Command) {
     let mut mail = Mail::delivered().await;
     let full = File::options().write(true).open("/dev/full").unwrap();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::process::{Running, Signal};
 use crate::support::{PATIENCE, eventually};
 
-/// `cargo test` builds the examples beside the tests.
+/// The path of an example, which `cargo test` builds with the tests.
 pub(crate) fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let path: PathBuf = tests.ancestors().nth(2).unwrap().join("examples").join(name);

@@ -1,4 +1,4 @@
-//! Why an event has not been sent: each answer with the situation that it is about.
+//! Explanations: each reason with a situation that causes it.
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ use crate::support::{PATIENCE, eventually, free_port};
 use crate::takeover::Blockable;
 use crate::test_outbox::TestOutbox;
 
-/// Leases so long that nothing changes while the test looks.
+/// Leases long enough that nothing changes during the test.
 const LONG_LEASE: &str = "lease = \"60s\"";
 
-/// What another process says of an event.
+/// Another process's explanation of an event.
 fn explain(test: &TestOutbox, settings: &Path, id: &str) -> Value {
     let arguments = ["events", "explain", id, "--format", "json"];
     let output = test.outbox(settings, &arguments).output().unwrap();
@@ -25,7 +25,7 @@ fn explain(test: &TestOutbox, settings: &Path, id: &str) -> Value {
     explanation
 }
 
-/// Explains until the reason is this one.
+/// Explains until the reason is the given one.
 async fn wait_reason(test: &TestOutbox, settings: &Path, id: &str, reason: &str) -> Value {
     let mut last = Value::Null;
     eventually(&format!("the reason is {reason}"), PATIENCE, async || {
@@ -42,7 +42,7 @@ fn assert_says(explanation: &Value, words: &[&str]) {
     assert!(words.iter().all(|word| sentence.contains(word)), "{words:?} in: {sentence}");
 }
 
-/// Writes an event with these columns by SQL.
+/// Inserts an event with these columns.
 async fn insert(test: &TestOutbox, columns: &[(&str, &str)]) -> String {
     let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     let values: Vec<&str> = columns.iter().map(|(_, value)| *value).collect();
@@ -54,7 +54,7 @@ async fn insert(test: &TestOutbox, columns: &[(&str, &str)]) -> String {
     test.sql().await.query_one(&statement, &[]).await.unwrap().get(0)
 }
 
-/// A worker that has its shards and does nothing any more, though its leases run on.
+/// A worker that owns its shards and is frozen, while its leases are valid.
 async fn stopped_worker(test: &TestOutbox, settings: &Path) -> Running {
     let mut worker = test.worker(settings, "stopped");
     test.wait_owners(&["stopped"]).await;
@@ -137,8 +137,8 @@ async fn an_event_behind_others_of_its_key_names_the_first_of_them() {
     let held = outbox.explain(ids[3]).await.unwrap();
     assert!(matches!(held.reason, Reason::BehindKey { event, .. } if event == ids[2]));
     assert!(held.to_string().contains("failed and holds the key"), "{held}");
-    let nobody = outbox.explain(Uuid::nil()).await.unwrap_err();
-    assert!(matches!(nobody, SystemError::Store(StoreError::NotFound(id)) if id.is_nil()), "{nobody}");
+    let unknown = outbox.explain(Uuid::nil()).await.unwrap_err();
+    assert!(matches!(unknown, SystemError::Store(StoreError::NotFound(id)) if id.is_nil()), "{unknown}");
 }
 
 #[actix::test]
@@ -221,7 +221,7 @@ async fn a_due_event_names_its_worker_and_if_none_owns_it_the_possible_workers()
 #[actix::test]
 async fn an_event_explains_why_its_workers_stand_by_next_to_an_older_worker() {
     let test = TestOutbox::new().await;
-    // Workers that know newer rules keep the older ones while it is alive.
+    // Workers with newer rules keep the older ones while it is alive.
     let older = "INSERT INTO outbox_workers (id, name, version, backends, handlers, heartbeat_at)
         VALUES (gen_random_uuid(), 'older', '0.1.0', '{}', '[]', clock_timestamp() + interval '1 day')";
     test.sql().await.batch_execute(older).await.unwrap();
@@ -235,10 +235,10 @@ async fn an_event_explains_why_its_workers_stand_by_next_to_an_older_worker() {
     let _lacking = test.worker(&settings, "lacking");
     let sql = test.sql().await;
     let told = "SELECT count(*) FROM outbox_workers WHERE name = 'lacking' AND backends->'default' ? 'standing_by'";
-    eventually("it has told that it stands by", PATIENCE, async || test.number(told).await == 1).await;
+    eventually("it has reported that it stands by", PATIENCE, async || test.number(told).await == 1).await;
     let beats = "SELECT count(*) FROM outbox_heartbeats WHERE heartbeat_at > clock_timestamp() - interval '500 ms'";
-    eventually("no heartbeat is under way", PATIENCE, async || test.number(beats).await == 0).await;
-    // The other one's death, as the table shows it until the next heartbeat, which is a third of the lease away.
+    eventually("no heartbeat is being sent", PATIENCE, async || test.number(beats).await == 0).await;
+    // The other worker's death, as the table shows it until the next heartbeat, a third of the lease later.
     sql.batch_execute("DELETE FROM outbox_workers WHERE name <> 'lacking'; UPDATE outbox_leases SET owner = NULL")
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! Standbys that take the primary's place, with and without what the primary has acknowledged.
+//! Failovers to standbys with and without the primary's acknowledged commits.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use crate::unrecorded::{sent_entries, settle_that_waits};
 const BACKLOG: i32 = 3_000;
 const KEYS: i32 = 40;
 
-/// A lease that outlasts the time in which no heartbeat is acknowledged, and a rate that the backlog outlasts it with.
+/// A lease longer than the time without acknowledged heartbeats, and a rate at which the backlog lasts longer than that.
 const LONG_LEASE: &str = "lease = \"15s\"";
 const SLOW: &str = "rate_limit = { per_second = 500, burst = 100 }";
 
-/// A primary and its standby, and an outbox whose address leads to one of them.
+/// A primary and its standby, and an outbox whose address is that of one of them.
 struct Replicated {
     pair: Pair,
     proxy: Proxy,
@@ -39,7 +39,7 @@ impl Replicated {
         Self { pair, proxy, test }
     }
 
-    /// A connection to the standby, wherever the address leads.
+    /// A connection to the standby, independent of the outbox's address.
     async fn standby(&self) -> Client {
         connect(&self.pair.standby.url(&self.test.database().name)).await
     }
@@ -63,7 +63,7 @@ impl Writer {
         Self { stop, written, task }
     }
 
-    /// Waits until that many more commits have been acknowledged.
+    /// Waits until this many more commits have been acknowledged.
     async fn wait_more(&self, count: usize) {
         let enough = self.written.load(Ordering::SeqCst) + count;
         eventually("the writer writes", PATIENCE, async || self.written.load(Ordering::SeqCst) >= enough).await;
@@ -111,8 +111,8 @@ async fn ids(sql: &Client, query: &str) -> HashSet<String> {
     sql.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// Several settles wait for a frozen standby, one after the other, and their waits are cancelled: what they wrote is
-/// visible and no standby has it.
+/// Several settles wait for a frozen standby, one after the other, and their waits are cancelled: their writes are visible,
+/// and no standby has them.
 async fn cancel_settles(test: &TestOutbox) {
     let sql = test.sql().await;
     let mut cancelled = None;
@@ -122,10 +122,10 @@ async fn cancel_settles(test: &TestOutbox) {
         cancelled = Some(waiting);
     }
     settle_that_waits(test, cancelled.as_ref()).await;
-    assert_ne!(sent_entries(test).await, 0, "what no standby has is in the journal");
+    assert_ne!(sent_entries(test).await, 0, "events that no standby has are in the journal");
 }
 
-/// The worker's connections to Redis end, and what it had sent by then is compared with what the primary shows.
+/// Ends the worker's connections to Redis, so that it compares the sent events with the primary.
 async fn end_sessions(test: &TestOutbox) {
     let mut command = ::redis::cmd("CLIENT");
     let () = command.arg(&["KILL", "TYPE", "normal"]).query_async(&mut test.redis().await).await.unwrap();
@@ -134,7 +134,7 @@ async fn end_sessions(test: &TestOutbox) {
     eventually("the comparison waits for the standby", PATIENCE, async || test.number(waiting).await > 0).await;
 }
 
-/// What happens while the standby is frozen.
+/// The action while the standby is frozen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Meanwhile {
     Nothing,
@@ -167,7 +167,7 @@ async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
     } else {
         replicated.pair.fail_over_to_frozen().await;
         let kept = ids(&replicated.standby().await, PUBLISHED).await;
-        assert!(kept.len() < visible.len(), "the new primary lacks settles that the old one showed");
+        assert!(kept.len() < visible.len(), "the new primary lacks settles that were visible on the old one");
     }
     replicated.switch();
     let test = &replicated.test;
@@ -210,7 +210,7 @@ async fn events_settled_late_on_a_standby_are_not_lost_or_resent_after_failover(
     fail_over_after_cancelled_settles(Meanwhile::StandbyGoesOn).await;
 }
 
-/// The wait of an insert's commit is cancelled, as by a `statement_timeout` of the role: the primary alone has the event.
+/// The wait of an insert's commit is cancelled, as by the role's `statement_timeout`: only the primary has the event.
 #[actix::test]
 async fn an_event_that_no_standby_has_is_not_acknowledged_and_a_repeat_waits() {
     let mut replicated = Replicated::start(Replication::Synchronous, redis::url()).await;
@@ -249,7 +249,7 @@ async fn an_event_that_no_standby_has_is_not_acknowledged_and_a_repeat_waits() {
     outbox.shutdown().await.unwrap();
 }
 
-/// Runs a worker until everything is recorded on the primary, and shuts it down.
+/// Runs a worker until every event is recorded on the primary, and shuts it down.
 async fn deliver(test: &TestOutbox) {
     let mut worker: Running = test.worker(&test.settings("", ""), "worker");
     test.wait_published().await;
@@ -257,8 +257,8 @@ async fn deliver(test: &TestOutbox) {
     assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
 }
 
-/// An asynchronous standby takes back what it has not received: events, which are in the stream all the same, and settles,
-/// whose events are sent again. Nothing else is lost or sent twice.
+/// After a failover, an asynchronous standby lacks events, which are in the stream nevertheless, and settles, whose events
+/// are sent again. Nothing else is lost or sent twice.
 #[tokio::test]
 async fn a_failover_to_a_lagging_standby_reverts_only_what_it_did_not_receive() {
     let mut replicated = Replicated::start(Replication::Asynchronous, redis::url()).await;
@@ -287,11 +287,11 @@ async fn a_failover_to_a_lagging_standby_reverts_only_what_it_did_not_receive() 
     let (kept, counts) = (ids(&test.sql().await, PUBLISHED).await, counts(test).await);
     assert_eq!(kept.len(), 2_500);
     assert!(received.is_subset(&kept));
-    assert_eq!(all.difference(&kept).count(), 500, "what was written last is gone from the table");
+    assert_eq!(all.difference(&kept).count(), 500, "the last events are missing from the table");
     for (id, count) in &counts {
         let most = if received.contains(id) && !settled.contains(id) { 2 } else { 1 };
         assert!(*count <= most, "{id} came {count} times");
     }
-    assert!(all.union(&kept).all(|id| counts.contains_key(id)), "everything is in the stream");
-    eventually("nothing is left in the journal", PATIENCE, async || sent_entries(test).await == 0).await;
+    assert!(all.union(&kept).all(|id| counts.contains_key(id)), "every event is in the stream");
+    eventually("the journal is empty", PATIENCE, async || sent_entries(test).await == 0).await;
 }

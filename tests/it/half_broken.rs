@@ -1,4 +1,4 @@
-//! Backends that answer and take nothing, and those that are gone without a word.
+//! Backends that respond and accept nothing, and connections that are lost silently.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, postgres, redis};
 use crate::test_outbox::TestOutbox;
 
-/// Far less than anything that waits for the next event.
+/// Far less than any wait for the next event.
 const SECONDS: Duration = Duration::from_secs(20);
 
-/// Says that it is well, and refuses every batch as long as it is told to.
+/// Reports that it is healthy, and refuses every batch while it is set to.
 #[derive(Clone)]
 struct HalfBroken {
     name: &'static str,
@@ -61,7 +61,7 @@ async fn start(test: &TestOutbox, backend: &HalfBroken) -> Outbox {
     builder.backend("half broken", move |_| Ok(backend.clone())).start().await.unwrap()
 }
 
-/// How many shards of the lane without a name each live worker owns.
+/// The number of shards of the unnamed lane that each live worker owns.
 async fn shares(test: &TestOutbox) -> BTreeMap<String, i64> {
     let statement = "SELECT w.name, count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner
         WHERE l.backend = '' AND l.expires_at > clock_timestamp() GROUP BY 1";
@@ -71,7 +71,7 @@ async fn shares(test: &TestOutbox) -> BTreeMap<String, i64> {
 
 async fn wait_shares(test: &TestOutbox, expected: &[(&str, i64)]) {
     let expected: BTreeMap<String, i64> = expected.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-    eventually(&format!("they share as {expected:?}"), PATIENCE, async || shares(test).await == expected).await;
+    eventually(&format!("they own {expected:?}"), PATIENCE, async || shares(test).await == expected).await;
 }
 
 #[actix::test]
@@ -82,11 +82,11 @@ async fn a_backend_healthy_only_by_its_checks_gets_one_event_at_a_time() {
     let (first, second) = (start(&test, &liar).await, start(&test, &good).await);
     test.insert(200, 100).await;
     test.wait_published().await;
-    wait_given_up(&test).await;
+    wait_released(&test).await;
 
-    // From now on it may try with one shard, as often as there are events for it.
+    // After this it may try with one shard, whenever the shard has events.
     let before = log.of("liar refused").len();
-    eventually("it was tried three times more", PATIENCE, async || {
+    eventually("three more attempts were made", PATIENCE, async || {
         assert!(shares(&test).await.get("liar").is_none_or(|shards| *shards <= 1), "a share of one that delivers");
         test.insert(64, 64).await;
         log.of("liar refused").len() >= before + 3
@@ -108,9 +108,9 @@ async fn a_backend_healthy_only_by_its_checks_gets_one_event_at_a_time() {
     test.wait_published().await;
 }
 
-/// Waits until the one that delivers has what the liar had.
-async fn wait_given_up(test: &TestOutbox) {
-    eventually("the liar has given up", PATIENCE, async || {
+/// Waits until the delivering worker owns the liar's shards.
+async fn wait_released(test: &TestOutbox) {
+    eventually("the liar has released its shards", PATIENCE, async || {
         shares(test).await.get("good").is_some_and(|shards| *shards >= 31)
     })
     .await;
@@ -119,21 +119,21 @@ async fn wait_given_up(test: &TestOutbox) {
 #[actix::test]
 async fn where_no_worker_delivers_the_first_that_can_again_gets_every_shard() {
     let (test, log) = (TestOutbox::new().await, Log::default());
-    let (broken, mended) = (HalfBroken::new("broken", &log), HalfBroken::new("mended", &log));
-    let (_first, second) = (start(&test, &broken).await, start(&test, &mended).await);
-    wait_shares(&test, &[("broken", 16), ("mended", 16)]).await;
+    let (broken, recovered) = (HalfBroken::new("broken", &log), HalfBroken::new("recovered", &log));
+    let (_first, second) = (start(&test, &broken).await, start(&test, &recovered).await);
+    wait_shares(&test, &[("broken", 16), ("recovered", 16)]).await;
     test.insert(200, 100).await;
-    for name in ["broken", "mended"] {
+    for name in ["broken", "recovered"] {
         let what = format!("{name} refuses");
         eventually(&what, PATIENCE, async || log.of(&format!("{name} refused")).len() >= 3).await;
     }
-    mended.refuses(false);
+    recovered.refuses(false);
     test.wait_published().await;
     assert!(log.of("broken took").is_empty());
     assert!(second.health().await.unwrap().is_ok());
 }
 
-/// A worker whose Redis user is this one.
+/// A worker with this Redis user.
 fn worker(test: &TestOutbox, server: &redis::Server, user: &str) -> Running {
     let address = format!("url = \"redis://{user}:secret@127.0.0.1:{}/0\"", server.port());
     let tables = format!(
@@ -161,7 +161,7 @@ async fn a_worker_whose_redis_user_may_not_write_takes_nothing_until_it_may() {
     let (reader, _writer) = (worker(&test, &server, "reader"), worker(&test, &server, "writer"));
     wait_shares(&test, &[("writer", 32)]).await;
     let began = Instant::now();
-    // Longer than it would believe a server that only answers.
+    // Longer than it trusts a server that only responds.
     while began.elapsed() < Duration::from_secs(6) {
         assert_eq!(shares(&test).await.get("reader"), None);
         test.insert(20, 20).await;
@@ -173,7 +173,7 @@ async fn a_worker_whose_redis_user_may_not_write_takes_nothing_until_it_may() {
     test.assert_delivered().await;
 }
 
-/// A system of one worker whose Redis is reached over this port.
+/// A system of one worker that reaches Redis over this port.
 async fn idle(test: &TestOutbox, port: u16) -> Outbox {
     let stream = test.stream_name();
     let tables = format!(
@@ -184,7 +184,7 @@ async fn idle(test: &TestOutbox, port: u16) -> Outbox {
     test.wait_published().await;
     let mut fields = ::redis::cmd("HKEYS");
     fields.arg(format!("{{{stream}}}:outbox"));
-    eventually("nothing is left to be dropped", PATIENCE, async || {
+    eventually("no field is left to remove", PATIENCE, async || {
         let fields: Vec<String> = fields.query_async(&mut test.redis().await).await.unwrap();
         !fields.iter().any(|field| field.starts_with("sent/"))
     })
@@ -202,7 +202,7 @@ async fn an_idle_worker_notices_within_seconds_that_its_password_was_changed() {
         let mut command = ::redis::Cmd::new();
         let _: ::redis::Value = command.arg(words).query_async(&mut redis).await.unwrap();
     }
-    eventually("its health says so", SECONDS, async || {
+    eventually("its health shows it", SECONDS, async || {
         let health = outbox.health().await.unwrap();
         matches!(&health.backends["default"], Err(reason) if reason.contains("uthentication"))
     })
@@ -216,7 +216,7 @@ async fn an_idle_worker_replaces_a_silent_connection_before_an_event_needs_it() 
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
     let outbox = idle(&test, proxy.port()).await;
     let before = proxy.connections();
-    // As a NAT forgets them: what is sent on them is not answered, and nothing says so.
+    // Like a NAT that drops connections: requests are not answered, and no error is reported.
     proxy.set(Passage::HoldRepliesOfFirst(before));
     eventually("it has connected again", SECONDS, async || proxy.connections() > before).await;
     eventually("its shards are open", PATIENCE, async || outbox.health().await.unwrap().is_ok()).await;
@@ -234,7 +234,10 @@ async fn failed_events_are_logged_with_their_reasons_up_to_a_limit() {
     sql.execute(statement, &[]).await.unwrap();
     let worker = test.worker(&test.settings("", ""), "worker");
     let said = || worker.stderr().lines().filter(|line| line.contains("event failed")).map(str::to_owned).collect();
-    eventually("it says how many it does not name", PATIENCE, async || worker.stderr().contains("events=30")).await;
+    eventually("it logs the number of events that it does not list", PATIENCE, async || {
+        worker.stderr().contains("events=30")
+    })
+    .await;
     let lines: Vec<String> = said();
     assert_eq!(lines.len(), 20, "{lines:?}");
     for word in ["thing.happened", "publisher_config", "backend=default", "event.id="] {

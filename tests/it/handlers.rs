@@ -1,4 +1,4 @@
-//! Local handlers: failing, panicking, hanging and slow ones.
+//! Local handlers that fail, panic, hang or are slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +12,14 @@ use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, handler_of_one_a
 use crate::support::{PATIENCE, eventually, unique};
 use crate::test_outbox::TestOutbox;
 
-/// A system that publishes into the scene's stream, with lines of `[worker]`.
+/// A system that publishes into the test's stream, with these lines of `[worker]`.
 async fn start(test: &TestOutbox, worker: &str, handlers: impl IntoIterator<Item = Subscribe>) -> Outbox {
     let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}{worker}\n", test.stream());
     let builder = OutboxSystem::builder(test.system_settings(&tables));
     handlers.into_iter().fold(builder, |builder, handler| builder.subscribe(handler)).start().await.unwrap()
 }
 
-/// Accepts everything and writes down whom it met.
+/// Accepts every event and records it.
 fn recorder(name: &'static str, events: impl Into<EventTypes>, log: &Log) -> Subscribe {
     let log = log.clone();
     handler(name, events, move |event| {
@@ -28,14 +28,14 @@ fn recorder(name: &'static str, events: impl Into<EventTypes>, log: &Log) -> Sub
     })
 }
 
-/// Refuses the first `times` meetings with an event and writes down every meeting.
+/// Rejects an event the first `times` it gets it, and records every attempt.
 fn shaky(subject: &'static str, times: usize, log: &Log) -> Subscribe {
     let log = log.clone();
     handler("shaky", EventTypes::All, move |event| {
         let line = format!("shaky {}", event.subject);
         log.add(&line);
         let refused = event.subject == subject && log.count(&line) <= times;
-        answer(if refused { Err("the mail server is away") } else { Ok(()) })
+        answer(if refused { Err("the mail server is unavailable") } else { Ok(()) })
     })
 }
 
@@ -48,7 +48,7 @@ async fn only_the_handler_that_failed_runs_again_and_the_event_is_sent_once() {
     assert_eq!((log.count("steady a"), log.count("shaky a")), (1, 2));
     assert_eq!(test.event_ids().await, [stored.id.to_string()]);
     assert_eq!((row.retry_count, row.errors), (1, 1));
-    assert!(row.last_error.contains("`shaky`: the mail server is away"), "{row:?}");
+    assert!(row.last_error.contains("`shaky`: the mail server is unavailable"), "{row:?}");
 }
 
 /// The row keeps the error of each attempt.
@@ -60,7 +60,7 @@ async fn an_event_whose_handler_keeps_failing_fails_with_that_handler_pending() 
     let row = wait_status(&test.sql().await, "a", "failed").await;
     assert_eq!((row.retry_count, row.errors), (3, 3));
     assert_eq!(row.pending_handlers.as_deref(), Some(r#"["shaky"]"#));
-    assert!(row.is_with_the_backend && row.last_error.contains("the mail server is away"), "{row:?}");
+    assert!(row.is_with_the_backend && row.last_error.contains("the mail server is unavailable"), "{row:?}");
     assert_eq!((log.count("steady a"), log.count("shaky a")), (1, 3));
     assert_eq!(test.length().await, 1);
 }
@@ -76,7 +76,7 @@ async fn events_of_a_panicked_handler_wait_without_retries_until_resubscribed() 
     let sql = test.sql().await;
 
     outbox.send(event("bad")).await.unwrap();
-    eventually("its panic is a failure", PATIENCE, async || row(&sql, "bad").await.retry_count == 1).await;
+    eventually("its panic counts as a failure", PATIENCE, async || row(&sql, "bad").await.retry_count == 1).await;
     for subject in ["good", "keyed"] {
         outbox.send(event(subject).partition_key(subject)).await.unwrap();
     }
@@ -158,10 +158,10 @@ async fn a_crowd_behind(bad: impl Future<Output = ()> + Unpin + 'static, worker:
     (test, outbox)
 }
 
-/// The first alone spends a retry; all are handled once the handler is there again.
+/// Asserts that only the first spends a retry, and that all are handled when the handler runs again.
 async fn assert_the_first_alone_is_refused(test: TestOutbox, outbox: Outbox, reason: &str) {
     let (sql, log) = (test.sql().await, Log::default());
-    eventually("the first is refused", PATIENCE, async || row(&sql, "bad").await.retry_count == 1).await;
+    eventually("the first is rejected", PATIENCE, async || row(&sql, "bad").await.retry_count == 1).await;
     outbox.subscribe(recorder("doomed", EventTypes::All, &log)).await.unwrap();
     test.wait_published().await;
     assert_eq!(test.number("SELECT sum(retry_count) FROM outbox_events").await, 1);
@@ -213,7 +213,7 @@ async fn an_event_that_an_operator_fails_during_handling_stays_failed() {
     let sql = test.sql().await;
     sql.execute("UPDATE outbox_events SET status = 'failed', last_error = 'by hand'", &[]).await.unwrap();
     let_it_fail.send(()).unwrap();
-    eventually("it is known to be sent", PATIENCE, async || row(&sql, "failed").await.is_with_the_backend).await;
+    eventually("it is recorded as sent", PATIENCE, async || row(&sql, "failed").await.is_with_the_backend).await;
     outbox.send(event("later").partition_key("key")).await.unwrap();
     wait_status(&sql, "later", "published").await;
     let row = row(&sql, "failed").await;
@@ -263,7 +263,7 @@ async fn after_a_handler_fails_later_events_of_the_key_follow_in_order_and_once(
     test.wait_published().await;
     assert_eq!(log.lines(), ["1", "2", "2", "2", "3", "4", "5"].map(|subject| format!("shaky {subject}")));
     let spent = "SELECT sum(retry_count) FROM outbox_events";
-    assert_eq!(test.number(spent).await, 2, "the failed event's own");
+    assert_eq!(test.number(spent).await, 2, "those of the failed event");
     test.assert_delivered().await;
 }
 
@@ -330,7 +330,7 @@ async fn a_second_handler_of_one_name_is_an_error_and_drops_nobody() {
     assert!(matches!(refused, Err(SystemError::HandlerNameTaken { .. })), "{refused:?}");
     outbox.send(event("1")).await.unwrap();
     log.wait(1).await;
-    // One for the same events takes its place.
+    // Another handler for the same events replaces it.
     let next = log.clone();
     let successor = handler("mailer", "thing.happened", move |event| {
         next.add(format!("successor {}", event.subject));
@@ -391,14 +391,14 @@ async fn sqlite_and_the_local_backend_are_a_durable_event_bus_in_one_process() {
     }
     log.wait(5).await;
     second.drained().await;
-    assert_eq!(log.count("shaky later"), 1, "what the first process left");
+    assert_eq!(log.count("shaky later"), 1, "the event that the first process left");
     let keyed: Vec<String> = log.lines().into_iter().filter(|line| line != "shaky later").collect();
     assert_eq!(keyed, ["1", "2", "2", "3"].map(|subject| format!("shaky {subject}")));
     second.shutdown().await.unwrap();
 }
 
-/// A later event was sent while a handler had the first, which it rejected. That was recorded, and the later one could not be:
-/// the next session finds it in the journal before it reads the retry.
+/// A later event was sent while a handler had the first, which it rejected. The rejection was recorded, and the later
+/// event's outcome could not be: the next session finds it in the journal before it fetches the retry.
 #[actix::test]
 async fn journaled_events_reach_handlers_after_an_earlier_retry_of_their_key() {
     let (test, log, open) = (TestOutbox::new().await, Log::default(), Arc::new(AtomicBool::new(false)));

@@ -1,4 +1,4 @@
-//! What a worker says of itself over HTTP, and whether its metrics are true.
+//! A worker's health and metrics over HTTP, and whether they are correct.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -27,14 +27,14 @@ impl Site {
         Self { worker, port }
     }
 
-    /// The status, and the body; `None` where nobody listens yet.
+    /// The status and the body; `None` if the port is not open yet.
     fn get(&self, path: &str) -> Option<(u16, String)> {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
         let mut answer = agent.get(format!("http://127.0.0.1:{}{path}", self.port)).call().ok()?;
         Some((answer.status().as_u16(), answer.body_mut().read_to_string().unwrap()))
     }
 
-    /// Asks until this status is the answer; returns its body.
+    /// Requests until the response has this status; returns its body.
     async fn wait(&self, path: &str, status: u16) -> Value {
         let mut last = None;
         eventually(&format!("{path} answers {status}"), PATIENCE, async || {
@@ -52,7 +52,7 @@ impl Site {
     }
 }
 
-/// The samples of each metric, added up over its labels.
+/// The sum of each metric's samples over its labels.
 fn sums(text: &str) -> BTreeMap<&str, f64> {
     let mut sums = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
@@ -62,7 +62,7 @@ fn sums(text: &str) -> BTreeMap<&str, f64> {
     sums
 }
 
-/// What Prometheus' own tool says of it.
+/// Checks metrics with Prometheus' own tool.
 fn check_by_promtool(text: &str) {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -77,7 +77,7 @@ fn check_by_promtool(text: &str) {
     assert!(answer.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
 
-/// What Prometheus' own tool says of a file of rules.
+/// Checks a file of rules with Prometheus' own tool.
 fn check_rules(file: &Path) {
     let answer = Command::new("promtool").args(["check", "rules"]).arg(file).output().unwrap();
     let said = [answer.stdout, answer.stderr].concat();
@@ -98,7 +98,7 @@ fn prometheus_reads_every_alert_rule_and_every_query_of_the_dashboard() {
     let dashboard = serde_json::from_slice(&std::fs::read(docs.join("grafana.json")).unwrap()).unwrap();
     let queries = queries(&dashboard);
     assert!(queries.len() > 20, "{queries:?}");
-    // What Grafana fills in.
+    // Variables that Grafana replaces.
     let filled = queries.iter().map(|query| query.replace("$__rate_interval", "5m").replace("$job", ".*"));
     let rules: Vec<Value> =
         filled.zip(0..).map(|(expr, n)| serde_json::json!({"record": format!("query:{n}"), "expr": expr})).collect();
@@ -129,7 +129,7 @@ async fn a_worker_whose_backend_is_away_lives_and_is_not_ready() {
         TestOutbox::found_by(format!("url = \"redis://:hunter2@127.0.0.1:{}\"", free_port()), String::new()).await;
     let site = Site::open(&test, &test.settings("", ""));
     let mut body = Value::Null;
-    eventually("the backend's error is told", PATIENCE, async || {
+    eventually("the backend's error is shown", PATIENCE, async || {
         body = site.wait("/readyz", 503).await;
         body["backends"]["default"].as_str().is_some_and(|health| health != "ok")
     })
@@ -170,7 +170,7 @@ async fn an_address_that_is_taken_is_named() {
 async fn after_a_run_with_faults_the_counters_agree_with_the_table() {
     const EVENTS: i32 = 20_000;
     let test = TestOutbox::new().await;
-    // One at a time, so that there is time for the faults.
+    // One event at a time, so that there is time for the faults.
     let site = Site::open(&test, &test.settings("batch_size = 50", "rate_limit = { per_second = 2000, burst = 200 }"));
     site.wait("/readyz", 200).await;
     let sql = test.sql().await;
@@ -187,9 +187,9 @@ async fn after_a_run_with_faults_the_counters_agree_with_the_table() {
         let kill = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).to_owned();
         let _: i64 = kill.query_async(&mut redis).await.unwrap();
         let before = left().await;
-        eventually("it goes on", PATIENCE, async || left().await < before || before == 0).await;
+        eventually("it continues", PATIENCE, async || left().await < before || before == 0).await;
     }
-    eventually("nothing is on its way", PATIENCE, async || left().await == 0).await;
+    eventually("no event is in flight", PATIENCE, async || left().await == 0).await;
     assert_eq!(test.length().await, EVENTS as usize);
     let counted = async |status: &str| {
         test.number(&format!("SELECT count(*) FROM outbox_events WHERE status = '{status}'")).await as f64
@@ -209,7 +209,7 @@ async fn after_a_run_with_faults_the_counters_agree_with_the_table() {
     let sums = sums(&text);
     assert!(sums["outbox_sessions_opened_total"] > 1.0, "{text}");
     assert!(sums["outbox_rate_limit_wait_seconds_count"] > 0.0, "{text}");
-    // What was found in the journal was not seen to arrive.
+    // Events found in the journal have no measured latency.
     let delivered = sums["outbox_delivery_latency_seconds_count"];
     assert!((1.0..=f64::from(EVENTS)).contains(&delivered), "{text}");
     assert!((sums["outbox_leases"] - 64.0).abs() < 0.5, "{text}");
@@ -238,10 +238,10 @@ async fn a_worker_counts_the_shards_that_it_takes_over_and_who_woke_it() {
     .await;
     assert!(sample(&site.metrics(), "outbox_wakeups_total{kind=\"poll\"}") > 0.0);
     let taken = |site: &Site| sample(&site.metrics(), "outbox_takeovers_total{backend=\"default\"}");
-    assert!(taken(&site) < 0.5, "what a worker gives back is no take-over");
+    assert!(taken(&site) < 0.5, "a released shard is not a take-over");
     first.kill();
     // Half of the 32 shards of each of two lanes.
-    eventually("what the dead one had is counted", PATIENCE, async || (taken(&site) - 32.0).abs() < 0.5).await;
+    eventually("the dead worker's shards are counted", PATIENCE, async || (taken(&site) - 32.0).abs() < 0.5).await;
 }
 
 #[tokio::test]
@@ -257,10 +257,10 @@ async fn what_is_due_of_a_backend_that_no_live_worker_serves_is_counted_as_such(
     eventually("it is counted", PATIENCE, async || of("outbox_events_due", "(unserved)") > 2.5).await;
     assert!(of("outbox_oldest_due_age_seconds", "(unserved)") > 3_599.0);
     assert!(of("outbox_events_due", "default") < 0.5);
-    // A worker that serves it, and whose backend is away.
+    // A worker that serves it, with an unavailable backend.
     let table = "[publishers.elsewhere]\nbackend = \"redis_stream\"\nurl = \"redis://127.0.0.1:1\"";
     let _other = test.worker(&test.settings("", table), "other");
-    eventually("it is its own", PATIENCE, async || of("outbox_events_due", "(unserved)") < 0.5).await;
+    eventually("it is counted as served", PATIENCE, async || of("outbox_events_due", "(unserved)") < 0.5).await;
 }
 
 #[actix::test]
@@ -284,7 +284,7 @@ async fn an_application_counts_by_a_recorder_of_its_own() {
         outbox.send(event(&n.to_string())).await.unwrap();
     }
     test.wait_published().await;
-    eventually("what was recorded is counted", PATIENCE, async || {
+    eventually("the recorded events are counted", PATIENCE, async || {
         sample(&recorder.handle().render(), "outbox_events_published_total{backend=\"default\"}") >= 3.0
     })
     .await;

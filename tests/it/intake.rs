@@ -15,7 +15,7 @@ async fn start(test: &TestOutbox) -> Outbox {
     OutboxSystem::builder(test.system_settings("")).publish_only(true).start().await.unwrap()
 }
 
-/// Nobody can write until the connection is dropped.
+/// Locks the table: no session can write until the connection is dropped.
 async fn hang(test: &TestOutbox) -> Client {
     let sql = test.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE outbox_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
@@ -40,17 +40,17 @@ async fn what_waits_for_a_database_that_hangs_is_bounded_and_the_mailbox_fills()
             Ok(()) => accepted += 1,
             Err(refused) => break refused,
         }
-        assert!(accepted < 5_000, "nothing refuses them");
+        assert!(accepted < 5_000, "the intake never refuses");
         tokio::task::yield_now().await;
     };
     assert!(matches!(refused, SendError::Full(_)), "{refused:?}");
-    // Who waits for an answer is slowed down; the handle's other methods are not.
+    // Callers that wait for an answer are slowed down; the handle's other methods are not.
     let mut waiting = std::pin::pin!(outbox.send(event("waits")));
     assert!(tokio::time::timeout(Duration::from_millis(1), &mut waiting).await.is_err());
     outbox.health().await.unwrap();
     drop(lock);
     waiting.await.unwrap();
-    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, accepted + 1, "what was accepted is stored");
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, accepted + 1, "accepted events are stored");
     outbox.shutdown().await.unwrap();
 }
 
@@ -66,10 +66,10 @@ async fn an_event_whose_caller_gave_up_is_not_written_later() {
     wait_until_an_insert_hangs(&test).await;
     let given_up = {
         let outbox = outbox.clone();
-        actix::spawn(async move { outbox.send(event("given up")).await })
+        actix::spawn(async move { outbox.send(event("cancelled")).await })
     };
     tokio::task::yield_now().await;
-    // Answered after it: by then the event waits for its turn.
+    // Answered after the event: by then it is queued.
     outbox.addr().unwrap().send(Health).await.unwrap();
     given_up.abort();
     assert!(given_up.await.unwrap_err().is_cancelled());
@@ -139,7 +139,7 @@ async fn a_state_of_the_server_is_not_divided_and_stays_transient() {
     let test = TestOutbox::new().await;
     refuse(&test, "bad", "53100").await;
     let outbox = start(&test).await;
-    // Known to be alone in its statement, so that the next ones share one.
+    // This event is alone in its statement, so the next ones share one.
     outbox.send(event("first")).await.unwrap();
     let before = statements(&test).await;
     let answers = send_together(&outbox, (0..200).map(numbered)).await;

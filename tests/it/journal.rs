@@ -1,4 +1,4 @@
-//! What stands beside the stream: how much of it, what of a replay, and what the gone left behind.
+//! The journal next to the stream: its size, replays, and orphaned fields.
 
 use std::collections::BTreeMap;
 use std::process::Output;
@@ -24,7 +24,7 @@ async fn command<T: ::redis::FromRedisValue>(test: &TestOutbox, words: &[&str]) 
     command.query_async(&mut test.redis().await).await.unwrap()
 }
 
-/// The journal's fields with what they name.
+/// The journal's fields with the events in them.
 async fn sent(test: &TestOutbox) -> BTreeMap<String, Vec<u8>> {
     let mut all: BTreeMap<String, Vec<u8>> = command(test, &["HGETALL", &meta_key(test)]).await;
     all.retain(|field, _| field.starts_with("sent/"));
@@ -37,7 +37,7 @@ async fn set(test: &TestOutbox, field: &str, value: &[u8]) {
     let () = command.query_async(&mut test.redis().await).await.unwrap();
 }
 
-/// One event as the journal names it.
+/// One event as the journal stores it.
 fn entry(id: Uuid, seq: i64) -> Vec<u8> {
     [&id.as_bytes()[..], &seq.to_be_bytes()].concat()
 }
@@ -60,7 +60,7 @@ fn run(test: &TestOutbox, arguments: &[&str]) -> Output {
     test.outbox(&test.settings("", ""), arguments).output().unwrap()
 }
 
-/// What a command that succeeds says.
+/// The output of a successful command.
 fn said(test: &TestOutbox, arguments: &[&str]) -> String {
     let output = run(test, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -85,7 +85,7 @@ async fn the_journal_stays_small_however_slowly_the_database_records_batches() {
         test.unpublished().await == 0
     })
     .await;
-    // In flight, and as many again that are recorded and go with the next batch.
+    // Events in flight, and as many that are recorded and are removed with the next batch.
     let largest = seen.iter().copied().max().unwrap();
     assert!((1..=2 * MOST).contains(&largest), "{largest} events in the journal");
     eventually("the journal is empty", PATIENCE, async || sent(&test).await.is_empty()).await;
@@ -100,7 +100,7 @@ async fn a_replay_is_published_again_even_if_a_take_over_finds_it_journaled() {
     test.drain(&test.settings("", "")).await;
     assert_eq!(test.event_ids().await, [id.to_string()]);
 
-    // As a worker leaves it that dies before it drops what is recorded.
+    // The state after a worker dies before it removes recorded events.
     let field = format!("sent/{}//{shard}/1.999/1", outbox_id(&sql).await);
     set(&test, &field, &entry(id, seq)).await;
     said(&test, &["events", "replay", &id.to_string()]);
@@ -108,14 +108,14 @@ async fn a_replay_is_published_again_even_if_a_take_over_finds_it_journaled() {
     assert_eq!(test.event_ids().await, [id.to_string(), id.to_string()]);
     eventually("the journal is empty", PATIENCE, async || sent(&test).await.is_empty()).await;
 
-    // Killed once more after the second sending: the journal names the first and the second.
+    // Killed again after the second sending: the journal contains the first and the second.
     let again = test.number("SELECT seq FROM outbox_events").await;
     assert!(again > seq);
     sql.execute("UPDATE outbox_events SET status = 'pending', published_at = NULL", &[]).await.unwrap();
     set(&test, &field, &[entry(id, seq), entry(id, again)].concat()).await;
     test.drain(&test.settings("", "")).await;
-    assert_eq!(test.event_ids().await.len(), 2, "what the journal names as it stands in the table is not sent again");
-    assert_eq!(sent(&test).await.len(), 0, "nothing of it is left");
+    assert_eq!(test.event_ids().await.len(), 2, "an event with the same `seq` in the journal is not sent again");
+    assert_eq!(sent(&test).await.len(), 0, "the journal is empty");
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn what_a_vanished_outbox_or_backend_left_behind_is_seen_and_removed() {
         let status: Value = serde_json::from_str(&said(&test, &["status", "--format", "json"])).unwrap();
         status["backends"][0]["left_behind"].clone()
     };
-    assert_eq!(left_behind(), json!([]), "what is served is nobody's leftover");
+    assert_eq!(left_behind(), json!([]), "fields in use are not orphaned");
 
     let (published, pending) = (write(&sql, "old", "published").await, write(&sql, "old", "pending").await);
     for (shard, (id, seq, _)) in [(3, published), (4, pending)] {
@@ -175,7 +175,7 @@ async fn if_redis_is_down_leftovers_are_unknown_and_the_rest_is_shown_and_done()
     assert_eq!((cleaned.status.code(), cleaned.stdout), (Some(1), b"deleted 0 events\n".to_vec()));
 }
 
-/// Has the journal name every event, as workers leave it that die after they sent and before they recorded.
+/// Adds every event to the journal, as after workers that die between sending and settling.
 async fn journal_all(test: &TestOutbox) {
     let sql = test.sql().await;
     let statement = "SELECT outbox_shard(partition_key, id)::smallint, array_agg(id::text), array_agg(seq)
@@ -209,7 +209,7 @@ async fn journals_of_many_dead_workers_are_adopted_only_within_the_memory_bound(
     let tables = format!("[publishers.default]\n{}[worker]\nmax_in_flight = {MOST}\nlease = \"1s\"", test.stream());
     let builder = OutboxSystem::builder(test.system_settings(&tables)).subscribe(handling);
     let outbox = builder.start().await.unwrap();
-    eventually("its health says what waits", PATIENCE, async || {
+    eventually("its health shows the unsettled events", PATIENCE, async || {
         let health = outbox.health().await.unwrap();
         matches!(&health.backends["default"], Err(reason) if reason.contains("no room in memory"))
     })
@@ -222,7 +222,7 @@ async fn journals_of_many_dead_workers_are_adopted_only_within_the_memory_bound(
         test.unpublished().await == 0
     })
     .await;
-    // Those that are settled stay for as long as an older fetch is under way.
+    // Settled events stay in memory while an older fetch is running.
     assert!((MOST / 4..=2 * MOST).contains(&largest), "{largest} events in memory");
     assert!(outbox.health().await.unwrap().is_ok());
     let mut handled = log.lines();

@@ -1,4 +1,4 @@
-//! The order of a key's events.
+//! The order of events within a key.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ const WRITERS: usize = 8;
 const KEYS: usize = 40;
 const EVENTS_PER_WRITER: usize = 250;
 
-/// One event and its aggregate's next version in a transaction that stays open for a while after the event was written,
-/// so that events of different keys are committed in another order than they were written in.
+/// Writes an event and its aggregate's next version in a transaction that stays open for a while, so that events of
+/// different keys are committed in another order than they were written in.
 const WRITE: &str = "
     BEGIN;
     UPDATE aggregates SET version = version + 1 WHERE key = '{key}';
@@ -62,7 +62,7 @@ async fn events_of_a_key_arrive_in_the_order_in_which_writers_took_turns_on_it()
     }
 }
 
-/// Retries that are due and held by a failed event of their key, more of them than one look for retries brings.
+/// Due retries held by a failed event of their key, more of them than one fetch of retries returns.
 #[tokio::test]
 async fn retries_that_a_failed_event_holds_do_not_keep_others_from_being_read() {
     let test = TestOutbox::new().await;

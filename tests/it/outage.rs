@@ -1,4 +1,4 @@
-//! Servers that are away, restarted or emptied.
+//! Servers that are unavailable, restarted or emptied.
 
 use crate::support::postgres::{self, Stop};
 use crate::support::process::Running;
@@ -6,12 +6,12 @@ use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, redis};
 use crate::test_outbox::{DRAIN, TestOutbox};
 
-/// Were an outage to cost retries, all of them would be spent by the second try.
+/// If an outage cost retries, all of them would be spent by the second attempt.
 const SHORT_RETRIES: &str =
     "max_retries = 2\nretry_backoff = { base = \"10ms\", factor = 1, max = \"20ms\", jitter = 0 }";
 const SHORT_TIMEOUTS: &str = "connect_timeout = 1\nsocket_timeout = 1";
 
-/// Waits until a worker has said something that contains `word`, in any case.
+/// Waits until a worker's log contains `word`, in any case.
 async fn says(worker: &Running, word: &str) {
     let what = format!("the worker speaks of {word:?}");
     eventually(&what, PATIENCE, async || worker.stderr().to_lowercase().contains(word)).await;
@@ -45,7 +45,7 @@ async fn a_redis_outage_longer_than_all_retries_costs_none() {
 
 #[tokio::test]
 async fn a_large_event_waits_without_retries_if_redis_has_no_memory_for_it() {
-    // More than would convict an event of breaking the connection.
+    // More than the breaks after which an event counts as poison.
     const PAUSES: usize = 6;
     let server = redis::Server::start(&[]);
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
@@ -63,7 +63,7 @@ async fn a_large_event_waits_without_retries_if_redis_has_no_memory_for_it() {
     let large = "INSERT INTO outbox_events (id, event_type, source, data, partition_key)
         VALUES (gen_random_uuid(), 'thing.happened', 'tests', to_jsonb(repeat('x', 900000)), 'large')";
     test.sql().await.execute(large, &[]).await.unwrap();
-    eventually("the large one stops what the small ones start again", DRAIN, async || {
+    eventually("the large event stops the backend that small ones resume", DRAIN, async || {
         if test.unpublished().await == 1 {
             test.insert(1, 1).await;
         }
@@ -140,13 +140,13 @@ async fn after_redis_restarts_without_its_data_new_events_arrive_once() {
         server.start_again();
     }
     test.wait_published().await;
-    // What the two restarts took stays away: the database has it as published, which Redis had acknowledged.
+    // Entries lost by the two restarts stay lost: Redis had acknowledged them, and the database has them as published.
     test.sql().await.execute("DELETE FROM outbox_events", &[]).await.unwrap();
     let mut before = test.event_ids().await;
     let arrived = before.len();
     before.sort_unstable();
     before.dedup();
-    assert_eq!(before.len(), arrived, "nothing came twice into what is there now");
+    assert_eq!(before.len(), arrived, "no event is twice in the present stream");
     test.insert(500, 20).await;
     test.wait_published().await;
     assert_eq!(test.length().await, arrived + 500);

@@ -1,4 +1,4 @@
-//! Backends of an application's own that panic, or block their thread.
+//! Custom backends that panic, or block their thread.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -11,7 +11,7 @@ use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, event, row, wait_status
 use crate::support::{PATIENCE, eventually};
 use crate::test_outbox::TestOutbox;
 
-/// A system with a publisher named `mine` beside the default one.
+/// A system with a publisher named `mine` and the default one.
 async fn start<B: PublisherBackend + Clone>(test: &TestOutbox, backend: B) -> Outbox {
     let tables = format!(
         "[publishers.default]\n{}[publishers.mine]\nbackend = \"fragile\"\n[worker]\n{QUICK_RETRIES}",
@@ -29,7 +29,7 @@ async fn health_says(outbox: &Outbox, why: &str) {
     .await;
 }
 
-/// Panics in its batch form, or in its health check, as long as it is told to.
+/// Panics in `publish_batch`, or in its health check, while it is set to.
 #[derive(Clone, Default)]
 struct Fragile {
     batch_panics: Arc<AtomicBool>,
@@ -57,7 +57,7 @@ impl PublisherBackend for Fragile {
     }
 }
 
-/// The least time in which the breaker lets a backend be tried so often.
+/// The minimum time in which the breaker allows this many attempts.
 fn least_time_of(tries: u32) -> Duration {
     (0..tries - 1).map(|failures| Duration::from_millis(50 << failures.min(5))).sum()
 }
@@ -85,7 +85,7 @@ async fn an_event_that_panics_a_backend_is_rejected_and_the_others_go_on() {
         assert_eq!(wait_status(&sql, subject, "published").await.retry_count, 0);
     }
     assert_eq!(log.count("bad"), 2);
-    assert!(outbox.health().await.unwrap().is_ok(), "one event's fate is no outage");
+    assert!(outbox.health().await.unwrap().is_ok(), "one rejected event is not an outage");
 }
 
 #[actix::test]
@@ -98,8 +98,8 @@ async fn a_publish_batch_that_panics_is_an_outage_that_costs_no_retries() {
     outbox.send(event("1").backend("mine")).await.unwrap();
     health_says(&outbox, "panicked: the batch form is broken").await;
     let tried = || backend.batches.load(Ordering::SeqCst) >= TRIES as usize;
-    eventually("it was tried several times", PATIENCE, async || tried()).await;
-    assert!(began.elapsed() >= least_time_of(TRIES), "{TRIES} tries within {:?}", began.elapsed());
+    eventually("several attempts were made", PATIENCE, async || tried()).await;
+    assert!(began.elapsed() >= least_time_of(TRIES), "{TRIES} attempts within {:?}", began.elapsed());
     outbox.send(event("2")).await.unwrap();
     test.wait_length(1).await;
 
@@ -119,7 +119,7 @@ async fn a_health_check_that_panics_closes_its_lanes_until_it_stops_panicking() 
     let outbox = start(&test, backend.clone()).await;
     health_says(&outbox, "panicked: the check is broken").await;
     let tried = || backend.checks.load(Ordering::SeqCst) >= TRIES as usize;
-    eventually("it was asked several times", PATIENCE, async || tried()).await;
+    eventually("several checks were made", PATIENCE, async || tried()).await;
     assert!(began.elapsed() >= least_time_of(TRIES), "{TRIES} checks within {:?}", began.elapsed());
 
     backend.check_panics.store(false, Ordering::SeqCst);
@@ -128,7 +128,7 @@ async fn a_health_check_that_panics_closes_its_lanes_until_it_stops_panicking() 
     assert!(outbox.health().await.unwrap().is_ok());
 }
 
-/// Opened once.
+/// A gate that blocks callers until it is opened.
 #[derive(Default)]
 struct Gate(Mutex<bool>, Condvar);
 

@@ -1,4 +1,4 @@
-//! What an application publishes: on connections of its own, by messages, under an id, at a time.
+//! Publishing by an application: on its own connections, with messages, with an id, with a time.
 
 use std::process::Command;
 use std::time::Duration;
@@ -32,7 +32,7 @@ async fn messages_sent_together_share_an_insert_and_each_returns_its_own_event()
     let test = TestOutbox::new().await;
     let outbox = start(&test, "").await;
     let system = outbox.addr().unwrap();
-    // Never dispatched, so that the rows stay as they were inserted.
+    // Never delivered, so that the rows stay as inserted.
     let later = |n: usize| event(&n.to_string()).scheduled_in(Duration::from_secs(3_600));
     let sent = (0..EVENTS).map(|n| system.send(if n == 70 { NewEvent::new("", "tests") } else { later(n) }));
     for (n, answer) in join_all(sent).await.into_iter().enumerate() {
@@ -69,7 +69,7 @@ async fn an_event_exists_if_and_only_if_its_transaction_commits() {
         })
         .await;
     let stored = stored.unwrap();
-    assert!(stored.iter().map(|event| event.subject.clone()).eq((0..10).map(|n| n.to_string())), "in their order");
+    assert!(stored.iter().map(|event| event.subject.clone()).eq((0..10).map(|n| n.to_string())), "in order");
     test.wait_published().await;
     assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, 10);
     assert!(test.event_ids().await.into_iter().eq(stored.iter().map(|event| event.id.to_string())));
@@ -127,7 +127,7 @@ async fn events_are_published_on_a_plain_sqlite_connection() {
 
 #[actix::test]
 async fn the_worker_is_woken_by_a_transaction_a_message_and_a_word() {
-    // Well before the next poll.
+    // Long before the next poll.
     const AT_ONCE: Duration = Duration::from_secs(10);
     let test = TestOutbox::new().await;
     let outbox = start(&test, "poll_interval = \"60s\"").await;
@@ -206,7 +206,7 @@ async fn an_id_with_other_content_is_an_error_everywhere_and_fails_no_other() {
         let text = error.to_string();
         assert!(text.contains("`subject`") && text.contains(&id.to_string()) && !text.contains("secret"), "{text}");
     }
-    // An error that its caller swallows leaves the rest of the transaction as it was.
+    // An error that its caller ignores does not affect the rest of the transaction.
     let swallowed: Result<(), PublishError> = conn
         .transaction(async |conn| {
             actix_outbox::publish(conn, event("before")).await?;
@@ -253,11 +253,11 @@ async fn retries_are_due_when_the_backoff_says() {
     outbox.send(event("1")).await.unwrap();
     let sql = test.sql().await;
     for (retries, longest) in [(1, 180), (2, 540), (3, 600), (4, 600)] {
-        eventually("it was refused", PATIENCE, async || row(&sql, "1").await.retry_count == retries).await;
+        eventually("it was rejected", PATIENCE, async || row(&sql, "1").await.retry_count == retries).await;
         let wait = "SELECT extract(epoch FROM retry_at - updated_at)::float8 FROM outbox_events WHERE status = 'retry'";
         let wait: f64 = sql.query_one(wait, &[]).await.unwrap().get(0);
         let longest = f64::from(longest);
-        assert!((longest / 2.0 - 0.001..=longest + 0.001).contains(&wait), "retry {retries} is {wait} s away");
+        assert!((longest / 2.0 - 0.001..=longest + 0.001).contains(&wait), "retry {retries} is in {wait} s");
         sql.execute("UPDATE outbox_events SET retry_at = clock_timestamp()", &[]).await.unwrap();
     }
     let row = wait_status(&sql, "1", "failed").await;
@@ -273,11 +273,11 @@ async fn events_without_a_backend_reach_the_publisher_of_the_default_backend() {
         let backend = if n % 2 == 0 { "" } else { "main" };
         outbox.send(event(&n.to_string()).backend(backend).partition_key(backend)).await.unwrap();
     }
-    outbox.send(event("nobody's").backend("other")).await.unwrap();
+    outbox.send(event("unserved").backend("other")).await.unwrap();
     test.wait_length(10).await;
     outbox.drained().await;
     assert_eq!(test.event_ids().await.len(), 10);
-    assert_eq!(row(&test.sql().await, "nobody's").await.status, "pending");
+    assert_eq!(row(&test.sql().await, "unserved").await.status, "pending");
 }
 
 #[actix::test]
@@ -318,7 +318,7 @@ async fn rows_that_are_not_valid_events_fail_with_the_reason_and_others_go_on() 
     assert!(refused.is_invalid() && refused.to_string().contains("10000"), "{refused}");
 }
 
-/// A server whose commits wait for a standby that is not there, once it is told so.
+/// A server whose commits can be made to wait for a standby that does not exist.
 struct Stalling {
     test: TestOutbox,
     _server: postgres::Server,
@@ -333,7 +333,7 @@ impl Stalling {
 
     async fn stall(&self) {
         self.set("ALTER SYSTEM SET synchronous_standby_names = '*'", "*").await;
-        // In force for commits only when another process of the server has read it.
+        // It affects commits only after another process of the server has read it.
         let mut probe = self.commit().await;
         eventually("commits wait", PATIENCE, async || {
             if probe.is_finished() {
@@ -364,7 +364,7 @@ impl Stalling {
         let sql = self.test.sql().await;
         sql.batch_execute(statement).await.unwrap();
         sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-        eventually("the setting is in force", PATIENCE, async || {
+        eventually("the setting takes effect", PATIENCE, async || {
             let row = sql.query_one("SHOW synchronous_standby_names", &[]).await.unwrap();
             row.get::<_, String>(0) == value
         })
@@ -436,7 +436,7 @@ async fn an_event_deleted_while_it_is_published_again_is_not_written_twice() {
     actix_outbox::publish(&mut conn, same.clone()).await.unwrap();
     stalling.stall().await;
     let publishing = actix::spawn(async move { actix_outbox::publish(&mut conn, same).await });
-    // Its insert has met the row by now, and it has not read it yet.
+    // Its insert has found the row, and it has not read it yet.
     stalling.wait_until_a_commit_waits(&publishing).await;
     let sql = stalling.test.sql().await;
     sql.batch_execute("SET synchronous_commit = off; DELETE FROM outbox_events").await.unwrap();
@@ -446,7 +446,7 @@ async fn an_event_deleted_while_it_is_published_again_is_not_written_twice() {
     assert_eq!(stalling.test.number("SELECT count(*) FROM outbox_events").await, 0);
 }
 
-/// Run by the next test in a process of its own, for a log of its own.
+/// Run by the next test in a separate process, to get its log.
 #[actix::test]
 #[ignore = "waits to be killed"]
 async fn events_are_sent_to_backends_that_nobody_serves() {
@@ -454,7 +454,7 @@ async fn events_are_sent_to_backends_that_nobody_serves() {
     let test = TestOutbox::new().await;
     let outbox = start(&test, "").await;
     for n in 0..20 {
-        outbox.send(event(&n.to_string()).backend("nobody")).await.unwrap();
+        outbox.send(event(&n.to_string()).backend("unserved")).await.unwrap();
         outbox.send(event(&n.to_string())).await.unwrap();
     }
     outbox.send(event("last").backend("last")).await.unwrap();
@@ -471,7 +471,7 @@ async fn an_unserved_backend_is_warned_of_once_and_not_for_each_event() {
         let says = |line: &&str| line.contains("no live worker serves") && line.contains(&format!("backend={backend}"));
         sender.stderr().lines().filter(says).count()
     };
-    eventually("the last is warned of", PATIENCE, async || warnings("last") == 1).await;
-    assert_eq!(warnings("nobody"), 1, "{}", sender.stderr());
+    eventually("the last event causes a warning", PATIENCE, async || warnings("last") == 1).await;
+    assert_eq!(warnings("unserved"), 1, "{}", sender.stderr());
     assert_eq!(sender.stderr().matches("no live worker serves").count(), 2, "{}", sender.stderr());
 }

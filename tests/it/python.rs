@@ -1,14 +1,14 @@
-//! Python programs, in a virtual environment that has the packages which they import.
+//! Python programs, in a virtual environment with the packages that they import.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The interpreter of an environment of this name with these packages. Made once and kept between runs.
+/// The interpreter of an environment with this name and these packages. Created once and kept between runs.
 pub(crate) fn interpreter(name: &str, packages: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&folder).unwrap();
-    // Held until it is there: several tests, and several runs, may want it at once.
+    // Locked until it exists, because several tests and runs may create it at the same time.
     let lock = File::create(folder.join("lock")).unwrap();
     lock.lock().unwrap();
     let (venv, installed) = (folder.join("venv"), folder.join("installed"));

@@ -1,4 +1,4 @@
-//! `wait_replicas`: an event counts once the replicas have it.
+//! `wait_replicas`: an event counts as sent once the replicas have it.
 
 use crate::support::process::Signal;
 use crate::support::{PATIENCE, eventually, postgres, redis};
@@ -16,9 +16,9 @@ async fn no_event_settles_until_the_replica_answers_and_each_arrives_once() {
 
     replica.signal(Signal::STOP);
     test.insert(1_000, 20).await;
-    // The master has some of them.
+    // The master has some of the events.
     test.wait_length(501).await;
-    eventually("the worker says why it waits", PATIENCE, async || {
+    eventually("the worker logs why it waits", PATIENCE, async || {
         worker.stderr().contains("0 of its replicas confirmed within 200ms, and `wait_replicas` wants 1")
     })
     .await;

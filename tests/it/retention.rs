@@ -21,7 +21,7 @@ async fn a_delivering_worker_deletes_old_events_except_those_that_block_a_key() 
     let settings = test.settings("", "on_failed = \"hold\"");
     let _worker = test.worker(&settings, "worker");
     test.insert(500, 50).await;
-    eventually("the old rows are gone", PATIENCE, async || {
+    eventually("the old rows are deleted", PATIENCE, async || {
         test.number("SELECT count(*) FROM outbox_events WHERE event_type LIKE 'old.%'").await == 1
     })
     .await;
@@ -36,7 +36,7 @@ async fn published_events_stay_where_the_settings_say_so() {
     insert_old(&test, "failed", "", 10).await;
     let settings = test.settings("[retention]\ncleanup_published = false", "");
     let _worker = test.worker(&settings, "worker");
-    eventually("the failed ones are gone", PATIENCE, async || {
+    eventually("the failed ones are deleted", PATIENCE, async || {
         test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await == 0
     })
     .await;

@@ -1,4 +1,4 @@
-//! Nothing secret is said, by any command and in any trouble.
+//! No command prints or logs a secret, also not after an error.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, free_port, postgres, redis};
 use crate::test_outbox::TestOutbox;
 
-/// Part of every password here.
+/// A part of every password in this test.
 const SECRET: &str = "hunter2";
 
 fn with_password(address: &str, password: &str) -> String {
@@ -19,7 +19,7 @@ fn with_password(address: &str, password: &str) -> String {
     url.into()
 }
 
-/// All that was said, and by whom.
+/// All output, with its source.
 #[derive(Default)]
 struct Said(Vec<(String, String)>);
 
@@ -36,7 +36,7 @@ impl Said {
         }
     }
 
-    /// Ends a worker and keeps what it said.
+    /// Ends a worker and keeps its log.
     async fn end(&mut self, who: &str, mut worker: Running) {
         worker.signal(Signal::TERM);
         worker.wait_exit(PATIENCE).await;
@@ -46,7 +46,7 @@ impl Said {
 
     fn assert_nothing_secret(&self) {
         let length: usize = self.0.iter().map(|(_, what)| what.len()).sum();
-        assert!(length > 10_000, "only {length} bytes were said");
+        assert!(length > 10_000, "only {length} bytes of output");
         for (who, what) in &self.0 {
             let told: Vec<&str> = what.lines().filter(|line| line.contains(SECRET)).collect();
             assert!(told.is_empty(), "{who}: {told:?}");
@@ -67,7 +67,7 @@ async fn no_output_of_any_command_contains_a_password_even_on_failure() {
     let settings = test.settings("", "");
     let mut said = Said::default();
 
-    // Every command, with and without success.
+    // Every command, successful and not.
     test.insert(10, 2).await;
     let id = test
         .sql()
@@ -100,7 +100,7 @@ async fn no_output_of_any_command_contains_a_password_even_on_failure() {
         said.run(&test, &settings, &[arguments, &["--help"]].concat());
     }
 
-    // Addresses and settings that are wrong.
+    // Invalid addresses and settings.
     let elsewhere = database_url.replace("127.0.0.1", "nowhere.invalid");
     let no_database = database_url.replace("outbox_test", "no_such_database");
     for url in [
@@ -130,7 +130,7 @@ async fn no_output_of_any_command_contains_a_password_even_on_failure() {
     said.note("Debug", format!("{:?}", Settings::from_toml(&text).unwrap()));
     said.note("Debug", format!("{:?}", Settings::from_toml(&text.replace("max_len = 0", "max_len = -1"))));
 
-    // A worker in trouble, and what it tells over HTTP.
+    // A worker with an error, and its responses over HTTP.
     let port = free_port();
     let mut command =
         test.outbox(&settings, &["worker", "--http", &format!("127.0.0.1:{port}"), "--log-format", "json"]);
@@ -150,7 +150,7 @@ async fn no_output_of_any_command_contains_a_password_even_on_failure() {
         WHERE datname = current_database() AND pid <> pg_backend_pid()";
     test.sql().await.execute(terminate, &[]).await.unwrap();
     test.insert(10, 2).await;
-    eventually("it says that its backend is away", PATIENCE, async || {
+    eventually("it reports that its backend is unavailable", PATIENCE, async || {
         get("/readyz").is_some_and(|body| body.contains("authentication failed"))
     })
     .await;

@@ -6,7 +6,7 @@ use crate::test_outbox::TestOutbox;
 
 const SHORT_TIMEOUTS: &str = "connect_timeout = 1\nsocket_timeout = 1";
 
-/// Whether a server has this role. Sentinels cut all connections to one that they give another role.
+/// Whether a server has this role. Sentinels cut all connections to a server whose role they change.
 async fn has_role(url: &str, role: &str) -> bool {
     let asked = async {
         let mut connection = ::redis::Client::open(url)?.get_multiplexed_async_connection().await?;
@@ -27,7 +27,7 @@ async fn events_that_a_replica_confirmed_arrive_once_after_sentinel_fails_over()
     let replica = redis.replica.url();
     eventually("the replica is the master", PATIENCE, async || has_role(&replica, "master").await).await;
 
-    // Only one copy of the data is left now, so nothing counts until there is a replica again.
+    // Only one copy of the data is left, so no event counts as sent until there is a replica again.
     test.insert(1_000, 200).await;
     redis.master.start_again();
     let old = redis.master.url();

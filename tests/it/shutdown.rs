@@ -10,7 +10,7 @@ use crate::support::proxy::{Passage, Proxy};
 use crate::support::{PATIENCE, eventually, postgres, redis};
 use crate::test_outbox::TestOutbox;
 
-/// Slow enough for a backlog of 20,000 to outlast the test, with little in flight.
+/// Slow enough that a backlog of 20,000 outlasts the test, with few events in flight.
 const SLOW: &str = "rate_limit = { per_second = 500, burst = 100 }";
 const LITTLE_IN_FLIGHT: &str = "batch_size = 50\nmax_in_flight = 200\nlease = \"15s\"";
 
@@ -46,21 +46,21 @@ async fn a_worker_told_to_stop_hands_its_share_over_at_once() {
 
     leaving.signal(Signal::TERM);
     assert_eq!(leaving.wait_exit(PATIENCE).await.code(), Some(0), "{}", leaving.stderr());
-    // Leases of 15 s are renewed every 5 s, so one that was left to run out would last 10 s more at the least.
+    // Leases of 15 s are renewed every 5 s, so a lease that is not released lasts at least 10 s more.
     let mine = "SELECT count(*) FROM outbox_leases l LEFT JOIN outbox_running_leases r USING (backend, shard)
         LEFT JOIN outbox_workers w ON w.id = r.owner WHERE w.name IS DISTINCT FROM 'staying'";
     let at_once = Duration::from_secs(8);
-    eventually("the other worker owns every share", at_once, async || test.number(mine).await == 0).await;
+    eventually("the other worker owns every shard", at_once, async || test.number(mine).await == 0).await;
     test.wait_published().await;
     test.assert_delivered().await;
 }
 
-/// A publisher of the test's own, and how long the end may take.
+/// A publisher of the test's own backend, and the shutdown timeout.
 fn hanging(shutdown_timeout: &str) -> String {
     format!("[publishers.mine]\nbackend = \"scripted\"\n[worker]\nshutdown_timeout = \"{shutdown_timeout}\"")
 }
 
-/// A system whose backend has one event, and never answers.
+/// A system whose backend got one event, and never answers.
 async fn start_hanging(settings: Settings) -> Outbox {
     let asked = Log::default();
     let backend = {
@@ -117,7 +117,7 @@ async fn a_second_signal_ends_a_stuck_worker_immediately_and_loses_nothing() {
         test.wait_published().await;
         let mut redis = test.redis().await;
         let meta = format!("{{{}}}:outbox", test.stream_name());
-        eventually("nothing is left in the journal", PATIENCE, async || {
+        eventually("the journal is empty", PATIENCE, async || {
             let fields: Vec<String> = ::redis::cmd("HKEYS").arg(&meta).query_async(&mut redis).await.unwrap();
             !fields.is_empty() && !fields.iter().any(|field| field.starts_with("sent/"))
         })
@@ -126,7 +126,7 @@ async fn a_second_signal_ends_a_stuck_worker_immediately_and_loses_nothing() {
         let held = proxy.held();
         proxy.set(Passage::HoldRequests);
         test.insert(200, 20).await;
-        eventually("a batch is on its way", PATIENCE, async || proxy.held() > held).await;
+        eventually("a batch is being sent", PATIENCE, async || proxy.held() > held).await;
         worker.signal(first);
         eventually("it finishes", PATIENCE, async || worker.stderr().contains("finishing deliveries in flight")).await;
         assert!(worker.is_running());

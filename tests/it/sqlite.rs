@@ -17,7 +17,7 @@ struct File {
     folder: TempDir,
 }
 
-/// What the table says about an event.
+/// An event's row.
 #[derive(Debug, QueryableByName)]
 struct Row {
     #[diesel(sql_type = Text)]
@@ -40,7 +40,7 @@ impl File {
         self.folder.path().join("app.db").display().to_string()
     }
 
-    /// A system on this file, whose only publisher is of the test's own kind.
+    /// A system on this file, whose only publisher has the test's own backend.
     async fn start(&self, backend: Scripted, worker: &str) -> Outbox {
         let tables = format!(
             "[database]\nurl = \"sqlite://{}\"\n[publishers.mine]\nbackend = \"scripted\"\n[worker]\n{worker}\n",
@@ -96,10 +96,10 @@ async fn retries_are_due_when_the_backoff_says_and_not_before() {
     let outbox = file.start(refusing, &format!("max_retries = 5\n{backoff}")).await;
     outbox.send(event("1")).await.unwrap();
     for (retries, longest) in [(1, 180), (2, 540), (3, 600), (4, 600)] {
-        eventually("it was refused", PATIENCE, async || file.row("1").retry_count == retries).await;
+        eventually("it was rejected", PATIENCE, async || file.row("1").retry_count == retries).await;
         let wait = file.row("1").wait_micros;
         let longest = longest * 1_000_000;
-        assert!((longest / 2..=longest).contains(&wait), "retry {retries} is {wait} µs away");
+        assert!((longest / 2..=longest).contains(&wait), "retry {retries} is in {wait} µs");
         assert_eq!(tries.lines().len(), usize::try_from(retries).unwrap());
         let due = "UPDATE outbox_events SET retry_at = updated_at WHERE status = 'retry'";
         file.connection().batch_execute(due).unwrap();

@@ -1,4 +1,4 @@
-//! Databases that are found to be a standby: nothing is read there.
+//! Databases that turn out to be a standby: workers do not fetch from them.
 
 use actix_outbox::{NewEvent, OutboxSystem, Settings};
 
@@ -13,7 +13,7 @@ async fn a_worker_moved_to_a_lagging_standby_says_so_and_sends_nothing_twice() {
     let pair = Pair::start(Replication::Asynchronous).await;
     let proxy = Proxy::to(pair.primary.port()).await;
     let test = TestOutbox::on(pair.database().await, redis::url()).await;
-    // What the standby shows as pending from now on is published on the primary.
+    // Events that the standby shows as pending after this are published on the primary.
     test.insert(500, 20).await;
     pair.wait_replayed().await;
     pair.standby.pause_replay().await;
@@ -24,13 +24,13 @@ async fn a_worker_moved_to_a_lagging_standby_says_so_and_sends_nothing_twice() {
     test.wait_published().await;
 
     proxy.switch_to(pair.standby.port());
-    eventually("the worker says where it is", PATIENCE, async || {
+    eventually("the worker logs that it is on a standby", PATIENCE, async || {
         worker.stderr().contains("is read-only: it is a standby")
     })
     .await;
-    // It might read and send for as long as its leases run.
+    // It could fetch and send while its leases are valid.
     let running = "SELECT count(*) FROM outbox_running_leases";
-    eventually("its leases have run out", PATIENCE, async || test.number(running).await == 0).await;
+    eventually("its leases have expired", PATIENCE, async || test.number(running).await == 0).await;
     assert_eq!(test.length().await, 500);
 
     proxy.switch_to(pair.primary.port());
@@ -56,7 +56,7 @@ async fn an_application_that_publishes_gets_away_from_a_demoted_primary() {
     pair.wait_replayed().await;
 
     pair.primary.demote();
-    eventually("no write is possible, and it says so", PATIENCE, async || {
+    eventually("no write is possible, and its health shows it", PATIENCE, async || {
         let sent = outbox.send(NewEvent::new("thing.happened", "tests")).await;
         sent.is_err_and(|error| error.to_string().contains("is read-only: it is a standby"))
     })

@@ -1,4 +1,4 @@
-//! Actors that panic in the middle of their work, and the end of a system.
+//! Actors that panic during their work, and the shutdown of a system.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -24,19 +24,20 @@ fn every_kind() -> [ActorKind; 10] {
     ]
 }
 
-/// Makes an actor panic, once the one that passes it on is there.
+/// Makes an actor panic, once the actor that forwards the message runs.
 async fn panic_in(outbox: &Outbox, kind: &ActorKind) {
     eventually(&format!("{kind:?} panics"), PATIENCE, async || {
         let Ok(system) = outbox.addr() else { return false };
         let passed_on = system.send(Panic(kind.clone())).await.is_ok();
-        // Its own panic is the answer that never comes.
+        // The actor's panic drops the answer.
         passed_on || *kind == ActorKind::OutboxSystem
     })
     .await;
 }
 
 async fn wait_healthy(outbox: &Outbox) {
-    eventually("the system is well", PATIENCE, async || outbox.health().await.is_ok_and(|health| health.is_ok())).await;
+    eventually("the system is healthy", PATIENCE, async || outbox.health().await.is_ok_and(|health| health.is_ok()))
+        .await;
 }
 
 #[actix::test]
@@ -48,7 +49,7 @@ async fn every_event_arrives_once_although_an_actor_of_each_kind_panics() {
     let seen = Arc::clone(&handled);
     let collecting = handler("collecting", EventTypes::All, move |event| {
         let first = seen.lock().unwrap().insert(event.id.to_string());
-        // Some are refused at first, so that there are retries to record.
+        // Some events are rejected at first, so that there are retries to record.
         answer(if first && event.id.as_u128() % 50 == 0 { Err("not yet") } else { Ok(()) })
     });
     let outbox = OutboxSystem::builder(test.system_settings(&tables)).subscribe(collecting).start().await.unwrap();
@@ -62,7 +63,7 @@ async fn every_event_arrives_once_although_an_actor_of_each_kind_panics() {
     test.wait_published().await;
     test.assert_delivered().await;
     let ids: HashSet<String> = test.event_ids().await.into_iter().collect();
-    assert_eq!(*handled.lock().unwrap(), ids, "what the handler met");
+    assert_eq!(*handled.lock().unwrap(), ids, "the handler's events");
 
     tokio::time::timeout(DRAIN, outbox.drained()).await.expect("it is drained");
     wait_healthy(&outbox).await;
@@ -77,7 +78,7 @@ async fn after_each_kinds_panic_a_system_at_rest_takes_events_again() {
     let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     for (sent, kind) in every_kind().iter().enumerate() {
         panic_in(&outbox, kind).await;
-        // At once: what is said to a supervisor that is being replaced is for its successor.
+        // Immediately: a message to a supervisor that is being replaced is for its successor.
         outbox.send(event("after").partition_key("key")).await.unwrap();
         test.wait_length(sent + 1).await;
     }
@@ -86,7 +87,7 @@ async fn after_each_kinds_panic_a_system_at_rest_takes_events_again() {
     outbox.shutdown().await.unwrap();
 }
 
-/// Notes which connection each heartbeat comes by; a heartbeat has one of its own.
+/// Records the connection of each heartbeat; heartbeats have their own connection.
 const NOTE_BEATS: &str = "
     CREATE TABLE beats (number bigserial, connection int DEFAULT pg_backend_pid());
     CREATE FUNCTION note_beat() RETURNS trigger LANGUAGE plpgsql AS
@@ -103,9 +104,9 @@ async fn a_supervisor_that_was_replaced_leaves_one_heartbeat() {
     test.wait_published().await;
     let first = test.number("SELECT min(connection)::bigint FROM beats").await;
     panic_in(&outbox, &ActorKind::Supervisor).await;
-    // All beat at the same pace, so another one would be among the last of these.
+    // All heartbeats have the same interval, so another connection would be among the last of these.
     let second = format!("SELECT count(*) FROM beats WHERE connection <> {first}");
-    eventually("the new heart beats", PATIENCE, async || test.number(&second).await >= 5).await;
+    eventually("the new actor sends heartbeats", PATIENCE, async || test.number(&second).await >= 5).await;
     let last =
         "SELECT count(DISTINCT connection) FROM (SELECT connection FROM beats ORDER BY number DESC LIMIT 3) last";
     assert_eq!(test.number(last).await, 1);
@@ -121,14 +122,14 @@ async fn a_lease_keeper_that_was_replaced_goes_on_with_the_same_leases() {
     let tables = format!("[publishers.default]\n{}[worker]\nlease = \"2s\"", test.stream());
     let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
     let taken = "SELECT count(*) FROM outbox_running_leases WHERE epoch = 1";
-    eventually("every share is owned", PATIENCE, async || test.number(taken).await == 64).await;
+    eventually("every shard is owned", PATIENCE, async || test.number(taken).await == 64).await;
     panic_in(&outbox, &ActorKind::LeaseKeeper).await;
     let last = test.number("SELECT (extract(epoch FROM max(ends_at)) * 1000000)::bigint FROM outbox_heartbeats").await;
     let extended = format!(
         "SELECT count(*) FROM outbox_heartbeats WHERE extract(epoch FROM ends_at) * 1000000 > {last} + 2000000"
     );
     eventually("its successor has extended them", PATIENCE, async || test.number(&extended).await == 1).await;
-    assert_eq!(test.number(taken).await, 64, "none of them was taken anew");
+    assert_eq!(test.number(taken).await, 64, "no lease was acquired again");
     outbox.shutdown().await.unwrap();
 }
 
@@ -155,7 +156,7 @@ async fn a_system_that_was_shut_down_lets_go_of_its_backends_and_its_handlers() 
     test.wait_published().await;
     outbox.shutdown().await.unwrap();
     drop(outbox);
-    eventually("nobody keeps them", PATIENCE, async || Arc::strong_count(&mark) == 1).await;
+    eventually("no reference is left", PATIENCE, async || Arc::strong_count(&mark) == 1).await;
 }
 
 #[actix::test]
@@ -210,7 +211,7 @@ async fn health_names_what_is_owned_and_what_is_served() {
     let test = TestOutbox::new().await;
     let tables = format!("[publishers.default]\n{}[publishers.other]\nbackend = \"local\"", test.stream());
     let outbox = OutboxSystem::builder(test.system_settings(&tables)).start().await.unwrap();
-    eventually("every share is owned", PATIENCE, async || {
+    eventually("every shard is owned", PATIENCE, async || {
         let health = outbox.health().await.unwrap();
         ["", "default", "other"].iter().all(|lane| health.shards.get(*lane) == Some(&32))
     })

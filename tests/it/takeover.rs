@@ -1,4 +1,4 @@
-//! Workers that are gone, or cut off, and those that take their shares over.
+//! Workers that are dead or disconnected, and workers that take over their shards.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -17,11 +17,11 @@ use crate::test_outbox::TestOutbox;
 const LEASE: Duration = Duration::from_secs(2);
 const SHORT_LEASE: &str = "lease = \"2s\"";
 
-/// The lanes of the default publisher: without a name, and its own.
+/// The lanes of the default publisher: the unnamed lane, and its own.
 const LANES: [&str; 2] = ["", "default"];
 const SHARDS: i64 = 32;
 
-/// How many shards of each lane these workers own.
+/// The number of shards of each lane that these workers own.
 async fn shares(sql: &Client, workers: &[&str]) -> BTreeMap<(String, String), i64> {
     let statement =
         "SELECT l.backend, w.name, count(*) FROM outbox_running_leases l JOIN outbox_workers w ON w.id = l.owner
@@ -30,9 +30,9 @@ async fn shares(sql: &Client, workers: &[&str]) -> BTreeMap<(String, String), i6
     rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect()
 }
 
-/// Waits until these workers own so many shards of each lane, the largest share first.
+/// Waits until these workers own this many shards of each lane, in descending order.
 async fn wait_shares(sql: &Client, workers: &[&str], expected: &[i64]) {
-    eventually(&format!("{workers:?} share as {expected:?}"), PATIENCE, async || {
+    eventually(&format!("{workers:?} own {expected:?} shards"), PATIENCE, async || {
         let shares = shares(sql, workers).await;
         LANES.iter().all(|lane| {
             let of_lane = shares.iter().filter(|((other, _), _)| other == lane);
@@ -98,9 +98,9 @@ async fn a_worker_cut_off_from_redis_leaves_its_share_to_one_that_is_not() {
     test.assert_delivered().await;
     assert!(proxy.held() > 0 && cut_off.is_running(), "{}", cut_off.stderr());
     let said = "SELECT count(*) FROM outbox_workers WHERE name = 'cut-off' AND backends ->> 'default' = 'ok'";
-    assert_eq!(test.number(said).await, 0, "it says that it cannot reach it");
+    assert_eq!(test.number(said).await, 0, "its heartbeat reports that the backend is unavailable");
 
-    // What it had sent arrives now, long after others sent the same.
+    // Its batch arrives now, long after other workers sent the same events.
     proxy.set(Passage::Open);
     wait_shares(&sql, &["reaching", "cut-off"], &[SHARDS / 2, SHARDS / 2]).await;
     test.insert(2_000, 100).await;
@@ -109,7 +109,7 @@ async fn a_worker_cut_off_from_redis_leaves_its_share_to_one_that_is_not() {
     assert_eq!(test.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
 }
 
-/// A system of this process whose thread can be blocked, as by a handler that computes for minutes.
+/// A system in this process whose thread can be blocked, as by a handler that computes for minutes.
 pub(crate) struct Blockable {
     pub(crate) block: oneshot::Sender<()>,
     pub(crate) unblock: mpsc::Sender<()>,
@@ -145,7 +145,7 @@ async fn a_worker_with_a_blocked_loop_loses_its_shards_and_resumes_harmlessly() 
     wait_shares(&sql, &["working"], &[SHARDS]).await;
     test.wait_published().await;
     let said = "SELECT count(*) FROM outbox_workers WHERE name = 'blocked' AND backends ->> 'default' LIKE '%stuck%'";
-    assert_eq!(test.number(said).await, 1, "its heart goes on and says what it has");
+    assert_eq!(test.number(said).await, 1, "its heartbeat continues and reports its shards");
 
     test.insert(2_000, 100).await;
     blockable.unblock.send(()).unwrap();
@@ -179,7 +179,7 @@ async fn a_worker_that_cannot_fetch_says_so_and_leaves_its_shards_to_another() {
     test.wait_published().await;
     let of_the_blind =
         "SELECT count(*) FROM outbox_leases l JOIN outbox_workers w ON w.id = l.owner WHERE w.name = 'blind'";
-    eventually("it has left its shards", PATIENCE, async || test.number(of_the_blind).await == 0).await;
+    eventually("it has released its shards", PATIENCE, async || test.number(of_the_blind).await == 0).await;
     let said =
         "SELECT count(*) FROM outbox_workers WHERE name = 'blind' AND backends::text LIKE '%events cannot be read%'";
     assert_eq!(test.number(said).await, 1, "{}", blind.stderr());

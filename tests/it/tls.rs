@@ -1,4 +1,4 @@
-//! TLS to the database and to Redis, as `sslmode` and `rediss://` ask for it.
+//! TLS to the database and to Redis, as `sslmode` and `rediss://` request it.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,13 +8,13 @@ use crate::support::process::Running;
 use crate::support::tls::Identity;
 use crate::support::{free_port, postgres, redis, unique};
 
-/// The program with its authorities from one file, and these settings.
+/// The program with its certificate authorities from one file, and these settings.
 fn outbox(folder: &Path, authority: Option<&Path>, settings: &str, arguments: &[&str]) -> Command {
     let file = folder.join(unique("settings")).with_extension("toml");
     std::fs::write(&file, settings).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
     command.current_dir(folder).env_remove("DATABASE_URL").args(arguments).arg("--config").arg(file);
-    // Where nothing is given, a file without any authority keeps the system's out of the test.
+    // By default a file without authorities, so that the test does not use the system's.
     let (none, nowhere) = (folder.join("none.crt"), folder.join("nowhere"));
     std::fs::create_dir_all(&nowhere).unwrap();
     std::fs::write(&none, "").unwrap();

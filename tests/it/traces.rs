@@ -1,4 +1,4 @@
-//! One trace across two processes: where an event was published, its way to the backend, and what a handler did.
+//! One trace across two processes: publishing an event, its delivery, and a handler's work.
 
 use std::process::{Command, Stdio};
 
@@ -20,17 +20,17 @@ use crate::test_outbox::TestOutbox;
 /// The settings of the other process.
 const SETTINGS: &str = "OUTBOX_TEST_TRACES_SETTINGS";
 
-/// What is before each span that the other process prints.
+/// The prefix of each span that the other process prints.
 const MARK: &str = "span: ";
 
-/// A span, as it was exported.
+/// An exported span.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Span {
     name: String,
     trace: String,
     id: String,
     parent: String,
-    /// Traces and spans.
+    /// The spans by their traces.
     links: Vec<(String, String)>,
     status: String,
 }
@@ -49,7 +49,7 @@ impl From<SpanData> for Span {
     }
 }
 
-/// Everything is sampled, and kept.
+/// Sets up tracing that samples and keeps every span.
 fn subscriber() -> (impl tracing::Subscriber + Send + Sync, InMemorySpanExporter) {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
@@ -62,7 +62,7 @@ fn exported(exporter: &InMemorySpanExporter) -> Vec<Span> {
     exporter.get_finished_spans().unwrap().into_iter().map(Span::from).collect()
 }
 
-/// Does something of its own for each event, and fails once.
+/// Creates a span of its own for each event, and fails once.
 struct Mailer {
     failed: bool,
 }
@@ -84,7 +84,7 @@ impl Handler<HandleEvent> for Mailer {
     }
 }
 
-/// Delivers until nothing is left, and prints its spans.
+/// Delivers until no event is left, and prints its spans.
 #[test]
 #[ignore = "the other process of the test below"]
 fn the_other_process() {
@@ -99,7 +99,7 @@ fn the_other_process() {
             .await
             .unwrap();
         tokio::time::timeout(PATIENCE, outbox.drained()).await.unwrap();
-        // The second try of the handler is not due at once.
+        // The handler's second attempt is not due immediately.
         while outbox.health().await.unwrap().in_flight > 0
             || exported(&exporter).iter().filter(|span| span.name == "send mail").count() < 2
         {
@@ -171,7 +171,7 @@ async fn publishing_delivering_and_handling_are_one_trace_across_two_processes()
     assert_eq!((entries.ids.len(), with_trace.count()), (2, 1));
 }
 
-/// A collector that keeps what it is sent.
+/// A collector that keeps the received spans.
 async fn collector() -> (u16, Log) {
     let (log, port) = (Log::default(), free_port());
     let kept = log.clone();

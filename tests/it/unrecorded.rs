@@ -1,4 +1,4 @@
-//! Events whose outcome cannot be recorded: rows that are refused or locked, and a standby that does not confirm.
+//! Events whose outcome cannot be recorded: refused or locked rows, and a standby that does not confirm.
 
 use actix_outbox::{NewEvent, OutboxSystem};
 use rustix::process::Signal;
@@ -11,7 +11,7 @@ use crate::test_outbox::TestOutbox;
 
 const COUNT: i32 = 2_000;
 
-/// Refuses updates of the events that have a subject.
+/// A trigger that refuses updates of events with a subject.
 const TRIGGER: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
         AS $$ BEGIN RAISE EXCEPTION 'this row is evidence'; END $$;
     CREATE TRIGGER refuse BEFORE UPDATE ON outbox_events FOR EACH ROW WHEN (OLD.subject <> '')
@@ -33,7 +33,7 @@ async fn with_marked(few: i64) -> TestOutbox {
 }
 
 async fn wait_all_but(test: &TestOutbox, few: i64) {
-    eventually("the others are recorded", PATIENCE, async || test.unpublished().await <= few).await;
+    eventually("the other events are recorded", PATIENCE, async || test.unpublished().await <= few).await;
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn rows_that_may_not_be_updated_hold_no_other_and_are_named() {
         String::from_utf8_lossy(&explained.stdout).contains("this row is evidence")
     })
     .await;
-    // Later events go on meanwhile, those of the rows' keys, too.
+    // Later events are delivered meanwhile, also those of the rows' keys.
     test.insert(COUNT, 50).await;
     wait_all_but(&test, 2).await;
     assert_eq!(test.length().await, usize::try_from(2 * COUNT).unwrap());
@@ -104,7 +104,7 @@ async fn rows_locked_by_a_transaction_block_no_other_row_and_no_hand_over() {
     let settings = test.settings("lease = \"2s\"", "");
     let _first = test.worker(&settings, "first");
     wait_all_but(&test, 500).await;
-    // All shards have such rows, and half of them go to a second worker.
+    // All shards have such rows, and half of the shards move to a second worker.
     let _second = test.worker(&settings, "second");
     test.wait_owners(&["first", "second"]).await;
     test.insert(COUNT, 50).await;
@@ -138,7 +138,7 @@ pub(crate) async fn sent_entries(test: &TestOutbox) -> usize {
     fields.iter().filter(|field| field.starts_with("sent/")).count()
 }
 
-/// Has commits wait for a synchronous standby of that name from now on, or for none.
+/// Makes commits wait for a synchronous standby of this name, or for none.
 async fn set_standby(sql: &Client, name: &str) {
     let setting = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
     for statement in ["SET synchronous_commit = local", &setting, "SELECT pg_reload_conf()"] {
@@ -156,12 +156,12 @@ async fn a_settle_with_a_cancelled_standby_wait_is_repeated_and_waits_again() {
     let _worker = test.worker(&test.settings("", ""), "worker");
     test.wait_owners(&["worker"]).await;
     let sql = test.sql().await;
-    set_standby(&sql, "nobody").await;
+    set_standby(&sql, "missing").await;
     sql.batch_execute(INSERT).await.unwrap();
     let mut waiting = settle_that_waits(&test, None).await;
     for _ in 0..3 {
-        assert_ne!(sent_entries(&test).await, 0, "what no standby has is in the journal");
-        // It is visible from now on, and not durable.
+        assert_ne!(sent_entries(&test).await, 0, "events that no standby has are in the journal");
+        // After this it is visible, and not durable.
         let cancelled = sql.query_one("SELECT pg_cancel_backend($1)", &[&waiting.0]).await.unwrap();
         assert!(cancelled.get::<_, bool>(0));
         waiting = settle_that_waits(&test, Some(&waiting)).await;
@@ -173,7 +173,7 @@ async fn a_settle_with_a_cancelled_standby_wait_is_repeated_and_waits_again() {
     test.assert_delivered().await;
 }
 
-/// The commit of a settle may wait for a standby for ever, so no time limit tells that its reply is lost. The server does.
+/// The commit of a settle may wait for a standby forever, so no timeout detects that its reply is lost. The server does.
 #[tokio::test]
 async fn a_settle_whose_reply_is_lost_is_repeated_though_its_connection_lives() {
     let server = postgres::Server::start();
@@ -182,11 +182,11 @@ async fn a_settle_whose_reply_is_lost_is_repeated_though_its_connection_lives() 
     let test = TestOutbox::on(database, redis::url()).await.through(proxy.port());
     let mut worker = test.worker(&test.settings("", ""), "worker");
     test.wait_owners(&["worker"]).await;
-    set_standby(&sql, "nobody").await;
+    set_standby(&sql, "missing").await;
     sql.batch_execute(INSERT).await.unwrap();
     settle_that_waits(&test, None).await;
-    // Longer than a statement may take: waiting alone is no reason to give a settle up.
-    eventually("the worker says that it waits", PATIENCE, async || {
+    // Longer than a statement may take: waiting alone is no reason to abandon a settle.
+    eventually("the worker logs that it waits", PATIENCE, async || {
         worker.stderr().contains("the database has not answered for 10s")
     })
     .await;

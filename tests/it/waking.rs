@@ -16,12 +16,12 @@ use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, redis};
 use crate::test_outbox::TestOutbox;
 
-/// What is found in time was not found by polling.
+/// The time within which an event is found only with a wake-up, not by polling.
 const NEVER_POLLING: &str = "poll_interval = \"1h\"";
 
 const LISTENERS: &str = "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
 
-/// A worker that polls once, when it starts, and listens from then on.
+/// A worker that polls once when it starts, and then only listens.
 async fn listening_worker(test: &TestOutbox) -> Running {
     let worker = test.worker(&test.settings(NEVER_POLLING, ""), "worker");
     test.wait_owners(&["worker"]).await;
@@ -29,7 +29,7 @@ async fn listening_worker(test: &TestOutbox) -> Running {
     worker
 }
 
-/// Waits until somebody listens other than those named.
+/// Waits until a session listens that is not one of these.
 async fn wait_listening(test: &TestOutbox, but: &str) {
     let query = format!(
         "SELECT count(*) {LISTENERS} AND state = 'idle' AND NOT pid::text = ANY (string_to_array('{but}', ','))"
@@ -41,7 +41,7 @@ async fn publisher(test: &TestOutbox) -> Outbox {
     OutboxSystem::builder(test.system_settings("")).publish_only(true).start().await.unwrap()
 }
 
-/// Sends some events, each when the one before has arrived: the first may be found when the worker starts to listen.
+/// Sends some events, each after the previous one has arrived: the first may be found when the worker starts to listen.
 async fn assert_woken(test: &TestOutbox, outbox: &Outbox) {
     let before = test.length().await;
     for n in 1..=4 {
@@ -56,7 +56,7 @@ async fn channel(test: &TestOutbox) -> String {
     test.sql().await.query_one(query, &[]).await.unwrap().get(0)
 }
 
-/// The payloads of what is announced, from now on.
+/// Collects the payloads of notifications after this call.
 async fn announcements(test: &TestOutbox) -> Arc<Mutex<Vec<String>>> {
     let (client, mut connection) = tokio_postgres::connect(test.url(), NoTls).await.unwrap();
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -77,12 +77,12 @@ async fn announcements(test: &TestOutbox) -> Arc<Mutex<Vec<String>>> {
     heard
 }
 
-/// How many were announced until now: what is said last is heard last.
+/// The number of notifications until now: they arrive in order, so the last one is a marker.
 async fn count_to_the_end(test: &TestOutbox, heard: &Mutex<Vec<String>>) -> usize {
     let end = format!("NOTIFY {}, 'the end'", channel(test).await);
     test.sql().await.batch_execute(&end).await.unwrap();
     let is_last = async || heard.lock().unwrap().last().is_some_and(|payload| payload == "the end");
-    eventually("the end is heard", PATIENCE, is_last).await;
+    eventually("the marker arrives", PATIENCE, is_last).await;
     heard.lock().unwrap().len() - 1
 }
 
@@ -121,9 +121,9 @@ async fn a_program_that_sends_an_event_and_ends_has_woken_the_worker() {
     for n in 1..=4 {
         let outbox = publisher(&test).await;
         let heard = announcements(&test).await;
-        // After as many as this, the next wake-up is put off by 20 ms.
+        // After this many, the next wake-up is delayed by 20 ms.
         (0..100).for_each(|_| outbox.wake());
-        eventually("the many are announced", PATIENCE, async || !heard.lock().unwrap().is_empty()).await;
+        eventually("a notification is sent", PATIENCE, async || !heard.lock().unwrap().is_empty()).await;
         outbox.send(event("the last act")).await.unwrap();
         outbox.shutdown().await.unwrap();
         test.wait_length(n).await;
@@ -137,7 +137,7 @@ async fn a_worker_whose_listener_was_cut_off_finds_missed_events_and_relistens()
     let outbox = publisher(&test).await;
     assert_woken(&test, &outbox).await;
 
-    // Nobody announces it.
+    // Its writer sends no notification.
     test.insert(1, 1).await;
     let pids: String = test
         .sql()
@@ -171,7 +171,7 @@ async fn a_worker_that_hears_nothing_through_a_pooler_says_so_once_and_polls() {
     let test = TestOutbox::on(server.database().await, redis::url()).await.through(pooler.port());
     let worker = test.worker(&test.settings("", ""), "worker");
     let said = "no wake-ups from other processes; polling every 100ms";
-    eventually("the worker says so", PATIENCE, async || worker.stderr().contains(said)).await;
+    eventually("the worker logs it", PATIENCE, async || worker.stderr().contains(said)).await;
     let outbox = publisher(&test).await;
     for n in 1..=3 {
         outbox.send(event("polled")).await.unwrap();
@@ -201,7 +201,7 @@ async fn publishing_goes_on_where_nobody_may_be_woken() {
         test.wait_length(n).await;
     }
     outbox.shutdown().await.unwrap();
-    assert_eq!(count_to_the_end(&test, &heard).await, 0, "nothing could be announced");
+    assert_eq!(count_to_the_end(&test, &heard).await, 0, "no notification could be sent");
 }
 
 #[actix::test]
@@ -210,7 +210,7 @@ async fn ten_thousand_wake_ups_become_a_few_notifications() {
     let heard = announcements(&test).await;
     let outbox = publisher(&test).await;
     outbox.wake();
-    eventually("the first is heard", PATIENCE, async || !heard.lock().unwrap().is_empty()).await;
+    eventually("the first notification arrives", PATIENCE, async || !heard.lock().unwrap().is_empty()).await;
     let began = Instant::now();
     for _ in 0..10_000 {
         outbox.wake();
@@ -219,7 +219,7 @@ async fn ten_thousand_wake_ups_become_a_few_notifications() {
             std::hint::spin_loop();
         }
     }
-    // One in 50 ms, once it is seen that there are many.
+    // One in 50 ms, once many are detected.
     let most = usize::try_from(began.elapsed().as_millis()).unwrap() / 50 + 10;
     outbox.shutdown().await.unwrap();
     let heard = count_to_the_end(&test, &heard).await;
@@ -243,7 +243,7 @@ async fn a_worker_that_owns_every_shard_of_a_lane_wakes_nobody_for_it() {
     }
     outbox.send(NewEvent::new("thing.happened", "tests").backend("other")).await.unwrap();
     eventually("others are woken", PATIENCE, async || !heard.lock().unwrap().is_empty()).await;
-    assert!(heard.lock().unwrap().iter().all(|payload| payload.ends_with("/other")), "for the other lane alone");
+    assert!(heard.lock().unwrap().iter().all(|payload| payload.ends_with("/other")), "only for the other lane");
 }
 
 #[actix::test]
@@ -262,7 +262,7 @@ async fn the_trigger_wakes_for_writers_who_know_nothing_until_it_is_taken_away()
     }
     assert_eq!(count_to_the_end(&test, &heard).await, 3);
     let printed = test.outbox(&test.settings("", ""), &["migrate", "--notify-trigger", "--dry-run"]).output().unwrap();
-    assert!(printed.stdout.is_empty(), "nothing would run");
+    assert!(printed.stdout.is_empty(), "no statement would run");
     let printed =
         test.outbox(&test.settings("", ""), &["migrate", "--no-notify-trigger", "--dry-run"]).output().unwrap();
     assert!(String::from_utf8_lossy(&printed.stdout).contains("DROP TRIGGER"));

@@ -1,4 +1,4 @@
-//! The console: what it shows and does, and who it lets in.
+//! The console: its pages, actions and access control.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -21,7 +21,7 @@ pub(crate) struct Console {
     port: u16,
 }
 
-/// What a browser or a program sends.
+/// A request of a browser or a program.
 #[derive(Default, Clone)]
 struct Ask<'a> {
     headers: Vec<(&'a str, String)>,
@@ -39,7 +39,7 @@ struct Said {
 }
 
 impl Said {
-    /// The token of the forms on a page.
+    /// The CSRF token of the forms on a page.
     fn token(&self) -> String {
         let (_, rest) = self.body.split_once("name=\"csrf\" value=\"").expect("a form");
         rest.split('"').next().unwrap().to_owned()
@@ -100,7 +100,7 @@ impl Console {
         self.ask("GET", path, Ask { headers: vec![("cookie", cookie.to_owned())], ..Ask::default() })
     }
 
-    /// As a browser sends a form from a page of the console.
+    /// Sends a form as a browser does from a page of the console.
     fn submit(&self, path: &str, cookie: &str, form: &str) -> Said {
         let headers = vec![("cookie", cookie.to_owned()), ("origin", format!("http://{}", self.host()))];
         self.ask("POST", path, Ask { headers, form: Some(form.to_owned()), ..Ask::default() })
@@ -170,7 +170,7 @@ async fn without_a_secret_the_console_is_for_this_machine_alone() {
     assert!(probes.wait_exit(PATIENCE).await.success(), "{}", probes.stderr());
 }
 
-/// Every route, with what a program would send there.
+/// Every route, with a valid request.
 fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
     let form = |text: &str| Ask { form: Some(text.to_owned()), ..Ask::default() };
     let change = Ask { json: Some(json!({"action": "retry", "ids": [id]})), ..Ask::default() };
@@ -254,12 +254,12 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
     let headers = vec![("origin", "http://evil.example".to_owned())];
     let secret = form(&[("secret", OPERATOR)]);
     let elsewhere = console.ask("POST", "/sign-in", Ask { headers, form: Some(secret), ..Ask::default() });
-    assert!(elsewhere.status == 403 && elsewhere.cookie.is_none(), "another site signs nobody in");
-    // A secret is not tried often.
+    assert!(elsewhere.status == 403 && elsewhere.cookie.is_none(), "another site cannot sign a user in");
+    // Sign-in attempts are limited.
     let wrong = |n: u8| console.submit("/sign-in", "", &form(&[("secret", &format!("a wrong one {n}"))])).status;
     let tries: Vec<u16> = (0..8).map(wrong).collect();
     assert!(tries.contains(&403) && tries.last() == Some(&429), "{tries:?}");
-    // Who is in stays in, also behind a proxy with a login of its own.
+    // A signed-in user stays signed in, also behind a proxy with its own login.
     assert_eq!(console.get("/", &cookie).status, 200);
     let basic = vec![("cookie", cookie.clone()), ("authorization", "Basic YTpi".to_owned())];
     assert_eq!(console.ask("GET", "/", Ask { headers: basic, ..Ask::default() }).status, 200);
@@ -273,7 +273,7 @@ async fn on_loopback_other_sites_and_other_names_are_refused_too() {
     let id = insert(&test, FAILED).await;
     let page = console.get(&format!("/confirm?action=retry&id={id}"), "");
     let (cookie, token) = (page.cookie.clone().unwrap(), page.token());
-    // The token of a page that was asked for without the cookie belongs to the cookie that came with it.
+    // The token of a page that was requested without a cookie belongs to the cookie in its response.
     let change = |cookie: &str, origin: &str, token: &str| {
         let headers = vec![("cookie", cookie.to_owned()), ("origin", origin.to_owned())];
         let form = Some(format!("action=retry&id={id}&csrf={token}"));
@@ -287,7 +287,7 @@ async fn on_loopback_other_sites_and_other_names_are_refused_too() {
     let rebound = Ask { headers: vec![("host", "evil.example".to_owned())], ..Ask::default() };
     assert_eq!(console.ask("GET", "/events", rebound).status, 421);
     let passed_on = Ask { headers: vec![("x-forwarded-for", "192.0.2.1".to_owned())], ..Ask::default() };
-    assert_eq!(console.ask("GET", "/events", passed_on).status, 403, "a proxy lets in whoever it likes");
+    assert_eq!(console.ask("GET", "/events", passed_on).status, 403, "a forwarded request may come from any machine");
     let programs = Ask { json: Some(json!({"action": "retry", "ids": [id]})), ..Ask::default() };
     assert_eq!(console.ask("POST", "/api/v1/events/changes", programs).status, 403);
     assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
@@ -313,7 +313,7 @@ async fn a_failed_event_is_found_retried_after_a_confirmation_and_published() {
     assert!(done.body.contains("1 event retried"), "{}", done.body);
     test.drain(&test.settings("", "")).await;
     assert!(console.get(&format!("/events/{id}"), &cookie).body.contains("It was published at"));
-    // All that match, of which there are four by now.
+    // All matching events, now four.
     let confirm = console.get("/confirm?action=replay&all=1", &cookie);
     assert!(confirm.body.contains("Replay 4 events?"), "{}", confirm.body);
     let all = form(&[("csrf", &confirm.token()), ("action", "replay"), ("all", "1")]);
@@ -362,7 +362,7 @@ async fn whatever_stands_in_an_event_is_text() {
     ];
     let id = insert(&test, &columns).await;
     insert(&test, &columns).await;
-    // The overview names the backend of what is due.
+    // The overview shows the backend of due events.
     insert(&test, &columns.map(|(name, value)| (name, if name == "status" { "'pending'" } else { value }))).await;
     let cookie = console.sign_in(OPERATOR);
     let filtered = format!("/events?{}", form(&[("key", HARM), ("search", HARM)]));
@@ -474,7 +474,7 @@ async fn programs_page_through_the_list_and_change_events() {
     assert_eq!(paths.len(), 6, "{paths:?}");
 }
 
-/// What the server says to a request that stops in its middle, until it hangs up.
+/// The server's response to an incomplete request, until it closes the connection.
 fn stall(port: u16, beginning: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(2 * PATIENCE)).unwrap();
@@ -547,20 +547,20 @@ async fn a_confirmation_counts_what_will_be_changed() {
     let failed = insert(&test, FAILED).await;
     let published = insert(&test, &[("event_type", "'t'"), ("source", "'s'"), ("status", "'published'")]).await;
     insert(&test, &[("event_type", "'t'"), ("source", "'s'")]).await;
-    let nobody = "00000000-0000-0000-0000-00000000dead";
+    let unknown = "00000000-0000-0000-0000-00000000dead";
     let asks = |query: &str| {
         let said = console.get(&format!("/confirm?{query}"), &cookie);
         let (_, title) = said.body.split_once("<h1>").unwrap();
         (said.status, title.split("</h1>").next().unwrap().to_owned())
     };
-    let named = format!("id={failed}&id={failed}&id={published}&id={nobody}");
+    let named = format!("id={failed}&id={failed}&id={published}&id={unknown}");
     assert_eq!(asks(&format!("action=retry&{named}")), (200, "Retry 1 event?".to_owned()));
     assert_eq!(asks(&format!("action=replay&{named}")), (200, "Replay 1 event?".to_owned()));
-    // What has failed keeps its error, unless it is meant.
+    // A failed event keeps its error, unless it is selected.
     assert_eq!(asks("action=fail&all=1"), (200, "Fail 1 event?".to_owned()));
     assert_eq!(asks("action=fail&all=1&status=failed"), (200, "Fail 1 event?".to_owned()));
     assert_eq!(asks("action=fail&all=1&status=published"), (200, "Fail 0 events?".to_owned()));
-    assert_eq!(asks("action=retry&all=1&stauts=failed").0, 400, "a misspelt filter would mean all");
+    assert_eq!(asks("action=retry&all=1&stauts=failed").0, 400, "a misspelt filter would match all events");
     assert_eq!(console.get("/events?search=%00", &cookie).status, 400);
     let reader = console.sign_in(READER);
     assert_eq!(console.get("/confirm?action=retry&all=1", &reader).status, 403);
@@ -630,7 +630,7 @@ async fn an_overview_that_is_no_longer_so_says_so() {
     let test = test.through(proxy.port());
     let console = Console::open(&test, &secrets()).await;
     let cookie = console.sign_in(OPERATOR);
-    // One page each half a second: the console limits how many one address may ask for.
+    // One page every half second, because of the console's rate limit.
     let is_shown = async |stale: bool| {
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         let page = console.get("/", &cookie).body;
@@ -638,7 +638,7 @@ async fn an_overview_that_is_no_longer_so_says_so() {
     };
     eventually("it is counted", PATIENCE, async || is_shown(false).await).await;
     proxy.set(Passage::CutAtReply);
-    eventually("it says so", PATIENCE, async || is_shown(true).await).await;
+    eventually("the page shows it", PATIENCE, async || is_shown(true).await).await;
     assert_eq!(console.api("GET", "/overview", READER, None).status, 503);
     proxy.set(Passage::Open);
     eventually("it is counted again", PATIENCE, async || is_shown(false).await).await;
@@ -653,7 +653,7 @@ async fn what_cannot_be_counted_in_the_first_place_says_why() {
     proxy.set(Passage::LoseReplies);
     let console = Console::open(&test, &secrets()).await;
     let cookie = console.sign_in(OPERATOR);
-    eventually("it says why", PATIENCE, async || {
+    eventually("the page shows the reason", PATIENCE, async || {
         let said = console.get("/", &cookie);
         said.status == 503 && said.body.contains("no answer within")
     })
@@ -678,11 +678,11 @@ async fn a_worker_serves_the_console_beside_its_probes_and_an_outage_is_a_page()
     assert_eq!(get(port, "/healthz").unwrap().0, 200);
 
     let text = std::fs::read_to_string(&settings).unwrap();
-    let away = text.replace(test.url(), "postgres://nobody@127.0.0.1:1/nothing");
-    std::fs::write(&settings, away).unwrap();
+    let unavailable = text.replace(test.url(), "postgres://unknown@127.0.0.1:1/nothing");
+    std::fs::write(&settings, unavailable).unwrap();
     let port = free_port();
     let _console = Running::spawn(&mut test.outbox(&settings, &["web", "--http", &format!("127.0.0.1:{port}")]));
-    eventually("it says that the database is away", PATIENCE, async || {
+    eventually("the page shows that the database is unavailable", PATIENCE, async || {
         get(port, "/").is_some_and(|(status, body)| status == 503 && body.contains("cannot reach the database"))
     })
     .await;

@@ -1,4 +1,4 @@
-//! What an event costs the database.
+//! The cost of an event for the database.
 
 use crate::support::{PATIENCE, eventually};
 use crate::test_outbox::TestOutbox;
@@ -14,7 +14,7 @@ async fn an_event_costs_one_update_in_its_life() {
     test.drain(&test.settings("", "")).await;
     assert_eq!(test.published().await, EVENTS);
 
-    // A connection hands its counts in when it ends, if not before.
+    // A connection reports its counts at the latest when it ends.
     let sql = test.sql().await;
     eventually("every other connection has ended", PATIENCE, async || {
         sql.query_one(others, &[]).await.unwrap().get::<_, i64>(0) == 0
@@ -24,7 +24,7 @@ async fn an_event_costs_one_update_in_its_life() {
         let row = sql.query_one(counts, &[]).await.unwrap();
         (row.get(0), row.get(1), row.get(2))
     };
-    eventually("the counts are in", PATIENCE, async || {
+    eventually("the counts are complete", PATIENCE, async || {
         let (inserted, updated, _) = read().await;
         inserted >= EVENTS && updated >= EVENTS
     })

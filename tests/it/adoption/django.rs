@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::python::interpreter;
 
-/// django-broadcaster as it was adopted, and what it was tried with.
+/// The versions of django-broadcaster and Django in these tests.
 const PACKAGES: [&str; 4] = ["django-broadcaster==0.1.1", "Django==5.2.19", "psycopg[binary]==3.3.9", "redis==8.1.0"];
 
 pub(super) struct Django {
@@ -16,7 +16,7 @@ pub(super) struct Django {
 }
 
 impl Django {
-    /// Lets the application do what a function of `app.py` does, and returns what it returned.
+    /// Calls a function of the application's `app.py`, and returns its result.
     pub(super) fn call(&self, function: &str, arguments: &[&str]) -> Value {
         let app = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/adoption/app.py");
         let output = Command::new(interpreter("django-broadcaster", &PACKAGES))

@@ -1,4 +1,4 @@
-//! Adopting a large table that others write to, killed again and again.
+//! Adopting a large table during writes, interrupted by kills.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::test_outbox::DRAIN;
 
 const KILLS: usize = 10;
 
-/// No write may wait longer: a lock is waited for 1.5 s at most.
+/// The longest that a write may wait: the adoption waits at most 1.5 s for a lock.
 const LONGEST_WRITE: Duration = Duration::from_secs(2);
 
-/// Half of them published; the other half in all the states that there are.
+/// Rows: half of them published, the other half in all states.
 const FILL: &str = "INSERT INTO outbox_events (id, spec_version, event_type, source, subject, data_content_type,
         data_schema, data, status, created_at, updated_at, scheduled_at, published_at, retry_count, max_retries,
         last_error, publisher_backend, publisher_config)
@@ -27,14 +27,14 @@ const FILL: &str = "INSERT INTO outbox_events (id, spec_version, event_type, sou
         now(), now(), now(), CASE WHEN n % 2 = 0 THEN now() END, 0, 3, '', '', '{}'
     FROM generate_series(1, $1) n";
 
-/// What must be the same before and after, whatever happened between.
+/// The data that must be the same before and after.
 const DIGEST: &str =
     "SELECT count(*) || ' ' || sum(hashtextextended(concat_ws('|', id, spec_version, event_type, subject,
         data_content_type, data_schema, data, replace(status, 'processing', 'pending'), created_at, scheduled_at,
         published_at, retry_count, max_retries, last_error, publisher_backend, publisher_config), 0)::numeric)
     FROM outbox_events WHERE source = 'shop'";
 
-/// What an adoption was doing on the server.
+/// The statement that an adoption was executing on the server.
 const DOING: &str = "SELECT split_part(regexp_replace(query, '.*(CONCURRENTLY|ALTER TABLE|UPDATE)', '\\1'), '(', 1)
     FROM pg_stat_activity WHERE application_name = 'actix-outbox' AND datname = current_database() AND state = 'active'";
 
@@ -53,7 +53,7 @@ impl Adoption {
     }
 
     /// Kills it at random moments, the n-th at most n times `unit` after its start, until it has been killed ten times or
-    /// is done. Returns what the server was doing at each.
+    /// has finished. Returns the server's statement at each kill.
     async fn kill_again_and_again(&self, unit: Duration) -> Vec<String> {
         let sql = self.test.sql().await;
         let mut killed = Vec::new();
@@ -79,7 +79,7 @@ impl Adoption {
     }
 }
 
-/// Fills a table, adopts it under a writer and kills, and checks what came out.
+/// Fills a table, adopts it during writes and kills, and checks the result.
 async fn adopt_under_kills(database: postgres::Database, rows: i32, unit: Duration) -> (Vec<String>, Written) {
     let adoption = Adoption::filled(database, rows).await;
     let sql = adoption.test.sql().await;
@@ -100,7 +100,7 @@ async fn adopt_under_kills(database: postgres::Database, rows: i32, unit: Durati
 async fn check_rows(adoption: &Adoption, sql: &Client, written: &Written) {
     let there = "SELECT count(*) FROM outbox_events WHERE id = ANY($1::text[]::uuid[]) AND seq IS NOT NULL";
     let kept: i64 = sql.query_one(there, &[&written.ids]).await.unwrap().get(0);
-    assert_eq!(kept, written.ids.len() as i64, "events written meanwhile are lost or have no place");
+    assert_eq!(kept, written.ids.len() as i64, "events written meanwhile are lost or have no `seq`");
     for (what, query) in [
         ("rows that are not published and have no place", "seq IS NULL AND status <> 'published'"),
         ("rows in processing", "status = 'processing'"),
@@ -115,7 +115,7 @@ async fn check_rows(adoption: &Adoption, sql: &Client, written: &Written) {
 #[tokio::test]
 async fn an_adoption_killed_ten_times_loses_nothing_and_ends_in_the_same_tables() {
     let mut kills = 0;
-    // One that is done sooner leaves the other kills to the next.
+    // If an adoption finishes sooner, the next one gets the remaining kills.
     while kills < KILLS {
         let (killed, _) = adopt_under_kills(postgres::database().await, 100_000, Duration::from_millis(100)).await;
         println!("killed {} times, while: {}", killed.len(), killed.join("; "));
@@ -164,7 +164,7 @@ async fn a_transaction_that_locks_the_table_delays_the_adoption_not_the_writers(
     let sql = adoption.test.sql().await;
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'actix-outbox'
         AND datname = current_database() AND wait_event_type = 'Lock'";
-    // It waits, gives way, and comes again.
+    // It waits, times out, and retries.
     for count in [1, 0, 1] {
         let what = format!("{count} adoptions wait for the table");
         eventually(&what, PATIENCE, async || sql.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == count).await;

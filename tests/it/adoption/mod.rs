@@ -16,7 +16,7 @@ use crate::support::redis;
 use crate::test_outbox::TestOutbox;
 use django::Django;
 
-/// An application whose tables django-broadcaster's own migration made.
+/// An application whose tables were created by django-broadcaster's migration.
 struct Adoption {
     test: TestOutbox,
     django: Django,
@@ -33,7 +33,7 @@ impl Adoption {
         adoption
     }
 
-    /// An application without tables yet.
+    /// An application without tables.
     fn beside(test: TestOutbox) -> Self {
         let (database, stream) = (test.url().to_owned(), test.stream_name().to_owned());
         Self { test, django: Django { database, redis: redis::url(), stream } }
@@ -44,7 +44,7 @@ impl Adoption {
         self.test.outbox(&settings, &[&["migrate"], arguments].concat()).output().unwrap()
     }
 
-    /// Adopts the table and returns what the program said.
+    /// Adopts the table and returns the program's output.
     fn adopt(&self) -> String {
         let output = self.migrate(&[]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -52,8 +52,8 @@ impl Adoption {
     }
 }
 
-/// All that the catalog says of the outbox, but for what is django-broadcaster's alone: its indexes, its checks that
-/// counts are not negative, and its books.
+/// The outbox's schema in the catalog, except the parts that only django-broadcaster has: its indexes, its checks that
+/// counts are not negative, and its migration records.
 async fn schema(sql: &Client) -> Vec<String> {
     let mut lines = Vec::new();
     for query in [
@@ -81,7 +81,7 @@ async fn schema(sql: &Client) -> Vec<String> {
     lines
 }
 
-/// The schema of a database that was empty.
+/// The outbox's schema in a new database.
 async fn fresh_schema() -> Vec<String> {
     schema(&TestOutbox::new().await.sql().await).await
 }

@@ -1,18 +1,18 @@
-//! Tables that have the outbox's name and are something else.
+//! Tables that have the outbox's name and another structure.
 
 use tokio_postgres::Client;
 
 use crate::support::{postgres, redis};
 use crate::test_outbox::TestOutbox;
 
-/// Every relation and column, and what a row of the catalog was last changed by.
+/// Every relation and column, with the transaction that last changed its catalog row.
 async fn everything(sql: &Client) -> Vec<String> {
     let query = "SELECT concat_ws(' ', c.relname, c.relkind, c.xmin, a.attname, a.xmin) FROM pg_class c
         LEFT JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1";
     sql.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// What the program says of a database that these statements made.
+/// The program's output for a database with these statements.
 async fn refusal(statements: &str) -> String {
     let test = TestOutbox::unmigrated(postgres::database().await, redis::url());
     let sql = test.sql().await;

@@ -1,4 +1,4 @@
-//! What consumers and the Django application see before and after.
+//! Consumers and the Django application see the same before and after an adoption.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ fn names(value: &Value) -> Vec<&str> {
     value.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect()
 }
 
-/// Settings of a worker that publishes where the application's own would.
+/// Settings of a worker that publishes to the same stream as the application's own worker.
 pub(super) fn settings(adoption: &Adoption) -> std::path::PathBuf {
     let stream = adoption.test.stream_name();
     let audit = format!("[publishers.audit]\n{}", adoption.test.stream().replace(stream, &format!("{stream}-audit")));
@@ -25,7 +25,7 @@ async fn an_adopted_table_drains_into_the_entries_that_its_own_worker_writes() {
     let undelivered = django.call("publish_later_and_never", &[]);
     let [later, never] = names(&undelivered)[..] else { panic!() };
 
-    // Its own worker publishes the same rows from a copy.
+    // The application's worker publishes the same rows from a copy.
     let copy = adoption.test.database().copy().await;
     let own_worker = super::Django { database: copy.url.clone(), redis: redis::url(), stream: redis::stream() };
     own_worker.call("work", &[]);
@@ -45,7 +45,7 @@ async fn an_adopted_table_drains_into_the_entries_that_its_own_worker_writes() {
     }
     let (theirs, ours) = (own_worker.call("statuses", &[]), django.call("statuses", &[]));
     assert_eq!((&theirs[later], &ours[later]), (&json!("pending"), &json!("pending")));
-    // Its worker tries again what its client will never take.
+    // The application's worker retries an event that its client always rejects.
     assert_eq!((&theirs[never], &ours[never]), (&json!("retry"), &json!("failed")));
     let published = |statuses: &Value| statuses.as_object().unwrap().values().filter(|s| **s == "published").count();
     assert_eq!((published(&theirs), published(&ours)), (200, 200));
@@ -61,7 +61,7 @@ async fn the_application_goes_on_writing_reading_and_retrying() {
     let settings = settings(&adoption);
     let before = adoption.test.length().await;
     adoption.test.drain(&settings).await;
-    assert_eq!(adoption.test.length().await, before, "what its own worker had published went out again");
+    assert_eq!(adoption.test.length().await, before, "events published by its own worker were sent again");
 
     let list = ["events", "list", "--status", "published", "--format", "json"];
     let listed = adoption.test.outbox(&settings, &list).output().unwrap();
@@ -100,7 +100,7 @@ async fn a_retry_that_its_worker_scheduled_comes_due_after_the_adoption() {
     adoption.django.call("repair", &[never]);
     let settings = settings(&adoption);
     adoption.test.drain(&settings).await;
-    assert_eq!(adoption.django.call("show", &[never])[0], "retry", "it was put off by two minutes");
+    assert_eq!(adoption.django.call("show", &[never])[0], "retry", "it was postponed by two minutes");
     let sql = adoption.test.sql().await;
     sql.batch_execute("UPDATE outbox_events SET scheduled_at = now() WHERE status = 'retry'").await.unwrap();
     let _worker = adoption.test.worker(&settings, "worker");

@@ -1,4 +1,4 @@
-//! What an adoption leaves as it was, and the way back.
+//! An adoption keeps the application working, and can be reverted.
 
 use super::same_entries::settings;
 use super::{Adoption, schema};
@@ -57,7 +57,7 @@ async fn the_documented_way_back_restores_the_table_and_its_worker_runs() {
 
     let (_, section) = DOCUMENT.split_once("\n## Going back\n").unwrap();
     let (statements, _) = section.split_once("```sql\n").unwrap().1.split_once("```").unwrap();
-    // One by one: an index cannot be dropped concurrently together with anything else.
+    // One by one: an index cannot be dropped concurrently together with other statements.
     for statement in statements.split_inclusive(";").filter(|statement| statement.contains(';')) {
         sql.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
@@ -81,7 +81,7 @@ async fn a_published_event_set_back_to_pending_is_sent_again_only_if_replayed() 
     let adoption = Adoption::new().await;
     let test = &adoption.test;
     let settings = settings(&adoption);
-    // One that its own worker published, and one of ours; both of the default backend.
+    // An event published by the application's worker, and one by ours; both of the default backend.
     adoption.django.call("publish", &["0", "1"]);
     adoption.django.call("work", &[]);
     adoption.adopt();

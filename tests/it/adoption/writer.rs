@@ -1,4 +1,4 @@
-//! Somebody who goes on writing as Django does.
+//! A writer that inserts as Django does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,20 +8,20 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
-/// Every column that django-broadcaster knows, and none of the others, as its model sends them.
+/// Inserts exactly the columns of django-broadcaster, as its model does.
 const INSERT: &str = "INSERT INTO outbox_events (id, spec_version, event_type, source, subject, data_content_type,
         data_schema, data, status, created_at, updated_at, scheduled_at, published_at, retry_count, max_retries,
         last_error, publisher_backend, publisher_config)
     VALUES ($1::text::uuid, '1.0', 'thing.happened', 'writer', '', 'application/json', '', '{\"n\": 1}', 'pending',
         clock_timestamp(), clock_timestamp(), clock_timestamp(), NULL, 0, 3, '', '', '{}')";
 
-/// Writes one event after the other, each in a transaction of its own, until it is told to stop.
+/// Writes events, each in its own transaction, until it is stopped.
 pub(super) struct Writer {
     stop: Arc<AtomicBool>,
     writing: JoinHandle<Written>,
 }
 
-/// What it has written.
+/// The written events.
 pub(super) struct Written {
     pub(super) ids: Vec<String>,
     pub(super) longest: Duration,

@@ -1,4 +1,4 @@
-//! `outbox bench`: what it says, and that nothing of it stays.
+//! `outbox bench`: its output, and the removal of its environment.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -14,7 +14,7 @@ const SCHEMAS: &str = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'out
 const CONNECTIONS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE application_name LIKE 'outbox_bench%' AND datname = current_database()";
 
-/// A database and a Redis that nobody else uses, so that whatever is left there is the bench's.
+/// A database and a Redis of one test, so that all leftovers there are the bench's.
 struct Bench {
     test: TestOutbox,
     _redis: redis::Server,
@@ -36,7 +36,7 @@ impl Bench {
         self.test.outbox(&self.test.settings("", ""), &arguments)
     }
 
-    /// One that has begun and does not end by itself.
+    /// A running bench that does not end by itself.
     async fn running(&self) -> Running {
         let running = Running::spawn(&mut self.command(&["--events", "100000", "--only", "latency"]));
         let what = "a worker delivers in the bench's schema";
@@ -56,13 +56,13 @@ impl Bench {
     }
 }
 
-/// Ends it by what is done to it, and returns what it said.
+/// Waits for its end, and returns its exit code and output.
 async fn ended(mut running: Running) -> (Option<i32>, String) {
     let code = running.wait_exit(PATIENCE).await.code();
     (code, running.stderr())
 }
 
-/// The names that the documentation lists before the part on SQLite, or in it.
+/// The figures' names in the documentation, of PostgreSQL or of SQLite.
 fn documented(sqlite: bool) -> BTreeSet<String> {
     let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/bench.md")).unwrap();
     let rows = document.lines().filter(|line| line.starts_with("| `"));
@@ -137,20 +137,20 @@ async fn what_a_killed_run_left_is_removed_by_the_next_and_not_while_it_lives() 
     let bench = Bench::new().await;
     let mut killed = bench.running().await;
     let mut living = Running::spawn(&mut bench.command(&["--events", "100000", "--only", "latency"]));
-    eventually("another one runs beside it", PATIENCE, async || bench.test.number(SCHEMAS).await == 2).await;
+    eventually("another bench runs", PATIENCE, async || bench.test.number(SCHEMAS).await == 2).await;
     killed.kill();
     eventually("its worker ends by itself", PATIENCE, async || !workers_in(&bench).await).await;
     let mut next = Running::spawn(&mut bench.command(&["--events", "100", "--only", "idle"]));
     assert!(next.wait_exit(PATIENCE).await.success(), "{}", next.stderr());
     assert_eq!(next.stderr().matches("removed the leftovers of a killed run").count(), 1, "{}", next.stderr());
-    assert_eq!(bench.test.number(SCHEMAS).await, 1, "the other one's stays");
+    assert_eq!(bench.test.number(SCHEMAS).await, 1, "the schema of the running bench stays");
     assert!(living.is_running(), "{}", living.stderr());
     living.signal(Signal::INT);
     assert_eq!(ended(living).await.0, Some(1));
     bench.assert_nothing_is_left().await;
 }
 
-/// Whether connections are left in a schema whose lock is free.
+/// Whether a bench's schema without a lock has connections.
 async fn workers_in(bench: &Bench) -> bool {
     let question = "SELECT count(*) FROM pg_stat_activity a WHERE a.application_name LIKE 'outbox_bench%'
         AND a.datname = current_database() AND NOT EXISTS (SELECT FROM pg_locks l
@@ -162,7 +162,7 @@ async fn workers_in(bench: &Bench) -> bool {
 #[tokio::test]
 async fn a_role_that_may_not_make_a_schema_is_told_what_to_do() {
     let bench = Bench::new().await;
-    let role = crate::support::unique("bench_nobody");
+    let role = crate::support::unique("bench_role");
     let sql = bench.test.sql().await;
     sql.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'")).await.unwrap();
     let mut url = url::Url::parse(bench.test.url()).unwrap();

@@ -58,15 +58,15 @@ fn an_action_changes_the_events_that_allow_it_and_names_the_others() {
     let shell = Shell::migrated();
     let failed = event_with(&shell, "status = 'failed'");
     let published = event_with(&shell, "status = 'published', published_at = 0");
-    let nobody = "0197a3b2-0000-7000-8000-000000000002";
-    let retried = shell.run(&["events", "retry", &failed, &published, nobody]);
+    let unknown = "0197a3b2-0000-7000-8000-000000000002";
+    let retried = shell.run(&["events", "retry", &failed, &published, unknown]);
     assert_eq!((retried.code, retried.stdout.as_str()), (1, "retried 1 event\n"));
     assert!(
         retried.stderr.contains(&format!("`outbox events replay {published}` publishes it again")),
         "{}",
         retried.stderr
     );
-    assert!(retried.stderr.contains(&format!("no event has the id {nobody}")), "{}", retried.stderr);
+    assert!(retried.stderr.contains(&format!("no event has the id {unknown}")), "{}", retried.stderr);
     shell.refuses(&["events", "replay", &failed], 1, "is pending, not published");
     shell.refuses(&["events", "fail", &published], 1, "is published; it cannot be marked as failed");
 }

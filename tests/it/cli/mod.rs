@@ -1,4 +1,4 @@
-//! The command line on a SQLite file: no server is needed.
+//! The command line on a SQLite file; no server is needed.
 
 mod bench;
 mod events;
@@ -44,7 +44,7 @@ impl Shell {
         std::fs::write(self.path().join(name), text).unwrap();
     }
 
-    /// The program with nothing from the environment of the tests but a database.
+    /// The program with a database, without the environment of the tests.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OUTBOX_")) {
@@ -94,7 +94,7 @@ fn text(output: std::process::Output) -> Answer {
     }
 }
 
-/// An event with what is set of it by SQL.
+/// Publishes an event and changes its row by SQL.
 fn event_with(shell: &Shell, set: &str) -> String {
     let id = shell.run(&["publish", "t", "--source", "s", "--key", "k"]).stdout.trim().to_owned();
     let sql = format!("UPDATE outbox_events SET {set} WHERE lower(hex(id)) = '{}'", id.replace('-', ""));

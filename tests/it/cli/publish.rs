@@ -80,10 +80,10 @@ fn a_taken_id_is_named_with_the_field_that_differs_and_nothing_is_written() {
 #[test]
 fn a_backend_that_nobody_serves_is_said() {
     let shell = Shell::migrated();
-    let published = shell.run(&["publish", "t", "--source", "s", "--backend", "nobody"]);
+    let published = shell.run(&["publish", "t", "--source", "s", "--backend", "unserved"]);
     assert_eq!(published.code, 0, "it is stored all the same: {}", published.stderr);
     assert!(
-        published.stderr.contains("no live worker serves") && published.stderr.contains("nobody"),
+        published.stderr.contains("no live worker serves") && published.stderr.contains("unserved"),
         "{}",
         published.stderr
     );

@@ -1,4 +1,4 @@
-//! Arguments, help, and output that cannot be written.
+//! Arguments, help, and failing output.
 
 use crate::test_outbox::TestOutbox;
 
