@@ -1,4 +1,4 @@
-"""A Django application with django-broadcaster: what the tests let it do, by the name of a function below.
+"""A Django application with django-broadcaster. The tests call the functions below by their names.
 
 Its database, Redis and stream come from DATABASE_URL, REDIS_URL and STREAM. What a function returns is printed as JSON.
 """
@@ -103,7 +103,7 @@ def migrate_onto_what_is_there():
 
 
 def write(number):
-    """One event of many kinds; every choice has a period of its own."""
+    """One of many kinds of event; each attribute varies with its own period."""
     event = publisher.publish_event(
         event_type=["order.placed", "ünï.code", "t" * 255][number % 3],
         source=["shop", "/shop/orders?x=1&y=ä", "urn:x:" + "s" * 100][number % 5 % 3],
@@ -148,7 +148,7 @@ def show(pk):
 
 
 def repair(pk):
-    """What makes an event acceptable that Redis' client refuses."""
+    """Changes an event that Redis' client rejects, so that it is accepted."""
     OutboxEvent.objects.filter(pk=pk).update(publisher_config={})
 
 
@@ -161,7 +161,7 @@ def retry_by_admin(pk):
 
 
 def compare(theirs, ours):
-    """Where the entries of two streams differ, and how many there are."""
+    """The differences between the entries of two streams, and the number of entries."""
     client = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True)
 
     def read(stream):
@@ -183,7 +183,7 @@ def compare(theirs, ours):
 
 
 def same(field, value):
-    """Equal for what is equal: times as instants, JSON as values, text as text."""
+    """A value to compare: times as instants, JSON as values, text as text."""
     try:
         if field == "timestamp":
             return datetime.fromisoformat(value)
