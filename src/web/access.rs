@@ -117,7 +117,8 @@ impl Access {
     /// The access that `[web]` configures; [`loopback`](Self::loopback) if it has no secret.
     ///
     /// # Errors
-    /// [`WebError::SecretFile`], [`WebError::ShortSecret`], [`WebError::ReadersAlone`], [`WebError::HostName`], and [`WebError::Proxy`].
+    /// [`WebError::SecretFile`], [`WebError::ShortSecret`], [`WebError::ReadersAlone`], [`WebError::HostName`], and
+    /// [`WebError::Proxy`].
     pub fn from_settings(settings: &WebSettings) -> Result<Self, WebError> {
         let operator = given(settings.operator_secret.as_ref(), settings.operator_secret_file.as_deref())?;
         let reader = given(settings.reader_secret.as_ref(), settings.reader_secret_file.as_deref())?;
