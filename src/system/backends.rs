@@ -13,12 +13,12 @@ use crate::backend::{Jsonl, Local, PublisherBackend};
 use crate::error::SettingsError;
 use crate::settings::{PublisherSettings, Settings};
 
-/// Those that come with the library.
+/// Kinds that come with the library.
 const BUILT_IN: [&str; 3] = ["redis_stream", "jsonl", "local"];
 
 type BackendFactory = Arc<dyn Fn(&PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> + Send + Sync>;
 
-/// Those that the application brings, by kind.
+/// Kinds that the application adds, by name.
 #[derive(Default)]
 pub(crate) struct Backends(HashMap<String, BackendFactory>);
 
@@ -33,7 +33,7 @@ impl Backends {
         self.0.insert(kind, make);
     }
 
-    /// Finds out what is wrong with the publishers' settings before anything is connected.
+    /// Checks the publishers' settings before anything is connected.
     pub(super) fn check(&self, settings: &Settings) -> Result<(), SettingsError> {
         settings.default_publisher()?;
         for (name, publisher) in settings.served_publishers() {
@@ -42,7 +42,7 @@ impl Backends {
         Ok(())
     }
 
-    /// How the session to a publisher is made, for the outbox of this id.
+    /// Makes the session of a publisher, for the outbox with this id.
     pub(crate) fn session(
         &self,
         name: &str,
@@ -71,7 +71,7 @@ impl Backends {
                 let settings = settings.clone();
                 Ok(Box::new(move || match RedisStream::new(&settings, outbox) {
                     Ok(stream) => Box::new(stream) as Box<dyn BackendSession>,
-                    Err(_) => unreachable!("the same settings were accepted a moment ago"),
+                    Err(_) => unreachable!("the same settings were accepted before"),
                 }))
             }
             "jsonl" => Ok(plain(Arc::new(Jsonl::new(settings.path.as_deref().unwrap_or("-"))))),
@@ -86,11 +86,11 @@ impl Backends {
     fn unknown(&self, kind: &str) -> String {
         let mut known: Vec<&str> = BUILT_IN.into_iter().chain(self.0.keys().map(String::as_str)).collect();
         known.sort_unstable();
-        format!("`{kind}` is no backend that this program knows; it knows {}", known.join(", "))
+        format!("`{kind}` is not a known backend; this program knows {}", known.join(", "))
     }
 }
 
-/// A factory that panics is one more that cannot make a backend of the settings.
+/// Calls a factory. A factory that panics counts as one that returned an error.
 fn make(factory: &BackendFactory, settings: &PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> {
     let made = std::panic::catch_unwind(AssertUnwindSafe(|| factory(settings)));
     made.unwrap_or_else(|panic| Err(guarded::describe(&*panic)))

@@ -1,4 +1,4 @@
-//! Putting a system together.
+//! The builder of an outbox system.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::error::{StoreError, SystemError};
 use crate::settings::{PublisherSettings, Settings};
 use crate::store::Store;
 
-/// The pause before an actor that died is replaced, so that one that dies at once does not spin.
+/// The pause before a dead actor is replaced, so that one that dies immediately does not spin.
 const RESPAWN_PAUSE: Duration = Duration::from_millis(20);
 
-/// Puts an outbox system together: settings, backends and handlers.
+/// Builds an outbox system from settings, backends and handlers.
 #[derive(Default)]
 pub struct Builder {
     settings: Option<Settings>,
@@ -36,11 +36,11 @@ pub struct Builder {
     starters: Vec<Starter>,
 }
 
-/// Starts a handler actor once an actix system runs and there is an outbox.
+/// Starts a handler actor once an actix system is running and the outbox exists.
 type Starter = Box<dyn FnOnce(Outbox) -> Subscribe + Send>;
 
 impl OutboxSystem {
-    /// Starts putting a system together.
+    /// Starts building a system.
     #[must_use]
     pub fn builder(settings: Settings) -> Builder {
         Builder::default().settings(settings)
@@ -48,7 +48,7 @@ impl OutboxSystem {
 }
 
 impl Builder {
-    /// Uses these settings, instead of those given before.
+    /// Uses these settings instead of earlier ones.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = Some(settings);
@@ -62,17 +62,17 @@ impl Builder {
         self
     }
 
-    /// Takes events in and delivers none, for a program beside which workers run elsewhere: `send`, `transaction` and `wake`
-    /// wake them on Postgres. The publishers in the settings are left alone, so both can read one file, and a subscribed
-    /// handler meets no event.
+    /// Stores events and delivers none, for a program whose workers run in other processes: `send`, `transaction` and `wake`
+    /// wake them on Postgres. Publishers in the settings are ignored, so both can read one file, and a subscribed handler
+    /// receives no event.
     #[must_use]
     pub fn publish_only(mut self, publish_only: bool) -> Self {
         self.publish_only = publish_only;
         self
     }
 
-    /// Makes a kind of backend known, for `backend = "KIND"` in `[publishers.*]`. The factory is given those settings; its
-    /// error says what is wrong with them, and [`start`](Self::start) returns it. It may be called more than once.
+    /// Registers a kind of backend, for `backend = "KIND"` in `[publishers.*]`. The factory receives those settings; its
+    /// error says what is wrong with them, and [`start`](Self::start) returns it. The factory may be called more than once.
     #[must_use]
     pub fn backend<B, F>(mut self, kind: impl Into<String>, factory: F) -> Self
     where
@@ -83,15 +83,17 @@ impl Builder {
         self
     }
 
-    /// Subscribes a handler before the first event is read. Two of one name are an error of [`start`](Self::start).
+    /// Subscribes a handler before the first event is read. Two handlers with one name are an error of
+    /// [`start`](Self::start).
     #[must_use]
     pub fn subscribe(mut self, subscription: Subscribe) -> Self {
         self.subscriptions.push(subscription);
         self
     }
 
-    /// Subscribes a handler that [`start`](Self::start) makes, inside its actix system and before the first event is read: one
-    /// that needs the outbox itself, or for a program whose system does not run yet, such as one that hands its builder to
+    /// Subscribes a handler that [`start`](Self::start) makes, inside its actix system and before the first event is read:
+    /// for a handler that needs the outbox itself, or for a program whose system does not run yet, such as one that passes
+    /// its builder to
     /// `actix_outbox::cli::run`.
     ///
     /// ```
@@ -115,15 +117,15 @@ impl Builder {
 
     /// Starts the system inside the running actix system.
     ///
-    /// Waits for a database that cannot be reached yet, and says so in the log.
+    /// Waits for a database that cannot be reached yet, and logs that it waits.
     ///
     /// # Errors
-    /// [`SystemError::Settings`]: settings that describe no system that can run. [`SystemError::Store`]: tables that are
-    /// missing or out of date ([`StoreError::NotMigrated`]), or a database that refuses in a way that waiting does not mend.
-    /// [`SystemError::HandlerNameTaken`]: two handlers of one name. [`SystemError::Runtime`]: no threads to be had.
+    /// [`SystemError::Settings`]: the settings do not describe a system that can run. [`SystemError::Store`]: tables are
+    /// missing or out of date ([`StoreError::NotMigrated`]), or the database refuses for a reason that waiting does not fix.
+    /// [`SystemError::HandlerNameTaken`]: two handlers have one name. [`SystemError::Runtime`]: threads cannot be started.
     ///
     /// # Panics
-    /// Where no actix system runs.
+    /// If no actix system is running.
     pub async fn start(mut self) -> Result<Outbox, SystemError> {
         let settings = self.settings.take().unwrap_or_default();
         settings.check()?;
@@ -154,7 +156,7 @@ impl Builder {
             shared.end();
             return Err(error);
         }
-        // The first that reads events.
+        // The first actor that reads events.
         start_supervisor(&shared);
         actix::spawn(supervise(shared, deaths, runtime));
         Ok(outbox)
@@ -173,7 +175,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Forgets the handlers.
+    /// Removes the handlers.
     #[cfg(feature = "cli")]
     pub(crate) fn without_handlers(mut self) -> Self {
         self.subscriptions.clear();
@@ -181,14 +183,14 @@ impl Builder {
         self
     }
 
-    /// The backends that it knows.
+    /// The backends that this builder knows.
     #[cfg(feature = "cli")]
     pub(crate) fn backends(&self) -> &Backends {
         &self.backends
     }
 }
 
-/// Addresses are known before their actors run, so that what is said to them at once waits in their mailboxes.
+/// Creates the addresses before their actors run, so that early messages wait in the mailboxes.
 fn start_intake(shared: &Arc<Shared>) {
     let system = OutboxSystem::new(Arc::clone(shared)).start();
     shared.addresses().system = Some(system);
@@ -211,7 +213,7 @@ async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError>
         match reached {
             Err(error) if error.is_transient() => {
                 if failures == 0 {
-                    tracing::warn!(%error, "waiting for the database");
+                    tracing::warn!(%error, "database unavailable; waiting for it");
                 }
             }
             answer => return answer,
@@ -221,8 +223,7 @@ async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError>
     }
 }
 
-/// Sees to it that every actor that dies is replaced, the supervisor itself included; keeps the runtime until the system
-/// has stopped.
+/// Replaces every actor that dies, including the supervisor; keeps the runtime until the system has stopped.
 async fn supervise(shared: Arc<Shared>, mut deaths: mpsc::UnboundedReceiver<ActorKind>, runtime: RuntimeGuard) {
     while let Some(kind) = deaths.recv().await {
         if shared.is_stopping() {
@@ -233,20 +234,20 @@ async fn supervise(shared: Arc<Shared>, mut deaths: mpsc::UnboundedReceiver<Acto
         }
         tokio::time::sleep(RESPAWN_PAUSE).await;
         if kind == ActorKind::Supervisor {
-            tracing::error!("the supervisor died; a new one takes its place");
+            tracing::error!("supervisor died; starting a new one");
             start_supervisor(&shared);
             continue;
         }
         let supervisor = shared.addresses().supervisor.clone();
         if let Some(supervisor) = supervisor {
-            // A supervisor that has died as well starts its own children.
+            // If the new supervisor has died as well, its successor starts its own children.
             let _ = supervisor.send(Died(kind)).await;
         }
     }
     drop(runtime);
 }
 
-/// The system's own runtime: database and network run here, whatever actix' arbiters do.
+/// The system's own runtime: database and network run here, independent of actix' arbiters.
 struct RuntimeGuard(Option<Runtime>);
 
 impl RuntimeGuard {
@@ -272,13 +273,13 @@ impl RuntimeGuard {
 impl Drop for RuntimeGuard {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // A runtime must not be dropped where futures run.
+            // A runtime must not be dropped in an async context.
             runtime.shutdown_background();
         }
     }
 }
 
-/// Host and process: what a person looks for.
+/// Host and process id, by which an operator finds the worker.
 fn worker_name() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{host}-{}", std::process::id())

@@ -1,11 +1,11 @@
-//! The circuit breaker of a publisher: whether its backend is tried, and whether a health check is trusted.
+//! The circuit breaker of a publisher: whether the backend is tried, and whether a health check is trusted.
 
 use std::time::Duration;
 
 use super::clock::BootInstant;
 use super::reconnect::pause_after;
 
-/// Each time that a health check is trusted without proof, one event waits for it in vain.
+/// The longest distrust: each time that a health check is trusted without proof, one event waits for it in vain.
 const LONGEST_DISTRUST: Duration = Duration::from_secs(60);
 
 /// Closed while the backend works, open from a failure until it works again.
@@ -26,9 +26,9 @@ pub(crate) struct BreakerOpen {
     /// The backend is not tried before this.
     pub(crate) until: BootInstant,
     failures: u32,
-    /// Sending failed, not only reaching the backend.
+    /// Sending failed, not only connecting to the backend.
     pub(crate) sending: bool,
-    /// A health check has succeeded since, and the next event is to prove it.
+    /// A health check has succeeded since, and the next event must prove it.
     pub(crate) probing: bool,
 }
 
@@ -62,30 +62,30 @@ impl CircuitBreaker {
         was_closed
     }
 
-    /// The backend works. Returns since when it was paused.
+    /// Notes that the backend works. Returns since when it was paused.
     pub(crate) fn close(&mut self) -> Option<BootInstant> {
         self.open.take().map(|open| open.since)
     }
 
-    /// Whether sending has failed since the backend last worked: reaching the backend is then no proof that it works.
+    /// Whether sending has failed since the backend last worked: a connection is then no proof that it works.
     pub(crate) fn needs_proof(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.sending)
     }
 
-    /// An event was accepted: health checks are trusted again.
+    /// Notes that an event was accepted: health checks are trusted again.
     pub(crate) fn accepted(&mut self) {
         (self.trusted_checks, self.trust_after) = (0, None);
     }
 
-    /// A health check succeeded. If sending had failed and the check does not `prove` that the backend takes events, the
-    /// next event does, and the breaker stays open until then. Returns whether the backend works.
+    /// Notes a successful health check. If sending had failed and the check does not `prove` that the backend accepts
+    /// events, the breaker stays open until the next event proves it. Returns whether the backend works.
     pub(crate) fn note_healthy(&mut self, proves: bool) -> bool {
         if self.needs_proof() {
             self.trusted_checks = self.trusted_checks.saturating_add(1);
         }
         let Some(open) = self.open.as_mut().filter(|open| open.sending && !proves) else { return true };
         open.probing = true;
-        open.reason = format!("{}; it says that it is well, and the next event is to show it", open.reason);
+        open.reason = format!("{}; its health check succeeds, the next event will show whether it works", open.reason);
         false
     }
 
@@ -93,13 +93,13 @@ impl CircuitBreaker {
         !self.needs_proof() || self.trust_after.is_none_or(|moment| now >= moment)
     }
 
-    /// Whether sending has failed after a health check had succeeded.
+    /// Whether sending has failed after a successful health check.
     pub(crate) fn is_disproved(&self) -> bool {
         self.trusted_checks > 0 && self.open.as_ref().is_some_and(|open| open.sending && !open.probing)
     }
 }
 
-/// How long no health check is trusted, after this many that were trusted and disproved by sending.
+/// How long health checks are distrusted, after this many that were trusted and disproved by sending.
 fn distrust_after(trusted_checks: u32) -> Duration {
     Duration::from_secs(2).saturating_mul(1 << trusted_checks.min(5)).min(LONGEST_DISTRUST)
 }
@@ -142,7 +142,7 @@ mod tests {
         let mut breaker = failed_while_sending(BootInstant::now());
         assert!(!breaker.note_healthy(false));
         assert!(breaker.open().unwrap().probing && !breaker.is_disproved());
-        assert!(breaker.note_healthy(true), "a check that writes is a proof");
+        assert!(breaker.note_healthy(true), "a health check that writes is a proof");
     }
 
     #[test]

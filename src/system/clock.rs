@@ -1,4 +1,4 @@
-//! The worker's own clock. It measures spans only; what is due and whose lease is over, the database says.
+//! The worker's own clock. It measures durations only; the database decides what is due and whose lease has ended.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl BootInstant {
         Self(self.0 + span)
     }
 
-    /// Zero where `earlier` is later.
+    /// The time from `earlier` to this; zero if `earlier` is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }

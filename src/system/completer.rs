@@ -1,4 +1,4 @@
-//! `Completer`: records what is done, many events in one UPDATE.
+//! `Completer`: records the outcomes of many events in one UPDATE.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, handler_lane};
 
-/// Events in one UPDATE.
+/// The most events in one UPDATE.
 const MOST: usize = 2_000;
 
-/// So many waiting events begin another settle beside one that is under way; fewer are better recorded together.
+/// Number of waiting events that starts another settle while one is running; fewer are cheaper to record together.
 const WORTH_ANOTHER: usize = 1_000;
 
-/// How often a queue is asked for what was set aside.
+/// How often a queue is checked for deliveries that were set aside.
 pub(super) const AGAIN_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) struct Completer {
     shared: Arc<Shared>,
-    /// By publisher, so that one backend's rows never hold up another's.
+    /// The queues by publisher, so that one backend's rows never hold up another's.
     queues: BTreeMap<String, SettleQueue<Delivery>>,
-    /// Settles of one backend that may be under way side by side.
+    /// The most settles of one backend that run concurrently.
     at_once: usize,
     _death_watch: DeathWatch,
 }
@@ -68,7 +68,7 @@ impl Completer {
                 completer.finish(&name, batch, &outcomes);
                 completer.settle(&name, ctx);
             }
-            // The dropped deliveries close their shards, and the journal tells.
+            // The dropped deliveries close their shards, and the journal shows what was sent.
             Err(error) => tracing::error!(%error, "a settle was aborted"),
         }));
     }
@@ -91,7 +91,7 @@ impl Actor for Completer {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
         ctx.run_interval(AGAIN_INTERVAL, |completer, ctx| {
-            // No address of it is left; the interval alone would keep it.
+            // No address of the actor is left; the interval alone would keep it alive.
             if !ctx.connected() {
                 return ctx.stop();
             }
@@ -116,7 +116,7 @@ impl Handler<Complete> for Completer {
 
 panics_on_demand!(Completer);
 
-/// Jobs by the publisher of their lane.
+/// Groups jobs by the publisher of their lane.
 pub(super) fn by_publisher<J>(
     shared: &Shared,
     jobs: Vec<J>,
@@ -153,7 +153,7 @@ fn acceptance(delivery: &Delivery) -> Acceptance {
     Acceptance { id: delivery.id, seq: delivery.position.seq, asked, left }
 }
 
-/// Where all of a batch is refused, each event of it is.
+/// The outcomes; if the whole batch is refused, every event of it is.
 pub(super) fn refused_or(events: usize, settled: Result<Vec<Settled>, StoreError>) -> Result<Vec<Settled>, StoreError> {
     settled.or_else(|error| match error.is_refusal() {
         true => Ok(vec![Settled::Refused(error.to_string()); events]),
@@ -161,7 +161,7 @@ pub(super) fn refused_or(events: usize, settled: Result<Vec<Settled>, StoreError
     })
 }
 
-/// The outcomes alone. Handlers that are owed events since are told.
+/// The outcomes alone. Wakes handlers that are now owed events.
 pub(super) fn outcomes_of(
     shared: &Shared,
     events: usize,
@@ -177,7 +177,7 @@ pub(super) fn outcomes_of(
     refused_or(events, settled)
 }
 
-/// Tells the channels what they need not keep any more.
+/// Tells the sessions which journal entries they can remove.
 pub(super) fn note_settled(shared: &Shared, deliveries: &[Delivery]) {
     let mut last: Option<(LaneName, _)> = None;
     for delivery in deliveries {

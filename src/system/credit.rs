@@ -5,30 +5,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// What a publisher may still take into memory; taken when an event is read, returned when its delivery is dropped.
+/// The events and bytes that a publisher may still load; taken when an event is read, returned when its delivery is dropped.
 #[derive(Debug)]
 pub(crate) struct Credit {
     pub(crate) most_events: usize,
     pub(crate) most_bytes: usize,
     events: AtomicI64,
     bytes: AtomicI64,
-    /// Given back since the poller was last told.
+    /// Events returned since the poller was last notified.
     events_freed: AtomicI64,
     bytes_freed: AtomicI64,
     freed: Arc<Notify>,
-    /// Kept free for what is to be found in the journals of shards that wait for it.
+    /// Reserved for the events in the journals of shards that wait for it.
     reserved: Mutex<Room>,
 }
 
-/// What events need in memory.
+/// The memory that events need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) events: usize,
     pub(crate) bytes: usize,
 }
 
-/// The poller is told of credit that came back in parts of this size, and when all of it is back: one event's worth is
-/// no reason to read.
+/// The poller is notified when this much credit has been returned, and when all of it has: one event's worth is no reason to
+/// fetch.
 const TOLD_IN_PARTS: i64 = 16;
 
 impl Credit {
@@ -40,12 +40,12 @@ impl Credit {
         Arc::new(Self { most_events, most_bytes, events, bytes, events_freed, bytes_freed, freed, reserved })
     }
 
-    /// Nothing is in memory.
+    /// Whether nothing is in memory.
     pub(crate) fn is_whole(&self) -> bool {
         self.free().events == self.most_events
     }
 
-    /// What may be read.
+    /// The number of events that may be read.
     pub(crate) fn events_left(&self) -> usize {
         self.free().events.saturating_sub(self.reserved().events)
     }
@@ -54,7 +54,7 @@ impl Credit {
         self.free().bytes.saturating_sub(self.reserved().bytes)
     }
 
-    /// What nothing in memory has.
+    /// The credit that nothing in memory uses.
     pub(crate) fn free(&self) -> Room {
         let load = |left: &AtomicI64| usize::try_from(left.load(Ordering::Relaxed)).unwrap_or(0);
         Room { events: load(&self.events), bytes: load(&self.bytes) }
@@ -65,7 +65,7 @@ impl Credit {
         self.is_whole() || (free.events >= room.events && free.bytes >= room.bytes)
     }
 
-    /// Keeps so much from what may be read, until it is there.
+    /// Reserves this much of the credit, until it is free.
     pub(crate) fn reserve(&self, room: Room) {
         *self.reserved() = room;
     }

@@ -1,4 +1,4 @@
-//! How soon one fetch follows another, and one wake-up another: immediately while few events come, and after a pause while
+//! How soon one fetch follows another, and one wake-up another: immediately while few events arrive, and after a pause while
 //! many do, so that each is worth its cost.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ const FOR_EACH: Duration = Duration::from_micros(150);
 
 const LONGEST: Duration = Duration::from_millis(50);
 
-/// The time from the beginning of one that found `count` events to the beginning of the next.
+/// The time from the start of a fetch or wake-up that found `count` events to the start of the next.
 pub(super) fn interval(count: usize) -> Duration {
     FOR_EACH.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX)).min(LONGEST)
 }

@@ -1,4 +1,4 @@
-//! One event's way through the system.
+//! A delivery: one event from fetch to settle.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::store::{FetchedRow, Position, Shard};
 
 /// One event on its way from fetch to settle.
 ///
-/// Dropped before it is settled, it releases the event: one that was not accepted is read again; for one that was, its shard
-/// is closed too, so that the next session finds the event in the journal.
+/// If it is dropped before it is settled, it releases the event: an event that was not accepted is read again. If it was
+/// accepted, its shard is closed too, so that the next session finds the event in the journal.
 pub(crate) struct Delivery(Box<Contents>);
 
-/// Boxed, because a delivery is moved from list to list a dozen times.
+/// The contents, boxed because a delivery is moved from list to list a dozen times.
 pub(crate) struct Contents {
     in_flight: Arc<InFlight>,
     pub(crate) id: Uuid,
@@ -26,9 +26,9 @@ pub(crate) struct Contents {
     pub(crate) retry_count: i32,
     pub(crate) max_retries: i32,
     pub(crate) updated_at: i64,
-    /// Handlers that were asked about the event here.
+    /// Handlers in this process that received the event.
     pub(crate) asked: Arc<[String]>,
-    /// Handlers of this or of an earlier process that have still to be asked, elsewhere or later.
+    /// Handlers of this or of an earlier process that must still receive it, in another process or later.
     pub(crate) left: Vec<String>,
     /// Handlers that are owed an earlier event of its key.
     pub(crate) behind: Vec<String>,
@@ -74,7 +74,7 @@ impl Delivery {
         }))
     }
 
-    /// The event; every delivery beyond the poller has one.
+    /// The event; every delivery has one once it has left the poller.
     pub(crate) fn event(&self) -> Option<&Arc<OutboxEvent>> {
         self.event.as_ref()
     }
@@ -83,50 +83,51 @@ impl Delivery {
         self.event.as_ref().map_or("", |event| event.partition_key.as_str())
     }
 
-    /// Whether the backend has the event.
+    /// Whether the backend has accepted the event.
     pub(crate) fn is_accepted(&self) -> bool {
         self.accepted
     }
 
-    /// Whether the session that this event was read under is still the one.
+    /// Whether the session that this event was read under is still current.
     pub(crate) fn is_current(&self) -> bool {
         self.in_flight.session(self.shard.number) == Some(self.session)
     }
 
-    /// Whether a refused event of its key stands before it.
+    /// Whether a rejected event of its key precedes it.
     pub(crate) fn is_blocked(&self) -> bool {
         !self.key().is_empty() && self.in_flight.is_blocked(self.id, self.key(), self.position)
     }
 
-    /// The backend has it.
+    /// Notes that the backend has accepted it.
     pub(crate) fn accept(&mut self) {
         self.accepted = true;
         self.in_flight.set_state(self.id, DeliveryState::Accepted);
     }
 
-    /// A backend or a handler refused it: its key waits until that is recorded.
+    /// Notes that a backend or a handler rejected it: its key waits until that is recorded.
     pub(crate) fn reject(&mut self) {
         self.in_flight.set_state(self.id, DeliveryState::Rejected);
     }
 
-    /// Nothing is left to do but to record that it is done: the event itself is not needed any more.
+    /// Drops the event: only the outcome has still to be recorded.
     pub(crate) fn forget_event(&mut self) {
         self.event = None;
     }
 
-    /// Its outcome cannot be recorded for now: it is remembered, without its event and without a share of the credit.
+    /// Sets it aside because its outcome cannot be recorded for now: it is kept without its event and its share of the
+    /// credit.
     pub(crate) fn set_aside(&mut self, reason: &str) {
         self.in_flight.set_aside(self.id, reason);
         self.event = None;
         self.permit = None;
     }
 
-    /// Whether it is still remembered; what is set aside is forgotten with its shard.
+    /// Whether it is still tracked; a delivery that is set aside is forgotten with its shard.
     pub(crate) fn is_in_flight(&self) -> bool {
         self.in_flight.contains(self.id)
     }
 
-    /// The database has what became of it. `blocks`: its key goes on waiting.
+    /// Notes that its outcome is in the database. `blocks`: its key continues to wait.
     pub(crate) fn settled(mut self, blocks: bool) {
         self.done = true;
         self.in_flight.settle(self.id, blocks);

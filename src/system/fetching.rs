@@ -9,24 +9,24 @@ use super::shared::Shared;
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchRequest, FetchResult, KeyStart, Position, Range};
 
-/// Keys that are read from the start of their order at once.
+/// Keys that one fetch reads from their start.
 pub(super) const MOST_KEYS_TO_REREAD: usize = 64;
 
-/// Events that one fetch asks for at most, so that fetching, publishing and settling overlap.
+/// The most events that one fetch asks for, so that fetching, publishing and settling overlap.
 pub(crate) const MAX_FETCH: usize = 2_000;
 
-/// Bytes that one fetch asks for at most: the driver holds its answer a second time while it is read.
+/// The most bytes that one fetch asks for: the driver holds its result a second time while it is read.
 const MAX_FETCH_BYTES: usize = 4 << 20;
 
-/// What a probe reads: about as much as a worker's first fetch.
+/// The shards that a probe reads: about as much as a worker's first fetch.
 const PROBE_SHARDS: i16 = 4;
 const PROBE_EVENTS: i64 = 100;
 
-/// What one fetch brought.
+/// The result of one fetch.
 pub(super) struct Fetched {
     pub(super) result: FetchResult,
     pub(super) blockers: HashMap<String, Blocker>,
-    /// Keys that were asked for and may have more, and whether any of it was read.
+    /// Keys that were asked for and may have more events, and whether any event was read.
     pub(super) unfinished_keys: Vec<(String, bool)>,
     pub(super) fetch: Fetch,
 }
@@ -35,7 +35,7 @@ pub(super) fn in_one_fetch(bytes: usize) -> usize {
     bytes.min(MAX_FETCH_BYTES)
 }
 
-/// Fetches, and asks about the keys of what came (R3).
+/// Fetches events, and queries the predecessors of their keys (R3).
 pub(super) async fn fetch(
     shared: Arc<Shared>,
     in_flight: Arc<InFlight>,
@@ -74,7 +74,7 @@ fn unfinished_keys(request: &FetchRequest, result: &FetchResult) -> Vec<(String,
     unfinished
 }
 
-/// Reads as the owner of some shards would, and drops the result: whether the database can be read.
+/// Reads as the owner of some shards would, and drops the result: shows whether the database can be read.
 pub(super) async fn probe(shared: &Shared) -> Result<(), StoreError> {
     let Some(lane) = shared.lanes().next() else { return Ok(()) };
     let all = |shard| Range { shard, from: Position::START, to: None, limit: PROBE_EVENTS };

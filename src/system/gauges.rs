@@ -1,4 +1,4 @@
-//! Metrics that say what is, not what happened.
+//! Gauges: metrics that show a state, not a count of occurrences.
 
 use std::collections::HashSet;
 
@@ -9,17 +9,17 @@ use crate::error::StoreError;
 use crate::metrics;
 use crate::store::{Backlog, WorkerRow};
 
-/// What this worker knows itself.
+/// Updates what this worker knows itself.
 pub(super) fn update_own(shared: &Shared) {
     shared.publishers.values().for_each(|publisher| update_publisher(shared, publisher));
 }
 
-/// What the database is asked for.
+/// Updates what the database must be queried for.
 pub(super) async fn update_due(shared: &Shared) -> Result<(), StoreError> {
     if shared.owes_handlers() {
         metrics::set_owed(&shared.store.owed().await?);
     }
-    // Who delivers nothing says nothing of backends.
+    // A process that delivers nothing reports no backends.
     if shared.publishers.is_empty() {
         return Ok(());
     }

@@ -18,10 +18,10 @@ use crate::explain::{Explanation, explain};
 use crate::publish::NewEvent;
 use crate::store::Wakeup;
 
-/// How often [`Outbox::drained`] looks.
+/// How often [`Outbox::drained`] checks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How often it is looked for an actor that replaces a dead one.
+/// How often the handle checks for the replacement of a dead actor.
 const REPLACEMENT_LOOKS: usize = 50;
 
 /// A running outbox. Cheap to clone; the system runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
@@ -35,7 +35,7 @@ impl Outbox {
         Self { shared }
     }
 
-    /// Its address, for applications that speak in messages.
+    /// The address of the system, for applications that send messages.
     ///
     /// # Errors
     /// [`SystemError::Stopped`] after a shutdown.
@@ -48,13 +48,13 @@ impl Outbox {
     }
 
     /// Writes an event in a transaction of its own and returns it as stored. Calls that arrive together share one INSERT.
-    /// Waits where too many events wait already; one whose caller gives up before it is written is dropped.
+    /// Waits if too many events are waiting already; an event is dropped if its caller stops waiting before it is written.
     ///
     /// # Errors
-    /// [`PublishError::Invalid`] for an event that breaks a rule; [`PublishError::IdConflict`] where its id is that of an
-    /// event with other content; [`PublishError::Store`] where the database refused it or gave no answer. If that error is
-    /// transient, the event may have been stored: publish it again under the same id to be sure.
-    /// [`PublishError::Stopped`] after a shutdown.
+    /// [`PublishError::Invalid`]: the event breaks a rule. [`PublishError::IdConflict`]: an event with its id and other
+    /// content is stored. [`PublishError::Store`]: the database refused it or did not answer; if that error is transient,
+    /// the event may have been stored: publish it again with the same id to be sure. [`PublishError::Stopped`]: after a
+    /// shutdown.
     pub async fn send(&self, event: NewEvent) -> Result<OutboxEvent, PublishError> {
         let system = living(|| self.addr()).await.map_err(|_| PublishError::Stopped)?;
         system.send(event.in_current_trace()).await.unwrap_or(Err(PublishError::Stopped))
@@ -63,7 +63,7 @@ impl Outbox {
     /// Runs `work` in a transaction on the caller's connection and wakes the workers once it has committed.
     ///
     /// # Errors
-    /// What `work` returns, after rolling back; or diesel's error when the transaction itself fails.
+    /// The error of `work`, after a rollback; or diesel's error if the transaction itself fails.
     pub async fn transaction<C, T, E>(
         &self,
         conn: &mut C,
@@ -81,30 +81,31 @@ impl Outbox {
                 Ok(done)
             }
             Err(error) => {
-                // Where the connection broke this fails as well; what `work` says is the cause.
+                // If the connection broke, this fails as well; the error of `work` is the cause.
                 let _ = C::TransactionManager::rollback_transaction(conn).await;
                 Err(error)
             }
         }
     }
 
-    /// Says that something was committed: the worker of this process and, on Postgres, those of others look at once rather
-    /// than at their next poll. Returns at once, and cannot fail: what nobody hears is found by polling.
+    /// Announces that events were committed: the worker of this process and, on Postgres, those of others fetch immediately
+    /// instead of at their next poll. Returns immediately and cannot fail: events whose wake-up is lost are found by
+    /// polling.
     pub fn wake(&self) {
         self.shared.announce(Wakeup::EveryLane);
     }
 
-    /// Subscribes a handler actor while the system runs. Handlers that are to see every event belong to the builder.
+    /// Subscribes a handler actor while the system runs. Handlers that must see every event belong in the builder.
     ///
     /// # Errors
-    /// [`SystemError::HandlerNameTaken`] where a running handler for other events has its name; [`SystemError::Stopped`] after a
+    /// [`SystemError::HandlerNameTaken`]: a running handler for other events has the name. [`SystemError::Stopped`]: after a
     /// shutdown.
     pub async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
         self.supervisor()?;
         Shared::subscribe(&self.shared, subscription).await
     }
 
-    /// How the system is.
+    /// Reports the health of the system.
     ///
     /// # Errors
     /// [`SystemError::Stopped`] after a shutdown.
@@ -113,10 +114,10 @@ impl Outbox {
         Ok(report(Arc::clone(&self.shared)).await)
     }
 
-    /// Why an event has not been sent, or where it went.
+    /// Explains why an event has not been sent, or where it went.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`](crate::StoreError::NotFound) for an id that no event has, and what else the database says;
+    /// [`StoreError::NotFound`](crate::StoreError::NotFound) if no event has the id, and other errors of the database;
     /// [`SystemError::Stopped`] after a shutdown.
     pub async fn explain(&self, id: Uuid) -> Result<Explanation, SystemError> {
         let shared = Arc::clone(&self.shared);
@@ -124,26 +125,26 @@ impl Outbox {
         Ok(asked.await.map_err(|_| SystemError::Stopped)??)
     }
 
-    /// Whether this process does its work: the loop that reads has turned within the lease time, whatever the database and
-    /// the backends say. Asks nobody.
+    /// Checks whether the poll loop of this process has run within the lease time, whatever the state of the database and
+    /// the backends. Queries neither.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// A description of the problem, for the operator.
     pub fn alive(&self) -> Result<(), String> {
         let silent = self.shared.silent_for();
         let lease = self.shared.settings.worker.lease;
         if self.shared.publishers.is_empty() || silent < lease || self.shared.is_stopping() {
             return Ok(());
         }
-        Err(format!("the loop that reads has not turned for {silent:.1?}, longer than the lease time of {lease:?}"))
+        Err(format!("poll loop has not run for {silent:.1?}, longer than the lease time of {lease:?}"))
     }
 
-    /// Brings those metrics up to date that say what is, not what happened: `outbox_events_due` and
-    /// `outbox_oldest_due_age_seconds`, for which the database is asked, and what is in flight, owned and paused. Before each
-    /// scrape, say; the others need no call.
+    /// Updates the metrics that show a state: `outbox_events_due` and `outbox_oldest_due_age_seconds`, for which the
+    /// database is queried, and what is in flight, owned and paused. Call it before each scrape, for example; the other
+    /// metrics need no call.
     ///
     /// # Errors
-    /// What the database says; the gauges that need none of it are up to date all the same. [`SystemError::Stopped`] after a
+    /// Errors of the database; the gauges that do not need it are updated all the same. [`SystemError::Stopped`] after a
     /// shutdown.
     pub async fn update_gauges(&self) -> Result<(), SystemError> {
         self.update_own_gauges();
@@ -152,14 +153,14 @@ impl Outbox {
         Ok(updated.await.map_err(|_| SystemError::Stopped)??)
     }
 
-    /// Those of them that the database is not asked for.
+    /// Updates the gauges for which the database is not queried.
     pub(crate) fn update_own_gauges(&self) {
         gauges::update_own(&self.shared);
     }
 
-    /// Waits until nothing that is due for the served backends is left to deliver, by this worker or another. What is
-    /// held, and what waits behind a retry that is not due, does not count; a paused backend's events do, and so does what
-    /// handlers of this process are owed. Waits on while the database cannot be reached.
+    /// Waits until this worker and others have delivered everything that is due for the served backends. Held events, and
+    /// events behind a retry that is not due, do not count; a paused backend's events do, and so do events that handlers of
+    /// this process are owed. Continues to wait while the database cannot be reached.
     pub async fn drained(&self) {
         let lanes: Vec<_> = self.shared.lanes().cloned().collect();
         let holding = self.shared.settings.holding_lanes();
@@ -182,18 +183,18 @@ impl Outbox {
         }
     }
 
-    /// Finishes what is in flight, releases the leases and stops the actors: within `shutdown_timeout` and 5 s, whatever
-    /// does not answer.
+    /// Finishes what is in flight, releases the leases and stops the actors, within `shutdown_timeout` plus 5 s even if
+    /// something does not answer.
     ///
     /// # Errors
-    /// [`SystemError::ShutdownTimeout`] where that took longer than `shutdown_timeout`: everything is stopped all the
-    /// same, and what was in flight stays in the outbox. [`SystemError::Stopped`] when it had been shut down before.
+    /// [`SystemError::ShutdownTimeout`]: this took longer than `shutdown_timeout`; everything is stopped all the same, and
+    /// what was in flight stays in the outbox. [`SystemError::Stopped`]: it had been shut down before.
     pub async fn shutdown(&self) -> Result<(), SystemError> {
         living(|| self.supervisor()).await?.send(Shutdown).await.map_err(stopped)?
     }
 }
 
-/// An actor; where it has died, the one that takes its place in a moment.
+/// The address of an actor; if the actor has died, that of its replacement, which starts in a moment.
 async fn living<A: Actor>(address: impl Fn() -> Result<Addr<A>, SystemError>) -> Result<Addr<A>, SystemError> {
     for _ in 0..REPLACEMENT_LOOKS {
         let actor = address()?;

@@ -1,8 +1,8 @@
-//! `HandlerPoller`: gives handlers of this process the events that other processes delivered, one key's events one after
-//! the other.
+//! `HandlerPoller`: passes events that other processes delivered to the handlers of this process, the events of a key one
+//! after the other.
 //!
-//! A handler's lane is leased like a lane of events, so one process at a time asks it. What a handler is owed is a row of
-//! its own, which the answer deletes.
+//! A handler's lane is leased like a lane of events, so one process at a time calls the handler. An event that a handler is
+//! owed is a row of its own, which is deleted when the handler answers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -27,22 +27,22 @@ use crate::store::{
     Care, DeliveryRequest, FetchedDelivery, LaneName, NOT_COVERED, RejectedDelivery, Settled, Shard, handler_lane,
 };
 
-/// The part of what a worker may have in memory that is for deliveries to handlers.
+/// The fraction of a worker's memory that is for deliveries to handlers.
 const SHARE_OF_MEMORY: usize = 4;
 
-/// Deliveries of one fetch and of one settle at most.
+/// The most deliveries in one fetch and in one settle.
 const MOST: usize = 500;
 
-/// How often a handler is polled where its process is told of what it is owed.
+/// How often a handler is polled if its process is notified of what it is owed.
 const TOLD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it is noted that a live process has its handlers.
+/// How often it is recorded that a live process has its handlers.
 const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Being told is no reason to fetch more often than this.
+/// A notification does not cause a fetch earlier than this after the last.
 const LEAST_INTERVAL: Duration = Duration::from_millis(20);
 
-/// For how long a delivery is put off whose type the handler does not take here.
+/// The shortest delay of a delivery whose type the handler does not accept in this process.
 const LEAST_PUT_OFF: Duration = Duration::from_secs(2);
 const LONGEST_PUT_OFF: Duration = Duration::from_secs(120);
 
@@ -63,7 +63,7 @@ struct Polls {
     failures: u32,
 }
 
-/// What a handler said to a delivery.
+/// A handler's answer to a delivery.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Answered {
@@ -88,7 +88,7 @@ impl SettleJob for Answered {
 
     fn set_aside(&mut self, reason: &str) {
         let FetchedDelivery { id, handler, .. } = &self.delivery.fetched;
-        tracing::warn!(event.id = %id, handler, reason, "a handler's answer cannot be recorded; it is tried again");
+        tracing::warn!(event.id = %id, handler, reason, "handler's answer not recorded; retrying");
     }
 }
 
@@ -102,13 +102,13 @@ impl HandlerPoller {
         Self { shared, credit, polls: HashMap::new(), handled, rejected, _death_watch: death_watch }
     }
 
-    /// Starts whatever can be started now. `told`: something may be new.
+    /// Starts everything that can be started now. `told`: something may be new.
     fn turn(&mut self, told: bool, ctx: &mut Context<Self>) {
         if !ctx.connected() {
             self.shared.handlers_wake.notify_one();
             return ctx.stop();
         }
-        // Where nothing is published, there is no other loop to show that the process is at work.
+        // In a process without publishers, no other loop shows that the process is at work.
         if self.shared.publishers.is_empty() {
             self.shared.tick();
         }
@@ -164,7 +164,7 @@ impl HandlerPoller {
             match result {
                 Ok((Ok(deliveries), most)) => poller.take(&handler, &lane, &held, deliveries, most, ctx),
                 Ok((Err(error), _)) => poller.pause(&name, &error),
-                Err(error) => tracing::error!(%error, "fetching a handler's deliveries was aborted"),
+                Err(error) => tracing::error!(%error, "fetch of a handler's deliveries aborted"),
             }
             poller.shared.owed.end_fetch(&name);
         }));
@@ -173,13 +173,13 @@ impl HandlerPoller {
     fn pause(&mut self, handler: &str, error: &StoreError) {
         let Some(polls) = self.polls.get_mut(handler) else { return };
         if polls.failures == 0 {
-            tracing::warn!(%error, handler, "what a handler is owed cannot be fetched; retrying");
+            tracing::warn!(%error, handler, "fetch of a handler's deliveries failed; retrying");
         }
         polls.next = BootInstant::now().after(pause_after(polls.failures));
         polls.failures = polls.failures.saturating_add(1);
     }
 
-    /// Takes a fetch's deliveries into memory and begins with them: each key's in their order, keys side by side.
+    /// Loads a fetch's deliveries into memory and starts them: those of a key in order, keys concurrently.
     fn take(
         &mut self,
         handler: &Arc<Subscription>,
@@ -212,7 +212,7 @@ impl HandlerPoller {
         }
     }
 
-    /// Counts only while the lease is the one that the fetch began with.
+    /// Accepts a delivery only while the lease is the one that the fetch started with.
     fn admit(&self, lane: &LaneName, held: &BTreeMap<i16, i64>, fetched: FetchedDelivery) -> Option<HandlerDelivery> {
         let epoch = *held.get(&fetched.shard)?;
         let shard = Shard { lane: lane.clone(), number: fetched.shard };
@@ -224,7 +224,7 @@ impl HandlerPoller {
         Some(HandlerDelivery { fetched, shard, epoch, _guard: guard, _permit: permit })
     }
 
-    /// How long events are owed to a handler counts from when a live process last had it.
+    /// Records that a live process has the handlers; how long events are owed to a handler counts from the last such record.
     fn note_seen(&self, ctx: &mut Context<Self>) {
         let names: Vec<String> = self.shared.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
         if names.is_empty() {
@@ -233,7 +233,7 @@ impl HandlerPoller {
         let shared = Arc::clone(&self.shared);
         let work = self.shared.runtime.spawn(async move {
             if let Err(error) = shared.store.see_handlers(&names).await {
-                tracing::debug!(%error, "that handlers are here cannot be noted now");
+                tracing::debug!(%error, "presence of the handlers not recorded");
             }
         });
         ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
@@ -275,7 +275,7 @@ impl Actor for HandlerPoller {
     }
 }
 
-/// Turns the loop when handlers may be owed something new.
+/// Runs the loop when handlers may be owed something new.
 fn listen(shared: Arc<Shared>, poller: &HandlerPoller, ctx: &mut Context<HandlerPoller>) {
     let woken = async move { shared.handlers_wake.notified().await };
     ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {
@@ -298,7 +298,7 @@ impl Handler<Answered> for HandlerPoller {
 
 panics_on_demand!(HandlerPoller);
 
-/// Asks a handler about deliveries one after the other, until one is not handled: those behind it come again after it.
+/// Calls a handler with deliveries one after the other, until one is not handled: the rest are retried after it.
 async fn ask(
     shared: Arc<Shared>,
     handler: Arc<Subscription>,
@@ -312,7 +312,8 @@ async fn ask(
         }
         let rejection = match &delivery.fetched.event {
             Err(reason) => Some(rejection(&shared, &delivery, reason.clone())),
-            // Announced for more types once. A process that has them may still come, or an operator decides.
+            // The handler was once registered for more types. A process that has them may still start, or an operator
+            // decides.
             Ok(event) if !handler.covers(&event.event_type) => Some(put_off(&shared, &delivery, event)),
             Ok(event) => match handler.ask(Arc::clone(event), limit).await {
                 Outcome::Handled => None,
@@ -321,7 +322,7 @@ async fn ask(
             },
         };
         let goes_on = rejection.is_none();
-        // A poller that is being replaced gives the delivery back, and it comes again.
+        // A poller that is being replaced releases the delivery, and it is fetched again.
         if poller.send(Answered { delivery, rejection }).await.is_err() || !goes_on {
             return;
         }
@@ -348,7 +349,7 @@ fn rejection(shared: &Shared, delivery: &HandlerDelivery, error: String) -> Reje
     }
 }
 
-/// No attempt is spent. It waits as long again as it has waited so far, so that many of them cost little.
+/// Delays a delivery without counting an attempt. It waits as long again as it has waited so far, so that many cost little.
 fn put_off(shared: &Shared, delivery: &HandlerDelivery, event: &OutboxEvent) -> RejectedDelivery {
     let waited = shared.database_now() - event.scheduled_at;
     RejectedDelivery {
@@ -381,7 +382,7 @@ async fn record_rejected(shared: Arc<Shared>, batch: SettleBatch<Answered>) -> (
     for rejection in rejected.iter().filter(is_attempt).filter(|_| !batch.again) {
         tracing::warn!(
             event.id = %rejection.id, handler = rejection.handler, attempts = rejection.attempts,
-            gives_up = rejection.gives_up, reason = rejection.error, "a handler rejected an event"
+            gives_up = rejection.gives_up, reason = rejection.error, "handler rejected an event"
         );
     }
     let settle = |_| {

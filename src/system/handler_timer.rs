@@ -1,37 +1,37 @@
-//! Which event in a handler's mailbox the time limit runs for. Pure but for the clock that is handed in.
+//! The time limit of the events in a handler's mailbox. Pure except for the clock that is passed in.
 //!
-//! A mailbox does not tell when an event is begun, and one handler may take them one by one, another all at once. What is
-//! certain: an event has been started when every event asked before it was answered. So the time runs for the first that
-//! is unanswered, from its asking or from when it became the first. When that time is over, this one event is refused;
-//! those that waited behind it may never have been begun, and spend no retry unless the handler answers again.
+//! A mailbox does not show when an event is started, and one handler may take events one by one, another all together.
+//! Certain is only: an event has been started when every earlier event was answered. So the limit runs for the first
+//! unanswered event, from when it was sent or from when it became the first. When the limit is over, this event alone is
+//! rejected; the events behind it may never have been started, and spend no retry unless the handler answers again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::clock::BootInstant;
 
-/// The events that one handler was asked to take and has not answered.
+/// The events that one handler has received and not answered.
 #[derive(Debug, Default)]
 pub(super) struct HandlerTimer {
     next: u64,
-    /// When each was asked.
+    /// When each was sent to the handler.
     asked: BTreeMap<u64, BootInstant>,
-    /// When the present first one became that.
+    /// Since when the present first event has been the first.
     first_since: Option<BootInstant>,
-    /// When one was refused because its time was over; `None` once another was answered.
+    /// When an event was last rejected because its time was over; `None` once another was answered.
     stuck_since: Option<BootInstant>,
-    /// The handler stopped, and one event was refused for it.
+    /// The handler stopped, and one event was rejected for it.
     fell: bool,
 }
 
-/// What is to be done about an event without an answer.
+/// The decision about an event without an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Look again after this time.
+    /// Check again after this time.
     Wait(Duration),
     /// It was started, and its time is over.
     TimedOut,
-    /// It waited behind such a one.
+    /// It waited behind an event that timed out.
     NotRun,
 }
 
@@ -43,12 +43,12 @@ impl HandlerTimer {
         number
     }
 
-    /// The handler answered, so it is not stuck.
+    /// Notes that the handler answered, so it is not stuck.
     pub(super) fn answered(&mut self) {
         self.stuck_since = None;
     }
 
-    /// Nobody waits for its answer any more.
+    /// Removes an event whose answer is no longer awaited.
     pub(super) fn end(&mut self, number: u64, now: BootInstant) {
         if self.first() == Some(number) {
             self.first_since = Some(now);
@@ -77,7 +77,7 @@ impl HandlerTimer {
         Verdict::TimedOut
     }
 
-    /// The handler stopped before it answered this one; returns whether that is put down to it.
+    /// The handler stopped before it answered this event; returns whether the event is blamed for it.
     pub(super) fn is_refused_by_a_stop(&mut self, number: u64) -> bool {
         let refused = self.first() == Some(number) && !self.fell;
         self.fell |= refused;
@@ -140,13 +140,13 @@ mod tests {
         }
     }
 
-    /// One is refused for its time, with another behind it.
+    /// A handler with one event that timed out and another behind it.
     fn stuck(clock: &Clock) -> (HandlerTimer, u64) {
         let mut timer = HandlerTimer::default();
         let (hung, behind) = (timer.begin(clock.at(0)), timer.begin(clock.at(10)));
         assert_eq!(timer.judge(hung, LIMIT, clock.at(30)), Verdict::TimedOut);
         timer.end(hung, clock.at(30));
-        assert_eq!(timer.judge(behind, LIMIT, clock.at(30)), Verdict::Wait(LIMIT), "it has its whole time");
+        assert_eq!(timer.judge(behind, LIMIT, clock.at(30)), Verdict::Wait(LIMIT), "it gets the full time limit");
         (timer, behind)
     }
 

@@ -18,23 +18,23 @@ use crate::store::{
     Heartbeat, LaneHealth, LaneName, LeaseSnapshot, LeaseStore, Shard, Unrecorded, handler_lane, handler_of,
 };
 
-/// How often the heartbeat looks whether shards that it gives up have run empty, and whether others are free where no
-/// worker says that it has released some.
+/// How often the heartbeat checks whether draining shards have run empty, and whether other shards are free if no worker
+/// says that it has released some.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often it looks whether shards are free where workers say so: one may not be heard.
+/// How often it checks whether shards are free if workers announce what they release: a notification may be lost.
 const UNHEARD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Beats on the calling thread until it is told to stop; a predecessor comes to its end first.
+/// Beats on the calling thread until it is told to stop; waits first until a predecessor has ended.
 pub(super) fn run(shared: &Shared, control: &Control) {
     let heart = HeartbeatLoop::new(shared, control);
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(heart.beat_until_stopped()),
-        Err(error) => tracing::error!(%error, "cannot start the heartbeat's runtime; another try follows"),
+        Err(error) => tracing::error!(%error, "heartbeat's runtime not started; retrying"),
     }
 }
 
-/// Events named in a report whose outcome cannot be recorded; the metric counts them all.
+/// The most events that a report of unrecorded outcomes names; the metric counts them all.
 const MOST_NAMED: usize = 20;
 
 fn unrecorded(in_flight: &InFlight) -> Vec<Unrecorded> {
@@ -44,7 +44,7 @@ fn unrecorded(in_flight: &InFlight) -> Vec<Unrecorded> {
     named.map(|(id, row)| Unrecorded { id, since: since(row.since), reason: row.reason }).collect()
 }
 
-/// What ends the heartbeat's wait early.
+/// A reason to end the heartbeat's wait early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Woken {
     Beat,
@@ -57,7 +57,7 @@ struct HeartbeatLoop<'a> {
     leases: Keeping<'a>,
     store: Box<dyn LeaseStore>,
     reachable: bool,
-    /// Until when to act on leases, as the last beat that was answered extended them.
+    /// Until when the worker acts on leases, as the last answered beat extended them.
     deadline: BootInstant,
     /// When the first lease of another worker can have ended, as far as is known.
     next_end: Option<BootInstant>,
@@ -78,13 +78,13 @@ impl<'a> HeartbeatLoop<'a> {
                 self.release_where_skipped(&error).await;
             } else if !self.reachable {
                 self.reachable = true;
-                tracing::info!("the database is back; leases are renewed");
+                tracing::info!("database available again; leases renewed");
             }
             self.wait(next).await;
         }
         if let Some(done) = self.control.take_leave() {
             self.leave().await;
-            // Nobody waits any more where the shutdown was given up.
+            // Nothing waits for the answer if the shutdown was abandoned.
             let _ = done.send(());
         }
     }
@@ -93,17 +93,17 @@ impl<'a> HeartbeatLoop<'a> {
         self.shared.settings.worker.lease
     }
 
-    /// Until when to act on leases that a beat sent now extends.
+    /// Until when the worker acts on leases that a beat sent now extends.
     fn deadline_from_now(&self) -> BootInstant {
         let lease = self.lease();
         BootInstant::now().after(lease.saturating_sub(margin(lease)))
     }
 
-    /// Renews, looks around, takes or gives up.
+    /// Renews leases, reads the lease table, and takes or drains shards.
     async fn beat(&mut self) -> Result<(), StoreError> {
         let deadline = self.deadline_from_now();
-        // A loop that does not turn must not keep its shards from workers whose loops do: neither by renewing them nor by
-        // counting among those who share.
+        // A poll loop that is stuck must not keep its shards from other workers: neither by renewing them nor by counting in
+        // their fair share.
         let stuck = self.shared.silent_for() > self.lease();
         let beat = self.announcement(stuck);
         let snapshot = self.store.beat(&beat).await?;
@@ -126,22 +126,23 @@ impl<'a> HeartbeatLoop<'a> {
         Ok(())
     }
 
-    /// While another transaction holds its row, a worker can neither extend its leases nor can others take them: they look
-    /// at that row, too. So what it may not act on any more it releases itself, as often as it takes.
+    /// Releases leases that this worker may no longer act on, because its row is locked: while another transaction holds the
+    /// row, it cannot extend its leases, and other workers cannot take them because they read that row, too. Repeated as
+    /// needed.
     async fn release_where_skipped(&mut self, error: &StoreError) {
         if matches!(error, StoreError::Locked { .. }) && BootInstant::now() >= self.deadline {
             let released = self.release_idle(self.leases.all()).await;
             if let Err(error) = released {
-                tracing::debug!(%error, "leases could not be released");
+                tracing::debug!(%error, "leases not released");
             }
         }
     }
 
-    /// Waits for the next beat, releasing meanwhile what has run empty and waking early where something is free.
+    /// Waits for the next beat; meanwhile releases shards that have run empty, and wakes early if a shard is free.
     async fn wait(&mut self, until: BootInstant) {
         let mut next_look = self.next_look();
         while BootInstant::now() < until && !self.control.is_stopped() {
-            // What is held changes here alone, so what is not waited for now will not be before the next beat.
+            // Only this task changes what is held, so a lane that has its target now has it until the next beat.
             let short = self.lanes_below_target();
             let next_end = self.next_end.filter(|_| !short.is_empty());
             if next_end.is_some_and(|end| BootInstant::now() >= end) {
@@ -167,7 +168,7 @@ impl<'a> HeartbeatLoop<'a> {
         BootInstant::now().after(if is_told { UNHEARD_INTERVAL } else { LOOK_INTERVAL })
     }
 
-    /// What wakes the heartbeat before then. While shards run empty, it does not wait for long.
+    /// Waits until then or until something wakes the heartbeat. While shards drain, it does not wait for long.
     async fn woken_before(&self, until: BootInstant) -> Option<Woken> {
         let draining = !self.leases.draining().is_empty();
         let pause = until.since(BootInstant::now()).min(if draining { LOOK_INTERVAL } else { Duration::MAX });
@@ -182,10 +183,10 @@ impl<'a> HeartbeatLoop<'a> {
     }
 
     async fn leave(&mut self) {
-        // Before the rows are free: nothing may begin under them any more.
+        // Before the rows are free: nothing may start under these leases any more.
         self.leases.remove_all();
         if let Err(error) = self.store.leave(self.shared.worker).await {
-            tracing::warn!(%error, "leases could not be released; they run out within the lease time");
+            tracing::warn!(%error, "leases not released; they expire within the lease time");
         }
     }
 
@@ -197,7 +198,7 @@ impl<'a> HeartbeatLoop<'a> {
                 .iter()
                 .map(|in_flight| (in_flight.lane().to_string(), self.report(publisher, in_flight, stuck)))
         });
-        // One whose actor is gone is owed its events and takes no leases.
+        // A handler whose actor has stopped is owed its events and takes no leases.
         let subscriptions = self.shared.subscriptions();
         let living = subscriptions.iter().filter(|handler| handler.is_alive() && !stuck);
         let of_handlers = living.map(|handler| (handler_lane(handler.name()).to_string(), LaneHealth::ok()));
@@ -251,8 +252,8 @@ impl<'a> HeartbeatLoop<'a> {
         Ok(())
     }
 
-    /// Whether a lane's backend has been away, or its events unreadable, for a whole lease, or has refused an event after it
-    /// had said that it is well.
+    /// Whether a lane's backend has been unavailable, or its events unreadable, for a whole lease time, or the backend has
+    /// refused an event after a successful health check.
     fn has_given_up(&self, lane: &str) -> bool {
         if self.shared.unreadable().is_some() {
             return true;
@@ -274,12 +275,12 @@ impl<'a> HeartbeatLoop<'a> {
             tracing::info!(backend = %lane, shards = taken.len(), "took shards");
             self.count_take_overs(lane, &taken, snapshot);
         }
-        // They end with this worker's others.
+        // They expire together with this worker's other leases.
         self.leases.add(&taken, self.deadline);
         Ok(())
     }
 
-    /// Those whose last owner let them run out.
+    /// Counts the leases whose last owner let them expire.
     fn count_take_overs(&self, lane: &LaneName, taken: &[(Shard, i64)], snapshot: &LeaseSnapshot) {
         let anothers = |owner| owner != self.shared.worker;
         let left = |shard: &Shard| {
@@ -295,7 +296,7 @@ impl<'a> HeartbeatLoop<'a> {
     fn give_up_above(&self, target: usize, lane: &LaneName) {
         let held = self.held(lane);
         if let Some(surplus) = held.get(target..).filter(|surplus| !surplus.is_empty()) {
-            tracing::info!(backend = %lane, shards = surplus.len(), "giving shards up to another worker");
+            tracing::info!(backend = %lane, shards = surplus.len(), "releasing shards to another worker");
             self.leases.drain(surplus);
         }
     }
@@ -307,7 +308,7 @@ impl<'a> HeartbeatLoop<'a> {
         held
     }
 
-    /// Lanes that this worker serves and holds not every shard of; a free one there is worth a beat.
+    /// Lanes that this worker serves without holding every shard; a free shard of them is worth a beat.
     fn lanes_below_target(&self) -> Vec<LaneName> {
         let counts = self.shared.leases.counts();
         let all = self.shared.store.shards().unsigned_abs() as usize;
@@ -316,15 +317,15 @@ impl<'a> HeartbeatLoop<'a> {
         lanes.filter(|lane| counts.get(lane).copied().unwrap_or(0) < all && !waiting.contains_key(&**lane)).collect()
     }
 
-    // Giving leases back.
+    // Releasing leases.
 
-    /// Releases what is being given up and has nothing in flight any more.
+    /// Releases draining leases that have nothing in flight any more.
     async fn release_drained(&mut self) -> Result<(), StoreError> {
         self.release_idle(self.leases.draining()).await
     }
 
-    /// Releases what this worker does not know to be its own, so that it can be taken anew: under an epoch that no
-    /// statement on its way may name.
+    /// Releases leases that this worker does not know to be its own, so that they can be taken again: under an epoch that no
+    /// statement still on its way can name.
     async fn release_unknown_leases(&mut self, snapshot: &LeaseSnapshot) -> Result<(), StoreError> {
         self.release_idle(self.leases.unknown_leases(self.shared.worker, snapshot)).await
     }
@@ -334,7 +335,7 @@ impl<'a> HeartbeatLoop<'a> {
         if leases.is_empty() {
             return Ok(());
         }
-        // Forgotten before it is released: nothing may begin under it any more.
+        // Forgotten before it is released: nothing may start under it any more.
         self.leases.remove(&leases);
         for (shard, _) in &leases {
             if let Some(in_flight) = self.in_flight(&shard.lane) {
@@ -356,11 +357,11 @@ impl<'a> HeartbeatLoop<'a> {
         self.shared.publisher_of(lane)?.in_flight(lane).map(Arc::as_ref)
     }
 
-    // What people are told.
+    // Logs and wake-ups.
 
     fn say_unreachable(&mut self, error: &StoreError) {
         if std::mem::replace(&mut self.reachable, false) {
-            tracing::warn!(%error, "leases cannot be renewed; this worker stops before they end and tries on");
+            tracing::warn!(%error, "renewal of leases failed; this worker stops before they expire; retrying");
         }
     }
 
@@ -369,7 +370,7 @@ impl<'a> HeartbeatLoop<'a> {
         if standing_by.get(&**lane) != Some(&reason) {
             tracing::warn!(backend = %lane, %reason, "standing by");
             standing_by.insert(lane.to_string(), reason);
-            // The others are told with the next beat.
+            // The other workers learn of it with the next beat.
             self.shared.beat_now.notify_one();
         }
     }

@@ -1,4 +1,4 @@
-//! Events that applications send, on their way into the table: a bounded queue, and one INSERT for what waits in it.
+//! The intake: a bounded queue of events that applications send, and one INSERT for those that wait in it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,26 +10,26 @@ use crate::error::{PublishError, StoreError};
 use crate::publish::{InsertResult, NewEvent};
 use crate::store::NotInserted;
 
-/// Events that share one INSERT, at most. As many may wait for the next one.
+/// The most events that share one INSERT. As many may wait for the next one.
 const MOST: usize = 1_000;
 
-/// Where every event is refused alone and none passes, it is not the events that are to blame.
+/// If this many events are refused alone and none is accepted, the events are not the cause.
 const MOST_REFUSED_WITHOUT_A_PASS: usize = 3;
 
-/// An event to be written, with who waits for it.
+/// An event to insert, with the caller that waits for it.
 pub(crate) struct PendingInsert {
     pub(crate) event: NewEvent,
     pub(crate) answer: oneshot::Sender<InsertResult>,
 }
 
 impl PendingInsert {
-    /// Its caller may have given up.
+    /// Whether the caller still waits.
     fn is_wanted(&self) -> bool {
         !self.answer.is_closed()
     }
 }
 
-/// The events that wait, bounded in number and in bytes. A full queue stops the actor that fills it, so its mailbox fills,
+/// The waiting events, bounded in number and in bytes. A full queue stops the actor that fills it, so its mailbox fills,
 /// which slows senders down.
 pub(crate) struct Intake {
     queue: Mutex<Queue>,
@@ -55,7 +55,7 @@ impl Intake {
         Self { queue: Mutex::default(), max_bytes, state: watch::Sender::default() }
     }
 
-    /// Returns whether writing is to begin.
+    /// Adds an event. Returns whether writing must be started.
     fn put(&self, waiting: PendingInsert) -> bool {
         let mut queue = self.queue();
         queue.bytes += waiting.event.size();
@@ -64,7 +64,7 @@ impl Intake {
         !std::mem::replace(&mut queue.is_writing, true)
     }
 
-    /// What is written next; `None` ends the writing.
+    /// The events to write next; `None` ends the writing.
     fn take(&self) -> Option<Vec<PendingInsert>> {
         let mut queue = self.queue();
         queue.waiting.retain(PendingInsert::is_wanted);
@@ -84,7 +84,7 @@ impl Intake {
         self.state.borrow().is_full
     }
 
-    /// Resolves when another event may be put here, or when none is taken any more.
+    /// Resolves when another event may be added, or when no more are accepted.
     pub(crate) fn room(&self) -> impl Future<Output = ()> + use<> {
         self.until(|state| !state.is_full || state.is_closed)
     }
@@ -101,7 +101,7 @@ impl Intake {
     fn until<F: Fn(&State) -> bool>(&self, is_reached: F) -> impl Future<Output = ()> + use<F> {
         let mut state = self.state.subscribe();
         async move {
-            // The sender is gone only with the system.
+            // The sender is dropped only with the system.
             let _ = state.wait_for(|state| is_reached(state)).await;
         }
     }
@@ -111,7 +111,7 @@ impl Intake {
     }
 }
 
-/// Ends the writing also where it panics.
+/// Ends the writing, also if it panics.
 struct Writing(Arc<Shared>);
 
 impl Drop for Writing {
@@ -122,7 +122,7 @@ impl Drop for Writing {
     }
 }
 
-/// Takes an event in. What comes while a statement is under way shares the next one.
+/// Queues an event. Events that arrive while a statement runs share the next one.
 pub(crate) fn take_in(shared: &Arc<Shared>, waiting: PendingInsert) {
     if shared.intake.put(waiting) {
         shared.runtime.spawn(write_all(Writing(Arc::clone(shared))));
@@ -136,12 +136,12 @@ async fn write_all(writing: Writing) {
     }
 }
 
-/// Writes events together. A batch that the database refuses is halved until the events to blame are alone, so that the
-/// others are stored; a doubt, or a state of the server, is not divided.
+/// Inserts events together. A batch that the database refuses is halved until the refused events are alone, so that the
+/// others are stored; a batch is not divided if the outcome is unknown or the cause is a state of the server.
 async fn write(shared: &Arc<Shared>, batch: Vec<PendingInsert>) {
     let mut statements_left = 16 * (batch.len().ilog2() as usize + 1);
     let (mut passed, mut refused) = (false, 0);
-    // The first part stands last, so that the events of a key are written in their order.
+    // The first part is last in the list, so that the events of a key are written in order.
     let mut parts = vec![batch];
     while let Some(part) = parts.pop() {
         statements_left = statements_left.saturating_sub(1);
@@ -170,10 +170,10 @@ async fn write(shared: &Arc<Shared>, batch: Vec<PendingInsert>) {
     }
 }
 
-/// Writes events with one statement and answers their callers; gives back what was not written.
+/// Inserts events with one statement and answers their callers; returns the events that were not written.
 async fn insert(shared: &Arc<Shared>, part: Vec<PendingInsert>) -> Result<(), (Vec<PendingInsert>, NotInserted)> {
     let part = Arc::new(Mutex::new(part));
-    // Looked at once there is a connection: who gave up while none was to be had is not kept waiting for.
+    // Filtered once there is a connection: the insert does not wait for callers that stopped waiting before.
     let take = {
         let part = Arc::clone(&part);
         move || {
@@ -199,7 +199,7 @@ fn answer(shared: &Arc<Shared>, part: Vec<PendingInsert>, stored: Vec<InsertResu
     shared.announce(lanes().collect());
     unserved::look(shared, lanes());
     for (waiting, stored) in part.into_iter().zip(stored) {
-        // A caller that went away meanwhile has its event in the outbox all the same.
+        // An event whose caller has stopped waiting is in the outbox all the same.
         let _ = waiting.answer.send(stored);
     }
 }
@@ -210,12 +210,12 @@ fn fail(part: Vec<PendingInsert>, error: &PublishError) {
     }
 }
 
-/// Nothing says that this event is to blame.
+/// Turns a refusal into an error that does not blame this event.
 fn refused_with_others(refusal: StoreError) -> StoreError {
     match refusal {
         StoreError::Query { operation, reason, .. } => StoreError::Query {
             operation,
-            reason: format!("refused together with other events, too many to tell them apart: {reason}"),
+            reason: format!("refused in a batch with other events, and the cause could not be isolated: {reason}"),
             transient: true,
         },
         other => other,

@@ -1,4 +1,4 @@
-//! `Janitor`: retention, in small batches, and rows that another writer left without a place.
+//! `Janitor`: deletes old events in small batches, and repairs rows that another writer left without a `seq`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use super::messages::ActorKind;
 use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::store::{OutcomeCounts, RetentionCutoff, Wakeup};
 
-/// How often rows without a `seq` are looked for; an index that is empty in practice answers.
+/// How often rows without a `seq` are searched; the index for it is empty in practice.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 
-/// When and how often old events are looked for, and the pause between two batches.
+/// When and how often old events are searched, and the pause between two batches.
 const FIRST_RETENTION: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How often what became of events is written down.
+/// How often the history of outcomes is written.
 const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// While events are delivered, deleting takes one part of the time in this many.
+/// While events are delivered, deletion takes one part of the time in this many.
 const SHARE_BESIDE_A_DRAIN: u32 = 30;
 
 pub(crate) struct Janitor {
@@ -45,21 +45,21 @@ impl Janitor {
             match shared.store.repair_missing_seq().await {
                 Ok(0) => {}
                 Ok(repaired) => {
-                    tracing::warn!(events = repaired, "gave a place to events whose writer set seq to NULL");
+                    tracing::warn!(events = repaired, "repaired events whose writer set seq to NULL");
                     shared.announce(Wakeup::EveryLane);
                 }
-                Err(error) => tracing::debug!(%error, "rows without a place cannot be looked for"),
+                Err(error) => tracing::debug!(%error, "search for rows without seq failed"),
             }
         });
         ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
     }
 
-    /// What is owed to no handler any more, though no answer finished it: two last answers may have met.
+    /// Finishes events that are owed to no handler any more although no answer finished them: two last answers may have met.
     fn finish_settled(&mut self, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.shared);
         let work = self.shared.runtime.spawn(async move {
             if let Err(error) = shared.store.finish_settled().await {
-                tracing::debug!(%error, "events that are owed to no handler cannot be looked for");
+                tracing::debug!(%error, "search for events that are owed to no handler failed");
             }
         });
         ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
@@ -94,8 +94,8 @@ impl Actor for Janitor {
 
 panics_on_demand!(Janitor);
 
-/// What cannot be written is kept for the next time. Where the answer alone was lost it counts twice, which is a chart's matter
-/// and no event's.
+/// Writes the history. Counts that cannot be written are kept for the next time. If only the answer was lost, they count
+/// twice, which affects a chart and no event.
 pub(super) async fn write_history(shared: &Shared) {
     let publishers = || shared.publishers.values();
     let taken: Vec<(String, OutcomeCounts)> =
@@ -106,7 +106,7 @@ pub(super) async fn write_history(shared: &Shared) {
         return;
     }
     if let Err(error) = shared.store.add_to_history(&told).await {
-        tracing::debug!(%error, "what became of events cannot be written down now");
+        tracing::debug!(%error, "history of outcomes not written");
         publishers().zip(taken).for_each(|(publisher, (_, outcomes))| publisher.metrics.restore(outcomes));
     }
 }
@@ -119,9 +119,9 @@ async fn delete_expired(shared: Arc<Shared>) {
         match shared.store.delete_expired(expiry, &holding).await {
             Ok(0) => return,
             Ok(deleted) => tracing::debug!(events = deleted, "deleted old events"),
-            Err(error) => return tracing::debug!(%error, "old events cannot be deleted now"),
+            Err(error) => return tracing::debug!(%error, "deletion of old events failed"),
         }
-        // The drain goes first.
+        // Delivery has precedence.
         let share = if shared.is_idle() { 1 } else { SHARE_BESIDE_A_DRAIN };
         tokio::time::sleep(PAUSE.max(BootInstant::now().since(began) * share)).await;
     }

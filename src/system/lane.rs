@@ -1,4 +1,4 @@
-//! One lane as the poller sees it: how far it is read, and what of it is in flight.
+//! A lane as the poller sees it: how far it has been read, and its events in flight.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,10 +32,10 @@ impl Lane {
         held
     }
 
-    /// The next fetch, if one is worth making now.
+    /// The next fetch, if one is worthwhile now.
     pub(super) fn plan(&mut self, shared: &Shared, publisher: &PublisherState, now: BootInstant) -> Option<FetchPlan> {
         let Self { reader, in_flight } = self;
-        // Each is kept in memory and in the journal, so there is an end to them.
+        // Each such delivery is kept in memory and in the journal, so their number is limited.
         if in_flight.unwritable_count() >= shared.settings.worker.max_in_flight {
             return None;
         }
@@ -46,11 +46,11 @@ impl Lane {
         }
         let credit = &publisher.credit;
         let most_ahead = publisher.most_ahead();
-        // One event passes whatever its size, or it would wait for ever.
+        // One event may pass whatever its size, or it would wait forever.
         let affordable = reader.affordable(in_one_fetch(credit.bytes_left())).max(usize::from(credit.is_whole()));
         let budget =
             credit.events_left().min(affordable).min(MAX_FETCH).min(most_ahead.saturating_sub(in_flight.len()));
-        // A backlog is read in pieces worth a round trip.
+        // A backlog is read in parts that are worth a round trip.
         let affordable = reader.affordable(in_one_fetch(credit.most_bytes));
         let most = credit.most_events.min(affordable).min(MAX_FETCH).min(most_ahead);
         if reader.is_behind() && budget < shared.settings.worker.batch_size.min(most) / 2 && !in_flight.is_empty() {
@@ -59,7 +59,7 @@ impl Lane {
         reader.plan(budget, in_flight.has_keys_to_reread(), now)
     }
 
-    /// What the database is asked for by a plan.
+    /// The database query of a plan.
     pub(super) fn request(&self, shared: &Shared, publisher: &PublisherState, plan: &FetchPlan) -> FetchRequest {
         let keys = self.in_flight.take_keys_to_reread(MOST_KEYS_TO_REREAD.min(plan.key_room));
         let key_limit = plan.key_limit(keys.len());
@@ -79,7 +79,7 @@ impl Lane {
         }
     }
 
-    /// Takes over what a fetch brought. Returns what may go now, and what cannot be read.
+    /// Admits the result of a fetch. Returns the events that can be sent now, and those that cannot be read.
     pub(super) fn admit(&mut self, publisher: &PublisherState, plan: &FetchPlan, fetched: Fetched) -> Admitted {
         self.reader.advance(plan, &fetched.result, BootInstant::now());
         let retries: Vec<Uuid> = fetched.result.rows.iter().filter(|row| row.retry).map(|row| row.id).collect();
@@ -94,7 +94,7 @@ impl Lane {
             let waiting = retries.into_iter().filter(|id| !taken.contains(id));
             self.reader.pass_retries(waiting, has_more_retries, BootInstant::now());
         }
-        // A key of which nothing may go waits for what stands before it: read again now, it would be for ever.
+        // A key without an event that can be sent waits for its earlier events: it would be reread forever.
         let going: HashSet<&str> = admitted.deliveries.iter().map(Delivery::key).collect();
         unfinished_keys
             .iter()

@@ -39,19 +39,19 @@ impl Actor for LeaseKeeper {
             heartbeat::run(&shared, &control);
         });
         if let Err(error) = started {
-            tracing::error!(%error, "cannot start the heartbeat's thread; another try follows");
+            tracing::error!(%error, "heartbeat's thread not started; retrying");
         }
     }
 }
 
-/// The thread has it: however that ends, also by a panic, its keeper ends too and is replaced. A weak address, for the
-/// keeper is to end as well when nobody has an address of it any more.
+/// Held by the thread: however that ends, also by a panic, its keeper ends too and is replaced. The address is weak so that
+/// the keeper can also end when no other address of it is left.
 struct Alive(WeakAddr<LeaseKeeper>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
         if let Some(keeper) = self.0.upgrade() {
-            // Where its mailbox is closed, it has ended already.
+            // If its mailbox is closed, the keeper has ended already.
             let _ = keeper.try_send(ThreadEnded);
         }
     }
@@ -77,7 +77,7 @@ impl Drop for LeaseKeeper {
 
 panics_on_demand!(LeaseKeeper);
 
-/// Ends the heartbeat, gives every lease up and forgets the worker; answered when that is done or has failed.
+/// Ends the heartbeat, releases every lease and removes the worker; answered when that is done or has failed.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Leave;
@@ -89,12 +89,12 @@ impl Handler<Leave> for LeaseKeeper {
         let (done, gone) = oneshot::channel();
         *self.control.leave.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
         self.end();
-        // An error says that the thread is gone without having left: its leases run out by themselves.
+        // An error means that the thread ended without leaving: its leases expire by themselves.
         Box::pin(async move { gone.await.unwrap_or(()) })
     }
 }
 
-/// What the actor tells its thread.
+/// What the actor shares with its thread.
 #[derive(Default)]
 pub(super) struct Control {
     stop: AtomicBool,
@@ -106,7 +106,7 @@ impl Control {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Who waits for the worker to have left; `None` where its leases are for the next heartbeat.
+    /// The sender for the answer to a shutdown; `None` if the leases are kept for the next heartbeat.
     pub(super) fn take_leave(&self) -> Option<oneshot::Sender<()>> {
         self.leave.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

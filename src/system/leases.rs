@@ -1,4 +1,4 @@
-//! Which shards are this worker's now, and what its fair share is. Pure but for the clock that is handed in.
+//! The shards that this worker holds, and its fair share. Pure except for the clock that is passed in.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,13 +14,13 @@ use crate::store::{LaneHealth, LaneName, LeaseSnapshot, LiveWorker, Shard};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) epoch: i64,
-    /// Nothing is begun under the lease after this.
+    /// Nothing is started under the lease after this.
     pub(crate) deadline: BootInstant,
-    /// It is being given up: nothing new is read, and it is released once nothing is in flight.
+    /// It is draining: nothing new is read, and it is released once nothing is in flight.
     pub(crate) draining: bool,
 }
 
-/// The leases that this worker holds. Everyone reads them; changing them takes the right to, [`Keeping`].
+/// The leases that this worker holds. Every actor reads them; changing them requires the right to, [`Keeping`].
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     held: Mutex<HashMap<Shard, Held>>,
@@ -32,8 +32,8 @@ impl Leases {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the right to change what is held. A heartbeat has it for its life: what one that is being replaced has
-    /// asked the database ends before its successor asks anything, so no answer is about leases given up in the meantime.
+    /// Waits for the right to change what is held. A heartbeat has it for its lifetime: the queries of a heartbeat that is
+    /// being replaced end before its successor starts any, so no result refers to leases that were released in the meantime.
     pub(crate) fn keep(&self) -> Keeping<'_> {
         Keeping { leases: self, _turn: self.turn.lock().unwrap_or_else(PoisonError::into_inner) }
     }
@@ -47,8 +47,8 @@ impl Leases {
             .collect()
     }
 
-    /// Whether an event read under this epoch may still be handed over. One of a shard that is being given up is left to
-    /// the next owner, who would else wait for everything that is queued before it.
+    /// Whether an event read under this epoch may still be sent. An event of a draining shard is left to the next owner,
+    /// which would otherwise wait for everything that is queued before it.
     pub(crate) fn covers(&self, shard: &Shard, epoch: i64, now: BootInstant) -> bool {
         self.lock().get(shard).is_some_and(|held| held.epoch == epoch && now < held.deadline && !held.draining)
     }
@@ -63,19 +63,19 @@ impl Leases {
     }
 }
 
-/// The right to change what is held; one has it at a time.
+/// The right to change what is held; one heartbeat has it at a time.
 pub(crate) struct Keeping<'a> {
     leases: &'a Leases,
     _turn: MutexGuard<'a, ()>,
 }
 
 impl Keeping<'_> {
-    /// All that is held, also past its deadline: as long as nobody took it, it can be renewed.
+    /// All leases that are held, also past their deadline: until another worker takes them they can be renewed.
     pub(crate) fn all(&self) -> Vec<(Shard, i64)> {
         self.leases.lock().iter().map(|(shard, held)| (shard.clone(), held.epoch)).collect()
     }
 
-    /// What a heartbeat renewed is held until the new deadline; what it did not is no longer ours.
+    /// Extends renewed leases to the new deadline; a lease that was not renewed is no longer held.
     pub(crate) fn renew(&self, renewed: &[(Shard, i64)], deadline: BootInstant) {
         let mut held = self.leases.lock();
         held.retain(|shard, held| renewed.iter().any(|(other, epoch)| other == shard && *epoch == held.epoch));
@@ -89,8 +89,8 @@ impl Keeping<'_> {
         }
     }
 
-    /// Leases that name this worker and that it does not hold: taken, or raised, by a statement whose answer it never
-    /// got, or released by one that the database never got.
+    /// Leases in the table that name this worker although it does not hold them: taken or raised by a statement whose answer
+    /// was lost, or released by one that the database never received.
     pub(crate) fn unknown_leases(&self, worker: Uuid, snapshot: &LeaseSnapshot) -> Vec<(Shard, i64)> {
         let held = self.leases.lock();
         let own = snapshot.leases.iter().filter(|row| row.owner == Some(worker) && !held.contains_key(&row.shard));
@@ -123,7 +123,7 @@ impl Keeping<'_> {
     }
 }
 
-/// How long before the lease's end a worker stops acting on it.
+/// How long before a lease ends a worker stops acting on it.
 pub(crate) fn margin(lease: Duration) -> Duration {
     lease / 10
 }
@@ -138,16 +138,16 @@ pub(crate) enum Share {
 }
 
 /// The fair share of a lane: `ceil(shards / workers)` among the live workers that announce the lane and deliver to its
-/// backend; under protocol 1, that have every handler that others have.
+/// backend; under protocol 1, those that have every handler that others have.
 ///
-/// A worker whose backend has refused events and now says that it is well gets one shard to try it with, which the others
-/// leave to it; all of them where no worker delivers.
+/// A worker whose backend has refused events and whose health check succeeds again gets one shard to try it with, which the
+/// others leave to it; all shards if no worker delivers.
 pub(crate) fn fair_share(worker: Uuid, lane: &str, snapshot: &LeaseSnapshot, given_up: bool) -> Share {
     let serving: Vec<&LiveWorker> =
         snapshot.live_workers.iter().filter(|live_worker| report(live_worker, lane).is_some()).collect();
     let handlers: HashMap<Uuid, Vec<String>> =
         serving.iter().map(|live_worker| (live_worker.id, names(&live_worker.handlers))).collect();
-    // Later rules leave to other processes what this one has no handler for.
+    // Later protocols owe events to other processes if this one lacks a handler.
     let complete = |live_worker: &LiveWorker| {
         let mine = &handlers[&live_worker.id];
         snapshot.protocol >= 2 || handlers.values().flatten().all(|name| mine.contains(name))
@@ -162,11 +162,11 @@ pub(crate) fn fair_share(worker: Uuid, lane: &str, snapshot: &LeaseSnapshot, giv
     let tried = serving.iter().filter(|live_worker| trying(live_worker)).count();
     let eligible = if delivering > 0 { delivering } else { tried };
     let Some(me) = serving.iter().find(|live_worker| live_worker.id == worker) else {
-        return Share::StandBy("its heartbeat has not arrived yet".to_owned());
+        return Share::StandBy("its heartbeat is not in the database yet".to_owned());
     };
     if !complete(me) {
         let any_complete = serving.iter().any(|live_worker| complete(live_worker));
-        // Where no worker has every handler, the one that started last works: the newest deployment.
+        // If no worker has every handler, the one that started last works: the newest deployment.
         let newest = serving
             .iter()
             .max_by_key(|live_worker| (live_worker.started_at, live_worker.id))
@@ -185,7 +185,7 @@ pub(crate) fn fair_share(worker: Uuid, lane: &str, snapshot: &LeaseSnapshot, giv
     }
     if given_up && eligible > 0 && !healthy(me) {
         return Share::StandBy(
-            "its backend takes no events from here, or none can be read, but another worker delivers".to_owned(),
+            "its backend does not accept events from here, or the events cannot be read, but another worker delivers".to_owned(),
         );
     }
     let left_to_tries = if delivering > 0 { tried.min(shards.saturating_sub(1)) } else { 0 };
@@ -197,7 +197,7 @@ fn shards(snapshot: &LeaseSnapshot, lane: &str) -> usize {
     snapshot.leases.iter().filter(|row| *row.shard.lane == *lane).count()
 }
 
-/// What a worker says of a lane's backend; `None` where it does not serve it.
+/// A worker's report on a lane's backend; `None` if it does not serve the lane.
 fn report(live_worker: &LiveWorker, lane: &str) -> Option<LaneHealth> {
     by_lane(&live_worker.backends).remove(lane)
 }

@@ -45,7 +45,7 @@ fn workers_that_do_not_serve_the_lane_do_not_count() {
         snapshot(32, vec![able(1), live_worker(2, r#"{"other": "ok"}"#, "[]"), live_worker(3, "nonsense", "[]")]);
     assert_eq!(share_of(1, &snapshot, false), Share::Target(32));
     assert!(stands_by(&share_of(2, &snapshot, false)));
-    assert!(stands_by(&share_of(9, &snapshot, false)), "one that has not been seen takes nothing yet");
+    assert!(stands_by(&share_of(9, &snapshot, false)), "a worker without a heartbeat takes nothing yet");
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_worker_that_lacks_a_handler_stands_by_and_names_it() {
         ],
     );
     assert_eq!(share_of(1, &snapshot, false), Share::Target(32));
-    let Share::StandBy(reason) = share_of(2, &snapshot, false) else { panic!("it lacks one") };
+    let Share::StandBy(reason) = share_of(2, &snapshot, false) else { panic!("it lacks a handler") };
     assert!(reason.ends_with("lacks: audit"), "{reason}");
 }
 
@@ -75,10 +75,10 @@ fn a_backend_is_given_up_only_where_another_worker_has_it() {
     let down = |n| live_worker(n, r#"{"orders": "connection refused"}"#, "[]");
     let mixed = snapshot(32, vec![able(1), down(2)]);
     assert!(stands_by(&share_of(2, &mixed, true)));
-    assert_eq!(share_of(2, &mixed, false), Share::Target(16), "a moment's trouble changes nothing");
-    assert_eq!(share_of(1, &mixed, false), Share::Target(32), "and another may take all of it");
+    assert_eq!(share_of(2, &mixed, false), Share::Target(16), "a short failure changes nothing");
+    assert_eq!(share_of(1, &mixed, false), Share::Target(32), "and another worker may take all shards");
     let dark = snapshot(32, vec![down(1), down(2)]);
-    assert!((1..=2).all(|n| !stands_by(&share_of(n, &dark, true))), "with nobody to take it, they try on");
+    assert!((1..=2).all(|n| !stands_by(&share_of(n, &dark, true))), "if no worker can take it, all keep trying");
 }
 
 #[test]
@@ -91,9 +91,9 @@ fn an_unproven_backend_gets_one_shard_while_another_worker_delivers() {
     assert!(stands_by(&share_of(3, &mixed, true)));
     let nobody_delivers = snapshot(32, vec![trying(1), trying(2), down(3)]);
     assert_eq!([1, 2].map(|n| share_of(n, &nobody_delivers, true)), [Share::Target(16), Share::Target(16)]);
-    assert!(stands_by(&share_of(3, &nobody_delivers, true)), "it has been tried, the others may be able");
+    assert!(stands_by(&share_of(3, &nobody_delivers, true)), "this worker has failed, the others may succeed");
     let one_shard = snapshot(1, vec![able(1), trying(2)]);
-    assert_eq!(share_of(1, &one_shard, false), Share::Target(1), "the only shard is not left to a try");
+    assert_eq!(share_of(1, &one_shard, false), Share::Target(1), "the only shard is not left to a worker on trial");
 }
 
 #[derive(Debug, Clone)]
@@ -143,7 +143,7 @@ proptest! {
                 Share::Target(target) => {
                     prop_assert!(worker.complete || all_the_same, "a handler is missing");
                     prop_assert!(!(worker.given_up && !worker.trying && eligible > 0), "others have the backend");
-                    prop_assert!(!worker.trying || delivering == 0 || target == 1, "it takes no more to try with");
+                    prop_assert!(!worker.trying || delivering == 0 || target == 1, "a worker on trial takes one shard");
                     prop_assert!(target >= 1 && target <= fair);
                     if able[n] {
                         let fair = (shards as usize - left_to_tries).div_ceil(eligible);
@@ -154,11 +154,11 @@ proptest! {
                 Share::StandBy(_) => prop_assert!(!able[n]),
             }
         }
-        prop_assert!(covered >= shards as usize, "{} of {} shards are somebody's to take", covered, shards);
+        prop_assert!(covered >= shards as usize, "{} of {} shards are in the share of a worker", covered, shards);
     }
 }
 
-// What is held.
+// Held leases.
 
 fn shard(number: i16) -> Shard {
     Shard { lane: LANE.into(), number }
@@ -212,7 +212,7 @@ fn a_shard_that_is_being_given_up_is_neither_read_nor_sent_for() {
     keeping.add(&[(shard(1), 1)], later(10));
     keeping.drain(&[shard(1), shard(2)]);
     assert!(leases.readable(LANE, later(0)).is_empty());
-    assert!(!leases.covers(&shard(1), 1, later(0)), "what is queued goes back");
+    assert!(!leases.covers(&shard(1), 1, later(0)), "queued events are released");
     keeping.renew(&[(shard(1), 1)], later(10));
     assert_eq!(keeping.draining(), [(shard(1), 1)], "a heartbeat does not take it back");
     keeping.remove(&[(shard(1), 1)]);

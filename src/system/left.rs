@@ -1,5 +1,5 @@
-//! Which handlers were left an event of a key a while ago: they may be owed it before the database shows that. Pure but for
-//! the clock that is handed in.
+//! Handlers that were recently left an event of a key: they may be owed it before the database shows that. Pure except for
+//! the clock that is passed in.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub(super) type Key = (LaneName, String);
 /// a settle takes.
 const LEFT_FOR: Duration = Duration::from_secs(60);
 
-/// Keys that are remembered one by one; beyond them a handler is left the events of every key.
+/// The most keys that are remembered one by one; beyond them a handler is left the events of every key.
 const MOST_KEYS: usize = 10_000;
 
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(super) struct RemainingHandlers {
 }
 
 impl RemainingHandlers {
-    /// These handlers were left an event of the key.
+    /// Notes that these handlers were left an event of the key.
     pub(super) fn note(&mut self, key: &Key, names: &[String], now: BootInstant) {
         let until = now.after(LEFT_FOR);
         if !self.by_key.contains_key(key) && self.by_key.len() >= MOST_KEYS {
@@ -75,6 +75,6 @@ mod tests {
         assert_eq!(left.by_key.len(), MOST_KEYS);
         assert!(left.has(&key(MOST_KEYS + 7), "mail", now));
         left.note(&key(MOST_KEYS + 1), &["mail".to_owned()], now.after(LEFT_FOR));
-        assert_eq!(left.by_key.len(), 1, "what is over makes room");
+        assert_eq!(left.by_key.len(), 1, "expired entries are removed");
     }
 }

@@ -8,7 +8,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::settings::RateLimit;
 
-/// Pieces are at most what accrues in this time, so that a wait is short and a change of mind is noticed.
+/// The most time that one piece covers, so that a wait is short and a change of the limit takes effect soon.
 const PIECE: Duration = Duration::from_millis(100);
 
 pub(super) struct Limiter {
@@ -18,7 +18,7 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    /// Rates of zero are refused by the settings; here they count as one.
+    /// A limiter for this rate. The settings refuse rates of zero; here they count as one.
     pub(super) fn new(limit: RateLimit) -> Self {
         let per_second = NonZeroU32::new(limit.per_second).unwrap_or(NonZeroU32::MIN);
         let burst = NonZeroU32::new(limit.burst).unwrap_or(NonZeroU32::MIN);
@@ -30,18 +30,18 @@ impl Limiter {
         }
     }
 
-    /// How many of `wanted` events are asked for at once.
+    /// How many of `wanted` events are requested together.
     pub(super) fn piece(&self, wanted: usize) -> usize {
         wanted.min(self.piece as usize)
     }
 
-    /// Takes cells for `events`, at most a [`piece`](Self::piece), or says how long to wait before asking again.
+    /// Takes cells for `events`, at most a [`piece`](Self::piece), or returns how long to wait before the next try.
     pub(super) fn take(&self, events: usize) -> Result<(), Duration> {
         let Some(cells) = u32::try_from(events).ok().and_then(NonZeroU32::new) else { return Ok(()) };
         match self.limiter.check_n(cells) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(until)) => Err(until.wait_time_from(self.clock.now())),
-            // More cells than the burst holds: a piece never is.
+            // More cells than the burst holds, which a piece never has.
             Err(_) => Ok(()),
         }
     }

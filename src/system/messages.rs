@@ -1,4 +1,4 @@
-//! What actors say to each other, in the order in which an event meets them; and what applications say to the system.
+//! Messages between actors, in the order in which an event passes them; and those that applications send to the system.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::error::SystemError;
 use crate::event::OutboxEvent;
 use crate::store::Shard;
 
-/// Poller → publisher: shards that are ours and not open.
+/// Poller → publisher: shards that are leased and not open.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct OpenShards(pub(crate) Vec<(Shard, i64)>, pub(crate) OpenUnderWay);
@@ -22,12 +22,12 @@ pub(crate) struct OpenShards(pub(crate) Vec<(Shard, i64)>, pub(crate) OpenUnderW
 #[rtype(result = "()")]
 pub(crate) struct Deliver(pub(crate) Vec<Delivery>);
 
-/// Supervisor → publisher, at the end: rid the journal of what is settled.
+/// Supervisor → publisher, at the end: remove settled events from the journal.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Flush;
 
-/// Publisher → registry: events that the backend has.
+/// Publisher → registry: events that the backend accepted.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Accepted(pub(crate) Vec<Delivery>);
@@ -37,53 +37,53 @@ pub(crate) struct Accepted(pub(crate) Vec<Delivery>);
 #[rtype(result = "()")]
 pub(crate) struct Complete(pub(crate) Vec<Delivery>);
 
-/// Publisher, registry → retry: events that are not.
+/// Publisher, registry → retry: events that failed.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Failed(pub(crate) Vec<Failure>);
 
-/// An event that could not be brought to its end.
+/// An event that could not be finished.
 pub(crate) struct Failure {
     pub(crate) delivery: Delivery,
     pub(crate) cause: Cause,
 }
 
-/// Why it could not.
+/// Why an event could not be finished.
 #[derive(Debug, Clone)]
 pub(crate) enum Cause {
-    /// The backend refused it; another try may pass.
+    /// The backend rejected it; a retry may succeed.
     Rejected(String),
-    /// No try can pass.
+    /// No retry can succeed.
     Invalid(String),
-    /// The backend has it, these handlers did not answer Ok.
+    /// The backend accepted it; these handlers did not answer Ok.
     Handlers { pending: Vec<String>, error: String },
-    /// The backend has it, these handlers did not come to it: it waits, and no retry is spent.
+    /// The backend accepted it; these handlers did not start it: it waits, and no retry is spent.
     NotStarted { pending: Vec<String> },
-    /// The backend has it, but an event before it failed: its handlers' turn has not come. No failure either.
+    /// The backend accepted it, but an event before it failed: its handlers must wait. Not a failure of this event.
     BlockedByEarlier { pending: Vec<String> },
 }
 
-/// An event for a local handler. Answer `Ok(())` and the event is done as far as this handler goes; answer an error and
-/// it comes again, after the time that `retry_backoff` gives.
+/// An event for a local handler. If the handler answers `Ok(())`, the event is done for this handler; after an error it is
+/// retried when the time that `retry_backoff` gives has passed.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), HandlerError>")]
 #[non_exhaustive]
 pub struct HandleEvent {
-    /// The event, as it stood in the outbox when it was read.
+    /// The event, as it was in the outbox when it was read.
     pub event: Arc<OutboxEvent>,
-    /// The handler's span, for what it does to be part of the event's trace: `message.span.in_scope(…)`, or
-    /// `future.instrument(message.span)`. None where the event is not traced.
+    /// The handler's span, which makes its work part of the event's trace: `message.span.in_scope(…)`, or
+    /// `future.instrument(message.span)`. A disabled span if the event is not traced.
     pub span: tracing::Span,
 }
 
-/// Why a handler could not handle an event; kept in the event's `last_error`.
+/// Why a handler could not handle an event; stored in the event's `last_error`.
 ///
-/// Any error turns into it with `?`.
+/// Any error converts into it with `?`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandlerError(pub(super) String);
 
 impl HandlerError {
-    /// From a reason for people, without secrets or payload.
+    /// Makes an error from a reason for operators, without secrets or payload.
     pub fn new(reason: impl fmt::Display) -> Self {
         Self(reason.to_string())
     }
@@ -101,20 +101,19 @@ impl<E: std::error::Error> From<E> for HandlerError {
     }
 }
 
-/// Which events a handler wants.
+/// The event types that a handler subscribes to.
 ///
-/// Made of one type, or of several: `"user.created"`, `["user.created", "order.*"]`. A `*` at the end stands for whatever
-/// follows.
+/// Made of one type, or of several: `"user.created"`, `["user.created", "order.*"]`. A `*` at the end matches any rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventTypes {
     /// Every event.
     All,
-    /// Those whose CloudEvents type is one of these, or begins with one that ends in `*`.
+    /// Events whose CloudEvents type is one of these, or starts with one that ends in `*`.
     OneOf(Vec<String>),
 }
 
 impl EventTypes {
-    /// As a handler is announced: `*` for all, a trailing `*` for a prefix.
+    /// The patterns under which a handler is registered: `*` for all, a trailing `*` for a prefix.
     pub(crate) fn patterns(&self) -> Vec<String> {
         match self {
             Self::All => vec!["*".to_owned()],
@@ -164,16 +163,16 @@ impl<T: Into<String>> FromIterator<T> for EventTypes {
     }
 }
 
-/// Subscribes a handler actor under a name that stays the same between starts, and is one handler's alone.
+/// Subscribes a handler actor under a name that stays the same between starts and belongs to one handler alone.
 ///
 /// Subscribing again under the name replaces a handler that has stopped, or one for the same events. A running handler for
-/// other events stays, and this is an error: [`SystemError::HandlerNameTaken`].
+/// other events stays, and the call fails with [`SystemError::HandlerNameTaken`].
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), SystemError>")]
 pub struct Subscribe {
     /// Names the handler in `pending_handlers` and for other workers.
     pub name: String,
-    /// What it wants.
+    /// The events that it subscribes to.
     pub events: EventTypes,
     /// The actor.
     pub recipient: Recipient<HandleEvent>,
@@ -186,39 +185,39 @@ impl Subscribe {
     }
 }
 
-/// Asks how the system is.
+/// Requests a health report.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "HealthReport")]
 pub struct Health;
 
-/// How the system is.
+/// The health of the system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthReport {
     /// Whether the database answers.
     pub database: Result<(), String>,
-    /// Each publisher: whether its backend takes events, or why not.
+    /// Each publisher: whether its backend accepts events, or why not.
     pub backends: BTreeMap<String, Result<(), String>>,
     /// Shards owned, by the value of `publisher_backend` that their events carry.
     pub shards: BTreeMap<String, usize>,
-    /// Why this worker leaves a lane to others, by lane.
+    /// Why this worker leaves a lane to other workers, by lane.
     pub standing_by: BTreeMap<String, String>,
-    /// Each handler of this process: whether its actor runs, or why its events wait.
+    /// Each handler of this process: whether its actor is running, or why its events wait.
     pub handlers: BTreeMap<String, Result<(), String>>,
     /// Events in memory: read and not yet settled, or settled a moment ago.
     pub in_flight: usize,
-    /// Whether the database answered a heartbeat within the lease time; where nothing is delivered there are none.
+    /// Whether the database answered a heartbeat within the lease time; always `Ok` in a process that delivers nothing.
     pub leases: Result<(), String>,
 }
 
 impl HealthReport {
-    /// The database answers, every backend takes events and every handler runs.
+    /// Whether the database answers, every backend accepts events and every handler is running.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.database.is_ok() && self.backends.values().chain(self.handlers.values()).all(Result::is_ok)
     }
 
-    /// The leases are kept besides.
+    /// Whether it is ok and the leases are kept.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.is_ok() && self.leases.is_ok()
@@ -234,25 +233,25 @@ pub struct Shutdown;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ActorKind {
-    /// Takes in what applications say.
+    /// Accepts what applications send.
     OutboxSystem,
-    /// Starts the others, and again when they die.
+    /// Starts the others, and restarts those that die.
     Supervisor,
-    /// Heartbeat and leases.
+    /// Renews and takes leases.
     LeaseKeeper,
-    /// Reads what is due.
+    /// Fetches due events.
     Poller,
-    /// Hands over to one named backend.
+    /// Sends events to one named backend.
     Publisher(String),
     /// Runs handlers.
     Registry,
-    /// Records what is done.
+    /// Records successes.
     Completer,
-    /// Records what is not.
+    /// Records failures.
     Retry,
-    /// Gives handlers of this process what they are owed.
+    /// Passes owed events to the handlers of this process.
     HandlerPoller,
-    /// Retention.
+    /// Deletes old events.
     Janitor,
     /// Wakes workers of other processes, and is woken by them.
     Notifier,

@@ -1,10 +1,10 @@
-//! The actors, one file each, in the order in which an event meets them:
-//! [`outbox_system`] and its queue ([`intake`]), [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
+//! The actors, one file each, in the order in which an event passes them: [`outbox_system`] and its queue ([`intake`]),
+//! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
 //!
-//! Between them stand [`heartbeat`] (the thread of the lease keeper), [`leases`] (what is ours), [`lane_reader`] (cursors, the sweep,
-//! how much to read), [`in_flight`] (what is in flight, rules R1 to R3), [`delivery`] (one event's way), [`publisher_state`] (what a
-//! publisher's lanes share) and [`subscription`] (handlers, and in [`handler_timer`] how long they have). Messages flow in that one
-//! direction; what flows back is credit and wake-ups.
+//! They share [`heartbeat`] (the thread of the lease keeper), [`leases`] (the shards that are held), [`lane_reader`]
+//! (cursors, the sweep, fetch sizes), [`in_flight`] (deliveries in flight, rules R1 to R3), [`delivery`] (one event),
+//! [`publisher_state`] (what a publisher's lanes share) and [`subscription`] (handlers, with their time limits in
+//! [`handler_timer`]). Messages flow in that one direction; credit and wake-ups flow back.
 
 mod backends;
 mod builder;

@@ -1,4 +1,4 @@
-//! `Notifier`: tells other processes what was committed here, and the poller what was committed there.
+//! `Notifier`: notifies other processes of what was committed here, and the poller of what was committed there.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,10 +15,10 @@ use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Listener, Notification, NotifyStore, Wakeup};
 
-/// From one wake-up to the next, at least.
+/// The shortest time from one notification to the next.
 const LEAST: Duration = Duration::from_millis(1);
 
-/// Until it is tried again to listen where nothing can be heard.
+/// The pause before listening is tried again if the store cannot listen.
 const DEAF_PAUSE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Notifier {
@@ -55,13 +55,13 @@ impl Drop for Notifier {
     }
 }
 
-/// A task has it. None ends before its actor does but by a panic, and then the actor ends too and is replaced.
+/// Held by a task. A task ends before its actor only by a panic, and then the actor ends too and is replaced.
 struct Ended(WeakAddr<Notifier>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
         if let Some(notifier) = self.0.upgrade() {
-            // Where its mailbox is closed, it has ended already.
+            // If its mailbox is closed, the notifier has ended already.
             let _ = notifier.try_send(TaskEnded);
         }
     }
@@ -91,7 +91,7 @@ async fn announce(shared: Arc<Shared>, _guard: Ended) {
         shared.announcing.store(true, Ordering::Release);
         let (wakeup, count) = shared.outgoing.take();
         if wakeup.is_empty() {
-            // What arrived was taken together with what came before it.
+            // Wake-ups that arrived in the meantime were taken together with the earlier ones.
             shared.announcing.store(false, Ordering::Release);
             continue;
         }
@@ -100,13 +100,13 @@ async fn announce(shared: Arc<Shared>, _guard: Ended) {
         match announced {
             Ok(()) => {
                 if std::mem::take(&mut failures) > 0 {
-                    tracing::info!("workers of other processes are woken again");
+                    tracing::info!("notification of other workers works again");
                 }
                 tokio::time::sleep_until(began + interval(count).max(LEAST)).await;
             }
             Err(error) => {
                 if failures == 0 {
-                    tracing::warn!(%error, "workers of other processes are not woken; they find new events by polling");
+                    tracing::warn!(%error, "notification of other workers failed; they find new events by polling");
                 }
                 tokio::time::sleep(pause_after(failures)).await;
                 failures = failures.saturating_add(1);
@@ -115,7 +115,7 @@ async fn announce(shared: Arc<Shared>, _guard: Ended) {
     }
 }
 
-/// Listens to other processes, and again after each loss.
+/// Listens to other processes, and reconnects after each loss.
 async fn listen(shared: Arc<Shared>, _guard: Ended) {
     let Some(notifications) = shared.store.notify_store() else { return std::future::pending().await };
     let mut failures = 0;
@@ -123,7 +123,7 @@ async fn listen(shared: Arc<Shared>, _guard: Ended) {
         let error = listen_once(&shared, notifications, &mut failures).await;
         if failures == 0 {
             let interval = shared.settings.worker.poll_interval;
-            tracing::warn!(%error, "no wake-ups from other processes; polling every {interval:?}");
+            tracing::warn!(%error, "listening for notifications failed; polling every {interval:?}");
         }
         tokio::time::sleep(if error.is_transient() { pause_after(failures) } else { DEAF_PAUSE }).await;
         failures = failures.saturating_add(1);
@@ -136,9 +136,9 @@ async fn listen_once(shared: &Shared, notifications: &dyn NotifyStore, failures:
         Err(error) => return error,
     };
     if std::mem::take(failures) > 0 {
-        tracing::info!("wake-ups from other processes arrive again");
+        tracing::info!("listening for notifications again");
     }
-    // What was announced before was not heard.
+    // Earlier announcements were not received.
     shared.note_wakeup(Wakeup::EveryLane);
     follow(shared, listener.as_mut()).await
 }

@@ -1,4 +1,4 @@
-//! `OutboxSystem`: takes in what applications say.
+//! `OutboxSystem`: accepts what applications send.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use crate::publish::{InsertResult, NewEvent};
 
 /// The address of an outbox for messages. Made by [`OutboxSystem::builder`](crate::OutboxSystem::builder).
 ///
-/// Where the database is slower than those who send events, its mailbox fills: `send` waits for room, `try_send` is
-/// refused. So is what else is sent to it; the methods of [`Outbox`](crate::Outbox) do not pass through it, except for
+/// If senders are faster than the database, its mailbox fills: `send` waits for space, `try_send` is refused. That applies
+/// to all messages; the methods of [`Outbox`](crate::Outbox) do not pass through the mailbox, except
 /// [`send`](crate::Outbox::send).
 pub struct OutboxSystem {
     shared: Arc<Shared>,
@@ -69,7 +69,7 @@ impl Handler<NewEvent> for OutboxSystem {
     }
 }
 
-/// The answer to an event, which is given up with its caller.
+/// The answer to an event; if it is dropped, the event is abandoned.
 #[doc(hidden)]
 pub struct PendingAnswer(Result<oneshot::Receiver<InsertResult>, PublishError>);
 
@@ -126,7 +126,7 @@ impl Handler<Shutdown> for OutboxSystem {
     }
 }
 
-/// Passed on to the actor that is meant.
+/// Forwards the message to the actor that it names.
 #[cfg(feature = "fault-injection")]
 impl Handler<Panic> for OutboxSystem {
     type Result = ();

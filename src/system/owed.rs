@@ -1,6 +1,6 @@
-//! What handlers of this process are owed and have in memory: the bookkeeping of their deliveries.
+//! Deliveries to handlers of this process that are owed and in memory.
 //!
-//! A delivery that ended stays excluded until a fetch that began before is over: the fetch may have read it.
+//! A delivery that ended stays excluded until the fetch that started before is over: the fetch may have read it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ pub(crate) struct DeliveriesInFlight {
 
 #[derive(Debug, Default)]
 struct OfHandler {
-    /// By the shard of the handler's lane.
+    /// The deliveries, with the shard of the handler's lane.
     deliveries: HashMap<Key, i16>,
     is_fetching: bool,
     ended: Vec<Key>,
@@ -28,7 +28,7 @@ impl DeliveriesInFlight {
         self.handlers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the fetch that begins is to leave out; `None`: one is under way.
+    /// The keys that the next fetch must leave out; `None` if a fetch is under way.
     pub(super) fn begin_fetch(&self, handler: &str) -> Option<Vec<Key>> {
         let mut handlers = self.lock();
         let of_handler = handlers.entry(handler.to_owned()).or_default();
@@ -38,7 +38,7 @@ impl DeliveriesInFlight {
         Some(of_handler.deliveries.keys().copied().collect())
     }
 
-    /// Takes what a fetch brought into memory, unless it is there.
+    /// Adds a fetched delivery, unless it is in memory already.
     pub(super) fn take(self: &Arc<Self>, handler: &str, key: Key, shard: i16) -> Option<DeliveryGuard> {
         let mut handlers = self.lock();
         let deliveries = &mut handlers.entry(handler.to_owned()).or_default().deliveries;
@@ -99,7 +99,7 @@ mod tests {
         let owed = Arc::new(DeliveriesInFlight::default());
         let key = (Uuid::nil(), 7);
         assert_eq!(owed.begin_fetch("mail"), Some(vec![]));
-        assert_eq!(owed.begin_fetch("mail"), None, "one at a time");
+        assert_eq!(owed.begin_fetch("mail"), None, "one fetch at a time");
         let delivery = owed.take("mail", key, 3).unwrap();
         owed.end_fetch("mail");
         assert!(owed.is_busy("mail", 3) && !owed.is_busy("mail", 4) && !owed.is_busy("audit", 3));

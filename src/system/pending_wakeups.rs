@@ -13,7 +13,7 @@ pub(crate) struct PendingWakeups {
 }
 
 impl PendingWakeups {
-    /// `arrived` is told of all that is put in.
+    /// An empty set; `arrived` is notified of every wake-up.
     pub(crate) fn new(arrived: Arc<Notify>) -> Self {
         Self { inside: Mutex::default(), arrived }
     }
@@ -30,7 +30,7 @@ impl PendingWakeups {
         self.arrived.notify_one();
     }
 
-    /// All that was put in, and how often something was.
+    /// Takes all wake-ups, and how many there were.
     pub(crate) fn take(&self) -> (Wakeup, usize) {
         std::mem::take(&mut *self.inside.lock().unwrap_or_else(PoisonError::into_inner))
     }

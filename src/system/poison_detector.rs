@@ -7,15 +7,15 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-/// How often an event must break alone, with others passing in between, to be the cause.
+/// How often an event must fail alone, with others accepted in between, to be the cause.
 const PROOF: u32 = 3;
 
-/// PoisonDetector remembered at once.
+/// The most suspects that are remembered.
 const MOST: usize = 256;
 
 #[derive(Debug, Default)]
 struct Suspect {
-    /// Another event passed since it last broke.
+    /// Whether another event was accepted since it last failed.
     others_passed: bool,
     proven: u32,
 }
@@ -24,8 +24,8 @@ struct Suspect {
 pub(super) struct PoisonDetector(HashMap<Uuid, Suspect>);
 
 impl PoisonDetector {
-    /// The session broke while this event was the only one on its way. Without evidence that the event may be
-    /// the cause (the backend named a state of its own), others are let pass before it, and nothing more.
+    /// Notes that the session broke while this event was the only one in it. Without evidence that the event may be the
+    /// cause (the backend named a state of its own), it is only sorted behind others.
     pub(super) fn failed_alone(&mut self, id: Uuid, is_evidence: bool) {
         if self.0.len() >= MOST && !self.0.contains_key(&id) {
             return;
@@ -36,7 +36,7 @@ impl PoisonDetector {
         }
     }
 
-    /// These events passed.
+    /// Notes that these events were accepted.
     pub(super) fn passed(&mut self, ids: impl Iterator<Item = Uuid>) {
         if self.0.is_empty() {
             return;
@@ -67,8 +67,8 @@ impl PoisonDetector {
         self.0.remove(&id);
     }
 
-    /// Which of these events (id and key, in their order) go last, so that others can pass before them: the suspects, and
-    /// what stands behind one in its key's order.
+    /// Which of these events (id and key, in their order) go last, so that others can be accepted before them: the suspects,
+    /// and events behind a suspect in its key's order.
     pub(super) fn sort_last<'a>(&self, events: impl Iterator<Item = (Uuid, &'a str)>) -> Vec<bool> {
         let mut keys = HashSet::new();
         events

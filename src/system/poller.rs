@@ -19,7 +19,7 @@ use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Shard, Wakeup};
 
-/// A batch is closed when it would hold more than this, so that one script or one write stays small.
+/// The most bytes in a batch, so that one script or one write stays small.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
 pub(crate) struct Poller {
@@ -31,7 +31,7 @@ pub(crate) struct Poller {
     _death_watch: DeathWatch,
 }
 
-/// One publisher's lanes. One of them is fetched at a time, so that their credit is not spent twice.
+/// One publisher's lanes. They are fetched one at a time, so that their credit is not spent twice.
 struct PublisherLanes {
     publisher: Arc<PublisherState>,
     lanes: Vec<Lane>,
@@ -46,7 +46,7 @@ impl PublisherLanes {
         Self { publisher: Arc::clone(publisher), lanes, fetching: false, next: 0 }
     }
 
-    /// The first lane in turn that has a fetch to make.
+    /// The first lane, in round-robin order, that has a fetch to make.
     fn plan(&mut self, shared: &Shared, now: BootInstant) -> Option<(usize, FetchPlan)> {
         let count = self.lanes.len();
         (0..count)
@@ -78,10 +78,10 @@ impl Poller {
         }
     }
 
-    /// Starts whatever can be started now.
+    /// Starts everything that can be started now.
     fn turn(&mut self, ctx: &mut Context<Self>) {
         if !ctx.connected() {
-            // What it listens to wakes one actor only.
+            // A notification wakes one actor only, so the poller passes it on.
             self.shared.wake.notify_one();
             return ctx.stop();
         }
@@ -100,7 +100,8 @@ impl Poller {
         self.probe(now, ctx);
     }
 
-    /// A worker that could not read has left its shards to others, so no fetch shows when it can again.
+    /// Probes whether the database can be read: a worker that could not read has left its shards to others, so no fetch
+    /// shows when it can again.
     fn probe(&mut self, now: BootInstant, ctx: &mut Context<Self>) {
         let mut lanes = self.shared.lanes();
         let idle = lanes.all(|lane| self.shared.leases.readable(lane, now).is_empty());
@@ -138,7 +139,7 @@ impl Poller {
         }
         let Some(address) = self.shared.addresses().publishers.get(&publisher.name).cloned() else { return };
         let Some(under_way) = publisher.begin_open(now) else { return };
-        // A full mailbox or a publisher that is being replaced: the next turn asks again.
+        // If the mailbox is full or the publisher is being replaced, the next run of the loop asks again.
         let _ = address.try_send(OpenShards(to_open, under_way));
     }
 
@@ -175,13 +176,13 @@ impl Poller {
                 Ok(Err(error)) => poller.pause(&error),
                 // The system has stopped, and its runtime with it.
                 Err(error) if error.is_cancelled() => {}
-                Err(error) => tracing::error!(%error, "a fetch was given up"),
+                Err(error) => tracing::error!(%error, "fetch aborted"),
             }
             poller.turn(ctx);
         }));
     }
 
-    /// Takes over what a fetch brought and sends it on. Returns how long what is announced from now on waits.
+    /// Admits the result of a fetch and sends it on. Returns how long wake-ups wait from now on.
     fn take(&mut self, index: usize, lane: usize, plan: &FetchPlan, fetched: Fetched) -> Duration {
         self.resume();
         let PublisherLanes { publisher, lanes, .. } = &mut self.publishers[index];
@@ -201,7 +202,7 @@ impl Poller {
             .map(|(delivery, reason)| Failure { delivery, cause: Cause::Invalid(reason) })
             .collect();
         if let Some(retry) = self.shared.addresses().retry.clone() {
-            // A full mailbox gives the rows back, and they are read again.
+            // If the mailbox is full, the rows are released and read again.
             let _ = retry.try_send(Failed(failures));
         }
     }
@@ -210,7 +211,7 @@ impl Poller {
         let publisher = &self.publishers[index].publisher;
         let Some(address) = self.shared.addresses().publishers.get(&publisher.name).cloned() else { return };
         for batch in batches(deliveries, self.shared.settings.worker.batch_size) {
-            // The mailbox holds as many batches as the credit has events. A publisher that is being replaced gives them back.
+            // The mailbox holds as many batches as the credit has events. A publisher that is being replaced releases them.
             let _ = address.try_send(Deliver(batch));
         }
     }
@@ -218,14 +219,14 @@ impl Poller {
     fn resume(&mut self) {
         self.shared.note_read(None);
         if std::mem::take(&mut self.failures) > 0 {
-            tracing::info!("the database is back; reading goes on");
+            tracing::info!("fetch succeeded; database available again");
         }
     }
 
     fn pause(&mut self, error: &StoreError) {
         self.shared.note_read(Some(error));
         if self.failures == 0 {
-            tracing::warn!(%error, "nothing can be read; trying on");
+            tracing::warn!(%error, "fetch failed; retrying");
         }
         self.pause_until = BootInstant::now().after(pause_after(self.failures));
         self.failures = self.failures.saturating_add(1);
@@ -243,7 +244,7 @@ impl Actor for Poller {
     }
 }
 
-/// Turns the loop whenever something wakes it: freed credit, an opened shard, a new event.
+/// Runs the loop whenever something wakes it: freed credit, an opened shard, a new event.
 fn listen(shared: &Arc<Shared>, poller: &Poller, ctx: &mut Context<Poller>) {
     let wake = Arc::clone(&shared.wake);
     let woken = async move { wake.notified().await };
@@ -255,7 +256,7 @@ fn listen(shared: &Arc<Shared>, poller: &Poller, ctx: &mut Context<Poller>) {
 
 panics_on_demand!(Poller);
 
-/// Cuts deliveries into batches of at most `most` events and a few megabytes.
+/// Splits deliveries into batches of at most `most` events and a few megabytes.
 fn batches(deliveries: Vec<Delivery>, most: usize) -> Vec<Vec<Delivery>> {
     let mut batches: Vec<Vec<Delivery>> = Vec::new();
     let mut bytes = 0;

@@ -1,4 +1,4 @@
-//! Asks the database what precedes events in their keys' order (R3).
+//! Queries the database for what precedes events in their keys' order (R3).
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use super::in_flight::{Fetch, InFlight};
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchedRow, Store};
 
-/// Finds the blockers of rows that a fetch brought; see [`Fetch::questions`]. `failed_blocks`: failed events count;
-/// `holds`: they hold their keys in this lane.
+/// Finds the blockers of fetched rows; see [`Fetch::questions`]. `failed_blocks`: failed events count; `holds`: they hold
+/// their keys in this lane.
 pub(super) async fn find_blockers(
     store: &dyn Store,
     in_flight: &InFlight,
@@ -17,7 +17,7 @@ pub(super) async fn find_blockers(
     failed_blocks: bool,
     holds: bool,
 ) -> Result<HashMap<String, Blocker>, StoreError> {
-    // An answer that leaves out failed events does not show how far a key that they hold is clear.
+    // A result without failed events does not show how far a key that they hold is clear.
     let is_noted = failed_blocks == holds;
     let questions = fetch.questions(rows, BootInstant::now(), is_noted);
     if questions.is_empty() {

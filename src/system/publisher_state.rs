@@ -1,4 +1,4 @@
-//! The state of one publisher that the other actors read: what is in flight in its lanes, its credit, its breaker.
+//! The state of one publisher that other actors read: deliveries in flight in its lanes, its credit, its breaker.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::metrics::PublisherMetrics;
 use crate::settings::{PublisherSettings, RateLimit, Settings};
 use crate::store::LaneName;
 
-/// What a publisher and the other actors share.
+/// The state that a publisher shares with the other actors.
 pub(crate) struct PublisherState {
     pub(crate) name: String,
     pub(crate) lanes: Vec<Arc<InFlight>>,
@@ -29,18 +29,18 @@ pub(crate) struct PublisherState {
     pub(crate) session: SessionFactory,
     pub(crate) metrics: PublisherMetrics,
     changing: std::sync::Mutex<Changing>,
-    /// Held while a publisher works: what a predecessor that died has begun ends before its successor opens anything.
+    /// Held while a publisher works: the work of a dead predecessor ends before its successor opens anything.
     turn: Mutex<()>,
-    /// Counts publishers; the last one is the current one.
+    /// Number of publishers so far; the last one is the current one.
     publishers: AtomicU64,
-    /// Counts opens.
+    /// Number of opens so far.
     opens: AtomicU64,
-    /// How long shards wait for room at most: what is in memory is over by then, unless something holds it for ever.
+    /// The longest that shards wait for memory: what is in memory is done by then, unless something holds it forever.
     longest_wait: Duration,
     pub(crate) refusals: Refusals,
 }
 
-/// An open is under way. It is over when this is dropped, also by a panic or with a message that nobody takes.
+/// An open that is under way. It ends when this is dropped, also by a panic or with a message that no actor receives.
 pub(crate) struct OpenUnderWay {
     publisher: Arc<PublisherState>,
     number: u64,
@@ -55,17 +55,17 @@ impl Drop for OpenUnderWay {
     }
 }
 
-/// What changes while the publisher works.
+/// The part that changes while the publisher works.
 #[derive(Debug, Default)]
 struct Changing {
     breaker: CircuitBreaker,
     /// The open that is under way.
     opening: Option<u64>,
-    /// No open before this: the last one was refused, and the next heartbeat tells why.
+    /// No open before this: the last one was refused, and the next heartbeat shows why.
     open_after: Option<BootInstant>,
     /// Since when shards that this worker leases are not open.
     closed_since: Option<BootInstant>,
-    /// The room that shards wait for, and since when.
+    /// The memory that shards wait for, and since when.
     waiting: Option<(Room, BootInstant)>,
 }
 
@@ -104,7 +104,7 @@ impl PublisherState {
         self.lanes.iter().find(|in_flight| **in_flight.lane() == *lane)
     }
 
-    /// Events that are worth having in memory: at a limited rate, those of the next seconds.
+    /// The most events that are worth having in memory: at a limited rate, those of the next seconds.
     pub(crate) fn most_ahead(&self) -> usize {
         self.rate_limit.map_or(usize::MAX, |limit| limit.per_second.saturating_mul(2).max(limit.burst) as usize)
     }
@@ -115,20 +115,20 @@ impl PublisherState {
 
     // Publishers.
 
-    /// A new publisher serves the backend; sessions of a predecessor that died are shut out by the next open.
+    /// Registers a new publisher; sessions of a predecessor that died are fenced by the next open.
     pub(crate) fn begin_publisher(&self) -> u64 {
         self.close_all();
         self.changing().opening = None;
         self.publishers.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// This publisher's turn to work; `None` where another has taken its place.
+    /// Waits until this publisher may work; `None` if another has replaced it.
     pub(crate) async fn turn_of(&self, publisher: u64) -> Option<MutexGuard<'_, ()>> {
         let turn = self.turn.lock().await;
         (self.publishers.load(Ordering::Acquire) == publisher).then_some(turn)
     }
 
-    /// Begins an open, unless one is under way, the backend is paused, or the shards wait for room.
+    /// Starts an open, unless one is under way, the backend is paused, or the shards wait for memory.
     pub(crate) fn begin_open(self: &Arc<Self>, now: BootInstant) -> Option<OpenUnderWay> {
         let mut state = self.changing();
         let paused = state.breaker.is_paused(now) || state.open_after.is_some_and(|moment| now < moment);
@@ -142,19 +142,19 @@ impl PublisherState {
         Some(OpenUnderWay { publisher: Arc::clone(self), number })
     }
 
-    /// No open for a while: the last one was refused.
+    /// Prevents opens for a while: the last one was refused.
     pub(crate) fn delay_open(&self, pause: Duration) {
         self.changing().open_after = Some(BootInstant::now().after(pause));
     }
 
-    /// Whether shards that are ours wait to be opened.
+    /// Notes whether leased shards wait to be opened.
     pub(crate) fn note_closed(&self, any: bool, now: BootInstant) {
         let mut state = self.changing();
         state.closed_since = any.then(|| state.closed_since.unwrap_or(now));
     }
 
-    /// Whether the backend takes events, as far as this worker knows; shards that are not open for longer than `limit` are
-    /// stuck.
+    /// Whether the backend accepts events, as far as this worker knows; an error also if shards have not been open for
+    /// longer than `limit`.
     pub(crate) fn health(&self, now: BootInstant, limit: Duration) -> Result<(), String> {
         let state = self.changing();
         if let Some(open) = state.breaker.open() {
@@ -164,27 +164,27 @@ impl PublisherState {
             return Ok(());
         };
         let cause = if state.waiting.is_some() {
-            "there is no room in memory for what was sent before"
+            "not enough memory for what was sent before"
         } else {
-            "the log says why"
+            "see the log for the cause"
         };
         Err(format!("shards of this worker have not been opened for {span:.1?}; {cause}"))
     }
 
-    /// Whether the shards have waited so long for room that one of them is opened without.
+    /// Whether the shards have waited so long for memory that one of them is opened without.
     pub(crate) fn has_waited_too_long(&self, now: BootInstant) -> bool {
         let waiting = self.changing().waiting;
         waiting.is_some_and(|(room, since)| !self.credit.has(room) && now.since(since) >= self.longest_wait)
     }
 
-    /// No shard waits for room any more.
+    /// Ends the wait of shards for memory.
     pub(crate) fn end_wait_for_room(&self) {
         if self.changing().waiting.take().is_some() {
             self.credit.reserve(Room::default());
         }
     }
 
-    /// No more shards are opened until there is so much room, which is kept from what is read.
+    /// Opens no more shards until this much memory is free, which is reserved.
     pub(crate) fn wait_for_room(&self, room: Room) {
         let (events, bytes) = (room.events.min(self.credit.most_events), room.bytes.min(self.credit.most_bytes));
         self.credit.reserve(Room { events, bytes });
@@ -193,19 +193,19 @@ impl PublisherState {
 
     // The breaker.
 
-    /// Its breaker as it is now.
+    /// A copy of the breaker.
     pub(crate) fn breaker(&self) -> CircuitBreaker {
         self.changing().breaker.clone()
     }
 
-    /// Pauses the backend. `sending`: sending failed, not only reaching it.
+    /// Pauses the backend. `sending`: sending failed, not only connecting.
     pub(crate) fn pause(&self, reason: &str, sending: bool) {
         if self.changing().breaker.fail(reason, sending, BootInstant::now()) {
             tracing::warn!(backend = %self.name, reason, "backend paused; no retry is spent");
         }
     }
 
-    /// The backend was reached. If sending had failed, only sending shows that it works.
+    /// Notes that the backend was reached. If sending had failed, only sending shows that it works.
     pub(crate) fn resume_if_reachable(&self) {
         let needs_proof = self.changing().breaker.needs_proof();
         if !needs_proof {
@@ -213,7 +213,7 @@ impl PublisherState {
         }
     }
 
-    /// A health check succeeded; `proves`: it shows that the backend takes events.
+    /// Notes a successful health check; `proves`: it shows that the backend accepts events.
     pub(crate) fn note_healthy(&self, proves: bool) {
         let works = self.changing().breaker.note_healthy(proves);
         if works {
@@ -221,22 +221,22 @@ impl PublisherState {
         }
     }
 
-    /// An event was accepted, which is the proof. Returns whether that ends a pause.
+    /// Notes that an event was accepted, which is the proof. Returns whether that ends a pause.
     pub(crate) fn accepted(&self) -> bool {
         self.changing().breaker.accepted();
         self.resume()
     }
 
-    /// The backend works. Returns whether it was paused.
+    /// Ends the pause. Returns whether the backend was paused.
     fn resume(&self) -> bool {
         let Some(since) = self.changing().breaker.close() else { return false };
         let paused = BootInstant::now().since(since).as_millis();
-        tracing::info!(backend = %self.name, paused.duration_ms = paused, "backend is back");
+        tracing::info!(backend = %self.name, paused.duration_ms = paused, "backend available again");
         true
     }
 }
 
-/// The state of each publisher that is served; what may be in memory is divided among them.
+/// Makes the state of each publisher that is served; memory is divided among them.
 pub(super) fn make_publishers(
     settings: &Settings,
     backends: &Backends,
@@ -257,7 +257,7 @@ pub(super) fn make_publishers(
         .collect()
 }
 
-/// Events that are settled and whose journal entries the session has still to drop.
+/// Settled events whose journal entries the session has still to remove.
 #[derive(Debug, Default)]
 pub(crate) struct SettledQueue(std::sync::Mutex<Vec<(Uuid, i64)>>);
 

@@ -1,5 +1,5 @@
-//! How the actors retry while the database or a backend is unavailable: soon at first, never after a long pause, since it
-//! may be back at any moment.
+//! How the actors retry while the database or a backend is unavailable: soon at first, and never after a long pause, since
+//! it may be available again at any moment.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::store::Care;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The pause after this many earlier failures in a row: a random part of it, at least half. What ended the connections of
-/// several workers together would otherwise have them all retry together, and all miss the same moment.
+/// The pause after this many earlier failures in a row: a random part of it, at least half. Otherwise workers that lost
+/// their connections together would all retry together, and all miss the same moment.
 pub(super) fn pause_after(failures: u32) -> Duration {
     longest_after(failures).mul_f64(rand::random_range(0.5..=1.0))
 }
@@ -19,7 +19,7 @@ fn longest_after(failures: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << failures.min(5)).min(LONGEST_PAUSE)
 }
 
-/// Writes until the database has it. What it is about has happened, so there is no other end. After an error the statement
+/// Retries until the database has recorded something that has happened; there is no other end. After an error the statement
 /// may have been executed without being durable, so its repetition says so.
 pub(super) async fn retry_until_recorded<T, F>(what: &'static str, events: usize, write: impl Fn(Care) -> F) -> T
 where
@@ -31,13 +31,13 @@ where
         match write(care).await {
             Ok(written) => {
                 if failures > 0 {
-                    tracing::info!(events, "{what} were recorded");
+                    tracing::info!(events, "{what} recorded");
                 }
                 return written;
             }
             Err(error) => {
                 if failures == 0 {
-                    tracing::warn!(%error, events, "{what} cannot be recorded; trying on");
+                    tracing::warn!(%error, events, "{what} not recorded; retrying");
                 }
                 tokio::time::sleep(pause_after(failures)).await;
                 failures = failures.saturating_add(1);

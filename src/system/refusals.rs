@@ -1,11 +1,11 @@
-//! How much is said in the log of refused events: of each as long as they are few, else of some, with a count of the others.
+//! The log of refused events: each of them while they are few; beyond that, some of them and the number of the others.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::clock::BootInstant;
 
-/// Refusals that are written in one span, at most.
+/// The most refusals that are logged in one span.
 const MOST: u32 = 20;
 
 const SPAN: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ struct LoggedSpan {
 }
 
 impl Refusals {
-    /// Whether one more is written.
+    /// Whether one more is logged.
     pub(crate) fn is_written(&self, now: BootInstant) -> bool {
         let mut span = self.lock();
         if span.is_over(now) {
@@ -34,7 +34,7 @@ impl Refusals {
         written
     }
 
-    /// How many were left out of the span that is over, once.
+    /// How many were not logged in the span that has ended; reported once.
     pub(crate) fn take_left_out(&self, now: BootInstant) -> u64 {
         let mut span = self.lock();
         if span.is_over(now) { std::mem::take(&mut span.left_out) } else { 0 }
@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(refusals.take_left_out(began), 0, "the span is not over");
         let later = began.after(SPAN);
         assert_eq!(refusals.take_left_out(later), 1_000 - u64::from(MOST));
-        assert_eq!(refusals.take_left_out(later), 0, "said once");
+        assert_eq!(refusals.take_left_out(later), 0, "reported once");
         assert_eq!(written(later), MOST as usize);
     }
 }

@@ -1,4 +1,4 @@
-//! `Registry`: fans each accepted event out to the local handlers, one key's events one after the other.
+//! `Registry`: passes each accepted event to the local handlers, the events of a key one after the other.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use super::subscription::{Outcome, Subscription};
 
 pub(crate) struct Registry {
     shared: Arc<Shared>,
-    /// Keys whose handlers are running, with what waits behind.
+    /// Keys whose handlers are running, with the events that wait behind.
     busy: HashMap<Key, VecDeque<HandlerJob>>,
     left: RemainingHandlers,
     _death_watch: DeathWatch,
 }
 
-/// An event and the handlers that it still has to meet.
+/// An event and the handlers that must still receive it.
 struct HandlerJob {
     delivery: Delivery,
     handlers: Vec<Arc<Subscription>>,
@@ -62,7 +62,7 @@ impl Registry {
         }));
     }
 
-    /// Returns whether the event is done, as far as the handlers here go.
+    /// Returns whether the event is done for the handlers of this process.
     fn conclude(&mut self, mut delivery: Delivery, answers: Vec<(String, Outcome)>) -> bool {
         let (mut handled, mut failed, mut not_run, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (name, outcome) in answers {
@@ -86,7 +86,7 @@ impl Registry {
         }
         delivery.reject();
         let cause = if errors.is_empty() {
-            tracing::warn!(handlers = ?pending, "handlers have stopped or hang; the events that wait for them come again and spend no retry");
+            tracing::warn!(handlers = ?pending, "handlers have stopped or hang; their waiting events are retried without counting an attempt");
             Cause::NotStarted { pending }
         } else {
             Cause::Handlers { pending, error: errors.join("; ") }
@@ -95,7 +95,7 @@ impl Registry {
         false
     }
 
-    /// The event becomes a delivery of these handlers' own, and what follows in its key's order comes after it there, too.
+    /// Turns the event into deliveries of these handlers, in which later events of its key follow it, too.
     fn leave(&mut self, delivery: &mut Delivery, names: Vec<String>) {
         if names.is_empty() {
             return;
@@ -106,7 +106,7 @@ impl Registry {
         delivery.left.extend(names);
     }
 
-    /// Which handlers an event is given here; the others that it still has to meet are left it.
+    /// The handlers that receive an event here; it is left to the others that must still receive it.
     fn split(&mut self, delivery: &mut Delivery, subscriptions: &[Arc<Subscription>]) -> Vec<Arc<Subscription>> {
         let Some(event) = delivery.event().cloned() else { return Vec::new() };
         let wanting: Vec<Arc<Subscription>> =
@@ -132,7 +132,7 @@ impl Registry {
         here
     }
 
-    /// Whether a handler is there, and owed no earlier event of the key.
+    /// Whether a handler is here, and owed no earlier event of the key.
     fn may_run(&self, handler: &Subscription, delivery: &Delivery) -> bool {
         let is_keyed = !delivery.key().is_empty();
         let is_behind = delivery.behind.iter().any(|name| name == handler.name())
@@ -140,7 +140,7 @@ impl Registry {
         handler.is_alive() && !is_behind
     }
 
-    /// What was left to a handler since an event came comes before it there, too.
+    /// Leaves the event to handlers that were left an earlier event since this one arrived.
     fn leave_what_must_wait(&mut self, job: &mut HandlerJob) {
         if !self.shared.owes_handlers() {
             return;
@@ -151,7 +151,8 @@ impl Registry {
         job.handlers = here;
     }
 
-    /// The next event of the key runs; after a failure all that wait go back into the table, in the state they are in.
+    /// Runs the next event of the key; after a failure all waiting events are released into the table in their present
+    /// state.
     fn go_on(&mut self, key: Key, handled: bool, ctx: &mut Context<Self>) {
         let Some(waiting) = self.busy.get_mut(&key) else { return };
         if !handled {
@@ -173,8 +174,8 @@ impl Registry {
     fn complete(&self, mut deliveries: Vec<Delivery>) {
         deliveries.iter_mut().for_each(|delivery| delivery.forget_event());
         let Some(completer) = self.shared.addresses().completer.clone() else { return };
-        // Its mailbox holds as many messages as there can be deliveries; where it is being replaced, the dropped deliveries
-        // close their shards and the journal tells.
+        // The mailbox holds as many messages as there can be deliveries; if the completer is being replaced, the dropped
+        // deliveries close their shards, and the journal shows what was sent.
         let _ = completer.try_send(Complete(deliveries));
     }
 
@@ -204,7 +205,7 @@ impl Handler<Accepted> for Registry {
         let mut done = Vec::with_capacity(deliveries.len());
         let mut waiting = Vec::new();
         for mut delivery in deliveries {
-            // One that is not a valid event any more, found in the journal, can be given to no handler.
+            // A row found in the journal that is not a valid event any more can be passed to no handler.
             let handlers = self.split(&mut delivery, &subscriptions);
             if handlers.is_empty() {
                 done.push(delivery);
@@ -227,7 +228,7 @@ fn key_of(delivery: &Delivery) -> Key {
     (delivery.shard.lane.clone(), delivery.key().to_owned())
 }
 
-/// An event whose turn does not come now: what stands before it in its key's order failed.
+/// An event whose handlers must wait: an event before it in its key's order failed.
 fn behind(mut job: HandlerJob) -> Failure {
     job.delivery.reject();
     let pending = job.handlers.iter().map(|handler| handler.name().to_owned()).collect();

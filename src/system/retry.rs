@@ -1,4 +1,4 @@
-//! `Retry`: decides between another try and failure, and writes it. The poller finds the event again in the store.
+//! `Retry`: decides whether an event is retried or failed, and records it. The poller finds the event again in the store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::event::Status;
 use crate::store::{Care, FailureRecord, Settled};
 
-/// Events in one statement.
+/// The most events in one statement.
 const MOST: usize = 500;
 
-/// A reason is written into the log up to this length.
+/// The longest reason in the log.
 const MAX_REASON: usize = 500;
 
 pub(crate) struct Retry {
     shared: Arc<Shared>,
-    /// By publisher, so that one backend's rows never hold up another's.
+    /// The queues by publisher, so that one backend's rows never hold up another's.
     queues: BTreeMap<String, SettleQueue<Rejection>>,
     _death_watch: DeathWatch,
 }
 
-/// A failure, and what is to be recorded about it.
+/// A failure, and what must be recorded about it.
 struct Rejection {
     delivery: Delivery,
     settle: FailureRecord,
@@ -68,14 +68,15 @@ impl Retry {
                 retry.finish(&name, batch, &outcomes);
                 retry.write(&name, ctx);
             }
-            Err(error) => tracing::error!(%error, "recording failures was aborted"),
+            Err(error) => tracing::error!(%error, "recording of failures aborted"),
         }));
     }
 
     fn finish(&mut self, name: &str, batch: SettleBatch<Rejection>, outcomes: &[Settled]) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         for (rejection, outcome) in queue.finish(batch, outcomes, BootInstant::now()) {
-            // Superseded: the lease is another worker's by now, or an operator changed the event. Whoever owns it decides.
+            // Superseded: another worker holds the lease by now, or an operator changed the event. The present owner
+            // decides.
             if outcome == Settled::Recorded {
                 self.note_recorded(rejection);
             }
@@ -101,7 +102,7 @@ impl Actor for Retry {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
         ctx.run_interval(AGAIN_INTERVAL, |retry, ctx| {
-            // No address of it is left; the interval alone would keep it.
+            // No address of the actor is left; the interval alone would keep it alive.
             if !ctx.connected() {
                 return ctx.stop();
             }
@@ -152,7 +153,7 @@ fn count(shared: &Shared, settle: &FailureRecord) {
     }
 }
 
-/// A refusal is written with what it was about and why, as long as there are not too many.
+/// Logs a refusal with its event and reason, as long as there are not too many.
 fn say_refused(shared: &Shared, delivery: &Delivery, settle: &FailureRecord) {
     let Some(reason) = settle.error.as_deref() else { return };
     let reason: String = reason.chars().take(MAX_REASON).collect();
@@ -166,7 +167,7 @@ fn say_refused(shared: &Shared, delivery: &Delivery, settle: &FailureRecord) {
     if settle.status == Status::Failed {
         tracing::error!(event.id = %settle.id, event.r#type = event_type, backend = %publisher.name, retries, reason, "event failed");
     } else {
-        tracing::warn!(event.id = %settle.id, event.r#type = event_type, backend = %publisher.name, retries, reason, "event refused; it is tried again");
+        tracing::warn!(event.id = %settle.id, event.r#type = event_type, backend = %publisher.name, retries, reason, "event refused; it will be retried");
     }
 }
 
@@ -177,7 +178,7 @@ fn note_retry(shared: &Shared, settle: &FailureRecord) {
     }
 }
 
-/// What is written about a failure.
+/// The record of a failure.
 fn decide(shared: &Shared, Failure { delivery, cause }: Failure) -> Rejection {
     let backoff = shared.settings.worker.retry_backoff;
     let delay = |failures: i32| backoff.delay(u32::try_from(failures).unwrap_or(0), rand::random());
@@ -218,7 +219,7 @@ fn decide(shared: &Shared, Failure { delivery, cause }: Failure) -> Rejection {
             settle.delay = delay(0);
             settle.pending_handlers = Some(pending);
         }
-        // In its key's order like before; the poller meets it again once the event before it is settled.
+        // It keeps its place in its key's order; the poller fetches it again once the event before it is settled.
         Cause::BlockedByEarlier { pending } => {
             settle.status = Status::Pending;
             settle.retry_count = delivery.retry_count;

@@ -1,7 +1,7 @@
-//! What waits to be recorded for one backend. Pure but for the clock that is handed in.
+//! The outcomes that wait to be recorded for one backend. Pure except for the clock that is passed in.
 //!
-//! A row that the database refuses or that another transaction holds is set aside and tried again by itself, so that it
-//! holds up no other. A refused row is to blame only where others are recorded meanwhile; else the database refuses all.
+//! A row that the database refuses or that another transaction holds is set aside and retried alone, so that it holds up no
+//! other. A refused row is to blame only if others are recorded meanwhile; otherwise the database refuses all.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use super::clock::BootInstant;
 use super::reconnect::pause_after;
 use crate::store::Settled;
 
-/// The pause before a refused row is tried again, at first and at most: what refuses it is rarely gone within seconds.
+/// The pause before a refused row is retried, at first and at most: its cause rarely disappears within seconds.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Something that is to be recorded about an event.
+/// An outcome of an event that must be recorded.
 pub(super) trait SettleJob {
-    /// Whether it is still this process' to record.
+    /// Whether this process must still record it.
     fn is_in_flight(&self) -> bool;
 
-    /// It cannot be recorded for now.
+    /// Notes that it cannot be recorded for now.
     fn set_aside(&mut self, reason: &str);
 }
 
@@ -31,19 +31,19 @@ pub(super) struct SettleQueue<J> {
     recorded: u64,
 }
 
-/// An event that could not be recorded by itself.
+/// An outcome that could not be recorded when tried alone.
 struct Aside<J> {
     job: J,
     tries: u32,
     next_try: BootInstant,
-    /// Events that were recorded when it was refused first.
+    /// Number of recorded events when it was first refused.
     recorded_before: u64,
 }
 
-/// Events for one statement.
+/// The events of one statement.
 pub(super) struct SettleBatch<J> {
     pub(super) jobs: Vec<J>,
-    /// Could not be recorded before: one try, and the others go on.
+    /// Could not be recorded before: it is tried alone, and the others continue.
     pub(super) again: bool,
     tries: Vec<(u32, u64)>,
 }
@@ -57,8 +57,8 @@ impl<J: SettleJob> SettleQueue<J> {
         self.waiting.extend(jobs);
     }
 
-    /// The next batch of at most `most`, where fewer than `at_once` are under way. A second one beside another must be
-    /// `worth_another`: small ones are better recorded together.
+    /// The next batch of at most `most`, if fewer than `at_once` are under way. A concurrent second one must have
+    /// `worth_another` events: small ones are cheaper to record together.
     pub(super) fn next(&mut self, most: usize, at_once: usize, worth_another: usize) -> Option<SettleBatch<J>> {
         let worth = self.writing == 0 || self.writing < at_once && self.waiting.len() >= worth_another;
         if self.waiting.is_empty() || !worth {
@@ -71,9 +71,9 @@ impl<J: SettleJob> SettleQueue<J> {
         Some(SettleBatch { jobs, again: false, tries })
     }
 
-    /// Those set aside whose next try has come.
+    /// The jobs that were set aside and whose retry is due.
     pub(super) fn next_again(&mut self, most: usize, now: BootInstant) -> Option<SettleBatch<J>> {
-        // What was given up with its shard is the next owner's.
+        // A job that was released with its shard belongs to the next owner.
         self.aside.retain(|aside| aside.job.is_in_flight());
         if self.retrying || !self.aside.iter().any(|aside| aside.next_try <= now) {
             return None;
@@ -84,7 +84,7 @@ impl<J: SettleJob> SettleQueue<J> {
         Some(SettleBatch { jobs: due.into_iter().map(|aside| aside.job).collect(), again: true, tries })
     }
 
-    /// Takes back what of a batch is not at its end; `outcomes` are in its order.
+    /// Takes back the jobs of a batch that are not done; `outcomes` are in its order.
     pub(super) fn finish(
         &mut self,
         batch: SettleBatch<J>,
@@ -119,7 +119,7 @@ impl<J: SettleJob> SettleQueue<J> {
             }
         }
         if let Some(reason) = unexplained {
-            tracing::warn!(reason, "the database refuses to record the outcome of events; retrying");
+            tracing::warn!(reason, "database refuses to record the outcome of events; retrying");
         }
         ended
     }
@@ -164,7 +164,7 @@ mod tests {
 
     const MOST: usize = 10;
 
-    /// Settles what waits, with these outcomes.
+    /// Settles the waiting jobs with these outcomes.
     fn settle(queue: &mut SettleQueue<Event>, outcomes: &[Settled], now: BootInstant) -> Vec<&'static str> {
         let batch = queue.next(MOST, 1, 1).unwrap();
         queue.finish(batch, outcomes, now).into_iter().map(|(event, _)| event.name).collect()

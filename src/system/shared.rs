@@ -1,4 +1,4 @@
-//! What the actors of one system share: the store, the leases, what is in flight in each lane, and where the others are.
+//! The state that the actors of one system share: the store, the leases, deliveries in flight by lane, and their addresses.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI16, AtomicI64, Ordering};
@@ -32,7 +32,7 @@ use crate::metrics::WorkerMetrics;
 use crate::settings::Settings;
 use crate::store::{Announcement, LaneName, Store, Wakeup, handler_lane};
 
-/// Where the actors are now; each restart puts a new address here.
+/// The addresses of the actors; each restart puts a new one here.
 #[derive(Default)]
 pub(crate) struct Addresses {
     pub(crate) system: Option<Addr<OutboxSystem>>,
@@ -43,7 +43,7 @@ pub(crate) struct Addresses {
     pub(crate) retry: Option<Addr<Retry>>,
 }
 
-/// Characters of a handler's name: with its prefix it names a lane.
+/// The most characters of a handler's name: with its prefix it names a lane.
 const MAX_HANDLER_NAME: usize = 92;
 
 pub(crate) struct Shared {
@@ -57,15 +57,15 @@ pub(crate) struct Shared {
     pub(crate) publishers: BTreeMap<String, Arc<PublisherState>>,
     pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
     pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
-    /// What handlers of this process are owed and have in memory.
+    /// Deliveries that handlers of this process are owed and that are in memory.
     pub(crate) owed: Arc<DeliveriesInFlight>,
     /// Wakes the handlers' poller.
     pub(crate) handlers_wake: Notify,
-    /// The rules that hold, as a heartbeat last saw them.
+    /// The protocol in force, as a heartbeat last saw it.
     protocol: AtomicI16,
-    /// What applications send.
+    /// The queue of events that applications send.
     pub(crate) intake: Intake,
-    /// Whether somebody serves what they send.
+    /// The lanes for which it was checked that a worker serves them.
     pub(crate) asked: AskedLanes,
     /// Wakes the poller.
     pub(crate) wake: Arc<Notify>,
@@ -73,7 +73,7 @@ pub(crate) struct Shared {
     pub(crate) beat_now: Arc<Notify>,
     /// Tells the heartbeat that another worker has released leases.
     pub(crate) leases_released: Notify,
-    /// Told by each actor that dies.
+    /// Notified by each actor that dies.
     pub(crate) deaths: mpsc::UnboundedSender<ActorKind>,
     pub(crate) addresses: Mutex<Addresses>,
     pub(crate) metrics: WorkerMetrics,
@@ -81,13 +81,13 @@ pub(crate) struct Shared {
     clock_ahead: AtomicI64,
     /// When the database last answered a heartbeat.
     last_beat: Mutex<Option<BootInstant>>,
-    /// What other processes are to be told.
+    /// Wake-ups for other processes.
     pub(crate) outgoing: PendingWakeups,
-    /// Something that was taken from there is on its way.
+    /// Whether wake-ups taken from there are being sent.
     pub(crate) announcing: AtomicBool,
     incoming: PendingWakeups,
     stopping: AtomicBool,
-    /// When the poller's loop last turned.
+    /// When the poll loop last ran.
     pulse: Mutex<BootInstant>,
     /// Every fetch has failed since then.
     unreadable: Mutex<Option<DatabaseUnreadable>>,
@@ -149,7 +149,7 @@ impl Shared {
         self.publishers.values().flat_map(|publisher| publisher.lanes.iter().map(|in_flight| in_flight.lane()))
     }
 
-    /// The lanes of the handlers that this process has.
+    /// The lanes of this process' handlers.
     pub(crate) fn handler_lanes(&self) -> Vec<LaneName> {
         self.subscriptions().iter().map(|handler| handler_lane(handler.name())).collect()
     }
@@ -158,7 +158,7 @@ impl Shared {
         self.protocol.store(protocol, Ordering::Relaxed);
     }
 
-    /// Whether every worker knows that handlers of other processes are owed what is delivered here.
+    /// Whether every worker knows that handlers of other processes are owed events that are delivered here.
     pub(crate) fn owes_handlers(&self) -> bool {
         self.protocol.load(Ordering::Relaxed) >= 2
     }
@@ -179,7 +179,7 @@ impl Shared {
     /// The database's clock, as a heartbeat last saw it.
     pub(crate) fn database_now(&self) -> DateTime<Utc> {
         let (now, ahead) = (Utc::now(), TimeDelta::microseconds(self.clock_ahead.load(Ordering::Relaxed)));
-        // A clock beyond the calendar is none to go by.
+        // A clock beyond the calendar is ignored.
         now.checked_add_signed(ahead).unwrap_or(now)
     }
 
@@ -195,18 +195,18 @@ impl Shared {
         let last = *self.last_beat.lock().unwrap_or_else(PoisonError::into_inner);
         match last.map(|last| BootInstant::now().since(last)) {
             Some(span) if span < self.settings.worker.lease => Ok(()),
-            Some(span) => Err(format!("no heartbeat was answered for {span:.1?}, so its leases run out")),
+            Some(span) => Err(format!("no heartbeat was answered for {span:.1?}, so its leases expire")),
             None => Err("no heartbeat was answered yet".to_owned()),
         }
     }
 
-    /// The database's clock said `clock` just before this moment of this process': a heartbeat reads it last.
+    /// Notes the database's `clock`, read just before `now` of this process' clock: a heartbeat reads it last.
     pub(crate) fn note_clock(&self, clock: DateTime<Utc>, now: DateTime<Utc>) {
         let ahead = (clock - now).num_microseconds().unwrap_or(0);
         self.clock_ahead.store(ahead, Ordering::Relaxed);
     }
 
-    /// There may be something new for this worker to read.
+    /// Notes that there may be something new for this worker to fetch.
     pub(crate) fn note_wakeup(&self, wakeup: Wakeup) {
         if self.handler_lanes().iter().any(|lane| wakeup.is_of(lane)) {
             self.handlers_wake.notify_one();
@@ -214,7 +214,7 @@ impl Shared {
         self.incoming.put(wakeup);
     }
 
-    /// Something was committed: this worker is to look, and so are those of other processes.
+    /// Announces a commit: this worker fetches, and so do those of other processes.
     pub(crate) fn announce(&self, wakeup: Wakeup) {
         self.metrics.woken_by_self.increment(1);
         self.note_wakeup(wakeup.clone());
@@ -227,7 +227,8 @@ impl Shared {
         self.outgoing.is_empty() && !self.announcing.load(Ordering::Acquire)
     }
 
-    /// Nobody else has anything to do for the lane: whoever takes one of its shards later reads it from its start.
+    /// Whether no other worker needs a wake-up for the lane: a worker that takes one of its shards later reads it from the
+    /// start.
     fn owns_all_of(&self, lane: &str) -> bool {
         self.leases.readable(lane, BootInstant::now()).len() == self.store.shards().unsigned_abs() as usize
     }
@@ -245,12 +246,12 @@ impl Shared {
         *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = BootInstant::now();
     }
 
-    /// How long ago the poller's loop last turned.
+    /// How long ago the poll loop last ran.
     pub(crate) fn silent_for(&self) -> Duration {
         BootInstant::now().since(*self.pulse.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A fetch was answered, or was not.
+    /// Notes that a fetch succeeded, or failed.
     pub(crate) fn note_read(&self, error: Option<&StoreError>) {
         let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
         let since = unreadable.as_ref().map_or_else(BootInstant::now, |before| before.since);
@@ -258,7 +259,7 @@ impl Shared {
             error.map(|error| DatabaseUnreadable { since, reason: format!("events cannot be read: {error}") });
     }
 
-    /// Where no fetch was answered for the lease time: others may be able to read what this worker cannot.
+    /// The failure, if no fetch has succeeded for the lease time: other workers may be able to read what this one cannot.
     pub(crate) fn unreadable(&self) -> Option<DatabaseUnreadable> {
         let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
         unreadable.filter(|unreadable| BootInstant::now().since(unreadable.since) >= self.settings.worker.lease)
@@ -272,7 +273,7 @@ impl Shared {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Announces a handler, durably, and has it here from then on: what commits after this is met by it, whoever delivers.
+    /// Registers a handler durably: from then on it receives every event that commits, whichever worker delivers it.
     pub(crate) async fn subscribe(self: &Arc<Self>, subscription: Subscribe) -> Result<(), SystemError> {
         self.check_handler(&subscription)?;
         let announcement = Announcement {
@@ -282,7 +283,7 @@ impl Shared {
         };
         let store = Arc::clone(&self.store);
         let announced = self.runtime.spawn(async move {
-            retry_until_recorded("a handler's announcement", 1, |_| {
+            retry_until_recorded("a handler's registration", 1, |_| {
                 let (store, announcement) = (Arc::clone(&store), announcement.clone());
                 async move {
                     match store.announce(&[announcement]).await {
@@ -296,7 +297,7 @@ impl Shared {
         announced.await.map_err(|_| SystemError::Stopped)??;
         self.add_handler(subscription)?;
         if let Some(supervisor) = self.addresses().supervisor.clone() {
-            // One that is being replaced starts what is needed.
+            // A supervisor that is being replaced starts what is needed.
             let _ = supervisor.try_send(Subscribed);
         }
         self.handlers_wake.notify_one();
@@ -327,7 +328,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Lets go of actors and handlers, which may hold this in their turn.
+    /// Drops actors and handlers, which may hold a reference to this.
     pub(crate) fn end(&self) {
         self.intake.close();
         *self.addresses() = Addresses::default();
@@ -340,7 +341,7 @@ impl Shared {
     }
 }
 
-/// Reports the death of the actor that holds it. A panic in an actix handler drops the actor, so this sees it too.
+/// Reports the death of the actor that holds it. A panic in an actix handler drops the actor, so it is reported too.
 pub(crate) struct DeathWatch {
     kind: ActorKind,
     deaths: mpsc::UnboundedSender<ActorKind>,
@@ -348,7 +349,7 @@ pub(crate) struct DeathWatch {
 
 impl Drop for DeathWatch {
     fn drop(&mut self) {
-        // The receiver is gone only when the whole system is.
+        // The receiver is dropped only with the whole system.
         let _ = self.deaths.send(self.kind.clone());
     }
 }

@@ -12,7 +12,7 @@ use crate::test_support::{PATIENCE, eventually};
 const SHARDS: usize = 32;
 const LEASE: Duration = Duration::from_secs(3);
 
-/// The lanes of a publisher that is the default: without a name, and its own.
+/// The lanes of a default publisher: the unnamed one, and its own.
 const LANES: [&str; 2] = ["", "default"];
 
 async fn join(database: &Database, name: &str) -> Outbox {
@@ -29,7 +29,7 @@ async fn join_with_lease(database: &Database, name: &str, lease: Duration) -> Ou
     OutboxSystem::builder(settings).migrate(true).start().await.unwrap()
 }
 
-/// What each worker may read in this moment.
+/// The shards that each worker may read at this moment.
 fn held(workers: &[Outbox]) -> Vec<HashSet<(Shard, i64)>> {
     let now = BootInstant::now();
     let leases = |worker: &Outbox| -> HashSet<(Shard, i64)> {
@@ -38,7 +38,7 @@ fn held(workers: &[Outbox]) -> Vec<HashSet<(Shard, i64)>> {
     workers.iter().map(leases).collect()
 }
 
-/// Two looks at every worker: what one holds in both of them, another must not hold in the look between.
+/// Reads every worker twice: what one worker holds both times, another must not hold in between.
 fn assert_none_is_owned_twice(workers: &[Outbox]) {
     let (first, second) = (held(workers), held(workers));
     for (n, one) in first.iter().enumerate() {
@@ -50,7 +50,7 @@ fn assert_none_is_owned_twice(workers: &[Outbox]) {
     }
 }
 
-/// Waits until every shard is owned and nobody has more than the fair share, looking for double ownership all the while.
+/// Waits until every shard is owned and no worker has more than the fair share; checks for double ownership all the while.
 async fn settle(workers: &[Outbox], expected: &[usize]) {
     let fair = SHARDS.div_ceil(workers.len());
     eventually(&format!("{} workers share", workers.len()), PATIENCE, async || {
@@ -92,10 +92,10 @@ async fn one_two_three_and_five_workers_share_the_shards_as_they_join_and_leave(
     leaving.shutdown().await.unwrap();
     let left = std::time::Instant::now();
     settle(&workers, &[8, 8, 8, 8]).await;
-    assert!(left.elapsed() < LEASE, "it gave its shards up; nobody waited for them to run out");
+    assert!(left.elapsed() < LEASE, "it released its shards; no worker waited for them to expire");
     for worker in workers {
         worker.shutdown().await.unwrap();
-        assert!(worker.shared.leases.counts().is_empty(), "it acts on none that it gave up");
+        assert!(worker.shared.leases.counts().is_empty(), "it acts on no shard that it released");
     }
     let owned = client.query_one("SELECT count(*) FROM outbox_running_leases", &[]).await.unwrap();
     assert_eq!(owned.get::<_, i64>(0), 0);
@@ -112,7 +112,7 @@ async fn a_lease_that_names_a_worker_without_its_knowing_is_taken_anew() {
     let database = postgres::database().await;
     let workers = [join(&database, "1").await, join(&database, "2").await];
     settle(&workers, &[16, 16]).await;
-    // As if a taking of the first worker's had been held up on its way until the second lost the shard.
+    // As if a statement of the first worker that takes a lease had been delayed until the second lost the shard.
     let (unknowing, owner) = (workers[0].shared.worker, workers[1].shared.worker);
     let client = database.connect().await;
     let statement = format!(
@@ -121,7 +121,7 @@ async fn a_lease_that_names_a_worker_without_its_knowing_is_taken_anew() {
          RETURNING shard"
     );
     let number: i16 = client.query_one(&statement, &[]).await.unwrap().get(0);
-    eventually("somebody reads it under a newer epoch", PATIENCE, async || {
+    eventually("a worker reads it under a newer epoch", PATIENCE, async || {
         workers.iter().any(|worker| epoch_of(worker, number) > Some(41))
     })
     .await;
@@ -134,7 +134,7 @@ async fn a_lease_that_names_a_worker_without_its_knowing_is_taken_anew() {
 #[actix::test]
 async fn a_lease_whose_epoch_was_raised_is_read_again_under_a_newer_one() {
     let database = postgres::database().await;
-    // Nothing is won by waiting until it runs out.
+    // With this lease time, waiting until it expires would not help.
     let workers = [join_with_lease(&database, "1", Duration::from_secs(3600)).await];
     settle(&workers, &[32]).await;
     let shared = &workers[0].shared;

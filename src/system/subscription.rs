@@ -1,4 +1,4 @@
-//! A handler as the registry knows it, and how it is asked to take an event.
+//! A handler as the registry knows it, and how it is called with an event.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,11 +18,11 @@ pub(crate) struct Subscription {
     metrics: HandlerMetrics,
 }
 
-/// What a handler made of an event.
+/// The outcome of an event in a handler.
 pub(crate) enum Outcome {
     Handled,
     Failed(String),
-    /// It did not come to the event, because it has stopped or hangs: nothing was refused, so no retry is spent.
+    /// It did not start the event, because it has stopped or hangs: nothing was rejected, so no retry is spent.
     NotStarted,
 }
 
@@ -38,12 +38,12 @@ impl Subscription {
         &self.handler.name
     }
 
-    /// Whether there is an actor to ask.
+    /// Whether its actor is running.
     pub(crate) fn is_alive(&self) -> bool {
         self.handler.recipient.connected()
     }
 
-    /// Whether it works for events that the other, of the same name, does not say.
+    /// Whether it is registered for events that another registration of the same name does not name.
     pub(crate) fn is_in_the_way_of(&self, other: &Subscribe) -> bool {
         self.handler.recipient.connected() && self.handler.events != other.events
     }
@@ -53,13 +53,13 @@ impl Subscription {
         self.handler.events.contain(event_type)
     }
 
-    /// Whether this event still has to meet this handler.
+    /// Whether this handler must still receive this event.
     pub(crate) fn wants(&self, event: &OutboxEvent) -> bool {
         let pending = event.pending_handlers.as_ref().is_none_or(|pending| pending.contains(&self.handler.name));
         pending && self.covers(&event.event_type)
     }
 
-    /// Asks the handler to take an event; `limit` is the time that it may take once it is started.
+    /// Calls the handler with an event; `limit` is the time that it may take once it has started.
     pub(crate) async fn ask(&self, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
         let span = trace::handling(self.name(), &event);
         let outcome = self.ask_in(span.clone(), event, limit).await;
@@ -102,7 +102,7 @@ impl Subscription {
     }
 }
 
-/// An event's place in a handler's mailbox; given up when dropped, also by a panic of the registry.
+/// An event's entry in a handler's timer; removed when dropped, also by a panic of the registry.
 struct TimedEvent<'a> {
     timer: &'a Mutex<HandlerTimer>,
     number: u64,

@@ -1,4 +1,4 @@
-//! `Supervisor`: owns the other actors, starts them again when they die, and shuts them down.
+//! `Supervisor`: owns the other actors, restarts them when they die, and shuts them down.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -26,27 +26,27 @@ use super::subscription::Subscription;
 use crate::error::SystemError;
 use crate::store::handler_of;
 
-/// How long a shutdown may go beyond `shutdown_timeout`, for the last flush and for giving the leases up. Where a server
-/// has gone silent, the leases run out, and others clear the journals.
+/// How much longer than `shutdown_timeout` a shutdown may take, for the last flush and the release of the leases. If a
+/// server does not answer, the leases expire, and other workers clear the journals.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the last journal entries may take of that to be dropped.
+/// The part of it in which the last journal entries are removed.
 const JOURNAL_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long telling other processes may take of that, and writing the history.
+/// The part of it in which other processes are notified and the history is written.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often the shutdown looks whether everything is settled.
+/// How often the shutdown checks whether everything is settled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Nothing that waits for the database is said to it, so it answers whatever hangs.
+/// The supervisor. It handles no message that waits for the database, so it answers whatever hangs.
 pub(crate) struct Supervisor {
     shared: Arc<Shared>,
     children: Children,
     _death_watch: DeathWatch,
 }
 
-/// Those that nobody else addresses.
+/// The actors that no other actor addresses.
 #[derive(Default)]
 struct Children {
     lease_keeper: Option<Addr<LeaseKeeper>>,
@@ -56,7 +56,7 @@ struct Children {
     notifier: Option<Addr<Notifier>>,
 }
 
-/// An actor has died.
+/// Reports that an actor has died.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Died(pub(crate) ActorKind);
@@ -67,7 +67,7 @@ impl Supervisor {
         Self { shared, children: Children::default(), _death_watch: death_watch }
     }
 
-    /// Starts one actor. Downstream actors come first, so that nobody meets a missing address.
+    /// Starts one actor. Downstream actors are started first, so that none misses an address.
     fn start_child(&mut self, kind: &ActorKind) {
         let shared = Arc::clone(&self.shared);
         match kind {
@@ -130,7 +130,7 @@ impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Self::Context) {
-        // Where this one replaces another, those with an address of their own may live on.
+        // If this supervisor replaces another, actors with an address of their own may still be running.
         for kind in self.all_children() {
             if !self.is_alive(&kind) {
                 self.start_child(&kind);
@@ -143,15 +143,15 @@ impl Handler<Died> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Died(kind): Died, _: &mut Self::Context) {
-        // Wakeup of one that was replaced in the meantime, such as a predecessor's child, is old.
+        // A report about an actor that was replaced in the meantime, such as a predecessor's child, is outdated.
         if !self.shared.is_stopping() && !self.is_alive(&kind) {
-            tracing::error!(actor = ?kind, "an actor died; a new one takes its place");
+            tracing::error!(actor = ?kind, "actor died; starting a new one");
             self.start_child(&kind);
         }
     }
 }
 
-/// How the system is; the database is asked.
+/// Reports the health of the system; queries the database.
 pub(crate) async fn report(shared: Arc<Shared>) -> HealthReport {
     let store = Arc::clone(&shared.store);
     let asked = shared.runtime.spawn(async move { store.outbox_id().await });
@@ -179,7 +179,7 @@ pub(crate) async fn report(shared: Arc<Shared>) -> HealthReport {
     }
 }
 
-/// By lane of events; handlers have leases, too.
+/// The shards by lane of events; handlers have leases, too.
 fn shards(shared: &Shared) -> BTreeMap<String, usize> {
     let counts = shared.leases.counts().into_iter().filter(|(lane, _)| handler_of(lane).is_none());
     counts.map(|(lane, count)| (lane.to_string(), count)).collect()
@@ -192,7 +192,7 @@ fn handlers(shared: &Shared) -> BTreeMap<String, Result<(), String>> {
     subscriptions.iter().map(|handler| (handler.name().to_owned(), health(handler))).collect()
 }
 
-/// A handler was subscribed: a process that only published needs leases now.
+/// Reports that a handler was subscribed: a process that only published needs leases now.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Subscribed;
@@ -244,14 +244,14 @@ async fn finish_shutdown(shared: &Arc<Shared>, keeper: Option<Addr<LeaseKeeper>>
     let _ = tokio::time::timeout(FLUSH_LIMIT, history).await;
 }
 
-/// Who only publishes may end right after: nobody else would wake the workers.
+/// Sends the last wake-ups: a process that only publishes may end right after, and no other process would wake the workers.
 async fn announce_the_rest(shared: &Shared) {
     while !shared.has_announced_all() {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 
-/// What is settled needs no journal any more. Where this fails, whoever opens the shards next does it.
+/// Removes settled events from the journals. If this fails, the worker that opens the shards next does it.
 async fn flush_journals(shared: &Shared) {
     let publishers: Vec<_> = shared.addresses().publishers.values().cloned().collect();
     let flushed = join_all(publishers.iter().map(|publisher| publisher.send(Flush)));
@@ -273,7 +273,7 @@ impl Handler<Stop> for Supervisor {
     }
 }
 
-/// Passed on to the actor that is meant.
+/// Forwards the message to the actor that it names.
 #[cfg(feature = "fault-injection")]
 impl Handler<Panic> for Supervisor {
     type Result = ();
@@ -283,7 +283,7 @@ impl Handler<Panic> for Supervisor {
         where
             A::Context: actix::dev::ToEnvelope<A, Panic>,
         {
-            // One that is being replaced has panicked already.
+            // An actor that is being replaced has panicked already.
             let _ = address.map(|address| address.try_send(message));
         }
         let addresses = self.shared.addresses();

@@ -1,4 +1,4 @@
-//! Says that nobody delivers what applications send, and not for each event.
+//! Logs that no worker serves a lane to which applications send, but not for each event.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,18 +8,18 @@ use super::clock::BootInstant;
 use super::shared::Shared;
 use crate::store::unserved;
 
-/// A backend is asked about once in this time.
+/// The shortest time between two checks of a backend.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Names come from applications, so there may be any number of them.
+/// The most lanes that are remembered: their names come from applications, so there may be any number.
 const MOST_REMEMBERED: usize = 100;
 
-/// When it was last asked who serves a lane.
+/// When it was last checked that a worker serves a lane.
 #[derive(Default)]
 pub(crate) struct AskedLanes(Mutex<HashMap<String, BootInstant>>);
 
 impl AskedLanes {
-    /// Whether to ask now; notes that it is asked.
+    /// Whether to check now; notes that it is checked.
     fn begin(&self, lane: &str, now: BootInstant) -> bool {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_recent = |at: &BootInstant| now.since(*at) < INTERVAL;
@@ -36,7 +36,7 @@ impl AskedLanes {
     }
 }
 
-/// Looks, beside the senders, whether a worker serves the lanes of events that were stored.
+/// Checks, concurrently with the senders, whether a worker serves the lanes of events that were stored.
 pub(crate) fn look<'a>(shared: &Arc<Shared>, lanes: impl Iterator<Item = &'a str>) {
     let now = BootInstant::now();
     let to_ask = lanes.filter(|lane| shared.publisher_of(lane).is_none() && shared.asked.begin(lane, now));
@@ -47,7 +47,7 @@ pub(crate) fn look<'a>(shared: &Arc<Shared>, lanes: impl Iterator<Item = &'a str
     let shared = Arc::clone(shared);
     shared.runtime.clone().spawn(async move {
         let lease = shared.settings.worker.lease;
-        // What cannot be asked is shown by `outbox status` all the same.
+        // If the query fails, `outbox status` shows it all the same.
         if let Ok(lanes) = unserved::unserved(&*shared.store, to_ask, lease).await {
             unserved::warn(&lanes);
         }

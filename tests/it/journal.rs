@@ -211,7 +211,7 @@ async fn journals_of_many_dead_workers_are_adopted_only_within_the_memory_bound(
     let outbox = builder.start().await.unwrap();
     eventually("its health shows the unsettled events", PATIENCE, async || {
         let health = outbox.health().await.unwrap();
-        matches!(&health.backends["default"], Err(reason) if reason.contains("no room in memory"))
+        matches!(&health.backends["default"], Err(reason) if reason.contains("not enough memory"))
     })
     .await;
     let mut largest = 0;
@@ -241,7 +241,7 @@ async fn a_shard_whose_journal_exceeds_the_memory_bound_is_adopted_alone() {
     let settings = test.settings("max_in_flight = 50", "");
     let worker = test.worker(&settings, "worker");
     test.wait_published().await;
-    assert!(worker.stderr().contains("exceeds the room in memory"), "{}", worker.stderr());
+    assert!(worker.stderr().contains("exceed the memory limit"), "{}", worker.stderr());
     assert_eq!(test.length().await, 0, "nothing was sent again");
     test.insert(100, 10).await;
     test.wait_length(100).await;

@@ -160,7 +160,7 @@ async fn a_worker_is_woken_again_after_a_restart_of_the_database() {
     let outbox = publisher(&test).await;
     assert_woken(&test, &outbox).await;
     server.restart(Stop::Fast);
-    eventually("the worker listens again", PATIENCE, async || worker.stderr().contains("arrive again")).await;
+    eventually("the worker listens again", PATIENCE, async || worker.stderr().contains("listening for notifications again")).await;
     assert_woken(&test, &outbox).await;
 }
 
@@ -170,8 +170,8 @@ async fn a_worker_that_hears_nothing_through_a_pooler_says_so_once_and_polls() {
     let pooler = Pooler::to(server.port()).await;
     let test = TestOutbox::on(server.database().await, redis::url()).await.through(pooler.port());
     let worker = test.worker(&test.settings("", ""), "worker");
-    let said = "no wake-ups from other processes; polling every 100ms";
-    eventually("the worker logs it", PATIENCE, async || worker.stderr().contains(said)).await;
+    let said = "listening for notifications failed; polling every 100ms";
+    eventually("the worker says so", PATIENCE, async || worker.stderr().contains(said)).await;
     let outbox = publisher(&test).await;
     for n in 1..=3 {
         outbox.send(event("polled")).await.unwrap();

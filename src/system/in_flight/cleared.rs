@@ -27,11 +27,11 @@ const MOST_KEYS: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]
 struct Cleared {
-    /// The key was clear up to here.
+    /// The position up to which the key was clear.
     place: Position,
-    /// Slow queries from the start in a row.
+    /// Slow queries from the start, in a row.
     slow: u32,
-    /// Slow queries from the place in a row.
+    /// Slow queries from that position, in a row.
     doubts: u32,
 }
 

@@ -20,7 +20,7 @@ fn permit(_: &FetchedRow) -> CreditPermit {
     Credit::new(100, 100, Arc::new(Notify::new())).take(0)
 }
 
-/// A worker that asks a database of which the test says what it answers, and when.
+/// A worker that queries a database whose results and times the test sets.
 struct Asking {
     in_flight: Arc<InFlight>,
     now: BootInstant,
@@ -33,7 +33,7 @@ impl Asking {
         Self { in_flight, now: BootInstant::now() }
     }
 
-    /// What is asked for rows; the answer, if there is one, comes after this time.
+    /// Queries for rows; the result, if there is one, comes after this time.
     fn ask(
         &mut self,
         rows: &[FetchedRow],
@@ -50,7 +50,7 @@ impl Asking {
         (fetch, questions)
     }
 
-    /// Asks for one row of a key and finds nothing; returns from where it was asked.
+    /// Queries for one row of a key and finds nothing; returns where the query started.
     fn asks_from(&mut self, row: &FetchedRow, took: Duration) -> Position {
         let (_, questions) = self.ask(std::slice::from_ref(row), took, Some(&HashMap::new()));
         assert_eq!(questions.len(), 1);
@@ -83,7 +83,7 @@ fn a_key_slow_twice_in_a_row_is_queried_from_where_it_is_known_clear() {
     assert_eq!(
         asking.in_flight.take_keys_to_reread(1)[0].from,
         rows[3].position,
-        "what is read of it begins there, too"
+        "the key is read from there, too"
     );
 }
 
@@ -178,7 +178,7 @@ fn what_cannot_be_answered_in_time_is_asked_in_parts_and_goes_in_the_end() {
         }
         assert!(late < 20 && answered < 100, "{late} late, {answered} answered");
     }
-    // The next one has nothing to walk over.
+    // The next query has nothing to scan.
     let (from, to) = asking.in_flight.lock().cleared.range("k", place(1_001 * HOUR), asking.now);
     assert_eq!((from, to), (waiting.position, place(1_001 * HOUR)));
 }
@@ -249,7 +249,7 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
 
     let in_flight = InFlight::new(Arc::from(""));
     in_flight.open(shard, 1);
-    // A cursor that stands behind the dead rows.
+    // A cursor behind the dead rows.
     let epoch_of_postgres = 946_684_800_000_000;
     let from = Position { scheduled_at: clock - epoch_of_postgres - 1, seq: 0 };
     let request = FetchRequest {

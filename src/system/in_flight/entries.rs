@@ -1,4 +1,4 @@
-//! The bookkeeping itself, under the lock.
+//! The bookkeeping behind the lock.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use super::{DeliveryState, SessionId};
 use crate::store::{FetchedRow, Position};
 use crate::system::clock::BootInstant;
 
-/// Keys remembered because events of theirs wait behind the cursor; more are left to the sweep.
+/// The most keys that are remembered because their events wait behind the cursor; more are left to the sweep.
 const MAX_BLOCKED_KEYS: usize = 10_000;
 
 pub(super) struct InFlightEntry {
     pub(super) position: Position,
     pub(super) key: Option<Arc<str>>,
     pub(super) shard: i16,
-    /// Read under this open; `None`: found in a journal.
+    /// The open under which it was read; `None`: found in a journal.
     pub(super) session: Option<SessionId>,
     pub(super) state: DeliveryState,
-    /// Read from `retry`.
+    /// Whether its row was read with the status `retry`.
     pub(super) retry: bool,
-    /// One before it in its key's order was refused while this one was on its way, or has still to be handled.
+    /// Whether an earlier event of its key was rejected while this one was in flight, or must still be handled.
     pub(super) blocked: bool,
     /// Why its outcome cannot be recorded.
     pub(super) unwritable: Option<Box<Unwritable>>,
@@ -51,20 +51,20 @@ impl InFlightEntry {
         }
     }
 
-    /// Whether there is something left to wait for.
+    /// Whether its delivery is not finished.
     pub(super) fn is_on_its_way(&self) -> bool {
         self.unwritable.is_none() && !matches!(self.state, DeliveryState::Settled { .. })
     }
 
-    /// Whether later events of its key have to wait.
+    /// Whether later events of its key must wait.
     pub(super) fn blocks(&self) -> bool {
         self.blocked || matches!(self.state, DeliveryState::Rejected | DeliveryState::Settled { blocks: true })
     }
 }
 
-/// Events of a key that were released while a fetch was under way, which may have taken them for events on their way.
+/// Events of a key that were released during a fetch, which may have treated them as in flight.
 pub(super) struct Released {
-    /// The first of them.
+    /// The position of the first of them.
     position: Position,
     /// The first fetch that began after all of them were released.
     known_to: u64,
@@ -133,7 +133,7 @@ impl Inner {
         }
     }
 
-    /// Whether an earlier event of the key was released since a fetch began: the fetch may have taken it for one on its way.
+    /// Whether an earlier event of the key was released since a fetch began: the fetch may have treated it as in flight.
     pub(super) fn is_behind_a_released(&self, key: &str, position: Position, fetch: u64) -> bool {
         self.released.get(key).is_some_and(|released| fetch < released.known_to && released.position < position)
     }
@@ -149,7 +149,7 @@ impl Inner {
         }
     }
 
-    /// What is on its way behind a refused event stays behind it, also once that one's own entry is gone.
+    /// Blocks the deliveries behind a rejected event, also after that event's own entry is removed.
     pub(super) fn block_followers(&mut self, key: &str, position: Position) {
         let ids = self.by_key.get(key).cloned().unwrap_or_default();
         for id in ids {

@@ -1,4 +1,4 @@
-//! What one fetch may take into flight: rules R1 to R3.
+//! The events that one fetch may admit: rules R1 to R3.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use crate::system::clock::BootInstant;
 use crate::system::credit::CreditPermit;
 use crate::system::delivery::Delivery;
 
-/// Events read by one fetch that may go, and those that cannot be read.
+/// Rows of one fetch: deliveries that can be sent, and those that cannot be read.
 #[derive(Default)]
 pub(crate) struct Admitted {
     pub(crate) deliveries: Vec<Delivery>,
-    /// Rows that are no events, with the reason.
+    /// Rows that are not valid events, with the reason.
     pub(crate) unreadable: Vec<(Delivery, String)>,
 }
 
@@ -32,24 +32,24 @@ pub(crate) struct Fetch {
     pub(super) in_flight: Arc<InFlight>,
     pub(super) number: u64,
     pub(super) open: HashMap<i16, SessionId>,
-    /// What the database was asked about each key.
+    /// The range that was queried for each key.
     pub(super) asked: HashMap<String, AskedRange>,
     pub(super) asked_at: BootInstant,
 }
 
-/// The part of a key's order that the database was asked about.
+/// The part of a key's order that was queried.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AskedRange {
     pub(super) from: Position,
     pub(super) to: Position,
-    /// The last of the events for which it was asked.
+    /// The last of the events for which it was queried.
     pub(super) last: Position,
-    /// Before this place everything counted; where nothing was found, nothing is there.
+    /// Everything before this position was counted; if nothing was found, nothing is there.
     pub(super) clear: Position,
 }
 
 impl AskedRange {
-    /// There is more to be asked before the events can go.
+    /// Whether more must be queried before the events can be sent.
     pub(super) fn is_cut(&self) -> bool {
         self.to < self.last
     }
@@ -64,10 +64,10 @@ impl Drop for Fetch {
 }
 
 impl Fetch {
-    /// For each key of the rows, what has to be asked about it: does anything stand before its last row?
+    /// The query for each key of the rows: does anything precede its last row?
     ///
-    /// Where a key's dead rows take long to walk over, only about what is not known to be clear, and about a part of it if the
-    /// questions may be put in parts.
+    /// For a key whose dead rows take long to scan, it covers only what is not known to be clear, and only a part of that if
+    /// queries may be divided (`in_parts`).
     pub(crate) fn questions(&mut self, rows: &[FetchedRow], now: BootInstant, in_parts: bool) -> Vec<PredecessorQuery> {
         let inner = self.in_flight.lock();
         let on_its_way = |id: &Uuid| inner.events.get(id).is_some_and(|entry| !entry.blocks());
@@ -102,25 +102,25 @@ impl Fetch {
         questions.into_values().collect()
     }
 
-    /// The questions have been answered.
+    /// Notes the result of the queries.
     pub(crate) fn note_answer(&self, blockers: &HashMap<String, Blocker>, now: BootInstant) {
         self.in_flight.lock().cleared.note(&self.asked, blockers, now.since(self.asked_at), now);
     }
 
-    /// The questions were not answered in time.
+    /// Notes that the queries exceeded the time limit.
     pub(crate) fn note_no_answer(&self, now: BootInstant) {
         self.in_flight.lock().cleared.note_late(&self.asked, now.since(self.asked_at), now);
     }
 
-    /// Whether there is more to be asked about a key in which nothing was found.
+    /// Whether more must be queried for a key in which nothing was found.
     pub(crate) fn is_cut(&self, blockers: &HashMap<String, Blocker>) -> bool {
         self.asked.iter().any(|(key, asked)| asked.is_cut() && !blockers.contains_key(key))
     }
 
-    /// Takes those rows into flight that may go, and remembers the keys of those that wait.
+    /// Admits rows as deliveries in flight, and remembers the keys of those that wait.
     ///
-    /// R1: only rows of shards that are open as they were when the fetch began. R2: none that is in flight, or was until
-    /// a moment ago. R3: none behind an unsettled event of its key, other than those on their way.
+    /// R1: only rows of shards that are open as they were when the fetch began. R2: no row that is in flight, or was until a
+    /// moment ago. R3: no row behind an unsettled event of its key, except events in flight.
     pub(crate) fn admit(
         &self,
         mut rows: Vec<FetchedRow>,
@@ -128,7 +128,7 @@ impl Fetch {
         permit: impl Fn(&FetchedRow) -> CreditPermit,
     ) -> Admitted {
         let mut admitted = Admitted { deliveries: Vec::with_capacity(rows.len()), unreadable: Vec::new() };
-        // Stable, so rows without a key stay in the order of reading.
+        // Stable, so rows without a key stay in the order in which they were read.
         rows.sort_by(|a, b| {
             (!a.partition_key.is_empty()).cmp(&!b.partition_key.is_empty()).then(a.position.cmp(&b.position))
         });
@@ -174,10 +174,10 @@ impl Fetch {
             return false;
         }
         let blocker = blockers.get(key).filter(|blocker| blocker.position < row.position);
-        // In flight when the questions were put, and given back since, which has it read again.
+        // In flight when the query was made, and released since, which causes a reread.
         let Some(asked) = self.asked.get(key).filter(|asked| row.position <= asked.last) else { return true };
         if asked.to < row.position && blocker.is_none() {
-            // The rest of the question is asked with the next fetch. A retry comes due again by itself.
+            // The rest is queried with the next fetch. A retry comes due again by itself.
             if !row.retry {
                 inner.rewind(row.shard, row.position);
             }
@@ -196,12 +196,12 @@ impl Fetch {
         true
     }
 
-    /// Takes what an open found in the journal into flight as accepted; what is in flight already stays as it is. Behind a
-    /// blocker of its key it is not given to handlers: it goes back to its place in the table.
+    /// Admits events that an open found in the journal, as accepted; an event that is in flight already stays as it is.
+    /// Behind a blocker of its key an event is not passed to handlers: it is released to its place in the table.
     ///
-    /// `None`: one of them is a replay, and what it replays is still in flight. It was recorded by another worker, and will
-    /// be here; until then the shards cannot be opened, for the replay's own place in memory is taken. Or its rejection was
-    /// recorded, and it is remembered only until older fetches are over.
+    /// `None`: one of them is a replay, and the event that it replays is still in flight. That one was recorded by another
+    /// worker, and will be here; until then the shards cannot be opened, because the replay has the same id in memory. Or
+    /// its rejection was recorded, and it is remembered only until older fetches are over.
     pub(crate) fn adopt(
         &self,
         rows: Vec<FetchedRow>,
@@ -224,7 +224,7 @@ impl Fetch {
             .filter_map(|row| {
                 let epoch = *epochs.get(&row.shard)?;
                 if let Some(entry) = inner.events.get_mut(&row.id) {
-                    // A session that was shut out sent it and may not have heard the answer.
+                    // A fenced session sent it and may not have received the answer.
                     if entry.state == DeliveryState::Queued {
                         entry.state = DeliveryState::Accepted;
                     }

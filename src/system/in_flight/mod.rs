@@ -1,7 +1,7 @@
-//! What is in flight in one lane, and which of its shards are open: the memory behind rules R1, R2 and R3.
+//! The deliveries in flight in one lane, and which of its shards are open: the memory behind rules R1, R2 and R3.
 //!
-//! Pure bookkeeping behind one lock. Actors hold [`Delivery`](super::delivery::Delivery)s; one that is dropped, also by a panic, releases its
-//! event.
+//! Pure bookkeeping behind one lock. Actors hold [`Delivery`](super::delivery::Delivery)s; one that is dropped, also by a
+//! panic, releases its event.
 
 mod cleared;
 #[cfg(test)]
@@ -30,7 +30,7 @@ use crate::store::{KeyStart, LaneName, Position, Shard};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SessionId {
     pub(crate) epoch: i64,
-    /// Counts opens, so that two under one epoch differ.
+    /// The number of the open, so that two under one epoch differ.
     pub(crate) number: u64,
 }
 
@@ -38,15 +38,15 @@ pub(crate) struct SessionId {
 pub(super) enum DeliveryState {
     /// On its way to the backend.
     Queued,
-    /// The backend has it.
+    /// The backend has accepted it.
     Accepted,
-    /// A backend or a handler refused it; blocks its key until that is recorded.
+    /// A backend or a handler rejected it; blocks its key until that is recorded.
     Rejected,
-    /// Recorded, kept only until older fetches are over.
+    /// Recorded, and kept only until older fetches are over.
     Settled { blocks: bool },
 }
 
-/// What is in flight in one lane.
+/// The deliveries in flight in one lane.
 pub(crate) struct InFlight {
     lane: LaneName,
     inner: Mutex<Inner>,
@@ -61,14 +61,14 @@ impl InFlight {
         &self.lane
     }
 
-    /// A panic elsewhere leaves the bookkeeping as it was: no critical section calls foreign code.
+    /// Locks the bookkeeping. A panic elsewhere leaves it as it was: no critical section calls foreign code.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // Shards.
 
-    /// A session has answered for this shard: fetches that begin from now on count.
+    /// Opens a shard after a session has answered for it: fetches that begin from now on count.
     pub(crate) fn open(&self, shard: i16, epoch: i64) {
         let mut inner = self.lock();
         inner.sessions += 1;
@@ -88,8 +88,8 @@ impl InFlight {
         self.lock().open.get(&shard).copied()
     }
 
-    /// Whether anything of a shard is still on its way. What cannot be recorded is not waited for: the shard's next owner
-    /// finds it in the journal.
+    /// Whether any delivery of a shard is unfinished. Outcomes that cannot be recorded are not waited for: the shard's next
+    /// owner finds them in the journal.
     pub(crate) fn is_busy(&self, shard: i16) -> bool {
         self.lock().events.values().any(|entry| entry.shard == shard && entry.is_on_its_way())
     }
@@ -123,12 +123,12 @@ impl InFlight {
         self.lock().events.keys().copied().collect()
     }
 
-    /// Events in flight that were due retries: their rows still say so.
+    /// Events in flight that were due retries: their rows still have the status `retry`.
     pub(crate) fn retrying(&self) -> Vec<Uuid> {
         self.lock().events.iter().filter(|(_, entry)| entry.retry).map(|(id, _)| *id).collect()
     }
 
-    /// A retry comes due then.
+    /// Notes when a retry comes due.
     pub(crate) fn note_retry(&self, at: BootInstant) {
         let mut inner = self.lock();
         inner.next_retry = Some(inner.next_retry.map_or(at, |next| next.min(at)));
@@ -139,12 +139,12 @@ impl InFlight {
         self.lock().next_retry.take()
     }
 
-    /// Positions to read again from, because events behind the cursor came back unsent.
+    /// Positions to read from again, because events behind the cursor were released unsent.
     pub(crate) fn take_rewinds(&self) -> HashMap<i16, Position> {
         std::mem::take(&mut self.lock().rewinds)
     }
 
-    /// Keys whose events are to be read from the start of their order, as far as it is not known to be clear.
+    /// Keys whose events must be read from the start of their order, as far as it is not known to be clear.
     pub(crate) fn take_keys_to_reread(&self, most: usize) -> Vec<KeyStart> {
         let mut inner = self.lock();
         let keys: Vec<String> = inner.keys_to_reread.iter().take(most).cloned().collect();
@@ -155,7 +155,7 @@ impl InFlight {
         keys.into_iter().map(|key| KeyStart { from: inner.cleared.place(&key), key }).collect()
     }
 
-    /// These shards are read from their start, or by another worker: what waits in them needs no memory here.
+    /// Forgets the blocked keys of shards that are read from their start, or by another worker: they need no memory here.
     pub(crate) fn forget_blocked_keys(&self, shards: &[i16]) {
         if !shards.is_empty() {
             self.lock().blocked_keys.retain(|_, shard| !shards.contains(shard));
@@ -170,14 +170,14 @@ impl InFlight {
         self.lock().keys_to_reread.insert(key.to_owned());
     }
 
-    /// What the database showed may not be what it shows from now on: it may be another server.
+    /// Forgets which keys are clear: the database may be another server from now on.
     pub(crate) fn forget_cleared(&self) {
         self.lock().cleared = ClearedKeys::default();
     }
 
     // R3.
 
-    /// Whether a refused event stands, or stood a moment ago, before this one in its key's order.
+    /// Whether a rejected event precedes this one in its key's order, or did until a moment ago.
     pub(crate) fn is_blocked(&self, id: Uuid, key: &str, position: Position) -> bool {
         let inner = self.lock();
         inner.events.get(&id).is_some_and(|entry| entry.blocked) || inner.is_blocked(key, position)
@@ -194,7 +194,7 @@ impl InFlight {
             inner.unwritable += 1;
             tracing::warn!(
                 backend = %self.lane, event.id = %id, reason,
-                "the outcome of an event cannot be recorded; it is tried again, and the others go on"
+                "outcome of an event not recorded; retrying while the others continue"
             );
         }
     }
@@ -203,7 +203,7 @@ impl InFlight {
         self.lock().unwritable
     }
 
-    /// Some of them, the oldest first.
+    /// Some unwritable events, the oldest first.
     pub(crate) fn unwritable(&self, most: usize) -> Vec<(Uuid, Unwritable)> {
         let inner = self.lock();
         let mut found: Vec<(Uuid, Unwritable)> =
@@ -213,7 +213,7 @@ impl InFlight {
         found
     }
 
-    /// The shard is another worker's: what could not be recorded is found by it.
+    /// Forgets outcomes of a shard that another worker has now: it finds them in the journal.
     pub(crate) fn forget_unwritable(&self, shard: i16) {
         let mut inner = self.lock();
         let of_shard = |entry: &InFlightEntry| entry.shard == shard && entry.unwritable.is_some();
@@ -227,7 +227,7 @@ impl InFlight {
         self.lock().events.contains_key(&id)
     }
 
-    // Stages, by deliveries.
+    // Delivery states.
 
     pub(super) fn set_state(&self, id: Uuid, state: DeliveryState) {
         if let Some(entry) = self.lock().events.get_mut(&id) {
@@ -235,7 +235,8 @@ impl InFlight {
         }
     }
 
-    /// The database has it. `blocks`: its key goes on waiting (a retry, or a failed event that holds).
+    /// Notes that the outcome is in the database. `blocks`: its key continues to wait (a retry, or a failed event that holds
+    /// it).
     pub(super) fn settle(&self, id: Uuid, blocks: bool) {
         let mut inner = self.lock();
         let Some(entry) = inner.events.get_mut(&id) else { return };
@@ -256,26 +257,26 @@ impl InFlight {
         inner.drop_settled();
     }
 
-    /// It was not sent, or its fate is not known and the next open will tell.
+    /// Releases an event that was not sent, or whose outcome is unknown until the next open.
     pub(super) fn release(&self, id: Uuid, close: bool) {
         let mut inner = self.lock();
         let Some(entry) = inner.remove(id) else { return };
         inner.rewind(entry.shard, entry.position);
         let is_behind_a_refused = |key| entry.blocked || inner.is_blocked(key, entry.position);
-        // A rejection that was not recorded: another owner may have sent it since, and only the journal tells.
+        // A rejection that was not recorded: another owner may have sent it since, and only the journal shows that.
         let is_in_doubt = close || matches!(entry.state, DeliveryState::Accepted | DeliveryState::Rejected);
-        // What is queued behind it, or is being read on the strength of its being in flight, must not go before it.
+        // Events queued behind it, or being read because it was in flight, must not overtake it.
         if is_in_doubt || entry.key.as_deref().is_some_and(|key| !is_behind_a_refused(key)) {
             inner.open.remove(&entry.shard);
         } else if let Some(key) = &entry.key {
-            // What refused events block is blocked until they have failed for good; from then on this one is to be waited for.
+            // Events behind rejected ones stay blocked until those have failed finally; from then on they wait for this one.
             inner.block_followers(key, entry.position);
             inner.note_released(key, entry.position);
         }
     }
 }
 
-/// A shard's full name.
+/// The full identity of a shard.
 pub(crate) fn shard_of(in_flight: &InFlight, number: i16) -> Shard {
     Shard { lane: Arc::clone(&in_flight.lane), number }
 }

@@ -26,12 +26,12 @@ fn rows(all: &[&FetchedRow]) -> Vec<FetchedRow> {
     all.iter().map(|&row| row.clone()).collect()
 }
 
-/// What one whole fetch admits of these rows.
+/// Admits these rows with one whole fetch.
 fn admit(in_flight: &Arc<InFlight>, all: &[&FetchedRow]) -> Vec<Delivery> {
     admit_by(&mut in_flight.begin_fetch(), rows(all))
 }
 
-/// What a fetch admits that finds nothing in its rows' way.
+/// Admits rows with a fetch that finds no blocker.
 fn admit_by(fetch: &mut Fetch, rows: Vec<FetchedRow>) -> Vec<Delivery> {
     fetch.questions(&rows, BootInstant::now(), true);
     fetch.admit(rows, &HashMap::new(), permit).deliveries
@@ -217,7 +217,7 @@ fn an_event_settled_as_a_retry_blocks_while_older_fetches_are_under_way() {
     one.reject();
     let mut old = in_flight.begin_fetch();
     one.settled(true);
-    // The old fetch asked about the key before the retry was recorded, and so names no blocker.
+    // The old fetch queried the key before the retry was recorded, and so names no blocker.
     assert!(admit_by(&mut old, vec![second.clone()]).is_empty());
     drop(old);
     assert_eq!(in_flight.len(), 0);
@@ -225,7 +225,7 @@ fn an_event_settled_as_a_retry_blocks_while_older_fetches_are_under_way() {
     assert_eq!(admit(&in_flight, &[&second]).len(), 1);
 }
 
-/// The first of three is refused, which has the second released, and fails for good while the third is being read.
+/// The first of three is rejected, which releases the second, and fails finally while the third is being read.
 #[test]
 fn no_event_being_fetched_overtakes_one_released_behind_a_rejected_one() {
     let in_flight = in_flight();
@@ -247,7 +247,7 @@ fn no_event_being_fetched_overtakes_one_released_behind_a_rejected_one() {
     assert_eq!(ids(&admit(&in_flight, &[&second, &third])), [second.id, third.id]);
 }
 
-/// The same where the third was queued already, for a later batch.
+/// The third was queued already, for a later batch.
 #[test]
 fn no_queued_event_overtakes_one_released_behind_a_rejected_one() {
     let in_flight = in_flight();
@@ -296,7 +296,7 @@ fn a_predecessor_query_excludes_events_in_flight_and_those_just_read() {
     assert!(fetch.questions(&rows(&[&first, &free]), BootInstant::now(), true).is_empty());
 }
 
-// Keys that wait.
+// Blocked keys.
 
 #[test]
 fn a_key_that_waits_is_wanted_when_its_event_in_flight_is_done() {
@@ -331,7 +331,7 @@ fn wanted_keys_are_taken_a_few_at_a_time() {
     assert_eq!(keys_to_reread(&in_flight, 2), ["c"]);
 }
 
-// Deliveries that are dropped.
+// Dropped deliveries.
 
 #[test]
 fn a_ticket_dropped_before_it_was_accepted_gives_its_event_back() {
@@ -366,7 +366,7 @@ fn a_rejected_events_ticket_that_is_dropped_frees_its_key() {
     assert_eq!(ids(&admit(&in_flight, &[&first, &second])), [first.id, second.id]);
 }
 
-// What an open found in the journal.
+// Events found in the journal.
 
 #[test]
 fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
@@ -384,7 +384,7 @@ fn what_the_journal_holds_is_adopted_as_accepted_under_the_new_epoch() {
     deliveries.remove(0).settled(false);
 }
 
-/// The first waits for a retry that a handler has to make, which the next fetch brings.
+/// The first waits for the retry of a handler, which the next fetch brings.
 #[test]
 fn a_journaled_event_is_not_handled_before_an_earlier_one_of_its_key() {
     let in_flight = in_flight();
@@ -412,8 +412,8 @@ fn what_is_in_flight_or_of_another_shard_is_not_adopted() {
     assert_eq!(in_flight.ids(), [here.id]);
 }
 
-/// This worker has lost the shard before it could record what it sent. Another one recorded it, a person replayed it, the other
-/// sent it again and died, and the shard is back.
+/// This worker lost the shard before it could record what it sent. Another one recorded it, an operator replayed it, the
+/// other sent it again and died, and the shard is back.
 #[test]
 fn a_journaled_replay_is_not_sent_again_once_its_original_is_recorded() {
     let in_flight = in_flight();

@@ -1,4 +1,4 @@
-//! Events that come back unsent are not overtaken by later ones of their key.
+//! Events that are released unsent are not overtaken by later ones of their key.
 
 use super::*;
 use crate::fixtures;
@@ -39,7 +39,7 @@ fn an_event_released_unsent_is_not_overtaken_by_one_being_fetched() {
     let later = vec![fixtures::fetched(0, 2, "k")];
     assert!(
         fetch.questions(&later, BootInstant::now(), true)[0].except.contains(&first[0].id),
-        "the database is not asked about it"
+        "the database is not queried for it"
     );
     drop(first);
     assert!(admit_as_asked(&fetch, later).is_empty(), "the later event would be sent first");
@@ -53,14 +53,14 @@ fn an_event_behind_one_released_during_a_fetch_waits_for_the_next_fetch() {
     let (first, later) = (fixtures::fetched(0, 1, "k"), fixtures::fetched(0, 2, "k"));
     let mut deliveries = admit(&mut in_flight.begin_fetch(), vec![first, later.clone()]);
     let mut refused = deliveries.remove(0);
-    // Its handler refuses it, and only the database still knows: the later event waits behind it.
+    // Its handler rejects it, and only the database still knows: the later event waits behind it.
     refused.accept();
     refused.reject();
     refused.settled(true);
     let mut fetch = in_flight.begin_fetch();
     assert!(fetch.questions(std::slice::from_ref(&later), BootInstant::now(), true).is_empty(), "it is in flight");
     drop(deliveries);
-    assert!(admit_as_asked(&fetch, vec![later.clone()]).is_empty(), "nobody asked what stands before it");
+    assert!(admit_as_asked(&fetch, vec![later.clone()]).is_empty(), "its predecessors were not queried");
     assert_eq!(in_flight.take_rewinds()[&0], later.position, "it is read again");
     drop(fetch);
     assert_eq!(admit(&mut in_flight.begin_fetch(), vec![later]).len(), 1);

@@ -1,23 +1,23 @@
-//! How the budget of one fetch is shared among what there is to read. Pure.
+//! Divides the budget of one fetch among the reads of a lane. Pure.
 
-/// Retries and keys get one part in this many each; less budget than that is not divided.
+/// Retries and keys get one part in this many each; a smaller budget is not divided.
 const PARTS: usize = 4;
 
-/// Kinds of reading: shards' ranges, retries that are due, keys from their start.
+/// Number of kinds of reads: shards' ranges, due retries, keys from their start.
 const KINDS: usize = 3;
 
-/// Whose turn it is where there is not budget for all.
+/// The order in which reads get the budget if it does not suffice for all.
 #[derive(Debug, Default)]
 pub(crate) struct FetchBudget {
     kind: usize,
     shard: i16,
-    /// The last fetch had to stop before it had read everything it asked for.
+    /// Whether the last fetch had to stop before it had read everything it asked for.
     cut_short: bool,
 }
 
 impl FetchBudget {
-    /// Divides the budget among the kinds that are wanted, and never gives more than there is. A budget that is too small, or
-    /// was last time, goes to one kind after the other, so that none takes the others' part for good.
+    /// Divides the budget among the kinds that are wanted, and never gives more than there is. A budget that is too small,
+    /// or was last time, goes to one kind after the other, so that none takes the others' part permanently.
     pub(crate) fn divide(&mut self, budget: usize, wanted: [bool; KINDS]) -> [usize; KINDS] {
         if budget < PARTS || self.cut_short {
             let next = (1..=KINDS).map(|step| (self.kind + step) % KINDS).find(|kind| wanted[*kind]);
@@ -28,19 +28,20 @@ impl FetchBudget {
         [budget - retries - keys, retries, keys]
     }
 
-    /// Puts first what stands behind the shard that was read last: where there is not budget for all, the rest has its turn.
+    /// Sorts shards so that those behind the last one read come first: if the budget does not suffice, the rest is read
+    /// next.
     pub(crate) fn put_in_turn(&self, shards: &mut [i16]) {
         shards.sort_unstable_by_key(|shard| (*shard <= self.shard, *shard));
     }
 
-    /// How far a fetch came: whether it had to stop, and the last shard of which something was read.
+    /// Notes whether a fetch had to stop, and the last shard of which something was read.
     pub(crate) fn note(&mut self, cut_short: bool, last: Option<i16>) {
         self.cut_short = cut_short;
         self.shard = last.filter(|_| cut_short).unwrap_or(self.shard);
     }
 }
 
-/// The part of each of so many, which is at least one event.
+/// The share of each of this many parts, at least one event.
 pub(crate) fn each(budget: usize, parts: usize) -> i64 {
     i64::try_from((budget / parts.max(1)).max(1)).unwrap_or(i64::MAX)
 }

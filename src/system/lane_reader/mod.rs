@@ -1,4 +1,4 @@
-//! Where the reading of one lane stands: a cursor per shard, the sweep behind it, and what to ask for next. Pure.
+//! The read position of one lane: a cursor for each shard, the sweep behind it, and the next query. Pure.
 
 mod budget;
 mod parts;
@@ -19,8 +19,8 @@ use super::debounce::interval;
 use super::in_flight::SessionId;
 use crate::store::{FetchResult, Position, Range};
 
-/// Reading starts this much before the cursor once nothing is left before it: writers that commit a little later than
-/// they drew their place are found at once rather than by the sweep. In microseconds.
+/// Reading starts this much before the cursor once nothing is left before it: events whose writers commit a little after
+/// they drew their position are found immediately instead of by the sweep. In microseconds.
 const OVERLAP: i64 = 20_000;
 
 /// Events read between two bounds: each leaves a dead row, and a sweep that stops more often falls behind its cursor.
@@ -29,16 +29,16 @@ const ROWS_PER_STEP: i64 = 1_000;
 /// Remembered bounds of sweep steps.
 const MAX_BOUNDS: usize = 4_096;
 
-/// Shards that are read from their start at once: where many dead rows stand there, the others need not wait for all.
+/// Shards that are read from their start together: if some have many dead rows there, the others need not wait for all.
 const FRESH_AT_ONCE: usize = 4;
 
-/// Events that a key is read from its start for, at most.
+/// The most events for which a key is read from its start.
 const KEY_LIMIT: i64 = 100;
 
-/// How often retries are looked for that came due unexpectedly, at most: those of this worker's own making say when.
+/// The shortest time between two searches for retries that came due unexpectedly; this worker's own retries say when.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The bytes that an event is taken for before any was seen.
+/// The assumed size of an event before any was read.
 const FIRST_GUESS: usize = 1_024;
 const SMALLEST_GUESS: usize = 64;
 
@@ -48,29 +48,29 @@ struct ShardState {
     cursor: Position,
     /// The last fetch filled its limit: there is more.
     full: bool,
-    /// To be read, whether or not there is more.
+    /// It must be read, whether or not there is more.
     look: bool,
     sweep: Position,
     parts: ShardParts,
-    /// Where the parts ended that it was read in: its sweep stops there, too.
+    /// The ends of the parts in which it was read: its sweep stops there, too.
     ends: BTreeSet<Position>,
 }
 
 impl ShardState {
-    /// Not read yet, or not to the end.
+    /// Whether it was not read yet, or not to the end.
     fn is_fresh(&self) -> bool {
         self.full && self.cursor == Position::START || self.parts.is_divided()
     }
 }
 
-/// What a fetch is for.
+/// The purpose of a fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Forward,
     Sweep,
 }
 
-/// What to ask for next.
+/// The next query.
 #[derive(Debug)]
 pub(crate) struct FetchPlan {
     pub(crate) purpose: Purpose,
@@ -78,12 +78,12 @@ pub(crate) struct FetchPlan {
     pub(crate) retry_shards: Vec<i16>,
     pub(crate) retry_limit: i64,
     pub(crate) passed_retries: Vec<Uuid>,
-    /// Events that those keys may bring that are read from their start.
+    /// The most events for keys that are read from their start.
     pub(crate) key_room: usize,
-    /// Events that all of it may bring.
+    /// The most events in total.
     pub(crate) most: usize,
     pub(crate) began: BootInstant,
-    /// It is time to poll.
+    /// Whether this is a poll.
     pub(crate) polls: bool,
 }
 
@@ -92,7 +92,7 @@ impl FetchPlan {
         self.purpose == Purpose::Sweep
     }
 
-    /// Events of each of so many keys.
+    /// The limit of each of this many keys.
     pub(crate) fn key_limit(&self, keys: usize) -> i64 {
         each(self.key_room, keys).min(KEY_LIMIT)
     }
@@ -105,34 +105,35 @@ pub(crate) struct LaneReader {
     bounds: BTreeSet<Position>,
     /// Events read since the last bound.
     unbounded: i64,
-    /// Of the shards that are read from their start a few at once, the last one that was.
+    /// The last of the shards that are read from their start a few at a time.
     last_fresh: i16,
-    /// Shards whose sweep begins at once: more while that is cheap, and one where nothing was answered.
+    /// Shards whose sweep starts together: more while that is cheap, and one after a step without an answer.
     begin_at_once: usize,
-    /// Shards that take part in a sweep's step: fewer after one that took too long, more after a sweep without one.
+    /// Shards in a step of the sweep: fewer after one that took too long, more after a sweep without one.
     sweep_at_once: usize,
     sweep_was_late: bool,
-    /// Shards that are read from their start at once: one after a look that took too long, then more again.
+    /// Shards that are read from their start together: one after a fetch that took too long, then more again.
     walk_at_once: usize,
-    /// The last look took too long: the next leaves out those that may be why, so that the others get on.
+    /// Whether the last fetch took too long: the next leaves out shards that may be the cause, so that the others make
+    /// progress.
     spares_walks: bool,
-    /// The fastest sweep step so far: what a round trip costs where nothing is found.
+    /// The fastest sweep step so far: the cost of a round trip that finds nothing.
     fastest: Duration,
-    /// The database's clock as it was told, and when.
+    /// The database's clock, and when it was received.
     clock: Option<(i64, BootInstant)>,
     average_size: usize,
     budget: FetchBudget,
     next_poll: BootInstant,
     /// Since when something may be new.
     announced: Option<BootInstant>,
-    /// The next plan is the look that polling asks for.
+    /// The next plan is a poll.
     polls: bool,
-    /// What is announced waits until then.
+    /// Wake-ups wait until then.
     not_before: BootInstant,
     next_retries: BootInstant,
     passed_retries: PassedRetries,
     next_sweep: BootInstant,
-    /// A look went before a sweep that is due; the next one does not.
+    /// A fetch preceded a sweep that is due; the next one does not.
     sweep_is_next: bool,
     /// Something was read since the last sweep began.
     has_read: bool,
@@ -169,8 +170,8 @@ impl LaneReader {
         }
     }
 
-    /// Takes over which shards are open. One under a new lease epoch is read from its start: another worker may have
-    /// had it meanwhile. Returns the shards whose place in reading is gone.
+    /// Updates which shards are open. A shard under a new lease epoch is read from its start: another worker may have had it
+    /// meanwhile. Returns the shards whose read position is discarded.
     pub(crate) fn set_open(&mut self, open: &HashMap<i16, SessionId>) -> Vec<i16> {
         let same_lease = |shard: &i16, state: &ShardState| {
             open.get(shard).is_some_and(|session| session.epoch == state.session.epoch)
@@ -191,7 +192,7 @@ impl LaneReader {
         gone
     }
 
-    /// Reads again from where events came back unsent.
+    /// Reads again from positions whose events were released unsent.
     pub(crate) fn rewind(&mut self, places: &HashMap<i16, Position>) {
         for (shard, place) in places {
             if let Some(state) = self.shards.get_mut(shard)
@@ -204,27 +205,27 @@ impl LaneReader {
         }
     }
 
-    /// There is something new since `at`, so the next plan looks: where much was found a moment ago, the next after a pause.
+    /// Schedules a fetch because something is new since `at`: immediately, or after a pause if much was found a moment ago.
     pub(crate) fn schedule_fetch_at(&mut self, at: BootInstant) {
         self.announced = Some(self.announced.map_or(at, |announced| announced.min(at)));
     }
 
-    /// How long what is announced waits, from now on.
+    /// How long wake-ups wait from now on.
     pub(crate) fn pause(&self, now: BootInstant) -> Duration {
         self.not_before.since(now)
     }
 
-    /// A retry comes due then.
+    /// Notes when a retry comes due.
     pub(crate) fn retries_at(&mut self, at: BootInstant) {
         self.next_retries = self.next_retries.min(at);
     }
 
-    /// These retries were read and have to wait. Where there may be more, the next look passes them.
+    /// Notes retries that were read and must wait. If there may be more, the next fetch passes them.
     pub(crate) fn pass_retries(&mut self, waiting: impl Iterator<Item = Uuid>, more: bool, now: BootInstant) {
         self.passed_retries.note(waiting, more, now);
     }
 
-    /// The events that a byte budget is worth.
+    /// The number of events that fits into a byte budget.
     pub(crate) fn affordable(&self, bytes: usize) -> usize {
         bytes / self.average_size.max(1)
     }
@@ -233,8 +234,8 @@ impl LaneReader {
         self.shards.values().any(|state| state.full)
     }
 
-    /// The next fetch, if one is worth making now; it never brings more than `budget` events. `keys`: there are some to be
-    /// read from their start.
+    /// The next fetch, if one is worthwhile now; it never brings more than `budget` events. `keys`: some keys must be read
+    /// from their start.
     pub(crate) fn plan(&mut self, budget: usize, keys: bool, now: BootInstant) -> Option<FetchPlan> {
         if budget == 0 || self.shards.is_empty() {
             return None;
@@ -242,7 +243,7 @@ impl LaneReader {
         if self.is_look_due(now) {
             self.begin_look(now);
         }
-        // What was just announced does not wait for a sweep, and no sweep waits for more than one look.
+        // A fetch for a wake-up does not wait for a sweep, and no sweep waits for more than one such fetch.
         let look_first = self.shards.values().any(|state| state.look) && !self.sweep_is_next;
         self.sweep_is_next = now >= self.next_sweep && look_first;
         if now >= self.next_sweep
@@ -279,8 +280,8 @@ impl LaneReader {
         self.is_poll_due(now) || self.announced.is_some_and(|at| now >= at.max(self.not_before))
     }
 
-    /// Everything is to be read once. What is announced from now on begins the next look: it may be of what this one does
-    /// not see. What was announced does not put polling off, or something else would be found late.
+    /// Starts a fetch of all shards. Wake-ups from now on cause another one, because this one may not see their events. A
+    /// wake-up does not postpone polling, or events without one would be found late.
     fn begin_look(&mut self, now: BootInstant) {
         self.shards.values_mut().for_each(|state| state.look = true);
         self.announced = None;
@@ -290,7 +291,7 @@ impl LaneReader {
         }
     }
 
-    /// A tick that comes a little early is a tick, and puts the next one no earlier.
+    /// Whether a poll is due. A tick that comes a little early counts, and does not make the next one earlier.
     fn is_poll_due(&self, now: BootInstant) -> bool {
         now.after(self.poll_interval / 8) >= self.next_poll
     }
@@ -311,7 +312,7 @@ impl LaneReader {
                 state.look = false;
                 let from = start(state);
                 let to = clock.and_then(|clock| state.parts.end(from, clock));
-                // Asked for nothing, the database tells its clock.
+                // With a limit of 0, the database only returns its clock.
                 let limit = if state.parts.is_divided() && clock.is_none() { 0 } else { limit };
                 ranges.push(Range { shard, from, to, limit });
             }
@@ -319,8 +320,8 @@ impl LaneReader {
         ranges
     }
 
-    /// Whether a walk over many dead rows may lie before a shard: it was not read yet, or after a look that took too long,
-    /// not to its end.
+    /// Whether many dead rows may precede a shard's unread events: it was not read yet, or, after a fetch that took too
+    /// long, not to its end.
     fn may_take_long(&self, shard: i16) -> bool {
         let is_careful = self.walk_at_once < FRESH_AT_ONCE;
         self.shards.get(&shard).is_some_and(|state| state.is_fresh() || is_careful && state.full)
@@ -331,7 +332,7 @@ impl LaneReader {
         Some(clock.saturating_add(i64::try_from(now.since(told).as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// Takes over what a fetch brought.
+    /// Applies the result of a fetch.
     pub(crate) fn advance(&mut self, plan: &FetchPlan, answer: &FetchResult, now: BootInstant) {
         let bytes: usize = answer.rows.iter().filter_map(|row| row.event.as_ref().ok()).map(|event| event.size()).sum();
         if let Some(average) = bytes.checked_div(answer.rows.len()) {
@@ -345,7 +346,7 @@ impl LaneReader {
 
     fn advance_forward(&mut self, plan: &FetchPlan, answer: &FetchResult, now: BootInstant) {
         let found = in_ranges(answer);
-        // Told before now, so it is never taken for later than it is.
+        // Received before now, so it is never assumed to be later than it is.
         self.clock = answer.clock.map(|at| (at, now)).or(self.clock);
         if now.since(plan.began) < parts::SHORT {
             self.walk_at_once = self.walk_at_once.saturating_mul(2).min(FRESH_AT_ONCE);
@@ -356,7 +357,7 @@ impl LaneReader {
                 state.parts = answer.clock.map_or(ShardParts::default(), |_| state.parts);
                 continue;
             }
-            // Nothing stood before the clock: what comes there later is for the sweep.
+            // Nothing precedes the clock: events that are committed there later are for the sweep.
             let nothing =
                 answer.clock.filter(|_| !answer.cut_short).map(|at| Position { scheduled_at: at, seq: i64::MIN });
             let (count, last) = found.get(&range.shard).copied().unwrap_or((0, nothing.unwrap_or(state.cursor)));
@@ -388,19 +389,19 @@ impl LaneReader {
         let last = answer.rows.iter().rev().find(|row| row.in_range).map(|row| row.shard);
         self.budget.note(answer.cut_short, last);
         if has_more_retries(plan, answer) {
-            // Not at once: what was read may all have to wait, and would be read again and again.
+            // Not immediately: all that was read may have to wait, and would be read again and again.
             self.next_retries = now.after(now.since(plan.began));
         }
     }
 }
 
-/// Whether there may be more due retries than came.
+/// Whether there may be more due retries than the fetch returned.
 pub(crate) fn has_more_retries(plan: &FetchPlan, answer: &FetchResult) -> bool {
     let retries = i64::try_from(answer.rows.iter().filter(|row| row.retry).count()).unwrap_or(i64::MAX);
     !plan.retry_shards.is_empty() && (answer.cut_short || retries >= plan.retry_limit)
 }
 
-/// For each shard, how many rows of its range came, and the last one's place.
+/// For each shard, the number of rows in its range, and the last one's position.
 fn in_ranges(answer: &FetchResult) -> HashMap<i16, (i64, Position)> {
     let mut found: HashMap<i16, (i64, Position)> = HashMap::new();
     for row in answer.rows.iter().filter(|row| row.in_range) {

@@ -1,27 +1,27 @@
-//! A shard that cannot be read at once: so many dead rows stand in it, kept by an open transaction, that walking over them takes
-//! longer than a statement may. It is read in parts of the time up to now, each from where the last one ended.
+//! A shard that one statement cannot read: it has more dead rows, kept by an open transaction, than a statement can scan in
+//! its time. It is read in parts of the time up to now, each from where the last one ended.
 
 use std::time::Duration;
 
 use crate::store::Position;
 
-/// What is older than this is one part, in microseconds: 64 days.
+/// Older events are one part, in microseconds: 64 days.
 const OLDEST: i64 = 64 * 24 * 3_600 * 1_000_000;
 
-/// No part is shorter, in microseconds: a second.
+/// The shortest part, in microseconds: a second.
 const REST: i64 = 1_000_000;
 
 pub(in crate::system) const MOST: i64 = 1_024;
 
-/// What took no longer grows again: a quarter of what a statement may take.
+/// Parts grow again after one that took no longer: a quarter of a statement's limit.
 pub(in crate::system) const SHORT: Duration = Duration::from_millis(2_500);
 
-/// How a shard's beginning is divided.
+/// The division of a shard's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ShardParts {
-    /// What is left is divided into so many; 0: it is read at once.
+    /// The rest is divided into this many parts; 0: it is read with one statement.
     count: i64,
-    /// The clock when it was divided last. What stands behind is read at once in the end.
+    /// The clock at the last division. Events behind it are read with one statement in the end.
     until: Option<i64>,
 }
 
@@ -30,26 +30,26 @@ impl ShardParts {
         self.count > 0
     }
 
-    /// Reading took too long.
+    /// Divides further after a read that took too long.
     pub(super) fn divide(&mut self) {
         *self = Self { count: (self.count * 2).clamp(2, MOST), until: None };
     }
 
-    /// A part was read in this time.
+    /// Notes that a part was read in this time.
     pub(super) fn passed(&mut self, took: Duration) {
         if took < SHORT {
             self.count = (self.count / 2).max(2);
         }
     }
 
-    /// Where the next part ends, of what stands behind a place; `None`: with all that is left.
+    /// The end of the next part behind a position; `None`: it includes all the rest.
     pub(super) fn end(&mut self, from: Position, clock: i64) -> Option<Position> {
         let until = *self.until.get_or_insert(clock);
         self.is_divided().then(|| part(from, until, self.count)).flatten()
     }
 }
 
-/// The end of one of so many parts between two places; `None`: there is only one.
+/// The end of the first of this many parts between two positions; `None`: there is only one.
 pub(in crate::system) fn part(from: Position, until: i64, count: i64) -> Option<Position> {
     let begin = from.scheduled_at.max(until.saturating_sub(OLDEST));
     let left = until.saturating_sub(begin);
@@ -60,7 +60,7 @@ pub(in crate::system) fn part(from: Position, until: i64, count: i64) -> Option<
 mod tests {
     use super::*;
 
-    /// Statements until a shard is read, where the dead rows of some time, up to now, take ten seconds.
+    /// Number of statements until a shard is read whose dead rows of some time, up to now, take ten seconds.
     fn statements(dead: i64, too_long: i64) -> usize {
         let (clock, mut parts, mut from) = (10 * OLDEST, ShardParts::default(), Position::START);
         for statement in 1..10_000 {
@@ -75,7 +75,7 @@ mod tests {
                 }
             }
         }
-        panic!("it is never read");
+        panic!("the shard is never read");
     }
 
     #[test]

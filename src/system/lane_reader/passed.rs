@@ -1,5 +1,5 @@
-//! Due retries that have to wait, behind a failed event that holds their key, say. They come first in every look for
-//! retries, so a look that they fill is followed by one that passes them, until nothing is left behind them. Pure.
+//! Due retries that must wait, such as those behind a failed event that holds their key. They come first in every search for
+//! retries, so a search that they fill is followed by one that passes them, until nothing is left behind them. Pure.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use crate::system::clock::BootInstant;
 
-/// Passed at once, at most: each is named to the database.
+/// The most retries that are passed together: each is named to the database.
 const MOST: usize = 20_000;
 
-/// After so long those that were passed are looked at again, though there is more behind them: what held them may be gone.
+/// After this time passed retries are read again, even if more are behind them: their blocker may be gone.
 const LONGEST_ROUND: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]

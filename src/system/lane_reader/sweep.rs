@@ -1,28 +1,28 @@
-//! The sweep behind the cursors: it finds what was committed late.
+//! The sweep behind the cursors: it finds events that were committed late.
 
 use std::ops::Bound;
 
 use super::*;
 
-/// A sweep step that took this much longer than a round trip keeps its bounds; faster ones grow together.
+/// A sweep step that took this much longer than a round trip keeps its bounds; faster ones are joined.
 const CHEAP_STEP: Duration = Duration::from_millis(5);
 
-/// A step that took no longer begins with more shards the next time.
+/// If a step took no longer, the next sweep starts with more shards.
 const CHEAP_BEGINNING: Duration = Duration::from_millis(20);
 
-/// From one sweep to the next where nothing was read in between.
+/// The pause between two sweeps if nothing was read in between.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// The share of the time that sweeping may take is one in this many.
+/// Sweeping takes at most one part in this many of the time.
 const SWEEP_SHARE: u32 = 20;
 
-/// A step that would have to be paid for with more than this was not long at work: the process was stopped meanwhile, or
-/// the table locked.
+/// A step that would need a longer pause than this was not working all the time: the process was stopped meanwhile, or the
+/// table locked.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl LaneReader {
     pub(super) fn plan_sweep(&mut self, budget: usize, now: BootInstant) -> Option<FetchPlan> {
-        // Asked here too and not only where a step ends: a rewind, or a shard that was lost, can end a sweep as well.
+        // Checked here as well as at the end of a step: a rewind, or a lost shard, can end a sweep as well.
         self.begin_anew_where_swept();
         let mut ranges: Vec<Range> = self
             .shards
@@ -38,9 +38,9 @@ impl LaneReader {
         if ranges.is_empty() {
             return None;
         }
-        // Where there is not budget for all, those go first that are furthest behind.
+        // If the budget does not suffice, the shards that are furthest behind come first.
         ranges.sort_unstable_by_key(|range| (range.from, range.shard));
-        // Dead rows may stand at the start, which no bound divides.
+        // Dead rows may be at the start, which no bound divides.
         let beginning = ranges.iter().take_while(|range| range.from == Position::START).count();
         ranges.drain(..beginning.saturating_sub(self.begin_at_once));
         ranges.truncate(self.sweep_at_once);
@@ -59,10 +59,10 @@ impl LaneReader {
         })
     }
 
-    /// It was not answered; `late`: perhaps for want of time. Dead rows may be why, so the next begins with one shard, and
-    /// one that takes too long alone is read, or swept, in parts.
+    /// Notes that a fetch failed; `late`: perhaps because of the time limit. Dead rows may be the cause, so the next starts
+    /// with one shard, and a shard that takes too long alone is read, or swept, in parts.
     pub(crate) fn give_up(&mut self, plan: &FetchPlan, late: bool, now: BootInstant) {
-        // What it should have looked at is looked at by the next one.
+        // The next fetch reads what this one should have read.
         self.schedule_fetch_at(plan.began);
         match plan.purpose {
             Purpose::Forward if late => self.divide_walk(plan),
@@ -84,7 +84,7 @@ impl LaneReader {
         let slow: Vec<i16> = shards.filter(|shard| self.shards.get(shard).is_some_and(|state| state.full)).collect();
         (self.walk_at_once, self.spares_walks) = (1, true);
         let [alone] = slow.as_slice() else {
-            // The next one that is read is that which is furthest behind of these, alone.
+            // The next shard that is read is the one of these that is furthest behind, alone.
             let furthest =
                 plan.ranges.iter().filter(|range| slow.contains(&range.shard)).min_by_key(|range| range.from);
             self.last_fresh = furthest.map_or(self.last_fresh, |range| range.shard - 1);
@@ -92,7 +92,7 @@ impl LaneReader {
         };
         let Some(state) = self.shards.get_mut(alone) else { return };
         state.parts.divide();
-        // Those that were not begun are like it.
+        // Shards that were not started are like it.
         let parts = state.parts;
         let others = self.shards.values_mut().filter(|state| state.full && state.cursor == Position::START);
         others.for_each(|state| state.parts = state.parts.max(parts));
@@ -108,7 +108,7 @@ impl LaneReader {
         state.ends.extend(half);
     }
 
-    /// A sweep that has come to every cursor starts again; returns whether it had.
+    /// Restarts a sweep that has reached every cursor; returns whether it had.
     fn begin_anew_where_swept(&mut self) -> bool {
         let swept = self.shards.values().all(|state| state.sweep >= state.cursor);
         if swept {
@@ -117,7 +117,8 @@ impl LaneReader {
         swept
     }
 
-    /// The last place of a shard's next sweep step. Bounds, and not a LIMIT, make it end: a LIMIT does not count dead rows.
+    /// The last position of a shard's next sweep step. Steps end by bounds, not by a LIMIT: a LIMIT does not count dead
+    /// rows.
     fn step(&self, state: &ShardState) -> Position {
         let after = (Bound::Excluded(state.sweep), Bound::Unbounded);
         let ends = [self.bounds.range(after).next(), state.ends.range(after).next()];
@@ -156,7 +157,7 @@ impl LaneReader {
     }
 }
 
-/// How long the sweep rests after a step.
+/// How long the sweep pauses after a step.
 fn rest_after(took: Duration) -> Duration {
     took.saturating_mul(SWEEP_SHARE).min(LONGEST_PAUSE)
 }

@@ -1,4 +1,4 @@
-//! How soon the sweep finds what was committed behind the cursor.
+//! How soon the sweep finds events that were committed behind the cursor.
 
 use super::*;
 use crate::fixtures;
@@ -12,7 +12,7 @@ fn row(shard: i16, (scheduled_at, seq): (i64, i64)) -> FetchedRow {
     row
 }
 
-/// What a store would answer: pending rows in a plan's ranges.
+/// The result of a store: pending rows in a plan's ranges.
 fn answer(plan: &FetchPlan, pending: &[(i64, i64)]) -> FetchResult {
     let mut rows: Vec<FetchedRow> = Vec::new();
     for range in &plan.ranges {
@@ -32,8 +32,8 @@ fn cursor() -> LaneReader {
     cursor
 }
 
-/// Events come one by one and are settled at once; returns how long one that is committed late, behind the cursor,
-/// is left alone.
+/// Commits events one by one and settles them immediately; returns the time until an event that is committed late, behind
+/// the cursor, is found.
 fn time_until_found(took: Duration, late: impl Fn(i64) -> (i64, i64)) -> Option<Duration> {
     let mut cursor = cursor();
     let start = BootInstant::now();
@@ -81,7 +81,7 @@ fn an_event_behind_the_cursor_is_found_soon_while_others_keep_coming() {
 #[test]
 fn an_event_whose_place_bounds_a_sweep_step_is_found() {
     for took in [MS, MS * 8] {
-        // The place of an event that was read before, as a person's retry has it.
+        // The position of an event that was read before, as after an operator's retry.
         let found = time_until_found(took, |newest| ((newest - 400) * 5_000, (newest - 400) * 10));
         assert!(found.is_some_and(|span| span < Duration::from_secs(5)), "{took:?}: {found:?}");
     }
@@ -110,8 +110,8 @@ fn many(shards: i16) -> LaneReader {
     cursor
 }
 
-/// Drives a lane of 32 shards in which nothing is due until it has swept for so long; returns the sweep's steps, by how
-/// many shards each began with.
+/// Drives a lane of 32 shards in which nothing is due until it has swept for this time; returns the sweep's steps, by the
+/// number of shards with which each started.
 fn steps(span: Duration, took: impl Fn(&FetchPlan) -> Duration) -> Vec<usize> {
     let mut cursor = many(32);
     let start = BootInstant::now();

@@ -52,12 +52,12 @@ impl Table {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A transaction commits a row at this place.
+    /// A transaction commits a row at this position.
     Appear {
         shard: i16,
         at: i64,
     },
-    /// A fetch, cut short after so many rows; what it brought is settled.
+    /// A fetch, cut short after this many rows; its events are settled.
     Fetch {
         budget: usize,
         cut_after: usize,
@@ -66,12 +66,12 @@ enum Step {
     Late {
         budget: usize,
     },
-    /// A fetch whose rows come back unsent.
+    /// A fetch whose events are released unsent.
     GiveBack {
         budget: usize,
     },
     Look,
-    /// Time goes by.
+    /// Time passes.
     Wait {
         ms: u64,
     },
@@ -369,7 +369,7 @@ fn large_events_make_a_byte_budget_worth_fewer_of_them() {
     assert!(model.cursor.affordable(1 << 20) * 20 < before);
 }
 
-// The start.
+// Reading from the start.
 
 #[test]
 fn fetches_of_an_empty_lane_go_on_from_the_clock_sweeps_from_the_start() {
@@ -442,11 +442,11 @@ fn a_few_new_shards_at_a_time_are_read_together_with_those_read_before() {
     assert_eq!(read, (0..32).collect::<Vec<i16>>());
 }
 
-/// A database in which walking over some shards' dead rows, which stand before its clock, takes long.
+/// A database in which scanning the dead rows of some shards, before its clock, takes long.
 struct SlowDatabase {
     shards: i16,
     heavy: i16,
-    /// One heavy shard from start to end.
+    /// The time for one heavy shard from start to end.
     walk: Duration,
     began: BootInstant,
 }
@@ -470,7 +470,7 @@ impl SlowDatabase {
         self.walk.mul_f64((to - from).max(0) as f64 / Self::DEAD as f64)
     }
 
-    /// One statement; returns when it is over, and whether it was answered.
+    /// Runs one statement; returns when it is over, and whether it was answered.
     fn serve(&self, cursor: &mut LaneReader, now: BootInstant) -> (BootInstant, bool) {
         let Some(plan) = cursor.plan(100, false, now) else { return (now.after(Duration::from_millis(100)), true) };
         let took = Duration::from_millis(1) + plan.ranges.iter().map(|range| self.walk_over(range)).sum::<Duration>();
@@ -556,7 +556,7 @@ mod dead_rows {
                 Err(_) => cursor.give_up(&plan, true, BootInstant::now()),
             }
         }
-        panic!("it is never found: {cursor:?}");
+        panic!("the event is never found: {cursor:?}");
     }
 
     #[tokio::test]

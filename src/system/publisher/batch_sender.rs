@@ -1,4 +1,4 @@
-//! What a publisher works with, on the runtime's side.
+//! The state with which a publisher works on the runtime's side.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ pub(super) struct BatchSender {
     pub(super) poison: PoisonDetector,
     /// Events in one send: halves after a failure, doubles after a success.
     pub(super) batch: usize,
-    /// When the backend was last asked anything.
+    /// When the backend was last queried.
     pub(super) asked: BootInstant,
-    /// How often it was asked since it was last sent anything.
+    /// Number of health checks since it was last sent anything.
     pub(super) idle_checks: u32,
 }
 
@@ -48,8 +48,8 @@ impl BatchSender {
         }
     }
 
-    /// On to the registry. Where it is being replaced, dropping the deliveries closes their shards, and the next open finds
-    /// the events in the journal.
+    /// Passes deliveries to the registry. If that is being replaced, dropping the deliveries closes their shards, and the
+    /// next open finds the events in the journal.
     pub(super) async fn pass_on(&self, mut deliveries: Vec<Delivery>) {
         self.note_behind(&mut deliveries).await;
         let registry = self.shared.addresses().registry.clone();
@@ -58,7 +58,8 @@ impl BatchSender {
         }
     }
 
-    /// Notes which handlers of this process are owed an earlier event of a key, so that they are not given a later one first.
+    /// Notes which handlers of this process are owed an earlier event of a key, so that they do not receive a later one
+    /// first.
     async fn note_behind(&self, deliveries: &mut [Delivery]) {
         let subscriptions = self.shared.subscriptions();
         if !self.shared.owes_handlers() || subscriptions.is_empty() {
@@ -77,7 +78,7 @@ impl BatchSender {
             for delivery in deliveries.iter_mut().filter(of_lane) {
                 delivery.behind = match &owed {
                     Ok(owed) => owed.get(delivery.key()).cloned().unwrap_or_default(),
-                    // Not known, so any of them may be.
+                    // Unknown, so any of them may be.
                     Err(_) => subscriptions.iter().map(|handler| handler.name().to_owned()).collect(),
                 };
             }

@@ -1,4 +1,4 @@
-//! Delivering batches, in pieces as the rate allows.
+//! Delivery of batches, in pieces as the rate allows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::system::delivery::Delivery;
 use crate::system::messages::{Cause, Failure};
 use crate::trace::Sending;
 
-/// A batch that a rate limit draws out longer than this is given back, so that nothing waits behind it for long.
+/// A batch that a rate limit delays longer than this is released, so that nothing waits behind it for long.
 const LONGEST_DELIVERY: Duration = Duration::from_secs(1);
 
 impl BatchSender {
@@ -30,13 +30,13 @@ impl BatchSender {
         while !queue.is_empty() && BootInstant::now() < until {
             let piece = self.next_piece(&mut queue).await;
             if piece.is_empty() || !self.send(piece).await {
-                // Given back by their drop: what is left was not sent.
+                // Dropping the rest releases it: it was not sent.
                 return;
             }
         }
     }
 
-    /// Those that the backend has already need nothing but their handlers; returns the others.
+    /// Passes on deliveries that the backend has accepted already and that need only their handlers; returns the others.
     async fn pass_on_accepted(&mut self, deliveries: Vec<Delivery>) -> Vec<Delivery> {
         let is_accepted = |delivery: &Delivery| delivery.event().is_some_and(|event| event.published_at.is_some());
         if !deliveries.iter().any(is_accepted) {
@@ -55,7 +55,7 @@ impl BatchSender {
         first.into_iter().chain(last).map(|(delivery, _)| delivery).collect()
     }
 
-    /// Takes the next few that may go, when the rate allows.
+    /// Takes the next few that can be sent, when the rate allows.
     async fn next_piece(&self, queue: &mut Vec<Delivery>) -> Vec<Delivery> {
         let mut most = queue.len().min(self.batch);
         if queue.first().is_some_and(|delivery| self.poison.is_suspect(delivery.id)) {
@@ -72,7 +72,7 @@ impl BatchSender {
                     return Vec::new();
                 }
                 waited = true;
-                // Those whose session or lease ended meanwhile do not wait, nor do others wait behind them.
+                // Deliveries whose session or lease ended meanwhile do not wait, nor do others wait behind them.
                 let waiting = queue.len();
                 queue.retain(|delivery| self.may_go(delivery));
                 if queue.is_empty() {
@@ -95,7 +95,7 @@ impl BatchSender {
         piece
     }
 
-    /// R1 and R3 once more, at the last moment: its session and its lease are current, nothing before it was refused.
+    /// Checks R1 and R3 again at the last moment: session and lease are current, and no earlier event was rejected.
     fn may_go(&self, delivery: &Delivery) -> bool {
         delivery.is_current()
             && !delivery.is_blocked()
@@ -118,7 +118,7 @@ impl BatchSender {
         (self.asked, self.idle_checks) = (BootInstant::now(), 0);
         self.state.metrics.publish.record(BootInstant::now().since(began));
         drop(outgoing);
-        // Closed before anything is given back, so that nothing is read again under the old session.
+        // Closed before anything is released, so that nothing is read again under the old session.
         if sent.unavailable.is_some() {
             self.state.close_all();
         }
@@ -176,13 +176,13 @@ impl BatchSender {
 
     fn note_proof(&self) {
         if self.state.accepted() {
-            // The others are to know that this worker shares again.
+            // The other workers must learn that this one takes its share again.
             self.shared.beat_now.notify_one();
         }
     }
 
-    /// How long an event took to its backend. What was changed since it was written, by a refusal or by a person, says more
-    /// about that.
+    /// Measures how long an event took to its backend. If it was changed since it was written, by a rejection or by an
+    /// operator, the time counts from that.
     fn time(&self, delivery: &Delivery, now: DateTime<Utc>) {
         let is_as_written = |event: &&Arc<OutboxEvent>| {
             delivery.retry_count == 0 && event.updated_at - event.created_at < TimeDelta::seconds(1)
@@ -199,7 +199,7 @@ impl BatchSender {
         *queue = rest;
         for delivery in proven {
             self.poison.forget(delivery.id);
-            let reason = "this event alone broke the connection several times while others passed".to_owned();
+            let reason = "this event alone broke the connection several times while others were accepted".to_owned();
             failures.push(refuse(delivery, Cause::Rejected(reason)));
         }
         self.fail(failures).await;

@@ -1,4 +1,5 @@
-//! Asking a backend of which nothing is heard otherwise: an idle one may be gone, one that was away may be back.
+//! Health checks of a backend that is sent nothing: an idle one may have become unavailable, an unavailable one available
+//! again.
 
 use std::time::Duration;
 
@@ -6,21 +7,21 @@ use super::batch_sender::BatchSender;
 use crate::backend::BackendError;
 use crate::system::clock::BootInstant;
 
-/// A backend that is sent nothing is asked this often whether it is there.
+/// How often a backend that is sent nothing is checked.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Every so many of these times it is asked whether it would take events, which costs it more.
+/// One in this many checks tests whether the backend would accept events, which costs it more.
 const THOROUGH: u32 = 15;
 
 /// A worker that holds shards and has nothing to send tries no event either; after this time a health check decides.
 const SILENCE: Duration = Duration::from_secs(5);
 
 impl BatchSender {
-    /// How many refusals the log does not name.
+    /// Logs how many refusals were not logged.
     pub(super) fn say_left_out(&self) {
         let left_out = self.state.refusals.take_left_out(BootInstant::now());
         if left_out > 0 {
-            tracing::warn!(backend = %self.state.name, events = left_out, "further events were refused; `last_error` says why");
+            tracing::warn!(backend = %self.state.name, events = left_out, "further events refused; see `last_error` for the causes");
         }
     }
 
@@ -41,7 +42,8 @@ impl BatchSender {
         }
     }
 
-    /// A worker that holds nothing of its backend opens nothing either, so only asking tells that the backend is back.
+    /// A worker that holds no shard of its backend opens nothing either, so only a check shows that the backend is available
+    /// again.
     async fn probe(&mut self) {
         self.asked = BootInstant::now();
         match self.session.health_check().await {
@@ -55,12 +57,12 @@ impl BatchSender {
         }
     }
 
-    /// A session that ended while nothing was sent costs nobody anything where the next one can be had.
+    /// Checks an idle session. Ending it while nothing is sent does no harm if a new one can be opened.
     async fn check_idle(&mut self, trying: bool) {
         self.asked = BootInstant::now();
         self.idle_checks = self.idle_checks.wrapping_add(1);
         let Err(error) = self.ask().await else { return };
-        tracing::debug!(backend = %self.state.name, %error, "an idle session has ended");
+        tracing::debug!(backend = %self.state.name, %error, "idle session ended");
         self.state.close_all();
         match self.session.health_check().await {
             Ok(()) => self.shared.wake.notify_one(),

@@ -1,4 +1,4 @@
-//! `Publisher`: one for each named backend; hands batches over, one at a time.
+//! `Publisher`: one for each named backend; sends batches one at a time.
 
 mod batch_sender;
 mod batches;
@@ -17,7 +17,7 @@ use super::messages::{ActorKind, Deliver, Flush, OpenShards};
 use super::publisher_state::PublisherState;
 use super::shared::{DeathWatch, Shared, panics_on_demand};
 
-/// How often the journal is rid of what is settled when no batch does it.
+/// How often settled events are removed from the journal when no batch does it.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) struct Publisher {
@@ -44,7 +44,7 @@ impl Actor for Publisher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // Every batch holds an event of the credit, so the poller never meets a full mailbox.
+        // Every batch holds an event of the credit, so the mailbox is never full for the poller.
         ctx.set_mailbox_capacity(self.mailbox);
         ctx.run_interval(FLUSH_INTERVAL, |publisher, ctx| publisher.flush(ctx));
         tracing::debug!(backend = %self.name, "publisher started");
@@ -67,13 +67,13 @@ impl Publisher {
         }));
     }
 
-    /// Work that panicked is followed by a pause: what it was about is still to be done, and would panic again immediately.
+    /// Pauses after work that panicked: it must still be done, and would panic again immediately.
     fn conclude(&self, result: Result<(), JoinError>, sending: bool) {
         // The system has stopped, and its runtime with it.
         let Some(error) = result.err().filter(JoinError::is_panic) else { return };
-        tracing::error!(backend = %self.name, %error, "the publisher's work panicked; its shards are opened again");
+        tracing::error!(backend = %self.name, %error, "publisher's work panicked; reopening its shards");
         self.state.close_all();
-        self.state.pause("the publisher's work panicked; the log says where", sending);
+        self.state.pause("the publisher's work panicked; see the log for the place", sending);
     }
 }
 

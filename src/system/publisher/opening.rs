@@ -1,4 +1,4 @@
-//! Opening shards: earlier sessions are shut out, and what they sent is found.
+//! Opening shards: earlier sessions are fenced, and what they sent is found.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl BatchSender {
         self.shared.wake.notify_one();
     }
 
-    /// Shuts earlier sessions out, and only then asks what they sent and the database does not know.
+    /// Fences earlier sessions, and only then asks what they sent that the database does not have.
     async fn try_open(&mut self, shards: &[(Shard, i64)]) -> Result<(), BackendError> {
         shards.iter().filter_map(|(shard, _)| Some((self.state.in_flight(&shard.lane)?, shard))).for_each(
             |(in_flight, shard)| {
@@ -46,20 +46,20 @@ impl BatchSender {
         self.recover(journals(shards, opened)).await
     }
 
-    /// A newer token than our lease: either the lease is another's by now, or the database was restored. The update
-    /// finds out, for it touches only a lease that is still ours.
+    /// Raises the epochs of leases whose fencing number the backend refused: either another worker holds the lease by now,
+    /// or the database was restored. The update shows which, because it changes only leases that are still this worker's.
     async fn raise_epochs(&self, shards: &[(Shard, i64)], refused: &[(Shard, i64)]) {
         for (shard, above) in refused {
             let Some((_, epoch)) = shards.iter().find(|(other, _)| other == shard) else { continue };
             match self.shared.store.raise_epoch(self.shared.worker, shard, *epoch, *above).await {
                 Ok(true) => tracing::warn!(
                     backend = %shard.lane, shard = shard.number, epoch, above,
-                    "the backend knows a newer session than the database; the lease's epoch was raised above it"
+                    "backend has a newer session than the database; raised the lease's epoch above it"
                 ),
                 Ok(false) => {
                     tracing::debug!(backend = %shard.lane, shard = shard.number, "another worker has the shard")
                 }
-                Err(error) => tracing::warn!(%error, "a lease's epoch could not be raised"),
+                Err(error) => tracing::warn!(%error, "lease's epoch not raised"),
             }
         }
         if !refused.is_empty() {
@@ -68,8 +68,8 @@ impl BatchSender {
         }
     }
 
-    /// Takes what earlier sessions sent into flight as accepted, of as many shards as there is room for, and opens those;
-    /// first, in every lane, the shards that need none. The others are opened when credit has come back.
+    /// Adopts what earlier sessions sent as accepted, for as many shards as memory allows, and opens those; first, in every
+    /// lane, the shards that need no memory. The others are opened when credit has been returned.
     async fn recover(&mut self, journals: Vec<ShardJournal>) -> Result<(), BackendError> {
         let mut beyond = self.state.has_waited_too_long(BootInstant::now());
         for needs_room in [false, true] {
@@ -93,12 +93,12 @@ impl BatchSender {
     fn wait_for_room(&self, short: Room) {
         tracing::info!(
             backend = %self.state.name, short.events, short.bytes,
-            "what earlier sessions sent waits for room in memory"
+            "events of earlier sessions wait for free memory"
         );
         self.state.wait_for_room(short);
     }
 
-    /// The shards whose events there is room for; at least one, which finds out how much it needs.
+    /// The shards whose events fit into memory; at least one, which finds out how much it needs.
     fn split_fitting<'a>(&self, waiting: &mut Vec<WaitingShard<'a>>, beyond: bool) -> Vec<WaitingShard<'a>> {
         let mut left = if beyond { 0 } else { self.state.credit.free().events };
         let fitting = waiting.iter().take_while(|waiting| {
@@ -110,7 +110,8 @@ impl BatchSender {
         waiting.drain(..count).collect()
     }
 
-    /// Adopts and opens the shards of a group, one after the other; returns what the first needs that there is no room for.
+    /// Adopts and opens the shards of a group, one after the other; returns the memory that the first needs and that is not
+    /// free.
     async fn adopt(
         &mut self,
         in_flight: &Arc<InFlight>,
@@ -152,14 +153,14 @@ impl BatchSender {
         }
         drop(fetch);
         if !adopted.is_empty() {
-            tracing::info!(backend = %in_flight.lane(), events = adopted.len(), "found in the journal, not sent again");
+            tracing::info!(backend = %in_flight.lane(), events = adopted.len(), "found events in the journal; not sending them again");
         }
         self.pass_on(adopted).await;
         ended
     }
 
-    /// What handlers of this process have still to be given before the events of a key that were sent. An earlier session
-    /// may have sent an event while a handler had the one before it, and have recorded that this one was rejected.
+    /// The events that handlers of this process must receive before events of a key that were sent. An earlier session may
+    /// have sent an event while a handler had the one before it, and have recorded that this one was rejected.
     async fn blockers(
         &self,
         fetch: &mut Fetch,
@@ -191,7 +192,7 @@ impl BatchSender {
         let credit = &self.state.credit;
         let permit = |row: &FetchedRow| credit.take(row.event.as_ref().map_or(0, |event| event.size()));
         fetch.adopt(rows, &epochs, blockers, permit).ok_or_else(|| {
-            BackendError::Unavailable("an event was replayed that is not yet recorded as sent before".to_owned())
+            BackendError::Unavailable("a replayed event is not yet recorded as sent before".to_owned())
         })
     }
 
@@ -200,12 +201,12 @@ impl BatchSender {
         if needed.events > free.events || needed.bytes > free.bytes {
             tracing::warn!(
                 backend = %self.state.name, shard = journal.shard.number, needed.events, needed.bytes,
-                "what earlier sessions sent for one shard exceeds the room in memory; it is taken all the same"
+                "events of earlier sessions for one shard exceed the memory limit; loading them all the same"
             );
         }
     }
 
-    /// Those of the events that the database does not know to be published; what it knows may leave the journal.
+    /// The events that are not published in the database; the others may be removed from the journal.
     async fn find_unsettled(
         &mut self,
         in_flight: &InFlight,
@@ -215,14 +216,14 @@ impl BatchSender {
             return Ok(Vec::new());
         }
         let rows = self.look_up(in_flight.lane(), sent).await.map_err(|error| cannot_compare(&error))?;
-        // By `seq` as well: a replayed event may stand there as it was sent before and as it was sent again.
+        // By `seq` as well: a replayed event may be in the journal twice, as sent before and as sent again.
         let unknown: HashSet<(Uuid, i64)> = rows.iter().map(|row| (row.id, row.position.seq)).collect();
         let recorded: Vec<(Uuid, i64)> = sent.iter().filter(|event| !unknown.contains(event)).copied().collect();
         self.session.settled(&recorded);
         Ok(rows)
     }
 
-    /// A row that is locked or refused there is looked up as unrecorded and settled like any other.
+    /// Reads rows of the database. A row that is locked or refused there is read as unrecorded and settled like any other.
     async fn look_up(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>, StoreError> {
         self.shared.store.mark_failed_as_sent(sent).await?;
         self.shared.store.find_unsettled(lane, sent).await
@@ -230,17 +231,17 @@ impl BatchSender {
 }
 
 fn cannot_compare(error: &StoreError) -> BackendError {
-    BackendError::Unavailable(format!("what was sent cannot be compared with the database: {error}"))
+    BackendError::Unavailable(format!("journal not compared with the database: {error}"))
 }
 
-/// What earlier sessions sent for one shard.
+/// The journal entries of earlier sessions for one shard.
 struct ShardJournal {
     shard: Shard,
     epoch: i64,
     sent: Vec<(Uuid, i64)>,
 }
 
-/// A shard that is to be opened, and how many events its journal may bring into memory.
+/// A shard that must be opened, and how many events its journal may bring into memory.
 struct WaitingShard<'a> {
     journal: &'a ShardJournal,
     events: usize,
@@ -252,7 +253,7 @@ impl<'a> WaitingShard<'a> {
     }
 }
 
-/// The shards of a lane that are to be opened, those that need the least room first.
+/// The shards of a lane that must be opened, those that need the least memory first.
 fn waiting_in<'a>(in_flight: &InFlight, journals: &'a [ShardJournal]) -> Vec<WaitingShard<'a>> {
     let in_memory: HashSet<Uuid> = in_flight.ids().into_iter().collect();
     let of_lane = journals.iter().filter(|journal| journal.shard.lane == *in_flight.lane());
