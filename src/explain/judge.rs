@@ -1,4 +1,4 @@
-//! Which of the reasons holds: the first that would keep the event even if all the later ones were gone.
+//! Decides which reason holds: the first that would keep the event from being sent even if all later ones were gone.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub(super) fn judge(circumstances: &Circumstances) -> Reason {
         .unwrap_or_else(|| waiting_for_others(circumstances))
 }
 
-/// It is not on its way any more, or not this library's to send.
+/// The reason if it is finished, or not this library's to send.
 fn at_its_end(event: &OutboxEvent) -> Option<Reason> {
     match event.status {
         Status::Published => Some(Reason::Published { at: event.published_at }),
@@ -59,7 +59,7 @@ fn before_its_time(Circumstances { event, position, .. }: &Circumstances) -> Opt
     (event.seq == 0).then_some(Reason::WithoutPlace)
 }
 
-/// A worker says that it has an outcome for the event which the database does not take.
+/// The reason if a worker reports an outcome for the event that the database does not record.
 fn unrecorded(event: &OutboxEvent, alive: &[&WorkerRow]) -> Option<Reason> {
     alive.iter().find_map(|worker| {
         let report = worker.reports().remove(&event.publisher_backend)?;

@@ -1,4 +1,4 @@
-//! Why an event has not been sent: in a sentence for people, in an object for programs.
+//! Explains why an event has not been sent: in a sentence for operators, in an object for programs.
 
 mod judge;
 mod sentence;
@@ -15,23 +15,24 @@ use crate::event::{OutboxEvent, Status};
 use crate::settings::Settings;
 use crate::store::{Blocker, Position, PredecessorQuery, QueuePosition, Store, Unreadable, WorkerRow};
 
-/// Where one event stands, and why it is not further.
+/// The state of one event, and the reason why it has not been sent.
 ///
-/// Its `Display` is the sentence. As JSON it is one object: `id`, `sentence`, `reason` in snake case, and the reason's fields.
+/// Its `Display` is the sentence. As JSON it is one object: `id`, `sentence`, `reason` in snake case, and the reason's
+/// fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "web", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Explanation {
     /// The event's id.
     pub id: Uuid,
-    /// The reason, for people.
+    /// The reason, for operators.
     pub sentence: String,
     /// The reason, for programs.
     #[serde(flatten)]
     pub reason: Reason,
 }
 
-/// Why an event is where it is. `backend` is the event's `publisher_backend`: empty means the worker's default.
+/// The reason for an event's state. `backend` is the event's `publisher_backend`: empty means the worker's default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "web", derive(utoipa::ToSchema))]
 #[serde(tag = "reason", rename_all = "snake_case")]
@@ -42,7 +43,7 @@ pub enum Reason {
         /// When that was recorded.
         at: Option<DateTime<Utc>>,
     },
-    /// It was rejected for good, or as often as it may be, or a person gave it up.
+    /// It was rejected permanently, or as often as it may be, or an operator ended it.
     Failed {
         /// When.
         at: DateTime<Utc>,
@@ -50,25 +51,25 @@ pub enum Reason {
         attempts: i32,
         /// The last rejection.
         error: String,
-        /// The backend has it since then: handlers failed.
+        /// Since when the backend has it: handlers failed.
         published_at: Option<DateTime<Utc>>,
     },
-    /// django-broadcaster's own worker has taken it.
+    /// django-broadcaster's own worker has claimed it.
     Processing {
         /// When.
         since: DateTime<Utc>,
     },
-    /// Its row is no event that could be sent.
+    /// Its row is not a valid event.
     Unreadable {
         /// What is wrong with it.
         problem: String,
     },
-    /// Its time has not come.
+    /// Its scheduled time is in the future.
     Scheduled {
         /// When it does.
         at: DateTime<Utc>,
     },
-    /// It was rejected and waits for its next try.
+    /// It was rejected and waits for its next attempt.
     Retrying {
         /// When that is.
         at: DateTime<Utc>,
@@ -79,31 +80,31 @@ pub enum Reason {
         /// The last rejection.
         error: String,
     },
-    /// Its backend has it, and handlers are still to run.
+    /// Its backend has it, and handlers must still run.
     Handlers {
         /// Since when the backend has it.
         published_at: DateTime<Utc>,
         /// Which; `None`: all.
         handlers: Option<Vec<String>>,
-        /// When they are asked again; `None`: as soon as a worker comes to it.
+        /// When they are called again; `None`: as soon as a worker reads it.
         at: Option<DateTime<Utc>>,
-        /// Why they did not all run the last time; empty: they were not asked yet.
+        /// Why they did not all run the last time; empty: they have not been called yet.
         error: String,
     },
-    /// Its backend has it, and handlers of other processes have still to handle it: it is owed to them.
+    /// Its backend has it, and handlers of other processes must still handle it: it is owed to them.
     Owed {
         /// Since when the backend has it.
         published_at: DateTime<Utc>,
-        /// Which; a service that is down gets it when it comes back.
+        /// Which handlers; a service that is down gets it when it starts again.
         handlers: Vec<String>,
-        /// The last rejection, where there was one.
+        /// The last rejection, if there was one.
         error: String,
     },
-    /// Its writer set `seq` to NULL; a worker gives it a place within seconds.
+    /// Its writer set `seq` to NULL; a worker sets it within seconds.
     WithoutPlace,
     /// No worker is alive.
     NoWorker {
-        /// When the last one was heard of, where that is known.
+        /// The last heartbeat of any worker, if known.
         last_heartbeat: Option<DateTime<Utc>>,
     },
     /// No live worker is configured with its backend.
@@ -117,30 +118,30 @@ pub enum Reason {
     BehindKey {
         /// The key.
         partition_key: String,
-        /// The first one that is not done; what holds that one up holds up all of its key.
+        /// The first one that is not done; what blocks that one blocks all of its key.
         event: Uuid,
         /// That one's status. `failed`: it holds its key, as `on_failed = "hold"` says.
         status: Status,
     },
-    /// Every live worker that serves its backend stands by.
+    /// Every live worker that serves its backend is standing by.
     StandingBy {
         /// The backend.
         backend: String,
         /// Why, by worker.
         workers: BTreeMap<String, String>,
     },
-    /// Its backend cannot be reached: sending pauses, and goes on by itself.
+    /// Its backend cannot be reached: sending is paused, and resumes by itself.
     Paused {
         /// The backend.
         backend: String,
-        /// The worker that says so.
+        /// The worker that reports this.
         worker: String,
         /// Since when, by the worker's clock.
         since: Option<DateTime<Utc>>,
         /// Why.
         error: String,
     },
-    /// It was sent or rejected, and the database refuses to record that; the worker tries again by itself.
+    /// It was sent or rejected, and the database refuses to record that; the worker retries by itself.
     Unrecorded {
         /// The backend.
         backend: String,
@@ -151,7 +152,7 @@ pub enum Reason {
         /// Why.
         error: String,
     },
-    /// The worker that should send it does not do its work.
+    /// The worker that should send it is stuck.
     Stuck {
         /// The backend.
         backend: String,
@@ -177,10 +178,10 @@ pub enum Reason {
         per_second: u32,
         /// Pending events of the backend that come first.
         ahead: i64,
-        /// CountMode ended there.
+        /// Whether counting stopped there.
         more_ahead: bool,
     },
-    /// It is due, and its worker comes to it.
+    /// It is due, and its worker will send it.
     Due {
         /// Since when.
         since: DateTime<Utc>,
@@ -190,27 +191,27 @@ pub enum Reason {
         shard: i16,
         /// Pending events of the backend that come first.
         ahead: i64,
-        /// CountMode ended there.
+        /// Whether counting stopped there.
         more_ahead: bool,
     },
 }
 
-/// What is known when it is judged.
+/// The facts for the judgement.
 #[derive(Debug, Clone)]
 struct Circumstances {
     event: OutboxEvent,
     position: QueuePosition,
-    /// The first event of its key that must go before it.
+    /// The first event of its key that must be sent before it.
     before: Option<(Uuid, Status)>,
     workers: Vec<WorkerRow>,
-    /// A worker that is silent for longer is dead.
+    /// A worker without a heartbeat for longer is dead.
     lease: Duration,
 }
 
-/// Why an event has not been sent.
+/// Explains why an event has not been sent.
 ///
 /// # Errors
-/// [`StoreError::NotFound`], and what the database says.
+/// [`StoreError::NotFound`], and other errors of the database.
 pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) -> Result<Explanation, StoreError> {
     let (loaded, position) = tokio::try_join!(async { store.load(&[id]).await }, store.queue_position(id))?;
     let (event, position) = loaded.into_iter().next().zip(position).ok_or(StoreError::NotFound(id))?;
@@ -220,7 +221,7 @@ pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) ->
             let before = before(store, settings, &event, &position).await?;
             judge::judge(&Circumstances { event, position, before, workers, lease: settings.worker.lease })
         }
-        // What became of it is known all the same.
+        // Its outcome is known all the same.
         Err(Unreadable { status: Some(Status::Published), .. }) => Reason::Published { at: None },
         Err(Unreadable { reason, .. }) => Reason::Unreadable { problem: reason },
     };

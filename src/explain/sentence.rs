@@ -1,4 +1,4 @@
-//! The reasons in words.
+//! The reasons as sentences.
 
 use std::fmt;
 
@@ -20,66 +20,66 @@ impl fmt::Display for Reason {
                     _ => write!(f, " after {attempts} tries")?,
                 }
                 if let Some(published_at) = published_at {
-                    write!(f, ", though its backend has it since {}", time(*published_at))?;
+                    write!(f, ", though its backend has had it since {}", time(*published_at))?;
                 }
                 let again = match published_at {
-                    Some(_) => "asks its handlers again; it is not sent a second time",
+                    Some(_) => "calls its handlers again; it is not sent a second time",
                     None => "sends it again",
                 };
-                write!(f, ": {} Once that is mended, `outbox events retry` {again}.", sentence(error))
+                write!(f, ": {} Fix the cause; then `outbox events retry` {again}.", sentence(error))
             }
             Self::Processing { since } => write!(
                 f,
-                "django-broadcaster's worker has taken it at {} and no other sends it; where that worker is gone, \
-                 `outbox events retry` gives it back.",
+                "django-broadcaster's worker claimed it at {} and no other worker sends it; if that worker is gone, \
+                 `outbox events retry` releases it.",
                 time(*since)
             ),
             Self::Unreadable { problem } => {
                 write!(
                     f,
-                    "Its row is no event that could be sent; where it is pending or in retry, a worker records it as failed once it is due: {}",
+                    "Its row is not a valid event; if it is pending or in retry, a worker records it as failed once due: {}",
                     sentence(problem)
                 )
             }
             Self::Scheduled { at } => write!(f, "It is scheduled for {}.", time(*at)),
             Self::Retrying { at, attempts, max_retries, error } => write!(
                 f,
-                "It was rejected {attempts} of {max_retries} times and is tried again at {}: {}",
+                "It was rejected {attempts} of {max_retries} times and will be retried at {}: {}",
                 time(*at),
                 sentence(error)
             ),
             Self::Handlers { published_at, handlers, at, error } => {
-                write!(f, "Its backend has it since {}, and ", time(*published_at))?;
+                write!(f, "Its backend has had it since {}, and ", time(*published_at))?;
                 match handlers {
-                    Some(names) => write!(f, "these handlers are still to run: {}", names.join(", "))?,
-                    None => f.write_str("its handlers are still to run")?,
+                    Some(names) => write!(f, "these handlers must still run: {}", names.join(", "))?,
+                    None => f.write_str("its handlers must still run")?,
                 }
                 match at {
-                    Some(at) => write!(f, "; they are asked again at {}", time(*at))?,
-                    None => f.write_str("; its worker comes to them")?,
+                    Some(at) => write!(f, "; they are called again at {}", time(*at))?,
+                    None => f.write_str("; its worker will call them")?,
                 }
                 if error.is_empty() { f.write_str(".") } else { write!(f, ": {}", sentence(error)) }
             }
             Self::Owed { published_at, handlers, error } => {
                 write!(
                     f,
-                    "Its backend has it since {}, and it is owed to these handlers: {}; `outbox status` shows which of them are \
-                     alive",
+                    "Its backend has had it since {}, and it is owed to these handlers: {}; `outbox status` shows which of \
+                     them are alive",
                     time(*published_at),
                     handlers.join(", ")
                 )?;
                 if error.is_empty() { f.write_str(".") } else { write!(f, ": {}", sentence(error)) }
             }
             Self::WithoutPlace => {
-                f.write_str("Its writer gave it no place in the order (`seq` is NULL); a worker does so within 5 s.")
+                f.write_str("Its writer gave it no place in the order (`seq` is NULL); a worker sets it within 5 s.")
             }
             Self::NoWorker { last_heartbeat: Some(at) } => {
-                write!(f, "No worker is alive; the last one was heard of at {}. Start one: `outbox worker`.", time(*at))
+                write!(f, "No worker is alive; the last heartbeat was at {}. Start one: `outbox worker`.", time(*at))
             }
             Self::NoWorker { last_heartbeat: None } => f.write_str("No worker is alive. Start one: `outbox worker`."),
             Self::UnknownBackend { backend, workers } => write!(
                 f,
-                "No live worker serves {}; those alive are {}. Configure it for one of them, or give the event up with \
+                "No live worker serves {}; those alive are {}. Configure it for one of them, or end the event with \
                  `outbox events fail`.",
                 named(backend),
                 workers.join(", ")
@@ -95,7 +95,7 @@ impl fmt::Display for Reason {
                  {event}` says why."
             ),
             Self::StandingBy { backend, workers } => {
-                write!(f, "Every live worker that serves {} stands by:", named(backend))?;
+                write!(f, "Every live worker that serves {} is standing by:", named(backend))?;
                 let mut between = " ";
                 for (worker, reason) in workers {
                     write!(f, "{between}{worker}, because {reason}")?;
@@ -104,11 +104,12 @@ impl fmt::Display for Reason {
                 f.write_str(".")
             }
             Self::Paused { backend, worker, since, error } => {
-                write!(f, "{} cannot be reached", capital(&named(backend)))?;
-                if let Some(since) = since {
-                    write!(f, " since {}", time(*since))?;
+                f.write_str(&capital(&named(backend)))?;
+                match since {
+                    Some(since) => write!(f, " has been unavailable since {}", time(*since))?,
+                    None => f.write_str(" is unavailable")?,
                 }
-                write!(f, ", says worker {worker}, so nothing is sent and no retry is spent: {}", sentence(error))
+                write!(f, ", reports worker {worker}, so nothing is sent and no retry is spent: {}", sentence(error))
             }
             Self::Unrecorded { backend, worker, since, error } => write!(
                 f,
@@ -120,13 +121,13 @@ impl fmt::Display for Reason {
             ),
             Self::Stuck { backend, worker } => write!(
                 f,
-                "Worker {worker}, which serves {}, does not do its work: its loop does not turn. Restart it; its shards are \
-                 another's once their leases have run out.",
+                "Worker {worker}, which serves {}, is stuck: its poll loop has stopped. Restart it; another worker takes \
+                 its shards once their leases have expired.",
                 named(backend)
             ),
             Self::NoOwner { backend, shard, workers } => write!(
                 f,
-                "Nobody owns its shard, {shard} of {}; one of these takes it within the lease time and a second: {}.",
+                "No worker owns its shard, {shard} of {}; one of these takes it within the lease time and a second: {}.",
                 named(backend),
                 workers.join(", ")
             ),
@@ -138,7 +139,7 @@ impl fmt::Display for Reason {
             ),
             Self::Due { since, worker, shard, ahead, more_ahead } => write!(
                 f,
-                "It is due since {} and worker {worker}, which owns its shard, {shard}, comes to it: {} before it.",
+                "It has been due since {}, and worker {worker}, which owns its shard, {shard}, will send it: {} before it.",
                 time(*since),
                 are(*ahead, *more_ahead)
             ),
@@ -164,7 +165,7 @@ fn capital(text: &str) -> String {
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
-/// What somebody else said, as a sentence.
+/// A foreign error text as a sentence.
 fn sentence(error: &str) -> String {
     let error = error.trim();
     match error.chars().last() {

@@ -70,18 +70,18 @@ async fn an_event_says_what_its_row_alone_decides() {
         (&[("scheduled_at", "now() + interval '1 hour'")][..], "scheduled", &["It is scheduled for 2"][..]),
         (&[("seq", "NULL")], "without_place", &["no place in the order"]),
         (&[("status", "'processing'")], "processing", &["django-broadcaster"]),
-        (&[("extensions", "'[1]'")], "unreadable", &["no event that could be sent", "extensions"]),
+        (&[("extensions", "'[1]'")], "unreadable", &["not a valid event", "extensions"]),
         (&[("extensions", "'[1]'"), ("status", "'published'")], "published", &["It was published."]),
         (&[("status", "'published'"), ("published_at", "now()")], "published", &["It was published at 2"]),
         (
             &[("status", "'failed'"), ("retry_count", "3"), ("last_error", "'the stream is gone'")],
             "failed",
-            &["after 3 tries: the stream is gone. Once that is mended, `outbox events retry`"],
+            &["after 3 tries: the stream is gone. Fix the cause; then `outbox events retry`"],
         ),
         (
             &[("status", "'retry'"), ("retry_at", "now() + interval '1 hour'"), ("last_error", "'no'")],
             "retrying",
-            &["is tried again at 2", ": no."],
+            &["will be retried at 2", ": no."],
         ),
         (&[("status", "'pending'")], "no_worker", &["No worker is alive. Start one: `outbox worker`."]),
     ] {
@@ -159,7 +159,7 @@ async fn an_event_whose_handlers_failed_names_those_that_are_still_to_run() {
     let explanation = explain(&test, &test.settings("", ""), &id.to_string());
     assert_eq!(explanation["reason"], "handlers");
     assert_eq!(explanation["handlers"], serde_json::json!(["mailer"]));
-    assert_says(&explanation, &["Its backend has it since 2", "still to run: mailer", "the mailbox is full"]);
+    assert_says(&explanation, &["Its backend has had it since 2", "must still run: mailer", "the mailbox is full"]);
 }
 
 #[actix::test]
@@ -182,7 +182,7 @@ async fn an_event_of_a_backend_that_is_away_says_since_when_and_why() {
     let _worker = test.worker(&settings, "cut off");
     let explanation = wait_reason(&test, &settings, &id, "paused").await;
     assert!(explanation["since"].as_str().unwrap().starts_with('2'), "{explanation}");
-    assert_says(&explanation, &["The default backend cannot be reached since 2", "cut off", "no retry is spent"]);
+    assert_says(&explanation, &["The default backend has been unavailable since 2", "cut off", "no retry is spent"]);
     assert!(!explanation.to_string().contains("hunter2"), "{explanation}");
 }
 
@@ -215,7 +215,7 @@ async fn a_due_event_names_its_worker_and_if_none_owns_it_the_possible_workers()
     test.sql().await.batch_execute("UPDATE outbox_leases SET owner = NULL").await.unwrap();
     let explanation = explain(&test, &settings, &first);
     assert_eq!(explanation["reason"], "no_owner");
-    assert_says(&explanation, &["Nobody owns its shard", ": stopped."]);
+    assert_says(&explanation, &["No worker owns its shard", ": stopped."]);
 }
 
 #[actix::test]
@@ -245,7 +245,7 @@ async fn an_event_explains_why_its_workers_stand_by_next_to_an_older_worker() {
     let id = insert(&test, &[("subject", "'1'")]).await;
     let explanation = explain(&test, &settings, &id);
     assert_eq!(explanation["reason"], "standing_by");
-    assert_says(&explanation, &["stands by: lacking, because", "handlers that this one lacks: mailer"]);
+    assert_says(&explanation, &["is standing by: lacking, because", "handlers that this one lacks: mailer"]);
 }
 
 #[actix::test]

@@ -23,7 +23,7 @@ fn worker(name: &str, backends: serde_json::Value) -> WorkerRow {
     }
 }
 
-/// A due event in a shard of the first worker's.
+/// A due event in a shard of the first worker.
 fn due(workers: Vec<WorkerRow>) -> Circumstances {
     let event = fixtures::event(7, "");
     let position = QueuePosition {
@@ -57,7 +57,7 @@ fn kind(circumstances: &Circumstances) -> String {
 
 #[test]
 fn the_first_thing_that_keeps_an_event_is_named() {
-    // Each further one is what is left once the one before is mended.
+    // Each further reason is the one that is left once the one before is fixed.
     let mut it = due(Vec::new());
     it.before = Some((Uuid::nil(), Status::Retry));
     it.event.seq = 0;
@@ -106,14 +106,14 @@ fn a_retry_names_time_and_reason_and_after_publishing_its_handlers() {
     (it.event.retry_count, it.event.last_error) = (1, "no such stream".to_owned());
     assert_eq!(
         judge(&it).to_string(),
-        "It was rejected 1 of 3 times and is tried again at 1970-01-01T01:01:30.000Z: no such stream."
+        "It was rejected 1 of 3 times and will be retried at 1970-01-01T01:01:30.000Z: no such stream."
     );
     it.event.published_at = Some(now());
     it.event.pending_handlers = Some(vec!["mailer".to_owned(), "search".to_owned()]);
     assert_eq!(
         judge(&it).to_string(),
-        "Its backend has it since 1970-01-01T01:00:00.000Z, and these handlers are still to run: mailer, search; they are \
-         asked again at 1970-01-01T01:01:30.000Z: no such stream."
+        "Its backend has had it since 1970-01-01T01:00:00.000Z, and these handlers must still run: mailer, search; they are \
+         called again at 1970-01-01T01:01:30.000Z: no such stream."
     );
     it.event.retry_at = Some(now());
     assert_eq!(kind(&it), "handlers");
@@ -126,21 +126,21 @@ fn the_sentence_names_who_holds_it_up() {
     let mut it = due(vec![down("a")]);
     assert_eq!(
         judge(&it).to_string(),
-        "Backend \"orders\" cannot be reached since 1970-01-01T01:00:00.000Z, says worker a, so nothing is sent and no retry is \
-         spent: connection refused."
+        "Backend \"orders\" has been unavailable since 1970-01-01T01:00:00.000Z, reports worker a, so nothing is sent \
+         and no retry is spent: connection refused."
     );
     it.event.publisher_backend = String::new();
     assert_eq!(
         judge(&it).to_string(),
-        "No live worker serves the default backend; those alive are a. Configure it for one of them, or give the event up with \
+        "No live worker serves the default backend; those alive are a. Configure it for one of them, or end the event with \
          `outbox events fail`."
     );
     let mut it = due(vec![well("a")]);
     (it.position.ahead, it.position.more_ahead) = (9_984, true);
     assert_eq!(
         judge(&it).to_string(),
-        "It is due since 1970-01-01T00:00:00.000Z and worker a, which owns its shard, 3, comes to it: 9984 events or more are \
-         before it."
+        "It has been due since 1970-01-01T00:00:00.000Z, and worker a, which owns its shard, 3, will send it: 9984 \
+         events or more are before it."
     );
 }
 
@@ -158,5 +158,5 @@ fn a_failed_event_that_its_backend_has_is_not_said_to_be_sent_again() {
     it.event.status = Status::Failed;
     assert!(judge(&it).to_string().ends_with("`outbox events retry` sends it again."));
     it.event.published_at = Some(now());
-    assert!(judge(&it).to_string().ends_with("asks its handlers again; it is not sent a second time."));
+    assert!(judge(&it).to_string().ends_with("calls its handlers again; it is not sent a second time."));
 }
