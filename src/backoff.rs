@@ -1,4 +1,4 @@
-//! When a rejected event is tried again. Pure.
+//! The delay of a retry. Pure.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What `benches/micro.rs` and `benches/leases.rs` reach: the work that each event costs a worker apart from the servers,
-//! and a heartbeat without its worker. No part of the library's interface.
+//! The interface for `benches/micro.rs` and `benches/leases.rs`: the work that each event costs a worker without the
+//! servers, and a heartbeat without its worker. Not a part of the library's public interface.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::system::lane_reader::LaneReader;
 
 const SHARDS: i16 = 32;
 
-/// A batch as a publisher hands it over.
+/// A batch as a publisher sends it.
 pub struct Events(Vec<OutgoingEvent>);
 
 impl Events {
-    /// So many events of so many bytes of data.
+    /// This many events with this many bytes of data each.
     #[must_use]
     pub fn new(count: usize, data_bytes: usize) -> Self {
         let event = |n| {
@@ -51,27 +51,27 @@ impl Events {
 pub struct StoredRow(Row);
 
 impl StoredRow {
-    /// An event of so many bytes of data.
+    /// An event with this many bytes of data.
     #[must_use]
     pub fn new(data_bytes: usize) -> Self {
         Self(Row::sample(format!("\"{}\"", "x".repeat(data_bytes.saturating_sub(2)))))
     }
 
-    /// Takes it apart; returns the event's size.
+    /// Decodes it; returns the event's size.
     #[must_use]
     pub fn decode(self) -> usize {
         self.0.decode().map_or(0, |event| event.size())
     }
 }
 
-/// A lane that is read from a backlog.
+/// The reads of a lane with a backlog.
 pub struct Reading {
     cursor: LaneReader,
     answer: FetchResult,
 }
 
 impl Reading {
-    /// Each fetch is answered with so many rows.
+    /// Each fetch returns this many rows.
     #[must_use]
     pub fn new(rows: i64) -> Self {
         let mut cursor = LaneReader::new(Duration::from_millis(100));
@@ -82,7 +82,7 @@ impl Reading {
         Self { cursor, answer: FetchResult { rows, cut_short: true, clock: None } }
     }
 
-    /// Plans one fetch and takes over what it brought; returns how many ranges it asked for.
+    /// Plans one fetch and applies its result; returns how many ranges it asked for.
     pub fn turn(&mut self) -> usize {
         let now = BootInstant::now();
         let Some(plan) = self.cursor.plan(self.answer.rows.len(), false, now) else { return 0 };
@@ -91,17 +91,17 @@ impl Reading {
     }
 }
 
-/// What a publisher may take into memory.
+/// The memory that a publisher may use.
 pub struct Allowance(Arc<Credit>);
 
 impl Allowance {
-    /// Room for so many events.
+    /// Credit for this many events.
     #[must_use]
     pub fn new(events: usize) -> Self {
         Self(Credit::new(events, usize::MAX >> 1, Arc::new(Notify::new())))
     }
 
-    /// Takes events in and lets them go again; returns what was left meanwhile.
+    /// Takes credit for events and returns it; returns what was left meanwhile.
     #[must_use]
     pub fn pass(&self, events: usize) -> usize {
         let held: Vec<CreditPermit> = (0..events).map(|_| self.0.take(100)).collect();
@@ -118,7 +118,7 @@ pub struct Beats {
 }
 
 impl Beats {
-    /// Of a worker of the default backend. `None` where the address is not PostgreSQL's.
+    /// The heartbeats of a worker of the default backend. `None` if the address is not PostgreSQL's.
     #[must_use]
     pub fn new(url: &str) -> Option<Self> {
         let store = PostgresStore::new(Target::from_url(url).ok()?, None).ok()?.leases();
@@ -142,7 +142,7 @@ impl Beats {
         self.beat.worker
     }
 
-    /// One whole heartbeat; `false` where it failed or found no other worker.
+    /// Runs one whole heartbeat; `false` if it failed or found no other worker.
     pub async fn beat(&mut self) -> bool {
         self.store.beat(&self.beat).await.is_ok_and(|view| view.live_workers.len() > 1)
     }

@@ -1,25 +1,25 @@
 //! Rules of the protocol that a test may switch off, to show that it would notice.
 //!
-//! The variable `OUTBOX_RULE_OFF` names the one. Without the feature `fault-injection` every rule always holds, and
-//! nothing of this is compiled in.
+//! The variable `OUTBOX_RULE_OFF` names the rule. Without the feature `fault-injection` every rule always holds, and this is
+//! not compiled in.
 
-/// What keeps events from being lost, sent twice or sent in disorder.
+/// A rule that keeps events from being lost, sent twice or sent out of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "the features decide which rules are asked about")]
 pub(crate) enum ProtocolRule {
-    /// Redis refuses a batch where a newer session has one of its shards.
+    /// Redis refuses a batch if a newer session has one of its shards.
     Fencing,
-    /// What was sent stands in Redis until the database has it.
+    /// Sent events are in the journal in Redis until the database has them.
     Journal,
-    /// R1: what a fetch read counts for a shard only while that is open as it was when the fetch began.
+    /// R1: rows of a fetch count for a shard only while it is open as it was when the fetch began.
     Openings,
     /// R2: an event that is settled stays excluded until every fetch that began before is over.
     Lingering,
-    /// R3: an event waits for the unsettled ones of its key that stand before it.
+    /// R3: an event waits for the unsettled events of its key that precede it.
     KeyOrder,
     /// Retries and failures are written only under the lease they were read with.
     FencedSettle,
-    /// An event is done only when every handler that is announced for it has been asked, whichever process has it.
+    /// An event is done only when every handler that is registered for it has handled it, in whichever process it is.
     EveryHandler,
 }
 
@@ -55,7 +55,7 @@ mod injected {
             "every-handler" => ProtocolRule::EveryHandler,
             _ => return None,
         };
-        tracing::warn!(?rule, "a rule of the protocol is switched off by {VARIABLE}");
+        tracing::warn!(?rule, "protocol rule switched off by {VARIABLE}");
         Some(rule)
     }
 }

@@ -2,27 +2,27 @@
 //!
 //! # Layout
 //!
-//! The stages in the order in which an event meets them; folders and files are named after them.
+//! The stages in the order in which an event passes them; folders and files are named after them.
 //!
-//! 1. [`NewEvent`] is what an application says; [`publish()`], [`publish_many`], [`blocking`] and [`Outbox::send`] check
+//! 1. An application makes a [`NewEvent`]; [`publish()`], [`publish_many`], [`blocking`] and [`Outbox::send`] check
 //!    it and write it into the table (`publish`, `store`).
-//! 2. [`OutboxSystem`] takes in messages; a supervisor starts and replaces the actors below (`system`).
+//! 2. [`OutboxSystem`] receives messages; a supervisor starts and replaces the actors below (`system`).
 //! 3. The lease keeper holds this worker's share of the shards, by a heartbeat on a thread of its own.
-//! 4. The poller reads what is due in those shards, from a cursor, as much as the publishers have room for.
-//! 5. A publisher for each named backend limits the rate, keeps the session and the breaker, and hands batches over.
-//! 6. A backend takes them: Redis Streams, lines of JSON, nothing but the handlers, or a [`PublisherBackend`] of the
+//! 4. The poller fetches due events of those shards, from a cursor, up to the publishers' credit.
+//! 5. A publisher for each named backend limits the rate, keeps the session and the breaker, and sends batches.
+//! 6. A backend receives them: Redis Streams, lines of JSON, nothing but the handlers, or a [`PublisherBackend`] of the
 //!    application's own (`backend`).
-//! 7. The registry gives what the backend has to the handler actors that [`Subscribe`] named, as [`HandleEvent`].
+//! 7. The registry passes what the backend accepted to the handler actors that [`Subscribe`] named, as [`HandleEvent`].
 //! 8. The completer records what is done, many events in one UPDATE.
-//! 9. The retry actor records what was refused: another try after [`RetryBackoff`], or the end.
-//! 10. The janitor deletes what is older than [`RetentionSettings`] keep.
+//! 9. The retry actor records rejections: a retry after [`RetryBackoff`], or the final failure.
+//! 10. The janitor deletes events that are older than [`RetentionSettings`] keep.
 //!
-//! Beside them stand [`Outbox::explain`], which says why an event has not been sent (`explain`), [`Settings`] and, with the
-//! feature `cli`, the command line in `cli`.
+//! In addition, [`Outbox::explain`] says why an event has not been sent (`explain`), and there are [`Settings`] and, with
+//! the feature `cli`, the command line in `cli`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(all(feature = "cli", feature = "web")),
-    allow(dead_code, reason = "what only the command line and the console ask of the store")
+    allow(dead_code, reason = "used only by the command line and the console")
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
@@ -80,7 +80,7 @@ pub use system::{
     Subscribe,
 };
 
-/// The Rust code of the book, compiled as the README's is.
+/// The Rust code of the book, compiled like the README's.
 #[cfg(doctest)]
 mod chapters {
     #[doc = include_str!("../docs/publishing.md")]

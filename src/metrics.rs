@@ -1,5 +1,5 @@
-//! What is counted and timed, by the `metrics` facade: for whichever recorder the program has installed before it starts
-//! the system, and for none.
+//! Metrics, recorded by the `metrics` facade: by the recorder that the program has installed before it starts the system, or
+//! not at all.
 //!
 //! Names and units follow Prometheus; labels are the names of publishers and handlers, never ids, keys or event types.
 
@@ -11,10 +11,10 @@ use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 use crate::store::{Backlog, OutcomeCounts, OwedHandler};
 
-/// In the place of a backend: events whose `publisher_backend` no live worker serves. No publisher has such a name.
+/// The label for events whose `publisher_backend` no live worker serves. No publisher has such a name.
 const UNSERVED: &str = "(unserved)";
 
-/// What a metric is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Counter,
@@ -35,7 +35,7 @@ macro_rules! metrics {
     ($($constant:ident = $name:literal, $kind:ident, $unit:ident, $help:literal;)*) => {
         $(const $constant: &str = $name;)*
 
-        /// Every metric, in the order in which an event meets them.
+        /// Every metric, in the order in which an event passes them.
         pub(crate) const ALL: &[Metric] = &[
             $(Metric { name: $name, kind: Kind::$kind, unit: Unit::$unit, help: $help }),*
         ];
@@ -44,58 +44,58 @@ macro_rules! metrics {
 
 metrics! {
     WAKEUPS = "outbox_wakeups_total", Counter, Count,
-        "Times that a worker was told to look: by its own process, by another one, or by poll_interval.";
+        "Wake-ups of a worker: by its own process, by another one, or by poll_interval.";
     FETCH = "outbox_fetch_duration_seconds", Histogram, Seconds,
-        "How long reading due events took, with the question what stands before them.";
+        "Duration of a fetch of due events, including the query for their predecessors.";
     SWEEP = "outbox_sweep_duration_seconds", Histogram, Seconds,
-        "How long a step of the sweep took, which finds what was committed late.";
+        "Duration of a step of the sweep, which finds events that were committed late.";
     RATE_LIMIT_WAIT = "outbox_rate_limit_wait_seconds", Histogram, Seconds,
-        "How long a batch waited for rate_limit, where it did.";
+        "Time that a batch waited for rate_limit, if it waited.";
     PUBLISH = "outbox_publish_duration_seconds", Histogram, Seconds,
-        "How long a backend took to answer for a batch.";
+        "Time until a backend answered for a batch.";
     DELIVERY = "outbox_delivery_latency_seconds", Histogram, Seconds,
-        "From when an event was written, or due if that is later, until its backend had it; first tries alone.";
+        "Time from when an event was written, or due if that is later, until its backend accepted it; first attempts only.";
     SETTLE = "outbox_settle_duration_seconds", Histogram, Seconds,
-        "How long recording published events took, with the waiting for a database that is away.";
+        "Time to record published events, including waits for an unavailable database.";
     PUBLISHED = "outbox_events_published_total", Counter, Count,
         "Events recorded as published: their backend has them and every handler ran.";
     REJECTED = "outbox_events_rejected_total", Counter, Count,
-        "Times that a backend or a handler refused an event, each recorded.";
+        "Recorded rejections of events by a backend or a handler.";
     RETRIED = "outbox_events_retried_total", Counter, Count,
-        "Refused events that are tried again.";
+        "Rejected events that will be retried.";
     FAILED = "outbox_events_failed_total", Counter, Count,
-        "Refused events that are not tried again.";
+        "Rejected events that will not be retried.";
     HANDLED = "outbox_events_handled_total", Counter, Count,
         "Events that a handler has handled.";
     HANDLER_FAILURES = "outbox_handler_failures_total", Counter, Count,
-        "Events that a handler refused, or did not answer for in time.";
+        "Events that a handler rejected, or did not answer for in time.";
     SESSIONS = "outbox_sessions_opened_total", Counter, Count,
-        "Times that shards were opened with a backend: after a start, a take-over and each doubt about what was sent.";
+        "Opens of shards with a backend: after a start, a take-over and each unknown outcome of a send.";
     TAKE_OVERS = "outbox_takeovers_total", Counter, Count,
-        "Shards taken whose owner let its lease run out.";
+        "Shards taken after their owner's lease expired.";
     LEASES = "outbox_leases", Gauge, Count,
         "Shards that this worker owns; a backend has 32 for each value of publisher_backend that leads to it.";
     EPOCH = "outbox_lease_epoch", Gauge, Count,
-        "The highest epoch of this worker's leases: it grows with each taking of a shard.";
+        "The highest epoch of this worker's leases: it grows each time a shard is taken.";
     IN_FLIGHT_EVENTS = "outbox_in_flight_events", Gauge, Count,
         "Events in memory.";
     IN_FLIGHT_BYTES = "outbox_in_flight_bytes", Gauge, Bytes,
-        "The bytes of their variable-size parts, which max_in_flight_bytes bounds.";
+        "Bytes of the variable-size parts of events in memory, which max_in_flight_bytes limits.";
     BREAKER_OPEN = "outbox_breaker_open", Gauge, Count,
         "1 while the backend cannot be reached and sending pauses, else 0.";
     OWED = "outbox_handler_owed_events", Gauge, Count,
-        "Events that are owed to a handler, up to 100,000: their backends have them, and the process that delivered them lacks it.";
+        "Events owed to a handler, up to 100,000: their backends have them, the delivering process lacks the handler.";
     OLDEST_OWED = "outbox_handler_oldest_owed_age_seconds", Gauge, Seconds,
-        "How long the oldest of them has been owed; 0 if there is none.";
+        "Age of the oldest event owed to a handler; 0 if there is none.";
     UNRECORDED = "outbox_events_unrecorded", Gauge, Count,
-        "Events whose outcome the database refuses to record, or whose row another transaction holds; the others go on.";
+        "Events whose outcome the database refuses to record, or whose row another transaction holds; others continue.";
     DUE = "outbox_events_due", Gauge, Count,
         "Events of the whole outbox that are due and not published.";
     OLDEST_DUE = "outbox_oldest_due_age_seconds", Gauge, Seconds,
-        "Since when the first of them is; 0 where nothing is due.";
+        "Time since the first due event was due; 0 if nothing is due.";
 }
 
-/// Tells the recorder what the metrics mean.
+/// Describes the metrics to the recorder.
 pub(crate) fn describe() {
     for Metric { name, kind, unit, help, .. } in ALL.iter().copied() {
         match kind {
@@ -106,7 +106,7 @@ pub(crate) fn describe() {
     }
 }
 
-/// A counter that also says how much came since it was last asked.
+/// A counter that also returns how much was added since it was last asked.
 #[derive(Debug)]
 pub(crate) struct WindowedCounter {
     counter: Counter,
@@ -124,18 +124,18 @@ impl WindowedCounter {
         self.since.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// What came since it was last taken.
+    /// What was added since it was last taken.
     fn take(&self) -> u64 {
         self.since.swap(0, Ordering::Relaxed)
     }
 
-    /// What was taken could not be written down.
+    /// Adds what was taken back, because it could not be written.
     fn restore(&self, events: u64) {
         self.since.fetch_add(events, Ordering::Relaxed);
     }
 }
 
-/// One publisher's.
+/// One publisher's metrics.
 pub(crate) struct PublisherMetrics {
     pub(crate) fetch: Histogram,
     pub(crate) sweep: Histogram,
@@ -184,26 +184,26 @@ impl PublisherMetrics {
         }
     }
 
-    /// What became of events since this was last taken.
+    /// The outcomes since they were last taken.
     pub(crate) fn take_outcomes(&self) -> OutcomeCounts {
         OutcomeCounts { published: self.published.take(), rejected: self.rejected.take(), failed: self.failed.take() }
     }
 
-    /// What was taken could not be written down.
+    /// Adds outcomes that were taken back, because they could not be written.
     pub(crate) fn restore(&self, outcomes: OutcomeCounts) {
         self.published.restore(outcomes.published);
         self.rejected.restore(outcomes.rejected);
         self.failed.restore(outcomes.failed);
     }
 
-    /// The backend has an event since `now`, by the database's clock.
+    /// Notes that the backend has an event since `now`, by the database's clock.
     pub(crate) fn delivered(&self, created_at: DateTime<Utc>, scheduled_at: DateTime<Utc>, now: DateTime<Utc>) {
         let span = now - created_at.max(scheduled_at);
         self.delivery.record(span.to_std().unwrap_or_default());
     }
 }
 
-/// What is due of one publisher, or of nobody's.
+/// The due events of one publisher, or of those that no worker serves.
 pub(crate) struct DueMeters {
     events: Gauge,
     oldest: Gauge,
@@ -223,7 +223,7 @@ impl DueMeters {
     }
 }
 
-/// What handlers are owed; any process can say it of all.
+/// Sets what handlers are owed; any process can report it for all.
 pub(crate) fn set_owed(owed: &[OwedHandler]) {
     for handler in owed {
         let labelled = |name: &'static str| gauge!(name, "handler" => handler.name.clone());
@@ -232,7 +232,7 @@ pub(crate) fn set_owed(owed: &[OwedHandler]) {
     }
 }
 
-/// One handler's.
+/// One handler's metrics.
 pub(crate) struct HandlerMetrics {
     pub(crate) handled: Counter,
     pub(crate) failures: Counter,
@@ -245,7 +245,7 @@ impl HandlerMetrics {
     }
 }
 
-/// Those that are of no publisher.
+/// The metrics that belong to no publisher.
 pub(crate) struct WorkerMetrics {
     pub(crate) settle: Histogram,
     pub(crate) woken_by_self: Counter,
@@ -274,7 +274,7 @@ mod tests {
 
     use super::*;
 
-    /// The metrics' names in queries and documents, without what a histogram's series have behind them.
+    /// The metrics' names in queries and documents, without the suffixes of a histogram's series.
     fn named_in(text: &str) -> BTreeSet<&str> {
         let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
         let words = text.split(|letter| !is_word(letter)).filter(|word| word.starts_with("outbox_"));

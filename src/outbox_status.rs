@@ -1,4 +1,4 @@
-//! The outbox at a glance: what people are shown of backends and workers, by the command line and in a browser.
+//! The status of backends and workers, as the command line and the console show it to operators.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,14 +19,14 @@ pub(crate) struct BackendStatus {
     pub(crate) name: String,
     /// Events that are due and not published.
     pub(crate) due: i64,
-    /// Since when the first of them is.
+    /// For how long the first of them has been due.
     pub(crate) oldest_due_seconds: Option<f64>,
     /// `"ok"`, or why no worker delivers.
     pub(crate) health: String,
     /// Since when it cannot be reached, by the worker's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) since: Option<DateTime<Utc>>,
-    /// The events a second that all live workers together may send, where each is limited.
+    /// The events a second that all live workers together may send, if each is limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) per_second: Option<u32>,
 }
@@ -38,28 +38,28 @@ impl BackendStatus {
     }
 }
 
-/// One worker that has said something lately.
+/// One worker that has sent a heartbeat lately.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "web", derive(utoipa::ToSchema), schema(as = Worker))]
 pub(crate) struct WorkerStatus {
     /// Its name.
     pub(crate) name: String,
-    /// Whether it was heard of within the lease time.
+    /// Whether it sent a heartbeat within the lease time.
     pub(crate) alive: bool,
-    /// When it was heard of.
+    /// Its last heartbeat.
     pub(crate) heartbeat_at: DateTime<Utc>,
     /// Shards that it owns, by publisher.
     pub(crate) shards: BTreeMap<String, i64>,
 }
 
-/// One handler that is announced or owed events.
+/// One handler that is registered or owed events.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct HandlerGlance {
     /// Its name.
     pub(crate) name: String,
-    /// Events that it has still to handle, up to 100,000, apart from those that the delivering process gives it directly.
+    /// Events that it must still handle, up to 100,000, except those that the delivering process passes to it directly.
     pub(crate) owed: i64,
-    /// Those of them whose types the handler does not take any more, in any process that has it.
+    /// Those of them whose types the handler no longer accepts, in any process that has it.
     pub(crate) types_no_longer_handled: i64,
     /// How long the oldest of them has been owed.
     pub(crate) oldest_owed_seconds: Option<f64>,
@@ -86,7 +86,7 @@ impl HandlerGlance {
     }
 }
 
-/// What is shown.
+/// The status of the whole outbox.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct OutboxStatus {
     /// Events by status.
@@ -141,14 +141,14 @@ impl OutboxStatus {
     }
 }
 
-/// What the rows say of one backend.
+/// What the rows report about one backend.
 #[derive(Debug, Default)]
 struct Seen {
     due: i64,
     oldest: Option<Duration>,
     health: Option<String>,
     since: Option<DateTime<Utc>>,
-    /// Each live worker's.
+    /// The limit of each live worker.
     limits: Vec<Option<u32>>,
 }
 

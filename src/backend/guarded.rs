@@ -1,4 +1,4 @@
-//! A session that survives a panic of the backend behind it.
+//! A session that survives a panic of its backend.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -12,14 +12,14 @@ use super::BackendError;
 use super::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, SendResult, ShardsOpened};
 use crate::store::Shard;
 
-/// A panic's message is kept up to this length.
+/// The most characters of a panic's message that are kept.
 const MAX_MESSAGE: usize = 500;
 
 /// Makes a publisher's session, at its start and after a panic.
 pub(crate) type SessionFactory = Box<dyn Fn() -> Box<dyn BackendSession> + Send + Sync>;
 
-/// A panic of the backend counts as unavailability. What the session knew may be half-way then, so a new one takes its
-/// place; its shards are opened again, which shuts the old one's sessions out.
+/// A session that treats a panic of the backend as unavailability. Its state may be inconsistent then, so a new session
+/// replaces it; its shards are opened again, which fences the old session.
 pub(crate) struct Guarded {
     make: Arc<SessionFactory>,
     session: Box<dyn BackendSession>,
@@ -89,12 +89,12 @@ impl BackendSession for Guarded {
     }
 }
 
-/// Runs foreign code to its end; where it panics, returns the reason.
+/// Runs foreign code to its end; returns the message if it panics.
 pub(super) async fn catch<T>(work: impl Future<Output = T>) -> Result<T, String> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| describe(&*panic))
 }
 
-/// What a panic says, for people.
+/// The message of a panic, for operators.
 pub(crate) fn describe(panic: &(dyn Any + Send)) -> String {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     match message {

@@ -1,4 +1,4 @@
-//! `jsonl`: one CloudEvent as JSON a line, into a file or to standard output.
+//! `jsonl`: writes each event as one line of CloudEvents JSON, to a file or to standard output.
 
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::{BackendError, PublisherBackend};
 use crate::cloud_event;
 use crate::event::OutboxEvent;
 
-/// Appends lines; a batch is one write, on disk before it is accepted.
+/// Appends lines; a batch is one write, and is accepted once it is on disk.
 pub(crate) struct Jsonl {
     /// `None`: standard output.
     path: Option<PathBuf>,
@@ -21,7 +21,7 @@ pub(crate) struct Jsonl {
 }
 
 impl Jsonl {
-    /// `-` is standard output.
+    /// A backend for this file; `-` is standard output.
     pub(crate) fn new(path: &str) -> Self {
         Self { path: (path != "-").then(|| PathBuf::from(path)), file: Mutex::new(None) }
     }
@@ -33,7 +33,7 @@ impl Jsonl {
             return out.flush().await;
         };
         let mut slot = self.file.lock().await;
-        // Taken out, so that a write that fails half-way is followed by a fresh open.
+        // Taken out, so that the file is opened again after a write that failed halfway.
         let mut file = match slot.take() {
             Some(file) => file,
             None => open(path).await?,
@@ -51,11 +51,11 @@ impl Jsonl {
     }
 }
 
-/// Opens the file for lines of our own: behind the end of one that a crash or a full disk has torn, and in a folder that
-/// has its name on disk.
+/// Opens the file for new lines: behind the end of a line that a crash or a full disk has torn, and with the file's name
+/// flushed in its folder.
 async fn open(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().create(true).append(true).open(path).await?;
-    // Pipes and devices have neither.
+    // Pipes and devices have no last line and no folder to flush.
     if file.metadata().await?.is_file() {
         sync_folder(path).await?;
         if is_torn(path).await? {
@@ -73,7 +73,7 @@ async fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether the last line has no end.
+/// Whether the last line is incomplete.
 async fn is_torn(path: &Path) -> io::Result<bool> {
     let mut file = match File::open(path).await {
         Ok(file) => file,
@@ -86,7 +86,7 @@ async fn is_torn(path: &Path) -> io::Result<bool> {
     Ok(file.read_u8().await? != b'\n')
 }
 
-/// A file may be writable for us and not readable, and its folder neither.
+/// Ignores missing permissions: a file may be writable and not readable for this process, and so may its folder.
 fn where_permitted(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) }
 }
@@ -134,7 +134,7 @@ mod tests {
         let whole = read();
         assert_eq!(whole.lines().count(), 2, "no empty line between lines that are whole");
 
-        // As a crash leaves it in the middle of the second line.
+        // As a crash in the middle of the second line leaves it.
         let torn = whole[..whole.len() - 10].to_owned();
         std::fs::write(&path, &torn).unwrap();
         backend().health_check().await.unwrap();

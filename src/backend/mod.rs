@@ -1,4 +1,4 @@
-//! Where events go: the [`PublisherBackend`] trait and the backends that come with the library.
+//! Backends: the [`PublisherBackend`] trait and the backends that come with the library.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,41 +19,40 @@ pub(crate) mod session;
 pub(crate) use jsonl::Jsonl;
 pub(crate) use local::Local;
 
-/// How many keys [`PublisherBackend::publish_batch`] serves side by side unless a backend says otherwise.
+/// How many keys [`PublisherBackend::publish_batch`] serves concurrently unless a backend says otherwise.
 pub const DEFAULT_CONCURRENCY: usize = 16;
 
 /// How long one event may take unless a backend says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a backend did not take an event.
+/// The error of a backend that did not accept an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// The backend cannot take any event now. The worker pauses it and tries again; no retry is spent.
+    /// The backend cannot accept any event now. The worker pauses it and tries again; no retry is spent.
     #[error("backend unavailable: {0}")]
     Unavailable(String),
-    /// The backend refused this event. It is tried again with backoff until its retries are spent.
+    /// The backend rejected this event. It is retried with backoff until its retries are spent.
     #[error("event rejected: {0}")]
     Rejected(String),
-    /// The backend will never take this event. It becomes `failed` at once.
-    #[error("event rejected for good: {0}")]
+    /// The backend will never accept this event. It becomes `failed` immediately.
+    #[error("event rejected permanently: {0}")]
     Invalid(String),
 }
 
 impl BackendError {
-    /// The backend as a whole is away, not this event refused.
+    /// Whether the backend as a whole is unavailable, as opposed to an event that was rejected.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
 }
 
-/// A place that events are published to. Implement it and register it by name to send events anywhere.
+/// A destination of events. Implement it and register it by name to send events anywhere.
 ///
-/// Each event arrives at least once, with an id that stays the same, and events of one partition key
-/// arrive in their order. Calls run on the outbox's own tokio runtime. One that takes longer than
-/// [`timeout`](Self::timeout) is dropped and counts as [`BackendError::Unavailable`]; until a call that blocks its thread has
-/// returned, no other is made.
+/// Each event arrives at least once, with an id that stays the same, and events of one partition key arrive in order. Calls
+/// run on the outbox's own tokio runtime. A call that takes longer than [`timeout`](Self::timeout) is dropped and counts as
+/// [`BackendError::Unavailable`]; if a call blocks its thread, no other is made until it has returned.
 ///
 /// A panic of [`publish`](Self::publish) counts as [`BackendError::Rejected`]; one of a
 /// [`publish_batch`](Self::publish_batch) of your own, of [`health_check`](Self::health_check) or of anything else counts as
@@ -63,28 +62,28 @@ pub trait PublisherBackend: Send + Sync + 'static {
     /// Publishes one event.
     ///
     /// # Errors
-    /// The error decides what follows: see [`BackendError`].
+    /// The error decides what happens next: see [`BackendError`].
     async fn publish(&self, event: &OutboxEvent) -> Result<(), BackendError>;
 
-    /// Publishes several events and answers for each, in the order given.
+    /// Publishes several events and returns a result for each, in the order given.
     ///
     /// The default sends one key's events one after the other, stopping at the key's first failure, and different keys
-    /// side by side, at most [`concurrency`](Self::concurrency) at once. `None` says that an event was not tried, because
-    /// an earlier one of its key failed or the backend became unavailable; so does an answer that is missing at the end.
+    /// concurrently, at most [`concurrency`](Self::concurrency) of them. `None` means that an event was not tried, because
+    /// an earlier one of its key failed or the backend became unavailable; so does a result that is missing at the end.
     ///
     /// The whole batch may take [`timeout`](Self::timeout) once for every [`concurrency`](Self::concurrency) of its events
-    /// and once more. After that, what became of its events is not known, and they are sent again.
+    /// and once more. After that, the outcome of its events is unknown, and they are sent again.
     async fn publish_batch(&self, events: &[Arc<OutboxEvent>]) -> Vec<Option<Result<(), BackendError>>> {
         publish_by_key(self, events).await
     }
 
-    /// Whether the backend can take events now; asked before the first event of a share, after it was unavailable, and
-    /// every two seconds while nothing is sent.
+    /// Checks whether the backend can accept events now; called before the first event of a share, after it was unavailable,
+    /// and every two seconds while nothing is sent.
     ///
-    /// After publishing had failed, it only says that an event may be tried: the outage is over when one is accepted.
+    /// After publishing has failed, success only allows one event to be tried: the outage is over when an event is accepted.
     ///
     /// # Errors
-    /// Any error says that it cannot, and is shown as the reason.
+    /// Any error means that the backend cannot accept events, and is shown as the reason.
     async fn health_check(&self) -> Result<(), BackendError>;
 
     /// The longest that one event may take; 5 seconds unless a backend says otherwise.
@@ -92,8 +91,8 @@ pub trait PublisherBackend: Send + Sync + 'static {
         DEFAULT_TIMEOUT
     }
 
-    /// How many keys the default [`publish_batch`](Self::publish_batch) serves side by side;
-    /// [`DEFAULT_CONCURRENCY`] unless a backend says otherwise.
+    /// How many keys the default [`publish_batch`](Self::publish_batch) serves concurrently; [`DEFAULT_CONCURRENCY`] unless
+    /// a backend says otherwise.
     fn concurrency(&self) -> usize {
         DEFAULT_CONCURRENCY
     }
@@ -126,7 +125,7 @@ async fn publish_by_key<B: PublisherBackend + ?Sized>(
     out
 }
 
-/// A panic over one event says nothing of the others: it is that event's rejection.
+/// Publishes one event. A panic says nothing about the other events: it is this event's rejection.
 async fn publish_one<B: PublisherBackend + ?Sized>(backend: &B, event: &OutboxEvent) -> Result<(), BackendError> {
     let limit = backend.timeout();
     match tokio::time::timeout(limit, guarded::catch(async { backend.publish(event).await })).await {

@@ -1,4 +1,4 @@
-//! A session: one connection's life with a backend. Shards are opened, then batches are sent under them.
+//! A session: the lifetime of one connection to a backend. Shards are opened, then batches are sent under them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use super::{BackendError, PublisherBackend};
 use crate::event::OutboxEvent;
 use crate::store::Shard;
 
-/// What opening found.
+/// The result of an open.
 #[derive(Debug, Default)]
 pub(crate) struct ShardsOpened {
-    /// Shards under which a newer token stands, with its lease epoch.
+    /// Refused shards, each with the lease epoch of the newer token that the backend has.
     pub(crate) refused: Vec<(Shard, i64)>,
-    /// What earlier sessions sent: accepted by the backend, perhaps not yet recorded in the database.
+    /// Events that earlier sessions sent: accepted by the backend, perhaps not yet recorded in the database.
     pub(crate) sent: Vec<(Shard, Uuid, i64)>,
 }
 
@@ -30,19 +30,19 @@ pub(crate) struct OutgoingEvent {
     pub(crate) event: Arc<OutboxEvent>,
 }
 
-/// What became of one event.
+/// The outcome of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SendResult {
     Accepted,
-    /// The backend refused this event.
+    /// The backend rejected this event.
     Rejected(String),
-    /// No backend can take this event.
+    /// No backend can accept this event.
     Invalid(String),
-    /// It was not sent, or its fate is not known: what the next open finds decides.
+    /// It was not sent, or its outcome is unknown: the result of the next open decides.
     NotSent,
 }
 
-/// Why a backend takes nothing now.
+/// The reason why a backend accepts nothing now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("backend unavailable: {reason}")]
 pub(crate) struct Unavailable {
@@ -52,7 +52,7 @@ pub(crate) struct Unavailable {
 }
 
 impl Unavailable {
-    /// An event that was on its way may be the cause.
+    /// A failure that an event of the call may have caused.
     pub(crate) fn perhaps_by_an_event(reason: String) -> Self {
         Self { reason, is_its_state: false }
     }
@@ -72,23 +72,23 @@ impl From<Unavailable> for BackendError {
     }
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug)]
 pub(crate) struct BatchResult {
     /// In the batch's order.
     pub(crate) answers: Vec<SendResult>,
-    /// The backend is away: pause.
+    /// The backend is unavailable: pause.
     pub(crate) unavailable: Option<Unavailable>,
-    /// Shards that have to be opened again before anything more is sent under them.
+    /// Shards that must be opened again before anything more is sent under them.
     pub(crate) closed: Vec<Shard>,
 }
 
-/// One field of what a backend keeps beside the events.
+/// One field of what a backend stores in addition to the events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct JournalEntry {
     pub(crate) outbox: Uuid,
     pub(crate) shard: Shard,
-    /// What was sent by (id, seq); none: it is the token of who may send.
+    /// The events that were sent, by (id, seq); `None`: it is the token of the session that may send.
     pub(crate) sent: Option<Vec<(Uuid, i64)>>,
     pub(crate) field: String,
     pub(crate) value: Vec<u8>,
@@ -97,38 +97,39 @@ pub(crate) struct JournalEntry {
 /// One backend as a publisher actor uses it.
 #[async_trait]
 pub(crate) trait BackendSession: Send + Sync {
-    /// Shuts earlier sessions out of these shards (each with its lease epoch) and reads what they sent.
+    /// Fences earlier sessions of these shards (each with its lease epoch) and reads what they sent.
     async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<ShardsOpened, BackendError>;
 
     /// Sends a batch under shards that are open.
     async fn send(&mut self, batch: &[OutgoingEvent]) -> BatchResult;
 
-    /// The database has these events: what was kept about them may go, with a later batch or at [`flush`](Self::flush).
+    /// Notes that the database has these events: their journal entries may be removed, with a later batch or by
+    /// [`flush`](Self::flush).
     fn settled(&mut self, events: &[(Uuid, i64)]);
 
-    /// Drops what is kept about settled events now.
+    /// Removes journal entries of settled events now.
     async fn flush(&mut self) -> Result<(), BackendError>;
 
-    /// Whether the backend can take events.
+    /// Checks whether the backend can accept events.
     async fn health_check(&mut self) -> Result<(), BackendError>;
 
-    /// Whether a health check that passes shows that events would be taken, and not only that the backend answers.
+    /// Whether a successful health check shows that events would be accepted, and not only that the backend answers.
     fn proves_writing(&self) -> bool {
         false
     }
 
-    /// Whether the backend is still there, asked every few seconds while nothing is sent. After an error the session is
+    /// Checks whether the backend still answers, every few seconds while nothing is sent. After an error the session is
     /// over.
     async fn is_alive(&mut self) -> Result<(), BackendError> {
         self.health_check().await
     }
 
-    /// Everything that is kept beside the events, of whatever outbox.
+    /// Everything that is stored in addition to the events, for any outbox.
     async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {
         Ok(Vec::new())
     }
 
-    /// Removes those of the entries that are still as they were read; returns how many.
+    /// Removes entries that are unchanged since they were read; returns how many.
     async fn remove(&mut self, _records: &[JournalEntry]) -> Result<usize, BackendError> {
         Ok(0)
     }
@@ -140,7 +141,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// A backend without a journal: at least once.
 pub(crate) struct AtLeastOnce {
     backend: Arc<dyn PublisherBackend>,
-    /// A call that did not return in time and was told to end.
+    /// A call that did not return in time and was cancelled.
     overdue: Option<JoinHandle<()>>,
 }
 
@@ -149,7 +150,7 @@ impl AtLeastOnce {
         Self { backend, overdue: None }
     }
 
-    /// Calls the backend in a task of its own, so that one which blocks its thread holds up nothing else.
+    /// Calls the backend in a task of its own, so that a call that blocks its thread holds up nothing else.
     async fn call<T, F>(
         &mut self,
         limit: Duration,
@@ -174,7 +175,7 @@ impl AtLeastOnce {
         }
     }
 
-    /// No call begins before the one that was given up is over: at most one thread is blocked, and a key's events cannot
+    /// Waits until a cancelled call is over, before another begins: at most one thread is blocked, and a key's events cannot
     /// overtake each other.
     async fn wait_for_overdue(&mut self) -> Result<(), BackendError> {
         let Some(mut overdue) = self.overdue.take() else { return Ok(()) };
@@ -195,8 +196,8 @@ impl BackendSession for AtLeastOnce {
 
     async fn send(&mut self, batch: &[OutgoingEvent]) -> BatchResult {
         let events: Vec<Arc<OutboxEvent>> = batch.iter().map(|event| Arc::clone(&event.event)).collect();
-        // Default batches bound each event, and a key's events go one after the other; this bounds a batch form that a
-        // backend brings itself, and must not cut off a default one that is slow but answers.
+        // Default batches limit each event, and a key's events go one after the other; this limits a batch method of a
+        // backend's own, and must not interrupt a default one that is slow but answers.
         let longest = super::chains(&events).iter().map(Vec::len).max().unwrap_or(0);
         let rounds =
             u32::try_from(events.len().div_ceil(self.backend.concurrency().max(1)) + longest).unwrap_or(u32::MAX);

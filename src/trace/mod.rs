@@ -1,5 +1,5 @@
-//! Distributed traces, with the feature `otel`: where an event was published, how it went to its backend, and what its
-//! handlers did are spans of one trace. Without the feature nothing here does anything.
+//! Distributed traces, with the feature `otel`: the publishing of an event, its way to its backend and the work of its
+//! handlers are spans of one trace. Without the feature nothing here does anything.
 //!
 //! An event carries the W3C trace context of the span in which it was published, as CloudEvents' extension for distributed
 //! tracing: the attributes `traceparent` and `tracestate`. Only events whose trace is sampled get spans of their own.
@@ -19,7 +19,7 @@ pub(crate) const TRACESTATE: &str = "tracestate";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TraceContext {
     pub(crate) traceparent: String,
-    /// Empty: none.
+    /// Empty if there is none.
     pub(crate) tracestate: String,
 }
 

@@ -10,7 +10,7 @@ pub(crate) fn current() -> Option<TraceContext> {
     None
 }
 
-/// The spans of a batch on its way.
+/// The spans of a batch that is being sent.
 pub(crate) struct Sending;
 
 impl Sending {

@@ -1,5 +1,5 @@
-//! Spans for OpenTelemetry, which its layer for `tracing` takes over. Attributes follow its semantic conventions for
-//! messaging and for CloudEvents.
+//! Spans for OpenTelemetry, which its layer for `tracing` exports. Attributes follow its semantic conventions for messaging
+//! and for CloudEvents.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::event::OutboxEvent;
 
-/// That of the span that the caller is in.
+/// The context of the caller's span.
 pub(crate) fn current() -> Option<TraceContext> {
     let mut context = Span::current().context();
     if !context.span().span_context().is_valid() {
@@ -28,7 +28,7 @@ pub(crate) fn current() -> Option<TraceContext> {
     Some(TraceContext { traceparent, tracestate: headers.remove(TRACESTATE).unwrap_or_default() })
 }
 
-/// The attributes that are a trace context, as they stand among an event's extensions.
+/// The attributes of a trace context among an event's extensions.
 #[derive(Deserialize)]
 struct Attributes<'a> {
     #[serde(borrow)]
@@ -37,7 +37,7 @@ struct Attributes<'a> {
     tracestate: Option<Cow<'a, str>>,
 }
 
-/// The trace that an event belongs to, where it is sampled. Most events have none, or one that is not, so these cost little.
+/// The trace of an event, if it is sampled. Most events have none, or one that is not sampled, so these must cost little.
 fn origin(event: &OutboxEvent) -> Option<Context> {
     let extensions = event.extensions.as_str();
     if !extensions.contains(TRACEPARENT) {
@@ -57,7 +57,7 @@ fn may_be_sampled(traceparent: &str) -> bool {
     traceparent.chars().last().and_then(|flags| flags.to_digit(16)).is_none_or(|flags| flags & 1 == 1)
 }
 
-/// The spans of a batch on its way: one for the batch, with a link to the origin of each event that is sampled, and one for
+/// The spans of a batch that is being sent: one for the batch, with a link to the origin of each sampled event, and one for
 /// each of these, as its origin's child.
 pub(crate) struct Sending {
     batch: Span,
@@ -94,7 +94,7 @@ impl Sending {
         Self { batch, events: spans }
     }
 
-    /// What is done while the batch is on its way is done in this span.
+    /// The span for what is done while the batch is being sent.
     pub(crate) fn span(&self) -> Span {
         self.batch.clone()
     }
@@ -105,13 +105,13 @@ impl Sending {
         }
     }
 
-    /// The backend has answered.
+    /// Ends the spans: the backend has answered.
     pub(crate) fn end(self) {
         drop((self.batch, self.events));
     }
 }
 
-/// The span ends with an error.
+/// Ends a span with an error.
 pub(crate) fn fail(span: &Span, reason: &str) {
     span.record("otel.status_code", "ERROR");
     span.record("otel.status_description", reason);
@@ -141,7 +141,7 @@ fn deliver(system: &str, backend: &str, event: &OutboxEvent, origin: Context) ->
     span
 }
 
-/// A handler's, as a child of the event's origin; none where that is not sampled.
+/// The span of a handler, as a child of the event's origin; disabled if that is not sampled.
 pub(crate) fn handling(handler: &str, event: &OutboxEvent) -> Span {
     let Some(origin) = origin(event) else { return Span::none() };
     let span = tracing::info_span!(

@@ -1,4 +1,4 @@
-//! A batch of events as the publish script takes it, and what became of each.
+//! A batch of events as the publish script receives it, and the outcome of each.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use crate::store::Shard;
 pub(crate) struct EncodedBatch<'a> {
     outgoing: &'a [OutgoingEvent],
     answers: Vec<SendResult>,
-    /// Those that could be encoded: its index, its shard's index, its fields.
+    /// The events that could be encoded: index, index of the shard, fields.
     entries: Vec<Entry<'a>>,
     shards: Vec<&'a Shard>,
 }
@@ -24,7 +24,7 @@ struct Entry<'a> {
 }
 
 impl<'a> EncodedBatch<'a> {
-    /// Encodes what can be; an event that cannot holds back the later ones of its key.
+    /// Encodes the events; one that cannot be encoded holds back the later ones of its key.
     pub(crate) fn encode(outgoing: &'a [OutgoingEvent]) -> Self {
         let (answers, entries) = (vec![SendResult::NotSent; outgoing.len()], Vec::with_capacity(outgoing.len()));
         let mut batch = Self { outgoing, answers, entries, shards: Vec::new() };
@@ -73,7 +73,7 @@ impl<'a> EncodedBatch<'a> {
         })
     }
 
-    /// About how many bytes it writes.
+    /// The approximate number of bytes that it writes.
     pub(super) fn bytes(&self) -> usize {
         let fields = self.entries.iter().flat_map(|entry| &entry.fields);
         fields.map(|(name, value)| name.len() + value.len()).sum::<usize>() + 8 * self.entries.len()
@@ -97,14 +97,14 @@ impl<'a> EncodedBatch<'a> {
         counts
     }
 
-    /// The first `count` events stand in the stream.
+    /// Notes that the first `count` events are in the stream.
     pub(super) fn accept(&mut self, count: usize) {
         for entry in self.entries.iter().take(count) {
             self.answers[entry.index] = SendResult::Accepted;
         }
     }
 
-    /// The event after the first `count` met an error; returns it where it is about Redis rather than about the event.
+    /// Notes that the event after the first `count` met an error; returns it if it is about Redis, not about the event.
     pub(super) fn fail(&mut self, count: usize, error: &str) -> Option<Unavailable> {
         if errors::is_about_the_event(error)
             && let Some(entry) = self.entries.get(count)

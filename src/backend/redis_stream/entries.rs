@@ -1,4 +1,4 @@
-//! The meta key as a whole, for people: whose fields stand there, and the removal of some.
+//! The whole meta key, for operators: lists its fields by owner, and removes some.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::backend::BackendError;
 use crate::backend::session::JournalEntry;
 use crate::store::Shard;
 
-/// Fields in one command, so that none holds others up.
+/// The most fields in one command, so that none delays other clients.
 const PAGE: usize = 1_000;
 
 impl RedisStream {
@@ -42,7 +42,7 @@ impl RedisStream {
     }
 }
 
-/// `owner/<outbox>/<lane>/<shard>` or `sent/<outbox>/<lane>/<shard>/…`; nothing of a field that is neither.
+/// Parses `owner/<outbox>/<lane>/<shard>` or `sent/<outbox>/<lane>/<shard>/…`; `None` for other fields.
 fn record(field: String, value: Vec<u8>) -> Option<JournalEntry> {
     let mut parts = field.split('/');
     let (kind, outbox, lane) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);

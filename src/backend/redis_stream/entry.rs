@@ -1,11 +1,11 @@
-//! The fields of a stream's entry, as django-broadcaster writes them.
+//! The fields of a stream entry, as django-broadcaster writes them.
 
 use std::borrow::Cow;
 
 use crate::cloud_event::{object_pairs, push_isoformat, to_json};
 use crate::event::OutboxEvent;
 
-/// More fields than this in `publisher_config` are refused: a script cannot take arguments without end.
+/// The most fields in `publisher_config`: the number of a script's arguments is limited.
 const MAX_CONFIG_PAIRS: usize = 500;
 
 /// A field of a stream entry: its name and its value.
@@ -14,7 +14,7 @@ pub(crate) type Field<'a> = (Cow<'a, str>, Cow<'a, str>);
 /// The fields of the event's stream entry, in django-broadcaster's order.
 ///
 /// # Errors
-/// Why `publisher_config` cannot be written into an entry.
+/// The reason why `publisher_config` cannot be written into an entry.
 pub(crate) fn entry_fields(event: &OutboxEvent) -> Result<Vec<Field<'_>>, String> {
     let mut timestamp = String::with_capacity(32);
     push_isoformat(&mut timestamp, event.created_at);
@@ -29,7 +29,7 @@ pub(crate) fn entry_fields(event: &OutboxEvent) -> Result<Vec<Field<'_>>, String
     if config == "{}" {
         return Ok(fields);
     }
-    let pairs = object_pairs(config).map_err(|_| "publisher_config is no JSON object".to_owned())?;
+    let pairs = object_pairs(config).map_err(|_| "publisher_config is not a JSON object".to_owned())?;
     if pairs.len() > MAX_CONFIG_PAIRS {
         return Err(format!("publisher_config has {} fields; the limit is {MAX_CONFIG_PAIRS}", pairs.len()));
     }

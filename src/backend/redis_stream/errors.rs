@@ -1,17 +1,17 @@
-//! What Redis' errors mean. Only a named one is about the event; everything else means that Redis is unavailable.
+//! The meaning of Redis' errors. Only one named error is about the event; any other means that Redis is unavailable.
 
 use redis::RedisError;
 
 use crate::backend::BackendError;
 use crate::backend::session::Unavailable;
 
-/// The code of every error that has none of its own.
+/// The code of errors that have none of their own.
 const NO_CODE: &str = "ERR";
 
-/// The code of a command that needs memory where none is left.
+/// The code of a command that needs more memory than is left.
 const NO_MEMORY: &str = "OOM";
 
-/// XADD's answer to an entry of more than 1 GiB: all that it refuses of an entry that is made of fields and values.
+/// XADD's error for an entry of more than 1 GiB: the only one that it has for an entry that is made of fields and values.
 const ABOUT_THE_EVENT: &str = "Elements are too large to be stored";
 
 pub(super) fn is_about_the_event(error: &str) -> bool {
@@ -33,12 +33,12 @@ fn code(error: &str) -> &str {
     if is_a_code { code } else { NO_CODE }
 }
 
-/// Redis gives a state of its own, in which it refuses everybody, a code: `OOM`, `READONLY`, `LOADING`, `MISCONF` ….
+/// Whether a code names a state of Redis in which it refuses all clients: `OOM`, `READONLY`, `LOADING`, `MISCONF` ….
 fn names_a_state(code: &str) -> bool {
     code != NO_CODE
 }
 
-/// As [`unavailable`], where an event was on its way.
+/// Like [`unavailable`], for a call that sent events.
 pub(super) fn unavailable_for_events(error: &RedisError) -> Unavailable {
     let is_its_state = error.code().is_some_and(names_a_state);
     Unavailable { reason: reason(error), is_its_state }

@@ -1,4 +1,4 @@
-//! What stands in the meta key on this session's behalf, and which of it the database has by now.
+//! This session's part of the meta key, and which of its events the database has by now.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
@@ -21,12 +21,12 @@ pub(super) fn place(shard: &Shard) -> String {
 #[derive(Default)]
 pub(super) struct Journal {
     sessions: HashMap<Shard, Session>,
-    /// Fields with events that the database does not have yet, by a number that costs less to look up than their names.
+    /// Fields with events that the database does not have yet, by a number that is cheaper to look up than their names.
     fields: HashMap<u64, Field, RandomState>,
     numbered: u64,
     /// Those events, each with the field that names it.
     unsettled: HashMap<SentEvent, u64, RandomState>,
-    /// Where two fields name an event, as what earlier sessions left may: the second one, and any further.
+    /// Further fields of events that several fields name, as fields of earlier sessions may.
     named_twice: Vec<(SentEvent, u64)>,
     /// Fields whose events are all settled.
     settled: Vec<String>,
@@ -46,11 +46,11 @@ struct Session {
 struct Field {
     name: String,
     shard: Shard,
-    /// How many of its events the database does not have yet.
+    /// Number of its events that the database does not have yet.
     left: usize,
 }
 
-/// One batch's part in one shard.
+/// The part of a batch in one shard.
 pub(super) struct JournalField {
     pub(super) owner: String,
     pub(super) token: String,
@@ -60,7 +60,7 @@ pub(super) struct JournalField {
 }
 
 impl Journal {
-    /// A session has a shard; what was known of it is replaced by what stands in Redis.
+    /// Notes that the session has opened a shard; the content of Redis replaces what was known of it.
     pub(super) fn open(&mut self, outbox: Uuid, shard: &Shard, epoch: i64, counter: i64) {
         self.forget(shard);
         let place = place(shard);
@@ -83,7 +83,7 @@ impl Journal {
         }
     }
 
-    /// A field that an earlier session left; returns what it sent.
+    /// Adds a field of an earlier session; returns what that sent.
     pub(super) fn inherit(&mut self, field: &str, value: &[u8]) -> Vec<(Shard, Uuid, i64)> {
         let Some(shard) = self.sessions.keys().find(|shard| belongs_to(field, shard)).cloned() else {
             return Vec::new();
@@ -103,7 +103,7 @@ impl Journal {
         self.sessions.clear();
     }
 
-    /// The journal entries of a batch; `None` where one of its shards is not open.
+    /// The journal entries of a batch; `None` if one of its shards is not open.
     pub(super) fn entries(
         &mut self,
         shards: &[&Shard],
@@ -133,7 +133,7 @@ impl Journal {
         Some(entries)
     }
 
-    /// A batch went through.
+    /// Notes that a batch was sent.
     pub(super) fn record(&mut self, entries: Vec<JournalField>) {
         for entry in entries {
             let events = parse(&entry.value);
@@ -141,7 +141,7 @@ impl Journal {
         }
     }
 
-    /// Only the first few of each shard went through.
+    /// Notes that only the first few events of each shard were sent.
     pub(super) fn record_first(&mut self, mut entries: Vec<JournalField>, counts: &[usize]) {
         for (entry, count) in entries.iter_mut().zip(counts) {
             entry.value.truncate(count * ENTRY);
@@ -167,7 +167,7 @@ impl Journal {
         self.fields.insert(number, Field { name, shard, left: events.len() });
     }
 
-    /// The database has these events.
+    /// Notes that the database has these events.
     pub(super) fn settle(&mut self, events: &[SentEvent]) {
         for event in events {
             if let Some(number) = self.unsettled.remove(event) {
@@ -189,18 +189,18 @@ impl Journal {
         }
     }
 
-    /// The fields to drop from Redis.
+    /// The fields to remove from Redis.
     pub(super) fn take_settled(&mut self) -> Vec<String> {
         std::mem::take(&mut self.settled)
     }
 
-    /// Dropping did not go through, or may not have: dropping again does no harm.
+    /// Puts fields back because removing them failed, or may have failed: removing them again does no harm.
     pub(super) fn put_back_settled(&mut self, fields: Vec<String>) {
         self.settled.extend(fields);
     }
 }
 
-/// `sent/<outbox>/<lane>/<shard>/…`
+/// Whether a field is `sent/<outbox>/<lane>/<shard>/…`.
 fn belongs_to(field: &str, shard: &Shard) -> bool {
     let mut parts = field.split('/').skip(2);
     parts.next() == Some(shard.lane.as_ref()) && parts.next().and_then(|n| n.parse().ok()) == Some(shard.number)

@@ -1,8 +1,8 @@
-//! `redis_stream`: XADD under sessions, with a journal beside the stream.
+//! `redis_stream`: XADD under sessions, with a journal next to the stream.
 //!
-//! A session is one connection's life. Every doubt about what Redis did ends it; the next one shuts it out shard by
-//! shard and reads from the journal what was sent. The protocol and why it hands every event over once stand in
-//! docs/protocol.md.
+//! A session is the lifetime of one connection. Any doubt about what Redis did ends it; the next session fences it shard by
+//! shard and reads from the journal what was sent. docs/protocol.md describes the protocol and why it publishes every event
+//! once.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -40,7 +40,7 @@ static OPEN: Script = Script::new(concat!(include_str!("refusal.lua"), include_s
 static PROBE: Script = Script::new(concat!(include_str!("refusal.lua"), include_str!("probe.lua")));
 #[cfg(not(feature = "fault-injection"))]
 static PUBLISH: Script = Script::new(include_str!("publish.lua"));
-/// Every session passes where a test has switched fencing off.
+/// With fencing switched off by a test, every session passes.
 #[cfg(feature = "fault-injection")]
 static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
     let (script, refusal) = (include_str!("publish.lua"), "return { 'closed' }");
@@ -49,7 +49,7 @@ static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
 });
 static REMOVE: Script = Script::new(include_str!("remove.lua"));
 
-/// How long a session that is idle may take to say that it is there.
+/// How long Redis may take to answer the PING of an idle session.
 const PING_LIMIT: Duration = Duration::from_secs(2);
 
 /// One stream, as one worker writes to it.
@@ -79,13 +79,13 @@ impl RedisStream {
         })
     }
 
-    /// The session's connection, made anew where the last one ended.
+    /// The session's connection; a new one if the last one has ended.
     async fn connection(&mut self) -> Result<&mut MultiplexedConnection, BackendError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
                 let mut connection = self.address.connect().await?;
-                // A server that wants a password it was not given calls a long request a protocol error.
+                // A server that requires a password and got none answers a long request with a protocol error.
                 redis::cmd("PING")
                     .query_async::<()>(&mut connection)
                     .await
@@ -96,13 +96,13 @@ impl RedisStream {
         Ok(self.connection.insert(connection))
     }
 
-    /// Ends the session: its shards have to be opened again on a new connection.
+    /// Ends the session: its shards must be opened again on a new connection.
     fn end(&mut self) {
         self.connection = None;
         self.journal.close_all();
     }
 
-    /// What a script wrote, or read of what others wrote, counts once the replicas have it.
+    /// Calls a script. What it wrote, or read of other sessions' writes, counts once the replicas have it.
     async fn call(&mut self, script: &'static Script, request: &Cmd) -> Result<Value, Unavailable> {
         let wanted = self.wait_replicas;
         let connection = self.connection().await?;
@@ -132,7 +132,7 @@ impl RedisStream {
         }
     }
 
-    /// Under the conditions of a batch, since a server may answer and refuse every write.
+    /// Tests a write under the conditions of a batch, since a server may answer and refuse every write.
     async fn probe(&mut self) -> Result<(), BackendError> {
         let mut request = PROBE.request();
         request.arg(2).arg(&self.meta).arg(&self.stream);
@@ -140,8 +140,8 @@ impl RedisStream {
         Ok(())
     }
 
-    /// Whether a request of this size is more than the server may hold if nothing else were there. What it does not tell
-    /// is no.
+    /// Whether a request of this size exceeds the server's memory limit even if nothing else were stored. `false` if the
+    /// server does not report the limit.
     async fn is_too_small_for(&mut self, bytes: usize) -> bool {
         let Ok(connection) = self.connection().await else { return false };
         let info: Result<String, _> = redis::cmd("INFO").arg("memory").query_async(connection).await;
@@ -155,16 +155,16 @@ impl RedisStream {
     }
 }
 
-/// The refused shards with the epochs that stand there, and the journal of the others.
+/// The refused shards with the epochs that Redis has for them, and the journal of the others.
 type OpenAnswer = (Vec<(String, i64)>, Vec<(String, Vec<u8>)>);
 
-/// Counts the opens of this process: the second part of every session token.
+/// Number of the open in this process: the second part of every session token.
 fn next_token() -> i64 {
     static COUNTER: AtomicI64 = AtomicI64::new(1);
     COUNTER.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The hash beside the stream, in the same cluster slot: the settings are checked for a name of which none can be made.
+/// The hash next to the stream, in the same cluster slot: the settings refuse a name for which there is none.
 fn meta_key(stream: &str) -> String {
     if has_hash_tag(stream) { format!("{stream}:outbox") } else { format!("{{{stream}}}:outbox") }
 }
@@ -237,7 +237,7 @@ impl BackendSession for RedisStream {
                 self.journal.close(&batch_shards(outgoing));
                 batch.into_sent(unavailable, batch_shards(outgoing))
             }
-            // Another session has one of the shards, or Redis lost what it knew: opening again tells.
+            // Another session has one of the shards, or Redis lost its data: the next open shows which.
             Some(Reply::Closed) => {
                 self.journal.put_back_settled(settled);
                 self.journal.close(&batch_shards(outgoing));
@@ -245,7 +245,7 @@ impl BackendSession for RedisStream {
             }
             None => {
                 self.end();
-                let reason = "the publish script gave an answer of an unknown shape".to_owned();
+                let reason = "the publish script returned an unknown answer".to_owned();
                 batch.into_sent(Some(Unavailable { reason, is_its_state: true }), batch_shards(outgoing))
             }
         }

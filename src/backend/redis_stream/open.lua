@@ -1,11 +1,11 @@
--- Opens shards for one session and returns what earlier ones sent and did not see settled.
+-- Opens shards for one session and returns what earlier ones sent and the database may not have.
 -- KEYS     the meta key, the stream
 -- ARGV[1]  the outbox's id; then, for each shard: "<lane>/<shard>", lease epoch, counter
--- Returns { refused, journal }: refused is a flat list of place and the epoch that stands there,
+-- Returns { refused, journal }: refused is a flat list of place and the epoch that Redis has for it,
 -- journal a flat list of field and value.
 local meta, outbox = KEYS[1], ARGV[1]
 
--- A right that is missing is found here, and not in the middle of a batch.
+-- A missing permission is found here, and not in the middle of a batch.
 local unable = refusal(meta)
 if unable then return redis.error_reply(unable) end
 

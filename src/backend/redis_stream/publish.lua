@@ -20,7 +20,7 @@ for n = 1, shards do
   end
 end
 
--- The journal comes first: its HSET is what Redis refuses when memory is out, before anything was sent.
+-- The journal comes first: its HSET is what Redis refuses when memory is full, before anything was sent.
 local journal = {}
 for n = 1, shards do
   journal[#journal + 1] = ARGV[shard(n) + 2]
@@ -49,7 +49,7 @@ for event = 1, events do
   if not ok then
     for place = 1, shards do
       local field, left = ARGV[shard(place) + 2], kept[place] or 0
-      -- By the command that wrote it, which nothing can forbid in the middle of a script. An empty field names no event;
+      -- Uses the command that wrote it, which nothing can forbid in the middle of a script. An empty field names no event;
       -- whether it can be deleted does not matter.
       redis.call('HSET', meta, field, string.sub(ARGV[shard(place) + 3], 1, left * ENTRY))
       if left == 0 then redis.pcall('HDEL', meta, field) end

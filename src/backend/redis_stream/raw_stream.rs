@@ -1,4 +1,4 @@
-//! A stream without sessions, as `outbox bench` uses it: one of its own, filled at full speed, read, and removed.
+//! A stream without sessions, used by `outbox bench`: one of its own, filled at full speed, read, and removed.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::backend::BackendError;
 use crate::event::OutboxEvent;
 use crate::settings::PublisherSettings;
 
-/// Entries that are read at once.
+/// The most entries in one read.
 const PAGE: u32 = 1_000;
 
-/// How long is waited for an entry; less than the connection waits for an answer.
+/// How long a read waits for an entry; less than the connection waits for an answer.
 const BLOCK_MS: u32 = 100;
 
 pub(crate) struct RawStream {
@@ -26,7 +26,7 @@ pub(crate) struct RawStream {
     last: String,
 }
 
-/// What XREAD answers: the entries of each stream, each with its place and its fields; nothing where none came.
+/// The result of XREAD: the entries of each stream, each with its id and its fields; `None` if there are none.
 type Read = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
 
 impl RawStream {
@@ -36,14 +36,14 @@ impl RawStream {
         Ok(Self { connection, stream: settings.stream_name.clone(), max_len: settings.max_len, last: "0".to_owned() })
     }
 
-    /// Removes the stream and what stands beside it, without holding the server up.
+    /// Removes the stream and its meta key, without blocking the server.
     pub(crate) async fn remove(&mut self) -> Result<(), BackendError> {
         let mut request = redis::cmd("UNLINK");
         request.arg(&self.stream).arg(meta_key(&self.stream));
         request.query_async(&mut self.connection).await.map_err(unavailable)
     }
 
-    /// The ids of the events that came since the last call, as soon as there are any; none where none comes in time.
+    /// The ids of the events that arrived since the last call, as soon as there are any; empty if none arrives in time.
     pub(crate) async fn next_ids(&mut self) -> Result<Vec<Uuid>, BackendError> {
         let mut request = redis::cmd("XREAD");
         request.arg("COUNT").arg(PAGE).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&self.stream).arg(&self.last);

@@ -1,4 +1,4 @@
--- Why Redis would refuse a batch now; nil where it would take one. Nothing is left of the question.
+-- The reason why Redis would refuse a batch now; nil if it would accept one. The test leaves no data behind.
 local function refusal(meta)
   local function try(expected, ...)
     local reply = redis.pcall(...)
@@ -7,8 +7,8 @@ local function refusal(meta)
       return err .. ' (' .. select(1, ...) .. ')'
     end
   end
-  -- First the write for which there has to be memory. An entry for what is a hash by then is refused for that alone, after
-  -- rights and the state of the server were looked at.
+  -- First the write that needs memory. An entry for a key that is a hash by then is refused for that alone, after
+  -- permissions and the state of the server were checked.
   return try(nil, 'HSET', meta, 'probe', '')
     or try('WRONGTYPE', 'XADD', meta, '*', 'probe', '')
     or try(nil, 'HDEL', meta, 'probe')

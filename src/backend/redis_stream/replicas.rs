@@ -1,4 +1,4 @@
-//! Replicas that have what was written, before it counts as written.
+//! Waits for replicas before a write counts as done.
 
 use redis::aio::MultiplexedConnection;
 
@@ -6,8 +6,8 @@ use super::errors;
 use crate::backend::session::Unavailable;
 use crate::settings::WaitReplicas;
 
-/// Waits until as many replicas as are wanted have everything that the server took up to this connection's last command,
-/// and so also what earlier connections wrote.
+/// Waits until the required number of replicas has everything that the server accepted up to this connection's last command,
+/// and so also the writes of earlier connections.
 pub(super) async fn confirm(
     connection: &mut MultiplexedConnection,
     wanted: Option<WaitReplicas>,

@@ -1,4 +1,4 @@
-//! What the publish script answers.
+//! The answer of the publish script.
 
 use redis::Value;
 

@@ -1,4 +1,4 @@
-//! A Lua script by its hash, loaded where the server does not know it.
+//! A Lua script called by its hash, and loaded if the server does not know it.
 
 use std::sync::OnceLock;
 
@@ -15,12 +15,12 @@ impl Script {
         Self { text, hash: OnceLock::new() }
     }
 
-    /// A call whose keys and arguments are still to be added: the number of keys first.
+    /// A call to which keys and arguments must be added: the number of keys first.
     pub(super) fn request(&self) -> Cmd {
         self.large_request(0)
     }
 
-    /// The same with room for so many bytes, which are then not moved as they become more.
+    /// A call with memory for this many bytes, which are then not moved while it grows.
     pub(super) fn large_request(&self, bytes: usize) -> Cmd {
         let hash = self.hash.get_or_init(|| redis::Script::new(self.text).get_hash().to_owned());
         let mut request = Cmd::with_capacity(0, bytes);
@@ -28,7 +28,7 @@ impl Script {
         request
     }
 
-    /// NOSCRIPT says for certain that nothing ran, so the same request may follow.
+    /// Calls the script. NOSCRIPT means with certainty that nothing ran, so the same request may follow.
     pub(super) async fn call(
         &self,
         connection: &mut MultiplexedConnection,

@@ -1,4 +1,4 @@
-//! Which node of a Redis Cluster has a stream's slot.
+//! The node of a Redis Cluster that has a stream's slot.
 
 use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd, from_redis_value};

@@ -1,4 +1,4 @@
-//! Where the Redis is that has the stream: named by the settings, or asked for anew by each session.
+//! The address of the Redis that has the stream: given by the settings, or looked up again by each session.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 pub(super) struct Address {
     place: Place,
     config: AsyncConnectionConfig,
-    /// Which node is asked first: another one each time, since one may have heard less than the others.
+    /// The node that is asked first: another one each time, since one may know less than the others.
     first: usize,
 }
 
@@ -30,7 +30,7 @@ enum Place {
     Sentinel { nodes: Vec<ConnectionInfo>, master: String, login: RedisConnectionInfo },
 }
 
-/// A server as another one names it; without a host it is the one that was asked.
+/// A server as another one names it; without a host it is the server that was asked.
 struct Endpoint {
     host: Option<String>,
     port: u16,
@@ -42,11 +42,11 @@ impl Address {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(settings.connect_timeout))
             .set_response_timeout(Some(settings.socket_timeout));
-        let place = place(settings).map_err(|error| format!("is no Redis address: {error}"))?;
+        let place = place(settings).map_err(|error| format!("is not a valid Redis address: {error}"))?;
         Ok(Self { place, config, first: 0 })
     }
 
-    /// Connects to the one server that takes what is for the stream.
+    /// Connects to the one server that accepts writes to the stream.
     pub(super) async fn connect(&mut self) -> Result<MultiplexedConnection, BackendError> {
         let connected = match &self.place {
             Place::Given(server) => self.dial(server).await,
@@ -63,8 +63,8 @@ impl Address {
         stream: &str,
     ) -> Result<MultiplexedConnection, String> {
         let serving = self.ask(nodes, |node| cluster::master_of_slot(node, stream)).await;
-        let (asked, endpoint) =
-            serving.map_err(|reason| format!("no node of the Redis Cluster knows who serves the stream: {reason}"))?;
+        let (asked, endpoint) = serving
+            .map_err(|reason| format!("no node of the Redis Cluster knows which server has the stream: {reason}"))?;
         self.dial(&endpoint.seen_from(asked)).await
     }
 
@@ -82,7 +82,7 @@ impl Address {
         Ok(connection)
     }
 
-    /// Asks one node after the other, also while earlier ones are silent, and believes the first that knows.
+    /// Asks one node after the other, also while earlier ones are silent, and uses the first answer.
     async fn ask<'a, F>(
         &self,
         nodes: &'a [ConnectionInfo],
@@ -114,7 +114,7 @@ impl Address {
 }
 
 impl Endpoint {
-    /// Reached as the server is that named it: by TLS or not, with its login.
+    /// The connection to it: like the server that named it, by TLS or not, with its login.
     fn seen_from(self, asked: &ConnectionInfo) -> ConnectionInfo {
         let Self { host, port } = self;
         let address = match asked.addr().clone() {
@@ -128,10 +128,10 @@ impl Endpoint {
     }
 }
 
-/// The driver takes the process' provider, and rustls panics where two are linked and the application has chosen none.
+/// Chooses the process' provider for the driver: rustls panics if two are linked and the application has chosen none.
 fn provide_cryptography() {
     if CryptoProvider::get_default().is_none() {
-        // Another thread may choose at the same moment, which is as good.
+        // If another thread chooses at the same moment, its choice is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }

@@ -1,4 +1,4 @@
-//! Where the master is that Redis Sentinel watches.
+//! The master that Redis Sentinel watches.
 
 use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd, from_redis_value};
@@ -14,11 +14,11 @@ pub(super) async fn address_of(mut node: MultiplexedConnection, master: &str) ->
     Ok(Endpoint { host: Some(host), port })
 }
 
-/// In the middle of a failover, a sentinel may name a server that is no master any more, or not yet.
+/// Checks that a server is a master: during a failover, a sentinel may name one that is no longer a master, or not yet.
 pub(super) async fn require_master(server: &mut MultiplexedConnection, master: &str) -> Result<(), String> {
     let role: Vec<Value> = cmd("ROLE").query_async(server).await.map_err(|error| errors::reason(&error))?;
     match role.into_iter().next().map(from_redis_value::<String>) {
         Some(Ok(role)) if role == "master" => Ok(()),
-        _ => Err(format!("what the sentinels name as `{master}` is no master now")),
+        _ => Err(format!("the server that the sentinels name as `{master}` is not a master now")),
     }
 }

@@ -46,7 +46,7 @@ async fn a_node_that_is_silent_or_away_keeps_nobody_from_the_cluster() {
 async fn it_is_said_why_no_node_could_help() {
     let plain = Server::start(&[]);
     let error = refusal(&mut in_cluster(&["redis://:hunter2@127.0.0.1:1", &plain.url()])).await;
-    assert!(error.contains("no node of the Redis Cluster knows who serves the stream"), "{error}");
+    assert!(error.contains("no node of the Redis Cluster knows which server has the stream"), "{error}");
     let error = refusal(&mut in_cluster(&[&plain.url()])).await;
     assert!(error.contains("cluster support disabled"), "{error}");
     let error = refusal(&mut watched(vec!["redis://:hunter2@127.0.0.1:1".into()], NAME)).await;
@@ -66,7 +66,7 @@ async fn only_the_master_that_is_named_is_taken_and_only_while_it_is_one() {
 
     let mut replica = servers::connect(&redis.replica.url()).await;
     let error = sentinel::require_master(&mut replica, NAME).await.unwrap_err();
-    assert_eq!(error, "what the sentinels name as `mymaster` is no master now");
+    assert_eq!(error, "the server that the sentinels name as `mymaster` is not a master now");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What becomes of the events of a batch.
+//! The outcomes of the events of a batch.
 
 use super::*;
 
@@ -23,7 +23,7 @@ async fn a_batch_that_fails_midway_leaves_only_sent_events_in_the_journal() {
     let journal = test.journal().await;
     assert_eq!(journal.iter().map(Vec::len).collect::<Vec<_>>(), [48], "two events of one shard, none of the other");
 
-    // The session has closed itself: what was on the way behind the batch is refused.
+    // The session has closed itself: events queued behind the batch are refused.
     let stream = test.stream.clone();
     let entries: Vec<(String, BTreeMap<String, String>)> = test.command(&["XRANGE", &stream, "-", "+"]).await;
     let there: Vec<&str> = entries.iter().map(|(_, fields)| fields["event_id"].as_str()).collect();
@@ -44,7 +44,7 @@ async fn a_batch_that_fails_midway_leaves_only_sent_events_in_the_journal() {
     assert_eq!(test.sent_ids().await, [other.id.to_string(), keyed[2].id.to_string()]);
 }
 
-/// A worker as a user that may do everything, but for what these rules say.
+/// A worker as a user that may do everything except what these rules forbid.
 async fn worker_as(test: &mut TestStream, user: &str, rules: &[&str]) -> RedisStream {
     let all = [&["ACL", "SETUSER", user, "on", ">secret", "~*", "+@all"], rules].concat();
     let () = test.command(&all).await;
@@ -77,7 +77,7 @@ async fn a_failed_batch_of_a_user_without_hdel_leaves_no_event_in_the_journal() 
     }
     let mut worker = worker_as(&mut test, "worker", &[]).await;
     worker.open(&[(shard(3), 1)]).await.unwrap();
-    // Taken away behind the open, which asks for it.
+    // Revoked after the open, which tests it.
     let () = test.command(&["ACL", "SETUSER", "worker", "-hdel"]).await;
     test.leave_room_for(0).await;
     let events = events(3, "k");
@@ -103,7 +103,7 @@ fn only_an_error_about_the_event_rejects_it() {
         ("ERR Elements are too large to be stored", true),
         ("OOM command not allowed when used memory > 'maxmemory'.", false),
         ("MISCONF Redis is configured to save RDB snapshots", false),
-        ("an error that nobody knows", false),
+        ("an unknown error", false),
     ] {
         let mut batch = EncodedBatch::encode(&outgoing);
         batch.accept(1);

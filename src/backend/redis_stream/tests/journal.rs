@@ -1,4 +1,4 @@
-//! What the meta key holds, for whom, and until when.
+//! The content of the meta key: which fields, for which session, and until when.
 
 use super::*;
 

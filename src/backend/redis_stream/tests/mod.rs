@@ -79,7 +79,7 @@ struct TestStream {
     stream: String,
     outbox: Uuid,
     connection: MultiplexedConnection,
-    /// The server, where no other test has it.
+    /// The server, if no other test uses it.
     server: Option<Server>,
 }
 
@@ -93,7 +93,7 @@ impl TestStream {
         Self { url: url.to_owned(), stream: stream.to_owned(), outbox: Uuid::now_v7(), connection, server: None }
     }
 
-    /// On a server of its own, whose settings and life are the test's.
+    /// A stream on a server of its own, which the test configures and stops.
     async fn alone() -> Self {
         let server = Server::start(&[]);
         let test = Self::on(&server.url(), "events").await;
@@ -150,14 +150,14 @@ impl TestStream {
         self.meta().await.into_iter().filter(|(name, _)| name.starts_with("sent/")).map(|(_, value)| value).collect()
     }
 
-    /// Whether the server is a Redis 5, on which the means differ by which a test makes it refuse something.
+    /// Whether the server is a Redis 5, which a test makes refuse something by other means.
     async fn is_version_5(&mut self) -> bool {
         let version = redis::version(&mut self.connection).await;
         println!("on Redis {version}");
         version.starts_with("5.")
     }
 
-    /// Leaves room for so many more entries in the stream, whatever else there is; returns what is said of the next.
+    /// Leaves space for this many more entries in the stream, whatever else there is; returns the error of the next.
     async fn leave_room_for(&mut self, entries: u64) -> &'static str {
         if self.is_version_5().await {
             return self.have_scripts_spoil_entries_beyond(entries).await;
@@ -168,7 +168,7 @@ impl TestStream {
         "exhausted the last possible ID"
     }
 
-    /// Redis 5 begins the sequence numbers again where they are exhausted, but lets a script change what others call.
+    /// Redis 5 restarts exhausted sequence numbers, but lets a script change what others call.
     async fn have_scripts_spoil_entries_beyond(&mut self, entries: u64) -> &'static str {
         let spoil = "local call, stream, entries = redis.call, ARGV[1], tonumber(ARGV[2])
             redis.call = function(command, key, ...)

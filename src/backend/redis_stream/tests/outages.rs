@@ -1,4 +1,4 @@
-//! Redis' own troubles.
+//! Failures of Redis itself.
 
 use super::*;
 
@@ -93,7 +93,7 @@ async fn a_redis_that_may_not_be_written_to_is_unavailable() {
     let mut worker = test.open_worker().await;
     let events = events(2, "");
     send_all(&mut worker, &outgoing(3, &events[..1])).await;
-    // It asks for replicas where a client writes, and not where a script does.
+    // It requires replicas if a client writes, and not if a script does.
     let lets_scripts_write_without_replicas = test.is_version_5().await;
     for (forbid, allow, error) in [
         (
@@ -139,7 +139,7 @@ async fn a_redis_that_does_not_answer_is_unavailable_after_the_socket_timeout() 
     assert!(worker.open(&[(shard(3), 1)]).await.unwrap_err().is_unavailable());
     assert!(worker.health_check().await.unwrap_err().is_unavailable());
     test.server().signal(Signal::CONT);
-    // Whether the stopped server read the batch before its connection ended is what the journal says.
+    // The journal shows whether the stopped server read the batch before its connection ended.
     let mut patient = test.worker();
     let sent_before = found(&patient.open(&[(shard(3), 2)]).await.unwrap());
     let expected: Vec<String> = sent_before.iter().map(|(id, _)| id.to_string()).collect();

@@ -1,8 +1,8 @@
-//! Who may send: tokens, opens, and commands that come late.
+//! Fencing: tokens, opens, and commands that arrive late.
 
 use super::*;
 
-/// Lets the command that was held back arrive, and waits until the server has answered it.
+/// Lets the delayed command arrive, and waits until the server has answered it.
 async fn let_through(proxy: &Proxy) {
     let before = proxy.replies();
     proxy.set(Passage::Open);
