@@ -16,7 +16,7 @@ where
     println!("{} states; the longest run has {} steps", checker.unique_state_count(), checker.max_depth());
     let found = |name: &'static str| checker.discovery(name).is_some();
     let properties = checker.model().properties();
-    // What fails comes before what was not met: a check that found a failure has stopped.
+    // A violation comes before a missing example: a check that found a violation has stopped.
     let failed = properties.iter().find(|property| match property.expectation {
         Expectation::Always => found(property.name),
         Expectation::Sometimes => !found(property.name),
@@ -38,7 +38,7 @@ where
     steps
 }
 
-/// A run that goes in circles. Each fault happens a limited number of times, so a circle consists of ordinary steps.
+/// A run that is a cycle. Each fault happens a limited number of times, so a cycle consists of ordinary steps.
 pub(crate) fn endless_run<M>(model: &M) -> Option<Vec<M::Action>>
 where
     M: Model,
@@ -51,12 +51,12 @@ where
     circle
 }
 
-/// Depth first, by hand: runs are too long for the stack.
+/// A depth-first search without recursion: runs are too long for the stack.
 struct Search<'a, M: Model> {
     model: &'a M,
-    /// Every state that was met, by its hash.
+    /// Every visited state by its hash, and whether it is on the current path.
     is_on_the_way: HashMap<u64, bool>,
-    /// From the beginning to where the search is.
+    /// The path from the initial state to the current one.
     way: Vec<Visit<M>>,
 }
 
@@ -85,7 +85,7 @@ where
         circle
     }
 
-    /// Returns the circle that ends here.
+    /// Returns the cycle that ends here.
     fn enter(&mut self, by: Option<M::Action>, state: &M::State) -> Option<Vec<M::Action>> {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(state);
         match self.is_on_the_way.get(&hash) {

@@ -6,7 +6,7 @@ use crate::rules::Rules;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Status {
-    /// There is no such row.
+    /// There is no row.
     Absent,
     /// Its transaction is still running.
     Uncommitted,
@@ -23,15 +23,15 @@ pub(crate) struct Row {
     pub(crate) replay: bool,
     pub(crate) retry_count: u8,
     pub(crate) published_at: bool,
-    /// How often a person changed it: what `updated_at` tells apart and the count does not.
+    /// How often an operator changed it: `updated_at` distinguishes the changes, and the count does not.
     pub(crate) changes: u8,
-    /// Not a column: whatever changes it is refused.
+    /// Not a column: every change of it is refused.
     pub(crate) refuses: bool,
-    /// Not a column: how often a backend refused it since it was begun, by its writer or a person.
+    /// Not a column: how often a backend rejected it since its writer or an operator last started it.
     pub(crate) refusals: u8,
-    /// Not a column: it was failed once, so its key has gone on without it.
+    /// Not a column: it was failed once, so its key has continued without it.
     pub(crate) was_failed: bool,
-    /// Not a column: a person failed it.
+    /// Not a column: an operator failed it.
     pub(crate) given_up: bool,
 }
 
@@ -54,7 +54,7 @@ impl Row {
         matches!(self.status, Status::Pending | Status::Retry)
     }
 
-    /// Nothing but a replay changes it any more.
+    /// Whether only a replay changes it from now on.
     pub(crate) fn is_recorded(&self) -> bool {
         self.status == Status::Published
     }
@@ -63,7 +63,7 @@ impl Row {
         matches!(self.status, Status::Absent | Status::Published | Status::Failed)
     }
 
-    /// Without what is not a column.
+    /// The row without what is not a column.
     fn columns(&self) -> Self {
         Self { refuses: false, refusals: 0, was_failed: false, given_up: false, ..*self }
     }
@@ -90,7 +90,7 @@ pub(crate) struct FailureRecord {
     pub(crate) epoch: u8,
     pub(crate) fetched_retry_count: u8,
     pub(crate) fetched_changes: u8,
-    /// `false`: another try follows.
+    /// `false`: it is retried.
     pub(crate) failed: bool,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// All is committed but for the later event of the key.
+    /// All events are committed except the later one of the key.
     pub(crate) fn new(owners: [Owner; 2], events: &[Event]) -> Self {
         let leases = owners.map(|owner| Lease { owner: Some(owner), epoch: 1, expired: false });
         let rows = Event::ALL.map(|event| match event {
@@ -124,12 +124,12 @@ impl Database {
         self.row(publication.event).replay == publication.replay
     }
 
-    /// Whether no statement could tell the two apart.
+    /// Whether no statement can distinguish the two.
     pub(crate) fn is_as(&self, other: &Self) -> bool {
         self.leases == other.leases && self.rows.iter().zip(&other.rows).all(|(a, b)| a.columns() == b.columns())
     }
 
-    /// The columns are those of an earlier state; what happened has happened.
+    /// Sets the columns to those of an earlier state; the rest, which has happened, stays.
     pub(crate) fn fall_back_to(&mut self, earlier: &Self) {
         self.leases = earlier.leases;
         for (row, earlier) in self.rows.iter_mut().zip(&earlier.rows) {
@@ -138,7 +138,7 @@ impl Database {
         }
     }
 
-    /// What is due of these shards. A retry may have come due or not.
+    /// The due rows of these shards. A retry may be due or not.
     pub(crate) fn fetch(&self, shards: [bool; 2], retries: bool) -> [Option<FetchedRow>; 3] {
         Event::ALL.map(|event| {
             let row = self.row(event);
@@ -153,7 +153,7 @@ impl Database {
         FetchedRow { publication, retry_count: row.retry_count, changes: row.changes, published_at: row.published_at }
     }
 
-    /// Whether something unsettled stands before an event, other than these.
+    /// Whether an unsettled event, other than these, precedes an event.
     pub(crate) fn blockers(&self, event: Event, except: impl Fn(Event) -> bool) -> bool {
         event.before().is_some_and(|before| self.row(before).is_unsettled() && !except(before))
     }
@@ -167,7 +167,7 @@ impl Database {
         }
     }
 
-    /// What was sent and is not recorded as published, whatever its status.
+    /// The rows of sent events that are not recorded as published, whatever their status.
     pub(crate) fn find_unsettled(&self, sent: Publications) -> [Option<FetchedRow>; 3] {
         Event::ALL.map(|event| {
             let row = self.read(event);
@@ -175,12 +175,12 @@ impl Database {
         })
     }
 
-    /// Those that are refused for their rows' sake.
+    /// The events whose rows are refused.
     pub(crate) fn refused(&self, events: Publications) -> Publications {
         events.iter().filter(|publication| self.has(*publication) && self.row(publication.event).refuses).collect()
     }
 
-    /// All of them, or none where one is refused.
+    /// Records all events, or none if one is refused.
     pub(crate) fn settle_published(&mut self, events: Publications) {
         if !self.refused(events).is_empty() {
             return;
@@ -214,15 +214,15 @@ impl Database {
         same_seq && row.status == status && row.retry_count == count
     }
 
-    // People.
+    // Operators.
 
-    /// Published again, as a new event of the old id.
+    /// Publishes it again, as a new event with the old id.
     pub(crate) fn replay(&mut self, event: Event) {
         let Row { was_failed, changes, .. } = *self.row(event);
         *self.row_mut(event) = Row { replay: true, was_failed, changes: changes + 1, ..Row::new(Status::Pending) };
     }
 
-    /// Pending again, as if it had never been refused; in its old place.
+    /// Makes it pending again, as if it had never been rejected; in its old place.
     pub(crate) fn retry(&mut self, event: Event) {
         let row = self.row_mut(event);
         (row.status, row.retry_count, row.refusals, row.given_up) = (Status::Pending, 0, 0, false);

@@ -1,4 +1,4 @@
-//! The events, and each entry of the stream that one may become.
+//! The events, and the stream entries that one event may become.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// As `admit` sorts them: without a key first, then in the key's order.
+    /// In the order of `admit`: without a key first, then in the key's order.
     pub(crate) const ALL: [Self; 3] = [Self::Lone, Self::Earlier, Self::Later];
 
     pub(crate) fn shard(self) -> usize {
         usize::from(self == Self::Lone)
     }
 
-    /// What stands before it in its key's order.
+    /// The event before it in its key's order.
     pub(crate) fn before(self) -> Option<Self> {
         (self == Self::Later).then_some(Self::Earlier)
     }

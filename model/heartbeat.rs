@@ -1,8 +1,8 @@
 //! The heartbeat: `src/system/{heartbeat,leases}.rs`.
 //!
-//! A deadline is counted from before the renewal was sent, so an answer that comes late renews nothing: asking, executing
-//! and hearing are one step here, or the answer is lost. How many shards are a fair share is left open: one is drained at any
-//! moment (a misfortune, to be counted), and a free one taken by whoever comes first.
+//! A deadline is counted from before the renewal was sent, so an answer that arrives late renews nothing: request, execution
+//! and answer are one step here, or the answer is lost. The size of a fair share is left open: a shard is drained at any
+//! moment (counted as a fault), and a free one is taken by the first worker that tries.
 
 use crate::message::{Message, each};
 use crate::rules::{Outbox, Rules};
@@ -13,7 +13,7 @@ use crate::worker::{Held, Worker};
 impl State {
     pub(crate) fn heart_steps(&self, w: usize, rules: Rules, steps: &mut Vec<Step>) {
         let worker = &self.workers[w];
-        // A beat that tells nothing new is left out.
+        // A beat without any effect is left out.
         let is_new =
             |(shard, held): (usize, Held)| held.past || worker.refused || !self.is_held_by(w, shard, held.epoch);
         if each(worker.held).any(is_new) {
@@ -36,7 +36,7 @@ impl State {
         lease.owner == Some(self.workers[w].owner) && lease.epoch == epoch
     }
 
-    /// What a beat renewed is held on; what it did not is no longer this worker's.
+    /// Extends the leases that a beat renewed; a lease that it did not renew is no longer this worker's.
     pub(crate) fn renew(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
         let worker = &mut self.workers[w];
         let (owner, epochs) = (worker.owner, worker.held.map(|held| held.map(|held| held.epoch)));
@@ -59,8 +59,8 @@ impl State {
         self.workers[w].held[shard] = taken.map(|epoch| Held { epoch, past: false, draining: false });
     }
 
-    /// `release_idle`, of what is being given up, or of what names this worker without its holding it. Forgotten before it is
-    /// released.
+    /// `release_idle`, for draining leases and for leases that name this worker although it does not hold them. Forgotten
+    /// before they are released.
     pub(crate) fn release(&mut self, w: usize, shard: usize, fate: Fate, outbox: &Outbox) {
         let worker = &mut self.workers[w];
         let epoch = worker.held[shard].take().map_or(self.database.leases[shard].epoch, |held| held.epoch);
@@ -72,7 +72,7 @@ impl State {
         }
     }
 
-    /// By the database's clock; the holder's own deadline was before.
+    /// Expires a lease by the database's clock; the holder's own deadline was before.
     pub(crate) fn expire(&mut self, shard: usize) {
         let databases = [Some(&mut self.database), self.durable.as_deref_mut()];
         databases.into_iter().flatten().for_each(|database| database.leases[shard].expired = true);
@@ -81,7 +81,7 @@ impl State {
         holder.and_then(|worker| worker.held[shard].as_mut()).into_iter().for_each(|held| held.past = true);
     }
 
-    /// Whether it runs and somebody acts on it, and so renews it.
+    /// Whether the lease is valid and a worker acts on it, and so renews it.
     pub(crate) fn is_kept(&self, shard: usize) -> bool {
         let lease = self.database.leases[shard];
         let keeper =

@@ -1,4 +1,4 @@
-//! A worker's memory of what is on its way: `src/system/in_flight`, rules R1 to R3.
+//! A worker's memory of deliveries in flight: `src/system/in_flight`, rules R1 to R3.
 
 use crate::database::FetchedRow;
 use crate::events::{Event, Publication};
@@ -12,55 +12,55 @@ pub(crate) enum DeliveryState {
     Rejected,
     /// Accepted, and the database refuses to record it.
     Unrecorded,
-    /// Recorded, kept only until what was being read meanwhile has come.
+    /// Recorded, and kept only until the reads that were under way have ended.
     Settled {
         blocks: bool,
         until: Reading,
     },
 }
 
-/// Readings under way (R2).
+/// Reads under way (R2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Reading {
     pub(crate) fetch: bool,
-    /// Of what an open found in the journal.
+    /// Rows of events that an open found in the journal.
     pub(crate) look_up: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     pub(crate) row: FetchedRow,
-    /// Read under this open; `None`: found in a journal. An open is told by the token that it had.
+    /// The open under which it was read; `None`: found in a journal. An open is identified by its token.
     pub(crate) session: Option<Token>,
-    /// The lease's, for the settle.
+    /// The lease's epoch, for the settle.
     pub(crate) epoch: u8,
     pub(crate) state: DeliveryState,
     pub(crate) blocked: bool,
 }
 
 impl Entry {
-    /// Whether later events of its key have to wait.
+    /// Whether later events of its key must wait.
     fn blocks(&self) -> bool {
         self.blocked || matches!(self.state, DeliveryState::Rejected | DeliveryState::Settled { blocks: true, .. })
     }
 }
 
-/// What a fetch has brought, and what it found before it.
+/// The rows of a fetch, and what it found before them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Fetch {
     /// The shards as they were open when it began (R1).
     pub(crate) open: [Option<Token>; 2],
     pub(crate) rows: [Option<FetchedRow>; 3],
-    /// `None`: the rows are read, and the question about their key is still to be asked.
+    /// `None`: the rows are read, and their key must still be queried.
     pub(crate) asked: Option<Asked>,
 }
 
-/// What the database said of the rows' key, in a later snapshot than theirs.
+/// The database's answer for the rows' key, from a later snapshot than theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Asked {
-    /// The last event that was asked about.
+    /// The last event that was queried.
     pub(crate) up_to: Option<Event>,
-    /// Something unsettled stands before it (R3).
+    /// An unsettled event precedes it (R3).
     pub(crate) blocked: bool,
 }
 
@@ -84,7 +84,7 @@ impl InFlight {
         entries.filter(move |(_, entry)| entry.state == state)
     }
 
-    /// Whether anything of a shard is still on its way.
+    /// Whether any delivery of a shard is unfinished.
     pub(crate) fn is_busy(&self, shard: usize, rules: Rules) -> bool {
         let of_shard = Event::ALL.into_iter().filter(|event| event.shard() == shard);
         of_shard.filter_map(|event| self.entry(event)).any(|entry| match entry.state {
@@ -94,12 +94,12 @@ impl InFlight {
         })
     }
 
-    /// For R3: events that are on their way do not count as standing before others.
+    /// For R3: events in flight do not count as preceding others.
     pub(crate) fn on_its_way(&self, event: Event) -> bool {
         self.entry(event).is_some_and(|entry| !entry.blocks())
     }
 
-    /// Takes those rows into flight that may go; returns them in their order.
+    /// Admits rows that can be sent; returns them in order.
     pub(crate) fn admit(&mut self, fetch: &Fetch, rules: Rules) -> Vec<Event> {
         let mut admitted = Vec::new();
         let Some(asked) = fetch.asked else { return admitted };
@@ -125,7 +125,7 @@ impl InFlight {
     }
 
     fn waits(&self, event: Event, session: Token, Asked { up_to, blocked }: Asked) -> bool {
-        // In flight when the question was asked, and given back since.
+        // In flight when the query was made, and released since.
         if event.has_key() && up_to.is_none_or(|last| last < event) {
             return true;
         }
@@ -137,13 +137,13 @@ impl InFlight {
         })
     }
 
-    /// Whether a refused event stands, or stood a moment ago, before this one in its key's order.
+    /// Whether a rejected event precedes this one in its key's order, or did until a moment ago.
     pub(crate) fn is_blocked(&self, event: Event) -> bool {
         self.entry(event).is_some_and(|entry| entry.blocked)
             || event.before().and_then(|before| self.entry(before)).is_some_and(Entry::blocks)
     }
 
-    /// What is in the way of this row of a journal: what it replays, or its own settle, which another worker has overtaken.
+    /// What blocks this row of a journal: the event that it replays, or its own settle, which another worker has overtaken.
     pub(crate) fn in_the_way_of(&self, row: &FetchedRow, rules: Rules) -> Option<Publication> {
         let entry = self.entry(row.publication.event)?;
         let replayed = entry.row.publication != row.publication && rules.replays_wait;
@@ -155,7 +155,7 @@ impl InFlight {
         self.entry(publication.event).is_some_and(|entry| entry.row.publication == publication)
     }
 
-    /// Takes what an open found in the journal into flight as accepted; what is in flight already stays as it is.
+    /// Admits an event that an open found in the journal, as accepted; an event that is in flight already stays as it is.
     pub(crate) fn adopt(&mut self, row: FetchedRow, epoch: u8) {
         let event = row.publication.event;
         match self.entry_mut(event) {
@@ -174,7 +174,7 @@ impl InFlight {
         }
     }
 
-    /// The database has it. It stays until these readings are over (R2).
+    /// Notes that the database has it. It stays until these reads are over (R2).
     pub(crate) fn settle(&mut self, event: Event, blocks: bool, until: Reading) {
         self.set_stage(event, DeliveryState::Settled { blocks, until });
         if blocks
@@ -186,7 +186,7 @@ impl InFlight {
         self.end_reading(Reading { fetch: false, look_up: false });
     }
 
-    /// These readings are over.
+    /// Notes that these reads are over.
     pub(crate) fn end_reading(&mut self, over: Reading) {
         for entry in &mut self.entries {
             if let Some(Entry { state: DeliveryState::Settled { until, .. }, .. }) = entry {
@@ -199,7 +199,7 @@ impl InFlight {
         }
     }
 
-    /// It was not sent, or its fate is not known and the next open will tell.
+    /// Releases an event that was not sent, or whose outcome is unknown until the next open.
     pub(crate) fn release(&mut self, event: Event, rules: Rules) {
         let Some(entry) = self.entries[event as usize].take() else { return };
         let overtaken = event.has_key() && !entry.blocked && !self.is_blocked(event);

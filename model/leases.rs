@@ -1,4 +1,4 @@
-//! The leases' table: `src/store/postgres/leases.rs`, and `raise_epoch`. Each function is one statement, and so one step.
+//! The leases' table: `src/store/postgres/leases`, and `raise_epoch`. Each function is one statement, and so one step.
 
 use crate::database::Database;
 use crate::rules::Rules;
@@ -41,7 +41,7 @@ impl Database {
         same.then_some(lease)
     }
 
-    /// Returns whether it was renewed; also one that ran out and that nobody took.
+    /// Returns whether it was renewed; also an expired lease that no worker has taken.
     pub(crate) fn renew(&mut self, owner: Owner, shard: usize, epoch: u8, rules: Rules) -> bool {
         let lease = self.named(owner, shard, epoch, rules);
         lease.is_some_and(|lease| {
@@ -63,7 +63,7 @@ impl Database {
         }
     }
 
-    /// An old backup's, from before anybody had one.
+    /// Restores the leases of an old backup, from before any worker held one.
     pub(crate) fn restore_leases(&mut self) {
         self.leases = [Lease { owner: None, epoch: 0, expired: true }; 2];
     }

@@ -1,4 +1,4 @@
-//! What a worker asks of a server. It is executed as a whole, at once or late: when nobody waits for its answer any more.
+//! A worker's request to a server. It is executed as a whole, immediately or late: when its sender no longer waits.
 
 use crate::database::{Database, FailureRecord};
 use crate::events::Publications;
@@ -9,7 +9,7 @@ use crate::rules::{Outbox, Rules};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Message {
     Open([Option<Token>; 2]),
-    /// With the journal entries to drop.
+    /// With the journal entries to remove.
     Publish(Batch, Publications),
     Flush(Publications),
     SettlePublished(Publications),
@@ -20,7 +20,7 @@ pub(crate) enum Message {
 }
 
 impl Message {
-    /// Executed for nobody.
+    /// Executes it late, for a sender that no longer waits.
     pub(crate) fn arrive(self, database: &mut Database, redis: &mut Redis, fault: Option<PublishFault>, rules: Rules) {
         match self {
             Self::Open(tokens) => each(tokens).for_each(|(shard, token)| _ = redis.open(shard, token, rules)),
@@ -38,7 +38,7 @@ impl Message {
         }
     }
 
-    /// Whether it can change nothing any more, now or later; two states that differ by such a one are one state. Tokens
+    /// Whether it can change nothing any more, now or later; two states that differ by such a request are one state. Tokens
     /// and epochs only rise, and what is published stays so until it has another `seq`.
     pub(crate) fn is_spent(self, database: &Database, redis: &Redis, outbox: &Outbox) -> bool {
         let (rules, epochs_rise) = (outbox.rules, outbox.faults.restores == 0);

@@ -1,9 +1,10 @@
 //! Reading: `src/system/poller.rs`.
 //!
-//! A fetch begins and reads its rows in one step, for R1 and R2 count from its beginning, and what is read later is only newer.
-//! In a second step it asks what stands before the rows of the key: what is to be asked follows from what is in flight by then, and
-//! the database answers from a later snapshot. The answer comes in a third step, at any time or, with the worker, never. Cursors and limits only leave rows out, for a later fetch to find; what a limit would cut in two is cut here
-//! by the later event's commit.
+//! A fetch begins and reads its rows in one step: R1 and R2 count from its beginning, and what is read later is only newer.
+//! In a second step it queries what precedes the rows of the key: that depends on what is in flight by then, and the
+//! database answers from a later snapshot. The answer comes in a third step, at any time or, with the worker, never. Cursors
+//! and limits only leave rows out, for a later fetch to find; what a limit would divide is divided here by the later event's
+//! commit.
 
 use crate::events::Event;
 use crate::in_flight::{Asked, Fetch, Reading};
@@ -24,7 +25,7 @@ impl State {
         }
     }
 
-    /// Fetches that find nothing new as they begin, and whose answer may be stale when it comes.
+    /// Fetches that find nothing new as they begin, and whose result may be outdated when it arrives.
     pub(crate) fn looks(&self, w: usize, outbox: &Outbox, steps: &mut Vec<Step>) {
         if self.workers[w].fetch.is_none()
             && self.begin_fetch(w, true).rows.iter().any(Option::is_some)
@@ -45,7 +46,7 @@ impl State {
         !in_flight.admit(&fetch, outbox.rules).is_empty()
     }
 
-    /// `read`: the rows. Where none has a key there is nothing to ask.
+    /// `read`: the rows. If none has a key, nothing must be queried.
     pub(crate) fn begin_fetch(&self, w: usize, retries: bool) -> Fetch {
         let worker = &self.workers[w];
         let open = worker.open_and_held();
@@ -54,7 +55,7 @@ impl State {
         Fetch { open, rows, asked: (!has_key).then(Asked::default) }
     }
 
-    /// `questions` and `blockers`: about the rows that are not in flight, except what is on its way.
+    /// `questions` and `blockers`: for rows that are not in flight, except events in flight.
     pub(crate) fn question(&self, w: usize, fetch: &Fetch) -> Asked {
         let in_flight = &self.workers[w].in_flight;
         let read = |event: Event| fetch.rows[event as usize].is_some() && in_flight.entry(event).is_none();
@@ -70,7 +71,7 @@ impl State {
         self.workers[w].fetch = Some(Fetch { asked, ..fetch });
     }
 
-    /// `take`: what may go is queued for the publisher.
+    /// `take`: events that can be sent are queued for the publisher.
     pub(crate) fn admit(&mut self, w: usize, outbox: &Outbox) {
         let worker = &mut self.workers[w];
         let Some(fetch) = worker.fetch.take() else { return };

@@ -1,4 +1,4 @@
-//! What must hold in every state, and what must be met in some, or the model would show nothing.
+//! Properties that must hold in every state, and those that must hold in some, or the model would show nothing.
 
 use stateright::Property;
 
@@ -11,14 +11,14 @@ use crate::worker::Worker;
 
 pub(crate) const ONCE: &str = "no event is in the stream twice for one publication";
 pub(crate) const IN_ORDER: &str = "a key's events are in the stream in their order";
-pub(crate) const SENT: &str = "what is recorded as published is in the stream";
-pub(crate) const TRIED: &str = "an event is failed only when it was refused as often as it may be";
-pub(crate) const SETTLED: &str = "everything committed is settled once nothing goes wrong any more";
-pub(crate) const CLEARED: &str = "what stands in the journal once everything is settled is known to be dropped next";
-pub(crate) const LEASED: &str = "a lease that its holder takes for valid is its holder's";
+pub(crate) const SENT: &str = "events recorded as published are in the stream";
+pub(crate) const TRIED: &str = "an event is failed only when it was rejected as often as allowed";
+pub(crate) const SETTLED: &str = "without further faults, every committed event is settled";
+pub(crate) const CLEARED: &str = "once everything is settled, every journal entry is known as the next to be removed";
+pub(crate) const LEASED: &str = "a lease that its holder considers valid is its holder's";
 
-pub(crate) const TAKEN_OVER: &str = "what an earlier session sent is found in the journal";
-pub(crate) const REPLAYED: &str = "everything is published, and something is published again";
+pub(crate) const TAKEN_OVER: &str = "events of an earlier session are found in the journal";
+pub(crate) const REPLAYED: &str = "every event is published, and one is published again";
 
 pub(crate) fn all() -> Vec<Property<Outbox>> {
     vec![
@@ -61,7 +61,7 @@ fn is_sent_if_published(state: &State, event: Event) -> bool {
 
 fn is_settled(state: &State) -> bool {
     let refuses = |event: Event| state.database.row(event).refuses;
-    // A refused event blocks its key until its refusal is recorded.
+    // A rejected event blocks its key until its rejection is recorded.
     let blocked = |event: Event| event.before().is_some_and(|before| refuses(before) && !is_sent(state, before));
     let settled = |event: Event| state.database.row(event).is_done() || refuses(event) || blocked(event);
     Event::ALL.into_iter().all(settled)

@@ -1,7 +1,7 @@
-//! Opening and delivering: `src/system/publisher`, with the channel of `src/backend/redis_stream`.
+//! Opening and delivering: `src/system/publisher`, with the session of `src/backend/redis_stream`.
 //!
-//! A script and its answer are one step: between the two the worker could only do what it can do before the script, or
-//! die, and it can die after the answer too. Before the script, anything may happen.
+//! A script and its answer are one step: between the two the worker could only do what it can do before the script, or die,
+//! and it can die after the answer too. Before the script, anything may happen.
 
 use crate::database::FetchedRow;
 use crate::events::Publications;
@@ -39,7 +39,7 @@ impl State {
         }
     }
 
-    /// Shuts earlier sessions out.
+    /// Starts an open, which fences earlier sessions.
     pub(crate) fn try_open(&mut self, w: usize) {
         let worker = &mut self.workers[w];
         worker.counter += 1;
@@ -51,7 +51,7 @@ impl State {
         worker.sender = SenderState::Opening(tokens);
     }
 
-    /// `open.lua`, and what the channel makes of its answer.
+    /// `open.lua`, and the session's reaction to its answer.
     pub(crate) fn open(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
         let SenderState::Opening(tokens) = self.workers[w].sender else { return };
         let worker = &mut self.workers[w];
@@ -74,7 +74,7 @@ impl State {
         worker.sender = SenderState::Recovering { tokens, sent, refused };
     }
 
-    /// `raise_epochs` and `look_up`: what the database says of what earlier sessions sent.
+    /// `raise_epochs` and `look_up`: what the database has of the events that earlier sessions sent.
     pub(crate) fn look_up(&mut self, w: usize, fate: Fate, rules: Rules) {
         let SenderState::Recovering { tokens, sent, refused } = self.workers[w].sender else { return };
         let worker = &mut self.workers[w];
@@ -92,7 +92,7 @@ impl State {
         }
     }
 
-    /// Before anything leaves the journal because its row is found published, something is written, and the standby has it.
+    /// Before a journal entry is removed because its row is found published, something is written, and the standby has it.
     fn wait_for_what_was_found(&mut self, sent: Publications, rows: [Option<FetchedRow>; 3], waits: bool) {
         let unknown: Publications = rows.iter().flatten().map(|row| row.publication).collect();
         if waits && sent != unknown {
@@ -100,8 +100,8 @@ impl State {
         }
     }
 
-    /// `adopt`: what earlier sessions sent is taken into flight, and what the database has may leave the journal; then the
-    /// shards are open.
+    /// `adopt`: events that earlier sessions sent are admitted, and entries that the database has may leave the journal;
+    /// then the shards are open.
     pub(crate) fn adopt(&mut self, w: usize, outbox: &Outbox) {
         let SenderState::Adopting { tokens, sent, refused, rows } = self.workers[w].sender else { return };
         let rules = outbox.rules;
@@ -125,7 +125,7 @@ impl State {
         worker.in_flight.end_reading(Reading { fetch: false, look_up: true });
     }
 
-    /// `deliver` up to the sending of one piece: what may not go is given back, what the backend has already is passed on.
+    /// `deliver` up to the sending of one piece: events that cannot be sent are released, accepted ones are passed on.
     pub(crate) fn send(&mut self, w: usize, piece: Piece, outbox: &Outbox) {
         let worker = &mut self.workers[w];
         let mut going = Vec::new();
@@ -156,7 +156,7 @@ impl State {
         worker.sender = SenderState::Sending(batch, std::mem::take(&mut worker.settled));
     }
 
-    /// `publish.lua`, and what `send` makes of its answer.
+    /// `publish.lua`, and the reaction of `send` to its answer.
     pub(crate) fn publish(&mut self, w: usize, fault: Option<PublishFault>, fate: Fate, outbox: &Outbox) {
         let SenderState::Sending(batch, settled) = self.workers[w].sender else { return };
         self.workers[w].sender = SenderState::Idle;
@@ -195,7 +195,7 @@ impl State {
         }
     }
 
-    /// Counts what Redis meets.
+    /// Counts a fault in Redis.
     pub(crate) fn meet(&mut self, fault: Option<PublishFault>) {
         match fault {
             Some(PublishFault::Refused(event)) => {

@@ -1,7 +1,7 @@
 //! Redis: the stream and the meta key, as `open.lua` and `publish.lua` change them. A script is one step.
 //!
-//! The journal is a set of publications for each shard, and what is settled leaves it one by one. In Redis it leaves
-//! field by field, so later: the model's journal protects less.
+//! The journal is a set of publications for each shard, which settled events leave one by one. In Redis they leave field by
+//! field, so later: the model's journal protects less.
 
 use crate::database::Database;
 use crate::events::{Event, Publication, Publications};
@@ -17,7 +17,7 @@ pub(crate) struct Token {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Place {
     pub(crate) owner: Option<Token>,
-    /// A batch failed half-way under the token.
+    /// A batch failed halfway under the token.
     pub(crate) closed: bool,
     pub(crate) sent: Publications,
 }
@@ -25,13 +25,13 @@ pub(crate) struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Stream {
     pub(crate) entries: Publications,
-    /// A publication stands in it twice.
+    /// A publication is in it twice.
     pub(crate) twice: bool,
-    /// An event stands behind a later one of its key.
+    /// An event is behind a later one of its key.
     pub(crate) overtaken: bool,
 }
 
-/// One batch as `publish.lua` gets it.
+/// One batch as `publish.lua` receives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Batch {
     pub(crate) events: Publications,
@@ -39,7 +39,7 @@ pub(crate) struct Batch {
     pub(crate) tokens: [Option<Token>; 2],
 }
 
-/// What `publish.lua` meets in the middle of a batch, before the event of this place.
+/// A fault in the middle of a batch, before this event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PublishFault {
     /// An error about the event.
@@ -70,7 +70,7 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Sets the token of a shard where it is newer, and returns its journal; `Err`: the epoch that stands there.
+    /// Sets the token of a shard if it is newer, and returns its journal; `Err`: the epoch that Redis has.
     pub(crate) fn open(&mut self, shard: usize, token: Token, rules: Rules) -> Result<Publications, u8> {
         let place = &mut self.places[shard];
         match place.owner {
@@ -82,7 +82,7 @@ impl Redis {
         }
     }
 
-    /// Whether the tokens that a batch names are those that stand.
+    /// Whether the tokens that a batch names are the present ones.
     pub(crate) fn knows(&self, batch: &Batch) -> bool {
         self.places
             .iter()
@@ -90,8 +90,8 @@ impl Redis {
             .all(|(place, token)| token.is_none_or(|token| place.owner == Some(token) && !place.closed))
     }
 
-    /// Sends a batch under its tokens, and drops what is settled from the journal. Of the database only what the order
-    /// allows is asked.
+    /// Sends a batch under its tokens, and removes settled events from the journal. The database is read only to check the
+    /// order.
     pub(crate) fn publish(
         &mut self,
         batch: &Batch,
@@ -117,7 +117,7 @@ impl Redis {
         Reply::Sent
     }
 
-    /// Writes the journal and the entry. A key goes on without an event that was failed, which then may come late.
+    /// Writes the journal and the entry. A key continues without an event that was failed, which may then come late.
     fn add(&mut self, publication: Publication, may_come_late: bool) {
         self.places[publication.event.shard()].sent.insert(publication);
         let stream = &mut self.stream;
@@ -128,7 +128,7 @@ impl Redis {
         stream.entries.insert(publication);
     }
 
-    /// Drops what is settled from the journal.
+    /// Removes settled events from the journal.
     pub(crate) fn drop_settled(&mut self, settled: Publications) {
         self.places.iter_mut().for_each(|place| place.sent = place.sent.without(settled));
     }

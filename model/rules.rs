@@ -1,45 +1,45 @@
-//! What protects, each part of which a test can switch off, and what may go wrong, and how often.
+//! Rules of the protocol, which a test can switch off one by one, and the faults, with their numbers.
 
 use crate::events::Event;
 
-/// The parts of the protocol that can be left out, to see that the checker notices.
+/// The parts of the protocol that can be switched off, to show that the checker notices.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     /// `publish.lua` compares the tokens of its shards.
     pub(crate) fencing: bool,
     /// `open.lua` returns what earlier sessions sent.
     pub(crate) journal: bool,
-    /// A fetch's rows count only under the opening that it began with.
+    /// A fetch's rows count only under the open that it began with.
     pub(crate) r1: bool,
-    /// What is settled stays in memory until the fetches that began before are over.
+    /// A settled event stays in memory until the fetches that began before are over.
     pub(crate) r2: bool,
-    /// An event with a key waits for what is unsettled before it.
+    /// An event with a key waits for the unsettled events before it.
     pub(crate) r3: bool,
-    /// What the journal holds of a replay is taken into flight only after what it replays has left it.
+    /// A replay in the journal is admitted only after the event that it replays has left memory.
     pub(crate) replays_wait: bool,
-    /// So is what the journal holds of an event whose settle is kept in memory, until the older fetches are over.
+    /// So is an event in the journal whose settle is kept in memory, until the older fetches are over.
     pub(crate) settled_waits: bool,
-    /// A refusal is recorded only over the row as it was read, and under the lease that it was read under.
+    /// A rejection is recorded only over the row as it was read, and under the lease that it was read under.
     pub(crate) fenced_settle: bool,
     /// Part of that: the time of the row's last change is as it was read.
     pub(crate) settled_as_read: bool,
-    /// A refused event whose refusal is not recorded closes its shard: another worker may have sent it since.
+    /// A rejected event whose rejection is not recorded closes its shard: another worker may have sent it since.
     pub(crate) refused_closes: bool,
-    /// Leases are renewed and released only at the epoch that is named.
+    /// Leases are renewed and released only at the named epoch.
     pub(crate) fenced_leases: bool,
     /// A settle that is repeated after a doubt writes and waits, although it changes nothing.
     pub(crate) repetition_waits: bool,
-    /// Before a journal entry is dropped because its row is found published, something is written and waited for.
+    /// Before a journal entry is removed because its row is found published, something is written and waited for.
     pub(crate) recovery_waits: bool,
-    /// That is done on the connection that found the row, and so on the same server.
+    /// That happens on the connection that found the row, and so on the same server.
     pub(crate) waits_where_it_read: bool,
     /// A row that a settle skips, because it is locked, is settled again.
     pub(crate) skipped_is_repeated: bool,
     /// A batch that is refused because of one row is divided, and the other rows are recorded.
     pub(crate) divides: bool,
-    /// What was accepted and cannot be recorded stays in memory and in the journal.
+    /// An accepted event that cannot be recorded stays in memory and in the journal.
     pub(crate) keeps_unrecorded: bool,
-    /// It does not keep its shard from being handed over.
+    /// It does not keep its shard from being released.
     pub(crate) unrecorded_is_idle: bool,
 }
 
@@ -66,36 +66,36 @@ impl Rules {
     };
 }
 
-/// How often each thing may yet happen that nobody can rule out. Every one may come at any moment.
+/// How often each fault may still happen. Each may happen at any moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Faults {
-    /// How many of them in all.
+    /// How many in total.
     pub(crate) any: u8,
-    /// A worker is killed. What it has asked the servers may still be executed.
+    /// A worker is killed. Its requests may still be executed.
     pub(crate) crashes: u8,
-    /// An answer is lost, or a request is late: executed when nobody waits for it any more, or never.
+    /// An answer is lost, or a request is late: executed when its sender no longer waits, or never.
     pub(crate) lost: u8,
-    /// A lease runs out under a worker that is only slow or stopped.
+    /// A lease expires under a worker that is only slow or stopped.
     pub(crate) expiries: u8,
-    /// Redis refuses an event for the event's sake.
+    /// Redis refuses an event because of the event.
     pub(crate) refusals: u8,
-    /// Redis fails in the middle of a batch: its memory is out, say.
+    /// Redis fails in the middle of a batch, for example because its memory is full.
     pub(crate) stops: u8,
-    /// A shard is given up to another worker.
+    /// A shard is released to another worker.
     pub(crate) moves: u8,
     /// A fetch that finds nothing new when it begins: the poll's, the sweep's, a cursor's overlap.
     pub(crate) looks: u8,
     /// A delivery is dropped: an actor that died had it, or its mailbox was full.
     pub(crate) drops: u8,
-    /// A published event is published again, by a person.
+    /// An operator publishes a published event again.
     pub(crate) replays: u8,
-    /// An event is failed, or tried again, by a person.
+    /// An operator fails or retries an event.
     pub(crate) operator_actions: u8,
     /// A settle is visible, and its wait for the standby was cancelled: it can still be lost.
     pub(crate) doubts: u8,
-    /// The standby takes over. Everything that was not yet waited for is gone.
+    /// The standby takes over. Everything that was not yet waited for is lost.
     pub(crate) failovers: u8,
-    /// A row can be changed no longer: a trigger refuses it, say.
+    /// A row can no longer be changed: for example, a trigger refuses it.
     pub(crate) defects: u8,
     /// The database's leases are an old backup's, restored while no worker runs.
     pub(crate) restores: u8,
@@ -124,7 +124,8 @@ impl Faults {
         ]
     }
 
-    /// One of a kind has happened. No kind is left more often than all are, so that states which can do the same are the same.
+    /// Counts one fault of a kind. No kind may happen more often than all may in total, so that states with the same
+    /// possible steps are the same.
     pub(crate) fn spend(&mut self, kind: impl Fn(&mut Self) -> &mut u8) {
         *kind(self) -= 1;
         self.any -= 1;
@@ -133,13 +134,13 @@ impl Faults {
     }
 }
 
-/// What is checked.
+/// The configuration that is checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outbox {
     pub(crate) rules: Rules,
     pub(crate) faults: Faults,
-    /// Those of the events that are there; the fewer, the sooner a small question is answered.
+    /// The events that exist; with fewer of them a small question is answered sooner.
     pub(crate) events: &'static [Event],
-    /// Refusals after which an event is failed.
+    /// Rejections after which an event is failed.
     pub(crate) max_retries: u8,
 }

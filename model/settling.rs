@@ -1,10 +1,11 @@
-//! Recording what became of events: `src/system/{completer,retry}.rs`. No handler is subscribed, so what is accepted is done.
+//! Recording outcomes: `src/system/{completer,retry}.rs`. No handler is subscribed, so accepted events are done.
 //!
-//! Both write until they are answered, so an answer that is lost is followed by the same statement. It and its answer are one
-//! step, like a script and its. A late execution of `settle_published` has two, for its repetition may meet its locks.
+//! Both write until they are answered, so after a lost answer the same statement follows. It and its answer are one step,
+//! like a script and its. A late execution of `settle_published` has two, because its repetition may meet its locks.
 //!
-//! With a synchronous standby a commit waits for the standby. If the wait is cancelled, what was committed is visible and can be
-//! lost (`Fate::Doubted`); the repetition then changes no row, and so has nothing to wait for, unless it writes something.
+//! With a synchronous standby a commit waits for the standby. If the wait is cancelled, what was committed is visible and
+//! can be lost (`Fate::Doubted`); the repetition then changes no row, and so has nothing to wait for, unless it writes
+//! something.
 
 use crate::database::FailureRecord;
 use crate::events::Publications;
@@ -29,7 +30,7 @@ impl State {
         }
     }
 
-    /// Those of which a settle tells something new: all that it does not skip. Undivided, a refused one fails all.
+    /// The events for which a settle reports an outcome: all that it does not skip. Undivided, a refused one fails all.
     fn answered(&self, events: Publications, rules: Rules) -> Publications {
         let skipped = if rules.skipped_is_repeated { self.settling } else { Publications::default() };
         let events = events.without(skipped);

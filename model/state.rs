@@ -1,4 +1,4 @@
-//! All there is: two servers, two workers, and what is on its way late.
+//! The whole state: two servers, two workers, and requests that are late.
 
 use crate::database::Database;
 use crate::events::{Event, Publications};
@@ -10,21 +10,21 @@ use crate::worker::{Held, Worker};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct State {
-    /// What every statement sees.
+    /// The data that every statement sees.
     pub(crate) database: Database,
-    /// What the standby has, where that is less.
+    /// The data of the standby, if that is less.
     pub(crate) durable: Option<Box<Database>>,
     /// A late settle that has locked its rows and not yet committed.
     pub(crate) settling: Publications,
     pub(crate) redis: Redis,
     pub(crate) workers: [Worker; 2],
-    /// Requests that nobody waits for any more; sorted, for their order says nothing.
+    /// Requests whose senders no longer wait; sorted, because their order has no meaning.
     pub(crate) late: Vec<Message>,
     pub(crate) faults: Faults,
 }
 
 impl State {
-    /// Both workers run, and each shard's lease is the worker's that is named.
+    /// Both workers run, and each shard is leased by the named worker.
     pub(crate) fn new(holders: [usize; 2], outbox: &Outbox) -> Self {
         let owners = [0, 1].map(|worker| Owner { worker, life: 0 });
         let mut workers = owners.map(Worker::new);
@@ -43,8 +43,8 @@ impl State {
         }
     }
 
-    /// Nobody waits any more; it may be executed at any time, or never. An answer that is lost is a request that is
-    /// executed late before anything else happens.
+    /// Stops waiting for a request; it may be executed at any time, or never. A lost answer is a request that is executed
+    /// late before anything else happens.
     pub(crate) fn give_up(&mut self, message: Message) {
         self.faults.spend(|faults| &mut faults.lost);
         self.late.push(message);
@@ -54,7 +54,7 @@ impl State {
         self.settling.iter().any(|publication| publication.event == event)
     }
 
-    /// What a failover would leave: a commit that was waited for, and everything that was committed before it.
+    /// Notes what a failover would keep: a commit that was waited for, and everything that was committed before it.
     pub(crate) fn note_commit(&mut self, before: Database, waited: bool) {
         if waited && !self.database.is_as(&before) {
             self.durable = None;
@@ -64,7 +64,7 @@ impl State {
         self.durable = self.durable.take().filter(|durable| !durable.is_as(&self.database));
     }
 
-    /// What was not yet waited for is gone, and so are the statements that were on their way.
+    /// Fails over: commits that were not waited for are lost, and so are the statements that were on their way.
     pub(crate) fn fail_over(&mut self) {
         if let Some(durable) = self.durable.take() {
             self.database.fall_back_to(&durable);
@@ -73,7 +73,7 @@ impl State {
         self.late.retain(|message| matches!(message, Message::Open(_) | Message::Publish(..) | Message::Flush(_)));
     }
 
-    /// Makes two states one that nothing can tell apart.
+    /// Normalizes the state, so that indistinguishable states are equal.
     pub(crate) fn tidy(&mut self, outbox: &Outbox) {
         let Self { database, redis, late, .. } = self;
         late.retain(|message| !message.is_spent(database, redis, outbox));

@@ -1,4 +1,4 @@
-//! Every step, named as the function of the code that takes it: which may be taken, and what follows.
+//! Every step, named as the function of the code that takes it: whether it is possible, and its result.
 
 use crate::database::Status;
 use crate::events::{Event, Publications};
@@ -9,17 +9,17 @@ use crate::rules::{Faults, Outbox};
 use crate::state::State;
 use crate::worker::{SenderState, Worker};
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Answered,
-    /// Its sender waits no longer. It is executed late, or never.
+    /// Its sender no longer waits. It is executed late, or never.
     GivenUp,
-    /// Executed and visible; its wait for the standby was cancelled, and its sender knows nothing.
+    /// Executed and visible; its wait for the standby was cancelled, and its sender does not know the outcome.
     Doubted,
 }
 
-/// How much of the queue one batch takes.
+/// The part of the queue that one batch takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Piece {
     First,
@@ -29,7 +29,7 @@ pub(crate) enum Piece {
 /// The numbers are those of a worker and of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    // What a worker does.
+    // Steps of a worker.
     Renew(usize, Fate),
     Acquire(usize, usize, Fate),
     Release(usize, usize, Fate),
@@ -37,7 +37,7 @@ pub(crate) enum Step {
     Open(usize, Fate),
     LookUp(usize, Fate),
     Adopt(usize),
-    /// With the retries, where they have come due.
+    /// With the retries, if they are due.
     Fetch(usize, bool),
     Look(usize),
     Ask(usize),
@@ -47,12 +47,12 @@ pub(crate) enum Step {
     Flush(usize, Fate),
     SettlePublished(usize, Fate),
     SettleRescheduled(usize, Fate),
-    // What writers and people do.
+    // Writers and operators.
     Commit(Event),
     Replay(Event),
     Retry(Event),
     Fail(Event),
-    // What time and misfortune do.
+    // Time and faults.
     Expire(usize),
     Drain(usize, usize),
     DropTicket(usize, Event),
@@ -69,12 +69,12 @@ pub(crate) enum Step {
 }
 
 impl State {
-    /// Whether nothing happens any more by itself.
+    /// Whether no ordinary step is left.
     pub(crate) fn is_at_rest(&self, outbox: &Outbox) -> bool {
         !self.workers.iter().any(|worker| worker.alive && worker.is_at_work()) && self.steps(outbox).is_empty()
     }
 
-    /// What happens by itself, in some order, where nothing goes wrong any more.
+    /// Ordinary steps, which happen in some order without further faults.
     pub(crate) fn steps(&self, outbox: &Outbox) -> Vec<Step> {
         let mut steps = Vec::new();
         for (w, worker) in self.workers.iter().enumerate() {
@@ -92,13 +92,13 @@ impl State {
         if !self.settling.is_empty() {
             steps.push(Step::CommitSettle);
         }
-        // What nobody renews runs out.
+        // Leases that no worker renews expire.
         let abandoned = |shard: &usize| !self.database.leases[*shard].is_free() && !self.is_kept(*shard);
         steps.extend((0..2).filter(abandoned).map(Step::Expire));
         steps
     }
 
-    /// What may go wrong besides, as often as is left.
+    /// Adds the faults that may happen, as often as is left.
     pub(crate) fn fault_steps(&self, outbox: &Outbox, happening: &[Step], steps: &mut Vec<Step>) {
         let faults = self.faults;
         if faults.lost > 0 {
@@ -149,7 +149,7 @@ impl State {
         self.operator_actions(steps);
     }
 
-    /// A row that it would change is locked.
+    /// Whether a row that it would change is locked.
     fn is_hindered(&self, message: &Message) -> bool {
         match message {
             Message::SettlePublished(events) => events.iter().any(|publication| self.is_locked(publication.event)),
@@ -322,7 +322,7 @@ impl State {
 }
 
 impl Step {
-    /// The same step with another fate, where it asks a server for something.
+    /// The same step with another fate, if it sends a server a request.
     fn with(self, fate: Fate) -> Option<Self> {
         Some(match self {
             Self::Renew(w, _) => Self::Renew(w, fate),
@@ -338,7 +338,7 @@ impl Step {
         })
     }
 
-    /// The same step in doubt, where what it writes decides about the journal.
+    /// The same step in doubt, if its write decides about the journal.
     fn doubted(self) -> Option<Self> {
         let settles = matches!(self, Self::LookUp(..) | Self::SettlePublished(..) | Self::SettleRescheduled(..));
         self.with(Fate::Doubted).filter(|_| settles)

@@ -12,7 +12,7 @@ use crate::rules::{Faults, Outbox, Rules};
 const KEYED: &[Event] = &[Event::Earlier, Event::Later];
 const LONE: &[Event] = &[Event::Lone];
 
-/// So many of any kind, in all three of the tests below; one more takes many times as long.
+/// This many faults of any kind, in all three of the tests below; one more takes many times as long.
 fn faults_of_any_kind(default: u8) -> u8 {
     let wanted = std::env::var("OUTBOX_MODEL_FAULTS").ok();
     wanted.map_or(default, |wanted| wanted.parse().expect("OUTBOX_MODEL_FAULTS is a small number"))
@@ -41,7 +41,7 @@ fn assert_everything_holds(any: u8, events: &'static [Event]) {
     let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let checker = outbox.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
     println!("{} states; the longest run has {} steps", checker.unique_state_count(), checker.max_depth());
-    // Smaller models do not meet everything.
+    // Smaller models do not contain every example.
     let broken = outbox.properties().into_iter().filter(|property| property.expectation == Expectation::Always);
     broken.for_each(|property| checker.assert_no_discovery(property.name));
 }
@@ -97,15 +97,15 @@ fn without_r3_a_key_goes_on_before_its_refused_event() {
     assert_is_needed(Rules { r3: false, ..Rules::ALL }, outbox(Rules::ALL, faults, KEYED), IN_ORDER);
 }
 
-/// A worker accepts an event and loses its shard before it has recorded that; another records it; a person replays it; the other sends
-/// the replay and dies; the shard comes back.
+/// A worker accepts an event and loses its shard before it has recorded that; another records it; an operator replays it;
+/// the other sends the replay and dies; the shard comes back.
 #[test]
 fn without_waiting_for_what_it_replays_a_replay_is_sent_twice() {
     let faults = Faults { any: 3, crashes: 1, expiries: 1, replays: 1, ..Faults::default() };
     assert_is_needed(Rules { replays_wait: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), ONCE);
 }
 
-/// What a dead worker had to say of an event fails it after a person has begun it anew: it is lost without a try.
+/// A dead worker's record of an event fails it after an operator has restarted it: it is lost without an attempt.
 #[test]
 fn without_the_fenced_settle_an_event_is_failed_untried() {
     let faults = Faults { any: 4, crashes: 1, refusals: 2, operator_actions: 1, ..Faults::default() };
@@ -113,30 +113,31 @@ fn without_the_fenced_settle_an_event_is_failed_untried() {
     assert_is_needed(Rules { fenced_settle: false, ..Rules::ALL }, outbox, TRIED);
 }
 
-/// A worker loses its shard before it has recorded a refusal; another sends the event and dies; the shard comes back, and its
-/// journal names what is still in flight as refused. The refusal is then not recorded, and the event would be read again.
+/// A worker loses its shard before it has recorded a rejection; another sends the event and dies; the shard comes back, and
+/// its journal names an event that is still in flight as rejected. The rejection is then not recorded, and the event would
+/// be reread.
 #[test]
 fn without_closing_shards_of_unrecorded_rejections_events_are_sent_twice() {
     let faults = Faults { any: 3, crashes: 1, expiries: 1, refusals: 1, ..Faults::default() };
     assert_is_needed(Rules { refused_closes: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), ONCE);
 }
 
-/// The same, and the refusal was recorded in time, but is still kept in memory because of an old fetch.
+/// As above, and the rejection was recorded in time, but is still kept in memory because of an old fetch.
 #[test]
 fn without_waiting_for_settles_kept_in_memory_events_are_sent_twice() {
     let faults = Faults { any: 4, crashes: 1, expiries: 1, refusals: 1, looks: 1, ..Faults::default() };
     assert_is_needed(Rules { settled_waits: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), ONCE);
 }
 
-/// It costs a lease, and no more: whoever holds it then shuts the other's session out.
+/// It costs a lease, and no more: the worker that holds it then fences the other's session.
 #[test]
 fn without_fenced_leases_a_late_release_frees_what_was_taken_since() {
     let faults = Faults { any: 2, lost: 1, moves: 1, ..Faults::default() };
     assert_is_needed(Rules { fenced_leases: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), LEASED);
 }
 
-/// The statement that records a refusal comes again after a person has begun the event anew, and meets the lease and the count
-/// that it names.
+/// The statement that records a rejection is repeated after an operator has restarted the event, and finds the lease and the
+/// count that it names.
 #[test]
 fn without_the_time_of_change_a_repeated_rejection_undoes_a_manual_retry() {
     let faults = Faults { any: 3, lost: 1, refusals: 1, operator_actions: 1, ..Faults::default() };
@@ -146,7 +147,7 @@ fn without_the_time_of_change_a_repeated_rejection_undoes_a_manual_retry() {
 
 // A standby that takes over.
 
-/// The settle is visible and its wait was cancelled; the repetition changes no row; the journal's entry is dropped; the
+/// The settle is visible and its wait was cancelled; the repetition changes no row; the journal's entry is removed; the
 /// standby takes over without the settle.
 #[test]
 fn without_a_wait_a_repetition_believes_what_no_standby_has() {
@@ -154,14 +155,14 @@ fn without_a_wait_a_repetition_believes_what_no_standby_has() {
     assert_is_needed(Rules { repetition_waits: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), ONCE);
 }
 
-/// The same, and the entry is dropped by the next open, which finds the row published.
+/// As above, and the entry is removed by the next open, which finds the row published.
 #[test]
 fn without_a_wait_recovery_believes_what_no_standby_has() {
     let faults = Faults { any: 3, doubts: 1, drops: 1, failovers: 1, ..Faults::default() };
     assert_is_needed(Rules { recovery_waits: false, ..Rules::ALL }, outbox(Rules::ALL, faults, LONE), ONCE);
 }
 
-/// The standby takes over between the two, so the wait is for what the new server has.
+/// The standby takes over between the two, so the wait is for the data of the new server.
 #[test]
 fn a_wait_on_another_connection_says_nothing_of_what_was_read() {
     let faults = Faults { any: 3, doubts: 1, drops: 1, failovers: 1, ..Faults::default() };
@@ -195,7 +196,7 @@ fn what_cannot_be_recorded_and_counts_as_busy_keeps_its_shard_from_all() {
     assert_is_needed(Rules { unrecorded_is_idle: false, ..Rules::ALL }, outbox(Rules::ALL, faults, KEYED), SETTLED);
 }
 
-/// With everything on the property holds, and all others too; without the one part it does not.
+/// Asserts that with all rules every property holds, and that without this one the property does not.
 fn assert_is_needed(without: Rules, outbox: Outbox, property: &'static str) {
     assert_eq!(broken(outbox), None);
     let run = run_that_breaks(Outbox { rules: without, ..outbox }, property);

@@ -1,4 +1,4 @@
-//! A worker: what it has in memory, and the small things that its actors do with it.
+//! A worker: its memory, and the small operations of its actors.
 
 use crate::database::{FailureRecord, FetchedRow};
 use crate::events::{Event, Publication, Publications};
@@ -12,32 +12,32 @@ use crate::rules::Rules;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Held {
     pub(crate) epoch: u8,
-    /// Its deadline is over: nothing is begun under it.
+    /// Its deadline is over: nothing is started under it.
     pub(crate) past: bool,
     pub(crate) draining: bool,
 }
 
-/// What the publisher is at: `src/system/publisher`. One thing at a time.
+/// The state of the publisher: `src/system/publisher`. It does one thing at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum SenderState {
     Idle,
     /// An open is on its way to Redis.
     Opening([Option<Token>; 2]),
-    /// Redis has answered; the database is asked next.
+    /// Redis has answered; the database is queried next.
     Recovering {
         tokens: [Option<Token>; 2],
         sent: Publications,
-        /// The epochs that stand above ours.
+        /// The higher epochs that Redis has.
         refused: [Option<u8>; 2],
     },
-    /// The database has answered; what was sent is taken into flight next.
+    /// The database has answered; the sent events are admitted next.
     Adopting {
         tokens: [Option<Token>; 2],
         sent: Publications,
         refused: [Option<u8>; 2],
         rows: [Option<FetchedRow>; 3],
     },
-    /// A batch is on its way to Redis, with the journal entries to drop.
+    /// A batch is on its way to Redis, with the journal entries to remove.
     Sending(Batch, Publications),
 }
 
@@ -45,7 +45,7 @@ pub(crate) enum SenderState {
 pub(crate) struct Worker {
     pub(crate) owner: Owner,
     pub(crate) alive: bool,
-    /// Counts the opens of the process.
+    /// Number of opens of the process.
     pub(crate) counter: u8,
     pub(crate) held: [Option<Held>; 2],
     pub(crate) in_flight: InFlight,
@@ -54,17 +54,17 @@ pub(crate) struct Worker {
     pub(crate) sender: SenderState,
     /// Deliveries that wait for the sender, in the order in which they came.
     pub(crate) queue: Vec<Event>,
-    /// The channel's sessions, by shard.
+    /// The connection's sessions, by shard.
     pub(crate) sessions: [Option<Token>; 2],
-    /// In the journal on this worker's account, and not known to be settled.
+    /// In the journal for this worker, and not known to be settled.
     pub(crate) fields: Publications,
-    /// In the journal, and to be dropped.
+    /// In the journal, and to be removed.
     pub(crate) settled: Publications,
     /// The `SettledQueue` between completer and sender.
     pub(crate) noted: Publications,
-    /// An open found something in the journal that waits until this is not in flight; no other try is worth while before.
+    /// An open found an event in the journal that waits until this one is no longer in flight; no open is worthwhile before.
     pub(crate) hindered_by: Option<Publication>,
-    /// An open was refused; the next heartbeat tells why, and none is tried before.
+    /// An open was refused; the next heartbeat shows why, and none is tried before.
     pub(crate) refused: bool,
 }
 
@@ -88,7 +88,7 @@ impl Worker {
         }
     }
 
-    /// The epoch of a lease under which may be read and sent.
+    /// The epoch of a lease under which the worker may read and send.
     pub(crate) fn readable(&self, shard: usize) -> Option<u8> {
         self.held[shard].filter(|held| !held.past && !held.draining).map(|held| held.epoch)
     }
@@ -98,7 +98,7 @@ impl Worker {
         !self.refused && !hindered && self.wanted() != [None; 2]
     }
 
-    /// Shards to open: ours, and not open under their lease.
+    /// Shards to open: leased, and not open under that lease.
     pub(crate) fn wanted(&self) -> [Option<u8>; 2] {
         [0, 1].map(|shard| {
             let epoch = self.readable(shard)?;
@@ -111,7 +111,7 @@ impl Worker {
         [0, 1].map(|shard| self.in_flight.open[shard].filter(|opening| self.readable(shard) == Some(opening.epoch)))
     }
 
-    /// R1 and R3 once more, at the last moment.
+    /// R1 and R3 again, at the last moment.
     pub(crate) fn may_go(&self, event: Event, rules: Rules) -> bool {
         self.in_flight.entry(event).is_some_and(|entry| {
             let current = entry.session.is_some() && self.in_flight.open[event.shard()] == entry.session;
@@ -127,13 +127,13 @@ impl Worker {
         self.queue.contains(&event) || self.in_flight.entry(event).is_some_and(in_hand)
     }
 
-    /// A delivery is dropped before its end.
+    /// Drops a delivery before its end.
     pub(crate) fn drop_ticket(&mut self, event: Event, rules: Rules) {
         self.queue.retain(|queued| *queued != event);
         self.in_flight.release(event, rules);
     }
 
-    /// What is being read, and may be older than what is settled from now on (R2).
+    /// Reads under way, which may be older than what is settled from now on (R2).
     pub(crate) fn reading(&self, rules: Rules) -> Reading {
         let look_up = matches!(self.sender, SenderState::Adopting { .. });
         if rules.r2 { Reading { fetch: self.fetch.is_some(), look_up } } else { Reading::default() }
@@ -143,13 +143,13 @@ impl Worker {
         self.sender != SenderState::Idle || self.fetch.is_some() || !self.queue.is_empty()
     }
 
-    /// What the completer has in hand: accepted, and not still queued for the sender.
+    /// The deliveries of the completer: accepted, and no longer queued for the sender.
     pub(crate) fn completing(&self) -> Publications {
         let accepted = self.in_flight.in_stage(DeliveryState::Accepted);
         accepted.filter(|(event, _)| !self.queue.contains(event)).map(|(_, entry)| entry.row.publication).collect()
     }
 
-    /// What `Retry` has in hand.
+    /// The deliveries of `Retry`.
     pub(crate) fn refusals(&self, max_retries: u8) -> impl Iterator<Item = FailureRecord> {
         self.in_flight.in_stage(DeliveryState::Rejected).map(move |(_, entry)| FailureRecord {
             publication: entry.row.publication,
@@ -161,7 +161,7 @@ impl Worker {
         })
     }
 
-    /// What may be on its way to a server when the process ends.
+    /// Requests that may be on their way to a server when the process ends.
     pub(crate) fn on_its_way(&self, max_retries: u8) -> Vec<Message> {
         let asked = match self.sender {
             SenderState::Opening(tokens) => Some(Message::Open(tokens)),
@@ -173,7 +173,7 @@ impl Worker {
         asked.into_iter().chain(published).chain(refused).collect()
     }
 
-    // The channel's journal: `src/backend/redis_stream/journal.rs`.
+    // The session's journal: `src/backend/redis_stream/journal.rs`.
 
     pub(crate) fn note_settled(&mut self) {
         let noted = std::mem::take(&mut self.noted);
@@ -185,7 +185,7 @@ impl Worker {
         self.fields = self.fields.without(recorded);
     }
 
-    /// The connection is gone: its shards have to be opened again.
+    /// Ends the connection: its shards must be opened again.
     pub(crate) fn end(&mut self) {
         self.sessions = [None; 2];
     }

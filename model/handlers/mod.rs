@@ -1,18 +1,18 @@
-//! A model of handlers across processes: every handler that is announced when an event is committed meets it, whichever process
-//! has the handler; once unless a process dies; in the key's order.
+//! A model of handlers across processes: every handler that is registered when an event is committed receives it, whichever
+//! process has the handler; once unless a process dies; in the key's order.
 //!
 //! # What is modelled
 //!
-//! Two processes, each with one handler and each able to deliver; two events of one key. A process that has delivered an event runs
-//! its own handler, if it may, and settles: the first statement that records acceptance fixes what is owed, as one delivery for each
-//! handler that is announced and has not answered. The other process takes its deliveries under a lease that is its own alone (the
-//! second model's subject) and answers each.
+//! Two processes, each with one handler and each able to deliver; two events of one key. A process that has delivered an
+//! event runs its own handler, if it may, and settles: the first statement that records acceptance fixes what is owed, as
+//! one delivery for each handler that is registered and has not answered. The other process takes its deliveries under a
+//! lease that it alone holds (the subject of the second model) and answers each.
 //!
-//! A settle is two steps (what is announced is read, then all is written), and may be executed once more, late. An answer is two
-//! steps as well: its snapshot, and what it does under the event row's lock.
+//! A settle is two steps (registrations are read, then everything is written), and may be executed once more, late. An
+//! answer is two steps as well: its snapshot, and its changes under the lock of the event's row.
 //!
-//! Left out: rejections and retries, which belong to one (event, handler) and touch no other; the types that an announcement covers;
-//! how long a service is owed; replay, which is a new event that ends the deliveries of the old one.
+//! Left out: rejections and retries, which belong to one (event, handler) and affect no other; the types that a registration
+//! covers; how long a service is owed; replay, which is a new event that ends the deliveries of the old one.
 
 mod state;
 #[cfg(test)]
@@ -22,22 +22,22 @@ use stateright::{Model, Property};
 
 use self::state::{Late, State};
 
-/// The parts of the protocol that can be left out, to see that the checker notices.
+/// The parts of the protocol that can be switched off, to show that the checker notices.
 #[derive(Debug, Clone, Copy)]
 struct Rules {
-    /// What is owed is read with the settle, and not from a heartbeat's view.
+    /// What is owed is determined with the settle, and not from a heartbeat's view.
     reads_announcements: bool,
-    /// An announcement outlives its process.
+    /// A registration outlives its process.
     announcements_outlive: bool,
     /// Only the first statement that records acceptance adds what is owed.
     first_fixes: bool,
     /// An answer removes its own name from the newest row version, and does not write what it has in memory.
     removes_its_own_name: bool,
-    /// Whether anything is still owed is looked at after the row is locked.
+    /// Whether anything is still owed is read after the row is locked.
     decides_under_the_lock: bool,
-    /// A delivery for a name without its announcement counts as dropped.
+    /// A delivery for a name that is not registered counts as dropped.
     drops_late_deliveries: bool,
-    /// A name that is announced again begins a new generation.
+    /// A name that is registered again starts a new generation.
     generations: bool,
     /// A delivery is taken only if no earlier event of its key is owed to the handler or unsettled.
     taker_waits: bool,
@@ -59,14 +59,14 @@ impl Rules {
     };
 }
 
-/// How often each thing may yet happen that cannot be ruled out.
+/// How often each fault may still happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Faults {
     /// A settle is executed once more, late.
     late: u8,
     /// A process is killed and starts again.
     deaths: u8,
-    /// An operator drops a handler's name; it is announced again if its process runs.
+    /// An operator drops a handler's name; it is registered again if its process runs.
     drops: u8,
 }
 
@@ -76,7 +76,7 @@ struct Handlers {
     faults: Faults,
 }
 
-/// Numbers are those of an event and of a process, which is also its handler's.
+/// The numbers are those of an event and of a process, which is also its handler's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Start(usize),
@@ -95,13 +95,13 @@ enum Step {
     Arrive(Late),
 }
 
-const MET: &str = "a handler that was announced when an event was committed meets it";
-const ONCE: &str = "a handler meets an event once, unless a process has died";
-const IN_ORDER: &str = "a handler meets a key's events in their order";
+const MET: &str = "a handler that was registered when an event was committed receives it";
+const ONCE: &str = "a handler receives an event once, unless a process has died";
+const IN_ORDER: &str = "a handler receives a key's events in their order";
 const DONE: &str = "every event is done in the end";
 const FINISHED: &str = "the last answer finishes its event";
-const DROPPED: &str = "what was owed to a name before it was dropped is not handled after it";
-const ELSEWHERE: &str = "a handler met an event that another process had delivered";
+const DROPPED: &str = "events owed to a name before it was dropped are not handled afterwards";
+const ELSEWHERE: &str = "a handler received an event that another process had delivered";
 
 impl Model for Handlers {
     type State = State;

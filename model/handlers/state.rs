@@ -8,10 +8,10 @@ type Names = [bool; 2];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Event {
     committed: bool,
-    /// The backend has it: `published_at`.
+    /// Whether the backend has accepted it: `published_at`.
     accepted: bool,
     done: bool,
-    /// For each handler that it is owed to, the generation of the announcement.
+    /// For each handler that it is owed to, the generation of the registration.
     owed: [Option<u8>; 2],
 }
 
@@ -19,9 +19,9 @@ struct Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Delivered {
     by: usize,
-    /// Its own handler has answered.
+    /// Whether its own handler has answered.
     handled: bool,
-    /// What was announced when the settle looked.
+    /// The registrations that the settle read.
     announced: Option<[Option<u8>; 2]>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Late {
     announced: [Option<u8>; 2],
 }
 
-/// A handler has met an event; its answer is being executed, and has seen what is owed.
+/// A handler has received an event; its answer is being executed, and has read what is owed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Answer {
     event: usize,
@@ -43,11 +43,11 @@ struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct State {
     events: [Event; 2],
-    /// The generation of each name that is announced.
+    /// The generation of each registered name.
     announced: [Option<u8>; 2],
     next_generation: [u8; 2],
     runs: Names,
-    /// What each process' last heartbeat saw.
+    /// The registrations that each process' last heartbeat read.
     view: [[Option<u8>; 2]; 2],
     delivered: [Option<Delivered>; 2],
     answers: [Option<Answer>; 2],
@@ -67,7 +67,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// The second process has not begun.
+    /// The second process has not started.
     pub(super) fn new(faults: Faults) -> Self {
         Self {
             events: [Event::default(); 2],
@@ -91,7 +91,7 @@ impl State {
         }
     }
 
-    // What happens by itself.
+    // Ordinary steps.
 
     pub(super) fn steps(&self, rules: Rules, steps: &mut Vec<Step>) {
         for p in 0..2 {
@@ -143,21 +143,21 @@ impl State {
         steps.extend(self.late.iter().copied().map(Step::Arrive));
     }
 
-    /// The first event of the key goes first into the backend; after that publishing waits for no handler.
+    /// The first event of the key is sent to the backend first; after that publishing waits for no handler.
     fn may_deliver(&self, e: usize, p: usize) -> bool {
         let event = self.events[e];
         let ahead = e == 0 || self.events[0].accepted || self.delivered[0].is_some_and(|other| other.by == p);
         event.committed && !event.accepted && self.delivered[e].is_none() && (ahead || !self.events[0].committed)
     }
 
-    /// Nothing earlier of the key is owed to the handler, nor about to be.
+    /// Whether no earlier event of the key is owed to the handler, or about to be.
     fn is_next(&self, e: usize, handler: usize) -> bool {
         let first = self.events[0];
         e == 0 || !first.committed || first.accepted && first.owed[handler].is_none()
     }
 
     fn may_run_here(&self, e: usize, p: usize, rules: Rules) -> bool {
-        // Ahead in the same process: the local order, which is the registry's.
+        // Earlier in the same process: the local order, which is the registry's.
         let ahead = e == 1 && self.delivered[0].is_some_and(|first| first.by == p);
         let handled = ahead && self.delivered[0].is_some_and(|first| first.handled);
         self.announced[p].is_some() && (handled || !ahead && (self.is_next(e, p) || !rules.deliverer_waits))
@@ -251,7 +251,7 @@ impl State {
         self.overtaken |= e == 0 && self.met[1][handler] && self.has_order && !self.has_died;
     }
 
-    /// Under the event row's lock.
+    /// Executes a settle under the lock of the event's row.
     fn settle(&mut self, Late { event, handled, announced }: Late, rules: Rules) {
         let event = &mut self.events[event];
         for p in 0..2 {
@@ -277,7 +277,8 @@ impl State {
         event.done |= left == [None; 2];
     }
 
-    /// The janitor: what is owed to a name without its announcement was dropped, and what owes nothing is done.
+    /// The janitor: events owed to a name without registration were dropped, and events that are owed to no handler are
+    /// done.
     fn clean_up(&mut self) {
         for e in 0..2 {
             if self.has_dropped_deliveries(e) {
@@ -289,7 +290,7 @@ impl State {
         }
     }
 
-    /// What it had delivered is found in the journal and settled by the next owner.
+    /// Kills a process. The next owner finds in the journal what it had delivered, and settles it.
     fn kill(&mut self, p: usize, rules: Rules) {
         self.faults.deaths -= 1;
         self.has_died = true;
@@ -301,7 +302,7 @@ impl State {
         }
     }
 
-    // What must hold.
+    // Properties.
 
     pub(super) fn is_at_rest(&self, rules: Rules) -> bool {
         let mut steps = Vec::new();

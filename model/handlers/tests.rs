@@ -1,4 +1,4 @@
-//! Every handler is met, and each part of the protocol is needed.
+//! Every handler receives every event, and each part of the protocol is needed.
 
 use super::*;
 use crate::check::{broken, endless_run, run_that_breaks};

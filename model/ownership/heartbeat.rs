@@ -1,4 +1,4 @@
-//! What a worker makes of what it is told: the heartbeat, the fair share, and the pause of its backend.
+//! A worker's reaction to what it reads: the heartbeat, the fair share, and the pause of its backend.
 
 use super::rules::{Probe, Rules};
 use super::state::{Heartbeat, Held, Late, Lease, Life, Pause, Reach, State, Worker};
@@ -7,7 +7,7 @@ use super::statements::Beaten;
 impl State {
     // The heartbeat.
 
-    /// Whether a beat would tell or change anything; one that would not is left out.
+    /// Whether a beat would have an effect; one without is left out.
     pub(crate) fn has_news(&self, w: usize, rules: Rules) -> bool {
         let worker = &self.workers[w];
         let Some(row) = &self.rows[w] else { return true };
@@ -50,7 +50,7 @@ impl State {
         }
     }
 
-    /// Its row is gone: it comes back as another incarnation.
+    /// Inserts the worker's row, which is missing; it comes back as another incarnation.
     pub(crate) fn insert(&mut self, w: usize, rules: Rules) {
         let worker = &mut self.workers[w];
         if rules.comes_back_with_nothing {
@@ -64,8 +64,8 @@ impl State {
         self.insert_row(w, incarnation, sent, pause.is_none());
     }
 
-    /// The leases and the workers, as a statement sees them that begins when the beat was answered: what the beat extended,
-    /// what is not known to be held, and what the fair share is.
+    /// Reads leases and workers, as a statement sees them that starts when the beat was answered: the leases that the beat
+    /// extended, those that are not known to be held, and the fair share.
     pub(crate) fn read(&mut self, w: usize, beat: u8, leases: &[Lease], rules: Rules) {
         let target = self.target(w, rules);
         let takable = (0..leases.len()).filter(|shard| self.is_takable(*shard, w, rules)).count();
@@ -92,14 +92,14 @@ impl State {
         worker.want = target.saturating_sub(worker.keeps()).min(takable);
     }
 
-    /// Whether a taking would succeed: what is locked is skipped.
+    /// Whether taking the shard would succeed: locked rows are skipped.
     pub(crate) fn is_takable(&self, shard: usize, w: usize, rules: Rules) -> bool {
         let row = self.leases[shard].owner.and_then(|owner| self.rows[owner]);
         let locked = rules.locks_the_owner && row.is_some_and(|row| row.locked);
         self.is_free(shard, w, rules) && !locked && !self.takings.iter().any(|taking| taking.shard == shard)
     }
 
-    /// Its row can be neither extended nor locked by takings, so it releases all that names it.
+    /// Releases every lease that names the worker: its row can be neither extended nor locked by other workers.
     fn release_all(&mut self, w: usize) {
         let worker = &mut self.workers[w];
         worker.held.fill(None);
@@ -110,7 +110,7 @@ impl State {
 
     // The fair share.
 
-    /// The shards divided by those that are alive and say that they reach their backend.
+    /// The shards divided by the workers that are alive and report that they reach their backend.
     fn target(&self, w: usize, rules: Rules) -> usize {
         let live = || self.rows.iter().flatten().filter(|row| !row.ended);
         let well = live().filter(|row| row.well).count();
@@ -125,7 +125,7 @@ impl State {
 
     // Taking and releasing.
 
-    /// The taking of this place in the list goes on.
+    /// Continues taking the shard at this place in the list.
     pub(crate) fn go_on_taking(&mut self, place: usize, rules: Rules) {
         let taking = self.takings[place];
         if !taking.locked && self.can_lock(&taking, rules) {
@@ -144,8 +144,8 @@ impl State {
         }
     }
 
-    /// What a worker may release: what runs empty, and what names it though it does not hold it. One that would be skipped is
-    /// left out; a later beat repeats it.
+    /// Whether a worker may release a shard: a drained one, or one that names it though it does not hold it. A release that
+    /// would be skipped is left out; a later beat repeats it.
     pub(crate) fn is_to_release(&self, w: usize, shard: usize, rules: Rules) -> bool {
         let worker = &self.workers[w];
         let idle = !worker.burdened || rules.hands_over_what_cannot_be_recorded;
@@ -167,7 +167,7 @@ impl State {
 
     // The backend.
 
-    /// What it says of its backend is not what its row says; or not what it remembers to have written.
+    /// Whether its view of its backend differs from its row; or from what it remembers to have written.
     pub(crate) fn is_to_report(&self, w: usize, rules: Rules) -> bool {
         let worker = &self.workers[w];
         let Some(row) = self.rows[w].filter(|row| row.incarnation == worker.incarnation && !row.locked) else {
@@ -190,7 +190,7 @@ impl State {
 }
 
 impl Worker {
-    /// What its backend answers, where there is something to send.
+    /// The backend's answer if there is something to send.
     pub(crate) fn tried(&self) -> Option<Pause> {
         match self.reach {
             Reach::Well => None,
@@ -203,7 +203,7 @@ impl Worker {
         (0..self.held.len()).any(|shard| self.acts_on(shard) && self.held[shard].is_some_and(|held| !held.draining))
     }
 
-    /// What is left of its pause when it is asked without anything to send.
+    /// What is left of its pause when it checks the backend without anything to send.
     pub(crate) fn probed(&self, rules: Rules) -> Option<Pause> {
         match (self.pause, rules.probe) {
             (Some(Pause::Refused), Probe::Acceptance) => self.pause,
@@ -212,7 +212,7 @@ impl Worker {
         }
     }
 
-    /// It asks only where it is paused and has nothing to try with.
+    /// It checks only if it is paused and has nothing to try with.
     pub(crate) fn can_probe(&self) -> bool {
         matches!(self.life, Life::Running) && self.pause.is_some() && self.held.iter().all(Option::is_none)
     }

@@ -1,14 +1,15 @@
-//! A model of ownership: who may work on a shard, and whether a worker that can deliver holds each shard in the end.
+//! A model of ownership: which worker may work on a shard, and whether a worker that can deliver holds each shard in the
+//! end.
 //!
 //! The end of a lease is in its owner's row of `outbox_workers`, so a beat writes one row, whatever the number of leases.
 //!
 //! # What is modelled
 //!
 //! Two or three workers, each of which can deliver, cannot reach its backend, or reaches one that answers health checks and
-//! refuses writes; as many shards. A worker inserts its row, beats, reads the leases, takes, drains, releases, reports what it
-//! knows of its backend, and leaves; it is killed, slow, stuck, or forgotten by the others while it lives.
+//! refuses writes; as many shards. A worker inserts its row, beats, reads the leases, takes, drains, releases, reports on
+//! its backend, and leaves; it is killed, slow, stuck, or forgotten by the others while it lives.
 //!
-//! | here | what it stands for |
+//! | here | what it models |
 //! |---|---|
 //! | `statements.rs` | the statements on `outbox_workers` and `outbox_leases` |
 //! | `heartbeat.rs` | the heartbeat, the fair share, the pause of a backend |
@@ -17,16 +18,16 @@
 //!
 //! # Why it is a sound abstraction
 //!
-//! - **A statement is one step, except where its snapshot or its locks matter.** A taking has three: its snapshot, its locks, its
+//! - **A statement is one step, except if its snapshot or its locks matter.** Taking a lease has three: snapshot, locks,
 //!   commit. The deletion of a dead worker's row has two. A beat without the rule that reads come after it has two as well.
-//! - **Clocks** are beats: a deadline is counted from before a beat was sent, and so is over before the end that the same beat
-//!   gave the row. When a row ends by the database's clock, the deadlines of all beats up to the last that it knows are over
-//!   (`Worker::over`).
-//! - **Numbers** (beats, incarnations, epochs) count by their order alone and are numbered again after each step. So a run that
-//!   goes in circles is a circle of states, which `check::endless_run` looks for: without faults everything comes to rest.
+//! - **Clocks** are beats: a deadline is counted from before a beat was sent, and so is over before the end that the same
+//!   beat gave the row. When a row ends by the database's clock, the deadlines of all beats up to the last that it knows are
+//!   over (`Worker::over`).
+//! - **Numbers** (beats, incarnations, epochs) matter by their order alone and are numbered again after each step. So a
+//!   cyclic run is a cycle of states, which `check::endless_run` searches for: without faults everything comes to rest.
 //! - **A beat or a release that would change nothing** is left out, also one that a lock would skip.
-//! - **A pause is long at once**: a worker gives up its shards only after a whole lease without its backend, and what happens
-//!   before that is what happens while it is well.
+//! - **A pause is long from its start**: a worker releases its shards only after a whole lease without its backend, and what
+//!   happens before that is what happens while it can deliver.
 //! - **Not here**: the placeholder rules of a rolling upgrade, handler lanes (they obey the same rules), SQLite.
 
 mod heartbeat;
@@ -44,15 +45,15 @@ use self::rules::{Faults, Rules};
 use self::state::{Held, Lease, Life, Reach, Row, State, Worker};
 use self::steps::Step;
 
-/// What is checked.
+/// The configuration that is checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ownership {
     rules: Rules,
     faults: Faults,
     shards: usize,
-    /// How each worker stands to its backend at first.
+    /// The initial connection of each worker to its backend.
     workers: &'static [Reach],
-    /// The last worker has not begun yet.
+    /// The last worker has not started yet.
     last_begins: bool,
 }
 
@@ -60,7 +61,7 @@ impl Model for Ownership {
     type State = State;
     type Action = Step;
 
-    /// The shards are divided among those that have begun.
+    /// The shards are divided among the workers that have started.
     fn init_states(&self) -> Vec<State> {
         let count = self.workers.len();
         let begun = count - usize::from(self.last_begins);

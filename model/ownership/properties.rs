@@ -1,19 +1,19 @@
-//! What must hold in every state, and what must be met in some, or the model would show nothing.
+//! Properties that must hold in every state, and those that must hold in some, or the model would show nothing.
 
 use stateright::Property;
 
 use super::Ownership;
 use super::state::{Reach, State, Worker};
 
-pub(crate) const LEASED: &str = "a lease that its holder takes for valid is its holder's";
+pub(crate) const LEASED: &str = "a lease that its holder considers valid is its holder's";
 pub(crate) const ALONE: &str = "no two workers act on one shard";
-pub(crate) const DELIVERED: &str = "once nothing goes wrong any more, a worker that can deliver holds each shard";
+pub(crate) const DELIVERED: &str = "without further faults, a worker that can deliver holds each shard";
 pub(crate) const SHARED: &str =
-    "once nothing goes wrong any more, those that can deliver hold no more than their share";
+    "without further faults, workers that can deliver hold no more than their share";
 pub(crate) const BURIED: &str =
     "the row of a worker that has left, or was forgotten after its death, does not come back";
-pub(crate) const NEWEST: &str = "no beat puts an end off after a later beat has";
-pub(crate) const KEPT: &str = "a worker was late, and kept what no other had taken";
+pub(crate) const NEWEST: &str = "no beat extends an end after a later beat has";
+pub(crate) const KEPT: &str = "a worker was late, and kept leases that no other had taken";
 
 pub(crate) fn all() -> Vec<Property<Ownership>> {
     vec![
@@ -52,7 +52,7 @@ fn is_out_of_reach(state: &State, shard: usize) -> bool {
     owner.and_then(|owner| state.rows[owner]).is_some_and(|row| row.locked)
 }
 
-/// Workers that can deliver, and can say so: a locked row cannot be written.
+/// The workers that can deliver, and can report it: a locked row cannot be written.
 fn able(state: &State) -> impl Iterator<Item = &Worker> {
     let writes = |w: usize| state.rows[w].is_some_and(|row| !row.locked);
     let workers = state.workers.iter().enumerate();

@@ -1,43 +1,43 @@
-//! What protects the leases, each part of which a test can switch off, and what may go wrong, and how often.
+//! Rules that protect the leases, which a test can switch off one by one, and the faults, with their numbers.
 
-/// What ends the pause of a backend, for a worker that has no shard to try with.
+/// The end of a pause, for a worker that has no shard to try with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Probe {
     /// A health check that is answered ends a pause, whatever began it.
     Answer,
-    /// A health check ends a pause that began with a backend that could not be reached. Where it was writing that failed,
-    /// only an event that is accepted ends the pause.
+    /// A successful health check ends a pause that began because the backend could not be reached. If writing failed, only
+    /// an accepted event ends the pause.
     Acceptance,
-    /// Where it was writing that failed, the probe writes.
+    /// If writing failed, the probe writes.
     Write,
 }
 
-/// The parts of the protocol that can be left out, to see that the checker notices.
+/// The parts of the protocol that can be switched off, to show that the checker notices.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// A taking locks the row of the lease's owner until it commits.
+    /// A worker that takes a lease locks the row of the lease's owner until it commits.
     pub(crate) locks_the_owner: bool,
-    /// A taking looks at the owner's end under that lock, and not in its snapshot.
+    /// It reads the owner's end under that lock, and not in its snapshot.
     pub(crate) checks_under_lock: bool,
-    /// Which leases are a worker's own is read after its beat was answered, and not in the beat's own snapshot.
+    /// A worker reads its own leases after its beat was answered, and not in the beat's own snapshot.
     pub(crate) reads_after_the_beat: bool,
-    /// Of what names a worker, only what is at the epoch that it remembers is its own.
+    /// Of the leases that name a worker, only those at the epoch that it remembers are its own.
     pub(crate) at_the_remembered_epoch: bool,
     /// A deadline is counted from before the beat was sent.
     pub(crate) counts_from_the_sending: bool,
-    /// What is taken is held until the deadline of the last beat, and not of the taking.
+    /// A lease that is taken is held until the deadline of the last beat, not until one counted from the taking.
     pub(crate) taken_until_the_beats_end: bool,
-    /// The end of a lease is the one that its owner announced, and not the reader's own lease time after the last beat.
+    /// The end of a lease is the one that its owner announced, not the reader's own lease time after the last beat.
     pub(crate) owners_end: bool,
-    /// An end that has passed is put off like any other.
+    /// An end that has passed is extended like any other.
     pub(crate) extends_what_ended: bool,
-    /// To be alive and to hold are two columns: a stuck worker's beat extends nothing.
+    /// Alive and holding are two columns: a stuck worker's beat extends nothing.
     pub(crate) two_columns: bool,
-    /// A beat that extends releases what names its worker and is not held.
+    /// A beat that extends releases leases that name its worker and are not held.
     pub(crate) releases_strays: bool,
-    /// Also of a shard of which something is still in flight.
+    /// Also for a shard with deliveries in flight.
     pub(crate) releases_strays_while_busy: bool,
-    /// What is in flight and cannot be recorded does not keep a shard from being handed over.
+    /// A delivery in flight that cannot be recorded does not keep a shard from being released.
     pub(crate) hands_over_what_cannot_be_recorded: bool,
     /// A beat extends only a row that knows no later beat.
     pub(crate) numbered_beats: bool,
@@ -45,7 +45,7 @@ pub(crate) struct Rules {
     pub(crate) beats_name_the_incarnation: bool,
     /// A beat updates, and never inserts.
     pub(crate) beats_only_update: bool,
-    /// A beat skips its row where it is locked.
+    /// A beat skips its row if it is locked.
     pub(crate) beats_never_wait: bool,
     /// A worker whose beats are skipped until its deadline is over releases what it held.
     pub(crate) releases_when_skipped: bool,
@@ -57,10 +57,10 @@ pub(crate) struct Rules {
     pub(crate) comes_back_with_nothing: bool,
     /// Releases name the epoch.
     pub(crate) releases_name_the_epoch: bool,
-    /// A report is written where the row says something else, and not where the worker remembers to have written it.
+    /// A report is written if the row differs, not if the worker remembers to have written something else.
     pub(crate) reports_are_compared: bool,
     pub(crate) probe: Probe,
-    /// Where no worker is well they share the shards, so that each may try.
+    /// If no worker can deliver, they share the shards, so that each may try.
     pub(crate) shared_where_none_is_well: bool,
 }
 
@@ -93,33 +93,33 @@ impl Rules {
     };
 }
 
-/// How often each thing may yet happen that cannot be ruled out. Each may come at any moment.
+/// How often each fault may still happen. Each may happen at any moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Faults {
-    /// How many of them in all.
+    /// How many in total.
     pub(crate) any: u8,
     /// A worker is killed.
     pub(crate) crashes: u8,
     /// A worker leaves, as a shutdown does.
     pub(crate) leaves: u8,
-    /// An answer is lost, or a statement is late: executed when its sender waits no longer.
+    /// An answer is lost, or a statement is late: executed when its sender no longer waits.
     pub(crate) lost: u8,
     /// A worker is slow, so that its end passes before it beats again.
     pub(crate) expiries: u8,
     /// The row of a worker that is only slow is deleted as a dead one's.
     pub(crate) deletions: u8,
-    /// A backend is reached, or takes writes, from a worker, or no longer.
+    /// A worker starts or stops reaching its backend, or writing to it.
     pub(crate) turns: u8,
     /// A worker's loop is stuck, or runs again.
     pub(crate) sticks: u8,
     /// A session locks a worker's row and keeps the lock.
     pub(crate) locks: u8,
-    /// Something that a worker has in flight cannot be recorded.
+    /// A delivery that a worker has in flight cannot be recorded.
     pub(crate) burdens: u8,
 }
 
 impl Faults {
-    /// So many, of any kind.
+    /// This many faults, of any kind.
     pub(crate) const fn of_any_kind(any: u8) -> Self {
         Self {
             any,
@@ -140,7 +140,8 @@ impl Faults {
         [crashes, leaves, lost, expiries, deletions, turns, sticks, locks, burdens]
     }
 
-    /// One of a kind has happened. No kind is left more often than all are, so that states which can do the same are the same.
+    /// Counts one fault of a kind. No kind may happen more often than all may in total, so that states with the same
+    /// possible steps are the same.
     pub(crate) fn spend(&mut self, kind: impl Fn(&mut Self) -> &mut u8) {
         *kind(self) -= 1;
         self.any -= 1;

@@ -1,8 +1,8 @@
-//! All there is: the workers' rows and the leases, the workers themselves, and statements that are being executed or late.
+//! The whole state: workers' rows and leases, the workers themselves, and statements that are being executed or late.
 
 use super::rules::Faults;
 
-/// How a worker stands to its backend, in truth.
+/// A worker's real connection to its backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Reach {
     /// It can deliver.
@@ -17,22 +17,22 @@ impl Reach {
     pub(crate) const ALL: [Self; 3] = [Self::Well, Self::Down, Self::PingOnly];
 }
 
-/// What a worker's process is at.
+/// The state of a worker's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Life {
     Unstarted,
     Running,
-    /// Its heartbeat runs and its loop does not.
+    /// Its heartbeat runs and its poll loop does not.
     Stuck,
     /// Killed, or it has left.
     Gone,
 }
 
-/// Why a worker takes its backend to be away.
+/// Why a worker considers its backend unavailable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Pause {
     Unreachable,
-    /// It was writing that failed.
+    /// Writing failed.
     Refused,
 }
 
@@ -42,9 +42,9 @@ pub(crate) struct Row {
     pub(crate) incarnation: u8,
     /// The number of the last beat.
     pub(crate) beat: u8,
-    /// Its end has passed by the database's clock.
+    /// Whether its end has passed by the database's clock.
     pub(crate) ended: bool,
-    /// What it reports of its backend.
+    /// Its report on its backend.
     pub(crate) well: bool,
     /// Locked by a session that is not a worker's.
     pub(crate) locked: bool,
@@ -68,9 +68,9 @@ pub(crate) struct Held {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Heartbeat {
     Idle,
-    /// A beat is on its way that has seen the leases already, as they were.
+    /// A beat is on its way that has read the leases already, as they were.
     Beating(Vec<Lease>),
-    /// The beat was answered; what it extends is asked next, or was seen already.
+    /// The beat was answered; the leases that it extended are read next, or were read already.
     Reading {
         beat: u8,
         seen: Option<Vec<Lease>>,
@@ -90,13 +90,13 @@ pub(crate) struct Worker {
     /// The last beat whose deadline is over.
     pub(crate) over: u8,
     pub(crate) held: Vec<Option<Held>>,
-    /// Leases that name it and are not held, each at the epoch that it saw.
+    /// Leases that name it and are not held, each at the epoch that it read.
     pub(crate) strays: Vec<Option<u8>>,
-    /// How many shards it means to take.
+    /// How many shards it wants to take.
     pub(crate) want: usize,
     /// What it remembers to have reported.
     pub(crate) reported: bool,
-    /// Something that it has in flight will never be recorded.
+    /// Whether it has a delivery in flight that will never be recorded.
     pub(crate) burdened: bool,
     pub(crate) heartbeat: Heartbeat,
 }
@@ -143,7 +143,7 @@ impl Worker {
     }
 }
 
-/// A taking, in its middle.
+/// A lease that is being taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Taking {
     pub(crate) by: usize,
@@ -151,7 +151,7 @@ pub(crate) struct Taking {
     /// The lease as its snapshot has it.
     pub(crate) owner: Option<usize>,
     pub(crate) epoch: u8,
-    /// The owner's row was there, in that snapshot.
+    /// Whether the owner's row existed, in that snapshot.
     pub(crate) has_row: bool,
     /// It has its locks, and only commits.
     pub(crate) locked: bool,
@@ -159,7 +159,7 @@ pub(crate) struct Taking {
     pub(crate) waited: bool,
 }
 
-/// The deletion of a dead worker's row, in its middle: the leases that name it in its snapshot.
+/// The deletion of a dead worker's row, half done: the leases that name the worker in its snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Deleting {
     pub(crate) worker: usize,
@@ -167,7 +167,7 @@ pub(crate) struct Deleting {
     pub(crate) seen: Vec<bool>,
 }
 
-/// A statement that is executed when its sender waits no longer.
+/// A statement that is executed when its sender no longer waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Late {
     Beat { worker: usize, incarnation: u8, number: u8 },
@@ -183,13 +183,13 @@ pub(crate) struct State {
     pub(crate) workers: Vec<Worker>,
     pub(crate) takings: Vec<Taking>,
     pub(crate) deleting: Option<Deleting>,
-    /// Sorted, for their order says nothing.
+    /// Sorted, because their order has no meaning.
     pub(crate) late: Vec<Late>,
     pub(crate) faults: Faults,
-    /// Not a column: an older beat has put off an end after a later one.
+    /// Not a column: an older beat has extended an end after a later one.
     pub(crate) revived: bool,
     /// Not a column: a worker has left, or was forgotten after its death.
     pub(crate) buried: Vec<bool>,
-    /// Not a column: an end that had passed was put off, and a lease kept.
+    /// Not a column: an end that had passed was extended, and a lease kept.
     pub(crate) kept: bool,
 }

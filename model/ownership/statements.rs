@@ -1,10 +1,10 @@
-//! The statements on `outbox_workers` and `outbox_leases`. Each is one step, except those whose snapshot and whose
-//! locks matter.
+//! The statements on `outbox_workers` and `outbox_leases`. Each is one step, except those whose snapshot and whose locks
+//! matter.
 
 use super::rules::Rules;
 use super::state::{Deleting, Late, Lease, Row, State, Taking};
 
-/// What a beat met.
+/// The result of a beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beaten {
     Extended,
@@ -16,7 +16,7 @@ pub(crate) enum Beaten {
 }
 
 impl State {
-    /// By a taking that reads the owner's end under it.
+    /// Whether the row is locked by a worker that takes a lease and reads the owner's end under the lock.
     pub(crate) fn is_share_locked(&self, worker: usize, rules: Rules) -> bool {
         let holds = |taking: &Taking| taking.locked && taking.owner == Some(worker) && taking.has_row;
         rules.locks_the_owner && self.takings.iter().any(holds)
@@ -71,7 +71,7 @@ impl State {
         row.into_iter().for_each(|row| row.well = well);
     }
 
-    // Takings.
+    // Taking.
 
     pub(crate) fn begin_taking(&mut self, by: usize, shard: usize) {
         let Lease { owner, epoch } = self.leases[shard];
@@ -79,7 +79,7 @@ impl State {
         self.takings.push(Taking { by, shard, owner, epoch, has_row, locked: false, waited: true });
     }
 
-    /// Locks the lease and the owner's row, and looks at both as they are by then; what is locked is skipped.
+    /// Locks the lease and the owner's row, and reads both as they are by then; locked rows are skipped.
     pub(crate) fn can_lock(&self, taking: &Taking, rules: Rules) -> bool {
         let as_seen = self.leases[taking.shard] == Lease { owner: taking.owner, epoch: taking.epoch };
         let owner = taking.owner.filter(|_| taking.has_row).and_then(|owner| self.rows[owner]);
@@ -117,7 +117,7 @@ impl State {
         self.deleting = Some(Deleting { worker, beat, seen });
     }
 
-    /// The row is locked first, and deleted only if its end was not put off meanwhile.
+    /// Locks the row first, and deletes it only if its end was not extended meanwhile.
     pub(crate) fn execute_deleting(&mut self, rules: Rules) {
         let Some(Deleting { worker, beat, seen }) = self.deleting.take() else { return };
         let dead = self.rows[worker].is_some_and(|row| row.ended && row.beat == beat);
@@ -135,7 +135,7 @@ impl State {
         }
     }
 
-    // Late ones.
+    // Late statements.
 
     pub(crate) fn arrive(&mut self, late: Late, rules: Rules) {
         match late {
@@ -166,7 +166,7 @@ impl State {
         }
     }
 
-    /// Makes two states one that nothing can tell apart: numbers count by their order alone.
+    /// Normalizes the state, so that indistinguishable states are equal: numbers matter by their order alone.
     pub(crate) fn tidy(&mut self, rules: Rules) {
         let late = std::mem::take(&mut self.late);
         self.late = late.into_iter().filter(|late| !self.is_spent(*late, rules)).collect();

@@ -1,4 +1,4 @@
-//! Every step: which may be taken, and what follows.
+//! Every step: whether it is possible, and its result.
 
 use super::Ownership;
 use super::rules::Rules;
@@ -7,7 +7,7 @@ use super::state::{Heartbeat, Late, Life, Reach, State};
 /// The numbers are those of a worker, of a shard, or of a place in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    // What a worker does; `bool`: whether it is answered.
+    // Steps of a worker; `bool`: whether it is answered.
     Start(usize),
     Insert(usize),
     Beat(usize, bool),
@@ -35,7 +35,7 @@ pub(crate) enum Step {
 }
 
 impl State {
-    /// What happens by itself, in some order, where nothing goes wrong any more.
+    /// Ordinary steps, which happen in some order without further faults.
     pub(crate) fn steps(&self, rules: Rules) -> Vec<Step> {
         let mut steps = Vec::new();
         for (w, worker) in self.workers.iter().enumerate() {
@@ -58,7 +58,7 @@ impl State {
         steps
     }
 
-    /// Whether a row's end is put off no longer.
+    /// Whether a row's end is no longer extended.
     fn has_stopped(&self, w: usize, rules: Rules) -> bool {
         match self.workers[w].life {
             Life::Stuck if !rules.two_columns => false,
@@ -95,7 +95,7 @@ impl State {
         }
     }
 
-    /// What may go wrong besides, as often as is left.
+    /// Adds the faults that may happen, as often as is left.
     pub(crate) fn fault_steps(&self, rules: Rules, happening: &[Step], steps: &mut Vec<Step>) {
         let faults = self.faults;
         if faults.lost > 0 {
@@ -251,7 +251,7 @@ impl State {
         self.tidy(rules);
     }
 
-    /// By the database's clock; the worker's own deadline was before.
+    /// Ends a row by the database's clock; the worker's own deadline was before.
     fn expire(&mut self, w: usize) {
         if let Some(row) = &mut self.rows[w] {
             row.ended = true;
@@ -271,7 +271,7 @@ impl State {
 }
 
 impl Step {
-    /// The same step without an answer, where it asks the database for something.
+    /// The same step without an answer, if it sends the database a request.
     fn unanswered(self) -> Option<Self> {
         Some(match self {
             Self::Beat(w, _) => Self::Beat(w, false),

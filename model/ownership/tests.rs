@@ -7,7 +7,7 @@ use crate::check::{broken, endless_run, run_that_breaks};
 
 const TWO: &[Reach] = &[Reach::Well, Reach::Well];
 
-/// Two workers, two shards, and so much that goes wrong.
+/// Two workers, two shards, and this many faults.
 fn two_workers(any: u8, faults: Faults) -> Ownership {
     let faults = Faults { any, ..faults };
     Ownership { rules: Rules::ALL, faults, shards: 2, workers: TWO, last_begins: false }
@@ -19,13 +19,13 @@ fn without(off: impl Fn(&mut Rules)) -> Rules {
     rules
 }
 
-/// Everything holds, and comes to rest.
+/// Asserts that every property holds, and that everything comes to rest.
 fn assert_holds(model: Ownership) {
     assert_eq!(broken(model), None, "{model:?}");
     assert_eq!(endless_run(&model), None, "{model:?}");
 }
 
-/// With everything on all holds; without the one part the property does not.
+/// Asserts that with all rules every property holds, and that without this one the property does not.
 fn assert_is_needed(rules: Rules, model: Ownership, property: &'static str) {
     assert_holds(model);
     let run = run_that_breaks(Ownership { rules, ..model }, property);
@@ -55,7 +55,7 @@ fn whatever_goes_wrong_with_three_workers_each_shard_is_held_by_one() {
     assert_holds(three(0, &[Reach::Well, Reach::Down, Reach::PingOnly]));
 }
 
-// Never two at a time.
+// Never two owners.
 
 #[test]
 fn without_a_lock_on_the_owners_row_a_lease_is_taken_after_a_heartbeat() {
@@ -87,7 +87,7 @@ fn counted_from_the_answer_a_deadline_is_later_than_the_end() {
     assert_is_needed(without(|rules| rules.counts_from_the_sending = false), model, ALONE);
 }
 
-/// A taking puts no end off: what it takes ends with the last beat.
+/// Taking a lease extends no end: the lease ends with the last beat.
 #[test]
 fn counted_from_the_taking_a_deadline_is_later_than_the_end() {
     let model = Ownership { last_begins: true, ..two_workers(2, Faults { expiries: 2, ..Faults::default() }) };
@@ -106,7 +106,7 @@ fn without_the_epoch_a_late_release_frees_what_was_taken_since() {
     assert_is_needed(without(|rules| rules.releases_name_the_epoch = false), model, LEASED);
 }
 
-/// A row that was deleted and comes back: there was nothing that a taking could lock.
+/// A row that was deleted and comes back: there was nothing for the other worker to lock.
 #[test]
 fn a_row_that_comes_back_with_its_leases_is_anothers_too() {
     let model = two_workers(2, Faults { expiries: 1, deletions: 1, ..Faults::default() });
@@ -114,7 +114,7 @@ fn a_row_that_comes_back_with_its_leases_is_anothers_too() {
     assert_is_needed(neither, model, ALONE);
 }
 
-/// What the deleted worker took while the deletion was under way is not in the deletion's snapshot.
+/// A lease that the deleted worker took during the deletion is not in the deletion's snapshot.
 #[test]
 fn freeing_what_a_deleted_row_had_is_not_enough() {
     let model = two_workers(3, Faults { expiries: 2, deletions: 1, lost: 1, turns: 1, ..Faults::default() });
@@ -127,7 +127,7 @@ fn a_row_that_comes_back_with_nothing_is_enough() {
     assert_holds(Ownership { rules, ..two_workers(2, Faults::of_any_kind(2)) });
 }
 
-// Nothing comes back, and nothing is lost by being late.
+// Deleted rows do not come back, and a late worker loses nothing.
 
 #[test]
 fn without_its_number_a_late_beat_puts_an_end_off_after_later_ones() {
@@ -191,7 +191,7 @@ fn a_beat_that_waits_for_a_lock_keeps_its_workers_shards_from_all() {
     assert_is_needed(without(|rules| rules.beats_never_wait = false), model, DELIVERED);
 }
 
-/// Takings skip a locked row, so what its worker held stays untaken until the worker itself releases it.
+/// Workers skip a locked row, so no other worker takes the leases of its worker until that worker releases them.
 #[test]
 fn without_its_own_release_a_worker_with_a_locked_row_blocks_its_shards() {
     let model = two_workers(1, Faults { locks: 1, ..Faults::default() });
@@ -204,7 +204,7 @@ fn where_a_rowless_owner_counts_a_late_taking_keeps_a_shard_from_all() {
     assert_is_needed(without(|rules| rules.rowless_is_free = false), model, DELIVERED);
 }
 
-/// A late report is the last one, and the worker takes the earlier one for the last.
+/// A late report is the last one, and the worker believes that the earlier one is.
 #[test]
 fn a_health_report_written_only_when_it_changes_stays_wrong_forever() {
     let model = two_workers(3, Faults { lost: 1, turns: 3, ..Faults::default() });
@@ -221,7 +221,7 @@ fn a_health_check_that_ends_any_pause_moves_shards_back_and_forth() {
     assert!(endless_run(&Ownership { rules, ..model }).is_some());
 }
 
-/// The other can deliver again, and has nothing to show that with, for the one that cannot keeps everything.
+/// The other worker can deliver again, and has nothing to show that with, because the one that cannot keeps everything.
 #[test]
 fn if_only_an_accepted_event_ends_a_pause_a_failing_worker_keeps_shards() {
     let model = Ownership {
@@ -233,7 +233,7 @@ fn if_only_an_accepted_event_ends_a_pause_a_failing_worker_keeps_shards() {
     assert_eq!(run_that_breaks(Ownership { rules: rules(true), ..model }, DELIVERED), None);
 }
 
-/// After an outage for all, the first that delivers again gets everything, and keeps it.
+/// After an outage for all, the first worker that delivers again gets everything, and keeps it.
 #[test]
 fn if_only_an_accepted_event_ends_a_pause_a_recovered_worker_stands_by() {
     let model = Ownership {

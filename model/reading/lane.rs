@@ -1,4 +1,4 @@
-//! Where reading stands: the cursor, the sweep behind it, and whose turn it is. Positions are those of events, from 1.
+//! The read position: the cursor, the sweep behind it, and which kind is read next. Positions are those of events, from 1.
 
 use super::Rules;
 
@@ -16,7 +16,7 @@ impl Due {
     }
 }
 
-/// What the next fetch asks for. Bounds are exclusive.
+/// The query of the next fetch. Bounds are exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plan {
     Forward { from: i8 },
@@ -75,17 +75,17 @@ impl Lane {
         if overlaps { self.cursor - OVERLAP - 1 } else { self.cursor }
     }
 
-    /// What is committed at this position is not found by reading on, and not by the overlap either.
+    /// Whether an event that is committed at this position is found neither by reading on nor by the overlap.
     pub(super) fn has_passed(&self, position: i8) -> bool {
         let start = if self.full { self.cursor } else { self.cursor - OVERLAP - 1 };
         position <= start
     }
 
-    /// Takes over what a fetch brought: the position of its row.
+    /// Applies the result of a fetch: the position of its row.
     pub(super) fn advance(&mut self, plan: Plan, found: Option<i8>) {
         match plan {
             Plan::Forward { .. } => {
-                // The fetch brings one event, so one is as many as it may.
+                // The fetch returns one event, so one fills its limit.
                 self.full = found.is_some();
                 self.cursor = self.cursor.max(found.unwrap_or(0));
             }

@@ -1,24 +1,24 @@
-//! A model of reading: one shard, its cursor, its sweep, its retries and the keys that are read again. Nothing waits for ever.
+//! A model of reading: one shard, its cursor, its sweep, its retries and the keys that are reread. Nothing waits forever.
 //!
 //! # What is modelled
 //!
-//! Four events: two of one key, two without a key. They are committed in any order, so an event may appear behind the cursor; they are
-//! delivered, come back unsent, are rejected, and come due again; a failed event may hold its key; a fetch may fail; the shard may be
-//! opened under a new lease. A fetch brings one event.
+//! Four events: two of one key, two without a key. They are committed in any order, so an event may appear behind the
+//! cursor; they are delivered, released unsent, rejected, and come due again; a failed event may hold its key; a fetch may
+//! fail; the shard may be opened under a new lease. A fetch returns one event.
 //!
 //! | here | the code |
 //! |---|---|
-//! | `lane.rs` | `src/system/lane`: plan, advance, rewind; `src/system/lane/room.rs`: whose turn it is |
-//! | `state.rs` | `src/system/poller.rs`, `src/system/in_flight`: what a fetch brings, what of it waits, what is to be read again |
+//! | `lane.rs` | `src/system/lane_reader`: plan, advance, rewind; `src/system/lane_reader/budget.rs`: what is read next |
+//! | `state.rs` | `src/system/poller.rs`, `src/system/in_flight`: the result of a fetch, what of it waits, what is reread |
 //!
-//! A turn of the poller (plan, fetch, questions, admission) is one step: what happens between its parts is the first model's
-//! subject. It is a function of the state and of which timers are due, so the check is: from every state in which nothing is in
-//! flight and everything is committed, the poller's turns lead to a delivery, if anything may go. If all timers are always due, each
-//! kind of reading has the most to compete with (`READ`). If the sweep is never due, everything that did not appear far behind the
-//! cursor must be read all the same (`SOON`).
+//! A run of the poller's loop (plan, fetch, queries, admission) is one step: what happens between its parts is the first
+//! model's subject. It is a function of the state and of which timers are due, so the check is: from every state in which
+//! nothing is in flight and everything is committed, the runs lead to a delivery, if any event can be sent. If all timers
+//! are always due, each kind of reading has the most to compete with (`READ`). If the sweep is never due, everything that
+//! did not appear far behind the cursor must be read all the same (`SOON`).
 //!
-//! A position stands for 20 ms, so the overlap is one position. Bounds of sweep steps are left out: they divide a sweep, and change
-//! nothing about what it finds.
+//! A position is 20 ms, so the overlap is one position. Bounds of sweep steps are left out: they divide a sweep, and do not
+//! change what it finds.
 
 mod lane;
 mod state;
@@ -30,26 +30,26 @@ use stateright::{Model, Property};
 use self::lane::Due;
 use self::state::{COUNT, State, Status};
 
-/// The parts of reading that can be left out, to see that the checker notices.
+/// The parts of reading that can be switched off, to show that the checker notices.
 #[derive(Debug, Clone, Copy)]
 struct Rules {
     /// A sweep from the start finds what appeared behind the cursor.
     sweeps: bool,
-    /// A sweep that is due waits for one look, and not for every look.
+    /// A sweep that is due waits for one fetch, and not for every fetch.
     sweep_has_its_turn: bool,
-    /// Where there is not room for all, ranges, retries and keys take turns.
+    /// If the budget does not suffice for all, ranges, retries and keys are read by turns.
     kinds_take_turns: bool,
     /// Once a shard was read to its end, reading starts a little before the cursor.
     overlaps: bool,
-    /// The cursor goes back to what came back unsent.
+    /// The cursor is set back to events that were released unsent.
     rewinds: bool,
-    /// A key whose events wait is read again when what they wait for is settled.
+    /// A key whose events wait is reread when the event that they wait for is settled.
     rereads_keys: bool,
-    /// A key is read from its start when what stands before a row is due and not in flight.
+    /// A key is read from its start if a due event that is not in flight precedes a row.
     fetches_blockers: bool,
-    /// After a fetch that failed its keys are still to be read.
+    /// After a failed fetch its keys must still be reread.
     failed_fetch_keeps_keys: bool,
-    /// Retries that were read and have to wait are excepted from being read, until their key goes on.
+    /// Retries that were read and must wait are not read again until their key continues.
     excepts_waiting_retries: bool,
 }
 
@@ -67,15 +67,15 @@ impl Rules {
     };
 }
 
-/// How often each thing may yet happen that cannot be ruled out.
+/// How often each fault may still happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Faults {
-    /// How many of them in all.
+    /// How many in total.
     any: u8,
     rejections: u8,
     /// A rejection after which the event is failed and holds its key.
     holds: u8,
-    /// An event comes back unsent.
+    /// An event is released unsent.
     releases: u8,
     failed_fetches: u8,
     /// The shard is opened under a new lease.
@@ -110,9 +110,9 @@ enum Step {
     TakeAnew,
 }
 
-const READ: &str = "what may go is read in the end";
-const SOON: &str = "what did not appear far behind the cursor is read without a sweep";
-const LATE: &str = "something appeared behind the cursor and is published";
+const READ: &str = "every event that can be sent is read in the end";
+const SOON: &str = "events that did not appear far behind the cursor are read without a sweep";
+const LATE: &str = "an event appeared behind the cursor and is published";
 
 impl Model for Reading {
     type State = State;

@@ -1,4 +1,4 @@
-//! The table, what is in flight, and what is to be read again.
+//! The table, events in flight, and what must be reread.
 
 use super::lane::{Due, Lane, Plan};
 use super::{Faults, Rules};
@@ -6,10 +6,10 @@ use super::{Faults, Rules};
 /// Events, in their order.
 pub(super) const COUNT: usize = 4;
 
-/// Those of the one key.
+/// The events of the key.
 const KEYED: [usize; 2] = [0, 1];
 
-/// More turns than there are states of the lane between two deliveries.
+/// More runs of the loop than there are states of the lane between two deliveries.
 const MANY_TURNS: usize = 60;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,15 +42,15 @@ pub(super) struct State {
     retries: Vec<usize>,
     /// Retries that were read and had to wait.
     waiting: [bool; COUNT],
-    /// Events of the key wait for what stands before them.
+    /// Whether events of the key wait for earlier ones.
     key_blocked: bool,
-    /// The key is to be read from its start.
+    /// Whether the key must be read from its start.
     reread_key: bool,
     lane: Lane,
     pub(super) faults: Faults,
-    /// Not in memory: it was never read.
+    /// Not in memory: whether it was never read.
     unread: [bool; COUNT],
-    /// Not in memory: reading went on behind it before it was committed, so only a sweep finds it.
+    /// Not in memory: reading passed its position before it was committed, so only a sweep finds it.
     pub(super) late: [bool; COUNT],
 }
 
@@ -97,7 +97,7 @@ impl State {
         self.late = [false; COUNT];
     }
 
-    // The poller's turn.
+    // The poller's loop.
 
     pub(super) fn turn(&mut self, due: Due, fails: bool, rules: Rules) {
         if self.in_flight.contains(&true) {
@@ -119,7 +119,7 @@ impl State {
         row.into_iter().for_each(|event| self.unread[event] = false);
         self.lane.advance(plan, row.map(position));
         let goes = row.is_some_and(|event| self.admit(event, rules));
-        // The fetch has brought as much as it may, and the key may have more.
+        // The fetch has filled its limit, and the key may have more.
         self.reread_key |= keys && goes;
     }
 
@@ -139,12 +139,12 @@ impl State {
         }
     }
 
-    /// What stands before an event in its key's order.
+    /// The event before it in its key's order.
     fn blocker(&self, event: usize) -> Option<usize> {
         (0..event).find(|before| has_key(event) && has_key(*before) && self.rows[*before].blocks())
     }
 
-    /// Returns whether it goes.
+    /// Returns whether it can be sent.
     fn admit(&mut self, event: usize, rules: Rules) -> bool {
         let Some(blocker) = self.blocker(event) else {
             self.in_flight[event] = true;
@@ -156,7 +156,7 @@ impl State {
         false
     }
 
-    // What becomes of an event.
+    // Outcomes of an event.
 
     pub(super) fn settle(&mut self, event: usize, status: Status, rules: Rules) {
         self.rows[event] = status;
@@ -185,7 +185,7 @@ impl State {
         }
     }
 
-    // What must hold.
+    // Properties.
 
     /// A later event of its key is read, and leads to it.
     fn is_found_without_a_sweep(&self, event: usize) -> bool {
@@ -193,7 +193,7 @@ impl State {
         !self.late[event] || (event + 1..COUNT).any(leads)
     }
 
-    /// Whether turns lead to something that is in flight, where anything may go and there is nothing else to wait for.
+    /// Whether runs of the loop lead to a delivery if any event can be sent and there is nothing else to wait for.
     pub(super) fn leads_to_a_delivery(&self, due: Due, rules: Rules) -> bool {
         let waits_for_others = |status: &Status| matches!(status, Status::Uncommitted | Status::Retry { due: false });
         let may_go = |event: usize| {

@@ -1,4 +1,4 @@
-//! Whatever may go is read, and each part of reading is needed.
+//! Every event that can be sent is read, and each part of reading is needed.
 
 use super::*;
 use crate::check::{broken, run_that_breaks};
@@ -9,7 +9,7 @@ fn reading(faults: Faults) -> Reading {
     Reading { rules: Rules::ALL, faults }
 }
 
-/// Without the one part the property does not hold.
+/// Asserts that without this rule the property does not hold.
 fn assert_is_needed(off: impl Fn(&mut Rules), faults: Faults, property: &'static str) {
     let mut rules = Rules::ALL;
     off(&mut rules);
@@ -51,7 +51,7 @@ fn without_reading_a_key_again_what_waited_waits_for_a_sweep() {
     assert_is_needed(|rules| rules.rereads_keys = false, FAULTS, SOON);
 }
 
-/// With a limit of one: a failed event that holds its key keeps a retry of the key waiting, and that one is what the fetch brings each time.
+/// With a limit of one: a failed event holds its key, so a retry of the key waits, and each fetch returns that retry.
 #[test]
 fn retries_that_wait_and_are_read_each_time_keep_others_from_being_read() {
     let faults = Faults { any: 3, rejections: 2, holds: 1, ..Faults::default() };
