@@ -1,5 +1,5 @@
-//! This build's `outbox bench` against that of another program, in turns on the same servers: each figure's ratio within a
-//! pair, its median, and its quartiles. `scripts/compare.sh` runs it.
+//! This build's `outbox bench` compared with that of another program, by turns on the same servers: each figure's ratio
+//! within a pair, its median, and its quartiles. `scripts/compare.sh` runs it.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +29,7 @@ struct Figure {
 fn main() -> ExitCode {
     // cargo adds an argument of its own.
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let usage = "the arguments are: the other program, how many pairs, and what `outbox bench` is to be told";
+    let usage = "arguments: the other program, the number of pairs, and the arguments for `outbox bench`";
     let other = arguments.next().expect(usage);
     let pairs: usize = arguments.next().expect(usage).parse().expect(usage);
     let rest: Vec<String> = arguments.collect();
@@ -43,7 +43,7 @@ async fn measure(other: &str, pairs: usize, rest: &[String]) -> BTreeMap<String,
     let outbox = servers.outbox().await;
     let mut figures: BTreeMap<String, Figure> = BTreeMap::new();
     for pair in 0..pairs {
-        // Who comes first takes turns, too.
+        // They take turns in running first, too.
         let (theirs, ours) = if pair % 2 == 0 {
             let theirs = bench(&outbox, other, rest);
             (theirs, bench(&outbox, OWN, rest))
@@ -77,7 +77,7 @@ fn bench(outbox: &Outbox, program: &str, rest: &[String]) -> BTreeMap<String, (S
 }
 
 impl Figure {
-    /// How much better this build is in each pair, in rising order: 1 is equal.
+    /// The factor by which this build is better in each pair, in rising order: 1 is equal.
     fn ratios(&self) -> Vec<f64> {
         let more_is_better = matches!(self.unit.as_str(), "events/s" | "commits/s");
         let ratio = |(theirs, ours): &(f64, f64)| if more_is_better { ours / theirs } else { theirs / ours };
@@ -105,9 +105,9 @@ fn report(figures: &BTreeMap<String, Figure>) -> ExitCode {
             continue;
         }
         let (low, middle, high) = (at(&ratios, 0.25), at(&ratios, 0.5), at(&ratios, 0.75));
-        // What the servers alone can do is no figure of either program.
+        // The servers' own limits are not figures of either program.
         let is_the_servers = name.starts_with("limit.") || name == "xadd";
-        // Beyond what the pairs differ by.
+        // Beyond the variation between the pairs.
         let misses = !is_the_servers && high < LEAST_RATIO;
         missed |= misses;
         println!(

@@ -1,7 +1,7 @@
-//! How long the console's pages take with two million events in the table, what a page that is open costs a worker, and
-//! what the index costs that lists by status need.
+//! The time of the console's pages with two million events in the table, the cost of an open page for a worker, and the cost
+//! of the index that lists by status need.
 //!
-//! `scripts/console.sh` runs it. With `OUTBOX_CONSOLE_EVENTS` there are so many instead, and the pages alone are measured.
+//! `scripts/console.sh` runs it. `OUTBOX_CONSOLE_EVENTS` sets another number of events, and only the pages are measured.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +9,7 @@
     reason = "a measurement has no better answer to an error than to fail"
 )]
 
-#[allow(dead_code, reason = "memory is not measured, and what arrived is not looked at")]
+#[allow(dead_code, reason = "memory is not measured, and arrived events are not checked")]
 mod drain;
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const DRAINS: usize = 5;
 const DRAINED: i32 = 200_000;
 const WANTED_SHARE: f64 = 0.95;
 
-/// The page that is asked for after a thousand others, of so many events each.
+/// The page that is requested after a thousand others, each with the usual number of events.
 const FAR: usize = 1_000;
 const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 200;
@@ -53,7 +53,7 @@ const PAGES: &[&str] = &[
 
 const EVENTS: u32 = 2_000_000;
 
-/// All but a few are published; a few have failed, and a few are for tomorrow.
+/// Published events, except a few that have failed, and a few that are scheduled for tomorrow.
 fn filling(events: u32) -> String {
     let insert = "
     INSERT INTO outbox_events (id, event_type, source, subject, status, partition_key, data, created_at, scheduled_at, published_at)
@@ -98,7 +98,7 @@ fn main() {
     });
 }
 
-/// What a worker and writers pay for the index by status, and would pay for indexes by subject and by key, by turns.
+/// The cost of the index by status, and of possible indexes by subject and by key, for a worker and for writers, by turns.
 async fn index(outbox: &Outbox) {
     println!(
         "writing {DRAINED} events in one statement, and draining them, with and without an index; {DRAINS} rounds"
@@ -122,7 +122,7 @@ async fn index(outbox: &Outbox) {
     }
 }
 
-/// Indexes beside those that a worker needs.
+/// Indexes in addition to those that a worker needs.
 const INDEXES: &[(&str, &str)] = &[
     ("none", ""),
     (
@@ -133,7 +133,7 @@ const INDEXES: &[(&str, &str)] = &[
     ("by key", "CREATE INDEX by_key ON outbox_events (partition_key, created_at) WHERE partition_key <> ''"),
 ];
 
-/// Events a second that are written, and drained.
+/// Events written and drained, each in events a second.
 async fn pace(outbox: &Outbox, index: &str) -> (f64, f64) {
     outbox.execute("DROP INDEX IF EXISTS outbox_events_unpublished, by_subject, by_key").await;
     outbox.execute("TRUNCATE outbox_events").await;
@@ -147,9 +147,9 @@ async fn pace(outbox: &Outbox, index: &str) -> (f64, f64) {
     (f64::from(DRAINED) / written.as_secs_f64(), f64::from(DRAINED) / drained.as_secs_f64())
 }
 
-/// A worker's pace with a page open that stays fresh, and without, by turns.
+/// A worker's rate with an open page that refreshes, and without, by turns.
 async fn share(outbox: &Outbox) {
-    println!("draining {DRAINED} events beside them, with the overview open and without; {DRAINS} rounds");
+    println!("draining {DRAINED} further events, with the overview open and without; {DRAINS} rounds");
     let mut shares = Vec::new();
     for round in 1..=DRAINS {
         let (open, closed) = if round % 2 == 0 {
@@ -180,7 +180,7 @@ async fn rate(outbox: &Outbox, open: bool) -> f64 {
             thread::sleep(Duration::from_secs(2));
         }
     });
-    // It is open before the worker comes, and counts for the first time.
+    // The page is open before the worker starts, and has counted once.
     thread::sleep(Duration::from_secs(2));
     let drain = outbox.drain(&[]).await;
     closed.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! How long it takes to say why an event has not been sent, with two million of them in the table.
+//! The time to explain why an event has not been sent, with two million events in the table.
 //!
 //! `scripts/explain.sh` runs it.
 
@@ -22,7 +22,7 @@ const KEYS: i32 = 1_000;
 const ROUNDS: usize = 50;
 const WANTED: Duration = Duration::from_millis(50);
 
-/// Which event is asked about.
+/// The events that are explained.
 const ASKED: &[(&str, &str)] = &[
     ("the first that is due", "status = 'pending' ORDER BY scheduled_at, seq"),
     (
@@ -46,7 +46,7 @@ fn main() {
         let published = "UPDATE outbox_events SET status = 'published', published_at = now() WHERE seq % 10 = 0";
         outbox.execute(published).await;
         outbox.execute("VACUUM ANALYZE outbox_events").await;
-        // A worker that owns every shard and does nothing: it is how a worker looks that is busy with others.
+        // A worker that owns every shard and does nothing: a busy worker looks the same.
         outbox.execute(WORKER).await;
         let settings = Settings::from_toml(&format!("[database]\nurl = \"{}\"", outbox.database.url)).unwrap();
         let system = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();

@@ -1,5 +1,5 @@
-//! What two idle workers cost PostgreSQL: row versions a minute and statements a second, together, each with its limit.
-//! More than that fails the run. `scripts/idle.sh` runs it.
+//! The cost of two idle workers for PostgreSQL: row versions a minute and statements a second, together, each with its
+//! limit. More than that fails the run. `scripts/idle.sh` runs it.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use drain::{Outbox, Servers};
 
 const SPAN: Duration = Duration::from_secs(60);
 
-/// What starting costs is over by then.
+/// Starting is over by then.
 const SETTLING: Duration = Duration::from_secs(15);
 
 const MOST_VERSIONS: f64 = 150.0;
@@ -72,7 +72,7 @@ async fn versions(outbox: &Outbox) -> BTreeMap<String, i64> {
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-/// How often each statement was sent, by its beginning without what differs from time to time.
+/// The number of executions of each statement, by its beginning without the parts that vary.
 fn statements(log: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for line in log.lines() {

@@ -1,8 +1,8 @@
-//! A worker's heartbeat at first and after a day under one snapshot, because of which vacuum removes nothing: what it takes and
-//! how many pages it reads. More than half as much again fails the run. `scripts/leases.sh` runs it.
+//! A worker's heartbeat at first and after a day under one snapshot, which keeps vacuum from removing anything: its time and
+//! the pages that it reads. More than half as much again fails the run. `scripts/leases.sh` runs it.
 //!
-//! A day is 52,000 beats of each of two workers, and 144 reports. They are written here without the workers' code, which is
-//! measured: whole heartbeats, with the reading of leases, workers and heartbeats.
+//! A day is 52,000 beats of each of two workers, and 144 reports. They are written here without the workers' code; measured
+//! are whole heartbeats, with the reading of leases, workers and heartbeats.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ const STEPS: i64 = 52;
 const MEASURED: usize = 300;
 const MOST: f64 = 1.5;
 
-/// Until the server shows what it has counted.
+/// The time until the server shows its counters.
 const COUNTING: Duration = Duration::from_secs(2);
 
 const PAGES: &str = "SELECT sum(coalesce(heap_blks_hit, 0) + coalesce(heap_blks_read, 0) + coalesce(idx_blks_hit, 0)
@@ -47,7 +47,7 @@ async fn compare() -> ExitCode {
         old.beat_both().await;
         new.beat_both().await;
     }
-    // In turns, so that whatever else the machine does meets both.
+    // By turns, so that other load of the machine affects both.
     let (pages_new, pages_old) = (new.pages().await, old.pages().await);
     let (mut times_new, mut times_old) = (Vec::new(), Vec::new());
     for n in 0..MEASURED {
@@ -79,7 +79,7 @@ impl Beating {
         let outbox = servers.outbox().await;
         let workers = [(); 2].map(|()| Beats::new(&outbox.database.url).unwrap());
         let mut beating = Self { outbox, workers };
-        // The first of all finds nobody, and with one of them the newest rules begin.
+        // The first beat of all finds no other worker, and with one of them the newest protocol begins.
         beating.workers[0].beat().await;
         beating.workers[1].beat().await;
         beating.beat_both().await;
@@ -92,7 +92,7 @@ impl Beating {
         began.elapsed()
     }
 
-    /// Where a row was seen last is then where it is.
+    /// After this, a row is at the place where it was last read.
     async fn beat_both(&mut self) {
         self.beat(0).await;
         self.beat(1).await;

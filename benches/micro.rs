@@ -1,5 +1,5 @@
-//! What an event costs a worker apart from the servers: decoding its row, encoding its entry, the arithmetic of cursor
-//! and credit.
+//! The cost of an event for a worker without the servers: decoding its row, encoding its entry, the arithmetic of cursor and
+//! credit.
 //!
 //! `cargo bench --bench micro --features bench_api` runs it.
 
@@ -8,7 +8,7 @@ use std::hint::black_box;
 use actix_outbox::bench_api::{Allowance, Events, Reading, StoredRow};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// Bytes of data: the least that one meets, and much.
+/// Bytes of data: a small event, and a large one.
 const SIZES: [usize; 2] = [60, 16 << 10];
 const BATCH: usize = 500;
 const FETCH: i64 = 2_000;

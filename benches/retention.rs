@@ -1,5 +1,5 @@
-//! What retention costs a worker at full speed: the same backlog is drained beside a million old rows, with retention
-//! deleting them meanwhile and without, by turns.
+//! The cost of retention for a worker at full speed: the same backlog is drained from a table with a million old rows, with
+//! retention deleting them meanwhile and without, by turns.
 //!
 //! `scripts/retention.sh` runs it.
 
@@ -25,7 +25,7 @@ const KEEPING: &[(&str, &str)] =
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        println!("{EVENTS} events beside {OLD} old rows, {ROUNDS} rounds");
+        println!("{EVENTS} events in a table with {OLD} old rows, {ROUNDS} rounds");
         let servers = Servers::start(&[]);
         let mut ratios = Vec::new();
         for round in 1..=ROUNDS {

@@ -1,4 +1,4 @@
-//! How fast `outbox worker --until-empty` moves a backlog from PostgreSQL into Redis, and in how much memory.
+//! The rate at which `outbox worker --until-empty` moves a backlog from PostgreSQL into Redis, and its memory.
 //!
 //! `scripts/throughput.sh` runs it.
 

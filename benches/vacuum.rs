@@ -1,8 +1,9 @@
-//! What the table's settings are worth: bursts are written and drained one after the other beside half a million old rows,
-//! and each variant says how often vacuum came, what was left lying about, how much the table grew and how fast it went.
+//! The effect of the table's settings: bursts are written and drained one after the other in a table with half a million old
+//! rows; for each variant it prints how often vacuum ran, how many dead rows were left, how much the table grew and the
+//! rate.
 //!
-//! `scripts/vacuum.sh` runs it. The server looks for work once a second, and not once a minute as it does out of the box,
-//! so that a minute's run shows what an hour's would: events come that much faster here.
+//! `scripts/vacuum.sh` runs it. The server checks for work once a second, not once a minute as by default, so that a
+//! minute's run shows what an hour's would: events arrive that much faster here.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +23,7 @@ const BURSTS: i32 = 20;
 const EVENTS: i32 = 20_000;
 const ROUNDS: usize = 3;
 
-/// What is changed after the migration.
+/// The changes after the migration.
 const VARIANTS: &[(&str, &str)] = &[
     ("the migration's", ""),
     (
@@ -38,7 +39,7 @@ const VARIANTS: &[(&str, &str)] = &[
     ("pages filled to 70 %, without pauses", "SET (fillfactor = 70, autovacuum_vacuum_cost_delay = 0)"),
 ];
 
-/// Of one variant, in the order of the columns.
+/// The result of one variant, in the order of the columns.
 struct Outcome {
     events_per_second: f64,
     vacuums: f64,
@@ -51,7 +52,7 @@ struct Outcome {
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        println!("{BURSTS} bursts of {EVENTS} events beside {OLD} old rows, {ROUNDS} rounds; medians");
+        println!("{BURSTS} bursts of {EVENTS} events in a table with {OLD} old rows, {ROUNDS} rounds; medians");
         let servers = Servers::start(&[("autovacuum", "on"), ("autovacuum_naptime", "1s")]);
         let mut outcomes: Vec<Vec<Outcome>> = VARIANTS.iter().map(|_| Vec::new()).collect();
         for round in 0..ROUNDS {

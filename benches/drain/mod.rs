@@ -1,7 +1,7 @@
-//! One worker that drains a backlog from PostgreSQL into Redis, and what it took.
+//! One worker that drains a backlog from PostgreSQL into Redis, and its time and memory.
 //!
-//! Both servers are started here and work as they do out of the box: PostgreSQL writes through to the disk before it
-//! answers. Everything shares the machine.
+//! Both servers are started here with their default settings: PostgreSQL writes through to the disk before it answers.
+//! Everything shares the machine.
 
 #[path = "../../tests/support/mod.rs"]
 pub(crate) mod support;
@@ -21,7 +21,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// With further settings of PostgreSQL's.
+    /// Starts the servers, with further settings for PostgreSQL.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         Self {
             postgres: postgres::Server::start_with(&[POSTGRES, settings].concat()),
@@ -29,7 +29,7 @@ impl Servers {
         }
     }
 
-    /// What PostgreSQL has logged so far.
+    /// PostgreSQL's log so far.
     pub(crate) fn postgres_log(&self) -> String {
         self.postgres.log()
     }
@@ -50,8 +50,8 @@ pub(crate) struct Outbox {
     stream: String,
 }
 
-/// What a drain took, from the program's start to its end; so starting, taking the leases and finding nothing more are
-/// in it.
+/// The time and memory of a drain, from the program's start to its end, which includes starting, taking the leases and
+/// finding nothing more.
 pub(crate) struct Drain {
     pub(crate) whole: Duration,
     pub(crate) peak_mebibytes: f64,
@@ -62,7 +62,7 @@ impl Outbox {
         self.command_of(env!("CARGO_BIN_EXE_outbox"))
     }
 
-    /// Another program that takes the same settings.
+    /// Another program with the same settings.
     pub(crate) fn command_of(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command
@@ -74,14 +74,14 @@ impl Outbox {
         command
     }
 
-    /// Writes events with so many keys, or without; the table is as tidy afterwards as it can be.
+    /// Writes events with this many keys, or without; the table is vacuumed afterwards.
     pub(crate) async fn insert(&self, events: i32, keys: i32) {
         self.write(events, keys).await;
         self.execute("VACUUM ANALYZE outbox_events").await;
         self.execute("CHECKPOINT").await;
     }
 
-    /// Writes events with so many keys, or without.
+    /// Writes events with this many keys, or without.
     pub(crate) async fn write(&self, events: i32, keys: i32) {
         let statement = "INSERT INTO outbox_events (id, event_type, source, subject, data, partition_key)
             SELECT gen_random_uuid(), 'order.placed', '/shop/orders', 'order-' || n,
@@ -112,7 +112,7 @@ impl Outbox {
         Drain { whole, peak_mebibytes }
     }
 
-    /// Every event is in the stream once, and published.
+    /// Checks that every event is in the stream once, and published.
     pub(crate) async fn check(&self, events: i32) {
         let expected = usize::try_from(events).unwrap();
         let mut ids = redis::event_ids(&self.redis_url, &self.stream).await;
