@@ -41,7 +41,7 @@ impl State {
         let worker = &mut self.workers[w];
         let (owner, epochs) = (worker.owner, worker.held.map(|held| held.map(|held| held.epoch)));
         if fate == Fate::GivenUp {
-            return self.give_up(Message::Renew(owner, epochs));
+            return self.abandon(Message::Renew(owner, epochs));
         }
         for (shard, epoch) in each(epochs) {
             let renewed = self.database.renew(owner, shard, epoch, outbox.rules);
@@ -53,7 +53,7 @@ impl State {
     pub(crate) fn acquire(&mut self, w: usize, shard: usize, fate: Fate) {
         let owner = self.workers[w].owner;
         if fate == Fate::GivenUp {
-            return self.give_up(Message::Acquire(owner, shard));
+            return self.abandon(Message::Acquire(owner, shard));
         }
         let taken = self.database.acquire(owner, shard);
         self.workers[w].held[shard] = taken.map(|epoch| Held { epoch, past: false, draining: false });
@@ -68,7 +68,7 @@ impl State {
         let owner = worker.owner;
         match fate {
             Fate::Answered => self.database.release(owner, shard, epoch, outbox.rules),
-            Fate::GivenUp | Fate::Doubted => self.give_up(Message::Release(owner, shard, epoch)),
+            Fate::GivenUp | Fate::Doubted => self.abandon(Message::Release(owner, shard, epoch)),
         }
     }
 

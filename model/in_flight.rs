@@ -144,7 +144,7 @@ impl InFlight {
     }
 
     /// What blocks this row of a journal: the event that it replays, or its own settle, which another worker has overtaken.
-    pub(crate) fn in_the_way_of(&self, row: &FetchedRow, rules: Rules) -> Option<Publication> {
+    pub(crate) fn obstacle_to(&self, row: &FetchedRow, rules: Rules) -> Option<Publication> {
         let entry = self.entry(row.publication.event)?;
         let replayed = entry.row.publication != row.publication && rules.replays_wait;
         let settled = matches!(entry.state, DeliveryState::Settled { .. }) && rules.settled_waits;

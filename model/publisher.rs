@@ -58,7 +58,7 @@ impl State {
         if fate == Fate::GivenUp {
             worker.end();
             worker.sender = SenderState::Idle;
-            return self.give_up(Message::Open(tokens));
+            return self.abandon(Message::Open(tokens));
         }
         let (mut sent, mut refused) = (Publications::default(), [None; 2]);
         for (shard, token) in each(tokens) {
@@ -111,7 +111,7 @@ impl State {
         let rows = || rows.iter().flatten();
         let unknown: Publications = rows().map(|row: &FetchedRow| row.publication).collect();
         worker.settle_fields(sent.without(unknown));
-        worker.hindered_by = rows().find_map(|row| worker.in_flight.in_the_way_of(row, rules));
+        worker.hindered_by = rows().find_map(|row| worker.in_flight.obstacle_to(row, rules));
         if worker.hindered_by.is_none() {
             for row in rows() {
                 if let Some(token) = tokens[row.publication.event.shard()] {
@@ -131,7 +131,7 @@ impl State {
         let mut going = Vec::new();
         for event in worker.queue.clone() {
             if !worker.may_go(event, outbox.rules) {
-                worker.drop_ticket(event, outbox.rules);
+                worker.drop_delivery(event, outbox.rules);
             } else if worker.in_flight.entry(event).is_some_and(|entry| entry.row.published_at) {
                 worker.queue.retain(|queued| *queued != event);
                 worker.in_flight.set_stage(event, DeliveryState::Accepted);
@@ -151,7 +151,7 @@ impl State {
         }
         if going.iter().any(|event| batch.tokens[event.shard()].is_none()) {
             going.iter().for_each(|event| worker.in_flight.open[event.shard()] = None);
-            return going.into_iter().for_each(|event| worker.drop_ticket(event, outbox.rules));
+            return going.into_iter().for_each(|event| worker.drop_delivery(event, outbox.rules));
         }
         worker.sender = SenderState::Sending(batch, std::mem::take(&mut worker.settled));
     }
@@ -161,11 +161,11 @@ impl State {
         let SenderState::Sending(batch, settled) = self.workers[w].sender else { return };
         self.workers[w].sender = SenderState::Idle;
         if fate == Fate::GivenUp {
-            self.give_up(Message::Publish(batch, settled));
+            self.abandon(Message::Publish(batch, settled));
             let worker = &mut self.workers[w];
             worker.end();
             worker.in_flight.open = [None; 2];
-            return batch.events.iter().for_each(|publication| worker.drop_ticket(publication.event, outbox.rules));
+            return batch.events.iter().for_each(|publication| worker.drop_delivery(publication.event, outbox.rules));
         }
         self.meet(fault);
         let reply = self.redis.publish(&batch, settled, fault, outbox.rules, &self.database);
@@ -190,7 +190,7 @@ impl State {
             match (sent.contains(publication), refused) {
                 (true, _) => worker.in_flight.set_stage(event, DeliveryState::Accepted),
                 (false, true) => worker.in_flight.set_stage(event, DeliveryState::Rejected),
-                (false, false) => worker.drop_ticket(event, outbox.rules),
+                (false, false) => worker.drop_delivery(event, outbox.rules),
             }
         }
     }
@@ -214,7 +214,7 @@ impl State {
         if fate == Fate::GivenUp {
             worker.end();
             worker.in_flight.open = [None; 2];
-            return self.give_up(Message::Flush(settled));
+            return self.abandon(Message::Flush(settled));
         }
         worker.settled = Publications::default();
         self.redis.drop_settled(settled);

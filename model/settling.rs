@@ -41,7 +41,7 @@ impl State {
         let rules = outbox.rules;
         let events = self.workers[w].completing();
         if fate == Fate::GivenUp {
-            return self.give_up(Message::SettlePublished(events));
+            return self.abandon(Message::SettlePublished(events));
         }
         let events = self.answered(events, rules);
         let refused = self.database.refused(events);
@@ -65,7 +65,7 @@ impl State {
     pub(crate) fn settle_rescheduled(&mut self, w: usize, fate: Fate, outbox: &Outbox) {
         let Some(settle) = self.workers[w].refusals(outbox.max_retries).next() else { return };
         if fate == Fate::GivenUp {
-            return self.give_up(Message::SettleRescheduled(settle));
+            return self.abandon(Message::SettleRescheduled(settle));
         }
         let recorded = self.database.settle_rescheduled(settle, outbox.rules);
         if fate == Fate::Doubted {
@@ -80,7 +80,7 @@ impl State {
             worker.noted.insert(settle.publication);
             worker.in_flight.settle(settle.publication.event, !settle.failed, until);
         } else {
-            worker.drop_ticket(settle.publication.event, outbox.rules);
+            worker.drop_delivery(settle.publication.event, outbox.rules);
         }
     }
 }

@@ -45,7 +45,7 @@ impl State {
 
     /// Stops waiting for a request; it may be executed at any time, or never. A lost answer is a request that is executed
     /// late before anything else happens.
-    pub(crate) fn give_up(&mut self, message: Message) {
+    pub(crate) fn abandon(&mut self, message: Message) {
         self.faults.spend(|faults| &mut faults.lost);
         self.late.push(message);
     }
@@ -74,7 +74,7 @@ impl State {
     }
 
     /// Normalizes the state, so that indistinguishable states are equal.
-    pub(crate) fn tidy(&mut self, outbox: &Outbox) {
+    pub(crate) fn normalize(&mut self, outbox: &Outbox) {
         let Self { database, redis, late, .. } = self;
         late.retain(|message| !message.is_spent(database, redis, outbox));
         late.sort_unstable();

@@ -121,7 +121,7 @@ impl State {
                 self.looks(w, outbox, steps);
             }
             if faults.drops > 0 {
-                let deliveries = Event::ALL.into_iter().filter(|event| worker.has_ticket(*event));
+                let deliveries = Event::ALL.into_iter().filter(|event| worker.has_delivery(*event));
                 steps.extend(deliveries.map(|event| Step::DropTicket(w, event)));
             }
             if faults.crashes > 0 {
@@ -203,7 +203,7 @@ impl State {
         if !matches!(step, Step::FailOver | Step::Expire(_)) {
             self.note_commit(before, step.doubted() != Some(step));
         }
-        self.tidy(outbox);
+        self.normalize(outbox);
     }
 
     fn change(&mut self, step: Step, outbox: &Outbox) {
@@ -264,7 +264,7 @@ impl State {
             }
             Step::DropTicket(w, event) => {
                 self.faults.spend(|faults| &mut faults.drops);
-                self.workers[w].drop_ticket(event, outbox.rules);
+                self.workers[w].drop_delivery(event, outbox.rules);
             }
             Step::Crash(w) => {
                 self.faults.spend(|faults| &mut faults.crashes);

@@ -122,13 +122,13 @@ impl Worker {
     }
 
     /// Whether a delivery waits for the sender, for the completer or for `Retry`.
-    pub(crate) fn has_ticket(&self, event: Event) -> bool {
+    pub(crate) fn has_delivery(&self, event: Event) -> bool {
         let in_hand = |entry: &Entry| matches!(entry.state, DeliveryState::Accepted | DeliveryState::Rejected);
         self.queue.contains(&event) || self.in_flight.entry(event).is_some_and(in_hand)
     }
 
     /// Drops a delivery before its end.
-    pub(crate) fn drop_ticket(&mut self, event: Event, rules: Rules) {
+    pub(crate) fn drop_delivery(&mut self, event: Event, rules: Rules) {
         self.queue.retain(|queued| *queued != event);
         self.in_flight.release(event, rules);
     }

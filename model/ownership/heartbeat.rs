@@ -80,9 +80,9 @@ impl State {
             let held = worker.held[shard].filter(|held| named && held.epoch == lease.epoch);
             let adopted = Held { epoch: lease.epoch, draining: false };
             worker.held[shard] = held.or(Some(adopted).filter(|_| named && !rules.at_the_remembered_epoch));
-            let stray = named && worker.held[shard].is_none() && rules.releases_strays;
-            let released = stray && (rules.releases_strays_while_busy || !worker.burdened);
-            worker.strays[shard] = released.then_some(lease.epoch);
+            let stray = named && worker.held[shard].is_none() && rules.releases_unknown;
+            let released = stray && (rules.releases_unknown_while_busy || !worker.burdened);
+            worker.unknown_leases[shard] = released.then_some(lease.epoch);
         }
         let mut surplus = worker.keeps().saturating_sub(target);
         for held in worker.held.iter_mut().flatten().rev().filter(|held| !held.draining) {
@@ -103,7 +103,7 @@ impl State {
     fn release_all(&mut self, w: usize) {
         let worker = &mut self.workers[w];
         worker.held.fill(None);
-        for (lease, stray) in self.leases.iter().zip(&mut worker.strays) {
+        for (lease, stray) in self.leases.iter().zip(&mut worker.unknown_leases) {
             *stray = (lease.owner == Some(w)).then_some(lease.epoch);
         }
     }
@@ -126,7 +126,7 @@ impl State {
     // Taking and releasing.
 
     /// Continues taking the shard at this place in the list.
-    pub(crate) fn go_on_taking(&mut self, place: usize, rules: Rules) {
+    pub(crate) fn continue_taking(&mut self, place: usize, rules: Rules) {
         let taking = self.takings[place];
         if !taking.locked && self.can_lock(&taking, rules) {
             self.takings[place].locked = true;
@@ -149,7 +149,8 @@ impl State {
     pub(crate) fn is_to_release(&self, w: usize, shard: usize, rules: Rules) -> bool {
         let worker = &self.workers[w];
         let idle = !worker.burdened || rules.hands_over_what_cannot_be_recorded;
-        let due = worker.strays[shard].is_some() || worker.held[shard].is_some_and(|held| held.draining) && idle;
+        let due =
+            worker.unknown_leases[shard].is_some() || worker.held[shard].is_some_and(|held| held.draining) && idle;
         due && !self.is_lease_locked(shard)
     }
 
@@ -157,7 +158,7 @@ impl State {
     pub(crate) fn release(&mut self, w: usize, shard: usize, answered: bool, rules: Rules) {
         let worker = &mut self.workers[w];
         let draining = worker.held[shard].take_if(|held| held.draining).map(|held| held.epoch);
-        let Some(epoch) = worker.strays[shard].take().or(draining) else { return };
+        let Some(epoch) = worker.unknown_leases[shard].take().or(draining) else { return };
         if answered {
             self.execute_release(w, shard, epoch, rules);
         } else {

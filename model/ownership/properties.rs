@@ -8,8 +8,7 @@ use super::state::{Reach, State, Worker};
 pub(crate) const LEASED: &str = "a lease that its holder considers valid is its holder's";
 pub(crate) const ALONE: &str = "no two workers act on one shard";
 pub(crate) const DELIVERED: &str = "without further faults, a worker that can deliver holds each shard";
-pub(crate) const SHARED: &str =
-    "without further faults, workers that can deliver hold no more than their share";
+pub(crate) const SHARED: &str = "without further faults, workers that can deliver hold no more than their share";
 pub(crate) const BURIED: &str =
     "the row of a worker that has left, or was forgotten after its death, does not come back";
 pub(crate) const NEWEST: &str = "no beat extends an end after a later beat has";

@@ -34,9 +34,9 @@ pub(crate) struct Rules {
     /// Alive and holding are two columns: a stuck worker's beat extends nothing.
     pub(crate) two_columns: bool,
     /// A beat that extends releases leases that name its worker and are not held.
-    pub(crate) releases_strays: bool,
+    pub(crate) releases_unknown: bool,
     /// Also for a shard with deliveries in flight.
-    pub(crate) releases_strays_while_busy: bool,
+    pub(crate) releases_unknown_while_busy: bool,
     /// A delivery in flight that cannot be recorded does not keep a shard from being released.
     pub(crate) hands_over_what_cannot_be_recorded: bool,
     /// A beat extends only a row that knows no later beat.
@@ -75,8 +75,8 @@ impl Rules {
         owners_end: true,
         extends_what_ended: true,
         two_columns: true,
-        releases_strays: true,
-        releases_strays_while_busy: true,
+        releases_unknown: true,
+        releases_unknown_while_busy: true,
         hands_over_what_cannot_be_recorded: true,
         numbered_beats: true,
         beats_name_the_incarnation: true,

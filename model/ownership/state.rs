@@ -91,7 +91,7 @@ pub(crate) struct Worker {
     pub(crate) over: u8,
     pub(crate) held: Vec<Option<Held>>,
     /// Leases that name it and are not held, each at the epoch that it read.
-    pub(crate) strays: Vec<Option<u8>>,
+    pub(crate) unknown_leases: Vec<Option<u8>>,
     /// How many shards it wants to take.
     pub(crate) want: usize,
     /// What it remembers to have reported.
@@ -112,7 +112,7 @@ impl Worker {
             term: 1,
             over: 0,
             held: vec![None; shards],
-            strays: vec![None; shards],
+            unknown_leases: vec![None; shards],
             want: 0,
             reported: true,
             burdened: false,

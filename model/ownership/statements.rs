@@ -167,7 +167,7 @@ impl State {
     }
 
     /// Normalizes the state, so that indistinguishable states are equal: numbers matter by their order alone.
-    pub(crate) fn tidy(&mut self, rules: Rules) {
+    pub(crate) fn normalize(&mut self, rules: Rules) {
         let late = std::mem::take(&mut self.late);
         self.late = late.into_iter().filter(|late| !self.is_spent(*late, rules)).collect();
         self.late.sort_unstable();
@@ -212,7 +212,7 @@ fn renumber_epochs(state: &mut State, of: usize) {
     let mut epochs = vec![&mut leases[of].epoch];
     for worker in workers {
         epochs.extend(worker.held[of].as_mut().map(|held| &mut held.epoch));
-        epochs.extend(worker.strays[of].as_mut());
+        epochs.extend(worker.unknown_leases[of].as_mut());
         match &mut worker.heartbeat {
             super::state::Heartbeat::Beating(seen) | super::state::Heartbeat::Reading { seen: Some(seen), .. } => {
                 epochs.push(&mut seen[of].epoch);

@@ -174,7 +174,7 @@ impl State {
                 }
             }
             Step::BeginTaking(w, shard) => self.begin_taking(w, shard),
-            Step::GoOnTaking(place) => self.go_on_taking(place, rules),
+            Step::GoOnTaking(place) => self.continue_taking(place, rules),
             Step::Release(w, shard, answered) => {
                 if !answered {
                     self.faults.spend(|faults| &mut faults.lost);
@@ -248,7 +248,7 @@ impl State {
                 self.arrive(late, rules);
             }
         }
-        self.tidy(rules);
+        self.normalize(rules);
     }
 
     /// Ends a row by the database's clock; the worker's own deadline was before.
@@ -265,7 +265,7 @@ impl State {
         worker.heartbeat = Heartbeat::Idle;
         (worker.want, worker.pause, worker.burdened) = (0, None, false);
         worker.held.fill(None);
-        worker.strays.fill(None);
+        worker.unknown_leases.fill(None);
         self.takings.iter_mut().filter(|taking| taking.by == w).for_each(|taking| taking.waited = false);
     }
 }

@@ -169,14 +169,14 @@ fn in_one_column_a_stuck_worker_keeps_its_shards() {
 #[test]
 fn without_releasing_unknown_leases_an_unanswered_acquire_blocks_a_shard() {
     let model = Ownership { last_begins: true, ..two_workers(1, Faults { lost: 1, ..Faults::default() }) };
-    assert_is_needed(without(|rules| rules.releases_strays = false), model, DELIVERED);
+    assert_is_needed(without(|rules| rules.releases_unknown = false), model, DELIVERED);
 }
 
 /// An event that cannot be recorded stays in flight, which keeps its shard busy.
 #[test]
 fn without_releasing_unknown_leases_unrecordable_events_block_a_shard() {
     let model = Ownership { last_begins: true, ..two_workers(2, Faults { lost: 1, burdens: 1, ..Faults::default() }) };
-    assert_is_needed(without(|rules| rules.releases_strays_while_busy = false), model, DELIVERED);
+    assert_is_needed(without(|rules| rules.releases_unknown_while_busy = false), model, DELIVERED);
 }
 
 #[test]

@@ -46,9 +46,9 @@ impl Lane {
 
     pub(super) fn plan(&mut self, due: Due, keys: bool, rules: Rules) -> Option<Plan> {
         self.look |= due.poll;
-        let look_first = self.look && !(self.sweep_is_next && rules.sweep_has_its_turn);
-        self.sweep_is_next = due.sweep && look_first;
-        if due.sweep && !look_first && rules.sweeps {
+        let fetch_first = self.look && !(self.sweep_is_next && rules.sweep_has_its_turn);
+        self.sweep_is_next = due.sweep && fetch_first;
+        if due.sweep && !fetch_first && rules.sweeps {
             if self.sweep >= self.cursor {
                 self.sweep = 0;
             }
@@ -94,7 +94,7 @@ impl Lane {
         }
     }
 
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn note_failed_fetch(&mut self) {
         self.look = true;
     }
 

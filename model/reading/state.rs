@@ -111,7 +111,7 @@ impl State {
         }
         if fails {
             self.faults.spend(|faults| &mut faults.failed_fetches);
-            self.lane.give_up();
+            self.lane.note_failed_fetch();
             self.reread_key |= keys && rules.failed_fetch_keeps_keys;
             return;
         }

@@ -7,13 +7,13 @@ use crate::event::{OutboxEvent, Status};
 use crate::store::{LaneHealth, WorkerRow};
 
 pub(super) fn judge(circumstances: &Circumstances) -> Reason {
-    at_its_end(&circumstances.event)
+    final_reason(&circumstances.event)
         .or_else(|| before_its_time(circumstances))
         .unwrap_or_else(|| waiting_for_others(circumstances))
 }
 
 /// The reason if it is finished, or not this library's to send.
-fn at_its_end(event: &OutboxEvent) -> Option<Reason> {
+fn final_reason(event: &OutboxEvent) -> Option<Reason> {
     match event.status {
         Status::Published => Some(Reason::Published { at: event.published_at }),
         Status::Failed => Some(Reason::Failed {
