@@ -29,7 +29,7 @@ pub(crate) struct Room {
 
 /// The poller is notified when this much credit has been returned, and when all of it has: one event's worth is no reason to
 /// fetch.
-const TOLD_IN_PARTS: i64 = 16;
+const NOTIFY_STEP: i64 = 16;
 
 impl Credit {
     pub(crate) fn new(most_events: usize, most_bytes: usize, freed: Arc<Notify>) -> Arc<Self> {
@@ -86,7 +86,7 @@ impl Credit {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let events_freed = self.events_freed.fetch_add(1, Ordering::Relaxed) + 1;
         let bytes_freed = self.bytes_freed.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let is_part = |freed: i64, most: usize| freed >= i64::try_from(most).unwrap_or(i64::MAX) / TOLD_IN_PARTS;
+        let is_part = |freed: i64, most: usize| freed >= i64::try_from(most).unwrap_or(i64::MAX) / NOTIFY_STEP;
         if is_part(events_freed, self.most_events) || is_part(bytes_freed, self.most_bytes) || self.is_whole() {
             self.events_freed.store(0, Ordering::Relaxed);
             self.bytes_freed.store(0, Ordering::Relaxed);

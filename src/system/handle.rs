@@ -19,10 +19,10 @@ use crate::publish::NewEvent;
 use crate::store::Wakeup;
 
 /// How often [`Outbox::drained`] checks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often the handle checks for the replacement of a dead actor.
-const REPLACEMENT_LOOKS: usize = 50;
+const REPLACEMENT_CHECKS: usize = 50;
 
 /// A running outbox. Cheap to clone; the system runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
 #[derive(Clone)]
@@ -179,7 +179,7 @@ impl Outbox {
                     return;
                 }
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 
@@ -196,12 +196,12 @@ impl Outbox {
 
 /// The address of an actor; if the actor has died, that of its replacement, which starts in a moment.
 async fn living<A: Actor>(address: impl Fn() -> Result<Addr<A>, SystemError>) -> Result<Addr<A>, SystemError> {
-    for _ in 0..REPLACEMENT_LOOKS {
+    for _ in 0..REPLACEMENT_CHECKS {
         let actor = address()?;
         if actor.connected() {
             return Ok(actor);
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
     Err(SystemError::Stopped)
 }

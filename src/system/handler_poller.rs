@@ -34,7 +34,7 @@ const SHARE_OF_MEMORY: usize = 4;
 const MOST: usize = 500;
 
 /// How often a handler is polled if its process is notified of what it is owed.
-const TOLD_INTERVAL: Duration = Duration::from_secs(1);
+const NOTIFIED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often it is recorded that a live process has its handlers.
 const SEEN_INTERVAL: Duration = Duration::from_secs(60);
@@ -102,8 +102,8 @@ impl HandlerPoller {
         Self { shared, credit, polls: HashMap::new(), handled, rejected, _death_watch: death_watch }
     }
 
-    /// Starts everything that can be started now. `told`: something may be new.
-    fn turn(&mut self, told: bool, ctx: &mut Context<Self>) {
+    /// Starts everything that can be started now. `notified`: something may be new.
+    fn run_once(&mut self, notified: bool, ctx: &mut Context<Self>) {
         if !ctx.connected() {
             self.shared.handlers_wake.notify_one();
             return ctx.stop();
@@ -117,17 +117,17 @@ impl HandlerPoller {
             return;
         }
         for handler in self.shared.subscriptions() {
-            if handler.is_alive() && self.is_due(handler.name(), told) {
+            if handler.is_alive() && self.is_due(handler.name(), notified) {
                 self.fetch(handler, ctx);
             }
         }
     }
 
-    fn is_due(&mut self, handler: &str, told: bool) -> bool {
+    fn is_due(&mut self, handler: &str, notified: bool) -> bool {
         let now = BootInstant::now();
         let polls = self.polls.entry(handler.to_owned()).or_insert(Polls { last: now, next: now, failures: 0 });
-        let earliest = if told && polls.failures == 0 { polls.last.after(LEAST_INTERVAL) } else { polls.next };
-        if told && polls.failures == 0 {
+        let earliest = if notified && polls.failures == 0 { polls.last.after(LEAST_INTERVAL) } else { polls.next };
+        if notified && polls.failures == 0 {
             polls.next = polls.next.min(earliest);
         }
         now >= earliest && self.credit.events_left() > 0 && self.credit.bytes_left() > 0
@@ -192,7 +192,7 @@ impl HandlerPoller {
         let (now, full) = (BootInstant::now(), deliveries.len() >= most);
         let pause = match (full, self.shared.store.notify_store()) {
             (true, _) => Duration::ZERO,
-            (false, Some(_)) => TOLD_INTERVAL,
+            (false, Some(_)) => NOTIFIED_INTERVAL,
             (false, None) => self.shared.settings.worker.poll_interval,
         };
         self.polls.insert(handler.name().to_owned(), Polls { last: now, next: now.after(pause), failures: 0 });
@@ -246,7 +246,7 @@ impl HandlerPoller {
             ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
                 if let Ok((batch, outcomes)) = result {
                     poller.handled.finish(batch, &outcomes, BootInstant::now());
-                    poller.turn(false, ctx);
+                    poller.run_once(false, ctx);
                 }
             }));
         }
@@ -255,7 +255,7 @@ impl HandlerPoller {
             ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
                 if let Ok((batch, outcomes)) = result {
                     poller.rejected.finish(batch, &outcomes, BootInstant::now());
-                    poller.turn(false, ctx);
+                    poller.run_once(false, ctx);
                 }
             }));
         }
@@ -268,10 +268,10 @@ impl Actor for HandlerPoller {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
         let interval = self.shared.settings.worker.poll_interval.min(AGAIN_INTERVAL);
-        ctx.run_interval(interval, |poller, ctx| poller.turn(false, ctx));
+        ctx.run_interval(interval, |poller, ctx| poller.run_once(false, ctx));
         ctx.run_interval(SEEN_INTERVAL, |poller, ctx| poller.note_seen(ctx));
         listen(Arc::clone(&self.shared), self, ctx);
-        self.turn(true, ctx);
+        self.run_once(true, ctx);
     }
 }
 
@@ -279,7 +279,7 @@ impl Actor for HandlerPoller {
 fn listen(shared: Arc<Shared>, poller: &HandlerPoller, ctx: &mut Context<HandlerPoller>) {
     let woken = async move { shared.handlers_wake.notified().await };
     ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {
-        poller.turn(true, ctx);
+        poller.run_once(true, ctx);
         listen(Arc::clone(&poller.shared), poller, ctx);
     }));
 }

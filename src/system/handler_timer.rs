@@ -21,7 +21,7 @@ pub(super) struct HandlerTimer {
     /// When an event was last rejected because its time was over; `None` once another was answered.
     stuck_since: Option<BootInstant>,
     /// The handler stopped, and one event was rejected for it.
-    fell: bool,
+    has_stopped: bool,
 }
 
 /// The decision about an event without an answer.
@@ -79,8 +79,8 @@ impl HandlerTimer {
 
     /// The handler stopped before it answered this event; returns whether the event is blamed for it.
     pub(super) fn is_refused_by_a_stop(&mut self, number: u64) -> bool {
-        let refused = self.first() == Some(number) && !self.fell;
-        self.fell |= refused;
+        let refused = self.first() == Some(number) && !self.has_stopped;
+        self.has_stopped |= refused;
         refused
     }
 

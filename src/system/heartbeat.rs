@@ -20,7 +20,7 @@ use crate::store::{
 
 /// How often the heartbeat checks whether draining shards have run empty, and whether other shards are free if no worker
 /// says that it has released some.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often it checks whether shards are free if workers announce what they release: a notification may be lost.
 const UNHEARD_INTERVAL: Duration = Duration::from_secs(1);
@@ -75,7 +75,7 @@ impl<'a> HeartbeatLoop<'a> {
             let next = BootInstant::now().after(self.lease() / 3);
             if let Err(error) = self.beat().await {
                 self.say_unreachable(&error);
-                self.release_where_skipped(&error).await;
+                self.release_if_skipped(&error).await;
             } else if !self.reachable {
                 self.reachable = true;
                 tracing::info!("database available again; leases renewed");
@@ -129,7 +129,7 @@ impl<'a> HeartbeatLoop<'a> {
     /// Releases leases that this worker may no longer act on, because its row is locked: while another transaction holds the
     /// row, it cannot extend its leases, and other workers cannot take them because they read that row, too. Repeated as
     /// needed.
-    async fn release_where_skipped(&mut self, error: &StoreError) {
+    async fn release_if_skipped(&mut self, error: &StoreError) {
         if matches!(error, StoreError::Locked { .. }) && BootInstant::now() >= self.deadline {
             let released = self.release_idle(self.leases.all()).await;
             if let Err(error) = released {
@@ -164,14 +164,14 @@ impl<'a> HeartbeatLoop<'a> {
     }
 
     fn next_look(&self) -> BootInstant {
-        let is_told = self.shared.store.notify_store().is_some();
-        BootInstant::now().after(if is_told { UNHEARD_INTERVAL } else { LOOK_INTERVAL })
+        let is_notified = self.shared.store.notify_store().is_some();
+        BootInstant::now().after(if is_notified { UNHEARD_INTERVAL } else { CHECK_INTERVAL })
     }
 
     /// Waits until then or until something wakes the heartbeat. While shards drain, it does not wait for long.
     async fn woken_before(&self, until: BootInstant) -> Option<Woken> {
         let draining = !self.leases.draining().is_empty();
-        let pause = until.since(BootInstant::now()).min(if draining { LOOK_INTERVAL } else { Duration::MAX });
+        let pause = until.since(BootInstant::now()).min(if draining { CHECK_INTERVAL } else { Duration::MAX });
         let woken = async {
             tokio::select! {
                 biased;

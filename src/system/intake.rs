@@ -60,7 +60,7 @@ impl Intake {
         let mut queue = self.queue();
         queue.bytes += waiting.event.size();
         queue.waiting.push(waiting);
-        self.note_room(&queue);
+        self.note_space(&queue);
         !std::mem::replace(&mut queue.is_writing, true)
     }
 
@@ -70,12 +70,12 @@ impl Intake {
         queue.waiting.retain(PendingInsert::is_wanted);
         let batch = std::mem::take(&mut queue.waiting);
         queue.bytes = 0;
-        self.note_room(&queue);
+        self.note_space(&queue);
         queue.is_writing = !batch.is_empty();
         queue.is_writing.then_some(batch)
     }
 
-    fn note_room(&self, queue: &Queue) {
+    fn note_space(&self, queue: &Queue) {
         let is_full = queue.waiting.len() >= MOST || queue.bytes >= self.max_bytes;
         self.state.send_if_modified(|state| std::mem::replace(&mut state.is_full, is_full) != is_full);
     }
@@ -85,7 +85,7 @@ impl Intake {
     }
 
     /// Resolves when another event may be added, or when no more are accepted.
-    pub(crate) fn room(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn space(&self) -> impl Future<Output = ()> + use<> {
         self.until(|state| !state.is_full || state.is_closed)
     }
 
@@ -123,7 +123,7 @@ impl Drop for Writing {
 }
 
 /// Queues an event. Events that arrive while a statement runs share the next one.
-pub(crate) fn take_in(shared: &Arc<Shared>, waiting: PendingInsert) {
+pub(crate) fn enqueue(shared: &Arc<Shared>, waiting: PendingInsert) {
     if shared.intake.put(waiting) {
         shared.runtime.spawn(write_all(Writing(Arc::clone(shared))));
     }
@@ -197,7 +197,7 @@ fn answer(shared: &Arc<Shared>, part: Vec<PendingInsert>, stored: Vec<InsertResu
     let lanes =
         || stored.iter().filter_map(|stored| stored.as_ref().ok()).map(|event| event.publisher_backend.as_str());
     shared.announce(lanes().collect());
-    unserved::look(shared, lanes());
+    unserved::check(shared, lanes());
     for (waiting, stored) in part.into_iter().zip(stored) {
         // An event whose caller has stopped waiting is in the outbox all the same.
         let _ = waiting.answer.send(stored);

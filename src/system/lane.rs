@@ -61,7 +61,7 @@ impl Lane {
 
     /// The database query of a plan.
     pub(super) fn request(&self, shared: &Shared, publisher: &PublisherState, plan: &FetchPlan) -> FetchRequest {
-        let keys = self.in_flight.take_keys_to_reread(MOST_KEYS_TO_REREAD.min(plan.key_room));
+        let keys = self.in_flight.take_keys_to_reread(MOST_KEYS_TO_REREAD.min(plan.key_budget));
         let key_limit = plan.key_limit(keys.len());
         let except = if plan.is_sweep() || !keys.is_empty() { self.in_flight.ids() } else { self.in_flight.retrying() };
         FetchRequest {

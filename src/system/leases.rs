@@ -24,7 +24,7 @@ pub(crate) struct Held {
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     held: Mutex<HashMap<Shard, Held>>,
-    turn: Mutex<()>,
+    changing: Mutex<()>,
 }
 
 impl Leases {
@@ -35,7 +35,7 @@ impl Leases {
     /// Waits for the right to change what is held. A heartbeat has it for its lifetime: the queries of a heartbeat that is
     /// being replaced end before its successor starts any, so no result refers to leases that were released in the meantime.
     pub(crate) fn keep(&self) -> Keeping<'_> {
-        Keeping { leases: self, _turn: self.turn.lock().unwrap_or_else(PoisonError::into_inner) }
+        Keeping { leases: self, _changing: self.changing.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
     /// The shards of a lane that may be read now, with their epochs.
@@ -66,7 +66,7 @@ impl Leases {
 /// The right to change what is held; one heartbeat has it at a time.
 pub(crate) struct Keeping<'a> {
     leases: &'a Leases,
-    _turn: MutexGuard<'a, ()>,
+    _changing: MutexGuard<'a, ()>,
 }
 
 impl Keeping<'_> {
@@ -185,7 +185,7 @@ pub(crate) fn fair_share(worker: Uuid, lane: &str, snapshot: &LeaseSnapshot, giv
     }
     if given_up && eligible > 0 && !healthy(me) {
         return Share::StandBy(
-            "its backend does not accept events from here, or the events cannot be read, but another worker delivers".to_owned(),
+            "its backend accepts no events from here, or they cannot be read, but another worker delivers".to_owned(),
         );
     }
     let left_to_tries = if delivering > 0 { tried.min(shards.saturating_sub(1)) } else { 0 };

@@ -246,7 +246,7 @@ fn a_lease_that_names_this_worker_without_its_knowing_is_a_stray() {
 fn one_alone_changes_what_is_held_also_after_one_that_panicked() {
     let leases = Leases::default();
     let first = leases.keep();
-    assert!(leases.turn.try_lock().is_err());
+    assert!(leases.changing.try_lock().is_err());
     drop(first);
     std::thread::scope(|scope| {
         let panicking = scope.spawn(|| {

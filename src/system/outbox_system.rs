@@ -6,7 +6,7 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture};
 use tokio::sync::oneshot;
 
-use super::intake::{PendingInsert, take_in};
+use super::intake::{PendingInsert, enqueue};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
 use super::messages::{ActorKind, Health, HealthReport, Shutdown, Subscribe};
@@ -35,7 +35,7 @@ impl OutboxSystem {
         self.shared.addresses().supervisor.clone()
     }
 
-    fn take_in(&self, event: NewEvent) -> Result<oneshot::Receiver<InsertResult>, PublishError> {
+    fn enqueue(&self, event: NewEvent) -> Result<oneshot::Receiver<InsertResult>, PublishError> {
         let worker = &self.shared.settings.worker;
         let event = event.or_defaults(worker.max_retries, worker.max_event_bytes);
         event.check()?;
@@ -43,7 +43,7 @@ impl OutboxSystem {
             return Err(PublishError::Stopped);
         }
         let (answer, stored) = oneshot::channel();
-        take_in(&self.shared, PendingInsert { event, answer });
+        enqueue(&self.shared, PendingInsert { event, answer });
         Ok(stored)
     }
 }
@@ -60,10 +60,10 @@ impl Handler<NewEvent> for OutboxSystem {
     type Result = PendingAnswer;
 
     fn handle(&mut self, event: NewEvent, ctx: &mut Self::Context) -> Self::Result {
-        let answer = self.take_in(event);
+        let answer = self.enqueue(event);
         if self.shared.intake.is_full() {
             // Nothing is read from the mailbox meanwhile.
-            ctx.wait(self.shared.intake.room().into_actor(self));
+            ctx.wait(self.shared.intake.space().into_actor(self));
         }
         PendingAnswer(answer)
     }

@@ -79,7 +79,7 @@ impl Poller {
     }
 
     /// Starts everything that can be started now.
-    fn turn(&mut self, ctx: &mut Context<Self>) {
+    fn run_once(&mut self, ctx: &mut Context<Self>) {
         if !ctx.connected() {
             // A notification wakes one actor only, so the poller passes it on.
             self.shared.wake.notify_one();
@@ -135,7 +135,7 @@ impl Poller {
         let to_open: Vec<(Shard, i64)> = lanes.iter().flat_map(|lane| lane.shards_to_open(&self.shared, now)).collect();
         publisher.note_closed(!to_open.is_empty(), now);
         if to_open.is_empty() {
-            return publisher.end_wait_for_room();
+            return publisher.end_wait_for_memory();
         }
         let Some(address) = self.shared.addresses().publishers.get(&publisher.name).cloned() else { return };
         let Some(under_way) = publisher.begin_open(now) else { return };
@@ -163,14 +163,14 @@ impl Poller {
             of.fetching = false;
             if !matches!(result, Ok(Ok(_))) {
                 let late = matches!(&result, Ok(Err(error)) if is_late(error));
-                of.lanes[lane].reader.give_up(&plan, late, BootInstant::now());
+                of.lanes[lane].reader.note_failed_fetch(&plan, late, BootInstant::now());
             }
             match result {
                 Ok(Ok(fetched)) => {
                     of.record_duration(&plan);
                     let pause = poller.take(index, lane, &plan, fetched);
                     if !pause.is_zero() {
-                        ctx.run_later(pause, |poller, ctx| poller.turn(ctx));
+                        ctx.run_later(pause, |poller, ctx| poller.run_once(ctx));
                     }
                 }
                 Ok(Err(error)) => poller.pause(&error),
@@ -178,7 +178,7 @@ impl Poller {
                 Err(error) if error.is_cancelled() => {}
                 Err(error) => tracing::error!(%error, "fetch aborted"),
             }
-            poller.turn(ctx);
+            poller.run_once(ctx);
         }));
     }
 
@@ -238,9 +238,9 @@ impl Actor for Poller {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let interval = self.shared.settings.worker.poll_interval.min(self.shared.settings.worker.lease / 10);
-        ctx.run_interval(interval, |poller, ctx| poller.turn(ctx));
+        ctx.run_interval(interval, |poller, ctx| poller.run_once(ctx));
         listen(&Arc::clone(&self.shared), self, ctx);
-        self.turn(ctx);
+        self.run_once(ctx);
     }
 }
 
@@ -249,7 +249,7 @@ fn listen(shared: &Arc<Shared>, poller: &Poller, ctx: &mut Context<Poller>) {
     let wake = Arc::clone(&shared.wake);
     let woken = async move { wake.notified().await };
     ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {
-        poller.turn(ctx);
+        poller.run_once(ctx);
         listen(&Arc::clone(&poller.shared), poller, ctx);
     }));
 }

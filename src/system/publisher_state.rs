@@ -30,7 +30,7 @@ pub(crate) struct PublisherState {
     pub(crate) metrics: PublisherMetrics,
     changing: std::sync::Mutex<Changing>,
     /// Held while a publisher works: the work of a dead predecessor ends before its successor opens anything.
-    turn: Mutex<()>,
+    working: Mutex<()>,
     /// Number of publishers so far; the last one is the current one.
     publishers: AtomicU64,
     /// Number of opens so far.
@@ -88,7 +88,7 @@ impl PublisherState {
             session,
             metrics,
             changing: std::sync::Mutex::default(),
-            turn: Mutex::default(),
+            working: Mutex::default(),
             publishers: AtomicU64::new(0),
             opens: AtomicU64::new(0),
             longest_wait,
@@ -123,9 +123,9 @@ impl PublisherState {
     }
 
     /// Waits until this publisher may work; `None` if another has replaced it.
-    pub(crate) async fn turn_of(&self, publisher: u64) -> Option<MutexGuard<'_, ()>> {
-        let turn = self.turn.lock().await;
-        (self.publishers.load(Ordering::Acquire) == publisher).then_some(turn)
+    pub(crate) async fn begin_work(&self, publisher: u64) -> Option<MutexGuard<'_, ()>> {
+        let working = self.working.lock().await;
+        (self.publishers.load(Ordering::Acquire) == publisher).then_some(working)
     }
 
     /// Starts an open, unless one is under way, the backend is paused, or the shards wait for memory.
@@ -178,14 +178,14 @@ impl PublisherState {
     }
 
     /// Ends the wait of shards for memory.
-    pub(crate) fn end_wait_for_room(&self) {
+    pub(crate) fn end_wait_for_memory(&self) {
         if self.changing().waiting.take().is_some() {
             self.credit.reserve(Room::default());
         }
     }
 
     /// Opens no more shards until this much memory is free, which is reserved.
-    pub(crate) fn wait_for_room(&self, room: Room) {
+    pub(crate) fn wait_for_memory(&self, room: Room) {
         let (events, bytes) = (room.events.min(self.credit.most_events), room.bytes.min(self.credit.most_bytes));
         self.credit.reserve(Room { events, bytes });
         self.changing().waiting = Some((room, BootInstant::now()));

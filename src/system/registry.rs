@@ -57,7 +57,7 @@ impl Registry {
         ctx.spawn(answers.into_actor(self).map(move |answers, registry, ctx| {
             let handled = registry.conclude(delivery, answers);
             if let Some(key) = key {
-                registry.go_on(key, handled, ctx);
+                registry.continue_key(key, handled, ctx);
             }
         }));
     }
@@ -153,7 +153,7 @@ impl Registry {
 
     /// Runs the next event of the key; after a failure all waiting events are released into the table in their present
     /// state.
-    fn go_on(&mut self, key: Key, handled: bool, ctx: &mut Context<Self>) {
+    fn continue_key(&mut self, key: Key, handled: bool, ctx: &mut Context<Self>) {
         let Some(waiting) = self.busy.get_mut(&key) else { return };
         if !handled {
             let behind = waiting.drain(..).map(behind).collect();

@@ -86,7 +86,7 @@ impl Retry {
     fn note_recorded(&self, Rejection { delivery, settle }: Rejection) {
         let shared = &self.shared;
         count(shared, &settle);
-        say_refused(shared, &delivery, &settle);
+        log_refusal(shared, &delivery, &settle);
         note_settled(shared, std::slice::from_ref(&delivery));
         if settle.status == Status::Retry {
             note_retry(shared, &settle);
@@ -154,7 +154,7 @@ fn count(shared: &Shared, settle: &FailureRecord) {
 }
 
 /// Logs a refusal with its event and reason, as long as there are not too many.
-fn say_refused(shared: &Shared, delivery: &Delivery, settle: &FailureRecord) {
+fn log_refusal(shared: &Shared, delivery: &Delivery, settle: &FailureRecord) {
     let Some(reason) = settle.error.as_deref() else { return };
     let reason: String = reason.chars().take(MAX_REASON).collect();
     let event_type = delivery.event().map_or("", |event| event.event_type.as_str());

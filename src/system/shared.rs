@@ -307,7 +307,7 @@ impl Shared {
     fn check_handler(&self, subscription: &Subscribe) -> Result<(), SystemError> {
         let name = &subscription.name;
         let subscriptions = self.subscriptions();
-        if subscriptions.iter().any(|other| other.name() == name && other.is_in_the_way_of(subscription)) {
+        if subscriptions.iter().any(|other| other.name() == name && other.conflicts_with(subscription)) {
             return Err(SystemError::HandlerNameTaken { name: name.clone() });
         }
         match name.chars().count() {
@@ -319,7 +319,7 @@ impl Shared {
     fn add_handler(&self, subscription: Subscribe) -> Result<(), SystemError> {
         let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = |other: &Arc<Subscription>| other.name() == subscription.name;
-        if all.iter().any(|other| is_same(other) && other.is_in_the_way_of(&subscription)) {
+        if all.iter().any(|other| is_same(other) && other.conflicts_with(&subscription)) {
             return Err(SystemError::HandlerNameTaken { name: subscription.name });
         }
         all.retain(|other| !is_same(other));

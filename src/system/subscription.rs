@@ -44,7 +44,7 @@ impl Subscription {
     }
 
     /// Whether it is registered for events that another registration of the same name does not name.
-    pub(crate) fn is_in_the_way_of(&self, other: &Subscribe) -> bool {
+    pub(crate) fn conflicts_with(&self, other: &Subscribe) -> bool {
         self.handler.recipient.connected() && self.handler.events != other.events
     }
 

@@ -37,7 +37,7 @@ const JOURNAL_LIMIT: Duration = Duration::from_secs(2);
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the shutdown checks whether everything is settled.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The supervisor. It handles no message that waits for the database, so it answers whatever hangs.
 pub(crate) struct Supervisor {
@@ -221,7 +221,7 @@ impl Handler<Shutdown> for Supervisor {
             let limit = shared.settings.worker.shutdown_timeout;
             let until = BootInstant::now().after(limit);
             while !shared.is_idle() && BootInstant::now() < until {
-                tokio::time::sleep(LOOK_INTERVAL).await;
+                tokio::time::sleep(CHECK_INTERVAL).await;
             }
             let settled = shared.is_idle();
             let _ = tokio::time::timeout(FAREWELL_LIMIT, finish_shutdown(&shared, keeper)).await;
@@ -247,7 +247,7 @@ async fn finish_shutdown(shared: &Arc<Shared>, keeper: Option<Addr<LeaseKeeper>>
 /// Sends the last wake-ups: a process that only publishes may end right after, and no other process would wake the workers.
 async fn announce_the_rest(shared: &Shared) {
     while !shared.has_announced_all() {
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 

@@ -37,7 +37,7 @@ impl AskedLanes {
 }
 
 /// Checks, concurrently with the senders, whether a worker serves the lanes of events that were stored.
-pub(crate) fn look<'a>(shared: &Arc<Shared>, lanes: impl Iterator<Item = &'a str>) {
+pub(crate) fn check<'a>(shared: &Arc<Shared>, lanes: impl Iterator<Item = &'a str>) {
     let now = BootInstant::now();
     let to_ask = lanes.filter(|lane| shared.publisher_of(lane).is_none() && shared.asked.begin(lane, now));
     let to_ask: BTreeSet<String> = to_ask.map(str::to_owned).collect();

@@ -80,11 +80,7 @@ fn a_key_slow_twice_in_a_row_is_queried_from_where_it_is_known_clear() {
     assert_eq!(asking.asks_from(&rows[3], QUICK), rows[2].position);
 
     asking.in_flight.reread_key("k");
-    assert_eq!(
-        asking.in_flight.take_keys_to_reread(1)[0].from,
-        rows[3].position,
-        "the key is read from there, too"
-    );
+    assert_eq!(asking.in_flight.take_keys_to_reread(1)[0].from, rows[3].position, "the key is read from there, too");
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl FetchBudget {
 
     /// Sorts shards so that those behind the last one read come first: if the budget does not suffice, the rest is read
     /// next.
-    pub(crate) fn put_in_turn(&self, shards: &mut [i16]) {
+    pub(crate) fn rotate(&self, shards: &mut [i16]) {
         shards.sort_unstable_by_key(|shard| (*shard <= self.shard, *shard));
     }
 
@@ -74,7 +74,7 @@ mod tests {
                 let given = sharing.divide(budget, [true; KINDS]);
                 (0..KINDS).for_each(|kind| kinds[kind] |= given[kind] > 0);
                 let mut order: Vec<i16> = (0..shards).collect();
-                sharing.put_in_turn(&mut order);
+                sharing.rotate(&mut order);
                 order.truncate(given[0]);
                 order.iter().for_each(|shard| read[usize::try_from(*shard).unwrap()] = true);
                 sharing.note(true, order.last().copied());

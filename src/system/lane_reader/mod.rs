@@ -30,7 +30,7 @@ const ROWS_PER_STEP: i64 = 1_000;
 const MAX_BOUNDS: usize = 4_096;
 
 /// Shards that are read from their start together: if some have many dead rows there, the others need not wait for all.
-const FRESH_AT_ONCE: usize = 4;
+const FRESH_TOGETHER: usize = 4;
 
 /// The most events for which a key is read from its start.
 const KEY_LIMIT: i64 = 100;
@@ -49,7 +49,7 @@ struct ShardState {
     /// The last fetch filled its limit: there is more.
     full: bool,
     /// It must be read, whether or not there is more.
-    look: bool,
+    must_read: bool,
     sweep: Position,
     parts: ShardParts,
     /// The ends of the parts in which it was read: its sweep stops there, too.
@@ -79,7 +79,7 @@ pub(crate) struct FetchPlan {
     pub(crate) retry_limit: i64,
     pub(crate) passed_retries: Vec<Uuid>,
     /// The most events for keys that are read from their start.
-    pub(crate) key_room: usize,
+    pub(crate) key_budget: usize,
     /// The most events in total.
     pub(crate) most: usize,
     pub(crate) began: BootInstant,
@@ -94,7 +94,7 @@ impl FetchPlan {
 
     /// The limit of each of this many keys.
     pub(crate) fn key_limit(&self, keys: usize) -> i64 {
-        each(self.key_room, keys).min(KEY_LIMIT)
+        each(self.key_budget, keys).min(KEY_LIMIT)
     }
 }
 
@@ -108,15 +108,15 @@ pub(crate) struct LaneReader {
     /// The last of the shards that are read from their start a few at a time.
     last_fresh: i16,
     /// Shards whose sweep starts together: more while that is cheap, and one after a step without an answer.
-    begin_at_once: usize,
+    begin_together: usize,
     /// Shards in a step of the sweep: fewer after one that took too long, more after a sweep without one.
-    sweep_at_once: usize,
+    sweep_together: usize,
     sweep_was_late: bool,
     /// Shards that are read from their start together: one after a fetch that took too long, then more again.
-    walk_at_once: usize,
+    scan_together: usize,
     /// Whether the last fetch took too long: the next leaves out shards that may be the cause, so that the others make
     /// progress.
-    spares_walks: bool,
+    skips_slow_shards: bool,
     /// The fastest sweep step so far: the cost of a round trip that finds nothing.
     fastest: Duration,
     /// The database's clock, and when it was received.
@@ -148,11 +148,11 @@ impl LaneReader {
             bounds: BTreeSet::new(),
             unbounded: 0,
             last_fresh: i16::MAX,
-            begin_at_once: FRESH_AT_ONCE,
-            sweep_at_once: usize::MAX,
+            begin_together: FRESH_TOGETHER,
+            sweep_together: usize::MAX,
             sweep_was_late: false,
-            walk_at_once: FRESH_AT_ONCE,
-            spares_walks: false,
+            scan_together: FRESH_TOGETHER,
+            skips_slow_shards: false,
             fastest: Duration::MAX,
             clock: None,
             average_size: FIRST_GUESS,
@@ -182,7 +182,7 @@ impl LaneReader {
                 session: *session,
                 cursor: Position::START,
                 full: true,
-                look: false,
+                must_read: false,
                 sweep: Position::START,
                 parts: ShardParts::default(),
                 ends: BTreeSet::new(),
@@ -241,24 +241,24 @@ impl LaneReader {
             return None;
         }
         if self.is_look_due(now) {
-            self.begin_look(now);
+            self.begin_full_fetch(now);
         }
         // A fetch for a wake-up does not wait for a sweep, and no sweep waits for more than one such fetch.
-        let look_first = self.shards.values().any(|state| state.look) && !self.sweep_is_next;
-        self.sweep_is_next = now >= self.next_sweep && look_first;
+        let fetch_first = self.shards.values().any(|state| state.must_read) && !self.sweep_is_next;
+        self.sweep_is_next = now >= self.next_sweep && fetch_first;
         if now >= self.next_sweep
-            && !look_first
+            && !fetch_first
             && let Some(plan) = self.plan_sweep(budget, now)
         {
             return Some(plan);
         }
         let reading: Vec<i16> =
-            self.shards.iter().filter(|(_, state)| state.look || state.full).map(|(shard, _)| *shard).collect();
+            self.shards.iter().filter(|(_, state)| state.must_read || state.full).map(|(shard, _)| *shard).collect();
         let wanted = [!reading.is_empty(), now >= self.next_retries, keys];
         if !wanted.contains(&true) {
             return None;
         }
-        let [ranges, retries, key_room] = self.budget.divide(budget, wanted);
+        let [ranges, retries, key_budget] = self.budget.divide(budget, wanted);
         let retry_shards = if wanted[1] && retries > 0 { self.shards.keys().copied().collect() } else { Vec::new() };
         if !retry_shards.is_empty() {
             self.next_retries = now.after(self.poll_interval.max(RETRY_INTERVAL));
@@ -269,7 +269,7 @@ impl LaneReader {
             retry_shards,
             retry_limit: each(retries, 1),
             passed_retries: self.passed_retries.ids(),
-            key_room,
+            key_budget,
             most: budget,
             began: now,
             polls: std::mem::take(&mut self.polls),
@@ -282,8 +282,8 @@ impl LaneReader {
 
     /// Starts a fetch of all shards. Wake-ups from now on cause another one, because this one may not see their events. A
     /// wake-up does not postpone polling, or events without one would be found late.
-    fn begin_look(&mut self, now: BootInstant) {
-        self.shards.values_mut().for_each(|state| state.look = true);
+    fn begin_full_fetch(&mut self, now: BootInstant) {
+        self.shards.values_mut().for_each(|state| state.must_read = true);
         self.announced = None;
         if self.is_poll_due(now) {
             self.polls = true;
@@ -299,17 +299,17 @@ impl LaneReader {
     fn plan_ranges(&mut self, mut shards: Vec<i16>, budget: usize, now: BootInstant) -> Vec<Range> {
         let mut fresh: Vec<i16> = shards.extract_if(.., |shard| self.may_take_long(*shard)).collect();
         fresh.sort_unstable_by_key(|shard| (*shard <= self.last_fresh, *shard));
-        let spared = std::mem::take(&mut self.spares_walks) && !shards.is_empty();
-        fresh.truncate(if spared { 0 } else { self.begin_at_once.min(self.walk_at_once) });
+        let spared = std::mem::take(&mut self.skips_slow_shards) && !shards.is_empty();
+        fresh.truncate(if spared { 0 } else { self.begin_together.min(self.scan_together) });
         self.last_fresh = fresh.last().copied().unwrap_or(self.last_fresh);
         shards.extend(fresh);
-        self.budget.put_in_turn(&mut shards);
+        self.budget.rotate(&mut shards);
         let limit = each(budget, shards.len());
         let clock = self.clock_at(now);
         let mut ranges = Vec::with_capacity(shards.len());
         for shard in shards {
             if let Some(state) = self.shards.get_mut(&shard) {
-                state.look = false;
+                state.must_read = false;
                 let from = start(state);
                 let to = clock.and_then(|clock| state.parts.end(from, clock));
                 // With a limit of 0, the database only returns its clock.
@@ -323,7 +323,7 @@ impl LaneReader {
     /// Whether many dead rows may precede a shard's unread events: it was not read yet, or, after a fetch that took too
     /// long, not to its end.
     fn may_take_long(&self, shard: i16) -> bool {
-        let is_careful = self.walk_at_once < FRESH_AT_ONCE;
+        let is_careful = self.scan_together < FRESH_TOGETHER;
         self.shards.get(&shard).is_some_and(|state| state.is_fresh() || is_careful && state.full)
     }
 
@@ -349,7 +349,7 @@ impl LaneReader {
         // Received before now, so it is never assumed to be later than it is.
         self.clock = answer.clock.map(|at| (at, now)).or(self.clock);
         if now.since(plan.began) < parts::SHORT {
-            self.walk_at_once = self.walk_at_once.saturating_mul(2).min(FRESH_AT_ONCE);
+            self.scan_together = self.scan_together.saturating_mul(2).min(FRESH_TOGETHER);
         }
         for range in &plan.ranges {
             let Some(state) = self.shards.get_mut(&range.shard) else { continue };

@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 impl LaneReader {
     pub(super) fn plan_sweep(&mut self, budget: usize, now: BootInstant) -> Option<FetchPlan> {
         // Checked here as well as at the end of a step: a rewind, or a lost shard, can end a sweep as well.
-        self.begin_anew_where_swept();
+        self.restart_if_swept();
         let mut ranges: Vec<Range> = self
             .shards
             .iter()
@@ -42,8 +42,8 @@ impl LaneReader {
         ranges.sort_unstable_by_key(|range| (range.from, range.shard));
         // Dead rows may be at the start, which no bound divides.
         let beginning = ranges.iter().take_while(|range| range.from == Position::START).count();
-        ranges.drain(..beginning.saturating_sub(self.begin_at_once));
-        ranges.truncate(self.sweep_at_once);
+        ranges.drain(..beginning.saturating_sub(self.begin_together));
+        ranges.truncate(self.sweep_together);
         let limit = each(budget, ranges.len());
         ranges.iter_mut().for_each(|range| range.limit = limit);
         Some(FetchPlan {
@@ -52,7 +52,7 @@ impl LaneReader {
             retry_shards: Vec::new(),
             retry_limit: 0,
             passed_retries: Vec::new(),
-            key_room: 0,
+            key_budget: 0,
             most: budget,
             began: now,
             polls: false,
@@ -61,7 +61,7 @@ impl LaneReader {
 
     /// Notes that a fetch failed; `late`: perhaps because of the time limit. Dead rows may be the cause, so the next starts
     /// with one shard, and a shard that takes too long alone is read, or swept, in parts.
-    pub(crate) fn give_up(&mut self, plan: &FetchPlan, late: bool, now: BootInstant) {
+    pub(crate) fn note_failed_fetch(&mut self, plan: &FetchPlan, late: bool, now: BootInstant) {
         // The next fetch reads what this one should have read.
         self.schedule_fetch_at(plan.began);
         match plan.purpose {
@@ -71,18 +71,18 @@ impl LaneReader {
                 if late {
                     self.divide_sweep(plan, now);
                 }
-                self.next_sweep = now.after(rest_after(now.since(plan.began)));
+                self.next_sweep = now.after(pause_after_step(now.since(plan.began)));
             }
         }
         if plan.ranges.iter().any(|range| range.from == Position::START) {
-            self.begin_at_once = 1;
+            self.begin_together = 1;
         }
     }
 
     fn divide_walk(&mut self, plan: &FetchPlan) {
         let shards = plan.ranges.iter().map(|range| range.shard);
         let slow: Vec<i16> = shards.filter(|shard| self.shards.get(shard).is_some_and(|state| state.full)).collect();
-        (self.walk_at_once, self.spares_walks) = (1, true);
+        (self.scan_together, self.skips_slow_shards) = (1, true);
         let [alone] = slow.as_slice() else {
             // The next shard that is read is the one of these that is furthest behind, alone.
             let furthest =
@@ -100,7 +100,7 @@ impl LaneReader {
 
     fn divide_sweep(&mut self, plan: &FetchPlan, now: BootInstant) {
         self.sweep_was_late = true;
-        self.sweep_at_once = (plan.ranges.len() / 2).max(1);
+        self.sweep_together = (plan.ranges.len() / 2).max(1);
         let clock = self.clock_at(now);
         let [Range { shard, from, to: Some(to), .. }] = plan.ranges.as_slice() else { return };
         let Some(state) = self.shards.get_mut(shard) else { return };
@@ -109,7 +109,7 @@ impl LaneReader {
     }
 
     /// Restarts a sweep that has reached every cursor; returns whether it had.
-    fn begin_anew_where_swept(&mut self) -> bool {
+    fn restart_if_swept(&mut self) -> bool {
         let swept = self.shards.values().all(|state| state.sweep >= state.cursor);
         if swept {
             self.shards.values_mut().for_each(|state| state.sweep = Position::START);
@@ -129,9 +129,9 @@ impl LaneReader {
         let took = now.since(plan.began);
         self.fastest = self.fastest.min(took);
         let cheap = took < self.fastest.saturating_mul(2) + CHEAP_STEP;
-        self.begin_at_once = match took < CHEAP_BEGINNING {
-            true => self.begin_at_once.saturating_mul(2),
-            false => self.begin_at_once.min(FRESH_AT_ONCE),
+        self.begin_together = match took < CHEAP_BEGINNING {
+            true => self.begin_together.saturating_mul(2),
+            false => self.begin_together.min(FRESH_TOGETHER),
         };
         let found = in_ranges(answer);
         for range in &plan.ranges {
@@ -145,10 +145,10 @@ impl LaneReader {
                 state.ends.remove(&to);
             }
         }
-        let mut pause = rest_after(took);
-        if self.begin_anew_where_swept() {
+        let mut pause = pause_after_step(took);
+        if self.restart_if_swept() {
             if !std::mem::take(&mut self.sweep_was_late) {
-                self.sweep_at_once = self.sweep_at_once.saturating_mul(2);
+                self.sweep_together = self.sweep_together.saturating_mul(2);
             }
             let idle = if std::mem::take(&mut self.has_read) { Duration::ZERO } else { IDLE_PAUSE };
             pause = pause.max(self.poll_interval).max(idle);
@@ -158,7 +158,7 @@ impl LaneReader {
 }
 
 /// How long the sweep pauses after a step.
-fn rest_after(took: Duration) -> Duration {
+fn pause_after_step(took: Duration) -> Duration {
     took.saturating_mul(SWEEP_SHARE).min(LONGEST_PAUSE)
 }
 

@@ -134,11 +134,11 @@ fn steps(span: Duration, took: impl Fn(&FetchPlan) -> Duration) -> Vec<usize> {
 #[test]
 fn if_reading_from_the_start_is_slow_a_sweep_takes_a_few_shards_at_a_time() {
     // Dead rows at the start: 20 ms for each shard.
-    let dear = |plan: &FetchPlan| {
+    let expensive = |plan: &FetchPlan| {
         MS * u32::try_from(plan.ranges.iter().filter(|r| r.from == Position::START).count()).unwrap() * 20
     };
-    let begun = steps(Duration::from_secs(30), |plan| dear(plan).max(MS));
-    assert!(begun.iter().all(|count| *count <= FRESH_AT_ONCE), "{begun:?}");
+    let begun = steps(Duration::from_secs(30), |plan| expensive(plan).max(MS));
+    assert!(begun.iter().all(|count| *count <= FRESH_TOGETHER), "{begun:?}");
     assert!(begun.iter().sum::<usize>() >= 32, "{begun:?}");
 }
 
@@ -156,7 +156,7 @@ fn a_sweep_that_is_given_up_begins_with_one_shard_after_a_rest() {
     while let Some(plan) = cursor.plan(1_000, false, now) {
         if plan.purpose == Purpose::Sweep {
             now = now.after(Duration::from_secs(10));
-            cursor.give_up(&plan, false, now);
+            cursor.note_failed_fetch(&plan, false, now);
             break;
         }
         cursor.advance(&plan, &FetchResult { clock: Some(1_000_000), ..FetchResult::default() }, now);
@@ -180,7 +180,7 @@ fn a_first_reading_that_is_given_up_is_tried_with_one_shard() {
     let mut cursor = many(32);
     let now = BootInstant::now();
     let plan = cursor.plan(1_000, false, now).unwrap();
-    assert_eq!(plan.ranges.len(), FRESH_AT_ONCE);
-    cursor.give_up(&plan, false, now);
+    assert_eq!(plan.ranges.len(), FRESH_TOGETHER);
+    cursor.note_failed_fetch(&plan, false, now);
     assert_eq!(cursor.plan(1_000, false, now).unwrap().ranges.len(), 1);
 }

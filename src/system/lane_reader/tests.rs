@@ -136,7 +136,7 @@ impl Model {
             Step::Late { budget } => {
                 if let Some(plan) = self.cursor.plan(budget, false, self.now) {
                     self.now = self.now.after(Duration::from_secs(10));
-                    self.cursor.give_up(&plan, true, self.now);
+                    self.cursor.note_failed_fetch(&plan, true, self.now);
                 }
             }
             Step::GiveBack { budget } => {
@@ -427,11 +427,11 @@ fn a_few_new_shards_at_a_time_are_read_together_with_those_read_before() {
     let mut now = BootInstant::now();
     cursor.next_sweep = now.after(Duration::from_secs(60));
     let mut read = Vec::new();
-    for _ in 0..32_usize.div_ceil(FRESH_AT_ONCE) {
+    for _ in 0..32_usize.div_ceil(FRESH_TOGETHER) {
         let plan = cursor.plan(1_000, false, now).unwrap();
         let fresh: Vec<i16> = plan.ranges.iter().filter(|r| r.from == Position::START).map(|r| r.shard).collect();
-        assert_eq!(fresh.len(), FRESH_AT_ONCE);
-        let (limit, beside) = (plan.ranges[0].limit, plan.ranges.len() - FRESH_AT_ONCE);
+        assert_eq!(fresh.len(), FRESH_TOGETHER);
+        let (limit, beside) = (plan.ranges[0].limit, plan.ranges.len() - FRESH_TOGETHER);
         assert_eq!(beside, usize::from(!read.is_empty()), "of those read before, one has more");
         let rows = (1..=limit).map(|n| fixtures::fetched(fresh[0], n, "")).collect();
         now = now.after(Duration::from_millis(1));
@@ -476,7 +476,7 @@ impl SlowDatabase {
         let took = Duration::from_millis(1) + plan.ranges.iter().map(|range| self.walk_over(range)).sum::<Duration>();
         if took > Self::LIMIT {
             let over = now.after(2 * Self::LIMIT);
-            cursor.give_up(&plan, true, over);
+            cursor.note_failed_fetch(&plan, true, over);
             return (over, false);
         }
         let over = now.after(took);
@@ -553,7 +553,7 @@ mod dead_rows {
             match store.fetch(&request(plan.ranges.clone())).await {
                 Ok(answer) if answer.rows.iter().any(|row| row.id == id) => return,
                 Ok(answer) => cursor.advance(&plan, &answer, BootInstant::now()),
-                Err(_) => cursor.give_up(&plan, true, BootInstant::now()),
+                Err(_) => cursor.note_failed_fetch(&plan, true, BootInstant::now()),
             }
         }
         panic!("the event is never found: {cursor:?}");

@@ -101,13 +101,13 @@ impl BatchSender {
 
     pub(super) async fn flush(&mut self) {
         let state = Arc::clone(&self.state);
-        let Some(_turn) = state.turn_of(self.number).await else { return };
+        let Some(_working) = state.begin_work(self.number).await else { return };
         self.note_settled();
         if let Err(error) = self.session.flush().await {
             self.state.close_all();
             self.state.pause(&error.to_string(), false);
         }
-        self.say_left_out();
+        self.log_left_out();
         self.look_after().await;
     }
 }

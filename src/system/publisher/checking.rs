@@ -18,7 +18,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 impl BatchSender {
     /// Logs how many refusals were not logged.
-    pub(super) fn say_left_out(&self) {
+    pub(super) fn log_left_out(&self) {
         let left_out = self.state.refusals.take_left_out(BootInstant::now());
         if left_out > 0 {
             tracing::warn!(backend = %self.state.name, events = left_out, "further events refused; see `last_error` for the causes");

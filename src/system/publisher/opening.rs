@@ -21,7 +21,7 @@ use crate::system::reconnect::pause_after;
 impl BatchSender {
     pub(super) async fn open(&mut self, shards: &[(Shard, i64)], under_way: OpenUnderWay) {
         let state = Arc::clone(&self.state);
-        let Some(_turn) = state.turn_of(self.number).await else { return };
+        let Some(_working) = state.begin_work(self.number).await else { return };
         let opened = self.try_open(shards).await;
         drop(under_way);
         match opened {
@@ -72,30 +72,30 @@ impl BatchSender {
     /// lane, the shards that need no memory. The others are opened when credit has been returned.
     async fn recover(&mut self, journals: Vec<ShardJournal>) -> Result<(), BackendError> {
         let mut beyond = self.state.has_waited_too_long(BootInstant::now());
-        for needs_room in [false, true] {
+        for needs_memory in [false, true] {
             for in_flight in self.state.lanes.clone() {
                 let mut waiting = waiting_in(&in_flight, &journals);
-                waiting.retain(|waiting| (waiting.events > 0) == needs_room);
+                waiting.retain(|waiting| (waiting.events > 0) == needs_memory);
                 while !waiting.is_empty() {
                     let group = self.split_fitting(&mut waiting, beyond);
                     if let Some(short) = self.adopt(&in_flight, &group, beyond).await? {
-                        self.wait_for_room(short);
+                        self.wait_for_memory(short);
                         return Ok(());
                     }
-                    beyond &= !needs_room;
+                    beyond &= !needs_memory;
                 }
             }
         }
-        self.state.end_wait_for_room();
+        self.state.end_wait_for_memory();
         Ok(())
     }
 
-    fn wait_for_room(&self, short: Room) {
+    fn wait_for_memory(&self, short: Room) {
         tracing::info!(
             backend = %self.state.name, short.events, short.bytes,
             "events of earlier sessions wait for free memory"
         );
-        self.state.wait_for_room(short);
+        self.state.wait_for_memory(short);
     }
 
     /// The shards whose events fit into memory; at least one, which finds out how much it needs.
@@ -136,7 +136,7 @@ impl BatchSender {
         for WaitingShard { journal, .. } in group {
             let (own, others) = rows.into_iter().partition(|row| row.shard == journal.shard.number);
             rows = others;
-            let needed = room_for(&own, &in_memory);
+            let needed = memory_for(&own, &in_memory);
             if !credit.has(needed) && !beyond {
                 ended = Ok(Some(needed));
                 break;
@@ -191,9 +191,9 @@ impl BatchSender {
         let epochs = HashMap::from([(journal.shard.number, journal.epoch)]);
         let credit = &self.state.credit;
         let permit = |row: &FetchedRow| credit.take(row.event.as_ref().map_or(0, |event| event.size()));
-        fetch.adopt(rows, &epochs, blockers, permit).ok_or_else(|| {
-            BackendError::Unavailable("a replayed event is not yet recorded as sent before".to_owned())
-        })
+        fetch
+            .adopt(rows, &epochs, blockers, permit)
+            .ok_or_else(|| BackendError::Unavailable("a replayed event is not yet recorded as sent before".to_owned()))
     }
 
     fn say_beyond(&self, journal: &ShardJournal, needed: Room) {
@@ -276,7 +276,7 @@ fn journals(shards: &[(Shard, i64)], opened: ShardsOpened) -> Vec<ShardJournal> 
     journals.into_values().collect()
 }
 
-fn room_for(rows: &[FetchedRow], in_memory: &HashSet<Uuid>) -> Room {
+fn memory_for(rows: &[FetchedRow], in_memory: &HashSet<Uuid>) -> Room {
     let new = rows.iter().filter(|row| !in_memory.contains(&row.id));
     let size = |row: &FetchedRow| row.event.as_ref().map_or(0, |event| event.size());
     new.fold(Room::default(), |room, row| Room { events: room.events + 1, bytes: room.bytes + size(row) })
