@@ -160,7 +160,7 @@ async fn a_worker_is_woken_again_after_a_restart_of_the_database() {
     let outbox = publisher(&test).await;
     assert_woken(&test, &outbox).await;
     server.restart(Stop::Fast);
-    eventually("the worker listens again", PATIENCE, async || worker.stderr().contains("for notifications again")).await;
+    eventually("the worker listens again", PATIENCE, async || worker.stderr().contains("notifications again")).await;
     assert_woken(&test, &outbox).await;
 }
 

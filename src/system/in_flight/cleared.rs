@@ -19,7 +19,7 @@ const SLOW: Duration = Duration::from_millis(50);
 /// Queries from the start take at most one part in 20 of the time.
 const SHARE: u32 = 20;
 
-/// The same for queries that exceed a statement's limit, because the whole lane waits for them.
+/// The share of queries that exceed a statement's limit: smaller, because the whole lane waits for them.
 const SHARE_OF_LATE: u32 = 60;
 
 /// When more keys are slow, all of them are forgotten and queried from their start.
