@@ -57,9 +57,9 @@ impl PublisherBackend for Fragile {
     }
 }
 
-/// The minimum time in which the breaker allows this many attempts.
+/// The minimum time in which the breaker allows this many attempts: each pause lasts at least half of its longest time.
 fn least_time_of(tries: u32) -> Duration {
-    (0..tries - 1).map(|failures| Duration::from_millis(50 << failures.min(5))).sum()
+    (0..tries - 1).map(|failures| Duration::from_millis(25 << failures.min(4))).sum()
 }
 
 #[actix::test]
