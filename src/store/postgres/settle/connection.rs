@@ -226,7 +226,7 @@ impl SettlePool {
             }
             if began.elapsed() >= patience {
                 is_lost = self.is_idle(connection.backend).await;
-                patience *= 2;
+                patience += patience.min(LONGEST_PATIENCE);
             }
         }
     }
