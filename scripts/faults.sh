@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the long fault suite: each kind of fault alone, then all together, under a mixed load, and on a SQLite file; see
 # tests/faults and docs/RELIABILITY.md. OUTBOX_FAULTS_OLDER names the program of an older version, for the kind `upgrade`.
-#   scripts/faults.sh [--rounds N] [--seconds S] [--seed X] [--only KIND,KIND]     (--help names the kinds)
+#   scripts/faults.sh [--rounds N] [--seconds S] [--seed X] [--only KIND,KIND] [--phases PHASE,PHASE]
+# --help names the kinds and the phases.
 # Exits with 1 if an event was lost, duplicated, out of order or stuck, or if a figure is above its limit, and prints how to
 # repeat the same faults.
 set -euo pipefail

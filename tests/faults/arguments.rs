@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::kinds::Kind;
 
@@ -25,6 +25,21 @@ pub(crate) struct Arguments {
     /// Only these kinds
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<Kind>,
+    /// Only these phases
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) phases: Vec<PhaseName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PhaseName {
+    /// One kind of fault after the other
+    Alone,
+    /// All kinds at the same time
+    Together,
+    /// All kinds at the same time, under a mixed load
+    Mixed,
+    /// On a SQLite file
+    Sqlite,
 }
 
 impl Arguments {
@@ -33,12 +48,23 @@ impl Arguments {
         let arguments = std::env::var(VARIABLE).unwrap_or_default();
         Self::parse_from(std::iter::once("faults.sh").chain(arguments.split_whitespace()))
     }
+
+    pub(crate) fn runs(&self, phase: PhaseName) -> bool {
+        let has_time = if phase == PhaseName::Alone { self.rounds > 0 } else { self.seconds > 0 };
+        has_time && (self.phases.is_empty() || self.phases.contains(&phase))
+    }
 }
 
 impl fmt::Display for Arguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--rounds {} --seconds {}", self.rounds, self.seconds)?;
-        let kinds: Vec<String> = self.only.iter().map(ToString::to_string).collect();
-        if kinds.is_empty() { Ok(()) } else { write!(f, " --only {}", kinds.join(",")) }
+        let kinds = self.only.iter().map(ToString::to_string).collect();
+        let phases = self.phases.iter().filter_map(PhaseName::to_possible_value);
+        write_list(f, "only", kinds)?;
+        write_list(f, "phases", phases.map(|phase| phase.get_name().to_owned()).collect())
     }
+}
+
+fn write_list(f: &mut fmt::Formatter<'_>, option: &str, names: Vec<String>) -> fmt::Result {
+    if names.is_empty() { Ok(()) } else { write!(f, " --{option} {}", names.join(",")) }
 }

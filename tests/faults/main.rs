@@ -25,7 +25,7 @@ mod writers;
 
 use std::time::Duration;
 
-use arguments::Arguments;
+use arguments::{Arguments, PhaseName};
 use deployment::Pace;
 use fault_phase::FaultPhase;
 use kinds::Kind;
@@ -49,20 +49,24 @@ async fn a_minute_of_all_faults_together_loses_duplicates_and_reorders_nothing()
 #[ignore = "takes as long as one likes: scripts/faults.sh"]
 async fn each_kind_of_fault_alone_and_then_all_together() {
     let arguments = Arguments::from_environment();
-    let Arguments { rounds, seconds, seed, .. } = arguments;
+    let Arguments { rounds, seed, .. } = arguments;
+    let span = Duration::from_secs(arguments.seconds);
     let mut report = Report::new(seed, &arguments.to_string());
-    let kinds = if arguments.only.is_empty() { Kind::ALL.to_vec() } else { arguments.only };
-    for kind in kinds.iter().filter(|_| rounds > 0) {
+    let kinds = if arguments.only.is_empty() { &Kind::ALL[..] } else { &arguments.only };
+    for kind in kinds.iter().filter(|_| arguments.runs(PhaseName::Alone)) {
         if let Some(why) = kind.is_missing() {
             println!("{kind}: skipped: {why}");
             continue;
         }
         report.add(FaultPhase::alone(*kind, rounds).run(seed).await);
     }
-    if seconds > 0 {
-        let span = Duration::from_secs(seconds);
-        report.add(FaultPhase::together(&kinds, span, Pace::Long).run(seed).await);
-        report.add(FaultPhase::mixed(&kinds, span, Pace::Long).run_mixed(seed).await);
+    if arguments.runs(PhaseName::Together) {
+        report.add(FaultPhase::together(kinds, span, Pace::Long).run(seed).await);
+    }
+    if arguments.runs(PhaseName::Mixed) {
+        report.add(FaultPhase::mixed(kinds, span, Pace::Long).run_mixed(seed).await);
+    }
+    if arguments.runs(PhaseName::Sqlite) {
         report.add(sqlite::run(seed, span, Pace::Long).await);
     }
     report.judge();
