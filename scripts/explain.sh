@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures how long `explain` takes with two million events in the table; see benches/explain.rs.
+# Measures how long `explain` takes with two million events in the table; see cli/benches/explain.rs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec cargo bench --bench explain
+exec cargo bench -p actix-outbox-cli --bench explain

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the long fault suite: each kind of fault alone, then all together, under a mixed load, and on a SQLite file; see
-# tests/faults and docs/RELIABILITY.md. OUTBOX_FAULTS_OLDER names the program of an older version, for the kind `upgrade`.
+# cli/tests/faults and docs/RELIABILITY.md. OUTBOX_FAULTS_OLDER names the program of an older version, for the kind `upgrade`.
 #   scripts/faults.sh [--rounds N] [--seconds S] [--seed X] [--only KIND,KIND] [--phases PHASE,PHASE]
 # --help names the kinds and the phases.
 # Exits with 1 if an event was lost, duplicated, out of order or stuck, or if a figure is above its limit, and prints how to
@@ -8,5 +8,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OUTBOX_FAULTS="$*"
-cargo test --quiet --test faults -- --ignored --exact --nocapture \
+cargo test --quiet -p actix-outbox-cli --test faults -- --ignored --exact --nocapture \
     each_kind_of_fault_alone_and_then_all_together || exit 1

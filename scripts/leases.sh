@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures a heartbeat after a day under one snapshot, and fails above the limit; see benches/leases.rs.
+# Measures a heartbeat after a day under one snapshot, and fails above the limit; see cli/benches/leases.rs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec cargo bench --bench leases --features bench_api
+exec cargo bench -p actix-outbox-cli --bench leases

@@ -78,7 +78,6 @@ pub enum PublishError {
 
 impl PublishError {
     /// The same error for a single event that the caller did not give as a batch.
-    #[cfg(feature = "cli")]
     pub(crate) fn alone(self) -> Self {
         match self {
             Self::InvalidInBatch { error, .. } => Self::Invalid(error),

@@ -1,15 +1,22 @@
-//! The format in which `--format json` and `events show` print an event: the keys are the table's columns.
+//! An event as JSON: the keys are the table's columns.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::event::{JsonText, OutboxEvent, Status};
 
+/// The keys are the table's columns; binary data is base64, and times are RFC 3339 in UTC with microseconds.
+impl Serialize for OutboxEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        EventJson::from(self).serialize(serializer)
+    }
+}
+
 #[derive(Debug, Serialize)]
-pub(crate) struct EventJson<'a> {
+struct EventJson<'a> {
     id: String,
     spec_version: &'a str,
     event_type: &'a str,
@@ -86,6 +93,6 @@ impl<'a> From<&'a OutboxEvent> for EventJson<'a> {
 }
 
 /// RFC 3339 in UTC with microseconds.
-pub(crate) fn time(time: DateTime<Utc>) -> String {
+fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }

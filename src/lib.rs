@@ -17,40 +17,29 @@
 //! 9. The retry actor records rejections: a retry after [`RetryBackoff`], or the final failure.
 //! 10. The janitor deletes events that are older than [`RetentionSettings`] keep.
 //!
-//! In addition, [`Outbox::explain`] says why an event has not been sent (`explain`), and there are [`Settings`] and, with
-//! the feature `cli`, the command line in `cli`.
+//! In addition, [`Outbox::explain`] says why an event has not been sent, and [`OutboxAdmin`] lists, retries, fails and
+//! replays events (`admin`).
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![cfg_attr(
-    not(all(feature = "cli", feature = "web")),
-    allow(dead_code, reason = "used only by the command line and the console")
-)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
 #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
 compile_error!("an outbox needs a database: turn on the feature `postgres`, `sqlite` or `sqlite-bundled`");
 
+pub mod admin;
 mod backend;
 mod backoff;
-#[cfg(feature = "bench_api")]
+#[cfg(feature = "bench-api")]
 #[doc(hidden)]
 pub mod bench_api;
 pub mod blocking;
-#[cfg(feature = "cli")]
-pub mod cli;
 mod cloud_event;
 mod error;
 mod event;
-#[cfg(any(feature = "cli", feature = "web"))]
 mod event_json;
-mod explain;
 mod fault_injection;
-#[cfg(any(test, feature = "bench_api"))]
+#[cfg(any(test, feature = "bench-api"))]
 mod fixtures;
-#[cfg(feature = "http")]
-mod http;
-mod metrics;
-#[cfg(any(feature = "cli", feature = "web"))]
-mod outbox_status;
+pub mod metrics;
 mod publish;
 mod settings;
 mod store;
@@ -59,19 +48,17 @@ mod system;
 #[path = "../tests/support/mod.rs"]
 mod test_support;
 mod trace;
-#[cfg(feature = "web")]
-pub mod web;
 
+pub use admin::{Explanation, OutboxAdmin, Reason};
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{JsonText, OutboxEvent, Status};
-pub use explain::{Explanation, Reason};
 pub use publish::{
     CLOUD_EVENT_NAMESPACE, DEFAULT_MAX_EVENT_BYTES, NewEvent, OutboxDatabase, PublishEvent, publish, publish_many,
 };
 pub use settings::{
-    DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Secret,
-    SentinelSettings, Settings, WaitReplicas, WebSettings, WorkerSettings,
+    DURATION_FORMATS, DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit, RetentionSettings,
+    RetryBackoff, Secret, SentinelSettings, Settings, WaitReplicas, WebSettings, WorkerSettings, parse_duration,
 };
 #[cfg(feature = "fault-injection")]
 pub use system::Panic;

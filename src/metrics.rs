@@ -22,6 +22,11 @@ pub(crate) enum Kind {
     Histogram,
 }
 
+/// The names of the histograms, for exporters that need their buckets before the first value; all hold seconds.
+pub fn histograms() -> impl Iterator<Item = &'static str> {
+    ALL.iter().filter(|metric| metric.kind == Kind::Histogram).map(|metric| metric.name)
+}
+
 /// A metric as it is exported.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Metric {

@@ -61,7 +61,10 @@ impl Settings {
     }
 
     /// Checks that the backends to serve are among the publishers.
-    pub(crate) fn check_backends(&self, origin: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`SettingsError::Invalid`] with `origin` as the place that names them.
+    pub fn check_backends(&self, origin: &str) -> Result<()> {
         let Some(backends) = &self.worker.backends else { return Ok(()) };
         let invalid =
             |problem| SettingsError::Invalid { key: "worker.backends".to_owned(), origin: origin.to_owned(), problem };

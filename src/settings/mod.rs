@@ -17,6 +17,7 @@ pub(crate) mod units;
 
 pub use load::LoadOptions;
 pub use secret::Secret;
+pub use units::{DURATION_FORMATS, parse_duration};
 
 /// All settings of an outbox: `[database]`, `[publishers.*]`, `[worker]`, `[retention]` and `[web]`.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -10,7 +10,7 @@ use figment::value::{Dict, Num, Tag, Value};
 
 use super::nearest::nearest;
 use super::read::known_elsewhere;
-use super::units::{self, SIZE, TIME};
+use super::units::{self, DURATION_FORMATS, SIZE};
 use crate::error::SettingsError;
 
 pub(super) type Result<T, E = SettingsError> = std::result::Result<T, E>;
@@ -178,7 +178,7 @@ impl<'a> Node<'a> {
             Some(text) => units::parse_duration(text),
             None => self.number().and_then(units::seconds_to_duration),
         };
-        parsed.ok_or_else(|| self.expected(TIME))
+        parsed.ok_or_else(|| self.expected(DURATION_FORMATS))
     }
 
     pub(super) fn size(&self) -> Result<usize> {

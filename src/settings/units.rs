@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Valid times, for messages.
-pub(crate) const TIME: &str = "a time such as \"100ms\", \"5s\", \"1m\", \"1h\" or \"7d\", or a number of seconds";
+/// The durations that [`parse_duration`] accepts, for messages: "a time such as …".
+pub const DURATION_FORMATS: &str = "a time such as \"100ms\", \"5s\", \"1m\", \"1h\" or \"7d\", or a number of seconds";
 
 /// Valid sizes, for messages.
 pub(crate) const SIZE: &str = "a size such as \"64KB\" or \"16MiB\", or a number of bytes";
@@ -11,8 +11,10 @@ pub(crate) const SIZE: &str = "a size such as \"64KB\" or \"16MiB\", or a number
 /// Ten years: adding this to any time in use does not overflow.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3_650 * 86_400);
 
-/// Parses `100ms`, `1.5s`, `7d`, or a plain number of seconds.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+/// Parses a duration as settings write it: `100ms`, `1.5s`, `7d`, or a plain number of seconds; at most ten years. `None`:
+/// it is none of these.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let seconds = match unit {
         "us" => number / 1e6,

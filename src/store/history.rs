@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 
 /// The length of a bucket, which determines how long it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resolution {
+pub enum Resolution {
+    /// A minute.
     Minute,
+    /// An hour.
     Hour,
 }
 
@@ -22,7 +24,9 @@ impl Resolution {
         }
     }
 
-    pub(crate) fn kept_for(self) -> Duration {
+    /// How long buckets of this length are kept.
+    #[must_use]
+    pub fn kept_for(self) -> Duration {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         match self {
             Self::Minute => DAY,
@@ -33,11 +37,13 @@ impl Resolution {
 
 /// Counts of outcomes in some period.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct OutcomeCounts {
-    pub(crate) published: u64,
+pub struct OutcomeCounts {
+    /// Events that were published.
+    pub published: u64,
     /// The number of rejections.
-    pub(crate) rejected: u64,
-    pub(crate) failed: u64,
+    pub rejected: u64,
+    /// Events that failed.
+    pub failed: u64,
 }
 
 impl OutcomeCounts {
@@ -48,9 +54,11 @@ impl OutcomeCounts {
 
 /// The outcomes of one publisher's events in a minute or an hour.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HistoryBucket {
-    pub(crate) began_at: DateTime<Utc>,
+pub struct HistoryBucket {
+    /// When the minute or the hour began.
+    pub began_at: DateTime<Utc>,
     /// The publisher's name.
-    pub(crate) backend: String,
-    pub(crate) outcomes: OutcomeCounts,
+    pub backend: String,
+    /// Its outcomes.
+    pub outcomes: OutcomeCounts,
 }

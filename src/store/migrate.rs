@@ -5,23 +5,27 @@
 
 /// The steps that a migration ran or would run.
 #[derive(Debug, Default)]
-pub(crate) struct MigrationPlan {
-    pub(crate) steps: Vec<Step>,
+#[non_exhaustive]
+pub struct MigrationPlan {
+    /// The steps, in their order.
+    pub steps: Vec<MigrationStep>,
     /// The table was made by django-broadcaster.
-    pub(crate) adopts: bool,
+    pub adopts: bool,
     /// Events that django-broadcaster's worker left in `processing` and that were reset to pending.
-    pub(crate) taken_up: u64,
+    pub taken_up: u64,
 }
 
 /// Statements that are sent to the database together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
-    pub(crate) sql: String,
-    /// Its locks, reads and writes, in lines; empty: it only creates something new.
-    pub(crate) cost: String,
+#[non_exhaustive]
+pub struct MigrationStep {
+    /// The statements.
+    pub sql: String,
+    /// Their locks, reads and writes, in lines; empty: they only create something new.
+    pub cost: String,
 }
 
-impl Step {
+impl MigrationStep {
     pub(crate) fn new(sql: impl Into<String>) -> Self {
         Self { sql: sql.into(), cost: String::new() }
     }
@@ -29,14 +33,18 @@ impl Step {
 
 /// The progress of a migration.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Progress<'a> {
-    pub(crate) what: &'a str,
-    pub(crate) done: u64,
-    pub(crate) total: u64,
+#[non_exhaustive]
+pub struct MigrationProgress<'a> {
+    /// The running step.
+    pub what: &'a str,
+    /// The rows that are done.
+    pub done: u64,
+    /// The rows in all.
+    pub total: u64,
 }
 
 /// Receives the progress of a migration.
-pub(crate) type ProgressFn = dyn Fn(Progress<'_>) + Send + Sync;
+pub(crate) type ProgressFn = dyn Fn(MigrationProgress<'_>) + Send + Sync;
 
 /// One version; `sql` are files in `migrations/`.
 #[derive(Debug)]

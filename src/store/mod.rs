@@ -16,22 +16,24 @@ use crate::publish::{InsertResult, NewEvent};
 use crate::settings::DatabaseSettings;
 use migrate::{MigrationPlan, ProgressFn};
 
+pub use self::cursor::{CreatedCursor, InvalidCursor};
 pub(crate) use self::handlers::{
     Acceptance, Announcement, DeliveryRequest, FetchedDelivery, MOST_COUNTED, NOT_COVERED, OwedHandler,
     RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
-pub(crate) use self::history::{HistoryBucket, OutcomeCounts, Resolution};
-pub(crate) use self::operations::{
-    Backlog, Change, CountMode, EventCounts, MOST_AHEAD, QueuePosition, RetentionCutoff, Unreadable, WorkerRow,
-};
+pub use self::history::{HistoryBucket, OutcomeCounts, Resolution};
+pub use self::operations::{Action, CountMode, Unreadable};
+pub(crate) use self::operations::{Backlog, EventCounts, MOST_AHEAD, QueuePosition, RetentionCutoff, WorkerRow};
 pub(crate) use self::report::{LaneHealth, Unrecorded};
-pub(crate) use self::selection::{CreatedCursor, EventFilter, Page, ScanPage};
+pub use self::selection::EventFilter;
+pub(crate) use self::selection::{Page, ScanPage};
 pub(crate) use self::settled::{Care, Settled};
 pub(crate) use self::wakeup::{Notification, Wakeup};
 
 #[cfg(test)]
 pub(crate) mod conformance;
 mod content;
+mod cursor;
 mod handlers;
 mod history;
 mod insert_outcome;
@@ -383,10 +385,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The start of the database's own microseconds, as a [`CreatedCursor`] holds them.
     fn epoch(&self) -> DateTime<Utc>;
 
-    /// The cursors of the matching events, in the order of their creation.
-    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>>;
-
-    /// Like [`select`](Self::select), but reads at most `most` events, so that the cost is bounded for every filter.
+    /// The cursors of the matching events among the `most` events that it reads from the page's start, in the order of their
+    /// creation: the cost is bounded for every filter.
     async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage>;
 
     /// These events, in the order given, without those that were deleted. A row that is not a valid event neither hides the
@@ -396,11 +396,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Loads like [`load`](Self::load), without reading `data` and `data_binary`.
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
 
-    /// The number of matching events.
-    async fn count(&self, filter: &EventFilter) -> Result<i64>;
-
     /// Changes those of the events that allow it, in one transaction; returns their ids.
-    async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>>;
+    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>>;
 
     /// Counts of events by status.
     async fn overview(&self, counting: CountMode) -> Result<EventCounts>;

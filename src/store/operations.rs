@@ -7,28 +7,72 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::report::by_lane;
-use super::{LaneHealth, LaneName, Position};
+use super::{EventFilter, LaneHealth, LaneName, Position};
 use crate::event::Status;
 use crate::settings::RetentionSettings;
 
 /// A row that is not a valid event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unreadable {
-    pub(crate) id: Uuid,
+pub struct Unreadable {
+    /// Its id.
+    pub id: Uuid,
     /// The row's status, if that is valid.
-    pub(crate) status: Option<Status>,
-    pub(crate) reason: String,
+    pub status: Option<Status>,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
-/// An operator's action on an event.
-#[derive(Debug, Clone)]
-pub(crate) enum Change {
-    /// Resets an event that is not published to pending, as if it had never been rejected, at its old position.
+/// An operator's action on events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Resets events that are not published to pending, as if they had never been rejected, at their old position.
     Retry,
-    /// Marks an event that is not published as failed, for this reason; it does not hold its key.
-    Fail { reason: String },
-    /// Publishes a published event again, as a new event with the old id.
+    /// Marks events that are not published as failed; they do not hold their keys.
+    Fail {
+        /// Why, at most 500 characters; stored as the events' last error.
+        reason: String,
+    },
+    /// Publishes published events again, as new events with the old ids.
     Replay,
+}
+
+impl Action {
+    /// `retry`, `fail` or `replay`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Fail { .. } => "fail",
+            Self::Replay => "replay",
+        }
+    }
+
+    /// Whether the action changes an event of this status.
+    #[must_use]
+    pub fn may_change(&self, status: Status) -> bool {
+        (*self == Self::Replay) == (status == Status::Published)
+    }
+
+    /// The filter of those matching events that the action changes; `None` if it changes none. Without a status in the
+    /// filter, [`Retry`](Self::Retry) excludes pending events, and [`Fail`](Self::Fail) failed ones, which would lose their
+    /// error.
+    #[must_use]
+    pub fn narrow(&self, filter: &EventFilter) -> Option<EventFilter> {
+        let statuses: Vec<Status> = if filter.statuses.is_empty() {
+            self.default_statuses().to_vec()
+        } else {
+            filter.statuses.iter().copied().filter(|status| self.may_change(*status)).collect()
+        };
+        (!statuses.is_empty()).then(|| EventFilter { statuses, ..filter.clone() })
+    }
+
+    fn default_statuses(&self) -> &'static [Status] {
+        match self {
+            Self::Retry => &[Status::Failed, Status::Retry, Status::Processing],
+            Self::Fail { .. } => &[Status::Pending, Status::Retry, Status::Processing],
+            Self::Replay => &[Status::Published],
+        }
+    }
 }
 
 /// The cutoff of retention: older events are deleted; `None` keeps them.
@@ -57,7 +101,7 @@ impl From<RetentionSettings> for RetentionCutoff {
 
 /// The precision of counts of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CountMode {
+pub enum CountMode {
     /// Counts all events, however long it takes.
     Exactly,
     /// Estimates a large number of published events from the database's statistics, if there are any.
@@ -125,5 +169,25 @@ impl WorkerRow {
     /// The worker's report of each lane that it serves.
     pub(crate) fn reports(&self) -> BTreeMap<String, LaneHealth> {
         by_lane(&self.backends)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_narrows_a_filter_to_what_it_can_change() {
+        let statuses = |action: &Action, statuses: &[Status]| {
+            let filter = EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
+            action.narrow(&filter).map(|filter| filter.statuses)
+        };
+        let fail = Action::Fail { reason: String::new() };
+        assert_eq!(statuses(&Action::Replay, &[]), Some(vec![Status::Published]));
+        assert_eq!(statuses(&Action::Replay, &[Status::Failed]), None);
+        assert_eq!(statuses(&Action::Retry, &[Status::Published]), None);
+        assert_eq!(statuses(&Action::Retry, &[Status::Failed, Status::Published]), Some(vec![Status::Failed]));
+        assert_eq!(statuses(&fail, &[Status::Failed]), Some(vec![Status::Failed]));
+        assert!(!statuses(&fail, &[]).unwrap().contains(&Status::Failed), "it would lose its error");
     }
 }

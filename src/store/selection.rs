@@ -1,35 +1,59 @@
 //! Filters of events, and their queries in the order of creation.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::CreatedCursor;
 use crate::event::Status;
 
 /// A filter of events; fields that are not given do not filter.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct EventFilter {
-    /// Empty: any.
-    pub(crate) statuses: Vec<Status>,
-    pub(crate) event_type: Option<String>,
-    pub(crate) backend: Option<String>,
-    pub(crate) key: Option<String>,
-    pub(crate) source: Option<String>,
-    pub(crate) subject: Option<String>,
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Events in one of these; empty: in any.
+    pub statuses: Vec<Status>,
+    /// Events of this type.
+    pub event_type: Option<String>,
+    /// Events with this `publisher_backend`; `""`: those that name none.
+    pub backend: Option<String>,
+    /// Events with this partition key.
+    pub key: Option<String>,
+    /// Events from this source.
+    pub source: Option<String>,
+    /// Events with this subject.
+    pub subject: Option<String>,
     /// Events created at or after this time.
-    pub(crate) created_since: Option<DateTime<Utc>>,
+    pub created_since: Option<DateTime<Utc>>,
     /// Events created before this time.
-    pub(crate) created_until: Option<DateTime<Utc>>,
+    pub created_until: Option<DateTime<Utc>>,
     /// Events published at or after this time.
-    pub(crate) published_since: Option<DateTime<Utc>>,
+    pub published_since: Option<DateTime<Utc>>,
     /// Events published before this time.
-    pub(crate) published_until: Option<DateTime<Utc>>,
+    pub published_until: Option<DateTime<Utc>>,
 }
 
-/// A position in the order of creation, in the database's own microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct CreatedCursor {
-    pub(crate) created_at: i64,
-    pub(crate) id: Uuid,
+/// `status=failed type=user.created`: the fields that are given; `all events` if none is.
+impl fmt::Display for EventFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let statuses = self.statuses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let texts = [
+            ("status", (!statuses.is_empty()).then_some(statuses)),
+            ("type", self.event_type.clone()),
+            ("backend", self.backend.clone()),
+            ("key", self.key.clone()),
+            ("source", self.source.clone()),
+            ("subject", self.subject.clone()),
+            ("created_since", self.created_since.map(|time| time.to_rfc3339())),
+            ("created_until", self.created_until.map(|time| time.to_rfc3339())),
+            ("published_since", self.published_since.map(|time| time.to_rfc3339())),
+            ("published_until", self.published_until.map(|time| time.to_rfc3339())),
+        ];
+        let given = texts.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+        let given: Vec<String> = given.collect();
+        f.write_str(if given.is_empty() { "all events" } else { "" })?;
+        f.write_str(&given.join(" "))
+    }
 }
 
 /// A page of events in the order of their creation.
@@ -125,25 +149,6 @@ impl EventFilter {
     /// are found by a scan through all.
     fn uses_status_index(&self) -> bool {
         !self.statuses.is_empty() && !self.statuses.contains(&Status::Published)
-    }
-
-    /// The query that counts the matching events.
-    pub(super) fn count_query(&self, placeholder: fn(usize) -> String) -> Query {
-        let mut query = Query::new(placeholder);
-        let mut conditions = [self.created(&mut query), self.others(&mut query)].concat();
-        if self.uses_status_index() {
-            conditions.push(one_of(&self.statuses));
-        }
-        query.sql = format!("SELECT count(*) AS count FROM outbox_events AS e WHERE {}", all_of(&conditions));
-        query
-    }
-
-    /// The query for the cursors of the matching events.
-    pub(super) fn select_query(&self, page: Page, placeholder: fn(usize) -> String) -> Query {
-        let mut query = Query::new(placeholder);
-        let conditions = [self.created(&mut query), self.others(&mut query)].concat();
-        query.sql = self.scan_sql(&mut query, page, conditions, "e.id, e.created_at", page.limit);
-        query
     }
 
     /// The query that reads `most` events from a page's start. It returns the matching ones as rows with `meant` set and, if
@@ -253,31 +258,34 @@ mod tests {
     const PAGE: Page = Page { newest_first: true, after: None, limit: 9 };
 
     #[test]
-    fn a_filter_names_what_is_given_alone() {
-        let everything = EventFilter::default().select_query(PAGE, numbered);
-        let expected = "SELECT e.id, e.created_at FROM outbox_events AS e WHERE true \
-                        ORDER BY e.created_at DESC, e.id DESC LIMIT 9";
-        assert_eq!((everything.sql.as_str(), everything.values.len()), (expected, 0));
+    fn a_query_names_only_the_fields_that_are_given() {
+        let everything = EventFilter::default().scan_query(PAGE, 50, numbered);
+        let scan = "(SELECT e.id, e.created_at, (true) AS meant FROM outbox_events AS e WHERE true \
+                    ORDER BY e.created_at DESC, e.id DESC LIMIT 50)";
+        assert!(everything.sql.contains(scan) && everything.values.is_empty(), "{}", everything.sql);
         let filter = EventFilter {
             statuses: vec![Status::Published, Status::Retry],
             backend: Some("orders".to_owned()),
             created_until: Some(DateTime::UNIX_EPOCH),
             ..EventFilter::default()
         };
-        let counting = filter.count_query(numbered);
-        let expected = "SELECT count(*) AS count FROM outbox_events AS e WHERE e.created_at < $1 \
-                        AND e.status IN ('published', 'retry') AND e.publisher_backend = $2";
-        assert_eq!((counting.sql.as_str(), counting.values.len()), (expected, 2));
+        let narrowed = filter.scan_query(PAGE, 50, numbered);
+        let scan = "(SELECT e.id, e.created_at, (e.status IN ('published', 'retry') AND e.publisher_backend = $1) AS meant \
+                    FROM outbox_events AS e WHERE e.created_at < $2 ORDER BY";
+        assert!(narrowed.sql.contains(scan), "{}", narrowed.sql);
+        assert_eq!(narrowed.values.len(), 2);
+        assert_eq!(filter.to_string(), "status=published,retry backend=orders created_until=1970-01-01T00:00:00+00:00");
+        assert_eq!(EventFilter::default().to_string(), "all events");
     }
 
     #[test]
-    fn events_that_are_not_published_are_walked_through_status_by_status() {
+    fn unpublished_events_are_scanned_status_by_status() {
         let with_statuses = |statuses: &[Status]| EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
-        let two = with_statuses(&[Status::Failed, Status::Retry]).select_query(PAGE, numbered).sql;
-        assert_eq!(two.matches("LIMIT 9").count(), 3, "{two}");
+        let two = with_statuses(&[Status::Failed, Status::Retry]).scan_query(PAGE, 50, numbered).sql;
+        assert_eq!(two.matches("LIMIT 50").count(), 3, "{two}");
         assert!(two.contains("e.status = 'failed' AND e.status <> 'published'"), "{two}");
-        assert!(two.contains(" UNION ALL "), "{two}");
-        let published = with_statuses(&[Status::Failed, Status::Published]).select_query(PAGE, numbered).sql;
-        assert!(!published.contains("UNION ALL"), "{published}");
+        assert_eq!(two.matches(" UNION ALL ").count(), 2, "{two}");
+        let published = with_statuses(&[Status::Failed, Status::Published]).scan_query(PAGE, 50, numbered).sql;
+        assert_eq!(published.matches(" UNION ALL ").count(), 1, "{published}");
     }
 }

@@ -19,7 +19,7 @@ const BUILT_IN: [&str; 3] = ["redis_stream", "jsonl", "local"];
 type BackendFactory = Arc<dyn Fn(&PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> + Send + Sync>;
 
 /// Kinds that the application adds, by name.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Backends(HashMap<String, BackendFactory>);
 
 impl Backends {

@@ -17,6 +17,7 @@ use super::publisher_state::make_publishers;
 use super::reconnect::pause_after;
 use super::shared::Shared;
 use super::supervisor::{Died, Supervisor};
+use crate::admin::OutboxAdmin;
 use crate::backend::PublisherBackend;
 use crate::error::{StoreError, SystemError};
 use crate::settings::{PublisherSettings, Settings};
@@ -94,7 +95,7 @@ impl Builder {
     /// Subscribes a handler that [`start`](Self::start) makes, inside its actix system and before the first event is read:
     /// for a handler that needs the outbox itself, or for a program whose system does not run yet, such as one that passes
     /// its builder to
-    /// `actix_outbox::cli::run`.
+    /// `actix_outbox_cli::run`.
     ///
     /// ```
     /// # use actix::prelude::*;
@@ -175,18 +176,21 @@ impl Builder {
         Ok(())
     }
 
-    /// Removes the handlers.
-    #[cfg(feature = "cli")]
-    pub(crate) fn without_handlers(mut self) -> Self {
+    /// Removes the handlers: events are sent to their backends, and no handler of this process is called.
+    #[must_use]
+    pub fn without_handlers(mut self) -> Self {
         self.subscriptions.clear();
         self.starters.clear();
         self
     }
 
-    /// The backends that this builder knows.
-    #[cfg(feature = "cli")]
-    pub(crate) fn backends(&self) -> &Backends {
-        &self.backends
+    /// Access to the outbox for operators, with this builder's settings and backends; nothing is started.
+    ///
+    /// # Errors
+    /// [`SystemError::Settings`]: `database.url` names no database that this program was built for.
+    pub fn admin(&self) -> Result<OutboxAdmin, SystemError> {
+        let settings = self.settings.clone().unwrap_or_default();
+        OutboxAdmin::with_backends(&settings, Arc::new(self.backends.clone()))
     }
 }
 

@@ -12,9 +12,9 @@ use super::messages::{HealthReport, Shutdown, Subscribe};
 use super::outbox_system::OutboxSystem;
 use super::shared::Shared;
 use super::supervisor::{Supervisor, report};
+use crate::admin::explain::{Explanation, explain};
 use crate::error::{PublishError, StoreError, SystemError};
 use crate::event::OutboxEvent;
-use crate::explain::{Explanation, explain};
 use crate::publish::NewEvent;
 use crate::store::Wakeup;
 
@@ -154,7 +154,7 @@ impl Outbox {
     }
 
     /// Updates the gauges for which the database is not queried.
-    pub(crate) fn update_own_gauges(&self) {
+    pub fn update_own_gauges(&self) {
         gauges::update_own(&self.shared);
     }
 

@@ -49,10 +49,9 @@ mod subscription;
 mod supervisor;
 mod unserved;
 
-#[cfg(feature = "cli")]
 pub(crate) use backends::Backends;
 pub use builder::Builder;
-#[cfg(all(feature = "cli", feature = "postgres", feature = "redis"))]
+#[cfg(feature = "bench-api")]
 pub(crate) use fetching::MAX_FETCH;
 pub use handle::Outbox;
 #[cfg(feature = "fault-injection")]

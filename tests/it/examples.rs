@@ -107,25 +107,3 @@ async fn the_scheduled_example_waits_tries_again_and_gives_up() {
     let later = said.iter().find(|line| line.ends_with("later@example.com is reminded")).unwrap();
     assert!(later.split(' ').next().unwrap().parse::<f32>().unwrap() >= 1.0, "{later}");
 }
-
-#[tokio::test]
-async fn the_own_worker_example_has_all_commands_and_its_handlers_and_backends() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = async |arguments: &[&str]| {
-        let mut command = example("own_worker");
-        command.args(arguments).current_dir(folder.path()).env("DATABASE_URL", "sqlite://app.db");
-        let mut program = Running::spawn(command.env("OUTBOX__PUBLISHERS__DEFAULT__BACKEND", "stderr"));
-        assert_eq!(program.wait_exit(PATIENCE).await.code(), Some(0), "{arguments:?}: {}", program.stderr());
-        program
-    };
-    run(&["migrate"]).await;
-    let published = run(&["publish", "user.created", "--source", "tests", "--data", r#"{"name": "Ada"}"#]).await;
-    let id = published.stdout().trim().to_owned();
-    let worked = run(&["worker", "--until-empty"]).await.stderr();
-    assert!(worked.contains("mailer: welcome, Ada"), "{worked}");
-    assert!(worked.contains(&format!("backend: {id} user.created")), "{worked}");
-    let status: Value = serde_json::from_str(&run(&["status", "--format", "json"]).await.stdout()).unwrap();
-    assert_eq!(status["counts"], json!({"published": 1}));
-    let health: Value = serde_json::from_str(&run(&["health", "--format", "json"]).await.stdout()).unwrap();
-    assert_eq!(health["backends"], json!({"default": "ok"}));
-}

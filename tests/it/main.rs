@@ -1,50 +1,13 @@
-//! The `outbox` program, and systems started inside the tests, against real servers.
+//! Systems started inside the tests and the examples of the library, against real servers. `cli/tests` holds the tests that
+//! run the program `outbox`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod across;
+#[allow(dead_code, reason = "the tests of the program use the rest")]
 mod actors;
-mod adoption;
-mod api;
-mod backends;
-mod bounds;
-mod browser;
-mod cli;
-mod clocks;
-mod cluster;
-mod connections;
-mod consumers;
 mod examples;
-mod explain;
-mod failover;
-mod half_broken;
-mod handlers;
 mod harness;
-mod http;
-mod intake;
-mod journal;
-mod order;
-mod outage;
-mod panics;
-mod publishing;
-mod python;
-mod replicas;
-mod retention;
-mod rights;
-mod secrets;
-mod sentinel;
-mod shutdown;
 mod sqlite;
-mod standby;
-mod supervision;
-mod takeover;
-mod test_outbox;
-mod tls;
-mod traces;
-mod unrecorded;
-mod waking;
-mod web;
-mod writes;

@@ -18,7 +18,8 @@ pub(crate) fn shift(command: &mut Command, seconds: i64) {
 }
 
 fn compile(library: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clock.c");
+    let source = library.with_extension("c");
+    std::fs::write(&source, include_str!("clock.c")).unwrap();
     let output = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(library).arg(source).output();
     let output = output.expect("a C compiler by the name of cc");
     assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));

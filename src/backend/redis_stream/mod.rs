@@ -24,7 +24,7 @@ mod entries;
 pub(crate) mod entry;
 mod errors;
 mod journal;
-#[cfg(all(feature = "cli", feature = "postgres"))]
+#[cfg(feature = "bench-api")]
 pub(crate) mod raw_stream;
 mod replicas;
 mod reply;

@@ -18,7 +18,8 @@ const PAGE: u32 = 1_000;
 /// How long a read waits for an entry; less than the connection waits for an answer.
 const BLOCK_MS: u32 = 100;
 
-pub(crate) struct RawStream {
+/// A connection to one stream.
+pub struct RawStream {
     connection: MultiplexedConnection,
     stream: String,
     max_len: u64,
@@ -30,21 +31,31 @@ pub(crate) struct RawStream {
 type Read = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
 
 impl RawStream {
-    pub(crate) async fn connect(settings: &PublisherSettings) -> Result<Self, BackendError> {
+    /// Connects with a publisher's settings.
+    ///
+    /// # Errors
+    /// If Redis cannot be reached.
+    pub async fn connect(settings: &PublisherSettings) -> Result<Self, BackendError> {
         let mut address = Address::new(settings).map_err(BackendError::Unavailable)?;
         let connection = address.connect().await?;
         Ok(Self { connection, stream: settings.stream_name.clone(), max_len: settings.max_len, last: "0".to_owned() })
     }
 
     /// Removes the stream and its meta key, without blocking the server.
-    pub(crate) async fn remove(&mut self) -> Result<(), BackendError> {
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn remove(&mut self) -> Result<(), BackendError> {
         let mut request = redis::cmd("UNLINK");
         request.arg(&self.stream).arg(meta_key(&self.stream));
         request.query_async(&mut self.connection).await.map_err(unavailable)
     }
 
     /// The ids of the events that arrived since the last call, as soon as there are any; empty if none arrives in time.
-    pub(crate) async fn next_ids(&mut self) -> Result<Vec<Uuid>, BackendError> {
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn next_ids(&mut self) -> Result<Vec<Uuid>, BackendError> {
         let mut request = redis::cmd("XREAD");
         request.arg("COUNT").arg(PAGE).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&self.stream).arg(&self.last);
         let read: Read = request.query_async(&mut self.connection).await.map_err(unavailable)?;
@@ -59,7 +70,10 @@ impl RawStream {
     }
 
     /// Adds the entries of these events in one pipeline.
-    pub(crate) async fn add(&mut self, events: &[Arc<OutboxEvent>]) -> Result<(), BackendError> {
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn add(&mut self, events: &[Arc<OutboxEvent>]) -> Result<(), BackendError> {
         let mut pipeline = Pipeline::with_capacity(events.len());
         for event in events {
             let request = pipeline.cmd("XADD").arg(&self.stream);
@@ -76,7 +90,10 @@ impl RawStream {
     }
 
     /// The server's version, for the report.
-    pub(crate) async fn version(&mut self) -> Result<String, BackendError> {
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn version(&mut self) -> Result<String, BackendError> {
         let asked = redis::cmd("INFO").arg("server").query_async::<String>(&mut self.connection).await;
         let info = asked.map_err(unavailable)?;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
-use crate::store::{Change, CountMode, CreatedCursor, EventFilter, Page, RetentionCutoff, ScanPage};
+use crate::store::{Action, CountMode, CreatedCursor, EventFilter, Page, RetentionCutoff, ScanPage};
 
 const DAY_MS: i64 = 86_400_000;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -77,8 +77,12 @@ pub(super) async fn a_failed_event_that_holds_its_key_is_kept<F: Fixture>() {
 const NEWEST: Page = Page { newest_first: true, after: None, limit: 100 };
 const OLDEST: Page = Page { newest_first: false, ..NEWEST };
 
+/// More events than a test has.
+const WHOLE_TABLE: i64 = 1_000;
+
 async fn select(fixture: &impl Fixture, filter: EventFilter, page: Page) -> Vec<Uuid> {
-    fixture.store().select(&filter, page).await.unwrap().into_iter().map(|place| place.id).collect()
+    let found = fixture.store().scan(&filter, page, WHOLE_TABLE).await.unwrap();
+    found.places.iter().map(|place| place.id).collect()
 }
 
 async fn list(fixture: &impl Fixture, filter: EventFilter) -> Vec<Uuid> {
@@ -123,16 +127,11 @@ pub(super) async fn events_are_selected_in_the_order_of_creation_and_filtered<F:
         (EventFilter { published_since: time, ..none.clone() }, vec![new]),
         (EventFilter { published_until: time, ..none.clone() }, vec![]),
     ] {
-        assert_eq!(list(&fixture, filter.clone()).await, expected, "{filter:?}");
-        let count = fixture.store().count(&filter).await.unwrap();
-        assert_eq!(usize::try_from(count), Ok(expected.len()), "{filter:?}");
         let scanned = fixture.store().scan(&filter, NEWEST, 100).await.unwrap();
         assert_eq!(scanned.places.iter().map(|place| place.id).collect::<Vec<_>>(), expected, "{filter:?}");
         let Some(first) = scanned.places.first().copied() else { continue };
         let rest = Page { after: Some(first), ..NEWEST };
         assert_eq!(select(&fixture, filter.clone(), rest).await, expected[1..], "{filter:?}");
-        let scanned = fixture.store().scan(&filter, rest, 100).await.unwrap();
-        assert_eq!(scanned.places.iter().map(|place| place.id).collect::<Vec<_>>(), expected[1..], "{filter:?}");
     }
 }
 
@@ -150,7 +149,7 @@ pub(super) async fn looking_through_events_finds_what_is_meant_and_says_where_it
         let ScanPage { places, stopped_at } = fixture.store().scan(&filter, page, most).await.unwrap();
         (places.iter().map(|place| place.id).collect::<Vec<_>>(), stopped_at)
     };
-    let newest = fixture.store().select(&EventFilter::default(), NEWEST).await.unwrap()[0];
+    let newest = fixture.store().scan(&EventFilter::default(), NEWEST, WHOLE_TABLE).await.unwrap().places[0];
     let created_at = find(&fixture.store(), newest.id).await.created_at;
     assert_eq!(fixture.store().epoch() + chrono::TimeDelta::microseconds(newest.created_at), created_at);
     assert_eq!(look(NEWEST, 100).await, (vec![all[1], all[5], all[9]], None));
@@ -174,7 +173,7 @@ pub(super) async fn pages_follow_each_other_without_a_gap_also_within_one_moment
         let (mut paged, mut after): (Vec<Uuid>, Option<CreatedCursor>) = (Vec::new(), None);
         loop {
             let page = Page { after, limit: 2, ..direction };
-            let places = fixture.store().select(&EventFilter::default(), page).await.unwrap();
+            let places = fixture.store().scan(&EventFilter::default(), page, WHOLE_TABLE).await.unwrap().places;
             paged.extend(places.iter().map(|place| place.id));
             match places.last() {
                 Some(last) => after = Some(*last),
@@ -217,7 +216,7 @@ pub(super) async fn a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_t
     let sent = sent.insert(&fixture).await;
     let published = TestRow::new().status("published").with("published_at", fixture.time(-1000)).insert(&fixture).await;
     let before = find(&store, refused).await;
-    let mut changed = store.change(&Change::Retry, &[refused, sent, published, Uuid::now_v7()]).await.unwrap();
+    let mut changed = store.change(&Action::Retry, &[refused, sent, published, Uuid::now_v7()]).await.unwrap();
     changed.sort();
     assert_eq!(changed, [refused, sent]);
     let event = find(&store, refused).await;
@@ -234,7 +233,7 @@ pub(super) async fn an_event_is_failed_for_a_reason_unless_it_is_published<F: Fi
     let store = fixture.store();
     let waiting = TestRow::new().retry_in(&fixture, 1000).insert(&fixture).await;
     let published = TestRow::new().status("published").insert(&fixture).await;
-    let fail = Change::Fail { reason: "no longer wanted".to_owned() };
+    let fail = Action::Fail { reason: "no longer wanted".to_owned() };
     assert_eq!(store.change(&fail, &[waiting, published]).await.unwrap(), [waiting]);
     let event = find(&store, waiting).await;
     assert_eq!((event.status, &*event.last_error), (Status::Failed, "no longer wanted"));
@@ -248,7 +247,7 @@ pub(super) async fn a_failed_event_that_a_person_gave_up_holds_its_key_no_longer
     let question = [ask_before(&store, "k", asked).await];
     assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
     assert_eq!(store.blockers(&lane(), true, &question).await.unwrap()["k"].id, failed);
-    store.change(&Change::Fail { reason: "given up".to_owned() }, &[failed]).await.unwrap();
+    store.change(&Action::Fail { reason: "given up".to_owned() }, &[failed]).await.unwrap();
     assert!(store.blockers(&lane(), true, &question).await.unwrap().is_empty());
     assert!(store.has_due(&[lane()], &[lane()]).await.unwrap());
     fixture
@@ -269,7 +268,7 @@ pub(super) async fn a_replayed_event_is_new_under_its_old_id_and_replays_keep_th
     let failed = TestRow::new().status("failed").insert(&fixture).await;
     let newest = find(&store, failed).await.seq;
     let given: Vec<Uuid> = events.iter().rev().chain([&failed]).copied().collect();
-    let mut changed = store.change(&Change::Replay, &given).await.unwrap();
+    let mut changed = store.change(&Action::Replay, &given).await.unwrap();
     changed.sort();
     assert_eq!(changed, events);
     let mut seqs = Vec::new();

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::connections::{Sweep, no_connection};
 use super::row::{self, COLUMNS, Row};
-use super::{LONG_STATEMENT_LIMIT, PostgresStore, Result, STATEMENT_LIMIT};
+use super::{PostgresStore, Result, STATEMENT_LIMIT};
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
@@ -136,13 +136,6 @@ fn placeholder(n: usize) -> String {
     format!("${n}")
 }
 
-pub(super) async fn select(store: &PostgresStore, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>> {
-    let query = bind(filter.select_query(page, placeholder));
-    let found: Vec<Found> =
-        store.run_within(LONG_STATEMENT_LIMIT, "select events", |conn| by_index(conn, query).boxed()).await?;
-    Ok(found.into_iter().map(CreatedCursor::from).collect())
-}
-
 #[derive(QueryableByName)]
 struct ScannedRow {
     #[diesel(embed)]
@@ -166,19 +159,6 @@ where
         query.load(conn).await
     };
     conn.transaction(query).await
-}
-
-#[derive(QueryableByName)]
-struct CountRow {
-    #[diesel(sql_type = BigInt)]
-    count: i64,
-}
-
-pub(super) async fn count(store: &PostgresStore, filter: &EventFilter) -> Result<i64> {
-    let query = bind(filter.count_query(placeholder));
-    let count: CountRow =
-        store.run_within(LONG_STATEMENT_LIMIT, "count events", |conn| query.get_result(conn).boxed()).await?;
-    Ok(count.count)
 }
 
 fn bind(query: Query) -> BoxedSqlQuery<'static, Pg, SqlQuery> {

@@ -7,13 +7,13 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::{PostgresStore, Result};
-use crate::store::Change;
+use crate::store::Action;
 
-pub(super) async fn change(store: &PostgresStore, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+pub(super) async fn change(store: &PostgresStore, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
     let (statement, reason) = match change {
-        Change::Retry => (RETRY, ""),
-        Change::Fail { reason } => (FAIL, reason.as_str()),
-        Change::Replay => (REPLAY, ""),
+        Action::Retry => (RETRY, ""),
+        Action::Fail { reason } => (FAIL, reason.as_str()),
+        Action::Replay => (REPLAY, ""),
     };
     let (ids, reason) = (ids.to_vec(), reason.to_owned());
     store

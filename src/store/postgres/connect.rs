@@ -96,7 +96,7 @@ impl Target {
     }
 
     /// A connection whose driver runs as a task of the current runtime, for short use and not counted; see `connections`.
-    pub(super) async fn connect(&self) -> Result<Client, StoreError> {
+    pub(crate) async fn connect(&self) -> Result<Client, StoreError> {
         let opened = tokio::time::timeout(CONNECT_LIMIT, self.open()).await;
         let (client, messages) =
             opened.unwrap_or_else(|_| Err(self.unreachable(format!("no answer within {CONNECT_LIMIT:?}"))))?;
@@ -366,7 +366,7 @@ mod tests {
     use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
-    use crate::store::{Change, Store};
+    use crate::store::{Action, Store};
     use crate::test_support::{PATIENCE, eventually};
 
     #[tokio::test]
@@ -388,7 +388,7 @@ mod tests {
         fixture.execute(&format!("INSERT INTO outbox_events (id, event_type, source) VALUES ('{id}', 't', 's')")).await;
         let mut other = fixture.begin().await;
         other.execute("SELECT FROM outbox_events FOR UPDATE").await;
-        let fail = Change::Fail { reason: "given up".to_owned() };
+        let fail = Action::Fail { reason: "given up".to_owned() };
         let late = store.change(&fail, &[id]).await.unwrap_err();
         assert!(matches!(late, StoreError::Timeout { .. }), "{late}");
         // It no longer waits for the lock.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::connect::Target;
 use super::statement::on_a_primary;
 use super::{PostgresStore, Result, adopt};
-use crate::store::migrate::{Migration, MigrationPlan, ProgressFn, Step, find_obstacle, find_pending};
+use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, ProgressFn, find_obstacle, find_pending};
 
 const MIGRATIONS: [Migration; 3] = [
     Migration {
@@ -54,7 +54,7 @@ pub(super) async fn migrate(target: &Target, watch: &ProgressFn) -> Result<Migra
 }
 
 /// Applies all pending migrations in one transaction.
-async fn apply(client: &Client) -> std::result::Result<Vec<Step>, tokio_postgres::Error> {
+async fn apply(client: &Client) -> std::result::Result<Vec<MigrationStep>, tokio_postgres::Error> {
     let begin = format!("BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({ADVISORY_LOCK})");
     client.batch_execute(&begin).await?;
     let applied = find_applied(client).await?;
@@ -68,8 +68,8 @@ async fn apply(client: &Client) -> std::result::Result<Vec<Step>, tokio_postgres
     Ok(steps(&applied))
 }
 
-fn steps(applied: &[i32]) -> Vec<Step> {
-    find_pending(&MIGRATIONS, applied).into_iter().flat_map(Migration::statements).map(Step::new).collect()
+fn steps(applied: &[i32]) -> Vec<MigrationStep> {
+    find_pending(&MIGRATIONS, applied).into_iter().flat_map(Migration::statements).map(MigrationStep::new).collect()
 }
 
 async fn find_applied(client: &Client) -> std::result::Result<Vec<i32>, tokio_postgres::Error> {

@@ -16,11 +16,11 @@ use uuid::Uuid;
 use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::migrate::{MigrationPlan, ProgressFn};
 use super::{
-    Acceptance, Announcement, Backlog, Blocker, Care, Change, CountMode, CreatedCursor, DeliveryRequest, EventCounts,
-    EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName,
-    LeaseStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition,
-    RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Store, TakeEvents,
-    Unreadable, WorkerRow,
+    Acceptance, Action, Announcement, Backlog, Blocker, Care, CountMode, DeliveryRequest, EventCounts, EventFilter,
+    FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName, LeaseStore,
+    NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
+    Resolution, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
+    WorkerRow,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -28,8 +28,6 @@ use crate::publish::{InsertResult, NewEvent};
 
 mod admin;
 mod adopt;
-#[cfg(all(feature = "cli", feature = "redis"))]
-pub(crate) mod bench;
 mod change;
 mod connect;
 mod connections;
@@ -315,10 +313,6 @@ impl Store for PostgresStore {
         DateTime::from_timestamp_secs(YEAR_2000).unwrap_or(DateTime::UNIX_EPOCH)
     }
 
-    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>> {
-        admin::select(self, filter, page).await
-    }
-
     async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
         admin::scan(self, filter, page, most).await
     }
@@ -331,11 +325,7 @@ impl Store for PostgresStore {
         admin::load(self, &row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
-    async fn count(&self, filter: &EventFilter) -> Result<i64> {
-        admin::count(self, filter).await
-    }
-
-    async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
         change::change(self, change, ids).await
     }
 

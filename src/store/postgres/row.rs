@@ -256,7 +256,7 @@ impl DeliveredRow {
     }
 }
 
-#[cfg(feature = "bench_api")]
+#[cfg(feature = "bench-api")]
 impl Row {
     /// A typical row: pending, with data and a key.
     pub(crate) fn sample(data: String) -> Self {

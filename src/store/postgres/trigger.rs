@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use super::Result;
 use super::adopt::{AdoptSession, transaction};
 use super::connect::Target;
-use crate::store::migrate::{MigrationPlan, Step};
+use crate::store::migrate::{MigrationPlan, MigrationStep};
 
 const CREATE: &str = include_str!("../../../migrations/postgres/notify/create.sql");
 const DROP: &str = include_str!("../../../migrations/postgres/notify/drop.sql");
@@ -55,7 +55,7 @@ fn statements(wanted: bool) -> &'static str {
     if wanted { CREATE } else { DROP }
 }
 
-fn step(wanted: bool) -> Step {
+fn step(wanted: bool) -> MigrationStep {
     let cost = match wanted {
         true => {
             "From then on transactions that insert events commit one after the other: see docs/operations.md.\nBlocks \
@@ -67,5 +67,5 @@ fn step(wanted: bool) -> Step {
              it is retried."
         }
     };
-    Step { sql: transaction(statements(wanted)), cost: cost.to_owned() }
+    MigrationStep { sql: transaction(statements(wanted)), cost: cost.to_owned() }
 }

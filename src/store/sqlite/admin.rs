@@ -119,16 +119,6 @@ fn placeholder(n: usize) -> String {
     format!("?{n}")
 }
 
-/// The cursors of the matching events, in the order of their creation.
-pub(super) fn select_events(
-    connection: &mut SqliteConnection,
-    filter: &EventFilter,
-    page: Page,
-) -> QueryResult<Vec<CreatedCursor>> {
-    let found: Vec<Found> = bind(filter.select_query(page, placeholder)).load(connection)?;
-    found.into_iter().map(Found::place).collect()
-}
-
 #[derive(QueryableByName)]
 struct ScannedRow {
     #[diesel(embed)]
@@ -137,7 +127,7 @@ struct ScannedRow {
     meant: bool,
 }
 
-/// Selects like [`select_events`], but reads a bounded number of events.
+/// The matching events among a bounded number of events.
 pub(super) fn scan_events(
     connection: &mut SqliteConnection,
     filter: &EventFilter,
@@ -148,17 +138,6 @@ pub(super) fn scan_events(
     let rows: QueryResult<Vec<(CreatedCursor, bool)>> =
         seen.into_iter().map(|row| Ok((row.found.place()?, row.meant))).collect();
     Ok(ScanPage::from_rows(page, rows?))
-}
-
-#[derive(QueryableByName)]
-struct CountRow {
-    #[diesel(sql_type = BigInt)]
-    count: i64,
-}
-
-/// The number of matching events.
-pub(super) fn count_events(connection: &mut SqliteConnection, filter: &EventFilter) -> QueryResult<i64> {
-    bind(filter.count_query(placeholder)).get_result::<CountRow>(connection).map(|row| row.count)
 }
 
 fn bind(query: Query) -> BoxedSqlQuery<'static, Sqlite, SqlQuery> {

@@ -7,19 +7,19 @@ use diesel::sql_types::{BigInt, Binary, Text};
 use uuid::Uuid;
 
 use super::clock::read_now;
-use crate::store::Change;
+use crate::store::Action;
 
 /// Changes those of the events that allow it; returns their ids.
-pub(super) fn change(connection: &mut SqliteConnection, change: &Change, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
+pub(super) fn change(connection: &mut SqliteConnection, change: &Action, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
     connection.immediate_transaction(|connection| {
         let now = read_now(connection)?;
-        let ids = if matches!(change, Change::Replay) { in_their_order(connection, ids)? } else { ids.to_vec() };
+        let ids = if matches!(change, Action::Replay) { in_their_order(connection, ids)? } else { ids.to_vec() };
         let mut changed = Vec::with_capacity(ids.len());
         for id in ids {
             let rows = match change {
-                Change::Retry => retry(connection, id, now)?,
-                Change::Fail { reason } => fail(connection, id, reason, now)?,
-                Change::Replay => replay(connection, id, now)?,
+                Action::Retry => retry(connection, id, now)?,
+                Action::Fail { reason } => fail(connection, id, reason, now)?,
+                Action::Replay => replay(connection, id, now)?,
             };
             if rows > 0 {
                 changed.push(id);

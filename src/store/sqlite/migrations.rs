@@ -8,7 +8,7 @@ use diesel::sql_types::{Binary, Bool, Integer};
 use uuid::Uuid;
 
 use super::uuid_of;
-use crate::store::migrate::{Migration, MigrationPlan, Step, find_obstacle, find_pending};
+use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, find_obstacle, find_pending};
 
 const MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") },
@@ -40,8 +40,8 @@ pub(super) fn migrate(connection: &mut SqliteConnection) -> QueryResult<Migratio
     })
 }
 
-fn steps(applied: &[i32]) -> Vec<Step> {
-    find_pending(&MIGRATIONS, applied).into_iter().flat_map(Migration::statements).map(Step::new).collect()
+fn steps(applied: &[i32]) -> Vec<MigrationStep> {
+    find_pending(&MIGRATIONS, applied).into_iter().flat_map(Migration::statements).map(MigrationStep::new).collect()
 }
 
 fn record_applied(connection: &mut SqliteConnection, version: i32) -> QueryResult<usize> {

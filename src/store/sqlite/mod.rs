@@ -40,11 +40,11 @@ use self::leases::SqliteLeases;
 use self::row::Row;
 use super::migrate::{MigrationPlan, ProgressFn};
 use super::{
-    Acceptance, Announcement, Backlog, Blocker, Care, Change, CountMode, CreatedCursor, DeliveryRequest, EventCounts,
-    EventFilter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName,
-    LeaseStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition,
-    RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Store, TakeEvents,
-    Unreadable, WorkerRow,
+    Acceptance, Action, Announcement, Backlog, Blocker, Care, CountMode, DeliveryRequest, EventCounts, EventFilter,
+    FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HistoryBucket, LaneName, LeaseStore,
+    NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery,
+    Resolution, Result, RetentionCutoff, ScanPage, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
+    WorkerRow,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -316,11 +316,6 @@ impl Store for SqliteStore {
         DateTime::UNIX_EPOCH
     }
 
-    async fn select(&self, filter: &EventFilter, page: Page) -> Result<Vec<CreatedCursor>> {
-        let filter = filter.clone();
-        self.reader.run("select events", move |connection| admin::select_events(connection, &filter, page)).await
-    }
-
     async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage> {
         let filter = filter.clone();
         self.reader.run("scan events", move |connection| admin::scan_events(connection, &filter, page, most)).await
@@ -334,12 +329,7 @@ impl Store for SqliteStore {
         self.load_columns(&row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
-    async fn count(&self, filter: &EventFilter) -> Result<i64> {
-        let filter = filter.clone();
-        self.reader.run("count events", move |connection| admin::count_events(connection, &filter)).await
-    }
-
-    async fn change(&self, change: &Change, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
         let (change, ids) = (change.clone(), ids.to_vec());
         self.writer.run("change events", move |connection| change::change(connection, &change, &ids)).await
     }

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Error};
 
 use super::Result;
 use super::connect::Target;
-use crate::store::migrate::{MigrationPlan, Progress, ProgressFn, statements};
+use crate::store::migrate::{MigrationPlan, MigrationProgress, ProgressFn, statements};
 
 mod catalog;
 mod check;
@@ -42,7 +42,7 @@ pub(super) async fn adopt(target: &Target, client: &Client, watch: &ProgressFn) 
         plan.adopts = true;
         let tasks = list_tasks(target, client).await?;
         for (task, done) in tasks.iter().zip(0..) {
-            watch(Progress { what: &task.name(), done, total: tasks.len() as u64 });
+            watch(MigrationProgress { what: &task.name(), done, total: tasks.len() as u64 });
             plan.taken_up += task.run(&session, watch).await?;
             plan.steps.push(task.step());
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::Result;
 use super::session::{AdoptSession, drop_index, transaction};
-use crate::store::migrate::{Progress, ProgressFn, Step};
+use crate::store::migrate::{MigrationProgress, MigrationStep, ProgressFn};
 
 const COLUMNS: &str = concat!(
     include_str!("../../../../migrations/postgres/adopt/columns.sql"),
@@ -83,16 +83,16 @@ impl Task {
     }
 
     /// Describes the task for operators before it runs.
-    pub(super) fn step(&self) -> Step {
+    pub(super) fn step(&self) -> MigrationStep {
         match self {
-            Self::AddColumns => Step {
+            Self::AddColumns => MigrationStep {
                 sql: transaction(COLUMNS),
                 cost:
                     "Changes the catalog only; no row is read or written. ACCESS EXCLUSIVE for a moment: if the lock is \
                        not\nacquired within 1.5 s, statements that wait behind it go first, and it is retried."
                         .to_owned(),
             },
-            Self::FillSeq { rows, pages } => Step {
+            Self::FillSeq { rows, pages } => MigrationStep {
                 sql: transaction(&seq_batch(0)),
                 cost: format!(
                     "Rows written: {}, those that are not published. The table is read once. Inserts continue.\nRepeated \
@@ -101,8 +101,8 @@ impl Task {
                     grouped(*pages)
                 ),
             },
-            Self::BuildIndex(index) => Step { sql: index.sql(), cost: index.cost() },
-            Self::Finish { processing } => Step {
+            Self::BuildIndex(index) => MigrationStep { sql: index.sql(), cost: index.cost() },
+            Self::Finish { processing } => MigrationStep {
                 sql: transaction(LAST),
                 cost: format!(
                     "Rows written: {}, those that django-broadcaster's worker left in processing. The new tables are small.",
@@ -118,7 +118,7 @@ async fn fill_seq(session: &AdoptSession<'_>, watch: &ProgressFn) -> Result<()> 
     loop {
         let pages = session.count_pages().await?;
         for page in (0..pages).step_by(BATCH_PAGES) {
-            watch(Progress { what: "filling in seq", done: page, total: pages });
+            watch(MigrationProgress { what: "filling in seq", done: page, total: pages });
             session.transact(&seq_batch(page)).await?;
         }
         if session.count_unplaced().await? == 0 {

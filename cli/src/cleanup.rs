@@ -1,0 +1,75 @@
+//! `outbox cleanup`
+
+use actix_outbox::admin::{OutboxAdmin, RemovedOrphans};
+use uuid::Uuid;
+
+use super::exit::UsageError;
+use super::progress::Progress;
+use super::{arguments, output};
+
+/// Delete old events now, as configured under [retention], and orphaned fields next to the streams.
+///
+/// Workers delete old events themselves, in small batches. A failed event that holds its key is not deleted.
+///
+/// Next to each stream, Redis keeps fields with the session that may send and with the events that were sent and are not
+/// recorded yet. If the settings no longer map a `publisher_backend` to that stream, its fields are orphaned and removed,
+/// except those of events that the database does not have as published. Fields of another outbox are removed only if
+/// --gone names it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  outbox cleanup
+  OUTBOX__RETENTION__PUBLISHED_RETENTION_DAYS=1 outbox cleanup
+  outbox cleanup --gone 0197a3b2-0000-7000-8000-000000000001")]
+pub(super) struct Args {
+    /// The id, from `outbox status`, of an outbox whose database no longer exists: removes all its fields next to the
+    /// streams of these settings. If that outbox is still in use, its events in flight may be sent twice.
+    #[arg(long, value_name = "OUTBOX", value_parser = arguments::id)]
+    gone: Vec<Uuid>,
+}
+
+pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> {
+    let outbox = admin.outbox_id().await?;
+    if args.gone.contains(&outbox) {
+        return Err(UsageError(format!("--gone {outbox} is the outbox of this database")).into());
+    }
+    delete_expired(admin).await?;
+    let mut failed = None;
+    for (name, removed) in admin.remove_orphans(&args.gone).await? {
+        match removed {
+            Ok(removed) => print(&name, &removed)?,
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+async fn delete_expired(admin: &OutboxAdmin) -> anyhow::Result<()> {
+    let progress = Progress::spinner();
+    let mut deleted = 0;
+    loop {
+        let batch = admin.delete_expired().await?;
+        if batch == 0 {
+            drop(progress);
+            return Ok(output::line(format_args!("deleted {deleted} events"))?);
+        }
+        deleted += batch;
+        progress.message(format!("{deleted} events deleted"));
+    }
+}
+
+fn print(name: &str, RemovedOrphans { removed, needed, gone, .. }: &RemovedOrphans) -> std::io::Result<()> {
+    if *removed > 0 {
+        output::line(format_args!("removed {removed} orphaned fields of this outbox from backend {name}"))?;
+    }
+    if *needed > 0 {
+        output::line(format_args!(
+            "kept fields with {needed} events in backend {name}: the events are in the stream and not recorded as \
+             published; without the fields they would be sent again"
+        ))?;
+    }
+    for (outbox, removed) in gone {
+        output::line(format_args!("removed {removed} orphaned fields of outbox {outbox} from backend {name}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Results on stdout, as tables or JSON.
+
+use std::io::{self, Write};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// Prints a line. A closed pipe is an error, not a panic.
+pub(super) fn line(text: impl std::fmt::Display) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+/// Prints several lines.
+pub(super) fn lines<T: std::fmt::Display>(texts: impl IntoIterator<Item = T>) -> io::Result<()> {
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    for text in texts {
+        writeln!(stdout, "{text}")?;
+    }
+    stdout.flush()
+}
+
+pub(super) fn bytes(text: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text)?;
+    stdout.flush()
+}
+
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(serde_json::to_string_pretty(value)?)?)
+}
+
+pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> io::Result<()> {
+    let mut table = Table::new();
+    // Cells are never wrapped, so that ids can be copied.
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    line(table.trim_fmt())
+}
+
+/// Escapes control characters, which a terminal would execute.
+pub(super) fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
+/// RFC 3339 in UTC with microseconds.
+pub(super) fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// The first line, shortened to `longest` characters.
+pub(super) fn shortened(text: &str, longest: usize) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    if first.chars().count() <= longest && first.len() == text.trim_end().len() {
+        return printable(first);
+    }
+    let kept: String = first.chars().take(longest.saturating_sub(1)).collect();
+    format!("{}…", printable(&kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_not_given_orders() {
+        assert_eq!(printable("a\u{1b}[2Jb\tc\nd"), "a\\u{1b}[2Jb\\tc\nd");
+    }
+
+    #[test]
+    fn long_text_is_cut_and_says_so() {
+        assert_eq!(shortened("short", 10), "short");
+        assert_eq!(shortened("exactly 10", 10), "exactly 10");
+        assert_eq!(shortened("äöüäöüäöüäöü", 10), "äöüäöüäöü…");
+        assert_eq!(shortened("one\ntwo", 10), "one…");
+    }
+}

@@ -1,0 +1,136 @@
+//! `outbox status`
+
+mod history;
+
+use std::collections::BTreeMap;
+
+use actix_outbox::admin::{
+    BackendStatus, CountMode, HandlerStatus, OrphanedFields, OutboxAdmin, OutboxStatus, WorkerStatus,
+};
+use serde::Serialize;
+
+use self::history::History;
+use super::arguments::Format;
+use super::output::{self, time};
+
+/// Show the number of events, due events, workers, handlers, and orphaned fields next to the streams.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  outbox status
+  outbox status --history
+  outbox status --format json | jq '.backends[] | select(.due > 1000)'")]
+pub(super) struct Args {
+    /// Tables, or JSON (one object).
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Also show published, rejected and failed events, by minute and by hour.
+    #[arg(long)]
+    history: bool,
+}
+
+pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> {
+    let (counted, handlers) = tokio::try_join!(admin.status(CountMode::Exactly), admin.handlers())?;
+    let mut status = StatusOutput::new(counted, handlers);
+    for (name, orphans) in admin.orphans().await? {
+        match orphans {
+            Ok(orphans) => status.set_orphans(&name, orphans),
+            Err(error) => tracing::warn!("{error:#}"),
+        }
+    }
+    if args.history {
+        status.history = Some(History::read(admin).await?);
+    }
+    match args.format {
+        Format::Json => output::json(&status),
+        Format::Table => status.print(),
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct StatusOutput {
+    counts: BTreeMap<String, i64>,
+    backends: Vec<Backend>,
+    workers: Vec<WorkerStatus>,
+    handlers: Vec<HandlerStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<History>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Backend {
+    #[serde(flatten)]
+    status: BackendStatus,
+    /// Orphaned fields next to its stream; none if they could not be read.
+    left_behind: Option<Vec<OrphanedFields>>,
+}
+
+impl StatusOutput {
+    fn new(status: OutboxStatus, handlers: Vec<HandlerStatus>) -> Self {
+        let OutboxStatus { counts, backends, workers, .. } = status;
+        let backends = backends.into_iter().map(|status| Backend { status, left_behind: None });
+        Self { counts, backends: backends.collect(), workers, handlers, history: None }
+    }
+
+    fn set_orphans(&mut self, backend: &str, left: Vec<OrphanedFields>) {
+        if let Some(backend) = self.backends.iter_mut().find(|other| other.status.name == backend) {
+            backend.left_behind = Some(left);
+        }
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        let counts = self.counts.iter().map(|(status, count)| vec![output::printable(status), count.to_string()]);
+        output::table(&["STATUS", "EVENTS"], counts)?;
+        output::line("")?;
+        let backends = self.backends.iter().map(|Backend { status: backend, .. }| {
+            let oldest = backend.oldest_due_seconds.map_or_else(String::new, |seconds| format!("{seconds:.1} s"));
+            let name = if backend.name.is_empty() { "(default)" } else { &backend.name };
+            vec![output::printable(name), backend.due.to_string(), oldest, output::printable(&backend.health)]
+        });
+        output::table(&["BACKEND", "DUE", "OLDEST DUE", "HEALTH"], backends)?;
+        output::line("")?;
+        let workers = self.workers.iter().map(|worker| {
+            let shards: Vec<String> = worker.shards.iter().map(|(lane, count)| format!("{lane}: {count}")).collect();
+            vec![output::printable(&worker.name), time(worker.heartbeat_at), output::printable(&shards.join(", "))]
+        });
+        output::table(&["WORKER", "HEARTBEAT", "SHARDS"], workers)?;
+        if !self.handlers.is_empty() {
+            output::line("")?;
+            print_handlers(&self.handlers)?;
+        }
+        if let Some(history) = &self.history {
+            history.print()?;
+        }
+        self.print_orphans()
+    }
+
+    fn print_orphans(&self) -> anyhow::Result<()> {
+        let left: Vec<Vec<String>> = self.backends.iter().flat_map(Backend::orphan_rows).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        output::line("\nOrphaned fields next to the streams (see `outbox cleanup --help`):")?;
+        Ok(output::table(&["BACKEND", "OUTBOX", "PUBLISHER_BACKEND", "EVENTS", "BYTES"], left)?)
+    }
+}
+
+pub(super) fn print_handlers(handlers: &[HandlerStatus]) -> anyhow::Result<()> {
+    let rows = handlers.iter().map(|handler| {
+        let oldest = handler.oldest_owed_seconds.map_or_else(String::new, |seconds| format!("{seconds:.1} s"));
+        let alive = if handler.alive { "yes" } else { "no" };
+        let counts = [handler.owed, handler.types_no_longer_handled].map(|count| count.to_string());
+        [output::printable(&handler.name)].into_iter().chain(counts).chain([oldest, alive.to_owned()]).collect()
+    });
+    Ok(output::table(&["HANDLER", "OWED", "TYPE NO LONGER HANDLED", "OLDEST OWED", "ALIVE"], rows)?)
+}
+
+impl Backend {
+    fn orphan_rows(&self) -> impl Iterator<Item = Vec<String>> {
+        self.left_behind.iter().flatten().map(|left| {
+            let lane = if left.publisher_backend.is_empty() { "(default)" } else { &left.publisher_backend };
+            let counts = [left.events, left.bytes].map(|count| count.to_string());
+            let names = [&self.status.name, &left.outbox.to_string(), lane].map(output::printable);
+            names.into_iter().chain(counts).collect()
+        })
+    }
+}

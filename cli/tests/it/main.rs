@@ -1,0 +1,49 @@
+//! The `outbox` program, and systems started inside the tests, against real servers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
+
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+mod across;
+#[path = "../../../tests/it/actors.rs"]
+mod actors;
+mod adoption;
+mod api;
+mod backends;
+mod bounds;
+mod browser;
+mod cli;
+mod clocks;
+mod cluster;
+mod connections;
+mod consumers;
+mod examples;
+mod explain;
+mod failover;
+mod half_broken;
+mod handlers;
+mod http;
+mod intake;
+mod journal;
+mod order;
+mod outage;
+mod panics;
+mod publishing;
+mod python;
+mod replicas;
+mod retention;
+mod rights;
+mod secrets;
+mod sentinel;
+mod shutdown;
+mod standby;
+mod supervision;
+mod takeover;
+mod test_outbox;
+mod tls;
+mod traces;
+mod unrecorded;
+mod waking;
+mod web;
+mod writes;

@@ -1,0 +1,139 @@
+//! The console: the outbox in a browser, and the same as a JSON API.
+//!
+//! It shows due events, workers, outcomes, and each event with the reason for its state, and has buttons to retry, fail and
+//! replay. [`scope`] mounts it in an application's own actix-web server; `outbox worker --http` and `outbox web` serve it
+//! themselves.
+//!
+//! ```no_run
+//! use actix_outbox_console::{Access, Console, scope};
+//! use actix_outbox::{Secret, Settings};
+//! use actix_web::{App, HttpServer};
+//!
+//! # async fn serve(settings: Settings, secret: Secret) -> Result<(), Box<dyn std::error::Error>> {
+//! let console = Console::new(&settings, Access::secrets(&secret, None)?)?;
+//! HttpServer::new(move || App::new().service(scope("/outbox", &console))).bind("0.0.0.0:8080")?.run().await?;
+//! # Ok(()) }
+//! ```
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
+
+mod access;
+mod api;
+mod assets;
+mod limits;
+mod methods;
+mod middleware;
+mod pages;
+mod queries;
+mod requests;
+mod responses;
+mod single_flight;
+
+use std::sync::Arc;
+
+use actix_web::dev::HttpServiceFactory;
+use actix_web::http::StatusCode;
+use actix_web::middleware::from_fn;
+
+pub use self::access::Access;
+use self::limits::Limits;
+use self::queries::OverviewCache;
+use actix_outbox::{OutboxAdmin, Settings, StoreError, SystemError};
+
+/// The console's own connections, at most: pages do not wait for a worker's connections, nor the worker for theirs.
+const CONNECTIONS: usize = 4;
+
+/// Larger requests are refused.
+const MOST_BYTES: usize = 64 * 1024;
+
+/// Why the console cannot be created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebError {
+    /// The secret is short enough to guess.
+    #[error(
+        "the console's secret is too short: it needs at least {shortest} bytes; `openssl rand -hex 32` makes a good one"
+    )]
+    ShortSecret {
+        /// The minimum in bytes.
+        shortest: usize,
+    },
+    /// The file of a secret cannot be read.
+    #[error("the console's secret cannot be read from {path}: {reason}")]
+    SecretFile {
+        /// The file.
+        path: String,
+        /// The operating system's error.
+        reason: std::io::Error,
+    },
+    /// A reader's secret without an operators' secret: no operator could change anything.
+    #[error("web.reader_secret is set without web.operator_secret; set both")]
+    ReadersAlone,
+    /// A host name that no browser sends.
+    #[error("web.hosts: {name:?} is not a valid name; write one without a port, such as outbox.example.com")]
+    HostName {
+        /// The configured text.
+        name: String,
+    },
+    /// Neither an address nor a network.
+    #[error("web.proxies: {address:?} is neither an address nor a network, such as 10.0.0.7 or 10.0.0.0/24")]
+    Proxy {
+        /// The configured text.
+        address: String,
+    },
+    /// The settings name no usable database.
+    #[error(transparent)]
+    System(#[from] SystemError),
+}
+
+/// The console of one outbox. Cheap to clone; all clones share their connections.
+#[derive(Clone)]
+pub struct Console {
+    admin: OutboxAdmin,
+    overview: Arc<OverviewCache>,
+    access: Arc<Access>,
+    limits: Arc<Limits>,
+}
+
+impl Console {
+    /// Creates the console of the outbox in this database. It connects on the first request, and shows an outage only on the
+    /// page.
+    ///
+    /// # Errors
+    /// If `database.url` names no database that this program was built for.
+    pub fn new(settings: &Settings, access: Access) -> Result<Self, WebError> {
+        let mut settings = settings.clone();
+        let connections = settings.database.connections.map_or(CONNECTIONS, |connections| connections.min(CONNECTIONS));
+        settings.database.connections = Some(connections);
+        let admin = OutboxAdmin::new(&settings)?;
+        Ok(Self { admin, overview: Arc::default(), access: Arc::new(access), limits: Arc::default() })
+    }
+}
+
+/// The HTTP status of a store's error.
+fn status_of(error: &StoreError) -> StatusCode {
+    match error {
+        StoreError::NotFound(_) => StatusCode::NOT_FOUND,
+        error if error.is_transient() => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The console's pages under `path` and its API under `path/api/v1`. With an empty path it handles every request that no
+/// earlier registered service handles.
+pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
+    let guarded = console.clone();
+    actix_web::web::scope(path)
+        .app_data(actix_web::web::Data::new(console.admin.clone()))
+        .app_data(actix_web::web::Data::from(Arc::clone(&console.overview)))
+        .app_data(actix_web::web::Data::from(Arc::clone(&console.access)))
+        .app_data(actix_web::web::PayloadConfig::new(MOST_BYTES))
+        .app_data(actix_web::web::FormConfig::default().limit(MOST_BYTES))
+        .app_data(api::json_config(MOST_BYTES))
+        .app_data(api::query_config())
+        .configure(assets::routes)
+        .configure(api::routes)
+        .configure(pages::routes)
+        .wrap(from_fn(move |request, next| middleware::guard(guarded.clone(), request, next)))
+}

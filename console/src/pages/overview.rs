@@ -1,0 +1,171 @@
+//! The overview page.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web;
+use chrono::{DurationRound, TimeDelta};
+use maud::{Markup, html};
+
+use super::chart::{self, Bars};
+use super::layout::PageLayout;
+use super::{PageError, PageResult, STATUSES, grouped, shortened, time};
+use crate::queries::OverviewCache;
+use crate::responses::Overview;
+use crate::single_flight::CachedValue;
+use actix_outbox::OutboxAdmin;
+use actix_outbox::Status;
+use actix_outbox::admin::WorkerStatus;
+
+/// How long a page waits for the counts before it is shown without them.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+pub(super) async fn show(
+    layout: PageLayout,
+    admin: web::Data<OutboxAdmin>,
+    cache: web::Data<OverviewCache>,
+) -> PageResult {
+    let CachedValue { answer: overview, failure } = cache.get(&admin, PATIENCE).await;
+    if let (None, Some(error)) = (&overview, &failure) {
+        return Err(PageError::from_store(&layout)(Arc::clone(error)));
+    }
+    let content = html! {
+        h1 { "Overview" }
+        // Refreshes itself from the same page.
+        div id="live" hx-get=(layout.link("/")) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
+            @if let Some(error) = &failure {
+                p class="notice bad" role="alert" { "Overview may be out of date: " (error) }
+            }
+            @if let Some(overview) = &overview {
+                (counts(&layout, overview))
+                (backends(overview))
+                (workers(&overview.workers))
+                (history(overview))
+                p class="soft" { "Counted at " (time(overview.counted_at)) }
+            } @else {
+                p class="notice" role="status" { "Counting events; the page refreshes itself." }
+                noscript { p { a href=(layout.link("/")) { "Reload" } } }
+            }
+        }
+    };
+    Ok(layout.page("Overview", "/", &content))
+}
+
+fn counts(layout: &PageLayout, overview: &Overview) -> Markup {
+    html! {
+        section aria-label="Events by status" {
+            ul class="cards" {
+                @for (other, count) in overview.counts.iter().filter(|(name, _)| name.parse::<Status>().is_err()) {
+                    li { b { (grouped(*count)) } span class="bad" { (shortened(other)) " (unknown)" } }
+                }
+                @for status in STATUSES {
+                    @let count = overview.counts.get(status.as_str()).copied().unwrap_or(0);
+                    @if count > 0 || status != Status::Processing {
+                        li {
+                            b {
+                                @if status == Status::Published && overview.published_is_estimate { "about " }
+                                (grouped(count))
+                            }
+                            a href=(layout.link(&format!("/events?status={status}"))) { (status) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn backends(overview: &Overview) -> Markup {
+    html! {
+        h2 { "Backends" }
+        div class="wide" {
+            table {
+                thead { tr {
+                    th scope="col" { "Name" }
+                    th scope="col" class="number" { "Due" }
+                    th scope="col" class="number" { "Oldest due" }
+                    th scope="col" { "Health" }
+                    th scope="col" class="number" { "Published per minute" }
+                    th scope="col" class="number" { "Rate limit" }
+                } }
+                tbody {
+                    @for backend in &overview.backends {
+                        tr {
+                            td { (if backend.name.is_empty() { "(default)" } else { &backend.name }) }
+                            td class="number" { (grouped(backend.due)) }
+                            td class="number" { (backend.oldest_due_seconds.map(span).unwrap_or_default()) }
+                            td {
+                                span class=(if backend.is_ok() { "ok" } else { "bad" }) { (backend.health) }
+                                @if let Some(since) = backend.since { " (breaker open since " (time(since)) ")" }
+                            }
+                            td class="number" { (overview.published_a_minute.get(&backend.name).copied().unwrap_or(0)) }
+                            td class="number" {
+                                @if let Some(rate) = backend.per_second { (grouped(i64::from(rate))) " /s" } @else { "none" }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn workers(workers: &[WorkerStatus]) -> Markup {
+    html! {
+        h2 { "Workers" }
+        @if workers.is_empty() {
+            p class="notice bad" { "No worker has sent a heartbeat. Start one: " code { "outbox worker" } }
+        } @else {
+            div class="wide" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Name" }
+                        th scope="col" { "State" }
+                        th scope="col" { "Last heartbeat" }
+                        th scope="col" { "Shards" }
+                    } }
+                    tbody {
+                        @for worker in workers {
+                            tr {
+                                td { (worker.name) }
+                                td {
+                                    span class=(if worker.alive { "ok" } else { "bad" }) {
+                                        (if worker.alive { "alive" } else { "silent" })
+                                    }
+                                }
+                                td { (time(worker.heartbeat_at)) }
+                                td {
+                                    @if worker.shards.is_empty() { "none" }
+                                    @for (n, (name, count)) in worker.shards.iter().enumerate() {
+                                        @if n > 0 { ", " }
+                                        (if name.is_empty() { "(default)" } else { name }) ": " (count)
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn history(overview: &Overview) -> Markup {
+    let (minute, hour) = (TimeDelta::minutes(1), TimeDelta::hours(1));
+    let until = |step| overview.counted_at.duration_trunc(step).unwrap_or(overview.counted_at);
+    html! {
+        h2 { "The last hour, by minute" }
+        (chart::draw(&Bars { outcomes: &overview.minutes, until: until(minute), step: minute, count: 60 }))
+        h2 { "The last day, by hour" }
+        (chart::draw(&Bars { outcomes: &overview.hours, until: until(hour), step: hour, count: 24 }))
+    }
+}
+
+fn span(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 60.0 => format!("{seconds:.1} s"),
+        seconds if seconds < 3_600.0 => format!("{:.1} min", seconds / 60.0),
+        seconds if seconds < 86_400.0 => format!("{:.1} h", seconds / 3_600.0),
+        seconds => format!("{:.1} days", seconds / 86_400.0),
+    }
+}

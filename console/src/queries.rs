@@ -1,0 +1,124 @@
+//! The console's queries and changes, for pages and the API alike.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use actix_outbox::StoreError;
+use actix_outbox::admin::{Action, ChangeRequest, CountMode, EventCount, HistoryBucket, ListRequest, OutboxAdmin};
+use actix_outbox::admin::{OutboxStatus, Resolution, Selection};
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::access::Role;
+use super::requests::{Cursor, Filter, PageRequest};
+use super::responses::{Changed, Count, Detail, EventListItem, Events, Outcome, Overview};
+use super::single_flight::{CachedValue, SingleFlightCache};
+
+/// Events on a page: the default, and the maximum.
+pub(crate) const PAGE: u16 = 50;
+pub(crate) const LARGEST_PAGE: u16 = 200;
+
+/// How long events without a suitable index are scanned for: by default, and with `patient`.
+const SCAN_TIME: Duration = Duration::from_millis(40);
+const PATIENT_SCAN_TIME: Duration = Duration::from_secs(10);
+
+/// How long events are counted.
+const COUNT_TIME: Duration = Duration::from_secs(2);
+
+/// Other events of the same key that are shown with an event: this many newer ones, and this many older ones.
+const NEIGHBOURS: usize = 5;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// The overview, counted by one request at a time.
+#[derive(Default)]
+pub(crate) struct OverviewCache(SingleFlightCache<Overview, StoreError>);
+
+impl OverviewCache {
+    /// The overview. It has neither an answer nor a failure if counting takes longer than `patience`.
+    pub(crate) async fn get(&self, admin: &OutboxAdmin, patience: Duration) -> CachedValue<Overview, StoreError> {
+        let admin = admin.clone();
+        self.0.get(|| async move { load_overview(&admin).await }, patience).await
+    }
+}
+
+pub(crate) async fn events(admin: &OutboxAdmin, filter: &Filter, page: PageRequest) -> Result<Events> {
+    let request = ListRequest {
+        newest_first: page.newest_first,
+        after: page.after.map(|cursor| cursor.0),
+        limit: usize::from(page.limit.clamp(1, LARGEST_PAGE)),
+        scan_time: if page.is_patient { PATIENT_SCAN_TIME } else { SCAN_TIME },
+        ..ListRequest::default()
+    };
+    let page = admin.list(&filter.into(), &request).await?;
+    Ok(Events {
+        events: page.events.into_iter().map(EventListItem::from).collect(),
+        next: page.next.map(Cursor),
+        stopped_at: page.stopped_at,
+    })
+}
+
+pub(crate) async fn event(admin: &OutboxAdmin, id: Uuid) -> Result<Detail> {
+    let (event, explanation) = tokio::try_join!(admin.get_row(id), admin.explain(id))?;
+    let neighbours = match &event {
+        Ok(event) => admin.neighbours(event, NEIGHBOURS, SCAN_TIME).await?,
+        Err(_) => Vec::new(),
+    };
+    Ok(Detail { event, explanation, neighbours: neighbours.into_iter().map(EventListItem::from).collect() })
+}
+
+/// How many events an action would change.
+pub(crate) async fn count(admin: &OutboxAdmin, action: &Action, selection: &Selection) -> Result<Count> {
+    let counted = match selection {
+        Selection::Ids(ids) => admin.count_these(action, ids).await?,
+        Selection::Matching { filter, .. } => match action.narrow(filter) {
+            Some(filter) => admin.count(&filter, COUNT_TIME).await?,
+            None => return Ok(Count { count: 0, more: false }),
+        },
+    };
+    let EventCount { count, more, .. } = counted;
+    Ok(Count { count, more })
+}
+
+/// Changes events, and continues if the client no longer waits.
+pub(crate) async fn change(admin: &OutboxAdmin, action: Action, selection: Selection, by: Role) -> Result<Changed> {
+    let (admin, actor) = (admin.clone(), format!("{by:?} in the console").to_lowercase());
+    let request = ChangeRequest { action, selection, actor };
+    let changing = actix_rt::spawn(async move { admin.change(&request).await });
+    // The task ends early only with its thread.
+    let report =
+        changing.await.unwrap_or(Err(StoreError::Timeout { operation: "change events", limit: COUNT_TIME }))?;
+    let next = match report.rest {
+        Some(Selection::Matching { after, .. }) => after.map(Cursor),
+        _ => None,
+    };
+    Ok(Changed { changed: report.changed.len(), error: report.error.map(|error| error.to_string()), next })
+}
+
+async fn load_overview(admin: &OutboxAdmin) -> Result<Overview> {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let (status, minutes, hours) = tokio::try_join!(
+        admin.status(CountMode::Roughly),
+        admin.history(Resolution::Minute, HOUR),
+        admin.history(Resolution::Hour, 24 * HOUR)
+    )?;
+    let OutboxStatus { counted_at, counts, published_is_estimate, backends, workers, .. } = status;
+    Ok(Overview {
+        counted_at,
+        counts,
+        published_is_estimate,
+        backends,
+        workers,
+        published_a_minute: published_a_minute(&minutes, counted_at),
+        minutes: Outcome::sum_backends(minutes),
+        hours: Outcome::sum_backends(hours),
+    })
+}
+
+/// The number of events that each backend published in the last complete minute.
+fn published_a_minute(minutes: &[HistoryBucket], now: DateTime<Utc>) -> BTreeMap<String, u64> {
+    let minute = TimeDelta::minutes(1);
+    let last = now.duration_trunc(minute).unwrap_or(now) - minute;
+    let in_last = minutes.iter().filter(|bucket| bucket.began_at == last);
+    in_last.map(|bucket| (bucket.backend.clone(), bucket.outcomes.published)).collect()
+}

@@ -1,0 +1,160 @@
+//! Changes of many events: retry, fail and replay.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::event_scan::EventScan;
+use super::{OutboxAdmin, Result};
+use crate::error::StoreError;
+use crate::store::{Action, CreatedCursor, EventFilter};
+
+/// Events changed in one transaction.
+const BATCH: usize = 500;
+
+/// A call ends after this time, or if the database fails, and reports what it has done. A batch that starts just before may
+/// take as long again twice: waiting for a connection, and for its statement.
+const CHANGE_TIME: Duration = Duration::from_secs(8);
+
+/// Events visited by one call.
+const MOST_VISITED: usize = 10_000;
+
+/// The longest reason of [`Action::Fail`] in characters: it is stored with each event.
+const LONGEST_REASON: usize = 500;
+
+/// An action, the events that it applies to, and who asks for it.
+#[derive(Debug, Clone)]
+pub struct ChangeRequest {
+    /// What happens to the events.
+    pub action: Action,
+    /// Which events.
+    pub selection: Selection,
+    /// Who asks, for the log: a name, a role or a program.
+    pub actor: String,
+}
+
+/// The events that an action applies to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Selection {
+    /// The events with these ids.
+    Ids(Vec<Uuid>),
+    /// The events that match.
+    Matching {
+        /// The filter; see [`Action::narrow`].
+        filter: Box<EventFilter>,
+        /// Only events that were created after this one.
+        after: Option<CreatedCursor>,
+    },
+}
+
+impl Selection {
+    /// All events that match.
+    #[must_use]
+    pub fn matching(filter: EventFilter) -> Self {
+        Self::Matching { filter: Box::new(filter), after: None }
+    }
+}
+
+/// What a call of [`OutboxAdmin::change`] did.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ChangeReport {
+    /// The events that were changed. The others no longer exist, or their status does not allow the action.
+    pub changed: Vec<Uuid>,
+    /// The number of selected events that were visited, changed or not.
+    pub visited: usize,
+    /// The events that were not visited: the selection of the next call. `None`: all of them were.
+    pub rest: Option<Selection>,
+    /// Why the database ended the call early.
+    pub error: Option<StoreError>,
+}
+
+impl OutboxAdmin {
+    /// Changes those of the selected events whose status allows it, and logs who changed how many.
+    ///
+    /// Events that match are visited in the order of their creation, so that each is visited once, even if its status changes
+    /// meanwhile. A call visits at most 10,000 events and lasts about 8 s; repeat it with [`ChangeReport::rest`].
+    ///
+    /// # Errors
+    /// Errors of the database, if nothing was changed; else [`ChangeReport::error`] holds it.
+    pub async fn change(&self, request: &ChangeRequest) -> Result<ChangeReport> {
+        let action = without_excess(&request.action);
+        let mut report = ChangeReport::default();
+        let outcome = match &request.selection {
+            Selection::Ids(ids) => self.change_ids(&action, ids, &mut report).await,
+            Selection::Matching { filter, after } => self.change_matching(&action, filter, *after, &mut report).await,
+        };
+        report.log(request);
+        match outcome {
+            Err(error) if report.changed.is_empty() => Err(error),
+            outcome => Ok(ChangeReport { error: outcome.err(), ..report }),
+        }
+    }
+
+    async fn change_ids(&self, action: &Action, ids: &[Uuid], report: &mut ChangeReport) -> Result<()> {
+        let ends_at = Instant::now() + CHANGE_TIME;
+        let rest = |visited: usize| ids.get(visited..).filter(|rest| !rest.is_empty());
+        for batch in ids[..ids.len().min(MOST_VISITED)].chunks(BATCH) {
+            report.rest = rest(report.visited).map(|rest| Selection::Ids(rest.to_vec()));
+            report.changed.extend(self.store.change(action, batch).await?);
+            report.visited += batch.len();
+            if Instant::now() > ends_at {
+                break;
+            }
+        }
+        report.rest = rest(report.visited).map(|rest| Selection::Ids(rest.to_vec()));
+        Ok(())
+    }
+
+    async fn change_matching(
+        &self,
+        action: &Action,
+        filter: &EventFilter,
+        after: Option<CreatedCursor>,
+        report: &mut ChangeReport,
+    ) -> Result<()> {
+        let Some(narrowed) = action.narrow(filter) else { return Ok(()) };
+        let continued = |after| Selection::Matching { filter: Box::new(filter.clone()), after };
+        report.rest = Some(continued(after));
+        let mut scan = EventScan::new(&*self.store, &narrowed, false, after, CHANGE_TIME);
+        while report.visited < MOST_VISITED
+            && let Some(places) = scan.next(MOST_VISITED - report.visited).await?
+        {
+            for batch in places.chunks(BATCH) {
+                let ids: Vec<Uuid> = batch.iter().map(|place| place.id).collect();
+                report.changed.extend(self.store.change(action, &ids).await?);
+                report.visited += ids.len();
+                report.rest = Some(continued(batch.last().copied()));
+                if scan.is_out_of_time() {
+                    return Ok(());
+                }
+            }
+        }
+        report.rest = scan.resume_after().map(|after| continued(Some(after)));
+        Ok(())
+    }
+}
+
+impl ChangeReport {
+    fn log(&self, request: &ChangeRequest) {
+        let [first, ..] = self.changed.as_slice() else { return };
+        let (action, actor, events) = (request.action.name(), &request.actor, self.changed.len());
+        match &request.selection {
+            Selection::Ids(_) => tracing::info!(action, actor, events, %first, "events changed"),
+            Selection::Matching { filter, .. } => {
+                tracing::info!(action, actor, events, %first, %filter, "events changed");
+            }
+        }
+    }
+}
+
+/// The action with a reason that every database stores.
+fn without_excess(action: &Action) -> Action {
+    match action {
+        Action::Fail { reason } => {
+            Action::Fail { reason: reason.chars().filter(|c| *c != '\0').take(LONGEST_REASON).collect() }
+        }
+        other => other.clone(),
+    }
+}

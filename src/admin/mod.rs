@@ -1,0 +1,128 @@
+//! `OutboxAdmin`: reads and changes a whole outbox, for operators. The command line and the console are made of it.
+//!
+//! ```no_run
+//! use actix_outbox::admin::{Action, ChangeRequest, EventFilter, OutboxAdmin, Selection};
+//! use actix_outbox::{Settings, Status};
+//!
+//! # async fn retry_all(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
+//! let admin = OutboxAdmin::new(settings)?;
+//! let failed = EventFilter { statuses: vec![Status::Failed], ..EventFilter::default() };
+//! let mut selection = Selection::matching(failed);
+//! loop {
+//!     let request = ChangeRequest { action: Action::Retry, selection, actor: "nightly job".to_owned() };
+//!     let report = admin.change(&request).await?;
+//!     println!("{} events retried", report.changed.len());
+//!     match report.rest {
+//!         Some(rest) => selection = rest,
+//!         None => break,
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+
+mod change;
+mod check;
+mod error;
+mod event_scan;
+pub(crate) mod explain;
+mod handlers;
+mod list;
+mod orphans;
+mod publishing;
+mod retention;
+mod schema;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+pub use self::change::{ChangeReport, ChangeRequest, Selection};
+pub use self::check::Reachability;
+pub use self::error::AdminError;
+pub use self::handlers::HandlerStatus;
+pub use self::list::{EventCount, EventPage, ListRequest};
+pub use self::orphans::{OrphanedFields, RemovedOrphans};
+pub use self::status::{BackendStatus, OutboxStatus, WorkerStatus};
+use crate::error::{StoreError, SystemError};
+use crate::event::OutboxEvent;
+use crate::settings::Settings;
+use crate::store::Store;
+pub use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep};
+pub use crate::store::{
+    Action, CountMode, CreatedCursor, EventFilter, HistoryBucket, InvalidCursor, OutcomeCounts, Resolution, Unreadable,
+};
+use crate::system::Backends;
+
+pub use self::explain::{Explanation, Reason};
+
+type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Access to one outbox for operators. Cheap to clone; all clones share their connections.
+///
+/// It needs a tokio or an actix runtime, and no running [`OutboxSystem`](crate::OutboxSystem). Every method but
+/// [`migrate`](Self::migrate) is bounded in time, and says in its result if it stopped before the end.
+#[derive(Clone)]
+pub struct OutboxAdmin {
+    store: Arc<dyn Store>,
+    settings: Arc<Settings>,
+    backends: Arc<Backends>,
+}
+
+impl OutboxAdmin {
+    /// Prepares access to the outbox in `database.url`; the first call connects.
+    ///
+    /// A program with backends of its own calls [`Builder::admin`](crate::Builder::admin).
+    ///
+    /// # Errors
+    /// [`SystemError::Settings`]: `database.url` names no database that this program was built for.
+    pub fn new(settings: &Settings) -> Result<Self, SystemError> {
+        Self::with_backends(settings, Arc::default())
+    }
+
+    pub(crate) fn with_backends(settings: &Settings, backends: Arc<Backends>) -> Result<Self, SystemError> {
+        let store = crate::store::connect(&settings.database)?;
+        Ok(Self { store, settings: Arc::new(settings.clone()), backends })
+    }
+
+    /// The outbox's own id, which its fields in Redis carry.
+    ///
+    /// # Errors
+    /// [`StoreError::NotMigrated`]: the tables are missing or out of date.
+    pub async fn outbox_id(&self) -> Result<Uuid> {
+        self.store.outbox_id().await
+    }
+
+    /// One event.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]: no event has this id.
+    pub async fn get(&self, id: Uuid) -> Result<OutboxEvent> {
+        self.store.find(id).await?.ok_or(StoreError::NotFound(id))
+    }
+
+    /// The row of one event, which may be no valid event.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]: no event has this id.
+    pub async fn get_row(&self, id: Uuid) -> Result<Result<OutboxEvent, Unreadable>> {
+        self.store.load(&[id]).await?.into_iter().next().ok_or(StoreError::NotFound(id))
+    }
+
+    /// Why an event has not been sent, or where it went.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]: no event has this id.
+    pub async fn explain(&self, id: Uuid) -> Result<Explanation> {
+        explain::explain(&*self.store, &self.settings, id).await
+    }
+
+    /// Outcomes of events since this long ago, in the order of time, without empty periods.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub async fn history(&self, resolution: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {
+        self.store.history(resolution, since).await
+    }
+}

@@ -1,0 +1,16 @@
+//! Deleting old events.
+
+use super::{OutboxAdmin, Result};
+use crate::store::RetentionCutoff;
+
+impl OutboxAdmin {
+    /// Deletes a small batch of the events that `[retention]` no longer keeps; returns how many. 0: none is left. A failed
+    /// event that holds its key is kept.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub async fn delete_expired(&self) -> Result<usize> {
+        let cutoff = RetentionCutoff::from(self.settings.retention);
+        self.store.delete_expired(cutoff, &self.settings.holding_lanes()).await
+    }
+}
