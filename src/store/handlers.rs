@@ -1,11 +1,13 @@
-//! Deliveries that are owed to handlers in other processes, and the handlers' answers.
+//! The role of a store for handlers: deliveries that are owed to handlers in other processes, and the handlers' answers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{Position, Settled, Shard};
+use super::{Care, Position, Result, Settled, Shard};
 use crate::event::OutboxEvent;
 
 /// An event that its backend has accepted.
@@ -134,4 +136,38 @@ pub(crate) fn handler_of(lane: &str) -> Option<&str> {
 /// The lane of a handler's leases.
 pub(crate) fn handler_lane(handler: &str) -> super::LaneName {
     Arc::from(format!("{LANE_OF_HANDLER}{handler}"))
+}
+
+/// What is owed to handlers, in whichever process they run.
+#[async_trait]
+pub(crate) trait HandlerStore: Send + Sync {
+    /// Announces handlers, durably: events that commit after the reply are owed to them.
+    async fn announce(&self, handlers: &[Announcement]) -> Result<()>;
+
+    /// Records that a live process has these handlers.
+    async fn see_handlers(&self, names: &[String]) -> Result<()>;
+
+    /// Ends a handler's announcement and its deliveries, in batches; returns how many deliveries ended. If the handler is
+    /// announced again, it inherits nothing.
+    async fn drop_handler(&self, name: &str) -> Result<usize>;
+
+    /// Reads a handler's due deliveries in the order of their events. One with a key is returned only if, in one snapshot,
+    /// no earlier event of the key is unsettled or owed to the handler, except those before it in the same result.
+    async fn fetch_deliveries(&self, request: &DeliveryRequest) -> Result<Vec<FetchedDelivery>>;
+
+    /// Records handlers' answers by (handler, id, seq), from any process; the last one publishes the event. As durable and
+    /// as repeatable as [`settle_published`](Self::settle_published).
+    async fn settle_handled(&self, handled: &[(String, Uuid, i64)], care: Care) -> Result<Vec<Settled>>;
+
+    /// Records rejections by handlers, each only if the lease of its handler's lane is still `owner`'s.
+    async fn settle_rejected_deliveries(&self, owner: Uuid, rejected: &[RejectedDelivery]) -> Result<Vec<Settled>>;
+
+    /// Whether a delivery to these handlers is due, even if an earlier one blocks it.
+    async fn has_due_deliveries(&self, handlers: &[String]) -> Result<bool>;
+
+    /// For each of these keys, the handlers to which an event of it is owed.
+    async fn owed_before(&self, lane: &str, keys: &[String]) -> Result<HashMap<String, Vec<String>>>;
+
+    /// The handlers that are announced or to which something is owed, by name.
+    async fn owed(&self) -> Result<Vec<OwedHandler>>;
 }

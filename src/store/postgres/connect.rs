@@ -366,7 +366,7 @@ mod tests {
     use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
-    use crate::store::{Action, Store};
+    use crate::store::{Action, SchemaStore};
     use crate::test_support::{PATIENCE, eventually};
 
     #[tokio::test]

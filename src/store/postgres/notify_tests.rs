@@ -2,7 +2,7 @@ use super::*;
 use crate::store::conformance::Fixture;
 use crate::store::postgres::Target;
 use crate::store::postgres::fixture::PostgresFixture;
-use crate::store::{Heartbeat, Store};
+use crate::store::{Heartbeat, SchemaStore, Store};
 use crate::test_support::pooler::Pooler;
 use crate::test_support::proxy::{Passage, Proxy};
 use crate::test_support::{PATIENCE, eventually};

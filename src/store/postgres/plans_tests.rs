@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::{PostgresStore, SHARDS, Target};
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Care, EventFilter, FailureRecord, FetchRequest, FetchedRow, Heartbeat, KeyStart, LaneName, Page,
-    Position, PredecessorQuery, Range, RetentionCutoff, Shard, Store,
+    Acceptance, AdminStore, Care, DispatchStore, EventFilter, FailureRecord, FetchRequest, FetchedRow, Heartbeat,
+    KeyStart, LaneName, MaintenanceStore, Page, Position, PredecessorQuery, Range, RetentionCutoff, SchemaStore, Shard,
+    Store,
 };
 use crate::test_support::postgres::Server;
 

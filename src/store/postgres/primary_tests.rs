@@ -5,7 +5,9 @@ use uuid::Uuid;
 use super::{PostgresStore, Target};
 use crate::error::{PublishError, StoreError};
 use crate::publish::NewEvent;
-use crate::store::{FetchRequest, KeyStart, LaneName, Position, PredecessorQuery, Range, Store};
+use crate::store::{
+    DispatchStore, EventWriter, FetchRequest, KeyStart, LaneName, Position, PredecessorQuery, Range, SchemaStore,
+};
 use crate::test_support::postgres::Server;
 use crate::test_support::postgres::replication::{Pair, Replication};
 use crate::test_support::{PATIENCE, eventually};

@@ -10,7 +10,7 @@ use super::connection::{Connection, Location};
 use super::fixture::SqliteFixture;
 use crate::error::StoreError;
 use crate::store::conformance::Fixture;
-use crate::store::{Care, Heartbeat, Store};
+use crate::store::{Care, DispatchStore, Heartbeat, SchemaStore};
 
 fn heartbeat() -> Heartbeat {
     Heartbeat {

@@ -213,7 +213,7 @@ async fn a_key_that_cannot_be_walked_over_in_the_time_of_a_statement_goes_on() {
     use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
-    use crate::store::{FetchRequest, Range, Store};
+    use crate::store::{DispatchStore, FetchRequest, Range};
     use crate::system::predecessors::find_blockers;
 
     let fixture = PostgresFixture::fresh().await;

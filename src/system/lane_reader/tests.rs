@@ -524,7 +524,7 @@ mod dead_rows {
     use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
-    use crate::store::{FetchRequest, LaneName, Store};
+    use crate::store::{DispatchStore, FetchRequest, LaneName};
     use crate::test_support::PATIENCE;
 
     const FILL: &str = "INSERT INTO outbox_events (id, event_type, source, partition_key, scheduled_at) \

@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use super::row::{DELIVERED, DeliveredRow, DeliveredTypes, FITS, TEXTS, sized};
 use super::statement::{Statement, Value, on_a_primary};
-use super::{LaneName, PostgresStore, Result};
+use super::{PostgresStore, Result};
 use crate::error::StoreError;
+use crate::store::LaneName;
 use crate::store::{Blocker, FetchRequest, FetchResult, FetchedRow, Position, PredecessorQuery};
 
 /// A row with its shard.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::store::conformance::Fixture;
 use crate::store::postgres::fixture::PostgresFixture;
 use crate::store::postgres::{PostgresStore, SHARDS, Target};
-use crate::store::{FetchRequest, FetchedRow, KeyStart, Position, Range, Store};
+use crate::store::{DispatchStore, FetchRequest, FetchedRow, KeyStart, Position, Range, SchemaStore};
 
 const MAX_EVENT_BYTES: usize = 1 << 20;
 

@@ -12,8 +12,9 @@ use crate::store::postgres::plans_tests::{
 };
 use crate::store::postgres::{PostgresStore, SHARDS, Target};
 use crate::store::{
-    Action, Announcement, Care, CountMode, DeliveryRequest, FetchRequest, Heartbeat, KeyStart, Position,
-    PredecessorQuery, RejectedDelivery, RetentionCutoff, Settled, Shard, Store, handler_lane,
+    Action, AdminStore, Announcement, Care, CountMode, DeliveryRequest, DispatchStore, FetchRequest, HandlerStore,
+    Heartbeat, KeyStart, MaintenanceStore, Position, PredecessorQuery, RejectedDelivery, RetentionCutoff, SchemaStore,
+    Settled, Shard, Store, handler_lane,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

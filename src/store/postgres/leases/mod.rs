@@ -18,9 +18,10 @@ use uuid::Uuid;
 
 use super::connect::Target;
 use super::connections::{Connection, Connections};
-use super::{LaneName, LeaseStore, Result, SHARDS, STATEMENT_LIMIT, Shard};
+use super::{Result, SHARDS, STATEMENT_LIMIT};
 use crate::error::StoreError;
 use crate::store::{Heartbeat, LeaseRow, LeaseSnapshot, LiveWorker, NO_OWNER, PROTOCOL, forgotten_after};
+use crate::store::{LaneName, LeaseStore, Shard};
 
 /// The time limit for an optional reply, or for one that a later heartbeat can ask for again.
 const SHORT_LIMIT: Duration = Duration::from_secs(1);

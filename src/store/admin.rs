@@ -1,0 +1,208 @@
+//! The role of a store in operations: operators' queries and changes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::report::by_lane;
+use super::{EventFilter, HistoryBucket, LaneHealth, LaneName, Page, Position, Resolution, Result, ScanPage};
+use crate::event::{OutboxEvent, Status};
+
+/// A row that is not a valid event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its id.
+    pub id: Uuid,
+    /// The row's status, if that is valid.
+    pub status: Option<Status>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// An operator's action on events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Resets events that are not published to pending, as if they had never been rejected, at their old position.
+    Retry,
+    /// Marks events that are not published as failed; they do not hold their keys.
+    Fail {
+        /// Why, at most 500 characters; stored as the events' last error.
+        reason: String,
+    },
+    /// Publishes published events again, as new events with the old ids.
+    Replay,
+}
+
+impl Action {
+    /// `retry`, `fail` or `replay`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Fail { .. } => "fail",
+            Self::Replay => "replay",
+        }
+    }
+
+    /// Whether the action changes an event of this status.
+    #[must_use]
+    pub fn may_change(&self, status: Status) -> bool {
+        (*self == Self::Replay) == (status == Status::Published)
+    }
+
+    /// The filter of those matching events that the action changes; `None` if it changes none. Without a status in the
+    /// filter, [`Retry`](Self::Retry) excludes pending events, and [`Fail`](Self::Fail) failed ones, which would lose their
+    /// error.
+    #[must_use]
+    pub fn narrow(&self, filter: &EventFilter) -> Option<EventFilter> {
+        let statuses: Vec<Status> = if filter.statuses.is_empty() {
+            self.default_statuses().to_vec()
+        } else {
+            filter.statuses.iter().copied().filter(|status| self.may_change(*status)).collect()
+        };
+        (!statuses.is_empty()).then(|| EventFilter { statuses, ..filter.clone() })
+    }
+
+    fn default_statuses(&self) -> &'static [Status] {
+        match self {
+            Self::Retry => &[Status::Failed, Status::Retry, Status::Processing],
+            Self::Fail { .. } => &[Status::Pending, Status::Retry, Status::Processing],
+            Self::Replay => &[Status::Published],
+        }
+    }
+}
+
+/// The precision of counts of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountMode {
+    /// Counts all events, however long it takes.
+    Exactly,
+    /// Estimates a large number of published events from the database's statistics, if there are any.
+    Roughly,
+}
+
+/// Counts of events by status.
+#[derive(Debug, Clone)]
+pub(crate) struct EventCounts {
+    /// Events by each status in the table.
+    pub(crate) counts: Vec<(String, i64)>,
+    /// Whether the number of published events is an estimate.
+    pub(crate) published_is_estimate: bool,
+    pub(crate) due: Vec<Backlog>,
+    pub(crate) workers: Vec<WorkerRow>,
+}
+
+/// The due events of a lane.
+#[derive(Debug, Clone)]
+pub(crate) struct Backlog {
+    pub(crate) lane: LaneName,
+    pub(crate) events: i64,
+    /// How long the first one has been due.
+    pub(crate) oldest: Duration,
+}
+
+/// The most events before one that are counted; slightly fewer if they are spread unevenly.
+pub(crate) const MOST_AHEAD: i64 = 10_000;
+
+/// The position of an event in its queue.
+#[derive(Debug, Clone)]
+pub(crate) struct QueuePosition {
+    /// The time by the database's clock.
+    pub(crate) now: DateTime<Utc>,
+    pub(crate) position: Position,
+    pub(crate) shard: i16,
+    /// The worker that has the lease of its shard.
+    pub(crate) owner: Option<Uuid>,
+    /// Pending events of its lane before it.
+    pub(crate) ahead: i64,
+    /// Counting ended at [`MOST_AHEAD`], so there may be more.
+    pub(crate) more_ahead: bool,
+}
+
+/// A worker with a recent heartbeat row, alive or not.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerRow {
+    pub(crate) id: Uuid,
+    pub(crate) name: String,
+    pub(crate) heartbeat_at: DateTime<Utc>,
+    /// By the database's clock.
+    pub(crate) silent_for: Duration,
+    /// A JSON object: lane → [`LaneHealth`](super::LaneHealth).
+    pub(crate) backends: String,
+    /// The number of leases that the worker holds, by lane.
+    pub(crate) shards: Vec<(LaneName, i64)>,
+}
+
+impl WorkerRow {
+    /// Whether the worker is alive; one that holds a running lease is, whatever the lease time in its settings.
+    pub(crate) fn is_alive(&self, lease: Duration) -> bool {
+        self.silent_for < lease || !self.shards.is_empty()
+    }
+
+    /// The worker's report of each lane that it serves.
+    pub(crate) fn reports(&self) -> BTreeMap<String, LaneHealth> {
+        by_lane(&self.backends)
+    }
+}
+
+/// Operators' queries and changes.
+#[async_trait]
+pub(crate) trait AdminStore: Send + Sync {
+    /// One event.
+    async fn find(&self, id: Uuid) -> Result<Option<OutboxEvent>>;
+
+    /// The start of the database's own microseconds, as a [`CreatedCursor`] holds them.
+    fn epoch(&self) -> DateTime<Utc>;
+
+    /// The cursors of the matching events among the `most` events that it reads from the page's start, in the order of their
+    /// creation: the cost is bounded for every filter.
+    async fn scan(&self, filter: &EventFilter, page: Page, most: i64) -> Result<ScanPage>;
+
+    /// These events, in the order given, without those that were deleted. A row that is not a valid event neither hides the
+    /// others nor is hidden.
+    async fn load(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
+
+    /// Loads like [`load`](Self::load), without reading `data` and `data_binary`.
+    async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
+
+    /// Changes those of the events that allow it, in one transaction; returns their ids.
+    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>>;
+
+    /// Counts of events by status.
+    async fn overview(&self, counting: CountMode) -> Result<EventCounts>;
+
+    /// The due events, by lane.
+    async fn due(&self) -> Result<Vec<Backlog>>;
+
+    /// The workers with a recent heartbeat row, alive or not.
+    async fn workers(&self) -> Result<Vec<WorkerRow>>;
+
+    /// The position of one event in its queue.
+    async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>>;
+
+    /// Outcomes of events since this long ago, in the order of time.
+    async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_narrows_a_filter_to_what_it_can_change() {
+        let statuses = |action: &Action, statuses: &[Status]| {
+            let filter = EventFilter { statuses: statuses.to_vec(), ..EventFilter::default() };
+            action.narrow(&filter).map(|filter| filter.statuses)
+        };
+        let fail = Action::Fail { reason: String::new() };
+        assert_eq!(statuses(&Action::Replay, &[]), Some(vec![Status::Published]));
+        assert_eq!(statuses(&Action::Replay, &[Status::Failed]), None);
+        assert_eq!(statuses(&Action::Retry, &[Status::Published]), None);
+        assert_eq!(statuses(&Action::Retry, &[Status::Failed, Status::Published]), Some(vec![Status::Failed]));
+        assert_eq!(statuses(&fail, &[Status::Failed]), Some(vec![Status::Failed]));
+        assert!(!statuses(&fail, &[]).unwrap().contains(&Status::Failed), "it would lose its error");
+    }
+}

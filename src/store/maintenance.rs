@@ -1,0 +1,51 @@
+//! The role of a store in housekeeping.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{LaneName, OutcomeCounts, Result};
+use crate::settings::RetentionSettings;
+
+/// The cutoff of retention: older events are deleted; `None` keeps them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RetentionCutoff {
+    pub(crate) published: Option<Duration>,
+    pub(crate) failed: Option<Duration>,
+    /// The most events in one batch.
+    pub(crate) limit: i64,
+}
+
+/// Deleted in one transaction, small enough that no other statement waits for long.
+const EXPIRED_AT_ONCE: i64 = 1_000;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl From<RetentionSettings> for RetentionCutoff {
+    fn from(retention: RetentionSettings) -> Self {
+        Self {
+            published: retention.cleanup_published.then_some(DAY * retention.published_retention_days),
+            failed: Some(DAY * retention.failed_retention_days),
+            limit: EXPIRED_AT_ONCE,
+        }
+    }
+}
+
+/// What a janitor does, each time in a small batch.
+#[async_trait]
+pub(crate) trait MaintenanceStore: Send + Sync {
+    /// Publishes a small batch of events that are no longer owed to any handler, and ends deliveries whose handler was
+    /// dropped; returns how many.
+    async fn finish_settled(&self) -> Result<usize>;
+
+    /// Assigns a `seq` to unsettled rows that another writer inserted without one; returns how many.
+    async fn repair_missing_seq(&self) -> Result<usize>;
+
+    /// Deletes a small batch of events past retention; returns how many.
+    /// `failed_blocks`: lanes in which a failed event with a key stays.
+    async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize>;
+
+    /// Adds outcomes of events, by publisher, to the current minute and hour by the database's clock, and deletes old
+    /// buckets.
+    async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()>;
+}
