@@ -86,7 +86,8 @@ BEGIN
         WHERE d.event_id = e.id AND d.seq = e.seq AND d.next_at = 'infinity' AND e.status IN ('pending', 'retry');
     WITH accepted AS MATERIALIZED (
         SELECT e.id, e.seq, e.event_type, e.publisher_backend, e.partition_key, e.scheduled_at, e.max_retries,
-                e.published_at IS NULL AS is_first, m.asked_set
+                e.published_at IS NULL AS is_first, m.asked_set, CASE WHEN e.published_at IS NOT NULL
+                    AND jsonb_typeof(e.pending_handlers) = 'array' THEN e.pending_handlers ELSE '[]' END AS pending
             FROM unnest(mine, mine_sets) AS m(id, asked_set) JOIN outbox_events e ON e.id = m.id
             WHERE e.published_at IS NULL OR e.status IN ('pending', 'retry')),
     wanted AS MATERIALIZED (
@@ -100,7 +101,13 @@ BEGIN
         UNION
         SELECT a.id, l.name, coalesce(h.generation, 0) FROM accepted a
             CROSS JOIN LATERAL jsonb_array_elements_text(left_to -> a.id::text) AS l(name)
-            LEFT JOIN outbox_handlers h ON h.name = l.name::varchar),
+            LEFT JOIN outbox_handlers h ON h.name = l.name::varchar
+        UNION
+        -- A process that read the event before these handlers became pending does not know of them.
+        SELECT a.id, p.name, coalesce(h.generation, 0) FROM accepted a
+            CROSS JOIN LATERAL jsonb_array_elements_text(a.pending) AS p(name)
+            LEFT JOIN outbox_handlers h ON h.name = p.name::varchar
+            WHERE NOT (asked -> a.asked_set) ? p.name),
     written AS (
         INSERT INTO outbox_handler_deliveries
                 (event_id, seq, handler, generation, lane, shard, partition_key, scheduled_at, max_attempts)

@@ -138,6 +138,7 @@ macro_rules! instantiate {
                 handlers::what_is_announced_is_owed_until_it_is_answered,
                 handlers::what_only_handlers_elsewhere_are_owed_is_in_nobodys_way,
                 handlers::what_an_event_owes_is_fixed_by_the_first_record_of_its_acceptance,
+                handlers::a_settle_from_before_a_release_drops_no_pending_handler,
                 handlers::a_late_settle_adds_no_name_that_has_answered,
                 handlers::what_a_process_leaves_to_others_is_owed_announced_or_not,
                 handlers::an_announcement_that_ran_out_owes_nothing_new_and_keeps_what_was_owed,

@@ -51,7 +51,8 @@ fn record_one(
     }
     connection.transaction(|connection| {
         owing.forget_held(connection, id, seq)?;
-        let owed = owing.owe(connection, (id, seq), asked, left, &[], announced, now)?;
+        let left = [left.clone(), owing.uncalled(asked)].concat();
+        let owed = owing.owe(connection, (id, seq), asked, &left, &[], announced, now)?;
         decide(connection, id, seq, now)?;
         Ok(SettledEvent { outcome: Settled::Recorded, owed })
     })

@@ -481,6 +481,37 @@ pub(super) async fn a_local_handlers_failure_does_not_end_what_others_are_owed<F
     assert_eq!((event.status, event.pending_handlers), (Status::Failed, Some(names(&["cache"]))));
 }
 
+pub(super) async fn a_settle_from_before_a_release_drops_no_pending_handler<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    announce(&store, &[("audit", "*"), ("bill", "*")]).await;
+    let worker = TestWorker::owner(&store).await;
+    for (asked, owed) in [(&[][..], &["audit"][..]), (&["audit"], &[])] {
+        let id = TestRow::new().insert(&fixture).await;
+        let fetched = fetch_one(&store, id).await;
+        // The owner of the lease releases the event before its own handler was called.
+        let released = FailureRecord {
+            status: Status::Pending,
+            retry_count: fetched.retry_count,
+            error: None,
+            published: true,
+            pending_handlers: Some(names(&["audit"])),
+            asked: names(&["audit"]).into(),
+            left: names(&["bill"]),
+            ..worker.reject(&fetched)
+        };
+        assert_eq!(store.settle_rescheduled(worker.id, &[released]).await.unwrap(), [owing(&["bill"])]);
+        // The next owner found the event in the journal before that was recorded, and knows of no pending handler.
+        assert_eq!(accept(&store, id, asked, &[]).await, owing(owed), "{asked:?} was called");
+        assert_eq!(handle(&store, "bill", id).await, Settled::Recorded);
+        for handler in owed {
+            assert_eq!(find(&store, id).await.pending_handlers, Some(names(owed)));
+            assert_eq!(handle(&store, handler, id).await, Settled::Recorded);
+        }
+        assert_eq!(find(&store, id).await.status, Status::Published);
+    }
+}
+
 pub(super) async fn deliveries_of_a_key_come_in_its_order<F: Fixture>() {
     let fixture = F::fresh().await;
     let store = fixture.store();

@@ -67,6 +67,7 @@ pub(in crate::store::sqlite) struct Owing {
     pub(in crate::store::sqlite) status: String,
     pub(in crate::store::sqlite) published: bool,
     pub(in crate::store::sqlite) event_type: String,
+    pending_handlers: Vec<String>,
 }
 
 impl Owing {
@@ -75,15 +76,27 @@ impl Owing {
         id: Uuid,
         seq: i64,
     ) -> QueryResult<Option<Self>> {
-        let row = sql::<(Text, Bool, Text)>(
-            "SELECT CAST(status AS TEXT), published_at IS NOT NULL, CAST(event_type AS TEXT) FROM outbox_events WHERE id = ",
+        let row = sql::<(Text, Bool, Text, Nullable<Text>)>(
+            "SELECT CAST(status AS TEXT), published_at IS NOT NULL, CAST(event_type AS TEXT),
+                CASE WHEN typeof(pending_handlers) = 'text' AND json_valid(pending_handlers) THEN pending_handlers END
+             FROM outbox_events WHERE id = ",
         )
         .bind::<Binary, _>(id.as_bytes().as_slice())
         .sql(" AND seq = ")
         .bind::<BigInt, _>(seq)
-        .get_result::<(String, bool, String)>(connection)
+        .get_result::<(String, bool, String, Option<String>)>(connection)
         .optional()?;
-        Ok(row.map(|(status, published, event_type)| Self { status, published, event_type }))
+        Ok(row.map(|(status, published, event_type, pending)| {
+            let pending_handlers = pending.and_then(|names| serde_json::from_str(&names).ok()).unwrap_or_default();
+            Self { status, published, event_type, pending_handlers }
+        }))
+    }
+
+    /// The pending handlers that this settle did not call: a process that read the event before they became pending does
+    /// not know of them.
+    pub(in crate::store::sqlite) fn uncalled(&self, asked: &[String]) -> Vec<String> {
+        let pending = self.pending_handlers.iter().filter(|_| self.published && self.is_tried_again());
+        pending.filter(|name| !asked.contains(name)).cloned().collect()
     }
 
     /// Creates deliveries, and returns the handlers of the new ones. The first acceptance fixes the handlers to which the
