@@ -614,7 +614,7 @@ async fn who_has_changed_what_is_in_the_log() {
     let logged = [
         "user signed in to the console role=Reader".to_owned(),
         "sign-in to the console refused: the secret is wrong".to_owned(),
-        format!("events changed over HTTP action=Retry role=Operator events=1 first={id}"),
+        format!("events changed action=\"retry\" actor=\"operator in the console\" events=1 first={id}"),
     ];
     eventually("it is logged", PATIENCE, async || {
         let said = console.program.stderr();

@@ -22,7 +22,7 @@ pub(super) use self::workload::Workload;
 /// The prefix of the names of all such schemas.
 const PREFIX: &str = "outbox_bench_";
 
-const MEASURE: &str = "cannot measure in a schema of its own";
+const MEASURE: &str = "the database refused a statement of the measurement";
 
 /// A schema with the outbox's tables in it.
 pub(crate) struct BenchSchema {
