@@ -122,11 +122,20 @@ pub(crate) struct Server {
     port: u16,
     settings: Vec<(String, String)>,
     running: Option<Daemon>,
+    language: Option<&'static str>,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
         Self::start_with(&[])
+    }
+
+    /// Its messages are in this language, if it has translations.
+    pub(crate) fn start_in_language(language: &'static str) -> Self {
+        let mut server = Self::start_with(&[("lc_messages", "C.UTF-8")]);
+        server.language = Some(language);
+        server.restart(Stop::Fast);
+        server
     }
 
     /// With additional settings: `&[("fsync", "on")]`.
@@ -135,7 +144,7 @@ impl Server {
         initdb(folder.path());
         let settings =
             SETTINGS.iter().chain(settings).map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let mut server = Self { folder, port: 0, settings, running: None };
+        let mut server = Self { folder, port: 0, settings, running: None, language: None };
         let started = (0..5).any(|_| {
             server.port = free_port();
             server.launch()
@@ -223,6 +232,7 @@ impl Server {
         for (name, value) in &self.settings {
             command.arg("-c").arg(format!("{name}={value}"));
         }
+        command.envs(self.language.map(|language| ("LANGUAGE", language)));
         let log = self.folder.path().join("log");
         let mut daemon = Daemon::spawn(&mut command, &log, Signal::QUIT, self.folder.path());
         let runs = daemon.wait_ready(PATIENCE, |id| is_ready(&data, id));

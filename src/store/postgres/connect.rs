@@ -22,6 +22,7 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
+use super::diagnosis::Cause;
 use super::index_plans::IndexPlans;
 use super::pulse::Pulse;
 use crate::error::StoreError;
@@ -170,18 +171,26 @@ impl Target {
         StoreError::NotAdoptable { target: self.shown.clone(), objections }
     }
 
-    /// Converts a statement's error. Missing tables are told apart from everything else.
+    /// Converts a statement's error with what was found out about it; see `diagnosis`.
+    pub(super) fn explained_error(
+        &self,
+        operation: &'static str,
+        error: &DieselError,
+        cause: Option<Cause>,
+    ) -> StoreError {
+        match cause {
+            Some(Cause::Tables(state)) => self.not_migrated(state),
+            Some(Cause::Forbidden) => StoreError::Query { operation, transient: false, reason: chain(error) },
+            None => self.query_error(operation, error),
+        }
+    }
+
+    /// Converts a statement's error.
     pub(super) fn query_error(&self, operation: &'static str, error: &DieselError) -> StoreError {
-        let reason = chain(error);
         if let DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) = error {
             return self.read_only();
         }
-        if let DieselError::DatabaseError(_, info) = error
-            && let Some(state) = missing(info.message())
-        {
-            return self.not_migrated(state);
-        }
-        StoreError::Query { operation, transient: is_transient(error), reason }
+        StoreError::Query { operation, transient: is_transient(error), reason: chain(error) }
     }
 
     /// Converts an error of the plain driver.
@@ -235,15 +244,6 @@ fn was_found_read_only(error: &DriverError) -> bool {
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied && cause.raw_os_error().is_none())
 }
 
-/// The state of the tables that an error shows: our statements name nothing else, so any missing object is theirs.
-fn missing(message: &str) -> Option<&'static str> {
-    let what = message.strip_suffix(" does not exist")?;
-    if what == "relation \"outbox_events\"" || what == "relation \"outbox_meta\"" {
-        return Some("missing");
-    }
-    ["relation ", "column ", "function "].iter().any(|kind| what.starts_with(kind)).then_some("out of date")
-}
-
 /// Classes about the state of the server or the connection, not about a statement's values: warnings, connection,
 /// transaction state, a statement that is no longer kept, authorization, no such database, rollback, resources, object
 /// state, intervention, system errors.
@@ -254,17 +254,17 @@ pub(super) fn is_refusal(sqlstate: &str) -> bool {
     !STATE_CLASSES.iter().any(|class| sqlstate.starts_with(class))
 }
 
-/// Diesel does not pass on the SQLSTATE, so errors that are certainly permanent are listed, and all others are retried.
+/// Kinds of errors that are certainly permanent; all others are retried.
 fn is_transient(error: &DieselError) -> bool {
     match error {
-        DieselError::DatabaseError(kind, info) => match kind {
+        DieselError::DatabaseError(kind, _) => !matches!(
+            kind,
             DatabaseErrorKind::UniqueViolation
-            | DatabaseErrorKind::ForeignKeyViolation
-            | DatabaseErrorKind::NotNullViolation
-            | DatabaseErrorKind::CheckViolation
-            | DatabaseErrorKind::RestrictViolation => false,
-            _ => !["does not exist", "permission denied"].iter().any(|cause| info.message().contains(cause)),
-        },
+                | DatabaseErrorKind::ForeignKeyViolation
+                | DatabaseErrorKind::NotNullViolation
+                | DatabaseErrorKind::CheckViolation
+                | DatabaseErrorKind::RestrictViolation
+        ),
         DieselError::BrokenTransactionManager => true,
         _ => false,
     }

@@ -11,7 +11,7 @@ use super::statement::on_a_primary;
 use super::{PostgresStore, Result, adopt};
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, ProgressFn, find_obstacle, find_pending};
 
-const MIGRATIONS: [Migration; 3] = [
+pub(super) const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         sql: concat!(

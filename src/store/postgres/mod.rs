@@ -18,6 +18,7 @@ mod adopt;
 mod change;
 mod connect;
 mod connections;
+mod diagnosis;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -141,14 +142,23 @@ async fn run_on<T: Send>(
     let mut conn = pool.get().await.map_err(|error| no_connection(target, error))?;
     conn.set_busy(true);
     let sent = Instant::now();
-    let Ok(answer) = tokio::time::timeout(limit, statements(&mut conn)).await else {
+    let answering = async {
+        match statements(&mut conn).await {
+            Err(error) if diagnosis::is_unexplained(&error) => {
+                let cause = diagnosis::find_cause(&mut conn).await.ok().flatten();
+                Err((error, cause))
+            }
+            answer => answer.map_err(|error| (error, None)),
+        }
+    };
+    let Ok(answer) = tokio::time::timeout(limit, answering).await else {
         return Err(StoreError::Timeout { operation, limit });
     };
     conn.set_busy(false);
     if !PoolableConnection::is_broken(&mut **conn) {
         target.pulse.note_statement(sent);
     }
-    let answer = answer.map_err(|error| target.query_error(operation, &error));
+    let answer = answer.map_err(|(error, cause)| target.explained_error(operation, &error, cause));
     if answer.as_ref().is_err_and(StoreError::is_transient) {
         drop(Object::take(conn));
     }

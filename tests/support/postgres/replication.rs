@@ -87,7 +87,7 @@ impl Server {
         let folder = new_folder();
         base_backup(primary.port, folder.path());
         let settings = SETTINGS.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let mut standby = Self { folder, port: free_port(), settings, running: None };
+        let mut standby = Self { folder, port: free_port(), settings, running: None, language: None };
         assert!(standby.launch(), "the standby does not start: {}", standby.log());
         standby
     }
