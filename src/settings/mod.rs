@@ -1,12 +1,13 @@
 //! Settings and their defaults.
 //!
-//! `load` merges the flag, the environment and the file, `read` converts the result to the structs here, and `check`
-//! checks that values are in range.
+//! `load` merges the flag, the environment and the file; each table is declared here, with its keys and how their values are
+//! read; `read` has the readers of values that are tables themselves; `check` checks that values are in range.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(crate) mod check;
+mod declare;
 mod load;
 mod nearest;
 mod node;
@@ -14,6 +15,10 @@ mod publishers;
 mod read;
 mod secret;
 pub(crate) mod units;
+
+use self::check::expected::{DAYS, FACTOR, FROM_ONE, FROM_ZERO, JITTER, PORT};
+use self::declare::table;
+use self::node::Node;
 
 pub use load::LoadOptions;
 pub use secret::Secret;
@@ -35,92 +40,70 @@ pub struct Settings {
     pub web: WebSettings,
 }
 
-/// `[database]`
-#[derive(Debug, Clone, Default, PartialEq)]
-#[non_exhaustive]
-pub struct DatabaseSettings {
-    /// `postgres://…?sslmode=disable|require|verify-full` or `sqlite://path`.
-    pub url: Secret,
-    /// PostgreSQL: the most connections. Half of them read, the others settle, publish and do the rest; at least one of
-    /// each. None: four for each processor of this machine, 8 to 32. The heartbeat and the listener each have one more.
-    pub connections: Option<usize>,
-}
-
-/// `[publishers.NAME]`
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct PublisherSettings {
-    /// `redis_stream`, `jsonl`, `local`, or a kind that the application registered.
-    pub backend: String,
-    /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
-    pub url: Option<Secret>,
-    /// The server's host, instead of `url`.
-    pub host: Option<String>,
-    /// The server's port, with `host`; 6379.
-    pub port: Option<u16>,
-    /// The database's number, with `host` or `sentinel`; 0.
-    pub db: Option<i64>,
-    /// The user's name, with `host` or `sentinel`.
-    pub username: Option<String>,
-    /// The password, with `host` or `sentinel`.
-    pub password: Option<Secret>,
-    /// Some nodes of a Redis Cluster, instead of `url`, each in the form of `url`. The others are discovered.
-    pub nodes: Vec<Secret>,
-    /// The sentinels that provide the master's address, instead of `url`.
-    pub sentinel: Option<SentinelSettings>,
-    /// Replicas that must have an event before it counts as published; none: the master's reply is enough.
-    pub wait_replicas: Option<WaitReplicas>,
-    /// The stream's key.
-    pub stream_name: String,
-    /// The approximate number of entries that the stream keeps; 0: it is never trimmed.
-    pub max_len: u64,
-    /// The time limit for connecting.
-    pub connect_timeout: Duration,
-    /// The time limit for one reply.
-    pub socket_timeout: Duration,
-    /// The effect of a failed event on later events of its key.
-    pub on_failed: OnFailed,
-    /// The events per second that one worker sends; none: no limit.
-    pub rate_limit: Option<RateLimit>,
-    /// The path of a file (`jsonl`), or `-` for standard output.
-    pub path: Option<String>,
-    /// Options of an application's own backend.
-    pub options: serde_json::Map<String, serde_json::Value>,
-}
-
-impl Default for PublisherSettings {
-    fn default() -> Self {
-        Self {
-            backend: "redis_stream".to_owned(),
-            url: None,
-            host: None,
-            port: None,
-            db: None,
-            username: None,
-            password: None,
-            nodes: Vec::new(),
-            sentinel: None,
-            wait_replicas: None,
-            stream_name: "events".to_owned(),
-            max_len: 10_000,
-            connect_timeout: Duration::from_secs(5),
-            socket_timeout: Duration::from_secs(5),
-            on_failed: OnFailed::Continue,
-            rate_limit: None,
-            path: None,
-            options: serde_json::Map::new(),
-        }
+table! {
+    /// `[database]`
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct DatabaseSettings {
+        /// `postgres://…?sslmode=disable|require|verify-full` or `sqlite://path`.
+        url: Secret = Secret::default(), Node::secret;
+        /// PostgreSQL: the most connections. Half of them read, the others settle, publish and do the rest; at least one of
+        /// each. None: four for each processor of this machine, 8 to 32. The heartbeat and the listener each have one more.
+        connections: Option<usize> = None, |node| node.integer(FROM_ONE).map(Some);
     }
 }
 
-/// `sentinel = { master, nodes }`
-#[derive(Debug, Clone, Default, PartialEq)]
-#[non_exhaustive]
-pub struct SentinelSettings {
-    /// The name under which the sentinels watch the master.
-    pub master: String,
-    /// The sentinels, each in the form of `url`. A `rediss://` one means that the master is reached by TLS too.
-    pub nodes: Vec<Secret>,
+table! {
+    /// `[publishers.NAME]`
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct PublisherSettings {
+        /// `redis_stream`, `jsonl`, `local`, or a kind that the application registered.
+        backend: String = "redis_stream".to_owned(), Node::string;
+        /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
+        url: Option<Secret> = None, |node| node.secret().map(Some);
+        /// The server's host, instead of `url`.
+        host: Option<String> = None, |node| node.string().map(Some);
+        /// The server's port, with `host`; 6379.
+        port: Option<u16> = None, |node| node.integer(PORT).map(Some);
+        /// The database's number, with `host` or `sentinel`; 0.
+        db: Option<i64> = None, |node| node.integer(FROM_ZERO).map(Some);
+        /// The user's name, with `host` or `sentinel`.
+        username: Option<String> = None, |node| node.string().map(Some);
+        /// The password, with `host` or `sentinel`.
+        password: Option<Secret> = None, |node| node.secret().map(Some);
+        /// Some nodes of a Redis Cluster, instead of `url`, each in the form of `url`. The others are discovered.
+        nodes: Vec<Secret> = Vec::new(), Node::secrets;
+        /// The sentinels that provide the master's address, instead of `url`.
+        sentinel: Option<SentinelSettings> = None, |node| SentinelSettings::read(node.clone()).map(Some);
+        /// Replicas that must have an event before it counts as published; none: the master's reply is enough.
+        wait_replicas: Option<WaitReplicas> = None, |node| read::wait_replicas(node).map(Some);
+        /// The stream's key.
+        stream_name: String = "events".to_owned(), Node::string;
+        /// The approximate number of entries that the stream keeps; 0: it is never trimmed.
+        max_len: u64 = 10_000, |node| node.integer(FROM_ZERO);
+        /// The time limit for connecting.
+        connect_timeout: Duration = Duration::from_secs(5), Node::duration;
+        /// The time limit for one reply.
+        socket_timeout: Duration = Duration::from_secs(5), Node::duration;
+        /// The effect of a failed event on later events of its key.
+        on_failed: OnFailed = OnFailed::Continue, read::on_failed;
+        /// The events per second that one worker sends; none: no limit.
+        rate_limit: Option<RateLimit> = None, |node| read::rate_limit(node).map(Some);
+        /// The path of a file (`jsonl`), or `-` for standard output.
+        path: Option<String> = None, |node| node.string().map(Some);
+        /// Options of an application's own backend.
+        options: serde_json::Map<String, serde_json::Value> = serde_json::Map::new(), read::options;
+    }
+}
+
+table! {
+    /// `sentinel = { master, nodes }`
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct SentinelSettings {
+        /// The name under which the sentinels watch the master.
+        master: String = String::new(), Node::string;
+        /// The sentinels, each in the form of `url`. A `rediss://` one means that the master is reached by TLS too.
+        nodes: Vec<Secret> = Vec::new(), Node::secrets;
+    }
 }
 
 /// `wait_replicas = { count, timeout }`
@@ -160,113 +143,85 @@ pub struct RateLimit {
     pub burst: u32,
 }
 
-/// `[worker]`
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct WorkerSettings {
-    /// A name for operators; the default is the host's name and the process id.
-    pub name: Option<String>,
-    /// The most events in one batch to a backend; 1 or more.
-    pub batch_size: usize,
-    /// How often the worker polls for events that were committed without a notification.
-    pub poll_interval: Duration,
-    /// The default for new events of a system or the command line: rejections after which an event is marked failed.
-    pub max_retries: i32,
-    /// The delay before a rejected event is retried.
-    pub retry_backoff: RetryBackoff,
-    /// How long another worker waits before it takes a dead worker's leases; at least a second.
-    pub lease: Duration,
-    /// The most events in memory; divided among the publishers that are served.
-    pub max_in_flight: usize,
-    /// The most bytes of these events, as [`OutboxEvent::size`](crate::OutboxEvent::size) counts them; a single larger
-    /// event is still accepted. Divided among the publishers too.
-    pub max_in_flight_bytes: usize,
-    /// The largest event accepted, in bytes; a larger one that another writer stored becomes `failed`.
-    pub max_event_bytes: usize,
-    /// The time limit of a local handler for one event.
-    pub handler_timeout: Duration,
-    /// How long events are still owed to a handler after its last process stopped: later events are not owed to it.
-    pub handlers_owed: Duration,
-    /// The time limit for finishing deliveries in flight.
-    pub shutdown_timeout: Duration,
-    /// The names of the publishers to serve; none: all that are configured.
-    pub backends: Option<Vec<String>>,
-}
-
-impl Default for WorkerSettings {
-    fn default() -> Self {
-        Self {
-            name: None,
-            batch_size: 500,
-            poll_interval: Duration::from_millis(100),
-            max_retries: 3,
-            retry_backoff: RetryBackoff::default(),
-            lease: Duration::from_secs(5),
-            max_in_flight: 5_000,
-            max_in_flight_bytes: 16 << 20,
-            max_event_bytes: 1 << 20,
-            handler_timeout: Duration::from_secs(30),
-            handlers_owed: Duration::from_secs(7 * 24 * 3600),
-            shutdown_timeout: Duration::from_secs(30),
-            backends: None,
-        }
+table! {
+    /// `[worker]`
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct WorkerSettings {
+        /// A name for operators; the default is the host's name and the process id.
+        name: Option<String> = None, |node| node.string().map(Some);
+        /// The most events in one batch to a backend; 1 or more.
+        batch_size: usize = 500, |node| node.integer(FROM_ONE);
+        /// How often the worker polls for events that were committed without a notification.
+        poll_interval: Duration = Duration::from_millis(100), Node::duration;
+        /// The default for new events of a system or the command line: rejections after which an event is marked failed.
+        max_retries: i32 = 3, |node| node.integer(FROM_ZERO);
+        /// The delay before a rejected event is retried.
+        retry_backoff: RetryBackoff = RetryBackoff::default(), read::retry_backoff;
+        /// How long another worker waits before it takes a dead worker's leases; at least a second.
+        lease: Duration = Duration::from_secs(5), Node::duration;
+        /// The most events in memory; divided among the publishers that are served.
+        max_in_flight: usize = 5_000, |node| node.integer(FROM_ONE);
+        /// The most bytes of these events, as [`OutboxEvent::size`](crate::OutboxEvent::size) counts them; a single larger
+        /// event is still accepted. Divided among the publishers too.
+        max_in_flight_bytes: usize = 16 << 20, Node::size;
+        /// The largest event accepted, in bytes; a larger one that another writer stored becomes `failed`.
+        max_event_bytes: usize = 1 << 20, Node::size;
+        /// The time limit of a local handler for one event.
+        handler_timeout: Duration = Duration::from_secs(30), Node::duration;
+        /// How long events are still owed to a handler after its last process stopped: later events are not owed to it.
+        handlers_owed: Duration = Duration::from_secs(7 * 24 * 3600), Node::duration;
+        /// The time limit for finishing deliveries in flight.
+        shutdown_timeout: Duration = Duration::from_secs(30), Node::duration;
+        /// The names of the publishers to serve; none: all that are configured.
+        backends: Option<Vec<String>> = None, |node| node.strings().map(Some);
     }
 }
 
-/// The n-th failure waits `min(base · factor^n, max)`, times a random factor between `1 - jitter` and 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub struct RetryBackoff {
-    /// The base delay.
-    pub base: Duration,
-    /// The factor by which each further failure multiplies the delay; at least 1.
-    pub factor: f64,
-    /// The longest delay.
-    pub max: Duration,
-    /// The random share of the delay, 0 to 1.
-    pub jitter: f64,
-}
-
-impl Default for RetryBackoff {
-    fn default() -> Self {
-        Self { base: Duration::from_secs(60), factor: 2.0, max: Duration::from_secs(3_600), jitter: 0.5 }
+table! {
+    /// The n-th failure waits `min(base · factor^n, max)`, times a random factor between `1 - jitter` and 1.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct RetryBackoff {
+        /// The base delay.
+        base: Duration = Duration::from_secs(60), Node::duration;
+        /// The factor by which each further failure multiplies the delay; at least 1.
+        factor: f64 = 2.0, |node| node.float(FACTOR);
+        /// The longest delay.
+        max: Duration = Duration::from_secs(3_600), Node::duration;
+        /// The random share of the delay, 0 to 1.
+        jitter: f64 = 0.5, |node| node.float(JITTER);
     }
 }
 
-/// `[retention]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RetentionSettings {
-    /// Whether published events are deleted.
-    pub cleanup_published: bool,
-    /// The days for which a published event is kept.
-    pub published_retention_days: u32,
-    /// The days for which a failed event is kept, unless it holds its key.
-    pub failed_retention_days: u32,
-}
-
-impl Default for RetentionSettings {
-    fn default() -> Self {
-        Self { cleanup_published: true, published_retention_days: 7, failed_retention_days: 30 }
+table! {
+    /// `[retention]`
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct RetentionSettings {
+        /// Whether published events are deleted.
+        cleanup_published: bool = true, Node::bool;
+        /// The days for which a published event is kept.
+        published_retention_days: u32 = 7, |node| node.integer(DAYS);
+        /// The days for which a failed event is kept, unless it holds its key.
+        failed_retention_days: u32 = 30, |node| node.integer(DAYS);
     }
 }
 
-/// `[web]`
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct WebSettings {
-    /// The secret that gives full access to the console; 16 bytes or more. If neither it nor its file is set, the console
-    /// serves this machine only.
-    pub operator_secret: Option<Secret>,
-    /// A file that contains the operator secret.
-    pub operator_secret_file: Option<String>,
-    /// The secret that gives read-only access to the console.
-    pub reader_secret: Option<Secret>,
-    /// A file that contains the reader secret.
-    pub reader_secret_file: Option<String>,
-    /// The host names under which browsers may access the console, without ports; none: any, if a secret is required.
-    pub hosts: Vec<String>,
-    /// Addresses or networks of proxies in front of the console whose `X-Forwarded-For` is trusted: request limits then
-    /// count the clients' addresses.
-    pub proxies: Vec<String>,
+table! {
+    /// `[web]`
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct WebSettings {
+        /// The secret that gives full access to the console; 16 bytes or more. If neither it nor its file is set, the console
+        /// serves this machine only.
+        operator_secret: Option<Secret> = None, |node| node.secret().map(Some);
+        /// A file that contains the operator secret.
+        operator_secret_file: Option<String> = None, |node| node.string().map(Some);
+        /// The secret that gives read-only access to the console.
+        reader_secret: Option<Secret> = None, |node| node.secret().map(Some);
+        /// A file that contains the reader secret.
+        reader_secret_file: Option<String> = None, |node| node.string().map(Some);
+        /// The host names under which browsers may access the console, without ports; none: any, if a secret is required.
+        hosts: Vec<String> = Vec::new(), Node::strings;
+        /// Addresses or networks of proxies in front of the console whose `X-Forwarded-For` is trusted: request limits then
+        /// count the clients' addresses.
+        proxies: Vec<String> = Vec::new(), Node::strings;
+    }
 }

@@ -43,6 +43,7 @@ impl<'a> Origins<'a> {
 }
 
 /// One value.
+#[derive(Clone)]
 pub(super) struct Node<'a> {
     key: String,
     value: Value,
