@@ -33,6 +33,8 @@ mod output;
 mod progress;
 mod publish;
 mod publish_batch;
+#[cfg(all(test, feature = "http", feature = "bench"))]
+mod reference;
 mod status;
 #[cfg(feature = "otel")]
 mod traces;
