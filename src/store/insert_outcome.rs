@@ -12,6 +12,7 @@ use crate::publish::{InsertResult, ValidEvent};
 pub(crate) struct InsertOutcomes(Vec<InsertOutcome>);
 
 enum InsertOutcome {
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "on SQLite every event is compared with its row"))]
     Known(InsertResult),
     /// The event must be compared with the row that has its id.
     Unknown(ValidEvent),
@@ -50,6 +51,7 @@ impl InsertOutcomes {
     }
 
     /// The events whose outcome is unknown.
+    #[cfg(feature = "postgres")]
     pub(crate) fn missing(&self) -> Vec<&ValidEvent> {
         let unknown = self.0.iter().filter_map(|answer| match answer {
             InsertOutcome::Known(_) => None,
@@ -58,7 +60,7 @@ impl InsertOutcomes {
         unknown.collect()
     }
 
-    /// Resolves the [`missing`](Self::missing) outcomes: `find` receives the index of each and returns the row with its id,
+    /// Resolves the unknown outcomes: `find` receives the index of each and returns the row with its id,
     /// if there is one.
     pub(crate) fn finish(self, mut find: impl FnMut(usize, &ValidEvent) -> Option<FoundRow>) -> Vec<InsertResult> {
         let mut number = 0..;
@@ -101,6 +103,7 @@ impl ValidEvent {
 
 /// Values that the database assigned when it wrote an event.
 pub(crate) struct Written {
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite writes one event at a time"))]
     pub(crate) id: Uuid,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) scheduled_at: DateTime<Utc>,

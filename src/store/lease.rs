@@ -70,6 +70,7 @@ pub(crate) struct LeaseSnapshot {
 pub(crate) const PROTOCOL: i16 = 2;
 
 /// The owner of a free lease under protocol 2: a program of protocol 1 takes only leases without an owner.
+#[cfg(feature = "postgres")]
 pub(crate) const NO_OWNER: Uuid = Uuid::nil();
 
 /// How long a dead worker's row is kept for operators to see: an hour, at the default lease.

@@ -18,9 +18,9 @@ pub(crate) use self::handlers::{
     RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
 pub use self::history::{HistoryBucket, OutcomeCounts, Resolution};
-pub(crate) use self::lease::{
-    Heartbeat, LeaseRow, LeaseSnapshot, LeaseStore, LiveWorker, NO_OWNER, PROTOCOL, forgotten_after,
-};
+#[cfg(feature = "postgres")]
+pub(crate) use self::lease::NO_OWNER;
+pub(crate) use self::lease::{Heartbeat, LeaseRow, LeaseSnapshot, LeaseStore, LiveWorker, PROTOCOL, forgotten_after};
 pub(crate) use self::maintenance::{MaintenanceStore, RetentionCutoff};
 pub(crate) use self::notify::{Listener, NotifyStore};
 pub(crate) use self::report::{LaneHealth, Unrecorded};

@@ -9,6 +9,7 @@ pub(crate) enum Settled {
     /// another worker's.
     Superseded,
     /// Another transaction holds the row; it may be an earlier execution of the same settle.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite locks no rows"))]
     Locked,
     /// The database refused to write this row.
     Refused(String),

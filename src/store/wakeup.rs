@@ -12,6 +12,7 @@ const MOST_LANES: usize = 16;
 
 /// A notification from another process.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "SQLite has no notifications"))]
 pub(crate) enum Notification {
     Wakeup(Wakeup),
     /// Another worker has released leases.

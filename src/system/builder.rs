@@ -10,13 +10,13 @@ use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use super::backends::Backends;
+use super::context::SystemContext;
 use super::handle::Outbox;
-use super::messages::{ActorKind, Subscribe};
+use super::messages::{ActorKind, Died, Subscribe};
 use super::outbox_system::OutboxSystem;
 use super::publisher_state::make_publishers;
 use super::reconnect::pause_after;
-use super::shared::Shared;
-use super::supervisor::{Died, Supervisor};
+use super::supervisor::Supervisor;
 use crate::admin::OutboxAdmin;
 use crate::backend::PublisherBackend;
 use crate::error::{StoreError, SystemError};
@@ -149,29 +149,37 @@ impl Builder {
         };
         let (report_deaths, deaths) = mpsc::unbounded_channel();
         let name = settings.worker.name.clone().unwrap_or_else(worker_name);
-        let shared =
-            Shared::new(outbox, name, settings, runtime.handle().clone(), store, publishers, wake, report_deaths);
-        start_intake(&shared);
-        let outbox = Outbox::new(Arc::clone(&shared));
-        if let Err(error) = self.start_handlers(&outbox, &shared).await {
-            shared.end();
+        let context = SystemContext::new(
+            outbox,
+            name,
+            settings,
+            runtime.handle().clone(),
+            store,
+            publishers,
+            wake,
+            report_deaths,
+        );
+        start_intake(&context);
+        let outbox = Outbox::new(Arc::clone(&context));
+        if let Err(error) = self.start_handlers(&outbox, &context).await {
+            context.end();
             return Err(error);
         }
         // The first actor that reads events.
-        start_supervisor(&shared);
-        actix::spawn(supervise(shared, deaths, runtime));
+        start_supervisor(&context);
+        actix::spawn(supervise(context, deaths, runtime));
         Ok(outbox)
     }
 }
 
 impl Builder {
-    async fn start_handlers(self, outbox: &Outbox, shared: &Arc<Shared>) -> Result<(), SystemError> {
+    async fn start_handlers(self, outbox: &Outbox, context: &Arc<SystemContext>) -> Result<(), SystemError> {
         let started = self.starters.into_iter().map(|start| start(outbox.clone()));
         for subscription in self.subscriptions.into_iter().chain(started) {
-            if shared.subscriptions().iter().any(|other| other.name() == subscription.name) {
+            if context.subscriptions().iter().any(|other| other.name() == subscription.name) {
                 return Err(SystemError::HandlerNameTaken { name: subscription.name });
             }
-            Shared::subscribe(shared, subscription).await?;
+            context.subscribe(subscription).await?;
         }
         Ok(())
     }
@@ -195,14 +203,14 @@ impl Builder {
 }
 
 /// Creates the addresses before their actors run, so that early messages wait in the mailboxes.
-fn start_intake(shared: &Arc<Shared>) {
-    let system = OutboxSystem::new(Arc::clone(shared)).start();
-    shared.addresses().system = Some(system);
+fn start_intake(context: &Arc<SystemContext>) {
+    let system = OutboxSystem::new(Arc::clone(context)).start();
+    context.addresses().system = Some(system);
 }
 
-fn start_supervisor(shared: &Arc<Shared>) {
-    let supervisor = Supervisor::new(Arc::clone(shared)).start();
-    shared.addresses().supervisor = Some(supervisor);
+fn start_supervisor(context: &Arc<SystemContext>) {
+    let supervisor = Supervisor::new(Arc::clone(context)).start();
+    context.addresses().set_supervisor(&supervisor);
 }
 
 /// Waits until the database can be reached, and reads the outbox's id.
@@ -228,9 +236,9 @@ async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError>
 }
 
 /// Replaces every actor that dies, including the supervisor; keeps the runtime until the system has stopped.
-async fn supervise(shared: Arc<Shared>, mut deaths: mpsc::UnboundedReceiver<ActorKind>, runtime: RuntimeGuard) {
+async fn supervise(context: Arc<SystemContext>, mut deaths: mpsc::UnboundedReceiver<ActorKind>, runtime: RuntimeGuard) {
     while let Some(kind) = deaths.recv().await {
-        if shared.is_stopping() {
+        if context.liveness.is_stopping() {
             if kind == ActorKind::Supervisor {
                 break;
             }
@@ -239,13 +247,13 @@ async fn supervise(shared: Arc<Shared>, mut deaths: mpsc::UnboundedReceiver<Acto
         tokio::time::sleep(RESPAWN_PAUSE).await;
         if kind == ActorKind::Supervisor {
             tracing::error!("supervisor died; starting a new one");
-            start_supervisor(&shared);
+            start_supervisor(&context);
             continue;
         }
-        let supervisor = shared.addresses().supervisor.clone();
+        let supervisor = context.addresses().supervisor.clone();
         if let Some(supervisor) = supervisor {
             // If the new supervisor has died as well, its successor starts its own children.
-            let _ = supervisor.send(Died(kind)).await;
+            let _ = supervisor.deaths.send(Died(kind)).await;
         }
     }
     drop(runtime);

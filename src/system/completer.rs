@@ -8,11 +8,12 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use futures_util::FutureExt;
 
 use super::clock::BootInstant;
+use super::context::SystemContext;
+use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
 use super::messages::{ActorKind, Complete};
 use super::reconnect::retry_until_recorded;
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
-use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, handler_lane};
 
@@ -26,7 +27,7 @@ const WORTH_ANOTHER: usize = 1_000;
 pub(super) const AGAIN_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) struct Completer {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     /// The queues by publisher, so that one backend's rows never hold up another's.
     queues: BTreeMap<String, SettleQueue<Delivery>>,
     /// The most settles of one backend that run concurrently.
@@ -45,11 +46,11 @@ impl SettleJob for Delivery {
 }
 
 impl Completer {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let death_watch = shared.death_watch(ActorKind::Completer);
-        let queues: BTreeMap<_, _> = shared.publishers.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
-        let at_once = (shared.store.max_concurrent_settles() / queues.len().max(1)).max(1);
-        Self { shared, queues, at_once, _death_watch: death_watch }
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        let death_watch = context.death_watch(ActorKind::Completer);
+        let queues: BTreeMap<_, _> = context.publishers.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
+        let at_once = (context.store.max_concurrent_settles() / queues.len().max(1)).max(1);
+        Self { context, queues, at_once, _death_watch: death_watch }
     }
 
     fn settle(&mut self, name: &str, ctx: &mut Context<Self>) {
@@ -62,7 +63,7 @@ impl Completer {
     }
 
     fn record(&self, name: String, batch: SettleBatch<Delivery>, ctx: &mut Context<Self>) {
-        let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), batch));
+        let work = self.context.runtime.spawn(record(Arc::clone(&self.context), batch));
         ctx.spawn(work.into_actor(self).map(move |result, completer, ctx| match result {
             Ok((batch, outcomes)) => {
                 completer.finish(&name, batch, &outcomes);
@@ -77,10 +78,10 @@ impl Completer {
         let Some(queue) = self.queues.get_mut(name) else { return };
         let ended: Vec<Delivery> =
             queue.finish(batch, outcomes, BootInstant::now()).into_iter().map(|(delivery, _)| delivery).collect();
-        if let Some(publisher) = self.shared.publishers.get(name) {
+        if let Some(publisher) = self.context.publishers.get(name) {
             publisher.metrics.published.add(ended.len());
         }
-        note_settled(&self.shared, &ended);
+        note_settled(&self.context, &ended);
         ended.into_iter().for_each(|delivery| delivery.settled(false));
     }
 }
@@ -89,7 +90,7 @@ impl Actor for Completer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
+        ctx.set_mailbox_capacity(self.context.settings.worker.max_in_flight + 16);
         ctx.run_interval(AGAIN_INTERVAL, |completer, ctx| {
             // No address of the actor is left; the interval alone would keep it alive.
             if !ctx.connected() {
@@ -105,7 +106,7 @@ impl Handler<Complete> for Completer {
     type Result = ();
 
     fn handle(&mut self, Complete(deliveries): Complete, ctx: &mut Self::Context) {
-        for (name, deliveries) in by_publisher(&self.shared, deliveries, |delivery| delivery) {
+        for (name, deliveries) in by_publisher(&self.context, deliveries, |delivery| delivery) {
             if let Some(queue) = self.queues.get_mut(&name) {
                 queue.push(deliveries);
             }
@@ -118,13 +119,13 @@ panics_on_demand!(Completer);
 
 /// Groups jobs by the publisher of their lane.
 pub(super) fn by_publisher<J>(
-    shared: &Shared,
+    context: &SystemContext,
     jobs: Vec<J>,
     delivery: fn(&J) -> &Delivery,
 ) -> BTreeMap<String, Vec<J>> {
     let mut parts: BTreeMap<String, Vec<J>> = BTreeMap::new();
     for job in jobs {
-        if let Some(publisher) = shared.publisher_of(&delivery(&job).shard.lane) {
+        if let Some(publisher) = context.publisher_of(&delivery(&job).shard.lane) {
             match parts.get_mut(&publisher.name) {
                 Some(part) => part.push(job),
                 None => drop(parts.insert(publisher.name.clone(), vec![job])),
@@ -134,17 +135,18 @@ pub(super) fn by_publisher<J>(
     parts
 }
 
-async fn record(shared: Arc<Shared>, batch: SettleBatch<Delivery>) -> (SettleBatch<Delivery>, Vec<Settled>) {
+async fn record(context: Arc<SystemContext>, batch: SettleBatch<Delivery>) -> (SettleBatch<Delivery>, Vec<Settled>) {
     let events: Vec<Acceptance> = batch.jobs.iter().map(acceptance).collect();
     let began = BootInstant::now();
-    let settle =
-        |care| shared.store.settle_published(&events, care).map(|settled| outcomes_of(&shared, events.len(), settled));
+    let settle = |care| {
+        context.store.settle_published(&events, care).map(|settled| outcomes_of(&context, events.len(), settled))
+    };
     let outcomes = if batch.again {
         settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; events.len()])
     } else {
         retry_until_recorded("published events", events.len(), settle).await
     };
-    shared.metrics.settle.record(BootInstant::now().since(began));
+    context.metrics.settle.record(BootInstant::now().since(began));
     (batch, outcomes)
 }
 
@@ -163,14 +165,14 @@ pub(super) fn refused_or(events: usize, settled: Result<Vec<Settled>, StoreError
 
 /// The outcomes alone. Wakes handlers that are now owed events.
 pub(super) fn outcomes_of(
-    shared: &Shared,
+    context: &SystemContext,
     events: usize,
     settled: Result<Vec<SettledEvent>, StoreError>,
 ) -> Result<Vec<Settled>, StoreError> {
     let settled = settled.map(|settled| {
         let owed: BTreeSet<&String> = settled.iter().flat_map(|event| &event.owed).collect();
         if !owed.is_empty() {
-            shared.announce(owed.into_iter().map(|handler| handler_lane(handler)).collect());
+            context.announce(owed.into_iter().map(|handler| handler_lane(handler)).collect());
         }
         settled.into_iter().map(|event| event.outcome).collect()
     });
@@ -178,12 +180,12 @@ pub(super) fn outcomes_of(
 }
 
 /// Tells the sessions which journal entries they can remove.
-pub(super) fn note_settled(shared: &Shared, deliveries: &[Delivery]) {
+pub(super) fn note_settled(context: &SystemContext, deliveries: &[Delivery]) {
     let mut last: Option<(LaneName, _)> = None;
     for delivery in deliveries {
         let lane = &delivery.shard.lane;
         if last.as_ref().is_none_or(|(known, _)| known != lane) {
-            last = shared.publisher_of(lane).map(|publisher| (lane.clone(), Arc::clone(&publisher.settled)));
+            last = context.publisher_of(lane).map(|publisher| (lane.clone(), Arc::clone(&publisher.settled)));
         }
         if let Some((_, queue)) = &last {
             queue.push((delivery.id, delivery.position.seq));

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::context::SystemContext;
 use super::in_flight::{Fetch, InFlight};
 use super::predecessors::{find_blockers, is_late};
-use super::shared::Shared;
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchRequest, FetchResult, KeyStart, Position, Range};
 
@@ -37,20 +37,24 @@ pub(super) fn in_one_fetch(bytes: usize) -> usize {
 
 /// Fetches events, and queries the predecessors of their keys (R3).
 pub(super) async fn fetch(
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     in_flight: Arc<InFlight>,
     request: FetchRequest,
 ) -> Result<Fetched, StoreError> {
-    let fetched = try_fetch(&shared, &in_flight, &request).await;
+    let fetched = try_fetch(&context, &in_flight, &request).await;
     if fetched.is_err() {
         request.keys.iter().for_each(|start| in_flight.reread_key(&start.key));
     }
     fetched
 }
 
-async fn try_fetch(shared: &Shared, in_flight: &Arc<InFlight>, request: &FetchRequest) -> Result<Fetched, StoreError> {
+async fn try_fetch(
+    context: &SystemContext,
+    in_flight: &Arc<InFlight>,
+    request: &FetchRequest,
+) -> Result<Fetched, StoreError> {
     let mut fetch = in_flight.begin_fetch();
-    let result = match shared.store.fetch(request).await {
+    let result = match context.store.fetch(request).await {
         Err(error) if !is_late(&error) => {
             in_flight.forget_cleared();
             return Err(error);
@@ -58,8 +62,8 @@ async fn try_fetch(shared: &Shared, in_flight: &Arc<InFlight>, request: &FetchRe
         result => result?,
     };
     let unfinished_keys = unfinished_keys(request, &result);
-    let holds = shared.settings.holds_on_failure(in_flight.lane());
-    let blockers = find_blockers(&*shared.store, in_flight, &mut fetch, &result.rows, holds, holds).await?;
+    let holds = context.settings.holds_on_failure(in_flight.lane());
+    let blockers = find_blockers(&*context.store, in_flight, &mut fetch, &result.rows, holds, holds).await?;
     Ok(Fetched { result, blockers, unfinished_keys, fetch })
 }
 
@@ -75,14 +79,14 @@ fn unfinished_keys(request: &FetchRequest, result: &FetchResult) -> Vec<(String,
 }
 
 /// Reads as the owner of some shards would, and drops the result: shows whether the database can be read.
-pub(super) async fn probe(shared: &Shared) -> Result<(), StoreError> {
-    let Some(lane) = shared.lanes().next() else { return Ok(()) };
+pub(super) async fn probe(context: &SystemContext) -> Result<(), StoreError> {
+    let Some(lane) = context.lanes().next() else { return Ok(()) };
     let all = |shard| Range { shard, from: Position::START, to: None, limit: PROBE_EVENTS };
     let request = FetchRequest {
         max_events: MAX_FETCH,
         max_bytes: MAX_FETCH_BYTES,
-        max_event_bytes: shared.settings.worker.max_event_bytes,
-        ..FetchRequest::of_ranges(lane.clone(), (0..shared.store.shards().min(PROBE_SHARDS)).map(all).collect())
+        max_event_bytes: context.settings.worker.max_event_bytes,
+        ..FetchRequest::of_ranges(lane.clone(), (0..context.store.shards().min(PROBE_SHARDS)).map(all).collect())
     };
-    shared.store.fetch(&request).await.map(drop)
+    context.store.fetch(&request).await.map(drop)
 }

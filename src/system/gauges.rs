@@ -3,44 +3,44 @@
 use std::collections::HashSet;
 
 use super::clock::BootInstant;
+use super::context::SystemContext;
 use super::publisher_state::PublisherState;
-use super::shared::Shared;
 use crate::error::StoreError;
 use crate::metrics;
 use crate::store::{Backlog, WorkerRow};
 
 /// Updates what this worker knows itself.
-pub(super) fn update_own(shared: &Shared) {
-    shared.publishers.values().for_each(|publisher| update_publisher(shared, publisher));
+pub(super) fn update_own(context: &SystemContext) {
+    context.publishers.values().for_each(|publisher| update_publisher(context, publisher));
 }
 
 /// Updates what the database must be queried for.
-pub(super) async fn update_due(shared: &Shared) -> Result<(), StoreError> {
-    if shared.owes_handlers() {
-        metrics::set_owed(&shared.store.owed().await?);
+pub(super) async fn update_due(context: &SystemContext) -> Result<(), StoreError> {
+    if context.liveness.owes_handlers() {
+        metrics::set_owed(&context.store.owed().await?);
     }
     // A process that delivers nothing reports no backends.
-    if shared.publishers.is_empty() {
+    if context.publishers.is_empty() {
         return Ok(());
     }
-    let (due, workers) = tokio::try_join!(shared.store.due(), shared.store.workers())?;
-    for publisher in shared.publishers.values() {
+    let (due, workers) = tokio::try_join!(context.store.due(), context.store.workers())?;
+    for publisher in context.publishers.values() {
         publisher.metrics.due.set(due.iter().filter(|due| publisher.in_flight(&due.lane).is_some()));
     }
-    let is_alive = |worker: &&WorkerRow| worker.is_alive(shared.settings.worker.lease);
+    let is_alive = |worker: &&WorkerRow| worker.is_alive(context.settings.worker.lease);
     let served: HashSet<String> =
         workers.iter().filter(is_alive).flat_map(|worker| worker.reports().into_keys()).collect();
-    let is_served = |due: &&Backlog| shared.publisher_of(&due.lane).is_some() || served.contains(&*due.lane);
-    shared.metrics.unserved.set(due.iter().filter(|due| !is_served(due)));
+    let is_served = |due: &&Backlog| context.publisher_of(&due.lane).is_some() || served.contains(&*due.lane);
+    context.metrics.unserved.set(due.iter().filter(|due| !is_served(due)));
     Ok(())
 }
 
-fn update_publisher(shared: &Shared, publisher: &PublisherState) {
+fn update_publisher(context: &SystemContext, publisher: &PublisherState) {
     let now = BootInstant::now();
     let leases: Vec<i64> = publisher
         .lanes
         .iter()
-        .flat_map(|in_flight| shared.leases.readable(in_flight.lane(), now))
+        .flat_map(|in_flight| context.leases.readable(in_flight.lane(), now))
         .map(|(_, epoch)| epoch)
         .collect();
     let metrics = &publisher.metrics;

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, MailboxError};
+use actix::{Addr, MailboxError};
 use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
 
+use super::addresses::SupervisorAddress;
+use super::context::SystemContext;
 use super::gauges;
 use super::messages::{HealthReport, Shutdown, Subscribe};
 use super::outbox_system::OutboxSystem;
-use super::shared::Shared;
-use super::supervisor::{Supervisor, report};
+use super::supervisor::report;
 use crate::admin::explain::{Explanation, explain};
 use crate::error::{PublishError, StoreError, SystemError};
 use crate::event::OutboxEvent;
@@ -27,12 +28,12 @@ const REPLACEMENT_CHECKS: usize = 50;
 /// A running outbox. Cheap to clone; the system runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
 #[derive(Clone)]
 pub struct Outbox {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
 }
 
 impl Outbox {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        Self { context }
     }
 
     /// The address of the system, for applications that send messages.
@@ -40,11 +41,11 @@ impl Outbox {
     /// # Errors
     /// [`SystemError::Stopped`] after a shutdown.
     pub fn addr(&self) -> Result<Addr<OutboxSystem>, SystemError> {
-        self.shared.addresses().system.clone().ok_or(SystemError::Stopped)
+        self.context.addresses().system.clone().ok_or(SystemError::Stopped)
     }
 
-    fn supervisor(&self) -> Result<Addr<Supervisor>, SystemError> {
-        self.shared.addresses().supervisor.clone().ok_or(SystemError::Stopped)
+    fn supervisor(&self) -> Result<SupervisorAddress, SystemError> {
+        self.context.addresses().supervisor.clone().ok_or(SystemError::Stopped)
     }
 
     /// Writes an event in a transaction of its own and returns it as stored. Calls that arrive together share one INSERT.
@@ -56,7 +57,7 @@ impl Outbox {
     /// the event may have been stored: publish it again with the same id to be sure. [`PublishError::Stopped`]: after a
     /// shutdown.
     pub async fn send(&self, event: NewEvent) -> Result<OutboxEvent, PublishError> {
-        let system = living(|| self.addr()).await.map_err(|_| PublishError::Stopped)?;
+        let system = living(|| self.addr(), Addr::connected).await.map_err(|_| PublishError::Stopped)?;
         system.send(event.in_current_trace()).await.unwrap_or(Err(PublishError::Stopped))
     }
 
@@ -92,7 +93,7 @@ impl Outbox {
     /// instead of at their next poll. Returns immediately and cannot fail: events whose wake-up is lost are found by
     /// polling.
     pub fn wake(&self) {
-        self.shared.announce(Wakeup::EveryLane);
+        self.context.announce(Wakeup::EveryLane);
     }
 
     /// Subscribes a handler actor while the system runs. Handlers that must see every event belong in the builder.
@@ -102,7 +103,7 @@ impl Outbox {
     /// shutdown.
     pub async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
         self.supervisor()?;
-        Shared::subscribe(&self.shared, subscription).await
+        self.context.subscribe(subscription).await
     }
 
     /// Reports the health of the system.
@@ -111,7 +112,7 @@ impl Outbox {
     /// [`SystemError::Stopped`] after a shutdown.
     pub async fn health(&self) -> Result<HealthReport, SystemError> {
         self.supervisor()?;
-        Ok(report(Arc::clone(&self.shared)).await)
+        Ok(report(Arc::clone(&self.context)).await)
     }
 
     /// Explains why an event has not been sent, or where it went.
@@ -120,8 +121,8 @@ impl Outbox {
     /// [`StoreError::NotFound`](crate::StoreError::NotFound) if no event has the id, and other errors of the database;
     /// [`SystemError::Stopped`] after a shutdown.
     pub async fn explain(&self, id: Uuid) -> Result<Explanation, SystemError> {
-        let shared = Arc::clone(&self.shared);
-        let asked = self.shared.runtime.spawn(async move { explain(&*shared.store, &shared.settings, id).await });
+        let context = Arc::clone(&self.context);
+        let asked = self.context.runtime.spawn(async move { explain(&*context.store, &context.settings, id).await });
         Ok(asked.await.map_err(|_| SystemError::Stopped)??)
     }
 
@@ -131,9 +132,9 @@ impl Outbox {
     /// # Errors
     /// A description of the problem, for the operator.
     pub fn alive(&self) -> Result<(), String> {
-        let silent = self.shared.silent_for();
-        let lease = self.shared.settings.worker.lease;
-        if self.shared.publishers.is_empty() || silent < lease || self.shared.is_stopping() {
+        let silent = self.context.liveness.silent_for();
+        let lease = self.context.settings.worker.lease;
+        if self.context.publishers.is_empty() || silent < lease || self.context.liveness.is_stopping() {
             return Ok(());
         }
         Err(format!("poll loop has not run for {silent:.1?}, longer than the lease time of {lease:?}"))
@@ -148,34 +149,34 @@ impl Outbox {
     /// shutdown.
     pub async fn update_gauges(&self) -> Result<(), SystemError> {
         self.update_own_gauges();
-        let shared = Arc::clone(&self.shared);
-        let updated = self.shared.runtime.spawn(async move { gauges::update_due(&shared).await });
+        let context = Arc::clone(&self.context);
+        let updated = self.context.runtime.spawn(async move { gauges::update_due(&context).await });
         Ok(updated.await.map_err(|_| SystemError::Stopped)??)
     }
 
     /// Updates the gauges for which the database is not queried.
     pub fn update_own_gauges(&self) {
-        gauges::update_own(&self.shared);
+        gauges::update_own(&self.context);
     }
 
     /// Waits until this worker and others have delivered everything that is due for the served backends. Held events, and
     /// events behind a retry that is not due, do not count; a paused backend's events do, and so do events that handlers of
     /// this process are owed. Continues to wait while the database cannot be reached.
     pub async fn drained(&self) {
-        let lanes: Vec<_> = self.shared.lanes().cloned().collect();
-        let holding = self.shared.settings.holding_lanes();
+        let lanes: Vec<_> = self.context.lanes().cloned().collect();
+        let holding = self.context.settings.holding_lanes();
         loop {
-            if self.shared.is_idle() {
-                let (shared, lanes, holding) = (Arc::clone(&self.shared), lanes.clone(), holding.clone());
+            if self.context.is_idle() {
+                let (context, lanes, holding) = (Arc::clone(&self.context), lanes.clone(), holding.clone());
                 let handlers: Vec<String> =
-                    shared.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
-                let asked = self.shared.runtime.spawn(async move {
+                    context.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
+                let asked = self.context.runtime.spawn(async move {
                     Ok::<_, StoreError>(
-                        shared.store.has_due(&lanes, &holding).await?
-                            || shared.store.has_due_deliveries(&handlers).await?,
+                        context.store.has_due(&lanes, &holding).await?
+                            || context.store.has_due_deliveries(&handlers).await?,
                     )
                 });
-                if matches!(asked.await, Ok(Ok(false))) && self.shared.is_idle() {
+                if matches!(asked.await, Ok(Ok(false))) && self.context.is_idle() {
                     return;
                 }
             }
@@ -190,15 +191,19 @@ impl Outbox {
     /// [`SystemError::ShutdownTimeout`]: this took longer than `shutdown_timeout`; everything is stopped all the same, and
     /// what was in flight stays in the outbox. [`SystemError::Stopped`]: it had been shut down before.
     pub async fn shutdown(&self) -> Result<(), SystemError> {
-        living(|| self.supervisor()).await?.send(Shutdown).await.map_err(stopped)?
+        let supervisor = living(|| self.supervisor(), |supervisor| supervisor.shutdown.connected()).await?;
+        supervisor.shutdown.send(Shutdown).await.map_err(stopped)?
     }
 }
 
 /// The address of an actor; if the actor has died, that of its replacement, which starts in a moment.
-async fn living<A: Actor>(address: impl Fn() -> Result<Addr<A>, SystemError>) -> Result<Addr<A>, SystemError> {
+async fn living<A>(
+    address: impl Fn() -> Result<A, SystemError>,
+    is_connected: impl Fn(&A) -> bool,
+) -> Result<A, SystemError> {
     for _ in 0..REPLACEMENT_CHECKS {
         let actor = address()?;
-        if actor.connected() {
+        if is_connected(&actor) {
             return Ok(actor);
         }
         tokio::time::sleep(CHECK_INTERVAL).await;

@@ -14,12 +14,13 @@ use uuid::Uuid;
 
 use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, refused_or};
+use super::context::SystemContext;
 use super::credit::{Credit, CreditPermit};
+use super::death_watch::{DeathWatch, panics_on_demand};
 use super::messages::ActorKind;
 use super::owed::DeliveryGuard;
 use super::reconnect::{pause_after, retry_until_recorded};
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
-use super::shared::{DeathWatch, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
@@ -47,7 +48,7 @@ const LEAST_PUT_OFF: Duration = Duration::from_secs(2);
 const LONGEST_PUT_OFF: Duration = Duration::from_secs(120);
 
 pub(crate) struct HandlerPoller {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     credit: Arc<Credit>,
     polls: HashMap<String, Polls>,
     handled: SettleQueue<Answered>,
@@ -93,30 +94,30 @@ impl SettleJob for Answered {
 }
 
 impl HandlerPoller {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let death_watch = shared.death_watch(ActorKind::HandlerPoller);
-        let worker = &shared.settings.worker;
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        let death_watch = context.death_watch(ActorKind::HandlerPoller);
+        let worker = &context.settings.worker;
         let (events, bytes) = (worker.max_in_flight / SHARE_OF_MEMORY, worker.max_in_flight_bytes / SHARE_OF_MEMORY);
         let credit = Credit::new(events.max(1), bytes.max(1), Arc::default());
         let (handled, rejected) = (SettleQueue::new(), SettleQueue::new());
-        Self { shared, credit, polls: HashMap::new(), handled, rejected, _death_watch: death_watch }
+        Self { context, credit, polls: HashMap::new(), handled, rejected, _death_watch: death_watch }
     }
 
     /// Starts everything that can be started now. `notified`: something may be new.
     fn run_once(&mut self, notified: bool, ctx: &mut Context<Self>) {
         if !ctx.connected() {
-            self.shared.handlers_wake.notify_one();
+            self.context.wakeups.handler_poller.notify_one();
             return ctx.stop();
         }
         // In a process without publishers, no other loop shows that the process is at work.
-        if self.shared.publishers.is_empty() {
-            self.shared.tick();
+        if self.context.publishers.is_empty() {
+            self.context.liveness.tick();
         }
         self.settle(ctx);
-        if self.shared.is_stopping() {
+        if self.context.liveness.is_stopping() {
             return;
         }
-        for handler in self.shared.subscriptions() {
+        for handler in self.context.subscriptions() {
             if handler.is_alive() && self.is_due(handler.name(), notified) {
                 self.fetch(handler, ctx);
             }
@@ -136,7 +137,7 @@ impl HandlerPoller {
     fn fetch(&mut self, handler: Arc<Subscription>, ctx: &mut Context<Self>) {
         let lane = handler_lane(handler.name());
         let held: BTreeMap<i16, i64> = self
-            .shared
+            .context
             .leases
             .readable(&lane, BootInstant::now())
             .into_iter()
@@ -145,19 +146,19 @@ impl HandlerPoller {
         if held.is_empty() {
             return;
         }
-        let Some(except) = self.shared.owed.begin_fetch(handler.name()) else { return };
+        let Some(except) = self.context.owed.begin_fetch(handler.name()) else { return };
         let request = DeliveryRequest {
             handler: handler.name().to_owned(),
             shards: held.keys().copied().collect(),
             except,
             max_events: MOST.min(self.credit.events_left()),
             max_bytes: self.credit.bytes_left(),
-            max_event_bytes: self.shared.settings.worker.max_event_bytes,
+            max_event_bytes: self.context.settings.worker.max_event_bytes,
         };
-        let shared = Arc::clone(&self.shared);
-        let asked = self.shared.runtime.spawn(async move {
+        let context = Arc::clone(&self.context);
+        let asked = self.context.runtime.spawn(async move {
             let most = request.max_events;
-            (shared.store.fetch_deliveries(&request).await, most)
+            (context.store.fetch_deliveries(&request).await, most)
         });
         ctx.spawn(asked.into_actor(self).map(move |result, poller, ctx| {
             let name = handler.name().to_owned();
@@ -166,7 +167,7 @@ impl HandlerPoller {
                 Ok((Err(error), _)) => poller.pause(&name, &error),
                 Err(error) => tracing::error!(%error, "fetch of a handler's deliveries aborted"),
             }
-            poller.shared.owed.end_fetch(&name);
+            poller.context.owed.end_fetch(&name);
         }));
     }
 
@@ -190,10 +191,10 @@ impl HandlerPoller {
         ctx: &mut Context<Self>,
     ) {
         let (now, full) = (BootInstant::now(), deliveries.len() >= most);
-        let pause = match (full, self.shared.store.notify_store()) {
+        let pause = match (full, self.context.store.notify_store()) {
             (true, _) => Duration::ZERO,
             (false, Some(_)) => NOTIFIED_INTERVAL,
-            (false, None) => self.shared.settings.worker.poll_interval,
+            (false, None) => self.context.settings.worker.poll_interval,
         };
         self.polls.insert(handler.name().to_owned(), Polls { last: now, next: now.after(pause), failures: 0 });
         let mut chains: BTreeMap<(LaneName, String), Vec<HandlerDelivery>> = BTreeMap::new();
@@ -207,7 +208,7 @@ impl HandlerPoller {
         }
         for mut chain in alone.into_iter().chain(chains.into_values()) {
             chain.sort_by_key(|delivery| delivery.fetched.position);
-            let asking = ask(Arc::clone(&self.shared), Arc::clone(handler), chain, ctx.address());
+            let asking = ask(Arc::clone(&self.context), Arc::clone(handler), chain, ctx.address());
             ctx.spawn(asking.into_actor(self));
         }
     }
@@ -216,23 +217,23 @@ impl HandlerPoller {
     fn admit(&self, lane: &LaneName, held: &BTreeMap<i16, i64>, fetched: FetchedDelivery) -> Option<HandlerDelivery> {
         let epoch = *held.get(&fetched.shard)?;
         let shard = Shard { lane: lane.clone(), number: fetched.shard };
-        if !self.shared.leases.covers(&shard, epoch, BootInstant::now()) {
+        if !self.context.leases.covers(&shard, epoch, BootInstant::now()) {
             return None;
         }
-        let guard = self.shared.owed.take(&fetched.handler, (fetched.id, fetched.seq), fetched.shard)?;
+        let guard = self.context.owed.take(&fetched.handler, (fetched.id, fetched.seq), fetched.shard)?;
         let permit = self.credit.take(fetched.event.as_ref().map_or(0, |event| event.size()));
         Some(HandlerDelivery { fetched, shard, epoch, _guard: guard, _permit: permit })
     }
 
     /// Records that a live process has the handlers; how long events are owed to a handler counts from the last such record.
     fn note_seen(&self, ctx: &mut Context<Self>) {
-        let names: Vec<String> = self.shared.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
+        let names: Vec<String> = self.context.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
         if names.is_empty() {
             return;
         }
-        let shared = Arc::clone(&self.shared);
-        let work = self.shared.runtime.spawn(async move {
-            if let Err(error) = shared.store.see_handlers(&names).await {
+        let context = Arc::clone(&self.context);
+        let work = self.context.runtime.spawn(async move {
+            if let Err(error) = context.store.see_handlers(&names).await {
                 tracing::debug!(%error, "presence of the handlers not recorded");
             }
         });
@@ -242,7 +243,7 @@ impl HandlerPoller {
     fn settle(&mut self, ctx: &mut Context<Self>) {
         let now = BootInstant::now();
         for batch in [self.handled.next(MOST, 1, MOST), self.handled.next_again(MOST, now)].into_iter().flatten() {
-            let work = self.shared.runtime.spawn(record_handled(Arc::clone(&self.shared), batch));
+            let work = self.context.runtime.spawn(record_handled(Arc::clone(&self.context), batch));
             ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
                 if let Ok((batch, outcomes)) = result {
                     poller.handled.finish(batch, &outcomes, BootInstant::now());
@@ -251,7 +252,7 @@ impl HandlerPoller {
             }));
         }
         for batch in [self.rejected.next(MOST, 1, MOST), self.rejected.next_again(MOST, now)].into_iter().flatten() {
-            let work = self.shared.runtime.spawn(record_rejected(Arc::clone(&self.shared), batch));
+            let work = self.context.runtime.spawn(record_rejected(Arc::clone(&self.context), batch));
             ctx.spawn(work.into_actor(self).map(|result, poller, ctx| {
                 if let Ok((batch, outcomes)) = result {
                     poller.rejected.finish(batch, &outcomes, BootInstant::now());
@@ -266,21 +267,21 @@ impl Actor for HandlerPoller {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
-        let interval = self.shared.settings.worker.poll_interval.min(AGAIN_INTERVAL);
+        ctx.set_mailbox_capacity(self.context.settings.worker.max_in_flight + 16);
+        let interval = self.context.settings.worker.poll_interval.min(AGAIN_INTERVAL);
         ctx.run_interval(interval, |poller, ctx| poller.run_once(false, ctx));
         ctx.run_interval(SEEN_INTERVAL, |poller, ctx| poller.note_seen(ctx));
-        listen(Arc::clone(&self.shared), self, ctx);
+        listen(Arc::clone(&self.context), self, ctx);
         self.run_once(true, ctx);
     }
 }
 
 /// Runs the loop when handlers may be owed something new.
-fn listen(shared: Arc<Shared>, poller: &HandlerPoller, ctx: &mut Context<HandlerPoller>) {
-    let woken = async move { shared.handlers_wake.notified().await };
+fn listen(context: Arc<SystemContext>, poller: &HandlerPoller, ctx: &mut Context<HandlerPoller>) {
+    let woken = async move { context.wakeups.handler_poller.notified().await };
     ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {
         poller.run_once(true, ctx);
-        listen(Arc::clone(&poller.shared), poller, ctx);
+        listen(Arc::clone(&poller.context), poller, ctx);
     }));
 }
 
@@ -300,24 +301,24 @@ panics_on_demand!(HandlerPoller);
 
 /// Calls a handler with deliveries one after the other, until one is not handled: the rest are retried after it.
 async fn ask(
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     handler: Arc<Subscription>,
     chain: Vec<HandlerDelivery>,
     poller: Addr<HandlerPoller>,
 ) {
-    let limit = shared.settings.worker.handler_timeout;
+    let limit = context.settings.worker.handler_timeout;
     for delivery in chain {
-        if !shared.leases.covers(&delivery.shard, delivery.epoch, BootInstant::now()) {
+        if !context.leases.covers(&delivery.shard, delivery.epoch, BootInstant::now()) {
             return;
         }
         let rejection = match &delivery.fetched.event {
-            Err(reason) => Some(rejection(&shared, &delivery, reason.clone())),
+            Err(reason) => Some(rejection(&context, &delivery, reason.clone())),
             // The handler was once registered for more types. A process that has them may still start, or an operator
             // decides.
-            Ok(event) if !handler.covers(&event.event_type) => Some(put_off(&shared, &delivery, event)),
+            Ok(event) if !handler.covers(&event.event_type) => Some(put_off(&context, &delivery, event)),
             Ok(event) => match handler.ask(Arc::clone(event), limit).await {
                 Outcome::Handled => None,
-                Outcome::Failed(reason) => Some(rejection(&shared, &delivery, reason)),
+                Outcome::Failed(reason) => Some(rejection(&context, &delivery, reason)),
                 Outcome::NotStarted => return,
             },
         };
@@ -329,7 +330,7 @@ async fn ask(
     }
 }
 
-fn rejection(shared: &Shared, delivery: &HandlerDelivery, error: String) -> RejectedDelivery {
+fn rejection(context: &SystemContext, delivery: &HandlerDelivery, error: String) -> RejectedDelivery {
     let FetchedDelivery { handler, id, seq, attempts, max_attempts, event, lane, .. } = &delivery.fetched;
     let counted = attempts.saturating_add(1);
     let retries = u32::try_from(counted).unwrap_or(0);
@@ -341,33 +342,36 @@ fn rejection(shared: &Shared, delivery: &HandlerDelivery, error: String) -> Reje
         epoch: delivery.epoch,
         fetched_attempts: *attempts,
         attempts: counted,
-        delay: shared.settings.worker.retry_backoff.delay(retries, rand::random()),
+        delay: context.settings.worker.retry_backoff.delay(retries, rand::random()),
         error,
         gives_up: event.is_err() || counted >= *max_attempts,
         holds: event.as_ref().is_ok_and(|event| !event.partition_key.is_empty())
-            && shared.settings.holds_on_failure(lane),
+            && context.settings.holds_on_failure(lane),
     }
 }
 
 /// Delays a delivery without counting an attempt. It waits as long again as it has waited so far, so that many cost little.
-fn put_off(shared: &Shared, delivery: &HandlerDelivery, event: &OutboxEvent) -> RejectedDelivery {
-    let waited = shared.database_now() - event.scheduled_at;
+fn put_off(context: &SystemContext, delivery: &HandlerDelivery, event: &OutboxEvent) -> RejectedDelivery {
+    let waited = context.liveness.database_now() - event.scheduled_at;
     RejectedDelivery {
         attempts: delivery.fetched.attempts,
         delay: waited.to_std().unwrap_or_default().clamp(LEAST_PUT_OFF, LONGEST_PUT_OFF),
         gives_up: false,
-        ..rejection(shared, delivery, NOT_COVERED.to_owned())
+        ..rejection(context, delivery, NOT_COVERED.to_owned())
     }
 }
 
-async fn record_handled(shared: Arc<Shared>, batch: SettleBatch<Answered>) -> (SettleBatch<Answered>, Vec<Settled>) {
+async fn record_handled(
+    context: Arc<SystemContext>,
+    batch: SettleBatch<Answered>,
+) -> (SettleBatch<Answered>, Vec<Settled>) {
     let handled: Vec<(String, Uuid, i64)> = batch
         .jobs
         .iter()
         .map(|answered| &answered.delivery.fetched)
         .map(|fetched| (fetched.handler.clone(), fetched.id, fetched.seq))
         .collect();
-    let settle = |care| shared.store.settle_handled(&handled, care).map(|settled| refused_or(handled.len(), settled));
+    let settle = |care| context.store.settle_handled(&handled, care).map(|settled| refused_or(handled.len(), settled));
     let outcomes = if batch.again {
         settle(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; handled.len()])
     } else {
@@ -376,7 +380,10 @@ async fn record_handled(shared: Arc<Shared>, batch: SettleBatch<Answered>) -> (S
     (batch, outcomes)
 }
 
-async fn record_rejected(shared: Arc<Shared>, batch: SettleBatch<Answered>) -> (SettleBatch<Answered>, Vec<Settled>) {
+async fn record_rejected(
+    context: Arc<SystemContext>,
+    batch: SettleBatch<Answered>,
+) -> (SettleBatch<Answered>, Vec<Settled>) {
     let rejected: Vec<RejectedDelivery> = batch.jobs.iter().filter_map(|answered| answered.rejection.clone()).collect();
     let is_attempt = |rejection: &&RejectedDelivery| rejection.attempts > rejection.fetched_attempts;
     for rejection in rejected.iter().filter(is_attempt).filter(|_| !batch.again) {
@@ -386,7 +393,7 @@ async fn record_rejected(shared: Arc<Shared>, batch: SettleBatch<Answered>) -> (
         );
     }
     let settle = |_| {
-        let settled = shared.store.settle_rejected_deliveries(shared.worker, &rejected);
+        let settled = context.store.settle_rejected_deliveries(context.worker, &rejected);
         settled.map(|settled| refused_or(rejected.len(), settled))
     };
     let outcomes = if batch.again {

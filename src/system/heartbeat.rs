@@ -7,11 +7,11 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::clock::BootInstant;
+use super::context::SystemContext;
 use super::in_flight::InFlight;
 use super::lease_keeper::Control;
 use super::leases::{Keeping, Share, fair_share, margin};
 use super::publisher_state::PublisherState;
-use super::shared::Shared;
 use super::subscription::Subscription;
 use crate::error::StoreError;
 use crate::store::{
@@ -26,8 +26,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 const UNHEARD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Beats on the calling thread until it is told to stop; waits first until a predecessor has ended.
-pub(super) fn run(shared: &Shared, control: &Control) {
-    let heart = HeartbeatLoop::new(shared, control);
+pub(super) fn run(context: &SystemContext, control: &Control) {
+    let heart = HeartbeatLoop::new(context, control);
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(heart.beat_until_stopped()),
         Err(error) => tracing::error!(%error, "heartbeat's runtime not started; retrying"),
@@ -52,7 +52,7 @@ enum Woken {
 }
 
 struct HeartbeatLoop<'a> {
-    shared: &'a Shared,
+    context: &'a SystemContext,
     control: &'a Control,
     leases: Keeping<'a>,
     store: Box<dyn LeaseStore>,
@@ -64,10 +64,10 @@ struct HeartbeatLoop<'a> {
 }
 
 impl<'a> HeartbeatLoop<'a> {
-    fn new(shared: &'a Shared, control: &'a Control) -> Self {
-        let leases = shared.leases.keep();
-        let (store, deadline) = (shared.store.leases(), BootInstant::now());
-        Self { shared, control, leases, store, reachable: true, deadline, next_end: None }
+    fn new(context: &'a SystemContext, control: &'a Control) -> Self {
+        let leases = context.leases.keep();
+        let (store, deadline) = (context.store.leases(), BootInstant::now());
+        Self { context, control, leases, store, reachable: true, deadline, next_end: None }
     }
 
     async fn beat_until_stopped(mut self) {
@@ -90,7 +90,7 @@ impl<'a> HeartbeatLoop<'a> {
     }
 
     fn lease(&self) -> Duration {
-        self.shared.settings.worker.lease
+        self.context.settings.worker.lease
     }
 
     /// Until when the worker acts on leases that a beat sent now extends.
@@ -104,13 +104,13 @@ impl<'a> HeartbeatLoop<'a> {
         let deadline = self.deadline_from_now();
         // A poll loop that is stuck must not keep its shards from other workers: neither by renewing them nor by counting in
         // their fair share.
-        let stuck = self.shared.silent_for() > self.lease();
+        let stuck = self.context.liveness.silent_for() > self.lease();
         let beat = self.announcement(stuck);
         let snapshot = self.store.beat(&beat).await?;
-        self.shared.note_beat();
-        self.shared.note_protocol(snapshot.protocol);
+        self.context.liveness.note_beat();
+        self.context.liveness.note_protocol(snapshot.protocol);
         if let Some(clock) = snapshot.clock {
-            self.shared.note_clock(clock, Utc::now());
+            self.context.liveness.note_clock(clock, Utc::now());
         }
         self.deadline = deadline;
         self.next_end = snapshot.next_end.map(|left| BootInstant::now().after(left));
@@ -122,7 +122,7 @@ impl<'a> HeartbeatLoop<'a> {
             }
         }
         self.release_drained().await?;
-        self.shared.wake.notify_one();
+        self.context.wakeups.poller.notify_one();
         Ok(())
     }
 
@@ -164,7 +164,7 @@ impl<'a> HeartbeatLoop<'a> {
     }
 
     fn next_look(&self) -> BootInstant {
-        let is_notified = self.shared.store.notify_store().is_some();
+        let is_notified = self.context.store.notify_store().is_some();
         BootInstant::now().after(if is_notified { UNHEARD_INTERVAL } else { CHECK_INTERVAL })
     }
 
@@ -175,8 +175,8 @@ impl<'a> HeartbeatLoop<'a> {
         let woken = async {
             tokio::select! {
                 biased;
-                () = self.shared.beat_now.notified() => Woken::Beat,
-                () = self.shared.leases_released.notified() => Woken::LeasesReleased,
+                () = self.context.wakeups.heartbeat.notified() => Woken::Beat,
+                () = self.context.wakeups.leases_released.notified() => Woken::LeasesReleased,
             }
         };
         tokio::time::timeout(pause, woken).await.ok()
@@ -185,13 +185,13 @@ impl<'a> HeartbeatLoop<'a> {
     async fn leave(&mut self) {
         // Before the rows are free: nothing may start under these leases any more.
         self.leases.remove_all();
-        if let Err(error) = self.store.leave(self.shared.worker).await {
+        if let Err(error) = self.store.leave(self.context.worker).await {
             tracing::warn!(%error, "leases not released; they expire within the lease time");
         }
     }
 
     fn announcement(&self, stuck: bool) -> Heartbeat {
-        let publishers = self.shared.publishers.values();
+        let publishers = self.context.publishers.values();
         let of_publishers = publishers.flat_map(|publisher| {
             publisher
                 .lanes
@@ -199,18 +199,18 @@ impl<'a> HeartbeatLoop<'a> {
                 .map(|in_flight| (in_flight.lane().to_string(), self.report(publisher, in_flight, stuck)))
         });
         // A handler whose actor has stopped is owed its events and takes no leases.
-        let subscriptions = self.shared.subscriptions();
+        let subscriptions = self.context.subscriptions();
         let living = subscriptions.iter().filter(|handler| handler.is_alive() && !stuck);
         let of_handlers = living.map(|handler| (handler_lane(handler.name()).to_string(), LaneHealth::ok()));
         let backends: BTreeMap<String, LaneHealth> = of_publishers.chain(of_handlers).collect();
-        let alive = |handler: &&Arc<Subscription>| self.shared.owes_handlers() || handler.is_alive();
+        let alive = |handler: &&Arc<Subscription>| self.context.liveness.owes_handlers() || handler.is_alive();
         let handlers: Vec<&str> = subscriptions.iter().filter(alive).map(|handler| handler.name()).collect();
         Heartbeat {
-            worker: self.shared.worker,
-            name: self.shared.name.clone(),
+            worker: self.context.worker,
+            name: self.context.name.clone(),
             backends: serde_json::json!(backends).to_string(),
             handlers: serde_json::json!(handlers).to_string(),
-            lanes: self.shared.lanes().cloned().chain(self.shared.handler_lanes()).collect(),
+            lanes: self.context.lanes().cloned().chain(self.context.handler_lanes()).collect(),
             held: self.leases.all(),
             extends: !stuck,
             lease: self.lease(),
@@ -219,7 +219,7 @@ impl<'a> HeartbeatLoop<'a> {
 
     fn report(&self, publisher: &PublisherState, in_flight: &InFlight, stuck: bool) -> LaneHealth {
         let since = |moment| Utc::now() - BootInstant::now().since(moment);
-        let health = match (publisher.breaker().open(), self.shared.unreadable()) {
+        let health = match (publisher.breaker().open(), self.context.unreadable()) {
             (Some(open), _) => LaneHealth { trying: open.probing, ..LaneHealth::down(&open.reason, since(open.since)) },
             (None, _) if stuck => LaneHealth::stuck(),
             (None, Some(unreadable)) => LaneHealth::down(&unreadable.reason, since(unreadable.since)),
@@ -236,7 +236,7 @@ impl<'a> HeartbeatLoop<'a> {
     // The fair share.
 
     async fn settle_share(&mut self, lane: &LaneName, snapshot: &LeaseSnapshot) -> Result<(), StoreError> {
-        match fair_share(self.shared.worker, lane, snapshot, self.has_given_up(lane)) {
+        match fair_share(self.context.worker, lane, snapshot, self.has_given_up(lane)) {
             Share::Target(target) => {
                 self.say_working(lane);
                 self.take_up_to(target, lane, snapshot).await?;
@@ -255,10 +255,10 @@ impl<'a> HeartbeatLoop<'a> {
     /// Whether a lane's backend has been unavailable, or its events unreadable, for a whole lease time, or the backend has
     /// refused an event after a successful health check.
     fn has_given_up(&self, lane: &str) -> bool {
-        if self.shared.unreadable().is_some() {
+        if self.context.unreadable().is_some() {
             return true;
         }
-        let Some(publisher) = self.shared.publisher_of(lane) else { return false };
+        let Some(publisher) = self.context.publisher_of(lane) else { return false };
         let breaker = publisher.breaker();
         let open_for = breaker.open().map(|open| BootInstant::now().since(open.since));
         breaker.is_disproved() || open_for.is_some_and(|span| span >= self.lease())
@@ -270,7 +270,7 @@ impl<'a> HeartbeatLoop<'a> {
         if missing == 0 || !free {
             return Ok(());
         }
-        let taken = self.store.acquire(self.shared.worker, lane, missing, self.lease()).await?;
+        let taken = self.store.acquire(self.context.worker, lane, missing, self.lease()).await?;
         if !taken.is_empty() {
             tracing::info!(backend = %lane, shards = taken.len(), "took shards");
             self.count_take_overs(lane, &taken, snapshot);
@@ -282,13 +282,13 @@ impl<'a> HeartbeatLoop<'a> {
 
     /// Counts the leases whose last owner let them expire.
     fn count_take_overs(&self, lane: &LaneName, taken: &[(Shard, i64)], snapshot: &LeaseSnapshot) {
-        let anothers = |owner| owner != self.shared.worker;
+        let anothers = |owner| owner != self.context.worker;
         let left = |shard: &Shard| {
             let mut rows = snapshot.leases.iter().filter(|row| row.shard == *shard && row.expired);
             rows.any(|row| row.owner.is_some_and(anothers))
         };
         let count = taken.iter().filter(|(shard, _)| left(shard)).count();
-        if let Some(publisher) = self.shared.publisher_of(lane) {
+        if let Some(publisher) = self.context.publisher_of(lane) {
             publisher.metrics.take_overs.increment(u64::try_from(count).unwrap_or(0));
         }
     }
@@ -303,17 +303,17 @@ impl<'a> HeartbeatLoop<'a> {
 
     fn held(&self, lane: &LaneName) -> Vec<Shard> {
         let mut held: Vec<Shard> =
-            self.shared.leases.readable(lane, BootInstant::now()).into_iter().map(|(shard, _)| shard).collect();
+            self.context.leases.readable(lane, BootInstant::now()).into_iter().map(|(shard, _)| shard).collect();
         held.sort_unstable();
         held
     }
 
     /// Lanes that this worker serves without holding every shard; a free shard of them is worth a beat.
     fn lanes_below_target(&self) -> Vec<LaneName> {
-        let counts = self.shared.leases.counts();
-        let all = self.shared.store.shards().unsigned_abs() as usize;
+        let counts = self.context.leases.counts();
+        let all = self.context.store.shards().unsigned_abs() as usize;
         let waiting = self.standing_by();
-        let lanes = self.shared.lanes().cloned().chain(self.shared.handler_lanes());
+        let lanes = self.context.lanes().cloned().chain(self.context.handler_lanes());
         lanes.filter(|lane| counts.get(lane).copied().unwrap_or(0) < all && !waiting.contains_key(&**lane)).collect()
     }
 
@@ -327,7 +327,7 @@ impl<'a> HeartbeatLoop<'a> {
     /// Releases leases that this worker does not know to be its own, so that they can be taken again: under an epoch that no
     /// statement still on its way can name.
     async fn release_unknown_leases(&mut self, snapshot: &LeaseSnapshot) -> Result<(), StoreError> {
-        self.release_idle(self.leases.unknown_leases(self.shared.worker, snapshot)).await
+        self.release_idle(self.leases.unknown_leases(self.context.worker, snapshot)).await
     }
 
     async fn release_idle(&mut self, mut leases: Vec<(Shard, i64)>) -> Result<(), StoreError> {
@@ -343,18 +343,18 @@ impl<'a> HeartbeatLoop<'a> {
                 in_flight.forget_unwritable(shard.number);
             }
         }
-        self.store.release(self.shared.worker, &leases).await
+        self.store.release(self.context.worker, &leases).await
     }
 
     fn is_busy(&self, shard: &Shard) -> bool {
         match handler_of(&shard.lane) {
-            Some(handler) => self.shared.owed.is_busy(handler, shard.number),
+            Some(handler) => self.context.owed.is_busy(handler, shard.number),
             None => self.in_flight(&shard.lane).is_some_and(|in_flight| in_flight.is_busy(shard.number)),
         }
     }
 
     fn in_flight(&self, lane: &str) -> Option<&InFlight> {
-        self.shared.publisher_of(lane)?.in_flight(lane).map(Arc::as_ref)
+        self.context.publisher_of(lane)?.in_flight(lane).map(Arc::as_ref)
     }
 
     // Logs and wake-ups.
@@ -371,18 +371,18 @@ impl<'a> HeartbeatLoop<'a> {
             tracing::warn!(backend = %lane, %reason, "standing by");
             standing_by.insert(lane.to_string(), reason);
             // The other workers learn of it with the next beat.
-            self.shared.beat_now.notify_one();
+            self.context.wakeups.heartbeat.notify_one();
         }
     }
 
     fn say_working(&self, lane: &LaneName) {
         if self.standing_by().remove(&**lane).is_some() {
             tracing::info!(backend = %lane, "no longer standing by");
-            self.shared.beat_now.notify_one();
+            self.context.wakeups.heartbeat.notify_one();
         }
     }
 
     fn standing_by(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.shared.standing_by.lock().unwrap_or_else(PoisonError::into_inner)
+        self.context.standing_by.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
-use super::shared::Shared;
+use super::context::SystemContext;
 use super::unserved;
 use crate::error::{PublishError, StoreError};
 use crate::publish::{InsertResult, NewEvent};
@@ -112,7 +112,7 @@ impl Intake {
 }
 
 /// Ends the writing, also if it panics.
-struct Writing(Arc<Shared>);
+struct Writing(Arc<SystemContext>);
 
 impl Drop for Writing {
     fn drop(&mut self) {
@@ -123,29 +123,29 @@ impl Drop for Writing {
 }
 
 /// Queues an event. Events that arrive while a statement runs share the next one.
-pub(crate) fn enqueue(shared: &Arc<Shared>, waiting: PendingInsert) {
-    if shared.intake.put(waiting) {
-        shared.runtime.spawn(write_all(Writing(Arc::clone(shared))));
+pub(crate) fn enqueue(context: &Arc<SystemContext>, waiting: PendingInsert) {
+    if context.intake.put(waiting) {
+        context.runtime.spawn(write_all(Writing(Arc::clone(context))));
     }
 }
 
 async fn write_all(writing: Writing) {
-    let shared = &writing.0;
-    while let Some(batch) = shared.intake.take() {
-        write(shared, batch).await;
+    let context = &writing.0;
+    while let Some(batch) = context.intake.take() {
+        write(context, batch).await;
     }
 }
 
 /// Inserts events together. A batch that the database refuses is halved until the refused events are alone, so that the
 /// others are stored; a batch is not divided if the outcome is unknown or the cause is a state of the server.
-async fn write(shared: &Arc<Shared>, batch: Vec<PendingInsert>) {
+async fn write(context: &Arc<SystemContext>, batch: Vec<PendingInsert>) {
     let mut statements_left = 16 * (batch.len().ilog2() as usize + 1);
     let (mut passed, mut refused) = (false, 0);
     // The first part is last in the list, so that the events of a key are written in order.
     let mut parts = vec![batch];
     while let Some(part) = parts.pop() {
         statements_left = statements_left.saturating_sub(1);
-        let (part, failure) = match insert(shared, part).await {
+        let (part, failure) = match insert(context, part).await {
             Ok(()) => {
                 passed = true;
                 continue;
@@ -153,7 +153,7 @@ async fn write(shared: &Arc<Shared>, batch: Vec<PendingInsert>) {
             Err(failed) => failed,
         };
         let refusal = match failure {
-            NotInserted::Answered(_) => shared.store.refusal(events_of(&part)).await,
+            NotInserted::Answered(_) => context.store.refusal(events_of(&part)).await,
             NotInserted::InDoubt(_) => None,
         };
         match refusal {
@@ -171,7 +171,10 @@ async fn write(shared: &Arc<Shared>, batch: Vec<PendingInsert>) {
 }
 
 /// Inserts events with one statement and answers their callers; returns the events that were not written.
-async fn insert(shared: &Arc<Shared>, part: Vec<PendingInsert>) -> Result<(), (Vec<PendingInsert>, NotInserted)> {
+async fn insert(
+    context: &Arc<SystemContext>,
+    part: Vec<PendingInsert>,
+) -> Result<(), (Vec<PendingInsert>, NotInserted)> {
     let part = Arc::new(Mutex::new(part));
     // Filtered once there is a connection: the insert does not wait for callers that stopped waiting before.
     let take = {
@@ -182,22 +185,22 @@ async fn insert(shared: &Arc<Shared>, part: Vec<PendingInsert>) -> Result<(), (V
             events_of(&part)
         }
     };
-    let inserted = shared.store.insert_each(Box::new(take)).await;
+    let inserted = context.store.insert_each(Box::new(take)).await;
     let part = std::mem::take(&mut *part.lock().unwrap_or_else(PoisonError::into_inner));
     match inserted {
         Ok(stored) => {
-            answer(shared, part, stored);
+            answer(context, part, stored);
             Ok(())
         }
         Err(failure) => Err((part, failure)),
     }
 }
 
-fn answer(shared: &Arc<Shared>, part: Vec<PendingInsert>, stored: Vec<InsertResult>) {
+fn answer(context: &Arc<SystemContext>, part: Vec<PendingInsert>, stored: Vec<InsertResult>) {
     let lanes =
         || stored.iter().filter_map(|stored| stored.as_ref().ok()).map(|event| event.publisher_backend.as_str());
-    shared.announce(lanes().collect());
-    unserved::check(shared, lanes());
+    context.announce(lanes().collect());
+    unserved::check(context, lanes());
     for (waiting, stored) in part.into_iter().zip(stored) {
         // An event whose caller has stopped waiting is in the outbox all the same.
         let _ = waiting.answer.send(stored);

@@ -6,8 +6,9 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::clock::BootInstant;
+use super::context::SystemContext;
+use super::death_watch::{DeathWatch, panics_on_demand};
 use super::messages::ActorKind;
-use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::store::{OutcomeCounts, RetentionCutoff, Wakeup};
 
 /// How often rows without a `seq` are searched; the index for it is empty in practice.
@@ -25,28 +26,28 @@ const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
 const SHARE_BESIDE_A_DRAIN: u32 = 30;
 
 pub(crate) struct Janitor {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     deleting: bool,
     _death_watch: DeathWatch,
 }
 
 impl Janitor {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let death_watch = shared.death_watch(ActorKind::Janitor);
-        Self { shared, deleting: false, _death_watch: death_watch }
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        let death_watch = context.death_watch(ActorKind::Janitor);
+        Self { context, deleting: false, _death_watch: death_watch }
     }
 
     fn repair(&mut self, ctx: &mut Context<Self>) {
         if !ctx.connected() {
             return ctx.stop();
         }
-        let shared = Arc::clone(&self.shared);
-        let work = self.shared.runtime.spawn(async move {
-            match shared.store.repair_missing_seq().await {
+        let context = Arc::clone(&self.context);
+        let work = self.context.runtime.spawn(async move {
+            match context.store.repair_missing_seq().await {
                 Ok(0) => {}
                 Ok(repaired) => {
                     tracing::warn!(events = repaired, "repaired events whose writer set seq to NULL");
-                    shared.announce(Wakeup::EveryLane);
+                    context.announce(Wakeup::EveryLane);
                 }
                 Err(error) => tracing::debug!(%error, "search for rows without seq failed"),
             }
@@ -56,9 +57,9 @@ impl Janitor {
 
     /// Finishes events that are owed to no handler any more although no answer finished them: two last answers may have met.
     fn finish_settled(&mut self, ctx: &mut Context<Self>) {
-        let shared = Arc::clone(&self.shared);
-        let work = self.shared.runtime.spawn(async move {
-            if let Err(error) = shared.store.finish_settled().await {
+        let context = Arc::clone(&self.context);
+        let work = self.context.runtime.spawn(async move {
+            if let Err(error) = context.store.finish_settled().await {
                 tracing::debug!(%error, "search for events that are owed to no handler failed");
             }
         });
@@ -66,8 +67,8 @@ impl Janitor {
     }
 
     fn write_history(&mut self, ctx: &mut Context<Self>) {
-        let shared = Arc::clone(&self.shared);
-        let work = self.shared.runtime.spawn(async move { write_history(&shared).await });
+        let context = Arc::clone(&self.context);
+        let work = self.context.runtime.spawn(async move { write_history(&context).await });
         ctx.spawn(work.into_actor(self).map(|_, _, _| ()));
     }
 
@@ -75,7 +76,7 @@ impl Janitor {
         if std::mem::replace(&mut self.deleting, true) {
             return;
         }
-        let work = self.shared.runtime.spawn(delete_expired(Arc::clone(&self.shared)));
+        let work = self.context.runtime.spawn(delete_expired(Arc::clone(&self.context)));
         ctx.spawn(work.into_actor(self).map(|_, janitor, _| janitor.deleting = false));
     }
 }
@@ -96,8 +97,8 @@ panics_on_demand!(Janitor);
 
 /// Writes the history. Counts that cannot be written are kept for the next time. If only the answer was lost, they count
 /// twice, which affects a chart and no event.
-pub(super) async fn write_history(shared: &Shared) {
-    let publishers = || shared.publishers.values();
+pub(super) async fn write_history(context: &SystemContext) {
+    let publishers = || context.publishers.values();
     let taken: Vec<(String, OutcomeCounts)> =
         publishers().map(|publisher| (publisher.name.clone(), publisher.metrics.take_outcomes())).collect();
     let told: Vec<(String, OutcomeCounts)> =
@@ -105,24 +106,24 @@ pub(super) async fn write_history(shared: &Shared) {
     if told.is_empty() {
         return;
     }
-    if let Err(error) = shared.store.add_to_history(&told).await {
+    if let Err(error) = context.store.add_to_history(&told).await {
         tracing::debug!(%error, "history of outcomes not written");
         publishers().zip(taken).for_each(|(publisher, (_, outcomes))| publisher.metrics.restore(outcomes));
     }
 }
 
-async fn delete_expired(shared: Arc<Shared>) {
-    let expiry = RetentionCutoff::from(shared.settings.retention);
-    let holding = shared.settings.holding_lanes();
-    while !shared.is_stopping() {
+async fn delete_expired(context: Arc<SystemContext>) {
+    let expiry = RetentionCutoff::from(context.settings.retention);
+    let holding = context.settings.holding_lanes();
+    while !context.liveness.is_stopping() {
         let began = BootInstant::now();
-        match shared.store.delete_expired(expiry, &holding).await {
+        match context.store.delete_expired(expiry, &holding).await {
             Ok(0) => return,
             Ok(deleted) => tracing::debug!(events = deleted, "deleted old events"),
             Err(error) => return tracing::debug!(%error, "deletion of old events failed"),
         }
         // Delivery has precedence.
-        let share = if shared.is_idle() { 1 } else { SHARE_BESIDE_A_DRAIN };
+        let share = if context.is_idle() { 1 } else { SHARE_BESIDE_A_DRAIN };
         tokio::time::sleep(PAUSE.max(BootInstant::now().since(began) * share)).await;
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::clock::BootInstant;
+use super::context::SystemContext;
 use super::delivery::Delivery;
 use super::fetching::{Fetched, MAX_FETCH, MOST_KEYS_TO_REREAD, in_one_fetch};
 use super::in_flight::{Admitted, InFlight, SessionId};
 use super::lane_reader::{FetchPlan, LaneReader, has_more_retries};
 use super::publisher_state::PublisherState;
-use super::shared::Shared;
 use crate::store::{FetchRequest, Shard};
 
 /// A lane that a publisher serves.
@@ -21,25 +21,30 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(in_flight: Arc<InFlight>, shared: &Shared) -> Self {
-        Self { reader: LaneReader::new(shared.settings.worker.poll_interval), in_flight }
+    pub(super) fn new(in_flight: Arc<InFlight>, context: &SystemContext) -> Self {
+        Self { reader: LaneReader::new(context.settings.worker.poll_interval), in_flight }
     }
 
     /// The shards that this worker leases and that are not open under that lease, with the lease's epoch.
-    pub(super) fn shards_to_open(&self, shared: &Shared, now: BootInstant) -> Vec<(Shard, i64)> {
-        let mut held = shared.leases.readable(self.in_flight.lane(), now);
+    pub(super) fn shards_to_open(&self, context: &SystemContext, now: BootInstant) -> Vec<(Shard, i64)> {
+        let mut held = context.leases.readable(self.in_flight.lane(), now);
         held.retain(|(shard, epoch)| self.in_flight.session(shard.number).map(|open| open.epoch) != Some(*epoch));
         held
     }
 
     /// The next fetch, if one is worthwhile now.
-    pub(super) fn plan(&mut self, shared: &Shared, publisher: &PublisherState, now: BootInstant) -> Option<FetchPlan> {
+    pub(super) fn plan(
+        &mut self,
+        context: &SystemContext,
+        publisher: &PublisherState,
+        now: BootInstant,
+    ) -> Option<FetchPlan> {
         let Self { reader, in_flight } = self;
         // Each such delivery is kept in memory and in the journal, so their number is limited.
-        if in_flight.unwritable_count() >= shared.settings.worker.max_in_flight {
+        if in_flight.unwritable_count() >= context.settings.worker.max_in_flight {
             return None;
         }
-        in_flight.forget_blocked_keys(&reader.set_open(&open_and_leased(shared, in_flight, now)));
+        in_flight.forget_blocked_keys(&reader.set_open(&open_and_leased(context, in_flight, now)));
         reader.rewind(&in_flight.take_rewinds());
         if let Some(at) = in_flight.take_next_retry() {
             reader.retries_at(at);
@@ -53,14 +58,19 @@ impl Lane {
         // A backlog is read in parts that are worth a round trip.
         let affordable = reader.affordable(in_one_fetch(credit.most_bytes));
         let most = credit.most_events.min(affordable).min(MAX_FETCH).min(most_ahead);
-        if reader.is_behind() && budget < shared.settings.worker.batch_size.min(most) / 2 && !in_flight.is_empty() {
+        if reader.is_behind() && budget < context.settings.worker.batch_size.min(most) / 2 && !in_flight.is_empty() {
             return None;
         }
         reader.plan(budget, in_flight.has_keys_to_reread(), now)
     }
 
     /// The database query of a plan.
-    pub(super) fn request(&self, shared: &Shared, publisher: &PublisherState, plan: &FetchPlan) -> FetchRequest {
+    pub(super) fn request(
+        &self,
+        context: &SystemContext,
+        publisher: &PublisherState,
+        plan: &FetchPlan,
+    ) -> FetchRequest {
         let keys = self.in_flight.take_keys_to_reread(MOST_KEYS_TO_REREAD.min(plan.key_budget));
         let key_limit = plan.key_limit(keys.len());
         let except = if plan.is_sweep() || !keys.is_empty() { self.in_flight.ids() } else { self.in_flight.retrying() };
@@ -75,7 +85,7 @@ impl Lane {
             key_limit,
             max_events: plan.most,
             max_bytes: in_one_fetch(publisher.credit.bytes_left()),
-            max_event_bytes: shared.settings.worker.max_event_bytes,
+            max_event_bytes: context.settings.worker.max_event_bytes,
         }
     }
 
@@ -105,8 +115,8 @@ impl Lane {
 }
 
 /// The shards that may be read: leased, and open under that lease.
-fn open_and_leased(shared: &Shared, in_flight: &InFlight, now: BootInstant) -> HashMap<i16, SessionId> {
-    let held = shared.leases.readable(in_flight.lane(), now);
+fn open_and_leased(context: &SystemContext, in_flight: &InFlight, now: BootInstant) -> HashMap<i16, SessionId> {
+    let held = context.leases.readable(in_flight.lane(), now);
     held.into_iter()
         .filter_map(|(shard, epoch)| {
             let session = in_flight.session(shard.number)?;

@@ -6,25 +6,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, ResponseFuture, WeakAddr};
 use tokio::sync::oneshot;
 
+use super::context::SystemContext;
+use super::death_watch::{DeathWatch, panics_on_demand};
 use super::heartbeat;
 use super::messages::ActorKind;
-use super::shared::{DeathWatch, Shared, panics_on_demand};
 
 pub(crate) struct LeaseKeeper {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     control: Arc<Control>,
     _death_watch: DeathWatch,
 }
 
 impl LeaseKeeper {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let death_watch = shared.death_watch(ActorKind::LeaseKeeper);
-        Self { shared, control: Arc::default(), _death_watch: death_watch }
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        let death_watch = context.death_watch(ActorKind::LeaseKeeper);
+        Self { context, control: Arc::default(), _death_watch: death_watch }
     }
 
     fn end(&self) {
         self.control.stop.store(true, Ordering::Release);
-        self.shared.beat_now.notify_one();
+        self.context.wakeups.heartbeat.notify_one();
     }
 }
 
@@ -32,11 +33,11 @@ impl Actor for LeaseKeeper {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let (shared, control) = (Arc::clone(&self.shared), Arc::clone(&self.control));
+        let (context, control) = (Arc::clone(&self.context), Arc::clone(&self.control));
         let alive = Alive(ctx.address().downgrade());
         let started = std::thread::Builder::new().name("outbox-leases".to_owned()).spawn(move || {
             let _alive = alive;
-            heartbeat::run(&shared, &control);
+            heartbeat::run(&context, &control);
         });
         if let Err(error) = started {
             tracing::error!(%error, "heartbeat's thread not started; retrying");

@@ -257,6 +257,16 @@ pub enum ActorKind {
     Notifier,
 }
 
+/// Reports that an actor has died.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Died(pub(crate) ActorKind);
+
+/// Reports that a handler was subscribed: a process that only published needs leases now.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Subscribed;
+
 /// Makes an actor panic; sent to [`OutboxSystem`](crate::OutboxSystem), which passes it on.
 #[cfg(feature = "fault-injection")]
 #[derive(Debug, Clone, Message)]

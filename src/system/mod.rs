@@ -6,12 +6,15 @@
 //! [`publisher_state`] (what a publisher's lanes share) and [`subscription`] (handlers, with their time limits in
 //! [`handler_timer`]). Messages flow in that one direction; credit and wake-ups flow back.
 
+mod addresses;
 mod backends;
 mod builder;
 mod circuit_breaker;
 pub(crate) mod clock;
 mod completer;
+mod context;
 pub(crate) mod credit;
+mod death_watch;
 mod debounce;
 pub(crate) mod delivery;
 mod fetching;
@@ -29,6 +32,7 @@ mod lease_keeper;
 mod leases;
 mod left;
 mod limiter;
+mod liveness;
 mod messages;
 mod notifier;
 mod outbox_system;
@@ -44,10 +48,11 @@ mod refusals;
 mod registry;
 mod retry;
 mod settle_queue;
-mod shared;
+mod subscribing;
 mod subscription;
 mod supervisor;
 mod unserved;
+mod wakeups;
 
 pub(crate) use backends::Backends;
 pub use builder::Builder;

@@ -8,10 +8,11 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakAd
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::context::SystemContext;
+use super::death_watch::{DeathWatch, panics_on_demand};
 use super::debounce::interval;
 use super::messages::ActorKind;
 use super::reconnect::pause_after;
-use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Listener, Notification, NotifyStore, Wakeup};
 
@@ -22,15 +23,15 @@ const LEAST: Duration = Duration::from_millis(1);
 const DEAF_PAUSE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Notifier {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     tasks: Vec<AbortHandle>,
     _death_watch: DeathWatch,
 }
 
 impl Notifier {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let death_watch = shared.death_watch(ActorKind::Notifier);
-        Self { shared, tasks: Vec::new(), _death_watch: death_watch }
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        let death_watch = context.death_watch(ActorKind::Notifier);
+        Self { context, tasks: Vec::new(), _death_watch: death_watch }
     }
 }
 
@@ -39,12 +40,12 @@ impl Actor for Notifier {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let guard = || Ended(ctx.address().downgrade());
-        let announcing = announce(Arc::clone(&self.shared), guard());
-        self.tasks.push(self.shared.runtime.spawn(announcing).abort_handle());
+        let announcing = announce(Arc::clone(&self.context), guard());
+        self.tasks.push(self.context.runtime.spawn(announcing).abort_handle());
         // A process without publishers and handlers needs no wake-ups.
-        if !self.shared.publishers.is_empty() || !self.shared.subscriptions().is_empty() {
-            let listening = listen(Arc::clone(&self.shared), guard());
-            self.tasks.push(self.shared.runtime.spawn(listening).abort_handle());
+        if !self.context.publishers.is_empty() || !self.context.subscriptions().is_empty() {
+            let listening = listen(Arc::clone(&self.context), guard());
+            self.tasks.push(self.context.runtime.spawn(listening).abort_handle());
         }
     }
 }
@@ -82,21 +83,21 @@ impl Handler<TaskEnded> for Notifier {
 panics_on_demand!(Notifier);
 
 /// Notifies other processes, of the first wake-up immediately. Events whose notification fails are found by their polling.
-async fn announce(shared: Arc<Shared>, _guard: Ended) {
-    let Some(notifications) = shared.store.notify_store() else { return std::future::pending().await };
+async fn announce(context: Arc<SystemContext>, _guard: Ended) {
+    let Some(notifications) = context.store.notify_store() else { return std::future::pending().await };
     let mut failures = 0;
     loop {
-        shared.outgoing.arrival().await;
+        context.wakeups.outgoing.arrival().await;
         let began = Instant::now();
-        shared.announcing.store(true, Ordering::Release);
-        let (wakeup, count) = shared.outgoing.take();
+        context.wakeups.announcing.store(true, Ordering::Release);
+        let (wakeup, count) = context.wakeups.outgoing.take();
         if wakeup.is_empty() {
             // Wake-ups that arrived in the meantime were taken together with the earlier ones.
-            shared.announcing.store(false, Ordering::Release);
+            context.wakeups.announcing.store(false, Ordering::Release);
             continue;
         }
-        let announced = notifications.announce(shared.outbox, shared.worker, &wakeup).await;
-        shared.announcing.store(false, Ordering::Release);
+        let announced = notifications.announce(context.outbox, context.worker, &wakeup).await;
+        context.wakeups.announcing.store(false, Ordering::Release);
         match announced {
             Ok(()) => {
                 if std::mem::take(&mut failures) > 0 {
@@ -116,13 +117,13 @@ async fn announce(shared: Arc<Shared>, _guard: Ended) {
 }
 
 /// Listens to other processes, and reconnects after each loss.
-async fn listen(shared: Arc<Shared>, _guard: Ended) {
-    let Some(notifications) = shared.store.notify_store() else { return std::future::pending().await };
+async fn listen(context: Arc<SystemContext>, _guard: Ended) {
+    let Some(notifications) = context.store.notify_store() else { return std::future::pending().await };
     let mut failures = 0;
     loop {
-        let error = listen_once(&shared, notifications, &mut failures).await;
+        let error = listen_once(&context, notifications, &mut failures).await;
         if failures == 0 {
-            let interval = shared.settings.worker.poll_interval;
+            let interval = context.settings.worker.poll_interval;
             tracing::warn!(%error, "listening for notifications failed; polling every {interval:?}");
         }
         tokio::time::sleep(if error.is_transient() { pause_after(failures) } else { DEAF_PAUSE }).await;
@@ -130,8 +131,8 @@ async fn listen(shared: Arc<Shared>, _guard: Ended) {
     }
 }
 
-async fn listen_once(shared: &Shared, notifications: &dyn NotifyStore, failures: &mut u32) -> StoreError {
-    let mut listener = match notifications.subscribe(shared.outbox, shared.worker).await {
+async fn listen_once(context: &SystemContext, notifications: &dyn NotifyStore, failures: &mut u32) -> StoreError {
+    let mut listener = match notifications.subscribe(context.outbox, context.worker).await {
         Ok(listener) => listener,
         Err(error) => return error,
     };
@@ -139,17 +140,17 @@ async fn listen_once(shared: &Shared, notifications: &dyn NotifyStore, failures:
         tracing::info!("listening for notifications again");
     }
     // Earlier announcements were not received.
-    shared.note_wakeup(Wakeup::EveryLane);
-    follow(shared, listener.as_mut()).await
+    context.note_wakeup(Wakeup::EveryLane);
+    follow(context, listener.as_mut()).await
 }
 
-async fn follow(shared: &Shared, listener: &mut dyn Listener) -> StoreError {
+async fn follow(context: &SystemContext, listener: &mut dyn Listener) -> StoreError {
     loop {
         match listener.next().await {
-            Ok(Notification::LeasesReleased) => shared.leases_released.notify_one(),
+            Ok(Notification::LeasesReleased) => context.wakeups.leases_released.notify_one(),
             Ok(Notification::Wakeup(wakeup)) => {
-                shared.metrics.woken_by_others.increment(1);
-                shared.note_wakeup(wakeup);
+                context.metrics.woken_by_others.increment(1);
+                context.note_wakeup(wakeup);
             }
             Err(error) => return error,
         }

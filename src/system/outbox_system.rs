@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use actix::dev::{MessageResponse, OneshotSender};
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, ResponseFuture, WrapFuture};
 use tokio::sync::oneshot;
 
+use super::addresses::SupervisorAddress;
+use super::context::SystemContext;
+use super::death_watch::DeathWatch;
 use super::intake::{PendingInsert, enqueue};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
 use super::messages::{ActorKind, Health, HealthReport, Shutdown, Subscribe};
-use super::shared::{DeathWatch, Shared};
-use super::supervisor::Supervisor;
 use crate::error::{PublishError, SystemError};
 use crate::publish::{InsertResult, NewEvent};
 
@@ -21,29 +22,29 @@ use crate::publish::{InsertResult, NewEvent};
 /// to all messages; the methods of [`Outbox`](crate::Outbox) do not pass through the mailbox, except
 /// [`send`](crate::Outbox::send).
 pub struct OutboxSystem {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     _death_watch: DeathWatch,
 }
 
 impl OutboxSystem {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let death_watch = shared.death_watch(ActorKind::OutboxSystem);
-        Self { shared, _death_watch: death_watch }
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        let death_watch = context.death_watch(ActorKind::OutboxSystem);
+        Self { context, _death_watch: death_watch }
     }
 
-    fn supervisor(&self) -> Option<Addr<Supervisor>> {
-        self.shared.addresses().supervisor.clone()
+    fn supervisor(&self) -> Option<SupervisorAddress> {
+        self.context.addresses().supervisor.clone()
     }
 
     fn enqueue(&self, event: NewEvent) -> Result<oneshot::Receiver<InsertResult>, PublishError> {
-        let worker = &self.shared.settings.worker;
+        let worker = &self.context.settings.worker;
         let event = event.or_defaults(worker.max_retries, worker.max_event_bytes);
         event.check()?;
-        if self.shared.is_stopping() {
+        if self.context.liveness.is_stopping() {
             return Err(PublishError::Stopped);
         }
         let (answer, stored) = oneshot::channel();
-        enqueue(&self.shared, PendingInsert { event, answer });
+        enqueue(&self.context, PendingInsert { event, answer });
         Ok(stored)
     }
 }
@@ -52,7 +53,7 @@ impl Actor for OutboxSystem {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.spawn(self.shared.intake.closed().into_actor(self).map(|(), _, ctx| ctx.stop()));
+        ctx.spawn(self.context.intake.closed().into_actor(self).map(|(), _, ctx| ctx.stop()));
     }
 }
 
@@ -61,9 +62,9 @@ impl Handler<NewEvent> for OutboxSystem {
 
     fn handle(&mut self, event: NewEvent, ctx: &mut Self::Context) -> Self::Result {
         let answer = self.enqueue(event);
-        if self.shared.intake.is_full() {
+        if self.context.intake.is_full() {
             // Nothing is read from the mailbox meanwhile.
-            ctx.wait(self.shared.intake.space().into_actor(self));
+            ctx.wait(self.context.intake.space().into_actor(self));
         }
         PendingAnswer(answer)
     }
@@ -101,8 +102,8 @@ impl Handler<Subscribe> for OutboxSystem {
     type Result = ResponseFuture<Result<(), SystemError>>;
 
     fn handle(&mut self, subscription: Subscribe, _: &mut Self::Context) -> Self::Result {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move { Shared::subscribe(&shared, subscription).await })
+        let context = Arc::clone(&self.context);
+        Box::pin(async move { context.subscribe(subscription).await })
     }
 }
 
@@ -110,7 +111,7 @@ impl Handler<Health> for OutboxSystem {
     type Result = ResponseFuture<HealthReport>;
 
     fn handle(&mut self, _: Health, _: &mut Self::Context) -> Self::Result {
-        Box::pin(super::supervisor::report(Arc::clone(&self.shared)))
+        Box::pin(super::supervisor::report(Arc::clone(&self.context)))
     }
 }
 
@@ -121,7 +122,7 @@ impl Handler<Shutdown> for OutboxSystem {
         let supervisor = self.supervisor();
         Box::pin(async move {
             let Some(supervisor) = supervisor else { return Err(SystemError::Stopped) };
-            supervisor.send(Shutdown).await.unwrap_or(Err(SystemError::Stopped))
+            supervisor.shutdown.send(Shutdown).await.unwrap_or(Err(SystemError::Stopped))
         })
     }
 }
@@ -135,6 +136,6 @@ impl Handler<Panic> for OutboxSystem {
         if message.0 == ActorKind::OutboxSystem {
             panic!("asked to: {:?}", message.0);
         }
-        let _ = self.supervisor().map(|supervisor| supervisor.try_send(message));
+        let _ = self.supervisor().map(|supervisor| supervisor.panics.try_send(message));
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::clock::BootInstant;
+use super::context::SystemContext;
+use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
 use super::fetching::{self, Fetched};
 use super::in_flight::Admitted;
@@ -15,7 +17,6 @@ use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, OpenShards};
 use super::predecessors::is_late;
 use super::publisher_state::PublisherState;
 use super::reconnect::pause_after;
-use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::error::StoreError;
 use crate::store::{Shard, Wakeup};
 
@@ -23,7 +24,7 @@ use crate::store::{Shard, Wakeup};
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
 pub(crate) struct Poller {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     publishers: Vec<PublisherLanes>,
     failures: u32,
     pause_until: BootInstant,
@@ -41,17 +42,17 @@ struct PublisherLanes {
 }
 
 impl PublisherLanes {
-    fn new(publisher: &Arc<PublisherState>, shared: &Shared) -> Self {
-        let lanes = publisher.lanes.iter().map(|in_flight| Lane::new(Arc::clone(in_flight), shared)).collect();
+    fn new(publisher: &Arc<PublisherState>, context: &SystemContext) -> Self {
+        let lanes = publisher.lanes.iter().map(|in_flight| Lane::new(Arc::clone(in_flight), context)).collect();
         Self { publisher: Arc::clone(publisher), lanes, fetching: false, next: 0 }
     }
 
     /// The first lane, in round-robin order, that has a fetch to make.
-    fn plan(&mut self, shared: &Shared, now: BootInstant) -> Option<(usize, FetchPlan)> {
+    fn plan(&mut self, context: &SystemContext, now: BootInstant) -> Option<(usize, FetchPlan)> {
         let count = self.lanes.len();
         (0..count)
             .map(|step| (self.next + step) % count)
-            .find_map(|lane| Some((lane, self.lanes[lane].plan(shared, &self.publisher, now)?)))
+            .find_map(|lane| Some((lane, self.lanes[lane].plan(context, &self.publisher, now)?)))
     }
 
     fn record_duration(&self, plan: &FetchPlan) {
@@ -65,11 +66,12 @@ impl PublisherLanes {
 }
 
 impl Poller {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let publishers = shared.publishers.values().map(|publisher| PublisherLanes::new(publisher, &shared)).collect();
-        let death_watch = shared.death_watch(ActorKind::Poller);
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        let publishers =
+            context.publishers.values().map(|publisher| PublisherLanes::new(publisher, &context)).collect();
+        let death_watch = context.death_watch(ActorKind::Poller);
         Self {
-            shared,
+            context,
             publishers,
             failures: 0,
             pause_until: BootInstant::now(),
@@ -82,15 +84,15 @@ impl Poller {
     fn run_once(&mut self, ctx: &mut Context<Self>) {
         if !ctx.connected() {
             // A notification wakes one actor only, so the poller passes it on.
-            self.shared.wake.notify_one();
+            self.context.wakeups.poller.notify_one();
             return ctx.stop();
         }
-        self.shared.tick();
-        if self.shared.is_stopping() {
+        self.context.liveness.tick();
+        if self.context.liveness.is_stopping() {
             return;
         }
         let now = BootInstant::now();
-        self.schedule_fetch_at(&self.shared.take_wakeup(), now);
+        self.schedule_fetch_at(&self.context.wakeups.take(), now);
         for index in 0..self.publishers.len() {
             self.open_shards(index, now);
             if now >= self.pause_until {
@@ -103,14 +105,14 @@ impl Poller {
     /// Probes whether the database can be read: a worker that could not read has left its shards to others, so no fetch
     /// shows when it can again.
     fn probe(&mut self, now: BootInstant, ctx: &mut Context<Self>) {
-        let mut lanes = self.shared.lanes();
-        let idle = lanes.all(|lane| self.shared.leases.readable(lane, now).is_empty());
+        let mut lanes = self.context.lanes();
+        let idle = lanes.all(|lane| self.context.leases.readable(lane, now).is_empty());
         if self.failures == 0 || self.probing || now < self.pause_until || !idle {
             return;
         }
         self.probing = true;
-        let shared = Arc::clone(&self.shared);
-        let work = self.shared.runtime.spawn(async move { fetching::probe(&shared).await });
+        let context = Arc::clone(&self.context);
+        let work = self.context.runtime.spawn(async move { fetching::probe(&context).await });
         ctx.spawn(work.into_actor(self).map(|result, poller, _| {
             poller.probing = false;
             match result {
@@ -132,15 +134,16 @@ impl Poller {
     /// Asks the publisher to open the shards that this worker leases and that are not open, unless its backend is paused.
     fn open_shards(&self, index: usize, now: BootInstant) {
         let PublisherLanes { publisher, lanes, .. } = &self.publishers[index];
-        let to_open: Vec<(Shard, i64)> = lanes.iter().flat_map(|lane| lane.shards_to_open(&self.shared, now)).collect();
+        let to_open: Vec<(Shard, i64)> =
+            lanes.iter().flat_map(|lane| lane.shards_to_open(&self.context, now)).collect();
         publisher.note_closed(!to_open.is_empty(), now);
         if to_open.is_empty() {
             return publisher.end_wait_for_memory();
         }
-        let Some(address) = self.shared.addresses().publishers.get(&publisher.name).cloned() else { return };
+        let Some(address) = self.context.addresses().publishers.get(&publisher.name).cloned() else { return };
         let Some(under_way) = publisher.begin_open(now) else { return };
         // If the mailbox is full or the publisher is being replaced, the next run of the loop asks again.
-        let _ = address.try_send(OpenShards(to_open, under_way));
+        let _ = address.openings.try_send(OpenShards(to_open, under_way));
     }
 
     /// Plans and starts the next fetch of a publisher's lanes.
@@ -149,15 +152,15 @@ impl Poller {
         if of.fetching {
             return;
         }
-        let Some((lane, plan)) = of.plan(&self.shared, now) else { return };
+        let Some((lane, plan)) = of.plan(&self.context, now) else { return };
         of.fetching = true;
         of.next = lane + 1;
         if plan.polls {
-            self.shared.metrics.polled.increment(1);
+            self.context.metrics.polled.increment(1);
         }
-        let request = of.lanes[lane].request(&self.shared, &of.publisher, &plan);
+        let request = of.lanes[lane].request(&self.context, &of.publisher, &plan);
         let in_flight = Arc::clone(&of.lanes[lane].in_flight);
-        let work = self.shared.runtime.spawn(fetching::fetch(Arc::clone(&self.shared), in_flight, request));
+        let work = self.context.runtime.spawn(fetching::fetch(Arc::clone(&self.context), in_flight, request));
         ctx.spawn(work.into_actor(self).map(move |result, poller, ctx| {
             let of = &mut poller.publishers[index];
             of.fetching = false;
@@ -201,7 +204,7 @@ impl Poller {
             .into_iter()
             .map(|(delivery, reason)| Failure { delivery, cause: Cause::Invalid(reason) })
             .collect();
-        if let Some(retry) = self.shared.addresses().retry.clone() {
+        if let Some(retry) = self.context.addresses().retry.clone() {
             // If the mailbox is full, the rows are released and read again.
             let _ = retry.try_send(Failed(failures));
         }
@@ -209,22 +212,22 @@ impl Poller {
 
     fn deliver(&self, index: usize, deliveries: Vec<Delivery>) {
         let publisher = &self.publishers[index].publisher;
-        let Some(address) = self.shared.addresses().publishers.get(&publisher.name).cloned() else { return };
-        for batch in batches(deliveries, self.shared.settings.worker.batch_size) {
+        let Some(address) = self.context.addresses().publishers.get(&publisher.name).cloned() else { return };
+        for batch in batches(deliveries, self.context.settings.worker.batch_size) {
             // The mailbox holds as many batches as the credit has events. A publisher that is being replaced releases them.
-            let _ = address.try_send(Deliver(batch));
+            let _ = address.deliveries.try_send(Deliver(batch));
         }
     }
 
     fn resume(&mut self) {
-        self.shared.note_read(None);
+        self.context.liveness.note_read(None);
         if std::mem::take(&mut self.failures) > 0 {
             tracing::info!("fetch succeeded; database available again");
         }
     }
 
     fn pause(&mut self, error: &StoreError) {
-        self.shared.note_read(Some(error));
+        self.context.liveness.note_read(Some(error));
         if self.failures == 0 {
             tracing::warn!(%error, "fetch failed; retrying");
         }
@@ -237,20 +240,20 @@ impl Actor for Poller {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let interval = self.shared.settings.worker.poll_interval.min(self.shared.settings.worker.lease / 10);
+        let interval = self.context.settings.worker.poll_interval.min(self.context.settings.worker.lease / 10);
         ctx.run_interval(interval, |poller, ctx| poller.run_once(ctx));
-        listen(&Arc::clone(&self.shared), self, ctx);
+        listen(&Arc::clone(&self.context), self, ctx);
         self.run_once(ctx);
     }
 }
 
 /// Runs the loop whenever something wakes it: freed credit, an opened shard, a new event.
-fn listen(shared: &Arc<Shared>, poller: &Poller, ctx: &mut Context<Poller>) {
-    let wake = Arc::clone(&shared.wake);
+fn listen(context: &Arc<SystemContext>, poller: &Poller, ctx: &mut Context<Poller>) {
+    let wake = Arc::clone(&context.wakeups.poller);
     let woken = async move { wake.notified().await };
     ctx.spawn(woken.into_actor(poller).map(|(), poller, ctx| {
         poller.run_once(ctx);
-        listen(&Arc::clone(&poller.shared), poller, ctx);
+        listen(&Arc::clone(&poller.context), poller, ctx);
     }));
 }
 

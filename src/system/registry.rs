@@ -7,14 +7,15 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::future::join_all;
 
 use super::clock::BootInstant;
+use super::context::SystemContext;
+use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
 use super::left::{Key, RemainingHandlers};
 use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
-use super::shared::{DeathWatch, Shared, panics_on_demand};
 use super::subscription::{Outcome, Subscription};
 
 pub(crate) struct Registry {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     /// Keys whose handlers are running, with the events that wait behind.
     busy: HashMap<Key, VecDeque<HandlerJob>>,
     left: RemainingHandlers,
@@ -28,9 +29,9 @@ struct HandlerJob {
 }
 
 impl Registry {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let death_watch = shared.death_watch(ActorKind::Registry);
-        Self { shared, busy: HashMap::new(), left: RemainingHandlers::default(), _death_watch: death_watch }
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        let death_watch = context.death_watch(ActorKind::Registry);
+        Self { context, busy: HashMap::new(), left: RemainingHandlers::default(), _death_watch: death_watch }
     }
 
     fn begin(&mut self, job: HandlerJob, ctx: &mut Context<Self>) {
@@ -47,7 +48,7 @@ impl Registry {
     }
 
     fn run(&mut self, job: HandlerJob, key: Option<Key>, ctx: &mut Context<Self>) {
-        let limit = self.shared.settings.worker.handler_timeout;
+        let limit = self.context.settings.worker.handler_timeout;
         let HandlerJob { delivery, handlers } = job;
         let Some(event) = delivery.event().cloned() else { return };
         let answers = join_all(handlers.into_iter().map(move |handler| {
@@ -75,7 +76,7 @@ impl Registry {
                 }
             }
         }
-        if self.shared.owes_handlers() {
+        if self.context.liveness.owes_handlers() {
             self.leave(&mut delivery, std::mem::take(&mut not_run));
         }
         delivery.asked = handled.iter().chain(&failed).chain(&not_run).cloned().collect();
@@ -111,7 +112,7 @@ impl Registry {
         let Some(event) = delivery.event().cloned() else { return Vec::new() };
         let wanting: Vec<Arc<Subscription>> =
             subscriptions.iter().filter(|handler| handler.wants(&event)).cloned().collect();
-        if !self.shared.owes_handlers() {
+        if !self.context.liveness.owes_handlers() {
             return wanting;
         }
         let (here, later): (Vec<_>, Vec<_>) = wanting.into_iter().partition(|handler| self.may_run(handler, delivery));
@@ -142,7 +143,7 @@ impl Registry {
 
     /// Leaves the event to handlers that were left an earlier event since this one arrived.
     fn leave_what_must_wait(&mut self, job: &mut HandlerJob) {
-        if !self.shared.owes_handlers() {
+        if !self.context.liveness.owes_handlers() {
             return;
         }
         let (here, later): (Vec<_>, Vec<_>) =
@@ -173,7 +174,7 @@ impl Registry {
 
     fn complete(&self, mut deliveries: Vec<Delivery>) {
         deliveries.iter_mut().for_each(|delivery| delivery.forget_event());
-        let Some(completer) = self.shared.addresses().completer.clone() else { return };
+        let Some(completer) = self.context.addresses().completer.clone() else { return };
         // The mailbox holds as many messages as there can be deliveries; if the completer is being replaced, the dropped
         // deliveries close their shards, and the journal shows what was sent.
         let _ = completer.try_send(Complete(deliveries));
@@ -183,7 +184,7 @@ impl Registry {
         if failures.is_empty() {
             return;
         }
-        if let Some(retry) = self.shared.addresses().retry.clone() {
+        if let Some(retry) = self.context.addresses().retry.clone() {
             let _ = retry.try_send(Failed(failures));
         }
     }
@@ -193,7 +194,7 @@ impl Actor for Registry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
+        ctx.set_mailbox_capacity(self.context.settings.worker.max_in_flight + 16);
     }
 }
 
@@ -201,7 +202,7 @@ impl Handler<Accepted> for Registry {
     type Result = ();
 
     fn handle(&mut self, Accepted(deliveries): Accepted, ctx: &mut Self::Context) {
-        let subscriptions = self.shared.subscriptions();
+        let subscriptions = self.context.subscriptions();
         let mut done = Vec::with_capacity(deliveries.len());
         let mut waiting = Vec::new();
         for mut delivery in deliveries {

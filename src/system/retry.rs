@@ -8,11 +8,12 @@ use futures_util::FutureExt;
 
 use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of};
+use super::context::SystemContext;
+use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::reconnect::retry_until_recorded;
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
-use super::shared::{DeathWatch, Shared, panics_on_demand};
 use crate::event::Status;
 use crate::store::{Care, FailureRecord, Settled};
 
@@ -23,7 +24,7 @@ const MOST: usize = 500;
 const MAX_REASON: usize = 500;
 
 pub(crate) struct Retry {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     /// The queues by publisher, so that one backend's rows never hold up another's.
     queues: BTreeMap<String, SettleQueue<Rejection>>,
     _death_watch: DeathWatch,
@@ -46,10 +47,10 @@ impl SettleJob for Rejection {
 }
 
 impl Retry {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let death_watch = shared.death_watch(ActorKind::Retry);
-        let queues = shared.publishers.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
-        Self { shared, queues, _death_watch: death_watch }
+    pub(crate) fn new(context: Arc<SystemContext>) -> Self {
+        let death_watch = context.death_watch(ActorKind::Retry);
+        let queues = context.publishers.keys().map(|name| (name.clone(), SettleQueue::new())).collect();
+        Self { context, queues, _death_watch: death_watch }
     }
 
     fn write(&mut self, name: &str, ctx: &mut Context<Self>) {
@@ -62,7 +63,7 @@ impl Retry {
     }
 
     fn record(&self, name: String, batch: SettleBatch<Rejection>, ctx: &mut Context<Self>) {
-        let work = self.shared.runtime.spawn(record(Arc::clone(&self.shared), batch));
+        let work = self.context.runtime.spawn(record(Arc::clone(&self.context), batch));
         ctx.spawn(work.into_actor(self).map(move |result, retry, ctx| match result {
             Ok((batch, outcomes)) => {
                 retry.finish(&name, batch, &outcomes);
@@ -84,14 +85,14 @@ impl Retry {
     }
 
     fn note_recorded(&self, Rejection { delivery, settle }: Rejection) {
-        let shared = &self.shared;
-        count(shared, &settle);
-        log_refusal(shared, &delivery, &settle);
-        note_settled(shared, std::slice::from_ref(&delivery));
+        let context = &self.context;
+        count(context, &settle);
+        log_refusal(context, &delivery, &settle);
+        note_settled(context, std::slice::from_ref(&delivery));
         if settle.status == Status::Retry {
-            note_retry(shared, &settle);
+            note_retry(context, &settle);
         }
-        let holds_key = !settle.holds_for_handlers && shared.settings.holds_on_failure(&settle.shard.lane);
+        let holds_key = !settle.holds_for_handlers && context.settings.holds_on_failure(&settle.shard.lane);
         delivery.settled(settle.status != Status::Failed || holds_key);
     }
 }
@@ -100,7 +101,7 @@ impl Actor for Retry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(self.shared.settings.worker.max_in_flight + 16);
+        ctx.set_mailbox_capacity(self.context.settings.worker.max_in_flight + 16);
         ctx.run_interval(AGAIN_INTERVAL, |retry, ctx| {
             // No address of the actor is left; the interval alone would keep it alive.
             if !ctx.connected() {
@@ -116,8 +117,8 @@ impl Handler<Failed> for Retry {
     type Result = ();
 
     fn handle(&mut self, Failed(failures): Failed, ctx: &mut Self::Context) {
-        let rejections = failures.into_iter().map(|failure| decide(&self.shared, failure)).collect();
-        for (name, rejections) in by_publisher(&self.shared, rejections, |rejection| &rejection.delivery) {
+        let rejections = failures.into_iter().map(|failure| decide(&self.context, failure)).collect();
+        for (name, rejections) in by_publisher(&self.context, rejections, |rejection| &rejection.delivery) {
             if let Some(queue) = self.queues.get_mut(&name) {
                 queue.push(rejections);
             }
@@ -128,11 +129,11 @@ impl Handler<Failed> for Retry {
 
 panics_on_demand!(Retry);
 
-async fn record(shared: Arc<Shared>, batch: SettleBatch<Rejection>) -> (SettleBatch<Rejection>, Vec<Settled>) {
+async fn record(context: Arc<SystemContext>, batch: SettleBatch<Rejection>) -> (SettleBatch<Rejection>, Vec<Settled>) {
     let settles: Vec<FailureRecord> = batch.jobs.iter().map(|rejection| rejection.settle.clone()).collect();
     let write = |_| {
-        let settled = shared.store.settle_rescheduled(shared.worker, &settles);
-        settled.map(|settled| outcomes_of(&shared, settles.len(), settled))
+        let settled = context.store.settle_rescheduled(context.worker, &settles);
+        settled.map(|settled| outcomes_of(&context, settles.len(), settled))
     };
     let outcomes = if batch.again {
         write(Care::AfterDoubt).await.unwrap_or_else(|_| vec![Settled::Untried; settles.len()])
@@ -142,8 +143,8 @@ async fn record(shared: Arc<Shared>, batch: SettleBatch<Rejection>) -> (SettleBa
     (batch, outcomes)
 }
 
-fn count(shared: &Shared, settle: &FailureRecord) {
-    let Some(publisher) = shared.publisher_of(&settle.shard.lane) else { return };
+fn count(context: &SystemContext, settle: &FailureRecord) {
+    let Some(publisher) = context.publisher_of(&settle.shard.lane) else { return };
     if settle.error.is_some() {
         publisher.metrics.rejected.add(1);
         match settle.status {
@@ -154,13 +155,13 @@ fn count(shared: &Shared, settle: &FailureRecord) {
 }
 
 /// Logs a refusal with its event and reason, as long as there are not too many.
-fn log_refusal(shared: &Shared, delivery: &Delivery, settle: &FailureRecord) {
+fn log_refusal(context: &SystemContext, delivery: &Delivery, settle: &FailureRecord) {
     let Some(reason) = settle.error.as_deref() else { return };
     let reason: String = reason.chars().take(MAX_REASON).collect();
     let event_type = delivery.event().map_or("", |event| event.event_type.as_str());
     let retries = settle.retry_count;
     let Some(publisher) =
-        shared.publisher_of(&settle.shard.lane).filter(|publisher| publisher.refusals.is_written(BootInstant::now()))
+        context.publisher_of(&settle.shard.lane).filter(|publisher| publisher.refusals.is_written(BootInstant::now()))
     else {
         return;
     };
@@ -171,16 +172,16 @@ fn log_refusal(shared: &Shared, delivery: &Delivery, settle: &FailureRecord) {
     }
 }
 
-fn note_retry(shared: &Shared, settle: &FailureRecord) {
+fn note_retry(context: &SystemContext, settle: &FailureRecord) {
     let lane = &settle.shard.lane;
-    if let Some(in_flight) = shared.publisher_of(lane).and_then(|publisher| publisher.in_flight(lane)) {
+    if let Some(in_flight) = context.publisher_of(lane).and_then(|publisher| publisher.in_flight(lane)) {
         in_flight.note_retry(BootInstant::now().after(settle.delay));
     }
 }
 
 /// The record of a failure.
-fn decide(shared: &Shared, Failure { delivery, cause }: Failure) -> Rejection {
-    let backoff = shared.settings.worker.retry_backoff;
+fn decide(context: &SystemContext, Failure { delivery, cause }: Failure) -> Rejection {
+    let backoff = context.settings.worker.retry_backoff;
     let delay = |failures: i32| backoff.delay(u32::try_from(failures).unwrap_or(0), rand::random());
     let before = delivery.event().and_then(|event| event.pending_handlers.clone());
     let counted = delivery.retry_count.saturating_add(1);
@@ -210,8 +211,8 @@ fn decide(shared: &Shared, Failure { delivery, cause }: Failure) -> Rejection {
         Cause::Handlers { pending, error } => {
             settle.pending_handlers = Some(pending);
             settle.error = Some(error);
-            let holds = !delivery.key().is_empty() && shared.settings.holds_on_failure(&delivery.shard.lane);
-            settle.holds_for_handlers = settle.status == Status::Failed && holds && shared.owes_handlers();
+            let holds = !delivery.key().is_empty() && context.settings.holds_on_failure(&delivery.shard.lane);
+            settle.holds_for_handlers = settle.status == Status::Failed && holds && context.liveness.owes_handlers();
         }
         Cause::NotStarted { pending } => {
             settle.status = Status::Retry;

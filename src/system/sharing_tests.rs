@@ -33,7 +33,7 @@ async fn join_with_lease(database: &Database, name: &str, lease: Duration) -> Ou
 fn held(workers: &[Outbox]) -> Vec<HashSet<(Shard, i64)>> {
     let now = BootInstant::now();
     let leases = |worker: &Outbox| -> HashSet<(Shard, i64)> {
-        LANES.iter().flat_map(|lane| worker.shared.leases.readable(lane, now)).collect()
+        LANES.iter().flat_map(|lane| worker.context.leases.readable(lane, now)).collect()
     };
     workers.iter().map(leases).collect()
 }
@@ -61,8 +61,8 @@ async fn settle(workers: &[Outbox], expected: &[usize]) {
                 .map(|held| held.iter().filter(|(shard, _)| &*shard.lane == *lane).count())
                 .collect();
             counts.sort_unstable_by(|a, b| b.cmp(a));
-            let shared = counts.iter().sum::<usize>() == SHARDS && counts.iter().all(|count| *count <= fair);
-            shared && (expected.is_empty() || counts == expected)
+            let context = counts.iter().sum::<usize>() == SHARDS && counts.iter().all(|count| *count <= fair);
+            context && (expected.is_empty() || counts == expected)
         })
     })
     .await;
@@ -95,7 +95,7 @@ async fn one_two_three_and_five_workers_share_the_shards_as_they_join_and_leave(
     assert!(left.elapsed() < LEASE, "it released its shards; no worker waited for them to expire");
     for worker in workers {
         worker.shutdown().await.unwrap();
-        assert!(worker.shared.leases.counts().is_empty(), "it acts on no shard that it released");
+        assert!(worker.context.leases.counts().is_empty(), "it acts on no shard that it released");
     }
     let owned = client.query_one("SELECT count(*) FROM outbox_running_leases", &[]).await.unwrap();
     assert_eq!(owned.get::<_, i64>(0), 0);
@@ -103,7 +103,7 @@ async fn one_two_three_and_five_workers_share_the_shards_as_they_join_and_leave(
 
 /// The epoch under which a worker may read a shard of the unnamed lane.
 fn epoch_of(worker: &Outbox, number: i16) -> Option<i64> {
-    let leases = worker.shared.leases.readable("", BootInstant::now());
+    let leases = worker.context.leases.readable("", BootInstant::now());
     leases.into_iter().find(|(shard, _)| shard.number == number).map(|(_, epoch)| epoch)
 }
 
@@ -113,7 +113,7 @@ async fn a_lease_that_names_a_worker_without_its_knowing_is_taken_anew() {
     let workers = [join(&database, "1").await, join(&database, "2").await];
     settle(&workers, &[16, 16]).await;
     // As if a statement of the first worker that takes a lease had been delayed until the second lost the shard.
-    let (unknowing, owner) = (workers[0].shared.worker, workers[1].shared.worker);
+    let (unknowing, owner) = (workers[0].context.worker, workers[1].context.worker);
     let client = database.connect().await;
     let statement = format!(
         "UPDATE outbox_leases SET owner = '{unknowing}', epoch = 41 \
@@ -137,10 +137,10 @@ async fn a_lease_whose_epoch_was_raised_is_read_again_under_a_newer_one() {
     // With this lease time, waiting until it expires would not help.
     let workers = [join_with_lease(&database, "1", Duration::from_secs(3600)).await];
     settle(&workers, &[32]).await;
-    let shared = &workers[0].shared;
-    let (shard, epoch) = shared.leases.readable("", BootInstant::now()).into_iter().next().unwrap();
-    assert!(shared.store.raise_epoch(shared.worker, &shard, epoch, 40).await.unwrap());
-    shared.beat_now.notify_one();
+    let context = &workers[0].context;
+    let (shard, epoch) = context.leases.readable("", BootInstant::now()).into_iter().next().unwrap();
+    assert!(context.store.raise_epoch(context.worker, &shard, epoch, 40).await.unwrap());
+    context.wakeups.heartbeat.notify_one();
     eventually("it is read again", PATIENCE, async || epoch_of(&workers[0], shard.number) > Some(40)).await;
     workers[0].shutdown().await.unwrap();
 }

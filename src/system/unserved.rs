@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::clock::BootInstant;
-use super::shared::Shared;
+use super::context::SystemContext;
 use crate::store::unserved;
 
 /// The shortest time between two checks of a backend.
@@ -37,18 +37,18 @@ impl AskedLanes {
 }
 
 /// Checks, concurrently with the senders, whether a worker serves the lanes of events that were stored.
-pub(crate) fn check<'a>(shared: &Arc<Shared>, lanes: impl Iterator<Item = &'a str>) {
+pub(crate) fn check<'a>(context: &Arc<SystemContext>, lanes: impl Iterator<Item = &'a str>) {
     let now = BootInstant::now();
-    let to_ask = lanes.filter(|lane| shared.publisher_of(lane).is_none() && shared.asked.begin(lane, now));
+    let to_ask = lanes.filter(|lane| context.publisher_of(lane).is_none() && context.asked.begin(lane, now));
     let to_ask: BTreeSet<String> = to_ask.map(str::to_owned).collect();
     if to_ask.is_empty() {
         return;
     }
-    let shared = Arc::clone(shared);
-    shared.runtime.clone().spawn(async move {
-        let lease = shared.settings.worker.lease;
+    let context = Arc::clone(context);
+    context.runtime.clone().spawn(async move {
+        let lease = context.settings.worker.lease;
         // If the query fails, `outbox status` shows it all the same.
-        if let Ok(lanes) = unserved::unserved(&*shared.store, to_ask, lease).await {
+        if let Ok(lanes) = unserved::unserved(&*context.store, to_ask, lease).await {
             unserved::warn(&lanes);
         }
     });

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use crate::backend::session::BackendSession;
 use crate::system::clock::BootInstant;
+use crate::system::context::SystemContext;
 use crate::system::delivery::Delivery;
 use crate::system::limiter::Limiter;
 use crate::system::messages::{Accepted, Failed, Failure};
 use crate::system::poison_detector::PoisonDetector;
 use crate::system::publisher_state::PublisherState;
-use crate::system::shared::Shared;
 
 pub(super) struct BatchSender {
     /// The number of this publisher among those that have served the backend.
     pub(super) number: u64,
-    pub(super) shared: Arc<Shared>,
+    pub(super) context: Arc<SystemContext>,
     pub(super) state: Arc<PublisherState>,
     pub(super) session: Box<dyn BackendSession>,
     pub(super) limiter: Option<Limiter>,
@@ -29,15 +29,15 @@ pub(super) struct BatchSender {
 }
 
 impl BatchSender {
-    pub(super) fn new(shared: Arc<Shared>, state: Arc<PublisherState>) -> Self {
+    pub(super) fn new(context: Arc<SystemContext>, state: Arc<PublisherState>) -> Self {
         let number = state.begin_publisher();
-        let limit = shared.settings.publishers.get(&state.name).and_then(|settings| settings.rate_limit);
-        let batch = shared.settings.worker.batch_size;
+        let limit = context.settings.publishers.get(&state.name).and_then(|settings| settings.rate_limit);
+        let batch = context.settings.worker.batch_size;
         let session = (state.session)();
         let limiter = limit.map(Limiter::new);
         Self {
             number,
-            shared,
+            context,
             state,
             session,
             limiter,
@@ -52,7 +52,7 @@ impl BatchSender {
     /// next open finds the events in the journal.
     pub(super) async fn pass_on(&self, mut deliveries: Vec<Delivery>) {
         self.note_behind(&mut deliveries).await;
-        let registry = self.shared.addresses().registry.clone();
+        let registry = self.context.addresses().registry.clone();
         if let Some(registry) = registry.filter(|_| !deliveries.is_empty()) {
             let _ = registry.send(Accepted(deliveries)).await;
         }
@@ -61,8 +61,8 @@ impl BatchSender {
     /// Notes which handlers of this process are owed an earlier event of a key, so that they do not receive a later one
     /// first.
     async fn note_behind(&self, deliveries: &mut [Delivery]) {
-        let subscriptions = self.shared.subscriptions();
-        if !self.shared.owes_handlers() || subscriptions.is_empty() {
+        let subscriptions = self.context.subscriptions();
+        if !self.context.liveness.owes_handlers() || subscriptions.is_empty() {
             return;
         }
         for in_flight in &self.state.lanes {
@@ -74,7 +74,7 @@ impl BatchSender {
                 continue;
             }
             let keys: Vec<String> = keys.into_iter().collect();
-            let owed = self.shared.store.owed_before(lane, &keys).await;
+            let owed = self.context.store.owed_before(lane, &keys).await;
             for delivery in deliveries.iter_mut().filter(of_lane) {
                 delivery.behind = match &owed {
                     Ok(owed) => owed.get(delivery.key()).cloned().unwrap_or_default(),
@@ -86,7 +86,7 @@ impl BatchSender {
     }
 
     pub(super) async fn fail(&self, failures: Vec<Failure>) {
-        let retry = self.shared.addresses().retry.clone();
+        let retry = self.context.addresses().retry.clone();
         if let Some(retry) = retry.filter(|_| !failures.is_empty()) {
             let _ = retry.send(Failed(failures)).await;
         }

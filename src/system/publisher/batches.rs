@@ -68,7 +68,7 @@ impl BatchSender {
             let began = BootInstant::now();
             let mut waited = false;
             while let Err(wait) = limiter.take(most) {
-                if self.shared.is_stopping() {
+                if self.context.liveness.is_stopping() {
                     return Vec::new();
                 }
                 waited = true;
@@ -99,7 +99,7 @@ impl BatchSender {
     fn may_go(&self, delivery: &Delivery) -> bool {
         delivery.is_current()
             && !delivery.is_blocked()
-            && self.shared.leases.covers(&delivery.shard, delivery.session.epoch, BootInstant::now())
+            && self.context.leases.covers(&delivery.shard, delivery.session.epoch, BootInstant::now())
     }
 
     /// Sends one piece; returns whether more may follow.
@@ -111,7 +111,7 @@ impl BatchSender {
                 Some(OutgoingEvent { shard: delivery.shard.clone(), event: Arc::clone(delivery.event()?) })
             })
             .collect();
-        let kind = self.shared.settings.publishers.get(&self.state.name).map_or("", |publisher| &publisher.backend);
+        let kind = self.context.settings.publishers.get(&self.state.name).map_or("", |publisher| &publisher.backend);
         let sending = Sending::begin(kind, &self.state.name, outgoing.iter().map(|event| &*event.event));
         let began = BootInstant::now();
         let sent = self.session.send(&outgoing).instrument(sending.span()).await;
@@ -135,12 +135,12 @@ impl BatchSender {
             self.state.pause(&unavailable.to_string(), true);
             if self.state.breaker().is_disproved() {
                 // Its share goes to a worker that can deliver, without waiting for a lease time.
-                self.shared.beat_now.notify_one();
+                self.context.wakeups.heartbeat.notify_one();
             }
         } else {
-            self.batch = (self.batch * 2).min(self.shared.settings.worker.batch_size);
+            self.batch = (self.batch * 2).min(self.context.settings.worker.batch_size);
         }
-        let now = self.shared.database_now();
+        let now = self.context.liveness.database_now();
         let (mut accepted, mut failures) = (Vec::with_capacity(piece.len()), Vec::new());
         for (mut delivery, answer) in piece.drain(..).zip(sent.answers) {
             match answer {
@@ -169,7 +169,7 @@ impl BatchSender {
         self.pass_on(accepted).await;
         self.fail(failures).await;
         if !go_on {
-            self.shared.wake.notify_one();
+            self.context.wakeups.poller.notify_one();
         }
         go_on
     }
@@ -177,7 +177,7 @@ impl BatchSender {
     fn note_proof(&self) {
         if self.state.accepted() {
             // The other workers must learn that this one takes its share again.
-            self.shared.beat_now.notify_one();
+            self.context.wakeups.heartbeat.notify_one();
         }
     }
 

@@ -50,8 +50,8 @@ impl BatchSender {
             Ok(()) => {
                 self.batch = 1;
                 self.state.note_healthy(self.session.proves_writing());
-                self.shared.beat_now.notify_one();
-                self.shared.wake.notify_one();
+                self.context.wakeups.heartbeat.notify_one();
+                self.context.wakeups.poller.notify_one();
             }
             Err(error) => self.state.pause(&error.to_string(), false),
         }
@@ -65,11 +65,11 @@ impl BatchSender {
         tracing::debug!(backend = %self.state.name, %error, "idle session ended");
         self.state.close_all();
         match self.session.health_check().await {
-            Ok(()) => self.shared.wake.notify_one(),
+            Ok(()) => self.context.wakeups.poller.notify_one(),
             Err(error) => {
                 self.state.pause(&error.to_string(), false);
                 if trying {
-                    self.shared.beat_now.notify_one();
+                    self.context.wakeups.heartbeat.notify_one();
                 }
             }
         }
@@ -83,6 +83,6 @@ impl BatchSender {
     }
 
     fn holds_any(&self, now: BootInstant) -> bool {
-        self.state.lanes.iter().any(|in_flight| !self.shared.leases.readable(in_flight.lane(), now).is_empty())
+        self.state.lanes.iter().any(|in_flight| !self.context.leases.readable(in_flight.lane(), now).is_empty())
     }
 }

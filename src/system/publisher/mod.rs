@@ -13,15 +13,16 @@ use tokio::sync::Mutex;
 use tokio::task::JoinError;
 
 use self::batch_sender::BatchSender;
+use super::context::SystemContext;
+use super::death_watch::{DeathWatch, panics_on_demand};
 use super::messages::{ActorKind, Deliver, Flush, OpenShards};
 use super::publisher_state::PublisherState;
-use super::shared::{DeathWatch, Shared, panics_on_demand};
 
 /// How often settled events are removed from the journal when no batch does it.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) struct Publisher {
-    shared: Arc<Shared>,
+    context: Arc<SystemContext>,
     state: Arc<PublisherState>,
     sender: Arc<Mutex<BatchSender>>,
     name: String,
@@ -31,12 +32,12 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn new(shared: Arc<Shared>, state: Arc<PublisherState>) -> Self {
-        let death_watch = shared.death_watch(ActorKind::Publisher(state.name.clone()));
-        let mailbox = shared.settings.worker.max_in_flight.max(16) + 16;
+    pub(crate) fn new(context: Arc<SystemContext>, state: Arc<PublisherState>) -> Self {
+        let death_watch = context.death_watch(ActorKind::Publisher(state.name.clone()));
+        let mailbox = context.settings.worker.max_in_flight.max(16) + 16;
         let name = state.name.clone();
-        let sender = Arc::new(Mutex::new(BatchSender::new(Arc::clone(&shared), Arc::clone(&state))));
-        Self { shared, state, sender, name, mailbox, flushing: false, _death_watch: death_watch }
+        let sender = Arc::new(Mutex::new(BatchSender::new(Arc::clone(&context), Arc::clone(&state))));
+        Self { context, state, sender, name, mailbox, flushing: false, _death_watch: death_watch }
     }
 }
 
@@ -60,7 +61,7 @@ impl Publisher {
             return;
         }
         let sender = Arc::clone(&self.sender);
-        let work = self.shared.runtime.spawn(async move { sender.lock().await.flush().await });
+        let work = self.context.runtime.spawn(async move { sender.lock().await.flush().await });
         ctx.spawn(work.into_actor(self).map(|result, publisher, _| {
             publisher.flushing = false;
             publisher.conclude(result, false);
@@ -82,7 +83,7 @@ impl Handler<OpenShards> for Publisher {
 
     fn handle(&mut self, OpenShards(shards, under_way): OpenShards, _: &mut Self::Context) -> Self::Result {
         let sender = Arc::clone(&self.sender);
-        let work = self.shared.runtime.spawn(async move { sender.lock().await.open(&shards, under_way).await });
+        let work = self.context.runtime.spawn(async move { sender.lock().await.open(&shards, under_way).await });
         AtomicResponse::new(Box::pin(
             work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, false)),
         ))
@@ -94,7 +95,7 @@ impl Handler<Deliver> for Publisher {
 
     fn handle(&mut self, Deliver(deliveries): Deliver, _: &mut Self::Context) -> Self::Result {
         let sender = Arc::clone(&self.sender);
-        let work = self.shared.runtime.spawn(async move { sender.lock().await.deliver(deliveries).await });
+        let work = self.context.runtime.spawn(async move { sender.lock().await.deliver(deliveries).await });
         AtomicResponse::new(Box::pin(
             work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, true)),
         ))
@@ -106,7 +107,7 @@ impl Handler<Flush> for Publisher {
 
     fn handle(&mut self, _: Flush, _: &mut Self::Context) -> Self::Result {
         let sender = Arc::clone(&self.sender);
-        let work = self.shared.runtime.spawn(async move { sender.lock().await.flush().await });
+        let work = self.context.runtime.spawn(async move { sender.lock().await.flush().await });
         AtomicResponse::new(Box::pin(
             work.into_actor(self).map(|result, publisher, _| publisher.conclude(result, false)),
         ))

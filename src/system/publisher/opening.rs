@@ -28,7 +28,7 @@ impl BatchSender {
             Ok(()) => self.state.resume_if_reachable(),
             Err(error) => self.state.pause(&error.to_string(), false),
         }
-        self.shared.wake.notify_one();
+        self.context.wakeups.poller.notify_one();
     }
 
     /// Fences earlier sessions, and only then asks what they sent that the database does not have.
@@ -51,7 +51,7 @@ impl BatchSender {
     async fn raise_epochs(&self, shards: &[(Shard, i64)], refused: &[(Shard, i64)]) {
         for (shard, above) in refused {
             let Some((_, epoch)) = shards.iter().find(|(other, _)| other == shard) else { continue };
-            match self.shared.store.raise_epoch(self.shared.worker, shard, *epoch, *above).await {
+            match self.context.store.raise_epoch(self.context.worker, shard, *epoch, *above).await {
                 Ok(true) => tracing::warn!(
                     backend = %shard.lane, shard = shard.number, epoch, above,
                     "backend has a newer session than the database; raised the lease's epoch above it"
@@ -64,7 +64,7 @@ impl BatchSender {
         }
         if !refused.is_empty() {
             self.state.delay_open(pause_after(0));
-            self.shared.beat_now.notify_one();
+            self.context.wakeups.heartbeat.notify_one();
         }
     }
 
@@ -167,13 +167,13 @@ impl BatchSender {
         in_flight: &InFlight,
         rows: &[FetchedRow],
     ) -> Result<HashMap<String, Blocker>, BackendError> {
-        if self.shared.subscriptions().is_empty() {
+        if self.context.subscriptions().is_empty() {
             return Ok(HashMap::new());
         }
-        let holds = self.shared.settings.holds_on_failure(in_flight.lane());
+        let holds = self.context.settings.holds_on_failure(in_flight.lane());
         let mut found = HashMap::new();
         loop {
-            let answer = find_blockers(&*self.shared.store, in_flight, fetch, rows, false, holds).await;
+            let answer = find_blockers(&*self.context.store, in_flight, fetch, rows, false, holds).await;
             found.extend(answer.map_err(|error| cannot_compare(&error))?);
             if !fetch.is_cut(&found) {
                 return Ok(found);
@@ -225,8 +225,8 @@ impl BatchSender {
 
     /// Reads rows of the database. A row that is locked or refused there is read as unrecorded and settled like any other.
     async fn look_up(&self, lane: &str, sent: &[(Uuid, i64)]) -> Result<Vec<FetchedRow>, StoreError> {
-        self.shared.store.mark_failed_as_sent(sent).await?;
-        self.shared.store.find_unsettled(lane, sent).await
+        self.context.store.mark_failed_as_sent(sent).await?;
+        self.context.store.find_unsettled(lane, sent).await
     }
 }
 
