@@ -17,12 +17,12 @@ pub(crate) struct Credit {
     bytes_freed: AtomicI64,
     freed: Arc<Notify>,
     /// Reserved for the events in the journals of shards that wait for it.
-    reserved: Mutex<Room>,
+    reserved: Mutex<Amount>,
 }
 
 /// The memory that events need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct Amount {
     pub(crate) events: usize,
     pub(crate) bytes: usize,
 }
@@ -55,22 +55,22 @@ impl Credit {
     }
 
     /// The credit that nothing in memory uses.
-    pub(crate) fn free(&self) -> Room {
+    pub(crate) fn free(&self) -> Amount {
         let load = |left: &AtomicI64| usize::try_from(left.load(Ordering::Relaxed)).unwrap_or(0);
-        Room { events: load(&self.events), bytes: load(&self.bytes) }
+        Amount { events: load(&self.events), bytes: load(&self.bytes) }
     }
 
-    pub(crate) fn has(&self, room: Room) -> bool {
+    pub(crate) fn has(&self, amount: Amount) -> bool {
         let free = self.free();
-        self.is_whole() || (free.events >= room.events && free.bytes >= room.bytes)
+        self.is_whole() || (free.events >= amount.events && free.bytes >= amount.bytes)
     }
 
     /// Reserves this much of the credit, until it is free.
-    pub(crate) fn reserve(&self, room: Room) {
-        *self.reserved() = room;
+    pub(crate) fn reserve(&self, amount: Amount) {
+        *self.reserved() = amount;
     }
 
-    fn reserved(&self) -> MutexGuard<'_, Room> {
+    fn reserved(&self) -> MutexGuard<'_, Amount> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::backends::{Backends, SessionFactory};
 use super::circuit_breaker::CircuitBreaker;
 use super::clock::BootInstant;
-use super::credit::{Credit, Room};
+use super::credit::{Amount, Credit};
 use super::in_flight::InFlight;
 use super::refusals::Refusals;
 use crate::error::SettingsError;
@@ -66,7 +66,7 @@ struct Changing {
     /// Since when shards that this worker leases are not open.
     closed_since: Option<BootInstant>,
     /// The memory that shards wait for, and since when.
-    waiting: Option<(Room, BootInstant)>,
+    waiting: Option<(Amount, BootInstant)>,
 }
 
 impl PublisherState {
@@ -132,8 +132,9 @@ impl PublisherState {
     pub(crate) fn begin_open(self: &Arc<Self>, now: BootInstant) -> Option<OpenUnderWay> {
         let mut state = self.changing();
         let paused = state.breaker.is_paused(now) || state.open_after.is_some_and(|moment| now < moment);
-        let waits =
-            state.waiting.is_some_and(|(room, since)| !self.credit.has(room) && now.since(since) < self.longest_wait);
+        let waits = state
+            .waiting
+            .is_some_and(|(amount, since)| !self.credit.has(amount) && now.since(since) < self.longest_wait);
         if paused || waits || state.opening.is_some() {
             return None;
         }
@@ -174,21 +175,21 @@ impl PublisherState {
     /// Whether the shards have waited so long for memory that one of them is opened without.
     pub(crate) fn has_waited_too_long(&self, now: BootInstant) -> bool {
         let waiting = self.changing().waiting;
-        waiting.is_some_and(|(room, since)| !self.credit.has(room) && now.since(since) >= self.longest_wait)
+        waiting.is_some_and(|(amount, since)| !self.credit.has(amount) && now.since(since) >= self.longest_wait)
     }
 
     /// Ends the wait of shards for memory.
     pub(crate) fn end_wait_for_memory(&self) {
         if self.changing().waiting.take().is_some() {
-            self.credit.reserve(Room::default());
+            self.credit.reserve(Amount::default());
         }
     }
 
     /// Opens no more shards until this much memory is free, which is reserved.
-    pub(crate) fn wait_for_memory(&self, room: Room) {
-        let (events, bytes) = (room.events.min(self.credit.most_events), room.bytes.min(self.credit.most_bytes));
-        self.credit.reserve(Room { events, bytes });
-        self.changing().waiting = Some((room, BootInstant::now()));
+    pub(crate) fn wait_for_memory(&self, amount: Amount) {
+        let (events, bytes) = (amount.events.min(self.credit.most_events), amount.bytes.min(self.credit.most_bytes));
+        self.credit.reserve(Amount { events, bytes });
+        self.changing().waiting = Some((amount, BootInstant::now()));
     }
 
     // The breaker.

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tracing::Instrument;
 
 use super::batch_sender::BatchSender;
-use crate::backend::session::{OutgoingEvent, SendResult};
+use crate::backend::session::{BatchResult, OutgoingEvent, SendResult};
 use crate::event::OutboxEvent;
 use crate::system::clock::BootInstant;
 use crate::system::delivery::Delivery;
@@ -103,7 +103,7 @@ impl BatchSender {
     }
 
     /// Sends one piece; returns whether more may follow.
-    async fn send(&mut self, mut piece: Vec<Delivery>) -> bool {
+    async fn send(&mut self, piece: Vec<Delivery>) -> bool {
         self.note_settled();
         let outgoing: Vec<OutgoingEvent> = piece
             .iter()
@@ -118,6 +118,24 @@ impl BatchSender {
         (self.asked, self.idle_checks) = (BootInstant::now(), 0);
         self.state.metrics.publish.record(BootInstant::now().since(began));
         drop(outgoing);
+        self.apply(&sent, &piece);
+        let (accepted, failures) = self.divide(piece, sent.answers, &sending);
+        sending.end();
+        self.poison.passed(accepted.iter().map(|delivery| delivery.id));
+        if !accepted.is_empty() && sent.unavailable.is_none() {
+            self.note_proof();
+        }
+        let go_on = sent.unavailable.is_none() && sent.closed.is_empty();
+        self.pass_on(accepted).await;
+        self.fail(failures).await;
+        if !go_on {
+            self.context.wakeups.poller.notify_one();
+        }
+        go_on
+    }
+
+    /// Closes the shards that the backend closed, and slows down or recovers.
+    fn apply(&mut self, sent: &BatchResult, piece: &[Delivery]) {
         // Closed before anything is released, so that nothing is read again under the old session.
         if sent.unavailable.is_some() {
             self.state.close_all();
@@ -129,7 +147,7 @@ impl BatchSender {
         }
         if let Some(unavailable) = &sent.unavailable {
             self.batch = (self.batch / 2).max(1);
-            if let [only] = piece.as_slice() {
+            if let [only] = piece {
                 self.poison.failed_alone(only.id, !unavailable.is_its_state);
             }
             self.state.pause(&unavailable.to_string(), true);
@@ -140,9 +158,18 @@ impl BatchSender {
         } else {
             self.batch = (self.batch * 2).min(self.context.settings.worker.batch_size);
         }
+    }
+
+    /// Divides a piece by the backend's answers: accepted, and refused.
+    fn divide(
+        &self,
+        mut piece: Vec<Delivery>,
+        answers: Vec<SendResult>,
+        sending: &Sending,
+    ) -> (Vec<Delivery>, Vec<Failure>) {
         let now = self.context.liveness.database_now();
         let (mut accepted, mut failures) = (Vec::with_capacity(piece.len()), Vec::new());
-        for (mut delivery, answer) in piece.drain(..).zip(sent.answers) {
+        for (mut delivery, answer) in piece.drain(..).zip(answers) {
             match answer {
                 SendResult::Accepted => {
                     delivery.accept();
@@ -160,18 +187,7 @@ impl BatchSender {
                 SendResult::NotSent => drop(delivery),
             }
         }
-        sending.end();
-        self.poison.passed(accepted.iter().map(|delivery| delivery.id));
-        if !accepted.is_empty() && sent.unavailable.is_none() {
-            self.note_proof();
-        }
-        let go_on = sent.unavailable.is_none() && sent.closed.is_empty();
-        self.pass_on(accepted).await;
-        self.fail(failures).await;
-        if !go_on {
-            self.context.wakeups.poller.notify_one();
-        }
-        go_on
+        (accepted, failures)
     }
 
     fn note_proof(&self) {

@@ -11,7 +11,7 @@ use crate::backend::session::ShardsOpened;
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchedRow, Shard};
 use crate::system::clock::BootInstant;
-use crate::system::credit::Room;
+use crate::system::credit::Amount;
 use crate::system::delivery::Delivery;
 use crate::system::in_flight::{Fetch, InFlight};
 use crate::system::predecessors::find_blockers;
@@ -90,7 +90,7 @@ impl BatchSender {
         Ok(())
     }
 
-    fn wait_for_memory(&self, short: Room) {
+    fn wait_for_memory(&self, short: Amount) {
         tracing::info!(
             backend = %self.state.name, short.events, short.bytes,
             "events of earlier sessions wait for free memory"
@@ -117,14 +117,14 @@ impl BatchSender {
         in_flight: &Arc<InFlight>,
         group: &[WaitingShard<'_>],
         beyond: bool,
-    ) -> Result<Option<Room>, BackendError> {
+    ) -> Result<Option<Amount>, BackendError> {
         let credit = Arc::clone(&self.state.credit);
         if let [only] = group
             && !beyond
             && only.events > credit.free().events
             && !credit.is_whole()
         {
-            return Ok(Some(Room { events: only.events, bytes: 0 }));
+            return Ok(Some(Amount { events: only.events, bytes: 0 }));
         }
         let mut fetch = in_flight.begin_fetch();
         let sent: Vec<(Uuid, i64)> = group.iter().flat_map(|waiting| waiting.journal.sent.iter().copied()).collect();
@@ -196,7 +196,7 @@ impl BatchSender {
             .ok_or_else(|| BackendError::Unavailable("a replayed event is not yet recorded as sent before".to_owned()))
     }
 
-    fn say_beyond(&self, journal: &ShardJournal, needed: Room) {
+    fn say_beyond(&self, journal: &ShardJournal, needed: Amount) {
         let free = self.state.credit.free();
         if needed.events > free.events || needed.bytes > free.bytes {
             tracing::warn!(
@@ -276,8 +276,8 @@ fn journals(shards: &[(Shard, i64)], opened: ShardsOpened) -> Vec<ShardJournal> 
     journals.into_values().collect()
 }
 
-fn memory_for(rows: &[FetchedRow], in_memory: &HashSet<Uuid>) -> Room {
+fn memory_for(rows: &[FetchedRow], in_memory: &HashSet<Uuid>) -> Amount {
     let new = rows.iter().filter(|row| !in_memory.contains(&row.id));
     let size = |row: &FetchedRow| row.event.as_ref().map_or(0, |event| event.size());
-    new.fold(Room::default(), |room, row| Room { events: room.events + 1, bytes: room.bytes + size(row) })
+    new.fold(Amount::default(), |amount, row| Amount { events: amount.events + 1, bytes: amount.bytes + size(row) })
 }
