@@ -12,12 +12,12 @@ use utoipa::openapi::server::Server;
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
-use super::access::SignIn;
+use super::auth::{AccessError, SignIn};
 use super::methods::{get, post};
-use super::middleware::{AccessError, Base};
-use super::queries::{self, LARGEST_PAGE, OverviewCache, PAGE};
-use super::requests::{ActionName, Cursor, Filter, FilterAlone, PageRequest, known_names};
-use super::responses::{Changed, Count, EventListItem, Events, Overview};
+use super::queries::{self, OverviewCache};
+use super::request_info::Base;
+use super::requests::{ActionName, Cursor, Filter, FilterAlone, PageQuery, known_names};
+use super::responses::{Changed, Count, EventListItem, Events, Overview, status_of};
 use super::single_flight::CachedValue;
 use actix_outbox::Explanation;
 use actix_outbox::OutboxEvent;
@@ -102,7 +102,7 @@ impl ResponseError for Problem {
 
 impl From<&StoreError> for Problem {
     fn from(error: &StoreError) -> Self {
-        Self::new(super::status_of(error), error.to_string())
+        Self::new(status_of(error), error.to_string())
     }
 }
 
@@ -193,53 +193,6 @@ async fn overview(admin: web::Data<OutboxAdmin>, cache: web::Data<OverviewCache>
             StatusCode::SERVICE_UNAVAILABLE,
             "counting the events takes longer than 20 s; try again later",
         )),
-    }
-}
-
-/// The order of a list: by `created_at`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Order {
-    #[default]
-    Newest,
-    Oldest,
-}
-
-/// The page of a list.
-#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(default)]
-pub(super) struct PageQuery {
-    /// Newest first, or oldest first.
-    #[param(inline)]
-    pub(super) order: Order,
-    /// `next` of the previous page.
-    #[param(inline)]
-    pub(super) after: Option<Cursor>,
-    /// Events on a page.
-    #[param(minimum = 1, maximum = 200, default = 50)]
-    pub(super) limit: Option<u16>,
-    /// Scan up to ten seconds instead of 40 ms for events that no index finds.
-    #[param(inline)]
-    pub(super) patient: bool,
-}
-
-impl PageQuery {
-    /// # Errors
-    /// If `limit` is out of range.
-    pub(super) fn limit(&self) -> Result<u16, String> {
-        match self.limit {
-            None => Ok(PAGE),
-            Some(limit @ 1..=LARGEST_PAGE) => Ok(limit),
-            Some(_) => Err(format!("`limit` must be between 1 and {LARGEST_PAGE}")),
-        }
-    }
-
-    /// # Errors
-    /// If `limit` is out of range.
-    pub(super) fn wanted(&self) -> Result<PageRequest, String> {
-        let newest_first = self.order == Order::Newest;
-        Ok(PageRequest { newest_first, after: self.after, limit: self.limit()?, is_patient: self.patient })
     }
 }
 

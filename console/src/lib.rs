@@ -18,74 +18,40 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
-mod access;
 mod api;
 mod assets;
+mod auth;
+mod error;
 mod limits;
 mod methods;
 mod middleware;
 mod pages;
 mod queries;
+mod request_info;
 mod requests;
 mod responses;
 mod single_flight;
 
 use std::sync::Arc;
 
+use actix_web::HttpResponse;
 use actix_web::dev::HttpServiceFactory;
-use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 
-pub use self::access::Access;
+pub use self::auth::Access;
+use self::auth::AccessError;
+pub use self::error::WebError;
 use self::limits::Limits;
+use self::middleware::Checks;
 use self::queries::OverviewCache;
-use actix_outbox::{OutboxAdmin, Settings, StoreError, SystemError};
+use self::request_info::{API, RequestInfo};
+use actix_outbox::{OutboxAdmin, Settings};
 
 /// The console's own connections, at most: pages do not wait for a worker's connections, nor the worker for theirs.
 const CONNECTIONS: usize = 4;
 
 /// Larger requests are refused.
 const MOST_BYTES: usize = 64 * 1024;
-
-/// Why the console cannot be created.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WebError {
-    /// The secret is short enough to guess.
-    #[error(
-        "the console's secret is too short: it needs at least {shortest} bytes; `openssl rand -hex 32` makes a good one"
-    )]
-    ShortSecret {
-        /// The minimum in bytes.
-        shortest: usize,
-    },
-    /// The file of a secret cannot be read.
-    #[error("the console's secret cannot be read from {path}: {reason}")]
-    SecretFile {
-        /// The file.
-        path: String,
-        /// The operating system's error.
-        reason: std::io::Error,
-    },
-    /// A reader's secret without an operators' secret: no operator could change anything.
-    #[error("web.reader_secret is set without web.operator_secret; set both")]
-    ReadersAlone,
-    /// A host name that no browser sends.
-    #[error("web.hosts: {name:?} is not a valid name; write one without a port, such as outbox.example.com")]
-    HostName {
-        /// The configured text.
-        name: String,
-    },
-    /// Neither an address nor a network.
-    #[error("web.proxies: {address:?} is neither an address nor a network, such as 10.0.0.7 or 10.0.0.0/24")]
-    Proxy {
-        /// The configured text.
-        address: String,
-    },
-    /// The settings name no usable database.
-    #[error(transparent)]
-    System(#[from] SystemError),
-}
 
 /// The console of one outbox. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
@@ -111,19 +77,10 @@ impl Console {
     }
 }
 
-/// The HTTP status of a store's error.
-fn status_of(error: &StoreError) -> StatusCode {
-    match error {
-        StoreError::NotFound(_) => StatusCode::NOT_FOUND,
-        error if error.is_transient() => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
 /// The console's pages under `path` and its API under `path/api/v1`. With an empty path it handles every request that no
 /// earlier registered service handles.
 pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
-    let guarded = console.clone();
+    let checks = Checks { access: Arc::clone(&console.access), limits: Arc::clone(&console.limits), refused };
     actix_web::web::scope(path)
         .app_data(actix_web::web::Data::new(console.admin.clone()))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.overview)))
@@ -135,5 +92,10 @@ pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
         .configure(assets::routes)
         .configure(api::routes)
         .configure(pages::routes)
-        .wrap(from_fn(move |request, next| middleware::guard(guarded.clone(), request, next)))
+        .wrap(from_fn(move |request, next| middleware::guard(checks.clone(), request, next)))
+}
+
+/// A refused request gets its response in the form of what it asked for, whether or not its path exists.
+fn refused(refusal: AccessError, request: &RequestInfo) -> HttpResponse {
+    if request.path.starts_with(API) { api::refused(refusal) } else { pages::refused(refusal, request) }
 }

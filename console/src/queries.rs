@@ -9,14 +9,10 @@ use actix_outbox::admin::{OutboxStatus, Resolution, Selection};
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::access::Role;
-use super::requests::{Cursor, Filter, PageRequest};
+use super::auth::Role;
+use super::requests::{Cursor, Filter, LARGEST_PAGE, PageRequest};
 use super::responses::{Changed, Count, Detail, EventListItem, Events, Outcome, Overview};
 use super::single_flight::{CachedValue, SingleFlightCache};
-
-/// Events on a page: the default, and the maximum.
-pub(crate) const PAGE: u16 = 50;
-pub(crate) const LARGEST_PAGE: u16 = 200;
 
 /// How long events without a suitable index are scanned for: by default, and with `patient`.
 const SCAN_TIME: Duration = Duration::from_millis(40);

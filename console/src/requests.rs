@@ -11,6 +11,10 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 use actix_outbox::Status;
 use actix_outbox::admin::{Action, CreatedCursor, EventFilter, InvalidCursor};
 
+/// Events on a page: the default, and the maximum.
+const PAGE: u16 = 50;
+pub(crate) const LARGEST_PAGE: u16 = 200;
+
 /// Selects events. A missing field does not filter.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
@@ -106,6 +110,53 @@ pub(crate) struct PageRequest {
     pub(crate) limit: u16,
     /// The caller accepts a longer scan.
     pub(crate) is_patient: bool,
+}
+
+/// The order of a list: by `created_at`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Order {
+    #[default]
+    Newest,
+    Oldest,
+}
+
+/// The page of a list.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct PageQuery {
+    /// Newest first, or oldest first.
+    #[param(inline)]
+    pub(crate) order: Order,
+    /// `next` of the previous page.
+    #[param(inline)]
+    pub(crate) after: Option<Cursor>,
+    /// Events on a page.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    pub(crate) limit: Option<u16>,
+    /// Scan up to ten seconds instead of 40 ms for events that no index finds.
+    #[param(inline)]
+    pub(crate) patient: bool,
+}
+
+impl PageQuery {
+    /// # Errors
+    /// If `limit` is out of range.
+    fn limit(&self) -> Result<u16, String> {
+        match self.limit {
+            None => Ok(PAGE),
+            Some(limit @ 1..=LARGEST_PAGE) => Ok(limit),
+            Some(_) => Err(format!("`limit` must be between 1 and {LARGEST_PAGE}")),
+        }
+    }
+
+    /// # Errors
+    /// If `limit` is out of range.
+    pub(crate) fn wanted(&self) -> Result<PageRequest, String> {
+        let newest_first = self.order == Order::Newest;
+        Ok(PageRequest { newest_first, after: self.after, limit: self.limit()?, is_patient: self.patient })
+    }
 }
 
 /// An action on events, without the reason of `fail`.

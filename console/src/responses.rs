@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use actix_web::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -11,7 +12,16 @@ use super::requests::Cursor;
 use actix_outbox::Explanation;
 use actix_outbox::admin::{BackendStatus, WorkerStatus};
 use actix_outbox::admin::{HistoryBucket, Unreadable};
-use actix_outbox::{OutboxEvent, Status};
+use actix_outbox::{OutboxEvent, Status, StoreError};
+
+/// The HTTP status of a store's error.
+pub(crate) fn status_of(error: &StoreError) -> StatusCode {
+    match error {
+        StoreError::NotFound(_) => StatusCode::NOT_FOUND,
+        error if error.is_transient() => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
 
 /// The state of the outbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]

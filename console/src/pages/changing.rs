@@ -6,10 +6,12 @@ use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
 use uuid::Uuid;
 
+use super::error::{PageError, PageResult};
+use super::events;
+use super::format::events_count;
+use super::forms::{read, without_empty};
 use super::layout::PageLayout;
-use super::{PageError, PageResult, events, events_count, read, without_empty};
-use crate::access::Role;
-use crate::middleware::{AccessError, CSRF_FIELD};
+use crate::auth::{AccessError, CSRF_FIELD, Role};
 use crate::queries;
 use crate::requests::{ActionName, Cursor, Filter, known_names};
 

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 
-use super::grouped;
+use super::format::grouped;
 use crate::responses::Outcome;
 
 const WIDTH: i32 = 900;

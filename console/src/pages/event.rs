@@ -6,8 +6,10 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::error::{PageError, PageResult};
+use super::events;
+use super::format::{shortened, status, time};
 use super::layout::PageLayout;
-use super::{PageError, PageResult, events, shortened, status, time};
 use crate::queries;
 use crate::responses::Detail;
 use actix_outbox::OutboxAdmin;

@@ -6,11 +6,12 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::error::{PageError, PageResult};
+use super::format::{STATUSES, shortened, status, time};
+use super::forms::{read, without_empty};
 use super::layout::PageLayout;
-use super::{PageError, PageResult, STATUSES, read, see_other, shortened, status, time, without_empty};
-use crate::api::{Order, PageQuery};
 use crate::queries;
-use crate::requests::{Filter, text};
+use crate::requests::{Filter, Order, PageQuery, text};
 use crate::responses::EventListItem;
 use actix_outbox::OutboxAdmin;
 
@@ -33,7 +34,7 @@ pub(super) async fn show(layout: PageLayout, admin: web::Data<OutboxAdmin>, requ
     let EventSearch { search } = read(&query).map_err(bad)?;
     let search = search.unwrap_or_default().trim().to_owned();
     if let Ok(id) = search.parse::<Uuid>() {
-        return Ok(see_other(&layout.link(&format!("/events/{id}"))));
+        return Ok(layout.see_other(&format!("/events/{id}")));
     }
     if !search.is_empty() {
         filter.subject = Some(search);

@@ -1,16 +1,15 @@
-//! The layout of every page: head, navigation and error pages.
+//! The layout of every page: head, navigation and error pages; and redirects to another page.
 
 use std::future::{Ready, ready};
 
 use actix_web::dev::Payload;
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse};
 use maud::{DOCTYPE, Markup, html};
 
-use super::SIGN_OUT;
-use crate::access::{Role, SignIn};
 use crate::assets;
-use crate::middleware::{Base, CSRF_FIELD};
+use crate::auth::{CSRF_FIELD, Role, SignIn};
+use crate::request_info::{Base, SIGN_OUT};
 
 /// htmx: no styles of its own, no code in attributes, no requests to other sites.
 const HTMX: &str =
@@ -54,6 +53,11 @@ impl PageLayout {
         format!("{}{path}", self.base.path)
     }
 
+    /// A redirect to a page of the console.
+    pub(super) fn see_other(&self, path: &str) -> HttpResponse {
+        HttpResponse::SeeOther().insert_header((header::LOCATION, self.link(path))).finish()
+    }
+
     pub(super) fn may_change(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.role == Role::Operator)
     }
@@ -69,7 +73,7 @@ impl PageLayout {
 
     /// A page. `at` is its path in the navigation.
     pub(super) fn page(&self, title: &str, at: &str, content: &Markup) -> HttpResponse {
-        super::page(StatusCode::OK, self.document(title, at, content))
+        page(StatusCode::OK, self.document(title, at, content))
     }
 
     pub(super) fn error_page(&self, status: StatusCode, message: &str) -> HttpResponse {
@@ -79,7 +83,7 @@ impl PageLayout {
             p class="notice bad" role="alert" { (message) }
             p { a href=(self.link("/")) { "Back to the overview" } }
         };
-        super::page(status, self.document(title, "", &content))
+        page(status, self.document(title, "", &content))
     }
 
     fn document(&self, title: &str, at: &str, content: &Markup) -> Markup {
@@ -127,4 +131,11 @@ impl PageLayout {
             }
         }
     }
+}
+
+/// The response with a page.
+fn page(status: StatusCode, markup: maud::Markup) -> HttpResponse {
+    HttpResponse::build(status)
+        .insert_header((header::CONTENT_TYPE, "text/html; charset=utf-8"))
+        .body(markup.into_string())
 }

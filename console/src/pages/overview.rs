@@ -8,8 +8,9 @@ use chrono::{DurationRound, TimeDelta};
 use maud::{Markup, html};
 
 use super::chart::{self, Bars};
+use super::error::{PageError, PageResult};
+use super::format::{STATUSES, grouped, shortened, time};
 use super::layout::PageLayout;
-use super::{PageError, PageResult, STATUSES, grouped, shortened, time};
 use crate::queries::OverviewCache;
 use crate::responses::Overview;
 use crate::single_flight::CachedValue;

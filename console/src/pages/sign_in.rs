@@ -6,9 +6,8 @@ use maud::html;
 use serde::Deserialize;
 
 use super::layout::PageLayout;
-use super::see_other;
-use crate::access::{Access, SignIn};
-use crate::middleware::SIGN_IN;
+use crate::auth::{Access, SignIn};
+use crate::request_info::SIGN_IN;
 
 #[derive(Deserialize)]
 pub(super) struct Then {
@@ -66,14 +65,14 @@ pub(super) async fn sign_in(layout: PageLayout, access: web::Data<Access>, given
     };
     tracing::info!(?role, "user signed in to the console");
     let cookie = access.cookie(&SignIn::new(role), &layout.base().cookie);
-    let mut response = see_other(&layout.link(then.page()));
+    let mut response = layout.see_other(then.page());
     // The cookie contains only characters that a header allows.
     let _ = response.add_cookie(&cookie);
     response
 }
 
 pub(super) async fn sign_out(layout: PageLayout) -> HttpResponse {
-    let mut response = see_other(&layout.link(SIGN_IN));
+    let mut response = layout.see_other(SIGN_IN);
     let _ = response.add_cookie(&layout.base().cookie.removal());
     response
 }

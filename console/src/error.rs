@@ -1,0 +1,43 @@
+//! Why the console cannot be created.
+
+use actix_outbox::SystemError;
+
+/// Why the console cannot be created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebError {
+    /// The secret is short enough to guess.
+    #[error(
+        "the console's secret is too short: it needs at least {shortest} bytes; `openssl rand -hex 32` makes a good one"
+    )]
+    ShortSecret {
+        /// The minimum in bytes.
+        shortest: usize,
+    },
+    /// The file of a secret cannot be read.
+    #[error("the console's secret cannot be read from {path}: {reason}")]
+    SecretFile {
+        /// The file.
+        path: String,
+        /// The operating system's error.
+        reason: std::io::Error,
+    },
+    /// A reader's secret without an operators' secret: no operator could change anything.
+    #[error("web.reader_secret is set without web.operator_secret; set both")]
+    ReadersAlone,
+    /// A host name that no browser sends.
+    #[error("web.hosts: {name:?} is not a valid name; write one without a port, such as outbox.example.com")]
+    HostName {
+        /// The configured text.
+        name: String,
+    },
+    /// Neither an address nor a network.
+    #[error("web.proxies: {address:?} is neither an address nor a network, such as 10.0.0.7 or 10.0.0.0/24")]
+    Proxy {
+        /// The configured text.
+        address: String,
+    },
+    /// The settings name no usable database.
+    #[error(transparent)]
+    System(#[from] SystemError),
+}
