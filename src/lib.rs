@@ -35,7 +35,6 @@ pub mod blocking;
 mod cloud_event;
 mod error;
 mod event;
-mod event_json;
 mod fault_injection;
 #[cfg(any(test, feature = "bench-api"))]
 mod fixtures;
@@ -51,11 +50,10 @@ mod trace;
 
 pub use admin::{Explanation, OutboxAdmin, Reason};
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
+pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{JsonText, OutboxEvent, Status};
-pub use publish::{
-    CLOUD_EVENT_NAMESPACE, DEFAULT_MAX_EVENT_BYTES, NewEvent, OutboxDatabase, PublishEvent, publish, publish_many,
-};
+pub use publish::{DEFAULT_MAX_EVENT_BYTES, NewEvent, OutboxDatabase, PublishEvent, publish, publish_many};
 pub use settings::{
     DURATION_FORMATS, DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit, RetentionSettings,
     RetryBackoff, Secret, SentinelSettings, Settings, WaitReplicas, WebSettings, WorkerSettings, parse_duration,

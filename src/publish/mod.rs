@@ -1,7 +1,6 @@
 //! Publishing on the caller's own connection: the event is part of the caller's transaction.
 
 mod database_error;
-mod from_cloud_event;
 mod jsonb_limits;
 mod new_event;
 mod validate;
@@ -12,9 +11,8 @@ use diesel::connection::LoadConnection;
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, TransactionManager};
 
-pub use from_cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, PublishEvent};
-pub(crate) use validate::{RESERVED_NAMES, ValidEvent};
+pub(crate) use validate::{ValidEvent, escape_for_message};
 
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;

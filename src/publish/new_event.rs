@@ -33,13 +33,13 @@ pub const DEFAULT_MAX_EVENT_BYTES: usize = 1 << 20;
 #[must_use = "an event is written when it is given to `publish`"]
 pub struct NewEvent {
     pub(super) id: Option<Uuid>,
-    pub(super) event_type: String,
-    pub(super) source: String,
+    pub(crate) event_type: String,
+    pub(crate) source: String,
     pub(super) subject: String,
-    pub(super) data_content_type: Option<String>,
+    pub(crate) data_content_type: Option<String>,
     pub(super) data_schema: Option<String>,
     pub(super) data: Option<Result<String, String>>,
-    pub(super) data_binary: Option<Vec<u8>>,
+    pub(crate) data_binary: Option<Vec<u8>>,
     pub(super) schedule: Schedule,
     pub(super) max_retries: Option<i32>,
     /// Used if `max_retries` is not given.

@@ -6,14 +6,10 @@ use chrono::Datelike;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::from_cloud_event::derived_id;
 use super::jsonb_limits;
 use super::new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, Schedule};
+use crate::cloud_event::{RESERVED_NAMES, derived_id};
 use crate::error::InvalidEvent;
-
-/// Attribute names that CloudEvents defines, which an extension cannot use.
-pub(crate) const RESERVED_NAMES: [&str; 10] =
-    ["specversion", "type", "source", "id", "time", "subject", "datacontenttype", "dataschema", "data", "data_base64"];
 
 const MAX_TEXT: usize = 255;
 const MAX_CONTENT_TYPE: usize = 100;
@@ -254,7 +250,7 @@ fn config(pairs: &[(String, Value)]) -> Result<(), InvalidEvent> {
 }
 
 /// A name, shortened and escaped for a message.
-pub(super) fn escape_for_message(name: &str) -> String {
+pub(crate) fn escape_for_message(name: &str) -> String {
     name.chars().take(40).flat_map(char::escape_default).collect()
 }
 

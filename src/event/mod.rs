@@ -1,5 +1,7 @@
 //! Events: those that applications publish, and those that the outbox stores.
 
+mod json;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;

@@ -190,7 +190,7 @@ proptest! {
             Some(bytes) => event.binary(bytes),
             None => event.data(json!({ payload: number })),
         };
-        let event = match crate::publish::RESERVED_NAMES.contains(&extension.as_str()) {
+        let event = match RESERVED_NAMES.contains(&extension.as_str()) {
             true => event,
             false => event.extension(extension, flag),
         };

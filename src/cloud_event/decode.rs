@@ -3,22 +3,11 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
-use uuid::{Uuid, uuid};
+use uuid::Uuid;
 
-use super::new_event::NewEvent;
-use super::validate::escape_for_message;
-use crate::cloud_event::object_pairs;
+use super::attributes::object_pairs;
 use crate::error::InvalidEvent;
-
-/// The namespace of the version 5 UUIDs that this library derives for CloudEvents whose id is not a UUID.
-///
-/// The name in it is the event's `source`, a line feed, and its `id`.
-pub const CLOUD_EVENT_NAMESPACE: Uuid = uuid!("92c7ef9c-8473-4892-9e64-9b5a1af2e369");
-
-/// The row's id for another producer's event. No attribute contains a line feed, so no two pairs share a name.
-pub(super) fn derived_id(source: &str, id: &str) -> Uuid {
-    Uuid::new_v5(&CLOUD_EVENT_NAMESPACE, format!("{source}\n{id}").as_bytes())
-}
+use crate::publish::{NewEvent, escape_for_message};
 
 impl NewEvent {
     /// Reads a CloudEvent 1.0 in the JSON format.
@@ -26,7 +15,7 @@ impl NewEvent {
     /// - `data` keeps its text, `data_base64` is decoded.
     /// - `partitionkey` becomes the partition key; attributes that CloudEvents does not define become extensions.
     /// - A UUID in `id` becomes the event's id. Any other `id` is stored unchanged, next to a version 5 id that is
-    ///   derived from `source` and `id` (see [`CLOUD_EVENT_NAMESPACE`]).
+    ///   derived from `source` and `id` (see [`CLOUD_EVENT_NAMESPACE`](crate::CLOUD_EVENT_NAMESPACE)).
     /// - `time` must be a timestamp and is not stored: the time of an outbox event is when it was written.
     /// - An attribute that is `null` counts as missing.
     ///
@@ -62,10 +51,16 @@ impl NewEvent {
         Ok(event.with_cloud_event_id(id.ok_or_else(|| InvalidEvent::new("id", "is missing"))?))
     }
 
-    fn with_attribute(self, name: &str, raw: &str) -> Result<Self, InvalidEvent> {
+    fn with_attribute(mut self, name: &str, raw: &str) -> Result<Self, InvalidEvent> {
         Ok(match name {
-            "type" => Self { event_type: text_of(name, raw)?, ..self },
-            "source" => Self { source: text_of(name, raw)?, ..self },
+            "type" => {
+                self.event_type = text_of(name, raw)?;
+                self
+            }
+            "source" => {
+                self.source = text_of(name, raw)?;
+                self
+            }
             "subject" => self.subject(text_of(name, raw)?),
             "datacontenttype" => self.content_type(text_of(name, raw)?),
             "dataschema" => self.data_schema(text_of(name, raw)?),
@@ -131,6 +126,7 @@ fn extension_value(name: &str, raw: &str) -> Result<Value, InvalidEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud_event::derived_id;
     use crate::publish::ValidEvent;
 
     fn read(attributes: &str) -> Result<NewEvent, InvalidEvent> {

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::event::{JsonText, OutboxEvent, Status};
+use super::{JsonText, OutboxEvent, Status};
 
 /// The keys are the table's columns; binary data is base64, and times are RFC 3339 in UTC with microseconds.
 impl Serialize for OutboxEvent {

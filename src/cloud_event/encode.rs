@@ -1,17 +1,14 @@
 //! Events as CloudEvents in the JSON format, as other systems receive them.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use chrono::{DateTime, Datelike, Timelike, Utc};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::attributes::{RESERVED_NAMES, object_pairs};
 use crate::event::{JsonText, OutboxEvent};
-use crate::publish::RESERVED_NAMES;
 
 /// The event as a CloudEvent: compact JSON in django-broadcaster's order; `data` is the database's unchanged text.
 pub(crate) fn to_json(event: &OutboxEvent) -> String {
@@ -117,43 +114,6 @@ fn push_two(out: &mut String, number: u32) {
     out.extend([number / 10, number % 10].iter().filter_map(|digit| char::from_digit(*digit, 10)));
 }
 
-/// The pairs of a JSON object in the order of its text, with unparsed values.
-pub(crate) fn object_pairs(text: &str) -> serde_json::Result<Vec<(Cow<'_, str>, &RawValue)>> {
-    if text == "{}" {
-        return Ok(Vec::new());
-    }
-    serde_json::from_str::<Pairs<'_>>(text).map(|pairs| pairs.0)
-}
-
-struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Pairs<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Pairs<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some((Name(name), value)) = map.next_entry()? {
-                    pairs.push((name, value));
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
-}
-
-#[derive(serde::Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
 #[cfg(test)]
-#[path = "cloud_event_tests.rs"]
+#[path = "encode_tests.rs"]
 mod tests;

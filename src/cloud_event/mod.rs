@@ -1,0 +1,13 @@
+//! Events as CloudEvents in the JSON format: written for other systems, and read from other producers.
+
+mod attributes;
+mod decode;
+mod encode;
+
+pub use self::attributes::CLOUD_EVENT_NAMESPACE;
+#[cfg(feature = "redis")]
+pub(crate) use self::attributes::object_pairs;
+pub(crate) use self::attributes::{RESERVED_NAMES, derived_id};
+#[cfg(feature = "redis")]
+pub(crate) use self::encode::push_isoformat;
+pub(crate) use self::encode::to_json;
