@@ -1,30 +1,20 @@
 //! Connects with TLS by `sslmode`, and interprets the driver's errors.
 
-use std::error::Error;
-use std::fmt::Display;
 use std::future::ready;
-use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use futures_util::stream::{BoxStream, poll_fn};
 use futures_util::{StreamExt, TryStreamExt};
-use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
-use super::diagnosis::Cause;
+use super::errors::chain;
 use super::index_plans::IndexPlans;
 use super::pulse::Pulse;
+use super::tls::{encrypted, verified};
 use crate::error::StoreError;
 
 /// The time limit for connecting, and for getting a connection from a pool.
@@ -49,7 +39,7 @@ pub(crate) struct Target {
     server: AtomicI64,
     tls: Option<MakeRustlsConnect>,
     /// Host and database for messages, without the password.
-    shown: String,
+    pub(super) shown: String,
 }
 
 impl Target {
@@ -150,61 +140,6 @@ impl Target {
     pub(super) fn has_moved_from(&self, server: i64) -> bool {
         self.server.load(Ordering::Acquire) != server
     }
-
-    pub(super) fn connect_error(&self, error: &DriverError) -> StoreError {
-        if was_found_read_only(error) { self.read_only() } else { self.unreachable(chain(error)) }
-    }
-
-    fn read_only(&self) -> StoreError {
-        StoreError::ReadOnly { target: self.shown.clone() }
-    }
-
-    pub(super) fn unreachable(&self, reason: impl Display) -> StoreError {
-        StoreError::Unreachable { target: self.shown.clone(), reason: reason.to_string() }
-    }
-
-    pub(super) fn not_migrated(&self, state: &'static str) -> StoreError {
-        StoreError::NotMigrated { target: self.shown.clone(), state }
-    }
-
-    pub(super) fn not_adoptable(&self, objections: String) -> StoreError {
-        StoreError::NotAdoptable { target: self.shown.clone(), objections }
-    }
-
-    /// Converts a statement's error with what was found out about it; see `diagnosis`.
-    pub(super) fn explained_error(
-        &self,
-        operation: &'static str,
-        error: &DieselError,
-        cause: Option<Cause>,
-    ) -> StoreError {
-        match cause {
-            Some(Cause::Tables(state)) => self.not_migrated(state),
-            Some(Cause::Forbidden) => StoreError::Query { operation, transient: false, reason: chain(error) },
-            None => self.query_error(operation, error),
-        }
-    }
-
-    /// Converts a statement's error.
-    pub(super) fn query_error(&self, operation: &'static str, error: &DieselError) -> StoreError {
-        if let DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) = error {
-            return self.read_only();
-        }
-        StoreError::Query { operation, transient: is_transient(error), reason: chain(error) }
-    }
-
-    /// Converts an error of the plain driver.
-    pub(super) fn driver_error(&self, operation: &'static str, error: &tokio_postgres::Error) -> StoreError {
-        match error.code() {
-            Some(&SqlState::UNDEFINED_TABLE) => self.not_migrated("missing"),
-            Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => self.read_only(),
-            Some(&SqlState::LOCK_NOT_AVAILABLE) => StoreError::Locked { operation },
-            Some(state) if is_refusal(state.code()) => {
-                StoreError::Refused { operation, sqlstate: state.code().to_owned(), reason: chain(error) }
-            }
-            _ => StoreError::Query { operation, transient: true, reason: chain(error) },
-        }
-    }
 }
 
 /// Awaits a result on a connection whose messages no other task reads.
@@ -234,128 +169,6 @@ fn notice_silence(config: &mut Config) {
     }
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(KEEPALIVE_IDLE);
-    }
-}
-
-/// Whether the driver, connecting, refused the server because it does not accept writes. The operating system's refusals
-/// have a number.
-fn was_found_read_only(error: &DriverError) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied && cause.raw_os_error().is_none())
-}
-
-/// Classes about the state of the server or the connection, not about a statement's values: warnings, connection,
-/// transaction state, a statement that is no longer kept, authorization, no such database, rollback, resources, object
-/// state, intervention, system errors.
-const STATE_CLASSES: [&str; 11] = ["01", "08", "25", "26", "28", "3D", "40", "53", "55", "57", "58"];
-
-/// Whether the error is about the statement's values.
-pub(super) fn is_refusal(sqlstate: &str) -> bool {
-    !STATE_CLASSES.iter().any(|class| sqlstate.starts_with(class))
-}
-
-/// Kinds of errors that are certainly permanent; all others are retried.
-fn is_transient(error: &DieselError) -> bool {
-    match error {
-        DieselError::DatabaseError(kind, _) => !matches!(
-            kind,
-            DatabaseErrorKind::UniqueViolation
-                | DatabaseErrorKind::ForeignKeyViolation
-                | DatabaseErrorKind::NotNullViolation
-                | DatabaseErrorKind::CheckViolation
-                | DatabaseErrorKind::RestrictViolation
-        ),
-        DieselError::BrokenTransactionManager => true,
-        _ => false,
-    }
-}
-
-/// An error with its causes, which the drivers omit from their own text.
-pub(super) fn chain<E: Error>(error: &E) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn verified() -> Result<MakeRustlsConnect, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("cannot be served by TLS: {error}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
-}
-
-fn encrypted() -> Result<MakeRustlsConnect, String> {
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("cannot be served by TLS: {error}"))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
-}
-
-/// `sslmode=require`: the connection is encrypted, the server's identity is not checked.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -19,6 +19,7 @@ mod change;
 mod connect;
 mod connections;
 mod diagnosis;
+mod errors;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -41,6 +42,7 @@ mod roles;
 pub(crate) mod row;
 mod settle;
 mod statement;
+mod tls;
 mod trigger;
 
 pub(crate) use connect::Target;

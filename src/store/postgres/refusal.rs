@@ -4,7 +4,7 @@
 use chrono::DateTime;
 use tokio_postgres::Client;
 
-use super::connect::{chain, is_refusal};
+use super::errors::{chain, is_refusal};
 use super::insert::insert_all_columns;
 use super::{PostgresStore, STATEMENT_LIMIT};
 use crate::error::StoreError;

@@ -7,7 +7,8 @@ use tokio_postgres::{Client, Error};
 
 use super::{Result, catalog};
 use crate::error::StoreError;
-use crate::store::postgres::connect::{Target, chain};
+use crate::store::postgres::connect::Target;
+use crate::store::postgres::errors::chain;
 use crate::store::postgres::migrate::ADVISORY_LOCK;
 
 /// The number of tries for a lock, the wait in each, and the pause between, in which other transactions get theirs.

@@ -1,0 +1,117 @@
+//! The driver's and diesel's errors as this library's, told apart by code or kind, never by the server's text.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io;
+
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use tokio_postgres::error::SqlState;
+
+use super::connect::{DriverError, Target};
+use super::diagnosis::Cause;
+use crate::error::StoreError;
+
+impl Target {
+    pub(super) fn connect_error(&self, error: &DriverError) -> StoreError {
+        if was_found_read_only(error) { self.read_only() } else { self.unreachable(chain(error)) }
+    }
+
+    fn read_only(&self) -> StoreError {
+        StoreError::ReadOnly { target: self.shown.clone() }
+    }
+
+    pub(super) fn unreachable(&self, reason: impl Display) -> StoreError {
+        StoreError::Unreachable { target: self.shown.clone(), reason: reason.to_string() }
+    }
+
+    pub(super) fn not_migrated(&self, state: &'static str) -> StoreError {
+        StoreError::NotMigrated { target: self.shown.clone(), state }
+    }
+
+    pub(super) fn not_adoptable(&self, objections: String) -> StoreError {
+        StoreError::NotAdoptable { target: self.shown.clone(), objections }
+    }
+
+    /// Converts a statement's error with what was found out about it; see `diagnosis`.
+    pub(super) fn explained_error(
+        &self,
+        operation: &'static str,
+        error: &DieselError,
+        cause: Option<Cause>,
+    ) -> StoreError {
+        match cause {
+            Some(Cause::Tables(state)) => self.not_migrated(state),
+            Some(Cause::Forbidden) => StoreError::Query { operation, transient: false, reason: chain(error) },
+            None => self.query_error(operation, error),
+        }
+    }
+
+    /// Converts a statement's error.
+    pub(super) fn query_error(&self, operation: &'static str, error: &DieselError) -> StoreError {
+        if let DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) = error {
+            return self.read_only();
+        }
+        StoreError::Query { operation, transient: is_transient(error), reason: chain(error) }
+    }
+
+    /// Converts an error of the plain driver.
+    pub(super) fn driver_error(&self, operation: &'static str, error: &tokio_postgres::Error) -> StoreError {
+        match error.code() {
+            Some(&SqlState::UNDEFINED_TABLE) => self.not_migrated("missing"),
+            Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => self.read_only(),
+            Some(&SqlState::LOCK_NOT_AVAILABLE) => StoreError::Locked { operation },
+            Some(state) if is_refusal(state.code()) => {
+                StoreError::Refused { operation, sqlstate: state.code().to_owned(), reason: chain(error) }
+            }
+            _ => StoreError::Query { operation, transient: true, reason: chain(error) },
+        }
+    }
+}
+
+/// Whether the driver, connecting, refused the server because it does not accept writes. The operating system's refusals
+/// have a number.
+fn was_found_read_only(error: &DriverError) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied && cause.raw_os_error().is_none())
+}
+
+/// Classes about the state of the server or the connection, not about a statement's values: warnings, connection,
+/// transaction state, a statement that is no longer kept, authorization, no such database, rollback, resources, object
+/// state, intervention, system errors.
+const STATE_CLASSES: [&str; 11] = ["01", "08", "25", "26", "28", "3D", "40", "53", "55", "57", "58"];
+
+/// Whether the error is about the statement's values.
+pub(super) fn is_refusal(sqlstate: &str) -> bool {
+    !STATE_CLASSES.iter().any(|class| sqlstate.starts_with(class))
+}
+
+/// Kinds of errors that are certainly permanent; all others are retried.
+fn is_transient(error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(kind, _) => !matches!(
+            kind,
+            DatabaseErrorKind::UniqueViolation
+                | DatabaseErrorKind::ForeignKeyViolation
+                | DatabaseErrorKind::NotNullViolation
+                | DatabaseErrorKind::CheckViolation
+                | DatabaseErrorKind::RestrictViolation
+        ),
+        DieselError::BrokenTransactionManager => true,
+        _ => false,
+    }
+}
+
+/// An error with its causes, which the drivers omit from their own text.
+pub(super) fn chain<E: Error>(error: &E) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
