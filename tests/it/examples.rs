@@ -1,7 +1,5 @@
 //! The examples, run as programs of their own.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -29,14 +27,10 @@ fn events(program: &Running) -> Vec<Value> {
 
 /// The status and the body of an answer.
 fn post(address: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n");
-    write!(stream, "{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split_whitespace().nth(1).unwrap().parse().unwrap(), body.to_owned())
+    let agent = ureq::Agent::from(ureq::Agent::config_builder().http_status_as_error(false).build());
+    let request = agent.post(format!("http://{address}{path}")).content_type("application/json");
+    let mut answer = request.send(body).unwrap();
+    (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ fn assert_met(log: &Log, name: &str, range: std::ops::Range<usize>) {
 #[actix::test]
 async fn a_worker_without_handlers_publishes_and_an_application_handles() {
     let (test, log) = (TestOutbox::new().await, Log::default());
-    let worker = test.worker(&test.settings(SHORT_LEASE, ""), "worker");
+    let worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
     test.wait_owners(&["worker"]).await;
     let application = application(&test, [recorder("mail", EventTypes::All, &log)]).await;
     send(&application, 0..40).await;
@@ -125,7 +125,7 @@ async fn a_service_that_was_down_receives_the_events_owed_to_it_in_order() {
     }
     assert_met(&log, "mail", 0..30);
     assert_eq!(test.length().await, 30, "publishing does not wait for handlers in other processes");
-    let status = test.outbox(&test.settings("", ""), &["status", "--format", "json"]).output().unwrap();
+    let status = test.outbox(&test.settings().write(), &["status", "--format", "json"]).output().unwrap();
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
     let owed: Vec<_> = status["handlers"]
         .as_array()
@@ -149,7 +149,7 @@ async fn a_service_that_was_down_receives_the_events_owed_to_it_in_order() {
 async fn an_event_after_a_subscription_is_owed_before_the_worker_knows_of_it() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     // Its next heartbeat is much later.
-    let _worker = test.worker(&test.settings("lease = \"1h\"", ""), "worker");
+    let _worker = test.worker(&test.settings().worker("lease = \"1h\"").write(), "worker");
     test.wait_owners(&["worker"]).await;
     let protocol = "SELECT protocol::bigint FROM outbox_meta";
     assert_eq!(test.number(protocol).await, 2);
@@ -164,7 +164,7 @@ async fn an_event_after_a_subscription_is_owed_before_the_worker_knows_of_it() {
 #[actix::test]
 async fn a_remote_handlers_rejections_fail_the_event_and_others_still_handle_it() {
     let (test, log) = (TestOutbox::new().await, Log::default());
-    let _worker = test.worker(&test.settings(SHORT_LEASE, ""), "worker");
+    let _worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
     test.wait_owners(&["worker"]).await;
     let met = log.clone();
     let shaky = handler("shaky", EventTypes::All, move |event| {
@@ -236,7 +236,7 @@ fn lines(name: &str, subjects: &[&str]) -> Vec<String> {
 #[actix::test]
 async fn events_of_a_type_no_longer_handled_are_shown_and_kept_until_it_is() {
     let (test, log) = (TestOutbox::new().await, Log::default());
-    let _worker = test.worker(&test.settings(SHORT_LEASE, ""), "worker");
+    let _worker = test.worker(&test.settings().worker(SHORT_LEASE).write(), "worker");
     test.wait_owners(&["worker"]).await;
     let mail = |types: &[&str]| recorder("mail", types.to_vec(), &log);
     application(&test, [mail(&["user.created", "user.deleted"])]).await.shutdown().await.unwrap();
@@ -251,7 +251,7 @@ async fn events_of_a_type_no_longer_handled_are_shown_and_kept_until_it_is() {
     }
     let narrower = application(&test, [mail(&["user.created"])]).await;
     eventually("it is postponed and shown", PATIENCE, async || {
-        let status = test.outbox(&test.settings("", ""), &["status", "--format", "json"]).output().unwrap();
+        let status = test.outbox(&test.settings().write(), &["status", "--format", "json"]).output().unwrap();
         let status: Value = serde_json::from_slice(&status.stdout).unwrap();
         let handler = &status["handlers"][0];
         (&handler["owed"], &handler["types_no_longer_handled"]) == (&2.into(), &1.into())

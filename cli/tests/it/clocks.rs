@@ -12,7 +12,7 @@ const HOUR: i64 = 3_600;
 
 /// A running worker whose clock is this many seconds fast.
 fn worker(test: &TestOutbox, name: &str, seconds: i64) -> Running {
-    let settings = test.settings("lease = \"1s\"\npoll_interval = \"10ms\"", "");
+    let settings = test.settings().worker("lease = \"1s\"\npoll_interval = \"10ms\"").write();
     let mut command = test.outbox(&settings, &["worker", "--name", name]);
     clock::shift(&mut command, seconds);
     Running::spawn(&mut command)

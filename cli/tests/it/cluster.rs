@@ -21,7 +21,7 @@ async fn test(cluster: &Cluster) -> (TestOutbox, u16, usize) {
 async fn a_slot_that_moves_back_and_forth_loses_nothing_and_duplicates_nothing() {
     let cluster = Cluster::start(MASTERS).await;
     let (mut test, slot, mut owner) = test(&cluster).await;
-    let worker = test.worker(&test.settings("", SHORT_TIMEOUTS), "worker");
+    let worker = test.worker(&test.settings().publisher(SHORT_TIMEOUTS).write(), "worker");
     let meta = format!("{{{}}}:outbox", test.stream_name());
     for round in 0..4 {
         let before = test.length().await;
@@ -61,7 +61,7 @@ async fn a_hand_over_to_a_replica_loses_nothing_and_duplicates_nothing() {
     let mut cluster = Cluster::start(MASTERS).await;
     let (mut test, _, owner) = test(&cluster).await;
     let replica = cluster.add_replica_of(owner).await;
-    let _worker = test.worker(&test.settings("", SHORT_TIMEOUTS), "worker");
+    let _worker = test.worker(&test.settings().publisher(SHORT_TIMEOUTS).write(), "worker");
     // Only there and back: Redis 7.0 counts the votes of a node's last election for its next one if they follow each other
     // closely.
     for next in [replica, owner] {
@@ -82,7 +82,7 @@ async fn events_that_a_replica_confirmed_arrive_once_after_its_master_dies() {
     let (mut test, _, owner) = test(&cluster).await;
     let replica = cluster.add_replica_of(owner).await;
     let publisher = format!("{SHORT_TIMEOUTS}\nwait_replicas = {{ count = 1 }}");
-    let _worker = test.worker(&test.settings("", &publisher), "worker");
+    let _worker = test.worker(&test.settings().publisher(&publisher).write(), "worker");
     test.insert(10_000, 200).await;
     test.wait_length(300).await;
     cluster.nodes[owner].server.kill();

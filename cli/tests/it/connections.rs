@@ -18,7 +18,7 @@ const PROMISED: usize = CONNECTIONS + 2;
 const LONG: Duration = Duration::from_secs(25);
 
 fn worker(test: &TestOutbox) -> Running {
-    let mut command = test.outbox(&test.settings("", ""), &["worker", "--name", "worker"]);
+    let mut command = test.outbox(&test.settings().write(), &["worker", "--name", "worker"]);
     Running::spawn(command.env("OUTBOX__DATABASE__CONNECTIONS", CONNECTIONS.to_string()))
 }
 

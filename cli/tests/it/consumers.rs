@@ -50,7 +50,7 @@ impl Mail {
     async fn delivered() -> Self {
         let test = TestOutbox::new().await;
         test.insert(200, 20).await;
-        test.drain(&test.settings("", "")).await;
+        test.drain(&test.settings().write()).await;
         let redis = test.redis().await;
         Self { test, redis }
     }

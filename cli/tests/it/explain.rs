@@ -65,7 +65,7 @@ async fn stopped_worker(test: &TestOutbox, settings: &Path) -> Running {
 #[actix::test]
 async fn an_event_says_what_its_row_alone_decides() {
     let test = TestOutbox::new().await;
-    let settings = test.settings("", "");
+    let settings = test.settings().write();
     for (columns, reason, words) in [
         (&[("scheduled_at", "now() + interval '1 hour'")][..], "scheduled", &["It is scheduled for 2"][..]),
         (&[("seq", "NULL")], "without_place", &["no place in the order"]),
@@ -95,7 +95,7 @@ async fn an_event_says_what_its_row_alone_decides() {
 #[actix::test]
 async fn people_read_a_sentence_and_an_unknown_id_is_named() {
     let test = TestOutbox::new().await;
-    let settings = test.settings("", "");
+    let settings = test.settings().write();
     let id = insert(&test, &[("subject", "'1'")]).await;
     let run = |id: &str| test.outbox(&settings, &["events", "explain", id]).output().unwrap();
     assert_eq!(run(&id).stdout, b"No worker is alive. Start one: `outbox worker`.\n");
@@ -156,7 +156,7 @@ async fn an_event_whose_handlers_failed_names_those_that_are_still_to_run() {
         .unwrap();
     let id = outbox.send(event("1")).await.unwrap().id;
     wait_status(&test.sql().await, "1", "retry").await;
-    let explanation = explain(&test, &test.settings("", ""), &id.to_string());
+    let explanation = explain(&test, &test.settings().write(), &id.to_string());
     assert_eq!(explanation["reason"], "handlers");
     assert_eq!(explanation["handlers"], serde_json::json!(["mailer"]));
     assert_says(&explanation, &["Its backend has had it since 2", "must still run: mailer", "the mailbox is full"]);
@@ -165,7 +165,7 @@ async fn an_event_whose_handlers_failed_names_those_that_are_still_to_run() {
 #[actix::test]
 async fn an_event_of_a_backend_that_no_worker_has_says_so() {
     let test = TestOutbox::new().await;
-    let settings = test.settings(LONG_LEASE, "");
+    let settings = test.settings().worker(LONG_LEASE).write();
     let id = insert(&test, &[("publisher_backend", "'billing'")]).await;
     let _worker = stopped_worker(&test, &settings).await;
     let explanation = explain(&test, &settings, &id);
@@ -177,7 +177,7 @@ async fn an_event_of_a_backend_that_no_worker_has_says_so() {
 async fn an_event_of_a_backend_that_is_away_says_since_when_and_why() {
     let test =
         TestOutbox::found_by(format!("url = \"redis://:hunter2@127.0.0.1:{}\"", free_port()), String::new()).await;
-    let settings = test.settings("", "");
+    let settings = test.settings().write();
     let id = insert(&test, &[("subject", "'1'")]).await;
     let _worker = test.worker(&settings, "cut off");
     let explanation = wait_reason(&test, &settings, &id, "paused").await;
@@ -189,7 +189,7 @@ async fn an_event_of_a_backend_that_is_away_says_since_when_and_why() {
 #[actix::test]
 async fn an_event_at_a_limited_rate_says_which_and_how_many_come_first() {
     let test = TestOutbox::new().await;
-    let settings = test.settings("", "rate_limit = { per_second = 1, burst = 1 }");
+    let settings = test.settings().publisher("rate_limit = { per_second = 1, burst = 1 }").write();
     test.insert(50, 50).await;
     let id = insert(&test, &[("subject", "'last'")]).await;
     let _worker = test.worker(&settings, "slow");
@@ -202,7 +202,7 @@ async fn an_event_at_a_limited_rate_says_which_and_how_many_come_first() {
 #[actix::test]
 async fn a_due_event_names_its_worker_and_if_none_owns_it_the_possible_workers() {
     let test = TestOutbox::new().await;
-    let settings = test.settings(LONG_LEASE, "");
+    let settings = test.settings().worker(LONG_LEASE).write();
     let _worker = stopped_worker(&test, &settings).await;
     let first = insert(&test, &[("subject", "'1'")]).await;
     let second = insert(&test, &[("subject", "'2'")]).await;
@@ -225,7 +225,7 @@ async fn an_event_explains_why_its_workers_stand_by_next_to_an_older_worker() {
     let older = "INSERT INTO outbox_workers (id, name, version, backends, handlers, heartbeat_at)
         VALUES (gen_random_uuid(), 'older', '0.1.0', '{}', '[]', clock_timestamp() + interval '1 day')";
     test.sql().await.batch_execute(older).await.unwrap();
-    let settings = test.settings(LONG_LEASE, "");
+    let settings = test.settings().worker(LONG_LEASE).write();
     let tables = format!("[publishers.default]\n{}[worker]\n{LONG_LEASE}", test.stream());
     let _complete = OutboxSystem::builder(test.system_settings(&tables))
         .subscribe(handler("mailer", "thing.happened", |_| answer(Ok(()))))
@@ -258,7 +258,7 @@ async fn an_event_that_a_service_which_is_away_is_owed_says_so() {
         .await
         .unwrap();
     service.shutdown().await.unwrap();
-    let settings = test.settings("lease = \"1s\"", "");
+    let settings = test.settings().worker("lease = \"1s\"").write();
     let _worker = test.worker(&settings, "worker");
     let id = insert(&test, &[("subject", "'1'")]).await;
     let explanation = wait_reason(&test, &settings, &id, "owed").await;
@@ -275,7 +275,7 @@ async fn an_event_whose_only_worker_hangs_says_so() {
     test.wait_owners(&["hanging"]).await;
     block.send(()).unwrap();
     let id = insert(&test, &[("subject", "'1'")]).await;
-    let explanation = wait_reason(&test, &test.settings("lease = \"1s\"", ""), &id, "stuck").await;
+    let explanation = wait_reason(&test, &test.settings().worker("lease = \"1s\"").write(), &id, "stuck").await;
     assert_eq!(explanation["worker"], "hanging");
     assert_says(&explanation, &["hanging"]);
     unblock.send(()).unwrap();

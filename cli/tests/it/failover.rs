@@ -148,7 +148,7 @@ async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
     let mut replicated = Replicated::start(Replication::Synchronous, redis.url()).await;
     let test = &replicated.test;
     test.insert(BACKLOG, KEYS).await;
-    let mut worker = test.worker(&test.settings(LONG_LEASE, SLOW), "worker");
+    let mut worker = test.worker(&test.settings().worker(LONG_LEASE).publisher(SLOW).write(), "worker");
     let writer = Writer::start(test.url());
     writer.wait_more(50).await;
     test.wait_length(300).await;
@@ -171,7 +171,7 @@ async fn fail_over_after_cancelled_settles(meanwhile: Meanwhile) {
     }
     replicated.switch();
     let test = &replicated.test;
-    let _another = (!worker.is_running()).then(|| test.worker(&test.settings("", ""), "another"));
+    let _another = (!worker.is_running()).then(|| test.worker(&test.settings().write(), "another"));
 
     test.insert(200, KEYS).await;
     writer.wait_more(50).await;
@@ -251,7 +251,7 @@ async fn an_event_that_no_standby_has_is_not_acknowledged_and_a_repeat_waits() {
 
 /// Runs a worker until every event is recorded on the primary, and shuts it down.
 async fn deliver(test: &TestOutbox) {
-    let mut worker: Running = test.worker(&test.settings("", ""), "worker");
+    let mut worker: Running = test.worker(&test.settings().write(), "worker");
     test.wait_published().await;
     worker.signal(Signal::TERM);
     assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
@@ -280,7 +280,7 @@ async fn a_failover_to_a_lagging_standby_reverts_only_what_it_did_not_receive() 
     assert_eq!(ids(&replicated.standby().await, PUBLISHED).await, settled);
     replicated.switch();
     let test = &replicated.test;
-    let _worker = test.worker(&test.settings("", ""), "after");
+    let _worker = test.worker(&test.settings().write(), "after");
     test.insert(500, KEYS).await;
     test.wait_published().await;
 

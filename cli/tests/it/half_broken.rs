@@ -232,7 +232,7 @@ async fn failed_events_are_logged_with_their_reasons_up_to_a_limit() {
         SELECT gen_random_uuid(), 'thing.happened', 'tests', '{"list": [1]}' FROM generate_series(1, 50)"#;
     let sql = test.sql().await;
     sql.execute(statement, &[]).await.unwrap();
-    let worker = test.worker(&test.settings("", ""), "worker");
+    let worker = test.worker(&test.settings().write(), "worker");
     let said = || worker.stderr().lines().filter(|line| line.contains("event failed")).map(str::to_owned).collect();
     eventually("it logs the number of events that it does not list", PATIENCE, async || {
         worker.stderr().contains("events=30")

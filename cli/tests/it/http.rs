@@ -113,7 +113,7 @@ fn prometheus_reads_every_alert_rule_and_every_query_of_the_dashboard() {
 #[tokio::test]
 async fn a_worker_tells_an_orchestrator_that_it_lives_and_whether_it_is_ready() {
     let test = TestOutbox::new().await;
-    let site = Site::open(&test, &test.settings("", ""));
+    let site = Site::open(&test, &test.settings().write());
     let ready = site.wait("/readyz", 200).await;
     assert_eq!(ready["ready"], true);
     assert_eq!(ready["database"], "ok");
@@ -127,7 +127,7 @@ async fn a_worker_tells_an_orchestrator_that_it_lives_and_whether_it_is_ready() 
 async fn a_worker_whose_backend_is_away_lives_and_is_not_ready() {
     let test =
         TestOutbox::found_by(format!("url = \"redis://:hunter2@127.0.0.1:{}\"", free_port()), String::new()).await;
-    let site = Site::open(&test, &test.settings("", ""));
+    let site = Site::open(&test, &test.settings().write());
     let mut body = Value::Null;
     eventually("the backend's error is shown", PATIENCE, async || {
         body = site.wait("/readyz", 503).await;
@@ -144,7 +144,7 @@ async fn a_worker_whose_backend_is_away_lives_and_is_not_ready() {
 #[tokio::test]
 async fn a_worker_that_waits_for_its_database_lives_and_is_not_ready() {
     let test = TestOutbox::new().await;
-    let settings = test.settings("", "");
+    let settings = test.settings().write();
     let text = std::fs::read_to_string(&settings).unwrap();
     let port = test.url().rsplit(':').next().unwrap().split('/').next().unwrap();
     std::fs::write(&settings, text.replace(&format!(":{port}/"), &format!(":{}/", free_port()))).unwrap();
@@ -157,9 +157,9 @@ async fn a_worker_that_waits_for_its_database_lives_and_is_not_ready() {
 #[tokio::test]
 async fn an_address_that_is_taken_is_named() {
     let test = TestOutbox::new().await;
-    let site = Site::open(&test, &test.settings("", ""));
+    let site = Site::open(&test, &test.settings().write());
     site.wait("/healthz", 200).await;
-    let mut second = test.outbox(&test.settings("", ""), &["worker", "--http", &format!("127.0.0.1:{}", site.port)]);
+    let mut second = test.outbox(&test.settings().write(), &["worker", "--http", &format!("127.0.0.1:{}", site.port)]);
     let answer = second.output().unwrap();
     assert_eq!(answer.status.code(), Some(1));
     let said = String::from_utf8_lossy(&answer.stderr);
@@ -171,7 +171,10 @@ async fn after_a_run_with_faults_the_counters_agree_with_the_table() {
     const EVENTS: i32 = 20_000;
     let test = TestOutbox::new().await;
     // One event at a time, so that there is time for the faults.
-    let site = Site::open(&test, &test.settings("batch_size = 50", "rate_limit = { per_second = 2000, burst = 200 }"));
+    let site = Site::open(
+        &test,
+        &test.settings().worker("batch_size = 50").publisher("rate_limit = { per_second = 2000, burst = 200 }").write(),
+    );
     site.wait("/readyz", 200).await;
     let sql = test.sql().await;
     test.insert(EVENTS, 100).await;
@@ -224,7 +227,7 @@ fn sample(text: &str, name_and_labels: &str) -> f64 {
 #[tokio::test]
 async fn a_worker_counts_the_shards_that_it_takes_over_and_who_woke_it() {
     let test = TestOutbox::new().await;
-    let settings = test.settings("lease = \"1s\"", "");
+    let settings = test.settings().worker("lease = \"1s\"").write();
     let mut first = test.worker(&settings, "first");
     test.wait_owners(&["first"]).await;
     let site = Site::open(&test, &settings);
@@ -247,7 +250,7 @@ async fn a_worker_counts_the_shards_that_it_takes_over_and_who_woke_it() {
 #[tokio::test]
 async fn what_is_due_of_a_backend_that_no_live_worker_serves_is_counted_as_such() {
     let test = TestOutbox::new().await;
-    let site = Site::open(&test, &test.settings("", ""));
+    let site = Site::open(&test, &test.settings().write());
     site.wait("/readyz", 200).await;
     test.wait_owners(&["served"]).await;
     let misnamed = "INSERT INTO outbox_events (id, event_type, source, publisher_backend, created_at, scheduled_at)
@@ -259,7 +262,7 @@ async fn what_is_due_of_a_backend_that_no_live_worker_serves_is_counted_as_such(
     assert!(of("outbox_events_due", "default") < 0.5);
     // A worker that serves it, with an unavailable backend.
     let table = "[publishers.elsewhere]\nbackend = \"redis_stream\"\nurl = \"redis://127.0.0.1:1\"";
-    let _other = test.worker(&test.settings("", table), "other");
+    let _other = test.worker(&test.settings().publisher(table).write(), "other");
     eventually("it is counted as served", PATIENCE, async || of("outbox_events_due", "(unserved)") < 0.5).await;
 }
 
@@ -309,9 +312,9 @@ async fn an_application_counts_by_a_recorder_of_its_own() {
 async fn what_became_of_events_is_kept_when_a_worker_has_gone() {
     let test = TestOutbox::new().await;
     test.insert(300, 3).await;
-    test.drain(&test.settings("", "")).await;
+    test.drain(&test.settings().write()).await;
     let run = |arguments: &[&str]| {
-        let output = test.outbox(&test.settings("", ""), arguments).output().unwrap();
+        let output = test.outbox(&test.settings().write(), arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };

@@ -57,7 +57,7 @@ async fn write(sql: &Client, backend: &str, status: &str) -> (Uuid, i64, i16) {
 }
 
 fn run(test: &TestOutbox, arguments: &[&str]) -> Output {
-    test.outbox(&test.settings("", ""), arguments).output().unwrap()
+    test.outbox(&test.settings().write(), arguments).output().unwrap()
 }
 
 /// The output of a successful command.
@@ -77,7 +77,7 @@ async fn the_journal_stays_small_however_slowly_the_database_records_batches() {
         CREATE TRIGGER slow BEFORE UPDATE ON outbox_events FOR EACH STATEMENT EXECUTE FUNCTION slow()";
     test.sql().await.batch_execute(slow).await.unwrap();
     let worker = format!("max_in_flight = {MOST}\nbatch_size = 50");
-    let _worker = test.worker(&test.settings(&worker, ""), "worker");
+    let _worker = test.worker(&test.settings().worker(&worker).write(), "worker");
     let mut seen = Vec::new();
     eventually("every event is published", crate::test_outbox::DRAIN, async || {
         let events: usize = sent(&test).await.values().map(|value| value.len() / 24).sum();
@@ -97,14 +97,14 @@ async fn a_replay_is_published_again_even_if_a_take_over_finds_it_journaled() {
     let test = TestOutbox::new().await;
     let sql = test.sql().await;
     let (id, seq, shard) = write(&sql, "", "pending").await;
-    test.drain(&test.settings("", "")).await;
+    test.drain(&test.settings().write()).await;
     assert_eq!(test.event_ids().await, [id.to_string()]);
 
     // The state after a worker dies before it removes recorded events.
     let field = format!("sent/{}//{shard}/1.999/1", outbox_id(&sql).await);
     set(&test, &field, &entry(id, seq)).await;
     said(&test, &["events", "replay", &id.to_string()]);
-    test.drain(&test.settings("", "")).await;
+    test.drain(&test.settings().write()).await;
     assert_eq!(test.event_ids().await, [id.to_string(), id.to_string()]);
     eventually("the journal is empty", PATIENCE, async || sent(&test).await.is_empty()).await;
 
@@ -113,7 +113,7 @@ async fn a_replay_is_published_again_even_if_a_take_over_finds_it_journaled() {
     assert!(again > seq);
     sql.execute("UPDATE outbox_events SET status = 'pending', published_at = NULL", &[]).await.unwrap();
     set(&test, &field, &[entry(id, seq), entry(id, again)].concat()).await;
-    test.drain(&test.settings("", "")).await;
+    test.drain(&test.settings().write()).await;
     assert_eq!(test.event_ids().await.len(), 2, "an event with the same `seq` in the journal is not sent again");
     assert_eq!(sent(&test).await.len(), 0, "the journal is empty");
 }
@@ -124,7 +124,7 @@ async fn what_a_vanished_outbox_or_backend_left_behind_is_seen_and_removed() {
     let sql = test.sql().await;
     let (own, gone) = (outbox_id(&sql).await, Uuid::now_v7());
     test.insert(100, 10).await;
-    test.drain(&test.settings("", "")).await;
+    test.drain(&test.settings().write()).await;
     let left_behind = || {
         let status: Value = serde_json::from_str(&said(&test, &["status", "--format", "json"])).unwrap();
         status["backends"][0]["left_behind"].clone()
@@ -238,7 +238,7 @@ async fn a_shard_whose_journal_exceeds_the_memory_bound_is_adopted_alone() {
     let test = TestOutbox::new().await;
     test.insert(300, 1).await;
     journal_all(&test).await;
-    let settings = test.settings("max_in_flight = 50", "");
+    let settings = test.settings().worker("max_in_flight = 50").write();
     let worker = test.worker(&settings, "worker");
     test.wait_published().await;
     assert!(worker.stderr().contains("exceed the memory limit"), "{}", worker.stderr());

@@ -27,7 +27,7 @@ async fn events_of_a_key_arrive_in_the_order_in_which_writers_took_turns_on_it()
     let test = Arc::new(TestOutbox::new().await);
     let create = "CREATE TABLE aggregates AS SELECT 'key-' || n AS key, 0 AS version FROM generate_series(0, $1 - 1) n";
     test.sql().await.batch_execute(&create.replace("$1", &KEYS.to_string())).await.unwrap();
-    let settings = test.settings("lease = \"2s\"\nbatch_size = 50", "");
+    let settings = test.settings().worker("lease = \"2s\"\nbatch_size = 50").write();
     let _workers = ["one", "other"].map(|name| test.worker(&settings, name));
     test.wait_owners(&["one", "other"]).await;
 
@@ -75,7 +75,8 @@ async fn retries_that_a_failed_event_holds_do_not_keep_others_from_being_read() 
     for (key, status, count, age) in [("held", "failed", 1, 0), ("held", "retry", 300, 600), ("", "retry", 20, 1)] {
         sql.execute(write, &[&key, &status, &count, &age]).await.unwrap();
     }
-    let settings = test.settings("max_in_flight = 40\nbatch_size = 20", "on_failed = \"hold\"");
+    let settings =
+        test.settings().worker("max_in_flight = 40\nbatch_size = 20").publisher("on_failed = \"hold\"").write();
     let _worker = test.worker(&settings, "worker");
     test.wait_length(20).await;
     eventually("those without a key are published", PATIENCE, async || test.published().await == 20).await;

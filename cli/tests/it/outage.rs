@@ -23,7 +23,7 @@ async fn a_redis_outage_longer_than_all_retries_costs_none() {
     let proxy = Proxy::to(server.port()).await;
     let url = format!("redis://127.0.0.1:{}/0", proxy.port());
     let test = TestOutbox::on(postgres::database().await, url).await;
-    let worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    let worker = test.worker(&test.settings().worker(SHORT_RETRIES).publisher(SHORT_TIMEOUTS).write(), "worker");
     test.insert(1_000, 50).await;
     test.wait_published().await;
 
@@ -49,7 +49,7 @@ async fn a_large_event_waits_without_retries_if_redis_has_no_memory_for_it() {
     const PAUSES: usize = 6;
     let server = redis::Server::start(&[]);
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
-    let worker = test.worker(&test.settings(SHORT_RETRIES, ""), "worker");
+    let worker = test.worker(&test.settings().worker(SHORT_RETRIES).write(), "worker");
     test.insert(1, 1).await;
     test.wait_published().await;
 
@@ -83,7 +83,7 @@ async fn a_large_event_waits_without_retries_if_redis_has_no_memory_for_it() {
 async fn killing_redis_during_work_loses_nothing_and_duplicates_nothing() {
     let mut server = redis::Server::start(redis::Server::DURABLE);
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
-    let _worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    let _worker = test.worker(&test.settings().worker(SHORT_RETRIES).publisher(SHORT_TIMEOUTS).write(), "worker");
     for _ in 0..3 {
         let before = test.length().await;
         test.insert(5_000, 200).await;
@@ -100,7 +100,7 @@ async fn killing_redis_during_work_loses_nothing_and_duplicates_nothing() {
 async fn a_postgres_restarted_under_a_worker_loses_nothing_and_doubles_nothing() {
     let mut server = postgres::Server::start();
     let test = TestOutbox::on(server.database().await, redis::url()).await;
-    let mut worker = test.worker(&test.settings(SHORT_RETRIES, ""), "worker");
+    let mut worker = test.worker(&test.settings().worker(SHORT_RETRIES).write(), "worker");
     for how in [Stop::Fast, Stop::Immediate, Stop::Immediate] {
         let before = test.length().await;
         test.insert(10_000, 200).await;
@@ -117,7 +117,7 @@ async fn a_postgres_restarted_under_a_worker_loses_nothing_and_doubles_nothing()
 async fn events_written_after_redis_was_emptied_arrive_once() {
     let server = redis::Server::start(&[]);
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
-    let _worker = test.worker(&test.settings(SHORT_RETRIES, ""), "worker");
+    let _worker = test.worker(&test.settings().worker(SHORT_RETRIES).write(), "worker");
     test.insert(500, 20).await;
     test.wait_published().await;
 
@@ -132,7 +132,7 @@ async fn events_written_after_redis_was_emptied_arrive_once() {
 async fn after_redis_restarts_without_its_data_new_events_arrive_once() {
     let mut server = redis::Server::start(&[]);
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
-    let _worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    let _worker = test.worker(&test.settings().worker(SHORT_RETRIES).publisher(SHORT_TIMEOUTS).write(), "worker");
     for _ in 0..2 {
         test.insert(5_000, 200).await;
         test.wait_length(300).await;
@@ -159,7 +159,7 @@ async fn a_worker_started_without_its_database_waits_for_it_and_says_so() {
     let test = TestOutbox::on(server.database().await, redis::url()).await;
     test.insert(100, 10).await;
     server.stop(Stop::Fast);
-    let mut worker = test.worker(&test.settings("", ""), "worker");
+    let mut worker = test.worker(&test.settings().write(), "worker");
     says(&worker, "database").await;
     assert!(worker.is_running(), "{}", worker.stderr());
     server.start_again();
@@ -173,7 +173,7 @@ async fn a_worker_started_without_its_redis_waits_for_it_and_says_so() {
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
     test.insert(100, 10).await;
     server.stop();
-    let mut worker = test.worker(&test.settings(SHORT_RETRIES, SHORT_TIMEOUTS), "worker");
+    let mut worker = test.worker(&test.settings().worker(SHORT_RETRIES).publisher(SHORT_TIMEOUTS).write(), "worker");
     says(&worker, "unavailable").await;
     assert!(worker.is_running(), "{}", worker.stderr());
     server.start_again();
@@ -184,7 +184,7 @@ async fn a_worker_started_without_its_redis_waits_for_it_and_says_so() {
 #[tokio::test]
 async fn a_database_that_is_not_migrated_is_answered_with_the_command_to_run() {
     let test = TestOutbox::unmigrated(postgres::database().await, redis::url());
-    let settings = test.settings("", "");
+    let settings = test.settings().write();
     for arguments in [&["worker"][..], &["publish", "thing.happened", "--source", "tests"], &["events", "list"]] {
         let mut program = Running::spawn(&mut test.outbox(&settings, arguments));
         assert_eq!(program.wait_exit(PATIENCE).await.code(), Some(1), "{arguments:?}");

@@ -10,7 +10,7 @@ async fn no_event_settles_until_the_replica_answers_and_each_arrives_once() {
     let mut replica = redis::Server::replica_of(&master, &[]).await;
     let test = TestOutbox::on(postgres::database().await, master.url()).await;
     let wait = "wait_replicas = { count = 1, timeout = \"200ms\" }";
-    let worker = test.worker(&test.settings("", wait), "worker");
+    let worker = test.worker(&test.settings().publisher(wait).write(), "worker");
     test.insert(500, 20).await;
     test.wait_published().await;
 

@@ -18,7 +18,7 @@ async fn a_delivering_worker_deletes_old_events_except_those_that_block_a_key() 
     for (status, key, count) in [("published", "", 2_500), ("failed", "", 3), ("failed", "held", 1)] {
         insert_old(&test, status, key, count).await;
     }
-    let settings = test.settings("", "on_failed = \"hold\"");
+    let settings = test.settings().publisher("on_failed = \"hold\"").write();
     let _worker = test.worker(&settings, "worker");
     test.insert(500, 50).await;
     eventually("the old rows are deleted", PATIENCE, async || {
@@ -34,7 +34,7 @@ async fn published_events_stay_where_the_settings_say_so() {
     let test = TestOutbox::new().await;
     insert_old(&test, "published", "", 10).await;
     insert_old(&test, "failed", "", 10).await;
-    let settings = test.settings("[retention]\ncleanup_published = false", "");
+    let settings = test.settings().worker("[retention]\ncleanup_published = false").write();
     let _worker = test.worker(&settings, "worker");
     eventually("the failed ones are deleted", PATIENCE, async || {
         test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await == 0

@@ -48,7 +48,7 @@ async fn workers_handlers_and_writers_need_only_the_documented_rights() {
         url.to_string()
     };
 
-    let settings = test.settings("poll_interval = \"20ms\"", "");
+    let settings = test.settings().worker("poll_interval = \"20ms\"").write();
     let mut command = test.outbox(&settings, &["worker", "--name", "worker"]);
     let mut worker = Running::spawn(command.env("DATABASE_URL", url_of("worker")));
     test.wait_owners(&["worker"]).await;

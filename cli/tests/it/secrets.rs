@@ -64,7 +64,7 @@ async fn no_output_of_any_command_contains_a_password_even_on_failure() {
     database.url = with_password(&database.url, "database");
     let database_url = database.url.clone();
     let test = TestOutbox::on(database, with_password(&server.url(), "redis")).await;
-    let settings = test.settings("", "");
+    let settings = test.settings().write();
     let mut said = Said::default();
 
     // Every command, successful and not.
@@ -121,7 +121,7 @@ async fn no_output_of_any_command_contains_a_password_even_on_failure() {
         ("[worker]", &format!("[web]\noperator_secret = \"{SECRET}\"\n[worker]") as &str),
         (&format!("{SECRET}-redis") as &str, &format!("{SECRET}-wrong") as &str),
     ] {
-        let wrong = test.settings("", "");
+        let wrong = test.settings().write();
         std::fs::write(&wrong, text.replace(from, to)).unwrap();
         for command in [&["health"][..], &["status"], &["cleanup", "--yes"], &["web", "--http", "0.0.0.0:0"]] {
             said.run(&test, &wrong, command);

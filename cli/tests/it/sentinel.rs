@@ -20,7 +20,7 @@ async fn events_that_a_replica_confirmed_arrive_once_after_sentinel_fails_over()
     let mut redis = Watched::start(&[]).await;
     let mut test = TestOutbox::found_by(redis.settings(), redis.master.url()).await;
     let publisher = format!("{SHORT_TIMEOUTS}\nwait_replicas = {{ count = 1, timeout = \"500ms\" }}");
-    let _worker = test.worker(&test.settings("", &publisher), "worker");
+    let _worker = test.worker(&test.settings().publisher(&publisher).write(), "worker");
     test.insert(10_000, 200).await;
     test.wait_length(300).await;
     redis.master.kill();
@@ -42,7 +42,7 @@ async fn events_that_a_replica_confirmed_arrive_once_after_sentinel_fails_over()
 async fn a_failover_by_command_is_followed_without_a_restart() {
     let redis = Watched::start(&[]).await;
     let mut test = TestOutbox::found_by(redis.settings(), redis.master.url()).await;
-    let worker = test.worker(&test.settings("", SHORT_TIMEOUTS), "worker");
+    let worker = test.worker(&test.settings().publisher(SHORT_TIMEOUTS).write(), "worker");
     test.insert(500, 20).await;
     test.wait_published().await;
 

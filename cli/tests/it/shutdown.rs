@@ -18,7 +18,7 @@ const LITTLE_IN_FLIGHT: &str = "batch_size = 50\nmax_in_flight = 200\nlease = \"
 async fn a_worker_told_to_stop_settles_what_is_in_flight_and_leaves() {
     let test = TestOutbox::new().await;
     test.insert(20_000, 200).await;
-    let settings = test.settings(LITTLE_IN_FLIGHT, SLOW);
+    let settings = test.settings().worker(LITTLE_IN_FLIGHT).publisher(SLOW).write();
     for (number, signal) in [Signal::TERM, Signal::INT].into_iter().enumerate() {
         let before = test.length().await;
         let mut worker = test.worker(&settings, &format!("worker-{number}"));
@@ -31,7 +31,7 @@ async fn a_worker_told_to_stop_settles_what_is_in_flight_and_leaves() {
         assert_eq!(test.number(held).await, 0, "leases that it left behind");
         assert_eq!(test.number("SELECT count(*) FROM outbox_workers").await, 0, "workers that it left behind");
     }
-    test.drain(&test.settings("", "")).await;
+    test.drain(&test.settings().write()).await;
     test.assert_delivered().await;
 }
 
@@ -39,9 +39,9 @@ async fn a_worker_told_to_stop_settles_what_is_in_flight_and_leaves() {
 async fn a_worker_told_to_stop_hands_its_share_over_at_once() {
     let test = TestOutbox::new().await;
     test.insert(20_000, 200).await;
-    let mut leaving = test.worker(&test.settings(LITTLE_IN_FLIGHT, SLOW), "leaving");
+    let mut leaving = test.worker(&test.settings().worker(LITTLE_IN_FLIGHT).publisher(SLOW).write(), "leaving");
     test.wait_length(200).await;
-    let _staying = test.worker(&test.settings("lease = \"15s\"", ""), "staying");
+    let _staying = test.worker(&test.settings().worker("lease = \"15s\"").write(), "staying");
     test.wait_owners(&["leaving", "staying"]).await;
 
     leaving.signal(Signal::TERM);
@@ -110,7 +110,11 @@ async fn a_second_signal_ends_a_stuck_worker_immediately_and_loses_nothing() {
     let server = redis::Server::start(&[]);
     let proxy = Proxy::to(server.port()).await;
     let test = TestOutbox::on(postgres::database().await, format!("redis://127.0.0.1:{}/0", proxy.port())).await;
-    let settings = test.settings("lease = \"1s\"\nshutdown_timeout = \"10m\"", "socket_timeout = \"10m\"");
+    let settings = test
+        .settings()
+        .worker("lease = \"1s\"\nshutdown_timeout = \"10m\"")
+        .publisher("socket_timeout = \"10m\"")
+        .write();
     for (first, second) in [(Signal::TERM, Signal::INT), (Signal::INT, Signal::TERM)] {
         let mut worker = test.worker(&settings, "worker");
         test.insert(200, 20).await;
@@ -144,7 +148,7 @@ async fn a_second_signal_ends_a_stuck_worker_immediately_and_loses_nothing() {
 #[tokio::test]
 async fn ten_kills_in_the_middle_of_the_work_lose_nothing_and_double_nothing() {
     let test = TestOutbox::new().await;
-    let settings = test.settings("lease = \"1s\"\nbatch_size = 100", "");
+    let settings = test.settings().worker("lease = \"1s\"\nbatch_size = 100").write();
     let start = |number: usize| (format!("worker-{number}"), test.worker(&settings, &format!("worker-{number}")));
     let mut workers: [(String, Running); 2] = [start(0), start(1)];
     let (mut started, mut kills) = (2, 0);

@@ -19,7 +19,7 @@ async fn a_worker_moved_to_a_lagging_standby_says_so_and_sends_nothing_twice() {
     pair.standby.pause_replay().await;
     let mut through = url::Url::parse(test.url()).unwrap();
     through.set_port(Some(proxy.port())).unwrap();
-    let mut command = test.outbox(&test.settings("", ""), &["worker", "--name", "worker"]);
+    let mut command = test.outbox(&test.settings().write(), &["worker", "--name", "worker"]);
     let worker = Running::spawn(command.env("DATABASE_URL", through.as_str()));
     test.wait_published().await;
 

@@ -48,7 +48,7 @@ async fn wait_shares(sql: &Client, workers: &[&str], expected: &[i64]) {
 async fn a_killed_workers_shards_are_taken_over_within_a_lease_and_a_second() {
     let test = TestOutbox::new().await;
     let sql = test.sql().await;
-    let settings = test.settings(SHORT_LEASE, "");
+    let settings = test.settings().worker(SHORT_LEASE).write();
     let _survivor = test.worker(&settings, "survivor");
     // At several moments between two heartbeats.
     for name in ["first", "second", "third"] {
@@ -69,7 +69,7 @@ async fn a_killed_workers_shards_are_taken_over_within_a_lease_and_a_second() {
 async fn a_killed_workers_shards_are_divided_evenly_among_the_others() {
     let test = TestOutbox::new().await;
     let sql = test.sql().await;
-    let settings = test.settings(SHORT_LEASE, "");
+    let settings = test.settings().worker(SHORT_LEASE).write();
     let names = ["1", "2", "3", "killed"];
     let mut workers = names.map(|name| test.worker(&settings, name));
     wait_shares(&sql, &names, &[8, 8, 8, 8]).await;
@@ -83,7 +83,7 @@ async fn a_worker_cut_off_from_redis_leaves_its_share_to_one_that_is_not() {
     let test = TestOutbox::on(postgres::database().await, server.url()).await;
     let sql = test.sql().await;
     let proxy = Proxy::to(server.port()).await;
-    let settings = test.settings(SHORT_LEASE, "connect_timeout = 1\nsocket_timeout = 1");
+    let settings = test.settings().worker(SHORT_LEASE).publisher("connect_timeout = 1\nsocket_timeout = 1").write();
     let _reaching = test.worker(&settings, "reaching");
     let through = format!("redis://127.0.0.1:{}/0", proxy.port());
     let mut cut_off = Running::spawn(
@@ -137,7 +137,7 @@ async fn a_worker_with_a_blocked_loop_loses_its_shards_and_resumes_harmlessly() 
     let sql = test.sql().await;
     let tables = format!("[publishers.default]\n{}[worker]\n{SHORT_LEASE}\nname = \"blocked\"", test.stream());
     let blockable = Blockable::start(test.system_settings(&tables));
-    let _working = test.worker(&test.settings(SHORT_LEASE, ""), "working");
+    let _working = test.worker(&test.settings().worker(SHORT_LEASE).write(), "working");
     wait_shares(&sql, &["blocked", "working"], &[SHARDS / 2, SHARDS / 2]).await;
 
     test.insert(2_000, 100).await;
@@ -166,10 +166,10 @@ async fn a_worker_that_cannot_fetch_says_so_and_leaves_its_shards_to_another() {
     sql.batch_execute(&grant).await.unwrap();
     let mut url = url::Url::parse(test.url()).unwrap();
     url.set_username(&role).unwrap();
-    let mut command = test.outbox(&test.settings(SHORT_LEASE, ""), &["worker", "--name", "blind"]);
+    let mut command = test.outbox(&test.settings().worker(SHORT_LEASE).write(), &["worker", "--name", "blind"]);
     let blind = Running::spawn(command.env("DATABASE_URL", url.as_str()));
     test.wait_owners(&["blind"]).await;
-    let _seeing = test.worker(&test.settings(SHORT_LEASE, ""), "seeing");
+    let _seeing = test.worker(&test.settings().worker(SHORT_LEASE).write(), "seeing");
     test.wait_owners(&["blind", "seeing"]).await;
     test.insert(100, 50).await;
     test.wait_published().await;

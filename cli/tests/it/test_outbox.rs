@@ -26,6 +26,36 @@ pub(crate) struct TestOutbox {
     folder: TempDir,
 }
 
+/// A settings file: the outbox's database and stream, with further lines of TOML.
+pub(crate) struct SettingsFile<'a> {
+    test: &'a TestOutbox,
+    worker: String,
+    publisher: String,
+}
+
+impl SettingsFile<'_> {
+    /// Lines of `[worker]`.
+    pub(crate) fn worker(self, lines: impl AsRef<str>) -> Self {
+        Self { worker: lines.as_ref().to_owned(), ..self }
+    }
+
+    /// Lines of `[publishers.default]`.
+    pub(crate) fn publisher(self, lines: impl AsRef<str>) -> Self {
+        Self { publisher: lines.as_ref().to_owned(), ..self }
+    }
+
+    /// Writes the file; returns its path.
+    pub(crate) fn write(self) -> PathBuf {
+        let Self { test, worker, publisher } = self;
+        let TestOutbox { database, address, stream, .. } = test;
+        test.file(&format!(
+            "[database]\nurl = \"{}\"\n\n[publishers.default]\nbackend = \"redis_stream\"\n{address}\n\
+             stream_name = \"{stream}\"\nmax_len = 0\n{publisher}\n\n[worker]\n{worker}\n",
+            database.url
+        ))
+    }
+}
+
 impl TestOutbox {
     /// On the shared servers, migrated.
     pub(crate) async fn new() -> Self {
@@ -50,7 +80,7 @@ impl TestOutbox {
     }
 
     fn migrate(self) -> Self {
-        let migrated = self.outbox(&self.settings("", ""), &["migrate"]).output().unwrap();
+        let migrated = self.outbox(&self.settings().write(), &["migrate"]).output().unwrap();
         assert!(migrated.status.success(), "outbox migrate: {}", String::from_utf8_lossy(&migrated.stderr));
         self
     }
@@ -60,15 +90,9 @@ impl TestOutbox {
         Self { database, redis_url, address, stream: redis::stream(), folder: tempfile::tempdir().unwrap() }
     }
 
-    /// A settings file: this outbox, with these lines of TOML in `[worker]` and in `[publishers.default]`.
-    pub(crate) fn settings(&self, worker: &str, publisher: &str) -> PathBuf {
-        let Self { database, address, stream, .. } = self;
-        let text = format!(
-            "[database]\nurl = \"{}\"\n\n[publishers.default]\nbackend = \"redis_stream\"\n{address}\n\
-             stream_name = \"{stream}\"\nmax_len = 0\n{publisher}\n\n[worker]\n{worker}\n",
-            database.url
-        );
-        self.file(&text)
+    /// A settings file of this outbox, to be completed and written.
+    pub(crate) fn settings(&self) -> SettingsFile<'_> {
+        SettingsFile { test: self, worker: String::new(), publisher: String::new() }
     }
 
     /// A settings file with this text.
@@ -130,7 +154,7 @@ impl TestOutbox {
 
     /// Runs the program and asserts that it succeeds.
     pub(crate) async fn run(&self, arguments: &[&str]) {
-        let mut program = Running::spawn(&mut self.outbox(&self.settings("", ""), arguments));
+        let mut program = Running::spawn(&mut self.outbox(&self.settings().write(), arguments));
         assert!(program.wait_exit(PATIENCE).await.success(), "{arguments:?}: {}", program.stderr());
     }
 

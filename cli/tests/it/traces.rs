@@ -199,7 +199,7 @@ async fn the_program_exports_the_spans_of_sampled_events_by_otlp() {
         test.run(&["publish", "t", "--source", source, "--extension", &trace(flags)]).await;
     }
     let (port, received) = collector().await;
-    let mut worker = test.outbox(&test.settings("", ""), &["worker", "--until-empty"]);
+    let mut worker = test.outbox(&test.settings().write(), &["worker", "--until-empty"]);
     worker.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"));
     let mut worker = Running::spawn(&mut worker);
     assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());

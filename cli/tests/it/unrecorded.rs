@@ -40,7 +40,7 @@ async fn wait_all_but(test: &TestOutbox, few: i64) {
 async fn rows_that_may_not_be_updated_hold_no_other_and_are_named() {
     let test = with_marked(2).await;
     test.sql().await.batch_execute(TRIGGER).await.unwrap();
-    let settings = test.settings("lease = \"1s\"", "");
+    let settings = test.settings().worker("lease = \"1s\"").write();
     let worker = test.worker(&settings, "worker");
     wait_all_but(&test, 2).await;
     let ids = marked(&test).await;
@@ -67,7 +67,7 @@ async fn a_trigger_that_warns_casts_no_doubt_on_what_was_written() {
         "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'seen'; RETURN NEW; END $$;
         CREATE TRIGGER warn BEFORE INSERT OR UPDATE ON outbox_events FOR EACH ROW EXECUTE FUNCTION warn()";
     test.sql().await.batch_execute(warn).await.unwrap();
-    let worker = test.worker(&test.settings("", ""), "worker");
+    let worker = test.worker(&test.settings().write(), "worker");
     let outbox = OutboxSystem::builder(test.system_settings("")).publish_only(true).start().await.unwrap();
     outbox.send(NewEvent::new("thing.happened", "tests")).await.unwrap();
     test.insert(100, 5).await;
@@ -81,7 +81,7 @@ async fn a_trigger_that_warns_casts_no_doubt_on_what_was_written() {
 async fn rows_that_cannot_be_recorded_delay_no_shutdown_and_are_not_resent() {
     let test = with_marked(2).await;
     test.sql().await.batch_execute(TRIGGER).await.unwrap();
-    let settings = test.settings("shutdown_timeout = \"20s\"", "");
+    let settings = test.settings().worker("shutdown_timeout = \"20s\"").write();
     let mut worker = test.worker(&settings, "first");
     wait_all_but(&test, 2).await;
     eventually("the rows are set aside", PATIENCE, async || worker.stderr().contains("this row is evidence")).await;
@@ -101,7 +101,7 @@ async fn rows_locked_by_a_transaction_block_no_other_row_and_no_hand_over() {
     let test = with_marked(500).await;
     let holder = test.sql().await;
     holder.batch_execute("BEGIN; SELECT FROM outbox_events WHERE subject <> '' FOR UPDATE").await.unwrap();
-    let settings = test.settings("lease = \"2s\"", "");
+    let settings = test.settings().worker("lease = \"2s\"").write();
     let _first = test.worker(&settings, "first");
     wait_all_but(&test, 500).await;
     // All shards have such rows, and half of the shards move to a second worker.
@@ -153,7 +153,7 @@ const INSERT: &str = "INSERT INTO outbox_events (id, event_type, source)
 async fn a_settle_with_a_cancelled_standby_wait_is_repeated_and_waits_again() {
     let server = postgres::Server::start();
     let test = TestOutbox::on(server.database().await, redis::url()).await;
-    let _worker = test.worker(&test.settings("", ""), "worker");
+    let _worker = test.worker(&test.settings().write(), "worker");
     test.wait_owners(&["worker"]).await;
     let sql = test.sql().await;
     set_standby(&sql, "missing").await;
@@ -180,7 +180,7 @@ async fn a_settle_whose_reply_is_lost_is_repeated_though_its_connection_lives() 
     let database = server.database().await;
     let (sql, proxy) = (connect(&database.url).await, Proxy::to(server.port()).await);
     let test = TestOutbox::on(database, redis::url()).await.through(proxy.port());
-    let mut worker = test.worker(&test.settings("", ""), "worker");
+    let mut worker = test.worker(&test.settings().write(), "worker");
     test.wait_owners(&["worker"]).await;
     set_standby(&sql, "missing").await;
     sql.batch_execute(INSERT).await.unwrap();

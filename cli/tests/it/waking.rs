@@ -23,7 +23,7 @@ const LISTENERS: &str = "FROM pg_stat_activity WHERE datname = current_database(
 
 /// A worker that polls once when it starts, and then only listens.
 async fn listening_worker(test: &TestOutbox) -> Running {
-    let worker = test.worker(&test.settings(NEVER_POLLING, ""), "worker");
+    let worker = test.worker(&test.settings().worker(NEVER_POLLING).write(), "worker");
     test.wait_owners(&["worker"]).await;
     wait_listening(test, "").await;
     worker
@@ -106,7 +106,7 @@ async fn whatever_publishes_in_another_process_wakes_the_worker() {
     test.run(&["publish", "thing.happened", "--source", "tests"]).await;
     test.wait_length(7).await;
 
-    let batch = test.settings("", "").with_extension("jsonl");
+    let batch = test.settings().write().with_extension("jsonl");
     std::fs::write(&batch, r#"{"specversion":"1.0","id":"a","type":"t","source":"s","data":{}}"#).unwrap();
     test.run(&["publish", "--batch", batch.to_str().unwrap()]).await;
     test.wait_length(8).await;
@@ -169,7 +169,7 @@ async fn a_worker_that_hears_nothing_through_a_pooler_says_so_once_and_polls() {
     let server = postgres::Server::start();
     let pooler = Pooler::to(server.port()).await;
     let test = TestOutbox::on(server.database().await, redis::url()).await.through(pooler.port());
-    let worker = test.worker(&test.settings("", ""), "worker");
+    let worker = test.worker(&test.settings().write(), "worker");
     let said = "listening for notifications failed; polling every 100ms";
     eventually("the worker says so", PATIENCE, async || worker.stderr().contains(said)).await;
     let outbox = publisher(&test).await;
@@ -195,7 +195,7 @@ async fn publishing_goes_on_where_nobody_may_be_woken() {
     let settings = actix_outbox::Settings::from_toml(&format!("[database]\nurl = \"{url}\"")).unwrap();
     let outbox = OutboxSystem::builder(settings).publish_only(true).start().await.unwrap();
     let heard = announcements(&test).await;
-    let _worker = test.worker(&test.settings("", ""), "worker");
+    let _worker = test.worker(&test.settings().write(), "worker");
     for n in 1..=20 {
         outbox.send(event("all the same")).await.unwrap();
         test.wait_length(n).await;
@@ -261,10 +261,11 @@ async fn the_trigger_wakes_for_writers_who_know_nothing_until_it_is_taken_away()
         test.wait_length(n).await;
     }
     assert_eq!(count_to_the_end(&test, &heard).await, 3);
-    let printed = test.outbox(&test.settings("", ""), &["migrate", "--notify-trigger", "--dry-run"]).output().unwrap();
+    let printed =
+        test.outbox(&test.settings().write(), &["migrate", "--notify-trigger", "--dry-run"]).output().unwrap();
     assert!(printed.stdout.is_empty(), "no statement would run");
     let printed =
-        test.outbox(&test.settings("", ""), &["migrate", "--no-notify-trigger", "--dry-run"]).output().unwrap();
+        test.outbox(&test.settings().write(), &["migrate", "--no-notify-trigger", "--dry-run"]).output().unwrap();
     assert!(String::from_utf8_lossy(&printed.stdout).contains("DROP TRIGGER"));
     test.run(&["migrate", "--no-notify-trigger"]).await;
     let left = "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname = 'outbox_events_notify') +

@@ -123,7 +123,7 @@ fn form(pairs: &[(&str, &str)]) -> String {
 }
 
 pub(crate) fn with(test: &TestOutbox, table: &str) -> PathBuf {
-    let path = test.settings("", "");
+    let path = test.settings().write();
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{text}\n{table}\n")).unwrap();
     path
@@ -156,7 +156,7 @@ const FAILED: &[(&str, &str)] = &[
 async fn without_a_secret_the_console_is_for_this_machine_alone() {
     let test = TestOutbox::new().await;
     for command in [&["web", "--http", "0.0.0.0:0"][..], &["worker", "--http", "0.0.0.0:0"]] {
-        let refused = test.outbox(&test.settings("", ""), command).output().unwrap();
+        let refused = test.outbox(&test.settings().write(), command).output().unwrap();
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1), "{said}");
         assert!(said.contains("without a secret: set operator_secret_file under [web]"), "{said}");
@@ -165,7 +165,7 @@ async fn without_a_secret_the_console_is_for_this_machine_alone() {
     let refused = test.outbox(&short, &["web", "--http", "0.0.0.0:0"]).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("at least 16 bytes"));
     let mut probes = Running::spawn(
-        &mut test.outbox(&test.settings("", ""), &["worker", "--http", "0.0.0.0:0", "--no-web", "--until-empty"]),
+        &mut test.outbox(&test.settings().write(), &["worker", "--http", "0.0.0.0:0", "--no-web", "--until-empty"]),
     );
     assert!(probes.wait_exit(PATIENCE).await.success(), "{}", probes.stderr());
 }
@@ -311,7 +311,7 @@ async fn a_failed_event_is_found_retried_after_a_confirmation_and_published() {
     let done =
         console.submit("/change", &cookie, &form(&[("csrf", &confirm.token()), ("action", "retry"), ("id", &id)]));
     assert!(done.body.contains("1 event retried"), "{}", done.body);
-    test.drain(&test.settings("", "")).await;
+    test.drain(&test.settings().write()).await;
     assert!(console.get(&format!("/events/{id}"), &cookie).body.contains("It was published at"));
     // All matching events, now four.
     let confirm = console.get("/confirm?action=replay&all=1", &cookie);
@@ -664,7 +664,7 @@ async fn what_cannot_be_counted_in_the_first_place_says_why() {
 async fn a_worker_serves_the_console_beside_its_probes_and_an_outage_is_a_page() {
     let mut test = TestOutbox::new().await;
     let port = free_port();
-    let settings = test.settings("", "");
+    let settings = test.settings().write();
     let _worker = Running::spawn(
         &mut test.outbox(&settings, &["worker", "--http", &format!("127.0.0.1:{port}"), "--name", "seen"]),
     );

@@ -11,7 +11,7 @@ async fn an_event_costs_one_update_in_its_life() {
     let others = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
     test.insert(EVENTS as i32, 100).await;
-    test.drain(&test.settings("", "")).await;
+    test.drain(&test.settings().write()).await;
     assert_eq!(test.published().await, EVENTS);
 
     // A connection reports its counts at the latest when it ends.

@@ -48,7 +48,7 @@ impl Adoption {
     }
 
     fn start(&self) -> Running {
-        let settings = self.test.settings("", "");
+        let settings = self.test.settings().write();
         Running::spawn(&mut self.test.outbox(&settings, &["migrate"]))
     }
 

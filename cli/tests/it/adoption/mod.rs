@@ -40,7 +40,7 @@ impl Adoption {
     }
 
     fn migrate(&self, arguments: &[&str]) -> Output {
-        let settings = self.test.settings("", "");
+        let settings = self.test.settings().write();
         self.test.outbox(&settings, &[&["migrate"], arguments].concat()).output().unwrap()
     }
 

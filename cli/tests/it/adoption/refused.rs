@@ -18,7 +18,7 @@ async fn refusal(statements: &str) -> String {
     let sql = test.sql().await;
     sql.batch_execute(statements).await.unwrap();
     let before = everything(&sql).await;
-    let settings = test.settings("", "");
+    let settings = test.settings().write();
     let [planned, done] = [&["migrate", "--dry-run"][..], &["migrate"]].map(|arguments| {
         let output = test.outbox(&settings, arguments).output().unwrap();
         assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]));

@@ -14,7 +14,7 @@ fn names(value: &Value) -> Vec<&str> {
 pub(super) fn settings(adoption: &Adoption) -> std::path::PathBuf {
     let stream = adoption.test.stream_name();
     let audit = format!("[publishers.audit]\n{}", adoption.test.stream().replace(stream, &format!("{stream}-audit")));
-    adoption.test.settings("", &audit)
+    adoption.test.settings().publisher(&audit).write()
 }
 
 #[tokio::test]

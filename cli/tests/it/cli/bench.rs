@@ -33,7 +33,7 @@ impl Bench {
 
     fn command_in(&self, format: &str, arguments: &[&str]) -> Command {
         let arguments = [&["bench", "--rounds", "1", "--format", format], arguments].concat();
-        self.test.outbox(&self.test.settings("", ""), &arguments)
+        self.test.outbox(&self.test.settings().write(), &arguments)
     }
 
     /// A running bench that does not end by itself.

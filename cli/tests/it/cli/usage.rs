@@ -100,7 +100,7 @@ async fn a_table_of_another_version_is_named_by_every_command_and_left_alone() {
     sql.batch_execute("ALTER TABLE outbox_events DROP COLUMN retry_at CASCADE; DELETE FROM outbox_migrations")
         .await
         .unwrap();
-    let (settings, id) = (test.settings("", ""), "0197a3b2-0000-7000-8000-000000000001");
+    let (settings, id) = (test.settings().write(), "0197a3b2-0000-7000-8000-000000000001");
     for command in [
         &["events", "list"][..],
         &["events", "show", id],
