@@ -1,7 +1,7 @@
 //! The cost of an event for a worker without the servers: decoding its row, encoding its entry, the arithmetic of cursor and
 //! credit.
 //!
-//! `cargo bench --bench micro --features bench_api` runs it.
+//! `cargo bench --bench micro --features bench-api` runs it.
 
 use std::hint::black_box;
 

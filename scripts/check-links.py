@@ -25,7 +25,7 @@ LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 REFERENCE = re.compile(r"\s*\[[^\]]+\]:\s*<?([^\s>]+)")
 HTML_LINK = re.compile(r"<(?:a|img)\s[^>]*?(?:href|src)=\"([^\"]+)\"")
 HTML_ANCHOR = re.compile(r"<a\s[^>]*?(?:id|name)=\"([^\"]+)\"")
-TEST = re.compile(r"`((?:src|tests)/[\w/]+\.rs)::(\w+)`")
+TEST = re.compile(r"`((?:(?:cli|console)/)?(?:src|tests)/[\w/]+\.rs)::(\w+)`")
 HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*$")
 
 

@@ -34,14 +34,14 @@ pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> 
         return Err(UsageError(format!("--gone {outbox} is the outbox of this database")).into());
     }
     delete_expired(admin).await?;
-    let mut failed = None;
+    let mut failed = Vec::new();
     for (name, removed) in admin.remove_orphans(&args.gone).await? {
         match removed {
             Ok(removed) => print(&name, &removed)?,
-            Err(error) => failed = Some(error),
+            Err(error) => failed.push(error.to_string()),
         }
     }
-    failed.map_or(Ok(()), |error| Err(error.into()))
+    if failed.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failed.join("\n"))) }
 }
 
 async fn delete_expired(admin: &OutboxAdmin) -> anyhow::Result<()> {

@@ -50,7 +50,9 @@ pub(super) async fn run(args: &Args, settings: &Settings, admin: &OutboxAdmin) -
         None => None,
     };
     if let Some((_, Err(AdminError::NoNotifications))) = &trigger {
-        return Err(UsageError(format!("--notify-trigger: {}", AdminError::NoNotifications)).into());
+        return Err(
+            UsageError(format!("--notify-trigger and --no-notify-trigger: {}", AdminError::NoNotifications)).into()
+        );
     }
     if args.dry_run {
         let mut plan = admin.plan_migration().await?;

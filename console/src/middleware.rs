@@ -38,7 +38,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
 pub(super) struct Checks {
     pub(super) access: Arc<Access>,
     pub(super) limits: Arc<Limits>,
-    /// Renders a refusal. It also does for paths without a route, so it is chosen by the path and not by the route.
+    /// Renders a refusal, also for a path without a route; so it is chosen by the path.
     pub(super) refused: fn(AccessError, &RequestInfo) -> HttpResponse,
 }
 

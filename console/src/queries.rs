@@ -82,13 +82,21 @@ pub(crate) async fn change(admin: &OutboxAdmin, action: Action, selection: Selec
     let request = ChangeRequest { action, selection, actor };
     let changing = actix_rt::spawn(async move { admin.change(&request).await });
     // The task ends early only with its thread.
-    let report =
-        changing.await.unwrap_or(Err(StoreError::Timeout { operation: "change events", limit: COUNT_TIME }))?;
+    let ended = |_| {
+        let reason = "the task ended early".to_owned();
+        Err(StoreError::Query { operation: "change events", reason, transient: true })
+    };
+    let report = changing.await.unwrap_or_else(ended)?;
+    let mut error = report.error.map(|error| error.to_string());
     let next = match report.rest {
         Some(Selection::Matching { after, .. }) => after.map(Cursor),
-        _ => None,
+        Some(Selection::Ids(rest)) => {
+            error.get_or_insert_with(|| format!("time ran out before the last {} ids; select them again", rest.len()));
+            None
+        }
+        None => None,
     };
-    Ok(Changed { changed: report.changed.len(), error: report.error.map(|error| error.to_string()), next })
+    Ok(Changed { changed: report.changed.len(), error, next })
 }
 
 async fn load_overview(admin: &OutboxAdmin) -> Result<Overview> {

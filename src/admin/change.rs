@@ -13,8 +13,8 @@ use crate::store::{Action, CreatedCursor, EventFilter};
 /// Events changed in one transaction.
 const BATCH: usize = 500;
 
-/// A call ends after this time, or if the database fails, and reports what it has done. A batch that starts just before may
-/// take as long again twice: waiting for a connection, and for its statement.
+/// A call ends after this time, or if the database fails, and reports what it has done. A batch that starts just before that
+/// may wait for a connection and for its statement, ten seconds each.
 const CHANGE_TIME: Duration = Duration::from_secs(8);
 
 /// Events visited by one call.
@@ -74,7 +74,8 @@ impl OutboxAdmin {
     /// Changes those of the selected events whose status allows it, and logs who changed how many.
     ///
     /// Events that match are visited in the order of their creation, so that each is visited once, even if its status changes
-    /// meanwhile. A call visits at most 10,000 events and lasts about 8 s; repeat it with [`ChangeReport::rest`].
+    /// meanwhile. A call visits at most 10,000 events and begins no batch after 8 s, so it lasts 28 s
+    /// at most; repeat it with [`ChangeReport::rest`].
     ///
     /// # Errors
     /// Errors of the database, if nothing was changed; else [`ChangeReport::error`] holds it.
@@ -156,5 +157,71 @@ fn without_excess(action: &Action) -> Action {
             Action::Fail { reason: reason.chars().filter(|c| *c != '\0').take(LONGEST_REASON).collect() }
         }
         other => other.clone(),
+    }
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::Status;
+    use crate::settings::Settings;
+    use crate::store::conformance::Fixture;
+    use crate::store::sqlite::fixture::SqliteFixture;
+
+    /// An outbox with this many failed events.
+    async fn with_failed(events: usize) -> (SqliteFixture, OutboxAdmin) {
+        let fixture = SqliteFixture::fresh().await;
+        let insert = format!(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {events})
+             INSERT INTO outbox_events (id, event_type, source, status) SELECT randomblob(16), 't', 's', 'failed' FROM n"
+        );
+        fixture.execute(&insert).await;
+        let admin =
+            OutboxAdmin { store: fixture.store(), settings: Arc::new(Settings::default()), backends: Arc::default() };
+        (fixture, admin)
+    }
+
+    fn retry(selection: Selection) -> ChangeRequest {
+        ChangeRequest { action: Action::Retry, selection, actor: "a test".to_owned() }
+    }
+
+    async fn assert_changes_all_in_two_calls(admin: &OutboxAdmin, selection: Selection) {
+        let first = admin.change(&retry(selection)).await.unwrap();
+        assert_eq!((first.visited, first.changed.len()), (MOST_VISITED, MOST_VISITED));
+        let second = admin.change(&retry(first.rest.expect("events are left"))).await.unwrap();
+        assert_eq!((second.visited, second.changed.len(), second.rest), (7, 7, None));
+    }
+
+    #[tokio::test]
+    async fn a_change_of_many_events_ends_and_is_continued_where_it_ended() {
+        let (fixture, admin) = with_failed(MOST_VISITED + 7).await;
+        let failed = EventFilter { statuses: vec![Status::Failed], ..EventFilter::default() };
+        assert_changes_all_in_two_calls(&admin, Selection::matching(failed.clone())).await;
+        assert_eq!(fixture.number("SELECT count(*) FROM outbox_events WHERE status = 'pending'").await, 10_007);
+        assert_eq!(admin.change(&retry(Selection::matching(failed))).await.unwrap().visited, 0);
+    }
+
+    #[tokio::test]
+    async fn a_change_of_many_ids_ends_and_is_continued_with_the_rest() {
+        let (_fixture, admin) = with_failed(MOST_VISITED + 7).await;
+        let request = super::super::ListRequest { limit: usize::MAX, ..Default::default() };
+        let events = admin.list(&EventFilter::default(), &request).await.unwrap().events;
+        let ids = events.into_iter().map(|event| event.map_or_else(|row| row.id, |event| event.id));
+        assert_changes_all_in_two_calls(&admin, Selection::Ids(ids.collect())).await;
+    }
+
+    #[tokio::test]
+    async fn published_events_are_not_retried_and_a_reason_is_shortened() {
+        let (fixture, admin) = with_failed(2).await;
+        fixture.execute("UPDATE outbox_events SET status = 'published' WHERE rowid = 1").await;
+        let published = EventFilter { statuses: vec![Status::Published], ..EventFilter::default() };
+        assert_eq!(admin.change(&retry(Selection::matching(published))).await.unwrap().visited, 0);
+        let action = Action::Fail { reason: format!("a\0b{}", "x".repeat(1_000)) };
+        let failed = EventFilter { statuses: vec![Status::Failed], ..EventFilter::default() };
+        let request = ChangeRequest { action, selection: Selection::matching(failed), actor: "a test".to_owned() };
+        assert_eq!(admin.change(&request).await.unwrap().changed.len(), 1);
+        assert_eq!(fixture.number("SELECT length(last_error) FROM outbox_events WHERE status = 'failed'").await, 500);
     }
 }

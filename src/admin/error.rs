@@ -1,5 +1,7 @@
 //! Errors of operators' requests that concern more than the database.
 
+use uuid::Uuid;
+
 use crate::error::{SettingsError, StoreError};
 
 /// An operator's request failed.
@@ -29,6 +31,13 @@ pub enum AdminError {
         backend: String,
         /// The backend's answer.
         reason: String,
+    },
+    /// The outbox of this database was named as one that no longer exists; nothing was removed.
+    #[error("{outbox} is the outbox of this database")]
+    #[non_exhaustive]
+    OwnOutbox {
+        /// The id.
+        outbox: Uuid,
     },
     /// The database has no notifications: workers poll it.
     #[error("this database has no notifications; workers poll it for events")]

@@ -1,4 +1,4 @@
-//! `OutboxAdmin`: reads and changes a whole outbox, for operators. The command line and the console are made of it.
+//! `OutboxAdmin`: reads and changes a whole outbox, for operators. The command line and the console are built on it.
 //!
 //! ```no_run
 //! use actix_outbox::admin::{Action, ChangeRequest, EventFilter, OutboxAdmin, Selection};
@@ -12,6 +12,9 @@
 //!     let request = ChangeRequest { action: Action::Retry, selection, actor: "nightly job".to_owned() };
 //!     let report = admin.change(&request).await?;
 //!     println!("{} events retried", report.changed.len());
+//!     if let Some(error) = report.error {
+//!         return Err(error.into()); // `report.rest` continues where it ended
+//!     }
 //!     match report.rest {
 //!         Some(rest) => selection = rest,
 //!         None => break,
@@ -61,8 +64,9 @@ type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Access to one outbox for operators. Cheap to clone; all clones share their connections.
 ///
-/// It needs a tokio or an actix runtime, and no running [`OutboxSystem`](crate::OutboxSystem). Every method but
-/// [`migrate`](Self::migrate) is bounded in time, and says in its result if it stopped before the end.
+/// It works in a tokio or an actix runtime, and without a running [`OutboxSystem`](crate::OutboxSystem). Every statement has a
+/// time limit. Lists and counts end after the time that the caller gives, changes after about 8 s; their results say where
+/// they stopped.
 #[derive(Clone)]
 pub struct OutboxAdmin {
     store: Arc<dyn Store>,
@@ -97,15 +101,16 @@ impl OutboxAdmin {
     /// One event.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]: no event has this id.
+    /// [`StoreError::NotFound`]: no event has this id. [`StoreError::Query`]: its row is not a valid event, which
+    /// [`get_row`](Self::get_row) returns; or another error of the database.
     pub async fn get(&self, id: Uuid) -> Result<OutboxEvent> {
         self.store.find(id).await?.ok_or(StoreError::NotFound(id))
     }
 
-    /// The row of one event, which may be no valid event.
+    /// One event, or why its row is not a valid event.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]: no event has this id.
+    /// [`StoreError::NotFound`]: no event has this id. Other errors of the database.
     pub async fn get_row(&self, id: Uuid) -> Result<Result<OutboxEvent, Unreadable>> {
         self.store.load(&[id]).await?.into_iter().next().ok_or(StoreError::NotFound(id))
     }
@@ -118,7 +123,8 @@ impl OutboxAdmin {
         explain::explain(&*self.store, &self.settings, id).await
     }
 
-    /// Outcomes of events since this long ago, in the order of time, without empty periods.
+    /// Outcomes of events since this long ago, in the order of time, without empty periods. They are kept for a day by minute
+    /// and for 30 days by hour; workers record them once a minute.
     ///
     /// # Errors
     /// Errors of the database.

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{AdminError, OutboxAdmin, Result};
-use crate::backend::BackendError;
 use crate::backend::session::{BackendSession, JournalEntry};
 use crate::settings::{PublisherSettings, Settings};
 use crate::store::{Store, WorkerRow};
@@ -55,21 +55,27 @@ impl OutboxAdmin {
     /// Errors of the database.
     pub async fn orphans(&self) -> Result<BTreeMap<String, Result<Vec<OrphanedFields>, AdminError>>> {
         let served = self.served().await?;
-        let mut orphans = BTreeMap::new();
-        for (name, publisher) in publishers_with_journal(&self.settings) {
+        let journals = publishers_with_journal(&self.settings).map(async |(name, publisher)| {
             let journal = self.journal(name, publisher, served.outbox).await;
-            orphans.insert(name.clone(), journal.map(|journal| journal.orphans(&served)));
-        }
-        Ok(orphans)
+            (name.clone(), journal.map(|journal| journal.orphans(&served)))
+        });
+        Ok(join_all(journals).await.into_iter().collect())
     }
 
     /// Removes orphaned fields of this outbox that are no longer needed, and all fields of the outboxes in `gone`, whose
-    /// databases no longer exist. If one of those is still in use, its events in flight may be sent twice.
+    /// databases no longer exist. If one of those is still in use, its events in flight may be sent twice. Returns what was
+    /// removed by the publisher's name; an error for a backend that does not answer, to each question within 15 s.
     ///
     /// # Errors
-    /// Errors of the database.
-    pub async fn remove_orphans(&self, gone: &[Uuid]) -> Result<BTreeMap<String, Result<RemovedOrphans, AdminError>>> {
+    /// [`AdminError::OwnOutbox`] if `gone` names the outbox of this database; errors of the database.
+    pub async fn remove_orphans(
+        &self,
+        gone: &[Uuid],
+    ) -> Result<BTreeMap<String, Result<RemovedOrphans, AdminError>>, AdminError> {
         let served = self.served().await?;
+        if gone.contains(&served.outbox) {
+            return Err(AdminError::OwnOutbox { outbox: served.outbox });
+        }
         let mut removed = BTreeMap::new();
         for (name, publisher) in publishers_with_journal(&self.settings) {
             let done = match self.journal(name, publisher, served.outbox).await {
@@ -209,9 +215,11 @@ impl BackendJournal {
     }
 
     async fn remove(&mut self, entries: &[JournalEntry]) -> Result<usize, AdminError> {
-        let kept =
-            |error: BackendError| AdminError::OrphansKept { backend: self.name.clone(), reason: error.to_string() };
-        self.session.remove(entries).await.map_err(kept)
+        let kept = |reason: String| AdminError::OrphansKept { backend: self.name.clone(), reason };
+        match tokio::time::timeout(LIMIT, self.session.remove(entries)).await {
+            Ok(removed) => removed.map_err(|error| kept(error.to_string())),
+            Err(_) => Err(kept(format!("no answer within {LIMIT:?}"))),
+        }
     }
 }
 

@@ -151,7 +151,9 @@ impl Seen {
             oldest_due_seconds: self.oldest.map(|oldest| oldest.as_secs_f64()),
             health: self.health.unwrap_or_else(|| "no live worker serves it".to_owned()),
             since: self.since,
-            per_second: limits.filter(|limits| !limits.is_empty()).map(|limits| limits.iter().sum()),
+            per_second: limits
+                .filter(|limits| !limits.is_empty())
+                .map(|limits| limits.into_iter().fold(0, u32::saturating_add)),
         }
     }
 }

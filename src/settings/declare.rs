@@ -1,4 +1,6 @@
 //! The declaration of a table of settings: each key once, with its type, its default and how its value is read.
+//!
+//! Tables with a key that has no default, `rate_limit` and `wait_replicas`, are read by hand in `read`.
 
 /// Declares the struct of a table, its defaults, the list of its keys, and its reader.
 ///

@@ -178,7 +178,7 @@ table! {
 }
 
 table! {
-    /// The n-th failure waits `min(base · factor^n, max)`, times a random factor between `1 - jitter` and 1.
+    /// The n-th failure, counted from 1, waits `min(base · factor^n, max)`, times a random factor between `1 - jitter` and 1.
     #[derive(Debug, Clone, Copy, PartialEq)]
     pub struct RetryBackoff {
         /// The base delay.

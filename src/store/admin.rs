@@ -29,7 +29,7 @@ pub enum Action {
     Retry,
     /// Marks events that are not published as failed; they do not hold their keys.
     Fail {
-        /// Why, at most 500 characters; stored as the events' last error.
+        /// Why; stored as the events' last error. Characters after the 500th, and NUL, are left out.
         reason: String,
     },
     /// Publishes published events again, as new events with the old ids.

@@ -29,7 +29,7 @@ pub(crate) struct FetchRequest {
     pub(crate) max_events: usize,
     /// Reading stops, after at least one event, before the bytes read exceed this.
     pub(crate) max_bytes: usize,
-    /// Larger events are returned as [`Unreadable`].
+    /// Larger events are returned with a reason instead.
     pub(crate) max_event_bytes: usize,
 }
 

@@ -156,7 +156,7 @@ pub(crate) trait HandlerStore: Send + Sync {
     async fn fetch_deliveries(&self, request: &DeliveryRequest) -> Result<Vec<FetchedDelivery>>;
 
     /// Records handlers' answers by (handler, id, seq), from any process; the last one publishes the event. As durable and
-    /// as repeatable as [`settle_published`](Self::settle_published).
+    /// as repeatable as `settle_published`.
     async fn settle_handled(&self, handled: &[(String, Uuid, i64)], care: Care) -> Result<Vec<Settled>>;
 
     /// Records rejections by handlers, each only if the lease of its handler's lane is still `owner`'s.

@@ -102,8 +102,8 @@ impl Position {
     pub(crate) const START: Self = Self { scheduled_at: i64::MIN, seq: i64::MIN };
 }
 
-/// The outbox's tables in one database, by the roles in which its parts use them. Every method is one round trip or one
-/// transaction, may be repeated after a lost reply, and has a time limit.
+/// The outbox's tables in one database, by the roles in which its parts use them. A method may be repeated after a lost reply.
+/// Each of its statements has a time limit, and what must happen together is one transaction.
 pub(crate) trait Store:
     SchemaStore + EventWriter + DispatchStore + HandlerStore + MaintenanceStore + AdminStore + 'static
 {

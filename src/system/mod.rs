@@ -1,7 +1,8 @@
 //! The actors, one file each, in the order in which an event passes them: [`outbox_system`] and its queue ([`intake`]),
-//! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`completer`], [`retry`], [`janitor`].
+//! [`supervisor`], [`lease_keeper`], [`poller`], [`publisher`], [`registry`], [`handler_poller`], [`completer`], [`retry`],
+//! [`janitor`], [`notifier`].
 //!
-//! They share [`heartbeat`] (the thread of the lease keeper), [`leases`] (the shards that are held), [`lane_reader`]
+//! They share a [`context`] with [`wakeups`], [`liveness`] and [`addresses`], [`heartbeat`] (the thread of the lease keeper), [`leases`] (the shards that are held), [`lane_reader`]
 //! (cursors, the sweep, fetch sizes), [`in_flight`] (deliveries in flight, rules R1 to R3), [`delivery`] (one event),
 //! [`publisher_state`] (what a publisher's lanes share) and [`subscription`] (handlers, with their time limits in
 //! [`handler_timer`]). Messages flow in that one direction; credit and wake-ups flow back.

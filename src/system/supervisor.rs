@@ -41,7 +41,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// How often the shutdown checks whether everything is settled.
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The supervisor. It handles no message that waits for the database, so it answers whatever hangs.
+/// The supervisor. It handles no message that waits for the database, so it answers even if something else hangs.
 pub(crate) struct Supervisor {
     context: Arc<SystemContext>,
     children: Children,

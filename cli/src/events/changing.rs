@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use actix_outbox::admin::{Action, ChangeReport, ChangeRequest, EventCount, EventFilter, OutboxAdmin, Selection};
+use actix_outbox::admin::{
+    Action, ChangeReport, ChangeRequest, EventCount, EventFilter, OutboxAdmin, Selection, Unreadable,
+};
 use actix_outbox::{Status, StoreError};
 use uuid::Uuid;
 
@@ -84,8 +86,10 @@ async fn change_ids(verb: &EventAction, ids: &[Uuid], admin: &OutboxAdmin) -> an
 }
 
 async fn why_not(verb: &EventAction, id: Uuid, admin: &OutboxAdmin) -> anyhow::Result<String> {
-    match admin.get(id).await {
-        Ok(event) => Ok((verb.refusal)(id, event.status)),
+    match admin.get_row(id).await {
+        Ok(Ok(event)) => Ok((verb.refusal)(id, event.status)),
+        Ok(Err(Unreadable { status: Some(status), .. })) => Ok((verb.refusal)(id, status)),
+        Ok(Err(Unreadable { reason, .. })) => Ok(format!("event {id} cannot be read: {reason}")),
         Err(missing @ StoreError::NotFound(_)) => Ok(missing.to_string()),
         Err(error) => Err(error.into()),
     }
@@ -117,11 +121,16 @@ async fn change_all(
     let mut all = HashSet::new();
     loop {
         let request = ChangeRequest { action: verb.action.clone(), selection, actor: "command line".to_owned() };
-        let ChangeReport { changed, visited, rest, error, .. } = admin.change(&request).await?;
+        let ended = |changed: usize, error: StoreError| match changed {
+            0 => anyhow::Error::from(error),
+            _ => anyhow::anyhow!("{} {}, then: {error}", verb.past, events(changed)),
+        };
+        let report = admin.change(&request).await.map_err(|error| ended(all.len(), error))?;
+        let ChangeReport { changed, visited, rest, error, .. } = report;
         all.extend(changed);
         progress.advance(visited);
         if let Some(error) = error {
-            anyhow::bail!("{} {}, then: {error}", verb.past, events(all.len()));
+            return Err(ended(all.len(), error));
         }
         match rest {
             Some(rest) => selection = rest,

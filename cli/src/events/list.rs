@@ -12,6 +12,9 @@ use crate::output::{self, time};
 const HEADER: &[&str] = &["ID", "TYPE", "STATUS", "BACKEND", "KEY", "SCHEDULED AT", "RETRIES", "LAST ERROR"];
 const LONGEST_ERROR: usize = 60;
 
+/// Events in one request.
+const PAGE: usize = 1_000;
+
 /// List events, newest first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -44,13 +47,22 @@ pub(crate) async fn run(args: Args, admin: &OutboxAdmin) -> anyhow::Result<()> {
     let Args { status, event_type, backend, key, limit, format } = args;
     let filter =
         EventFilter { statuses: status.into_iter().collect(), event_type, backend, key, ..EventFilter::default() };
-    let request = ListRequest {
-        limit: usize::try_from(limit)?,
-        scan_time: Duration::MAX,
-        with_data: format == Format::Json,
-        ..ListRequest::default()
-    };
-    let events = admin.list(&filter, &request).await?.events;
+    let (limit, mut events, mut after) = (usize::try_from(limit)?, Vec::new(), None);
+    loop {
+        let request = ListRequest {
+            after,
+            limit: PAGE.min(limit - events.len()),
+            scan_time: Duration::MAX,
+            with_data: format == Format::Json,
+            ..ListRequest::default()
+        };
+        let page = admin.list(&filter, &request).await?;
+        events.extend(page.events);
+        after = page.next;
+        if after.is_none() || events.len() >= limit {
+            break;
+        }
+    }
     match format {
         Format::Json => output::json(&events.iter().map(Listed::from).collect::<Vec<_>>()),
         Format::Table => Ok(output::table(HEADER, events.iter().map(cells))?),

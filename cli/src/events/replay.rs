@@ -41,7 +41,8 @@ pub(crate) async fn run(args: Args, admin: &OutboxAdmin) -> anyhow::Result<()> {
     let base = EventFilter {
         statuses: vec![Status::Published],
         published_since: args.since,
-        published_until: args.until,
+        // Events that are published while the command runs are not replayed by it.
+        published_until: args.until.or_else(|| args.since.map(|_| Utc::now())),
         ..EventFilter::default()
     };
     changing::run(&verb, &args.selection, base, admin).await

@@ -27,7 +27,9 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, admin: &OutboxAdmin) -> anyhow::Result<()> {
     if args.selection.ids.is_empty() && args.status.is_none() && !args.selection.filters() {
-        return Err(UsageError("say which events: give their ids, or --status failed".to_owned()).into());
+        return Err(
+            UsageError("say which events: give their ids, or --status, --type, --backend or --key".to_owned()).into()
+        );
     }
     if args.status == Some(Status::Published) {
         return Err(UsageError(

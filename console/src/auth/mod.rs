@@ -58,7 +58,7 @@ impl Access {
     }
 
     /// The names by which browsers may call the server, such as `outbox.example.com`; `localhost` and loopback addresses are
-    /// always allowed. Without names, every name is allowed if a secret is configured, and no other if not.
+    /// always allowed. Without names, every name is allowed if a secret is configured; otherwise only these.
     ///
     /// # Errors
     /// [`WebError::HostName`] for a text that is not a name without a port.

@@ -131,7 +131,7 @@ fn past_tense(action: ActionName) -> &'static str {
 fn description(action: ActionName) -> &'static str {
     match action {
         ActionName::Retry => {
-            "The events become pending again, as if they had never been rejected, and keep their order. Published and pending events are not changed."
+            "The events become pending again, as if they had never been rejected, and keep their order. Published events are not changed; pending ones are only if you selected them or their status."
         }
         ActionName::Fail => {
             "The events become failed, are not sent, and do not block later events of their keys. Published events are not changed. A failed event that you selected loses its last error."

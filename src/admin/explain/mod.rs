@@ -45,7 +45,7 @@ pub enum Reason {
     },
     /// It was rejected permanently, or as often as it may be, or an operator ended it.
     Failed {
-        /// When.
+        /// The time of the failure.
         at: DateTime<Utc>,
         /// How often it was rejected.
         attempts: i32,
@@ -56,7 +56,7 @@ pub enum Reason {
     },
     /// django-broadcaster's own worker has claimed it.
     Processing {
-        /// When.
+        /// The time of the claim.
         since: DateTime<Utc>,
     },
     /// Its row is not a valid event.
@@ -66,16 +66,16 @@ pub enum Reason {
     },
     /// Its scheduled time is in the future.
     Scheduled {
-        /// When it does.
+        /// The time for which it is scheduled.
         at: DateTime<Utc>,
     },
     /// It was rejected and waits for its next attempt.
     Retrying {
-        /// When that is.
+        /// The time of the next attempt.
         at: DateTime<Utc>,
         /// How often it was rejected.
         attempts: i32,
-        /// How often it may be.
+        /// How often it may be rejected before it fails.
         max_retries: i32,
         /// The last rejection.
         error: String,
@@ -84,7 +84,7 @@ pub enum Reason {
     Handlers {
         /// Since when the backend has it.
         published_at: DateTime<Utc>,
-        /// Which; `None`: all.
+        /// The handlers that must still run; `None`: all.
         handlers: Option<Vec<String>>,
         /// When they are called again; `None`: as soon as a worker reads it.
         at: Option<DateTime<Utc>>,
