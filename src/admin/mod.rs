@@ -64,7 +64,7 @@ type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Access to one outbox for operators. Cheap to clone; all clones share their connections.
 ///
-/// It works in a tokio or an actix runtime, and without a running [`OutboxSystem`](crate::OutboxSystem). Every statement has a
+/// It works in a tokio or an actix runtime, and without a running [`OutboxSystem`](crate::OutboxSystem). Every query has a
 /// time limit. Lists and counts end after the time that the caller gives, changes after about 8 s; their results say where
 /// they stopped.
 #[derive(Clone)]

@@ -103,7 +103,8 @@ impl Position {
 }
 
 /// The outbox's tables in one database, by the roles in which its parts use them. A method may be repeated after a lost reply.
-/// Each of its statements has a time limit, and what must happen together is one transaction.
+/// Its statements have time limits, except those whose commit may wait for a standby, and what must happen together is one
+/// transaction.
 pub(crate) trait Store:
     SchemaStore + EventWriter + DispatchStore + HandlerStore + MaintenanceStore + AdminStore + 'static
 {

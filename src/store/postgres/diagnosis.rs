@@ -37,7 +37,8 @@ pub(super) async fn find_cause(conn: &mut AsyncPgConnection) -> QueryResult<Opti
     Ok(find_obstacle(&MIGRATIONS, &applied).map(Cause::Tables))
 }
 
-const TABLES: &str = "SELECT bool_or(t.oid IS NULL), coalesce(bool_or(NOT has_table_privilege(t.oid, 'SELECT')), false) \
+/// A right to some columns is enough to read what is needed of them.
+const TABLES: &str = "SELECT bool_or(t.oid IS NULL), coalesce(bool_or(NOT has_any_column_privilege(t.oid, 'SELECT')), false) \
     FROM (SELECT to_regclass(n.name)::oid AS oid \
         FROM unnest(ARRAY['outbox_events', 'outbox_meta', 'outbox_migrations']) AS n(name)) t";
 
