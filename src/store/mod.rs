@@ -32,6 +32,7 @@ pub(crate) use self::wakeup::{Notification, Wakeup};
 pub(crate) use self::writer::{EventWriter, NotInserted, TakeEvents};
 
 mod admin;
+mod columns;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod content;
@@ -113,4 +114,9 @@ pub(crate) trait Store:
 
     /// Wake-ups between processes; `None` if each process finds the events of others by polling only.
     fn notify_store(&self) -> Option<&dyn NotifyStore>;
+
+    /// Servers on other machines that connections do not verify, so that others may pretend to be them.
+    fn unverified_servers(&self) -> Option<String> {
+        None
+    }
 }

@@ -419,7 +419,7 @@ impl QueryFragment<Pg> for FindEvents<'_> {
             "SELECT n.place, nullif(e.data, 'null') IS NOT DISTINCT FROM n.data::jsonb, \
              e.data_binary IS NOT DISTINCT FROM n.bytes, ",
         );
-        out.push_sql(&COLUMNS_WITHOUT_DATA);
+        out.push_sql(COLUMNS_WITHOUT_DATA);
         out.push_sql(" FROM unnest(");
         let pushed: QueryResult<()> = push!(
             out,

@@ -180,7 +180,7 @@ impl AdminStore for PostgresStore {
     }
 
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-        admin::load(self, &row::COLUMNS_WITHOUT_DATA, ids).await
+        admin::load(self, row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
     async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
@@ -215,5 +215,9 @@ impl Store for PostgresStore {
 
     fn notify_store(&self) -> Option<&dyn NotifyStore> {
         Some(self)
+    }
+
+    fn unverified_servers(&self) -> Option<String> {
+        self.target.unverified()
     }
 }

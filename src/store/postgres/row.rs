@@ -1,6 +1,6 @@
 //! A row of the table as another writer may have left it.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use diesel::Queryable;
@@ -10,203 +10,206 @@ use uuid::Uuid;
 
 use crate::event::{JsonText, OutboxEvent};
 use crate::store::Position;
+use crate::store::columns::with_columns;
 
-/// The columns of [`Row`], of a table or a query named `e`. JSON is read as text, so that it stays unchanged.
-pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, e.subject, e.data_content_type, \
-    e.data_schema, e.data::text, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
-    e.max_retries, e.last_error, e.publisher_backend, e.publisher_config::text, e.seq, e.retry_at, e.cloud_event_id, \
-    e.extensions::text, e.partition_key, e.data_binary, e.pending_handlers::text, e.errors::text";
+/// The columns of a table or a query named `e`, after a text for each of them.
+macro_rules! listed {
+    ($column:ident; $($name:ident: $kind:ident),+ $(,)?) => {
+        without_comma(concat!($(", ", $column!($kind $name)),+))
+    };
+}
 
-/// The columns of [`DeliveredRow`], from a [`sized`] query named `e` with [`FITS`]: without earlier errors, and for an event
-/// that is too large only those that identify it.
-pub(super) const DELIVERED: &str = "CASE WHEN NOT b.fits THEN e.size END, e.id, e.spec_version, e.event_type, e.source, \
-    e.subject, e.data_content_type, e.data_schema, CASE WHEN b.fits THEN e.data_text END, e.status, e.created_at, \
-    e.updated_at, e.scheduled_at, e.published_at, e.retry_count, e.max_retries, CASE WHEN b.fits THEN e.config_text END, \
-    e.seq, e.retry_at, e.cloud_event_id, CASE WHEN b.fits THEN e.extensions_text END, e.partition_key, \
-    CASE WHEN b.fits THEN e.data_binary END, CASE WHEN b.fits THEN e.handlers_text END";
+const fn without_comma(list: &str) -> &str {
+    list.split_at(2).1
+}
 
-/// These columns of the table, with their JSON as text: a few bytes of JSON can be a long text (`1e131071`), so its length
-/// is known only once it is made. In a query with a LIMIT or an OFFSET it is made once for each row. An empty object, which
-/// most rows have, has at most 8 bytes (only an empty array is as small) and becomes NULL.
-pub(super) const TEXTS: &str = "e.id, e.spec_version, e.event_type, e.source, e.subject, e.data_content_type, e.data_schema, \
-    e.data::text AS data_text, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
-    e.max_retries, CASE WHEN pg_column_size(e.publisher_config) > 8 THEN e.publisher_config::text END AS config_text, e.seq, \
-    e.retry_at, e.cloud_event_id, CASE WHEN pg_column_size(e.extensions) > 8 THEN e.extensions::text END AS extensions_text, \
-    e.partition_key, e.data_binary, e.pending_handlers::text AS handlers_text";
+/// JSON is read as text, so that it stays unchanged.
+macro_rules! whole {
+    (Json $name:ident) => {
+        concat!("e.", stringify!($name), "::text")
+    };
+    (Object $name:ident) => {
+        concat!("e.", stringify!($name), "::text")
+    };
+    (Names $name:ident) => {
+        concat!("e.", stringify!($name), "::text")
+    };
+    ($kind:ident $name:ident) => {
+        concat!("e.", stringify!($name))
+    };
+}
 
-/// Adds the event's size in bytes to such a query, computed once for each row instead of each column that uses it.
+macro_rules! without_data {
+    (Json data) => { "NULL::text" };
+    (Bytes data_binary) => { "NULL::bytea" };
+    ($kind:ident $name:ident) => { whole!($kind $name) };
+}
+
+macro_rules! with_texts {
+    (Text last_error) => {
+        "''::text AS last_error"
+    };
+    (Text publisher_backend) => {
+        "''::text AS publisher_backend"
+    };
+    (Json errors) => {
+        "NULL::text AS errors"
+    };
+    (Object $name:ident) => {
+        concat!(
+            "CASE WHEN pg_column_size(e.",
+            stringify!($name),
+            ") > 8 THEN e.",
+            stringify!($name),
+            "::text END AS ",
+            stringify!($name)
+        )
+    };
+    (Json $name:ident) => {
+        concat!("e.", stringify!($name), "::text AS ", stringify!($name))
+    };
+    (Names $name:ident) => {
+        concat!("e.", stringify!($name), "::text AS ", stringify!($name))
+    };
+    ($kind:ident $name:ident) => {
+        concat!("e.", stringify!($name))
+    };
+}
+
+macro_rules! if_it_fits {
+    (Json $name:ident) => {
+        concat!("CASE WHEN b.fits THEN e.", stringify!($name), " END")
+    };
+    (Object $name:ident) => {
+        concat!("CASE WHEN b.fits THEN e.", stringify!($name), " END")
+    };
+    (Names $name:ident) => {
+        concat!("CASE WHEN b.fits THEN e.", stringify!($name), " END")
+    };
+    (Bytes $name:ident) => {
+        concat!("CASE WHEN b.fits THEN e.", stringify!($name), " END")
+    };
+    ($kind:ident $name:ident) => {
+        concat!("e.", stringify!($name))
+    };
+}
+
+macro_rules! sql_type {
+    (Id) => { SqlUuid };
+    (Text) => { Text };
+    (Status) => { Text };
+    (Time) => { Timestamptz };
+    (OptionalTime) => { Nullable<Timestamptz> };
+    (Count) => { Integer };
+    (Seq) => { Nullable<BigInt> };
+    (Bytes) => { Nullable<Binary> };
+    ($json:ident) => { Nullable<Text> };
+}
+
+macro_rules! raw {
+    (Id) => { Uuid };
+    (Text) => { String };
+    (Status) => { String };
+    (Time) => { PgTimestamp };
+    (OptionalTime) => { Option<PgTimestamp> };
+    (Count) => { i32 };
+    (Seq) => { Option<i64> };
+    (Bytes) => { Option<Vec<u8>> };
+    ($json:ident) => { Option<String> };
+}
+
+macro_rules! decoded {
+    (Status $name:ident $raw:expr) => {
+        $raw.parse().map_err(|_| format!("status {:?} is unknown", $raw))?
+    };
+    (Time $name:ident $raw:expr) => {
+        time(stringify!($name), $raw)?
+    };
+    (OptionalTime $name:ident $raw:expr) => {
+        $raw.map(|at| time(stringify!($name), at)).transpose()?
+    };
+    (Seq $name:ident $raw:expr) => {
+        $raw.unwrap_or(0)
+    };
+    (Json $name:ident $raw:expr) => {
+        $raw.map(JsonText::new)
+    };
+    (Object $name:ident $raw:expr) => {
+        object(stringify!($name), $raw)?
+    };
+    (Names $name:ident $raw:expr) => {
+        $raw.map(names).transpose()?.flatten()
+    };
+    ($kind:ident $name:ident $raw:expr) => {
+        $raw
+    };
+}
+
+macro_rules! make_row {
+    ($($name:ident: $kind:ident,)+) => {
+        /// The columns of [`Row`].
+        pub(crate) const COLUMNS: &str = listed!(whole; $($name: $kind),+);
+
+        /// [`COLUMNS`] without the events' data.
+        pub(super) const COLUMNS_WITHOUT_DATA: &str = listed!(without_data; $($name: $kind),+);
+
+        /// [`COLUMNS`] of a delivery: without those that it does not need, and with JSON as text: a few bytes of JSON can be a
+        /// long text (`1e131071`), so its length is known only once it is made. In a query with a LIMIT or an OFFSET it is made
+        /// once for each row. An empty object, which most rows have, has at most 8 bytes (only an empty array is as small) and
+        /// becomes NULL.
+        pub(super) const TEXTS: &str = listed!(with_texts; $($name: $kind),+);
+
+        /// The columns of [`DeliveredRow`], from a [`sized`] query of [`TEXTS`] named `e` with [`FITS`]; of an event that is too
+        /// large only those that identify it.
+        pub(super) const DELIVERED: &str =
+            concat!("CASE WHEN NOT b.fits THEN e.size END", $(", ", if_it_fits!($kind $name)),+);
+
+        /// The types of [`COLUMNS`].
+        pub(crate) type SqlTypes = ($(sql_type!($kind)),+);
+
+        /// A row with any values; [`decode`](Self::decode) reports why it is not a valid event.
+        #[derive(Clone, Queryable)]
+        pub(crate) struct Row {
+            $(pub(super) $name: raw!($kind),)+
+        }
+
+        impl Row {
+            /// The event, or why the row is not a valid event.
+            pub(crate) fn decode(self) -> Result<OutboxEvent, String> {
+                Ok(OutboxEvent { $($name: decoded!($kind $name self.$name),)+ })
+            }
+        }
+    };
+}
+with_columns!(make_row);
+
+/// Adds the event's size in bytes to a query of [`TEXTS`], computed once for each row instead of each column that uses it.
 pub(super) fn sized(query: &str) -> String {
     format!(
-        "SELECT e.*, (coalesce(octet_length(e.data_text), 0) + coalesce(octet_length(e.data_binary), 0) \
-            + coalesce(octet_length(e.config_text), 0) + coalesce(octet_length(e.extensions_text), 0) \
-            + coalesce(octet_length(e.handlers_text), 0))::bigint AS size FROM ({query}) e OFFSET 0"
+        "SELECT e.*, (coalesce(octet_length(e.data), 0) + coalesce(octet_length(e.data_binary), 0) \
+            + coalesce(octet_length(e.publisher_config), 0) + coalesce(octet_length(e.extensions), 0) \
+            + coalesce(octet_length(e.pending_handlers), 0))::bigint AS size FROM ({query}) e OFFSET 0"
     )
 }
 
 /// Joined to a sized query: whether the event's size is at most the parameter.
 pub(super) const FITS: &str = "CROSS JOIN LATERAL (SELECT e.size <= ? AS fits) b";
 
-/// [`COLUMNS`] without the events' data.
-pub(super) static COLUMNS_WITHOUT_DATA: LazyLock<String> =
-    LazyLock::new(|| COLUMNS.replace("e.data::text", "NULL::text").replace("e.data_binary", "NULL::bytea"));
-
-/// The types of [`COLUMNS`].
-pub(crate) type SqlTypes = (
-    SqlUuid,
-    Text,
-    Text,
-    Text,
-    Text,
-    Text,
-    Text,
-    Nullable<Text>,
-    Text,
-    Timestamptz,
-    Timestamptz,
-    Timestamptz,
-    Nullable<Timestamptz>,
-    Integer,
-    Integer,
-    Text,
-    Text,
-    Nullable<Text>,
-    Nullable<BigInt>,
-    Nullable<Timestamptz>,
-    Text,
-    Nullable<Text>,
-    Text,
-    Nullable<Binary>,
-    Nullable<Text>,
-    Nullable<Text>,
-);
-
-/// A row with any values; [`decode`](Self::decode) reports why it is not a valid event.
-#[derive(Clone, Queryable)]
-pub(crate) struct Row {
-    pub(crate) id: Uuid,
-    spec_version: String,
-    event_type: String,
-    source: String,
-    subject: String,
-    data_content_type: String,
-    data_schema: String,
-    data: Option<String>,
-    pub(crate) status: String,
-    created_at: PgTimestamp,
-    pub(crate) updated_at: PgTimestamp,
-    scheduled_at: PgTimestamp,
-    published_at: Option<PgTimestamp>,
-    pub(crate) retry_count: i32,
-    pub(crate) max_retries: i32,
-    last_error: String,
-    publisher_backend: String,
-    publisher_config: Option<String>,
-    seq: Option<i64>,
-    retry_at: Option<PgTimestamp>,
-    cloud_event_id: String,
-    extensions: Option<String>,
-    pub(crate) partition_key: String,
-    data_binary: Option<Vec<u8>>,
-    pending_handlers: Option<String>,
-    errors: Option<String>,
-}
-
-impl Row {
-    /// The event, or why the row is not a valid event.
-    pub(crate) fn decode(self) -> Result<OutboxEvent, String> {
-        Ok(OutboxEvent {
-            id: self.id,
-            status: self.status.parse().map_err(|_| format!("status {:?} is unknown", self.status))?,
-            created_at: time("created_at", self.created_at)?,
-            updated_at: time("updated_at", self.updated_at)?,
-            scheduled_at: time("scheduled_at", self.scheduled_at)?,
-            published_at: self.published_at.map(|at| time("published_at", at)).transpose()?,
-            retry_at: self.retry_at.map(|at| time("retry_at", at)).transpose()?,
-            seq: self.seq.unwrap_or(0),
-            publisher_config: object("publisher_config", self.publisher_config)?,
-            extensions: object("extensions", self.extensions)?,
-            pending_handlers: self.pending_handlers.map(names).transpose()?.flatten(),
-            spec_version: self.spec_version,
-            event_type: self.event_type,
-            source: self.source,
-            subject: self.subject,
-            data_content_type: self.data_content_type,
-            data_schema: self.data_schema,
-            data: self.data.map(JsonText::new),
-            data_binary: self.data_binary,
-            retry_count: self.retry_count,
-            max_retries: self.max_retries,
-            last_error: self.last_error,
-            publisher_backend: self.publisher_backend,
-            cloud_event_id: self.cloud_event_id,
-            partition_key: self.partition_key,
-            errors: self.errors.map(JsonText::new),
-        })
-    }
-}
-
 /// The types of [`DELIVERED`].
-pub(super) type DeliveredTypes = (
-    Nullable<BigInt>,
-    SqlUuid,
-    Text,
-    Text,
-    Text,
-    Text,
-    Text,
-    Text,
-    Nullable<Text>,
-    Text,
-    Timestamptz,
-    Timestamptz,
-    Timestamptz,
-    Nullable<Timestamptz>,
-    Integer,
-    Integer,
-    Nullable<Text>,
-    Nullable<BigInt>,
-    Nullable<Timestamptz>,
-    Text,
-    Nullable<Text>,
-    Text,
-    Nullable<Binary>,
-    Nullable<Text>,
-);
+pub(super) type DeliveredTypes = (Nullable<BigInt>, SqlTypes);
 
 /// A row that was read for a delivery.
 #[derive(Queryable)]
 pub(super) struct DeliveredRow {
     /// The event's size, if it is too large.
     oversize: Option<i64>,
-    pub(super) id: Uuid,
-    spec_version: String,
-    event_type: String,
-    source: String,
-    subject: String,
-    data_content_type: String,
-    data_schema: String,
-    data: Option<String>,
-    pub(super) status: String,
-    created_at: PgTimestamp,
-    pub(super) updated_at: PgTimestamp,
-    scheduled_at: PgTimestamp,
-    published_at: Option<PgTimestamp>,
-    pub(super) retry_count: i32,
-    pub(super) max_retries: i32,
-    publisher_config: Option<String>,
-    seq: Option<i64>,
-    retry_at: Option<PgTimestamp>,
-    cloud_event_id: String,
-    extensions: Option<String>,
-    pub(super) partition_key: String,
-    data_binary: Option<Vec<u8>>,
-    pending_handlers: Option<String>,
+    pub(super) row: Row,
 }
 
 impl DeliveredRow {
     /// The row's position; a row without `seq` is before those of its time.
     pub(super) fn position(&self) -> Position {
-        Position { scheduled_at: self.scheduled_at.0, seq: self.seq.unwrap_or(i64::MIN) }
+        Position { scheduled_at: self.row.scheduled_at.0, seq: self.row.seq.unwrap_or(i64::MIN) }
     }
 
     /// The event of a lane, or why the row is not a valid event.
@@ -217,41 +220,10 @@ impl DeliveredRow {
         if let Some(size) = self.oversize {
             return too_large(size);
         }
-        let event = self.row(lane).decode()?;
+        let event = OutboxEvent { publisher_backend: lane.to_owned(), ..self.row.decode()? };
         match event.size() {
             size if size > max_event_bytes => too_large(i64::try_from(size).unwrap_or(i64::MAX)),
             _ => Ok(Arc::new(event)),
-        }
-    }
-
-    fn row(self, lane: &str) -> Row {
-        Row {
-            id: self.id,
-            spec_version: self.spec_version,
-            event_type: self.event_type,
-            source: self.source,
-            subject: self.subject,
-            data_content_type: self.data_content_type,
-            data_schema: self.data_schema,
-            data: self.data,
-            status: self.status,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-            scheduled_at: self.scheduled_at,
-            published_at: self.published_at,
-            retry_count: self.retry_count,
-            max_retries: self.max_retries,
-            last_error: String::new(),
-            publisher_backend: lane.to_owned(),
-            publisher_config: self.publisher_config,
-            seq: self.seq,
-            retry_at: self.retry_at,
-            cloud_event_id: self.cloud_event_id,
-            extensions: self.extensions,
-            partition_key: self.partition_key,
-            data_binary: self.data_binary,
-            pending_handlers: self.pending_handlers,
-            errors: None,
         }
     }
 }

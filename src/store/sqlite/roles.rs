@@ -282,7 +282,7 @@ impl AdminStore for SqliteStore {
     }
 
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
-        self.load_columns(&row::COLUMNS_WITHOUT_DATA, ids).await
+        self.load_columns(row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
     async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {

@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
-use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
 use diesel::Queryable;
@@ -14,49 +13,10 @@ use uuid::Uuid;
 
 use crate::event::{JsonText, OutboxEvent, Status};
 use crate::store::Position;
-
-/// The columns of [`Row`], of a table or a query named `e`.
-pub(crate) const COLUMNS: &str = "e.id, e.spec_version, e.event_type, e.source, e.subject, e.data_content_type, \
-    e.data_schema, e.data, e.status, e.created_at, e.updated_at, e.scheduled_at, e.published_at, e.retry_count, \
-    e.max_retries, e.last_error, e.publisher_backend, e.publisher_config, e.seq, e.retry_at, e.cloud_event_id, \
-    e.extensions, e.partition_key, e.data_binary, e.pending_handlers, e.errors";
-
-/// [`COLUMNS`] without the events' data.
-pub(super) static COLUMNS_WITHOUT_DATA: LazyLock<String> =
-    LazyLock::new(|| COLUMNS.replace("e.data, ", "NULL, ").replace("e.data_binary", "NULL"));
+use crate::store::columns::with_columns;
 
 /// The type of a column that is read into a [`Cell`], whatever it holds.
 pub(super) type Any = Nullable<Binary>;
-
-/// The types of [`COLUMNS`].
-pub(crate) type SqlTypes = (
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-    Any,
-);
 
 /// A value of any type.
 #[derive(Debug, FromSqlRow)]
@@ -79,36 +39,90 @@ impl FromSql<Binary, Sqlite> for Cell {
     }
 }
 
-/// A row with any values; [`decode`](Self::decode) reports why it is not a valid event.
-#[derive(Debug, Queryable)]
-pub(crate) struct Row {
-    id: Option<Cell>,
-    spec_version: Option<Cell>,
-    event_type: Option<Cell>,
-    source: Option<Cell>,
-    subject: Option<Cell>,
-    data_content_type: Option<Cell>,
-    data_schema: Option<Cell>,
-    data: Option<Cell>,
-    status: Option<Cell>,
-    created_at: Option<Cell>,
-    updated_at: Option<Cell>,
-    scheduled_at: Option<Cell>,
-    published_at: Option<Cell>,
-    retry_count: Option<Cell>,
-    max_retries: Option<Cell>,
-    last_error: Option<Cell>,
-    publisher_backend: Option<Cell>,
-    publisher_config: Option<Cell>,
-    seq: Option<Cell>,
-    retry_at: Option<Cell>,
-    cloud_event_id: Option<Cell>,
-    extensions: Option<Cell>,
-    partition_key: Option<Cell>,
-    data_binary: Option<Cell>,
-    pending_handlers: Option<Cell>,
-    errors: Option<Cell>,
+macro_rules! any {
+    ($name:ident) => {
+        Any
+    };
 }
+
+macro_rules! without_data {
+    (data) => {
+        ", NULL"
+    };
+    (data_binary) => {
+        ", NULL"
+    };
+    ($name:ident) => {
+        concat!(", e.", stringify!($name))
+    };
+}
+
+macro_rules! decoded {
+    (Id $name:ident $cell:expr) => {
+        id($cell)?
+    };
+    (Text $name:ident $cell:expr) => {
+        text(stringify!($name), $cell)?
+    };
+    (Status $name:ident $cell:expr) => {
+        parsed(stringify!($name), $cell)?
+    };
+    (Time $name:ident $cell:expr) => {
+        time(stringify!($name), $cell)?
+    };
+    (OptionalTime $name:ident $cell:expr) => {
+        optional(stringify!($name), $cell, time)?
+    };
+    (Count $name:ident $cell:expr) => {
+        count(stringify!($name), $cell)?
+    };
+    (Seq $name:ident $cell:expr) => {
+        integer(stringify!($name), $cell)?
+    };
+    (Json $name:ident $cell:expr) => {
+        optional(stringify!($name), $cell, json)?
+    };
+    (Object $name:ident $cell:expr) => {
+        object(stringify!($name), $cell)?
+    };
+    (Names $name:ident $cell:expr) => {
+        optional(stringify!($name), $cell, names)?.flatten()
+    };
+    (Bytes $name:ident $cell:expr) => {
+        optional(stringify!($name), $cell, bytes)?
+    };
+}
+
+macro_rules! make_row {
+    ($first:ident: $first_kind:ident, $($name:ident: $kind:ident,)+) => {
+        /// The columns of [`Row`], of a table or a query named `e`.
+        pub(crate) const COLUMNS: &str = concat!("e.", stringify!($first) $(, ", e.", stringify!($name))+);
+
+        /// [`COLUMNS`] without the events' data.
+        pub(super) const COLUMNS_WITHOUT_DATA: &str = concat!("e.", stringify!($first) $(, without_data!($name))+);
+
+        /// The types of [`COLUMNS`].
+        pub(crate) type SqlTypes = (any!($first) $(, any!($name))+);
+
+        /// A row with any values; [`decode`](Self::decode) reports why it is not a valid event.
+        #[derive(Debug, Queryable)]
+        pub(crate) struct Row {
+            $first: Option<Cell>,
+            $($name: Option<Cell>,)+
+        }
+
+        impl Row {
+            /// The event, or why the row is not a valid event.
+            pub(crate) fn decode(self) -> Result<OutboxEvent, String> {
+                Ok(OutboxEvent {
+                    $first: decoded!($first_kind $first self.$first),
+                    $($name: decoded!($kind $name self.$name),)+
+                })
+            }
+        }
+    };
+}
+with_columns!(make_row);
 
 impl Row {
     /// The row's id; nil if the column does not hold a UUID.
@@ -152,38 +166,6 @@ impl Row {
     /// The most rejections; 0 if the column does not hold a valid number.
     pub(crate) fn max_retries(&self) -> i32 {
         small(&self.max_retries)
-    }
-
-    /// The event, or why the row is not a valid event.
-    pub(crate) fn decode(self) -> Result<OutboxEvent, String> {
-        Ok(OutboxEvent {
-            id: id(self.id)?,
-            spec_version: text("spec_version", self.spec_version)?,
-            event_type: text("event_type", self.event_type)?,
-            source: text("source", self.source)?,
-            subject: text("subject", self.subject)?,
-            data_content_type: text("data_content_type", self.data_content_type)?,
-            data_schema: text("data_schema", self.data_schema)?,
-            data: optional("data", self.data, json)?,
-            data_binary: optional("data_binary", self.data_binary, bytes)?,
-            status: parsed("status", self.status)?,
-            created_at: time("created_at", self.created_at)?,
-            updated_at: time("updated_at", self.updated_at)?,
-            scheduled_at: time("scheduled_at", self.scheduled_at)?,
-            published_at: optional("published_at", self.published_at, time)?,
-            retry_count: count("retry_count", self.retry_count)?,
-            max_retries: count("max_retries", self.max_retries)?,
-            last_error: text("last_error", self.last_error)?,
-            publisher_backend: text("publisher_backend", self.publisher_backend)?,
-            publisher_config: object("publisher_config", self.publisher_config)?,
-            seq: integer("seq", self.seq)?,
-            retry_at: optional("retry_at", self.retry_at, time)?,
-            cloud_event_id: text("cloud_event_id", self.cloud_event_id)?,
-            extensions: object("extensions", self.extensions)?,
-            partition_key: text("partition_key", self.partition_key)?,
-            pending_handlers: optional("pending_handlers", self.pending_handlers, names)?.flatten(),
-            errors: optional("errors", self.errors, json)?,
-        })
     }
 }
 

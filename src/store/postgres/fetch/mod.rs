@@ -423,18 +423,18 @@ const HAS_DUE: &str = concat!(
 );
 
 /// Converts a row; one that is not a valid event gets a reason.
-fn read((shard, row): PlacedRow, lane: &str, max_event_bytes: usize) -> FetchedRow {
+fn read((shard, delivered): PlacedRow, lane: &str, max_event_bytes: usize) -> FetchedRow {
     FetchedRow {
         shard,
-        position: row.position(),
-        id: row.id,
-        partition_key: row.partition_key.clone(),
-        retry: row.status == "retry",
+        position: delivered.position(),
+        id: delivered.row.id,
+        partition_key: delivered.row.partition_key.clone(),
+        retry: delivered.row.status == "retry",
         in_range: false,
-        retry_count: row.retry_count,
-        max_retries: row.max_retries,
-        updated_at: row.updated_at.0,
-        event: row.decode(lane, max_event_bytes),
+        retry_count: delivered.row.retry_count,
+        max_retries: delivered.row.max_retries,
+        updated_at: delivered.row.updated_at.0,
+        event: delivered.decode(lane, max_event_bytes),
     }
 }
 

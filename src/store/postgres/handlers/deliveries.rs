@@ -147,7 +147,7 @@ async fn read_events(
     let mut rows = std::pin::pin!(query.load_stream::<DeliveredRow>(conn).await?);
     let mut bytes = 0;
     while let Some(row) = rows.try_next().await? {
-        let id = row.id;
+        let id = row.row.id;
         let event = row.decode(lanes.get(&id).copied().unwrap_or_default(), request.max_event_bytes);
         let size = event.as_ref().map_or(0, |event| event.size());
         if !read.events.is_empty() && bytes + size > request.max_bytes {
