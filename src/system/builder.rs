@@ -131,6 +131,12 @@ impl Builder {
         let settings = self.settings.take().unwrap_or_default();
         settings.check()?;
         let store = crate::store::connect(&settings.database)?;
+        if let Some(servers) = store.unverified_servers() {
+            tracing::warn!(
+                servers,
+                "the database's server is not verified; sslmode=verify-full in its address does that"
+            );
+        }
         let wake = Arc::new(Notify::new());
         if !self.publish_only {
             self.backends.check(&settings)?;

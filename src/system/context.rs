@@ -33,6 +33,8 @@ pub(crate) struct SystemContext {
     pub(crate) leases: Leases,
     pub(crate) publishers: BTreeMap<String, Arc<PublisherState>>,
     pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
+    /// Held while a handler is registered.
+    pub(crate) subscribing: tokio::sync::Mutex<()>,
     /// Why this worker leaves a lane to others.
     pub(crate) standing_by: Mutex<BTreeMap<String, String>>,
     /// Deliveries that handlers of this process are owed and that are in memory.
@@ -73,6 +75,7 @@ impl SystemContext {
             leases: Leases::default(),
             publishers,
             subscriptions: Mutex::default(),
+            subscribing: tokio::sync::Mutex::default(),
             standing_by: Mutex::default(),
             owed: Arc::default(),
             wakeups: Wakeups::new(wake),

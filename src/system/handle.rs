@@ -99,8 +99,8 @@ impl Outbox {
     /// Subscribes a handler actor while the system runs. Handlers that must see every event belong in the builder.
     ///
     /// # Errors
-    /// [`SystemError::HandlerNameTaken`]: a running handler for other events has the name. [`SystemError::Stopped`]: after a
-    /// shutdown.
+    /// [`SystemError::HandlerName`]: the name is empty or too long. [`SystemError::HandlerNameTaken`]: a running handler for
+    /// other events has the name. [`SystemError::Stopped`]: after a shutdown.
     pub async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
         self.supervisor()?;
         self.context.subscribe(subscription).await

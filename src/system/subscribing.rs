@@ -14,57 +14,65 @@ const MAX_HANDLER_NAME: usize = 92;
 
 impl SystemContext {
     /// Registers a handler durably: from then on it receives every event that commits, whichever worker delivers it.
-    pub(crate) async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
-        self.check_handler(&subscription)?;
+    ///
+    /// One at a time, so that what is recorded for a name are the types of the handler that has it; and to its end, also when
+    /// the caller gives up: an announced handler is owed events.
+    pub(crate) async fn subscribe(self: &Arc<Self>, subscription: Subscribe) -> Result<(), SystemError> {
+        // Its counters belong to the recorder of this thread.
+        let handler = Arc::new(Subscription::from(subscription));
+        let context = Arc::clone(self);
+        let registered = self.runtime.spawn(async move {
+            let _alone = context.subscribing.lock().await;
+            context.check_handler(&handler)?;
+            context.record_handler(&handler).await?;
+            context.add_handler(handler);
+            Ok(())
+        });
+        registered.await.map_err(|_| SystemError::Stopped)?
+    }
+
+    async fn record_handler(&self, handler: &Subscription) -> Result<(), SystemError> {
         let announcement = Announcement {
-            name: subscription.name.clone(),
-            types: subscription.events.patterns(),
+            name: handler.name().to_owned(),
+            types: handler.events().patterns(),
             owed_for: self.settings.worker.handlers_owed,
         };
-        let store = Arc::clone(&self.store);
-        let announced = self.runtime.spawn(async move {
-            retry_until_recorded("a handler's registration", 1, |_| {
-                let (store, announcement) = (Arc::clone(&store), announcement.clone());
-                async move {
-                    match store.announce(&[announcement]).await {
-                        Err(error) if error.is_transient() => Err(error),
-                        answer => Ok(answer),
-                    }
+        let record = |_| {
+            let announcement = announcement.clone();
+            async move {
+                match self.store.announce(&[announcement]).await {
+                    Err(error) if error.is_transient() => Err(error),
+                    answer => Ok(answer),
                 }
-            })
-            .await
-        });
-        announced.await.map_err(|_| SystemError::Stopped)??;
-        self.add_handler(subscription)?;
+            }
+        };
+        retry_until_recorded("a handler's registration", 1, record).await?;
+        Ok(())
+    }
+
+    fn check_handler(&self, handler: &Subscription) -> Result<(), SystemError> {
+        let name = handler.name();
+        let subscriptions = self.subscriptions();
+        if subscriptions.iter().any(|other| other.name() == name && other.conflicts_with(handler)) {
+            return Err(SystemError::HandlerNameTaken { name: name.to_owned() });
+        }
+        match name.chars().count() {
+            1..=MAX_HANDLER_NAME => Ok(()),
+            _ => Err(SystemError::HandlerName { name: name.to_owned(), max: MAX_HANDLER_NAME }),
+        }
+    }
+
+    fn add_handler(&self, handler: Arc<Subscription>) {
+        {
+            let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|other| other.name() != handler.name());
+            all.push(handler);
+        }
+        self.wakeups.heartbeat.notify_one();
         if let Some(supervisor) = self.addresses().supervisor.clone() {
             // A supervisor that is being replaced starts what is needed.
             let _ = supervisor.subscriptions.try_send(Subscribed);
         }
         self.wakeups.handler_poller.notify_one();
-        Ok(())
-    }
-
-    fn check_handler(&self, subscription: &Subscribe) -> Result<(), SystemError> {
-        let name = &subscription.name;
-        let subscriptions = self.subscriptions();
-        if subscriptions.iter().any(|other| other.name() == name && other.conflicts_with(subscription)) {
-            return Err(SystemError::HandlerNameTaken { name: name.clone() });
-        }
-        match name.chars().count() {
-            1..=MAX_HANDLER_NAME => Ok(()),
-            _ => Err(SystemError::HandlerName { name: name.clone(), max: MAX_HANDLER_NAME }),
-        }
-    }
-
-    fn add_handler(&self, subscription: Subscribe) -> Result<(), SystemError> {
-        let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_same = |other: &Arc<Subscription>| other.name() == subscription.name;
-        if all.iter().any(|other| is_same(other) && other.conflicts_with(&subscription)) {
-            return Err(SystemError::HandlerNameTaken { name: subscription.name });
-        }
-        all.retain(|other| !is_same(other));
-        all.push(Arc::new(subscription.into()));
-        self.wakeups.heartbeat.notify_one();
-        Ok(())
     }
 }

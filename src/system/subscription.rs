@@ -7,7 +7,7 @@ use tracing::Span;
 
 use super::clock::BootInstant;
 use super::handler_timer::{HandlerTimer, Verdict};
-use super::messages::{HandleEvent, HandlerError, Subscribe};
+use super::messages::{EventTypes, HandleEvent, HandlerError, Subscribe};
 use crate::event::OutboxEvent;
 use crate::metrics::HandlerMetrics;
 use crate::trace;
@@ -44,8 +44,12 @@ impl Subscription {
     }
 
     /// Whether it is registered for events that another registration of the same name does not name.
-    pub(crate) fn conflicts_with(&self, other: &Subscribe) -> bool {
-        self.handler.recipient.connected() && self.handler.events != other.events
+    pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
+        self.is_alive() && self.handler.events != other.handler.events
+    }
+
+    pub(crate) fn events(&self) -> &EventTypes {
+        &self.handler.events
     }
 
     /// Whether the handler is for events of this type.

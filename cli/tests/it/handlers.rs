@@ -309,6 +309,47 @@ async fn a_handler_of_several_types_and_prefixes_meets_those_and_no_others() {
 }
 
 #[actix::test]
+async fn of_handlers_of_one_name_at_once_the_one_that_is_announced_has_it() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [] as [Subscribe; 0]).await;
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let types = ["user.created", "user.deleted", "order.paid", "order.sent"];
+        let subscribing = types.map(|event_type| outbox.subscribe(recorder(name, event_type, &log)));
+        let answers = join_all(subscribing).await;
+        let accepted: Vec<&str> = types
+            .into_iter()
+            .zip(&answers)
+            .filter_map(|(event_type, answer)| answer.is_ok().then_some(event_type))
+            .collect();
+        assert_eq!(accepted.len(), 1, "{answers:?}");
+        let announced = format!(
+            "SELECT count(*) FROM outbox_handlers WHERE name = '{name}' AND types = '[\"{}\"]'::jsonb",
+            accepted[0]
+        );
+        assert_eq!(test.number(&announced).await, 1, "the types of {name} are {}", accepted[0]);
+    }
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_handler_whose_subscriber_gave_up_is_registered_and_met() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [] as [Subscribe; 0]).await;
+    let locking = test.sql().await;
+    locking.batch_execute("BEGIN; LOCK TABLE outbox_handlers").await.unwrap();
+    let giving_up = outbox.subscribe(recorder("mailer", "thing.happened", &log));
+    assert!(tokio::time::timeout(Duration::from_millis(300), giving_up).await.is_err());
+    locking.batch_execute("COMMIT").await.unwrap();
+    eventually("the handler is announced", PATIENCE, async || {
+        test.number("SELECT count(*) FROM outbox_handlers WHERE name = 'mailer'").await == 1
+    })
+    .await;
+    outbox.send(event("1")).await.unwrap();
+    log.wait(1).await;
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn a_second_handler_of_one_name_is_an_error_and_drops_nobody() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let settings = || test.system_settings("[publishers.default]\nbackend = \"local\"");
