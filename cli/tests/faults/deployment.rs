@@ -307,10 +307,11 @@ impl Deployment {
         let _ = tokio::time::timeout(most, recovered).await;
     }
 
-    /// `None` while the server is unavailable.
+    /// `None` while the server is unavailable. Events of a key wait for those before it: in `held` for an operator, elsewhere
+    /// for their retries.
     async fn late(&self) -> Option<i64> {
-        let late = "SELECT count(*) FROM outbox_events
-            WHERE status = 'pending' AND scheduled_at < clock_timestamp() - interval '2 s'";
+        let late = "SELECT count(*) FROM outbox_events WHERE status = 'pending' AND publisher_backend <> 'held'
+            AND greatest(scheduled_at, updated_at) < clock_timestamp() - interval '5 s'";
         let row = self.try_sql().await?.query_one(late, &[]).await.ok()?;
         Some(row.get(0))
     }

@@ -21,6 +21,8 @@ use crate::writers::Writers;
 const CONCURRENCY: u64 = 3;
 /// How long after the last fault it may take until every event is published.
 pub(crate) const HEALING: Duration = Duration::from_secs(60);
+/// How long the next long fault waits for the backlog of the last one, while other faults run.
+const RECOVERY: Duration = Duration::from_secs(300);
 
 pub(crate) struct FaultPhase {
     name: String,
@@ -211,7 +213,7 @@ impl FaultPhase {
             deployment.under_way.fetch_sub(1, Ordering::SeqCst);
             if kind.is_long() && (self.concurrency == 1 || self.pace == Pace::Long) {
                 // Otherwise the next fault's delay would be added, because an event may be due during several faults.
-                deployment.recover(HEALING).await;
+                deployment.recover(RECOVERY).await;
             }
             done.push(kind);
         }
