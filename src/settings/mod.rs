@@ -44,7 +44,7 @@ table! {
     /// `[database]`
     #[derive(Debug, Clone, PartialEq)]
     pub struct DatabaseSettings {
-        /// `postgres://…?sslmode=disable|require|verify-full` or `sqlite://path`.
+        /// `postgres://user:password@host/database?sslmode=verify-full`, as psql reads it, or `sqlite://path`.
         url: Secret = Secret::default(), Node::secret;
         /// PostgreSQL: the most connections. Half of them read, the others settle, publish and do the rest; at least one of
         /// each. None: four for each processor of this machine, 8 to 32. The heartbeat and the listener each have one more.

@@ -153,6 +153,13 @@ impl Server {
         server
     }
 
+    /// Has the identity's authority as `root.crt`, for `ssl_ca_file`.
+    pub(crate) fn trust(&self, identity: &super::tls::Identity) {
+        let file = self.folder.path().join("data/root.crt");
+        fs::copy(&identity.authority, &file).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+
     /// Serves TLS with this identity after this call.
     pub(crate) fn secure(&mut self, identity: &super::tls::Identity) {
         let data = self.folder.path().join("data");
@@ -170,10 +177,14 @@ impl Server {
 
     /// Requires this role's password after this call; other roles need none.
     pub(crate) fn ask_for_the_password_of(&mut self, role: &str) {
-        let rules = format!(
+        self.admit(&format!(
             "host all {role} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n\
              host replication all 127.0.0.1/32 trust\n"
-        );
+        ));
+    }
+
+    /// Admits clients by these rules, in the form of `pg_hba.conf`, after this call.
+    pub(crate) fn admit(&mut self, rules: &str) {
         fs::write(self.folder.path().join("data/pg_hba.conf"), rules).unwrap();
         self.restart(Stop::Fast);
     }
@@ -239,6 +250,26 @@ impl Server {
         self.running = runs.then_some(daemon);
         runs
     }
+}
+
+/// The version of psql, and of the servers.
+pub(crate) fn major_version() -> u32 {
+    let output = Command::new(bin_dir().join("psql")).arg("--version").output().expect("psql");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let number = text.split_whitespace().nth(2).and_then(|version| version.split('.').next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no version: {text}"))
+}
+
+/// What psql answers to a question at this address, in this environment; or its complaint.
+pub(crate) fn psql(url: &str, environment: &[(&str, &str)], question: &str) -> Result<String, String> {
+    let mut command = Command::new(bin_dir().join("psql"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command.envs(environment.iter().copied()).args(["-XAtwc", question, url]);
+    let output = command.output().expect("psql");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 impl Drop for Server {

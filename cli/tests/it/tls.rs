@@ -88,3 +88,22 @@ async fn rediss_delivers_over_tls() {
     assert!(worker.wait_exit(Duration::from_secs(20)).await.success(), "{}", worker.stderr());
     assert_eq!(redis::event_ids(&server.url(), "s").await.len(), 1);
 }
+
+#[test]
+fn a_worker_says_at_its_start_that_it_does_not_verify_the_databases_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = postgres::Server::start();
+    let run = |host: &str, arguments: &[&str]| {
+        // 127.1 is this machine too, but not known to be.
+        let url = format!("postgres://outbox@{host}:{}/postgres", server.port());
+        let settings = format!("[database]\nurl = \"{url}\"\n[publishers.default]\nbackend = \"local\"");
+        let output = outbox(folder.path(), None, &settings, arguments).output().unwrap();
+        assert!(output.status.success(), "{}", says(&output));
+        says(&output)
+    };
+    run("127.1", &["migrate"]);
+    for (host, is_warned) in [("127.1", true), ("127.0.0.1", false)] {
+        let text = run(host, &["worker", "--until-empty"]);
+        assert_eq!(text.contains("is not verified"), is_warned, "{host}: {text}");
+    }
+}

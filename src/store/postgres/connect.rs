@@ -1,24 +1,29 @@
-//! Connects with TLS by `sslmode`, and interprets the driver's errors.
+//! Connects to the first of an address' servers that accepts writes, with TLS as the address says.
 
 use std::future::ready;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{BoxStream, poll_fn};
 use futures_util::{StreamExt, TryStreamExt};
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use rand::seq::SliceRandom;
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode as Negotiation, SslNegotiation, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
-use tokio_postgres_rustls::MakeRustlsConnect;
-use url::Url;
 
-use super::errors::chain;
+use super::address::{Address, Environment, Server, SslMode};
+use super::auth_guard::AuthMethod;
+use super::errors::{AttemptError, ConnectError, chain};
 use super::index_plans::IndexPlans;
 use super::pulse::Pulse;
-use super::tls::{encrypted, verified};
+use super::tls::{Connector, Tls};
 use crate::error::StoreError;
 
-/// The time limit for connecting, and for getting a connection from a pool.
-pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// The time limit for connecting to the only server of an address, and for getting a connection from a pool.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The time limit for each server if there are several: the shortest that libpq takes.
+const LIMIT_FOR_EACH: Duration = Duration::from_secs(2);
 
 /// A connection that has been silent for this long probes its peer; data that has not been acknowledged for this long ends
 /// the connection.
@@ -32,94 +37,207 @@ pub(super) type DriverError = tokio_postgres::Error;
 
 /// A database's address and how to reach it.
 pub(crate) struct Target {
+    /// What all servers have in common.
     pub(super) config: Config,
     pub(super) index_plans: IndexPlans,
     pub(super) pulse: Pulse,
+    address: Address,
+    tls: Option<Tls>,
+    /// The server that was reached last, which is tried first.
+    reached: AtomicUsize,
+    /// Whether the last connection was encrypted.
+    encrypted: AtomicBool,
     /// When the last connected server started, in microseconds; identifies the server.
     server: AtomicI64,
-    tls: Option<MakeRustlsConnect>,
     /// Host and database for messages, without the password.
     pub(super) shown: String,
 }
 
+/// How to speak to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Plain,
+    Encrypted,
+}
+
 impl Target {
-    /// Reads a `postgres://` URL. `sslmode`: `disable` (default), `require` (encrypted, the server not
-    /// verified, as libpq does) or `verify-full` (the system's certificates, the host's name checked).
+    /// Reads an address as libpq does; the environment's `PGSSLMODE` and the like count where it leaves TLS open.
     pub(crate) fn from_url(text: &str) -> Result<Self, String> {
-        let mut url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
-        let mode = url.query_pairs().find(|(name, _)| name == "sslmode").map(|(_, mode)| mode.into_owned());
-        let rest: Vec<(String, String)> = url
-            .query_pairs()
-            .filter(|(name, _)| name != "sslmode")
-            .map(|(n, v)| (n.into_owned(), v.into_owned()))
-            .collect();
-        url.set_query(None);
-        if !rest.is_empty() {
-            url.query_pairs_mut().extend_pairs(rest);
-        }
-        // The driver reads a plus as itself, not as the space that it means in a form.
-        let query = url.query().map(|query| query.replace('+', "%20"));
-        url.set_query(query.as_deref());
-        let mut config: Config =
-            url.as_str().parse().map_err(|error| format!("is not a valid PostgreSQL URL: {}", chain(&error)))?;
-        let tls = match mode.as_deref() {
-            None | Some("disable") => None,
-            Some("require") => Some(encrypted()?),
-            Some("verify-full") => Some(verified()?),
-            Some(_) => return Err("has an unknown sslmode; use disable, require or verify-full".to_owned()),
-        };
-        config.ssl_mode(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
-        config.connect_timeout(CONNECT_LIMIT);
-        // Of several hosts, and of a name's several addresses, the one that accepts writes.
+        Self::in_environment(text, &|name| std::env::var(name).ok())
+    }
+
+    pub(super) fn in_environment(text: &str, environment: Environment<'_>) -> Result<Self, String> {
+        let address = Address::read(text, environment)?;
+        let tls = (address.tls.mode != SslMode::Disable).then(|| Tls::new(&address.tls)).transpose()?;
+        let mut config = address.config.clone();
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         notice_silence(&mut config);
-        if config.get_application_name().is_none() {
-            config.application_name("actix-outbox");
-        }
-        let shown = format!(
-            "postgres://{}{}{}",
-            url.host_str().unwrap_or("localhost"),
-            url.port().map(|port| format!(":{port}")).unwrap_or_default(),
-            url.path()
-        );
-        let server = AtomicI64::new(0);
-        Ok(Self { config, index_plans: IndexPlans::default(), pulse: Pulse::default(), server, tls, shown })
+        let shown = address.to_string();
+        Ok(Self {
+            config,
+            index_plans: IndexPlans::default(),
+            pulse: Pulse::default(),
+            address,
+            tls,
+            reached: AtomicUsize::new(0),
+            encrypted: false.into(),
+            server: AtomicI64::new(0),
+            shown,
+        })
+    }
+
+    /// The servers, of those that others could pretend to be, that are not verified.
+    pub(crate) fn unverified(&self) -> Option<String> {
+        self.address.unverified()
+    }
+
+    /// The time limit for one server.
+    fn limit_for_each(&self) -> Duration {
+        let usual = if self.address.servers.len() == 1 { CONNECT_LIMIT } else { LIMIT_FOR_EACH };
+        self.config.get_connect_timeout().copied().unwrap_or(usual)
+    }
+
+    /// The time limit for connecting, whichever server it is.
+    pub(super) fn connect_limit(&self) -> Duration {
+        let servers = u32::try_from(self.address.servers.len()).unwrap_or(u32::MAX);
+        self.limit_for_each().saturating_mul(servers).max(CONNECT_LIMIT)
     }
 
     /// A connection whose driver runs as a task of the current runtime, for short use and not counted; see `connections`.
     pub(crate) async fn connect(&self) -> Result<Client, StoreError> {
-        let opened = tokio::time::timeout(CONNECT_LIMIT, self.open()).await;
+        let limit = self.connect_limit();
+        let opened = tokio::time::timeout(limit, self.open()).await;
         let (client, messages) =
-            opened.unwrap_or_else(|_| Err(self.unreachable(format!("no answer within {CONNECT_LIMIT:?}"))))?;
+            opened.unwrap_or_else(|_| Err(self.unreachable(format!("no answer within {limit:?}"))))?;
         tokio::spawn(messages.try_for_each(|_| ready(Ok(()))));
         Ok(client)
     }
 
     /// A connection and the server's unasked messages. It works only while the messages are read.
     pub(super) async fn open(&self) -> Result<(Client, Messages), StoreError> {
-        self.open_with(&self.config).await.map_err(|error| self.connect_error(&error))
+        self.open_with(&self.config).await.map_err(|error| self.not_connected(&error))
     }
 
-    /// Connects with other parameters. Waits for a server that does not answer.
-    pub(super) async fn open_with(&self, config: &Config) -> Result<(Client, Messages), DriverError> {
-        Ok(match &self.tls {
+    /// Connects with other parameters. Waits for an only server that does not answer.
+    pub(super) async fn open_with(&self, config: &Config) -> Result<(Client, Messages), ConnectError> {
+        let limit = (self.address.servers.len() > 1).then(|| self.limit_for_each());
+        self.open_within(config, limit).await
+    }
+
+    /// Connects, with a time limit for each server.
+    pub(super) async fn open_within(
+        &self,
+        config: &Config,
+        limit: Option<Duration>,
+    ) -> Result<(Client, Messages), ConnectError> {
+        let (began, mut failed) = (Instant::now(), ConnectError::default());
+        for place in self.order() {
+            let server = &self.address.servers[place];
+            let attempt = self.open_on(server, config);
+            let opened = match limit {
+                None => attempt.await,
+                Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or(Err(AttemptError::Silent(limit))),
+            };
+            match opened {
+                Ok(opened) => {
+                    self.reached.store(place, Ordering::Relaxed);
+                    self.pulse.note_connection(began);
+                    return Ok(opened);
+                }
+                Err(error) => failed.add(server, error),
+            }
+        }
+        if failed.was_answered() {
+            self.pulse.note_connection(began);
+        }
+        Err(failed)
+    }
+
+    /// The servers' places in the order in which they are tried.
+    fn order(&self) -> Vec<usize> {
+        let servers = self.address.servers.len();
+        let mut order: Vec<usize> = (0..servers).collect();
+        match self.config.get_load_balance_hosts() {
+            LoadBalanceHosts::Random => order.shuffle(&mut rand::rng()),
+            _ => order.rotate_left(self.reached.load(Ordering::Relaxed) % servers.max(1)),
+        }
+        order
+    }
+
+    async fn open_on(&self, server: &Server, config: &Config) -> Result<(Client, Messages), AttemptError> {
+        let mut ways = self.ways(server).iter().peekable();
+        while let Some(way) = ways.next() {
+            match self.open_in(*way, server, config).await {
+                Err(error) if ways.peek().is_some() && another_way_may_help(&error) => {
+                    tracing::debug!(server = %server, error = chain(&error), "not connected by {way:?}; trying the other way");
+                }
+                opened => {
+                    self.encrypted.store(*way == Way::Encrypted, Ordering::Relaxed);
+                    return opened.map_err(AttemptError::Driver);
+                }
+            }
+        }
+        Err(AttemptError::Silent(Duration::ZERO))
+    }
+
+    /// A socket of this machine is never encrypted.
+    fn ways(&self, server: &Server) -> &'static [Way] {
+        match self.address.tls.mode {
+            SslMode::Disable => &[Way::Plain],
+            _ if server.is_socket() => &[Way::Plain],
+            SslMode::Allow => &[Way::Plain, Way::Encrypted],
+            SslMode::Prefer => &[Way::Encrypted, Way::Plain],
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[Way::Encrypted],
+        }
+    }
+
+    async fn open_in(&self, way: Way, server: &Server, config: &Config) -> Result<(Client, Messages), DriverError> {
+        let mut config = config.clone();
+        match &server.host {
+            Host::Unix(folder) => config.host_path(folder),
+            Host::Tcp(name) => config.host(name),
+        };
+        if let Some(address) = server.hostaddr {
+            config.hostaddr(address);
+        }
+        config.port(server.port);
+        match self.connector(way, server) {
             None => {
-                let (client, mut driver) = config.connect(NoTls).await?;
-                (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
+                let (client, mut driver) = config.ssl_mode(Negotiation::Disable).connect(NoTls).await?;
+                Ok((client, poll_fn(move |cx| driver.poll_message(cx)).boxed()))
             }
-            Some(tls) => {
-                let (client, mut driver) = config.connect(tls.clone()).await?;
-                (client, poll_fn(move |cx| driver.poll_message(cx)).boxed())
+            Some(connector) => {
+                config.ssl_mode(Negotiation::Require);
+                if way == Way::Plain {
+                    // The connector is called without a request to the server before, and only watches.
+                    config.ssl_negotiation(SslNegotiation::Direct);
+                }
+                let (client, mut driver) = config.connect(connector).await?;
+                Ok((client, poll_fn(move |cx| driver.poll_message(cx)).boxed()))
             }
-        })
+        }
+    }
+
+    /// What encrypts or watches the connection, if anything does.
+    fn connector(&self, way: Way, server: &Server) -> Option<Connector> {
+        let is_safe = self.address.may_send_password_in_clear(server);
+        let methods = self.address.methods;
+        let methods = if is_safe { methods } else { methods.without(AuthMethod::Password) };
+        match way {
+            Way::Plain if methods.is_any() || server.is_socket() => None,
+            Way::Plain => Some(Connector::plain(methods)),
+            Way::Encrypted => self.tls.as_ref().map(|tls| tls.connector(methods)),
+        }
     }
 
     /// Asks the server to end the statement that runs on another connection. The request may be lost.
     pub(super) async fn cancel(&self, token: &CancelToken) {
+        let way = if self.encrypted.load(Ordering::Relaxed) { Way::Encrypted } else { Way::Plain };
+        let reached = &self.address.servers[self.reached.load(Ordering::Relaxed)];
         let cancelling = async {
-            match &self.tls {
+            match self.connector(way, reached) {
                 None => token.cancel_query(NoTls).await,
-                Some(tls) => token.cancel_query(tls.clone()).await,
+                Some(connector) => token.cancel_query(connector).await,
             }
         };
         let _ = tokio::time::timeout(CONNECT_LIMIT, cancelling).await;
@@ -140,6 +258,11 @@ impl Target {
     pub(super) fn has_moved_from(&self, server: i64) -> bool {
         self.server.load(Ordering::Acquire) != server
     }
+}
+
+/// Whether the server may accept the client in the other way: it has no TLS, or its rules differ for the two.
+fn another_way_may_help(error: &DriverError) -> bool {
+    error.code().is_none_or(|state| *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
 }
 
 /// Awaits a result on a connection whose messages no other task reads.

@@ -21,7 +21,7 @@ use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, CancelToken, Client};
 
 use super::Result;
-use super::connect::{CONNECT_LIMIT, Messages, Target};
+use super::connect::{Messages, Target};
 use super::index_plans::PlannerOptions;
 use crate::error::StoreError;
 
@@ -109,15 +109,16 @@ impl Connections {
 
     /// Opens a connection. An attempt continues if its caller stops waiting: a second one next to it would exceed the limit.
     pub(super) async fn open(&self) -> Result<Opened> {
-        let permit = tokio::time::timeout(CONNECT_LIMIT, Arc::clone(&self.permits).acquire_owned()).await;
+        let limit = self.target.connect_limit();
+        let permit = tokio::time::timeout(limit, Arc::clone(&self.permits).acquire_owned()).await;
         let Ok(Ok(permit)) = permit else {
             return Err(self.target.unreachable("it has not ended abandoned connections yet"));
         };
         let (give, taken) = oneshot::channel();
         tokio::spawn(open(Arc::clone(&self.target), self.planner, permit, give));
-        match tokio::time::timeout(CONNECT_LIMIT, taken).await {
+        match tokio::time::timeout(limit, taken).await {
             Ok(Ok(opened)) => opened,
-            _ => Err(self.target.unreachable(format!("no answer within {CONNECT_LIMIT:?}"))),
+            _ => Err(self.target.unreachable(format!("no answer within {limit:?}"))),
         }
     }
 }
@@ -139,18 +140,24 @@ async fn open(
         opened = opening => opened,
         () = silence(&target, began) => return,
     };
-    target.pulse.note_connection(began);
-    let opened = opened.map(|(client, messages, index_plans)| {
-        let permit = ConnectionPermit { target: Arc::clone(&target), held: Some(permit) };
-        Opened { client, messages, index_plans, permit }
-    });
-    // The caller may have stopped waiting.
-    let _ = give.send(opened);
+    match opened {
+        Ok((client, messages, index_plans)) => {
+            let permit = ConnectionPermit { target, held: Some(permit) };
+            // The caller may have stopped waiting.
+            let _ = give.send(Ok(Opened { client, messages, index_plans, permit }));
+        }
+        Err(error) => {
+            let _ = give.send(Err(error));
+            // A silent server may hold the connection.
+            target.accepts_since(began).await;
+            drop(permit);
+        }
+    }
 }
 
 /// Ends when the server has answered later requests but not this connection.
 async fn silence(target: &Target, began: Instant) {
-    tokio::time::sleep(CONNECT_LIMIT).await;
+    tokio::time::sleep(target.connect_limit()).await;
     target.accepts_since(began).await;
 }
 

@@ -1,12 +1,14 @@
 //! The driver's and diesel's errors as this library's, told apart by code or kind, never by the server's text.
 
 use std::error::Error;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io;
+use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use tokio_postgres::error::SqlState;
 
+use super::auth_guard::AuthRefused;
 use super::connect::{DriverError, Target};
 use super::diagnosis::Cause;
 use crate::error::StoreError;
@@ -14,6 +16,11 @@ use crate::error::StoreError;
 impl Target {
     pub(super) fn connect_error(&self, error: &DriverError) -> StoreError {
         if was_found_read_only(error) { self.read_only() } else { self.unreachable(chain(error)) }
+    }
+
+    /// Converts the failure to reach any of the servers.
+    pub(super) fn not_connected(&self, error: &ConnectError) -> StoreError {
+        if error.was_found_read_only() { self.read_only() } else { self.unreachable(error) }
     }
 
     fn read_only(&self) -> StoreError {
@@ -68,11 +75,68 @@ impl Target {
     }
 }
 
+/// Why a server of an address was not connected.
+#[derive(Debug)]
+pub(super) enum AttemptError {
+    Driver(DriverError),
+    /// It did not answer in time.
+    Silent(Duration),
+}
+
+/// The attempts to connect to an address' servers.
+#[derive(Debug, Default)]
+pub(super) struct ConnectError(Vec<(String, AttemptError)>);
+
+impl ConnectError {
+    pub(super) fn add(&mut self, server: impl Display, error: AttemptError) {
+        self.0.push((server.to_string(), error));
+    }
+
+    /// Whether a server, or the machine's network, has answered.
+    pub(super) fn was_answered(&self) -> bool {
+        self.0.iter().any(|(_, error)| matches!(error, AttemptError::Driver(_)))
+    }
+
+    /// Whether servers were reached, and none accepts writes.
+    fn was_found_read_only(&self) -> bool {
+        let read_only =
+            |error: &AttemptError| matches!(error, AttemptError::Driver(error) if was_found_read_only(error));
+        self.0.iter().any(|(_, error)| read_only(error))
+    }
+
+    /// The last answer of a server.
+    pub(super) fn driver_error(&self) -> Option<&DriverError> {
+        self.0.iter().rev().find_map(|(_, error)| match error {
+            AttemptError::Driver(error) => Some(error),
+            AttemptError::Silent(_) => None,
+        })
+    }
+}
+
+/// Each server is named if there are several.
+impl Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (server, error)) in self.0.iter().enumerate() {
+            if self.0.len() > 1 {
+                write!(f, "{}{server}: ", if n > 0 { "; " } else { "" })?;
+            }
+            match error {
+                AttemptError::Driver(error) => f.write_str(&chain(error))?,
+                AttemptError::Silent(limit) => write!(f, "no answer within {limit:?}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Whether the driver, connecting, refused the server because it does not accept writes. The operating system's refusals
-/// have a number.
+/// have a number, and those of a method of authentication a cause.
 fn was_found_read_only(error: &DriverError) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied && cause.raw_os_error().is_none())
+    cause.is_some_and(|cause| {
+        let is_ours = cause.get_ref().is_some_and(|cause| cause.is::<AuthRefused>());
+        cause.kind() == io::ErrorKind::PermissionDenied && cause.raw_os_error().is_none() && !is_ours
+    })
 }
 
 /// Classes about the state of the server or the connection, not about a statement's values: warnings, connection,

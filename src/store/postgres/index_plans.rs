@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connect::{DriverError, Messages, Target, while_reading};
+use super::errors::ConnectError;
 use crate::error::StoreError;
 
 /// Options of a connection that rule out plans without an index.
@@ -110,7 +111,7 @@ impl Target {
                 self.index_plans.disable("refused");
                 Ok(plain)
             }
-            Err(error) => Err(self.connect_error(&error)),
+            Err(error) => Err(self.not_connected(&error)),
         }
     }
 
@@ -134,7 +135,8 @@ impl Target {
     }
 
     /// Poolers give various reasons, or none. A network failure says nothing about the options.
-    fn may_refuse_options(&self, error: &DriverError) -> bool {
+    fn may_refuse_options(&self, error: &ConnectError) -> bool {
+        let Some(error) = error.driver_error() else { return false };
         match error.code() {
             Some(state) => !is_about_the_server(state.code()),
             None => error.is_closed() && self.index_plans.is_refused_silently(),

@@ -13,10 +13,14 @@ use self::connections::{Connections, Pool, Sweep, no_connection};
 use super::Result;
 use crate::error::StoreError;
 
+mod address;
 mod admin;
 mod adopt;
+mod auth_guard;
 mod change;
 mod connect;
+#[cfg(test)]
+mod connect_tests;
 mod connections;
 mod diagnosis;
 mod errors;
@@ -172,7 +176,7 @@ fn new_pool(target: &Target, manager: Connections, connections: usize) -> Result
         .max_size(connections)
         .runtime(deadpool::Runtime::Tokio1)
         .wait_timeout(Some(STATEMENT_LIMIT))
-        .create_timeout(Some(connect::CONNECT_LIMIT * 2))
+        .create_timeout(Some(target.connect_limit() * 2))
         .build()
         .map_err(|error| target.unreachable(error))
 }

@@ -21,7 +21,7 @@ use tokio_postgres::{Client, Statement};
 
 use crate::error::StoreError;
 use crate::store::Result;
-use crate::store::postgres::connect::{CONNECT_LIMIT, Target};
+use crate::store::postgres::connect::Target;
 use crate::store::postgres::connections::{self, Connections, Opened, Warned, no_connection};
 use crate::store::postgres::index_plans::SETTLING;
 use crate::store::postgres::{STATEMENT_LIMIT, run_on};
@@ -156,7 +156,7 @@ impl SettlePool {
             .max_size(connections)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(STATEMENT_LIMIT))
-            .create_timeout(Some(CONNECT_LIMIT * 2))
+            .create_timeout(Some(target.connect_limit() * 2))
             .build()
             .map_err(|error| target.unreachable(error))?;
         let patience = Mutex::new(FIRST_PATIENCE);
