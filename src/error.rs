@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::settings::SecretError;
+
 /// A field of an event that breaks a rule of CloudEvents or of the outbox table.
 ///
 /// Nothing was written. The value itself is never part of the message.
@@ -267,6 +269,9 @@ pub enum SystemError {
     /// The database returned an error that waiting does not fix.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A secret cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A handler's name is empty or too long.
     #[error("the handler name {name:?} is not valid: it has 1 to {max} characters")]
     #[non_exhaustive]

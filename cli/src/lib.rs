@@ -36,6 +36,7 @@ mod publish_batch;
 #[cfg(all(test, feature = "http", feature = "bench"))]
 mod reference;
 mod status;
+mod text_input;
 #[cfg(feature = "otel")]
 mod traces;
 #[cfg(feature = "http")]

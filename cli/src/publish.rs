@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::arguments::{self, Pair};
 use super::exit::UsageError;
-use super::{output, publish_batch};
+use super::{output, publish_batch, text_input};
 
 /// Write an event, or a batch, into the outbox and print the ids.
 ///
@@ -127,19 +127,17 @@ fn number_or_text(text: &str) -> serde_json::Value {
 
 /// The JSON of `--data`, as its exact text.
 fn json_data(argument: &str) -> anyhow::Result<String> {
-    let (text, origin) = match (argument, argument.strip_prefix('@')) {
+    let (bytes, origin) = match (argument, argument.strip_prefix('@')) {
         ("-", _) => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read the data from stdin")?;
-            (text, "stdin".to_owned())
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("cannot read the data from stdin")?;
+            (bytes, "stdin")
         }
-        (_, Some(path)) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the data from {path}"))?;
-            (text, path.to_owned())
-        }
-        _ => (argument.to_owned(), "the argument".to_owned()),
+        (_, Some(path)) => (std::fs::read(path).with_context(|| format!("cannot read the data from {path}"))?, path),
+        _ => (argument.as_bytes().to_vec(), "the argument"),
     };
-    match serde_json::from_str::<IgnoredAny>(&text) {
+    let text = text_input::text(&bytes).map_err(|error| UsageError(format!("--data: {origin} {error}")))?;
+    match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Ok(text.trim().to_owned()),
         Err(error) => Err(UsageError(format!("--data: {origin} is not valid JSON: {error}")).into()),
     }

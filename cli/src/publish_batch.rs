@@ -9,8 +9,8 @@ use actix_outbox::admin::OutboxAdmin;
 use actix_outbox::{InvalidEvent, NewEvent, PublishError};
 use anyhow::Context;
 
-use super::output;
 use super::progress::Progress;
+use super::{output, text_input};
 
 pub(super) async fn run(path: &Path, admin: &OutboxAdmin) -> anyhow::Result<()> {
     let progress = Progress::spinner();
@@ -55,7 +55,8 @@ fn read(
     for (at, bytes) in input.split(b'\n').enumerate() {
         let line = || format!("line {}", at + 1);
         let bytes = bytes.with_context(line)?;
-        let text = str::from_utf8(&bytes).map_err(|_| anyhow::anyhow!("{}: is not UTF-8", line()))?.trim();
+        let bytes = if at == 0 { text_input::without_mark(&bytes).with_context(line)? } else { &bytes };
+        let text = str::from_utf8(bytes).map_err(|_| anyhow::anyhow!("{}: is not UTF-8", line()))?.trim();
         if text.is_empty() {
             continue;
         }
@@ -83,6 +84,14 @@ mod tests {
         let lines: Vec<usize> = read_text(text.as_bytes()).unwrap().into_iter().map(|(line, _)| line).collect();
         assert_eq!(lines, [1, 4]);
         assert!(read_text(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_first_line_is_skipped_and_utf_16_is_named() {
+        let marked = ["\u{feff}".as_bytes(), GOOD.as_bytes()].concat();
+        assert_eq!(read_text(&marked).unwrap().len(), 1);
+        let wide: Vec<u8> = [0xff, 0xfe].into_iter().chain(GOOD.bytes().flat_map(|byte| [byte, 0])).collect();
+        assert!(format!("{:#}", read_text(&wide).unwrap_err()).contains("line 1: is UTF-16"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Why the console cannot be created.
 
-use actix_outbox::SystemError;
+use actix_outbox::{SecretError, SystemError};
 
 /// Why the console cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -14,14 +14,12 @@ pub enum WebError {
         /// The minimum in bytes.
         shortest: usize,
     },
-    /// The file of a secret cannot be read.
-    #[error("the console's secret cannot be read from {path}: {reason}")]
-    SecretFile {
-        /// The file.
-        path: String,
-        /// The operating system's error.
-        reason: std::io::Error,
-    },
+    /// A secret cannot be read.
+    #[error("the console's secret: {0}")]
+    Secret(#[from] SecretError),
+    /// Operators and readers have the same secret.
+    #[error("web.reader_secret is the same as web.operator_secret; give readers a secret of their own")]
+    EqualSecrets,
     /// A reader's secret without an operators' secret: no operator could change anything.
     #[error("web.reader_secret is set without web.operator_secret; set both")]
     ReadersAlone,

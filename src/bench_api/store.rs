@@ -20,7 +20,8 @@ pub const MAX_FETCH: usize = crate::system::MAX_FETCH;
 /// If the address is not valid, or the server does not accept the connection.
 pub async fn connect_postgres(url: &Secret) -> Result<Client, StoreError> {
     let invalid = |reason| StoreError::Query { operation: "connect", reason, transient: false };
-    Target::from_url(url.expose()).map_err(invalid)?.connect().await
+    let url = url.read().map_err(|error| invalid(error.to_string()))?;
+    Target::from_url(&url).map_err(invalid)?.connect().await
 }
 
 /// The limits of one fetch.
@@ -43,7 +44,7 @@ impl BenchStore {
     /// # Errors
     /// If the address is not valid or the database does not answer.
     pub async fn connect(url: &Secret) -> Result<Self, SystemError> {
-        let store = crate::store::connect(&DatabaseSettings { url: url.clone(), connections: None })?;
+        let store = crate::store::connect(&DatabaseSettings { url: url.clone(), ..DatabaseSettings::default() })?;
         store.outbox_id().await?;
         Ok(Self(store))
     }

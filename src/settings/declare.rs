@@ -6,11 +6,15 @@
 ///
 /// `key: Type = default, reader;` A reader gets the value's [`Node`](super::node::Node); its error names the key, the origin
 /// and what would be valid. A key that is not given keeps its default.
+/// `or other by reader` is another key for the same value.
 macro_rules! table {
     (
         $(#[$meta:meta])*
         pub struct $name:ident {
-            $($(#[$key_meta:meta])* $key:ident: $type:ty = $default:expr, $reader:expr;)*
+            $(
+                $(#[$key_meta:meta])*
+                $key:ident: $type:ty = $default:expr, $reader:expr $(, or $other:ident by $other_reader:expr)*;
+            )*
         }
     ) => {
         $(#[$meta])*
@@ -27,12 +31,16 @@ macro_rules! table {
 
         impl $name {
             /// The keys of the table.
-            pub(in crate::settings) const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
+            pub(in crate::settings) const KEYS: &'static [&'static str] = &[$(stringify!($key), $(stringify!($other),)*)*];
 
             pub(in crate::settings) fn read(node: $crate::settings::node::Node<'_>) -> $crate::settings::node::Result<Self> {
                 let table = node.table(Self::KEYS)?;
                 let mut read = Self::default();
-                $(table.read(stringify!($key), &mut read.$key, $reader)?;)*
+                $(
+                    table.read(stringify!($key), &mut read.$key, $reader)?;
+                    table.at_most_one_of(&[stringify!($key), $(stringify!($other)),*])?;
+                    $(table.read(stringify!($other), &mut read.$key, $other_reader)?;)*
+                )*
                 Ok(read)
             }
         }

@@ -10,6 +10,7 @@ use figment::{Figment, Metadata, Profile, Provider, Source};
 
 use super::Settings;
 use super::node::{Node, Origins};
+use super::plain_text::decode;
 use super::read;
 use crate::error::SettingsError;
 
@@ -107,25 +108,53 @@ impl LoadOptions {
         named.or_else(default)
     }
 
-    fn layers(&self) -> Result<Figment> {
-        let mut figment = Figment::new();
-        if let Some(path) = self.path() {
-            figment = figment.merge(Layer::file(&path)?);
-        }
-        if let Some(url) = self.variable(DATABASE_VARIABLE) {
-            let url = unicode(url, "database.url", DATABASE_VARIABLE)?;
-            figment = figment.merge(Layer::variable(DATABASE_VARIABLE, &["database", "url"], url));
-        }
-        for (name, value) in self.variables.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+    /// The layers of each source, the strongest last.
+    fn sources(&self) -> Result<[Vec<Layer>; 4]> {
+        let file = self.path().map(|path| Layer::file(&path)).transpose()?;
+        let url =
+            self.variable(DATABASE_VARIABLE).map(|url| unicode(url, "database.url", DATABASE_VARIABLE)).transpose()?;
+        let url = url.map(|url| Layer::variable(DATABASE_VARIABLE, &["database", "url"], url));
+        let mut variables = Vec::new();
+        for name in self.variables.keys().filter(|name| name.starts_with(PREFIX)) {
+            let Some(value) = self.variable(name) else { continue };
             let lower = name[PREFIX.len()..].to_lowercase();
             let path: Vec<_> = lower.split("__").collect();
-            let value = unicode(&value.0, &path.join("."), name)?;
-            figment = figment.merge(Layer::variable(name, &path, value));
+            variables.push(Layer::variable(name, &path, unicode(value, &path.join("."), name)?));
         }
-        if let Some(url) = &self.database_url {
-            figment = figment.merge(Layer::variable("--database-url", &["database", "url"], url.expose()));
+        let flag = self.database_url.as_ref().and_then(super::Secret::as_text);
+        let flag = flag.map(|url| Layer::variable("--database-url", &["database", "url"], url));
+        Ok([file.into_iter().collect(), url.into_iter().collect(), variables, flag.into_iter().collect()])
+    }
+
+    fn layers(&self) -> Result<Figment> {
+        let mut sources = self.sources()?;
+        for strong in 1..sources.len() {
+            let (weaker, stronger) = sources.split_at_mut(strong);
+            for layer in &stronger[0] {
+                weaker.iter_mut().flatten().for_each(|weak| weak.leave_forms_to(layer));
+            }
         }
-        Ok(figment)
+        Ok(sources.into_iter().flatten().fold(Figment::new(), Figment::merge))
+    }
+}
+
+/// Keys that give one value in several forms. A stronger source replaces all of them.
+const FORMS: [&[&str]; 4] = [
+    &["url", "url_file", "url_command"],
+    &["password", "password_file"],
+    &["operator_secret", "operator_secret_file"],
+    &["reader_secret", "reader_secret_file"],
+];
+
+/// Removes from a table the values that a stronger one gives in another form; also from the tables in it.
+fn leave_forms(weak: &mut Dict, strong: &Dict) {
+    for forms in FORMS.iter().filter(|forms| forms.iter().any(|form| strong.contains_key(*form))) {
+        weak.retain(|key, _| !forms.contains(&key.as_str()));
+    }
+    for (key, value) in weak {
+        if let (Value::Dict(_, weak), Some(Value::Dict(_, strong))) = (value, strong.get(key)) {
+            leave_forms(weak, strong);
+        }
     }
 }
 
@@ -138,7 +167,11 @@ impl Settings {
     /// # Errors
     /// If a file cannot be read, a key is unknown, or a value is of the wrong type or out of range.
     pub fn load(options: &LoadOptions) -> Result<Self> {
-        from_layers(&options.layers()?)
+        let mut settings = from_layers(&options.layers()?)?;
+        if let Some(url) = options.database_url.as_ref().filter(|url| url.as_text().is_none()) {
+            settings.database.url = url.clone();
+        }
+        Ok(settings)
     }
 
     /// Reads the settings from TOML only, without the environment.
@@ -170,9 +203,10 @@ struct Layer {
 impl Layer {
     fn file(path: &Path) -> Result<Self> {
         let origin = path.display().to_string();
-        match std::fs::read_to_string(path) {
+        let read = std::fs::read(path).map_err(|error| error.to_string());
+        match read.and_then(|bytes| decode(bytes).map_err(|what| format!("it is {what}; write it as UTF-8"))) {
             Ok(text) => Self::toml(origin, &text),
-            Err(error) => Err(SettingsError::Unreadable { path: origin, reason: error.to_string() }),
+            Err(reason) => Err(SettingsError::Unreadable { path: origin, reason }),
         }
     }
 
@@ -189,6 +223,10 @@ impl Layer {
                 Err(SettingsError::Unreadable { path: origin, reason })
             }
         }
+    }
+
+    fn leave_forms_to(&mut self, stronger: &Self) {
+        leave_forms(&mut self.dict, &stronger.dict);
     }
 
     fn variable(name: &str, path: &[&str], text: &str) -> Self {

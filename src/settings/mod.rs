@@ -4,6 +4,7 @@
 //! read; `read` has the readers of values that are tables themselves; `check` checks that values are in range.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) mod check;
@@ -11,6 +12,7 @@ mod declare;
 mod load;
 mod nearest;
 mod node;
+mod plain_text;
 mod publishers;
 mod read;
 mod secret;
@@ -21,7 +23,8 @@ use self::declare::table;
 use self::node::Node;
 
 pub use load::LoadOptions;
-pub use secret::Secret;
+pub(crate) use secret::COMMAND_LIMIT;
+pub use secret::{Secret, SecretError};
 pub use units::{DURATION_FORMATS, parse_duration};
 
 /// All settings of an outbox: `[database]`, `[publishers.*]`, `[worker]`, `[retention]` and `[web]`.
@@ -45,7 +48,11 @@ table! {
     #[derive(Debug, Clone, PartialEq)]
     pub struct DatabaseSettings {
         /// `postgres://user:password@host/database?sslmode=verify-full`, as psql reads it, or `sqlite://path`.
-        url: Secret = Secret::default(), Node::secret;
+        url: Secret = Secret::default(), Node::secret,
+            or url_file by Node::secret_file, or url_command by Node::secret_command;
+        /// PostgreSQL: the password, instead of one in `url`.
+        password: Option<Secret> = None, |node| node.secret().map(Some),
+            or password_file by |node| node.secret_file().map(Some);
         /// PostgreSQL: the most connections. Half of them read, the others settle, publish and do the rest; at least one of
         /// each. None: four for each processor of this machine, 8 to 32. The heartbeat and the listener each have one more.
         connections: Option<usize> = None, |node| node.integer(FROM_ONE).map(Some);
@@ -59,7 +66,9 @@ table! {
         /// `redis_stream`, `jsonl`, `local`, or a kind that the application registered.
         backend: String = "redis_stream".to_owned(), Node::string;
         /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
-        url: Option<Secret> = None, |node| node.secret().map(Some);
+        url: Option<Secret> = None, |node| node.secret().map(Some),
+            or url_file by |node| node.secret_file().map(Some),
+            or url_command by |node| node.secret_command().map(Some);
         /// The server's host, instead of `url`.
         host: Option<String> = None, |node| node.string().map(Some);
         /// The server's port, with `host`; 6379.
@@ -69,11 +78,14 @@ table! {
         /// The user's name, with `host` or `sentinel`.
         username: Option<String> = None, |node| node.string().map(Some);
         /// The password, with `host` or `sentinel`.
-        password: Option<Secret> = None, |node| node.secret().map(Some);
+        password: Option<Secret> = None, |node| node.secret().map(Some),
+            or password_file by |node| node.secret_file().map(Some);
         /// Some nodes of a Redis Cluster, instead of `url`, each in the form of `url`. The others are discovered.
         nodes: Vec<Secret> = Vec::new(), Node::secrets;
         /// The sentinels that provide the master's address, instead of `url`.
         sentinel: Option<SentinelSettings> = None, |node| SentinelSettings::read(node.clone()).map(Some);
+        /// Files for TLS, with `rediss://` addresses; none: the system's authorities and no certificate of a client.
+        tls: Option<TlsSettings> = None, |node| TlsSettings::read(node.clone()).map(Some);
         /// Replicas that must have an event before it counts as published; none: the master's reply is enough.
         wait_replicas: Option<WaitReplicas> = None, |node| read::wait_replicas(node).map(Some);
         /// The stream's key.
@@ -92,6 +104,19 @@ table! {
         path: Option<String> = None, |node| node.string().map(Some);
         /// Options of an application's own backend.
         options: serde_json::Map<String, serde_json::Value> = serde_json::Map::new(), read::options;
+    }
+}
+
+table! {
+    /// `tls = { ca_file, cert_file, key_file }`
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct TlsSettings {
+        /// The certificates of the authorities that verify the server, in PEM; none: the system's.
+        ca_file: Option<PathBuf> = None, |node| node.string().map(|path| Some(path.into()));
+        /// The client's certificate and its intermediates, in PEM.
+        cert_file: Option<PathBuf> = None, |node| node.string().map(|path| Some(path.into()));
+        /// The key of the client's certificate, in PEM.
+        key_file: Option<PathBuf> = None, |node| node.string().map(|path| Some(path.into()));
     }
 }
 
@@ -209,15 +234,13 @@ table! {
     /// `[web]`
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct WebSettings {
-        /// The secret that gives full access to the console; 16 bytes or more. If neither it nor its file is set, the console
-        /// serves this machine only.
-        operator_secret: Option<Secret> = None, |node| node.secret().map(Some);
-        /// A file that contains the operator secret.
-        operator_secret_file: Option<String> = None, |node| node.string().map(Some);
+        /// The secret that gives full access to the console; 16 bytes or more. If it is not set, the console serves this
+        /// machine only.
+        operator_secret: Option<Secret> = None, |node| node.secret().map(Some),
+            or operator_secret_file by |node| node.secret_file().map(Some);
         /// The secret that gives read-only access to the console.
-        reader_secret: Option<Secret> = None, |node| node.secret().map(Some);
-        /// A file that contains the reader secret.
-        reader_secret_file: Option<String> = None, |node| node.string().map(Some);
+        reader_secret: Option<Secret> = None, |node| node.secret().map(Some),
+            or reader_secret_file by |node| node.secret_file().map(Some);
         /// The host names under which browsers may access the console, without ports; none: any, if a secret is required.
         hosts: Vec<String> = Vec::new(), Node::strings;
         /// Addresses or networks of proxies in front of the console whose `X-Forwarded-For` is trusted: request limits then

@@ -138,6 +138,18 @@ impl<'a> Node<'a> {
         self.as_text().map(super::Secret::from).ok_or_else(|| self.invalid("must be a quoted string"))
     }
 
+    /// Reads the path of a file with a secret.
+    pub(super) fn secret_file(&self) -> Result<super::Secret> {
+        self.string().map(super::Secret::from_file)
+    }
+
+    /// Reads the words of a command that prints a secret.
+    pub(super) fn secret_command(&self) -> Result<super::Secret> {
+        let example = "must be a list such as [\"vault\", \"read\", \"-field=url\", \"secret/outbox\"]";
+        let words = self.texts().filter(|words| !words.is_empty()).ok_or_else(|| self.invalid(example))?;
+        Ok(super::Secret::from_command(words))
+    }
+
     pub(super) fn bool(&self) -> Result<bool> {
         self.structured().to_bool().ok_or_else(|| self.expected("true or false"))
     }
@@ -230,6 +242,15 @@ impl<'a> Table<'a> {
 
     pub(super) fn get(&self, name: &str) -> Option<Node<'a>> {
         self.dict.get(name).map(|value| self.node.child(name, value.clone()))
+    }
+
+    /// Checks that not two keys are given for one value.
+    pub(super) fn at_most_one_of(&self, names: &[&str]) -> Result<()> {
+        let mut given = names.iter().filter_map(|name| self.get(name));
+        match (given.next(), given.next()) {
+            (Some(first), Some(second)) => Err(second.invalid(format!("conflicts with `{}`: set only one", first.key))),
+            _ => Ok(()),
+        }
     }
 
     /// Reads a key if it is given; otherwise `into` keeps its value.

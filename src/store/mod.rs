@@ -60,7 +60,7 @@ mod writer;
 
 /// Prepares access to the database in the settings; the first statement connects.
 pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dyn Store>, SystemError> {
-    let url = settings.url.expose();
+    let url = settings.url.read()?;
     let wrong = |problem: String| SettingsError::Invalid {
         key: "database.url".to_owned(),
         origin: "the settings".to_owned(),
@@ -69,11 +69,11 @@ pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dy
     match url.split_once(':').map(|(scheme, _)| scheme) {
         #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => {
-            let target = postgres::Target::from_url(url).map_err(wrong)?;
+            let target = postgres::Target::from_settings(settings).map_err(wrong)?;
             Ok(Arc::new(postgres::PostgresStore::new(target, settings.connections)?))
         }
         #[cfg(feature = "sqlite")]
-        Some("sqlite") => Ok(Arc::new(sqlite::SqliteStore::connect(url)?)),
+        Some("sqlite") => Ok(Arc::new(sqlite::SqliteStore::connect(&url)?)),
         _ => {
             Err(wrong("is neither a postgres:// nor a sqlite:// URL that this program was built for".to_owned()).into())
         }

@@ -59,7 +59,7 @@ async fn drain_first(env: &mut BenchEnv, events: u32) -> anyhow::Result<(f64, Re
     env.clear_streams().await?;
     env.schema.wait_quiet().await?;
     let before = env.schema.updates().await?;
-    let mut worker = BenchWorker::start(env.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
+    let mut worker = BenchWorker::start(env.variables(&PUBLISHERS[..1])?, &["--until-empty"])?;
     while worker.is_running()? && env.schema.updates().await? - before < i64::from(events) {
         tokio::time::sleep(CHECK_INTERVAL).await;
     }

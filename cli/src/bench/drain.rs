@@ -176,7 +176,7 @@ pub(super) async fn drain(
     publishers: &[&str],
     rule_off: Option<&str>,
 ) -> anyhow::Result<Drain> {
-    let mut settings = env.variables(publishers);
+    let mut settings = env.variables(publishers)?;
     settings.extend(rule_off.map(|rule_off| ("OUTBOX_RULE_OFF", rule_off.to_owned())));
     drain_by(env, count, settings, &[]).await
 }
@@ -184,7 +184,7 @@ pub(super) async fn drain(
 /// Drains with a worker that serves metrics, logs as JSON and, if it was built for that, exports traces.
 async fn drain_observed(env: &BenchEnv, count: u32) -> anyhow::Result<Drain> {
     let collector = Collector::start().await?;
-    let mut settings = env.variables(&PUBLISHERS[..1]);
+    let mut settings = env.variables(&PUBLISHERS[..1])?;
     settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.clone()));
     settings.push(("OUTBOX_LOG", "info".to_owned()));
     drain_by(env, count, settings, &["--http", "127.0.0.1:0", "--log-format", "json"]).await
@@ -218,7 +218,7 @@ async fn drain_by(
 async fn connections_of_a_worker(bench: &mut Bench) -> anyhow::Result<usize> {
     let workload = DrainRun::Drain.workload(bench.events.min(50_000));
     prepare(&mut bench.env, workload).await?;
-    let mut worker = BenchWorker::start(bench.env.variables(&PUBLISHERS[..1]), &["--until-empty"])?;
+    let mut worker = BenchWorker::start(bench.env.variables(&PUBLISHERS[..1])?, &["--until-empty"])?;
     let mut most = 0;
     while worker.is_running()? {
         most = most.max(bench.env.schema.connections().await?);

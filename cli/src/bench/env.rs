@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::schema::{BenchSchema, remove_abandoned};
 use crate::exit::UsageError;
 use actix_outbox::bench_api::RawStream;
-use actix_outbox::{PublisherSettings, Secret, Settings, WorkerSettings};
+use actix_outbox::{PublisherSettings, Secret, SecretError, Settings, WorkerSettings};
 
 /// The publishers of a measured worker; each has a stream.
 pub(super) const PUBLISHERS: [&str; 3] = ["default", "second", "third"];
@@ -35,7 +35,7 @@ impl BenchPlan {
         let publisher = publisher.ok_or_else(|| {
             usage(format!("`outbox bench` measures Redis: publishers.{name} must have backend = \"redis_stream\""))
         })?;
-        if !settings.database.url.expose().starts_with("postgres") {
+        if !settings.database.url.read()?.starts_with("postgres") {
             return Err(usage("`outbox bench` measures PostgreSQL: the database must be a postgres:// URL".to_owned()));
         }
         let suffix = Uuid::new_v4().simple().to_string()[..12].to_owned();
@@ -179,10 +179,12 @@ impl BenchEnv {
 
     /// The settings of a worker in another process, as environment variables, because arguments would show passwords in the
     /// list of processes.
-    pub(super) fn variables(&self, publishers: &[&str]) -> Vec<(&'static str, String)> {
+    pub(super) fn variables(&self, publishers: &[&str]) -> anyhow::Result<Vec<(&'static str, String)>> {
         let Settings { publishers, worker, .. } = self.settings(publishers);
-        let publishers: serde_json::Map<String, Value> =
-            publishers.into_iter().map(|(name, publisher)| (name, described(&publisher))).collect();
+        let publishers: serde_json::Map<String, Value> = publishers
+            .into_iter()
+            .map(|(name, publisher)| Ok((name, described(&publisher)?)))
+            .collect::<Result<_, SecretError>>()?;
         let worker = json!({
             "batch_size": worker.batch_size,
             "poll_interval": worker.poll_interval.as_secs_f64(),
@@ -191,26 +193,28 @@ impl BenchEnv {
             "max_in_flight_bytes": worker.max_in_flight_bytes,
             "max_event_bytes": worker.max_event_bytes,
         });
-        vec![
-            ("OUTBOX__DATABASE__URL", self.schema.url().expose().to_owned()),
+        Ok(vec![
+            ("OUTBOX__DATABASE__URL", self.schema.url().read()?.into_owned()),
             ("OUTBOX__PUBLISHERS", Value::Object(publishers).to_string()),
             ("OUTBOX__WORKER", worker.to_string()),
-        ]
+        ])
     }
 }
 
 /// A publisher's settings as JSON, as in a settings file.
-fn described(publisher: &PublisherSettings) -> Value {
-    let exposed = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
+fn described(publisher: &PublisherSettings) -> Result<Value, SecretError> {
+    let read = |secret: &Secret| secret.read().map(|text| json!(text));
+    let all = |secrets: &[Secret]| secrets.iter().map(read).collect::<Result<Vec<_>, _>>();
+    let sentinel = publisher.sentinel.as_ref().map(|it| Ok(json!({ "master": it.master, "nodes": all(&it.nodes)? })));
     let given = [
-        ("url", publisher.url.as_ref().map(|url| json!(url.expose()))),
+        ("url", publisher.url.as_ref().map(read).transpose()?),
         ("host", publisher.host.as_ref().map(|host| json!(host))),
         ("port", publisher.port.map(|port| json!(port))),
         ("db", publisher.db.map(|db| json!(db))),
         ("username", publisher.username.as_ref().map(|name| json!(name))),
-        ("password", publisher.password.as_ref().map(|password| json!(password.expose()))),
-        ("nodes", (!publisher.nodes.is_empty()).then(|| json!(exposed(&publisher.nodes)))),
-        ("sentinel", publisher.sentinel.as_ref().map(|it| json!({ "master": it.master, "nodes": exposed(&it.nodes) }))),
+        ("password", publisher.password.as_ref().map(read).transpose()?),
+        ("nodes", (!publisher.nodes.is_empty()).then(|| all(&publisher.nodes)).transpose()?.map(Value::Array)),
+        ("sentinel", sentinel.transpose()?),
         (
             "wait_replicas",
             publisher.wait_replicas.map(|it| json!({ "count": it.count, "timeout": it.timeout.as_secs_f64() })),
@@ -220,7 +224,25 @@ fn described(publisher: &PublisherSettings) -> Value {
         ("connect_timeout", Some(json!(publisher.connect_timeout.as_secs_f64()))),
         ("socket_timeout", Some(json!(publisher.socket_timeout.as_secs_f64()))),
     ];
-    given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    Ok(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+}
+
+/// The settings with every secret as text: a run has one address.
+pub(super) fn with_secrets_read(settings: &Settings) -> anyhow::Result<Settings> {
+    let mut settings = settings.clone();
+    let mut url = settings.database.url.read()?.into_owned();
+    if let Some(password) = settings.database.password.take() {
+        let mut address = url::Url::parse(&url).context("the URL is not valid")?;
+        let _ = address.set_password(Some(&password.read()?));
+        url = address.into();
+    }
+    settings.database.url = url.into();
+    for publisher in settings.publishers.values_mut() {
+        for secret in publisher.url.iter_mut().chain(&mut publisher.password) {
+            *secret = secret.read()?.into_owned().into();
+        }
+    }
+    Ok(settings)
 }
 
 #[cfg(test)]
@@ -238,7 +260,7 @@ mod tests {
         ] {
             let toml = format!("[publishers.default]\n{address}\nmax_len = 0\nsocket_timeout = '1500ms'");
             let publisher = Settings::from_toml(&toml).unwrap().publishers.remove("default").unwrap();
-            let text = json!({ "default": described(&publisher) }).to_string();
+            let text = json!({ "default": described(&publisher).unwrap() }).to_string();
             let loaded = Settings::load(&LoadOptions::default().variables([("OUTBOX__PUBLISHERS", text)])).unwrap();
             assert_eq!(loaded.publishers["default"], publisher, "{address}");
         }

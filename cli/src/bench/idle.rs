@@ -29,7 +29,7 @@ pub(super) async fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 async fn measure_once(env: &mut BenchEnv, span: Duration) -> anyhow::Result<(f64, Option<f64>)> {
     env.clear_streams().await?;
     env.schema.empty().await?;
-    let worker = BenchWorker::start(env.variables(&PUBLISHERS[..1]), &[])?;
+    let worker = BenchWorker::start(env.variables(&PUBLISHERS[..1])?, &[])?;
     wait_ready(env, &mut env.reader(PUBLISHERS[0]).await?).await?;
     // Both the first and the last commits are reported late.
     tokio::time::sleep(span / LONGER).await;

@@ -82,7 +82,7 @@ async fn measure_once(env: &mut BenchEnv, wake: Wake, rate: u32, events: u32) ->
     };
     let worker = match wake {
         Wake::Same => None,
-        Wake::Other | Wake::Polling => Some(BenchWorker::start(env.variables(&PUBLISHERS[..1]), &[])?),
+        Wake::Other | Wake::Polling => Some(BenchWorker::start(env.variables(&PUBLISHERS[..1])?, &[])?),
     };
     let mut stream = env.reader(PUBLISHERS[0]).await?;
     wait_ready(env, &mut stream).await?;

@@ -152,9 +152,10 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads of the bench")?;
+    let settings = &env::with_secrets_read(settings)?;
     let report = runtime.block_on(async {
         #[cfg(feature = "sqlite")]
-        if settings.database.url.expose().starts_with("sqlite:") {
+        if settings.database.url.read()?.starts_with("sqlite:") {
             return sqlite::measure(args, settings).await;
         }
         measure(args, settings).await

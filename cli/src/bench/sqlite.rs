@@ -42,8 +42,8 @@ pub(super) async fn measure(args: &Args, settings: &Settings) -> anyhow::Result<
         let problem = "--only, --backlog and --pinned-horizon are for PostgreSQL, and the database is a sqlite:// file";
         return Err(UsageError(problem.to_owned()).into());
     }
-    let url = settings.database.url.expose();
-    let path = url.strip_prefix("sqlite:").map_or(url, |rest| rest.strip_prefix("//").unwrap_or(rest));
+    let url = settings.database.url.read()?;
+    let path = url.strip_prefix("sqlite:").map_or(&*url, |rest| rest.strip_prefix("//").unwrap_or(rest));
     remove_abandoned(path)?;
     let folder = Folder::create(path)?;
     let mut bench = Bench::new(args, folder, u64::from(args.rounds) * RUNS.len() as u64);
@@ -153,7 +153,7 @@ async fn drain(file: &BenchFile, events: u32) -> anyhow::Result<f64> {
         .map(|(name, publisher)| (name.clone(), json!({ "backend": publisher.backend, "path": publisher.path })))
         .collect();
     let variables = vec![
-        ("OUTBOX__DATABASE__URL", file.settings.database.url.expose().to_owned()),
+        ("OUTBOX__DATABASE__URL", file.settings.database.url.read()?.into_owned()),
         ("OUTBOX__PUBLISHERS", serde_json::Value::Object(publishers).to_string()),
     ];
     let started = Instant::now();

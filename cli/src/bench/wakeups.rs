@@ -40,7 +40,7 @@ async fn measure_once(env: &mut BenchEnv, wakes: bool, span: Duration) -> anyhow
     env.clear_streams().await?;
     env.schema.empty().await?;
     let system = System::publishing(env).await?;
-    let worker = BenchWorker::start(env.variables(&PUBLISHERS[..1]), &[])?;
+    let worker = BenchWorker::start(env.variables(&PUBLISHERS[..1])?, &[])?;
     wait_ready(env, &mut env.reader(PUBLISHERS[0]).await?).await?;
     let mut connections = Vec::new();
     for _ in 0..WRITERS {

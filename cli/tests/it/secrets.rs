@@ -108,6 +108,12 @@ async fn no_output_of_any_command_contains_a_password_even_on_failure() {
         &no_database,
         &database_url.replace("postgres://", "mysql://"),
         &format!("postgres://a:{SECRET}@["),
+        // Not escaped.
+        &format!("postgres://ann:12/{SECRET}@127.0.0.1/app"),
+        &format!("postgres://ann:12?{SECRET}@127.0.0.1/app"),
+        &format!("postgres://ann:12#{SECRET}@127.0.0.1/app"),
+        &format!("postgres://ann:12@{SECRET}@127.0.0.1/app"),
+        &format!("postgres://ann@127.0.0.1:1/app?password={SECRET}/34"),
     ] {
         for command in [&["status"][..], &["migrate"], &["health"]] {
             said.run(&test, &settings, &[command, &["--database-url", url]].concat());

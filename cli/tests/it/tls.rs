@@ -89,6 +89,50 @@ async fn rediss_delivers_over_tls() {
     assert_eq!(redis::event_ids(&server.url(), "s").await.len(), 1);
 }
 
+/// An authority that rustls cannot use, as systems have them.
+const ODD_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
+
+#[tokio::test]
+async fn redis_verifies_the_client_and_is_verified_by_the_files_of_the_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let (identity, certificate, key) = Identity::with_client(folder.path(), "outbox");
+    let port = free_port().to_string();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let _server = redis::Server::start(&[
+        ("tls-port", &port),
+        ("tls-cert-file", &path(&identity.certificate)),
+        ("tls-key-file", &path(&identity.key)),
+        ("tls-ca-cert-file", &path(&identity.authority)),
+        ("tls-auth-clients", "yes"),
+    ]);
+    let settings = |tls: &str| {
+        format!(
+            "[database]\nurl = \"sqlite://{}\"\n[publishers.default]\nurl = \"rediss://localhost:{port}\"\n{tls}",
+            folder.path().join("outbox.db").display(),
+        )
+    };
+    let client = format!("cert_file = \"{}\", key_file = \"{}\"", path(&certificate), path(&key));
+    let authority = format!("ca_file = \"{}\"", path(&identity.authority));
+    let odd = folder.path().join("odd.crt");
+    std::fs::write(&odd, format!("{ODD_CERTIFICATE}{}", std::fs::read_to_string(&identity.authority).unwrap()))
+        .unwrap();
+    let health =
+        |tls: &str, system: Option<&Path>| outbox(folder.path(), system, &settings(tls), &["health"]).output().unwrap();
+    let migrated = outbox(folder.path(), None, &settings(""), &["migrate"]).output().unwrap();
+    assert!(migrated.status.success(), "{}", says(&migrated));
+    for (tls, system, works) in [
+        (format!("tls = {{ {authority}, {client} }}"), None, true),
+        (format!("tls = {{ {client} }}"), Some(identity.authority.as_path()), true),
+        (format!("tls = {{ {client} }}"), Some(odd.as_path()), true),
+        (format!("tls = {{ {client} }}"), None, false),
+        (format!("tls = {{ {authority} }}"), None, false),
+        ("tls = { ca_file = \"/nowhere/ca.crt\" }".to_owned(), None, false),
+    ] {
+        let output = health(&tls, system);
+        assert_eq!(output.status.success(), works, "{tls} {system:?}: {}", says(&output));
+    }
+}
+
 #[test]
 fn a_worker_says_at_its_start_that_it_does_not_verify_the_databases_server() {
     let folder = tempfile::tempdir().unwrap();

@@ -40,8 +40,8 @@ pub(super) struct RoleKey {
 }
 
 impl RoleKey {
-    fn new(secret: &Secret, role: Role) -> Self {
-        let digest = digest(secret.expose());
+    fn new(secret: &str, role: Role) -> Self {
+        let digest = digest(secret);
         let purpose: &[u8] = match role {
             Role::Operator => b"sessions of outbox operators",
             Role::Reader => b"sessions of outbox readers",
@@ -57,24 +57,25 @@ impl Credentials {
     }
 
     /// # Errors
-    /// [`WebError::ShortSecret`] for a secret of less than 16 bytes.
+    /// [`WebError::ShortSecret`] for a secret of less than 16 bytes, [`WebError::EqualSecrets`], and [`WebError::Secret`].
     pub(super) fn secrets(operator: &Secret, reader: Option<&Secret>) -> Result<Self, WebError> {
-        for secret in std::iter::once(operator).chain(reader) {
-            if secret.expose().len() < SHORTEST_SECRET {
-                return Err(WebError::ShortSecret { shortest: SHORTEST_SECRET });
-            }
+        let (operator, reader) = (operator.read()?, reader.map(Secret::read).transpose()?);
+        if [Some(&operator), reader.as_ref()].into_iter().flatten().any(|secret| secret.len() < SHORTEST_SECRET) {
+            return Err(WebError::ShortSecret { shortest: SHORTEST_SECRET });
         }
-        let reader = reader.map(|reader| RoleKey::new(reader, Role::Reader));
-        Ok(Self::Secrets { operator: RoleKey::new(operator, Role::Operator), reader })
+        if reader.as_ref() == Some(&operator) {
+            return Err(WebError::EqualSecrets);
+        }
+        let reader = reader.map(|reader| RoleKey::new(&reader, Role::Reader));
+        Ok(Self::Secrets { operator: RoleKey::new(&operator, Role::Operator), reader })
     }
 
     /// # Errors
-    /// [`WebError::SecretFile`], [`WebError::ShortSecret`], and [`WebError::ReadersAlone`].
+    /// [`WebError::Secret`], [`WebError::ShortSecret`], [`WebError::EqualSecrets`], and [`WebError::ReadersAlone`].
     pub(super) fn from_settings(settings: &WebSettings) -> Result<Self, WebError> {
-        let operator = given(settings.operator_secret.as_ref(), settings.operator_secret_file.as_deref())?;
-        let reader = given(settings.reader_secret.as_ref(), settings.reader_secret_file.as_deref())?;
+        let (operator, reader) = (settings.operator_secret.as_ref(), settings.reader_secret.as_ref());
         match (operator, reader) {
-            (Some(operator), reader) => Self::secrets(&operator, reader.as_ref()),
+            (Some(operator), reader) => Self::secrets(operator, reader),
             (None, Some(_)) => Err(WebError::ReadersAlone),
             (None, None) => Ok(Self::none()),
         }
@@ -107,21 +108,14 @@ impl Credentials {
     }
 }
 
-/// A secret from the settings, or from a file, whose trailing line ends are ignored.
-fn given(secret: Option<&Secret>, file: Option<&str>) -> Result<Option<Secret>, WebError> {
-    let Some(path) = file.filter(|_| secret.is_none()) else { return Ok(secret.cloned()) };
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim_end_matches(['\n', '\r']).into())),
-        Err(reason) => Err(WebError::SecretFile { path: path.to_owned(), reason }),
-    }
-}
-
 fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use actix_outbox::SecretError;
+
     use super::*;
 
     const OPERATOR: &str = "the operators' secret";
@@ -146,6 +140,8 @@ mod tests {
         assert_eq!(Credentials::none().role_of(""), None);
         assert!(Credentials::secrets(&"short".into(), None).is_err());
         assert!(Credentials::secrets(&OPERATOR.into(), Some(&"".into())).is_err());
+        let equal = Credentials::secrets(&OPERATOR.into(), Some(&OPERATOR.into()));
+        assert!(matches!(equal, Err(WebError::EqualSecrets)));
     }
 
     #[test]
@@ -153,12 +149,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         std::fs::write(&path, format!("{OPERATOR}\n")).unwrap();
-        let file = path.display().to_string();
-        let settings = web_settings(|web| web.operator_secret_file = Some(file.clone()));
+        let settings = web_settings(|web| web.operator_secret = Some(Secret::from_file(&path)));
         assert_eq!(Credentials::from_settings(&settings).unwrap().role_of(OPERATOR), Some(Role::Operator));
         assert!(Credentials::from_settings(&WebSettings::default()).unwrap().is_none());
-        let nowhere = web_settings(|web| web.operator_secret_file = Some(file + ".not"));
-        assert!(matches!(Credentials::from_settings(&nowhere), Err(WebError::SecretFile { .. })));
+        let nowhere = web_settings(|web| web.operator_secret = Some(Secret::from_file(folder.path().join("nowhere"))));
+        assert!(matches!(Credentials::from_settings(&nowhere), Err(WebError::Secret(SecretError::File { .. }))));
         let readers = web_settings(|web| web.reader_secret = Some(READER.into()));
         assert!(matches!(Credentials::from_settings(&readers), Err(WebError::ReadersAlone)));
     }

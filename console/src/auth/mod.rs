@@ -50,7 +50,7 @@ impl Access {
     /// The access that `[web]` configures; [`loopback`](Self::loopback) if it has no secret.
     ///
     /// # Errors
-    /// [`WebError::SecretFile`], [`WebError::ShortSecret`], [`WebError::ReadersAlone`], [`WebError::HostName`], and
+    /// [`WebError::Secret`], [`WebError::ShortSecret`], [`WebError::EqualSecrets`], [`WebError::ReadersAlone`], [`WebError::HostName`], and
     /// [`WebError::Proxy`].
     pub fn from_settings(settings: &WebSettings) -> Result<Self, WebError> {
         let access = Self::from(Credentials::from_settings(settings)?);

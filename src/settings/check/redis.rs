@@ -6,7 +6,8 @@ use super::{Check, Result, expected, has_hash_tag};
 use crate::error::SettingsError;
 use crate::settings::{PublisherSettings, Secret, SentinelSettings, WaitReplicas};
 
-const SCHEMES: &[&str] = &["redis://", "rediss://"];
+const SCHEMES: &[&str] = &["redis://", "rediss://", "valkey://", "valkeys://", "redis+unix://", "unix://"];
+const SCHEMES_OF_TLS: &[&str] = &["rediss://", "valkeys://"];
 
 impl Check<'_> {
     pub(super) fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
@@ -16,6 +17,7 @@ impl Check<'_> {
             leave out the `}`, or begin with a tag as in {shop}.events";
         self.that(!stream.contains('}') || has_hash_tag(stream), &format!("{key}.stream_name"), problem)?;
         self.redis_address(key, publisher)?;
+        self.redis_tls(key, publisher)?;
         publisher.wait_replicas.map_or(Ok(()), |wait| self.wait_replicas(key, wait, publisher.socket_timeout))
     }
 
@@ -39,6 +41,25 @@ impl Check<'_> {
         host.map(|_| ()).ok_or(SettingsError::Missing { key: key_of("url"), remedy })
     }
 
+    /// Checks that TLS is for all servers or none, and that what it needs is given.
+    fn redis_tls(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        let uses_tls =
+            |url: &Secret| url.as_text().map(|url| SCHEMES_OF_TLS.iter().any(|scheme| url.starts_with(scheme)));
+        let sentinels = publisher.sentinel.as_ref().map_or(&[][..], |sentinel| &sentinel.nodes);
+        let servers: Vec<bool> =
+            publisher.url.iter().chain(&publisher.nodes).chain(sentinels).filter_map(uses_tls).collect();
+        let is_mixed = servers.contains(&true) && servers.contains(&false);
+        let nodes = if publisher.sentinel.is_some() { "sentinel.nodes" } else { "nodes" };
+        let problem = "has servers with and without TLS; write rediss:// for all of them, or redis://";
+        self.that(!is_mixed, &format!("{key}.{nodes}"), problem)?;
+        let Some(tls) = &publisher.tls else { return Ok(()) };
+        let key = format!("{key}.tls");
+        let is_for_none = publisher.host.is_some() || servers.iter().any(|uses_tls| !uses_tls);
+        self.that(!is_for_none, &key, "is for rediss:// addresses")?;
+        let both = tls.cert_file.is_some() == tls.key_file.is_some();
+        self.that(both, &key, "has one of `cert_file` and `key_file`; a client's certificate needs both")
+    }
+
     /// Checks that the address is given by one key, next to which only the keys in `allowed` may be set.
     fn only(&self, key: &str, given: &str, publisher: &PublisherSettings, allowed: &[&str]) -> Result<()> {
         let parts = [
@@ -60,14 +81,15 @@ impl Check<'_> {
 
     fn redis_url(&self, key: &str, url: &Secret) -> Result<()> {
         self.url(key, url, SCHEMES)?;
-        self.that(url::Url::parse(url.expose()).is_ok(), key, "is not a valid address")
+        self.that(url.as_text().is_none_or(|url| url::Url::parse(url).is_ok()), key, "is not a valid address")
     }
 
     /// Checks addresses of servers that have only database 0.
     fn servers(&self, key: &str, urls: &[Secret], whose: &str) -> Result<()> {
         for url in urls {
             self.redis_url(key, url)?;
-            let first = url::Url::parse(url.expose()).is_ok_and(|url| ["", "/", "/0"].contains(&url.path()));
+            let names_first = |url: &str| url::Url::parse(url).is_ok_and(|url| ["", "/", "/0"].contains(&url.path()));
+            let first = url.as_text().is_none_or(names_first);
             self.that(first, key, format!("must not name a database: {whose} has only database 0"))?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::settings::{OnFailed, RateLimit, RetryBackoff, SentinelSettings, WaitReplicas, WorkerSettings};
+use crate::settings::{OnFailed, RateLimit, RetryBackoff, Secret, SentinelSettings, WaitReplicas, WorkerSettings};
 
 fn refused(text: &str) -> String {
     Settings::from_toml(text).unwrap_err().to_string()
@@ -68,7 +68,7 @@ fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
     let file = "[database]\nurl = 'sqlite://file'\n[worker]\nsleep_time = 2\nbatch_size = 1";
     std::fs::write(folder.path().join("outbox.toml"), file).unwrap();
     let options = LoadOptions::default().directory(folder.path());
-    let url = |options: &LoadOptions| Settings::load(options).unwrap().database.url.expose().to_owned();
+    let url = |options: &LoadOptions| Settings::load(options).unwrap().database.url.read().unwrap().into_owned();
     assert_eq!(url(&options), "sqlite://file");
     let options = options.variables([("DATABASE_URL", "sqlite://variable")]);
     assert_eq!(url(&options), "sqlite://variable");
@@ -136,7 +136,7 @@ fn the_environment_names_keys_in_capitals() {
     assert_eq!((default.max_len, default.rate_limit), (0, Some(RateLimit { per_second: 7, burst: 7 })));
     let audit = &settings.publishers["audit"];
     assert_eq!((audit.backend.as_str(), audit.on_failed), ("webhook", OnFailed::Hold));
-    assert_eq!(audit.password.as_ref().unwrap().expose(), "12345");
+    assert_eq!(audit.password.as_ref().unwrap().read().unwrap(), "12345");
     assert_eq!(serde_json::Value::from(audit.options.clone()), serde_json::json!({"retries": 3, "name": "5"}));
     assert_eq!(settings.worker.backends, Some(vec!["default".to_owned(), "audit".to_owned()]));
     assert_eq!(settings.worker.poll_interval, Duration::from_millis(500));
@@ -272,7 +272,11 @@ fn a_publisher_that_cannot_be_is_refused() {
         ("port = 0\nhost = 'h'", ".port", "must be a port, 1 to 65535, not 0"),
         ("port = 70000", ".port", "must be a port, 1 to 65535, not 70000"),
         ("db = -1\nhost = 'h'", ".db", "must be a whole number, at least 0, not -1"),
-        ("url = 'http://u:pw@h'", ".url", "must be an address that begins with redis:// or rediss://"),
+        (
+            "url = 'http://u:pw@h'",
+            ".url",
+            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or unix://",
+        ),
         ("url = 'redis://h:x'", ".url", "is not a valid address"),
         ("url = 'redis://h'\nhost = 'h'", ".host", "conflicts with `publishers.a.url`: set only one"),
         ("host = 'h'\nmax_len = -1", ".max_len", "must be a whole number, at least 0, not -1"),
@@ -365,8 +369,8 @@ fn a_variable_that_is_no_utf_8_is_an_error() {
 fn redis_is_found_by_an_address_by_the_nodes_of_a_cluster_or_by_sentinels() {
     let publisher =
         |text: &str| Settings::from_toml(&format!("[publishers.a]\n{text}")).unwrap().publishers.remove("a").unwrap();
-    let cluster = publisher("nodes = ['redis://a:7000', 'rediss://u:pw@b/0']\nwait_replicas = { count = 2 }");
-    assert_eq!(cluster.nodes, ["redis://a:7000".into(), "rediss://u:pw@b/0".into()]);
+    let cluster = publisher("nodes = ['rediss://a:7000', 'rediss://u:pw@b/0']\nwait_replicas = { count = 2 }");
+    assert_eq!(cluster.nodes, ["rediss://a:7000".into(), "rediss://u:pw@b/0".into()]);
     assert_eq!(cluster.wait_replicas, Some(WaitReplicas { count: 2, timeout: Duration::from_secs(1) }));
     let watched = publisher(
         "sentinel = { master = 'm', nodes = ['redis://a:26379'] }\nusername = 'u'\npassword = 'pw'\ndb = 3\n\
@@ -394,7 +398,29 @@ fn an_address_given_in_two_ways_or_by_halves_is_refused() {
             "conflicts with `publishers.a.nodes`: set only one",
         ),
         ("nodes = 'redis://:pw@h'", ".nodes", "must be a list of strings such as [\"a\", \"b\"]"),
-        ("nodes = ['http://:pw@h']", ".nodes", "must be an address that begins with redis:// or rediss://"),
+        (
+            "nodes = ['http://:pw@h']",
+            ".nodes",
+            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or unix://",
+        ),
+        (
+            "nodes = ['redis://a', 'rediss://b']",
+            ".nodes",
+            "has servers with and without TLS; write rediss:// for all of them, or redis://",
+        ),
+        ("url = 'redis://h'\ntls = {}", ".tls", "is for rediss:// addresses"),
+        ("host = 'h'\ntls = {}", ".tls", "is for rediss:// addresses"),
+        (
+            "url = 'rediss://h'\ntls = { cert_file = 'c' }",
+            ".tls",
+            "has one of `cert_file` and `key_file`; a client's certificate needs both",
+        ),
+        ("url = 'redis://h'\nurl_file = 'f'", ".url_file", "conflicts with `publishers.a.url`: set only one"),
+        (
+            "host = 'h'\npassword = 'p'\npassword_file = 'f'",
+            ".password_file",
+            "conflicts with `publishers.a.password`: set only one",
+        ),
         ("nodes = ['redis://h/1']", ".nodes", "must not name a database: a cluster has only database 0"),
         (
             "sentinel = { nodes = ['redis://a'] }",
@@ -425,4 +451,62 @@ fn an_address_given_in_two_ways_or_by_halves_is_refused() {
         refused("publishers.a = { node = ['redis://a'] }"),
         "unknown setting `publishers.a.node` in the TOML text: did you mean `publishers.a.nodes`?"
     );
+}
+
+#[test]
+fn a_stronger_source_replaces_every_form_of_a_weaker_ones_address() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("outbox.toml"),
+        "[database]\nurl_file = 'a'\n[publishers.p]\nurl = 'redis://h'\n[web]\noperator_secret_file = 's'",
+    )
+    .unwrap();
+    let load = |variables: &[(&str, &str)]| {
+        Settings::load(&LoadOptions::default().directory(folder.path()).variables(variables.iter().copied()))
+    };
+    let file = load(&[]).unwrap();
+    assert_eq!(file.database.url, Secret::from_file("a"));
+    assert_eq!(file.web.operator_secret, Some(Secret::from_file("s")));
+    let variables = [
+        ("DATABASE_URL", "postgres://h/weak"),
+        ("OUTBOX__DATABASE__URL_COMMAND", "[\"vault\", \"read\"]"),
+        ("OUTBOX__PUBLISHERS__P__URL_FILE", "r"),
+        ("OUTBOX__WEB__OPERATOR_SECRET", "a secret of operators"),
+    ];
+    let replaced = load(&variables).unwrap();
+    assert_eq!(replaced.database.url, Secret::from_command(["vault", "read"]));
+    assert_eq!(replaced.publishers["p"].url, Some(Secret::from_file("r")));
+    assert_eq!(replaced.web.operator_secret, Some("a secret of operators".into()));
+    assert_eq!(load(&variables[..1]).unwrap().database.url, "postgres://h/weak".into());
+    let twice = [("OUTBOX__DATABASE__URL", "postgres://h/a"), ("OUTBOX__DATABASE__URL_FILE", "f")];
+    let error = load(&twice).unwrap_err().to_string();
+    assert!(error.contains("database.url_file") && error.contains("conflicts with `database.url`"), "{error}");
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_given() {
+    let empty = [
+        ("DATABASE_URL", ""),
+        ("OUTBOX__DATABASE__URL", ""),
+        ("OUTBOX__WORKER__BATCH_SIZE", ""),
+        ("OUTBOX__PUBLISHERS__P__PASSWORD", ""),
+        ("OUTBOX__PUBLISHERS__P__HOST", "h"),
+    ];
+    let settings = env(&empty).unwrap();
+    assert!(settings.database.url.is_empty());
+    assert_eq!(
+        (settings.publishers["p"].password.clone(), settings.worker.batch_size),
+        (None, Settings::default().worker.batch_size)
+    );
+}
+
+#[test]
+fn a_settings_file_is_read_as_editors_write_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox.toml");
+    std::fs::write(&path, b"\xef\xbb\xbf[worker]\nbatch_size = 7\n").unwrap();
+    let load = || Settings::load(&LoadOptions::default().file(&path));
+    assert_eq!(load().unwrap().worker.batch_size, 7);
+    std::fs::write(&path, b"\xff\xfe[\0").unwrap();
+    assert!(load().unwrap_err().to_string().contains("it is UTF-16"));
 }

@@ -1,7 +1,9 @@
 //! Connects to the first of an address' servers that accepts writes, with TLS as the address says.
 
+use std::borrow::Cow;
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{BoxStream, poll_fn};
@@ -18,6 +20,7 @@ use super::index_plans::IndexPlans;
 use super::pulse::Pulse;
 use super::tls::{Connector, Tls};
 use crate::error::StoreError;
+use crate::settings::{COMMAND_LIMIT, DatabaseSettings, Secret};
 
 /// The time limit for connecting to the only server of an address, and for getting a connection from a pool.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -35,22 +38,32 @@ pub(super) type Messages = BoxStream<'static, Result<AsyncMessage, DriverError>>
 
 pub(super) type DriverError = tokio_postgres::Error;
 
-/// A database's address and how to reach it.
+/// How to reach a database.
 pub(crate) struct Target {
-    /// What all servers have in common.
-    pub(super) config: Config,
+    url: Secret,
+    password: Option<Secret>,
+    /// What they said last.
+    place: RwLock<Arc<Place>>,
+    /// Held while they are read again.
+    reading: tokio::sync::Mutex<()>,
     pub(super) index_plans: IndexPlans,
     pub(super) pulse: Pulse,
-    address: Address,
-    tls: Option<Tls>,
     /// The server that was reached last, which is tried first.
     reached: AtomicUsize,
     /// Whether the last connection was encrypted.
     encrypted: AtomicBool,
     /// When the last connected server started, in microseconds; identifies the server.
     server: AtomicI64,
-    /// Host and database for messages, without the password.
-    pub(super) shown: String,
+}
+
+/// An address with its password, read.
+struct Place {
+    url: String,
+    password: Option<String>,
+    /// What all servers have in common.
+    config: Config,
+    address: Address,
+    tls: Option<Tls>,
 }
 
 /// How to speak to a server.
@@ -60,35 +73,19 @@ enum Way {
     Encrypted,
 }
 
-impl Target {
-    /// Reads an address as libpq does; the environment's `PGSSLMODE` and the like count where it leaves TLS open.
-    pub(crate) fn from_url(text: &str) -> Result<Self, String> {
-        Self::in_environment(text, &|name| std::env::var(name).ok())
-    }
-
-    pub(super) fn in_environment(text: &str, environment: Environment<'_>) -> Result<Self, String> {
-        let address = Address::read(text, environment)?;
+impl Place {
+    fn read(url: &Secret, password: Option<&Secret>, environment: Environment<'_>) -> Result<Self, String> {
+        let text = |secret: &Secret| secret.read().map(Cow::into_owned).map_err(|error| error.to_string());
+        let (url, password) = (text(url)?, password.map(text).transpose()?);
+        let address = Address::read(&url, environment)?;
         let tls = (address.tls.mode != SslMode::Disable).then(|| Tls::new(&address.tls)).transpose()?;
         let mut config = address.config.clone();
+        if let Some(password) = &password {
+            config.password(password);
+        }
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         notice_silence(&mut config);
-        let shown = address.to_string();
-        Ok(Self {
-            config,
-            index_plans: IndexPlans::default(),
-            pulse: Pulse::default(),
-            address,
-            tls,
-            reached: AtomicUsize::new(0),
-            encrypted: false.into(),
-            server: AtomicI64::new(0),
-            shown,
-        })
-    }
-
-    /// The servers, of those that others could pretend to be, that are not verified.
-    pub(crate) fn unverified(&self) -> Option<String> {
-        self.address.unverified()
+        Ok(Self { url, password, config, address, tls })
     }
 
     /// The time limit for one server.
@@ -97,87 +94,16 @@ impl Target {
         self.config.get_connect_timeout().copied().unwrap_or(usual)
     }
 
-    /// The time limit for connecting, whichever server it is.
-    pub(super) fn connect_limit(&self) -> Duration {
-        let servers = u32::try_from(self.address.servers.len()).unwrap_or(u32::MAX);
-        self.limit_for_each().saturating_mul(servers).max(CONNECT_LIMIT)
-    }
-
-    /// A connection whose driver runs as a task of the current runtime, for short use and not counted; see `connections`.
-    pub(crate) async fn connect(&self) -> Result<Client, StoreError> {
-        let limit = self.connect_limit();
-        let opened = tokio::time::timeout(limit, self.open()).await;
-        let (client, messages) =
-            opened.unwrap_or_else(|_| Err(self.unreachable(format!("no answer within {limit:?}"))))?;
-        tokio::spawn(messages.try_for_each(|_| ready(Ok(()))));
-        Ok(client)
-    }
-
-    /// A connection and the server's unasked messages. It works only while the messages are read.
-    pub(super) async fn open(&self) -> Result<(Client, Messages), StoreError> {
-        self.open_with(&self.config).await.map_err(|error| self.not_connected(&error))
-    }
-
-    /// Connects with other parameters. Waits for an only server that does not answer.
-    pub(super) async fn open_with(&self, config: &Config) -> Result<(Client, Messages), ConnectError> {
-        let limit = (self.address.servers.len() > 1).then(|| self.limit_for_each());
-        self.open_within(config, limit).await
-    }
-
-    /// Connects, with a time limit for each server.
-    pub(super) async fn open_within(
-        &self,
-        config: &Config,
-        limit: Option<Duration>,
-    ) -> Result<(Client, Messages), ConnectError> {
-        let (began, mut failed) = (Instant::now(), ConnectError::default());
-        for place in self.order() {
-            let server = &self.address.servers[place];
-            let attempt = self.open_on(server, config);
-            let opened = match limit {
-                None => attempt.await,
-                Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or(Err(AttemptError::Silent(limit))),
-            };
-            match opened {
-                Ok(opened) => {
-                    self.reached.store(place, Ordering::Relaxed);
-                    self.pulse.note_connection(began);
-                    return Ok(opened);
-                }
-                Err(error) => failed.add(server, error),
-            }
+    /// What encrypts or watches the connection, if anything does.
+    fn connector(&self, way: Way, server: &Server) -> Option<Connector> {
+        let is_safe = self.address.may_send_password_in_clear(server);
+        let methods = self.address.methods;
+        let methods = if is_safe { methods } else { methods.without(AuthMethod::Password) };
+        match way {
+            Way::Plain if methods.is_any() || server.is_socket() => None,
+            Way::Plain => Some(Connector::plain(methods)),
+            Way::Encrypted => self.tls.as_ref().map(|tls| tls.connector(methods)),
         }
-        if failed.was_answered() {
-            self.pulse.note_connection(began);
-        }
-        Err(failed)
-    }
-
-    /// The servers' places in the order in which they are tried.
-    fn order(&self) -> Vec<usize> {
-        let servers = self.address.servers.len();
-        let mut order: Vec<usize> = (0..servers).collect();
-        match self.config.get_load_balance_hosts() {
-            LoadBalanceHosts::Random => order.shuffle(&mut rand::rng()),
-            _ => order.rotate_left(self.reached.load(Ordering::Relaxed) % servers.max(1)),
-        }
-        order
-    }
-
-    async fn open_on(&self, server: &Server, config: &Config) -> Result<(Client, Messages), AttemptError> {
-        let mut ways = self.ways(server).iter().peekable();
-        while let Some(way) = ways.next() {
-            match self.open_in(*way, server, config).await {
-                Err(error) if ways.peek().is_some() && another_way_may_help(&error) => {
-                    tracing::debug!(server = %server, error = chain(&error), "not connected by {way:?}; trying the other way");
-                }
-                opened => {
-                    self.encrypted.store(*way == Way::Encrypted, Ordering::Relaxed);
-                    return opened.map_err(AttemptError::Driver);
-                }
-            }
-        }
-        Err(AttemptError::Silent(Duration::ZERO))
     }
 
     /// A socket of this machine is never encrypted.
@@ -191,8 +117,13 @@ impl Target {
         }
     }
 
-    async fn open_in(&self, way: Way, server: &Server, config: &Config) -> Result<(Client, Messages), DriverError> {
-        let mut config = config.clone();
+    /// Connects in one way.
+    async fn open(&self, way: Way, server: &Server, options: &str) -> Result<(Client, Messages), DriverError> {
+        let mut config = self.config.clone();
+        if !options.is_empty() {
+            let all = [self.config.get_options().unwrap_or_default(), options].join(" ");
+            config.options(all.trim_start());
+        }
         match &server.host {
             Host::Unix(folder) => config.host_path(folder),
             Host::Tcp(name) => config.host(name),
@@ -217,25 +148,169 @@ impl Target {
             }
         }
     }
+}
 
-    /// What encrypts or watches the connection, if anything does.
-    fn connector(&self, way: Way, server: &Server) -> Option<Connector> {
-        let is_safe = self.address.may_send_password_in_clear(server);
-        let methods = self.address.methods;
-        let methods = if is_safe { methods } else { methods.without(AuthMethod::Password) };
-        match way {
-            Way::Plain if methods.is_any() || server.is_socket() => None,
-            Way::Plain => Some(Connector::plain(methods)),
-            Way::Encrypted => self.tls.as_ref().map(|tls| tls.connector(methods)),
+impl Target {
+    /// Reads an address as libpq does; the environment's `PGSSLMODE` and the like count where it leaves TLS open. Waits for a
+    /// command that prints the address.
+    pub(crate) fn from_settings(settings: &DatabaseSettings) -> Result<Self, String> {
+        let DatabaseSettings { url, password, .. } = settings;
+        Self::in_environment(url.clone(), password.clone(), &environment)
+    }
+
+    /// Reads an address that has its password.
+    #[cfg(any(test, feature = "bench-api"))]
+    pub(crate) fn from_url(text: &str) -> Result<Self, String> {
+        Self::in_environment(text.into(), None, &environment)
+    }
+
+    pub(super) fn in_environment(
+        url: Secret,
+        password: Option<Secret>,
+        environment: Environment<'_>,
+    ) -> Result<Self, String> {
+        let place = Place::read(&url, password.as_ref(), environment)?;
+        Ok(Self {
+            url,
+            password,
+            place: RwLock::new(Arc::new(place)),
+            reading: tokio::sync::Mutex::default(),
+            index_plans: IndexPlans::default(),
+            pulse: Pulse::default(),
+            reached: AtomicUsize::new(0),
+            encrypted: AtomicBool::new(false),
+            server: AtomicI64::new(0),
+        })
+    }
+
+    fn place(&self) -> Arc<Place> {
+        Arc::clone(&self.place.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The address with its secrets as they are now.
+    async fn place_now(&self) -> Result<Arc<Place>, String> {
+        if self.is_fixed() {
+            return Ok(self.place());
         }
+        // One command after the other.
+        let _turn = self.reading.lock().await;
+        let (url, password) = (self.url.clone(), self.password.clone());
+        let read = tokio::task::spawn_blocking(move || Place::read(&url, password.as_ref(), &environment)).await;
+        let read = read.map_err(|error| format!("its address cannot be read: {error}"))??;
+        let mut place = self.place.write().unwrap_or_else(PoisonError::into_inner);
+        if (&read.url, &read.password) != (&place.url, &place.password) {
+            *place = Arc::new(read);
+        }
+        Ok(Arc::clone(&place))
+    }
+
+    fn is_fixed(&self) -> bool {
+        [Some(&self.url), self.password.as_ref()].into_iter().flatten().all(|secret| secret.as_text().is_some())
+    }
+
+    /// Servers and database for messages, without the password.
+    pub(super) fn shown(&self) -> String {
+        self.place().address.to_string()
+    }
+
+    /// The servers, of those that others could pretend to be, that are not verified.
+    pub(crate) fn unverified(&self) -> Option<String> {
+        self.place().address.unverified()
+    }
+
+    /// The time limit for connecting, whichever server it is.
+    pub(super) fn connect_limit(&self) -> Duration {
+        let place = self.place();
+        let servers = u32::try_from(place.address.servers.len()).unwrap_or(u32::MAX);
+        let reading = if self.is_fixed() { Duration::ZERO } else { COMMAND_LIMIT };
+        place.limit_for_each().saturating_mul(servers).max(CONNECT_LIMIT) + reading
+    }
+
+    /// A connection whose driver runs as a task of the current runtime, for short use and not counted; see `connections`.
+    pub(crate) async fn connect(&self) -> Result<Client, StoreError> {
+        let limit = self.connect_limit();
+        let opened = tokio::time::timeout(limit, self.open()).await;
+        let (client, messages) =
+            opened.unwrap_or_else(|_| Err(self.unreachable(format!("no answer within {limit:?}"))))?;
+        tokio::spawn(messages.try_for_each(|_| ready(Ok(()))));
+        Ok(client)
+    }
+
+    /// A connection and the server's unasked messages. It works only while the messages are read.
+    pub(super) async fn open(&self) -> Result<(Client, Messages), StoreError> {
+        self.open_with("").await.map_err(|error| self.not_connected(&error))
+    }
+
+    /// Connects with further options for the session. Waits for an only server that does not answer.
+    pub(super) async fn open_with(&self, options: &str) -> Result<(Client, Messages), ConnectError> {
+        self.open_within(None, options).await
+    }
+
+    /// Connects, with a time limit for each server.
+    pub(super) async fn open_within(
+        &self,
+        limit: Option<Duration>,
+        options: &str,
+    ) -> Result<(Client, Messages), ConnectError> {
+        let place = self.place_now().await.map_err(ConnectError::unread)?;
+        let limit = limit.or((place.address.servers.len() > 1).then(|| place.limit_for_each()));
+        let (began, mut failed) = (Instant::now(), ConnectError::default());
+        for number in self.order(&place) {
+            let server = &place.address.servers[number];
+            let attempt = self.open_on(&place, server, options);
+            let opened = match limit {
+                None => attempt.await,
+                Some(limit) => tokio::time::timeout(limit, attempt).await.unwrap_or(Err(AttemptError::Silent(limit))),
+            };
+            match opened {
+                Ok(opened) => {
+                    self.reached.store(number, Ordering::Relaxed);
+                    self.pulse.note_connection(began);
+                    return Ok(opened);
+                }
+                Err(error) => failed.add(server, error),
+            }
+        }
+        if failed.was_answered() {
+            self.pulse.note_connection(began);
+        }
+        Err(failed)
+    }
+
+    /// The servers' numbers in the order in which they are tried.
+    fn order(&self, place: &Place) -> Vec<usize> {
+        let servers = place.address.servers.len();
+        let mut order: Vec<usize> = (0..servers).collect();
+        match place.config.get_load_balance_hosts() {
+            LoadBalanceHosts::Random => order.shuffle(&mut rand::rng()),
+            _ => order.rotate_left(self.reached.load(Ordering::Relaxed) % servers.max(1)),
+        }
+        order
+    }
+
+    async fn open_on(&self, place: &Place, server: &Server, options: &str) -> Result<(Client, Messages), AttemptError> {
+        let mut ways = place.ways(server).iter().peekable();
+        while let Some(way) = ways.next() {
+            match place.open(*way, server, options).await {
+                Err(error) if ways.peek().is_some() && another_way_may_help(&error) => {
+                    tracing::debug!(server = %server, error = chain(&error), "not connected by {way:?}; trying the other way");
+                }
+                opened => {
+                    self.encrypted.store(*way == Way::Encrypted, Ordering::Relaxed);
+                    return opened.map_err(AttemptError::Driver);
+                }
+            }
+        }
+        Err(AttemptError::Silent(Duration::ZERO))
     }
 
     /// Asks the server to end the statement that runs on another connection. The request may be lost.
     pub(super) async fn cancel(&self, token: &CancelToken) {
         let way = if self.encrypted.load(Ordering::Relaxed) { Way::Encrypted } else { Way::Plain };
-        let reached = &self.address.servers[self.reached.load(Ordering::Relaxed)];
+        let place = self.place();
+        let Some(reached) = place.address.servers.get(self.reached.load(Ordering::Relaxed)) else { return };
         let cancelling = async {
-            match self.connector(way, reached) {
+            match place.connector(way, reached) {
                 None => token.cancel_query(NoTls).await,
                 Some(connector) => token.cancel_query(connector).await,
             }
@@ -258,6 +333,10 @@ impl Target {
     pub(super) fn has_moved_from(&self, server: i64) -> bool {
         self.server.load(Ordering::Acquire) != server
     }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Whether the server may accept the client in the other way: it has no TLS, or its rules differ for the two.

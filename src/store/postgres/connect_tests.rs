@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 
 use super::Target;
 use crate::error::StoreError;
+use crate::settings::Secret;
 use crate::test_support::postgres::{self, psql};
 use crate::test_support::tls::Identity;
 
@@ -15,7 +16,8 @@ const ENCRYPTED: &str = "SELECT ssl::text FROM pg_stat_ssl WHERE pid = pg_backen
 /// Whether this library's connection to the address is encrypted; or why there is none.
 async fn is_encrypted(url: &str, environment: &[(&str, &str)]) -> Result<String, String> {
     let value = |name: &str| environment.iter().find(|(given, _)| *given == name).map(|(_, value)| (*value).to_owned());
-    let client = Target::in_environment(url, &value)?.connect().await.map_err(|error| error.to_string())?;
+    let client =
+        Target::in_environment(url.into(), None, &value)?.connect().await.map_err(|error| error.to_string())?;
     Ok(client.query_one(ENCRYPTED, &[]).await.unwrap().get(0))
 }
 
@@ -228,4 +230,46 @@ async fn an_error_names_every_host_that_was_tried_once() {
     assert!(text.contains(&format!("127.0.0.1:{port}: no answer within 1s; 127.0.0.1:1: ")), "{text}");
     assert_eq!(text.matches("refused").count(), 1, "{text}");
     assert!(!text.contains("se-cret"), "{text}");
+}
+
+#[tokio::test]
+async fn a_secret_is_read_again_for_each_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = postgres::Server::start();
+    server.ask_for_the_password_of("ann");
+    let admin = postgres::connect(&server.url("postgres")).await;
+    let (file, password_file) = (folder.path().join("url"), folder.path().join("password"));
+    let set = async |password: &str| {
+        let role = format!("ALTER ROLE ann PASSWORD '{password}'");
+        admin.batch_execute(&role).await.unwrap();
+        let url = |part: &str| format!("postgres://ann{part}@127.0.0.1:{}/postgres?sslmode=disable", server.port());
+        std::fs::write(&file, url(&format!(":{password}"))).unwrap();
+        std::fs::write(&password_file, format!("{password}\n")).unwrap();
+        url("")
+    };
+    admin.batch_execute("CREATE ROLE ann LOGIN").await.unwrap();
+    let without_password = set("first").await;
+    let read = {
+        let file = file.clone();
+        move || Ok(std::fs::read_to_string(&file)?)
+    };
+    let target = |url: Secret, password: Option<Secret>| Target::in_environment(url, password, &|_| None).unwrap();
+    let targets = [
+        target(Secret::from_file(&file), None),
+        target(Secret::from_command(["cat".to_owned(), file.display().to_string()]), None),
+        target(Secret::from_fn(read), None),
+        target(without_password.as_str().into(), Some(Secret::from_file(&password_file))),
+    ];
+    for password in ["first", "second"] {
+        set(password).await;
+        for target in &targets {
+            target.connect().await.unwrap();
+        }
+    }
+    // What cannot be read is said, and works again once it can be.
+    std::fs::remove_file(&file).unwrap();
+    let error = targets[0].connect().await.err().unwrap();
+    assert!(error.is_transient() && error.to_string().contains("cannot be read"), "{error}");
+    set("third").await;
+    targets[0].connect().await.unwrap();
 }

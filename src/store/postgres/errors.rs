@@ -24,19 +24,19 @@ impl Target {
     }
 
     fn read_only(&self) -> StoreError {
-        StoreError::ReadOnly { target: self.shown.clone() }
+        StoreError::ReadOnly { target: self.shown() }
     }
 
     pub(super) fn unreachable(&self, reason: impl Display) -> StoreError {
-        StoreError::Unreachable { target: self.shown.clone(), reason: reason.to_string() }
+        StoreError::Unreachable { target: self.shown(), reason: reason.to_string() }
     }
 
     pub(super) fn not_migrated(&self, state: &'static str) -> StoreError {
-        StoreError::NotMigrated { target: self.shown.clone(), state }
+        StoreError::NotMigrated { target: self.shown(), state }
     }
 
     pub(super) fn not_adoptable(&self, objections: String) -> StoreError {
-        StoreError::NotAdoptable { target: self.shown.clone(), objections }
+        StoreError::NotAdoptable { target: self.shown(), objections }
     }
 
     /// Converts a statement's error with what was found out about it; see `diagnosis`.
@@ -78,6 +78,8 @@ impl Target {
 /// Why a server of an address was not connected.
 #[derive(Debug)]
 pub(super) enum AttemptError {
+    /// The address could not be read again.
+    Unread(String),
     Driver(DriverError),
     /// It did not answer in time.
     Silent(Duration),
@@ -88,13 +90,18 @@ pub(super) enum AttemptError {
 pub(super) struct ConnectError(Vec<(String, AttemptError)>);
 
 impl ConnectError {
+    /// The address could not be read again, so no server was asked.
+    pub(super) fn unread(reason: String) -> Self {
+        Self(vec![(String::new(), AttemptError::Unread(reason))])
+    }
+
     pub(super) fn add(&mut self, server: impl Display, error: AttemptError) {
         self.0.push((server.to_string(), error));
     }
 
     /// Whether a server, or the machine's network, has answered.
     pub(super) fn was_answered(&self) -> bool {
-        self.0.iter().any(|(_, error)| matches!(error, AttemptError::Driver(_)))
+        self.0.iter().any(|(_, error)| !matches!(error, AttemptError::Silent(_)))
     }
 
     /// Whether servers were reached, and none accepts writes.
@@ -108,7 +115,7 @@ impl ConnectError {
     pub(super) fn driver_error(&self) -> Option<&DriverError> {
         self.0.iter().rev().find_map(|(_, error)| match error {
             AttemptError::Driver(error) => Some(error),
-            AttemptError::Silent(_) => None,
+            AttemptError::Silent(_) | AttemptError::Unread(_) => None,
         })
     }
 }
@@ -121,6 +128,7 @@ impl Display for ConnectError {
                 write!(f, "{}{server}: ", if n > 0 { "; " } else { "" })?;
             }
             match error {
+                AttemptError::Unread(reason) => f.write_str(reason)?,
                 AttemptError::Driver(error) => f.write_str(&chain(error))?,
                 AttemptError::Silent(limit) => write!(f, "no answer within {limit:?}")?,
             }

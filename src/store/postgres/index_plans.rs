@@ -101,10 +101,7 @@ impl Target {
         if !self.tries_index_plans() {
             return self.open_plain().await;
         }
-        let mut config = self.config.clone();
-        let options = [self.config.get_options().unwrap_or_default(), planner.options].join(" ");
-        config.options(options.trim_start());
-        match self.open_with(&config).await {
+        match self.open_with(planner.options).await {
             Ok((client, messages)) => self.check_planner_options(client, messages, planner).await,
             Err(error) if self.may_refuse_options(&error) => {
                 let plain = self.open_plain().await?;

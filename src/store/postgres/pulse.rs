@@ -65,7 +65,7 @@ impl Target {
             let began = Instant::now();
             let limit = PROBE_LIMIT.max(began - moment);
             // Any answer is noted.
-            let _ = self.open_within(&self.config, Some(limit)).await;
+            let _ = self.open_within(Some(limit), "").await;
         }
     }
 }

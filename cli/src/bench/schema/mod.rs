@@ -82,7 +82,7 @@ impl BenchSchema {
 
 /// The address of the same database with names looked up in this schema only.
 fn address_of(database: &Secret, schema: &str) -> Result<Secret> {
-    let mut url = Url::parse(database.expose()).context("the URL is not valid")?;
+    let mut url = Url::parse(&database.read()?).context("the URL is not valid")?;
     let mut options = format!("-csearch_path={schema}");
     let mut pairs: Vec<(String, String)> = Vec::new();
     for (name, value) in url.query_pairs() {
@@ -110,10 +110,10 @@ mod tests {
     fn the_schema_joins_the_options_that_the_address_has() {
         let given = "postgres://ann:p%40w@db/app?options=-c%20geqo%3Doff&application_name=mine&sslmode=require";
         let address = address_of(&Secret::from(given), "outbox_bench_1").unwrap();
-        let url = Url::parse(address.expose()).unwrap();
+        let url = Url::parse(&address.read().unwrap()).unwrap();
         let pairs: Vec<_> = url.query_pairs().map(|(name, value)| format!("{name}={value}")).collect();
         let options = "options=-c geqo=off -csearch_path=outbox_bench_1";
         assert_eq!(pairs, ["sslmode=require", options, "application_name=outbox_bench_1"]);
-        assert!(address.expose().starts_with("postgres://ann:p%40w@db/app?"), "{}", address.expose());
+        assert!(url.as_str().starts_with("postgres://ann:p%40w@db/app?"), "{url}");
     }
 }

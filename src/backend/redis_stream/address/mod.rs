@@ -11,6 +11,7 @@ use super::errors;
 use crate::backend::BackendError;
 use crate::settings::{PublisherSettings, Secret};
 
+mod certificates;
 mod cluster;
 mod sentinel;
 
@@ -18,6 +19,7 @@ mod sentinel;
 const HEAD_START: Duration = Duration::from_millis(250);
 
 pub(super) struct Address {
+    settings: PublisherSettings,
     place: Place,
     config: AsyncConnectionConfig,
     /// The node that is asked first: another one each time, since one may know less than the others.
@@ -42,12 +44,12 @@ impl Address {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(settings.connect_timeout))
             .set_response_timeout(Some(settings.socket_timeout));
-        let place = place(settings).map_err(|error| format!("is not a valid Redis address: {error}"))?;
-        Ok(Self { place, config, first: 0 })
+        Ok(Self { place: place(settings)?, settings: settings.clone(), config, first: 0 })
     }
 
     /// Connects to the one server that accepts writes to the stream.
     pub(super) async fn connect(&mut self) -> Result<MultiplexedConnection, BackendError> {
+        self.read_again().await.map_err(BackendError::Unavailable)?;
         let connected = match &self.place {
             Place::Given(server) => self.dial(server).await,
             Place::Cluster { nodes, stream } => self.connect_in_cluster(nodes, stream).await,
@@ -55,6 +57,19 @@ impl Address {
         };
         self.first = self.first.wrapping_add(1);
         connected.map_err(BackendError::Unavailable)
+    }
+
+    /// Reads secrets that may have changed.
+    async fn read_again(&mut self) -> Result<(), String> {
+        let settings = &self.settings;
+        let mut secrets = settings.url.iter().chain(&settings.password);
+        if secrets.all(|secret| secret.as_text().is_some()) {
+            return Ok(());
+        }
+        let settings = settings.clone();
+        let read = tokio::task::spawn_blocking(move || place(&settings)).await;
+        self.place = read.map_err(|error| format!("its secret cannot be read: {error}"))??;
+        Ok(())
     }
 
     async fn connect_in_cluster(
@@ -104,10 +119,13 @@ impl Address {
     }
 
     async fn dial(&self, server: &ConnectionInfo) -> Result<MultiplexedConnection, String> {
-        if matches!(server.addr(), ConnectionAddr::TcpTls { .. }) {
+        let client = if matches!(server.addr(), ConnectionAddr::TcpTls { .. }) {
             provide_cryptography();
-        }
-        let client = Client::open(server.clone()).map_err(|error| errors::reason(&error))?;
+            Client::build_with_tls(server.clone(), certificates::read(self.settings.tls.as_ref())?)
+        } else {
+            Client::open(server.clone())
+        };
+        let client = client.map_err(|error| errors::reason(&error))?;
         let connected = client.get_multiplexed_async_connection_with_config(&self.config).await;
         connected.map_err(|error| errors::reason(&error))
     }
@@ -136,7 +154,7 @@ fn provide_cryptography() {
     }
 }
 
-fn place(settings: &PublisherSettings) -> redis::RedisResult<Place> {
+fn place(settings: &PublisherSettings) -> Result<Place, String> {
     if let Some(url) = &settings.url {
         return Ok(Place::Given(server(url)?));
     }
@@ -149,23 +167,26 @@ fn place(settings: &PublisherSettings) -> redis::RedisResult<Place> {
         login = login.set_username(username);
     }
     if let Some(password) = &settings.password {
-        login = login.set_password(password.expose());
+        login = login.set_password(password.read().map_err(|error| error.to_string())?);
     }
     if let Some(sentinel) = &settings.sentinel {
         let nodes = servers(&sentinel.nodes)?;
         return Ok(Place::Sentinel { nodes, master: sentinel.master.clone(), login });
     }
     let host = settings.host.clone().unwrap_or_else(|| "localhost".to_owned());
-    let info = without_delay((host, settings.port.unwrap_or(6379)).into_connection_info()?);
+    let info = (host, settings.port.unwrap_or(6379)).into_connection_info();
+    let info = without_delay(info.map_err(|error| format!("is not a valid Redis address: {error}"))?);
     Ok(Place::Given(info.set_redis_settings(login)))
 }
 
-fn servers(urls: &[Secret]) -> redis::RedisResult<Vec<ConnectionInfo>> {
+fn servers(urls: &[Secret]) -> Result<Vec<ConnectionInfo>, String> {
     urls.iter().map(server).collect()
 }
 
-fn server(url: &Secret) -> redis::RedisResult<ConnectionInfo> {
-    url.expose().into_connection_info().map(without_delay)
+fn server(url: &Secret) -> Result<ConnectionInfo, String> {
+    let url = url.read().map_err(|error| error.to_string())?;
+    let info = url.as_ref().into_connection_info().map_err(|error| format!("is not a valid Redis address: {error}"))?;
+    Ok(without_delay(info))
 }
 
 fn without_delay(info: ConnectionInfo) -> ConnectionInfo {

@@ -1,3 +1,4 @@
+use redis::cmd;
 use std::net::TcpListener;
 use std::time::Instant;
 
@@ -77,4 +78,31 @@ fn a_server_is_reached_as_the_one_was_that_named_it() {
     assert_eq!((named.redis_settings().username(), named.redis_settings().password()), (Some("ann"), Some("pw")));
     let itself = Endpoint { host: None, port: 7001 }.seen_from(&server(&"redis://a:7000".into()).unwrap());
     assert_eq!(itself.addr(), &ConnectionAddr::Tcp("a".to_owned(), 7001));
+}
+
+#[tokio::test]
+async fn a_password_is_read_again_for_each_connection() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), Server::start(&[]));
+    let file = folder.path().join("password");
+    let mut admin = servers::connect(&server.url()).await;
+    let mut set = async |password: &str| {
+        let () = cmd("CONFIG").arg(&["SET", "requirepass", password]).query_async(&mut admin).await.unwrap();
+        std::fs::write(&file, format!("{password}\n")).unwrap();
+    };
+    set("first").await;
+    let port = url::Url::parse(&server.url()).unwrap().port();
+    let mut address = Address::new(&PublisherSettings {
+        host: Some("127.0.0.1".to_owned()),
+        port,
+        password: Some(Secret::from_file(&file)),
+        ..PublisherSettings::default()
+    })
+    .unwrap();
+    for password in ["first", "second"] {
+        set(password).await;
+        let mut connection = address.connect().await.unwrap();
+        let () = cmd("PING").query_async(&mut connection).await.unwrap();
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(refusal(&mut address).await.contains("cannot be read"));
 }
