@@ -32,7 +32,7 @@ impl Handler<HandleEvent> for Reminders {
             _ => false,
         };
         println!("{seconds:.1} s: {to} {}", if refused { "was refused" } else { "is reminded" });
-        if refused { Err(HandlerError::new("the mail server refused the address")) } else { Ok(()) }
+        if refused { Err(HandlerError::retry("the mail server refused the address")) } else { Ok(()) }
     }
 }
 

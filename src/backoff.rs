@@ -1,8 +1,41 @@
-//! The delay of a retry. Pure.
+//! When a rejected event is tried again. Pure.
 
 use std::time::Duration;
 
 use crate::settings::RetryBackoff;
+use crate::settings::units::LONGEST;
+
+/// When a rejected event is tried again, as far as who rejected it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NextTry {
+    /// As the settings say.
+    ByBackoff,
+    /// Not before this time has passed.
+    After(Duration),
+    /// No other try can succeed.
+    Never,
+}
+
+impl NextTry {
+    /// The time until the next try; `backoff` is what the settings say.
+    pub(crate) fn delay(self, backoff: Duration) -> Duration {
+        match self {
+            Self::After(delay) => delay.min(LONGEST),
+            Self::ByBackoff | Self::Never => backoff,
+        }
+    }
+
+    /// Of several rejections of one event: nobody's other try is lost, and nobody's comes too early.
+    pub(crate) fn of_all(tries: impl IntoIterator<Item = Self>) -> Self {
+        let later = |one: Self, other: Self| match (one, other) {
+            (Self::Never, next) | (next, Self::Never) => next,
+            (Self::After(one), Self::After(other)) => Self::After(one.max(other)),
+            (Self::After(delay), Self::ByBackoff) | (Self::ByBackoff, Self::After(delay)) => Self::After(delay),
+            (Self::ByBackoff, Self::ByBackoff) => Self::ByBackoff,
+        };
+        tries.into_iter().reduce(later).unwrap_or(Self::ByBackoff)
+    }
+}
 
 impl RetryBackoff {
     /// The wait after the `failures`-th failure, `min(base · factor^failures, max)`, times a share between
@@ -22,6 +55,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn of_several_rejections_the_last_try_that_one_of_them_wants_counts() {
+        use NextTry::{After, ByBackoff, Never};
+        let (short, long) = (After(Duration::from_secs(1)), After(Duration::from_secs(9)));
+        for (tries, expected) in [
+            (vec![Never], Never),
+            (vec![Never, Never], Never),
+            (vec![Never, ByBackoff], ByBackoff),
+            (vec![short, Never, long], long),
+            (vec![ByBackoff, short], short),
+            (vec![], ByBackoff),
+        ] {
+            assert_eq!(NextTry::of_all(tries.clone()), expected, "{tries:?}");
+        }
+        assert_eq!(After(Duration::MAX).delay(Duration::ZERO), LONGEST);
+    }
 
     #[test]
     fn waits_grow_by_the_factor_up_to_the_longest() {

@@ -29,7 +29,7 @@ pub(super) fn bytes(text: &[u8]) -> io::Result<()> {
 }
 
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(serde_json::to_string_pretty(value)?)?)
+    Ok(line(harmless_json(&serde_json::to_string_pretty(value)?))?)
 }
 
 pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> io::Result<()> {
@@ -43,9 +43,25 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     line(table.trim_fmt())
 }
 
-/// Escapes control characters, which a terminal would execute.
+/// Whether a terminal would execute the character, show other characters in another order, or show nothing.
+fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// One line of text that shows what it is made of.
 pub(super) fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    let escape = |c: char| if is_deceptive(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
+/// JSON text in which such characters are escaped; outside of texts JSON has none but line ends.
+fn harmless_json(text: &str) -> String {
+    let escape = |c: char| match c {
+        '\n' => c.to_string(),
+        c if is_deceptive(c) => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
     text.chars().map(escape).collect()
 }
 
@@ -70,7 +86,11 @@ mod tests {
 
     #[test]
     fn a_terminal_is_not_given_orders() {
-        assert_eq!(printable("a\u{1b}[2Jb\tc\nd"), "a\\u{1b}[2Jb\\tc\nd");
+        assert_eq!(printable("a\u{1b}[2Jb\tc\nd"), "a\\u{1b}[2Jb\\tc\\nd");
+        assert_eq!(printable("ab\u{202e}dc\u{200b}é\u{9b}"), "ab\\u{202e}dc\\u{200b}é\\u{9b}");
+        let text = "a\u{9b}\u{202e}é";
+        let json = harmless_json(&serde_json::to_string_pretty(&[text]).unwrap());
+        assert!(json.contains("a\\u009b\\u202eé") && serde_json::from_str::<Vec<String>>(&json).unwrap() == [text]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Changes of many events: retry, fail and replay.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,7 +9,7 @@ use uuid::Uuid;
 use super::event_scan::EventScan;
 use super::{OutboxAdmin, Result};
 use crate::error::StoreError;
-use crate::store::{Action, CreatedCursor, EventFilter};
+use crate::store::{Action, CreatedCursor, EventFilter, Wakeup};
 
 /// Events changed in one transaction.
 const BATCH: usize = 500;
@@ -60,8 +61,10 @@ impl Selection {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct ChangeReport {
-    /// The events that were changed. The others no longer exist, or their status does not allow the action.
+    /// The events that were changed.
     pub changed: Vec<Uuid>,
+    /// The events that were not: they no longer exist, or their status does not allow the action.
+    pub skipped: Vec<Uuid>,
     /// The number of selected events that were visited, changed or not.
     pub visited: usize,
     /// The events that were not visited: the selection of the next call. `None`: all of them were.
@@ -71,7 +74,7 @@ pub struct ChangeReport {
 }
 
 impl OutboxAdmin {
-    /// Changes those of the selected events whose status allows it, and logs who changed how many.
+    /// Changes those of the selected events whose status allows it, logs who changed how many, and wakes the workers.
     ///
     /// Events that match are visited in the order of their creation, so that each is visited once, even if its status changes
     /// meanwhile. A call visits at most 10,000 events and begins no batch after 8 s, so it lasts 28 s
@@ -87,6 +90,9 @@ impl OutboxAdmin {
             Selection::Matching { filter, after } => self.change_matching(&action, filter, *after, &mut report).await,
         };
         report.log(request);
+        if !report.changed.is_empty() {
+            self.wake_in_time(&Wakeup::EveryLane).await;
+        }
         match outcome {
             Err(error) if report.changed.is_empty() => Err(error),
             outcome => Ok(ChangeReport { error: outcome.err(), ..report }),
@@ -98,8 +104,7 @@ impl OutboxAdmin {
         let rest = |visited: usize| ids.get(visited..).filter(|rest| !rest.is_empty());
         for batch in ids[..ids.len().min(MOST_VISITED)].chunks(BATCH) {
             report.rest = rest(report.visited).map(|rest| Selection::Ids(rest.to_vec()));
-            report.changed.extend(self.store.change(action, batch).await?);
-            report.visited += batch.len();
+            report.add(batch, self.store.change(action, batch).await?);
             if Instant::now() > ends_at {
                 break;
             }
@@ -124,8 +129,7 @@ impl OutboxAdmin {
         {
             for batch in places.chunks(BATCH) {
                 let ids: Vec<Uuid> = batch.iter().map(|place| place.id).collect();
-                report.changed.extend(self.store.change(action, &ids).await?);
-                report.visited += ids.len();
+                report.add(&ids, self.store.change(action, &ids).await?);
                 report.rest = Some(continued(batch.last().copied()));
                 if scan.is_out_of_time() {
                     return Ok(());
@@ -138,6 +142,15 @@ impl OutboxAdmin {
 }
 
 impl ChangeReport {
+    fn add(&mut self, batch: &[Uuid], changed: Vec<Uuid>) {
+        self.visited += batch.len();
+        if changed.len() < batch.len() {
+            let done: HashSet<&Uuid> = changed.iter().collect();
+            self.skipped.extend(batch.iter().filter(|id| !done.contains(id)));
+        }
+        self.changed.extend(changed);
+    }
+
     fn log(&self, request: &ChangeRequest) {
         let [first, ..] = self.changed.as_slice() else { return };
         let (action, actor, events) = (request.action.name(), &request.actor, self.changed.len());

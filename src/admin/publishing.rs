@@ -46,11 +46,7 @@ impl OutboxAdmin {
         let events = events.into_iter().map(|event| event.or_defaults(worker.max_retries, worker.max_event_bytes));
         let stored = self.store.insert(events.collect()).await?;
         let wakeup = stored.iter().map(|event| event.publisher_backend.as_str()).collect();
-        match tokio::time::timeout(WAKE_LIMIT, self.wake(&wakeup)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "workers were not woken"),
-            Err(_) => tracing::debug!("workers were not woken in time"),
-        }
+        self.wake_in_time(&wakeup).await;
         self.warn_of_unserved(&stored).await;
         Ok(stored)
     }
@@ -65,6 +61,15 @@ impl OutboxAdmin {
         match tokio::time::timeout(WAKE_LIMIT, asked).await {
             Ok(Ok(lanes)) => unserved::warn(&lanes),
             _ => tracing::debug!("could not find out whether a worker serves these events"),
+        }
+    }
+
+    /// Wakes the workers if that is quick; otherwise they poll.
+    pub(super) async fn wake_in_time(&self, wakeup: &Wakeup) {
+        match tokio::time::timeout(WAKE_LIMIT, self.wake(wakeup)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "workers were not woken"),
+            Err(_) => tracing::debug!("workers were not woken in time"),
         }
     }
 

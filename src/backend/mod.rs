@@ -35,6 +35,15 @@ pub enum BackendError {
     /// The backend rejected this event. It is retried with backoff until its retries are spent.
     #[error("event rejected: {0}")]
     Rejected(String),
+    /// The backend rejected this event and knows when it may accept it. A retry is spent, and the next try is after this
+    /// time instead of the backoff.
+    #[error("event rejected for {delay:?}: {reason}")]
+    RejectedFor {
+        /// The reason, without secrets or payload.
+        reason: String,
+        /// The time until the next try; ten years at most.
+        delay: Duration,
+    },
     /// The backend will never accept this event. It becomes `failed` immediately.
     #[error("event rejected permanently: {0}")]
     Invalid(String),

@@ -36,6 +36,8 @@ pub(crate) enum SendResult {
     Accepted,
     /// The backend rejected this event.
     Rejected(String),
+    /// The backend rejected this event and may accept it after this time.
+    RejectedFor(String, Duration),
     /// No backend can accept this event.
     Invalid(String),
     /// It was not sent, or its outcome is unknown: the result of the next open decides.
@@ -60,8 +62,10 @@ impl Unavailable {
 
 impl From<BackendError> for Unavailable {
     fn from(error: BackendError) -> Self {
-        let (BackendError::Unavailable(reason) | BackendError::Rejected(reason) | BackendError::Invalid(reason)) =
-            error;
+        let (BackendError::Unavailable(reason)
+        | BackendError::Rejected(reason)
+        | BackendError::RejectedFor { reason, .. }
+        | BackendError::Invalid(reason)) = error;
         Self::perhaps_by_an_event(reason)
     }
 }
@@ -235,6 +239,7 @@ fn read(answer: Option<Result<(), BackendError>>, unavailable: &mut Option<Unava
         None => SendResult::NotSent,
         Some(Ok(())) => SendResult::Accepted,
         Some(Err(BackendError::Rejected(reason))) => SendResult::Rejected(reason),
+        Some(Err(BackendError::RejectedFor { reason, delay })) => SendResult::RejectedFor(reason, delay),
         Some(Err(BackendError::Invalid(reason))) => SendResult::Invalid(reason),
         Some(Err(BackendError::Unavailable(reason))) => {
             unavailable.get_or_insert_with(|| Unavailable::perhaps_by_an_event(reason));

@@ -17,11 +17,12 @@ use super::completer::{AGAIN_INTERVAL, refused_or};
 use super::context::SystemContext;
 use super::credit::{Credit, CreditPermit};
 use super::death_watch::{DeathWatch, panics_on_demand};
-use super::messages::ActorKind;
+use super::messages::{ActorKind, HandlerError};
 use super::owed::DeliveryGuard;
 use super::reconnect::{pause_after, retry_until_recorded};
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
 use super::subscription::{Outcome, Subscription};
+use crate::backoff::NextTry;
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
 use crate::store::{
@@ -312,13 +313,13 @@ async fn ask(
             return;
         }
         let rejection = match &delivery.fetched.event {
-            Err(reason) => Some(rejection(&context, &delivery, reason.clone())),
+            Err(reason) => Some(rejection(&context, &delivery, HandlerError::permanent(reason))),
             // The handler was once registered for more types. A process that has them may still start, or an operator
             // decides.
             Ok(event) if !handler.covers(&event.event_type) => Some(put_off(&context, &delivery, event)),
             Ok(event) => match handler.ask(Arc::clone(event), limit).await {
                 Outcome::Handled => None,
-                Outcome::Failed(reason) => Some(rejection(&context, &delivery, reason)),
+                Outcome::Failed(error) => Some(rejection(&context, &delivery, error)),
                 Outcome::NotStarted => return,
             },
         };
@@ -330,7 +331,8 @@ async fn ask(
     }
 }
 
-fn rejection(context: &SystemContext, delivery: &HandlerDelivery, error: String) -> RejectedDelivery {
+fn rejection(context: &SystemContext, delivery: &HandlerDelivery, error: HandlerError) -> RejectedDelivery {
+    let HandlerError { reason, next_try } = error;
     let FetchedDelivery { handler, id, seq, attempts, max_attempts, event, lane, .. } = &delivery.fetched;
     let counted = attempts.saturating_add(1);
     let retries = u32::try_from(counted).unwrap_or(0);
@@ -342,9 +344,9 @@ fn rejection(context: &SystemContext, delivery: &HandlerDelivery, error: String)
         epoch: delivery.epoch,
         fetched_attempts: *attempts,
         attempts: counted,
-        delay: context.settings.worker.retry_backoff.delay(retries, rand::random()),
-        error,
-        gives_up: event.is_err() || counted >= *max_attempts,
+        delay: next_try.delay(context.settings.worker.retry_backoff.delay(retries, rand::random())),
+        error: reason,
+        gives_up: next_try == NextTry::Never || counted >= *max_attempts,
         holds: event.as_ref().is_ok_and(|event| !event.partition_key.is_empty())
             && context.settings.holds_on_failure(lane),
     }
@@ -357,7 +359,7 @@ fn put_off(context: &SystemContext, delivery: &HandlerDelivery, event: &OutboxEv
         attempts: delivery.fetched.attempts,
         delay: waited.to_std().unwrap_or_default().clamp(LEAST_PUT_OFF, LONGEST_PUT_OFF),
         gives_up: false,
-        ..rejection(context, delivery, NOT_COVERED.to_owned())
+        ..rejection(context, delivery, HandlerError::retry(NOT_COVERED))
     }
 }
 

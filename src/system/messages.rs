@@ -1,13 +1,16 @@
 //! Messages between actors, in the order in which an event passes them; and those that applications send to the system.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Message, Recipient};
 
 use super::delivery::Delivery;
 use super::publisher_state::OpenUnderWay;
+use crate::backoff::NextTry;
 use crate::error::SystemError;
 use crate::event::OutboxEvent;
 use crate::store::Shard;
@@ -52,11 +55,11 @@ pub(crate) struct Failure {
 #[derive(Debug, Clone)]
 pub(crate) enum Cause {
     /// The backend rejected it; a retry may succeed.
-    Rejected(String),
+    Rejected(String, NextTry),
     /// No retry can succeed.
     Invalid(String),
     /// The backend accepted it; these handlers did not answer Ok.
-    Handlers { pending: Vec<String>, error: String },
+    Handlers { pending: Vec<String>, error: String, next_try: NextTry },
     /// The backend accepted it; these handlers did not start it: it waits, and no retry is spent.
     NotStarted { pending: Vec<String> },
     /// The backend accepted it, but an event before it failed: its handlers must wait. Not a failure of this event.
@@ -64,7 +67,7 @@ pub(crate) enum Cause {
 }
 
 /// An event for a local handler. If the handler answers `Ok(())`, the event is done for this handler; after an error it is
-/// retried when the time that `retry_backoff` gives has passed.
+/// retried, as [`HandlerError`] says.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), HandlerError>")]
 #[non_exhaustive]
@@ -76,28 +79,58 @@ pub struct HandleEvent {
     pub span: tracing::Span,
 }
 
-/// Why a handler could not handle an event; stored in the event's `last_error`.
+/// Why a handler could not handle an event, and when it is worth another try. The reason is stored in the event's
+/// `last_error`; it is for operators, without secrets or payload.
 ///
-/// Any error converts into it with `?`.
+/// Any error or text converts into it with `?` or `into()`, and is retried as [`retry`](Self::retry) is.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use actix_outbox::HandlerError;
+///
+/// fn charge(answer: u16) -> Result<(), HandlerError> {
+///     match answer {
+///         200 => Ok(()),
+///         404 => Err(HandlerError::permanent("the customer does not exist")),
+///         429 => Err(HandlerError::after(Duration::from_secs(60), "too many requests")),
+///         _ => Err("the bank is unavailable")?,
+///     }
+/// }
+/// # assert!(charge(200).is_ok() && charge(500).is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HandlerError(pub(super) String);
+pub struct HandlerError {
+    pub(super) reason: String,
+    pub(super) next_try: NextTry,
+}
 
 impl HandlerError {
-    /// Makes an error from a reason for operators, without secrets or payload.
-    pub fn new(reason: impl fmt::Display) -> Self {
-        Self(reason.to_string())
+    /// The event is retried after the time that `retry_backoff` gives, until its retries are spent.
+    pub fn retry(reason: impl fmt::Display) -> Self {
+        Self { reason: reason.to_string(), next_try: NextTry::ByBackoff }
+    }
+
+    /// The event is retried after this time, ten years at most, instead of the backoff's. It spends a retry, too.
+    pub fn after(delay: Duration, reason: impl fmt::Display) -> Self {
+        Self { reason: reason.to_string(), next_try: NextTry::After(delay) }
+    }
+
+    /// No other try can help: the event becomes `failed` now, unless another handler of it wants to be asked again.
+    pub fn permanent(reason: impl fmt::Display) -> Self {
+        Self { reason: reason.to_string(), next_try: NextTry::Never }
     }
 }
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.reason)
     }
 }
 
-impl<E: std::error::Error> From<E> for HandlerError {
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self(error.to_string())
+        Self::retry(error.into())
     }
 }
 

@@ -11,8 +11,9 @@ use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
 use super::left::{Key, RemainingHandlers};
-use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
+use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure, HandlerError};
 use super::subscription::{Outcome, Subscription};
+use crate::backoff::NextTry;
 
 pub(crate) struct Registry {
     context: Arc<SystemContext>,
@@ -66,12 +67,14 @@ impl Registry {
     /// Returns whether the event is done for the handlers of this process.
     fn conclude(&mut self, mut delivery: Delivery, answers: Vec<(String, Outcome)>) -> bool {
         let (mut handled, mut failed, mut not_run, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut tries = Vec::new();
         for (name, outcome) in answers {
             match outcome {
                 Outcome::Handled => handled.push(name),
                 Outcome::NotStarted => not_run.push(name),
-                Outcome::Failed(reason) => {
+                Outcome::Failed(HandlerError { reason, next_try }) => {
                     errors.push(format!("handler `{name}`: {reason}"));
+                    tries.push(next_try);
                     failed.push(name);
                 }
             }
@@ -80,7 +83,8 @@ impl Registry {
             self.leave(&mut delivery, std::mem::take(&mut not_run));
         }
         delivery.asked = handled.iter().chain(&failed).chain(&not_run).cloned().collect();
-        let pending: Vec<String> = failed.into_iter().chain(not_run).collect();
+        let pending: Vec<String> = failed.into_iter().chain(not_run.iter().cloned()).collect();
+        let not_run = !not_run.is_empty();
         if pending.is_empty() {
             self.complete(vec![delivery]);
             return true;
@@ -90,7 +94,9 @@ impl Registry {
             tracing::warn!(handlers = ?pending, "handlers have stopped or hang; their waiting events are retried without counting an attempt");
             Cause::NotStarted { pending }
         } else {
-            Cause::Handlers { pending, error: errors.join("; ") }
+            // A handler that did not start wants to be asked.
+            tries.extend(not_run.then_some(NextTry::ByBackoff));
+            Cause::Handlers { pending, error: errors.join("; "), next_try: NextTry::of_all(tries) }
         };
         self.fail(vec![Failure { delivery, cause }]);
         false

@@ -14,6 +14,7 @@ use super::delivery::Delivery;
 use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::reconnect::retry_until_recorded;
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
+use crate::backoff::NextTry;
 use crate::event::Status;
 use crate::store::{Care, FailureRecord, Settled};
 
@@ -203,14 +204,21 @@ fn decide(context: &SystemContext, Failure { delivery, cause }: Failure) -> Reje
         holds_for_handlers: false,
     };
     match cause {
-        Cause::Rejected(reason) => settle.error = Some(reason),
+        Cause::Rejected(reason, next_try) => {
+            settle.error = Some(reason);
+            settle.delay = next_try.delay(settle.delay);
+        }
         Cause::Invalid(reason) => {
             settle.status = Status::Failed;
             settle.error = Some(reason);
         }
-        Cause::Handlers { pending, error } => {
+        Cause::Handlers { pending, error, next_try } => {
             settle.pending_handlers = Some(pending);
             settle.error = Some(error);
+            settle.delay = next_try.delay(settle.delay);
+            if next_try == NextTry::Never {
+                settle.status = Status::Failed;
+            }
             let holds = !delivery.key().is_empty() && context.settings.holds_on_failure(&delivery.shard.lane);
             settle.holds_for_handlers = settle.status == Status::Failed && holds && context.liveness.owes_handlers();
         }

@@ -21,7 +21,7 @@ pub(crate) struct Subscription {
 /// The outcome of an event in a handler.
 pub(crate) enum Outcome {
     Handled,
-    Failed(String),
+    Failed(HandlerError),
     /// It did not start the event, because it has stopped or hangs: nothing was rejected, so no retry is spent.
     NotStarted,
 }
@@ -69,9 +69,9 @@ impl Subscription {
         let outcome = self.ask_in(span.clone(), event, limit).await;
         match &outcome {
             Outcome::Handled => self.metrics.handled.increment(1),
-            Outcome::Failed(reason) => {
+            Outcome::Failed(error) => {
                 self.metrics.failures.increment(1);
-                trace::fail(&span, reason);
+                trace::fail(&span, &error.reason);
             }
             Outcome::NotStarted => {}
         }
@@ -88,16 +88,18 @@ impl Subscription {
         loop {
             let wait = match number.judge(limit) {
                 Verdict::Wait(wait) => wait,
-                Verdict::TimedOut => return Outcome::Failed(format!("no answer within {limit:?}")),
+                Verdict::TimedOut => {
+                    return Outcome::Failed(HandlerError::retry(format_args!("no answer within {limit:?}")));
+                }
                 Verdict::NotRun => return Outcome::NotStarted,
             };
             match tokio::time::timeout(wait, &mut answer).await {
                 Ok(Ok(result)) => {
                     number.answered();
-                    return result.map_or_else(|HandlerError(reason)| Outcome::Failed(reason), |()| Outcome::Handled);
+                    return result.map_or_else(Outcome::Failed, |()| Outcome::Handled);
                 }
                 Ok(Err(_)) if number.is_refused_by_a_stop() => {
-                    return Outcome::Failed("stopped while it handled the event".to_owned());
+                    return Outcome::Failed(HandlerError::retry("stopped while it handled the event"));
                 }
                 Ok(Err(_)) => return Outcome::NotStarted,
                 Err(_) => {}

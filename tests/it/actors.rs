@@ -53,7 +53,7 @@ pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<(), HandlerError>>
 
 /// A handler's immediate answer.
 pub(crate) fn answer(result: Result<(), &'static str>) -> Handling {
-    Box::pin(std::future::ready(result.map_err(HandlerError::new)))
+    Box::pin(std::future::ready(result.map_err(HandlerError::retry)))
 }
 
 struct Probe<F>(F);

@@ -1,6 +1,5 @@
 //! Common code of `retry`, `fail` and `replay`: selecting events, and changing them.
 
-use std::collections::HashSet;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -8,9 +7,10 @@ use actix_outbox::admin::{
     Action, ChangeReport, ChangeRequest, EventCount, EventFilter, OutboxAdmin, Selection, Unreadable,
 };
 use actix_outbox::{Status, StoreError};
+use serde::Serialize;
 use uuid::Uuid;
 
-use crate::arguments;
+use crate::arguments::{self, Format};
 use crate::output;
 use crate::progress::Progress;
 
@@ -35,6 +35,9 @@ pub(super) struct SelectionArgs {
     /// Do not ask for confirmation.
     #[arg(long, short)]
     yes: bool,
+    /// Print the result as a sentence, or as JSON: `{"changed": 2, "skipped": [{"id": "…", "reason": "…"}]}`.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
 impl SelectionArgs {
@@ -64,25 +67,31 @@ pub(super) async fn run(
     base: EventFilter,
     admin: &OutboxAdmin,
 ) -> anyhow::Result<()> {
-    if selected.ids.is_empty() {
-        change_matching(verb, selected.filter(base), selected.yes, admin).await
+    let (selection, progress) = if selected.ids.is_empty() {
+        let filter = selected.filter(base);
+        let count = admin.count(&filter, COUNT_TIME).await?;
+        if (count.count == 0 && !count.more) || !(selected.yes || confirmed(verb, count)?) {
+            return report(verb, 0, Vec::new(), selected.format);
+        }
+        let progress = if count.more { Progress::spinner() } else { Progress::bar(count.count) };
+        (Selection::matching(filter), progress)
     } else {
-        change_ids(verb, &selected.ids, admin).await
+        (Selection::Ids(selected.ids.clone()), Progress::bar(selected.ids.len()))
+    };
+    let (changed, ids) = change_all(verb, selection, &progress, admin).await?;
+    drop(progress);
+    let mut skipped = Vec::with_capacity(ids.len());
+    for id in ids {
+        skipped.push(Skipped { id, reason: why_not(verb, id, admin).await? });
     }
+    report(verb, changed, skipped, selected.format)
 }
 
-async fn change_ids(verb: &EventAction, ids: &[Uuid], admin: &OutboxAdmin) -> anyhow::Result<()> {
-    let progress = Progress::bar(ids.len());
-    let changed = change_all(verb, Selection::Ids(ids.to_vec()), &progress, admin).await?;
-    drop(progress);
-    if !changed.is_empty() {
-        report(verb, changed.len())?;
-    }
-    let mut refused = Vec::new();
-    for id in ids.iter().filter(|id| !changed.contains(id)) {
-        refused.push(why_not(verb, *id, admin).await?);
-    }
-    if refused.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(refused.join("\n"))) }
+/// An event that was not changed.
+#[derive(Serialize)]
+struct Skipped {
+    id: Uuid,
+    reason: String,
 }
 
 async fn why_not(verb: &EventAction, id: Uuid, admin: &OutboxAdmin) -> anyhow::Result<String> {
@@ -95,46 +104,31 @@ async fn why_not(verb: &EventAction, id: Uuid, admin: &OutboxAdmin) -> anyhow::R
     }
 }
 
-async fn change_matching(
-    verb: &EventAction,
-    filter: EventFilter,
-    yes: bool,
-    admin: &OutboxAdmin,
-) -> anyhow::Result<()> {
-    let count = admin.count(&filter, COUNT_TIME).await?;
-    if (count.count == 0 && !count.more) || !(yes || confirmed(verb, count)?) {
-        return report(verb, 0);
-    }
-    let progress = if count.more { Progress::spinner() } else { Progress::bar(count.count) };
-    let changed = change_all(verb, Selection::matching(filter), &progress, admin).await?;
-    drop(progress);
-    report(verb, changed.len())
-}
-
-/// Repeats the change until all selected events have been visited.
+/// Repeats the change until all selected events have been visited; returns how many were changed, and those that were not.
 async fn change_all(
     verb: &EventAction,
     mut selection: Selection,
     progress: &Progress,
     admin: &OutboxAdmin,
-) -> anyhow::Result<HashSet<Uuid>> {
-    let mut all = HashSet::new();
+) -> anyhow::Result<(usize, Vec<Uuid>)> {
+    let (mut all, mut not) = (0, Vec::new());
     loop {
         let request = ChangeRequest { action: verb.action.clone(), selection, actor: "command line".to_owned() };
         let ended = |changed: usize, error: StoreError| match changed {
             0 => anyhow::Error::from(error),
             _ => anyhow::anyhow!("{} {}, then: {error}", verb.past, events(changed)),
         };
-        let report = admin.change(&request).await.map_err(|error| ended(all.len(), error))?;
-        let ChangeReport { changed, visited, rest, error, .. } = report;
-        all.extend(changed);
+        let report = admin.change(&request).await.map_err(|error| ended(all, error))?;
+        let ChangeReport { changed, skipped, visited, rest, error, .. } = report;
+        all += changed.len();
+        not.extend(skipped);
         progress.advance(visited);
         if let Some(error) = error {
-            return Err(ended(all.len(), error));
+            return Err(ended(all, error));
         }
         match rest {
             Some(rest) => selection = rest,
-            None => return Ok(all),
+            None => return Ok((all, not)),
         }
     }
 }
@@ -152,8 +146,20 @@ fn confirmed(verb: &EventAction, count: EventCount) -> io::Result<bool> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-fn report(verb: &EventAction, changed: usize) -> anyhow::Result<()> {
-    Ok(output::line(format_args!("{} {}", verb.past, events(changed)))?)
+/// Prints what was done; that events were skipped is a failure.
+fn report(verb: &EventAction, changed: usize, skipped: Vec<Skipped>, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Json => output::json(&serde_json::json!({ "changed": changed, "skipped": skipped }))?,
+        Format::Table if changed > 0 || skipped.is_empty() => {
+            output::line(format_args!("{} {}", verb.past, events(changed)))?;
+        }
+        Format::Table => {}
+    }
+    if skipped.is_empty() {
+        return Ok(());
+    }
+    let reasons: Vec<String> = skipped.into_iter().map(|skipped| skipped.reason).collect();
+    Err(anyhow::anyhow!(reasons.join("\n")))
 }
 
 fn events(count: usize) -> String {

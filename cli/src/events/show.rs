@@ -36,8 +36,7 @@ fn list(event: &OutboxEvent) -> String {
     let shown: Vec<_> = columns.iter().filter(|(_, text)| !text.is_empty() && text != "{}").collect();
     let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let indent = format!("\n{:width$}  ", "");
-    let line =
-        |(name, text): &&(&str, String)| format!("{name:width$}  {}", output::printable(text).replace('\n', &indent));
+    let line = |(name, text): &&(&str, String)| format!("{name:width$}  {}", printable_lines(text, &indent));
     shown.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -71,4 +70,9 @@ fn columns(event: &OutboxEvent) -> [(&'static str, String); 26] {
         ("pending_handlers", event.pending_handlers.as_ref().map(|names| names.join(", ")).unwrap_or_default()),
         ("errors", event.errors.as_ref().map(json).unwrap_or_default()),
     ]
+}
+
+/// Each line by itself: an error may have several.
+fn printable_lines(text: &str, indent: &str) -> String {
+    text.split('\n').map(output::printable).collect::<Vec<_>>().join(indent)
 }

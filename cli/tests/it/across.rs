@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_outbox::{Builder, EventTypes, NewEvent, Outbox, OutboxSystem, Subscribe};
+use actix_outbox::{Builder, EventTypes, HandlerError, NewEvent, Outbox, OutboxSystem, Subscribe};
 use serde_json::Value;
 
 use crate::actors::{Log, QUICK_RETRIES, answer, event, handler, row, wait_status};
@@ -289,4 +289,27 @@ async fn a_stopped_handler_receives_its_owed_events_soon_after_resubscribing() {
     test.wait_published().await;
     assert!(outbox.health().await.unwrap().is_ok());
     outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_handler_elsewhere_refuses_for_good_or_says_when_it_wants_the_event_again() {
+    let test = TestOutbox::new().await;
+    let deciding = handler("deciding", EventTypes::All, |event| {
+        let refused = match event.subject.as_str() {
+            "never" => HandlerError::permanent("no such user"),
+            _ => HandlerError::after(Duration::from_secs(3_600), "too many"),
+        };
+        Box::pin(std::future::ready(Err(refused)))
+    });
+    let (service, application) = (service(&test, []).await, application(&test, [deciding]).await);
+    for subject in ["never", "later"] {
+        service.send(event(subject).max_retries(5)).await.unwrap();
+    }
+    let failed = wait_status(&test.sql().await, "never", "failed").await;
+    assert!(failed.last_error.contains("no such user"), "{failed:?}");
+    let put_off =
+        "SELECT count(*) FROM outbox_handler_deliveries WHERE attempts = 1 AND next_at > now() + interval '58 minutes'";
+    eventually("the delivery waits for an hour", PATIENCE, async || test.number(put_off).await == 1).await;
+    application.shutdown().await.unwrap();
+    service.shutdown().await.unwrap();
 }

@@ -243,3 +243,15 @@ async fn a_held_key_goes_on_without_the_failed_event_that_a_person_gives_up() {
     wait_status(&test.sql().await, "a2", "published").await;
     assert_eq!(log.of("a"), ["a1", "a2"]);
 }
+
+#[actix::test]
+async fn an_event_that_a_backend_refuses_for_a_time_is_retried_after_it() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let for_an_hour = |reason| BackendError::RejectedFor { reason, delay: Duration::from_secs(3_600) };
+    let outbox = start(&test, refusing("1", usize::MAX, for_an_hour, &log), "", "").await;
+    send(&outbox, &["1"], "").await;
+    let row = wait_status(&test.sql().await, "1", "retry").await;
+    assert_eq!((row.retry_count, log.count("1")), (1, 1));
+    let waits = "SELECT count(*) FROM outbox_events WHERE retry_at > now() + interval '58 minutes'";
+    assert_eq!(test.number(waits).await, 1);
+}

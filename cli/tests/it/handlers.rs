@@ -203,7 +203,7 @@ async fn an_event_that_an_operator_fails_during_handling_stays_failed() {
             let Some(signal) = signal.take() else { return answer(Ok(())) };
             Box::pin(async {
                 signal.await.unwrap();
-                Err(HandlerError::new("too late"))
+                Err(HandlerError::retry("too late"))
             })
         })
     };
@@ -306,6 +306,56 @@ async fn a_handler_of_several_types_and_prefixes_meets_those_and_no_others() {
     let mut met = log.lines();
     met.sort();
     assert_eq!(met, ["some order.paid", "some order.sent", "some user.created"]);
+}
+
+/// Answers an event with this error, each time.
+fn answering(name: &'static str, error: fn() -> HandlerError, log: &Log) -> Subscribe {
+    let log = log.clone();
+    handler(name, EventTypes::All, move |event| {
+        log.add(format!("{name} {}", event.subject));
+        Box::pin(std::future::ready(Err(error())))
+    })
+}
+
+const AN_HOUR: Duration = Duration::from_secs(3_600);
+
+/// The seconds until the retry of the event with this subject, or of its delivery.
+async fn seconds_until_retry(test: &TestOutbox) -> i64 {
+    let seconds = "SELECT coalesce(extract(epoch FROM coalesce(max(e.retry_at), max(d.next_at)) - now()), 0)::bigint
+        FROM outbox_events e LEFT JOIN outbox_handler_deliveries d ON d.event_id = e.id";
+    test.number(seconds).await
+}
+
+#[actix::test]
+async fn an_event_that_a_handler_refuses_for_good_fails_at_its_first_try() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [answering("strict", || HandlerError::permanent("no such user"), &log)]).await;
+    outbox.send(event("a").max_retries(5)).await.unwrap();
+    let row = wait_status(&test.sql().await, "a", "failed").await;
+    assert_eq!((row.retry_count, row.errors, log.count("strict a")), (1, 1, 1));
+    assert!(row.last_error.contains("`strict`: no such user"), "{row:?}");
+}
+
+#[actix::test]
+async fn an_event_is_retried_when_its_handler_asked_to_be_and_not_by_the_backoff() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, "", [answering("later", || HandlerError::after(AN_HOUR, "too many"), &log)]).await;
+    outbox.send(event("a").max_retries(5)).await.unwrap();
+    let row = wait_status(&test.sql().await, "a", "retry").await;
+    assert_eq!((row.retry_count, log.count("later a")), (1, 1));
+    let seconds = seconds_until_retry(&test).await;
+    assert!((3_500..=3_600).contains(&seconds), "{seconds}");
+}
+
+#[actix::test]
+async fn a_handler_that_refuses_for_good_ends_no_other_handlers_tries() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let strict = answering("strict", || HandlerError::permanent("no such user"), &log);
+    let outbox = start(&test, "", [strict, shaky("a", 2, &log)]).await;
+    outbox.send(event("a").max_retries(5)).await.unwrap();
+    let row = wait_status(&test.sql().await, "a", "failed").await;
+    assert_eq!(log.count("shaky a"), 3);
+    assert_eq!(row.pending_handlers.as_deref(), Some(r#"["strict"]"#));
 }
 
 #[actix::test]

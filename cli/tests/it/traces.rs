@@ -78,7 +78,7 @@ impl Handler<HandleEvent> for Mailer {
         let fails = !std::mem::replace(&mut self.failed, true);
         let work = async move {
             drop(info_span!("send mail"));
-            if fails { Err(HandlerError::new("the mailbox is full")) } else { Ok(()) }
+            if fails { Err(HandlerError::retry("the mailbox is full")) } else { Ok(()) }
         };
         Box::pin(work.instrument(message.span))
     }

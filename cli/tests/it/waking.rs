@@ -112,6 +112,11 @@ async fn whatever_publishes_in_another_process_wakes_the_worker() {
     test.wait_length(8).await;
     test.wait_published().await;
     test.assert_delivered().await;
+
+    // An operator too.
+    let id: String = test.sql().await.query_one("SELECT min(id::text) FROM outbox_events", &[]).await.unwrap().get(0);
+    test.run(&["events", "replay", &id]).await;
+    test.wait_length(9).await;
 }
 
 #[actix::test]

@@ -30,7 +30,7 @@ impl Handler<HandleEvent> for Greeter {
         let name = user["name"].as_str().unwrap_or("user");
         if self.seen.insert(name.to_owned()) {
             eprintln!("greeter: the mail server is unavailable, {name} has to wait");
-            return Err(HandlerError::new("the mail server is unavailable"));
+            return Err(HandlerError::retry("the mail server is unavailable"));
         }
         eprintln!("greeter: welcome, {name}");
         Ok(())

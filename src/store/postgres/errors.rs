@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 use super::auth_guard::AuthRefused;
 use super::connect::{DriverError, Target};
@@ -173,12 +173,16 @@ fn is_transient(error: &DieselError) -> bool {
     }
 }
 
-/// An error with its causes, which the drivers omit from their own text.
+/// An error with its causes, which the drivers omit from their own text. A server's detail may be a row's content, and is left
+/// out.
 pub(super) fn chain<E: Error>(error: &E) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let part = error.to_string();
+        let part = match error.downcast_ref::<DbError>() {
+            Some(error) => format!("{}: {}", error.severity(), error.message()),
+            None => error.to_string(),
+        };
         if !text.contains(&part) {
             text.push_str(": ");
             text.push_str(&part);

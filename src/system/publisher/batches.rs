@@ -8,6 +8,7 @@ use tracing::Instrument;
 
 use super::batch_sender::BatchSender;
 use crate::backend::session::{BatchResult, OutgoingEvent, SendResult};
+use crate::backoff::NextTry;
 use crate::event::OutboxEvent;
 use crate::system::clock::BootInstant;
 use crate::system::delivery::Delivery;
@@ -178,7 +179,11 @@ impl BatchSender {
                 }
                 SendResult::Rejected(reason) => {
                     sending.refused(delivery.id, &reason);
-                    failures.push(refuse(delivery, Cause::Rejected(reason)));
+                    failures.push(refuse(delivery, Cause::Rejected(reason, NextTry::ByBackoff)));
+                }
+                SendResult::RejectedFor(reason, delay) => {
+                    sending.refused(delivery.id, &reason);
+                    failures.push(refuse(delivery, Cause::Rejected(reason, NextTry::After(delay))));
                 }
                 SendResult::Invalid(reason) => {
                     sending.refused(delivery.id, &reason);
@@ -216,7 +221,7 @@ impl BatchSender {
         for delivery in proven {
             self.poison.forget(delivery.id);
             let reason = "this event alone broke the connection several times while others were accepted".to_owned();
-            failures.push(refuse(delivery, Cause::Rejected(reason)));
+            failures.push(refuse(delivery, Cause::Rejected(reason, NextTry::ByBackoff)));
         }
         self.fail(failures).await;
     }

@@ -169,7 +169,7 @@ impl Handler<HandleEvent> for Noting {
         match misbehaviour(&message.event).filter(|_| !has_misbehaved(self.name, &message.event)) {
             Some(Misbehaviour::Panic) => panic!("as the event specifies"),
             Some(Misbehaviour::Hang) => Box::pin(std::future::pending()),
-            Some(Misbehaviour::Refuse) => Box::pin(async { Err(HandlerError::new("as the event says")) }),
+            Some(Misbehaviour::Refuse) => Box::pin(async { Err(HandlerError::retry("as the event says")) }),
             None => Box::pin(async move {
                 notes.add(&message.event);
                 Ok(())

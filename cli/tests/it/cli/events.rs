@@ -72,6 +72,21 @@ fn an_action_changes_the_events_that_allow_it_and_names_the_others() {
 }
 
 #[test]
+fn an_action_says_as_json_how_many_it_changed_and_which_not_and_why() {
+    let shell = Shell::migrated();
+    let failed = event_with(&shell, "status = 'failed'");
+    let published = event_with(&shell, "status = 'published', published_at = 0");
+    let retried = shell.run(&["events", "retry", &failed, &published, "--format", "json"]);
+    let said: Value = serde_json::from_str(&retried.stdout).unwrap();
+    assert_eq!((retried.code, &said["changed"], said["skipped"].as_array().unwrap().len()), (1, &json!(1), 1));
+    assert_eq!(said["skipped"][0]["id"], json!(published));
+    let reason = said["skipped"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("`outbox events replay"), "{reason}");
+    let none = shell.run(&["events", "retry", "--status", "failed", "--format", "json"]);
+    assert_eq!((none.code, serde_json::from_str(&none.stdout).ok()), (0, Some(json!({ "changed": 0, "skipped": [] }))));
+}
+
+#[test]
 fn events_are_given_up_with_a_reason() {
     let shell = Shell::migrated();
     let (one, two) = (event_with(&shell, "retry_count = 1"), event_with(&shell, "publisher_backend = 'old'"));
