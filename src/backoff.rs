@@ -25,7 +25,7 @@ impl NextTry {
         }
     }
 
-    /// Of several rejections of one event: nobody's other try is lost, and nobody's comes too early.
+    /// Of several rejections of one event: no try is lost, and none comes too early.
     pub(crate) fn of_all(tries: impl IntoIterator<Item = Self>) -> Self {
         let later = |one: Self, other: Self| match (one, other) {
             (Self::Never, next) | (next, Self::Never) => next,

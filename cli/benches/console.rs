@@ -197,7 +197,12 @@ struct Console {
 impl Console {
     fn open(outbox: &Outbox) -> Self {
         let port = free_port();
-        let program = Running::spawn(outbox.command().args(["web", "--http", &format!("127.0.0.1:{port}")]));
+        let program = Running::spawn(outbox.command().args([
+            "web",
+            "--http",
+            &format!("127.0.0.1:{port}"),
+            "--insecure-no-secret",
+        ]));
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             thread::sleep(Duration::from_millis(10));
         }

@@ -41,15 +41,25 @@ pub(super) struct Args {
     /// process id].
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
-    /// Serve the console, /healthz, /readyz and /metrics (Prometheus) over HTTP on this address. An address other than
-    /// loopback needs a secret for the console: `operator_secret_file` under [web].
+    /// Serve the console, /healthz, /readyz and /metrics (Prometheus) over HTTP on this address. The console asks for a secret:
+    /// `operator_secret_file` under [web]; without one, on loopback, it is drawn for the run and printed.
     #[cfg(feature = "http")]
     #[arg(long, value_name = "ADDR")]
     http: Option<std::net::SocketAddr>,
+    /// Serve /healthz, /readyz and /metrics on this address instead of the one of --http: for example one that only the
+    /// orchestrator and Prometheus can reach.
+    #[cfg(feature = "http")]
+    #[arg(long, value_name = "ADDR")]
+    probe_addr: Option<std::net::SocketAddr>,
     /// With --http: without the console.
     #[cfg(feature = "http")]
     #[arg(long, requires = "http")]
     no_web: bool,
+    /// With --http on loopback, without a secret in the settings: do not ask for one. Every user and program of this machine
+    /// then has full access to the console.
+    #[cfg(feature = "http")]
+    #[arg(long, requires = "http")]
+    insecure_no_secret: bool,
     /// For `outbox bench`: calls no handler, and finishes when its standard input ends, which also happens when the bench is
     /// killed.
     #[arg(long, hide = true)]
@@ -62,13 +72,17 @@ struct Site(Option<Open>);
 
 #[cfg(feature = "http")]
 struct Open {
-    address: std::net::SocketAddr,
+    /// The address of the probes; the console is at the other one, or at the same.
+    probes: std::net::SocketAddr,
     metrics: crate::http::Metrics,
-    console: Option<actix_outbox_console::Console>,
+    console: Option<(std::net::SocketAddr, actix_outbox_console::Console)>,
 }
 
 #[cfg(not(feature = "http"))]
 struct Site;
+
+#[cfg(feature = "http")]
+type ProbeRoutes = std::sync::Arc<dyn Fn(&mut actix_web::web::ServiceConfig) + Send + Sync>;
 
 /// Reports to the HTTP server that the system has started.
 type ReadyReport = Box<dyn FnOnce(&Outbox)>;
@@ -77,10 +91,14 @@ impl Site {
     /// Installs the metrics' recorder, before the system starts and registers its metrics.
     #[cfg(feature = "http")]
     fn prepare(args: &Args, settings: &Settings) -> anyhow::Result<Self> {
-        let Some(address) = args.http else { return Ok(Self(None)) };
-        let console = if args.no_web { None } else { Some(crate::http::console(settings, address)?) };
+        let Some(probes) = args.probe_addr.or(args.http) else { return Ok(Self(None)) };
+        let console = args
+            .http
+            .filter(|_| !args.no_web)
+            .map(|address| anyhow::Ok((address, crate::http::console(settings, address, args.insecure_no_secret)?)));
+        let console = console.transpose()?;
         let metrics = crate::http::Metrics::install().context("cannot install the recorder of /metrics")?;
-        Ok(Self(Some(Open { address, metrics, console })))
+        Ok(Self(Some(Open { probes, metrics, console })))
     }
 
     #[cfg(not(feature = "http"))]
@@ -91,17 +109,27 @@ impl Site {
     /// Serves from before the system starts until the process ends, because orchestrators probe in both phases.
     #[cfg(feature = "http")]
     fn open(self) -> anyhow::Result<ReadyReport> {
-        let Some(Open { address, metrics, console }) = self.0 else { return Ok(Box::new(|_| ())) };
+        let Some(Open { probes: address, metrics, console }) = self.0 else { return Ok(Box::new(|_| ())) };
         let started = crate::http::Started::default();
         metrics.start_upkeep();
         let probes = crate::http::probes(std::sync::Arc::clone(&started), metrics);
-        let routes = move |config: &mut actix_web::web::ServiceConfig| {
-            probes(config);
-            if let Some(console) = &console {
-                config.service(actix_outbox_console::scope("", console));
-            }
+        let serve = |address, probes: Option<_>, console: Option<actix_outbox_console::Console>| {
+            let routes = move |config: &mut actix_web::web::ServiceConfig| {
+                probes.iter().for_each(|probes: &ProbeRoutes| probes(config));
+                if let Some(console) = &console {
+                    config.service(actix_outbox_console::scope("", console));
+                }
+            };
+            crate::http::serve(address, routes).with_context(|| format!("cannot serve HTTP on {address}"))
         };
-        crate::http::serve(address, routes).with_context(|| format!("cannot serve HTTP on {address}"))?;
+        let probes: ProbeRoutes = std::sync::Arc::new(probes);
+        match console {
+            Some((other, console)) if other != address => {
+                serve(other, None, Some(console))?;
+                serve(address, Some(probes), None)?;
+            }
+            console => serve(address, Some(probes), console.map(|(_, console)| console))?,
+        }
         Ok(Box::new(move |outbox| drop(started.set(outbox.clone()))))
     }
 

@@ -14,6 +14,11 @@ pub enum WebError {
         /// The minimum in bytes.
         shortest: usize,
     },
+    /// No secret is configured.
+    #[error(
+        "the console needs a secret: set operator_secret_file under [web], or OUTBOX__WEB__OPERATOR_SECRET (at least 16 bytes)"
+    )]
+    NoSecret,
     /// A secret cannot be read.
     #[error("the console's secret: {0}")]
     Secret(#[from] SecretError),

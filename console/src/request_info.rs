@@ -6,7 +6,7 @@ use actix_web::http::Method;
 use super::auth::{self, Access, CookieScope};
 
 /// Paths below the console's path that have rules of their own.
-pub(super) const SIGN_IN: &str = "/sign-in";
+pub(crate) const SIGN_IN: &str = "/sign-in";
 pub(super) const SIGN_OUT: &str = "/sign-out";
 pub(super) const ASSETS: &str = "/assets/";
 pub(super) const API: &str = "/api/";

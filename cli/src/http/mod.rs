@@ -1,32 +1,24 @@
 //! The HTTP server: the console, a worker's health probes for an orchestrator, and its metrics for Prometheus.
 //!
-//! `/healthz`: whether the process makes progress, without asking other servers; `/readyz`: whether the database responds,
-//! every backend accepts events and the leases are kept; `/metrics`: the metrics in Prometheus' text format.
+//! See `probes` for `/healthz`, `/readyz` and `/metrics`.
 
+mod probes;
 mod prometheus;
 
-use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use actix_web::{App, HttpResponse, HttpResponseBuilder, HttpServer, web};
-use serde::Serialize;
+use actix_web::{App, HttpServer, web};
 
+pub(crate) use self::probes::{Started, probes};
 pub(crate) use self::prometheus::Metrics;
 use actix_outbox::Settings;
-use actix_outbox::{HealthReport, Outbox};
-use actix_outbox_console::{Access, Console};
+use actix_outbox_console::{Access, Console, WebError};
+use uuid::Uuid;
 
-/// How long a probe may take; orchestrators' timeouts are shorter.
+/// How long a client may take to send its request.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-const OK: &str = "ok";
-
-/// The system, once it has started; probes may arrive earlier.
-pub(crate) type Started = Arc<OnceLock<Outbox>>;
 
 /// Serves inside the running actix system until the process ends.
 ///
@@ -44,99 +36,36 @@ pub(crate) fn serve(
     Ok(())
 }
 
-/// A worker's health and metrics.
-pub(crate) fn probes(outbox: Started, metrics: Metrics) -> impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static {
-    move |config| {
-        config
-            .app_data(web::Data::from(Arc::clone(&outbox)))
-            .app_data(web::Data::new(metrics.clone()))
-            .route("/healthz", web::get().to(healthz))
-            .route("/readyz", web::get().to(readyz))
-            .route("/metrics", web::get().to(scrape));
-    }
-}
-
-/// The console, for all paths that no probe has. On an address other than loopback it needs a secret.
+/// The console, for all paths that no probe has. Without a secret in the settings it gets one for this run, which is printed
+/// once; on an address other than loopback that is an error.
 ///
 /// # Errors
 /// If the secret is missing or the settings are invalid.
-pub(crate) fn console(settings: &Settings, address: SocketAddr) -> anyhow::Result<Console> {
-    let access = Access::from_settings(&settings.web)?;
-    anyhow::ensure!(
-        address.ip().to_canonical().is_loopback() || !access.is_loopback(),
-        "the console is not served on {address} without a secret: set operator_secret_file under [web], or \
-         OUTBOX__WEB__OPERATOR_SECRET (at least 16 bytes)"
-    );
+pub(crate) fn console(settings: &Settings, address: SocketAddr, insecure: bool) -> anyhow::Result<Console> {
+    let is_local = address.ip().to_canonical().is_loopback();
+    let access = match Access::from_settings(&settings.web) {
+        Err(WebError::NoSecret) if is_local && insecure => with_names(Access::insecure(), settings)?,
+        Err(WebError::NoSecret) if is_local => with_drawn_secret(settings, address)?,
+        Err(WebError::NoSecret) => anyhow::bail!("on {address}, {}", WebError::NoSecret),
+        access => access?,
+    };
     Ok(Console::new(settings, access)?)
 }
 
-#[derive(Serialize)]
-struct Health {
-    /// `"ok"`, or the problem.
-    process: String,
+fn with_names(access: Access, settings: &Settings) -> Result<Access, WebError> {
+    access.hosts(&settings.web.hosts)?.proxies(&settings.web.proxies)
 }
 
-async fn healthz(outbox: web::Data<OnceLock<Outbox>>) -> HttpResponse {
-    let process = outbox.get().and_then(|outbox| outbox.alive().err()).unwrap_or_else(|| OK.to_owned());
-    response(process == OK).json(Health { process })
-}
-
-/// The state of each part: `"ok"`, or the problem.
-#[derive(Serialize)]
-struct Readiness {
-    ready: bool,
-    database: String,
-    backends: BTreeMap<String, String>,
-    leases: String,
-    /// Shards owned, by `publisher_backend`.
-    shards: BTreeMap<String, usize>,
-    /// Why this worker leaves a backend to other workers; it is ready nevertheless.
-    standing_by: BTreeMap<String, String>,
-    in_flight: usize,
-}
-
-impl From<HealthReport> for Readiness {
-    fn from(report: HealthReport) -> Self {
-        let state = |health: Result<(), String>| health.err().unwrap_or_else(|| OK.to_owned());
-        Self {
-            ready: report.is_ready(),
-            database: state(report.database),
-            backends: report.backends.into_iter().map(|(name, health)| (name, state(health))).collect(),
-            leases: state(report.leases),
-            shards: report.shards,
-            standing_by: report.standing_by,
-            in_flight: report.in_flight,
-        }
-    }
-}
-
-async fn readyz(outbox: web::Data<OnceLock<Outbox>>) -> HttpResponse {
-    let Some(outbox) = outbox.get() else {
-        return response(false)
-            .json(NotRunning { ready: false, process: "starting; waiting for the database".to_owned() });
-    };
-    match actix_rt::time::timeout(PATIENCE, outbox.health()).await {
-        Ok(Ok(report)) => response(report.is_ready()).json(Readiness::from(report)),
-        Ok(Err(error)) => response(false).json(NotRunning { ready: false, process: error.to_string() }),
-        Err(_) => response(false).json(NotRunning { ready: false, process: format!("no answer within {PATIENCE:?}") }),
-    }
-}
-
-#[derive(Serialize)]
-struct NotRunning {
-    ready: bool,
-    process: String,
-}
-
-async fn scrape(outbox: web::Data<OnceLock<Outbox>>, metrics: web::Data<Metrics>) -> HttpResponse {
-    if let Some(outbox) = outbox.get() {
-        metrics.update(outbox).await;
-    }
-    response(true).insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body(metrics.render())
-}
-
-fn response(is_ok: bool) -> HttpResponseBuilder {
-    let mut response = HttpResponse::build(if is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE });
-    response.insert_header((CACHE_CONTROL, "no-store"));
-    response
+fn with_drawn_secret(settings: &Settings, address: SocketAddr) -> anyhow::Result<Access> {
+    let secret = [Uuid::new_v4(), Uuid::new_v4()].map(|part| part.simple().to_string()).concat();
+    let access = with_names(Access::secrets(&secret.as_str().into(), None)?, settings)?;
+    let link = access.sign_in_link();
+    // Not to the log, which others may read.
+    writeln!(
+        std::io::stderr(),
+        "The console has no secret in its settings, so it drew one for this run:\n\n  {secret}\n\n\
+         This link signs you in once: http://{address}{link}\n\
+         `operator_secret_file` under [web] gives it a lasting one.\n"
+    )?;
+    Ok(access)
 }

@@ -165,7 +165,9 @@ fn serve(test: &TestOutbox, settings: &Path) -> (Running, String) {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     (
-        Running::spawn(&mut test.outbox(settings, &["worker", "--http", &address, "--name", "worker-1"])),
+        Running::spawn(
+            &mut test.outbox(settings, &["worker", "--http", &address, "--name", "worker-1", "--insecure-no-secret"]),
+        ),
         format!("http://{address}"),
     )
 }

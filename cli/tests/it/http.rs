@@ -23,7 +23,9 @@ impl Site {
     fn open(test: &TestOutbox, settings: &Path) -> Self {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
-        let worker = Running::spawn(&mut test.outbox(settings, &["worker", "--name", "served", "--http", &address]));
+        let worker = Running::spawn(
+            &mut test.outbox(settings, &["worker", "--name", "served", "--http", &address, "--insecure-no-secret"]),
+        );
         Self { worker, port }
     }
 
@@ -139,6 +141,61 @@ async fn a_worker_whose_backend_is_away_lives_and_is_not_ready() {
     site.wait("/healthz", 200).await;
     let breaker = sums(&site.metrics())["outbox_breaker_open"];
     assert!((breaker - 1.0).abs() < f64::EPSILON, "{breaker}");
+}
+
+/// The reason is for the log.
+#[tokio::test]
+async fn a_probe_tells_strangers_no_address_and_no_error_and_logs_them_once() {
+    let port = free_port();
+    let test = TestOutbox::found_by(format!("url = \"redis://127.0.0.1:{port}\""), String::new()).await;
+    let site = Site::open(&test, &test.settings().write());
+    let mut body = String::new();
+    eventually("the backend is unavailable", PATIENCE, async || {
+        body = site.get("/readyz").map(|(_, body)| body).unwrap_or_default();
+        body.contains("failing")
+    })
+    .await;
+    assert!(!body.contains(&port.to_string()) && !body.contains("127.0.0.1"), "{body}");
+    for _ in 0..30 {
+        site.get("/readyz").unwrap();
+    }
+    let log = site.worker.stderr();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("the worker is not ready")).collect();
+    assert!(
+        (1..=3).contains(&told.len()) && told.iter().any(|line| line.contains(&format!("127.0.0.1:{port}"))),
+        "{told:?}"
+    );
+}
+
+#[tokio::test]
+async fn many_callers_of_a_probe_are_one_question_a_second_to_the_database() {
+    let test = TestOutbox::new().await;
+    let site = Site::open(&test, &test.settings().worker("poll_interval = \"1h\"").write());
+    site.wait("/readyz", 200).await;
+    let statements = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    let before = test.number(statements).await;
+    let began = std::time::Instant::now();
+    for _ in 0..500 {
+        assert_eq!(site.get("/readyz").unwrap().0, 200);
+    }
+    let asked = test.number(statements).await - before;
+    // A few for each second, and what the idle worker sends itself.
+    let most = 60 * (began.elapsed().as_secs() as i64 + 2);
+    assert!(asked < most, "{asked} transactions for 500 probes in {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn probes_have_an_address_of_their_own_where_they_are_given_one() {
+    let test = TestOutbox::new().await;
+    let (console, probes) = (free_port(), free_port());
+    let [at, probe_at] = [console, probes].map(|port| format!("127.0.0.1:{port}"));
+    let arguments = ["worker", "--http", &at, "--probe-addr", &probe_at, "--insecure-no-secret"];
+    let worker = Running::spawn(&mut test.outbox(&test.settings().write(), &arguments));
+    let site = Site { worker, port: probes };
+    site.wait("/readyz", 200).await;
+    assert_eq!(site.get("/").unwrap().0, 404);
+    let site = Site { port: console, ..site };
+    assert_eq!((site.get("/").unwrap().0, site.get("/readyz").unwrap().0), (200, 404));
 }
 
 #[tokio::test]

@@ -140,6 +140,8 @@ async fn no_output_of_any_command_contains_a_password_even_on_failure() {
     let port = free_port();
     let mut command =
         test.outbox(&settings, &["worker", "--http", &format!("127.0.0.1:{port}"), "--log-format", "json"]);
+    // A drawn secret is not one of the settings.
+    command.arg("--insecure-no-secret");
     let worker = Running::spawn(command.env("OUTBOX_LOG", "trace"));
     let get = |path: &str| {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
@@ -157,7 +159,7 @@ async fn no_output_of_any_command_contains_a_password_even_on_failure() {
     test.sql().await.execute(terminate, &[]).await.unwrap();
     test.insert(10, 2).await;
     eventually("it reports that its backend is unavailable", PATIENCE, async || {
-        get("/readyz").is_some_and(|body| body.contains("authentication failed"))
+        get("/readyz").is_some_and(|body| body.contains("failing"))
     })
     .await;
     for path in ["/healthz", "/readyz", "/metrics", "/", "/events", "/api/v1/overview", "/api/v1/openapi.json"] {

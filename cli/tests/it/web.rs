@@ -53,8 +53,10 @@ impl Said {
 impl Console {
     pub(crate) async fn open(test: &TestOutbox, settings: &str) -> Self {
         let port = free_port();
-        let mut program =
-            Running::spawn(&mut test.outbox(&with(test, settings), &["web", "--http", &format!("127.0.0.1:{port}")]));
+        let address = format!("127.0.0.1:{port}");
+        let open: &[&str] = if settings.contains("operator_secret") { &[] } else { &["--insecure-no-secret"] };
+        let mut program = test.outbox(&with(test, settings), &["web", "--http", &address]);
+        let mut program = Running::spawn(program.args(open));
         eventually("the console is served", PATIENCE, async || {
             assert!(program.is_running(), "{}", program.stderr());
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -153,13 +155,42 @@ const FAILED: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
+async fn without_a_secret_in_the_settings_one_is_drawn_and_its_link_works_once() {
+    let test = TestOutbox::new().await;
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let program = Running::spawn(&mut test.outbox(&test.settings().write(), &["web", "--http", &address]));
+    eventually("the link is printed", PATIENCE, async || program.stderr().contains("/sign-in?token=")).await;
+    eventually("the console is served", PATIENCE, async || std::net::TcpStream::connect(&address).is_ok()).await;
+    let said = program.stderr();
+    let (_, link) = said.split_once(&format!("http://{address}")).unwrap();
+    let link = link.lines().next().unwrap().to_owned();
+    let secret = said.lines().map(str::trim).find(|line| line.len() == 64).unwrap().to_owned();
+    let console = Console { program, port };
+    let get = |path: &str, cookie: &str| {
+        let headers = if cookie.is_empty() { Vec::new() } else { vec![("cookie", cookie.to_owned())] };
+        console.ask("GET", path, Ask { headers, ..Ask::default() })
+    };
+    assert_eq!(get("/", "").status, 303, "strangers of this machine sign in");
+    assert_eq!(get("/api/v1/overview", "").status, 401);
+    assert_eq!(get("/sign-in?token=0123456789", "").status, 403);
+    let signed_in = get(&link, "");
+    assert_eq!((signed_in.status, signed_in.location.as_str()), (303, "/"));
+    let cookie = signed_in.cookie.unwrap();
+    assert_eq!(get("/", cookie.split(';').next().unwrap()).status, 200);
+    assert_eq!(get(&link, "").status, 403, "once");
+    let bearer = Ask { headers: vec![("authorization", format!("Bearer {secret}"))], ..Ask::default() };
+    assert_eq!(console.ask("GET", "/api/v1/overview", bearer).status, 200);
+}
+
+#[tokio::test]
 async fn without_a_secret_the_console_is_for_this_machine_alone() {
     let test = TestOutbox::new().await;
     for command in [&["web", "--http", "0.0.0.0:0"][..], &["worker", "--http", "0.0.0.0:0"]] {
         let refused = test.outbox(&test.settings().write(), command).output().unwrap();
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1), "{said}");
-        assert!(said.contains("without a secret: set operator_secret_file under [web]"), "{said}");
+        assert!(said.contains("on 0.0.0.0:0, the console needs a secret: set operator_secret_file"), "{said}");
     }
     let short = with(&test, "[web]\noperator_secret = \"short\"");
     let refused = test.outbox(&short, &["web", "--http", "0.0.0.0:0"]).output().unwrap();
@@ -665,9 +696,10 @@ async fn a_worker_serves_the_console_beside_its_probes_and_an_outage_is_a_page()
     let mut test = TestOutbox::new().await;
     let port = free_port();
     let settings = test.settings().write();
-    let _worker = Running::spawn(
-        &mut test.outbox(&settings, &["worker", "--http", &format!("127.0.0.1:{port}"), "--name", "seen"]),
-    );
+    let _worker = Running::spawn(&mut test.outbox(
+        &settings,
+        &["worker", "--http", &format!("127.0.0.1:{port}"), "--name", "seen", "--insecure-no-secret"],
+    ));
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
     let get = |port: u16, path: &str| {
         let mut answer = agent.get(format!("http://127.0.0.1:{port}{path}")).call().ok()?;
@@ -681,7 +713,9 @@ async fn a_worker_serves_the_console_beside_its_probes_and_an_outage_is_a_page()
     let unavailable = text.replace(test.url(), "postgres://unknown@127.0.0.1:1/nothing");
     std::fs::write(&settings, unavailable).unwrap();
     let port = free_port();
-    let _console = Running::spawn(&mut test.outbox(&settings, &["web", "--http", &format!("127.0.0.1:{port}")]));
+    let _console = Running::spawn(
+        &mut test.outbox(&settings, &["web", "--http", &format!("127.0.0.1:{port}"), "--insecure-no-secret"]),
+    );
     eventually("the page shows that the database is unavailable", PATIENCE, async || {
         get(port, "/").is_some_and(|(status, body)| status == 503 && body.contains("cannot reach the database"))
     })

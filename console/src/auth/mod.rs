@@ -4,6 +4,7 @@ mod cookie;
 mod credentials;
 mod csrf;
 mod error;
+mod link;
 mod origin;
 mod session;
 
@@ -12,16 +13,19 @@ use std::net::IpAddr;
 use actix_outbox::{Secret, WebSettings};
 use actix_web::cookie::Cookie;
 use actix_web::dev::ServiceRequest;
+use uuid::Uuid;
 
 pub(crate) use self::cookie::CookieScope;
 use self::credentials::Credentials;
 pub(crate) use self::credentials::Role;
 pub(crate) use self::csrf::{CSRF_FIELD, check_csrf};
 pub(crate) use self::error::AccessError;
+use self::link::SignInLink;
 use self::origin::{HostNames, Proxies};
 pub(crate) use self::origin::{check_origin, has_origin, host, is_secure};
 pub(crate) use self::session::{Identity, SignIn};
 use crate::error::WebError;
+use crate::request_info::SIGN_IN;
 
 /// The access rules of the console.
 #[derive(Clone)]
@@ -29,12 +33,14 @@ pub struct Access {
     credentials: Credentials,
     hosts: HostNames,
     proxies: Proxies,
+    link: SignInLink,
 }
 
 impl Access {
-    /// Full access for every user of this machine; requests from other addresses are refused.
+    /// Full access for every program and user of this machine, without a secret: also for other users, for containers in its
+    /// network, and for a proxy on it with all its clients. Requests from other addresses are refused.
     #[must_use]
-    pub fn loopback() -> Self {
+    pub fn insecure() -> Self {
         Credentials::none().into()
     }
 
@@ -47,13 +53,17 @@ impl Access {
         Credentials::secrets(operator, reader).map(Self::from)
     }
 
-    /// The access that `[web]` configures; [`loopback`](Self::loopback) if it has no secret.
+    /// The access that `[web]` configures.
     ///
     /// # Errors
-    /// [`WebError::Secret`], [`WebError::ShortSecret`], [`WebError::EqualSecrets`], [`WebError::ReadersAlone`], [`WebError::HostName`], and
+    /// [`WebError::NoSecret`] without a secret. [`WebError::Secret`], [`WebError::ShortSecret`], [`WebError::EqualSecrets`], [`WebError::ReadersAlone`], [`WebError::HostName`], and
     /// [`WebError::Proxy`].
     pub fn from_settings(settings: &WebSettings) -> Result<Self, WebError> {
-        let access = Self::from(Credentials::from_settings(settings)?);
+        let credentials = Credentials::from_settings(settings)?;
+        if credentials.is_none() {
+            return Err(WebError::NoSecret);
+        }
+        let access = Self::from(credentials);
         access.hosts(&settings.hosts)?.proxies(&settings.proxies)
     }
 
@@ -75,6 +85,20 @@ impl Access {
     pub fn proxies<T: AsRef<str>>(mut self, addresses: impl IntoIterator<Item = T>) -> Result<Self, WebError> {
         self.proxies = Proxies::parse(addresses)?;
         Ok(self)
+    }
+
+    /// The path and query of a page that signs an operator in, once. An earlier link no longer works.
+    #[must_use]
+    pub fn sign_in_link(&self) -> String {
+        let token = [Uuid::new_v4(), Uuid::new_v4()].map(|part| part.simple().to_string()).concat();
+        let link = format!("{SIGN_IN}?token={token}");
+        self.link.set(token);
+        link
+    }
+
+    /// Whether this is the token of the link; it is spent then.
+    pub(crate) fn redeem(&self, token: &str) -> bool {
+        self.link.redeem(token)
     }
 
     /// Whether only this machine has access: no secret is configured.
@@ -116,6 +140,6 @@ impl Access {
 
 impl From<Credentials> for Access {
     fn from(credentials: Credentials) -> Self {
-        Self { credentials, hosts: HostNames::default(), proxies: Proxies::default() }
+        Self { credentials, hosts: HostNames::default(), proxies: Proxies::default(), link: SignInLink::default() }
     }
 }

@@ -6,7 +6,7 @@ use maud::html;
 use serde::Deserialize;
 
 use super::layout::PageLayout;
-use crate::auth::{Access, SignIn};
+use crate::auth::{Access, Role, SignIn};
 use crate::request_info::SIGN_IN;
 
 #[derive(Deserialize)]
@@ -26,16 +26,34 @@ impl Then {
     }
 }
 
-pub(super) async fn show(layout: PageLayout, then: web::Query<Then>) -> HttpResponse {
-    form(&layout, &then, StatusCode::OK)
+#[derive(Deserialize)]
+pub(super) struct Link {
+    token: Option<String>,
 }
 
-fn form(layout: &PageLayout, then: &Then, status: StatusCode) -> HttpResponse {
+pub(super) async fn show(
+    layout: PageLayout,
+    access: web::Data<Access>,
+    link: web::Query<Link>,
+    then: web::Query<Then>,
+) -> HttpResponse {
+    match link.into_inner().token {
+        None => form(&layout, &then, ""),
+        Some(token) if access.redeem(&token) => let_in(&layout, &access, Role::Operator, then.page()),
+        Some(_) => {
+            let mut response = form(&layout, &then, "The link was used already, or is of an earlier run.");
+            *response.status_mut() = StatusCode::FORBIDDEN;
+            response
+        }
+    }
+}
+
+fn form(layout: &PageLayout, then: &Then, problem: &str) -> HttpResponse {
     let content = html! {
         div class="narrow" {
             h1 { "Sign in" }
-            @if status != StatusCode::OK {
-                p class="notice bad" role="alert" { "The secret is wrong." }
+            @if !problem.is_empty() {
+                p class="notice bad" role="alert" { (problem) }
             }
             form method="post" action=(layout.link(SIGN_IN)) {
                 input type="hidden" name="then" value=(then.page());
@@ -44,9 +62,7 @@ fn form(layout: &PageLayout, then: &Then, status: StatusCode) -> HttpResponse {
             }
         }
     };
-    let mut response = layout.page("Sign in", "", &content);
-    *response.status_mut() = status;
-    response
+    layout.page("Sign in", "", &content)
 }
 
 #[derive(Deserialize)]
@@ -61,11 +77,17 @@ pub(super) async fn sign_in(layout: PageLayout, access: web::Data<Access>, given
     let then = Then { then };
     let Some(role) = access.role_of(&secret) else {
         tracing::warn!("sign-in to the console refused: the secret is wrong");
-        return form(&layout, &then, StatusCode::FORBIDDEN);
+        let mut response = form(&layout, &then, "The secret is wrong.");
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        return response;
     };
+    let_in(&layout, &access, role, then.page())
+}
+
+fn let_in(layout: &PageLayout, access: &Access, role: Role, page: &str) -> HttpResponse {
     tracing::info!(?role, "user signed in to the console");
     let cookie = access.cookie(&SignIn::new(role), &layout.base().cookie);
-    let mut response = layout.see_other(then.page());
+    let mut response = layout.see_other(page);
     // The cookie contains only characters that a header allows.
     let _ = response.add_cookie(&cookie);
     response

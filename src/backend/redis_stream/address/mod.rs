@@ -127,7 +127,7 @@ impl Address {
         };
         let client = client.map_err(|error| errors::reason(&error))?;
         let connected = client.get_multiplexed_async_connection_with_config(&self.config).await;
-        connected.map_err(|error| errors::reason(&error))
+        connected.map_err(|error| format!("Redis at {}: {error}", server.addr()))
     }
 }
 
