@@ -1,5 +1,7 @@
 //! A consumer in a group, as in docs/consuming.md: `REDIS_URL=redis://localhost consumer events mailer mailer-1`.
 
+use std::convert::Infallible;
+
 use anyhow::Context;
 use redis::TypedCommands;
 use redis::streams::{StreamAutoClaimOptions, StreamId, StreamReadOptions};
@@ -11,10 +13,22 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, stream, group, name] = &arguments[..] else { anyhow::bail!("usage: consumer STREAM GROUP NAME") };
     let mut redis = redis::Client::open(std::env::var("REDIS_URL")?)?.get_connection()?;
-    match redis.xgroup_create_mkstream(stream, group, "0") {
-        Err(error) if error.code() != Some("BUSYGROUP") => return Err(error.into()),
-        _ => {}
+    loop {
+        match redis.xgroup_create_mkstream(stream, group, "0") {
+            Err(error) if error.code() != Some("BUSYGROUP") => return Err(error.into()),
+            _ => {}
+        }
+        let Err(error) = consume(&mut redis, stream, group, name);
+        match error.downcast_ref::<redis::RedisError>().and_then(|error| error.code()) {
+            // The stream or the group was deleted, so the group begins again.
+            Some("NOGROUP" | "UNBLOCKED") => {}
+            _ => return Err(error),
+        }
     }
+}
+
+/// Consumes until an error.
+fn consume(redis: &mut redis::Connection, stream: &str, group: &str, name: &str) -> anyhow::Result<Infallible> {
     let some = || StreamAutoClaimOptions::default().count(100);
     let new = StreamReadOptions::default().group(group, name).count(100).block(1_000);
     let mut from = "0-0".to_owned();

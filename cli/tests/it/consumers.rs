@@ -112,6 +112,33 @@ async fn what_a_dead_consumer_left_is_taken_over(mut program: Command, mut succe
     mail.assert_all_are_read_once(&mut successor).await;
 }
 
+/// Deletes the stream and the group under a consumer, and then only the group.
+async fn a_consumer_goes_on_after_its_group_is_lost(mut program: Command) {
+    let mut mail = Mail::delivered().await;
+    let mut consumer = Running::spawn(mail.consumer(&mut program, "alive"));
+    let stream = mail.test.stream_name().to_owned();
+    let read = |consumer: &Running| consumer.stdout().lines().count();
+    eventually("every event is read", PATIENCE, async || read(&consumer) >= 200).await;
+    let _: i64 = redis::cmd("DEL").arg(&stream).query_async(&mut mail.redis).await.unwrap();
+    mail.test.insert(20, 5).await;
+    mail.test.drain(&mail.test.settings().write()).await;
+    eventually("the new stream's events are read", PATIENCE, async || read(&consumer) >= 220).await;
+    let _: i64 =
+        redis::cmd("XGROUP").arg("DESTROY").arg(&stream).arg(GROUP).query_async(&mut mail.redis).await.unwrap();
+    eventually("the group begins again", PATIENCE, async || read(&consumer) >= 240).await;
+    assert!(consumer.is_running(), "{}", consumer.stderr());
+}
+
+#[tokio::test]
+async fn the_chapters_rust_consumer_goes_on_after_its_stream_or_group_is_lost() {
+    a_consumer_goes_on_after_its_group_is_lost(rust()).await;
+}
+
+#[tokio::test]
+async fn the_chapters_python_consumer_goes_on_after_its_stream_or_group_is_lost() {
+    a_consumer_goes_on_after_its_group_is_lost(python()).await;
+}
+
 #[test]
 fn the_chapter_shows_the_example_that_the_tests_run() {
     let example =
