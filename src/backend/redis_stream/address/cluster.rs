@@ -26,6 +26,6 @@ fn master_in(range: Vec<Value>, slot: u16) -> Option<Endpoint> {
     let mut master = master.into_iter();
     let host: Option<String> = from_redis_value(master.next()?).ok()?;
     let port = from_redis_value(master.next()?).ok()?;
-    // A node that does not know its own host leaves it out.
-    Some(Endpoint { host: host.filter(|host| !host.is_empty()), port })
+    // A node that does not know its own host leaves it out; one that should give its hostname and has none says `?`.
+    Some(Endpoint { host: host.filter(|host| !host.is_empty() && host != "?"), port })
 }

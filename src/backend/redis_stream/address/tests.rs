@@ -106,3 +106,20 @@ async fn a_password_is_read_again_for_each_connection() {
     std::fs::remove_file(&file).unwrap();
     assert!(refusal(&mut address).await.contains("cannot be read"));
 }
+
+#[tokio::test]
+async fn a_node_without_a_hostname_is_reached_where_it_was_asked() {
+    let cluster = Cluster::start(1).await;
+    let node = cluster.nodes[0].server.url();
+    let mut admin = servers::connect(&node).await;
+    let preferred = ["SET", "cluster-preferred-endpoint-type", "hostname"];
+    let set: redis::RedisResult<()> = cmd("CONFIG").arg(&preferred).query_async(&mut admin).await;
+    if set.is_err() {
+        // Before Redis 7 a node names its address only.
+        return;
+    }
+    let slots: redis::Value = cmd("CLUSTER").arg("SLOTS").query_async(&mut admin).await.unwrap();
+    assert!(format!("{slots:?}").contains("\"?\""), "{slots:?}");
+    let mut connection = in_cluster(&[&node]).connect().await.unwrap();
+    assert_eq!(servers::length(&mut connection, "events").await, 0);
+}
