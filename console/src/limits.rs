@@ -21,6 +21,8 @@ const CLEANING: u32 = 1_000;
 pub(crate) struct Limits {
     requests: DefaultKeyedRateLimiter<IpAddr>,
     tries: DefaultKeyedRateLimiter<IpAddr>,
+    /// Apart from sign-ins: a program with an old token must not lock out the people behind its address.
+    wrong_tokens: DefaultKeyedRateLimiter<IpAddr>,
     request_count: AtomicU32,
 }
 
@@ -30,6 +32,7 @@ impl Default for Limits {
         Self {
             requests: RateLimiter::keyed(Quota::per_second(REQUESTS).allow_burst(BURST)),
             tries: RateLimiter::keyed(tries),
+            wrong_tokens: RateLimiter::keyed(tries),
             request_count: AtomicU32::new(0),
         }
     }
@@ -42,6 +45,7 @@ impl Limits {
         if self.request_count.fetch_add(1, Ordering::Relaxed).is_multiple_of(CLEANING) {
             self.requests.retain_recent();
             self.tries.retain_recent();
+            self.wrong_tokens.retain_recent();
         }
         self.requests.check_key(&from).is_ok()
     }
@@ -49,6 +53,11 @@ impl Limits {
     /// Whether another sign-in attempt is allowed.
     pub(super) fn allow_try(&self, from: IpAddr) -> bool {
         self.tries.check_key(&rate_limit_key(from)).is_ok()
+    }
+
+    /// Whether another wrong token is allowed.
+    pub(super) fn allow_wrong_token(&self, from: IpAddr) -> bool {
+        self.wrong_tokens.check_key(&rate_limit_key(from)).is_ok()
     }
 }
 

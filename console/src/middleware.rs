@@ -1,17 +1,19 @@
 //! The checks before every request and their order, its deadline, and the headers of every response.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpResponse};
 use tokio::time::{Instant, timeout_at};
 
-use super::auth::{Access, AccessError, Identity, Role, check_csrf, check_origin, has_origin};
+use super::auth::{Access, AccessError, Identity, Role, bearer, check_csrf, check_origin, has_origin};
 use super::limits::Limits;
 use super::request_info::{ASSETS, RequestInfo, SIGN_IN, SIGN_OUT};
 
@@ -49,6 +51,7 @@ pub(super) async fn guard<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let info = RequestInfo::new(&request, &checks.access);
     request.extensions_mut().insert(info.base.clone());
+    let from = checks.access.client_address(&request);
     let deadline = Instant::now() + PATIENCE;
     let admitting = timeout_at(deadline, admit(&checks, &mut request, &info));
     let admitted = admitting.await.unwrap_or(Err(AccessError::Late));
@@ -66,6 +69,9 @@ pub(super) async fn guard<B: MessageBody + 'static>(
                 return Err(InternalError::from_response("the request took too long", late).into());
             };
             let mut response = answered?.map_into_boxed_body();
+            if info.path == SIGN_IN && info.is_change && response.status() == StatusCode::FORBIDDEN {
+                tracing::warn!(%from, "sign-in to the console refused: the secret is wrong");
+            }
             if let Some(session) = session.filter(|_| fresh) {
                 let cookie = checks.access.cookie(&session, &info.base.cookie);
                 response.response_mut().add_cookie(&cookie)?;
@@ -73,12 +79,25 @@ pub(super) async fn guard<B: MessageBody + 'static>(
             response
         }
         Err(refusal) => {
+            let refusal = match refusal {
+                AccessError::Unknown if bearer(&request).is_some() => refuse_token(&checks.limits, from),
+                refusal => refusal,
+            };
             tracing::debug!(?refusal, method = %request.method(), "request to the console refused");
             request.into_response((checks.refused)(refusal, &info))
         }
     };
     protect(response.headers_mut(), info.path.starts_with(ASSETS));
     Ok(response)
+}
+
+/// Wrong tokens are limited as wrong sign-ins are.
+fn refuse_token(limits: &Limits, from: IpAddr) -> AccessError {
+    if !limits.allow_wrong_token(from) {
+        return AccessError::TooMany;
+    }
+    tracing::warn!(%from, "request to the console refused: the token is wrong");
+    AccessError::Unknown
 }
 
 /// Checks a request and identifies its client; none for the assets and the sign-in page, which need no identity.

@@ -261,7 +261,9 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
             "{what} with a forged cookie"
         );
         let wrong = vec![("authorization", format!("Bearer {OPERATOR}x"))];
-        assert_eq!(status(wrong, None), unknown, "{what} with a wrong token");
+        // Wrong tokens are limited.
+        let refused = status(wrong, None);
+        assert!([unknown, 429].contains(&refused), "{what} with a wrong token: {refused}");
         assert_eq!(status(vec![("host", "evil.example".to_owned())], None), 421, "{what} by a foreign name");
         let elsewhere = vec![("cookie", cookie.clone()), ("origin", "http://evil.example".to_owned())];
         if !changes {
@@ -281,7 +283,7 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
     }
     assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
 
-    assert_eq!(console.api("GET", "/overview", "a wrong secret", None).status, 401);
+    assert_eq!(console.api("GET", "/overview", "a wrong secret", None).status, 429);
     let headers = vec![("origin", "http://evil.example".to_owned())];
     let secret = form(&[("secret", OPERATOR)]);
     let elsewhere = console.ask("POST", "/sign-in", Ask { headers, form: Some(secret), ..Ask::default() });
@@ -641,10 +643,14 @@ async fn who_has_changed_what_is_in_the_log() {
     let cookie = console.sign_in(READER);
     console.get("/", &cookie);
     console.submit("/sign-in", "", &form(&[("secret", "a wrong one")]));
+    let tried: Vec<u16> =
+        (0..12).map(|_| console.api("GET", "/overview", "a token that is wrong", None).status).collect();
+    assert!(tried.contains(&401) && tried.ends_with(&[429, 429, 429]), "{tried:?}");
     console.api("POST", "/events/changes", OPERATOR, Some(json!({"action": "retry", "ids": [id]})));
     let logged = [
         "user signed in to the console role=Reader".to_owned(),
-        "sign-in to the console refused: the secret is wrong".to_owned(),
+        "sign-in to the console refused: the secret is wrong from=127.0.0.1".to_owned(),
+        "request to the console refused: the token is wrong from=127.0.0.1".to_owned(),
         format!("events changed action=\"retry\" actor=\"operator in the console\" events=1 first={id}"),
     ];
     eventually("it is logged", PATIENCE, async || {

@@ -23,7 +23,7 @@ pub(crate) use self::error::AccessError;
 use self::link::SignInLink;
 use self::origin::{HostNames, Proxies};
 pub(crate) use self::origin::{check_origin, has_origin, host, is_secure};
-pub(crate) use self::session::{Identity, SignIn};
+pub(crate) use self::session::{Identity, SignIn, bearer};
 use crate::error::WebError;
 use crate::request_info::SIGN_IN;
 

@@ -97,7 +97,7 @@ impl Identity {
 }
 
 /// The bearer token. Other schemes, such as a proxy's own login, are ignored.
-fn bearer(request: &ServiceRequest) -> Option<&str> {
+pub(crate) fn bearer(request: &ServiceRequest) -> Option<&str> {
     let given = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = given.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token)

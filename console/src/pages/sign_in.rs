@@ -76,7 +76,6 @@ pub(super) async fn sign_in(layout: PageLayout, access: web::Data<Access>, given
     let Given { secret, then } = given.into_inner();
     let then = Then { then };
     let Some(role) = access.role_of(&secret) else {
-        tracing::warn!("sign-in to the console refused: the secret is wrong");
         let mut response = form(&layout, &then, "The secret is wrong.");
         *response.status_mut() = StatusCode::FORBIDDEN;
         return response;
