@@ -23,6 +23,7 @@ use self::declare::table;
 use self::node::Node;
 
 pub use load::LoadOptions;
+#[cfg(feature = "postgres")]
 pub(crate) use secret::COMMAND_LIMIT;
 pub use secret::{Secret, SecretError};
 pub use units::{DURATION_FORMATS, parse_duration};
