@@ -117,7 +117,7 @@ impl Place {
         }
     }
 
-    /// Connects in one way.
+    /// Connects in one way; in `prefer` perhaps in the other.
     async fn open(&self, way: Way, server: &Server, options: &str) -> Result<(Client, Messages), DriverError> {
         let mut config = self.config.clone();
         if !options.is_empty() {
@@ -138,7 +138,10 @@ impl Place {
                 Ok((client, poll_fn(move |cx| driver.poll_message(cx)).boxed()))
             }
             Some(connector) => {
-                config.ssl_mode(Negotiation::Require);
+                // Where an unencrypted connection need not be watched, the driver goes on with it after a refusal of TLS.
+                let may_go_on =
+                    self.address.tls.mode == SslMode::Prefer && self.connector(Way::Plain, server).is_none();
+                config.ssl_mode(if may_go_on { Negotiation::Prefer } else { Negotiation::Require });
                 if way == Way::Plain {
                     // The connector is called without a request to the server before, and only watches.
                     config.ssl_negotiation(SslNegotiation::Direct);
