@@ -21,7 +21,7 @@ const CLEANING: u32 = 1_000;
 pub(crate) struct Limits {
     requests: DefaultKeyedRateLimiter<IpAddr>,
     tries: DefaultKeyedRateLimiter<IpAddr>,
-    /// Apart from sign-ins: a program with an old token must not lock out the people behind its address.
+    /// Wrong tokens that are logged.
     wrong_tokens: DefaultKeyedRateLimiter<IpAddr>,
     request_count: AtomicU32,
 }
@@ -55,8 +55,8 @@ impl Limits {
         self.tries.check_key(&rate_limit_key(from)).is_ok()
     }
 
-    /// Whether another wrong token is allowed.
-    pub(super) fn allow_wrong_token(&self, from: IpAddr) -> bool {
+    /// Whether another wrong token is logged.
+    pub(super) fn log_wrong_token(&self, from: IpAddr) -> bool {
         self.wrong_tokens.check_key(&rate_limit_key(from)).is_ok()
     }
 }

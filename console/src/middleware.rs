@@ -1,6 +1,5 @@
 //! The checks before every request and their order, its deadline, and the headers of every response.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,25 +78,15 @@ pub(super) async fn guard<B: MessageBody + 'static>(
             response
         }
         Err(refusal) => {
-            let refusal = match refusal {
-                AccessError::Unknown if bearer(&request).is_some() => refuse_token(&checks.limits, from),
-                refusal => refusal,
-            };
+            if refusal == AccessError::Unknown && bearer(&request).is_some() && checks.limits.log_wrong_token(from) {
+                tracing::warn!(%from, "request to the console refused: the token is wrong");
+            }
             tracing::debug!(?refusal, method = %request.method(), "request to the console refused");
             request.into_response((checks.refused)(refusal, &info))
         }
     };
     protect(response.headers_mut(), info.path.starts_with(ASSETS));
     Ok(response)
-}
-
-/// Wrong tokens are limited as wrong sign-ins are.
-fn refuse_token(limits: &Limits, from: IpAddr) -> AccessError {
-    if !limits.allow_wrong_token(from) {
-        return AccessError::TooMany;
-    }
-    tracing::warn!(%from, "request to the console refused: the token is wrong");
-    AccessError::Unknown
 }
 
 /// Checks a request and identifies its client; none for the assets and the sign-in page, which need no identity.
