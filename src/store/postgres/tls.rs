@@ -46,11 +46,11 @@ impl Tls {
             .map_err(|error| format!("cannot be served by TLS: {error}"))?;
         let builder = match parameters.mode {
             SslMode::VerifyFull => builder.with_root_certificates(roots(&parameters.roots)?),
-            SslMode::VerifyCa => {
-                let verifier = KnownAuthority { roots: roots(&parameters.roots)?, provider: provider() };
+            mode => {
+                let authorities = (mode == SslMode::VerifyCa).then(|| roots(&parameters.roots)).transpose()?;
+                let verifier = AnyHost { authorities, provider: provider() };
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
-            _ => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider()))),
         };
         let config = match &parameters.client {
             None => builder.with_no_client_auth(),
@@ -207,14 +207,15 @@ impl TlsStream for Stream {
     }
 }
 
-/// `sslmode=verify-ca`: a known authority signed the server's certificate, for whatever host.
+/// Verifies less than the host's name: with authorities that one of them signed the certificate (`sslmode=verify-ca`),
+/// without them nothing (`require` and weaker).
 #[derive(Debug)]
-struct KnownAuthority {
-    roots: RootCertStore,
+struct AnyHost {
+    authorities: Option<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for KnownAuthority {
+impl ServerCertVerifier for AnyHost {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -223,48 +224,11 @@ impl ServerCertVerifier for KnownAuthority {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        AnyCertificate(Arc::clone(&self.provider)).verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        AnyCertificate(Arc::clone(&self.provider)).verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// `sslmode=require` and weaker: the server is not verified.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(authorities) = &self.authorities {
+            let certificate = ParsedCertificate::try_from(end_entity)?;
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&certificate, authorities, intermediates, now, algorithms)?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -278,7 +242,7 @@ impl ServerCertVerifier for AnyCertificate {
             message,
             certificate,
             signature,
-            &self.0.signature_verification_algorithms,
+            &self.provider.signature_verification_algorithms,
         )
     }
 
@@ -292,11 +256,11 @@ impl ServerCertVerifier for AnyCertificate {
             message,
             certificate,
             signature,
-            &self.0.signature_verification_algorithms,
+            &self.provider.signature_verification_algorithms,
         )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
