@@ -37,6 +37,7 @@ pub(crate) fn event(seq: i64, key: &str) -> OutboxEvent {
         partition_key: key.to_owned(),
         pending_handlers: None,
         errors: None,
+        event_time: None,
     }
 }
 

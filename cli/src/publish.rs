@@ -68,6 +68,9 @@ struct EventArgs {
     /// An extra field of the stream entry; a JSON number is stored as a number. May be repeated.
     #[arg(long = "config-field", value_name = "NAME=VALUE", value_parser = arguments::pair)]
     config_fields: Vec<Pair>,
+    /// When it happened, RFC 3339; the CloudEvent's time [default: when it is written].
+    #[arg(long, value_name = "TIME", value_parser = arguments::time)]
+    time: Option<DateTime<Utc>>,
     /// Not before this time, RFC 3339.
     #[arg(long, value_name = "TIME", value_parser = arguments::time, conflicts_with = "delay")]
     at: Option<DateTime<Utc>>,
@@ -104,6 +107,7 @@ impl EventArgs {
         });
         event = with(event, self.data.as_deref().map(json_data).transpose()?, NewEvent::data_json);
         event = with(event, self.content_type, NewEvent::content_type);
+        event = with(event, self.time, NewEvent::time);
         event = with(event, self.at, NewEvent::scheduled_at);
         event = with(event, self.delay, NewEvent::scheduled_in);
         event = with(event, self.max_retries, NewEvent::max_retries);

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ impl NewEvent {
     /// - `partitionkey` becomes the partition key; attributes that CloudEvents does not define become extensions.
     /// - A UUID in `id` becomes the event's id. Any other `id` is stored unchanged, next to a version 5 id that is
     ///   derived from `source` and `id` (see [`CLOUD_EVENT_NAMESPACE`](crate::CLOUD_EVENT_NAMESPACE)).
-    /// - `time` must be a timestamp and is not stored: the time of an outbox event is when it was written.
+    /// - `time` is kept to the microsecond, in UTC; without it the event's time is when it is written.
     /// - An attribute that is `null` counts as missing.
     ///
     /// Lengths and similar limits are checked when the event is published.
@@ -65,10 +66,7 @@ impl NewEvent {
             "datacontenttype" => self.content_type(text_of(name, raw)?),
             "dataschema" => self.data_schema(text_of(name, raw)?),
             "partitionkey" => self.partition_key(text_of(name, raw)?),
-            "time" => {
-                timestamp(&text_of(name, raw)?)?;
-                self
-            }
+            "time" => self.time(timestamp(&text_of(name, raw)?)?),
             "data" => self.data_json(raw),
             "data_base64" => {
                 let bytes = BASE64_STANDARD.decode(text_of(name, raw)?);
@@ -112,11 +110,9 @@ fn text_of(name: &str, raw: &str) -> Result<String, InvalidEvent> {
     Ok(text)
 }
 
-fn timestamp(text: &str) -> Result<(), InvalidEvent> {
-    match chrono::DateTime::parse_from_rfc3339(text) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(InvalidEvent::new("time", "is not an RFC 3339 timestamp")),
-    }
+fn timestamp(text: &str) -> Result<DateTime<Utc>, InvalidEvent> {
+    let time = DateTime::parse_from_rfc3339(text);
+    time.map(|time| time.to_utc()).map_err(|_| InvalidEvent::new("time", "is not an RFC 3339 timestamp"))
 }
 
 fn extension_value(name: &str, raw: &str) -> Result<Value, InvalidEvent> {
@@ -147,6 +143,7 @@ mod tests {
         );
         assert_eq!((event.subject.as_str(), event.data_content_type.as_str()), ("x", "text/json"));
         assert_eq!((event.data_schema.as_str(), event.partition_key.as_str()), ("urn:s", "k"));
+        assert_eq!(event.event_micros, Some(1_750_796_820_500_000));
         assert_eq!(event.data.as_deref(), Some(r#"{"b" : 1.50, "a":[]}"#));
         let extensions: Value = serde_json::from_str(&event.extensions).unwrap();
         assert_eq!(extensions, serde_json::json!({"traceparent": "00", "n": 3, "sampled": true}));

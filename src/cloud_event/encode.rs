@@ -23,7 +23,7 @@ pub(crate) fn to_json(event: &OutboxEvent) -> String {
         push_attribute(&mut out, "id", &event.cloud_event_id);
     }
     out.push_str(",\"time\":\"");
-    push_isoformat(&mut out, event.created_at);
+    push_isoformat(&mut out, event.time());
     out.push('"');
     push_optional(&mut out, "subject", &event.subject);
     push_optional(&mut out, "datacontenttype", &event.data_content_type);

@@ -38,6 +38,7 @@ fn stored(event: NewEvent) -> OutboxEvent {
         partition_key: ready.partition_key,
         pending_handlers: None,
         errors: None,
+        event_time: ready.event_micros.and_then(DateTime::from_timestamp_micros),
     }
 }
 
@@ -54,6 +55,8 @@ fn attributes_stand_in_the_order_that_consumers_know() {
         to_json(&stored(event.clone())),
         r#"{"specversion":"1.0","type":"user.created","source":"user-service","id":"0197a3b2-0000-7000-8000-000000000001","time":"2025-06-24T20:27:00+00:00","datacontenttype":"application/json","data":{"b": 1,  "a": 1.50}}"#
     );
+    let happened = Utc.with_ymd_and_hms(2025, 6, 1, 12, 0, 0).unwrap();
+    assert!(to_json(&stored(event.clone().time(happened))).contains(r#","time":"2025-06-01T12:00:00+00:00","#));
     let full = event
         .subject("say \"hé\"")
         .data_schema("urn:s")
@@ -184,8 +187,10 @@ proptest! {
         bytes: Option<Vec<u8>>,
         extension in "[a-z0-9]{1,10}",
         flag: bool,
+        micros in -62_135_596_800_000_000_i64..253_402_300_800_000_000,
     ) {
         let event = NewEvent::new(&names.0, &names.1).subject(&names.2).partition_key(&key).cloud_event_id(&id);
+        let event = event.time(DateTime::from_timestamp_micros(micros).unwrap());
         let event = match bytes {
             Some(bytes) => event.binary(bytes),
             None => event.data(json!({ payload: number })),

@@ -43,6 +43,7 @@ struct EventJson<'a> {
     data_binary: Option<String>,
     pending_handlers: Option<&'a [String]>,
     errors: Option<Json<'a>>,
+    event_time: Option<String>,
 }
 
 /// The unchanged text of a JSON column, so that no number changes; a JSON string if it is not valid JSON.
@@ -88,6 +89,7 @@ impl<'a> From<&'a OutboxEvent> for EventJson<'a> {
             data_binary: event.data_binary.as_ref().map(|bytes| BASE64_STANDARD.encode(bytes)),
             pending_handlers: event.pending_handlers.as_deref(),
             errors: event.errors.as_ref().map(Json::from),
+            event_time: event.event_time.map(time),
         }
     }
 }

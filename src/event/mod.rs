@@ -135,7 +135,7 @@ pub struct OutboxEvent {
     pub data_binary: Option<Vec<u8>>,
     /// The event's state.
     pub status: Status,
-    /// CloudEvents `time`: when the event was written, by the database's clock.
+    /// When the event was written, by the database's clock.
     pub created_at: DateTime<Utc>,
     /// When the row was last changed.
     pub updated_at: DateTime<Utc>,
@@ -167,6 +167,8 @@ pub struct OutboxEvent {
     pub pending_handlers: Option<Vec<String>>,
     /// The last ten failures with their times, a JSON array.
     pub errors: Option<JsonText>,
+    /// CloudEvents `time`, if the producer gave one; else `created_at` is the event's time.
+    pub event_time: Option<DateTime<Utc>>,
 }
 
 impl OutboxEvent {
@@ -182,6 +184,12 @@ impl OutboxEvent {
     #[must_use]
     pub fn cloud_event_id(&self) -> String {
         if self.cloud_event_id.is_empty() { self.id.to_string() } else { self.cloud_event_id.clone() }
+    }
+
+    /// CloudEvents `time`: the producer's, or when the event was written.
+    #[must_use]
+    pub fn time(&self) -> DateTime<Utc> {
+        self.event_time.unwrap_or(self.created_at)
     }
 
     /// The event as a CloudEvent 1.0 in the JSON format, as consumers of a stream receive it.

@@ -41,6 +41,7 @@ pub struct NewEvent {
     pub(super) data: Option<Result<String, String>>,
     pub(crate) data_binary: Option<Vec<u8>>,
     pub(super) schedule: Schedule,
+    pub(super) time: Option<DateTime<Utc>>,
     pub(super) max_retries: Option<i32>,
     /// Used if `max_retries` is not given.
     pub(super) default_max_retries: i32,
@@ -82,6 +83,7 @@ impl NewEvent {
             data: None,
             data_binary: None,
             schedule: Schedule::In(Duration::ZERO),
+            time: None,
             max_retries: None,
             default_max_retries: WorkerSettings::default().max_retries,
             publisher_backend: String::new(),
@@ -154,6 +156,13 @@ impl NewEvent {
     /// Sets the backend that delivers the event: at most 100 of `a-z 0-9 _ . -`; empty: the worker's default backend.
     pub fn backend(mut self, name: impl Into<String>) -> Self {
         self.publisher_backend = name.into();
+        self
+    }
+
+    /// Sets CloudEvents `time`: when it happened, in the years 1 to 9999, to the microsecond. The default is the time of
+    /// writing, by the database's clock. It changes neither when the event is due nor its order.
+    pub fn time(mut self, time: DateTime<Utc>) -> Self {
+        self.time = Some(time);
         self
     }
 

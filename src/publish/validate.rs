@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::Datelike;
+use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -36,6 +36,8 @@ pub struct ValidEvent {
     /// Microseconds since 1970. `None`: `delay_micros` after the database's current time.
     pub(crate) scheduled_micros: Option<i64>,
     pub(crate) delay_micros: i64,
+    /// The producer's time in microseconds since 1970.
+    pub(crate) event_micros: Option<i64>,
     pub(crate) max_retries: i32,
     /// The caller gave a value.
     pub(crate) chose_max_retries: bool,
@@ -66,6 +68,7 @@ impl NewEvent {
         self.data_schema.as_deref().map_or(Ok(()), schema)?;
         backend(&self.publisher_backend)?;
         schedule(self.schedule)?;
+        self.time.map_or(Ok(()), |time| year("time", time))?;
         if self.max_retries.is_some_and(|times| times < 0) {
             return Err(InvalidEvent::new("max_retries", format!("is negative; it can be 0 to {}", i32::MAX)));
         }
@@ -141,6 +144,7 @@ impl NewEvent {
             data_binary: self.data_binary,
             scheduled_micros,
             delay_micros: i64::try_from(delay.as_micros()).unwrap_or(i64::MAX),
+            event_micros: self.time.map(|time| time.timestamp_micros()),
             max_retries: self.max_retries.unwrap_or(self.default_max_retries),
             chose_max_retries: self.max_retries.is_some(),
             publisher_backend: self.publisher_backend,
@@ -195,15 +199,20 @@ fn backend(name: &str) -> Result<(), InvalidEvent> {
     Err(InvalidEvent::new("publisher_backend", "contains a character other than a-z, 0-9, `_`, `.` and `-`"))
 }
 
+fn year(field: &str, time: DateTime<Utc>) -> Result<(), InvalidEvent> {
+    if YEARS.contains(&time.year()) {
+        return Ok(());
+    }
+    Err(InvalidEvent::new(field, "is out of range; it can be in the years 1 to 9999"))
+}
+
 fn schedule(schedule: Schedule) -> Result<(), InvalidEvent> {
     match schedule {
-        Schedule::At(time) if !YEARS.contains(&time.year()) => {
-            Err(InvalidEvent::new("scheduled_at", "is out of range; it can be in the years 1 to 9999"))
-        }
+        Schedule::At(time) => year("scheduled_at", time),
         Schedule::In(delay) if delay > MAX_DELAY => {
             Err(InvalidEvent::new("scheduled_at", "is too far ahead; the limit is 1000 years"))
         }
-        _ => Ok(()),
+        Schedule::In(_) => Ok(()),
     }
 }
 

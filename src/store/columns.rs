@@ -31,6 +31,7 @@ macro_rules! with_columns {
             data_binary: Bytes,
             pending_handlers: Names,
             errors: Json,
+            event_time: OptionalTime,
         }
     };
 }

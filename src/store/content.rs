@@ -10,8 +10,8 @@ use crate::trace::{TRACEPARENT, TRACESTATE};
 
 /// The first column in which an event differs from the stored event of the same id.
 ///
-/// Values left to the outbox are not compared: the time, unless a time or a delay was given, and `max_retries`, unless it
-/// was given. Neither is the trace context: it describes the call that published, not the event.
+/// Values left to the outbox are not compared: when it is due, unless a time or a delay was given; `event_time` and
+/// `max_retries`, unless they were given. Neither is the trace context: it describes the call that published, not the event.
 pub(super) fn first_difference(given: &ValidEvent, stored: &OutboxEvent, data: SameData) -> Option<&'static str> {
     let is_same_config = are_equal(&given.publisher_config, stored.publisher_config.as_str());
     let columns = [
@@ -28,6 +28,7 @@ pub(super) fn first_difference(given: &ValidEvent, stored: &OutboxEvent, data: S
         ("publisher_backend", given.publisher_backend == stored.publisher_backend),
         ("publisher_config", is_same_config),
         ("scheduled_at", has_same_time(given, stored)),
+        ("event_time", has_same_event_time(given, stored)),
         ("max_retries", !given.chose_max_retries || given.max_retries == stored.max_retries),
     ];
     columns.into_iter().find(|(_, is_same)| !is_same).map(|(column, _)| column)
@@ -48,6 +49,10 @@ impl SameData {
 
 fn has_same_extensions(given: &ValidEvent, stored: &OutboxEvent) -> bool {
     are_equal_without(&[TRACEPARENT, TRACESTATE], &given.extensions, stored.extensions.as_str())
+}
+
+fn has_same_event_time(given: &ValidEvent, stored: &OutboxEvent) -> bool {
+    given.event_micros.is_none_or(|micros| stored.event_time.is_some_and(|time| time.timestamp_micros() == micros))
 }
 
 fn has_same_time(given: &ValidEvent, stored: &OutboxEvent) -> bool {

@@ -139,6 +139,7 @@ impl ValidEvent {
             partition_key: self.partition_key,
             pending_handlers: None,
             errors: None,
+            event_time: self.event_micros.and_then(DateTime::from_timestamp_micros),
         }
     }
 }

@@ -40,7 +40,7 @@ fn list(event: &OutboxEvent) -> String {
     shown.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn columns(event: &OutboxEvent) -> [(&'static str, String); 26] {
+fn columns(event: &OutboxEvent) -> [(&'static str, String); 27] {
     let json = |text: &JsonText| text.as_str().to_owned();
     [
         ("id", event.id.to_string()),
@@ -69,6 +69,7 @@ fn columns(event: &OutboxEvent) -> [(&'static str, String); 26] {
         ("data_binary", event.data_binary.as_ref().map(|bytes| format!("{} bytes", bytes.len())).unwrap_or_default()),
         ("pending_handlers", event.pending_handlers.as_ref().map(|names| names.join(", ")).unwrap_or_default()),
         ("errors", event.errors.as_ref().map(json).unwrap_or_default()),
+        ("event_time", event.event_time.map(time).unwrap_or_default()),
     ]
 }
 

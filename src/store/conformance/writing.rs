@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -57,7 +57,8 @@ fn detailed(n: i32) -> NewEvent {
         .partition_key(format!("key {n}"))
         .backend(format!("orders-{n}"))
         .max_retries(n)
-        .publisher_config("tenant", format!("tenant {n}"));
+        .publisher_config("tenant", format!("tenant {n}"))
+        .time(DateTime::from_timestamp_micros(1_750_796_820_500_001 + i64::from(n)).unwrap());
     match n % 2 {
         0 => event.data(json!({ "n": n })).scheduled_in(Duration::from_secs(60) * n.unsigned_abs()),
         _ => event
@@ -92,6 +93,8 @@ pub(super) async fn events_that_differ_in_everything_are_stored_as_each_says<F: 
     assert_eq!((returned[0].max_retries, &*returned[0].publisher_backend), (1, "orders-1"));
     assert_eq!((returned[2].max_retries, &*returned[2].publisher_backend), (2, "orders-2"));
     assert_eq!(returned[3].scheduled_at.timestamp(), 4_000_000_003);
+    assert_eq!(returned[3].event_time.map(|time| time.timestamp_micros()), Some(1_750_796_820_500_004));
+    assert_eq!((returned[1].event_time, returned[1].time()), (None, returned[1].created_at));
     assert_eq!((returned[2].scheduled_at - returned[2].created_at).num_seconds(), 120);
     assert_eq!(returned[1].scheduled_at, returned[1].created_at);
 }
@@ -118,9 +121,12 @@ pub(super) async fn an_id_that_is_given_twice_or_was_there_is_one_event<F: Fixtu
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 4);
 }
 
+const HAPPENED_AT: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
 fn repeatable(id: Uuid) -> NewEvent {
     NewEvent::new("t", "s")
         .id(id)
+        .time(HAPPENED_AT)
         .data_json(r#"{"n": 1.0, "list": [100, "\u00e9"]}"#)
         .extension("number", 1)
         .publisher_config("rate", 1.5)
@@ -172,6 +178,7 @@ pub(super) async fn an_id_with_other_content_is_refused_and_the_first_difference
         ("publisher_config", repeatable(id).publisher_config("rate", "secret")),
         ("scheduled_at", repeatable(id).scheduled_at(at)),
         ("scheduled_at", repeatable(id).scheduled_in(Duration::from_secs(60))),
+        ("event_time", repeatable(id).time(at)),
         ("max_retries", repeatable(id).max_retries(17)),
     ];
     for (field, other) in others {
@@ -186,6 +193,8 @@ pub(super) async fn an_id_with_other_content_is_refused_and_the_first_difference
     let id = Uuid::now_v7();
     let bytes = |bytes: &[u8]| NewEvent::new("t", "s").id(id).binary(bytes);
     store.insert(vec![bytes(b"one")]).await.unwrap();
+    let error = store.insert(vec![bytes(b"one").time(at)]).await.unwrap_err();
+    assert!(error.to_string().contains("`event_time`"), "{error}");
     store.insert(vec![bytes(b"one")]).await.unwrap();
     let error = store.insert(vec![bytes(b"two")]).await.unwrap_err();
     assert!(error.to_string().contains("`data_binary`"), "{error}");

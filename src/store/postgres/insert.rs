@@ -123,13 +123,14 @@ struct InsertEvents<'a> {
 #[expect(clippy::large_enum_variant, reason = "there is one for each statement, and it is never moved around")]
 enum Rest<'a> {
     /// All events have this event's values, so the server parses them once.
-    Same(&'a ValidEvent, Option<PgTimestamp>),
+    Same { event: &'a ValidEvent, scheduled_at: Option<PgTimestamp>, event_time: Option<PgTimestamp> },
     Each {
         content_types: Vec<&'a String>,
         schemas: Vec<&'a String>,
         binaries: Vec<Option<&'a [u8]>>,
         scheduled_at: Vec<Option<PgTimestamp>>,
         delays: Vec<i64>,
+        event_times: Vec<Option<PgTimestamp>>,
         max_retries: Vec<i32>,
         backends: Vec<&'a String>,
         configs: Vec<&'a String>,
@@ -142,8 +143,8 @@ fn column<'a, T>(events: &'a [ValidEvent], value: impl Fn(&'a ValidEvent) -> T) 
     events.iter().map(value).collect()
 }
 
-fn scheduled_at(event: &ValidEvent) -> Option<PgTimestamp> {
-    event.scheduled_micros.map(|micros| PgTimestamp(micros - EPOCH_MICROS))
+fn timestamp(micros: Option<i64>) -> Option<PgTimestamp> {
+    micros.map(|micros| PgTimestamp(micros - EPOCH_MICROS))
 }
 
 /// Binds parameters one after the other.
@@ -191,14 +192,16 @@ impl<'a> Rest<'a> {
     fn new(events: &'a [ValidEvent]) -> Self {
         match events {
             [first, others @ ..] if others.iter().all(|other| Self::is_same(first, other)) => {
-                Self::Same(first, scheduled_at(first))
+                let scheduled_at = timestamp(first.scheduled_micros);
+                Self::Same { event: first, scheduled_at, event_time: timestamp(first.event_micros) }
             }
             _ => Self::Each {
                 content_types: column(events, |event| &event.data_content_type),
                 schemas: column(events, |event| &event.data_schema),
                 binaries: column(events, |event| event.data_binary.as_deref()),
-                scheduled_at: column(events, scheduled_at),
+                scheduled_at: column(events, |event| timestamp(event.scheduled_micros)),
                 delays: column(events, |event| event.delay_micros),
+                event_times: column(events, |event| timestamp(event.event_micros)),
                 max_retries: column(events, |event| event.max_retries),
                 backends: column(events, |event| &event.publisher_backend),
                 configs: column(events, |event| &event.publisher_config),
@@ -214,6 +217,7 @@ impl<'a> Rest<'a> {
             && a.data_binary == b.data_binary
             && a.scheduled_micros == b.scheduled_micros
             && a.delay_micros == b.delay_micros
+            && a.event_micros == b.event_micros
             && a.max_retries == b.max_retries
             && a.publisher_backend == b.publisher_backend
             && a.publisher_config == b.publisher_config
@@ -224,12 +228,13 @@ impl<'a> Rest<'a> {
     /// Binds parameters in the order of [`REST`].
     fn push<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         match self {
-            Self::Same(event, scheduled_at) => push!(out,
+            Self::Same { event, scheduled_at, event_time } => push!(out,
                 Text: &event.data_content_type,
                 Text: &event.data_schema,
                 Nullable<Binary>: &event.data_binary,
                 Nullable<Timestamptz>: scheduled_at,
                 BigInt: &event.delay_micros,
+                Nullable<Timestamptz>: event_time,
                 Integer: &event.max_retries,
                 Text: &event.publisher_backend,
                 Text: &event.publisher_config,
@@ -242,6 +247,7 @@ impl<'a> Rest<'a> {
                 binaries,
                 scheduled_at,
                 delays,
+                event_times,
                 max_retries,
                 backends,
                 configs,
@@ -253,6 +259,7 @@ impl<'a> Rest<'a> {
                 Array<Nullable<Binary>>: binaries,
                 Array<Nullable<Timestamptz>>: scheduled_at,
                 Array<BigInt>: delays,
+                Array<Nullable<Timestamptz>>: event_times,
                 Array<Integer>: max_retries,
                 Array<Text>: backends,
                 Array<Text>: configs,
@@ -267,20 +274,19 @@ impl<'a> Rest<'a> {
 const EACH: &str = "id, event_type, source, subject, data, partition_key";
 
 /// The columns of [`Rest`].
-const REST: &str =
-    "content_type, schema, bytes, scheduled_at, delay, max_retries, backend, config, cloud_event_id, extensions";
+const REST: &str = "content_type, schema, bytes, scheduled_at, delay, event_time, max_retries, backend, config, cloud_event_id, extensions";
 
 const INSERT: &str = "INSERT INTO outbox_events AS e (id, spec_version, event_type, source, subject, data_content_type, \
     data_schema, data, data_binary, status, created_at, updated_at, scheduled_at, retry_count, max_retries, last_error, \
-    publisher_backend, publisher_config, cloud_event_id, extensions, partition_key) \
+    publisher_backend, publisher_config, cloud_event_id, extensions, partition_key, event_time) \
     SELECT id, '1.0', event_type, source, subject, content_type, schema, data::jsonb, bytes, 'pending', now, now, \
     coalesce(scheduled_at, now + delay * interval '1 microsecond'), 0, max_retries, '', backend, config::jsonb, \
-    cloud_event_id, extensions::jsonb, partition_key FROM common CROSS JOIN unnest(";
+    cloud_event_id, extensions::jsonb, partition_key, event_time FROM common CROSS JOIN unnest(";
 
 /// The insert with a text array for each id and time, and a typed array for each other column, in the order of [`EACH`] and
 /// [`REST`].
 pub(super) fn insert_all_columns() -> String {
-    let types = "text[]::uuid[] text[] text[] text[] text[] text[] text[] text[] bytea[] text[]::timestamptz[] bigint[] int[] \
+    let types = "text[]::uuid[] text[] text[] text[] text[] text[] text[] text[] bytea[] text[]::timestamptz[] bigint[] text[]::timestamptz[] int[] \
                  text[] text[] text[] text[]";
     let arrays: Vec<String> = types.split_whitespace().zip(1..).map(|(kind, n)| format!("${n}::{kind}")).collect();
     let arrays = arrays.join(", ");
@@ -293,7 +299,7 @@ pub(super) fn insert_all_columns() -> String {
 impl QueryFragment<Pg> for InsertEvents<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("WITH common AS MATERIALIZED (SELECT clock_timestamp() AS now");
-        let is_same = matches!(self.rest, Rest::Same(..));
+        let is_same = matches!(self.rest, Rest::Same { .. });
         if is_same {
             // JSON is parsed once, here.
             for name in REST.split(", ") {

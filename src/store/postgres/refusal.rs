@@ -39,7 +39,7 @@ async fn insert(client: &Client, events: &[ValidEvent]) -> Result<u64, tokio_pos
         events.iter().map(value).collect()
     }
     let time = |micros| DateTime::from_timestamp_micros(micros).map(|time| time.to_rfc3339());
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 16] = [
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 17] = [
         &column(events, |event| event.id.to_string()),
         &column(events, |event| &event.event_type),
         &column(events, |event| &event.source),
@@ -51,6 +51,7 @@ async fn insert(client: &Client, events: &[ValidEvent]) -> Result<u64, tokio_pos
         &column(events, |event| event.data_binary.as_deref()),
         &column(events, |event| event.scheduled_micros.and_then(time)),
         &column(events, |event| event.delay_micros),
+        &column(events, |event| event.event_micros.and_then(time)),
         &column(events, |event| event.max_retries),
         &column(events, |event| &event.publisher_backend),
         &column(events, |event| &event.publisher_config),

@@ -260,6 +260,7 @@ impl Row {
             data_binary: None,
             pending_handlers: None,
             errors: None,
+            event_time: None,
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::store::insert_outcome::{FoundRow, InsertOutcomes, SameData};
 impl OutboxDatabase for Sqlite {}
 
 impl Insert for Sqlite {
-    /// SQLite allows 32766 parameters, and an event has 16.
+    /// SQLite allows 32766 parameters, and an event has 17.
     const MOST: usize = 500;
 
     async fn insert_each<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
@@ -86,7 +86,7 @@ impl QueryFragment<Sqlite> for InsertEvents<'_> {
              (SELECT CAST(strftime('%s', 'now') AS INTEGER) * 1000000 + \
              CAST(substr(strftime('%f', 'now'), 4) AS INTEGER) * 1000), \
              n(place, id, event_type, source, subject, content_type, schema, data, bytes, scheduled_at, delay, \
-             max_retries, backend, config, cloud_event_id, extensions, partition_key) AS (VALUES ",
+             event_time, max_retries, backend, config, cloud_event_id, extensions, partition_key) AS (VALUES ",
         );
         for (place, event) in self.events.iter().enumerate() {
             out.push_sql(if place == 0 { "(" } else { ", (" });
@@ -97,10 +97,10 @@ impl QueryFragment<Sqlite> for InsertEvents<'_> {
         out.push_sql(
             ") INSERT INTO outbox_events (id, spec_version, event_type, source, subject, data_content_type, \
              data_schema, data, data_binary, status, created_at, updated_at, scheduled_at, retry_count, max_retries, \
-             last_error, publisher_backend, publisher_config, cloud_event_id, extensions, partition_key) \
+             last_error, publisher_backend, publisher_config, cloud_event_id, extensions, partition_key, event_time) \
              SELECT n.id, '1.0', n.event_type, n.source, n.subject, n.content_type, n.schema, n.data, n.bytes, \
              'pending', clock.now, clock.now, coalesce(n.scheduled_at, clock.now + n.delay), 0, n.max_retries, '', \
-             n.backend, n.config, n.cloud_event_id, n.extensions, n.partition_key \
+             n.backend, n.config, n.cloud_event_id, n.extensions, n.partition_key, n.event_time \
              FROM clock CROSS JOIN n WHERE true ORDER BY n.place ON CONFLICT (id) DO NOTHING",
         );
         Ok(())
@@ -125,6 +125,8 @@ fn push_event<'b>(out: &mut AstPass<'_, 'b, Sqlite>, event: &'b ValidEvent) -> Q
     out.push_bind_param::<Nullable<BigInt>, _>(&event.scheduled_micros)?;
     out.push_sql(", ");
     out.push_bind_param::<BigInt, _>(&event.delay_micros)?;
+    out.push_sql(", ");
+    out.push_bind_param::<Nullable<BigInt>, _>(&event.event_micros)?;
     out.push_sql(", ");
     out.push_bind_param::<Integer, _>(&event.max_retries)?;
     for value in [

@@ -47,6 +47,20 @@ fn a_batch_is_written_whole_and_prints_its_ids() {
 }
 
 #[test]
+fn a_producers_own_time_is_kept_however_the_event_comes() {
+    let shell = Shell::migrated();
+    let cloud_event = r#"{"specversion":"1.0","id":"a","type":"t","source":"s","time":"2025-06-01T14:00:00.25+02:00"}"#;
+    shell.write("batch.jsonl", cloud_event);
+    assert_eq!(shell.run(&["publish", "--batch", "batch.jsonl"]).code, 0);
+    assert_eq!(shell.run(&["publish", "t", "--source", "s", "--time", "2025-06-01T12:00:00.25Z"]).code, 0);
+    let kept = "2025-06-01T12:00:00.250000Z";
+    assert!(shell.events(&[]).iter().all(|event| event["event_time"] == kept && event["created_at"] != kept));
+    shell.refuses(&["publish", "t", "--source", "s", "--time", "yesterday"], 2, "write an RFC 3339 time");
+    shell.write("batch.jsonl", cloud_event.replace("2025-06-01", "0001-01-01").replace("14:00", "01:00"));
+    shell.refuses(&["publish", "--batch", "batch.jsonl"], 1, "line 1: event field `time` is out of range");
+}
+
+#[test]
 fn what_is_wrong_in_a_batch_is_named_by_its_line_and_nothing_is_written() {
     let shell = Shell::migrated();
     let good = r#"{"specversion":"1.0","id":"a","type":"t","source":"s"}"#;
