@@ -16,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
 mod arguments;
+mod backends;
 #[cfg(feature = "bench")]
 mod bench;
 mod cleanup;
@@ -110,6 +111,8 @@ enum Command {
     #[command(subcommand)]
     Events(events::Command),
     #[command(subcommand)]
+    Backends(backends::Command),
+    #[command(subcommand)]
     Handlers(handlers::Command),
     Status(status::Args),
     Health(health::Args),
@@ -164,6 +167,9 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         }
         Command::Publish(args) => with_admin(builder, load()?, async |admin, _| publish::run(*args, &admin).await),
         Command::Events(command) => with_admin(builder, load()?, async |admin, _| events::run(command, &admin).await),
+        Command::Backends(command) => {
+            with_admin(builder, load()?, async |admin, settings| backends::run(command, &admin, settings).await)
+        }
         Command::Handlers(command) => {
             with_admin(builder, load()?, async |admin, _| handlers::run(command, &admin).await)
         }

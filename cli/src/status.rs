@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use self::history::History;
 use super::arguments::Format;
+use super::backends;
 use super::output::{self, time};
 
 /// Show the number of events, due events, workers, handlers, and orphaned fields next to the streams.
@@ -82,12 +83,7 @@ impl StatusOutput {
         let counts = self.counts.iter().map(|(status, count)| vec![output::printable(status), count.to_string()]);
         output::table(&["STATUS", "EVENTS"], counts)?;
         output::line("")?;
-        let backends = self.backends.iter().map(|Backend { status: backend, .. }| {
-            let oldest = backend.oldest_due_seconds.map_or_else(String::new, |seconds| format!("{seconds:.1} s"));
-            let name = if backend.name.is_empty() { "(default)" } else { &backend.name };
-            vec![output::printable(name), backend.due.to_string(), oldest, output::printable(&backend.health)]
-        });
-        output::table(&["BACKEND", "DUE", "OLDEST DUE", "HEALTH"], backends)?;
+        backends::print(self.backends.iter().map(|backend| &backend.status))?;
         output::line("")?;
         let workers = self.workers.iter().map(|worker| {
             let shards: Vec<String> = worker.shards.iter().map(|(lane, count)| format!("{lane}: {count}")).collect();

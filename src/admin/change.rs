@@ -1,11 +1,12 @@
-//! Changes of many events: retry, fail and replay.
+//! Changes of many events: retry, fail, replay, delete and move.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::applying::Changer;
 use super::event_scan::EventScan;
 use super::{OutboxAdmin, Result};
 use crate::error::StoreError;
@@ -15,7 +16,8 @@ use crate::store::{Action, CreatedCursor, EventFilter, Wakeup};
 const BATCH: usize = 500;
 
 /// A call ends after this time, or if the database fails, and reports what it has done. A batch that starts just before that
-/// may wait for a connection and for its statement, ten seconds each.
+/// may wait for a connection and for its statement, ten seconds each; and before events are deleted or moved, workers must
+/// release their backend.
 const CHANGE_TIME: Duration = Duration::from_secs(8);
 
 /// Events visited by one call.
@@ -63,8 +65,10 @@ impl Selection {
 pub struct ChangeReport {
     /// The events that were changed.
     pub changed: Vec<Uuid>,
-    /// The events that were not: they no longer exist, or their status does not allow the action.
+    /// The events that were not: they no longer exist, their status does not allow the action, or for one of `reasons`.
     pub skipped: Vec<Uuid>,
+    /// Why some of them were skipped, for an operator, if their status is not the reason.
+    pub reasons: BTreeMap<Uuid, String>,
     /// The number of selected events that were visited, changed or not.
     pub visited: usize,
     /// The events that were not visited: the selection of the next call. `None`: all of them were.
@@ -78,17 +82,22 @@ impl OutboxAdmin {
     ///
     /// Events that match are visited in the order of their creation, so that each is visited once, even if its status changes
     /// meanwhile. A call visits at most 10,000 events and begins no batch after 8 s, so it lasts 28 s
-    /// at most; repeat it with [`ChangeReport::rest`].
+    /// at most; repeat it with [`ChangeReport::rest`]. Before it deletes or moves events it waits until the workers have
+    /// released their backend, usually two seconds, at most two lease times and ten seconds.
     ///
     /// # Errors
     /// Errors of the database, if nothing was changed; else [`ChangeReport::error`] holds it.
     pub async fn change(&self, request: &ChangeRequest) -> Result<ChangeReport> {
         let action = without_excess(&request.action);
         let mut report = ChangeReport::default();
+        let mut changer = Changer::new(self, &action, &request.selection);
         let outcome = match &request.selection {
-            Selection::Ids(ids) => self.change_ids(&action, ids, &mut report).await,
-            Selection::Matching { filter, after } => self.change_matching(&action, filter, *after, &mut report).await,
+            Selection::Ids(ids) => self.change_ids(&mut changer, ids, &mut report).await,
+            Selection::Matching { filter, after } => {
+                self.change_matching(&mut changer, filter, *after, &mut report).await
+            }
         };
+        changer.end().await;
         report.log(request);
         if !report.changed.is_empty() {
             self.wake_in_time(&Wakeup::EveryLane).await;
@@ -99,12 +108,12 @@ impl OutboxAdmin {
         }
     }
 
-    async fn change_ids(&self, action: &Action, ids: &[Uuid], report: &mut ChangeReport) -> Result<()> {
+    async fn change_ids(&self, changer: &mut Changer<'_>, ids: &[Uuid], report: &mut ChangeReport) -> Result<()> {
         let ends_at = Instant::now() + CHANGE_TIME;
         let rest = |visited: usize| ids.get(visited..).filter(|rest| !rest.is_empty());
         for batch in ids[..ids.len().min(MOST_VISITED)].chunks(BATCH) {
             report.rest = rest(report.visited).map(|rest| Selection::Ids(rest.to_vec()));
-            report.add(batch, self.store.change(action, batch).await?);
+            changer.apply(batch, report).await?;
             if Instant::now() > ends_at {
                 break;
             }
@@ -115,12 +124,12 @@ impl OutboxAdmin {
 
     async fn change_matching(
         &self,
-        action: &Action,
+        changer: &mut Changer<'_>,
         filter: &EventFilter,
         after: Option<CreatedCursor>,
         report: &mut ChangeReport,
     ) -> Result<()> {
-        let Some(narrowed) = action.narrow(filter) else { return Ok(()) };
+        let Some(narrowed) = changer.action.narrow(filter) else { return Ok(()) };
         let continued = |after| Selection::Matching { filter: Box::new(filter.clone()), after };
         report.rest = Some(continued(after));
         let mut scan = EventScan::new(&*self.store, &narrowed, false, after, CHANGE_TIME);
@@ -129,7 +138,7 @@ impl OutboxAdmin {
         {
             for batch in places.chunks(BATCH) {
                 let ids: Vec<Uuid> = batch.iter().map(|place| place.id).collect();
-                report.add(&ids, self.store.change(action, &ids).await?);
+                changer.apply(&ids, report).await?;
                 report.rest = Some(continued(batch.last().copied()));
                 if scan.is_out_of_time() {
                     return Ok(());
@@ -142,7 +151,7 @@ impl OutboxAdmin {
 }
 
 impl ChangeReport {
-    fn add(&mut self, batch: &[Uuid], changed: Vec<Uuid>) {
+    pub(super) fn add(&mut self, batch: &[Uuid], changed: Vec<Uuid>) {
         self.visited += batch.len();
         if changed.len() < batch.len() {
             let done: HashSet<&Uuid> = changed.iter().collect();

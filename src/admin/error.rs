@@ -42,6 +42,22 @@ pub enum AdminError {
     /// The database has no notifications: workers poll it.
     #[error("this database has no notifications; workers poll it for events")]
     NoNotifications,
+    /// Workers do not release a backend, or it does not answer; its events were not changed.
+    #[error("backend {lane:?} cannot be claimed: {reason}")]
+    #[non_exhaustive]
+    LaneInUse {
+        /// The events' `publisher_backend`.
+        lane: String,
+        /// What prevents it.
+        reason: String,
+    },
+    /// No publisher has this name.
+    #[error("neither the settings nor a live worker has a publisher {name:?}; `outbox status` lists them")]
+    #[non_exhaustive]
+    UnknownBackend {
+        /// The given name.
+        name: String,
+    },
     /// No handler has this name.
     #[error("handler {name:?} does not exist; `outbox handlers list` shows all handlers")]
     #[non_exhaustive]

@@ -23,14 +23,17 @@
 //! # Ok(()) }
 //! ```
 
+mod applying;
 mod change;
 mod check;
 mod error;
 mod event_scan;
 pub(crate) mod explain;
 mod handlers;
+mod lane_access;
 mod list;
 mod orphans;
+mod pausing;
 mod publishing;
 mod retention;
 mod schema;
@@ -54,7 +57,8 @@ use crate::settings::Settings;
 use crate::store::Store;
 pub use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep};
 pub use crate::store::{
-    Action, CountMode, CreatedCursor, EventFilter, HistoryBucket, InvalidCursor, OutcomeCounts, Resolution, Unreadable,
+    Action, BackendPause, CountMode, CreatedCursor, EventFilter, HistoryBucket, InvalidCursor, OutcomeCounts,
+    Resolution, Unreadable,
 };
 use crate::system::Backends;
 

@@ -51,6 +51,15 @@ impl OutboxAdmin {
         Ok(stored)
     }
 
+    /// Warns in the log if no live worker serves a backend.
+    pub async fn warn_of_unserved_backend(&self, name: &str) {
+        let names = [name.to_owned()].into_iter().collect();
+        let asked = unserved::unserved(&*self.store, names, self.settings.worker.lease);
+        if let Ok(Ok(lanes)) = tokio::time::timeout(WAKE_LIMIT, asked).await {
+            unserved::warn(&lanes);
+        }
+    }
+
     /// Warns of a name that neither the settings nor a live worker knows: it is probably misspelt. An event without a name
     /// gives no warning, because it is common that no worker runs yet.
     async fn warn_of_unserved(&self, stored: &[OutboxEvent]) {

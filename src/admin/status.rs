@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{OutboxAdmin, Result};
 use crate::settings::Settings;
-use crate::store::{CountMode, EventCounts, handler_of};
+use crate::store::{BackendPause, CountMode, EventCounts, handler_of};
 
 const OK: &str = "ok";
 
@@ -25,6 +25,17 @@ pub struct BackendStatus {
     pub oldest_due_seconds: Option<f64>,
     /// `"ok"`, or why no worker delivers.
     pub health: String,
+    /// Whether an operator has paused it.
+    pub paused: bool,
+    /// Since when it has been paused, by the database's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_since: Option<DateTime<Utc>>,
+    /// Who paused it, if that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_by: Option<String>,
+    /// Why it was paused, if that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_reason: Option<String>,
     /// Since when it cannot be reached, by the worker's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
@@ -79,12 +90,18 @@ impl OutboxAdmin {
     /// Errors of the database.
     pub async fn status(&self, counting: CountMode) -> Result<OutboxStatus> {
         let counted_at = Utc::now();
-        Ok(OutboxStatus::new(counted_at, &self.store.overview(counting).await?, &self.settings))
+        let (overview, pauses) = tokio::try_join!(self.store.overview(counting), self.store.pauses())?;
+        Ok(OutboxStatus::new(counted_at, &overview, &pauses, &self.settings))
     }
 }
 
 impl OutboxStatus {
-    pub(super) fn new(counted_at: DateTime<Utc>, overview: &EventCounts, settings: &Settings) -> Self {
+    pub(super) fn new(
+        counted_at: DateTime<Utc>,
+        overview: &EventCounts,
+        pauses: &[BackendPause],
+        settings: &Settings,
+    ) -> Self {
         // Events that name no backend belong to the default one.
         let publisher = |lane: &str| match settings.default_publisher() {
             Ok(default) if lane.is_empty() => default.to_owned(),
@@ -100,7 +117,8 @@ impl OutboxStatus {
         }
         for worker in overview.workers.iter().filter(|worker| worker.is_alive(lease)) {
             let mut limits = BTreeMap::new();
-            for (lane, report) in worker.reports().into_iter().filter(|(lane, _)| handler_of(lane).is_none()) {
+            let reports = worker.reports().into_iter();
+            for (lane, report) in reports.filter(|(lane, report)| handler_of(lane).is_none() && !report.claims) {
                 let name = publisher(&lane);
                 limits.insert(name.clone(), report.per_second);
                 let backend = seen.entry(name).or_default();
@@ -112,6 +130,9 @@ impl OutboxStatus {
             for (name, limit) in limits {
                 seen.entry(name).or_default().limits.push(limit);
             }
+        }
+        for pause in pauses {
+            seen.entry(pause.backend.clone()).or_default().pause = Some(pause.clone());
         }
         let workers = overview.workers.iter().map(|worker| {
             let mut shards = BTreeMap::new();
@@ -138,6 +159,7 @@ struct Seen {
     oldest: Option<Duration>,
     health: Option<String>,
     since: Option<DateTime<Utc>>,
+    pause: Option<BackendPause>,
     /// The limit of each live worker.
     limits: Vec<Option<u32>>,
 }
@@ -150,6 +172,10 @@ impl Seen {
             due: self.due,
             oldest_due_seconds: self.oldest.map(|oldest| oldest.as_secs_f64()),
             health: self.health.unwrap_or_else(|| "no live worker serves it".to_owned()),
+            paused: self.pause.is_some(),
+            paused_since: self.pause.as_ref().map(|pause| pause.since),
+            paused_by: self.pause.as_ref().map(|pause| pause.by.clone()).filter(|by| !by.is_empty()),
+            pause_reason: self.pause.map(|pause| pause.reason).filter(|reason| !reason.is_empty()),
             since: self.since,
             per_second: limits
                 .filter(|limits| !limits.is_empty())
@@ -193,6 +219,7 @@ mod tests {
         OutboxStatus::new(
             DateTime::UNIX_EPOCH,
             &overview,
+            &[],
             &Settings::from_toml("publishers.orders.backend = 'local'").unwrap(),
         )
     }
@@ -205,6 +232,10 @@ mod tests {
             due: 5,
             oldest_due_seconds: Some(9.0),
             health: "ok".to_owned(),
+            paused: false,
+            paused_since: None,
+            paused_by: None,
+            pause_reason: None,
             since: None,
             per_second: None,
         };

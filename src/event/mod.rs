@@ -44,6 +44,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every status.
+    pub(crate) const ALL: [Self; 5] = [Self::Pending, Self::Processing, Self::Retry, Self::Published, Self::Failed];
+
     /// The value of the table's column.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -67,7 +70,7 @@ impl FromStr for Status {
     type Err = InvalidEvent;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Pending, Self::Processing, Self::Retry, Self::Published, Self::Failed]
+        Self::ALL
             .into_iter()
             .find(|status| status.as_str() == text)
             .ok_or_else(|| InvalidEvent::new("status", "is not one of pending, processing, retry, published, failed"))

@@ -12,7 +12,7 @@ use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, TransactionManager};
 
 pub use new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, PublishEvent};
-pub(crate) use validate::{ValidEvent, escape_for_message};
+pub(crate) use validate::{ValidEvent, check_backend, escape_for_message};
 
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;

@@ -66,7 +66,7 @@ impl NewEvent {
         self.cloud_event_id.as_ref().map_or(Ok(()), |id| required("cloud_event_id", id))?;
         attribute("data_content_type", self.data_content_type.as_deref().unwrap_or_default(), MAX_CONTENT_TYPE)?;
         self.data_schema.as_deref().map_or(Ok(()), schema)?;
-        backend(&self.publisher_backend)?;
+        check_backend(&self.publisher_backend)?;
         schedule(self.schedule)?;
         self.time.map_or(Ok(()), |time| year("time", time))?;
         if self.max_retries.is_some_and(|times| times < 0) {
@@ -191,7 +191,8 @@ fn schema(uri: &str) -> Result<(), InvalidEvent> {
     }
 }
 
-fn backend(name: &str) -> Result<(), InvalidEvent> {
+/// Checks that events can have this `publisher_backend`.
+pub(crate) fn check_backend(name: &str) -> Result<(), InvalidEvent> {
     attribute("publisher_backend", name, MAX_BACKEND)?;
     if name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-')) {
         return Ok(());

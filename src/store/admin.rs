@@ -8,8 +8,13 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::report::by_lane;
-use super::{EventFilter, HistoryBucket, LaneHealth, LaneName, Page, Position, Resolution, Result, ScanPage};
+use super::{
+    BackendPause, EventFilter, HistoryBucket, LaneClaim, LaneHealth, LaneName, Page, Position, Resolution, Result,
+    ScanPage,
+};
+use crate::error::InvalidEvent;
 use crate::event::{OutboxEvent, Status};
+use crate::publish::check_backend;
 
 /// A row that is not a valid event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,23 +39,47 @@ pub enum Action {
     },
     /// Publishes published events again, as new events with the old ids.
     Replay,
+    /// Deletes events, whatever their status, and drops what handlers of other processes are owed of them. Workers release
+    /// the events' backends meanwhile. An event that was sent, and is not recorded as sent yet, is skipped.
+    Delete,
+    /// Gives events that were not sent to another backend, with their status, at their old time. Workers release the events'
+    /// former backends meanwhile. An event that was sent is skipped.
+    Move {
+        /// The new `publisher_backend`.
+        to: String,
+    },
 }
 
 impl Action {
-    /// `retry`, `fail` or `replay`.
+    /// A [`Move`](Self::Move) to a backend.
+    ///
+    /// # Errors
+    /// The name is not one that an event can have.
+    pub fn move_to(name: &str) -> std::result::Result<Self, InvalidEvent> {
+        check_backend(name)?;
+        Ok(Self::Move { to: name.to_owned() })
+    }
+
+    /// `retry`, `fail`, `replay`, `delete` or `move`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Retry => "retry",
             Self::Fail { .. } => "fail",
             Self::Replay => "replay",
+            Self::Delete => "delete",
+            Self::Move { .. } => "move",
         }
     }
 
     /// Whether the action changes an event of this status.
     #[must_use]
     pub fn may_change(&self, status: Status) -> bool {
-        (*self == Self::Replay) == (status == Status::Published)
+        match self {
+            Self::Delete => true,
+            Self::Replay => status == Status::Published,
+            Self::Retry | Self::Fail { .. } | Self::Move { .. } => status != Status::Published,
+        }
     }
 
     /// The filter of those matching events that the action changes; `None` if it changes none. Without a status in the
@@ -71,6 +100,8 @@ impl Action {
             Self::Retry => &[Status::Failed, Status::Retry, Status::Processing],
             Self::Fail { .. } => &[Status::Pending, Status::Retry, Status::Processing],
             Self::Replay => &[Status::Published],
+            Self::Delete => &Status::ALL,
+            Self::Move { .. } => &[Status::Pending, Status::Retry, Status::Failed, Status::Processing],
         }
     }
 }
@@ -170,6 +201,32 @@ pub(crate) trait AdminStore: Send + Sync {
 
     /// Changes those of the events that allow it, in one transaction; returns their ids.
     async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>>;
+
+    /// The lane of each of these events that exists.
+    async fn lanes_of(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, String)>>;
+
+    /// Deletes those of the events that are in the claimed lane and in one of the statuses, with their deliveries, in one
+    /// transaction; returns their ids. `None`: the leases are no longer the claim's, and nothing was changed.
+    async fn delete(&self, claim: &LaneClaim, statuses: &[Status], ids: &[Uuid]) -> Result<Option<Vec<Uuid>>>;
+
+    /// Moves those of the events that are in the claimed lane and in one of the statuses, and were not sent, to another
+    /// lane, as new events at their old time, in one transaction; returns their ids. `None`: as in [`delete`](Self::delete).
+    async fn transfer(
+        &self,
+        claim: &LaneClaim,
+        to: &str,
+        statuses: &[Status],
+        ids: &[Uuid],
+    ) -> Result<Option<Vec<Uuid>>>;
+
+    /// The pauses in force, by the backend's name.
+    async fn pauses(&self) -> Result<Vec<BackendPause>>;
+
+    /// Pauses a backend; returns whether it was not paused before.
+    async fn pause(&self, backend: &str, by: &str, reason: &str) -> Result<bool>;
+
+    /// Ends a backend's pause; returns whether it was paused.
+    async fn resume(&self, backend: &str) -> Result<bool>;
 
     /// Counts of events by status.
     async fn overview(&self, counting: CountMode) -> Result<EventCounts>;

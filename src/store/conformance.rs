@@ -2,6 +2,7 @@
 
 mod admin;
 mod builders;
+mod claimed;
 mod handlers;
 mod history;
 mod leases;
@@ -201,6 +202,11 @@ macro_rules! instantiate {
                 admin::a_replayed_event_is_new_under_its_old_id_and_replays_keep_their_order,
                 admin::the_overview_counts_what_there_is_and_what_is_due,
                 admin::an_event_is_found_by_its_id,
+                claimed::events_of_a_claimed_lane_are_deleted_whatever_their_status,
+                claimed::nothing_is_changed_once_another_worker_may_have_read_the_lane,
+                claimed::moved_events_are_new_ones_in_their_order_and_sent_ones_stay,
+                claimed::a_deleted_event_is_owed_to_nobody,
+                claimed::a_pause_is_seen_with_the_next_heartbeat_until_it_ends,
                 history::what_became_of_events_is_added_up_by_minute_and_by_hour,
                 history::history_ends_after_a_day_by_minute_and_thirty_by_hour,
                 queue_position::an_event_stands_behind_the_pending_ones_of_its_lane_that_come_first,

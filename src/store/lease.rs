@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{LaneName, Result, Shard};
+use super::{BackendPause, LaneName, Result, Shard};
 
 /// A worker's report in each heartbeat.
 #[derive(Debug, Clone)]
@@ -47,6 +47,14 @@ pub(crate) struct LeaseRow {
     pub(crate) expired: bool,
 }
 
+/// All leases of a lane, held by one worker, as (shard, epoch).
+#[derive(Debug, Clone)]
+pub(crate) struct LaneClaim {
+    pub(crate) lane: LaneName,
+    pub(crate) owner: Uuid,
+    pub(crate) leases: Vec<(i16, i64)>,
+}
+
 /// The state that a heartbeat reads after it was recorded.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LeaseSnapshot {
@@ -61,6 +69,7 @@ pub(crate) struct LeaseSnapshot {
     pub(crate) next_end: Option<Duration>,
     /// The protocol in force; see [`PROTOCOL`].
     pub(crate) protocol: i16,
+    pub(crate) pauses: Vec<BackendPause>,
 }
 
 /// The newest protocol that this program knows; `outbox_meta.protocol` is the one that all workers follow.

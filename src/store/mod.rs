@@ -20,9 +20,12 @@ pub(crate) use self::handlers::{
 pub use self::history::{HistoryBucket, OutcomeCounts, Resolution};
 #[cfg(feature = "postgres")]
 pub(crate) use self::lease::NO_OWNER;
-pub(crate) use self::lease::{Heartbeat, LeaseRow, LeaseSnapshot, LeaseStore, LiveWorker, PROTOCOL, forgotten_after};
+pub(crate) use self::lease::{
+    Heartbeat, LaneClaim, LeaseRow, LeaseSnapshot, LeaseStore, LiveWorker, PROTOCOL, forgotten_after,
+};
 pub(crate) use self::maintenance::{MaintenanceStore, RetentionCutoff};
 pub(crate) use self::notify::{Listener, NotifyStore};
+pub use self::pause::BackendPause;
 pub(crate) use self::report::{LaneHealth, Unrecorded};
 pub(crate) use self::schema::SchemaStore;
 pub use self::selection::EventFilter;
@@ -46,6 +49,7 @@ mod lease;
 mod maintenance;
 pub(crate) mod migrate;
 mod notify;
+mod pause;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod report;

@@ -24,6 +24,9 @@ pub(crate) struct LaneHealth {
     /// Why this worker leaves the lane to other workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) standing_by: Option<String>,
+    /// An operator's command, not a worker: the workers leave it the whole lane, to which it sends nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) claims: bool,
     /// The events per second that this worker may send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) per_second: Option<u32>,
@@ -52,6 +55,8 @@ enum Said {
         #[serde(default)]
         trying: bool,
         standing_by: Option<String>,
+        #[serde(default)]
+        claims: bool,
         per_second: Option<u32>,
         #[serde(default)]
         unrecorded: Vec<Unrecorded>,
@@ -62,8 +67,8 @@ impl From<Said> for LaneHealth {
     fn from(said: Said) -> Self {
         match said {
             Said::Health(health) => Self { health, ..Self::ok() },
-            Said::Report { health, since, trying, standing_by, per_second, unrecorded } => {
-                Self { health, since, trying, standing_by, per_second, unrecorded }
+            Said::Report { health, since, trying, standing_by, claims, per_second, unrecorded } => {
+                Self { health, since, trying, standing_by, claims, per_second, unrecorded }
             }
         }
     }
@@ -72,7 +77,13 @@ impl From<Said> for LaneHealth {
 impl LaneHealth {
     pub(crate) fn ok() -> Self {
         let health = WELL.to_owned();
-        Self { health, since: None, trying: false, standing_by: None, per_second: None, unrecorded: Vec::new() }
+        let (since, standing_by, per_second, unrecorded) = (None, None, None, Vec::new());
+        Self { health, since, trying: false, standing_by, claims: false, per_second, unrecorded }
+    }
+
+    /// The report of a command that works on a lane's events.
+    pub(crate) fn claim() -> Self {
+        Self { claims: true, ..Self::ok() }
     }
 
     /// The report of a backend that has been unavailable since then.
@@ -110,6 +121,7 @@ mod tests {
             since: Some(DateTime::UNIX_EPOCH),
             trying: true,
             standing_by: Some("it lacks a handler".to_owned()),
+            claims: true,
             per_second: Some(5),
             unrecorded: vec![Unrecorded { id: Uuid::nil(), reason: "refused".to_owned(), since: DateTime::UNIX_EPOCH }],
         };

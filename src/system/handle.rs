@@ -159,18 +159,22 @@ impl Outbox {
         gauges::update_own(&self.context);
     }
 
-    /// Waits until this worker and others have delivered everything that is due for the served backends. Held events, and
-    /// events behind a retry that is not due, do not count; a paused backend's events do, and so do events that handlers of
-    /// this process are owed. Continues to wait while the database cannot be reached.
+    /// Waits until this worker and others have delivered everything that is due for the served backends. Held events, events
+    /// behind a retry that is not due, and events of backends that an operator has paused do not count; events of a backend
+    /// that is unavailable do, and so do events that handlers of this process are owed. Continues to wait while the database cannot be reached.
     pub async fn drained(&self) {
         let lanes: Vec<_> = self.context.lanes().cloned().collect();
         let holding = self.context.settings.holding_lanes();
         loop {
             if self.context.is_idle() {
-                let (context, lanes, holding) = (Arc::clone(&self.context), lanes.clone(), holding.clone());
+                let (context, mut lanes, holding) = (Arc::clone(&self.context), lanes.clone(), holding.clone());
                 let handlers: Vec<String> =
                     context.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
                 let asked = self.context.runtime.spawn(async move {
+                    let pauses = context.store.pauses().await?;
+                    let is_paused = |name: &str| pauses.iter().any(|pause| pause.backend == name);
+                    lanes
+                        .retain(|lane| !context.publisher_of(lane).is_some_and(|publisher| is_paused(&publisher.name)));
                     Ok::<_, StoreError>(
                         context.store.has_due(&lanes, &holding).await?
                             || context.store.has_due_deliveries(&handlers).await?,

@@ -15,7 +15,8 @@ use super::publisher_state::PublisherState;
 use super::subscription::Subscription;
 use crate::error::StoreError;
 use crate::store::{
-    Heartbeat, LaneHealth, LaneName, LeaseSnapshot, LeaseStore, Shard, Unrecorded, handler_lane, handler_of,
+    BackendPause, Heartbeat, LaneHealth, LaneName, LeaseSnapshot, LeaseStore, Shard, Unrecorded, handler_lane,
+    handler_of,
 };
 
 /// How often the heartbeat checks whether draining shards have run empty, and whether other shards are free if no worker
@@ -236,7 +237,11 @@ impl<'a> HeartbeatLoop<'a> {
     // The fair share.
 
     async fn settle_share(&mut self, lane: &LaneName, snapshot: &LeaseSnapshot) -> Result<(), StoreError> {
-        match fair_share(self.context.worker, lane, snapshot, self.has_given_up(lane)) {
+        let share = match self.pause_of(lane, snapshot) {
+            Some(pause) => Share::StandBy(format!("its backend has been paused {pause}")),
+            None => fair_share(self.context.worker, lane, snapshot, self.has_given_up(lane)),
+        };
+        match share {
             Share::Target(target) => {
                 self.say_working(lane);
                 self.take_up_to(target, lane, snapshot).await?;
@@ -250,6 +255,12 @@ impl<'a> HeartbeatLoop<'a> {
             }
         }
         Ok(())
+    }
+
+    /// An operator's pause of a lane's backend.
+    fn pause_of<'s>(&self, lane: &str, snapshot: &'s LeaseSnapshot) -> Option<&'s BackendPause> {
+        let publisher = self.context.publisher_of(lane)?;
+        snapshot.pauses.iter().find(|pause| pause.backend == publisher.name)
     }
 
     /// Whether a lane's backend has been unavailable, or its events unreadable, for a whole lease time, or the backend has

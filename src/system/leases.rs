@@ -143,6 +143,10 @@ pub(crate) enum Share {
 /// A worker whose backend has refused events and whose health check succeeds again gets one shard to try it with, which the
 /// others leave to it; all shards if no worker delivers.
 pub(crate) fn fair_share(worker: Uuid, lane: &str, snapshot: &LeaseSnapshot, given_up: bool) -> Share {
+    let claims = |live_worker: &LiveWorker| report(live_worker, lane).is_some_and(|report| report.claims);
+    if snapshot.live_workers.iter().any(claims) {
+        return Share::StandBy("a command is changing its events".to_owned());
+    }
     let serving: Vec<&LiveWorker> =
         snapshot.live_workers.iter().filter(|live_worker| report(live_worker, lane).is_some()).collect();
     let handlers: HashMap<Uuid, Vec<String>> =

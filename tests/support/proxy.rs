@@ -63,6 +63,7 @@ struct Shared {
     connections: AtomicUsize,
     replies: AtomicUsize,
     held: AtomicUsize,
+    held_bytes: AtomicUsize,
     open: AtomicUsize,
 }
 
@@ -92,6 +93,7 @@ impl Proxy {
             connections: AtomicUsize::new(0),
             replies: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            held_bytes: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
         });
         let listening = tokio::spawn(listen(listener, Arc::clone(&shared)));
@@ -129,6 +131,11 @@ impl Proxy {
     /// Requests that were held so far.
     pub(crate) fn held(&self) -> usize {
         self.shared.held.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of requests that were held so far.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.shared.held_bytes.load(Ordering::SeqCst)
     }
 }
 
@@ -169,6 +176,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<S
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if *passage.borrow() == Passage::HoldRequests {
             shared.held.fetch_add(1, Ordering::SeqCst);
+            shared.held_bytes.fetch_add(count, Ordering::SeqCst);
         }
         let gone = passage.wait_for(|passage| *passage != Passage::HoldRequests).await.is_err();
         let current = *passage.borrow();

@@ -1,5 +1,6 @@
-//! Common code of `retry`, `fail` and `replay`: selecting events, and changing them.
+//! Common code of the commands that change events: selecting events, and changing them.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -78,13 +79,17 @@ pub(super) async fn run(
     } else {
         (Selection::Ids(selected.ids.clone()), Progress::bar(selected.ids.len()))
     };
-    let (changed, ids) = change_all(verb, selection, &progress, admin).await?;
+    let Changed { events, skipped: ids, mut reasons } = change_all(verb, selection, &progress, admin).await?;
     drop(progress);
     let mut skipped = Vec::with_capacity(ids.len());
     for id in ids {
-        skipped.push(Skipped { id, reason: why_not(verb, id, admin).await? });
+        let reason = match reasons.remove(&id) {
+            Some(reason) => reason,
+            None => why_not(verb, id, admin).await?,
+        };
+        skipped.push(Skipped { id, reason });
     }
-    report(verb, changed, skipped, selected.format)
+    report(verb, events, skipped, selected.format)
 }
 
 /// An event that was not changed.
@@ -104,31 +109,41 @@ async fn why_not(verb: &EventAction, id: Uuid, admin: &OutboxAdmin) -> anyhow::R
     }
 }
 
-/// Repeats the change until all selected events have been visited; returns how many were changed, and those that were not.
+/// What a change of all selected events did.
+#[derive(Default)]
+struct Changed {
+    events: usize,
+    skipped: Vec<Uuid>,
+    /// Why some were skipped.
+    reasons: BTreeMap<Uuid, String>,
+}
+
+/// Repeats the change until all selected events have been visited.
 async fn change_all(
     verb: &EventAction,
     mut selection: Selection,
     progress: &Progress,
     admin: &OutboxAdmin,
-) -> anyhow::Result<(usize, Vec<Uuid>)> {
-    let (mut all, mut not) = (0, Vec::new());
+) -> anyhow::Result<Changed> {
+    let mut all = Changed::default();
     loop {
         let request = ChangeRequest { action: verb.action.clone(), selection, actor: "command line".to_owned() };
         let ended = |changed: usize, error: StoreError| match changed {
             0 => anyhow::Error::from(error),
             _ => anyhow::anyhow!("{} {}, then: {error}", verb.past, events(changed)),
         };
-        let report = admin.change(&request).await.map_err(|error| ended(all, error))?;
-        let ChangeReport { changed, skipped, visited, rest, error, .. } = report;
-        all += changed.len();
-        not.extend(skipped);
+        let report = admin.change(&request).await.map_err(|error| ended(all.events, error))?;
+        let ChangeReport { changed, skipped, reasons, visited, rest, error, .. } = report;
+        all.events += changed.len();
+        all.skipped.extend(skipped);
+        all.reasons.extend(reasons);
         progress.advance(visited);
         if let Some(error) = error {
-            return Err(ended(all, error));
+            return Err(ended(all.events, error));
         }
         match rest {
             Some(rest) => selection = rest,
-            None => return Ok((all, not)),
+            None => return Ok(all),
         }
     }
 }

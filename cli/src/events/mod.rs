@@ -1,9 +1,11 @@
 //! `outbox events`
 
 mod changing;
+mod delete;
 mod explain;
 mod fail;
 mod list;
+mod moving;
 mod replay;
 mod retry;
 mod show;
@@ -11,7 +13,7 @@ mod show;
 use actix_outbox::admin::OutboxAdmin;
 use clap::Subcommand;
 
-/// List, show, explain, retry, fail and replay events.
+/// List, show, explain, retry, fail, replay, move and delete events.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     List(list::Args),
@@ -20,6 +22,8 @@ pub(super) enum Command {
     Retry(retry::Args),
     Fail(fail::Args),
     Replay(replay::Args),
+    Move(moving::Args),
+    Delete(delete::Args),
 }
 
 pub(super) async fn run(command: Command, admin: &OutboxAdmin) -> anyhow::Result<()> {
@@ -30,5 +34,7 @@ pub(super) async fn run(command: Command, admin: &OutboxAdmin) -> anyhow::Result
         Command::Retry(args) => retry::run(args, admin).await,
         Command::Fail(args) => fail::run(args, admin).await,
         Command::Replay(args) => replay::run(args, admin).await,
+        Command::Move(args) => moving::run(args, admin).await,
+        Command::Delete(args) => delete::run(args, admin).await,
     }
 }

@@ -25,7 +25,7 @@ async fn command<T: ::redis::FromRedisValue>(test: &TestOutbox, words: &[&str]) 
 }
 
 /// The journal's fields with the events in them.
-async fn sent(test: &TestOutbox) -> BTreeMap<String, Vec<u8>> {
+pub(crate) async fn sent(test: &TestOutbox) -> BTreeMap<String, Vec<u8>> {
     let mut all: BTreeMap<String, Vec<u8>> = command(test, &["HGETALL", &meta_key(test)]).await;
     all.retain(|field, _| field.starts_with("sent/"));
     all

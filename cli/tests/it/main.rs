@@ -26,6 +26,7 @@ mod handlers;
 mod http;
 mod intake;
 mod journal;
+mod operating;
 mod order;
 mod outage;
 mod panics;

@@ -70,10 +70,13 @@ fn unrecorded(event: &OutboxEvent, alive: &[&WorkerRow]) -> Option<Reason> {
 }
 
 fn waiting_for_others(circumstances: &Circumstances) -> Reason {
-    let Circumstances { event, position, before, workers, lease } = circumstances;
+    let Circumstances { event, position, before, workers, pause, lease } = circumstances;
     let alive: Vec<&WorkerRow> = workers.iter().filter(|worker| worker.is_alive(*lease)).collect();
     if let Some(reason) = unrecorded(event, &alive) {
         return reason;
+    }
+    if let Some(pause) = pause.clone().filter(|_| event.published_at.is_none()) {
+        return Reason::BackendPaused { backend: event.publisher_backend.clone(), pause };
     }
     if alive.is_empty() {
         return Reason::NoWorker { last_heartbeat: workers.iter().map(|worker| worker.heartbeat_at).max() };

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};
 use crate::settings::Settings;
-use crate::store::{Blocker, Position, PredecessorQuery, QueuePosition, Store, Unreadable, WorkerRow};
+use crate::store::{BackendPause, Blocker, Position, PredecessorQuery, QueuePosition, Store, Unreadable, WorkerRow};
 
 /// The state of one event, and the reason why it has not been sent.
 ///
@@ -102,6 +102,13 @@ pub enum Reason {
     },
     /// Its writer set `seq` to NULL; a worker sets it within seconds.
     WithoutPlace,
+    /// An operator has paused its backend.
+    BackendPaused {
+        /// The backend.
+        backend: String,
+        /// The pause.
+        pause: BackendPause,
+    },
     /// No worker is alive.
     NoWorker {
         /// The last heartbeat of any worker, if known.
@@ -204,6 +211,8 @@ struct Circumstances {
     /// The first event of its key that must be sent before it.
     before: Option<(Uuid, Status)>,
     workers: Vec<WorkerRow>,
+    /// The pause of its backend.
+    pause: Option<BackendPause>,
     /// A worker without a heartbeat for longer is dead.
     lease: Duration,
 }
@@ -217,9 +226,11 @@ pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) ->
     let (event, position) = loaded.into_iter().next().zip(position).ok_or(StoreError::NotFound(id))?;
     let reason = match event {
         Ok(event) => {
-            let workers = store.workers().await?;
+            let (workers, pauses) = tokio::try_join!(store.workers(), store.pauses())?;
+            let lane = event.publisher_backend.as_str();
+            let pause = pauses.into_iter().find(|pause| settings.lanes_of(&pause.backend).contains(&lane));
             let before = before(store, settings, &event, &position).await?;
-            judge::judge(&Circumstances { event, position, before, workers, lease: settings.worker.lease })
+            judge::judge(&Circumstances { event, position, before, workers, pause, lease: settings.worker.lease })
         }
         // Its outcome is known all the same.
         Err(Unreadable { status: Some(Status::Published), .. }) => Reason::Published { at: None },

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Reason;
 use crate::event::Status;
+use crate::store::BackendPause;
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,6 +25,14 @@ impl fmt::Display for Reason {
             Self::Owed { published_at, handlers, error } => owed(f, *published_at, handlers, error),
             Self::WithoutPlace => {
                 f.write_str("Its writer gave it no place in the order (`seq` is NULL); a worker sets it within 5 s.")
+            }
+            Self::BackendPaused { backend, pause } => {
+                let (name, backend) = (&pause.backend, capital(&named(backend)));
+                write!(
+                    f,
+                    "{backend} has been paused {}; `outbox backends resume {name}` ends that.",
+                    without_end(pause)
+                )
             }
             Self::NoWorker { last_heartbeat } => no_worker(f, *last_heartbeat),
             Self::UnknownBackend { backend, workers } => unknown_backend(f, backend, workers),
@@ -235,6 +244,11 @@ fn are(count: i64, more: bool) -> String {
 fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// A pause, whose reason may be a sentence of its own.
+fn without_end(pause: &BackendPause) -> String {
+    pause.to_string().trim_end_matches(['.', '!', ' ']).to_owned()
 }
 
 /// A foreign error text as a sentence.

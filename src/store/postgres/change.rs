@@ -14,6 +14,8 @@ pub(super) async fn change(store: &PostgresStore, change: &Action, ids: &[Uuid])
         Action::Retry => (RETRY, ""),
         Action::Fail { reason } => (FAIL, reason.as_str()),
         Action::Replay => (REPLAY, ""),
+        // They need a claim.
+        Action::Delete | Action::Move { .. } => return Ok(Vec::new()),
     };
     let (ids, reason) = (ids.to_vec(), reason.to_owned());
     store

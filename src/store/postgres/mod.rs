@@ -18,6 +18,7 @@ mod admin;
 mod adopt;
 mod auth_guard;
 mod change;
+mod claimed;
 mod connect;
 #[cfg(test)]
 mod connect_tests;
@@ -35,6 +36,7 @@ mod leases;
 mod migrate;
 mod notify;
 mod overview;
+mod pauses;
 #[cfg(test)]
 mod plans_tests;
 #[cfg(test)]

@@ -9,19 +9,20 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, SHARDS, admin, change, fetch, handlers, history, leases, migrate, overview, queue_position, refusal,
-    row, settle,
+    PostgresStore, SHARDS, admin, change, claimed, fetch, handlers, history, leases, migrate, overview, pauses,
+    queue_position, refusal, row, settle,
 };
 use crate::error::{PublishError, StoreError};
-use crate::event::OutboxEvent;
+use crate::event::{OutboxEvent, Status};
 use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    Acceptance, Action, AdminStore, Announcement, Backlog, Blocker, Care, CountMode, DeliveryRequest, DispatchStore,
-    EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
-    HandlerStore, HistoryBucket, LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts,
-    OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff,
-    ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Action, AdminStore, Announcement, BackendPause, Backlog, Blocker, Care, CountMode, DeliveryRequest,
+    DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery,
+    FetchedRow, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NotInserted,
+    NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution,
+    Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
+    WorkerRow,
 };
 
 #[async_trait]
@@ -185,6 +186,36 @@ impl AdminStore for PostgresStore {
 
     async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
         change::change(self, change, ids).await
+    }
+
+    async fn lanes_of(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, String)>> {
+        claimed::lanes_of(self, ids).await
+    }
+
+    async fn delete(&self, claim: &LaneClaim, statuses: &[Status], ids: &[Uuid]) -> Result<Option<Vec<Uuid>>> {
+        claimed::delete(self, claim, statuses, ids).await
+    }
+
+    async fn transfer(
+        &self,
+        claim: &LaneClaim,
+        to: &str,
+        statuses: &[Status],
+        ids: &[Uuid],
+    ) -> Result<Option<Vec<Uuid>>> {
+        claimed::transfer(self, claim, to, statuses, ids).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<BackendPause>> {
+        pauses::read(self).await
+    }
+
+    async fn pause(&self, backend: &str, by: &str, reason: &str) -> Result<bool> {
+        pauses::pause(self, backend, by, reason).await
+    }
+
+    async fn resume(&self, backend: &str) -> Result<bool> {
+        pauses::resume(self, backend).await
     }
 
     async fn overview(&self, counting: CountMode) -> Result<EventCounts> {

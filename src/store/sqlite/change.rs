@@ -20,6 +20,8 @@ pub(super) fn change(connection: &mut SqliteConnection, change: &Action, ids: &[
                 Action::Retry => retry(connection, id, now)?,
                 Action::Fail { reason } => fail(connection, id, reason, now)?,
                 Action::Replay => replay(connection, id, now)?,
+                // They need a claim.
+                Action::Delete | Action::Move { .. } => 0,
             };
             if rows > 0 {
                 changed.push(id);
@@ -50,7 +52,7 @@ fn retry(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<u
     .execute(connection)
 }
 
-fn end_deliveries(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<usize> {
+pub(super) fn end_deliveries(connection: &mut SqliteConnection, id: Uuid) -> QueryResult<usize> {
     sql_query("DELETE FROM outbox_handler_deliveries WHERE event_id = ?")
         .bind::<Binary, _>(id.as_bytes().as_slice())
         .execute(connection)
@@ -90,7 +92,7 @@ fn replay(connection: &mut SqliteConnection, id: Uuid, now: i64) -> QueryResult<
     Ok(rows)
 }
 
-fn in_their_order(connection: &mut SqliteConnection, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
+pub(super) fn in_their_order(connection: &mut SqliteConnection, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
     let mut placed = Vec::with_capacity(ids.len());
     for id in ids {
         let place = sql::<(BigInt, BigInt)>("SELECT scheduled_at, coalesce(seq, 0) FROM outbox_events WHERE id = ")

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::clock::{micros, read_now};
 use super::connection::Connection;
-use super::{SHARD, uuid_of};
+use super::{SHARD, pauses, uuid_of};
 use crate::store::{
     Heartbeat, LaneName, LeaseRow, LeaseSnapshot, LeaseStore, LiveWorker, PROTOCOL, Result, Shard, forgotten_after,
 };
@@ -98,6 +98,7 @@ fn renew_and_read(connection: &mut SqliteConnection, beat: &Heartbeat) -> QueryR
         clock: DateTime::from_timestamp_micros(now),
         next_end: find_next_end(connection, beat.worker, now)?,
         protocol,
+        pauses: pauses::read(connection)?,
         ..LeaseSnapshot::default()
     };
     for (shard, epoch) in beat.held.iter().filter(|_| known && beat.extends) {

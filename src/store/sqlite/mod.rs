@@ -5,6 +5,7 @@
 
 mod admin;
 mod change;
+mod claimed;
 mod clock;
 mod connection;
 mod error;
@@ -18,6 +19,7 @@ mod leases;
 mod migrations;
 mod order;
 mod overview;
+mod pauses;
 mod queue_position;
 mod roles;
 pub(crate) mod row;

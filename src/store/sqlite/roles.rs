@@ -14,20 +14,21 @@ use super::error::describe_failure;
 use super::leases::SqliteLeases;
 use super::row::Row;
 use super::{
-    LEASES_BUSY_TIMEOUT, SqliteStore, admin, change, fetch, handlers, history, leases, migrations, order, overview,
-    queue_position, row, settle,
+    LEASES_BUSY_TIMEOUT, SqliteStore, admin, change, claimed, fetch, handlers, history, leases, migrations, order,
+    overview, pauses, queue_position, row, settle,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
-use crate::event::OutboxEvent;
+use crate::event::{OutboxEvent, Status};
 use crate::publish::{InsertResult, NewEvent, prepare_all};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    Acceptance, Action, AdminStore, Announcement, Backlog, Blocker, Care, CountMode, DeliveryRequest, DispatchStore,
-    EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
-    HandlerStore, HistoryBucket, LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts,
-    OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff,
-    ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Action, AdminStore, Announcement, BackendPause, Backlog, Blocker, Care, CountMode, DeliveryRequest,
+    DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery,
+    FetchedRow, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NotInserted,
+    NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution,
+    Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
+    WorkerRow,
 };
 
 #[async_trait]
@@ -288,6 +289,44 @@ impl AdminStore for SqliteStore {
     async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
         let (change, ids) = (change.clone(), ids.to_vec());
         self.writer.run("change events", move |connection| change::change(connection, &change, &ids)).await
+    }
+
+    async fn lanes_of(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, String)>> {
+        let ids = ids.to_vec();
+        self.reader.run("read events' backends", move |connection| claimed::lanes_of(connection, &ids)).await
+    }
+
+    async fn delete(&self, claim: &LaneClaim, statuses: &[Status], ids: &[Uuid]) -> Result<Option<Vec<Uuid>>> {
+        let (claim, statuses, ids) = (claim.clone(), statuses.to_vec(), ids.to_vec());
+        let delete = move |connection: &mut SqliteConnection| claimed::delete(connection, &claim, &statuses, &ids);
+        self.writer.run("delete events", delete).await
+    }
+
+    async fn transfer(
+        &self,
+        claim: &LaneClaim,
+        to: &str,
+        statuses: &[Status],
+        ids: &[Uuid],
+    ) -> Result<Option<Vec<Uuid>>> {
+        let (claim, to, statuses, ids) = (claim.clone(), to.to_owned(), statuses.to_vec(), ids.to_vec());
+        let transfer =
+            move |connection: &mut SqliteConnection| claimed::transfer(connection, &claim, &to, &statuses, &ids);
+        self.writer.run("move events", transfer).await
+    }
+
+    async fn pauses(&self) -> Result<Vec<BackendPause>> {
+        self.reader.run("read pauses", pauses::read).await
+    }
+
+    async fn pause(&self, backend: &str, by: &str, reason: &str) -> Result<bool> {
+        let (backend, by, reason) = (backend.to_owned(), by.to_owned(), reason.to_owned());
+        self.writer.run("pause a backend", move |connection| pauses::pause(connection, &backend, &by, &reason)).await
+    }
+
+    async fn resume(&self, backend: &str) -> Result<bool> {
+        let backend = backend.to_owned();
+        self.writer.run("resume a backend", move |connection| pauses::resume(connection, &backend)).await
     }
 
     async fn overview(&self, _: CountMode) -> Result<EventCounts> {

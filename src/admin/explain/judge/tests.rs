@@ -34,7 +34,7 @@ fn due(workers: Vec<WorkerRow>) -> Circumstances {
         ahead: 0,
         more_ahead: false,
     };
-    Circumstances { event, position, before: None, workers, lease: LEASE }
+    Circumstances { event, position, before: None, workers, pause: None, lease: LEASE }
 }
 
 fn well(name: &str) -> WorkerRow {

@@ -20,7 +20,7 @@ use super::connect::Target;
 use super::connections::{Connection, Connections};
 use super::{Result, SHARDS, STATEMENT_LIMIT};
 use crate::error::StoreError;
-use crate::store::{Heartbeat, LeaseRow, LeaseSnapshot, LiveWorker, NO_OWNER, PROTOCOL, forgotten_after};
+use crate::store::{BackendPause, Heartbeat, LeaseRow, LeaseSnapshot, LiveWorker, NO_OWNER, PROTOCOL, forgotten_after};
 use crate::store::{LaneName, LeaseStore, Shard};
 
 /// The time limit for an optional reply, or for one that a later heartbeat can ask for again.
@@ -232,6 +232,7 @@ impl PostgresLeases {
             clock: clock.and_then(DateTime::from_timestamp_micros),
             next_end,
             protocol: self.protocol,
+            pauses: leases.first().and_then(|row| row.get(7)).map(pauses).unwrap_or_default(),
         }
     }
 
@@ -336,6 +337,11 @@ impl LeaseStore for PostgresLeases {
         self.notify_release(worker).await;
         Ok(())
     }
+}
+
+/// Pauses that cannot be read are none: they are an operator's wish, not a part of the protocol.
+fn pauses(json: &str) -> Vec<BackendPause> {
+    serde_json::from_str(json).unwrap_or_default()
 }
 
 /// A worker's rows.
