@@ -127,6 +127,9 @@ impl Poller {
         for lane in self.publishers.iter_mut().flat_map(|of| &mut of.lanes) {
             if wakeup.is_of(lane.in_flight.lane()) {
                 lane.reader.schedule_fetch_at(now);
+                if *wakeup == Wakeup::EveryLane {
+                    lane.reader.hurry_sweep(now);
+                }
             }
         }
     }

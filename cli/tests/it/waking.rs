@@ -279,3 +279,24 @@ async fn the_trigger_wakes_for_writers_who_know_nothing_until_it_is_taken_away()
         (SELECT count(*) FROM pg_proc WHERE proname = 'outbox_notify')";
     assert_eq!(test.number(left).await, 0);
 }
+
+#[actix::test]
+async fn events_that_an_operator_replays_or_retries_are_sent_without_a_poll() {
+    let test = TestOutbox::new().await;
+    let _worker = listening_worker(&test).await;
+    let outbox = publisher(&test).await;
+    assert_woken(&test, &outbox).await;
+    test.wait_published().await;
+    let ids = test.event_ids().await;
+    // Far behind the worker's cursor.
+    let age = "UPDATE outbox_events SET scheduled_at = scheduled_at - interval '1 hour' WHERE id::text = ANY ($1)";
+    test.sql().await.execute(age, &[&&ids[..2]]).await.unwrap();
+    test.run(&["events", "replay", &ids[0]]).await;
+    test.wait_length(5).await;
+    test.wait_published().await;
+    let fail = format!("UPDATE outbox_events SET status = 'failed', published_at = NULL WHERE id = '{}'", ids[1]);
+    test.sql().await.execute(&fail, &[]).await.unwrap();
+    test.run(&["events", "retry", &ids[1]]).await;
+    eventually("the event is published", PATIENCE, async || test.unpublished().await == 0).await;
+    outbox.shutdown().await.unwrap();
+}

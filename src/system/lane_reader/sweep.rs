@@ -71,12 +71,21 @@ impl LaneReader {
                 if late {
                     self.divide_sweep(plan, now);
                 }
-                self.next_sweep = now.after(pause_after_step(now.since(plan.began)));
+                self.rest(now.after(pause_after_step(now.since(plan.began))));
             }
         }
         if plan.ranges.iter().any(|range| range.from == Position::START) {
             self.begin_together = 1;
         }
+    }
+
+    /// Sweeps soon: events behind the cursors were changed, as by an operator's retry.
+    pub(crate) fn hurry_sweep(&mut self, now: BootInstant) {
+        self.next_sweep = self.next_sweep.min(now).max(self.sweep_rests_until);
+    }
+
+    fn rest(&mut self, until: BootInstant) {
+        (self.next_sweep, self.sweep_rests_until) = (until, until);
     }
 
     fn divide_walk(&mut self, plan: &FetchPlan) {
@@ -146,6 +155,7 @@ impl LaneReader {
             }
         }
         let mut pause = pause_after_step(took);
+        self.rest(now.after(pause));
         if self.restart_if_swept() {
             if !std::mem::take(&mut self.sweep_was_late) {
                 self.sweep_together = self.sweep_together.saturating_mul(2);
