@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, SHARDS, admin, change, fetch, handlers, history, leases, migrate, overview, queue_position, refusal,
-    row, settle,
+    PostgresStore, SHARDS, access, admin, change, fetch, handlers, history, leases, migrate, overview, queue_position,
+    refusal, row, settle,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -28,6 +28,18 @@ use crate::store::{
 impl SchemaStore for PostgresStore {
     async fn outbox_id(&self) -> Result<Uuid> {
         migrate::outbox_id(self).await
+    }
+
+    fn schema(&self) -> Option<String> {
+        self.target.schema().map(|schema| schema.name().to_owned())
+    }
+
+    async fn check_visibility(&self) -> Result<()> {
+        access::check_visibility(self).await
+    }
+
+    async fn check_worker(&self) -> Result<()> {
+        access::check_worker(self).await
     }
 
     async fn plan_migration(&self) -> Result<MigrationPlan> {
