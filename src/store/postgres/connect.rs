@@ -170,7 +170,7 @@ impl Target {
         })
     }
 
-    pub(super) fn in_schema(mut self, name: &str) -> Self {
+    pub(crate) fn in_schema(mut self, name: &str) -> Self {
         self.schema = OnceLock::from(Arc::new(Schema::new(name)));
         self
     }
