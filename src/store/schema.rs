@@ -17,6 +17,11 @@ pub(crate) trait SchemaStore: Send + Sync {
         None
     }
 
+    /// The most connections that a worker has to the server; `None` if the database has no server.
+    fn most_connections(&self) -> Option<usize> {
+        None
+    }
+
     /// An error if the database hides rows of the outbox from this process.
     async fn check_visibility(&self) -> Result<()> {
         Ok(())

@@ -244,11 +244,12 @@ async fn reach(store: Arc<dyn Store>, migrate: bool, publish_only: bool) -> Resu
 /// The outbox's id, if this process may do its work.
 async fn find(store: &dyn Store, publish_only: bool) -> Result<Uuid, StoreError> {
     let outbox = store.outbox_id().await?;
-    if !publish_only {
+    let schema = store.schema();
+    if publish_only {
+        tracing::debug!(schema, "outbox found");
+    } else {
         store.check_worker().await?;
-    }
-    if let Some(schema) = store.schema() {
-        tracing::info!(schema, "outbox found");
+        tracing::info!(schema, most_connections = store.most_connections(), "outbox found");
     }
     Ok(outbox)
 }

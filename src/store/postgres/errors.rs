@@ -148,11 +148,22 @@ impl Display for ConnectError {
             }
             match error {
                 AttemptError::Unread(reason) => f.write_str(reason)?,
-                AttemptError::Driver(error) => f.write_str(&chain(error))?,
+                AttemptError::Driver(error) => write!(f, "{}{}", chain(error), remedy(error))?,
                 AttemptError::Silent(limit) => write!(f, "no answer within {limit:?}")?,
             }
         }
         Ok(())
+    }
+}
+
+/// What an operator can do about an error.
+fn remedy(error: &DriverError) -> &'static str {
+    match error.code() {
+        Some(&SqlState::TOO_MANY_CONNECTIONS) => {
+            ". Raise max_connections or the CONNECTION LIMIT of the role or the database, or lower `database.connections`; \
+             see docs/postgres.md"
+        }
+        _ => "",
     }
 }
 

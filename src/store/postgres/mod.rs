@@ -106,6 +106,12 @@ impl PostgresStore {
         Ok(Self { target, pool, reading, settling, listening, rounds: handlers::Rounds::default() })
     }
 
+    /// Those of the pools, the heartbeat's and the listener's.
+    fn most_connections(&self) -> usize {
+        let pools = [self.pool.status().max_size, self.reading.status().max_size, self.settling.pool.max_size()];
+        pools.iter().sum::<usize>() + 2
+    }
+
     /// Runs statements on a pooled connection, with a time limit.
     async fn run<T: Send>(
         &self,

@@ -34,6 +34,10 @@ impl SchemaStore for PostgresStore {
         self.target.schema().map(|schema| schema.name().to_owned())
     }
 
+    fn most_connections(&self) -> Option<usize> {
+        Some(PostgresStore::most_connections(self))
+    }
+
     async fn check_visibility(&self) -> Result<()> {
         access::check_visibility(self).await
     }
