@@ -148,6 +148,15 @@ pub enum StoreError {
         /// Every difference.
         objections: String,
     },
+    /// The database cannot hold an outbox as it is, or hides a part of it from this role.
+    #[error("the database {target} cannot be used: {problem}")]
+    #[non_exhaustive]
+    Unsuitable {
+        /// The database's address without its password.
+        target: String,
+        /// What is wrong and how to change it.
+        problem: String,
+    },
     /// The database did not answer in time.
     #[error("the database did not answer `{operation}` within {limit:?}")]
     Timeout {

@@ -25,6 +25,8 @@ pub(super) struct Args {
 #[derive(Debug, Serialize)]
 struct Health {
     database: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<String>,
     backends: BTreeMap<String, String>,
 }
 
@@ -42,6 +44,7 @@ impl From<Reachability> for Health {
         let text = |part: Result<(), String>| part.err().unwrap_or_else(|| OK.to_owned());
         Self {
             database: text(reached.database),
+            schema: reached.schema,
             backends: reached.backends.into_iter().map(|(name, part)| (name, text(part))).collect(),
         }
     }
@@ -55,6 +58,8 @@ impl Health {
 
     fn print(&self) -> std::io::Result<()> {
         let rows = self.parts().map(|(part, health)| vec![output::printable(&part), output::printable(health)]);
+        let schema = self.schema.iter().map(|schema| vec!["schema".to_owned(), output::printable(schema)]);
+        let rows = rows.chain(schema);
         output::table(&["PART", "HEALTH"], rows)
     }
 

@@ -81,7 +81,8 @@ async fn migrate(settings: &Settings, admin: &OutboxAdmin) -> anyhow::Result<()>
         Err(StoreError::NotMigrated { state: "missing", .. }) => "created",
         _ => "upgraded",
     };
-    output::line(format_args!("{done} the outbox tables in {}", settings.database.url))?;
+    let schema = admin.schema().map_or_else(String::new, |schema| format!("schema {} of ", output::printable(&schema)));
+    output::line(format_args!("{done} the outbox tables in {schema}{}", settings.database.url))?;
     if plan.adopts {
         output::line(format_args!("pending again, left in processing by its worker: {}", plan.taken_up))?;
     }

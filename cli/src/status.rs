@@ -33,6 +33,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> {
     let (counted, handlers) = tokio::try_join!(admin.status(CountMode::Exactly), admin.handlers())?;
     let mut status = StatusOutput::new(counted, handlers);
+    status.schema = admin.schema();
     for (name, orphans) in admin.orphans().await? {
         match orphans {
             Ok(orphans) => status.set_orphans(&name, orphans),
@@ -50,6 +51,9 @@ pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> 
 
 #[derive(Debug, PartialEq, Serialize)]
 struct StatusOutput {
+    /// The schema of the tables in PostgreSQL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<String>,
     counts: BTreeMap<String, i64>,
     backends: Vec<Backend>,
     workers: Vec<WorkerStatus>,
@@ -70,7 +74,7 @@ impl StatusOutput {
     fn new(status: OutboxStatus, handlers: Vec<HandlerStatus>) -> Self {
         let OutboxStatus { counts, backends, workers, .. } = status;
         let backends = backends.into_iter().map(|status| Backend { status, left_behind: None });
-        Self { counts, backends: backends.collect(), workers, handlers, history: None }
+        Self { schema: None, counts, backends: backends.collect(), workers, handlers, history: None }
     }
 
     fn set_orphans(&mut self, backend: &str, left: Vec<OrphanedFields>) {
@@ -80,6 +84,9 @@ impl StatusOutput {
     }
 
     fn print(&self) -> anyhow::Result<()> {
+        if let Some(schema) = &self.schema {
+            output::line(format_args!("SCHEMA  {}\n", output::printable(schema)))?;
+        }
         let counts = self.counts.iter().map(|(status, count)| vec![output::printable(status), count.to_string()]);
         output::table(&["STATUS", "EVENTS"], counts)?;
         output::line("")?;

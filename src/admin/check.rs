@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::OutboxAdmin;
-use crate::error::SettingsError;
+use crate::error::{SettingsError, StoreError};
 use crate::settings::PublisherSettings;
 
 /// The limit of a check, even if configured timeouts are longer.
@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(15);
 pub struct Reachability {
     /// The database, with the outbox's tables.
     pub database: Result<(), String>,
+    /// The schema of the tables in PostgreSQL, if a connection was made.
+    pub schema: Option<String>,
     /// The served publishers, by name.
     pub backends: BTreeMap<String, Result<(), String>>,
 }
@@ -30,11 +32,17 @@ impl OutboxAdmin {
     /// A publisher's settings are not valid.
     pub async fn reachability(&self) -> Result<Reachability, SettingsError> {
         let checks = self.settings.served_publishers().map(|(name, publisher)| self.check(name, publisher));
-        let (database, backends) = tokio::join!(self.store.outbox_id(), join_all(checks));
+        let (database, backends) = tokio::join!(self.check_database(), join_all(checks));
         Ok(Reachability {
-            database: database.map(|_| ()).map_err(|error| error.to_string()),
+            database: database.map_err(|error| error.to_string()),
+            schema: self.schema(),
             backends: backends.into_iter().collect::<Result<_, _>>()?,
         })
+    }
+
+    async fn check_database(&self) -> Result<(), StoreError> {
+        self.store.outbox_id().await?;
+        self.store.check_visibility().await
     }
 
     async fn check(

@@ -102,6 +102,12 @@ impl OutboxAdmin {
         self.store.outbox_id().await
     }
 
+    /// The schema of the tables in PostgreSQL: the one in the settings, or the one that the first connection found.
+    #[must_use]
+    pub fn schema(&self) -> Option<String> {
+        self.store.schema()
+    }
+
     /// One event.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use crate::error::{StoreError, SystemError};
 use crate::event::OutboxEvent;
 use crate::settings::{DatabaseSettings, Secret};
-use crate::store::postgres::Target;
+use crate::store::postgres::{SchemaClient, Target};
 use crate::store::{Acceptance, Care, FetchRequest, FetchedRow, LaneName, Position, Range, Store};
 
 /// The most events that a worker fetches in one statement.
@@ -21,7 +21,9 @@ pub const MAX_FETCH: usize = crate::system::MAX_FETCH;
 pub async fn connect_postgres(url: &Secret) -> Result<Client, StoreError> {
     let invalid = |reason| StoreError::Query { operation: "connect", reason, transient: false };
     let url = url.read().map_err(|error| invalid(error.to_string()))?;
-    Target::from_url(&url).map_err(invalid)?.connect().await
+    // Its statements are the caller's, with names of the caller's.
+    let target = Target::from_url(&url).map_err(invalid)?.in_schema("public");
+    target.connect().await.map(SchemaClient::into_client)
 }
 
 /// The limits of one fetch.

@@ -25,6 +25,9 @@ const BUILT_IN: &[&str] = &["redis_stream", "jsonl", "local"];
 const MAX_NAME: usize = 100;
 const MAX_DAYS: u32 = 36_500;
 
+/// What PostgreSQL keeps of a name.
+const MAX_SCHEMA: usize = 63;
+
 /// Whether the hash tag alone determines a Redis key's cluster slot: the text between the first `{` and the next `}`,
 /// unless it is empty. Otherwise the whole key determines the slot.
 pub(crate) fn has_hash_tag(key: &str) -> bool {
@@ -47,6 +50,9 @@ impl Settings {
         let check = Check { origin };
         if !self.database.url.is_empty() {
             check.url("database.url", &self.database.url, DATABASE_SCHEMES)?;
+        }
+        if let Some(schema) = &self.database.schema {
+            check.schema(schema, &self.database.url)?;
         }
         if let Some(connections) = self.database.connections {
             check.at_least_one("database.connections", connections as u64)?;
@@ -169,6 +175,15 @@ impl Check<'_> {
         self.time("worker.handler_timeout", worker.handler_timeout, instant)?;
         self.time("worker.handlers_owed", worker.handlers_owed, instant)?;
         self.time("worker.shutdown_timeout", worker.shutdown_timeout, Duration::ZERO)
+    }
+
+    fn schema(&self, schema: &str, url: &Secret) -> Result<()> {
+        const KEY: &str = "database.schema";
+        let is_name = (1..=MAX_SCHEMA).contains(&schema.len()) && !schema.contains(char::is_control);
+        let problem = format!("must be a schema's name of 1 to {MAX_SCHEMA} bytes, without control characters");
+        self.that(is_name, KEY, problem)?;
+        let is_sqlite = url.as_text().is_some_and(|url| url.starts_with("sqlite:"));
+        self.that(!is_sqlite, KEY, "is for PostgreSQL; a SQLite database has no schemas".to_owned())
     }
 
     fn backoff(&self, backoff: &RetryBackoff) -> Result<()> {

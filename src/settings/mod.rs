@@ -54,6 +54,9 @@ table! {
         /// PostgreSQL: the password, instead of one in `url`.
         password: Option<Secret> = None, |node| node.secret().map(Some),
             or password_file by |node| node.secret_file().map(Some);
+        /// PostgreSQL: the schema of the outbox's tables, which `outbox migrate` creates if it is missing. None: the first of
+        /// the role's `search_path` that exists.
+        schema: Option<String> = None, |node| node.string().map(Some);
         /// PostgreSQL: the most connections. Half of them read, the others settle, publish and do the rest; at least one of
         /// each. None: four for each processor of this machine, 8 to 32. The heartbeat and the listener each have one more.
         connections: Option<usize> = None, |node| node.integer(FROM_ONE).map(Some);

@@ -143,10 +143,10 @@ impl Builder {
         }
 
         let runtime = RuntimeGuard::new()?;
-        let migrate = self.migrate;
+        let (migrate, publish_only) = (self.migrate, self.publish_only);
         let outbox = {
             let store = Arc::clone(&store);
-            let reached = runtime.handle().spawn(reach(store, migrate));
+            let reached = runtime.handle().spawn(reach(store, migrate, publish_only));
             reached.await.map_err(|error| SystemError::Runtime(std::io::Error::other(error)))??
         };
         let publishers = match self.publish_only {
@@ -220,12 +220,12 @@ fn start_supervisor(context: &Arc<SystemContext>) {
 }
 
 /// Waits until the database can be reached, and reads the outbox's id.
-async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError> {
+async fn reach(store: Arc<dyn Store>, migrate: bool, publish_only: bool) -> Result<Uuid, StoreError> {
     let mut failures = 0;
     loop {
         let prepared = if migrate { store.migrate(&|_| ()).await.map(drop) } else { Ok(()) };
         let reached = match prepared {
-            Ok(()) => store.outbox_id().await,
+            Ok(()) => find(&*store, publish_only).await,
             Err(error) => Err(error),
         };
         match reached {
@@ -239,6 +239,19 @@ async fn reach(store: Arc<dyn Store>, migrate: bool) -> Result<Uuid, StoreError>
         tokio::time::sleep(pause_after(failures)).await;
         failures += 1;
     }
+}
+
+/// The outbox's id, if this process may do its work.
+async fn find(store: &dyn Store, publish_only: bool) -> Result<Uuid, StoreError> {
+    let outbox = store.outbox_id().await?;
+    let schema = store.schema();
+    if publish_only {
+        tracing::debug!(schema, "outbox found");
+    } else {
+        store.check_worker().await?;
+        tracing::info!(schema, most_connections = store.most_connections(), "outbox found");
+    }
+    Ok(outbox)
 }
 
 /// Replaces every actor that dies, including the supervisor; keeps the runtime until the system has stopped.

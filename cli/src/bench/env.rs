@@ -171,6 +171,7 @@ impl BenchEnv {
         let served = self.streams.iter().filter(|(name, _)| publishers.contains(name));
         let mut settings = Settings::default();
         settings.database.url = self.schema.url().clone();
+        settings.database.schema = Some(self.schema.name().to_owned());
         settings.publishers = served.map(|(name, it)| ((*name).to_owned(), it.settings.clone())).collect();
         settings.worker = self.worker.clone();
         (settings.worker.name, settings.worker.backends) = (None, None);
@@ -195,6 +196,7 @@ impl BenchEnv {
         });
         Ok(vec![
             ("OUTBOX__DATABASE__URL", self.schema.url().read()?.into_owned()),
+            ("OUTBOX__DATABASE__SCHEMA", self.schema.name().to_owned()),
             ("OUTBOX__PUBLISHERS", Value::Object(publishers).to_string()),
             ("OUTBOX__WORKER", worker.to_string()),
         ])

@@ -72,3 +72,16 @@ async fn an_application_that_publishes_gets_away_from_a_demoted_primary() {
     assert!(outbox.health().await.unwrap().database.is_ok());
     outbox.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn health_beside_a_standby_fails_and_says_so() {
+    let pair = Pair::start(Replication::Asynchronous).await;
+    let test = TestOutbox::on(pair.database().await, redis::url()).await;
+    pair.wait_replayed().await;
+    let mut standby = url::Url::parse(test.url()).unwrap();
+    standby.set_port(Some(pair.standby.port())).unwrap();
+    let mut command = test.outbox(&test.settings().write(), &["health"]);
+    let health = command.env("DATABASE_URL", standby.as_str()).output().unwrap();
+    let said = String::from_utf8_lossy(&health.stdout).into_owned();
+    assert!(health.status.code() == Some(1) && said.contains("is read-only: it is a standby"), "{said}");
+}

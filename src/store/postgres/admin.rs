@@ -11,13 +11,14 @@ use diesel::pg::Pg;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error, QueryResult};
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use super::connections::{Sweep, no_connection};
 use super::row::{self, COLUMNS, Row};
+use super::schema_connection::SchemaConnection;
 use super::{PostgresStore, Result, STATEMENT_LIMIT};
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
@@ -60,7 +61,7 @@ const WRITE: &str = "write events";
 
 async fn write<T: Send>(
     store: &PostgresStore,
-    statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, PublishError>> + Send,
+    statements: impl for<'c> FnOnce(&'c mut SchemaConnection) -> BoxFuture<'c, Result<T, PublishError>> + Send,
 ) -> Result<T, PublishError> {
     let _given_up = Sweep(&store.pool);
     let mut conn = store.pool.get().await.map_err(|error| no_connection(&store.target, error))?;
@@ -150,11 +151,11 @@ pub(super) async fn scan(store: &PostgresStore, filter: &EventFilter, page: Page
     Ok(ScanPage::from_rows(page, seen.into_iter().map(|row| (row.found.into(), row.meant))))
 }
 
-async fn by_index<T>(conn: &mut AsyncPgConnection, query: BoxedSqlQuery<'static, Pg, SqlQuery>) -> QueryResult<Vec<T>>
+async fn by_index<T>(conn: &mut SchemaConnection, query: BoxedSqlQuery<'static, Pg, SqlQuery>) -> QueryResult<Vec<T>>
 where
     T: QueryableByName<Pg> + Send + 'static,
 {
-    let query = async move |conn: &mut AsyncPgConnection| {
+    let query = async move |conn: &mut SchemaConnection| {
         diesel::sql_query(BY_INDEX).execute(conn).await?;
         query.load(conn).await
     };
@@ -200,7 +201,7 @@ pub(super) async fn delete_expired(
     let holding: Vec<String> = failed_blocks.iter().map(ToString::to_string).collect();
     store
         .run("delete old events", |conn| {
-            let delete = async move |conn: &mut AsyncPgConnection| {
+            let delete = async move |conn: &mut SchemaConnection| {
                 diesel::sql_query(BY_INDEX).execute(conn).await?;
                 diesel::sql_query(DELETE_EXPIRED)
                     .bind::<Nullable<BigInt>, _>(published)

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{BoxStream, poll_fn};
@@ -18,6 +18,8 @@ use super::auth_guard::AuthMethod;
 use super::errors::{AttemptError, ConnectError, chain};
 use super::index_plans::IndexPlans;
 use super::pulse::Pulse;
+use super::schema::Schema;
+use super::schema_client::SchemaClient;
 use super::tls::{Connector, Tls};
 use crate::error::StoreError;
 use crate::settings::{COMMAND_LIMIT, DatabaseSettings, Secret};
@@ -54,6 +56,9 @@ pub(crate) struct Target {
     encrypted: AtomicBool,
     /// When the last connected server started, in microseconds; identifies the server.
     server: AtomicI64,
+    /// The outbox's schema, once it is known.
+    pub(super) schema: OnceLock<Arc<Schema>>,
+    pub(super) has_warned_of_isolation: AtomicBool,
 }
 
 /// An address with its password, read.
@@ -157,8 +162,17 @@ impl Target {
     /// Reads an address as libpq does; the environment's `PGSSLMODE` and the like count where it leaves TLS open. Waits for a
     /// command that prints the address.
     pub(crate) fn from_settings(settings: &DatabaseSettings) -> Result<Self, String> {
-        let DatabaseSettings { url, password, .. } = settings;
-        Self::in_environment(url.clone(), password.clone(), &environment)
+        let DatabaseSettings { url, password, schema, .. } = settings;
+        let target = Self::in_environment(url.clone(), password.clone(), &environment)?;
+        Ok(match schema {
+            Some(schema) => target.in_schema(schema),
+            None => target,
+        })
+    }
+
+    pub(crate) fn in_schema(mut self, name: &str) -> Self {
+        self.schema = OnceLock::from(Arc::new(Schema::new(name)));
+        self
     }
 
     /// Reads an address that has its password.
@@ -183,6 +197,8 @@ impl Target {
             reached: AtomicUsize::new(0),
             encrypted: AtomicBool::new(false),
             server: AtomicI64::new(0),
+            schema: OnceLock::new(),
+            has_warned_of_isolation: AtomicBool::new(false),
         })
     }
 
@@ -230,21 +246,21 @@ impl Target {
     }
 
     /// A connection whose driver runs as a task of the current runtime, for short use and not counted; see `connections`.
-    pub(crate) async fn connect(&self) -> Result<Client, StoreError> {
+    pub(crate) async fn connect(&self) -> Result<SchemaClient, StoreError> {
         let limit = self.connect_limit();
-        let opened = tokio::time::timeout(limit, self.open()).await;
-        let (client, messages) =
-            opened.unwrap_or_else(|_| Err(self.unreachable(format!("no answer within {limit:?}"))))?;
-        tokio::spawn(messages.try_for_each(|_| ready(Ok(()))));
-        Ok(client)
+        let opened = tokio::time::timeout(limit, self.open_session(None)).await;
+        let session = opened.unwrap_or_else(|_| Err(self.unreachable(format!("no answer within {limit:?}"))))?;
+        tokio::spawn(session.messages.try_for_each(|_| ready(Ok(()))));
+        Ok(SchemaClient::new(session.client, session.schema))
     }
 
-    /// A connection and the server's unasked messages. It works only while the messages are read.
-    pub(super) async fn open(&self) -> Result<(Client, Messages), StoreError> {
-        self.open_with("").await.map_err(|error| self.not_connected(&error))
+    /// The outbox's schema; none before the first connection found it.
+    pub(super) fn schema(&self) -> Option<&Schema> {
+        self.schema.get().map(Arc::as_ref)
     }
 
-    /// Connects with further options for the session. Waits for an only server that does not answer.
+    /// Connects with further options for the session. The connection works only while the server's unasked messages are
+    /// read. Waits for an only server that does not answer.
     pub(super) async fn open_with(&self, options: &str) -> Result<(Client, Messages), ConnectError> {
         self.open_within(None, options).await
     }
@@ -392,7 +408,7 @@ mod tests {
         let fixture = PostgresFixture::fresh().await;
         let mut url = url::Url::parse(&fixture.database.url).unwrap();
         url.query_pairs_mut().append_pair("options", "-c work_mem=3MB -c search_path=a+b");
-        let client = Target::from_url(url.as_str()).unwrap().connect().await.unwrap();
+        let client = Target::from_url(url.as_str()).unwrap().in_schema("a").connect().await.unwrap();
         let row = client.query_one("SELECT current_setting('work_mem'), current_setting('search_path')", &[]).await;
         let row = row.unwrap();
         assert_eq!((row.get(0), row.get(1)), ("3MB", "a+b"));

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use diesel_async::AsyncPgConnection;
-use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::TryStreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -23,6 +22,9 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client};
 use super::Result;
 use super::connect::{Messages, Target};
 use super::index_plans::PlannerOptions;
+use super::schema::Schema;
+use super::schema_connection::SchemaConnection;
+use super::session::Session;
 use crate::error::StoreError;
 
 /// The time within which a working server ends a cancelled statement.
@@ -43,6 +45,7 @@ pub(super) struct Opened {
     pub(super) client: Client,
     pub(super) messages: Messages,
     pub(super) index_plans: bool,
+    pub(super) schema: Arc<Schema>,
     pub(super) permit: ConnectionPermit,
 }
 
@@ -130,21 +133,15 @@ async fn open(
     give: oneshot::Sender<Result<Opened>>,
 ) {
     let began = Instant::now();
-    let opening = async {
-        match planner {
-            Some(planner) => target.open_with_planner_options(planner).await,
-            None => target.open().await.map(|(client, messages)| (client, messages, false)),
-        }
-    };
     let opened = tokio::select! {
-        opened = opening => opened,
+        opened = target.open_session(planner) => opened,
         () = silence(&target, began) => return,
     };
     match opened {
-        Ok((client, messages, index_plans)) => {
+        Ok(Session { client, messages, index_plans, schema }) => {
             let permit = ConnectionPermit { target, held: Some(permit) };
             // The caller may have stopped waiting.
-            let _ = give.send(Ok(Opened { client, messages, index_plans, permit }));
+            let _ = give.send(Ok(Opened { client, messages, index_plans, schema, permit }));
         }
         Err(error) => {
             let _ = give.send(Err(error));
@@ -185,13 +182,15 @@ impl Drop for ConnectionPermit {
 /// If it is dropped while [`busy`](Self::set_busy), its caller has stopped waiting: the statement is cancelled.
 pub(super) struct Connection {
     pub(super) client: Client,
+    pub(super) schema: Arc<Schema>,
     driver: Driver,
 }
 
 impl Connection {
     fn new(opened: Opened) -> Self {
+        let schema = Arc::clone(&opened.schema);
         let (client, _, driver) = drive(opened);
-        Self { client, driver }
+        Self { client, schema, driver }
     }
 
     /// Sets whether a reply is outstanding.
@@ -210,7 +209,7 @@ struct Driver {
 }
 
 fn drive(opened: Opened) -> (Client, bool, Driver) {
-    let Opened { client, messages, index_plans, permit } = opened;
+    let Opened { client, messages, index_plans, permit, .. } = opened;
     let (target, token) = (Arc::clone(&permit.target), client.cancel_token());
     let warned = Warned::default();
     let reading = warned.clone().read(messages);
@@ -254,11 +253,13 @@ impl managed::Manager for Connections {
     type Error = StoreError;
 
     async fn create(&self) -> Result<Pooled> {
-        let (client, index_plans, mut driver) = drive(self.open().await?);
+        let opened = self.open().await?;
+        let schema = Arc::clone(&opened.schema);
+        let (client, index_plans, mut driver) = drive(opened);
         driver.busy = true;
         let conn = AsyncPgConnection::try_from(client).await.map_err(|error| self.target.unreachable(error))?;
         driver.busy = false;
-        Ok(Pooled { conn, index_plans, driver })
+        Ok(Pooled { conn: SchemaConnection::new(conn, schema), index_plans, driver })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<Self::Error> {
@@ -273,7 +274,7 @@ pub(super) type Pool = managed::Pool<Connections>;
 
 /// A connection of a pool.
 pub(super) struct Pooled {
-    conn: AsyncPgConnection,
+    conn: SchemaConnection,
     index_plans: bool,
     driver: Driver,
 }
@@ -290,15 +291,15 @@ impl Pooled {
 }
 
 impl Deref for Pooled {
-    type Target = AsyncPgConnection;
+    type Target = SchemaConnection;
 
-    fn deref(&self) -> &AsyncPgConnection {
+    fn deref(&self) -> &SchemaConnection {
         &self.conn
     }
 }
 
 impl DerefMut for Pooled {
-    fn deref_mut(&mut self) -> &mut AsyncPgConnection {
+    fn deref_mut(&mut self) -> &mut SchemaConnection {
         &mut self.conn
     }
 }

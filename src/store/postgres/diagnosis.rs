@@ -2,18 +2,21 @@
 //! the server's language.
 
 use diesel::dsl::sql;
-use diesel::result::{DatabaseErrorKind, Error as DieselError, QueryResult};
-use diesel::sql_types::{Bool, Integer};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel::result::{DatabaseErrorKind, Error as DieselError, OptionalExtension, QueryResult};
+use diesel::sql_types::{Bool, Integer, Text};
+use diesel_async::RunQueryDsl;
 
 use super::migrate::MIGRATIONS;
+use super::schema_connection::SchemaConnection;
 use crate::store::migrate::find_obstacle;
 
 /// A cause that waiting does not remove.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cause {
     /// The tables are missing or out of date.
     Tables(&'static str),
+    /// The tables are missing, and this schema, further down the search path, has some.
+    Elsewhere(String),
     /// The role may not read a table.
     Forbidden,
 }
@@ -25,22 +28,35 @@ pub(super) fn is_unexplained(error: &DieselError) -> bool {
 
 /// Finds the cause of an error on the connection that got it. `None`: the tables are there and readable, so the cause may be
 /// temporary.
-pub(super) async fn find_cause(conn: &mut AsyncPgConnection) -> QueryResult<Option<Cause>> {
-    let (is_missing, is_forbidden): (bool, bool) = sql::<(Bool, Bool)>(TABLES).get_result(conn).await?;
+pub(super) async fn find_cause(conn: &mut SchemaConnection) -> QueryResult<Option<Cause>> {
+    let tables = tables(&conn.schema().literal());
+    let (is_missing, is_forbidden): (bool, bool) = sql::<(Bool, Bool)>(&tables).get_result(conn).await?;
     if is_forbidden {
         return Ok(Some(Cause::Forbidden));
     }
     if is_missing {
-        return Ok(Some(Cause::Tables("missing")));
+        let elsewhere: Option<String> = sql::<Text>(ELSEWHERE).get_result(conn).await.optional()?;
+        return Ok(Some(elsewhere.map_or(Cause::Tables("missing"), Cause::Elsewhere)));
     }
     let applied: Vec<i32> = sql::<Integer>("SELECT version FROM outbox_migrations").load(conn).await?;
     Ok(find_obstacle(&MIGRATIONS, &applied).map(Cause::Tables))
 }
 
-/// A right to some columns is enough to read what is needed of them.
-const TABLES: &str = "SELECT bool_or(t.oid IS NULL), coalesce(bool_or(NOT has_any_column_privilege(t.oid, 'SELECT')), false) \
-    FROM (SELECT to_regclass(n.name)::oid AS oid \
-        FROM unnest(ARRAY['outbox_events', 'outbox_meta', 'outbox_migrations']) AS n(name)) t";
+/// Whether a table is missing in the schema, and whether the role may not read one. A right to some columns is enough to read
+/// what is needed of them.
+fn tables(schema: &str) -> String {
+    format!(
+        "SELECT bool_or(t.oid IS NULL), coalesce(bool_or(NOT has_any_column_privilege(t.oid, 'SELECT')), false) \
+            OR coalesce(bool_or(NOT has_schema_privilege(s.oid, 'USAGE')), false) \
+         FROM unnest(ARRAY['outbox_events', 'outbox_meta', 'outbox_migrations']) AS n(name) \
+            LEFT JOIN pg_namespace s ON s.nspname = {schema} \
+            LEFT JOIN pg_class t ON t.relname = n.name AND t.relnamespace = s.oid"
+    )
+}
+
+const ELSEWHERE: &str = "SELECT s.nspname::text FROM unnest(current_schemas(false)) WITH ORDINALITY AS p(name, n) \
+    JOIN pg_namespace s ON s.nspname = p.name JOIN pg_class t ON t.relnamespace = s.oid AND t.relname = 'outbox_meta' \
+    ORDER BY p.n LIMIT 1";
 
 #[cfg(test)]
 mod tests {

@@ -32,11 +32,23 @@ impl Target {
     }
 
     pub(super) fn not_migrated(&self, state: &'static str) -> StoreError {
-        StoreError::NotMigrated { target: self.shown(), state }
+        StoreError::NotMigrated { target: self.shown_schema(), state }
     }
 
     pub(super) fn not_adoptable(&self, objections: String) -> StoreError {
-        StoreError::NotAdoptable { target: self.shown(), objections }
+        StoreError::NotAdoptable { target: self.shown_schema(), objections }
+    }
+
+    pub(super) fn unsuitable(&self, problem: impl Into<String>) -> StoreError {
+        StoreError::Unsuitable { target: self.shown(), problem: problem.into() }
+    }
+
+    /// The outbox's schema and its database, for messages.
+    fn shown_schema(&self) -> String {
+        match self.schema() {
+            Some(schema) => format!("schema `{}` of {}", schema.name(), self.shown()),
+            None => self.shown(),
+        }
     }
 
     /// Converts a statement's error with what was found out about it; see `diagnosis`.
@@ -48,6 +60,13 @@ impl Target {
     ) -> StoreError {
         match cause {
             Some(Cause::Tables(state)) => self.not_migrated(state),
+            Some(Cause::Elsewhere(other)) => {
+                let target = format!(
+                    "{} (schema `{other}` of the search path has an outbox: `database.schema` chooses)",
+                    self.shown_schema()
+                );
+                StoreError::NotMigrated { target, state: "missing" }
+            }
             Some(Cause::Forbidden) => StoreError::Query { operation, transient: false, reason: chain(error) },
             None => self.query_error(operation, error),
         }
@@ -64,7 +83,7 @@ impl Target {
     /// Converts an error of the plain driver.
     pub(super) fn driver_error(&self, operation: &'static str, error: &tokio_postgres::Error) -> StoreError {
         match error.code() {
-            Some(&SqlState::UNDEFINED_TABLE) => self.not_migrated("missing"),
+            Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => self.not_migrated("missing"),
             Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => self.read_only(),
             Some(&SqlState::LOCK_NOT_AVAILABLE) => StoreError::Locked { operation },
             Some(state) if is_refusal(state.code()) => {
@@ -129,11 +148,22 @@ impl Display for ConnectError {
             }
             match error {
                 AttemptError::Unread(reason) => f.write_str(reason)?,
-                AttemptError::Driver(error) => f.write_str(&chain(error))?,
+                AttemptError::Driver(error) => write!(f, "{}{}", chain(error), remedy(error))?,
                 AttemptError::Silent(limit) => write!(f, "no answer within {limit:?}")?,
             }
         }
         Ok(())
+    }
+}
+
+/// What an operator can do about an error.
+fn remedy(error: &DriverError) -> &'static str {
+    match error.code() {
+        Some(&SqlState::TOO_MANY_CONNECTIONS) => {
+            ". Raise max_connections or the CONNECTION LIMIT of the role or the database, or lower `database.connections`; \
+             see docs/postgres.md"
+        }
+        _ => "",
     }
 }
 

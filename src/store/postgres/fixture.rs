@@ -1,4 +1,5 @@
-//! PostgreSQL for the contract suite: each test has a database of its own.
+//! PostgreSQL for the contract suite: each test has a database of its own, in which the outbox is in a schema that its own
+//! connections would not find; those of the tests do.
 
 use std::sync::Arc;
 
@@ -6,10 +7,14 @@ use async_trait::async_trait;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::schema::Schema;
 use super::{PostgresStore, Target};
 use crate::store::Store;
 use crate::store::conformance::{Fixture, OpenTransaction};
 use crate::test_support::postgres::{self, Database};
+
+/// A name that must be quoted in every way.
+pub(super) const SCHEMA: &str = "The \"Outbox\"'s";
 
 pub(crate) struct PostgresFixture {
     pub(crate) database: Database,
@@ -20,8 +25,12 @@ pub(crate) struct PostgresFixture {
 impl Fixture for PostgresFixture {
     async fn empty() -> Self {
         let database = postgres::database().await;
-        let store = Arc::new(PostgresStore::new(Target::from_url(&database.url).unwrap(), None).unwrap());
-        Self { database, store }
+        let path = format!("ALTER DATABASE {} SET search_path = {}", database.name, Schema::new(SCHEMA).quoted());
+        database.connect().await.batch_execute(&path).await.unwrap();
+        let mut elsewhere = url::Url::parse(&database.url).unwrap();
+        elsewhere.query_pairs_mut().append_pair("options", "-c search_path=elsewhere");
+        let target = Target::from_url(elsewhere.as_str()).unwrap().in_schema(SCHEMA);
+        Self { database, store: Arc::new(PostgresStore::new(target, None).unwrap()) }
     }
 
     fn store(&self) -> Arc<dyn Store> {

@@ -10,18 +10,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::{Client, SimpleQueryMessage};
-
-use super::connect::{DriverError, Messages, Target, while_reading};
-use super::errors::ConnectError;
-use crate::error::StoreError;
+use super::connect::Target;
 
 /// Options of a connection that rule out plans without an index.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PlannerOptions {
-    options: &'static str,
+    pub(super) options: &'static str,
     /// One of the settings, which is `off` for hardly any other reason.
-    witness: &'static str,
+    pub(super) witness: &'static str,
 }
 
 /// For reading. JIT is off because a plan that needs a forbidden step counts as expensive and would be compiled.
@@ -61,11 +57,16 @@ impl IndexPlans {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enable(&self) {
+    pub(super) fn enable(&self) {
         *self.state() = State::default();
     }
 
-    fn disable(&self, why: &str) {
+    /// A connection with options has succeeded; whether they reached the server is not known.
+    pub(super) fn note_success(&self) {
+        self.state().ended_silently = 0;
+    }
+
+    pub(super) fn disable(&self, why: &str) {
         *self.state() = State { disabled_until: Some(Instant::now() + PAUSE), ended_silently: 0 };
         tracing::debug!(
             why,
@@ -75,7 +76,7 @@ impl IndexPlans {
     }
 
     /// Whether a connection that ended silently was the last of too many.
-    fn is_refused_silently(&self) -> bool {
+    pub(super) fn is_refused_silently(&self) -> bool {
         let mut state = self.state();
         state.ended_silently += 1;
         state.ended_silently >= SILENT_REFUSALS
@@ -92,69 +93,6 @@ impl Target {
     pub(super) fn tries_index_plans(&self) -> bool {
         self.index_plans.state().disabled_until.is_none_or(|until| until <= Instant::now())
     }
-
-    /// A connection, and whether the server accepted the options.
-    pub(super) async fn open_with_planner_options(
-        &self,
-        planner: PlannerOptions,
-    ) -> Result<(Client, Messages, bool), StoreError> {
-        if !self.tries_index_plans() {
-            return self.open_plain().await;
-        }
-        match self.open_with(planner.options).await {
-            Ok((client, messages)) => self.check_planner_options(client, messages, planner).await,
-            Err(error) if self.may_refuse_options(&error) => {
-                let plain = self.open_plain().await?;
-                self.index_plans.disable("refused");
-                Ok(plain)
-            }
-            Err(error) => Err(self.not_connected(&error)),
-        }
-    }
-
-    async fn open_plain(&self) -> Result<(Client, Messages, bool), StoreError> {
-        self.open().await.map(|(client, messages)| (client, messages, false))
-    }
-
-    async fn check_planner_options(
-        &self,
-        client: Client,
-        mut messages: Messages,
-        planner: PlannerOptions,
-    ) -> Result<(Client, Messages, bool), StoreError> {
-        let accepted = planner.is_accepted(&client, &mut messages).await.map_err(|error| self.connect_error(&error))?;
-        if accepted {
-            self.index_plans.enable()
-        } else {
-            self.index_plans.disable("ignored")
-        }
-        Ok((client, messages, accepted))
-    }
-
-    /// Poolers give various reasons, or none. A network failure says nothing about the options.
-    fn may_refuse_options(&self, error: &ConnectError) -> bool {
-        let Some(error) = error.driver_error() else { return false };
-        match error.code() {
-            Some(state) => !is_about_the_server(state.code()),
-            None => error.is_closed() && self.index_plans.is_refused_silently(),
-        }
-    }
-}
-
-impl PlannerOptions {
-    async fn is_accepted(self, client: &Client, messages: &mut Messages) -> Result<bool, DriverError> {
-        let question = format!("SELECT current_setting('{}')", self.witness);
-        let answer = while_reading(messages, client.simple_query(&question)).await?;
-        Ok(answer.iter().any(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0) == Some("off"),
-            _ => false,
-        }))
-    }
-}
-
-/// Whether the server would refuse plain connections too: authorization, no such database, no resources, shutdown.
-fn is_about_the_server(sqlstate: &str) -> bool {
-    ["28", "3D", "53", "57"].iter().any(|class| sqlstate.starts_with(class))
 }
 
 #[cfg(test)]
@@ -168,7 +106,7 @@ mod tests {
 
     use super::*;
     use crate::store::conformance::Fixture;
-    use crate::store::postgres::fixture::PostgresFixture;
+    use crate::store::postgres::fixture::{PostgresFixture, SCHEMA};
 
     /// The fixture's database behind a proxy that ends connections with options, up to this number.
     async fn target_behind(fixture: &PostgresFixture, ended: usize) -> Arc<Target> {
@@ -182,7 +120,7 @@ mod tests {
                 tokio::spawn(pass(client, server, Arc::clone(&left)));
             }
         });
-        Arc::new(Target::from_url(url.as_str()).unwrap())
+        Arc::new(Target::from_url(url.as_str()).unwrap().in_schema(SCHEMA))
     }
 
     async fn pass(mut client: TcpStream, server: u16, left: Arc<AtomicUsize>) {
@@ -201,9 +139,9 @@ mod tests {
     async fn one_error_of_the_network_gives_nothing_up() {
         let fixture = PostgresFixture::empty().await;
         let target = target_behind(&fixture, 1).await;
-        assert!(target.open_with_planner_options(READING).await.is_err());
+        assert!(target.open_session(Some(READING)).await.is_err());
         assert!(target.can_cache_statements());
-        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, accepted)| accepted));
+        assert!(target.open_session(Some(READING)).await.is_ok_and(|session| session.index_plans));
     }
 
     #[tokio::test]
@@ -211,15 +149,15 @@ mod tests {
         let fixture = PostgresFixture::empty().await;
         let target = target_behind(&fixture, 3).await;
         for _ in 1..SILENT_REFUSALS {
-            assert!(target.open_with_planner_options(READING).await.is_err());
+            assert!(target.open_session(Some(READING)).await.is_err());
         }
-        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, accepted)| !accepted));
+        assert!(target.open_session(Some(READING)).await.is_ok_and(|session| !session.index_plans));
         assert!(!target.can_cache_statements() && !target.tries_index_plans());
-        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, accepted)| !accepted));
+        assert!(target.open_session(Some(READING)).await.is_ok_and(|session| !session.index_plans));
 
         target.index_plans.state().disabled_until = Some(Instant::now());
         assert!(target.tries_index_plans() && !target.can_cache_statements());
-        assert!(target.open_with_planner_options(READING).await.is_ok_and(|(_, _, accepted)| accepted));
+        assert!(target.open_session(Some(READING)).await.is_ok_and(|session| session.index_plans));
         assert!(target.can_cache_statements());
     }
 }

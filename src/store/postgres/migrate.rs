@@ -1,17 +1,18 @@
 //! Creating and upgrading the tables.
 
-use diesel::sql_types::{Integer, Nullable, Uuid as SqlUuid};
+use diesel::sql_types::{Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
-use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::connect::Target;
+use super::schema::Schema;
+use super::schema_client::SchemaClient;
 use super::statement::on_a_primary;
-use super::{PostgresStore, Result, adopt};
+use super::{PostgresStore, Result, access, adopt};
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, ProgressFn, find_obstacle, find_pending};
 
-pub(super) const MIGRATIONS: [Migration; 4] = [
+pub(super) const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         sql: concat!(
@@ -27,26 +28,34 @@ pub(super) const MIGRATIONS: [Migration; 4] = [
     Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_leases.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_handlers.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/postgres/0004_event_time_and_pauses.sql") },
+    Migration { version: 6, sql: include_str!("../../../migrations/postgres/0006_schema.sql") },
 ];
 
-/// `outbox` as a number: the lock that allows one migration at a time in a database.
-pub(super) const ADVISORY_LOCK: i64 = 0x6f75_7462_6f78;
+/// The key of the lock that allows one migration at a time in a schema, in SQL.
+pub(super) fn lock_key(schema: &Schema) -> String {
+    const OUTBOX: i64 = 0x6f75_7462_6f78;
+    format!("hashtextextended({}, {OUTBOX})", schema.literal())
+}
 
 /// The steps that [`migrate`] would run.
 pub(super) async fn plan(target: &Target) -> Result<MigrationPlan> {
     let client = target.connect().await?;
+    access::check_migration(target, &client).await?;
     let mut plan = adopt::plan(target, &client).await?;
-    let mut applied = find_applied(&client).await.map_err(|error| target.driver_error("migrate", &error))?;
+    let failed = |error| target.driver_error("migrate", &error);
+    let mut applied = find_applied(&client).await.map_err(failed)?;
     if plan.adopts {
         applied.push(1);
     }
-    plan.steps.extend(steps(&applied));
+    let create = create_schema(&client).await.map_err(failed)?;
+    plan.steps.extend(steps(client.schema(), create, &applied));
     Ok(plan)
 }
 
 /// Adopts a table of django-broadcaster, if there is one, and applies the pending migrations.
 pub(super) async fn migrate(target: &Target, watch: &ProgressFn) -> Result<MigrationPlan> {
     let client = target.connect().await?;
+    access::check_migration(target, &client).await?;
     let mut plan = adopt::adopt(target, &client, watch).await?;
     // An error drops the connection, and with it the transaction.
     let applied = apply(&client).await.map_err(|error| target.driver_error("migrate", &error))?;
@@ -55,10 +64,15 @@ pub(super) async fn migrate(target: &Target, watch: &ProgressFn) -> Result<Migra
 }
 
 /// Applies all pending migrations in one transaction.
-async fn apply(client: &Client) -> std::result::Result<Vec<MigrationStep>, tokio_postgres::Error> {
-    let begin = format!("BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({ADVISORY_LOCK})");
-    client.batch_execute(&begin).await?;
+async fn apply(client: &SchemaClient) -> std::result::Result<Vec<MigrationStep>, tokio_postgres::Error> {
+    let lock = format!("SELECT pg_advisory_xact_lock({})", lock_key(client.schema()));
+    client.batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = '10s'; {lock}")).await?;
     let applied = find_applied(client).await?;
+    let create = create_schema(client).await?;
+    if let Some(create) = &create {
+        client.batch_execute(create).await?;
+    }
+    client.batch_execute(&client.schema().set_local()).await?;
     for migration in find_pending(&MIGRATIONS, &applied) {
         for statement in migration.statements() {
             client.batch_execute(statement).await?;
@@ -66,14 +80,27 @@ async fn apply(client: &Client) -> std::result::Result<Vec<MigrationStep>, tokio
         client.execute("INSERT INTO outbox_migrations (version) VALUES ($1)", &[&migration.version]).await?;
     }
     client.batch_execute("COMMIT").await?;
-    Ok(steps(&applied))
+    Ok(steps(client.schema(), create, &applied))
 }
 
-fn steps(applied: &[i32]) -> Vec<MigrationStep> {
-    find_pending(&MIGRATIONS, applied).into_iter().flat_map(Migration::statements).map(MigrationStep::new).collect()
+/// The pending statements, with those that create and enter the schema, as an operator would run them.
+fn steps(schema: &Schema, create: Option<String>, applied: &[i32]) -> Vec<MigrationStep> {
+    let pending = find_pending(&MIGRATIONS, applied);
+    if pending.is_empty() {
+        return Vec::new();
+    }
+    let statements = pending.into_iter().flat_map(Migration::statements).map(str::to_owned);
+    create.into_iter().chain([schema.set_search_path()]).chain(statements).map(MigrationStep::new).collect()
 }
 
-async fn find_applied(client: &Client) -> std::result::Result<Vec<i32>, tokio_postgres::Error> {
+/// The statement that creates the schema, if it is missing.
+async fn create_schema(client: &SchemaClient) -> std::result::Result<Option<String>, tokio_postgres::Error> {
+    let find = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+    let is_there: bool = client.query_one(find, &[&client.schema().name()]).await?.try_get(0)?;
+    Ok((!is_there).then(|| format!("CREATE SCHEMA {}", client.schema().quoted())))
+}
+
+async fn find_applied(client: &SchemaClient) -> std::result::Result<Vec<i32>, tokio_postgres::Error> {
     let known: bool = client.query_one("SELECT to_regclass('outbox_migrations') IS NOT NULL", &[]).await?.try_get(0)?;
     if !known {
         return Ok(Vec::new());
@@ -86,17 +113,21 @@ async fn find_applied(client: &Client) -> std::result::Result<Vec<i32>, tokio_po
 pub(super) async fn outbox_id(store: &PostgresStore) -> Result<Uuid> {
     let rows = store
         .run("read the outbox's id", |conn| {
-            diesel::dsl::sql::<(SqlUuid, Nullable<Integer>)>(concat!(
-                "SELECT m.id, a.version FROM outbox_meta m LEFT JOIN outbox_migrations a ON true WHERE ",
+            diesel::dsl::sql::<(SqlUuid, Nullable<Integer>, Text)>(concat!(
+                "SELECT m.id, a.version, getdatabaseencoding()::text FROM outbox_meta m \
+                 LEFT JOIN outbox_migrations a ON true WHERE ",
                 on_a_primary!()
             ))
-            .load::<(Uuid, Option<i32>)>(conn)
+            .load::<(Uuid, Option<i32>, String)>(conn)
             .boxed()
         })
         .await?;
-    let applied: Vec<i32> = rows.iter().filter_map(|(_, version)| *version).collect();
+    if let Some((_, _, encoding)) = rows.as_slice().first() {
+        store.target.check_encoding(encoding)?;
+    }
+    let applied: Vec<i32> = rows.iter().filter_map(|(_, version, _)| *version).collect();
     match (find_obstacle(&MIGRATIONS, &applied), rows.as_slice()) {
-        (None, [(id, _), ..]) => Ok(*id),
+        (None, [(id, ..), ..]) => Ok(*id),
         (obstacle, _) => Err(store.target.not_migrated(obstacle.unwrap_or("missing"))),
     }
 }

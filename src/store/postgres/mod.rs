@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use deadpool::managed::Object;
 use diesel::result::QueryResult;
-use diesel_async::AsyncPgConnection;
-use diesel_async::pooled_connection::PoolableConnection;
 use futures_util::future::BoxFuture;
 
 use self::connections::{Connections, Pool, Sweep, no_connection};
+use self::schema_connection::SchemaConnection;
 use super::Result;
 use crate::error::StoreError;
 
+mod access;
 mod address;
 mod admin;
 mod adopt;
@@ -46,12 +46,18 @@ mod queue_position;
 mod refusal;
 mod roles;
 pub(crate) mod row;
+mod schema;
+mod schema_client;
+mod schema_connection;
+mod session;
 mod settle;
 mod statement;
 mod tls;
 mod trigger;
 
 pub(crate) use connect::Target;
+#[cfg(any(test, feature = "bench-api"))]
+pub(crate) use schema_client::SchemaClient;
 use settle::{SettlePool, Settling};
 
 /// The number of shards in a lane; `outbox_shard` masks with one less.
@@ -102,11 +108,17 @@ impl PostgresStore {
         Ok(Self { target, pool, reading, settling, listening, rounds: handlers::Rounds::default() })
     }
 
+    /// Those of the pools, the heartbeat's and the listener's.
+    fn most_connections(&self) -> usize {
+        let pools = [self.pool.status().max_size, self.reading.status().max_size, self.settling.pool.max_size()];
+        pools.iter().sum::<usize>() + 2
+    }
+
     /// Runs statements on a pooled connection, with a time limit.
     async fn run<T: Send>(
         &self,
         operation: &'static str,
-        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+        statements: impl for<'c> FnOnce(&'c mut SchemaConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
         self.run_within(STATEMENT_LIMIT, operation, statements).await
     }
@@ -115,7 +127,7 @@ impl PostgresStore {
     async fn read<T: Send>(
         &self,
         operation: &'static str,
-        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+        statements: impl for<'c> FnOnce(&'c mut SchemaConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
         self.read_within(STATEMENT_LIMIT, operation, statements).await
     }
@@ -124,7 +136,7 @@ impl PostgresStore {
         &self,
         limit: Duration,
         operation: &'static str,
-        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+        statements: impl for<'c> FnOnce(&'c mut SchemaConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
         run_on(&self.target, &self.reading, limit, operation, statements).await
     }
@@ -133,7 +145,7 @@ impl PostgresStore {
         &self,
         limit: Duration,
         operation: &'static str,
-        statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+        statements: impl for<'c> FnOnce(&'c mut SchemaConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
     ) -> Result<T> {
         run_on(&self.target, &self.pool, limit, operation, statements).await
     }
@@ -144,7 +156,7 @@ async fn run_on<T: Send>(
     pool: &Pool,
     limit: Duration,
     operation: &'static str,
-    statements: impl for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
+    statements: impl for<'c> FnOnce(&'c mut SchemaConnection) -> BoxFuture<'c, QueryResult<T>> + Send,
 ) -> Result<T> {
     let _given_up = Sweep(pool);
     let mut conn = pool.get().await.map_err(|error| no_connection(target, error))?;
@@ -163,7 +175,7 @@ async fn run_on<T: Send>(
         return Err(StoreError::Timeout { operation, limit });
     };
     conn.set_busy(false);
-    if !PoolableConnection::is_broken(&mut **conn) {
+    if !conn.is_broken() {
         target.pulse.note_statement(sent);
     }
     let answer = answer.map_err(|(error, cause)| target.explained_error(operation, &error, cause));

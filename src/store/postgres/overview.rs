@@ -54,7 +54,7 @@ async fn estimate(store: &PostgresStore) -> Result<Option<i64>> {
     let query = sql::<Nullable<BigInt>>(
         "SELECT CASE WHEN reltuples > 0 AND relpages > 0 THEN \
             (reltuples / relpages * (pg_relation_size(oid) / current_setting('block_size')::bigint))::bigint END \
-         FROM pg_class WHERE oid = 'outbox_events'::regclass",
+         FROM pg_class WHERE oid = to_regclass('outbox_events')",
     );
     store.run("estimate the number of events", |conn| query.get_result(conn).boxed()).await
 }

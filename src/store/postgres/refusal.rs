@@ -2,10 +2,10 @@
 //! a server that cannot serve now; so the plain driver asks again, in a transaction that is rolled back.
 
 use chrono::DateTime;
-use tokio_postgres::Client;
 
 use super::errors::{chain, is_refusal};
 use super::insert::insert_all_columns;
+use super::schema_client::SchemaClient;
 use super::{PostgresStore, STATEMENT_LIMIT};
 use crate::error::StoreError;
 use crate::publish::{NewEvent, ValidEvent, prepare_all};
@@ -24,7 +24,7 @@ pub(super) async fn refusal(store: &PostgresStore, events: Vec<NewEvent>) -> Opt
 }
 
 /// Returns the server's error, if any. The connection ends with its caller, and the transaction with the connection.
-async fn insert_and_roll_back(client: &Client, events: &[ValidEvent]) -> Option<tokio_postgres::Error> {
+async fn insert_and_roll_back(client: &SchemaClient, events: &[ValidEvent]) -> Option<tokio_postgres::Error> {
     let inserted = async {
         client.batch_execute("BEGIN").await?;
         insert(client, events).await?;
@@ -34,7 +34,7 @@ async fn insert_and_roll_back(client: &Client, events: &[ValidEvent]) -> Option<
     inserted.await.err()
 }
 
-async fn insert(client: &Client, events: &[ValidEvent]) -> Result<u64, tokio_postgres::Error> {
+async fn insert(client: &SchemaClient, events: &[ValidEvent]) -> Result<u64, tokio_postgres::Error> {
     fn column<'a, T>(events: &'a [ValidEvent], value: impl Fn(&'a ValidEvent) -> T) -> Vec<T> {
         events.iter().map(value).collect()
     }

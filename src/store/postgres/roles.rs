@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, SHARDS, admin, change, claimed, fetch, handlers, history, leases, migrate, overview, pauses,
+    PostgresStore, SHARDS, access, admin, change, claimed, fetch, handlers, history, leases, migrate, overview, pauses,
     queue_position, refusal, row, settle,
 };
 use crate::error::{PublishError, StoreError};
@@ -29,6 +29,22 @@ use crate::store::{
 impl SchemaStore for PostgresStore {
     async fn outbox_id(&self) -> Result<Uuid> {
         migrate::outbox_id(self).await
+    }
+
+    fn schema(&self) -> Option<String> {
+        self.target.schema().map(|schema| schema.name().to_owned())
+    }
+
+    fn most_connections(&self) -> Option<usize> {
+        Some(PostgresStore::most_connections(self))
+    }
+
+    async fn check_visibility(&self) -> Result<()> {
+        access::check_visibility(self).await
+    }
+
+    async fn check_worker(&self) -> Result<()> {
+        access::check_worker(self).await
     }
 
     async fn plan_migration(&self) -> Result<MigrationPlan> {

@@ -1,10 +1,10 @@
 //! The trigger that sends notifications for writers that send none.
 
-use tokio_postgres::Client;
-
 use super::Result;
 use super::adopt::{AdoptSession, transaction};
 use super::connect::Target;
+use super::schema::Schema;
+use super::schema_client::SchemaClient;
 use crate::store::migrate::{MigrationPlan, MigrationStep};
 
 const CREATE: &str = include_str!("../../../migrations/postgres/notify/create.sql");
@@ -35,13 +35,13 @@ pub(super) async fn set(target: &Target, wanted: bool) -> Result<MigrationPlan> 
     Ok(plan)
 }
 
-async fn plan_with(target: &Target, client: &Client, wanted: bool) -> Result<MigrationPlan> {
+async fn plan_with(target: &Target, client: &SchemaClient, wanted: bool) -> Result<MigrationPlan> {
     let is_done = is_as(client, wanted).await.map_err(|error| target.driver_error("find the trigger", &error))?;
-    let steps = if is_done { Vec::new() } else { vec![step(wanted)] };
+    let steps = if is_done { Vec::new() } else { vec![step(client.schema(), wanted)] };
     Ok(MigrationPlan { steps, ..MigrationPlan::default() })
 }
 
-async fn is_as(client: &Client, wanted: bool) -> std::result::Result<bool, tokio_postgres::Error> {
+async fn is_as(client: &SchemaClient, wanted: bool) -> std::result::Result<bool, tokio_postgres::Error> {
     let known: bool = client.query_one("SELECT to_regclass('outbox_meta') IS NOT NULL", &[]).await?.try_get(0)?;
     if !known {
         return Ok(!wanted);
@@ -55,7 +55,7 @@ fn statements(wanted: bool) -> &'static str {
     if wanted { CREATE } else { DROP }
 }
 
-fn step(wanted: bool) -> MigrationStep {
+fn step(schema: &Schema, wanted: bool) -> MigrationStep {
     let cost = match wanted {
         true => {
             "From then on transactions that insert events commit one after the other: see docs/operations.md.\nBlocks \
@@ -67,5 +67,5 @@ fn step(wanted: bool) -> MigrationStep {
              it is retried."
         }
     };
-    MigrationStep { sql: transaction(statements(wanted)), cost: cost.to_owned() }
+    MigrationStep { sql: transaction(schema, statements(wanted)), cost: cost.to_owned() }
 }

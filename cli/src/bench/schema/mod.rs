@@ -45,9 +45,14 @@ impl BenchSchema {
         schema.run(&format!("CREATE SCHEMA {}", schema.name)).await?;
         let mut settings = Settings::default();
         settings.database.url = schema.url.clone();
+        settings.database.schema = Some(schema.name.clone());
         OutboxAdmin::new(&settings)?.migrate(|_| ()).await?;
         schema.run(counters::NOTE_STARTS).await?;
         Ok(schema)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The address for other connections into this schema.

@@ -149,7 +149,7 @@ async fn an_index_that_was_left_half_built_is_dropped_and_built_again() {
     holder.batch_execute("COMMIT").await.unwrap();
 
     let planned = String::from_utf8(adoption.migrate(&["--dry-run"]).stdout).unwrap();
-    assert_eq!(planned.matches("DROP INDEX CONCURRENTLY outbox_events_created;").count(), 1, "{planned}");
+    assert_eq!(planned.matches("DROP INDEX CONCURRENTLY \"public\".outbox_events_created;").count(), 1, "{planned}");
     adoption.adopt();
     assert_eq!(schema(&sql).await, fresh_schema().await);
 }

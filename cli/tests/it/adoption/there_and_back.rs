@@ -24,7 +24,10 @@ async fn an_adoption_does_not_rewrite_the_table_and_the_second_changes_nothing()
     assert_eq!(test.number("SELECT count(to_regclass('outbox_events_seq'))").await, 0, "a dry run changed something");
 
     let said = adoption.adopt();
-    assert!(said.starts_with("adopted django-broadcaster's table: the outbox tables in postgres://"), "{said}");
+    assert!(
+        said.starts_with("adopted django-broadcaster's table: the outbox tables in schema public of postgres://"),
+        "{said}"
+    );
     assert_eq!((test.number(FILE).await, test.number(THEIRS).await), before);
     assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE seq IS NULL").await, 0);
     let (sql, outbox) = (test.sql().await, "SELECT id::text FROM outbox_meta");
@@ -32,6 +35,23 @@ async fn an_adoption_does_not_rewrite_the_table_and_the_second_changes_nothing()
     assert!(adoption.adopt().starts_with("already up to date"));
     assert_eq!(schema(&sql).await, first);
     assert_eq!(sql.query_one(outbox, &[]).await.unwrap().get::<_, String>(0), id);
+}
+
+#[tokio::test]
+async fn a_table_in_another_schema_is_adopted_there_alone() {
+    let adoption = Adoption::new().await;
+    let test = &adoption.test;
+    adoption.django.call("publish", &["0", "20"]);
+    test.sql().await.batch_execute("CREATE SCHEMA shop; ALTER TABLE outbox_events SET SCHEMA shop").await.unwrap();
+    test.run(&["migrate"]).await;
+    let mut adopt = test.outbox(&test.settings().write(), &["migrate"]);
+    let adopted = adopt.env("OUTBOX__DATABASE__SCHEMA", "shop").output().unwrap();
+    let said = String::from_utf8_lossy(&adopted.stdout).into_owned();
+    assert!(said.starts_with("adopted django-broadcaster's table: the outbox tables in schema shop of"), "{said}");
+    assert_eq!(test.number("SELECT count(*) FROM shop.outbox_events WHERE seq IS NOT NULL").await, 20);
+    assert_eq!(test.number("SELECT count(*) FROM public.outbox_events").await, 0);
+    let tables = |schema: &str| format!("SELECT count(*) FROM pg_tables WHERE schemaname = '{schema}'");
+    assert!(test.number(&tables("shop")).await > 8 && test.number(&tables("public")).await > 8);
 }
 
 #[tokio::test]

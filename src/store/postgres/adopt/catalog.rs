@@ -1,9 +1,10 @@
 //! The state of the database before and during an adoption.
 
 use serde_json::Value;
-use tokio_postgres::{Client, Error, SimpleQueryMessage};
+use tokio_postgres::{Error, SimpleQueryMessage};
 
 use super::check::{Column, find_objections, has_ours};
+use crate::store::postgres::schema_client::SchemaClient;
 
 /// The table that an adoption finds.
 pub(super) struct Found {
@@ -17,13 +18,13 @@ pub(super) struct Found {
 }
 
 /// Whether a table exists that none of our migrations has finished.
-pub(super) async fn is_foreign(client: &Client) -> Result<bool, Error> {
+pub(super) async fn is_foreign(client: &SchemaClient) -> Result<bool, Error> {
     let known = "SELECT to_regclass('outbox_events') IS NOT NULL AND to_regclass('outbox_migrations') IS NULL";
     client.query_one(known, &[]).await?.try_get(0)
 }
 
 /// Why the table cannot be adopted, or its state.
-pub(super) async fn inspect(client: &Client) -> Result<Result<Found, String>, Error> {
+pub(super) async fn inspect(client: &SchemaClient) -> Result<Result<Found, String>, Error> {
     let kind: Option<String> = client.query_one(KIND, &[]).await?.try_get(0)?;
     if kind.as_deref() != Some("r") {
         return Ok(Err("it is not an ordinary table".to_owned()));
@@ -46,7 +47,7 @@ pub(super) async fn inspect(client: &Client) -> Result<Result<Found, String>, Er
     Ok(Ok(Found { has_columns, unplaced, processing, rows, pages: count_pages(client).await? }))
 }
 
-async fn columns(client: &Client) -> Result<Vec<Column>, Error> {
+async fn columns(client: &SchemaClient) -> Result<Vec<Column>, Error> {
     let rows = client.query(COLUMNS, &[]).await?;
     let column = |row: &tokio_postgres::Row| {
         Ok(Column {
@@ -60,7 +61,7 @@ async fn columns(client: &Client) -> Result<Vec<Column>, Error> {
 }
 
 /// Unpublished rows without a `seq`, and those in `processing`; counted by django-broadcaster's index on the status.
-pub(super) async fn count_unpublished(client: &Client, has_columns: bool) -> Result<(i64, i64), Error> {
+pub(super) async fn count_unpublished(client: &SchemaClient, has_columns: bool) -> Result<(i64, i64), Error> {
     let unplaced = if has_columns { "seq IS NULL" } else { "true" };
     let query = format!(
         "SELECT count(*) FILTER (WHERE {unplaced}), count(*) FILTER (WHERE status = 'processing') FROM outbox_events \
@@ -70,14 +71,15 @@ pub(super) async fn count_unpublished(client: &Client, has_columns: bool) -> Res
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
-pub(super) async fn count_pages(client: &Client) -> Result<i64, Error> {
+pub(super) async fn count_pages(client: &SchemaClient) -> Result<i64, Error> {
     let pages = "SELECT pg_relation_size('outbox_events') / current_setting('block_size')::bigint";
     client.query_one(pages, &[]).await?.try_get(0)
 }
 
 /// The planner's estimate: counting all rows would read the whole table.
-async fn estimate_rows(client: &Client) -> Result<i64, Error> {
-    let answer = client.simple_query("EXPLAIN (FORMAT JSON) SELECT FROM outbox_events").await?;
+async fn estimate_rows(client: &SchemaClient) -> Result<i64, Error> {
+    let explain = client.schema().qualify("EXPLAIN (FORMAT JSON) SELECT FROM outbox_events");
+    let answer = client.simple_query(&explain).await?;
     let plan = answer.iter().find_map(first_column).and_then(|text| serde_json::from_str::<Value>(&text).ok());
     Ok(plan.and_then(|plan| plan.pointer("/0/Plan/Plan Rows")?.as_i64()).unwrap_or(0))
 }
@@ -90,13 +92,17 @@ pub(super) fn first_column(message: &SimpleQueryMessage) -> Option<String> {
     }
 }
 
-pub(super) async fn is_built(client: &Client, index: &str) -> Result<bool, Error> {
-    client.query_one(HAS_INDEX, &[&index, &true]).await?.try_get(0)
+pub(super) async fn is_built(client: &SchemaClient, index: &str) -> Result<bool, Error> {
+    client.query_one(HAS_INDEX, &[&qualified(client, index), &true]).await?.try_get(0)
 }
 
 /// Whether an interrupted run left this index unfinished.
-pub(super) async fn is_unfinished(client: &Client, index: &str) -> Result<bool, Error> {
-    client.query_one(HAS_INDEX, &[&index, &false]).await?.try_get(0)
+pub(super) async fn is_unfinished(client: &SchemaClient, index: &str) -> Result<bool, Error> {
+    client.query_one(HAS_INDEX, &[&qualified(client, index), &false]).await?.try_get(0)
+}
+
+fn qualified(client: &SchemaClient, index: &str) -> String {
+    format!("{}.{index}", client.schema().quoted())
 }
 
 const KIND: &str = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass('outbox_events')";
@@ -108,8 +114,10 @@ const ID_IS_KEY: &str = "SELECT EXISTS (SELECT FROM pg_index i \
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = 'id' AND i.indkey::text = a.attnum::text \
     WHERE i.indrelid = to_regclass('outbox_events') AND i.indisprimary)";
 
-const OTHERS: &str = "SELECT 'table ' || name FROM unnest(ARRAY['outbox_meta', 'outbox_workers', 'outbox_leases', 'outbox_history']) AS o(name) \
-    WHERE to_regclass(name) IS NOT NULL";
+const OTHERS: &str = "SELECT 'table ' || name FROM (VALUES ('outbox_meta', to_regclass('outbox_meta')), \
+        ('outbox_workers', to_regclass('outbox_workers')), ('outbox_leases', to_regclass('outbox_leases')), \
+        ('outbox_history', to_regclass('outbox_history'))) AS o(name, found) \
+    WHERE found IS NOT NULL";
 
 const HAS_INDEX: &str = "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND indisvalid = $2 \
     AND indrelid = to_regclass('outbox_events'))";

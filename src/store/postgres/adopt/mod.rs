@@ -4,10 +4,11 @@
 //! progress. No task rewrites the table, and none blocks writers for longer than a short wait for a lock. Our own tables are
 //! created last, in one transaction with the row in `outbox_migrations`, so no worker starts earlier.
 
-use tokio_postgres::{Client, Error};
+use tokio_postgres::Error;
 
 use super::Result;
 use super::connect::Target;
+use super::schema_client::SchemaClient;
 use crate::store::migrate::{MigrationPlan, MigrationProgress, ProgressFn, statements};
 
 mod catalog;
@@ -21,17 +22,18 @@ use task::{Index, Task};
 const INDEXES: &str = include_str!("../../../../migrations/postgres/0001_outbox/indexes.sql");
 
 /// The steps that [`adopt`] would run.
-pub(super) async fn plan(target: &Target, client: &Client) -> Result<MigrationPlan> {
+pub(super) async fn plan(target: &Target, client: &SchemaClient) -> Result<MigrationPlan> {
     let mut plan = MigrationPlan::default();
     if is_needed(target, client).await? {
         plan.adopts = true;
-        plan.steps = list_tasks(target, client).await?.iter().map(Task::step).collect();
+        let tasks = list_tasks(target, client).await?;
+        plan.steps = tasks.iter().map(|task| task.step(client.schema())).collect();
     }
     Ok(plan)
 }
 
 /// Adopts the table, if there is one that no migration of this program created.
-pub(super) async fn adopt(target: &Target, client: &Client, watch: &ProgressFn) -> Result<MigrationPlan> {
+pub(super) async fn adopt(target: &Target, client: &SchemaClient, watch: &ProgressFn) -> Result<MigrationPlan> {
     let mut plan = MigrationPlan::default();
     if !is_needed(target, client).await? {
         return Ok(plan);
@@ -44,19 +46,19 @@ pub(super) async fn adopt(target: &Target, client: &Client, watch: &ProgressFn) 
         for (task, done) in tasks.iter().zip(0..) {
             watch(MigrationProgress { what: &task.name(), done, total: tasks.len() as u64 });
             plan.taken_up += task.run(&session, watch).await?;
-            plan.steps.push(task.step());
+            plan.steps.push(task.step(client.schema()));
         }
     }
     session.end().await?;
     Ok(plan)
 }
 
-async fn is_needed(target: &Target, client: &Client) -> Result<bool> {
+async fn is_needed(target: &Target, client: &SchemaClient) -> Result<bool> {
     catalog::is_foreign(client).await.map_err(|error| target.driver_error("migrate", &error))
 }
 
 /// The tasks that are left.
-async fn list_tasks(target: &Target, client: &Client) -> Result<Vec<Task>> {
+async fn list_tasks(target: &Target, client: &SchemaClient) -> Result<Vec<Task>> {
     let failed = |error: Error| target.driver_error("migrate", &error);
     let found = catalog::inspect(client).await.map_err(failed)?;
     let found = found.map_err(|objections| target.not_adoptable(objections))?;

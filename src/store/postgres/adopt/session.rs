@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Error};
 
 use super::{Result, catalog};
 use crate::error::StoreError;
 use crate::store::postgres::connect::Target;
 use crate::store::postgres::errors::chain;
-use crate::store::postgres::migrate::ADVISORY_LOCK;
+use crate::store::postgres::migrate::lock_key;
+use crate::store::postgres::schema::Schema;
+use crate::store::postgres::schema_client::SchemaClient;
 
 /// The number of tries for a lock, the wait in each, and the pause between, in which other transactions get theirs.
 struct Patience {
@@ -33,7 +35,7 @@ const MIGRATION_POLL: Duration = Duration::from_millis(100);
 /// The connection of an adoption, of which only one runs at a time.
 pub(in crate::store::postgres) struct AdoptSession<'a> {
     target: &'a Target,
-    client: &'a Client,
+    client: &'a SchemaClient,
 }
 
 impl<'a> AdoptSession<'a> {
@@ -41,7 +43,7 @@ impl<'a> AdoptSession<'a> {
     ///
     /// Polls instead of letting the server wait: a waiting statement is a transaction, for which building an index
     /// concurrently would wait.
-    pub(in crate::store::postgres) async fn begin(target: &'a Target, client: &'a Client) -> Result<Self> {
+    pub(in crate::store::postgres) async fn begin(target: &'a Target, client: &'a SchemaClient) -> Result<Self> {
         let session = Self { target, client };
         session.run("SET statement_timeout = 0").await?;
         // Makes a statement end soon after its client was killed. Not every system supports it, so a refusal is ignored.
@@ -50,7 +52,7 @@ impl<'a> AdoptSession<'a> {
         while !session.try_lock().await? {
             if began.elapsed() > MIGRATION_WAIT {
                 return Err(
-                    session.failure("another migration is running on this database: wait until it ends".to_owned())
+                    session.failure("another migration is running in this schema: wait until it ends".to_owned())
                 );
             }
             tokio::time::sleep(MIGRATION_POLL).await;
@@ -59,18 +61,20 @@ impl<'a> AdoptSession<'a> {
     }
 
     async fn try_lock(&self) -> Result<bool> {
-        let row = self.client.query_one("SELECT pg_try_advisory_lock($1)", &[&ADVISORY_LOCK]).await;
+        let key = lock_key(self.client.schema());
+        let row = self.client.query_one(&format!("SELECT pg_try_advisory_lock({key})"), &[]).await;
         row.and_then(|row| row.try_get(0)).map_err(|error| self.error(&error))
     }
 
     pub(in crate::store::postgres) async fn end(self) -> Result<()> {
-        self.run(&format!("SELECT pg_advisory_unlock({ADVISORY_LOCK})")).await
+        let key = lock_key(self.client.schema());
+        self.run(&format!("SELECT pg_advisory_unlock({key})")).await
     }
 
     /// Runs statements in one transaction and returns the first row's first column. They are sent together: no lock is held
     /// while this program is stopped or killed.
     pub(in crate::store::postgres) async fn transact(&self, sql: &str) -> Result<Option<String>> {
-        let sql = transaction(sql);
+        let sql = transaction(self.client.schema(), sql);
         let mut tries = 1;
         loop {
             match self.client.simple_query(&sql).await {
@@ -98,9 +102,13 @@ impl<'a> AdoptSession<'a> {
 
     async fn try_to_build(&self, name: &str, sql: &str) -> std::result::Result<(), Error> {
         if catalog::is_unfinished(self.client, name).await? {
-            self.client.batch_execute(&drop_index(name)).await?;
+            self.client.batch_execute(&drop_index(self.client.schema(), name)).await?;
         }
         self.client.batch_execute(sql).await
+    }
+
+    pub(super) fn schema(&self) -> &Schema {
+        self.client.schema()
     }
 
     pub(super) async fn count_pages(&self) -> Result<u64> {
@@ -145,13 +153,14 @@ impl<'a> AdoptSession<'a> {
 }
 
 /// Statements as [`AdoptSession::transact`] sends them.
-pub(in crate::store::postgres) fn transaction(sql: &str) -> String {
+pub(in crate::store::postgres) fn transaction(schema: &Schema, sql: &str) -> String {
     let lock_timeout = BRIEF.lock_timeout.as_millis();
-    format!("BEGIN;\nSET LOCAL lock_timeout = '{lock_timeout}ms';\n\n{}\n\nCOMMIT;", sql.trim())
+    let search_path = schema.set_local();
+    format!("BEGIN;\nSET LOCAL lock_timeout = '{lock_timeout}ms';\n{search_path};\n\n{}\n\nCOMMIT;", sql.trim())
 }
 
-pub(super) fn drop_index(name: &str) -> String {
-    format!("DROP INDEX CONCURRENTLY {name};")
+pub(super) fn drop_index(schema: &Schema, name: &str) -> String {
+    format!("DROP INDEX CONCURRENTLY {}.{name};", schema.quoted())
 }
 
 fn is_contention(error: &Error) -> bool {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::Result;
 use super::session::{AdoptSession, drop_index, transaction};
 use crate::store::migrate::{MigrationProgress, MigrationStep, ProgressFn};
+use crate::store::postgres::schema::Schema;
 
 const COLUMNS: &str = concat!(
     include_str!("../../../../migrations/postgres/adopt/columns.sql"),
@@ -41,14 +42,17 @@ pub(super) struct Index {
 }
 
 impl Index {
-    fn concurrently(&self) -> String {
-        self.statement.replacen("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
+    /// An index is made in the schema of its table.
+    fn concurrently(&self, schema: &Schema) -> String {
+        let (name, rest) = self.statement.split_once(" ON ").unwrap_or((self.statement, ""));
+        let create = name.replacen("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1);
+        format!("{create} ON {}", schema.qualify(rest))
     }
 
-    fn sql(&self) -> String {
+    fn sql(&self, schema: &Schema) -> String {
         match self.is_unfinished {
-            true => format!("{}\n\n{}", drop_index(self.name), self.concurrently()),
-            false => self.concurrently(),
+            true => format!("{}\n\n{}", drop_index(schema, self.name), self.concurrently(schema)),
+            false => self.concurrently(schema),
         }
     }
 
@@ -76,24 +80,27 @@ impl Task {
         let answer = match self {
             Self::AddColumns => session.transact(COLUMNS).await?,
             Self::FillSeq { .. } => fill_seq(session, watch).await.map(|()| None)?,
-            Self::BuildIndex(index) => session.build_index(index.name, &index.concurrently()).await.map(|()| None)?,
+            Self::BuildIndex(index) => {
+                let sql = index.concurrently(session.schema());
+                session.build_index(index.name, &sql).await.map(|()| None)?
+            }
             Self::Finish { .. } => session.transact(LAST).await?,
         };
         Ok(answer.and_then(|count| count.parse().ok()).unwrap_or(0))
     }
 
     /// Describes the task for operators before it runs.
-    pub(super) fn step(&self) -> MigrationStep {
+    pub(super) fn step(&self, schema: &Schema) -> MigrationStep {
         match self {
             Self::AddColumns => MigrationStep {
-                sql: transaction(COLUMNS),
+                sql: transaction(schema, COLUMNS),
                 cost:
                     "Changes the catalog only; no row is read or written. ACCESS EXCLUSIVE for a moment: if the lock is \
                        not\nacquired within 1.5 s, statements that wait behind it go first, and it is retried."
                         .to_owned(),
             },
             Self::FillSeq { rows, pages } => MigrationStep {
-                sql: transaction(&seq_batch(0)),
+                sql: transaction(schema, &seq_batch(0)),
                 cost: format!(
                     "Rows written: {}, those that are not published. The table is read once. Inserts continue.\nRepeated \
                      for each {BATCH_PAGES} of {} pages, each time in a transaction of its own.",
@@ -101,9 +108,9 @@ impl Task {
                     grouped(*pages)
                 ),
             },
-            Self::BuildIndex(index) => MigrationStep { sql: index.sql(), cost: index.cost() },
+            Self::BuildIndex(index) => MigrationStep { sql: index.sql(schema), cost: index.cost() },
             Self::Finish { processing } => MigrationStep {
-                sql: transaction(LAST),
+                sql: transaction(schema, LAST),
                 cost: format!(
                     "Rows written: {}, those that django-broadcaster's worker left in processing. The new tables are small.",
                     grouped(*processing)

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use diesel::data_types::PgTimestamp;
 use diesel::result::QueryResult;
 use diesel::sql_types::{BigInt, Binary, Bool, Integer, SmallInt, Timestamptz, Uuid as SqlUuid};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::error::StoreError;
 use crate::store::postgres::row::{DELIVERED, FITS, TEXTS, sized};
+use crate::store::postgres::schema_connection::SchemaConnection;
 use crate::store::postgres::statement::{Statement, Value, on_a_primary};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{FetchRequest, FetchResult, FetchedRow, Position};
@@ -180,7 +181,7 @@ async fn load(store: &PostgresStore, part: &[FetchedRow], request: &FetchRequest
 }
 
 async fn stream(
-    conn: &mut AsyncPgConnection,
+    conn: &mut SchemaConnection,
     values: [Value; 4],
     request: &FetchRequest,
 ) -> QueryResult<Vec<FetchedRow>> {

@@ -10,11 +10,12 @@ use std::sync::{Arc, LazyLock};
 use diesel::data_types::PgTimestamp;
 use diesel::result::{DatabaseErrorKind, Error as DieselError, QueryResult};
 use diesel::sql_types::{Array, BigInt, Bool, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
 use super::row::{DELIVERED, DeliveredRow, DeliveredTypes, FITS, TEXTS, sized};
+use super::schema_connection::SchemaConnection;
 use super::statement::{Statement, Value, on_a_primary};
 use super::{PostgresStore, Result};
 use crate::error::StoreError;
@@ -59,7 +60,7 @@ const FETCH: &str = "fetch due events";
 /// The initial capacity in rows.
 const USUAL_ROWS: usize = 2_000;
 
-async fn read_due(conn: &mut AsyncPgConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
+async fn read_due(conn: &mut SchemaConnection, reader: &mut Reader<'_>) -> QueryResult<()> {
     let request = reader.request;
     // Dead rows stay at the start for as long as a transaction holds back vacuum.
     if request.ranges.iter().any(|range| range.from == Position::START && range.to.is_none()) {
@@ -125,7 +126,7 @@ impl<'a> Reader<'a> {
     /// Reads a query's rows. Rows beyond the budget stay in the socket, and the driver discards them.
     async fn read(
         &mut self,
-        conn: &mut AsyncPgConnection,
+        conn: &mut SchemaConnection,
         sql: &'static str,
         mut values: Vec<Value>,
         in_range: bool,
@@ -142,7 +143,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-async fn clock(conn: &mut AsyncPgConnection, cached: bool) -> QueryResult<i64> {
+async fn clock(conn: &mut SchemaConnection, cached: bool) -> QueryResult<i64> {
     let PgTimestamp(now) = Statement::<Timestamptz>::new(cached, concat!("SELECT now() WHERE ", on_a_primary!()), [])
         .get_result(conn)
         .await?;

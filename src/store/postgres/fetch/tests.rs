@@ -59,16 +59,19 @@ async fn earlier_errors_of_an_event_are_not_read_however_long_they_are() {
     assert_eq!((&*event.last_error, event.errors.as_ref()), ("", None));
 }
 
-/// A database in which every byte is a character.
+/// A database in which every byte is a character, as one whose tables were made by a version that accepted it.
 async fn without_encoding() -> (PostgresFixture, PostgresStore) {
     let fixture = PostgresFixture::empty().await;
     let name = format!("{}_ascii", fixture.database.name);
     let create = format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
     fixture.execute(&create).await;
     let url = fixture.database.url.replace(&fixture.database.name, &name);
-    let store = PostgresStore::new(Target::from_url(&url).unwrap(), None).unwrap();
-    store.migrate(&|_| ()).await.unwrap();
-    (fixture, store)
+    let store = || PostgresStore::new(Target::from_url(&url).unwrap(), None).unwrap();
+    let encoding = |code: &str| format!("UPDATE pg_database SET encoding = {code} WHERE datname = '{name}'");
+    fixture.execute(&encoding("pg_char_to_encoding('UTF8')")).await;
+    store().migrate(&|_| ()).await.unwrap();
+    fixture.execute(&encoding("pg_char_to_encoding('SQL_ASCII')")).await;
+    (fixture, store())
 }
 
 #[tokio::test]

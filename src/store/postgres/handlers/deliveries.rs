@@ -10,13 +10,14 @@ use std::sync::{Arc, LazyLock};
 use diesel::QueryResult;
 use diesel::data_types::PgTimestamp;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use futures_util::{FutureExt, TryStreamExt};
 use uuid::Uuid;
 
 use super::answers;
 use crate::event::OutboxEvent;
 use crate::store::postgres::row::{DELIVERED, DeliveredRow, DeliveredTypes, FITS, TEXTS, sized};
+use crate::store::postgres::schema_connection::SchemaConnection;
 use crate::store::postgres::statement::{Statement, Value};
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{Care, DeliveryRequest, FetchedDelivery, Position};
@@ -65,7 +66,7 @@ struct Due {
 /// The number of extra deliveries of each shard that are read to find some that need not wait.
 const SPARE: usize = 100;
 
-async fn due(conn: &mut AsyncPgConnection, request: &DeliveryRequest, cached: bool) -> QueryResult<Vec<Due>> {
+async fn due(conn: &mut SchemaConnection, request: &DeliveryRequest, cached: bool) -> QueryResult<Vec<Due>> {
     let DeliveryRequest { handler, shards, except, max_events, .. } = request;
     let (ids, seqs): (Vec<Uuid>, Vec<i64>) = except.iter().copied().unzip();
     let number = |count: usize| Value::Number(i64::try_from(count).unwrap_or(i64::MAX));
@@ -129,7 +130,7 @@ struct Read {
 }
 
 async fn read_events(
-    conn: &mut AsyncPgConnection,
+    conn: &mut SchemaConnection,
     request: &DeliveryRequest,
     due: &[Due],
     cached: bool,

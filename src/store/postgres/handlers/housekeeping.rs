@@ -7,12 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use diesel::data_types::PgTimestamp;
 use diesel::dsl::sql;
 use diesel::sql_types::{BigInt, Bool, Text, Timestamptz, Uuid as SqlUuid};
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::answers;
 use crate::store::postgres::admin::BY_INDEX;
+use crate::store::postgres::schema_connection::SchemaConnection;
 use crate::store::postgres::{PostgresStore, Result};
 use crate::store::{Care, Settled};
 
@@ -83,7 +84,7 @@ async fn events_without_deliveries(store: &PostgresStore) -> Result<Vec<(String,
     let (after, id) = replace(&store.rounds.events, None);
     let rows: Vec<(PgTimestamp, Uuid, i64, bool)> = store
         .run("find events without deliveries", |conn| {
-            let read = async move |conn: &mut AsyncPgConnection| {
+            let read = async move |conn: &mut SchemaConnection| {
                 diesel::sql_query(BY_INDEX).execute(conn).await?;
                 sql::<(Timestamptz, SqlUuid, BigInt, Bool)>(
                     "SELECT e.created_at, e.id, coalesce(e.seq, 0), e.published_at IS NOT NULL AND NOT EXISTS (\
@@ -112,7 +113,7 @@ async fn deliveries_without_events(store: &PostgresStore) -> Result<Vec<(String,
     let (id, seq, handler) = replace(&store.rounds.deliveries, None);
     let rows: Vec<(Uuid, i64, String, bool)> = store
         .run("find deliveries of deleted events", |conn| {
-            let read = async move |conn: &mut AsyncPgConnection| {
+            let read = async move |conn: &mut SchemaConnection| {
                 diesel::sql_query(BY_INDEX).execute(conn).await?;
                 sql::<(SqlUuid, BigInt, Text, Bool)>(
                     "SELECT d.event_id, d.seq, d.handler::text, \

@@ -98,7 +98,9 @@ impl PostgresLeases {
         };
         connection.set_busy(true);
         let sent = Instant::now();
-        let Ok(answer) = tokio::time::timeout(limit, connection.client.simple_query(sql)).await else {
+        let Ok(answer) =
+            tokio::time::timeout(limit, connection.client.simple_query(&connection.schema.qualify(sql))).await
+        else {
             return Err(StoreError::Timeout { operation, limit });
         };
         connection.set_busy(false);

@@ -80,8 +80,8 @@ pub(super) fn renew(beat: &Heartbeat) -> String {
     let worker = beat.worker;
     format!(
         "WITH {DURABLE}, {RULES}, mine AS MATERIALIZED (\
-            SELECT backend, shard FROM outbox_leases, durable WHERE owner = '{worker}' AND {} \
-            FOR UPDATE OF outbox_leases SKIP LOCKED) \
+            SELECT backend, shard FROM outbox_leases l, durable WHERE owner = '{worker}' AND {} \
+            FOR UPDATE OF l SKIP LOCKED) \
          UPDATE outbox_leases l SET {} \
          FROM mine, rules WHERE l.backend = mine.backend AND l.shard = mine.shard AND l.owner = '{worker}' \
          RETURNING l.backend, l.shard, l.epoch",
@@ -168,8 +168,8 @@ pub(super) fn acquire(
 pub(super) fn release(worker: Uuid, leases: &[(Shard, i64)]) -> String {
     format!(
         "WITH {DURABLE}, {RULES}, mine AS MATERIALIZED (\
-            SELECT backend, shard FROM outbox_leases, durable WHERE owner = '{worker}' AND {} \
-            FOR UPDATE OF outbox_leases SKIP LOCKED) \
+            SELECT backend, shard FROM outbox_leases l, durable WHERE owner = '{worker}' AND {} \
+            FOR UPDATE OF l SKIP LOCKED) \
          UPDATE outbox_leases l SET {} \
          FROM mine, rules WHERE l.backend = mine.backend AND l.shard = mine.shard",
         is_one_of(leases),
@@ -205,8 +205,8 @@ pub(super) fn remove_dead_workers(after: Duration) -> String {
 
 fn free_leases_of(owner: &str) -> String {
     format!(
-        "named AS MATERIALIZED (SELECT backend, shard FROM outbox_leases, durable WHERE owner {owner} \
-            FOR UPDATE OF outbox_leases SKIP LOCKED) \
+        "named AS MATERIALIZED (SELECT backend, shard FROM outbox_leases l, durable WHERE owner {owner} \
+            FOR UPDATE OF l SKIP LOCKED) \
          UPDATE outbox_leases l SET epoch = l.epoch + 1, {} \
          FROM named, rules WHERE l.backend = named.backend AND l.shard = named.shard",
         free_values()

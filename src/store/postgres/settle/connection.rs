@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult};
 use diesel::sql_types::{BigInt, Integer};
 use diesel::{QueryResult, sql_query};
-use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use crate::error::StoreError;
 use crate::store::Result;
 use crate::store::postgres::connect::Target;
 use crate::store::postgres::connections::{self, Connections, Opened, Warned, no_connection};
 use crate::store::postgres::index_plans::SETTLING;
+use crate::store::postgres::schema::Schema;
+use crate::store::postgres::schema_connection::SchemaConnection;
 use crate::store::postgres::{STATEMENT_LIMIT, run_on};
 
 type DriverError = tokio_postgres::Error;
@@ -50,7 +51,8 @@ pub(in crate::store::postgres) struct SettlePool {
 struct Manager(Connections);
 
 pub(super) struct SettleConnection {
-    pub(super) client: Client,
+    client: Client,
+    schema: Arc<Schema>,
     driver: Driver,
     server: i64,
     backend: ServerProcess,
@@ -88,7 +90,7 @@ impl managed::Manager for Manager {
     type Error = StoreError;
 
     async fn create(&self) -> Result<SettleConnection> {
-        let Opened { client, messages, index_plans, permit } = self.0.open().await?;
+        let Opened { client, messages, index_plans, schema, permit } = self.0.open().await?;
         let warned = Warned::default();
         let reading = warned.clone().read(messages);
         let task = tokio::spawn(async move {
@@ -99,7 +101,7 @@ impl managed::Manager for Manager {
         let server = self.0.target.identify(&client).await?;
         let backend = ServerProcess::identify(&client).await.map_err(|error| self.0.target.connect_error(&error))?;
         driver.busy = false;
-        Ok(SettleConnection { client, driver, server, backend, index_plans, cached: OnceCell::new() })
+        Ok(SettleConnection { client, schema, driver, server, backend, index_plans, cached: OnceCell::new() })
     }
 
     async fn recycle(&self, connection: &mut SettleConnection, _: &Metrics) -> RecycleResult<StoreError> {
@@ -119,12 +121,32 @@ impl SettleConnection {
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<u64, DriverError> {
         if !self.index_plans {
-            return self.client.execute_typed(sql, parameters).await;
+            return self.execute(sql, parameters).await;
         }
         let types: Vec<Type> = parameters.iter().map(|(_, of)| of.clone()).collect();
-        let cached = self.cached.get_or_try_init(|| self.client.prepare_typed(sql, &types)).await?;
+        let cached = self.cached.get_or_try_init(|| self.prepare(sql, &types)).await?;
         let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
         self.client.execute(cached, &values).await
+    }
+
+    async fn prepare(&self, sql: &str, types: &[Type]) -> Result<Statement, DriverError> {
+        self.client.prepare_typed(&self.schema.qualify(sql), types).await
+    }
+
+    pub(super) async fn execute(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<u64, DriverError> {
+        self.client.execute_typed(&self.schema.qualify(sql), parameters).await
+    }
+
+    pub(super) async fn query(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, DriverError> {
+        self.client.query_typed(&self.schema.qualify(sql), parameters).await
     }
 }
 
@@ -137,7 +159,7 @@ impl ServerProcess {
     }
 
     /// Whether the process runs a statement. A process of another user, which only a pooler can lead to, does not tell.
-    async fn is_busy(self, conn: &mut AsyncPgConnection) -> QueryResult<bool> {
+    async fn is_busy(self, conn: &mut SchemaConnection) -> QueryResult<bool> {
         const BUSY: &str = "SELECT FROM pg_stat_get_activity($1) \
             WHERE (extract(epoch FROM backend_start) * 1000000)::bigint = $2 AND state IS DISTINCT FROM 'idle'";
         let busy = sql_query(BUSY).bind::<Integer, _>(self.pid).bind::<BigInt, _>(self.began);

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 pub(super) use self::connection::SettlePool;
@@ -152,7 +152,11 @@ impl Settling {
 
     /// Runs a statement like [`query`](Self::query), and returns the number of changed rows.
     pub(super) async fn write(&self, operation: &'static str, sql: String, parameters: Vec<Parameter>) -> Result<u64> {
-        self.pool.run(operation, |connection| execute(&connection.client, sql, parameters).boxed()).await
+        self.pool
+            .run(operation, |connection| {
+                async move { connection.execute(&sql, &references(&parameters)).await }.boxed()
+            })
+            .await
     }
 
     pub(super) async fn query(
@@ -161,7 +165,9 @@ impl Settling {
         sql: String,
         parameters: Vec<Parameter>,
     ) -> Result<Vec<Row>> {
-        self.pool.run(operation, |connection| query(&connection.client, sql, parameters).boxed()).await
+        self.pool
+            .run(operation, |connection| async move { connection.query(&sql, &references(&parameters)).await }.boxed())
+            .await
     }
 }
 
@@ -200,14 +206,6 @@ fn ids_and_seqs(events: &[(Uuid, i64)]) -> Vec<Parameter> {
 
 fn references(parameters: &[Parameter]) -> Vec<(&(dyn ToSql + Sync), Type)> {
     parameters.iter().map(|(value, of)| (&**value as &(dyn ToSql + Sync), of.clone())).collect()
-}
-
-async fn execute(client: &Client, sql: String, parameters: Vec<Parameter>) -> Result<u64, tokio_postgres::Error> {
-    client.execute_typed(&sql, &references(&parameters)).await
-}
-
-async fn query(client: &Client, sql: String, parameters: Vec<Parameter>) -> Result<Vec<Row>, tokio_postgres::Error> {
-    client.query_typed(&sql, &references(&parameters)).await
 }
 
 /// Raises a lease's epoch if a restored database is behind the epochs in Redis.
