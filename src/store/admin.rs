@@ -8,7 +8,10 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::report::by_lane;
-use super::{EventFilter, HistoryBucket, LaneHealth, LaneName, Page, Position, Resolution, Result, ScanPage};
+use super::{
+    AuditEntry, AuditNote, EventFilter, HistoryBucket, LaneHealth, LaneName, Page, Position, Resolution, Result,
+    ScanPage,
+};
 use crate::event::{OutboxEvent, Status};
 
 /// A row that is not a valid event.
@@ -168,8 +171,11 @@ pub(crate) trait AdminStore: Send + Sync {
     /// Loads like [`load`](Self::load), without reading `data` and `data_binary`.
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
 
-    /// Changes those of the events that allow it, in one transaction; returns their ids.
-    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>>;
+    /// Changes those of the events that allow it and records that with the note, in one transaction; returns their ids.
+    async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>>;
+
+    /// Operators' changes, newest first: only those before this one.
+    async fn audit(&self, before: Option<i64>, limit: i64) -> Result<Vec<AuditEntry>>;
 
     /// Counts of events by status.
     async fn overview(&self, counting: CountMode) -> Result<EventCounts>;

@@ -1,6 +1,7 @@
 //! The contract of every store: one suite of tests, which each database runs through a [`Fixture`] of its own.
 
 mod admin;
+mod audit;
 mod builders;
 mod handlers;
 mod history;
@@ -201,6 +202,10 @@ macro_rules! instantiate {
                 admin::a_replayed_event_is_new_under_its_old_id_and_replays_keep_their_order,
                 admin::the_overview_counts_what_there_is_and_what_is_due,
                 admin::an_event_is_found_by_its_id,
+                audit::a_change_is_recorded_with_its_author_and_the_events_changed,
+                audit::a_change_of_very_many_events_names_the_first_thousand,
+                audit::a_change_that_cannot_be_recorded_is_not_made,
+                audit::recorded_changes_are_deleted_with_the_history,
                 history::what_became_of_events_is_added_up_by_minute_and_by_hour,
                 history::history_ends_after_a_day_by_minute_and_thirty_by_hour,
                 queue_position::an_event_stands_behind_the_pending_ones_of_its_lane_that_come_first,

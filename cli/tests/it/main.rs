@@ -46,4 +46,5 @@ mod traces;
 mod unrecorded;
 mod waking;
 mod web;
+mod web_users;
 mod writes;

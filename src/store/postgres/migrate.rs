@@ -11,7 +11,7 @@ use super::statement::on_a_primary;
 use super::{PostgresStore, Result, adopt};
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, ProgressFn, find_obstacle, find_pending};
 
-pub(super) const MIGRATIONS: [Migration; 3] = [
+pub(super) const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         sql: concat!(
@@ -26,6 +26,7 @@ pub(super) const MIGRATIONS: [Migration; 3] = [
     },
     Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_leases.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_handlers.sql") },
+    Migration { version: 5, sql: include_str!("../../../migrations/postgres/0005_audit.sql") },
 ];
 
 /// `outbox` as a number: the lock that allows one migration at a time in a database.

@@ -16,6 +16,7 @@ use crate::error::StoreError;
 mod address;
 mod admin;
 mod adopt;
+mod audit;
 mod auth_guard;
 mod change;
 mod connect;

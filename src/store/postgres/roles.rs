@@ -9,19 +9,20 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, SHARDS, admin, change, fetch, handlers, history, leases, migrate, overview, queue_position, refusal,
-    row, settle,
+    PostgresStore, SHARDS, admin, audit, change, fetch, handlers, history, leases, migrate, overview, queue_position,
+    refusal, row, settle,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    Acceptance, Action, AdminStore, Announcement, Backlog, Blocker, Care, CountMode, DeliveryRequest, DispatchStore,
-    EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
-    HandlerStore, HistoryBucket, LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts,
-    OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff,
-    ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, Backlog, Blocker, Care, CountMode,
+    DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult,
+    FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneName, LeaseStore, MaintenanceStore, NotInserted,
+    NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution,
+    Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
+    WorkerRow,
 };
 
 #[async_trait]
@@ -155,6 +156,10 @@ impl MaintenanceStore for PostgresStore {
         admin::delete_expired(self, expiry, failed_blocks).await
     }
 
+    async fn delete_old_audit(&self) -> Result<usize> {
+        audit::delete_old(self).await
+    }
+
     async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {
         history::add(self, outcomes).await
     }
@@ -183,8 +188,12 @@ impl AdminStore for PostgresStore {
         admin::load(self, row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
-    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
-        change::change(self, change, ids).await
+    async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>> {
+        change::change(self, change, ids, note).await
+    }
+
+    async fn audit(&self, before: Option<i64>, limit: i64) -> Result<Vec<AuditEntry>> {
+        audit::read(self, before, limit).await
     }
 
     async fn overview(&self, counting: CountMode) -> Result<EventCounts> {

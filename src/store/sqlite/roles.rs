@@ -14,8 +14,8 @@ use super::error::describe_failure;
 use super::leases::SqliteLeases;
 use super::row::Row;
 use super::{
-    LEASES_BUSY_TIMEOUT, SqliteStore, admin, change, fetch, handlers, history, leases, migrations, order, overview,
-    queue_position, row, settle,
+    LEASES_BUSY_TIMEOUT, SqliteStore, admin, audit, change, fetch, handlers, history, leases, migrations, order,
+    overview, queue_position, row, settle,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -23,11 +23,12 @@ use crate::event::OutboxEvent;
 use crate::publish::{InsertResult, NewEvent, prepare_all};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    Acceptance, Action, AdminStore, Announcement, Backlog, Blocker, Care, CountMode, DeliveryRequest, DispatchStore,
-    EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
-    HandlerStore, HistoryBucket, LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts,
-    OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff,
-    ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, Backlog, Blocker, Care, CountMode,
+    DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult,
+    FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneName, LeaseStore, MaintenanceStore, NotInserted,
+    NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution,
+    Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
+    WorkerRow,
 };
 
 #[async_trait]
@@ -251,6 +252,10 @@ impl MaintenanceStore for SqliteStore {
             .await
     }
 
+    async fn delete_old_audit(&self) -> Result<usize> {
+        self.writer.run("delete old changes of operators", audit::delete_old).await
+    }
+
     async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {
         let outcomes = outcomes.to_vec();
         self.writer.run("write the history", move |connection| history::add(connection, &outcomes)).await
@@ -285,9 +290,13 @@ impl AdminStore for SqliteStore {
         self.load_columns(row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
-    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
-        let (change, ids) = (change.clone(), ids.to_vec());
-        self.writer.run("change events", move |connection| change::change(connection, &change, &ids)).await
+    async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>> {
+        let (change, ids, note) = (change.clone(), ids.to_vec(), note.clone());
+        self.writer.run("change events", move |connection| change::change(connection, &change, &ids, &note)).await
+    }
+
+    async fn audit(&self, before: Option<i64>, limit: i64) -> Result<Vec<AuditEntry>> {
+        self.reader.run("read operators' changes", move |connection| audit::read(connection, before, limit)).await
     }
 
     async fn overview(&self, _: CountMode) -> Result<EventCounts> {
