@@ -301,7 +301,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let paths = ["ann", "bob"].map(|name| folder.path().join(name));
         let write = |n: usize, secret: &str| std::fs::write(&paths[n], secret).unwrap();
-        (write(0, OPERATOR), write(1, READER));
+        write(0, OPERATOR);
+        write(1, READER);
         let users = || paths.iter().zip(["ann", "bob"]).map(|(path, name)| WebUser::new(name, Secret::from_file(path)));
         let settings = web_settings(|web| web.operators = users().collect());
         let credentials = Credentials::from_settings(&settings).unwrap();

@@ -56,7 +56,7 @@ impl Access {
         Credentials::none().into()
     }
 
-    /// Access for the users of the application's own login and nobody else: `find` returns the user of a request, if it has
+    /// Access for the users of the application's own login and no other user: `find` returns the user of a request, if it has
     /// one, for example from what the application's middleware left in the request's extensions. The console then shows no
     /// sign-in page of its own.
     ///
@@ -206,7 +206,7 @@ impl Access {
         self.credentials.user_of(secret)
     }
 
-    /// Ends a session, whoever has its cookie.
+    /// Ends a session: its cookie and all copies of it are refused from now on.
     pub(crate) fn end(&self, session: &SignIn) {
         self.ended.end(session.csrf, session.begun_at);
     }

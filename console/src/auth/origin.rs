@@ -40,11 +40,6 @@ impl HostNames {
         self.0.is_empty() && or_any
     }
 
-    /// Whether `host` is a configured name without a port: a proxy may have dropped the port that browsers use.
-    fn names_without_port(&self, host: &str) -> bool {
-        split_host(host).is_some_and(|(name, port)| port.is_none() && self.0.contains(&name.to_ascii_lowercase()))
-    }
-
     /// Checks that a request does not come from another site. Browsers send the origin of a change; programs do not.
     pub(super) fn check_origin(&self, request: &ServiceRequest) -> Result<(), AccessError> {
         let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
@@ -52,14 +47,19 @@ impl HostNames {
         if is_ours { Ok(()) } else { Err(AccessError::Origin(sent(request))) }
     }
 
-    /// Whether a page of this origin is one of the server with this `Host`. The scheme does not count: a proxy may have added
-    /// TLS.
+    /// Whether a page of this origin is one of the server with this `Host`: if name and port are the same, or if the page has a
+    /// configured name and a proxy sent a `Host` of its own, or without the port. The scheme does not count: a proxy may have
+    /// added TLS.
     fn is_same_site(&self, origin: &str, host: &str) -> bool {
         let Some((scheme, site)) = origin.split_once("://") else { return false };
         let (Some((page, page_port)), Some((name, port))) = (split_host(site), split_host(host)) else { return false };
         let default = if scheme == "https" { "443" } else { "80" };
-        let is_same_port = page_port.unwrap_or(default) == port.unwrap_or(default);
-        !name.is_empty() && page.eq_ignore_ascii_case(name) && (is_same_port || self.names_without_port(host))
+        let is_same_name = !name.is_empty() && page.eq_ignore_ascii_case(name);
+        if is_same_name && port.is_some() {
+            return page_port.unwrap_or(default) == port.unwrap_or(default);
+        }
+        let is_default = is_same_name && page_port.is_none_or(|port| port == default);
+        is_default || self.0.contains(&page.to_ascii_lowercase())
     }
 }
 
@@ -215,6 +215,7 @@ mod tests {
         }
         let named = HostNames::parse(["outbox.example"]).unwrap();
         assert!(named.is_same_site("http://outbox.example:8080", "outbox.example"), "the proxy dropped the port");
+        assert!(named.is_same_site("http://outbox.example:8080", "127.0.0.1:9750"), "the proxy sent its own view");
         for (origin, host) in [
             ("http://outbox.example:8080", "outbox.example:8081"),
             ("http://evil.example:8080", "outbox.example"),

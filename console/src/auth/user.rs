@@ -29,7 +29,7 @@ impl User {
         Self { name: name.into(), role: Role::Reader }
     }
 
-    /// The user of the secret that names nobody else.
+    /// The user of a role's secret without a name.
     pub(super) fn unnamed(role: Role) -> Self {
         match role {
             Role::Operator => Self::operator("operator"),
