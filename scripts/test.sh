@@ -44,6 +44,8 @@ command -v cargo >/dev/null || fail "cargo is missing. Install Rust 1.89 or late
 command -v cc >/dev/null || fail "A C compiler is missing. Run: sudo apt-get install gcc libc6-dev"
 packages=()
 command -v redis-server >/dev/null || packages+=(redis-server)
+command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
+command -v curl >/dev/null || packages+=(curl)
 command -v promtool >/dev/null || packages+=(prometheus)
 has_postgres || packages+=(postgresql)
 has_venv || packages+=(python3-venv)
@@ -56,7 +58,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "Installing ${packages[*]}"
     (install_packages "${packages[@]}") || fail "The installation failed. Run: $by_hand"
 fi
-echo "cargo, cc, redis-server, postgres, promtool, chromium and python3 with venv are installed"
+echo "cargo, cc, redis-server, postgres, nginx, curl, promtool, chromium and python3 with venv are installed"
 
 # With more threads the servers and workers of the tests only wait for each other.
 threads=$(nproc 2>/dev/null || echo 2)

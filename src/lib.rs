@@ -56,7 +56,7 @@ pub use event::{JsonText, OutboxEvent, Status};
 pub use publish::{DEFAULT_MAX_EVENT_BYTES, NewEvent, OutboxDatabase, PublishEvent, publish, publish_many};
 pub use settings::{
     DURATION_FORMATS, DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit, RetentionSettings,
-    RetryBackoff, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas, WebSettings,
+    RetryBackoff, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas, WebSettings, WebUser,
     WorkerSettings, parse_duration,
 };
 #[cfg(feature = "fault-injection")]

@@ -7,7 +7,7 @@ use actix_outbox::admin::{BackendStatus, CountMode, OutboxAdmin};
 use tokio::time::Instant;
 
 use super::arguments::Format;
-use super::output;
+use super::{author, output};
 
 /// List the backends, and pause and resume them.
 #[derive(Debug, clap::Subcommand)]
@@ -59,7 +59,7 @@ pub(super) async fn run(command: Command, admin: &OutboxAdmin, settings: &Settin
         Command::List(args) => list(&args, admin).await,
         Command::Pause(args) => pause(&args, admin, settings.worker.lease).await,
         Command::Resume(ResumeArgs { name }) => {
-            let resumed = admin.resume_backend(&name, &operator()).await?;
+            let resumed = admin.resume_backend(&name, &author::actor(), &author::host()).await?;
             Ok(output::line(format_args!("{} {name}", if resumed { "resumed" } else { "was not paused:" }))?)
         }
     }
@@ -74,7 +74,7 @@ async fn list(args: &ListArgs, admin: &OutboxAdmin) -> anyhow::Result<()> {
 }
 
 async fn pause(PauseArgs { name, reason }: &PauseArgs, admin: &OutboxAdmin, lease: Duration) -> anyhow::Result<()> {
-    let paused = admin.pause_backend(name, &operator(), reason).await?;
+    let paused = admin.pause_backend(name, &author::actor(), &author::host(), reason).await?;
     let deadline = Instant::now() + 2 * lease + PATIENCE;
     loop {
         let senders = admin.senders(name).await?;
@@ -89,12 +89,6 @@ async fn pause(PauseArgs { name, reason }: &PauseArgs, admin: &OutboxAdmin, leas
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
-}
-
-/// Who runs the command, as far as the environment tells.
-fn operator() -> String {
-    let name = |variable| std::env::var(variable).ok().filter(|name| !name.is_empty());
-    name("USER").or_else(|| name("LOGNAME")).unwrap_or_default()
 }
 
 /// A table of backends.

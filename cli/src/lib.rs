@@ -16,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
 mod arguments;
+mod author;
 mod backends;
 #[cfg(feature = "bench")]
 mod bench;

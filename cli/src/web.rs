@@ -30,8 +30,9 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
     let console = crate::http::console(settings, args.http, args.insecure_no_secret)?;
     actix_rt::System::new().block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let path = crate::http::path(settings).to_owned();
         let routes = move |config: &mut actix_web::web::ServiceConfig| {
-            config.service(actix_outbox_console::scope("", &console));
+            config.service(actix_outbox_console::scope(&path, &console));
         };
         crate::http::serve(args.http, routes).with_context(|| format!("cannot serve HTTP on {}", args.http))?;
         tokio::select! {

@@ -76,6 +76,8 @@ struct Open {
     probes: std::net::SocketAddr,
     metrics: crate::http::Metrics,
     console: Option<(std::net::SocketAddr, actix_outbox_console::Console)>,
+    /// The console's path.
+    path: String,
 }
 
 #[cfg(not(feature = "http"))]
@@ -98,7 +100,7 @@ impl Site {
             .map(|address| anyhow::Ok((address, crate::http::console(settings, address, args.insecure_no_secret)?)));
         let console = console.transpose()?;
         let metrics = crate::http::Metrics::install().context("cannot install the recorder of /metrics")?;
-        Ok(Self(Some(Open { probes, metrics, console })))
+        Ok(Self(Some(Open { probes, metrics, console, path: crate::http::path(settings).to_owned() })))
     }
 
     #[cfg(not(feature = "http"))]
@@ -109,15 +111,16 @@ impl Site {
     /// Serves from before the system starts until the process ends, because orchestrators probe in both phases.
     #[cfg(feature = "http")]
     fn open(self) -> anyhow::Result<ReadyReport> {
-        let Some(Open { probes: address, metrics, console }) = self.0 else { return Ok(Box::new(|_| ())) };
+        let Some(Open { probes: address, metrics, console, path }) = self.0 else { return Ok(Box::new(|_| ())) };
         let started = crate::http::Started::default();
         metrics.start_upkeep();
         let probes = crate::http::probes(std::sync::Arc::clone(&started), metrics);
         let serve = |address, probes: Option<_>, console: Option<actix_outbox_console::Console>| {
+            let path = path.clone();
             let routes = move |config: &mut actix_web::web::ServiceConfig| {
                 probes.iter().for_each(|probes: &ProbeRoutes| probes(config));
                 if let Some(console) = &console {
-                    config.service(actix_outbox_console::scope("", console));
+                    config.service(actix_outbox_console::scope(&path, console));
                 }
             };
             crate::http::serve(address, routes).with_context(|| format!("cannot serve HTTP on {address}"))

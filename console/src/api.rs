@@ -12,12 +12,12 @@ use utoipa::openapi::server::Server;
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
-use super::auth::{AccessError, SignIn};
+use super::auth::AccessError;
 use super::methods::{get, post};
 use super::queries::{self, OverviewCache};
-use super::request_info::Base;
-use super::requests::{ActionName, Cursor, Filter, FilterAlone, PageQuery, known_names};
-use super::responses::{Changed, Count, EventListItem, Events, Overview, status_of};
+use super::request_info::{Author, Base};
+use super::requests::{ActionName, AuditQuery, Cursor, Filter, FilterAlone, PageQuery, known_names};
+use super::responses::{Audit, Changed, Count, EventListItem, Events, Overview, status_of};
 use super::single_flight::CachedValue;
 use actix_outbox::Explanation;
 use actix_outbox::OutboxEvent;
@@ -40,6 +40,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .service(get("/events", events))
             .service(get("/events/count", count))
             .service(post("/events/changes", change))
+            .service(get("/audit", audit))
             .service(get("/events/{id}", event))
             .service(get("/events/{id}/explanation", explanation))
             .default_service(web::to(not_found)),
@@ -50,7 +51,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "actix-outbox console", description = "Due events, workers, and every event with the reason for its state."),
-    paths(overview, events, count, change, event, explanation),
+    paths(overview, events, count, change, event, explanation, audit),
     modifiers(&Bearer),
     security(("secret" = []))
 )]
@@ -112,7 +113,7 @@ impl From<StoreError> for Problem {
     }
 }
 
-pub(super) fn refused(refusal: AccessError) -> HttpResponse {
+pub(super) fn refused(refusal: &AccessError) -> HttpResponse {
     Problem::new(refusal.status(), refusal.message()).error_response()
 }
 
@@ -306,7 +307,7 @@ impl<'de> Deserialize<'de> for Request {
 ))]
 async fn change(
     admin: web::Data<OutboxAdmin>,
-    session: web::ReqData<SignIn>,
+    author: web::ReqData<Author>,
     request: web::Json<Request>,
 ) -> ApiResult<Changed> {
     let (action, reason, selection) = match request.into_inner() {
@@ -320,7 +321,7 @@ async fn change(
         }
     };
     let action = action.with_reason(reason.unwrap_or_else(|| DEFAULT_REASON.to_owned()));
-    Ok(web::Json(queries::change(&admin, action, selection, session.role).await?))
+    Ok(web::Json(queries::change(&admin, action, selection, author.into_inner()).await?))
 }
 
 /// One event.
@@ -354,6 +355,17 @@ async fn event(admin: web::Data<OutboxAdmin>, id: web::Path<String>) -> Result<H
 ))]
 async fn explanation(admin: web::Data<OutboxAdmin>, id: web::Path<String>) -> ApiResult<Explanation> {
     Ok(web::Json(admin.explain(known(&id)?).await?))
+}
+
+/// Operators' changes of the last 30 days, newest first, a page at a time. Each entry is one transaction with at most 500
+/// events.
+#[utoipa::path(get, path = "/audit", params(AuditQuery), responses(
+    (status = 200, body = Audit),
+    (status = 400, body = Problem, description = "a parameter is wrong"),
+    Refused,
+))]
+async fn audit(admin: web::Data<OutboxAdmin>, query: web::Query<AuditQuery>) -> ApiResult<Audit> {
+    Ok(web::Json(queries::audit(&admin, query.before, query.limit().map_err(bad)?).await?))
 }
 
 fn known(id: &str) -> Result<Uuid, Problem> {

@@ -16,17 +16,31 @@ pub enum WebError {
     },
     /// No secret is configured.
     #[error(
-        "the console needs a secret: set operator_secret_file under [web], or OUTBOX__WEB__OPERATOR_SECRET (at least 16 bytes)"
+        "the console needs a secret: set operator_secret_file or operators under [web], or OUTBOX__WEB__OPERATOR_SECRET (at least 16 bytes)"
     )]
     NoSecret,
     /// A secret cannot be read.
     #[error("the console's secret: {0}")]
     Secret(#[from] SecretError),
-    /// Operators and readers have the same secret.
-    #[error("web.reader_secret is the same as web.operator_secret; give readers a secret of their own")]
-    EqualSecrets,
-    /// A reader's secret without an operators' secret: no operator could change anything.
-    #[error("web.reader_secret is set without web.operator_secret; set both")]
+    /// Two users have the same secret.
+    #[error("[web]: {one:?} and {other:?} have the same secret; give each user one of their own")]
+    EqualSecrets {
+        /// A user's name; `operator` and `reader` are those of `operator_secret` and `reader_secret`.
+        one: String,
+        /// The other user's name.
+        other: String,
+    },
+    /// Two users have the same name.
+    #[error(
+        "[web]: two users are named {name:?}; the names of operators and readers must differ, and `operator` and `reader` are \
+         those of operator_secret and reader_secret"
+    )]
+    EqualNames {
+        /// The name.
+        name: String,
+    },
+    /// Readers' secrets without an operator's: no one could change anything.
+    #[error("[web] has secrets of readers, but no operator; set operator_secret_file or operators too")]
     ReadersAlone,
     /// A host name that no browser sends.
     #[error("web.hosts: {name:?} is not a valid name; write one without a port, such as outbox.example.com")]

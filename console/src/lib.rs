@@ -38,8 +38,8 @@ use actix_web::HttpResponse;
 use actix_web::dev::HttpServiceFactory;
 use actix_web::middleware::from_fn;
 
-pub use self::auth::Access;
 use self::auth::AccessError;
+pub use self::auth::{Access, User};
 pub use self::error::WebError;
 use self::limits::Limits;
 use self::middleware::Checks;
@@ -97,5 +97,5 @@ pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
 
 /// A refused request gets its response in the form of what it asked for, whether or not its path exists.
 fn refused(refusal: AccessError, request: &RequestInfo) -> HttpResponse {
-    if request.path.starts_with(API) { api::refused(refusal) } else { pages::refused(refusal, request) }
+    if request.path.starts_with(API) { api::refused(&refusal) } else { pages::refused(&refusal, request) }
 }

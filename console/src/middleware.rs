@@ -12,9 +12,9 @@ use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpResponse};
 use tokio::time::{Instant, timeout_at};
 
-use super::auth::{Access, AccessError, Identity, Role, bearer, check_csrf, check_origin, has_origin};
+use super::auth::{Access, AccessError, Identity, Role, bearer, check_csrf, has_origin, sent};
 use super::limits::Limits;
-use super::request_info::{ASSETS, RequestInfo, SIGN_IN, SIGN_OUT};
+use super::request_info::{ASSETS, Author, Base, RequestInfo, SIGN_IN, SIGN_OUT};
 
 /// A request that takes longer is refused.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,7 +59,13 @@ pub(super) async fn guard<B: MessageBody + 'static>(
             let fresh = matches!(identity, Some(Identity::Loopback(_)));
             let session = identity.as_ref().map(Identity::session);
             if let Some(session) = session.clone() {
-                request.extensions_mut().insert(session);
+                let mut extensions = request.extensions_mut();
+                extensions.insert(Author::new(&session.user, from));
+                extensions.insert(session);
+            }
+            if matches!(identity, Some(Identity::Application(_))) {
+                // The application ends its own sessions.
+                request.extensions_mut().insert(Base { signs_in: false, ..info.base.clone() });
             }
             let Ok(answered) = timeout_at(deadline, next.call(request)).await else {
                 // The request was dropped with its handler.
@@ -103,7 +109,7 @@ async fn admit(
     access.check_host(request)?;
     access.check_peer(request)?;
     if info.is_change {
-        check_origin(request)?;
+        access.check_origin(request)?;
     }
     if info.path.starts_with(ASSETS) {
         return Ok(None);
@@ -112,8 +118,10 @@ async fn admit(
         if info.is_change && !limits.allow_try(from) {
             return Err(AccessError::TooMany);
         }
+        access.refresh_secrets().await;
         return Ok(None);
     }
+    access.refresh_secrets().await;
     let identity = access.identify(request, &info.base.cookie.name)?;
     if info.is_change {
         admit_change(request, &identity, info).await?;
@@ -128,10 +136,10 @@ async fn admit_change(
 ) -> Result<(), AccessError> {
     match identity {
         Identity::Token(_) => {}
-        Identity::Cookie(session) => {
+        Identity::Cookie(session) | Identity::Application(session) => {
             // Browsers always send the origin of a change.
             if !has_origin(request) {
-                return Err(AccessError::Origin);
+                return Err(AccessError::Origin(sent(request)));
             }
             check_csrf(request, session).await?;
         }

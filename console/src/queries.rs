@@ -9,9 +9,9 @@ use actix_outbox::admin::{OutboxStatus, Resolution, Selection};
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::auth::Role;
+use super::request_info::Author;
 use super::requests::{Cursor, Filter, LARGEST_PAGE, PageRequest};
-use super::responses::{Changed, Count, Detail, EventListItem, Events, Outcome, Overview};
+use super::responses::{Audit, Changed, Count, Detail, EventListItem, Events, Outcome, Overview};
 use super::single_flight::{CachedValue, SingleFlightCache};
 
 /// How long events without a suitable index are scanned for: by default, and with `patient`.
@@ -77,9 +77,9 @@ pub(crate) async fn count(admin: &OutboxAdmin, action: &Action, selection: &Sele
 }
 
 /// Changes events, and continues if the client no longer waits.
-pub(crate) async fn change(admin: &OutboxAdmin, action: Action, selection: Selection, by: Role) -> Result<Changed> {
-    let (admin, actor) = (admin.clone(), format!("{by:?} in the console").to_lowercase());
-    let request = ChangeRequest { action, selection, actor };
+pub(crate) async fn change(admin: &OutboxAdmin, action: Action, selection: Selection, by: Author) -> Result<Changed> {
+    let admin = admin.clone();
+    let request = ChangeRequest { action, selection, actor: by.actor, from: by.from };
     let changing = actix_rt::spawn(async move { admin.change(&request).await });
     // The task ends early only with its thread.
     let ended = |_| {
@@ -97,6 +97,17 @@ pub(crate) async fn change(admin: &OutboxAdmin, action: Action, selection: Selec
         None => None,
     };
     Ok(Changed { changed: report.changed.len(), error, next })
+}
+
+/// Operators' changes, newest first, a page at a time.
+pub(crate) async fn audit(admin: &OutboxAdmin, before: Option<i64>, limit: u16) -> Result<Audit> {
+    let limit = usize::from(limit);
+    // One more than is shown, to know whether there is a next page.
+    let mut entries = admin.audit(before, limit + 1).await?;
+    let is_full = entries.len() > limit;
+    entries.truncate(limit);
+    let next = entries.last().map(|entry| entry.id).filter(|_| is_full);
+    Ok(Audit { entries, next })
 }
 
 async fn load_overview(admin: &OutboxAdmin) -> Result<Overview> {

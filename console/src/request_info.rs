@@ -1,9 +1,12 @@
-//! What the checks and the responses know of a request: where the console is mounted, and what was asked for below that path.
+//! What the checks and the responses know of a request: where the console is mounted, what was asked for below that path, and
+//! who asks.
+
+use std::net::IpAddr;
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Method;
 
-use super::auth::{self, Access, CookieScope};
+use super::auth::{self, Access, CookieScope, User};
 
 /// Paths below the console's path that have rules of their own.
 pub(crate) const SIGN_IN: &str = "/sign-in";
@@ -15,9 +18,22 @@ pub(super) const API: &str = "/api/";
 #[derive(Debug, Clone, Default)]
 pub(super) struct Base {
     pub(super) path: String,
-    /// Clients have to sign in.
+    /// Users sign in with a secret.
     pub(super) signs_in: bool,
     pub(super) cookie: CookieScope,
+}
+
+/// Who asks for a change, and from where.
+#[derive(Debug, Clone)]
+pub(super) struct Author {
+    pub(super) actor: String,
+    pub(super) from: String,
+}
+
+impl Author {
+    pub(super) fn new(user: &User, from: IpAddr) -> Self {
+        Self { actor: format!("{} in the console", user.name()), from: from.to_canonical().to_string() }
+    }
 }
 
 /// What the checks and a refusal need to know of the request.
@@ -35,12 +51,12 @@ pub(super) struct RequestInfo {
 impl RequestInfo {
     pub(super) fn new(request: &ServiceRequest, access: &Access) -> Self {
         let path = request.match_info().unprocessed().to_owned();
-        let before = request.path().strip_suffix(path.as_str()).unwrap_or_default().trim_end_matches('/').to_owned();
+        let before = access.base_path(request);
         let cookie = CookieScope::new(&auth::host(request), &before, auth::is_secure(request));
         Self {
             path,
             query: request.uri().query().map_or_else(String::new, |query| format!("?{query}")),
-            base: Base { path: before, signs_in: !access.is_loopback(), cookie },
+            base: Base { path: before, signs_in: access.has_secrets(), cookie },
             is_refresh: request.headers().contains_key("hx-request"),
             is_change: ![Method::GET, Method::HEAD].contains(request.method()),
         }

@@ -53,6 +53,16 @@ pub(crate) struct Filter {
     pub(crate) until: Option<DateTime<Utc>>,
 }
 
+/// # Errors
+/// If `limit` is out of range.
+fn checked_limit(limit: Option<u16>) -> Result<u16, String> {
+    match limit {
+        None => Ok(PAGE),
+        Some(limit @ 1..=LARGEST_PAGE) => Ok(limit),
+        Some(_) => Err(format!("`limit` must be between 1 and {LARGEST_PAGE}")),
+    }
+}
+
 /// Checks that a query has only a filter's names and `others`: a misspelt name would select more events than intended.
 pub(super) fn known_names(query: &str, others: &[&str]) -> Result<(), String> {
     let mut names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
@@ -143,19 +153,29 @@ pub(crate) struct PageQuery {
 impl PageQuery {
     /// # Errors
     /// If `limit` is out of range.
-    fn limit(&self) -> Result<u16, String> {
-        match self.limit {
-            None => Ok(PAGE),
-            Some(limit @ 1..=LARGEST_PAGE) => Ok(limit),
-            Some(_) => Err(format!("`limit` must be between 1 and {LARGEST_PAGE}")),
-        }
-    }
-
-    /// # Errors
-    /// If `limit` is out of range.
     pub(crate) fn wanted(&self) -> Result<PageRequest, String> {
         let newest_first = self.order == Order::Newest;
-        Ok(PageRequest { newest_first, after: self.after, limit: self.limit()?, is_patient: self.patient })
+        Ok(PageRequest { newest_first, after: self.after, limit: checked_limit(self.limit)?, is_patient: self.patient })
+    }
+}
+
+/// The page of the list of operators' changes.
+#[derive(Debug, Clone, Copy, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(crate) struct AuditQuery {
+    /// `next` of the previous page.
+    pub(crate) before: Option<i64>,
+    /// Changes on a page.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u16>,
+}
+
+impl AuditQuery {
+    /// # Errors
+    /// If `limit` is out of range.
+    pub(crate) fn limit(self) -> Result<u16, String> {
+        checked_limit(self.limit)
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::requests::Cursor;
 use actix_outbox::Explanation;
-use actix_outbox::admin::{BackendStatus, WorkerStatus};
+use actix_outbox::admin::{AuditEntry, BackendStatus, WorkerStatus};
 use actix_outbox::admin::{HistoryBucket, Unreadable};
 use actix_outbox::{OutboxEvent, Status, StoreError};
 
@@ -131,6 +131,15 @@ pub(crate) struct Events {
     /// The scan took too long and stopped at events created at this time; `next` continues from there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stopped_at: Option<DateTime<Utc>>,
+}
+
+/// A page of operators' changes.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Audit {
+    /// The changes, newest first.
+    pub(crate) entries: Vec<AuditEntry>,
+    /// `before` of the next page; none on the last page.
+    pub(crate) next: Option<i64>,
 }
 
 /// A number of events.

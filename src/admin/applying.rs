@@ -9,7 +9,7 @@ use super::lane_access::LaneAccess;
 use super::{AdminError, OutboxAdmin, Result};
 use crate::event::Status;
 use crate::publish::check_backend;
-use crate::store::Action;
+use crate::store::{Action, AuditNote};
 
 /// Applies one action. It keeps the access to the last lane, because most batches are of one lane.
 pub(super) struct Changer<'a> {
@@ -17,26 +17,29 @@ pub(super) struct Changer<'a> {
     pub(super) action: &'a Action,
     /// Only events in one of these are deleted or moved.
     statuses: Vec<Status>,
+    note: AuditNote,
     access: Option<LaneAccess>,
     /// Why a lane's events cannot be changed.
     refusals: BTreeMap<String, String>,
 }
 
 impl<'a> Changer<'a> {
-    pub(super) fn new(admin: &'a OutboxAdmin, action: &'a Action, selection: &Selection) -> Self {
+    pub(super) fn new(admin: &'a OutboxAdmin, action: &'a Action, selection: &Selection, note: AuditNote) -> Self {
         let statuses = match selection {
             Selection::Ids(_) => Status::ALL.to_vec(),
             Selection::Matching { filter, .. } => {
                 action.narrow(filter).map(|filter| filter.statuses).unwrap_or_default()
             }
         };
-        Self { admin, action, statuses, access: None, refusals: BTreeMap::new() }
+        Self { admin, action, statuses, note, access: None, refusals: BTreeMap::new() }
     }
 
     /// Changes those of the events that allow it.
     pub(super) async fn apply(&mut self, ids: &[Uuid], report: &mut ChangeReport) -> Result<()> {
         let changed = match self.action {
-            Action::Retry | Action::Fail { .. } | Action::Replay => self.admin.store.change(self.action, ids).await?,
+            Action::Retry | Action::Fail { .. } | Action::Replay => {
+                self.admin.store.change(self.action, ids, &self.note).await?
+            }
             Action::Delete | Action::Move { .. } => self.change_alone(ids, report).await?,
         };
         report.add(ids, changed);
@@ -90,8 +93,8 @@ impl<'a> Changer<'a> {
         report.reasons.extend(sent.into_iter().map(|id| (id, reason(id))));
         let store = &self.admin.store;
         let changed = match self.action {
-            Action::Move { to } => store.transfer(&claim, to, &self.statuses, &unsent).await?,
-            _ => store.delete(&claim, &self.statuses, &unsent).await?,
+            Action::Move { to } => store.transfer(&claim, to, &self.statuses, &unsent, &self.note).await?,
+            _ => store.delete(&claim, &self.statuses, &unsent, &self.note).await?,
         };
         Ok(changed.ok_or_else(|| "a worker has taken its backend in the meantime; try again".to_owned()))
     }

@@ -10,7 +10,7 @@ use super::applying::Changer;
 use super::event_scan::EventScan;
 use super::{OutboxAdmin, Result};
 use crate::error::StoreError;
-use crate::store::{Action, CreatedCursor, EventFilter, Wakeup};
+use crate::store::{Action, AuditNote, CreatedCursor, EventFilter, Wakeup};
 
 /// Events changed in one transaction.
 const BATCH: usize = 500;
@@ -33,8 +33,10 @@ pub struct ChangeRequest {
     pub action: Action,
     /// Which events.
     pub selection: Selection,
-    /// Who asks, for the log: a name, a role or a program.
+    /// Who asks, for the log and the table of changes: a name, a role or a program.
     pub actor: String,
+    /// From where: an address or a host's name; empty if unknown.
+    pub from: String,
 }
 
 /// The events that an action applies to.
@@ -49,6 +51,16 @@ pub enum Selection {
         /// Only events that were created after this one.
         after: Option<CreatedCursor>,
     },
+}
+
+impl ChangeRequest {
+    fn note(&self) -> AuditNote {
+        let filter = match &self.selection {
+            Selection::Ids(_) => None,
+            Selection::Matching { filter, .. } => Some(filter.to_string()),
+        };
+        AuditNote::new(&self.actor, &self.from, filter)
+    }
 }
 
 impl Selection {
@@ -78,7 +90,7 @@ pub struct ChangeReport {
 }
 
 impl OutboxAdmin {
-    /// Changes those of the selected events whose status allows it, logs who changed how many, and wakes the workers.
+    /// Changes those of the selected events whose status allows it, records and logs who changed how many, and wakes the workers.
     ///
     /// Events that match are visited in the order of their creation, so that each is visited once, even if its status changes
     /// meanwhile. A call visits at most 10,000 events and begins no batch after 8 s, so it lasts 28 s
@@ -88,9 +100,9 @@ impl OutboxAdmin {
     /// # Errors
     /// Errors of the database, if nothing was changed; else [`ChangeReport::error`] holds it.
     pub async fn change(&self, request: &ChangeRequest) -> Result<ChangeReport> {
-        let action = without_excess(&request.action);
+        let (action, note) = (without_excess(&request.action), request.note());
         let mut report = ChangeReport::default();
-        let mut changer = Changer::new(self, &action, &request.selection);
+        let mut changer = Changer::new(self, &action, &request.selection, note);
         let outcome = match &request.selection {
             Selection::Ids(ids) => self.change_ids(&mut changer, ids, &mut report).await,
             Selection::Matching { filter, after } => {
@@ -162,11 +174,12 @@ impl ChangeReport {
 
     fn log(&self, request: &ChangeRequest) {
         let [first, ..] = self.changed.as_slice() else { return };
-        let (action, actor, events) = (request.action.name(), &request.actor, self.changed.len());
+        let (action, events) = (request.action.name(), self.changed.len());
+        let ChangeRequest { actor, from, .. } = request;
         match &request.selection {
-            Selection::Ids(_) => tracing::info!(action, actor, events, %first, "events changed"),
+            Selection::Ids(_) => tracing::info!(action, actor, from, events, %first, "events changed"),
             Selection::Matching { filter, .. } => {
-                tracing::info!(action, actor, events, %first, %filter, "events changed");
+                tracing::info!(action, actor, from, events, %first, %filter, "events changed");
             }
         }
     }
@@ -206,7 +219,7 @@ mod tests {
     }
 
     fn retry(selection: Selection) -> ChangeRequest {
-        ChangeRequest { action: Action::Retry, selection, actor: "a test".to_owned() }
+        ChangeRequest { action: Action::Retry, selection, actor: "a test".to_owned(), from: String::new() }
     }
 
     async fn assert_changes_all_in_two_calls(admin: &OutboxAdmin, selection: Selection) {
@@ -242,7 +255,7 @@ mod tests {
         assert_eq!(admin.change(&retry(Selection::matching(published))).await.unwrap().visited, 0);
         let action = Action::Fail { reason: format!("a\0b{}", "x".repeat(1_000)) };
         let failed = EventFilter { statuses: vec![Status::Failed], ..EventFilter::default() };
-        let request = ChangeRequest { action, selection: Selection::matching(failed), actor: "a test".to_owned() };
+        let request = ChangeRequest { action, ..retry(Selection::matching(failed)) };
         assert_eq!(admin.change(&request).await.unwrap().changed.len(), 1);
         assert_eq!(fixture.number("SELECT length(last_error) FROM outbox_events WHERE status = 'failed'").await, 500);
     }

@@ -9,7 +9,12 @@
 //! let failed = EventFilter { statuses: vec![Status::Failed], ..EventFilter::default() };
 //! let mut selection = Selection::matching(failed);
 //! loop {
-//!     let request = ChangeRequest { action: Action::Retry, selection, actor: "nightly job".to_owned() };
+//!     let request = ChangeRequest {
+//!         action: Action::Retry,
+//!         selection,
+//!         actor: "nightly job".to_owned(),
+//!         from: "host-7".to_owned(),
+//!     };
 //!     let report = admin.change(&request).await?;
 //!     println!("{} events retried", report.changed.len());
 //!     if let Some(error) = report.error {
@@ -24,6 +29,7 @@
 //! ```
 
 mod applying;
+mod audit;
 mod change;
 mod check;
 mod error;
@@ -57,8 +63,8 @@ use crate::settings::Settings;
 use crate::store::Store;
 pub use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep};
 pub use crate::store::{
-    Action, BackendPause, CountMode, CreatedCursor, EventFilter, HistoryBucket, InvalidCursor, OutcomeCounts,
-    Resolution, Unreadable,
+    Action, AuditEntry, BackendPause, CountMode, CreatedCursor, EventFilter, HistoryBucket, InvalidCursor,
+    OutcomeCounts, Resolution, Unreadable,
 };
 use crate::system::Backends;
 

@@ -1,7 +1,7 @@
 //! Pausing and resuming backends.
 
 use super::{AdminError, OutboxAdmin, Result};
-use crate::store::{BackendPause, WorkerRow};
+use crate::store::{AuditNote, BackendPause, WorkerRow};
 
 /// The longest reason of a pause, in characters.
 const LONGEST_REASON: usize = 500;
@@ -22,15 +22,18 @@ impl OutboxAdmin {
     /// Workers see it with their next heartbeat, within a third of the lease time; [`senders`](Self::senders) says whether
     /// all have.
     ///
+    /// `by` and `from` say who asks and from where, for the log and the table of changes.
+    ///
     /// # Errors
     /// [`AdminError::UnknownBackend`]: neither the settings nor a live worker knows the name. Errors of the database.
-    pub async fn pause_backend(&self, name: &str, by: &str, reason: &str) -> Result<bool, AdminError> {
+    pub async fn pause_backend(&self, name: &str, by: &str, from: &str, reason: &str) -> Result<bool, AdminError> {
         if !self.knows_backend(name).await? {
             return Err(AdminError::UnknownBackend { name: name.to_owned() });
         }
-        let paused = self.store.pause(name, by, &shortened(reason)).await?;
+        let row = note(name, by, from).backend_row("pause", &shortened(reason));
+        let paused = self.store.pause(name, row).await?;
         if paused {
-            tracing::info!(backend = name, by, reason, "backend paused by an operator");
+            tracing::info!(backend = name, by, from, reason, "backend paused by an operator");
         }
         Ok(paused)
     }
@@ -39,10 +42,10 @@ impl OutboxAdmin {
     ///
     /// # Errors
     /// Errors of the database.
-    pub async fn resume_backend(&self, name: &str, by: &str) -> Result<bool> {
-        let resumed = self.store.resume(name).await?;
+    pub async fn resume_backend(&self, name: &str, by: &str, from: &str) -> Result<bool> {
+        let resumed = self.store.resume(name, note(name, by, from).backend_row("resume", "")).await?;
         if resumed {
-            tracing::info!(backend = name, by, "backend resumed by an operator");
+            tracing::info!(backend = name, by, from, "backend resumed by an operator");
         }
         Ok(resumed)
     }
@@ -66,6 +69,10 @@ impl OutboxAdmin {
         let workers = self.store.workers().await?;
         Ok(!name.is_empty() && workers.iter().any(|worker| worker.reports().contains_key(name)))
     }
+}
+
+fn note(backend: &str, by: &str, from: &str) -> AuditNote {
+    AuditNote::new(by, from, Some(format!("backend={backend}")))
 }
 
 fn shortened(reason: &str) -> String {

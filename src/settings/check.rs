@@ -5,7 +5,7 @@ use std::time::Duration;
 mod redis;
 
 use super::units::LONGEST;
-use super::{PublisherSettings, RetentionSettings, RetryBackoff, Secret, Settings, WorkerSettings};
+use super::{PublisherSettings, RetentionSettings, RetryBackoff, Secret, Settings, WebSettings, WorkerSettings};
 use crate::error::SettingsError;
 
 /// Descriptions of valid values, for messages.
@@ -63,6 +63,7 @@ impl Settings {
         check.worker(&self.worker)?;
         check.backoff(&self.worker.retry_backoff)?;
         check.retention(&self.retention)?;
+        check.web(&self.web)?;
         self.check_backends(&(check.origin)("worker.backends"))
     }
 
@@ -196,6 +197,27 @@ impl Check<'_> {
         self.that(factor >= 1.0 && factor.is_finite(), "worker.retry_backoff.factor", problem)?;
         let problem = format!("must be {}, not {jitter}", expected::JITTER);
         self.that((0.0..=1.0).contains(&jitter), "worker.retry_backoff.jitter", problem)
+    }
+
+    fn web(&self, web: &WebSettings) -> Result<()> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
+        let is_name = |name: &str| name.chars().all(plain) && name.chars().any(|c| c != '.');
+        let names = web.path.strip_prefix('/');
+        let is_path = names.is_some_and(|names| names.is_empty() || names.split('/').all(is_name));
+        self.that(is_path, "web.path", "must be a path such as \"/outbox\", without a slash at its end")?;
+        for (key, users) in [("web.operators", &web.operators), ("web.readers", &web.readers)] {
+            for (n, user) in users.iter().enumerate() {
+                let key = |name: &str| format!("{key}.{n}.{name}");
+                let named = (1..=MAX_NAME).contains(&user.name.len()) && !user.name.chars().any(char::is_control);
+                self.that(named, &key("name"), "must be a name of 1 to 100 bytes without control characters")?;
+                self.that(
+                    !user.secret.is_empty(),
+                    &key("secret"),
+                    "must be given, or `secret_file` or `secret_command`",
+                )?;
+            }
+        }
+        Ok(())
     }
 
     fn retention(&self, retention: &RetentionSettings) -> Result<()> {

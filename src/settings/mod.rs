@@ -245,10 +245,36 @@ table! {
         /// The secret that gives read-only access to the console.
         reader_secret: Option<Secret> = None, |node| node.secret().map(Some),
             or reader_secret_file by |node| node.secret_file().map(Some);
+        /// Users with full access, each with a secret of the user's own.
+        operators: Vec<WebUser> = Vec::new(), |node| node.list("{ name = \"ann\", secret_file = \"…\" }", WebUser::read);
+        /// Users with read-only access.
+        readers: Vec<WebUser> = Vec::new(), |node| node.list("{ name = \"ann\", secret_file = \"…\" }", WebUser::read);
+        /// The path of the console on the program's server, such as `/outbox`.
+        path: String = "/".to_owned(), Node::string;
         /// The host names under which browsers may access the console, without ports; none: any, if a secret is required.
         hosts: Vec<String> = Vec::new(), Node::strings;
-        /// Addresses or networks of proxies in front of the console whose `X-Forwarded-For` is trusted: request limits then
-        /// count the clients' addresses.
+        /// Addresses or networks of proxies in front of the console whose `X-Forwarded-For` and `X-Forwarded-Prefix` are
+        /// trusted: request limits then count the clients' addresses, and links begin with the prefix.
         proxies: Vec<String> = Vec::new(), Node::strings;
+    }
+}
+
+table! {
+    /// A user of the console: `{ name, secret_file }`
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct WebUser {
+        /// The name under which changes are recorded.
+        name: String = String::new(), Node::string;
+        /// The user's secret; 16 bytes or more.
+        secret: Secret = Secret::default(), Node::secret,
+            or secret_file by Node::secret_file, or secret_command by Node::secret_command;
+    }
+}
+
+impl WebUser {
+    /// A user with this name and secret.
+    #[must_use]
+    pub fn new(name: impl Into<String>, secret: impl Into<Secret>) -> Self {
+        Self { name: name.into(), secret: secret.into() }
     }
 }

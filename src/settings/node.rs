@@ -220,6 +220,14 @@ impl<'a> Node<'a> {
         Ok(texts.into_iter().map(super::Secret::from).collect())
     }
 
+    /// A list, each item read by `read`; `example` is a valid item.
+    pub(super) fn list<T>(&self, example: &str, read: impl Fn(Node<'a>) -> Result<T>) -> Result<Vec<T>> {
+        let Value::Array(_, items) = self.structured() else {
+            return Err(self.invalid(format!("must be a list such as [{example}]")));
+        };
+        items.into_iter().enumerate().map(|(n, item)| read(self.child(&n.to_string(), item))).collect()
+    }
+
     /// Any value; an environment variable's text is parsed if it is JSON.
     pub(super) fn json(&self) -> Result<serde_json::Value> {
         if let Some(text) = self.env_text() {

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::report::by_lane;
 use super::{
-    BackendPause, EventFilter, HistoryBucket, LaneClaim, LaneHealth, LaneName, Page, Position, Resolution, Result,
-    ScanPage,
+    AuditEntry, AuditNote, AuditRow, BackendPause, EventFilter, HistoryBucket, LaneClaim, LaneHealth, LaneName, Page,
+    Position, Resolution, Result, ScanPage,
 };
 use crate::error::InvalidEvent;
 use crate::event::{OutboxEvent, Status};
@@ -199,15 +199,24 @@ pub(crate) trait AdminStore: Send + Sync {
     /// Loads like [`load`](Self::load), without reading `data` and `data_binary`.
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
 
-    /// Changes those of the events that allow it, in one transaction; returns their ids.
-    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>>;
+    /// Changes those of the events that allow it and records that with the note, in one transaction; returns their ids.
+    async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>>;
+
+    /// Operators' changes, newest first: only those before this one.
+    async fn audit(&self, before: Option<i64>, limit: i64) -> Result<Vec<AuditEntry>>;
 
     /// The lane of each of these events that exists.
     async fn lanes_of(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, String)>>;
 
-    /// Deletes those of the events that are in the claimed lane and in one of the statuses, with their deliveries, in one
-    /// transaction; returns their ids. `None`: the leases are no longer the claim's, and nothing was changed.
-    async fn delete(&self, claim: &LaneClaim, statuses: &[Status], ids: &[Uuid]) -> Result<Option<Vec<Uuid>>>;
+    /// Deletes those of the events that are in the claimed lane and in one of the statuses, with their deliveries, and
+    /// records that, in one transaction; returns their ids. `None`: the leases are no longer the claim's, and nothing was changed.
+    async fn delete(
+        &self,
+        claim: &LaneClaim,
+        statuses: &[Status],
+        ids: &[Uuid],
+        note: &AuditNote,
+    ) -> Result<Option<Vec<Uuid>>>;
 
     /// Moves those of the events that are in the claimed lane and in one of the statuses, and were not sent, to another
     /// lane, as new events at their old time, in one transaction; returns their ids. `None`: as in [`delete`](Self::delete).
@@ -217,16 +226,17 @@ pub(crate) trait AdminStore: Send + Sync {
         to: &str,
         statuses: &[Status],
         ids: &[Uuid],
+        note: &AuditNote,
     ) -> Result<Option<Vec<Uuid>>>;
 
     /// The pauses in force, by the backend's name.
     async fn pauses(&self) -> Result<Vec<BackendPause>>;
 
-    /// Pauses a backend; returns whether it was not paused before.
-    async fn pause(&self, backend: &str, by: &str, reason: &str) -> Result<bool>;
+    /// Pauses a backend and records that, in one transaction; returns whether it was not paused before.
+    async fn pause(&self, backend: &str, row: AuditRow) -> Result<bool>;
 
-    /// Ends a backend's pause; returns whether it was paused.
-    async fn resume(&self, backend: &str) -> Result<bool>;
+    /// Ends a backend's pause and records that, in one transaction; returns whether it was paused.
+    async fn resume(&self, backend: &str, row: AuditRow) -> Result<bool>;
 
     /// Counts of events by status.
     async fn overview(&self, counting: CountMode) -> Result<EventCounts>;

@@ -1,6 +1,7 @@
 //! The contract of every store: one suite of tests, which each database runs through a [`Fixture`] of its own.
 
 mod admin;
+mod audit;
 mod builders;
 mod claimed;
 mod handlers;
@@ -207,6 +208,10 @@ macro_rules! instantiate {
                 claimed::moved_events_are_new_ones_in_their_order_and_sent_ones_stay,
                 claimed::a_deleted_event_is_owed_to_nobody,
                 claimed::a_pause_is_seen_with_the_next_heartbeat_until_it_ends,
+                audit::a_change_is_recorded_with_its_author_and_the_events_changed,
+                audit::a_change_of_very_many_events_names_the_first_thousand,
+                audit::a_change_that_cannot_be_recorded_is_not_made,
+                audit::recorded_changes_are_deleted_with_the_history,
                 history::what_became_of_events_is_added_up_by_minute_and_by_hour,
                 history::history_ends_after_a_day_by_minute_and_thirty_by_hour,
                 queue_position::an_event_stands_behind_the_pending_ones_of_its_lane_that_come_first,

@@ -45,6 +45,9 @@ pub(crate) trait MaintenanceStore: Send + Sync {
     /// `failed_blocks`: lanes in which a failed event with a key stays.
     async fn delete_expired(&self, expiry: RetentionCutoff, failed_blocks: &[LaneName]) -> Result<usize>;
 
+    /// Deletes a small batch of operators' changes that are older than the history; returns how many.
+    async fn delete_old_audit(&self) -> Result<usize>;
+
     /// Adds outcomes of events, by publisher, to the current minute and hour by the database's clock, and deletes old
     /// buckets.
     async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()>;

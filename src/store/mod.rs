@@ -9,6 +9,8 @@ use crate::settings::DatabaseSettings;
 
 pub use self::admin::{Action, CountMode, Unreadable};
 pub(crate) use self::admin::{AdminStore, Backlog, EventCounts, MOST_AHEAD, QueuePosition, WorkerRow};
+pub use self::audit::AuditEntry;
+pub(crate) use self::audit::{AuditNote, AuditRow};
 pub use self::cursor::{CreatedCursor, InvalidCursor};
 pub(crate) use self::dispatch::{
     Blocker, DispatchStore, FailureRecord, FetchRequest, FetchResult, FetchedRow, KeyStart, PredecessorQuery, Range,
@@ -35,6 +37,7 @@ pub(crate) use self::wakeup::{Notification, Wakeup};
 pub(crate) use self::writer::{EventWriter, NotInserted, TakeEvents};
 
 mod admin;
+pub(crate) mod audit;
 mod columns;
 #[cfg(test)]
 pub(crate) mod conformance;

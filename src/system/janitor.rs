@@ -118,12 +118,16 @@ async fn delete_expired(context: Arc<SystemContext>) {
     while !context.liveness.is_stopping() {
         let began = BootInstant::now();
         match context.store.delete_expired(expiry, &holding).await {
-            Ok(0) => return,
+            Ok(0) => break,
             Ok(deleted) => tracing::debug!(events = deleted, "deleted old events"),
             Err(error) => return tracing::debug!(%error, "deletion of old events failed"),
         }
         // Delivery has precedence.
         let share = if context.is_idle() { 1 } else { SHARE_BESIDE_A_DRAIN };
         tokio::time::sleep(PAUSE.max(BootInstant::now().since(began) * share)).await;
+    }
+    // One batch each time: people make few changes.
+    if let Err(error) = context.store.delete_old_audit().await {
+        tracing::debug!(%error, "deletion of old changes of operators failed");
     }
 }

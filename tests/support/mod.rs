@@ -12,6 +12,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
 
 pub(crate) mod clock;
+pub(crate) mod nginx;
 #[cfg(feature = "postgres")]
 pub(crate) mod pooler;
 #[cfg(feature = "postgres")]

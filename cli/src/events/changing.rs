@@ -12,8 +12,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::arguments::{self, Format};
-use crate::output;
 use crate::progress::Progress;
+use crate::{author, output};
 
 /// How long events are counted before the question whether to change them.
 const COUNT_TIME: Duration = Duration::from_secs(2);
@@ -127,7 +127,8 @@ async fn change_all(
 ) -> anyhow::Result<Changed> {
     let mut all = Changed::default();
     loop {
-        let request = ChangeRequest { action: verb.action.clone(), selection, actor: "command line".to_owned() };
+        let action = verb.action.clone();
+        let request = ChangeRequest { action, selection, actor: author::actor(), from: author::host() };
         let ended = |changed: usize, error: StoreError| match changed {
             0 => anyhow::Error::from(error),
             _ => anyhow::anyhow!("{} {}, then: {error}", verb.past, events(changed)),

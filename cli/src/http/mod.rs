@@ -36,7 +36,12 @@ pub(crate) fn serve(
     Ok(())
 }
 
-/// The console, for all paths that no probe has. Without a secret in the settings it gets one for this run, which is printed
+/// The path that the settings give the console, as actix-web mounts it.
+pub(crate) fn path(settings: &Settings) -> &str {
+    settings.web.path.trim_end_matches('/')
+}
+
+/// The console, for its path, or else for all paths that no probe has. Without a secret in the settings it gets one for this run, which is printed
 /// once; on an address other than loopback that is an error.
 ///
 /// # Errors
@@ -49,6 +54,13 @@ pub(crate) fn console(settings: &Settings, address: SocketAddr, insecure: bool) 
         Err(WebError::NoSecret) => anyhow::bail!("on {address}, {}", WebError::NoSecret),
         access => access?,
     };
+    if !is_local {
+        tracing::warn!(
+            %address,
+            "the console is served without TLS on an address that other machines reach; put a proxy with TLS before it, or \
+             serve it on a loopback address"
+        );
+    }
     Ok(Console::new(settings, access)?)
 }
 
@@ -59,12 +71,12 @@ fn with_names(access: Access, settings: &Settings) -> Result<Access, WebError> {
 fn with_drawn_secret(settings: &Settings, address: SocketAddr) -> anyhow::Result<Access> {
     let secret = [Uuid::new_v4(), Uuid::new_v4()].map(|part| part.simple().to_string()).concat();
     let access = with_names(Access::secrets(&secret.as_str().into(), None)?, settings)?;
-    let link = access.sign_in_link();
+    let (path, link) = (path(settings), access.sign_in_link());
     // Not to the log, which others may read.
     writeln!(
         std::io::stderr(),
         "The console has no secret in its settings, so it drew one for this run:\n\n  {secret}\n\n\
-         This link signs you in once: http://{address}{link}\n\
+         This link signs you in once: http://{address}{path}{link}\n\
          `operator_secret_file` under [web] gives it a lasting one.\n"
     )?;
     Ok(access)

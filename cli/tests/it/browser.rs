@@ -12,7 +12,7 @@ use url::Url;
 use crate::support::process::Running;
 use crate::support::{PATIENCE, eventually, free_port};
 use crate::test_outbox::TestOutbox;
-use crate::web::{OPERATOR, insert, secrets, with};
+use crate::web::{Console, OPERATOR, insert, secrets, with};
 
 /// Finds accessibility problems (axe-core, by Deque Systems, under the MPL 2.0).
 const AXE: &str = include_str!("axe/axe.min.js");
@@ -284,7 +284,7 @@ async fn it_is_read_in_the_dark_on_a_phone_and_without_scripts() {
 
     let phone = json!({"width": 380, "height": 800, "deviceScaleFactor": 1, "mobile": true});
     browser.chromium("Emulation.setDeviceMetricsOverride", phone).await;
-    for path in ["/", "/events", "/events?status=failed"] {
+    for path in ["/", "/events", "/events?status=failed", "/audit"] {
         browser.client.goto(&format!("{address}{path}")).await.unwrap();
         let script = "return document.documentElement.scrollWidth <= window.innerWidth";
         assert_eq!(browser.client.execute(script, Vec::new()).await.unwrap(), true, "{path} is as wide as the phone");
@@ -335,6 +335,36 @@ async fn what_stands_in_an_event_does_nothing_in_a_browser() {
 }
 
 #[tokio::test]
+async fn a_link_in_a_chat_keeps_the_session_and_a_form_there_changes_nothing() {
+    let test = TestOutbox::new().await;
+    fill(&test).await;
+    let console = Console::open(&test, &secrets()).await;
+    let address = format!("http://{}", console.host());
+    let browser = Browser::start().await;
+    browser.sign_in(&address).await;
+    let elsewhere = format!(
+        "data:text/html,<h1>Chat</h1><a href='{address}/events?status=failed'>look</a>\
+         <form method=post action='{address}/change'><input name=action value=retry><input name=all value=1>\
+         <button>win</button></form><form method=post action='{address}/sign-out'><button id=out>out</button></form>"
+    );
+    browser.client.goto(&elsewhere).await.unwrap();
+    browser.click("a").await;
+    browser.wait_text("h1", "Events").await;
+    browser.wait_count("tbody tr", 3).await;
+    for button in ["form button", "#out"] {
+        browser.client.goto(&elsewhere).await.unwrap();
+        browser.click(button).await;
+        browser.wait_text("h1", "Forbidden").await;
+    }
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 3);
+    browser.client.goto(&format!("{address}/events")).await.unwrap();
+    browser.wait_text("h1", "Events").await;
+    // The browser logs the status of the refused forms.
+    browser.complaints().await;
+    browser.close().await;
+}
+
+#[tokio::test]
 async fn nothing_keeps_people_with_disabilities_from_using_it() {
     let test = TestOutbox::new().await;
     fill(&test).await;
@@ -345,6 +375,7 @@ async fn nothing_keeps_people_with_disabilities_from_using_it() {
         .await
         .unwrap()
         .get(0);
+    test.run(&["events", "fail", &failed]).await;
     let (_worker, address) = serve(&test, &with(&test, &secrets()));
     wait_served(&address).await;
     let browser = Browser::start().await;
@@ -354,9 +385,14 @@ async fn nothing_keeps_people_with_disabilities_from_using_it() {
     for scheme in ["light", "dark"] {
         let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         browser.chromium("Emulation.setEmulatedMedia", media).await;
-        for path in
-            ["/", "/events", &format!("/events/{failed}"), "/confirm?action=fail&all=1&status=failed", "/nowhere"]
-        {
+        for path in [
+            "/",
+            "/events",
+            "/audit",
+            &format!("/events/{failed}"),
+            "/confirm?action=fail&all=1&status=failed",
+            "/nowhere",
+        ] {
             browser.client.goto(&format!("{address}{path}")).await.unwrap();
             assert_eq!(browser.barriers().await, Vec::<String>::new(), "{path}, {scheme}");
         }

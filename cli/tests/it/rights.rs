@@ -139,6 +139,9 @@ async fn assert_enough(roles: &Roles) {
     test.wait_length(11).await;
     roles.run("console", &["handlers", "drop", "counter"]).await;
     test.wait_published().await;
+    roles.run("console", &["backends", "pause", "default"]).await;
+    roles.run("console", &["backends", "resume", "default"]).await;
+    roles.run("console", &["events", "delete", &id]).await;
     worker.signal(Signal::TERM);
     assert!(worker.wait_exit(PATIENCE).await.success(), "{}", worker.stderr());
     assert!(!worker.stderr().contains("permission denied"), "{}", worker.stderr());
@@ -146,6 +149,7 @@ async fn assert_enough(roles: &Roles) {
     let pending = writer_of_one(roles).await;
     roles.run("console", &["events", "fail", &pending, "--reason", "no"]).await;
     roles.run("console", &["events", "retry", &pending]).await;
+    roles.run("console", &["events", "move", &pending, "--to", "elsewhere"]).await;
     let (code, said) = roles.end("reader", &["events", "fail", &pending, "--reason", "no"]).await;
     assert!(code == Some(1) && said.contains("permission denied"), "{said}");
 }

@@ -17,35 +17,35 @@ const READER: &str = "the readers' secret";
 
 /// A running `outbox web`.
 pub(crate) struct Console {
-    program: Running,
-    port: u16,
+    pub(crate) program: Running,
+    pub(crate) port: u16,
 }
 
 /// A request of a browser or a program.
 #[derive(Default, Clone)]
-struct Ask<'a> {
-    headers: Vec<(&'a str, String)>,
-    form: Option<String>,
-    json: Option<Value>,
+pub(crate) struct Ask<'a> {
+    pub(crate) headers: Vec<(&'a str, String)>,
+    pub(crate) form: Option<String>,
+    pub(crate) json: Option<Value>,
 }
 
-struct Said {
-    status: u16,
-    location: String,
-    cookie: Option<String>,
+pub(crate) struct Said {
+    pub(crate) status: u16,
+    pub(crate) location: String,
+    pub(crate) cookie: Option<String>,
     policy: String,
     allow: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Said {
     /// The CSRF token of the forms on a page.
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         let (_, rest) = self.body.split_once("name=\"csrf\" value=\"").expect("a form");
         rest.split('"').next().unwrap().to_owned()
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 }
@@ -54,7 +54,7 @@ impl Console {
     pub(crate) async fn open(test: &TestOutbox, settings: &str) -> Self {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
-        let open: &[&str] = if settings.contains("operator_secret") { &[] } else { &["--insecure-no-secret"] };
+        let open: &[&str] = if settings.contains("secret") { &[] } else { &["--insecure-no-secret"] };
         let mut program = test.outbox(&with(test, settings), &["web", "--http", &address]);
         let mut program = Running::spawn(program.args(open));
         eventually("the console is served", PATIENCE, async || {
@@ -69,7 +69,7 @@ impl Console {
         format!("127.0.0.1:{}", self.port)
     }
 
-    fn ask(&self, method: &str, path: &str, ask: Ask) -> Said {
+    pub(crate) fn ask(&self, method: &str, path: &str, ask: Ask) -> Said {
         let agent: ureq::Agent =
             ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into();
         let mut request = Request::builder()
@@ -98,29 +98,29 @@ impl Console {
         Said { status, location, cookie, policy, allow, body: answer.body_mut().read_to_string().unwrap() }
     }
 
-    fn get(&self, path: &str, cookie: &str) -> Said {
+    pub(crate) fn get(&self, path: &str, cookie: &str) -> Said {
         self.ask("GET", path, Ask { headers: vec![("cookie", cookie.to_owned())], ..Ask::default() })
     }
 
     /// Sends a form as a browser does from a page of the console.
-    fn submit(&self, path: &str, cookie: &str, form: &str) -> Said {
+    pub(crate) fn submit(&self, path: &str, cookie: &str, form: &str) -> Said {
         let headers = vec![("cookie", cookie.to_owned()), ("origin", format!("http://{}", self.host()))];
         self.ask("POST", path, Ask { headers, form: Some(form.to_owned()), ..Ask::default() })
     }
 
-    fn api(&self, method: &str, path: &str, secret: &str, json: Option<Value>) -> Said {
+    pub(crate) fn api(&self, method: &str, path: &str, secret: &str, json: Option<Value>) -> Said {
         let headers = vec![("authorization", format!("Bearer {secret}"))];
         self.ask(method, &format!("/api/v1{path}"), Ask { headers, json, ..Ask::default() })
     }
 
-    fn sign_in(&self, secret: &str) -> String {
+    pub(crate) fn sign_in(&self, secret: &str) -> String {
         let said = self.submit("/sign-in", "", &form(&[("secret", secret), ("then", "/events")]));
         assert_eq!((said.status, said.location.as_str()), (303, "/events"), "{}", said.body);
         said.cookie.unwrap()
     }
 }
 
-fn form(pairs: &[(&str, &str)]) -> String {
+pub(crate) fn form(pairs: &[(&str, &str)]) -> String {
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
@@ -146,7 +146,7 @@ pub(crate) async fn insert(test: &TestOutbox, columns: &[(&str, &str)]) -> Strin
     test.sql().await.query_one(&statement, &[]).await.unwrap().get(0)
 }
 
-const FAILED: &[(&str, &str)] = &[
+pub(crate) const FAILED: &[(&str, &str)] = &[
     ("event_type", "'t'"),
     ("source", "'s'"),
     ("status", "'failed'"),
@@ -209,6 +209,7 @@ fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
         ("GET", "/".to_owned(), Ask::default()),
         ("GET", "/events".to_owned(), Ask::default()),
         ("GET", format!("/events/{id}"), Ask::default()),
+        ("GET", "/audit".to_owned(), Ask::default()),
         ("GET", format!("/confirm?action=retry&id={id}"), Ask::default()),
         ("POST", "/change".to_owned(), form(&format!("action=retry&id={id}"))),
         ("POST", "/sign-out".to_owned(), form("")),
@@ -217,6 +218,7 @@ fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
         ("GET", "/api/v1/openapi.json".to_owned(), Ask::default()),
         ("GET", "/api/v1/overview".to_owned(), Ask::default()),
         ("GET", "/api/v1/events".to_owned(), Ask::default()),
+        ("GET", "/api/v1/audit".to_owned(), Ask::default()),
         ("GET", "/api/v1/events/count?action=retry".to_owned(), Ask::default()),
         ("POST", "/api/v1/events/changes".to_owned(), change),
         ("GET", format!("/api/v1/events/{id}"), Ask::default()),
@@ -295,6 +297,60 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
     let basic = vec![("cookie", cookie.clone()), ("authorization", "Basic YTpi".to_owned())];
     assert_eq!(console.ask("GET", "/", Ask { headers: basic, ..Ask::default() }).status, 200);
     assert_eq!(console.api("GET", "/overview", READER, None).status, 200);
+}
+
+#[tokio::test]
+async fn a_link_on_another_site_changes_nothing() {
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &secrets()).await;
+    let id = insert(&test, FAILED).await;
+    let cookie = console.sign_in(OPERATOR);
+    let token = console.get("/", &cookie).token();
+    let change = form(&[("csrf", &token), ("action", "retry"), ("id", &id)]);
+    let paths = routes(&id).into_iter().map(|(_, path, _)| path);
+    for path in paths.chain([format!("/change?{change}"), format!("/sign-out?{change}")]) {
+        for method in ["GET", "HEAD"] {
+            let headers = vec![("cookie", cookie.clone()), ("referer", "http://evil.example/".to_owned())];
+            let said = console.ask(method, &path, Ask { headers, ..Ask::default() });
+            assert!([200, 404, 405].contains(&said.status), "{method} {path}: {}", said.status);
+        }
+    }
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_audit").await, 0);
+    assert_eq!(console.get("/", &cookie).status, 200);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_named() {
+    let test = TestOutbox::new().await;
+    let console = Console::open(&test, &format!("{}\nhosts = [\"outbox.example\"]", secrets())).await;
+    let headers = |host: &str, origin: &str| vec![("host", host.to_owned()), ("origin", origin.to_owned())];
+    for (path, headers) in [
+        ("/sign-in", headers("outbox.example:9750", "http://outbox.example:9751")),
+        ("/api/v1/events/changes", headers("outbox.example", "https://<evil>.example")),
+        ("/sign-in", headers("other.example", "http://outbox.example")),
+        ("/api/v1/events/changes", headers("other.example:80", "null")),
+    ] {
+        let values: Vec<String> =
+            headers.iter().map(|(_, value)| value.replace('<', "&lt;").replace('>', "&gt;")).collect();
+        let said = console.ask("POST", path, Ask { headers, form: Some(String::new()), ..Ask::default() });
+        let shown =
+            if path.starts_with("/api") { said.body.replace('<', "&lt;").replace('>', "&gt;") } else { said.body };
+        assert!([403, 421].contains(&said.status) && values.iter().all(|value| shown.contains(value)), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn without_tls_an_address_that_others_reach_is_a_warning() {
+    let test = TestOutbox::new().await;
+    let settings = with(&test, &secrets());
+    for (address, is_warned) in [("0.0.0.0", true), ("127.0.0.1", false)] {
+        let address = format!("{address}:{}", free_port());
+        let program = Running::spawn(&mut test.outbox(&settings, &["web", "--http", &address]));
+        eventually("it is served", PATIENCE, async || program.stderr().contains("HTTP server listening")).await;
+        let said = program.stderr();
+        assert_eq!(said.contains("WARN") && said.contains("without TLS"), is_warned, "{said}");
+    }
 }
 
 #[tokio::test]
@@ -502,7 +558,7 @@ async fn programs_page_through_the_list_and_change_events() {
     let described = newest("/openapi.json");
     assert_eq!(described["servers"][0]["url"], "/api/v1");
     let paths: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 6, "{paths:?}");
+    assert_eq!(paths.len(), 7, "{paths:?}");
 }
 
 /// The server's response to an incomplete request, until it closes the connection.
@@ -646,10 +702,12 @@ async fn who_has_changed_what_is_in_the_log() {
     }
     console.api("POST", "/events/changes", OPERATOR, Some(json!({"action": "retry", "ids": [id]})));
     let logged = [
-        "user signed in to the console role=Reader".to_owned(),
+        "user signed in to the console user=\"reader\" role=Reader".to_owned(),
         "sign-in to the console refused: the secret is wrong from=127.0.0.1".to_owned(),
         "request to the console refused: the token is wrong from=127.0.0.1".to_owned(),
-        format!("events changed action=\"retry\" actor=\"operator in the console\" events=1 first={id}"),
+        format!(
+            "events changed action=\"retry\" actor=\"operator in the console\" from=\"127.0.0.1\" events=1 first={id}"
+        ),
     ];
     eventually("it is logged", PATIENCE, async || {
         let said = console.program.stderr();

@@ -24,12 +24,13 @@ impl CookieScope {
         Self { name, path: path.to_owned(), is_secure }
     }
 
-    /// A cookie with this value, which no script can read and which is sent only from the console's own pages.
+    /// A cookie with this value, which no script can read. Links from other sites send it, so that they lead to the
+    /// page; forms and scripts of other sites do not.
     pub(super) fn cookie(&self, value: String) -> Cookie<'static> {
         let mut cookie = Cookie::new(self.name.clone(), value);
         cookie.set_path(self.path.clone());
         cookie.set_http_only(true);
-        cookie.set_same_site(SameSite::Strict);
+        cookie.set_same_site(SameSite::Lax);
         cookie.set_secure(self.is_secure);
         cookie
     }
@@ -50,7 +51,7 @@ mod tests {
     fn a_cookie_is_for_this_console_and_no_script() {
         let scope = CookieScope::new("outbox.example.com:8443", "/outbox", true);
         let text = scope.cookie("value".to_owned()).to_string();
-        for word in ["outbox_session_8443=value", "HttpOnly", "SameSite=Strict", "Secure", "Path=/outbox"] {
+        for word in ["outbox_session_8443=value", "HttpOnly", "SameSite=Lax", "Secure", "Path=/outbox"] {
             assert!(text.contains(word), "{word} in {text}");
         }
         for host in ["outbox.example.com", "[::1]", "localhost:", "localhost:http", ""] {

@@ -6,7 +6,7 @@ use actix_web::dev::ServiceRequest;
 use actix_web::http::header;
 use ipnet::IpNet;
 
-use super::error::AccessError;
+use super::error::{AccessError, Sent};
 use crate::error::WebError;
 
 /// Headers that proxies add, in addition to all that begin with `X-Forwarded`.
@@ -33,15 +33,37 @@ impl HostNames {
 
     /// Whether a request to `host` (with a port or without) is allowed. `or_any`: without names, every name is.
     pub(super) fn allow(&self, host: &str, or_any: bool) -> bool {
-        let Some(name) = without_port(host).map(str::to_ascii_lowercase) else { return false };
+        let Some(name) = split_host(host).map(|(name, _)| name.to_ascii_lowercase()) else { return false };
         if is_loopback_name(&name) || self.0.contains(&name) {
             return true;
         }
         self.0.is_empty() && or_any
     }
+
+    /// Checks that a request does not come from another site. Browsers send the origin of a change; programs do not.
+    pub(super) fn check_origin(&self, request: &ServiceRequest) -> Result<(), AccessError> {
+        let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
+        let is_ours = origin.to_str().is_ok_and(|origin| self.is_same_site(origin, &host(request)));
+        if is_ours { Ok(()) } else { Err(AccessError::Origin(sent(request))) }
+    }
+
+    /// Whether a page of this origin is one of the server with this `Host`: if name and port are the same, or if the page has a
+    /// configured name and a proxy sent a `Host` of its own, or without the port. The scheme does not count: a proxy may have
+    /// added TLS.
+    fn is_same_site(&self, origin: &str, host: &str) -> bool {
+        let Some((scheme, site)) = origin.split_once("://") else { return false };
+        let (Some((page, page_port)), Some((name, port))) = (split_host(site), split_host(host)) else { return false };
+        let default = if scheme == "https" { "443" } else { "80" };
+        let is_same_name = !name.is_empty() && page.eq_ignore_ascii_case(name);
+        if is_same_name && port.is_some() {
+            return page_port.unwrap_or(default) == port.unwrap_or(default);
+        }
+        let is_default = is_same_name && page_port.is_none_or(|port| port == default);
+        is_default || self.0.contains(&page.to_ascii_lowercase())
+    }
 }
 
-/// The proxies whose `X-Forwarded-For` is trusted.
+/// The proxies whose `X-Forwarded-For` and `X-Forwarded-Prefix` are trusted.
 #[derive(Clone, Default)]
 pub(super) struct Proxies(Vec<IpNet>);
 
@@ -62,13 +84,21 @@ impl Proxies {
         self.client_of(peer(request), forwarded_for(request))
     }
 
+    /// Whether the request comes from one of the proxies.
+    pub(super) fn sent(&self, request: &ServiceRequest) -> bool {
+        self.include(peer(request))
+    }
+
+    fn include(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address.to_canonical()))
+    }
+
     /// The client's address of a request from `peer`: the last address in `forwarded_for` (the nearest is last) that is not a
     /// configured proxy. Any client can forge the addresses before it.
     fn client_of<'a>(&self, peer: IpAddr, forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
-        let is_proxy = |address: IpAddr| self.0.iter().any(|network| network.contains(&address.to_canonical()));
         let mut client = peer;
         for address in forwarded_for.rev() {
-            if !is_proxy(client) {
+            if !self.include(client) {
                 break;
             }
             let Ok(address) = address.trim().parse() else { break };
@@ -85,12 +115,10 @@ pub(super) fn check_loopback(request: &ServiceRequest) -> Result<(), AccessError
     if is_local { Ok(()) } else { Err(AccessError::Peer) }
 }
 
-/// Checks that the request does not come from another site. Browsers send the origin of a change; programs do not.
-pub(crate) fn check_origin(request: &ServiceRequest) -> Result<(), AccessError> {
-    let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
-    let site = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, site)| site);
-    let is_ours = site.is_some_and(|site| site.eq_ignore_ascii_case(&host(request)));
-    if is_ours { Ok(()) } else { Err(AccessError::Origin) }
+/// Where a request comes from and to which name it was sent, for a refusal.
+pub(crate) fn sent(request: &ServiceRequest) -> Sent {
+    let origin = request.headers().get(header::ORIGIN);
+    Sent { origin: origin.map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned()), host: host(request) }
 }
 
 pub(crate) fn has_origin(request: &ServiceRequest) -> bool {
@@ -124,14 +152,17 @@ fn forwarded_for(request: &ServiceRequest) -> impl DoubleEndedIterator<Item = &s
     lines.into_iter().flat_map(|line| line.split(','))
 }
 
-/// The host without its port; none if it is not a valid host.
-fn without_port(host: &str) -> Option<&str> {
+/// The host's name and its port; none if it is not a valid host.
+fn split_host(host: &str) -> Option<(&str, Option<&str>)> {
     let (name, rest) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some(bracketed) => bracketed,
         None => host.split_at(host.find(':').unwrap_or(host.len())),
     };
     let is_port = |port: &str| port.chars().all(|digit| digit.is_ascii_digit());
-    (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port)).then_some(name)
+    match rest.strip_prefix(':') {
+        None => rest.is_empty().then_some((name, None)),
+        Some(port) => is_port(port).then_some((name, Some(port).filter(|port| !port.is_empty()))),
+    }
 }
 
 fn is_loopback_name(name: &str) -> bool {
@@ -157,6 +188,41 @@ mod tests {
         assert_eq!(client(&ours, "10.0.1.7", &["192.0.2.1"]), "10.0.1.7");
         assert_eq!(client(&ours, "10.0.0.7", &["192.0.2.1", "unknown"]), "10.0.0.7");
         assert!(matches!(Proxies::parse(["proxy.example"]), Err(WebError::Proxy { .. })));
+    }
+
+    #[test]
+    fn a_page_is_ours_if_its_name_and_port_are_those_that_the_request_was_sent_to() {
+        let none = HostNames::default();
+        for (origin, host) in [
+            ("http://localhost:9750", "localhost:9750"),
+            ("http://Outbox.example", "outbox.example"),
+            ("https://outbox.example", "outbox.example:443"),
+            ("http://outbox.example:80", "outbox.example"),
+            ("http://[::1]:9750", "[::1]:9750"),
+        ] {
+            assert!(none.is_same_site(origin, host), "{origin} {host}");
+        }
+        for (origin, host) in [
+            ("http://outbox.example:8080", "outbox.example"),
+            ("http://outbox.example", "outbox.example:8080"),
+            ("https://outbox.example", "outbox.example:80"),
+            ("http://evil.example", "outbox.example"),
+            ("null", "outbox.example"),
+            ("", ""),
+            ("http://", ""),
+        ] {
+            assert!(!none.is_same_site(origin, host), "{origin} {host}");
+        }
+        let named = HostNames::parse(["outbox.example"]).unwrap();
+        assert!(named.is_same_site("http://outbox.example:8080", "outbox.example"), "the proxy dropped the port");
+        assert!(named.is_same_site("http://outbox.example:8080", "127.0.0.1:9750"), "the proxy sent its own view");
+        for (origin, host) in [
+            ("http://outbox.example:8080", "outbox.example:8081"),
+            ("http://evil.example:8080", "outbox.example"),
+            ("http://localhost:8080", "localhost"),
+        ] {
+            assert!(!named.is_same_site(origin, host), "{origin} {host}");
+        }
     }
 
     #[test]

@@ -11,8 +11,9 @@ use super::events;
 use super::format::events_count;
 use super::forms::{read, without_empty};
 use super::layout::PageLayout;
-use crate::auth::{AccessError, CSRF_FIELD, Role};
+use crate::auth::{AccessError, CSRF_FIELD};
 use crate::queries;
+use crate::request_info::Author;
 use crate::requests::{ActionName, Cursor, Filter, known_names};
 
 /// Selected events in one request, at most.
@@ -144,7 +145,7 @@ fn description(action: ActionName) -> &'static str {
 
 pub(super) async fn confirm(layout: PageLayout, admin: web::Data<OutboxAdmin>, request: HttpRequest) -> PageResult {
     if !layout.may_change() {
-        return Ok(layout.error_page(AccessError::Reader.status(), AccessError::Reader.message()));
+        return Ok(layout.error_page(AccessError::Reader.status(), &AccessError::Reader.message()));
     }
     let bulk = parse(request.query_string()).map_err(|reason| PageError::bad_request(&layout, reason))?;
     let (action, selection) = (bulk.action.with_reason(""), bulk.selected.selection());
@@ -173,13 +174,16 @@ pub(super) async fn confirm(layout: PageLayout, admin: web::Data<OutboxAdmin>, r
     Ok(layout.page(&title, "/events", &content))
 }
 
-pub(super) async fn change(layout: PageLayout, admin: web::Data<OutboxAdmin>, form: String) -> PageResult {
+pub(super) async fn change(
+    layout: PageLayout,
+    admin: web::Data<OutboxAdmin>,
+    author: web::ReqData<Author>,
+    form: String,
+) -> PageResult {
     let bulk = parse(&form).map_err(|reason| PageError::bad_request(&layout, reason))?;
-    // A form without a session does not get here.
-    let by = layout.session().map_or(Role::Reader, |session| session.role);
     let (action, reason, form) = (bulk.action, bulk.reason.clone(), hidden(bulk.action, &bulk.selected));
     let these = if let Selected::These(ids) = &bulk.selected { ids.clone() } else { Vec::new() };
-    let change = queries::change(&admin, action.with_reason(&*reason), bulk.selected.selection(), by);
+    let change = queries::change(&admin, action.with_reason(&*reason), bulk.selected.selection(), author.into_inner());
     let changed = change.await.map_err(PageError::from_store(&layout))?;
     let title = format!("{} {}", events_count(changed.changed), past_tense(action));
     let content = html! {

@@ -15,7 +15,7 @@ use crate::request_info::{Base, SIGN_OUT};
 const HTMX: &str =
     r#"{"includeIndicatorStyles":false,"allowEval":false,"selfRequestsOnly":true,"historyEnabled":false}"#;
 
-const PAGES: [(&str, &str); 2] = [("/", "Overview"), ("/events", "Events")];
+const PAGES: [(&str, &str); 3] = [("/", "Overview"), ("/events", "Events"), ("/audit", "Changes")];
 
 /// The console's path, and the session of the request.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl PageLayout {
     }
 
     pub(super) fn may_change(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.role == Role::Operator)
+        self.session.as_ref().is_some_and(|session| session.user.role() == Role::Operator)
     }
 
     /// The CSRF token, for each form that changes something.

@@ -1,5 +1,6 @@
 //! The HTML pages. They work without JavaScript; with it, they refresh themselves.
 
+mod audit;
 mod changing;
 mod chart;
 mod error;
@@ -25,6 +26,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(get("/", overview::show))
         .service(get("/events", events::show))
         .service(get("/events/{id}", event::show))
+        .service(get("/audit", audit::show))
         .service(get("/confirm", changing::confirm))
         .service(post("/change", changing::change))
         .service(
@@ -45,17 +47,17 @@ async fn not_found(layout: PageLayout) -> HttpResponse {
 }
 
 /// The response to a refused request for a page: a redirect to the sign-in page if signing in helps, else an error page.
-pub(super) fn refused(refusal: AccessError, request: &RequestInfo) -> HttpResponse {
-    if refusal == AccessError::Unknown && request.is_refresh {
+pub(super) fn refused(refusal: &AccessError, request: &RequestInfo) -> HttpResponse {
+    if *refusal == AccessError::Unknown && request.is_refresh {
         // The browser reloads the whole page, and is then redirected to the sign-in page.
         return HttpResponse::build(refusal.status()).insert_header(("hx-refresh", "true")).finish();
     }
     let layout = PageLayout::anonymous(request.base.clone());
-    if refusal == AccessError::Unknown {
+    if *refusal == AccessError::Unknown && request.base.signs_in {
         // The change is not repeated after the sign-in.
         let page = if request.is_change { "/".to_owned() } else { request.address() };
         let then = url::form_urlencoded::byte_serialize(page.as_bytes()).collect::<String>();
         return layout.see_other(&format!("{SIGN_IN}?then={then}"));
     }
-    layout.error_page(refusal.status(), refusal.message())
+    layout.error_page(refusal.status(), &refusal.message())
 }

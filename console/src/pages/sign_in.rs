@@ -6,7 +6,7 @@ use maud::html;
 use serde::Deserialize;
 
 use super::layout::PageLayout;
-use crate::auth::{Access, Role, SignIn};
+use crate::auth::{Access, SignIn, User};
 use crate::request_info::SIGN_IN;
 
 #[derive(Deserialize)]
@@ -39,7 +39,7 @@ pub(super) async fn show(
 ) -> HttpResponse {
     match link.into_inner().token {
         None => form(&layout, &then, ""),
-        Some(token) if access.redeem(&token) => let_in(&layout, &access, Role::Operator, then.page()),
+        Some(token) if access.redeem(&token) => let_in(&layout, &access, User::operator("operator"), then.page()),
         Some(_) => {
             let mut response = form(&layout, &then, "The link was used already, or is of an earlier run.");
             *response.status_mut() = StatusCode::FORBIDDEN;
@@ -75,24 +75,27 @@ pub(super) struct Given {
 pub(super) async fn sign_in(layout: PageLayout, access: web::Data<Access>, given: web::Form<Given>) -> HttpResponse {
     let Given { secret, then } = given.into_inner();
     let then = Then { then };
-    let Some(role) = access.role_of(&secret) else {
+    let Some(user) = access.user_of(&secret) else {
         let mut response = form(&layout, &then, "The secret is wrong.");
         *response.status_mut() = StatusCode::FORBIDDEN;
         return response;
     };
-    let_in(&layout, &access, role, then.page())
+    let_in(&layout, &access, user, then.page())
 }
 
-fn let_in(layout: &PageLayout, access: &Access, role: Role, page: &str) -> HttpResponse {
-    tracing::info!(?role, "user signed in to the console");
-    let cookie = access.cookie(&SignIn::new(role), &layout.base().cookie);
+fn let_in(layout: &PageLayout, access: &Access, user: User, page: &str) -> HttpResponse {
+    tracing::info!(user = user.name(), role = ?user.role(), "user signed in to the console");
+    let cookie = access.cookie(&SignIn::new(user), &layout.base().cookie);
     let mut response = layout.see_other(page);
     // The cookie contains only characters that a header allows.
     let _ = response.add_cookie(&cookie);
     response
 }
 
-pub(super) async fn sign_out(layout: PageLayout) -> HttpResponse {
+pub(super) async fn sign_out(layout: PageLayout, access: web::Data<Access>) -> HttpResponse {
+    if let Some(session) = layout.session() {
+        access.end(session);
+    }
     let mut response = layout.see_other(SIGN_IN);
     let _ = response.add_cookie(&layout.base().cookie.removal());
     response

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::settings::{OnFailed, RateLimit, RetryBackoff, Secret, SentinelSettings, WaitReplicas, WorkerSettings};
+use crate::settings::{
+    OnFailed, RateLimit, RetryBackoff, Secret, SentinelSettings, WaitReplicas, WebUser, WorkerSettings,
+};
 
 fn refused(text: &str) -> String {
     Settings::from_toml(text).unwrap_err().to_string()
@@ -252,6 +254,16 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
             "is an alias of `worker.poll_interval`, which is set too: set only one",
         ),
         ("worker.name = ''", "worker.name", "must not be empty; leave it out for the host's name"),
+        ("web.path = 'outbox'", "web.path", "must be a path such as \"/outbox\", without a slash at its end"),
+        ("web.path = '/a/'", "web.path", "must be a path such as \"/outbox\", without a slash at its end"),
+        ("web.path = '//a'", "web.path", "must be a path such as \"/outbox\", without a slash at its end"),
+        ("web.path = '/{a}'", "web.path", "must be a path such as \"/outbox\", without a slash at its end"),
+        ("web.readers = ['eve']", "web.readers.0", "must be a table, not \"eve\""),
+        (
+            "web.readers = [{ name = 'eve' }]",
+            "web.readers.0.secret",
+            "must be given, or `secret_file` or `secret_command`",
+        ),
     ] {
         assert_eq!(refused(text), format!("setting `{key}` in the TOML text: {problem}"));
     }
@@ -264,6 +276,20 @@ fn a_wrong_value_is_named_with_what_would_be_right() {
         "setting `database.url` in DATABASE_URL: must be an address that begins with postgres:// or postgresql:// or \
          sqlite://"
     );
+}
+
+#[test]
+fn users_of_the_console_are_tables_or_a_list_of_them() {
+    let tables = "[[web.operators]]\nname = 'ann'\nsecret_file = 'a'\n[[web.readers]]\nname = 'eve'\nsecret = 'e'";
+    let list =
+        "web = { operators = [{ name = 'ann', secret_file = 'a' }], readers = [{ name = 'eve', secret = 'e' }] }";
+    let settings = Settings::from_toml(tables).unwrap();
+    assert_eq!(settings.web.operators, [WebUser::new("ann", Secret::from_file("a"))]);
+    assert_eq!(settings.web.readers, [WebUser::new("eve", "e")]);
+    assert_eq!(Settings::from_toml(list).unwrap(), settings);
+    let variable = r#"[{"name": "ann", "secret_command": ["vault", "read"]}]"#;
+    let settings = env(&[("OUTBOX__WEB__OPERATORS", variable)]).unwrap();
+    assert_eq!(settings.web.operators, [WebUser::new("ann", Secret::from_command(["vault", "read"]))]);
 }
 
 #[test]

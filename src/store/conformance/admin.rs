@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
-use crate::store::{Action, CountMode, CreatedCursor, EventFilter, Page, RetentionCutoff, ScanPage};
+use crate::store::{Action, AuditNote, CountMode, CreatedCursor, EventFilter, Page, RetentionCutoff, ScanPage};
 
 const DAY_MS: i64 = 86_400_000;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -216,7 +216,8 @@ pub(super) async fn a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_t
     let sent = sent.insert(&fixture).await;
     let published = TestRow::new().status("published").with("published_at", fixture.time(-1000)).insert(&fixture).await;
     let before = find(&store, refused).await;
-    let mut changed = store.change(&Action::Retry, &[refused, sent, published, Uuid::now_v7()]).await.unwrap();
+    let mut changed =
+        store.change(&Action::Retry, &[refused, sent, published, Uuid::now_v7()], &AuditNote::default()).await.unwrap();
     changed.sort();
     assert_eq!(changed, [refused, sent]);
     let event = find(&store, refused).await;
@@ -234,7 +235,7 @@ pub(super) async fn an_event_is_failed_for_a_reason_unless_it_is_published<F: Fi
     let waiting = TestRow::new().retry_in(&fixture, 1000).insert(&fixture).await;
     let published = TestRow::new().status("published").insert(&fixture).await;
     let fail = Action::Fail { reason: "no longer wanted".to_owned() };
-    assert_eq!(store.change(&fail, &[waiting, published]).await.unwrap(), [waiting]);
+    assert_eq!(store.change(&fail, &[waiting, published], &AuditNote::default()).await.unwrap(), [waiting]);
     let event = find(&store, waiting).await;
     assert_eq!((event.status, &*event.last_error), (Status::Failed, "no longer wanted"));
 }
@@ -247,7 +248,7 @@ pub(super) async fn a_failed_event_that_a_person_gave_up_holds_its_key_no_longer
     let question = [ask_before(&store, "k", asked).await];
     assert!(!store.has_due(&[lane()], &[lane()]).await.unwrap());
     assert_eq!(store.blockers(&lane(), true, &question).await.unwrap()["k"].id, failed);
-    store.change(&Action::Fail { reason: "given up".to_owned() }, &[failed]).await.unwrap();
+    store.change(&Action::Fail { reason: "given up".to_owned() }, &[failed], &AuditNote::default()).await.unwrap();
     assert!(store.blockers(&lane(), true, &question).await.unwrap().is_empty());
     assert!(store.has_due(&[lane()], &[lane()]).await.unwrap());
     fixture
@@ -268,7 +269,7 @@ pub(super) async fn a_replayed_event_is_new_under_its_old_id_and_replays_keep_th
     let failed = TestRow::new().status("failed").insert(&fixture).await;
     let newest = find(&store, failed).await.seq;
     let given: Vec<Uuid> = events.iter().rev().chain([&failed]).copied().collect();
-    let mut changed = store.change(&Action::Replay, &given).await.unwrap();
+    let mut changed = store.change(&Action::Replay, &given, &AuditNote::default()).await.unwrap();
     changed.sort();
     assert_eq!(changed, events);
     let mut seqs = Vec::new();

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
-use crate::store::{LaneClaim, Store};
+use crate::store::{AuditNote, AuditRow, LaneClaim, Store};
 
 /// A claim of [`lane`], and the worker that holds its leases.
 async fn claim(store: &Arc<dyn Store>) -> (TestWorker, LaneClaim) {
@@ -13,6 +13,14 @@ async fn claim(store: &Arc<dyn Store>) -> (TestWorker, LaneClaim) {
     let leases = worker.epochs.iter().map(|(shard, epoch)| (*shard, *epoch)).collect();
     let claim = LaneClaim { lane: lane(), owner: worker.id, leases };
     (worker, claim)
+}
+
+fn note() -> AuditNote {
+    AuditNote::new("ann", "host", None)
+}
+
+fn pausing(who: &str, reason: &str) -> AuditRow {
+    AuditNote::new(who, "host", Some("backend=orders".to_owned())).backend_row("pause", reason)
 }
 
 pub(super) async fn events_of_a_claimed_lane_are_deleted_whatever_their_status<F: Fixture>() {
@@ -26,15 +34,17 @@ pub(super) async fn events_of_a_claimed_lane_are_deleted_whatever_their_status<F
     let other = TestRow::new().lane("other").insert(&fixture).await;
     let (_worker, claim) = claim(&store).await;
     let given = [&events[..], &[other, Uuid::now_v7()]].concat();
-    let failed = store.delete(&claim, &[Status::Failed], &given[..2]).await.unwrap();
+    let failed = store.delete(&claim, &[Status::Failed], &given[..2], &note()).await.unwrap();
     assert_eq!(failed, Some(Vec::new()), "none of these has failed");
     let mut lanes = store.lanes_of(&given).await.unwrap();
     lanes.sort_by_key(|(id, _)| *id == other);
     assert_eq!((lanes.len(), &*lanes[0].1, &*lanes[5].1), (6, "orders", "other"));
-    let mut deleted = store.delete(&claim, &Status::ALL, &given).await.unwrap().unwrap();
+    let mut deleted = store.delete(&claim, &Status::ALL, &given, &note()).await.unwrap().unwrap();
     deleted.sort();
     assert_eq!(deleted, events);
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 1);
+    let [entry] = store.audit(None, 10).await.unwrap().try_into().unwrap();
+    assert_eq!((&*entry.action, entry.events, entry.ids.len()), ("delete", 5, 5));
 }
 
 pub(super) async fn nothing_is_changed_once_another_worker_may_have_read_the_lane<F: Fixture>() {
@@ -43,11 +53,11 @@ pub(super) async fn nothing_is_changed_once_another_worker_may_have_read_the_lan
     let event = TestRow::new().insert(&fixture).await;
     let (mut worker, claim) = claim(&store).await;
     worker.release_all().await;
-    assert_eq!(store.delete(&claim, &Status::ALL, &[event]).await.unwrap(), None);
+    assert_eq!(store.delete(&claim, &Status::ALL, &[event], &note()).await.unwrap(), None);
     let mut other = TestWorker::idle(&store).await;
     other.take_all(&store).await;
-    assert_eq!(store.delete(&claim, &Status::ALL, &[event]).await.unwrap(), None);
-    assert_eq!(store.transfer(&claim, "elsewhere", &Status::ALL, &[event]).await.unwrap(), None);
+    assert_eq!(store.delete(&claim, &Status::ALL, &[event], &note()).await.unwrap(), None);
+    assert_eq!(store.transfer(&claim, "elsewhere", &Status::ALL, &[event], &note()).await.unwrap(), None);
     assert_eq!(find(&store, event).await.publisher_backend, "orders");
 }
 
@@ -60,8 +70,11 @@ pub(super) async fn moved_events_are_new_ones_in_their_order_and_sent_ones_stay<
     let published = TestRow::new().status("published").insert(&fixture).await;
     let newest = find(&store, published).await.seq;
     let (_worker, claim) = claim(&store).await;
-    let mut moved =
-        store.transfer(&claim, "elsewhere", &Status::ALL, &[sent, later, published, first]).await.unwrap().unwrap();
+    let mut moved = store
+        .transfer(&claim, "elsewhere", &Status::ALL, &[sent, later, published, first], &note())
+        .await
+        .unwrap()
+        .unwrap();
     moved.sort();
     let mut expected = [later, first];
     expected.sort();
@@ -90,7 +103,7 @@ pub(super) async fn a_deleted_event_is_owed_to_nobody<F: Fixture>() {
     );
     fixture.execute(&deliver).await;
     let (_worker, claim) = claim(&store).await;
-    assert_eq!(store.delete(&claim, &Status::ALL, &[event]).await.unwrap().unwrap(), [event]);
+    assert_eq!(store.delete(&claim, &Status::ALL, &[event], &note()).await.unwrap().unwrap(), [event]);
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_handler_deliveries").await, 0);
 }
 
@@ -99,13 +112,16 @@ pub(super) async fn a_pause_is_seen_with_the_next_heartbeat_until_it_ends<F: Fix
     let store = fixture.store();
     let mut worker = TestWorker::idle(&store).await;
     assert_eq!(worker.beat().await.pauses, []);
-    assert!(store.pause("orders", "ann \"a'\\", "because\nof \u{e9}").await.unwrap());
-    assert!(!store.pause("orders", "bob", "another reason").await.unwrap());
+    assert!(store.pause("orders", pausing("ann \"a'\\", "because\nof \u{e9}")).await.unwrap());
+    assert!(!store.pause("orders", pausing("bob", "another reason")).await.unwrap());
     let pauses = store.pauses().await.unwrap();
     assert_eq!(worker.beat().await.pauses, pauses);
     let [pause] = &pauses[..] else { panic!("{pauses:?}") };
     assert_eq!((&*pause.backend, &*pause.by, &*pause.reason), ("orders", "ann \"a'\\", "because\nof \u{e9}"));
-    assert!(store.resume("orders").await.unwrap());
-    assert!(!store.resume("orders").await.unwrap());
+    assert!(store.resume("orders", note().backend_row("resume", "")).await.unwrap());
+    assert!(!store.resume("orders", note().backend_row("resume", "")).await.unwrap());
     assert_eq!(worker.beat().await.pauses, []);
+    let audit = store.audit(None, 10).await.unwrap();
+    let entries: Vec<_> = audit.iter().map(|entry| (&*entry.action, entry.filter.as_deref(), &*entry.reason)).collect();
+    assert_eq!(entries, [("resume", None, ""), ("pause", Some("backend=orders"), "because\nof \u{e9}")]);
 }

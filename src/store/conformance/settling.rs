@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
-use crate::store::{Action, Care, FailureRecord, Settled};
+use crate::store::{Action, AuditNote, Care, FailureRecord, Settled};
 
 pub(super) async fn publishing_is_recorded_once<F: Fixture>() {
     let fixture = F::fresh().await;
@@ -270,7 +270,7 @@ pub(super) async fn a_rejection_repeated_after_an_operators_retry_is_not_recorde
     let id = TestRow::new().insert(&fixture).await;
     let settle = [FailureRecord { status: Status::Failed, ..worker.reject(&fetch_one(&store, id).await) }];
     assert_eq!(reschedule(&store, worker.id, &settle).await, [id]);
-    assert_eq!(store.change(&Action::Retry, &[id]).await.unwrap(), [id]);
+    assert_eq!(store.change(&Action::Retry, &[id], &AuditNote::default()).await.unwrap(), [id]);
     // The reply was lost, so the worker repeats the settle.
     assert!(reschedule(&store, worker.id, &settle).await.is_empty());
     let event = find(&store, id).await;

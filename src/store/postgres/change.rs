@@ -2,14 +2,20 @@
 
 use diesel::dsl::sql;
 use diesel::sql_types::{Array, Text, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use uuid::Uuid;
 
-use super::{PostgresStore, Result};
-use crate::store::Action;
+use super::schema_connection::SchemaConnection;
+use super::{PostgresStore, Result, audit};
+use crate::store::{Action, AuditNote};
 
-pub(super) async fn change(store: &PostgresStore, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+pub(super) async fn change(
+    store: &PostgresStore,
+    change: &Action,
+    ids: &[Uuid],
+    note: &AuditNote,
+) -> Result<Vec<Uuid>> {
     let (statement, reason) = match change {
         Action::Retry => (RETRY, ""),
         Action::Fail { reason } => (FAIL, reason.as_str()),
@@ -17,20 +23,27 @@ pub(super) async fn change(store: &PostgresStore, change: &Action, ids: &[Uuid])
         // They need a claim.
         Action::Delete | Action::Move { .. } => return Ok(Vec::new()),
     };
-    let (ids, reason) = (ids.to_vec(), reason.to_owned());
+    let (ids, reason, change, note) = (ids.to_vec(), reason.to_owned(), change.clone(), note.clone());
     store
         .run("change events", |conn| {
-            sql::<SqlUuid>(
-                "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)), \
-                 given AS MATERIALIZED (SELECT unnest(",
-            )
-            .bind::<Array<SqlUuid>, _>(ids)
-            .sql(") AS id, ")
-            .bind::<Text, _>(reason)
-            .sql(" AS reason) ")
-            .sql(statement)
-            .load(conn)
-            .boxed()
+            let change_and_note = async move |conn: &mut SchemaConnection| {
+                let changed: Vec<Uuid> = sql::<SqlUuid>(
+                    "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)), \
+                     given AS MATERIALIZED (SELECT unnest(",
+                )
+                .bind::<Array<SqlUuid>, _>(ids)
+                .sql(") AS id, ")
+                .bind::<Text, _>(reason)
+                .sql(" AS reason) ")
+                .sql(statement)
+                .load(conn)
+                .await?;
+                if !changed.is_empty() {
+                    audit::write(conn, note.row(&change, &changed)).await?;
+                }
+                Ok(changed)
+            };
+            conn.transaction(change_and_note).boxed()
         })
         .await
 }

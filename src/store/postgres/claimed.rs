@@ -2,13 +2,14 @@
 
 use diesel::dsl::sql;
 use diesel::sql_types::{Array, BigInt, Bool, SmallInt, Text, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use uuid::Uuid;
 
-use super::{PostgresStore, Result};
+use super::schema_connection::SchemaConnection;
+use super::{PostgresStore, Result, audit};
 use crate::event::Status;
-use crate::store::LaneClaim;
+use crate::store::{Action, AuditNote, LaneClaim};
 
 /// The lane of each of these events that exists.
 pub(super) async fn lanes_of(store: &PostgresStore, ids: &[Uuid]) -> Result<Vec<(Uuid, String)>> {
@@ -29,8 +30,9 @@ pub(super) async fn delete(
     claim: &LaneClaim,
     statuses: &[Status],
     ids: &[Uuid],
+    note: &AuditNote,
 ) -> Result<Option<Vec<Uuid>>> {
-    change(store, claim, "", (statuses, ids), DELETE).await
+    change(store, claim, (statuses, ids), &Action::Delete, note).await
 }
 
 pub(super) async fn transfer(
@@ -39,25 +41,31 @@ pub(super) async fn transfer(
     to: &str,
     statuses: &[Status],
     ids: &[Uuid],
+    note: &AuditNote,
 ) -> Result<Option<Vec<Uuid>>> {
-    change(store, claim, to, (statuses, ids), TRANSFER).await
+    change(store, claim, (statuses, ids), &Action::Move { to: to.to_owned() }, note).await
 }
 
 /// Locks the leases first: until the commit no other worker can take one, and so read the events.
 async fn change(
     store: &PostgresStore,
     claim: &LaneClaim,
-    to: &str,
     (statuses, ids): (&[Status], &[Uuid]),
-    statement: &'static str,
+    action: &Action,
+    note: &AuditNote,
 ) -> Result<Option<Vec<Uuid>>> {
     let LaneClaim { lane, owner, leases } = claim.clone();
     let (shards, epochs): (Vec<i16>, Vec<i64>) = leases.into_iter().unzip();
-    let (to, ids) = (to.to_owned(), ids.to_vec());
+    let (statement, to) = match action {
+        Action::Move { to } => (TRANSFER, to.clone()),
+        _ => (DELETE, String::new()),
+    };
+    let (ids, action, note) = (ids.to_vec(), action.clone(), note.clone());
     let statuses: Vec<String> = statuses.iter().map(ToString::to_string).collect();
     let (held, changed): (bool, Vec<Uuid>) = store
         .run("change events of a claimed backend", |conn| {
-            sql::<(Bool, Array<SqlUuid>)>(
+            let change_and_note = async move |conn: &mut SchemaConnection| {
+                let (held, changed): (bool, Vec<Uuid>) = sql::<(Bool, Array<SqlUuid>)>(
                 "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)), \
                  claim AS MATERIALIZED (SELECT ",
             )
@@ -83,8 +91,13 @@ async fn change(
             )
             .sql(statement)
             .sql(" SELECT held.all, ARRAY(SELECT id FROM changed) FROM held")
-            .get_result(conn)
-            .boxed()
+            .get_result(conn).await?;
+                if !changed.is_empty() {
+                    audit::write(conn, note.row(&action, &changed)).await?;
+                }
+                Ok((held, changed))
+            };
+            conn.transaction(change_and_note).boxed()
         })
         .await?;
     Ok(held.then_some(changed))

@@ -400,7 +400,7 @@ mod tests {
     use crate::store::conformance::Fixture;
     use crate::store::postgres::fixture::PostgresFixture;
     use crate::store::postgres::{PostgresStore, Target};
-    use crate::store::{Action, SchemaStore};
+    use crate::store::{Action, AuditNote, SchemaStore};
     use crate::test_support::{PATIENCE, eventually};
 
     #[tokio::test]
@@ -423,7 +423,7 @@ mod tests {
         let mut other = fixture.begin().await;
         other.execute("SELECT FROM outbox_events FOR UPDATE").await;
         let fail = Action::Fail { reason: "given up".to_owned() };
-        let late = store.change(&fail, &[id]).await.unwrap_err();
+        let late = store.change(&fail, &[id], &AuditNote::default()).await.unwrap_err();
         assert!(matches!(late, StoreError::Timeout { .. }), "{late}");
         // It no longer waits for the lock.
         let waiting =

@@ -12,7 +12,7 @@ use super::statement::on_a_primary;
 use super::{PostgresStore, Result, access, adopt};
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, ProgressFn, find_obstacle, find_pending};
 
-pub(super) const MIGRATIONS: [Migration; 5] = [
+pub(super) const MIGRATIONS: [Migration; 6] = [
     Migration {
         version: 1,
         sql: concat!(
@@ -28,6 +28,7 @@ pub(super) const MIGRATIONS: [Migration; 5] = [
     Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_leases.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_handlers.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/postgres/0004_event_time_and_pauses.sql") },
+    Migration { version: 5, sql: include_str!("../../../migrations/postgres/0005_audit.sql") },
     Migration { version: 6, sql: include_str!("../../../migrations/postgres/0006_schema.sql") },
 ];
 

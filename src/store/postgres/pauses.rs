@@ -2,15 +2,18 @@
 
 use diesel::data_types::PgTimestamp;
 use diesel::dsl::sql;
+use diesel::pg::Pg;
+use diesel::query_builder::{QueryFragment, QueryId};
 use diesel::sql_query;
 use diesel::sql_types::{Text, Timestamptz};
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection, RunQueryDsl};
 use futures_util::FutureExt;
 
 use super::row::time;
-use super::{PostgresStore, Result};
+use super::schema_connection::SchemaConnection;
+use super::{PostgresStore, Result, audit};
 use crate::error::StoreError;
-use crate::store::BackendPause;
+use crate::store::{AuditRow, BackendPause};
 
 pub(super) async fn read(store: &PostgresStore) -> Result<Vec<BackendPause>> {
     const OPERATION: &str = "read pauses";
@@ -29,32 +32,37 @@ pub(super) async fn read(store: &PostgresStore) -> Result<Vec<BackendPause>> {
     pauses.map_err(|reason| StoreError::Query { operation: OPERATION, reason, transient: false })
 }
 
-pub(super) async fn pause(store: &PostgresStore, backend: &str, by: &str, reason: &str) -> Result<bool> {
-    let (backend, by, reason) = (backend.to_owned(), by.to_owned(), reason.to_owned());
-    let inserted = store
-        .run("pause a backend", |conn| {
-            sql_query(
-                "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)) \
-                 INSERT INTO outbox_pauses (backend, paused_by, reason) SELECT $1, $2, $3 FROM durable \
-                 ON CONFLICT (backend, host) DO NOTHING",
-            )
-            .bind::<Text, _>(backend)
-            .bind::<Text, _>(by)
-            .bind::<Text, _>(reason)
-            .execute(conn)
-            .boxed()
-        })
-        .await?;
-    Ok(inserted > 0)
+/// Returns whether the backend was not paused before.
+pub(super) async fn pause(store: &PostgresStore, backend: &str, row: AuditRow) -> Result<bool> {
+    let insert = sql_query(
+        "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)) \
+         INSERT INTO outbox_pauses (backend, paused_by, reason) SELECT $1, $2, $3 FROM durable \
+         ON CONFLICT (backend, host) DO NOTHING",
+    );
+    let (backend, by, reason) = (backend.to_owned(), row.who().to_owned(), row.reason.clone());
+    change(store, insert.bind::<Text, _>(backend).bind::<Text, _>(by).bind::<Text, _>(reason), row).await
 }
 
-/// Ends the pauses of a backend, also those of its hosts.
-pub(super) async fn resume(store: &PostgresStore, backend: &str) -> Result<bool> {
-    let backend = backend.to_owned();
-    let deleted = store
-        .run("resume a backend", |conn| {
-            sql_query("DELETE FROM outbox_pauses WHERE backend = $1").bind::<Text, _>(backend).execute(conn).boxed()
+/// Ends the pauses of a backend, also those of its hosts; returns whether there was one.
+pub(super) async fn resume(store: &PostgresStore, backend: &str, row: AuditRow) -> Result<bool> {
+    let delete = sql_query("DELETE FROM outbox_pauses WHERE backend = $1");
+    change(store, delete.bind::<Text, _>(backend.to_owned()), row).await
+}
+
+async fn change<Q>(store: &PostgresStore, statement: Q, row: AuditRow) -> Result<bool>
+where
+    Q: QueryFragment<Pg> + QueryId + Send + 'static,
+{
+    store
+        .run("pause or resume a backend", |conn| {
+            let change = async move |conn: &mut SchemaConnection| {
+                let changed = statement.execute(conn).await?;
+                if changed > 0 {
+                    audit::write(conn, row).await?;
+                }
+                Ok(changed > 0)
+            };
+            conn.transaction(change).boxed()
         })
-        .await?;
-    Ok(deleted > 0)
+        .await
 }

@@ -9,20 +9,20 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, SHARDS, access, admin, change, claimed, fetch, handlers, history, leases, migrate, overview, pauses,
-    queue_position, refusal, row, settle,
+    PostgresStore, SHARDS, access, admin, audit, change, claimed, fetch, handlers, history, leases, migrate, overview,
+    pauses, queue_position, refusal, row, settle,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::{OutboxEvent, Status};
 use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    Acceptance, Action, AdminStore, Announcement, BackendPause, Backlog, Blocker, Care, CountMode, DeliveryRequest,
-    DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery,
-    FetchedRow, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NotInserted,
-    NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution,
-    Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
-    WorkerRow,
+    Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
+    Care, CountMode, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord,
+    FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim, LaneName,
+    LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
+    QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent,
+    Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -172,6 +172,10 @@ impl MaintenanceStore for PostgresStore {
         admin::delete_expired(self, expiry, failed_blocks).await
     }
 
+    async fn delete_old_audit(&self) -> Result<usize> {
+        audit::delete_old(self).await
+    }
+
     async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {
         history::add(self, outcomes).await
     }
@@ -200,16 +204,26 @@ impl AdminStore for PostgresStore {
         admin::load(self, row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
-    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
-        change::change(self, change, ids).await
+    async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>> {
+        change::change(self, change, ids, note).await
+    }
+
+    async fn audit(&self, before: Option<i64>, limit: i64) -> Result<Vec<AuditEntry>> {
+        audit::read(self, before, limit).await
     }
 
     async fn lanes_of(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, String)>> {
         claimed::lanes_of(self, ids).await
     }
 
-    async fn delete(&self, claim: &LaneClaim, statuses: &[Status], ids: &[Uuid]) -> Result<Option<Vec<Uuid>>> {
-        claimed::delete(self, claim, statuses, ids).await
+    async fn delete(
+        &self,
+        claim: &LaneClaim,
+        statuses: &[Status],
+        ids: &[Uuid],
+        note: &AuditNote,
+    ) -> Result<Option<Vec<Uuid>>> {
+        claimed::delete(self, claim, statuses, ids, note).await
     }
 
     async fn transfer(
@@ -218,20 +232,21 @@ impl AdminStore for PostgresStore {
         to: &str,
         statuses: &[Status],
         ids: &[Uuid],
+        note: &AuditNote,
     ) -> Result<Option<Vec<Uuid>>> {
-        claimed::transfer(self, claim, to, statuses, ids).await
+        claimed::transfer(self, claim, to, statuses, ids, note).await
     }
 
     async fn pauses(&self) -> Result<Vec<BackendPause>> {
         pauses::read(self).await
     }
 
-    async fn pause(&self, backend: &str, by: &str, reason: &str) -> Result<bool> {
-        pauses::pause(self, backend, by, reason).await
+    async fn pause(&self, backend: &str, row: AuditRow) -> Result<bool> {
+        pauses::pause(self, backend, row).await
     }
 
-    async fn resume(&self, backend: &str) -> Result<bool> {
-        pauses::resume(self, backend).await
+    async fn resume(&self, backend: &str, row: AuditRow) -> Result<bool> {
+        pauses::resume(self, backend, row).await
     }
 
     async fn overview(&self, counting: CountMode) -> Result<EventCounts> {

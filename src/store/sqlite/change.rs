@@ -6,11 +6,17 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Binary, Text};
 use uuid::Uuid;
 
+use super::audit;
 use super::clock::read_now;
-use crate::store::Action;
+use crate::store::{Action, AuditNote};
 
 /// Changes those of the events that allow it; returns their ids.
-pub(super) fn change(connection: &mut SqliteConnection, change: &Action, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
+pub(super) fn change(
+    connection: &mut SqliteConnection,
+    change: &Action,
+    ids: &[Uuid],
+    note: &AuditNote,
+) -> QueryResult<Vec<Uuid>> {
     connection.immediate_transaction(|connection| {
         let now = read_now(connection)?;
         let ids = if matches!(change, Action::Replay) { in_their_order(connection, ids)? } else { ids.to_vec() };
@@ -26,6 +32,9 @@ pub(super) fn change(connection: &mut SqliteConnection, change: &Action, ids: &[
             if rows > 0 {
                 changed.push(id);
             }
+        }
+        if !changed.is_empty() {
+            audit::write(connection, &note.row(change, &changed), now)?;
         }
         Ok(changed)
     })

@@ -6,10 +6,11 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Binary, Bool, SmallInt, Text};
 use uuid::Uuid;
 
+use super::audit;
 use super::change::{end_deliveries, in_their_order};
 use super::clock::read_now;
 use crate::event::Status;
-use crate::store::LaneClaim;
+use crate::store::{Action, AuditNote, LaneClaim};
 
 /// The lane of each of these events that exists and names one.
 pub(super) fn lanes_of(connection: &mut SqliteConnection, ids: &[Uuid]) -> QueryResult<Vec<(Uuid, String)>> {
@@ -29,9 +30,10 @@ pub(super) fn delete(
     claim: &LaneClaim,
     statuses: &[Status],
     ids: &[Uuid],
+    note: &AuditNote,
 ) -> QueryResult<Option<Vec<Uuid>>> {
     let statuses = one_of(statuses);
-    change(connection, claim, ids, |connection, id| {
+    change(connection, claim, ids, (&Action::Delete, note), |connection, id| {
         let deleted =
             sql_query(format!("DELETE FROM outbox_events WHERE id = ? AND publisher_backend = ? AND {statuses}"))
                 .bind::<Binary, _>(id.as_bytes().as_slice())
@@ -51,9 +53,11 @@ pub(super) fn transfer(
     to: &str,
     statuses: &[Status],
     ids: &[Uuid],
+    note: &AuditNote,
 ) -> QueryResult<Option<Vec<Uuid>>> {
     let statuses = one_of(statuses);
-    change(connection, claim, ids, |connection, id| {
+    let action = Action::Move { to: to.to_owned() };
+    change(connection, claim, ids, (&action, note), |connection, id| {
         let moved = sql_query(format!(
             "UPDATE outbox_events SET publisher_backend = ?, seq = (SELECT value + 1 FROM outbox_seq), updated_at = ?
              WHERE id = ? AND publisher_backend = ? AND publisher_backend <> ? AND published_at IS NULL
@@ -77,6 +81,7 @@ fn change(
     connection: &mut SqliteConnection,
     claim: &LaneClaim,
     ids: &[Uuid],
+    (action, note): (&Action, &AuditNote),
     mut one: impl FnMut(&mut SqliteConnection, Uuid) -> QueryResult<bool>,
 ) -> QueryResult<Option<Vec<Uuid>>> {
     connection.immediate_transaction(|connection| {
@@ -88,6 +93,10 @@ fn change(
             if one(connection, id)? {
                 changed.push(id);
             }
+        }
+        if !changed.is_empty() {
+            let now = read_now(connection)?;
+            audit::write(connection, &note.row(action, &changed), now)?;
         }
         Ok(Some(changed))
     })

@@ -4,6 +4,7 @@
 //! mode, which is stored in the file: readers and the one writer do not block each other.
 
 mod admin;
+mod audit;
 mod change;
 mod claimed;
 mod clock;

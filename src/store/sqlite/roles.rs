@@ -14,8 +14,8 @@ use super::error::describe_failure;
 use super::leases::SqliteLeases;
 use super::row::Row;
 use super::{
-    LEASES_BUSY_TIMEOUT, SqliteStore, admin, change, claimed, fetch, handlers, history, leases, migrations, order,
-    overview, pauses, queue_position, row, settle,
+    LEASES_BUSY_TIMEOUT, SqliteStore, admin, audit, change, claimed, fetch, handlers, history, leases, migrations,
+    order, overview, pauses, queue_position, row, settle,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -23,12 +23,12 @@ use crate::event::{OutboxEvent, Status};
 use crate::publish::{InsertResult, NewEvent, prepare_all};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    Acceptance, Action, AdminStore, Announcement, BackendPause, Backlog, Blocker, Care, CountMode, DeliveryRequest,
-    DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery,
-    FetchedRow, HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NotInserted,
-    NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution,
-    Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
-    WorkerRow,
+    Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
+    Care, CountMode, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord,
+    FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim, LaneName,
+    LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
+    QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent,
+    Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -252,6 +252,10 @@ impl MaintenanceStore for SqliteStore {
             .await
     }
 
+    async fn delete_old_audit(&self) -> Result<usize> {
+        self.writer.run("delete old changes of operators", audit::delete_old).await
+    }
+
     async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {
         let outcomes = outcomes.to_vec();
         self.writer.run("write the history", move |connection| history::add(connection, &outcomes)).await
@@ -286,9 +290,13 @@ impl AdminStore for SqliteStore {
         self.load_columns(row::COLUMNS_WITHOUT_DATA, ids).await
     }
 
-    async fn change(&self, change: &Action, ids: &[Uuid]) -> Result<Vec<Uuid>> {
-        let (change, ids) = (change.clone(), ids.to_vec());
-        self.writer.run("change events", move |connection| change::change(connection, &change, &ids)).await
+    async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>> {
+        let (change, ids, note) = (change.clone(), ids.to_vec(), note.clone());
+        self.writer.run("change events", move |connection| change::change(connection, &change, &ids, &note)).await
+    }
+
+    async fn audit(&self, before: Option<i64>, limit: i64) -> Result<Vec<AuditEntry>> {
+        self.reader.run("read operators' changes", move |connection| audit::read(connection, before, limit)).await
     }
 
     async fn lanes_of(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, String)>> {
@@ -296,9 +304,16 @@ impl AdminStore for SqliteStore {
         self.reader.run("read events' backends", move |connection| claimed::lanes_of(connection, &ids)).await
     }
 
-    async fn delete(&self, claim: &LaneClaim, statuses: &[Status], ids: &[Uuid]) -> Result<Option<Vec<Uuid>>> {
-        let (claim, statuses, ids) = (claim.clone(), statuses.to_vec(), ids.to_vec());
-        let delete = move |connection: &mut SqliteConnection| claimed::delete(connection, &claim, &statuses, &ids);
+    async fn delete(
+        &self,
+        claim: &LaneClaim,
+        statuses: &[Status],
+        ids: &[Uuid],
+        note: &AuditNote,
+    ) -> Result<Option<Vec<Uuid>>> {
+        let (claim, statuses, ids, note) = (claim.clone(), statuses.to_vec(), ids.to_vec(), note.clone());
+        let delete =
+            move |connection: &mut SqliteConnection| claimed::delete(connection, &claim, &statuses, &ids, &note);
         self.writer.run("delete events", delete).await
     }
 
@@ -308,10 +323,12 @@ impl AdminStore for SqliteStore {
         to: &str,
         statuses: &[Status],
         ids: &[Uuid],
+        note: &AuditNote,
     ) -> Result<Option<Vec<Uuid>>> {
-        let (claim, to, statuses, ids) = (claim.clone(), to.to_owned(), statuses.to_vec(), ids.to_vec());
+        let (claim, to, statuses, ids, note) =
+            (claim.clone(), to.to_owned(), statuses.to_vec(), ids.to_vec(), note.clone());
         let transfer =
-            move |connection: &mut SqliteConnection| claimed::transfer(connection, &claim, &to, &statuses, &ids);
+            move |connection: &mut SqliteConnection| claimed::transfer(connection, &claim, &to, &statuses, &ids, &note);
         self.writer.run("move events", transfer).await
     }
 
@@ -319,14 +336,14 @@ impl AdminStore for SqliteStore {
         self.reader.run("read pauses", pauses::read).await
     }
 
-    async fn pause(&self, backend: &str, by: &str, reason: &str) -> Result<bool> {
-        let (backend, by, reason) = (backend.to_owned(), by.to_owned(), reason.to_owned());
-        self.writer.run("pause a backend", move |connection| pauses::pause(connection, &backend, &by, &reason)).await
+    async fn pause(&self, backend: &str, row: AuditRow) -> Result<bool> {
+        let backend = backend.to_owned();
+        self.writer.run("pause a backend", move |connection| pauses::pause(connection, &backend, &row)).await
     }
 
-    async fn resume(&self, backend: &str) -> Result<bool> {
+    async fn resume(&self, backend: &str, row: AuditRow) -> Result<bool> {
         let backend = backend.to_owned();
-        self.writer.run("resume a backend", move |connection| pauses::resume(connection, &backend)).await
+        self.writer.run("resume a backend", move |connection| pauses::resume(connection, &backend, &row)).await
     }
 
     async fn overview(&self, _: CountMode) -> Result<EventCounts> {

@@ -46,7 +46,7 @@ pub(in crate::store::conformance) async fn what_a_failure_holds_goes_on_once_the
     let mail = Taker::new(&store, "mail").await;
     let delivery = deliveries(&store, "mail").await.remove(0);
     mail.settle(&store, RejectedDelivery { gives_up: true, holds: true, ..mail.reject(&delivery) }).await;
-    assert_eq!(store.change(&Action::Retry, &[first]).await.unwrap(), [first]);
+    assert_eq!(store.change(&Action::Retry, &[first], &AuditNote::default()).await.unwrap(), [first]);
     assert!(owed_ids(&store, "audit").await.is_empty(), "it has not been delivered yet");
     // The delivering process has one of the two handlers.
     assert_eq!(accept(&store, first, &["mail"], &["audit"]).await, owing(&["audit"]));
@@ -69,7 +69,7 @@ pub(in crate::store::conformance) async fn an_operator_who_gives_a_failed_event_
     let expiry = RetentionCutoff { published: Some(Duration::ZERO), failed: Some(Duration::ZERO), limit: 10 };
     assert_eq!(store.delete_expired(expiry, &[]).await.unwrap(), 0, "retention keeps what holds its key");
     let fail = Action::Fail { reason: "given up".to_owned() };
-    assert_eq!(store.change(&fail, &[first]).await.unwrap(), [first]);
+    assert_eq!(store.change(&fail, &[first], &AuditNote::default()).await.unwrap(), [first]);
     assert_eq!(owed_ids(&store, "audit").await, [second]);
 }
 
@@ -98,7 +98,7 @@ pub(in crate::store::conformance) async fn a_failure_of_a_handler_of_the_deliver
     assert_eq!(accept(&store, second, &[], &["cache"]).await, owing(&["audit", "cache"]));
     assert_eq!(owed_ids(&store, "audit").await, [first, second]);
     assert!(owed_ids(&store, "cache").await.is_empty());
-    assert_eq!(store.change(&Action::Retry, &[first]).await.unwrap(), [first]);
+    assert_eq!(store.change(&Action::Retry, &[first], &AuditNote::default()).await.unwrap(), [first]);
     assert_eq!(accept(&store, first, &["cache"], &[]).await, owing(&[]));
     assert_eq!(owed_ids(&store, "cache").await, [second]);
 }

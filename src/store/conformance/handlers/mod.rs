@@ -11,8 +11,8 @@ use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
 use crate::store::{
-    Acceptance, Action, Announcement, Care, DeliveryRequest, FailureRecord, FetchedDelivery, Heartbeat, LeaseStore,
-    NOT_COVERED, RejectedDelivery, RetentionCutoff, Settled, SettledEvent, Shard, Store, handler_lane,
+    Acceptance, Action, Announcement, AuditNote, Care, DeliveryRequest, FailureRecord, FetchedDelivery, Heartbeat,
+    LeaseStore, NOT_COVERED, RejectedDelivery, RetentionCutoff, Settled, SettledEvent, Shard, Store, handler_lane,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -327,7 +327,7 @@ pub(super) async fn a_rejected_delivery_is_tried_again_and_counts_once<F: Fixtur
     assert!(!store.has_due_deliveries(&names(&["audit"])).await.unwrap());
     assert_eq!(find(&store, id).await.retry_count, 0, "counted for the handler alone");
     assert_eq!(deliveries(&store, "mail").await[0].attempts, 0);
-    assert_eq!(store.change(&Action::Retry, &[id]).await.unwrap(), [id]);
+    assert_eq!(store.change(&Action::Retry, &[id], &AuditNote::default()).await.unwrap(), [id]);
     assert_eq!(deliveries(&store, "audit").await[0].attempts, 0, "an operator has it tried again now");
     assert_eq!(find(&store, id).await.status, Status::Processing);
 }
@@ -348,7 +348,7 @@ pub(super) async fn a_delivery_of_an_uncovered_type_is_deferred_and_spends_no_at
     assert_eq!(deliveries(&store, "audit").await.len(), 1, "the other one");
     let shown = store.owed().await.unwrap();
     assert_eq!((shown[0].owed, shown[0].not_covered), (2, 1));
-    assert_eq!(store.change(&Action::Retry, &[id]).await.unwrap(), [id]);
+    assert_eq!(store.change(&Action::Retry, &[id], &AuditNote::default()).await.unwrap(), [id]);
     assert_eq!(deliveries(&store, "audit").await.iter().map(|delivery| delivery.attempts).collect::<Vec<_>>(), [0, 0]);
 }
 
@@ -401,7 +401,7 @@ pub(super) async fn a_handler_that_gives_up_fails_the_event_and_ends_no_other_de
     assert_eq!(accept(&store, id, &[], &[]).await, owing(&[]));
     assert_eq!(find(&store, id).await.status, Status::Failed);
     // An operator's retry asks exactly these handlers again.
-    assert_eq!(store.change(&Action::Retry, &[id]).await.unwrap(), [id]);
+    assert_eq!(store.change(&Action::Retry, &[id], &AuditNote::default()).await.unwrap(), [id]);
     let retried = find(&store, id).await;
     assert_eq!((retried.status, retried.pending_handlers), (Status::Pending, Some(names(&["audit", "mail"]))));
     assert!(retried.published_at.is_some());
@@ -717,19 +717,19 @@ pub(super) async fn an_operator_who_fails_or_replays_an_event_ends_its_deliverie
     announce(&store, &[("audit", "*")]).await;
     let id = owed_event(&fixture, TestRow::new(), &["audit"]).await;
     let fail = Action::Fail { reason: "not needed".to_owned() };
-    assert_eq!(store.change(&fail, &[id]).await.unwrap(), [id]);
+    assert_eq!(store.change(&fail, &[id], &AuditNote::default()).await.unwrap(), [id]);
     assert_eq!(count(&fixture, "outbox_handler_deliveries").await, 0);
     let event = find(&store, id).await;
     assert_eq!((event.status, event.pending_handlers), (Status::Failed, Some(names(&["audit"]))));
     assert_eq!(handle(&store, "audit", id).await, Settled::Recorded);
     assert_eq!(find(&store, id).await.status, Status::Failed);
     // After a retry, the handler that had not answered is asked.
-    store.change(&Action::Retry, &[id]).await.unwrap();
+    store.change(&Action::Retry, &[id], &AuditNote::default()).await.unwrap();
     assert_eq!(accept(&store, id, &[], &["audit"]).await, owing(&["audit"]));
     handle(&store, "audit", id).await;
     // After a replay, it is a new event.
     let seq = find(&store, id).await.seq;
-    assert_eq!(store.change(&Action::Replay, &[id]).await.unwrap(), [id]);
+    assert_eq!(store.change(&Action::Replay, &[id], &AuditNote::default()).await.unwrap(), [id]);
     let late = [("audit".to_owned(), id, seq)];
     assert_eq!(accept(&store, id, &[], &[]).await, owing(&["audit"]));
     assert_eq!(store.settle_handled(&late, Care::Usual).await.unwrap(), [Settled::Superseded]);
@@ -742,7 +742,7 @@ pub(super) async fn a_sent_event_that_an_operator_failed_is_owed_to_all_once_it_
     announce(&store, &[("audit", "user.*"), ("mail", "order.*")]).await;
     let id = TestRow::new().of_type("user.made").status("failed").insert(&fixture).await;
     store.mark_failed_as_sent(&[(id, find(&store, id).await.seq)]).await.unwrap();
-    store.change(&Action::Retry, &[id]).await.unwrap();
+    store.change(&Action::Retry, &[id], &AuditNote::default()).await.unwrap();
     assert_eq!(find(&store, id).await.pending_handlers, Some(names(&["audit"])));
 }
 

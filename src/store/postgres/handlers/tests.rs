@@ -12,9 +12,9 @@ use crate::store::postgres::plans_tests::{
 };
 use crate::store::postgres::{PostgresStore, SHARDS, Target};
 use crate::store::{
-    Action, AdminStore, Announcement, Care, CountMode, DeliveryRequest, DispatchStore, FetchRequest, HandlerStore,
-    Heartbeat, KeyStart, MaintenanceStore, Position, PredecessorQuery, RejectedDelivery, RetentionCutoff, SchemaStore,
-    Settled, Shard, Store, handler_lane,
+    Action, AdminStore, Announcement, AuditNote, Care, CountMode, DeliveryRequest, DispatchStore, FetchRequest,
+    HandlerStore, Heartbeat, KeyStart, MaintenanceStore, Position, PredecessorQuery, RejectedDelivery, RetentionCutoff,
+    SchemaStore, Settled, Shard, Store, handler_lane,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -99,7 +99,10 @@ async fn ask(store: &PostgresStore, owner: Uuid, epoch: i64) -> Vec<(Uuid, i64)>
     assert!(outcomes.iter().all(|outcome| *outcome == Settled::Recorded), "{outcomes:?}");
     let ids: Vec<(Uuid, i64)> = found.iter().map(|found| (found.id, found.seq)).collect();
     store.settle_published(&accepted(&ids), Care::AfterDoubt).await.unwrap();
-    store.change(&Action::Retry, &ids.iter().take(5).map(|(id, _)| *id).collect::<Vec<_>>()).await.unwrap();
+    store
+        .change(&Action::Retry, &ids.iter().take(5).map(|(id, _)| *id).collect::<Vec<_>>(), &AuditNote::default())
+        .await
+        .unwrap();
     let expiry = RetentionCutoff { published: Some(24 * HOUR), failed: Some(Duration::ZERO), limit: 500 };
     assert_eq!(store.delete_expired(expiry, &[]).await.unwrap(), 0);
     ids
