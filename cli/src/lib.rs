@@ -22,6 +22,7 @@ mod backends;
 mod bench;
 mod cleanup;
 mod completions;
+mod doctor;
 mod events;
 mod exit;
 mod handlers;
@@ -117,6 +118,7 @@ enum Command {
     Handlers(handlers::Command),
     Status(status::Args),
     Health(health::Args),
+    Doctor(doctor::Args),
     Cleanup(cleanup::Args),
     #[cfg(feature = "http")]
     Web(web::Args),
@@ -176,6 +178,7 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         }
         Command::Status(args) => with_admin(builder, load()?, async |admin, _| status::run(&args, &admin).await),
         Command::Health(args) => with_admin(builder, load()?, async |admin, _| health::run(&args, &admin).await),
+        Command::Doctor(args) => with_admin(builder, load()?, async |admin, _| doctor::run(&args, &admin).await),
         Command::Cleanup(args) => with_admin(builder, load()?, async |admin, _| cleanup::run(&args, &admin).await),
         #[cfg(feature = "http")]
         Command::Web(args) => web::run(&args, &load()?),

@@ -32,6 +32,7 @@ mod applying;
 mod audit;
 mod change;
 mod check;
+mod doctor;
 mod error;
 mod event_scan;
 pub(crate) mod explain;
@@ -52,6 +53,7 @@ use uuid::Uuid;
 
 pub use self::change::{ChangeReport, ChangeRequest, Selection};
 pub use self::check::Reachability;
+pub use self::doctor::{Finding, Severity};
 pub use self::error::AdminError;
 pub use self::handlers::HandlerStatus;
 pub use self::list::{EventCount, EventPage, ListRequest};

@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::BackendError;
+use super::inspection::BackendFacts;
 use super::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, SendResult, ShardsOpened};
 use crate::store::Shard;
 
@@ -76,6 +77,11 @@ impl BackendSession for Guarded {
     async fn is_alive(&mut self) -> Result<(), BackendError> {
         let checked = catch(self.session.is_alive()).await;
         self.replace_after(checked)?
+    }
+
+    async fn inspect(&mut self) -> Result<BackendFacts, BackendError> {
+        let facts = catch(self.session.inspect()).await;
+        self.replace_after(facts)?
     }
 
     async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {

@@ -10,6 +10,7 @@ use futures_util::stream::{self, StreamExt};
 use crate::event::OutboxEvent;
 
 pub(crate) mod guarded;
+pub(crate) mod inspection;
 mod jsonl;
 mod local;
 #[cfg(feature = "redis")]

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::inspection::BackendFacts;
 use super::{BackendError, PublisherBackend};
 use crate::event::OutboxEvent;
 use crate::store::Shard;
@@ -126,6 +127,11 @@ pub(crate) trait BackendSession: Send + Sync {
     /// over.
     async fn is_alive(&mut self) -> Result<(), BackendError> {
         self.health_check().await
+    }
+
+    /// What the backend says about itself.
+    async fn inspect(&mut self) -> Result<BackendFacts, BackendError> {
+        Ok(BackendFacts::default())
     }
 
     /// Everything that is stored in addition to the events, for any outbox.

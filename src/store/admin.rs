@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::report::by_lane;
 use super::{
-    AuditEntry, AuditNote, AuditRow, BackendPause, EventFilter, HistoryBucket, LaneClaim, LaneHealth, LaneName, Page,
-    Position, Resolution, Result, ScanPage,
+    AuditEntry, AuditNote, AuditRow, BackendPause, DatabaseFacts, EventFilter, HistoryBucket, LaneClaim, LaneHealth,
+    LaneName, Page, Position, Resolution, Result, ScanPage,
 };
 use crate::error::InvalidEvent;
 use crate::event::{OutboxEvent, Status};
@@ -249,6 +249,9 @@ pub(crate) trait AdminStore: Send + Sync {
 
     /// The position of one event in its queue.
     async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>>;
+
+    /// What the database says about itself.
+    async fn inspect(&self) -> Result<DatabaseFacts>;
 
     /// Outcomes of events since this long ago, in the order of time.
     async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>>;

@@ -20,6 +20,7 @@ pub(crate) use self::handlers::{
     RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
 pub use self::history::{HistoryBucket, OutcomeCounts, Resolution};
+pub(crate) use self::inspection::{ConnectionFacts, DatabaseFacts};
 #[cfg(feature = "postgres")]
 pub(crate) use self::lease::NO_OWNER;
 pub(crate) use self::lease::{
@@ -47,6 +48,7 @@ mod dispatch;
 mod handlers;
 mod history;
 mod insert_outcome;
+mod inspection;
 mod json_equality;
 mod lease;
 mod maintenance;

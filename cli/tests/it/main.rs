@@ -19,6 +19,7 @@ mod cluster;
 mod connections;
 mod consumers;
 mod databases;
+mod doctor;
 mod embedded;
 mod examples;
 mod explain;

@@ -13,6 +13,7 @@ use redis::{Cmd, Value};
 use uuid::Uuid;
 
 use super::BackendError;
+use super::inspection::BackendFacts;
 use super::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable};
 use crate::settings::check::has_hash_tag;
 use crate::settings::{PublisherSettings, WaitReplicas};
@@ -23,6 +24,7 @@ pub(crate) mod batch;
 mod entries;
 pub(crate) mod entry;
 mod errors;
+mod inspection;
 mod journal;
 #[cfg(feature = "bench-api")]
 pub(crate) mod raw_stream;
@@ -277,6 +279,10 @@ impl BackendSession for RedisStream {
 
     async fn is_alive(&mut self) -> Result<(), BackendError> {
         self.ping().await.inspect_err(|_| self.end())
+    }
+
+    async fn inspect(&mut self) -> Result<BackendFacts, BackendError> {
+        self.read_facts().await.inspect_err(|_| self.end())
     }
 
     async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {

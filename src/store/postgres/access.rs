@@ -13,7 +13,7 @@ use super::{PostgresStore, Result};
 const CHECK: &str = "check the role's rights";
 
 /// The rights of a worker, by table or sequence. docs/postgres.md grants the same.
-const OF_A_WORKER: [(&str, &str); 12] = [
+const OF_A_WORKER: [(&str, &str); 14] = [
     ("outbox_events", "SELECT, INSERT, UPDATE, DELETE"),
     ("outbox_workers", "SELECT, INSERT, UPDATE, DELETE"),
     ("outbox_leases", "SELECT, INSERT, UPDATE, DELETE"),
@@ -21,6 +21,8 @@ const OF_A_WORKER: [(&str, &str); 12] = [
     ("outbox_handlers", "SELECT, INSERT, UPDATE, DELETE"),
     ("outbox_handler_deliveries", "SELECT, INSERT, UPDATE, DELETE"),
     ("outbox_history", "SELECT, INSERT, UPDATE, DELETE"),
+    ("outbox_audit", "SELECT, DELETE"),
+    ("outbox_pauses", "SELECT"),
     ("outbox_meta", "SELECT, UPDATE"),
     ("outbox_migrations", "SELECT"),
     ("outbox_running_leases", "SELECT"),

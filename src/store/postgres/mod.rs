@@ -33,6 +33,7 @@ mod handlers;
 mod history;
 mod index_plans;
 pub(crate) mod insert;
+mod inspection;
 mod leases;
 mod migrate;
 mod notify;

@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, SHARDS, access, admin, audit, change, claimed, fetch, handlers, history, leases, migrate, overview,
-    pauses, queue_position, refusal, row, settle,
+    PostgresStore, SHARDS, access, admin, audit, change, claimed, fetch, handlers, history, inspection, leases,
+    migrate, overview, pauses, queue_position, refusal, row, settle,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::{OutboxEvent, Status};
@@ -18,11 +18,11 @@ use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
-    Care, CountMode, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord,
-    FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim, LaneName,
-    LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
-    QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent,
-    Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    Care, CountMode, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
+    FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim,
+    LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
+    PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore,
+    Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -263,6 +263,10 @@ impl AdminStore for PostgresStore {
 
     async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>> {
         queue_position::queue_position(self, id).await
+    }
+
+    async fn inspect(&self) -> Result<DatabaseFacts> {
+        inspection::inspect(self).await
     }
 
     async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {

@@ -24,11 +24,11 @@ use crate::publish::{InsertResult, NewEvent, prepare_all};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
-    Care, CountMode, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord,
-    FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim, LaneName,
-    LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery,
-    QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent,
-    Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    Care, CountMode, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
+    FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim,
+    LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
+    PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore,
+    Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -360,6 +360,11 @@ impl AdminStore for SqliteStore {
 
     async fn queue_position(&self, id: Uuid) -> Result<Option<QueuePosition>> {
         self.reader.run("read a queue position", move |connection| queue_position::queue_position(connection, id)).await
+    }
+
+    /// Its settings are the file's own, and set when it is opened.
+    async fn inspect(&self) -> Result<DatabaseFacts> {
+        Ok(DatabaseFacts::default())
     }
 
     async fn history(&self, span: Resolution, since: Duration) -> Result<Vec<HistoryBucket>> {

@@ -1,0 +1,97 @@
+//! Judges a Redis server.
+
+use chrono::{DateTime, Utc};
+
+use super::Findings;
+use crate::backend::inspection::BackendFacts;
+use crate::settings::PublisherSettings;
+
+/// A group that has used up this share of `max_len` is about to lose entries.
+const FULL: f64 = 0.8;
+
+pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: DateTime<Utc>, findings: &mut Findings) {
+    if publisher.backend != "redis_stream" {
+        return;
+    }
+    if let Some((major, minor)) = facts.version.filter(|version| *version < (6, 2)) {
+        findings.advice(
+            "version",
+            format!("Redis is of version {major}.{minor}: consumers that claim entries need 6.2"),
+            "use Redis 7 or later, or Valkey",
+        );
+    }
+    eviction(facts, findings);
+    persistence(facts, findings);
+    replicas(publisher, facts, findings);
+    groups(publisher, facts, findings);
+    if !facts.forbidden.is_empty() {
+        findings.advice(
+            "rights",
+            format!("this user may not ask {}, so not everything was checked", facts.forbidden.join(", ")),
+            "run the doctor with a user that may: +info +time +config|get +xinfo",
+        );
+    }
+    findings.clock(facts.clock, now);
+}
+
+fn eviction(facts: &BackendFacts, findings: &mut Findings) {
+    let Some((policy, limit)) = facts.eviction.as_ref().filter(|(policy, _)| policy != "noeviction") else { return };
+    let problem =
+        format!("maxmemory-policy is {policy}: a full Redis may drop the journal, and events in flight are sent twice");
+    let advice = "set maxmemory-policy noeviction; a full Redis then refuses writes, and the events wait";
+    match (policy.starts_with("volatile-"), *limit) {
+        (false, 1..) => findings.danger("eviction", problem, advice),
+        // Neither the stream nor the journal expires; without a limit nothing is evicted.
+        _ => findings.advice("eviction", problem, advice),
+    }
+}
+
+fn persistence(facts: &BackendFacts, findings: &mut Findings) {
+    if facts.has_append_only_file != Some(false) {
+        return;
+    }
+    if facts.snapshots.as_deref() == Some("") {
+        findings.danger(
+            "persistence",
+            "Redis saves nothing: a restart loses every entry, and the outbox has the events as published",
+            "set appendonly yes, or replicas that survive",
+        );
+    } else {
+        findings.advice(
+            "persistence",
+            "Redis saves snapshots only: a crash loses the entries since the last one, and the outbox has the events as published",
+            "set appendonly yes, or wait_replicas",
+        );
+    }
+}
+
+fn replicas(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Findings) {
+    let (Some(wanted), Some(connected)) = (publisher.wait_replicas, facts.replicas) else { return };
+    if connected < wanted.count {
+        findings.danger(
+            "replicas",
+            format!(
+                "wait_replicas wants {} replicas, and {connected} are connected: nothing can be sent",
+                wanted.count
+            ),
+            "connect replicas, or lower wait_replicas",
+        );
+    }
+}
+
+fn groups(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Findings) {
+    let most = publisher.max_len;
+    for group in facts.groups.iter().filter(|_| most > 0) {
+        let behind = group.lag.unwrap_or(0).saturating_add(group.pending);
+        if behind as f64 > most as f64 * FULL {
+            findings.danger(
+                "max_len",
+                format!(
+                    "group {:?} is {behind} entries behind, and the stream keeps {most}: it loses entries, or is about to",
+                    group.name
+                ),
+                "raise max_len, or add consumers; `outbox events replay` sends lost entries again",
+            );
+        }
+    }
+}
