@@ -31,6 +31,7 @@
 mod audit;
 mod change;
 mod check;
+mod data;
 mod error;
 mod event_scan;
 pub(crate) mod explain;
@@ -60,8 +61,8 @@ use crate::settings::Settings;
 use crate::store::Store;
 pub use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep};
 pub use crate::store::{
-    Action, AuditEntry, CountMode, CreatedCursor, EventFilter, HistoryBucket, InvalidCursor, OutcomeCounts, Resolution,
-    Unreadable,
+    Action, AuditEntry, CountMode, CreatedCursor, DataPart, EventFilter, HistoryBucket, InvalidCursor, OutcomeCounts,
+    Resolution, Unreadable,
 };
 use crate::system::Backends;
 

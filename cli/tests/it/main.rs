@@ -48,5 +48,6 @@ mod traces;
 mod unrecorded;
 mod waking;
 mod web;
+mod web_limits;
 mod web_users;
 mod writes;

@@ -223,6 +223,8 @@ fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
         ("POST", "/api/v1/events/changes".to_owned(), change),
         ("GET", format!("/api/v1/events/{id}"), Ask::default()),
         ("GET", format!("/api/v1/events/{id}/explanation"), Ask::default()),
+        ("GET", format!("/api/v1/events/{id}/data"), Ask::default()),
+        ("GET", format!("/events/{id}/data"), Ask::default()),
         ("PUT", "/api/v1/nowhere".to_owned(), Ask::default()),
     ]
 }
@@ -558,7 +560,7 @@ async fn programs_page_through_the_list_and_change_events() {
     let described = newest("/openapi.json");
     assert_eq!(described["servers"][0]["url"], "/api/v1");
     let paths: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 7, "{paths:?}");
+    assert_eq!(paths.len(), 8, "{paths:?}");
 }
 
 /// The server's response to an incomplete request, until it closes the connection.

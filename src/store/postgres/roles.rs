@@ -9,15 +9,15 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, SHARDS, admin, audit, change, fetch, handlers, history, leases, migrate, overview, queue_position,
-    refusal, row, settle,
+    PostgresStore, SHARDS, admin, audit, change, data, fetch, handlers, history, leases, migrate, overview,
+    queue_position, refusal, row, settle,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
 use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, Backlog, Blocker, Care, CountMode,
+    Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, Backlog, Blocker, Care, CountMode, DataPart,
     DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult,
     FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneName, LeaseStore, MaintenanceStore, NotInserted,
     NotifyStore, OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution,
@@ -186,6 +186,15 @@ impl AdminStore for PostgresStore {
 
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
         admin::load(self, row::COLUMNS_WITHOUT_DATA, ids).await
+    }
+
+    async fn load_checked(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+        // The column's type allows only valid data.
+        self.load_without_data(ids).await
+    }
+
+    async fn data_part(&self, id: Uuid, from: i32, length: i32) -> Result<Option<DataPart>> {
+        data::read(self, id, from, length).await
     }
 
     async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>> {

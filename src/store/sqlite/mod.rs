@@ -8,6 +8,7 @@ mod audit;
 mod change;
 mod clock;
 mod connection;
+mod data;
 mod error;
 mod fetch;
 #[cfg(test)]
