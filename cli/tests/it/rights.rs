@@ -71,6 +71,13 @@ async fn workers_handlers_and_writers_need_only_the_documented_rights() {
     let cleaned = test.outbox(&settings, &["cleanup"]).env("DATABASE_URL", url_of("worker")).output().unwrap();
     assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
 
+    let failed = test.sql().await.batch_execute("UPDATE outbox_events SET status = 'failed', retry_at = now()").await;
+    failed.unwrap();
+    let retry = ["events", "retry", "--status", "failed", "--yes"];
+    let retried = test.outbox(&settings, &retry).env("DATABASE_URL", url_of("worker")).output().unwrap();
+    assert!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    assert_eq!(test.number("SELECT events FROM outbox_audit").await, 10);
+
     writer.shutdown().await.unwrap();
     handlers.shutdown().await.unwrap();
     worker.signal(Signal::TERM);
