@@ -49,5 +49,6 @@ mod unrecorded;
 mod waking;
 mod web;
 mod web_limits;
+mod web_origins;
 mod web_users;
 mod writes;

@@ -81,6 +81,8 @@ async fn large_data_is_shown_in_part_and_read_on_demand() {
     let end = console.range(&file, "bytes=-2");
     assert_eq!((end.status, end.body.as_str()), (206, "\"}"));
     assert_eq!(console.range(&file, &format!("bytes={total}-")).status, 416);
+    let head = console.api("HEAD", &format!("{path}/data"), OPERATOR, None);
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
     let none = insert(&test, &[("event_type", "'t'"), ("source", "'s'")]).await;
     assert_eq!(console.api("GET", &format!("/events/{none}/data"), OPERATOR, None).status, 404);
 
