@@ -17,7 +17,7 @@ use super::methods::{get, post};
 use super::queries::{self, OverviewCache};
 use super::request_info::{Author, Base};
 use super::requests::{ActionName, AuditQuery, Cursor, Filter, FilterAlone, PageQuery, known_names};
-use super::responses::{Audit, Changed, Count, EventListItem, Events, Overview, status_of};
+use super::responses::{Audit, Changed, Count, Detail, EventListItem, Events, Overview, status_of};
 use super::single_flight::CachedValue;
 use actix_outbox::Explanation;
 use actix_outbox::OutboxEvent;
@@ -42,6 +42,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .service(post("/events/changes", change))
             .service(get("/audit", audit))
             .service(get("/events/{id}", event))
+            .service(get("/events/{id}/data", data))
             .service(get("/events/{id}/explanation", explanation))
             .default_service(web::to(not_found)),
     );
@@ -51,7 +52,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "actix-outbox console", description = "Due events, workers, and every event with the reason for its state."),
-    paths(overview, events, count, change, event, explanation, audit),
+    paths(overview, events, count, change, event, explanation, data, audit),
     modifiers(&Bearer),
     security(("secret" = []))
 )]
@@ -327,24 +328,45 @@ async fn change(
 /// One event.
 #[derive(Serialize, ToSchema)]
 struct EventDetail<'a> {
-    /// None if the row is not a readable event; `explanation` says why.
+    /// None if the row is not a readable event; `explanation` says why. Its data is none if it has more than 262,144 bytes.
     #[schema(value_type = Option<Object>)]
     event: Option<&'a OutboxEvent>,
+    /// The length of its data in bytes.
+    data_bytes: u64,
     explanation: Explanation,
     /// Other events with its key, newest first.
     neighbours: Vec<EventListItem>,
 }
 
-/// One event with its data, the reason for its state, and other events with its key.
+/// One event with its data, the reason for its state, and other events with its key. Large data is left out:
+/// `/events/{id}/data` has it.
 #[utoipa::path(get, path = "/events/{id}", params(("id" = Uuid, Path)), responses(
     (status = 200, body = EventDetail),
     (status = 404, body = Problem, description = "no event has this id"),
     Refused,
 ))]
 async fn event(admin: web::Data<OutboxAdmin>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let detail = queries::event(&admin, known(&id)?).await?;
-    let event = detail.event.as_ref().ok();
-    Ok(HttpResponse::Ok().json(EventDetail { event, explanation: detail.explanation, neighbours: detail.neighbours }))
+    let Detail { event, data_bytes, explanation, neighbours } = queries::event(&admin, known(&id)?).await?;
+    let event = event.as_ref().ok();
+    Ok(HttpResponse::Ok().json(EventDetail { event, data_bytes, explanation, neighbours }))
+}
+
+/// The data of an event, whole or the range that the header `Range` names.
+#[utoipa::path(get, path = "/events/{id}/data", params(("id" = Uuid, Path)), responses(
+    (status = 200, description = "the data", content(
+        (serde_json::Value = "application/json"),
+        (String = "application/octet-stream")
+    )),
+    (status = 404, body = Problem, description = "no event has this id, or it has no data"),
+    Refused,
+))]
+async fn data(
+    admin: web::Data<OutboxAdmin>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let file = crate::data::file(&admin, known(&id)?, &request).await?;
+    file.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "this event has no data"))
 }
 
 /// Why an event has not been sent.

@@ -21,6 +21,7 @@
 mod api;
 mod assets;
 mod auth;
+mod data;
 mod error;
 mod limits;
 mod methods;

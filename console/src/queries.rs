@@ -9,9 +9,10 @@ use actix_outbox::admin::{OutboxStatus, Resolution, Selection};
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use uuid::Uuid;
 
+use super::data::MOST_INLINE;
 use super::request_info::Author;
 use super::requests::{Cursor, Filter, LARGEST_PAGE, PageRequest};
-use super::responses::{Audit, Changed, Count, Detail, EventListItem, Events, Outcome, Overview};
+use super::responses::{Audit, Changed, Count, Detail, EventListItem, EventState, Events, Outcome, Overview};
 use super::single_flight::{CachedValue, SingleFlightCache};
 
 /// How long events without a suitable index are scanned for: by default, and with `patient`.
@@ -54,13 +55,20 @@ pub(crate) async fn events(admin: &OutboxAdmin, filter: &Filter, page: PageReque
     })
 }
 
+/// An event with its data, unless that is large.
 pub(crate) async fn event(admin: &OutboxAdmin, id: Uuid) -> Result<Detail> {
-    let (event, explanation) = tokio::try_join!(admin.get_row(id), admin.explain(id))?;
+    let ((event, data_bytes), explanation) = tokio::try_join!(admin.get_row_up_to(id, MOST_INLINE), admin.explain(id))?;
     let neighbours = match &event {
         Ok(event) => admin.neighbours(event, NEIGHBOURS, SCAN_TIME).await?,
         Err(_) => Vec::new(),
     };
-    Ok(Detail { event, explanation, neighbours: neighbours.into_iter().map(EventListItem::from).collect() })
+    Ok(Detail { event, data_bytes, explanation, neighbours: neighbours.into_iter().map(EventListItem::from).collect() })
+}
+
+/// The parts of an event's page that change while it is open; the data does not.
+pub(crate) async fn event_state(admin: &OutboxAdmin, id: Uuid) -> Result<EventState> {
+    let (event, explanation) = tokio::try_join!(admin.get_row_without_data(id), admin.explain(id))?;
+    Ok(EventState { event, explanation })
 }
 
 /// How many events an action would change.

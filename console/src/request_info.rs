@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Method;
+use actix_web::http::header::HeaderMap;
 
 use super::auth::{self, Access, CookieScope, User};
 
@@ -13,6 +14,11 @@ pub(crate) const SIGN_IN: &str = "/sign-in";
 pub(super) const SIGN_OUT: &str = "/sign-out";
 pub(super) const ASSETS: &str = "/assets/";
 pub(super) const API: &str = "/api/";
+
+/// Whether an open page refreshes itself.
+pub(super) fn is_refresh(headers: &HeaderMap) -> bool {
+    headers.contains_key("hx-request")
+}
 
 /// The path that the console is mounted at, and what its responses need with it.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +63,7 @@ impl RequestInfo {
             path,
             query: request.uri().query().map_or_else(String::new, |query| format!("?{query}")),
             base: Base { path: before, signs_in: access.has_secrets(), cookie },
-            is_refresh: request.headers().contains_key("hx-request"),
+            is_refresh: is_refresh(request.headers()),
             is_change: ![Method::GET, Method::HEAD].contains(request.method()),
         }
     }

@@ -65,7 +65,16 @@ impl Outcome {
     }
 }
 
-/// An event without its data.
+/// A text that may be long, such as an error, shortened to 2,000 characters.
+pub(crate) fn shortened(text: &str) -> String {
+    const LONGEST: usize = 2_000;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
+        None => text.to_owned(),
+    }
+}
+
+/// An event without its data; of longer texts, the first 2,000 characters.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Summary {
     pub(crate) id: Uuid,
@@ -97,18 +106,18 @@ impl From<Result<OutboxEvent, Unreadable>> for EventListItem {
             Ok(event) => Self::Event(Box::new(Summary {
                 id: event.id,
                 status: event.status,
-                event_type: event.event_type,
-                source: event.source,
-                subject: event.subject,
-                backend: event.publisher_backend,
-                key: event.partition_key,
+                event_type: shortened(&event.event_type),
+                source: shortened(&event.source),
+                subject: shortened(&event.subject),
+                backend: shortened(&event.publisher_backend),
+                key: shortened(&event.partition_key),
                 created_at: event.created_at,
                 scheduled_at: event.scheduled_at,
                 published_at: event.published_at,
                 retry_count: event.retry_count,
-                last_error: event.last_error,
+                last_error: shortened(&event.last_error),
             })),
-            Err(Unreadable { id, reason, .. }) => Self::Unreadable { id, unreadable: reason },
+            Err(Unreadable { id, reason, .. }) => Self::Unreadable { id, unreadable: shortened(&reason) },
         }
     }
 }
@@ -150,9 +159,17 @@ pub(crate) struct Count {
     pub(crate) more: bool,
 }
 
-/// One event with its data, explanation and neighbours.
+/// One event without its data, and its explanation.
+pub(crate) struct EventState {
+    pub(crate) event: Result<OutboxEvent, Unreadable>,
+    pub(crate) explanation: Explanation,
+}
+
+/// One event with its explanation and neighbours, and with its data unless that is large.
 pub(crate) struct Detail {
     pub(crate) event: Result<OutboxEvent, Unreadable>,
+    /// The length of its data.
+    pub(crate) data_bytes: u64,
     pub(crate) explanation: Explanation,
     /// Other events with its key, newest first.
     pub(crate) neighbours: Vec<EventListItem>,

@@ -32,6 +32,7 @@ mod applying;
 mod audit;
 mod change;
 mod check;
+mod data;
 mod doctor;
 mod error;
 mod event_scan;
@@ -65,7 +66,7 @@ use crate::settings::Settings;
 use crate::store::Store;
 pub use crate::store::migrate::{MigrationPlan, MigrationProgress, MigrationStep};
 pub use crate::store::{
-    Action, AuditEntry, BackendPause, CountMode, CreatedCursor, EventFilter, HistoryBucket, InvalidCursor,
+    Action, AuditEntry, BackendPause, CountMode, CreatedCursor, DataPart, EventFilter, HistoryBucket, InvalidCursor,
     OutcomeCounts, Resolution, Unreadable,
 };
 use crate::system::Backends;

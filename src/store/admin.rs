@@ -27,6 +27,26 @@ pub struct Unreadable {
     pub reason: String,
 }
 
+/// A part of an event's data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DataPart {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The length of the whole in bytes; 0 if the event has no data.
+    pub total: u64,
+    /// Whether the data is binary; else it is JSON.
+    pub is_binary: bool,
+}
+
+impl DataPart {
+    /// Whether this is all of it.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        u64::try_from(self.bytes.len()).is_ok_and(|length| length == self.total)
+    }
+}
+
 /// An operator's action on events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -198,6 +218,12 @@ pub(crate) trait AdminStore: Send + Sync {
 
     /// Loads like [`load`](Self::load), without reading `data` and `data_binary`.
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
+
+    /// Loads like [`load_without_data`](Self::load_without_data), and also finds a row whose data is not valid.
+    async fn load_checked(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>>;
+
+    /// Bytes of one event's data from this one on.
+    async fn data_part(&self, id: Uuid, from: i32, length: i32) -> Result<Option<DataPart>>;
 
     /// Changes those of the events that allow it and records that with the note, in one transaction; returns their ids.
     async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>>;

@@ -197,6 +197,8 @@ macro_rules! instantiate {
                 admin::pages_follow_each_other_without_a_gap_also_within_one_moment,
                 admin::events_are_loaded_in_the_order_given_and_a_row_that_is_none_says_why,
                 admin::an_event_is_loaded_without_its_data,
+                admin::data_is_read_in_parts,
+                admin::a_row_is_checked_without_its_data,
                 admin::a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice,
                 admin::an_event_is_failed_for_a_reason_unless_it_is_published,
                 admin::a_failed_event_that_a_person_gave_up_holds_its_key_no_longer,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::{SettingsError, StoreError, SystemError};
 use crate::settings::DatabaseSettings;
 
-pub use self::admin::{Action, CountMode, Unreadable};
+pub use self::admin::{Action, CountMode, DataPart, Unreadable};
 pub(crate) use self::admin::{AdminStore, Backlog, EventCounts, MOST_AHEAD, QueuePosition, WorkerRow};
 pub use self::audit::AuditEntry;
 pub(crate) use self::audit::{AuditNote, AuditRow};

@@ -4,45 +4,26 @@
 
 mod probes;
 mod prometheus;
+mod server;
+mod write_limit;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
-
-use actix_web::{App, HttpServer, web};
 
 pub(crate) use self::probes::{Started, probes};
 pub(crate) use self::prometheus::Metrics;
+pub(crate) use self::server::serve;
 use actix_outbox::Settings;
 use actix_outbox_console::{Access, Console, WebError};
 use uuid::Uuid;
-
-/// How long a client may take to send its request.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Serves inside the running actix system until the process ends.
-///
-/// # Errors
-/// If the address cannot be bound.
-pub(crate) fn serve(
-    address: SocketAddr,
-    routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
-) -> std::io::Result<()> {
-    let app = move || App::new().configure(routes.clone());
-    let server = HttpServer::new(app).workers(1).disable_signals().client_request_timeout(PATIENCE).bind(address)?;
-    let addresses = server.addrs();
-    actix_rt::spawn(server.run());
-    tracing::info!(?addresses, "HTTP server listening");
-    Ok(())
-}
 
 /// The path that the settings give the console, as actix-web mounts it.
 pub(crate) fn path(settings: &Settings) -> &str {
     settings.web.path.trim_end_matches('/')
 }
 
-/// The console, for its path, or else for all paths that no probe has. Without a secret in the settings it gets one for this run, which is printed
-/// once; on an address other than loopback that is an error.
+/// The console, for its path, or else for all paths that no probe has. Without a secret in the settings it gets one for this
+/// run, which is printed once; on an address other than loopback that is an error.
 ///
 /// # Errors
 /// If the secret is missing or the settings are invalid.

@@ -34,5 +34,5 @@ async fn what_the_api_answers_is_what_its_description_says() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("Tested: 7"), "{said}");
+    assert!(said.contains("Tested: 8"), "{said}");
 }

@@ -284,7 +284,7 @@ async fn it_is_read_in_the_dark_on_a_phone_and_without_scripts() {
 
     let phone = json!({"width": 380, "height": 800, "deviceScaleFactor": 1, "mobile": true});
     browser.chromium("Emulation.setDeviceMetricsOverride", phone).await;
-    for path in ["/", "/events", "/events?status=failed", "/audit"] {
+    for path in ["/", "/audit", "/events", "/events?status=failed"] {
         browser.client.goto(&format!("{address}{path}")).await.unwrap();
         let script = "return document.documentElement.scrollWidth <= window.innerWidth";
         assert_eq!(browser.client.execute(script, Vec::new()).await.unwrap(), true, "{path} is as wide as the phone");

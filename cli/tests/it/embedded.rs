@@ -130,7 +130,8 @@ async fn an_application_brings_its_own_login() {
     let stranger = application.ask("GET", "/outbox/events", &[], "");
     assert_eq!((stranger.status, stranger.location.as_str()), (401, ""));
     assert_eq!(application.ask("GET", "/outbox/api/v1/overview", &[], "").status, 401);
-    assert_eq!(application.submit("/outbox/sign-in", &[], &form(&[("secret", "")])).status, 403);
+    assert_eq!(application.ask("GET", "/outbox/sign-in", &[], "").status, 404);
+    assert_eq!(application.submit("/outbox/sign-in", &[], &form(&[("secret", "")])).status, 404);
     assert_eq!(application.ask("GET", "/outbox/api/v1/overview", &[eve], "").status, 200);
     let confirm = format!("/outbox/confirm?action=retry&id={id}");
     assert_eq!(application.ask("GET", &confirm, &[eve], "").status, 403);

@@ -52,5 +52,7 @@ mod traces;
 mod unrecorded;
 mod waking;
 mod web;
+mod web_limits;
+mod web_origins;
 mod web_users;
 mod writes;

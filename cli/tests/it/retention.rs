@@ -42,3 +42,18 @@ async fn published_events_stay_where_the_settings_say_so() {
     .await;
     assert_eq!(test.published().await, 10);
 }
+
+#[tokio::test]
+async fn recorded_changes_are_deleted_by_workers_and_by_cleanup() {
+    let test = TestOutbox::new().await;
+    let settings = test.settings().write();
+    let insert = "INSERT INTO outbox_audit (at, who, from_where, action, events, ids, reason)
+        SELECT now() - days * interval '1 day', 'ann', '', 'retry', 1, '{}', '' FROM unnest(ARRAY[31, 29]) AS days";
+    let recorded = "SELECT count(*) FROM outbox_audit";
+    test.sql().await.batch_execute(insert).await.unwrap();
+    test.run(&["cleanup"]).await;
+    assert_eq!(test.number(recorded).await, 1);
+    test.sql().await.batch_execute(insert).await.unwrap();
+    let _worker = test.worker(&settings, "worker");
+    eventually("the old row is deleted", PATIENCE, async || test.number(recorded).await == 2).await;
+}

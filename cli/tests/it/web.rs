@@ -202,7 +202,7 @@ async fn without_a_secret_the_console_is_for_this_machine_alone() {
 }
 
 /// Every route, with a valid request.
-fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
+pub(crate) fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
     let form = |text: &str| Ask { form: Some(text.to_owned()), ..Ask::default() };
     let change = Ask { json: Some(json!({"action": "retry", "ids": [id]})), ..Ask::default() };
     vec![
@@ -223,6 +223,8 @@ fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
         ("POST", "/api/v1/events/changes".to_owned(), change),
         ("GET", format!("/api/v1/events/{id}"), Ask::default()),
         ("GET", format!("/api/v1/events/{id}/explanation"), Ask::default()),
+        ("GET", format!("/api/v1/events/{id}/data"), Ask::default()),
+        ("GET", format!("/events/{id}/data"), Ask::default()),
         ("PUT", "/api/v1/nowhere".to_owned(), Ask::default()),
     ]
 }
@@ -297,60 +299,6 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
     let basic = vec![("cookie", cookie.clone()), ("authorization", "Basic YTpi".to_owned())];
     assert_eq!(console.ask("GET", "/", Ask { headers: basic, ..Ask::default() }).status, 200);
     assert_eq!(console.api("GET", "/overview", READER, None).status, 200);
-}
-
-#[tokio::test]
-async fn a_link_on_another_site_changes_nothing() {
-    let test = TestOutbox::new().await;
-    let console = Console::open(&test, &secrets()).await;
-    let id = insert(&test, FAILED).await;
-    let cookie = console.sign_in(OPERATOR);
-    let token = console.get("/", &cookie).token();
-    let change = form(&[("csrf", &token), ("action", "retry"), ("id", &id)]);
-    let paths = routes(&id).into_iter().map(|(_, path, _)| path);
-    for path in paths.chain([format!("/change?{change}"), format!("/sign-out?{change}")]) {
-        for method in ["GET", "HEAD"] {
-            let headers = vec![("cookie", cookie.clone()), ("referer", "http://evil.example/".to_owned())];
-            let said = console.ask(method, &path, Ask { headers, ..Ask::default() });
-            assert!([200, 404, 405].contains(&said.status), "{method} {path}: {}", said.status);
-        }
-    }
-    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
-    assert_eq!(test.number("SELECT count(*) FROM outbox_audit").await, 0);
-    assert_eq!(console.get("/", &cookie).status, 200);
-}
-
-#[tokio::test]
-async fn what_is_refused_is_named() {
-    let test = TestOutbox::new().await;
-    let console = Console::open(&test, &format!("{}\nhosts = [\"outbox.example\"]", secrets())).await;
-    let headers = |host: &str, origin: &str| vec![("host", host.to_owned()), ("origin", origin.to_owned())];
-    for (path, headers) in [
-        ("/sign-in", headers("outbox.example:9750", "http://outbox.example:9751")),
-        ("/api/v1/events/changes", headers("outbox.example", "https://<evil>.example")),
-        ("/sign-in", headers("other.example", "http://outbox.example")),
-        ("/api/v1/events/changes", headers("other.example:80", "null")),
-    ] {
-        let values: Vec<String> =
-            headers.iter().map(|(_, value)| value.replace('<', "&lt;").replace('>', "&gt;")).collect();
-        let said = console.ask("POST", path, Ask { headers, form: Some(String::new()), ..Ask::default() });
-        let shown =
-            if path.starts_with("/api") { said.body.replace('<', "&lt;").replace('>', "&gt;") } else { said.body };
-        assert!([403, 421].contains(&said.status) && values.iter().all(|value| shown.contains(value)), "{shown}");
-    }
-}
-
-#[tokio::test]
-async fn without_tls_an_address_that_others_reach_is_a_warning() {
-    let test = TestOutbox::new().await;
-    let settings = with(&test, &secrets());
-    for (address, is_warned) in [("0.0.0.0", true), ("127.0.0.1", false)] {
-        let address = format!("{address}:{}", free_port());
-        let program = Running::spawn(&mut test.outbox(&settings, &["web", "--http", &address]));
-        eventually("it is served", PATIENCE, async || program.stderr().contains("HTTP server listening")).await;
-        let said = program.stderr();
-        assert_eq!(said.contains("WARN") && said.contains("without TLS"), is_warned, "{said}");
-    }
 }
 
 #[tokio::test]
@@ -558,7 +506,7 @@ async fn programs_page_through_the_list_and_change_events() {
     let described = newest("/openapi.json");
     assert_eq!(described["servers"][0]["url"], "/api/v1");
     let paths: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 7, "{paths:?}");
+    assert_eq!(paths.len(), 8, "{paths:?}");
 }
 
 /// The server's response to an incomplete request, until it closes the connection.

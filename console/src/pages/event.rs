@@ -1,7 +1,7 @@
 //! The page of one event.
 
 use actix_web::http::StatusCode;
-use actix_web::web;
+use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -10,38 +10,73 @@ use super::error::{PageError, PageResult};
 use super::events;
 use super::format::{shortened, status, time};
 use super::layout::PageLayout;
+use crate::data::MOST_INLINE;
 use crate::queries;
-use crate::responses::Detail;
-use actix_outbox::OutboxAdmin;
-use actix_outbox::{JsonText, OutboxEvent, Status};
+use crate::request_info::is_refresh;
+use crate::responses::{Detail, EventState};
+use actix_outbox::admin::{DataPart, Unreadable};
+use actix_outbox::{Explanation, OutboxAdmin, OutboxEvent, Status};
 
-/// The largest data in bytes that is shown whole; of larger data, the beginning is shown.
-const MOST_SHOWN: usize = 64 * 1024;
+const NO_UUID: &str = "No event has this id: it is not a valid UUID.";
 
-pub(super) async fn show(layout: PageLayout, admin: web::Data<OutboxAdmin>, id: web::Path<String>) -> PageResult {
-    let Ok(id) = id.parse::<Uuid>() else {
-        return Ok(layout.error_page(StatusCode::NOT_FOUND, "No event has this id: it is not a valid UUID."));
-    };
-    let Detail { event, explanation, neighbours } =
+pub(super) async fn show(
+    layout: PageLayout,
+    admin: web::Data<OutboxAdmin>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> PageResult {
+    let Ok(id) = id.parse::<Uuid>() else { return Ok(layout.error_page(StatusCode::NOT_FOUND, NO_UUID)) };
+    if is_refresh(request.headers()) {
+        // An open page asks every two seconds, and its data may be large.
+        let EventState { event, explanation } =
+            queries::event_state(&admin, id).await.map_err(PageError::from_store(&layout))?;
+        return Ok(layout.page(&format!("Event {id}"), "/events", &live(&layout, id, &event, &explanation)));
+    }
+    let Detail { event, data_bytes, explanation, neighbours } =
         queries::event(&admin, id).await.map_err(PageError::from_store(&layout))?;
+    let beginning = match &event {
+        Ok(event) if event.data.is_none() && event.data_binary.is_none() && data_bytes > 0 => {
+            let part = admin.data(id, 0..MOST_INLINE).await.map_err(PageError::from_store(&layout))?;
+            Some(part).filter(|part| !part.is_binary)
+        }
+        _ => None,
+    };
     let content = html! {
         h1 { "Event " code { (id) } }
         @if layout.may_change() { (actions(&layout, id)) }
-        // Refreshes itself from the same page.
-        div id="live" hx-get=(layout.link(&format!("/events/{id}"))) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
-            p class="notice" { (shortened(&explanation.sentence)) }
-            @match &event {
-                Ok(event) => { (attributes(event)) (history(event)) }
-                Err(unreadable) => p class="notice bad" { "The row is not a readable event: " (shortened(&unreadable.reason)) }
-            }
-        }
-        @if let Ok(event) = &event { (data(event)) }
+        (live(&layout, id, &event, &explanation))
+        @if let Ok(event) = &event { (data(&layout, event, data_bytes, beginning.as_ref())) }
         @if !neighbours.is_empty() {
             h2 { "Events with the same key" }
             (events::table(&layout, &neighbours, false))
         }
     };
     Ok(layout.page(&format!("Event {id}"), "/events", &content))
+}
+
+/// The data of an event as a file.
+pub(super) async fn data_file(
+    layout: PageLayout,
+    admin: web::Data<OutboxAdmin>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> PageResult {
+    let Ok(id) = id.parse::<Uuid>() else { return Ok(layout.error_page(StatusCode::NOT_FOUND, NO_UUID)) };
+    let file = crate::data::file(&admin, id, &request).await.map_err(PageError::from_store(&layout))?;
+    Ok(file.unwrap_or_else(|| layout.error_page(StatusCode::NOT_FOUND, "This event has no data.")))
+}
+
+/// The part of the page that refreshes itself, from the same page.
+fn live(layout: &PageLayout, id: Uuid, event: &Result<OutboxEvent, Unreadable>, explanation: &Explanation) -> Markup {
+    html! {
+        div id="live" hx-get=(layout.link(&format!("/events/{id}"))) hx-select="#live" hx-swap="outerHTML" hx-trigger="every 2s" {
+            p class="notice" { (shortened(&explanation.sentence)) }
+            @match event {
+                Ok(event) => { (attributes(event)) (history(event)) }
+                Err(unreadable) => p class="notice bad" { "The row is not a readable event: " (shortened(&unreadable.reason)) }
+            }
+        }
+    }
 }
 
 fn actions(layout: &PageLayout, id: Uuid) -> Markup {
@@ -82,25 +117,29 @@ fn attributes(event: &OutboxEvent) -> Markup {
     }
 }
 
-fn data(event: &OutboxEvent) -> Markup {
+/// The data, or the beginning of it if it is large.
+fn data(layout: &PageLayout, event: &OutboxEvent, total: u64, beginning: Option<&DataPart>) -> Markup {
+    let file = layout.link(&format!("/events/{}/data", event.id));
     html! {
         h2 { "Data" }
-        @if let Some(bytes) = &event.data_binary {
-            p { (bytes.len()) " bytes of binary data" }
-        } @else if let Some(json) = &event.data {
-            (beginning(json))
+        @if let Some(json) = &event.data {
+            pre tabindex="0" { (json.as_str()) }
+        } @else if let Some(part) = beginning {
+            pre tabindex="0" { (text_of(&part.bytes)) }
+            p { "The first " (part.bytes.len()) " bytes. " a href=(file) { "All " (total) " bytes" } }
+        } @else if total > 0 {
+            p { a href=(file) { (total) " bytes of binary data" } }
         } @else {
             p class="soft" { "none" }
         }
     }
 }
 
-fn beginning(json: &JsonText) -> Markup {
-    let text = json.as_str();
-    let end = (0..=MOST_SHOWN.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    html! {
-        pre tabindex="0" { (text[..end]) }
-        @if end < text.len() { p class="soft" { "The first " (end) " of " (text.len()) " bytes." } }
+/// The text of the beginning of a JSON text, which may end within a character.
+fn text_of(bytes: &[u8]) -> &str {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
     }
 }
 

@@ -4,6 +4,8 @@ use actix_outbox::Status;
 use chrono::SecondsFormat;
 use maud::html;
 
+pub(super) use crate::responses::shortened;
+
 /// In the order in which pages show them.
 pub(super) const STATUSES: [Status; 5] =
     [Status::Pending, Status::Retry, Status::Failed, Status::Published, Status::Processing];
@@ -23,15 +25,6 @@ pub(super) fn events_count(count: usize) -> String {
         "1 event".to_owned()
     } else {
         format!("{} events", grouped(i64::try_from(count).unwrap_or(i64::MAX)))
-    }
-}
-
-/// A text that may be long, such as an error, shortened to 2,000 characters.
-pub(super) fn shortened(text: &str) -> String {
-    const LONGEST: usize = 2_000;
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-        None => text.to_owned(),
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(get("/", overview::show))
         .service(get("/events", events::show))
         .service(get("/events/{id}", event::show))
+        .service(get("/events/{id}/data", event::data_file))
         .service(get("/audit", audit::show))
         .service(get("/confirm", changing::confirm))
         .service(post("/change", changing::change))

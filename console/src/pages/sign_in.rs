@@ -37,6 +37,9 @@ pub(super) async fn show(
     link: web::Query<Link>,
     then: web::Query<Then>,
 ) -> HttpResponse {
+    if !layout.base().signs_in {
+        return nothing_to_sign_in(&layout);
+    }
     match link.into_inner().token {
         None => form(&layout, &then, ""),
         Some(token) if access.redeem(&token) => let_in(&layout, &access, User::operator("operator"), then.page()),
@@ -46,6 +49,10 @@ pub(super) async fn show(
             response
         }
     }
+}
+
+fn nothing_to_sign_in(layout: &PageLayout) -> HttpResponse {
+    layout.error_page(StatusCode::NOT_FOUND, "This console has no sign-in of its own.")
 }
 
 fn form(layout: &PageLayout, then: &Then, problem: &str) -> HttpResponse {
@@ -73,6 +80,9 @@ pub(super) struct Given {
 }
 
 pub(super) async fn sign_in(layout: PageLayout, access: web::Data<Access>, given: web::Form<Given>) -> HttpResponse {
+    if !layout.base().signs_in {
+        return nothing_to_sign_in(&layout);
+    }
     let Given { secret, then } = given.into_inner();
     let then = Then { then };
     let Some(user) = access.user_of(&secret) else {

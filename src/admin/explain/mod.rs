@@ -222,7 +222,7 @@ struct Circumstances {
 /// # Errors
 /// [`StoreError::NotFound`], and other errors of the database.
 pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) -> Result<Explanation, StoreError> {
-    let (loaded, position) = tokio::try_join!(async { store.load(&[id]).await }, store.queue_position(id))?;
+    let (loaded, position) = tokio::try_join!(async { store.load_checked(&[id]).await }, store.queue_position(id))?;
     let (event, position) = loaded.into_iter().next().zip(position).ok_or(StoreError::NotFound(id))?;
     let reason = match event {
         Ok(event) => {
@@ -258,7 +258,7 @@ async fn before(
     };
     let blockers = store.blockers(lane, holds, &[question]).await?;
     let Some(Blocker { id, .. }) = blockers.get(&event.partition_key) else { return Ok(None) };
-    let status = match store.load(&[*id]).await?.into_iter().next() {
+    let status = match store.load_without_data(&[*id]).await?.into_iter().next() {
         Some(Ok(event)) => event.status,
         Some(Err(unreadable)) => unreadable.status.unwrap_or(Status::Pending),
         // Done and deleted since.

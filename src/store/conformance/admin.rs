@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
+use crate::publish::NewEvent;
 use crate::store::{Action, AuditNote, CountMode, CreatedCursor, EventFilter, Page, RetentionCutoff, ScanPage};
 
 const DAY_MS: i64 = 86_400_000;
@@ -204,6 +205,40 @@ pub(super) async fn an_event_is_loaded_without_its_data<F: Fixture>() {
     let (mut whole, slim) = (whole.unwrap(), slim.unwrap());
     assert!(whole.data.take().is_some());
     assert_eq!(slim, whole);
+}
+
+pub(super) async fn data_is_read_in_parts<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let json = TestRow::new().with("data", "'[\"äöü\"]'").insert(&fixture).await;
+    let none = TestRow::new().insert(&fixture).await;
+    let part = async |id, from, length| {
+        let part = store.data_part(id, from, length).await.unwrap().unwrap();
+        (String::from_utf8_lossy(&part.bytes).into_owned(), part.total, part.is_binary)
+    };
+    assert_eq!(part(json, 0, 100).await, ("[\"äöü\"]".to_owned(), 10, false));
+    assert_eq!((part(json, 4, 4).await.0, part(json, 8, 100).await.0), ("öü".to_owned(), "\"]".to_owned()));
+    assert_eq!(part(json, 10, 1).await, (String::new(), 10, false));
+    assert_eq!(part(none, 0, 100).await, (String::new(), 0, false));
+    assert_eq!(store.data_part(Uuid::now_v7(), 0, 1).await.unwrap(), None);
+    let event = NewEvent::new("t", "s").binary(vec![1, 2, 3, 4]);
+    let [event] = store.insert(vec![event]).await.unwrap().try_into().unwrap();
+    assert_eq!(store.data_part(event.id, 1, 2).await.unwrap().unwrap().bytes, [2, 3]);
+    assert!(store.data_part(event.id, 0, 4).await.unwrap().is_some_and(|part| part.is_binary && part.is_whole()));
+}
+
+pub(super) async fn a_row_is_checked_without_its_data<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let good = TestRow::new().with("data", "'{\"order\": 7}'").insert(&fixture).await;
+    let [checked] = store.load_checked(&[good]).await.unwrap().try_into().unwrap();
+    assert_eq!(checked.unwrap().data, None);
+    for (column, nonsense) in fixture.nonsense() {
+        let bad = TestRow::new().with(column, *nonsense).insert(&fixture).await;
+        let [checked] = store.load_checked(&[bad]).await.unwrap().try_into().unwrap();
+        let [loaded] = store.load(&[bad]).await.unwrap().try_into().unwrap();
+        assert!(checked.is_err_and(|row| row.reason.contains(column)) && loaded.is_err(), "{column} = {nonsense}");
+    }
 }
 
 pub(super) async fn a_retried_event_is_as_new_in_its_old_place_and_is_not_sent_twice<F: Fixture>() {

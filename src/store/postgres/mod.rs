@@ -24,6 +24,7 @@ mod connect;
 #[cfg(test)]
 mod connect_tests;
 mod connections;
+mod data;
 mod diagnosis;
 mod errors;
 mod fetch;

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, SHARDS, access, admin, audit, change, claimed, fetch, handlers, history, inspection, leases,
+    PostgresStore, SHARDS, access, admin, audit, change, claimed, data, fetch, handlers, history, inspection, leases,
     migrate, overview, pauses, queue_position, refusal, row, settle,
 };
 use crate::error::{PublishError, StoreError};
@@ -18,7 +18,7 @@ use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
-    Care, CountMode, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
+    Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
     FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim,
     LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
     PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore,
@@ -202,6 +202,15 @@ impl AdminStore for PostgresStore {
 
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
         admin::load(self, row::COLUMNS_WITHOUT_DATA, ids).await
+    }
+
+    async fn load_checked(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+        // The column's type allows only valid data.
+        self.load_without_data(ids).await
+    }
+
+    async fn data_part(&self, id: Uuid, from: i32, length: i32) -> Result<Option<DataPart>> {
+        data::read(self, id, from, length).await
     }
 
     async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>> {

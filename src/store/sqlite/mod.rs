@@ -9,6 +9,7 @@ mod change;
 mod claimed;
 mod clock;
 mod connection;
+mod data;
 mod error;
 mod fetch;
 #[cfg(test)]

@@ -14,8 +14,8 @@ use super::error::describe_failure;
 use super::leases::SqliteLeases;
 use super::row::Row;
 use super::{
-    LEASES_BUSY_TIMEOUT, SqliteStore, admin, audit, change, claimed, fetch, handlers, history, leases, migrations,
-    order, overview, pauses, queue_position, row, settle,
+    LEASES_BUSY_TIMEOUT, SqliteStore, admin, audit, change, claimed, data, fetch, handlers, history, leases,
+    migrations, order, overview, pauses, queue_position, row, settle,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -24,7 +24,7 @@ use crate::publish::{InsertResult, NewEvent, prepare_all};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
-    Care, CountMode, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
+    Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
     FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim,
     LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
     PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore,
@@ -288,6 +288,15 @@ impl AdminStore for SqliteStore {
 
     async fn load_without_data(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
         self.load_columns(row::COLUMNS_WITHOUT_DATA, ids).await
+    }
+
+    async fn load_checked(&self, ids: &[Uuid]) -> Result<Vec<Result<OutboxEvent, Unreadable>>> {
+        self.load_columns(row::COLUMNS_WITH_DATA_CHECKED, ids).await
+    }
+
+    async fn data_part(&self, id: Uuid, from: i32, length: i32) -> Result<Option<DataPart>> {
+        let read = move |connection: &mut SqliteConnection| data::read(connection, id, from, length);
+        self.reader.run("read an event's data", read).await
     }
 
     async fn change(&self, change: &Action, ids: &[Uuid], note: &AuditNote) -> Result<Vec<Uuid>> {

@@ -57,6 +57,19 @@ macro_rules! without_data {
     };
 }
 
+/// A value that cannot be decoded, if the column's cannot; else nothing.
+macro_rules! data_checked {
+    (data) => {
+        ", CASE WHEN e.data IS NULL THEN NULL WHEN typeof(e.data) <> 'text' THEN x'' WHEN NOT json_valid(e.data) THEN '?' END"
+    };
+    (data_binary) => {
+        ", CASE WHEN typeof(e.data_binary) IN ('blob', 'null') THEN NULL ELSE '' END"
+    };
+    ($name:ident) => {
+        concat!(", e.", stringify!($name))
+    };
+}
+
 macro_rules! decoded {
     (Id $name:ident $cell:expr) => {
         id($cell)?
@@ -100,6 +113,10 @@ macro_rules! make_row {
 
         /// [`COLUMNS`] without the events' data.
         pub(super) const COLUMNS_WITHOUT_DATA: &str = concat!("e.", stringify!($first) $(, without_data!($name))+);
+
+        /// [`COLUMNS_WITHOUT_DATA`], where data that is not valid makes the row invalid.
+        pub(super) const COLUMNS_WITH_DATA_CHECKED: &str =
+            concat!("e.", stringify!($first) $(, data_checked!($name))+);
 
         /// The types of [`COLUMNS`].
         pub(crate) type SqlTypes = (any!($first) $(, any!($name))+);
