@@ -9,6 +9,7 @@ use crate::settings::DatabaseSettings;
 
 pub use self::admin::{Action, CountMode, Unreadable};
 pub(crate) use self::admin::{AdminStore, Backlog, EventCounts, MOST_AHEAD, QueuePosition, WorkerRow};
+pub(crate) use self::columns::with_columns;
 pub use self::cursor::{CreatedCursor, InvalidCursor};
 pub(crate) use self::dispatch::{
     Blocker, DispatchStore, FailureRecord, FetchRequest, FetchResult, FetchedRow, KeyStart, PredecessorQuery, Range,
