@@ -27,6 +27,7 @@ mod handlers;
 mod http;
 mod intake;
 mod journal;
+mod moving;
 mod order;
 mod outage;
 mod panics;
