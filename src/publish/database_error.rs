@@ -11,8 +11,9 @@ impl From<Error> for PublishError {
             return StoreError::ReadOnly { target: "of this connection".to_owned() }.into();
         }
         let reason = error.to_string();
+        let place = if is_unparsed(&error) { "the search path of this connection" } else { "this database" };
         let store_error = match find_missing(&error, &reason) {
-            Some(state) => StoreError::NotMigrated { target: "this database".to_owned(), state },
+            Some(state) => StoreError::NotMigrated { target: place.to_owned(), state },
             None => StoreError::Query { operation: "write events", transient: is_transient(&error, &reason), reason },
         };
         store_error.into()

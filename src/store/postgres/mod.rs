@@ -22,6 +22,8 @@ mod connect;
 #[cfg(test)]
 mod connect_tests;
 mod connections;
+#[cfg(test)]
+mod connections_tests;
 mod diagnosis;
 mod errors;
 mod fetch;
