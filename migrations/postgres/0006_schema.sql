@@ -1,4 +1,5 @@
--- The functions' own statements find the tables of their schema, whatever search path their caller has.
+-- The functions' own statements find the tables of their schema, whatever search path their caller has. A later migration that
+-- replaces one of them sets it again.
 DO $$
 DECLARE
     function regprocedure;

@@ -35,4 +35,4 @@ macro_rules! with_columns {
         }
     };
 }
-pub(super) use with_columns;
+pub(crate) use with_columns;

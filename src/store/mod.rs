@@ -11,6 +11,7 @@ pub use self::admin::{Action, CountMode, DataPart, Unreadable};
 pub(crate) use self::admin::{AdminStore, Backlog, EventCounts, MOST_AHEAD, QueuePosition, WorkerRow};
 pub use self::audit::AuditEntry;
 pub(crate) use self::audit::{AuditNote, AuditRow};
+pub(crate) use self::columns::with_columns;
 pub use self::cursor::{CreatedCursor, InvalidCursor};
 pub(crate) use self::dispatch::{
     Blocker, DispatchStore, FailureRecord, FetchRequest, FetchResult, FetchedRow, KeyStart, PredecessorQuery, Range,

@@ -143,10 +143,11 @@ impl Builder {
         }
 
         let runtime = RuntimeGuard::new()?;
-        let (migrate, publish_only) = (self.migrate, self.publish_only);
+        let has_handlers = !self.subscriptions.is_empty() || !self.starters.is_empty();
+        let (migrate, only_writes) = (self.migrate, self.publish_only && !has_handlers);
         let outbox = {
             let store = Arc::clone(&store);
-            let reached = runtime.handle().spawn(reach(store, migrate, publish_only));
+            let reached = runtime.handle().spawn(reach(store, migrate, only_writes));
             reached.await.map_err(|error| SystemError::Runtime(std::io::Error::other(error)))??
         };
         let publishers = match self.publish_only {
@@ -220,12 +221,12 @@ fn start_supervisor(context: &Arc<SystemContext>) {
 }
 
 /// Waits until the database can be reached, and reads the outbox's id.
-async fn reach(store: Arc<dyn Store>, migrate: bool, publish_only: bool) -> Result<Uuid, StoreError> {
+async fn reach(store: Arc<dyn Store>, migrate: bool, only_writes: bool) -> Result<Uuid, StoreError> {
     let mut failures = 0;
     loop {
         let prepared = if migrate { store.migrate(&|_| ()).await.map(drop) } else { Ok(()) };
         let reached = match prepared {
-            Ok(()) => find(&*store, publish_only).await,
+            Ok(()) => find(&*store, only_writes).await,
             Err(error) => Err(error),
         };
         match reached {
@@ -242,10 +243,10 @@ async fn reach(store: Arc<dyn Store>, migrate: bool, publish_only: bool) -> Resu
 }
 
 /// The outbox's id, if this process may do its work.
-async fn find(store: &dyn Store, publish_only: bool) -> Result<Uuid, StoreError> {
+async fn find(store: &dyn Store, only_writes: bool) -> Result<Uuid, StoreError> {
     let outbox = store.outbox_id().await?;
     let schema = store.schema();
-    if publish_only {
+    if only_writes {
         tracing::debug!(schema, "outbox found");
     } else {
         store.check_worker().await?;

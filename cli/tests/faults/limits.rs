@@ -6,7 +6,7 @@ use crate::deployment::{GUESTS, LEASE, LEASES, Pace, WORKERS};
 use crate::figures::Figures;
 use crate::kinds::Kind;
 
-/// Connections of one worker: the ten that docs/operations.md promises, and one that checks whether a silent server responds
+/// Connections of one worker: the ten that docs/postgres.md promises, and one that checks whether a silent server responds
 /// again.
 const CONNECTIONS: i64 = 11;
 

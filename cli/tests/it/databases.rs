@@ -98,17 +98,17 @@ async fn count_aborts(test: &TestOutbox) -> usize {
 }
 
 #[tokio::test]
-async fn writers_that_are_serializable_by_default_abort_no_more_often_beside_a_worker() {
+async fn writers_that_are_serializable_by_default_abort_no_more_often_with_a_worker() {
     let test = serializable().await;
     let alone = count_aborts(&test).await;
     let settings = test.settings().worker("poll_interval = \"5ms\"").write();
     let worker = test.worker(&settings, "worker");
     test.wait_owners(&["worker"]).await;
-    let beside = count_aborts(&test).await;
+    let with_worker = count_aborts(&test).await;
     test.wait_published().await;
     test.assert_delivered().await;
-    println!("of {} transactions failed: {alone} without a worker, {beside} with one", 2 * PAIRS * TRANSACTIONS);
-    assert!(beside <= alone + 2, "{beside} transactions failed, and {alone} without a worker");
+    println!("of {} transactions failed: {alone} without a worker, {with_worker} with one", 2 * PAIRS * TRANSACTIONS);
+    assert!(with_worker <= alone + 2, "{with_worker} transactions failed, and {alone} without a worker");
     assert!(!worker.stderr().contains("not READ COMMITTED"), "{}", worker.stderr());
 }
 
@@ -123,9 +123,9 @@ async fn a_worker_whose_level_cannot_be_set_says_so_and_delivers() {
     let mut command = test.outbox(&settings, &["worker"]);
     let worker = Running::spawn(command.env("DATABASE_URL", through.as_str()));
     eventually("it says so", PATIENCE, async || worker.stderr().contains("not READ COMMITTED")).await;
-    let beside = count_aborts(&test).await;
+    let with_worker = count_aborts(&test).await;
     test.wait_published().await;
     test.assert_delivered().await;
-    println!("of {} transactions failed beside a serializable worker: {beside}", 2 * PAIRS * TRANSACTIONS);
+    println!("of {} transactions failed with a serializable worker: {with_worker}", 2 * PAIRS * TRANSACTIONS);
     assert_eq!(worker.stderr().matches("not READ COMMITTED").count(), 1);
 }

@@ -201,3 +201,20 @@ async fn a_search_path_without_a_schema_is_named() {
         assert!(refused.status.code() == Some(1) && said.contains("set `database.schema`"), "{command}: {said}");
     }
 }
+
+#[tokio::test]
+async fn a_schema_that_was_renamed_is_out_of_date_until_it_is_migrated() {
+    let test = unmigrated().await;
+    migrate(&test, "before");
+    let rename =
+        format!("ALTER SCHEMA before RENAME TO after; ALTER DATABASE {} SET search_path = after", test.database().name);
+    test.sql().await.batch_execute(&rename).await.unwrap();
+    let worker = outbox(&test, "after", &["worker"]).output().unwrap();
+    assert!(worker.status.code() == Some(1) && text(&worker).contains("are out of date"), "{}", text(&worker));
+    assert!(migrate(&test, "after").starts_with("upgraded"), "the functions are placed");
+    assert!(migrate(&test, "after").starts_with("already up to date"), "once");
+    test.insert(10, 2).await;
+    test.run(&["events", "fail", &ids(&test, "after").await[0], "--reason", "no"]).await;
+    test.drain(&test.settings().write()).await;
+    assert_eq!(test.published().await, 9);
+}

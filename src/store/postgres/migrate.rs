@@ -12,6 +12,9 @@ use super::statement::on_a_primary;
 use super::{PostgresStore, Result, access, adopt};
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, ProgressFn, find_obstacle, find_pending};
 
+/// The migration that is applied again after the schema was renamed.
+const PLACES_FUNCTIONS: i32 = 6;
+
 pub(super) const MIGRATIONS: [Migration; 6] = [
     Migration {
         version: 1,
@@ -29,7 +32,7 @@ pub(super) const MIGRATIONS: [Migration; 6] = [
     Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_handlers.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/postgres/0004_event_time_and_pauses.sql") },
     Migration { version: 5, sql: include_str!("../../../migrations/postgres/0005_audit.sql") },
-    Migration { version: 6, sql: include_str!("../../../migrations/postgres/0006_schema.sql") },
+    Migration { version: PLACES_FUNCTIONS, sql: include_str!("../../../migrations/postgres/0006_schema.sql") },
 ];
 
 /// The key of the lock that allows one migration at a time in a schema, in SQL.
@@ -78,7 +81,8 @@ async fn apply(client: &SchemaClient) -> std::result::Result<Vec<MigrationStep>,
         for statement in migration.statements() {
             client.batch_execute(statement).await?;
         }
-        client.execute("INSERT INTO outbox_migrations (version) VALUES ($1)", &[&migration.version]).await?;
+        let record = "INSERT INTO outbox_migrations (version) VALUES ($1) ON CONFLICT DO NOTHING";
+        client.execute(record, &[&migration.version]).await?;
     }
     client.batch_execute("COMMIT").await?;
     Ok(steps(client.schema(), create, &applied))
@@ -106,17 +110,30 @@ async fn find_applied(client: &SchemaClient) -> std::result::Result<Vec<i32>, to
     if !known {
         return Ok(Vec::new());
     }
-    let rows = client.query("SELECT version FROM outbox_migrations ORDER BY version", &[]).await?;
+    let applied = format!("SELECT version FROM outbox_migrations WHERE {} ORDER BY version", in_place(client.schema()));
+    let rows = client.query(&applied, &[]).await?;
     rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// The condition that a migration counts as applied: the functions' search path is this schema.
+fn in_place(schema: &Schema) -> String {
+    let schema = schema.literal();
+    format!(
+        "(version <> {PLACES_FUNCTIONS} OR NOT EXISTS (SELECT FROM pg_proc p \
+            JOIN pg_namespace s ON s.oid = p.pronamespace AND s.nspname = {schema} \
+            WHERE p.proname IN ('outbox_record_accepted', 'outbox_record_handled', 'outbox_record_rejected', 'outbox_fail') \
+                AND ('search_path=' || quote_ident({schema}) || ', pg_temp' = ANY (p.proconfig)) IS NOT TRUE))"
+    )
 }
 
 /// The outbox's own id, if the tables are those of this version.
 pub(super) async fn outbox_id(store: &PostgresStore) -> Result<Uuid> {
     let rows = store
         .run("read the outbox's id", |conn| {
-            diesel::dsl::sql::<(SqlUuid, Nullable<Integer>, Text)>(concat!(
+            let in_place = in_place(conn.schema());
+            diesel::dsl::sql::<(SqlUuid, Nullable<Integer>, Text)>(&format!(
                 "SELECT m.id, a.version, getdatabaseencoding()::text FROM outbox_meta m \
-                 LEFT JOIN outbox_migrations a ON true WHERE ",
+                    LEFT JOIN outbox_migrations a ON {in_place} WHERE {}",
                 on_a_primary!()
             ))
             .load::<(Uuid, Option<i32>, String)>(conn)

@@ -24,6 +24,8 @@ mod connect;
 #[cfg(test)]
 mod connect_tests;
 mod connections;
+#[cfg(test)]
+mod connections_tests;
 mod data;
 mod diagnosis;
 mod errors;

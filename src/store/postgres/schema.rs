@@ -4,10 +4,10 @@
 //! and a path may lead to the outbox of another schema. So the names in each statement are qualified before it is sent.
 
 /// The functions whose argument is a name in a literal.
-const NAME_FUNCTIONS: [&str; 3] = ["to_regclass(", "nextval(", "pg_relation_size("];
+const NAME_FUNCTIONS: [&[u8]; 3] = [b"to_regclass(", b"nextval(", b"pg_relation_size("];
 
 /// The beginning of all names of the outbox's tables, sequences, views and functions.
-const PREFIX: &str = "outbox_";
+const PREFIX: &[u8] = b"outbox_";
 
 /// A schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,63 +51,61 @@ impl Schema {
     /// [a function takes for a name](NAME_FUNCTIONS).
     pub(super) fn qualify(&self, sql: &str) -> String {
         let mut out = String::with_capacity(sql.len() + 16 * self.quoted.len());
-        let mut rest = sql;
-        while let Some(first) = rest.chars().next() {
-            let end = match first {
-                '\'' => literal_end(rest, is_escaping(&out)),
-                '"' => quoted_end(rest, '"'),
-                _ if is_word(first) => rest.find(|next| !is_word(next)).unwrap_or(rest.len()),
-                _ => rest.find(|next| next == '\'' || next == '"' || is_word(next)).unwrap_or(rest.len()),
+        let (mut copied, mut at) = (0, 0);
+        while let Some(byte) = sql.as_bytes().get(at) {
+            let (before, rest) = sql.as_bytes().split_at(at);
+            let (end, is_name) = match byte {
+                b'\'' => (literal_end(rest, is_escaping(before)), false),
+                b'"' => (quoted_end(rest, b'"'), rest[1..].starts_with(PREFIX)),
+                b'o' if rest.starts_with(PREFIX) => (PREFIX.len(), !before.last().is_some_and(is_word)),
+                _ => (1, false),
             };
-            let (token, behind) = rest.split_at(end);
-            match first {
-                '\'' => self.push_literal(&mut out, token),
-                _ => self.push_name(&mut out, token),
+            if is_name && !before.ends_with(b".") {
+                out.push_str(&sql[copied..at]);
+                out.push_str(&self.quoted);
+                out.push('.');
+                copied = at;
+            } else if *byte == b'\'' && rest[1..].starts_with(PREFIX) && is_argument(before) {
+                out.push_str(&sql[copied..=at]);
+                out.push_str(&self.quoted.replace('\'', "''"));
+                out.push('.');
+                copied = at + 1;
             }
-            rest = behind;
+            at += end;
         }
+        out.push_str(&sql[copied..]);
         out
-    }
-
-    fn push_name(&self, out: &mut String, token: &str) {
-        if token.trim_start_matches('"').starts_with(PREFIX) && !out.ends_with('.') {
-            out.push_str(&self.quoted);
-            out.push('.');
-        }
-        out.push_str(token);
-    }
-
-    fn push_literal(&self, out: &mut String, token: &str) {
-        if token[1..].starts_with(PREFIX) && NAME_FUNCTIONS.iter().any(|function| out.ends_with(function)) {
-            out.push('\'');
-            out.push_str(&self.quoted.replace('\'', "''"));
-            out.push('.');
-            out.push_str(&token[1..]);
-        } else {
-            out.push_str(token);
-        }
     }
 }
 
-fn is_word(character: char) -> bool {
-    character == '_' || character.is_alphanumeric()
+/// Whether a literal after this text is a name.
+fn is_argument(before: &[u8]) -> bool {
+    NAME_FUNCTIONS.iter().any(|function| before.ends_with(function))
+}
+
+/// A byte of a character beyond ASCII is a part of a word.
+fn is_word(byte: &u8) -> bool {
+    *byte == b'_' || byte.is_ascii_alphanumeric() || !byte.is_ascii()
 }
 
 /// Whether the literal that follows has escapes.
-fn is_escaping(before: &str) -> bool {
-    before.strip_suffix(['E', 'e']).is_some_and(|before| !before.ends_with(is_word))
+fn is_escaping(before: &[u8]) -> bool {
+    match before {
+        [rest @ .., b'E' | b'e'] => !rest.last().is_some_and(is_word),
+        _ => false,
+    }
 }
 
 /// The end of a literal at the beginning of the text.
-fn literal_end(text: &str, is_escaping: bool) -> usize {
+fn literal_end(text: &[u8], is_escaping: bool) -> usize {
     if !is_escaping {
-        return quoted_end(text, '\'');
+        return quoted_end(text, b'\'');
     }
-    let mut characters = text.char_indices().skip(1);
-    while let Some((at, character)) = characters.next() {
-        match character {
-            '\\' => drop(characters.next()),
-            '\'' => return at + 1,
+    let mut bytes = text.iter().enumerate().skip(1);
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            b'\'' => return at + 1,
             _ => {}
         }
     }
@@ -115,8 +113,8 @@ fn literal_end(text: &str, is_escaping: bool) -> usize {
 }
 
 /// The end of a quoted text. A doubled quote ends one and begins the next.
-fn quoted_end(text: &str, quote: char) -> usize {
-    text[1..].find(quote).map_or(text.len(), |at| at + 2)
+fn quoted_end(text: &[u8], quote: u8) -> usize {
+    text[1..].iter().position(|byte| *byte == quote).map_or(text.len(), |at| at + 2)
 }
 
 #[cfg(test)]
@@ -145,7 +143,7 @@ mod tests {
             "SELECT myoutbox_events, e.outbox_id, \"x outbox_events\", public.outbox_events",
             "SELECT 'outbox_events', 'it''s outbox_events', ' outbox_events'",
             "SELECT E'a\\' outbox_events', E'\\\\', pg_notify('outbox_1', '')",
-            "SELECT 'ä', $1, 'open",
+            "SELECT 'ä', $1, äoutbox_events, 'open",
             "",
         ] {
             assert_eq!(qualified(sql), sql);
@@ -164,5 +162,14 @@ mod tests {
         assert_eq!(qualified("nextval('outbox_events_seq')"), "nextval('\"a b\".outbox_events_seq')");
         let quotes = Schema::new("it's \"x\"").qualify("to_regclass('outbox_meta'), outbox_meta");
         assert_eq!(quotes, "to_regclass('\"it''s \"\"x\"\"\".outbox_meta'), \"it's \"\"x\"\"\".outbox_meta");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_but_the_schema_is_added(parts in proptest::collection::vec("outbox_a|[\"'Eeö\\\\. x(]|nextval\\(", 0..30)) {
+            let sql = parts.concat();
+            let qualified = Schema::new("§").qualify(&sql);
+            proptest::prop_assert_eq!(qualified.replace("\"§\".", ""), sql);
+        }
     }
 }
