@@ -17,6 +17,8 @@ pub(crate) struct FetchRequest {
     pub(crate) ranges: Vec<Range>,
     /// Events to skip: those in flight, as far as the request may find them.
     pub(crate) except: Vec<Uuid>,
+    /// Keys whose events are left out of the ranges.
+    pub(crate) except_keys: Vec<String>,
     /// Due retries of these shards, at most `retry_limit` in all.
     pub(crate) retry_shards: Vec<i16>,
     pub(crate) retry_limit: i64,
@@ -40,6 +42,7 @@ impl FetchRequest {
             lane,
             ranges,
             except: Vec::new(),
+            except_keys: Vec::new(),
             retry_shards: Vec::new(),
             retry_limit: i64::MAX,
             passed_retries: Vec::new(),

@@ -28,6 +28,8 @@ pub(super) struct Fetched {
     pub(super) blockers: HashMap<String, Blocker>,
     /// Keys that were asked for and may have more events, and whether any event was read.
     pub(super) unfinished_keys: Vec<(String, bool)>,
+    /// Keys that were asked for and have no due events.
+    pub(super) empty_keys: Vec<String>,
     pub(super) fetch: Fetch,
 }
 
@@ -64,7 +66,9 @@ async fn try_fetch(
     let unfinished_keys = unfinished_keys(request, &result);
     let holds = context.settings.holds_on_failure(in_flight.lane());
     let blockers = find_blockers(&*context.store, in_flight, &mut fetch, &result.rows, holds, holds).await?;
-    Ok(Fetched { result, blockers, unfinished_keys, fetch })
+    let is_empty = |key: &String| !result.cut_short && result.rows.iter().all(|row| row.partition_key != *key);
+    let empty_keys = request.keys.iter().map(|start| start.key.clone()).filter(is_empty).collect();
+    Ok(Fetched { result, blockers, unfinished_keys, empty_keys, fetch })
 }
 
 fn unfinished_keys(request: &FetchRequest, result: &FetchResult) -> Vec<(String, bool)> {

@@ -12,7 +12,7 @@ use super::fetching::{Fetched, MAX_FETCH, MOST_KEYS_TO_REREAD, in_one_fetch};
 use super::in_flight::{Admitted, InFlight, SessionId};
 use super::lane_reader::{FetchPlan, LaneReader, has_more_retries};
 use super::publisher_state::PublisherState;
-use crate::store::{FetchRequest, Shard};
+use crate::store::{FetchRequest, Position, Shard};
 
 /// A lane that a publisher serves.
 pub(super) struct Lane {
@@ -74,10 +74,16 @@ impl Lane {
         let keys = self.in_flight.take_keys_to_reread(MOST_KEYS_TO_REREAD.min(plan.key_budget));
         let key_limit = plan.key_limit(keys.len());
         let except = if plan.is_sweep() || !keys.is_empty() { self.in_flight.ids() } else { self.in_flight.retrying() };
+        let begun = plan.ranges.iter().filter(|range| range.from == Position::START).map(|range| range.shard);
+        let except_keys = match plan.is_sweep() {
+            true => self.in_flight.take_heavy_keys(&begun.collect::<Vec<_>>()),
+            false => Vec::new(),
+        };
         FetchRequest {
             lane: self.in_flight.lane().clone(),
             ranges: plan.ranges.clone(),
             except,
+            except_keys,
             retry_shards: plan.retry_shards.clone(),
             retry_limit: plan.retry_limit,
             passed_retries: plan.passed_retries.clone(),
@@ -94,7 +100,8 @@ impl Lane {
         self.reader.advance(plan, &fetched.result, BootInstant::now());
         let retries: Vec<Uuid> = fetched.result.rows.iter().filter(|row| row.retry).map(|row| row.id).collect();
         let has_more_retries = has_more_retries(plan, &fetched.result);
-        let Fetched { result, blockers, unfinished_keys, fetch } = fetched;
+        let Fetched { result, blockers, unfinished_keys, empty_keys, fetch } = fetched;
+        empty_keys.iter().for_each(|key| self.in_flight.note_empty_key(key));
         let admitted = fetch.admit(result.rows, &blockers, |row| {
             publisher.credit.take(row.event.as_ref().map_or(0, |event| event.size()))
         });

@@ -82,3 +82,27 @@ async fn retries_that_a_failed_event_holds_do_not_keep_others_from_being_read() 
     eventually("those without a key are published", PATIENCE, async || test.published().await == 20).await;
     assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'retry'").await, 300);
 }
+
+/// More events behind a failed one than one fetch reads.
+#[tokio::test]
+async fn a_held_key_with_many_events_hides_no_late_event_and_is_sent_in_order_once_it_is_free() {
+    let test = TestOutbox::new().await;
+    let sql = test.sql().await;
+    let write = "INSERT INTO outbox_events (id, event_type, source, partition_key, status, scheduled_at)
+        SELECT gen_random_uuid(), 'thing.happened', 'tests', $1, $2::text, now() - interval '1 second' * $4::int
+        FROM generate_series(1, $3::int)";
+    sql.execute(write, &[&"held", &"failed", &1, &7_200]).await.unwrap();
+    sql.execute(write, &[&"held", &"pending", &5_000, &60]).await.unwrap();
+    let settings = test.settings().publisher("on_failed = \"hold\"").write();
+    let _worker = test.worker(&settings, "worker");
+    for (sent, age) in [(1, 0), (2, 30), (3, 3_600)] {
+        let key = format!("late-{age}");
+        sql.execute(write, &[&key, &"pending", &1, &age]).await.unwrap();
+        test.wait_length(sent).await;
+    }
+    sql.execute(write, &[&"held", &"pending", &1, &3_600]).await.unwrap();
+    test.run(&["events", "retry", "--status", "failed"]).await;
+    test.wait_published().await;
+    test.assert_delivered().await;
+    assert_eq!(test.length().await, 5_005);
+}

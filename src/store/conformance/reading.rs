@@ -36,6 +36,25 @@ pub(super) async fn a_range_excludes_both_its_ends_and_keeps_its_limit<F: Fixtur
     assert_eq!(ids(&store.fetch(&request).await.unwrap().rows), events[1..3]);
 }
 
+pub(super) async fn a_range_leaves_out_the_events_of_some_keys_and_its_limit_counts_the_others<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let mut others = Vec::new();
+    for n in 0..4 {
+        TestRow::keyed("it's \"heavy\"").at(-60_000 + n).insert(&fixture).await;
+        others.push(TestRow::new().at(-30_000 + n).insert(&fixture).await);
+    }
+    others.push(TestRow::keyed("other").at(-20_000).insert(&fixture).await);
+    let mut request = everything(&store);
+    request.except_keys = vec!["absent".to_owned(), "it's \"heavy\"".to_owned()];
+    request.ranges.iter_mut().for_each(|range| range.limit = 5);
+    let found = store.fetch(&request).await.unwrap().rows;
+    let mut found: Vec<_> = found.iter().filter(|row| row.in_range).map(|row| row.id).collect();
+    found.sort();
+    others.sort();
+    assert_eq!(found, others);
+}
+
 pub(super) async fn lanes_are_read_apart<F: Fixture>() {
     let fixture = F::fresh().await;
     TestRow::new().lane("").insert(&fixture).await;

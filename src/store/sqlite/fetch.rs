@@ -19,7 +19,7 @@ pub(super) fn fetch_due(connection: &mut SqliteConnection, request: &FetchReques
         let now = read_now(connection)?;
         let mut reading = Reading::new(request);
         for range in request.ranges.iter().filter(|range| range.shard == SHARD) {
-            read_range(connection, &request.lane, range, now, &mut reading)?;
+            read_range(connection, request, range, now, &mut reading)?;
         }
         if request.retry_shards.contains(&SHARD) {
             read_retries(connection, request, now, &mut reading)?;
@@ -85,7 +85,7 @@ pub(super) fn refuse_oversize(mut fetched: FetchedRow, max_event_bytes: usize) -
 
 fn read_range(
     connection: &mut SqliteConnection,
-    lane: &str,
+    request: &FetchRequest,
     range: &Range,
     now: i64,
     reading: &mut Reading<'_>,
@@ -96,11 +96,12 @@ fn read_range(
     // One upper bound for both limits, since only one of them can bound the index scan.
     let end_of_due = Position { scheduled_at: now.saturating_add(1), seq: i64::MIN };
     let to = range.to.map_or(end_of_due, |to| to.min(end_of_due));
+    let except_keys = serde_json::json!(request.except_keys).to_string();
     let rows = sql::<SqlTypes>(&format!(
         "SELECT {COLUMNS} FROM outbox_events AS e INDEXED BY outbox_events_due
          WHERE status = 'pending' AND seq IS NOT NULL AND publisher_backend = "
     ))
-    .bind::<Text, _>(lane)
+    .bind::<Text, _>(&*request.lane)
     .sql(" AND (scheduled_at, seq) > (")
     .bind::<BigInt, _>(range.from.scheduled_at)
     .sql(", ")
@@ -109,7 +110,9 @@ fn read_range(
     .bind::<BigInt, _>(to.scheduled_at)
     .sql(", ")
     .bind::<BigInt, _>(to.seq)
-    .sql(") ORDER BY scheduled_at, seq LIMIT ")
+    .sql(") AND partition_key NOT IN (SELECT value FROM json_each(")
+    .bind::<Text, _>(except_keys)
+    .sql(")) ORDER BY scheduled_at, seq LIMIT ")
     .bind::<BigInt, _>(reading.sql_limit(range.limit))
     .load_iter::<Row, DefaultLoadingMode>(connection)?;
     reading.take(rows, true)

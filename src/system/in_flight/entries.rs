@@ -1,6 +1,6 @@
 //! The bookkeeping behind the lock.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -13,6 +13,14 @@ use crate::system::clock::BootInstant;
 
 /// The most keys that are remembered because their events wait behind the cursor; more are left to the sweep.
 const MAX_BLOCKED_KEYS: usize = 10_000;
+
+/// A blocked key is heavy if one fetch read this many of its events for nothing.
+const HEAVY: usize = 500;
+
+const MAX_HEAVY_KEYS: usize = 32;
+
+/// One sweep in this many reads the events of a heavy key, too.
+const SWEEPS_OF_A_HEAVY_KEY: u32 = 20;
 
 pub(super) struct InFlightEntry {
     pub(super) position: Position,
@@ -70,6 +78,24 @@ pub(super) struct Released {
     known_to: u64,
 }
 
+/// A blocked key with very many events.
+pub(super) struct HeavyKey {
+    pub(super) shard: i16,
+    /// Sweeps of its shard since it became heavy.
+    sweeps: u32,
+}
+
+impl HeavyKey {
+    pub(super) fn begin_sweep(&mut self) {
+        self.sweeps = self.sweeps.wrapping_add(1);
+    }
+
+    /// Whether the current sweep leaves it out. Some read all of its events: a sweep finds whatever nothing else would.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.sweeps % SWEEPS_OF_A_HEAVY_KEY != SWEEPS_OF_A_HEAVY_KEY - 1
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) open: HashMap<i16, SessionId>,
@@ -84,6 +110,8 @@ pub(super) struct Inner {
     pub(super) next_retry: Option<BootInstant>,
     pub(super) blocked_keys: HashMap<String, i16>,
     pub(super) keys_to_reread: BTreeSet<String>,
+    /// Blocked keys with so many events that most sweeps leave them out.
+    pub(super) heavy_keys: BTreeMap<String, HeavyKey>,
     pub(super) cleared: ClearedKeys,
     /// How many of the events are unwritable.
     pub(super) unwritable: usize,
@@ -146,6 +174,15 @@ impl Inner {
     pub(super) fn note_blocked_key(&mut self, key: &str, shard: i16) {
         if self.blocked_keys.len() < MAX_BLOCKED_KEYS {
             self.blocked_keys.insert(key.to_owned(), shard);
+        }
+    }
+
+    /// Notes how many events of each blocked key a fetch has read.
+    pub(super) fn note_blocked_rows(&mut self, counts: &HashMap<String, (i16, usize)>) {
+        for (key, (shard, _)) in counts.iter().filter(|(_, (_, rows))| *rows >= HEAVY) {
+            if self.heavy_keys.len() < MAX_HEAVY_KEYS {
+                self.heavy_keys.entry(key.clone()).or_insert(HeavyKey { shard: *shard, sweeps: 0 });
+            }
         }
     }
 

@@ -133,14 +133,23 @@ impl Fetch {
             (!a.partition_key.is_empty()).cmp(&!b.partition_key.is_empty()).then(a.position.cmp(&b.position))
         });
         let mut inner = self.in_flight.lock();
+        let mut waiting: HashMap<String, (i16, usize)> = HashMap::new();
         for row in rows {
             let Some(session) = self.still_open(&inner, row.shard) else {
                 inner.rewind(row.shard, row.position);
                 continue;
             };
-            if inner.events.contains_key(&row.id) || self.waits(&mut inner, &row, session, blockers) {
+            if inner.events.contains_key(&row.id) {
                 continue;
             }
+            if self.waits(&mut inner, &row, session, blockers) {
+                match waiting.get_mut(&row.partition_key) {
+                    Some((_, rows)) => *rows += 1,
+                    None => drop(waiting.insert(row.partition_key, (row.shard, 1))),
+                }
+                continue;
+            }
+            inner.heavy_keys.remove(&row.partition_key);
             inner.insert(row.id, InFlightEntry::new(&row, Some(session), DeliveryState::Queued));
             let delivery = Delivery::new(&self.in_flight, &row, session, permit(&row));
             match row.event {
@@ -154,6 +163,7 @@ impl Fetch {
                 }
             }
         }
+        inner.note_blocked_rows(&waiting);
         admitted
     }
 

@@ -158,8 +158,27 @@ impl InFlight {
     /// Forgets the blocked keys of shards that are read from their start, or by another worker: they need no memory here.
     pub(crate) fn forget_blocked_keys(&self, shards: &[i16]) {
         if !shards.is_empty() {
-            self.lock().blocked_keys.retain(|_, shard| !shards.contains(shard));
+            let mut inner = self.lock();
+            inner.blocked_keys.retain(|_, shard| !shards.contains(shard));
+            inner.heavy_keys.retain(|_, key| !shards.contains(&key.shard));
         }
+    }
+
+    /// The keys that a step of the sweep leaves out. Those of shards whose sweep begins with it are read from their start
+    /// instead: whatever blocked them may be gone.
+    pub(crate) fn take_heavy_keys(&self, begun: &[i16]) -> Vec<String> {
+        let mut inner = self.lock();
+        let Inner { heavy_keys, keys_to_reread, .. } = &mut *inner;
+        for (name, key) in heavy_keys.iter_mut().filter(|(_, key)| begun.contains(&key.shard)) {
+            key.begin_sweep();
+            keys_to_reread.insert(name.clone());
+        }
+        heavy_keys.iter().filter(|(_, key)| key.is_left_out()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Notes that a key has no due events.
+    pub(crate) fn note_empty_key(&self, key: &str) {
+        self.lock().heavy_keys.remove(key);
     }
 
     pub(crate) fn has_keys_to_reread(&self) -> bool {

@@ -503,3 +503,33 @@ async fn a_sweep_with_a_snapshot_older_than_a_settle_does_not_refetch_the_event(
     drop(sweep);
     assert!(!in_flight.ids().contains(&id), "the event leaves with the last fetch that could have seen it");
 }
+
+#[test]
+fn a_blocked_key_with_very_many_events_is_left_out_until_one_of_them_can_be_sent() {
+    let in_flight = in_flight();
+    let blocker = row(0, "k");
+    let many: Vec<FetchedRow> = (1..=600).map(|n| row(n, "k")).collect();
+    let read = |in_flight: &Arc<InFlight>| {
+        let blocked = Blocker { id: blocker.id, position: blocker.position, due: false };
+        let mut fetch = in_flight.begin_fetch();
+        fetch.questions(&many, BootInstant::now(), true);
+        fetch.admit(many.clone(), &HashMap::from([("k".to_owned(), blocked)]), permit).deliveries
+    };
+    assert!(read(&in_flight).is_empty());
+    assert_eq!(in_flight.take_heavy_keys(&[SHARD + 1]), ["k"]);
+    assert!(keys_to_reread(&in_flight, 10).is_empty(), "its shard's sweep has not begun again");
+    assert_eq!(in_flight.take_heavy_keys(&[SHARD]), ["k"]);
+    assert_eq!(keys_to_reread(&in_flight, 10), ["k"]);
+    let left_out = (0..40).filter(|_| !in_flight.take_heavy_keys(&[SHARD]).is_empty()).count();
+    assert_eq!(left_out, 38, "one sweep in twenty reads it, too");
+    let sent = admit_one(&in_flight, &many[0]);
+    assert!(in_flight.take_heavy_keys(&[SHARD]).is_empty(), "its events are read like any other's");
+    drop(sent);
+
+    assert!(read(&in_flight).is_empty());
+    in_flight.note_empty_key("k");
+    assert!(in_flight.take_heavy_keys(&[SHARD]).is_empty());
+    assert!(read(&in_flight).is_empty());
+    in_flight.forget_blocked_keys(&[SHARD]);
+    assert!(in_flight.take_heavy_keys(&[SHARD]).is_empty(), "another worker may have it");
+}

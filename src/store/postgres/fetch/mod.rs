@@ -185,7 +185,7 @@ fn ranges_sql(selection: &FetchSelection) -> String {
             AND outbox_shard(e.partition_key, e.id) = s.shard AND e.status = 'pending' \
             AND (e.scheduled_at, e.seq) > (s.from_at, s.from_seq) AND (e.scheduled_at, e.seq) < (s.to_at, s.to_seq) \
             AND e.seq IS NOT NULL AND e.scheduled_at <= now() AND e.id NOT IN (SELECT unnest(?)) \
-            ORDER BY e.scheduled_at, e.seq LIMIT s.lim"
+            AND e.partition_key <> ALL (?) ORDER BY e.scheduled_at, e.seq LIMIT s.lim"
     ));
     format!(
         "SELECT s.shard, {columns} FROM unnest(?, ?, ?, ?, ?, ?) AS s(shard, from_at, from_seq, to_at, to_seq, lim) \
@@ -195,7 +195,7 @@ fn ranges_sql(selection: &FetchSelection) -> String {
 }
 
 fn range_values(request: &FetchRequest) -> Vec<Value> {
-    let FetchRequest { lane, ranges, except, .. } = request;
+    let FetchRequest { lane, ranges, except, except_keys, .. } = request;
     let end = Position { scheduled_at: i64::MAX, seq: i64::MAX };
     let (from_at, from_seq) = split(ranges.iter().map(|range| range.from));
     let (to_at, to_seq) = split(ranges.iter().map(|range| range.to.unwrap_or(end)));
@@ -208,6 +208,7 @@ fn range_values(request: &FetchRequest) -> Vec<Value> {
         Value::Numbers(ranges.iter().map(|range| range.limit).collect()),
         Value::Text(lane.to_string()),
         Value::Ids(except.clone()),
+        Value::Texts(except_keys.clone()),
     ]
 }
 
