@@ -1,7 +1,7 @@
 //! The console: the outbox in a browser, and the same as a JSON API.
 //!
-//! It shows due events, workers, outcomes, and each event with the reason for its state, and has buttons to retry, fail and
-//! replay. [`scope`] mounts it in an application's own actix-web server; `outbox worker --http` and `outbox web` serve it
+//! It shows due events, workers, outcomes, each event with the reason for its state, and what endangers the outbox, and has
+//! buttons to retry, fail, replay, move and delete events and to pause backends. [`scope`] mounts it in an application's own actix-web server; `outbox worker --http` and `outbox web` serve it
 //! themselves.
 //!
 //! ```no_run
@@ -44,7 +44,7 @@ pub use self::auth::{Access, User};
 pub use self::error::WebError;
 use self::limits::Limits;
 use self::middleware::Checks;
-use self::queries::OverviewCache;
+use self::queries::{DoctorCache, OverviewCache};
 use self::request_info::{API, RequestInfo};
 use actix_outbox::{OutboxAdmin, Settings};
 
@@ -59,6 +59,7 @@ const MOST_BYTES: usize = 64 * 1024;
 pub struct Console {
     admin: OutboxAdmin,
     overview: Arc<OverviewCache>,
+    doctor: Arc<DoctorCache>,
     access: Arc<Access>,
     limits: Arc<Limits>,
 }
@@ -74,7 +75,8 @@ impl Console {
         let connections = settings.database.connections.map_or(CONNECTIONS, |connections| connections.min(CONNECTIONS));
         settings.database.connections = Some(connections);
         let admin = OutboxAdmin::new(&settings)?;
-        Ok(Self { admin, overview: Arc::default(), access: Arc::new(access), limits: Arc::default() })
+        let (overview, doctor) = (Arc::default(), Arc::default());
+        Ok(Self { admin, overview, doctor, access: Arc::new(access), limits: Arc::default() })
     }
 }
 
@@ -85,6 +87,7 @@ pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
     actix_web::web::scope(path)
         .app_data(actix_web::web::Data::new(console.admin.clone()))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.overview)))
+        .app_data(actix_web::web::Data::from(Arc::clone(&console.doctor)))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.access)))
         .app_data(actix_web::web::PayloadConfig::new(MOST_BYTES))
         .app_data(actix_web::web::FormConfig::default().limit(MOST_BYTES))
