@@ -46,7 +46,7 @@ use self::limits::Limits;
 use self::middleware::Checks;
 use self::queries::{DoctorCache, OverviewCache};
 use self::request_info::{API, RequestInfo};
-use actix_outbox::{OutboxAdmin, Settings};
+use actix_outbox::{Builder, OutboxAdmin, Settings};
 
 /// The console's own connections, at most: pages do not wait for a worker's connections, nor the worker for theirs.
 const CONNECTIONS: usize = 4;
@@ -71,10 +71,19 @@ impl Console {
     /// # Errors
     /// If `database.url` names no database that this program was built for.
     pub fn new(settings: &Settings, access: Access) -> Result<Self, WebError> {
+        Self::for_builder(&Builder::default(), settings, access)
+    }
+
+    /// The same in a program with backends of its own: the doctor knows those of the builder. The builder's settings do not
+    /// matter.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_builder(builder: &Builder, settings: &Settings, access: Access) -> Result<Self, WebError> {
         let mut settings = settings.clone();
         let connections = settings.database.connections.map_or(CONNECTIONS, |connections| connections.min(CONNECTIONS));
         settings.database.connections = Some(connections);
-        let admin = OutboxAdmin::new(&settings)?;
+        let admin = builder.admin_with(&settings)?;
         let (overview, doctor) = (Arc::default(), Arc::default());
         Ok(Self { admin, overview, doctor, access: Arc::new(access), limits: Arc::default() })
     }
