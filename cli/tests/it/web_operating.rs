@@ -37,6 +37,8 @@ async fn events_are_deleted_after_a_confirmation_that_says_what_is_lost() {
     for text in ["deleted for good", "cannot be undone", "Not published: 2 events."] {
         assert!(confirm.body.contains(text), "{text}: {}", confirm.body);
     }
+    let unfiltered = console.get("/confirm?action=delete&all=1", &cookie);
+    assert!(unfiltered.body.contains("No filter is set") && !confirm.body.contains("No filter is set"));
     let published = console.get(&format!("/confirm?action=delete&id={}", ids[1]), &cookie);
     assert!(title(&published) == "Delete 1 event?" && published.body.contains("All of them were published."));
 

@@ -170,7 +170,7 @@ fn description(action: ActionName) -> &'static str {
             "The events get another backend, with their status, at their old time. An event that was sent is not moved. For a moment, workers release the events' former backends."
         }
         ActionName::Delete => {
-            "The events are deleted for good, with their data and their history; this cannot be undone, and they cannot be replayed. What a backend already has stays there. An event that was sent and is not recorded as sent yet is not deleted. For a moment, workers release the events' backends."
+            "The events are deleted for good, with their data and their history; this cannot be undone, and they cannot be replayed. Consumers and handlers that have not got an event never will; what a backend already has stays there. An event that was sent and is not recorded as sent yet is not deleted. For a moment, workers release the events' backends."
         }
     }
 }
@@ -192,8 +192,9 @@ pub(super) async fn confirm(layout: PageLayout, admin: web::Data<OutboxAdmin>, r
     let content = html! {
         h1 { (title) }
         p { (description(bulk.name)) }
-        @if let Some(lost) = lost { p class="notice bad" { (lost) } }
+        @if let Some(lost) = lost.filter(|_| !is_none) { p class="notice bad" { (lost) } }
         @if let Selected::AllThatMatch { filter, .. } = &bulk.selected {
+            @if events::fields(filter).is_empty() { p { "No filter is set, so this applies to all events of the outbox." } }
             dl { @for (name, value) in events::fields(filter) { dt { (name) } dd { (value) } } }
         }
         form method="post" action=(layout.link("/change")) {
@@ -214,16 +215,14 @@ pub(super) async fn confirm(layout: PageLayout, admin: web::Data<OutboxAdmin>, r
     Ok(layout.page(&title, "/events", &content))
 }
 
-/// How many of the events will never be sent if they are deleted.
+/// How many of the events were not published.
 async fn unsent(admin: &OutboxAdmin, selection: &Selection) -> Result<String, StoreError> {
     // The events that were not published are those that can be moved.
     let count = queries::count(admin, &ActionName::Move.counted(), selection).await?;
     let more = if count.more { " or more" } else { "" };
     Ok(match count.count {
         0 if !count.more => "All of them were published.".to_owned(),
-        unsent => {
-            format!("Not published: {}{more}. No consumer and no handler will ever get them.", events_count(unsent))
-        }
+        unsent => format!("Not published: {}{more}.", events_count(unsent)),
     })
 }
 

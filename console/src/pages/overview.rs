@@ -105,7 +105,7 @@ fn backends(layout: &PageLayout, overview: &Overview) -> Markup {
                             td class="number" {
                                 @if let Some(rate) = backend.per_second { (grouped(i64::from(rate))) " /s" } @else { "none" }
                             }
-                            @if layout.may_change() { td { (action(layout, backend)) } }
+                            @if layout.may_change() { td { @if !backend.name.is_empty() { (action(layout, backend)) } } }
                         }
                     }
                 }
