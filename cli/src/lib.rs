@@ -181,7 +181,7 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         Command::Doctor(args) => with_admin(builder, load()?, async |admin, _| doctor::run(&args, &admin).await),
         Command::Cleanup(args) => with_admin(builder, load()?, async |admin, _| cleanup::run(&args, &admin).await),
         #[cfg(feature = "http")]
-        Command::Web(args) => web::run(&args, &load()?),
+        Command::Web(args) => web::run(&args, &load()?, &builder),
         #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(&args, &load()?),
         Command::Completions(args) => completions::run(&args),

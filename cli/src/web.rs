@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use actix_outbox::Settings;
+use actix_outbox::{Builder, Settings};
 
 /// Serve the console: due events, workers, and every event with the reason for its state, in a browser and as a JSON API.
 ///
@@ -26,8 +26,8 @@ pub(super) struct Args {
     insecure_no_secret: bool,
 }
 
-pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
-    let console = crate::http::console(settings, args.http, args.insecure_no_secret)?;
+pub(super) fn run(args: &Args, settings: &Settings, builder: &Builder) -> anyhow::Result<()> {
+    let console = crate::http::console(builder, settings, args.http, args.insecure_no_secret)?;
     actix_rt::System::new().block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let path = crate::http::path(settings).to_owned();

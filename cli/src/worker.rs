@@ -92,19 +92,17 @@ type ReadyReport = Box<dyn FnOnce(&Outbox)>;
 impl Site {
     /// Installs the metrics' recorder, before the system starts and registers its metrics.
     #[cfg(feature = "http")]
-    fn prepare(args: &Args, settings: &Settings) -> anyhow::Result<Self> {
+    fn prepare(args: &Args, settings: &Settings, builder: &Builder) -> anyhow::Result<Self> {
         let Some(probes) = args.probe_addr.or(args.http) else { return Ok(Self(None)) };
-        let console = args
-            .http
-            .filter(|_| !args.no_web)
-            .map(|address| anyhow::Ok((address, crate::http::console(settings, address, args.insecure_no_secret)?)));
+        let console = |address| crate::http::console(builder, settings, address, args.insecure_no_secret);
+        let console = args.http.filter(|_| !args.no_web).map(|address| anyhow::Ok((address, console(address)?)));
         let console = console.transpose()?;
         let metrics = crate::http::Metrics::install().context("cannot install the recorder of /metrics")?;
         Ok(Self(Some(Open { probes, metrics, console, path: crate::http::path(settings).to_owned() })))
     }
 
     #[cfg(not(feature = "http"))]
-    fn prepare(_: &Args, _: &Settings) -> anyhow::Result<Self> {
+    fn prepare(_: &Args, _: &Settings, _: &Builder) -> anyhow::Result<Self> {
         Ok(Self)
     }
 
@@ -144,7 +142,7 @@ impl Site {
 
 pub(super) fn run(args: Args, mut settings: Settings, builder: Builder) -> anyhow::Result<()> {
     let (until_empty, measured) = (args.until_empty, args.measured);
-    let site = Site::prepare(&args, &settings)?;
+    let site = Site::prepare(&args, &settings, &builder)?;
     args.apply(&mut settings)?;
     let builder = if measured { builder.without_handlers() } else { builder };
     let builder = builder.settings(settings);

@@ -1,7 +1,7 @@
 //! The console: the outbox in a browser, and the same as a JSON API.
 //!
-//! It shows due events, workers, outcomes, and each event with the reason for its state, and has buttons to retry, fail and
-//! replay. [`scope`] mounts it in an application's own actix-web server; `outbox worker --http` and `outbox web` serve it
+//! It shows due events, workers, outcomes, each event with the reason for its state, and what endangers the outbox, and has
+//! buttons to retry, fail, replay, move and delete events and to pause backends. [`scope`] mounts it in an application's own actix-web server; `outbox worker --http` and `outbox web` serve it
 //! themselves.
 //!
 //! ```no_run
@@ -44,9 +44,9 @@ pub use self::auth::{Access, User};
 pub use self::error::WebError;
 use self::limits::Limits;
 use self::middleware::Checks;
-use self::queries::OverviewCache;
+use self::queries::{DoctorCache, OverviewCache};
 use self::request_info::{API, RequestInfo};
-use actix_outbox::{OutboxAdmin, Settings};
+use actix_outbox::{Builder, OutboxAdmin, Settings};
 
 /// The console's own connections, at most: pages do not wait for a worker's connections, nor the worker for theirs.
 const CONNECTIONS: usize = 4;
@@ -59,6 +59,7 @@ const MOST_BYTES: usize = 64 * 1024;
 pub struct Console {
     admin: OutboxAdmin,
     overview: Arc<OverviewCache>,
+    doctor: Arc<DoctorCache>,
     access: Arc<Access>,
     limits: Arc<Limits>,
 }
@@ -70,11 +71,21 @@ impl Console {
     /// # Errors
     /// If `database.url` names no database that this program was built for.
     pub fn new(settings: &Settings, access: Access) -> Result<Self, WebError> {
+        Self::for_builder(&Builder::default(), settings, access)
+    }
+
+    /// The same in a program with backends of its own: the doctor knows those of the builder. The builder's settings do not
+    /// matter.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_builder(builder: &Builder, settings: &Settings, access: Access) -> Result<Self, WebError> {
         let mut settings = settings.clone();
         let connections = settings.database.connections.map_or(CONNECTIONS, |connections| connections.min(CONNECTIONS));
         settings.database.connections = Some(connections);
-        let admin = OutboxAdmin::new(&settings)?;
-        Ok(Self { admin, overview: Arc::default(), access: Arc::new(access), limits: Arc::default() })
+        let admin = builder.admin_with(&settings)?;
+        let (overview, doctor) = (Arc::default(), Arc::default());
+        Ok(Self { admin, overview, doctor, access: Arc::new(access), limits: Arc::default() })
     }
 }
 
@@ -85,6 +96,7 @@ pub fn scope(path: &str, console: &Console) -> impl HttpServiceFactory + use<> {
     actix_web::web::scope(path)
         .app_data(actix_web::web::Data::new(console.admin.clone()))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.overview)))
+        .app_data(actix_web::web::Data::from(Arc::clone(&console.doctor)))
         .app_data(actix_web::web::Data::from(Arc::clone(&console.access)))
         .app_data(actix_web::web::PayloadConfig::new(MOST_BYTES))
         .app_data(actix_web::web::FormConfig::default().limit(MOST_BYTES))

@@ -1,19 +1,23 @@
 //! The console's queries and changes, for pages and the API alike.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use actix_outbox::StoreError;
-use actix_outbox::admin::{Action, ChangeRequest, CountMode, EventCount, HistoryBucket, ListRequest, OutboxAdmin};
+use actix_outbox::admin::{
+    Action, AdminError, ChangeReport, ChangeRequest, CountMode, EventCount, HistoryBucket, ListRequest, OutboxAdmin,
+};
 use actix_outbox::admin::{OutboxStatus, Resolution, Selection};
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::data::MOST_INLINE;
 use super::request_info::Author;
-use super::requests::{Cursor, Filter, LARGEST_PAGE, PageRequest};
+use super::requests::{BackendAction, BackendChange, Cursor, Filter, LARGEST_PAGE, PageRequest};
 use super::responses::{Audit, Changed, Count, Detail, EventListItem, EventState, Events, Outcome, Overview};
-use super::single_flight::{CachedValue, SingleFlightCache};
+use super::responses::{BackendChanged, Diagnosis, Skipped};
+use super::single_flight::{CachedValue, Pace, SingleFlightCache};
 
 /// How long events without a suitable index are scanned for: by default, and with `patient`.
 const SCAN_TIME: Duration = Duration::from_millis(40);
@@ -24,6 +28,12 @@ const COUNT_TIME: Duration = Duration::from_secs(2);
 
 /// Other events of the same key that are shown with an event: this many newer ones, and this many older ones.
 const NEIGHBOURS: usize = 5;
+
+/// Skipped events that a response names.
+const MOST_SKIPPED: usize = 1_000;
+
+/// A transaction that has been open for longer is a finding of the doctor.
+const LONG_TRANSACTION: Duration = Duration::from_secs(10 * 60);
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -36,6 +46,29 @@ impl OverviewCache {
     pub(crate) async fn get(&self, admin: &OutboxAdmin, patience: Duration) -> CachedValue<Overview, StoreError> {
         let admin = admin.clone();
         self.0.get(|| async move { load_overview(&admin).await }, patience).await
+    }
+}
+
+/// What endangers the outbox, diagnosed by one request at a time.
+pub(crate) struct DoctorCache(SingleFlightCache<Diagnosis, Infallible>);
+
+impl Default for DoctorCache {
+    fn default() -> Self {
+        // Who asks has corrected something, and wants to know whether that was enough.
+        const PACE: Pace = Pace { min_interval: Duration::from_secs(10), factor: 0, grace: None };
+        Self(SingleFlightCache::new(PACE))
+    }
+}
+
+impl DoctorCache {
+    /// The diagnosis; none if it takes longer than `patience`.
+    pub(crate) async fn get(&self, admin: &OutboxAdmin, patience: Duration) -> Option<Diagnosis> {
+        let admin = admin.clone();
+        let diagnose = || async move {
+            let findings = admin.diagnose(LONG_TRANSACTION).await;
+            Ok(Diagnosis { diagnosed_at: Utc::now(), findings })
+        };
+        self.0.get(diagnose, patience).await.answer
     }
 }
 
@@ -87,6 +120,7 @@ pub(crate) async fn count(admin: &OutboxAdmin, action: &Action, selection: &Sele
 /// Changes events, and continues if the client no longer waits.
 pub(crate) async fn change(admin: &OutboxAdmin, action: Action, selection: Selection, by: Author) -> Result<Changed> {
     let admin = admin.clone();
+    let refusal = refusal(&action);
     let request = ChangeRequest { action, selection, actor: by.actor, from: by.from };
     let changing = actix_rt::spawn(async move { admin.change(&request).await });
     // The task ends early only with its thread.
@@ -94,7 +128,9 @@ pub(crate) async fn change(admin: &OutboxAdmin, action: Action, selection: Selec
         let reason = "the task ended early".to_owned();
         Err(StoreError::Query { operation: "change events", reason, transient: true })
     };
-    let report = changing.await.unwrap_or_else(ended)?;
+    let mut report = changing.await.unwrap_or_else(ended)?;
+    let skipped = skipped(&mut report, refusal);
+    let more_skipped = report.skipped.len() - skipped.len();
     let mut error = report.error.map(|error| error.to_string());
     let next = match report.rest {
         Some(Selection::Matching { after, .. }) => after.map(Cursor),
@@ -104,7 +140,42 @@ pub(crate) async fn change(admin: &OutboxAdmin, action: Action, selection: Selec
         }
         None => None,
     };
-    Ok(Changed { changed: report.changed.len(), error, next })
+    Ok(Changed { changed: report.changed.len(), skipped, more_skipped, error, next })
+}
+
+/// The first skipped events.
+fn skipped(report: &mut ChangeReport, refusal: &str) -> Vec<Skipped> {
+    let ChangeReport { skipped, reasons, .. } = report;
+    let first = skipped.iter().take(MOST_SKIPPED);
+    let mut reason = |id: &Uuid| reasons.remove(id).unwrap_or_else(|| format!("event {id} {refusal}"));
+    first.map(|id| Skipped { id: *id, reason: reason(id) }).collect()
+}
+
+/// Why an event was probably skipped, if the report does not say so.
+fn refusal(action: &Action) -> &'static str {
+    match action {
+        Action::Retry | Action::Fail { .. } => "no longer exists, or is published",
+        Action::Replay => "no longer exists, or is not published",
+        Action::Delete => "no longer exists, has another status by now, or is locked by another transaction",
+        Action::Move { .. } => "no longer exists, was sent, or is locked by another transaction",
+    }
+}
+
+/// Pauses or resumes a backend.
+pub(crate) async fn change_backend(
+    admin: &OutboxAdmin,
+    change: &BackendChange,
+    by: &Author,
+) -> std::result::Result<BackendChanged, AdminError> {
+    let BackendChange { action, name, reason } = change;
+    let (changed, senders) = match action {
+        BackendAction::Pause => {
+            let paused = admin.pause_backend(name, &by.actor, &by.from, reason).await?;
+            (paused, admin.senders(name).await?)
+        }
+        BackendAction::Resume => (admin.resume_backend(name, &by.actor, &by.from).await?, Vec::new()),
+    };
+    Ok(BackendChanged { changed, senders })
 }
 
 /// Operators' changes, newest first, a page at a time.

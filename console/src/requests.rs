@@ -179,10 +179,9 @@ impl AuditQuery {
     }
 }
 
-/// An action on events, without the reason of `fail`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// An action on events, without the reason of `fail` and the backend of `move`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[schema(as = Action)]
 pub(crate) enum ActionName {
     /// Makes events pending again, as if never rejected; not published ones.
     Retry,
@@ -191,16 +190,48 @@ pub(crate) enum ActionName {
     Fail,
     /// Publishes events again; only published ones.
     Replay,
+    /// Deletes events for good, whatever their status.
+    Delete,
+    /// Gives events to another backend; not published ones.
+    Move,
 }
 
 impl ActionName {
-    pub(crate) fn with_reason(self, reason: impl Into<String>) -> Action {
+    /// The action, to count the events that it would change.
+    pub(crate) fn counted(self) -> Action {
         match self {
             Self::Retry => Action::Retry,
-            Self::Fail => Action::Fail { reason: reason.into() },
+            Self::Fail => Action::Fail { reason: String::new() },
             Self::Replay => Action::Replay,
+            Self::Delete => Action::Delete,
+            Self::Move => Action::Move { to: String::new() },
         }
     }
+}
+
+/// An action on a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BackendAction {
+    /// No worker sends events to it until it is resumed.
+    Pause,
+    /// Ends a pause.
+    Resume,
+}
+
+/// A change of a backend.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BackendChange {
+    #[schema(inline)]
+    pub(crate) action: BackendAction,
+    /// The publisher's name.
+    #[serde(deserialize_with = "name")]
+    #[schema(pattern = "^[^\\x00]*$")]
+    pub(crate) name: String,
+    /// `pause`: why, for other operators; its first 500 characters are stored.
+    #[serde(default)]
+    pub(crate) reason: String,
 }
 
 impl From<&Filter> for EventFilter {
@@ -257,6 +288,15 @@ pub(super) fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
             Err(serde::de::Error::custom("the text contains the character NUL, which no event does"))
         }
         text => Ok(text),
+    }
+}
+
+fn name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match String::deserialize(deserializer)? {
+        name if name.contains('\0') => {
+            Err(serde::de::Error::custom("the name contains the character NUL, which no backend's name does"))
+        }
+        name => Ok(name),
     }
 }
 

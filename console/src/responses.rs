@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::requests::Cursor;
 use actix_outbox::Explanation;
-use actix_outbox::admin::{AuditEntry, BackendStatus, WorkerStatus};
+use actix_outbox::admin::{AdminError, AuditEntry, BackendStatus, Finding, WorkerStatus};
 use actix_outbox::admin::{HistoryBucket, Unreadable};
 use actix_outbox::{OutboxEvent, Status, StoreError};
 
@@ -19,6 +19,15 @@ pub(crate) fn status_of(error: &StoreError) -> StatusCode {
     match error {
         StoreError::NotFound(_) => StatusCode::NOT_FOUND,
         error if error.is_transient() => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The HTTP status of an error of an operator's request.
+pub(crate) fn status_of_refusal(error: &AdminError) -> StatusCode {
+    match error {
+        AdminError::Store(error) => status_of(error),
+        AdminError::UnknownBackend { .. } => StatusCode::NOT_FOUND,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -175,15 +184,52 @@ pub(crate) struct Detail {
     pub(crate) neighbours: Vec<EventListItem>,
 }
 
+/// An event that was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Skipped {
+    pub(crate) id: Uuid,
+    /// Why not.
+    pub(crate) reason: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 /// The result of a change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Changed {
     /// Events that were changed.
     pub(crate) changed: usize,
+    /// The first 1,000 of the events that were visited and not changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) skipped: Vec<Skipped>,
+    /// How many further events were not changed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) more_skipped: usize,
     /// Why not all selected events were changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
     /// `after` of the next request, if more events may match.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<Cursor>,
+}
+
+/// The result of a change of a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct BackendChanged {
+    /// Whether the backend was not paused before, or was paused before it was resumed.
+    pub(crate) changed: bool,
+    /// `pause`: the live workers that may still be sending to it.
+    pub(crate) senders: Vec<String>,
+}
+
+/// What endangers the outbox.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Diagnosis {
+    /// When the diagnosis ended, by this machine's clock.
+    pub(crate) diagnosed_at: DateTime<Utc>,
+    /// The worst first; empty if nothing was found.
+    pub(crate) findings: Vec<Finding>,
 }

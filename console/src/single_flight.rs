@@ -8,17 +8,29 @@ use std::time::{Duration, Instant};
 use actix_rt::time::timeout;
 use tokio::sync::OwnedMutexGuard;
 
-/// A value is loaded again after `MIN_INTERVAL`, or after `INTERVAL_FACTOR` times the time that loading took, if that is
-/// longer. After a failure the factor is lower, so that a failure is not shown for long after an outage.
-const MIN_INTERVAL: Duration = Duration::from_secs(2);
-const INTERVAL_FACTOR: u32 = 40;
-const INTERVAL_FACTOR_AFTER_FAILURE: u32 = 4;
+/// How often a value is loaded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// A value is loaded again after this time.
+    pub(super) min_interval: Duration,
+    /// Or after this many times the time that loading took, if that is longer.
+    pub(super) factor: u32,
+    /// A value is stale if it has not been loaded again for twice its interval and this time; none: after its interval.
+    pub(super) grace: Option<Duration>,
+}
 
-/// A value is stale if it has not been loaded again for twice its interval and this time.
-const GRACE: Duration = Duration::from_secs(10);
+impl Default for Pace {
+    fn default() -> Self {
+        Self { min_interval: Duration::from_secs(2), factor: 40, grace: Some(Duration::from_secs(10)) }
+    }
+}
+
+/// After a failure the factor is lower, so that a failure is not shown for long after an outage.
+const MAX_FACTOR_AFTER_FAILURE: u32 = 4;
 
 /// Keeps the last value. Only one load runs at a time; concurrent callers get the last value, or wait for the first one.
 pub(super) struct SingleFlightCache<T, E> {
+    pace: Pace,
     state: Arc<Mutex<State<T, E>>>,
     loading: Arc<tokio::sync::Mutex<()>>,
 }
@@ -50,8 +62,15 @@ pub(super) struct CachedValue<T, E> {
 
 impl<T, E> Default for SingleFlightCache<T, E> {
     fn default() -> Self {
+        Self::new(Pace::default())
+    }
+}
+
+impl<T, E> SingleFlightCache<T, E> {
+    pub(super) fn new(pace: Pace) -> Self {
         let known = CachedValue { answer: None, failure: None };
-        Self { state: Arc::new(Mutex::new(State { known, refresh_at: None, stale_at: None })), loading: Arc::default() }
+        let state = Arc::new(Mutex::new(State { known, refresh_at: None, stale_at: None }));
+        Self { pace, state, loading: Arc::default() }
     }
 }
 
@@ -79,7 +98,8 @@ impl<T: Clone + 'static, E: Display + 'static> SingleFlightCache<T, E> {
             Err(_) => {}
         }
         let state = lock(&self.state);
-        let answer = state.known.answer.clone().filter(|_| !state.must_wait());
+        // A value that was not stale when it was asked for is an answer.
+        let answer = state.known.answer.clone().filter(|_| !must_wait || !state.must_wait());
         CachedValue { answer, failure: state.known.failure.clone() }
     }
 
@@ -92,7 +112,7 @@ impl<T: Clone + 'static, E: Display + 'static> SingleFlightCache<T, E> {
         permit: OwnedMutexGuard<()>,
         loading: F,
     ) -> impl Future<Output = ()> + use<T, E, F> {
-        let state = Arc::clone(&self.state);
+        let (state, pace) = (Arc::clone(&self.state), self.pace);
         async move {
             let began = Instant::now();
             let answered = loading.await;
@@ -100,17 +120,18 @@ impl<T: Clone + 'static, E: Display + 'static> SingleFlightCache<T, E> {
             let factor = match answered {
                 Ok(answer) => {
                     state.known = CachedValue { answer: Some(answer), failure: None };
-                    INTERVAL_FACTOR
+                    pace.factor
                 }
                 Err(error) => {
                     tracing::warn!(%error, "console could not load the overview; retrying when it is next requested");
                     state.known.failure = Some(Arc::new(error));
-                    INTERVAL_FACTOR_AFTER_FAILURE
+                    pace.factor.min(MAX_FACTOR_AFTER_FAILURE)
                 }
             };
-            let interval = MIN_INTERVAL.max(began.elapsed() * factor);
-            state.refresh_at = Some(Instant::now() + interval);
-            state.stale_at = Some(Instant::now() + 2 * interval + GRACE);
+            let interval = pace.min_interval.max(began.elapsed() * factor);
+            let refresh_at = Instant::now() + interval;
+            state.refresh_at = Some(refresh_at);
+            state.stale_at = Some(pace.grace.map_or(refresh_at, |grace| refresh_at + interval + grace));
             drop(permit);
         }
     }
@@ -167,6 +188,16 @@ mod tests {
         let (_tell, told) = tokio::sync::oneshot::channel::<i32>();
         let slow = || async move { told.await.map_err(|_| "no answer") };
         assert_eq!(cached.get(slow, Duration::from_millis(1)).await, known(None, None));
+    }
+
+    #[actix_rt::test]
+    async fn without_grace_an_answer_is_never_older_than_its_interval() {
+        let cached = SingleFlightCache::new(Pace { min_interval: LONG, factor: 0, grace: None });
+        assert_eq!(cached.get(|| ready(Ok::<_, &str>(7)), LONG).await, known(Some(7), None));
+        assert_eq!(cached.get(|| ready(Ok(8)), LONG).await, known(Some(7), None));
+        lock(&cached.state).refresh_at = Some(Instant::now());
+        lock(&cached.state).stale_at = Some(Instant::now());
+        assert_eq!(cached.get(|| ready(Ok(8)), LONG).await, known(Some(8), None));
     }
 
     #[actix_rt::test]

@@ -4,7 +4,7 @@ use super::{OutboxAdmin, Result};
 use crate::store::AuditEntry;
 
 impl OutboxAdmin {
-    /// The changes that operators made to events in the last 30 days, newest first: at most `limit`, and only those before
+    /// The changes that operators made to events and backends in the last 30 days, newest first: at most `limit`, and only those before
     /// the entry with the id `before`.
     ///
     /// # Errors

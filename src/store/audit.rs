@@ -82,7 +82,7 @@ impl AuditRow {
     }
 }
 
-/// A change that an operator made to events.
+/// A change that an operator made to events or to a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[non_exhaustive]
@@ -99,7 +99,7 @@ pub struct AuditEntry {
     pub action: String,
     /// The filter that selected the events, or the backend; `None` if events were selected by their ids.
     pub filter: Option<String>,
-    /// How many events were changed.
+    /// How many events were changed; none by a pause or its end.
     pub events: u64,
     /// The ids of the events that were changed: the first 1,000.
     pub ids: Vec<Uuid>,

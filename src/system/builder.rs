@@ -204,8 +204,15 @@ impl Builder {
     /// # Errors
     /// [`SystemError::Settings`]: `database.url` names no database that this program was built for.
     pub fn admin(&self) -> Result<OutboxAdmin, SystemError> {
-        let settings = self.settings.clone().unwrap_or_default();
-        OutboxAdmin::with_backends(&settings, Arc::new(self.backends.clone()))
+        self.admin_with(&self.settings.clone().unwrap_or_default())
+    }
+
+    /// The same with other settings, such as fewer connections.
+    ///
+    /// # Errors
+    /// As [`admin`](Self::admin).
+    pub fn admin_with(&self, settings: &Settings) -> Result<OutboxAdmin, SystemError> {
+        OutboxAdmin::with_backends(settings, Arc::new(self.backends.clone()))
     }
 }
 

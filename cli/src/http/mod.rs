@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 pub(crate) use self::probes::{Started, probes};
 pub(crate) use self::prometheus::Metrics;
 pub(crate) use self::server::serve;
-use actix_outbox::Settings;
+use actix_outbox::{Builder, Settings};
 use actix_outbox_console::{Access, Console, WebError};
 use uuid::Uuid;
 
@@ -27,7 +27,12 @@ pub(crate) fn path(settings: &Settings) -> &str {
 ///
 /// # Errors
 /// If the secret is missing or the settings are invalid.
-pub(crate) fn console(settings: &Settings, address: SocketAddr, insecure: bool) -> anyhow::Result<Console> {
+pub(crate) fn console(
+    builder: &Builder,
+    settings: &Settings,
+    address: SocketAddr,
+    insecure: bool,
+) -> anyhow::Result<Console> {
     let is_local = address.ip().to_canonical().is_loopback();
     let access = match Access::from_settings(&settings.web) {
         Err(WebError::NoSecret) if is_local && insecure => with_names(Access::insecure(), settings)?,
@@ -42,7 +47,7 @@ pub(crate) fn console(settings: &Settings, address: SocketAddr, insecure: bool) 
              serve it on a loopback address"
         );
     }
-    Ok(Console::new(settings, access)?)
+    Ok(Console::for_builder(builder, settings, access)?)
 }
 
 fn with_names(access: Access, settings: &Settings) -> Result<Access, WebError> {

@@ -284,7 +284,7 @@ async fn it_is_read_in_the_dark_on_a_phone_and_without_scripts() {
 
     let phone = json!({"width": 380, "height": 800, "deviceScaleFactor": 1, "mobile": true});
     browser.chromium("Emulation.setDeviceMetricsOverride", phone).await;
-    for path in ["/", "/audit", "/events", "/events?status=failed"] {
+    for path in ["/", "/audit", "/doctor", "/events", "/events?status=failed"] {
         browser.client.goto(&format!("{address}{path}")).await.unwrap();
         let script = "return document.documentElement.scrollWidth <= window.innerWidth";
         assert_eq!(browser.client.execute(script, Vec::new()).await.unwrap(), true, "{path} is as wide as the phone");
@@ -391,6 +391,9 @@ async fn nothing_keeps_people_with_disabilities_from_using_it() {
             "/audit",
             &format!("/events/{failed}"),
             "/confirm?action=fail&all=1&status=failed",
+            "/confirm?action=delete&all=1&status=failed",
+            "/backends/confirm?action=pause&name=default",
+            "/doctor",
             "/nowhere",
         ] {
             browser.client.goto(&format!("{address}{path}")).await.unwrap();

@@ -13,14 +13,14 @@ use crate::test_outbox::TestOutbox;
 /// A server as in production, not as fast as possible.
 const SOUND: &[(&str, &str)] = &[("fsync", "on"), ("full_page_writes", "on")];
 
-struct Patient {
-    test: TestOutbox,
+pub(crate) struct Patient {
+    pub(crate) test: TestOutbox,
     redis: redis::Server,
     _postgres: Server,
 }
 
 impl Patient {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let postgres = Server::start_with(SOUND);
         let redis = redis::Server::start(redis::Server::DURABLE);
         let test = TestOutbox::on(postgres.database().await, redis.url()).await;
@@ -35,7 +35,7 @@ impl Patient {
         examine(self.command()).await
     }
 
-    async fn sql(&self, statements: &str) {
+    pub(crate) async fn sql(&self, statements: &str) {
         self.test.sql().await.batch_execute(statements).await.unwrap_or_else(|error| panic!("{statements}: {error}"));
     }
 

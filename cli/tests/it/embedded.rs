@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::mpsc;
 
-use actix_outbox::Settings;
+use actix_outbox::{BackendError, OutboxEvent, OutboxSystem, PublisherBackend, Settings};
 use actix_outbox_console::{Access, Console, User, scope};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
@@ -21,10 +21,14 @@ struct Application {
 impl Application {
     fn start(test: &TestOutbox, access: impl FnOnce() -> Access + Send + 'static) -> Self {
         let settings = Settings::from_toml(&format!("[database]\nurl = \"{}\"", test.url())).unwrap();
+        Self::serve(move || Console::new(&settings, access()).unwrap())
+    }
+
+    fn serve(console: impl FnOnce() -> Console + Send + 'static) -> Self {
         let (tell, told) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
-                let console = Console::new(&settings, access()).unwrap();
+                let console = console();
                 let app = move || {
                     let own = || async { HttpResponse::Ok().body("the application's own page") };
                     App::new().service(scope("/outbox", &console)).default_service(web::to(own))
@@ -152,4 +156,37 @@ async fn an_application_brings_its_own_login() {
     assert!(done.body.contains("1 event retried"), "{}", done.body);
     let audit = application.ask("GET", "/outbox/api/v1/audit", &[eve], "");
     assert!(audit.body.contains("\"who\":\"ann in the console\""), "{}", audit.body);
+}
+
+/// A backend of the application.
+struct Pigeon;
+
+#[async_trait::async_trait]
+impl PublisherBackend for Pigeon {
+    async fn publish(&self, _: &OutboxEvent) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    async fn health_check(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_knows_the_backends_of_the_application() {
+    let test = TestOutbox::new().await;
+    let settings = format!("[database]\nurl = \"{}\"\n[publishers.default]\nbackend = \"pigeon\"", test.url());
+    let settings = Settings::from_toml(&settings).unwrap();
+    let checks = |console: Console| {
+        let application = Application::serve(move || console);
+        let answer = application.ask("GET", "/outbox/api/v1/doctor", &[("x-employee", "eve")], "");
+        let answer: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        let findings = answer["findings"].as_array().unwrap().clone();
+        findings.into_iter().filter(|finding| finding["part"] == "publisher default").collect::<Vec<_>>()
+    };
+    let access = || Access::application_login(|_| Some(User::reader("eve")));
+    let builder = OutboxSystem::builder(settings.clone()).backend("pigeon", |_| Ok(Pigeon));
+    assert_eq!(checks(Console::for_builder(&builder, &settings, access()).unwrap()), Vec::<serde_json::Value>::new());
+    let unknown = checks(Console::new(&settings, access()).unwrap());
+    assert_eq!(unknown[0]["check"], "settings", "{unknown:?}");
 }

@@ -54,6 +54,7 @@ mod unrecorded;
 mod waking;
 mod web;
 mod web_limits;
+mod web_operating;
 mod web_origins;
 mod web_users;
 mod writes;

@@ -13,7 +13,7 @@ use crate::support::{PATIENCE, eventually, free_port};
 use crate::test_outbox::TestOutbox;
 
 pub(crate) const OPERATOR: &str = "the operators' secret";
-const READER: &str = "the readers' secret";
+pub(crate) const READER: &str = "the readers' secret";
 
 /// A running `outbox web`.
 pub(crate) struct Console {
@@ -204,7 +204,10 @@ async fn without_a_secret_the_console_is_for_this_machine_alone() {
 /// Every route, with a valid request.
 pub(crate) fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
     let form = |text: &str| Ask { form: Some(text.to_owned()), ..Ask::default() };
-    let change = Ask { json: Some(json!({"action": "retry", "ids": [id]})), ..Ask::default() };
+    let json = |json: Value| Ask { json: Some(json), ..Ask::default() };
+    let change = json(json!({"action": "retry", "ids": [id]}));
+    let moving = json(json!({"to": "elsewhere", "ids": [id]}));
+    let pause = json(json!({"action": "pause", "name": "default"}));
     vec![
         ("GET", "/".to_owned(), Ask::default()),
         ("GET", "/events".to_owned(), Ask::default()),
@@ -212,6 +215,9 @@ pub(crate) fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
         ("GET", "/audit".to_owned(), Ask::default()),
         ("GET", format!("/confirm?action=retry&id={id}"), Ask::default()),
         ("POST", "/change".to_owned(), form(&format!("action=retry&id={id}"))),
+        ("GET", "/backends/confirm?action=pause&name=default".to_owned(), Ask::default()),
+        ("POST", "/backends/change".to_owned(), form("action=pause&name=default")),
+        ("GET", "/doctor".to_owned(), Ask::default()),
         ("POST", "/sign-out".to_owned(), form("")),
         ("GET", "/nowhere".to_owned(), Ask::default()),
         ("DELETE", format!("/events/{id}"), Ask::default()),
@@ -221,6 +227,9 @@ pub(crate) fn routes(id: &str) -> Vec<(&'static str, String, Ask<'static>)> {
         ("GET", "/api/v1/audit".to_owned(), Ask::default()),
         ("GET", "/api/v1/events/count?action=retry".to_owned(), Ask::default()),
         ("POST", "/api/v1/events/changes".to_owned(), change),
+        ("POST", "/api/v1/events/moves".to_owned(), moving),
+        ("POST", "/api/v1/backends/changes".to_owned(), pause),
+        ("GET", "/api/v1/doctor".to_owned(), Ask::default()),
         ("GET", format!("/api/v1/events/{id}"), Ask::default()),
         ("GET", format!("/api/v1/events/{id}/explanation"), Ask::default()),
         ("GET", format!("/api/v1/events/{id}/data"), Ask::default()),
@@ -284,6 +293,7 @@ async fn nobody_comes_in_without_a_secret_and_no_other_site_changes_anything() {
         }
     }
     assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await, 1);
+    assert_eq!(test.number("SELECT count(*) FROM outbox_audit").await, 0);
 
     assert_eq!(console.api("GET", "/overview", "a wrong secret", None).status, 401);
     let headers = vec![("origin", "http://evil.example".to_owned())];
@@ -371,6 +381,13 @@ async fn a_reader_is_shown_no_button() {
         let page = console.get(&path, &reader);
         assert!(page.body.contains(&id) && !page.body.contains("/confirm"), "{}", page.body);
     }
+    eventually("the overview is shown without a button", PATIENCE, async || {
+        let page = console.get("/", &reader).body;
+        assert!(!page.contains("/confirm"), "{page}");
+        page.contains("Rate limit")
+    })
+    .await;
+    assert_eq!(console.get("/backends/confirm?action=pause&name=default", &reader).status, 403);
 }
 
 #[tokio::test]
@@ -506,7 +523,7 @@ async fn programs_page_through_the_list_and_change_events() {
     let described = newest("/openapi.json");
     assert_eq!(described["servers"][0]["url"], "/api/v1");
     let paths: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths.len(), 8, "{paths:?}");
+    assert_eq!(paths.len(), 11, "{paths:?}");
 }
 
 /// The server's response to an incomplete request, until it closes the connection.

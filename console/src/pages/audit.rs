@@ -58,7 +58,7 @@ fn table(layout: &PageLayout, entries: &[AuditEntry]) -> Markup {
 }
 
 fn row(layout: &PageLayout, entry: &AuditEntry) -> Markup {
-    let count = usize::try_from(entry.events).unwrap_or(usize::MAX);
+    let is_of_backend = ["pause", "resume"].contains(&&*entry.action);
     html! {
         tr {
             td { (time(entry.at)) }
@@ -66,15 +66,21 @@ fn row(layout: &PageLayout, entry: &AuditEntry) -> Markup {
             td { (shortened(&entry.from)) }
             td { (entry.action) }
             td { @if let Some(filter) = &entry.filter { (shortened(filter)) } @else { "id" } }
-            td {
-                (events_count(count))
-                @for id in entry.ids.iter().take(MOST_LINKS) {
-                    br;
-                    a href=(layout.link(&format!("/events/{id}"))) { code { (id) } }
-                }
-                @if count > MOST_LINKS { br; span class="soft" { "and more" } }
-            }
+            td { @if !is_of_backend { (events(layout, entry)) } }
             td { (shortened(&entry.reason)) }
         }
+    }
+}
+
+fn events(layout: &PageLayout, entry: &AuditEntry) -> Markup {
+    let count = usize::try_from(entry.events).unwrap_or(usize::MAX);
+    let are_gone = entry.action == "delete";
+    html! {
+        (events_count(count))
+        @for id in entry.ids.iter().take(MOST_LINKS) {
+            br;
+            @if are_gone { code { (id) } } @else { a href=(layout.link(&format!("/events/{id}"))) { code { (id) } } }
+        }
+        @if count > MOST_LINKS { br; span class="soft" { "and more" } }
     }
 }

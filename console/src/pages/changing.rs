@@ -1,32 +1,49 @@
-//! The actions retry, fail and replay, after a confirmation page with the number of events.
+//! The actions on events, after a confirmation page with the number of events.
 
-use actix_outbox::OutboxAdmin;
-use actix_outbox::admin::Selection;
+use actix_outbox::admin::{Action, Selection};
+use actix_outbox::{OutboxAdmin, StoreError};
 use actix_web::{HttpRequest, web};
 use maud::{Markup, html};
 use uuid::Uuid;
 
 use super::error::{PageError, PageResult};
 use super::events;
-use super::format::events_count;
+use super::format::{events_count, shortened};
 use super::forms::{read, without_empty};
 use super::layout::PageLayout;
 use crate::auth::{AccessError, CSRF_FIELD};
 use crate::queries;
 use crate::request_info::Author;
 use crate::requests::{ActionName, Cursor, Filter, known_names};
+use crate::responses::Changed;
 
 /// Selected events in one request, at most.
 const MOST_IDS: usize = 200;
+
+/// Skipped events that a page names.
+const MOST_SKIPPED: usize = 20;
 
 const DEFAULT_REASON: &str = "marked as failed in the console";
 
 /// A form's action and the events that it applies to.
 struct BulkAction {
-    action: ActionName,
+    name: ActionName,
     /// Why events are failed.
     reason: String,
+    /// The backend that events are moved to.
+    to: Option<String>,
     selected: Selected,
+}
+
+impl BulkAction {
+    fn action(&self) -> Result<Action, String> {
+        match (self.name, &self.to) {
+            (ActionName::Fail, _) => Ok(Action::Fail { reason: self.reason.clone() }),
+            (ActionName::Move, Some(to)) => Action::move_to(to).map_err(|error| error.to_string()),
+            (ActionName::Move, None) => Err("The new backend is missing.".to_owned()),
+            (name, _) => Ok(name.counted()),
+        }
+    }
 }
 
 /// The events that a form selects, as it selects them.
@@ -53,14 +70,12 @@ impl Selected {
 /// Parses a form's action and the events it applies to.
 fn parse(form: &str) -> Result<BulkAction, String> {
     let form = without_empty(form);
-    known_names(&form, &["action", "all", "id", "reason", "after", CSRF_FIELD])?;
+    known_names(&form, &["action", "all", "id", "reason", "to", "after", CSRF_FIELD])?;
     let pairs: Vec<(String, String)> = url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
     let last = |name: &str| pairs.iter().rev().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
-    let action = match last("action") {
-        Some("retry") => ActionName::Retry,
-        Some("fail") => ActionName::Fail,
-        Some("replay") => ActionName::Replay,
-        _ => return Err("The action is missing; it must be retry, fail or replay.".to_owned()),
+    let given = last("action").unwrap_or_default();
+    let Some(action) = ACTIONS.into_iter().find(|action| name(*action) == given) else {
+        return Err(format!("The action is missing; it must be {}.", ACTIONS.map(name).join(", ")));
     };
     let selected = if last("all").is_some() {
         let after = last("after")
@@ -70,7 +85,8 @@ fn parse(form: &str) -> Result<BulkAction, String> {
     } else {
         Selected::These(ids(&pairs)?)
     };
-    Ok(BulkAction { action, reason: last("reason").unwrap_or(DEFAULT_REASON).to_owned(), selected })
+    let (reason, to) = (last("reason").unwrap_or(DEFAULT_REASON).to_owned(), last("to").map(str::to_owned));
+    Ok(BulkAction { name: action, reason, to, selected })
 }
 
 /// An action and its events as the hidden fields of a form.
@@ -105,12 +121,18 @@ fn ids(pairs: &[(String, String)]) -> Result<Vec<Uuid>, String> {
     }
 }
 
-fn name(action: ActionName) -> &'static str {
-    match action {
-        ActionName::Retry => "retry",
-        ActionName::Fail => "fail",
-        ActionName::Replay => "replay",
+const ACTIONS: [ActionName; 5] =
+    [ActionName::Retry, ActionName::Fail, ActionName::Replay, ActionName::Move, ActionName::Delete];
+
+/// The buttons that lead to a confirmation.
+pub(super) fn buttons() -> Markup {
+    html! {
+        @for action in ACTIONS { button name="action" value=(name(action)) { (heading(action)) "…" } }
     }
+}
+
+fn name(action: ActionName) -> &'static str {
+    action.counted().name()
 }
 
 fn heading(action: ActionName) -> &'static str {
@@ -118,6 +140,8 @@ fn heading(action: ActionName) -> &'static str {
         ActionName::Retry => "Retry",
         ActionName::Fail => "Fail",
         ActionName::Replay => "Replay",
+        ActionName::Move => "Move",
+        ActionName::Delete => "Delete",
     }
 }
 
@@ -126,6 +150,8 @@ fn past_tense(action: ActionName) -> &'static str {
         ActionName::Retry => "retried",
         ActionName::Fail => "marked as failed",
         ActionName::Replay => "replayed",
+        ActionName::Move => "moved",
+        ActionName::Delete => "deleted",
     }
 }
 
@@ -140,6 +166,12 @@ fn description(action: ActionName) -> &'static str {
         ActionName::Replay => {
             "The events are published again with their old ids, so consumers receive them twice. Only published events are replayed."
         }
+        ActionName::Move => {
+            "The events get another backend, with their status, at their old time. An event that was sent is not moved. For a moment, workers release the events' former backends."
+        }
+        ActionName::Delete => {
+            "The events are deleted for good, with their data and their history; this cannot be undone, and they cannot be replayed. Consumers and handlers that have not got an event never will; what a backend already has stays there. An event that was sent and is not recorded as sent yet is not deleted. For a moment, workers release the events' backends."
+        }
     }
 }
 
@@ -148,30 +180,50 @@ pub(super) async fn confirm(layout: PageLayout, admin: web::Data<OutboxAdmin>, r
         return Ok(layout.error_page(AccessError::Reader.status(), &AccessError::Reader.message()));
     }
     let bulk = parse(request.query_string()).map_err(|reason| PageError::bad_request(&layout, reason))?;
-    let (action, selection) = (bulk.action.with_reason(""), bulk.selected.selection());
+    let (action, selection) = (bulk.name.counted(), bulk.selected.selection());
     let count = queries::count(&admin, &action, &selection).await.map_err(PageError::from_store(&layout))?;
+    let lost = match bulk.name {
+        ActionName::Delete => Some(unsent(&admin, &selection).await.map_err(PageError::from_store(&layout))?),
+        _ => None,
+    };
     let how_many = events_count(count.count) + if count.more { " or more" } else { "" };
     let is_none = count.count == 0 && !count.more;
-    let title = format!("{} {how_many}?", heading(bulk.action));
+    let title = format!("{} {how_many}?", heading(bulk.name));
     let content = html! {
         h1 { (title) }
-        p { (description(bulk.action)) }
+        p { (description(bulk.name)) }
+        @if let Some(lost) = lost.filter(|_| !is_none) { p class="notice bad" { (lost) } }
         @if let Selected::AllThatMatch { filter, .. } = &bulk.selected {
+            @if events::fields(filter).is_empty() { p { "No filter is set, so this applies to all events of the outbox." } }
             dl { @for (name, value) in events::fields(filter) { dt { (name) } dd { (value) } } }
         }
         form method="post" action=(layout.link("/change")) {
             (layout.token())
-            (hidden(bulk.action, &bulk.selected))
-            @if bulk.action == ActionName::Fail {
+            (hidden(bulk.name, &bulk.selected))
+            @if bulk.name == ActionName::Move {
+                label { "New backend" input name="to" maxlength="100" required pattern="[a-z0-9_.\\-]+"; }
+            }
+            @if bulk.name == ActionName::Fail {
                 label { "Reason (stored as their last error)" input name="reason" maxlength="500" value=(DEFAULT_REASON); }
             }
             div class="actions" {
-                button class="main" disabled[is_none] { (heading(bulk.action)) " " (how_many) }
+                button class="main" disabled[is_none] { (heading(bulk.name)) " " (how_many) }
                 a href=(layout.link("/events")) { "Cancel" }
             }
         }
     };
     Ok(layout.page(&title, "/events", &content))
+}
+
+/// How many of the events were not published.
+async fn unsent(admin: &OutboxAdmin, selection: &Selection) -> Result<String, StoreError> {
+    // The events that were not published are those that can be moved.
+    let count = queries::count(admin, &ActionName::Move.counted(), selection).await?;
+    let more = if count.more { " or more" } else { "" };
+    Ok(match count.count {
+        0 if !count.more => "All of them were published.".to_owned(),
+        unsent => format!("Not published: {}{more}.", events_count(unsent)),
+    })
 }
 
 pub(super) async fn change(
@@ -180,12 +232,12 @@ pub(super) async fn change(
     author: web::ReqData<Author>,
     form: String,
 ) -> PageResult {
-    let bulk = parse(&form).map_err(|reason| PageError::bad_request(&layout, reason))?;
-    let (action, reason, form) = (bulk.action, bulk.reason.clone(), hidden(bulk.action, &bulk.selected));
-    let these = if let Selected::These(ids) = &bulk.selected { ids.clone() } else { Vec::new() };
-    let change = queries::change(&admin, action.with_reason(&*reason), bulk.selected.selection(), author.into_inner());
+    let bad = |reason| PageError::bad_request(&layout, reason);
+    let bulk = parse(&form).map_err(bad)?;
+    let action = bulk.action().map_err(bad)?;
+    let change = queries::change(&admin, action, bulk.selected.selection(), author.into_inner());
     let changed = change.await.map_err(PageError::from_store(&layout))?;
-    let title = format!("{} {}", events_count(changed.changed), past_tense(action));
+    let title = format!("{} {}", events_count(changed.changed), past_tense(bulk.name));
     let content = html! {
         h1 { (title) }
         @if let Some(error) = &changed.error {
@@ -195,17 +247,39 @@ pub(super) async fn change(
             p { "More events may match." }
             form method="post" action=(layout.link("/change")) class="actions" {
                 (layout.token())
-                (form)
-                input type="hidden" name="reason" value=(reason);
+                (hidden(bulk.name, &bulk.selected))
+                input type="hidden" name="reason" value=(bulk.reason);
+                @if let Some(to) = &bulk.to { input type="hidden" name="to" value=(to); }
                 input type="hidden" name="after" value=(next);
                 button class="main" { "Continue" }
             }
         }
-        @if changed.changed < these.len() && changed.error.is_none() {
-            p class="notice" { "The other events no longer exist, or their status does not allow this action." }
+        (skipped(&layout, &changed))
+        @if let Selected::These(ids) = &bulk.selected {
+            @let left = ids.iter().filter(|id| changed.skipped.iter().all(|skipped| skipped.id != **id));
+            @if bulk.name != ActionName::Delete {
+                ul { @for id in left { li { a href=(layout.link(&format!("/events/{id}"))) { code { (id) } } } } }
+            }
         }
-        ul { @for id in these { li { a href=(layout.link(&format!("/events/{id}"))) { code { (id) } } } } }
         p { a href=(layout.link("/events")) { "Back to the events" } }
     };
     Ok(layout.page(&title, "/events", &content))
+}
+
+/// The events that were not changed, and why.
+fn skipped(layout: &PageLayout, changed: &Changed) -> Markup {
+    let count = changed.skipped.len() + changed.more_skipped;
+    html! {
+        @if count > 0 {
+            h2 { (events_count(count)) " skipped" }
+            ul class="skipped" {
+                @for skipped in changed.skipped.iter().take(MOST_SKIPPED) {
+                    @let id = skipped.id.to_string();
+                    @let reason = skipped.reason.strip_prefix(&format!("event {id}")).unwrap_or(&skipped.reason);
+                    li { a href=(layout.link(&format!("/events/{id}"))) { code { (id) } } " " (shortened(reason.trim_start_matches([':', ' ']))) }
+                }
+                @if count > MOST_SKIPPED { li class="soft" { "and " (events_count(count - MOST_SKIPPED)) " more" } }
+            }
+        }
+    }
 }

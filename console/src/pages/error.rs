@@ -3,11 +3,12 @@
 use std::borrow::Borrow;
 
 use actix_outbox::StoreError;
+use actix_outbox::admin::AdminError;
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
 
 use super::layout::PageLayout;
-use crate::responses::status_of;
+use crate::responses::{status_of, status_of_refusal};
 
 /// An error page in place of the requested one.
 #[derive(Debug)]
@@ -28,6 +29,11 @@ impl PageError {
             let error = error.borrow();
             Self { layout, status: status_of(error), message: error.to_string() }
         }
+    }
+
+    pub(super) fn refused(layout: &PageLayout) -> impl FnOnce(AdminError) -> Self {
+        let layout = layout.clone();
+        move |error| Self { layout, status: status_of_refusal(&error), message: error.to_string() }
     }
 }
 

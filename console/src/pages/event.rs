@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::changing;
 use super::error::{PageError, PageResult};
 use super::events;
 use super::format::{shortened, status, time};
@@ -83,9 +84,7 @@ fn actions(layout: &PageLayout, id: Uuid) -> Markup {
     html! {
         form method="get" action=(layout.link("/confirm")) class="actions" {
             input type="hidden" name="id" value=(id);
-            button name="action" value="retry" { "Retry…" }
-            button name="action" value="fail" { "Fail…" }
-            button name="action" value="replay" { "Replay…" }
+            (changing::buttons())
         }
     }
 }

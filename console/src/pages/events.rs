@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::changing;
 use super::error::{PageError, PageResult};
 use super::format::{STATUSES, shortened, status, time};
 use super::forms::{read, without_empty};
@@ -169,9 +170,7 @@ fn selected() -> Markup {
     html! {
         div class="actions" {
             span { "Selected events:" }
-            button name="action" value="retry" { "Retry…" }
-            button name="action" value="fail" { "Fail…" }
-            button name="action" value="replay" { "Replay…" }
+            (changing::buttons())
         }
     }
 }
@@ -182,9 +181,7 @@ fn all_that_match(layout: &PageLayout, filter: &Filter) -> Markup {
             (hidden(filter))
             input type="hidden" name="all" value="1";
             span { "All matching events:" }
-            button name="action" value="retry" { "Retry…" }
-            button name="action" value="fail" { "Fail…" }
-            button name="action" value="replay" { "Replay…" }
+            (changing::buttons())
         }
     }
 }

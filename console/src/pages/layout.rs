@@ -15,7 +15,8 @@ use crate::request_info::{Base, SIGN_OUT};
 const HTMX: &str =
     r#"{"includeIndicatorStyles":false,"allowEval":false,"selfRequestsOnly":true,"historyEnabled":false}"#;
 
-const PAGES: [(&str, &str); 3] = [("/", "Overview"), ("/events", "Events"), ("/audit", "Changes")];
+const PAGES: [(&str, &str); 4] =
+    [("/", "Overview"), ("/events", "Events"), ("/audit", "Changes"), ("/doctor", "Doctor")];
 
 /// The console's path, and the session of the request.
 #[derive(Debug, Clone)]

@@ -1,8 +1,10 @@
 //! The HTML pages. They work without JavaScript; with it, they refresh themselves.
 
 mod audit;
+mod backends;
 mod changing;
 mod chart;
+mod doctor;
 mod error;
 mod event;
 mod events;
@@ -27,9 +29,12 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(get("/events", events::show))
         .service(get("/events/{id}", event::show))
         .service(get("/events/{id}/data", event::data_file))
+        .service(get("/doctor", doctor::show))
         .service(get("/audit", audit::show))
         .service(get("/confirm", changing::confirm))
         .service(post("/change", changing::change))
+        .service(get("/backends/confirm", backends::confirm))
+        .service(post("/backends/change", backends::change))
         .service(
             get(SIGN_IN, sign_in::show)
                 .route(web::post().to(sign_in::sign_in))

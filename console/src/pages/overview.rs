@@ -16,7 +16,7 @@ use crate::responses::Overview;
 use crate::single_flight::CachedValue;
 use actix_outbox::OutboxAdmin;
 use actix_outbox::Status;
-use actix_outbox::admin::WorkerStatus;
+use actix_outbox::admin::{BackendStatus, WorkerStatus};
 
 /// How long a page waits for the counts before it is shown without them.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -39,7 +39,7 @@ pub(super) async fn show(
             }
             @if let Some(overview) = &overview {
                 (counts(&layout, overview))
-                (backends(overview))
+                (backends(&layout, overview))
                 (workers(&overview.workers))
                 (history(overview))
                 p class="soft" { "Counted at " (time(overview.counted_at)) }
@@ -76,7 +76,7 @@ fn counts(layout: &PageLayout, overview: &Overview) -> Markup {
     }
 }
 
-fn backends(overview: &Overview) -> Markup {
+fn backends(layout: &PageLayout, overview: &Overview) -> Markup {
     html! {
         h2 { "Backends" }
         div class="wide" {
@@ -88,6 +88,7 @@ fn backends(overview: &Overview) -> Markup {
                     th scope="col" { "Health" }
                     th scope="col" class="number" { "Published per minute" }
                     th scope="col" class="number" { "Rate limit" }
+                    @if layout.may_change() { th scope="col" { "Action" } }
                 } }
                 tbody {
                     @for backend in &overview.backends {
@@ -96,6 +97,7 @@ fn backends(overview: &Overview) -> Markup {
                             td class="number" { (grouped(backend.due)) }
                             td class="number" { (backend.oldest_due_seconds.map(span).unwrap_or_default()) }
                             td {
+                                @if backend.paused { (pause(backend)) br; }
                                 span class=(if backend.is_ok() { "ok" } else { "bad" }) { (backend.health) }
                                 @if let Some(since) = backend.since { " (breaker open since " (time(since)) ")" }
                             }
@@ -103,10 +105,31 @@ fn backends(overview: &Overview) -> Markup {
                             td class="number" {
                                 @if let Some(rate) = backend.per_second { (grouped(i64::from(rate))) " /s" } @else { "none" }
                             }
+                            @if layout.may_change() { td { @if !backend.name.is_empty() { (action(layout, backend)) } } }
                         }
                     }
                 }
             }
+        }
+    }
+}
+
+/// That it is paused, since when, by whom and why.
+fn pause(backend: &BackendStatus) -> Markup {
+    html! {
+        span class="retry" { "paused" }
+        @if let Some(since) = backend.paused_since { " since " (time(since)) }
+        @if let Some(by) = &backend.paused_by { " by " (shortened(by)) }
+        @if let Some(reason) = &backend.pause_reason { ": " (shortened(reason)) }
+    }
+}
+
+fn action(layout: &PageLayout, backend: &BackendStatus) -> Markup {
+    let (action, label) = if backend.paused { ("resume", "Resume…") } else { ("pause", "Pause…") };
+    html! {
+        form method="get" action=(layout.link("/backends/confirm")) {
+            input type="hidden" name="name" value=(backend.name);
+            button name="action" value=(action) aria-label={ (label) " " (backend.name) } { (label) }
         }
     }
 }

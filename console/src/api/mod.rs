@@ -1,36 +1,35 @@
 //! The JSON API: everything that the pages show and do. Its `openapi.json` is generated from this file.
 
+mod backends;
+mod changes;
+mod doctor;
+
 use std::time::Duration;
 
 use actix_web::error::{JsonPayloadError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::server::Server;
-use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
+use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 use uuid::Uuid;
 
 use super::auth::AccessError;
 use super::methods::{get, post};
 use super::queries::{self, OverviewCache};
-use super::request_info::{Author, Base};
-use super::requests::{ActionName, AuditQuery, Cursor, Filter, FilterAlone, PageQuery, known_names};
-use super::responses::{Audit, Changed, Count, Detail, EventListItem, Events, Overview, status_of};
+use super::request_info::Base;
+use super::requests::{AuditQuery, Filter, PageQuery, known_names};
+use super::responses::{Audit, Detail, EventListItem, Events, Overview, status_of, status_of_refusal};
 use super::single_flight::CachedValue;
 use actix_outbox::Explanation;
 use actix_outbox::OutboxEvent;
 use actix_outbox::StoreError;
-use actix_outbox::admin::{OutboxAdmin, Selection};
+use actix_outbox::admin::{AdminError, OutboxAdmin};
 
-/// Ids in one request, at most.
-const MOST_IDS: usize = 1_000;
-
-/// How long a request waits for the first counts.
+/// How long a request waits for the first counts, or for the doctor.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-const DEFAULT_REASON: &str = "marked as failed over the API";
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(
@@ -38,8 +37,11 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .service(get("/openapi.json", description))
             .service(get("/overview", overview))
             .service(get("/events", events))
-            .service(get("/events/count", count))
-            .service(post("/events/changes", change))
+            .service(get("/events/count", changes::count))
+            .service(post("/events/changes", changes::change))
+            .service(post("/events/moves", changes::move_events))
+            .service(post("/backends/changes", backends::change_backend))
+            .service(get("/doctor", doctor::doctor))
             .service(get("/audit", audit))
             .service(get("/events/{id}", event))
             .service(get("/events/{id}/data", data))
@@ -52,7 +54,10 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "actix-outbox console", description = "Due events, workers, and every event with the reason for its state."),
-    paths(overview, events, count, change, event, explanation, data, audit),
+    paths(
+        overview, events, changes::count, changes::change, changes::move_events, event, explanation, data,
+        backends::change_backend, doctor::doctor, audit
+    ),
     modifiers(&Bearer),
     security(("secret" = []))
 )]
@@ -114,6 +119,12 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<AdminError> for Problem {
+    fn from(error: AdminError) -> Self {
+        Self::new(status_of_refusal(&error), error.to_string())
+    }
+}
+
 pub(super) fn refused(refusal: &AccessError) -> HttpResponse {
     Problem::new(refusal.status(), refusal.message()).error_response()
 }
@@ -162,8 +173,8 @@ enum Refused {
     /// The request has no secret, or a wrong one.
     #[response(status = 401)]
     Unknown(#[to_schema] Problem),
-    /// Without a secret, only the console's own machine has access, and only its pages can change events. A reader's
-    /// secret is read-only.
+    /// Without a secret, only the console's own machine has access, and only its pages can change anything. A
+    /// reader's secret is read-only.
     #[response(status = 403)]
     Peer(#[to_schema] Problem),
     /// The request was sent to a name that is not one of the server's.
@@ -216,113 +227,6 @@ async fn events(
 ) -> ApiResult<Events> {
     known_names(request.query_string(), &["order", "after", "limit", "patient"]).map_err(bad)?;
     Ok(web::Json(queries::events(&admin, &filter, part.wanted().map_err(bad)?).await?))
-}
-
-/// The action.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct ActionQuery {
-    #[param(inline)]
-    pub(super) action: ActionName,
-}
-
-/// How many events an action would change: the filter's events whose status allows it. Without a status in the filter,
-/// `retry` excludes pending events, and `fail` excludes failed ones.
-#[utoipa::path(get, path = "/events/count", params(ActionQuery, Filter), responses(
-    (status = 200, body = Count),
-    (status = 400, body = Problem, description = "a parameter is wrong"),
-    Refused,
-))]
-async fn count(
-    admin: web::Data<OutboxAdmin>,
-    doing: web::Query<ActionQuery>,
-    filter: web::Query<Filter>,
-    request: HttpRequest,
-) -> ApiResult<Count> {
-    known_names(request.query_string(), &["action"]).map_err(bad)?;
-    let (action, selection) = (doing.action.with_reason(""), Selection::matching((&*filter).into()));
-    Ok(web::Json(queries::count(&admin, &action, &selection).await?))
-}
-
-/// A change of many events.
-#[derive(Debug, ToSchema)]
-#[serde(untagged)]
-enum Request {
-    These(OfThese),
-    AllThatMatch(OfAllThatMatch),
-}
-
-/// A change of the events with these ids.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct OfThese {
-    action: ActionName,
-    #[schema(max_items = 1000)]
-    ids: Vec<Uuid>,
-    /// `fail`: the reason, stored as the events' last error.
-    #[serde(default)]
-    reason: Option<String>,
-}
-
-/// A change of all events that match a filter.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct OfAllThatMatch {
-    action: ActionName,
-    /// `{}` matches every event.
-    filter: FilterAlone,
-    /// `fail`: the reason, stored as the events' last error.
-    #[serde(default)]
-    reason: Option<String>,
-    /// `next` of the previous response.
-    #[serde(default)]
-    after: Option<Cursor>,
-}
-
-/// By hand, so that an error names the wrong field, and not only that no variant matches.
-impl<'de> Deserialize<'de> for Request {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let request = serde_json::Map::deserialize(deserializer)?;
-        let is_of_these = request.contains_key("ids");
-        let request = serde_json::Value::Object(request);
-        let parsed = if is_of_these {
-            serde_json::from_value(request).map(Self::These)
-        } else {
-            serde_json::from_value(request).map(Self::AllThatMatch)
-        };
-        parsed.map_err(serde::de::Error::custom)
-    }
-}
-
-/// Retries, fails or replays events.
-///
-/// A filter's events are changed at most 10,000 at a time: while the response has a `next`, repeat the request with it as
-/// `after`. Events whose status does not allow the action are not changed; without a status in the filter, `retry`
-/// excludes pending events, and `fail` excludes failed ones. Needs the operators' secret.
-#[utoipa::path(post, path = "/events/changes", request_body = Request, responses(
-    (status = 200, body = Changed),
-    (status = 400, body = Problem, description = "the request is not valid"),
-    (status = 413, body = Problem, description = "the request is larger than 64 KiB"),
-    (status = 415, body = Problem, description = "the request is not JSON"),
-    Refused,
-))]
-async fn change(
-    admin: web::Data<OutboxAdmin>,
-    author: web::ReqData<Author>,
-    request: web::Json<Request>,
-) -> ApiResult<Changed> {
-    let (action, reason, selection) = match request.into_inner() {
-        Request::These(OfThese { ids, .. }) if ids.len() > MOST_IDS => {
-            return Err(bad(format!("too many ids; at most {MOST_IDS} are allowed")));
-        }
-        Request::These(OfThese { action, ids, reason }) => (action, reason, Selection::Ids(ids)),
-        Request::AllThatMatch(OfAllThatMatch { action, filter, reason, after }) => {
-            let filter = Box::new((&filter.0).into());
-            (action, reason, Selection::Matching { filter, after: after.map(|cursor| cursor.0) })
-        }
-    };
-    let action = action.with_reason(reason.unwrap_or_else(|| DEFAULT_REASON.to_owned()));
-    Ok(web::Json(queries::change(&admin, action, selection, author.into_inner()).await?))
 }
 
 /// One event.
@@ -379,7 +283,7 @@ async fn explanation(admin: web::Data<OutboxAdmin>, id: web::Path<String>) -> Ap
     Ok(web::Json(admin.explain(known(&id)?).await?))
 }
 
-/// Operators' changes of the last 30 days, newest first, a page at a time. Each entry is one transaction with at most 500
+/// Operators' changes of events and backends in the last 30 days, newest first, a page at a time. Each entry is one transaction with at most 500
 /// events.
 #[utoipa::path(get, path = "/audit", params(AuditQuery), responses(
     (status = 200, body = Audit),
