@@ -54,7 +54,11 @@ impl Jsonl {
 /// Opens the file for new lines: behind the end of a line that a crash or a full disk has torn, and with the file's name
 /// flushed in its folder.
 async fn open(path: &Path) -> io::Result<File> {
-    let mut file = OpenOptions::new().create(true).append(true).open(path).await?;
+    let mut options = OpenOptions::new();
+    // Events are not for every user of the machine.
+    #[cfg(unix)]
+    options.mode(0o600);
+    let mut file = options.create(true).append(true).open(path).await?;
     // Pipes and devices have no last line and no folder to flush.
     if file.metadata().await?.is_file() {
         sync_folder(path).await?;
@@ -132,6 +136,8 @@ mod tests {
         backend().publish(&first).await.unwrap();
         backend().publish(&second).await.unwrap();
         let whole = read();
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777, 0o600);
         assert_eq!(whole.lines().count(), 2, "no empty line between lines that are whole");
 
         // As a crash in the middle of the second line leaves it.

@@ -56,6 +56,7 @@ impl Location {
         let unreachable = |reason: String| StoreError::Unreachable { target: self.target.to_string(), reason };
         // SQLite would read a name that begins with `file:` as a URI.
         let name = if self.path.starts_with("file:") { format!("./{}", self.path) } else { self.path.to_string() };
+        create_for_owner(&name);
         let mut connection = SqliteConnection::establish(&name).map_err(|error| unreachable(error.to_string()))?;
         // FULL: acknowledged writes survive a power failure. In WAL mode NORMAL would not guarantee that.
         let settings = format!(
@@ -65,6 +66,15 @@ impl Location {
         connection.batch_execute(&settings).map_err(|error| unreachable(error.to_string()))?;
         Ok(connection)
     }
+}
+
+/// Creates a missing file for its owner alone: events are not for every user of the machine. The files next to it get its
+/// permissions. If this fails, SQLite says why.
+fn create_for_owner(name: &str) {
+    let mut options = std::fs::OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    drop(options.write(true).create_new(true).open(name));
 }
 
 /// One connection. SQLite blocks, so its work runs on a blocking thread and continues to its end even if the caller no

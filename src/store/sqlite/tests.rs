@@ -119,3 +119,17 @@ async fn an_event_that_a_trigger_refuses_is_identified_without_writing_any() {
     assert!(store.refusal(vec![event("good")]).await.is_none());
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 0);
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_file_is_its_owners_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox.db");
+    let store = SqliteStore::connect(&format!("sqlite://{}", path.display())).unwrap();
+    store.migrate(&|_| ()).await.unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "{:?}", file.file_name());
+    }
+}
