@@ -26,7 +26,7 @@ CREATE OR REPLACE FUNCTION outbox_shown_name(name text) RETURNS text LANGUAGE sq
         WHEN c COLLATE "C" ~ E'[\\u0020-\\u007E]' THEN c
         ELSE E'\\u{' || to_hex(ascii(c)) || '}'
     END, '' ORDER BY n), '')
-        FROM regexp_split_to_table(left(name, 40), '') WITH ORDINALITY AS s(c, n) $$;
+        FROM regexp_split_to_table(left(name, 40), '') WITH ORDINALITY AS s(c, n) WHERE c <> '' $$;
 
 -- The size of a JSON object of texts and numbers, as `OutboxEvent::size` counts it.
 CREATE OR REPLACE FUNCTION outbox_pairs_size(pairs jsonb) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
