@@ -46,6 +46,8 @@ mod pauses;
 mod plans_tests;
 #[cfg(test)]
 mod primary_tests;
+#[cfg(test)]
+mod publish_tests;
 mod pulse;
 mod queue_position;
 mod refusal;
