@@ -148,6 +148,48 @@ CREATE OR REPLACE FUNCTION outbox_new_id() RETURNS uuid LANGUAGE sql VOLATILE PA
         substr(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 3) || substr(uuid_send(gen_random_uuid()), 7),
         52, 1), 53, 1), 'hex')::uuid $$;
 
+-- What is wrong with an event, in the words of `InvalidEvent`; NULL: nothing.
+CREATE OR REPLACE FUNCTION outbox_event_problem(event_type text, source text, data jsonb, bytes bytea, subject text,
+        partition_key text, backend text, scheduled_at timestamptz, max_retries integer, publisher_config jsonb, extensions jsonb,
+        data_schema text, content_type text, cloud_event_id text, event_time timestamptz)
+    RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    data_size integer := coalesce(octet_length(data::text), octet_length(bytes), 0);
+    size bigint;
+BEGIN
+    IF jsonb_typeof(extensions) <> 'object' THEN
+        RETURN '`extensions` is not a JSON object';
+    ELSIF jsonb_typeof(publisher_config) <> 'object' THEN
+        RETURN '`publisher_config` is not a JSON object';
+    END IF;
+    size := data_size + octet_length(event_type) + octet_length(source) + octet_length(subject)
+        + CASE WHEN publisher_config = '{}'::jsonb THEN 2 ELSE outbox_pairs_size(publisher_config) END
+        + CASE WHEN extensions = '{}'::jsonb THEN 2 ELSE outbox_pairs_size(extensions) END;
+    RETURN coalesce(
+        '`event_type` ' || outbox_text_problem(event_type, 1, 255),
+        '`source` ' || outbox_text_problem(source, 1, 255),
+        '`subject` ' || outbox_text_problem(subject, 0, 255),
+        '`partition_key` ' || outbox_text_problem(partition_key, 0, 255),
+        '`cloud_event_id` ' || outbox_text_problem(cloud_event_id, 0, 255),
+        '`data_content_type` ' || outbox_text_problem(content_type, 0, 100),
+        CASE WHEN data_schema <> '' THEN '`data_schema` ' || outbox_schema_problem(data_schema) END,
+        CASE WHEN backend <> '' THEN '`publisher_backend` ' || coalesce(outbox_text_problem(backend, 0, 100),
+            CASE WHEN backend COLLATE "C" !~ '^[a-z0-9_.-]*$' THEN
+                'contains a character other than a-z, 0-9, `_`, `.` and `-`' END) END,
+        CASE WHEN scheduled_at NOT BETWEEN '0001-01-01 00:00:00+00'::timestamptz AND '9999-12-31 23:59:59.999999+00'::timestamptz THEN
+            '`scheduled_at` is out of range; it can be in the years 1 to 9999' END,
+        CASE WHEN event_time NOT BETWEEN '0001-01-01 00:00:00+00'::timestamptz AND '9999-12-31 23:59:59.999999+00'::timestamptz THEN
+            '`time` is out of range; it can be in the years 1 to 9999' END,
+        CASE WHEN max_retries < 0 THEN '`max_retries` is negative; it can be 0 to 2147483647' END,
+        CASE WHEN data IS NOT NULL AND bytes IS NOT NULL THEN
+            '`data` is both JSON and binary; it can be one of them' END,
+        CASE WHEN size > 1048576 THEN '`data` makes the event ' || size::text || ' bytes large; the limit is 1048576' END,
+        CASE WHEN extensions <> '{}'::jsonb THEN outbox_extensions_problem(extensions) END,
+        CASE WHEN publisher_config <> '{}'::jsonb THEN outbox_config_problem(publisher_config) END,
+        -- Shorter text is neither deep nor has long numbers.
+        CASE WHEN data_size > 200 AND data IS NOT NULL THEN '`data` ' || outbox_json_problem(data) END);
+END $$;
+
 -- Checks an event and writes its row. `place` begins the messages about an event of a batch. A stored event with the same id is
 -- compared as `publish` does: 3 retries, the default, are not compared, because a caller that gives 3 looks like one that
 -- gives none. Such a repetition writes something, so that its commit waits for a synchronous standby.
@@ -159,48 +201,31 @@ CREATE OR REPLACE FUNCTION outbox_write(place text, event_type text, source text
 DECLARE
     clock timestamptz := clock_timestamp();
     is_new boolean := id IS NULL AND cloud_event_id = '';
-    data_size integer := coalesce(octet_length(data::text), octet_length(bytes), 0);
-    size bigint;
+    data_size integer := octet_length(data::text);
     problem text;
 BEGIN
-    IF jsonb_typeof(extensions) <> 'object' THEN
-        problem := '`extensions` is not a JSON object';
-    ELSIF jsonb_typeof(publisher_config) <> 'object' THEN
-        problem := '`publisher_config` is not a JSON object';
-    ELSE
-        size := data_size + octet_length(event_type) + octet_length(source) + octet_length(subject)
-            + CASE WHEN publisher_config = '{}'::jsonb THEN 2 ELSE outbox_pairs_size(publisher_config) END
-            + CASE WHEN extensions = '{}'::jsonb THEN 2 ELSE outbox_pairs_size(extensions) END;
-        problem := coalesce(
-            '`event_type` ' || outbox_text_problem(event_type, 1, 255),
-            '`source` ' || outbox_text_problem(source, 1, 255),
-            '`subject` ' || outbox_text_problem(subject, 0, 255),
-            '`partition_key` ' || outbox_text_problem(partition_key, 0, 255),
-            '`cloud_event_id` ' || outbox_text_problem(cloud_event_id, 0, 255),
-            '`data_content_type` ' || outbox_text_problem(content_type, 0, 100),
-            CASE WHEN data_schema <> '' THEN '`data_schema` ' || outbox_schema_problem(data_schema) END,
-            CASE WHEN backend <> '' THEN '`publisher_backend` ' || coalesce(outbox_text_problem(backend, 0, 100),
-                CASE WHEN backend COLLATE "C" !~ '^[a-z0-9_.-]*$' THEN
-                    'contains a character other than a-z, 0-9, `_`, `.` and `-`' END) END,
-            CASE WHEN scheduled_at NOT BETWEEN '0001-01-01 00:00:00+00'::timestamptz AND '9999-12-31 23:59:59.999999+00'::timestamptz THEN
-                '`scheduled_at` is out of range; it can be in the years 1 to 9999' END,
-            CASE WHEN event_time NOT BETWEEN '0001-01-01 00:00:00+00'::timestamptz AND '9999-12-31 23:59:59.999999+00'::timestamptz THEN
-                '`time` is out of range; it can be in the years 1 to 9999' END,
-            CASE WHEN max_retries < 0 THEN '`max_retries` is negative; it can be 0 to 2147483647' END,
-            CASE WHEN data IS NOT NULL AND bytes IS NOT NULL THEN
-                '`data` is both JSON and binary; it can be one of them' END,
-            CASE WHEN size > 1048576 THEN '`data` makes the event ' || size::text || ' bytes large; the limit is 1048576' END,
-            CASE WHEN extensions <> '{}'::jsonb THEN outbox_extensions_problem(extensions) END,
-            CASE WHEN publisher_config <> '{}'::jsonb THEN outbox_config_problem(publisher_config) END,
-            -- Shorter text is neither deep nor has long numbers.
-            CASE WHEN data_size > 200 AND data IS NOT NULL THEN '`data` ' || outbox_json_problem(data) END);
+    -- The same rules in one small expression, for events that set little: all of them take half the time of a call.
+    IF (char_length(event_type) BETWEEN 1 AND 255 AND char_length(source) BETWEEN 1 AND 255 AND char_length(subject) <= 255
+            AND char_length(partition_key) <= 255 AND char_length(content_type) <= 100 AND cloud_event_id = '' AND data_schema = ''
+            AND (event_type || source || subject || partition_key || content_type) COLLATE "C" ~ E'^[\\u0020-\\u007E]*$'
+            AND char_length(backend) <= 100 AND backend COLLATE "C" ~ '^[a-z0-9_.-]*$' AND max_retries >= 0
+            AND scheduled_at IS NULL AND event_time IS NULL AND bytes IS NULL AND publisher_config = '{}'::jsonb
+            AND extensions = '{}'::jsonb AND (data_size IS NULL OR data_size < 1000000)) IS NOT TRUE THEN
+        problem := outbox_event_problem(event_type, source, data, bytes, subject, partition_key, backend, scheduled_at, max_retries,
+            publisher_config, extensions, data_schema, content_type, cloud_event_id, event_time);
+    ELSIF data_size > 200 THEN
+        problem := '`data` ' || outbox_json_problem(data);
     END IF;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION '%event field %', place, problem USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    id := coalesce(id, CASE WHEN cloud_event_id = '' THEN outbox_new_id() ELSE outbox_derived_id(source, cloud_event_id) END);
-    IF cloud_event_id = id::text THEN
-        cloud_event_id := '';
+    IF is_new THEN
+        id := outbox_new_id();
+    ELSIF cloud_event_id <> '' THEN
+        id := coalesce(id, outbox_derived_id(source, cloud_event_id));
+        IF cloud_event_id = id::text THEN
+            cloud_event_id := '';
+        END IF;
     END IF;
     INSERT INTO outbox_events (id, spec_version, event_type, source, subject, data_content_type, data_schema, data, data_binary,
             status, created_at, updated_at, scheduled_at, retry_count, max_retries, last_error, publisher_backend,
@@ -370,7 +395,7 @@ BEGIN
                     AND t.relname = CASE p.proname WHEN 'outbox_wake' THEN 'outbox_meta' ELSE 'outbox_events' END
             WHERE p.proname IN ('outbox_publish', 'outbox_publish_cloudevent', 'outbox_publish_many', 'outbox_wake', 'outbox_write',
                 'outbox_write_cloudevent', 'outbox_event_time', 'outbox_text_problem', 'outbox_shown_name', 'outbox_pairs_size',
-                'outbox_extensions_problem', 'outbox_config_problem', 'outbox_schema_problem', 'outbox_json_problem',
+                'outbox_event_problem', 'outbox_extensions_problem', 'outbox_config_problem', 'outbox_schema_problem', 'outbox_json_problem',
                 'outbox_sha1', 'outbox_derived_id', 'outbox_new_id')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function.name);
