@@ -53,6 +53,8 @@ pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherB
 pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{JsonText, OutboxEvent, Status};
+#[cfg(feature = "tokio-postgres")]
+pub use publish::adapters::tokio_postgres;
 pub use publish::{
     DEFAULT_MAX_EVENT_BYTES, Dialect, NewEvent, OutboxDatabase, PreparedEvent, PublishEvent, publish, publish_many,
 };

@@ -1,5 +1,7 @@
 //! Publishing on the caller's own connection: the event is part of the caller's transaction.
 
+#[cfg(feature = "tokio-postgres")]
+pub(crate) mod adapters;
 mod database_error;
 mod jsonb_limits;
 mod new_event;

@@ -52,7 +52,12 @@ pub struct PreparedEvent {
     params: [Option<String>; PARAMS],
 }
 
-const PARAMS: usize = 17;
+/// The number of parameters.
+pub(super) const PARAMS: usize = 17;
+
+/// The index of `max_retries` among them.
+#[cfg(feature = "tokio-postgres")]
+pub(super) const MAX_RETRIES: usize = 11;
 
 impl NewEvent {
     /// Checks every rule and returns a statement that writes the event, for drivers other than diesel.
@@ -65,7 +70,7 @@ impl NewEvent {
 }
 
 impl PreparedEvent {
-    fn new(event: ValidEvent) -> Self {
+    pub(super) fn new(event: ValidEvent) -> Self {
         let params = [
             Some(event.id.to_string()),
             Some(event.event_type),
