@@ -73,6 +73,10 @@ BEGIN
     IF FOUND THEN
         RETURN format('`publisher_config.%s` is neither a string nor a number', outbox_shown_name(name));
     END IF;
+    SELECT e.key INTO name FROM jsonb_each(config) e WHERE jsonb_typeof(e.value) = 'number' AND octet_length(e.value::text) > 4000 LIMIT 1;
+    IF FOUND THEN
+        RETURN format('`publisher_config.%s` is a number of more than 4000 digits', outbox_shown_name(name));
+    END IF;
     RETURN CASE WHEN config ? ''::text THEN '`publisher_config.` has an empty name' END;
 END $$;
 

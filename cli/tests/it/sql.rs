@@ -159,6 +159,7 @@ async fn hostile_input_is_an_error_and_writes_nothing() {
         "outbox_publish('t', 's', (repeat('[', 1000) || repeat(']', 1000))::jsonb)".to_owned(),
         "outbox_publish('t', 's', '{\"n\": 1e131071}')".to_owned(),
         "outbox_publish('t', 's', '[1e-16000]')".to_owned(),
+        r#"outbox_publish('t', 's', publisher_config => '{"n": 1e131071}')"#.to_owned(),
         "outbox_publish('t', 's', publisher_config => '{\"n\": 1e9000000}')".to_owned(),
         "outbox_publish('t', 's', extensions => '{\"n\": 1e131071}')".to_owned(),
         "outbox_publish('t', 's', extensions => '[]')".to_owned(),
@@ -190,7 +191,7 @@ async fn hostile_input_is_an_error_and_writes_nothing() {
     ];
     for call in &ours {
         let (state, message) = refused(&sql, &format!("SELECT {call}")).await;
-        let is_parsed = ["1e131071", "1e9000000"].iter().any(|number| call.contains(number));
+        let is_parsed = call.contains("1e9000000");
         assert!(state == SqlState::INVALID_PARAMETER_VALUE || is_parsed, "{call}: {state:?} {message}");
         assert!(
             message.len() < 300 && !message.contains("xxxxxxxxxx") || call.contains("(repeat"),
