@@ -106,6 +106,14 @@ fn time() -> impl Strategy<Value = Option<DateTime<Utc>>> {
     proptest::option::of(micros.prop_map(|micros| DateTime::from_timestamp_micros(micros).unwrap()))
 }
 
+fn config_value() -> impl Strategy<Value = Value> {
+    prop_oneof![text(0).prop_map(Value::from), any::<i64>().prop_map(Value::from)]
+}
+
+fn extension_value() -> impl Strategy<Value = Value> {
+    prop_oneof![text(0).prop_map(Value::from), any::<i32>().prop_map(Value::from), any::<bool>().prop_map(Value::from)]
+}
+
 prop_compose! {
     pub(crate) fn given()(
         event_type in text(1),
@@ -114,8 +122,8 @@ prop_compose! {
         texts in (text(0), text(0), "[a-z0-9_.-]{0,8}", text(0)),
         times in (time(), time()),
         max_retries in 0..i32::MAX,
-        config in proptest::collection::hash_map(text(1), prop_oneof![text(0).prop_map(Value::from), any::<i64>().prop_map(Value::from)], 0..3),
-        extensions in proptest::collection::hash_map("x[a-z0-9]{0,8}", prop_oneof![text(0).prop_map(Value::from), any::<i32>().prop_map(Value::from), any::<bool>().prop_map(Value::from)], 0..3),
+        config in proptest::collection::hash_map(text(1), config_value(), 0..3),
+        extensions in proptest::collection::hash_map("x[a-z0-9]{0,8}", extension_value(), 0..3),
     ) -> Given {
         Given {
             event_type, source, data, texts: [texts.0, texts.1, texts.2, texts.3], scheduled_at: times.0, event_time: times.1,

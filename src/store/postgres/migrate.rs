@@ -36,7 +36,14 @@ pub(super) const MIGRATIONS: [Migration; 7] = [
     Migration { version: 4, sql: include_str!("../../../migrations/postgres/0004_event_time_and_pauses.sql") },
     Migration { version: 5, sql: include_str!("../../../migrations/postgres/0005_audit.sql") },
     Migration { version: 6, sql: include_str!("../../../migrations/postgres/0006_schema.sql") },
-    Migration { version: 7, sql: include_str!("../../../migrations/postgres/0007_publish.sql") },
+    Migration {
+        version: 7,
+        sql: concat!(
+            include_str!("../../../migrations/postgres/0007_publish/checks.sql"),
+            "\n",
+            include_str!("../../../migrations/postgres/0007_publish/functions.sql"),
+        ),
+    },
 ];
 
 /// The key of the lock that allows one migration at a time in a schema, in SQL.
