@@ -26,7 +26,7 @@ where
     C: LoadConnection,
     C::Backend: OutboxDatabase,
 {
-    exactly_one(C::Backend::insert_each_blocking(conn, vec![event.prepare()?])?)
+    exactly_one(C::Backend::insert_each_blocking(conn, vec![event.into_valid()?])?)
 }
 
 /// Writes events on the caller's connection, all or none, and returns them as stored, in the order given.

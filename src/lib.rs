@@ -53,7 +53,11 @@ pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherB
 pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{JsonText, OutboxEvent, Status};
-pub use publish::{DEFAULT_MAX_EVENT_BYTES, NewEvent, OutboxDatabase, PublishEvent, publish, publish_many};
+#[cfg(feature = "tokio-postgres")]
+pub use publish::adapters::tokio_postgres;
+pub use publish::{
+    DEFAULT_MAX_EVENT_BYTES, Dialect, NewEvent, OutboxDatabase, PreparedEvent, PublishEvent, publish, publish_many,
+};
 pub use settings::{
     DURATION_FORMATS, DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit, RetentionSettings,
     RetryBackoff, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas, WebSettings, WebUser,

@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn ready(attributes: &str) -> ValidEvent {
-        read(attributes).unwrap().prepare().unwrap()
+        read(attributes).unwrap().into_valid().unwrap()
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
     fn a_uuid_becomes_the_rows_id() {
         let with_id = |id: &str| {
             let json = format!(r#"{{"specversion":"1.0","type":"t","source":"s","id":"{id}"}}"#);
-            NewEvent::from_cloud_event_json(&json).unwrap().prepare().unwrap()
+            NewEvent::from_cloud_event_json(&json).unwrap().into_valid().unwrap()
         };
         let lower = with_id("0197a3b2-aaaa-7000-8000-000000000001");
         assert_eq!(

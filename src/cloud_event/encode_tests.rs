@@ -9,7 +9,7 @@ use crate::event::Status;
 use crate::publish::NewEvent;
 
 fn stored(event: NewEvent) -> OutboxEvent {
-    let ready = event.prepare().unwrap();
+    let ready = event.into_valid().unwrap();
     let time = Utc.with_ymd_and_hms(2025, 6, 24, 20, 27, 0).unwrap();
     OutboxEvent {
         id: ready.id,

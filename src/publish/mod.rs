@@ -1,8 +1,13 @@
 //! Publishing on the caller's own connection: the event is part of the caller's transaction.
 
+#[cfg(feature = "tokio-postgres")]
+pub(crate) mod adapters;
 mod database_error;
 mod jsonb_limits;
 mod new_event;
+mod prepared;
+#[cfg(test)]
+pub(crate) mod random_events;
 mod validate;
 
 use std::future::Future;
@@ -12,6 +17,7 @@ use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, TransactionManager};
 
 pub use new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, PublishEvent};
+pub use prepared::{Dialect, PreparedEvent};
 pub(crate) use validate::{ValidEvent, check_backend, escape_for_message};
 
 use crate::error::{PublishError, StoreError};
@@ -69,7 +75,7 @@ where
     C: AsyncConnection,
     C::Backend: OutboxDatabase,
 {
-    exactly_one(<C::Backend as sealed::Insert>::insert_each(conn, vec![event.prepare()?]).await?)
+    exactly_one(<C::Backend as sealed::Insert>::insert_each(conn, vec![event.into_valid()?]).await?)
 }
 
 /// Writes events on the caller's connection, all or none, and returns them as stored, in the order given.
@@ -147,7 +153,7 @@ pub(crate) fn into_parts<DB: OutboxDatabase>(mut rest: Vec<ValidEvent>) -> Vec<V
 
 pub(crate) fn prepare_all(events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<ValidEvent>, PublishError> {
     let prepare = |(at, event): (usize, NewEvent)| {
-        event.prepare().map_err(|error| PublishError::InvalidInBatch { index: at + 1, error })
+        event.into_valid().map_err(|error| PublishError::InvalidInBatch { index: at + 1, error })
     };
     events.into_iter().enumerate().map(prepare).collect()
 }

@@ -113,15 +113,15 @@ impl NewEvent {
     }
 
     /// Checks every rule and converts the event to the columns of its row.
-    pub(crate) fn prepare(self) -> Result<ValidEvent, InvalidEvent> {
+    pub(crate) fn into_valid(self) -> Result<ValidEvent, InvalidEvent> {
         let mut this = self.in_current_trace();
         if let Some(trace) = this.trace.take() {
             trace.add_to(&mut this.extensions);
         }
-        this.into_ready()
+        this.into_columns()
     }
 
-    fn into_ready(self) -> Result<ValidEvent, InvalidEvent> {
+    fn into_columns(self) -> Result<ValidEvent, InvalidEvent> {
         self.check()?;
         let is_new = self.id.is_none() && self.cloud_event_id.is_none();
         let id = self.row_id();
@@ -201,7 +201,9 @@ pub(crate) fn check_backend(name: &str) -> Result<(), InvalidEvent> {
 }
 
 fn year(field: &str, time: DateTime<Utc>) -> Result<(), InvalidEvent> {
-    if YEARS.contains(&time.year()) {
+    // As it is stored: a leap second is the first second of the next minute.
+    let stored = DateTime::from_timestamp_micros(time.timestamp_micros());
+    if stored.is_some_and(|time| YEARS.contains(&time.year())) {
         return Ok(());
     }
     Err(InvalidEvent::new(field, "is out of range; it can be in the years 1 to 9999"))

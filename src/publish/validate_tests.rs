@@ -9,12 +9,12 @@ fn event() -> NewEvent {
 }
 
 fn refused(event: NewEvent) -> InvalidEvent {
-    event.prepare().map(|_| ()).expect_err("the event breaks a rule")
+    event.into_valid().map(|_| ()).expect_err("the event breaks a rule")
 }
 
 #[test]
 fn an_event_that_says_little_gets_the_tables_defaults() {
-    let ready = event().prepare().unwrap();
+    let ready = event().into_valid().unwrap();
     assert_eq!(ready.id.get_version_num(), 7);
     assert_eq!((ready.data, ready.data_binary, ready.scheduled_micros, ready.delay_micros), (None, None, None, 0));
     assert_eq!((ready.max_retries, ready.data_content_type.as_str()), (3, "application/json"));
@@ -34,7 +34,7 @@ fn lengths_are_counted_in_characters_up_to_the_limit() {
         ("data_content_type", 100, NewEvent::content_type),
     ];
     for (field, limit, set) in fields {
-        set(event(), "é".repeat(limit)).prepare().unwrap_or_else(|error| panic!("{field}: {error}"));
+        set(event(), "é".repeat(limit)).into_valid().unwrap_or_else(|error| panic!("{field}: {error}"));
         let error = refused(set(event(), "é".repeat(limit + 1)));
         assert_eq!((error.field.as_str(), error.problem.contains(&limit.to_string())), (field, true), "{error}");
         assert!(!error.to_string().contains('é'), "the value is shown: {error}");
@@ -49,7 +49,7 @@ fn lengths_are_counted_in_characters_up_to_the_limit() {
     ] {
         assert_eq!(refused(event).field, field);
     }
-    assert!(event().publisher_backend_of_length(100).prepare().is_ok());
+    assert!(event().publisher_backend_of_length(100).into_valid().is_ok());
     assert_eq!(refused(event().publisher_backend_of_length(101)).field, "publisher_backend");
 }
 
@@ -61,7 +61,7 @@ impl NewEvent {
 
 #[test]
 fn a_backend_is_a_lane_name() {
-    assert!(event().backend("redis-2_a.b").prepare().is_ok());
+    assert!(event().backend("redis-2_a.b").into_valid().is_ok());
     for name in ["Redis", "a b", "a/b", "é"] {
         assert_eq!(refused(event().backend(name)).field, "publisher_backend");
     }
@@ -71,7 +71,7 @@ fn a_backend_is_a_lane_name() {
 fn a_schema_is_an_absolute_uri() {
     let of_length = |length: usize| format!("https://a.b/{}", "x".repeat(length - 12));
     for uri in ["https://example.com/s.json#part", "urn:example:schema", &of_length(200)] {
-        assert_eq!(event().data_schema(uri).prepare().unwrap().data_schema, uri);
+        assert_eq!(event().data_schema(uri).into_valid().unwrap().data_schema, uri);
     }
     for uri in ["", "schema.json", "//host/path", "https://a b/", &of_length(201)] {
         assert_eq!(refused(event().data_schema(uri)).field, "data_schema");
@@ -85,7 +85,7 @@ fn extensions_follow_cloudevents() {
         .extension("sampled", true)
         .extension("sequence2", i32::MIN)
         .extension("sequence2", i32::MAX)
-        .prepare()
+        .into_valid()
         .unwrap();
     let extensions: Value = serde_json::from_str(&ready.extensions).unwrap();
     assert_eq!(extensions, json!({"traceparent": "00-ab-cd-01", "sampled": true, "sequence2": i32::MAX}));
@@ -104,25 +104,25 @@ fn extensions_follow_cloudevents() {
 #[test]
 fn config_fields_are_strings_and_numbers() {
     let ready =
-        event().publisher_config("a", "1").publisher_config("b", 1.5).publisher_config("a", 2).prepare().unwrap();
+        event().publisher_config("a", "1").publisher_config("b", 1.5).publisher_config("a", 2).into_valid().unwrap();
     assert_eq!(serde_json::from_str::<Value>(&ready.publisher_config).unwrap(), json!({"a": 2, "b": 1.5}));
     for value in [json!(null), json!(true), json!([1]), json!({}), json!(f64::NAN), json!("a\0")] {
         assert_eq!(refused(event().publisher_config("name", value)).field, "publisher_config.name");
     }
     assert_eq!(refused(event().publisher_config("", 1)).field, "publisher_config.");
     let fields = |count: usize| (0..count).fold(event(), |event, at| event.publisher_config(format!("f{at}"), at));
-    assert!(fields(MAX_CONFIG_PAIRS).prepare().is_ok());
+    assert!(fields(MAX_CONFIG_PAIRS).into_valid().is_ok());
     assert_eq!(refused(fields(MAX_CONFIG_PAIRS + 1)).field, "publisher_config");
 }
 
 #[test]
 fn data_is_json_or_bytes() {
-    assert_eq!(event().data(json!({"a": 1})).prepare().unwrap().data.as_deref(), Some("{\"a\":1}"));
-    assert_eq!(event().data(()).prepare().unwrap().data, None);
-    assert_eq!(event().data_json(" null ").prepare().unwrap().data, None);
-    let binary = event().binary([1, 2]).prepare().unwrap();
+    assert_eq!(event().data(json!({"a": 1})).into_valid().unwrap().data.as_deref(), Some("{\"a\":1}"));
+    assert_eq!(event().data(()).into_valid().unwrap().data, None);
+    assert_eq!(event().data_json(" null ").into_valid().unwrap().data, None);
+    let binary = event().binary([1, 2]).into_valid().unwrap();
     assert_eq!((binary.data_binary, binary.data_content_type.as_str()), (Some(vec![1, 2]), "application/octet-stream"));
-    assert_eq!(event().binary([1]).content_type("image/png").prepare().unwrap().data_content_type, "image/png");
+    assert_eq!(event().binary([1]).content_type("image/png").into_valid().unwrap().data_content_type, "image/png");
     for event in [
         event().data(1).binary([1]),
         event().data_json("{"),
@@ -136,37 +136,39 @@ fn data_is_json_or_bytes() {
 #[test]
 fn size_is_bounded() {
     let overhead = "user.created".len() + "user-service".len() + "{}{}".len();
-    assert!(event().binary(vec![0; 1000 - overhead]).max_bytes(1000).prepare().is_ok());
+    assert!(event().binary(vec![0; 1000 - overhead]).max_bytes(1000).into_valid().is_ok());
     let error = refused(event().binary(vec![0; 1001 - overhead]).max_bytes(1000));
     assert!(error.to_string().contains("1001 bytes large; the limit is 1000"), "{error}");
     assert!(refused(event().data("x".repeat(DEFAULT_MAX_EVENT_BYTES))).problem.contains("1048576"));
-    assert!(event().data("x".repeat(DEFAULT_MAX_EVENT_BYTES)).or_defaults(3, 2 << 20).prepare().is_ok());
-    assert!(event().publisher_config("name", "x".repeat(2000)).max_bytes(1000).prepare().is_err());
-    assert!(event().extension("name", "x".repeat(2000)).max_bytes(1000).prepare().is_err());
+    assert!(event().data("x".repeat(DEFAULT_MAX_EVENT_BYTES)).or_defaults(3, 2 << 20).into_valid().is_ok());
+    assert!(event().publisher_config("name", "x".repeat(2000)).max_bytes(1000).into_valid().is_err());
+    assert!(event().extension("name", "x".repeat(2000)).max_bytes(1000).into_valid().is_err());
 }
 
 #[test]
 fn times_and_counts_are_those_that_every_reader_knows() {
     let at = |year| Utc.with_ymd_and_hms(year, 6, 1, 0, 0, 0).unwrap();
     for year in [1, 2025, 9999] {
-        let ready = event().scheduled_at(at(year)).prepare().unwrap();
+        let ready = event().scheduled_at(at(year)).into_valid().unwrap();
         assert_eq!(ready.scheduled_micros, Some(at(year).timestamp_micros()));
     }
     for time in [at(0), at(10_000), DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
         assert_eq!(refused(event().scheduled_at(time)).field, "scheduled_at");
     }
-    assert_eq!(event().scheduled_in(Duration::from_millis(1500)).prepare().unwrap().delay_micros, 1_500_000);
-    assert!(event().scheduled_in(MAX_DELAY).prepare().is_ok());
+    let leap_second = DateTime::parse_from_rfc3339("9999-12-31T23:59:60Z").unwrap().to_utc();
+    assert_eq!(refused(event().time(leap_second)).field, "time");
+    assert_eq!(event().scheduled_in(Duration::from_millis(1500)).into_valid().unwrap().delay_micros, 1_500_000);
+    assert!(event().scheduled_in(MAX_DELAY).into_valid().is_ok());
     assert_eq!(refused(event().scheduled_in(Duration::MAX)).field, "scheduled_at");
-    assert!(event().max_retries(0).prepare().is_ok() && event().max_retries(i32::MAX).prepare().is_ok());
+    assert!(event().max_retries(0).into_valid().is_ok() && event().max_retries(i32::MAX).into_valid().is_ok());
     assert_eq!(refused(event().max_retries(-1)).field, "max_retries");
-    assert_eq!(event().or_defaults(7, 100).prepare().unwrap().max_retries, 7);
-    assert_eq!(event().max_retries(1).or_defaults(7, 100).prepare().unwrap().max_retries, 1);
+    assert_eq!(event().or_defaults(7, 100).into_valid().unwrap().max_retries, 7);
+    assert_eq!(event().max_retries(1).or_defaults(7, 100).into_valid().unwrap().max_retries, 1);
 }
 
 #[test]
 fn another_producers_id_always_gives_the_same_row() {
-    let id = |source: &str, id: &str| NewEvent::new("t", source).cloud_event_id(id).prepare().unwrap();
+    let id = |source: &str, id: &str| NewEvent::new("t", source).cloud_event_id(id).into_valid().unwrap();
     assert_eq!(id("a", "1").id, id("a", "1").id);
     assert_ne!(id("a", "1").id, id("b", "1").id);
     assert_ne!(id("a", "1").id, id("a", "2").id);
@@ -184,7 +186,7 @@ fn debug_shows_no_payload() {
 proptest! {
     #[test]
     fn whatever_is_accepted_fits_the_columns(event_type in ".{0,300}", key in ".{0,300}", data in ".{0,50}") {
-        if let Ok(ready) = NewEvent::new(event_type, "s").partition_key(key).data(data).prepare() {
+        if let Ok(ready) = NewEvent::new(event_type, "s").partition_key(key).data(data).into_valid() {
             prop_assert!((1..=255).contains(&ready.event_type.chars().count()));
             prop_assert!(ready.partition_key.chars().count() <= 255);
             for text in [&ready.event_type, &ready.partition_key, &ready.publisher_config, ready.data.as_ref().unwrap()] {

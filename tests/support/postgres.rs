@@ -1,6 +1,7 @@
 //! PostgreSQL servers for tests.
 
 use std::fs;
+use std::io::{Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -89,6 +90,19 @@ impl Database {
 
     pub(crate) async fn connect(&self) -> Client {
         connect(&self.url).await
+    }
+
+    /// Restores a dump of this database in another, empty one.
+    pub(crate) fn dump_into(&self, other: &Self) {
+        let dump = unprivileged("pg_dump").args(["--format=custom", &self.url]).output().unwrap();
+        assert!(dump.status.success(), "pg_dump: {}", String::from_utf8_lossy(&dump.stderr));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&dump.stdout).unwrap();
+        file.rewind().unwrap();
+        let restored =
+            unprivileged("pg_restore").args(["--exit-on-error", "--dbname", &other.url]).stdin(file).output();
+        let restored = restored.unwrap();
+        assert!(restored.status.success(), "pg_restore: {}", String::from_utf8_lossy(&restored.stderr));
     }
 }
 

@@ -44,6 +44,7 @@ mod schemas;
 mod secrets;
 mod sentinel;
 mod shutdown;
+mod sql;
 mod standby;
 mod supervision;
 mod takeover;

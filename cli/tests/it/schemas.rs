@@ -213,6 +213,14 @@ async fn a_schema_that_was_renamed_is_out_of_date_until_it_is_migrated() {
     assert!(worker.status.code() == Some(1) && text(&worker).contains("are out of date"), "{}", text(&worker));
     assert!(migrate(&test, "after").starts_with("upgraded"), "the functions are placed");
     assert!(migrate(&test, "after").starts_with("already up to date"), "once");
+    test.sql()
+        .await
+        .batch_execute(
+            "SELECT outbox_publish('t', 's', backend => 'nowhere'); SELECT outbox_wake(); \
+        DELETE FROM outbox_events",
+        )
+        .await
+        .unwrap();
     test.insert(10, 2).await;
     test.run(&["events", "fail", &ids(&test, "after").await[0], "--reason", "no"]).await;
     test.drain(&test.settings().write()).await;

@@ -57,7 +57,7 @@ async fn channel(test: &TestOutbox) -> String {
 }
 
 /// Collects the payloads of notifications after this call.
-async fn announcements(test: &TestOutbox) -> Arc<Mutex<Vec<String>>> {
+pub(crate) async fn announcements(test: &TestOutbox) -> Arc<Mutex<Vec<String>>> {
     let (client, mut connection) = tokio_postgres::connect(test.url(), NoTls).await.unwrap();
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
     let kept = Arc::clone(&heard);

@@ -94,6 +94,23 @@ impl Target {
     }
 }
 
+/// Converts the driver's error on a connection of the caller's own.
+#[cfg(feature = "tokio-postgres")]
+pub(crate) fn error_of_callers_connection(error: &tokio_postgres::Error) -> StoreError {
+    let not_migrated =
+        |state| StoreError::NotMigrated { target: "the search path of this connection".to_owned(), state };
+    match error.code() {
+        Some(&SqlState::UNDEFINED_TABLE) => not_migrated("missing"),
+        Some(&SqlState::UNDEFINED_COLUMN) => not_migrated("out of date"),
+        Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => StoreError::ReadOnly { target: "of this connection".to_owned() },
+        state => {
+            let is_aborted = state == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
+            let transient = !is_aborted && state.is_none_or(|state| !is_refusal(state.code()));
+            StoreError::Query { operation: "write events", transient, reason: chain(error) }
+        }
+    }
+}
+
 /// Why a server of an address was not connected.
 #[derive(Debug)]
 pub(super) enum AttemptError {

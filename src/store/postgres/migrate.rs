@@ -12,10 +12,13 @@ use super::statement::on_a_primary;
 use super::{PostgresStore, Result, access, adopt};
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, ProgressFn, find_obstacle, find_pending};
 
-/// The migration that is applied again after the schema was renamed.
-const PLACES_FUNCTIONS: i32 = 6;
+/// The migrations that are applied again after the schema was renamed, with the functions whose search path they set.
+const PLACES_FUNCTIONS: [(i32, &str); 2] = [
+    (6, "'outbox_record_accepted', 'outbox_record_handled', 'outbox_record_rejected', 'outbox_fail'"),
+    (7, "'outbox_publish', 'outbox_publish_cloudevent', 'outbox_publish_many', 'outbox_wake'"),
+];
 
-pub(super) const MIGRATIONS: [Migration; 6] = [
+pub(super) const MIGRATIONS: [Migration; 7] = [
     Migration {
         version: 1,
         sql: concat!(
@@ -32,7 +35,15 @@ pub(super) const MIGRATIONS: [Migration; 6] = [
     Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_handlers.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/postgres/0004_event_time_and_pauses.sql") },
     Migration { version: 5, sql: include_str!("../../../migrations/postgres/0005_audit.sql") },
-    Migration { version: PLACES_FUNCTIONS, sql: include_str!("../../../migrations/postgres/0006_schema.sql") },
+    Migration { version: 6, sql: include_str!("../../../migrations/postgres/0006_schema.sql") },
+    Migration {
+        version: 7,
+        sql: concat!(
+            include_str!("../../../migrations/postgres/0007_publish/checks.sql"),
+            "\n",
+            include_str!("../../../migrations/postgres/0007_publish/functions.sql"),
+        ),
+    },
 ];
 
 /// The key of the lock that allows one migration at a time in a schema, in SQL.
@@ -118,12 +129,15 @@ async fn find_applied(client: &SchemaClient) -> std::result::Result<Vec<i32>, to
 /// The condition that a migration counts as applied: the functions' search path is this schema.
 fn in_place(schema: &Schema) -> String {
     let schema = schema.literal();
-    format!(
-        "(version <> {PLACES_FUNCTIONS} OR NOT EXISTS (SELECT FROM pg_proc p \
-            JOIN pg_namespace s ON s.oid = p.pronamespace AND s.nspname = {schema} \
-            WHERE p.proname IN ('outbox_record_accepted', 'outbox_record_handled', 'outbox_record_rejected', 'outbox_fail') \
-                AND ('search_path=' || quote_ident({schema}) || ', pg_temp' = ANY (p.proconfig)) IS NOT TRUE))"
-    )
+    let in_place = PLACES_FUNCTIONS.map(|(version, functions)| {
+        format!(
+            "(version <> {version} OR NOT EXISTS (SELECT FROM pg_proc p \
+                JOIN pg_namespace s ON s.oid = p.pronamespace AND s.nspname = {schema} \
+                WHERE p.proname IN ({functions}) \
+                    AND ('search_path=' || quote_ident({schema}) || ', pg_temp' = ANY (p.proconfig)) IS NOT TRUE))"
+        )
+    });
+    in_place.join(" AND ")
 }
 
 /// The outbox's own id, if the tables are those of this version.

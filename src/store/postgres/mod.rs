@@ -46,6 +46,8 @@ mod pauses;
 mod plans_tests;
 #[cfg(test)]
 mod primary_tests;
+#[cfg(test)]
+mod publish_tests;
 mod pulse;
 mod queue_position;
 mod refusal;
@@ -61,6 +63,8 @@ mod tls;
 mod trigger;
 
 pub(crate) use connect::Target;
+#[cfg(feature = "tokio-postgres")]
+pub(crate) use errors::error_of_callers_connection;
 #[cfg(any(test, feature = "bench-api"))]
 pub(crate) use schema_client::SchemaClient;
 use settle::{SettlePool, Settling};

@@ -22,6 +22,8 @@ mod migrations;
 mod order;
 mod overview;
 mod pauses;
+#[cfg(test)]
+mod prepared_tests;
 mod queue_position;
 mod roles;
 pub(crate) mod row;

@@ -88,6 +88,18 @@ async fn the_documented_way_back_restores_the_table_and_its_worker_runs() {
 }
 
 #[tokio::test]
+async fn the_functions_publish_into_an_adopted_table() {
+    let adoption = Adoption::new().await;
+    adoption.adopt();
+    let events = r#"SELECT outbox_publish('t', 's', '{"n": 1}', 'subject', 'key', scheduled_at => '2025-01-01');
+        SELECT outbox_publish_cloudevent('{"specversion": "1.0", "id": "1", "type": "t", "source": "s", "data_base64": "AP8="}');
+        SELECT outbox_publish_many('[{"specversion": "1.0", "id": "1", "type": "t", "source": "s", "data_base64": "AP8="}]')"#;
+    adoption.test.sql().await.batch_execute(events).await.unwrap();
+    adoption.test.drain(&settings(&adoption)).await;
+    assert_eq!((adoption.test.published().await, adoption.test.length().await), (2, 2));
+}
+
+#[tokio::test]
 async fn an_application_that_comes_to_the_tables_of_an_outbox_writes_into_them() {
     let adoption = Adoption::beside(TestOutbox::new().await);
     adoption.django.call("migrate_onto_what_is_there", &[]);
