@@ -20,7 +20,7 @@ pub(super) fn judge(
     let late = |seconds: Option<f64>| seconds.is_some_and(|seconds| seconds > lease.as_secs_f64() * LATE);
     for backend in status.backends.iter().filter(|backend| backend.due > 0) {
         let (name, due) = (if backend.name.is_empty() { "(default)" } else { &backend.name }, backend.due);
-        let problem = format!("{due} events for {name} are due: ");
+        let problem = format!("events of {name} are due ({due}): ");
         if backend.paused {
             findings.advice(
                 "paused",
@@ -43,14 +43,14 @@ pub(super) fn judge(
     for handler in handlers.iter().filter(|handler| handler.owed > 0 && !handler.alive) {
         findings.advice(
             "handlers",
-            format!("{} events wait for handler {}, which no live process has", handler.owed, handler.name),
+            format!("events wait for handler {}, which no live process has ({})", handler.name, handler.owed),
             format!("start its service, or `outbox handlers drop {}`", handler.name),
         );
     }
     if let Some(failed) = status.counts.get("failed").filter(|failed| **failed > 0) {
         findings.advice(
             "failed",
-            format!("{failed} events have failed; they hold their keys where on_failed = \"hold\""),
+            format!("events have failed ({failed}); they hold their keys where on_failed = \"hold\""),
             "`outbox events list --status failed`, then retry, fail or delete them",
         );
     }
