@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Events in one query.
+const PAGE: usize = 1_000;
+
 /// All leases of a lane, and what had been sent before they were taken.
 pub(super) struct LaneAccess {
     store: Arc<dyn Store>,
@@ -72,6 +75,9 @@ impl LaneAccess {
             let snapshot = self.beat().await?;
             if is_claimed_earlier(self.beat.worker, &self.lane, &snapshot) {
                 return Err(self.unavailable("another command is changing its events; try again when that has ended"));
+            }
+            if snapshot.protocol < 2 {
+                return Err(self.unavailable("a worker of an older version is alive, which does not release it"));
             }
             let all = self.shards();
             let missing = all - self.beat.held.len();
@@ -154,12 +160,12 @@ impl LaneAccess {
 
     /// Remembers which of the sent events the database does not have as sent; returns the others.
     async fn compare(&mut self, sent: &[(Uuid, i64)]) -> Result<Vec<(Uuid, i64)>, AdminError> {
-        if sent.is_empty() {
-            return Ok(Vec::new());
+        let mut unsettled: HashSet<(Uuid, i64)> = HashSet::new();
+        for page in sent.chunks(PAGE) {
+            self.store.mark_failed_as_sent(page).await?;
+            let rows = self.store.find_unsettled(&self.lane, page).await?;
+            unsettled.extend(rows.iter().map(|row| (row.id, row.position.seq)));
         }
-        self.store.mark_failed_as_sent(sent).await?;
-        let unsettled = self.store.find_unsettled(&self.lane, sent).await?;
-        let unsettled: HashSet<(Uuid, i64)> = unsettled.iter().map(|row| (row.id, row.position.seq)).collect();
         let recorded = sent.iter().filter(|event| !unsettled.contains(event)).copied().collect();
         self.unrecorded.extend(unsettled.into_iter().map(|(id, _)| id));
         Ok(recorded)

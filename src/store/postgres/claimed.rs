@@ -66,7 +66,8 @@ async fn change(
         .run("change events of a claimed backend", |conn| {
             let change_and_note = async move |conn: &mut SchemaConnection| {
                 let (held, changed): (bool, Vec<Uuid>) = sql::<(Bool, Array<SqlUuid>)>(
-                "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)), \
+                "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true), \
+                    set_config('idle_in_transaction_session_timeout', '5000', true)), \
                  claim AS MATERIALIZED (SELECT ",
             )
             .bind::<Text, _>(lane.to_string())

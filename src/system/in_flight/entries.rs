@@ -20,7 +20,7 @@ const HEAVY: usize = 500;
 const MAX_HEAVY_KEYS: usize = 32;
 
 /// One sweep in this many reads the events of a heavy key, too.
-const SWEEPS_OF_A_HEAVY_KEY: u32 = 20;
+const SWEEPS_OF_A_HEAVY_KEY: u32 = 100;
 
 pub(super) struct InFlightEntry {
     pub(super) position: Position,

@@ -51,8 +51,6 @@ struct ShardState {
     /// It must be read, whether or not there is more.
     must_read: bool,
     sweep: Position,
-    /// Its sweep has reached the cursor, and begins again with the next round.
-    swept: bool,
     parts: ShardParts,
     /// The ends of the parts in which it was read: its sweep stops there, too.
     ends: BTreeSet<Position>,
@@ -135,10 +133,6 @@ pub(crate) struct LaneReader {
     next_retries: BootInstant,
     passed_retries: PassedRetries,
     next_sweep: BootInstant,
-    /// When the sweeps that have reached their cursors begin again, together.
-    next_round: BootInstant,
-    /// Something behind the cursors was changed during a sweep.
-    sweeps_again: bool,
     /// Until when the sweep pauses whatever happens, so that it takes only a part of the time.
     sweep_rests_until: BootInstant,
     /// A fetch preceded a sweep that is due; the next one does not.
@@ -172,8 +166,6 @@ impl LaneReader {
             next_retries: now,
             passed_retries: PassedRetries::default(),
             next_sweep: now,
-            next_round: now,
-            sweeps_again: false,
             sweep_rests_until: now,
             sweep_is_next: false,
             has_read: false,
@@ -195,7 +187,6 @@ impl LaneReader {
                 full: true,
                 must_read: false,
                 sweep: Position::START,
-                swept: false,
                 parts: ShardParts::default(),
                 ends: BTreeSet::new(),
             };

@@ -22,11 +22,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl LaneReader {
     pub(super) fn plan_sweep(&mut self, budget: usize, now: BootInstant) -> Option<FetchPlan> {
-        self.restart_swept(now);
+        // Checked here as well as at the end of a step: a rewind, or a lost shard, can end a sweep as well.
+        self.restart_if_swept();
         let mut ranges: Vec<Range> = self
             .shards
             .iter()
-            .filter(|(_, state)| !state.swept && state.sweep < state.cursor)
+            .filter(|(_, state)| state.sweep < state.cursor)
             .map(|(shard, state)| Range {
                 shard: *shard,
                 from: state.sweep,
@@ -80,8 +81,6 @@ impl LaneReader {
 
     /// Sweeps soon: events behind the cursors were changed, as by an operator's retry.
     pub(crate) fn hurry_sweep(&mut self, now: BootInstant) {
-        self.next_round = now;
-        self.sweeps_again = self.shards.values().any(|state| !state.swept);
         self.next_sweep = self.next_sweep.min(now).max(self.sweep_rests_until);
     }
 
@@ -118,16 +117,13 @@ impl LaneReader {
         state.ends.extend(half);
     }
 
-    /// Begins a round if one is due: the shards that were swept are swept again. Others continue: one with a long backlog
-    /// that waits must not keep the others from being swept.
-    fn restart_swept(&mut self, now: BootInstant) {
-        // A rewind can end a sweep as well.
-        self.shards.values_mut().for_each(|state| state.swept |= state.sweep >= state.cursor);
-        if now >= self.next_round {
-            for state in self.shards.values_mut().filter(|state| state.swept) {
-                (state.sweep, state.swept) = (Position::START, false);
-            }
+    /// Restarts a sweep that has reached every cursor; returns whether it had.
+    fn restart_if_swept(&mut self) -> bool {
+        let swept = self.shards.values().all(|state| state.sweep >= state.cursor);
+        if swept {
+            self.shards.values_mut().for_each(|state| state.sweep = Position::START);
         }
+        swept
     }
 
     /// The last position of a shard's next sweep step. Steps end by bounds, not by a LIMIT: a LIMIT does not count dead
@@ -158,32 +154,16 @@ impl LaneReader {
                 state.ends.remove(&to);
             }
         }
-        self.rest(now.after(pause_after_step(took)));
-        self.end_sweeps(plan, now);
-    }
-
-    /// Notes which shards of a step were swept to their cursors, and when the next round begins.
-    fn end_sweeps(&mut self, plan: &FetchPlan, now: BootInstant) {
-        let mut any = false;
-        for range in &plan.ranges {
-            if let Some(state) = self.shards.get_mut(&range.shard).filter(|state| state.sweep >= state.cursor) {
-                (state.swept, any) = (true, true);
-            }
-        }
-        let all = self.shards.values().all(|state| state.swept);
-        if all || any && self.next_round <= now {
-            let idle = if self.has_read { Duration::ZERO } else { IDLE_PAUSE };
-            self.next_round = now.after(self.poll_interval.max(idle));
-        }
-        if all {
-            self.has_read = false;
-            if std::mem::take(&mut self.sweeps_again) {
-                self.next_round = now;
-            }
+        let mut pause = pause_after_step(took);
+        self.rest(now.after(pause));
+        if self.restart_if_swept() {
             if !std::mem::take(&mut self.sweep_was_late) {
                 self.sweep_together = self.sweep_together.saturating_mul(2);
             }
+            let idle = if std::mem::take(&mut self.has_read) { Duration::ZERO } else { IDLE_PAUSE };
+            pause = pause.max(self.poll_interval).max(idle);
         }
+        self.next_sweep = now.after(pause);
     }
 }
 

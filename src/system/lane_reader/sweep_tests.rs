@@ -184,34 +184,3 @@ fn a_first_reading_that_is_given_up_is_tried_with_one_shard() {
     cursor.note_failed_fetch(&plan, false, now);
     assert_eq!(cursor.plan(1_000, false, now).unwrap().ranges.len(), 1);
 }
-
-#[test]
-fn a_shard_whose_sweep_is_long_does_not_keep_the_others_from_being_swept() {
-    let mut cursor = many(2);
-    let mut now = BootInstant::now();
-    // Shard 0 has a backlog that waits; shard 1 has one event.
-    let backlog: Vec<(i64, i64)> = (1..=50_000).map(|n| (n, n)).collect();
-    let (mut begun, mut last) = (Vec::new(), now);
-    let until = now.after(Duration::from_secs(60));
-    while now < until {
-        let Some(plan) = cursor.plan(1_000, false, now) else {
-            now = now.after(MS);
-            continue;
-        };
-        now = now.after(MS * 5);
-        let mut answer = FetchResult::default();
-        for range in &plan.ranges {
-            let pending = if range.shard == 0 { &backlog[..] } else { &backlog[..1] };
-            let first = pending.partition_point(|(at, seq)| (*at, *seq) <= (range.from.scheduled_at, range.from.seq));
-            let inside = pending[first..].iter().map(|&place| row(range.shard, place));
-            let inside = inside.take_while(|row| range.to.is_none_or(|to| row.position < to));
-            answer.rows.extend(inside.take(usize::try_from(range.limit).unwrap()));
-        }
-        if plan.purpose == Purpose::Sweep && plan.ranges.iter().any(|range| range.shard == 1) {
-            begun.push(now.since(last));
-            last = now;
-        }
-        cursor.advance(&plan, &answer, now);
-    }
-    assert!(begun.len() > 20, "shard 1 was swept {} times in a minute", begun.len());
-}
