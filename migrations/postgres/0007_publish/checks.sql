@@ -56,7 +56,7 @@ BEGIN
             ELSE 'is not a string, a boolean or a 32-bit integer'
         END;
         IF problem IS NOT NULL THEN
-            RETURN format('`extensions.%s` %s', outbox_shown_name(name), problem);
+            RETURN pg_catalog.format('`extensions.%s` %s', outbox_shown_name(name), problem);
         END IF;
     END LOOP;
     RETURN NULL;
@@ -68,16 +68,16 @@ DECLARE
     name text;
 BEGIN
     IF pairs > 100 THEN
-        RETURN format('`publisher_config` has %s fields; the limit is 100', pairs);
+        RETURN pg_catalog.format('`publisher_config` has %s fields; the limit is 100', pairs);
     END IF;
     SELECT e.key INTO name FROM jsonb_each(config) e WHERE jsonb_typeof(e.value) NOT IN ('string', 'number') LIMIT 1;
     IF FOUND THEN
-        RETURN format('`publisher_config.%s` is neither a string nor a number', outbox_shown_name(name));
+        RETURN pg_catalog.format('`publisher_config.%s` is neither a string nor a number', outbox_shown_name(name));
     END IF;
     SELECT e.key INTO name FROM jsonb_each(config) e
         WHERE jsonb_typeof(e.value) = 'number' AND octet_length(e.value::text) > 4000 LIMIT 1;
     IF FOUND THEN
-        RETURN format('`publisher_config.%s` is a number of more than 4000 digits', outbox_shown_name(name));
+        RETURN pg_catalog.format('`publisher_config.%s` is a number of more than 4000 digits', outbox_shown_name(name));
     END IF;
     RETURN CASE WHEN config ? ''::text THEN '`publisher_config.` has an empty name' END;
 END $$;
@@ -112,7 +112,7 @@ DECLARE
     padded bytea := message || E'\\x80'::bytea || decode(repeat('00', (119 - length(message) % 64) % 64), 'hex')
         || int8send(length(message)::bigint * 8);
     h bigint[] := ARRAY[1732584193, 4023233417, 2562383102, 271733878, 3285377520];
-    w bigint[] := array_fill(0::bigint, ARRAY[80]);
+    w bigint[] := pg_catalog.array_fill(0::bigint, ARRAY[80]);
     a bigint; b bigint; c bigint; d bigint; e bigint; x bigint; at integer;
 BEGIN
     FOR start IN 0 .. length(padded) - 64 BY 64 LOOP
@@ -154,8 +154,8 @@ END $$;
 -- A UUID of version 7: milliseconds since 1970, and random bits of one of version 4.
 CREATE OR REPLACE FUNCTION outbox_new_id() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
     SELECT encode(set_bit(set_bit(
-        substr(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 3) || substr(uuid_send(gen_random_uuid()), 7),
-        52, 1), 53, 1), 'hex')::uuid $$;
+        substr(int8send((extract(epoch FROM clock_timestamp()) * 1000::numeric)::bigint), 3) || substr(uuid_send(gen_random_uuid()), 7),
+        52::bigint, 1), 53::bigint, 1), 'hex')::uuid $$;
 
 -- What is wrong with an event, in the words of `InvalidEvent`; NULL: nothing.
 CREATE OR REPLACE FUNCTION outbox_event_problem(event_type text, source text, data jsonb, bytes bytea, subject text,

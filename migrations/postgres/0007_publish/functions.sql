@@ -102,7 +102,7 @@ BEGIN
         ahead := make_interval(hours => (part[8] || part[9])::integer, mins => (part[8] || part[10])::integer);
     END IF;
     RETURN (make_timestamp(year, month, day, part[4]::integer, part[5]::integer, 0::double precision) - ahead
-        + make_interval(secs => part[6]::double precision) + rpad(coalesce(part[7], ''), 6, '0')::integer * '1 microsecond'::interval)
+        + make_interval(secs => part[6]::double precision) + rpad(coalesce(part[7], ''), 6, '0')::double precision * '1 microsecond'::interval)
         AT TIME ZONE 'UTC'::text;
 END $$;
 
@@ -119,9 +119,9 @@ BEGIN
     IF jsonb_typeof(event) IS DISTINCT FROM 'object' THEN
         problem := '`cloud_event` is JSON, but not an object';
     ELSE
-        SELECT CASE WHEN jsonb_typeof(event -> name) <> 'string' THEN format('`%s` is not a string', name)
-                ELSE format('`%s` is empty', name) END
-            INTO problem FROM unnest(texts) WITH ORDINALITY AS t(name, n)
+        SELECT CASE WHEN jsonb_typeof(event -> name) <> 'string' THEN pg_catalog.format('`%s` is not a string', name)
+                ELSE pg_catalog.format('`%s` is empty', name) END
+            INTO problem FROM pg_catalog.unnest(texts) WITH ORDINALITY AS t(name, n)
             WHERE jsonb_typeof(event -> name) NOT IN ('string', 'null') OR (event ->> name) = '' AND name <> 'data_base64'
             ORDER BY n LIMIT 1;
         problem := coalesce(problem, CASE
@@ -145,7 +145,7 @@ BEGIN
         event ->> 'type'::text, event ->> 'source'::text, nullif(event -> 'data'::text, 'null'::jsonb), decode(base64, 'base64'),
         coalesce(event ->> 'subject'::text, ''), coalesce(event ->> 'partitionkey'::text, ''), coalesce(backend, ''), NULL, 3,
         '{}'::jsonb,
-        coalesce((SELECT jsonb_object_agg(e.key, e.value) FROM jsonb_each(event - texts - 'data'::text) e
+        coalesce((SELECT pg_catalog.jsonb_object_agg(e.key, e.value) FROM jsonb_each(event - texts - 'data'::text) e
             WHERE e.value <> 'null'::jsonb), '{}'::jsonb),
         coalesce(event ->> 'dataschema'::text, ''),
         -- Where the producer gave no content type for bytes, none is stored.
@@ -161,16 +161,16 @@ CREATE OR REPLACE FUNCTION outbox_publish(event_type text, source text, data jso
         data_content_type text DEFAULT 'application/json', id uuid DEFAULT NULL, event_time timestamptz DEFAULT NULL)
     RETURNS uuid LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    RETURN outbox_write('', coalesce(event_type, ''), coalesce(source, ''), nullif(data, 'null'::jsonb), NULL, coalesce(subject, ''),
+    RETURN outbox_write(''::text, coalesce(event_type, ''), coalesce(source, ''), nullif(data, 'null'::jsonb), NULL::bytea, coalesce(subject, ''),
         coalesce(partition_key, ''), coalesce(backend, ''), scheduled_at, coalesce(max_retries, 3),
         coalesce(publisher_config, '{}'::jsonb), coalesce(extensions, '{}'::jsonb), coalesce(data_schema, ''),
-        coalesce(data_content_type, 'application/json'), id, '', event_time);
+        coalesce(data_content_type, 'application/json'), id, ''::text, event_time);
 END $$;
 
 CREATE OR REPLACE FUNCTION outbox_publish_cloudevent(event jsonb, backend text DEFAULT '') RETURNS uuid
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    RETURN outbox_write_cloudevent('', event, backend);
+    RETURN outbox_write_cloudevent(''::text, event, backend);
 END $$;
 
 CREATE OR REPLACE FUNCTION outbox_publish_many(events jsonb, backend text DEFAULT '') RETURNS SETOF uuid
@@ -183,7 +183,7 @@ BEGIN
         RAISE EXCEPTION 'event field `events` is not a JSON array' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR event, place IN SELECT e.value, e.n FROM jsonb_array_elements(events) WITH ORDINALITY AS e(value, n) ORDER BY e.n LOOP
-        RETURN NEXT outbox_write_cloudevent(format('event number %s of the batch: ', place), event, backend);
+        RETURN NEXT outbox_write_cloudevent(pg_catalog.format('event number %s of the batch: ', place), event, backend);
     END LOOP;
 END $$;
 
@@ -208,13 +208,15 @@ BEGIN
                 'outbox_write_cloudevent', 'outbox_event_time', 'outbox_text_problem', 'outbox_shown_name', 'outbox_pairs_size',
                 'outbox_event_problem', 'outbox_extensions_problem', 'outbox_config_problem', 'outbox_schema_problem', 'outbox_json_problem',
                 'outbox_sha1', 'outbox_derived_id', 'outbox_new_id')
+                -- Not another role's function of the same name: only those that this migration has just written.
+                AND p.xmin = pg_current_xact_id()::xid
     LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function.name);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function.name);
         IF function.prosecdef THEN
-            EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function.name, current_schema());
+            EXECUTE pg_catalog.format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function.name, current_schema());
         END IF;
         IF NOT function.is_owned THEN
-            EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function.name, function.owner);
+            EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %s', function.name, function.owner);
         END IF;
     END LOOP;
 END $$;
