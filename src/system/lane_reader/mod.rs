@@ -133,6 +133,8 @@ pub(crate) struct LaneReader {
     next_retries: BootInstant,
     passed_retries: PassedRetries,
     next_sweep: BootInstant,
+    /// Something behind the cursors was changed, perhaps during a sweep.
+    sweeps_again: bool,
     /// Until when the sweep pauses whatever happens, so that it takes only a part of the time.
     sweep_rests_until: BootInstant,
     /// A fetch preceded a sweep that is due; the next one does not.
@@ -166,6 +168,7 @@ impl LaneReader {
             next_retries: now,
             passed_retries: PassedRetries::default(),
             next_sweep: now,
+            sweeps_again: false,
             sweep_rests_until: now,
             sweep_is_next: false,
             has_read: false,

@@ -79,9 +79,11 @@ impl LaneReader {
         }
     }
 
-    /// Sweeps soon: events behind the cursors were changed, as by an operator's retry.
+    /// Sweeps within a second, and once more if a sweep is under way: events behind the cursors were changed, as by an
+    /// operator's retry. At most one sweep a second, because commits can cause this too.
     pub(crate) fn hurry_sweep(&mut self, now: BootInstant) {
-        self.next_sweep = self.next_sweep.min(now).max(self.sweep_rests_until);
+        self.sweeps_again = true;
+        self.next_sweep = self.next_sweep.min(now.after(IDLE_PAUSE)).max(self.sweep_rests_until);
     }
 
     fn rest(&mut self, until: BootInstant) {
@@ -161,7 +163,8 @@ impl LaneReader {
                 self.sweep_together = self.sweep_together.saturating_mul(2);
             }
             let idle = if std::mem::take(&mut self.has_read) { Duration::ZERO } else { IDLE_PAUSE };
-            pause = pause.max(self.poll_interval).max(idle);
+            let again = std::mem::take(&mut self.sweeps_again);
+            pause = pause.max(if again { IDLE_PAUSE } else { self.poll_interval.max(idle) });
         }
         self.next_sweep = now.after(pause);
     }
