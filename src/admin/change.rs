@@ -95,7 +95,7 @@ impl OutboxAdmin {
     /// Events that match are visited in the order of their creation, so that each is visited once, even if its status changes
     /// meanwhile. A call visits at most 10,000 events and begins no batch after 8 s, so it lasts 28 s
     /// at most; repeat it with [`ChangeReport::rest`]. Before it deletes or moves events it waits until the workers have
-    /// released their backend, usually two seconds, at most two lease times and ten seconds.
+    /// released their backend, usually two seconds, at most two lease times and ten seconds for each backend of a batch.
     ///
     /// # Errors
     /// Errors of the database, if nothing was changed; else [`ChangeReport::error`] holds it.

@@ -101,7 +101,7 @@ async fn a_role_with_execute_and_nothing_else_publishes() {
     for grant in documented(POSTGRES, "Functions") {
         sql.batch_execute(grant).await.unwrap();
     }
-    // What would stand in for the outbox's tables and functions, if the caller's path were used.
+    // Used instead of the outbox's tables and functions if the functions followed the caller's path.
     app.batch_execute(
         "CREATE TEMP TABLE outbox_events (LIKE information_schema.sql_features); CREATE TEMP TABLE outbox_meta (id int); \
          CREATE FUNCTION pg_temp.outbox_new_id() RETURNS uuid LANGUAGE plpgsql AS $$ BEGIN RAISE 'hijacked'; END $$; \

@@ -110,7 +110,7 @@ pub(super) struct Inner {
     pub(super) next_retry: Option<BootInstant>,
     pub(super) blocked_keys: HashMap<String, i16>,
     pub(super) keys_to_reread: BTreeSet<String>,
-    /// Blocked keys with so many events that most sweeps leave them out.
+    /// Blocked keys with very many events: most sweeps leave them out.
     pub(super) heavy_keys: BTreeMap<String, HeavyKey>,
     pub(super) cleared: ClearedKeys,
     /// How many of the events are unwritable.
