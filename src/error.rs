@@ -120,6 +120,15 @@ pub enum StoreError {
         /// The driver's message.
         reason: String,
     },
+    /// The server refuses this login, it has no such database, or the file of an SQLite database cannot be used.
+    #[error("no access to the database {target}: {reason}")]
+    #[non_exhaustive]
+    NoAccess {
+        /// The database's address without its password.
+        target: String,
+        /// The driver's or the operating system's message.
+        reason: String,
+    },
     /// The server accepts reads but no writes: it is a standby, or it was set read-only. Its data may be old.
     #[error(
         "the database {target} is read-only: it is a standby, or default_transaction_read_only is on. The outbox \
@@ -199,11 +208,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether a retry may succeed: the database is unavailable, starting or overloaded.
+    /// Whether a retry may succeed: the database is unavailable, starting or overloaded. A running system also waits for access
+    /// that it once had.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::ReadOnly { .. } | Self::Timeout { .. } | Self::Locked { .. } => true,
+            Self::Unreachable { .. }
+            | Self::NoAccess { .. }
+            | Self::ReadOnly { .. }
+            | Self::Timeout { .. }
+            | Self::Locked { .. } => true,
             Self::Query { transient, .. } => *transient,
             _ => false,
         }
@@ -302,6 +316,21 @@ pub enum SystemError {
         /// The handlers' name.
         name: String,
     },
+    /// The database could not be used within the time that [`Builder::start_within`](crate::Builder::start_within) gave.
+    #[error("the outbox system did not start within {limit:?}: {error}")]
+    #[non_exhaustive]
+    StartTimeout {
+        /// The limit.
+        limit: Duration,
+        /// What it waited for.
+        #[source]
+        error: StoreError,
+    },
+    /// The thread that called `start` runs no actix system.
+    #[error(
+        "the outbox system cannot start here, because this thread runs no actix system: call `start_on_thread`, or `start`          under `#[actix::main]` or `#[actix_web::main]`"
+    )]
+    NoActixSystem,
     /// The system has stopped.
     #[error("the outbox system is not running")]
     Stopped,

@@ -21,6 +21,7 @@ const INTERRUPTED: i32 = 130;
 Examples:
   outbox worker
   outbox worker --until-empty
+  timeout 5m outbox worker --limit 1000
   outbox worker --backends default,audit --name audit-1
   outbox worker --http 127.0.0.1:9750
   OUTBOX__PUBLISHERS__DEFAULT__URL=redis://localhost OUTBOX_LOG=debug outbox worker")]
@@ -34,6 +35,10 @@ pub(super) struct Args {
     /// Exit with 0 when no due event is left.
     #[arg(long)]
     until_empty: bool,
+    /// Deliver N events at most, and exit with 0 after them or when no due event is left: for a cron job. An event counts when
+    /// its outcome is recorded, also as a retry or a failure.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// Serve these publishers only, by name [default: `backends` under [worker], all of them].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     backends: Option<Vec<String>>,
@@ -141,8 +146,12 @@ impl Site {
 }
 
 pub(super) fn run(args: Args, mut settings: Settings, builder: Builder) -> anyhow::Result<()> {
-    let (until_empty, measured) = (args.until_empty, args.measured);
+    let (until_empty, measured) = (args.until_empty || args.limit.is_some(), args.measured);
     let site = Site::prepare(&args, &settings, &builder)?;
+    let builder = match args.limit {
+        Some(most) => builder.limit(usize::try_from(most)?),
+        None => builder,
+    };
     args.apply(&mut settings)?;
     let builder = if measured { builder.without_handlers() } else { builder };
     let builder = builder.settings(settings);
@@ -179,7 +188,7 @@ async fn work(builder: Builder, until_empty: bool, measured: bool, site: Site) -
     };
     started(&outbox);
     tokio::select! {
-        () = outbox.drained(), if until_empty => tracing::info!("no due event is left; shutting down"),
+        () = outbox.drained(), if until_empty => tracing::info!("nothing is left to deliver; shutting down"),
         () = input_ended(), if measured => {}
         name = signals.next() => tracing::info!(signal = name, "shutting down; finishing deliveries in flight"),
     }

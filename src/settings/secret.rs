@@ -71,6 +71,12 @@ impl Secret {
         if let Source::Text(text) = &self.0 { Some(text) } else { None }
     }
 
+    /// Whether every reading gives the same text.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_fixed(&self) -> bool {
+        matches!(self.0, Source::Text(_))
+    }
+
     /// Whether no text was given.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -70,7 +70,7 @@ mod writer;
 
 /// Prepares access to the database in the settings; the first statement connects.
 pub(crate) fn connect(settings: &DatabaseSettings) -> std::result::Result<Arc<dyn Store>, SystemError> {
-    let url = settings.url.read()?;
+    let url = settings.require_url()?.read()?;
     let wrong = |problem: String| SettingsError::Invalid {
         key: "database.url".to_owned(),
         origin: "the settings".to_owned(),

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use actix::ArbiterHandle;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use super::addresses::Addresses;
+use super::backends::Backends;
 use super::clock::BootInstant;
 use super::death_watch::DeathWatch;
 use super::intake::Intake;
@@ -16,6 +18,8 @@ use super::liveness::{DatabaseUnreadable, Liveness};
 use super::messages::ActorKind;
 use super::owed::DeliveriesInFlight;
 use super::publisher_state::PublisherState;
+use super::quota::Quota;
+use super::starting::RuntimeGuard;
 use super::subscription::Subscription;
 use super::unserved::AskedLanes;
 use super::wakeups::Wakeups;
@@ -23,15 +27,28 @@ use crate::metrics::WorkerMetrics;
 use crate::settings::Settings;
 use crate::store::{LaneName, Store, Wakeup, handler_lane};
 
+/// What a system stands on.
+pub(super) struct Base {
+    pub(super) outbox: Uuid,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) runtime: Arc<RuntimeGuard>,
+}
+
 pub(crate) struct SystemContext {
     pub(crate) worker: Uuid,
     pub(crate) outbox: Uuid,
     pub(crate) name: String,
     pub(crate) settings: Settings,
     pub(crate) runtime: Handle,
+    pub(super) guard: Arc<RuntimeGuard>,
+    /// The actors' thread.
+    pub(super) arbiter: ArbiterHandle,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) leases: Leases,
+    pub(super) backends: Arc<Backends>,
     pub(crate) publishers: BTreeMap<String, Arc<PublisherState>>,
+    /// Of a worker that delivers a limited number of events.
+    pub(crate) quota: Option<Arc<Quota>>,
     pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
     /// Held while a handler is registered.
     pub(crate) subscribing: tokio::sync::Mutex<()>,
@@ -52,26 +69,30 @@ pub(crate) struct SystemContext {
 }
 
 impl SystemContext {
-    #[expect(clippy::too_many_arguments, reason = "called once, by the builder")]
-    pub(crate) fn new(
-        outbox: Uuid,
-        name: String,
+    #[expect(clippy::too_many_arguments, reason = "called once, by a system's start")]
+    pub(super) fn new(
+        Base { outbox, store, runtime: guard }: Base,
         settings: Settings,
-        runtime: Handle,
-        store: Arc<dyn Store>,
+        backends: Arc<Backends>,
+        quota: Option<Arc<Quota>>,
         publishers: BTreeMap<String, Arc<PublisherState>>,
         wake: Arc<Notify>,
         deaths: mpsc::UnboundedSender<ActorKind>,
+        arbiter: ArbiterHandle,
     ) -> Arc<Self> {
         Arc::new(Self {
             worker: Uuid::new_v4(),
             asked: AskedLanes::default(),
             intake: Intake::new(settings.worker.max_in_flight_bytes),
             outbox,
-            name,
+            name: settings.worker.name.clone().unwrap_or_else(worker_name),
             settings,
-            runtime,
+            runtime: guard.handle().clone(),
+            guard,
+            arbiter,
             store,
+            backends,
+            quota,
             leases: Leases::default(),
             publishers,
             subscriptions: Mutex::default(),
@@ -163,4 +184,10 @@ impl SystemContext {
     pub(crate) fn death_watch(&self, kind: ActorKind) -> DeathWatch {
         DeathWatch::new(kind, self.deaths.clone())
     }
+}
+
+/// Host and process id, by which an operator finds the worker.
+fn worker_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}-{}", std::process::id())
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::credit::CreditPermit;
 use super::in_flight::{DeliveryState, InFlight, SessionId, shard_of};
+use super::quota::QuotaPermit;
 use crate::event::OutboxEvent;
 use crate::store::{FetchedRow, Position, Shard};
 
@@ -37,6 +38,7 @@ pub(crate) struct Contents {
     pub(super) accepted: bool,
     done: bool,
     permit: Option<CreditPermit>,
+    quota: Option<QuotaPermit>,
 }
 
 impl Deref for Delivery {
@@ -71,7 +73,13 @@ impl Delivery {
             accepted: false,
             done: false,
             permit: Some(permit),
+            quota: None,
         }))
+    }
+
+    /// Counts it in the quota of a worker that delivers a limited number of events.
+    pub(super) fn count_in(&mut self, quota: Option<QuotaPermit>) {
+        self.quota = quota;
     }
 
     /// The event; every delivery has one once it has left the poller.
@@ -131,6 +139,9 @@ impl Delivery {
     pub(crate) fn settled(mut self, blocks: bool) {
         self.done = true;
         self.in_flight.settle(self.id, blocks);
+        if let Some(quota) = self.quota.take() {
+            quota.spend();
+        }
     }
 }
 

@@ -28,7 +28,7 @@ const REPLACEMENT_CHECKS: usize = 50;
 /// A running outbox. Cheap to clone; the system runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
 #[derive(Clone)]
 pub struct Outbox {
-    context: Arc<SystemContext>,
+    pub(super) context: Arc<SystemContext>,
 }
 
 impl Outbox {
@@ -161,12 +161,16 @@ impl Outbox {
 
     /// Waits until this worker and others have delivered everything that is due for the served backends. Held events, events
     /// behind a retry that is not due, and events of backends that an operator has paused do not count; events of a backend
-    /// that is unavailable do, and so do events that handlers of this process are owed. Continues to wait while the database cannot be reached.
+    /// that is unavailable do, and so do events that handlers of this process are owed. Continues to wait while the database
+    /// cannot be reached. A worker with a [`limit`](crate::Builder::limit) waits no longer than until it has delivered this many.
     pub async fn drained(&self) {
         let lanes: Vec<_> = self.context.lanes().cloned().collect();
         let holding = self.context.settings.holding_lanes();
         loop {
             if self.context.is_idle() {
+                if self.context.quota.as_ref().is_some_and(|quota| quota.is_used_up()) {
+                    return;
+                }
                 let (context, mut lanes, holding) = (Arc::clone(&self.context), lanes.clone(), holding.clone());
                 let handlers: Vec<String> =
                     context.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();

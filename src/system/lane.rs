@@ -12,6 +12,7 @@ use super::fetching::{Fetched, MAX_FETCH, MOST_KEYS_TO_REREAD, in_one_fetch};
 use super::in_flight::{Admitted, InFlight, SessionId};
 use super::lane_reader::{FetchPlan, LaneReader, has_more_retries};
 use super::publisher_state::PublisherState;
+use super::quota::Reservation;
 use crate::store::{FetchRequest, Position, Shard};
 
 /// A lane that a publisher serves.
@@ -55,6 +56,7 @@ impl Lane {
         let affordable = reader.affordable(in_one_fetch(credit.bytes_left())).max(usize::from(credit.is_whole()));
         let budget =
             credit.events_left().min(affordable).min(MAX_FETCH).min(most_ahead.saturating_sub(in_flight.len()));
+        let budget = context.quota.as_ref().map_or(budget, |quota| budget.min(quota.left()));
         // A backlog is read in parts that are worth a round trip.
         let affordable = reader.affordable(in_one_fetch(credit.most_bytes));
         let most = credit.most_events.min(affordable).min(MAX_FETCH).min(most_ahead);
@@ -96,16 +98,25 @@ impl Lane {
     }
 
     /// Admits the result of a fetch. Returns the events that can be sent now, and those that cannot be read.
-    pub(super) fn admit(&mut self, publisher: &PublisherState, plan: &FetchPlan, fetched: Fetched) -> Admitted {
+    pub(super) fn admit(
+        &mut self,
+        publisher: &PublisherState,
+        plan: &FetchPlan,
+        fetched: Fetched,
+        mut quota: Option<Reservation>,
+    ) -> Admitted {
         self.reader.advance(plan, &fetched.result, BootInstant::now());
         let retries: Vec<Uuid> = fetched.result.rows.iter().filter(|row| row.retry).map(|row| row.id).collect();
         let has_more_retries = has_more_retries(plan, &fetched.result);
         let Fetched { result, blockers, unfinished_keys, empty_keys, fetch } = fetched;
         empty_keys.iter().for_each(|key| self.in_flight.note_empty_key(key));
-        let admitted = fetch.admit(result.rows, &blockers, |row| {
+        let mut admitted = fetch.admit(result.rows, &blockers, |row| {
             publisher.credit.take(row.event.as_ref().map_or(0, |event| event.size()))
         });
         drop(fetch);
+        if let Some(quota) = &mut quota {
+            admitted.all_mut().for_each(|delivery| delivery.count_in(quota.take()));
+        }
         if !plan.retry_shards.is_empty() {
             let taken: HashSet<Uuid> = admitted.all().map(|delivery| delivery.id).collect();
             let waiting = retries.into_iter().filter(|id| !taken.contains(id));

@@ -4,6 +4,7 @@
 //!
 //! They share a [`context`] with [`wakeups`], [`liveness`] and [`addresses`], [`heartbeat`] (the thread of the lease keeper), [`leases`] (the shards that are held), [`lane_reader`]
 //! (cursors, the sweep, fetch sizes), [`in_flight`] (deliveries in flight, rules R1 to R3), [`delivery`] (one event),
+//! [`starting`] (what a builder starts), [`pending`] (a worker for one call, with its [`quota`]),
 //! [`publisher_state`] (what a publisher's lanes share) and [`subscription`] (handlers, with their time limits in
 //! [`handler_timer`]). Messages flow in that one direction; credit and wake-ups flow back.
 
@@ -38,17 +39,20 @@ mod messages;
 mod notifier;
 mod outbox_system;
 mod owed;
+mod pending;
 mod pending_wakeups;
 mod poison_detector;
 mod poller;
 mod predecessors;
 mod publisher;
 mod publisher_state;
+mod quota;
 mod reconnect;
 mod refusals;
 mod registry;
 mod retry;
 mod settle_queue;
+mod starting;
 mod subscribing;
 mod subscription;
 mod supervisor;

@@ -16,6 +16,7 @@ use super::lane_reader::{FetchPlan, Purpose};
 use super::messages::{ActorKind, Cause, Deliver, Failed, Failure, OpenShards};
 use super::predecessors::is_late;
 use super::publisher_state::PublisherState;
+use super::quota::Reservation;
 use super::reconnect::pause_after;
 use crate::error::StoreError;
 use crate::store::{Shard, Wakeup};
@@ -161,6 +162,7 @@ impl Poller {
         if plan.polls {
             self.context.metrics.polled.increment(1);
         }
+        let quota = self.context.quota.as_ref().map(|quota| quota.reserve(plan.most));
         let request = of.lanes[lane].request(&self.context, &of.publisher, &plan);
         let in_flight = Arc::clone(&of.lanes[lane].in_flight);
         let work = self.context.runtime.spawn(fetching::fetch(Arc::clone(&self.context), in_flight, request));
@@ -174,7 +176,7 @@ impl Poller {
             match result {
                 Ok(Ok(fetched)) => {
                     of.record_duration(&plan);
-                    let pause = poller.take(index, lane, &plan, fetched);
+                    let pause = poller.take(index, lane, &plan, fetched, quota);
                     if !pause.is_zero() {
                         ctx.run_later(pause, |poller, ctx| poller.run_once(ctx));
                     }
@@ -189,10 +191,17 @@ impl Poller {
     }
 
     /// Admits the result of a fetch and sends it on. Returns how long wake-ups wait from now on.
-    fn take(&mut self, index: usize, lane: usize, plan: &FetchPlan, fetched: Fetched) -> Duration {
+    fn take(
+        &mut self,
+        index: usize,
+        lane: usize,
+        plan: &FetchPlan,
+        fetched: Fetched,
+        quota: Option<Reservation>,
+    ) -> Duration {
         self.resume();
         let PublisherLanes { publisher, lanes, .. } = &mut self.publishers[index];
-        let Admitted { deliveries, unreadable } = lanes[lane].admit(publisher, plan, fetched);
+        let Admitted { deliveries, unreadable } = lanes[lane].admit(publisher, plan, fetched, quota);
         let pause = lanes[lane].reader.pause(BootInstant::now());
         self.refuse(unreadable);
         self.deliver(index, deliveries);

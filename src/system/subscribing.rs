@@ -62,7 +62,7 @@ impl SystemContext {
         }
     }
 
-    fn add_handler(&self, handler: Arc<Subscription>) {
+    pub(super) fn add_handler(&self, handler: Arc<Subscription>) {
         {
             let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
             all.retain(|other| other.name() != handler.name());

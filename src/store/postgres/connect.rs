@@ -170,6 +170,11 @@ impl Target {
         })
     }
 
+    /// Whether address and password were given as texts, which stay as they are.
+    pub(super) fn has_fixed_login(&self) -> bool {
+        self.url.is_fixed() && self.password.as_ref().is_none_or(Secret::is_fixed)
+    }
+
     pub(crate) fn in_schema(mut self, name: &str) -> Self {
         self.schema = OnceLock::from(Arc::new(Schema::new(name)));
         self

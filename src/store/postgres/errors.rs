@@ -20,7 +20,13 @@ impl Target {
 
     /// Converts the failure to reach any of the servers.
     pub(super) fn not_connected(&self, error: &ConnectError) -> StoreError {
-        if error.was_found_read_only() { self.read_only() } else { self.unreachable(error) }
+        match () {
+            () if error.was_found_read_only() => self.read_only(),
+            () if error.is_refused_login() && self.has_fixed_login() => {
+                StoreError::NoAccess { target: self.shown(), reason: error.to_string() }
+            }
+            () => self.unreachable(error),
+        }
     }
 
     fn read_only(&self) -> StoreError {
@@ -147,6 +153,12 @@ impl ConnectError {
         self.0.iter().any(|(_, error)| read_only(error))
     }
 
+    /// Whether every server refused the login for a reason that waiting does not change.
+    fn is_refused_login(&self) -> bool {
+        let is_refused = |error: &AttemptError| matches!(error, AttemptError::Driver(error) if is_refused_login(error));
+        !self.0.is_empty() && self.0.iter().all(|(_, error)| is_refused(error))
+    }
+
     /// The last answer of a server.
     pub(super) fn driver_error(&self) -> Option<&DriverError> {
         self.0.iter().rev().find_map(|(_, error)| match error {
@@ -192,6 +204,23 @@ fn was_found_read_only(error: &DriverError) -> bool {
         let is_ours = cause.get_ref().is_some_and(|cause| cause.is::<AuthRefused>());
         cause.kind() == io::ErrorKind::PermissionDenied && cause.raw_os_error().is_none() && !is_ours
     })
+}
+
+/// Whether a server refuses the password, the role or the database, or was refused by this side because of its certificate or
+/// its method of authentication.
+fn is_refused_login(error: &DriverError) -> bool {
+    const CODES: [&SqlState; 4] = [
+        &SqlState::INVALID_PASSWORD,
+        &SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        &SqlState::INVALID_CATALOG_NAME,
+        &SqlState::INSUFFICIENT_PRIVILEGE,
+    ];
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).and_then(io::Error::get_ref);
+    let is_bad_certificate = |cause: &(dyn Error + Send + Sync + 'static)| {
+        matches!(cause.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+    };
+    error.code().is_some_and(|code| CODES.contains(&code))
+        || cause.is_some_and(|cause| cause.is::<AuthRefused>() || is_bad_certificate(cause))
 }
 
 /// Classes about the state of the server or the connection, not about a statement's values: warnings, connection,

@@ -1,11 +1,13 @@
 //! A connection that is opened on demand and used by one caller at a time.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection as _, SqliteConnection};
+use rustix::fs::Access;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
@@ -57,6 +59,9 @@ impl Location {
         // SQLite would read a name that begins with `file:` as a URI.
         let name = if self.path.starts_with("file:") { format!("./{}", self.path) } else { self.path.to_string() };
         create_for_owner(&name);
+        if let Err(error) = check_file(&name) {
+            return Err(StoreError::NoAccess { target: self.target.to_string(), reason: error.to_string() });
+        }
         let mut connection = SqliteConnection::establish(&name).map_err(|error| unreachable(error.to_string()))?;
         // FULL: acknowledged writes survive a power failure. In WAL mode NORMAL would not guarantee that.
         let settings = format!(
@@ -75,6 +80,14 @@ fn create_for_owner(name: &str) {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     drop(options.write(true).create_new(true).open(name));
+}
+
+/// Checks what waiting does not change, without opening the file: closing it again would end this process' locks on it.
+fn check_file(name: &str) -> io::Result<()> {
+    if std::fs::metadata(name)?.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(rustix::fs::access(name, Access::READ_OK | Access::WRITE_OK)?)
 }
 
 /// One connection. SQLite blocks, so its work runs on a blocking thread and continues to its end even if the caller no

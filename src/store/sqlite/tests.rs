@@ -60,10 +60,15 @@ async fn only_migrating_makes_the_file() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_there_is_an_unreachable_database() {
-    let store = SqliteStore::connect("sqlite:///no/such/folder/outbox.db").unwrap();
-    let error = store.migrate(&|_| ()).await.unwrap_err();
-    assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+async fn a_file_that_cannot_be_a_database_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, reason) in
+        [(folder.path().join("none").join("outbox.db"), "No such file"), (folder.path().to_owned(), "is a directory")]
+    {
+        let store = SqliteStore::connect(&format!("sqlite://{}", file.display())).unwrap();
+        let error = store.migrate(&|_| ()).await.unwrap_err();
+        assert!(matches!(&error, StoreError::NoAccess { .. }) && error.to_string().contains(reason), "{error:?}");
+    }
 }
 
 #[tokio::test]

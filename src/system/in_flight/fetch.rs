@@ -25,6 +25,10 @@ impl Admitted {
     pub(crate) fn all(&self) -> impl Iterator<Item = &Delivery> {
         self.deliveries.iter().chain(self.unreadable.iter().map(|(delivery, _)| delivery))
     }
+
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
+        self.deliveries.iter_mut().chain(self.unreadable.iter_mut().map(|(delivery, _)| delivery))
+    }
 }
 
 /// A fetch that is under way; over when dropped.
