@@ -49,6 +49,8 @@ command -v curl >/dev/null || packages+=(curl)
 command -v promtool >/dev/null || packages+=(prometheus)
 has_postgres || packages+=(postgresql)
 has_venv || packages+=(python3-venv)
+command -v node >/dev/null || packages+=(nodejs)
+command -v npm >/dev/null || packages+=(npm)
 command -v chromium >/dev/null || packages+=(chromium)
 command -v chromedriver >/dev/null || packages+=(chromium-driver)
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -58,7 +60,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "Installing ${packages[*]}"
     (install_packages "${packages[@]}") || fail "The installation failed. Run: $by_hand"
 fi
-echo "cargo, cc, redis-server, postgres, nginx, curl, promtool, chromium and python3 with venv are installed"
+echo "cargo, cc, redis-server, postgres, nginx, curl, promtool, chromium, node, npm and python3 with venv are installed"
 
 # With more threads the servers and workers of the tests only wait for each other.
 threads=$(nproc 2>/dev/null || echo 2)

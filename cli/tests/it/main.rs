@@ -29,6 +29,7 @@ mod handlers;
 mod http;
 mod intake;
 mod journal;
+mod languages;
 mod moving;
 mod nginx;
 mod operating;

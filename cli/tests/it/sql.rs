@@ -1,7 +1,6 @@
 //! Publishing from SQL: who may call the functions, what they refuse, and that they survive a dump.
 
 use std::collections::HashSet;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use actix_outbox::{NewEvent, PublishError};
@@ -10,7 +9,6 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use crate::python::interpreter;
 use crate::support::postgres::{self, Server};
 use crate::support::{PATIENCE, eventually, redis};
 use crate::test_outbox::TestOutbox;
@@ -50,31 +48,6 @@ async fn the_documented_statements_publish_and_an_event_is_delivered_once() {
     assert!(written >= 4, "{written}");
     test.drain(&test.settings().write()).await;
     assert_eq!(test.published().await, written);
-}
-
-#[tokio::test]
-async fn the_documented_python_publishes_in_its_transaction() {
-    let test = TestOutbox::new().await;
-    test.sql().await.batch_execute("CREATE TABLE users (name text)").await.unwrap();
-    let program = PUBLISHING.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
-    let url = url::Url::parse(test.url()).unwrap();
-    let run = |program: &str| {
-        Command::new(interpreter("psycopg", &["psycopg[binary]==3.3.9"]))
-            .args(["-c", program])
-            .env("PGHOST", url.host_str().unwrap())
-            .env("PGPORT", url.port().unwrap().to_string())
-            .env("PGUSER", url.username())
-            .env("PGDATABASE", &test.database().name)
-            .output()
-            .unwrap()
-    };
-    let published = run(program);
-    assert!(published.status.success(), "{}", String::from_utf8_lossy(&published.stderr));
-    let failed = run(&format!("{program}    raise ValueError('rolled back')\n"));
-    assert!(!failed.status.success() && String::from_utf8_lossy(&failed.stderr).contains("rolled back"));
-    let written =
-        "SELECT count(*) FROM outbox_events JOIN users ON partition_key = name AND data = '{\"name\": \"ann\"}'";
-    assert_eq!(test.number(written).await, 1);
 }
 
 #[tokio::test]
