@@ -371,7 +371,7 @@ impl Stalling {
         .await;
     }
 
-    async fn wait_until_a_commit_waits(&self, repeating: &JoinHandle<Result<OutboxEvent, PublishError>>) {
+    async fn wait_until_a_commit_waits<T>(&self, repeating: &JoinHandle<T>) {
         eventually("a commit waits for the standby", PATIENCE, async || {
             assert!(!repeating.is_finished(), "acknowledged without the standby");
             self.waiting("query NOT LIKE '%probe%'").await > 0
@@ -405,6 +405,30 @@ async fn a_repeat_is_acknowledged_only_when_the_sync_standby_has_the_event() {
     stalling.recover().await;
     assert_eq!(publishing.await.unwrap().unwrap().seq, first.seq);
     outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_repeat_from_sql_waits_for_the_standby_with_and_without_the_right_to_write_wal() {
+    let stalling = Stalling::new().await;
+    let sql = stalling.test.sql().await;
+    let publish = "SELECT outbox_publish('t', 's', id => '0192f0c1-0000-7000-8000-000000000001')";
+    sql.batch_execute(publish).await.unwrap();
+    // The functions run as the owner of the table.
+    let without =
+        "CREATE ROLE owner; GRANT USAGE, CREATE ON SCHEMA public TO owner; ALTER TABLE outbox_events OWNER TO owner;
+        ALTER TABLE outbox_meta OWNER TO owner; DELETE FROM outbox_migrations WHERE version = 7;
+        REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC";
+    for prepare in ["", without] {
+        sql.batch_execute(prepare).await.unwrap();
+        stalling.test.run(&["migrate"]).await;
+        stalling.stall().await;
+        let again = stalling.test.sql().await;
+        let repeating = actix::spawn(async move { again.batch_execute(publish).await });
+        stalling.wait_until_a_commit_waits(&repeating).await;
+        stalling.recover().await;
+        repeating.await.unwrap().unwrap();
+    }
+    assert_eq!(stalling.test.number("SELECT count(*) FROM outbox_events").await, 1);
 }
 
 #[actix::test]
