@@ -45,6 +45,15 @@ pub enum BackendError {
         /// The time until the next try; ten years at most.
         delay: Duration,
     },
+    /// The part of the backend that this event is for is unavailable, such as one of many hosts. The event waits for this time,
+    /// no retry is spent, and other events continue.
+    #[error("unavailable for this event, for {delay:?}: {reason}")]
+    Deferred {
+        /// The reason, without secrets or payload.
+        reason: String,
+        /// The time until the next try; ten years at most.
+        delay: Duration,
+    },
     /// The backend will never accept this event. It becomes `failed` immediately.
     #[error("event rejected permanently: {0}")]
     Invalid(String),

@@ -39,6 +39,8 @@ pub(crate) enum SendResult {
     Rejected(String),
     /// The backend rejected this event and may accept it after this time.
     RejectedFor(String, Duration),
+    /// The part of the backend that it is for is unavailable for this time.
+    Deferred(String, Duration),
     /// No backend can accept this event.
     Invalid(String),
     /// It was not sent, or its outcome is unknown: the result of the next open decides.
@@ -66,6 +68,7 @@ impl From<BackendError> for Unavailable {
         let (BackendError::Unavailable(reason)
         | BackendError::Rejected(reason)
         | BackendError::RejectedFor { reason, .. }
+        | BackendError::Deferred { reason, .. }
         | BackendError::Invalid(reason)) = error;
         Self::perhaps_by_an_event(reason)
     }
@@ -246,6 +249,7 @@ fn read(answer: Option<Result<(), BackendError>>, unavailable: &mut Option<Unava
         Some(Ok(())) => SendResult::Accepted,
         Some(Err(BackendError::Rejected(reason))) => SendResult::Rejected(reason),
         Some(Err(BackendError::RejectedFor { reason, delay })) => SendResult::RejectedFor(reason, delay),
+        Some(Err(BackendError::Deferred { reason, delay })) => SendResult::Deferred(reason, delay),
         Some(Err(BackendError::Invalid(reason))) => SendResult::Invalid(reason),
         Some(Err(BackendError::Unavailable(reason))) => {
             unavailable.get_or_insert_with(|| Unavailable::perhaps_by_an_event(reason));

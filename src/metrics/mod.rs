@@ -67,6 +67,8 @@ metrics! {
         "Recorded rejections of events by a backend or a handler.";
     RETRIED = "outbox_events_retried_total", Counter, Count,
         "Rejected events that will be retried.";
+    DEFERRED = "outbox_events_deferred_total", Counter, Count,
+        "Times that an event had to wait for its part of a backend, such as one host, without spending a retry.";
     FAILED = "outbox_events_failed_total", Counter, Count,
         "Rejected events that will not be retried.";
     HANDLED = "outbox_events_handled_total", Counter, Count,

@@ -56,6 +56,8 @@ pub(crate) struct Failure {
 pub(crate) enum Cause {
     /// The backend rejected it; a retry may succeed.
     Rejected(String, NextTry),
+    /// The part of the backend that it is for is unavailable for this time: it waits, and no retry is spent.
+    Deferred(String, Duration),
     /// No retry can succeed.
     Invalid(String),
     /// The backend accepted it; these handlers did not answer Ok.

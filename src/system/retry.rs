@@ -146,13 +146,20 @@ async fn record(context: Arc<SystemContext>, batch: SettleBatch<Rejection>) -> (
 
 fn count(context: &SystemContext, settle: &FailureRecord) {
     let Some(publisher) = context.publisher_of(&settle.shard.lane) else { return };
-    if settle.error.is_some() {
+    if is_deferred(settle) {
+        publisher.metrics.deferred.increment(1);
+    } else if settle.error.is_some() {
         publisher.metrics.rejected.add(1);
         match settle.status {
             Status::Failed => publisher.metrics.failed.add(1),
             _ => publisher.metrics.retried.increment(1),
         }
     }
+}
+
+/// Whether the event waits without having spent a retry.
+fn is_deferred(settle: &FailureRecord) -> bool {
+    settle.status == Status::Retry && settle.retry_count == settle.fetched_retry_count
 }
 
 /// Logs a refusal with its event and reason, as long as there are not too many.
@@ -168,6 +175,8 @@ fn log_refusal(context: &SystemContext, delivery: &Delivery, settle: &FailureRec
     };
     if settle.status == Status::Failed {
         tracing::error!(event.id = %settle.id, event.r#type = event_type, backend = %publisher.name, retries, reason, "event failed");
+    } else if is_deferred(settle) {
+        tracing::warn!(event.id = %settle.id, event.r#type = event_type, backend = %publisher.name, reason, "event waits for its part of the backend");
     } else {
         tracing::warn!(event.id = %settle.id, event.r#type = event_type, backend = %publisher.name, retries, reason, "event refused; it will be retried");
     }
@@ -207,6 +216,12 @@ fn decide(context: &SystemContext, Failure { delivery, cause }: Failure) -> Reje
         Cause::Rejected(reason, next_try) => {
             settle.error = Some(reason);
             settle.delay = next_try.delay(settle.delay);
+        }
+        Cause::Deferred(reason, wait) => {
+            settle.status = Status::Retry;
+            settle.retry_count = delivery.retry_count;
+            settle.error = Some(reason);
+            settle.delay = NextTry::After(wait).delay(wait);
         }
         Cause::Invalid(reason) => {
             settle.status = Status::Failed;

@@ -255,3 +255,22 @@ async fn an_event_that_a_backend_refuses_for_a_time_is_retried_after_it() {
     let waits = "SELECT count(*) FROM outbox_events WHERE retry_at > now() + interval '58 minutes'";
     assert_eq!(test.number(waits).await, 1);
 }
+
+#[actix::test]
+async fn an_event_whose_part_of_the_backend_is_unavailable_waits_without_a_retry_and_others_go_on() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let deferred = |reason| BackendError::Deferred { reason, delay: Duration::from_millis(100) };
+    // More often than it has retries.
+    let outbox = start(&test, refusing("1", 5, deferred, &log), "", "").await;
+    send(&outbox, &["1", "2"], "key").await;
+    send(&outbox, &["3"], "other").await;
+    let sql = test.sql().await;
+    wait_status(&sql, "3", "published").await;
+    wait_status(&sql, "2", "published").await;
+    let row = wait_status(&sql, "1", "published").await;
+    assert_eq!((row.retry_count, log.count("1")), (0, 6));
+    assert!(row.errors == 5 && row.last_error.contains("no"), "{row:?}");
+    let sent = log.lines();
+    assert!(sent.iter().rposition(|line| line == "1") < sent.iter().position(|line| line == "2"), "{sent:?}");
+    outbox.shutdown().await.unwrap();
+}

@@ -185,6 +185,9 @@ impl BatchSender {
                     sending.refused(delivery.id, &reason);
                     failures.push(refuse(delivery, Cause::Rejected(reason, NextTry::After(delay))));
                 }
+                SendResult::Deferred(reason, delay) => {
+                    failures.push(refuse(delivery, Cause::Deferred(reason, delay)));
+                }
                 SendResult::Invalid(reason) => {
                     sending.refused(delivery.id, &reason);
                     failures.push(refuse(delivery, Cause::Invalid(reason)));
