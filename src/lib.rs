@@ -59,9 +59,9 @@ pub use publish::{
     DEFAULT_MAX_EVENT_BYTES, Dialect, NewEvent, OutboxDatabase, PreparedEvent, PublishEvent, publish, publish_many,
 };
 pub use settings::{
-    DURATION_FORMATS, DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit, RetentionSettings,
-    RetryBackoff, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas, WebSettings, WebUser,
-    WorkerSettings, parse_duration,
+    DURATION_FORMATS, DatabaseSettings, HttpMode, LoadOptions, OnFailed, PublisherSettings, RateLimit,
+    RetentionSettings, RetryBackoff, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas,
+    WebSettings, WebUser, WorkerSettings, parse_duration,
 };
 #[cfg(feature = "fault-injection")]
 pub use system::Panic;
@@ -81,4 +81,6 @@ mod chapters {
     mod backends {}
     #[doc = include_str!("../docs/consuming.md")]
     mod consuming {}
+    #[doc = include_str!("../docs/webhooks.md")]
+    mod webhooks {}
 }

@@ -10,6 +10,8 @@ use futures_util::stream::{self, StreamExt};
 use crate::event::OutboxEvent;
 
 pub(crate) mod guarded;
+#[cfg(feature = "http-backend")]
+mod http;
 pub(crate) mod inspection;
 mod jsonl;
 mod local;
@@ -17,6 +19,8 @@ mod local;
 pub(crate) mod redis_stream;
 pub(crate) mod session;
 
+#[cfg(feature = "http-backend")]
+pub(crate) use http::Http;
 pub(crate) use jsonl::Jsonl;
 pub(crate) use local::Local;
 

@@ -1,10 +1,12 @@
 //! Events as CloudEvents in the JSON format, as other systems receive them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use chrono::{DateTime, Datelike, Timelike, Utc};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::attributes::{RESERVED_NAMES, object_pairs};
@@ -35,6 +37,38 @@ pub(crate) fn to_json(event: &OutboxEvent) -> String {
     out
 }
 
+/// The attributes and extensions of the CloudEvent as texts, without what describes its data's form: for protocol bindings
+/// that have a place of their own for that.
+#[cfg(feature = "http-backend")]
+pub(crate) fn attributes(event: &OutboxEvent) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let id = match event.cloud_event_id.as_str() {
+        "" => Cow::Owned(event.id.to_string()),
+        id => Cow::Borrowed(id),
+    };
+    let mut time = String::with_capacity(32);
+    push_isoformat(&mut time, event.time());
+    let own: [(&str, Cow<'_, str>); 8] = [
+        ("specversion", Cow::Borrowed(&event.spec_version)),
+        ("type", Cow::Borrowed(&event.event_type)),
+        ("source", Cow::Borrowed(&event.source)),
+        ("id", id),
+        ("time", Cow::Owned(time)),
+        ("subject", Cow::Borrowed(&event.subject)),
+        ("dataschema", Cow::Borrowed(&event.data_schema)),
+        ("partitionkey", Cow::Borrowed(&event.partition_key)),
+    ];
+    let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+    let mut all: Vec<_> = own.map(|(name, value)| (Cow::Borrowed(name), value)).collect();
+    for (name, value) in extensions(event) {
+        let value = match serde_json::from_str::<String>(value.get()) {
+            Ok(text) => Cow::Owned(text),
+            Err(_) => Cow::Borrowed(value.get()),
+        };
+        all.push((name, value));
+    }
+    all
+}
+
 fn push_data(out: &mut String, event: &OutboxEvent) {
     match event.data.as_ref().map(JsonText::as_str) {
         Some(data) if data != "null" => {
@@ -52,16 +86,22 @@ fn push_data(out: &mut String, event: &OutboxEvent) {
 }
 
 fn push_extensions(out: &mut String, event: &OutboxEvent) {
-    for (name, value) in object_pairs(event.extensions.as_str()).unwrap_or_default() {
+    for (name, value) in extensions(event) {
+        out.push(',');
+        push_string(out, &name);
+        out.push(':');
+        out.push_str(value.get());
+    }
+}
+
+/// The extensions, without those whose names another attribute has.
+fn extensions(event: &OutboxEvent) -> impl Iterator<Item = (Cow<'_, str>, &RawValue)> {
+    let pairs = object_pairs(event.extensions.as_str()).unwrap_or_default().into_iter();
+    pairs.filter(|(name, _)| {
         let is_written =
             RESERVED_NAMES.contains(&name.as_ref()) || (name == "partitionkey" && !event.partition_key.is_empty());
-        if !is_written {
-            out.push(',');
-            push_string(out, &name);
-            out.push(':');
-            out.push_str(value.get());
-        }
-    }
+        !is_written
+    })
 }
 
 fn push_optional(out: &mut String, name: &str, value: &str) {

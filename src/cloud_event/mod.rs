@@ -5,9 +5,11 @@ mod decode;
 mod encode;
 
 pub use self::attributes::CLOUD_EVENT_NAMESPACE;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "http-backend"))]
 pub(crate) use self::attributes::object_pairs;
 pub(crate) use self::attributes::{RESERVED_NAMES, derived_id};
+#[cfg(feature = "http-backend")]
+pub(crate) use self::encode::attributes;
 #[cfg(feature = "redis")]
 pub(crate) use self::encode::push_isoformat;
 pub(crate) use self::encode::to_json;

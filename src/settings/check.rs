@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+mod http;
 mod redis;
 
 use super::units::LONGEST;
-use super::{PublisherSettings, RetentionSettings, RetryBackoff, Secret, Settings, WebSettings, WorkerSettings};
+use super::{
+    PublisherSettings, RetentionSettings, RetryBackoff, Secret, Settings, TlsSettings, WebSettings, WorkerSettings,
+};
 use crate::error::SettingsError;
 
 /// Descriptions of valid values, for messages.
@@ -21,7 +24,13 @@ pub(super) mod expected {
 type Result<T, E = SettingsError> = std::result::Result<T, E>;
 
 const DATABASE_SCHEMES: &[&str] = &["postgres://", "postgresql://", "sqlite://"];
-const BUILT_IN: &[&str] = &["redis_stream", "jsonl", "local"];
+const BUILT_IN: &[&str] = &[
+    "redis_stream",
+    #[cfg(feature = "http-backend")]
+    "http",
+    "jsonl",
+    "local",
+];
 const MAX_NAME: usize = 100;
 const MAX_DAYS: u32 = 36_500;
 
@@ -158,7 +167,17 @@ impl Check<'_> {
         }
         let problem = format!("is only for an application's own backends; {} has no options", publisher.backend);
         self.that(publisher.options.is_empty(), &format!("{key}.options"), problem)?;
-        if publisher.backend == "redis_stream" { self.redis(key, publisher) } else { Ok(()) }
+        match publisher.backend.as_str() {
+            "redis_stream" => self.redis(key, publisher),
+            "http" => self.http(key, publisher),
+            _ => Ok(()),
+        }
+    }
+
+    fn tls_pair(&self, key: &str, tls: Option<&TlsSettings>) -> Result<()> {
+        let both = tls.is_none_or(|tls| tls.cert_file.is_some() == tls.key_file.is_some());
+        let problem = "has one of `cert_file` and `key_file`; a client's certificate needs both";
+        self.that(both, &format!("{key}.tls"), problem)
     }
 
     fn worker(&self, worker: &WorkerSettings) -> Result<()> {

@@ -67,9 +67,10 @@ table! {
     /// `[publishers.NAME]`
     #[derive(Debug, Clone, PartialEq)]
     pub struct PublisherSettings {
-        /// `redis_stream`, `jsonl`, `local`, or a kind that the application registered.
+        /// `redis_stream`, `http`, `jsonl`, `local`, or a kind that the application registered.
         backend: String = "redis_stream".to_owned(), Node::string;
-        /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
+        /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS; for `http` an address that may contain `{type}`,
+        /// `{source}`, `{key}` and `{backend}`.
         url: Option<Secret> = None, |node| node.secret().map(Some),
             or url_file by |node| node.secret_file().map(Some),
             or url_command by |node| node.secret_command().map(Some);
@@ -88,7 +89,7 @@ table! {
         nodes: Vec<Secret> = Vec::new(), Node::secrets;
         /// The sentinels that provide the master's address, instead of `url`.
         sentinel: Option<SentinelSettings> = None, |node| SentinelSettings::read(node.clone()).map(Some);
-        /// Files for TLS, with `rediss://` addresses; none: the system's authorities and no certificate of a client.
+        /// Files for TLS, with `rediss://` and `https://` addresses; none: the system's authorities and no certificate of a client.
         tls: Option<TlsSettings> = None, |node| TlsSettings::read(node.clone()).map(Some);
         /// Replicas that must have an event before it counts as published; none: the master's reply is enough.
         wait_replicas: Option<WaitReplicas> = None, |node| read::wait_replicas(node).map(Some);
@@ -106,6 +107,20 @@ table! {
         rate_limit: Option<RateLimit> = None, |node| read::rate_limit(node).map(Some);
         /// The path of a file (`jsonl`), or `-` for standard output.
         path: Option<String> = None, |node| node.string().map(Some);
+        /// `http`: how an event is put into a request.
+        mode: HttpMode = HttpMode::Structured, read::http_mode;
+        /// `http`: headers of every request, such as `authorization`.
+        headers: BTreeMap<String, Secret> = BTreeMap::new(), read::headers;
+        /// `http`: a file with the secrets that sign requests by Standard Webhooks, one a line.
+        secrets_file: Option<Secret> = None, |node| node.secret_file().map(Some);
+        /// `http`: the time limit for one request.
+        timeout: Duration = Duration::from_secs(10), Node::duration;
+        /// `http`: the most requests to one host at a time.
+        concurrency: usize = 16, |node| node.integer(FROM_ONE);
+        /// `http`: how long an event waits for a host that is unavailable before it is rejected.
+        unavailable_limit: Duration = Duration::from_secs(24 * 3600), Node::duration;
+        /// `http`: networks that are not public and that requests may go to, such as `10.0.0.0/8`.
+        allow_addresses: Vec<String> = Vec::new(), Node::strings;
         /// Options of an application's own backend.
         options: serde_json::Map<String, serde_json::Value> = serde_json::Map::new(), read::options;
     }
@@ -133,6 +148,18 @@ table! {
         /// The sentinels, each in the form of `url`. A `rediss://` one means that the master is reached by TLS too.
         nodes: Vec<Secret> = Vec::new(), Node::secrets;
     }
+}
+
+/// How an event is put into an HTTP request, by CloudEvents' HTTP binding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HttpMode {
+    /// The body is the CloudEvent in JSON.
+    #[default]
+    Structured,
+    /// The body is the data, and headers are the attributes.
+    Binary,
+    /// The body is a list of CloudEvents in JSON.
+    Batch,
 }
 
 /// `wait_replicas = { count, timeout }`

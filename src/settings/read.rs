@@ -1,10 +1,12 @@
 //! The readers of values that are not one number, text or time.
 
+use std::collections::BTreeMap;
+
 use super::check::expected;
 use super::node::{Node, Result};
 use super::{
-    DatabaseSettings, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Settings, WaitReplicas,
-    WebSettings, WorkerSettings,
+    DatabaseSettings, HttpMode, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Secret,
+    Settings, WaitReplicas, WebSettings, WorkerSettings,
 };
 
 const ROOT: &[&str] = &["database", "publishers", "worker", "retention", "web"];
@@ -57,6 +59,20 @@ pub(super) fn on_failed(node: &Node<'_>) -> Result<OnFailed> {
         "hold" => Ok(OnFailed::Hold),
         _ => Err(node.expected("\"continue\" or \"hold\"")),
     }
+}
+
+pub(super) fn http_mode(node: &Node<'_>) -> Result<HttpMode> {
+    match node.string()?.as_str() {
+        "structured" => Ok(HttpMode::Structured),
+        "binary" => Ok(HttpMode::Binary),
+        "batch" => Ok(HttpMode::Batch),
+        _ => Err(node.expected("\"structured\", \"binary\" or \"batch\"")),
+    }
+}
+
+/// Reads a table of header names and values, which may be secrets.
+pub(super) fn headers(node: &Node<'_>) -> Result<BTreeMap<String, Secret>> {
+    node.children()?.into_iter().map(|(name, value)| Ok((name, value.secret()?))).collect()
 }
 
 /// Reads a rate limit; `burst` defaults to `per_second`.

@@ -14,7 +14,13 @@ use crate::error::SettingsError;
 use crate::settings::{PublisherSettings, Settings};
 
 /// Kinds that come with the library.
-const BUILT_IN: [&str; 3] = ["redis_stream", "jsonl", "local"];
+const BUILT_IN: &[&str] = &[
+    "redis_stream",
+    #[cfg(feature = "http-backend")]
+    "http",
+    "jsonl",
+    "local",
+];
 
 type BackendFactory = Arc<dyn Fn(&PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> + Send + Sync>;
 
@@ -74,6 +80,8 @@ impl Backends {
                     Err(_) => unreachable!("the same settings were accepted before"),
                 }))
             }
+            #[cfg(feature = "http-backend")]
+            "http" => Ok(plain(Arc::new(crate::backend::Http::new(settings).map_err(wrong)?))),
             "jsonl" => Ok(plain(Arc::new(Jsonl::new(settings.path.as_deref().unwrap_or("-"))))),
             "local" => Ok(plain(Arc::new(Local))),
             kind => match self.0.get(kind) {
@@ -84,7 +92,7 @@ impl Backends {
     }
 
     fn unknown(&self, kind: &str) -> String {
-        let mut known: Vec<&str> = BUILT_IN.into_iter().chain(self.0.keys().map(String::as_str)).collect();
+        let mut known: Vec<&str> = BUILT_IN.iter().copied().chain(self.0.keys().map(String::as_str)).collect();
         known.sort_unstable();
         format!("`{kind}` is not a known backend; this program knows {}", known.join(", "))
     }

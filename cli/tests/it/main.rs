@@ -61,4 +61,5 @@ mod web_limits;
 mod web_operating;
 mod web_origins;
 mod web_users;
+mod webhooks;
 mod writes;

@@ -42,7 +42,7 @@ impl Check<'_> {
     }
 
     /// Checks that TLS is for all servers or none, and that what it needs is given.
-    fn redis_tls(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+    fn redis_tls(&self, publisher_key: &str, publisher: &PublisherSettings) -> Result<()> {
         let uses_tls =
             |url: &Secret| url.as_text().map(|url| SCHEMES_OF_TLS.iter().any(|scheme| url.starts_with(scheme)));
         let sentinels = publisher.sentinel.as_ref().map_or(&[][..], |sentinel| &sentinel.nodes);
@@ -51,13 +51,12 @@ impl Check<'_> {
         let is_mixed = servers.contains(&true) && servers.contains(&false);
         let nodes = if publisher.sentinel.is_some() { "sentinel.nodes" } else { "nodes" };
         let problem = "has servers with and without TLS; write rediss:// for all of them, or redis://";
-        self.that(!is_mixed, &format!("{key}.{nodes}"), problem)?;
+        self.that(!is_mixed, &format!("{publisher_key}.{nodes}"), problem)?;
         let Some(tls) = &publisher.tls else { return Ok(()) };
-        let key = format!("{key}.tls");
+        let key = format!("{publisher_key}.tls");
         let is_for_none = publisher.host.is_some() || servers.iter().any(|uses_tls| !uses_tls);
         self.that(!is_for_none, &key, "is for rediss:// addresses")?;
-        let both = tls.cert_file.is_some() == tls.key_file.is_some();
-        self.that(both, &key, "has one of `cert_file` and `key_file`; a client's certificate needs both")
+        self.tls_pair(publisher_key, Some(tls))
     }
 
     /// Checks that the address is given by one key, next to which only the keys in `allowed` may be set.
