@@ -33,20 +33,27 @@ pub(super) struct ListArgs {
 #[command(after_help = "\
 Examples:
   outbox backends pause orders --reason 'the consumers are being moved'
+  outbox backends pause webhooks --host hooks.example.com
   outbox backends resume orders")]
 pub(super) struct PauseArgs {
     /// The publisher's name.
     name: String,
+    /// Only this host of webhooks; the events for other hosts continue.
+    #[arg(long, value_name = "HOST", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    host: Option<String>,
     /// Why, for other operators.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
 }
 
-/// Resume a paused backend. Workers begin to send to it with their next heartbeat.
+/// Resume a paused backend, with its hosts. Workers begin to send to it with their next heartbeat.
 #[derive(Debug, clap::Args)]
 pub(super) struct ResumeArgs {
     /// The publisher's name.
     name: String,
+    /// Only this host of webhooks, such as one that answered 410.
+    #[arg(long, value_name = "HOST", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    host: Option<String>,
 }
 
 /// How much longer than two lease times to wait until workers have stopped sending.
@@ -58,10 +65,7 @@ pub(super) async fn run(command: Command, admin: &OutboxAdmin, settings: &Settin
     match command {
         Command::List(args) => list(&args, admin).await,
         Command::Pause(args) => pause(&args, admin, settings.worker.lease).await,
-        Command::Resume(ResumeArgs { name }) => {
-            let resumed = admin.resume_backend(&name, &author::actor(), &author::host()).await?;
-            Ok(output::line(format_args!("{} {name}", if resumed { "resumed" } else { "was not paused:" }))?)
-        }
+        Command::Resume(args) => resume(&args, admin).await,
     }
 }
 
@@ -73,7 +77,22 @@ async fn list(args: &ListArgs, admin: &OutboxAdmin) -> anyhow::Result<()> {
     }
 }
 
-async fn pause(PauseArgs { name, reason }: &PauseArgs, admin: &OutboxAdmin, lease: Duration) -> anyhow::Result<()> {
+async fn resume(ResumeArgs { name, host }: &ResumeArgs, admin: &OutboxAdmin) -> anyhow::Result<()> {
+    let (by, from) = (author::actor(), author::host());
+    let (resumed, what) = match host {
+        None => (admin.resume_backend(name, &by, &from).await?, name.clone()),
+        Some(host) => (admin.resume_host(name, host, &by, &from).await?, format!("{host} of {name}")),
+    };
+    Ok(output::line(format_args!("{} {what}", if resumed { "resumed" } else { "was not paused:" }))?)
+}
+
+async fn pause(args: &PauseArgs, admin: &OutboxAdmin, lease: Duration) -> anyhow::Result<()> {
+    let PauseArgs { name, host, reason } = args;
+    if let Some(host) = host {
+        let paused = admin.pause_host(name, host, &author::actor(), &author::host(), reason).await?;
+        let outcome = if paused { "paused" } else { "was paused before:" };
+        return Ok(output::line(format_args!("{outcome} {host} of {name}"))?);
+    }
     let paused = admin.pause_backend(name, &author::actor(), &author::host(), reason).await?;
     let deadline = Instant::now() + 2 * lease + PATIENCE;
     loop {
@@ -103,8 +122,11 @@ pub(super) fn print<'a>(backends: impl Iterator<Item = &'a BackendStatus>) -> an
 
 /// Whether it is paused, and its health.
 fn health(backend: &BackendStatus) -> String {
-    if !backend.paused {
+    if !backend.paused && backend.paused_hosts.is_empty() {
         return backend.health.clone();
+    }
+    if !backend.paused {
+        return format!("{}; paused hosts: {}", backend.health, backend.paused_hosts.join(", "));
     }
     let since = backend.paused_since.map(|since| format!(" since {}", output::time(since))).unwrap_or_default();
     let by = backend.paused_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();

@@ -1,13 +1,13 @@
 //! Pausing and resuming backends.
 
 use super::{AdminError, OutboxAdmin, Result};
-use crate::store::{AuditNote, BackendPause, WorkerRow};
+use crate::store::{AuditNote, BackendPause, NewPause, WorkerRow};
 
 /// The longest reason of a pause, in characters.
 const LONGEST_REASON: usize = 500;
 
 impl OutboxAdmin {
-    /// The backends that operators have paused.
+    /// The backends and the hosts that are paused.
     ///
     /// # Errors
     /// Errors of the database.
@@ -27,25 +27,60 @@ impl OutboxAdmin {
     /// # Errors
     /// [`AdminError::UnknownBackend`]: neither the settings nor a live worker knows the name. Errors of the database.
     pub async fn pause_backend(&self, name: &str, by: &str, from: &str, reason: &str) -> Result<bool, AdminError> {
+        self.pause(name, "", by, from, reason).await
+    }
+
+    /// Pauses one host of a backend, such as a webhook's receiver, until [`resume_host`](Self::resume_host). The other hosts'
+    /// events continue. Returns whether it was not paused before.
+    ///
+    /// # Errors
+    /// As [`pause_backend`](Self::pause_backend).
+    pub async fn pause_host(
+        &self,
+        name: &str,
+        host: &str,
+        by: &str,
+        from: &str,
+        reason: &str,
+    ) -> Result<bool, AdminError> {
+        self.pause(name, &host.to_lowercase(), by, from, reason).await
+    }
+
+    async fn pause(&self, name: &str, host: &str, by: &str, from: &str, reason: &str) -> Result<bool, AdminError> {
         if !self.knows_backend(name).await? {
             return Err(AdminError::UnknownBackend { name: name.to_owned() });
         }
-        let row = note(name, by, from).backend_row("pause", &shortened(reason));
-        let paused = self.store.pause(name, row).await?;
+        let reason = shortened(reason);
+        let row = note(name, host, by, from).backend_row("pause", &reason);
+        let pause = NewPause { backend: name.to_owned(), host: host.to_owned(), by: row.who().to_owned(), reason };
+        let paused = self.store.pause(&pause, Some(row)).await?;
         if paused {
-            tracing::info!(backend = name, by, from, reason, "backend paused by an operator");
+            tracing::info!(backend = name, host, by, from, reason = pause.reason, "backend paused by an operator");
         }
         Ok(paused)
     }
 
-    /// Ends a backend's pause. Returns whether it was paused.
+    /// Ends a backend's pause, and those of its hosts. Returns whether there was one.
     ///
     /// # Errors
     /// Errors of the database.
     pub async fn resume_backend(&self, name: &str, by: &str, from: &str) -> Result<bool> {
-        let resumed = self.store.resume(name, note(name, by, from).backend_row("resume", "")).await?;
+        self.resume(name, None, by, from).await
+    }
+
+    /// Ends the pause of one host of a backend. Returns whether it was paused.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub async fn resume_host(&self, name: &str, host: &str, by: &str, from: &str) -> Result<bool> {
+        self.resume(name, Some(&host.to_lowercase()), by, from).await
+    }
+
+    async fn resume(&self, name: &str, host: Option<&str>, by: &str, from: &str) -> Result<bool> {
+        let row = note(name, host.unwrap_or_default(), by, from).backend_row("resume", "");
+        let resumed = self.store.resume(name, host, row).await?;
         if resumed {
-            tracing::info!(backend = name, by, from, "backend resumed by an operator");
+            tracing::info!(backend = name, host, by, from, "backend resumed by an operator");
         }
         Ok(resumed)
     }
@@ -71,8 +106,9 @@ impl OutboxAdmin {
     }
 }
 
-fn note(backend: &str, by: &str, from: &str) -> AuditNote {
-    AuditNote::new(by, from, Some(format!("backend={backend}")))
+fn note(backend: &str, host: &str, by: &str, from: &str) -> AuditNote {
+    let host = if host.is_empty() { String::new() } else { format!(" host={host}") };
+    AuditNote::new(by, from, Some(format!("backend={backend}{host}")))
 }
 
 fn shortened(reason: &str) -> String {

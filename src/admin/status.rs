@@ -36,6 +36,9 @@ pub struct BackendStatus {
     /// Why it was paused, if that was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_reason: Option<String>,
+    /// Hosts of webhooks to which nothing is sent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paused_hosts: Vec<String>,
     /// Since when it cannot be reached, by the worker's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
@@ -132,7 +135,11 @@ impl OutboxStatus {
             }
         }
         for pause in pauses {
-            seen.entry(pause.backend.clone()).or_default().pause = Some(pause.clone());
+            let backend = seen.entry(pause.backend.clone()).or_default();
+            match pause.is_whole() {
+                true => backend.pause = Some(pause.clone()),
+                false => backend.paused_hosts.push(pause.host.clone()),
+            }
         }
         let workers = overview.workers.iter().map(|worker| {
             let mut shards = BTreeMap::new();
@@ -160,6 +167,7 @@ struct Seen {
     health: Option<String>,
     since: Option<DateTime<Utc>>,
     pause: Option<BackendPause>,
+    paused_hosts: Vec<String>,
     /// The limit of each live worker.
     limits: Vec<Option<u32>>,
 }
@@ -176,6 +184,7 @@ impl Seen {
             paused_since: self.pause.as_ref().map(|pause| pause.since),
             paused_by: self.pause.as_ref().map(|pause| pause.by.clone()).filter(|by| !by.is_empty()),
             pause_reason: self.pause.map(|pause| pause.reason).filter(|reason| !reason.is_empty()),
+            paused_hosts: self.paused_hosts,
             since: self.since,
             per_second: limits
                 .filter(|limits| !limits.is_empty())
@@ -236,6 +245,7 @@ mod tests {
             paused_since: None,
             paused_by: None,
             pause_reason: None,
+            paused_hosts: Vec::new(),
             since: None,
             per_second: None,
         };

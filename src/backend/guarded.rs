@@ -56,6 +56,10 @@ impl BackendSession for Guarded {
         })
     }
 
+    fn set_paused_hosts(&mut self, hosts: &[String]) {
+        self.session.set_paused_hosts(hosts);
+    }
+
     fn settled(&mut self, events: &[(Uuid, i64)]) {
         self.session.settled(events);
     }

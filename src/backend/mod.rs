@@ -58,6 +58,15 @@ pub enum BackendError {
         /// The time until the next try; ten years at most.
         delay: Duration,
     },
+    /// The host that this event is for is gone: it will never accept an event. This one becomes `failed` immediately, and the
+    /// host is paused until an operator resumes it.
+    #[error("{host} is gone: {reason}")]
+    Gone {
+        /// The host.
+        host: String,
+        /// The reason, without secrets or payload.
+        reason: String,
+    },
     /// The backend will never accept this event. It becomes `failed` immediately.
     #[error("event rejected permanently: {0}")]
     Invalid(String),
@@ -113,6 +122,10 @@ pub trait PublisherBackend: Send + Sync + 'static {
     fn timeout(&self) -> Duration {
         DEFAULT_TIMEOUT
     }
+
+    /// Learns which of its hosts are paused, by an operator or since they were [`BackendError::Gone`]. A backend that leads to
+    /// many hosts answers [`BackendError::Deferred`] for their events. Called before the first batch, and when they change.
+    fn set_paused_hosts(&self, _hosts: &[String]) {}
 
     /// How many keys the default [`publish_batch`](Self::publish_batch) serves concurrently; [`DEFAULT_CONCURRENCY`] unless
     /// a backend says otherwise.

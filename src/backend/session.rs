@@ -41,6 +41,11 @@ pub(crate) enum SendResult {
     RejectedFor(String, Duration),
     /// The part of the backend that it is for is unavailable for this time.
     Deferred(String, Duration),
+    /// The host that it is for is gone, for this reason.
+    Gone {
+        host: String,
+        reason: String,
+    },
     /// No backend can accept this event.
     Invalid(String),
     /// It was not sent, or its outcome is unknown: the result of the next open decides.
@@ -69,6 +74,7 @@ impl From<BackendError> for Unavailable {
         | BackendError::Rejected(reason)
         | BackendError::RejectedFor { reason, .. }
         | BackendError::Deferred { reason, .. }
+        | BackendError::Gone { reason, .. }
         | BackendError::Invalid(reason)) = error;
         Self::perhaps_by_an_event(reason)
     }
@@ -110,6 +116,9 @@ pub(crate) trait BackendSession: Send + Sync {
 
     /// Sends a batch under shards that are open.
     async fn send(&mut self, batch: &[OutgoingEvent]) -> BatchResult;
+
+    /// Learns which hosts of the backend are paused.
+    fn set_paused_hosts(&mut self, _hosts: &[String]) {}
 
     /// Notes that the database has these events: their journal entries may be removed, with a later batch or by
     /// [`flush`](Self::flush).
@@ -231,6 +240,10 @@ impl BackendSession for AtLeastOnce {
         BatchResult { answers, unavailable, closed: Vec::new() }
     }
 
+    fn set_paused_hosts(&mut self, hosts: &[String]) {
+        self.backend.set_paused_hosts(hosts);
+    }
+
     fn settled(&mut self, _events: &[(Uuid, i64)]) {}
 
     async fn flush(&mut self) -> Result<(), BackendError> {
@@ -250,6 +263,7 @@ fn read(answer: Option<Result<(), BackendError>>, unavailable: &mut Option<Unava
         Some(Err(BackendError::Rejected(reason))) => SendResult::Rejected(reason),
         Some(Err(BackendError::RejectedFor { reason, delay })) => SendResult::RejectedFor(reason, delay),
         Some(Err(BackendError::Deferred { reason, delay })) => SendResult::Deferred(reason, delay),
+        Some(Err(BackendError::Gone { host, reason })) => SendResult::Gone { host, reason },
         Some(Err(BackendError::Invalid(reason))) => SendResult::Invalid(reason),
         Some(Err(BackendError::Unavailable(reason))) => {
             unavailable.get_or_insert_with(|| Unavailable::perhaps_by_an_event(reason));

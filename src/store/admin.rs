@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::report::by_lane;
 use super::{
     AuditEntry, AuditNote, AuditRow, BackendPause, DatabaseFacts, EventFilter, HistoryBucket, LaneClaim, LaneHealth,
-    LaneName, Page, Position, Resolution, Result, ScanPage,
+    LaneName, NewPause, Page, Position, Resolution, Result, ScanPage,
 };
 use crate::error::InvalidEvent;
 use crate::event::{OutboxEvent, Status};
@@ -255,14 +255,16 @@ pub(crate) trait AdminStore: Send + Sync {
         note: &AuditNote,
     ) -> Result<Option<Vec<Uuid>>>;
 
-    /// The pauses in force, by the backend's name.
+    /// The pauses in force, by backend and host.
     async fn pauses(&self) -> Result<Vec<BackendPause>>;
 
-    /// Pauses a backend and records that, in one transaction; returns whether it was not paused before.
-    async fn pause(&self, backend: &str, row: AuditRow) -> Result<bool>;
+    /// Pauses a backend or one of its hosts, and records that if it is an operator's, in one transaction; returns whether it
+    /// was not paused before.
+    async fn pause(&self, pause: &NewPause, row: Option<AuditRow>) -> Result<bool>;
 
-    /// Ends a backend's pause and records that, in one transaction; returns whether it was paused.
-    async fn resume(&self, backend: &str, row: AuditRow) -> Result<bool>;
+    /// Ends the pause of a host, or of a backend with all of its hosts, and records that, in one transaction; returns whether
+    /// there was one.
+    async fn resume(&self, backend: &str, host: Option<&str>, row: AuditRow) -> Result<bool>;
 
     /// Counts of events by status.
     async fn overview(&self, counting: CountMode) -> Result<EventCounts>;

@@ -30,6 +30,7 @@ pub(crate) use self::lease::{
 pub(crate) use self::maintenance::{MaintenanceStore, RetentionCutoff};
 pub(crate) use self::notify::{Listener, NotifyStore};
 pub use self::pause::BackendPause;
+pub(crate) use self::pause::NewPause;
 pub(crate) use self::report::{LaneHealth, Unrecorded};
 pub(crate) use self::schema::SchemaStore;
 pub use self::selection::EventFilter;

@@ -176,7 +176,7 @@ impl Outbox {
                     context.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
                 let asked = self.context.runtime.spawn(async move {
                     let pauses = context.store.pauses().await?;
-                    let is_paused = |name: &str| pauses.iter().any(|pause| pause.backend == name);
+                    let is_paused = |name: &str| pauses.iter().any(|pause| pause.backend == name && pause.is_whole());
                     lanes
                         .retain(|lane| !context.publisher_of(lane).is_some_and(|publisher| is_paused(&publisher.name)));
                     Ok::<_, StoreError>(

@@ -116,6 +116,7 @@ impl<'a> HeartbeatLoop<'a> {
         self.deadline = deadline;
         self.next_end = snapshot.next_end.map(|left| BootInstant::now().after(left));
         self.leases.renew(&snapshot.renewed, deadline);
+        self.note_paused_hosts(&snapshot);
         if !stuck {
             self.release_unknown_leases(&snapshot).await?;
             for lane in &beat.lanes {
@@ -260,7 +261,16 @@ impl<'a> HeartbeatLoop<'a> {
     /// An operator's pause of a lane's backend.
     fn pause_of<'s>(&self, lane: &str, snapshot: &'s LeaseSnapshot) -> Option<&'s BackendPause> {
         let publisher = self.context.publisher_of(lane)?;
-        snapshot.pauses.iter().find(|pause| pause.backend == publisher.name)
+        snapshot.pauses.iter().find(|pause| pause.backend == publisher.name && pause.is_whole())
+    }
+
+    fn note_paused_hosts(&self, snapshot: &LeaseSnapshot) {
+        for publisher in self.context.publishers.values() {
+            let of_publisher =
+                snapshot.pauses.iter().filter(|pause| pause.backend == publisher.name && !pause.is_whole());
+            let hosts: Vec<String> = of_publisher.map(|pause| pause.host.clone()).collect();
+            publisher.set_paused_hosts(&hosts);
+        }
     }
 
     /// Whether a lane's backend has been unavailable, or its events unreadable, for a whole lease time, or the backend has

@@ -67,6 +67,7 @@ struct Changing {
     closed_since: Option<BootInstant>,
     /// The memory that shards wait for, and since when.
     waiting: Option<(Amount, BootInstant)>,
+    paused_hosts: Arc<[String]>,
 }
 
 impl PublisherState {
@@ -111,6 +112,24 @@ impl PublisherState {
 
     pub(crate) fn close_all(&self) {
         self.lanes.iter().for_each(|in_flight| in_flight.close_all());
+    }
+
+    /// The hosts to which nothing is sent; another list after every change.
+    pub(crate) fn paused_hosts(&self) -> Arc<[String]> {
+        Arc::clone(&self.changing().paused_hosts)
+    }
+
+    pub(crate) fn set_paused_hosts(&self, hosts: &[String]) {
+        let mut changing = self.changing();
+        if *changing.paused_hosts != *hosts {
+            changing.paused_hosts = hosts.into();
+        }
+    }
+
+    /// Until a heartbeat reads it in the database.
+    pub(crate) fn add_paused_host(&self, host: &str) {
+        let mut changing = self.changing();
+        changing.paused_hosts = changing.paused_hosts.iter().cloned().chain([host.to_owned()]).collect();
     }
 
     // Publishers.

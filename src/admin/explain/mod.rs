@@ -228,7 +228,8 @@ pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) ->
         Ok(event) => {
             let (workers, pauses) = tokio::try_join!(store.workers(), store.pauses())?;
             let lane = event.publisher_backend.as_str();
-            let pause = pauses.into_iter().find(|pause| settings.lanes_of(&pause.backend).contains(&lane));
+            let pause =
+                pauses.into_iter().find(|pause| pause.is_whole() && settings.lanes_of(&pause.backend).contains(&lane));
             let before = before(store, settings, &event, &position).await?;
             judge::judge(&Circumstances { event, position, before, workers, pause, lease: settings.worker.lease })
         }

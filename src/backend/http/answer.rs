@@ -18,6 +18,8 @@ pub(super) enum Answer {
     Rejected(String),
     /// No other try can help.
     Refused(String),
+    /// Nor can one of any other event.
+    Gone(String),
 }
 
 /// By the status, and `Retry-After` where there is one.
@@ -27,6 +29,7 @@ pub(super) fn of(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> An
         200..=299 => Answer::Accepted,
         300..=399 => Answer::Rejected(format!("{reason}; redirects are not followed")),
         408 | 425 | 429 | 500..=599 => Answer::Unavailable { reason, retry_after: retry_after(headers, now) },
+        410 => Answer::Gone(reason),
         _ => Answer::Refused(reason),
     }
 }
@@ -63,9 +66,10 @@ mod tests {
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             assert!(matches!(answer(status, None), Answer::Unavailable { retry_after: None, .. }), "{status}");
         }
-        for status in [400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 451] {
+        for status in [400, 401, 403, 404, 405, 409, 413, 415, 422, 451] {
             assert!(matches!(answer(status, None), Answer::Refused(_)), "{status}");
         }
+        assert!(matches!(answer(410, None), Answer::Gone(_)));
     }
 
     #[test]

@@ -8,8 +8,8 @@ mod request;
 mod signature;
 mod target;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -41,6 +41,9 @@ const MOST_IN_REQUEST: usize = 100;
 /// The longest that an event waits for its host before it is tried again, unless the host asked for more.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
+/// How long an event of a paused host waits, at least.
+const PAUSE: Duration = Duration::from_secs(15);
+
 /// How long the secrets are used before they are read again.
 const SECRETS_LIMIT: Duration = Duration::from_secs(10);
 
@@ -54,6 +57,8 @@ pub(crate) struct Http {
     guard: AddressGuard,
     client: Client,
     hosts: Hosts,
+    /// By operators, or gone.
+    paused: Mutex<HashSet<String>>,
     timeout: Duration,
     concurrency: usize,
     unavailable_limit: Duration,
@@ -62,12 +67,12 @@ pub(crate) struct Http {
 /// The secrets with which requests are signed, read again from time to time.
 struct Secrets {
     source: Secret,
-    read: std::sync::Mutex<Option<(Instant, Signer)>>,
+    read: Mutex<Option<(Instant, Signer)>>,
 }
 
 impl Secrets {
     fn signer(&self) -> Result<Signer, String> {
-        let mut read = self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, signer)) = &*read
             && at.elapsed() < SECRETS_LIMIT
         {
@@ -94,7 +99,7 @@ impl Http {
         let guard = AddressGuard::allowing(&settings.allow_addresses)
             .map_err(|text| format!("allow_addresses: {text:?} is not a network such as 10.0.0.0/8"))?;
         let client = Client::new(&guard, settings.tls.as_ref(), settings.connect_timeout)?;
-        let secrets = settings.secrets_file.clone().map(|source| Secrets { source, read: std::sync::Mutex::default() });
+        let secrets = settings.secrets_file.clone().map(|source| Secrets { source, read: Mutex::default() });
         if let Some(secrets) = &secrets {
             secrets.signer()?;
         }
@@ -106,6 +111,7 @@ impl Http {
             guard,
             client,
             hosts: Hosts::new(settings.concurrency),
+            paused: Mutex::default(),
             timeout: settings.timeout,
             concurrency: settings.concurrency,
             unavailable_limit: settings.unavailable_limit,
@@ -145,6 +151,11 @@ impl Http {
             sign(&signer, &mut message, events);
         }
         let name = url.host_str().unwrap_or_default();
+        if self.paused().contains(name) {
+            let closed =
+                Closed { wait: PAUSE, reason: format!("{name} is paused; `outbox backends resume` ends that") };
+            return Err(self.defer(&closed, age(events)));
+        }
         let host = self.hosts.get(&format!("{name}:{}", url.port_or_known_default().unwrap_or_default()));
         let turn = host.turn().await.map_err(|closed| self.wait(&closed, events))?;
         let answer = match self.client.post(uri, message, self.timeout).await {
@@ -162,6 +173,10 @@ impl Http {
                 match answer {
                     Answer::Rejected(reason) => Err(BackendError::Rejected(format!("{name}: {reason}"))),
                     Answer::Refused(reason) => Err(BackendError::Invalid(format!("{name}: {reason}"))),
+                    Answer::Gone(reason) => {
+                        self.paused().insert(name.to_owned());
+                        Err(BackendError::Gone { host: name.to_owned(), reason: format!("{name}: {reason}") })
+                    }
                     _ => Ok(()),
                 }
             }
@@ -173,13 +188,20 @@ impl Http {
     /// How long events wait for their host: as long as it is left alone, or longer after they have waited for long, since each
     /// wait is written. Beyond the limit they are rejected.
     fn wait(&self, closed: &Closed, events: &[&OutboxEvent]) -> BackendError {
-        let since = events.iter().map(|event| event.scheduled_at.max(event.created_at)).min().unwrap_or_else(Utc::now);
-        let age = (Utc::now() - since).to_std().unwrap_or_default();
+        let age = age(events);
         if age > self.unavailable_limit {
             return BackendError::Rejected(format!("{}; unavailable for {:?}", closed.reason, self.unavailable_limit));
         }
+        self.defer(closed, age)
+    }
+
+    fn defer(&self, closed: &Closed, age: Duration) -> BackendError {
         let wait = closed.wait.max((age / 8).min(LONGEST_WAIT));
         BackendError::Deferred { reason: closed.reason.clone(), delay: wait.mul_f64(rand::random_range(1.0..=1.25)) }
+    }
+
+    fn paused(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends the events of each address in requests of several, one request after the other.
@@ -259,6 +281,12 @@ impl Http {
     }
 }
 
+/// For how long the oldest of these events has been due.
+fn age(events: &[&OutboxEvent]) -> Duration {
+    let since = events.iter().map(|event| event.scheduled_at.max(event.created_at)).min().unwrap_or_else(Utc::now);
+    (Utc::now() - since).to_std().unwrap_or_default()
+}
+
 /// The headers of the settings, and the name of this program.
 fn headers(settings: &PublisherSettings) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
@@ -332,6 +360,10 @@ impl PublisherBackend for Http {
     /// There are many receivers, and each is judged by its own answers.
     async fn health_check(&self) -> Result<(), BackendError> {
         self.secrets.as_ref().map_or(Ok(()), |secrets| secrets.signer().map(drop).map_err(BackendError::Unavailable))
+    }
+
+    fn set_paused_hosts(&self, hosts: &[String]) {
+        *self.paused() = hosts.iter().cloned().collect();
     }
 
     fn timeout(&self) -> Duration {

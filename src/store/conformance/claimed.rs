@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Fixture;
 use super::builders::*;
 use crate::event::Status;
-use crate::store::{AuditNote, AuditRow, LaneClaim, Store};
+use crate::store::{AuditNote, AuditRow, LaneClaim, NewPause, Store};
 
 /// A claim of [`lane`], and the worker that holds its leases.
 async fn claim(store: &Arc<dyn Store>) -> (TestWorker, LaneClaim) {
@@ -19,7 +19,7 @@ fn note() -> AuditNote {
     AuditNote::new("ann", "host", None)
 }
 
-fn pausing(who: &str, reason: &str) -> AuditRow {
+fn row(who: &str, reason: &str) -> AuditRow {
     AuditNote::new(who, "host", Some("backend=orders".to_owned())).backend_row("pause", reason)
 }
 
@@ -112,16 +112,32 @@ pub(super) async fn a_pause_is_seen_with_the_next_heartbeat_until_it_ends<F: Fix
     let store = fixture.store();
     let mut worker = TestWorker::idle(&store).await;
     assert_eq!(worker.beat().await.pauses, []);
-    assert!(store.pause("orders", pausing("ann \"a'\\", "because\nof \u{e9}")).await.unwrap());
-    assert!(!store.pause("orders", pausing("bob", "another reason")).await.unwrap());
+    let pausing = |host: &str, by: &str, reason: &str| {
+        let (backend, host, by, reason) = ("orders".to_owned(), host.to_owned(), by.to_owned(), reason.to_owned());
+        NewPause { backend, host, by, reason }
+    };
+    let first = pausing("", "ann \"a'\\", "because\nof \u{e9}");
+    assert!(store.pause(&first, Some(row("ann", "because\nof \u{e9}"))).await.unwrap());
+    assert!(!store.pause(&pausing("", "bob", "another"), Some(row("bob", "another"))).await.unwrap());
+    // By a worker, which is no operator.
+    assert!(store.pause(&pausing("h.example", "worker", "410"), None).await.unwrap());
     let pauses = store.pauses().await.unwrap();
     assert_eq!(worker.beat().await.pauses, pauses);
-    let [pause] = &pauses[..] else { panic!("{pauses:?}") };
+    let [pause, of_host] = &pauses[..] else { panic!("{pauses:?}") };
     assert_eq!((&*pause.backend, &*pause.by, &*pause.reason), ("orders", "ann \"a'\\", "because\nof \u{e9}"));
-    assert!(store.resume("orders", note().backend_row("resume", "")).await.unwrap());
-    assert!(!store.resume("orders", note().backend_row("resume", "")).await.unwrap());
+    assert!(pause.is_whole() && !of_host.is_whole());
+    assert_eq!((&*of_host.host, &*of_host.by), ("h.example", "worker"));
+    let resume =
+        async |host: Option<&str>| store.resume("orders", host, note().backend_row("resume", "")).await.unwrap();
+    assert!(resume(Some("h.example")).await && !resume(Some("h.example")).await);
+    assert_eq!(worker.beat().await.pauses.len(), 1);
+    assert!(store.pause(&pausing("other.example", "worker", "410"), None).await.unwrap());
+    assert!(resume(None).await && !resume(None).await, "with its hosts");
     assert_eq!(worker.beat().await.pauses, []);
     let audit = store.audit(None, 10).await.unwrap();
     let entries: Vec<_> = audit.iter().map(|entry| (&*entry.action, entry.filter.as_deref(), &*entry.reason)).collect();
-    assert_eq!(entries, [("resume", None, ""), ("pause", Some("backend=orders"), "because\nof \u{e9}")]);
+    assert_eq!(
+        entries,
+        [("resume", None, ""), ("resume", None, ""), ("pause", Some("backend=orders"), "because\nof \u{e9}")]
+    );
 }

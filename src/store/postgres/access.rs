@@ -22,7 +22,7 @@ const OF_A_WORKER: [(&str, &str); 14] = [
     ("outbox_handler_deliveries", "SELECT, INSERT, UPDATE, DELETE"),
     ("outbox_history", "SELECT, INSERT, UPDATE, DELETE"),
     ("outbox_audit", "SELECT, DELETE"),
-    ("outbox_pauses", "SELECT"),
+    ("outbox_pauses", "SELECT, INSERT"),
     ("outbox_meta", "SELECT, UPDATE"),
     ("outbox_migrations", "SELECT"),
     ("outbox_running_leases", "SELECT"),

@@ -20,7 +20,7 @@ use crate::store::{
     Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
     Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
     FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim,
-    LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
+    LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
     PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore,
     Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
@@ -250,12 +250,12 @@ impl AdminStore for PostgresStore {
         pauses::read(self).await
     }
 
-    async fn pause(&self, backend: &str, row: AuditRow) -> Result<bool> {
-        pauses::pause(self, backend, row).await
+    async fn pause(&self, pause: &NewPause, row: Option<AuditRow>) -> Result<bool> {
+        pauses::pause(self, pause, row).await
     }
 
-    async fn resume(&self, backend: &str, row: AuditRow) -> Result<bool> {
-        pauses::resume(self, backend, row).await
+    async fn resume(&self, backend: &str, host: Option<&str>, row: AuditRow) -> Result<bool> {
+        pauses::resume(self, backend, host, row).await
     }
 
     async fn overview(&self, counting: CountMode) -> Result<EventCounts> {

@@ -26,7 +26,7 @@ use crate::store::{
     Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
     Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
     FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim,
-    LaneName, LeaseStore, MaintenanceStore, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
+    LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
     PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore,
     Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
@@ -345,14 +345,16 @@ impl AdminStore for SqliteStore {
         self.reader.run("read pauses", pauses::read).await
     }
 
-    async fn pause(&self, backend: &str, row: AuditRow) -> Result<bool> {
-        let backend = backend.to_owned();
-        self.writer.run("pause a backend", move |connection| pauses::pause(connection, &backend, &row)).await
+    async fn pause(&self, pause: &NewPause, row: Option<AuditRow>) -> Result<bool> {
+        let pause = pause.clone();
+        self.writer.run("pause a backend", move |connection| pauses::pause(connection, &pause, row.as_ref())).await
     }
 
-    async fn resume(&self, backend: &str, row: AuditRow) -> Result<bool> {
-        let backend = backend.to_owned();
-        self.writer.run("resume a backend", move |connection| pauses::resume(connection, &backend, &row)).await
+    async fn resume(&self, backend: &str, host: Option<&str>, row: AuditRow) -> Result<bool> {
+        let (backend, host) = (backend.to_owned(), host.map(str::to_owned));
+        let resume =
+            move |connection: &mut SqliteConnection| pauses::resume(connection, &backend, host.as_deref(), &row);
+        self.writer.run("resume a backend", resume).await
     }
 
     async fn overview(&self, _: CountMode) -> Result<EventCounts> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::backend::session::BackendSession;
+use crate::store::NewPause;
 use crate::system::clock::BootInstant;
 use crate::system::context::SystemContext;
 use crate::system::delivery::Delivery;
@@ -26,6 +27,8 @@ pub(super) struct BatchSender {
     pub(super) asked: BootInstant,
     /// Number of health checks since it was last sent anything.
     pub(super) idle_checks: u32,
+    /// The paused hosts that the session knows.
+    paused_hosts: Arc<[String]>,
 }
 
 impl BatchSender {
@@ -45,6 +48,7 @@ impl BatchSender {
             batch,
             asked: BootInstant::now(),
             idle_checks: 0,
+            paused_hosts: Arc::default(),
         }
     }
 
@@ -90,6 +94,30 @@ impl BatchSender {
         if let Some(retry) = retry.filter(|_| !failures.is_empty()) {
             let _ = retry.send(Failed(failures)).await;
         }
+    }
+
+    /// Tells the session which hosts are paused, if they have changed.
+    pub(super) fn note_paused_hosts(&mut self) {
+        let hosts = self.state.paused_hosts();
+        // A host that is gone counts as paused in the session, so also a change that was undone has to reach it.
+        if !Arc::ptr_eq(&hosts, &self.paused_hosts) {
+            self.session.set_paused_hosts(&hosts);
+            self.paused_hosts = hosts;
+        }
+    }
+
+    /// Pauses a host that is gone, in the database. If that fails, the next event for it is answered alike.
+    pub(super) fn pause_host(&self, host: String, reason: &str) {
+        tracing::warn!(backend = %self.state.name, host, reason, "receiver gone; paused until `outbox backends resume`");
+        self.state.add_paused_host(&host);
+        let (backend, by) = (self.state.name.clone(), format!("worker {}", self.context.name));
+        let pause = NewPause { backend, host, by, reason: reason.to_owned() };
+        let store = Arc::clone(&self.context.store);
+        self.context.runtime.spawn(async move {
+            if let Err(error) = store.pause(&pause, None).await {
+                tracing::warn!(%error, backend = pause.backend, host = pause.host, "pause of a host not recorded");
+            }
+        });
     }
 
     pub(super) fn note_settled(&mut self) {

@@ -106,6 +106,7 @@ impl BatchSender {
     /// Sends one piece; returns whether more may follow.
     async fn send(&mut self, piece: Vec<Delivery>) -> bool {
         self.note_settled();
+        self.note_paused_hosts();
         let outgoing: Vec<OutgoingEvent> = piece
             .iter()
             .filter_map(|delivery| {
@@ -187,6 +188,11 @@ impl BatchSender {
                 }
                 SendResult::Deferred(reason, delay) => {
                     failures.push(refuse(delivery, Cause::Deferred(reason, delay)));
+                }
+                SendResult::Gone { host, reason } => {
+                    sending.refused(delivery.id, &reason);
+                    self.pause_host(host, &reason);
+                    failures.push(refuse(delivery, Cause::Invalid(reason)));
                 }
                 SendResult::Invalid(reason) => {
                     sending.refused(delivery.id, &reason);

@@ -97,9 +97,9 @@ pub(super) fn read_leases(worker: Uuid, lanes: &[LaneName]) -> String {
         "SELECT backend, shard, epoch, owner, greatest((extract(epoch FROM \
                 least(expires_at, clock_timestamp() + interval '1 day') - clock_timestamp()) * 1000000)::bigint, 0), \
             (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (SELECT protocol FROM outbox_meta), \
-            (SELECT jsonb_agg(jsonb_build_object('backend', p.backend, 'since', to_char(p.paused_at AT TIME ZONE 'UTC', \
+            (SELECT jsonb_agg(jsonb_build_object('backend', p.backend, 'host', p.host, 'since', to_char(p.paused_at AT TIME ZONE 'UTC', \
                 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), 'by', p.paused_by, 'reason', p.reason))::text \
-             FROM outbox_pauses p WHERE p.host = '') \
+             FROM outbox_pauses p) \
          FROM outbox_leases WHERE {} OR owner = '{worker}'",
         is_of(lanes)
     )
