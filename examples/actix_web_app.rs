@@ -13,7 +13,9 @@
 //! back, with the event that it published. Ctrl-C finishes the deliveries in flight.
 
 use actix::prelude::*;
-use actix_outbox::{HandleEvent, HandlerError, NewEvent, Outbox, OutboxEvent, OutboxSystem, Settings, Subscribe};
+use actix_outbox::{
+    HandleEvent, HandlerError, NewEvent, Outbox, OutboxEvent, OutboxSystem, Settings, Subscribe, TransactionError,
+};
 use actix_web::rt::signal::unix::{SignalKind, signal};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -35,7 +37,7 @@ struct NewUser {
 /// Writes the event first and the user second, to show that the order does not matter: the transaction decides.
 async fn store_user(outbox: &Outbox, pool: &Pool<Connection>, user: NewUser) -> anyhow::Result<OutboxEvent> {
     let mut conn = pool.get().await?;
-    outbox
+    let event = outbox
         .transaction(&mut conn, async |conn| {
             let event = NewEvent::new("user.created", "actix-web-app")
                 .partition_key(&user.name)
@@ -44,7 +46,8 @@ async fn store_user(outbox: &Outbox, pool: &Pool<Connection>, user: NewUser) -> 
             diesel::sql_query("INSERT INTO users (name) VALUES (?)").bind::<Text, _>(&user.name).execute(conn).await?;
             Ok(event)
         })
-        .await
+        .await?;
+    Ok(event)
 }
 
 async fn create_user(
@@ -63,7 +66,8 @@ async fn create_user(
 }
 
 fn is_taken(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _)))
+    let error = error.downcast_ref::<TransactionError>().and_then(|error| error.downcast_ref());
+    matches!(error, Some(DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _)))
 }
 
 fn failed(reason: &str) -> HttpResponse {

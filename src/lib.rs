@@ -25,6 +25,8 @@
 #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
 compile_error!("an outbox needs a database: turn on the feature `postgres`, `sqlite` or `sqlite-bundled`");
 
+#[cfg(feature = "actix-web")]
+pub mod actix_web;
 pub mod admin;
 mod backend;
 mod backoff;
@@ -47,6 +49,7 @@ mod system;
 #[path = "../tests/support/mod.rs"]
 mod test_support;
 mod trace;
+mod transaction;
 
 pub use admin::{Explanation, OutboxAdmin, Reason};
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
@@ -69,6 +72,7 @@ pub use system::{
     ActorKind, Builder, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Outbox, OutboxSystem, Shutdown,
     Subscribe,
 };
+pub use transaction::{Rollback, TransactionError};
 
 /// The Rust code of the book, compiled like the README's.
 #[cfg(doctest)]
@@ -81,4 +85,6 @@ mod chapters {
     mod backends {}
     #[doc = include_str!("../docs/consuming.md")]
     mod consuming {}
+    #[doc = include_str!("../docs/observability.md")]
+    mod observability {}
 }

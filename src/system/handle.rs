@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::addresses::SupervisorAddress;
 use super::context::SystemContext;
 use super::gauges;
-use super::messages::{HealthReport, Shutdown, Subscribe};
+use super::health::HealthReport;
+use super::messages::{Shutdown, Subscribe};
 use super::outbox_system::OutboxSystem;
 use super::supervisor::report;
 use crate::admin::explain::{Explanation, explain};
@@ -18,6 +19,7 @@ use crate::error::{PublishError, StoreError, SystemError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 use crate::store::Wakeup;
+use crate::transaction::{Rollback, TransactionError};
 
 /// How often [`Outbox::drained`] checks.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -61,19 +63,32 @@ impl Outbox {
         system.send(event.in_current_trace()).await.unwrap_or(Err(PublishError::Stopped))
     }
 
-    /// Runs `work` in a transaction on the caller's connection and wakes the workers once it has committed.
+    /// Runs `work` in a transaction on the caller's connection and wakes the workers once it has committed. In `work`, every
+    /// error can be returned with `?`; it rolls the transaction back.
+    ///
+    /// ```no_run
+    /// # use actix_outbox::{NewEvent, Outbox, TransactionError, publish};
+    /// # use diesel_async::{AsyncPgConnection, RunQueryDsl};
+    /// # async fn work(outbox: &Outbox, conn: &mut AsyncPgConnection, names: &[String]) -> Result<(), TransactionError> {
+    /// let event = outbox
+    ///     .transaction(conn, async |conn| {
+    ///         diesel::sql_query("UPDATE users SET seen = now()").execute(conn).await?;
+    ///         let first = names.first().ok_or("no user is given")?;
+    ///         Ok(publish(conn, NewEvent::new("user.seen", "users").subject(first)).await?)
+    ///     })
+    ///     .await?;
+    /// # let _: actix_outbox::OutboxEvent = event;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// The error of `work`, after a rollback; or diesel's error if the transaction itself fails.
-    pub async fn transaction<C, T, E>(
+    /// The error of `work`, after a rollback; or diesel's error if the transaction itself fails. Both are found by
+    /// [`TransactionError::downcast_ref`].
+    pub async fn transaction<C: AsyncConnection, T>(
         &self,
         conn: &mut C,
-        work: impl AsyncFnOnce(&mut C) -> Result<T, E>,
-    ) -> Result<T, E>
-    where
-        C: AsyncConnection,
-        E: From<diesel::result::Error>,
-    {
+        work: impl AsyncFnOnce(&mut C) -> Result<T, Rollback>,
+    ) -> Result<T, TransactionError> {
         C::TransactionManager::begin_transaction(conn).await?;
         match work(conn).await {
             Ok(done) => {
@@ -84,7 +99,7 @@ impl Outbox {
             Err(error) => {
                 // If the connection broke, this fails as well; the error of `work` is the cause.
                 let _ = C::TransactionManager::rollback_transaction(conn).await;
-                Err(error)
+                Err(error.into())
             }
         }
     }

@@ -1,6 +1,5 @@
 //! Messages between actors, in the order in which an event passes them; and those that applications send to the system.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -215,45 +214,6 @@ impl Subscribe {
     /// A handler for events of one type, of several, or for all ([`EventTypes::All`]).
     pub fn new(name: impl Into<String>, events: impl Into<EventTypes>, recipient: Recipient<HandleEvent>) -> Self {
         Self { name: name.into(), events: events.into(), recipient }
-    }
-}
-
-/// Requests a health report.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "HealthReport")]
-pub struct Health;
-
-/// The health of the system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HealthReport {
-    /// Whether the database answers.
-    pub database: Result<(), String>,
-    /// Each publisher: whether its backend accepts events, or why not.
-    pub backends: BTreeMap<String, Result<(), String>>,
-    /// Shards owned, by the value of `publisher_backend` that their events carry.
-    pub shards: BTreeMap<String, usize>,
-    /// Why this worker leaves a lane to other workers, by lane.
-    pub standing_by: BTreeMap<String, String>,
-    /// Each handler of this process: whether its actor is running, or why its events wait.
-    pub handlers: BTreeMap<String, Result<(), String>>,
-    /// Events in memory: read and not yet settled, or settled a moment ago.
-    pub in_flight: usize,
-    /// Whether the database answered a heartbeat within the lease time; always `Ok` in a process that delivers nothing.
-    pub leases: Result<(), String>,
-}
-
-impl HealthReport {
-    /// Whether the database answers, every backend accepts events and every handler is running.
-    #[must_use]
-    pub fn is_ok(&self) -> bool {
-        self.database.is_ok() && self.backends.values().chain(self.handlers.values()).all(Result::is_ok)
-    }
-
-    /// Whether it is ok and the leases are kept.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.is_ok() && self.leases.is_ok()
     }
 }
 

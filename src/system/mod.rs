@@ -23,6 +23,7 @@ mod gauges;
 mod handle;
 mod handler_poller;
 mod handler_timer;
+mod health;
 mod heartbeat;
 pub(crate) mod in_flight;
 mod intake;
@@ -60,7 +61,8 @@ pub use builder::Builder;
 #[cfg(feature = "bench-api")]
 pub(crate) use fetching::MAX_FETCH;
 pub use handle::Outbox;
+pub use health::{Health, HealthReport};
 #[cfg(feature = "fault-injection")]
 pub use messages::Panic;
-pub use messages::{ActorKind, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Shutdown, Subscribe};
+pub use messages::{ActorKind, EventTypes, HandleEvent, HandlerError, Shutdown, Subscribe};
 pub use outbox_system::OutboxSystem;

@@ -13,11 +13,12 @@ use super::completer::Completer;
 use super::context::SystemContext;
 use super::death_watch::DeathWatch;
 use super::handler_poller::HandlerPoller;
+use super::health::HealthReport;
 use super::janitor::{Janitor, write_history};
 use super::lease_keeper::{LeaseKeeper, Leave};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
-use super::messages::{ActorKind, Died, Flush, HealthReport, Shutdown, Subscribed};
+use super::messages::{ActorKind, Died, Flush, Shutdown, Subscribed};
 use super::notifier::Notifier;
 use super::outbox_system::OutboxSystem;
 use super::poller::Poller;

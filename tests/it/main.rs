@@ -11,3 +11,4 @@ mod actors;
 mod examples;
 mod harness;
 mod sqlite;
+mod web;
