@@ -55,7 +55,7 @@ pub use admin::{Explanation, OutboxAdmin, Reason};
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
 pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
-pub use event::{JsonText, OutboxEvent, Status};
+pub use event::{DataError, JsonText, OutboxEvent, Status, TypedEvent};
 #[cfg(feature = "tokio-postgres")]
 pub use publish::adapters::tokio_postgres;
 pub use publish::{
@@ -66,11 +66,12 @@ pub use settings::{
     RetryBackoff, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas, WebSettings, WebUser,
     WorkerSettings, parse_duration,
 };
+pub use store::OutboxConnection;
 #[cfg(feature = "fault-injection")]
 pub use system::Panic;
 pub use system::{
-    ActorKind, Builder, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Outbox, OutboxSystem, Shutdown,
-    Subscribe,
+    ActorKind, Builder, EventTypes, HandleEvent, HandleTyped, HandlerError, Health, HealthReport, Outbox, OutboxSystem,
+    Shutdown, Subscribe,
 };
 pub use transaction::{Rollback, TransactionError};
 

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use diesel_async::pooled_connection::deadpool::PoolError;
+
 /// Why the work of [`Outbox::transaction`](crate::Outbox::transaction) ends with a rollback. Any error or text converts into
 /// it with `?` or `into()`.
 pub struct Rollback(Box<dyn Error + Send + Sync>);
@@ -57,6 +59,13 @@ impl From<Rollback> for TransactionError {
 
 impl From<diesel::result::Error> for TransactionError {
     fn from(error: diesel::result::Error) -> Self {
+        Self(error.into())
+    }
+}
+
+/// No connection of a pool.
+impl From<PoolError> for TransactionError {
+    fn from(error: PoolError) -> Self {
         Self(error.into())
     }
 }

@@ -4,6 +4,9 @@
 use ::actix_web::http::StatusCode;
 use ::actix_web::http::header::RETRY_AFTER;
 use ::actix_web::{HttpResponse, ResponseError};
+use diesel::result::DatabaseErrorKind::{ClosedConnection, SerializationFailure};
+use diesel::result::Error as DieselError;
+use diesel_async::pooled_connection::deadpool::PoolError;
 use serde::Serialize;
 
 use super::extract::NoOutbox;
@@ -98,8 +101,13 @@ fn of_transaction(error: &TransactionError) -> StatusCode {
     if let Some(error) = error.downcast_ref::<PublishError>() {
         return of_publishing(error);
     }
-    match error.downcast_ref::<StoreError>() {
-        Some(error) => of_store(error),
+    if let Some(error) = error.downcast_ref::<StoreError>() {
+        return of_store(error);
+    }
+    match error.downcast_ref::<DieselError>() {
+        Some(DieselError::DatabaseError(ClosedConnection | SerializationFailure, _)) => StatusCode::SERVICE_UNAVAILABLE,
+        Some(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        None if error.downcast_ref::<PoolError>().is_some() => StatusCode::SERVICE_UNAVAILABLE,
         None => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

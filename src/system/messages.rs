@@ -9,6 +9,7 @@ use actix::{Message, Recipient};
 
 use super::delivery::Delivery;
 use super::publisher_state::OpenUnderWay;
+use super::recipient::EventRecipient;
 use crate::backoff::NextTry;
 use crate::error::SystemError;
 use crate::event::OutboxEvent;
@@ -199,7 +200,7 @@ impl<T: Into<String>> FromIterator<T> for EventTypes {
 ///
 /// Subscribing again under the name replaces a handler that has stopped, or one for the same events. A running handler for
 /// other events stays, and the call fails with [`SystemError::HandlerNameTaken`].
-#[derive(Debug, Message)]
+#[derive(Message)]
 #[rtype(result = "Result<(), SystemError>")]
 pub struct Subscribe {
     /// Names the handler in `pending_handlers` and for other workers.
@@ -207,13 +208,19 @@ pub struct Subscribe {
     /// The events that it subscribes to.
     pub events: EventTypes,
     /// The actor.
-    pub recipient: Recipient<HandleEvent>,
+    pub(crate) recipient: Arc<dyn EventRecipient>,
+}
+
+impl fmt::Debug for Subscribe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscribe").field("name", &self.name).field("events", &self.events).finish_non_exhaustive()
+    }
 }
 
 impl Subscribe {
     /// A handler for events of one type, of several, or for all ([`EventTypes::All`]).
     pub fn new(name: impl Into<String>, events: impl Into<EventTypes>, recipient: Recipient<HandleEvent>) -> Self {
-        Self { name: name.into(), events: events.into(), recipient }
+        Self { name: name.into(), events: events.into(), recipient: Arc::new(recipient) }
     }
 }
 

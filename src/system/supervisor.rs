@@ -231,7 +231,8 @@ fn handlers(context: &SystemContext) -> BTreeMap<String, Result<(), String>> {
     let stopped = || "its actor has stopped; its events wait until it subscribes again".to_owned();
     let subscriptions = context.subscriptions();
     let health = |handler: &Arc<Subscription>| if handler.is_alive() { Ok(()) } else { Err(stopped()) };
-    subscriptions.iter().map(|handler| (handler.name().to_owned(), health(handler))).collect()
+    let subscribed = subscriptions.iter().filter(|handler| !handler.is_unsubscribed());
+    subscribed.map(|handler| (handler.name().to_owned(), health(handler))).collect()
 }
 
 impl Handler<Subscribed> for Supervisor {

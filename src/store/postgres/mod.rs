@@ -16,6 +16,7 @@ mod access;
 mod address;
 mod admin;
 mod adopt;
+mod application;
 mod audit;
 mod auth_guard;
 mod change;
