@@ -86,6 +86,8 @@ mod chapters {
     mod backends {}
     #[doc = include_str!("../docs/consuming.md")]
     mod consuming {}
+    #[doc = include_str!("../docs/getting-started.md")]
+    mod getting_started {}
     #[doc = include_str!("../docs/observability.md")]
     mod observability {}
 }
