@@ -18,7 +18,7 @@
 //! 10. The janitor deletes events that are older than [`RetentionSettings`] keep.
 //!
 //! In addition, [`Outbox::explain`] says why an event has not been sent, and [`OutboxAdmin`] lists, retries, fails and
-//! replays events (`admin`).
+//! replays events (`admin`). The modules `actix_web` and `testing` are for applications and their tests.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
@@ -48,6 +48,8 @@ mod system;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod test_support;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trace;
 mod transaction;
 

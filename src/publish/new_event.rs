@@ -110,6 +110,16 @@ impl NewEvent {
         Self::new(T::TYPE, source).data(data)
     }
 
+    /// The event as it would be stored: for tests that look at what the application made, or that give it to a handler. Its
+    /// times are by this machine's clock, and its `seq` is 0.
+    ///
+    /// # Errors
+    /// The event breaks a rule.
+    #[cfg(feature = "testing")]
+    pub fn preview(&self) -> Result<OutboxEvent, crate::error::InvalidEvent> {
+        Ok(self.clone().into_valid()?.preview())
+    }
+
     /// Adds the event to the trace of the caller's current span, if there is one.
     pub(crate) fn in_current_trace(mut self) -> Self {
         self.trace = trace::current().or(self.trace);

@@ -116,6 +116,27 @@ impl HandlerError {
         Self { reason: reason.to_string(), next_try: NextTry::After(delay) }
     }
 
+    /// Why the event was not handled.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether no other try can help.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        self.next_try == NextTry::Never
+    }
+
+    /// The time after which the handler wants the event again, if it said so.
+    #[must_use]
+    pub fn delay(&self) -> Option<Duration> {
+        match self.next_try {
+            NextTry::After(delay) => Some(delay),
+            NextTry::ByBackoff | NextTry::Never => None,
+        }
+    }
+
     /// No other try can help: the event becomes `failed` now, unless another handler of it wants to be asked again.
     pub fn permanent(reason: impl fmt::Display) -> Self {
         Self { reason: reason.to_string(), next_try: NextTry::Never }

@@ -11,4 +11,5 @@ mod actors;
 mod examples;
 mod harness;
 mod sqlite;
+mod testing;
 mod web;

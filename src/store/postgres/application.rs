@@ -3,6 +3,8 @@
 use std::future::ready;
 
 use diesel_async::AsyncPgConnection;
+#[cfg(feature = "testing")]
+use diesel_async::SimpleAsyncConnection;
 use futures_util::TryStreamExt;
 use tokio_postgres::SimpleQueryMessage;
 
@@ -38,5 +40,14 @@ impl Target {
             }
         }
         AsyncPgConnection::try_from(client).await.map_err(|error| self.unreachable(error))
+    }
+
+    /// Drops a schema with everything in it.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn drop_schema(&self, name: &str) -> Result<()> {
+        let mut conn = self.connect_application().await?;
+        let statement = format!("DROP SCHEMA IF EXISTS {} CASCADE", Schema::new(name).quoted());
+        let dropped = SimpleAsyncConnection::batch_execute(&mut conn, &statement).await;
+        dropped.map_err(|error| self.query_error("drop a schema", &error))
     }
 }

@@ -60,6 +60,8 @@ mod schema_connection;
 mod session;
 mod settle;
 mod statement;
+#[cfg(feature = "testing")]
+mod testing;
 mod tls;
 mod trigger;
 

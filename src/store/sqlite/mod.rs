@@ -29,6 +29,8 @@ mod queue_position;
 mod roles;
 pub(crate) mod row;
 mod settle;
+#[cfg(feature = "testing")]
+mod testing;
 #[cfg(test)]
 mod tests;
 
