@@ -24,6 +24,19 @@
 //! .await
 //! # }
 //! ```
+//!
+//! # Responses for errors
+//!
+//! | status | for |
+//! |---|---|
+//! | 400 | an event that breaks a rule, which usually is the request's |
+//! | 404 | an event, a backend or a handler that does not exist |
+//! | 409 | an id that another event has |
+//! | 503, with `Retry-After` | a database that is unavailable, a pool without a connection, an outbox that was shut down |
+//! | 500 | everything else |
+//!
+//! The body is `{"error": "…"}`. For 4xx it says what is wrong, without the value. For 5xx it names no server and no reason:
+//! that is logged. A [`TransactionError`](crate::TransactionError) has the status of the library's error that it holds.
 
 mod errors;
 mod extract;

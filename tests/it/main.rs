@@ -12,4 +12,5 @@ mod examples;
 mod harness;
 mod sqlite;
 mod testing;
+mod testing_page;
 mod web;

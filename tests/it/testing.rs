@@ -1,56 +1,20 @@
-//! What applications have for their tests. The blocks of `docs/testing.md` are in here, word for word.
+//! What applications have for their tests; `testing_page` has the code of the book's page.
 
 use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_outbox::testing::{Expected, Published, TestOutbox, advance, make_due, run_handler};
-use actix_outbox::{
-    HandleTyped, HandlerError, NewEvent, OutboxSystem, PublishError, Status, Subscribe, TypedEvent, assert_published,
-};
+use actix_outbox::testing::{Expected, TestOutbox, advance, make_due, run_handler};
+use actix_outbox::{NewEvent, OutboxSystem, Status, Subscribe, assert_published};
 use diesel::SqliteConnection;
 use diesel::sql_types::BigInt;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::support::{PATIENCE, eventually, postgres};
-
-#[derive(Serialize, Deserialize)]
-struct UserCreated {
-    name: String,
-}
-
-impl TypedEvent for UserCreated {
-    const TYPE: &'static str = "user.created";
-}
-
-async fn sign_up(conn: &mut AsyncPgConnection, name: &str) -> Result<(), PublishError> {
-    // … and what else belongs to the transaction
-    let user = UserCreated { name: name.to_owned() };
-    actix_outbox::publish(conn, NewEvent::typed("users", &user).partition_key(name)).await?;
-    Ok(())
-}
-
-struct Mailer;
-
-impl Actor for Mailer {
-    type Context = Context<Self>;
-}
-
-impl Handler<HandleTyped<UserCreated>> for Mailer {
-    type Result = Result<(), HandlerError>;
-
-    fn handle(&mut self, message: HandleTyped<UserCreated>, _: &mut Self::Context) -> Self::Result {
-        match message.data.name.as_str() {
-            "" => Err(HandlerError::permanent("a user without a name")),
-            "busy" => Err(HandlerError::after(Duration::from_secs(3_600), "the mail server is busy")),
-            _ => Ok(()),
-        }
-    }
-}
+use crate::testing_page::{Mailer, UserCreated};
 
 thread_local! {
     /// The database of the test on this thread, until it ends.
@@ -58,7 +22,7 @@ thread_local! {
 }
 
 /// A connection to a database of the tests, with the outbox's tables.
-async fn connection() -> AsyncPgConnection {
+pub(crate) async fn connection() -> AsyncPgConnection {
     let database = postgres::database().await;
     let settings = actix_outbox::Settings::from_toml(&format!("[database]\nurl = \"{}\"", database.url)).unwrap();
     actix_outbox::OutboxAdmin::new(&settings).unwrap().migrate(|_| ()).await.unwrap();
@@ -67,54 +31,14 @@ async fn connection() -> AsyncPgConnection {
     conn
 }
 
-#[actix::test]
-async fn a_user_is_announced_once() {
-    let mut conn = connection().await;
-    conn.begin_test_transaction().await.unwrap(); // never committed, so tests do not see each other's events
-    sign_up(&mut conn, "Ada").await.unwrap();
-
-    assert_published!(&mut conn, only: Expected::new("user.created").key("Ada"));
-
-    sign_up(&mut conn, "Grace").await.unwrap();
-    let mut published = Published::read(&mut conn).await.unwrap();
-    published.expect_one(Expected::typed("named Grace", |user: UserCreated| user.name == "Grace"));
-    published.expect(1, Expected::any().source("users").data_is(json!({"name": "Ada"})));
-    published.expect_none("user.deleted");
-    published.expect_no_more();
-}
-
-#[actix::test]
-async fn a_user_without_a_name_gets_no_mail() {
-    let mailer = Subscribe::typed::<UserCreated>("mailer", Mailer.start().recipient());
-    let named = |name: &str| NewEvent::typed("tests", &UserCreated { name: name.to_owned() }).preview().unwrap();
-    assert!(run_handler(&mailer, named("Ada")).await.is_ok());
-    assert!(run_handler(&mailer, named("")).await.unwrap_err().is_permanent());
-    assert_eq!(run_handler(&mailer, named("busy")).await.unwrap_err().delay(), Some(Duration::from_secs(3_600)));
-}
-
-#[actix::test]
-async fn the_mail_is_sent_again_an_hour_later() {
-    let test = TestOutbox::sqlite().await.unwrap();
-    let mailer = Subscribe::typed::<UserCreated>("mailer", Mailer.start().recipient());
-    let outbox = OutboxSystem::builder(test.settings().clone()).subscribe(mailer).start().await.unwrap();
-    let user = UserCreated { name: "busy".to_owned() };
-    let event = outbox.send(NewEvent::typed("tests", &user).max_retries(2)).await.unwrap();
-    test.wait_until(event.id, |event| event.status == Status::Retry).await;
-
-    test.advance(Duration::from_secs(3_600)).await.unwrap();
-    let event = test.wait_until(event.id, |event| event.status == Status::Failed).await;
-    assert_eq!(event.retry_count, 2);
-    outbox.shutdown().await.unwrap();
-}
-
 #[test]
-fn the_code_of_the_page_is_in_this_file() {
+fn the_code_of_the_page_is_what_runs() {
     let read = |file: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
-    let (page, this) = (read("docs/testing.md"), read("tests/it/testing.rs"));
+    let (page, code) = (read("docs/testing.md"), read("tests/it/testing_page.rs"));
     let blocks: Vec<&str> = page.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert!(blocks.len() >= 3);
+    assert!(blocks.len() >= 5);
     for block in blocks {
-        assert!(this.contains(block), "not in tests/it/testing.rs:\n{block}");
+        assert!(code.contains(block), "not in tests/it/testing_page.rs:\n{block}");
     }
 }
 
@@ -237,6 +161,30 @@ async fn time_passes_for_what_a_handler_of_another_process_is_owed() {
     test.wait_until(event.id, |event| event.status == Status::Failed).await;
     for outbox in [application, service] {
         outbox.shutdown().await.unwrap();
+    }
+}
+
+#[actix::test]
+async fn what_a_handler_refuses_for_good_fails_at_its_first_try_on_sqlite_here_and_elsewhere() {
+    for in_another_process in [false, true] {
+        let test = TestOutbox::sqlite().await.unwrap();
+        let mailer = || Subscribe::typed::<UserCreated>("mailer", Mailer.start().recipient());
+        let builder = || OutboxSystem::builder(test.settings().clone());
+        let (application, service) = match in_another_process {
+            true => (builder().publish_only(true).subscribe(mailer()), builder()),
+            false => (builder().publish_only(true), builder().subscribe(mailer())),
+        };
+        let (application, service) = (application.start().await.unwrap(), service.start().await.unwrap());
+        for data in [json!({"name": ""}), json!({"name": 7})] {
+            let event = NewEvent::new("user.created", "tests").data(data).max_retries(5);
+            let event = application.send(event).await.unwrap();
+            let failed = test.wait_until(event.id, |event| event.status == Status::Failed).await;
+            let reasons = ["a user without a name", "event field `data.name` does not fit: expected a string"];
+            assert!(reasons.iter().any(|reason| failed.last_error.contains(reason)), "{}", failed.last_error);
+        }
+        for outbox in [application, service] {
+            outbox.shutdown().await.unwrap();
+        }
     }
 }
 

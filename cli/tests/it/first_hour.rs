@@ -116,6 +116,30 @@ async fn an_unsubscribed_handler_gets_nothing_and_is_owed_its_events_until_it_su
 }
 
 #[actix::test]
+async fn a_handler_that_comes_and_goes_gets_every_event_once_and_a_keys_in_order() {
+    let (test, log) = (TestOutbox::new().await, Log::default());
+    let outbox = start(&test, false, [recorder("mail", &log)]).await;
+    let mut sent = 0;
+    for _ in 0..6 {
+        for _ in 0..10 {
+            outbox.send(event(&sent.to_string()).partition_key(format!("key-{}", sent % 2))).await.unwrap();
+            sent += 1;
+        }
+        match sent % 20 {
+            0 => outbox.subscribe(recorder("mail", &log)).await.unwrap(),
+            _ => assert!(outbox.unsubscribe("mail")),
+        }
+    }
+    test.wait_published().await;
+    let handled: Vec<usize> = log.lines().iter().map(|line| line["mail ".len()..].parse().unwrap()).collect();
+    for key in 0..2 {
+        let of_key: Vec<usize> = handled.iter().copied().filter(|n| n % 2 == key).collect();
+        assert_eq!(of_key, (0..sent).filter(|n| n % 2 == key).collect::<Vec<_>>());
+    }
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
 async fn an_unsubscribed_handler_can_be_dropped_and_is_owed_nothing_then() {
     let (test, log) = (TestOutbox::new().await, Log::default());
     let outbox = start(&test, false, [recorder("mail", &log), recorder("audit", &log)]).await;
