@@ -76,6 +76,9 @@ pub enum PublishError {
         "the outbox system is not running, so the event was not stored: start it, or publish on a connection of your own"
     )]
     Stopped,
+    /// `send_blocking` was called on a thread that runs actors.
+    #[error("send_blocking was called on a thread that runs actors, so the event was not stored: await `send` there")]
+    WouldBlock,
 }
 
 impl PublishError {

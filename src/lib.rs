@@ -18,13 +18,15 @@
 //! 10. The janitor deletes events that are older than [`RetentionSettings`] keep.
 //!
 //! In addition, [`Outbox::explain`] says why an event has not been sent, and [`OutboxAdmin`] lists, retries, fails and
-//! replays events (`admin`).
+//! replays events (`admin`). The modules `actix_web` and `testing` are for applications and their tests.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic that it failed"))]
 
 #[cfg(not(any(feature = "postgres", feature = "sqlite")))]
 compile_error!("an outbox needs a database: turn on the feature `postgres`, `sqlite` or `sqlite-bundled`");
 
+#[cfg(feature = "actix-web")]
+pub mod actix_web;
 pub mod admin;
 mod backend;
 mod backoff;
@@ -46,13 +48,16 @@ mod system;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod test_support;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trace;
+mod transaction;
 
 pub use admin::{Explanation, OutboxAdmin, Reason};
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
 pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
-pub use event::{JsonText, OutboxEvent, Status};
+pub use event::{DataError, JsonText, OutboxEvent, Status, TypedEvent};
 #[cfg(feature = "tokio-postgres")]
 pub use publish::adapters::tokio_postgres;
 pub use publish::{
@@ -63,12 +68,14 @@ pub use settings::{
     RetentionSettings, RetryBackoff, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas,
     WebSettings, WebUser, WorkerSettings, parse_duration,
 };
+pub use store::OutboxConnection;
 #[cfg(feature = "fault-injection")]
 pub use system::Panic;
 pub use system::{
-    ActorKind, Builder, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Outbox, OutboxSystem, Shutdown,
-    Subscribe,
+    ActorKind, Builder, EventTypes, HandleEvent, HandleTyped, HandlerError, Health, HealthReport, Outbox, OutboxSystem,
+    Shutdown, Subscribe,
 };
+pub use transaction::{Rollback, TransactionError};
 
 /// The Rust code of the book, compiled like the README's.
 #[cfg(doctest)]
@@ -83,4 +90,8 @@ mod chapters {
     mod consuming {}
     #[doc = include_str!("../docs/webhooks.md")]
     mod webhooks {}
+    #[doc = include_str!("../docs/getting-started.md")]
+    mod getting_started {}
+    #[doc = include_str!("../docs/observability.md")]
+    mod observability {}
 }

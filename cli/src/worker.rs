@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "http")]
+use actix_outbox::actix_web::Probes;
 use actix_outbox::{Builder, Outbox, Settings};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -79,7 +81,7 @@ struct Site(Option<Open>);
 struct Open {
     /// The address of the probes; the console is at the other one, or at the same.
     probes: std::net::SocketAddr,
-    metrics: crate::http::Metrics,
+    metrics: actix_outbox::metrics::Prometheus,
     console: Option<(std::net::SocketAddr, actix_outbox_console::Console)>,
     /// The console's path.
     path: String,
@@ -87,9 +89,6 @@ struct Open {
 
 #[cfg(not(feature = "http"))]
 struct Site;
-
-#[cfg(feature = "http")]
-type ProbeRoutes = std::sync::Arc<dyn Fn(&mut actix_web::web::ServiceConfig) + Send + Sync>;
 
 /// Reports to the HTTP server that the system has started.
 type ReadyReport = Box<dyn FnOnce(&Outbox)>;
@@ -102,7 +101,7 @@ impl Site {
         let console = |address| crate::http::console(builder, settings, address, args.insecure_no_secret);
         let console = args.http.filter(|_| !args.no_web).map(|address| anyhow::Ok((address, console(address)?)));
         let console = console.transpose()?;
-        let metrics = crate::http::Metrics::install().context("cannot install the recorder of /metrics")?;
+        let metrics = actix_outbox::metrics::Prometheus::install()?;
         Ok(Self(Some(Open { probes, metrics, console, path: crate::http::path(settings).to_owned() })))
     }
 
@@ -115,20 +114,18 @@ impl Site {
     #[cfg(feature = "http")]
     fn open(self) -> anyhow::Result<ReadyReport> {
         let Some(Open { probes: address, metrics, console, path }) = self.0 else { return Ok(Box::new(|_| ())) };
-        let started = crate::http::Started::default();
-        metrics.start_upkeep();
-        let probes = crate::http::probes(std::sync::Arc::clone(&started), metrics);
-        let serve = |address, probes: Option<_>, console: Option<actix_outbox_console::Console>| {
+        let started: std::sync::Arc<std::sync::OnceLock<Outbox>> = std::sync::Arc::default();
+        let probes = Probes::starting(std::sync::Arc::clone(&started)).metrics(move || metrics.render());
+        let serve = |address, probes: Option<Probes>, console: Option<actix_outbox_console::Console>| {
             let path = path.clone();
             let routes = move |config: &mut actix_web::web::ServiceConfig| {
-                probes.iter().for_each(|probes: &ProbeRoutes| probes(config));
+                probes.iter().for_each(|probes| probes.configure(config));
                 if let Some(console) = &console {
                     config.service(actix_outbox_console::scope(&path, console));
                 }
             };
             crate::http::serve(address, routes).with_context(|| format!("cannot serve HTTP on {address}"))
         };
-        let probes: ProbeRoutes = std::sync::Arc::new(probes);
         match console {
             Some((other, console)) if other != address => {
                 serve(other, None, Some(console))?;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,27 +9,9 @@ use uuid::Uuid;
 
 use super::requests::Cursor;
 use actix_outbox::Explanation;
-use actix_outbox::admin::{AdminError, AuditEntry, BackendStatus, Finding, WorkerStatus};
+use actix_outbox::admin::{AuditEntry, BackendStatus, Finding, WorkerStatus};
 use actix_outbox::admin::{HistoryBucket, Unreadable};
-use actix_outbox::{OutboxEvent, Status, StoreError};
-
-/// The HTTP status of a store's error.
-pub(crate) fn status_of(error: &StoreError) -> StatusCode {
-    match error {
-        StoreError::NotFound(_) => StatusCode::NOT_FOUND,
-        error if error.is_transient() => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-/// The HTTP status of an error of an operator's request.
-pub(crate) fn status_of_refusal(error: &AdminError) -> StatusCode {
-    match error {
-        AdminError::Store(error) => status_of(error),
-        AdminError::UnknownBackend { .. } => StatusCode::NOT_FOUND,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
+use actix_outbox::{OutboxEvent, Status};
 
 /// The state of the outbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -1,5 +1,6 @@
 //! Events: those that applications publish, and those that the outbox stores.
 
+mod data;
 mod json;
 
 use std::borrow::Cow;
@@ -10,6 +11,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
+
+pub use data::{DataError, TypedEvent};
 
 use crate::error::InvalidEvent;
 
@@ -175,14 +178,6 @@ pub struct OutboxEvent {
 }
 
 impl OutboxEvent {
-    /// Parses the JSON data into a type of the application.
-    ///
-    /// # Errors
-    /// If there is no JSON data, or it does not have the shape of `T`.
-    pub fn data_as<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
-        serde_json::from_str(self.data.as_ref().map_or("null", JsonText::as_str))
-    }
-
     /// The CloudEvent's id: the producer's own id, or the row's.
     #[must_use]
     pub fn cloud_event_id(&self) -> String {

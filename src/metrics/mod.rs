@@ -6,10 +6,14 @@
 use metrics::Unit;
 
 mod handler;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod publisher;
 mod worker;
 
 pub(crate) use self::handler::{HandlerMetrics, set_owed};
+#[cfg(feature = "prometheus")]
+pub use self::prometheus::{Prometheus, PrometheusError};
 pub(crate) use self::publisher::PublisherMetrics;
 pub(crate) use self::worker::WorkerMetrics;
 

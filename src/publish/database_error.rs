@@ -7,16 +7,20 @@ use crate::error::{PublishError, StoreError};
 /// Lets `?` work in a transaction whose error is [`PublishError`].
 impl From<Error> for PublishError {
     fn from(error: Error) -> Self {
-        if let Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) = error {
-            return StoreError::ReadOnly { target: "of this connection".to_owned() }.into();
-        }
-        let reason = error.to_string();
-        let place = if is_unparsed(&error) { "the search path of this connection" } else { "this database" };
-        let store_error = match find_missing(&error, &reason) {
-            Some(state) => StoreError::NotMigrated { target: place.to_owned(), state },
-            None => StoreError::Query { operation: "write events", transient: is_transient(&error, &reason), reason },
-        };
-        store_error.into()
+        store_error("write events", &error).into()
+    }
+}
+
+/// The error of a statement on a connection of the caller's own.
+pub(crate) fn store_error(operation: &'static str, error: &Error) -> StoreError {
+    if let Error::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) = error {
+        return StoreError::ReadOnly { target: "of this connection".to_owned() };
+    }
+    let reason = error.to_string();
+    let place = if is_unparsed(error) { "the search path of this connection" } else { "this database" };
+    match find_missing(error, &reason) {
+        Some(state) => StoreError::NotMigrated { target: place.to_owned(), state },
+        None => StoreError::Query { operation, transient: is_transient(error, &reason), reason },
     }
 }
 

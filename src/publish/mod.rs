@@ -16,6 +16,8 @@ use diesel::connection::LoadConnection;
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, TransactionManager};
 
+#[cfg(feature = "testing")]
+pub(crate) use database_error::store_error;
 pub use new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, PublishEvent};
 pub use prepared::{Dialect, PreparedEvent};
 pub(crate) use validate::{ValidEvent, check_backend, escape_for_message};
@@ -50,6 +52,18 @@ pub(crate) mod sealed {
         fn insert_each_blocking<C>(conn: &mut C, events: Vec<ValidEvent>) -> QueryResult<Vec<InsertResult>>
         where
             C: LoadConnection<Backend = Self>;
+
+        /// For tests: every event in the order of writing, or why a row is not one.
+        #[cfg(feature = "testing")]
+        fn read_all<C>(conn: &mut C) -> impl Future<Output = QueryResult<Vec<Result<OutboxEvent, String>>>> + Send
+        where
+            C: AsyncConnection<Backend = Self>;
+
+        /// For tests: moves what is due later by this many microseconds.
+        #[cfg(feature = "testing")]
+        fn advance<C>(conn: &mut C, micros: i64) -> impl Future<Output = QueryResult<()>> + Send
+        where
+            C: AsyncConnection<Backend = Self>;
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::error::PublishError;
-use crate::event::OutboxEvent;
+use crate::event::{OutboxEvent, TypedEvent};
 use crate::settings::WorkerSettings;
 use crate::trace::{self, TraceContext};
 
@@ -55,7 +55,16 @@ pub struct NewEvent {
     pub(super) trace: Option<TraceContext>,
 }
 
-/// The message that publishes an event in a transaction of its own; the reply is the stored event.
+/// Another name of [`NewEvent`], for code that sends it as a message: the event is written in a transaction of its own, and
+/// the reply is the stored event. [`Outbox::send`](crate::Outbox::send) does the same without an address.
+///
+/// ```no_run
+/// # use actix_outbox::{Outbox, PublishError, PublishEvent};
+/// # async fn publish(outbox: Outbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let stored = outbox.addr()?.send(PublishEvent::new("user.created", "user-service")).await??;
+/// println!("{}", stored.id);
+/// # Ok(()) }
+/// ```
 pub type PublishEvent = NewEvent;
 
 impl actix::Message for NewEvent {
@@ -94,6 +103,21 @@ impl NewEvent {
             max_bytes: None,
             trace: trace::current(),
         }
+    }
+
+    /// An event of a type of the application, with its data; due immediately.
+    pub fn typed<T: TypedEvent + Serialize>(source: impl Into<String>, data: &T) -> Self {
+        Self::new(T::TYPE, source).data(data)
+    }
+
+    /// The event as it would be stored: for tests that look at what the application made, or that give it to a handler. Its
+    /// times are by this machine's clock, and its `seq` is 0.
+    ///
+    /// # Errors
+    /// The event breaks a rule.
+    #[cfg(feature = "testing")]
+    pub fn preview(&self) -> Result<OutboxEvent, crate::error::InvalidEvent> {
+        Ok(self.clone().into_valid()?.preview())
     }
 
     /// Adds the event to the trace of the caller's current span, if there is one.

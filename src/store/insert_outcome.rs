@@ -92,6 +92,16 @@ impl ValidEvent {
         }
     }
 
+    /// The event as it would be stored now, with `seq` 0.
+    #[cfg(feature = "testing")]
+    pub(crate) fn preview(self) -> OutboxEvent {
+        let now = Utc::now();
+        let scheduled_at = self.scheduled_micros.and_then(DateTime::from_timestamp_micros);
+        let scheduled_at = scheduled_at.unwrap_or_else(|| now + chrono::TimeDelta::microseconds(self.delay_micros));
+        let id = self.id;
+        self.stored(Written { id, created_at: now, scheduled_at, seq: 0 })
+    }
+
     /// The event as it was given: no more is known of it.
     fn deleted(self) -> OutboxEvent {
         let now = Utc::now();

@@ -9,6 +9,8 @@ use crate::settings::DatabaseSettings;
 
 pub use self::admin::{Action, CountMode, DataPart, Unreadable};
 pub(crate) use self::admin::{AdminStore, Backlog, EventCounts, MOST_AHEAD, QueuePosition, WorkerRow};
+pub use self::application::OutboxConnection;
+pub(crate) use self::application::{ApplicationTarget, Kind as ApplicationKind};
 pub use self::audit::AuditEntry;
 pub(crate) use self::audit::{AuditNote, AuditRow};
 pub(crate) use self::columns::with_columns;
@@ -40,6 +42,7 @@ pub(crate) use self::wakeup::{Notification, Wakeup};
 pub(crate) use self::writer::{EventWriter, NotInserted, TakeEvents};
 
 mod admin;
+mod application;
 pub(crate) mod audit;
 mod columns;
 #[cfg(test)]
@@ -125,6 +128,9 @@ pub(crate) trait Store:
 
     /// Wake-ups between processes; `None` if each process finds the events of others by polling only.
     fn notify_store(&self) -> Option<&dyn NotifyStore>;
+
+    /// How the application connects to the same database.
+    fn application_target(&self) -> ApplicationTarget;
 
     /// Servers on other machines that connections do not verify, so that others may pretend to be them.
     fn unverified_servers(&self) -> Option<String> {

@@ -173,6 +173,13 @@ impl SystemContext {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The names of the handlers that are subscribed in this process, whether or not their actors are running.
+    pub(crate) fn subscribed_names(&self) -> Vec<String> {
+        let subscriptions = self.subscriptions();
+        let subscribed = subscriptions.iter().filter(|handler| !handler.is_unsubscribed());
+        subscribed.map(|handler| handler.name().to_owned()).collect()
+    }
+
     /// Drops actors and handlers, which may hold a reference to this.
     pub(crate) fn end(&self) {
         self.intake.close();

@@ -10,14 +10,16 @@ use uuid::Uuid;
 use super::addresses::SupervisorAddress;
 use super::context::SystemContext;
 use super::gauges;
-use super::messages::{HealthReport, Shutdown, Subscribe};
+use super::health::HealthReport;
+use super::messages::{Shutdown, Subscribe};
 use super::outbox_system::OutboxSystem;
 use super::supervisor::report;
 use crate::admin::explain::{Explanation, explain};
 use crate::error::{PublishError, StoreError, SystemError};
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
-use crate::store::Wakeup;
+use crate::store::{OutboxConnection, Wakeup};
+use crate::transaction::{Rollback, TransactionError};
 
 /// How often [`Outbox::drained`] checks.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -61,19 +63,50 @@ impl Outbox {
         system.send(event.in_current_trace()).await.unwrap_or(Err(PublishError::Stopped))
     }
 
-    /// Runs `work` in a transaction on the caller's connection and wakes the workers once it has committed.
+    /// As [`send`](Self::send), for a thread that may wait: of a thread pool, of `spawn_blocking`, of a `SyncArbiter`. On a
+    /// worker thread of a tokio runtime it works, too, and keeps that thread from other tasks meanwhile.
     ///
     /// # Errors
-    /// The error of `work`, after a rollback; or diesel's error if the transaction itself fails.
-    pub async fn transaction<C, T, E>(
+    /// Those of [`send`](Self::send). [`PublishError::WouldBlock`]: this thread runs actors, which the call would stop.
+    pub fn send_blocking(&self, event: NewEvent) -> Result<OutboxEvent, PublishError> {
+        if actix_rt::Arbiter::try_current().is_some() {
+            return Err(PublishError::WouldBlock);
+        }
+        let (answer, stored) = std::sync::mpsc::channel();
+        let (outbox, event) = (self.clone(), event.in_current_trace());
+        self.context.runtime.spawn(async move {
+            // The caller waits.
+            let _ = answer.send(outbox.send(event).await);
+        });
+        stored.recv().unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// Runs `work` in a transaction on the caller's connection and wakes the workers once it has committed. In `work`, every
+    /// error can be returned with `?`; it rolls the transaction back.
+    ///
+    /// ```no_run
+    /// # use actix_outbox::{NewEvent, Outbox, TransactionError, publish};
+    /// # use diesel_async::{AsyncPgConnection, RunQueryDsl};
+    /// # async fn work(outbox: &Outbox, conn: &mut AsyncPgConnection, names: &[String]) -> Result<(), TransactionError> {
+    /// let event = outbox
+    ///     .transaction(conn, async |conn| {
+    ///         diesel::sql_query("UPDATE users SET seen = now()").execute(conn).await?;
+    ///         let first = names.first().ok_or("no user is given")?;
+    ///         Ok(publish(conn, NewEvent::new("user.seen", "users").subject(first)).await?)
+    ///     })
+    ///     .await?;
+    /// # let _: actix_outbox::OutboxEvent = event;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The error of `work`, after a rollback; or diesel's error if the transaction itself fails. Both are found by
+    /// [`TransactionError::downcast_ref`].
+    pub async fn transaction<C: AsyncConnection, T>(
         &self,
         conn: &mut C,
-        work: impl AsyncFnOnce(&mut C) -> Result<T, E>,
-    ) -> Result<T, E>
-    where
-        C: AsyncConnection,
-        E: From<diesel::result::Error>,
-    {
+        work: impl AsyncFnOnce(&mut C) -> Result<T, Rollback>,
+    ) -> Result<T, TransactionError> {
         C::TransactionManager::begin_transaction(conn).await?;
         match work(conn).await {
             Ok(done) => {
@@ -84,9 +117,35 @@ impl Outbox {
             Err(error) => {
                 // If the connection broke, this fails as well; the error of `work` is the cause.
                 let _ = C::TransactionManager::rollback_transaction(conn).await;
-                Err(error)
+                Err(error.into())
             }
         }
+    }
+
+    /// A pool of at most `size` connections to the outbox's database, for the application's own statements: with the outbox's
+    /// address, TLS and secrets, which are read again for each connection. On PostgreSQL, `database.schema` is the last schema
+    /// of the connections' search path unless it is in the path already; a path that leads to another outbox is an error.
+    ///
+    /// ```no_run
+    /// use diesel_async::AsyncPgConnection;
+    ///
+    /// # fn pool(outbox: actix_outbox::Outbox) -> Result<(), actix_outbox::StoreError> {
+    /// let pool = outbox.pool::<AsyncPgConnection>(16)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::Unsuitable`]: the outbox is in another kind of database. Connections are made when they are first used.
+    pub fn pool<C: OutboxConnection>(&self, size: usize) -> Result<C::Pool, StoreError> {
+        C::build_pool(self.context.store.application_target(), size)
+    }
+
+    /// A connection as a [`pool`](Self::pool) makes it.
+    ///
+    /// # Errors
+    /// Those of connecting; [`StoreError::Unsuitable`]: the outbox is in another kind of database.
+    pub async fn connection<C: OutboxConnection>(&self) -> Result<C, StoreError> {
+        C::connect(self.context.store.application_target()).await
     }
 
     /// Announces that events were committed: the worker of this process and, on Postgres, those of others fetch immediately
@@ -104,6 +163,16 @@ impl Outbox {
     pub async fn subscribe(&self, subscription: Subscribe) -> Result<(), SystemError> {
         self.supervisor()?;
         self.context.subscribe(subscription).await
+    }
+
+    /// Passes no further event to the handler of this name in this process; returns whether there was one. Events that are
+    /// in the actor's mailbox are still handled.
+    ///
+    /// The handler stays announced: events are owed to it as to a handler whose process has ended, for
+    /// `worker.handlers_owed`, and reach it when it is subscribed again, here or in another process.
+    /// [`OutboxAdmin::drop_handler`](crate::OutboxAdmin::drop_handler) ends that.
+    pub fn unsubscribe(&self, name: &str) -> bool {
+        self.context.unsubscribe(name)
     }
 
     /// Reports the health of the system.
@@ -172,8 +241,7 @@ impl Outbox {
                     return;
                 }
                 let (context, mut lanes, holding) = (Arc::clone(&self.context), lanes.clone(), holding.clone());
-                let handlers: Vec<String> =
-                    context.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
+                let handlers: Vec<String> = context.subscribed_names();
                 let asked = self.context.runtime.spawn(async move {
                     let pauses = context.store.pauses().await?;
                     let is_paused = |name: &str| pauses.iter().any(|pause| pause.backend == name && pause.is_whole());

@@ -228,7 +228,7 @@ impl HandlerPoller {
 
     /// Records that a live process has the handlers; how long events are owed to a handler counts from the last such record.
     fn note_seen(&self, ctx: &mut Context<Self>) {
-        let names: Vec<String> = self.context.subscriptions().iter().map(|handler| handler.name().to_owned()).collect();
+        let names = self.context.subscribed_names();
         if names.is_empty() {
             return;
         }

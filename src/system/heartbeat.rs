@@ -205,7 +205,9 @@ impl<'a> HeartbeatLoop<'a> {
         let living = subscriptions.iter().filter(|handler| handler.is_alive() && !stuck);
         let of_handlers = living.map(|handler| (handler_lane(handler.name()).to_string(), LaneHealth::ok()));
         let backends: BTreeMap<String, LaneHealth> = of_publishers.chain(of_handlers).collect();
-        let alive = |handler: &&Arc<Subscription>| self.context.liveness.owes_handlers() || handler.is_alive();
+        let alive = |handler: &&Arc<Subscription>| {
+            !handler.is_unsubscribed() && (self.context.liveness.owes_handlers() || handler.is_alive())
+        };
         let handlers: Vec<&str> = subscriptions.iter().filter(alive).map(|handler| handler.name()).collect();
         Heartbeat {
             worker: self.context.worker,

@@ -1,6 +1,5 @@
 //! Messages between actors, in the order in which an event passes them; and those that applications send to the system.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use actix::{Message, Recipient};
 
 use super::delivery::Delivery;
 use super::publisher_state::OpenUnderWay;
+use super::recipient::EventRecipient;
 use crate::backoff::NextTry;
 use crate::error::SystemError;
 use crate::event::OutboxEvent;
@@ -118,6 +118,27 @@ impl HandlerError {
         Self { reason: reason.to_string(), next_try: NextTry::After(delay) }
     }
 
+    /// Why the event was not handled.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether no other try can help.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        self.next_try == NextTry::Never
+    }
+
+    /// The time after which the handler wants the event again, if it said so.
+    #[must_use]
+    pub fn delay(&self) -> Option<Duration> {
+        match self.next_try {
+            NextTry::After(delay) => Some(delay),
+            NextTry::ByBackoff | NextTry::Never => None,
+        }
+    }
+
     /// No other try can help: the event becomes `failed` now, unless another handler of it wants to be asked again.
     pub fn permanent(reason: impl fmt::Display) -> Self {
         Self { reason: reason.to_string(), next_try: NextTry::Never }
@@ -202,7 +223,7 @@ impl<T: Into<String>> FromIterator<T> for EventTypes {
 ///
 /// Subscribing again under the name replaces a handler that has stopped, or one for the same events. A running handler for
 /// other events stays, and the call fails with [`SystemError::HandlerNameTaken`].
-#[derive(Debug, Message)]
+#[derive(Message)]
 #[rtype(result = "Result<(), SystemError>")]
 pub struct Subscribe {
     /// Names the handler in `pending_handlers` and for other workers.
@@ -210,52 +231,19 @@ pub struct Subscribe {
     /// The events that it subscribes to.
     pub events: EventTypes,
     /// The actor.
-    pub recipient: Recipient<HandleEvent>,
+    pub(crate) recipient: Arc<dyn EventRecipient>,
+}
+
+impl fmt::Debug for Subscribe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscribe").field("name", &self.name).field("events", &self.events).finish_non_exhaustive()
+    }
 }
 
 impl Subscribe {
     /// A handler for events of one type, of several, or for all ([`EventTypes::All`]).
     pub fn new(name: impl Into<String>, events: impl Into<EventTypes>, recipient: Recipient<HandleEvent>) -> Self {
-        Self { name: name.into(), events: events.into(), recipient }
-    }
-}
-
-/// Requests a health report.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "HealthReport")]
-pub struct Health;
-
-/// The health of the system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HealthReport {
-    /// Whether the database answers.
-    pub database: Result<(), String>,
-    /// Each publisher: whether its backend accepts events, or why not.
-    pub backends: BTreeMap<String, Result<(), String>>,
-    /// Shards owned, by the value of `publisher_backend` that their events carry.
-    pub shards: BTreeMap<String, usize>,
-    /// Why this worker leaves a lane to other workers, by lane.
-    pub standing_by: BTreeMap<String, String>,
-    /// Each handler of this process: whether its actor is running, or why its events wait.
-    pub handlers: BTreeMap<String, Result<(), String>>,
-    /// Events in memory: read and not yet settled, or settled a moment ago.
-    pub in_flight: usize,
-    /// Whether the database answered a heartbeat within the lease time; always `Ok` in a process that delivers nothing.
-    pub leases: Result<(), String>,
-}
-
-impl HealthReport {
-    /// Whether the database answers, every backend accepts events and every handler is running.
-    #[must_use]
-    pub fn is_ok(&self) -> bool {
-        self.database.is_ok() && self.backends.values().chain(self.handlers.values()).all(Result::is_ok)
-    }
-
-    /// Whether it is ok and the leases are kept.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.is_ok() && self.leases.is_ok()
+        Self { name: name.into(), events: events.into(), recipient: Arc::new(recipient) }
     }
 }
 

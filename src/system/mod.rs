@@ -24,6 +24,7 @@ mod gauges;
 mod handle;
 mod handler_poller;
 mod handler_timer;
+mod health;
 mod heartbeat;
 pub(crate) mod in_flight;
 mod intake;
@@ -47,6 +48,7 @@ mod predecessors;
 mod publisher;
 mod publisher_state;
 mod quota;
+mod recipient;
 mod reconnect;
 mod refusals;
 mod registry;
@@ -56,6 +58,7 @@ mod starting;
 mod subscribing;
 mod subscription;
 mod supervisor;
+mod typed;
 mod unserved;
 mod wakeups;
 
@@ -64,7 +67,9 @@ pub use builder::Builder;
 #[cfg(feature = "bench-api")]
 pub(crate) use fetching::MAX_FETCH;
 pub use handle::Outbox;
+pub use health::{Health, HealthReport};
 #[cfg(feature = "fault-injection")]
 pub use messages::Panic;
-pub use messages::{ActorKind, EventTypes, HandleEvent, HandlerError, Health, HealthReport, Shutdown, Subscribe};
+pub use messages::{ActorKind, EventTypes, HandleEvent, HandlerError, Shutdown, Subscribe};
 pub use outbox_system::OutboxSystem;
+pub use typed::HandleTyped;

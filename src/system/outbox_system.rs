@@ -9,10 +9,11 @@ use tokio::sync::oneshot;
 use super::addresses::SupervisorAddress;
 use super::context::SystemContext;
 use super::death_watch::DeathWatch;
+use super::health::{Health, HealthReport};
 use super::intake::{PendingInsert, enqueue};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
-use super::messages::{ActorKind, Health, HealthReport, Shutdown, Subscribe};
+use super::messages::{ActorKind, Shutdown, Subscribe};
 use crate::error::{PublishError, SystemError};
 use crate::publish::{InsertResult, NewEvent};
 

@@ -110,7 +110,13 @@ impl Registry {
         if !delivery.key().is_empty() {
             self.left.note(&key_of(delivery), &names, BootInstant::now());
         }
-        delivery.left.extend(names);
+        // What the event owes was fixed at its first acceptance; else the announcements decide, of which an operator may have
+        // dropped one that this process does not have any more.
+        let is_fixed = delivery.event().is_some_and(|event| event.pending_handlers.is_some());
+        let subscriptions = self.context.subscriptions();
+        let is_unsubscribed =
+            |name: &String| subscriptions.iter().any(|handler| handler.name() == name && handler.is_unsubscribed());
+        delivery.left.extend(names.into_iter().filter(|name| is_fixed || !is_unsubscribed(name)));
     }
 
     /// The handlers that receive an event here; it is left to the others that must still receive it.

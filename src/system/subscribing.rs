@@ -50,6 +50,18 @@ impl SystemContext {
         Ok(())
     }
 
+    /// Passes no further event to the handler of this name; returns whether there was one.
+    ///
+    /// It stays known, as a handler whose actor has stopped does: its announcement and what it is owed outlive it, and its
+    /// leases are released.
+    pub(crate) fn unsubscribe(&self, name: &str) -> bool {
+        let subscriptions = self.subscriptions();
+        let was_subscribed =
+            subscriptions.iter().find(|handler| handler.name() == name).is_some_and(|handler| handler.unsubscribe());
+        self.wakeups.heartbeat.notify_one();
+        was_subscribed
+    }
+
     fn check_handler(&self, handler: &Subscription) -> Result<(), SystemError> {
         let name = handler.name();
         let subscriptions = self.subscriptions();

@@ -8,12 +8,16 @@ use tracing::Span;
 use super::clock::BootInstant;
 use super::handler_timer::{HandlerTimer, Verdict};
 use super::messages::{EventTypes, HandleEvent, HandlerError, Subscribe};
+use super::recipient::EventRecipient;
 use crate::event::OutboxEvent;
 use crate::metrics::HandlerMetrics;
 use crate::trace;
 
 pub(crate) struct Subscription {
-    handler: Subscribe,
+    name: String,
+    events: EventTypes,
+    /// None once it is unsubscribed; its actor may stop then.
+    recipient: Mutex<Option<Arc<dyn EventRecipient>>>,
     timer: Mutex<HandlerTimer>,
     metrics: HandlerMetrics,
 }
@@ -28,38 +32,53 @@ pub(crate) enum Outcome {
 
 impl From<Subscribe> for Subscription {
     fn from(handler: Subscribe) -> Self {
-        let metrics = HandlerMetrics::new(&handler.name);
-        Self { handler, timer: Mutex::default(), metrics }
+        let Subscribe { name, events, recipient } = handler;
+        let metrics = HandlerMetrics::new(&name);
+        Self { name, events, recipient: Mutex::new(Some(recipient)), timer: Mutex::default(), metrics }
     }
 }
 
 impl Subscription {
     pub(crate) fn name(&self) -> &str {
-        &self.handler.name
+        &self.name
     }
 
-    /// Whether its actor is running.
+    fn recipient(&self) -> MutexGuard<'_, Option<Arc<dyn EventRecipient>>> {
+        self.recipient.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its actor is running and still subscribed.
     pub(crate) fn is_alive(&self) -> bool {
-        self.handler.recipient.connected()
+        self.recipient().as_ref().is_some_and(|recipient| recipient.is_connected())
+    }
+
+    /// Whether it was unsubscribed in this process.
+    pub(crate) fn is_unsubscribed(&self) -> bool {
+        self.recipient().is_none()
+    }
+
+    /// Passes no further event to the actor; returns whether it was subscribed.
+    pub(crate) fn unsubscribe(&self) -> bool {
+        self.recipient().take().is_some()
     }
 
     /// Whether it is registered for events that another registration of the same name does not name.
     pub(crate) fn conflicts_with(&self, other: &Self) -> bool {
-        self.is_alive() && self.handler.events != other.handler.events
+        self.is_alive() && self.events != other.events
     }
 
     pub(crate) fn events(&self) -> &EventTypes {
-        &self.handler.events
+        &self.events
     }
 
     /// Whether the handler is for events of this type.
     pub(crate) fn covers(&self, event_type: &str) -> bool {
-        self.handler.events.contain(event_type)
+        self.events.contain(event_type)
     }
 
     /// Whether this handler must still receive this event.
     pub(crate) fn wants(&self, event: &OutboxEvent) -> bool {
-        let pending = event.pending_handlers.as_ref().is_none_or(|pending| pending.contains(&self.handler.name));
+        let pending = event.pending_handlers.as_ref().is_none_or(|pending| pending.contains(&self.name));
         pending && self.covers(&event.event_type)
     }
 
@@ -79,12 +98,13 @@ impl Subscription {
     }
 
     async fn ask_in(&self, span: Span, event: Arc<OutboxEvent>, limit: Duration) -> Outcome {
-        if !self.handler.recipient.connected() {
+        let recipient = self.recipient().clone();
+        let Some(recipient) = recipient.filter(|recipient| recipient.is_connected()) else {
             return Outcome::NotStarted;
-        }
+        };
         let number = TimedEvent::begin(&self.timer);
-        let answer = self.handler.recipient.send(HandleEvent { event, span });
-        tokio::pin!(answer);
+        let mut answer = recipient.send(HandleEvent { event, span });
+        drop(recipient);
         loop {
             let wait = match number.judge(limit) {
                 Verdict::Wait(wait) => wait,

@@ -13,11 +13,12 @@ use super::completer::Completer;
 use super::context::SystemContext;
 use super::death_watch::DeathWatch;
 use super::handler_poller::HandlerPoller;
+use super::health::HealthReport;
 use super::janitor::{Janitor, write_history};
 use super::lease_keeper::{LeaseKeeper, Leave};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
-use super::messages::{ActorKind, Died, Flush, HealthReport, Shutdown, Subscribed};
+use super::messages::{ActorKind, Died, Flush, Shutdown, Subscribed};
 use super::notifier::Notifier;
 use super::outbox_system::OutboxSystem;
 use super::poller::Poller;
@@ -230,7 +231,8 @@ fn handlers(context: &SystemContext) -> BTreeMap<String, Result<(), String>> {
     let stopped = || "its actor has stopped; its events wait until it subscribes again".to_owned();
     let subscriptions = context.subscriptions();
     let health = |handler: &Arc<Subscription>| if handler.is_alive() { Ok(()) } else { Err(stopped()) };
-    subscriptions.iter().map(|handler| (handler.name().to_owned(), health(handler))).collect()
+    let subscribed = subscriptions.iter().filter(|handler| !handler.is_unsubscribed());
+    subscribed.map(|handler| (handler.name().to_owned(), health(handler))).collect()
 }
 
 impl Handler<Subscribed> for Supervisor {

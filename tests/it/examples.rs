@@ -1,12 +1,13 @@
 //! The examples, run as programs of their own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::support::process::{Running, Signal};
-use crate::support::{PATIENCE, eventually};
+use crate::support::tls::Identity;
+use crate::support::{PATIENCE, eventually, free_port, postgres};
 
 /// The path of an example, which `cargo test` builds with the tests.
 pub(crate) fn example(name: &str) -> Command {
@@ -36,15 +37,27 @@ fn post(address: &str, path: &str, body: &str) -> (u16, String) {
 #[tokio::test]
 async fn the_web_application_stores_a_user_and_its_event_together_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("app.db");
-    let mut program = Running::spawn(example("actix_web_app").arg(&file).arg("127.0.0.1:0"));
-    let listening = || program.stderr().lines().find_map(|line| Some(line.split_once("http://")?.1.to_owned()));
-    eventually("it listens", PATIENCE, async || listening().is_some()).await;
-    let address = listening().unwrap();
+    let identity = Identity::write(folder.path());
+    let mut server = postgres::Server::start();
+    server.secure(&identity);
+    let url = format!("postgres://outbox@localhost:{}/postgres?sslmode=verify-full", server.port());
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = example("actix_web_app");
+    command.arg(&address).current_dir(folder.path()).env("DATABASE_URL", url);
+    command.env("OUTBOX__PUBLISHERS__DEFAULT__BACKEND", "jsonl").env("SSL_CERT_FILE", &identity.authority);
+    let mut program = Running::spawn(&mut command);
+    eventually("it listens", PATIENCE, async || std::net::TcpStream::connect(&address).is_ok()).await;
 
     let (status, body) = post(&address, "/users", r#"{"name": "Ada"}"#);
     assert_eq!(status, 201, "{body}: {}", program.stderr());
-    let id = serde_json::from_str::<Value>(&body).unwrap()["event_id"].clone();
+    let id = serde_json::from_str::<Value>(&body).unwrap()["id"].clone();
+    let ready = ureq::get(format!("http://{address}/readyz")).call().unwrap();
+    assert_eq!(ready.status(), 200);
+    let ways = "SELECT count(*) FILTER (WHERE ssl), count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+        WHERE usename = 'outbox' AND pid <> pg_backend_pid()";
+    let sql = postgres::connect(&server.url("postgres")).await;
+    let row = sql.query_one(ways, &[]).await.unwrap();
+    assert!(row.get::<_, i64>(0) > 1 && row.get::<_, i64>(0) == row.get::<_, i64>(1), "{row:?}");
     assert_eq!(post(&address, "/users", r#"{"name": "Ada"}"#).0, 409, "the name is taken");
     assert_eq!(post(&address, "/users", r#"{"name": "Grace"}"#).0, 201);
     assert_eq!(post(&address, "/users", "{oops").0, 400);
@@ -56,6 +69,15 @@ async fn the_web_application_stores_a_user_and_its_event_together_or_not_at_all(
     names.sort_by_key(Value::to_string);
     assert_eq!(names, ["Ada", "Grace"], "one event for each user that there is");
     assert!(events(&program).iter().any(|event| event["id"] == id), "under the id that was answered");
+}
+
+#[test]
+fn the_service_of_the_book_is_the_example() {
+    let read = |file: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let (page, example) = (read("docs/getting-started.md"), read("examples/actix_web_app.rs"));
+    let printed = page.split_once("```rust,no_run\n").unwrap().1.split_once("```").unwrap().0;
+    let code = &example[example.find("use actix::prelude::*;").unwrap()..];
+    assert!(printed == code, "copy the code of examples/actix_web_app.rs into docs/getting-started.md");
 }
 
 /// What a program that ends by itself wrote to standard output.

@@ -11,3 +11,6 @@ mod actors;
 mod examples;
 mod harness;
 mod sqlite;
+mod testing;
+mod testing_page;
+mod web;

@@ -1,17 +1,13 @@
 //! The HTTP server: the console, a worker's health probes for an orchestrator, and its metrics for Prometheus.
 //!
-//! See `probes` for `/healthz`, `/readyz` and `/metrics`.
+//! The probes are the library's: `actix_outbox::actix_web::Probes`.
 
-mod probes;
-mod prometheus;
 mod server;
 mod write_limit;
 
 use std::io::Write;
 use std::net::SocketAddr;
 
-pub(crate) use self::probes::{Started, probes};
-pub(crate) use self::prometheus::Metrics;
 pub(crate) use self::server::serve;
 use actix_outbox::{Builder, Settings};
 use actix_outbox_console::{Access, Console, WebError};

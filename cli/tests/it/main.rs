@@ -24,6 +24,7 @@ mod embedded;
 mod examples;
 mod explain;
 mod failover;
+mod first_hour;
 mod half_broken;
 mod handlers;
 mod http;

@@ -139,8 +139,8 @@ async fn the_worker_is_woken_by_a_transaction_a_message_and_a_word() {
     };
     outbox.send(event("message")).await.unwrap();
     arrived(1).await;
-    let done: Result<OutboxEvent, PublishError> =
-        outbox.transaction(&mut conn, async |conn| actix_outbox::publish(conn, event("transaction")).await).await;
+    let done =
+        outbox.transaction(&mut conn, async |conn| Ok(actix_outbox::publish(conn, event("transaction")).await?)).await;
     done.unwrap();
     arrived(2).await;
     actix_outbox::publish(&mut conn, event("word")).await.unwrap();
@@ -154,13 +154,24 @@ async fn a_transaction_that_failed_leaves_nothing_behind() {
     let test = TestOutbox::new().await;
     let outbox = start(&test, "").await;
     let mut conn = diesel(&test).await;
-    let failed: Result<(), PublishError> = outbox
+    let failed = outbox
         .transaction(&mut conn, async |conn| {
             actix_outbox::publish(conn, event("ghost")).await?;
-            actix_outbox::publish(conn, NewEvent::new("thing.happened", "")).await.map(drop)
+            Ok(actix_outbox::publish(conn, NewEvent::new("thing.happened", "")).await?)
+        })
+        .await
+        .unwrap_err();
+    assert!(failed.downcast_ref().is_some_and(PublishError::is_invalid), "{failed}");
+    let failed = outbox
+        .transaction(&mut conn, async |conn| {
+            let ghost = actix_outbox::publish(conn, event("ghost")).await?;
+            if !ghost.subject.is_empty() {
+                Err("a text rolls back")?
+            }
+            Ok(())
         })
         .await;
-    assert!(failed.unwrap_err().is_invalid());
+    assert_eq!(failed.unwrap_err().to_string(), "a text rolls back");
     actix_outbox::publish(&mut conn, event("next")).await.unwrap();
     test.wait_length(1).await;
     assert_eq!(test.number("SELECT count(*) FROM outbox_events").await, 1);

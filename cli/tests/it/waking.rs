@@ -95,7 +95,7 @@ async fn whatever_publishes_in_another_process_wakes_the_worker() {
 
     let mut conn = AsyncPgConnection::establish(test.url()).await.unwrap();
     let published =
-        outbox.transaction(&mut conn, async |conn| actix_outbox::publish(conn, event("in a transaction")).await);
+        outbox.transaction(&mut conn, async |conn| Ok(actix_outbox::publish(conn, event("in a transaction")).await?));
     published.await.unwrap();
     test.wait_length(5).await;
 

@@ -21,7 +21,7 @@ use super::methods::{get, post};
 use super::queries::{self, OverviewCache};
 use super::request_info::Base;
 use super::requests::{AuditQuery, Filter, PageQuery, known_names};
-use super::responses::{Audit, Detail, EventListItem, Events, Overview, status_of, status_of_refusal};
+use super::responses::{Audit, Detail, EventListItem, Events, Overview};
 use super::single_flight::CachedValue;
 use actix_outbox::Explanation;
 use actix_outbox::OutboxEvent;
@@ -109,7 +109,7 @@ impl ResponseError for Problem {
 
 impl From<&StoreError> for Problem {
     fn from(error: &StoreError) -> Self {
-        Self::new(status_of(error), error.to_string())
+        Self::new(error.status_code(), error.to_string())
     }
 }
 
@@ -121,7 +121,7 @@ impl From<StoreError> for Problem {
 
 impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Self {
-        Self::new(status_of_refusal(&error), error.to_string())
+        Self::new(error.status_code(), error.to_string())
     }
 }
 

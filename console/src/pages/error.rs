@@ -8,7 +8,6 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
 
 use super::layout::PageLayout;
-use crate::responses::{status_of, status_of_refusal};
 
 /// An error page in place of the requested one.
 #[derive(Debug)]
@@ -27,13 +26,13 @@ impl PageError {
         let layout = layout.clone();
         move |error| {
             let error = error.borrow();
-            Self { layout, status: status_of(error), message: error.to_string() }
+            Self { layout, status: error.status_code(), message: error.to_string() }
         }
     }
 
     pub(super) fn refused(layout: &PageLayout) -> impl FnOnce(AdminError) -> Self {
         let layout = layout.clone();
-        move |error| Self { layout, status: status_of_refusal(&error), message: error.to_string() }
+        move |error| Self { layout, status: error.status_code(), message: error.to_string() }
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_outbox::{EventTypes, HandleEvent, HandlerError, NewEvent, OutboxSystem, PublishError, Settings, Subscribe};
+use actix_outbox::{EventTypes, HandleEvent, HandlerError, NewEvent, OutboxSystem, Settings, Subscribe};
 use diesel::sqlite::SqliteConnection;
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{AsyncConnection, SimpleAsyncConnection};
@@ -83,16 +83,16 @@ async fn main() -> anyhow::Result<()> {
     outbox
         .transaction(&mut conn, async |conn| {
             let ada = NewEvent::new("user.created", "quickstart").data(serde_json::json!({ "name": "Ada" }));
-            actix_outbox::publish(conn, ada).await
+            Ok(actix_outbox::publish(conn, ada).await?)
         })
         .await?;
 
     // … so it is never delivered if that is rolled back …
-    let rolled_back: Result<(), PublishError> = outbox
+    let rolled_back = outbox
         .transaction(&mut conn, async |conn| {
             let ghost = NewEvent::new("user.created", "quickstart").data(serde_json::json!({ "name": "Ghost" }));
             actix_outbox::publish(conn, ghost).await?;
-            Err(diesel::result::Error::RollbackTransaction.into())
+            Err::<(), _>("this user may not be created".into())
         })
         .await;
     assert!(rolled_back.is_err());

@@ -233,7 +233,7 @@ impl Target {
     }
 
     /// Servers and database for messages, without the password.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         self.place().address.to_string()
     }
 

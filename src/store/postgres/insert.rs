@@ -15,6 +15,8 @@ use diesel_async::AsyncConnection;
 use uuid::Uuid;
 
 use super::row::{COLUMNS_WITHOUT_DATA, EPOCH_MICROS, Row, SqlTypes, time};
+#[cfg(feature = "testing")]
+use crate::event::OutboxEvent;
 use crate::publish::sealed::Insert;
 use crate::publish::{InsertResult, OutboxDatabase, ValidEvent};
 use crate::store::insert_outcome::{FoundRow, InsertOutcomes, SameData, Written};
@@ -70,6 +72,22 @@ impl Insert for Pg {
         };
         let stored: Vec<StoredRow> = FindEvents(&repeated).load(conn)?;
         Ok(finish(answers, stored))
+    }
+
+    #[cfg(feature = "testing")]
+    async fn read_all<C>(conn: &mut C) -> QueryResult<Vec<Result<OutboxEvent, String>>>
+    where
+        C: AsyncConnection<Backend = Self>,
+    {
+        super::testing::read(conn).await
+    }
+
+    #[cfg(feature = "testing")]
+    async fn advance<C>(conn: &mut C, micros: i64) -> QueryResult<()>
+    where
+        C: AsyncConnection<Backend = Self>,
+    {
+        super::testing::advance(conn, micros).await
     }
 }
 

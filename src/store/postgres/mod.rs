@@ -16,6 +16,7 @@ mod access;
 mod address;
 mod admin;
 mod adopt;
+mod application;
 mod audit;
 mod auth_guard;
 mod change;
@@ -59,6 +60,8 @@ mod schema_connection;
 mod session;
 mod settle;
 mod statement;
+#[cfg(feature = "testing")]
+mod testing;
 mod tls;
 mod trigger;
 

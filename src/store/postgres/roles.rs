@@ -17,12 +17,12 @@ use crate::event::{OutboxEvent, Status};
 use crate::publish::{InsertResult, NewEvent};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
-    Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
-    FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim,
-    LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
-    PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore,
-    Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
+    BackendPause, Backlog, Blocker, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
+    EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
+    HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore,
+    OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result,
+    RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -290,6 +290,10 @@ impl Store for PostgresStore {
 
     fn notify_store(&self) -> Option<&dyn NotifyStore> {
         Some(self)
+    }
+
+    fn application_target(&self) -> ApplicationTarget {
+        ApplicationTarget(ApplicationKind::Postgres(Arc::clone(&self.target)))
     }
 
     fn unverified_servers(&self) -> Option<String> {

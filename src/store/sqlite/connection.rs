@@ -20,9 +20,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// The file, and its name for messages.
 #[derive(Debug, Clone)]
-pub(super) struct Location {
+pub(crate) struct Location {
     path: Arc<str>,
-    pub(super) target: Arc<str>,
+    pub(crate) target: Arc<str>,
 }
 
 impl Location {
@@ -54,7 +54,7 @@ impl Location {
         StoreError::NotMigrated { target: self.target.to_string(), state }
     }
 
-    fn open(&self, busy_timeout: Duration) -> Result<SqliteConnection> {
+    pub(super) fn open(&self, busy_timeout: Duration) -> Result<SqliteConnection> {
         let unreachable = |reason: String| StoreError::Unreachable { target: self.target.to_string(), reason };
         // SQLite would read a name that begins with `file:` as a URI.
         let name = if self.path.starts_with("file:") { format!("./{}", self.path) } else { self.path.to_string() };

@@ -49,6 +49,22 @@ impl Insert for Sqlite {
         let stored: Vec<Row> = FindEvents::new(&events).load(conn)?;
         Ok(finish(events, stored))
     }
+
+    #[cfg(feature = "testing")]
+    async fn read_all<C>(conn: &mut C) -> QueryResult<Vec<Result<OutboxEvent, String>>>
+    where
+        C: AsyncConnection<Backend = Self>,
+    {
+        super::testing::read(conn).await
+    }
+
+    #[cfg(feature = "testing")]
+    async fn advance<C>(conn: &mut C, micros: i64) -> QueryResult<()>
+    where
+        C: AsyncConnection<Backend = Self>,
+    {
+        super::testing::advance(conn, micros).await
+    }
 }
 
 /// It is not known which rows existed before, so each is compared; a new row equals its event.

@@ -4,6 +4,7 @@
 //! mode, which is stored in the file: readers and the one writer do not block each other.
 
 mod admin;
+mod application;
 mod audit;
 mod change;
 mod claimed;
@@ -28,6 +29,8 @@ mod queue_position;
 mod roles;
 pub(crate) mod row;
 mod settle;
+#[cfg(feature = "testing")]
+mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -37,7 +40,8 @@ use std::time::Duration;
 use diesel::QueryResult;
 use uuid::Uuid;
 
-use self::connection::{Connection, Location};
+use self::connection::Connection;
+pub(crate) use self::connection::Location;
 use self::row::Row;
 use super::{FetchedRow, Result, Unreadable};
 use crate::event::OutboxEvent;

@@ -23,12 +23,12 @@ use crate::event::{OutboxEvent, Status};
 use crate::publish::{InsertResult, NewEvent, prepare_all};
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
-    Acceptance, Action, AdminStore, Announcement, AuditEntry, AuditNote, AuditRow, BackendPause, Backlog, Blocker,
-    Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore, EventCounts, EventFilter, EventWriter,
-    FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow, HandlerStore, HistoryBucket, LaneClaim,
-    LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore, OutcomeCounts, OwedHandler, Page,
-    PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result, RetentionCutoff, ScanPage, SchemaStore,
-    Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
+    BackendPause, Backlog, Blocker, Care, CountMode, DataPart, DatabaseFacts, DeliveryRequest, DispatchStore,
+    EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
+    HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore,
+    OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result,
+    RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
 };
 
 #[async_trait]
@@ -390,5 +390,9 @@ impl Store for SqliteStore {
 
     fn notify_store(&self) -> Option<&dyn NotifyStore> {
         None
+    }
+
+    fn application_target(&self) -> ApplicationTarget {
+        ApplicationTarget(ApplicationKind::Sqlite(self.location.clone()))
     }
 }

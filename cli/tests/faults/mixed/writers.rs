@@ -177,7 +177,7 @@ impl Writer {
         }
         let Ok(mut conn) = AsyncPgConnection::establish(&self.url).await else { return };
         let outbox = self.outbox.clone();
-        let done: Result<(), PublishError> = outbox
+        let done = outbox
             .transaction(&mut conn, async |conn: &mut AsyncPgConnection| {
                 for plan in &plans {
                     publish(conn, event(plan)).await?;

@@ -1,21 +1,17 @@
-//! A worker's health probes for an orchestrator, and its metrics.
-//!
-//! `/healthz`: whether the process makes progress, without asking other servers; `/readyz`: whether the database responds,
-//! every backend accepts events and the leases are kept; `/metrics`: the metrics in Prometheus' text format. They need no
-//! secret, so they name no address and no error: those are in the log.
+//! A process' health probes for an orchestrator, and its metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use actix_web::{HttpResponse, HttpResponseBuilder, web};
+use ::actix_web::http::StatusCode;
+use ::actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use ::actix_web::{HttpResponse, HttpResponseBuilder, web};
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use super::Metrics;
-use actix_outbox::{HealthReport, Outbox};
+use super::gauges::GaugeUpdates;
+use crate::system::{HealthReport, Outbox};
 
 /// How long a probe may take; orchestrators' timeouts are shorter.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,24 +23,66 @@ const OK: &str = "ok";
 const UNKNOWN: &str = "unknown";
 const FAILING: &str = "failing; see the worker's log";
 
-/// The system, once it has started; probes may arrive earlier.
-pub(crate) type Started = Arc<OnceLock<Outbox>>;
+/// Services for an orchestrator and for Prometheus. They need no secret, so they name no address and no error: what fails is
+/// logged when it changes. Cheap to clone: all clones share one answer a second.
+///
+/// | path | response |
+/// |---|---|
+/// | `/healthz` | 200 while the process makes progress, without asking other servers |
+/// | `/readyz` | 200 while the database answers, every backend accepts events, every handler is running and the leases are kept |
+/// | `/metrics` | the text of [`metrics`](Self::metrics), if that is given |
+#[derive(Clone)]
+pub struct Probes {
+    outbox: web::Data<Started>,
+    readiness: web::Data<LastReadiness>,
+    gauges: web::Data<GaugeUpdates>,
+    metrics: Option<web::Data<Render>>,
+}
+
+/// The outbox, once it has started.
+struct Started(Arc<OnceLock<Outbox>>);
 
 /// The last readiness, for all callers; held while it is found out.
 #[derive(Default)]
 struct LastReadiness(Mutex<Option<(Instant, Readiness)>>);
 
-/// A worker's health and metrics.
-pub(crate) fn probes(outbox: Started, metrics: Metrics) -> impl Fn(&mut web::ServiceConfig) + Send + Sync + 'static {
-    let readiness = web::Data::new(LastReadiness::default());
-    move |config| {
+/// The metrics as text.
+struct Render(Box<dyn Fn() -> String + Send + Sync>);
+
+impl Probes {
+    /// The probes of a running outbox.
+    #[must_use]
+    pub fn new(outbox: &Outbox) -> Self {
+        Self::starting(Arc::new(OnceLock::from(outbox.clone())))
+    }
+
+    /// The probes of an outbox that is still starting, for a server that is started first: it is not ready until the cell is
+    /// set.
+    #[must_use]
+    pub fn starting(outbox: Arc<OnceLock<Outbox>>) -> Self {
+        let (readiness, gauges) = (web::Data::new(LastReadiness::default()), web::Data::new(GaugeUpdates::default()));
+        Self { outbox: web::Data::new(Started(outbox)), readiness, gauges, metrics: None }
+    }
+
+    /// Adds `/metrics`. The function returns the metrics in Prometheus' text format, as the recorder of the program writes
+    /// them; the outbox's gauges are updated before.
+    #[must_use]
+    pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.metrics = Some(web::Data::new(Render(Box::new(render))));
+        self
+    }
+
+    /// Adds the services to an application or a scope, with its `configure`.
+    pub fn configure(&self, config: &mut web::ServiceConfig) {
         config
-            .app_data(web::Data::from(Arc::clone(&outbox)))
-            .app_data(web::Data::new(metrics.clone()))
-            .app_data(readiness.clone())
+            .app_data(self.outbox.clone())
+            .app_data(self.readiness.clone())
+            .app_data(self.gauges.clone())
             .route("/healthz", web::get().to(healthz))
-            .route("/readyz", web::get().to(readyz))
-            .route("/metrics", web::get().to(scrape));
+            .route("/readyz", web::get().to(readyz));
+        if let Some(metrics) = &self.metrics {
+            config.app_data(metrics.clone()).route("/metrics", web::get().to(scrape));
+        }
     }
 }
 
@@ -54,8 +92,8 @@ struct Health {
     process: String,
 }
 
-async fn healthz(outbox: web::Data<OnceLock<Outbox>>) -> HttpResponse {
-    let process = outbox.get().and_then(|outbox| outbox.alive().err()).unwrap_or_else(|| OK.to_owned());
+async fn healthz(outbox: web::Data<Started>) -> HttpResponse {
+    let process = outbox.0.get().and_then(|outbox| outbox.alive().err()).unwrap_or_else(|| OK.to_owned());
     response(process == OK).json(Health { process })
 }
 
@@ -67,6 +105,9 @@ struct Readiness {
     process: Option<&'static str>,
     database: &'static str,
     backends: BTreeMap<String, &'static str>,
+    /// Those of this process.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    handlers: BTreeMap<String, &'static str>,
     leases: &'static str,
     /// Shards owned, by `publisher_backend`.
     shards: BTreeMap<String, usize>,
@@ -117,6 +158,11 @@ impl From<HealthReport> for Readiness {
                 .into_iter()
                 .map(|(name, health)| (name.clone(), state(format!("backend {name}"), health)))
                 .collect(),
+            handlers: report
+                .handlers
+                .into_iter()
+                .map(|(name, health)| (name.clone(), state(format!("handler {name}"), health)))
+                .collect(),
             shards: report.shards,
             standing_by: report.standing_by.into_keys().collect(),
             in_flight: report.in_flight,
@@ -126,12 +172,12 @@ impl From<HealthReport> for Readiness {
 }
 
 /// Asks the database and the backends once a second at most, however many callers ask.
-async fn readyz(outbox: web::Data<OnceLock<Outbox>>, last: web::Data<LastReadiness>) -> HttpResponse {
+async fn readyz(outbox: web::Data<Started>, last: web::Data<LastReadiness>) -> HttpResponse {
     let mut last = last.0.lock().await;
     if let Some((_, readiness)) = last.as_ref().filter(|(found, _)| found.elapsed() < FRESH) {
         return response(readiness.ready).json(readiness);
     }
-    let readiness = find_out(outbox.get()).await;
+    let readiness = find_out(outbox.0.get()).await;
     readiness.log_changes_since(last.as_ref().map(|(_, readiness)| readiness));
     let (_, readiness) = last.insert((Instant::now(), readiness));
     response(readiness.ready).json(readiness)
@@ -150,11 +196,15 @@ async fn find_out(outbox: Option<&Outbox>) -> Readiness {
     }
 }
 
-async fn scrape(outbox: web::Data<OnceLock<Outbox>>, metrics: web::Data<Metrics>) -> HttpResponse {
-    if let Some(outbox) = outbox.get() {
-        metrics.update(outbox).await;
+async fn scrape(
+    outbox: web::Data<Started>,
+    gauges: web::Data<GaugeUpdates>,
+    metrics: web::Data<Render>,
+) -> HttpResponse {
+    if let Some(outbox) = outbox.0.get() {
+        gauges.update(outbox).await;
     }
-    response(true).insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body(metrics.render())
+    response(true).insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body((metrics.0)())
 }
 
 fn response(is_ok: bool) -> HttpResponseBuilder {

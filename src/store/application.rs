@@ -1,0 +1,114 @@
+//! Connections for the statements of the application: to the outbox's database, by its address, secrets and TLS.
+
+use std::time::Duration;
+
+use deadpool::Runtime;
+use diesel::ConnectionError;
+use diesel_async::pooled_connection::deadpool::Pool;
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, PoolableConnection};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::Result;
+use crate::error::StoreError;
+
+/// How long a caller waits for a connection of a pool whose connections are all in use.
+const WAIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A connection that [`Outbox::pool`](crate::Outbox::pool) and [`Outbox::connection`](crate::Outbox::connection) make:
+/// diesel-async's `AsyncPgConnection`, or its `SyncConnectionWrapper<SqliteConnection>`.
+///
+/// Cannot be implemented outside this crate.
+pub trait OutboxConnection: PoolableConnection + sealed::Connect<Self::Pool> {
+    /// A pool of such connections: `diesel_async::pooled_connection::deadpool::Pool<Self>`.
+    type Pool;
+}
+
+/// The outbox's database, by its kind.
+#[derive(Clone)]
+pub(crate) enum Kind {
+    #[cfg(feature = "postgres")]
+    Postgres(std::sync::Arc<super::postgres::Target>),
+    #[cfg(feature = "sqlite")]
+    Sqlite(super::sqlite::Location),
+}
+
+impl ApplicationTarget {
+    /// The error of a connection to another kind of database.
+    fn is_not(&self, kind: &'static str) -> StoreError {
+        let target = match &self.0 {
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(target) => target.shown(),
+            #[cfg(feature = "sqlite")]
+            Kind::Sqlite(location) => location.target.to_string(),
+        };
+        StoreError::Unsuitable { target, problem: format!("it is not {kind}, which this type of connection is for") }
+    }
+}
+
+pub(crate) use sealed::ApplicationTarget;
+
+pub(crate) mod sealed {
+    use super::*;
+
+    /// How to connect to the outbox's database.
+    #[derive(Clone)]
+    pub struct ApplicationTarget(pub(crate) Kind);
+
+    pub trait Connect<P>: Sized + Send + 'static {
+        #[doc(hidden)]
+        fn connect(target: ApplicationTarget) -> BoxFuture<'static, Result<Self>>;
+
+        #[doc(hidden)]
+        fn build_pool(target: ApplicationTarget, size: usize) -> Result<P>;
+    }
+}
+
+macro_rules! connection {
+    ($feature:literal, $connection:ty, $kind:literal, $target:ident) => {
+        #[cfg(feature = $feature)]
+        impl OutboxConnection for $connection {
+            type Pool = Pool<Self>;
+        }
+
+        #[cfg(feature = $feature)]
+        impl sealed::Connect<Pool<Self>> for $connection {
+            fn connect(target: ApplicationTarget) -> BoxFuture<'static, Result<Self>> {
+                async move {
+                    match target.0 {
+                        Kind::$target(target) => target.connect_application().await,
+                        #[allow(unreachable_patterns, reason = "unless both databases are built in")]
+                        _ => Err(target.is_not($kind)),
+                    }
+                }
+                .boxed()
+            }
+
+            fn build_pool(target: ApplicationTarget, size: usize) -> Result<Pool<Self>> {
+                #[allow(unreachable_patterns, irrefutable_let_patterns, reason = "unless both databases are built in")]
+                let Kind::$target(_) = target.0 else { return Err(target.is_not($kind)) };
+                let mut config = ManagerConfig::default();
+                config.custom_setup = Box::new(move |_| {
+                    let connecting = <Self as sealed::Connect<Pool<Self>>>::connect(target.clone());
+                    async { connecting.await.map_err(|error| ConnectionError::BadConnection(error.to_string())) }
+                        .boxed()
+                });
+                let pool = Pool::builder(AsyncDieselConnectionManager::new_with_config(String::new(), config));
+                let pool = pool.max_size(size.max(1)).runtime(Runtime::Tokio1).wait_timeout(Some(WAIT_LIMIT));
+                pool.build().map_err(|error| StoreError::Query {
+                    operation: "create a pool",
+                    reason: error.to_string(),
+                    transient: false,
+                })
+            }
+        }
+    };
+}
+
+connection!("postgres", diesel_async::AsyncPgConnection, "PostgreSQL", Postgres);
+connection!(
+    "sqlite",
+    diesel_async::sync_connection_wrapper::SyncConnectionWrapper<diesel::SqliteConnection>,
+    "SQLite",
+    Sqlite
+);
