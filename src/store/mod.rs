@@ -12,6 +12,8 @@ pub(crate) use self::admin::{AdminStore, Backlog, EventCounts, MOST_AHEAD, Queue
 pub use self::audit::AuditEntry;
 pub(crate) use self::audit::{AuditNote, AuditRow};
 pub(crate) use self::columns::with_columns;
+#[cfg(feature = "_adapters")]
+pub(crate) use self::content::first_difference_with_data;
 pub use self::cursor::{CreatedCursor, InvalidCursor};
 pub(crate) use self::dispatch::{
     Blocker, DispatchStore, FailureRecord, FetchRequest, FetchResult, FetchedRow, KeyStart, PredecessorQuery, Range,
@@ -21,6 +23,8 @@ pub(crate) use self::handlers::{
     RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
 pub use self::history::{HistoryBucket, OutcomeCounts, Resolution};
+#[cfg(feature = "_adapters")]
+pub(crate) use self::insert_outcome::Written;
 pub(crate) use self::inspection::{ConnectionFacts, DatabaseFacts};
 #[cfg(feature = "postgres")]
 pub(crate) use self::lease::NO_OWNER;
