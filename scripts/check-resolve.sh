@@ -28,7 +28,7 @@ manifest() {
     rm -f "$folder/Cargo.lock"
 }
 
-# The adapter takes the application's rusqlite, not another one beside it.
+# The adapter takes the application's rusqlite, not another one.
 has_one_rusqlite() { [ "$(grep -c '^name = "rusqlite"' "$folder/Cargo.lock")" -le 1 ]; }
 
 resolved=0 failed=0
@@ -57,41 +57,41 @@ resolves "all adapters, sqlite-bundled" "$(outbox "${adapters[@]}" $both)"
 
 for version in 0.8 0.9; do
     feature="sqlx-${version/./_}"
-    resolves "$feature beside sqlx $version with postgres" "$(outbox "$feature")
+    resolves "$feature with sqlx $version and postgres" "$(outbox "$feature")
 $(dependency sqlx $version postgres runtime-tokio)"
-    resolves "$feature beside sqlx $version with sqlite" "$(outbox "$feature")
+    resolves "$feature with sqlx $version and sqlite" "$(outbox "$feature")
 $(dependency sqlx $version sqlite runtime-tokio)"
-    resolves "$feature, sqlite-bundled beside sqlx $version with both" "$(outbox "$feature" $both)
+    resolves "$feature, sqlite-bundled with sqlx $version and both" "$(outbox "$feature" $both)
 $(dependency sqlx $version postgres sqlite runtime-tokio)"
 done
-resolves "sqlx-0_8, sqlx-0_9 beside both with postgres" "$(outbox sqlx-0_8 sqlx-0_9)
+resolves "sqlx-0_8, sqlx-0_9 with both and postgres" "$(outbox sqlx-0_8 sqlx-0_9)
 $(dependency sqlx 0.8 postgres)
 $(dependency sqlx 0.9 postgres)"
-resolves "sqlx-0_8, sqlx-0_9 beside both with sqlite" "$(outbox sqlx-0_8 sqlx-0_9)
+resolves "sqlx-0_8, sqlx-0_9 with both and sqlite" "$(outbox sqlx-0_8 sqlx-0_9)
 $(dependency sqlx 0.8 sqlite)
 $(dependency sqlx 0.9 sqlite)"
 
 for version in 1 2; do
     feature="sea-orm-$version"
     for database in postgres sqlite; do
-        resolves "$feature beside SeaORM $version with $database" "$(outbox "$feature")
+        resolves "$feature with SeaORM $version and $database" "$(outbox "$feature")
 $(dependency sea-orm $version sqlx-$database runtime-tokio)"
     done
-    resolves "$feature, sqlite-bundled beside SeaORM $version with both" "$(outbox "$feature" $both)
+    resolves "$feature, sqlite-bundled with SeaORM $version and both" "$(outbox "$feature" $both)
 $(dependency sea-orm $version sqlx-postgres sqlx-sqlite runtime-tokio)"
 done
 
 for version in 0.32 0.33 0.34 0.35 0.36 0.37 0.38 0.39 0.40 0.43; do
-    resolves "rusqlite $version beside the default features" "$(outbox postgres)
+    resolves "rusqlite $version with the default features" "$(outbox postgres)
 $(rusqlite $version)"
-    resolves "rusqlite beside rusqlite $version" "$(outbox rusqlite)
+    resolves "rusqlite with rusqlite $version" "$(outbox rusqlite)
 $(rusqlite $version)"
 done
 for version in 0.32 0.39; do
-    resolves "rusqlite, sqlite-bundled beside rusqlite $version" "$(outbox rusqlite $both)
+    resolves "rusqlite, sqlite-bundled with rusqlite $version" "$(outbox rusqlite $both)
 $(rusqlite $version)"
 done
-resolves "all adapters beside diesel with sqlite, sqlx, SeaORM and rusqlite" "$(outbox "${adapters[@]}" $both)
+resolves "all adapters with diesel with sqlite, sqlx, SeaORM and rusqlite" "$(outbox "${adapters[@]}" $both)
 $(dependency diesel 2.3 sqlite)
 $(dependency sqlx 0.8 postgres sqlite)
 $(dependency sqlx 0.9 postgres sqlite)

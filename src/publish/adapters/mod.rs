@@ -2,6 +2,8 @@
 //!
 //! A driver executes what [`write`] asks for: a statement with texts as parameters, whose rows have one column, a text.
 
+#![allow(clippy::duplicate_mod, reason = "the versions of a driver share their text")]
+
 mod batch;
 mod errors;
 mod postgres;

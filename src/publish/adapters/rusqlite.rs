@@ -6,9 +6,9 @@
 //! use rusqlite::{Connection, TransactionBehavior};
 //!
 //! fn create_user(connection: &mut Connection, name: &str) -> anyhow::Result<()> {
-//!     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+//!     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
 //!     transaction.execute("INSERT INTO users (name) VALUES (?1)", [name])?;
-//!     publish(&mut transaction, NewEvent::new("user.created", "user-service").partition_key(name))?;
+//!     publish(&transaction, NewEvent::new("user.created", "user-service").partition_key(name))?;
 //!     transaction.commit()?;
 //!     Ok(())
 //! }

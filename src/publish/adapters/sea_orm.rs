@@ -82,8 +82,7 @@ fn dialect(backend: DbBackend) -> Result<Dialect, PublishError> {
     match backend {
         DbBackend::Postgres => Ok(Dialect::Postgres),
         DbBackend::Sqlite => Ok(Dialect::Sqlite),
-        #[allow(unreachable_patterns, reason = "the backends of one of the versions are not all known")]
-        DbBackend::MySql | _ => Err(not_supported("MySQL").into()),
+        other => Err(not_supported(&format!("{other:?}")).into()),
     }
 }
 

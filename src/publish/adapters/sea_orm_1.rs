@@ -7,9 +7,9 @@
 //! use sea_orm::{ConnectionTrait, DatabaseConnection, TransactionTrait};
 //!
 //! async fn create_user(database: &DatabaseConnection, name: &str) -> anyhow::Result<()> {
-//!     let mut transaction = database.begin().await?;
-//!     transaction.execute_unprepared("INSERT INTO users (name) VALUES ('ann')").await?;
-//!     publish(&mut transaction, NewEvent::new("user.created", "user-service").partition_key(name)).await?;
+//!     let transaction = database.begin().await?;
+//!     transaction.execute_unprepared("UPDATE counters SET users = users + 1").await?;
+//!     publish(&transaction, NewEvent::new("user.created", "user-service").partition_key(name)).await?;
 //!     transaction.commit().await?;
 //!     Ok(())
 //! }

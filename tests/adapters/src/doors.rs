@@ -37,6 +37,7 @@ pub(crate) trait Door {
 }
 
 /// A step in a transaction.
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 pub(crate) enum Step {
     Publish(NewEvent),
     PublishMany(Vec<NewEvent>),
@@ -63,7 +64,7 @@ pub(crate) enum End<'a> {
 
 /// Takes steps with a driver's functions. `$nest` begins a savepoint, and `$execute` executes a statement.
 macro_rules! take_steps {
-    ($steps:ident, $transaction:ident, $driver:ident, |$outer:ident| $nest:expr, |$on:ident, $sql:ident| $execute:expr) => {{
+    ($steps:ident, $transaction:ident, $driver:ident, $outer:ident => $nest:expr, ($on:ident, $sql:ident) => $execute:expr) => {{
         let mut published = Vec::new();
         for step in $steps {
             match step {
@@ -81,7 +82,7 @@ macro_rules! take_steps {
                 }
                 Step::Execute($sql) => {
                     let $on = &mut $transaction;
-                    $execute
+                    $execute;
                 }
                 Step::Disconnect(url) => disconnect_all(&url).await,
             }

@@ -15,6 +15,8 @@ mod doors;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod examples;
+#[cfg(test)]
 use actix_outbox::NewEvent;
 #[cfg(test)]
 #[allow(dead_code, reason = "the library's own tests use the rest")]

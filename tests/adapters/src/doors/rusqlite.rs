@@ -26,7 +26,7 @@ impl Door for Rusqlite {
     }
 
     async fn publish_many(&mut self, events: Vec<NewEvent>) -> Published {
-        driver::publish_many(&mut self.0, events)
+        driver::publish_many(&self.0, events)
     }
 
     async fn transaction(&mut self, steps: Vec<Step>, end: End<'_>) -> Vec<Published> {
@@ -35,7 +35,7 @@ impl Door for Rusqlite {
         for step in steps {
             match step {
                 Step::Publish(event) => published.push(one(&mut transaction, event)),
-                Step::PublishMany(events) => published.push(driver::publish_many(&mut transaction, events)),
+                Step::PublishMany(events) => published.push(driver::publish_many(&transaction, events)),
                 Step::Savepoint { events, is_kept } => {
                     let mut savepoint = transaction.savepoint().unwrap();
                     published.extend(events.into_iter().map(|event| one(&mut savepoint, event)));

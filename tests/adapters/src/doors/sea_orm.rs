@@ -27,10 +27,8 @@ macro_rules! door {
                 use ::$sea_orm::{ConnectionTrait, TransactionTrait};
 
                 let mut transaction = self.0.begin().await.unwrap();
-                let published =
-                    take_steps!(steps, transaction, $driver, |outer| outer.begin().await.unwrap(), |on, sql| drop(
-                        on.execute_unprepared(sql).await.unwrap()
-                    ));
+                let published = take_steps!(steps, transaction, $driver, outer => outer.begin().await.unwrap(),
+                    (on, sql) => on.execute_unprepared(sql).await.unwrap());
                 end!(end, transaction, $driver);
                 published
             }

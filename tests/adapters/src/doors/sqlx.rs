@@ -30,10 +30,8 @@ macro_rules! door {
                 use ::$sqlx::{Acquire, Executor};
 
                 let mut transaction = self.0.begin_with($begin).await.unwrap();
-                let published =
-                    take_steps!(steps, transaction, $driver, |outer| outer.begin().await.unwrap(), |on, sql| drop(
-                        (&mut **on).execute(sql).await.unwrap()
-                    ));
+                let published = take_steps!(steps, transaction, $driver, outer => outer.begin().await.unwrap(),
+                    (on, sql) => (&mut **on).execute(sql).await.unwrap());
                 end!(end, transaction, $driver);
                 published
             }

@@ -30,11 +30,8 @@ impl Door for TokioPostgres {
         let mut guard = self.0.get().await.unwrap();
         let client: &mut tokio_postgres::Client = &mut guard;
         let mut transaction = client.transaction().await.unwrap();
-        let published =
-            take_steps!(steps, transaction, driver, |outer| outer.transaction().await.unwrap(), |on, sql| on
-                .batch_execute(sql)
-                .await
-                .unwrap());
+        let published = take_steps!(steps, transaction, driver, outer => outer.transaction().await.unwrap(),
+            (on, sql) => on.batch_execute(sql).await.unwrap());
         end!(end, transaction, driver);
         published
     }
