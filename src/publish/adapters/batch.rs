@@ -57,6 +57,17 @@ impl Batch {
         id.ok_or_else(|| unexpected("the batch has no event".to_owned()).into())
     }
 
+    /// No event can be a repetition.
+    pub(super) fn are_new(&self) -> bool {
+        self.events.iter().all(|event| event.given.is_none())
+    }
+
+    /// Whether all events have the same value of a parameter.
+    pub(super) fn has_in_common(&self, n: usize) -> bool {
+        let mut values = self.events.iter().map(|event| &event.prepared.params()[n]);
+        values.next().is_none_or(|first| values.all(|value| value == first))
+    }
+
     pub(super) fn column(&self, n: usize) -> Column<'_> {
         self.events.iter().map(|event| event.prepared.params()[n].as_deref()).collect()
     }

@@ -25,20 +25,67 @@ macro_rules! events {
     };
 }
 
-/// Writes the events, except those whose id is in use, and returns the ids written, in their order.
-const INSERT: &str = concat!(
-    "WITH common AS MATERIALIZED (SELECT clock_timestamp() AS now) \
-    INSERT INTO outbox_events AS e (id, spec_version, event_type, source, subject, data_content_type, \
-    data_schema, data, data_binary, status, created_at, updated_at, scheduled_at, retry_count, max_retries, last_error, \
-    publisher_backend, publisher_config, cloud_event_id, extensions, partition_key, event_time) \
-    SELECT n.id::uuid, '1.0', n.event_type, n.source, n.subject, n.content_type, n.schema, n.data::jsonb, \
-    decode(n.bytes, 'hex'), 'pending', now, now, \
-    coalesce(n.scheduled_at::timestamptz, now + n.delay::bigint * interval '1 microsecond'), 0, n.max_retries::integer, '', \
-    n.backend, n.config::jsonb, n.cloud_event_id, n.extensions::jsonb, n.partition_key, n.event_time::timestamptz \
-    FROM common CROSS JOIN ",
-    events!(),
-    " ORDER BY place ON CONFLICT (id) DO NOTHING RETURNING e.id::text"
-);
+/// Writes the events of `FROM` and returns the ids written, in their order.
+macro_rules! insert {
+    ($common:expr, $events:expr, $on_conflict:literal) => {
+        concat!(
+            "WITH common AS MATERIALIZED (SELECT clock_timestamp() AS now",
+            $common,
+            ") INSERT INTO outbox_events AS e (id, spec_version, event_type, source, subject, data_content_type, \
+            data_schema, data, data_binary, status, created_at, updated_at, scheduled_at, retry_count, max_retries, last_error, \
+            publisher_backend, publisher_config, cloud_event_id, extensions, partition_key, event_time) \
+            SELECT n.id::uuid, '1.0', n.event_type, n.source, n.subject, content_type, schema, n.data::jsonb, \
+            bytes, 'pending', now, now, coalesce(scheduled_at, now + delay * interval '1 microsecond'), 0, max_retries, '', \
+            backend, config, cloud_event_id, extensions, n.partition_key, event_time FROM common CROSS JOIN ",
+            $events,
+            " ORDER BY place ",
+            $on_conflict,
+            "RETURNING e.id::text"
+        )
+    };
+}
+
+/// Each event has values of its own.
+macro_rules! insert_each {
+    ($on_conflict:literal) => {
+        insert!(
+            "",
+            concat!(
+                "(SELECT id, event_type, source, subject, content_type, schema, data, decode(bytes, 'hex') AS bytes, \
+                scheduled_at::timestamptz, delay::bigint, event_time::timestamptz, max_retries::integer, backend, config::jsonb, \
+                cloud_event_id, extensions::jsonb, partition_key, place FROM ",
+                events!(),
+                ") AS n"
+            ),
+            $on_conflict
+        )
+    };
+}
+
+/// The events differ only in the columns of [`EACH`], so the server reads the other values once.
+macro_rules! insert_alike {
+    ($on_conflict:literal) => {
+        insert!(
+            ", $5::text AS content_type, $6::text AS schema, decode($8::text, 'hex') AS bytes, \
+            $9::text::timestamptz AS scheduled_at, $10::text::bigint AS delay, $11::text::timestamptz AS event_time, \
+            $12::text::integer AS max_retries, $13::text AS backend, $14::text::jsonb AS config, $15::text AS cloud_event_id, \
+            $16::text::jsonb AS extensions",
+            "unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $7::text::text[], $17::text::text[]) \
+            WITH ORDINALITY AS n(id, event_type, source, subject, data, partition_key, place)",
+            $on_conflict
+        )
+    };
+}
+
+const INSERT_EACH: &str = insert_each!("ON CONFLICT (id) DO NOTHING ");
+const INSERT_ALIKE: &str = insert_alike!("ON CONFLICT (id) DO NOTHING ");
+
+/// Without ON CONFLICT, a fifth of the statement's cost.
+const INSERT_EACH_NEW: &str = insert_each!("");
+const INSERT_ALIKE_NEW: &str = insert_alike!("");
+
+/// The parameters that are arrays in [`INSERT_ALIKE`].
+const EACH: [usize; 6] = [0, 1, 2, 3, 6, 16];
 
 /// Compares events with the stored ones of the same ids, by the rules of `store::content`: the place of the first that differs,
 /// and the first column. A value that the event does not set is NULL.
@@ -85,10 +132,21 @@ const FIELDS: [&str; 15] = [
 ];
 
 pub(super) fn insert(batch: &Batch) -> Statement {
-    match batch.events() {
-        [only] => Statement { sql: unless_taken::POSTGRES, params: only.prepared.params().to_vec() },
-        _ => Statement { sql: INSERT, params: numbers().map(|n| Some(array(&batch.column(n)))).collect() },
+    if let [only] = batch.events() {
+        return Statement { sql: unless_taken::POSTGRES, params: only.prepared.params().to_vec() };
     }
+    let are_alike = numbers().all(|n| EACH.contains(&n) || batch.has_in_common(n));
+    let sql = match (are_alike, batch.are_new()) {
+        (true, true) => INSERT_ALIKE_NEW,
+        (true, false) => INSERT_ALIKE,
+        (false, true) => INSERT_EACH_NEW,
+        (false, false) => INSERT_EACH,
+    };
+    let param = |n| match are_alike && !EACH.contains(&n) {
+        true => batch.column(n).first().copied().flatten().map(str::to_owned),
+        false => Some(array(&batch.column(n))),
+    };
+    Statement { sql, params: numbers().map(param).collect() }
 }
 
 pub(super) fn may_write_to_log() -> Statement {

@@ -14,7 +14,7 @@ pub struct TestDatabase {
 
 /// What is removed at the end of the test.
 enum Keeps {
-    Postgres { _database: postgres::Database },
+    Postgres { _database: postgres::Database, _server: Option<postgres::Server> },
     Sqlite { _folder: TempDir },
 }
 
@@ -31,7 +31,7 @@ impl TestDatabase {
         match kind {
             Kind::Postgres => {
                 let database = postgres::database().await;
-                Self { url: database.url.clone(), keeps: Keeps::Postgres { _database: database } }
+                Self { url: database.url.clone(), keeps: Keeps::Postgres { _database: database, _server: None } }
             }
             Kind::Sqlite => {
                 let folder = tempfile::tempdir().unwrap();
@@ -45,7 +45,24 @@ impl TestDatabase {
     /// A database with an outbox.
     pub async fn migrated(kind: Kind) -> Self {
         let database = Self::empty(kind).await;
-        let settings = format!("[database]\nurl = \"{}\"\n", database.url);
+        database.migrate().await;
+        database
+    }
+
+    /// A database with an outbox, on a server of its own that keeps what it has acknowledged.
+    pub async fn durable() -> Self {
+        let settings =
+            [("fsync", "on"), ("full_page_writes", "on"), ("shared_buffers", "256MB"), ("max_wal_size", "4GB")];
+        let server = postgres::Server::start_with(&settings);
+        let database = server.database().await;
+        let url = database.url.clone();
+        let database = Self { url, keeps: Keeps::Postgres { _database: database, _server: Some(server) } };
+        database.migrate().await;
+        database
+    }
+
+    async fn migrate(&self) {
+        let settings = format!("[database]\nurl = \"{}\"\n", self.url);
         let migrate = move || {
             actix_rt::System::new().block_on(async {
                 let settings = Settings::from_toml(&settings).unwrap();
@@ -55,7 +72,6 @@ impl TestDatabase {
             });
         };
         tokio::task::spawn_blocking(migrate).await.unwrap();
-        database
     }
 
     pub fn url(&self) -> &str {
