@@ -26,3 +26,5 @@ mod random_events;
 mod same_row;
 #[path = "../../support/mod.rs"]
 mod support;
+#[cfg(test)]
+mod trace_context;
