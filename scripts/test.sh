@@ -69,6 +69,10 @@ if [ "$threads" -gt 4 ]; then threads=4; fi
 step "Tests and the documentation's examples"
 RUST_TEST_THREADS="${RUST_TEST_THREADS:-$threads}" cargo test --workspace
 
+# A workspace of its own; in the same folder, most of what it needs is built already.
+step "Tests of the adapters, with every driver"
+RUST_TEST_THREADS="${RUST_TEST_THREADS:-$threads}" cargo test --manifest-path tests/adapters/Cargo.toml --target-dir target
+
 step "Example: quickstart"
 cargo run --quiet -p quickstart
 

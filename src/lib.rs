@@ -58,6 +58,16 @@ pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherB
 pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{DataError, JsonText, OutboxEvent, Status, TypedEvent};
+#[cfg(feature = "rusqlite")]
+pub use publish::adapters::rusqlite;
+#[cfg(feature = "sea-orm-1")]
+pub use publish::adapters::sea_orm_1;
+#[cfg(feature = "sea-orm-2")]
+pub use publish::adapters::sea_orm_2;
+#[cfg(feature = "sqlx-0_8")]
+pub use publish::adapters::sqlx_0_8;
+#[cfg(feature = "sqlx-0_9")]
+pub use publish::adapters::sqlx_0_9;
 #[cfg(feature = "tokio-postgres")]
 pub use publish::adapters::tokio_postgres;
 pub use publish::{

@@ -1,6 +1,6 @@
 //! Publishing on the caller's own connection: the event is part of the caller's transaction.
 
-#[cfg(feature = "tokio-postgres")]
+#[cfg(feature = "_adapters")]
 pub(crate) mod adapters;
 mod database_error;
 mod jsonb_limits;
@@ -8,6 +8,8 @@ mod new_event;
 mod prepared;
 #[cfg(test)]
 pub(crate) mod random_events;
+#[cfg(any(feature = "postgres", feature = "_adapters"))]
+mod sqlstate;
 mod validate;
 
 use std::future::Future;
@@ -20,6 +22,8 @@ use diesel_async::{AsyncConnection, TransactionManager};
 pub(crate) use database_error::store_error;
 pub use new_event::{DEFAULT_MAX_EVENT_BYTES, NewEvent, PublishEvent};
 pub use prepared::{Dialect, PreparedEvent};
+#[cfg(any(feature = "postgres", feature = "_adapters"))]
+pub(crate) use sqlstate::is_refusal;
 pub(crate) use validate::{ValidEvent, check_backend, escape_for_message};
 
 use crate::error::{PublishError, StoreError};

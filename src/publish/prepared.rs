@@ -56,7 +56,7 @@ pub struct PreparedEvent {
 pub(super) const PARAMS: usize = 17;
 
 /// The index of `max_retries` among them.
-#[cfg(feature = "tokio-postgres")]
+#[cfg(feature = "_adapters")]
 pub(super) const MAX_RETRIES: usize = 11;
 
 impl NewEvent {
@@ -136,17 +136,25 @@ fn time(micros: i64) -> Option<String> {
 }
 
 /// A text parameter with a cast takes a text from every driver, whatever type it would infer for the column.
-const POSTGRES: &str = "INSERT INTO outbox_events (id, spec_version, event_type, source, subject, data_content_type, \
+macro_rules! postgres_insert {
+    () => {
+        "INSERT INTO outbox_events (id, spec_version, event_type, source, subject, data_content_type, \
     data_schema, data, data_binary, status, created_at, updated_at, scheduled_at, retry_count, max_retries, last_error, \
     publisher_backend, publisher_config, cloud_event_id, extensions, partition_key, event_time) \
     SELECT $1::text::uuid, '1.0', $2::text, $3::text, $4::text, $5::text, $6::text, $7::text::jsonb, decode($8::text, 'hex'), \
     'pending', clock.now, clock.now, \
     coalesce($9::text::timestamptz, clock.now + $10::text::bigint * interval '1 microsecond'), 0, $12::text::integer, '', \
     $13::text, $14::text::jsonb, $15::text, $16::text::jsonb, $17::text, $11::text::timestamptz \
-    FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock";
+    FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock"
+    };
+}
+
+const POSTGRES: &str = postgres_insert!();
 
 /// SQLite reads its clock once per statement.
-const SQLITE: &str = "INSERT INTO outbox_events (id, spec_version, event_type, source, subject, data_content_type, \
+macro_rules! sqlite_insert {
+    () => {
+        "INSERT INTO outbox_events (id, spec_version, event_type, source, subject, data_content_type, \
     data_schema, data, data_binary, status, created_at, updated_at, scheduled_at, retry_count, max_retries, last_error, \
     publisher_backend, publisher_config, cloud_event_id, extensions, partition_key, event_time) \
     SELECT unhex(replace(?1, '-', '')), '1.0', ?2, ?3, ?4, ?5, ?6, ?7, unhex(?8), 'pending', clock.now, clock.now, \
@@ -154,4 +162,19 @@ const SQLITE: &str = "INSERT INTO outbox_events (id, spec_version, event_type, s
         clock.now + CAST(?10 AS INTEGER)), 0, CAST(?12 AS INTEGER), '', ?13, ?14, ?15, ?16, ?17, \
     CAST(strftime('%s', substr(?11, 1, 19)) AS INTEGER) * 1000000 + CAST(substr(?11, 21, 6) AS INTEGER) \
     FROM (SELECT CAST(strftime('%s', 'now') AS INTEGER) * 1000000 + \
-        CAST(substr(strftime('%f', 'now'), 4) AS INTEGER) * 1000 AS now) AS clock";
+        CAST(substr(strftime('%f', 'now'), 4) AS INTEGER) * 1000 AS now) AS clock"
+    };
+}
+
+const SQLITE: &str = sqlite_insert!();
+
+/// The statements of [`PreparedEvent`] that write nothing if the id is in use, and return the id if they wrote the event.
+#[cfg(feature = "_adapters")]
+pub(super) mod unless_taken {
+    pub(in crate::publish) const POSTGRES: &str =
+        concat!(postgres_insert!(), " ON CONFLICT (id) DO NOTHING RETURNING outbox_events.id::text");
+
+    /// Without `WHERE`, ON would begin a join's condition.
+    pub(in crate::publish) const SQLITE: &str =
+        concat!(sqlite_insert!(), " WHERE true ON CONFLICT (id) DO NOTHING RETURNING lower(hex(id))");
+}

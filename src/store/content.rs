@@ -2,7 +2,7 @@
 
 use super::insert_outcome::SameData;
 use super::json_equality::{are_equal, are_equal_without};
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "_adapters"))]
 use crate::event::JsonText;
 use crate::event::OutboxEvent;
 use crate::publish::ValidEvent;
@@ -34,7 +34,13 @@ pub(super) fn first_difference(given: &ValidEvent, stored: &OutboxEvent, data: S
     columns.into_iter().find(|(_, is_same)| !is_same).map(|(column, _)| column)
 }
 
-#[cfg(feature = "sqlite")]
+/// The first column in which an event differs from a row that was read with its data.
+#[cfg(feature = "_adapters")]
+pub(crate) fn first_difference_with_data(given: &ValidEvent, stored: &OutboxEvent) -> Option<&'static str> {
+    first_difference(given, stored, SameData::compare(given, stored))
+}
+
+#[cfg(any(feature = "sqlite", feature = "_adapters"))]
 impl SameData {
     /// Compares with a row that was read with its data. JSON null, which other writers may store, means no data.
     pub(crate) fn compare(given: &ValidEvent, stored: &OutboxEvent) -> Self {

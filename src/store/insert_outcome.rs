@@ -121,7 +121,7 @@ pub(crate) struct Written {
 }
 
 impl ValidEvent {
-    fn stored(self, written: Written) -> OutboxEvent {
+    pub(crate) fn stored(self, written: Written) -> OutboxEvent {
         OutboxEvent {
             id: self.id,
             spec_version: "1.0".to_owned(),

@@ -14,6 +14,8 @@ pub(crate) use self::application::{ApplicationTarget, Kind as ApplicationKind};
 pub use self::audit::AuditEntry;
 pub(crate) use self::audit::{AuditNote, AuditRow};
 pub(crate) use self::columns::with_columns;
+#[cfg(feature = "_adapters")]
+pub(crate) use self::content::first_difference_with_data;
 pub use self::cursor::{CreatedCursor, InvalidCursor};
 pub(crate) use self::dispatch::{
     Blocker, DispatchStore, FailureRecord, FetchRequest, FetchResult, FetchedRow, KeyStart, PredecessorQuery, Range,
@@ -23,6 +25,8 @@ pub(crate) use self::handlers::{
     RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
 pub use self::history::{HistoryBucket, OutcomeCounts, Resolution};
+#[cfg(feature = "_adapters")]
+pub(crate) use self::insert_outcome::Written;
 pub(crate) use self::inspection::{ConnectionFacts, DatabaseFacts};
 #[cfg(feature = "postgres")]
 pub(crate) use self::lease::NO_OWNER;

@@ -15,15 +15,16 @@
 //!
 //! A guard of a pool is passed as the client in it: `&mut **guard` for deadpool, `&mut *guard` for bb8.
 
-use ::tokio_postgres::GenericClient;
 use ::tokio_postgres::types::{ToSql, Type};
-use ::tokio_postgres::{Error, Row};
+use ::tokio_postgres::{Error, GenericClient};
 use uuid::Uuid;
 
-use super::batch::{Batch, COMPARE, Columns, INSERT, LOCK, MAY_WRITE_TO_LOG, WRITE_TO_LOG};
-use crate::error::{PublishError, StoreError};
-use crate::publish::{NewEvent, prepare_all};
-use crate::store::postgres::error_of_callers_connection;
+use super::batch::Batch;
+use super::errors::DriverError;
+use super::write::{Statement, Write};
+use crate::error::PublishError;
+use crate::publish::{Dialect, NewEvent};
+use crate::store::postgres::chain;
 
 /// Writes an event on the caller's connection and returns its id.
 ///
@@ -36,9 +37,9 @@ pub async fn publish<C>(client: &mut C, event: NewEvent) -> Result<Uuid, Publish
 where
     C: GenericClient + Sync,
 {
-    let batch = Batch::new(vec![event.into_valid()?]);
+    let batch = Batch::one(event)?;
     write(client, &batch).await.map_err(PublishError::alone)?;
-    exactly_one(batch.ids())
+    batch.only_id()
 }
 
 /// Writes events on the caller's connection, all or none, and returns their ids, in the order given.
@@ -55,7 +56,7 @@ pub async fn publish_many<C>(
 where
     C: GenericClient + Sync,
 {
-    let batch = Batch::new(prepare_all(events)?);
+    let batch = Batch::many(events)?;
     if batch.can_stand_alone {
         write(client, &batch).await?;
     } else {
@@ -71,57 +72,25 @@ async fn write<C>(client: &C, batch: &Batch) -> Result<(), PublishError>
 where
     C: GenericClient + Sync,
 {
-    let rows = query(client, INSERT, &batch.columns()).await.map_err(store_error)?;
-    let written: Result<Vec<Uuid>, Error> = rows.iter().map(|row| row.try_get(0)).collect();
-    let repeated = batch.repeated(&written.map_err(store_error)?);
-    if repeated.is_empty() {
-        return Ok(());
+    let mut write = Write::new(batch, Dialect::Postgres);
+    while let Some(statement) = write.next() {
+        write.received(query(client, &statement).await.map_err(store_error)?)?;
     }
-    if let Some(id) = repeated.lost() {
-        return Err(unexpected(format!("the event {id} was inserted but is not in the table")));
-    }
-    let columns = repeated.columns();
-    wait_for_standby(client, &columns).await.map_err(store_error)?;
-    let different = query(client, COMPARE, &columns).await.map_err(store_error)?;
-    let Some(different) = different.first() else { return Ok(()) };
-    let (place, field): (i64, String) =
-        (different.try_get(0).map_err(store_error)?, different.try_get(1).map_err(store_error)?);
-    let conflict = repeated.conflict(place, &field);
-    Err(conflict.unwrap_or_else(|| unexpected("the comparison named an unknown column".to_owned())))
-}
-
-/// A transaction that writes nothing does not wait for a synchronous standby, so this one writes something.
-async fn wait_for_standby<C>(client: &C, repeated: &Columns<'_>) -> Result<(), Error>
-where
-    C: GenericClient + Sync,
-{
-    let may_write = client.query_typed(MAY_WRITE_TO_LOG, &[]).await?;
-    let may_write = may_write.first().map_or(Ok(false), |row| row.try_get(0))?;
-    match may_write {
-        true => client.query_typed(WRITE_TO_LOG, &[]).await?,
-        false => client.query_typed(LOCK, &[(&repeated[0], Type::TEXT_ARRAY)]).await?,
-    };
     Ok(())
 }
 
 /// Sends a statement in one round trip, without preparing it.
-async fn query<C>(client: &C, sql: &str, columns: &Columns<'_>) -> Result<Vec<Row>, Error>
+async fn query<C>(client: &C, statement: &Statement) -> Result<Vec<String>, Error>
 where
     C: GenericClient + Sync,
 {
-    let params = columns.each_ref().map(|column| (column as &(dyn ToSql + Sync), Type::TEXT_ARRAY));
-    client.query_typed(sql, &params).await
-}
-
-fn exactly_one(ids: Vec<Uuid>) -> Result<Uuid, PublishError> {
-    ids.into_iter().next().ok_or_else(|| unexpected("the database did not return the inserted event".to_owned()))
-}
-
-fn unexpected(reason: String) -> PublishError {
-    StoreError::Query { operation: "write events", reason, transient: false }.into()
+    let params: Vec<_> = statement.params.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect();
+    let rows = client.query_typed(statement.sql, &params).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
 fn store_error(error: Error) -> PublishError {
-    error_of_callers_connection(&error).into()
+    let code = error.code().map(|state| state.code().to_owned());
+    DriverError { code, message: chain(&error) }.into_store_error(Dialect::Postgres).into()
 }

@@ -12,6 +12,7 @@ use super::auth_guard::AuthRefused;
 use super::connect::{DriverError, Target};
 use super::diagnosis::Cause;
 use crate::error::StoreError;
+pub(super) use crate::publish::is_refusal;
 
 impl Target {
     pub(super) fn connect_error(&self, error: &DriverError) -> StoreError {
@@ -96,23 +97,6 @@ impl Target {
                 StoreError::Refused { operation, sqlstate: state.code().to_owned(), reason: chain(error) }
             }
             _ => StoreError::Query { operation, transient: true, reason: chain(error) },
-        }
-    }
-}
-
-/// Converts the driver's error on a connection of the caller's own.
-#[cfg(feature = "tokio-postgres")]
-pub(crate) fn error_of_callers_connection(error: &tokio_postgres::Error) -> StoreError {
-    let not_migrated =
-        |state| StoreError::NotMigrated { target: "the search path of this connection".to_owned(), state };
-    match error.code() {
-        Some(&SqlState::UNDEFINED_TABLE) => not_migrated("missing"),
-        Some(&SqlState::UNDEFINED_COLUMN) => not_migrated("out of date"),
-        Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => StoreError::ReadOnly { target: "of this connection".to_owned() },
-        state => {
-            let is_aborted = state == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
-            let transient = !is_aborted && state.is_none_or(|state| !is_refusal(state.code()));
-            StoreError::Query { operation: "write events", transient, reason: chain(error) }
         }
     }
 }
@@ -223,16 +207,6 @@ fn is_refused_login(error: &DriverError) -> bool {
         || cause.is_some_and(|cause| cause.is::<AuthRefused>() || is_bad_certificate(cause))
 }
 
-/// Classes about the state of the server or the connection, not about a statement's values: warnings, connection,
-/// transaction state, a statement that is no longer kept, authorization, no such database, rollback, resources, object
-/// state, intervention, system errors.
-const STATE_CLASSES: [&str; 11] = ["01", "08", "25", "26", "28", "3D", "40", "53", "55", "57", "58"];
-
-/// Whether the error is about the statement's values.
-pub(super) fn is_refusal(sqlstate: &str) -> bool {
-    !STATE_CLASSES.iter().any(|class| sqlstate.starts_with(class))
-}
-
 /// Kinds of errors that are certainly permanent; all others are retried.
 fn is_transient(error: &DieselError) -> bool {
     match error {
@@ -251,7 +225,7 @@ fn is_transient(error: &DieselError) -> bool {
 
 /// An error with its causes, which the drivers omit from their own text. A server's detail may be a row's content, and is left
 /// out.
-pub(super) fn chain<E: Error>(error: &E) -> String {
+pub(crate) fn chain<E: Error>(error: &E) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

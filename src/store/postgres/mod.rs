@@ -67,7 +67,7 @@ mod trigger;
 
 pub(crate) use connect::Target;
 #[cfg(feature = "tokio-postgres")]
-pub(crate) use errors::error_of_callers_connection;
+pub(crate) use errors::chain;
 #[cfg(any(test, feature = "bench-api"))]
 pub(crate) use schema_client::SchemaClient;
 use settle::{SettlePool, Settling};

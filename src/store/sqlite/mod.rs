@@ -25,6 +25,8 @@ mod overview;
 mod pauses;
 #[cfg(test)]
 mod prepared_tests;
+#[cfg(test)]
+mod publish_view_tests;
 mod queue_position;
 mod roles;
 pub(crate) mod row;

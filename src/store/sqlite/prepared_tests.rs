@@ -19,7 +19,7 @@ struct Columns {
 }
 
 /// Every column with its type, except those in which two events differ.
-fn row(conn: &mut SqliteConnection, id: Uuid, column: &str) -> String {
+pub(super) fn row(conn: &mut SqliteConnection, id: Uuid, column: &str) -> String {
     let columns = "spec_version, event_type, source, subject, data_content_type, data_schema, data, data_binary, status, \
                    retry_count, max_retries, last_error, publisher_backend, publisher_config, cloud_event_id, extensions, \
                    partition_key, event_time, published_at, retry_at, updated_at - created_at, typeof(id), typeof(scheduled_at)";

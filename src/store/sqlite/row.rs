@@ -8,7 +8,6 @@ use diesel::Queryable;
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::sql_types::{Binary, Nullable};
 use diesel::sqlite::{Sqlite, SqliteType, SqliteValue};
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::event::{JsonText, OutboxEvent, Status};
@@ -248,24 +247,12 @@ fn parsed<T: FromStr<Err: Display>>(column: &str, cell: Option<Cell>) -> Result<
     text.parse().map_err(|_| format!("{column} {text:?} is unknown"))
 }
 
-/// Checks that text is JSON: only its writer could have ensured it.
 fn json(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
-    let text = text(column, cell)?;
-    match serde_json::from_str::<&RawValue>(&text) {
-        Ok(_) => Ok(JsonText::new(text.trim().to_owned())),
-        Err(_) => Err(format!("{column} is not valid JSON")),
-    }
+    JsonText::checked(&text(column, cell)?).map_err(|problem| format!("{column} {problem}"))
 }
 
-/// A JSON object. JSON null, which Django writes for `None`, and an empty array, which PHP writes for an empty object, are
-/// read as an object without members.
 fn object(column: &str, cell: Option<Cell>) -> Result<JsonText, String> {
-    let json = json(column, cell)?;
-    match json.as_str() {
-        "null" | "[]" => Ok(JsonText::empty_object()),
-        text if text.starts_with('{') => Ok(json),
-        _ => Err(format!("{column} is not a JSON object")),
-    }
+    JsonText::checked_object(&text(column, cell)?).map_err(|problem| format!("{column} {problem}"))
 }
 
 fn names(column: &str, cell: Option<Cell>) -> Result<Option<Vec<String>>, String> {

@@ -1,0 +1,139 @@
+//! The ways to publish, behind one interface.
+
+use std::pin::pin;
+
+use actix_outbox::{NewEvent, PublishError};
+use uuid::Uuid;
+
+use crate::database::TestDatabase;
+use crate::support::{PATIENCE, eventually};
+
+mod diesel;
+mod rusqlite;
+mod sea_orm;
+mod sqlx;
+mod tokio_postgres;
+
+pub(crate) use self::diesel::{DieselPostgres, DieselSqlite};
+pub(crate) use self::rusqlite::Rusqlite;
+pub(crate) use self::sea_orm::{SeaOrm1, SeaOrm2};
+pub(crate) use self::sqlx::{Sqlx8Postgres, Sqlx8Sqlite, Sqlx9Postgres, Sqlx9Sqlite};
+pub(crate) use self::tokio_postgres::TokioPostgres;
+
+pub(crate) type Published = Result<Vec<Uuid>, PublishError>;
+
+/// A driver with a connection, or a pool, to a database.
+pub(crate) trait Door {
+    async fn connect(database: &TestDatabase) -> Self;
+
+    /// Publishes one event without a transaction, on a pool's guard if the driver has pools.
+    async fn publish(&mut self, event: NewEvent) -> Result<Uuid, PublishError>;
+
+    /// Publishes events without a transaction.
+    async fn publish_many(&mut self, events: Vec<NewEvent>) -> Published;
+
+    /// Takes the steps in one transaction of the driver; returns what was published or refused.
+    async fn transaction(&mut self, steps: Vec<Step>, end: End<'_>) -> Vec<Published>;
+}
+
+/// A step in a transaction.
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
+pub(crate) enum Step {
+    Publish(NewEvent),
+    PublishMany(Vec<NewEvent>),
+    /// Publishes in a savepoint, which is released or rolled back.
+    Savepoint {
+        events: Vec<NewEvent>,
+        is_kept: bool,
+    },
+    /// Executes a statement of the application's own.
+    Execute(&'static str),
+    /// Ends every connection to the database from outside.
+    Disconnect(String),
+}
+
+/// How a transaction ends.
+pub(crate) enum End<'a> {
+    Commit,
+    Rollback,
+    /// It is dropped.
+    Drop,
+    /// A future that publishes is dropped while the database works on it, and then the transaction.
+    DropFuture(Uuid, &'a TestDatabase),
+}
+
+/// Takes steps with a driver's functions. `$nest` begins a savepoint, and `$execute` executes a statement.
+macro_rules! take_steps {
+    ($steps:ident, $transaction:ident, $driver:ident, $outer:ident => $nest:expr, ($on:ident, $sql:ident) => $execute:expr) => {{
+        let mut published = Vec::new();
+        for step in $steps {
+            match step {
+                Step::Publish(event) => {
+                    published.push($driver::publish(&mut $transaction, event).await.map(|id| vec![id]));
+                }
+                Step::PublishMany(events) => published.push($driver::publish_many(&mut $transaction, events).await),
+                Step::Savepoint { events, is_kept } => {
+                    let $outer = &mut $transaction;
+                    let mut savepoint = $nest;
+                    for event in events {
+                        published.push($driver::publish(&mut savepoint, event).await.map(|id| vec![id]));
+                    }
+                    if is_kept { savepoint.commit().await.unwrap() } else { savepoint.rollback().await.unwrap() }
+                }
+                Step::Execute($sql) => {
+                    let $on = &mut $transaction;
+                    $execute;
+                }
+                Step::Disconnect(url) => disconnect_all(&url).await,
+            }
+        }
+        published
+    }};
+}
+
+/// Ends a transaction of a driver.
+macro_rules! end {
+    ($end:ident, $transaction:ident, $driver:ident) => {
+        match $end {
+            End::Commit => $transaction.commit().await.unwrap(),
+            End::Rollback => $transaction.rollback().await.unwrap(),
+            End::Drop => drop($transaction),
+            End::DropFuture(id, database) => {
+                let event = NewEvent::new("ghost", "tests").id(id);
+                drop_while_blocked(database, id, $driver::publish(&mut $transaction, event)).await;
+                drop($transaction);
+            }
+        }
+    };
+}
+
+use {end, take_steps};
+
+/// Ends every other connection to a PostgreSQL database.
+async fn disconnect_all(url: &str) {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    crate::support::postgres::connect(url).await.batch_execute(sql).await.unwrap();
+}
+
+/// Drops a future while its INSERT waits for a transaction that has written this id, and which is then rolled back.
+async fn drop_while_blocked<T>(database: &TestDatabase, id: Uuid, publish: impl Future<Output = T>) {
+    let mut writer = crate::support::postgres::connect(database.url()).await;
+    let observer = crate::support::postgres::connect(database.url()).await;
+    let other = writer.transaction().await.unwrap();
+    let insert = "INSERT INTO outbox_events (id, event_type, source) VALUES ($1, 'ghost', 'tests')";
+    other.execute(insert, &[&id]).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let is_blocked = eventually("the INSERT waits", PATIENCE, async || {
+        observer.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1
+    });
+    {
+        let publish = pin!(publish);
+        tokio::select! {
+            biased;
+            _ = publish => panic!("it is blocked"),
+            () = is_blocked => {}
+        }
+    }
+    other.rollback().await.unwrap();
+}

@@ -1,0 +1,128 @@
+//! Diesel, the reference: asynchronous on PostgreSQL, blocking on SQLite.
+
+use actix_outbox::{NewEvent, PublishError, blocking};
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
+use diesel::{Connection, SqliteConnection};
+use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use uuid::Uuid;
+
+use super::{Door, End, Published, Step, disconnect_all, drop_while_blocked};
+use crate::database::TestDatabase;
+
+pub(crate) struct DieselPostgres {
+    connection: AsyncPgConnection,
+    url: String,
+}
+
+type Async = <AsyncPgConnection as AsyncConnection>::TransactionManager;
+
+impl Door for DieselPostgres {
+    async fn connect(database: &TestDatabase) -> Self {
+        let url = database.url().to_owned();
+        Self { connection: AsyncPgConnection::establish(&url).await.unwrap(), url }
+    }
+
+    async fn publish(&mut self, event: NewEvent) -> Result<Uuid, PublishError> {
+        Ok(actix_outbox::publish(&mut self.connection, event).await?.id)
+    }
+
+    async fn publish_many(&mut self, events: Vec<NewEvent>) -> Published {
+        let stored = actix_outbox::publish_many(&mut self.connection, events).await?;
+        Ok(stored.iter().map(|event| event.id).collect())
+    }
+
+    async fn transaction(&mut self, steps: Vec<Step>, end: End<'_>) -> Vec<Published> {
+        use diesel_async::TransactionManager;
+
+        let mut published = Vec::new();
+        Async::begin_transaction(&mut self.connection).await.unwrap();
+        for step in steps {
+            match step {
+                Step::Publish(event) => published.push(self.publish(event).await.map(|id| vec![id])),
+                Step::PublishMany(events) => published.push(self.publish_many(events).await),
+                Step::Savepoint { events, is_kept } => {
+                    Async::begin_transaction(&mut self.connection).await.unwrap();
+                    for event in events {
+                        published.push(self.publish(event).await.map(|id| vec![id]));
+                    }
+                    match is_kept {
+                        true => Async::commit_transaction(&mut self.connection).await.unwrap(),
+                        false => Async::rollback_transaction(&mut self.connection).await.unwrap(),
+                    }
+                }
+                Step::Execute(sql) => self.connection.batch_execute(sql).await.unwrap(),
+                Step::Disconnect(url) => disconnect_all(&url).await,
+            }
+        }
+        match end {
+            End::Commit => Async::commit_transaction(&mut self.connection).await.unwrap(),
+            End::Rollback => Async::rollback_transaction(&mut self.connection).await.unwrap(),
+            // The connection is part of the transaction.
+            End::Drop => self.connection = AsyncPgConnection::establish(&self.url).await.unwrap(),
+            End::DropFuture(id, database) => {
+                let event = NewEvent::new("ghost", "tests").id(id);
+                drop_while_blocked(database, id, actix_outbox::publish(&mut self.connection, event)).await;
+                self.connection = AsyncPgConnection::establish(&self.url).await.unwrap();
+            }
+        }
+        published
+    }
+}
+
+pub(crate) struct DieselSqlite {
+    connection: SqliteConnection,
+    path: String,
+}
+
+type Blocking = AnsiTransactionManager;
+
+fn open(path: &str) -> SqliteConnection {
+    let mut connection = SqliteConnection::establish(path).unwrap();
+    connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+    connection
+}
+
+impl Door for DieselSqlite {
+    async fn connect(database: &TestDatabase) -> Self {
+        Self { connection: open(database.path()), path: database.path().to_owned() }
+    }
+
+    async fn publish(&mut self, event: NewEvent) -> Result<Uuid, PublishError> {
+        Ok(blocking::publish(&mut self.connection, event)?.id)
+    }
+
+    async fn publish_many(&mut self, events: Vec<NewEvent>) -> Published {
+        let stored = blocking::publish_many(&mut self.connection, events)?;
+        Ok(stored.iter().map(|event| event.id).collect())
+    }
+
+    async fn transaction(&mut self, steps: Vec<Step>, end: End<'_>) -> Vec<Published> {
+        let mut published = Vec::new();
+        Blocking::begin_transaction(&mut self.connection).unwrap();
+        for step in steps {
+            match step {
+                Step::Publish(event) => published.push(self.publish(event).await.map(|id| vec![id])),
+                Step::PublishMany(events) => published.push(self.publish_many(events).await),
+                Step::Savepoint { events, is_kept } => {
+                    Blocking::begin_transaction(&mut self.connection).unwrap();
+                    for event in events {
+                        published.push(self.publish(event).await.map(|id| vec![id]));
+                    }
+                    match is_kept {
+                        true => Blocking::commit_transaction(&mut self.connection).unwrap(),
+                        false => Blocking::rollback_transaction(&mut self.connection).unwrap(),
+                    }
+                }
+                Step::Execute(sql) => self.connection.batch_execute(sql).unwrap(),
+                Step::Disconnect(_) => unreachable!("SQLite has no connections to end"),
+            }
+        }
+        match end {
+            End::Commit => Blocking::commit_transaction(&mut self.connection).unwrap(),
+            End::Rollback => Blocking::rollback_transaction(&mut self.connection).unwrap(),
+            End::Drop => self.connection = open(&self.path),
+            End::DropFuture(..) => unreachable!("there are no futures"),
+        }
+        published
+    }
+}
