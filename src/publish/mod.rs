@@ -63,6 +63,11 @@ pub(crate) mod sealed {
         where
             C: AsyncConnection<Backend = Self>;
 
+        #[cfg(feature = "testing")]
+        fn read_all_blocking<C>(conn: &mut C) -> QueryResult<Vec<Result<OutboxEvent, String>>>
+        where
+            C: LoadConnection<Backend = Self>;
+
         /// For tests: moves what is due later by this many microseconds.
         #[cfg(feature = "testing")]
         fn advance<C>(conn: &mut C, micros: i64) -> impl Future<Output = QueryResult<()>> + Send

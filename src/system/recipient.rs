@@ -1,8 +1,5 @@
 //! The actor that a handler's events go to, whichever message it takes.
 
-use std::future::ready;
-use std::sync::Arc;
-
 use actix::{MailboxError, Recipient};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -18,8 +15,8 @@ pub(crate) trait EventRecipient: Send + Sync {
     /// Whether the actor is running.
     fn is_connected(&self) -> bool;
 
-    /// Sends the event; the answer comes later.
-    fn send(&self, message: HandleEvent) -> BoxFuture<'static, Answer>;
+    /// Sends the event; the answer comes later. An error if the actor cannot take it, which is not the actor's answer.
+    fn send(&self, message: HandleEvent) -> Result<BoxFuture<'static, Answer>, HandlerError>;
 }
 
 impl EventRecipient for Recipient<HandleEvent> {
@@ -27,8 +24,8 @@ impl EventRecipient for Recipient<HandleEvent> {
         self.connected()
     }
 
-    fn send(&self, message: HandleEvent) -> BoxFuture<'static, Answer> {
-        Self::send(self, message).boxed()
+    fn send(&self, message: HandleEvent) -> Result<BoxFuture<'static, Answer>, HandlerError> {
+        Ok(Self::send(self, message).boxed())
     }
 }
 
@@ -38,10 +35,8 @@ impl<T: DeserializeOwned + Send + 'static> EventRecipient for Recipient<HandleTy
     }
 
     /// Data of another shape has the same shape at the next try.
-    fn send(&self, HandleEvent { event, span }: HandleEvent) -> BoxFuture<'static, Answer> {
-        match event.data_as() {
-            Ok(data) => Self::send(self, HandleTyped { data, event: Arc::clone(&event), span }).boxed(),
-            Err(error) => ready(Ok(Err(HandlerError::permanent(error)))).boxed(),
-        }
+    fn send(&self, HandleEvent { event, span }: HandleEvent) -> Result<BoxFuture<'static, Answer>, HandlerError> {
+        let data = event.data_as().map_err(HandlerError::permanent)?;
+        Ok(Self::send(self, HandleTyped { data, event, span }).boxed())
     }
 }

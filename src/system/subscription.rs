@@ -103,7 +103,10 @@ impl Subscription {
             return Outcome::NotStarted;
         };
         let number = TimedEvent::begin(&self.timer);
-        let mut answer = recipient.send(HandleEvent { event, span });
+        let mut answer = match recipient.send(HandleEvent { event, span }) {
+            Ok(answer) => answer,
+            Err(error) => return Outcome::Failed(error),
+        };
         drop(recipient);
         loop {
             let wait = match number.judge(limit) {

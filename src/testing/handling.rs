@@ -46,7 +46,7 @@ pub async fn run_handler(handler: &Subscribe, event: impl Into<Arc<OutboxEvent>>
         let reason = format!("handler `{}` is not subscribed to {}", handler.name, message.event.event_type);
         return Err(HandlerError::permanent(reason));
     }
-    match handler.recipient.send(message).await {
+    match handler.recipient.send(message)?.await {
         Ok(answer) => answer,
         Err(_) => Err(HandlerError::retry("stopped while it handled the event")),
     }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use diesel::QueryResult;
+use diesel::connection::LoadConnection;
 use diesel_async::AsyncConnection;
 use uuid::Uuid;
 
@@ -48,10 +50,26 @@ impl Published {
         C: AsyncConnection,
         C::Backend: OutboxDatabase,
     {
-        let rows = <C::Backend as Insert>::read_all(conn).await;
-        let rows = rows.map_err(|error| store_error("read the events", &error))?;
+        Self::decode(<C::Backend as Insert>::read_all(conn).await)
+    }
+
+    /// Reads all events on a plain diesel connection.
+    ///
+    /// # Errors
+    /// Errors of the database, and a row that is not a valid event.
+    pub fn read_blocking<C>(conn: &mut C) -> Result<Self, StoreError>
+    where
+        C: LoadConnection,
+        C::Backend: OutboxDatabase,
+    {
+        Self::decode(<C::Backend as Insert>::read_all_blocking(conn))
+    }
+
+    fn decode(rows: QueryResult<Vec<Result<OutboxEvent, String>>>) -> Result<Self, StoreError> {
+        const OPERATION: &str = "read the events";
+        let rows = rows.map_err(|error| store_error(OPERATION, &error))?;
         let events: Result<Vec<OutboxEvent>, String> = rows.into_iter().collect();
-        let invalid = |reason| StoreError::Query { operation: "read the events", reason, transient: false };
+        let invalid = |reason| StoreError::Query { operation: OPERATION, reason, transient: false };
         Ok(Self { events: events.map_err(invalid)? })
     }
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_outbox::testing::{Expected, TestOutbox, advance, make_due, run_handler};
+use actix_outbox::testing::{Expected, Published, TestOutbox, advance, make_due, run_handler};
 use actix_outbox::{NewEvent, OutboxSystem, Status, Subscribe, assert_published};
-use diesel::SqliteConnection;
 use diesel::sql_types::BigInt;
+use diesel::{Connection, SqliteConnection};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use serde_json::json;
@@ -59,6 +59,9 @@ async fn a_failed_assertion_lists_what_there_is_and_what_each_event_misses() {
     actix_outbox::publish(&mut conn, NewEvent::new("mail.sent", "mailer").binary(vec![0; 7])).await.unwrap();
     assert_published!(&mut conn, "mail.sent", Expected::new("user.created").key("Ada"));
     let published = test.published().await.unwrap();
+    let address = test.settings().database.url.read().unwrap().into_owned();
+    let mut plain = SqliteConnection::establish(address.strip_prefix("sqlite://").unwrap()).unwrap();
+    assert_eq!(Published::read_blocking(&mut plain).unwrap().events(), published.events());
 
     let mut all = published.clone();
     let message = message_of(move || {

@@ -83,6 +83,14 @@ impl Insert for Pg {
     }
 
     #[cfg(feature = "testing")]
+    fn read_all_blocking<C>(conn: &mut C) -> QueryResult<Vec<Result<OutboxEvent, String>>>
+    where
+        C: LoadConnection<Backend = Self>,
+    {
+        super::testing::read_blocking(conn)
+    }
+
+    #[cfg(feature = "testing")]
     async fn advance<C>(conn: &mut C, micros: i64) -> QueryResult<()>
     where
         C: AsyncConnection<Backend = Self>,

@@ -1,5 +1,7 @@
 //! What tests of applications read and change on a connection of their own.
 
+use diesel::QueryResult;
+use diesel::connection::LoadConnection;
 use diesel::dsl::sql;
 use diesel::pg::Pg;
 use diesel::sql_query;
@@ -8,15 +10,24 @@ use diesel_async::{AsyncConnection, RunQueryDsl};
 
 use super::row::{COLUMNS, Row, SqlTypes};
 use crate::event::OutboxEvent;
-use diesel::QueryResult;
 
 /// Every event, in the order in which they were written.
 pub(crate) async fn read<C: AsyncConnection<Backend = Pg>>(
     conn: &mut C,
 ) -> QueryResult<Vec<Result<OutboxEvent, String>>> {
-    let query = format!("SELECT {COLUMNS} FROM outbox_events e ORDER BY e.seq NULLS FIRST, e.created_at, e.id");
-    let rows: Vec<Row> = sql::<SqlTypes>(&query).load(conn).await?;
+    let rows: Vec<Row> = sql::<SqlTypes>(&query()).load(conn).await?;
     Ok(rows.into_iter().map(Row::decode).collect())
+}
+
+pub(crate) fn read_blocking<C: LoadConnection<Backend = Pg>>(
+    conn: &mut C,
+) -> QueryResult<Vec<Result<OutboxEvent, String>>> {
+    let rows: Vec<Row> = diesel::RunQueryDsl::load(sql::<SqlTypes>(&query()), conn)?;
+    Ok(rows.into_iter().map(Row::decode).collect())
+}
+
+fn query() -> String {
+    format!("SELECT {COLUMNS} FROM outbox_events e ORDER BY e.seq NULLS FIRST, e.created_at, e.id")
 }
 
 /// Moves what is due later by this many microseconds; what becomes due is due now, in its order.
