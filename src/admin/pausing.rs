@@ -43,7 +43,7 @@ impl OutboxAdmin {
         from: &str,
         reason: &str,
     ) -> Result<bool, AdminError> {
-        self.pause(name, &host.to_lowercase(), by, from, reason).await
+        self.pause(name, &host_name(host), by, from, reason).await
     }
 
     async fn pause(&self, name: &str, host: &str, by: &str, from: &str, reason: &str) -> Result<bool, AdminError> {
@@ -73,7 +73,7 @@ impl OutboxAdmin {
     /// # Errors
     /// Errors of the database.
     pub async fn resume_host(&self, name: &str, host: &str, by: &str, from: &str) -> Result<bool> {
-        self.resume(name, Some(&host.to_lowercase()), by, from).await
+        self.resume(name, Some(&host_name(host)), by, from).await
     }
 
     async fn resume(&self, name: &str, host: Option<&str>, by: &str, from: &str) -> Result<bool> {
@@ -109,6 +109,11 @@ impl OutboxAdmin {
 fn note(backend: &str, host: &str, by: &str, from: &str) -> AuditNote {
     let host = if host.is_empty() { String::new() } else { format!(" host={host}") };
     AuditNote::new(by, from, Some(format!("backend={backend}{host}")))
+}
+
+/// As the addresses of events are read.
+fn host_name(host: &str) -> String {
+    host.strip_suffix('.').unwrap_or(host).to_lowercase()
 }
 
 fn shortened(reason: &str) -> String {

@@ -124,7 +124,7 @@ pub trait PublisherBackend: Send + Sync + 'static {
     }
 
     /// Learns which of its hosts are paused, by an operator or since they were [`BackendError::Gone`]. A backend that leads to
-    /// many hosts answers [`BackendError::Deferred`] for their events. Called before the first batch, and when they change.
+    /// many hosts answers [`BackendError::Deferred`] for their events. Called before each batch.
     fn set_paused_hosts(&self, _hosts: &[String]) {}
 
     /// How many keys the default [`publish_batch`](Self::publish_batch) serves concurrently; [`DEFAULT_CONCURRENCY`] unless

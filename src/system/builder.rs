@@ -7,6 +7,7 @@ use super::backends::Backends;
 use super::handle::Outbox;
 use super::messages::Subscribe;
 use super::outbox_system::OutboxSystem;
+use super::subscription::Subscription;
 use crate::admin::OutboxAdmin;
 use crate::backend::PublisherBackend;
 use crate::error::SystemError;
@@ -23,6 +24,8 @@ pub struct Builder {
     pub(super) backends: Backends,
     pub(super) subscriptions: Vec<Subscribe>,
     pub(super) starters: Vec<Starter>,
+    /// Handlers of another system of this process, which are announced already.
+    pub(super) shared: Vec<Arc<Subscription>>,
 }
 
 /// Starts a handler actor once an actix system is running and the outbox exists.

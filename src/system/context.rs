@@ -19,7 +19,6 @@ use super::messages::ActorKind;
 use super::owed::DeliveriesInFlight;
 use super::publisher_state::PublisherState;
 use super::quota::Quota;
-use super::starting::RuntimeGuard;
 use super::subscription::Subscription;
 use super::unserved::AskedLanes;
 use super::wakeups::Wakeups;
@@ -31,7 +30,7 @@ use crate::store::{LaneName, Store, Wakeup, handler_lane};
 pub(super) struct Base {
     pub(super) outbox: Uuid,
     pub(super) store: Arc<dyn Store>,
-    pub(super) runtime: Arc<RuntimeGuard>,
+    pub(super) runtime: Handle,
 }
 
 pub(crate) struct SystemContext {
@@ -40,13 +39,14 @@ pub(crate) struct SystemContext {
     pub(crate) name: String,
     pub(crate) settings: Settings,
     pub(crate) runtime: Handle,
-    pub(super) guard: Arc<RuntimeGuard>,
     /// The actors' thread.
     pub(super) arbiter: ArbiterHandle,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) leases: Leases,
     pub(super) backends: Arc<Backends>,
     pub(crate) publishers: BTreeMap<String, Arc<PublisherState>>,
+    /// Calls of `process_pending` that are running; each has a copy.
+    pub(super) calls: Arc<()>,
     /// Of a worker that delivers a limited number of events.
     pub(crate) quota: Option<Arc<Quota>>,
     pub(crate) subscriptions: Mutex<Vec<Arc<Subscription>>>,
@@ -71,7 +71,7 @@ pub(crate) struct SystemContext {
 impl SystemContext {
     #[expect(clippy::too_many_arguments, reason = "called once, by a system's start")]
     pub(super) fn new(
-        Base { outbox, store, runtime: guard }: Base,
+        Base { outbox, store, runtime }: Base,
         settings: Settings,
         backends: Arc<Backends>,
         quota: Option<Arc<Quota>>,
@@ -87,11 +87,11 @@ impl SystemContext {
             outbox,
             name: settings.worker.name.clone().unwrap_or_else(worker_name),
             settings,
-            runtime: guard.handle().clone(),
-            guard,
+            runtime,
             arbiter,
             store,
             backends,
+            calls: Arc::default(),
             quota,
             leases: Leases::default(),
             publishers,
@@ -158,6 +158,11 @@ impl SystemContext {
     /// start.
     fn owns_all_of(&self, lane: &str) -> bool {
         self.leases.readable(lane, BootInstant::now()).len() == self.store.shards().unsigned_abs() as usize
+    }
+
+    /// Whether no call of `process_pending` is running.
+    pub(super) fn has_no_calls(&self) -> bool {
+        Arc::strong_count(&self.calls) == 1
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -270,8 +270,7 @@ impl<'a> HeartbeatLoop<'a> {
         for publisher in self.context.publishers.values() {
             let of_publisher =
                 snapshot.pauses.iter().filter(|pause| pause.backend == publisher.name && !pause.is_whole());
-            let hosts: Vec<String> = of_publisher.map(|pause| pause.host.clone()).collect();
-            publisher.set_paused_hosts(&hosts);
+            publisher.set_paused_hosts(of_publisher.map(|pause| pause.host.clone()).collect());
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::builder::Builder;
-use super::context::{Base, SystemContext};
+use super::context::SystemContext;
 use super::handle::Outbox;
 use crate::error::SystemError;
 
@@ -18,12 +18,14 @@ impl Outbox {
     /// function whose system was built with [`publish_only`](crate::Builder::publish_only). In a system that delivers anyway it
     /// is a second worker for a while.
     ///
-    /// It is a worker that takes leases at the beginning and returns them at the end, so the guarantees are those of every
-    /// worker, and any number of calls may run at the same time, in any number of processes. It sends to the publishers in the
-    /// settings and calls this system's handlers. An event counts when its outcome is recorded, whichever it is.
+    /// It is a worker that takes leases at the beginning and returns them at the end, with connections of its own, so the
+    /// guarantees are those of every worker, and any number of calls may run at the same time, in any number of processes. It
+    /// sends to the publishers in the settings and calls this system's handlers. An event counts when its outcome is recorded,
+    /// whichever it is.
     ///
     /// As [`drained`](Self::drained) does, it waits for backends that are unavailable and for other workers: limit it with
-    /// `tokio::time::timeout`. When the call is dropped, what is in flight is finished and nothing else is started.
+    /// `tokio::time::timeout`. When the call is dropped, what is in flight is finished and nothing else is started;
+    /// [`shutdown`](Self::shutdown) waits for that.
     ///
     /// ```no_run
     /// # async fn turn(outbox: &actix_outbox::Outbox) -> Result<(), Box<dyn std::error::Error>> {
@@ -36,52 +38,80 @@ impl Outbox {
     /// ```
     ///
     /// # Errors
-    /// [`SystemError::Settings`]: the publishers in the settings cannot be used. [`SystemError::ShutdownTimeout`]: what was in
-    /// flight was not finished in time. [`SystemError::Stopped`]: the system was shut down.
+    /// [`SystemError::Settings`]: the publishers in the settings cannot be used. [`SystemError::Store`]: this process lacks a
+    /// right of a worker. [`SystemError::ShutdownTimeout`]: what was in flight was not finished in time.
+    /// [`SystemError::Stopped`]: the system was shut down.
     pub async fn process_pending(&self, limit: usize) -> Result<usize, SystemError> {
         self.addr()?;
         if limit == 0 {
             return Ok(0);
         }
         let (done, result) = oneshot::channel();
-        let context = Arc::clone(&self.context);
-        self.context.arbiter.spawn(work(context, limit, done));
+        let call = Call { context: Arc::clone(&self.context), _running: Arc::clone(&self.context.calls) };
+        self.context.arbiter.spawn(call.run(limit, done));
         result.await.unwrap_or(Err(SystemError::Stopped))
     }
 }
 
-async fn work(context: Arc<SystemContext>, limit: usize, mut done: oneshot::Sender<Result<usize, SystemError>>) {
-    let worker = match start(&context, limit).await {
-        Ok(worker) => worker,
-        Err(error) => {
-            let _ = done.send(Err(error));
-            return;
+/// One call; the system waits for its end.
+struct Call {
+    context: Arc<SystemContext>,
+    _running: Arc<()>,
+}
+
+impl Call {
+    async fn run(self, limit: usize, mut done: oneshot::Sender<Result<usize, SystemError>>) {
+        let started = tokio::select! {
+            started = self.start(limit) => started,
+            () = self.given_up(&mut done) => Err(SystemError::Stopped),
+        };
+        let outcome = match started {
+            Ok(worker) => self.work(&worker, &mut done).await,
+            Err(error) => Err(error),
+        };
+        drop(self);
+        // The caller may have given up.
+        let _ = done.send(outcome);
+    }
+
+    /// A worker on this system's database, with its handlers.
+    async fn start(&self, limit: usize) -> Result<Outbox, SystemError> {
+        let builder = Builder {
+            settings: Some(self.context.settings.clone()),
+            limit: Some(limit),
+            backends: (*self.context.backends).clone(),
+            shared: self.context.subscriptions(),
+            ..Builder::default()
+        };
+        Ok(builder.launch().await?.0)
+    }
+
+    async fn work(
+        &self,
+        worker: &Outbox,
+        done: &mut oneshot::Sender<Result<usize, SystemError>>,
+    ) -> Result<usize, SystemError> {
+        let is_given_up = tokio::select! {
+            () = worker.drained() => false,
+            () = self.given_up(done) => true,
+        };
+        worker.shutdown().await?;
+        if is_given_up {
+            return Err(SystemError::Stopped);
         }
-    };
-    let is_aborted = tokio::select! {
-        () = worker.drained() => false,
-        () = done.closed() => true,
-        () = stopping(&context) => true,
-    };
-    let finished = worker.shutdown().await;
-    let delivered = worker.context.quota.as_ref().map_or(0, |quota| quota.recorded());
-    let _ = done.send(match finished {
-        Ok(()) if is_aborted => Err(SystemError::Stopped),
-        finished => finished.map(|()| delivered),
-    });
-}
+        Ok(worker.context.quota.as_ref().map_or(0, |quota| quota.recorded()))
+    }
 
-/// A worker on this system's database, with its connections and handlers.
-async fn start(context: &SystemContext, limit: usize) -> Result<Outbox, SystemError> {
-    let settings = context.settings.clone();
-    context.backends.check(&settings)?;
-    let base = Base { outbox: context.outbox, store: Arc::clone(&context.store), runtime: Arc::clone(&context.guard) };
-    let builder = Builder { limit: Some(limit), backends: (*context.backends).clone(), ..Builder::default() };
-    Ok(builder.launch_on(base, settings, context.subscriptions()).await?.0)
-}
-
-async fn stopping(context: &SystemContext) {
-    while !context.liveness.is_stopping() {
-        tokio::time::sleep(CHECK_INTERVAL).await;
+    /// Waits until the caller no longer waits, or the system is shutting down.
+    async fn given_up(&self, done: &mut oneshot::Sender<Result<usize, SystemError>>) {
+        let stopping = async {
+            while !self.context.liveness.is_stopping() {
+                tokio::time::sleep(CHECK_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            () = done.closed() => {}
+            () = stopping => {}
+        }
     }
 }

@@ -67,7 +67,8 @@ struct Changing {
     closed_since: Option<BootInstant>,
     /// The memory that shards wait for, and since when.
     waiting: Option<(Amount, BootInstant)>,
-    paused_hosts: Arc<[String]>,
+    paused_hosts: Vec<String>,
+    gone_hosts: BTreeMap<String, BootInstant>,
 }
 
 impl PublisherState {
@@ -114,22 +115,20 @@ impl PublisherState {
         self.lanes.iter().for_each(|in_flight| in_flight.close_all());
     }
 
-    /// The hosts to which nothing is sent; another list after every change.
-    pub(crate) fn paused_hosts(&self) -> Arc<[String]> {
-        Arc::clone(&self.changing().paused_hosts)
+    /// The hosts to which nothing is sent: those that the database names, and those that were gone a moment ago.
+    pub(crate) fn paused_hosts(&self, now: BootInstant) -> Vec<String> {
+        let mut changing = self.changing();
+        changing.gone_hosts.retain(|_, until| now < *until);
+        changing.paused_hosts.iter().chain(changing.gone_hosts.keys()).cloned().collect()
     }
 
-    pub(crate) fn set_paused_hosts(&self, hosts: &[String]) {
-        let mut changing = self.changing();
-        if *changing.paused_hosts != *hosts {
-            changing.paused_hosts = hosts.into();
-        }
+    pub(crate) fn set_paused_hosts(&self, hosts: Vec<String>) {
+        self.changing().paused_hosts = hosts;
     }
 
-    /// Until a heartbeat reads it in the database.
-    pub(crate) fn add_paused_host(&self, host: &str) {
-        let mut changing = self.changing();
-        changing.paused_hosts = changing.paused_hosts.iter().cloned().chain([host.to_owned()]).collect();
+    /// Notes a host that is gone; by then a heartbeat has read its pause in the database.
+    pub(crate) fn note_gone_host(&self, host: &str, until: BootInstant) {
+        self.changing().gone_hosts.insert(host.to_owned(), until);
     }
 
     // Publishers.

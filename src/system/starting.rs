@@ -18,7 +18,6 @@ use super::outbox_system::OutboxSystem;
 use super::publisher_state::make_publishers;
 use super::quota::Quota;
 use super::reconnect::pause_after;
-use super::subscription::Subscription;
 use super::supervisor::Supervisor;
 use crate::error::{StoreError, SystemError};
 use crate::settings::Settings;
@@ -61,7 +60,7 @@ impl Builder {
         started.await.unwrap_or(Err(SystemError::Stopped))
     }
 
-    async fn launch(self) -> Result<Started, SystemError> {
+    pub(super) async fn launch(self) -> Result<Started, SystemError> {
         if System::try_current().is_none() || Arbiter::try_current().is_none() {
             return Err(SystemError::NoActixSystem);
         }
@@ -87,19 +86,20 @@ impl Builder {
         if !self.publish_only {
             self.backends.check(&settings)?;
         }
-        let runtime = Arc::new(RuntimeGuard::new()?);
+        let runtime = RuntimeGuard::new()?;
         let has_handlers = !self.subscriptions.is_empty() || !self.starters.is_empty();
         let (migrate, only_writes) = (self.migrate, self.publish_only && !has_handlers);
         let outbox = reach(&store, runtime.handle(), migrate, only_writes, waits_for).await?;
-        self.launch_on(Base { outbox, store, runtime }, settings, Vec::new()).await
+        let base = Base { outbox, store, runtime: runtime.handle().clone() };
+        self.launch_on(base, settings, runtime).await
     }
 
-    /// Starts the actors on a database that was reached; these handlers are registered already.
-    pub(super) async fn launch_on(
+    /// Starts the actors on a database that was reached.
+    async fn launch_on(
         mut self,
         base: Base,
         settings: Settings,
-        registered: Vec<Arc<Subscription>>,
+        runtime: RuntimeGuard,
     ) -> Result<Started, SystemError> {
         let (wake, backends) = (Arc::new(Notify::new()), Arc::new(std::mem::take(&mut self.backends)));
         let publishers = match self.publish_only {
@@ -107,10 +107,10 @@ impl Builder {
             false => make_publishers(&settings, &backends, base.outbox, &wake)?,
         };
         let (report_deaths, deaths) = mpsc::unbounded_channel();
-        let (runtime, quota) = (Arc::clone(&base.runtime), self.limit.map(Quota::new));
+        let quota = self.limit.map(Quota::new);
         let context =
             SystemContext::new(base, settings, backends, quota, publishers, wake, report_deaths, Arbiter::current());
-        registered.into_iter().for_each(|handler| context.add_handler(handler));
+        std::mem::take(&mut self.shared).into_iter().for_each(|handler| context.add_handler(handler));
         start_intake(&context);
         let unfinished = EndUnlessStarted(Some(Arc::clone(&context)));
         let outbox = Outbox::new(Arc::clone(&context));
@@ -246,11 +246,7 @@ async fn find(store: &dyn Store, only_writes: bool) -> Result<Uuid, StoreError> 
 }
 
 /// Replaces every actor that dies, including the supervisor; keeps the runtime until the system has stopped.
-async fn supervise(
-    context: Arc<SystemContext>,
-    mut deaths: mpsc::UnboundedReceiver<ActorKind>,
-    runtime: Arc<RuntimeGuard>,
-) {
+async fn supervise(context: Arc<SystemContext>, mut deaths: mpsc::UnboundedReceiver<ActorKind>, runtime: RuntimeGuard) {
     while let Some(kind) = deaths.recv().await {
         if context.liveness.is_stopping() {
             if kind == ActorKind::Supervisor {
@@ -274,7 +270,7 @@ async fn supervise(
 }
 
 /// The system's own runtime: database and network run here, independent of actix' arbiters.
-pub(super) struct RuntimeGuard(Option<Runtime>);
+struct RuntimeGuard(Option<Runtime>);
 
 impl RuntimeGuard {
     fn new() -> Result<Self, SystemError> {
@@ -288,7 +284,7 @@ impl RuntimeGuard {
         Ok(Self(Some(runtime)))
     }
 
-    pub(super) fn handle(&self) -> &Handle {
+    fn handle(&self) -> &Handle {
         match &self.0 {
             Some(runtime) => runtime.handle(),
             None => unreachable!("taken only by drop"),

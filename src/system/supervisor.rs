@@ -258,10 +258,11 @@ impl Handler<Shutdown> for Supervisor {
         Box::pin(async move {
             let limit = context.settings.worker.shutdown_timeout;
             let until = BootInstant::now().after(limit);
-            while !context.is_idle() && BootInstant::now() < until {
+            let is_idle = || context.is_idle() && context.has_no_calls();
+            while !is_idle() && BootInstant::now() < until {
                 tokio::time::sleep(CHECK_INTERVAL).await;
             }
-            let settled = context.is_idle();
+            let settled = is_idle();
             let _ = tokio::time::timeout(FAREWELL_LIMIT, finish_shutdown(&context, keeper)).await;
             let _ = system.send(Stop).await;
             if settled { Ok(()) } else { Err(SystemError::ShutdownTimeout(limit)) }

@@ -1,8 +1,12 @@
 //! Workers that deliver a number of events and end: `outbox worker --limit` and `Outbox::process_pending`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_outbox::{BackendError, EventTypes, Outbox, OutboxSystem, SystemError};
+use actix_outbox::{
+    BackendError, EventTypes, Outbox, OutboxEvent, OutboxSystem, PublisherBackend, Settings, StoreError, SystemError,
+};
 
 use crate::actors::{Log, QUICK_RETRIES, Reply, Scripted, answer, event, handler};
 use crate::support::process::Running;
@@ -166,6 +170,67 @@ async fn a_call_that_is_dropped_ends_and_leaves_its_events_to_the_next() {
     eventually("its worker is gone", PATIENCE, async || workers(&test).await == (0, 0)).await;
     let retries = "SELECT max(retry_count)::bigint FROM outbox_events";
     assert_eq!((outbox.process_pending(10).await.unwrap(), test.number(retries).await), (1, 0));
+    outbox.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_what_a_call_has_in_flight() {
+    let test = TestOutbox::new().await;
+    let (asked, answer) = (Log::default(), Arc::new(AtomicBool::new(false)));
+    let backend = Slow { asked: asked.clone(), answer: Arc::clone(&answer) };
+    let builder = OutboxSystem::builder(test.system_settings(ON_DEMAND)).publish_only(true);
+    let outbox = builder.backend("scripted", move |_| Ok(backend.clone())).start_on_thread().await.unwrap();
+    outbox.send(event("1")).await.unwrap();
+    let call = {
+        let outbox = outbox.clone();
+        tokio::spawn(async move { outbox.process_pending(10).await })
+    };
+    asked.wait(1).await;
+    let stopping = tokio::spawn(async move { outbox.shutdown().await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!stopping.is_finished(), "an event is in flight");
+    answer.store(true, Ordering::Release);
+    stopping.await.unwrap().unwrap();
+    assert!(matches!(call.await.unwrap(), Err(SystemError::Stopped)));
+    assert_eq!((test.published().await, workers(&test).await), (1, (0, 0)));
+}
+
+/// Answers when it may.
+#[derive(Clone)]
+struct Slow {
+    asked: Log,
+    answer: Arc<AtomicBool>,
+}
+
+#[async_trait::async_trait]
+impl PublisherBackend for Slow {
+    async fn publish(&self, _: &OutboxEvent) -> Result<(), BackendError> {
+        self.asked.add("asked");
+        while !self.answer.load(Ordering::Acquire) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    async fn health_check(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+#[actix::test]
+async fn a_call_without_a_workers_rights_says_so() {
+    let test = TestOutbox::new().await;
+    let role = "CREATE ROLE writer_of_pending LOGIN; GRANT SELECT, INSERT ON outbox_events TO writer_of_pending;
+        GRANT USAGE ON SEQUENCE outbox_events_seq TO writer_of_pending;
+        GRANT SELECT ON outbox_meta, outbox_migrations TO writer_of_pending";
+    test.sql().await.batch_execute(role).await.unwrap();
+    let mut url = url::Url::parse(test.url()).unwrap();
+    url.set_username("writer_of_pending").unwrap();
+    let tables = format!("[database]\nurl = \"{url}\"\n[publishers.default]\nbackend = \"local\"\n");
+    let outbox = OutboxSystem::builder(Settings::from_toml(&tables).unwrap()).publish_only(true).start().await.unwrap();
+    outbox.send(event("1")).await.unwrap();
+    let error = outbox.process_pending(1).await.unwrap_err();
+    assert!(matches!(error, SystemError::Store(StoreError::Unsuitable { .. })), "{error:?}");
     outbox.shutdown().await.unwrap();
 }
 

@@ -33,6 +33,8 @@ enum Reply {
     Stall,
     /// Answers, and then sends a body that has no end.
     Endless,
+    /// Answers, and then says no more.
+    Silent,
 }
 
 impl Reply {
@@ -128,6 +130,11 @@ impl Receiver {
                         return Err("closed");
                     }
                     Reply::Stall => std::future::pending().await,
+                    Reply::Silent => {
+                        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
+                        raw.lock().await.write_all(head).await.unwrap();
+                        std::future::pending().await
+                    }
                     Reply::Endless => {
                         let mut raw = raw.lock().await;
                         raw.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
@@ -281,10 +288,26 @@ async fn an_unavailable_host_costs_no_retries_and_holds_up_no_other() {
 async fn an_answer_body_without_an_end_is_not_waited_for() {
     let (test, receiver) = (TestOutbox::new().await, Receiver::start().await);
     let outbox = start(&test, &format!("url = \"{}\"\n{TO_LOOPBACK}", receiver.url("/hook"))).await;
-    receiver.reply("/hook", [Reply::Endless]);
+    for (sent, reply) in [Reply::Endless, Reply::Silent].into_iter().enumerate() {
+        receiver.reply("/hook", [reply]);
+        outbox.send(event("1")).await.unwrap();
+        outbox.drained().await;
+        assert_eq!((test.published().await, receiver.received().len()), (sent as i64 + 1, sent + 1));
+    }
+    outbox.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_host_that_wants_to_be_left_alone_forever_is_tried_again_within_the_limit() {
+    let (test, receiver) = (TestOutbox::new().await, Receiver::start().await);
+    let lines = format!("url = \"{}\"\nunavailable_limit = \"1h\"\n{TO_LOOPBACK}", receiver.url("/hook"));
+    receiver.reply("/hook", [Reply::Status(503, vec![("retry-after", u64::MAX.to_string())])]);
+    let outbox = start(&test, &lines).await;
     outbox.send(event("1")).await.unwrap();
-    outbox.drained().await;
-    assert_eq!((test.published().await, receiver.received().len()), (1, 1));
+    let row = wait_status(&test.sql().await, "1", "retry").await;
+    assert_eq!((row.retry_count, row.errors), (0, 1));
+    let wait = "SELECT count(*) FROM outbox_events WHERE retry_at BETWEEN now() + interval '50 min' AND now() + interval '80 min'";
+    assert_eq!(test.number(wait).await, 1);
     outbox.shutdown().await.unwrap();
 }
 
@@ -454,6 +477,24 @@ async fn serve_tls(identity: &Identity, receiver: Receiver) -> u16 {
         }
     });
     port
+}
+
+#[actix::test]
+async fn events_behind_the_one_that_finds_its_host_gone_wait() {
+    const CONCURRENCY: i64 = 2;
+    let (test, gone) = (TestOutbox::new().await, Receiver::start().await);
+    let events = (0..50).map(|n| event(&n.to_string()));
+    actix_outbox::publish_many(&mut diesel(&test).await, events).await.unwrap();
+    gone.reply("/hook", vec![Reply::status(410); 50]);
+    let lines = format!("url = \"{}\"\nconcurrency = {CONCURRENCY}\n{TO_LOOPBACK}", gone.url("/hook"));
+    let outbox = start(&test, &lines).await;
+    let touched = "SELECT count(*) FROM outbox_events WHERE status <> 'pending'";
+    eventually("all were tried", PATIENCE, async || test.number(touched).await == 50).await;
+    let failed = test.number("SELECT count(*) FROM outbox_events WHERE status = 'failed'").await;
+    // Shards are opened, and so batches sent, a few at a time.
+    assert!((1..=CONCURRENCY).contains(&failed), "{failed} of 50 failed");
+    assert_eq!(test.number("SELECT count(*) FROM outbox_events WHERE retry_count > 0 AND status = 'retry'").await, 0);
+    outbox.shutdown().await.unwrap();
 }
 
 #[actix::test]

@@ -82,6 +82,7 @@ mod tests {
             ("Sun, 29 Nov 2026 11:00:00 GMT", Some(0)),
             ("soon", None),
             ("-1", None),
+            ("18446744073709551615", Some(u64::MAX)),
             ("99999999999999999999999", None),
         ] {
             let Answer::Unavailable { retry_after, .. } = answer(503, Some(text)) else { panic!("{text}") };

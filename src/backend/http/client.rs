@@ -27,6 +27,9 @@ use crate::settings::TlsSettings;
 /// How long an unused connection is kept.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a response's body is waited for.
+const BODY_LIMIT: Duration = Duration::from_secs(1);
+
 /// What of a response's body is read, so that its connection can be used again; the rest is not waited for.
 const MOST_OF_BODY: usize = 64 << 10;
 
@@ -74,13 +77,11 @@ impl Client {
     ) -> Result<(StatusCode, HeaderMap), NoAnswer> {
         let mut request = Request::new(Full::new(message.body));
         (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (Method::POST, uri, message.headers);
-        let answering = async {
-            let (head, body) = self.0.request(request).await.map_err(|error| no_answer(&error))?.into_parts();
-            // An answer whose body breaks off is an answer.
-            let _ = Limited::new(body, MOST_OF_BODY).collect().await;
-            Ok((head.status, head.headers))
-        };
-        tokio::time::timeout(limit, answering).await.unwrap_or(Err(NoAnswer::Late(limit)))
+        let answer = tokio::time::timeout(limit, self.0.request(request)).await;
+        let (head, body) = answer.map_err(|_| NoAnswer::Late(limit))?.map_err(|error| no_answer(&error))?.into_parts();
+        // The status is the answer, whatever happens to the body.
+        let _ = tokio::time::timeout(BODY_LIMIT, Limited::new(body, MOST_OF_BODY).collect()).await;
+        Ok((head.status, head.headers))
     }
 }
 

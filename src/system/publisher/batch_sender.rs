@@ -27,8 +27,6 @@ pub(super) struct BatchSender {
     pub(super) asked: BootInstant,
     /// Number of health checks since it was last sent anything.
     pub(super) idle_checks: u32,
-    /// The paused hosts that the session knows.
-    paused_hosts: Arc<[String]>,
 }
 
 impl BatchSender {
@@ -48,7 +46,6 @@ impl BatchSender {
             batch,
             asked: BootInstant::now(),
             idle_checks: 0,
-            paused_hosts: Arc::default(),
         }
     }
 
@@ -96,20 +93,10 @@ impl BatchSender {
         }
     }
 
-    /// Tells the session which hosts are paused, if they have changed.
-    pub(super) fn note_paused_hosts(&mut self) {
-        let hosts = self.state.paused_hosts();
-        // A host that is gone counts as paused in the session, so also a change that was undone has to reach it.
-        if !Arc::ptr_eq(&hosts, &self.paused_hosts) {
-            self.session.set_paused_hosts(&hosts);
-            self.paused_hosts = hosts;
-        }
-    }
-
     /// Pauses a host that is gone, in the database. If that fails, the next event for it is answered alike.
     pub(super) fn pause_host(&self, host: String, reason: &str) {
         tracing::warn!(backend = %self.state.name, host, reason, "receiver gone; paused until `outbox backends resume`");
-        self.state.add_paused_host(&host);
+        self.state.note_gone_host(&host, BootInstant::now().after(self.context.settings.worker.lease));
         let (backend, by) = (self.state.name.clone(), format!("worker {}", self.context.name));
         let pause = NewPause { backend, host, by, reason: reason.to_owned() };
         let store = Arc::clone(&self.context.store);

@@ -106,7 +106,7 @@ impl BatchSender {
     /// Sends one piece; returns whether more may follow.
     async fn send(&mut self, piece: Vec<Delivery>) -> bool {
         self.note_settled();
-        self.note_paused_hosts();
+        self.session.set_paused_hosts(&self.state.paused_hosts(BootInstant::now()));
         let outgoing: Vec<OutgoingEvent> = piece
             .iter()
             .filter_map(|delivery| {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler, Recipient, ResponseFuture};
 use actix_outbox::{
     BackendError, HandleEvent, HandlerError, LoadOptions, Outbox, OutboxEvent, OutboxSystem, PublisherBackend,
-    Settings, Subscribe,
+    Settings, StoreError, Subscribe, SystemError,
 };
 use async_trait::async_trait;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,12 +48,25 @@ async fn a_worker_works_until_it_is_told_to_end() {
     let names = std::env::var(HANDLERS).unwrap_or_default();
     let own = handlers::ALL.into_iter().filter(|kind| names.split(',').any(|name| name == kind.name));
     let mut subscribed: Vec<Subscribed> = own.map(|kind| Subscribed::new(kind, &folder)).collect();
-    let builder = OutboxSystem::builder(settings).backend("moody", move |_| Ok(Moody(Arc::clone(&accepted))));
-    let subscriptions = subscribed.iter().map(|handler| handler.kind.subscription(&handler.recipient));
-    let starting = subscriptions.fold(builder, |builder, subscription| builder.subscribe(subscription)).start();
-    let outbox = tokio::select! {
-        outbox = starting => outbox.unwrap(),
-        _ = told.recv() => return,
+    let start = || {
+        let accepted = Arc::clone(&accepted);
+        let builder =
+            OutboxSystem::builder(settings.clone()).backend("moody", move |_| Ok(Moody(Arc::clone(&accepted))));
+        let subscriptions = subscribed.iter().map(|handler| handler.kind.subscription(&handler.recipient));
+        subscriptions.fold(builder, |builder, subscription| builder.subscribe(subscription)).start()
+    };
+    let outbox = loop {
+        let started = tokio::select! {
+            started = start() => started,
+            _ = told.recv() => return,
+        };
+        match started {
+            // As a process manager starts a worker again that ended because its password was refused.
+            Err(SystemError::Store(StoreError::NoAccess { .. })) => {
+                tokio::time::sleep(Duration::from_millis(200)).await
+            }
+            started => break started.unwrap(),
+        }
     };
     let replacing = {
         let outbox = outbox.clone();
