@@ -40,7 +40,7 @@ install_packages() {
 }
 
 step "Programs that the tests need"
-command -v cargo >/dev/null || fail "cargo is missing. Install Rust 1.89 or later: https://rustup.rs"
+command -v cargo >/dev/null || fail "cargo is missing. Install Rust 1.94 or later: https://rustup.rs"
 command -v cc >/dev/null || fail "A C compiler is missing. Run: sudo apt-get install gcc libc6-dev"
 packages=()
 command -v redis-server >/dev/null || packages+=(redis-server)

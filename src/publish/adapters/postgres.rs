@@ -133,7 +133,8 @@ const FIELDS: [&str; 15] = [
 
 pub(super) fn insert(batch: &Batch) -> Statement {
     if let [only] = batch.events() {
-        return Statement { sql: unless_taken::POSTGRES, params: only.prepared.params().to_vec() };
+        let sql = if batch.are_new() { unless_taken::POSTGRES_NEW } else { unless_taken::POSTGRES };
+        return Statement { sql, params: only.prepared.params().to_vec() };
     }
     let are_alike = numbers().all(|n| EACH.contains(&n) || batch.has_in_common(n));
     let sql = match (are_alike, batch.are_new()) {
