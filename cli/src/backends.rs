@@ -27,7 +27,8 @@ pub(super) struct ListArgs {
 
 /// Pause a backend on all workers, until it is resumed.
 ///
-/// Returns once no worker sends to it. Its events wait, and no retry is spent. `outbox status` shows the pause, and `outbox
+/// Returns once no worker sends to it; for a host, workers stop with their next heartbeat, within a third of the lease time.
+/// Its events wait, and no retry is spent. `outbox status` shows the pause, and `outbox
 /// events explain` names it; the health checks do not fail because of it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -38,7 +39,7 @@ Examples:
 pub(super) struct PauseArgs {
     /// The publisher's name.
     name: String,
-    /// Only this host of webhooks; the events for other hosts continue.
+    /// Only this host of webhooks, by its name without a port; the events for other hosts continue.
     #[arg(long, value_name = "HOST", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     host: Option<String>,
     /// Why, for other operators.
@@ -46,7 +47,8 @@ pub(super) struct PauseArgs {
     reason: String,
 }
 
-/// Resume a paused backend, with its hosts. Workers begin to send to it with their next heartbeat.
+/// Resume a paused backend, with its hosts. Workers begin to send to it with their next heartbeat; events that have waited for
+/// a host come at their next try, which `outbox status` and `outbox events explain` show.
 #[derive(Debug, clap::Args)]
 pub(super) struct ResumeArgs {
     /// The publisher's name.

@@ -142,6 +142,10 @@ impl Deployment {
         worker.running.kill();
         self.keep_log(&worker);
         let said = worker.running.stderr();
+        // It started while its password was refused: a process manager starts it again, and so does this.
+        if said.lines().last().is_some_and(|line| line.starts_with("error: no access to the database")) {
+            return;
+        }
         let last: Vec<&str> = said.lines().rev().take(3).collect();
         self.notes().deaths.push(format!("{}: {}", worker.name, last.join(" | ")));
     }

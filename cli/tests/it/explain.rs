@@ -79,9 +79,19 @@ async fn an_event_says_what_its_row_alone_decides() {
             &["after 3 tries: the stream is gone. Fix the cause; then `outbox events retry`"],
         ),
         (
-            &[("status", "'retry'"), ("retry_at", "now() + interval '1 hour'"), ("last_error", "'no'")],
+            &[
+                ("status", "'retry'"),
+                ("retry_count", "1"),
+                ("retry_at", "now() + interval '1 hour'"),
+                ("last_error", "'no'"),
+            ],
             "retrying",
             &["will be retried at 2", ": no."],
+        ),
+        (
+            &[("status", "'retry'"), ("retry_at", "now() + interval '1 hour'"), ("last_error", "'h is paused'")],
+            "retrying",
+            &["It waits until 2", "has spent no retry: h is paused."],
         ),
         (&[("status", "'pending'")], "no_worker", &["No worker is alive. Start one: `outbox worker`."]),
     ] {

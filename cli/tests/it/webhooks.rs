@@ -373,6 +373,9 @@ async fn an_address_that_is_not_public_is_never_connected() {
         let row = wait_status(&sql, subject, "failed").await;
         assert!(row.last_error.contains("not public"), "{subject}: {row:?}");
     }
+    let fixed = format!("[publishers.default]\nbackend = \"http\"\nurl = \"{}\"\n", receiver.url("/hook"));
+    let refused = OutboxSystem::builder(test.system_settings(&fixed)).start().await.err().unwrap();
+    assert!(refused.to_string().contains("not public"), "{refused}");
     outbox.send(event("none")).await.unwrap();
     assert!(wait_status(&sql, "none", "failed").await.last_error.contains("no address"));
     outbox.shutdown().await.unwrap();

@@ -108,6 +108,9 @@ fn unreadable(f: &mut fmt::Formatter<'_>, problem: &str) -> fmt::Result {
 }
 
 fn retrying(f: &mut fmt::Formatter<'_>, at: Moment, attempts: i32, max_retries: i32, error: &str) -> fmt::Result {
+    if attempts == 0 {
+        return write!(f, "It waits until {} and has spent no retry: {}", time(at), sentence(error));
+    }
     write!(
         f,
         "It was rejected {attempts} of {max_retries} times and will be retried at {}: {}",

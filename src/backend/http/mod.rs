@@ -66,6 +66,9 @@ impl Http {
         };
         let guard = AddressGuard::allowing(&settings.allow_addresses)
             .map_err(|text| format!("allow_addresses: {text:?} is not a network such as 10.0.0.0/8"))?;
+        if let Some(template) = &template {
+            template.check_host(&guard).map_err(|problem| format!("url: {problem}"))?;
+        }
         let client = Client::new(&guard, settings.tls.as_ref(), settings.connect_timeout)?;
         let secrets = settings.secrets_file.clone().map(Secrets::new).transpose()?;
         Ok(Self {

@@ -45,6 +45,11 @@ impl Template {
         Ok(Self(text.to_owned()))
     }
 
+    /// Whether its host may be requested, as far as it is known before it is resolved.
+    pub(super) fn check_host(&self, guard: &AddressGuard) -> Result<(), NoTarget> {
+        check(&fill(&self.0, |_| "x"), guard).map(drop)
+    }
+
     /// The address for an event.
     pub(super) fn target(&self, event: &OutboxEvent, guard: &AddressGuard) -> Result<Url, NoTarget> {
         for name in PLACEHOLDERS.into_iter().filter(|name| self.0.contains(name)) {
