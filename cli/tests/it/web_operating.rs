@@ -178,6 +178,11 @@ async fn a_backend_is_paused_with_a_reason_and_resumed_after_a_confirmation() {
     test.wait_published().await;
     assert_eq!(title(&submit(&console, &cookie, "/backends/change", &resume)), "Backend default was not paused");
     overview("Pause…").await;
+    // As a worker does whose receiver answers 410.
+    let gone = "INSERT INTO outbox_pauses (backend, host, reason) VALUES ('default', 'hooks.example', '410')";
+    test.sql().await.batch_execute(gone).await.unwrap();
+    let page = overview("paused hosts: ").await;
+    assert!(page.contains("hooks.example") && page.contains("Pause…"), "{page}");
 
     let change = |json: Value| post(&console, "/backends/changes", json).status;
     assert_eq!(change(json!({"action": "pause", "name": "nothing"})), 404);

@@ -98,6 +98,9 @@ fn backends(layout: &PageLayout, overview: &Overview) -> Markup {
                             td class="number" { (backend.oldest_due_seconds.map(span).unwrap_or_default()) }
                             td {
                                 @if backend.paused { (pause(backend)) br; }
+                                @if !backend.paused_hosts.is_empty() {
+                                    span class="retry" { "paused hosts: " } (backend.paused_hosts.join(", ")) br;
+                                }
                                 span class=(if backend.is_ok() { "ok" } else { "bad" }) { (backend.health) }
                                 @if let Some(since) = backend.since { " (breaker open since " (time(since)) ")" }
                             }
