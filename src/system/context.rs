@@ -26,7 +26,7 @@ use crate::metrics::WorkerMetrics;
 use crate::settings::Settings;
 use crate::store::{LaneName, Store, Wakeup, handler_lane};
 
-/// What a system stands on.
+/// What a system is built on.
 pub(super) struct Base {
     pub(super) outbox: Uuid,
     pub(super) store: Arc<dyn Store>,
