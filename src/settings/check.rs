@@ -24,13 +24,16 @@ pub(super) mod expected {
 type Result<T, E = SettingsError> = std::result::Result<T, E>;
 
 const DATABASE_SCHEMES: &[&str] = &["postgres://", "postgresql://", "sqlite://"];
-const BUILT_IN: &[&str] = &[
+
+/// Kinds of backend that come with the library.
+pub(crate) const BUILT_IN: &[&str] = &[
     "redis_stream",
     #[cfg(feature = "http-backend")]
     "http",
     "jsonl",
     "local",
 ];
+
 const MAX_NAME: usize = 100;
 const MAX_DAYS: u32 = 36_500;
 

@@ -11,16 +11,8 @@ use crate::backend::guarded::{self, Guarded};
 use crate::backend::session::AtLeastOnce;
 use crate::backend::{Jsonl, Local, PublisherBackend};
 use crate::error::SettingsError;
+use crate::settings::check::BUILT_IN;
 use crate::settings::{PublisherSettings, Settings};
-
-/// Kinds that come with the library.
-const BUILT_IN: &[&str] = &[
-    "redis_stream",
-    #[cfg(feature = "http-backend")]
-    "http",
-    "jsonl",
-    "local",
-];
 
 type BackendFactory = Arc<dyn Fn(&PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> + Send + Sync>;
 

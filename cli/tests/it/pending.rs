@@ -186,13 +186,17 @@ async fn a_shutdown_waits_for_what_a_call_has_in_flight() {
         tokio::spawn(async move { outbox.process_pending(10).await })
     };
     asked.wait(1).await;
-    let stopping = tokio::spawn(async move { outbox.shutdown().await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let stopping = {
+        let outbox = outbox.clone();
+        tokio::spawn(async move { outbox.shutdown().await })
+    };
+    eventually("it is stopping", PATIENCE, async || outbox.send(event("late")).await.is_err()).await;
     assert!(!stopping.is_finished(), "an event is in flight");
     answer.store(true, Ordering::Release);
     stopping.await.unwrap().unwrap();
     assert!(matches!(call.await.unwrap(), Err(SystemError::Stopped)));
-    assert_eq!((test.published().await, workers(&test).await), (1, (0, 0)));
+    let first = "SELECT count(*) FROM outbox_events WHERE subject = '1' AND status = 'published'";
+    assert_eq!((test.number(first).await, workers(&test).await), (1, (0, 0)));
 }
 
 /// Answers when it may.
