@@ -38,10 +38,12 @@ mod cloud_event;
 mod error;
 mod event;
 mod fault_injection;
-#[cfg(any(test, feature = "bench-api"))]
+#[cfg(any(test, feature = "bench-api", feature = "unstable-sessions"))]
 mod fixtures;
 pub mod metrics;
 mod publish;
+#[cfg(feature = "unstable-sessions")]
+pub mod sessions;
 mod settings;
 mod store;
 mod system;

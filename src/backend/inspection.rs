@@ -2,30 +2,34 @@
 
 use chrono::{DateTime, Utc};
 
+/// What a backend says about itself.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct BackendFacts {
+pub struct BackendFacts {
     /// The major and the minor version.
-    pub(crate) version: Option<(u32, u32)>,
-    pub(crate) clock: Option<DateTime<Utc>>,
+    pub version: Option<(u32, u32)>,
+    /// Its clock.
+    pub clock: Option<DateTime<Utc>>,
     /// How keys are evicted, and the memory limit in bytes; 0: none.
-    pub(crate) eviction: Option<(String, u64)>,
-    pub(crate) has_append_only_file: Option<bool>,
+    pub eviction: Option<(String, u64)>,
+    /// Whether it writes each change to a file.
+    pub has_append_only_file: Option<bool>,
     /// When snapshots are saved; empty: never.
-    pub(crate) snapshots: Option<String>,
+    pub snapshots: Option<String>,
     /// Connected replicas.
-    pub(crate) replicas: Option<u32>,
+    pub replicas: Option<u32>,
     /// Groups that read the stream.
-    pub(crate) groups: Vec<GroupFacts>,
+    pub groups: Vec<GroupFacts>,
     /// Questions that this user may not ask.
-    pub(crate) forbidden: Vec<&'static str>,
+    pub forbidden: Vec<&'static str>,
 }
 
 /// A consumer group.
 #[derive(Debug, Clone)]
-pub(crate) struct GroupFacts {
-    pub(crate) name: String,
+pub struct GroupFacts {
+    /// Its name.
+    pub name: String,
     /// Entries that it has not read; `None`: unknown.
-    pub(crate) lag: Option<u64>,
+    pub lag: Option<u64>,
     /// Entries that it has read and not acknowledged.
-    pub(crate) pending: u64,
+    pub pending: u64,
 }

@@ -12,17 +12,29 @@ use crate::event::OutboxEvent;
 pub(crate) mod guarded;
 #[cfg(feature = "http-backend")]
 mod http;
+#[cfg_attr(not(feature = "unstable-sessions"), allow(unreachable_pub, reason = "public with the sessions"))]
 pub(crate) mod inspection;
+#[cfg(any(feature = "redis", feature = "nats"))]
+pub(crate) mod journal;
 mod jsonl;
 mod local;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "redis")]
 pub(crate) mod redis_stream;
+#[cfg_attr(not(feature = "unstable-sessions"), allow(unreachable_pub, reason = "public with the sessions"))]
 pub(crate) mod session;
+#[cfg(any(feature = "http-backend", feature = "nats"))]
+mod tls;
 
 #[cfg(feature = "http-backend")]
 pub(crate) use http::Http;
 pub(crate) use jsonl::Jsonl;
 pub(crate) use local::Local;
+#[cfg(feature = "nats")]
+pub(crate) use nats::Nats;
+#[cfg(feature = "redis")]
+pub(crate) use redis_stream::RedisStream;
 
 /// How many keys [`PublisherBackend::publish_batch`] serves concurrently unless a backend says otherwise.
 pub const DEFAULT_CONCURRENCY: usize = 16;

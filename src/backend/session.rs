@@ -1,6 +1,7 @@
 //! A session: the lifetime of one connection to a backend. Shards are opened, then batches are sent under them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,26 +15,30 @@ use super::{BackendError, PublisherBackend};
 use crate::event::OutboxEvent;
 use crate::store::Shard;
 
-/// The result of an open.
+/// The result of [`BackendSession::open`].
 #[derive(Debug, Default)]
-pub(crate) struct ShardsOpened {
+pub struct ShardsOpened {
     /// Refused shards, each with the lease epoch of the newer token that the backend has.
-    pub(crate) refused: Vec<(Shard, i64)>,
-    /// Events that earlier sessions sent: accepted by the backend, perhaps not yet recorded in the database.
-    pub(crate) sent: Vec<(Shard, Uuid, i64)>,
+    pub refused: Vec<(Shard, i64)>,
+    /// The journal of the opened shards: events that sessions have sent, by id and `seq`, and that the database may not have
+    /// as sent.
+    pub sent: Vec<(Shard, Uuid, i64)>,
 }
 
 /// One event of a batch.
 #[derive(Debug, Clone)]
-pub(crate) struct OutgoingEvent {
-    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only a journal is kept by shard"))]
-    pub(crate) shard: Shard,
-    pub(crate) event: Arc<OutboxEvent>,
+pub struct OutgoingEvent {
+    /// The shard under which it is sent.
+    pub shard: Shard,
+    /// The event.
+    pub event: Arc<OutboxEvent>,
 }
 
 /// The outcome of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum SendResult {
+#[non_exhaustive]
+pub enum SendResult {
+    /// The backend has it.
     Accepted,
     /// The backend rejected this event.
     Rejected(String),
@@ -41,12 +46,14 @@ pub(crate) enum SendResult {
     RejectedFor(String, Duration),
     /// The part of the backend that it is for is unavailable for this time.
     Deferred(String, Duration),
-    /// The host that it is for is gone, for this reason.
+    /// The host that it is for is gone.
     Gone {
+        /// The host.
         host: String,
+        /// The reason, without secrets or payload.
         reason: String,
     },
-    /// No backend can accept this event.
+    /// The backend will never accept this event.
     Invalid(String),
     /// It was not sent, or its outcome is unknown: the result of the next open decides.
     NotSent,
@@ -55,15 +62,17 @@ pub(crate) enum SendResult {
 /// The reason why a backend accepts nothing now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("backend unavailable: {reason}")]
-pub(crate) struct Unavailable {
-    pub(crate) reason: String,
+pub struct Unavailable {
+    /// The reason, without secrets or payload.
+    pub reason: String,
     /// The backend answered and named a state of its own, such as having no memory left: no event is the cause.
-    pub(crate) is_its_state: bool,
+    pub is_its_state: bool,
 }
 
 impl Unavailable {
     /// A failure that an event of the call may have caused.
-    pub(crate) fn perhaps_by_an_event(reason: String) -> Self {
+    #[must_use]
+    pub fn perhaps_by_an_event(reason: String) -> Self {
         Self { reason, is_its_state: false }
     }
 }
@@ -88,33 +97,61 @@ impl From<Unavailable> for BackendError {
 
 /// The outcome of a batch.
 #[derive(Debug)]
-pub(crate) struct BatchResult {
+pub struct BatchResult {
     /// In the batch's order.
-    pub(crate) answers: Vec<SendResult>,
-    /// The backend is unavailable: pause.
-    pub(crate) unavailable: Option<Unavailable>,
+    pub answers: Vec<SendResult>,
+    /// The backend is unavailable: the publisher pauses.
+    pub unavailable: Option<Unavailable>,
     /// Shards that must be opened again before anything more is sent under them.
-    pub(crate) closed: Vec<Shard>,
+    pub closed: Vec<Shard>,
 }
 
-/// One field of what a backend stores in addition to the events.
+/// One entry of what a backend stores in addition to the events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct JournalEntry {
-    pub(crate) outbox: Uuid,
-    pub(crate) shard: Shard,
-    /// The events that were sent, by (id, seq); `None`: it is the token of the session that may send.
-    pub(crate) sent: Option<Vec<(Uuid, i64)>>,
-    pub(crate) field: String,
-    pub(crate) value: Vec<u8>,
+pub struct JournalEntry {
+    /// The outbox that it belongs to.
+    pub outbox: Uuid,
+    /// The shard that it belongs to.
+    pub shard: Shard,
+    /// The events that were sent, by id and `seq`; `None`: it is the token of the session that may send.
+    pub sent: Option<Vec<(Uuid, i64)>>,
+    /// Its name in the backend.
+    pub field: String,
+    /// What it holds.
+    pub value: Vec<u8>,
 }
 
-/// One backend as a publisher actor uses it.
+/// One backend as a publisher actor uses it, with a journal: events reach the backend once.
+///
+/// The workers of an outbox divide each lane into shards. A worker that holds a shard's lease, at an epoch that grows with
+/// every change of the holder, *opens* the shard and then sends its events in batches. Any doubt about what the backend did
+/// (an answer that is lost or late, a connection that is cut) closes the shards of the batch, and the next open decides.
+///
+/// What an implementation owes:
+///
+/// - **Fencing.** After an open has returned, nothing that an earlier session of its shards has sent, or sends later, arrives
+///   any more; also not a request that is still on its way. A token is the lease epoch and then a counter that grows with
+///   each open of this process; an open under a token that is not newer is refused.
+/// - **Atomicity.** An event and its entry in the journal arrive together or not at all.
+/// - **The journal.** It names each event that was sent, by id and `seq`, until [`settled`](Self::settled) was called with it,
+///   and belongs to the outbox's id. An open returns it as it stands at the moment of the fence.
+/// - **Order.** Events arrive in the batch's order. An event that is not accepted holds back the later ones of its key in the
+///   batch.
+/// - **Outcomes.** [`SendResult::Rejected`] and [`SendResult::Invalid`] are for an event that the backend has refused for
+///   certain; a failure of the backend is [`Unavailable`], and spends no retry.
+/// - **Bounds.** What is stored in addition to the events is bounded by what is in flight. A call ends within its time limit.
+///
+/// The conformance suite, `session_conformance!`, checks this on a real server. A backend that cannot keep a journal
+/// implements [`PublisherBackend`] instead: each event arrives at least once.
 #[async_trait]
-pub(crate) trait BackendSession: Send + Sync {
+pub trait BackendSession: Send + Sync {
     /// Fences earlier sessions of these shards (each with its lease epoch) and reads what they sent.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`]; nothing is open then.
     async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<ShardsOpened, BackendError>;
 
-    /// Sends a batch under shards that are open.
+    /// Sends a batch under shards that are open. Those that are not are named as closed, and nothing is sent.
     async fn send(&mut self, batch: &[OutgoingEvent]) -> BatchResult;
 
     /// Learns which hosts of the backend are paused.
@@ -125,9 +162,15 @@ pub(crate) trait BackendSession: Send + Sync {
     fn settled(&mut self, events: &[(Uuid, i64)]);
 
     /// Removes journal entries of settled events now.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`].
     async fn flush(&mut self) -> Result<(), BackendError>;
 
     /// Checks whether the backend can accept events.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`], with the reason.
     async fn health_check(&mut self) -> Result<(), BackendError>;
 
     /// Whether a successful health check shows that events would be accepted, and not only that the backend answers.
@@ -137,23 +180,70 @@ pub(crate) trait BackendSession: Send + Sync {
 
     /// Checks whether the backend still answers, every few seconds while nothing is sent. After an error the session is
     /// over.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`], with the reason.
     async fn is_alive(&mut self) -> Result<(), BackendError> {
         self.health_check().await
     }
 
     /// What the backend says about itself.
+    #[doc(hidden)]
     async fn inspect(&mut self) -> Result<BackendFacts, BackendError> {
         Ok(BackendFacts::default())
     }
 
     /// Everything that is stored in addition to the events, for any outbox.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`].
     async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {
         Ok(Vec::new())
     }
 
     /// Removes entries that are unchanged since they were read; returns how many.
-    async fn remove(&mut self, _records: &[JournalEntry]) -> Result<usize, BackendError> {
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`].
+    async fn remove(&mut self, _entries: &[JournalEntry]) -> Result<usize, BackendError> {
         Ok(0)
+    }
+}
+
+/// The second part of a session's token: the number of the open in this process.
+pub fn next_token() -> i64 {
+    static COUNTER: AtomicI64 = AtomicI64::new(1);
+    COUNTER.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A session that could not be made, for this reason.
+pub(crate) struct Unmade(pub(crate) String);
+
+impl Unmade {
+    fn error<T>(&self) -> Result<T, BackendError> {
+        Err(BackendError::Unavailable(self.0.clone()))
+    }
+}
+
+#[async_trait]
+impl BackendSession for Unmade {
+    async fn open(&mut self, _shards: &[(Shard, i64)]) -> Result<ShardsOpened, BackendError> {
+        self.error()
+    }
+
+    async fn send(&mut self, batch: &[OutgoingEvent]) -> BatchResult {
+        let unavailable = Some(Unavailable { reason: self.0.clone(), is_its_state: true });
+        BatchResult { answers: vec![SendResult::NotSent; batch.len()], unavailable, closed: Vec::new() }
+    }
+
+    fn settled(&mut self, _events: &[(Uuid, i64)]) {}
+
+    async fn flush(&mut self) -> Result<(), BackendError> {
+        self.error()
+    }
+
+    async fn health_check(&mut self) -> Result<(), BackendError> {
+        self.error()
     }
 }
 

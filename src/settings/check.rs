@@ -28,6 +28,8 @@ const DATABASE_SCHEMES: &[&str] = &["postgres://", "postgresql://", "sqlite://"]
 /// Kinds of backend that come with the library.
 pub(crate) const BUILT_IN: &[&str] = &[
     "redis_stream",
+    #[cfg(feature = "nats")]
+    "nats",
     #[cfg(feature = "http-backend")]
     "http",
     "jsonl",

@@ -67,10 +67,10 @@ table! {
     /// `[publishers.NAME]`
     #[derive(Debug, Clone, PartialEq)]
     pub struct PublisherSettings {
-        /// `redis_stream`, `http`, `jsonl`, `local`, or a kind that the application registered.
+        /// `redis_stream`, `nats`, `http`, `jsonl`, `local`, or a kind that the application registered.
         backend: String = "redis_stream".to_owned(), Node::string;
-        /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS; for `http` an address that may contain `{type}`,
-        /// `{source}`, `{key}` and `{backend}`.
+        /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS; for `nats` `nats://[user:password@]host[:port]`, or
+        /// `tls://`; for `http` an address that may contain `{type}`, `{source}`, `{key}` and `{backend}`.
         url: Option<Secret> = None, |node| node.secret().map(Some),
             or url_file by |node| node.secret_file().map(Some),
             or url_command by |node| node.secret_command().map(Some);
@@ -107,7 +107,7 @@ table! {
         rate_limit: Option<RateLimit> = None, |node| read::rate_limit(node).map(Some);
         /// The path of a file (`jsonl`), or `-` for standard output.
         path: Option<String> = None, |node| node.string().map(Some);
-        /// `http`: how an event is put into a request.
+        /// `http`, `nats`: how an event is put into a request or a message.
         mode: HttpMode = HttpMode::Structured, read::http_mode;
         /// `http`: headers of every request, such as `authorization`.
         headers: BTreeMap<String, Secret> = BTreeMap::new(), read::headers;
@@ -121,6 +121,20 @@ table! {
         unavailable_limit: Duration = Duration::from_secs(24 * 3600), Node::duration;
         /// `http`: networks that are not public and that requests may go to, such as `10.0.0.0/8`.
         allow_addresses: Vec<String> = Vec::new(), Node::strings;
+        /// `nats`: some servers, instead of `url`, each in the form of `url`. The others are discovered.
+        servers: Vec<Secret> = Vec::new(), Node::secrets;
+        /// `nats`: the stream's name.
+        stream: String = "EVENTS".to_owned(), Node::string;
+        /// `nats`: the subject of an event; may contain `{type}`, `{source}`, `{key}` and `{backend}`.
+        subject: String = "events.{type}".to_owned(), Node::string;
+        /// `nats`: whether a missing stream is created.
+        create: bool = false, Node::bool;
+        /// `nats`: on how many servers a created stream is stored.
+        replicas: usize = 1, |node| node.integer(FROM_ONE);
+        /// `nats`: a file with a user's JWT and the seed of its key.
+        credentials_file: Option<Secret> = None, |node| node.secret_file().map(Some);
+        /// `nats`: a file with the seed of a user's key.
+        nkey_file: Option<Secret> = None, |node| node.secret_file().map(Some);
         /// Options of an application's own backend.
         options: serde_json::Map<String, serde_json::Value> = serde_json::Map::new(), read::options;
     }

@@ -103,11 +103,14 @@ pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// A lane's name: the value of `publisher_backend` in its events. `""` and a backend's own name are two lanes.
 pub(crate) type LaneName = Arc<str>;
 
-/// One leased part of a lane.
+/// One leased part of a lane: of the events with one value of `publisher_backend`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Shard {
-    pub(crate) lane: LaneName,
-    pub(crate) number: i16,
+#[cfg_attr(not(feature = "unstable-sessions"), expect(unreachable_pub, reason = "public with the sessions"))]
+pub struct Shard {
+    /// The lane's name: the value of `publisher_backend` in its events.
+    pub lane: Arc<str>,
+    /// 0 to 31; the events of one partition key are in one shard.
+    pub number: i16,
 }
 
 /// A position in a lane's order: `scheduled_at` in the database's own microseconds, then `seq`.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 pub(crate) use crate::backend::guarded::SessionFactory;
 use crate::backend::guarded::{self, Guarded};
-use crate::backend::session::AtLeastOnce;
+use crate::backend::session::{AtLeastOnce, BackendSession, Unmade};
 use crate::backend::{Jsonl, Local, PublisherBackend};
 use crate::error::SettingsError;
 use crate::settings::check::BUILT_IN;
@@ -16,9 +16,22 @@ use crate::settings::{PublisherSettings, Settings};
 
 type BackendFactory = Arc<dyn Fn(&PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> + Send + Sync>;
 
+/// Makes a session of the outbox with this id.
+type MakeSession = Arc<dyn Fn(&PublisherSettings, Uuid) -> Result<Box<dyn BackendSession>, String> + Send + Sync>;
+
+/// A kind that the application adds.
+#[derive(Clone)]
+enum Kind {
+    /// At least once.
+    Plain(BackendFactory),
+    /// With a journal.
+    #[cfg_attr(not(feature = "unstable-sessions"), expect(dead_code, reason = "only those of the library"))]
+    Sessions(MakeSession),
+}
+
 /// Kinds that the application adds, by name.
 #[derive(Clone, Default)]
-pub(crate) struct Backends(HashMap<String, BackendFactory>);
+pub(crate) struct Backends(HashMap<String, Kind>);
 
 impl Backends {
     pub(super) fn add<B, F>(&mut self, kind: String, factory: F)
@@ -28,7 +41,15 @@ impl Backends {
     {
         let make: BackendFactory =
             Arc::new(move |settings| factory(settings).map(|backend| Arc::new(backend) as Arc<dyn PublisherBackend>));
-        self.0.insert(kind, make);
+        self.0.insert(kind, Kind::Plain(make));
+    }
+
+    #[cfg(feature = "unstable-sessions")]
+    pub(super) fn add_sessions<F>(&mut self, kind: String, factory: F)
+    where
+        F: Fn(&PublisherSettings, Uuid) -> Result<Box<dyn BackendSession>, String> + Send + Sync + 'static,
+    {
+        self.0.insert(kind, Kind::Sessions(Arc::new(factory)));
     }
 
     /// Checks the publishers' settings before anything is connected.
@@ -47,40 +68,41 @@ impl Backends {
         settings: &PublisherSettings,
         outbox: Uuid,
     ) -> Result<SessionFactory, SettingsError> {
-        let make = Arc::new(self.unguarded_channel(name, settings, outbox)?);
+        let make = Arc::new(self.unguarded_session(name, settings, outbox)?);
         Ok(Box::new(move || Box::new(Guarded::new(Arc::clone(&make)))))
     }
 
-    fn unguarded_channel(
+    fn unguarded_session(
         &self,
         name: &str,
         settings: &PublisherSettings,
         outbox: Uuid,
     ) -> Result<SessionFactory, SettingsError> {
-        #[cfg(not(feature = "redis"))]
-        let _ = outbox;
         let wrong = |problem: String| invalid(&format!("publishers.{name}"), problem);
-        match settings.backend.as_str() {
+        let made = match settings.backend.as_str() {
             #[cfg(feature = "redis")]
-            "redis_stream" => {
-                use crate::backend::redis_stream::RedisStream;
-                use crate::backend::session::BackendSession;
-                RedisStream::new(settings, outbox).map_err(wrong)?;
-                let settings = settings.clone();
-                Ok(Box::new(move || match RedisStream::new(&settings, outbox) {
-                    Ok(stream) => Box::new(stream) as Box<dyn BackendSession>,
-                    Err(_) => unreachable!("the same settings were accepted before"),
-                }))
-            }
+            "redis_stream" => with_journal(
+                Arc::new(|settings, outbox| Ok(Box::new(crate::backend::RedisStream::new(settings, outbox)?))),
+                settings,
+                outbox,
+            ),
+            #[cfg(feature = "nats")]
+            "nats" => with_journal(
+                Arc::new(|settings, outbox| Ok(Box::new(crate::backend::Nats::new(settings, outbox)?))),
+                settings,
+                outbox,
+            ),
             #[cfg(feature = "http-backend")]
-            "http" => Ok(plain(Arc::new(crate::backend::Http::new(settings).map_err(wrong)?))),
+            "http" => crate::backend::Http::new(settings).map(|http| plain(Arc::new(http))),
             "jsonl" => Ok(plain(Arc::new(Jsonl::new(settings.path.as_deref().unwrap_or("-"))))),
             "local" => Ok(plain(Arc::new(Local))),
             kind => match self.0.get(kind) {
-                Some(factory) => Ok(plain(make(factory, settings).map_err(wrong)?)),
-                None => Err(invalid(&format!("publishers.{name}.backend"), self.unknown(kind))),
+                Some(Kind::Plain(factory)) => caught(|| factory(settings)).map(plain),
+                Some(Kind::Sessions(make)) => with_journal(Arc::clone(make), settings, outbox),
+                None => return Err(invalid(&format!("publishers.{name}.backend"), self.unknown(kind))),
             },
-        }
+        };
+        made.map_err(wrong)
     }
 
     fn unknown(&self, kind: &str) -> String {
@@ -91,13 +113,20 @@ impl Backends {
 }
 
 /// Calls a factory. A factory that panics counts as one that returned an error.
-fn make(factory: &BackendFactory, settings: &PublisherSettings) -> Result<Arc<dyn PublisherBackend>, String> {
-    let made = std::panic::catch_unwind(AssertUnwindSafe(|| factory(settings)));
+fn caught<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let made = std::panic::catch_unwind(AssertUnwindSafe(call));
     made.unwrap_or_else(|panic| Err(guarded::describe(&*panic)))
 }
 
 fn plain(backend: Arc<dyn PublisherBackend>) -> SessionFactory {
     Box::new(move || Box::new(AtLeastOnce::new(Arc::clone(&backend))))
+}
+
+/// Makes a session now, to check the settings, and further ones when they are asked for.
+fn with_journal(make: MakeSession, settings: &PublisherSettings, outbox: Uuid) -> Result<SessionFactory, String> {
+    drop(caught(|| make(settings, outbox))?);
+    let settings = settings.clone();
+    Ok(Box::new(move || caught(|| make(&settings, outbox)).unwrap_or_else(|reason| Box::new(Unmade(reason)))))
 }
 
 fn invalid(key: &str, problem: String) -> SettingsError {

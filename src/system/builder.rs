@@ -75,6 +75,22 @@ impl Builder {
         self
     }
 
+    /// Registers a kind of backend that receives each event once, by sessions of its own. The factory receives the settings and
+    /// the outbox's id, by which its journal is told apart from those of other outboxes; it connects to nothing yet. It is
+    /// called for each publisher at the start, and again after a panic of a session.
+    #[cfg(feature = "unstable-sessions")]
+    #[must_use]
+    pub fn session_backend<F>(mut self, kind: impl Into<String>, factory: F) -> Self
+    where
+        F: Fn(&PublisherSettings, uuid::Uuid) -> Result<Box<dyn crate::sessions::BackendSession>, String>
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.backends.add_sessions(kind.into(), factory);
+        self
+    }
+
     /// Subscribes a handler before the first event is read. Two handlers with one name are an error of
     /// [`start`](Self::start).
     #[must_use]

@@ -12,6 +12,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test has no better answer to an error than to fail")]
 
 pub(crate) mod clock;
+#[cfg(feature = "nats")]
+pub(crate) mod nats;
 pub(crate) mod nginx;
 #[cfg(feature = "postgres")]
 pub(crate) mod pooler;
@@ -19,6 +21,7 @@ pub(crate) mod pooler;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod python;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 pub(crate) mod tls;

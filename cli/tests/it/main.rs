@@ -5,6 +5,8 @@
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
+use support::python;
+
 mod across;
 #[path = "../../../tests/it/actors.rs"]
 mod actors;
@@ -39,7 +41,6 @@ mod outage;
 mod panics;
 mod pending;
 mod publishing;
-mod python;
 mod replicas;
 mod retention;
 mod rights;

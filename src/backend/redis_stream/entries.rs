@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{REMOVE, RedisStream, errors, journal};
+use super::{REMOVE, RedisStream, errors};
 use crate::backend::BackendError;
+use crate::backend::journal;
 use crate::backend::session::JournalEntry;
 use crate::store::Shard;
 

@@ -6,11 +6,9 @@ use std::collections::hash_map::Entry::{Occupied, Vacant};
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
+use crate::backend::journal::{ENTRY, SentEvent, parse, push};
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::Shard;
-
-/// Bytes of one event in a journal value: its id, then its seq, big-endian. `publish.lua` cuts by it.
-const ENTRY: usize = 24;
 
 /// A shard in the names of fields.
 pub(super) fn place(shard: &Shard) -> String {
@@ -31,9 +29,6 @@ pub(super) struct Journal {
     /// Fields whose events are all settled.
     settled: Vec<String>,
 }
-
-/// An event as it was sent.
-type SentEvent = (Uuid, i64);
 
 struct Session {
     owner: String,
@@ -127,8 +122,7 @@ impl Journal {
             })
             .collect();
         for (shard, id, seq) in events.filter(|_| !fault_injection::is_off(ProtocolRule::Journal)) {
-            entries[shard].value.extend_from_slice(id.as_bytes());
-            entries[shard].value.extend_from_slice(&seq.to_be_bytes());
+            push(&mut entries[shard].value, (id, seq));
         }
         Some(entries)
     }
@@ -204,15 +198,4 @@ impl Journal {
 fn belongs_to(field: &str, shard: &Shard) -> bool {
     let mut parts = field.split('/').skip(2);
     parts.next() == Some(shard.lane.as_ref()) && parts.next().and_then(|n| n.parse().ok()) == Some(shard.number)
-}
-
-pub(super) fn parse(value: &[u8]) -> Vec<(Uuid, i64)> {
-    value
-        .chunks_exact(ENTRY)
-        .filter_map(|entry| {
-            let id = Uuid::from_slice(entry.get(..16)?).ok()?;
-            let seq = i64::from_be_bytes(entry.get(16..)?.try_into().ok()?);
-            Some((id, seq))
-        })
-        .collect()
 }

@@ -4,7 +4,6 @@
 //! shard and reads from the journal what was sent. docs/protocol.md describes the protocol and why it publishes every event
 //! once.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +13,9 @@ use uuid::Uuid;
 
 use super::BackendError;
 use super::inspection::BackendFacts;
-use super::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable};
+use super::session::{
+    BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable, next_token,
+};
 use crate::settings::check::has_hash_tag;
 use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;
@@ -159,12 +160,6 @@ impl RedisStream {
 
 /// The refused shards with the epochs that Redis has for them, and the journal of the others.
 type OpenAnswer = (Vec<(String, i64)>, Vec<(String, Vec<u8>)>);
-
-/// Number of the open in this process: the second part of every session token.
-fn next_token() -> i64 {
-    static COUNTER: AtomicI64 = AtomicI64::new(1);
-    COUNTER.fetch_add(1, Ordering::Relaxed)
-}
 
 /// The hash next to the stream, in the same cluster slot: the settings refuse a name for which there is none.
 fn meta_key(stream: &str) -> String {

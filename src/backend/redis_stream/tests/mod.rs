@@ -1,6 +1,7 @@
 //! The session against real servers, one at a time.
 
 mod batches;
+mod conformance;
 mod journal;
 mod outages;
 mod replicas;

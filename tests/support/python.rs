@@ -1,12 +1,12 @@
 //! Python programs, in a virtual environment with the packages that they import.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The interpreter of an environment with this name and these packages. Created once and kept between runs.
 pub(crate) fn interpreter(name: &str, packages: &[&str]) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let folder = temporary_folder().join(name);
     fs::create_dir_all(&folder).unwrap();
     // Locked until it exists, because several tests and runs may create it at the same time.
     let lock = File::create(folder.join("lock")).unwrap();
@@ -20,6 +20,12 @@ pub(crate) fn interpreter(name: &str, packages: &[&str]) -> PathBuf {
         fs::write(&installed, wanted).unwrap();
     }
     python
+}
+
+/// Cargo's folder for the tests' own files, `target/tmp`; unit tests are not told where it is.
+fn temporary_folder() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    program.ancestors().nth(3).expect("target/PROFILE/deps/TEST").join("tmp")
 }
 
 fn run(command: &mut Command) {

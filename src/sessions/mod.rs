@@ -1,0 +1,12 @@
+//! Backends that receive each event once: [`BackendSession`] and its conformance suite (feature `unstable-sessions`; this may
+//! still change).
+//!
+//! Register one with [`Builder::session_backend`](crate::Builder::session_backend).
+
+pub mod conformance;
+
+pub use crate::backend::inspection::{BackendFacts, GroupFacts};
+pub use crate::backend::session::{
+    BackendSession, BatchResult, JournalEntry, OutgoingEvent, SendResult, ShardsOpened, Unavailable, next_token,
+};
+pub use crate::store::Shard;

