@@ -111,3 +111,49 @@ impl Drop for Server {
         self.kill();
     }
 }
+
+/// Servers that store streams together.
+pub(crate) struct Cluster {
+    servers: Vec<Server>,
+}
+
+impl Cluster {
+    pub(crate) fn start(count: usize) -> Self {
+        let ways: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let routes: Vec<String> = ways.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let configuration = |number: usize| {
+            format!(
+                "server_name: n{number}\ncluster {{ name: c, listen: \"127.0.0.1:{}\", routes: {routes:?}, no_advertise: true }}",
+                ways[number]
+            )
+        };
+        let servers = std::thread::scope(|scope| {
+            let starting: Vec<_> = (0..count)
+                .map(|number| {
+                    scope.spawn({
+                        let configuration = configuration(number);
+                        move || Server::with(CURRENT, &configuration)
+                    })
+                })
+                .collect();
+            starting.into_iter().map(|server| server.join().unwrap()).collect()
+        });
+        Self { servers }
+    }
+
+    pub(crate) fn port(&self, number: usize) -> u16 {
+        self.servers[number].port()
+    }
+
+    pub(crate) fn url(&self, number: usize) -> String {
+        self.servers[number].url()
+    }
+
+    pub(crate) fn kill(&mut self, number: usize) {
+        self.servers[number].kill();
+    }
+
+    pub(crate) fn start_again(&mut self, number: usize) {
+        self.servers[number].start_again();
+    }
+}

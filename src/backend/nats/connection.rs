@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
 
 use super::errors;
@@ -64,11 +65,11 @@ impl Address {
 
     pub(super) async fn connect(&self) -> Result<(Client, LastComplaint), BackendError> {
         let complaint = LastComplaint::default();
-        let options = self.options(&complaint).map_err(BackendError::Unavailable)?;
         let mut servers = Vec::with_capacity(self.servers.len());
         for server in &self.servers {
             servers.push(parse(&read(server)?).map_err(BackendError::Unavailable)?);
         }
+        let options = self.options(&servers, &complaint).map_err(BackendError::Unavailable)?;
         // Each address may take the time to connect.
         let limit = self.connect_timeout.saturating_mul(servers.len().try_into().unwrap_or(u32::MAX));
         match tokio::time::timeout(limit, options.connect(servers)).await {
@@ -78,7 +79,7 @@ impl Address {
         }
     }
 
-    fn options(&self, complaint: &LastComplaint) -> Result<ConnectOptions, String> {
+    fn options(&self, servers: &[ServerAddr], complaint: &LastComplaint) -> Result<ConnectOptions, String> {
         let complaint = complaint.clone();
         let mut options = ConnectOptions::new()
             .name("actix-outbox")
@@ -96,7 +97,15 @@ impl Address {
                     }
                 }
             });
-        let text = |secret: &Secret| secret.read().map(|text| text.trim().to_owned()).map_err(|error| error.to_string());
+        let text =
+            |secret: &Secret| secret.read().map(|text| text.trim().to_owned()).map_err(|error| error.to_string());
+        // The client does not read them from an address itself.
+        if let Some((user, password)) = servers.iter().find_map(user_of) {
+            options = match password {
+                Some(password) => options.user_and_password(user, password),
+                None => options.token(user),
+            };
+        }
         if let Some(user) = &self.username {
             let password = self.password.as_ref().map(text).transpose()?.unwrap_or_default();
             options = options.user_and_password(user.clone(), password);
@@ -110,6 +119,12 @@ impl Address {
         }
         Ok(options)
     }
+}
+
+/// The user and the password in an address; without a password it is a token.
+fn user_of(server: &ServerAddr) -> Option<(String, Option<String>)> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    Some((decoded(server.username()?), server.password().map(decoded)))
 }
 
 fn read(secret: &Secret) -> Result<String, BackendError> {

@@ -51,7 +51,15 @@ struct OpenShard {
 
 impl Journal {
     /// Notes that a shard is open, by a message with this sequence that names these events.
-    pub(super) fn open(&mut self, stream: &str, outbox: Uuid, shard: &Shard, token: Token, last: u64, sent: &[SentEvent]) {
+    pub(super) fn open(
+        &mut self,
+        stream: &str,
+        outbox: Uuid,
+        shard: &Shard,
+        token: Token,
+        last: u64,
+        sent: &[SentEvent],
+    ) {
         self.forget(shard);
         self.shard_of.extend(sent.iter().map(|event| (*event, shard.clone())));
         let subject = subject::of_journal(stream, outbox, shard);
@@ -102,7 +110,9 @@ impl Journal {
     /// Notes that the database has these events.
     pub(super) fn settle(&mut self, events: &[SentEvent]) {
         for event in events {
-            let Some(open) = self.shard_of.remove(event).and_then(|shard| self.shards.get_mut(&shard)) else { continue };
+            let Some(open) = self.shard_of.remove(event).and_then(|shard| self.shards.get_mut(&shard)) else {
+                continue;
+            };
             open.is_stale |= open.unsettled.remove(event);
         }
     }

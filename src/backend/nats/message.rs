@@ -44,10 +44,14 @@ impl Message {
     /// Its bytes on the wire, as the server counts them against its limits; what a batch adds is included.
     pub(super) fn size(&self) -> usize {
         const OF_A_BATCH: usize = 160;
-        let headers: usize = self.headers.iter().map(|(name, values)| {
-            let name: &str = name.as_ref();
-            values.iter().map(|value| name.len() + value.as_str().len() + 4).sum::<usize>()
-        }).sum();
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|(name, values)| {
+                let name: &str = name.as_ref();
+                values.iter().map(|value| name.len() + value.as_str().len() + 4).sum::<usize>()
+            })
+            .sum();
         headers + self.payload.len() + OF_A_BATCH
     }
 }

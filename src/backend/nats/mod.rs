@@ -142,7 +142,8 @@ impl Nats {
 
     async fn send_parts(&mut self, outgoing: &[OutgoingEvent]) -> BatchResult {
         let shards = batch_shards(outgoing);
-        let nothing = |closed| BatchResult { answers: vec![SendResult::NotSent; outgoing.len()], unavailable: None, closed };
+        let nothing =
+            |closed| BatchResult { answers: vec![SendResult::NotSent; outgoing.len()], unavailable: None, closed };
         if !shards.iter().all(|shard| self.journal.is_open(shard)) {
             return nothing(shards);
         }
@@ -250,7 +251,8 @@ impl Nats {
         let Some(Connection { client, sending: Sending::Once(stream), .. }) = &self.connection else {
             return Ok(Vec::new());
         };
-        let failed = |error: &(dyn std::error::Error + 'static)| errors::unavailable("journal", &errors::with_causes(error));
+        let failed =
+            |error: &(dyn std::error::Error + 'static)| errors::unavailable("journal", &errors::with_causes(error));
         let listing = stream.handle.info_with_subjects(subject::of_journals(&self.wanted.name)).await;
         let subjects: Vec<(String, usize)> =
             listing.map_err(|error| failed(&error))?.try_collect().await.map_err(|error| failed(&error))?;
@@ -293,7 +295,12 @@ impl Nats {
 enum OpenedShard {
     /// The lease epoch of the newer token.
     Refused(Shard, i64),
-    Open { shard: Shard, token: Token, sequence: u64, sent: Vec<(Uuid, i64)> },
+    Open {
+        shard: Shard,
+        token: Token,
+        sequence: u64,
+        sent: Vec<(Uuid, i64)>,
+    },
 }
 
 struct Opening<'a> {

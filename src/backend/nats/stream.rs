@@ -6,8 +6,8 @@ use async_nats::jetstream::context::{CreateStreamError, GetStreamError, GetStrea
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use async_nats::jetstream::{Context, ErrorCode};
 
-use super::subject::{self, SubjectTemplate};
 use super::errors;
+use super::subject::{self, SubjectTemplate};
 use crate::backend::BackendError;
 use crate::settings::PublisherSettings;
 
@@ -40,7 +40,12 @@ impl WantedStream {
     }
 
     /// Finds the stream, or creates it where the settings allow that.
-    pub(super) async fn find(&self, client: &Client, context: &Context, is_atomic: bool) -> Result<Stream, BackendError> {
+    pub(super) async fn find(
+        &self,
+        client: &Client,
+        context: &Context,
+        is_atomic: bool,
+    ) -> Result<Stream, BackendError> {
         let handle = match context.get_stream(&self.name).await {
             Ok(stream) => stream,
             Err(error) if is_missing(&error) && self.create => self.create(context, is_atomic).await?,
@@ -113,7 +118,8 @@ impl WantedStream {
         let journals = subject::of_journals(name);
         let journal = journals.replace('>', "x");
         if !config.subjects.iter().any(|pattern| subject::covers(pattern, &journal)) {
-            let all = config.subjects.iter().map(String::as_str).chain([journals.as_str()]).collect::<Vec<_>>().join(",");
+            let all =
+                config.subjects.iter().map(String::as_str).chain([journals.as_str()]).collect::<Vec<_>>().join(",");
             return Some(format!(
                 "JetStream: stream {name} does not take the subjects of the journal, {journals}; {}",
                 edit(&format!("--subjects '{all}'"))

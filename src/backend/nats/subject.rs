@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn no_value_makes_a_wildcard_a_reserved_or_an_invalid_subject() {
-        for hostile in [".", "a..b", ".a", "a.", "*", ">", "a.>", "a.*.b", "$JS.API", "a b", "a\tb\r\n", "{key}", "ü"] {
+        for hostile in [".", "a..b", ".a", "a.", "*", ">", "a.>", "a.*.b", "$JS.API", "a b", "a\tb\r\n", "{key}", "ü"]
+        {
             for template in ["events.{type}", "{type}", "e.{key}", "{key}"] {
                 let subject = subject(template, hostile, hostile);
                 assert!(is_subject(&subject), "{template} with {hostile:?}: {subject:?}");

@@ -13,9 +13,7 @@ use uuid::Uuid;
 
 use super::BackendError;
 use super::inspection::BackendFacts;
-use super::session::{
-    BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable, next_token,
-};
+use super::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable, next_token};
 use crate::settings::check::has_hash_tag;
 use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;

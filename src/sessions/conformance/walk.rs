@@ -49,7 +49,11 @@ impl<T: Target> Walk<T> {
         let events = (1..=EVENTS)
             .map(|seq| {
                 let number = random.random_range(0..SHARDS);
-                let key = if random.random_bool(0.2) { String::new() } else { format!("{number}-{}", random.random_range(0..5)) };
+                let key = if random.random_bool(0.2) {
+                    String::new()
+                } else {
+                    format!("{number}-{}", random.random_range(0..5))
+                };
                 outgoing(number, fixtures::event(seq, &key))
             })
             .collect();
@@ -138,7 +142,8 @@ impl<T: Target> Walk<T> {
     /// Puts down what was accepted; the worker then removes it from the journal, sometimes.
     async fn record(&mut self) {
         let recorded = std::mem::take(&mut self.unrecorded);
-        let names: Vec<(Uuid, i64)> = self.pick(|seq| recorded.contains(&seq)).iter().map(|one| (one.event.id, one.event.seq)).collect();
+        let names: Vec<(Uuid, i64)> =
+            self.pick(|seq| recorded.contains(&seq)).iter().map(|one| (one.event.id, one.event.seq)).collect();
         self.settled.extend(recorded);
         let flushes = self.random.random_bool(0.3);
         if let Some(worker) = &mut self.worker {
@@ -183,7 +188,9 @@ impl<T: Target> Walk<T> {
 
     async fn let_a_zombie_send(&mut self) {
         let batch = self.next_batch();
-        let Some(index) = (!self.zombies.is_empty()).then(|| self.random.random_range(0..self.zombies.len())) else { return };
+        let Some(index) = (!self.zombies.is_empty()).then(|| self.random.random_range(0..self.zombies.len())) else {
+            return;
+        };
         if batch.is_empty() {
             return;
         }
@@ -208,11 +215,8 @@ impl<T: Target> Walk<T> {
             self.record().await;
         }
         let received = self.bench.target.received().await;
-        let numbers: HashMap<Uuid, (String, i64)> = self
-            .events
-            .iter()
-            .map(|one| (one.event.id, (one.event.partition_key.clone(), one.event.seq)))
-            .collect();
+        let numbers: HashMap<Uuid, (String, i64)> =
+            self.events.iter().map(|one| (one.event.id, (one.event.partition_key.clone(), one.event.seq))).collect();
         let distinct: BTreeSet<&Uuid> = received.iter().collect();
         assert_eq!(distinct.len(), self.events.len(), "seed {}: lost", self.seed);
         if T::PROMISE == Promise::Once {

@@ -1,0 +1,110 @@
+//! The session against real servers.
+
+mod conformance;
+mod connecting;
+mod sending;
+mod streams;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::Config;
+use uuid::Uuid;
+
+use super::{Nats, subject};
+use crate::backend::session::{BackendSession, OutgoingEvent, SendResult};
+use crate::event::OutboxEvent;
+use crate::fixtures;
+use crate::settings::{PublisherSettings, Secret};
+use crate::store::Shard;
+use crate::test_support::PATIENCE;
+use crate::test_support::nats::Server;
+
+fn settings(port: u16) -> PublisherSettings {
+    PublisherSettings {
+        backend: "nats".to_owned(),
+        url: Some(Secret::from(format!("nats://127.0.0.1:{port}"))),
+        connect_timeout: PATIENCE,
+        socket_timeout: PATIENCE,
+        ..PublisherSettings::default()
+    }
+}
+
+/// A stream that takes atomic batches, and that forgets the ids of messages at once: nothing but the journal keeps an event
+/// from arriving twice.
+fn stream() -> Config {
+    Config {
+        name: "EVENTS".to_owned(),
+        subjects: vec!["events.>".to_owned(), subject::of_journals("EVENTS")],
+        allow_rollup: true,
+        allow_atomic_publish: true,
+        duplicate_window: Duration::from_millis(100),
+        ..Config::default()
+    }
+}
+
+async fn context(url: &str) -> jetstream::Context {
+    jetstream::new(async_nats::connect(url).await.unwrap())
+}
+
+/// A server with this stream.
+async fn server_with(config: Config) -> (Server, jetstream::Context) {
+    let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let context = context(&server.url()).await;
+    context.create_stream(config).await.unwrap();
+    (server, context)
+}
+
+fn session(settings: &PublisherSettings) -> Nats {
+    Nats::new(settings, Uuid::now_v7()).unwrap()
+}
+
+fn shard(number: i16) -> Shard {
+    Shard { lane: Arc::from("orders"), number }
+}
+
+fn outgoing(event: OutboxEvent) -> OutgoingEvent {
+    OutgoingEvent { shard: shard(3), event: Arc::new(event) }
+}
+
+fn events(seqs: std::ops::RangeInclusive<i64>) -> Vec<OutgoingEvent> {
+    seqs.map(|seq| outgoing(fixtures::event(seq, "k"))).collect()
+}
+
+fn names(events: &[OutgoingEvent]) -> Vec<(Uuid, i64)> {
+    events.iter().map(|one| (one.event.id, one.event.seq)).collect()
+}
+
+async fn send_all(session: &mut Nats, batch: &[OutgoingEvent]) {
+    let sent = session.send(batch).await;
+    assert!(sent.unavailable.is_none() && sent.closed.is_empty(), "{sent:?}");
+    assert!(sent.answers.iter().all(|answer| *answer == SendResult::Accepted), "{sent:?}");
+}
+
+async fn reason_of_no_open(settings: &PublisherSettings) -> String {
+    session(settings).open(&[(shard(3), 1)]).await.unwrap_err().to_string()
+}
+
+/// The stream's messages outside its journals, in order.
+async fn messages(context: &jetstream::Context) -> Vec<jetstream::message::StreamMessage> {
+    let stream = context.get_stream("EVENTS").await.unwrap();
+    let state = stream.cached_info().state.clone();
+    let mut messages = Vec::new();
+    for sequence in state.first_sequence..=state.last_sequence {
+        // A journal that was rolled up is gone.
+        let Ok(message) = stream.get_raw_message(sequence).await else { continue };
+        if message.subject.starts_with("events.") {
+            messages.push(message);
+        }
+    }
+    messages
+}
+
+async fn received(context: &jetstream::Context) -> Vec<Uuid> {
+    let id = |payload: &[u8]| {
+        let event: serde_json::Value = serde_json::from_slice(payload).unwrap();
+        event["id"].as_str().unwrap().parse().unwrap()
+    };
+    messages(context).await.iter().map(|message| id(&message.payload)).collect()
+}
