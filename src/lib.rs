@@ -98,6 +98,9 @@ mod chapters {
     mod handlers {}
     #[doc = include_str!("../docs/backends.md")]
     mod backends {}
+    #[cfg(feature = "unstable-sessions")]
+    #[doc = include_str!("../docs/sessions.md")]
+    mod sessions {}
     #[doc = include_str!("../docs/consuming.md")]
     mod consuming {}
     #[doc = include_str!("../docs/webhooks.md")]

@@ -122,15 +122,16 @@ impl LaneAccess {
 
     /// Fences earlier sessions, and asks what they sent. A backend without a journal cannot tell.
     async fn find_unrecorded(&mut self, admin: &OutboxAdmin, outbox: Uuid) -> Result<(), AdminError> {
-        let with_journal = |name: &&String| admin.settings.publishers[*name].backend == "redis_stream";
         let serving =
             admin.settings.publishers.keys().find(|name| admin.settings.lanes_of(name).contains(&&*self.lane));
         match serving {
-            Some(name) if with_journal(&name) => self.open_session(admin, name, outbox).await,
+            Some(name) if admin.publishers_with_journal().any(|(other, _)| other == name) => {
+                self.open_session(admin, name, outbox).await
+            }
             Some(_) => Ok(()),
             // Other programs may serve it, with any of these backends.
             None => {
-                for name in admin.settings.publishers.keys().filter(with_journal) {
+                for (name, _) in admin.publishers_with_journal() {
                     self.read_journal(admin, name, outbox).await?;
                 }
                 Ok(())

@@ -55,7 +55,7 @@ impl OutboxAdmin {
     /// Errors of the database.
     pub async fn orphans(&self) -> Result<BTreeMap<String, Result<Vec<OrphanedFields>, AdminError>>> {
         let served = self.served().await?;
-        let journals = publishers_with_journal(&self.settings).map(async |(name, publisher)| {
+        let journals = self.publishers_with_journal().map(async |(name, publisher)| {
             let journal = self.journal(name, publisher, served.outbox).await;
             (name.clone(), journal.map(|journal| journal.orphans(&served)))
         });
@@ -77,7 +77,7 @@ impl OutboxAdmin {
             return Err(AdminError::OwnOutbox { outbox: served.outbox });
         }
         let mut removed = BTreeMap::new();
-        for (name, publisher) in publishers_with_journal(&self.settings) {
+        for (name, publisher) in self.publishers_with_journal() {
             let done = match self.journal(name, publisher, served.outbox).await {
                 Ok(mut journal) => journal.remove_orphans(&served, gone, &*self.store).await,
                 Err(error) => Err(error),
@@ -105,13 +105,18 @@ impl OutboxAdmin {
             Ok(entries) => entries.map_err(|error| unread(error.to_string()))?,
             Err(_) => return Err(unread(format!("no answer within {LIMIT:?}"))),
         };
-        Ok(BackendJournal { name: name.to_owned(), stream: publisher.stream_name.clone(), session, entries })
+        Ok(BackendJournal { name: name.to_owned(), stream: place(publisher).to_owned(), session, entries })
+    }
+
+    /// The publishers whose backend keeps a journal.
+    pub(super) fn publishers_with_journal(&self) -> impl Iterator<Item = (&String, &PublisherSettings)> {
+        self.settings.publishers.iter().filter(|(_, publisher)| self.backends.keeps_journal(&publisher.backend))
     }
 }
 
-/// The publishers that keep a journal.
-fn publishers_with_journal(settings: &Settings) -> impl Iterator<Item = (&String, &PublisherSettings)> {
-    settings.publishers.iter().filter(|(_, publisher)| publisher.backend == "redis_stream")
+/// Where a publisher's events go, and its journal with them.
+fn place(publisher: &PublisherSettings) -> &str {
+    if publisher.backend == "nats" { &publisher.stream } else { &publisher.stream_name }
 }
 
 /// The entries that are in use: those of this outbox, in lanes that are served.
@@ -138,7 +143,7 @@ impl Served {
             .publishers
             .iter()
             .filter(|(name, _)| self.settings.lanes_of(name).contains(&lane))
-            .map(|(_, publisher)| publisher.stream_name.as_str())
+            .map(|(_, publisher)| place(publisher))
             .peekable();
         let known = streams.peek().is_some();
         entry.outbox == self.outbox

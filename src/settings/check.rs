@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 mod http;
+#[cfg(feature = "nats")]
+mod nats;
 mod redis;
 
 use super::units::LONGEST;
@@ -175,6 +177,8 @@ impl Check<'_> {
         match publisher.backend.as_str() {
             "redis_stream" => self.redis(key, publisher),
             "http" => self.http(key, publisher),
+            #[cfg(feature = "nats")]
+            "nats" => self.nats(key, publisher),
             _ => Ok(()),
         }
     }

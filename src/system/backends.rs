@@ -61,6 +61,11 @@ impl Backends {
         Ok(())
     }
 
+    /// Whether backends of this kind keep a journal, so that each event reaches them once.
+    pub(crate) fn keeps_journal(&self, kind: &str) -> bool {
+        ["redis_stream", "nats"].contains(&kind) || matches!(self.0.get(kind), Some(Kind::Sessions(_)))
+    }
+
     /// Makes the session of a publisher, for the outbox with this id.
     pub(crate) fn session(
         &self,

@@ -78,7 +78,9 @@ impl Server {
     pub(crate) fn configure(&mut self, configuration: &str) {
         self.configuration = configuration.to_owned();
         self.write_configuration();
-        self.signal(Signal::HUP);
+        if self.running.is_some() {
+            self.signal(Signal::HUP);
+        }
     }
 
     fn log(&self) -> String {
@@ -115,10 +117,17 @@ impl Drop for Server {
 /// Servers that store streams together.
 pub(crate) struct Cluster {
     servers: Vec<Server>,
+    /// The part of each server's configuration that joins it to the others.
+    clustering: Vec<String>,
 }
 
 impl Cluster {
     pub(crate) fn start(count: usize) -> Self {
+        Self::with(count, "")
+    }
+
+    /// Servers with more in their configuration.
+    pub(crate) fn with(count: usize, more: &str) -> Self {
         let ways: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let routes: Vec<String> = ways.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let configuration = |number: usize| {
@@ -138,7 +147,18 @@ impl Cluster {
                 .collect();
             starting.into_iter().map(|server| server.join().unwrap()).collect()
         });
-        Self { servers }
+        let mut cluster = Self { servers, clustering: (0..count).map(configuration).collect() };
+        if !more.is_empty() {
+            cluster.configure(more);
+        }
+        cluster
+    }
+
+    /// Changes the rest of their configuration while they run.
+    pub(crate) fn configure(&mut self, more: &str) {
+        for (server, clustering) in self.servers.iter_mut().zip(&self.clustering) {
+            server.configure(&format!("{clustering}\n{more}"));
+        }
     }
 
     pub(crate) fn port(&self, number: usize) -> u16 {

@@ -40,6 +40,8 @@ pub(crate) enum PhaseName {
     Mixed,
     /// On a SQLite file
     Sqlite,
+    /// With JetStream in Redis' place: each kind alone, then all
+    Nats,
 }
 
 impl Arguments {
@@ -50,7 +52,11 @@ impl Arguments {
     }
 
     pub(crate) fn runs(&self, phase: PhaseName) -> bool {
-        let has_time = if phase == PhaseName::Alone { self.rounds > 0 } else { self.seconds > 0 };
+        let has_time = match phase {
+            PhaseName::Alone => self.rounds > 0,
+            PhaseName::Nats => self.rounds > 0 || self.seconds > 0,
+            PhaseName::Together | PhaseName::Mixed | PhaseName::Sqlite => self.seconds > 0,
+        };
         has_time && (self.phases.is_empty() || self.phases.contains(&phase))
     }
 }

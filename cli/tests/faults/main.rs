@@ -14,6 +14,7 @@ mod figures;
 mod kinds;
 mod limits;
 mod mixed;
+mod nats;
 mod reconcile;
 mod report;
 mod rules;
@@ -31,17 +32,19 @@ use fault_phase::FaultPhase;
 use kinds::Kind;
 use report::Report;
 
-/// Every kind of fault, some at the same time: with plain events, with a mixed load, and on a SQLite file.
-const SHORT: [Duration; 3] = [Duration::from_secs(24), Duration::from_secs(12), Duration::from_secs(6)];
+/// Every kind of fault, some at the same time: with plain events, with a mixed load, on a SQLite file, and with JetStream.
+const SHORT: [Duration; 4] =
+    [Duration::from_secs(24), Duration::from_secs(12), Duration::from_secs(6), Duration::from_secs(15)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_minute_of_all_faults_together_loses_duplicates_and_reorders_nothing() {
     let seed = rand::random_range(0..1_000_000);
     let mut report = Report::new(seed, "--rounds 0 --seconds 60");
-    let [plain, mixed, file] = SHORT;
+    let [plain, mixed, file, nats] = SHORT;
     report.add(FaultPhase::together(&Kind::ALL, plain, Pace::Short).run(seed).await);
     report.add(FaultPhase::mixed(&Kind::ALL, mixed, Pace::Short).run_mixed(seed).await);
     report.add(sqlite::run(seed, file, Pace::Short).await);
+    report.add(nats::run(seed, &nats::KINDS, nats::Until::Elapsed(nats)).await);
     report.judge();
 }
 
@@ -68,6 +71,14 @@ async fn each_kind_of_fault_alone_and_then_all_together() {
     }
     if arguments.runs(PhaseName::Sqlite) {
         report.add(sqlite::run(seed, span, Pace::Long).await);
+    }
+    if arguments.runs(PhaseName::Nats) {
+        let chosen: Vec<Kind> =
+            nats::KINDS.into_iter().filter(|kind| kinds.contains(kind) || kind.is_of_nats()).collect();
+        for kind in &chosen {
+            report.add(nats::run(seed, &[*kind], nats::Until::Rounds(rounds)).await);
+        }
+        report.add(nats::run(seed, &chosen, nats::Until::Elapsed(span)).await);
     }
     report.judge();
 }

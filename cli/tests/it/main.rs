@@ -34,6 +34,7 @@ mod intake;
 mod journal;
 mod languages;
 mod moving;
+mod nats;
 mod nginx;
 mod operating;
 mod order;

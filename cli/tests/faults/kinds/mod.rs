@@ -80,9 +80,18 @@ pub(crate) enum Kind {
     LaggingFailover,
     /// Workers of an older version next to these, and back; OUTBOX_FAULTS_OLDER names its program
     Upgrade,
+    /// One of three NATS servers killed, and started again
+    NatsRestart,
+    /// The stream's leader moved to another NATS server
+    LeaderMoved,
+    /// A stream of JetStream that takes no more messages
+    StreamFull,
+    /// The right to publish into the stream taken and given back
+    RightTaken,
 }
 
 impl Kind {
+    /// Those with Redis.
     pub(crate) const ALL: [Self; 29] = [
         Self::Kill,
         Self::Terminate,
@@ -126,8 +135,16 @@ impl Kind {
         matches!(self, Self::SyncFailover | Self::LaggingFailover | Self::Upgrade)
     }
 
+    /// Whether it needs JetStream in Redis' place.
+    pub(crate) fn is_of_nats(self) -> bool {
+        matches!(self, Self::NatsRestart | Self::LeaderMoved | Self::StreamFull | Self::RightTaken)
+    }
+
     /// Why it cannot run here.
     pub(crate) fn is_missing(self) -> Option<&'static str> {
+        if self.is_of_nats() {
+            return Some("it is of the phase `nats`");
+        }
         let missing = self == Self::Upgrade && upgrade::older_program().is_none();
         missing.then_some("OUTBOX_FAULTS_OLDER does not name the program of an older version")
     }
@@ -170,6 +187,9 @@ impl Kind {
             Self::SyncFailover => failover::to_a_stalled_synchronous_standby(deployment, rng).await,
             Self::LaggingFailover => failover::to_a_lagging_standby(deployment, rng).await,
             Self::Upgrade => upgrade::roll(deployment, rng).await,
+            Self::NatsRestart | Self::LeaderMoved | Self::StreamFull | Self::RightTaken => {
+                unreachable!("{self} needs JetStream")
+            }
         }
     }
 }

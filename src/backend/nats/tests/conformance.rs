@@ -140,7 +140,21 @@ mod one_server {
 }
 
 mod three_servers {
-    crate::session_conformance!(super::ThreeServers);
+    crate::session_conformance! {
+        super::ThreeServers:
+        accepted_events_arrive_once_and_in_order
+        a_large_batch_arrives_whole_and_in_order
+        an_earlier_session_can_send_nothing_more
+        a_request_that_arrives_late_is_refused
+        the_journal_survives_the_death_of_the_server
+        an_outage_is_no_events_fault
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "minutes; run by scripts/faults-nats.sh"]
+    async fn random_faults_lose_double_and_reorder_nothing() {
+        crate::sessions::conformance::random_faults_lose_double_and_reorder_nothing::<super::ThreeServers>().await;
+    }
 }
 
 mod without_batches {

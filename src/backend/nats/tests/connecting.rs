@@ -46,6 +46,29 @@ async fn a_user_without_the_right_to_a_subject_is_named_as_such() {
 }
 
 #[tokio::test]
+async fn the_rights_that_the_book_lists_are_enough() {
+    let book = include_str!("../../../../docs/nats.md");
+    let rights = book.split("A user needs these rights:").nth(1).and_then(|rest| rest.split("```").nth(1)).unwrap();
+    let (publish, subscribe) = rights.split_once("subscribe:").unwrap();
+    let quoted = |text: &str| -> Vec<String> { text.split('"').skip(1).step_by(2).map(str::to_owned).collect() };
+    let configuration = format!(
+        "authorization {{ users: [ {{ user: app, password: right, permissions: {{ publish: {:?}, subscribe: {:?} }} }} ] }}",
+        quoted(publish),
+        quoted(subscribe)
+    );
+    let server = Server::with(crate::test_support::nats::CURRENT, &configuration);
+    let mut session = session(&with(&server, "app", "right"));
+    session.open(&[(shard(3), 1)]).await.unwrap();
+    let events = events(1..=2);
+    send_all(&mut session, &events).await;
+    session.settled(&names(&events));
+    session.flush().await.unwrap();
+    session.health_check().await.unwrap();
+    let entries = session.entries().await.unwrap();
+    assert_eq!(session.remove(&entries).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_user_is_known_by_the_seed_of_a_key() {
     let key = nkeys::KeyPair::new_user();
     let authorization = format!("authorization {{ users: [ {{ nkey: {} }} ] }}", key.public_key());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::stream::{Config, RawMessageErrorKind};
 use uuid::Uuid;
 
 use super::{Nats, subject};
@@ -92,10 +92,12 @@ async fn messages(context: &jetstream::Context) -> Vec<jetstream::message::Strea
     let state = stream.cached_info().state.clone();
     let mut messages = Vec::new();
     for sequence in state.first_sequence..=state.last_sequence {
-        // A journal that was rolled up is gone.
-        let Ok(message) = stream.get_raw_message(sequence).await else { continue };
-        if message.subject.starts_with("events.") {
-            messages.push(message);
+        match stream.get_raw_message(sequence).await {
+            Ok(message) if message.subject.starts_with("events.") => messages.push(message),
+            Ok(_) => {}
+            // A journal that was rolled up.
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
+            Err(error) => panic!("{error}"),
         }
     }
     messages

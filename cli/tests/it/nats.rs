@@ -1,0 +1,151 @@
+//! The `nats` backend, from the table to a consumer.
+
+use std::process::Command;
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use serde_json::Value;
+
+use crate::python::interpreter;
+use crate::support::nats::Server;
+use crate::support::process::Signal;
+use crate::support::{PATIENCE, eventually, postgres};
+use crate::test_outbox::TestOutbox;
+
+/// Reads a consumer's messages and prints each event as the Python SDK understands it.
+const CONSUMER: &str = r#"
+import asyncio, sys, nats
+from cloudevents.http import from_json, from_http
+
+async def main(url, count):
+    client = await nats.connect(url)
+    subscription = await client.jetstream().pull_subscribe("events.>", "reader", stream="EVENTS")
+    for message in await subscription.fetch(count, timeout=30):
+        headers = {name.lower(): value for name, value in message.headers.items()}
+        if headers.get("content-type", "").startswith("application/cloudevents"):
+            event = from_json(message.data)
+        else:
+            headers["content-type"] = headers.pop("ce-datacontenttype")
+            event = from_http(headers, message.data)
+        print(message.subject, event["id"], event["type"], event["subject"], event["partitionkey"], event.data)
+        await message.ack()
+    await client.close()
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"#;
+
+async fn outbox() -> TestOutbox {
+    TestOutbox::on(postgres::database().await, "redis://127.0.0.1:1".to_owned()).await
+}
+
+fn settings(test: &TestOutbox, server: &Server, lines: &str) -> std::path::PathBuf {
+    test.file(&format!(
+        "[database]\nurl = \"{}\"\n[publishers.default]\nbackend = \"nats\"\nurl = \"{}\"\ncreate = true\n{lines}\n\
+         [worker]\nlease = \"1s\"\n",
+        test.url(),
+        server.url()
+    ))
+}
+
+fn publish(test: &TestOutbox, settings: &std::path::Path, number: usize) {
+    let (subject, data) = (format!("s{number}"), format!("{{\"n\": {number}}}"));
+    let arguments =
+        ["publish", "order.created", "--source", "/shop", "--subject", &subject, "--key", "k", "--data", &data];
+    let published = test.outbox(settings, &arguments).output().unwrap();
+    assert!(published.status.success(), "{}", String::from_utf8_lossy(&published.stderr));
+}
+
+#[tokio::test]
+async fn a_python_consumer_reads_events_in_both_modes_and_no_journal() {
+    let (test, server) = (outbox().await, Server::start());
+    let python = interpreter("nats", &["nats-py==2.11.0", "cloudevents==1.12.0"]);
+    let mut expected = String::new();
+    for (number, mode) in ["structured", "binary"].into_iter().enumerate() {
+        let settings = settings(&test, &server, &format!("mode = \"{mode}\""));
+        publish(&test, &settings, number);
+        let sent = test.outbox(&settings, &["worker", "--until-empty"]).output().unwrap();
+        assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+        expected += &format!("order.created s{number} k {{'n': {number}}}\n");
+    }
+    let read = Command::new(python).args(["-c", CONSUMER, &server.url(), "2"]).output().unwrap();
+    let printed = String::from_utf8(read.stdout).unwrap();
+    let events: String = printed.lines().map(|line| format!("{}\n", line.splitn(3, ' ').nth(2).unwrap())).collect();
+    assert_eq!(events, expected, "{printed}{}", String::from_utf8_lossy(&read.stderr));
+    assert!(printed.lines().all(|line| line.starts_with("events.order.created ")), "{printed}");
+}
+
+#[tokio::test]
+async fn killed_workers_and_servers_lose_nothing_and_double_nothing() {
+    let (test, mut server) = (outbox().await, Server::start());
+    let settings = settings(&test, &server, "connect_timeout = 1\nsocket_timeout = 1");
+    let events = 40;
+    let mut worker = test.worker(&settings, "w");
+    for number in 0..events {
+        publish(&test, &settings, number);
+        match number % 10 {
+            4 => {
+                worker.signal(Signal::KILL);
+                worker.wait_exit(PATIENCE).await;
+                worker = test.worker(&settings, "w");
+            }
+            9 => {
+                server.kill();
+                server.start_again();
+            }
+            _ => {}
+        }
+    }
+    let client = test.database().connect().await;
+    eventually("every event is published", PATIENCE, async || {
+        let left = "SELECT count(*) FROM outbox_events WHERE status <> 'published' OR retry_count > 0";
+        client.query_one(left, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+    worker.signal(Signal::TERM);
+    worker.wait_exit(PATIENCE).await;
+
+    let context = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let stream = context.get_stream("EVENTS").await.unwrap();
+    let mut subjects = Vec::new();
+    for sequence in 1..=stream.cached_info().state.last_sequence {
+        match stream.get_raw_message(sequence).await {
+            Ok(message) if message.subject.starts_with("events.") => {
+                let event: Value = serde_json::from_slice(&message.payload).unwrap();
+                subjects.push(event["subject"].as_str().unwrap().to_owned());
+            }
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), RawMessageErrorKind::NoMessageFound),
+        }
+    }
+    let expected: Vec<String> = (0..events).map(|number| format!("s{number}")).collect();
+    assert_eq!(subjects, expected);
+}
+
+#[tokio::test]
+async fn the_journal_of_a_backend_that_is_gone_is_listed_and_removed() {
+    let (test, server) = (outbox().await, Server::start());
+    let old = settings(&test, &server, "");
+    publish(&test, &old, 1);
+    assert!(test.outbox(&old, &["worker", "--until-empty"]).status().unwrap().success());
+    let renamed = std::fs::read_to_string(&old).unwrap().replace("publishers.default", "publishers.other");
+    let renamed = test.file(&renamed);
+    let said = |arguments: &[&str]| {
+        let output = test.outbox(&renamed, arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let left_behind = || {
+        let status: Value = serde_json::from_str(&said(&["status", "--format", "json"])).unwrap();
+        status["backends"][0]["left_behind"].clone()
+    };
+    // The lane of events that name no backend belongs to the default publisher, whatever its name.
+    let left = left_behind();
+    assert_eq!(
+        (left[0]["publisher_backend"].as_str(), left[0]["fields"].as_u64()),
+        (Some("default"), Some(32)),
+        "{left}"
+    );
+    let cleaned = said(&["cleanup"]);
+    assert!(cleaned.contains("removed 32 orphaned fields of this outbox from backend other"), "{cleaned}");
+    assert_eq!(left_behind(), serde_json::json!([]));
+}
