@@ -61,5 +61,5 @@ fn filter(is_worker: bool) -> Result<EnvFilter, UsageError> {
             return EnvFilter::try_new(directives).map_err(usage);
         }
     }
-    Ok(EnvFilter::new(if is_worker { "info,actix_server=warn" } else { "warn" }))
+    Ok(EnvFilter::new(if is_worker { "info,actix_server=warn,async_nats=warn" } else { "warn" }))
 }

@@ -74,7 +74,7 @@ async fn each_kind_of_fault_alone_and_then_all_together() {
     }
     if arguments.runs(PhaseName::Nats) {
         let chosen: Vec<Kind> =
-            nats::KINDS.into_iter().filter(|kind| kinds.contains(kind) || kind.is_of_nats()).collect();
+            nats::KINDS.into_iter().filter(|kind| arguments.only.is_empty() || kinds.contains(kind)).collect();
         for kind in &chosen {
             report.add(nats::run(seed, &[*kind], nats::Until::Rounds(rounds)).await);
         }

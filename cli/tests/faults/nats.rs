@@ -49,7 +49,8 @@ const WRITERS: u64 = 3;
 const KEYS: u32 = 8;
 const MOST_EVENTS: usize = 8;
 
-const ALL_RIGHTS: &str = "authorization { user: app, password: right }";
+const ALL_RIGHTS: &str = r#"authorization { users: [ { user: app, password: right,
+    permissions: { publish: [">"], subscribe: [">"] } } ] }"#;
 const NO_RIGHT_TO_PUBLISH: &str = r#"authorization { users: [ { user: app, password: right,
     permissions: { publish: ["$JS.API.>"], subscribe: ["_INBOX.>"] } } ] }"#;
 
@@ -340,8 +341,15 @@ fn config() -> Config {
 
 async fn api(cluster: &Cluster) -> jetstream::Context {
     let servers: Vec<String> = (0..NODES).map(|number| cluster.url(number)).collect();
-    let options = async_nats::ConnectOptions::new().user_and_password("app".to_owned(), "right".to_owned());
-    jetstream::new(options.connect(servers).await.unwrap())
+    let began = Instant::now();
+    loop {
+        let options = async_nats::ConnectOptions::new().user_and_password("app".to_owned(), "right".to_owned());
+        match options.connect(&servers).await {
+            Ok(client) => return jetstream::new(client),
+            // A server that reads its configuration again knows nobody for a moment.
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
+        }
+    }
 }
 
 async fn create_stream(cluster: &Cluster) {
