@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use url::Url;
+
 use super::{Check, Result, expected, has_hash_tag};
 use crate::error::SettingsError;
 use crate::settings::{PublisherSettings, Secret, SentinelSettings, WaitReplicas};
 
-const SCHEMES: &[&str] = &["redis://", "rediss://", "valkey://", "valkeys://", "redis+unix://", "unix://"];
+const SCHEMES: &[&str] =
+    &["redis://", "rediss://", "valkey://", "valkeys://", "redis+unix://", "valkey+unix://", "unix://"];
+const SCHEMES_OF_SOCKETS: &[&str] = &["redis+unix", "valkey+unix", "unix"];
 const SCHEMES_OF_TLS: &[&str] = &["rediss://", "valkeys://"];
 
 impl Check<'_> {
@@ -80,15 +84,18 @@ impl Check<'_> {
 
     fn redis_url(&self, key: &str, url: &Secret) -> Result<()> {
         self.url(key, url, SCHEMES)?;
-        self.that(url.as_text().is_none_or(|url| url::Url::parse(url).is_ok()), key, "is not a valid address")
+        let Some(text) = url.as_text() else { return Ok(()) };
+        let parsed = Url::parse(text);
+        self.that(parsed.is_ok(), key, "is not a valid address")?;
+        let has_path = parsed.is_ok_and(|url| !is_socket(&url) || (!url.has_host() && url.path().len() > 1));
+        self.that(has_path, key, "must name the socket by its whole path, as in redis+unix:///run/redis.sock")
     }
 
     /// Checks addresses of servers that have only database 0.
     fn servers(&self, key: &str, urls: &[Secret], whose: &str) -> Result<()> {
         for url in urls {
             self.redis_url(key, url)?;
-            let names_first = |url: &str| url::Url::parse(url).is_ok_and(|url| ["", "/", "/0"].contains(&url.path()));
-            let first = url.as_text().is_none_or(names_first);
+            let first = url.as_text().is_none_or(|url| Url::parse(url).is_ok_and(|url| names_first_database(&url)));
             self.that(first, key, format!("must not name a database: {whose} has only database 0"))?;
         }
         Ok(())
@@ -109,4 +116,15 @@ impl Check<'_> {
         let problem = format!("must be less than `{key}.socket_timeout`, which is {limit:?}, not {:?}", wait.timeout);
         self.that(wait.timeout < limit, &key_of("timeout"), problem)
     }
+}
+
+fn is_socket(url: &Url) -> bool {
+    SCHEMES_OF_SOCKETS.contains(&url.scheme())
+}
+
+fn names_first_database(url: &Url) -> bool {
+    if is_socket(url) {
+        return url.query_pairs().all(|(name, value)| name != "db" || value == "0");
+    }
+    ["", "/", "/0"].contains(&url.path())
 }

@@ -301,9 +301,15 @@ fn a_publisher_that_cannot_be_is_refused() {
         (
             "url = 'http://u:pw@h'",
             ".url",
-            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or unix://",
+            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or valkey+unix:// or unix://",
         ),
         ("url = 'redis://h:x'", ".url", "is not a valid address"),
+        ("url = 'unix://run/s'", ".url", "must name the socket by its whole path, as in redis+unix:///run/redis.sock"),
+        (
+            "url = 'redis+unix:///'",
+            ".url",
+            "must name the socket by its whole path, as in redis+unix:///run/redis.sock",
+        ),
         ("url = 'redis://h'\nhost = 'h'", ".host", "conflicts with `publishers.a.url`: set only one"),
         ("host = 'h'\nmax_len = -1", ".max_len", "must be a whole number, at least 0, not -1"),
         ("on_failed = 'stop'", ".on_failed", "must be \"continue\" or \"hold\", not \"stop\""),
@@ -427,7 +433,7 @@ fn an_address_given_in_two_ways_or_by_halves_is_refused() {
         (
             "nodes = ['http://:pw@h']",
             ".nodes",
-            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or unix://",
+            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or valkey+unix:// or unix://",
         ),
         (
             "nodes = ['redis://a', 'rediss://b']",
@@ -448,6 +454,7 @@ fn an_address_given_in_two_ways_or_by_halves_is_refused() {
             "conflicts with `publishers.a.password`: set only one",
         ),
         ("nodes = ['redis://h/1']", ".nodes", "must not name a database: a cluster has only database 0"),
+        ("nodes = ['unix:///s?db=1']", ".nodes", "must not name a database: a cluster has only database 0"),
         (
             "sentinel = { nodes = ['redis://a'] }",
             ".sentinel",

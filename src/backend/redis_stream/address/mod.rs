@@ -32,7 +32,7 @@ enum Place {
     Sentinel { nodes: Vec<ConnectionInfo>, master: String, login: RedisConnectionInfo },
 }
 
-/// A server as another one names it; without a host it is the server that was asked.
+/// A server as another one names it; without a host it is where the server was asked.
 struct Endpoint {
     host: Option<String>,
     port: u16,
@@ -140,6 +140,8 @@ impl Endpoint {
             ConnectionAddr::TcpTls { host: own, insecure, tls_params, .. } => {
                 ConnectionAddr::TcpTls { host: host.unwrap_or(own), port, insecure, tls_params }
             }
+            // Only the machine of the server that was asked has its socket.
+            ConnectionAddr::Unix(_) => ConnectionAddr::Tcp(host.unwrap_or_else(|| "localhost".to_owned()), port),
             other => other,
         };
         asked.clone().set_addr(address)

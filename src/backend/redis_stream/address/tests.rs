@@ -78,6 +78,41 @@ fn a_server_is_reached_as_the_one_was_that_named_it() {
     assert_eq!((named.redis_settings().username(), named.redis_settings().password()), (Some("ann"), Some("pw")));
     let itself = Endpoint { host: None, port: 7001 }.seen_from(&server(&"redis://a:7000".into()).unwrap());
     assert_eq!(itself.addr(), &ConnectionAddr::Tcp("a".to_owned(), 7001));
+    let by_socket = server(&"redis+unix:///run/redis.sock?pass=pw".into()).unwrap();
+    for (host, reached) in [(Some("b".to_owned()), "b"), (None, "localhost")] {
+        let named = Endpoint { host, port: 7001 }.seen_from(&by_socket);
+        assert_eq!(named.addr(), &ConnectionAddr::Tcp(reached.to_owned(), 7001));
+        assert_eq!(named.redis_settings().password(), Some("pw"));
+    }
+}
+
+#[tokio::test]
+async fn every_form_of_an_address_leads_to_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("a socket");
+    let server = Server::start(&[("unixsocket", socket.to_str().unwrap()), ("requirepass", "p?w")]);
+    let (path, port) = (url::Url::from_file_path(&socket).unwrap().path().to_owned(), server.port());
+    for scheme in ["redis+unix", "valkey+unix", "unix"] {
+        assert_eq!(database_of(&format!("{scheme}://{path}?pass=p%3Fw&db=3")).await, 3, "{scheme}");
+    }
+    for scheme in ["redis", "valkey"] {
+        assert_eq!(database_of(&format!("{scheme}://:p%3Fw@127.0.0.1:{port}/3")).await, 3, "{scheme}");
+    }
+    let wrong = Some(format!("unix://{path}?pass=hunter2").into());
+    let error = refusal(&mut Address::new(&PublisherSettings { url: wrong, ..Default::default() }).unwrap()).await;
+    assert!(error.contains("a socket") && !error.contains("hunter2"), "{error}");
+}
+
+/// The number of the database that an address leads to.
+async fn database_of(url: &str) -> i64 {
+    let settings = PublisherSettings { url: Some(url.into()), ..Default::default() };
+    let mut checked = crate::settings::Settings::default();
+    checked.publishers.insert("default".to_owned(), settings.clone());
+    checked.check().unwrap();
+    let mut connection = Address::new(&settings).unwrap().connect().await.unwrap();
+    let info: String = cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+    let own = info.lines().find(|line| line.contains("cmd=client")).unwrap();
+    own.split_once(" db=").and_then(|(_, rest)| rest.split(' ').next()).unwrap().parse().unwrap()
 }
 
 #[tokio::test]
