@@ -16,7 +16,7 @@ pub(crate) mod inspection;
 mod jsonl;
 mod local;
 #[cfg(feature = "redis")]
-pub(crate) mod redis_stream;
+pub(crate) mod redis;
 pub(crate) mod session;
 
 #[cfg(feature = "http-backend")]

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use self::store::{BenchStore, FetchLimits, MAX_FETCH, connect_postgres};
-use crate::backend::redis_stream::batch::EncodedBatch;
-pub use crate::backend::redis_stream::raw_stream::RawStream;
+use crate::backend::redis::stream::batch::EncodedBatch;
+pub use crate::backend::redis::stream::raw_stream::RawStream;
 use crate::backend::session::OutgoingEvent;
 use crate::event::JsonText;
 use crate::fixtures;

@@ -63,7 +63,7 @@ impl Backends {
         match settings.backend.as_str() {
             #[cfg(feature = "redis")]
             "redis_stream" => {
-                use crate::backend::redis_stream::RedisStream;
+                use crate::backend::redis::RedisStream;
                 use crate::backend::session::BackendSession;
                 RedisStream::new(settings, outbox).map_err(wrong)?;
                 let settings = settings.clone();

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use chrono::DateTime;
 use redis::{Cmd, FromRedisValue, Value};
 
-use super::{RedisStream, errors};
+use super::{Client, errors};
 use crate::backend::BackendError;
-use crate::backend::inspection::{BackendFacts, GroupFacts};
+use crate::backend::inspection::BackendFacts;
 
-impl RedisStream {
+impl Client {
+    /// What any backend on Redis depends on.
     pub(super) async fn read_facts(&mut self) -> Result<BackendFacts, BackendError> {
         let mut facts = BackendFacts::default();
         if let Some(info) = self.ask::<String>("INFO", redis::cmd("INFO"), &mut facts).await? {
@@ -23,15 +24,11 @@ impl RedisStream {
         if let Some(config) = self.ask::<HashMap<String, String>>("CONFIG GET", config, &mut facts).await? {
             facts.snapshots = config.into_iter().find(|(name, _)| name == "save").map(|(_, value)| value);
         }
-        let mut groups = redis::cmd("XINFO");
-        groups.arg("GROUPS").arg(&self.stream);
-        let groups = self.ask::<Vec<HashMap<String, Value>>>("XINFO GROUPS", groups, &mut facts).await?;
-        facts.groups = groups.unwrap_or_default().into_iter().filter_map(|group| read_group(&group)).collect();
         Ok(facts)
     }
 
     /// `None`: the server refuses to answer, as it does if there is no stream.
-    async fn ask<T: FromRedisValue>(
+    pub(super) async fn ask<T: FromRedisValue>(
         &mut self,
         name: &'static str,
         question: Cmd,
@@ -64,13 +61,4 @@ impl BackendFacts {
         self.has_append_only_file = number("aof_enabled").map(|enabled| enabled != 0);
         self.replicas = number("connected_slaves").and_then(|count| u32::try_from(count).ok());
     }
-}
-
-fn read_group(group: &HashMap<String, Value>) -> Option<GroupFacts> {
-    let read = |name: &str| group.get(name).cloned();
-    Some(GroupFacts {
-        name: redis::from_redis_value(read("name")?).ok()?,
-        lag: read("lag").and_then(|lag| redis::from_redis_value(lag).ok()).flatten(),
-        pending: redis::from_redis_value(read("pending")?).ok()?,
-    })
 }

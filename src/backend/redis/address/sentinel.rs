@@ -4,7 +4,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd, from_redis_value};
 
 use super::Endpoint;
-use crate::backend::redis_stream::errors;
+use crate::backend::redis::errors;
 
 pub(super) async fn address_of(mut node: MultiplexedConnection, master: &str) -> Result<Endpoint, String> {
     let mut question = cmd("SENTINEL");

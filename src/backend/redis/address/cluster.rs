@@ -4,7 +4,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd, from_redis_value};
 
 use super::Endpoint;
-use crate::backend::redis_stream::errors;
+use crate::backend::redis::errors;
 
 /// Asks a node, by commands that every version of Redis Cluster knows.
 pub(super) async fn master_of_slot(mut node: MultiplexedConnection, stream: &str) -> Result<Endpoint, String> {

@@ -17,7 +17,7 @@ impl RedisStream {
         loop {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(&self.meta).arg(cursor).arg("COUNT").arg(PAGE);
-            let answer = scan.query_async(self.connection().await?).await;
+            let answer = scan.query_async(self.client.connection().await?).await;
             let (next, page): (u64, Vec<(String, Vec<u8>)>) = answer.map_err(|error| errors::unavailable(&error))?;
             fields.extend(page);
             if next == 0 {
@@ -35,7 +35,7 @@ impl RedisStream {
             for record in page {
                 request.arg(&record.field).arg(&record.value);
             }
-            let answer = self.call(&REMOVE, &request).await?;
+            let answer = self.client.call(&REMOVE, &request).await?;
             removed += redis::from_redis_value::<usize>(answer).map_err(|error| errors::unavailable(&error.into()))?;
         }
         Ok(removed)

@@ -5,38 +5,31 @@
 //! once.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Value};
+use redis::Cmd;
 use uuid::Uuid;
 
-use super::BackendError;
-use super::inspection::BackendFacts;
-use super::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable};
+use super::{Client, Script, errors};
+use crate::backend::BackendError;
+use crate::backend::inspection::BackendFacts;
+use crate::backend::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable};
+use crate::settings::PublisherSettings;
 use crate::settings::check::has_hash_tag;
-use crate::settings::{PublisherSettings, WaitReplicas};
 use crate::store::Shard;
 
-mod address;
 pub(crate) mod batch;
 mod entries;
 pub(crate) mod entry;
-mod errors;
 mod inspection;
 mod journal;
 #[cfg(feature = "bench-api")]
 pub(crate) mod raw_stream;
-mod replicas;
 mod reply;
-mod script;
 
-use address::Address;
 use batch::EncodedBatch;
 use journal::Journal;
 use reply::Reply;
-use script::Script;
 
 static OPEN: Script = Script::new(concat!(include_str!("refusal.lua"), include_str!("open.lua")));
 static PROBE: Script = Script::new(concat!(include_str!("refusal.lua"), include_str!("probe.lua")));
@@ -51,18 +44,13 @@ static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
 });
 static REMOVE: Script = Script::new(include_str!("remove.lua"));
 
-/// How long Redis may take to answer the PING of an idle session.
-const PING_LIMIT: Duration = Duration::from_secs(2);
-
 /// One stream, as one worker writes to it.
 pub(crate) struct RedisStream {
-    address: Address,
-    wait_replicas: Option<WaitReplicas>,
+    client: Client,
     stream: String,
     meta: String,
     outbox: Uuid,
     max_len: u64,
-    connection: Option<MultiplexedConnection>,
     journal: Journal,
 }
 
@@ -70,90 +58,39 @@ impl RedisStream {
     /// Reads the address; nothing is connected before the first open.
     pub(crate) fn new(settings: &PublisherSettings, outbox: Uuid) -> Result<Self, String> {
         Ok(Self {
-            address: Address::new(settings)?,
-            wait_replicas: settings.wait_replicas,
+            client: Client::new(settings)?,
             meta: meta_key(&settings.stream_name),
             stream: settings.stream_name.clone(),
             outbox,
             max_len: settings.max_len,
-            connection: None,
             journal: Journal::default(),
         })
     }
 
-    /// The session's connection; a new one if the last one has ended.
-    async fn connection(&mut self) -> Result<&mut MultiplexedConnection, BackendError> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let mut connection = self.address.connect().await?;
-                // A server that requires a password and got none answers a long request with a protocol error.
-                redis::cmd("PING")
-                    .query_async::<()>(&mut connection)
-                    .await
-                    .map_err(|error| errors::unavailable(&error))?;
-                connection
-            }
-        };
-        Ok(self.connection.insert(connection))
-    }
-
     /// Ends the session: its shards must be opened again on a new connection.
     fn end(&mut self) {
-        self.connection = None;
+        self.client.end();
         self.journal.close_all();
     }
 
-    /// Calls a script. What it wrote, or read of other sessions' writes, counts once the replicas have it.
-    async fn call(&mut self, script: &'static Script, request: &Cmd) -> Result<Value, Unavailable> {
-        let wanted = self.wait_replicas;
-        let connection = self.connection().await?;
-        let answer = script.call(connection, request).await.map_err(|error| errors::unavailable_for_events(&error))?;
-        replicas::confirm(connection, wanted).await?;
-        Ok(answer)
-    }
-
     async fn try_open(&mut self, request: &Cmd) -> Result<OpenAnswer, BackendError> {
-        let answer = self.call(&OPEN, request).await?;
+        let answer = self.client.call(&OPEN, request).await?;
         redis::from_redis_value(answer).map_err(|error| errors::unavailable(&error.into()))
     }
 
     async fn drop_fields(&mut self, fields: &[String]) -> Result<(), BackendError> {
         let mut request = redis::cmd("HDEL");
         request.arg(&self.meta).arg(fields);
-        let dropped = request.query_async(self.connection().await?).await;
+        let dropped = request.query_async(self.client.connection().await?).await;
         dropped.map_err(|error| errors::unavailable(&error))
-    }
-
-    async fn ping(&mut self) -> Result<(), BackendError> {
-        let connection = self.connection().await?;
-        let answered = tokio::time::timeout(PING_LIMIT, redis::cmd("PING").query_async::<()>(connection)).await;
-        match answered {
-            Ok(answer) => answer.map_err(|error| errors::unavailable(&error)),
-            Err(_) => Err(BackendError::Unavailable(format!("Redis: no answer to PING within {PING_LIMIT:?}"))),
-        }
     }
 
     /// Tests a write under the conditions of a batch, since a server may answer and refuse every write.
     async fn probe(&mut self) -> Result<(), BackendError> {
         let mut request = PROBE.request();
         request.arg(2).arg(&self.meta).arg(&self.stream);
-        self.call(&PROBE, &request).await?;
+        self.client.call(&PROBE, &request).await?;
         Ok(())
-    }
-
-    /// Whether a request of this size exceeds the server's memory limit even if nothing else were stored. `false` if the
-    /// server does not report the limit.
-    async fn is_too_small_for(&mut self, bytes: usize) -> bool {
-        let Ok(connection) = self.connection().await else { return false };
-        let info: Result<String, _> = redis::cmd("INFO").arg("memory").query_async(connection).await;
-        let info = info.unwrap_or_default();
-        let figure = |name: &str| {
-            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            value.and_then(|value| value.trim().parse::<usize>().ok())
-        };
-        let limit = figure("maxmemory").filter(|limit| *limit > 0);
-        limit.is_some_and(|limit| bytes + figure("used_memory_startup").unwrap_or(0) > limit)
     }
 }
 
@@ -215,7 +152,7 @@ impl BackendSession for RedisStream {
         }
         request.arg(&settled);
         batch.write_to(&mut request);
-        let answer = match self.call(&PUBLISH, &request).await {
+        let answer = match self.client.call(&PUBLISH, &request).await {
             Ok(answer) => answer,
             Err(unavailable) => {
                 self.end();
@@ -234,7 +171,7 @@ impl BackendSession for RedisStream {
                 batch.accept(sent);
                 let mut unavailable = batch.fail(sent, &error);
                 if let Some(unavailable) = unavailable.as_mut().filter(|_| errors::is_out_of_memory(&error)) {
-                    unavailable.is_its_state = !self.is_too_small_for(batch.bytes()).await;
+                    unavailable.is_its_state = !self.client.is_too_small_for(batch.bytes()).await;
                 }
                 self.journal.close(&batch_shards(outgoing));
                 batch.into_sent(unavailable, batch_shards(outgoing))
@@ -259,7 +196,7 @@ impl BackendSession for RedisStream {
 
     async fn flush(&mut self) -> Result<(), BackendError> {
         let settled = self.journal.take_settled();
-        if settled.is_empty() || self.connection.is_none() {
+        if settled.is_empty() || !self.client.is_connected() {
             self.journal.put_back_settled(settled);
             return Ok(());
         }
@@ -278,7 +215,7 @@ impl BackendSession for RedisStream {
     }
 
     async fn is_alive(&mut self) -> Result<(), BackendError> {
-        self.ping().await.inspect_err(|_| self.end())
+        self.client.ping().await.inspect_err(|_| self.end())
     }
 
     async fn inspect(&mut self) -> Result<BackendFacts, BackendError> {

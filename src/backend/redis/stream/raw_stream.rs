@@ -6,9 +6,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError};
 use uuid::Uuid;
 
-use super::address::Address;
-use super::{entry, errors, meta_key};
+use super::{entry, meta_key};
 use crate::backend::BackendError;
+use crate::backend::redis::{Address, errors};
 use crate::event::OutboxEvent;
 use crate::settings::PublisherSettings;
 
