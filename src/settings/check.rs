@@ -28,6 +28,8 @@ const DATABASE_SCHEMES: &[&str] = &["postgres://", "postgresql://", "sqlite://"]
 /// Kinds of backend that come with the library.
 pub(crate) const BUILT_IN: &[&str] = &[
     "redis_stream",
+    "redis_list",
+    "redis_pubsub",
     #[cfg(feature = "http-backend")]
     "http",
     "jsonl",
@@ -171,7 +173,7 @@ impl Check<'_> {
         let problem = format!("is only for an application's own backends; {} has no options", publisher.backend);
         self.that(publisher.options.is_empty(), &format!("{key}.options"), problem)?;
         match publisher.backend.as_str() {
-            "redis_stream" => self.redis(key, publisher),
+            "redis_stream" | "redis_list" | "redis_pubsub" => self.redis(key, publisher),
             "http" => self.http(key, publisher),
             _ => Ok(()),
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 pub(crate) mod check;
 mod declare;
 mod load;
+pub(crate) mod name_template;
 mod nearest;
 mod node;
 mod plain_text;
@@ -67,7 +68,7 @@ table! {
     /// `[publishers.NAME]`
     #[derive(Debug, Clone, PartialEq)]
     pub struct PublisherSettings {
-        /// `redis_stream`, `http`, `jsonl`, `local`, or a kind that the application registered.
+        /// `redis_stream`, `redis_list`, `redis_pubsub`, `http`, `jsonl`, `local`, or a kind that the application registered.
         backend: String = "redis_stream".to_owned(), Node::string;
         /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS; for `http` an address that may contain `{type}`,
         /// `{source}`, `{key}` and `{backend}`.
@@ -93,7 +94,8 @@ table! {
         tls: Option<TlsSettings> = None, |node| TlsSettings::read(node.clone()).map(Some);
         /// Replicas that must have an event before it counts as published; none: the master's reply is enough.
         wait_replicas: Option<WaitReplicas> = None, |node| read::wait_replicas(node).map(Some);
-        /// The stream's key.
+        /// The stream's key; of `redis_list` the list's, of `redis_pubsub` the channel. It may contain `{type}`, `{source}`, `{key}`
+        /// and `{backend}`.
         stream_name: String = "events".to_owned(), Node::string;
         /// The approximate number of entries that the stream keeps; 0: it is never trimmed.
         max_len: u64 = 10_000, |node| node.integer(FROM_ZERO);

@@ -72,6 +72,18 @@ impl Backends {
                     Err(_) => unreachable!("the same settings were accepted before"),
                 }))
             }
+            #[cfg(feature = "redis")]
+            kind @ ("redis_list" | "redis_pubsub") => {
+                use crate::backend::redis::{MessageKind, RedisMessages};
+                use crate::backend::session::BackendSession;
+                let kind = if kind == "redis_list" { MessageKind::List } else { MessageKind::Channel };
+                RedisMessages::new(kind, settings).map_err(wrong)?;
+                let settings = settings.clone();
+                Ok(Box::new(move || match RedisMessages::new(kind, &settings) {
+                    Ok(messages) => Box::new(messages) as Box<dyn BackendSession>,
+                    Err(_) => unreachable!("the same settings were accepted before"),
+                }))
+            }
             #[cfg(feature = "http-backend")]
             "http" => Ok(plain(Arc::new(crate::backend::Http::new(settings).map_err(wrong)?))),
             "jsonl" => Ok(plain(Arc::new(Jsonl::new(settings.path.as_deref().unwrap_or("-"))))),

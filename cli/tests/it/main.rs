@@ -40,6 +40,7 @@ mod panics;
 mod pending;
 mod publishing;
 mod python;
+mod redis_messages;
 mod replicas;
 mod retention;
 mod rights;

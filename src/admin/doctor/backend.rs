@@ -10,20 +10,23 @@ use crate::settings::PublisherSettings;
 const FULL: f64 = 0.8;
 
 pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: DateTime<Utc>, findings: &mut Findings) {
-    if publisher.backend != "redis_stream" {
-        return;
+    match publisher.backend.as_str() {
+        "redis_stream" => {
+            version(facts, findings);
+            journal_eviction(facts, findings);
+            persistence(facts, findings);
+            replicas(publisher, facts, findings);
+            groups(publisher, facts, findings);
+        }
+        "redis_list" => {
+            list_eviction(facts, findings);
+            persistence(facts, findings);
+            replicas(publisher, facts, findings);
+        }
+        // Redis stores nothing for it.
+        "redis_pubsub" => {}
+        _ => return,
     }
-    if let Some((major, minor)) = facts.version.filter(|version| *version < (6, 2)) {
-        findings.advice(
-            "version",
-            format!("Redis is of version {major}.{minor}: consumers that claim entries need 6.2"),
-            "use Redis 7 or later, or Valkey",
-        );
-    }
-    eviction(facts, findings);
-    persistence(facts, findings);
-    replicas(publisher, facts, findings);
-    groups(publisher, facts, findings);
     if !facts.forbidden.is_empty() {
         findings.advice(
             "rights",
@@ -34,14 +37,31 @@ pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: Da
     findings.clock(facts.clock, now);
 }
 
-fn eviction(facts: &BackendFacts, findings: &mut Findings) {
+fn version(facts: &BackendFacts, findings: &mut Findings) {
+    if let Some((major, minor)) = facts.version.filter(|version| *version < (6, 2)) {
+        findings.advice(
+            "version",
+            format!("Redis is of version {major}.{minor}: consumers that claim entries need 6.2"),
+            "use Redis 7 or later, or Valkey",
+        );
+    }
+}
+
+fn journal_eviction(facts: &BackendFacts, findings: &mut Findings) {
+    eviction(facts, "may drop the journal, and events in flight are sent twice", findings);
+}
+
+fn list_eviction(facts: &BackendFacts, findings: &mut Findings) {
+    eviction(facts, "may drop a list with all events that wait in it", findings);
+}
+
+fn eviction(facts: &BackendFacts, effect: &str, findings: &mut Findings) {
     let Some((policy, limit)) = facts.eviction.as_ref().filter(|(policy, _)| policy != "noeviction") else { return };
-    let problem =
-        format!("maxmemory-policy is {policy}: a full Redis may drop the journal, and events in flight are sent twice");
+    let problem = format!("maxmemory-policy is {policy}: a full Redis {effect}");
     let advice = "set maxmemory-policy noeviction; a full Redis then refuses writes, and the events wait";
     match (policy.starts_with("volatile-"), *limit) {
         (false, 1..) => findings.danger("eviction", problem, advice),
-        // Neither the stream nor the journal expires; without a limit nothing is evicted.
+        // Nothing that the outbox writes expires; without a limit nothing is evicted.
         _ => findings.advice("eviction", problem, advice),
     }
 }

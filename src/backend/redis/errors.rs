@@ -11,6 +11,9 @@ const NO_CODE: &str = "ERR";
 /// The code of a command that needs more memory than is left.
 const NO_MEMORY: &str = "OOM";
 
+/// The code of a command for a key of another type.
+const WRONG_TYPE: &str = "WRONGTYPE";
+
 /// XADD's error for an entry of more than 1 GiB: the only one that it has for an entry that is made of fields and values.
 const ABOUT_THE_EVENT: &str = "Elements are too large to be stored";
 
@@ -25,6 +28,10 @@ pub(super) fn of_a_script(error: &str) -> Unavailable {
 
 pub(super) fn is_out_of_memory(error: &str) -> bool {
     code(error) == NO_MEMORY
+}
+
+pub(super) fn is_about_the_key(error: &str) -> bool {
+    code(error) == WRONG_TYPE
 }
 
 fn code(error: &str) -> &str {

@@ -4,12 +4,16 @@ mod address;
 mod client;
 mod errors;
 mod inspection;
+mod messages;
 mod replicas;
+mod reply;
 mod script;
 pub(crate) mod stream;
 
 use self::address::Address;
 use self::client::Client;
+use self::reply::Reply;
 use self::script::Script;
 
+pub(crate) use self::messages::{MessageKind, RedisMessages};
 pub(crate) use self::stream::RedisStream;

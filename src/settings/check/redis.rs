@@ -1,4 +1,4 @@
-//! Checks of a `redis_stream` publisher: required keys, and keys that exclude each other.
+//! Checks of a publisher to Redis: required keys, and keys that exclude each other.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use url::Url;
 
 use super::{Check, Result, expected, has_hash_tag};
 use crate::error::SettingsError;
+use crate::settings::name_template::NameTemplate;
 use crate::settings::{PublisherSettings, Secret, SentinelSettings, WaitReplicas};
 
 const SCHEMES: &[&str] =
@@ -15,14 +16,30 @@ const SCHEMES_OF_TLS: &[&str] = &["rediss://", "valkeys://"];
 
 impl Check<'_> {
     pub(super) fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
-        let stream = publisher.stream_name.as_str();
+        self.stream_name(&format!("{key}.stream_name"), publisher)?;
+        self.redis_address(key, publisher)?;
+        self.redis_tls(key, publisher)?;
+        publisher.wait_replicas.map_or(Ok(()), |wait| self.wait_replicas(key, wait, publisher))
+    }
+
+    fn stream_name(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        let template = NameTemplate::new(&publisher.stream_name);
+        let problem = "has placeholders without a character between them that values never have, so different events could \
+            get one name; write for example a `:` between them";
+        self.that(template.is_unambiguous(), key, problem)?;
+        // A channel has no slot.
+        if publisher.backend == "redis_pubsub" {
+            return Ok(());
+        }
+        let name = template.pattern();
         // The meta key contains the name, and a `}` in it would end the hash tag too early.
         let problem = "has a `}` but no hash tag, so its journal could not share its slot in a Redis Cluster; \
             leave out the `}`, or begin with a tag as in {shop}.events";
-        self.that(!stream.contains('}') || has_hash_tag(stream), &format!("{key}.stream_name"), problem)?;
-        self.redis_address(key, publisher)?;
-        self.redis_tls(key, publisher)?;
-        publisher.wait_replicas.map_or(Ok(()), |wait| self.wait_replicas(key, wait, publisher.socket_timeout))
+        self.that(!name.contains('}') || has_hash_tag(&name), key, problem)?;
+        let is_in_one_slot = publisher.nodes.is_empty() || template.is_fixed() || template.has_constant_tag();
+        let problem = "has placeholders, and its names would be in different slots of the Redis Cluster; begin with a hash \
+            tag that all of them have, as in {shop}.events.{type}";
+        self.that(is_in_one_slot, key, problem)
     }
 
     fn redis_address(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
@@ -40,8 +57,10 @@ impl Check<'_> {
             return self.only(key, "sentinel", publisher, &["db", "username", "password"]);
         }
         let host = publisher.host.as_ref().filter(|host| !host.is_empty());
-        let remedy =
-            "redis_stream needs `url`, such as redis://localhost:6379/0, or `host`, `nodes` or `sentinel`".to_owned();
+        let remedy = format!(
+            "{} needs `url`, such as redis://localhost:6379/0, or `host`, `nodes` or `sentinel`",
+            publisher.backend
+        );
         host.map(|_| ()).ok_or(SettingsError::Missing { key: key_of("url"), remedy })
     }
 
@@ -108,7 +127,10 @@ impl Check<'_> {
         self.servers(&format!("{key}.nodes"), &sentinel.nodes, "a sentinel")
     }
 
-    fn wait_replicas(&self, key: &str, wait: WaitReplicas, limit: Duration) -> Result<()> {
+    fn wait_replicas(&self, key: &str, wait: WaitReplicas, publisher: &PublisherSettings) -> Result<()> {
+        let limit = publisher.socket_timeout;
+        let problem = "is for events that Redis stores; Pub/Sub stores none";
+        self.that(publisher.backend != "redis_pubsub", &format!("{key}.wait_replicas"), problem)?;
         let key_of = |name: &str| format!("{key}.wait_replicas.{name}");
         let problem = format!("must be {}, not {}", expected::FROM_ONE, wait.count);
         self.that(wait.count >= 1, &key_of("count"), problem)?;

@@ -9,6 +9,7 @@ use rustls::crypto::CryptoProvider;
 
 use super::errors;
 use crate::backend::BackendError;
+use crate::settings::name_template::NameTemplate;
 use crate::settings::{PublisherSettings, Secret};
 
 mod certificates;
@@ -28,8 +29,16 @@ pub(super) struct Address {
 
 enum Place {
     Given(ConnectionInfo),
-    Cluster { nodes: Vec<ConnectionInfo>, stream: String },
-    Sentinel { nodes: Vec<ConnectionInfo>, master: String, login: RedisConnectionInfo },
+    /// The stream, or a name with the hash tag that all streams have.
+    Cluster {
+        nodes: Vec<ConnectionInfo>,
+        stream: String,
+    },
+    Sentinel {
+        nodes: Vec<ConnectionInfo>,
+        master: String,
+        login: RedisConnectionInfo,
+    },
 }
 
 /// A server as another one names it; without a host it is where the server was asked.
@@ -161,7 +170,7 @@ fn place(settings: &PublisherSettings) -> Result<Place, String> {
         return Ok(Place::Given(server(url)?));
     }
     if !settings.nodes.is_empty() {
-        let stream = settings.stream_name.clone();
+        let stream = NameTemplate::new(&settings.stream_name).pattern();
         return Ok(Place::Cluster { nodes: servers(&settings.nodes)?, stream });
     }
     let mut login = RedisConnectionInfo::default().set_db(settings.db.unwrap_or(0));

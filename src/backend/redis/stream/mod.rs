@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use redis::Cmd;
 use uuid::Uuid;
 
-use super::{Client, Script, errors};
+use super::{Client, Reply, Script, errors};
 use crate::backend::BackendError;
 use crate::backend::inspection::BackendFacts;
 use crate::backend::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable};
@@ -25,11 +25,9 @@ mod inspection;
 mod journal;
 #[cfg(feature = "bench-api")]
 pub(crate) mod raw_stream;
-mod reply;
 
 use batch::EncodedBatch;
 use journal::Journal;
-use reply::Reply;
 
 static OPEN: Script = Script::new(concat!(include_str!("refusal.lua"), include_str!("open.lua")));
 static PROBE: Script = Script::new(concat!(include_str!("refusal.lua"), include_str!("probe.lua")));

@@ -1,11 +1,15 @@
-//! The answer of the publish script.
+//! The answer of a script that sends events.
 
 use redis::Value;
 
 pub(super) enum Reply {
     Sent,
+    /// Another session may send.
     Closed,
-    Stopped { sent: usize, error: String },
+    Stopped {
+        sent: usize,
+        error: String,
+    },
 }
 
 impl Reply {
