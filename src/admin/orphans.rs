@@ -13,7 +13,7 @@ use crate::settings::{PublisherSettings, Settings};
 use crate::store::{Store, WorkerRow};
 
 /// How long to wait for a backend.
-const LIMIT: Duration = Duration::from_secs(15);
+pub(super) const LIMIT: Duration = Duration::from_secs(15);
 
 /// Events in one query.
 const PAGE: usize = 1_000;
@@ -110,7 +110,7 @@ impl OutboxAdmin {
 }
 
 /// The publishers that keep a journal.
-fn publishers_with_journal(settings: &Settings) -> impl Iterator<Item = (&String, &PublisherSettings)> {
+pub(super) fn publishers_with_journal(settings: &Settings) -> impl Iterator<Item = (&String, &PublisherSettings)> {
     settings.publishers.iter().filter(|(_, publisher)| publisher.backend == "redis_stream")
 }
 

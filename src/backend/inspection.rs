@@ -14,7 +14,9 @@ pub(crate) struct BackendFacts {
     pub(crate) snapshots: Option<String>,
     /// Connected replicas.
     pub(crate) replicas: Option<u32>,
-    /// Groups that read the stream.
+    /// Streams that events went to.
+    pub(crate) streams: u64,
+    /// Groups that read them.
     pub(crate) groups: Vec<GroupFacts>,
     /// Questions that this user may not ask.
     pub(crate) forbidden: Vec<&'static str>,
@@ -23,6 +25,7 @@ pub(crate) struct BackendFacts {
 /// A consumer group.
 #[derive(Debug, Clone)]
 pub(crate) struct GroupFacts {
+    pub(crate) stream: String,
     pub(crate) name: String,
     /// Entries that it has not read; `None`: unknown.
     pub(crate) lag: Option<u64>,

@@ -146,6 +146,11 @@ pub(crate) trait BackendSession: Send + Sync {
         Ok(BackendFacts::default())
     }
 
+    /// The streams, or whatever else it divides events into, that it has sent events to, as far as it knows them.
+    async fn streams(&mut self) -> Result<Vec<String>, BackendError> {
+        Ok(Vec::new())
+    }
+
     /// Everything that is stored in addition to the events, for any outbox.
     async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {
         Ok(Vec::new())

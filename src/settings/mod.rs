@@ -97,6 +97,9 @@ table! {
         /// The stream's key; of `redis_list` the list's, of `redis_pubsub` the channel. It may contain `{type}`, `{source}`, `{key}`
         /// and `{backend}`.
         stream_name: String = "events".to_owned(), Node::string;
+        /// `redis_stream` with placeholders in `stream_name`: the most streams; an event for a further one is rejected for good.
+        /// 0: no limit.
+        max_streams: u64 = 1_000, |node| node.integer(FROM_ZERO);
         /// The approximate number of entries that the stream keeps; 0: it is never trimmed.
         max_len: u64 = 10_000, |node| node.integer(FROM_ZERO);
         /// The time limit for connecting.

@@ -41,6 +41,7 @@ mod pending;
 mod publishing;
 mod python;
 mod redis_messages;
+mod redis_streams;
 mod replicas;
 mod retention;
 mod rights;

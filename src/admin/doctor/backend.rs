@@ -5,8 +5,9 @@ use chrono::{DateTime, Utc};
 use super::Findings;
 use crate::backend::inspection::BackendFacts;
 use crate::settings::PublisherSettings;
+use crate::settings::name_template::NameTemplate;
 
-/// A group that has used up this share of `max_len` is about to lose entries.
+/// A group that has used up this share of `max_len` is about to lose entries; so it is with `max_streams`.
 const FULL: f64 = 0.8;
 
 pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: DateTime<Utc>, findings: &mut Findings) {
@@ -17,6 +18,7 @@ pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: Da
             persistence(facts, findings);
             replicas(publisher, facts, findings);
             groups(publisher, facts, findings);
+            streams(publisher, facts, findings);
         }
         "redis_list" => {
             list_eviction(facts, findings);
@@ -99,6 +101,19 @@ fn replicas(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut 
     }
 }
 
+fn streams(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Findings) {
+    let (used, most) = (facts.streams, publisher.max_streams);
+    if !NameTemplate::new(&publisher.stream_name).is_fixed() && most > 0 && used as f64 > most as f64 * FULL {
+        findings.danger(
+            "max_streams",
+            format!(
+                "{used} streams of {most} that `max_streams` allows exist: events for further ones are marked failed"
+            ),
+            "raise max_streams, or check what `stream_name` is filled with",
+        );
+    }
+}
+
 fn groups(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Findings) {
     let most = publisher.max_len;
     for group in facts.groups.iter().filter(|_| most > 0) {
@@ -107,8 +122,9 @@ fn groups(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Fi
             findings.danger(
                 "max_len",
                 format!(
-                    "group {:?} is {behind} entries behind, and the stream keeps {most}: it loses entries, or is about to",
-                    group.name
+                    "group {:?} is {behind} entries behind in {:?}, and the stream keeps {most}: it loses entries, or is \
+                     about to",
+                    group.name, group.stream
                 ),
                 "raise max_len, or add consumers; `outbox events replay` sends lost entries again",
             );

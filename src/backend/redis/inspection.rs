@@ -38,7 +38,9 @@ impl Client {
         match answer {
             Ok(answer) => Ok(redis::from_redis_value(answer).ok()),
             Err(error) if error.code() == Some("NOPERM") => {
-                facts.forbidden.push(name);
+                if !facts.forbidden.contains(&name) {
+                    facts.forbidden.push(name);
+                }
                 Ok(None)
             }
             Err(error) if error.code().is_some() => Ok(None),

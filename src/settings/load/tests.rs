@@ -328,6 +328,24 @@ fn a_publisher_that_cannot_be_is_refused() {
              or begin with a tag as in {shop}.events",
         ),
         (
+            "nodes = ['redis://h']\nstream_name = 'events.{type}'",
+            ".stream_name",
+            "has placeholders, and its names would be in different slots of the Redis Cluster; begin with a hash tag that \
+             all of them have, as in {shop}.events.{type}",
+        ),
+        (
+            "host = 'h'\nstream_name = 'e.{source}.{type}'",
+            ".stream_name",
+            "has placeholders without a character between them that values never have, so different events could get one \
+             name; write for example a `:` between them",
+        ),
+        (
+            "backend = 'redis_pubsub'\nhost = 'h'\nwait_replicas = { count = 1 }",
+            ".wait_replicas",
+            "is for events that Redis stores; Pub/Sub stores none",
+        ),
+        ("host = 'h'\nmax_streams = -1", ".max_streams", "must be a whole number, at least 0, not -1"),
+        (
             "host = 'h'\noptions = { x = 1 }",
             ".options",
             "is only for an application's own backends; redis_stream has no options",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::streams::{FIELD, Streams};
 use super::{REMOVE, RedisStream, errors, journal};
 use crate::backend::BackendError;
 use crate::backend::session::JournalEntry;
@@ -13,6 +14,20 @@ const PAGE: usize = 1_000;
 
 impl RedisStream {
     pub(super) async fn read_entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {
+        let fields = self.read_fields().await?;
+        Ok(fields.into_iter().filter_map(|(field, value)| record(field, value)).collect())
+    }
+
+    /// The streams that events went to.
+    pub(super) async fn read_streams(&mut self) -> Result<Vec<String>, BackendError> {
+        if let Streams::One(stream) = &self.streams {
+            return Ok(vec![stream.clone()]);
+        }
+        let fields = self.read_fields().await?.into_keys();
+        Ok(fields.filter_map(|field| field.strip_prefix(FIELD).map(str::to_owned)).collect())
+    }
+
+    async fn read_fields(&mut self) -> Result<BTreeMap<String, Vec<u8>>, BackendError> {
         let (mut cursor, mut fields) = (0_u64, BTreeMap::new());
         loop {
             let mut scan = redis::cmd("HSCAN");
@@ -21,7 +36,7 @@ impl RedisStream {
             let (next, page): (u64, Vec<(String, Vec<u8>)>) = answer.map_err(|error| errors::unavailable(&error))?;
             fields.extend(page);
             if next == 0 {
-                return Ok(fields.into_iter().filter_map(|(field, value)| record(field, value)).collect());
+                return Ok(fields);
             }
             cursor = next;
         }

@@ -1,4 +1,4 @@
-//! The groups that read the stream, for `outbox doctor`.
+//! The groups that read the streams, for `outbox doctor`.
 
 use std::collections::HashMap;
 
@@ -11,17 +11,21 @@ use crate::backend::inspection::{BackendFacts, GroupFacts};
 impl RedisStream {
     pub(super) async fn read_facts(&mut self) -> Result<BackendFacts, BackendError> {
         let mut facts = self.client.read_facts().await?;
-        let mut groups = redis::cmd("XINFO");
-        groups.arg("GROUPS").arg(&self.stream);
-        let groups = self.client.ask::<Vec<HashMap<String, Value>>>("XINFO GROUPS", groups, &mut facts).await?;
-        facts.groups = groups.unwrap_or_default().into_iter().filter_map(|group| read_group(&group)).collect();
+        for stream in self.read_streams().await? {
+            let mut groups = redis::cmd("XINFO");
+            groups.arg("GROUPS").arg(&stream);
+            let groups = self.client.ask::<Vec<HashMap<String, Value>>>("XINFO GROUPS", groups, &mut facts).await?;
+            facts.groups.extend(groups.into_iter().flatten().filter_map(|group| read_group(&stream, &group)));
+            facts.streams += 1;
+        }
         Ok(facts)
     }
 }
 
-fn read_group(group: &HashMap<String, Value>) -> Option<GroupFacts> {
+fn read_group(stream: &str, group: &HashMap<String, Value>) -> Option<GroupFacts> {
     let read = |name: &str| group.get(name).cloned();
     Some(GroupFacts {
+        stream: stream.to_owned(),
         name: redis::from_redis_value(read("name")?).ok()?,
         lag: read("lag").and_then(|lag| redis::from_redis_value(lag).ok()).flatten(),
         pending: redis::from_redis_value(read("pending")?).ok()?,

@@ -13,9 +13,12 @@ use uuid::Uuid;
 use super::{Client, Reply, Script, errors};
 use crate::backend::BackendError;
 use crate::backend::inspection::BackendFacts;
-use crate::backend::session::{BackendSession, BatchResult, JournalEntry, OutgoingEvent, ShardsOpened, Unavailable};
+use crate::backend::session::{
+    BackendSession, BatchResult, JournalEntry, OutgoingEvent, SendResult, ShardsOpened, Unavailable,
+};
 use crate::settings::PublisherSettings;
 use crate::settings::check::has_hash_tag;
+use crate::settings::name_template::NameTemplate;
 use crate::store::Shard;
 
 pub(crate) mod batch;
@@ -25,9 +28,11 @@ mod inspection;
 mod journal;
 #[cfg(feature = "bench-api")]
 pub(crate) mod raw_stream;
+pub(crate) mod streams;
 
 use batch::EncodedBatch;
 use journal::Journal;
+use streams::Streams;
 
 static OPEN: Script = Script::new(concat!(include_str!("refusal.lua"), include_str!("open.lua")));
 static PROBE: Script = Script::new(concat!(include_str!("refusal.lua"), include_str!("probe.lua")));
@@ -40,12 +45,13 @@ static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
     let fenced = !crate::fault_injection::is_off(crate::fault_injection::ProtocolRule::Fencing);
     Script::new(if fenced { script } else { script.replace(refusal, "").leak() })
 });
+static REGISTER: Script = Script::new(include_str!("register.lua"));
 static REMOVE: Script = Script::new(include_str!("remove.lua"));
 
-/// One stream, as one worker writes to it.
+/// One stream, or several by template, as one worker writes to them.
 pub(crate) struct RedisStream {
     client: Client,
-    stream: String,
+    streams: Streams,
     meta: String,
     outbox: Uuid,
     max_len: u64,
@@ -57,8 +63,8 @@ impl RedisStream {
     pub(crate) fn new(settings: &PublisherSettings, outbox: Uuid) -> Result<Self, String> {
         Ok(Self {
             client: Client::new(settings)?,
-            meta: meta_key(&settings.stream_name),
-            stream: settings.stream_name.clone(),
+            meta: meta_key(&NameTemplate::new(&settings.stream_name).pattern()),
+            streams: Streams::new(settings),
             outbox,
             max_len: settings.max_len,
             journal: Journal::default(),
@@ -69,6 +75,7 @@ impl RedisStream {
     fn end(&mut self) {
         self.client.end();
         self.journal.close_all();
+        self.streams.forget();
     }
 
     async fn try_open(&mut self, request: &Cmd) -> Result<OpenAnswer, BackendError> {
@@ -86,7 +93,7 @@ impl RedisStream {
     /// Tests a write under the conditions of a batch, since a server may answer and refuse every write.
     async fn probe(&mut self) -> Result<(), BackendError> {
         let mut request = PROBE.request();
-        request.arg(2).arg(&self.meta).arg(&self.stream);
+        self.streams.add_keys(&self.meta, &mut request);
         self.client.call(&PROBE, &request).await?;
         Ok(())
     }
@@ -111,7 +118,8 @@ impl BackendSession for RedisStream {
     async fn open(&mut self, shards: &[(Shard, i64)]) -> Result<ShardsOpened, BackendError> {
         let counter = next_token();
         let mut request = OPEN.request();
-        request.arg(2).arg(&self.meta).arg(&self.stream).arg(self.outbox.to_string());
+        self.streams.add_keys(&self.meta, &mut request);
+        request.arg(self.outbox.to_string());
         for (shard, epoch) in shards {
             request.arg(journal::place(shard)).arg(*epoch).arg(counter);
         }
@@ -133,7 +141,15 @@ impl BackendSession for RedisStream {
     }
 
     async fn send(&mut self, outgoing: &[OutgoingEvent]) -> BatchResult {
-        let mut batch = EncodedBatch::encode(outgoing);
+        let streams = match self.streams_of(outgoing).await {
+            Ok(streams) => streams,
+            Err(unavailable) => {
+                self.end();
+                let answers = vec![SendResult::NotSent; outgoing.len()];
+                return BatchResult { answers, unavailable: Some(unavailable), closed: batch_shards(outgoing) };
+            }
+        };
+        let mut batch = EncodedBatch::encode(outgoing, &streams);
         if batch.is_empty() {
             return batch.into_sent(None, Vec::new());
         }
@@ -143,7 +159,8 @@ impl BackendSession for RedisStream {
         let settled = self.journal.take_settled();
         let journal: usize = journal_entries.iter().map(|entry| entry.value.len()).sum();
         let mut request = PUBLISH.large_request(batch.bytes() + journal);
-        request.arg(2).arg(&self.stream).arg(&self.meta).arg(self.max_len);
+        batch.write_keys(self.streams.only(), &self.meta, &mut request);
+        request.arg(self.max_len);
         request.arg(journal_entries.len()).arg(batch.len()).arg(settled.len());
         for entry in &journal_entries {
             request.arg(&entry.owner).arg(&entry.token).arg(&entry.field).arg(&entry.value);
@@ -176,6 +193,7 @@ impl BackendSession for RedisStream {
             }
             // Another session has one of the shards, or Redis lost its data: the next open shows which.
             Some(Reply::Closed) => {
+                self.streams.forget();
                 self.journal.put_back_settled(settled);
                 self.journal.close(&batch_shards(outgoing));
                 batch.into_sent(None, batch_shards(outgoing))
@@ -218,6 +236,10 @@ impl BackendSession for RedisStream {
 
     async fn inspect(&mut self) -> Result<BackendFacts, BackendError> {
         self.read_facts().await.inspect_err(|_| self.end())
+    }
+
+    async fn streams(&mut self) -> Result<Vec<String>, BackendError> {
+        self.read_streams().await.inspect_err(|_| self.end())
     }
 
     async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {

@@ -1,13 +1,15 @@
 -- Sends one batch under the tokens of its shards.
--- KEYS  the stream, the meta key
+-- KEYS  the stream, the meta key; further streams
 -- ARGV  max_len, number of shards, number of events, number of settled journal fields;
 --       for each shard: owner field, token, journal field, journal value (24 bytes for each event, in order);
 --       the settled journal fields;
---       for each event: the shard's number in the list above, how many arguments follow, field and value pairs
+--       for each event: the shard's number in the list above, how many fields and values follow, only with further
+--       streams the number of the event's key in KEYS, field and value pairs
 -- Returns { 'sent' }, { 'closed' } (another session has a shard; nothing was done) or { 'stopped', events sent, error }.
 local stream, meta = KEYS[1], KEYS[2]
 local max_len = ARGV[1]
 local shards, events, settled = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local several = #KEYS > 2
 local ENTRY = 24
 
 local first = 5
@@ -45,7 +47,12 @@ local kept = {}
 local at = shard(shards + 1) + settled
 for event = 1, events do
   local n, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local ok, reply = pcall(add, at + 2, at + 1 + count)
+  at = at + 2
+  if several then
+    stream = KEYS[tonumber(ARGV[at])]
+    at = at + 1
+  end
+  local ok, reply = pcall(add, at, at + count - 1)
   if not ok then
     for place = 1, shards do
       local field, left = ARGV[shard(place) + 2], kept[place] or 0
@@ -59,7 +66,7 @@ for event = 1, events do
     return { 'stopped', event - 1, tostring(reply) }
   end
   kept[n] = (kept[n] or 0) + 1
-  at = at + 2 + count
+  at = at + count
 end
 
 for n = 0, settled - 1 do

@@ -105,7 +105,8 @@ fn only_an_error_about_the_event_rejects_it() {
         ("MISCONF Redis is configured to save RDB snapshots", false),
         ("an unknown error", false),
     ] {
-        let mut batch = EncodedBatch::encode(&outgoing);
+        let streams = BatchStreams::default();
+        let mut batch = EncodedBatch::encode(&outgoing, &streams);
         batch.accept(1);
         let unavailable = batch.fail(1, error);
         let sent = batch.into_sent(unavailable, Vec::new());

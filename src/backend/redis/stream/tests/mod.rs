@@ -6,6 +6,7 @@ mod outages;
 mod replicas;
 mod sessions;
 mod slots;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use ::redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
 use super::batch::EncodedBatch;
+use super::streams::BatchStreams;
 use super::{PUBLISH, RedisStream, meta_key};
 use crate::backend::session::{BackendSession, OutgoingEvent, SendResult, ShardsOpened};
 use crate::event::{JsonText, OutboxEvent};
