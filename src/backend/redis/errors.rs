@@ -35,6 +35,9 @@ pub(super) fn is_about_the_key(error: &str) -> bool {
 }
 
 fn code(error: &str) -> &str {
+    // Before Redis 7 an error in a script begins with its place.
+    let behind_place = error.strip_prefix("@user_script: ").and_then(|rest| rest.split_once(": "));
+    let error = behind_place.map_or(error, |(_, error)| error);
     let code = error.trim_start_matches('-').split(' ').next().unwrap_or_default();
     let is_a_code = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_uppercase());
     if is_a_code { code } else { NO_CODE }
@@ -58,4 +61,22 @@ pub(super) fn unavailable(error: &RedisError) -> BackendError {
 /// The driver's text, which holds no password.
 pub(super) fn reason(error: &RedisError) -> String {
     format!("Redis: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_found_in_the_errors_of_all_versions() {
+        for (error, expected) in [
+            ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+            ("-READONLY You can't write against a read only replica.", "READONLY"),
+            ("@user_script: 33: -OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+            ("@user_script: 7: The user executing the script can't run this command or subcommand", "ERR"),
+            ("Wrong number of args calling Redis command From Lua script", "ERR"),
+        ] {
+            assert_eq!(code(error), expected, "{error}");
+        }
+    }
 }
