@@ -102,6 +102,8 @@ table! {
         max_streams: u64 = 1_000, |node| node.integer(FROM_ZERO);
         /// The approximate number of entries that the stream keeps; 0: it is never trimmed.
         max_len: u64 = 10_000, |node| node.integer(FROM_ZERO);
+        /// `redis_stream`: how long the stream keeps an entry, about; none: however long. Needs Redis 6.2.
+        max_age: Option<Duration> = None, |node| node.duration().map(Some);
         /// The time limit for connecting.
         connect_timeout: Duration = Duration::from_secs(5), Node::duration;
         /// The time limit for one reply.

@@ -13,7 +13,7 @@ const FULL: f64 = 0.8;
 pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: DateTime<Utc>, findings: &mut Findings) {
     match publisher.backend.as_str() {
         "redis_stream" => {
-            version(facts, findings);
+            version(publisher, facts, findings);
             journal_eviction(facts, findings);
             persistence(facts, findings);
             replicas(publisher, facts, findings);
@@ -39,8 +39,15 @@ pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: Da
     findings.clock(facts.clock, now);
 }
 
-fn version(facts: &BackendFacts, findings: &mut Findings) {
-    if let Some((major, minor)) = facts.version.filter(|version| *version < (6, 2)) {
+fn version(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Findings) {
+    let Some((major, minor)) = facts.version.filter(|version| *version < (6, 2)) else { return };
+    if publisher.max_age.is_some() {
+        findings.danger(
+            "version",
+            format!("Redis is of version {major}.{minor}, and max_age needs 6.2: nothing can be sent"),
+            "leave out max_age, or use Redis 7 or later, or Valkey",
+        );
+    } else {
         findings.advice(
             "version",
             format!("Redis is of version {major}.{minor}: consumers that claim entries need 6.2"),

@@ -17,6 +17,11 @@ const SCHEMES_OF_TLS: &[&str] = &["rediss://", "valkeys://"];
 impl Check<'_> {
     pub(super) fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
         self.stream_name(&format!("{key}.stream_name"), publisher)?;
+        if let Some(age) = publisher.max_age {
+            let key = format!("{key}.max_age");
+            self.that(publisher.backend == "redis_stream", &key, "is for redis_stream")?;
+            self.time(&key, age, Duration::from_millis(1))?;
+        }
         self.redis_address(key, publisher)?;
         self.redis_tls(key, publisher)?;
         publisher.wait_replicas.map_or(Ok(()), |wait| self.wait_replicas(key, wait, publisher))

@@ -344,6 +344,8 @@ fn a_publisher_that_cannot_be_is_refused() {
             ".wait_replicas",
             "is for events that Redis stores; Pub/Sub stores none",
         ),
+        ("backend = 'redis_list'\nhost = 'h'\nmax_age = '3d'", ".max_age", "is for redis_stream"),
+        ("host = 'h'\nmax_age = 0", ".max_age", "must be at least 1ms and at most ten years, not 0ns"),
         ("host = 'h'\nmax_streams = -1", ".max_streams", "must be a whole number, at least 0, not -1"),
         (
             "host = 'h'\noptions = { x = 1 }",

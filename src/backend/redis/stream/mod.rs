@@ -55,6 +55,8 @@ pub(crate) struct RedisStream {
     meta: String,
     outbox: Uuid,
     max_len: u64,
+    /// In milliseconds; 0: no entry is too old.
+    max_age: u64,
     journal: Journal,
 }
 
@@ -67,6 +69,7 @@ impl RedisStream {
             streams: Streams::new(settings),
             outbox,
             max_len: settings.max_len,
+            max_age: settings.max_age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             journal: Journal::default(),
         })
     }
@@ -94,6 +97,7 @@ impl RedisStream {
     async fn probe(&mut self) -> Result<(), BackendError> {
         let mut request = PROBE.request();
         self.streams.add_keys(&self.meta, &mut request);
+        request.arg(u8::from(self.max_age > 0));
         self.client.call(&PROBE, &request).await?;
         Ok(())
     }
@@ -119,7 +123,7 @@ impl BackendSession for RedisStream {
         let counter = next_token();
         let mut request = OPEN.request();
         self.streams.add_keys(&self.meta, &mut request);
-        request.arg(self.outbox.to_string());
+        request.arg(self.outbox.to_string()).arg(u8::from(self.max_age > 0));
         for (shard, epoch) in shards {
             request.arg(journal::place(shard)).arg(*epoch).arg(counter);
         }
@@ -161,7 +165,7 @@ impl BackendSession for RedisStream {
         let mut request = PUBLISH.large_request(batch.bytes() + journal);
         batch.write_keys(self.streams.only(), &self.meta, &mut request);
         request.arg(self.max_len);
-        request.arg(journal_entries.len()).arg(batch.len()).arg(settled.len());
+        request.arg(journal_entries.len()).arg(batch.len()).arg(settled.len()).arg(self.max_age);
         for entry in &journal_entries {
             request.arg(&entry.owner).arg(&entry.token).arg(&entry.field).arg(&entry.value);
         }

@@ -1,12 +1,12 @@
 -- Opens shards for one session and returns what earlier ones sent and the database may not have.
 -- KEYS     the meta key; the stream, if there is only one
--- ARGV[1]  the outbox's id; then, for each shard: "<lane>/<shard>", lease epoch, counter
+-- ARGV     the outbox's id; whether batches are trimmed by age, 1 or 0; then, for each shard: "<lane>/<shard>", lease epoch, counter
 -- Returns { refused, journal }: refused is a flat list of place and the epoch that Redis has for it,
 -- journal a flat list of field and value.
 local meta, outbox = KEYS[1], ARGV[1]
 
 -- A missing permission is found here, and not in the middle of a batch.
-local unable = refusal(meta)
+local unable = refusal(meta, ARGV[2] == '1')
 if unable then return redis.error_reply(unable) end
 
 local function newer(epoch, counter, standing)
@@ -18,7 +18,7 @@ local function newer(epoch, counter, standing)
 end
 
 local opened, refused = {}, {}
-for i = 2, #ARGV, 3 do
+for i = 3, #ARGV, 3 do
   local place, epoch, counter = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local owner = 'owner/' .. outbox .. '/' .. place
   local standing = redis.call('HGET', meta, owner)

@@ -1,6 +1,6 @@
 -- Sends one batch under the tokens of its shards.
 -- KEYS  the stream, the meta key; further streams
--- ARGV  max_len, number of shards, number of events, number of settled journal fields;
+-- ARGV  max_len, number of shards, number of events, number of settled journal fields, max_age in milliseconds or 0;
 --       for each shard: owner field, token, journal field, journal value (24 bytes for each event, in order);
 --       the settled journal fields;
 --       for each event: the shard's number in the list above, how many fields and values follow, only with further
@@ -9,10 +9,11 @@
 local stream, meta = KEYS[1], KEYS[2]
 local max_len = ARGV[1]
 local shards, events, settled = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local max_age = tonumber(ARGV[5])
 local several = #KEYS > 2
 local ENTRY = 24
 
-local first = 5
+local first = 6
 local function shard(n) return first + (n - 1) * 4 end
 
 for n = 1, shards do
@@ -35,9 +36,19 @@ if shards > 0 then
   end
 end
 
+-- The id of the oldest entry to keep, by the clock that gives entries their ids.
+local oldest
+if max_age > 0 then
+  local now = redis.call('TIME')
+  oldest = string.format('%.0f', math.max(0, now[1] * 1000 + math.floor(now[2] / 1000) - max_age))
+end
+
 -- Inside a function, so that pcall also catches what unpack raises.
 local function add(from, to)
   if max_len == '0' then
+    if oldest then
+      return redis.call('XADD', stream, 'MINID', '~', oldest, '*', unpack(ARGV, from, to))
+    end
     return redis.call('XADD', stream, '*', unpack(ARGV, from, to))
   end
   return redis.call('XADD', stream, 'MAXLEN', '~', max_len, '*', unpack(ARGV, from, to))
@@ -67,6 +78,13 @@ for event = 1, events do
   end
   kept[n] = (kept[n] or 0) + 1
   at = at + count
+end
+
+-- One XADD trims by one of the two. The entries are there, whether or not this succeeds.
+if oldest and max_len ~= '0' then
+  for n = 1, #KEYS do
+    if n ~= 2 then redis.pcall('XTRIM', KEYS[n], 'MINID', '~', oldest) end
+  end
 end
 
 for n = 0, settled - 1 do

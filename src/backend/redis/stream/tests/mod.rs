@@ -7,6 +7,7 @@ mod replicas;
 mod sessions;
 mod slots;
 mod streams;
+mod trimming;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -157,6 +158,13 @@ impl TestStream {
         let version = redis::version(&mut self.connection).await;
         println!("on Redis {version}");
         version.starts_with("5.")
+    }
+
+    /// Whether the server trims by age, as from Redis 6.2 on.
+    async fn knows_min_id(&mut self) -> bool {
+        let version = redis::version(&mut self.connection).await;
+        println!("on Redis {version}");
+        !["5.", "6.0."].iter().any(|old| version.starts_with(old))
     }
 
     /// Leaves space for this many more entries in the stream, whatever else there is; returns the error of the next.

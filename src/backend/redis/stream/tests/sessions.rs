@@ -134,7 +134,7 @@ async fn an_equal_token_is_refused() {
     let counter = standing.split_once(':').unwrap().1.to_owned();
     let stream = test.stream.clone();
     let script = concat!(include_str!("../refusal.lua"), include_str!("../open.lua"));
-    let open: Vec<&str> = vec!["EVAL", script, "2", &meta, &stream, &outbox, "orders/3", "7", &counter];
+    let open: Vec<&str> = vec!["EVAL", script, "2", &meta, &stream, &outbox, "0", "orders/3", "7", &counter];
     let [refused, journal]: [Vec<String>; 2] = test.command(&open).await;
     assert_eq!(refused, ["orders/3", "7"]);
     assert!(journal.is_empty());
@@ -160,7 +160,7 @@ async fn a_raw_command_under_an_older_token_does_nothing() {
     send_all(&mut new, &outgoing(3, &events)).await;
     let before = test.meta().await;
     let mut late = PUBLISH.request();
-    late.arg(2).arg(&test.stream).arg(meta_key(&test.stream)).arg(&["0", "1", "1", "0"]);
+    late.arg(2).arg(&test.stream).arg(meta_key(&test.stream)).arg(&["0", "1", "1", "0", "0"]);
     late.arg(format!("owner/{}/orders/3", test.outbox)).arg(old_token).arg("sent/late").arg(&[0_u8; 24][..]);
     late.arg(&["1", "2", "event_id", "late"]);
     let answer: Vec<String> = late.query_async(&mut test.connection).await.unwrap();
