@@ -74,6 +74,7 @@ impl Settings {
         for (name, publisher) in &self.publishers {
             check.publisher(&format!("publishers.{name}"), name, publisher)?;
         }
+        check.routes(self)?;
         check.worker(&self.worker)?;
         check.backoff(&self.worker.retry_backoff)?;
         check.retention(&self.retention)?;
@@ -164,6 +165,20 @@ impl Check<'_> {
             self.at_least_one(&key_of("rate_limit.burst"), limit.burst.into())?;
         }
         self.built_in(key, publisher)
+    }
+
+    fn routes(&self, settings: &Settings) -> Result<()> {
+        for (n, route) in settings.routes.iter().enumerate() {
+            let key = |name: &str| format!("routes.{n}.{name}");
+            self.that(!route.publisher.is_empty(), &key("publisher"), "must name the publisher")?;
+            let problem = format!("no publisher is named `{}`; there {}", route.publisher, settings.publisher_names());
+            self.that(settings.publishers.contains_key(&route.publisher), &key("publisher"), problem)?;
+            for (name, pattern) in [("type", &route.event_type), ("source", &route.source)] {
+                let is_given = pattern.as_ref().is_none_or(|pattern| !pattern.is_empty());
+                self.that(is_given, &key(name), "must not be empty; leave it out for any")?;
+            }
+        }
+        Ok(())
     }
 
     fn built_in(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {

@@ -16,6 +16,7 @@ mod node;
 mod plain_text;
 mod publishers;
 mod read;
+mod routes;
 mod secret;
 pub(crate) mod units;
 
@@ -24,12 +25,13 @@ use self::declare::table;
 use self::node::Node;
 
 pub use load::LoadOptions;
+pub use routes::Route;
 #[cfg(feature = "postgres")]
 pub(crate) use secret::COMMAND_LIMIT;
 pub use secret::{Secret, SecretError};
 pub use units::{DURATION_FORMATS, parse_duration};
 
-/// All settings of an outbox: `[database]`, `[publishers.*]`, `[worker]`, `[retention]` and `[web]`.
+/// All settings of an outbox: `[database]`, `[publishers.*]`, `[[routes]]`, `[worker]`, `[retention]` and `[web]`.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -37,6 +39,8 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// The publishers by name. The default one is the one named `default`, or the only one.
     pub publishers: BTreeMap<String, PublisherSettings>,
+    /// The publishers of events that name none; the first route that fits wins, and without one the default publisher sends.
+    pub routes: Vec<Route>,
     /// How events are fetched, dispatched and retried.
     pub worker: WorkerSettings,
     /// How long settled events are kept.
