@@ -45,6 +45,7 @@ mod redis_streams;
 mod replicas;
 mod retention;
 mod rights;
+mod routing;
 mod schemas;
 mod secrets;
 mod sentinel;
