@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::settings::{
-    OnFailed, RateLimit, RetryBackoff, Secret, SentinelSettings, WaitReplicas, WebUser, WorkerSettings,
+    OnFailed, RateLimit, RetryBackoff, Route, Secret, SentinelSettings, WaitReplicas, WebUser, WorkerSettings,
 };
 
 fn refused(text: &str) -> String {
@@ -290,6 +290,28 @@ fn users_of_the_console_are_tables_or_a_list_of_them() {
     let variable = r#"[{"name": "ann", "secret_command": ["vault", "read"]}]"#;
     let settings = env(&[("OUTBOX__WEB__OPERATORS", variable)]).unwrap();
     assert_eq!(settings.web.operators, [WebUser::new("ann", Secret::from_command(["vault", "read"]))]);
+}
+
+#[test]
+fn routes_are_a_list_and_lead_to_publishers() {
+    let publisher = "publishers.orders.backend = 'local'\n";
+    let given = env(&[
+        ("OUTBOX__PUBLISHERS__ORDERS__BACKEND", "local"),
+        ("OUTBOX__ROUTES", r#"[{"type": "order.*", "extensions": {"tenant": "a*"}, "publisher": "orders"}]"#),
+    ]);
+    assert_eq!(given.unwrap().routes, [Route::to("orders").event_type("order.*").extension("tenant", "a*")]);
+    for (text, key, problem) in [
+        ("[[routes]]\ntype = 'a'", ".0.publisher", "must name the publisher"),
+        ("[[routes]]\npublisher = 'x'", ".0.publisher", "no publisher is named `x`; there is `orders`"),
+        ("[[routes]]\npublisher = 'orders'\nsource = ''", ".0.source", "must not be empty; leave it out for any"),
+        ("routes = 1", "", "must be a list such as [{ type = \"order.*\", publisher = \"orders\" }]"),
+    ] {
+        let text =
+            if text.starts_with("routes") { format!("{text}\n{publisher}") } else { format!("{publisher}{text}") };
+        assert_eq!(refused(&text), format!("setting `routes{key}` in the TOML text: {problem}"));
+    }
+    let unknown = refused(&format!("{publisher}[[routes]]\npublishers = 'orders'"));
+    assert!(unknown.contains("publisher"), "{unknown}");
 }
 
 #[test]
