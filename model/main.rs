@@ -1,6 +1,6 @@
 //! A model of delivery, every run of which is checked: no sequence of steps within the bounds loses an event, duplicates
 //! one, or breaks the order of a key. Models of other parts of the protocol are in folders of their own: `ownership`,
-//! `reading`, `handlers`.
+//! `reading`, `handlers`, `routing`.
 //!
 //! # What is modelled
 //!
@@ -57,6 +57,7 @@ mod properties;
 mod publisher;
 mod reading;
 mod redis;
+mod routing;
 mod rules;
 mod settling;
 mod state;
