@@ -1,6 +1,6 @@
 //! A model of delivery, every run of which is checked: no sequence of steps within the bounds loses an event, duplicates
 //! one, or breaks the order of a key. Models of other parts of the protocol are in folders of their own: `ownership`,
-//! `reading`, `handlers`.
+//! `reading`, `handlers`, `routing`.
 //!
 //! # What is modelled
 //!
@@ -14,7 +14,7 @@
 //! | `heartbeat.rs` | `src/system/{heartbeat,leases}.rs`: renew, acquire, drain, release |
 //! | `poller.rs` | `src/system/poller.rs`: fetch, in its steps read, query and admit |
 //! | `in_flight.rs` | `src/system/in_flight`: admit, adopt, settle, release; rules R1 to R3 |
-//! | `publisher.rs` | `src/system/publisher`, `src/backend/redis_stream`: try_open, open, look_up, adopt, send, publish, flush |
+//! | `publisher.rs` | `src/system/publisher`, `src/backend/redis/stream`: try_open, open, look_up, adopt, send, publish, flush |
 //! | `settling.rs` | `src/system/{completer,retry}.rs`: settle_published, settle_rescheduled |
 //!
 //! `steps.rs` says which steps are possible: ordinary ones, and the faults of `rules.rs`, each at any moment.
@@ -57,6 +57,7 @@ mod properties;
 mod publisher;
 mod reading;
 mod redis;
+mod routing;
 mod rules;
 mod settling;
 mod state;

@@ -1,4 +1,4 @@
-//! Opening and delivering: `src/system/publisher`, with the session of `src/backend/redis_stream`.
+//! Opening and delivering: `src/system/publisher`, with the session of `src/backend/redis/stream`.
 //!
 //! A script and its answer are one step: between the two the worker could only do what it can do before the script, or die,
 //! and it can die after the answer too. Before the script, anything may happen.

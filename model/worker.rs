@@ -173,7 +173,7 @@ impl Worker {
         asked.into_iter().chain(published).chain(refused).collect()
     }
 
-    // The session's journal: `src/backend/redis_stream/journal.rs`.
+    // The session's journal: `src/backend/redis/stream/journal.rs`.
 
     pub(crate) fn note_settled(&mut self) {
         let noted = std::mem::take(&mut self.noted);

@@ -77,7 +77,7 @@ pub use publish::{
 };
 pub use settings::{
     DURATION_FORMATS, DatabaseSettings, HttpMode, LoadOptions, OnFailed, PublisherSettings, RateLimit,
-    RetentionSettings, RetryBackoff, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas,
+    RetentionSettings, RetryBackoff, Route, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas,
     WebSettings, WebUser, WorkerSettings, parse_duration,
 };
 pub use store::OutboxConnection;

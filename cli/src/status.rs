@@ -40,6 +40,12 @@ pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> 
             Err(error) => tracing::warn!("{error:#}"),
         }
     }
+    for (name, streams) in admin.streams().await {
+        match streams {
+            Ok(streams) => status.set_streams(&name, streams),
+            Err(error) => tracing::warn!("{error:#}"),
+        }
+    }
     if args.history {
         status.history = Some(History::read(admin).await?);
     }
@@ -68,18 +74,27 @@ struct Backend {
     status: BackendStatus,
     /// Orphaned fields next to its stream; none if they could not be read.
     left_behind: Option<Vec<OrphanedFields>>,
+    /// The streams that its events went to, if its `stream_name` has placeholders and they could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streams: Option<Vec<String>>,
 }
 
 impl StatusOutput {
     fn new(status: OutboxStatus, handlers: Vec<HandlerStatus>) -> Self {
         let OutboxStatus { counts, backends, workers, .. } = status;
-        let backends = backends.into_iter().map(|status| Backend { status, left_behind: None });
+        let backends = backends.into_iter().map(|status| Backend { status, left_behind: None, streams: None });
         Self { schema: None, counts, backends: backends.collect(), workers, handlers, history: None }
     }
 
     fn set_orphans(&mut self, backend: &str, left: Vec<OrphanedFields>) {
         if let Some(backend) = self.backends.iter_mut().find(|other| other.status.name == backend) {
             backend.left_behind = Some(left);
+        }
+    }
+
+    fn set_streams(&mut self, backend: &str, streams: Vec<String>) {
+        if let Some(backend) = self.backends.iter_mut().find(|other| other.status.name == backend) {
+            backend.streams = Some(streams);
         }
     }
 
@@ -91,6 +106,7 @@ impl StatusOutput {
         output::table(&["STATUS", "EVENTS"], counts)?;
         output::line("")?;
         backends::print(self.backends.iter().map(|backend| &backend.status))?;
+        self.print_streams()?;
         output::line("")?;
         let workers = self.workers.iter().map(|worker| {
             let shards: Vec<String> = worker.shards.iter().map(|(lane, count)| format!("{lane}: {count}")).collect();
@@ -105,6 +121,19 @@ impl StatusOutput {
             history.print()?;
         }
         self.print_orphans()
+    }
+
+    fn print_streams(&self) -> anyhow::Result<()> {
+        let by_template = self.backends.iter().filter_map(|backend| Some((backend, backend.streams.as_ref()?)));
+        let rows = by_template.flat_map(|(backend, streams)| {
+            streams.iter().map(|stream| [&*backend.status.name, stream].map(output::printable).to_vec())
+        });
+        let rows: Vec<Vec<String>> = rows.collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        output::line("")?;
+        Ok(output::table(&["BACKEND", "STREAM"], rows)?)
     }
 
     fn print_orphans(&self) -> anyhow::Result<()> {

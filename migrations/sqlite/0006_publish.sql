@@ -76,7 +76,8 @@ BEGIN
       e.publisher_backend, e.data_schema, e.data_content_type, json(nullif(e.data, 'null')), e.data_binary,
       json(e.publisher_config), json_remove(e.extensions, '$.traceparent', '$.tracestate'))
       IS NOT (NEW.event_type, NEW.source, '', coalesce(NEW.subject, ''), coalesce(NEW.partition_key, ''),
-      coalesce(NEW.backend, ''), coalesce(NEW.data_schema, ''), coalesce(NEW.data_content_type,
+      -- Without a name, a route may have chosen one since.
+      coalesce(nullif(NEW.backend, ''), e.publisher_backend), coalesce(NEW.data_schema, ''), coalesce(NEW.data_content_type,
       CASE WHEN NEW.data_binary IS NULL THEN 'application/json' ELSE 'application/octet-stream' END),
       nullif(json(NEW.data), 'null'), NEW.data_binary, json(coalesce(NEW.publisher_config, '{}')),
       json_remove(coalesce(NEW.extensions, '{}'), '$.traceparent', '$.tracestate'))

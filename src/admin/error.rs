@@ -23,6 +23,15 @@ pub enum AdminError {
         /// The backend's answer.
         reason: String,
     },
+    /// The list of a backend's streams cannot be read.
+    #[error("streams of backend {backend} cannot be read: {reason}")]
+    #[non_exhaustive]
+    StreamsUnread {
+        /// The publisher's name.
+        backend: String,
+        /// The backend's answer.
+        reason: String,
+    },
     /// The fields next to a stream cannot be removed.
     #[error("orphaned fields in backend {backend} cannot be removed: {reason}")]
     #[non_exhaustive]

@@ -46,6 +46,7 @@ mod publishing;
 mod retention;
 mod schema;
 mod status;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;

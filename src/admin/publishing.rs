@@ -15,13 +15,13 @@ const WAKE_LIMIT: Duration = Duration::from_secs(1);
 
 impl OutboxAdmin {
     /// Checks an event against the rules of CloudEvents and the limits of the settings, and returns it with the settings'
-    /// defaults.
+    /// defaults, and the backend of its route.
     ///
     /// # Errors
     /// The rule that it breaks.
     pub fn prepare(&self, event: NewEvent) -> Result<NewEvent, InvalidEvent> {
         let worker = &self.settings.worker;
-        let event = event.or_defaults(worker.max_retries, worker.max_event_bytes);
+        let event = self.settings.routed(event.or_defaults(worker.max_retries, worker.max_event_bytes));
         event.check()?;
         Ok(event)
     }
@@ -44,6 +44,7 @@ impl OutboxAdmin {
     pub async fn publish_many(&self, events: Vec<NewEvent>) -> Result<Vec<OutboxEvent>, PublishError> {
         let worker = &self.settings.worker;
         let events = events.into_iter().map(|event| event.or_defaults(worker.max_retries, worker.max_event_bytes));
+        let events = events.map(|event| self.settings.routed(event));
         let stored = self.store.insert(events.collect()).await?;
         let wakeup = stored.iter().map(|event| event.publisher_backend.as_str()).collect();
         self.wake_in_time(&wakeup).await;

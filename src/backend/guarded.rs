@@ -88,6 +88,11 @@ impl BackendSession for Guarded {
         self.replace_after(facts)?
     }
 
+    async fn streams(&mut self) -> Result<Vec<String>, BackendError> {
+        let streams = catch(self.session.streams()).await;
+        self.replace_after(streams)?
+    }
+
     async fn entries(&mut self) -> Result<Vec<JournalEntry>, BackendError> {
         let entries = catch(self.session.entries()).await;
         self.replace_after(entries)?

@@ -17,7 +17,9 @@ pub struct BackendFacts {
     pub snapshots: Option<String>,
     /// Connected replicas.
     pub replicas: Option<u32>,
-    /// Groups that read the stream.
+    /// Streams that events went to.
+    pub streams: u64,
+    /// Groups that read them.
     pub groups: Vec<GroupFacts>,
     /// Questions that this user may not ask.
     pub forbidden: Vec<&'static str>,
@@ -26,6 +28,8 @@ pub struct BackendFacts {
 /// A consumer group.
 #[derive(Debug, Clone)]
 pub struct GroupFacts {
+    /// The stream that it reads.
+    pub stream: String,
     /// Its name.
     pub name: String,
     /// Entries that it has not read; `None`: unknown.

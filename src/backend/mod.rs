@@ -21,7 +21,7 @@ mod local;
 #[cfg(feature = "nats")]
 mod nats;
 #[cfg(feature = "redis")]
-pub(crate) mod redis_stream;
+pub(crate) mod redis;
 #[cfg_attr(not(feature = "unstable-sessions"), allow(unreachable_pub, reason = "public with the sessions"))]
 pub(crate) mod session;
 #[cfg(any(feature = "http-backend", feature = "nats"))]
@@ -34,7 +34,7 @@ pub(crate) use local::Local;
 #[cfg(feature = "nats")]
 pub(crate) use nats::Nats;
 #[cfg(feature = "redis")]
-pub(crate) use redis_stream::RedisStream;
+pub(crate) use redis::RedisStream;
 
 /// How many keys [`PublisherBackend::publish_batch`] serves concurrently unless a backend says otherwise.
 pub const DEFAULT_CONCURRENCY: usize = 16;

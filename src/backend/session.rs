@@ -193,6 +193,11 @@ pub trait BackendSession: Send + Sync {
         Ok(BackendFacts::default())
     }
 
+    /// The streams, or whatever else it divides events into, that it has sent events to, as far as it knows them.
+    async fn streams(&mut self) -> Result<Vec<String>, BackendError> {
+        Ok(Vec::new())
+    }
+
     /// Everything that is stored in addition to the events, for any outbox.
     ///
     /// # Errors

@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use self::store::{BenchStore, FetchLimits, MAX_FETCH, connect_postgres};
-use crate::backend::redis_stream::batch::EncodedBatch;
-pub use crate::backend::redis_stream::raw_stream::RawStream;
+use crate::backend::redis::stream::batch::EncodedBatch;
+pub use crate::backend::redis::stream::raw_stream::RawStream;
+use crate::backend::redis::stream::streams::BatchStreams;
 use crate::backend::session::OutgoingEvent;
 use crate::event::JsonText;
 use crate::fixtures;
@@ -45,7 +46,7 @@ impl Events {
     #[must_use]
     pub fn encode(&self) -> usize {
         let mut request = redis::Cmd::new();
-        EncodedBatch::encode(&self.0).write_to(&mut request);
+        EncodedBatch::encode(&self.0, &BatchStreams::default()).write_to(&mut request);
         request.get_packed_command().len()
     }
 }

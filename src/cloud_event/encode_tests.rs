@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 #[cfg(feature = "redis")]
-use crate::backend::redis_stream::entry::{entry_fields, python_float};
+use crate::backend::redis::stream::entry::{entry_fields, python_float};
 use crate::event::Status;
 use crate::publish::NewEvent;
 

@@ -46,6 +46,8 @@ pub struct NewEvent {
     /// Used if `max_retries` is not given.
     pub(super) default_max_retries: i32,
     pub(super) publisher_backend: String,
+    /// The name is from a route of the settings, and not the caller's.
+    pub(super) is_routed: bool,
     pub(super) publisher_config: Vec<(String, Value)>,
     pub(super) cloud_event_id: Option<String>,
     pub(super) extensions: Vec<(String, Value)>,
@@ -96,6 +98,7 @@ impl NewEvent {
             max_retries: None,
             default_max_retries: WorkerSettings::default().max_retries,
             publisher_backend: String::new(),
+            is_routed: false,
             publisher_config: Vec::new(),
             cloud_event_id: None,
             extensions: Vec::new(),
@@ -179,7 +182,7 @@ impl NewEvent {
 
     /// Sets the backend that delivers the event: at most 100 of `a-z 0-9 _ . -`; empty: the worker's default backend.
     pub fn backend(mut self, name: impl Into<String>) -> Self {
-        self.publisher_backend = name.into();
+        (self.publisher_backend, self.is_routed) = (name.into(), false);
         self
     }
 
@@ -244,6 +247,20 @@ impl NewEvent {
     /// event that is larger than its own `max_event_bytes`: the event becomes `failed`.
     pub fn max_bytes(mut self, limit: usize) -> Self {
         self.max_bytes = Some(limit);
+        self
+    }
+
+    pub(crate) fn names_backend(&self) -> bool {
+        !self.publisher_backend.is_empty()
+    }
+
+    pub(crate) fn extension_value(&self, name: &str) -> Option<&Value> {
+        self.extensions.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// Sets the backend that a route gives.
+    pub(crate) fn routed_to(mut self, publisher: String) -> Self {
+        (self.publisher_backend, self.is_routed) = (publisher, true);
         self
     }
 

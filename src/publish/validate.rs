@@ -41,6 +41,8 @@ pub struct ValidEvent {
     pub(crate) max_retries: i32,
     /// The caller gave a value.
     pub(crate) chose_max_retries: bool,
+    /// The caller named the backend.
+    pub(crate) chose_backend: bool,
     pub(crate) publisher_backend: String,
     /// A JSON object.
     pub(crate) publisher_config: String,
@@ -147,6 +149,7 @@ impl NewEvent {
             event_micros: self.time.map(|time| time.timestamp_micros()),
             max_retries: self.max_retries.unwrap_or(self.default_max_retries),
             chose_max_retries: self.max_retries.is_some(),
+            chose_backend: !self.publisher_backend.is_empty() && !self.is_routed,
             publisher_backend: self.publisher_backend,
             publisher_config: object(self.publisher_config),
             cloud_event_id: cloud_event_id.unwrap_or_default(),

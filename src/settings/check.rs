@@ -30,6 +30,8 @@ const DATABASE_SCHEMES: &[&str] = &["postgres://", "postgresql://", "sqlite://"]
 /// Kinds of backend that come with the library.
 pub(crate) const BUILT_IN: &[&str] = &[
     "redis_stream",
+    "redis_list",
+    "redis_pubsub",
     #[cfg(feature = "nats")]
     "nats",
     #[cfg(feature = "http-backend")]
@@ -76,6 +78,7 @@ impl Settings {
         for (name, publisher) in &self.publishers {
             check.publisher(&format!("publishers.{name}"), name, publisher)?;
         }
+        check.routes(self)?;
         check.worker(&self.worker)?;
         check.backoff(&self.worker.retry_backoff)?;
         check.retention(&self.retention)?;
@@ -168,6 +171,20 @@ impl Check<'_> {
         self.built_in(key, publisher)
     }
 
+    fn routes(&self, settings: &Settings) -> Result<()> {
+        for (n, route) in settings.routes.iter().enumerate() {
+            let key = |name: &str| format!("routes.{n}.{name}");
+            self.that(!route.publisher.is_empty(), &key("publisher"), "must name the publisher")?;
+            let problem = format!("no publisher is named `{}`; there {}", route.publisher, settings.publisher_names());
+            self.that(settings.publishers.contains_key(&route.publisher), &key("publisher"), problem)?;
+            for (name, pattern) in [("type", &route.event_type), ("source", &route.source)] {
+                let is_given = pattern.as_ref().is_none_or(|pattern| !pattern.is_empty());
+                self.that(is_given, &key(name), "must not be empty; leave it out for any")?;
+            }
+        }
+        Ok(())
+    }
+
     fn built_in(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
         if !BUILT_IN.contains(&publisher.backend.as_str()) {
             return Ok(());
@@ -175,7 +192,7 @@ impl Check<'_> {
         let problem = format!("is only for an application's own backends; {} has no options", publisher.backend);
         self.that(publisher.options.is_empty(), &format!("{key}.options"), problem)?;
         match publisher.backend.as_str() {
-            "redis_stream" => self.redis(key, publisher),
+            "redis_stream" | "redis_list" | "redis_pubsub" => self.redis(key, publisher),
             "http" => self.http(key, publisher),
             #[cfg(feature = "nats")]
             "nats" => self.nats(key, publisher),

@@ -10,11 +10,13 @@ use std::time::Duration;
 pub(crate) mod check;
 mod declare;
 mod load;
+pub(crate) mod name_template;
 mod nearest;
 mod node;
 mod plain_text;
 mod publishers;
 mod read;
+mod routes;
 mod secret;
 pub(crate) mod units;
 
@@ -23,12 +25,13 @@ use self::declare::table;
 use self::node::Node;
 
 pub use load::LoadOptions;
+pub use routes::Route;
 #[cfg(feature = "postgres")]
 pub(crate) use secret::COMMAND_LIMIT;
 pub use secret::{Secret, SecretError};
 pub use units::{DURATION_FORMATS, parse_duration};
 
-/// All settings of an outbox: `[database]`, `[publishers.*]`, `[worker]`, `[retention]` and `[web]`.
+/// All settings of an outbox: `[database]`, `[publishers.*]`, `[[routes]]`, `[worker]`, `[retention]` and `[web]`.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -36,6 +39,8 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// The publishers by name. The default one is the one named `default`, or the only one.
     pub publishers: BTreeMap<String, PublisherSettings>,
+    /// The publishers of events that name none; the first route that fits wins, and without one the default publisher sends.
+    pub routes: Vec<Route>,
     /// How events are fetched, dispatched and retried.
     pub worker: WorkerSettings,
     /// How long settled events are kept.
@@ -67,7 +72,7 @@ table! {
     /// `[publishers.NAME]`
     #[derive(Debug, Clone, PartialEq)]
     pub struct PublisherSettings {
-        /// `redis_stream`, `nats`, `http`, `jsonl`, `local`, or a kind that the application registered.
+        /// `redis_stream`, `redis_list`, `redis_pubsub`, `nats`, `http`, `jsonl`, `local`, or a kind that the application registered.
         backend: String = "redis_stream".to_owned(), Node::string;
         /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS; for `nats` `nats://[user:password@]host[:port]`, or
         /// `tls://`; for `http` an address that may contain `{type}`, `{source}`, `{key}` and `{backend}`.
@@ -93,10 +98,16 @@ table! {
         tls: Option<TlsSettings> = None, |node| TlsSettings::read(node.clone()).map(Some);
         /// Replicas that must have an event before it counts as published; none: the master's reply is enough.
         wait_replicas: Option<WaitReplicas> = None, |node| read::wait_replicas(node).map(Some);
-        /// The stream's key.
+        /// The stream's key; of `redis_list` the list's, of `redis_pubsub` the channel. It may contain `{type}`, `{source}`, `{key}`
+        /// and `{backend}`.
         stream_name: String = "events".to_owned(), Node::string;
+        /// `redis_stream` with placeholders in `stream_name`: the most streams; an event for a further one is rejected for good.
+        /// 0: no limit.
+        max_streams: u64 = 1_000, |node| node.integer(FROM_ZERO);
         /// The approximate number of entries that the stream keeps; 0: it is never trimmed.
         max_len: u64 = 10_000, |node| node.integer(FROM_ZERO);
+        /// `redis_stream`: how long the stream keeps an entry, about; none: however long. Needs Redis 6.2.
+        max_age: Option<Duration> = None, |node| node.duration().map(Some);
         /// The time limit for connecting.
         connect_timeout: Duration = Duration::from_secs(5), Node::duration;
         /// The time limit for one reply.

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use super::check::expected;
 use super::node::{Node, Result};
 use super::{
-    DatabaseSettings, HttpMode, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Secret,
+    DatabaseSettings, HttpMode, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Route, Secret,
     Settings, WaitReplicas, WebSettings, WorkerSettings,
 };
 
-const ROOT: &[&str] = &["database", "publishers", "worker", "retention", "web"];
+const ROOT: &[&str] = &["database", "publishers", "routes", "worker", "retention", "web"];
 
 /// The path of a key that was given in the wrong table.
 pub(super) fn known_elsewhere(name: &str) -> Option<String> {
@@ -32,11 +32,25 @@ pub(super) fn settings(root: Node<'_>) -> Result<Settings> {
             settings.publishers.insert(name, PublisherSettings::read(node)?);
         }
     }
+    let example = "{ type = \"order.*\", publisher = \"orders\" }";
+    table.read("routes", &mut settings.routes, |node| node.list(example, route))?;
     table.read("database", &mut settings.database, |node| DatabaseSettings::read(node.clone()))?;
     table.read("worker", &mut settings.worker, |node| WorkerSettings::read(node.clone()))?;
     table.read("retention", &mut settings.retention, |node| RetentionSettings::read(node.clone()))?;
     table.read("web", &mut settings.web, |node| WebSettings::read(node.clone()))?;
     Ok(settings)
+}
+
+fn route(node: Node<'_>) -> Result<Route> {
+    let table = node.table(&["type", "source", "extensions", "publisher"])?;
+    let mut route = Route::default();
+    table.read("type", &mut route.event_type, |node| node.string().map(Some))?;
+    table.read("source", &mut route.source, |node| node.string().map(Some))?;
+    table.read("extensions", &mut route.extensions, |node| {
+        node.children()?.into_iter().map(|(name, node)| Ok((name, node.string()?))).collect()
+    })?;
+    table.read("publisher", &mut route.publisher, Node::string)?;
+    Ok(route)
 }
 
 pub(super) fn options(node: &Node<'_>) -> Result<serde_json::Map<String, serde_json::Value>> {

@@ -10,6 +10,7 @@ mod leases;
 mod order;
 mod queue_position;
 mod reading;
+mod routing;
 mod settling;
 mod writing;
 
@@ -105,6 +106,9 @@ macro_rules! instantiate {
                 reading::a_row_that_is_no_event_comes_back_with_the_reason_beside_the_others,
                 reading::what_is_settled_is_not_read_again,
                 reading::only_what_is_not_recorded_as_published_is_unrecorded,
+                routing::routed_events_keep_their_place_and_are_read_in_their_new_lane,
+                routing::an_event_is_routed_only_unsent_and_under_its_lease,
+                routing::an_event_is_not_routed_past_an_earlier_one_of_its_key,
                 order::the_first_unsettled_event_of_the_key_blocks,
                 order::what_stands_before_the_place_asked_from_does_not_count,
                 order::an_event_that_has_no_place_yet_blocks_nobody,

@@ -10,8 +10,8 @@ use crate::trace::{TRACEPARENT, TRACESTATE};
 
 /// The first column in which an event differs from the stored event of the same id.
 ///
-/// Values left to the outbox are not compared: when it is due, unless a time or a delay was given; `event_time` and
-/// `max_retries`, unless they were given. Neither is the trace context: it describes the call that published, not the event.
+/// Values left to the outbox are not compared: when it is due, unless a time or a delay was given; `event_time`,
+/// `max_retries` and the backend, which a route may choose later, unless they were given. Neither is the trace context: it describes the call that published, not the event.
 pub(super) fn first_difference(given: &ValidEvent, stored: &OutboxEvent, data: SameData) -> Option<&'static str> {
     let is_same_config = are_equal(&given.publisher_config, stored.publisher_config.as_str());
     let columns = [
@@ -25,7 +25,7 @@ pub(super) fn first_difference(given: &ValidEvent, stored: &OutboxEvent, data: S
         ("data_content_type", given.data_content_type == stored.data_content_type),
         ("extensions", has_same_extensions(given, stored)),
         ("partition_key", given.partition_key == stored.partition_key),
-        ("publisher_backend", given.publisher_backend == stored.publisher_backend),
+        ("publisher_backend", !given.chose_backend || given.publisher_backend == stored.publisher_backend),
         ("publisher_config", is_same_config),
         ("scheduled_at", has_same_time(given, stored)),
         ("event_time", has_same_event_time(given, stored)),

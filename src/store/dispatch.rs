@@ -162,6 +162,19 @@ pub(crate) struct FailureRecord {
     pub(crate) holds_for_handlers: bool,
 }
 
+/// An event that names no backend and that a route leads to one, fenced by the lease under which it was fetched.
+#[derive(Debug, Clone)]
+pub(crate) struct RoutedEvent {
+    pub(crate) id: Uuid,
+    pub(crate) seq: i64,
+    pub(crate) shard: Shard,
+    pub(crate) epoch: i64,
+    /// Its partition key.
+    pub(crate) key: String,
+    /// The backend.
+    pub(crate) to: String,
+}
+
 /// Reading due events and recording their outcomes: the hot path of a worker.
 #[async_trait]
 pub(crate) trait DispatchStore: Send + Sync {
@@ -200,6 +213,11 @@ pub(crate) trait DispatchStore: Send + Sync {
 
     /// Records retries and failures, each only if its lease is still `owner`'s; the outcomes are in the order given.
     async fn settle_rescheduled(&self, owner: Uuid, events: &[FailureRecord]) -> Result<Vec<SettledEvent>>;
+
+    /// Moves unsent events to other lanes, each only if its lease is still `owner`'s; the outcomes are in the order given. The
+    /// events keep their `seq`. An event is not moved before the ones of its key that are given before it
+    /// ([`Settled::Locked`]: try again). An event that has been moved already counts as recorded.
+    async fn route(&self, owner: Uuid, events: &[RoutedEvent]) -> Result<Vec<Settled>>;
 
     /// Raises a lease's epoch above `above` if it is still `owner`'s at `epoch`; returns whether it did.
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool>;

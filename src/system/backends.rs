@@ -8,6 +8,8 @@ use uuid::Uuid;
 
 pub(crate) use crate::backend::guarded::SessionFactory;
 use crate::backend::guarded::{self, Guarded};
+#[cfg(feature = "redis")]
+use crate::backend::redis::{MessageKind, RedisMessages};
 use crate::backend::session::{AtLeastOnce, BackendSession, Unmade};
 use crate::backend::{Jsonl, Local, PublisherBackend};
 use crate::error::SettingsError;
@@ -91,6 +93,10 @@ impl Backends {
                 settings,
                 outbox,
             ),
+            #[cfg(feature = "redis")]
+            "redis_list" => with_journal(redis_messages(MessageKind::List), settings, outbox),
+            #[cfg(feature = "redis")]
+            "redis_pubsub" => with_journal(redis_messages(MessageKind::Channel), settings, outbox),
             #[cfg(feature = "nats")]
             "nats" => with_journal(
                 Arc::new(|settings, outbox| Ok(Box::new(crate::backend::Nats::new(settings, outbox)?))),
@@ -125,6 +131,11 @@ fn caught<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 
 fn plain(backend: Arc<dyn PublisherBackend>) -> SessionFactory {
     Box::new(move || Box::new(AtLeastOnce::new(Arc::clone(&backend))))
+}
+
+#[cfg(feature = "redis")]
+fn redis_messages(kind: MessageKind) -> MakeSession {
+    Arc::new(move |settings, _| Ok(Box::new(RedisMessages::new(kind, settings)?)))
 }
 
 /// Makes a session now, to check the settings, and further ones when they are asked for.

@@ -1,6 +1,6 @@
 //! What the actors of one system share: the settings, the store, the leases, deliveries in flight by lane, and the addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::ArbiterHandle;
@@ -151,6 +151,14 @@ impl SystemContext {
         self.note_wakeup(wakeup.clone());
         if self.store.notify_store().is_some() {
             self.wakeups.outgoing.put(wakeup.without(|lane| self.owns_all_of(lane)));
+        }
+    }
+
+    /// Announces events that may be behind the cursors of their lanes: other processes find them by a sweep.
+    pub(crate) fn announce_late(&self, lanes: &BTreeSet<LaneName>) {
+        self.note_wakeup(lanes.iter().map(Arc::clone).collect());
+        if self.store.notify_store().is_some() && lanes.iter().any(|lane| !self.owns_all_of(lane)) {
+            self.wakeups.outgoing.put(Wakeup::EveryLane);
         }
     }
 

@@ -53,6 +53,7 @@ mod reconnect;
 mod refusals;
 mod registry;
 mod retry;
+mod routing;
 mod settle_queue;
 mod starting;
 mod subscribing;

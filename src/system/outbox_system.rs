@@ -39,7 +39,7 @@ impl OutboxSystem {
 
     fn enqueue(&self, event: NewEvent) -> Result<oneshot::Receiver<InsertResult>, PublishError> {
         let worker = &self.context.settings.worker;
-        let event = event.or_defaults(worker.max_retries, worker.max_event_bytes);
+        let event = self.context.settings.routed(event.or_defaults(worker.max_retries, worker.max_event_bytes));
         event.check()?;
         if self.context.liveness.is_stopping() {
             return Err(PublishError::Stopped);

@@ -18,6 +18,7 @@ use super::predecessors::is_late;
 use super::publisher_state::PublisherState;
 use super::quota::Reservation;
 use super::reconnect::pause_after;
+use super::routing;
 use crate::error::StoreError;
 use crate::store::{Shard, Wakeup};
 
@@ -201,9 +202,13 @@ impl Poller {
     ) -> Duration {
         self.resume();
         let PublisherLanes { publisher, lanes, .. } = &mut self.publishers[index];
-        let Admitted { deliveries, unreadable } = lanes[lane].admit(publisher, plan, fetched, quota);
+        let Admitted { mut deliveries, unreadable } = lanes[lane].admit(publisher, plan, fetched, quota);
         let pause = lanes[lane].reader.pause(BootInstant::now());
         self.refuse(unreadable);
+        let routed = routing::take_routed(&self.context.settings, &mut deliveries);
+        if !routed.is_empty() {
+            self.context.runtime.spawn(routing::move_all(Arc::clone(&self.context), routed));
+        }
         self.deliver(index, deliveries);
         pause
     }

@@ -65,7 +65,8 @@ BEGIN
             WHEN e.extensions - 'traceparent'::text - 'tracestate'::text
                 <> outbox_write.extensions - 'traceparent'::text - 'tracestate'::text THEN 'extensions'
             WHEN e.partition_key::text <> outbox_write.partition_key THEN 'partition_key'
-            WHEN e.publisher_backend::text <> outbox_write.backend THEN 'publisher_backend'
+            -- Without a name, a route may have chosen one since.
+            WHEN outbox_write.backend <> '' AND e.publisher_backend::text <> outbox_write.backend THEN 'publisher_backend'
             WHEN e.publisher_config <> outbox_write.publisher_config THEN 'publisher_config'
             WHEN e.scheduled_at <> outbox_write.scheduled_at THEN 'scheduled_at'
             WHEN outbox_write.event_time IS NOT NULL AND e.event_time IS DISTINCT FROM outbox_write.event_time THEN 'event_time'

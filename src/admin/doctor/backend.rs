@@ -5,25 +5,30 @@ use chrono::{DateTime, Utc};
 use super::Findings;
 use crate::backend::inspection::BackendFacts;
 use crate::settings::PublisherSettings;
+use crate::settings::name_template::NameTemplate;
 
-/// A group that has used up this share of `max_len` is about to lose entries.
+/// A group that has used up this share of `max_len` is about to lose entries; so it is with `max_streams`.
 const FULL: f64 = 0.8;
 
 pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: DateTime<Utc>, findings: &mut Findings) {
-    if publisher.backend != "redis_stream" {
-        return;
+    match publisher.backend.as_str() {
+        "redis_stream" => {
+            version(publisher, facts, findings);
+            journal_eviction(facts, findings);
+            persistence(facts, findings);
+            replicas(publisher, facts, findings);
+            groups(publisher, facts, findings);
+            streams(publisher, facts, findings);
+        }
+        "redis_list" => {
+            list_eviction(facts, findings);
+            persistence(facts, findings);
+            replicas(publisher, facts, findings);
+        }
+        // Redis stores nothing for it.
+        "redis_pubsub" => {}
+        _ => return,
     }
-    if let Some((major, minor)) = facts.version.filter(|version| *version < (6, 2)) {
-        findings.advice(
-            "version",
-            format!("Redis is of version {major}.{minor}: consumers that claim entries need 6.2"),
-            "use Redis 7 or later, or Valkey",
-        );
-    }
-    eviction(facts, findings);
-    persistence(facts, findings);
-    replicas(publisher, facts, findings);
-    groups(publisher, facts, findings);
     if !facts.forbidden.is_empty() {
         findings.advice(
             "rights",
@@ -34,14 +39,38 @@ pub(super) fn judge(publisher: &PublisherSettings, facts: &BackendFacts, now: Da
     findings.clock(facts.clock, now);
 }
 
-fn eviction(facts: &BackendFacts, findings: &mut Findings) {
+fn version(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Findings) {
+    let Some((major, minor)) = facts.version.filter(|version| *version < (6, 2)) else { return };
+    if publisher.max_age.is_some() {
+        findings.danger(
+            "version",
+            format!("Redis is of version {major}.{minor}, and max_age needs 6.2: nothing can be sent"),
+            "leave out max_age, or use Redis 7 or later, or Valkey",
+        );
+    } else {
+        findings.advice(
+            "version",
+            format!("Redis is of version {major}.{minor}: consumers that claim entries need 6.2"),
+            "use Redis 7 or later, or Valkey",
+        );
+    }
+}
+
+fn journal_eviction(facts: &BackendFacts, findings: &mut Findings) {
+    eviction(facts, "may drop the journal, and events in flight are sent twice", findings);
+}
+
+fn list_eviction(facts: &BackendFacts, findings: &mut Findings) {
+    eviction(facts, "may drop a list with all events that wait in it", findings);
+}
+
+fn eviction(facts: &BackendFacts, effect: &str, findings: &mut Findings) {
     let Some((policy, limit)) = facts.eviction.as_ref().filter(|(policy, _)| policy != "noeviction") else { return };
-    let problem =
-        format!("maxmemory-policy is {policy}: a full Redis may drop the journal, and events in flight are sent twice");
+    let problem = format!("maxmemory-policy is {policy}: a full Redis {effect}");
     let advice = "set maxmemory-policy noeviction; a full Redis then refuses writes, and the events wait";
     match (policy.starts_with("volatile-"), *limit) {
         (false, 1..) => findings.danger("eviction", problem, advice),
-        // Neither the stream nor the journal expires; without a limit nothing is evicted.
+        // Nothing that the outbox writes expires; without a limit nothing is evicted.
         _ => findings.advice("eviction", problem, advice),
     }
 }
@@ -79,6 +108,19 @@ fn replicas(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut 
     }
 }
 
+fn streams(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Findings) {
+    let (used, most) = (facts.streams, publisher.max_streams);
+    if !NameTemplate::new(&publisher.stream_name).is_fixed() && most > 0 && used as f64 > most as f64 * FULL {
+        findings.danger(
+            "max_streams",
+            format!(
+                "{used} streams of {most} that `max_streams` allows exist: events for further ones are marked failed"
+            ),
+            "raise max_streams, or check what `stream_name` is filled with",
+        );
+    }
+}
+
 fn groups(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Findings) {
     let most = publisher.max_len;
     for group in facts.groups.iter().filter(|_| most > 0) {
@@ -87,8 +129,9 @@ fn groups(publisher: &PublisherSettings, facts: &BackendFacts, findings: &mut Fi
             findings.danger(
                 "max_len",
                 format!(
-                    "group {:?} is {behind} entries behind, and the stream keeps {most}: it loses entries, or is about to",
-                    group.name
+                    "group {:?} is {behind} entries behind in {:?}, and the stream keeps {most}: it loses entries, or is \
+                     about to",
+                    group.name, group.stream
                 ),
                 "raise max_len, or add consumers; `outbox events replay` sends lost entries again",
             );

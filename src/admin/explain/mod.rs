@@ -1,6 +1,7 @@
 //! Explains why an event has not been sent: in a sentence for operators, in an object for programs.
 
 mod judge;
+mod route;
 mod sentence;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
+use self::route::RouteNote;
 use crate::error::StoreError;
 use crate::event::{OutboxEvent, Status};
 use crate::settings::Settings;
@@ -27,6 +29,10 @@ pub struct Explanation {
     pub id: Uuid,
     /// The reason, for operators.
     pub sentence: String,
+    /// The number of the route that decides about its backend, from 1: the first of `[[routes]]` that fits it. None if there
+    /// is none, or the event names another backend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<usize>,
     /// The reason, for programs.
     #[serde(flatten)]
     pub reason: Reason,
@@ -224,8 +230,10 @@ struct Circumstances {
 pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) -> Result<Explanation, StoreError> {
     let (loaded, position) = tokio::try_join!(async { store.load_checked(&[id]).await }, store.queue_position(id))?;
     let (event, position) = loaded.into_iter().next().zip(position).ok_or(StoreError::NotFound(id))?;
+    let mut note = None;
     let reason = match event {
         Ok(event) => {
+            note = RouteNote::of(settings, &event);
             let (workers, pauses) = tokio::try_join!(store.workers(), store.pauses())?;
             let lane = event.publisher_backend.as_str();
             let pause =
@@ -237,7 +245,11 @@ pub(crate) async fn explain(store: &dyn Store, settings: &Settings, id: Uuid) ->
         Err(Unreadable { status: Some(Status::Published), .. }) => Reason::Published { at: None },
         Err(Unreadable { reason, .. }) => Reason::Unreadable { problem: reason },
     };
-    Ok(Explanation { id, sentence: reason.to_string(), reason })
+    let sentence = match &note {
+        Some(note) => format!("{reason} {note}"),
+        None => reason.to_string(),
+    };
+    Ok(Explanation { id, sentence, route: note.map(|note| note.number), reason })
 }
 
 async fn before(

@@ -101,7 +101,7 @@ const COMPARE: &str = concat!(
     WHEN e.data_content_type <> n.content_type THEN 'data_content_type' \
     WHEN e.extensions - 'traceparent' - 'tracestate' <> n.extensions::jsonb - 'traceparent' - 'tracestate' THEN 'extensions' \
     WHEN e.partition_key <> n.partition_key THEN 'partition_key' \
-    WHEN e.publisher_backend <> n.backend THEN 'publisher_backend' \
+    WHEN n.backend <> '' AND e.publisher_backend <> n.backend THEN 'publisher_backend' \
     WHEN e.publisher_config <> n.config::jsonb THEN 'publisher_config' \
     WHEN e.scheduled_at <> n.scheduled_at::timestamptz THEN 'scheduled_at' \
     WHEN n.scheduled_at IS NULL AND n.delay <> '0' \

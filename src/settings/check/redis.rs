@@ -1,24 +1,50 @@
-//! Checks of a `redis_stream` publisher: required keys, and keys that exclude each other.
+//! Checks of a publisher to Redis: required keys, and keys that exclude each other.
 
 use std::time::Duration;
 
+use url::Url;
+
 use super::{Check, Result, expected, has_hash_tag};
 use crate::error::SettingsError;
+use crate::settings::name_template::NameTemplate;
 use crate::settings::{PublisherSettings, Secret, SentinelSettings, WaitReplicas};
 
-const SCHEMES: &[&str] = &["redis://", "rediss://", "valkey://", "valkeys://", "redis+unix://", "unix://"];
+const SCHEMES: &[&str] =
+    &["redis://", "rediss://", "valkey://", "valkeys://", "redis+unix://", "valkey+unix://", "unix://"];
+const SCHEMES_OF_SOCKETS: &[&str] = &["redis+unix", "valkey+unix", "unix"];
 const SCHEMES_OF_TLS: &[&str] = &["rediss://", "valkeys://"];
 
 impl Check<'_> {
     pub(super) fn redis(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
-        let stream = publisher.stream_name.as_str();
+        self.stream_name(&format!("{key}.stream_name"), publisher)?;
+        if let Some(age) = publisher.max_age {
+            let key = format!("{key}.max_age");
+            self.that(publisher.backend == "redis_stream", &key, "is for redis_stream")?;
+            self.time(&key, age, Duration::from_millis(1))?;
+        }
+        self.redis_address(key, publisher)?;
+        self.redis_tls(key, publisher)?;
+        publisher.wait_replicas.map_or(Ok(()), |wait| self.wait_replicas(key, wait, publisher))
+    }
+
+    fn stream_name(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        let template = NameTemplate::new(&publisher.stream_name);
+        let problem = "has placeholders without a character between them that values never have, so different events could \
+            get one name; write for example a `:` between them";
+        self.that(template.is_unambiguous(), key, problem)?;
+        // A channel has no slot.
+        if publisher.backend == "redis_pubsub" {
+            return Ok(());
+        }
+        let name = template.pattern();
         // The meta key contains the name, and a `}` in it would end the hash tag too early.
         let problem = "has a `}` but no hash tag, so its journal could not share its slot in a Redis Cluster; \
             leave out the `}`, or begin with a tag as in {shop}.events";
-        self.that(!stream.contains('}') || has_hash_tag(stream), &format!("{key}.stream_name"), problem)?;
-        self.redis_address(key, publisher)?;
-        self.redis_tls(key, publisher)?;
-        publisher.wait_replicas.map_or(Ok(()), |wait| self.wait_replicas(key, wait, publisher.socket_timeout))
+        self.that(!name.contains('}') || has_hash_tag(&name), key, problem)?;
+        let is_in_one_slot = publisher.nodes.is_empty() || template.is_fixed() || template.has_constant_tag();
+        let problem = "has placeholders, and its names would be in different slots of the Redis Cluster; begin with a hash \
+            tag that all of them have, as in {shop}.events.{type}";
+        self.that(is_in_one_slot, key, problem)
     }
 
     fn redis_address(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
@@ -36,8 +62,10 @@ impl Check<'_> {
             return self.only(key, "sentinel", publisher, &["db", "username", "password"]);
         }
         let host = publisher.host.as_ref().filter(|host| !host.is_empty());
-        let remedy =
-            "redis_stream needs `url`, such as redis://localhost:6379/0, or `host`, `nodes` or `sentinel`".to_owned();
+        let remedy = format!(
+            "{} needs `url`, such as redis://localhost:6379/0, or `host`, `nodes` or `sentinel`",
+            publisher.backend
+        );
         host.map(|_| ()).ok_or(SettingsError::Missing { key: key_of("url"), remedy })
     }
 
@@ -80,15 +108,18 @@ impl Check<'_> {
 
     fn redis_url(&self, key: &str, url: &Secret) -> Result<()> {
         self.url(key, url, SCHEMES)?;
-        self.that(url.as_text().is_none_or(|url| url::Url::parse(url).is_ok()), key, "is not a valid address")
+        let Some(text) = url.as_text() else { return Ok(()) };
+        let parsed = Url::parse(text);
+        self.that(parsed.is_ok(), key, "is not a valid address")?;
+        let has_path = parsed.is_ok_and(|url| !is_socket(&url) || (!url.has_host() && url.path().len() > 1));
+        self.that(has_path, key, "must name the socket by its whole path, as in redis+unix:///run/redis.sock")
     }
 
     /// Checks addresses of servers that have only database 0.
     fn servers(&self, key: &str, urls: &[Secret], whose: &str) -> Result<()> {
         for url in urls {
             self.redis_url(key, url)?;
-            let names_first = |url: &str| url::Url::parse(url).is_ok_and(|url| ["", "/", "/0"].contains(&url.path()));
-            let first = url.as_text().is_none_or(names_first);
+            let first = url.as_text().is_none_or(|url| Url::parse(url).is_ok_and(|url| names_first_database(&url)));
             self.that(first, key, format!("must not name a database: {whose} has only database 0"))?;
         }
         Ok(())
@@ -101,7 +132,10 @@ impl Check<'_> {
         self.servers(&format!("{key}.nodes"), &sentinel.nodes, "a sentinel")
     }
 
-    fn wait_replicas(&self, key: &str, wait: WaitReplicas, limit: Duration) -> Result<()> {
+    fn wait_replicas(&self, key: &str, wait: WaitReplicas, publisher: &PublisherSettings) -> Result<()> {
+        let limit = publisher.socket_timeout;
+        let problem = "is for events that Redis stores; Pub/Sub stores none";
+        self.that(publisher.backend != "redis_pubsub", &format!("{key}.wait_replicas"), problem)?;
         let key_of = |name: &str| format!("{key}.wait_replicas.{name}");
         let problem = format!("must be {}, not {}", expected::FROM_ONE, wait.count);
         self.that(wait.count >= 1, &key_of("count"), problem)?;
@@ -109,4 +143,15 @@ impl Check<'_> {
         let problem = format!("must be less than `{key}.socket_timeout`, which is {limit:?}, not {:?}", wait.timeout);
         self.that(wait.timeout < limit, &key_of("timeout"), problem)
     }
+}
+
+fn is_socket(url: &Url) -> bool {
+    SCHEMES_OF_SOCKETS.contains(&url.scheme())
+}
+
+fn names_first_database(url: &Url) -> bool {
+    if is_socket(url) {
+        return url.query_pairs().all(|(name, value)| name != "db" || value == "0");
+    }
+    ["", "/", "/0"].contains(&url.path())
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::settings::{
-    OnFailed, RateLimit, RetryBackoff, Secret, SentinelSettings, WaitReplicas, WebUser, WorkerSettings,
+    OnFailed, RateLimit, RetryBackoff, Route, Secret, SentinelSettings, WaitReplicas, WebUser, WorkerSettings,
 };
 
 fn refused(text: &str) -> String {
@@ -293,6 +293,28 @@ fn users_of_the_console_are_tables_or_a_list_of_them() {
 }
 
 #[test]
+fn routes_are_a_list_and_lead_to_publishers() {
+    let publisher = "publishers.orders.backend = 'local'\n";
+    let given = env(&[
+        ("OUTBOX__PUBLISHERS__ORDERS__BACKEND", "local"),
+        ("OUTBOX__ROUTES", r#"[{"type": "order.*", "extensions": {"tenant": "a*"}, "publisher": "orders"}]"#),
+    ]);
+    assert_eq!(given.unwrap().routes, [Route::to("orders").event_type("order.*").extension("tenant", "a*")]);
+    for (text, key, problem) in [
+        ("[[routes]]\ntype = 'a'", ".0.publisher", "must name the publisher"),
+        ("[[routes]]\npublisher = 'x'", ".0.publisher", "no publisher is named `x`; there is `orders`"),
+        ("[[routes]]\npublisher = 'orders'\nsource = ''", ".0.source", "must not be empty; leave it out for any"),
+        ("routes = 1", "", "must be a list such as [{ type = \"order.*\", publisher = \"orders\" }]"),
+    ] {
+        let text =
+            if text.starts_with("routes") { format!("{text}\n{publisher}") } else { format!("{publisher}{text}") };
+        assert_eq!(refused(&text), format!("setting `routes{key}` in the TOML text: {problem}"));
+    }
+    let unknown = refused(&format!("{publisher}[[routes]]\npublishers = 'orders'"));
+    assert!(unknown.contains("publisher"), "{unknown}");
+}
+
+#[test]
 fn a_publisher_that_cannot_be_is_refused() {
     for (text, key, problem) in [
         ("port = 0\nhost = 'h'", ".port", "must be a port, 1 to 65535, not 0"),
@@ -301,9 +323,15 @@ fn a_publisher_that_cannot_be_is_refused() {
         (
             "url = 'http://u:pw@h'",
             ".url",
-            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or unix://",
+            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or valkey+unix:// or unix://",
         ),
         ("url = 'redis://h:x'", ".url", "is not a valid address"),
+        ("url = 'unix://run/s'", ".url", "must name the socket by its whole path, as in redis+unix:///run/redis.sock"),
+        (
+            "url = 'redis+unix:///'",
+            ".url",
+            "must name the socket by its whole path, as in redis+unix:///run/redis.sock",
+        ),
         ("url = 'redis://h'\nhost = 'h'", ".host", "conflicts with `publishers.a.url`: set only one"),
         ("host = 'h'\nmax_len = -1", ".max_len", "must be a whole number, at least 0, not -1"),
         ("on_failed = 'stop'", ".on_failed", "must be \"continue\" or \"hold\", not \"stop\""),
@@ -321,6 +349,26 @@ fn a_publisher_that_cannot_be_is_refused() {
             "has a `}` but no hash tag, so its journal could not share its slot in a Redis Cluster; leave out the `}`, \
              or begin with a tag as in {shop}.events",
         ),
+        (
+            "nodes = ['redis://h']\nstream_name = 'events.{type}'",
+            ".stream_name",
+            "has placeholders, and its names would be in different slots of the Redis Cluster; begin with a hash tag that \
+             all of them have, as in {shop}.events.{type}",
+        ),
+        (
+            "host = 'h'\nstream_name = 'e.{source}.{type}'",
+            ".stream_name",
+            "has placeholders without a character between them that values never have, so different events could get one \
+             name; write for example a `:` between them",
+        ),
+        (
+            "backend = 'redis_pubsub'\nhost = 'h'\nwait_replicas = { count = 1 }",
+            ".wait_replicas",
+            "is for events that Redis stores; Pub/Sub stores none",
+        ),
+        ("backend = 'redis_list'\nhost = 'h'\nmax_age = '3d'", ".max_age", "is for redis_stream"),
+        ("host = 'h'\nmax_age = 0", ".max_age", "must be at least 1ms and at most ten years, not 0ns"),
+        ("host = 'h'\nmax_streams = -1", ".max_streams", "must be a whole number, at least 0, not -1"),
         (
             "host = 'h'\noptions = { x = 1 }",
             ".options",
@@ -427,7 +475,7 @@ fn an_address_given_in_two_ways_or_by_halves_is_refused() {
         (
             "nodes = ['http://:pw@h']",
             ".nodes",
-            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or unix://",
+            "must be an address that begins with redis:// or rediss:// or valkey:// or valkeys:// or redis+unix:// or valkey+unix:// or unix://",
         ),
         (
             "nodes = ['redis://a', 'rediss://b']",
@@ -448,6 +496,7 @@ fn an_address_given_in_two_ways_or_by_halves_is_refused() {
             "conflicts with `publishers.a.password`: set only one",
         ),
         ("nodes = ['redis://h/1']", ".nodes", "must not name a database: a cluster has only database 0"),
+        ("nodes = ['unix:///s?db=1']", ".nodes", "must not name a database: a cluster has only database 0"),
         (
             "sentinel = { nodes = ['redis://a'] }",
             ".sentinel",

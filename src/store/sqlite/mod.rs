@@ -29,6 +29,7 @@ mod prepared_tests;
 mod publish_view_tests;
 mod queue_position;
 mod roles;
+mod route;
 pub(crate) mod row;
 mod settle;
 #[cfg(feature = "testing")]

@@ -15,7 +15,7 @@ use super::leases::SqliteLeases;
 use super::row::Row;
 use super::{
     LEASES_BUSY_TIMEOUT, SqliteStore, admin, audit, change, claimed, data, fetch, handlers, history, leases,
-    migrations, order, overview, pauses, queue_position, row, settle,
+    migrations, order, overview, pauses, queue_position, route, row, settle,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
@@ -28,7 +28,8 @@ use crate::store::{
     EventCounts, EventFilter, EventWriter, FailureRecord, FetchRequest, FetchResult, FetchedDelivery, FetchedRow,
     HandlerStore, HistoryBucket, LaneClaim, LaneName, LeaseStore, MaintenanceStore, NewPause, NotInserted, NotifyStore,
     OutcomeCounts, OwedHandler, Page, PredecessorQuery, QueuePosition, RejectedDelivery, Resolution, Result,
-    RetentionCutoff, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable, WorkerRow,
+    RetentionCutoff, RoutedEvent, ScanPage, SchemaStore, Settled, SettledEvent, Shard, Store, TakeEvents, Unreadable,
+    WorkerRow,
 };
 
 #[async_trait]
@@ -141,6 +142,11 @@ impl DispatchStore for SqliteStore {
                 settle::record_rescheduled(connection, owner, &events)
             })
             .await
+    }
+
+    async fn route(&self, owner: Uuid, events: &[RoutedEvent]) -> Result<Vec<Settled>> {
+        let events = events.to_vec();
+        self.writer.run("route events", move |connection| route::route(connection, owner, &events)).await
     }
 
     async fn raise_epoch(&self, owner: Uuid, shard: &Shard, epoch: i64, above: i64) -> Result<bool> {

@@ -139,6 +139,11 @@ impl InFlight {
         self.lock().next_retry.take()
     }
 
+    /// Has a shard read again from a position, where an event was moved to.
+    pub(crate) fn read_from(&self, shard: i16, position: Position) {
+        self.lock().rewind(shard, position);
+    }
+
     /// Positions to read from again, because events behind the cursor were released unsent.
     pub(crate) fn take_rewinds(&self) -> HashMap<i16, Position> {
         std::mem::take(&mut self.lock().rewinds)

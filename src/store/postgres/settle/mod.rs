@@ -8,6 +8,7 @@ mod accepted;
 mod connection;
 mod divide;
 mod rescheduled;
+mod routed;
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 pub(super) use self::connection::SettlePool;
 pub(super) use self::divide::divide;
 pub(super) use self::rescheduled::{found as rejection, kept_error, rescheduled};
+pub(super) use self::routed::routed;
 use super::{PostgresStore, Result};
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, Settled, SettledEvent, Shard};

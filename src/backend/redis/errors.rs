@@ -1,0 +1,82 @@
+//! The meaning of Redis' errors. Only one named error is about the event; any other means that Redis is unavailable.
+
+use redis::RedisError;
+
+use crate::backend::BackendError;
+use crate::backend::session::Unavailable;
+
+/// The code of errors that have none of their own.
+const NO_CODE: &str = "ERR";
+
+/// The code of a command that needs more memory than is left.
+const NO_MEMORY: &str = "OOM";
+
+/// The code of a command for a key of another type.
+const WRONG_TYPE: &str = "WRONGTYPE";
+
+/// XADD's error for an entry of more than 1 GiB: the only one that it has for an entry that is made of fields and values.
+const ABOUT_THE_EVENT: &str = "Elements are too large to be stored";
+
+pub(super) fn is_about_the_event(error: &str) -> bool {
+    error.contains(ABOUT_THE_EVENT)
+}
+
+/// An error in a script's answer, which begins with its code.
+pub(super) fn of_a_script(error: &str) -> Unavailable {
+    Unavailable { reason: format!("Redis: {error}"), is_its_state: names_a_state(code(error)) }
+}
+
+pub(super) fn is_out_of_memory(error: &str) -> bool {
+    code(error) == NO_MEMORY
+}
+
+pub(super) fn is_about_the_key(error: &str) -> bool {
+    code(error) == WRONG_TYPE
+}
+
+fn code(error: &str) -> &str {
+    // Before Redis 7 an error in a script begins with its place.
+    let behind_place = error.strip_prefix("@user_script: ").and_then(|rest| rest.split_once(": "));
+    let error = behind_place.map_or(error, |(_, error)| error);
+    let code = error.trim_start_matches('-').split(' ').next().unwrap_or_default();
+    let is_a_code = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_uppercase());
+    if is_a_code { code } else { NO_CODE }
+}
+
+/// Whether a code names a state of Redis in which it refuses all clients: `OOM`, `READONLY`, `LOADING`, `MISCONF` ….
+fn names_a_state(code: &str) -> bool {
+    code != NO_CODE
+}
+
+/// Like [`unavailable`], for a call that sent events.
+pub(super) fn unavailable_for_events(error: &RedisError) -> Unavailable {
+    let is_its_state = error.code().is_some_and(names_a_state);
+    Unavailable { reason: reason(error), is_its_state }
+}
+
+pub(super) fn unavailable(error: &RedisError) -> BackendError {
+    BackendError::Unavailable(reason(error))
+}
+
+/// The driver's text, which holds no password.
+pub(super) fn reason(error: &RedisError) -> String {
+    format!("Redis: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_found_in_the_errors_of_all_versions() {
+        for (error, expected) in [
+            ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+            ("-READONLY You can't write against a read only replica.", "READONLY"),
+            ("@user_script: 33: -OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+            ("@user_script: 7: The user executing the script can't run this command or subcommand", "ERR"),
+            ("Wrong number of args calling Redis command From Lua script", "ERR"),
+        ] {
+            assert_eq!(code(error), expected, "{error}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A stream without sessions, used by `outbox bench`: one of its own, filled at full speed, read, and removed.
+
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisError};
+use uuid::Uuid;
+
+use super::{entry, meta_key};
+use crate::backend::BackendError;
+use crate::backend::redis::{Address, errors};
+use crate::event::OutboxEvent;
+use crate::settings::PublisherSettings;
+
+/// The most entries in one read.
+const PAGE: u32 = 1_000;
+
+/// How long a read waits for an entry; less than the connection waits for an answer.
+const BLOCK_MS: u32 = 100;
+
+/// A connection to one stream.
+pub struct RawStream {
+    connection: MultiplexedConnection,
+    stream: String,
+    max_len: u64,
+    /// The last entry that was read.
+    last: String,
+}
+
+/// The result of XREAD: the entries of each stream, each with its id and its fields; `None` if there are none.
+type Read = Option<Vec<(String, Vec<(String, Vec<String>)>)>>;
+
+impl RawStream {
+    /// Connects with a publisher's settings.
+    ///
+    /// # Errors
+    /// If Redis cannot be reached.
+    pub async fn connect(settings: &PublisherSettings) -> Result<Self, BackendError> {
+        let mut address = Address::new(settings).map_err(BackendError::Unavailable)?;
+        let connection = address.connect().await?;
+        Ok(Self { connection, stream: settings.stream_name.clone(), max_len: settings.max_len, last: "0".to_owned() })
+    }
+
+    /// Removes the stream and its meta key, without blocking the server.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn remove(&mut self) -> Result<(), BackendError> {
+        let mut request = redis::cmd("UNLINK");
+        request.arg(&self.stream).arg(meta_key(&self.stream));
+        request.query_async(&mut self.connection).await.map_err(unavailable)
+    }
+
+    /// The ids of the events that arrived since the last call, as soon as there are any; empty if none arrives in time.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn next_ids(&mut self) -> Result<Vec<Uuid>, BackendError> {
+        let mut request = redis::cmd("XREAD");
+        request.arg("COUNT").arg(PAGE).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&self.stream).arg(&self.last);
+        let read: Read = request.query_async(&mut self.connection).await.map_err(unavailable)?;
+        let entries = read.into_iter().flatten().flat_map(|(_, entries)| entries);
+        let mut ids = Vec::new();
+        for (place, fields) in entries {
+            self.last = place;
+            let pairs = fields.chunks_exact(2).find(|pair| pair[0] == "event_id");
+            ids.extend(pairs.and_then(|pair| Uuid::parse_str(&pair[1]).ok()));
+        }
+        Ok(ids)
+    }
+
+    /// Adds the entries of these events in one pipeline.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn add(&mut self, events: &[Arc<OutboxEvent>]) -> Result<(), BackendError> {
+        let mut pipeline = Pipeline::with_capacity(events.len());
+        for event in events {
+            let request = pipeline.cmd("XADD").arg(&self.stream);
+            if self.max_len > 0 {
+                request.arg("MAXLEN").arg("~").arg(self.max_len);
+            }
+            request.arg("*");
+            for (name, value) in entry::entry_fields(event).map_err(BackendError::Invalid)? {
+                request.arg(name.as_bytes()).arg(value.as_bytes());
+            }
+            request.ignore();
+        }
+        pipeline.query_async(&mut self.connection).await.map_err(unavailable)
+    }
+
+    /// The server's version, for the report.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn version(&mut self) -> Result<String, BackendError> {
+        let asked = redis::cmd("INFO").arg("server").query_async::<String>(&mut self.connection).await;
+        let info = asked.map_err(unavailable)?;
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        Ok(version.unwrap_or("unknown").to_owned())
+    }
+}
+
+fn unavailable(error: RedisError) -> BackendError {
+    errors::unavailable(&error)
+}
