@@ -19,7 +19,7 @@ pub(crate) mod journal;
 mod jsonl;
 mod local;
 #[cfg(feature = "nats")]
-mod nats;
+pub(crate) mod nats;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg_attr(not(feature = "unstable-sessions"), allow(unreachable_pub, reason = "public with the sessions"))]

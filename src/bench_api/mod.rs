@@ -1,6 +1,7 @@
 //! What the benchmarks reach: the work that each event costs a worker without the servers, a heartbeat without its worker, a
 //! worker's statements, and a plain stream. Not a part of the library's public interface.
 
+mod backend;
 mod store;
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+pub use self::backend::BackendAlone;
 pub use self::store::{BenchStore, FetchLimits, MAX_FETCH, connect_postgres};
 use crate::backend::redis::stream::batch::EncodedBatch;
 pub use crate::backend::redis::stream::raw_stream::RawStream;

@@ -200,6 +200,11 @@ impl Check<'_> {
         }
     }
 
+    /// Checks that a publisher has none of these settings, which are for another kind.
+    fn defaults(&self, key: &str, all: &[(&str, bool)], problem: &str) -> Result<()> {
+        all.iter().try_for_each(|(name, is_default)| self.that(*is_default, &format!("{key}.{name}"), problem))
+    }
+
     fn tls_pair(&self, key: &str, tls: Option<&TlsSettings>) -> Result<()> {
         let both = tls.is_none_or(|tls| tls.cert_file.is_some() == tls.key_file.is_some());
         let problem = "has one of `cert_file` and `key_file`; a client's certificate needs both";

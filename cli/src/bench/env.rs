@@ -144,6 +144,11 @@ pub(super) struct BenchEnv {
 }
 
 impl BenchEnv {
+    /// An environment for a backend other than Redis.
+    pub(super) fn without_streams(schema: BenchSchema, worker: WorkerSettings) -> Self {
+        Self { schema, streams: BTreeMap::new(), worker }
+    }
+
     /// Empties the streams.
     pub(super) async fn clear_streams(&mut self) -> anyhow::Result<()> {
         for stream in self.streams.values_mut() {

@@ -90,6 +90,8 @@ const REST: &[Figure] = &[
     figure("pinned", RATE, "the same while vacuum is held back", &["pinned.without"]),
     figure("pinned.keys.without", RATE, "a worker empties a backlog of ten keys", &[]),
     figure("pinned.keys", RATE, "the same while vacuum is held back", &["pinned.keys.without"]),
+    figure("backend.client", RATE, "the backend's client alone", &[]),
+    figure("backend.drain", RATE, "a worker drains into the backend", &["limit.one", "backend.client"]),
     figure("sqlite.drain", RATE, "a worker drains SQLite into a file of lines", &[]),
     figure("sqlite.publish", RATE, "64 senders, each event in a transaction of its own", &[]),
     figure("sqlite.send.64", RATE, "`PublishEvent` from 64 senders", &["sqlite.publish"]),

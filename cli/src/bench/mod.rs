@@ -3,6 +3,7 @@
 //! Compared figures are measured alternately and in one run, so that their shares are reliable even if the times are not: a
 //! busy machine slows both. One file for each group of figures.
 
+mod backend;
 mod backlog;
 mod collector;
 mod drain;
@@ -54,6 +55,7 @@ Examples:
   outbox bench
   outbox bench --only drain,latency --rounds 5
   outbox bench --backlog 5 --pinned-horizon
+  outbox bench --backend webhooks
   outbox bench --events 50000 --format json > figures.json")]
 pub(super) struct Args {
     /// Events in each measurement; a twentieth of that for large events.
@@ -68,6 +70,10 @@ pub(super) struct Args {
     /// Measure how fast a worker drains while an open transaction holds vacuum back.
     #[arg(long)]
     pinned_horizon: bool,
+    /// Measure how fast a worker drains into this publisher's backend, beside its client alone. Events really go there: into a
+    /// stream of the run's own with Redis and NATS, to the configured place with others.
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
     /// How often to repeat each measurement; the figures are medians.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
@@ -154,6 +160,9 @@ pub(super) fn run(args: &Args, settings: &Settings) -> anyhow::Result<()> {
         .context("cannot start the threads of the bench")?;
     let settings = &env::with_secrets_read(settings)?;
     let report = runtime.block_on(async {
+        if let Some(name) = &args.backend {
+            return backend::measure(args, settings, name).await;
+        }
         #[cfg(feature = "sqlite")]
         if settings.database.url.read()?.starts_with("sqlite:") {
             return sqlite::measure(args, settings).await;

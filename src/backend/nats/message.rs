@@ -13,7 +13,7 @@ use crate::settings::HttpMode;
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// The id by which a server refuses a message that it has, within the stream's duplicate window.
-const MESSAGE_ID: &str = "Nats-Msg-Id";
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 /// One message of a batch.
 #[derive(Debug, Clone)]

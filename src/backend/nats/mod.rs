@@ -9,6 +9,8 @@ mod connection;
 mod errors;
 mod journal;
 mod message;
+#[cfg(feature = "bench-api")]
+pub(crate) mod raw_stream;
 mod stream;
 mod subject;
 #[cfg(test)]

@@ -13,6 +13,10 @@ impl Check<'_> {
         let key_of = |name: &str| format!("{key}.{name}");
         let problem = "needs one of `url` and `servers`";
         self.that(publisher.url.is_some() != !publisher.servers.is_empty(), key, problem)?;
+        let default = PublisherSettings::default();
+        let of_redis =
+            [("stream_name", publisher.stream_name == default.stream_name), ("host", publisher.host.is_none())];
+        self.defaults(key, &of_redis, "is for Redis; `nats` has `stream`, and `url` or `servers`")?;
         if let Some(url) = &publisher.url {
             self.url(&key_of("url"), url, SCHEMES)?;
         }

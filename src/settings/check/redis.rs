@@ -22,6 +22,13 @@ impl Check<'_> {
             self.that(publisher.backend == "redis_stream", &key, "is for redis_stream")?;
             self.time(&key, age, Duration::from_millis(1))?;
         }
+        let default = PublisherSettings::default();
+        let of_nats = [
+            ("stream", publisher.stream == default.stream),
+            ("subject", publisher.subject == default.subject),
+            ("servers", publisher.servers.is_empty()),
+        ];
+        self.defaults(key, &of_nats, "is for `nats`; the name of a stream in Redis is `stream_name`")?;
         self.redis_address(key, publisher)?;
         self.redis_tls(key, publisher)?;
         publisher.wait_replicas.map_or(Ok(()), |wait| self.wait_replicas(key, wait, publisher))

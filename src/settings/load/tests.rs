@@ -181,7 +181,7 @@ fn an_unknown_key_is_named_with_the_nearest_one() {
         ("[wroker]\n", "wroker", Some("worker")),
         ("[worker]\nbatchsize = 5", "worker.batchsize", Some("worker.batch_size")),
         ("batch_size = 5", "batch_size", Some("worker.batch_size")),
-        ("[publishers.a]\nstream = 'x'\nstreamname = 'x'", "publishers.a.stream", None),
+        ("[publishers.a]\ncolour = 'x'\nstreamname = 'x'", "publishers.a.colour", None),
         ("[publishers.a]\nmaxlen = 5", "publishers.a.maxlen", Some("publishers.a.max_len")),
         ("worker.retry_backoff.bas = 1", "worker.retry_backoff.bas", Some("worker.retry_backoff.base")),
         ("publishers.a.rate_limit.each = 1", "publishers.a.rate_limit.each", None),
@@ -525,6 +525,49 @@ fn an_address_given_in_two_ways_or_by_halves_is_refused() {
     assert_eq!(
         refused("publishers.a = { node = ['redis://a'] }"),
         "unknown setting `publishers.a.node` in the TOML text: did you mean `publishers.a.nodes`?"
+    );
+}
+
+#[cfg(feature = "nats")]
+#[test]
+fn a_publisher_to_nats_says_what_is_wrong_with_it() {
+    for (text, key, problem) in [
+        ("", "", "needs one of `url` and `servers`"),
+        ("url = 'nats://h'\nservers = ['nats://h']", "", "needs one of `url` and `servers`"),
+        ("url = 'redis://u:pw@h'", ".url", "must be an address that begins with nats:// or tls://"),
+        (
+            "servers = ['nats://a', 'http://u:pw@b']",
+            ".servers.1",
+            "must be an address that begins with nats:// or tls://",
+        ),
+        (
+            "url = 'nats://h'\nstream = 'a.b'",
+            ".stream",
+            "must be a stream's name, without white space, `.`, `*`, `>`, `/` and `\\`",
+        ),
+        (
+            "url = 'nats://h'\nstream_name = 'a'",
+            ".stream_name",
+            "is for Redis; `nats` has `stream`, and `url` or `servers`",
+        ),
+        ("url = 'nats://h'\nreplicas = 6", ".replicas", "must be 1 to 5"),
+        (
+            "url = 'nats://h'\nmode = 'batch'",
+            ".mode",
+            "is for `http`; a message of NATS is one event, \"structured\" or \"binary\"",
+        ),
+        (
+            "url = 'nats://h'\nusername = 'a'\nnkey_file = 'b'",
+            "",
+            "has more than one of `username`, `credentials_file` and `nkey_file`",
+        ),
+    ] {
+        let text = format!("[publishers.a]\nbackend = 'nats'\n{text}");
+        assert_eq!(refused(&text), format!("setting `publishers.a{key}` in the TOML text: {problem}"));
+    }
+    assert_eq!(
+        refused("[publishers.a]\nurl = 'redis://h'\nstream = 'x'"),
+        "setting `publishers.a.stream` in the TOML text: is for `nats`; the name of a stream in Redis is `stream_name`"
     );
 }
 
