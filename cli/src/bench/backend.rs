@@ -1,4 +1,4 @@
-//! `--backend NAME`: how fast a worker drains into one backend, beside the database alone and the backend's client alone.
+//! `--backend NAME`: how fast a worker drains into one backend, next to the database alone and the backend's client alone.
 
 use std::time::{Duration, Instant};
 

@@ -70,7 +70,7 @@ pub(super) struct Args {
     /// Measure how fast a worker drains while an open transaction holds vacuum back.
     #[arg(long)]
     pinned_horizon: bool,
-    /// Measure how fast a worker drains into this publisher's backend, beside its client alone. Events really go there: into a
+    /// Measure how fast a worker drains into this publisher's backend, next to its client alone. Events really go there: into a
     /// stream of the run's own with Redis and NATS, to the configured place with others.
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,

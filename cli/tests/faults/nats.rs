@@ -346,7 +346,7 @@ async fn api(cluster: &Cluster) -> jetstream::Context {
         let options = async_nats::ConnectOptions::new().user_and_password("app".to_owned(), "right".to_owned());
         match options.connect(&servers).await {
             Ok(client) => return jetstream::new(client),
-            // A server that reads its configuration again knows nobody for a moment.
+            // A server that reads its configuration again knows no user for a moment.
             Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
         }
     }

@@ -61,7 +61,7 @@ fn is_a_state(error: &RequestError) -> bool {
 fn reason_of_request(error: &RequestError) -> String {
     match error.kind() {
         RequestErrorKind::NoResponders => {
-            "NATS: nobody answers: JetStream is off for this account, or its stream has no leader now".to_owned()
+            "NATS: no server answers: JetStream is off for this account, or its stream has no leader now".to_owned()
         }
         RequestErrorKind::TimedOut => "NATS: no answer in time".to_owned(),
         _ => format!("NATS: {error}"),

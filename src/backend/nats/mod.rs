@@ -2,7 +2,7 @@
 //!
 //! A batch of events is an atomic batch of JetStream, which stores all of its messages or none. Before the events it holds
 //! the journal of each of their shards: the only message on a subject of its own, in the same stream. A write of it names the
-//! sequence of the message that it replaces, so whoever wrote last fences everyone else; docs/nats.md shows the protocol.
+//! sequence of the message that it replaces, so the session that wrote last fences all others; docs/nats.md shows the protocol.
 
 mod batch;
 mod connection;
@@ -219,7 +219,7 @@ impl Nats {
         })
     }
 
-    /// Writes the journals that name settled events anew, without them.
+    /// Writes the journals that name settled events again, without those events.
     async fn rewrite_stale(&mut self) -> Result<(), Refusal> {
         let shards = self.journal.stale();
         let messages: Vec<_> =
@@ -313,7 +313,7 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Replaces the journal by one with our token, behind the very message that was read: nobody wrote in between.
+    /// Replaces the journal by one with our token, behind the very message that was read: no other session wrote in between.
     async fn open(&self, shard: &Shard, token: Token) -> Result<OpenedShard, BackendError> {
         let subject = subject::of_journal(self.name, self.outbox, shard);
         for _ in 0..TRIES {

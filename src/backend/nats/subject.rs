@@ -12,10 +12,10 @@ use crate::store::Shard;
 /// What a value may contain besides letters and digits: nothing that means anything in a subject.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'/').remove(b':');
 
-/// The token that stands for an empty value.
+/// The token for an empty value.
 const EMPTY: &str = "_";
 
-/// The token that stands for the lane of events that name no backend; no backend's name contains it.
+/// The token for the lane of events that name no backend; no backend's name contains it.
 const NO_LANE: &str = "=";
 
 const PLACEHOLDERS: [&str; 4] = ["{type}", "{source}", "{key}", "{backend}"];

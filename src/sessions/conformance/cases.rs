@@ -258,7 +258,7 @@ pub async fn entries_are_removed_only_as_they_were_read<T: Target>() {
     assert_eq!(named, names(&batch[..1]));
     assert!(read.iter().all(|entry| entry.outbox == bench.outbox && entry.shard == shard(3)), "{read:?}");
 
-    // What the session writes anew meanwhile stays.
+    // What the session has written meanwhile stays.
     session.settled(&names(&batch[..1]));
     send_all(&mut *session, &batch[1..]).await;
     operator.remove(&read).await.expect("an answer");
@@ -267,7 +267,7 @@ pub async fn entries_are_removed_only_as_they_were_read<T: Target>() {
     assert!(named.contains(&names(&batch[1..])[0]), "{named:?}");
     assert_eq!(operator.remove(&read).await.expect("an answer"), read.len());
     assert!(operator.entries().await.expect("the entries").is_empty());
-    // The session finds that its token is gone, and opens anew.
+    // The session finds that its token is gone, and opens the shard again.
     let more = events(3, "k", 3..=3);
     assert_eq!(session.send(&more).await.closed, [shard(3)]);
     assert!(found(&mut *session, &[(shard(3), 1)]).await.is_empty());

@@ -31,7 +31,7 @@ fn settings(port: u16) -> PublisherSettings {
     }
 }
 
-/// A stream that takes atomic batches, and that forgets the ids of messages at once: nothing but the journal keeps an event
+/// A stream that takes atomic batches, and that forgets the ids of messages immediately: nothing but the journal keeps an event
 /// from arriving twice.
 fn stream() -> Config {
     Config {
