@@ -216,7 +216,8 @@ pub(crate) trait DispatchStore: Send + Sync {
 
     /// Moves unsent events to other lanes, each only if its lease is still `owner`'s; the outcomes are in the order given. The
     /// events keep their `seq`. An event is not moved before the ones of its key that are given before it
-    /// ([`Settled::Locked`]: try again). An event that has been moved already counts as recorded.
+    /// ([`Settled::Locked`]: try again). An event that has been moved already counts as recorded. A row that PostgreSQL refuses
+    /// fails the call.
     async fn route(&self, owner: Uuid, events: &[RoutedEvent]) -> Result<Vec<Settled>>;
 
     /// Raises a lease's epoch above `above` if it is still `owner`'s at `epoch`; returns whether it did.

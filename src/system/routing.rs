@@ -6,6 +6,8 @@
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::clock::BootInstant;
 use super::context::SystemContext;
 use super::delivery::Delivery;
@@ -62,14 +64,14 @@ pub(super) fn take_routed(settings: &Settings, deliveries: &mut Vec<Delivery>) -
 
 /// Moves events until all are moved, or are not this worker's any more. Those that are dropped are read again.
 pub(super) async fn move_all(context: Arc<SystemContext>, mut waiting: Vec<Routed>) {
-    let (mut most, mut rounds) = (MOST, 0);
+    let (mut mover, mut rounds) = (Mover { context: &context, most: MOST, named: HashSet::new() }, 0);
     loop {
         let now = BootInstant::now();
         waiting.retain(|Routed { delivery, .. }| context.leases.covers(&delivery.shard, delivery.session.epoch, now));
         if waiting.is_empty() || context.liveness.is_stopping() {
             return;
         }
-        let round = move_once(&context, waiting, &mut most).await;
+        let round = mover.try_all(waiting).await;
         announce(&context, round.moved);
         waiting = round.waiting;
         if !waiting.is_empty() {
@@ -79,55 +81,78 @@ pub(super) async fn move_all(context: Arc<SystemContext>, mut waiting: Vec<Route
     }
 }
 
+struct Mover<'a> {
+    context: &'a SystemContext,
+    /// Events in one statement: half of them after one that failed.
+    most: usize,
+    /// Events of which it was logged that they are not moved.
+    named: HashSet<Uuid>,
+}
+
 #[derive(Default)]
 struct Round {
     moved: Vec<Routed>,
     /// To be tried again, in the order given.
     waiting: Vec<Routed>,
+    /// Keys of the events that wait.
+    stuck: HashSet<String>,
 }
 
-/// Tries to move each event once. Behind one that waits, the others of its key wait too.
-async fn move_once(context: &SystemContext, given: Vec<Routed>, most: &mut usize) -> Round {
-    let (mut round, mut given) = (Round::default(), VecDeque::from(given));
-    let mut stuck: HashSet<String> = HashSet::new();
-    while !given.is_empty() {
-        let (behind, batch): (Vec<Routed>, Vec<Routed>) =
-            given.drain(..given.len().min(*most)).partition(|routed| stuck.contains(routed.delivery.key()));
-        round.waiting.extend(behind);
-        let requests: Vec<RoutedEvent> = batch.iter().map(Routed::request).collect();
-        match context.store.route(context.worker, &requests).await {
-            Ok(outcomes) => {
-                *most = (*most * 2).min(MOST);
-                for (routed, outcome) in batch.into_iter().zip(outcomes) {
-                    match outcome {
-                        Settled::Recorded => round.moved.push(routed),
-                        Settled::Locked | Settled::Untried => {
-                            note_stuck(&mut stuck, &routed);
-                            round.waiting.push(routed);
-                        }
-                        // An operator changed it, or another worker has its shard.
-                        Settled::Superseded | Settled::Refused(_) => {}
+impl Round {
+    fn wait(&mut self, routed: Routed) {
+        if !routed.delivery.key().is_empty() {
+            self.stuck.insert(routed.delivery.key().to_owned());
+        }
+        self.waiting.push(routed);
+    }
+}
+
+impl Mover<'_> {
+    /// Tries to move each event once. Behind one that waits, the others of its key wait too.
+    async fn try_all(&mut self, given: Vec<Routed>) -> Round {
+        let (mut round, mut given) = (Round::default(), VecDeque::from(given));
+        while !given.is_empty() {
+            let batch = given.drain(..given.len().min(self.most));
+            let (behind, batch): (Vec<Routed>, Vec<Routed>) =
+                batch.partition(|routed| round.stuck.contains(routed.delivery.key()));
+            round.waiting.extend(behind);
+            if batch.is_empty() {
+                continue;
+            }
+            let requests: Vec<RoutedEvent> = batch.iter().map(Routed::request).collect();
+            match self.context.store.route(self.context.worker, &requests).await {
+                Ok(outcomes) => batch.into_iter().zip(outcomes).for_each(|(routed, outcome)| match outcome {
+                    Settled::Recorded => round.moved.push(routed),
+                    // An operator changed it, or another worker has its shard.
+                    Settled::Superseded => {}
+                    Settled::Refused(reason) => {
+                        self.name(&routed, &reason);
+                        round.wait(routed);
+                    }
+                    Settled::Locked | Settled::Untried => round.wait(routed),
+                }),
+                Err(error) => {
+                    // A row that the database refuses is alone after some tries, and then holds up its key only.
+                    self.most = (batch.len() / 2).max(1);
+                    if let ([only], true) = (&batch[..], error.is_refusal()) {
+                        self.name(only, &error.to_string());
+                    }
+                    batch.into_iter().for_each(|routed| round.wait(routed));
+                    if !error.is_refusal() {
+                        tracing::debug!(%error, "events not routed; retrying");
+                        round.waiting.extend(given.drain(..));
                     }
                 }
             }
-            Err(error) => {
-                // A row that the database refuses is alone after some tries, and then holds up its key only.
-                *most = (*most / 2).max(1);
-                tracing::warn!(%error, events = batch.len(), "events not routed; retrying");
-                batch.iter().for_each(|routed| note_stuck(&mut stuck, routed));
-                round.waiting.extend(batch);
-                if !error.is_refusal() {
-                    round.waiting.extend(given.drain(..));
-                }
-            }
         }
+        round
     }
-    round
-}
 
-fn note_stuck(stuck: &mut HashSet<String>, routed: &Routed) {
-    if !routed.delivery.key().is_empty() {
-        stuck.insert(routed.delivery.key().to_owned());
+    fn name(&mut self, routed: &Routed, reason: &str) {
+        let id = routed.delivery.id;
+        if self.named.insert(id) {
+            tracing::warn!(event.id = %id, to = %routed.to, reason, "event not routed; retrying while the others continue");
+        }
     }
 }
 

@@ -151,6 +151,38 @@ async fn a_row_that_another_transaction_holds_keeps_its_key_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_row_that_the_database_refuses_to_move_keeps_its_key_and_no_other() {
+    let test = TestOutbox::new().await;
+    insert(&test, 200).await;
+    let sql = test.sql().await;
+    let statement = "SELECT partition_key FROM outbox_events WHERE event_type = 'order.paid' AND partition_key <> ''
+        ORDER BY seq LIMIT 1";
+    let key: String = sql.query_one(statement, &[]).await.unwrap().get(0);
+    let first =
+        format!("(SELECT min(seq) FROM outbox_events WHERE partition_key = '{key}' AND event_type = 'order.paid')");
+    sql.batch_execute(&format!(
+        "CREATE TABLE refused AS SELECT id FROM outbox_events WHERE seq = {first};
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF EXISTS (SELECT FROM refused WHERE id = NEW.id) THEN RAISE 'not this one'; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON outbox_events FOR EACH ROW EXECUTE FUNCTION refuse()"
+    ))
+    .await
+    .unwrap();
+    let settings = settings(&test);
+    let worker = test.worker(&settings, "worker");
+    let others = format!("SELECT count(*) FROM outbox_events WHERE partition_key <> '{key}' AND status <> 'published'");
+    eventually("the others are published", PATIENCE, async || test.number(&others).await == 0).await;
+    let held = format!(
+        "SELECT count(*) FROM outbox_events WHERE partition_key = '{key}' AND event_type = 'order.paid' AND publisher_backend <> ''"
+    );
+    assert_eq!(test.number(&held).await, 0);
+    assert!(worker.stderr().contains("not routed"), "{}", worker.stderr());
+    sql.batch_execute("TRUNCATE refused").await.unwrap();
+    eventually("all are published", PATIENCE, async || test.unpublished().await == 0).await;
+    assert_has(&test, &format!("{}:orders", test.stream_name()), "event_type = 'order.paid'").await;
+}
+
+#[tokio::test]
 async fn explain_says_which_route() {
     let test = TestOutbox::new().await;
     let settings = settings(&test);

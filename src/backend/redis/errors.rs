@@ -14,6 +14,11 @@ const NO_MEMORY: &str = "OOM";
 /// The code of a command for a key of another type.
 const WRONG_TYPE: &str = "WRONGTYPE";
 
+/// The code of a script for keys in several slots of a Redis Cluster, and what to do.
+const OTHER_SLOT: &str = "CROSSSLOT";
+const SAME_SLOT: &str =
+    " (in a Redis Cluster, `stream_name` needs a hash tag that all its names have, as in {shop}.events.{type})";
+
 /// XADD's error for an entry of more than 1 GiB: the only one that it has for an entry that is made of fields and values.
 const ABOUT_THE_EVENT: &str = "Elements are too large to be stored";
 
@@ -51,7 +56,8 @@ fn names_a_state(code: &str) -> bool {
 /// Like [`unavailable`], for a call that sent events.
 pub(super) fn unavailable_for_events(error: &RedisError) -> Unavailable {
     let is_its_state = error.code().is_some_and(names_a_state);
-    Unavailable { reason: reason(error), is_its_state }
+    let advice = if error.code() == Some(OTHER_SLOT) { SAME_SLOT } else { "" };
+    Unavailable { reason: format!("{}{advice}", reason(error)), is_its_state }
 }
 
 pub(super) fn unavailable(error: &RedisError) -> BackendError {

@@ -91,6 +91,17 @@ pub(super) async fn an_event_is_not_routed_past_an_earlier_one_of_its_key<F: Fix
     assert_eq!((lane_of(&store, second).await, lane_of(&store, other).await), ("orders".into(), "elsewhere".into()));
     assert_eq!(store.route(worker.id, &given[1..]).await.unwrap(), [Settled::Recorded, Settled::Recorded]);
 
+    let refused = TestRow::keyed("n").insert(&fixture).await;
+    fixture.refuse_updates(refused).await;
+    let given: Vec<RoutedEvent> = routed(&worker, &fetch_all(&store).await, "elsewhere");
+    let given: Vec<RoutedEvent> = given.into_iter().filter(|event| event.id == refused).collect();
+    match store.route(worker.id, &given).await {
+        Ok(outcomes) => assert!(matches!(&outcomes[..], [Settled::Refused(_)]), "{outcomes:?}"),
+        Err(error) => assert!(error.is_refusal(), "{error}"),
+    }
+    assert_eq!(lane_of(&store, refused).await, "orders");
+    fixture.execute(&format!("DELETE FROM outbox_events WHERE id = {}", fixture.id(refused))).await;
+
     if fixture.writers_overlap() {
         let locked = TestRow::keyed("m").insert(&fixture).await;
         let rows = fetch_all(&store).await;

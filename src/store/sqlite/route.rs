@@ -8,6 +8,7 @@ use diesel::sql_types::{BigInt, Binary, SmallInt, Text};
 use uuid::Uuid;
 
 use super::clock::read_now;
+use super::error::is_transient;
 use crate::store::{RoutedEvent, Settled};
 
 /// Moves the events one by one, in one transaction; an event waits for the earlier ones of its key.
@@ -23,8 +24,7 @@ pub(super) fn route(
         for event in events {
             let outcome = match stuck.contains(event.key.as_str()) {
                 true => Settled::Locked,
-                false if move_one(connection, owner, event, now)? || is_moved(connection, event)? => Settled::Recorded,
-                false => Settled::Superseded,
+                false => outcome_of(connection, owner, event, now)?,
             };
             if outcome != Settled::Recorded && !event.key.is_empty() {
                 stuck.insert(&event.key);
@@ -33,6 +33,16 @@ pub(super) fn route(
         }
         Ok(outcomes)
     })
+}
+
+fn outcome_of(connection: &mut SqliteConnection, owner: Uuid, event: &RoutedEvent, now: i64) -> QueryResult<Settled> {
+    match move_one(connection, owner, event, now) {
+        Ok(true) => Ok(Settled::Recorded),
+        Ok(false) if is_moved(connection, event)? => Ok(Settled::Recorded),
+        Ok(false) => Ok(Settled::Superseded),
+        Err(error) if is_transient(&error) => Err(error),
+        Err(error) => Ok(Settled::Refused(error.to_string())),
+    }
 }
 
 fn move_one(connection: &mut SqliteConnection, owner: Uuid, event: &RoutedEvent, now: i64) -> QueryResult<bool> {

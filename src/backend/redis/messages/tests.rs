@@ -9,8 +9,10 @@ use futures_util::StreamExt;
 use super::*;
 use crate::event::OutboxEvent;
 use crate::fixtures;
+use crate::settings::Secret;
 use crate::test_support::PATIENCE;
 use crate::test_support::proxy::{Passage, Proxy};
+use crate::test_support::redis::cluster::Cluster;
 use crate::test_support::redis::{self, Server};
 
 fn messages(kind: MessageKind, url: &str, name: &str) -> RedisMessages {
@@ -168,4 +170,32 @@ async fn a_state_of_redis_pauses_and_is_told_from_an_event_that_is_too_large() {
     let unavailable = messages(MessageKind::List, &url, "list").send(&events).await.unavailable.unwrap();
     assert!(unavailable.reason.contains("NOPERM") || unavailable.reason.contains("can't run"), "{unavailable:?}");
     assert_eq!(list(&mut admin, "list").await, json(&events));
+}
+
+#[tokio::test]
+async fn in_a_cluster_lists_share_a_slot_and_a_channel_is_heard_on_every_node() {
+    let cluster = Cluster::start(3).await;
+    let nodes: Vec<Secret> = cluster.nodes.iter().map(|node| node.server.url().into()).collect();
+    let settings = |name: &str| PublisherSettings {
+        nodes: nodes.clone(),
+        stream_name: name.to_owned(),
+        socket_timeout: PATIENCE,
+        ..PublisherSettings::default()
+    };
+    let events = [event(1, "a", "k"), event(2, "b", "k"), event(3, "a", "k")];
+    let mut lists = RedisMessages::new(MessageKind::List, &settings("{shop}.{type}")).unwrap();
+    assert_eq!(lists.send(&events).await.answers, vec![SendResult::Accepted; 3]);
+    let owner = cluster.first_owner(cluster.slot_of("{shop}").await, 3);
+    let mut connection = redis::connect(&cluster.nodes[owner].server.url()).await;
+    assert_eq!(list(&mut connection, "{shop}.a").await, json(&[events[0].clone(), events[2].clone()]));
+
+    let mut channel = RedisMessages::new(MessageKind::Channel, &settings("live")).unwrap();
+    channel.health_check().await.unwrap();
+    for node in &cluster.nodes {
+        let mut listener = ::redis::Client::open(node.server.url()).unwrap().get_async_pubsub().await.unwrap();
+        listener.subscribe("live").await.unwrap();
+        assert_eq!(channel.send(&events[..1]).await.answers, [SendResult::Accepted]);
+        let heard: String = listener.on_message().next().await.unwrap().get_payload().unwrap();
+        assert_eq!(heard, json(&events[..1])[0]);
+    }
 }

@@ -142,4 +142,13 @@ async fn in_a_cluster_all_streams_are_in_the_slot_of_their_tag() {
     let url = cluster.nodes[owner].server.url();
     assert_eq!(redis::event_ids(&url, "{shop}.type-%7B49%7D").await, [all[49].id.to_string()]);
     assert_eq!(worker.streams().await.unwrap().len(), 50);
+
+    // The settings do not show that this address leads into a cluster.
+    let name = "{shop-{type}}";
+    let meta = cluster.slot_of("{shop-<type>}").await;
+    let url = cluster.nodes[cluster.first_owner(meta, 3)].server.url();
+    let mut worker = RedisStream::new(&super::settings(&url, name), Uuid::now_v7()).unwrap();
+    worker.open(&[(shard(3), 1)]).await.unwrap();
+    let unavailable = worker.send(&outgoing(3, &all[..2])).await.unavailable.unwrap();
+    assert!(unavailable.reason.contains("needs a hash tag") && unavailable.is_its_state, "{unavailable:?}");
 }
