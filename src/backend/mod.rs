@@ -15,14 +15,22 @@ mod http;
 pub(crate) mod inspection;
 mod jsonl;
 mod local;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "redis")]
 pub(crate) mod redis_stream;
 pub(crate) mod session;
+#[cfg(any(feature = "http-backend", feature = "rabbitmq"))]
+mod template;
+#[cfg(any(feature = "http-backend", feature = "rabbitmq"))]
+mod tls;
 
 #[cfg(feature = "http-backend")]
 pub(crate) use http::Http;
 pub(crate) use jsonl::Jsonl;
 pub(crate) use local::Local;
+#[cfg(feature = "rabbitmq")]
+pub(crate) use rabbitmq::RabbitMq;
 
 /// How many keys [`PublisherBackend::publish_batch`] serves concurrently unless a backend says otherwise.
 pub const DEFAULT_CONCURRENCY: usize = 16;

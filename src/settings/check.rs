@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 mod http;
+mod rabbitmq;
 mod redis;
 
 use super::units::LONGEST;
@@ -30,6 +31,8 @@ pub(crate) const BUILT_IN: &[&str] = &[
     "redis_stream",
     #[cfg(feature = "http-backend")]
     "http",
+    #[cfg(feature = "rabbitmq")]
+    "rabbitmq",
     "jsonl",
     "local",
 ];
@@ -173,6 +176,7 @@ impl Check<'_> {
         match publisher.backend.as_str() {
             "redis_stream" => self.redis(key, publisher),
             "http" => self.http(key, publisher),
+            "rabbitmq" => self.rabbitmq(key, publisher),
             _ => Ok(()),
         }
     }

@@ -74,6 +74,8 @@ impl Backends {
             }
             #[cfg(feature = "http-backend")]
             "http" => Ok(plain(Arc::new(crate::backend::Http::new(settings).map_err(wrong)?))),
+            #[cfg(feature = "rabbitmq")]
+            "rabbitmq" => Ok(plain(Arc::new(crate::backend::RabbitMq::new(settings).map_err(wrong)?))),
             "jsonl" => Ok(plain(Arc::new(Jsonl::new(settings.path.as_deref().unwrap_or("-"))))),
             "local" => Ok(plain(Arc::new(Local))),
             kind => match self.0.get(kind) {

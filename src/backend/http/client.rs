@@ -15,13 +15,11 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
 use tower_service::Service;
 
 use super::guard::{AddressGuard, ForbiddenAddress};
 use super::request::Message;
+use crate::backend::tls;
 use crate::settings::TlsSettings;
 
 /// How long an unused connection is kept.
@@ -57,8 +55,10 @@ impl Client {
         tls: Option<&TlsSettings>,
         connect_limit: Duration,
     ) -> Result<Self, String> {
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(config(tls)?).https_or_http().enable_all_versions();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls::client_config(tls)?)
+            .https_or_http()
+            .enable_all_versions();
         let connector = connector.wrap_connector(http_connector(guard, connect_limit));
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_LIMIT)
@@ -107,42 +107,6 @@ fn no_answer(error: &(dyn Error + 'static)) -> NoAnswer {
             None => return NoAnswer::Failed(last.to_string()),
         }
     }
-}
-
-fn config(settings: Option<&TlsSettings>) -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be used: {error}"))?;
-    let mut roots = RootCertStore::empty();
-    match settings.and_then(|tls| tls.ca_file.as_deref()) {
-        Some(file) => {
-            roots.add_parsable_certificates(certificates(file)?);
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let builder = builder.with_root_certificates(roots);
-    match settings.and_then(|tls| tls.cert_file.as_deref().zip(tls.key_file.as_deref())) {
-        None => Ok(builder.with_no_client_auth()),
-        Some((certificate, key)) => {
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, &error))?;
-            let all = certificates(certificate)?;
-            let problem = |error| format!("the client's certificate and key cannot be used: {error}");
-            builder.with_client_auth_cert(all, key).map_err(problem)
-        }
-    }
-}
-
-fn certificates(file: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = || CertificateDer::pem_file_iter(file)?.collect::<Result<Vec<_>, _>>();
-    let all = read().map_err(|error| unreadable(file, &error))?;
-    if all.is_empty() { Err(format!("the file {} has no certificate", file.display())) } else { Ok(all) }
-}
-
-fn unreadable(file: &std::path::Path, error: &dyn Error) -> String {
-    format!("the file {} cannot be read: {error}", file.display())
 }
 
 /// Resolves a name to its allowed addresses. The connection goes to one of these, so a name that changes meanwhile gains
