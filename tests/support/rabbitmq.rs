@@ -204,6 +204,13 @@ impl Queue {
         queue
     }
 
+    /// The same queue after its broker was killed and started again.
+    pub(crate) async fn again(self, server: &Server) -> Self {
+        let connection = Connection::connect(&server.url(), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        Self { name: self.name, channel, _connection: connection }
+    }
+
     /// Binds the queue to further routing keys.
     pub(crate) async fn bind(&self, pattern: &str) {
         let name = || self.name.as_str().into();

@@ -40,6 +40,7 @@ mod panics;
 mod pending;
 mod publishing;
 mod python;
+mod rabbitmq;
 mod replicas;
 mod retention;
 mod rights;

@@ -3,9 +3,7 @@
 use lapin::ErrorKind;
 use lapin::uri::AMQPUri;
 
-use crate::publish::escape_for_message;
-
-/// The most characters that are kept of a text of the broker.
+/// The most characters of a name or a text of the broker in a message.
 const MAX_TEXT: usize = 300;
 
 const CONNECTION_FORCED: u16 = 320;
@@ -35,13 +33,13 @@ impl Target {
     pub(super) fn exchange(&self) -> String {
         match self.exchange.as_str() {
             "" => "the default exchange".to_owned(),
-            name => format!("exchange `{}`", escape_for_message(name)),
+            name => format!("exchange `{}`", printable(name)),
         }
     }
 
     /// Why there is no connection, and what to do.
     pub(super) fn explain_login(&self, error: &lapin::Error) -> String {
-        let (user, vhost) = (escape_for_message(&self.user), escape_for_message(&self.vhost));
+        let (user, vhost) = (printable(&self.user), printable(&self.vhost));
         match code(error) {
             Some(ACCESS_REFUSED) => format!("login as `{user}` refused: check user and password in `url`"),
             Some(NOT_ALLOWED) => format!(
@@ -55,7 +53,7 @@ impl Target {
 
     /// Why the channel or the connection ended, and what to do.
     pub(super) fn explain(&self, error: &lapin::Error) -> String {
-        let (exchange, vhost) = (escape_for_message(&self.exchange), escape_for_message(&self.vhost));
+        let (exchange, vhost) = (printable(&self.exchange), printable(&self.vhost));
         match code(error) {
             Some(NOT_FOUND) => format!(
                 "exchange `{exchange}` does not exist in virtual host `{vhost}`: correct `exchange`, or declare it, as by \
@@ -63,7 +61,7 @@ impl Target {
             ),
             Some(ACCESS_REFUSED) => format!(
                 "user `{}` may not write to {} in virtual host `{vhost}`: allow it by `rabbitmqctl set_permissions`",
-                escape_for_message(&self.user),
+                printable(&self.user),
                 self.exchange()
             ),
             Some(CONNECTION_FORCED) => format!("the broker closed the connection ({})", text(error)),
@@ -81,7 +79,7 @@ impl Target {
 
 /// Why publishers are blocked.
 pub(super) fn blocked(alarm: &str) -> String {
-    let alarm = if alarm.is_empty() { "an alarm".to_owned() } else { shorten(alarm) };
+    let alarm = if alarm.is_empty() { "an alarm".to_owned() } else { printable(alarm) };
     format!("the broker blocks publishers ({alarm}): see `rabbitmq-diagnostics alarms`")
 }
 
@@ -98,7 +96,7 @@ pub(super) fn is_some_too_large(error: &lapin::Error) -> bool {
 /// The text of the broker's answer.
 pub(super) fn text(error: &lapin::Error) -> String {
     match error.kind() {
-        ErrorKind::ProtocolError(error) => shorten(error.get_message().as_str()),
+        ErrorKind::ProtocolError(error) => printable(error.get_message().as_str()),
         _ => String::new(),
     }
 }
@@ -116,8 +114,9 @@ fn refused_size(text: &str) -> Option<usize> {
     after.split(' ').next()?.parse().ok()
 }
 
-fn shorten(text: &str) -> String {
-    escape_for_message(&text.chars().take(MAX_TEXT).collect::<String>())
+/// A text for a message: shortened, and without control characters.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! lapin hands a message that came back to one of the publishers whose confirms came together, which need not be its own. So a
 //! wave is judged when all its confirms are there, by the ids of the messages that came back.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +16,9 @@ use lapin::options::BasicPublishOptions;
 use lapin::{Confirmation, PublisherConfirm};
 use tokio::time::{sleep, timeout};
 
-use super::RabbitMq;
-use super::errors;
-use super::message::Message;
+use super::message::{self, Message};
 use super::session::Session;
+use super::{RabbitMq, errors};
 use crate::backend::{BackendError, chains};
 use crate::event::OutboxEvent;
 
@@ -36,7 +35,6 @@ type Outcome = Option<Result<(), BackendError>>;
 impl RabbitMq {
     pub(super) async fn send_batch(&self, events: &[Arc<OutboxEvent>]) -> Vec<Outcome> {
         let mut outcomes: Vec<Outcome> = vec![None; events.len()];
-        let mut chains: Vec<_> = chains(events).into_iter().map(Vec::into_iter).collect();
         let session = match self.session().await {
             Ok(session) => session,
             Err(error) => {
@@ -44,21 +42,19 @@ impl RabbitMq {
                 return outcomes;
             }
         };
+        let mut chains: Vec<_> = chains(events).into_iter().map(Vec::into_iter).collect();
         loop {
             chains.retain(|chain| chain.len() > 0);
-            let wave: Vec<usize> = chains.iter_mut().filter_map(Iterator::next).collect();
-            if wave.is_empty() {
+            let indexes: Vec<usize> = chains.iter_mut().filter_map(Iterator::next).collect();
+            if indexes.is_empty() {
                 return outcomes;
             }
-            let of_wave: Vec<&OutboxEvent> = wave.iter().map(|index| &*events[*index]).collect();
-            let wave_of = Wave::send(&session, self, &of_wave).await;
-            let goes_on = wave_of.goes_on;
-            let results = wave_of.judge(self, &session, &of_wave);
-            let mut went_well =
-                results.iter().map(|result| matches!(result, Some(Ok(())))).collect::<Vec<_>>().into_iter();
-            chains.retain(|_| went_well.next().unwrap_or(false));
-            for (index, result) in wave.into_iter().zip(results) {
-                outcomes[index] = result;
+            let of_wave: Vec<&OutboxEvent> = indexes.iter().map(|index| &*events[*index]).collect();
+            let wave = Wave::send(&session, self, &of_wave).await;
+            let goes_on = wave.goes_on;
+            let results = wave.judge(self, &session, &of_wave);
+            for (index, result) in indexes.iter().zip(results) {
+                outcomes[*index] = result;
             }
             if !goes_on {
                 if session.blocked().is_none() {
@@ -66,6 +62,9 @@ impl RabbitMq {
                 }
                 return outcomes;
             }
+            // A key ends at its first failure.
+            let mut indexes = indexes.into_iter();
+            chains.retain(|_| indexes.next().is_some_and(|index| outcomes[index] == Some(Ok(()))));
         }
     }
 }
@@ -74,7 +73,9 @@ impl RabbitMq {
 enum Sent {
     /// No message can carry it.
     Invalid(String),
-    Confirmed(Confirmation),
+    Accepted,
+    /// A queue has no place for it.
+    Refused,
     /// The channel or the connection has failed; with the size of the message.
     Failed(lapin::Error, usize),
     Unknown,
@@ -82,8 +83,8 @@ enum Sent {
 
 struct Wave {
     sent: Vec<Sent>,
-    /// The answers to messages that came back, by their ids.
-    returned: HashMap<String, String>,
+    /// The ids of the messages that came back.
+    returned: HashSet<String>,
     /// No confirm came in time.
     stalled: Option<String>,
     /// The session can be used for the next wave.
@@ -92,7 +93,7 @@ struct Wave {
 
 impl Wave {
     async fn send(session: &Session, backend: &RabbitMq, events: &[&OutboxEvent]) -> Self {
-        let mut wave = Self { sent: Vec::new(), returned: HashMap::new(), stalled: None, goes_on: true };
+        let mut wave = Self { sent: Vec::new(), returned: HashSet::new(), stalled: None, goes_on: true };
         if let Some(reason) = session.blocked() {
             wave.stall(reason);
             wave.sent.resize_with(events.len(), || Sent::Unknown);
@@ -162,9 +163,9 @@ impl Wave {
         };
         match confirmed {
             Some(Ok(confirmation)) => {
-                let is_ack = confirmation.is_ack();
+                let is_accepted = confirmation.is_ack();
                 self.note_returned(confirmation);
-                Sent::Confirmed(if is_ack { Confirmation::Ack(None) } else { Confirmation::Nack(None) })
+                if is_accepted { Sent::Accepted } else { Sent::Refused }
             }
             Some(Err(error)) => {
                 self.goes_on = false;
@@ -184,47 +185,32 @@ impl Wave {
     }
 
     fn note_returned(&mut self, confirmation: Confirmation) {
-        if let Some(message) = confirmation.take_message() {
-            if let Some(id) = message.delivery.properties.message_id() {
-                self.returned.insert(id.to_string(), message.reply_text.to_string());
-            }
-        }
+        let message = confirmation.take_message();
+        let id = message.as_ref().and_then(|message| message.delivery.properties.message_id().as_ref());
+        self.returned.extend(id.map(ToString::to_string));
     }
 
     /// The outcome of each event.
     fn judge(mut self, backend: &RabbitMq, session: &Session, events: &[&OutboxEvent]) -> Vec<Outcome> {
         let mut stalled = self.stalled.take();
-        let mut outcomes = Vec::with_capacity(events.len());
-        for (event, sent) in events.iter().zip(std::mem::take(&mut self.sent)) {
-            outcomes.push(match sent {
-                Sent::Invalid(problem) => Some(Err(BackendError::Invalid(problem))),
-                Sent::Confirmed(confirmation) => Some(self.confirmation(backend, session, event, &confirmation)),
-                Sent::Failed(error, size) => failed(session, &error, size),
-                Sent::Unknown => stalled.take().map(|reason| Err(BackendError::Unavailable(reason))),
-            });
-        }
-        outcomes
-    }
-
-    fn confirmation(
-        &self,
-        backend: &RabbitMq,
-        session: &Session,
-        event: &OutboxEvent,
-        confirmation: &Confirmation,
-    ) -> Result<(), BackendError> {
-        let exchange = session.target().exchange();
-        if self.returned.contains_key(&event.id.to_string()) {
-            let key = routing_key(backend, event);
-            let reason = format!("returned: no queue is bound to {exchange} for the routing key `{key}`");
-            return Err(BackendError::Rejected(reason));
-        }
-        if confirmation.is_ack() {
-            return Ok(());
-        }
-        let key = routing_key(backend, event);
-        Err(backend
-            .refused(event, format!("refused by a queue of {exchange} for the routing key `{key}`, perhaps full")))
+        let place = |event: &OutboxEvent| {
+            let key = message::routing_key(&backend.routing_key, event);
+            format!("{} for the routing key `{}`", session.target().exchange(), errors::printable(&key))
+        };
+        let judge = |(event, sent): (&&OutboxEvent, Sent)| match sent {
+            Sent::Accepted | Sent::Refused if self.returned.contains(&event.id.to_string()) => {
+                let reason = format!("returned: no queue is bound to {}", place(event));
+                Some(Err(BackendError::Rejected(reason)))
+            }
+            Sent::Accepted => Some(Ok(())),
+            Sent::Refused => {
+                Some(Err(backend.refused(event, format!("refused by a queue of {}, perhaps full", place(event)))))
+            }
+            Sent::Invalid(problem) => Some(Err(BackendError::Invalid(problem))),
+            Sent::Failed(error, size) => failed(session, &error, size),
+            Sent::Unknown => stalled.take().map(|reason| Err(BackendError::Unavailable(reason))),
+        };
+        events.iter().zip(self.sent).map(judge).collect()
     }
 }
 
@@ -244,11 +230,6 @@ fn failed(session: &Session, error: &lapin::Error, size: usize) -> Outcome {
         return None;
     }
     Some(Err(BackendError::Unavailable(session.target().explain(error))))
-}
-
-fn routing_key(backend: &RabbitMq, event: &OutboxEvent) -> String {
-    let filled = Message::new(backend.mode, &backend.routing_key, event).map(|message| message.routing_key.to_string());
-    crate::publish::escape_for_message(&filled.unwrap_or_default())
 }
 
 impl RabbitMq {

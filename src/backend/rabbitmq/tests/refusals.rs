@@ -125,7 +125,11 @@ async fn an_event_that_is_too_large_for_the_broker_is_rejected_for_good_and_othe
         (waiting, rounds) = (left, rounds + 1);
         assert!(rounds < 5);
     }
-    assert_eq!((refused, queue.take().await.len()), (1, 3));
+    // Those that were on their way when the broker closed the channel may arrive twice.
+    let mut arrived = ids(&queue.take().await);
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!((refused, arrived.len()), (1, 3));
 }
 
 #[tokio::test]
