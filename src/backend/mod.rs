@@ -21,8 +21,6 @@ mod rabbitmq;
 pub(crate) mod redis_stream;
 pub(crate) mod session;
 #[cfg(any(feature = "http-backend", feature = "rabbitmq"))]
-mod template;
-#[cfg(any(feature = "http-backend", feature = "rabbitmq"))]
 mod tls;
 
 #[cfg(feature = "http-backend")]

@@ -6,8 +6,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::{Host, Url};
 
 use super::guard::{AddressGuard, ForbiddenAddress};
-use crate::backend::template::{self, PLACEHOLDERS, value};
 use crate::event::OutboxEvent;
+use crate::event::template::{self, PLACEHOLDERS, value};
 
 /// What a value may contain besides letters and digits: nothing that means anything in an address.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

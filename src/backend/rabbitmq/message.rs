@@ -3,7 +3,6 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
-use crate::backend::template;
 use crate::cloud_event::{attributes, to_json};
 use crate::event::OutboxEvent;
 use crate::settings::HttpMode;
@@ -31,8 +30,8 @@ impl Message {
     /// # Errors
     /// What of the event no message can carry.
     pub(super) fn new(mode: HttpMode, routing_key: &str, event: &OutboxEvent) -> Result<Self, String> {
-        let routing_key = ShortString::try_new(self::routing_key(routing_key, event))
-            .map_err(|_| "its routing key has more than 255 bytes")?;
+        let routing_key =
+            ShortString::try_new(event.fill(routing_key)).map_err(|_| "its routing key has more than 255 bytes")?;
         let mut headers = FieldTable::default();
         let mut header_size = FRAME_OVERHEAD;
         let mut add = |name: String, value: &str| -> Result<(), String> {
@@ -68,11 +67,6 @@ impl Message {
         }
         Ok(Self { routing_key, properties, body, header_size })
     }
-}
-
-/// The routing key of an event.
-pub(super) fn routing_key(template: &str, event: &OutboxEvent) -> String {
-    template::fill(template, |key, name| key.push_str(template::value(name, event)))
 }
 
 /// The id of the row, at every try: CloudEvents' ids are unique only with their sources.

@@ -16,7 +16,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::{Confirmation, PublisherConfirm};
 use tokio::time::{sleep, timeout};
 
-use super::message::{self, Message};
+use super::message::Message;
 use super::session::Session;
 use super::{RabbitMq, errors};
 use crate::backend::{BackendError, chains};
@@ -194,7 +194,7 @@ impl Wave {
     fn judge(mut self, backend: &RabbitMq, session: &Session, events: &[&OutboxEvent]) -> Vec<Outcome> {
         let mut stalled = self.stalled.take();
         let place = |event: &OutboxEvent| {
-            let key = message::routing_key(&backend.routing_key, event);
+            let key = event.fill(&backend.routing_key);
             format!("{} for the routing key `{}`", session.target().exchange(), errors::printable(&key))
         };
         let judge = |(event, sent): (&&OutboxEvent, Sent)| match sent {

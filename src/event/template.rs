@@ -1,11 +1,11 @@
 //! Placeholders in settings: `{type}`, `{source}`, `{key}` and `{backend}`, filled from an event.
 
-use crate::event::OutboxEvent;
+use super::OutboxEvent;
 
-pub(super) const PLACEHOLDERS: [&str; 4] = ["{type}", "{source}", "{key}", "{backend}"];
+pub(crate) const PLACEHOLDERS: [&str; 4] = ["{type}", "{source}", "{key}", "{backend}"];
 
 /// The value of a placeholder.
-pub(super) fn value<'e>(placeholder: &str, event: &'e OutboxEvent) -> &'e str {
+pub(crate) fn value<'e>(placeholder: &str, event: &'e OutboxEvent) -> &'e str {
     match placeholder {
         "{type}" => &event.event_type,
         "{source}" => &event.source,
@@ -15,7 +15,7 @@ pub(super) fn value<'e>(placeholder: &str, event: &'e OutboxEvent) -> &'e str {
 }
 
 /// Replaces each placeholder by what `push` appends for it. `{{type}}` becomes the text `{type}`; other braces stay.
-pub(super) fn fill(text: &str, mut push: impl FnMut(&mut String, &'static str)) -> String {
+pub(crate) fn fill(text: &str, mut push: impl FnMut(&mut String, &'static str)) -> String {
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('{') {
@@ -57,7 +57,7 @@ mod tests {
             ("{ {type", "{ {type"),
             ("{other}{", "{other}{"),
         ] {
-            assert_eq!(fill(text, |filled, name| filled.push_str(value(name, &event))), expected, "{text}");
+            assert_eq!(event.fill(text), expected, "{text}");
         }
     }
 }
