@@ -110,7 +110,7 @@ impl Config {
             // Waits for all replicas that are in sync, and keeps order and number of records in its retries.
             .set("enable.idempotence", "true")
             .set("compression.type", &self.compression)
-            // As Java's producers, so that a key is in one partition whoever produces it.
+            // As Java's producers, so that a key has one partition.
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "1")
             .set("message.max.bytes", MAX_RECORD.to_string())

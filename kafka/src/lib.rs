@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use actix_outbox::{BackendError, Builder, OutboxEvent, PublisherBackend, PublisherSettings};
 use async_trait::async_trait;
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::Producer;
 
 use self::config::{Client, Config};
@@ -90,7 +91,9 @@ impl PublisherBackend for Kafka {
         let asking = client.producer.clone();
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = asking.client().fetch_metadata(topic.as_deref(), limit);
-            metadata.map(|all| all.topics().first().and_then(|topic| topic.error()).map(Into::into))
+            // Another one's error is not this publisher's.
+            let asked = |all: &Metadata| topic.as_ref().and_then(|_| all.topics().first()?.error());
+            metadata.map(|all| asked(&all).map(Into::into))
         });
         let reason = match asked.await {
             Ok(Ok(None)) => return Ok(()),

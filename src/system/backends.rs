@@ -88,7 +88,8 @@ impl Backends {
     fn unknown(&self, kind: &str) -> String {
         let mut known: Vec<&str> = BUILT_IN.iter().copied().chain(self.0.keys().map(String::as_str)).collect();
         known.sort_unstable();
-        format!("`{kind}` is not a known backend; this program knows {}", known.join(", "))
+        let remedy = if kind == "kafka" { "; the package actix-outbox-kafka has it" } else { "" };
+        format!("`{kind}` is not a known backend; this program knows {}{remedy}", known.join(", "))
     }
 }
 
