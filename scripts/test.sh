@@ -44,6 +44,7 @@ command -v cargo >/dev/null || fail "cargo is missing. Install Rust 1.94 or late
 command -v cc >/dev/null || fail "A C compiler is missing. Run: sudo apt-get install gcc libc6-dev"
 packages=()
 command -v redis-server >/dev/null || packages+=(redis-server)
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages+=(rabbitmq-server)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || packages+=(nginx-light)
 command -v curl >/dev/null || packages+=(curl)
 command -v promtool >/dev/null || packages+=(prometheus)
@@ -60,7 +61,7 @@ if [ "${#packages[@]}" -gt 0 ]; then
     echo "Installing ${packages[*]}"
     (install_packages "${packages[@]}") || fail "The installation failed. Run: $by_hand"
 fi
-echo "cargo, cc, redis-server, postgres, nginx, curl, promtool, chromium, node, npm and python3 with venv are installed"
+echo "cargo, cc, redis-server, rabbitmq-server, postgres, nginx, curl, promtool, chromium, node, npm and python3 with venv are installed"
 
 # With more threads the servers and workers of the tests only wait for each other.
 threads=$(nproc 2>/dev/null || echo 2)

@@ -77,8 +77,8 @@ pub use publish::{
 };
 pub use settings::{
     DURATION_FORMATS, DatabaseSettings, HttpMode, LoadOptions, OnFailed, PublisherSettings, RateLimit,
-    RetentionSettings, RetryBackoff, Route, Secret, SecretError, SentinelSettings, Settings, TlsSettings, WaitReplicas,
-    WebSettings, WebUser, WorkerSettings, parse_duration,
+    RetentionSettings, RetryBackoff, Route, SaslSettings, Secret, SecretError, SentinelSettings, Settings, TlsSettings,
+    WaitReplicas, WebSettings, WebUser, WorkerSettings, parse_duration,
 };
 pub use store::OutboxConnection;
 #[cfg(feature = "fault-injection")]

@@ -20,11 +20,13 @@ mod jsonl;
 mod local;
 #[cfg(feature = "nats")]
 pub(crate) mod nats;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg_attr(not(feature = "unstable-sessions"), allow(unreachable_pub, reason = "public with the sessions"))]
 pub(crate) mod session;
-#[cfg(any(feature = "http-backend", feature = "nats"))]
+#[cfg(any(feature = "http-backend", feature = "nats", feature = "rabbitmq"))]
 mod tls;
 
 #[cfg(feature = "http-backend")]
@@ -33,6 +35,8 @@ pub(crate) use jsonl::Jsonl;
 pub(crate) use local::Local;
 #[cfg(feature = "nats")]
 pub(crate) use nats::Nats;
+#[cfg(feature = "rabbitmq")]
+pub(crate) use rabbitmq::RabbitMq;
 #[cfg(feature = "redis")]
 pub(crate) use redis::RedisStream;
 

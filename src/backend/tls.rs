@@ -1,4 +1,4 @@
-//! TLS of the clients whose driver takes a configuration of rustls.
+//! TLS of clients, by rustls on ring.
 
 use std::error::Error;
 use std::path::Path;
@@ -10,12 +10,11 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::settings::TlsSettings;
 
-/// The configuration for the files of the settings. Without authorities of its own, those of the system.
+/// The settings of a client: the authorities in `ca_file` or the system's, and the certificate of the client if there is one.
 ///
 /// # Errors
-/// The file that cannot be used.
-pub(super) fn config(settings: Option<&TlsSettings>) -> Result<ClientConfig, String> {
-    // Named: a process that links two providers has no default one.
+/// What is wrong with the files.
+pub(super) fn client_config(settings: Option<&TlsSettings>) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

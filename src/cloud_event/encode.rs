@@ -39,7 +39,6 @@ pub(crate) fn to_json(event: &OutboxEvent) -> String {
 
 /// The attributes and extensions of the CloudEvent as texts, without what describes its data's form: for protocol bindings
 /// that have a place of their own for that.
-#[cfg(any(feature = "http-backend", feature = "nats"))]
 pub(crate) fn attributes(event: &OutboxEvent) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
     let id = match event.cloud_event_id.as_str() {
         "" => Cow::Owned(event.id.to_string()),

@@ -8,7 +8,6 @@ pub use self::attributes::CLOUD_EVENT_NAMESPACE;
 #[cfg(any(feature = "redis", feature = "http-backend"))]
 pub(crate) use self::attributes::object_pairs;
 pub(crate) use self::attributes::{RESERVED_NAMES, derived_id};
-#[cfg(any(feature = "http-backend", feature = "nats"))]
 pub(crate) use self::encode::attributes;
 #[cfg(feature = "redis")]
 pub(crate) use self::encode::push_isoformat;

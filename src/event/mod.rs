@@ -2,6 +2,7 @@
 
 mod data;
 mod json;
+pub(crate) mod template;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -215,6 +216,20 @@ impl OutboxEvent {
     #[must_use]
     pub fn to_cloud_event_json(&self) -> String {
         crate::cloud_event::to_json(self)
+    }
+
+    /// The attributes and extensions of the CloudEvent as texts, without `datacontenttype`: for the binary mode of a protocol,
+    /// which has a place of its own for that.
+    #[must_use]
+    pub fn cloud_event_attributes(&self) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+        crate::cloud_event::attributes(self)
+    }
+
+    /// A text with its placeholders filled: `{type}`, `{source}`, `{key}` and `{backend}`. `{{type}}` becomes the text `{type}`;
+    /// other braces stay.
+    #[must_use]
+    pub fn fill(&self, text: &str) -> String {
+        template::fill(text, |filled, name| filled.push_str(template::value(name, self)))
     }
 
     /// The size in bytes of the event's variable-size parts, which `max_event_bytes` and `max_in_flight_bytes` limit.

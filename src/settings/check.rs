@@ -5,6 +5,7 @@ use std::time::Duration;
 mod http;
 #[cfg(feature = "nats")]
 mod nats;
+mod rabbitmq;
 mod redis;
 
 use super::units::LONGEST;
@@ -36,6 +37,8 @@ pub(crate) const BUILT_IN: &[&str] = &[
     "nats",
     #[cfg(feature = "http-backend")]
     "http",
+    #[cfg(feature = "rabbitmq")]
+    "rabbitmq",
     "jsonl",
     "local",
 ];
@@ -196,6 +199,7 @@ impl Check<'_> {
             "http" => self.http(key, publisher),
             #[cfg(feature = "nats")]
             "nats" => self.nats(key, publisher),
+            "rabbitmq" => self.rabbitmq(key, publisher),
             _ => Ok(()),
         }
     }

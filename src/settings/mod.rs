@@ -72,10 +72,12 @@ table! {
     /// `[publishers.NAME]`
     #[derive(Debug, Clone, PartialEq)]
     pub struct PublisherSettings {
-        /// `redis_stream`, `redis_list`, `redis_pubsub`, `nats`, `http`, `jsonl`, `local`, or a kind that the application registered.
+        /// `redis_stream`, `redis_list`, `redis_pubsub`, `nats`, `http`, `rabbitmq`, `jsonl`, `local`, or a kind that the application
+        /// registered, such as `kafka`.
         backend: String = "redis_stream".to_owned(), Node::string;
         /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS; for `nats` `nats://[user:password@]host[:port]`, or
-        /// `tls://`; for `http` an address that may contain `{type}`, `{source}`, `{key}` and `{backend}`.
+        /// `tls://`; for `http` an address that may contain `{type}`, `{source}`, `{key}` and `{backend}`; for `rabbitmq`
+        /// `amqp://user:password@host/vhost`, or `amqps://` for TLS.
         url: Option<Secret> = None, |node| node.secret().map(Some),
             or url_file by |node| node.secret_file().map(Some),
             or url_command by |node| node.secret_command().map(Some);
@@ -94,7 +96,7 @@ table! {
         nodes: Vec<Secret> = Vec::new(), Node::secrets;
         /// The sentinels that provide the master's address, instead of `url`.
         sentinel: Option<SentinelSettings> = None, |node| SentinelSettings::read(node.clone()).map(Some);
-        /// Files for TLS, with `rediss://` and `https://` addresses; none: the system's authorities and no certificate of a client.
+        /// Files for TLS, with `rediss://`, `https://` and `amqps://` addresses and for `kafka`; none: the system's authorities and no certificate of a client.
         tls: Option<TlsSettings> = None, |node| TlsSettings::read(node.clone()).map(Some);
         /// Replicas that must have an event before it counts as published; none: the master's reply is enough.
         wait_replicas: Option<WaitReplicas> = None, |node| read::wait_replicas(node).map(Some);
@@ -118,7 +120,7 @@ table! {
         rate_limit: Option<RateLimit> = None, |node| read::rate_limit(node).map(Some);
         /// The path of a file (`jsonl`), or `-` for standard output.
         path: Option<String> = None, |node| node.string().map(Some);
-        /// `http`, `nats`: how an event is put into a request or a message.
+        /// `http`, `nats`, `rabbitmq`, `kafka`: how an event is put into a request or a message.
         mode: HttpMode = HttpMode::Structured, read::http_mode;
         /// `http`: headers of every request, such as `authorization`.
         headers: BTreeMap<String, Secret> = BTreeMap::new(), read::headers;
@@ -128,7 +130,8 @@ table! {
         timeout: Duration = Duration::from_secs(10), Node::duration;
         /// `http`: the most requests to one host at a time.
         concurrency: usize = 16, |node| node.integer(FROM_ONE);
-        /// `http`: how long an event waits for a host that is unavailable before it is rejected.
+        /// `http`, `rabbitmq`, `kafka`: how long an event waits for a host, a queue or a topic that is unavailable before it is
+        /// rejected.
         unavailable_limit: Duration = Duration::from_secs(24 * 3600), Node::duration;
         /// `http`: networks that are not public and that requests may go to, such as `10.0.0.0/8`.
         allow_addresses: Vec<String> = Vec::new(), Node::strings;
@@ -146,6 +149,19 @@ table! {
         credentials_file: Option<Secret> = None, |node| node.secret_file().map(Some);
         /// `nats`: a file with the seed of a user's key.
         nkey_file: Option<Secret> = None, |node| node.secret_file().map(Some);
+        /// `rabbitmq`: the exchange; the empty one is the default exchange, whose routing keys are names of queues.
+        exchange: String = String::new(), Node::string;
+        /// `rabbitmq`: the routing key, in which `{type}`, `{source}`, `{key}` and `{backend}` are filled; `{{type}}` is the text
+        /// `{type}`.
+        routing_key: String = "{type}".to_owned(), Node::string;
+        /// `kafka`: some brokers, each as `host:port`. The others are discovered.
+        brokers: Vec<String> = Vec::new(), Node::strings;
+        /// `kafka`: the topic, in which `{type}`, `{source}`, `{key}` and `{backend}` are filled.
+        topic: String = "events".to_owned(), Node::string;
+        /// `kafka`: how records are compressed: `none`, `gzip`, `snappy` or `lz4`.
+        compression: String = "none".to_owned(), Node::string;
+        /// `kafka`: the login; none: without one.
+        sasl: Option<SaslSettings> = None, |node| SaslSettings::read(node.clone()).map(Some);
         /// Options of an application's own backend.
         options: serde_json::Map<String, serde_json::Value> = serde_json::Map::new(), read::options;
     }
@@ -165,6 +181,19 @@ table! {
 }
 
 table! {
+    /// `sasl = { mechanism, username, password }`
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct SaslSettings {
+        /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+        mechanism: String = String::new(), Node::string;
+        /// The user's name.
+        username: String = String::new(), Node::string;
+        /// The password.
+        password: Secret = Secret::default(), Node::secret, or password_file by Node::secret_file;
+    }
+}
+
+table! {
     /// `sentinel = { master, nodes }`
     #[derive(Debug, Clone, PartialEq)]
     pub struct SentinelSettings {
@@ -175,7 +204,7 @@ table! {
     }
 }
 
-/// How an event is put into an HTTP request, by CloudEvents' HTTP binding.
+/// How an event is put into a request or a message, by CloudEvents' protocol bindings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum HttpMode {
     /// The body is the CloudEvent in JSON.
@@ -183,7 +212,7 @@ pub enum HttpMode {
     Structured,
     /// The body is the data, and headers are the attributes.
     Binary,
-    /// The body is a list of CloudEvents in JSON.
+    /// The body is a list of CloudEvents in JSON; for `http` alone.
     Batch,
 }
 

@@ -105,6 +105,8 @@ impl Backends {
             ),
             #[cfg(feature = "http-backend")]
             "http" => crate::backend::Http::new(settings).map(|http| plain(Arc::new(http))),
+            #[cfg(feature = "rabbitmq")]
+            "rabbitmq" => crate::backend::RabbitMq::new(settings).map(|rabbitmq| plain(Arc::new(rabbitmq))),
             "jsonl" => Ok(plain(Arc::new(Jsonl::new(settings.path.as_deref().unwrap_or("-"))))),
             "local" => Ok(plain(Arc::new(Local))),
             kind => match self.0.get(kind) {
@@ -119,7 +121,8 @@ impl Backends {
     fn unknown(&self, kind: &str) -> String {
         let mut known: Vec<&str> = BUILT_IN.iter().copied().chain(self.0.keys().map(String::as_str)).collect();
         known.sort_unstable();
-        format!("`{kind}` is not a known backend; this program knows {}", known.join(", "))
+        let remedy = if kind == "kafka" { "; the package actix-outbox-kafka has it" } else { "" };
+        format!("`{kind}` is not a known backend; this program knows {}{remedy}", known.join(", "))
     }
 }
 

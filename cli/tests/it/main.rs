@@ -42,6 +42,7 @@ mod outage;
 mod panics;
 mod pending;
 mod publishing;
+mod rabbitmq;
 mod redis_messages;
 mod redis_streams;
 mod replicas;

@@ -52,11 +52,13 @@ impl Client {
     /// What is wrong with the files of `tls`.
     pub(super) fn new(
         guard: &AddressGuard,
-        settings: Option<&TlsSettings>,
+        tls: Option<&TlsSettings>,
         connect_limit: Duration,
     ) -> Result<Self, String> {
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls::config(settings)?).https_or_http().enable_all_versions();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls::client_config(tls)?)
+            .https_or_http()
+            .enable_all_versions();
         let connector = connector.wrap_connector(http_connector(guard, connect_limit));
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_LIMIT)

@@ -7,11 +7,10 @@ use url::{Host, Url};
 
 use super::guard::{AddressGuard, ForbiddenAddress};
 use crate::event::OutboxEvent;
+use crate::event::template::{self, PLACEHOLDERS, value};
 
 /// What a value may contain besides letters and digits: nothing that means anything in an address.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-const PLACEHOLDERS: [&str; 4] = ["{type}", "{source}", "{key}", "{backend}"];
 
 /// An address with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,33 +88,8 @@ fn http(text: &str) -> Option<Url> {
     (["http", "https"].contains(&url.scheme()) && url.has_host()).then_some(url)
 }
 
-fn value<'e>(placeholder: &str, event: &'e OutboxEvent) -> &'e str {
-    match placeholder {
-        "{type}" => &event.event_type,
-        "{source}" => &event.source,
-        "{key}" => &event.partition_key,
-        _ => &event.publisher_backend,
-    }
-}
-
 fn fill<'v>(text: &str, value: impl Fn(&'static str) -> &'v str) -> String {
-    let mut filled = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('{') {
-        filled.push_str(&rest[..at]);
-        rest = &rest[at..];
-        match PLACEHOLDERS.into_iter().find(|name| rest.starts_with(name)) {
-            Some(name) => {
-                filled.extend(utf8_percent_encode(value(name), KEPT));
-                rest = &rest[name.len()..];
-            }
-            None => {
-                filled.push('{');
-                rest = &rest[1..];
-            }
-        }
-    }
-    filled + rest
+    template::fill(text, |filled, name| filled.extend(utf8_percent_encode(value(name), KEPT)))
 }
 
 #[cfg(test)]

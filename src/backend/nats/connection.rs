@@ -57,7 +57,7 @@ impl Address {
             credentials_file: settings.credentials_file.clone(),
             nkey_file: settings.nkey_file.clone(),
             requires_tls: settings.tls.is_some(),
-            tls: tls::config(settings.tls.as_ref())?,
+            tls: tls::client_config(settings.tls.as_ref())?,
             connect_timeout: settings.connect_timeout,
             socket_timeout: settings.socket_timeout,
         })

@@ -571,6 +571,30 @@ fn a_publisher_to_nats_says_what_is_wrong_with_it() {
     );
 }
 
+#[cfg(feature = "rabbitmq")]
+#[test]
+fn a_rabbitmq_publisher_has_an_address_and_one_event_a_message() {
+    let url = "url = 'amqp://u:pw@h/%2f'";
+    for (text, key, problem) in [
+        ("url = 'redis://u:pw@h'", ".url", "must be an address that begins with amqp:// or amqps://"),
+        (&format!("{url}\nmode = 'batch'"), ".mode", "must be \"structured\" or \"binary\": a message has one event"),
+        (&format!("{url}\ntls = {{}}"), ".tls", "is for amqps:// addresses"),
+        (&format!("{url}\nexchange = '{}'", "x".repeat(256)), ".exchange", "must have at most 255 bytes"),
+    ] {
+        let text = format!("[publishers.a]\nbackend = 'rabbitmq'\n{text}");
+        assert_eq!(refused(&text), format!("setting `publishers.a{key}` in the TOML text: {problem}"));
+    }
+    let missing = refused("[publishers.a]\nbackend = 'rabbitmq'");
+    assert!(
+        missing.starts_with("setting `publishers.a.url` is missing: rabbitmq needs `url`, such as amqp://"),
+        "{missing}"
+    );
+    let text = format!("[publishers.a]\nbackend = 'rabbitmq'\nexchange = 'orders'\n{url}");
+    let settings = Settings::from_toml(&text).unwrap();
+    let publisher = &settings.publishers["a"];
+    assert_eq!((publisher.exchange.as_str(), publisher.routing_key.as_str()), ("orders", "{type}"));
+}
+
 #[test]
 fn a_stronger_source_replaces_every_form_of_a_weaker_ones_address() {
     let folder = tempfile::tempdir().unwrap();
