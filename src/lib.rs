@@ -76,7 +76,7 @@ pub use publish::{
     DEFAULT_MAX_EVENT_BYTES, Dialect, NewEvent, OutboxDatabase, PreparedEvent, PublishEvent, publish, publish_many,
 };
 pub use settings::{
-    DURATION_FORMATS, DatabaseSettings, HttpMode, LoadOptions, OnFailed, PublisherSettings, RateLimit,
+    ContentMode, DURATION_FORMATS, DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit,
     RetentionSettings, RetryBackoff, Route, SaslSettings, Secret, SecretError, SentinelSettings, Settings, TlsSettings,
     WaitReplicas, WebSettings, WebUser, WorkerSettings, parse_duration,
 };

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use actix_outbox::{HttpMode, PublisherSettings, SaslSettings, TlsSettings};
+use actix_outbox::{ContentMode, PublisherSettings, SaslSettings, TlsSettings};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -27,7 +27,7 @@ const PLACEHOLDERS: [&str; 4] = ["{type}", "{source}", "{key}", "{backend}"];
 pub(crate) struct Config {
     brokers: String,
     topic: String,
-    pub(crate) mode: HttpMode,
+    pub(crate) mode: ContentMode,
     compression: String,
     sasl: Option<SaslSettings>,
     tls: Option<TlsSettings>,
@@ -52,7 +52,7 @@ impl Config {
         if settings.topic.is_empty() {
             return Err("topic: must not be empty".to_owned());
         }
-        if settings.mode == HttpMode::Batch {
+        if settings.mode == ContentMode::Batch {
             return Err("mode: must be \"structured\" or \"binary\": a record has one event".to_owned());
         }
         if !COMPRESSIONS.contains(&settings.compression.as_str()) {

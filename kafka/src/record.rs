@@ -1,6 +1,6 @@
 //! Events as records, by the Kafka protocol binding of CloudEvents 1.0.2.
 
-use actix_outbox::{HttpMode, OutboxEvent};
+use actix_outbox::{ContentMode, OutboxEvent};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
 
@@ -20,7 +20,7 @@ pub(crate) struct Record {
 impl Record {
     /// # Errors
     /// What of the event no record can carry.
-    pub(crate) fn new(mode: HttpMode, topic: &str, event: &OutboxEvent) -> Result<Self, String> {
+    pub(crate) fn new(mode: ContentMode, topic: &str, event: &OutboxEvent) -> Result<Self, String> {
         let topic = event.fill(topic);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let is_name =
@@ -32,7 +32,7 @@ impl Record {
         }
         let mut headers = header(OwnedHeaders::new(), "outbox-seq", &event.seq.to_string());
         let value = match mode {
-            HttpMode::Binary => {
+            ContentMode::Binary => {
                 for (name, value) in event.cloud_event_attributes() {
                     headers = header(headers, &format!("ce_{name}"), &value);
                 }

@@ -121,7 +121,7 @@ table! {
         /// The path of a file (`jsonl`), or `-` for standard output.
         path: Option<String> = None, |node| node.string().map(Some);
         /// `http`, `nats`, `rabbitmq`, `kafka`: how an event is put into a request or a message.
-        mode: HttpMode = HttpMode::Structured, read::http_mode;
+        mode: ContentMode = ContentMode::Structured, read::content_mode;
         /// `http`: headers of every request, such as `authorization`.
         headers: BTreeMap<String, Secret> = BTreeMap::new(), read::headers;
         /// `http`: a file with the secrets that sign requests by Standard Webhooks, one a line.
@@ -206,7 +206,7 @@ table! {
 
 /// How an event is put into a request or a message, by CloudEvents' protocol bindings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum HttpMode {
+pub enum ContentMode {
     /// The body is the CloudEvent in JSON.
     #[default]
     Structured,

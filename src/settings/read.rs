@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::check::expected;
 use super::node::{Node, Result};
 use super::{
-    DatabaseSettings, HttpMode, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Route, Secret,
-    Settings, WaitReplicas, WebSettings, WorkerSettings,
+    ContentMode, DatabaseSettings, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Route,
+    Secret, Settings, WaitReplicas, WebSettings, WorkerSettings,
 };
 
 const ROOT: &[&str] = &["database", "publishers", "routes", "worker", "retention", "web"];
@@ -75,11 +75,11 @@ pub(super) fn on_failed(node: &Node<'_>) -> Result<OnFailed> {
     }
 }
 
-pub(super) fn http_mode(node: &Node<'_>) -> Result<HttpMode> {
+pub(super) fn content_mode(node: &Node<'_>) -> Result<ContentMode> {
     match node.string()?.as_str() {
-        "structured" => Ok(HttpMode::Structured),
-        "binary" => Ok(HttpMode::Binary),
-        "batch" => Ok(HttpMode::Batch),
+        "structured" => Ok(ContentMode::Structured),
+        "binary" => Ok(ContentMode::Binary),
+        "batch" => Ok(ContentMode::Batch),
         _ => Err(node.expected("\"structured\", \"binary\" or \"batch\"")),
     }
 }

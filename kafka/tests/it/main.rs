@@ -4,7 +4,7 @@
 
 mod clusters;
 mod faults;
-#[path = "../../../cli/tests/it/python.rs"]
+#[path = "../../../tests/support/python.rs"]
 mod python;
 
 use std::process::{Command, Stdio};

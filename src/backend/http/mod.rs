@@ -28,7 +28,7 @@ use self::target::Template;
 use super::{BackendError, PublisherBackend, chains};
 use crate::cloud_event::object_pairs;
 use crate::event::OutboxEvent;
-use crate::settings::{HttpMode, PublisherSettings};
+use crate::settings::{ContentMode, PublisherSettings};
 
 /// The pair of `publisher_config` with an event's own address, where the settings have none.
 const OWN_ADDRESS: &str = "url";
@@ -40,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Http {
     /// `None`: each event brings its own address.
     template: Option<Template>,
-    mode: HttpMode,
+    mode: ContentMode,
     headers: HeaderMap,
     secrets: Option<Secrets>,
     guard: AddressGuard,
@@ -138,7 +138,7 @@ impl PublisherBackend for Http {
     }
 
     async fn publish_batch(&self, events: &[Arc<OutboxEvent>]) -> Vec<Option<Result<(), BackendError>>> {
-        if self.mode == HttpMode::Batch {
+        if self.mode == ContentMode::Batch {
             return self.send_batches(events).await;
         }
         // The hosts limit how many requests are on their way.

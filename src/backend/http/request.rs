@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::cloud_event::{attributes, to_json};
 use crate::event::OutboxEvent;
-use crate::settings::HttpMode;
+use crate::settings::ContentMode;
 
 /// What a header's value does not contain as it is; see 3.1.3.2 of the binding.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
@@ -24,11 +24,11 @@ pub(super) struct Message {
 impl Message {
     /// # Errors
     /// What of the event no request can carry.
-    pub(super) fn new(mode: HttpMode, event: &OutboxEvent) -> Result<Self, String> {
+    pub(super) fn new(mode: ContentMode, event: &OutboxEvent) -> Result<Self, String> {
         match mode {
-            HttpMode::Structured => Ok(Self::json("application/cloudevents+json; charset=utf-8", to_json(event))),
-            HttpMode::Batch => Ok(Self::batch(&[event])),
-            HttpMode::Binary => Self::binary(event),
+            ContentMode::Structured => Ok(Self::json("application/cloudevents+json; charset=utf-8", to_json(event))),
+            ContentMode::Batch => Ok(Self::batch(&[event])),
+            ContentMode::Binary => Self::binary(event),
         }
     }
 
@@ -81,7 +81,7 @@ mod tests {
             data: Some(JsonText::new(r#"{"n": 1.50}"#.to_owned())),
             ..fixtures::event(1, "key")
         };
-        let Message { headers, body } = Message::new(HttpMode::Binary, &event).unwrap();
+        let Message { headers, body } = Message::new(ContentMode::Binary, &event).unwrap();
         let header = |name: &str| headers.get(name).unwrap().to_str().unwrap();
         assert_eq!(header("ce-specversion"), "1.0");
         assert_eq!(header("ce-id"), event.id.to_string());
@@ -94,14 +94,14 @@ mod tests {
         assert!(headers.get("ce-datacontenttype").is_none() && headers.get("ce-data").is_none());
 
         let empty = OutboxEvent { data: None, ..event };
-        let Message { headers, body } = Message::new(HttpMode::Binary, &empty).unwrap();
+        let Message { headers, body } = Message::new(ContentMode::Binary, &empty).unwrap();
         assert!(body.is_empty() && headers.get("content-type").is_none());
     }
 
     #[test]
     fn structured_modes_are_the_json_of_the_event() {
         let event = fixtures::event(1, "");
-        let message = Message::new(HttpMode::Structured, &event).unwrap();
+        let message = Message::new(ContentMode::Structured, &event).unwrap();
         assert_eq!(message.body, to_json(&event));
         assert!(message.headers["content-type"].to_str().unwrap().starts_with("application/cloudevents+json"));
         let both = Message::batch(&[&event, &event]);

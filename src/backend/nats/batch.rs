@@ -14,7 +14,7 @@ use super::stream::Stream;
 use super::subject::SubjectTemplate;
 use crate::backend::journal::SentEvent;
 use crate::backend::session::{OutgoingEvent, SendResult, Unavailable};
-use crate::settings::HttpMode;
+use crate::settings::ContentMode;
 use crate::store::Shard;
 
 /// The most messages in an atomic batch, as servers limit it unless they are configured otherwise.
@@ -31,7 +31,7 @@ pub(super) struct Encoded<'a> {
 /// Encodes events. One that cannot be sent holds back the later ones of its key.
 pub(super) fn encode<'a>(
     outgoing: &'a [OutgoingEvent],
-    mode: HttpMode,
+    mode: ContentMode,
     subject: &SubjectTemplate,
     stream: &Stream,
 ) -> (Vec<SendResult>, Vec<Encoded<'a>>) {

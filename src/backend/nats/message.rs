@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use super::subject::SubjectTemplate;
 use crate::cloud_event::{attributes, to_json};
 use crate::event::OutboxEvent;
-use crate::settings::HttpMode;
+use crate::settings::ContentMode;
 
 /// What a header's value does not contain as it is, by 3.1.3.2 of the binding.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
@@ -26,14 +26,14 @@ pub(super) struct Message {
 impl Message {
     /// # Errors
     /// What of the event no message can carry.
-    pub(super) fn new(mode: HttpMode, subject: &SubjectTemplate, event: &OutboxEvent) -> Result<Self, String> {
+    pub(super) fn new(mode: ContentMode, subject: &SubjectTemplate, event: &OutboxEvent) -> Result<Self, String> {
         let mut headers = HeaderMap::new();
         // A replay has a `seq` of its own: it is another delivery.
         headers.insert(MESSAGE_ID, format!("{}-{}", event.id, event.seq));
         headers.insert("outbox-seq", event.seq.to_string());
         let payload = match mode {
-            HttpMode::Binary => binary(event, &mut headers)?,
-            HttpMode::Structured | HttpMode::Batch => {
+            ContentMode::Binary => binary(event, &mut headers)?,
+            ContentMode::Structured | ContentMode::Batch => {
                 headers.insert("Content-Type", "application/cloudevents+json");
                 Bytes::from(to_json(event))
             }
@@ -87,7 +87,7 @@ mod tests {
     use crate::event::JsonText;
     use crate::fixtures;
 
-    fn message(mode: HttpMode, event: &OutboxEvent) -> Message {
+    fn message(mode: ContentMode, event: &OutboxEvent) -> Message {
         Message::new(mode, &SubjectTemplate::new("events.{type}").unwrap(), event).unwrap()
     }
 
@@ -98,7 +98,7 @@ mod tests {
             extensions: JsonText::new(r#"{"tenant": "x y", "attempt": 3}"#.to_owned()),
             ..fixtures::event(7, "key")
         };
-        let message = message(HttpMode::Binary, &event);
+        let message = message(ContentMode::Binary, &event);
         let header = |name: &str| message.headers.get(name).unwrap().as_str();
         assert_eq!(header("ce-id"), event.id.to_string());
         assert_eq!(header("ce-subject"), "a%20%22b%22%20100%25%20%C3%BC%0D%0A");
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn structured_mode_is_the_json_of_the_event() {
         let event = fixtures::event(1, "");
-        let message = message(HttpMode::Structured, &event);
+        let message = message(ContentMode::Structured, &event);
         assert_eq!(message.payload, to_json(&event));
         assert_eq!(message.headers.get("Content-Type").unwrap().as_str(), "application/cloudevents+json");
         assert!(message.size() > message.payload.len() + 100);

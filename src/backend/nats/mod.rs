@@ -38,7 +38,7 @@ use super::session::{
     AtLeastOnce, BackendSession, BatchResult, JournalEntry, OutgoingEvent, SendResult, ShardsOpened, Unavailable,
     next_token,
 };
-use crate::settings::{HttpMode, PublisherSettings};
+use crate::settings::{ContentMode, PublisherSettings};
 use crate::store::Shard;
 
 /// How often an open is tried again when another session writes the journal meanwhile.
@@ -48,7 +48,7 @@ const TRIES: usize = 5;
 pub(crate) struct Nats {
     address: Address,
     wanted: WantedStream,
-    mode: HttpMode,
+    mode: ContentMode,
     outbox: Uuid,
     connection: Option<Connection>,
     journal: Journal,

@@ -12,14 +12,14 @@ use super::message::Message;
 use super::stream::WantedStream;
 use crate::backend::BackendError;
 use crate::event::OutboxEvent;
-use crate::settings::{HttpMode, PublisherSettings};
+use crate::settings::{ContentMode, PublisherSettings};
 
 /// A connection to one stream.
 pub(crate) struct RawStream {
     client: Client,
     context: Context,
     wanted: WantedStream,
-    mode: HttpMode,
+    mode: ContentMode,
 }
 
 impl RawStream {

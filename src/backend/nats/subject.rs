@@ -7,6 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use uuid::Uuid;
 
 use crate::event::OutboxEvent;
+use crate::event::template::{self, PLACEHOLDERS};
 use crate::store::Shard;
 
 /// What a value may contain besides letters and digits: nothing that means anything in a subject.
@@ -17,8 +18,6 @@ const EMPTY: &str = "_";
 
 /// The token for the lane of events that name no backend; no backend's name contains it.
 const NO_LANE: &str = "=";
-
-const PLACEHOLDERS: [&str; 4] = ["{type}", "{source}", "{key}", "{backend}"];
 
 /// A subject with placeholders.
 #[derive(Debug, Clone)]
@@ -61,23 +60,7 @@ fn is_subject(text: &str) -> bool {
 }
 
 fn fill<'v>(text: &str, value: impl Fn(&'static str) -> Cow<'v, str>) -> String {
-    let mut filled = String::with_capacity(text.len() + 32);
-    let mut rest = text;
-    while let Some(at) = rest.find('{') {
-        filled.push_str(&rest[..at]);
-        rest = &rest[at..];
-        match PLACEHOLDERS.into_iter().find(|name| rest.starts_with(name)) {
-            Some(name) => {
-                filled.push_str(&value(name));
-                rest = &rest[name.len()..];
-            }
-            None => {
-                filled.push('{');
-                rest = &rest[1..];
-            }
-        }
-    }
-    filled + rest
+    template::fill(text, |filled, name| filled.push_str(&value(name)))
 }
 
 fn token(value: &str) -> Cow<'_, str> {

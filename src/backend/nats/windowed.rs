@@ -10,7 +10,7 @@ use super::message::Message;
 use super::stream::{Stream, WantedStream};
 use crate::backend::{BackendError, PublisherBackend};
 use crate::event::OutboxEvent;
-use crate::settings::HttpMode;
+use crate::settings::ContentMode;
 
 /// How many keys are served concurrently.
 const CONCURRENCY: usize = 256;
@@ -19,7 +19,7 @@ pub(super) struct Windowed {
     pub(super) client: Client,
     pub(super) wanted: WantedStream,
     pub(super) stream: Stream,
-    pub(super) mode: HttpMode,
+    pub(super) mode: ContentMode,
 }
 
 #[async_trait]

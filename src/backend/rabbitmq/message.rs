@@ -5,7 +5,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
 use crate::cloud_event::{attributes, to_json};
 use crate::event::OutboxEvent;
-use crate::settings::HttpMode;
+use crate::settings::ContentMode;
 
 /// On the disks of the broker's queues.
 const PERSISTENT: u8 = 2;
@@ -29,7 +29,7 @@ pub(super) struct Message {
 impl Message {
     /// # Errors
     /// What of the event no message can carry.
-    pub(super) fn new(mode: HttpMode, routing_key: &str, event: &OutboxEvent) -> Result<Self, String> {
+    pub(super) fn new(mode: ContentMode, routing_key: &str, event: &OutboxEvent) -> Result<Self, String> {
         let routing_key =
             ShortString::try_new(event.fill(routing_key)).map_err(|_| "its routing key has more than 255 bytes")?;
         let mut headers = FieldTable::default();
@@ -42,13 +42,13 @@ impl Message {
         };
         add("outbox-seq".to_owned(), &event.seq.to_string())?;
         let (content_type, body) = match mode {
-            HttpMode::Binary => {
+            ContentMode::Binary => {
                 for (name, value) in attributes(event) {
                     add(format!("cloudEvents:{name}"), &value)?;
                 }
                 (event.data_content_type.as_str(), data(event))
             }
-            HttpMode::Structured | HttpMode::Batch => {
+            ContentMode::Structured | ContentMode::Batch => {
                 ("application/cloudevents+json; charset=utf-8", to_json(event).into_bytes())
             }
         };
@@ -101,7 +101,7 @@ mod unit_tests {
             extensions: JsonText::new(r#"{"tenant": "x y", "attempt": 3}"#.to_owned()),
             ..fixtures::event(7, "k")
         };
-        let message = Message::new(HttpMode::Binary, "{{type}}.{type}.{key}", &event).unwrap();
+        let message = Message::new(ContentMode::Binary, "{{type}}.{type}.{key}", &event).unwrap();
         assert_eq!(message.routing_key.as_str(), "{type}.t.k");
         for (name, value) in [
             ("outbox-seq", "7"),
@@ -125,7 +125,7 @@ mod unit_tests {
     #[test]
     fn structured_mode_is_the_json_of_the_event() {
         let event = fixtures::event(1, "");
-        let message = Message::new(HttpMode::Structured, "", &event).unwrap();
+        let message = Message::new(ContentMode::Structured, "", &event).unwrap();
         assert_eq!(message.body, to_json(&event).into_bytes());
         let content_type = message.properties.content_type().as_ref().unwrap().as_str();
         assert!(content_type.starts_with("application/cloudevents+json"), "{content_type}");
@@ -135,10 +135,10 @@ mod unit_tests {
     fn texts_that_are_too_long_for_amqp_are_refused_or_left_out() {
         let long = "ü".repeat(200);
         let event = OutboxEvent { event_type: long.clone(), ..fixtures::event(1, &long) };
-        assert!(Message::new(HttpMode::Structured, "{key}", &event).unwrap_err().contains("routing key"));
-        let message = Message::new(HttpMode::Structured, "fixed", &event).unwrap();
+        assert!(Message::new(ContentMode::Structured, "{key}", &event).unwrap_err().contains("routing key"));
+        let message = Message::new(ContentMode::Structured, "fixed", &event).unwrap();
         assert!(message.properties.kind().is_none());
         let typed = OutboxEvent { data_content_type: long, ..fixtures::event(1, "") };
-        assert!(Message::new(HttpMode::Binary, "fixed", &typed).unwrap_err().contains("data_content_type"));
+        assert!(Message::new(ContentMode::Binary, "fixed", &typed).unwrap_err().contains("data_content_type"));
     }
 }

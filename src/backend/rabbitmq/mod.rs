@@ -25,7 +25,7 @@ use self::errors::Target;
 use self::session::Session;
 use super::{BackendError, PublisherBackend, tls};
 use crate::event::OutboxEvent;
-use crate::settings::{HttpMode, PublisherSettings, Secret};
+use crate::settings::{ContentMode, PublisherSettings, Secret};
 
 /// The longest silence of the broker, in seconds, unless the address has `heartbeat`.
 const HEARTBEAT: u16 = 10;
@@ -36,7 +36,7 @@ pub(crate) struct RabbitMq {
     tls: Arc<ClientConfig>,
     exchange: ShortString,
     routing_key: String,
-    mode: HttpMode,
+    mode: ContentMode,
     connect_timeout: Duration,
     /// For one reply or confirm.
     reply_timeout: Duration,

@@ -1,7 +1,7 @@
 //! Checks of a `nats` publisher.
 
 use super::{Check, Result};
-use crate::settings::{HttpMode, PublisherSettings};
+use crate::settings::{ContentMode, PublisherSettings};
 
 const SCHEMES: &[&str] = &["nats://", "tls://"];
 
@@ -32,7 +32,7 @@ impl Check<'_> {
         )?;
         self.that((1..=5).contains(&publisher.replicas), &key_of("replicas"), "must be 1 to 5")?;
         let problem = "is for `http`; a message of NATS is one event, \"structured\" or \"binary\"";
-        self.that(publisher.mode != HttpMode::Batch, &key_of("mode"), problem)?;
+        self.that(publisher.mode != ContentMode::Batch, &key_of("mode"), problem)?;
         let users = [publisher.username.is_some(), publisher.credentials_file.is_some(), publisher.nkey_file.is_some()];
         let problem = "has more than one of `username`, `credentials_file` and `nkey_file`";
         self.that(users.into_iter().filter(|is_set| *is_set).count() <= 1, key, problem)?;

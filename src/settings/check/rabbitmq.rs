@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Check, Result};
 use crate::error::SettingsError;
-use crate::settings::{HttpMode, PublisherSettings};
+use crate::settings::{ContentMode, PublisherSettings};
 
 const SCHEMES: &[&str] = &["amqp://", "amqps://"];
 const SCHEME_OF_TLS: &str = "amqps://";
@@ -22,7 +22,7 @@ impl Check<'_> {
         self.url(&key_of("url"), url, SCHEMES)?;
         let is_short = publisher.exchange.len() <= MAX_NAME;
         self.that(is_short, &key_of("exchange"), format!("must have at most {MAX_NAME} bytes"))?;
-        let is_for_one = publisher.mode != HttpMode::Batch;
+        let is_for_one = publisher.mode != ContentMode::Batch;
         self.that(is_for_one, &key_of("mode"), "must be \"structured\" or \"binary\": a message has one event")?;
         let is_encrypted = url.as_text().is_none_or(|url| url.starts_with(SCHEME_OF_TLS));
         let fits = publisher.tls.is_none() || is_encrypted;

@@ -1,7 +1,7 @@
 //! What reaches the stream, and what it refuses.
 
 use super::*;
-use crate::settings::HttpMode;
+use crate::settings::ContentMode;
 
 #[tokio::test]
 async fn a_consumer_that_filters_by_the_type_sees_events_and_no_journal() {
@@ -77,7 +77,7 @@ async fn the_stream_keeps_one_journal_of_each_shard() {
 #[tokio::test]
 async fn binary_mode_has_the_data_as_the_payload() {
     let (server, context) = server_with(stream()).await;
-    let mut session = session(&PublisherSettings { mode: HttpMode::Binary, ..settings(server.port()) });
+    let mut session = session(&PublisherSettings { mode: ContentMode::Binary, ..settings(server.port()) });
     session.open(&[(shard(3), 1)]).await.unwrap();
     let events = events(1..=1);
     send_all(&mut session, &events).await;

@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString};
 
 use super::*;
 use crate::event::JsonText;
-use crate::settings::HttpMode;
+use crate::settings::ContentMode;
 use crate::test_support::unique;
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn an_event_that_is_too_large_for_the_broker_is_rejected_for_good_and_othe
 async fn attributes_that_fit_into_no_frame_are_refused_before_they_break_the_connection() {
     let server = rabbitmq::shared();
     let queue = Queue::new(server).await;
-    let binary = PublisherSettings { mode: HttpMode::Binary, ..settings(&server.url(), &queue.name) };
+    let binary = PublisherSettings { mode: ContentMode::Binary, ..settings(&server.url(), &queue.name) };
     let backend = RabbitMq::new(&binary).unwrap();
     let tenant = |size: usize| {
         let extensions = JsonText::new(format!("{{\"tenant\": \"{}\"}}", "x".repeat(size)));
