@@ -87,6 +87,7 @@ macro_rules! instantiate {
                 writing::the_same_content_again_is_the_stored_event_however_it_is_written,
                 writing::an_id_with_other_content_is_refused_and_the_first_difference_named,
                 writing::an_id_conflict_fails_a_whole_batch_but_only_one_of_separate_events,
+                writing::an_event_that_names_no_backend_is_the_one_that_a_route_gave_one,
                 writing::a_rolled_back_transaction_leaves_no_event,
                 writing::an_event_committed_late_is_found_from_the_start,
                 writing::a_keyed_event_committed_late_blocks_the_later_ones,

@@ -74,6 +74,31 @@ async fn rows_of_other_writers_are_moved_and_sent_once_and_in_order_though_worke
     assert_eq!(test.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
 }
 
+#[tokio::test]
+async fn workers_that_disagree_about_a_route_send_each_event_once() {
+    let test = TestOutbox::new().await;
+    let with_routes = settings(&test);
+    let without = test.file(&format!(
+        "[database]\nurl = \"{}\"\n{}[worker]\nlease = \"1s\"\nbatch_size = 20\n",
+        test.url(),
+        tables(&test).split("[[routes]]").next().unwrap(),
+    ));
+    insert(&test, 4_000).await;
+    let mut stopped = test.worker(&without, "without routes");
+    eventually("it publishes", PATIENCE, async || test.published().await > 100).await;
+    stopped.signal(Signal::STOP);
+    let _other = test.worker(&with_routes, "with routes");
+    let before = test.published().await;
+    eventually("the other takes over", PATIENCE, async || test.published().await > before + 500).await;
+    stopped.signal(Signal::CONT);
+    insert(&test, 4_000).await;
+    eventually("all is published", PATIENCE, async || test.unpublished().await == 0).await;
+    let moved = test.number("SELECT count(*) FROM outbox_events WHERE publisher_backend = 'orders'").await;
+    assert!(moved > 0);
+    assert_has(&test, test.stream_name(), "publisher_backend = ''").await;
+    assert_has(&test, &format!("{}:orders", test.stream_name()), "publisher_backend = 'orders'").await;
+}
+
 #[actix::test]
 async fn writers_that_know_the_settings_write_the_routed_name_and_an_own_choice_wins() {
     let test = TestOutbox::new().await;

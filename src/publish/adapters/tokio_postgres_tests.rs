@@ -133,6 +133,12 @@ async fn the_same_id_again_follows_the_rules_of_publish() {
         let error = publish(&mut client, other).await.unwrap_err();
         assert!(matches!(&error, PublishError::IdConflict(error) if error.field == field && error.id == id), "{error}");
     }
+    // A route may give it a backend later.
+    client.execute("UPDATE outbox_events SET publisher_backend = 'b'", &[]).await.unwrap();
+    for again in [same(), same().backend("b")] {
+        assert_eq!(publish(&mut client, again).await.unwrap(), id);
+    }
+    assert!(publish(&mut client, same().backend("c")).await.unwrap_err().is_conflict());
     let mut transaction = client.transaction().await.unwrap();
     publish(&mut transaction, same()).await.unwrap();
     let wrote = transaction.query_one("SELECT pg_current_xact_id_if_assigned() IS NOT NULL", &[]).await.unwrap();

@@ -233,6 +233,19 @@ pub(super) async fn an_id_that_is_there_returns_what_is_stored_under_it<F: Fixtu
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 2);
 }
 
+pub(super) async fn an_event_that_names_no_backend_is_the_one_that_a_route_gave_one<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let store = fixture.store();
+    let event = || NewEvent::new("t", "s").id(Uuid::from_u128(7));
+    store.insert(vec![event()]).await.unwrap();
+    fixture.execute("UPDATE outbox_events SET publisher_backend = 'orders'").await;
+    for again in [event(), event().backend("orders"), event().routed_to("audit".to_owned())] {
+        assert_eq!(store.insert(vec![again]).await.unwrap()[0].publisher_backend, "orders");
+    }
+    let other = store.insert(vec![event().backend("audit")]).await.unwrap_err();
+    assert!(other.to_string().contains("publisher_backend"), "{other}");
+}
+
 pub(super) async fn a_rolled_back_transaction_leaves_no_event<F: Fixture>() {
     let fixture = F::fresh().await;
     let mut transaction = fixture.begin().await;

@@ -136,6 +136,13 @@ async fn the_same_id_again_is_the_same_event_or_refused() {
         let refused = insert(&mut conn, id, &other).unwrap_err().to_string();
         assert!(refused.starts_with("another event with different content"), "{refused}");
     }
+    // A route may give it a backend later.
+    fixture.execute("UPDATE outbox_events SET publisher_backend = 'b'").await;
+    let mut with = |backend: &str| {
+        let texts = ["", "", backend, "application/json"].map(str::to_owned);
+        insert(&mut conn, id, &Given { texts, ..given.clone() })
+    };
+    assert!(with("").is_ok() && with("b").is_ok() && with("c").is_err());
     assert_eq!(fixture.number("SELECT count(*) FROM outbox_events").await, 1);
 }
 
