@@ -9,6 +9,8 @@ mod request;
 mod sending;
 mod signature;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};

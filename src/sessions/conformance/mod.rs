@@ -182,6 +182,20 @@ async fn send_all(session: &mut dyn BackendSession, batch: &[OutgoingEvent]) {
     assert!(sent.answers.iter().all(|answer| *answer == SendResult::Accepted), "{sent:?}");
 }
 
+/// Sends events that none of the shards' journals names, until all are accepted: as after an outage.
+async fn send_eventually(session: &mut dyn BackendSession, batch: &[OutgoingEvent]) {
+    let started = std::time::Instant::now();
+    loop {
+        open_eventually(session, &[(batch[0].shard.clone(), 1)]).await;
+        let sent = session.send(batch).await;
+        if sent.answers.iter().all(|answer| *answer == SendResult::Accepted) {
+            return;
+        }
+        assert!(started.elapsed() < LONG, "still {sent:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// What the next session finds in the journal, in the order of `seq`.
 async fn found(session: &mut dyn BackendSession, shards: &[(Shard, i64)]) -> Vec<(Uuid, i64)> {
     let opened = session.open(shards).await.expect("an open");
