@@ -1,5 +1,6 @@
 //! The backend against real brokers.
 
+mod conformance;
 mod faults;
 mod refusals;
 
