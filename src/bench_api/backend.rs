@@ -19,7 +19,7 @@ enum Way {
     RedisStream(RawStream),
     /// Atomic batches without a journal.
     #[cfg(feature = "nats")]
-    Nats(crate::backend::nats::raw_stream::RawStream),
+    Nats(Box<crate::backend::nats::raw_stream::RawStream>),
     /// As a worker sends, in batches.
     Session(Box<dyn BackendSession>),
 }
@@ -33,7 +33,7 @@ impl BackendAlone {
         let way = match settings.backend.as_str() {
             "redis_stream" => Way::RedisStream(RawStream::connect(settings).await?),
             #[cfg(feature = "nats")]
-            "nats" => Way::Nats(crate::backend::nats::raw_stream::RawStream::connect(settings).await?),
+            "nats" => Way::Nats(Box::new(crate::backend::nats::raw_stream::RawStream::connect(settings).await?)),
             _ => {
                 let made = Backends::default().session("measured", settings, Uuid::now_v7());
                 let mut session = made.map_err(|error| BackendError::Unavailable(error.to_string()))?();

@@ -63,7 +63,7 @@ struct Connection {
 /// How events are sent, as the server's version allows.
 enum Sending {
     /// In atomic batches, with the journal.
-    Once(Stream),
+    Once(Box<Stream>),
     /// One by one.
     Windowed(AtLeastOnce),
 }
@@ -96,7 +96,7 @@ impl Nats {
         let found = self.wanted.find(&client, &context, is_atomic).await;
         let stream = found.map_err(|error| explained(error, &complaint))?;
         let sending = if is_atomic {
-            Sending::Once(stream)
+            Sending::Once(Box::new(stream))
         } else {
             tracing::warn!(
                 stream = %self.wanted.name, version = %client.server_info().version,

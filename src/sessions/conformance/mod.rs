@@ -3,9 +3,11 @@
 //! A backend implements [`Target`] in its tests and instantiates the suite in a line:
 //! `actix_outbox::session_conformance!(MyTarget);`, which makes one `#[tokio::test]` of each case. Parts are skipped only by
 //! declaring the weaker promise, [`Promise::AtLeastOnce`].
+#![allow(clippy::expect_used, reason = "a test says by a panic that it failed")]
 
 #[allow(missing_docs, reason = "the names of the cases say it")]
 mod cases;
+#[cfg(not(test))]
 #[path = "../../../tests/support/proxy.rs"]
 #[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "the tests of the library use the rest of it")]
 mod proxy;
@@ -21,12 +23,15 @@ use uuid::Uuid;
 
 #[doc(hidden)]
 pub use self::cases::*;
+#[cfg(not(test))]
 use self::proxy::{Passage, Proxy};
 #[doc(hidden)]
 pub use self::walk::random_faults_lose_double_and_reorder_nothing;
 use super::{BackendSession, OutgoingEvent, SendResult, Shard};
 use crate::event::{JsonText, OutboxEvent};
 use crate::fixtures;
+#[cfg(test)]
+use crate::test_support::proxy::{Passage, Proxy};
 
 /// How long a call may take where the suite breaks the connection.
 const SHORT: Duration = Duration::from_millis(700);

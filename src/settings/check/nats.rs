@@ -12,7 +12,7 @@ impl Check<'_> {
     pub(super) fn nats(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
         let key_of = |name: &str| format!("{key}.{name}");
         let problem = "needs one of `url` and `servers`";
-        self.that(publisher.url.is_some() != !publisher.servers.is_empty(), key, problem)?;
+        self.that(publisher.url.is_some() == publisher.servers.is_empty(), key, problem)?;
         let default = PublisherSettings::default();
         let of_redis =
             [("stream_name", publisher.stream_name == default.stream_name), ("host", publisher.host.is_none())];
