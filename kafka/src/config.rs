@@ -1,12 +1,14 @@
 //! The settings of a publisher as those of librdkafka.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_outbox::{ContentMode, PublisherSettings, SaslSettings, TlsSettings};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::FutureProducer;
 
 const COMPRESSIONS: [&str; 4] = ["none", "gzip", "snappy", "lz4"];
@@ -63,6 +65,13 @@ impl Config {
         }
         if settings.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some() != tls.key_file.is_some()) {
             return Err("tls: has one of `cert_file` and `key_file`; a client's certificate needs both".to_owned());
+        }
+        if let Some(tls) = &settings.tls {
+            for (_, file) in files(tls) {
+                // librdkafka's error does not name it.
+                File::open(file)
+                    .map_err(|error| format!("tls: the file {} cannot be read: {error}", file.display()))?;
+            }
         }
         Ok(Self {
             brokers: settings.brokers.join(","),
@@ -129,17 +138,8 @@ impl Config {
                 .set("sasl.username", &sasl.username)
                 .set("sasl.password", &*password);
         }
-        let files = self.tls.iter().flat_map(|tls| {
-            [
-                ("ssl.ca.location", &tls.ca_file),
-                ("ssl.certificate.location", &tls.cert_file),
-                ("ssl.key.location", &tls.key_file),
-            ]
-        });
-        for (key, file) in files {
-            if let Some(file) = file {
-                config.set(key, file.display().to_string());
-            }
+        for (key, file) in self.tls.iter().flat_map(files) {
+            config.set(key, file.display().to_string());
         }
         Ok(config)
     }
@@ -152,6 +152,16 @@ impl Config {
             (Some(_), Some(_)) => "sasl_ssl",
         }
     }
+}
+
+/// The files that are given, with librdkafka's names for them.
+fn files(tls: &TlsSettings) -> impl Iterator<Item = (&'static str, &Path)> {
+    let all = [
+        ("ssl.ca.location", &tls.ca_file),
+        ("ssl.certificate.location", &tls.cert_file),
+        ("ssl.key.location", &tls.key_file),
+    ];
+    all.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)))
 }
 
 /// Keeps the last error of the client itself, such as a broker that refuses connections: delivery reports only say that a
@@ -175,7 +185,11 @@ impl ClientContext for Context {
         tracing::debug!(facility, message, "librdkafka");
     }
 
-    fn error(&self, _: KafkaError, reason: &str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+    fn error(&self, error: KafkaError, reason: &str) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The error of the last broker says more than that all of them are down.
+        if last.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *last = Some(reason.to_owned());
+        }
     }
 }

@@ -130,3 +130,23 @@ async fn a_producer_that_failed_for_good_is_replaced() {
     assert!(reason.to_lowercase().contains("authorization"), "{reason}");
     assert!(all_accepted(&backend.publish_batch(&events).await));
 }
+
+/// The mock knows neither TLS nor logins, so both fail.
+#[actix_rt::test]
+async fn tls_and_a_login_that_fail_are_reasons_and_show_no_password() {
+    let cluster = Cluster::mock();
+    let topic = cluster.topic("events", 1).await;
+    let events = events(&[("t", "k")]).await;
+    let file = File::new();
+    let password = file.0.path().join("password");
+    std::fs::write(&password, "s3cret").unwrap();
+    let sasl = |form: &str| format!("sasl = {{ mechanism = 'SCRAM-SHA-512', username = 'u', {form} }}");
+    for (lines, words) in [
+        ("tls = {}".to_owned(), "ssl"),
+        (sasl("password = 's3cret'"), "sasl"),
+        (sasl(&format!("password_file = '{}'", password.display())), "sasl"),
+    ] {
+        let reason = unavailable(&backend(&cluster.brokers, &topic, &format!("{lines}\n{IMPATIENT}")), &events).await;
+        assert!(reason.to_lowercase().contains(words) && !reason.contains("s3cret"), "{lines}: {reason}");
+    }
+}

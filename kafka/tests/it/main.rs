@@ -160,6 +160,52 @@ async fn a_worker_delivers_what_waited_for_the_brokers_and_spends_no_retry() {
     }
 }
 
+/// The program of `examples/worker.rs`, which `cargo test` builds with the tests unless it is given `--test`.
+fn program(file: &File, tables: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("examples/worker");
+    assert!(program.exists(), "{}: run `cargo build --examples` first", program.display());
+    let settings = file.0.path().join("outbox.toml");
+    let database = format!("[database]\nurl = 'sqlite://{}'\n", file.0.path().join("app.db").display());
+    std::fs::write(&settings, database + tables).unwrap();
+    let mut command = Command::new(program);
+    command.env_clear().arg("worker").arg("--config").arg(settings).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+#[actix_rt::test]
+async fn a_killed_worker_loses_nothing_and_keeps_the_order_of_keys() {
+    const EVENTS: i64 = 2_000;
+    const KEYS: i64 = 20;
+    let cluster = Cluster::new().await;
+    let topic = cluster.topic("events", 3).await;
+    let file = File::new();
+    let writer = file.writer().await;
+    for n in 0..EVENTS {
+        let event = NewEvent::new("t", "tests").partition_key(format!("k{}", n % KEYS)).data(json!({ "n": n }));
+        writer.send(event).await.unwrap();
+    }
+    writer.shutdown().await.unwrap();
+    let tables = format!(
+        "[publishers.default]\nbackend = 'kafka'\nbrokers = ['{}']\ntopic = '{topic}'\n\
+         [worker]\nbatch_size = 100\nlease = '1s'\n",
+        cluster.brokers
+    );
+    let mut killed = program(&file, &tables).spawn().unwrap();
+    cluster.read(&topic, 200).await;
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let ended = program(&file, &tables).arg("--until-empty").status().unwrap();
+    assert!(ended.success());
+    let received = cluster.read(&topic, EVENTS as usize).await;
+    for key in 0..KEYS {
+        let mut seen = std::collections::HashSet::new();
+        let arrived = subjects(&received, &format!("k{key}"));
+        let first: Vec<i64> = arrived.into_iter().filter(|n| seen.insert(*n)).collect();
+        assert_eq!(first, (0..EVENTS / KEYS).map(|n| n * KEYS + key).collect::<Vec<_>>(), "k{key}");
+    }
+}
+
 #[test]
 fn settings_that_cannot_be_are_refused() {
     for (lines, words) in [
@@ -169,6 +215,7 @@ fn settings_that_cannot_be_are_refused() {
         ("brokers = ['h:1']\ncompression = 'zip'", "one of none, gzip, snappy, lz4"),
         ("brokers = ['h:1']\nsasl = { username = 'u', password = 's3cret' }", "needs `mechanism`"),
         ("brokers = ['h:1']\ntls = { cert_file = 'c' }", "needs both"),
+        ("brokers = ['h:1']\ntls = { ca_file = '/none.pem' }", "the file /none.pem cannot be read"),
     ] {
         let text = format!("[publishers.a]\nbackend = 'kafka'\n{lines}");
         let settings = Settings::from_toml(&text).unwrap();

@@ -74,9 +74,12 @@ impl Session {
         &self.target
     }
 
-    /// The bytes of the largest frame.
+    /// The bytes of the largest frame; a broker that says 0 has no limit.
     pub(super) fn frame_max(&self) -> usize {
-        self.connection.configuration().frame_max() as usize
+        match self.connection.configuration().frame_max() {
+            0 => usize::MAX,
+            bytes => bytes as usize,
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
