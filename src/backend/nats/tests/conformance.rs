@@ -151,7 +151,7 @@ mod three_servers {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "minutes; run by scripts/faults-nats.sh"]
+    #[ignore = "minutes; run with --ignored"]
     async fn random_faults_lose_double_and_reorder_nothing() {
         crate::sessions::conformance::random_faults_lose_double_and_reorder_nothing::<super::ThreeServers>().await;
     }
