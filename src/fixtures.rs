@@ -1,11 +1,13 @@
 //! Events for tests that need no database.
 
+#[cfg(any(test, feature = "bench-api"))]
 use std::sync::Arc;
 
 use chrono::DateTime;
 use uuid::Uuid;
 
 use crate::event::{JsonText, OutboxEvent, Status};
+#[cfg(any(test, feature = "bench-api"))]
 use crate::store::{FetchedRow, Position};
 
 pub(crate) fn event(seq: i64, key: &str) -> OutboxEvent {
@@ -42,6 +44,7 @@ pub(crate) fn event(seq: i64, key: &str) -> OutboxEvent {
 }
 
 /// The row of an event that is scheduled at this microsecond.
+#[cfg(any(test, feature = "bench-api"))]
 pub(crate) fn fetched(shard: i16, scheduled_at: i64, key: &str) -> FetchedRow {
     let event = event(scheduled_at, key);
     FetchedRow {

@@ -25,6 +25,10 @@ mod rabbitmq;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg_attr(not(feature = "unstable-sessions"), allow(unreachable_pub, reason = "public with the sessions"))]
+#[cfg_attr(
+    not(any(feature = "redis", feature = "nats", feature = "unstable-sessions")),
+    allow(dead_code, reason = "only backends with a journal use all of it")
+)]
 pub(crate) mod session;
 #[cfg(any(feature = "http-backend", feature = "nats", feature = "rabbitmq"))]
 mod tls;
