@@ -14,7 +14,7 @@ use crate::writers::{Committed, Writers};
 
 const EVENTS: i32 = 200;
 /// Attempts of random writing within which a switched-off rule must show.
-const TRIES: u64 = 30;
+const TRIES: u64 = 120;
 const TRY: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
