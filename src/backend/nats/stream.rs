@@ -72,8 +72,9 @@ impl WantedStream {
             ..Config::default()
         };
         let created = context.create_stream(config).await;
+        let stream = created.map_err(|error: CreateStreamError| self.unavailable(&error))?;
         tracing::info!(stream = %self.name, replicas = self.replicas, "stream of JetStream created");
-        created.map_err(|error: CreateStreamError| self.unavailable(&error))
+        Ok(stream)
     }
 
     fn missing(&self) -> BackendError {
