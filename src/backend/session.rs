@@ -134,7 +134,7 @@ pub struct JournalEntry {
 ///   each open of this process; an open under a token that is not newer is refused.
 /// - **Atomicity.** An event and its entry in the journal arrive together or not at all.
 /// - **The journal.** It names each event that was sent, by id and `seq`, until [`settled`](Self::settled) was called with it,
-///   and belongs to the outbox's id. An open returns it as it stands at the moment of the fence.
+///   and belongs to the outbox's id. An open returns it as it is at the moment of the fence.
 /// - **Order.** Events arrive in the batch's order. An event that is not accepted holds back the later ones of its key in the
 ///   batch.
 /// - **Outcomes.** [`SendResult::Rejected`] and [`SendResult::Invalid`] are for an event that the backend has refused for

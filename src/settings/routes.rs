@@ -8,7 +8,7 @@ use super::Settings;
 use crate::event::OutboxEvent;
 use crate::publish::NewEvent;
 
-/// One of `[[routes]]`. It fits an event if all patterns that it has fit; `*` stands in for any run of characters.
+/// One of `[[routes]]`. It fits an event if all patterns that it has fit; `*` matches any run of characters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Route {

@@ -10,7 +10,7 @@ use async_nats::jetstream::ErrorCode;
 use crate::backend::BackendError;
 use crate::backend::session::Unavailable;
 
-/// Another message stands on the subject than the one that the write names. The second number is of servers whose text does
+/// The last message of the subject is another one than the write names. The second number is of servers whose text does
 /// not name the sequence.
 const WRONG_LAST_SEQUENCE: [u64; 2] = [10_071, 10_164];
 
