@@ -20,6 +20,7 @@ use crate::figures::{Meter, Processes};
 use crate::kinds::Kind;
 use crate::limits::Limits;
 use crate::reconcile::Reconciliation;
+use crate::sqlite::{draw, pass};
 use crate::support::nats::Cluster;
 use crate::support::postgres::{self, Database};
 use crate::support::process::{Running, Signal};
@@ -46,7 +47,6 @@ pub(crate) const KINDS: [Kind; 12] = [
 /// Servers, and workers: each worker knows one server, through a proxy, and learns no others.
 const NODES: usize = 3;
 const WRITERS: u64 = 3;
-const KEYS: u32 = 8;
 const MOST_EVENTS: usize = 8;
 
 const ALL_RIGHTS: &str = r#"authorization { users: [ { user: app, password: right,
@@ -388,14 +388,4 @@ async fn write_until(
         tokio::time::sleep(Duration::from_millis(rng.random_range(1..60))).await;
     }
     committed
-}
-
-fn draw(rng: &mut StdRng, writer: u64) -> Committed {
-    let id = uuid::Builder::from_random_bytes(rng.random()).into_uuid();
-    let key = rng.random_bool(0.7).then(|| format!("writer {writer} key {}", rng.random_range(0..KEYS)));
-    Committed { id, key: key.unwrap_or_default() }
-}
-
-async fn pass(rng: &mut StdRng, least: u64, most: u64) {
-    tokio::time::sleep(Duration::from_millis(rng.random_range(least..=most))).await;
 }

@@ -270,12 +270,12 @@ fn write_until(stop: &AtomicBool, file: &str, number: u64, mut rng: StdRng) -> V
     committed
 }
 
-fn draw(rng: &mut StdRng, writer: u64) -> Committed {
+pub(crate) fn draw(rng: &mut StdRng, writer: u64) -> Committed {
     let id = uuid::Builder::from_random_bytes(rng.random()).into_uuid();
     let key = rng.random_bool(0.7).then(|| format!("writer {writer} key {}", rng.random_range(0..KEYS)));
     Committed { id, key: key.unwrap_or_default() }
 }
 
-async fn pass(rng: &mut StdRng, least: u64, most: u64) {
+pub(crate) async fn pass(rng: &mut StdRng, least: u64, most: u64) {
     tokio::time::sleep(Duration::from_millis(rng.random_range(least..=most))).await;
 }

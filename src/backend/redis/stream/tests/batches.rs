@@ -64,7 +64,7 @@ async fn a_user_without_a_right_opens_no_shard_and_its_errors_name_the_right() {
             let text = error.to_string();
             assert!(error.is_unavailable() && text.contains(&right.to_uppercase()), "{text}");
         }
-        assert!(test.meta().await.keys().all(|field| field == "probe"), "no token stands there");
+        assert!(test.meta().await.keys().all(|field| field == "probe"), "no token is there");
         assert!(worker.is_alive().await.is_ok(), "it answers all the same");
     }
 }

@@ -76,6 +76,6 @@ async fn a_redis_that_cannot_trim_by_age_is_named_when_a_session_opens() {
     for error in [worker.open(&[(shard(3), 1)]).await.unwrap_err(), worker.health_check().await.unwrap_err()] {
         assert!(error.is_unavailable() && error.to_string().contains(expected), "{error}");
     }
-    assert!(test.meta().await.keys().all(|field| field == "probe"), "no token stands there");
+    assert!(test.meta().await.keys().all(|field| field == "probe"), "no token is there");
     test.open_worker().await;
 }
