@@ -34,12 +34,14 @@ mod backoff;
 #[doc(hidden)]
 pub mod bench_api;
 pub mod blocking;
+mod clock;
 mod cloud_event;
 mod error;
 mod event;
 mod fault_injection;
 #[cfg(any(test, feature = "bench-api", feature = "unstable-sessions"))]
 mod fixtures;
+mod handlers;
 pub mod metrics;
 mod publish;
 #[cfg(feature = "unstable-sessions")]
@@ -60,6 +62,7 @@ pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherB
 pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{DataError, JsonText, OutboxEvent, Status, TypedEvent};
+pub use handlers::{EventTypes, HandleEvent, HandleTyped, HandlerError, Subscribe};
 #[cfg(feature = "rusqlite")]
 pub use publish::adapters::rusqlite;
 #[cfg(feature = "sea-orm-1")]
@@ -83,10 +86,7 @@ pub use settings::{
 pub use store::OutboxConnection;
 #[cfg(feature = "fault-injection")]
 pub use system::Panic;
-pub use system::{
-    ActorKind, Builder, EventTypes, HandleEvent, HandleTyped, HandlerError, Health, HealthReport, Outbox, OutboxSystem,
-    Shutdown, Subscribe,
-};
+pub use system::{ActorKind, Builder, Health, HealthReport, Outbox, OutboxSystem, Shutdown};
 pub use transaction::{Rollback, TransactionError};
 
 /// The Rust code of the book, compiled like the README's.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::backends::Backends;
 use super::handle::Outbox;
-use super::messages::Subscribe;
 use super::outbox_system::OutboxSystem;
-use super::subscription::Subscription;
 use crate::admin::OutboxAdmin;
 use crate::backend::PublisherBackend;
 use crate::error::SystemError;
+use crate::handlers::Subscribe;
+use crate::handlers::Subscription;
 use crate::settings::{PublisherSettings, Settings};
 
 /// Builds an outbox system from settings, backends and handlers.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::clock::BootInstant;
 use super::reconnect::pause_after;
+use crate::clock::BootInstant;
 
 /// The longest distrust: each time that a health check is trusted without proof, one event waits for it in vain.
 const LONGEST_DISTRUST: Duration = Duration::from_secs(60);

@@ -7,13 +7,13 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::FutureExt;
 
-use super::clock::BootInstant;
 use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
 use super::messages::{ActorKind, Complete};
 use super::reconnect::retry_until_recorded;
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
+use crate::clock::BootInstant;
 use crate::error::StoreError;
 use crate::store::{Acceptance, Care, LaneName, Settled, SettledEvent, handler_lane};
 

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::clock::BootInstant;
 use super::context::SystemContext;
 use super::publisher_state::PublisherState;
+use crate::clock::BootInstant;
 use crate::error::StoreError;
 use crate::metrics;
 use crate::store::{Backlog, WorkerRow};

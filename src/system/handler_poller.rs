@@ -12,19 +12,20 @@ use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Ha
 use futures_util::FutureExt;
 use uuid::Uuid;
 
-use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, refused_or};
 use super::context::SystemContext;
 use super::credit::{Credit, CreditPermit};
 use super::death_watch::{DeathWatch, panics_on_demand};
-use super::messages::{ActorKind, HandlerError};
+use super::messages::ActorKind;
 use super::owed::DeliveryGuard;
 use super::reconnect::{pause_after, retry_until_recorded};
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
-use super::subscription::{Outcome, Subscription};
 use crate::backoff::NextTry;
+use crate::clock::BootInstant;
 use crate::error::StoreError;
 use crate::event::OutboxEvent;
+use crate::handlers::HandlerError;
+use crate::handlers::{Outcome, Subscription};
 use crate::store::{
     Care, DeliveryRequest, FetchedDelivery, LaneName, NOT_COVERED, RejectedDelivery, Settled, Shard, handler_lane,
 };

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::clock::BootInstant;
 use super::context::SystemContext;
 use super::in_flight::InFlight;
 use super::lease_keeper::Control;
 use super::leases::{Keeping, Share, fair_share, margin};
 use super::publisher_state::PublisherState;
-use super::subscription::Subscription;
+use crate::clock::BootInstant;
 use crate::error::StoreError;
+use crate::handlers::Subscription;
 use crate::store::{
     BackendPause, Heartbeat, LaneHealth, LaneName, LeaseSnapshot, LeaseStore, Shard, Unrecorded, handler_lane,
     handler_of,

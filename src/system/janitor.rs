@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
-use super::clock::BootInstant;
 use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::messages::ActorKind;
+use crate::clock::BootInstant;
 use crate::store::{OutcomeCounts, RetentionCutoff, Wakeup};
 
 /// How often rows without a `seq` are searched; the index for it is empty in practice.

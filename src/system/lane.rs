@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::clock::BootInstant;
 use super::context::SystemContext;
 use super::delivery::Delivery;
 use super::fetching::{Fetched, MAX_FETCH, MOST_KEYS_TO_REREAD, in_one_fetch};
@@ -13,6 +12,7 @@ use super::in_flight::{Admitted, InFlight, SessionId};
 use super::lane_reader::{FetchPlan, LaneReader, has_more_retries};
 use super::publisher_state::PublisherState;
 use super::quota::Reservation;
+use crate::clock::BootInstant;
 use crate::store::{FetchRequest, Position, Shard};
 
 /// A lane that a publisher serves.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::clock::BootInstant;
+use crate::clock::BootInstant;
 use crate::store::report::by_lane;
 use crate::store::{LaneHealth, LaneName, LeaseSnapshot, LiveWorker, Shard};
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::clock::BootInstant;
+use crate::clock::BootInstant;
 use crate::store::LaneName;
 
 pub(super) type Key = (LaneName, String);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::clock::BootInstant;
+use crate::clock::BootInstant;
 use crate::error::StoreError;
 
 pub(crate) struct Liveness {

@@ -5,14 +5,12 @@
 //! They share a [`context`] with [`wakeups`], [`liveness`] and [`addresses`], [`heartbeat`] (the thread of the lease keeper), [`leases`] (the shards that are held), [`lane_reader`]
 //! (cursors, the sweep, fetch sizes), [`in_flight`] (deliveries in flight, rules R1 to R3), [`delivery`] (one event),
 //! [`starting`] (what a builder starts), [`pending`] (a worker for one call, with its [`quota`]),
-//! [`publisher_state`] (what a publisher's lanes share) and [`subscription`] (handlers, with their time limits in
-//! [`handler_timer`]). Messages flow in that one direction; credit and wake-ups flow back.
+//! [`publisher_state`] (what a publisher's lanes share). Messages flow in that one direction; credit and wake-ups flow back.
 
 mod addresses;
 mod backends;
 mod builder;
 mod circuit_breaker;
-pub(crate) mod clock;
 mod completer;
 mod context;
 pub(crate) mod credit;
@@ -23,7 +21,6 @@ mod fetching;
 mod gauges;
 mod handle;
 mod handler_poller;
-mod handler_timer;
 mod health;
 mod heartbeat;
 pub(crate) mod in_flight;
@@ -48,7 +45,6 @@ mod predecessors;
 mod publisher;
 mod publisher_state;
 mod quota;
-mod recipient;
 mod reconnect;
 mod refusals;
 mod registry;
@@ -57,9 +53,7 @@ mod routing;
 mod settle_queue;
 mod starting;
 mod subscribing;
-mod subscription;
 mod supervisor;
-mod typed;
 mod unserved;
 mod wakeups;
 
@@ -71,6 +65,5 @@ pub use handle::Outbox;
 pub use health::{Health, HealthReport};
 #[cfg(feature = "fault-injection")]
 pub use messages::Panic;
-pub use messages::{ActorKind, EventTypes, HandleEvent, HandlerError, Shutdown, Subscribe};
+pub use messages::{ActorKind, Shutdown};
 pub use outbox_system::OutboxSystem;
-pub use typed::HandleTyped;

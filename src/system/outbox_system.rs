@@ -13,8 +13,9 @@ use super::health::{Health, HealthReport};
 use super::intake::{PendingInsert, enqueue};
 #[cfg(feature = "fault-injection")]
 use super::messages::Panic;
-use super::messages::{ActorKind, Shutdown, Subscribe};
+use super::messages::{ActorKind, Shutdown};
 use crate::error::{PublishError, SystemError};
+use crate::handlers::Subscribe;
 use crate::publish::{InsertResult, NewEvent};
 
 /// The address of an outbox for messages. Made by [`OutboxSystem::builder`](crate::OutboxSystem::builder).

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
 
-use super::clock::BootInstant;
 use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
@@ -19,6 +18,7 @@ use super::publisher_state::PublisherState;
 use super::quota::Reservation;
 use super::reconnect::pause_after;
 use super::routing;
+use crate::clock::BootInstant;
 use crate::error::StoreError;
 use crate::store::{Shard, Wakeup};
 

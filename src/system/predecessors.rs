@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::clock::BootInstant;
 use super::in_flight::{Fetch, InFlight};
+use crate::clock::BootInstant;
 use crate::error::StoreError;
 use crate::store::{Blocker, FetchedRow, Store};
 

@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::backends::{Backends, SessionFactory};
 use super::circuit_breaker::CircuitBreaker;
-use super::clock::BootInstant;
 use super::credit::{Amount, Credit};
 use super::in_flight::InFlight;
 use super::refusals::Refusals;
+use crate::clock::BootInstant;
 use crate::error::SettingsError;
 use crate::metrics::PublisherMetrics;
 use crate::settings::{PublisherSettings, RateLimit, Settings};

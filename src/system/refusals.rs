@@ -1,9 +1,8 @@
 //! The log of refused events: each of them while they are few; beyond that, some of them and the number of the others.
 
+use crate::clock::BootInstant;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use super::clock::BootInstant;
 
 /// The most refusals that are logged in one span.
 const MOST: u32 = 20;

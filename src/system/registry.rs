@@ -6,14 +6,15 @@ use std::sync::Arc;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::future::join_all;
 
-use super::clock::BootInstant;
 use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::delivery::Delivery;
 use super::left::{Key, RemainingHandlers};
-use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure, HandlerError};
-use super::subscription::{Outcome, Subscription};
+use super::messages::{Accepted, ActorKind, Cause, Complete, Failed, Failure};
 use crate::backoff::NextTry;
+use crate::clock::BootInstant;
+use crate::handlers::HandlerError;
+use crate::handlers::{Outcome, Subscription};
 
 pub(crate) struct Registry {
     context: Arc<SystemContext>,

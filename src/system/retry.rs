@@ -6,7 +6,6 @@ use std::sync::Arc;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::FutureExt;
 
-use super::clock::BootInstant;
 use super::completer::{AGAIN_INTERVAL, by_publisher, note_settled, outcomes_of};
 use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
@@ -15,6 +14,7 @@ use super::messages::{ActorKind, Cause, Failed, Failure};
 use super::reconnect::retry_until_recorded;
 use super::settle_queue::{SettleBatch, SettleJob, SettleQueue};
 use crate::backoff::NextTry;
+use crate::clock::BootInstant;
 use crate::event::Status;
 use crate::store::{Care, FailureRecord, Settled};
 

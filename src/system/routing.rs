@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::clock::BootInstant;
 use super::context::SystemContext;
 use super::delivery::Delivery;
 use super::reconnect::pause_after;
+use crate::clock::BootInstant;
 use crate::settings::Settings;
 use crate::store::{LaneName, RoutedEvent, Settled};
 

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::clock::BootInstant;
 use super::reconnect::pause_after;
+use crate::clock::BootInstant;
 use crate::store::Settled;
 
 /// The pause before a refused row is retried, at first and at most: its cause rarely disappears within seconds.

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
+use crate::clock::BootInstant;
 use crate::settings::{PublisherSettings, Settings};
 use crate::store::Shard;
-use crate::system::clock::BootInstant;
 use crate::test_support::postgres::{self, Database};
 use crate::test_support::{PATIENCE, eventually};
 

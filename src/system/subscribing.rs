@@ -3,10 +3,11 @@
 use std::sync::{Arc, PoisonError};
 
 use super::context::SystemContext;
-use super::messages::{Subscribe, Subscribed};
+use super::messages::Subscribed;
 use super::reconnect::retry_until_recorded;
-use super::subscription::Subscription;
 use crate::error::SystemError;
+use crate::handlers::Subscribe;
+use crate::handlers::Subscription;
 use crate::store::Announcement;
 
 /// The most characters of a handler's name: with its prefix it names a lane.

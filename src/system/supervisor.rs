@@ -8,7 +8,6 @@ use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, 
 use futures_util::future::join_all;
 
 use super::addresses::{Addresses, PublisherAddress, SupervisorAddress};
-use super::clock::BootInstant;
 use super::completer::Completer;
 use super::context::SystemContext;
 use super::death_watch::DeathWatch;
@@ -25,8 +24,9 @@ use super::poller::Poller;
 use super::publisher::Publisher;
 use super::registry::Registry;
 use super::retry::Retry;
-use super::subscription::Subscription;
+use crate::clock::BootInstant;
 use crate::error::SystemError;
+use crate::handlers::Subscription;
 use crate::store::handler_of;
 
 /// How much longer than `shutdown_timeout` a shutdown may take, for the last flush and the release of the leases. If a

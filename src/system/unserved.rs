@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::clock::BootInstant;
 use super::context::SystemContext;
+use crate::clock::BootInstant;
 use crate::store::unserved;
 
 /// The shortest time between two checks of a backend.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::OutboxEvent;
-use crate::system::{HandleEvent, HandlerError, Subscribe};
+use crate::handlers::{HandleEvent, HandlerError, Subscribe};
 
 /// The message that gives a handler this event.
 #[must_use]

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::fetch::AskedRange;
+use crate::clock::BootInstant;
 use crate::store::{Blocker, Position};
-use crate::system::clock::BootInstant;
 use crate::system::lane_reader::{MOST_PARTS, SHORT, part};
 
 /// A query that takes longer is slow. If two in a row are, dead rows are the likely cause, and not a server that stalls.

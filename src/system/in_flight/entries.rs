@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::cleared::ClearedKeys;
 use super::{DeliveryState, SessionId};
+use crate::clock::BootInstant;
 use crate::store::{FetchedRow, Position};
-use crate::system::clock::BootInstant;
 
 /// The most keys that are remembered because their events wait behind the cursor; more are left to the sweep.
 const MAX_BLOCKED_KEYS: usize = 10_000;

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::entries::{InFlightEntry, Inner};
 use super::{DeliveryState, InFlight, SessionId};
+use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{Blocker, FetchedRow, Position, PredecessorQuery};
-use crate::system::clock::BootInstant;
 use crate::system::credit::CreditPermit;
 use crate::system::delivery::Delivery;
 

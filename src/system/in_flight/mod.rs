@@ -22,7 +22,7 @@ use self::cleared::ClearedKeys;
 pub(crate) use self::entries::Unwritable;
 use self::entries::{InFlightEntry, Inner};
 pub(crate) use self::fetch::{Admitted, Fetch};
-use super::clock::BootInstant;
+use crate::clock::BootInstant;
 use crate::fault_injection::{self, ProtocolRule};
 use crate::store::{KeyStart, LaneName, Position, Shard};
 

@@ -14,9 +14,9 @@ use self::budget::{FetchBudget, each};
 use self::parts::ShardParts;
 pub(super) use self::parts::{MOST as MOST_PARTS, SHORT, part};
 use self::passed::PassedRetries;
-use super::clock::BootInstant;
 use super::debounce::interval;
 use super::in_flight::SessionId;
+use crate::clock::BootInstant;
 use crate::store::{FetchResult, Position, Range};
 
 /// Reading starts this much before the cursor once nothing is left before it: events whose writers commit a little after

@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
+use crate::clock::BootInstant;
 use uuid::Uuid;
-
-use crate::system::clock::BootInstant;
 
 /// The most retries that are passed together: each is named to the database.
 const MOST: usize = 20_000;

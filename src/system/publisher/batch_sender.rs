@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::backend::session::BackendSession;
+use crate::clock::BootInstant;
 use crate::store::NewPause;
-use crate::system::clock::BootInstant;
 use crate::system::context::SystemContext;
 use crate::system::delivery::Delivery;
 use crate::system::limiter::Limiter;

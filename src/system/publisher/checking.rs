@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::batch_sender::BatchSender;
 use crate::backend::BackendError;
-use crate::system::clock::BootInstant;
+use crate::clock::BootInstant;
 
 /// How often a backend that is sent nothing is checked.
 const IDLE: Duration = Duration::from_secs(2);

@@ -5,8 +5,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
-use super::messages::{HandleEvent, HandlerError};
-use super::typed::HandleTyped;
+use super::{HandleEvent, HandleTyped, HandlerError};
 
 /// The actor's answer; an error if it has none.
 pub(crate) type Answer = Result<Result<(), HandlerError>, MailboxError>;

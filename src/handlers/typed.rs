@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Message, Recipient};
 use serde::de::DeserializeOwned;
 
-use super::messages::{HandlerError, Subscribe};
+use super::{HandlerError, Subscribe};
 use crate::event::{OutboxEvent, TypedEvent};
 
 /// An event for a handler that subscribed with [`Subscribe::typed`], with its data. As for

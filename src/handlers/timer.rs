@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::clock::BootInstant;
+use crate::clock::BootInstant;
 
 /// The events that one handler has received and not answered.
 #[derive(Debug, Default)]

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tracing::Span;
 
-use super::clock::BootInstant;
-use super::handler_timer::{HandlerTimer, Verdict};
-use super::messages::{EventTypes, HandleEvent, HandlerError, Subscribe};
 use super::recipient::EventRecipient;
+use super::timer::{HandlerTimer, Verdict};
+use super::{EventTypes, HandleEvent, HandlerError, Subscribe};
+use crate::clock::BootInstant;
 use crate::event::OutboxEvent;
 use crate::metrics::HandlerMetrics;
 use crate::trace;

@@ -1,0 +1,21 @@
+//! The message that a handler actor receives.
+
+use std::sync::Arc;
+
+use actix::Message;
+
+use super::HandlerError;
+use crate::event::OutboxEvent;
+
+/// An event for a local handler. If the handler answers `Ok(())`, the event is done for this handler; after an error it is
+/// retried, as [`HandlerError`] says.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), HandlerError>")]
+#[non_exhaustive]
+pub struct HandleEvent {
+    /// The event, as it was in the outbox when it was read.
+    pub event: Arc<OutboxEvent>,
+    /// The handler's span, which makes its work part of the event's trace: `message.span.in_scope(…)`, or
+    /// `future.instrument(message.span)`. A disabled span if the event is not traced.
+    pub span: tracing::Span,
+}
