@@ -307,6 +307,9 @@ pub enum SystemError {
         /// The most characters that a name may have.
         max: usize,
     },
+    /// The streams of a consumer cannot be used now.
+    #[error("the consumer's streams cannot be used: {0}")]
+    Source(String),
     /// The runtime could not be created.
     #[error("cannot start the outbox's threads: {0}")]
     Runtime(#[source] std::io::Error),

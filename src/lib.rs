@@ -36,6 +36,8 @@ pub mod bench_api;
 pub mod blocking;
 mod clock;
 mod cloud_event;
+#[cfg(feature = "consumer")]
+mod consumer;
 mod error;
 mod event;
 mod fault_injection;
@@ -44,6 +46,7 @@ mod fixtures;
 mod handlers;
 pub mod metrics;
 mod publish;
+mod runtime;
 #[cfg(feature = "unstable-sessions")]
 pub mod sessions;
 mod settings;
@@ -60,6 +63,8 @@ mod transaction;
 pub use admin::{Explanation, OutboxAdmin, Reason};
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
 pub use cloud_event::CLOUD_EVENT_NAMESPACE;
+#[cfg(feature = "consumer")]
+pub use consumer::{ConsumerBuilder, ConsumerHealth, OutboxConsumer};
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{DataError, JsonText, OutboxEvent, Status, TypedEvent};
 pub use handlers::{EventTypes, HandleEvent, HandleTyped, HandlerError, Subscribe};
@@ -79,9 +84,9 @@ pub use publish::{
     DEFAULT_MAX_EVENT_BYTES, Dialect, NewEvent, OutboxDatabase, PreparedEvent, PublishEvent, publish, publish_many,
 };
 pub use settings::{
-    ContentMode, DURATION_FORMATS, DatabaseSettings, LoadOptions, OnFailed, PublisherSettings, RateLimit,
-    RetentionSettings, RetryBackoff, Route, SaslSettings, Secret, SecretError, SentinelSettings, Settings, TlsSettings,
-    WaitReplicas, WebSettings, WebUser, WorkerSettings, parse_duration,
+    ConsumerSettings, ContentMode, DURATION_FORMATS, DatabaseSettings, LoadOptions, OnFailed, PublisherSettings,
+    RateLimit, RetentionSettings, RetryBackoff, Route, SaslSettings, Secret, SecretError, SentinelSettings, Settings,
+    StartAt, TlsSettings, WaitReplicas, WebSettings, WebUser, WorkerSettings, parse_duration,
 };
 pub use store::OutboxConnection;
 #[cfg(feature = "fault-injection")]
@@ -101,6 +106,9 @@ mod chapters {
     #[cfg(feature = "unstable-sessions")]
     #[doc = include_str!("../docs/sessions.md")]
     mod sessions {}
+    #[cfg(feature = "consumer")]
+    #[doc = include_str!("../docs/consumers.md")]
+    mod consumers {}
     #[doc = include_str!("../docs/consuming.md")]
     mod consuming {}
     #[doc = include_str!("../docs/webhooks.md")]

@@ -9,6 +9,8 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::event::OutboxEvent;
 
+#[cfg(feature = "consumer")]
+pub(crate) mod event_source;
 pub(crate) mod guarded;
 #[cfg(feature = "http-backend")]
 mod http;

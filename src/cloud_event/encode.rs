@@ -116,7 +116,7 @@ fn push_attribute(out: &mut String, name: &str, value: &str) {
     push_string(out, value);
 }
 
-fn push_string(out: &mut String, value: &str) {
+pub(super) fn push_string(out: &mut String, value: &str) {
     if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
         out.push('"');
         out.push_str(value);

@@ -3,6 +3,8 @@
 mod attributes;
 mod decode;
 mod encode;
+#[cfg(feature = "consumer")]
+mod receive;
 
 pub use self::attributes::CLOUD_EVENT_NAMESPACE;
 #[cfg(any(feature = "redis", feature = "http-backend"))]

@@ -13,5 +13,6 @@ pub use error::HandlerError;
 pub use event_types::EventTypes;
 pub use message::HandleEvent;
 pub use subscribe::Subscribe;
+pub(crate) use subscribe::check_handler_name;
 pub(crate) use subscription::{Outcome, Subscription};
 pub use typed::HandleTyped;

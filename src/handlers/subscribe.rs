@@ -9,6 +9,9 @@ use super::recipient::EventRecipient;
 use super::{EventTypes, HandleEvent};
 use crate::error::SystemError;
 
+/// The most characters of a handler's name: with its prefix it names a lane.
+const MAX_HANDLER_NAME: usize = 92;
+
 /// Subscribes a handler actor under a name that stays the same between starts and belongs to one handler alone.
 ///
 /// Subscribing again under the name replaces a handler that has stopped, or one for the same events. A running handler for
@@ -34,5 +37,16 @@ impl Subscribe {
     /// A handler for events of one type, of several, or for all ([`EventTypes::All`]).
     pub fn new(name: impl Into<String>, events: impl Into<EventTypes>, recipient: Recipient<HandleEvent>) -> Self {
         Self { name: name.into(), events: events.into(), recipient: Arc::new(recipient) }
+    }
+}
+
+/// Checks the name of a handler.
+///
+/// # Errors
+/// It is empty or too long.
+pub(crate) fn check_handler_name(name: &str) -> Result<(), SystemError> {
+    match name.chars().count() {
+        1..=MAX_HANDLER_NAME => Ok(()),
+        _ => Err(SystemError::HandlerName { name: name.to_owned(), max: MAX_HANDLER_NAME }),
     }
 }

@@ -5,12 +5,16 @@
 
 use metrics::Unit;
 
+#[cfg(feature = "consumer")]
+mod consumer;
 mod handler;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod publisher;
 mod worker;
 
+#[cfg(feature = "consumer")]
+pub(crate) use self::consumer::{ConsumerMetrics, consumer_trimmed};
 pub(crate) use self::handler::{HandlerMetrics, set_owed};
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::{Prometheus, PrometheusError};
@@ -41,7 +45,10 @@ pub(crate) struct Metric {
 
 macro_rules! metrics {
     ($($constant:ident = $name:literal, $kind:ident, $unit:ident, $help:literal;)*) => {
-        $(const $constant: &str = $name;)*
+        $(
+            #[allow(dead_code, reason = "some are of a feature")]
+            const $constant: &str = $name;
+        )*
 
         /// Every metric, in the order in which an event passes them.
         pub(crate) const ALL: &[Metric] = &[
@@ -99,6 +106,26 @@ metrics! {
         "Age of the oldest event owed to a handler; 0 if there is none.";
     UNRECORDED = "outbox_events_unrecorded", Gauge, Count,
         "Events whose outcome the database refuses to record, or whose row another transaction holds; others continue.";
+    CONSUMED = "outbox_consumer_acknowledged_total", Counter, Count,
+        "Entries that a consumer has handled and acknowledged.";
+    REDELIVERED = "outbox_consumer_redelivered_total", Counter, Count,
+        "Deliveries of entries that had been delivered before.";
+    DEAD_LETTERED = "outbox_consumer_dead_letters_total", Counter, Count,
+        "Entries that a consumer has moved to the dead letters.";
+    LOST = "outbox_consumer_lost_total", Counter, Count,
+        "Entries that another consumer took while this one had them in memory.";
+    TRIMMED = "outbox_consumer_trimmed_total", Counter, Count,
+        "Entries that were trimmed from their stream before they were handled.";
+    CONSUMER_IN_FLIGHT = "outbox_consumer_in_flight", Gauge, Count,
+        "Entries that a consumer has read and not acknowledged.";
+    CONSUMER_UNREAD = "outbox_consumer_unread", Gauge, Count,
+        "Entries that no consumer of the group has read; missing if the server cannot tell.";
+    CONSUMER_PENDING = "outbox_consumer_pending", Gauge, Count,
+        "Entries that consumers of the group have read and not acknowledged.";
+    CONSUMER_OLDEST = "outbox_consumer_oldest_pending_age_seconds", Gauge, Seconds,
+        "Age of the oldest of these; 0 if there is none.";
+    CONSUMER_DEAD = "outbox_consumer_dead_letters", Gauge, Count,
+        "Dead letters of the group.";
     DUE = "outbox_events_due", Gauge, Count,
         "Events of the whole outbox that are due and not published.";
     OLDEST_DUE = "outbox_oldest_due_age_seconds", Gauge, Seconds,

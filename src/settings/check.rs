@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+mod consumers;
 mod http;
 #[cfg(feature = "nats")]
 mod nats;
@@ -82,8 +83,11 @@ impl Settings {
             check.publisher(&format!("publishers.{name}"), name, publisher)?;
         }
         check.routes(self)?;
+        for (name, consumer) in &self.consumers {
+            check.consumer(&format!("consumers.{name}"), name, consumer, self)?;
+        }
         check.worker(&self.worker)?;
-        check.backoff(&self.worker.retry_backoff)?;
+        check.backoff("worker", &self.worker.retry_backoff)?;
         check.retention(&self.retention)?;
         check.web(&self.web)?;
         self.check_backends(&(check.origin)("worker.backends"))
@@ -241,16 +245,17 @@ impl Check<'_> {
         self.that(!is_sqlite, KEY, "is for PostgreSQL; a SQLite database has no schemas".to_owned())
     }
 
-    fn backoff(&self, backoff: &RetryBackoff) -> Result<()> {
+    fn backoff(&self, table: &str, backoff: &RetryBackoff) -> Result<()> {
+        let key = |name: &str| format!("{table}.retry_backoff.{name}");
         let RetryBackoff { base, factor, max, jitter } = *backoff;
-        self.time("worker.retry_backoff.base", base, Duration::ZERO)?;
-        self.time("worker.retry_backoff.max", max, Duration::ZERO)?;
-        let problem = format!("must be at least `worker.retry_backoff.base`, which is {base:?}, not {max:?}");
-        self.that(max >= base, "worker.retry_backoff.max", problem)?;
+        self.time(&key("base"), base, Duration::ZERO)?;
+        self.time(&key("max"), max, Duration::ZERO)?;
+        let problem = format!("must be at least `{}`, which is {base:?}, not {max:?}", key("base"));
+        self.that(max >= base, &key("max"), problem)?;
         let problem = format!("must be {}, not {factor}", expected::FACTOR);
-        self.that(factor >= 1.0 && factor.is_finite(), "worker.retry_backoff.factor", problem)?;
+        self.that(factor >= 1.0 && factor.is_finite(), &key("factor"), problem)?;
         let problem = format!("must be {}, not {jitter}", expected::JITTER);
-        self.that((0.0..=1.0).contains(&jitter), "worker.retry_backoff.jitter", problem)
+        self.that((0.0..=1.0).contains(&jitter), &key("jitter"), problem)
     }
 
     fn web(&self, web: &WebSettings) -> Result<()> {

@@ -53,7 +53,9 @@ pub(super) use table;
 mod tests {
     use std::collections::BTreeSet;
 
-    use crate::settings::{DatabaseSettings, PublisherSettings, RetentionSettings, WebSettings, WorkerSettings};
+    use crate::settings::{
+        ConsumerSettings, DatabaseSettings, PublisherSettings, RetentionSettings, WebSettings, WorkerSettings,
+    };
 
     const CHAPTER: &str = include_str!("../../docs/configuration.md");
 
@@ -70,6 +72,7 @@ mod tests {
         for (heading, keys) in [
             ("database", DatabaseSettings::KEYS),
             ("publishers.NAME", PublisherSettings::KEYS),
+            ("consumers.NAME", ConsumerSettings::KEYS),
             ("worker", WorkerSettings::KEYS),
             ("retention", RetentionSettings::KEYS),
             ("web", WebSettings::KEYS),

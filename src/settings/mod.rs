@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) mod check;
+mod consumers;
 mod declare;
 mod load;
 pub(crate) mod name_template;
@@ -24,6 +25,7 @@ use self::check::expected::{DAYS, FACTOR, FROM_ONE, FROM_ZERO, JITTER, PORT};
 use self::declare::table;
 use self::node::Node;
 
+pub use consumers::{ConsumerSettings, StartAt};
 pub use load::LoadOptions;
 pub use routes::Route;
 #[cfg(feature = "postgres")]
@@ -31,7 +33,8 @@ pub(crate) use secret::COMMAND_LIMIT;
 pub use secret::{Secret, SecretError};
 pub use units::{DURATION_FORMATS, parse_duration};
 
-/// All settings of an outbox: `[database]`, `[publishers.*]`, `[[routes]]`, `[worker]`, `[retention]` and `[web]`.
+/// All settings of an outbox: `[database]`, `[publishers.*]`, `[[routes]]`, `[consumers.*]`, `[worker]`, `[retention]` and
+/// `[web]`.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -41,6 +44,8 @@ pub struct Settings {
     pub publishers: BTreeMap<String, PublisherSettings>,
     /// The publishers of events that name none; the first route that fits wins, and without one the default publisher sends.
     pub routes: Vec<Route>,
+    /// The consumers by name, for [`OutboxConsumer`](https://docs.rs/actix-outbox) and `outbox consume`.
+    pub consumers: BTreeMap<String, ConsumerSettings>,
     /// How events are fetched, dispatched and retried.
     pub worker: WorkerSettings,
     /// How long settled events are kept.

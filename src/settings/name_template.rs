@@ -65,6 +65,24 @@ impl NameTemplate {
         self.0.iter().map(text).collect()
     }
 
+    /// A glob of Redis that all names match.
+    #[cfg(feature = "consumer")]
+    pub(crate) fn glob(&self) -> String {
+        let mut glob = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Value(_) => glob.push('*'),
+                Part::Text(text) => text.chars().for_each(|c| {
+                    if "*?[]\\".contains(c) {
+                        glob.push('\\');
+                    }
+                    glob.push(c);
+                }),
+            }
+        }
+        glob
+    }
+
     /// Whether all names have one hash tag, and with it one slot of a Redis Cluster.
     pub(crate) fn has_constant_tag(&self) -> bool {
         let mut marked = String::new();

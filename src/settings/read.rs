@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use super::check::expected;
 use super::node::{Node, Result};
 use super::{
-    ContentMode, DatabaseSettings, OnFailed, PublisherSettings, RateLimit, RetentionSettings, RetryBackoff, Route,
-    Secret, Settings, WaitReplicas, WebSettings, WorkerSettings,
+    ConsumerSettings, ContentMode, DatabaseSettings, OnFailed, PublisherSettings, RateLimit, RetentionSettings,
+    RetryBackoff, Route, Secret, Settings, WaitReplicas, WebSettings, WorkerSettings,
 };
 
-const ROOT: &[&str] = &["database", "publishers", "routes", "worker", "retention", "web"];
+const ROOT: &[&str] = &["database", "publishers", "routes", "consumers", "worker", "retention", "web"];
 
 /// The path of a key that was given in the wrong table.
 pub(super) fn known_elsewhere(name: &str) -> Option<String> {
@@ -20,6 +20,7 @@ pub(super) fn known_elsewhere(name: &str) -> Option<String> {
         ("retention", RetentionSettings::KEYS),
         ("web", WebSettings::KEYS),
         ("publishers.default", PublisherSettings::KEYS),
+        ("consumers.NAME", ConsumerSettings::KEYS),
     ];
     tables.iter().find(|(_, keys)| keys.contains(&name)).map(|(table, _)| format!("{table}.{name}"))
 }
@@ -30,6 +31,11 @@ pub(super) fn settings(root: Node<'_>) -> Result<Settings> {
     if let Some(node) = table.get("publishers") {
         for (name, node) in node.children()? {
             settings.publishers.insert(name, PublisherSettings::read(node)?);
+        }
+    }
+    if let Some(node) = table.get("consumers") {
+        for (name, node) in node.children()? {
+            settings.consumers.insert(name, ConsumerSettings::read(node)?);
         }
     }
     let example = "{ type = \"order.*\", publisher = \"orders\" }";
@@ -51,6 +57,10 @@ fn route(node: Node<'_>) -> Result<Route> {
     })?;
     table.read("publisher", &mut route.publisher, Node::string)?;
     Ok(route)
+}
+
+pub(super) fn string_as_list(node: &Node<'_>) -> Result<Vec<String>> {
+    node.string().map(|text| vec![text])
 }
 
 pub(super) fn options(node: &Node<'_>) -> Result<serde_json::Map<String, serde_json::Value>> {

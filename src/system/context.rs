@@ -23,6 +23,7 @@ use super::wakeups::Wakeups;
 use crate::clock::BootInstant;
 use crate::handlers::Subscription;
 use crate::metrics::WorkerMetrics;
+use crate::runtime::process_name;
 use crate::settings::Settings;
 use crate::store::{LaneName, Store, Wakeup, handler_lane};
 
@@ -85,7 +86,7 @@ impl SystemContext {
             asked: AskedLanes::default(),
             intake: Intake::new(settings.worker.max_in_flight_bytes),
             outbox,
-            name: settings.worker.name.clone().unwrap_or_else(worker_name),
+            name: settings.worker.name.clone().unwrap_or_else(process_name),
             settings,
             runtime,
             arbiter,
@@ -204,10 +205,4 @@ impl SystemContext {
     pub(crate) fn death_watch(&self, kind: ActorKind) -> DeathWatch {
         DeathWatch::new(kind, self.deaths.clone())
     }
-}
-
-/// Host and process id, by which an operator finds the worker.
-fn worker_name() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{host}-{}", std::process::id())
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, System};
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -20,6 +20,7 @@ use super::quota::Quota;
 use super::reconnect::pause_after;
 use super::supervisor::Supervisor;
 use crate::error::{StoreError, SystemError};
+use crate::runtime::RuntimeGuard;
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -267,36 +268,4 @@ async fn supervise(context: Arc<SystemContext>, mut deaths: mpsc::UnboundedRecei
         }
     }
     drop(runtime);
-}
-
-/// The system's own runtime: database and network run here, independent of actix' arbiters.
-struct RuntimeGuard(Option<Runtime>);
-
-impl RuntimeGuard {
-    fn new() -> Result<Self, SystemError> {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("outbox-io")
-            .enable_all()
-            .build()
-            .map_err(SystemError::Runtime)?;
-        Ok(Self(Some(runtime)))
-    }
-
-    fn handle(&self) -> &Handle {
-        match &self.0 {
-            Some(runtime) => runtime.handle(),
-            None => unreachable!("taken only by drop"),
-        }
-    }
-}
-
-impl Drop for RuntimeGuard {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            // A runtime must not be dropped in an async context.
-            runtime.shutdown_background();
-        }
-    }
 }

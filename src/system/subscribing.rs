@@ -7,11 +7,8 @@ use super::messages::Subscribed;
 use super::reconnect::retry_until_recorded;
 use crate::error::SystemError;
 use crate::handlers::Subscribe;
-use crate::handlers::Subscription;
+use crate::handlers::{Subscription, check_handler_name};
 use crate::store::Announcement;
-
-/// The most characters of a handler's name: with its prefix it names a lane.
-const MAX_HANDLER_NAME: usize = 92;
 
 impl SystemContext {
     /// Registers a handler durably: from then on it receives every event that commits, whichever worker delivers it.
@@ -69,10 +66,7 @@ impl SystemContext {
         if subscriptions.iter().any(|other| other.name() == name && other.conflicts_with(handler)) {
             return Err(SystemError::HandlerNameTaken { name: name.to_owned() });
         }
-        match name.chars().count() {
-            1..=MAX_HANDLER_NAME => Ok(()),
-            _ => Err(SystemError::HandlerName { name: name.to_owned(), max: MAX_HANDLER_NAME }),
-        }
+        check_handler_name(name)
     }
 
     pub(super) fn add_handler(&self, handler: Arc<Subscription>) {

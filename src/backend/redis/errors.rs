@@ -39,6 +39,27 @@ pub(super) fn is_about_the_key(error: &str) -> bool {
     code(error) == WRONG_TYPE
 }
 
+/// Whether a command or a script needs a group that does not exist; a stream that is deleted while a consumer waits for its
+/// entries is `UNBLOCKED`.
+#[cfg(feature = "consumer")]
+pub(super) fn is_missing_group(error: &RedisError) -> bool {
+    matches!(whole_code(error).as_deref(), Some("NOGROUP" | "UNBLOCKED"))
+}
+
+#[cfg(feature = "consumer")]
+pub(super) fn is_existing_group(error: &RedisError) -> bool {
+    error.code() == Some("BUSYGROUP")
+}
+
+/// The code of an error, also of a command in a script.
+#[cfg(feature = "consumer")]
+fn whole_code(error: &RedisError) -> Option<String> {
+    match (error.code()?, error.detail()) {
+        (NO_CODE, Some(detail)) => Some(code(detail).to_owned()),
+        (own, _) => Some(own.to_owned()),
+    }
+}
+
 fn code(error: &str) -> &str {
     // Before Redis 7 an error in a script begins with its place.
     let behind_place = error.strip_prefix("@user_script: ").and_then(|rest| rest.split_once(": "));

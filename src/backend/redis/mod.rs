@@ -8,6 +8,8 @@ mod messages;
 mod replicas;
 mod reply;
 mod script;
+#[cfg(feature = "consumer")]
+pub(crate) mod source;
 pub(crate) mod stream;
 
 use self::address::Address;

@@ -113,7 +113,7 @@ impl Check<'_> {
         }
     }
 
-    fn redis_url(&self, key: &str, url: &Secret) -> Result<()> {
+    pub(super) fn redis_url(&self, key: &str, url: &Secret) -> Result<()> {
         self.url(key, url, SCHEMES)?;
         let Some(text) = url.as_text() else { return Ok(()) };
         let parsed = Url::parse(text);

@@ -1,0 +1,121 @@
+//! What a consumer reads events from. The entries of a source are *pending* from when they are read until they are
+//! acknowledged; those of a consumer that died can be claimed by another one.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::event::OutboxEvent;
+
+/// The id of an entry in its stream. Later entries have greater ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct EntryId {
+    /// When the entry was added, in milliseconds since 1970.
+    pub(crate) millis: u64,
+    pub(crate) number: u64,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.millis, self.number)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (millis, number) = text.split_once('-').unwrap_or((text, "0"));
+        Ok(Self { millis: millis.parse().map_err(|_| ())?, number: number.parse().map_err(|_| ())? })
+    }
+}
+
+/// An entry of one of the source's streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct EntryRef {
+    /// The number that the source has given to the stream.
+    pub(crate) stream: usize,
+    pub(crate) id: EntryId,
+}
+
+/// An entry that was read and is pending.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) entry: EntryRef,
+    /// How often handlers have begun with it, this time included if it is new.
+    pub(crate) deliveries: u32,
+    /// Another consumer, or an earlier life of this one, had it before.
+    pub(crate) is_claimed: bool,
+    pub(crate) bytes: usize,
+    /// The event, or why the entry is none.
+    pub(crate) event: Result<Arc<OutboxEvent>, String>,
+}
+
+/// What changes about an entry that stays pending.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Renewal {
+    pub(crate) entry: EntryRef,
+    pub(crate) deliveries: u32,
+    /// How long the entry counts as untouched: zero keeps it, more than `reclaim_after` gives it to other consumers.
+    pub(crate) idle: Duration,
+}
+
+/// Why an entry is set aside.
+#[derive(Debug, Clone)]
+pub(crate) struct DeadLetter {
+    pub(crate) entry: EntryRef,
+    pub(crate) deliveries: u32,
+    pub(crate) reason: String,
+    /// The event, if the entry has one: the stream may have been trimmed.
+    pub(crate) event: Option<Arc<OutboxEvent>>,
+}
+
+/// What a consumer's group has not handled, of one stream.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Backlog {
+    pub(crate) stream: String,
+    /// Entries that no consumer has read; `None` if the server cannot tell.
+    pub(crate) unread: Option<u64>,
+    /// Entries that a consumer has read and not acknowledged.
+    pub(crate) pending: u64,
+    /// The age of the oldest of these.
+    pub(crate) oldest: Option<Duration>,
+    /// Dead letters.
+    pub(crate) dead: u64,
+}
+
+/// The source cannot be used now, with the reason.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct SourceUnavailable(pub(crate) String);
+
+/// The streams of a consumer. After an error it is not known whether the call had an effect; each can be repeated.
+#[async_trait]
+pub(crate) trait EventSource: Send + Sync + 'static {
+    /// Reads new entries, this many at most unless there are more streams. Waits a moment for the first.
+    async fn read(&self, most: usize) -> Result<Vec<Received>, SourceUnavailable>;
+
+    /// Takes entries that were left, oldest first.
+    async fn claim(&self, most: usize) -> Result<Vec<Received>, SourceUnavailable>;
+
+    /// Records that entries are done.
+    async fn acknowledge(&self, entries: &[EntryRef]) -> Result<(), SourceUnavailable>;
+
+    /// Renews entries that are still this consumer's; returns the others.
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<EntryRef>, SourceUnavailable>;
+
+    /// Moves an entry to the dead letters and acknowledges it, unless it is not this consumer's any more: then `false`.
+    async fn set_aside(&self, letter: &DeadLetter) -> Result<bool, SourceUnavailable>;
+
+    /// What is left to do.
+    async fn backlogs(&self) -> Result<Vec<Backlog>, SourceUnavailable>;
+
+    /// Leaves the group, and removes from it consumers that left nothing behind.
+    async fn leave(&self) -> Result<(), SourceUnavailable>;
+
+    /// The stream's name, for operators.
+    fn stream_name(&self, stream: usize) -> String;
+}

@@ -1,0 +1,95 @@
+//! The entries in Redis' replies.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use redis::{Value, from_redis_value};
+
+use crate::backend::event_source::{EntryId, EntryRef, Received};
+use crate::event::OutboxEvent;
+
+/// The entries of each stream, in the reply of a read.
+pub(super) fn by_stream(reply: Value) -> Result<Vec<(String, Vec<Value>)>, String> {
+    if reply == Value::Nil {
+        return Ok(Vec::new());
+    }
+    let streams: Result<Vec<(String, Vec<Value>)>, _> = from_redis_value(reply);
+    streams.map_err(|error| format!("Redis: an answer to XREADGROUP that cannot be read: {error}"))
+}
+
+/// New entries of a stream.
+pub(super) fn new(stream: usize, name: &str, entries: Vec<Value>) -> Vec<Received> {
+    let received = |entry: Value| {
+        let Value::Array(parts) = entry else { return None };
+        let [id, fields]: [Value; 2] = parts.try_into().ok()?;
+        let id: String = from_redis_value(id).ok()?;
+        Some(received(EntryRef { stream, id: id.parse().ok()? }, 1, false, fields))
+            .filter(|entry| is_there(entry, name))
+    };
+    entries.into_iter().filter_map(received).collect()
+}
+
+/// Entries that were claimed, with their deliveries. Those that were trimmed are reported, and acknowledged already.
+pub(super) fn claimed(stream: usize, name: &str, left: Vec<(String, u32, Value)>) -> Vec<Received> {
+    let received = |(id, deliveries, fields): (String, u32, Value)| {
+        let id: EntryId = id.parse().ok()?;
+        Some(received(EntryRef { stream, id }, deliveries, true, fields)).filter(|entry| is_there(entry, name))
+    };
+    left.into_iter().filter_map(received).collect()
+}
+
+fn is_there(entry: &Received, name: &str) -> bool {
+    let is_there = entry.bytes > 0;
+    if !is_there {
+        tracing::warn!(stream = name, entry = %entry.entry.id, "an entry was trimmed before it was handled");
+        crate::metrics::consumer_trimmed(name);
+    }
+    is_there
+}
+
+fn received(entry: EntryRef, deliveries: u32, is_claimed: bool, fields: Value) -> Received {
+    let mut pairs = Pairs::default();
+    pairs.read(fields);
+    Received { entry, deliveries, is_claimed, bytes: pairs.bytes, event: pairs.event(entry.id).map(Arc::new) }
+}
+
+/// What an event is made of.
+#[derive(Default)]
+struct Pairs {
+    cloud_event: Option<Vec<u8>>,
+    seq: Option<Vec<u8>>,
+    timestamp: Option<Vec<u8>>,
+    /// The size of all fields; 0: the entry was trimmed.
+    bytes: usize,
+}
+
+impl Pairs {
+    fn read(&mut self, fields: Value) {
+        let texts: Vec<Value> = match fields {
+            Value::Array(texts) => texts,
+            Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
+            _ => return,
+        };
+        let mut texts = texts.into_iter();
+        while let (Some(Value::BulkString(name)), Some(Value::BulkString(value))) = (texts.next(), texts.next()) {
+            self.bytes += name.len() + value.len();
+            match name.as_slice() {
+                b"cloud_event" => self.cloud_event = Some(value),
+                b"seq" => self.seq = Some(value),
+                b"timestamp" => self.timestamp = Some(value),
+                _ => {}
+            }
+        }
+    }
+
+    /// Without a `timestamp` the event was written when the entry was added.
+    fn event(self, id: EntryId) -> Result<OutboxEvent, String> {
+        let json = self.cloud_event.ok_or("the entry has no field `cloud_event`")?;
+        let json = str::from_utf8(&json).map_err(|_| "its CloudEvent is not valid UTF-8")?;
+        let seq = self.seq.and_then(|seq| str::from_utf8(&seq).ok()?.parse().ok()).unwrap_or(0);
+        let written = self.timestamp.and_then(|time| DateTime::parse_from_rfc3339(str::from_utf8(&time).ok()?).ok());
+        let added = || DateTime::from_timestamp_millis(i64::try_from(id.millis).ok()?);
+        let written: DateTime<Utc> = written.map(|time| time.to_utc()).or_else(added).unwrap_or_default();
+        OutboxEvent::from_stream(json, seq, written)
+    }
+}

@@ -1,0 +1,199 @@
+//! Streams as a consumer reads them: as one of a group, whose entries are pending until they are acknowledged.
+//!
+//! Two connections: one waits for new entries, the other one does everything else.
+
+mod backlog;
+mod entries;
+mod link;
+mod reading;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::{Cmd, FromRedisValue, Value};
+
+use self::link::{Link, LinkError};
+use self::streams::SourceStreams;
+use super::Script;
+use crate::backend::event_source::{Backlog, DeadLetter, EntryRef, EventSource, Received, Renewal, SourceUnavailable};
+use crate::backend::redis::stream::entry::entry_fields;
+use crate::settings::{ConsumerSettings, PublisherSettings};
+
+static CLAIM: Script = Script::new(include_str!("claim.lua"));
+static RENEW: Script = Script::new(include_str!("renew.lua"));
+static SET_ASIDE: Script = Script::new(include_str!("set_aside.lua"));
+static LEAVE: Script = Script::new(include_str!("leave.lua"));
+static ACKNOWLEDGE: Script = Script::new(include_str!("acknowledge.lua"));
+
+/// The most entries in one call, so that none delays other clients.
+const PAGE: usize = 500;
+
+/// A consumer that has been silent for this long and left nothing behind is removed from the group.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
+
+type Result<T, E = SourceUnavailable> = std::result::Result<T, E>;
+
+/// The streams of one consumer.
+pub(crate) struct RedisSource {
+    reading: Link,
+    control: Link,
+    streams: SourceStreams,
+    group: String,
+    /// This consumer's name in the group.
+    name: String,
+    reclaim_after: Duration,
+    /// How long a read waits for the first entry.
+    patience: Duration,
+}
+
+impl RedisSource {
+    /// Reads the address; nothing is connected. `name` is this process in the group.
+    pub(crate) fn new(
+        server: &PublisherSettings,
+        consumer: &ConsumerSettings,
+        group: String,
+        name: String,
+    ) -> Result<Self, String> {
+        let streams = SourceStreams::new(server, consumer, &group);
+        let server = PublisherSettings { stream_name: streams.any_name(), ..server.clone() };
+        Ok(Self {
+            reading: Link::new(&server)?,
+            control: Link::new(&server)?,
+            streams,
+            group,
+            name,
+            reclaim_after: consumer.reclaim_after,
+            patience: Duration::from_secs(1).min(consumer.socket_timeout / 2),
+        })
+    }
+
+    /// Calls a script on one stream.
+    async fn call<T: FromRedisValue>(&self, script: &'static Script, request: &Cmd) -> Result<T> {
+        self.control.call(script, request).await.map_err(|error| self.explain(&error))
+    }
+
+    /// A missing group is created before the next read, if the settings allow it.
+    fn explain(&self, error: &LinkError) -> SourceUnavailable {
+        let reason = error.reason();
+        if !error.is_missing_group() {
+            return SourceUnavailable(reason);
+        }
+        if !self.streams.may_create() {
+            let advice = "a group is missing and `create_group` is false: create it with XGROUP CREATE";
+            return SourceUnavailable(format!("{reason}; {advice}"));
+        }
+        self.streams.forget_groups();
+        SourceUnavailable(reason)
+    }
+
+    /// The entries of each stream.
+    fn by_stream<T>(entries: &[T], stream_of: impl Fn(&T) -> usize) -> BTreeMap<usize, Vec<&T>> {
+        let mut streams: BTreeMap<usize, Vec<&T>> = BTreeMap::new();
+        for entry in entries {
+            streams.entry(stream_of(entry)).or_default().push(entry);
+        }
+        streams
+    }
+}
+
+#[async_trait]
+impl EventSource for RedisSource {
+    async fn read(&self, most: usize) -> Result<Vec<Received>> {
+        self.read_new(most).await
+    }
+
+    async fn claim(&self, most: usize) -> Result<Vec<Received>> {
+        self.prepare(&self.control).await?;
+        let mut claimed = Vec::new();
+        for (number, stream) in self.streams.all() {
+            let page = (most - claimed.len().min(most)).min(PAGE);
+            if page == 0 {
+                break;
+            }
+            let mut request = CLAIM.request();
+            request.arg(1).arg(&stream.name).arg(&self.group).arg(&self.name);
+            request.arg(millis(self.reclaim_after)).arg(page);
+            let left: Vec<(String, u32, Value)> = self.call(&CLAIM, &request).await?;
+            claimed.extend(entries::claimed(number, &stream.name, left));
+        }
+        Ok(claimed)
+    }
+
+    async fn acknowledge(&self, done: &[EntryRef]) -> Result<()> {
+        for (number, entries) in Self::by_stream(done, |entry| entry.stream) {
+            let stream = self.streams.get(number);
+            for page in entries.chunks(PAGE) {
+                let ids = page.iter().map(|entry| entry.id.to_string());
+                if stream.is_retry {
+                    let mut request = ACKNOWLEDGE.request();
+                    request.arg(1).arg(&stream.name).arg(&self.group);
+                    ids.for_each(|id| _ = request.arg(id));
+                    let _: usize = self.call(&ACKNOWLEDGE, &request).await?;
+                    continue;
+                }
+                let mut request = redis::cmd("XACK");
+                request.arg(&stream.name).arg(&self.group);
+                ids.for_each(|id| _ = request.arg(id));
+                let _: usize = self.control.query(&request).await.map_err(|error| self.explain(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<EntryRef>> {
+        let mut lost = Vec::new();
+        for (number, renewals) in Self::by_stream(renewals, |renewal| renewal.entry.stream) {
+            let stream = self.streams.get(number);
+            for page in renewals.chunks(PAGE) {
+                let mut request = RENEW.request();
+                request.arg(1).arg(&stream.name).arg(&self.group).arg(&self.name);
+                for Renewal { entry, deliveries, idle } in page.iter().copied() {
+                    request.arg(entry.id.to_string()).arg(millis(*idle)).arg(*deliveries);
+                }
+                let ids: Vec<String> = self.call(&RENEW, &request).await?;
+                let ids = ids.iter().filter_map(|id| id.parse().ok());
+                lost.extend(ids.map(|id| EntryRef { stream: number, id }));
+            }
+        }
+        Ok(lost)
+    }
+
+    async fn set_aside(&self, letter: &DeadLetter) -> Result<bool> {
+        let stream = self.streams.get(letter.entry.stream);
+        let fields = letter.event.as_ref().and_then(|event| entry_fields(event).ok()).unwrap_or_default();
+        let mut request = SET_ASIDE.request();
+        request.arg(2).arg(&stream.name).arg(&stream.dead).arg(&self.group).arg(&self.name);
+        request.arg(letter.entry.id.to_string()).arg(2 * fields.len());
+        fields.iter().for_each(|(name, value)| _ = request.arg(name.as_ref()).arg(value.as_ref()));
+        request.arg("dead_stream").arg(&stream.origin).arg("dead_entry").arg(letter.entry.id.to_string());
+        request.arg("dead_group").arg(&self.group).arg("dead_consumer").arg(&self.name);
+        request.arg("dead_deliveries").arg(letter.deliveries).arg("dead_reason").arg(&letter.reason);
+        let moved: u8 = self.call(&SET_ASIDE, &request).await?;
+        Ok(moved == 1)
+    }
+
+    async fn backlogs(&self) -> Result<Vec<Backlog>> {
+        self.read_backlogs().await
+    }
+
+    async fn leave(&self) -> Result<()> {
+        for (_, stream) in self.streams.all() {
+            let mut request = LEAVE.request();
+            request.arg(1).arg(&stream.name).arg(&self.group).arg(&self.name).arg(millis(FORGOTTEN_AFTER));
+            let _: usize = self.call(&LEAVE, &request).await?;
+        }
+        Ok(())
+    }
+
+    fn stream_name(&self, stream: usize) -> String {
+        self.streams.get(stream).name.clone()
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

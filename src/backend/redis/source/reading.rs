@@ -1,0 +1,33 @@
+//! Reading new entries.
+
+use redis::Value;
+
+use super::{PAGE, RedisSource, Result, entries, millis};
+use crate::backend::event_source::{Received, SourceUnavailable};
+
+/// The most entries of one read.
+const MOST: usize = 1_000;
+
+impl RedisSource {
+    /// Entries whose reply is lost stay pending for this consumer, and are claimed like those of others.
+    pub(super) async fn read_new(&self, most: usize) -> Result<Vec<Received>> {
+        self.prepare(&self.reading).await?;
+        let streams = self.streams.all();
+        if streams.is_empty() {
+            tokio::time::sleep(self.patience).await;
+            return Ok(Vec::new());
+        }
+        let main = streams.iter().filter(|(_, stream)| !stream.is_retry).count().max(1);
+        let mut request = redis::Cmd::with_capacity(12 + 2 * streams.len(), PAGE);
+        request.arg("XREADGROUP").arg("GROUP").arg(&self.group).arg(&self.name);
+        request.arg("COUNT").arg((most.min(MOST) / main).max(1)).arg("BLOCK").arg(millis(self.patience));
+        request.arg("STREAMS");
+        streams.iter().for_each(|(_, stream)| _ = request.arg(&stream.name));
+        streams.iter().for_each(|_| _ = request.arg(">"));
+        let read: Value = self.reading.query(&request).await.map_err(|error| self.explain(&error))?;
+        let read = entries::by_stream(read).map_err(SourceUnavailable)?;
+        let number_of = |name: &str| streams.iter().find(|(_, stream)| stream.name == name).map(|(number, _)| *number);
+        let read = read.into_iter().filter_map(|(name, read)| Some(entries::new(number_of(&name)?, &name, read)));
+        Ok(read.flatten().collect())
+    }
+}

@@ -1,0 +1,252 @@
+//! The streams of a consumer, with a group in each of them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use redis::Cmd;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::link::{Link, LinkError};
+use super::{RedisSource, Result};
+use crate::backend::event_source::SourceUnavailable;
+use crate::settings::check::has_hash_tag;
+use crate::settings::name_template::NameTemplate;
+use crate::settings::{ConsumerSettings, PublisherSettings, StartAt};
+
+/// How often new streams are looked up, if there are globs.
+const LOOK_UP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many keys Redis looks at in one step of a look-up.
+const SCAN_COUNT: usize = 1_000;
+
+/// One stream. Its number is its place in the list, which only grows.
+pub(super) struct SourceStream {
+    pub(super) name: String,
+    /// The stream that its entries were in at first.
+    pub(super) origin: String,
+    /// Where its dead letters go.
+    pub(super) dead: String,
+    /// It contains dead letters that an operator has retried, for this group alone.
+    pub(super) is_retry: bool,
+    has_group: AtomicBool,
+    /// The group was there once, so it begins again at the first entry.
+    had_group: AtomicBool,
+}
+
+pub(super) struct SourceStreams {
+    names: Vec<String>,
+    globs: Vec<String>,
+    group: String,
+    dead_letters: String,
+    start: StartAt,
+    may_create: bool,
+    list: RwLock<Vec<Arc<SourceStream>>>,
+    looked_up: Mutex<Option<Instant>>,
+}
+
+impl SourceStreams {
+    pub(super) fn new(server: &PublisherSettings, consumer: &ConsumerSettings, group: &str) -> Self {
+        let named = if consumer.streams.is_empty() { streams_of(server) } else { consumer.streams.clone() };
+        let (globs, names): (Vec<_>, Vec<_>) = named.into_iter().partition(|name| is_glob(name));
+        let streams = Self {
+            names,
+            globs,
+            group: group.to_owned(),
+            dead_letters: consumer.dead_letters.clone(),
+            start: consumer.start,
+            may_create: consumer.create_group,
+            list: RwLock::default(),
+            looked_up: Mutex::default(),
+        };
+        streams.names.iter().for_each(|name| streams.add(name));
+        streams
+    }
+
+    pub(super) fn may_create(&self) -> bool {
+        self.may_create
+    }
+
+    /// A name that has the slot of all streams, in a Redis Cluster.
+    pub(super) fn any_name(&self) -> String {
+        self.names.first().or(self.globs.first()).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn get(&self, number: usize) -> Arc<SourceStream> {
+        Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner)[number])
+    }
+
+    pub(super) fn all(&self) -> Vec<(usize, Arc<SourceStream>)> {
+        let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
+        list.iter().cloned().enumerate().collect()
+    }
+
+    /// Groups are created again before the next read.
+    pub(super) fn forget_groups(&self) {
+        for (_, stream) in self.all() {
+            stream.has_group.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds streams that a glob matches, without the dead letters of others among them, of whichever group.
+    fn add_found(&self, names: &[String]) {
+        const ANY: &str = "\0";
+        let dead: Vec<String> = names.iter().map(|name| dead_letters_of(&self.dead_letters, name, ANY)).collect();
+        let prefixes: Vec<&str> =
+            dead.iter().filter_map(|dead| dead.split_once(ANY)).map(|(prefix, _)| prefix).collect();
+        let is_new = |name: &&String| !self.all().iter().any(|(_, stream)| stream.name == **name);
+        let is_dead = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        names.iter().filter(is_new).filter(|name| !is_dead(name)).for_each(|name| self.add(name));
+    }
+
+    /// Adds a stream, and the one for its retried dead letters.
+    fn add(&self, name: &str) {
+        let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        let dead = dead_letters_of(&self.dead_letters, name, &self.group);
+        let is_known = list.iter().any(|stream| stream.name == name || stream.dead == name);
+        if is_known {
+            return;
+        }
+        let retry = retry_stream_of(&dead);
+        for (stream, is_retry) in [(name, false), (&retry, true)] {
+            list.push(Arc::new(SourceStream {
+                name: stream.to_owned(),
+                origin: name.to_owned(),
+                dead: dead.clone(),
+                is_retry,
+                has_group: AtomicBool::new(false),
+                had_group: AtomicBool::new(false),
+            }));
+        }
+    }
+}
+
+impl RedisSource {
+    /// Looks up the streams, and creates the group where it is missing.
+    pub(super) async fn prepare(&self, link: &Link) -> Result<()> {
+        self.look_up(link).await?;
+        if !self.streams.may_create {
+            return Ok(());
+        }
+        for (_, stream) in self.streams.all() {
+            if !stream.has_group.load(Ordering::Relaxed) {
+                self.create_group(link, &stream).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_group(&self, link: &Link, stream: &SourceStream) -> Result<()> {
+        let had_group = stream.had_group.load(Ordering::Relaxed);
+        let start = if had_group || stream.is_retry { StartAt::First } else { self.streams.start };
+        let mut create = redis::cmd("XGROUP");
+        create.arg("CREATE").arg(&stream.name).arg(&self.group).arg(start_id(start)).arg("MKSTREAM");
+        match link.query::<()>(&create).await {
+            Ok(()) if had_group => tracing::warn!(
+                stream = stream.name,
+                group = self.group,
+                "the group was missing and was created again, at the first entry: entries that are still in the stream may be \
+                 handled again"
+            ),
+            Ok(()) => tracing::info!(stream = stream.name, group = self.group, "group created"),
+            Err(error) if error.is_existing_group() => {}
+            Err(error) => return Err(SourceUnavailable(error.reason())),
+        }
+        stream.has_group.store(true, Ordering::Relaxed);
+        stream.had_group.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn look_up(&self, link: &Link) -> Result<()> {
+        if self.streams.globs.is_empty() {
+            return Ok(());
+        }
+        let mut looked_up = self.streams.looked_up.lock().await;
+        if looked_up.is_some_and(|at| at.elapsed() < LOOK_UP_INTERVAL) {
+            return Ok(());
+        }
+        for glob in &self.streams.globs {
+            let names = scan(link, glob).await.map_err(|error| SourceUnavailable(error.reason()))?;
+            self.streams.add_found(&names);
+        }
+        *looked_up = Some(Instant::now());
+        Ok(())
+    }
+}
+
+/// The streams whose names match, in alphabetical order.
+async fn scan(link: &Link, glob: &str) -> Result<Vec<String>, LinkError> {
+    let (mut cursor, mut names) = (0_u64, Vec::new());
+    loop {
+        let mut scan: Cmd = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(glob).arg("COUNT").arg(SCAN_COUNT).arg("TYPE").arg("stream");
+        let (next, page): (u64, Vec<String>) = link.query(&scan).await?;
+        names.extend(page);
+        if next == 0 {
+            names.sort_unstable();
+            names.dedup();
+            return Ok(names);
+        }
+        cursor = next;
+    }
+}
+
+/// The streams that a publisher writes to; by template those that match.
+fn streams_of(server: &PublisherSettings) -> Vec<String> {
+    let template = NameTemplate::new(&server.stream_name);
+    if template.is_fixed() { vec![template.pattern()] } else { vec![template.glob()] }
+}
+
+fn is_glob(name: &str) -> bool {
+    name.contains(['*', '?', '['])
+}
+
+/// The stream's dead letters. Without a hash tag of its own, the stream's name becomes one.
+pub(crate) fn dead_letters_of(template: &str, stream: &str, group: &str) -> String {
+    let tagged = if has_hash_tag(stream) { stream.to_owned() } else { format!("{{{stream}}}") };
+    // The group's name may itself contain the placeholder.
+    let parts: Vec<String> = template.split("{group}").map(|part| part.replace("{stream}", &tagged)).collect();
+    parts.join(group)
+}
+
+/// Where retried dead letters go.
+pub(crate) fn retry_stream_of(dead: &str) -> String {
+    format!("{dead}:retry")
+}
+
+fn start_id(start: StartAt) -> String {
+    match start {
+        StartAt::First => "0".to_owned(),
+        StartAt::Next => "$".to_owned(),
+        // The last id before this time.
+        StartAt::Time(time) => {
+            let before = u64::try_from(time.timestamp_millis()).unwrap_or(0).saturating_sub(1);
+            format!("{before}-{}", u64::MAX)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_letters_are_in_the_slot_of_their_stream() {
+        let default = ConsumerSettings::default().dead_letters;
+        for (stream, expected) in [
+            ("events", "{events}:dead:mail{stream}er"),
+            ("{events}.3", "{events}.3:dead:mail{stream}er"),
+            ("{}", "{{}}:dead:mail{stream}er"),
+        ] {
+            assert_eq!(dead_letters_of(&default, stream, "mail{stream}er"), expected);
+        }
+    }
+
+    #[test]
+    fn a_group_begins_where_it_is_told() {
+        let time: StartAt = "1970-01-01T00:00:10Z".parse().unwrap();
+        let ids = [StartAt::First, StartAt::Next, time].map(start_id);
+        assert_eq!(ids, ["0", "$", "9999-18446744073709551615"]);
+    }
+}

@@ -1,0 +1,136 @@
+//! What the tasks of a consumer share.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::held::Held;
+use crate::backend::event_source::{EventSource, SourceUnavailable};
+use crate::handlers::Subscription;
+use crate::metrics::ConsumerMetrics;
+use crate::settings::ConsumerSettings;
+
+/// The pauses after failures: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a consumer asks its source for again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Call {
+    Reading,
+    Acknowledging,
+    Renewing,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reading => "reading entries",
+            Self::Acknowledging => "acknowledging entries",
+            Self::Renewing => "renewing entries",
+        })
+    }
+}
+
+pub(super) struct ConsumerContext {
+    /// The name in the settings.
+    pub(super) name: String,
+    pub(super) settings: ConsumerSettings,
+    pub(super) source: Arc<dyn EventSource>,
+    pub(super) handlers: Vec<Arc<Subscription>>,
+    pub(super) held: Held,
+    /// Events that handlers may have at a time.
+    pub(super) permits: Semaphore,
+    /// An entry that was delivered several times and not answered may end the process: it is handled while no other one is.
+    pub(super) suspects: Semaphore,
+    pub(super) metrics: ConsumerMetrics,
+    stopping: watch::Sender<bool>,
+    /// Why calls fail, by what they do.
+    trouble: Mutex<BTreeMap<Call, String>>,
+    /// The tasks were ended before they were done.
+    is_abandoned: AtomicBool,
+}
+
+impl ConsumerContext {
+    pub(super) fn new(
+        name: String,
+        settings: ConsumerSettings,
+        source: Arc<dyn EventSource>,
+        handlers: Vec<Arc<Subscription>>,
+    ) -> Self {
+        Self {
+            held: Held::new(settings.concurrency, settings.max_bytes, settings.reclaim_after),
+            permits: Semaphore::new(settings.concurrency.min(Semaphore::MAX_PERMITS)),
+            suspects: Semaphore::new(1),
+            metrics: ConsumerMetrics::new(&name),
+            stopping: watch::Sender::new(false),
+            trouble: Mutex::default(),
+            is_abandoned: AtomicBool::new(false),
+            name,
+            settings,
+            source,
+            handlers,
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Waits until the consumer is to stop.
+    pub(super) async fn stopped(&self) {
+        // The sender is in this context.
+        let _ = self.stopping.subscribe().wait_for(|is_stopping| *is_stopping).await;
+    }
+
+    /// Notes that handlers did not end in time.
+    pub(super) fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Waits for this time; `false` if the consumer is to stop before.
+    pub(super) async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            () = self.stopped() => false,
+        }
+    }
+
+    /// Why the source cannot be used.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.first_key_value().map(|(call, reason)| format!("{call} failed: {reason}"))
+    }
+
+    /// Notes the outcome of a call, and logs when it changes.
+    pub(super) fn note<T>(&self, call: Call, outcome: &Result<T, SourceUnavailable>) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(_) if trouble.remove(&call).is_some() => tracing::info!(consumer = self.name, "{call} works again"),
+            Ok(_) => {}
+            Err(error) => {
+                if trouble.insert(call, error.to_string()).is_none() {
+                    tracing::warn!(consumer = self.name, %error, "{call} failed; retrying");
+                }
+            }
+        }
+    }
+}
+
+/// The pause after this many earlier failures in a row.
+pub(super) fn pause_after(failures: u32) -> Duration {
+    let longest = FIRST_PAUSE.saturating_mul(1 << failures.min(5)).min(LONGEST_PAUSE);
+    longest.mul_f64(rand::random_range(0.5..=1.0))
+}

@@ -1,0 +1,234 @@
+//! The delivery of one entry: given to its handlers, and again after each rejection, until it is done, set aside, or left to
+//! other consumers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::SemaphorePermit;
+
+use super::context::{ConsumerContext, pause_after};
+use super::held::Hold;
+use crate::backend::event_source::{DeadLetter, EntryRef, Received, Renewal};
+use crate::backoff::NextTry;
+use crate::clock::BootInstant;
+use crate::event::OutboxEvent;
+use crate::handlers::{HandlerError, Outcome, Subscription};
+
+/// An entry that was delivered this often and not answered may be what ended its consumers.
+const SUSPECT_FROM: u32 = 2;
+
+/// How long an event waits for a handler that has stopped or hangs. No delivery is counted.
+const HANDLER_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a delivery ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ending {
+    /// Its handlers are done.
+    Handled,
+    /// It is a dead letter.
+    SetAside,
+    /// The consumer stops before its handlers are done.
+    Released(Renewal),
+    /// Another consumer has it.
+    Lost,
+}
+
+struct Delivery {
+    context: Arc<ConsumerContext>,
+    entry: EntryRef,
+    event: Arc<OutboxEvent>,
+    /// The deliveries that Redis counts.
+    deliveries: u32,
+    /// These include the next one.
+    is_counted: bool,
+    is_suspect: bool,
+    /// The handlers that are not done.
+    pending: Vec<Arc<Subscription>>,
+}
+
+/// Why handlers are not done, and when they are asked again.
+struct Rejection {
+    reason: String,
+    next_try: NextTry,
+}
+
+/// Delivers an entry.
+pub(super) async fn deliver(context: Arc<ConsumerContext>, received: Received) -> Ending {
+    let Received { entry, deliveries, is_claimed, event, .. } = received;
+    let event = match event {
+        Ok(event) => event,
+        Err(reason) => return set_aside(&context, DeadLetter { entry, deliveries, reason, event: None }).await,
+    };
+    let pending: Vec<_> =
+        context.handlers.iter().filter(|handler| handler.covers(&event.event_type)).cloned().collect();
+    if pending.is_empty() {
+        return Ending::Handled;
+    }
+    let is_suspect = is_claimed && deliveries >= SUSPECT_FROM;
+    let delivery = Delivery { context, entry, event, deliveries, is_counted: !is_claimed, is_suspect, pending };
+    delivery.run().await
+}
+
+impl Delivery {
+    async fn run(mut self) -> Ending {
+        let context = Arc::clone(&self.context);
+        let most = context.settings.max_deliveries;
+        loop {
+            if !self.is_counted && self.deliveries >= most {
+                return self.set_aside("its consumers ended before they answered".to_owned()).await;
+            }
+            let Some(permits) = self.permits(&context).await else { return self.release() };
+            if let Some(ending) = self.begin().await {
+                return ending;
+            }
+            let asked = self.ask().await;
+            drop(permits);
+            let Some(rejection) = asked else { return Ending::Handled };
+            let Some(Rejection { reason, next_try }) = rejection else {
+                if !context.pause(HANDLER_PAUSE).await {
+                    return self.release();
+                }
+                continue;
+            };
+            self.is_counted = false;
+            if next_try == NextTry::Never || self.deliveries >= most {
+                return self.set_aside(reason).await;
+            }
+            let backoff = context.settings.retry_backoff.delay(self.deliveries, rand::random_range(0.0..=1.0));
+            let delay = next_try.delay(backoff);
+            tracing::debug!(
+                consumer = context.name, event.id = %self.event.id, deliveries = self.deliveries,
+                "handlers rejected an event; it is delivered again in {delay:?}: {reason}"
+            );
+            if !context.pause(delay).await {
+                return self.release();
+            }
+        }
+    }
+
+    /// Waits until handlers may have it; `None` if the consumer is to stop.
+    async fn permits<'a>(
+        &self,
+        context: &'a ConsumerContext,
+    ) -> Option<(SemaphorePermit<'a>, Option<SemaphorePermit<'a>>)> {
+        if context.is_stopping() {
+            return None;
+        }
+        if !self.is_suspect
+            && let Ok(permit) = context.permits.try_acquire()
+        {
+            return Some((permit, None));
+        }
+        let both = async {
+            let alone = if self.is_suspect { Some(context.suspects.acquire().await.ok()?) } else { None };
+            Some((context.permits.acquire().await.ok()?, alone))
+        };
+        tokio::select! {
+            permits = both => permits,
+            () = context.stopped() => None,
+        }
+    }
+
+    /// Ensures that it is still this consumer's, and counts the delivery; returns how it ends otherwise.
+    async fn begin(&mut self) -> Option<Ending> {
+        let mut failures = 0;
+        loop {
+            let hold = self.context.held.hold(self.entry, BootInstant::now());
+            match hold {
+                Hold::Lost => return Some(Ending::Lost),
+                Hold::Ours if self.is_counted => return None,
+                Hold::Ours | Hold::Doubtful => {}
+            }
+            // The number is absolute, so a call whose reply was lost can be repeated.
+            let deliveries = if self.is_counted { self.deliveries } else { self.deliveries + 1 };
+            let renewal = Renewal { entry: self.entry, deliveries, idle: Duration::ZERO };
+            let asked = BootInstant::now();
+            match self.context.source.renew(&[renewal]).await {
+                Ok(lost) if lost.is_empty() => {
+                    if !self.is_counted {
+                        self.context.metrics.redelivered.increment(1);
+                    }
+                    (self.deliveries, self.is_counted) = (deliveries, true);
+                    self.context.held.renewed(&[renewal], &[], asked);
+                    self.context.held.count(self.entry, deliveries);
+                }
+                Ok(_) => return Some(Ending::Lost),
+                Err(error) => {
+                    tracing::debug!(consumer = self.context.name, %error, "an entry cannot be renewed; retrying");
+                    if !self.context.pause(pause_after(failures)).await {
+                        return Some(self.release());
+                    }
+                    failures = failures.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// Asks the handlers that are not done. `None`: all are now. `Some(None)`: one did not start it, and none rejected it.
+    async fn ask(&mut self) -> Option<Option<Rejection>> {
+        let limit = self.context.settings.handler_timeout;
+        let outcomes = match self.pending.as_slice() {
+            [only] => vec![only.ask(Arc::clone(&self.event), limit).await],
+            several => join_all(several.iter().map(|handler| handler.ask(Arc::clone(&self.event), limit))).await,
+        };
+        let (mut left, mut reasons, mut tries) = (Vec::new(), Vec::new(), Vec::new());
+        for (handler, outcome) in std::mem::take(&mut self.pending).into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Handled => continue,
+                Outcome::Failed(HandlerError { reason, next_try }) => {
+                    reasons.push(format!("handler `{}`: {reason}", handler.name()));
+                    tries.push(next_try);
+                }
+                // It wants to be asked.
+                Outcome::NotStarted => tries.push(NextTry::ByBackoff),
+            }
+            left.push(handler);
+        }
+        self.pending = left;
+        if self.pending.is_empty() {
+            return None;
+        }
+        let rejection = Rejection { reason: reasons.join("; "), next_try: NextTry::of_all(tries) };
+        Some((!reasons.is_empty()).then_some(rejection))
+    }
+
+    /// A delivery that did not begin is not counted.
+    fn release(&self) -> Ending {
+        let deliveries = if self.is_counted { self.deliveries.saturating_sub(1) } else { self.deliveries };
+        let idle = self.context.settings.reclaim_after;
+        Ending::Released(Renewal { entry: self.entry, deliveries, idle })
+    }
+
+    async fn set_aside(&self, reason: String) -> Ending {
+        let event = Some(Arc::clone(&self.event));
+        set_aside(&self.context, DeadLetter { entry: self.entry, deliveries: self.deliveries, reason, event }).await
+    }
+}
+
+async fn set_aside(context: &ConsumerContext, letter: DeadLetter) -> Ending {
+    let mut failures = 0;
+    loop {
+        match context.source.set_aside(&letter).await {
+            Ok(true) => {
+                tracing::warn!(
+                    consumer = context.name, stream = context.source.stream_name(letter.entry.stream),
+                    entry = %letter.entry.id, event.id = letter.event.as_ref().map(|event| event.id.to_string()),
+                    deliveries = letter.deliveries,
+                    "an entry is now a dead letter: {}; fix the cause, then run `outbox dead retry {}`",
+                    letter.reason, context.name
+                );
+                context.metrics.dead_lettered.increment(1);
+                return Ending::SetAside;
+            }
+            Ok(false) => return Ending::Lost,
+            Err(error) => {
+                tracing::debug!(consumer = context.name, %error, "an entry cannot be set aside; retrying");
+                if !context.pause(pause_after(failures)).await {
+                    return Ending::Lost;
+                }
+                failures = failures.saturating_add(1);
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! `OutboxConsumer`: the handle that applications keep.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::context::ConsumerContext;
+use super::health::ConsumerHealth;
+use crate::error::SystemError;
+
+/// A running consumer. Cheap to clone; it runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
+///
+/// ```no_run
+/// use actix::prelude::*;
+/// use actix_outbox::{HandleEvent, HandlerError, LoadOptions, OutboxConsumer, Settings, Subscribe};
+///
+/// struct Mailer;
+///
+/// impl Actor for Mailer {
+///     type Context = Context<Self>;
+/// }
+///
+/// impl Handler<HandleEvent> for Mailer {
+///     type Result = Result<(), HandlerError>;
+///
+///     fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
+///         println!("{} {}", message.event.event_type, message.event.id);
+///         Ok(())
+///     }
+/// }
+///
+/// #[actix::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let settings = Settings::load(&LoadOptions::from_process())?;
+///     let consumer = OutboxConsumer::builder(settings, "mailer")
+///         .subscribe(Subscribe::new("mailer", "user.*", Mailer.start().recipient()))
+///         .start()
+///         .await?;
+///     tokio::signal::ctrl_c().await?;
+///     Ok(consumer.shutdown().await?)
+/// }
+/// ```
+#[derive(Clone)]
+pub struct OutboxConsumer {
+    pub(super) context: Arc<ConsumerContext>,
+    pub(super) runtime: Handle,
+    pub(super) ended: watch::Receiver<bool>,
+}
+
+impl OutboxConsumer {
+    /// Reports the health of the consumer, without a call to a server.
+    #[must_use]
+    pub fn health(&self) -> ConsumerHealth {
+        let stopped = || Err("the handler's actor has stopped".to_owned());
+        let handlers = self
+            .context
+            .handlers
+            .iter()
+            .map(|handler| (handler.name().to_owned(), if handler.is_alive() { Ok(()) } else { stopped() }));
+        ConsumerHealth {
+            source: self.context.trouble().map_or(Ok(()), Err),
+            handlers: handlers.collect(),
+            in_flight: self.context.held.len(),
+        }
+    }
+
+    /// Updates the metrics that show a state: what is unread, pending and dead. Call it before each scrape, for example.
+    ///
+    /// # Errors
+    /// [`SystemError::Source`]: the server did not answer. [`SystemError::Stopped`] after a shutdown.
+    pub async fn update_gauges(&self) -> Result<(), SystemError> {
+        let context = Arc::clone(&self.context);
+        let asked = self.runtime.spawn(async move {
+            let backlogs = context.source.backlogs().await.map_err(|error| SystemError::Source(error.to_string()))?;
+            context.metrics.set_backlogs(&backlogs);
+            context.metrics.in_flight.set(context.held.len() as f64);
+            Ok(())
+        });
+        asked.await.unwrap_or(Err(SystemError::Stopped))
+    }
+
+    /// Reads nothing more, waits for the events that handlers have, and leaves the others to the other consumers of the group,
+    /// within `shutdown_timeout` plus 5 s.
+    ///
+    /// # Errors
+    /// [`SystemError::ShutdownTimeout`]: this took longer than `shutdown_timeout`. The consumer is stopped all the same; another
+    /// one takes its entries after `reclaim_after`.
+    pub async fn shutdown(&self) -> Result<(), SystemError> {
+        self.context.stop();
+        let limit = self.context.settings.shutdown_timeout;
+        let mut ended = self.ended.clone();
+        let waited = tokio::time::timeout(limit + super::starting::FAREWELL, ended.wait_for(|ended| *ended)).await;
+        match waited {
+            // The sender is dropped with the consumer.
+            Ok(_) if !self.context.is_abandoned() => Ok(()),
+            _ => Err(SystemError::ShutdownTimeout(limit)),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The entries that a consumer has in memory: read, and not yet acknowledged. They bound what it reads, and they are what it
+//! renews. Without I/O, behind one lock.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::backend::event_source::{EntryRef, Received, Renewal};
+use crate::clock::BootInstant;
+
+/// The most entries in memory.
+const MOST_ENTRIES: usize = 5_000;
+
+/// A consumer reads ahead as much as it has handled in this time.
+const READ_AHEAD: Duration = Duration::from_millis(200);
+
+/// The part of `reclaim_after` after which an entry is renewed, and the one after which it may be another consumer's.
+const RENEWED_AFTER: u32 = 3;
+const DOUBTFUL_AFTER: (u32, u32) = (2, 3);
+
+/// Whether an entry may be given to handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    Ours,
+    /// It was not renewed in time, so another consumer may have it.
+    Doubtful,
+    Lost,
+}
+
+pub(super) struct Held {
+    state: Mutex<State>,
+    /// There may be room for more.
+    room: Notify,
+    /// What is read ahead at least: enough that no handler waits.
+    least: usize,
+    max_bytes: usize,
+    reclaim_after: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<EntryRef, HeldEntry>,
+    bytes: usize,
+    /// When entries were done, in groups.
+    done: VecDeque<(BootInstant, usize)>,
+    done_count: usize,
+}
+
+struct HeldEntry {
+    /// When a call began by which Redis has noted that this consumer has it.
+    confirmed: BootInstant,
+    deliveries: u32,
+    bytes: usize,
+    is_lost: bool,
+}
+
+impl Held {
+    pub(super) fn new(concurrency: usize, max_bytes: usize, reclaim_after: Duration) -> Self {
+        let least = concurrency.saturating_mul(2);
+        Self { state: Mutex::default(), room: Notify::new(), least, max_bytes, reclaim_after }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an entry that a call that began at `asked` has read; `false` if it is here already.
+    pub(super) fn add(&self, received: &Received, asked: BootInstant) -> bool {
+        let mut state = self.state();
+        if state.entries.contains_key(&received.entry) {
+            return false;
+        }
+        state.bytes += received.bytes;
+        let entry =
+            HeldEntry { confirmed: asked, deliveries: received.deliveries, bytes: received.bytes, is_lost: false };
+        state.entries.insert(received.entry, entry);
+        true
+    }
+
+    /// Removes an entry that is done, or that is left to others.
+    pub(super) fn remove(&self, entries: impl IntoIterator<Item = EntryRef>, now: BootInstant) {
+        let mut state = self.state();
+        let mut count = 0;
+        for entry in entries {
+            if let Some(held) = state.entries.remove(&entry) {
+                state.bytes -= held.bytes;
+                count += 1;
+            }
+        }
+        state.done.push_back((now, count));
+        state.done_count += count;
+        drop(state);
+        self.room.notify_one();
+    }
+
+    pub(super) fn clear(&self) {
+        *self.state() = State::default();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.state().entries.len()
+    }
+
+    /// How many entries may be read now: as many as were handled lately fit into memory, so that a slow consumer leaves
+    /// entries to others.
+    pub(super) fn room(&self, now: BootInstant) -> usize {
+        let mut state = self.state();
+        while state.done.front().is_some_and(|(at, _)| now.since(*at) > READ_AHEAD) {
+            let (_, count) = state.done.pop_front().unwrap_or((now, 0));
+            state.done_count -= count;
+        }
+        let most = state.done_count.max(self.least).min(MOST_ENTRIES.max(self.least));
+        let has_bytes = state.entries.is_empty() || state.bytes < self.max_bytes;
+        if has_bytes { most.saturating_sub(state.entries.len()) } else { 0 }
+    }
+
+    /// Waits until an entry was removed.
+    pub(super) async fn changed(&self) {
+        self.room.notified().await;
+    }
+
+    pub(super) fn hold(&self, entry: EntryRef, now: BootInstant) -> Hold {
+        let state = self.state();
+        let Some(held) = state.entries.get(&entry).filter(|held| !held.is_lost) else { return Hold::Lost };
+        let (part, of) = DOUBTFUL_AFTER;
+        if now.since(held.confirmed) * of < self.reclaim_after * part { Hold::Ours } else { Hold::Doubtful }
+    }
+
+    /// Notes how often an entry was delivered.
+    pub(super) fn count(&self, entry: EntryRef, deliveries: u32) {
+        if let Some(held) = self.state().entries.get_mut(&entry) {
+            held.deliveries = deliveries;
+        }
+    }
+
+    /// Renewals of the entries that need one.
+    pub(super) fn due(&self, now: BootInstant) -> Vec<Renewal> {
+        let state = self.state();
+        let is_due =
+            |held: &HeldEntry| !held.is_lost && now.since(held.confirmed) * RENEWED_AFTER >= self.reclaim_after;
+        let due = state.entries.iter().filter(|(_, held)| is_due(held));
+        due.map(|(entry, held)| Renewal { entry: *entry, deliveries: held.deliveries, idle: Duration::ZERO }).collect()
+    }
+
+    /// Notes the answer to renewals that a call that began at `asked` has made; returns how many were lost.
+    pub(super) fn renewed(&self, renewals: &[Renewal], lost: &[EntryRef], asked: BootInstant) -> usize {
+        let mut state = self.state();
+        for renewal in renewals {
+            if let Some(held) = state.entries.get_mut(&renewal.entry) {
+                held.confirmed = asked;
+            }
+        }
+        let mut count = 0;
+        for entry in lost {
+            if let Some(held) = state.entries.get_mut(entry) {
+                count += usize::from(!held.is_lost);
+                held.is_lost = true;
+            }
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::event_source::EntryId;
+
+    const RECLAIM: Duration = Duration::from_secs(9);
+
+    fn entry(number: u64) -> EntryRef {
+        EntryRef { stream: 0, id: EntryId { millis: 1, number } }
+    }
+
+    fn received(number: u64, bytes: usize) -> Received {
+        Received { entry: entry(number), deliveries: 1, is_claimed: false, bytes, event: Err(String::new()) }
+    }
+
+    fn held(concurrency: usize, max_bytes: usize) -> (Held, BootInstant) {
+        (Held::new(concurrency, max_bytes, RECLAIM), BootInstant::now())
+    }
+
+    #[test]
+    fn a_consumer_reads_ahead_twice_its_concurrency_and_what_it_handled_lately() {
+        let (held, now) = held(2, 1_000_000);
+        assert_eq!(held.room(now), 4);
+        for number in 0..4 {
+            assert!(held.add(&received(number, 10), now));
+        }
+        assert_eq!(held.room(now), 0);
+        held.remove((0..4).map(entry), now);
+        assert_eq!(held.room(now), 4);
+        for number in 10..110 {
+            held.add(&received(number, 10), now);
+        }
+        held.remove((10..110).map(entry), now);
+        assert_eq!(held.room(now), 104);
+        assert_eq!(held.room(now.after(READ_AHEAD * 2)), 4);
+    }
+
+    #[test]
+    fn bytes_stop_reading_but_one_entry_is_always_read() {
+        let (held, now) = held(8, 100);
+        held.add(&received(1, 500), now);
+        assert_eq!(held.room(now), 0);
+        held.remove([entry(1)], now);
+        assert_eq!(held.room(now), 16);
+    }
+
+    #[test]
+    fn an_entry_that_is_here_is_not_added_again() {
+        let (held, now) = held(8, 100);
+        assert!(held.add(&received(1, 1), now));
+        assert!(!held.add(&received(1, 1), now));
+        assert_eq!(held.len(), 1);
+    }
+
+    #[test]
+    fn an_entry_is_renewed_before_it_is_doubtful_and_doubtful_before_others_may_take_it() {
+        let (held, now) = held(8, 100);
+        held.add(&received(1, 1), now);
+        let at = |seconds| now.after(Duration::from_secs(seconds));
+        assert!(held.due(at(2)).is_empty());
+        let due = held.due(at(3));
+        assert_eq!(due.len(), 1);
+        assert_eq!((held.hold(entry(1), at(5)), held.hold(entry(1), at(6))), (Hold::Ours, Hold::Doubtful));
+        assert_eq!(held.renewed(&due, &[], at(4)), 0);
+        assert_eq!(held.hold(entry(1), at(9)), Hold::Ours);
+        assert_eq!(held.renewed(&due, &[entry(1)], at(9)), 1);
+        assert_eq!(held.hold(entry(1), at(9)), Hold::Lost);
+        assert!(held.due(at(99)).is_empty());
+        assert_eq!(held.hold(entry(2), now), Hold::Lost);
+    }
+}

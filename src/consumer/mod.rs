@@ -1,0 +1,21 @@
+//! The other end: handler actors for the events in streams, with retries, dead letters and order per key.
+//!
+//! One consumer is a set of tasks around a [`source`](crate::backend::event_source): one reads entries, as many as there is
+//! room for ([`held`]); the [`dispatcher`] delivers them ([`delivery`]), those of a key one after the other; one acknowledges
+//! what is handled, and one renews what is handled for long ([`tasks`]). [`starting`] starts them, and again after a panic.
+
+mod builder;
+mod context;
+mod delivery;
+mod dispatcher;
+mod handle;
+mod health;
+mod held;
+mod starting;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+pub use builder::ConsumerBuilder;
+pub use handle::OutboxConsumer;
+pub use health::ConsumerHealth;

@@ -1,0 +1,147 @@
+//! Starts a consumer, keeps its tasks running, and ends them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Arbiter, System};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::builder::ConsumerBuilder;
+use super::context::ConsumerContext;
+use super::dispatcher::dispatch;
+use super::handle::OutboxConsumer;
+use super::tasks::{acknowledge, read, renew};
+use crate::backend::event_source::{EventSource, Renewal};
+use crate::backend::redis::source::RedisSource;
+use crate::error::{SettingsError, SystemError};
+use crate::handlers::{Subscribe, Subscription, check_handler_name};
+use crate::runtime::{RuntimeGuard, process_name};
+
+/// The pause before the tasks are started again after a panic.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the last calls to the server may take.
+pub(super) const FAREWELL: Duration = Duration::from_secs(5);
+
+impl ConsumerBuilder {
+    /// Starts the consumer inside the running actix system. A server that cannot be reached yet is waited for.
+    ///
+    /// # Errors
+    /// [`SystemError::Settings`]: the settings do not describe a consumer that can run. [`SystemError::HandlerNameTaken`]: two
+    /// handlers have one name. [`SystemError::NoActixSystem`]: this thread runs no actix system.
+    /// [`SystemError::Runtime`]: threads cannot be started.
+    pub async fn start(self) -> Result<OutboxConsumer, SystemError> {
+        if System::try_current().is_none() || Arbiter::try_current().is_none() {
+            return Err(SystemError::NoActixSystem);
+        }
+        self.settings.check()?;
+        let consumer = self.settings.consumer(&self.name)?.clone();
+        let server = self.settings.server_of(&consumer);
+        let group = consumer.group.clone().unwrap_or_else(|| self.name.clone());
+        let member = consumer.name.clone().unwrap_or_else(process_name);
+        let source = RedisSource::new(&server, &consumer, group, member).map_err(|problem| SettingsError::Invalid {
+            key: format!("consumers.{}", self.name),
+            origin: "the settings".to_owned(),
+            problem,
+        })?;
+        let started = self.starters.into_iter().map(|start| start());
+        let handlers = subscriptions(self.subscriptions.into_iter().chain(started))?;
+        let context = Arc::new(ConsumerContext::new(self.name, consumer, Arc::new(source), handlers));
+        launch(context)
+    }
+}
+
+fn subscriptions(all: impl Iterator<Item = Subscribe>) -> Result<Vec<Arc<Subscription>>, SystemError> {
+    let mut handlers: Vec<Arc<Subscription>> = Vec::new();
+    for subscription in all {
+        check_handler_name(&subscription.name)?;
+        if handlers.iter().any(|handler| handler.name() == subscription.name) {
+            return Err(SystemError::HandlerNameTaken { name: subscription.name });
+        }
+        handlers.push(Arc::new(subscription.into()));
+    }
+    Ok(handlers)
+}
+
+fn launch(context: Arc<ConsumerContext>) -> Result<OutboxConsumer, SystemError> {
+    let runtime = RuntimeGuard::new()?;
+    let (report, ended) = watch::channel(false);
+    let handle = runtime.handle().clone();
+    let running = handle.spawn(run(Arc::clone(&context)));
+    // Ends with actix' system.
+    actix::spawn(async move {
+        // A panic in this task has been logged.
+        let _ = running.await;
+        report.send_replace(true);
+        drop(runtime);
+    });
+    Ok(OutboxConsumer { context, runtime: handle, ended })
+}
+
+/// Runs the tasks until the consumer is to stop, and then ends them.
+async fn run(context: Arc<ConsumerContext>) {
+    let released = loop {
+        let limited = async {
+            context.stopped().await;
+            tokio::time::sleep(context.settings.shutdown_timeout).await;
+        };
+        tokio::select! {
+            lived = live(&context) => match lived {
+                Some(released) => break released,
+                None => {
+                    tracing::error!(consumer = context.name, "a task of the consumer died; starting all again");
+                    context.held.clear();
+                    context.pause(RESTART_PAUSE).await;
+                }
+            },
+            () = limited => {
+                context.abandon();
+                break Vec::new();
+            }
+        }
+        if context.is_stopping() {
+            break Vec::new();
+        }
+    };
+    if tokio::time::timeout(FAREWELL, leave(&*context.source, &released)).await.is_err() {
+        tracing::warn!(consumer = context.name, "the group was not left in time; others take its entries later");
+    }
+}
+
+/// One life of the tasks. `None` if one of them died.
+async fn live(context: &Arc<ConsumerContext>) -> Option<Vec<Renewal>> {
+    let (read_entries, entries) = mpsc::channel(1);
+    let (handled, acknowledged) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(read(Arc::clone(context), read_entries));
+    tasks.spawn(acknowledge(Arc::clone(context), acknowledged));
+    let renewing = tasks.spawn(renew(Arc::clone(context)));
+    let mut dispatching = JoinSet::new();
+    dispatching.spawn(dispatch(Arc::clone(context), entries, handled));
+    let mut released = None;
+    loop {
+        tokio::select! {
+            Some(ended) = dispatching.join_next() => {
+                released = Some(ended.ok()?);
+                renewing.abort();
+            }
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(()) => {}
+                Err(error) if error.is_cancelled() => {}
+                Err(_) => return None,
+            },
+            else => return released,
+        }
+    }
+}
+
+/// Gives entries that were not handled to the other consumers.
+async fn leave(source: &dyn EventSource, released: &[Renewal]) {
+    // What is not released now is claimed after `reclaim_after`.
+    for result in [source.renew(released).await.map(drop), source.leave().await] {
+        if let Err(error) = result {
+            tracing::debug!(%error, "the group is not left properly");
+        }
+    }
+}

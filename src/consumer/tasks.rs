@@ -1,0 +1,92 @@
+//! The tasks that read, acknowledge, and renew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::context::{Call, ConsumerContext, pause_after};
+use crate::backend::event_source::{EntryRef, Received};
+use crate::clock::BootInstant;
+
+/// The most entries that are acknowledged together.
+const MOST_ACKNOWLEDGED: usize = 1_000;
+
+/// How often the reader checks for room if nothing tells it.
+const ROOM_CHECK: Duration = Duration::from_millis(50);
+
+/// Reads entries until the consumer is to stop: those that were left from time to time, and new ones.
+pub(super) async fn read(context: Arc<ConsumerContext>, entries: mpsc::Sender<Vec<Received>>) {
+    let (mut failures, mut next_claim) = (0, BootInstant::now());
+    while !context.is_stopping() {
+        let asked = BootInstant::now();
+        let room = context.held.room(asked);
+        if room == 0 {
+            wait_for_room(&context).await;
+            continue;
+        }
+        let claims = asked >= next_claim;
+        let read = if claims { context.source.claim(room).await } else { context.source.read(room).await };
+        context.note(Call::Reading, &read);
+        let Ok(mut read) = read else {
+            context.pause(pause_after(failures)).await;
+            failures += 1;
+            continue;
+        };
+        failures = 0;
+        if claims && read.is_empty() {
+            next_claim = asked.after(context.settings.reclaim_after / 2);
+        }
+        // An entry that is here may be read again after a reply was lost.
+        read.retain(|received| context.held.add(received, asked));
+        if !read.is_empty() && entries.send(read).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn wait_for_room(context: &ConsumerContext) {
+    tokio::select! {
+        () = context.held.changed() => {}
+        () = tokio::time::sleep(ROOM_CHECK) => {}
+        () = context.stopped() => {}
+    }
+}
+
+/// Acknowledges what is handled, as much as there is in one call, until the dispatcher has ended.
+pub(super) async fn acknowledge(context: Arc<ConsumerContext>, mut handled: mpsc::UnboundedReceiver<EntryRef>) {
+    let mut entries = Vec::new();
+    while handled.recv_many(&mut entries, MOST_ACKNOWLEDGED).await > 0 {
+        let mut failures = 0;
+        loop {
+            let acknowledged = context.source.acknowledge(&entries).await;
+            context.note(Call::Acknowledging, &acknowledged);
+            if acknowledged.is_ok() {
+                break;
+            }
+            tokio::time::sleep(pause_after(failures)).await;
+            failures = failures.saturating_add(1);
+        }
+        context.metrics.acknowledged.increment(entries.len() as u64);
+        context.held.remove(entries.drain(..), BootInstant::now());
+        context.metrics.in_flight.set(context.held.len() as f64);
+    }
+}
+
+/// Renews what is in memory for long, so that no other consumer takes it. Does not end.
+pub(super) async fn renew(context: Arc<ConsumerContext>) {
+    loop {
+        tokio::time::sleep(context.settings.reclaim_after / 6).await;
+        let asked = BootInstant::now();
+        let due = context.held.due(asked);
+        if due.is_empty() {
+            continue;
+        }
+        let renewed = context.source.renew(&due).await;
+        context.note(Call::Renewing, &renewed);
+        let lost = renewed.map_or(0, |lost| context.held.renewed(&due, &lost, asked));
+        if lost > 0 {
+            tracing::warn!(consumer = context.name, entries = lost, "another consumer took entries of this one");
+        }
+    }
+}
