@@ -344,3 +344,10 @@ pub enum SystemError {
     #[error("the outbox system did not shut down within {0:?}; events in flight stay in the outbox")]
     ShutdownTimeout(Duration),
 }
+
+#[cfg(feature = "consumer")]
+impl From<crate::backend::event_source::SourceUnavailable> for SystemError {
+    fn from(error: crate::backend::event_source::SourceUnavailable) -> Self {
+        Self::Source(error.0)
+    }
+}

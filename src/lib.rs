@@ -64,7 +64,9 @@ pub use admin::{Explanation, OutboxAdmin, Reason};
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
 pub use cloud_event::CLOUD_EVENT_NAMESPACE;
 #[cfg(feature = "consumer")]
-pub use consumer::{ConsumerBuilder, ConsumerHealth, OutboxConsumer};
+pub use consumer::{
+    ConsumerBuilder, ConsumerHealth, DeadLetters, LetterFacts, LetterId, LettersChanged, OutboxConsumer, StreamTail,
+};
 pub use error::{IdConflict, InvalidEvent, PublishError, SettingsError, StoreError, SystemError};
 pub use event::{DataError, JsonText, OutboxEvent, Status, TypedEvent};
 pub use handlers::{EventTypes, HandleEvent, HandleTyped, HandlerError, Subscribe};

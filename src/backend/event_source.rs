@@ -73,6 +73,23 @@ pub(crate) struct DeadLetter {
     pub(crate) event: Option<Arc<OutboxEvent>>,
 }
 
+/// A dead letter as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredLetter {
+    /// The stream that it is in.
+    pub(crate) dead: String,
+    /// When it was added is in its id.
+    pub(crate) id: EntryId,
+    /// The stream and the entry that it was.
+    pub(crate) stream: String,
+    pub(crate) entry: String,
+    pub(crate) consumer: String,
+    pub(crate) deliveries: u32,
+    pub(crate) reason: String,
+    /// The event, or why the entry was none.
+    pub(crate) event: Result<Arc<OutboxEvent>, String>,
+}
+
 /// What a consumer's group has not handled, of one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Backlog {

@@ -11,6 +11,7 @@ pub struct ConsumerBuilder {
     pub(super) settings: Settings,
     pub(super) name: String,
     pub(super) subscriptions: Vec<Subscribe>,
+    pub(super) limit: Option<usize>,
     pub(super) starters: Vec<Box<dyn FnOnce() -> Subscribe + Send>>,
 }
 
@@ -18,7 +19,7 @@ impl OutboxConsumer {
     /// Starts building the consumer that the settings describe under `[consumers.NAME]`.
     #[must_use]
     pub fn builder(settings: Settings, name: impl Into<String>) -> ConsumerBuilder {
-        ConsumerBuilder { settings, name: name.into(), subscriptions: Vec::new(), starters: Vec::new() }
+        ConsumerBuilder { settings, name: name.into(), subscriptions: Vec::new(), limit: None, starters: Vec::new() }
     }
 }
 
@@ -35,6 +36,14 @@ impl ConsumerBuilder {
     #[must_use]
     pub fn subscribe_with(mut self, start: impl FnOnce() -> Subscribe + Send + 'static) -> Self {
         self.starters.push(Box::new(start));
+        self
+    }
+
+    /// Handles this many events and then stops; [`OutboxConsumer::ended`] then returns. Events without a handler, and dead
+    /// letters, do not count.
+    #[must_use]
+    pub fn limit(mut self, most: usize) -> Self {
+        self.limit = Some(most);
         self
     }
 

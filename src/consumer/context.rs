@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +47,11 @@ pub(super) struct ConsumerContext {
     pub(super) permits: Semaphore,
     /// An entry that was delivered several times and not answered may end the process: it is handled while no other one is.
     pub(super) suspects: Semaphore,
+    /// Events that may still be handled, if their number is limited.
+    pub(super) quota: Option<Semaphore>,
     pub(super) metrics: ConsumerMetrics,
+    /// How many events of the quota are not handled.
+    unhandled: AtomicUsize,
     stopping: watch::Sender<bool>,
     /// Why calls fail, by what they do.
     trouble: Mutex<BTreeMap<Call, String>>,
@@ -61,11 +65,14 @@ impl ConsumerContext {
         settings: ConsumerSettings,
         source: Arc<dyn EventSource>,
         handlers: Vec<Arc<Subscription>>,
+        limit: Option<usize>,
     ) -> Self {
         Self {
             held: Held::new(settings.concurrency, settings.max_bytes, settings.reclaim_after),
             permits: Semaphore::new(settings.concurrency.min(Semaphore::MAX_PERMITS)),
             suspects: Semaphore::new(1),
+            quota: limit.map(|most| Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            unhandled: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
             metrics: ConsumerMetrics::new(&name),
             stopping: watch::Sender::new(false),
             trouble: Mutex::default(),
@@ -79,6 +86,13 @@ impl ConsumerContext {
 
     pub(super) fn stop(&self) {
         self.stopping.send_replace(true);
+    }
+
+    /// Notes that an event of the quota is handled; after the last one the consumer stops.
+    pub(super) fn use_quota(&self) {
+        if self.unhandled.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.stop();
+        }
     }
 
     pub(super) fn is_stopping(&self) -> bool {

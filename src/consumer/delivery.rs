@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::context::{ConsumerContext, pause_after};
 use super::held::Hold;
@@ -47,6 +47,29 @@ struct Delivery {
     pending: Vec<Arc<Subscription>>,
 }
 
+/// What allows a delivery.
+struct Permits<'a> {
+    #[expect(dead_code, reason = "given back when it is dropped")]
+    work: SemaphorePermit<'a>,
+    #[expect(dead_code, reason = "given back when it is dropped")]
+    alone: Option<SemaphorePermit<'a>>,
+    quota: Option<SemaphorePermit<'a>>,
+}
+
+impl Permits<'_> {
+    fn use_quota(self, context: &ConsumerContext) {
+        if let Some(quota) = self.quota {
+            quota.forget();
+            context.use_quota();
+        }
+    }
+}
+
+async fn acquire(semaphore: Option<&Semaphore>) -> Option<SemaphorePermit<'_>> {
+    // None of them is ever closed.
+    semaphore?.acquire().await.ok()
+}
+
 /// Why handlers are not done, and when they are asked again.
 struct Rejection {
     reason: String,
@@ -83,8 +106,11 @@ impl Delivery {
                 return ending;
             }
             let asked = self.ask().await;
+            let Some(rejection) = asked else {
+                permits.use_quota(&context);
+                return Ending::Handled;
+            };
             drop(permits);
-            let Some(rejection) = asked else { return Ending::Handled };
             let Some(Rejection { reason, next_try }) = rejection else {
                 if !context.pause(HANDLER_PAUSE).await {
                     return self.release();
@@ -108,24 +134,23 @@ impl Delivery {
     }
 
     /// Waits until handlers may have it; `None` if the consumer is to stop.
-    async fn permits<'a>(
-        &self,
-        context: &'a ConsumerContext,
-    ) -> Option<(SemaphorePermit<'a>, Option<SemaphorePermit<'a>>)> {
+    async fn permits<'a>(&self, context: &'a ConsumerContext) -> Option<Permits<'a>> {
         if context.is_stopping() {
             return None;
         }
         if !self.is_suspect
-            && let Ok(permit) = context.permits.try_acquire()
+            && context.quota.is_none()
+            && let Ok(work) = context.permits.try_acquire()
         {
-            return Some((permit, None));
+            return Some(Permits { work, alone: None, quota: None });
         }
-        let both = async {
-            let alone = if self.is_suspect { Some(context.suspects.acquire().await.ok()?) } else { None };
-            Some((context.permits.acquire().await.ok()?, alone))
+        let all = async {
+            let quota = acquire(context.quota.as_ref()).await;
+            let alone = acquire(self.is_suspect.then_some(&context.suspects)).await;
+            Some(Permits { work: context.permits.acquire().await.ok()?, alone, quota })
         };
         tokio::select! {
-            permits = both => permits,
+            permits = all => permits,
             () = context.stopped() => None,
         }
     }

@@ -65,6 +65,13 @@ impl OutboxConsumer {
         }
     }
 
+    /// Waits until the consumer has stopped: after [`shutdown`](Self::shutdown), or because it has handled as many events as
+    /// [`limit`](crate::ConsumerBuilder::limit) says.
+    pub async fn ended(&self) {
+        // An error means that it has ended as well.
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
     /// Updates the metrics that show a state: what is unread, pending and dead. Call it before each scrape, for example.
     ///
     /// # Errors

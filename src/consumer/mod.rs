@@ -6,16 +6,20 @@
 
 mod builder;
 mod context;
+mod dead_letters;
 mod delivery;
 mod dispatcher;
 mod handle;
 mod health;
 mod held;
 mod starting;
+mod tail;
 mod tasks;
 #[cfg(test)]
 mod tests;
 
 pub use builder::ConsumerBuilder;
+pub use dead_letters::{DeadLetters, LetterFacts, LetterId, LettersChanged};
 pub use handle::OutboxConsumer;
 pub use health::ConsumerHealth;
+pub use tail::StreamTail;

@@ -17,6 +17,7 @@ use crate::backend::redis::source::RedisSource;
 use crate::error::{SettingsError, SystemError};
 use crate::handlers::{Subscribe, Subscription, check_handler_name};
 use crate::runtime::{RuntimeGuard, process_name};
+use crate::settings::Settings;
 
 /// The pause before the tasks are started again after a panic.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
@@ -37,19 +38,25 @@ impl ConsumerBuilder {
         }
         self.settings.check()?;
         let consumer = self.settings.consumer(&self.name)?.clone();
-        let server = self.settings.server_of(&consumer);
-        let group = consumer.group.clone().unwrap_or_else(|| self.name.clone());
-        let member = consumer.name.clone().unwrap_or_else(process_name);
-        let source = RedisSource::new(&server, &consumer, group, member).map_err(|problem| SettingsError::Invalid {
-            key: format!("consumers.{}", self.name),
-            origin: "the settings".to_owned(),
-            problem,
-        })?;
+        let source = source_of(&self.settings, &self.name)?;
         let started = self.starters.into_iter().map(|start| start());
         let handlers = subscriptions(self.subscriptions.into_iter().chain(started))?;
-        let context = Arc::new(ConsumerContext::new(self.name, consumer, Arc::new(source), handlers));
+        let context = Arc::new(ConsumerContext::new(self.name, consumer, Arc::new(source), handlers, self.limit));
         launch(context)
     }
+}
+
+/// The streams of a consumer. Nothing is connected.
+pub(super) fn source_of(settings: &Settings, name: &str) -> Result<RedisSource, SettingsError> {
+    let consumer = settings.consumer(name)?;
+    let group = consumer.group.clone().unwrap_or_else(|| name.to_owned());
+    let member = consumer.name.clone().unwrap_or_else(process_name);
+    let source = RedisSource::new(&settings.server_of(consumer), consumer, group, member);
+    source.map_err(|problem| SettingsError::Invalid {
+        key: format!("consumers.{name}"),
+        origin: "the settings".to_owned(),
+        problem,
+    })
 }
 
 fn subscriptions(all: impl Iterator<Item = Subscribe>) -> Result<Vec<Arc<Subscription>>, SystemError> {

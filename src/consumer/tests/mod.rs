@@ -3,6 +3,7 @@
 mod delivering;
 mod failing;
 mod leaving;
+mod operating;
 mod sharing;
 
 use std::collections::BTreeMap;

@@ -53,6 +53,15 @@ fn received(entry: EntryRef, deliveries: u32, is_claimed: bool, fields: Value) -
     Received { entry, deliveries, is_claimed, bytes: pairs.bytes, event: pairs.event(entry.id).map(Arc::new) }
 }
 
+/// The event in an entry that is not delivered.
+pub(super) fn event(id: EntryId, fields: Vec<(String, Value)>) -> Result<Arc<OutboxEvent>, String> {
+    let mut pairs = Pairs::default();
+    pairs.read(Value::Array(
+        fields.into_iter().flat_map(|(name, value)| [Value::BulkString(name.into_bytes()), value]).collect(),
+    ));
+    pairs.event(id).map(Arc::new)
+}
+
 /// What an event is made of.
 #[derive(Default)]
 struct Pairs {

@@ -3,10 +3,12 @@
 //! Two connections: one waits for new entries, the other one does everything else.
 
 mod backlog;
+mod dead;
 mod entries;
 mod link;
 mod reading;
 mod streams;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +20,14 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use self::link::{Link, LinkError};
 use self::streams::SourceStreams;
+pub(crate) use self::tail::Positions;
 use super::Script;
 use crate::backend::event_source::{Backlog, DeadLetter, EntryRef, EventSource, Received, Renewal, SourceUnavailable};
-use crate::backend::redis::stream::entry::entry_fields;
 use crate::settings::{ConsumerSettings, PublisherSettings};
 
 static CLAIM: Script = Script::new(include_str!("claim.lua"));
 static RENEW: Script = Script::new(include_str!("renew.lua"));
+static RETRY: Script = Script::new(include_str!("retry.lua"));
 static SET_ASIDE: Script = Script::new(include_str!("set_aside.lua"));
 static LEAVE: Script = Script::new(include_str!("leave.lua"));
 static ACKNOWLEDGE: Script = Script::new(include_str!("acknowledge.lua"));
@@ -163,17 +166,7 @@ impl EventSource for RedisSource {
     }
 
     async fn set_aside(&self, letter: &DeadLetter) -> Result<bool> {
-        let stream = self.streams.get(letter.entry.stream);
-        let fields = letter.event.as_ref().and_then(|event| entry_fields(event).ok()).unwrap_or_default();
-        let mut request = SET_ASIDE.request();
-        request.arg(2).arg(&stream.name).arg(&stream.dead).arg(&self.group).arg(&self.name);
-        request.arg(letter.entry.id.to_string()).arg(2 * fields.len());
-        fields.iter().for_each(|(name, value)| _ = request.arg(name.as_ref()).arg(value.as_ref()));
-        request.arg("dead_stream").arg(&stream.origin).arg("dead_entry").arg(letter.entry.id.to_string());
-        request.arg("dead_group").arg(&self.group).arg("dead_consumer").arg(&self.name);
-        request.arg("dead_deliveries").arg(letter.deliveries).arg("dead_reason").arg(&letter.reason);
-        let moved: u8 = self.call(&SET_ASIDE, &request).await?;
-        Ok(moved == 1)
+        self.add_letter(letter).await
     }
 
     async fn backlogs(&self) -> Result<Vec<Backlog>> {

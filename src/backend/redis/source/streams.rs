@@ -137,6 +137,11 @@ impl RedisSource {
         Ok(())
     }
 
+    /// Looks up the streams, without creating anything.
+    pub(super) async fn find_streams(&self) -> Result<()> {
+        self.look_up(&self.control).await
+    }
+
     async fn create_group(&self, link: &Link, stream: &SourceStream) -> Result<()> {
         let had_group = stream.had_group.load(Ordering::Relaxed);
         let start = if had_group || stream.is_retry { StartAt::First } else { self.streams.start };
@@ -215,7 +220,7 @@ pub(crate) fn retry_stream_of(dead: &str) -> String {
     format!("{dead}:retry")
 }
 
-fn start_id(start: StartAt) -> String {
+pub(super) fn start_id(start: StartAt) -> String {
     match start {
         StartAt::First => "0".to_owned(),
         StartAt::Next => "$".to_owned(),

@@ -1,0 +1,99 @@
+//! Dead letters: added by consumers, listed, retried and deleted by operators.
+
+use redis::{Value, from_redis_value};
+
+use super::streams::SourceStream;
+use super::{LinkError, PAGE, RETRY, RedisSource, Result, SET_ASIDE, entries};
+use crate::backend::event_source::{DeadLetter, EntryId, SourceUnavailable, StoredLetter};
+use crate::backend::redis::stream::entry::entry_fields;
+
+/// The fields that a dead letter has in addition to those of its entry.
+const ADDED: [&str; 6] = ["dead_stream", "dead_entry", "dead_group", "dead_consumer", "dead_deliveries", "dead_reason"];
+
+impl RedisSource {
+    pub(super) async fn add_letter(&self, letter: &DeadLetter) -> Result<bool> {
+        let stream = self.streams.get(letter.entry.stream);
+        let fields = letter.event.as_ref().and_then(|event| entry_fields(event).ok()).unwrap_or_default();
+        let entry = letter.entry.id.to_string();
+        let deliveries = letter.deliveries.to_string();
+        let added = [&stream.origin, &entry, &self.group, &self.name, &deliveries, &letter.reason];
+        let mut request = SET_ASIDE.request();
+        request.arg(2).arg(&stream.name).arg(&stream.dead).arg(&self.group).arg(&self.name);
+        request.arg(&entry).arg(2 * fields.len());
+        fields.iter().for_each(|(name, value)| _ = request.arg(name.as_ref()).arg(value.as_ref()));
+        ADDED.iter().zip(added).for_each(|(name, value)| _ = request.arg(name).arg(value));
+        let moved: u8 = self.call(&SET_ASIDE, &request).await?;
+        Ok(moved == 1)
+    }
+
+    /// The dead letters of a stream, after one of them, oldest first.
+    pub(crate) async fn letters(
+        &self,
+        dead: &str,
+        after: Option<EntryId>,
+        most: usize,
+    ) -> Result<Vec<StoredLetter>, SourceUnavailable> {
+        let mut request = redis::cmd("XRANGE");
+        let from = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
+        request.arg(dead).arg(from).arg("+").arg("COUNT").arg(most);
+        let found: Vec<Value> = self.control.query(&request).await.map_err(unavailable)?;
+        Ok(found.into_iter().filter_map(|entry| letter(dead, entry)).collect())
+    }
+
+    /// One dead letter.
+    pub(crate) async fn letter(&self, dead: &str, id: EntryId) -> Result<Option<StoredLetter>, SourceUnavailable> {
+        let mut request = redis::cmd("XRANGE");
+        request.arg(dead).arg(id.to_string()).arg(id.to_string());
+        let found: Vec<Value> = self.control.query(&request).await.map_err(unavailable)?;
+        Ok(found.into_iter().find_map(|entry| letter(dead, entry)))
+    }
+
+    pub(crate) async fn count_letters(&self, dead: &str) -> Result<u64, SourceUnavailable> {
+        self.control.query(redis::cmd("XLEN").arg(dead)).await.map_err(unavailable)
+    }
+
+    /// Gives dead letters to the group again; returns those that are still there.
+    pub(crate) async fn retry_letters(&self, dead: &str, ids: &[EntryId]) -> Result<Vec<EntryId>, SourceUnavailable> {
+        let mut moved = Vec::new();
+        for page in ids.chunks(PAGE) {
+            let mut request = RETRY.request();
+            request.arg(2).arg(dead).arg(super::streams::retry_stream_of(dead)).arg(ADDED.len());
+            page.iter().for_each(|id| _ = request.arg(id.to_string()));
+            let ids: Vec<String> = self.call(&RETRY, &request).await?;
+            moved.extend(ids.iter().filter_map(|id| id.parse::<EntryId>().ok()));
+        }
+        Ok(moved)
+    }
+
+    /// Deletes a dead letter; `false` if it is not there any more.
+    pub(crate) async fn delete_letter(&self, dead: &str, id: EntryId) -> Result<bool, SourceUnavailable> {
+        let mut request = redis::cmd("XDEL");
+        let deleted: u64 = self.control.query(request.arg(dead).arg(id.to_string())).await.map_err(unavailable)?;
+        Ok(deleted == 1)
+    }
+
+    /// The streams of dead letters that the consumer's streams have.
+    pub(crate) async fn dead_streams(&self) -> Result<Vec<String>, SourceUnavailable> {
+        self.find_streams().await?;
+        let streams = self.streams.all();
+        let main = streams.iter().map(|(_, stream)| stream).filter(|stream| !stream.is_retry);
+        Ok(main.map(|stream: &std::sync::Arc<SourceStream>| stream.dead.clone()).collect())
+    }
+}
+
+fn unavailable(error: LinkError) -> SourceUnavailable {
+    SourceUnavailable(error.reason())
+}
+
+fn letter(dead: &str, entry: Value) -> Option<StoredLetter> {
+    let (id, fields): (String, Vec<(String, Value)>) = from_redis_value(entry).ok()?;
+    let id: EntryId = id.parse().ok()?;
+    let text = |name: &str| {
+        let value = fields.iter().rev().find(|(field, _)| field == name).map(|(_, value)| value.clone())?;
+        from_redis_value::<String>(value).ok()
+    };
+    let [stream, entry, _, consumer, deliveries, reason] = ADDED.map(|name| text(name).unwrap_or_default());
+    let deliveries = deliveries.parse().unwrap_or(0);
+    let event = entries::event(id, fields);
+    Some(StoredLetter { dead: dead.to_owned(), id, stream, entry, consumer, deliveries, reason, event })
+}

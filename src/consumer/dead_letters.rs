@@ -1,0 +1,211 @@
+//! The dead letters of a consumer, for operators.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+
+use crate::backend::event_source::{EntryId, StoredLetter};
+use crate::backend::redis::source::RedisSource;
+use crate::error::{SettingsError, SystemError};
+use crate::settings::Settings;
+
+/// How many dead letters are read in one call.
+const PAGE: usize = 500;
+
+/// The dead letters of one consumer of the settings, in all its streams. Nothing is read before the first call.
+pub struct DeadLetters {
+    source: RedisSource,
+}
+
+/// Which dead letter: its stream, and its id in it. Written as `STREAM/ID`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LetterId {
+    stream: String,
+    id: EntryId,
+}
+
+/// An entry that was set aside.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct LetterFacts {
+    /// Which dead letter.
+    pub id: LetterId,
+    /// When it was set aside, by the clock of Redis.
+    pub at: DateTime<Utc>,
+    /// The stream that the entry was in.
+    pub stream: String,
+    /// The entry's id in it.
+    pub entry: String,
+    /// The consumer that set it aside.
+    pub consumer: String,
+    /// How often it was delivered.
+    pub deliveries: u32,
+    /// Why it was set aside.
+    pub reason: String,
+    /// The CloudEvent's id; empty if the entry is not an event.
+    pub event_id: String,
+    /// The CloudEvent's type.
+    pub event_type: String,
+    /// The CloudEvent's source.
+    pub source: String,
+    /// The event in JSON.
+    #[serde(skip)]
+    pub cloud_event: Option<String>,
+}
+
+/// What became of some dead letters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LettersChanged {
+    /// How many were changed.
+    pub changed: usize,
+    /// Those that are not there any more.
+    pub missing: Vec<LetterId>,
+}
+
+impl fmt::Display for LetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.stream, self.id)
+    }
+}
+
+impl FromStr for LetterId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.rsplit_once('/').and_then(|(stream, id)| Some((stream, id.parse().ok()?)));
+        let (stream, id) = parts.ok_or("write it as `outbox dead list` shows it: STREAM/ID")?;
+        Ok(Self { stream: stream.to_owned(), id })
+    }
+}
+
+impl Serialize for LetterId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl DeadLetters {
+    /// Those of a consumer. Nothing is connected.
+    ///
+    /// # Errors
+    /// [`SystemError::Settings`]: there is no such consumer, or its settings are wrong.
+    pub fn of(settings: &Settings, consumer: &str) -> Result<Self, SystemError> {
+        settings.check()?;
+        Ok(Self { source: super::starting::source_of(settings, consumer)? })
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// [`SystemError::Source`]: the server did not answer.
+    pub async fn count(&self) -> Result<u64, SystemError> {
+        let mut count = 0;
+        for dead in self.source.dead_streams().await? {
+            count += self.source.count_letters(&dead).await?;
+        }
+        Ok(count)
+    }
+
+    /// Lists them by stream, oldest first, at most this many, behind one of them.
+    ///
+    /// # Errors
+    /// [`SystemError::Source`]: the server did not answer.
+    pub async fn list(&self, after: Option<&LetterId>, most: usize) -> Result<Vec<LetterFacts>, SystemError> {
+        let mut all = Vec::new();
+        let streams = self.source.dead_streams().await?;
+        let first = after.and_then(|after| streams.iter().position(|stream| *stream == after.stream)).unwrap_or(0);
+        for stream in &streams[first..] {
+            let mut behind = after.filter(|after| after.stream == *stream).map(|after| after.id);
+            while all.len() < most {
+                let page = self.source.letters(stream, behind, PAGE.min(most - all.len())).await?;
+                let Some(last) = page.last() else { break };
+                behind = Some(last.id);
+                all.extend(page.into_iter().map(facts));
+            }
+        }
+        Ok(all)
+    }
+
+    /// One of them; `None` if it is not there any more.
+    ///
+    /// # Errors
+    /// [`SystemError::Source`]: the server did not answer. [`SystemError::Settings`]: its stream is not one of the consumer.
+    pub async fn get(&self, id: &LetterId) -> Result<Option<LetterFacts>, SystemError> {
+        self.require(id).await?;
+        Ok(self.source.letter(&id.stream, id.id).await?.map(facts))
+    }
+
+    /// Gives them to the consumer's group again, and to no other group: each is delivered as if it were new. Their order is that
+    /// of `ids`.
+    ///
+    /// # Errors
+    /// [`SystemError::Source`]: the server did not answer, and some may have been retried. [`SystemError::Settings`]: a stream is
+    /// not one of the consumer.
+    pub async fn retry(&self, ids: &[LetterId]) -> Result<LettersChanged, SystemError> {
+        let mut changed = LettersChanged::default();
+        for id in ids {
+            self.require(id).await?;
+        }
+        for run in ids.chunk_by(|one, next| one.stream == next.stream) {
+            let numbers: Vec<EntryId> = run.iter().map(|id| id.id).collect();
+            let moved = self.source.retry_letters(&run[0].stream, &numbers).await?;
+            changed.changed += moved.len();
+            changed.missing.extend(run.iter().filter(|id| !moved.contains(&id.id)).cloned());
+        }
+        Ok(changed)
+    }
+
+    /// Deletes them.
+    ///
+    /// # Errors
+    /// As [`retry`](Self::retry).
+    pub async fn delete(&self, ids: &[LetterId]) -> Result<LettersChanged, SystemError> {
+        let mut changed = LettersChanged::default();
+        for id in ids {
+            self.require(id).await?;
+        }
+        for id in ids {
+            if self.source.delete_letter(&id.stream, id.id).await? {
+                changed.changed += 1;
+            } else {
+                changed.missing.push(id.clone());
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Only streams of dead letters are touched.
+    async fn require(&self, id: &LetterId) -> Result<(), SystemError> {
+        if self.source.dead_streams().await?.contains(&id.stream) {
+            return Ok(());
+        }
+        Err(SystemError::Settings(SettingsError::Invalid {
+            key: id.to_string(),
+            origin: "the dead letters".to_owned(),
+            problem: "its stream does not contain dead letters of this consumer".to_owned(),
+        }))
+    }
+}
+
+fn facts(letter: StoredLetter) -> LetterFacts {
+    let StoredLetter { dead, id, stream, entry, consumer, deliveries, reason, event } = letter;
+    let event = event.ok();
+    let text = |of: fn(&crate::event::OutboxEvent) -> String| event.as_deref().map(of).unwrap_or_default();
+    let millis = i64::try_from(id.millis).unwrap_or(i64::MAX);
+    LetterFacts {
+        id: LetterId { stream: dead, id },
+        at: DateTime::from_timestamp_millis(millis).unwrap_or_default(),
+        stream,
+        entry,
+        consumer,
+        deliveries,
+        reason,
+        event_id: text(|event| event.cloud_event_id()),
+        event_type: text(|event| event.event_type.clone()),
+        source: text(|event| event.source.clone()),
+        cloud_event: event.map(|event| event.to_cloud_event_json()),
+    }
+}
