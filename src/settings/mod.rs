@@ -13,6 +13,7 @@ mod load;
 pub(crate) mod name_template;
 mod nearest;
 mod node;
+pub(crate) mod partitions;
 mod plain_text;
 mod publishers;
 mod read;
