@@ -81,7 +81,7 @@ impl RawStream {
                 request.arg("MAXLEN").arg("~").arg(self.max_len);
             }
             request.arg("*");
-            for (name, value) in entry::entry_fields(event).map_err(BackendError::Invalid)? {
+            for (name, value) in entry::entry_fields(event).map_err(BackendError::Invalid)?.fields {
                 request.arg(name.as_bytes()).arg(value.as_bytes());
             }
             request.ignore();
