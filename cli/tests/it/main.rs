@@ -40,6 +40,7 @@ mod operating;
 mod order;
 mod outage;
 mod panics;
+mod partitions;
 mod pending;
 mod publishing;
 mod rabbitmq;

@@ -131,8 +131,8 @@ impl<'a> EncodedBatch<'a> {
 
     /// Notes that the event after the first `count` met an error; returns it if it is about Redis, not about the event.
     pub(super) fn fail(&mut self, count: usize, error: &str) -> Option<Unavailable> {
-        let is_one_of_many = !self.streams.names.is_empty() && errors::is_about_the_key(error);
-        if (errors::is_about_the_event(error) || is_one_of_many)
+        let is_about_its_stream = self.streams.are_independent && errors::is_about_the_key(error);
+        if (errors::is_about_the_event(error) || is_about_its_stream)
             && let Some(entry) = self.entries.get(count)
         {
             self.answers[entry.index] = SendResult::Rejected(format!("Redis: {error}"));

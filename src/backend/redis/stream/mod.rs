@@ -48,7 +48,7 @@ static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
 static REGISTER: Script = Script::new(include_str!("register.lua"));
 static REMOVE: Script = Script::new(include_str!("remove.lua"));
 
-/// One stream, or several by template, as one worker writes to them.
+/// One stream, its partitions, or several by template, as one worker writes to them.
 pub(crate) struct RedisStream {
     client: Client,
     streams: Streams,
