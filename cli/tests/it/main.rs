@@ -23,6 +23,7 @@ mod consumers;
 mod databases;
 mod doctor;
 mod embedded;
+mod entries;
 mod examples;
 mod explain;
 mod failover;
