@@ -74,7 +74,7 @@ struct Backend {
     status: BackendStatus,
     /// Orphaned fields next to its stream; none if they could not be read.
     left_behind: Option<Vec<OrphanedFields>>,
-    /// The streams that its events went to, if its `stream_name` has placeholders and they could be read.
+    /// The streams that its events went to, or its partitions, if it has several and they could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     streams: Option<Vec<String>>,
 }
@@ -124,8 +124,8 @@ impl StatusOutput {
     }
 
     fn print_streams(&self) -> anyhow::Result<()> {
-        let by_template = self.backends.iter().filter_map(|backend| Some((backend, backend.streams.as_ref()?)));
-        let rows = by_template.flat_map(|(backend, streams)| {
+        let with_several = self.backends.iter().filter_map(|backend| Some((backend, backend.streams.as_ref()?)));
+        let rows = with_several.flat_map(|(backend, streams)| {
             streams.iter().map(|stream| [&*backend.status.name, stream].map(output::printable).to_vec())
         });
         let rows: Vec<Vec<String>> = rows.collect();

@@ -1,4 +1,4 @@
-//! The streams of publishers whose `stream_name` has placeholders.
+//! The streams of publishers that have several.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,15 @@ use crate::settings::PublisherSettings;
 use crate::settings::name_template::NameTemplate;
 
 impl OutboxAdmin {
-    /// The streams that events went to, of each publisher whose `stream_name` has placeholders, by its name; an error for a
-    /// backend that does not answer within 15 s.
+    /// The streams of each publisher that has several, by its name: the partitions, or, if its `stream_name` has placeholders,
+    /// those that events went to; an error for a backend that does not answer within 15 s.
     pub async fn streams(&self) -> BTreeMap<String, Result<Vec<String>, AdminError>> {
-        let is_by_template = |publisher: &PublisherSettings| {
-            publisher.backend == "redis_stream" && !NameTemplate::new(&publisher.stream_name).is_fixed()
+        let has_several = |publisher: &PublisherSettings| {
+            let is_fixed = || NameTemplate::new(&publisher.stream_name).is_fixed();
+            publisher.backend == "redis_stream" && (publisher.partitions > 1 || !is_fixed())
         };
-        let by_template = self.settings.publishers.iter().filter(|(_, publisher)| is_by_template(publisher));
-        let read = by_template.map(async |(name, publisher)| (name.clone(), self.streams_of(name, publisher).await));
+        let publishers = self.settings.publishers.iter().filter(|(_, publisher)| has_several(publisher));
+        let read = publishers.map(async |(name, publisher)| (name.clone(), self.streams_of(name, publisher).await));
         join_all(read).await.into_iter().collect()
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 #[cfg(feature = "redis")]
-use crate::backend::redis::stream::entry::{entry_fields, python_float};
+use crate::backend::redis::stream::entry::{EntryFields, entry_fields, python_float};
 use crate::event::Status;
 use crate::publish::NewEvent;
 
@@ -137,7 +137,7 @@ fn an_entry_has_the_standard_fields_and_then_the_configured_ones() {
     let event = with_config(
         r#"{"s": "x\"yé", "plain": "é", "i": 123456789012345678901234567890, "f": 1e-7, "z": -0, "source": "mine", "s": "again"}"#,
     );
-    let fields = entry_fields(&event).unwrap();
+    let EntryFields { fields, ignores_seq } = entry_fields(&event).unwrap();
     let id = event.id.to_string();
     let json = to_json(&event);
     let expected = [
@@ -146,6 +146,7 @@ fn an_entry_has_the_standard_fields_and_then_the_configured_ones() {
         ("source", "mine"),
         ("timestamp", "2025-06-24T20:27:00+00:00"),
         ("cloud_event", json.as_str()),
+        ("seq", "1"),
         ("s", "again"),
         ("plain", "é"),
         ("i", "123456789012345678901234567890"),
@@ -153,7 +154,20 @@ fn an_entry_has_the_standard_fields_and_then_the_configured_ones() {
         ("z", "0"),
     ];
     let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
-    assert_eq!(fields, expected);
+    assert_eq!((fields.as_slice(), ignores_seq), (expected.as_slice(), false));
+}
+
+#[test]
+#[cfg(feature = "redis")]
+fn no_pair_changes_the_seq_of_an_entry() {
+    for (seq, text) in [(0, "0"), (7, "7"), (i64::MAX, "9223372036854775807")] {
+        for config in [r#"{"seq": 5, "x": 1}"#, r#"{"x": 1, "seq": null, "s\u0065q": "9"}"#] {
+            let event = OutboxEvent { seq, ..with_config(config) };
+            let EntryFields { fields, ignores_seq } = entry_fields(&event).unwrap();
+            let behind: Vec<(&str, &str)> = fields[5..].iter().map(|(name, value)| (&**name, &**value)).collect();
+            assert_eq!((behind, ignores_seq), (vec![("seq", text), ("x", "1")], true));
+        }
+    }
 }
 
 #[test]
@@ -165,7 +179,7 @@ fn what_an_entry_cannot_hold_names_its_key() {
     }
     let many =
         |count: usize| format!("{{{}}}", (0..count).map(|at| format!("\"{at}\":1")).collect::<Vec<_>>().join(","));
-    assert_eq!(entry_fields(&with_config(&many(500))).unwrap().len(), 505);
+    assert_eq!(entry_fields(&with_config(&many(500))).unwrap().fields.len(), 506);
     assert!(entry_fields(&with_config(&many(501))).unwrap_err().contains("500"));
     assert!(entry_fields(&with_config("[]")).is_err());
 }

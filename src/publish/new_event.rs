@@ -215,7 +215,7 @@ impl NewEvent {
     }
 
     /// Adds an extra field to the stream entry, a string or a number; at most 100 fields. The last value for a name wins.
-    /// A name that the entry already has, such as `source`, replaces the entry's value.
+    /// A name that the entry already has, such as `source`, replaces the entry's value; `seq` is refused.
     pub fn publisher_config(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         put(&mut self.publisher_config, name.into(), value.into());
         self

@@ -257,6 +257,9 @@ fn config(pairs: &[(String, Value)]) -> Result<(), InvalidEvent> {
         if name.is_empty() {
             return refuse("has an empty name");
         }
+        if name == "seq" {
+            return refuse("is a field that the outbox sets");
+        }
         if name.contains('\0') || text.contains('\0') {
             return refuse("contains U+0000, which databases cannot store");
         }

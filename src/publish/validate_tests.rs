@@ -110,6 +110,8 @@ fn config_fields_are_strings_and_numbers() {
         assert_eq!(refused(event().publisher_config("name", value)).field, "publisher_config.name");
     }
     assert_eq!(refused(event().publisher_config("", 1)).field, "publisher_config.");
+    assert_eq!(refused(event().publisher_config("seq", 1)).field, "publisher_config.seq");
+    assert!(event().publisher_config("seq_", 1).publisher_config("Seq", 1).into_valid().is_ok());
     let fields = |count: usize| (0..count).fold(event(), |event, at| event.publisher_config(format!("f{at}"), at));
     assert!(fields(MAX_CONFIG_PAIRS).into_valid().is_ok());
     assert_eq!(refused(fields(MAX_CONFIG_PAIRS + 1)).field, "publisher_config");

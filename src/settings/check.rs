@@ -20,6 +20,7 @@ pub(super) mod expected {
     pub(in crate::settings) const FROM_ZERO: &str = "a whole number, at least 0";
     pub(in crate::settings) const FROM_ONE: &str = "a whole number, at least 1";
     pub(in crate::settings) const PORT: &str = "a port, 1 to 65535";
+    pub(in crate::settings) const PARTITIONS: &str = "a whole number, 1 to 32";
     pub(in crate::settings) const DAYS: &str = "a whole number of days, 0 to 36500";
     pub(in crate::settings) const FACTOR: &str = "a number, at least 1";
     pub(in crate::settings) const JITTER: &str = "a number from 0 to 1";
@@ -169,6 +170,7 @@ impl Check<'_> {
         self.time(&key_of("socket_timeout"), publisher.socket_timeout, Duration::from_millis(1))?;
         self.that(!publisher.stream_name.is_empty(), &key_of("stream_name"), "must not be empty")?;
         self.that(publisher.port != Some(0), &key_of("port"), format!("must be {}, not 0", expected::PORT))?;
+        self.partitions(&key_of("partitions"), publisher)?;
         let db = publisher.db.unwrap_or(0);
         self.that(db >= 0, &key_of("db"), format!("must be {}, not {db}", expected::FROM_ZERO))?;
         if let Some(limit) = publisher.rate_limit {

@@ -14,6 +14,7 @@ mod load;
 pub(crate) mod name_template;
 mod nearest;
 mod node;
+pub(crate) mod partitions;
 mod plain_text;
 mod publishers;
 mod read;
@@ -21,7 +22,7 @@ mod routes;
 mod secret;
 pub(crate) mod units;
 
-use self::check::expected::{DAYS, FACTOR, FROM_ONE, FROM_ZERO, JITTER, PORT};
+use self::check::expected::{DAYS, FACTOR, FROM_ONE, FROM_ZERO, JITTER, PARTITIONS, PORT};
 use self::declare::table;
 use self::node::Node;
 
@@ -111,6 +112,9 @@ table! {
         /// `redis_stream` with placeholders in `stream_name`: the most streams; an event for a further one is rejected for good.
         /// 0: no limit.
         max_streams: u64 = 1_000, |node| node.integer(FROM_ZERO);
+        /// `redis_stream`: the number of streams among which events are spread by their keys, 1 to 32. With more than one, the keys
+        /// are `{events}.0`, `{events}.1` ….
+        partitions: u32 = 1, |node| node.integer(PARTITIONS);
         /// The approximate number of entries that the stream keeps; 0: it is never trimmed.
         max_len: u64 = 10_000, |node| node.integer(FROM_ZERO);
         /// `redis_stream`: how long the stream keeps an entry, about; none: however long. Needs Redis 6.2.

@@ -43,6 +43,8 @@ pub(crate) use self::schema::SchemaStore;
 pub use self::selection::EventFilter;
 pub(crate) use self::selection::{Page, ScanPage};
 pub(crate) use self::settled::{Care, Settled};
+#[cfg(feature = "redis")]
+pub(crate) use self::shard_hash::shard_of;
 pub(crate) use self::wakeup::{Notification, Wakeup};
 pub(crate) use self::writer::{EventWriter, NotInserted, TakeEvents};
 
@@ -71,6 +73,8 @@ pub(crate) mod report;
 mod schema;
 mod selection;
 mod settled;
+#[cfg(feature = "redis")]
+mod shard_hash;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 pub(crate) mod unserved;

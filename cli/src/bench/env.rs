@@ -104,7 +104,7 @@ impl BenchPlan {
     pub(super) fn removal_hint(&self) -> String {
         format!(
             "leftovers of the bench may remain: run `outbox bench` again, or remove the schemas {name}* in {} and the keys \
-             {name}* in Redis",
+             *{name}* in Redis",
             self.database,
             name = bench_name(&self.suffix)
         )
@@ -227,6 +227,7 @@ fn described(publisher: &PublisherSettings) -> Result<Value, SecretError> {
             publisher.wait_replicas.map(|it| json!({ "count": it.count, "timeout": it.timeout.as_secs_f64() })),
         ),
         ("stream_name", Some(json!(publisher.stream_name))),
+        ("partitions", Some(json!(publisher.partitions))),
         ("max_len", Some(json!(publisher.max_len))),
         ("connect_timeout", Some(json!(publisher.connect_timeout.as_secs_f64()))),
         ("socket_timeout", Some(json!(publisher.socket_timeout.as_secs_f64()))),

@@ -1,8 +1,8 @@
 //! Redis Cluster: a slot is moved, and a master changes, while a worker drains.
 
 use crate::support::redis::cluster::Cluster;
-use crate::support::{PATIENCE, eventually};
-use crate::test_outbox::TestOutbox;
+use crate::support::{PATIENCE, eventually, redis};
+use crate::test_outbox::{DRAIN, TestOutbox};
 
 const MASTERS: usize = 3;
 const SHORT_TIMEOUTS: &str = "connect_timeout = 1\nsocket_timeout = 2";
@@ -45,6 +45,40 @@ async fn a_slot_that_moves_back_and_forth_loses_nothing_and_duplicates_nothing()
     assert_eq!(test.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
     let said = worker.stderr();
     assert!(said.contains("unavailable"), "the worker encountered the moves: {said}");
+}
+
+#[tokio::test]
+async fn partitions_move_with_their_slot() {
+    let cluster = Cluster::start(MASTERS).await;
+    let (mut test, slot, mut owner) = test(&cluster).await;
+    let _worker =
+        test.worker(&test.settings().publisher(format!("{SHORT_TIMEOUTS}\npartitions = 3")).write(), "worker");
+    let tag = format!("{{{}}}", test.stream_name());
+    let partitions = [0, 1, 2].map(|n| format!("{tag}.{n}"));
+    for round in 0..2 {
+        let before = test.published().await;
+        test.insert(3_000, 200).await;
+        let published = async || test.published().await >= before + 500;
+        eventually("the worker publishes", DRAIN, published).await;
+        let target = (owner + 1) % MASTERS;
+        cluster.begin_move(slot, owner, target).await;
+        let mut keys = [&format!("{tag}:outbox"), &partitions[0], &partitions[1], &partitions[2]];
+        keys.rotate_left(2 * round);
+        for key in keys {
+            cluster.move_key(key, owner, target).await;
+            paused_or_idle(&test).await;
+        }
+        cluster.end_move(slot, target).await;
+        owner = target;
+        test.read_from(cluster.nodes[owner].server.url());
+        test.wait_published().await;
+        let mut sent = Vec::new();
+        for partition in &partitions {
+            sent.extend(redis::event_ids(test.redis_url(), partition).await);
+        }
+        test.assert_delivered_as(&sent).await;
+    }
+    assert_eq!(test.number("SELECT max(retry_count)::bigint FROM outbox_events").await, 0);
 }
 
 /// Waits until the worker has encountered the slot's state, or has nothing to do.

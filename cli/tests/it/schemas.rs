@@ -221,6 +221,12 @@ async fn a_schema_that_was_renamed_is_out_of_date_until_it_is_migrated() {
         )
         .await
         .unwrap();
+    let seq = "SELECT outbox_publish('t', 's', publisher_config => '{\"seq\": 1}')";
+    let refused = test.sql().await.batch_execute(seq).await.unwrap_err();
+    assert!(
+        refused.as_db_error().unwrap().message().contains("publisher_config.seq"),
+        "the latest functions: {refused}"
+    );
     test.insert(10, 2).await;
     test.run(&["events", "fail", &ids(&test, "after").await[0], "--reason", "no"]).await;
     test.drain(&test.settings().write()).await;

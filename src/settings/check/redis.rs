@@ -7,6 +7,7 @@ use url::Url;
 use super::{Check, Result, expected, has_hash_tag};
 use crate::error::SettingsError;
 use crate::settings::name_template::NameTemplate;
+use crate::settings::partitions::MAX_PARTITIONS;
 use crate::settings::{PublisherSettings, Secret, SentinelSettings, WaitReplicas};
 
 const SCHEMES: &[&str] =
@@ -52,6 +53,18 @@ impl Check<'_> {
         let problem = "has placeholders, and its names would be in different slots of the Redis Cluster; begin with a hash \
             tag that all of them have, as in {shop}.events.{type}";
         self.that(is_in_one_slot, key, problem)
+    }
+
+    pub(super) fn partitions(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {
+        let partitions = publisher.partitions;
+        let is_in_range = (1..=MAX_PARTITIONS).contains(&partitions);
+        self.that(is_in_range, key, format!("must be {}, not {partitions}", expected::PARTITIONS))?;
+        if partitions == 1 {
+            return Ok(());
+        }
+        self.that(publisher.backend == "redis_stream", key, "is for redis_stream")?;
+        let problem = "is for one stream, and `stream_name` has placeholders; leave out one of the two";
+        self.that(NameTemplate::new(&publisher.stream_name).is_fixed(), key, problem)
     }
 
     fn redis_address(&self, key: &str, publisher: &PublisherSettings) -> Result<()> {

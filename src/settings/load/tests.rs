@@ -369,6 +369,15 @@ fn a_publisher_that_cannot_be_is_refused() {
         ("backend = 'redis_list'\nhost = 'h'\nmax_age = '3d'", ".max_age", "is for redis_stream"),
         ("host = 'h'\nmax_age = 0", ".max_age", "must be at least 1ms and at most ten years, not 0ns"),
         ("host = 'h'\nmax_streams = -1", ".max_streams", "must be a whole number, at least 0, not -1"),
+        ("host = 'h'\npartitions = 0", ".partitions", "must be a whole number, 1 to 32, not 0"),
+        ("host = 'h'\npartitions = 33", ".partitions", "must be a whole number, 1 to 32, not 33"),
+        ("host = 'h'\npartitions = 1.5", ".partitions", "must be a whole number, 1 to 32, not 1.5"),
+        ("backend = 'redis_list'\nhost = 'h'\npartitions = 2", ".partitions", "is for redis_stream"),
+        (
+            "host = 'h'\nstream_name = 'e:{type}'\npartitions = 2",
+            ".partitions",
+            "is for one stream, and `stream_name` has placeholders; leave out one of the two",
+        ),
         (
             "host = 'h'\noptions = { x = 1 }",
             ".options",

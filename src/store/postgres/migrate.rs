@@ -13,12 +13,16 @@ use super::{PostgresStore, Result, access, adopt};
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, ProgressFn, find_obstacle, find_pending};
 
 /// The migrations that are applied again after the schema was renamed, with the functions whose search path they set.
-const PLACES_FUNCTIONS: [(i32, &str); 2] = [
+const PLACES_FUNCTIONS: [(i32, &str); 3] = [
     (6, "'outbox_record_accepted', 'outbox_record_handled', 'outbox_record_rejected', 'outbox_fail'"),
-    (7, "'outbox_publish', 'outbox_publish_cloudevent', 'outbox_publish_many', 'outbox_wake'"),
+    (7, PUBLISH_FUNCTIONS),
+    // Replaces a function that 7 writes.
+    (8, PUBLISH_FUNCTIONS),
 ];
 
-pub(super) const MIGRATIONS: [Migration; 7] = [
+const PUBLISH_FUNCTIONS: &str = "'outbox_publish', 'outbox_publish_cloudevent', 'outbox_publish_many', 'outbox_wake'";
+
+pub(super) const MIGRATIONS: [Migration; 8] = [
     Migration {
         version: 1,
         sql: concat!(
@@ -44,6 +48,7 @@ pub(super) const MIGRATIONS: [Migration; 7] = [
             include_str!("../../../migrations/postgres/0007_publish/functions.sql"),
         ),
     },
+    Migration { version: 8, sql: include_str!("../../../migrations/postgres/0008_config_seq.sql") },
 ];
 
 /// The key of the lock that allows one migration at a time in a schema, in SQL.

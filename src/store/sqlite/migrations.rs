@@ -10,13 +10,14 @@ use uuid::Uuid;
 use super::uuid_of;
 use crate::store::migrate::{Migration, MigrationPlan, MigrationStep, find_obstacle, find_pending};
 
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_leases.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/sqlite/0003_handlers.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/sqlite/0004_event_time_and_pauses.sql") },
     Migration { version: 5, sql: include_str!("../../../migrations/sqlite/0005_audit.sql") },
     Migration { version: 6, sql: include_str!("../../../migrations/sqlite/0006_publish.sql") },
+    Migration { version: 7, sql: include_str!("../../../migrations/sqlite/0007_config_seq.sql") },
 ];
 
 /// The plan for an empty database.

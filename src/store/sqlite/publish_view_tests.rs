@@ -92,6 +92,8 @@ async fn an_event_that_breaks_a_rule_is_refused_by_the_name_of_its_field() {
         ("data_binary", "'text'", "data_binary"),
         ("publisher_config", "'[]'", "publisher_config"),
         ("publisher_config", "'{\"a\": null}'", "publisher_config"),
+        ("publisher_config", "'{'", "publisher_config"),
+        ("publisher_config", "'{\"a\": 1, \"seq\": 1}'", "publisher_config.seq"),
         ("extensions", "'[]'", "extensions"),
         ("extensions", "'{\"A\": 1}'", "extensions"),
         ("extensions", "'{\"partitionkey\": \"k\"}'", "extensions"),

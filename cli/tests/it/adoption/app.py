@@ -161,7 +161,7 @@ def retry_by_admin(pk):
 
 
 def compare(theirs, ours):
-    """The differences between the entries of two streams, and the number of entries."""
+    """The differences between the entries of two streams, and the number of entries. The field `seq` is in ours alone."""
     client = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True)
 
     def read(stream):
@@ -172,6 +172,10 @@ def compare(theirs, ours):
 
     left, right = read(theirs), read(ours)
     differences = [f"{key} is in one only" for key in left.keys() ^ right.keys()]
+    for key, fields in right.items():
+        place = list(fields).index("seq") if "seq" in fields else None
+        if place != 5 or int(fields.pop("seq")) <= 0:
+            differences.append(f"{key}: no seq, or one in another place: {place}")
     for key in left.keys() & right.keys():
         if list(left[key]) != list(right[key]):
             differences.append(f"{key}: the fields {list(left[key])} and {list(right[key])}")

@@ -204,3 +204,15 @@ fn sqlite_is_measured_in_a_folder_of_its_own() {
     assert_eq!(names(&figures), documented(true));
     assert_eq!(std::fs::read_dir(shell.path()).unwrap().count(), 0, "nothing is left");
 }
+
+#[tokio::test]
+async fn partitions_are_measured_and_removed_like_one_stream() {
+    let bench = Bench::new().await;
+    let settings = bench.test.settings().publisher("partitions = 4").write();
+    let arguments = ["bench", "--rounds", "1", "--events", "200", "--only", "drain,latency", "--format", "json"];
+    let mut run = Running::spawn(&mut bench.test.outbox(&settings, &arguments));
+    assert!(run.wait_exit(DRAIN).await.success(), "{}", run.stderr());
+    let figures: Value = serde_json::from_str(&run.stdout()).unwrap();
+    assert!(figures["figures"]["drain"]["value"].as_f64().unwrap() > 0.0, "{figures}");
+    bench.assert_nothing_is_left().await;
+}

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use redis::Cmd;
 use uuid::Uuid;
 
+use super::entry::{self, EntryFields};
+use super::errors;
 use super::streams::BatchStreams;
-use super::{entry, errors};
 use crate::backend::session::{BatchResult, OutgoingEvent, SendResult, Unavailable};
 use crate::store::Shard;
 
@@ -17,6 +18,8 @@ pub(crate) struct EncodedBatch<'a> {
     entries: Vec<Entry<'a>>,
     shards: Vec<&'a Shard>,
     streams: &'a BatchStreams,
+    /// The indices of events with a pair of `publisher_config` that the entry leaves out.
+    ignoring_seq: Vec<usize>,
 }
 
 struct Entry<'a> {
@@ -30,7 +33,7 @@ impl<'a> EncodedBatch<'a> {
     /// Encodes the events; one that cannot be encoded holds back the later ones of its key.
     pub(crate) fn encode(outgoing: &'a [OutgoingEvent], streams: &'a BatchStreams) -> Self {
         let (answers, entries) = (vec![SendResult::NotSent; outgoing.len()], Vec::with_capacity(outgoing.len()));
-        let mut batch = Self { outgoing, answers, entries, shards: Vec::new(), streams };
+        let mut batch = Self { outgoing, answers, entries, shards: Vec::new(), streams, ignoring_seq: Vec::new() };
         let mut blocked: HashSet<&str> = HashSet::new();
         let mut indices: HashMap<(&str, i16), usize> = HashMap::new();
         for (index, outgoing_event) in outgoing.iter().enumerate() {
@@ -40,7 +43,8 @@ impl<'a> EncodedBatch<'a> {
             }
             let stream = streams.place(index).map_err(str::to_owned);
             match stream.and_then(|stream| Ok((stream, entry::entry_fields(&outgoing_event.event)?))) {
-                Ok((stream, fields)) => {
+                Ok((stream, EntryFields { fields, ignores_seq })) => {
+                    batch.ignoring_seq.extend(ignores_seq.then_some(index));
                     let place = (&*outgoing_event.shard.lane, outgoing_event.shard.number);
                     let shard = *indices.entry(place).or_insert_with(|| {
                         batch.shards.push(&outgoing_event.shard);
@@ -55,6 +59,11 @@ impl<'a> EncodedBatch<'a> {
             }
         }
         batch
+    }
+
+    /// The events whose pair named `seq` is left out.
+    pub(super) fn ignoring_seq(&self) -> impl Iterator<Item = &'a OutgoingEvent> {
+        self.ignoring_seq.iter().map(|index| &self.outgoing[*index])
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -122,8 +131,8 @@ impl<'a> EncodedBatch<'a> {
 
     /// Notes that the event after the first `count` met an error; returns it if it is about Redis, not about the event.
     pub(super) fn fail(&mut self, count: usize, error: &str) -> Option<Unavailable> {
-        let is_one_of_many = !self.streams.names.is_empty() && errors::is_about_the_key(error);
-        if (errors::is_about_the_event(error) || is_one_of_many)
+        let is_about_its_stream = self.streams.are_independent && errors::is_about_the_key(error);
+        if (errors::is_about_the_event(error) || is_about_its_stream)
             && let Some(entry) = self.entries.get(count)
         {
             self.answers[entry.index] = SendResult::Rejected(format!("Redis: {error}"));

@@ -21,8 +21,8 @@ impl RedisStream {
 
     /// The streams that events went to.
     pub(super) async fn read_streams(&mut self) -> Result<Vec<String>, BackendError> {
-        if let Streams::One(stream) = &self.streams {
-            return Ok(vec![stream.clone()]);
+        if !matches!(self.streams, Streams::ByTemplate { .. }) {
+            return Ok(self.streams.fixed().to_vec());
         }
         let fields = self.read_fields().await?.into_keys();
         Ok(fields.filter_map(|field| field.strip_prefix(FIELD).map(str::to_owned)).collect())

@@ -1,4 +1,4 @@
-//! The fields of a stream entry, as django-broadcaster writes them.
+//! The fields of a stream entry: those that django-broadcaster writes, and `seq`.
 
 use std::borrow::Cow;
 
@@ -8,14 +8,25 @@ use crate::event::OutboxEvent;
 /// The most fields in `publisher_config`: the number of a script's arguments is limited.
 const MAX_CONFIG_PAIRS: usize = 500;
 
+/// The field that is the event's own whatever `publisher_config` says: consumers tell a replay by it.
+const SEQ: &str = "seq";
+
 /// A field of a stream entry: its name and its value.
 pub(crate) type Field<'a> = (Cow<'a, str>, Cow<'a, str>);
 
-/// The fields of the event's stream entry, in django-broadcaster's order.
+/// The fields of an event's stream entry.
+#[derive(Debug)]
+pub(crate) struct EntryFields<'a> {
+    pub(crate) fields: Vec<Field<'a>>,
+    /// Whether `publisher_config` has a pair named `seq`, which is not among them.
+    pub(crate) ignores_seq: bool,
+}
+
+/// The fields of the event's stream entry, in django-broadcaster's order, with `seq` before those of `publisher_config`.
 ///
 /// # Errors
 /// The reason why `publisher_config` cannot be written into an entry.
-pub(crate) fn entry_fields(event: &OutboxEvent) -> Result<Vec<Field<'_>>, String> {
+pub(crate) fn entry_fields(event: &OutboxEvent) -> Result<EntryFields<'_>, String> {
     let mut timestamp = String::with_capacity(32);
     push_isoformat(&mut timestamp, event.created_at);
     let mut fields: Vec<Field<'_>> = vec![
@@ -24,16 +35,21 @@ pub(crate) fn entry_fields(event: &OutboxEvent) -> Result<Vec<Field<'_>>, String
         (Cow::Borrowed("source"), Cow::Borrowed(&event.source)),
         (Cow::Borrowed("timestamp"), Cow::Owned(timestamp)),
         (Cow::Borrowed("cloud_event"), Cow::Owned(to_json(event))),
+        (Cow::Borrowed(SEQ), Cow::Owned(event.seq.to_string())),
     ];
-    let config = event.publisher_config.as_str();
+    let (config, mut ignores_seq) = (event.publisher_config.as_str(), false);
     if config == "{}" {
-        return Ok(fields);
+        return Ok(EntryFields { fields, ignores_seq });
     }
     let pairs = object_pairs(config).map_err(|_| "publisher_config is not a JSON object".to_owned())?;
     if pairs.len() > MAX_CONFIG_PAIRS {
         return Err(format!("publisher_config has {} fields; the limit is {MAX_CONFIG_PAIRS}", pairs.len()));
     }
     for (name, value) in pairs {
+        if name == SEQ {
+            ignores_seq = true;
+            continue;
+        }
         let value = field_value(value.get())
             .ok_or_else(|| format!("publisher_config: the value of {name:?} is neither a string nor a number"))?;
         match fields.iter_mut().find(|(known, _)| *known == name) {
@@ -41,7 +57,7 @@ pub(crate) fn entry_fields(event: &OutboxEvent) -> Result<Vec<Field<'_>>, String
             None => fields.push((name, value)),
         }
     }
-    Ok(fields)
+    Ok(EntryFields { fields, ignores_seq })
 }
 
 /// A JSON value as redis-py sends what Python reads from it.

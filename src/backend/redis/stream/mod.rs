@@ -22,6 +22,7 @@ use crate::store::Shard;
 pub(crate) mod batch;
 mod entries;
 pub(crate) mod entry;
+mod ignored_seq;
 mod inspection;
 mod journal;
 #[cfg(feature = "bench-api")]
@@ -29,6 +30,7 @@ pub(crate) mod raw_stream;
 pub(crate) mod streams;
 
 use batch::EncodedBatch;
+use ignored_seq::IgnoredSeq;
 use journal::Journal;
 use streams::Streams;
 
@@ -46,7 +48,7 @@ static PUBLISH: std::sync::LazyLock<Script> = std::sync::LazyLock::new(|| {
 static REGISTER: Script = Script::new(include_str!("register.lua"));
 static REMOVE: Script = Script::new(include_str!("remove.lua"));
 
-/// One stream, or several by template, as one worker writes to them.
+/// One stream, its partitions, or several by template, as one worker writes to them.
 pub(crate) struct RedisStream {
     client: Client,
     streams: Streams,
@@ -56,6 +58,7 @@ pub(crate) struct RedisStream {
     /// In milliseconds; 0: no entry is too old.
     max_age: u64,
     journal: Journal,
+    ignored_seq: IgnoredSeq,
 }
 
 impl RedisStream {
@@ -69,6 +72,7 @@ impl RedisStream {
             max_len: settings.max_len,
             max_age: settings.max_age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             journal: Journal::default(),
+            ignored_seq: IgnoredSeq::default(),
         })
     }
 
@@ -146,6 +150,7 @@ impl BackendSession for RedisStream {
             }
         };
         let mut batch = EncodedBatch::encode(outgoing, &streams);
+        batch.ignoring_seq().for_each(|event| self.ignored_seq.warn(event));
         if batch.is_empty() {
             return batch.into_sent(None, Vec::new());
         }

@@ -1,5 +1,5 @@
 -- Opens shards for one session and returns what earlier ones sent and the database may not have.
--- KEYS     the meta key; the stream, if there is only one
+-- KEYS     the meta key; the stream or its partitions, unless streams are by template
 -- ARGV     the outbox's id; whether batches are trimmed by age, 1 or 0; then, for each shard: "<lane>/<shard>", lease epoch, counter
 -- Returns { refused, journal }: refused is a flat list of place and the epoch that Redis has for it,
 -- journal a flat list of field and value.

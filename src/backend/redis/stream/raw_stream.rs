@@ -6,11 +6,13 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError};
 use uuid::Uuid;
 
+use super::streams::{Streams, partition};
 use super::{entry, meta_key};
 use crate::backend::BackendError;
 use crate::backend::redis::{Address, errors};
 use crate::event::OutboxEvent;
 use crate::settings::PublisherSettings;
+use crate::settings::partitions::{MAX_PARTITIONS, partition_name};
 
 /// The most entries in one read.
 const PAGE: u32 = 1_000;
@@ -18,13 +20,14 @@ const PAGE: u32 = 1_000;
 /// How long a read waits for an entry; less than the connection waits for an answer.
 const BLOCK_MS: u32 = 100;
 
-/// A connection to one stream.
+/// A connection to one stream, or to its partitions.
 pub struct RawStream {
     connection: MultiplexedConnection,
-    stream: String,
+    name: String,
+    streams: Vec<String>,
     max_len: u64,
-    /// The last entry that was read.
-    last: String,
+    /// The last entry that was read from each stream.
+    last: Vec<String>,
 }
 
 /// The result of XREAD: the entries of each stream, each with its id and its fields; `None` if there are none.
@@ -38,16 +41,23 @@ impl RawStream {
     pub async fn connect(settings: &PublisherSettings) -> Result<Self, BackendError> {
         let mut address = Address::new(settings).map_err(BackendError::Unavailable)?;
         let connection = address.connect().await?;
-        Ok(Self { connection, stream: settings.stream_name.clone(), max_len: settings.max_len, last: "0".to_owned() })
+        let name = settings.stream_name.clone();
+        let streams = match Streams::new(settings) {
+            Streams::Partitions(partitions) => partitions,
+            _ => vec![name.clone()],
+        };
+        let last = vec!["0".to_owned(); streams.len()];
+        Ok(Self { connection, name, streams, max_len: settings.max_len, last })
     }
 
-    /// Removes the stream and its meta key, without blocking the server.
+    /// Removes the stream, whatever its number of partitions, and its meta key, without blocking the server.
     ///
     /// # Errors
     /// If Redis does not answer.
     pub async fn remove(&mut self) -> Result<(), BackendError> {
         let mut request = redis::cmd("UNLINK");
-        request.arg(&self.stream).arg(meta_key(&self.stream));
+        let partitions = (0..MAX_PARTITIONS).map(|n| partition_name(&self.name, n));
+        request.arg(&self.name).arg(partitions.collect::<Vec<_>>()).arg(meta_key(&self.name));
         request.query_async(&mut self.connection).await.map_err(unavailable)
     }
 
@@ -57,12 +67,17 @@ impl RawStream {
     /// If Redis does not answer.
     pub async fn next_ids(&mut self) -> Result<Vec<Uuid>, BackendError> {
         let mut request = redis::cmd("XREAD");
-        request.arg("COUNT").arg(PAGE).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&self.stream).arg(&self.last);
+        request.arg("COUNT").arg(PAGE).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&self.streams).arg(&self.last);
         let read: Read = request.query_async(&mut self.connection).await.map_err(unavailable)?;
-        let entries = read.into_iter().flatten().flat_map(|(_, entries)| entries);
+        let entries = read.into_iter().flatten().flat_map(|(stream, entries)| {
+            let n = self.streams.iter().position(|other| *other == stream);
+            entries.into_iter().map(move |entry| (n, entry))
+        });
         let mut ids = Vec::new();
-        for (place, fields) in entries {
-            self.last = place;
+        for (n, (place, fields)) in entries {
+            if let Some(last) = n.and_then(|n| self.last.get_mut(n)) {
+                *last = place;
+            }
             let pairs = fields.chunks_exact(2).find(|pair| pair[0] == "event_id");
             ids.extend(pairs.and_then(|pair| Uuid::parse_str(&pair[1]).ok()));
         }
@@ -76,12 +91,12 @@ impl RawStream {
     pub async fn add(&mut self, events: &[Arc<OutboxEvent>]) -> Result<(), BackendError> {
         let mut pipeline = Pipeline::with_capacity(events.len());
         for event in events {
-            let request = pipeline.cmd("XADD").arg(&self.stream);
+            let request = pipeline.cmd("XADD").arg(&self.streams[partition(event, self.streams.len())]);
             if self.max_len > 0 {
                 request.arg("MAXLEN").arg("~").arg(self.max_len);
             }
             request.arg("*");
-            for (name, value) in entry::entry_fields(event).map_err(BackendError::Invalid)? {
+            for (name, value) in entry::entry_fields(event).map_err(BackendError::Invalid)?.fields {
                 request.arg(name.as_bytes()).arg(value.as_bytes());
             }
             request.ignore();

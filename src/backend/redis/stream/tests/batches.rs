@@ -156,6 +156,20 @@ async fn an_event_that_cannot_be_an_entry_is_invalid_and_blocks_only_its_key() {
 }
 
 #[tokio::test]
+async fn an_entry_has_the_events_seq_whatever_its_writer_configured() {
+    let mut test = TestStream::new().await;
+    let mut worker = test.open_worker().await;
+    let mut batch = events(2, "k");
+    Arc::make_mut(&mut batch[0]).seq = 0;
+    Arc::make_mut(&mut batch[1]).publisher_config = JsonText::new(r#"{"seq": [7], "tenant": "a"}"#.to_owned());
+    send_all(&mut worker, &outgoing(3, &batch)).await;
+    let stream = test.stream.clone();
+    let entries: Vec<(String, Vec<String>)> = test.command(&["XRANGE", &stream, "-", "+"]).await;
+    let behind: Vec<&[String]> = entries.iter().map(|(_, fields)| &fields[10..]).collect();
+    assert_eq!(behind, [vec!["seq", "0"], vec!["seq", "2", "tenant", "a"]]);
+}
+
+#[tokio::test]
 async fn a_stream_key_of_another_type_makes_the_backend_unavailable() {
     let mut test = TestStream::new().await;
     let stream = test.stream.clone();

@@ -4,6 +4,7 @@ mod batches;
 mod conformance;
 mod journal;
 mod outages;
+mod partitions;
 mod replicas;
 mod sessions;
 mod slots;

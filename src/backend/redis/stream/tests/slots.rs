@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::settings::Settings;
+use crate::settings::partitions::partition_name;
 
 /// The slot of a key, by the letter of Redis Cluster's specification.
 fn slot(key: &str) -> u16 {
@@ -51,9 +52,10 @@ fn a_name_of_which_no_tag_can_be_made_is_refused() {
 
 proptest! {
     #[test]
-    fn every_name_that_is_taken_shares_its_slot_with_its_meta_key(stream in "[ab:{}]{1,10}") {
+    fn every_name_that_is_taken_shares_its_slot_with_its_meta_key_and_partitions(stream in "[ab:{}]{1,10}") {
         if is_taken(&stream) {
             prop_assert_eq!(slot(&stream), slot(&meta_key(&stream)));
+            prop_assert_eq!(slot(&stream), slot(&partition_name(&stream, 7)));
         }
     }
 
