@@ -111,6 +111,7 @@ impl Settings {
     }
 
     /// The server of a consumer, as settings of a publisher to it.
+    #[cfg(feature = "consumer")]
     pub(crate) fn server_of(&self, consumer: &ConsumerSettings) -> PublisherSettings {
         let named = consumer.source.as_ref().and_then(|source| self.publishers.get(source));
         let mut server = named.cloned().unwrap_or_default();

@@ -13,6 +13,7 @@ use super::{RedisSource, Result};
 use crate::backend::event_source::SourceUnavailable;
 use crate::settings::check::has_hash_tag;
 use crate::settings::name_template::NameTemplate;
+use crate::settings::partitions::partition_name;
 use crate::settings::{ConsumerSettings, PublisherSettings, StartAt};
 
 /// How often new streams are looked up, if there are globs.
@@ -200,6 +201,9 @@ async fn scan(link: &Link, glob: &str) -> Result<Vec<String>, LinkError> {
 /// The streams that a publisher writes to; by template those that match.
 fn streams_of(server: &PublisherSettings) -> Vec<String> {
     let template = NameTemplate::new(&server.stream_name);
+    if server.partitions > 1 {
+        return (0..server.partitions).map(|n| partition_name(&template.pattern(), n)).collect();
+    }
     if template.is_fixed() { vec![template.pattern()] } else { vec![template.glob()] }
 }
 
