@@ -63,6 +63,8 @@ mod transaction;
 pub use admin::{Explanation, OutboxAdmin, Reason};
 pub use backend::{BackendError, DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, PublisherBackend};
 pub use cloud_event::CLOUD_EVENT_NAMESPACE;
+#[cfg(all(feature = "consumer", feature = "http-backend"))]
+pub use consumer::WebhookHandler;
 #[cfg(feature = "consumer")]
 pub use consumer::{
     ConsumerBuilder, ConsumerHealth, DeadLetters, LetterFacts, LetterId, LettersChanged, OutboxConsumer, StreamTail,

@@ -22,6 +22,10 @@ mod backends;
 mod bench;
 mod cleanup;
 mod completions;
+#[cfg(feature = "consumer")]
+mod consume;
+#[cfg(feature = "consumer")]
+mod dead;
 mod doctor;
 mod events;
 mod exit;
@@ -116,6 +120,11 @@ enum Command {
     Backends(backends::Command),
     #[command(subcommand)]
     Handlers(handlers::Command),
+    #[cfg(feature = "consumer")]
+    Consume(consume::Args),
+    #[cfg(feature = "consumer")]
+    #[command(subcommand)]
+    Dead(dead::Command),
     Status(status::Args),
     Health(health::Args),
     Doctor(doctor::Args),
@@ -133,6 +142,8 @@ impl Command {
     fn is_long_running(&self) -> bool {
         match self {
             Self::Worker(_) => true,
+            #[cfg(feature = "consumer")]
+            Self::Consume(_) => true,
             #[cfg(feature = "http")]
             Self::Web(_) => true,
             _ => false,
@@ -176,6 +187,14 @@ fn execute(cli: Cli, builder: Builder) -> anyhow::Result<()> {
         Command::Handlers(command) => {
             with_admin(builder, load()?, async |admin, _| handlers::run(command, &admin).await)
         }
+        // Consumers may have no database.
+        #[cfg(feature = "consumer")]
+        Command::Consume(args) => consume::run(args, sources.load()?),
+        #[cfg(feature = "consumer")]
+        Command::Dead(command) => {
+            let settings = sources.load()?;
+            runtime()?.block_on(dead::run(command, &settings))
+        }
         Command::Status(args) => with_admin(builder, load()?, async |admin, _| status::run(&args, &admin).await),
         Command::Health(args) => with_admin(builder, load()?, async |admin, _| health::run(&args, &admin).await),
         Command::Doctor(args) => with_admin(builder, load()?, async |admin, _| doctor::run(&args, &admin).await),
@@ -197,12 +216,12 @@ fn program() -> String {
 }
 
 impl Sources {
-    fn load(self) -> anyhow::Result<Settings> {
+    fn load(&self) -> anyhow::Result<Settings> {
         let mut options = LoadOptions::from_process();
-        if let Some(file) = self.config {
+        if let Some(file) = &self.config {
             options = options.file(file);
         }
-        if let Some(url) = self.database_url {
+        if let Some(url) = self.database_url.as_deref() {
             options = options.database_url(url);
         }
         Ok(Settings::load(&options)?)
@@ -214,13 +233,14 @@ fn with_admin(
     settings: Settings,
     work: impl AsyncFnOnce(OutboxAdmin, &Settings) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the threads of the database driver")?;
+    let runtime = runtime()?;
     let admin = builder.settings(settings.clone()).admin()?;
     runtime.block_on(work(admin, &settings))
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.context("cannot start the threads of the servers' drivers")
 }
 
 #[cfg(test)]

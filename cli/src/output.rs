@@ -55,6 +55,13 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
+/// JSON text in one line, in which such characters are escaped.
+#[cfg(feature = "consumer")]
+pub(super) fn one_line_json(text: &str) -> String {
+    // Outside of texts, JSON may have line ends only between its parts.
+    harmless_json(&text.replace(['\n', '\r'], " "))
+}
+
 /// JSON text in which such characters are escaped; outside of texts JSON has none but line ends.
 fn harmless_json(text: &str) -> String {
     let escape = |c: char| match c {

@@ -17,9 +17,13 @@ mod tail;
 mod tasks;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "http-backend")]
+mod webhook;
 
 pub use builder::ConsumerBuilder;
 pub use dead_letters::{DeadLetters, LetterFacts, LetterId, LettersChanged};
 pub use handle::OutboxConsumer;
 pub use health::ConsumerHealth;
 pub use tail::StreamTail;
+#[cfg(feature = "http-backend")]
+pub use webhook::WebhookHandler;

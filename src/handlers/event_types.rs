@@ -20,7 +20,9 @@ impl EventTypes {
         }
     }
 
-    pub(crate) fn contain(&self, event_type: &str) -> bool {
+    /// Whether an event of this type is among them.
+    #[must_use]
+    pub fn contains(&self, event_type: &str) -> bool {
         let matches = |wanted: &String| match wanted.strip_suffix('*') {
             Some(prefix) => event_type.starts_with(prefix),
             None => wanted == event_type,
@@ -70,12 +72,12 @@ mod tests {
     fn several_types_and_prefixes_are_wanted() {
         let wanted = EventTypes::from(["user.created", "order.*"]);
         for event_type in ["user.created", "order.paid", "order."] {
-            assert!(wanted.contain(event_type), "{event_type}");
+            assert!(wanted.contains(event_type), "{event_type}");
         }
         for event_type in ["user.deleted", "user.created.twice", "order", "orders.paid", "*"] {
-            assert!(!wanted.contain(event_type), "{event_type}");
+            assert!(!wanted.contains(event_type), "{event_type}");
         }
-        assert!(EventTypes::from("*").contain("anything") && EventTypes::All.contain("anything"));
-        assert!(!EventTypes::from(Vec::<String>::new()).contain("anything"));
+        assert!(EventTypes::from("*").contains("anything") && EventTypes::All.contains("anything"));
+        assert!(!EventTypes::from(Vec::<String>::new()).contains("anything"));
     }
 }

@@ -73,7 +73,7 @@ impl Subscription {
 
     /// Whether the handler is for events of this type.
     pub(crate) fn covers(&self, event_type: &str) -> bool {
-        self.events.contain(event_type)
+        self.events.contains(event_type)
     }
 
     /// Whether this handler must still receive this event.

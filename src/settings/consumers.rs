@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+#[cfg(feature = "consumer")]
+use super::PublisherSettings;
 use super::check::expected::FROM_ONE;
 use super::declare::table;
 use super::node::{Node, Result};
 use super::read::{retry_backoff, string_as_list};
-use super::{PublisherSettings, RetryBackoff, Secret, Settings, TlsSettings};
+use super::{RetryBackoff, Secret, Settings, TlsSettings};
 use crate::error::SettingsError;
 
 table! {

@@ -42,7 +42,7 @@ pub fn handle_event(event: impl Into<Arc<OutboxEvent>>) -> HandleEvent {
 /// stopped, for example by a panic.
 pub async fn run_handler(handler: &Subscribe, event: impl Into<Arc<OutboxEvent>>) -> Result<(), HandlerError> {
     let message = handle_event(event);
-    if !handler.events.contain(&message.event.event_type) {
+    if !handler.events.contains(&message.event.event_type) {
         let reason = format!("handler `{}` is not subscribed to {}", handler.name, message.event.event_type);
         return Err(HandlerError::permanent(reason));
     }

@@ -19,6 +19,7 @@ mod cli;
 mod clocks;
 mod cluster;
 mod connections;
+mod consume;
 mod consumers;
 mod databases;
 mod doctor;

@@ -63,14 +63,14 @@ impl Received {
 
 /// A receiver of webhooks: the replies of a path are used up one after the other; then it accepts.
 #[derive(Clone)]
-struct Receiver {
+pub(crate) struct Receiver {
     port: u16,
     received: Arc<Mutex<Vec<Received>>>,
     replies: Arc<Mutex<HashMap<String, Vec<Reply>>>>,
 }
 
 impl Receiver {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let receiver =
             Self { port: listener.local_addr().unwrap().port(), received: Arc::default(), replies: Arc::default() };
@@ -84,7 +84,7 @@ impl Receiver {
         receiver
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
@@ -93,6 +93,11 @@ impl Receiver {
         let mut replies: Vec<Reply> = replies.into_iter().collect();
         replies.reverse();
         self.replies.lock().unwrap().insert(path.to_owned(), replies);
+    }
+
+    /// How many requests it has received.
+    pub(crate) fn count(&self) -> usize {
+        self.received().len()
     }
 
     fn received(&self) -> Vec<Received> {

@@ -1,0 +1,212 @@
+//! `outbox consume` and `outbox dead`.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::process::{Running, Signal};
+use crate::support::{PATIENCE, eventually, redis};
+use crate::test_outbox::TestOutbox;
+
+/// The consumer `mailer` of every test.
+const MAILER: &str = "[consumers.mailer]\nsource = \"default\"\nreclaim_after = \"1s\"\nmax_deliveries = 2\n\
+    retry_backoff = { base = \"1ms\", max = \"1ms\" }";
+
+/// An outbox with events in its stream.
+struct Mail {
+    test: TestOutbox,
+    settings: PathBuf,
+}
+
+impl Mail {
+    async fn with(events: i32) -> Self {
+        let test = TestOutbox::new().await;
+        let settings = test.settings().worker(MAILER).write();
+        let mail = Self { test, settings };
+        mail.add(events).await;
+        mail
+    }
+
+    async fn add(&self, events: i32) {
+        self.test.insert(events, 3).await;
+        self.test.drain(&self.settings).await;
+    }
+
+    fn outbox(&self, arguments: &[&str]) -> Command {
+        self.test.outbox(&self.settings, arguments)
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Running {
+        let mut program = Running::spawn(&mut self.outbox(arguments));
+        program.wait_exit(PATIENCE).await;
+        program
+    }
+
+    /// A consumer that runs a command for each event.
+    fn executing(&self, command: &[&str]) -> Running {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_outbox"));
+        program.env("OUTBOX_CONFIG", &self.settings).args(["consume", "mailer", "--exec"]).args(command);
+        Running::spawn(&mut program)
+    }
+
+    /// Runs the program, which succeeds; the numbers in its events, sorted: each key has an order of its own.
+    async fn consume(&self, arguments: &[&str]) -> Vec<i64> {
+        let mut program = Running::spawn(&mut self.outbox(arguments));
+        let status = program.wait_exit(PATIENCE).await;
+        assert!(status.success(), "{status}: {}", program.stderr());
+        let mut numbers = numbers(&program.stdout());
+        numbers.sort_unstable();
+        numbers
+    }
+
+    async fn pending(&self) -> usize {
+        let mut connection = self.test.redis().await;
+        let pending: (usize, ::redis::Value, ::redis::Value, ::redis::Value) = ::redis::cmd("XPENDING")
+            .arg(self.test.stream_name())
+            .arg("mailer")
+            .query_async(&mut connection)
+            .await
+            .unwrap_or((usize::MAX, ::redis::Value::Nil, ::redis::Value::Nil, ::redis::Value::Nil));
+        pending.0
+    }
+
+    async fn dead(&self) -> usize {
+        let dead = format!("{{{}}}:dead:mailer", self.test.stream_name());
+        redis::length(&mut self.test.redis().await, &dead).await
+    }
+}
+
+fn numbers(lines: &str) -> Vec<i64> {
+    let event = |line: &str| serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    lines.lines().map(|line| event(line)["data"]["n"].as_i64().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn without_a_group_events_are_printed_and_stay() {
+    let mail = Mail::with(5).await;
+    for _ in 0..2 {
+        assert_eq!(mail.consume(&["consume", "--from", "0", "--limit", "3"]).await.len(), 3);
+    }
+    assert_eq!(mail.consume(&["consume", "--from", "0", "--type", "thing.*", "--limit", "5"]).await, [1, 2, 3, 4, 5]);
+    let mut tail = Running::spawn(&mut mail.outbox(&["consume", "--from", "0"]));
+    eventually("all are printed", PATIENCE, async || numbers(&tail.stdout()).len() == 5).await;
+    tail.signal(Signal::TERM);
+    assert!(tail.wait_exit(PATIENCE).await.success());
+}
+
+#[tokio::test]
+async fn a_tail_begins_at_the_next_event() {
+    let mail = Mail::with(2).await;
+    let mut tail = Running::spawn(&mut mail.outbox(&["consume", "--stream", mail.test.stream_name(), "--limit", "1"]));
+    let mut after = 2;
+    while tail.is_running() {
+        mail.add(1).await;
+        after += 1;
+        assert!(after < 100, "{}", tail.stderr());
+    }
+    assert!(tail.wait_exit(PATIENCE).await.success());
+    assert_eq!(numbers(&tail.stdout()), [1], "the test's later events have the number 1");
+}
+
+#[tokio::test]
+async fn with_a_group_what_is_printed_is_acknowledged_and_nothing_else() {
+    let mail = Mail::with(5).await;
+    assert_eq!(mail.consume(&["consume", "mailer", "--limit", "2"]).await.len(), 2);
+    let rest = mail.consume(&["consume", "mailer", "--limit", "3"]).await;
+    assert_eq!(rest.len(), 3);
+    assert_eq!(mail.pending().await, 0);
+    let stream = mail.test.stream_name();
+    let other = mail.consume(&["consume", "--stream", stream, "--group", "other", "--limit", "5"]).await;
+    assert_eq!(other, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_command_that_fails_is_run_again_and_then_its_event_is_a_dead_letter() {
+    let mail = Mail::with(3).await;
+    let script = r#"read -r event; echo "$OUTBOX_EVENT_TYPE $event" >&2; case "$event" in *'"n": 2'*) exit 3;; esac"#;
+    let mut consumer = mail.executing(&["sh", "-c", script]);
+    eventually("one is dead", PATIENCE, async || mail.dead().await == 1).await;
+    eventually("the others are done", PATIENCE, async || mail.pending().await == 0).await;
+    consumer.signal(Signal::TERM);
+    assert!(consumer.wait_exit(PATIENCE).await.success(), "{}", consumer.stderr());
+    let lines = consumer.stderr();
+    let runs = |n: u8| {
+        lines
+            .lines()
+            .filter(|line| line.starts_with("thing.happened ") && line.contains(&format!("\"n\": {n}")))
+            .count()
+    };
+    assert_eq!([runs(1), runs(2), runs(3)], [1, 2, 1], "{lines}");
+
+    let listed = mail.run(&["dead", "list", "mailer", "--format", "json"]).await;
+    let letters: Value = serde_json::from_str(&listed.stdout()).unwrap();
+    assert_eq!(letters[0]["reason"], "handler `mailer`: the command ended with exit status: 3");
+    assert_eq!((&letters[0]["deliveries"], letters.as_array().unwrap().len()), (&2.into(), 1));
+    let entry = letters[0]["id"].as_str().unwrap();
+    let shown = mail.run(&["dead", "show", "mailer", entry]).await;
+    let shown: Value = serde_json::from_str(&shown.stdout()).unwrap();
+    assert_eq!(shown["cloud_event"]["data"]["n"], 2);
+
+    assert_eq!(mail.run(&["dead", "retry", "mailer", "--all"]).await.stdout(), "retried 1 dead letter\n");
+    assert_eq!(mail.consume(&["consume", "mailer", "--limit", "1"]).await, [2]);
+    let gone = mail.run(&["dead", "delete", "mailer", entry, "--format", "json"]).await;
+    let gone: Value = serde_json::from_str(&gone.stdout()).unwrap();
+    assert_eq!((&gone["changed"], &gone["skipped"][0]["id"]), (&0.into(), &entry.into()));
+    let table = mail.run(&["dead", "list", "mailer"]).await.stdout();
+    assert_eq!(table.trim_end(), "ENTRY  AT  TYPE  EVENT  DELIVERIES  REASON");
+}
+
+#[tokio::test]
+async fn events_are_posted_to_an_address() {
+    let mail = Mail::with(3).await;
+    let receiver = crate::webhooks::Receiver::start().await;
+    let url = receiver.url("/hook");
+    let mut consumer = Running::spawn(&mut mail.outbox(&["consume", "mailer", "--post", &url, "--limit", "3"]));
+    assert!(consumer.wait_exit(PATIENCE).await.success(), "{}", consumer.stderr());
+    assert_eq!(receiver.count(), 3);
+    assert_eq!(mail.pending().await, 0);
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_killed_leaves_its_events_to_the_next_one() {
+    let mail = Mail::with(20).await;
+    let mut hanging = mail.executing(&["sh", "-c", "while kill -0 $PPID; do sleep 0.02; done 2>/dev/null"]);
+    eventually("events are pending", PATIENCE, async || (1..=20).contains(&mail.pending().await)).await;
+    hanging.kill();
+    let all = mail.consume(&["consume", "mailer", "--limit", "20"]).await;
+    assert_eq!(all, (1..=20).collect::<Vec<_>>());
+    assert_eq!(mail.pending().await, 0);
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_bad_usage() {
+    let mail = Mail::with(0).await;
+    for (arguments, expected) in [
+        (&["consume", "--exec", "true"][..], "give NAME, or --stream and --group"),
+        (&["consume", "nobody"], "no consumer is named `nobody`, there are `mailer`"),
+        (&["consume", "--type", "a*b"], "write a type, or its beginning and a * at the end"),
+        (&["consume", "--from", "yesterday"], "(the first entry)"),
+        (&["consume", "mailer", "--post", "ftp://x"], "--post"),
+        (&["dead", "retry", "mailer"], "required"),
+        (&["dead", "retry", "mailer", "1-1"], "STREAM/ID"),
+        (&["dead", "retry", "mailer", "other/1-1"], "does not contain dead letters of this consumer"),
+    ] {
+        let mut program = Running::spawn(&mut mail.outbox(arguments));
+        let status = program.wait_exit(PATIENCE).await;
+        assert_eq!(status.code(), Some(2), "{arguments:?}: {}", program.stderr());
+        assert!(program.stderr().contains(expected), "{arguments:?}: {}", program.stderr());
+    }
+}
+
+#[tokio::test]
+async fn a_closed_output_ends_the_program_and_what_it_could_not_print_is_not_acknowledged() {
+    let mail = Mail::with(5).await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut program = mail.outbox(&["consume", "mailer"]);
+    let ended = tokio::task::spawn_blocking(move || program.stdout(writer).stderr(Stdio::null()).status().unwrap());
+    let ended = tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap();
+    assert!(ended.success(), "as for other programs in front of `head`: {ended}");
+    assert_eq!(mail.consume(&["consume", "mailer", "--limit", "5"]).await, [1, 2, 3, 4, 5]);
+}
