@@ -40,6 +40,8 @@ mod event;
 mod fault_injection;
 #[cfg(any(test, feature = "bench-api", feature = "unstable-sessions"))]
 mod fixtures;
+#[cfg(feature = "inbox")]
+pub mod inbox;
 pub mod metrics;
 mod publish;
 #[cfg(feature = "unstable-sessions")]
