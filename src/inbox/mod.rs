@@ -34,6 +34,8 @@
 //! diesel's own connections in [`blocking`]; other drivers in the modules with their names. `outbox migrate --inbox` or
 //! [`migrate`] creates the table, in the database of the consumer. docs/inbox.md has the rest.
 
+#[cfg(feature = "_adapters")]
+mod adapters;
 pub mod blocking;
 mod error;
 mod key;
@@ -45,6 +47,18 @@ use diesel::connection::TransactionManagerStatus;
 use diesel::result::{Error, QueryResult};
 use diesel_async::{AsyncConnection, TransactionManager};
 
+#[cfg(feature = "rusqlite")]
+pub use self::adapters::rusqlite;
+#[cfg(feature = "sea-orm-1")]
+pub use self::adapters::sea_orm_1;
+#[cfg(feature = "sea-orm-2")]
+pub use self::adapters::sea_orm_2;
+#[cfg(feature = "sqlx-0_8")]
+pub use self::adapters::sqlx_0_8;
+#[cfg(feature = "sqlx-0_9")]
+pub use self::adapters::sqlx_0_9;
+#[cfg(feature = "tokio-postgres")]
+pub use self::adapters::tokio_postgres;
 pub use self::error::{InboxError, InvalidKey};
 pub use self::key::InboxKey;
 use crate::publish::OutboxDatabase;

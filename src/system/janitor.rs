@@ -140,7 +140,11 @@ async fn delete_handled(context: &SystemContext) {
         match context.store.delete_handled(kept).await {
             Ok(0) | Err(StoreError::NoInbox { .. }) => return,
             Ok(deleted) => tracing::debug!(notes = deleted, "deleted old notes of the inbox"),
-            Err(error) => return tracing::debug!(%error, "deletion of old notes of the inbox failed"),
+            Err(error) if error.is_transient() => {
+                return tracing::debug!(%error, "deletion of old notes of the inbox failed");
+            }
+            // It grows.
+            Err(error) => return tracing::warn!(%error, "deletion of old notes of the inbox failed"),
         }
         pause(context, began).await;
     }
