@@ -244,7 +244,7 @@ async fn a_consumer_and_a_worker_need_only_the_documented_rights_to_an_inbox() {
     roles.execute("reader", insert).await;
     let worker = Running::spawn(&mut roles.command("worker", &["worker"]));
     eventually("it says what it lacks", PATIENCE, async || {
-        worker.stderr().contains("deletion of old notes of the inbox failed")
+        worker.stderr().contains("this role needs SELECT and DELETE on outbox_inbox")
     })
     .await;
     drop(worker);

@@ -11,7 +11,9 @@ use super::schema::Schema;
 use super::schema_client::SchemaClient;
 use super::{PostgresStore, Result};
 use crate::publish::Dialect;
-use crate::store::inbox::{POSTGRES_TABLE, TextQueries, delete_older as delete_statement, exists, find};
+use crate::store::inbox::{
+    InboxStatement, POSTGRES_TABLE, TextQueries, delete_older as delete_statement, exists, find,
+};
 use crate::store::migrate::{MigrationPlan, MigrationStep, statements};
 
 const MIGRATE: &str = "migrate the inbox";
@@ -37,20 +39,43 @@ pub(super) async fn migrate(target: &Target) -> Result<MigrationPlan> {
     Ok(plan)
 }
 
+/// Whether this role may delete old notes; no row if there is no inbox.
+const MAY_DELETE: &str = "SELECT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'DELETE'))::text \
+    FROM (SELECT to_regclass('outbox_inbox') AS oid) t WHERE oid IS NOT NULL";
+
+/// The result of deleting.
+enum Deleted {
+    Notes(usize),
+    NoInbox,
+    Forbidden,
+}
+
 /// Deletes a small batch of notes that are older than this; returns how many.
 pub(super) async fn delete_older(store: &PostgresStore, kept: Duration) -> Result<usize> {
     let deleted = store
         .run("delete old notes of the inbox", |conn| {
             async move {
-                if Pg::texts(conn, find(Dialect::Postgres)).await?.is_empty() {
-                    return Ok(None);
+                let may_delete = InboxStatement { sql: MAY_DELETE, params: Vec::new() };
+                match Pg::texts(conn, may_delete).await?.first().map(String::as_str) {
+                    None => Ok(Deleted::NoInbox),
+                    Some("true") => {
+                        let rows = Pg::texts(conn, delete_statement(Dialect::Postgres, kept)).await?;
+                        Ok(Deleted::Notes(rows.len()))
+                    }
+                    Some(_) => Ok(Deleted::Forbidden),
                 }
-                Pg::texts(conn, delete_statement(Dialect::Postgres, kept)).await.map(|rows| Some(rows.len()))
             }
             .boxed()
         })
         .await?;
-    deleted.ok_or_else(|| store.target.no_inbox())
+    match deleted {
+        Deleted::Notes(notes) => Ok(notes),
+        Deleted::NoInbox => Err(store.target.no_inbox()),
+        Deleted::Forbidden => {
+            let problem = "this role needs SELECT and DELETE on outbox_inbox, to delete old notes: see docs/inbox.md";
+            Err(store.target.unsuitable(problem))
+        }
+    }
 }
 
 async fn connect(target: &Target) -> Result<SchemaClient> {
