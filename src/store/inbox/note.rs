@@ -45,20 +45,36 @@ fn columns((consumer, source, event_id, seq): &Note) -> Vec<String> {
 pub(crate) struct NoteMany {
     /// In the order of the caller, who may name an event twice.
     given: Vec<Note>,
-    /// Each once, in the order of the key: so two transactions that note the same events wait for each other in one order.
-    each: Vec<Note>,
+    /// The places of each event's first note, in the order of the key: two transactions that note the same events then wait
+    /// for each other in one order.
+    each: Vec<usize>,
 }
 
 /// The only row if every note is new. A note is never empty.
 const ALL: &str = "";
 
 /// Without the rows of the notes unless some are old: they would be sent back for nothing.
-const POSTGRES_NOTE_MANY: &str = "WITH new AS (INSERT INTO outbox_inbox (consumer, source, event_id, seq) \
-    SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[]::bigint[]) \
-    ON CONFLICT DO NOTHING RETURNING consumer, source, event_id, seq), \
-    counted AS (SELECT count(*) = $5::text::bigint AS are_all FROM new) \
-    SELECT '' FROM counted WHERE are_all UNION ALL \
-    SELECT json_build_array(consumer, source, event_id, seq)::text FROM new CROSS JOIN counted WHERE NOT are_all";
+macro_rules! postgres_note_many {
+    ($notes:literal) => {
+        concat!(
+            "WITH new AS (INSERT INTO outbox_inbox (consumer, source, event_id, seq) ",
+            $notes,
+            " ON CONFLICT DO NOTHING RETURNING consumer, source, event_id, seq), \
+            counted AS (SELECT count(*) = $5::text::bigint AS are_all FROM new) \
+            SELECT '' FROM counted WHERE are_all UNION ALL \
+            SELECT json_build_array(consumer, source, event_id, seq)::text FROM new CROSS JOIN counted WHERE NOT are_all"
+        )
+    };
+}
+
+const POSTGRES_NOTE_MANY: &str = postgres_note_many!(
+    "SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[]::bigint[])"
+);
+
+/// For one consumer and one source.
+const POSTGRES_NOTE_ALIKE: &str = postgres_note_many!(
+    "SELECT $1::text, $2::text, event_id, seq FROM unnest($3::text::text[], $4::text::text[]::bigint[]) AS n(event_id, seq)"
+);
 
 /// Without `WHERE`, ON would begin a join's condition.
 const SQLITE_NOTE_MANY: &str = "INSERT INTO outbox_inbox (consumer, source, event_id, seq) \
@@ -68,9 +84,9 @@ const SQLITE_NOTE_MANY: &str = "INSERT INTO outbox_inbox (consumer, source, even
 
 impl NoteMany {
     pub(crate) fn new(given: Vec<Note>) -> Self {
-        let mut each = given.clone();
-        each.sort_unstable();
-        each.dedup();
+        let mut each: Vec<usize> = (0..given.len()).collect();
+        each.sort_by_key(|place| &given[*place]);
+        each.dedup_by_key(|place| &given[*place]);
         Self { given, each }
     }
 
@@ -79,30 +95,43 @@ impl NoteMany {
         if self.each.is_empty() {
             return None;
         }
+        let notes = || self.each.iter().map(|place| &self.given[*place]);
         Some(match dialect {
             Dialect::Postgres => {
-                let array = |column: fn(&Note) -> &str| array(self.each.iter().map(column));
-                let mut params = vec![array(|note| &note.0), array(|note| &note.1), array(|note| &note.2)];
-                let seqs: Vec<String> = self.each.iter().map(|note| note.3.to_string()).collect();
-                params.push(format!("{{{}}}", seqs.join(",")));
-                params.push(self.each.len().to_string());
-                InboxStatement { sql: POSTGRES_NOTE_MANY, params }
+                let seqs: Vec<String> = notes().map(|note| note.3.to_string()).collect();
+                let (event_ids, seqs) = (array(notes().map(|note| &*note.2)), format!("{{{}}}", seqs.join(",")));
+                let (consumer, source, ..) = &self.given[0];
+                let are_alike = notes().all(|note| note.0 == *consumer && note.1 == *source);
+                let (sql, consumers, sources) = match are_alike {
+                    true => (POSTGRES_NOTE_ALIKE, consumer.clone(), source.clone()),
+                    false => {
+                        let column = |column: fn(&Note) -> &str| array(notes().map(column));
+                        (POSTGRES_NOTE_MANY, column(|note| &note.0), column(|note| &note.1))
+                    }
+                };
+                let params = vec![consumers, sources, event_ids, seqs, self.each.len().to_string()];
+                InboxStatement { sql, params }
             }
             Dialect::Sqlite => {
-                let notes = serde_json::json!(self.each).to_string();
-                InboxStatement { sql: SQLITE_NOTE_MANY, params: vec![notes] }
+                let notes: Vec<&Note> = notes().collect();
+                InboxStatement { sql: SQLITE_NOTE_MANY, params: vec![serde_json::json!(notes).to_string()] }
             }
         })
     }
 
     /// For each note in the order given, whether it is new. `rows` are those of the statement.
     pub(crate) fn finish(self, rows: &[String]) -> Vec<bool> {
-        let mut new: HashSet<Note> = match rows {
-            [all] if all == ALL => self.each.into_iter().collect(),
-            rows => rows.iter().filter_map(|row| serde_json::from_str(row).ok()).collect(),
-        };
         // A note that is given again is old the second time.
-        self.given.iter().map(|note| new.remove(note)).collect()
+        let mut is_new = vec![false; self.given.len()];
+        if let [all] = rows
+            && all == ALL
+        {
+            self.each.into_iter().for_each(|place| is_new[place] = true);
+            return is_new;
+        }
+        let new: HashSet<Note> = rows.iter().filter_map(|row| serde_json::from_str(row).ok()).collect();
+        self.each.into_iter().for_each(|place| is_new[place] = new.contains(&self.given[place]));
+        is_new
     }
 }
 
@@ -114,12 +143,14 @@ fn array<'a>(texts: impl Iterator<Item = &'a str>) -> String {
             array.push(',');
         }
         array.push('"');
-        for character in text.chars() {
-            if matches!(character, '"' | '\\') {
-                array.push('\\');
-            }
-            array.push(character);
+        let mut rest = text;
+        while let Some(at) = rest.find(['"', '\\']) {
+            array.push_str(&rest[..at]);
+            array.push('\\');
+            array.push_str(&rest[at..=at]);
+            rest = &rest[at + 1..];
         }
+        array.push_str(rest);
         array.push('"');
     }
     array.push('}');
@@ -138,8 +169,15 @@ mod tests {
     fn each_note_is_written_once_in_the_order_of_the_key() {
         let many = NoteMany::new(vec![note("b"), note("a\"\\,"), note("b")]);
         let statement = many.statement(Dialect::Postgres).unwrap();
-        assert_eq!(statement.params, [r#"{"c","c"}"#, r#"{"s","s"}"#, r#"{"a\"\\,","b"}"#, "{0,0}", "2"]);
+        assert_eq!(statement.params, ["c", "s", r#"{"a\"\\,","b"}"#, "{0,0}", "2"]);
         assert_eq!(many.finish(&[String::new()]), [true, true, false]);
+    }
+
+    #[test]
+    fn notes_of_several_sources_are_arrays() {
+        let other = ("c".to_owned(), "other".to_owned(), "a".to_owned(), -1);
+        let statement = NoteMany::new(vec![note("b"), other]).statement(Dialect::Postgres).unwrap();
+        assert_eq!(statement.params, [r#"{"c","c"}"#, r#"{"other","s"}"#, r#"{"a","b"}"#, "{-1,0}", "2"]);
     }
 
     #[test]
