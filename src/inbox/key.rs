@@ -91,6 +91,19 @@ fn check(field: &'static str, value: &str, max: usize) -> Result<(), InvalidKey>
 mod tests {
     use super::*;
 
+    #[cfg(feature = "testing")]
+    #[test]
+    fn a_message_is_the_handlers_event() {
+        let event = crate::NewEvent::new("t", "tests");
+        let named = event.clone().cloud_event_id("A-1").preview().unwrap();
+        let key = InboxKey::from(&crate::testing::handle_event(crate::OutboxEvent { seq: 7, ..named }));
+        assert_eq!(key, InboxKey::new("handler", "tests", "A-1").seq(7));
+        let unnamed = event.preview().unwrap();
+        let id = unnamed.id.to_string();
+        let key = InboxKey::from(&crate::testing::handle_event(unnamed));
+        assert_eq!(key, InboxKey::new("handler", "tests", id));
+    }
+
     #[test]
     fn a_key_beyond_a_limit_is_refused_and_not_cut() {
         for (key, field) in [

@@ -1,7 +1,15 @@
 //! The inbox's table as the program makes it, and the consumer in Python of docs/inbox.md, as in the text.
 
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use actix::prelude::*;
+use actix_outbox::inbox::{self, Handled};
+use actix_outbox::{EventTypes, HandleEvent, HandlerError, NewEvent, OutboxSystem, Subscribe};
+use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+
+use crate::actors::{QUICK_RETRIES, wait_status};
 use crate::python::interpreter;
 use crate::support::process::{Running, Signal};
 use crate::support::proxy::{Passage, Proxy};
@@ -196,4 +204,71 @@ async fn the_chapters_consumer_handles_once_what_was_not_acknowledged() {
     mail.let_time_pass("killed").await;
     let mut successor = mail.consumer("successor", mail.test.redis_url());
     mail.assert_handled_once(&mut successor, 200).await;
+}
+
+/// A handler whose answer is an error although its transaction has committed, the first time.
+struct Forgetful {
+    url: String,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Actor for Forgetful {
+    type Context = Context<Self>;
+}
+
+impl Handler<HandleEvent> for Forgetful {
+    type Result = ResponseFuture<Result<(), HandlerError>>;
+
+    fn handle(&mut self, message: HandleEvent, _: &mut Self::Context) -> Self::Result {
+        let (url, calls) = (self.url.clone(), Arc::clone(&self.calls));
+        Box::pin(async move {
+            let mut conn = AsyncPgConnection::establish(&url).await?;
+            let handled = conn
+                .transaction::<_, HandlerError, _>(async |conn| {
+                    inbox::handle(conn, &message, async |conn| {
+                        let insert = format!("INSERT INTO mails VALUES ('{}')", message.event.id);
+                        Ok(conn.batch_execute(&insert).await?)
+                    })
+                    .await
+                })
+                .await?;
+            calls.fetch_add(1, Ordering::SeqCst);
+            match handled {
+                Handled::Done(()) => Err("the answer is lost".into()),
+                Handled::Skipped => Ok(()),
+            }
+        })
+    }
+}
+
+#[actix::test]
+async fn each_handler_of_an_event_has_its_effect_once_and_a_replay_again() {
+    let test = TestOutbox::new().await;
+    let database = postgres::database().await;
+    said(&test, &["migrate", "--inbox", "--database-url", &database.url], &[]);
+    let sql = database.connect().await;
+    sql.batch_execute("CREATE TABLE mails (event_id text)").await.unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let tables = format!("[publishers.default]\n{}[worker]\n{QUICK_RETRIES}\n", test.stream());
+    let mut builder = OutboxSystem::builder(test.system_settings(&tables));
+    for name in ["mailer", "biller"] {
+        let handler = Forgetful { url: database.url.clone(), calls: Arc::clone(&calls) }.start();
+        builder = builder.subscribe(Subscribe::new(name, EventTypes::All, handler.recipient()));
+    }
+    let outbox = builder.start().await.unwrap();
+    let event = NewEvent::new("thing.happened", "tests").subject("a").cloud_event_id("A-1");
+    let stored = outbox.send(event).await.unwrap();
+    wait_status(&test.sql().await, "a", "published").await;
+    assert_eq!(calls.load(Ordering::SeqCst), 4, "each handler received it twice");
+    let noted =
+        "SELECT string_agg(concat_ws(' ', consumer, source, event_id), ', ' ORDER BY consumer) FROM outbox_inbox";
+    let text: String = sql.query_one(noted, &[]).await.unwrap().get(0);
+    assert_eq!(text, "biller tests A-1, mailer tests A-1");
+    let mails = async || sql.query_one("SELECT count(*) FROM mails", &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!(mails().await, 2);
+    said(&test, &["events", "replay", &stored.id.to_string()], &[]);
+    eventually("the replay has its effect", PATIENCE, async || mails().await == 4).await;
+    wait_status(&test.sql().await, "a", "published").await;
+    assert_eq!((mails().await, calls.load(Ordering::SeqCst)), (4, 8));
+    outbox.shutdown().await.unwrap();
 }

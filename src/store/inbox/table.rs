@@ -5,7 +5,9 @@ use crate::error::StoreError;
 use crate::publish::Dialect;
 
 /// The statements that create the table and its index. Both may exist.
+#[cfg(any(feature = "postgres", feature = "inbox"))]
 pub(crate) const POSTGRES_TABLE: &str = include_str!("../../../migrations/postgres/inbox.sql");
+#[cfg(any(feature = "sqlite", feature = "inbox"))]
 pub(crate) const SQLITE_TABLE: &str = include_str!("../../../migrations/sqlite/inbox.sql");
 
 /// The statements that create the table, on a connection of the caller's. One transaction at a time creates it.
