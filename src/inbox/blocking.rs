@@ -25,8 +25,8 @@ use crate::publish::OutboxDatabase;
 use crate::store::TextQueries;
 use crate::store::inbox::{InboxStatement, NoteMany, delete_before, exists, find, forget, note, table};
 
-/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips it. See
-/// [`handle`](super::handle).
+/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips
+/// it. See [`handle`](super::handle).
 ///
 /// # Errors
 /// As for [`handle`](super::handle).

@@ -12,8 +12,8 @@ const MAX_TEXT: usize = 255;
 
 /// An event as one consumer has handled it: the key of the inbox.
 ///
-/// Made of a [`HandleEvent`] or [`HandleTyped`], whose consumer is the handler's name; or for a consumer of its own of the
-/// values in the entry of a stream. Its limits are checked when it is used, so that nothing is cut.
+/// Made of a [`HandleEvent`] or [`HandleTyped`], whose consumer is the handler's name; or for a consumer of its own of
+/// the values in the entry of a stream. Its limits are checked when it is used, so that nothing is cut.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InboxKey {
     consumer: String,

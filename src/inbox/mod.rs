@@ -1,9 +1,9 @@
 //! The inbox: a consumer handles each event once in effect, although it may receive it several times.
 //!
-//! A consumer that dies between its commit and its acknowledgement receives the event again. So it writes a note into the
-//! table `outbox_inbox` in the transaction of its own changes: both exist, or neither does. [`handle`] writes the note first
-//! and runs the work only if the note is new. A transaction that notes an event which another has noted and not yet
-//! committed waits for it; that stops a consumer that was taken for dead and goes on.
+//! A consumer that dies between its commit and its acknowledgement receives the event again. So it writes a note into
+//! the table `outbox_inbox` in the transaction of its own changes: both exist, or neither does. [`handle`] writes the
+//! note first and runs the work only if the note is new. A transaction that notes an event which another has noted and
+//! not yet committed waits for it; that stops a consumer that was taken for dead and goes on.
 //!
 //! ```
 //! # #[cfg(feature = "postgres")]
@@ -30,9 +30,9 @@
 //! # }
 //! ```
 //!
-//! Supported connections: `AsyncPgConnection`, `SyncConnectionWrapper<SqliteConnection>` and the guards of pools of them;
-//! diesel's own connections in [`blocking`]; other drivers in the modules with their names. `outbox migrate --inbox` or
-//! [`migrate`] creates the table, in the database of the consumer. docs/inbox.md has the rest.
+//! Supported connections: `AsyncPgConnection`, `SyncConnectionWrapper<SqliteConnection>` and the guards of pools of
+//! them; diesel's own connections in [`blocking`]; other drivers in the modules with their names. `outbox migrate
+//! --inbox` or [`migrate`] creates the table, in the database of the consumer. docs/inbox.md has the rest.
 
 #[cfg(feature = "_adapters")]
 mod adapters;
@@ -90,18 +90,19 @@ impl<T> Handled<T> {
     }
 }
 
-/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips it.
+/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips
+/// it.
 ///
-/// The key is a [`HandleEvent`](crate::HandleEvent), a [`HandleTyped`](crate::HandleTyped) or an [`InboxKey`]. If another
-/// transaction has noted the event and has not ended, this waits: after its commit the event is skipped, and after its rollback
-/// the work is done here. Under REPEATABLE READ and SERIALIZABLE the wait for a commit ends with SQLSTATE 40001: roll back and
-/// try again, which skips the event.
+/// The key is a [`HandleEvent`](crate::HandleEvent), a [`HandleTyped`](crate::HandleTyped) or an [`InboxKey`]. If
+/// another transaction has noted the event and has not ended, this waits: after its commit the event is skipped, and
+/// after its rollback the work is done here. Under REPEATABLE READ and SERIALIZABLE the wait for a commit ends with
+/// SQLSTATE 40001: roll back and try again, which skips the event.
 ///
 /// # Errors
-/// The error of `work`, after the note was removed: roll the transaction back. [`InboxError::InvalidKey`] if the key breaks a
-/// limit, and [`InboxError::NoTransaction`] if diesel began no transaction on the connection, before anything is sent to the
-/// database; [`InboxError::Database`] if the database refuses the note. `E` may be diesel's error, `anyhow::Error`,
-/// [`HandlerError`](crate::HandlerError) or any other that these convert into.
+/// The error of `work`, after the note was removed: roll the transaction back. [`InboxError::InvalidKey`] if the key
+/// breaks a limit, and [`InboxError::NoTransaction`] if diesel began no transaction on the connection, before anything
+/// is sent to the database; [`InboxError::Database`] if the database refuses the note. `E` may be diesel's error,
+/// `anyhow::Error`, [`HandlerError`](crate::HandlerError) or any other that these convert into.
 pub async fn handle<C, T, E>(
     conn: &mut C,
     key: impl Into<InboxKey>,
@@ -126,11 +127,11 @@ where
     }
 }
 
-/// Notes in the caller's transaction that these events are handled, with one statement, and returns for each in the order given
-/// whether it is new. The caller does the work of the new ones in the same transaction.
+/// Notes in the caller's transaction that these events are handled, with one statement, and returns for each in the
+/// order given whether it is new. The caller does the work of the new ones in the same transaction.
 ///
-/// An event that is given twice is new the first time only. Two calls with the same events wait for each other as those of
-/// [`handle`] do, without a deadlock.
+/// An event that is given twice is new the first time only. Two calls with the same events wait for each other as those
+/// of [`handle`] do, without a deadlock.
 ///
 /// # Errors
 /// As for [`handle`].
@@ -148,8 +149,8 @@ where
     Ok(many.finish(&rows))
 }
 
-/// Creates the table of the inbox if the connection finds none, and nothing else. On PostgreSQL it is created in the first
-/// schema of the connection's `search_path`.
+/// Creates the table of the inbox if the connection finds none, and nothing else. On PostgreSQL it is created in the
+/// first schema of the connection's `search_path`.
 ///
 /// # Errors
 /// Errors of the database.
@@ -165,11 +166,11 @@ where
     conn.batch_execute(&table(C::Backend::DIALECT)).await
 }
 
-/// Deletes notes of events that were handled before a time: a small batch of 1,000 at most, the oldest first. Returns how many;
-/// 0: none is left.
+/// Deletes notes of events that were handled before a time: a small batch of 1,000 at most, the oldest first. Returns
+/// how many; 0: none is left.
 ///
-/// Keep notes at least as long as their events can arrive again. The janitor of a worker does this in the database of its
-/// outbox, and `outbox cleanup --inbox` in another.
+/// Keep notes at least as long as their events can arrive again. The janitor of a worker does this in the database of
+/// its outbox, and `outbox cleanup --inbox` in another.
 ///
 /// # Errors
 /// Errors of the database.

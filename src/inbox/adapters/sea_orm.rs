@@ -6,8 +6,8 @@ use crate::inbox::{Handled, InboxError, InboxKey, key};
 use crate::publish::Dialect;
 use crate::store::inbox::{InboxStatement, NoteMany, forget, note};
 
-/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips it. See
-/// [`handle`](crate::inbox::handle).
+/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips
+/// it. See [`handle`](crate::inbox::handle).
 ///
 /// # Errors
 /// As for [`handle`](crate::inbox::handle).

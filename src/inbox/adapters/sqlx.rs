@@ -13,8 +13,8 @@ pub trait SqlxTransaction: DerefMut + Send {}
 
 impl<DB: Database> SqlxTransaction for Transaction<'_, DB> {}
 
-/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips it. See
-/// [`handle`](crate::inbox::handle).
+/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips
+/// it. See [`handle`](crate::inbox::handle).
 ///
 /// # Errors
 /// As for [`handle`](crate::inbox::handle).

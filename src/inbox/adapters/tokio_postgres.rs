@@ -12,8 +12,8 @@ pub trait PostgresTransaction: GenericClient + Sync {}
 
 impl PostgresTransaction for Transaction<'_> {}
 
-/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips it. See
-/// [`handle`](crate::inbox::handle).
+/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips
+/// it. See [`handle`](crate::inbox::handle).
 ///
 /// # Errors
 /// As for [`handle`](crate::inbox::handle). Those of the driver cannot hold an invalid key.

@@ -45,8 +45,8 @@ fn columns((consumer, source, event_id, seq): &Note) -> Vec<String> {
 pub(crate) struct NoteMany {
     /// In the order of the caller, who may name an event twice.
     given: Vec<Note>,
-    /// The places of each event's first note, in the order of the key: two transactions that note the same events then wait
-    /// for each other in one order.
+    /// The places of each event's first note, in the order of the key: two transactions that note the same events then
+    /// wait for each other in one order.
     each: Vec<usize>,
 }
 

@@ -62,7 +62,8 @@ pub(crate) fn missing(target: impl Into<String>) -> StoreError {
     StoreError::NoInbox { target: target.into() }
 }
 
-/// Deletes the oldest notes before a time, and returns a row for each: few enough that no other statement waits for long.
+/// Deletes the oldest notes before a time, and returns a row for each: few enough that no other statement waits for
+/// long.
 macro_rules! postgres_delete {
     ($cutoff:literal) => {
         concat!(
