@@ -149,6 +149,13 @@ pub enum StoreError {
         /// Missing, or out of date.
         state: &'static str,
     },
+    /// The database has no inbox.
+    #[error("there is no table outbox_inbox in {target}: run `outbox migrate --inbox`")]
+    #[non_exhaustive]
+    NoInbox {
+        /// The database's address without its password.
+        target: String,
+    },
     /// A table with the outbox's name exists that is neither the outbox's nor django-broadcaster's; nothing was changed.
     #[error(
         "the table outbox_events in {target} was created by neither this program nor django-broadcaster 0.1.1 and was \

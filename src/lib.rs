@@ -44,6 +44,8 @@ mod fault_injection;
 #[cfg(any(test, feature = "bench-api", feature = "unstable-sessions"))]
 mod fixtures;
 mod handlers;
+#[cfg(feature = "inbox")]
+pub mod inbox;
 pub mod metrics;
 mod publish;
 mod runtime;

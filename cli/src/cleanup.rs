@@ -1,5 +1,6 @@
 //! `outbox cleanup`
 
+use actix_outbox::StoreError;
 use actix_outbox::admin::{OutboxAdmin, RemovedOrphans};
 use uuid::Uuid;
 
@@ -20,20 +21,30 @@ use super::{arguments, output};
 Examples:
   outbox cleanup
   OUTBOX__RETENTION__PUBLISHED_RETENTION_DAYS=1 outbox cleanup
+  outbox cleanup --inbox --database-url postgres://localhost/billing
   outbox cleanup --gone 0197a3b2-0000-7000-8000-000000000001")]
 pub(super) struct Args {
     /// The id, from `outbox status`, of an outbox whose database no longer exists: removes all its fields next to the
     /// streams of these settings. If that outbox is still in use, its events in flight may be sent twice.
     #[arg(long, value_name = "OUTBOX", value_parser = arguments::id)]
     gone: Vec<Uuid>,
+    /// Delete old notes of the inbox in this database, and nothing else. Workers do this in the database of their outbox; for
+    /// another database, run it once a day. inbox_retention_days under [retention] says what is old.
+    #[arg(long, conflicts_with = "gone")]
+    inbox: bool,
 }
 
 pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> {
+    if args.inbox {
+        let deleted = until_none_is_left("notes", async || admin.delete_handled().await).await?;
+        return Ok(output::line(format_args!("deleted {deleted} notes of the inbox"))?);
+    }
     let outbox = admin.outbox_id().await?;
     if args.gone.contains(&outbox) {
         return Err(UsageError(format!("--gone {outbox} is the outbox of this database")).into());
     }
-    delete_expired(admin).await?;
+    let deleted = until_none_is_left("events", async || admin.delete_expired().await).await?;
+    output::line(format_args!("deleted {deleted} events"))?;
     let mut failed = Vec::new();
     for (name, removed) in admin.remove_orphans(&args.gone).await? {
         match removed {
@@ -44,17 +55,19 @@ pub(super) async fn run(args: &Args, admin: &OutboxAdmin) -> anyhow::Result<()> 
     if failed.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failed.join("\n"))) }
 }
 
-async fn delete_expired(admin: &OutboxAdmin) -> anyhow::Result<()> {
+/// Deletes batch after batch and returns how many there were.
+async fn until_none_is_left(
+    what: &str,
+    delete: impl AsyncFn() -> Result<usize, StoreError>,
+) -> Result<usize, StoreError> {
     let progress = Progress::spinner();
     let mut deleted = 0;
     loop {
-        let batch = admin.delete_expired().await?;
-        if batch == 0 {
-            drop(progress);
-            return Ok(output::line(format_args!("deleted {deleted} events"))?);
+        match delete().await? {
+            0 => return Ok(deleted),
+            batch => deleted += batch,
         }
-        deleted += batch;
-        progress.message(format!("{deleted} events deleted"));
+        progress.message(format!("{deleted} {what} deleted"));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use actix_outbox::admin::{AdminError, MigrationStep, OutboxAdmin};
+use actix_outbox::admin::{AdminError, MigrationPlan, MigrationStep, OutboxAdmin};
 use actix_outbox::{Settings, StoreError};
 
 use super::exit::UsageError;
@@ -21,11 +21,16 @@ Examples:
   outbox migrate
   outbox migrate --dry-run | less
   outbox migrate --notify-trigger
+  outbox migrate --inbox --database-url postgres://localhost/billing
   outbox migrate --database-url sqlite://outbox.db")]
 pub(super) struct Args {
     /// Print the statements that would run, with their cost for concurrent users of the table, and run none.
     #[arg(long)]
     dry_run: bool,
+    /// Create the inbox's table, in which consumers note what they have handled, and nothing else. The database needs no
+    /// outbox.
+    #[arg(long, conflicts_with_all = ["notify_trigger", "no_notify_trigger"])]
+    inbox: bool,
     /// Add a trigger to the table that wakes workers when a writer inserts that does not wake them itself, such as Django
     /// or plain SQL. It slows every writer: transactions that insert events then commit one after the other. PostgreSQL
     /// only; stays until --no-notify-trigger removes it.
@@ -44,6 +49,9 @@ impl Args {
 }
 
 pub(super) async fn run(args: &Args, settings: &Settings, admin: &OutboxAdmin) -> anyhow::Result<()> {
+    if args.inbox {
+        return migrate_inbox(args, settings, admin).await;
+    }
     // Before anything else changes: it says whether the database has notifications.
     let trigger = match args.trigger() {
         Some(wanted) => Some((wanted, admin.plan_notify_trigger(wanted).await)),
@@ -59,10 +67,7 @@ pub(super) async fn run(args: &Args, settings: &Settings, admin: &OutboxAdmin) -
         if let Some((_, steps)) = trigger {
             plan.steps.extend(steps?.steps);
         }
-        if plan.steps.is_empty() {
-            drop(writeln!(std::io::stderr(), "already up to date; no statement would run"));
-        }
-        return Ok(output::lines(plan.steps.iter().map(with_cost))?);
+        return print(&plan);
     }
     migrate(settings, admin).await?;
     match trigger {
@@ -81,12 +86,33 @@ async fn migrate(settings: &Settings, admin: &OutboxAdmin) -> anyhow::Result<()>
         Err(StoreError::NotMigrated { state: "missing", .. }) => "created",
         _ => "upgraded",
     };
-    let schema = admin.schema().map_or_else(String::new, |schema| format!("schema {} of ", output::printable(&schema)));
-    output::line(format_args!("{done} the outbox tables in {schema}{}", settings.database.url))?;
+    output::line(format_args!("{done} the outbox tables in {}", place(settings, admin)))?;
     if plan.adopts {
         output::line(format_args!("pending again, left in processing by its worker: {}", plan.taken_up))?;
     }
     Ok(())
+}
+
+async fn migrate_inbox(args: &Args, settings: &Settings, admin: &OutboxAdmin) -> anyhow::Result<()> {
+    if args.dry_run {
+        return print(&admin.plan_inbox_migration().await?);
+    }
+    let is_new = !admin.migrate_inbox().await?.steps.is_empty();
+    let done = if is_new { "created" } else { "already there:" };
+    Ok(output::line(format_args!("{done} the inbox in {}", place(settings, admin)))?)
+}
+
+/// The schema and the database.
+fn place(settings: &Settings, admin: &OutboxAdmin) -> String {
+    let schema = admin.schema().map_or_else(String::new, |schema| format!("schema {} of ", output::printable(&schema)));
+    format!("{schema}{}", settings.database.url)
+}
+
+fn print(plan: &MigrationPlan) -> anyhow::Result<()> {
+    if plan.steps.is_empty() {
+        drop(writeln!(std::io::stderr(), "already up to date; no statement would run"));
+    }
+    Ok(output::lines(plan.steps.iter().map(with_cost))?)
 }
 
 async fn set_trigger(wanted: bool, admin: &OutboxAdmin) -> anyhow::Result<()> {

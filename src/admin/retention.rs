@@ -14,4 +14,12 @@ impl OutboxAdmin {
         let cutoff = RetentionCutoff::from(self.settings.retention);
         self.store.delete_expired(cutoff, &self.settings.holding_lanes()).await
     }
+
+    /// Deletes a small batch of the inbox's notes that `[retention]` no longer keeps; returns how many. 0: none is left.
+    ///
+    /// # Errors
+    /// [`StoreError::NoInbox`](crate::StoreError::NoInbox): the database has no inbox. Other errors of the database.
+    pub async fn delete_handled(&self) -> Result<usize> {
+        self.store.delete_handled(self.settings.retention.inbox_kept()).await
+    }
 }

@@ -24,6 +24,22 @@ impl OutboxAdmin {
         self.store.migrate(&progress).await
     }
 
+    /// The steps that [`migrate_inbox`](Self::migrate_inbox) would run now; changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsuitable`](crate::StoreError::Unsuitable): another table has the inbox's name.
+    pub async fn plan_inbox_migration(&self) -> Result<MigrationPlan> {
+        self.store.plan_inbox().await
+    }
+
+    /// Creates the inbox's table if it does not exist, and returns the steps that it ran. The database needs no outbox.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsuitable`](crate::StoreError::Unsuitable): another table has the inbox's name.
+    pub async fn migrate_inbox(&self) -> Result<MigrationPlan> {
+        self.store.migrate_inbox().await
+    }
+
     /// The steps that [`set_notify_trigger`](Self::set_notify_trigger) would run now; changes nothing.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ use crate::event::OutboxEvent;
 pub struct HandleEvent {
     /// The event, as it was in the outbox when it was read.
     pub event: Arc<OutboxEvent>,
+    /// The name under which the handler is subscribed.
+    pub handler: Arc<str>,
     /// The handler's span, which makes its work part of the event's trace: `message.span.in_scope(…)`, or
     /// `future.instrument(message.span)`. A disabled span if the event is not traced.
     pub span: tracing::Span,

@@ -34,8 +34,11 @@ impl<T: DeserializeOwned + Send + 'static> EventRecipient for Recipient<HandleTy
     }
 
     /// Data of another shape has the same shape at the next try.
-    fn send(&self, HandleEvent { event, span }: HandleEvent) -> Result<BoxFuture<'static, Answer>, HandlerError> {
+    fn send(
+        &self,
+        HandleEvent { event, handler, span }: HandleEvent,
+    ) -> Result<BoxFuture<'static, Answer>, HandlerError> {
         let data = event.data_as().map_err(HandlerError::permanent)?;
-        Ok(Self::send(self, HandleTyped { data, event, span }).boxed())
+        Ok(Self::send(self, HandleTyped { data, event, handler, span }).boxed())
     }
 }

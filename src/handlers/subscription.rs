@@ -14,7 +14,7 @@ use crate::metrics::HandlerMetrics;
 use crate::trace;
 
 pub(crate) struct Subscription {
-    name: String,
+    name: Arc<str>,
     events: EventTypes,
     /// None once it is unsubscribed; its actor may stop then.
     recipient: Mutex<Option<Arc<dyn EventRecipient>>>,
@@ -34,7 +34,7 @@ impl From<Subscribe> for Subscription {
     fn from(handler: Subscribe) -> Self {
         let Subscribe { name, events, recipient } = handler;
         let metrics = HandlerMetrics::new(&name);
-        Self { name, events, recipient: Mutex::new(Some(recipient)), timer: Mutex::default(), metrics }
+        Self { name: name.into(), events, recipient: Mutex::new(Some(recipient)), timer: Mutex::default(), metrics }
     }
 }
 
@@ -78,7 +78,8 @@ impl Subscription {
 
     /// Whether this handler must still receive this event.
     pub(crate) fn wants(&self, event: &OutboxEvent) -> bool {
-        let pending = event.pending_handlers.as_ref().is_none_or(|pending| pending.contains(&self.name));
+        let pending =
+            event.pending_handlers.as_ref().is_none_or(|pending| pending.iter().any(|name| **name == *self.name));
         pending && self.covers(&event.event_type)
     }
 
@@ -103,7 +104,7 @@ impl Subscription {
             return Outcome::NotStarted;
         };
         let number = TimedEvent::begin(&self.timer);
-        let mut answer = match recipient.send(HandleEvent { event, span }) {
+        let mut answer = match recipient.send(HandleEvent { event, handler: Arc::clone(&self.name), span }) {
             Ok(answer) => answer,
             Err(error) => return Outcome::Failed(error),
         };

@@ -22,6 +22,8 @@ pub struct HandleTyped<T> {
     pub data: T,
     /// The event, as it was in the outbox when it was read.
     pub event: Arc<OutboxEvent>,
+    /// The name under which the handler is subscribed.
+    pub handler: Arc<str>,
     /// The handler's span, as [`HandleEvent::span`](crate::HandleEvent::span).
     pub span: tracing::Span,
 }

@@ -28,6 +28,7 @@ pub(crate) use validate::{ValidEvent, check_backend, escape_for_message};
 
 use crate::error::{PublishError, StoreError};
 use crate::event::OutboxEvent;
+use crate::store::TextQueries;
 
 /// An event as stored, or why this event was not stored.
 pub(crate) type InsertResult = Result<OutboxEvent, PublishError>;
@@ -35,7 +36,7 @@ pub(crate) type InsertResult = Result<OutboxEvent, PublishError>;
 /// A database that holds an outbox: diesel's `Pg` or `Sqlite`, depending on the crate's features.
 ///
 /// Cannot be implemented outside this crate.
-pub trait OutboxDatabase: sealed::Insert {}
+pub trait OutboxDatabase: sealed::Insert + TextQueries {}
 
 pub(crate) mod sealed {
     use super::*;

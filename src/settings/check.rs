@@ -285,6 +285,7 @@ impl Check<'_> {
         for (key, days) in [
             ("retention.published_retention_days", retention.published_retention_days),
             ("retention.failed_retention_days", retention.failed_retention_days),
+            ("retention.inbox_retention_days", retention.inbox_retention_days),
         ] {
             self.that(days <= MAX_DAYS, key, format!("must be {}, not {days}", expected::DAYS))?;
         }

@@ -321,6 +321,8 @@ table! {
         published_retention_days: u32 = 7, |node| node.integer(DAYS);
         /// The days for which a failed event is kept, unless it holds its key.
         failed_retention_days: u32 = 30, |node| node.integer(DAYS);
+        /// The days for which the inbox's notes are kept, in a database that has an inbox.
+        inbox_retention_days: u32 = 30, |node| node.integer(DAYS);
     }
 }
 

@@ -6,6 +6,7 @@ mod builders;
 mod claimed;
 mod handlers;
 mod history;
+mod inbox;
 mod leases;
 mod order;
 mod queue_position;
@@ -222,6 +223,10 @@ macro_rules! instantiate {
                 audit::recorded_changes_are_deleted_with_the_history,
                 history::what_became_of_events_is_added_up_by_minute_and_by_hour,
                 history::history_ends_after_a_day_by_minute_and_thirty_by_hour,
+                inbox::the_inbox_is_made_alone_and_once,
+                inbox::the_outbox_does_not_need_an_inbox_and_leaves_one_alone,
+                inbox::a_table_of_another_shape_is_no_inbox,
+                inbox::old_notes_are_deleted_in_small_batches_and_new_ones_stay,
                 queue_position::an_event_stands_behind_the_pending_ones_of_its_lane_that_come_first,
                 queue_position::those_before_an_event_are_counted_up_to_a_bound,
                 queue_position::an_events_owner_is_who_has_a_lease_that_runs,

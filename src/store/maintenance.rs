@@ -31,6 +31,13 @@ impl From<RetentionSettings> for RetentionCutoff {
     }
 }
 
+impl RetentionSettings {
+    /// How long the inbox keeps its notes.
+    pub(crate) fn inbox_kept(self) -> Duration {
+        DAY * self.inbox_retention_days
+    }
+}
+
 /// What a janitor does, each time in a small batch.
 #[async_trait]
 pub(crate) trait MaintenanceStore: Send + Sync {
@@ -47,6 +54,10 @@ pub(crate) trait MaintenanceStore: Send + Sync {
 
     /// Deletes a small batch of operators' changes that are older than the history; returns how many.
     async fn delete_old_audit(&self) -> Result<usize>;
+
+    /// Deletes a small batch of the inbox's notes that are older than this; returns how many.
+    /// [`StoreError::NoInbox`](crate::StoreError::NoInbox): the database has no inbox.
+    async fn delete_handled(&self, kept: Duration) -> Result<usize>;
 
     /// Adds outcomes of events, by publisher, to the current minute and hour by the database's clock, and deletes old
     /// buckets.

@@ -26,6 +26,7 @@ pub(crate) use self::handlers::{
     RejectedDelivery, SettledEvent, handler_lane, handler_of,
 };
 pub use self::history::{HistoryBucket, OutcomeCounts, Resolution};
+pub(crate) use self::inbox::TextQueries;
 #[cfg(feature = "_adapters")]
 pub(crate) use self::insert_outcome::Written;
 pub(crate) use self::inspection::{ConnectionFacts, DatabaseFacts};
@@ -59,6 +60,7 @@ mod cursor;
 mod dispatch;
 mod handlers;
 mod history;
+pub(crate) mod inbox;
 mod insert_outcome;
 mod inspection;
 mod json_equality;

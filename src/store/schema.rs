@@ -37,4 +37,10 @@ pub(crate) trait SchemaStore: Send + Sync {
 
     /// Creates, adopts or upgrades the tables, and returns the steps that it ran. Adopting a large table may take long.
     async fn migrate(&self, watch: &ProgressFn) -> Result<MigrationPlan>;
+
+    /// The steps that [`migrate_inbox`](Self::migrate_inbox) would run now; changes nothing.
+    async fn plan_inbox(&self) -> Result<MigrationPlan>;
+
+    /// Creates the inbox's table if it does not exist, and nothing else, and returns the steps that it ran.
+    async fn migrate_inbox(&self) -> Result<MigrationPlan>;
 }

@@ -9,6 +9,7 @@ use super::context::SystemContext;
 use super::death_watch::{DeathWatch, panics_on_demand};
 use super::messages::ActorKind;
 use crate::clock::BootInstant;
+use crate::error::StoreError;
 use crate::store::{OutcomeCounts, RetentionCutoff, Wakeup};
 
 /// How often rows without a `seq` are searched; the index for it is empty in practice.
@@ -122,12 +123,35 @@ async fn delete_expired(context: Arc<SystemContext>) {
             Ok(deleted) => tracing::debug!(events = deleted, "deleted old events"),
             Err(error) => return tracing::debug!(%error, "deletion of old events failed"),
         }
-        // Delivery has precedence.
-        let share = if context.is_idle() { 1 } else { SHARE_BESIDE_A_DRAIN };
-        tokio::time::sleep(PAUSE.max(BootInstant::now().since(began) * share)).await;
+        pause(&context, began).await;
     }
     // One batch each time: people make few changes.
     if let Err(error) = context.store.delete_old_audit().await {
         tracing::debug!(%error, "deletion of old changes of operators failed");
     }
+    delete_handled(&context).await;
+}
+
+/// Deletes old notes of the inbox, if this database has one.
+async fn delete_handled(context: &SystemContext) {
+    let kept = context.settings.retention.inbox_kept();
+    while !context.liveness.is_stopping() {
+        let began = BootInstant::now();
+        match context.store.delete_handled(kept).await {
+            Ok(0) | Err(StoreError::NoInbox { .. }) => return,
+            Ok(deleted) => tracing::debug!(notes = deleted, "deleted old notes of the inbox"),
+            Err(error) if error.is_transient() => {
+                return tracing::debug!(%error, "deletion of old notes of the inbox failed");
+            }
+            // It grows.
+            Err(error) => return tracing::warn!(%error, "deletion of old notes of the inbox failed"),
+        }
+        pause(context, began).await;
+    }
+}
+
+/// Waits before the next batch. Delivery has precedence.
+async fn pause(context: &SystemContext, began: BootInstant) {
+    let share = if context.is_idle() { 1 } else { SHARE_BESIDE_A_DRAIN };
+    tokio::time::sleep(PAUSE.max(BootInstant::now().since(began) * share)).await;
 }

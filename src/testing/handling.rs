@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crate::event::OutboxEvent;
 use crate::handlers::{HandleEvent, HandlerError, Subscribe};
 
-/// The message that gives a handler this event.
+/// The message that gives a handler this event, subscribed as `handler`.
 #[must_use]
 pub fn handle_event(event: impl Into<Arc<OutboxEvent>>) -> HandleEvent {
-    HandleEvent { event: event.into(), span: tracing::Span::none() }
+    HandleEvent { event: event.into(), handler: "handler".into(), span: tracing::Span::none() }
 }
 
 /// Passes an event to a handler as a worker does, and returns its answer. No time limit.
@@ -41,7 +41,7 @@ pub fn handle_event(event: impl Into<Arc<OutboxEvent>>) -> HandleEvent {
 /// The handler's error. Permanent: the handler is not subscribed to events of this type. To be retried: its actor has
 /// stopped, for example by a panic.
 pub async fn run_handler(handler: &Subscribe, event: impl Into<Arc<OutboxEvent>>) -> Result<(), HandlerError> {
-    let message = handle_event(event);
+    let message = HandleEvent { handler: handler.name.as_str().into(), ..handle_event(event) };
     if !handler.events.contains(&message.event.event_type) {
         let reason = format!("handler `{}` is not subscribed to {}", handler.name, message.event.event_type);
         return Err(HandlerError::permanent(reason));

@@ -32,6 +32,7 @@ mod first_hour;
 mod half_broken;
 mod handlers;
 mod http;
+mod inbox;
 mod intake;
 mod journal;
 mod languages;

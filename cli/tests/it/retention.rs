@@ -1,6 +1,6 @@
 //! Old events are deleted by a running worker.
 
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, postgres, redis};
 use crate::test_outbox::TestOutbox;
 
 /// Rows that have been in this status for 40 days.
@@ -56,4 +56,30 @@ async fn recorded_changes_are_deleted_by_workers_and_by_cleanup() {
     test.sql().await.batch_execute(insert).await.unwrap();
     let _worker = test.worker(&settings, "worker");
     eventually("the old row is deleted", PATIENCE, async || test.number(recorded).await == 2).await;
+}
+
+#[tokio::test]
+async fn old_notes_of_the_inbox_are_deleted_by_workers_and_in_another_database_by_cleanup() {
+    let insert = "INSERT INTO outbox_inbox (consumer, source, event_id, seq, handled_at)
+        SELECT 'mailer', 'tests', days || '-' || n, 0, now() - days * interval '1 day'
+        FROM unnest(ARRAY[31, 29]) AS days, generate_series(1, 1100) AS n";
+    let noted = "SELECT count(*) FROM outbox_inbox";
+    let test = TestOutbox::new().await;
+    test.run(&["migrate", "--inbox"]).await;
+    test.sql().await.batch_execute(insert).await.unwrap();
+    let _worker = test.worker(&test.settings().write(), "worker");
+    eventually("the old notes are deleted", PATIENCE, async || test.number(noted).await == 1_100).await;
+
+    let other = TestOutbox::unmigrated(postgres::database().await, redis::url());
+    let settings = other.settings().write();
+    let without = other.outbox(&settings, &["cleanup", "--inbox"]).output().unwrap();
+    let said = String::from_utf8_lossy(&without.stderr).into_owned();
+    assert!(!without.status.success() && said.contains("run `outbox migrate --inbox`"), "{said}");
+    other.run(&["migrate", "--inbox"]).await;
+    other.sql().await.batch_execute(insert).await.unwrap();
+    let cleaned = other.outbox(&settings, &["cleanup", "--inbox"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&cleaned.stdout), "deleted 1100 notes of the inbox\n");
+    let shorter = other.settings().worker("[retention]\ninbox_retention_days = 28").write();
+    assert!(other.outbox(&shorter, &["cleanup", "--inbox"]).status().unwrap().success());
+    assert_eq!(other.number(noted).await, 0);
 }

@@ -230,3 +230,32 @@ async fn a_worker_that_lacks_a_right_ends_and_names_it() {
     }
     roles.run("worker", &["worker", "--until-empty"]).await;
 }
+
+/// The inbox is the application's: a worker deletes old notes if it may, and delivers whatever it may not.
+#[tokio::test]
+async fn a_consumer_and_a_worker_need_only_the_documented_rights_to_an_inbox() {
+    let roles = Roles::new().await;
+    roles.run("owner", &["migrate", "--inbox"]).await;
+    let insert = "INSERT INTO outbox.outbox_inbox (consumer, source, event_id, seq, handled_at)
+        VALUES ('mailer', 'tests', 'old', 0, now() - interval '31 days') ON CONFLICT DO NOTHING";
+    roles
+        .execute("owner", "GRANT USAGE ON SCHEMA outbox TO reader; GRANT INSERT ON outbox.outbox_inbox TO reader")
+        .await;
+    roles.execute("reader", insert).await;
+    let worker = Running::spawn(&mut roles.command("worker", &["worker"]));
+    eventually("it says what it lacks", PATIENCE, async || {
+        worker.stderr().contains("this role needs SELECT and DELETE on outbox_inbox")
+    })
+    .await;
+    drop(worker);
+    let protect = "ALTER TABLE outbox.outbox_inbox ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY mine ON outbox.outbox_inbox TO reader USING (true)";
+    roles.execute("owner", protect).await;
+    roles.run("worker", &["worker", "--until-empty"]).await;
+    let allow = "GRANT SELECT, DELETE ON outbox.outbox_inbox TO worker;
+        CREATE POLICY deletes ON outbox.outbox_inbox TO worker USING (true)";
+    roles.execute("owner", allow).await;
+    let _worker = Running::spawn(&mut roles.command("worker", &["worker"]));
+    let notes = "SELECT count(*) FROM outbox.outbox_inbox";
+    eventually("the old note is deleted", PATIENCE, async || roles.test.number(notes).await == 0).await;
+}

@@ -72,7 +72,7 @@ fn write(connection: &Connection, batch: &Batch) -> Result<(), PublishError> {
     Ok(())
 }
 
-fn query(connection: &Connection, statement: Statement) -> Result<Vec<String>, Error> {
+pub(crate) fn query(connection: &Connection, statement: Statement) -> Result<Vec<String>, Error> {
     let mut prepared = connection.prepare(statement.sql)?;
     prepared.query_map(params_from_iter(statement.params), |row| row.get(0))?.collect()
 }

@@ -69,7 +69,11 @@ where
     Ok(())
 }
 
-async fn query<C>(connection: &C, backend: DbBackend, statement: write::Statement) -> Result<Vec<String>, DbErr>
+pub(crate) async fn query<C>(
+    connection: &C,
+    backend: DbBackend,
+    statement: write::Statement,
+) -> Result<Vec<String>, DbErr>
 where
     C: ConnectionTrait,
 {
@@ -78,7 +82,7 @@ where
     rows.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
-fn dialect(backend: DbBackend) -> Result<Dialect, PublishError> {
+pub(crate) fn dialect(backend: DbBackend) -> Result<Dialect, PublishError> {
     match backend {
         DbBackend::Postgres => Ok(Dialect::Postgres),
         DbBackend::Sqlite => Ok(Dialect::Sqlite),

@@ -25,6 +25,8 @@ mod adapter;
 #[path = "sqlx_error.rs"]
 mod error;
 
+#[cfg(feature = "inbox")]
+pub(crate) use adapter::{dialect, query};
 pub use adapter::{publish, publish_many};
 use error::driver_error;
 

@@ -67,7 +67,7 @@ async fn write<C: SqlxConnection>(connection: &mut C, dialect: Dialect, batch: &
     Ok(())
 }
 
-fn dialect<C: Connection>() -> Result<Dialect, PublishError> {
+pub(crate) fn dialect<C: Connection>() -> Result<Dialect, PublishError> {
     match C::Database::NAME {
         "PostgreSQL" => Ok(Dialect::Postgres),
         "SQLite" => Ok(Dialect::Sqlite),

@@ -25,6 +25,8 @@ mod adapter;
 #[path = "sqlx_error.rs"]
 mod error;
 
+#[cfg(feature = "inbox")]
+pub(crate) use adapter::dialect;
 pub use adapter::{SqlxConnection, publish, publish_many};
 use error::driver_error;
 

@@ -80,7 +80,7 @@ where
 }
 
 /// Sends a statement in one round trip, without preparing it.
-async fn query<C>(client: &C, statement: &Statement) -> Result<Vec<String>, Error>
+pub(crate) async fn query<C>(client: &C, statement: &Statement) -> Result<Vec<String>, Error>
 where
     C: GenericClient + Sync,
 {

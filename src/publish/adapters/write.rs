@@ -19,9 +19,16 @@ use crate::error::PublishError;
 use crate::publish::Dialect;
 
 /// A statement with its parameters: texts, or NULL. Its rows have one column, a text.
-pub(super) struct Statement {
+pub(crate) struct Statement {
     pub(super) sql: &'static str,
     pub(super) params: Vec<Option<String>>,
+}
+
+#[cfg(feature = "inbox")]
+impl From<crate::store::inbox::InboxStatement> for Statement {
+    fn from(statement: crate::store::inbox::InboxStatement) -> Self {
+        Self { sql: statement.sql, params: statement.params.into_iter().map(Some).collect() }
+    }
 }
 
 /// A batch that is being written.

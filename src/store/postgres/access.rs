@@ -92,7 +92,7 @@ async fn ask(store: &PostgresStore, question: impl FnOnce(&Schema) -> String + S
         .await
 }
 
-/// The tables that this role may see in part: it is subject to policies, and none shows and accepts everything, or one
+/// The outbox's tables that this role may see in part, without the inbox, which is the application's: it is subject to policies, and none shows and accepts everything, or one
 /// restricts it.
 fn hiding_tables(schema: &Schema, commands: Commands) -> String {
     let commands = match commands {
@@ -102,7 +102,7 @@ fn hiding_tables(schema: &Schema, commands: Commands) -> String {
     format!(
         "SELECT string_agg(t.relname, ', ' ORDER BY t.relname) FROM pg_class t \
             JOIN pg_namespace s ON s.oid = t.relnamespace AND s.nspname = {} \
-         WHERE starts_with(t.relname::text, 'outbox_') AND t.relkind IN ('r', 'p') AND row_security_active(t.oid) \
+         WHERE starts_with(t.relname::text, 'outbox_') AND t.relname <> 'outbox_inbox' AND t.relkind IN ('r', 'p') AND row_security_active(t.oid) \
             AND EXISTS (SELECT FROM unnest(string_to_array('{commands}', ',')) AS c(command) CROSS JOIN LATERAL (\
                 SELECT bool_or(p.polpermissive AND p.shows_all) AS shows_all, \
                     bool_or(NOT p.polpermissive AND NOT p.shows_all) AS restricts \

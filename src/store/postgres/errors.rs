@@ -13,6 +13,7 @@ use super::connect::{DriverError, Target};
 use super::diagnosis::Cause;
 use crate::error::StoreError;
 pub(super) use crate::publish::is_refusal;
+use crate::store::inbox::missing;
 
 impl Target {
     pub(super) fn connect_error(&self, error: &DriverError) -> StoreError {
@@ -40,6 +41,10 @@ impl Target {
 
     pub(super) fn not_migrated(&self, state: &'static str) -> StoreError {
         StoreError::NotMigrated { target: self.shown_schema(), state }
+    }
+
+    pub(super) fn no_inbox(&self) -> StoreError {
+        missing(self.shown_schema())
     }
 
     pub(super) fn not_adoptable(&self, objections: String) -> StoreError {

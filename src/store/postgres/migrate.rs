@@ -115,7 +115,7 @@ fn steps(schema: &Schema, create: Option<String>, applied: &[i32]) -> Vec<Migrat
 }
 
 /// The statement that creates the schema, if it is missing.
-async fn create_schema(client: &SchemaClient) -> std::result::Result<Option<String>, tokio_postgres::Error> {
+pub(super) async fn create_schema(client: &SchemaClient) -> std::result::Result<Option<String>, tokio_postgres::Error> {
     let find = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
     let is_there: bool = client.query_one(find, &[&client.schema().name()]).await?.try_get(0)?;
     Ok((!is_there).then(|| format!("CREATE SCHEMA {}", client.schema().quoted())))

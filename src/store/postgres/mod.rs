@@ -35,6 +35,7 @@ mod fetch;
 pub(crate) mod fixture;
 mod handlers;
 mod history;
+mod inbox;
 mod index_plans;
 pub(crate) mod insert;
 mod inspection;

@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, SHARDS, access, admin, audit, change, claimed, data, fetch, handlers, history, inspection, leases,
-    migrate, overview, pauses, queue_position, refusal, row, settle,
+    PostgresStore, SHARDS, access, admin, audit, change, claimed, data, fetch, handlers, history, inbox, inspection,
+    leases, migrate, overview, pauses, queue_position, refusal, row, settle,
 };
 use crate::error::{PublishError, StoreError};
 use crate::event::{OutboxEvent, Status};
@@ -54,6 +54,14 @@ impl SchemaStore for PostgresStore {
 
     async fn migrate(&self, watch: &ProgressFn) -> Result<MigrationPlan> {
         migrate::migrate(&self.target, watch).await
+    }
+
+    async fn plan_inbox(&self) -> Result<MigrationPlan> {
+        inbox::plan(&self.target).await
+    }
+
+    async fn migrate_inbox(&self) -> Result<MigrationPlan> {
+        inbox::migrate(&self.target).await
     }
 }
 
@@ -179,6 +187,10 @@ impl MaintenanceStore for PostgresStore {
 
     async fn delete_old_audit(&self) -> Result<usize> {
         audit::delete_old(self).await
+    }
+
+    async fn delete_handled(&self, kept: Duration) -> Result<usize> {
+        inbox::delete_older(self, kept).await
     }
 
     async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {

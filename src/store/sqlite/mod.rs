@@ -17,6 +17,7 @@ mod fetch;
 pub(crate) mod fixture;
 mod handlers;
 mod history;
+mod inbox;
 pub(crate) mod insert;
 mod leases;
 mod migrations;

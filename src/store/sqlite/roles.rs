@@ -14,13 +14,14 @@ use super::error::describe_failure;
 use super::leases::SqliteLeases;
 use super::row::Row;
 use super::{
-    LEASES_BUSY_TIMEOUT, SqliteStore, admin, audit, change, claimed, data, fetch, handlers, history, leases,
+    LEASES_BUSY_TIMEOUT, SqliteStore, admin, audit, change, claimed, data, fetch, handlers, history, inbox, leases,
     migrations, order, overview, pauses, queue_position, route, row, settle,
 };
 use crate::blocking;
 use crate::error::{PublishError, StoreError};
 use crate::event::{OutboxEvent, Status};
 use crate::publish::{InsertResult, NewEvent, prepare_all};
+use crate::store::inbox::missing;
 use crate::store::migrate::{MigrationPlan, ProgressFn};
 use crate::store::{
     Acceptance, Action, AdminStore, Announcement, ApplicationKind, ApplicationTarget, AuditEntry, AuditNote, AuditRow,
@@ -53,6 +54,19 @@ impl SchemaStore for SqliteStore {
                 migrations::migrate(connection).map_err(|error| describe_failure(&target, "migrate", error))
             })
             .await
+    }
+
+    async fn plan_inbox(&self) -> Result<MigrationPlan> {
+        if !self.location.exists() {
+            return Ok(inbox::plan_all());
+        }
+        let location = self.location.clone();
+        self.reader.run_as(inbox::MIGRATE, move |connection| inbox::plan(connection, &location)).await
+    }
+
+    async fn migrate_inbox(&self) -> Result<MigrationPlan> {
+        let location = self.location.clone();
+        self.writer.run_in_any_file(inbox::MIGRATE, move |connection| inbox::migrate(connection, &location)).await
     }
 }
 
@@ -260,6 +274,16 @@ impl MaintenanceStore for SqliteStore {
 
     async fn delete_old_audit(&self) -> Result<usize> {
         self.writer.run("delete old changes of operators", audit::delete_old).await
+    }
+
+    async fn delete_handled(&self, kept: Duration) -> Result<usize> {
+        const DELETE: &str = "delete old notes of the inbox";
+        let deleted = self.writer.run(DELETE, move |connection| inbox::delete_older(connection, kept)).await;
+        match deleted {
+            Ok(Some(deleted)) => Ok(deleted),
+            Ok(None) | Err(StoreError::NotMigrated { .. }) => Err(missing(&*self.location.target)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn add_to_history(&self, outcomes: &[(String, OutcomeCounts)]) -> Result<()> {

@@ -9,6 +9,7 @@ use crate::database::TestDatabase;
 use crate::support::{PATIENCE, eventually};
 
 mod diesel;
+pub(crate) mod inbox;
 mod rusqlite;
 mod sea_orm;
 mod sqlx;

@@ -6,6 +6,9 @@
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/drivers.md")]
 mod book {}
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/inbox.md")]
+mod inbox_book {}
 
 #[cfg(test)]
 mod conformance;
@@ -16,6 +19,8 @@ mod doors;
 mod errors;
 #[cfg(test)]
 mod examples;
+#[cfg(test)]
+mod inbox;
 #[cfg(test)]
 use actix_outbox::NewEvent;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{Door, End, Published, Step, disconnect_all, drop_while_blocked};
 use crate::database::TestDatabase;
 
 pub(crate) struct DieselPostgres {
-    connection: AsyncPgConnection,
+    pub(super) connection: AsyncPgConnection,
     url: String,
 }
 
@@ -70,7 +70,7 @@ impl Door for DieselPostgres {
 }
 
 pub(crate) struct DieselSqlite {
-    connection: SqliteConnection,
+    pub(super) connection: SqliteConnection,
     path: String,
 }
 

@@ -12,7 +12,7 @@ use super::{Door, End, Published, Step};
 use crate::database::TestDatabase;
 
 /// A connection, behind a guard as pools have them.
-pub(crate) struct Rusqlite(Box<Connection>);
+pub(crate) struct Rusqlite(pub(super) Box<Connection>);
 
 impl Door for Rusqlite {
     async fn connect(database: &TestDatabase) -> Self {

@@ -8,7 +8,7 @@ use crate::database::TestDatabase;
 
 macro_rules! door {
     ($door:ident, $sea_orm:ident, $driver:ident) => {
-        pub(crate) struct $door(::$sea_orm::DatabaseConnection);
+        pub(crate) struct $door(pub(super) ::$sea_orm::DatabaseConnection);
 
         impl Door for $door {
             async fn connect(database: &TestDatabase) -> Self {

@@ -8,7 +8,7 @@ use crate::database::TestDatabase;
 
 macro_rules! door {
     ($door:ident, $sqlx:ident, $driver:ident, $database:ident, $begin:literal) => {
-        pub(crate) struct $door(::$sqlx::Pool<::$sqlx::$database>);
+        pub(crate) struct $door(pub(super) ::$sqlx::Pool<::$sqlx::$database>);
 
         impl Door for $door {
             async fn connect(database: &TestDatabase) -> Self {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Door, End, Published, Step, disconnect_all, drop_while_blocked, end, take_steps};
 use crate::database::TestDatabase;
 
-pub(crate) struct TokioPostgres(Pool);
+pub(crate) struct TokioPostgres(pub(super) Pool);
 
 impl Door for TokioPostgres {
     async fn connect(database: &TestDatabase) -> Self {

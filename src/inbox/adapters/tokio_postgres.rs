@@ -1,0 +1,68 @@
+//! The inbox with `tokio-postgres`: its transactions. Those of deadpool's clients are passed as `&mut *transaction`.
+
+use ::tokio_postgres::{Error, GenericClient, Transaction};
+
+use crate::inbox::{Handled, InboxError, InboxKey, key};
+use crate::publish::Dialect;
+use crate::publish::adapters::tokio_postgres::query;
+use crate::store::inbox::{InboxStatement, NoteMany, forget, note};
+
+/// A transaction of the driver.
+pub trait PostgresTransaction: GenericClient + Sync {}
+
+impl PostgresTransaction for Transaction<'_> {}
+
+/// Notes in the caller's transaction that the event is handled and runs `work`; if the event was noted before, skips
+/// it. See [`handle`](crate::inbox::handle).
+///
+/// # Errors
+/// As for [`handle`](crate::inbox::handle). Those of the driver cannot hold an invalid key.
+pub async fn handle<C, T, E>(
+    transaction: &mut C,
+    key: impl Into<InboxKey>,
+    work: impl AsyncFnOnce(&mut C) -> Result<T, E>,
+) -> Result<Handled<T>, E>
+where
+    C: PostgresTransaction,
+    E: From<InboxError<Error>>,
+{
+    let key = key.into().into_note().map_err(InboxError::InvalidKey)?;
+    if texts(transaction, note(Dialect::Postgres, &key)).await?.is_empty() {
+        return Ok(Handled::Skipped);
+    }
+    match work(transaction).await {
+        Ok(result) => Ok(Handled::Done(result)),
+        Err(error) => {
+            let _ = texts(transaction, forget(Dialect::Postgres, &key)).await;
+            Err(error)
+        }
+    }
+}
+
+/// Notes in the caller's transaction that these events are handled, and returns for each whether it is new. See
+/// [`note_many`](crate::inbox::note_many).
+///
+/// # Errors
+/// As for [`note_many`](crate::inbox::note_many).
+pub async fn note_many<C, K>(
+    transaction: &mut C,
+    keys: impl IntoIterator<Item = K>,
+) -> Result<Vec<bool>, InboxError<Error>>
+where
+    C: PostgresTransaction,
+    K: Into<InboxKey>,
+{
+    let many = NoteMany::new(key::into_notes(keys)?);
+    let rows = match many.statement(Dialect::Postgres) {
+        Some(statement) => texts(transaction, statement).await?,
+        None => Vec::new(),
+    };
+    Ok(many.finish(&rows))
+}
+
+async fn texts<C: PostgresTransaction>(
+    transaction: &C,
+    statement: InboxStatement,
+) -> Result<Vec<String>, InboxError<Error>> {
+    query(transaction, &statement.into()).await.map_err(InboxError::Database)
+}

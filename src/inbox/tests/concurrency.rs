@@ -1,0 +1,135 @@
+//! Two transactions with one event.
+
+use std::pin::pin;
+
+use diesel_async::SimpleAsyncConnection;
+
+use super::*;
+use crate::inbox::{Handled, handle, note_many};
+use crate::test_support::{PATIENCE, eventually};
+
+/// Waits until a statement of this database waits for another transaction.
+async fn something_waits(inbox: &PostgresInbox) {
+    let observer = inbox.0.connect().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("a transaction waits", PATIENCE, async || {
+        observer.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+}
+
+/// What the second of two transactions gets, which waits for the first one to end.
+async fn second_of_two(
+    inbox: &PostgresInbox,
+    begin_second: &str,
+    is_committed: bool,
+) -> Result<Handled<()>, DieselError> {
+    let (mut first, mut second) = (inbox.connect().await, inbox.connect().await);
+    begin(&mut first).await;
+    handle(&mut first, key("a"), async |conn| work(conn, "first").await).await?.done().unwrap();
+    begin(&mut second).await;
+    execute(&mut second, begin_second).await;
+    let handled = {
+        let mut handling = pin!(handle(&mut second, key("a"), async |conn| work(conn, "second").await));
+        tokio::select! {
+            biased;
+            early = &mut handling => panic!("{early:?} before the first has ended"),
+            () = something_waits(inbox) => {}
+        }
+        match is_committed {
+            true => commit(&mut first).await,
+            false => rollback(&mut first).await,
+        }
+        handling.await
+    };
+    match handled.is_ok() {
+        true => commit(&mut second).await,
+        false => rollback(&mut second).await,
+    }
+    handled
+}
+
+#[tokio::test]
+async fn the_second_waits_for_the_first_and_skips_what_it_committed() {
+    let inbox = PostgresInbox::new().await;
+    assert_eq!(second_of_two(&inbox, "", true).await, Ok(Handled::Skipped));
+    assert_eq!(effects(&mut inbox.connect().await).await, ["first"]);
+}
+
+#[tokio::test]
+async fn the_second_does_what_the_first_rolled_back() {
+    let inbox = PostgresInbox::new().await;
+    assert_eq!(second_of_two(&inbox, "", false).await, Ok(Handled::Done(())));
+    assert_eq!(effects(&mut inbox.connect().await).await, ["second"]);
+}
+
+#[tokio::test]
+async fn with_a_snapshot_the_second_is_refused_and_skips_at_its_next_try() {
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let inbox = PostgresInbox::new().await;
+        let refused =
+            second_of_two(&inbox, &format!("SET TRANSACTION ISOLATION LEVEL {level}"), true).await.unwrap_err();
+        assert!(
+            matches!(refused, DieselError::DatabaseError(diesel::result::DatabaseErrorKind::SerializationFailure, _)),
+            "{refused}"
+        );
+        let mut conn = inbox.connect().await;
+        begin(&mut conn).await;
+        execute(&mut conn, &format!("SET TRANSACTION ISOLATION LEVEL {level}")).await;
+        let again = handle(&mut conn, key("a"), async |conn| work(conn, "second").await).await;
+        assert_eq!(again, Ok(Handled::Skipped));
+        commit(&mut conn).await;
+        assert_eq!(effects(&mut conn).await, ["first"]);
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_database_in_the_work_leaves_no_note() {
+    let inbox = PostgresInbox::new().await;
+    let mut conn = inbox.connect().await;
+    begin(&mut conn).await;
+    let failed = handle(&mut conn, key("a"), async |conn| conn.batch_execute("SELECT 1 / 0").await).await.unwrap_err();
+    assert!(failed.to_string().contains("zero"), "the work's error, not that of a later statement: {failed}");
+    rollback(&mut conn).await;
+    assert!(noted(&mut conn).await.is_empty());
+}
+
+/// Each would hold what the other waits for, if they were written in the order given.
+#[tokio::test]
+async fn two_batches_of_the_same_events_do_not_wait_for_each_other_in_a_circle() {
+    let inbox = PostgresInbox::new().await;
+    let keys: Vec<_> = (0..2_000).map(|n| key(&format!("{n:04}"))).collect();
+    let backwards: Vec<_> = keys.iter().rev().cloned().collect();
+    for _ in 0..10 {
+        let (mut first, mut second) = (inbox.connect().await, inbox.connect().await);
+        let note = async |conn: &mut AsyncPgConnection, keys: &[InboxKey]| {
+            begin(conn).await;
+            let new = note_many(conn, keys).await.unwrap();
+            commit(conn).await;
+            new.into_iter().filter(|is_new| *is_new).count()
+        };
+        let (one, other) = tokio::join!(note(&mut first, &keys), note(&mut second, &backwards));
+        assert_eq!(one + other, 2_000);
+        execute(&mut first, "DELETE FROM outbox_inbox").await;
+    }
+}
+
+/// SQLite has one writer: a transaction that reads before it notes may be refused, one that begins by writing waits.
+#[tokio::test]
+async fn on_sqlite_the_second_waits_for_the_file() {
+    let inbox = SqliteInbox::new().await;
+    let mut first = inbox.connect().await;
+    begin(&mut first).await;
+    handle(&mut first, key("a"), async |conn| work(conn, "first").await).await.unwrap().done().unwrap();
+    let mut second = inbox.connect_blocking();
+    let waiting = tokio::task::spawn_blocking(move || {
+        second.transaction(|conn| {
+            super::super::blocking::handle(conn, key("a"), |conn| {
+                conn.batch_execute("INSERT INTO effects VALUES ('second')")
+            })
+        })
+    });
+    commit(&mut first).await;
+    assert_eq!(waiting.await.unwrap(), Ok::<_, DieselError>(Handled::Skipped));
+    assert_eq!(effects(&mut first).await, ["first"]);
+}

@@ -1,0 +1,26 @@
+//! The statements of the inbox, for the connection of the caller.
+//!
+//! Parameters are texts, and each row has one column, a text, so that every driver can execute them.
+
+#[cfg(feature = "inbox")]
+mod note;
+mod query;
+mod table;
+
+#[cfg(feature = "inbox")]
+pub(crate) use self::note::{Note, NoteMany, forget, note};
+pub(crate) use self::query::TextQueries;
+#[cfg(feature = "postgres")]
+pub(crate) use self::table::POSTGRES_TABLE;
+#[cfg(feature = "sqlite")]
+pub(crate) use self::table::SQLITE_TABLE;
+#[cfg(feature = "inbox")]
+pub(crate) use self::table::{delete_before, table};
+pub(crate) use self::table::{delete_older, exists, find, missing};
+
+/// A statement with placeholders in the order of its parameters: `$1` on PostgreSQL, `?1` on SQLite.
+#[derive(Debug)]
+pub struct InboxStatement {
+    pub(crate) sql: &'static str,
+    pub(crate) params: Vec<String>,
+}

@@ -1,0 +1,91 @@
+//! A statement of the inbox on a connection of diesel.
+
+use std::future::Future;
+
+use diesel::backend::Backend;
+use diesel::connection::LoadConnection;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::QueryResult;
+use diesel::serialize::ToSql;
+use diesel::sql_types::{HasSqlType, Text};
+use diesel_async::AsyncConnection;
+
+use super::InboxStatement;
+use crate::publish::Dialect;
+
+/// Its text does not depend on its parameters, so the server may keep it and its plan.
+struct TextQuery(InboxStatement);
+
+impl<DB> QueryFragment<DB> for TextQuery
+where
+    DB: Backend + HasSqlType<Text>,
+    String: ToSql<Text, DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        let mut rest = self.0.sql;
+        for (n, param) in (1..).zip(&self.0.params) {
+            let placed = rest.split_once(&format!("?{n}")).or_else(|| rest.split_once(&format!("${n}")));
+            let (before, after) = placed.unwrap_or((rest, ""));
+            out.push_sql(before);
+            out.push_bind_param::<Text, _>(param)?;
+            rest = after;
+        }
+        out.push_sql(rest);
+        Ok(())
+    }
+}
+
+/// Statements are told apart by their text.
+impl QueryId for TextQuery {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for TextQuery {
+    type SqlType = Text;
+}
+
+impl<C> diesel::RunQueryDsl<C> for TextQuery {}
+
+/// Executes statements of the inbox, over any kind of connection.
+pub trait TextQueries: Backend + Sized {
+    /// The database's language.
+    const DIALECT: Dialect;
+
+    /// The rows of a statement.
+    fn texts<C>(conn: &mut C, statement: InboxStatement) -> impl Future<Output = QueryResult<Vec<String>>> + Send
+    where
+        C: AsyncConnection<Backend = Self>;
+
+    /// The rows of a statement.
+    fn texts_blocking<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Vec<String>>
+    where
+        C: LoadConnection<Backend = Self>;
+}
+
+macro_rules! text_queries {
+    ($database:ty, $dialect:ident) => {
+        impl TextQueries for $database {
+            const DIALECT: Dialect = Dialect::$dialect;
+
+            async fn texts<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Vec<String>>
+            where
+                C: AsyncConnection<Backend = Self>,
+            {
+                diesel_async::RunQueryDsl::load(TextQuery(statement), conn).await
+            }
+
+            fn texts_blocking<C>(conn: &mut C, statement: InboxStatement) -> QueryResult<Vec<String>>
+            where
+                C: LoadConnection<Backend = Self>,
+            {
+                diesel::RunQueryDsl::load(TextQuery(statement), conn)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "postgres")]
+text_queries!(diesel::pg::Pg, Postgres);
+#[cfg(feature = "sqlite")]
+text_queries!(diesel::sqlite::Sqlite, Sqlite);

@@ -1,0 +1,104 @@
+//! The inbox's table, and what is deleted from it.
+
+use super::InboxStatement;
+use crate::error::StoreError;
+use crate::publish::Dialect;
+
+/// The statements that create the table and its index. Both may exist.
+#[cfg(any(feature = "postgres", feature = "inbox"))]
+pub(crate) const POSTGRES_TABLE: &str = include_str!("../../../migrations/postgres/inbox.sql");
+#[cfg(any(feature = "sqlite", feature = "inbox"))]
+pub(crate) const SQLITE_TABLE: &str = include_str!("../../../migrations/sqlite/inbox.sql");
+
+/// The statements that create the table, on a connection of the caller's. One transaction at a time creates it.
+#[cfg(feature = "inbox")]
+pub(crate) fn table(dialect: Dialect) -> String {
+    match dialect {
+        Dialect::Postgres => {
+            format!("SELECT pg_advisory_xact_lock(hashtextextended('outbox_inbox', 0)); {POSTGRES_TABLE}")
+        }
+        Dialect::Sqlite => SQLITE_TABLE.to_owned(),
+    }
+}
+
+/// The columns of the table's primary key, in the text that [`find`] returns.
+const PRIMARY_KEY: &str = "consumer, source, event_id, seq";
+
+/// The primary key of the table that has its name: no row if there is none.
+pub(crate) fn find(dialect: Dialect) -> InboxStatement {
+    let sql = match dialect {
+        Dialect::Postgres => {
+            "SELECT coalesce((SELECT string_agg(a.attname, ', ' ORDER BY k.place) \
+             FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, place) \
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
+             WHERE i.indrelid = t.oid AND i.indisprimary), '') \
+             FROM (SELECT to_regclass('outbox_inbox') AS oid) t WHERE t.oid IS NOT NULL"
+        }
+        Dialect::Sqlite => {
+            "SELECT coalesce((SELECT group_concat(name, ', ') \
+             FROM (SELECT name FROM pragma_table_info('outbox_inbox') WHERE pk > 0 ORDER BY pk)), '') \
+             FROM sqlite_master WHERE type = 'table' AND name = 'outbox_inbox'"
+        }
+    };
+    InboxStatement { sql, params: Vec::new() }
+}
+
+/// Whether the table exists, by the rows of [`find`].
+///
+/// # Errors
+/// The problem, if a table of another shape has its name.
+pub(crate) fn exists(found: &[String]) -> Result<bool, String> {
+    match found.first().map(String::as_str) {
+        None => Ok(false),
+        Some(PRIMARY_KEY) => Ok(true),
+        Some(other) => Err(format!(
+            "the primary key of its table outbox_inbox is ({other}), not ({PRIMARY_KEY}): rename the table, or use \
+             another schema or database"
+        )),
+    }
+}
+
+pub(crate) fn missing(target: impl Into<String>) -> StoreError {
+    StoreError::NoInbox { target: target.into() }
+}
+
+/// Deletes the oldest notes before a time, and returns a row for each: few enough that no other statement waits for
+/// long.
+macro_rules! postgres_delete {
+    ($cutoff:literal) => {
+        concat!(
+            "DELETE FROM outbox_inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM outbox_inbox WHERE handled_at < ",
+            $cutoff,
+            " ORDER BY handled_at LIMIT 1000)) RETURNING ''::text"
+        )
+    };
+}
+
+macro_rules! sqlite_delete {
+    ($cutoff:literal) => {
+        concat!(
+            "DELETE FROM outbox_inbox WHERE rowid IN (SELECT rowid FROM outbox_inbox WHERE handled_at < ",
+            $cutoff,
+            " ORDER BY handled_at LIMIT 1000) RETURNING ''"
+        )
+    };
+}
+
+/// Deletes notes before a time, in microseconds since 1970; one row for each.
+#[cfg(feature = "inbox")]
+pub(crate) fn delete_before(dialect: Dialect, micros: i64) -> InboxStatement {
+    let sql = match dialect {
+        Dialect::Postgres => postgres_delete!("'epoch'::timestamptz + $1::text::bigint * interval '1 microsecond'"),
+        Dialect::Sqlite => sqlite_delete!("CAST(?1 AS INTEGER)"),
+    };
+    InboxStatement { sql, params: vec![micros.to_string()] }
+}
+
+/// Deletes notes that are older than this by the database's clock; one row for each.
+pub(crate) fn delete_older(dialect: Dialect, kept: std::time::Duration) -> InboxStatement {
+    let sql = match dialect {
+        Dialect::Postgres => postgres_delete!("statement_timestamp() - $1::text::bigint * interval '1 second'"),
+        Dialect::Sqlite => sqlite_delete!("(CAST(strftime('%s', 'now') AS INTEGER) - CAST(?1 AS INTEGER)) * 1000000"),
+    };
+    InboxStatement { sql, params: vec![kept.as_secs().to_string()] }
+}
