@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::held::Held;
 use crate::backend::event_source::{EventSource, SourceUnavailable};
+use crate::clock::BootInstant;
 use crate::handlers::Subscription;
 use crate::metrics::ConsumerMetrics;
 use crate::settings::ConsumerSettings;
@@ -52,6 +53,8 @@ pub(super) struct ConsumerContext {
     pub(super) metrics: ConsumerMetrics,
     /// How many events of the quota are not handled.
     unhandled: AtomicUsize,
+    /// When the reader last turned.
+    turned: Mutex<BootInstant>,
     stopping: watch::Sender<bool>,
     /// Why calls fail, by what they do.
     trouble: Mutex<BTreeMap<Call, String>>,
@@ -74,6 +77,7 @@ impl ConsumerContext {
             quota: limit.map(|most| Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             unhandled: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
             metrics: ConsumerMetrics::new(&name),
+            turned: Mutex::new(BootInstant::now()),
             stopping: watch::Sender::new(false),
             trouble: Mutex::default(),
             is_abandoned: AtomicBool::new(false),
@@ -120,6 +124,16 @@ impl ConsumerContext {
             () = tokio::time::sleep(time) => true,
             () = self.stopped() => false,
         }
+    }
+
+    /// Notes that the reader makes progress.
+    pub(super) fn turn(&self, now: BootInstant) {
+        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// How long the reader has made no progress.
+    pub(super) fn silent_for(&self) -> Duration {
+        BootInstant::now().since(*self.turned.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Why the source cannot be used.

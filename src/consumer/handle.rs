@@ -1,6 +1,7 @@
 //! `OutboxConsumer`: the handle that applications keep.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -8,6 +9,9 @@ use tokio::sync::watch;
 use super::context::ConsumerContext;
 use super::health::ConsumerHealth;
 use crate::error::SystemError;
+
+/// How much longer than its calls a turn of the reader may take.
+const TURN_MARGIN: Duration = Duration::from_secs(5);
 
 /// A running consumer. Cheap to clone; it runs until [`shutdown`](Self::shutdown) or until actix' own system stops.
 ///
@@ -63,6 +67,21 @@ impl OutboxConsumer {
             handlers: handlers.collect(),
             in_flight: self.context.held.len(),
         }
+    }
+
+    /// Checks whether the reader has made progress lately, whatever the state of the server. Asks no server.
+    ///
+    /// # Errors
+    /// A description of the problem, for the operator.
+    pub fn alive(&self) -> Result<(), String> {
+        let settings = &self.context.settings;
+        // The longest that one turn takes: connecting, a look-up of streams, a claim or a read.
+        let limit = TURN_MARGIN + settings.connect_timeout + 4 * settings.socket_timeout;
+        let silent = self.context.silent_for();
+        if silent < limit || self.context.is_stopping() {
+            return Ok(());
+        }
+        Err(format!("reader has made no progress for {silent:.1?}, longer than {limit:?}"))
     }
 
     /// Waits until the consumer has stopped: after [`shutdown`](Self::shutdown), or because it has handled as many events as

@@ -115,3 +115,32 @@ async fn a_tail_reads_without_a_group() {
         ::redis::cmd("XINFO").arg("GROUPS").arg(&stream.name).query_async(&mut stream.connection).await.unwrap();
     assert_eq!(groups.len(), 0);
 }
+
+#[actix::test]
+async fn the_status_says_what_is_unread_pending_and_dead() {
+    let mut stream = Stream::new().await;
+    let settings = stream.builder("operator", |_| {}).settings;
+    let status = async || crate::ConsumerStatus::of(&settings, "mail").await.unwrap();
+    assert_eq!(status().await.streams, [], "the stream does not exist");
+    stream.add(1..=5, "").await;
+    let unread = status().await.streams.remove(0);
+    assert_eq!((unread.has_group, unread.unread, unread.pending), (false, Some(5), 0));
+    let notes = Notes::default();
+    let builder = stream.builder("mailer-1", |settings| settings.shutdown_timeout = Duration::ZERO);
+    let hangs = notes.worker(|event| {
+        Box::pin(async move {
+            if event.seq == 1 { Err(HandlerError::permanent("no")) } else { std::future::pending().await }
+        })
+    });
+    let consumer = builder.subscribe(hangs).start().await.unwrap();
+    eventually("one is dead and four hang", PATIENCE, async || {
+        let status = status().await;
+        assert_eq!((status.name.as_str(), status.group.as_str()), ("mail", "mailer"));
+        let stream = &status.streams[0];
+        stream.dead_letters == 1 && stream.pending == 4 && stream.oldest_pending_seconds.is_some()
+    })
+    .await;
+    consumer.alive().unwrap();
+    consumer.update_gauges().await.unwrap();
+    let _ = consumer.shutdown().await;
+}
