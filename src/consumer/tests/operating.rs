@@ -144,3 +144,25 @@ async fn the_status_says_what_is_unread_pending_and_dead() {
     consumer.update_gauges().await.unwrap();
     let _ = consumer.shutdown().await;
 }
+
+#[actix::test]
+async fn a_consumer_is_ready_while_its_streams_can_be_read_and_its_handlers_run() {
+    use actix_web::test::{TestRequest, call_service, init_service};
+
+    let mut server = Server::start(&[]);
+    let stream = Stream::on(server.url()).await;
+    let consumer = stream.start(Notes::default().handler(|_| Ok(()))).await;
+    let probes = crate::actix_web::ConsumerProbes::new(&consumer).metrics(|| "metrics".to_owned());
+    let app = init_service(actix_web::App::new().configure(|config| probes.configure(config))).await;
+    let status = async |path: &str| {
+        let response = call_service(&app, TestRequest::get().uri(path).to_request()).await;
+        response.status().as_u16()
+    };
+    assert_eq!([status("/healthz").await, status("/readyz").await, status("/metrics").await], [200; 3]);
+    server.kill();
+    eventually("it is not ready", PATIENCE, async || status("/readyz").await == 503).await;
+    assert_eq!(status("/healthz").await, 200, "a restart would not help");
+    server.start_again();
+    eventually("it is ready again", PATIENCE, async || status("/readyz").await == 200).await;
+    consumer.shutdown().await.unwrap();
+}
