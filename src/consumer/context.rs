@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub(super) struct ConsumerContext {
     /// Events that may still be handled, if their number is limited.
     pub(super) quota: Option<Semaphore>,
     pub(super) metrics: ConsumerMetrics,
+    /// How many entries were acknowledged.
+    pub(super) acknowledged: AtomicU64,
     /// How many events of the quota are not handled.
     unhandled: AtomicUsize,
     /// When the reader last turned.
@@ -77,6 +79,7 @@ impl ConsumerContext {
             quota: limit.map(|most| Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             unhandled: AtomicUsize::new(limit.unwrap_or(usize::MAX)),
             metrics: ConsumerMetrics::new(&name),
+            acknowledged: AtomicU64::new(0),
             turned: Mutex::new(BootInstant::now()),
             stopping: watch::Sender::new(false),
             trouble: Mutex::default(),

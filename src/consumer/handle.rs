@@ -1,6 +1,7 @@
 //! `OutboxConsumer`: the handle that applications keep.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -89,6 +90,12 @@ impl OutboxConsumer {
     pub async fn ended(&self) {
         // An error means that it has ended as well.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// How many entries this consumer has acknowledged since it started.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.context.acknowledged.load(Ordering::Relaxed)
     }
 
     /// Updates the metrics that show a state: what is unread, pending and dead. Call it before each scrape, for example.

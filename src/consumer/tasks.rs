@@ -1,6 +1,7 @@
 //! The tasks that read, acknowledge, and renew.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -69,6 +70,7 @@ pub(super) async fn acknowledge(context: Arc<ConsumerContext>, mut handled: mpsc
             failures = failures.saturating_add(1);
         }
         context.metrics.acknowledged.increment(entries.len() as u64);
+        context.acknowledged.fetch_add(entries.len() as u64, Ordering::Relaxed);
         context.held.remove(entries.drain(..), BootInstant::now());
         context.metrics.in_flight.set(context.held.len() as f64);
     }
