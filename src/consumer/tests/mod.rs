@@ -128,11 +128,8 @@ impl Stream {
         for seq in numbers {
             let event = fixtures::event(seq, key);
             let command = batch.cmd("XADD").arg(&self.name).arg("*");
-            let fields = entry_fields(&event).unwrap();
+            let fields = entry_fields(&event).unwrap().fields;
             fields.iter().for_each(|(name, value)| _ = command.arg(name.as_ref()).arg(value.as_ref()));
-            if !fields.iter().any(|(name, _)| name == "seq") {
-                command.arg("seq").arg(seq);
-            }
         }
         let _: ::redis::Value = batch.query_async(&mut self.connection).await.unwrap();
     }

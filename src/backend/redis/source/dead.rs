@@ -13,7 +13,7 @@ const ADDED: [&str; 6] = ["dead_stream", "dead_entry", "dead_group", "dead_consu
 impl RedisSource {
     pub(super) async fn add_letter(&self, letter: &DeadLetter) -> Result<bool> {
         let stream = self.streams.get(letter.entry.stream);
-        let fields = letter.event.as_ref().and_then(|event| entry_fields(event).ok()).unwrap_or_default();
+        let fields = letter.event.as_ref().and_then(|event| Some(entry_fields(event).ok()?.fields)).unwrap_or_default();
         let entry = letter.entry.id.to_string();
         let deliveries = letter.deliveries.to_string();
         let added = [&stream.origin, &entry, &self.group, &self.name, &deliveries, &letter.reason];
