@@ -4,6 +4,7 @@ mod delivering;
 mod failing;
 mod leaving;
 mod operating;
+mod partitions;
 mod sharing;
 
 use std::collections::BTreeMap;
