@@ -168,8 +168,9 @@ pub(crate) trait StreamLeases: Send + Sync {
     /// How long a lease lasts.
     fn term(&self) -> Duration;
 
-    /// Renews the leases, and takes free streams up to a fair share. Returns how many were taken from consumers that were silent.
-    async fn beat(&self) -> Result<usize, SourceUnavailable>;
+    /// Renews the leases, and takes free streams up to a fair share; fails if there is no answer in this time. Returns how many
+    /// were taken from consumers that were silent.
+    async fn beat(&self, limit: Duration) -> Result<usize, SourceUnavailable>;
 
     /// Ends leases that were not renewed in time.
     fn expire(&self);
@@ -183,7 +184,7 @@ pub(crate) trait StreamLeases: Send + Sync {
     /// The names of the streams that this process has.
     fn held(&self) -> Vec<String>;
 
-    /// Reads entries: those that are pending, whoever has them, and then new ones, in their order. Does not wait.
+    /// Reads entries: those that are pending, of any consumer, and then new ones, in their order. Does not wait.
     async fn read(&self, most: usize, busy: &BTreeSet<usize>) -> Result<Vec<Received>, SourceUnavailable>;
 
     /// Waits a moment for new entries. Can be given up at any time.

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::context::{Call, ConsumerContext, pause_after};
 use super::tasks::ROOM_CHECK;
-use crate::backend::event_source::{Received, SourceUnavailable, StreamLeases};
+use crate::backend::event_source::{Received, StreamLeases};
 use crate::clock::BootInstant;
 
 /// The parts of a lease after which it is renewed, and after which that is tried again.
@@ -17,9 +17,7 @@ const RETRIED_AFTER: u32 = 12;
 pub(super) async fn keep_leases(context: Arc<ConsumerContext>) {
     let Some(leases) = context.source.leases() else { return };
     loop {
-        let limit = leases.term() / RENEWED_AFTER;
-        let beat = tokio::time::timeout(limit, leases.beat()).await;
-        let beat = beat.unwrap_or_else(|_| Err(SourceUnavailable(format!("no answer within {limit:?}"))));
+        let beat = leases.beat(leases.term() / RENEWED_AFTER).await;
         context.note(Call::Leasing, &beat);
         leases.expire();
         context.metrics.partitions.set(leases.held().len() as f64);

@@ -254,3 +254,69 @@ async fn shared_streams_and_partitions_are_read_side_by_side() {
     eventually("all are handled", PATIENCE, async || notes.all().len() == 148).await;
     consumer.shutdown().await.unwrap();
 }
+
+#[actix::test]
+async fn a_waiting_consumer_is_woken_by_an_event_and_asks_for_little_meanwhile() {
+    let server = Server::start(&[]);
+    let parts = Partitioned { stream: Stream::on(server.url()).await, added: AtomicI64::new(0) };
+    let notes = Notes::default();
+    let consumer = parts.start("one", notes.handler(|_| Ok(()))).await;
+    eventually("it has all partitions", PATIENCE, async || held(&consumer) == 16).await;
+    let started = std::time::Instant::now();
+    for count in 1..=20 {
+        parts.add(1).await;
+        eventually("it is handled", PATIENCE, async || notes.all().len() == count).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "a read that is not woken waits up to a second each time");
+    eventually("all are acknowledged", PATIENCE, async || parts.pending().await == 0).await;
+    let calls = async |command: &str| {
+        let info: String =
+            ::redis::cmd("INFO").arg("commandstats").query_async(&mut parts.stream.connection.clone()).await.unwrap();
+        let calls =
+            info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls="))?.split(',').next());
+        calls.map_or(0, |calls| calls.parse::<u64>().unwrap())
+    };
+    let (waits, scripts) = (calls("xread").await, calls("evalsha").await);
+    eventually("it has waited several times", PATIENCE, async || calls("xread").await >= waits + 6).await;
+    let scripts = calls("evalsha").await - scripts;
+    assert!(scripts < 60, "{scripts} scripts in three seconds");
+    consumer.shutdown().await.unwrap();
+}
+
+/// The rights that docs/consumers.md gives to a user that reads partitions.
+fn documented_rights() -> Vec<String> {
+    let page = include_str!("../../../docs/consumers.md");
+    let command = page.split("redis-cli ").find(|command| command.contains("'~{events}.*'")).unwrap();
+    let command = command.split("```").next().unwrap();
+    command.split_whitespace().filter(|word| *word != "\\").map(|word| word.replace('\'', "")).collect()
+}
+
+#[actix::test]
+async fn the_rights_that_the_page_names_are_enough() {
+    let server = Server::start(&[]);
+    let mut stream = Stream::on(server.url()).await;
+    stream.name = "events".to_owned();
+    let parts = Partitioned { stream, added: AtomicI64::new(0) };
+    let rights = documented_rights();
+    let mut give = ::redis::cmd(&rights[0]);
+    rights[1..].iter().for_each(|right| _ = give.arg(right));
+    let _: () = give.query_async(&mut parts.stream.connection.clone()).await.unwrap();
+    let url = parts.stream.url.replace("redis://", "redis://mailer:secret@");
+    let notes = Notes::default();
+    let rejects = notes.handler(|event| if event.seq == 0 { Err(HandlerError::permanent("no")) } else { Ok(()) });
+    let consumer = parts.builder("one", &url, |_| {}).subscribe(rejects).start().await.unwrap();
+    eventually("it has all partitions", PATIENCE, async || held(&consumer) == 16).await;
+    parts.add(KEYS).await;
+    eventually("all are handled", PATIENCE, async || notes.all().len() == KEYS as usize && parts.pending().await == 0)
+        .await;
+    assert!(consumer.health().is_ok(), "{:?}", consumer.health());
+    consumer.update_gauges().await.unwrap();
+    consumer.shutdown().await.unwrap();
+    assert_eq!(redis::entries(&parts.stream.url, "{events}.0:dead:mailer").await.len(), 1);
+    let members: BTreeMap<String, String> = ::redis::cmd("HGETALL")
+        .arg("{events}:consumers:mailer")
+        .query_async(&mut parts.stream.connection.clone())
+        .await
+        .unwrap();
+    assert_eq!(members.into_keys().collect::<Vec<_>>(), ["counter"], "it has left");
+}

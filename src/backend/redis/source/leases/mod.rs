@@ -109,6 +109,15 @@ impl RedisSource {
         families
     }
 
+    async fn beat_for_all(&self) -> Result<usize> {
+        self.find_streams().await?;
+        let mut taken_over = 0;
+        for (base, partitions) in self.families() {
+            taken_over += self.beat_for(&base, &partitions).await?;
+        }
+        Ok(taken_over)
+    }
+
     /// One beat for the partitions of a stream; returns how many were taken from consumers that were silent.
     async fn beat_for(&self, base: &str, partitions: &BTreeMap<u32, usize>) -> Result<usize> {
         let member = self.leases.members().get(base).cloned();
@@ -207,13 +216,15 @@ impl StreamLeases for RedisSource {
         self.leases.term
     }
 
-    async fn beat(&self) -> Result<usize> {
-        self.find_streams().await?;
-        let mut taken_over = 0;
-        for (base, partitions) in self.families() {
-            taken_over += self.beat_for(&base, &partitions).await?;
+    async fn beat(&self, limit: Duration) -> Result<usize> {
+        let beat = tokio::time::timeout(limit, self.beat_for_all()).await;
+        match beat {
+            Ok(beat) => beat,
+            Err(_) => {
+                self.control.end().await;
+                Err(SourceUnavailable(format!("Redis: no answer to a beat within {limit:?}")))
+            }
         }
-        Ok(taken_over)
     }
 
     fn expire(&self) {

@@ -1,7 +1,7 @@
 -- Reads new entries of leased streams.
 -- KEYS: the hash of the leases, then the streams. ARGV: the group, this consumer, the owner, the most entries of a stream, then
 -- for each stream its partition, the token of the lease, and the number of its claim: a read that is executed after the
--- next claim would leave entries behind that nobody reads.
+-- next claim would leave entries behind that are not read before the lease ends.
 -- Returns the numbers of the streams that are refused, and the entries of the others.
 local streams, refused = {}, {}
 for i = 2, #KEYS do

@@ -1,4 +1,4 @@
-//! Reading leased streams: first what is pending, whoever has it, then what is new. So the entries of a partition enter the
+//! Reading leased streams: first what is pending, of any consumer, then what is new. So the entries of a partition enter the
 //! memory in their order.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
--- Takes the entries of a leased stream that are pending, whoever has them, oldest first.
+-- Takes the entries of a leased stream that are pending, of any consumer, oldest first.
 -- KEYS: the hash of the leases, the stream. ARGV: the group, this consumer, the owner, the partition, the token of the lease,
 -- the number of the claim, the first id, the most entries.
 -- Returns nothing if the lease is another one's. Otherwise the entries, as `claim` does, and the last id that the group has

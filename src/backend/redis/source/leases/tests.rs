@@ -87,7 +87,7 @@ async fn read_all(member: &RedisSource, busy: &BTreeSet<usize>) -> Vec<Received>
 async fn settle(members: &[&RedisSource]) -> Vec<usize> {
     for _ in 0..4 {
         for member in members {
-            member.beat().await.unwrap();
+            member.beat_for_all().await.unwrap();
             member.hand_over(&NOTHING).await.unwrap();
         }
     }
@@ -127,7 +127,7 @@ async fn what_a_member_leaves_behind_is_bounded() {
     let (dead, alive) = (parts.member("dead", 0..16), parts.member("alive", 0..4));
     settle(&[&dead]).await;
     parts.let_expire(&dead).await;
-    assert_eq!(alive.beat().await.unwrap(), 4, "taken from one that was silent");
+    assert_eq!(alive.beat_for_all().await.unwrap(), 4, "taken from one that was silent");
     let fields = parts.fields().await;
     assert_eq!(fields.keys().filter(|name| name.starts_with("member/")).count(), 1);
     assert_eq!(fields.keys().filter(|name| name.starts_with("lease/")).count(), 4);
@@ -178,7 +178,7 @@ async fn the_late_read_of_a_member_that_was_silent_is_refused() {
     assert!(read_all(&zombie, &NOTHING).await.is_empty());
     let lease = zombie.leases.table().begun(BootInstant::now())[0].1.id;
     parts.let_expire(&zombie).await;
-    other.beat().await.unwrap();
+    other.beat_for_all().await.unwrap();
     parts.add(0, 3).await;
     assert!(read_all(&zombie, &NOTHING).await.is_empty());
     assert_eq!((zombie.state(lease), parts.pending(0).await), (LeaseState::Over, 0));
