@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::context::ConsumerContext;
 use super::health::ConsumerHealth;
+use crate::backend::event_source::StreamLeases;
 use crate::error::SystemError;
 
 /// How much longer than its calls a turn of the reader may take.
@@ -67,6 +68,7 @@ impl OutboxConsumer {
             source: self.context.trouble().map_or(Ok(()), Err),
             handlers: handlers.collect(),
             in_flight: self.context.held.len(),
+            partitions: self.context.source.leases().map(StreamLeases::held).unwrap_or_default(),
         }
     }
 
